@@ -1,0 +1,96 @@
+//! Bytes at offsets: the traits that every disk, layer, partition and file is read and written through.
+//!
+//! # Invariants
+//! - Reads are exact: a buffer is filled wholly or the call fails; nothing is ever zero-filled on an error.
+//! - All methods take `&self` and may be called from many threads at once.
+
+pub mod extent;
+pub mod run;
+
+pub use extent::{Extent, ExtentKind};
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// Something that can be read at any byte offset.
+pub trait ReadAt: Send + Sync {
+    /// Size in bytes.
+    fn size_bytes(&self) -> u64;
+
+    /// Fills `buf` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the range passes the end; `Corrupt`, `Io`, ... when the bytes cannot be had.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// What is known about the bytes from `offset` on: one extent of at least 1 and at most
+    /// `length_max` bytes. The default knows nothing: all is data.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `length_max` is 0 or the range passes the end; what a read could return.
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
+        check_range(self.size_bytes(), offset, length_max)?;
+        if length_max == 0 {
+            return Err(Error::invalid("an extent of no bytes was asked for").at_offset(offset));
+        }
+        Ok(Extent {
+            kind: ExtentKind::Data,
+            length_bytes: length_max,
+        })
+    }
+}
+
+/// Something that can also be written.
+pub trait WriteAt: ReadAt {
+    /// Writes all of `buf` at `offset`; grows the object when it ends beyond.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`, ...
+    fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()>;
+
+    /// Returns once everything written before is durable.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`: what was written since the last flush may then be lost.
+    fn flush(&self) -> Result<()>;
+
+    /// Sets the size; new bytes read as zero.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`, ...
+    fn set_size(&self, size_bytes: u64) -> Result<()>;
+
+    /// Releases the space of a range, which then reads as zero. Falls back to writing zeroes where
+    /// the space cannot be released.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`, ...
+    fn punch(&self, offset: u64, length_bytes: u64) -> Result<()>;
+}
+
+/// Refuses a range that passes the end of an object of `size_bytes`.
+///
+/// # Errors
+/// `InvalidInput` naming the range and the size.
+pub fn check_range(size_bytes: u64, offset: u64, length_bytes: u64) -> Result<()> {
+    match offset.checked_add(length_bytes) {
+        Some(end) if end <= size_bytes => Ok(()),
+        _ => Err(Error::invalid(format!(
+            "{length_bytes} bytes pass the end, which is at {size_bytes}"
+        ))
+        .at_offset(offset)),
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
+    fn size_bytes(&self) -> u64 {
+        (**self).size_bytes()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        (**self).read_at(offset, buf)
+    }
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
+        (**self).extent_at(offset, length_max)
+    }
+}

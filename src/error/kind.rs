@@ -1,0 +1,87 @@
+//! Kinds of error: what callers branch on and what the edges translate.
+
+use std::io;
+
+/// What sort of failure it is. Exhaustive on purpose: see the module documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// There is no such VM, point, disk, file.
+    NotFound,
+    /// It exists already, and must not be replaced.
+    AlreadyExists,
+    /// The caller asked for something that makes no sense.
+    InvalidInput,
+    /// A name is longer than is allowed.
+    NameTooLong,
+    /// A directory was needed.
+    NotADirectory,
+    /// Something other than a directory was needed.
+    IsADirectory,
+    /// A directory that should be empty is not.
+    NotEmpty,
+    /// Stored bytes are wrong: damage.
+    Corrupt,
+    /// Stored bytes are well-formed but use what we do not implement.
+    Unsupported,
+    /// The system could not read or write.
+    Io,
+    /// Somebody else is using it; trying later may help.
+    Busy,
+    /// The repository has another writer.
+    Locked,
+    /// There is no repository there.
+    NoRepository,
+    /// It can never be written.
+    ReadOnly,
+    /// No room (space or quota).
+    NoSpace,
+    /// What the handle named has been replaced or is gone.
+    Stale,
+    /// The caller may not.
+    PermissionDenied,
+    /// There is no such attribute or no data at that place.
+    NoData,
+    /// A bound of ours was reached (depth, count, size, memory).
+    LimitExceeded,
+    /// The peer is gone or broke the protocol.
+    Disconnected,
+    /// It took too long.
+    TimedOut,
+    /// Stopped on request.
+    Cancelled,
+    /// A configured policy is not met.
+    PolicyNotMet,
+}
+
+impl ErrorKind {
+    /// The kind that a system error stands for.
+    #[must_use]
+    pub fn of_io(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EROFS) => return Self::ReadOnly,
+            Some(libc::ENOSPC | libc::EDQUOT) => return Self::NoSpace,
+            Some(libc::ESTALE) => return Self::Stale,
+            Some(libc::EBUSY | libc::ETXTBSY) => return Self::Busy,
+            Some(libc::ENAMETOOLONG) => return Self::NameTooLong,
+            Some(libc::ENOTDIR) => return Self::NotADirectory,
+            Some(libc::EISDIR) => return Self::IsADirectory,
+            Some(libc::ENOTEMPTY) => return Self::NotEmpty,
+            Some(libc::ENODATA) => return Self::NoData,
+            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Self::Unsupported,
+            _ => {}
+        }
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound,
+            io::ErrorKind::AlreadyExists => Self::AlreadyExists,
+            io::ErrorKind::InvalidInput => Self::InvalidInput,
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::BrokenPipe => Self::Disconnected,
+            _ => Self::Io,
+        }
+    }
+}

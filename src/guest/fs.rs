@@ -1,0 +1,185 @@
+//! The trait that every guest filesystem reader implements, and the plain data that it speaks.
+
+use std::sync::Arc;
+
+use crate::block::ReadAt;
+use crate::block::run::RunMap;
+use crate::error::Result;
+
+/// Inode number within one volume; what the format itself uses (ext: root is 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GuestIno(pub u64);
+
+/// Type of a guest file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileType {
+    /// Regular file.
+    Regular,
+    /// Directory.
+    Directory,
+    /// Symbolic link.
+    Symlink,
+    /// Character device.
+    CharDevice,
+    /// Block device.
+    BlockDevice,
+    /// FIFO.
+    Fifo,
+    /// Socket.
+    Socket,
+}
+
+/// A point in time as filesystems store it: may lie before 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Time {
+    /// Seconds since the epoch.
+    pub seconds: i64,
+    /// Nanoseconds, below 1,000,000,000.
+    pub nanoseconds: u32,
+}
+
+/// Attributes of a guest file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributes {
+    /// Inode number.
+    pub ino: GuestIno,
+    /// Type.
+    pub file_type: FileType,
+    /// Permission bits with setuid, setgid, sticky (0o7777).
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Hard links, at least 1.
+    pub nlink: u32,
+    /// Size in bytes (of a symlink: of its target).
+    pub size_bytes: u64,
+    /// Allocated 512-byte blocks.
+    pub blocks: u64,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of content.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+    /// Creation, where the format keeps it.
+    pub crtime: Option<Time>,
+    /// Device number (major, minor) of device nodes.
+    pub rdev: Option<(u32, u32)>,
+}
+
+/// One name in a directory, without `.` and `..`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name: bytes, never empty, `.`, `..`, nor with `/` or NUL.
+    pub name: Vec<u8>,
+    /// What it names.
+    pub ino: GuestIno,
+}
+
+/// An extended attribute in the kernel's form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Xattr {
+    /// Full name (`user.x`, `security.capability`, `system.posix_acl_access`).
+    pub name: Vec<u8>,
+    /// Value.
+    pub value: Vec<u8>,
+}
+
+/// What a filesystem says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FsInfo {
+    /// `ext4`, `xfs`, ...
+    pub format: &'static str,
+    /// Label, if set.
+    pub label: Option<String>,
+    /// UUID in its usual spelling, if it has one.
+    pub uuid: Option<String>,
+    /// Block size in bytes.
+    pub block_bytes: u32,
+    /// Size of the filesystem in bytes.
+    pub total_bytes: u64,
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Inodes in all, where the format has such a number.
+    pub inodes: Option<u64>,
+    /// Free inodes, likewise.
+    pub inodes_free: Option<u64>,
+    /// Remarks for people: "journal replayed in memory".
+    pub notes: Vec<String>,
+}
+
+/// A read-only view of one guest filesystem. Calls may come from many threads.
+pub trait GuestFs: Send + Sync {
+    /// What the filesystem says of itself.
+    fn info(&self) -> &FsInfo;
+
+    /// The root directory's inode.
+    fn root(&self) -> GuestIno;
+
+    /// Attributes of an inode.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`, `Unsupported`, `Io`.
+    fn attributes(&self, ino: GuestIno) -> Result<Attributes>;
+
+    /// All names of a directory, in the directory's own order.
+    ///
+    /// # Errors
+    /// `NotADirectory`; as [`GuestFs::attributes`]; `LimitExceeded`.
+    fn entries(&self, ino: GuestIno) -> Result<Arc<[Entry]>>;
+
+    /// The inode of one name; the default searches [`GuestFs::entries`].
+    ///
+    /// # Errors
+    /// `NotFound`, and as [`GuestFs::entries`].
+    fn lookup(&self, ino: GuestIno, name: &[u8]) -> Result<GuestIno> {
+        self.entries(ino)?
+            .iter()
+            .find(|entry| entry.name == name)
+            .map(|entry| entry.ino)
+            .ok_or_else(|| crate::error::Error::not_found("no such file or directory in the guest"))
+    }
+
+    /// Target of a symlink, verbatim.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is none; as [`GuestFs::attributes`].
+    fn symlink_target(&self, ino: GuestIno) -> Result<Vec<u8>>;
+
+    /// All extended attributes, in the kernel's form.
+    ///
+    /// # Errors
+    /// As [`GuestFs::attributes`].
+    fn xattrs(&self, ino: GuestIno) -> Result<Arc<[Xattr]>>;
+
+    /// Where a regular file's bytes lie on the volume (source `()`). Runs are given only where the bytes on the volume
+    /// are what the kernel would show; the rest is `Encoded`, and read with [`GuestFs::read_encoded`].
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is no regular file; as [`GuestFs::attributes`].
+    fn runs(&self, ino: GuestIno) -> Result<Arc<RunMap<()>>>;
+
+    /// Reads bytes of a file through the reader itself; exact.
+    ///
+    /// # Errors
+    /// As [`GuestFs::attributes`].
+    fn read_encoded(&self, ino: GuestIno, offset: u64, buf: &mut [u8]) -> Result<()>;
+}
+
+/// How far a volume is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeState {
+    /// A reader has opened it.
+    Readable,
+    /// It has no filesystem (swap, an empty partition, an extended partition).
+    NoFilesystem,
+    /// It uses a format or feature, named here, that we do not read.
+    Unsupported(String),
+    /// It is damaged: place and cause.
+    Damaged(String),
+}
+
+/// Opens the filesystem on a volume, or says why not.
+pub type OpenFs = fn(Arc<dyn ReadAt>) -> Result<Box<dyn GuestFs>>;

@@ -1,0 +1,22 @@
+//! restorefs: virtual-machine backups as a filesystem.
+//!
+//! A repository keeps restore points as chains of QCOW2 layers with JSON sidecars; this crate writes
+//! them (over NBD, from files, through sessions), resolves them, and shows them as a directory tree.
+//!
+//! The modules stand on *floors*: a module imports only from lower floors, and neighbours on one
+//! floor do not import each other. `tests/tidy.rs` enforces it; `src/ARCHITECTURE.md` explains it.
+//! Here they are listed from the ground up.
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("restorefs needs a 64-bit target: offsets and lengths are converted without loss");
+
+// 0
+pub mod error;
+// 1
+pub mod clock;
+pub mod types;
+// 3
+pub mod block;
+pub mod store;
+// 5
+pub mod guest;

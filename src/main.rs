@@ -1,0 +1,3 @@
+//! The `restorefs` program: parse, run, print one error, exit code.
+
+fn main() {}

@@ -1,0 +1,15 @@
+//! Newtypes for everything that is easily mixed up: offsets, clusters, lengths, ids, names, digests.
+//!
+//! Conversions happen by method only, so that a guest offset never becomes a host offset by accident.
+
+pub mod digest;
+pub mod id;
+pub mod name;
+pub mod offset;
+pub mod size;
+pub mod width;
+
+pub use digest::Digest;
+pub use id::{LayerId, PointId, RepositoryId, SessionId, VmId};
+pub use name::{DiskName, PointName, VmName};
+pub use offset::{ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset};

@@ -15,6 +15,8 @@ pub mod error;
 // 1
 pub mod clock;
 pub mod types;
+// 2
+pub mod sys;
 // 3
 pub mod block;
 pub mod store;

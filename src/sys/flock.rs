@@ -1,0 +1,59 @@
+//! Advisory whole-file locks (flock(2)), which end with the last descriptor: a killed process leaves none behind.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// Which lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Alone.
+    Exclusive,
+    /// With other readers.
+    Shared,
+}
+
+/// Takes the lock if it is free; `false` when somebody else holds it.
+///
+/// # Errors
+/// `Unsupported` where the filesystem has no locks, `Io`.
+pub fn try_lock(file: impl AsFd, mode: Mode) -> Result<bool> {
+    let operation = match mode {
+        Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        Mode::Shared => FlockOperation::NonBlockingLockShared,
+    };
+    match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation)) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(Error::io("cannot lock the file", e.into())),
+    }
+}
+
+/// Releases the lock.
+///
+/// # Errors
+/// `Io`.
+pub fn unlock(file: impl AsFd) -> Result<()> {
+    rustix::fs::flock(file, FlockOperation::Unlock)
+        .map_err(|e| Error::io("cannot unlock the file", e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Mode, try_lock, unlock};
+
+    #[test]
+    fn one_at_a_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let other = file.reopen().unwrap();
+        assert!(try_lock(file.as_file(), Mode::Exclusive).unwrap());
+        assert!(!try_lock(&other, Mode::Shared).unwrap());
+        unlock(file.as_file()).unwrap();
+        assert!(try_lock(&other, Mode::Shared).unwrap());
+        assert!(try_lock(file.as_file(), Mode::Shared).unwrap());
+        assert!(!try_lock(file.as_file(), Mode::Exclusive).unwrap());
+    }
+}

@@ -1,0 +1,58 @@
+//! Who and where we are: what the note in a lock says, so that others can tell whether its writer lives.
+
+use crate::error::{Result, ResultExt};
+
+/// Name of this host (uname), with what is not UTF-8 replaced.
+#[must_use]
+pub fn name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The kernel's id of this boot (random(4)): a pid means something only within it.
+///
+/// # Errors
+/// `Io` where /proc is missing.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    std::fs::read_to_string(path)
+        .map(|text| text.trim().to_owned())
+        .or_io("cannot read the boot id")
+        .at_path(path)
+}
+
+/// Our process id.
+#[must_use]
+pub fn pid() -> u32 {
+    std::process::id()
+}
+
+/// Whether a process with this id lives here; one of another user counts.
+#[must_use]
+pub fn is_alive(pid: u32) -> bool {
+    i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .is_some_and(|pid| {
+            !matches!(
+                rustix::process::test_kill_process(pid),
+                Err(rustix::io::Errno::SRCH)
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{boot_id, is_alive, name, pid};
+
+    #[test]
+    fn we_live_here() {
+        assert!(is_alive(pid()));
+        assert!(!is_alive(0));
+        assert!(!is_alive(u32::MAX));
+        assert!(!name().is_empty());
+        assert_eq!(boot_id().unwrap().len(), 36);
+    }
+}

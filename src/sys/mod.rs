@@ -1,0 +1,22 @@
+//! The system's calls: the only module with `unsafe`, and the only one that makes durable changes.
+//!
+//! # Invariants
+//! - Everything below a directory handle is reached without symlinks and magic links ([`beneath`]).
+//! - A durable change is: temporary file, fsync, rename, fsync of the directory ([`durable`]).
+//! - What network filesystems cannot do (renameat2 flags, reflink, the immutable flag, holes) is tried, never needed; each has a
+//!   fallback here or answers `Unsupported`, and [`refuse`] makes those calls fail on purpose, so that the fallbacks are tested.
+
+pub mod beneath;
+pub mod device;
+pub mod durable;
+pub mod flock;
+pub mod hole;
+pub mod host;
+pub mod immutable;
+pub mod limit;
+pub mod probe;
+pub mod reflink;
+pub mod refuse;
+pub mod statfs;
+
+pub use beneath::Dir;

@@ -1,0 +1,112 @@
+//! A test aid in the product: makes chosen system calls answer as a poorer filesystem (NFS, SMB) or an older kernel would.
+//!
+//! The environment variable `RESTOREFS_REFUSE` lists them, separated by commas: `renameat2,reflink,immutable,punch,openat2`. It is read
+//! once, at the first such call.
+
+use std::io;
+use std::sync::OnceLock;
+
+use rustix::io::Errno;
+
+/// Name of the environment variable.
+pub const VARIABLE: &str = "RESTOREFS_REFUSE";
+
+/// A call that can be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// renameat2 with flags: EINVAL, as NFS answers.
+    Renameat2,
+    /// FICLONERANGE: EOPNOTSUPP.
+    Reflink,
+    /// FS_IOC_SETFLAGS: EOPNOTSUPP.
+    Immutable,
+    /// fallocate with flags, and SEEK_DATA: EOPNOTSUPP.
+    Punch,
+    /// openat2: ENOSYS, as kernels before 5.6 and some seccomp filters answer.
+    Openat2,
+}
+
+impl Call {
+    const ALL: [Self; 5] = [
+        Self::Renameat2,
+        Self::Reflink,
+        Self::Immutable,
+        Self::Punch,
+        Self::Openat2,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Renameat2 => "renameat2",
+            Self::Reflink => "reflink",
+            Self::Immutable => "immutable",
+            Self::Punch => "punch",
+            Self::Openat2 => "openat2",
+        }
+    }
+
+    const fn answer(self) -> Errno {
+        match self {
+            Self::Renameat2 => Errno::INVAL,
+            Self::Reflink | Self::Immutable | Self::Punch => Errno::OPNOTSUPP,
+            Self::Openat2 => Errno::NOSYS,
+        }
+    }
+}
+
+fn parse(list: &str) -> Vec<Call> {
+    Call::ALL
+        .into_iter()
+        .filter(|call| list.split(',').any(|word| word.trim() == call.name()))
+        .collect()
+}
+
+/// Fails as the poorer system would, when told to; called before the real call.
+///
+/// # Errors
+/// The errno of that call where it is not there.
+pub(super) fn check(call: Call) -> io::Result<()> {
+    static REFUSED: OnceLock<Vec<Call>> = OnceLock::new();
+    let refused = REFUSED.get_or_init(|| {
+        std::env::var(VARIABLE)
+            .map(|list| parse(&list))
+            .unwrap_or_default()
+    });
+    if refused.contains(&call) {
+        Err(call.answer().into())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Call, VARIABLE, parse};
+
+    #[test]
+    fn the_list_is_read() {
+        assert_eq!(
+            parse("reflink, openat2,nonsense"),
+            [Call::Reflink, Call::Openat2]
+        );
+        assert!(parse("").is_empty());
+    }
+
+    /// Runs the tests of the floors that use these calls again, in a process where all of them are refused.
+    #[test]
+    fn everything_passes_on_a_poorer_filesystem() {
+        if std::env::var_os(VARIABLE).is_some() {
+            return;
+        }
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["sys::", "block::", "store::", "--test-threads=2"])
+            .env(VARIABLE, "renameat2,reflink,immutable,punch,openat2")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+    }
+}

@@ -4,10 +4,16 @@
 //! - Reads are exact: a buffer is filled wholly or the call fails; nothing is ever zero-filled on an error.
 //! - All methods take `&self` and may be called from many threads at once.
 
+pub mod conformance;
 pub mod extent;
+pub mod file;
+pub mod filter;
+pub mod memory;
 pub mod run;
 
 pub use extent::{Extent, ExtentKind};
+pub use file::FileDisk;
+pub use memory::MemoryDisk;
 
 use std::sync::Arc;
 
@@ -62,7 +68,7 @@ pub trait WriteAt: ReadAt {
     fn set_size(&self, size_bytes: u64) -> Result<()>;
 
     /// Releases the space of a range, which then reads as zero. Falls back to writing zeroes where
-    /// the space cannot be released.
+    /// the space cannot be released. The size stays; what passes the end is left out.
     ///
     /// # Errors
     /// `NoSpace`, `Io`, ...
@@ -80,6 +86,21 @@ pub fn check_range(size_bytes: u64, offset: u64, length_bytes: u64) -> Result<()
             "{length_bytes} bytes pass the end, which is at {size_bytes}"
         ))
         .at_offset(offset)),
+    }
+}
+
+impl<T: WriteAt + ?Sized> WriteAt for Arc<T> {
+    fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        (**self).write_at(offset, buf)
+    }
+    fn flush(&self) -> Result<()> {
+        (**self).flush()
+    }
+    fn set_size(&self, size_bytes: u64) -> Result<()> {
+        (**self).set_size(size_bytes)
+    }
+    fn punch(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        (**self).punch(offset, length_bytes)
     }
 }
 

@@ -10,9 +10,15 @@
 //!   a regular file or a directory.
 //! - A listing is complete or fails.
 
+pub mod conformance;
+pub mod fault;
 pub mod key;
+pub mod local;
+pub mod memory;
 
 pub use key::Key;
+pub use local::LocalStore;
+pub use memory::MemoryStore;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -187,10 +193,10 @@ pub trait Stage: Send + Sync {
     /// Publishes a prefix with all below it, as one step: afterwards it is at `to` whole, or not at all.
     /// `to` must not exist (an empty directory there counts as existing). Files in it are made read-only and durable
     /// first. `last` names the object below it that makes it visible, uploaded last and conditionally
-    /// where a rename cannot be had.
+    /// where a rename cannot be had. Durable when it returns, both where it was and where it is.
     ///
     /// # Errors
-    /// `AlreadyExists`, `NoSpace`, `Io`.
+    /// `AlreadyExists`; `NotFound` when `from` or `last` in it is missing; `NoSpace`, `Io`.
     fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()>;
 
     /// Makes the names directly below a prefix durable.

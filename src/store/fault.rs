@@ -1,0 +1,307 @@
+//! Fault injection: stops a store and its stage at the nth change, so that tests can kill a writer at every instant.
+//!
+//! A *change* is any call that alters what is kept: puts, deletes, renames, locks, publishes, and each write, flush, truncate and punch of a
+//! staged file. [`Faults`] counts them over all that share it. From the chosen one on, every change fails and does nothing, as if the process had been
+//! killed there; reads go on, so that the test can look. What is then kept is looked at through a new store.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Entry, Key, Lock, PutMode, Space, Stage, Store};
+use crate::block::{Extent, ReadAt, WriteAt};
+use crate::error::{Error, ErrorKind, Result};
+
+/// When the chosen change fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It does nothing.
+    Before,
+    /// It is done, but its caller is told that it failed: the answer was lost.
+    After,
+}
+
+/// Counts changes, and fails the chosen one and all after it.
+#[derive(Debug)]
+pub struct Faults {
+    changes: AtomicU64,
+    fail_at: u64,
+    moment: Moment,
+    kind: ErrorKind,
+    /// Whether changes after the chosen one fail too.
+    dead: bool,
+}
+
+impl Faults {
+    /// Fails nothing: pass 1, which counts.
+    #[must_use]
+    pub fn none() -> Arc<Self> {
+        Self::kill_at(u64::MAX, Moment::Before)
+    }
+
+    /// Kills at change number `n`, from 0: it and all later ones fail with `Io`.
+    #[must_use]
+    pub fn kill_at(n: u64, moment: Moment) -> Arc<Self> {
+        Arc::new(Self {
+            changes: AtomicU64::new(0),
+            fail_at: n,
+            moment,
+            kind: ErrorKind::Io,
+            dead: true,
+        })
+    }
+
+    /// Fails change number `n`, from 0, with `kind`; later ones work again.
+    #[must_use]
+    pub fn fail_once(n: u64, kind: ErrorKind) -> Arc<Self> {
+        Arc::new(Self {
+            changes: AtomicU64::new(0),
+            fail_at: n,
+            moment: Moment::Before,
+            kind,
+            dead: false,
+        })
+    }
+
+    /// Changes asked for so far.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    fn change<T>(&self, what: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        let n = self.changes.fetch_add(1, Ordering::SeqCst);
+        let fault = || {
+            Error::new(
+                self.kind,
+                format!("an injected fault at change {n} ({what})"),
+            )
+        };
+        if n == self.fail_at {
+            if self.moment == Moment::After {
+                run()?;
+            }
+            return Err(fault());
+        }
+        if n > self.fail_at && self.dead {
+            return Err(fault());
+        }
+        run()
+    }
+}
+
+/// A store whose changes are counted and failed.
+pub struct FaultStore {
+    inner: Arc<dyn Store>,
+    faults: Arc<Faults>,
+}
+
+impl FaultStore {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn Store>, faults: &Arc<Faults>) -> Self {
+        Self {
+            inner,
+            faults: Arc::clone(faults),
+        }
+    }
+}
+
+impl Store for FaultStore {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+    fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+        self.faults
+            .change("put", || self.inner.put(key, bytes, mode))
+    }
+    fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
+        self.inner.get(key, bytes_max)
+    }
+    fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>> {
+        self.inner.open(key)
+    }
+    fn list(&self, prefix: &Key) -> Result<Vec<Entry>> {
+        self.inner.list(prefix)
+    }
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.faults.change("delete", || self.inner.delete(key))
+    }
+    fn rename(&self, from: &Key, to: &Key) -> Result<()> {
+        self.faults.change("rename", || self.inner.rename(from, to))
+    }
+    fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>> {
+        let inner = self.faults.change("lock", || self.inner.lock(key, note))?;
+        Ok(Box::new(FaultLock {
+            inner,
+            faults: Arc::clone(&self.faults),
+        }))
+    }
+    fn lock_note(&self, key: &Key) -> Result<Option<Vec<u8>>> {
+        self.inner.lock_note(key)
+    }
+    fn local_file(&self, key: &Key) -> Result<Option<File>> {
+        self.inner.local_file(key)
+    }
+    fn local_root(&self) -> Option<&std::path::Path> {
+        self.inner.local_root()
+    }
+    fn space(&self) -> Result<Option<Space>> {
+        self.inner.space()
+    }
+}
+
+struct FaultLock {
+    inner: Box<dyn Lock>,
+    faults: Arc<Faults>,
+}
+
+impl Lock for FaultLock {
+    fn renew(&self, note: &[u8]) -> Result<()> {
+        self.faults.change("renew", || self.inner.renew(note))
+    }
+    fn verify(&self) -> Result<()> {
+        self.inner.verify()
+    }
+}
+
+/// A stage whose changes, and those of its files, are counted and failed.
+pub struct FaultStage {
+    inner: Arc<dyn Stage>,
+    faults: Arc<Faults>,
+}
+
+impl FaultStage {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn Stage>, faults: &Arc<Faults>) -> Self {
+        Self {
+            inner,
+            faults: Arc::clone(faults),
+        }
+    }
+
+    fn file(&self, inner: Arc<dyn WriteAt>) -> Arc<dyn WriteAt> {
+        Arc::new(FaultFile {
+            inner,
+            faults: Arc::clone(&self.faults),
+        })
+    }
+}
+
+impl Stage for FaultStage {
+    fn make_prefix(&self, prefix: &Key) -> Result<()> {
+        self.faults
+            .change("make_prefix", || self.inner.make_prefix(prefix))
+    }
+    fn create(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
+        self.faults
+            .change("create", || self.inner.create(key))
+            .map(|file| self.file(file))
+    }
+    fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
+        self.inner.open(key).map(|file| self.file(file))
+    }
+    fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+        self.faults
+            .change("put", || self.inner.put(key, bytes, mode))
+    }
+    fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
+        self.inner.get(key, bytes_max)
+    }
+    fn list(&self, prefix: &Key) -> Result<Vec<Entry>> {
+        self.inner.list(prefix)
+    }
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.faults.change("delete", || self.inner.delete(key))
+    }
+    fn publish(&self, from: &Key, to: &Key) -> Result<()> {
+        self.faults
+            .change("publish", || self.inner.publish(from, to))
+    }
+    fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()> {
+        self.faults.change("publish_prefix", || {
+            self.inner.publish_prefix(from, to, last)
+        })
+    }
+    fn sync_prefix(&self, prefix: &Key) -> Result<()> {
+        self.faults
+            .change("sync_prefix", || self.inner.sync_prefix(prefix))
+    }
+}
+
+struct FaultFile {
+    inner: Arc<dyn WriteAt>,
+    faults: Arc<Faults>,
+}
+
+impl ReadAt for FaultFile {
+    fn size_bytes(&self) -> u64 {
+        self.inner.size_bytes()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.inner.read_at(offset, buf)
+    }
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
+        self.inner.extent_at(offset, length_max)
+    }
+}
+
+impl WriteAt for FaultFile {
+    fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        self.faults
+            .change("write", || self.inner.write_at(offset, buf))
+    }
+    fn flush(&self) -> Result<()> {
+        self.faults.change("flush", || self.inner.flush())
+    }
+    fn set_size(&self, size_bytes: u64) -> Result<()> {
+        self.faults
+            .change("set_size", || self.inner.set_size(size_bytes))
+    }
+    fn punch(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        self.faults
+            .change("punch", || self.inner.punch(offset, length_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FaultStage, FaultStore, Faults, Moment};
+    use crate::error::ErrorKind;
+    use crate::store::conformance::{check_stage, check_store};
+    use crate::store::{Key, MemoryStore, PutMode, Stage, Store};
+    use std::sync::Arc;
+
+    fn wrapped(memory: &MemoryStore, faults: &Arc<Faults>) -> (FaultStore, FaultStage) {
+        (
+            FaultStore::new(Arc::new(memory.clone()), faults),
+            FaultStage::new(Arc::new(memory.clone()), faults),
+        )
+    }
+
+    #[test]
+    fn conforms_while_nothing_fails() {
+        let faults = Faults::none();
+        check_store(&wrapped(&MemoryStore::new(), &faults).0);
+        let (store, stage) = wrapped(&MemoryStore::new(), &faults);
+        check_stage(&stage, Some(&store));
+        assert!(faults.changes() > 20);
+    }
+
+    #[test]
+    fn a_kill_stops_every_later_change() {
+        let (a, b) = (Key::parse("a").unwrap(), Key::parse("b").unwrap());
+        for (moment, kept) in [(Moment::Before, 1), (Moment::After, 2)] {
+            let memory = MemoryStore::new();
+            let (store, stage) = wrapped(&memory, &Faults::kill_at(1, moment));
+            store.put(&a, b"x", PutMode::Create).unwrap();
+            assert!(stage.put(&b, b"y", PutMode::Create).is_err());
+            assert!(stage.make_prefix(&Key::parse("c").unwrap()).is_err());
+            assert_eq!(store.get(&a, 9).unwrap(), b"x");
+            assert_eq!(store.list(&Key::root()).unwrap().len(), kept);
+        }
+        let memory = MemoryStore::new();
+        let (store, _) = wrapped(&memory, &Faults::fail_once(0, ErrorKind::NoSpace));
+        let error = store.put(&a, b"x", PutMode::Create).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        store.put(&a, b"x", PutMode::Create).unwrap();
+    }
+}

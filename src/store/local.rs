@@ -1,0 +1,589 @@
+//! A store, and a stage, in one local directory.
+//!
+//! # Invariants
+//! - Every path goes through [`Dir`]: beneath the root, no symlinks, regular files only.
+//! - Temporary names ([`TEMPORARY_PREFIX`]) are no objects: they are not listed, cannot be keys, and what a crash left of them goes away with
+//!   the prefix that they lie in.
+//!
+//! # Concurrency
+//! Any number of threads. One process writes: the holder of the lock, which is an flock on the lock's file (it ends with its process, on
+//! the filesystems of one host and on NFS), with the note in the same file for people and for other hosts.
+
+use std::fs::{File, Permissions};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Entry, Key, Lock, PutMode, Space, Stage, Store};
+use crate::block::{FileDisk, ReadAt, WriteAt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::sys::beneath::{Access, Kind, Stat};
+use crate::sys::durable::{self, Replace, TEMPORARY_PREFIX};
+use crate::sys::{Dir, flock, statfs};
+
+/// Mode of what is made, before the umask: group may read, others may not; backups hold everybody's secrets.
+const FILE_MODE: u32 = 0o640;
+const DIR_MODE: u32 = 0o750;
+/// Mode of what is published.
+const PUBLISHED_MODE: u32 = 0o444;
+/// LIMIT: bytes of a lock's note that are read (ours; a note is below 1 KiB).
+const NOTE_BYTES_MAX: u64 = 65_536;
+/// LIMIT: attempts to take the lock while others only look whether it is held, and the pause between them.
+const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// LIMIT: deepest prefix that is published (ours; a session is 3 deep).
+const DEPTH_MAX: u32 = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub struct LocalStore {
+    root: Dir,
+}
+
+/// The path of a key, unless it is a temporary name.
+fn path(key: &Key) -> Result<&Path> {
+    if key
+        .as_str()
+        .split('/')
+        .any(|part| part.starts_with(TEMPORARY_PREFIX))
+    {
+        return Err(Error::invalid(format!(
+            "the key \"{key}\" uses a name kept for temporary files"
+        )));
+    }
+    Ok(Path::new(key.as_str()))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+impl LocalStore {
+    /// Opens the directory `root`.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`, `PermissionDenied`, `Io`.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self {
+            root: Dir::open(root)?,
+        })
+    }
+
+    /// The root's handle.
+    #[must_use]
+    pub const fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    fn put_file(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+        let path = path(key)?;
+        self.root.make_dirs(parent(path), DIR_MODE)?;
+        let replace = match mode {
+            PutMode::Create => Replace::No,
+            PutMode::Replace => Replace::Yes,
+        };
+        durable::put(&self.root, path, bytes, FILE_MODE, replace)
+    }
+
+    fn get_file(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
+        let path = path(key)?;
+        let file = self.root.open_file(path, Access::Read)?;
+        read_whole(&file, bytes_max).at_path(self.root.path().join(path))
+    }
+
+    fn list_dir(&self, prefix: &Key) -> Result<Vec<Entry>> {
+        let path = path(prefix)?;
+        let mut entries = Vec::new();
+        for (name, stat) in self.root.list(path)? {
+            let name = name.into_string().map_err(|name| {
+                Error::corrupt("a name in the store", "UTF-8", name.to_string_lossy())
+                    .at_path(self.root.path().join(path))
+            })?;
+            if name.starts_with(TEMPORARY_PREFIX) {
+                continue;
+            }
+            let is_prefix = stat.kind == Kind::Directory;
+            entries.push(Entry {
+                name,
+                size_bytes: if is_prefix { 0 } else { stat.size_bytes },
+                is_prefix,
+            });
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn open_stage_file(&self, path: &Path) -> Result<File> {
+        match self.root.open_file(path, Access::ReadWrite) {
+            // A crash between the change of mode and the rename of a publish leaves a file that is read-only.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let file = self.root.open_file(path, Access::Read)?;
+                file.set_permissions(Permissions::from_mode(FILE_MODE))
+                    .or_io("cannot make the file writable")
+                    .at_path(self.root.path().join(path))?;
+                self.root.open_file(path, Access::ReadWrite)
+            }
+            other => other,
+        }
+    }
+
+    fn disk(&self, file: File, path: &Path, access: Access) -> Result<FileDisk> {
+        FileDisk::new(file, self.root.path().join(path), access)
+    }
+
+    /// Makes a file durable and read-only.
+    fn finish(&self, path: &Path) -> Result<File> {
+        let file = self.root.open_file(path, Access::Read)?;
+        file.set_permissions(Permissions::from_mode(PUBLISHED_MODE))
+            .and_then(|()| file.sync_all())
+            .or_io("cannot make the file durable")
+            .at_path(self.root.path().join(path))?;
+        Ok(file)
+    }
+
+    /// Makes everything below `path` durable and read-only, children before their directory.
+    fn finish_tree(&self, path: &Path, depth: u32) -> Result<()> {
+        if depth > DEPTH_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("what is to be published is deeper than {DEPTH_MAX}"),
+            )
+            .at_path(self.root.path().join(path)));
+        }
+        for (name, stat) in self.root.list(path)? {
+            let below = path.join(&name);
+            if stat.kind == Kind::Directory {
+                self.finish_tree(&below, depth + 1)?;
+            } else if is_temporary(&name) {
+                self.root.unlink(&below)?;
+            } else {
+                self.finish(&below)?;
+            }
+        }
+        self.root.sync(path)
+    }
+
+    /// Removes what crashed writers left in a directory; `true` when that was all there was.
+    fn sweep(&self, path: &Path) -> Result<bool> {
+        let entries = self.root.list(path)?;
+        let is_left = |name: &std::ffi::OsStr| {
+            is_temporary(name) && !name.to_str().is_some_and(durable::is_own_temporary)
+        };
+        if !entries.iter().all(|(name, _)| is_left(name)) {
+            return Ok(false);
+        }
+        for (name, _) in entries {
+            self.root.unlink(path.join(name))?;
+        }
+        Ok(true)
+    }
+}
+
+fn is_temporary(name: &std::ffi::OsStr) -> bool {
+    name.to_str()
+        .is_some_and(|name| name.starts_with(TEMPORARY_PREFIX))
+}
+
+fn read_whole(file: &File, bytes_max: u64) -> Result<Vec<u8>> {
+    let too_large = |size: u64| {
+        Error::new(
+            ErrorKind::LimitExceeded,
+            format!("it has {size} bytes, at most {bytes_max} are read"),
+        )
+    };
+    let size = file.metadata().or_io("cannot stat the file")?.len();
+    if size > bytes_max {
+        return Err(too_large(size));
+    }
+    let mut bytes = Vec::new();
+    // One byte more, so that a file that grows meanwhile is not cut silently.
+    file.take(bytes_max.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .or_io("cannot read the file")?;
+    let size = crate::types::width::u64_from_usize(bytes.len());
+    if size > bytes_max {
+        return Err(too_large(size));
+    }
+    Ok(bytes)
+}
+
+impl Store for LocalStore {
+    fn describe(&self) -> String {
+        self.root.path().display().to_string()
+    }
+
+    fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+        self.put_file(key, bytes, mode)
+    }
+
+    fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
+        self.get_file(key, bytes_max)
+    }
+
+    fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>> {
+        let path = path(key)?;
+        let file = self.root.open_file(path, Access::Read)?;
+        Ok(Arc::new(self.disk(file, path, Access::Read)?))
+    }
+
+    fn list(&self, prefix: &Key) -> Result<Vec<Entry>> {
+        self.list_dir(prefix)
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        let path = path(key)?;
+        match self.root.unlink(path) {
+            Err(error) if error.kind() == ErrorKind::IsADirectory => {
+                match self.root.remove_dir(path) {
+                    Err(error) if error.kind() == ErrorKind::NotEmpty && self.sweep(path)? => {
+                        self.root.remove_dir(path)?;
+                    }
+                    other => other?,
+                }
+            }
+            other => other?,
+        }
+        self.root.sync(parent(path))
+    }
+
+    fn rename(&self, from: &Key, to: &Key) -> Result<()> {
+        let (from, to) = (path(from)?, path(to)?);
+        if to != from && to.starts_with(from) {
+            return Err(Error::invalid("a prefix cannot move into itself"));
+        }
+        self.root.make_dirs(parent(to), DIR_MODE)?;
+        durable::rename_noreplace(&self.root, from, to)?;
+        durable::sync_both(&self.root, from, to)
+    }
+
+    fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>> {
+        let path = path(key)?;
+        self.root.make_dirs(parent(path), DIR_MODE)?;
+        for attempt in 0..LOCK_ATTEMPTS {
+            if attempt > 0 {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            let file = match self.root.create_file(path, FILE_MODE) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    match self.root.open_file(path, Access::ReadWrite) {
+                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                        other => other?,
+                    }
+                }
+                other => other?,
+            };
+            if !flock::try_lock(&file, flock::Mode::Exclusive)? {
+                continue;
+            }
+            let held = LocalLock {
+                root: self.root.dir("")?,
+                key: key.clone(),
+                file,
+                note: Mutex::new(Vec::new()),
+            };
+            // Somebody may have replaced the file between our opening and locking it.
+            if !held.is_in_place()? {
+                continue;
+            }
+            held.write(note)?;
+            self.root.sync(parent(path))?;
+            return Ok(Box::new(held));
+        }
+        let note = self.lock_note(key)?.unwrap_or_default();
+        let holder = String::from_utf8_lossy(&note).trim().to_owned();
+        Err(Error::new(
+            ErrorKind::Locked,
+            if holder.is_empty() {
+                "somebody else holds the lock".to_owned()
+            } else {
+                format!("somebody else holds the lock: {holder}")
+            },
+        )
+        .at_path(self.root.path().join(path)))
+    }
+
+    fn lock_note(&self, key: &Key) -> Result<Option<Vec<u8>>> {
+        let file = match self.root.open_file(path(key)?, Access::Read) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        // Held for a moment only; a locker that meets it tries again.
+        if flock::try_lock(&file, flock::Mode::Shared)? {
+            return Ok(None);
+        }
+        read_whole(&file, NOTE_BYTES_MAX).map(Some)
+    }
+
+    fn local_file(&self, key: &Key) -> Result<Option<File>> {
+        self.root.open_file(path(key)?, Access::Read).map(Some)
+    }
+
+    fn local_root(&self) -> Option<&Path> {
+        Some(self.root.path())
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        let room = statfs::room(&self.root).at_path(self.root.path())?;
+        Ok(Some(Space {
+            free_bytes: room.free_bytes,
+            total_bytes: room.total_bytes,
+        }))
+    }
+}
+
+impl Stage for LocalStore {
+    fn make_prefix(&self, prefix: &Key) -> Result<()> {
+        self.root.make_dirs(path(prefix)?, DIR_MODE)
+    }
+
+    fn create(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
+        let path = path(key)?;
+        let file = self.root.create_file(path, FILE_MODE)?;
+        Ok(Arc::new(self.disk(file, path, Access::ReadWrite)?))
+    }
+
+    fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
+        let path = path(key)?;
+        let file = self.open_stage_file(path)?;
+        Ok(Arc::new(self.disk(file, path, Access::ReadWrite)?))
+    }
+
+    fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+        self.put_file(key, bytes, mode)
+    }
+
+    fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
+        self.get_file(key, bytes_max)
+    }
+
+    fn list(&self, prefix: &Key) -> Result<Vec<Entry>> {
+        self.list_dir(prefix)
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        let path = path(key)?;
+        match self.root.unlink(path) {
+            Err(error) if error.kind() == ErrorKind::IsADirectory => self.root.remove_tree(path)?,
+            other => other?,
+        }
+        self.root.sync(parent(path))
+    }
+
+    fn publish(&self, from: &Key, to: &Key) -> Result<()> {
+        let (from, to) = (path(from)?, path(to)?);
+        self.root.make_dirs(parent(to), DIR_MODE)?;
+        let file = self.finish(from)?;
+        let result = durable::rename_noreplace(&self.root, from, to);
+        if result.is_err() {
+            // The session stays open, and must be able to open its file again.
+            let _ = file.set_permissions(Permissions::from_mode(FILE_MODE));
+        }
+        result
+    }
+
+    fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()> {
+        let last = from.join(last)?;
+        let (from, to) = (path(from)?, path(to)?);
+        if self.root.stat(path(&last)?)?.is_none() {
+            return Err(Error::not_found(format!("\"{last}\" is missing"))
+                .at_path(self.root.path().join(from)));
+        }
+        if self.root.stat(to)?.is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, "it exists already")
+                .at_path(self.root.path().join(to)));
+        }
+        self.root.make_dirs(parent(to), DIR_MODE)?;
+        self.finish_tree(from, 0)?;
+        durable::rename_noreplace(&self.root, from, to)?;
+        durable::sync_both(&self.root, from, to)
+    }
+
+    fn sync_prefix(&self, prefix: &Key) -> Result<()> {
+        self.root.sync(path(prefix)?)
+    }
+}
+
+/// The lock; its flock ends when the file is closed.
+struct LocalLock {
+    root: Dir,
+    key: Key,
+    file: File,
+    /// What we wrote last.
+    note: Mutex<Vec<u8>>,
+}
+
+impl LocalLock {
+    fn path(&self) -> std::path::PathBuf {
+        self.root.path().join(self.key.as_str())
+    }
+
+    fn is_in_place(&self) -> Result<bool> {
+        let ours = Stat::of(&self.file)?;
+        Ok(self
+            .root
+            .stat(self.key.as_str())?
+            .is_some_and(|stat| stat.same_file(&ours)))
+    }
+
+    fn write(&self, note: &[u8]) -> Result<()> {
+        self.file
+            .write_all_at(note, 0)
+            .and_then(|()| {
+                let length = crate::types::width::u64_from_usize(note.len());
+                self.file.set_len(length)
+            })
+            .and_then(|()| self.file.sync_data())
+            .or_io("cannot write the note of the lock")
+            .at_path(self.path())?;
+        *self.last() = note.to_vec();
+        Ok(())
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.note.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lock for LocalLock {
+    fn renew(&self, note: &[u8]) -> Result<()> {
+        self.verify()?;
+        self.write(note)
+    }
+
+    fn verify(&self) -> Result<()> {
+        let lost = |why: &str| {
+            Err(Error::new(
+                ErrorKind::Stale,
+                format!("the lock is no longer ours: {why}"),
+            )
+            .at_path(self.path()))
+        };
+        if !self.is_in_place()? {
+            return lost("its file has been replaced or deleted");
+        }
+        // Opened anew: a network filesystem then asks its server instead of its cache.
+        let file = match self.root.open_file(self.key.as_str(), Access::Read) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return lost("its file has been deleted");
+            }
+            other => other?,
+        };
+        if read_whole(&file, NOTE_BYTES_MAX).at_path(self.path())? == *self.last() {
+            Ok(())
+        } else {
+            lost("somebody else has written its note")
+        }
+    }
+}
+
+impl Drop for LocalLock {
+    fn drop(&mut self) {
+        // The file stays, empty: unlinking it would let two lockers each hold a file of that name.
+        if self.verify().is_ok() {
+            let _ = self.file.set_len(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LocalStore;
+    use crate::error::ErrorKind;
+    use crate::store::conformance::{check_stage, check_store};
+    use crate::store::{Key, PutMode, Stage, Store};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn key(path: &str) -> Key {
+        Key::parse(path).unwrap()
+    }
+
+    #[test]
+    fn conforms() {
+        let temp = tempfile::tempdir().unwrap();
+        check_store(&LocalStore::open(temp.path()).unwrap());
+        let temp = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(temp.path()).unwrap();
+        check_stage(&store, Some(&store));
+    }
+
+    #[test]
+    fn published_files_are_read_only() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(temp.path()).unwrap();
+        store.create(&key("f")).unwrap();
+        store.publish(&key("f"), &key("g")).unwrap();
+        let mode = |name: &str| {
+            let metadata = std::fs::metadata(temp.path().join(name)).unwrap();
+            metadata.permissions().mode() & 0o7777
+        };
+        assert_eq!(mode("g"), 0o444);
+        store.make_prefix(&key("s/deep")).unwrap();
+        store.create(&key("s/deep/f")).unwrap();
+        store.create(&key("s/last")).unwrap();
+        store.publish_prefix(&key("s"), &key("p"), "last").unwrap();
+        assert_eq!((mode("p/deep/f"), mode("p/last")), (0o444, 0o444));
+    }
+
+    #[test]
+    fn an_empty_directory_is_not_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(temp.path()).unwrap();
+        store.make_prefix(&key("s")).unwrap();
+        store.create(&key("s/last")).unwrap();
+        store.make_prefix(&key("p")).unwrap();
+        let error = store
+            .publish_prefix(&key("s"), &key("p"), "last")
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert!(temp.path().join("s/last").exists());
+    }
+
+    #[test]
+    fn leftovers_are_invisible_and_go_with_their_prefix() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(temp.path()).unwrap();
+        Store::put(&store, &key("d/f"), b"x", PutMode::Create).unwrap();
+        std::fs::write(temp.path().join("d/.tmp-1-7"), b"half").unwrap();
+        assert_eq!(Store::list(&store, &key("d")).unwrap().len(), 1);
+        assert!(Store::get(&store, &key("d/.tmp-1-7"), 10).is_err());
+        assert_eq!(
+            Store::delete(&store, &key("d")).unwrap_err().kind(),
+            ErrorKind::NotEmpty
+        );
+        Store::delete(&store, &key("d/f")).unwrap();
+        Store::delete(&store, &key("d")).unwrap();
+        assert!(!temp.path().join("d").exists());
+    }
+
+    #[test]
+    fn symlinks_in_the_store_are_damage() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(temp.path()).unwrap();
+        symlink("/etc/hostname", temp.path().join("f")).unwrap();
+        symlink("/etc", temp.path().join("d")).unwrap();
+        for path in ["f", "d/hostname"] {
+            let error = Store::get(&store, &key(path), 1000).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_taken_is_stale() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(temp.path()).unwrap();
+        let lock = store.lock(&key("lock"), b"one").unwrap();
+        std::fs::write(temp.path().join("lock"), b"two").unwrap();
+        assert_eq!(lock.verify().unwrap_err().kind(), ErrorKind::Stale);
+        drop(lock);
+        let lock = store.lock(&key("lock"), b"three").unwrap();
+        std::fs::remove_file(temp.path().join("lock")).unwrap();
+        assert_eq!(lock.renew(b"x").unwrap_err().kind(), ErrorKind::Stale);
+        let other = store.lock(&key("lock"), b"four").unwrap();
+        assert_eq!(lock.verify().unwrap_err().kind(), ErrorKind::Stale);
+        drop(lock);
+        other.verify().unwrap();
+        assert_eq!(store.lock_note(&key("lock")).unwrap().unwrap(), b"four");
+    }
+}

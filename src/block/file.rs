@@ -1,7 +1,8 @@
 //! A disk that is a local file or a block device.
 //!
 //! # Invariants
-//! - The size is known from the opening on and changes only through this object; a file that somebody else shortens answers `Corrupt`, never zeroes.
+//! - The size is known from the opening on and changes only through this object; a file that somebody else shortens
+//!   answers `Corrupt`, never zeroes.
 //! - `flush` is fdatasync: data, and the size and extents needed to read it.
 //!
 //! # Concurrency

@@ -384,7 +384,8 @@ impl ReadAt for RunReader {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Run, RunMap, Target};
+    use crate::error::ErrorKind;
 
     fn source(start: u64, length_bytes: u64, source: usize, offset: u64) -> Run<usize> {
         Run {

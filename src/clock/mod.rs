@@ -60,7 +60,7 @@ pub fn slot_time(at: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Clock, ManualClock, point_name, slot_time};
 
     #[test]
     fn names_are_utc_and_colon_free() {

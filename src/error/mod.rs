@@ -173,7 +173,7 @@ impl std::error::Error for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Error, ErrorKind};
 
     #[test]
     fn display_says_what_where_and_advice_and_report_adds_the_cause() {

@@ -1,7 +1,9 @@
 //! Fault injection: stops a store and its stage at the nth change, so that tests can kill a writer at every instant.
 //!
-//! A *change* is any call that alters what is kept: puts, deletes, renames, locks, publishes, and each write, flush, truncate and punch of a
-//! staged file. [`Faults`] counts them over all that share it. From the chosen one on, every change fails and does nothing, as if the process had been
+//! A *change* is any call that alters what is kept: puts, deletes, renames, locks, publishes, and each write, flush,
+//! truncate and punch of a
+//! staged file. [`Faults`] counts them over all that share it. From the chosen one on, every change fails and does
+//! nothing, as if the process had been
 //! killed there; reads go on, so that the test can look. What is then kept is looked at through a new store.
 
 use std::fs::File;

@@ -90,7 +90,7 @@ impl fmt::Display for Key {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Key;
 
     #[test]
     fn keys_stay_below_the_root() {

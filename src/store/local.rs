@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - Every path goes through [`Dir`]: beneath the root, no symlinks, regular files only.
-//! - Temporary names ([`TEMPORARY_PREFIX`]) are no objects: they are not listed, cannot be keys, and what a crash left of them goes away with
+//! - Temporary names ([`TEMPORARY_PREFIX`]) are no objects: they are not listed, cannot be keys, and what a crash left
+//!   of them goes away with
 //!   the prefix that they lie in.
 //!
 //! # Concurrency

@@ -113,7 +113,8 @@ pub fn sync_both(dir: &Dir, from: &Path, to: &Path) -> Result<()> {
 
 /// Renames without replacing; an empty directory at `to` counts as existing. Durable after [`sync_both`].
 ///
-/// Where the filesystem does not know `RENAME_NOREPLACE`, a file is linked and unlinked (still atomic); a directory is looked for and then renamed,
+/// Where the filesystem does not know `RENAME_NOREPLACE`, a file is linked and unlinked (still atomic); a directory is
+/// looked for and then renamed,
 /// which is safe because the repository has one writer.
 ///
 /// # Errors

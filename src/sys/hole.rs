@@ -28,7 +28,8 @@ fn fallocate(
 /// Releases the space of a range, which then reads as zero; the size stays.
 ///
 /// # Errors
-/// `Unsupported` where the filesystem cannot; `InvalidInput` for an empty range, and on block devices for one that is not aligned to sectors; `Io`.
+/// `Unsupported` where the filesystem cannot; `InvalidInput` for an empty range, and on block devices for one that is
+/// not aligned to sectors; `Io`.
 pub fn punch(file: &File, offset: u64, length_bytes: u64) -> Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     fallocate(file, flags, offset, length_bytes, "cannot punch a hole")
@@ -53,7 +54,8 @@ fn seek(file: &File, from: SeekFrom, offset: u64) -> Result<Option<u64>> {
     }
 }
 
-/// Where the next data begins, at or after `offset`; `None` when there is none up to the end. Moves the file's position, which nothing here uses.
+/// Where the next data begins, at or after `offset`; `None` when there is none up to the end. Moves the file's
+/// position, which nothing here uses.
 ///
 /// # Errors
 /// `Unsupported` where the file cannot tell, `Io`.

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use super::refuse::{self, Call};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Makes `length_bytes` at `to_offset` of `to` share the extents at `from_offset` of `from`. Offsets are multiples of the filesystem's block; so is the
+/// Makes `length_bytes` at `to_offset` of `to` share the extents at `from_offset` of `from`. Offsets are multiples of
+/// the filesystem's block; so is the
 /// length, unless the range ends at the end of `from`.
 ///
 /// # Errors
@@ -30,7 +31,8 @@ pub fn clone_range(
         src_length: length_bytes,
         dest_offset: to_offset,
     };
-    // SAFETY: both descriptors are open for the call (borrowed above), and `range` is the struct that FICLONERANGE reads; the kernel writes nothing to it.
+    // SAFETY: both descriptors are open for the call (borrowed above), and `range` is the struct that FICLONERANGE
+    // reads; the kernel writes nothing to it.
     let result = unsafe {
         libc::ioctl(
             to.as_fd().as_raw_fd(),

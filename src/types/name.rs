@@ -155,7 +155,8 @@ name!(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{PointName, VmName};
+    use crate::error::ErrorKind;
 
     #[test]
     fn good_names() {

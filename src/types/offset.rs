@@ -118,7 +118,7 @@ impl ClusterBits {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{ClusterBits, GuestCluster, GuestOffset};
 
     #[test]
     fn conversions_round_and_refuse_overflow() {

@@ -83,7 +83,7 @@ pub fn parse(text: &str) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Human, parse};
 
     #[test]
     fn parses_and_shows() {

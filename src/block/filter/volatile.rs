@@ -1,13 +1,16 @@
 //! A disk that loses what was not flushed when its power is cut: for tests of crash consistency.
 //!
-//! It knows its durable bytes and every change since the last flush. [`Power`] is shared by all disks of a machine: it counts flushes over all of
+//! It knows its durable bytes and every change since the last flush. [`Power`] is shared by all disks of a machine: it
+//! counts flushes over all of
 //! them and goes off at a chosen one, whereupon everything fails. [`Volatile::after_power_loss`] is then what the next boot finds.
 //!
 //! # Faults that must be survived
 //! Of the changes since the last flush each one may be there or not, without regard to their order (a later one may be there while an
-//! earlier one is missing), or be torn at sector boundaries, or have grown the file while its bytes are still zero. A flushed change is always there whole.
+//! earlier one is missing), or be torn at sector boundaries, or have grown the file while its bytes are still zero. A
+//! flushed change is always there whole.
 //!
-//! Usage: pass 1 runs with power that never fails and takes [`Power::flushes`]; pass 2 runs for each N below that with [`Power::off_at`], takes
+//! Usage: pass 1 runs with power that never fails and takes [`Power::flushes`]; pass 2 runs for each N below that with
+//! [`Power::off_at`], takes
 //! [`Volatile::after_power_loss`] for some seeds, opens it again and checks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

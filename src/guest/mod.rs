@@ -7,4 +7,10 @@
 //! - Nothing read from a volume is believed: counts, depths and sizes are bounded, names are checked.
 //! - *Unsupported* (with the feature's name) is not *damaged* (with place and cause).
 
+mod bytes;
+pub mod cache;
+pub mod ext;
 pub mod fs;
+pub mod partition;
+pub mod probe;
+pub mod volume;

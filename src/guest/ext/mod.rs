@@ -1,0 +1,326 @@
+//! ext2, ext3 and ext4, read through the crate rust-fs-ext4.
+//!
+//! # Invariants
+//! - The volume is never written. A dirty journal is replayed in memory, as the kernel would on the disk; the blocks in it are known, and
+//!   what of a file lies in one of them is given as `Encoded`.
+//! - A panic inside the crate answers `Corrupt`.
+//!
+//! # Why
+//! The crate refuses directories of ext2 and ext3 (block maps), gives ACLs in their on-disk form, shows the attribute
+//! that holds inline data, and reads 4 KiB
+//! at a time: those four are put right here, on its public functions.
+
+mod attribute;
+mod device;
+mod run;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fs_ext4::Filesystem;
+use fs_ext4::dir::{self, DirEntry};
+use fs_ext4::inode::{Inode, InodeFlags};
+use lru::LruCache;
+
+use super::cache::PageCache;
+use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Xattr};
+use crate::block::run::RunMap;
+use crate::block::{ReadAt, check_range};
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::width::u64_from_usize;
+use device::{Device, guard, translate};
+
+/// LIMIT: bytes of volume kept in memory per open filesystem.
+const CACHE_BYTES: u64 = 8 << 20;
+/// LIMIT: names in one directory (the crate's own).
+const ENTRIES_MAX: usize = 1_000_000;
+/// LIMIT: inodes and directories kept per open filesystem.
+const INODES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+const DIRECTORIES_KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+/// The root directory.
+const ROOT: u32 = 2;
+/// `EXT4_FEATURE_INCOMPAT_FILETYPE`: directory entries carry the type.
+const INCOMPAT_FILETYPE: u32 = 0x2;
+
+/// An inode, parsed and as it is.
+struct Node {
+    inode: Inode,
+    raw: Vec<u8>,
+}
+
+/// A directory's entries, and their places in the order of their names.
+struct Directory {
+    entries: Arc<[Entry]>,
+    by_name: Vec<usize>,
+}
+
+struct ExtFs {
+    fs: Filesystem,
+    info: FsInfo,
+    /// Blocks of which the journal has a newer copy.
+    replayed: BTreeSet<u64>,
+    nodes: Mutex<LruCache<u32, Arc<Node>>>,
+    directories: Mutex<LruCache<u32, Arc<Directory>>>,
+}
+
+/// Opens an ext filesystem.
+///
+/// # Errors
+/// `Unsupported` naming the feature; `Corrupt`; `Io`.
+pub fn open(volume: Arc<dyn ReadAt>) -> Result<Box<dyn GuestFs>> {
+    let cached = Arc::new(PageCache::new(volume, CACHE_BYTES));
+    let (fs, replayed) = guard(|| {
+        let fs = Filesystem::mount(Arc::new(Device(cached))).map_err(translate)?;
+        let replayed = replayed_blocks(&fs)?;
+        Ok((fs, replayed))
+    })?;
+    let sb = &fs.sb;
+    let mut notes = Vec::new();
+    if !replayed.is_empty() {
+        notes.push(format!(
+            "the journal was replayed in memory: {} blocks",
+            replayed.len()
+        ));
+    }
+    if sb.state & 2 != 0 {
+        notes.push("the guest's kernel has marked the filesystem as having errors".to_owned());
+    }
+    let block_bytes = sb.block_size();
+    let info = FsInfo {
+        format: fs.flavor.name(),
+        label: Some(sb.volume_name.clone()).filter(|label| !label.is_empty()),
+        uuid: super::bytes::uuid(sb.uuid),
+        block_bytes,
+        total_bytes: sb.blocks_count.saturating_mul(block_bytes.into()),
+        used_bytes: sb
+            .blocks_count
+            .saturating_sub(sb.free_blocks_count)
+            .saturating_mul(block_bytes.into()),
+        inodes: Some(sb.inodes_count.into()),
+        inodes_free: Some(sb.free_inodes_count.into()),
+        notes,
+    };
+    Ok(Box::new(ExtFs {
+        fs,
+        info,
+        replayed,
+        nodes: Mutex::new(LruCache::new(INODES_KEPT)),
+        directories: Mutex::new(LruCache::new(DIRECTORIES_KEPT)),
+    }))
+}
+
+/// The blocks that the mount replayed: the same walk of the log, which is still on the volume.
+fn replayed_blocks(fs: &Filesystem) -> Result<BTreeSet<u64>> {
+    let Some(journal) = fs_ext4::jbd2::read_superblock(fs).map_err(translate)? else {
+        return Ok(BTreeSet::new());
+    };
+    if journal.is_clean() {
+        return Ok(BTreeSet::new());
+    }
+    let plan = fs_ext4::journal::walk(fs, &journal).map_err(translate)?;
+    Ok(plan.writes.iter().map(|write| write.fs_block).collect())
+}
+
+impl ExtFs {
+    fn node(&self, ino: GuestIno) -> Result<Arc<Node>> {
+        let missing = || Error::not_found(format!("there is no inode {} in the guest", ino.0));
+        let number = u32::try_from(ino.0)
+            .ok()
+            .filter(|n| *n <= self.fs.sb.inodes_count)
+            .filter(|n| *n == ROOT || *n >= self.fs.sb.first_inode)
+            .ok_or_else(missing)?;
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = nodes.get(&number) {
+            return Ok(Arc::clone(node));
+        }
+        drop(nodes);
+        let (inode, raw) = guard(|| self.fs.read_inode_verified(number).map_err(translate))?;
+        if inode.links_count == 0 || inode.mode == 0 {
+            return Err(missing());
+        }
+        let node = Arc::new(Node { inode, raw });
+        nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.put(number, Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// All entries as the crate gives them; block-mapped directories block by block.
+    fn raw_entries(&self, number: u32, node: &Node) -> Result<Vec<DirEntry>> {
+        let inode = &node.inode;
+        if inode.has_inline_data() || inode.has_extents() {
+            return self.fs.read_dir_ino(number).map_err(translate);
+        }
+        fs_ext4::file_io::refuse_encrypted_names(inode).map_err(translate)?;
+        let has_file_type = self.fs.sb.feature_incompat & INCOMPAT_FILETYPE != 0;
+        let mut entries = Vec::new();
+        for logical in 0..inode.size.div_ceil(self.info.block_bytes.into()) {
+            let block = self
+                .fs
+                .map_inode_logical(inode, logical)
+                .map_err(translate)?;
+            let Some(block) = block else { continue };
+            let bytes = self.fs.read_block(block).map_err(translate)?;
+            entries.extend(dir::parse_block(&bytes, has_file_type).map_err(translate)?);
+            if entries.len() > ENTRIES_MAX {
+                return Err(Error::new(
+                    ErrorKind::LimitExceeded,
+                    format!("a directory has more than {ENTRIES_MAX} entries"),
+                ));
+            }
+        }
+        Ok(entries)
+    }
+
+    fn directory(&self, ino: GuestIno) -> Result<Arc<Directory>> {
+        let node = self.node(ino)?;
+        if !node.inode.is_dir() {
+            return Err(Error::new(ErrorKind::NotADirectory, "not a directory"));
+        }
+        // `node` has seen that it fits.
+        let number = u32::try_from(ino.0).unwrap_or(0);
+        let lock = || {
+            self.directories
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(directory) = lock().get(&number) {
+            return Ok(Arc::clone(directory));
+        }
+        let mut entries = Vec::new();
+        for entry in guard(|| self.raw_entries(number, &node))? {
+            if entry.name == b"." || entry.name == b".." {
+                continue;
+            }
+            if entry.name.is_empty() || entry.name.iter().any(|b| matches!(b, 0 | b'/')) {
+                return Err(Error::corrupt(
+                    format!("a name in directory {number}"),
+                    "one without NUL and slash",
+                    entry.name.escape_ascii(),
+                ));
+            }
+            entries.push(Entry {
+                name: entry.name,
+                ino: GuestIno(entry.inode.into()),
+            });
+        }
+        let mut by_name: Vec<usize> = (0..entries.len()).collect();
+        let name = |ix: &usize| entries.get(*ix).map(|entry| entry.name.as_slice());
+        by_name.sort_by(|a, b| name(a).cmp(&name(b)));
+        let directory = Arc::new(Directory {
+            entries: entries.into(),
+            by_name,
+        });
+        lock().put(number, Arc::clone(&directory));
+        Ok(directory)
+    }
+
+    fn regular(&self, ino: GuestIno) -> Result<Arc<Node>> {
+        let node = self.node(ino)?;
+        if attribute::file_type(&node.inode)? != FileType::Regular {
+            return Err(Error::invalid("not a regular file"));
+        }
+        fs_ext4::file_io::refuse_encrypted(&node.inode).map_err(translate)?;
+        Ok(node)
+    }
+}
+
+impl GuestFs for ExtFs {
+    fn info(&self) -> &FsInfo {
+        &self.info
+    }
+
+    fn root(&self) -> GuestIno {
+        GuestIno(ROOT.into())
+    }
+
+    fn attributes(&self, ino: GuestIno) -> Result<Attributes> {
+        let node = self.node(ino)?;
+        let features = self.fs.sb.feature_ro_compat;
+        attribute::attributes(ino, &node.inode, &node.raw, features, self.info.block_bytes)
+    }
+
+    fn entries(&self, ino: GuestIno) -> Result<Arc<[Entry]>> {
+        Ok(Arc::clone(&self.directory(ino)?.entries))
+    }
+
+    fn lookup(&self, ino: GuestIno, name: &[u8]) -> Result<GuestIno> {
+        let directory = self.directory(ino)?;
+        let entry = |ix: &usize| directory.entries.get(*ix);
+        directory
+            .by_name
+            .binary_search_by(|ix| entry(ix).map(|e| e.name.as_slice()).cmp(&Some(name)))
+            .ok()
+            .and_then(|at| directory.by_name.get(at))
+            .and_then(entry)
+            .map(|entry| entry.ino)
+            .ok_or_else(|| Error::not_found("no such file or directory in the guest"))
+    }
+
+    fn symlink_target(&self, ino: GuestIno) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        if !node.inode.is_symlink() {
+            return Err(Error::invalid("not a symbolic link"));
+        }
+        guard(|| {
+            if node.inode.has_inline_data() {
+                // The crate reads the first 60 bytes of such a target only.
+                return fs_ext4::file_io::read_inline(&self.fs, &node.inode, &node.raw)
+                    .map_err(translate);
+            }
+            self.fs
+                .read_link(u32::try_from(ino.0).unwrap_or(0))
+                .map_err(translate)
+        })
+    }
+
+    fn xattrs(&self, ino: GuestIno) -> Result<Arc<[Xattr]>> {
+        let node = self.node(ino)?;
+        guard(|| {
+            let entries = fs_ext4::xattr::read_all_resolved(&self.fs, &node.inode, &node.raw);
+            Ok(attribute::xattrs(entries.map_err(translate)?)?.into())
+        })
+    }
+
+    fn runs(&self, ino: GuestIno) -> Result<Arc<RunMap<()>>> {
+        let node = self.regular(ino)?;
+        let inode = &node.inode;
+        let runs = guard(|| {
+            if inode.has_inline_data() {
+                let bytes = fs_ext4::file_io::read_inline(&self.fs, inode, &node.raw);
+                return Ok(run::inline(bytes.map_err(translate)?));
+            }
+            let mapper = run::Mapper::new(&self.fs, &self.replayed);
+            if inode.flags & InodeFlags::EXTENTS.bits() != 0 {
+                mapper.extents(&inode.block)
+            } else {
+                mapper.blocks(&inode.block, inode.size)
+            }
+        })?;
+        RunMap::new(inode.size, runs).map(Arc::new)
+    }
+
+    fn read_encoded(&self, ino: GuestIno, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let node = self.regular(ino)?;
+        let length = u64_from_usize(buf.len());
+        check_range(node.inode.size, offset, length)?;
+        let number = u32::try_from(ino.0).unwrap_or(0);
+        let done = guard(|| {
+            fs_ext4::file_io::read_with_raw_verified(
+                &self.fs,
+                &node.inode,
+                &node.raw,
+                number,
+                offset,
+                length,
+                buf,
+            )
+            .map_err(translate)
+        })?;
+        if done == length {
+            Ok(())
+        } else {
+            Err(Error::corrupt("bytes of a guest's file", length, done).at_offset(offset))
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Partition tables: GPT, MBR with logical partitions, or none.
+//!
+//! # Invariants
+//! A partition is a run map over the disk, which never passes its end: what a table claims beyond is cut, and said in
+//! [`Partition::damage`].
+//!
+//! # Why
+//! The sector size of a virtual disk is not stored with it, so both 512 and 4096 are tried; a GPT header's checksum
+//! decides. Boot sectors of
+//! FAT and NTFS end with the signature of an MBR, so a disk whose first sector is one of those has no table.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+mod gpt;
+mod mbr;
+
+use std::sync::Arc;
+
+use crate::block::ReadAt;
+use crate::block::run::RunMap;
+use crate::error::Result;
+use crate::types::width::{u64_from_usize, usize_from_u64};
+
+use super::probe::is_boot_sector_of_filesystem;
+
+/// LIMIT: partitions of one disk (GPT's usual table has 128 entries; Linux stops at 256).
+pub const PARTITIONS_MAX: usize = 128;
+
+/// Sector sizes that are tried, in bytes.
+const SECTORS: [u64; 2] = [512, 4096];
+
+/// What a partition is for, as its type says; its content may say otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// May hold a filesystem, or a physical volume, array member, encrypted volume.
+    Candidate,
+    /// Holds the logical partitions.
+    Extended,
+    /// Swap space.
+    Swap,
+    /// Never holds a filesystem (BIOS boot, Microsoft reserved, PReP).
+    Reserved,
+}
+
+/// One partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Number as Linux counts (1 to 4 primary, from 5 logical; the entry's place in a GPT).
+    pub number: u32,
+    /// Where it begins on the disk, in bytes.
+    pub start_bytes: u64,
+    /// Length in bytes as the table claims.
+    pub length_bytes: u64,
+    /// Type: a GUID, or `0x83`.
+    pub type_id: String,
+    /// Name of the type, where it is a known one.
+    pub type_name: Option<&'static str>,
+    /// Name in the table (GPT).
+    pub label: Option<String>,
+    /// UUID of the partition (GPT), or signature and number (MBR: `1a2b3c4d-01`), as /dev/disk/by-partuuid shows it.
+    pub uuid: Option<String>,
+    /// What it is for.
+    pub kind: Kind,
+    /// The part that is on the disk.
+    pub map: RunMap<usize>,
+    /// What is wrong with its entry.
+    pub damage: Option<String>,
+}
+
+/// Kind of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    /// GUID partition table.
+    Gpt,
+    /// DOS partition table.
+    Mbr,
+    /// None: the whole disk may be a filesystem.
+    None,
+}
+
+/// A disk's partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Which kind.
+    pub kind: TableKind,
+    /// Sector size in bytes that the table counts in.
+    pub sector_bytes: u64,
+    /// In order of their numbers.
+    pub partitions: Vec<Partition>,
+    /// Remarks for people: "the backup table was used".
+    pub notes: Vec<String>,
+}
+
+/// A partition's place as a table gives it.
+struct Place {
+    number: u32,
+    start_bytes: u64,
+    length_bytes: u64,
+}
+
+impl Place {
+    /// The map over disk number `source`, cut at the disk's end, and what was wrong.
+    fn map(&self, source: usize, disk_bytes: u64) -> (RunMap<usize>, Option<String>) {
+        let there = self
+            .length_bytes
+            .min(disk_bytes.saturating_sub(self.start_bytes));
+        let damage = (there < self.length_bytes).then(|| {
+            format!(
+                "it passes the end of the disk: {there} of its {} bytes are there",
+                self.length_bytes
+            )
+        });
+        (RunMap::linear(source, self.start_bytes, there), damage)
+    }
+}
+
+/// Reads up to `length` bytes at `offset`; `None` when they are not all there.
+fn read(disk: &dyn ReadAt, offset: u64, length: usize) -> Result<Option<Vec<u8>>> {
+    match offset.checked_add(u64_from_usize(length)) {
+        Some(end) if end <= disk.size_bytes() => {}
+        _ => return Ok(None),
+    }
+    let mut bytes = vec![0; length];
+    disk.read_at(offset, &mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// Finds the partitions of `disk`; `source` is its number in the maps.
+///
+/// # Errors
+/// `Corrupt` when there is a table and neither of its copies can be read; `Io`.
+pub fn scan(disk: &Arc<dyn ReadAt>, source: usize) -> Result<Table> {
+    let none = Table {
+        kind: TableKind::None,
+        sector_bytes: 512,
+        partitions: Vec::new(),
+        notes: Vec::new(),
+    };
+    let Some(first) = read(disk, 0, usize_from_u64(512))? else {
+        return Ok(none);
+    };
+    let records = mbr::parse_primaries(&first);
+    let protective = records.as_ref().is_some_and(|records| {
+        records
+            .iter()
+            .any(|record| record.type_byte == mbr::TYPE_PROTECTIVE)
+    });
+    if let Some(table) = gpt::load(disk, source, protective)? {
+        return Ok(table);
+    }
+    match records {
+        Some(records) if !is_boot_sector_of_filesystem(&first) => {
+            let table = mbr::load(disk, source, &first, &records)?;
+            Ok(table.unwrap_or(none))
+        }
+        _ => Ok(none),
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "the tests build tables by sums of constants"
+)]
+mod tests {
+    use super::{Kind, TableKind, scan};
+    use crate::block::{MemoryDisk, ReadAt, WriteAt};
+    use crate::error::ErrorKind;
+    use std::sync::Arc;
+
+    const SIZE: u64 = 64 << 20;
+
+    fn write(disk: &MemoryDisk, offset: u64, bytes: &[u8]) {
+        disk.write_at(offset, bytes).unwrap();
+    }
+
+    /// A first sector with entries `(type, start, sectors)`.
+    fn record(entries: &[(u8, u32, u32)]) -> Vec<u8> {
+        let mut sector = vec![0; 440];
+        sector.extend([0x78, 0x56, 0x34, 0x12, 0, 0]);
+        for (type_byte, start, sectors) in entries {
+            sector.extend([0, 0, 0, 0, *type_byte, 0, 0, 0]);
+            sector.extend(start.to_le_bytes());
+            sector.extend(sectors.to_le_bytes());
+        }
+        sector.resize(510, 0);
+        sector.extend([0x55, 0xaa]);
+        sector
+    }
+
+    fn header(own: u64, other: u64, entries_lba: u64, entries: &[u8]) -> Vec<u8> {
+        let mut header = b"EFI PART\0\0\x01\0".to_vec();
+        header.extend(92u32.to_le_bytes());
+        header.extend([0; 8]);
+        for n in [own, other, 34, 1000] {
+            header.extend(n.to_le_bytes());
+        }
+        header.extend([7; 16]);
+        header.extend(entries_lba.to_le_bytes());
+        header.extend(128u32.to_le_bytes());
+        header.extend(128u32.to_le_bytes());
+        header.extend(crc32fast::hash(entries).to_le_bytes());
+        let crc = crc32fast::hash(&header).to_le_bytes();
+        header.splice(16..20, crc);
+        header
+    }
+
+    /// A disk with two partitions, the second of which may pass the end.
+    fn gpt(sector: u64, second_sectors: u64) -> MemoryDisk {
+        let disk = MemoryDisk::sparse(SIZE);
+        let mut entries = Vec::new();
+        for (n, sectors) in [(1u64, 100), (2, second_sectors)] {
+            entries.extend(
+                uuid::Uuid::parse_str("0fc63daf-8483-4772-8e79-3d69d8477de4")
+                    .unwrap()
+                    .to_bytes_le(),
+            );
+            entries.extend([n.to_le_bytes()[0]; 16]);
+            entries.extend((n * 1000).to_le_bytes());
+            entries.extend((n * 1000 + sectors - 1).to_le_bytes());
+            entries.extend([0; 8]);
+            entries.extend([b'r', 0, 0xe4, 0]);
+            entries.resize(128 * usize::try_from(n).unwrap(), 0);
+        }
+        entries.resize(128 * 128, 0);
+        let last = SIZE / sector - 1;
+        let array_sectors = 128 * 128 / sector;
+        write(&disk, 0, &record(&[(0xee, 1, u32::MAX)]));
+        write(&disk, sector, &header(1, last, 2, &entries));
+        write(&disk, 2 * sector, &entries);
+        write(
+            &disk,
+            last * sector,
+            &header(last, 1, last - array_sectors, &entries),
+        );
+        write(&disk, (last - array_sectors) * sector, &entries);
+        disk
+    }
+
+    fn dynamic(disk: MemoryDisk) -> Arc<dyn ReadAt> {
+        Arc::new(disk)
+    }
+
+    #[test]
+    fn gpt_of_both_sector_sizes() {
+        for sector in [512, 4096] {
+            let table = scan(&dynamic(gpt(sector, 200)), 3).unwrap();
+            assert_eq!((table.kind, table.sector_bytes), (TableKind::Gpt, sector));
+            assert!(table.notes.is_empty());
+            let [one, two] = table.partitions.as_slice() else {
+                panic!("{table:?}");
+            };
+            assert_eq!((one.number, one.start_bytes), (1, 1000 * sector));
+            assert_eq!((two.number, two.length_bytes), (2, 200 * sector));
+            assert_eq!(one.type_name, Some("Linux filesystem"));
+            assert_eq!(one.label.as_deref(), Some("rä"));
+            assert_eq!(
+                one.uuid.as_deref(),
+                Some("01010101-0101-0101-0101-010101010101")
+            );
+            let run = two.map.run_at(5, 10).unwrap();
+            let target = crate::block::run::Target::Source {
+                source: 3,
+                offset: 2000 * sector + 5,
+            };
+            assert_eq!(run.target, target);
+            assert_eq!(two.damage, None);
+        }
+    }
+
+    /// Every byte of the header that means something, flipped: the backup is used, and both flipped is damage.
+    #[test]
+    fn a_damaged_gpt_is_read_from_its_backup_or_is_corrupt() {
+        for at in (0..92).chain([1024, 1024 + 40]) {
+            let disk = gpt(512, 200);
+            let offset = if at < 92 { 512 + at } else { at };
+            let mut byte = [0];
+            disk.read_at(offset, &mut byte).unwrap();
+            write(&disk, offset, &[!byte.first().unwrap()]);
+            let table = scan(&dynamic(disk.clone()), 0).unwrap();
+            assert_eq!(table.partitions.len(), 2, "offset {offset}");
+            assert_eq!(table.notes.len(), 1, "offset {offset}");
+            write(&disk, SIZE - 500, &[0; 8]);
+            let error = scan(&dynamic(disk), 0).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn what_passes_the_end_is_cut_and_said() {
+        let table = scan(&dynamic(gpt(512, 1 << 40)), 0).unwrap();
+        let two = table.partitions.get(1).unwrap();
+        assert_eq!(two.map.size_bytes(), SIZE - 2000 * 512);
+        assert!(two.damage.as_ref().unwrap().contains("end of the disk"));
+        // An end before the start, and sums that overflow.
+        for (first, last) in [(9u64, 8u64), (0, u64::MAX), (u64::MAX, u64::MAX)] {
+            let disk = MemoryDisk::sparse(SIZE);
+            let mut entries = vec![1; 32];
+            entries.extend(first.to_le_bytes());
+            entries.extend(last.to_le_bytes());
+            entries.resize(128 * 128, 0);
+            write(&disk, 512, &header(1, 9, 2, &entries));
+            write(&disk, 1024, &entries);
+            let table = scan(&dynamic(disk), 0).unwrap();
+            let one = table.partitions.first().unwrap();
+            assert!(one.damage.is_some(), "{one:?}");
+        }
+    }
+
+    #[test]
+    fn mbr_with_logical_partitions() {
+        let disk = MemoryDisk::sparse(SIZE);
+        write(
+            &disk,
+            0,
+            &record(&[
+                (0x83, 2048, 1000),
+                (0, 0, 0),
+                (0x05, 10_000, 20_000),
+                (0x82, 40_000, 8),
+            ]),
+        );
+        write(
+            &disk,
+            10_000 * 512,
+            &record(&[(0x83, 16, 100), (0x05, 5000, 200)]),
+        );
+        write(&disk, 15_000 * 512, &record(&[(0x8e, 32, 50), (0, 0, 0)]));
+        let table = scan(&dynamic(disk), 0).unwrap();
+        assert_eq!(table.kind, TableKind::Mbr);
+        let found: Vec<_> = table
+            .partitions
+            .iter()
+            .map(|p| (p.number, p.start_bytes / 512, p.length_bytes / 512, p.kind))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (1, 2048, 1000, Kind::Candidate),
+                (3, 10_000, 20_000, Kind::Extended),
+                (4, 40_000, 8, Kind::Swap),
+                (5, 10_016, 100, Kind::Candidate),
+                (6, 15_032, 50, Kind::Candidate),
+            ]
+        );
+        let uuid = table.partitions.first().unwrap().uuid.clone();
+        assert_eq!(uuid.as_deref(), Some("12345678-01"));
+    }
+
+    #[test]
+    fn a_chain_that_never_ends_does() {
+        let circle = MemoryDisk::sparse(SIZE);
+        write(&circle, 0, &record(&[(0x05, 100, 1000)]));
+        write(&circle, 100 * 512, &record(&[(0x83, 1, 1), (0x05, 10, 10)]));
+        write(&circle, 110 * 512, &record(&[(0x83, 1, 1), (0x05, 0, 10)]));
+        let table = scan(&dynamic(circle), 0).unwrap();
+        assert_eq!((table.partitions.len(), table.notes.len()), (3, 1));
+        let long = MemoryDisk::sparse(SIZE);
+        write(&long, 0, &record(&[(0x05, 100, 1_000_000)]));
+        for n in 0..1000u32 {
+            let sector = record(&[(0x83, 1, 1), (0x05, n + 1, 1)]);
+            write(&long, (100 + u64::from(n)) * 512, &sector);
+        }
+        let table = scan(&dynamic(long), 0).unwrap();
+        assert_eq!(table.partitions.len(), 129);
+        let away = MemoryDisk::sparse(SIZE);
+        write(&away, 0, &record(&[(0x05, u32::MAX, u32::MAX)]));
+        assert_eq!(scan(&dynamic(away), 0).unwrap().notes.len(), 1);
+    }
+
+    #[test]
+    fn no_table_is_no_error() {
+        for bytes in [vec![], vec![0; 512], vec![0xff; 4096]] {
+            let table = scan(&dynamic(MemoryDisk::from_bytes(&bytes)), 0).unwrap();
+            assert_eq!(table.kind, TableKind::None);
+        }
+        // The boot sector of NTFS, whose code may look like entries.
+        let mut sector = record(&[(0x83, 1, 1)]);
+        sector.splice(3..11, *b"NTFS    ");
+        let table = scan(&dynamic(MemoryDisk::from_bytes(&sector)), 0).unwrap();
+        assert_eq!(table.kind, TableKind::None);
+        // An MBR that says GPT, and no GPT.
+        let disk = MemoryDisk::sparse(SIZE);
+        write(&disk, 0, &record(&[(0xee, 1, u32::MAX)]));
+        let error = scan(&dynamic(disk), 0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}

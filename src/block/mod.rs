@@ -5,6 +5,7 @@
 //! - All methods take `&self` and may be called from many threads at once.
 
 pub mod extent;
+pub mod page;
 pub mod run;
 
 pub use extent::{Extent, ExtentKind};

@@ -18,5 +18,7 @@ pub mod types;
 // 3
 pub mod block;
 pub mod store;
+// 4
+pub mod qcow2;
 // 5
 pub mod guest;

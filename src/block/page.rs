@@ -18,6 +18,7 @@
 //! tables give up their pages before busy ones do.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -313,12 +314,12 @@ impl fmt::Debug for PageTable {
 impl PageTable {
     /// An empty table with pages of `page_bytes` bytes; `open_spill` is called when the budget is first short.
     #[must_use]
-    pub fn new(page_bytes: usize, budget: Arc<PageBudget>, open_spill: OpenSpill) -> Self {
+    pub fn new(page_bytes: usize, budget: &Arc<PageBudget>, open_spill: OpenSpill) -> Self {
         let shared = Arc::new(Shared {
             page_bytes,
             open_spill,
             inner: Mutex::new(Inner::default()),
-            budget: Arc::clone(&budget),
+            budget: Arc::clone(budget),
         });
         lock(&budget.tables).push(Arc::downgrade(&shared));
         Self { shared }
@@ -360,16 +361,13 @@ impl PageTable {
         f: impl FnOnce(&mut [u8]) -> R,
     ) -> Result<R> {
         let mut inner = self.in_memory(index)?;
-        if !inner.pages.contains_key(&index) {
+        if let Entry::Vacant(place) = inner.pages.entry(index) {
             let mut memory = vec![0; self.shared.page_bytes].into_boxed_slice();
             init(&mut memory)?;
-            inner.pages.insert(
-                index,
-                Page {
-                    memory: Some(memory),
-                    ..Page::default()
-                },
-            );
+            place.insert(Page {
+                memory: Some(memory),
+                ..Page::default()
+            });
             self.shared.count_in(&mut inner);
         }
         match inner.pages.get_mut(&index) {
@@ -502,7 +500,7 @@ mod tests {
         let disk = Arc::clone(disk);
         PageTable::new(
             8,
-            Arc::clone(budget),
+            budget,
             Box::new(move || Ok(Arc::clone(&disk) as Arc<dyn WriteAt>)),
         )
     }

@@ -18,7 +18,7 @@
 use std::sync::Arc;
 
 use super::codec;
-use super::entry::{CompressedCluster, Layout, Mapping};
+use super::entry::{COPIED, CompressedCluster, Layout, Mapping};
 use super::field;
 use super::header::Header;
 use crate::block::ReadAt;
@@ -170,6 +170,15 @@ impl Image {
                 .get()
                 .saturating_add(l1_index.saturating_mul(8)),
         )
+    }
+
+    /// Whether an L1 entry says that the refcount of its L2 table is 1.
+    pub(super) fn is_l1_copied(&self, l1_index: u64) -> bool {
+        self.l1
+            .binary_search_by_key(&l1_index, |(index, _)| u64::from(*index))
+            .ok()
+            .and_then(|at| self.l1.get(at))
+            .is_some_and(|(_, entry)| entry & COPIED != 0)
     }
 
     /// Reads the L2 table of an L1 entry; `None` when there is none.
@@ -352,6 +361,14 @@ impl L2Table {
     #[must_use]
     pub fn host(&self) -> HostOffset {
         self.host
+    }
+
+    /// Whether entry `index` says that the refcount of its host cluster is 1.
+    pub(super) fn is_copied(&self, index: u64) -> bool {
+        let entry_bytes = if self.layout.is_extended { 16 } else { 8 };
+        field::position(index, entry_bytes)
+            .and_then(|at| field::u64_at(&self.bytes, at))
+            .is_some_and(|entry| entry & COPIED != 0)
     }
 
     /// Decodes and checks entry `index`.

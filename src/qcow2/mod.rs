@@ -12,12 +12,14 @@
 //! that an image names without a [`source::Gate`]'s consent. What is damaged is `Corrupt` with its place,
 //! what is unknown is `Unsupported` by its name.
 
+pub mod check;
 mod codec;
 mod entry;
 pub mod feature;
 mod field;
 pub mod header;
 mod image;
+pub mod source;
 #[cfg(test)]
 mod testing;
 pub mod writer;

@@ -20,8 +20,6 @@ mod field;
 pub mod header;
 mod image;
 pub mod source;
-#[cfg(test)]
-mod testing;
 pub mod writer;
 
 pub use codec::compress;
@@ -29,3 +27,8 @@ pub use entry::{CompressedCluster, Mapping};
 pub use header::{CompressionType, Header};
 pub use image::{Image, L2Table};
 pub use writer::{Compression, LayerOptions, LayerWriter, Sealed};
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

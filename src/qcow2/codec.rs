@@ -99,8 +99,6 @@ fn damaged(why: &'static str) -> Error {
 
 impl Contexts<'_> {
     fn inflate(self, input: &[u8], out: &mut [u8]) -> Result<()> {
-        // A context that was reset may forget the window's size: a new one costs little beside its memory,
-        // which is 4 KiB here.
         let context = match self.inflate {
             Some(context) => {
                 context.reset(false);

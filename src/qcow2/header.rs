@@ -395,8 +395,8 @@ fn check_tables(
     cluster_bits: ClusterBits,
     incompatible: Incompatible,
 ) -> Result<()> {
-    let aligned = |field, offset: u64, at| {
-        if cluster_bits.within(offset) == 0 && (offset != 0 || raw.l1_size == 0) {
+    let aligned = |field, offset: u64, may_be_absent: bool, at| {
+        if cluster_bits.within(offset) == 0 && (offset != 0 || may_be_absent) {
             Ok(())
         } else {
             Err(wrong(
@@ -411,7 +411,7 @@ fn check_tables(
     if l1_bytes > L1_BYTES_MAX {
         return Err(wrong("l1_size", "at most 4194304", raw.l1_size, 36));
     }
-    aligned("l1_table_offset", raw.l1_table_offset, 40)?;
+    aligned("l1_table_offset", raw.l1_table_offset, raw.l1_size == 0, 40)?;
     let clusters = cluster_bits.clusters_for(raw.size);
     let shift = if incompatible.contains(Incompatible::EXTENDED_L2) {
         4
@@ -427,7 +427,12 @@ fn check_tables(
             36,
         ));
     }
-    aligned("refcount_table_offset", raw.refcount_table_offset, 48)?;
+    aligned(
+        "refcount_table_offset",
+        raw.refcount_table_offset,
+        false,
+        48,
+    )?;
     let table_bytes =
         u64::from(raw.refcount_table_clusters).saturating_mul(cluster_bits.size_bytes());
     if table_bytes > REFCOUNT_TABLE_BYTES_MAX || raw.refcount_table_clusters == 0 {

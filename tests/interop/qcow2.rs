@@ -526,3 +526,57 @@ fn check_finds_what_qemu_img_check_finds() {
         assert_eq!(status.code(), Some(qemu_exit), "{kind:?}");
     }
 }
+
+#[test]
+fn snapshots_and_bitmaps_are_passed_over() {
+    if !tool::has("qemu-img") || !tool::has("qemu-io") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("a.qcow2");
+    let path = text(&image);
+    tool::run(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", &path, "9000448"],
+    );
+    write_some(&image, 1, true);
+    tool::run("qemu-img", &["bitmap", "--add", &path, "changed"]);
+    write_some(&image, 2, false);
+    tool::run("qemu-img", &["snapshot", "-c", "before", &path]);
+    write_some(&image, 3, false);
+    assert_same(&image, "snapshots and bitmaps");
+    let report = check(Disk::open(&image)).unwrap();
+    assert!(
+        report.is_clean() && report.is_partial,
+        "{:?}",
+        report.findings
+    );
+}
+
+#[test]
+fn encrypted_images_are_refused() {
+    if !tool::has("qemu-img") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("a.qcow2");
+    let options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10";
+    tool::run(
+        "qemu-img",
+        &[
+            "create",
+            "-q",
+            "--object",
+            "secret,id=key,data=x",
+            "-f",
+            "qcow2",
+            "-o",
+            options,
+            &text(&image),
+            "1M",
+        ],
+    );
+    let error = Source::open(Opened::open(&image).unwrap(), &DenyAll).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.report().contains("encrypted"), "{}", error.report());
+}

@@ -490,7 +490,11 @@ impl LayerWriter {
         }
         let result = seal::seal(self);
         if result.is_err() {
-            // Tables written so far must not shine through later allocations; the seal's error is the one to tell.
+            // Tables written so far must not shine through later allocations, nor a header name them; the
+            // seal's error is the one to tell.
+            if self.file.size_bytes() >= CLUSTER_BYTES {
+                let _ = self.file.punch(0, CLUSTER_BYTES);
+            }
             let _ = self.file.set_size(self.next_host().get());
             self.is_sealed.store(false, Ordering::Release);
         }

@@ -253,3 +253,66 @@ fn misuse_is_refused() {
     assert!(layer.append_compressed(GuestCluster(0), &[1]).is_err());
     assert!(layer.set_size(513).is_err());
 }
+
+#[test]
+fn a_seal_that_fails_can_be_tried_again() {
+    let mut failures = 0;
+    for changes in 0.. {
+        let disk = Disk::new(Vec::new());
+        let layer = layer(&disk, Compression::Zstd);
+        let ops: Vec<Op> = (0..6)
+            .flat_map(|n| [Op::Data(n, 1), Op::Packed(8190 + n, 2), Op::Waste(1)])
+            .collect();
+        let mut model = run(&layer, &ops);
+        disk.fail_after(changes);
+        if layer.seal().is_ok() {
+            break;
+        }
+        failures += 1;
+        // No image is there, or a whole one whose last flush failed.
+        if Image::open(Arc::clone(&disk) as Arc<dyn ReadAt>).is_ok() {
+            compare(&disk, &model).unwrap();
+        }
+        disk.fail_after(i64::MAX);
+        model.extend(run(&layer, &[Op::Data(50, 3), Op::Packed(51, 4)]));
+        layer.seal().unwrap();
+        compare(&disk, &model).unwrap();
+    }
+    assert!(failures > 5);
+}
+
+#[test]
+fn threads_share_a_layer() {
+    let disk = Disk::new(Vec::new());
+    let layer = layer(&disk, Compression::Zlib);
+    let model = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4_u64)
+            .map(|thread| {
+                let layer = &layer;
+                scope.spawn(move || {
+                    let ops: Vec<Op> = (0..40)
+                        .map(|n| {
+                            let guest = (n * 4 + thread) * 97;
+                            let seed = u8::try_from(n).unwrap();
+                            match n % 4 {
+                                0 => Op::Data(guest, seed),
+                                1 => Op::Waste(1),
+                                2 => Op::Zero(guest, false),
+                                _ => Op::Packed(guest, seed),
+                            }
+                        })
+                        .collect();
+                    run(layer, &ops)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect::<Model>()
+    });
+    layer.seal().unwrap();
+    compare(&disk, &model).unwrap();
+    let report = crate::qcow2::check::check(disk).unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+}

@@ -15,6 +15,7 @@
 pub mod check;
 mod codec;
 mod entry;
+pub mod extension;
 pub mod feature;
 mod field;
 pub mod header;

@@ -92,7 +92,7 @@ fn assert_clean(image: &Path, what: &str) {
 }
 
 /// Writes a layer that changes, zeroes and drops some clusters of `guest`.
-fn layer(directory: &Path, number: u64, compression: Compression, guest: &mut Vec<u8>) {
+fn layer(directory: &Path, number: u64, compression: Compression, guest: &mut [u8]) {
     let disk = Disk::open(&directory.join(format!("vda-{number}.qcow2")));
     let options = LayerOptions {
         size_bytes: guest.len() as u64,

@@ -15,6 +15,7 @@
     clippy::as_conversions
 )]
 
+mod backing;
 mod gate;
 
 use std::collections::HashSet;
@@ -24,10 +25,11 @@ use lru::LruCache;
 
 pub use gate::{Below, DenyAll, Gate, Opened};
 
+use self::backing::{open_backing, open_image};
 use super::entry::{CompressedCluster, Mapping};
 use super::image::{Image, L2Table};
 use crate::block::{Extent, ExtentKind, ReadAt, check_range};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{GuestOffset, HostOffset};
 
@@ -453,52 +455,4 @@ fn subcluster_run(allocated: u32, zero: u32, within: u64, sub_bytes: u64) -> (Su
         .find(|index| kind_of(*index) != kind)
         .unwrap_or(SUBCLUSTERS);
     (kind, end.saturating_mul(sub_bytes))
-}
-
-fn open_image(opened: &Opened, gate: &dyn Gate) -> Result<Image> {
-    let image = Image::open(Arc::clone(&opened.file)).at_path(&opened.path)?;
-    if !image.header().has_data_file() {
-        return Ok(image);
-    }
-    let name = image.data_file_name().ok_or_else(|| {
-        Error::new(
-            ErrorKind::Corrupt,
-            "the image does not name its external data file",
-        )
-        .at_path(&opened.path)
-    })?;
-    let data = gate.open_data_file(&opened.path, name)?;
-    Ok(image.with_data_file(data.file))
-}
-
-/// The file below an image, and whether it is QCOW2.
-fn open_backing(opened: &Opened, image: &Image, gate: &dyn Gate) -> Result<Option<(Opened, bool)>> {
-    let Some(name) = image.backing_name() else {
-        return Ok(None);
-    };
-    let advice = "say it with qemu-img rebase -u -b FILE -F FORMAT IMAGE";
-    let format = image.backing_format();
-    let backing = gate.open_backing(&opened.path, name, format)?;
-    let is_qcow2 = match format {
-        Some("qcow2") => true,
-        Some("raw") => false,
-        None if gate.assumes_raw() => false,
-        None => {
-            return Err(Error::invalid(format!(
-                "the image does not say the format of its backing file \"{}\"",
-                name.escape_ascii()
-            ))
-            .at_path(&opened.path)
-            .advise(advice));
-        }
-        Some(other) => {
-            return Err(Error::unsupported(format!(
-                "the backing file has the format \"{}\"",
-                other.escape_debug()
-            ))
-            .at_path(&opened.path)
-            .advise("raw and qcow2 can be read"));
-        }
-    };
-    Ok(Some((backing, is_qcow2)))
 }

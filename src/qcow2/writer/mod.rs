@@ -21,79 +21,29 @@
 //! Dead bytes of compressed clusters in a host cluster that still has live ones stay as they are: they are
 //! below the unit that can be punched.
 
+mod options;
 mod refcount;
 mod seal;
+mod space;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use options::{CLUSTER_BYTES, Compression, L2_ENTRIES, LayerOptions, SIZE_BYTES_MAX};
 pub use seal::Sealed;
 
+use self::options::check_size;
 use self::refcount::Refcounts;
+use self::space::{Space, host_clusters, is_stored, kept_host};
 use super::codec;
 use super::entry::{CompressedCluster, Layout, Mapping};
 use super::field;
-use super::header::{BACKING_NAME_BYTES_MAX, CompressionType, L1_BYTES_MAX};
+use super::header::{BACKING_NAME_BYTES_MAX, CompressionType};
 use crate::block::WriteAt;
 use crate::block::page::{OpenSpill, PageBudget, PageTable};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 use crate::types::{ClusterBits, GuestCluster, HostCluster, HostOffset, LayerId};
-
-/// Bytes of a cluster of every layer.
-pub const CLUSTER_BYTES: u64 = ClusterBits::LAYER.size_bytes();
-
-/// Guest clusters that one L2 table maps.
-pub const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
-
-/// LIMIT: virtual size in bytes that the largest L1 table (QEMU: 32 MiB) can map: 2 PiB.
-pub const SIZE_BYTES_MAX: u64 = L1_BYTES_MAX / 8 * L2_ENTRIES * CLUSTER_BYTES;
-
-/// How a layer's clusters may be compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Compression {
-    /// Not at all.
-    #[default]
-    None,
-    /// Raw deflate; readable by every QEMU.
-    Zlib,
-    /// Zstandard; readable by QEMU 5.1 and later.
-    Zstd,
-}
-
-impl Compression {
-    /// The method, `None` when there is none.
-    #[must_use]
-    pub const fn kind(self) -> Option<CompressionType> {
-        match self {
-            Self::None => None,
-            Self::Zlib => Some(CompressionType::Zlib),
-            Self::Zstd => Some(CompressionType::Zstd),
-        }
-    }
-}
-
-/// What a new layer is.
-#[derive(Debug, Clone)]
-pub struct LayerOptions {
-    /// Virtual size in bytes, a multiple of 512, at most [`SIZE_BYTES_MAX`].
-    pub size_bytes: u64,
-    /// Name of the backing file, which is QCOW2; `None` for a full layer.
-    pub backing: Option<String>,
-    /// The layer's id.
-    pub layer_id: LayerId,
-    /// How its compressed clusters are compressed.
-    pub compression: Compression,
-}
-
-/// Host space that has been handed out.
-#[derive(Debug)]
-struct Space {
-    /// First host cluster that was never handed out.
-    next: u64,
-    /// Where the next compressed cluster may begin, and the end of the host cluster that it is in.
-    packed: Option<(u64, u64)>,
-}
 
 /// A layer that is being written.
 pub struct LayerWriter {
@@ -181,10 +131,7 @@ impl LayerWriter {
             layer_id: options.layer_id,
             compression: options.compression,
             size_bytes: AtomicU64::new(options.size_bytes),
-            space: Mutex::new(Space {
-                next: 1,
-                packed: None,
-            }),
+            space: Mutex::new(Space::new()),
             l2: PageTable::new(page_bytes, budget, open()),
             refcounts: Refcounts::new(PageTable::new(page_bytes, budget, open())),
             stored: AtomicU64::new(0),
@@ -225,7 +172,7 @@ impl LayerWriter {
     /// The first host offset that was never handed out: what [`LayerWriter::restore_next`] takes.
     #[must_use]
     pub fn next_host(&self) -> HostOffset {
-        HostOffset(self.space().next * CLUSTER_BYTES)
+        HostOffset(self.space().next() * CLUSTER_BYTES)
     }
 
     /// Hands out `clusters` contiguous host clusters, which read as zero until written.
@@ -237,10 +184,7 @@ impl LayerWriter {
         if clusters == 0 {
             return Err(Error::invalid("no host clusters were asked for"));
         }
-        let mut space = self.space();
-        let first = space.next;
-        space.next = checked_end(first, clusters)?;
-        Ok(HostOffset(first * CLUSTER_BYTES))
+        self.space().take(clusters)
     }
 
     /// Writes bytes of clusters that were allocated.
@@ -378,25 +322,12 @@ impl LayerWriter {
                 "a compressed cluster is neither empty nor as long as a cluster",
             ));
         }
-        let start = self.allocate_packed(length)?;
+        let start = self.space().take_packed(length)?;
         let cluster = CompressedCluster::of(HostOffset(start), length)
             .ok_or_else(|| Error::invalid("a compressed cluster is out of range"))?;
         self.file.write_at(start, compressed)?;
         self.set(guest, Mapping::Compressed(cluster))?;
         Ok(cluster)
-    }
-
-    /// Host space for `length` bytes, next to that of the compressed cluster before when that is still the end.
-    fn allocate_packed(&self, length: u64) -> Result<u64> {
-        let mut space = self.space();
-        let (at, end) = match space.packed {
-            Some((at, end)) if at + length <= end || end == space.next * CLUSTER_BYTES => (at, end),
-            _ => (space.next * CLUSTER_BYTES, space.next * CLUSTER_BYTES),
-        };
-        let missing = (at + length).saturating_sub(end).div_ceil(CLUSTER_BYTES);
-        space.next = checked_end(space.next, missing)?;
-        space.packed = Some((at + length, end + missing * CLUSTER_BYTES));
-        Ok(at)
     }
 
     /// Changes the virtual size. What was mapped beyond a smaller size is dropped and reads as unallocated when the
@@ -453,9 +384,7 @@ impl LayerWriter {
     /// As [`LayerWriter::set`]; the host clusters need not be allocated.
     pub fn restore_mapping(&self, guest: GuestCluster, mapping: Mapping) -> Result<()> {
         if let Some((first, count)) = host_clusters(mapping) {
-            let end = checked_end(first.get(), count)?;
-            let mut space = self.space();
-            space.next = space.next.max(end);
+            self.space().raise(first.get(), count)?;
         }
         self.set(guest, mapping).map(drop)
     }
@@ -468,10 +397,10 @@ impl LayerWriter {
     pub fn restore_next(&self, host: HostOffset) -> Result<()> {
         self.check_open()?;
         let end = {
-            let mut space = self.space();
             let clusters = ClusterBits::LAYER.clusters_for(host.get());
-            space.next = space.next.max(checked_end(clusters, 0)?);
-            space.next * CLUSTER_BYTES
+            let mut space = self.space();
+            space.raise(0, clusters)?;
+            space.next() * CLUSTER_BYTES
         };
         if self.file.size_bytes() > end {
             self.file.set_size(end)?;
@@ -574,55 +503,6 @@ impl LayerWriter {
 /// Byte position of a guest cluster's entry in its L2 table.
 fn entry_position(guest: GuestCluster) -> usize {
     usize_from_u64(guest.get() % L2_ENTRIES * 8)
-}
-
-fn is_stored(mapping: Mapping) -> bool {
-    matches!(mapping, Mapping::Data(_) | Mapping::Compressed(_))
-}
-
-/// The whole host cluster of a mapping that has one.
-fn kept_host(mapping: Mapping) -> Option<HostOffset> {
-    match mapping {
-        Mapping::Data(host) | Mapping::Zero { host: Some(host) } => Some(host),
-        _ => None,
-    }
-}
-
-/// The host clusters that a mapping uses: first and count.
-fn host_clusters(mapping: Mapping) -> Option<(HostCluster, u64)> {
-    let bits = ClusterBits::LAYER;
-    match mapping {
-        Mapping::Data(host) | Mapping::Zero { host: Some(host) } => {
-            Some((bits.host_cluster(host), 1))
-        }
-        Mapping::Compressed(cluster) => {
-            let first = bits.host_cluster(cluster.host);
-            let end = cluster
-                .host
-                .get()
-                .saturating_add(u64::from(cluster.length_bytes));
-            Some((first, bits.clusters_for(end).saturating_sub(first.get())))
-        }
-        Mapping::Unallocated | Mapping::Zero { host: None } | Mapping::Subclusters { .. } => None,
-    }
-}
-
-fn check_size(size_bytes: u64) -> Result<()> {
-    if size_bytes.is_multiple_of(512) && size_bytes <= SIZE_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "a disk's size is a multiple of 512 of at most {SIZE_BYTES_MAX}, not {size_bytes}"
-    )))
-}
-
-/// `first + count`, within what an L2 entry of a compressed cluster can address.
-fn checked_end(first: u64, count: u64) -> Result<u64> {
-    // LIMIT: 54 bits of host offset in a compressed entry at 64 KiB clusters (specification).
-    first
-        .checked_add(count)
-        .filter(|end| *end <= (1 << 54) / CLUSTER_BYTES)
-        .ok_or_else(|| Error::new(ErrorKind::LimitExceeded, "a layer would pass 16 PiB"))
 }
 
 #[cfg(test)]

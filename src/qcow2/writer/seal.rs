@@ -1,12 +1,12 @@
 //! The seal: tables, refcounts and header of a layer, and the digests of all of them.
 
 use super::super::entry::encode_l1;
+use super::super::extension::{
+    EXTENSION_BACKING_FORMAT, EXTENSION_END, EXTENSION_FEATURE_NAMES, EXTENSION_LAYER_ID,
+};
 use super::super::feature::{Incompatible, name_table};
 use super::super::field;
-use super::super::header::{
-    EXTENSION_BACKING_FORMAT, EXTENSION_END, EXTENSION_FEATURE_NAMES, EXTENSION_LAYER_ID,
-    RawHeader, WRITTEN_BYTES,
-};
+use super::super::header::{RawHeader, WRITTEN_BYTES};
 use super::refcount::BLOCK_ENTRIES;
 use super::{CLUSTER_BYTES, Compression, L2_ENTRIES, LayerWriter};
 use crate::error::{Error, Result};
@@ -89,7 +89,7 @@ impl Output<'_> {
 }
 
 pub(super) fn seal(layer: &LayerWriter) -> Result<Sealed> {
-    let data_end = layer.space().next;
+    let data_end = layer.space().next();
     let mut output = Output {
         layer,
         metadata: Vec::new(),

@@ -130,6 +130,12 @@ impl Image {
         self.header.cluster_bits
     }
 
+    /// Whether L2 entries describe subclusters.
+    #[must_use]
+    pub fn has_extended_l2(&self) -> bool {
+        self.header.has_extended_l2()
+    }
+
     /// Guest clusters that one L2 table maps.
     #[must_use]
     pub fn l2_entries(&self) -> u64 {

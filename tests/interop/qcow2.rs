@@ -466,6 +466,10 @@ fn refusals_say_what_is_refused() {
     assert_eq!(refused().kind(), ErrorKind::Unsupported);
     create("a.qcow2", &["-F", "qcow2"]);
     assert_eq!(refused().kind(), ErrorKind::Corrupt);
+    // Waiting for somebody to write into it would last for ever.
+    tool::run("mkfifo", &[text(&path("inside/fifo"))]);
+    create("fifo", &["-F", "raw"]);
+    assert_eq!(refused().kind(), ErrorKind::InvalidInput);
     create("gone.raw", &["-F", "raw"]);
     assert_eq!(refused().kind(), ErrorKind::NotFound);
 }

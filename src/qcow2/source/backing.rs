@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::super::image::Image;
 use super::gate::{Gate, Opened};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::qcow2::image::Image;
 
 /// Opens an image and its external data file.
 pub(super) fn open_image(opened: &Opened, gate: &dyn Gate) -> Result<Image> {

@@ -5,9 +5,9 @@
 //! - Formats are said, never guessed from content: a guest can write a QCOW2 header into its raw disk.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,23 +31,31 @@ impl Opened {
     /// # Errors
     /// `NotFound`, `PermissionDenied`, `Io`; `InvalidInput` when it is no regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        // O_NONBLOCK: opening a FIFO must not wait for a writer.
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path)
+        // Looked at before it is opened: opening a FIFO would wait for a writer.
+        let seen = std::fs::metadata(path)
             .or_io("cannot open the image")
             .at_path(path)?;
-        Self::of(file, path)
+        Self::open_seen(path, &seen)
     }
 
-    fn of(file: File, path: &Path) -> Result<Self> {
+    /// Opens the regular file that `seen` describes, and no other that has taken its name since.
+    fn open_seen(path: &Path, seen: &Metadata) -> Result<Self> {
+        if !seen.is_file() {
+            return Err(Error::invalid("an image is a regular file").at_path(path));
+        }
+        let file = File::open(path)
+            .or_io("cannot open the image")
+            .at_path(path)?;
         let metadata = file
             .metadata()
             .or_io("cannot stat the image")
             .at_path(path)?;
-        if !metadata.is_file() {
-            return Err(Error::invalid("an image is a regular file").at_path(path));
+        if (metadata.dev(), metadata.ino()) != (seen.dev(), seen.ino()) {
+            return Err(Error::new(
+                ErrorKind::Stale,
+                "the image was replaced while it was opened",
+            )
+            .at_path(path));
         }
         Ok(Self {
             path: path.to_path_buf(),
@@ -155,13 +163,12 @@ impl Below {
         if !self.directories.iter().any(|d| path.starts_with(d)) {
             return Err(refusal(kind, image, name));
         }
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&path)
+        // The resolved path has no symlink; should one have taken its place, the inode differs.
+        let seen = path
+            .symlink_metadata()
             .or_io(format!("cannot open the {kind} file"))
             .at_path(&path)?;
-        Opened::of(file, &path)
+        Opened::open_seen(&path, &seen)
     }
 }
 

@@ -244,6 +244,12 @@ impl LayerWriter {
         LAYOUT.decode_l2(entry.unwrap_or(0), 0)
     }
 
+    /// Indices of all regions ([`L2_ENTRIES`] guest clusters each) in which something was ever mapped, ascending.
+    #[must_use]
+    pub fn regions(&self) -> Vec<u64> {
+        self.l2.indices()
+    }
+
     /// Maps a guest cluster, and returns what it was mapped to, whose host clusters are free then if nothing
     /// else uses them.
     ///

@@ -1,7 +1,7 @@
 //! What a new layer is: size, backing, compression, and the constants of all layers.
 
-use super::super::header::{CompressionType, L1_BYTES_MAX};
 use crate::error::{Error, Result};
+use crate::qcow2::header::{CompressionType, L1_BYTES_MAX};
 use crate::types::{ClusterBits, LayerId};
 
 /// Bytes of a cluster of every layer.

@@ -1,8 +1,8 @@
 //! Refcounts of a layer that is being written: one page is one refcount block, 16 bits each, big-endian.
 
-use super::super::field;
 use crate::block::page::PageTable;
 use crate::error::{Error, Result};
+use crate::qcow2::field;
 use crate::types::HostCluster;
 use crate::types::width::usize_from_u64;
 

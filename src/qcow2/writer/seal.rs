@@ -1,15 +1,15 @@
 //! The seal: tables, refcounts and header of a layer, and the digests of all of them.
 
-use super::super::entry::encode_l1;
-use super::super::extension::{
-    EXTENSION_BACKING_FORMAT, EXTENSION_END, EXTENSION_FEATURE_NAMES, EXTENSION_LAYER_ID,
-};
-use super::super::feature::{Incompatible, name_table};
-use super::super::field;
-use super::super::header::{RawHeader, WRITTEN_BYTES};
 use super::refcount::BLOCK_ENTRIES;
 use super::{CLUSTER_BYTES, Compression, L2_ENTRIES, LayerWriter};
 use crate::error::{Error, Result};
+use crate::qcow2::entry::encode_l1;
+use crate::qcow2::extension::{
+    EXTENSION_BACKING_FORMAT, EXTENSION_END, EXTENSION_FEATURE_NAMES, EXTENSION_LAYER_ID,
+};
+use crate::qcow2::feature::{Incompatible, name_table};
+use crate::qcow2::field;
+use crate::qcow2::header::{RawHeader, WRITTEN_BYTES};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{ClusterBits, Digest, HostCluster, HostOffset};
 

@@ -3,9 +3,9 @@
 //! # Invariants
 //! Space is handed out once; cluster 0 is the header's.
 
-use super::super::entry::Mapping;
 use super::CLUSTER_BYTES;
 use crate::error::{Error, ErrorKind, Result};
+use crate::qcow2::entry::Mapping;
 use crate::types::{ClusterBits, HostCluster, HostOffset};
 
 /// Host space that has been handed out.

@@ -45,7 +45,18 @@ impl WriteAt for Disk {
         self.0.set_len(size_bytes).or_io("cannot set the size")
     }
     fn punch(&self, offset: u64, length_bytes: u64) -> Result<()> {
-        let zeroes = vec![0; usize::try_from(length_bytes).unwrap()];
-        self.write_at(offset, &zeroes)
+        // What is a hole already is left one.
+        let end = (offset + length_bytes).min(self.size_bytes());
+        let mut at = offset;
+        while at < end {
+            let zeroes = vec![0; usize::try_from((end - at).min(1 << 20)).unwrap()];
+            let mut bytes = zeroes.clone();
+            self.read_at(at, &mut bytes)?;
+            if bytes != zeroes {
+                self.write_at(at, &zeroes)?;
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(())
     }
 }

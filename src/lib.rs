@@ -20,5 +20,7 @@ pub mod sys;
 // 3
 pub mod block;
 pub mod store;
+// 4
+pub mod qcow2;
 // 5
 pub mod guest;

@@ -9,6 +9,7 @@ pub mod extent;
 pub mod file;
 pub mod filter;
 pub mod memory;
+pub mod page;
 pub mod run;
 
 pub use extent::{Extent, ExtentKind};

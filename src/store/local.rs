@@ -72,6 +72,22 @@ impl LocalStore {
         })
     }
 
+    /// Makes the directory `root` (mode 0700) unless it is there, and opens it.
+    ///
+    /// # Errors
+    /// `NotADirectory`, `PermissionDenied`, `Io`.
+    pub fn make(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref();
+        std::os::unix::fs::DirBuilderExt::mode(
+            std::fs::DirBuilder::new().recursive(true),
+            DIR_MODE,
+        )
+        .create(root)
+        .or_io("cannot make the directory")
+        .at_path(root)?;
+        Self::open(root)
+    }
+
     /// The root's handle.
     #[must_use]
     pub const fn root(&self) -> &Dir {

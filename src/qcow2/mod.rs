@@ -1,0 +1,35 @@
+//! QCOW2 images: reading any, writing layers, checking structure.
+//!
+//! - [`Image`] reads one file: header, tables, clusters. It opens nothing else.
+//! - [`source`] reads an image from elsewhere through its whole backing chain, as one disk.
+//! - [`writer`] writes a layer of a repository.
+//! - [`check`](check::check) compares the refcounts of a file with their uses.
+//!
+//! Source: QEMU `docs/interop/qcow2.rst`; where it is silent, what QEMU 10 does.
+//!
+//! # Invariants
+//! Every byte of an image may be hostile: nothing panics, allocates by an unchecked number, or opens a file
+//! that an image names without a [`source::Gate`]'s consent. What is damaged is `Corrupt` with its place,
+//! what is unknown is `Unsupported` by its name.
+
+pub mod check;
+mod codec;
+mod entry;
+pub mod extension;
+pub mod feature;
+mod field;
+pub mod header;
+mod image;
+pub mod source;
+pub mod writer;
+
+pub use codec::compress;
+pub use entry::{CompressedCluster, Mapping};
+pub use header::{CompressionType, Header};
+pub use image::{Image, L2Table};
+pub use writer::{Compression, LayerOptions, LayerWriter, Sealed};
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

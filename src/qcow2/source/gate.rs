@@ -1,0 +1,226 @@
+//! Who decides which files an image may open: backing and data files are named by the image itself.
+//!
+//! # Invariants
+//! - Without a gate's consent no file is opened: an image may come from anybody and name `/etc/shadow`.
+//! - Formats are said, never guessed from content: a guest can write a QCOW2 header into its raw disk.
+
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::block::{ReadAt, check_range};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::types::width::u64_from_usize;
+
+/// A file that was opened for a chain.
+pub struct Opened {
+    /// Where it is: names in it are relative to its directory.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub file: Arc<dyn ReadAt>,
+    /// Device and inode, to notice a chain that comes back to itself.
+    pub identity: Option<(u64, u64)>,
+}
+
+impl Opened {
+    /// Opens a regular file that the user has named.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`, `Io`; `InvalidInput` when it is no regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        // Looked at before it is opened: opening a FIFO would wait for a writer.
+        let seen = std::fs::metadata(path)
+            .or_io("cannot open the image")
+            .at_path(path)?;
+        Self::open_seen(path, &seen)
+    }
+
+    /// Opens the regular file that `seen` describes, and no other that has taken its name since.
+    fn open_seen(path: &Path, seen: &Metadata) -> Result<Self> {
+        if !seen.is_file() {
+            return Err(Error::invalid("an image is a regular file").at_path(path));
+        }
+        let file = File::open(path)
+            .or_io("cannot open the image")
+            .at_path(path)?;
+        let metadata = file
+            .metadata()
+            .or_io("cannot stat the image")
+            .at_path(path)?;
+        if (metadata.dev(), metadata.ino()) != (seen.dev(), seen.ino()) {
+            return Err(Error::new(
+                ErrorKind::Stale,
+                "the image was replaced while it was opened",
+            )
+            .at_path(path));
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            identity: Some((metadata.dev(), metadata.ino())),
+            file: Arc::new(Local {
+                size_bytes: metadata.len(),
+                file,
+                path: path.to_path_buf(),
+            }),
+        })
+    }
+}
+
+/// Opens what images name, or refuses.
+pub trait Gate: Send + Sync {
+    /// Opens the backing file that `image` names.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when the gate refuses; what opening returns.
+    fn open_backing(&self, image: &Path, name: &[u8], format: Option<&str>) -> Result<Opened>;
+
+    /// Opens the external data file that `image` names.
+    ///
+    /// # Errors
+    /// As [`Gate::open_backing`].
+    fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<Opened>;
+
+    /// Whether a backing file whose format the image does not say is raw. Otherwise it is refused.
+    fn assumes_raw(&self) -> bool {
+        false
+    }
+}
+
+fn refusal(kind: &str, image: &Path, name: &[u8]) -> Error {
+    Error::new(
+        ErrorKind::PermissionDenied,
+        format!(
+            "the image names the {kind} file \"{}\", which may not be opened",
+            name.escape_ascii()
+        ),
+    )
+    .at_path(image)
+    .advise("allow its directory with --allow-backing DIR")
+}
+
+/// Refuses everything: the default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DenyAll;
+
+impl Gate for DenyAll {
+    fn open_backing(&self, image: &Path, name: &[u8], _: Option<&str>) -> Result<Opened> {
+        Err(refusal("backing", image, name))
+    }
+    fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<Opened> {
+        Err(refusal("data", image, name))
+    }
+}
+
+/// Allows regular files below directories, wherever symlinks lead.
+#[derive(Debug, Clone)]
+pub struct Below {
+    directories: Vec<PathBuf>,
+    assumes_raw: bool,
+}
+
+impl Below {
+    /// Allows what is below `directory`.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io` when the directory cannot be resolved.
+    pub fn new(directory: &Path) -> Result<Self> {
+        Self {
+            directories: Vec::new(),
+            assumes_raw: false,
+        }
+        .and(directory)
+    }
+
+    /// Allows what is below another directory, too.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io` when the directory cannot be resolved.
+    pub fn and(mut self, directory: &Path) -> Result<Self> {
+        let resolved = directory
+            .canonicalize()
+            .or_io("cannot resolve the directory of backing files")
+            .at_path(directory)?;
+        self.directories.push(resolved);
+        Ok(self)
+    }
+
+    /// Takes backing files whose format is not said as raw.
+    #[must_use]
+    pub fn assuming_raw(mut self) -> Self {
+        self.assumes_raw = true;
+        self
+    }
+
+    fn open(&self, kind: &str, image: &Path, name: &[u8]) -> Result<Opened> {
+        let named = resolve(image, name)?;
+        let path = named
+            .canonicalize()
+            .or_io(format!("cannot resolve the {kind} file"))
+            .at_path(&named)?;
+        if !self.directories.iter().any(|d| path.starts_with(d)) {
+            return Err(refusal(kind, image, name));
+        }
+        // The resolved path has no symlink; should one have taken its place, the inode differs.
+        let seen = path
+            .symlink_metadata()
+            .or_io(format!("cannot open the {kind} file"))
+            .at_path(&path)?;
+        Opened::open_seen(&path, &seen)
+    }
+}
+
+impl Gate for Below {
+    fn open_backing(&self, image: &Path, name: &[u8], _: Option<&str>) -> Result<Opened> {
+        self.open("backing", image, name)
+    }
+    fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<Opened> {
+        self.open("data", image, name)
+    }
+    fn assumes_raw(&self) -> bool {
+        self.assumes_raw
+    }
+}
+
+/// The path that a name in `image` stands for: relative to the image's directory, as in QEMU.
+fn resolve(image: &Path, name: &[u8]) -> Result<PathBuf> {
+    let plain = name.strip_prefix(b"file:").unwrap_or(name);
+    let colon = plain.iter().position(|byte| *byte == b':');
+    let slash = plain.iter().position(|byte| *byte == b'/');
+    // QEMU `path_has_protocol`: a colon before the first slash.
+    if colon.is_some_and(|colon| slash.is_none_or(|slash| colon < slash)) {
+        return Err(Error::unsupported(format!(
+            "the image names \"{}\", which is not a plain file",
+            name.escape_ascii()
+        ))
+        .at_path(image)
+        .advise("name a file with qemu-img rebase -u, or flatten with qemu-img convert"));
+    }
+    let path = Path::new(OsStr::from_bytes(plain));
+    Ok(image
+        .parent()
+        .map_or_else(|| path.to_path_buf(), |directory| directory.join(path)))
+}
+
+/// A regular file.
+struct Local {
+    file: File,
+    size_bytes: u64,
+    path: PathBuf,
+}
+
+impl ReadAt for Local {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size_bytes, offset, u64_from_usize(buf.len()))?;
+        self.file
+            .read_exact_at(buf, offset)
+            .or_io("cannot read")
+            .at_path(&self.path)
+            .at_offset(offset)
+    }
+}

@@ -1,0 +1,458 @@
+//! An image from elsewhere with all that is below it, as one disk: what imports and conversions read.
+//!
+//! # Invariants
+//! - Files that images name are opened through a [`Gate`] only; formats are said, never guessed.
+//! - A chain has at most [`DEPTH_MAX`] images and none twice.
+//! - An extent is told as zero or hole only when the tables say so.
+//!
+//! # Why
+//! Chains of layers in a repository are resolved once into a flat map; here an image is read through once,
+//! so each piece walks down the chain and takes runs as long as they are alike.
+
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+mod backing;
+mod gate;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+pub use gate::{Below, DenyAll, Gate, Opened};
+
+use self::backing::{open_backing, open_image};
+use super::entry::{CompressedCluster, Mapping};
+use super::image::{Image, L2Table};
+use crate::block::{Extent, ExtentKind, ReadAt, check_range};
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::width::{u64_from_usize, usize_from_u64};
+use crate::types::{GuestOffset, HostOffset};
+
+/// LIMIT: images in one chain.
+pub const DEPTH_MAX: usize = 1_024;
+
+/// LIMIT: bytes of L2 tables kept of all images of a chain.
+const TABLE_BYTES_MAX: usize = 64 << 20;
+
+/// LIMIT: pieces that one extent is put together from.
+const PIECES_MAX: usize = 1_024;
+
+/// Subclusters of a cluster (specification, "Extended L2 Entries").
+const SUBCLUSTERS: u64 = 32;
+
+/// One image of the chain.
+enum Level {
+    Qcow2(Box<Image>),
+    Raw(Arc<dyn ReadAt>),
+}
+
+/// Where a range of the disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Hole,
+    Zero,
+    /// In the data clusters of a level.
+    Data(usize, HostOffset),
+    /// In a compressed cluster of a level, from this byte on.
+    Packed(usize, CompressedCluster, u64),
+    /// In a raw file.
+    Raw(usize),
+    /// In the level below.
+    Below,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    place: Place,
+    length_bytes: u64,
+}
+
+struct Tables {
+    lru: LruCache<(usize, u64), Arc<L2Table>>,
+    bytes: usize,
+}
+
+/// The last cluster that was decompressed: level, host offset, bytes.
+type Unpacked = Option<(usize, HostOffset, Arc<[u8]>)>;
+
+/// A disk in QCOW2 with its backing chain.
+pub struct Source {
+    levels: Vec<Level>,
+    size_bytes: u64,
+    tables: Mutex<Tables>,
+    unpacked: Mutex<Unpacked>,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Source({} images)", self.levels.len())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Both are caches, valid after every single step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Source {
+    /// Opens a QCOW2 image and, through `gate`, everything that it names.
+    ///
+    /// # Errors
+    /// As [`Image::open`] and the gate, naming the image; `Corrupt` when the chain comes back to itself;
+    /// `LimitExceeded` beyond [`DEPTH_MAX`]; `Unsupported` for a backing format other than raw and qcow2;
+    /// `InvalidInput` when the format is not said.
+    pub fn open(top: Opened, gate: &dyn Gate) -> Result<Self> {
+        let mut levels = Vec::new();
+        let mut seen = HashSet::new();
+        let mut next = Some((top, true));
+        while let Some((opened, is_qcow2)) = next.take() {
+            if levels.len() >= DEPTH_MAX {
+                return Err(Error::new(
+                    ErrorKind::LimitExceeded,
+                    format!("the backing chain has more than {DEPTH_MAX} images"),
+                )
+                .at_path(&opened.path));
+            }
+            if opened.identity.is_some_and(|id| !seen.insert(id)) {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "the backing chain comes back to itself",
+                )
+                .at_path(&opened.path));
+            }
+            if !is_qcow2 {
+                levels.push(Level::Raw(opened.file));
+                break;
+            }
+            let image = open_image(&opened, gate)?;
+            next = open_backing(&opened, &image, gate)?;
+            levels.push(Level::Qcow2(Box::new(image)));
+        }
+        let size_bytes = match levels.first() {
+            Some(Level::Qcow2(image)) => image.size_bytes(),
+            Some(Level::Raw(file)) => file.size_bytes(),
+            None => 0,
+        };
+        Ok(Self {
+            levels,
+            size_bytes,
+            tables: Mutex::new(Tables {
+                lru: LruCache::unbounded(),
+                bytes: 0,
+            }),
+            unpacked: Mutex::new(None),
+        })
+    }
+
+    /// Images of the chain, the top one included.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// The top image.
+    #[must_use]
+    pub fn top(&self) -> Option<&Image> {
+        match self.levels.first() {
+            Some(Level::Qcow2(image)) => Some(image),
+            _ => None,
+        }
+    }
+
+    /// The place of the byte at `offset`, and how many after it are alike.
+    fn piece(&self, offset: u64, length_max: u64) -> Result<Piece> {
+        let mut length_bytes = length_max;
+        for (number, level) in self.levels.iter().enumerate() {
+            let size = match level {
+                Level::Raw(file) => file.size_bytes(),
+                Level::Qcow2(image) => image.size_bytes(),
+            };
+            let Some(present) = size.checked_sub(offset).filter(|n| *n > 0) else {
+                // What is above a smaller backing file reads as zero.
+                break;
+            };
+            length_bytes = length_bytes.min(present);
+            let piece = match level {
+                Level::Raw(_) => Piece {
+                    place: Place::Raw(number),
+                    length_bytes,
+                },
+                Level::Qcow2(image) => self.image_piece(number, image, offset, length_bytes)?,
+            };
+            length_bytes = piece.length_bytes;
+            if piece.place != Place::Below {
+                return Ok(piece);
+            }
+        }
+        Ok(Piece {
+            place: Place::Hole,
+            length_bytes,
+        })
+    }
+
+    fn image_piece(
+        &self,
+        level: usize,
+        image: &Image,
+        offset: u64,
+        length_max: u64,
+    ) -> Result<Piece> {
+        let bits = image.cluster_bits();
+        let cluster = bits.guest_cluster(GuestOffset(offset)).get();
+        let entries = image.l2_entries();
+        let l1_index = cluster.checked_div(entries).unwrap_or(0);
+        let Some(table) = self.table(level, image, l1_index)? else {
+            // Nothing is here up to the next table.
+            let end = image
+                .next_l2(l1_index.saturating_add(1))
+                .and_then(|next| next.checked_mul(entries))
+                .and_then(|cluster| cluster.checked_mul(bits.size_bytes()))
+                .unwrap_or(u64::MAX);
+            return Ok(Piece {
+                place: Place::Below,
+                length_bytes: length_max.min(end.saturating_sub(offset)),
+            });
+        };
+        let index = cluster.checked_rem(entries).unwrap_or(0);
+        let mapping = table.mapping(index)?;
+        let within = bits.within(offset);
+        let in_cluster = bits.size_bytes().saturating_sub(within);
+        let place = match mapping {
+            Mapping::Unallocated => Place::Below,
+            Mapping::Zero { .. } => Place::Zero,
+            Mapping::Data(host) => Place::Data(level, advanced(host, within)?),
+            Mapping::Compressed(packed) => {
+                return Ok(Piece {
+                    place: Place::Packed(level, packed, within),
+                    length_bytes: length_max.min(in_cluster),
+                });
+            }
+            Mapping::Subclusters {
+                host,
+                allocated,
+                zero,
+            } => {
+                let sub_bytes = bits.size_bytes() / SUBCLUSTERS;
+                let (kind, end) = subcluster_run(allocated, zero, within, sub_bytes);
+                let place = match (kind, host) {
+                    (Subcluster::Zero, _) => Place::Zero,
+                    (Subcluster::Allocated, Some(host)) => {
+                        Place::Data(level, advanced(host, within)?)
+                    }
+                    _ => Place::Below,
+                };
+                return Ok(Piece {
+                    place,
+                    length_bytes: length_max.min(end.saturating_sub(within)),
+                });
+            }
+        };
+        let mut length_bytes = in_cluster;
+        let mut previous = mapping;
+        for next_index in index.saturating_add(1)..table.len() {
+            if length_bytes >= length_max {
+                break;
+            }
+            // A wrong entry is told when its own bytes are asked for.
+            let Ok(next) = table.mapping(next_index) else {
+                break;
+            };
+            if !continues(previous, next, bits.size_bytes()) {
+                break;
+            }
+            previous = next;
+            length_bytes = length_bytes.saturating_add(bits.size_bytes());
+        }
+        Ok(Piece {
+            place,
+            length_bytes: length_bytes.min(length_max),
+        })
+    }
+
+    fn table(&self, level: usize, image: &Image, l1_index: u64) -> Result<Option<Arc<L2Table>>> {
+        if let Some(table) = lock(&self.tables).lru.get(&(level, l1_index)) {
+            return Ok(Some(Arc::clone(table)));
+        }
+        let Some(table) = image.load_l2(l1_index)? else {
+            return Ok(None);
+        };
+        let table = Arc::new(table);
+        let mut tables = lock(&self.tables);
+        tables.bytes = tables.bytes.saturating_add(table.byte_len());
+        if let Some(old) = tables.lru.put((level, l1_index), Arc::clone(&table)) {
+            tables.bytes = tables.bytes.saturating_sub(old.byte_len());
+        }
+        while tables.bytes > TABLE_BYTES_MAX && tables.lru.len() > 1 {
+            if let Some((_, old)) = tables.lru.pop_lru() {
+                tables.bytes = tables.bytes.saturating_sub(old.byte_len());
+            }
+        }
+        Ok(Some(table))
+    }
+
+    fn read_piece(&self, piece: Piece, offset: u64, buf: &mut [u8]) -> Result<()> {
+        match piece.place {
+            Place::Hole | Place::Zero | Place::Below => {
+                buf.fill(0);
+                Ok(())
+            }
+            Place::Raw(level) => match self.levels.get(level) {
+                Some(Level::Raw(file)) => file.read_at(offset, buf),
+                _ => Err(no_level(level)),
+            },
+            Place::Data(level, host) => self.image(level)?.read_data(host, buf),
+            Place::Packed(level, packed, within) => {
+                let image = self.image(level)?;
+                if u64_from_usize(buf.len()) == image.cluster_bits().size_bytes() {
+                    return image.read_compressed(packed, buf);
+                }
+                let bytes = self.unpack(level, image, packed)?;
+                let start = usize_from_u64(within);
+                let part = start
+                    .checked_add(buf.len())
+                    .and_then(|end| bytes.get(start..end))
+                    .ok_or_else(|| Error::invalid("a read passes the end of its cluster"))?;
+                buf.copy_from_slice(part);
+                Ok(())
+            }
+        }
+    }
+
+    fn unpack(&self, level: usize, image: &Image, packed: CompressedCluster) -> Result<Arc<[u8]>> {
+        if let Some((at, host, bytes)) = &*lock(&self.unpacked)
+            && (*at, *host) == (level, packed.host)
+        {
+            return Ok(Arc::clone(bytes));
+        }
+        let mut bytes = vec![0; usize_from_u64(image.cluster_bits().size_bytes())];
+        image.read_compressed(packed, &mut bytes)?;
+        let bytes: Arc<[u8]> = bytes.into();
+        *lock(&self.unpacked) = Some((level, packed.host, Arc::clone(&bytes)));
+        Ok(bytes)
+    }
+
+    fn image(&self, level: usize) -> Result<&Image> {
+        match self.levels.get(level) {
+            Some(Level::Qcow2(image)) => Ok(image),
+            _ => Err(no_level(level)),
+        }
+    }
+
+    fn kind_of(&self, piece: Piece, offset: u64) -> Result<Extent> {
+        let kind = match piece.place {
+            Place::Hole | Place::Below => ExtentKind::Hole,
+            Place::Zero => ExtentKind::Zero,
+            Place::Data(..) | Place::Packed(..) => ExtentKind::Data,
+            Place::Raw(level) => {
+                return match self.levels.get(level) {
+                    Some(Level::Raw(file)) => file.extent_at(offset, piece.length_bytes),
+                    _ => Err(no_level(level)),
+                };
+            }
+        };
+        Ok(Extent {
+            kind,
+            length_bytes: piece.length_bytes,
+        })
+    }
+}
+
+impl ReadAt for Source {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size_bytes, offset, u64_from_usize(buf.len()))?;
+        let mut at = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let piece = self.piece(at, u64_from_usize(rest.len()))?;
+            let (part, after) = rest
+                .split_at_mut_checked(usize_from_u64(piece.length_bytes).max(1))
+                .ok_or_else(|| Error::invalid("a piece is longer than was asked for"))?;
+            self.read_piece(piece, at, part)?;
+            at = at.saturating_add(piece.length_bytes);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
+        check_range(self.size_bytes, offset, length_max)?;
+        if length_max == 0 {
+            return Err(Error::invalid("an extent of no bytes was asked for").at_offset(offset));
+        }
+        let mut whole = self.kind_of(self.piece(offset, length_max)?, offset)?;
+        for _ in 1..PIECES_MAX {
+            let rest = length_max.saturating_sub(whole.length_bytes);
+            if rest == 0 {
+                break;
+            }
+            let at = offset.saturating_add(whole.length_bytes);
+            // As above: what cannot be read is told where it is.
+            let Ok(next) = self.piece(at, rest).and_then(|p| self.kind_of(p, at)) else {
+                break;
+            };
+            if next.kind != whole.kind {
+                break;
+            }
+            whole.length_bytes = whole.length_bytes.saturating_add(next.length_bytes);
+        }
+        Ok(whole)
+    }
+}
+
+fn no_level(level: usize) -> Error {
+    Error::invalid(format!("the chain has no such image {level}"))
+}
+
+fn advanced(host: HostOffset, by: u64) -> Result<HostOffset> {
+    host.checked_add(by)
+        .ok_or_else(|| Error::corrupt("a host offset overflows", "below 2^64", host))
+}
+
+/// Whether `next` goes on where `previous`, one cluster before it, ends.
+fn continues(previous: Mapping, next: Mapping, cluster_bytes: u64) -> bool {
+    match (previous, next) {
+        (Mapping::Unallocated, Mapping::Unallocated)
+        | (Mapping::Zero { .. }, Mapping::Zero { .. }) => true,
+        (Mapping::Data(a), Mapping::Data(b)) => a.checked_add(cluster_bytes) == Some(b),
+        _ => false,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subcluster {
+    Below,
+    Allocated,
+    Zero,
+}
+
+/// What the subcluster at byte `within` of its cluster is, and where the run of its like ends.
+fn subcluster_run(allocated: u32, zero: u32, within: u64, sub_bytes: u64) -> (Subcluster, u64) {
+    let kind_of = |index: u64| {
+        let mask = u32::try_from(index)
+            .ok()
+            .and_then(|shift| 1_u32.checked_shl(shift))
+            .unwrap_or(0);
+        if allocated & mask != 0 {
+            Subcluster::Allocated
+        } else if zero & mask != 0 {
+            Subcluster::Zero
+        } else {
+            Subcluster::Below
+        }
+    };
+    let first = within.checked_div(sub_bytes).unwrap_or(0);
+    let kind = kind_of(first);
+    let end = (first..SUBCLUSTERS)
+        .find(|index| kind_of(*index) != kind)
+        .unwrap_or(SUBCLUSTERS);
+    (kind, end.saturating_mul(sub_bytes))
+}

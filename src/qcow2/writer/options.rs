@@ -1,0 +1,61 @@
+//! What a new layer is: size, backing, compression, and the constants of all layers.
+
+use crate::error::{Error, Result};
+use crate::qcow2::header::{CompressionType, L1_BYTES_MAX};
+use crate::types::{ClusterBits, LayerId};
+
+/// Bytes of a cluster of every layer.
+pub const CLUSTER_BYTES: u64 = ClusterBits::LAYER.size_bytes();
+
+/// Guest clusters that one L2 table maps.
+pub const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
+
+/// LIMIT: virtual size in bytes that the largest L1 table (QEMU: 32 MiB) can map: 2 PiB.
+pub const SIZE_BYTES_MAX: u64 = L1_BYTES_MAX / 8 * L2_ENTRIES * CLUSTER_BYTES;
+
+/// How a layer's clusters may be compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// Raw deflate; readable by every QEMU.
+    Zlib,
+    /// Zstandard; readable by QEMU 5.1 and later.
+    Zstd,
+}
+
+impl Compression {
+    /// The method, `None` when there is none.
+    #[must_use]
+    pub const fn kind(self) -> Option<CompressionType> {
+        match self {
+            Self::None => None,
+            Self::Zlib => Some(CompressionType::Zlib),
+            Self::Zstd => Some(CompressionType::Zstd),
+        }
+    }
+}
+
+/// What a new layer is.
+#[derive(Debug, Clone)]
+pub struct LayerOptions {
+    /// Virtual size in bytes, a multiple of 512, at most [`SIZE_BYTES_MAX`].
+    pub size_bytes: u64,
+    /// Name of the backing file, which is QCOW2; `None` for a full layer.
+    pub backing: Option<String>,
+    /// The layer's id.
+    pub layer_id: LayerId,
+    /// How its compressed clusters are compressed.
+    pub compression: Compression,
+}
+
+/// Refuses a size that a layer cannot have.
+pub(super) fn check_size(size_bytes: u64) -> Result<()> {
+    if size_bytes.is_multiple_of(512) && size_bytes <= SIZE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "a disk's size is a multiple of 512 of at most {SIZE_BYTES_MAX}, not {size_bytes}"
+    )))
+}

@@ -1,0 +1,11 @@
+//! Our formats against the programs that define them.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise and says what it skips"
+)]
+
+mod disk;
+mod qcow2;
+mod tool;

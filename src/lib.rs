@@ -23,4 +23,5 @@ pub mod store;
 // 4
 pub mod qcow2;
 // 5
+pub mod chain;
 pub mod guest;

@@ -1,0 +1,49 @@
+//! Extents of a resolved range: which layer holds a contiguous run of clusters, and where.
+
+use crate::types::HostOffset;
+
+/// Position of a layer in a chain, 0 being the top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayerIndex(pub u32);
+
+/// Where the bytes of an extent are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In a layer, contiguous, as they are.
+    Data {
+        /// Which layer.
+        layer: LayerIndex,
+        /// Offset of the first byte in its file.
+        host: HostOffset,
+    },
+    /// In a layer, compressed; such an extent has exactly one cluster.
+    Compressed {
+        /// Which layer.
+        layer: LayerIndex,
+        /// Offset of the first compressed byte in its file.
+        host: HostOffset,
+        /// Compressed bytes at most.
+        length_bytes: u32,
+    },
+    /// A layer says that they are zero.
+    Zero,
+    /// No layer says anything: they are zero.
+    Hole,
+}
+
+/// A run of clusters within one range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// First cluster, relative to the range.
+    pub(super) first: u32,
+    /// Number of clusters, at least 1.
+    pub(super) count: u32,
+    /// Where they are.
+    pub(super) place: Place,
+}
+
+impl Extent {
+    pub(super) const fn end(&self) -> u32 {
+        self.first + self.count
+    }
+}

@@ -1,0 +1,24 @@
+//! Chains: a disk of a restore point, resolved through all its layers, as one flat object.
+//!
+//! A read never walks the chain. The guest range that one L2 table covers (512 MiB) is resolved once, top
+//! layer down, into extents that are kept in an LRU under one memory budget; a read is then one lookup and
+//! one `pread` for each contiguous run, whatever the depth.
+//!
+//! # Invariants
+//! - Extents are keyed by `layer_id`: a layer file that was replaced in its slot is noticed when it is
+//!   opened again, and the chain is then resolved anew.
+//! - A backing name inside a layer opens nothing but a slot of the same VM.
+//!
+//! # Concurrency
+//! All reads take `&self`; locks are held for lookups only, never over I/O.
+
+mod disk;
+mod extent;
+mod flat;
+mod pool;
+mod range;
+
+pub use disk::Disk;
+pub use extent::{LayerIndex, Place};
+pub use flat::FlatStore;
+pub use pool::{LayerSource, Pool, PoolLimits};

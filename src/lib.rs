@@ -25,3 +25,5 @@ pub mod qcow2;
 // 5
 pub mod chain;
 pub mod guest;
+// 6
+pub mod repo;

@@ -1,0 +1,209 @@
+//! Where everything lies in a repository.
+//!
+//! # On-disk layout
+//! `src/FORMATS.md` draws it; this module is the only place that spells the names.
+
+use crate::error::Result;
+use crate::store::Key;
+use crate::types::{DiskName, LayerId, PointId, PointName, VmName};
+
+use super::slot::Slot;
+
+/// The file that makes a directory a repository.
+pub const FORMAT_FILE: &str = "restorefs.json";
+/// The sidecar of a point.
+pub const POINT_FILE: &str = "point.json";
+/// The file that makes a `.partial` directory a session.
+pub const SESSION_FILE: &str = "session.json";
+/// Attached files of a point or session.
+pub const ATTACHED: &str = "attached";
+/// Suffix of a disk's record log in a session.
+pub const MAP_SUFFIX: &str = ".map";
+
+fn key(path: &str) -> Result<Key> {
+    Key::parse(path)
+}
+
+/// `restorefs.json`.
+///
+/// # Errors
+/// None in practice: all names here are checked already.
+pub fn format() -> Result<Key> {
+    key(FORMAT_FILE)
+}
+
+/// `lock`.
+///
+/// # Errors
+/// As [`format`].
+pub fn lock() -> Result<Key> {
+    key("lock")
+}
+
+/// `vms`.
+///
+/// # Errors
+/// As [`format`].
+pub fn vms() -> Result<Key> {
+    key("vms")
+}
+
+/// `trash`.
+///
+/// # Errors
+/// As [`format`].
+pub fn trash() -> Result<Key> {
+    key("trash")
+}
+
+/// `cache`.
+///
+/// # Errors
+/// As [`format`].
+pub fn cache() -> Result<Key> {
+    key("cache")
+}
+
+/// `jobs`.
+///
+/// # Errors
+/// As [`format`].
+pub fn jobs() -> Result<Key> {
+    key("jobs")
+}
+
+/// Keys below `vms/<vm>`.
+#[derive(Debug, Clone)]
+pub struct VmKeys(Key);
+
+impl VmKeys {
+    /// Keys of a VM.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn new(vm: &VmName) -> Result<Self> {
+        Ok(Self(vms()?.join(vm.as_str())?))
+    }
+    /// `vms/<vm>`.
+    #[must_use]
+    pub fn root(&self) -> &Key {
+        &self.0
+    }
+    /// `vm.json`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn vm(&self) -> Result<Key> {
+        self.0.join("vm.json")
+    }
+    /// `index.json`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn index(&self) -> Result<Key> {
+        self.0.join("index.json")
+    }
+    /// `points`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn points(&self) -> Result<Key> {
+        self.0.join("points")
+    }
+    /// `points/<point>`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn point(&self, point: &PointName) -> Result<Key> {
+        self.points()?.join(point.as_str())
+    }
+    /// `points/<point>/point.json`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn point_file(&self, point: &PointName) -> Result<Key> {
+        self.point(point)?.join(POINT_FILE)
+    }
+    /// `points/.<name>.partial`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn session(&self, name: &PointName) -> Result<Key> {
+        self.points()?.join(&format!(".{name}.partial"))
+    }
+    /// `points/.<name>.partial/session.json`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn session_file(&self, name: &PointName) -> Result<Key> {
+        self.session(name)?.join(SESSION_FILE)
+    }
+    /// `points/.<name>.partial/<disk>.map`.
+    ///
+    /// # Errors
+    /// `NameTooLong` never: a disk's name has at most 128 bytes.
+    pub fn map(&self, name: &PointName, disk: &DiskName) -> Result<Key> {
+        self.session(name)?.join(&format!("{disk}{MAP_SUFFIX}"))
+    }
+    /// `layers`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn layers(&self) -> Result<Key> {
+        self.0.join("layers")
+    }
+    /// `layers/<slot>.qcow2`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn layer(&self, slot: &Slot) -> Result<Key> {
+        self.layers()?.join(&slot.layer_file())
+    }
+    /// `layers/<slot>.open`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn open_layer(&self, slot: &Slot) -> Result<Key> {
+        self.layers()?.join(&slot.open_file())
+    }
+    /// `layers/<slot>.<layer_id>.sums`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn sums(&self, slot: &Slot, layer: LayerId) -> Result<Key> {
+        self.layers()?.join(&slot.sums_file(layer))
+    }
+    /// `state/<point_id>.json`.
+    ///
+    /// # Errors
+    /// As [`format`].
+    pub fn state(&self, point: PointId) -> Result<Key> {
+        self.0.join("state")?.join(&format!("{point}.json"))
+    }
+}
+
+/// `cache/leaves/<vm>/<disk>.leaves`.
+///
+/// # Errors
+/// As [`format`].
+pub fn leaves(vm: &VmName, disk: &DiskName) -> Result<Key> {
+    cache()?
+        .join("leaves")?
+        .join(vm.as_str())?
+        .join(&format!("{disk}.leaves"))
+}
+
+/// `cache/maps/<layer_id>.map`.
+///
+/// # Errors
+/// As [`format`].
+pub fn flat_map(top: LayerId) -> Result<Key> {
+    cache()?.join("maps")?.join(&format!("{top}.map"))
+}
+
+/// The session's name when `component` is `.<name>.partial`.
+#[must_use]
+pub fn session_name(component: &str) -> Option<PointName> {
+    let name = component.strip_prefix('.')?.strip_suffix(".partial")?;
+    PointName::new(name).ok()
+}

@@ -1,0 +1,256 @@
+//! The leaves of a committed disk, by region: from the cache when it proves right, else from the sums.
+//!
+//! # On-disk layout
+//! `cache/leaves/<vm>/<disk>.leaves` is one sparse array of 32-byte leaves: region r at r * 256 KiB. It has no header:
+//! a page is believed when it hashes to the region hash that the layer's sums state.
+//!
+//! # Concurrency
+//! Calls may come from many threads; the open sums of the chain are behind one mutex that is not held over hashing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::content::{
+    LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, region_hash, zero_page, zero_region,
+};
+use super::layout;
+use super::repository::Repository;
+use super::slot::Slot;
+use super::sums::Sums;
+use crate::block::{ReadAt, WriteAt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::qcow2::Image;
+use crate::types::width::u64_from_usize;
+use crate::types::{Digest, DiskName, GuestCluster, LayerId, VmName};
+
+/// LIMIT: layers in a chain (ours; QEMU has none).
+pub const DEPTH_MAX: usize = 65_536;
+
+/// The open sums of a chain's layers, top first.
+type ChainSums = Vec<Sums<Arc<dyn ReadAt>>>;
+
+/// The leaves of one disk of a committed point.
+pub struct Leaves {
+    repository: Arc<Repository>,
+    vm: VmName,
+    top: Slot,
+    size_bytes: u64,
+    regions: Vec<Digest>,
+    cache: Option<Arc<dyn WriteAt>>,
+    chain: Mutex<Option<Arc<ChainSums>>>,
+}
+
+impl Leaves {
+    /// Opens the leaves of the disk whose layer is in slot `top`, and proves that its content is `root`.
+    ///
+    /// # Errors
+    /// `Corrupt` when layer or sums are missing or the content is another; `Io`.
+    pub fn open(
+        repository: &Arc<Repository>,
+        vm: &VmName,
+        top: &Slot,
+        root: Digest,
+    ) -> Result<Self> {
+        let (layer, _) = identity(repository, vm, top)?;
+        let sums = repository.open_sums(vm, top, layer)?;
+        let summary = sums.summary();
+        let found = content_root(summary.size_bytes, &summary.regions);
+        if found != root {
+            return Err(Error::corrupt(
+                format!("layer {top} of {vm} has another content than was recorded"),
+                root,
+                found,
+            ));
+        }
+        Ok(Self {
+            repository: Arc::clone(repository),
+            vm: vm.clone(),
+            top: top.clone(),
+            size_bytes: summary.size_bytes,
+            regions: summary.regions.clone(),
+            cache: None,
+            chain: Mutex::new(None),
+        })
+    }
+
+    /// Uses the cached array of this disk's name, made when it is missing. Only the owner does this.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn with_cache(mut self, disk: &DiskName) -> Result<Self> {
+        self.cache = Some(open_cache(&self.repository, &self.vm, disk)?);
+        Ok(self)
+    }
+
+    /// Virtual size of the disk in bytes.
+    #[must_use]
+    pub const fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Hash of each region.
+    #[must_use]
+    pub fn regions(&self) -> &[Digest] {
+        &self.regions
+    }
+
+    /// Hash of one region; that of zeroes past the end.
+    #[must_use]
+    pub fn region(&self, region: Region) -> Digest {
+        usize::try_from(region.0)
+            .ok()
+            .and_then(|ix| self.regions.get(ix))
+            .copied()
+            .unwrap_or_else(zero_region)
+    }
+
+    /// The cached array, for one who keeps it in step with a new point.
+    #[must_use]
+    pub fn cache(&self) -> Option<&Arc<dyn WriteAt>> {
+        self.cache.as_ref()
+    }
+
+    /// Fills `page` (256 KiB) with the leaves of a region. Every page is proved against the region's hash.
+    ///
+    /// # Errors
+    /// `Corrupt` when the sums of the chain do not give the region's hash; `Io`.
+    pub fn load_page(&self, region: Region, page: &mut [u8]) -> Result<()> {
+        let stated = self.region(region);
+        if stated == zero_region() {
+            page.copy_from_slice(zero_page());
+            return Ok(());
+        }
+        let at = region.0 * u64_from_usize(PAGE_BYTES);
+        if let Some(cache) = &self.cache
+            && cache.size_bytes() >= at + u64_from_usize(PAGE_BYTES)
+            && cache.read_at(at, page).is_ok()
+            && region_hash(page) == stated
+        {
+            return Ok(());
+        }
+        self.rebuild_page(region, page)?;
+        let found = region_hash(page);
+        if found != stated {
+            return Err(Error::corrupt(
+                format!(
+                    "the sums of {} do not give the hash of region {}",
+                    self.top, region.0
+                ),
+                stated,
+                found,
+            )
+            .advise("restore the .sums files from a copy of the repository"));
+        }
+        if let Some(cache) = &self.cache
+            && let Err(e) = cache.write_at(at, page)
+        {
+            tracing::warn!(vm = %self.vm, error = %e.report(), "the cache of leaves could not be written");
+        }
+        Ok(())
+    }
+
+    /// The leaf of one cluster, from the cached page when there is one (unproved), else proved.
+    ///
+    /// # Errors
+    /// As [`Leaves::load_page`].
+    pub fn load_leaf(&self, cluster: GuestCluster) -> Result<Digest> {
+        let mut page = vec![0; PAGE_BYTES];
+        self.load_page(Region::of(cluster), &mut page)?;
+        Ok(super::content::leaf_at(
+            &page,
+            super::content::leaf_index(cluster),
+        ))
+    }
+
+    fn rebuild_page(&self, region: Region, page: &mut [u8]) -> Result<()> {
+        page.copy_from_slice(zero_page());
+        let mut wanted = vec![true; LEAVES_PER_REGION];
+        for sums in self.chain()?.iter() {
+            let Some(touched) = sums.load_region(region)? else {
+                continue;
+            };
+            touched.spread(page, |index| {
+                wanted.get_mut(index).is_some_and(std::mem::take)
+            });
+        }
+        Ok(())
+    }
+
+    /// The open sums of all layers, top first.
+    fn chain(&self) -> Result<Arc<ChainSums>> {
+        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(chain) = &*chain {
+            return Ok(Arc::clone(chain));
+        }
+        let mut all = Vec::new();
+        let mut next = Some(self.top.clone());
+        let mut seen = std::collections::HashSet::new();
+        while let Some(slot) = next {
+            if !seen.insert(slot.clone()) || all.len() >= DEPTH_MAX {
+                return Err(Error::corrupt(
+                    "the backing chain is a loop",
+                    "a chain that ends",
+                    &slot,
+                )
+                .at_path(slot.layer_file()));
+            }
+            let (layer, below) = identity(&self.repository, &self.vm, &slot)?;
+            let mut sums = self.repository.open_sums(&self.vm, &slot, layer)?;
+            sums.forget_regions();
+            all.push(sums);
+            next = below;
+        }
+        let all = Arc::new(all);
+        *chain = Some(Arc::clone(&all));
+        Ok(all)
+    }
+}
+
+/// Opens (or makes) the cached array of a disk.
+///
+/// # Errors
+/// `NoSpace`, `Io`.
+pub fn open_cache(
+    repository: &Repository,
+    vm: &VmName,
+    disk: &DiskName,
+) -> Result<Arc<dyn WriteAt>> {
+    let key = layout::leaves(vm, disk)?;
+    let stage = repository.stage();
+    match stage.open(&key) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            if let Some(parent) = key.parent() {
+                stage.make_prefix(&parent)?;
+            }
+            stage.create(&key)
+        }
+        other => other,
+    }
+}
+
+/// The layer in a slot and the slot below it.
+///
+/// # Errors
+/// `Corrupt` when it is missing, has no layer id, or a backing file that is no slot.
+pub fn identity(
+    repository: &Repository,
+    vm: &VmName,
+    slot: &Slot,
+) -> Result<(LayerId, Option<Slot>)> {
+    let image = Image::open(repository.open_layer(vm, slot)?)?;
+    let layer = image.layer_id().ok_or_else(|| {
+        Error::corrupt("a layer has no layer id", "a header extension RFS1", "none")
+            .at_path(slot.layer_file())
+    })?;
+    let below = match image.backing_name() {
+        Some(name) => Some(Slot::of_file(&String::from_utf8_lossy(name)).map_err(|e| {
+            Error::corrupt(
+                "a layer's backing file is not a layer of this VM",
+                "<slot>.qcow2",
+                e.what().to_owned(),
+            )
+            .at_path(slot.layer_file())
+        })?),
+        None => None,
+    };
+    Ok((layer, below))
+}

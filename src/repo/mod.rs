@@ -1,0 +1,32 @@
+//! The repository: layout, sidecars, identity, order, the catalog, the writer's lock, publishing and recovery.
+//!
+//! [`Repository`] is what every process may use to read. [`Owner`](owner::Owner) holds the lock and is the only way to
+//! change anything that is committed.
+//!
+//! # Invariants
+//! - A point is listed only when all its disks are durable; a committed point never changes.
+//! - Nothing is deleted while a point, a session or a backing chain names it; a listing that fails aborts the deletion.
+//! - Everything in the catalog can be rebuilt from the files beside it; the directory `points/` wins over `index.json`.
+//!
+//! # Concurrency
+//! One writer process per repository (the lock). Within it, a mutex per VM orders commits; it is taken before
+//! the catalog's own lock, never after.
+
+pub mod catalog;
+pub mod content;
+pub mod format;
+pub mod layout;
+pub mod leaves;
+pub mod lock;
+pub mod owner;
+pub mod publish;
+pub mod recovery;
+pub mod repository;
+pub mod selector;
+pub mod sidecar;
+pub mod slot;
+pub mod sums;
+
+pub use owner::Owner;
+pub use repository::Repository;
+pub use slot::Slot;

@@ -1,0 +1,421 @@
+//! The owner: the one process that holds the lock and may change the repository.
+//!
+//! # Concurrency
+//! `vms` (the table) is held only to look up or insert; each VM's own mutex is held over a commit of that
+//! VM. The catalog serialises its writers itself.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::catalog::Catalog;
+use super::layout::{self, VmKeys};
+use super::lock::{HEARTBEAT_SECONDS, Note};
+use super::recovery;
+use super::repository::Repository;
+use super::sidecar::index::{Index, SERIAL_MAX};
+use super::sidecar::session::Session;
+use super::sidecar::vm::{DiskKey, Vm};
+use super::sidecar::{Sidecar, Unknown, encode};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Lock, PutMode};
+use crate::types::{PointName, VmId, VmName};
+
+/// What the owner keeps of a VM.
+#[derive(Debug, Clone)]
+pub struct VmEntry {
+    /// Its sidecar.
+    pub vm: Vm,
+    /// Its index.
+    pub index: Index,
+}
+
+/// The holder of the lock.
+pub struct Owner {
+    repository: Arc<Repository>,
+    catalog: Catalog,
+    clock: Arc<dyn Clock>,
+    lock: Arc<dyn Lock>,
+    vms: Mutex<HashMap<String, Arc<Mutex<VmEntry>>>>,
+    serial_high: AtomicU32,
+    heart: Heart,
+}
+
+/// The thread that keeps the lock's note fresh.
+struct Heart {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Heart {
+    fn start(lock: Arc<dyn Lock>, mut note: Note, clock: Arc<dyn Clock>) -> Result<Self> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let seen = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(move || {
+                let (flag, wake) = &*seen;
+                let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
+                loop {
+                    let wait = wake.wait_timeout(stopped, Duration::from_secs(HEARTBEAT_SECONDS));
+                    stopped = wait.unwrap_or_else(PoisonError::into_inner).0;
+                    if *stopped {
+                        return;
+                    }
+                    note.heartbeat = clock.now();
+                    let renewed = note.encode().and_then(|bytes| lock.renew(&bytes));
+                    if let Err(e) = renewed {
+                        tracing::error!(error = %e.report(), "the repository's lock could not be renewed");
+                    }
+                }
+            })
+            .map_err(|e| Error::io("cannot start the heartbeat thread", e))?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A heartbeat that panicked has been logged; nothing depends on its result.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Owner {
+    /// Takes the lock, cleans up what a dead process left, and brings the catalog up to date. `role` says
+    /// in the lock's note what this process is.
+    ///
+    /// # Errors
+    /// `Locked` naming the present holder; `Unsupported` when this release may only read; `Corrupt`, `Io`.
+    pub fn open(repository: Arc<Repository>, clock: Arc<dyn Clock>, role: &str) -> Result<Self> {
+        repository.format().check(true)?;
+        let note = Note::of_this_process(role, clock.now());
+        let lock = Self::take_lock(&repository, &note)?;
+        let catalog = Catalog::open(
+            repository.stage().as_ref(),
+            repository.format().repository_id,
+        )?;
+        let mut vms = HashMap::new();
+        let mut serial_high = 0;
+        recovery::empty_trash(&repository, clock.now())?;
+        for name in repository.vm_names()? {
+            let Some(entry) = recovery::recover_vm(&repository, &name, clock.now())? else {
+                continue;
+            };
+            serial_high = serial_high
+                .max(entry.index.serial_high)
+                .max(entry.vm.serial);
+            vms.insert(name.folded(), entry);
+        }
+        // Points found without an index get their serials only now that the highest one is known.
+        for entry in vms.values_mut() {
+            let mut changed = entry.index.generation == 0;
+            for point in entry.index.points.iter_mut().filter(|p| p.serial == 0) {
+                serial_high += 1;
+                point.serial = serial_high;
+                changed = true;
+            }
+            if changed {
+                entry.index.serial_high = entry.index.serial_high.max(serial_high);
+                Self::store_index(&repository, &mut entry.index)?;
+            }
+            if catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
+                catalog.replace(&entry.vm.name, Some(&entry.index))?;
+            }
+        }
+        for gone in catalog.vm_names()? {
+            if !vms.contains_key(&gone.folded()) {
+                catalog.replace(&gone, None)?;
+            }
+        }
+        let heart = Heart::start(Arc::clone(&lock), note, Arc::clone(&clock))?;
+        let vms = vms
+            .into_iter()
+            .map(|(name, entry)| (name, Arc::new(Mutex::new(entry))))
+            .collect();
+        Ok(Self {
+            repository,
+            catalog,
+            clock,
+            lock,
+            vms: Mutex::new(vms),
+            serial_high: AtomicU32::new(serial_high),
+            heart,
+        })
+    }
+
+    fn take_lock(repository: &Repository, note: &Note) -> Result<Arc<dyn Lock>> {
+        let key = layout::lock()?;
+        repository
+            .store()
+            .lock(&key, &note.encode()?)
+            .map(Arc::from)
+            .map_err(|e| {
+                if e.kind() != ErrorKind::Locked {
+                    return e;
+                }
+                let holder = repository
+                    .store()
+                    .lock_note(&key)
+                    .ok()
+                    .flatten()
+                    .and_then(|bytes| Note::parse(&bytes));
+                let who = holder.map_or_else(
+                    || "another process".to_owned(),
+                    |n| {
+                        format!(
+                            "restorefs {} (pid {} on {}, since {})",
+                            n.role, n.pid, n.host, n.taken_at
+                        )
+                    },
+                );
+                Error::new(
+                    ErrorKind::Locked,
+                    format!("the repository is being written by {who}"),
+                )
+                .advise("wait for it to end, or stop it")
+            })
+    }
+
+    /// The repository, for reading.
+    #[must_use]
+    pub const fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// The catalog.
+    #[must_use]
+    pub const fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The clock.
+    #[must_use]
+    pub const fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Proves that the lock is still ours, reading it again.
+    ///
+    /// # Errors
+    /// `Stale` when it is not: nothing may be written any more.
+    pub fn verify_lock(&self) -> Result<()> {
+        self.lock.verify()
+    }
+
+    /// Whether the heartbeat still runs (for diagnosis).
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.heart
+            .thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<VmEntry>>>> {
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names of all VMs, sorted.
+    #[must_use]
+    pub fn vm_names(&self) -> Vec<VmName> {
+        let entries: Vec<_> = self.table().values().cloned().collect();
+        let mut names: Vec<VmName> = entries
+            .iter()
+            .map(|e| {
+                e.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .vm
+                    .name
+                    .clone()
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The entry of a VM, locked by its own mutex for as long as the caller holds the guard.
+    ///
+    /// # Errors
+    /// `NotFound` naming the VM.
+    pub fn vm(&self, name: &VmName) -> Result<Arc<Mutex<VmEntry>>> {
+        self.table().get(&name.folded()).cloned().ok_or_else(|| {
+            Error::not_found(format!("there is no VM {name}"))
+                .advise("list the VMs with: restorefs ls")
+        })
+    }
+
+    /// A copy of a VM's entry.
+    ///
+    /// # Errors
+    /// `NotFound` naming the VM.
+    pub fn vm_snapshot(&self, name: &VmName) -> Result<VmEntry> {
+        Ok(self
+            .vm(name)?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone())
+    }
+
+    /// The entry of a VM, made when there is none yet.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when a VM has the name in another case; `LimitExceeded`, `NoSpace`, `Io`.
+    pub fn ensure_vm(&self, name: &VmName) -> Result<Arc<Mutex<VmEntry>>> {
+        let mut table = self.table();
+        if let Some(entry) = table.get(&name.folded()) {
+            let stored = entry
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .vm
+                .name
+                .clone();
+            if stored != *name {
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("there is a VM {stored}; names are compared without regard to case"),
+                ));
+            }
+            return Ok(Arc::clone(entry));
+        }
+        let keys = VmKeys::new(name)?;
+        let stage = self.repository.stage();
+        for prefix in [keys.points()?, keys.layers()?, keys.root().join("state")?] {
+            stage.make_prefix(&prefix)?;
+        }
+        let vm = Vm {
+            schema: Vm::SCHEMA,
+            vm_id: VmId::random(),
+            name: name.clone(),
+            display_name: None,
+            created_at: self.clock.now(),
+            serial: self.next_serial()?,
+            disks: Vec::new(),
+            tags: std::collections::BTreeMap::new(),
+            unknown: Unknown::new(),
+        };
+        let mut index = Repository::empty_index(&vm);
+        Self::store_index(&self.repository, &mut index)?;
+        self.repository
+            .store()
+            .put(&keys.vm()?, &encode(&vm)?, PutMode::Create)?;
+        self.catalog.replace(name, Some(&index))?;
+        let entry = Arc::new(Mutex::new(VmEntry { vm, index }));
+        table.insert(name.folded(), Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    /// The next serial: never given before in this repository.
+    ///
+    /// # Errors
+    /// `LimitExceeded` after 16,777,215 points.
+    pub fn next_serial(&self) -> Result<u32> {
+        let serial = self.serial_high.fetch_add(1, Ordering::SeqCst) + 1;
+        // The upper half is left to provisional serials of points that are not indexed yet.
+        if serial >= SERIAL_MAX / 2 {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                "all serials of this repository are used up",
+            )
+            .advise("make a new repository and copy the points that you keep"));
+        }
+        Ok(serial)
+    }
+
+    pub(super) fn store_index(repository: &Repository, index: &mut Index) -> Result<()> {
+        index.generation += 1;
+        repository.store().put(
+            &VmKeys::new(&index.name)?.index()?,
+            &encode(index)?,
+            PutMode::Replace,
+        )
+    }
+
+    /// Writes down the keys of a VM's disks, when there are new ones.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn record_disks(&self, entry: &mut VmEntry, disks: &[DiskKey]) -> Result<()> {
+        let mut vm = entry.vm.clone();
+        for disk in disks {
+            match vm.disks.iter_mut().find(|known| known.name == disk.name) {
+                Some(known) => known.key.clone_from(&disk.key),
+                None => vm.disks.push(disk.clone()),
+            }
+        }
+        if vm.disks != entry.vm.disks {
+            self.repository.store().put(
+                &VmKeys::new(&vm.name)?.vm()?,
+                &encode(&vm)?,
+                PutMode::Replace,
+            )?;
+            entry.vm = vm;
+        }
+        Ok(())
+    }
+
+    /// Creates a session's directory and sidecar.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `NoSpace`, `Io`.
+    pub fn create_session(&self, session: &Session) -> Result<()> {
+        let keys = VmKeys::new(&session.vm)?;
+        let stage = self.repository.stage();
+        let dir = keys.session(&session.name)?;
+        stage.make_prefix(&dir.join(layout::ATTACHED)?)?;
+        stage.put(
+            &dir.join(layout::SESSION_FILE)?,
+            &encode(session)?,
+            PutMode::Create,
+        )?;
+        stage.sync_prefix(&keys.points()?)
+    }
+
+    /// Rewrites a session's sidecar.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn update_session(&self, session: &Session) -> Result<()> {
+        let key = VmKeys::new(&session.vm)?.session_file(&session.name)?;
+        self.repository
+            .stage()
+            .put(&key, &encode(session)?, PutMode::Replace)
+    }
+
+    /// Removes a session with its unpublished layers. Its space is free afterwards.
+    ///
+    /// # Errors
+    /// `Io`: what is left is removed by the next owner.
+    pub fn remove_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
+        recovery::remove_session(&self.repository, vm, name)
+    }
+
+    /// Builds the catalog anew from the sidecars.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn rebuild_catalog(&self) -> Result<usize> {
+        let names = self.vm_names();
+        for gone in self.catalog.vm_names()? {
+            if !names.contains(&gone) {
+                self.catalog.replace(&gone, None)?;
+            }
+        }
+        for name in &names {
+            let entry = self.vm_snapshot(name)?;
+            self.catalog.replace(name, None)?;
+            self.catalog.replace(name, Some(&entry.index))?;
+        }
+        Ok(names.len())
+    }
+}

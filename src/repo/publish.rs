@@ -1,0 +1,210 @@
+//! Publishing: how a session becomes a committed restore point, in exactly this order.
+//!
+//! 1. (by ingest) every disk is sealed: fsync, renamed from `.open` to `.qcow2`, its sums written;
+//! 2. fsync of `layers/`; the lock is read again; `seq` is taken;
+//! 3. `point.json` is written and fsynced in the session's directory;
+//! 4. the directory is renamed to `points/<point>`, and `points/` fsynced: *the point is committed*;
+//! 5. `index.json` is replaced, then the catalog; only then is success answered.
+//!
+//! # Invariants
+//! Before step 4 the session is whole (its sidecar and logs go along in the rename and are removed
+//! afterwards); after it the point is. A failure after step 4 is not a failure of the commit.
+
+use std::sync::PoisonError;
+
+use jiff::Timestamp;
+
+use super::layout::{self, MAP_SUFFIX, SESSION_FILE, VmKeys};
+use super::owner::Owner;
+use super::repository::Repository;
+use super::sidecar::index::{Index, PointEntry};
+use super::sidecar::point::{Attached, Kind, Point, PointDisk, PointParent};
+use super::sidecar::{SIDECAR_BYTES_MAX, Sidecar, Unknown, encode};
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::PutMode;
+use crate::types::{Digest, PointId, PointName, VmName};
+
+/// LIMIT: names tried with `-2`, `-3`, ... on collision.
+const SUFFIX_MAX: u32 = 10_000;
+
+/// What ingest knows of a point that is to be published.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// The name that was asked for; by default the time of capture.
+    pub name: Option<PointName>,
+    /// When the capture began.
+    pub captured_at: Timestamp,
+    /// The parent.
+    pub parent: Option<PointParent>,
+    /// All disks, sealed.
+    pub disks: Vec<PointDisk>,
+}
+
+/// Name of the crate's release in sidecars.
+const WRITER: &str = concat!("restorefs ", env!("CARGO_PKG_VERSION"));
+
+/// A name that nobody has: the wanted one, or the time of capture with `-2`, `-3`, ... on collision.
+///
+/// # Errors
+/// `AlreadyExists` when the wanted name is taken by a point or by another session than `own`.
+pub fn free_name(
+    repository: &Repository,
+    index: &Index,
+    own: Option<&PointName>,
+    wanted: Option<&PointName>,
+    captured_at: Timestamp,
+) -> Result<PointName> {
+    let mut taken: std::collections::HashSet<String> =
+        index.points.iter().map(|p| p.name.folded()).collect();
+    let sessions = repository.session_names(&index.name)?;
+    taken.extend(
+        sessions
+            .iter()
+            .filter(|name| Some(*name) != own)
+            .map(PointName::folded),
+    );
+    if let Some(wanted) = wanted {
+        if taken.contains(&wanted.folded()) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("{} has a point or session {wanted} already", index.name),
+            )
+            .advise("choose another name with --point"));
+        }
+        return Ok(wanted.clone());
+    }
+    let base = clock::point_name(captured_at);
+    for n in 1..SUFFIX_MAX {
+        let name = PointName::new(if n == 1 {
+            base.clone()
+        } else {
+            format!("{base}-{n}")
+        })?;
+        if !taken.contains(&name.folded()) {
+            return Ok(name);
+        }
+    }
+    Err(Error::new(
+        ErrorKind::AlreadyExists,
+        format!("all names from {base} to {base}-{SUFFIX_MAX} are taken"),
+    ))
+}
+
+impl Owner {
+    /// Publishes a session whose disks are sealed.
+    ///
+    /// # Errors
+    /// `AlreadyExists` (the name), `Stale` (the lock is not ours any more), `NoSpace`, `Io`: the session is still there
+    /// and whole.
+    pub fn publish(&self, vm: &VmName, session: &PointName, draft: Draft) -> Result<PointEntry> {
+        let entry = self.vm(vm)?;
+        let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = VmKeys::new(vm)?;
+        let repository = self.repository();
+        let stage = repository.stage();
+        let dir = keys.session(session)?;
+
+        stage.sync_prefix(&keys.layers()?)?;
+        self.verify_lock()?;
+        let name = free_name(
+            repository,
+            &entry.index,
+            Some(session),
+            draft.name.as_ref(),
+            draft.captured_at,
+        )?;
+        let serial = self.next_serial()?;
+        let point = Point {
+            schema: Point::SCHEMA,
+            point_id: PointId::random(),
+            vm_id: entry.vm.vm_id,
+            vm: vm.clone(),
+            name: name.clone(),
+            seq: entry.index.seq_high + 1,
+            kind: kind_of(&draft.disks),
+            captured_at: draft.captured_at,
+            committed_at: self.clock().now(),
+            parent: draft.parent,
+            disks: draft.disks,
+            attached: self.hash_attached(&dir)?,
+            writer: WRITER.to_owned(),
+            unknown: Unknown::new(),
+        };
+        let bytes = encode(&point)?;
+        stage.put(&dir.join(layout::POINT_FILE)?, &bytes, PutMode::Replace)?;
+        stage.publish_prefix(&dir, &keys.point(&name)?, layout::POINT_FILE)?;
+        stage.sync_prefix(&keys.points()?)?;
+
+        // Committed. What fails from here on is repaired by the next owner, and readers see the point in `points/`.
+        let short = PointEntry::of(&point, Digest::of(&bytes), serial);
+        entry.index.points.push(short.clone());
+        entry.index.seq_high = point.seq;
+        entry.index.serial_high = entry.index.serial_high.max(serial);
+        let indexed = Self::store_index(repository, &mut entry.index)
+            .and_then(|()| self.catalog().add_point(vm, &entry.index, &short));
+        if let Err(e) = indexed {
+            tracing::error!(vm = %vm, point = %name, error = %e.report(),
+                "the point is committed, but the index could not be written; it is repaired when the repository is next opened");
+        }
+        if let Err(e) = remove_session_files(repository, vm, &name) {
+            tracing::warn!(vm = %vm, point = %name, error = %e.report(), "files of the finished session are left over");
+        }
+        Ok(short)
+    }
+
+    fn hash_attached(&self, dir: &crate::store::Key) -> Result<Vec<Attached>> {
+        let stage = self.repository().stage();
+        let prefix = dir.join(layout::ATTACHED)?;
+        let entries = match stage.list(&prefix) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let mut attached = Vec::new();
+        for entry in entries {
+            if entry.is_prefix {
+                return Err(Error::invalid(format!(
+                    "attached/{} is a directory; only files can be attached",
+                    entry.name
+                )));
+            }
+            let bytes = stage.get(&prefix.join(&entry.name)?, SIDECAR_BYTES_MAX)?;
+            attached.push(Attached {
+                name: entry.name,
+                size_bytes: entry.size_bytes,
+                blake3: Digest::of(&bytes),
+            });
+        }
+        Ok(attached)
+    }
+}
+
+fn kind_of(disks: &[PointDisk]) -> Kind {
+    if disks.iter().all(|d| d.kind == Kind::Full) {
+        Kind::Full
+    } else if disks.iter().any(|d| d.kind == Kind::Differential) {
+        Kind::Differential
+    } else {
+        Kind::Incremental
+    }
+}
+
+/// Removes `session.json` and the logs from a committed point's directory.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn remove_session_files(
+    repository: &Repository,
+    vm: &VmName,
+    point: &PointName,
+) -> Result<()> {
+    let stage = repository.stage();
+    let dir = VmKeys::new(vm)?.point(point)?;
+    for entry in stage.list(&dir)? {
+        if entry.name == SESSION_FILE || entry.name.ends_with(MAP_SUFFIX) {
+            stage.delete(&dir.join(&entry.name)?)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! Recovery: what the next owner of the lock finds after a crash, and puts in order.
+//!
+//! # Invariants
+//! - Resumable sessions are left alone; their sealed layers are looked after by ingest when they go on.
+//! - A layer goes to the trash only when every point and session of the VM could be read and none of them,
+//!   nor any backing chain of theirs, names it. One failed listing or sidecar, and nothing is removed.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use super::layout::{self, SESSION_FILE, VmKeys};
+use super::owner::VmEntry;
+use super::publish::remove_session_files;
+use super::repository::Repository;
+use super::sidecar::index::Index;
+use super::slot::{LAYER_SUFFIX, OPEN_SUFFIX, SUMS_SUFFIX, Slot};
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::qcow2::Image;
+use crate::types::{PointName, VmName};
+
+/// LIMIT: seconds that something stays in the trash at least.
+const TRASH_SECONDS: i64 = 3600;
+
+/// Puts one VM in order and loads it; `None` when the directory is no VM (a creation that was cut short).
+///
+/// # Errors
+/// `Corrupt`, `Io`.
+pub(super) fn recover_vm(
+    repository: &Repository,
+    name: &VmName,
+    now: Timestamp,
+) -> Result<Option<VmEntry>> {
+    let vm = match repository.vm(name) {
+        Ok(vm) => vm,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            tracing::warn!(vm = %name, "a directory below vms/ has no vm.json and is ignored");
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
+    if vm.name != *name {
+        return Err(Error::corrupt(
+            "a VM sidecar lies in another VM's directory",
+            name,
+            &vm.name,
+        ));
+    }
+    let mut complete = true;
+    let stored = match repository.stored_index(name) {
+        Ok(index) => index,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+            tracing::warn!(vm = %name, error = %e.report(), "index.json is rebuilt from the points");
+            Repository::empty_index(&vm)
+        }
+        Err(e) => return Err(e),
+    };
+    let before = stored.points.len();
+    let mut index = repository.reconcile(name, stored)?;
+    if index.points.len() != before || index.points.iter().any(|p| p.serial == 0) {
+        tracing::warn!(vm = %name, points = index.points.len(), "index.json did not agree with points/, which wins");
+        index.generation = 0;
+    }
+    for point in &index.points {
+        remove_session_files(repository, name, &point.name)?;
+    }
+    for session in session_dirs(repository, name)? {
+        match repository.session(name, &session) {
+            Ok(sidecar) if sidecar.resumable => {}
+            Ok(_) => {
+                tracing::warn!(vm = %name, session = %session, "removing what an interrupted backup left");
+                remove_session(repository, name, &session)?;
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                tracing::warn!(vm = %name, session = %session, "removing a session without a sidecar");
+                remove_session(repository, name, &session)?;
+            }
+            Err(e) => {
+                tracing::error!(vm = %name, session = %session, error = %e.report(),
+                    "a session cannot be read; it is kept, and no layer of this VM is cleaned up");
+                complete = false;
+            }
+        }
+    }
+    if complete {
+        collect_garbage(repository, name, &index, now)?;
+    }
+    Ok(Some(VmEntry { vm, index }))
+}
+
+fn session_dirs(repository: &Repository, vm: &VmName) -> Result<Vec<PointName>> {
+    repository.session_names(vm)
+}
+
+/// Removes a session's unpublished layers and its directory.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn remove_session(repository: &Repository, vm: &VmName, name: &PointName) -> Result<()> {
+    let keys = VmKeys::new(vm)?;
+    let stage = repository.stage();
+    let mut slots = Vec::new();
+    match repository.session(vm, name) {
+        Ok(session) => slots.extend(
+            session
+                .disks
+                .into_iter()
+                .map(|disk| (disk.layer, disk.layer_id)),
+        ),
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    let gone = |result: Result<()>| match result {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    // The sidecar goes first: a session without one is removed whole by whoever comes next, and what
+    // is left of its layers is then garbage that nobody names.
+    gone(stage.delete(&keys.session_file(name)?))?;
+    for (slot, layer) in slots {
+        for key in [
+            keys.open_layer(&slot)?,
+            keys.sums(&slot, layer)?,
+            keys.layer(&slot)?,
+        ] {
+            gone(stage.delete(&key))?;
+        }
+    }
+    gone(stage.delete(&keys.session(name)?))
+}
+
+/// Every slot that a point or session names.
+fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<HashSet<Slot>> {
+    let mut named = HashSet::new();
+    for entry in &index.points {
+        let point = repository.point(vm, entry)?;
+        named.extend(point.disks.into_iter().map(|disk| disk.layer));
+    }
+    for name in repository.session_names(vm)? {
+        let session = repository.session(vm, &name)?;
+        for disk in session.disks {
+            named.extend(disk.parent.map(|parent| parent.layer));
+            named.insert(disk.layer);
+        }
+    }
+    Ok(named)
+}
+
+/// Adds every slot below the named ones in their backing chains.
+fn close_over_backing(
+    repository: &Repository,
+    vm: &VmName,
+    named: &mut HashSet<Slot>,
+) -> Result<()> {
+    let mut todo: Vec<Slot> = named.iter().cloned().collect();
+    while let Some(slot) = todo.pop() {
+        let file = match repository.store().open(&VmKeys::new(vm)?.layer(&slot)?) {
+            Ok(file) => file,
+            // A session's layer that is not sealed: its parent is named by the session itself.
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        let image = Image::open(file)?;
+        if let Some(backing) = image.backing_name() {
+            let below = Slot::of_file(&String::from_utf8_lossy(backing))?;
+            if named.insert(below.clone()) {
+                todo.push(below);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn collect_garbage(
+    repository: &Repository,
+    vm: &VmName,
+    index: &Index,
+    now: Timestamp,
+) -> Result<()> {
+    let keys = VmKeys::new(vm)?;
+    let prefix = keys.layers()?;
+    let entries = match repository.store().list(&prefix) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let slot_of = |name: &str| -> Option<Slot> {
+        let slot = name
+            .strip_suffix(LAYER_SUFFIX)
+            .or_else(|| name.strip_suffix(OPEN_SUFFIX))
+            .or_else(|| {
+                let (slot, _id) = name.strip_suffix(SUMS_SUFFIX)?.rsplit_once('.')?;
+                Some(slot)
+            })?;
+        Slot::parse(slot).ok()
+    };
+    let candidates: Vec<(String, Slot)> = entries
+        .into_iter()
+        .filter(|e| !e.is_prefix)
+        .filter_map(|e| Some((e.name.clone(), slot_of(&e.name)?)))
+        .collect();
+    let judged = named_slots(repository, vm, index).and_then(|mut named| {
+        if candidates.iter().any(|(_, slot)| !named.contains(slot)) {
+            close_over_backing(repository, vm, &mut named)?;
+        }
+        Ok(named)
+    });
+    let named = match judged {
+        Ok(named) => named,
+        Err(e) => {
+            tracing::error!(vm = %vm, error = %e.report(), "not everything that names layers could be read; nothing is cleaned up");
+            return Ok(());
+        }
+    };
+    for (file, slot) in candidates {
+        if !named.contains(&slot) {
+            tracing::warn!(vm = %vm, file, "a layer that nothing names goes to the trash");
+            let aside = layout::trash()?.join(&format!("{}.{vm}.{file}", clock::slot_time(now)))?;
+            repository.store().rename(&prefix.join(&file)?, &aside)?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes what has been in the trash for an hour or more.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn empty_trash(repository: &Repository, now: Timestamp) -> Result<()> {
+    let prefix = layout::trash()?;
+    let entries = match repository.store().list(&prefix) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let Ok(limit) = now.checked_sub(jiff::SignedDuration::from_secs(TRASH_SECONDS)) else {
+        return Ok(());
+    };
+    let limit = clock::slot_time(limit);
+    for entry in entries {
+        // Names begin with the time at which they came here, in a form that sorts.
+        if entry
+            .name
+            .split('.')
+            .next()
+            .is_some_and(|at| at.len() == limit.len() && at < limit.as_str())
+        {
+            let key = prefix.join(&entry.name)?;
+            if entry.is_prefix {
+                repository.stage().delete(&key)?
+            } else {
+                repository.store().delete(&key)?
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the directory of a point still has the files of its session (for tests of recovery).
+///
+/// # Errors
+/// `Io`.
+pub fn has_session_files(repository: &Repository, vm: &VmName, point: &PointName) -> Result<bool> {
+    let dir = VmKeys::new(vm)?.point(point)?;
+    Ok(repository
+        .store()
+        .list(&dir)?
+        .iter()
+        .any(|e| e.name == SESSION_FILE))
+}

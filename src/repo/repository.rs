@@ -1,0 +1,424 @@
+//! Reading a repository: what every process may do, with or without a writer beside it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::format::Format;
+use super::layout::{self, VmKeys};
+use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
+use super::sidecar::point::Point;
+use super::sidecar::session::Session;
+use super::sidecar::state::State;
+use super::sidecar::vm::Vm;
+use super::sidecar::{SIDECAR_BYTES_MAX, Sidecar, Unknown, encode, parse};
+use super::slot::Slot;
+use super::sums::Sums;
+use crate::block::ReadAt;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::local::LocalStore;
+use crate::store::{Key, PutMode, Stage, Store};
+use crate::types::{Digest, LayerId, PointName, VmName};
+
+/// An open repository.
+pub struct Repository {
+    store: Arc<dyn Store>,
+    stage: Arc<dyn Stage>,
+    format: Format,
+}
+
+impl Repository {
+    /// Opens the repository in a local directory.
+    ///
+    /// # Errors
+    /// `NoRepository` when there is none; `Unsupported` when it is newer than this release; `Corrupt`, `Io`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let store = LocalStore::open(path)
+            .map_err(|e| match e.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                    Self::none_there(&path.display().to_string())
+                }
+                _ => e,
+            })
+            .map(Arc::new)?;
+        Self::open_store(Arc::clone(&store) as Arc<dyn Store>, store)
+    }
+
+    /// Opens the repository in any store.
+    ///
+    /// # Errors
+    /// As [`Repository::open`].
+    pub fn open_store(store: Arc<dyn Store>, stage: Arc<dyn Stage>) -> Result<Self> {
+        let bytes = store
+            .get(&layout::format()?, SIDECAR_BYTES_MAX)
+            .map_err(|e| match e.kind() {
+                ErrorKind::NotFound => Self::none_there(&store.describe()),
+                _ => e,
+            })?;
+        let format: Format = parse(&bytes).at_path(layout::FORMAT_FILE)?;
+        format.check(false)?;
+        Ok(Self {
+            store,
+            stage,
+            format,
+        })
+    }
+
+    fn none_there(place: &str) -> Error {
+        Error::new(
+            ErrorKind::NoRepository,
+            format!("there is no repository in {place}"),
+        )
+        .advise("make one with: restorefs init DIR, or name another with --repo or RESTOREFS_REPO")
+    }
+
+    /// Makes a repository in a local directory, which is made too; it must be empty.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is a repository; `NotEmpty` when there is anything else; `Io`.
+    pub fn init(path: &Path, now: Timestamp) -> Result<Self> {
+        let store = LocalStore::make(path).map(Arc::new)?;
+        Self::init_store(Arc::clone(&store) as Arc<dyn Store>, store, now)
+    }
+
+    /// Makes a repository in any store.
+    ///
+    /// # Errors
+    /// As [`Repository::init`].
+    pub fn init_store(
+        store: Arc<dyn Store>,
+        stage: Arc<dyn Stage>,
+        now: Timestamp,
+    ) -> Result<Self> {
+        for entry in store.list(&Key::root())? {
+            if entry.name == layout::FORMAT_FILE {
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("{} is a repository already", store.describe()),
+                ));
+            }
+            if entry.name != "lost+found" {
+                return Err(Error::new(
+                    ErrorKind::NotEmpty,
+                    format!("{} is not empty (it has {})", store.describe(), entry.name),
+                )
+                .advise("name an empty or a new directory"));
+            }
+        }
+        for prefix in [
+            layout::vms()?,
+            layout::jobs()?,
+            layout::cache()?,
+            layout::trash()?,
+        ] {
+            stage.make_prefix(&prefix)?;
+        }
+        let format = Format::new(now);
+        store.put(&layout::format()?, &encode(&format)?, PutMode::Create)?;
+        Ok(Self {
+            store,
+            stage,
+            format,
+        })
+    }
+
+    /// The repository's own sidecar.
+    #[must_use]
+    pub const fn format(&self) -> &Format {
+        &self.format
+    }
+
+    /// Where it lives.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Where its sessions write.
+    #[must_use]
+    pub fn stage(&self) -> &Arc<dyn Stage> {
+        &self.stage
+    }
+
+    fn load<T: Sidecar>(&self, key: &Key) -> Result<T> {
+        let bytes = self.store.get(key, SIDECAR_BYTES_MAX)?;
+        parse(&bytes).at_path(key.as_str())
+    }
+
+    /// Names of all VMs, sorted.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn vm_names(&self) -> Result<Vec<VmName>> {
+        let entries = self.store.list(&layout::vms()?)?;
+        Ok(entries
+            .into_iter()
+            .filter(|e| e.is_prefix)
+            .filter_map(|e| VmName::new(e.name).ok())
+            .collect())
+    }
+
+    /// The VM's sidecar; names are found without regard to case.
+    ///
+    /// # Errors
+    /// `NotFound` naming the VM; `Corrupt`, `Io`.
+    pub fn vm(&self, name: &VmName) -> Result<Vm> {
+        match self.load(&VmKeys::new(name)?.vm()?) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Err(Error::not_found(format!("there is no VM {name}"))
+                    .advise("list the VMs with: restorefs ls"))
+            }
+            other => other,
+        }
+    }
+
+    /// `index.json` as it stands, without a look at `points/`.
+    ///
+    /// # Errors
+    /// `NotFound` when it is missing; `Corrupt`, `Io`.
+    pub fn stored_index(&self, vm: &VmName) -> Result<Index> {
+        self.load(&VmKeys::new(vm)?.index()?)
+    }
+
+    /// All points of a VM: `index.json` reconciled with the directory `points/`, which wins.
+    ///
+    /// # Errors
+    /// `NotFound` naming the VM; `Corrupt`, `Io`.
+    pub fn index(&self, vm: &VmName) -> Result<Index> {
+        let sidecar = self.vm(vm)?;
+        let stored = match self.stored_index(vm) {
+            Ok(index) => index,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                if e.kind() == ErrorKind::Corrupt {
+                    tracing::warn!(vm = %vm, error = %e.report(), "index.json cannot be read; the points' own sidecars are used");
+                }
+                Self::empty_index(&sidecar)
+            }
+            Err(e) => return Err(e),
+        };
+        let mut index = self.reconcile(vm, stored)?;
+        // Points that the writer has not indexed yet are shown under provisional serials.
+        let mut provisional = SERIAL_MAX;
+        for point in &mut index.points {
+            if point.serial == 0 {
+                point.serial = provisional;
+                provisional -= 1;
+            }
+        }
+        Ok(index)
+    }
+
+    /// An index without points.
+    #[must_use]
+    pub fn empty_index(vm: &Vm) -> Index {
+        Index {
+            schema: Index::SCHEMA,
+            vm_id: vm.vm_id,
+            name: vm.name.clone(),
+            serial: vm.serial,
+            generation: 0,
+            seq_high: 0,
+            serial_high: vm.serial,
+            points: Vec::new(),
+            unknown: Unknown::new(),
+        }
+    }
+
+    /// `stored` with the points that `points/` has; new ones carry serial 0.
+    ///
+    /// # Errors
+    /// `Corrupt` when a point's sidecar cannot be read; `Io`.
+    pub fn reconcile(&self, vm: &VmName, mut stored: Index) -> Result<Index> {
+        let keys = VmKeys::new(vm)?;
+        let names: Vec<String> = match self.store.list(&keys.points()?) {
+            Ok(entries) => entries
+                .into_iter()
+                .filter(|e| e.is_prefix)
+                .map(|e| e.name)
+                .collect(),
+            Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let listed: std::collections::HashSet<&str> = names.iter().map(String::as_str).collect();
+        stored
+            .points
+            .retain(|point| listed.contains(point.name.as_str()));
+        let known: std::collections::HashSet<String> = stored
+            .points
+            .iter()
+            .map(|point| point.name.as_str().to_owned())
+            .collect();
+        for name in names
+            .iter()
+            .filter(|name| !name.starts_with('.') && !known.contains(*name))
+        {
+            let Ok(name) = PointName::new(name.as_str()) else {
+                continue;
+            };
+            let (point, digest) = self.point_with_digest(vm, &name)?;
+            stored.points.push(PointEntry::of(&point, digest, 0));
+        }
+        stored.points.sort_by_key(|point| point.seq);
+        let highest = stored.points.last().map_or(0, |point| point.seq);
+        stored.seq_high = stored.seq_high.max(highest);
+        Ok(stored)
+    }
+
+    fn point_with_digest(&self, vm: &VmName, name: &PointName) -> Result<(Point, Digest)> {
+        let key = VmKeys::new(vm)?.point_file(name)?;
+        let bytes = self
+            .store
+            .get(&key, SIDECAR_BYTES_MAX)
+            .map_err(|e| match e.kind() {
+                ErrorKind::NotFound => {
+                    Error::not_found(format!("there is no restore point {vm}@{name}"))
+                        .advise(format!("list the points with: restorefs ls {vm}"))
+                }
+                _ => e,
+            })?;
+        let point = parse::<Point>(&bytes).at_path(key.as_str())?;
+        Ok((point, Digest::of(&bytes)))
+    }
+
+    /// A point's sidecar, proved against the hash in the index.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt` when its bytes are not those that were committed; `Io`.
+    pub fn point(&self, vm: &VmName, entry: &PointEntry) -> Result<Point> {
+        let (point, digest) = self.point_with_digest(vm, &entry.name)?;
+        if digest != entry.point_blake3 {
+            let key = VmKeys::new(vm)?.point_file(&entry.name)?;
+            return Err(Error::corrupt(
+                "a point sidecar is not what was committed",
+                entry.point_blake3,
+                digest,
+            )
+            .at_path(key.as_str()));
+        }
+        Ok(point)
+    }
+
+    /// The exact bytes of an attached file, proved against its hash.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt`; `Io`.
+    pub fn attached(&self, vm: &VmName, point: &PointEntry, name: &str) -> Result<Vec<u8>> {
+        let stated = point
+            .attached
+            .iter()
+            .find(|file| file.name == name)
+            .ok_or_else(|| {
+                Error::not_found(format!("no attached file {name} in {vm}@{}", point.name))
+            })?;
+        let key = VmKeys::new(vm)?
+            .point(&point.name)?
+            .join(layout::ATTACHED)?
+            .join(name)?;
+        let bytes = self.store.get(&key, SIDECAR_BYTES_MAX)?;
+        let found = Digest::of(&bytes);
+        if found != stated.blake3 {
+            return Err(Error::corrupt(
+                "an attached file is not what was committed",
+                stated.blake3,
+                found,
+            )
+            .at_path(key.as_str()));
+        }
+        Ok(bytes)
+    }
+
+    /// Opens a committed layer.
+    ///
+    /// # Errors
+    /// `NotFound` (the chain is broken), `Io`.
+    pub fn open_layer(&self, vm: &VmName, slot: &Slot) -> Result<Arc<dyn ReadAt>> {
+        let key = VmKeys::new(vm)?.layer(slot)?;
+        self.store.open(&key).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::corrupt("a layer is missing", key.as_str(), "no such file")
+                .at_path(key.as_str())
+                .advise("restore the file from a copy of the repository; points that do not need it are unharmed"),
+            _ => e.at_path(key.as_str()),
+        })
+    }
+
+    /// Opens the sums of a committed layer.
+    ///
+    /// # Errors
+    /// `Corrupt` when they are missing or not of this layer; `Io`.
+    pub fn open_sums(
+        &self,
+        vm: &VmName,
+        slot: &Slot,
+        layer: LayerId,
+    ) -> Result<Sums<Arc<dyn ReadAt>>> {
+        let key = VmKeys::new(vm)?.sums(slot, layer)?;
+        let file = self.store.open(&key).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::corrupt(
+                "the sums of a layer are missing",
+                key.as_str(),
+                "no such file",
+            ),
+            _ => e,
+        });
+        let sums = Sums::open(file?).at_path(key.as_str())?;
+        if sums.summary().layer_id != layer {
+            return Err(
+                Error::corrupt("sums of another layer", layer, sums.summary().layer_id)
+                    .at_path(key.as_str()),
+            );
+        }
+        Ok(sums)
+    }
+
+    /// Names of a VM's sessions, sorted.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn session_names(&self, vm: &VmName) -> Result<Vec<PointName>> {
+        let prefix = VmKeys::new(vm)?.points()?;
+        match self.stage.list(&prefix) {
+            Ok(entries) => Ok(entries
+                .iter()
+                .filter(|e| e.is_prefix)
+                .filter_map(|e| layout::session_name(&e.name))
+                .collect()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A session's sidecar.
+    ///
+    /// # Errors
+    /// `NotFound` naming the session; `Corrupt`, `Io`.
+    pub fn session(&self, vm: &VmName, name: &PointName) -> Result<Session> {
+        let key = VmKeys::new(vm)?.session_file(name)?;
+        let bytes = self
+            .stage
+            .get(&key, SIDECAR_BYTES_MAX)
+            .map_err(|e| match e.kind() {
+                ErrorKind::NotFound => Error::not_found(format!("there is no session {vm}/{name}"))
+                    .advise("list the sessions with: restorefs sessions"),
+                _ => e,
+            })?;
+        parse(&bytes).at_path(key.as_str())
+    }
+
+    /// What changes about a point; a fresh state when none was written.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn state(&self, vm: &VmName, point: &PointEntry) -> Result<State> {
+        match self.load(&VmKeys::new(vm)?.state(point.point_id)?) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(State {
+                schema: State::SCHEMA,
+                point_id: point.point_id,
+                tags: std::collections::BTreeMap::new(),
+                volumes: None,
+                unknown: Unknown::new(),
+            }),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Selectors: how people name points: `web01@latest`, `web01@latest~2`, `web01@2026-11-20_02-00-00`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::sidecar::index::{Index, PointEntry};
+use crate::error::{Error, Result};
+use crate::types::{PointName, VmName};
+
+/// Which point of a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// The `n`th before the one with the highest `seq`.
+    Latest(usize),
+    /// By name.
+    Named(PointName),
+}
+
+/// `VM@POINT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selector {
+    /// The VM.
+    pub vm: VmName,
+    /// The point.
+    pub which: Which,
+}
+
+impl FromStr for Which {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let (base, back) = match text.split_once('~') {
+            Some((base, back)) => {
+                let back = back.parse().map_err(|_| {
+                    Error::invalid(format!("\"~{back}\" is not a number of points to go back"))
+                })?;
+                (base, Some(back))
+            }
+            None => (text, None),
+        };
+        match (base, back) {
+            ("latest", back) => Ok(Self::Latest(back.unwrap_or(0))),
+            (_, Some(_)) => Err(Error::invalid("only latest can be followed by ~N")),
+            (name, None) => Ok(Self::Named(PointName::new(name)?)),
+        }
+    }
+}
+
+impl FromStr for Selector {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let (vm, point) = text.split_once('@').ok_or_else(|| {
+            Error::invalid(format!(
+                "\"{}\" names no restore point; write VM@POINT or VM@latest",
+                text.escape_debug()
+            ))
+        })?;
+        Ok(Self {
+            vm: VmName::new(vm)?,
+            which: point.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.which {
+            Which::Latest(0) => write!(f, "{}@latest", self.vm),
+            Which::Latest(back) => write!(f, "{}@latest~{back}", self.vm),
+            Which::Named(name) => write!(f, "{}@{name}", self.vm),
+        }
+    }
+}
+
+impl Which {
+    /// Finds the point in the index.
+    ///
+    /// # Errors
+    /// `NotFound` naming VM and point.
+    pub fn find<'a>(&self, index: &'a Index) -> Result<&'a PointEntry> {
+        let vm = &index.name;
+        let missing = |what: String| {
+            Err(Error::not_found(what).advise(format!("list the points with: restorefs ls {vm}")))
+        };
+        match self {
+            Self::Named(name) => match index.point(name) {
+                Some(point) => Ok(point),
+                None => missing(format!("there is no restore point {vm}@{name}")),
+            },
+            Self::Latest(back) => {
+                let mut points: Vec<&PointEntry> = index.points.iter().collect();
+                points.sort_by_key(|point| std::cmp::Reverse(point.seq));
+                match points.get(*back) {
+                    Some(point) => Ok(point),
+                    None if points.is_empty() => missing(format!("{vm} has no restore points yet")),
+                    None => missing(format!("{vm} has only {} restore points", points.len())),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Selector, Which};
+
+    #[test]
+    fn selectors_parse() {
+        let parse = |text: &str| text.parse::<Selector>();
+        assert_eq!(parse("web01@latest").unwrap().which, Which::Latest(0));
+        assert_eq!(parse("web01@latest~2").unwrap().which, Which::Latest(2));
+        assert_eq!(
+            parse("web01@2026-11-20_02-00-00").unwrap().to_string(),
+            "web01@2026-11-20_02-00-00"
+        );
+        for bad in [
+            "web01",
+            "web01@",
+            "@latest",
+            "web01@x~1",
+            "web01@latest~x",
+            "a/b@latest",
+            "web01@..",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

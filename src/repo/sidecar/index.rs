@@ -1,0 +1,127 @@
+//! `index.json`: all points of a VM in short. What followers read instead of directories and chains.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::point::{Kind, Point, PointParent};
+use super::{Sidecar, Unknown};
+use crate::types::{Digest, DiskName, PointId, PointName, VmId, VmName};
+
+/// LIMIT: 24 bits of an inode number are the serial (`src/FORMATS.md`).
+pub const SERIAL_MAX: u32 = (1 << 24) - 1;
+
+/// All points of a VM, rewritten atomically at each commit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// Schema number, 1.
+    pub schema: u32,
+    /// Identity of the VM.
+    pub vm_id: VmId,
+    /// Name of the VM.
+    pub name: VmName,
+    /// Serial of the VM's own directory.
+    pub serial: u32,
+    /// Counts rewrites, so that a catalog knows whether it is behind.
+    pub generation: u64,
+    /// Highest `seq` ever given, so that none is given twice.
+    pub seq_high: u64,
+    /// Highest serial ever given in the repository when this was written.
+    pub serial_high: u32,
+    /// Points by ascending `seq`.
+    pub points: Vec<PointEntry>,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// A point in short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PointEntry {
+    /// Name.
+    pub name: PointName,
+    /// Identity.
+    pub point_id: PointId,
+    /// Position in the VM's order.
+    pub seq: u64,
+    /// Serial in this repository: the upper 24 bits of its inode numbers.
+    pub serial: u32,
+    /// Full, incremental or differential.
+    pub kind: Kind,
+    /// When the capture began.
+    pub captured_at: Timestamp,
+    /// When it was committed.
+    pub committed_at: Timestamp,
+    /// BLAKE3 of the exact bytes of `point.json`.
+    pub point_blake3: Digest,
+    /// The point that it was compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<PointParent>,
+    /// Its disks in short.
+    pub disks: Vec<DiskEntry>,
+    /// Hashes of its attached files by name.
+    #[serde(default)]
+    pub attached: Vec<super::point::Attached>,
+}
+
+/// A disk of a point in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskEntry {
+    /// Name.
+    pub name: DiskName,
+    /// Virtual size in bytes.
+    pub size_bytes: u64,
+    /// Size of the source in bytes.
+    pub source_bytes: u64,
+    /// Bytes that are not zero.
+    pub data_bytes: u64,
+    /// Bytes that differed from the parent when it was captured.
+    pub changed_bytes: u64,
+}
+
+impl Sidecar for Index {
+    const WHAT: &'static str = "index of the VM";
+    const SCHEMA: u32 = 1;
+}
+
+impl Index {
+    /// The point of that name, without regard to case.
+    #[must_use]
+    pub fn point(&self, name: &PointName) -> Option<&PointEntry> {
+        self.points
+            .iter()
+            .find(|point| point.name.folded() == name.folded())
+    }
+
+    /// The point with the highest `seq`.
+    #[must_use]
+    pub fn latest(&self) -> Option<&PointEntry> {
+        self.points.iter().max_by_key(|point| point.seq)
+    }
+}
+
+impl PointEntry {
+    /// The short form of a point.
+    #[must_use]
+    pub fn of(point: &Point, point_blake3: Digest, serial: u32) -> Self {
+        let disks = point.disks.iter().map(|disk| DiskEntry {
+            name: disk.name.clone(),
+            size_bytes: disk.size_bytes,
+            source_bytes: disk.source_bytes,
+            data_bytes: disk.data_bytes,
+            changed_bytes: disk.changed_bytes,
+        });
+        Self {
+            name: point.name.clone(),
+            point_id: point.point_id,
+            seq: point.seq,
+            serial,
+            kind: point.kind,
+            captured_at: point.captured_at,
+            committed_at: point.committed_at,
+            point_blake3,
+            parent: point.parent.clone(),
+            disks: disks.collect(),
+            attached: point.attached.clone(),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `state/<point_id>.json`: what changes about a point after its commit: tags, checks, volumes found.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Sidecar, Unknown};
+use crate::types::PointId;
+
+/// The changing facts of a point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Schema number, 1.
+    pub schema: u32,
+    /// Which point.
+    pub point_id: PointId,
+    /// Labels for people.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Volumes found by probing; `null` until probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<Value>,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+impl Sidecar for State {
+    const WHAT: &'static str = "state of the point";
+    const SCHEMA: u32 = 1;
+}

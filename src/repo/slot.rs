@@ -1,0 +1,134 @@
+//! Slots: names of layer files. A hint for people; `point.json` says which layer is whose.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::types::{DiskName, LayerId};
+
+/// LIMIT: longest slot in bytes; leaves room for `.<layer_id>.sums` in a 255-byte name.
+const SLOT_BYTES_MAX: usize = 128;
+/// LIMIT: how much of the disk's name goes into a slot.
+const DISK_BYTES_MAX: usize = 32;
+/// Suffix of a committed layer.
+pub const LAYER_SUFFIX: &str = ".qcow2";
+/// Suffix of a layer being written.
+pub const OPEN_SUFFIX: &str = ".open";
+/// Suffix of a layer's sums.
+pub const SUMS_SUFFIX: &str = ".sums";
+
+/// `vda-20261120T020000Z-7f3a9c`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Slot(String);
+
+impl Slot {
+    /// A new slot for `disk`; the digits come from the layer's id.
+    #[must_use]
+    pub fn new(disk: &DiskName, at: Timestamp, layer: LayerId) -> Self {
+        let disk: String = disk.as_str().chars().take(DISK_BYTES_MAX).collect();
+        let [a, b, c, ..] = layer.to_bytes();
+        Self(format!(
+            "{disk}-{}-{a:02x}{b:02x}{c:02x}",
+            clock::slot_time(at)
+        ))
+    }
+
+    /// Checks a slot read from a file.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is no plain file name of the allowed characters.
+    pub fn parse(text: &str) -> Result<Self> {
+        let plain = text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if text.is_empty()
+            || text.len() > SLOT_BYTES_MAX
+            || !plain
+            || text.starts_with('.')
+            || text.contains("..")
+        {
+            return Err(Error::invalid(format!(
+                "\"{}\" is not the name of a layer slot",
+                text.escape_debug()
+            )));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The slot whose layer has this file name, as in a QCOW2 backing file name.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is not `<slot>.qcow2`.
+    pub fn of_file(name: &str) -> Result<Self> {
+        let slot = name.strip_suffix(LAYER_SUFFIX).ok_or_else(|| {
+            Error::invalid(format!(
+                "\"{}\" is not the file name of a layer",
+                name.escape_debug()
+            ))
+        })?;
+        Self::parse(slot)
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `<slot>.qcow2`.
+    #[must_use]
+    pub fn layer_file(&self) -> String {
+        format!("{}{LAYER_SUFFIX}", self.0)
+    }
+
+    /// `<slot>.open`.
+    #[must_use]
+    pub fn open_file(&self) -> String {
+        format!("{}{OPEN_SUFFIX}", self.0)
+    }
+
+    /// `<slot>.<layer_id>.sums`.
+    #[must_use]
+    pub fn sums_file(&self, layer: LayerId) -> String {
+        format!("{}.{layer}{SUMS_SUFFIX}", self.0)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Slot {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?)
+            .map_err(|e| D::Error::custom(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DiskName, LayerId, Slot, Timestamp};
+
+    #[test]
+    fn slots_are_short_plain_names() {
+        let disk = DiskName::new("x".repeat(128)).unwrap();
+        let layer = LayerId::from_bytes([0x7f, 0x3a, 0x9c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let slot = Slot::new(&disk, Timestamp::UNIX_EPOCH, layer);
+        assert_eq!(
+            slot.as_str(),
+            format!("{}-19700101T000000Z-7f3a9c", "x".repeat(32))
+        );
+        assert_eq!(Slot::of_file(&slot.layer_file()).unwrap(), slot);
+        for bad in ["", "a/b", "../a", ".hidden", "a..b", "a b"] {
+            assert!(Slot::parse(bad).is_err(), "{bad}");
+        }
+        assert!(Slot::of_file("/etc/shadow").is_err());
+    }
+}

@@ -27,3 +27,5 @@ pub mod chain;
 pub mod guest;
 // 6
 pub mod repo;
+// 7
+pub mod ingest;

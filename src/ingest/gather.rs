@@ -1,0 +1,212 @@
+//! Sub-cluster writes, gathered until their cluster is whole or must be completed.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// LIMIT: clusters gathered for each disk (16 MiB); beyond it the oldest is completed from the parent.
+const GATHERED_MAX: usize = 256;
+/// Granularity of what is known to be written: any byte range may be, so bytes are kept as ranges.
+const CLUSTER_BYTES: usize = 65_536;
+
+/// A cluster of which a part has been written.
+#[derive(Debug, Clone)]
+pub(super) struct Partial {
+    pub(super) bytes: Box<[u8]>,
+    /// Written byte ranges, sorted, disjoint, not touching.
+    written: Vec<(usize, usize)>,
+    age: u64,
+}
+
+impl Partial {
+    fn new(age: u64) -> Self {
+        Self {
+            bytes: vec![0; CLUSTER_BYTES].into(),
+            written: Vec::new(),
+            age,
+        }
+    }
+
+    fn write(&mut self, from: usize, bytes: &[u8]) {
+        let end = from + bytes.len();
+        if let Some(place) = self.bytes.get_mut(from..end) {
+            place.copy_from_slice(bytes);
+        }
+        let (mut a, mut b) = (from, end);
+        self.written.retain(|&(x, y)| {
+            let apart = y < a || b < x;
+            if !apart {
+                a = a.min(x);
+                b = b.max(y);
+            }
+            apart
+        });
+        let at = self.written.partition_point(|&(x, _)| x < a);
+        self.written.insert(at, (a, b));
+    }
+
+    /// Whether the first `length` bytes are all written.
+    pub(super) fn covers(&self, length: usize) -> bool {
+        self.written
+            .first()
+            .is_some_and(|&(a, b)| a == 0 && b >= length)
+    }
+
+    /// Copies the written parts over `base`.
+    pub(super) fn lay_over(&self, base: &mut [u8]) {
+        for &(a, b) in &self.written {
+            if let (Some(to), Some(from)) = (base.get_mut(a..b), self.bytes.get(a..b)) {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+
+    /// The written parts that lie in `[from, from + out.len())`, copied over `out`.
+    pub(super) fn lay_over_part(&self, from: usize, out: &mut [u8]) {
+        let end = from + out.len();
+        for &(a, b) in &self.written {
+            let (x, y) = (a.max(from), b.min(end));
+            if x < y
+                && let (Some(to), Some(bytes)) =
+                    (out.get_mut(x - from..y - from), self.bytes.get(x..y))
+            {
+                to.copy_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// All gathered clusters of a disk.
+#[derive(Debug, Default)]
+pub(super) struct Gather {
+    inner: Mutex<(HashMap<u64, Partial>, u64)>,
+}
+
+impl Gather {
+    /// Adds bytes to a cluster; hands the cluster out when its first `length` bytes are all written now. The entry stays
+    /// until [`Gather::remove`], so that readers see it meanwhile.
+    pub(super) fn add(
+        &self,
+        cluster: u64,
+        from: usize,
+        bytes: &[u8],
+        length: usize,
+    ) -> Option<Partial> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.1 += 1;
+        let age = inner.1;
+        let partial = inner.0.entry(cluster).or_insert_with(|| Partial::new(age));
+        partial.write(from, bytes);
+        partial.covers(length).then(|| partial.clone())
+    }
+
+    pub(super) fn get(&self, cluster: u64) -> Option<Partial> {
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .get(&cluster)
+            .cloned()
+    }
+
+    pub(super) fn remove(&self, cluster: u64) {
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .remove(&cluster);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .is_empty()
+    }
+
+    /// The gathered clusters in `[first, end)`.
+    pub(super) fn within(&self, first: u64, end: u64) -> Vec<(u64, Partial)> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.0.is_empty() {
+            return Vec::new();
+        }
+        inner
+            .0
+            .iter()
+            .filter(|(c, _)| (first..end).contains(*c))
+            .map(|(c, p)| (*c, p.clone()))
+            .collect()
+    }
+
+    /// Drops what was gathered in `[first, end)`: it has been overwritten wholly.
+    pub(super) fn forget(&self, first: u64, end: u64) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if !inner.0.is_empty() {
+            inner.0.retain(|cluster, _| !(first..end).contains(cluster));
+        }
+    }
+
+    /// The oldest cluster, when there are too many.
+    pub(super) fn surplus(&self) -> Option<u64> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.0.len() <= GATHERED_MAX {
+            return None;
+        }
+        inner
+            .0
+            .iter()
+            .min_by_key(|(_, partial)| partial.age)
+            .map(|(cluster, _)| *cluster)
+    }
+
+    /// All gathered clusters, ascending.
+    pub(super) fn clusters(&self) -> Vec<u64> {
+        let mut all: Vec<u64> = self
+            .inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .keys()
+            .copied()
+            .collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Gather;
+
+    #[test]
+    fn parts_join_until_the_cluster_is_whole() {
+        let gather = Gather::default();
+        assert!(gather.add(7, 512, &[2; 512], 2048).is_none());
+        assert!(gather.add(7, 1536, &[4; 512], 2048).is_none());
+        assert!(gather.add(7, 1000, &[3; 600], 2048).is_none());
+        let mut base = vec![9; 2048];
+        let partial = gather.get(7).unwrap();
+        partial.lay_over(&mut base);
+        assert_eq!(
+            (base[511], base[512], base[1000], base[1599], base[1600]),
+            (9, 2, 3, 3, 4)
+        );
+        let mut part = [9; 4];
+        partial.lay_over_part(510, &mut part);
+        assert_eq!(part, [9, 9, 2, 2]);
+        assert!(gather.add(7, 0, &[1; 512], 2048).is_some());
+        assert!(!gather.is_empty());
+        gather.forget(0, 8);
+        assert!(gather.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_is_surplus() {
+        let gather = Gather::default();
+        for cluster in 0..=256 {
+            assert_eq!(gather.surplus(), None);
+            gather.add(1000 - cluster, 0, &[1], 65_536);
+        }
+        assert_eq!(gather.surplus(), Some(1000));
+    }
+}

@@ -1,0 +1,38 @@
+//! Ingest: how bytes become restore points. One engine for every door (NBD, tree, import).
+//!
+//! A [`Session`] covers all disks of a VM. A door borrows a buffer with [`Session::reserve`], receives into
+//! it and submits it; each cluster is hashed in place while it is warm, looked up among the parent's leaves,
+//! and then written or dropped. No parent is read, no metadata is written until the seal.
+//!
+//! # Invariants
+//! - What [`Session::flush`] has answered survives a crash: the data is durable, then the records that name it.
+//! - A cluster equal to the parent's is not in the sealed layer; the leaf of every held cluster is the hash of
+//!   what the layer holds.
+//! - A commit takes all disks or none; when it fails the session is open again.
+//!
+//! # Concurrency
+//! Lock order: session state, disk gate, cluster ranges, gather, pages, records. Cluster ranges are held over I/O (they are what
+//! makes two writers of one cluster take turns); mutexes are not, but for the first touch of a page.
+
+pub mod begin;
+mod buffer;
+mod commit;
+pub mod copy;
+mod disk;
+mod finish;
+mod gather;
+mod parent;
+mod range_lock;
+mod read;
+mod record;
+mod resume;
+mod seal;
+mod session;
+
+pub use begin::{BeginRequest, DiskRequest};
+pub use buffer::Reservation;
+pub use commit::CommitRequest;
+pub use disk::{DiskStats, DiskWriter};
+pub use finish::Connection;
+pub use parent::ChainSource;
+pub use session::{Engine, Session, SessionState};

@@ -1,0 +1,74 @@
+//! Exclusive ranges of clusters: two writers of one cluster take turns, all others pass.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// Ranges in use. At most one entry for each thread that writes, so a plain list is searched.
+#[derive(Debug, Default)]
+pub(super) struct RangeLock {
+    held: Mutex<Vec<(u64, u64)>>,
+    freed: Condvar,
+}
+
+impl RangeLock {
+    /// Waits until no cluster of `[first, end)` is held by another, then holds them.
+    pub(super) fn hold(&self, first: u64, end: u64) -> RangeGuard<'_> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        while held.iter().any(|&(a, b)| a < end && first < b) {
+            held = self
+                .freed
+                .wait(held)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        held.push((first, end));
+        RangeGuard {
+            lock: self,
+            range: (first, end),
+        }
+    }
+}
+
+/// Holds a range until dropped.
+pub(super) struct RangeGuard<'a> {
+    lock: &'a RangeLock,
+    range: (u64, u64),
+}
+
+impl Drop for RangeGuard<'_> {
+    fn drop(&mut self) {
+        let mut held = self
+            .lock
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(ix) = held.iter().position(|range| *range == self.range) {
+            held.swap_remove(ix);
+        }
+        drop(held);
+        self.lock.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::RangeLock;
+
+    #[test]
+    fn overlapping_ranges_take_turns() {
+        let lock = RangeLock::default();
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let _guard = lock.hold(3, 9);
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            let _apart = lock.hold(9, 10);
+        });
+    }
+}

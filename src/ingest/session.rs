@@ -1,0 +1,282 @@
+//! A session: a restore point being written, with all disks of its VM.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::buffer::{BufferPool, Reservation};
+use super::disk::DiskWriter;
+use super::finish::Connection;
+use crate::block::page::PageBudget;
+use crate::chain::Pool;
+use crate::error::{Error, ErrorKind, Result};
+use crate::repo::Owner;
+use crate::repo::sidecar::session as sidecar;
+use crate::types::{DiskName, PointName, VmName};
+
+/// LIMIT: default memory for tables and leaves of all open sessions.
+pub(super) const PAGE_MEMORY_BYTES: u64 = 512 << 20;
+
+/// What all sessions of a process share.
+#[derive(Clone)]
+pub struct Engine {
+    /// The owner of the repository.
+    pub owner: Arc<Owner>,
+    /// Open layers and resolved ranges.
+    pub pool: Arc<Pool>,
+    /// Memory for tables and leaves.
+    pub budget: Arc<PageBudget>,
+    pub(super) buffers: Arc<BufferPool>,
+}
+
+impl Engine {
+    /// An engine with the default budget.
+    #[must_use]
+    pub fn new(owner: Arc<Owner>, pool: Arc<Pool>) -> Self {
+        Self::with_budget(owner, pool, PAGE_MEMORY_BYTES)
+    }
+
+    /// An engine whose tables and leaves take at most `bytes_max` of memory; the rest goes to files.
+    #[must_use]
+    pub fn with_budget(owner: Arc<Owner>, pool: Arc<Pool>, bytes_max: u64) -> Self {
+        Self {
+            owner,
+            pool,
+            budget: PageBudget::new(bytes_max),
+            buffers: Arc::default(),
+        }
+    }
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionState {
+    /// It takes writes.
+    Open,
+    /// It is being committed.
+    Committing,
+    /// It is the restore point of this name now.
+    Committed(PointName),
+    /// It is gone.
+    Aborted,
+}
+
+/// A restore point being written.
+pub struct Session {
+    pub(super) engine: Engine,
+    pub(super) sidecar: Mutex<sidecar::Session>,
+    pub(super) disks: RwLock<Vec<Arc<DiskWriter>>>,
+    pub(super) state: Mutex<SessionState>,
+    pub(super) last_error: Mutex<Option<String>>,
+    /// Seconds since the epoch of the last sign of life.
+    active_at: AtomicI64,
+}
+
+impl Session {
+    pub(super) fn new(
+        engine: Engine,
+        sidecar: sidecar::Session,
+        disks: Vec<Arc<DiskWriter>>,
+    ) -> Arc<Self> {
+        let now = engine.owner.clock().now().as_second();
+        Arc::new(Self {
+            engine,
+            sidecar: Mutex::new(sidecar),
+            disks: RwLock::new(disks),
+            state: Mutex::new(SessionState::Open),
+            last_error: Mutex::new(None),
+            active_at: AtomicI64::new(now),
+        })
+    }
+
+    /// Its sidecar as it stands.
+    #[must_use]
+    pub fn sidecar(&self) -> sidecar::Session {
+        self.sidecar
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The VM.
+    #[must_use]
+    pub fn vm(&self) -> VmName {
+        self.sidecar
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .vm
+            .clone()
+    }
+
+    /// Name of the session.
+    #[must_use]
+    pub fn name(&self) -> PointName {
+        self.sidecar
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .name
+            .clone()
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> SessionState {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The last error of a write, flush or commit, for `status`.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Notes an error for `status` and passes it on.
+    pub fn note_error<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(e) = &result {
+            *self
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(e.report());
+        }
+        result
+    }
+
+    /// All disks.
+    #[must_use]
+    pub fn disks(&self) -> Vec<Arc<DiskWriter>> {
+        self.disks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The disk of that name.
+    ///
+    /// # Errors
+    /// `NotFound` naming disk and session.
+    pub fn disk(&self, name: &DiskName) -> Result<Arc<DiskWriter>> {
+        let found = self
+            .disks()
+            .into_iter()
+            .find(|disk| disk.meta.name.folded() == name.folded());
+        found.ok_or_else(|| {
+            Error::not_found(format!(
+                "session {}/{} has no disk {name}",
+                self.vm(),
+                self.name()
+            ))
+        })
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match self.state() {
+            SessionState::Open => Ok(()),
+            SessionState::Committing => Err(Error::new(
+                ErrorKind::Busy,
+                "the session is being committed",
+            )),
+            SessionState::Committed(point) => Err(Error::new(
+                ErrorKind::ReadOnly,
+                format!("the session has been committed as {point}"),
+            )),
+            SessionState::Aborted => {
+                Err(Error::new(ErrorKind::Stale, "the session has been aborted"))
+            }
+        }
+    }
+
+    /// Opens a door's connection to a disk; its end decides whether the disk is finished.
+    ///
+    /// # Errors
+    /// `NotFound`, `Busy`, `ReadOnly`, `Stale`.
+    pub fn connect(&self, disk: &DiskName) -> Result<(Arc<DiskWriter>, Connection)> {
+        self.check_open()?;
+        let disk = self.disk(disk)?;
+        let connection = Connection::new(&disk);
+        Ok((disk, connection))
+    }
+
+    /// Lends a buffer for a write of `length_bytes` at `offset`: receive into it, then submit it.
+    ///
+    /// # Errors
+    /// `InvalidInput` beyond the end of the disk; `Busy`, `ReadOnly`, `Stale`.
+    pub fn reserve(
+        &self,
+        disk: &Arc<DiskWriter>,
+        offset: u64,
+        length_bytes: u64,
+    ) -> Result<Reservation> {
+        self.check_open()?;
+        crate::block::check_range(disk.size_bytes(), offset, length_bytes)?;
+        self.touch();
+        Ok(Reservation::new(
+            disk,
+            &self.engine.buffers,
+            offset,
+            length_bytes,
+        ))
+    }
+
+    /// Makes everything written to all disks durable.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn flush(&self) -> Result<()> {
+        self.touch();
+        self.disks().iter().try_for_each(|disk| disk.flush())
+    }
+
+    /// A sign of life: the session's ttl counts from here.
+    pub fn touch(&self) {
+        self.active_at.store(
+            self.engine.owner.clock().now().as_second(),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Whether nothing has happened for longer than its ttl.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        let ttl = i64::try_from(self.sidecar().ttl_seconds).unwrap_or(i64::MAX);
+        let idle =
+            self.engine.owner.clock().now().as_second() - self.active_at.load(Ordering::Relaxed);
+        self.state() == SessionState::Open && idle > ttl
+    }
+
+    /// Ends the session without a point; its space is free afterwards.
+    ///
+    /// # Errors
+    /// `Busy` while it is being committed; `ReadOnly` afterwards; `Io`.
+    pub fn abort(&self) -> Result<()> {
+        {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            match *state {
+                SessionState::Open => *state = SessionState::Aborted,
+                SessionState::Aborted => return Ok(()),
+                SessionState::Committing => {
+                    return Err(Error::new(
+                        ErrorKind::Busy,
+                        "the session is being committed",
+                    ));
+                }
+                SessionState::Committed(_) => {
+                    return Err(Error::new(
+                        ErrorKind::ReadOnly,
+                        "the session has been committed",
+                    ));
+                }
+            }
+        }
+        for disk in self.disks() {
+            // Whoever is writing finishes first; whoever comes later is refused.
+            let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+            disk.sealed.store(true, Ordering::SeqCst);
+        }
+        self.engine.owner.remove_session(&self.vm(), &self.name())
+    }
+}

@@ -1,0 +1,7 @@
+//! Model tests: random operations against the product and against the plainest model of it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
+
+mod model_session;
+mod world;

@@ -1,0 +1,13 @@
+//! Our formats against the programs that define them.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise and says what it skips"
+)]
+
+mod guest_ext;
+mod guest_image;
+mod guest_partition;
+mod guest_walk;
+mod tool;

@@ -79,9 +79,14 @@ fn check_dirty(mode: &str) -> Option<Counts> {
         crate::tool::run("sync", &["-f", mount.path().to_str().unwrap()]);
         std::fs::remove_file(mount.path().join("tiny")).unwrap();
         std::fs::rename(mount.path().join("block"), mount.path().join("moved")).unwrap();
-        std::fs::write(mount.path().join("odd"), noise(99, 50_000)).unwrap();
         std::fs::write(mount.path().join("new"), noise(98, 30_000)).unwrap();
-        crate::tool::run("sync", &["-f", mount.path().to_str().unwrap()]);
+        // In place, and committed by fsync alone: what syncs the whole filesystem would also write it where it belongs.
+        let odd = std::fs::File::options()
+            .write(true)
+            .open(mount.path().join("large"))
+            .unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&odd, &noise(99, 500_000), 1_000_000).unwrap();
+        odd.sync_all().unwrap();
         std::fs::copy(&image, &ours).unwrap();
         std::fs::copy(&image, &theirs).unwrap();
     }

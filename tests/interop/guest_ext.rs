@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use restorefs::block::{FileDisk, MemoryDisk, ReadAt, WriteAt};
 use restorefs::error::ErrorKind;
+use restorefs::guest::conformance::check_guest_fs;
 use restorefs::guest::ext;
 use restorefs::guest::fs::{GuestFs, GuestIno};
 use restorefs::sys::beneath::Access;
@@ -27,6 +28,7 @@ fn check(mkfs: &str, options: &[&str], block_bytes: u64) -> Option<Counts> {
     let volume = volume(&image);
     let fs = ext::open(Arc::clone(&volume)).unwrap();
     assert!(fs.info().notes.is_empty(), "{:?}", fs.info().notes);
+    assert!(check_guest_fs(&*fs, &volume) > 2000);
     Some(compare(fs, &volume, mount.path()))
 }
 

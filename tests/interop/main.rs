@@ -6,6 +6,7 @@
     reason = "a test stops at the first surprise and says what it skips"
 )]
 
+mod device;
 mod guest_ext;
 mod guest_image;
 mod guest_partition;

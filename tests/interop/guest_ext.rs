@@ -257,3 +257,20 @@ fn a_circular_extent_tree_is_damage() {
     let fs = ext::open(Arc::new(disk)).unwrap();
     assert_eq!(fs.runs(ino).unwrap_err().kind(), ErrorKind::Corrupt);
 }
+
+/// A superblock on a huge sparse disk that claims more groups than memory holds descriptors.
+#[test]
+fn a_filesystem_of_too_many_groups_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let Some(image) = make(temp.path(), "mkfs.ext4", &["-O", "^metadata_csum"], 16) else {
+        return;
+    };
+    let disk = MemoryDisk::from_bytes(&std::fs::read(&image).unwrap());
+    disk.set_size(1 << 50).unwrap();
+    // s_blocks_count_lo, s_blocks_per_group, s_blocks_count_hi (linux/fs/ext4/ext4.h).
+    for (at, value) in [(4u64, 0u32), (32, 256), (0x150, 16)] {
+        disk.write_at(1024 + at, &value.to_le_bytes()).unwrap();
+    }
+    let error = ext::open(Arc::new(disk)).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error:?}");
+}

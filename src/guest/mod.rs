@@ -9,8 +9,10 @@
 
 mod bytes;
 pub mod cache;
+pub mod conformance;
 pub mod ext;
 pub mod fs;
+pub mod memory;
 pub mod partition;
 pub mod probe;
 pub mod volume;

@@ -259,7 +259,12 @@ pub fn open_fs(volume: &Arc<dyn ReadAt>) -> (VolumeState, Option<Box<dyn GuestFs
         (Class::Filesystem, None) => (VolumeState::Unsupported(content.format.to_owned()), None),
         (Class::Filesystem, Some((_, open))) => match open(Arc::clone(volume)) {
             Ok(fs) => (VolumeState::Readable, Some(fs)),
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Unsupported | ErrorKind::LimitExceeded
+                ) =>
+            {
                 (VolumeState::Unsupported(error.report()), None)
             }
             Err(error) => (VolumeState::Damaged(error.report()), None),

@@ -9,13 +9,13 @@ use crate::block::{MemoryDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::usize_from_u64;
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Node {
     Prefix,
-    Object(Arc<MemoryDisk>),
+    Object(Arc<dyn WriteAt>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// By key; a node's parents are always there.
     nodes: BTreeMap<String, Node>,
@@ -25,7 +25,7 @@ struct State {
 }
 
 /// See the module. Clones are the same store.
-#[derive(Debug, Default, Clone)]
+#[derive(Default, Clone)]
 pub struct MemoryStore(Arc<Mutex<State>>);
 
 fn missing(key: &Key) -> Error {
@@ -47,7 +47,7 @@ impl State {
             .ok_or_else(|| missing(key))
     }
 
-    fn object(&self, key: &Key) -> Result<Arc<MemoryDisk>> {
+    fn object(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
         match self.node(key)? {
             Node::Object(disk) => Ok(disk),
             Node::Prefix => {
@@ -134,9 +134,8 @@ impl State {
             }
             _ => {}
         }
-        let disk = Arc::new(MemoryDisk::from_bytes(bytes));
-        self.nodes
-            .insert(key.as_str().to_owned(), Node::Object(disk));
+        let node = Node::Object(Arc::new(MemoryDisk::from_bytes(bytes)));
+        self.nodes.insert(key.as_str().to_owned(), node);
         Ok(())
     }
 
@@ -178,6 +177,24 @@ impl State {
     }
 }
 
+/// A copy that shares nothing, with the same holes.
+fn copy(disk: &dyn WriteAt) -> MemoryDisk {
+    let size = disk.size_bytes();
+    let to = MemoryDisk::sparse(size);
+    let mut at = 0;
+    while let Ok(extent) = disk.extent_at(at, size - at) {
+        if !extent.kind.reads_zero() {
+            let mut bytes = vec![0; usize_from_u64(extent.length_bytes)];
+            // A disk in memory fails neither way.
+            let _ = disk
+                .read_at(at, &mut bytes)
+                .and_then(|()| to.write_at(at, &bytes));
+        }
+        at += extent.length_bytes;
+    }
+    to
+}
+
 fn not_a_prefix(key: &Key) -> Error {
     Error::new(ErrorKind::NotADirectory, "it is no prefix").at_path(key.to_string())
 }
@@ -193,6 +210,21 @@ impl MemoryStore {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Names `disk`, as [`Stage::create`] does with a new one.
+    pub(super) fn insert(&self, key: &Key, disk: Arc<dyn WriteAt>) -> Result<()> {
+        let mut state = self.state();
+        let parent = key
+            .parent()
+            .ok_or_else(|| Error::invalid("the root is no object"))?;
+        state.node(&parent)?;
+        if state.node(key).is_ok() {
+            return Err(exists(key));
+        }
+        let node = Node::Object(disk);
+        state.nodes.insert(key.as_str().to_owned(), node);
+        Ok(())
+    }
+
     /// A store with the same content that shares nothing with this one: what a crashed process would leave. Its locks are free.
     #[must_use]
     pub fn snapshot(&self) -> Self {
@@ -203,7 +235,7 @@ impl MemoryStore {
             .map(|(key, node)| {
                 let node = match node {
                     Node::Prefix => Node::Prefix,
-                    Node::Object(disk) => Node::Object(Arc::new(MemoryDisk::clone(disk))),
+                    Node::Object(disk) => Node::Object(Arc::new(copy(&**disk))),
                 };
                 (key.clone(), node)
             })
@@ -212,6 +244,12 @@ impl MemoryStore {
             nodes,
             ..State::default()
         })))
+    }
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.state().nodes.keys()).finish()
     }
 }
 
@@ -304,23 +342,13 @@ impl Stage for MemoryStore {
     }
 
     fn create(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
-        let mut state = self.state();
-        let parent = key
-            .parent()
-            .ok_or_else(|| Error::invalid("the root is no object"))?;
-        state.node(&parent)?;
-        if state.node(key).is_ok() {
-            return Err(exists(key));
-        }
         let disk = Arc::new(MemoryDisk::new());
-        state
-            .nodes
-            .insert(key.as_str().to_owned(), Node::Object(Arc::clone(&disk)));
+        self.insert(key, Arc::<MemoryDisk>::clone(&disk))?;
         Ok(disk)
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
-        Ok(self.state().object(key)?)
+        self.state().object(key)
     }
 
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {

@@ -15,10 +15,12 @@ pub mod fault;
 pub mod key;
 pub mod local;
 pub mod memory;
+pub mod volatile;
 
 pub use key::Key;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
+pub use volatile::VolatileStore;
 
 use std::fs::File;
 use std::sync::Arc;

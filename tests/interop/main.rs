@@ -8,4 +8,9 @@
 
 mod disk;
 mod qcow2;
+mod device;
+mod guest_ext;
+mod guest_image;
+mod guest_partition;
+mod guest_walk;
 mod tool;

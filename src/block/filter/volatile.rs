@@ -63,7 +63,8 @@ impl Power {
         self.off.store(true, Ordering::SeqCst);
     }
 
-    fn check(&self) -> Result<()> {
+    /// Fails when it is off.
+    pub(crate) fn check(&self) -> Result<()> {
         if self.is_off() {
             Err(Error::new(ErrorKind::Io, "the power is off"))
         } else {
@@ -71,7 +72,8 @@ impl Power {
         }
     }
 
-    fn flush(&self) -> Result<()> {
+    /// Counts a flush, which may be the one that it goes off at.
+    pub(crate) fn flush(&self) -> Result<()> {
         self.check()?;
         if self.flushes.fetch_add(1, Ordering::SeqCst) >= self.off_at {
             self.cut();

@@ -18,9 +18,9 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fs_ext4::Filesystem;
 use fs_ext4::dir::{self, DirEntry};
 use fs_ext4::inode::{Inode, InodeFlags};
+use fs_ext4::{Filesystem, Superblock};
 use lru::LruCache;
 
 use super::cache::PageCache;
@@ -38,6 +38,9 @@ const ENTRIES_MAX: usize = 1_000_000;
 /// LIMIT: inodes and directories kept per open filesystem.
 const INODES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 const DIRECTORIES_KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+/// LIMIT: block groups (ours: 512 TiB of groups of 128 MiB). Their descriptors are all held in memory, and a sparse
+/// disk may claim any number.
+const GROUPS_MAX: u64 = 1 << 22;
 /// The root directory.
 const ROOT: u32 = 2;
 /// `EXT4_FEATURE_INCOMPAT_FILETYPE`: directory entries carry the type.
@@ -67,11 +70,20 @@ struct ExtFs {
 /// Opens an ext filesystem.
 ///
 /// # Errors
-/// `Unsupported` naming the feature; `Corrupt`; `Io`.
+/// `Unsupported` naming the feature; `LimitExceeded`; `Corrupt`; `Io`.
 pub fn open(volume: Arc<dyn ReadAt>) -> Result<Box<dyn GuestFs>> {
     let cached = Arc::new(PageCache::new(volume, CACHE_BYTES));
     let (fs, replayed) = guard(|| {
-        let fs = Filesystem::mount(Arc::new(Device(cached))).map_err(translate)?;
+        let device = Arc::new(Device(cached));
+        let superblock = Superblock::read(&*device).map_err(translate)?;
+        let groups = superblock.block_group_count();
+        if groups > GROUPS_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("the filesystem has {groups} block groups, at most {GROUPS_MAX} are read"),
+            ));
+        }
+        let fs = Filesystem::mount(device).map_err(translate)?;
         let replayed = replayed_blocks(&fs)?;
         Ok((fs, replayed))
     })?;

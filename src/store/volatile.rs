@@ -1,0 +1,394 @@
+//! A store, and a stage, that lose what was not made durable when their power is cut: for tests of crash consistency.
+//!
+//! Files are [`Volatile`] disks. Names are durable after [`Stage::sync_prefix`] of their prefix, or when a call says so of itself; each
+//! directory that is synced is one flush of the [`Power`], so that a test can cut it at every one.
+//!
+//! # Faults that must be survived
+//! Of the changes of names since the last flush that covers them, any first part may be there, in their order (filesystems with a journal
+//! commit in order); the content of files behind them is what [`Volatile::after_power_loss`] leaves.
+
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Entry, Key, Lock, MemoryStore, PutMode, Space, Stage, Store};
+use crate::block::filter::{Power, Volatile};
+use crate::block::{ReadAt, WriteAt};
+use crate::error::{Error, Result};
+
+#[derive(Clone)]
+enum Change {
+    Make(Key),
+    Create(Key, Arc<Volatile>),
+    Put(Key, Vec<u8>),
+    Delete(Key),
+    Rename(Key, Key),
+}
+
+impl Change {
+    /// The name that it gives to something.
+    const fn gives(&self) -> Option<&Key> {
+        match self {
+            Self::Make(key) | Self::Create(key, _) | Self::Put(key, _) | Self::Rename(_, key) => {
+                Some(key)
+            }
+            Self::Delete(_) => None,
+        }
+    }
+
+    /// The name that it takes away.
+    const fn takes(&self) -> Option<&Key> {
+        match self {
+            Self::Delete(key) | Self::Rename(key, _) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Does it again. What it lies on may have been lost: then so is it.
+    fn apply(&self, store: &MemoryStore, seed: u64) {
+        let _ = match self {
+            Self::Make(key) => store.make_prefix(key),
+            Self::Create(key, disk) => disk
+                .after_power_loss(seed)
+                .and_then(|disk| store.insert(key, Arc::new(disk))),
+            Self::Put(key, bytes) => Store::put(store, key, bytes, PutMode::Replace),
+            Self::Delete(key) => Stage::delete(store, key),
+            Self::Rename(from, to) => store.rename(from, to),
+        };
+    }
+}
+
+struct Logged {
+    change: Change,
+    durable: bool,
+}
+
+/// See the module.
+pub struct VolatileStore {
+    power: Arc<Power>,
+    /// What was there when the power went on.
+    base: MemoryStore,
+    /// What a running machine sees.
+    live: MemoryStore,
+    log: Mutex<Vec<Logged>>,
+}
+
+fn is_below(key: &Key, prefix: &Key) -> bool {
+    key.as_str()
+        .strip_prefix(prefix.as_str())
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.as_str().is_empty())
+}
+
+impl VolatileStore {
+    /// A store that holds what `base` does, durably.
+    #[must_use]
+    pub fn new(power: &Arc<Power>, base: &MemoryStore) -> Self {
+        Self {
+            power: Arc::clone(power),
+            base: base.snapshot(),
+            live: base.snapshot(),
+            log: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// What the next boot finds; each seed is one of the things that can happen. Seed 0 loses all that was not durable, seed 1 nothing.
+    #[must_use]
+    pub fn after_power_loss(&self, seed: u64) -> MemoryStore {
+        let found = self.base.snapshot();
+        let log = self.log();
+        let pending = log.iter().filter(|logged| !logged.durable).count();
+        let kept = match seed {
+            0 => 0,
+            1 => pending,
+            seed => {
+                usize::try_from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33).unwrap_or(0)
+                    % (pending + 1)
+            }
+        };
+        let mut n = 0;
+        for (logged, at) in log.iter().zip(0u64..) {
+            if !logged.durable {
+                n += 1;
+            }
+            if logged.durable || n <= kept {
+                // Seeds 0 and 1 mean the same for files.
+                let seed = if seed < 2 {
+                    seed
+                } else {
+                    seed.wrapping_add(at << 32)
+                };
+                logged.change.apply(&found, seed);
+            }
+        }
+        found
+    }
+
+    fn log(&self) -> MutexGuard<'_, Vec<Logged>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, change: Change) {
+        self.log().push(Logged {
+            change,
+            durable: false,
+        });
+    }
+
+    /// Makes durable the changes that `covers` picks, and what gave the names that those took.
+    fn settle(&self, covers: impl Fn(&Key) -> bool) -> Result<()> {
+        self.power.flush()?;
+        let mut needed: Vec<Key> = Vec::new();
+        for logged in self.log().iter_mut().rev() {
+            let (gives, takes) = (logged.change.gives(), logged.change.takes());
+            let is_needed = gives.is_some_and(|key| needed.iter().any(|need| is_below(need, key)));
+            if is_needed || gives.is_some_and(&covers) || takes.is_some_and(&covers) {
+                needed.extend(takes.cloned());
+                logged.durable = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// fsync of the directory `prefix`.
+    fn settle_prefix(&self, prefix: &Key) -> Result<()> {
+        self.settle(|key| key.parent().as_ref() == Some(prefix))
+    }
+
+    fn settle_parent(&self, key: &Key) -> Result<()> {
+        self.settle_prefix(&key.parent().unwrap_or_else(Key::root))
+    }
+
+    fn make(&self, prefix: &Key) -> Result<()> {
+        self.power.check()?;
+        if Store::list(&self.live, prefix).is_ok() {
+            return Ok(());
+        }
+        if let Some(parent) = prefix.parent() {
+            self.make(&parent)?;
+        }
+        self.live.make_prefix(prefix)?;
+        self.push(Change::Make(prefix.clone()));
+        self.settle_parent(prefix)
+    }
+
+    fn put_durably(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+        self.make(&key.parent().unwrap_or_else(Key::root))?;
+        self.power.flush()?;
+        Store::put(&self.live, key, bytes, mode)?;
+        self.push(Change::Put(key.clone(), bytes.to_vec()));
+        self.settle_parent(key)
+    }
+
+    /// Flushes the content of every file at or below `prefix`.
+    fn flush_files(&self, prefix: &Key) -> Result<()> {
+        let mut todo = vec![prefix.clone()];
+        while let Some(key) = todo.pop() {
+            match Stage::list(&self.live, &key) {
+                Ok(entries) => {
+                    for entry in entries {
+                        todo.push(key.join(&entry.name)?);
+                    }
+                }
+                Err(_) => Stage::open(&self.live, &key)?.flush()?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store for VolatileStore {
+    fn describe(&self) -> String {
+        "volatile memory".to_owned()
+    }
+    fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+        self.put_durably(key, bytes, mode)
+    }
+    fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
+        self.power.check()?;
+        Store::get(&self.live, key, bytes_max)
+    }
+    fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>> {
+        self.power.check()?;
+        Store::open(&self.live, key)
+    }
+    fn list(&self, prefix: &Key) -> Result<Vec<Entry>> {
+        self.power.check()?;
+        Store::list(&self.live, prefix)
+    }
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.power.check()?;
+        Store::delete(&self.live, key)?;
+        self.push(Change::Delete(key.clone()));
+        self.settle_parent(key)
+    }
+    fn rename(&self, from: &Key, to: &Key) -> Result<()> {
+        self.power.check()?;
+        // The live store makes what is missing above; it is not durable by itself, and comes back with the rename.
+        self.live.rename(from, to)?;
+        self.push(Change::Rename(from.clone(), to.clone()));
+        self.settle_parent(to)
+    }
+    fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>> {
+        self.power.check()?;
+        self.live.lock(key, note)
+    }
+    fn lock_note(&self, key: &Key) -> Result<Option<Vec<u8>>> {
+        self.power.check()?;
+        self.live.lock_note(key)
+    }
+    fn local_file(&self, key: &Key) -> Result<Option<File>> {
+        self.live.local_file(key)
+    }
+    fn local_root(&self) -> Option<&std::path::Path> {
+        None
+    }
+    fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
+    }
+}
+
+impl Stage for VolatileStore {
+    fn make_prefix(&self, prefix: &Key) -> Result<()> {
+        self.make(prefix)
+    }
+    fn create(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
+        self.power.check()?;
+        let disk = Arc::new(Volatile::new(&self.power));
+        self.live.insert(key, Arc::<Volatile>::clone(&disk))?;
+        self.push(Change::Create(key.clone(), Arc::clone(&disk)));
+        Ok(disk)
+    }
+    fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
+        self.power.check()?;
+        Stage::open(&self.live, key)
+    }
+    fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+        self.put_durably(key, bytes, mode)
+    }
+    fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
+        self.power.check()?;
+        Stage::get(&self.live, key, bytes_max)
+    }
+    fn list(&self, prefix: &Key) -> Result<Vec<Entry>> {
+        self.power.check()?;
+        Stage::list(&self.live, prefix)
+    }
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.power.check()?;
+        Stage::delete(&self.live, key)?;
+        self.push(Change::Delete(key.clone()));
+        self.settle_parent(key)
+    }
+    fn publish(&self, from: &Key, to: &Key) -> Result<()> {
+        self.power.check()?;
+        Stage::open(&self.live, from)?.flush()?;
+        self.live.publish(from, to)?;
+        self.push(Change::Rename(from.clone(), to.clone()));
+        Ok(())
+    }
+    fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()> {
+        self.power.check()?;
+        Stage::open(&self.live, &from.join(last)?)?;
+        if Store::list(&self.live, to).is_ok() {
+            return Err(Error::new(
+                crate::error::ErrorKind::AlreadyExists,
+                "it exists already",
+            ));
+        }
+        self.flush_files(from)?;
+        self.settle(|key| is_below(key, from))?;
+        self.live.publish_prefix(from, to, last)?;
+        self.push(Change::Rename(from.clone(), to.clone()));
+        self.settle_parent(to)
+    }
+    fn sync_prefix(&self, prefix: &Key) -> Result<()> {
+        self.power.check()?;
+        self.live.sync_prefix(prefix)?;
+        self.settle_prefix(prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::VolatileStore;
+    use crate::block::filter::Power;
+    use crate::error::Result;
+    use crate::store::conformance::{check_stage, check_store};
+    use crate::store::{Key, MemoryStore, PutMode, Stage, Store};
+
+    fn key(path: &str) -> Key {
+        Key::parse(path).unwrap()
+    }
+
+    #[test]
+    fn conforms_while_the_power_is_on() {
+        check_store(&VolatileStore::new(&Power::steady(), &MemoryStore::new()));
+        let store = VolatileStore::new(&Power::steady(), &MemoryStore::new());
+        check_stage(&store, Some(&store));
+    }
+
+    /// The order of a commit: the layer, its name, the point.
+    fn commit(stage: &dyn Stage) -> Result<()> {
+        stage.make_prefix(&key("layers"))?;
+        stage.make_prefix(&key("points/.s"))?;
+        let layer = stage.create(&key("layers/x.open"))?;
+        layer.write_at(0, &[7; 5000])?;
+        stage.publish(&key("layers/x.open"), &key("layers/x"))?;
+        stage.sync_prefix(&key("layers"))?;
+        stage.put(&key("points/.s/point.json"), b"{}", PutMode::Create)?;
+        stage.publish_prefix(&key("points/.s"), &key("points/p"), "point.json")
+    }
+
+    #[test]
+    fn every_power_cut_leaves_a_commit_whole_or_absent() {
+        let power = Power::steady();
+        commit(&VolatileStore::new(&power, &MemoryStore::new())).unwrap();
+        let flushes = power.flushes();
+        assert!(flushes > 8, "{flushes}");
+        let (mut lost, mut kept) = (0, 0);
+        for at in 0..=flushes {
+            let store = VolatileStore::new(&Power::off_at(at), &MemoryStore::new());
+            let done = commit(&store).is_ok();
+            assert_eq!(done, at == flushes);
+            for seed in 0..50 {
+                let found = store.after_power_loss(seed);
+                let point = Store::get(&found, &key("points/p/point.json"), 9);
+                let layer = Store::get(&found, &key("layers/x"), 9999);
+                if let Ok(bytes) = &layer {
+                    assert_eq!(bytes, &[7; 5000], "a published layer is whole");
+                }
+                match point {
+                    Ok(bytes) => {
+                        assert_eq!(bytes, b"{}");
+                        assert!(layer.is_ok(), "a point has its layer");
+                        kept += 1;
+                    }
+                    Err(_) => {
+                        assert!(!done, "what was answered stays");
+                        lost += 1;
+                    }
+                }
+            }
+        }
+        assert!(lost > 0 && kept > 50, "{lost} lost, {kept} kept");
+    }
+
+    /// The same without the sync that makes the layer's name durable: the store must show that it is missing.
+    #[test]
+    fn a_sync_left_out_is_found_out() {
+        let mut orphans = 0;
+        for seed in 0..50 {
+            let store = VolatileStore::new(&Power::steady(), &MemoryStore::new());
+            store.make_prefix(&key("layers")).unwrap();
+            let layer = store.create(&key("layers/x.open")).unwrap();
+            layer.write_at(0, b"x").unwrap();
+            store
+                .publish(&key("layers/x.open"), &key("layers/x"))
+                .unwrap();
+            Stage::put(&store, &key("points/p/point.json"), b"{}", PutMode::Create).unwrap();
+            let found = store.after_power_loss(seed);
+            assert!(Store::get(&found, &key("points/p/point.json"), 9).is_ok());
+            orphans += usize::from(Store::get(&found, &key("layers/x"), 9).is_err());
+        }
+        assert!(orphans > 0);
+    }
+}

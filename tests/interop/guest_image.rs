@@ -1,0 +1,162 @@
+//! Images of guest filesystems, made by mkfs and filled through the kernel's own mount.
+
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::tool::{has, run};
+
+/// A kernel mount of an image, undone when dropped.
+pub(crate) struct Mount {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Mount {
+    /// Mounts `image` with `options`; `None`, with SKIP, where we may not mount.
+    pub(crate) fn new(image: &Path, options: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Command::new("mount")
+            .args(["-o", &format!("loop,{options}")])
+            .args([image, dir.path()])
+            .output()
+            .unwrap();
+        if output.status.success() {
+            return Some(Self { dir });
+        }
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            std::env::var_os("CI_REQUIRE").is_none_or(|value| value != "1"),
+            "mount: {why}"
+        );
+        println!("SKIP: mount: {why}");
+        None
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(self.dir.path()).status();
+        assert!(
+            status.is_ok_and(|s| s.success()) || std::thread::panicking(),
+            "umount"
+        );
+    }
+}
+
+/// An empty filesystem of `size_mib` in `dir`, made by `mkfs` with `options`.
+pub(crate) fn make(dir: &Path, mkfs: &str, options: &[&str], size_mib: u64) -> Option<PathBuf> {
+    if !has(mkfs) || !has("setfattr") || !has("setfacl") {
+        return None;
+    }
+    let path = dir.join("image");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(size_mib << 20).unwrap();
+    let mut arguments = vec!["-q", "-F"];
+    arguments.extend(options);
+    arguments.push(path.to_str().unwrap());
+    run(mkfs, &arguments);
+    Some(path)
+}
+
+/// Bytes that do not compress and tell their place.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn shell(at: &Path, script: &str) {
+    let output = Command::new("sh")
+        .args(["-euc", script])
+        .current_dir(at)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Fills a mounted filesystem with one of everything.
+pub(crate) fn fill(root: &Path, block_bytes: u64) {
+    let write = |name: &str, bytes: &[u8]| std::fs::write(root.join(name), bytes).unwrap();
+    for (name, length) in [
+        ("empty", 0),
+        ("tiny", 20),
+        ("sixty", 60),
+        ("inline", 130),
+        ("block", 4096),
+        ("odd", 70_001),
+        ("large", 5_000_000),
+    ] {
+        write(name, &noise(7, length));
+    }
+    std::fs::create_dir(root.join("many")).unwrap();
+    for n in 0..2000 {
+        write(&format!("many/entry number {n}"), &noise(n, 3));
+    }
+    let deep = root.join(["d"; 30].join("/"));
+    std::fs::create_dir_all(&deep).unwrap();
+    std::fs::write(deep.join("bottom"), b"deep").unwrap();
+    write("ünïcödé ☃", b"x");
+    write(&"n".repeat(255), b"x");
+    std::fs::hard_link(root.join("odd"), root.join("many/odd again")).unwrap();
+    for length in [1, 59, 60, 61, 100, 160, 908] {
+        symlink("t".repeat(length), root.join(format!("link{length}"))).unwrap();
+    }
+    fill_sparse(root, block_bytes);
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+    for (name, mode) in [("tiny", 0o4755), ("block", 0o2640), ("many", 0o1777)] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(root.join(name), permissions).unwrap();
+    }
+    shell(
+        root,
+        "mkfifo fifo; mknod null c 1 3; mknod big b 259 70000
+         chown 70000:80000 odd; chown -h 5:6 link60
+         setfattr -n user.short -v value tiny
+         setfattr -n user.empty tiny
+         setfattr -n user.long -v $(head -c 700 /dev/zero | tr '\\0' x) block
+         setfattr -n trusted.t -v secret odd
+         setfattr -n security.capability -v 0x0100000200040000000000000000000000000000 tiny
+         setfacl -m u:1000:r,g:2000:rw block
+         setfacl -d -m u:1000:rwx many
+         touch -d '1905-05-05 05:05:05.123456789' sixty
+         touch -d '2037-12-31 23:59:59.999999999' inline
+         touch -d '1970-01-01 00:00:00' empty",
+    );
+}
+
+fn fill_sparse(root: &Path, block_bytes: u64) {
+    let sparse = std::fs::File::create(root.join("sparse")).unwrap();
+    sparse.write_all_at(&noise(1, 5000), 1 << 20).unwrap();
+    sparse.write_all_at(&noise(2, 10), 20 << 20).unwrap();
+    sparse.set_len((64 << 20) + 17).unwrap();
+    // Every other block, so that the tree has inner nodes; in reverse, so that neighbours on the disk are none in the file.
+    let extents = std::fs::File::create(root.join("extents")).unwrap();
+    for n in (0..1500).rev() {
+        let bytes = noise(n, usize::try_from(block_bytes).unwrap());
+        extents.write_all_at(&bytes, n * 2 * block_bytes).unwrap();
+    }
+    // Unwritten extents where the format has them.
+    let unwritten = std::fs::File::create(root.join("unwritten")).unwrap();
+    let allocated = Command::new("fallocate")
+        .args(["-l", "1M", root.join("unwritten").to_str().unwrap()])
+        .output();
+    if !allocated.is_ok_and(|output| output.status.success()) {
+        unwritten.set_len(1 << 20).unwrap();
+    }
+    unwritten.write_all_at(&noise(3, 100), 300_000).unwrap();
+}

@@ -324,27 +324,20 @@ impl Session {
             })
             .collect();
         owner.record_disks(&mut entry, &keys)?;
-        owner.create_session(&session)?;
+        owner.prepare_session(&session.vm, &session.name)?;
         let vm_id = entry.vm.vm_id;
-        drop(entry);
         let source = ChainSource::new(repository, &session.vm, vm_id, true);
-        let opened = session
+        let made = session
             .disks
             .iter()
             .map(|disk| create_disk(engine, &session, &source, disk))
-            .collect::<Result<Vec<_>>>();
-        let synced = opened.and_then(|disks| {
-            let keys = VmKeys::new(&session.vm)?;
-            repository.stage().sync_prefix(&keys.layers()?)?;
-            repository
-                .stage()
-                .sync_prefix(&keys.session(&session.name)?)?;
-            Ok(disks)
-        });
-        match synced {
+            .collect::<Result<Vec<_>>>()
+            .and_then(|disks| owner.create_session(&session).map(|()| disks));
+        drop(entry);
+        match made {
             Ok(disks) => Ok(Self::new(engine.clone(), session, disks)),
             Err(e) => {
-                if let Err(left) = owner.remove_session(&session.vm, &session.name) {
+                if let Err(left) = owner.discard_session(&session) {
                     tracing::error!(error = %left.report(), "a session that could not begin is left over");
                 }
                 Err(e)

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::disk::{DiskWriter, UNKNOWN, leaf_of};
+use super::record::Record;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::Mapping;
 use crate::repo::Repository;
@@ -62,6 +63,8 @@ impl DiskWriter {
             self.writer.set_size(size_bytes)?;
         }
         let facts = self.settle_regions()?;
+        // What was dropped is punched by the seal: a resume must not find it named in the log.
+        self.flush_gated()?;
         let sealed = self.writer.seal().at_path(self.meta.layer.open_file())?;
 
         let keys = VmKeys::new(vm)?;
@@ -186,6 +189,10 @@ impl DiskWriter {
             if leaf == leaf_at(parent, index) {
                 // Written, and then the parent's again: not stored.
                 self.writer.set(cluster, Mapping::Unallocated)?;
+                self.record(Record::Drop {
+                    cluster: cluster.0,
+                    count: 1,
+                });
             } else {
                 held += 1;
             }

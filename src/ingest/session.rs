@@ -10,7 +10,9 @@ use crate::block::page::PageBudget;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Owner;
+use crate::repo::layout::{self, VmKeys};
 use crate::repo::sidecar::session as sidecar;
+use crate::store::PutMode;
 use crate::types::{DiskName, PointName, VmName};
 
 /// LIMIT: default memory for tables and leaves of all open sessions.
@@ -220,6 +222,24 @@ impl Session {
             offset,
             length_bytes,
         ))
+    }
+
+    /// Attaches a small file, which goes with the point verbatim; replaces one of that name.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is no plain file name; `NoSpace`, `Io`.
+    pub fn attach(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.check_open()?;
+        self.touch();
+        let key = VmKeys::new(&self.vm())?
+            .session(&self.name())?
+            .join(layout::ATTACHED)?
+            .join(name)?;
+        self.engine
+            .owner
+            .repository()
+            .stage()
+            .put(&key, content, PutMode::Replace)
     }
 
     /// Makes everything written to all disks durable.

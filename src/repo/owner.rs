@@ -60,7 +60,12 @@ impl Heart {
                 let (flag, wake) = &*seen;
                 let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
                 loop {
-                    let wait = wake.wait_timeout(stopped, Duration::from_secs(HEARTBEAT_SECONDS));
+                    // The flag is looked at before the wait: it may have been set before this thread came here.
+                    let wait = wake.wait_timeout_while(
+                        stopped,
+                        Duration::from_secs(HEARTBEAT_SECONDS),
+                        |stopped| !*stopped,
+                    );
                     stopped = wait.unwrap_or_else(PoisonError::into_inner).0;
                     if *stopped {
                         return;
@@ -364,7 +369,18 @@ impl Owner {
         Ok(())
     }
 
-    /// Creates a session's directory and sidecar.
+    /// Makes a session's directory, without the sidecar that makes it a session.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn prepare_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
+        let dir = VmKeys::new(vm)?.session(name)?;
+        self.repository
+            .stage()
+            .make_prefix(&dir.join(layout::ATTACHED)?)
+    }
+
+    /// Writes a session's sidecar, once all its files are there: from now on it goes on after a crash.
     ///
     /// # Errors
     /// `AlreadyExists`, `NoSpace`, `Io`.
@@ -372,13 +388,22 @@ impl Owner {
         let keys = VmKeys::new(&session.vm)?;
         let stage = self.repository.stage();
         let dir = keys.session(&session.name)?;
-        stage.make_prefix(&dir.join(layout::ATTACHED)?)?;
+        stage.sync_prefix(&keys.layers()?)?;
+        stage.sync_prefix(&dir)?;
         stage.put(
             &dir.join(layout::SESSION_FILE)?,
             &encode(session)?,
             PutMode::Create,
         )?;
         stage.sync_prefix(&keys.points()?)
+    }
+
+    /// Removes what was made of a session that could not begin.
+    ///
+    /// # Errors
+    /// `Io`: what is left is removed by the next owner.
+    pub fn discard_session(&self, session: &Session) -> Result<()> {
+        recovery::remove_files(&self.repository, session)
     }
 
     /// Rewrites a session's sidecar.

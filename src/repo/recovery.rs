@@ -14,6 +14,7 @@ use super::owner::VmEntry;
 use super::publish::remove_session_files;
 use super::repository::Repository;
 use super::sidecar::index::Index;
+use super::sidecar::session::Session;
 use super::slot::{LAYER_SUFFIX, OPEN_SUFFIX, SUMS_SUFFIX, Slot};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -98,36 +99,43 @@ fn session_dirs(repository: &Repository, vm: &VmName) -> Result<Vec<PointName>> 
 /// # Errors
 /// `Io`.
 pub(super) fn remove_session(repository: &Repository, vm: &VmName, name: &PointName) -> Result<()> {
-    let keys = VmKeys::new(vm)?;
-    let stage = repository.stage();
-    let mut slots = Vec::new();
     match repository.session(vm, name) {
-        Ok(session) => slots.extend(
-            session
-                .disks
-                .into_iter()
-                .map(|disk| (disk.layer, disk.layer_id)),
-        ),
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
+        Ok(session) => remove_files(repository, &session),
+        // What is left of its layers is garbage that nobody names.
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            gone(repository.stage().delete(&VmKeys::new(vm)?.session(name)?))
+        }
+        Err(e) => Err(e),
     }
-    let gone = |result: Result<()>| match result {
+}
+
+fn gone(result: Result<()>) -> Result<()> {
+    match result {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
-    };
-    // The sidecar goes first: a session without one is removed whole by whoever comes next, and what
-    // is left of its layers is then garbage that nobody names.
-    gone(stage.delete(&keys.session_file(name)?))?;
-    for (slot, layer) in slots {
+    }
+}
+
+/// Removes all files of a session.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn remove_files(repository: &Repository, session: &Session) -> Result<()> {
+    let keys = VmKeys::new(&session.vm)?;
+    let stage = repository.stage();
+    // The sidecar goes first: a session without one is removed whole by whoever comes next.
+    gone(stage.delete(&keys.session_file(&session.name)?))?;
+    for disk in &session.disks {
+        let (slot, layer) = (&disk.layer, disk.layer_id);
         for key in [
-            keys.open_layer(&slot)?,
-            keys.sums(&slot, layer)?,
-            keys.layer(&slot)?,
+            keys.open_layer(slot)?,
+            keys.sums(slot, layer)?,
+            keys.layer(slot)?,
         ] {
             gone(stage.delete(&key))?;
         }
     }
-    gone(stage.delete(&keys.session(name)?))
+    gone(stage.delete(&keys.session(&session.name)?))
 }
 
 /// Every slot that a point or session names.

@@ -1,0 +1,10 @@
+//! Crashes: whatever moment the machine chooses, afterwards every listed point is whole and byte-right, every answered
+//! commit is listed, and a session that was flushed goes on with what was flushed.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
+
+mod history;
+mod kill;
+mod poor;
+mod power;

@@ -1,0 +1,70 @@
+//! Power loss at every flush: the machine stops there, and what was not durable is kept, lost, torn or out of order.
+
+use std::sync::Arc;
+
+use restorefs::block::filter::Power;
+use restorefs::clock::{Clock, ManualClock};
+use restorefs::repo::Repository;
+use restorefs::store::memory::MemoryStore;
+use restorefs::store::volatile::VolatileStore;
+
+use crate::history::{Log, check, open_engine, run};
+
+const POINTS: usize = 3;
+
+fn fresh() -> MemoryStore {
+    let store = MemoryStore::new();
+    let now = ManualClock::at(1_795_226_400).now();
+    Repository::init_store(Arc::new(store.clone()), Arc::new(store.clone()), now).unwrap();
+    store
+}
+
+/// Runs the history until the power goes off; answers the log and the store.
+fn until_off(power: &Arc<Power>, seed: u64) -> (Log, Arc<VolatileStore>) {
+    let store = Arc::new(VolatileStore::new(power, &fresh()));
+    let mut log = Log::default();
+    let opened = open_engine(store.clone(), store.clone());
+    if let Ok(engine) = opened {
+        // It fails when the power goes; what counts is the log.
+        let _ = run(&engine, seed, POINTS, &mut log, &mut |_| ());
+    }
+    (log, store)
+}
+
+fn seeds() -> u64 {
+    std::env::var("RESTOREFS_CRASH_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(5)
+}
+
+#[test]
+fn power_loss_at_every_flush_leaves_whole_points_and_all_answered_ones() {
+    for history in 0..2 {
+        let steady = Power::steady();
+        let (log, _) = until_off(&steady, history);
+        assert_eq!(log.answered.len(), POINTS);
+        let flushes = steady.flushes();
+        assert!(flushes > 20, "{flushes} flushes");
+        for at in 0..flushes {
+            let power = Power::off_at(at);
+            let (log, store) = until_off(&power, history);
+            for seed in 0..seeds() {
+                let left = Arc::new(store.after_power_loss(seed));
+                let engine = match open_engine(left.clone(), left) {
+                    Ok(engine) => engine,
+                    Err(e) => panic!(
+                        "after power loss at flush {at}, seed {seed}: {}",
+                        e.report()
+                    ),
+                };
+                let shown =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&engine, &log)));
+                assert!(
+                    shown.is_ok(),
+                    "history {history}, power loss at flush {at} of {flushes}, seed {seed}"
+                );
+            }
+        }
+    }
+}

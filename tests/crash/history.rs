@@ -124,11 +124,13 @@ pub(crate) fn run(
             allowed: base.iter().map(|v| BTreeSet::from([*v])).collect(),
             now: base.clone(),
         });
-        for _ in 0..3 + random.below(8) {
-            let cluster = random.below(CLUSTERS as u64) as usize;
+        for _ in 0..6 + random.below(10) {
+            // Mostly a few clusters again and again: rewritten, zeroed, and made the parent's again.
+let spread = if random.below(4) == 0 { CLUSTERS as u64 } else { 4 };
+            let cluster = random.below(spread) as usize;
             version += 1;
             // New content, zeroes, or the parent's again.
-            let next = match random.below(5) {
+            let next = match random.below(4) {
                 0 => 0,
                 1 => base[cluster],
                 _ => version,

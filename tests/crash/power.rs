@@ -10,7 +10,7 @@ use restorefs::store::volatile::VolatileStore;
 
 use crate::history::{Log, check, open_engine, run};
 
-const POINTS: usize = 3;
+const POINTS: usize = 4;
 
 fn fresh() -> MemoryStore {
     let store = MemoryStore::new();
@@ -35,12 +35,12 @@ fn seeds() -> u64 {
     std::env::var("RESTOREFS_CRASH_SEEDS")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(5)
+        .unwrap_or(3)
 }
 
 #[test]
 fn power_loss_at_every_flush_leaves_whole_points_and_all_answered_ones() {
-    for history in 0..2 {
+    for history in 0..3 {
         let steady = Power::steady();
         let (log, _) = until_off(&steady, history);
         assert_eq!(log.answered.len(), POINTS);

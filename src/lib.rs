@@ -31,3 +31,5 @@ pub mod repo;
 pub mod ingest;
 // 8
 pub mod tree;
+// 9
+pub mod fuse;

@@ -6,11 +6,11 @@
     reason = "a test stops at the first surprise and says what it skips"
 )]
 
-mod disk;
-mod qcow2;
 mod device;
+mod disk;
 mod guest_ext;
 mod guest_image;
 mod guest_partition;
 mod guest_walk;
+mod qcow2;
 mod tool;

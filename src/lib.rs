@@ -29,3 +29,7 @@ pub mod guest;
 pub mod repo;
 // 7
 pub mod ingest;
+// 8
+pub mod tree;
+// 9
+pub mod fuse;

@@ -4,4 +4,5 @@
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
 
 mod model_session;
+mod model_tree;
 mod world;

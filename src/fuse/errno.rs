@@ -1,0 +1,56 @@
+//! Kinds of error as errno.
+
+use fuser::Errno;
+
+use crate::error::{Error, ErrorKind};
+
+/// The errno of a kind; exhaustive, so that a new kind does not compile without an answer.
+pub(super) const fn of_kind(kind: ErrorKind) -> Errno {
+    match kind {
+        ErrorKind::NotFound | ErrorKind::NoRepository => Errno::ENOENT,
+        ErrorKind::AlreadyExists => Errno::EEXIST,
+        ErrorKind::InvalidInput => Errno::EINVAL,
+        ErrorKind::NameTooLong => Errno::ENAMETOOLONG,
+        ErrorKind::NotADirectory => Errno::ENOTDIR,
+        ErrorKind::IsADirectory => Errno::EISDIR,
+        ErrorKind::NotEmpty => Errno::ENOTEMPTY,
+        // ENOTCONN would look like a dead mount: what is gone is the store behind it.
+        ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::Disconnected => Errno::EIO,
+        ErrorKind::Unsupported => Errno::EOPNOTSUPP,
+        ErrorKind::Busy | ErrorKind::Locked => Errno::EBUSY,
+        ErrorKind::ReadOnly => Errno::EROFS,
+        ErrorKind::NoSpace => Errno::ENOSPC,
+        ErrorKind::Stale => Errno::ESTALE,
+        ErrorKind::PermissionDenied => Errno::EACCES,
+        ErrorKind::NoData => Errno::ENODATA,
+        ErrorKind::LimitExceeded => Errno::EOVERFLOW,
+        ErrorKind::TimedOut => Errno::ETIMEDOUT,
+        ErrorKind::Cancelled => Errno::ECANCELED,
+        ErrorKind::PolicyNotMet => Errno::EPERM,
+    }
+}
+
+/// The errno of an error. What points to damage is logged, for the caller sees three letters only.
+pub(super) fn of(error: &Error) -> Errno {
+    let errno = of_kind(error.kind());
+    if errno.code() == Errno::EIO.code() {
+        tracing::warn!(error = %error.report(), "a request failed");
+    } else {
+        tracing::debug!(error = %error.report(), "a request failed");
+    }
+    errno
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_kind;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn damage_and_what_is_gone_are_told_apart() {
+        assert_eq!(of_kind(ErrorKind::Corrupt).code(), libc::EIO);
+        assert_eq!(of_kind(ErrorKind::Stale).code(), libc::ESTALE);
+        assert_eq!(of_kind(ErrorKind::NoData).code(), libc::ENODATA);
+        assert_eq!(of_kind(ErrorKind::ReadOnly).code(), libc::EROFS);
+    }
+}

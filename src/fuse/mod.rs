@@ -1,0 +1,23 @@
+//! The mount: the tree through the kernel's FUSE. The only module that knows fuser.
+//!
+//! # Why
+//! *Stateless opens*: `open` and `opendir` are answered ENOSYS once, and from then on the kernel opens, closes and caches by
+//! itself. That is right for content that never changes, and makes small files as fast as on the kernel's own filesystems. What
+//! does change (names of VMs and points, `latest`) is invalidated by notification.
+//!
+//! # Invariants
+//! - Notifications are sent by a thread of their own that holds no lock: one sent from a handler waits for the very lock that the caller of
+//!   that handler holds.
+//! - Every mount is read-only, `nodev` and `nosuid`; `noexec` unless asked otherwise; the kernel checks permissions.
+//! - A process that dies leaves a dead mountpoint at most, which the next mount there takes away.
+
+mod adapter;
+mod errno;
+mod follow;
+mod mount;
+mod notify;
+mod options;
+
+pub use follow::Follow;
+pub use mount::{Mounted, mount, umount};
+pub use options::MountOptions;

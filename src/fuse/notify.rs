@@ -1,0 +1,81 @@
+//! Telling the kernel what to forget, from one thread that holds nothing.
+
+use std::ffi::OsStr;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use fuser::{INodeNo, Notifier};
+
+use crate::error::{Result, ResultExt};
+use crate::tree::Change;
+
+/// LIMIT: refreshes whose changes wait to be sent.
+const QUEUE: usize = 1024;
+
+/// The sending thread; it ends when all senders are dropped.
+pub(super) struct Notify {
+    sender: SyncSender<Vec<Change>>,
+    thread: JoinHandle<()>,
+}
+
+impl Notify {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// `Io` when no thread can be had.
+    pub(super) fn start(notifier: Notifier) -> Result<Self> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("fuse-notify".to_owned())
+            .spawn(move || run(&notifier, &receiver))
+            .or_io("cannot start a thread")?;
+        Ok(Self { sender, thread })
+    }
+
+    /// Another hand of the sender.
+    pub(super) fn sender(&self) -> Sender {
+        Sender(self.sender.clone())
+    }
+
+    /// Waits until everything has been sent; the other senders must be gone.
+    pub(super) fn finish(self) {
+        drop(self.sender);
+        if self.thread.join().is_err() {
+            tracing::warn!("the notifying thread panicked");
+        }
+    }
+}
+
+/// Where changes are handed in.
+#[derive(Clone)]
+pub(super) struct Sender(SyncSender<Vec<Change>>);
+
+impl Sender {
+    /// Hands changes in; never waits for the kernel.
+    pub(super) fn send(&self, changes: Vec<Change>) {
+        match self.0.try_send(changes) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            // The names in question also expire by themselves, after a second.
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!("the kernel is slow to take notifications")
+            }
+        }
+    }
+}
+
+fn run(notifier: &Notifier, receiver: &Receiver<Vec<Change>>) {
+    while let Ok(changes) = receiver.recv() {
+        for change in changes {
+            let result = match &change {
+                Change::Entry { parent, name } => {
+                    notifier.inval_entry(INodeNo(parent.0), OsStr::new(name))
+                }
+                // From 0 to the end: attributes, pages, listings, targets of symlinks.
+                Change::Node(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+            };
+            if let Err(error) = result {
+                tracing::debug!(?change, %error, "the kernel did not take a notification");
+            }
+        }
+    }
+}

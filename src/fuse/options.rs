@@ -1,0 +1,154 @@
+//! Mount options as mount(8) and fstab(5) write them.
+
+use super::follow::Follow;
+use crate::error::{Error, Result};
+use crate::tree::TreeOptions;
+
+/// What the person who mounts wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Whether other users may enter (not root: needs `user_allow_other` in /etc/fuse.conf).
+    pub allow_other: bool,
+    /// Owner of VMs and disks; by default who mounts.
+    pub uid: Option<u32>,
+    /// Group of VMs and disks; by default that of who mounts.
+    pub gid: Option<u32>,
+    /// Permission bits taken away; without it VM directories are 0700.
+    pub umask: Option<u16>,
+    /// Whether programs may be run from the mount.
+    pub exec: bool,
+    /// No extended attributes.
+    pub noxattr: bool,
+    /// LIMIT: largest read in bytes that the kernel may send; by default its own.
+    pub max_read: Option<u32>,
+    /// How the mount learns of new points.
+    pub follow: Follow,
+}
+
+/// Options that are accepted and change nothing: what we do anyway, or what is for mount(8) and systemd.
+const IGNORED: [&str; 17] = [
+    "ro",
+    "nodev",
+    "nosuid",
+    "noexec",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "default_permissions",
+    "defaults",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "async",
+    "user",
+    "nouser",
+];
+
+fn number<T: std::str::FromStr>(name: &str, value: Option<&str>) -> Result<T> {
+    value
+        .and_then(|value| value.parse().ok())
+        .ok_or_else(|| Error::invalid(format!("mount option {name} needs a number: {name}=N")))
+}
+
+impl MountOptions {
+    /// Parses options separated by commas; may be called again to add more.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming the option that is unknown, or cannot be had (`rw`, `suid`, `dev`).
+    pub fn parse(&mut self, text: &str) -> Result<()> {
+        for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option, None),
+            };
+            match name {
+                "noexec" => self.exec = false,
+                _ if IGNORED.contains(&option) => {}
+                "allow_other" => self.allow_other = true,
+                "exec" => self.exec = true,
+                "noxattr" => self.noxattr = true,
+                "uid" => self.uid = Some(number(name, value)?),
+                "gid" => self.gid = Some(number(name, value)?),
+                "umask" => {
+                    let bits = value.and_then(|value| u16::from_str_radix(value, 8).ok());
+                    let bits = bits.filter(|bits| *bits <= 0o777);
+                    self.umask = Some(bits.ok_or_else(|| {
+                        Error::invalid("mount option umask needs octal digits: umask=027")
+                    })?);
+                }
+                "max_read" => self.max_read = Some(number(name, value)?),
+                "poll" => {
+                    self.follow.interval = std::time::Duration::from_secs(number(name, value)?);
+                }
+                "noinotify" => self.follow.inotify = false,
+                "rw" | "suid" | "dev" => {
+                    return Err(Error::invalid(format!(
+                        "mount option {name} cannot be had: restore points are read-only, and their devices and setuid bits are the guest's"
+                    )));
+                }
+                _ if name.starts_with("x-") || name == "comment" => {}
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "unknown mount option \"{}\"",
+                        option.escape_debug()
+                    ))
+                    .advise("known are ro, allow_other, uid=, gid=, umask=, exec, noxattr, max_read=, poll=SECONDS, noinotify"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How a tree is shown under these options by a process of that user and group; `writable` if it owns the repository.
+    #[must_use]
+    pub fn tree_options(&self, euid: u32, egid: u32, writable: bool) -> TreeOptions {
+        TreeOptions {
+            uid: self.uid.unwrap_or(euid),
+            gid: self.gid.unwrap_or(egid),
+            umask: self.umask,
+            single_user: euid != 0,
+            noxattr: self.noxattr,
+            writable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MountOptions;
+
+    #[test]
+    fn an_fstab_line_is_understood() {
+        let mut options = MountOptions::default();
+        options
+            .parse("ro,nofail,x-systemd.requires=/backup,allow_other,uid=1000,umask=027,nodev")
+            .unwrap();
+        options
+            .parse("exec,poll=3,noinotify,max_read=131072")
+            .unwrap();
+        assert!(options.allow_other && options.exec && !options.noxattr);
+        assert_eq!((options.uid, options.gid), (Some(1000), None));
+        assert_eq!(options.umask, Some(0o027));
+        assert_eq!(options.follow.interval.as_secs(), 3);
+        assert!(!options.follow.inotify);
+        let tree = options.tree_options(0, 0, false);
+        assert_eq!((tree.uid, tree.gid, tree.single_user), (1000, 0, false));
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        for (text, named) in [
+            ("colour=blue", "colour"),
+            ("rw", "rw"),
+            ("suid", "suid"),
+            ("uid=root", "uid"),
+            ("umask=9", "umask"),
+            ("umask=7777", "umask"),
+        ] {
+            let error = MountOptions::default().parse(text).unwrap_err();
+            assert!(error.to_string().contains(named), "{error}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Attributes as the tree shows them, and what the person who mounts may say about them.
+
+use jiff::Timestamp;
+
+use super::inode::Ino;
+use crate::guest::fs::{self, FileType, Time};
+
+/// Permission bits of a VM's directory unless a umask is given: what is below is as private as the disks themselves.
+const VM_MODE: u16 = 0o700;
+/// Permission bits of other directories of the tree itself.
+const DIRECTORY_MODE: u16 = 0o755;
+/// Permission bits of files of the tree itself.
+const FILE_MODE: u16 = 0o444;
+/// Permission bits of whole disks and volumes: only who may read all files may read these.
+const DISK_MODE: u16 = 0o440;
+
+/// Attributes of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributes {
+    /// Inode number in the mount.
+    pub ino: Ino,
+    /// Type.
+    pub file_type: FileType,
+    /// Permission bits with setuid, setgid, sticky (0o7777).
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Hard links, at least 1.
+    pub nlink: u32,
+    /// Size in bytes; exact.
+    pub size_bytes: u64,
+    /// Allocated 512-byte blocks.
+    pub blocks: u64,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of content.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+    /// Creation, where it is known.
+    pub crtime: Option<Time>,
+    /// Device number (major, minor) of device nodes.
+    pub rdev: Option<(u32, u32)>,
+}
+
+/// How long an answer stays true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// For ever: committed content.
+    Committed,
+    /// Until a refresh says otherwise: names of VMs and points, `latest`.
+    Changing,
+    /// Not at all: documents that grow.
+    Nothing,
+}
+
+/// A node that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// How long the name means this node.
+    pub entry_ttl: Ttl,
+    /// How long the attributes are right.
+    pub attribute_ttl: Ttl,
+}
+
+/// How a tree is shown.
+#[derive(Debug, Clone, Default)]
+pub struct TreeOptions {
+    /// Owner of what the tree itself shows; with `single_user` of everything.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Permission bits taken away from what the tree itself shows; `None` makes VM directories private (0700).
+    pub umask: Option<u16>,
+    /// A mount by an ordinary user: everything is his, with `u+rX`; the true owner and mode of guest files are in the xattrs
+    /// `user.restorefs.{uid,gid,mode}`.
+    pub single_user: bool,
+    /// No extended attributes: faster `ls -l`, `rsync` without `-X`.
+    pub noxattr: bool,
+    /// Whether this process owns the repository and so may keep things in `cache/`.
+    pub writable: bool,
+}
+
+/// What a node of the tree itself looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    Directory,
+    VmDirectory,
+    Symlink,
+    File,
+    Disk,
+}
+
+impl TreeOptions {
+    /// Attributes of a node of the tree itself.
+    pub(super) fn own(
+        &self,
+        ino: Ino,
+        look: Look,
+        size_bytes: u64,
+        blocks: u64,
+        time: Time,
+    ) -> Attributes {
+        let (file_type, mode) = match look {
+            Look::Directory => (FileType::Directory, DIRECTORY_MODE),
+            Look::VmDirectory if self.umask.is_none() => (FileType::Directory, VM_MODE),
+            Look::VmDirectory => (FileType::Directory, DIRECTORY_MODE),
+            Look::Symlink => (FileType::Symlink, 0o777),
+            Look::File => (FileType::Regular, FILE_MODE),
+            Look::Disk if self.umask.is_none() => (FileType::Regular, DISK_MODE),
+            Look::Disk => (FileType::Regular, FILE_MODE),
+        };
+        let mode = match look {
+            Look::Symlink => mode,
+            _ => mode & !self.umask.unwrap_or(0),
+        };
+        Attributes {
+            ino,
+            file_type,
+            mode,
+            uid: self.uid,
+            gid: self.gid,
+            nlink: if file_type == FileType::Directory {
+                2
+            } else {
+                1
+            },
+            size_bytes,
+            blocks,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: None,
+            rdev: None,
+        }
+    }
+
+    /// Attributes of a guest's file.
+    pub(super) fn guest(&self, ino: Ino, guest: &fs::Attributes) -> Attributes {
+        let mut attributes = Attributes {
+            ino,
+            file_type: guest.file_type,
+            mode: guest.mode & 0o7777,
+            uid: guest.uid,
+            gid: guest.gid,
+            nlink: guest.nlink.max(1),
+            size_bytes: guest.size_bytes,
+            blocks: guest.blocks,
+            atime: guest.atime,
+            mtime: guest.mtime,
+            ctime: guest.ctime,
+            crtime: guest.crtime,
+            rdev: guest.rdev,
+        };
+        if self.single_user {
+            attributes.uid = self.uid;
+            attributes.gid = self.gid;
+            attributes.mode |= 0o400;
+            if guest.file_type == FileType::Directory || guest.mode & 0o111 != 0 {
+                attributes.mode |= 0o100;
+            }
+        }
+        attributes
+    }
+}
+
+/// A timestamp of a sidecar as a time of a file.
+pub(super) fn time(at: Timestamp) -> Time {
+    let nanoseconds = at.subsec_nanosecond();
+    match u32::try_from(nanoseconds) {
+        Ok(nanoseconds) => Time {
+            seconds: at.as_second(),
+            nanoseconds,
+        },
+        // Before 1970 jiff's fraction is negative.
+        Err(_) => Time {
+            seconds: at.as_second().saturating_sub(1),
+            nanoseconds: u32::try_from(1_000_000_000 + nanoseconds).unwrap_or(0),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Look, TreeOptions, time};
+    use crate::guest::fs::{Attributes, FileType, GuestIno, Time};
+    use crate::tree::Ino;
+
+    fn guest(file_type: FileType, mode: u16) -> Attributes {
+        Attributes {
+            ino: GuestIno(5),
+            file_type,
+            mode,
+            uid: 33,
+            gid: 34,
+            nlink: 0,
+            size_bytes: 1,
+            blocks: 8,
+            atime: Time::default(),
+            mtime: Time::default(),
+            ctime: Time::default(),
+            crtime: None,
+            rdev: None,
+        }
+    }
+
+    #[test]
+    fn vm_directories_are_private_unless_widened() {
+        let mut options = TreeOptions::default();
+        let mode =
+            |options: &TreeOptions, look| options.own(Ino::ROOT, look, 0, 0, Time::default()).mode;
+        assert_eq!(mode(&options, Look::VmDirectory), 0o700);
+        assert_eq!(mode(&options, Look::Disk), 0o440);
+        options.umask = Some(0o027);
+        assert_eq!(mode(&options, Look::VmDirectory), 0o750);
+        assert_eq!(mode(&options, Look::Disk), 0o440);
+        options.umask = Some(0);
+        assert_eq!(mode(&options, Look::VmDirectory), 0o755);
+        assert_eq!(mode(&options, Look::Disk), 0o444);
+        assert_eq!(mode(&options, Look::Symlink), 0o777);
+    }
+
+    #[test]
+    fn an_ordinary_user_owns_and_reads_all() {
+        let options = TreeOptions {
+            uid: 1000,
+            gid: 1000,
+            single_user: true,
+            ..TreeOptions::default()
+        };
+        let shown = options.guest(Ino(9), &guest(FileType::Regular, 0o000));
+        assert_eq!((shown.uid, shown.gid, shown.mode), (1000, 1000, 0o400));
+        assert_eq!(shown.nlink, 1);
+        let shown = options.guest(Ino(9), &guest(FileType::Directory, 0o000));
+        assert_eq!(shown.mode, 0o500);
+        let shown = options.guest(Ino(9), &guest(FileType::Regular, 0o4011));
+        assert_eq!(shown.mode, 0o4511);
+        let plain = TreeOptions::default().guest(Ino(9), &guest(FileType::Regular, 0o4755));
+        assert_eq!((plain.uid, plain.mode), (33, 0o4755));
+    }
+
+    #[test]
+    fn times_before_1970_keep_their_order() {
+        let at = jiff::Timestamp::new(-5, -250_000_000).unwrap();
+        assert_eq!(
+            time(at),
+            Time {
+                seconds: -6,
+                nanoseconds: 750_000_000
+            }
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! The disks of points: opened when first read, a bounded number of them at a time.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use super::cache::Flights;
+use super::snapshot::PointView;
+use crate::block::{Extent, ReadAt, check_range};
+use crate::chain::{Disk, Pool};
+use crate::error::{Error, Result};
+use crate::ingest::ChainSource;
+use crate::repo::Repository;
+use crate::repo::sidecar::index::DiskEntry;
+use crate::repo::sidecar::point::Point;
+use crate::types::PointId;
+use crate::types::width::u64_from_usize;
+
+/// LIMIT: open disks. Each knows the ids of its layers; the layers themselves are bounded by the pool.
+const DISKS_OPEN: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// LIMIT: sidecars of points kept decoded.
+const POINTS_KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// Opens disks.
+pub(super) struct Disks {
+    repository: Arc<Repository>,
+    pool: Arc<Pool>,
+    writable: bool,
+    open: Flights<(PointId, usize), Arc<Disk>>,
+    points: Flights<PointId, Arc<Point>>,
+}
+
+impl Disks {
+    pub(super) fn new(repository: Arc<Repository>, pool: Arc<Pool>, writable: bool) -> Arc<Self> {
+        Arc::new(Self {
+            repository,
+            pool,
+            writable,
+            open: Flights::new(DISKS_OPEN),
+            points: Flights::new(POINTS_KEPT),
+        })
+    }
+
+    /// The sidecar of a point.
+    pub(super) fn point(&self, view: &PointView) -> Result<Arc<Point>> {
+        self.points.get_or(
+            view.entry.point_id,
+            |_| true,
+            || self.repository.point(&view.vm, &view.entry).map(Arc::new),
+        )
+    }
+
+    /// The disk at that position of the index.
+    pub(super) fn disk(&self, view: &PointView, index: usize) -> Result<Arc<Disk>> {
+        let make = || {
+            let name = &entry(view, index)?.name;
+            let point = self.point(view)?;
+            let disk = point.disk(name).ok_or_else(|| {
+                Error::corrupt(
+                    format!(
+                        "the point {}@{} has no disk {name}",
+                        view.vm, view.entry.name
+                    ),
+                    "the disks that the index lists",
+                    "others",
+                )
+            })?;
+            ChainSource::new(&self.repository, &view.vm, view.vm_id, self.writable)
+                .open_disk(&self.pool, &disk.layer)
+                .map(Arc::new)
+        };
+        self.open
+            .get_or((view.entry.point_id, index), |_| true, make)
+    }
+
+    /// All disks of a point, none of them opened yet.
+    pub(super) fn all(self: &Arc<Self>, view: &Arc<PointView>) -> Vec<Arc<dyn ReadAt>> {
+        view.entry
+            .disks
+            .iter()
+            .enumerate()
+            .map(|(index, disk)| self.lazy(view, index, disk.size_bytes))
+            .collect()
+    }
+
+    /// The first `size_bytes` of a disk, opened when it is read.
+    pub(super) fn lazy(
+        self: &Arc<Self>,
+        view: &Arc<PointView>,
+        index: usize,
+        size_bytes: u64,
+    ) -> Arc<dyn ReadAt> {
+        Arc::new(LazyDisk {
+            disks: Arc::clone(self),
+            point: Arc::clone(view),
+            index,
+            size_bytes,
+        })
+    }
+}
+
+/// What the index says of a disk.
+pub(super) fn entry(view: &PointView, index: usize) -> Result<&DiskEntry> {
+    view.entry
+        .disks
+        .get(index)
+        .ok_or_else(|| Error::not_found("no such disk"))
+}
+
+/// A disk that is looked up at each read, so that the bound of open disks holds whoever refers to it.
+struct LazyDisk {
+    disks: Arc<Disks>,
+    point: Arc<PointView>,
+    index: usize,
+    size_bytes: u64,
+}
+
+impl LazyDisk {
+    fn place(&self, error: Error) -> Error {
+        error.at_path(format!("{}@{}", self.point.vm, self.point.entry.name))
+    }
+}
+
+impl ReadAt for LazyDisk {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size_bytes, offset, u64_from_usize(buf.len()))?;
+        self.disks
+            .disk(&self.point, self.index)
+            .and_then(|disk| disk.read_at(offset, buf))
+            .map_err(|e| self.place(e))
+    }
+
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
+        check_range(self.size_bytes, offset, length_max)?;
+        self.disks
+            .disk(&self.point, self.index)
+            .and_then(|disk| disk.extent_at(offset, length_max))
+            .map_err(|e| self.place(e))
+    }
+}

@@ -1,0 +1,196 @@
+//! Listings, streamed with attributes.
+//!
+//! # Invariants
+//! A cookie says where to go on and stays right while entries come and go: in directories that change it is made of the serial, which
+//! only grows; in committed ones it is the position.
+
+use std::sync::Arc;
+
+use super::Tree;
+use super::attribute::Found;
+use super::inode::{self, Ino, low};
+use super::node::{GuestNode, Node, no_directory};
+use super::volume::Name;
+use crate::error::Result;
+use crate::guest::fs::FileType;
+use crate::types::width::{u64_from_usize, usize_from_u64};
+
+/// Cookies below are the caller's own (`.` and `..`).
+const COOKIE_FIRST: u64 = 16;
+
+/// One name of a directory, without `.` and `..`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry<'a> {
+    /// The name: bytes, never empty, without `/` and NUL.
+    pub name: &'a [u8],
+    /// Inode number, also when its attributes could not be had.
+    pub ino: Ino,
+    /// The node; `None` when it is damaged: a lookup will say how.
+    pub found: Option<Found>,
+    /// Type, a guess when `found` is `None`.
+    pub file_type: FileType,
+    /// Where to go on after this entry.
+    pub cookie: u64,
+}
+
+type Each<'a> = &'a mut dyn FnMut(&DirEntry<'_>) -> bool;
+
+fn offer(each: Each<'_>, name: &[u8], ino: Ino, found: Result<Found>, cookie: u64) -> bool {
+    let found = match found {
+        Ok(found) => Some(found),
+        Err(error) => {
+            tracing::debug!(%ino, error = %error.report(), "an entry is listed without attributes");
+            None
+        }
+    };
+    each(&DirEntry {
+        name,
+        ino: found.as_ref().map_or(ino, |found| found.attributes.ino),
+        file_type: found
+            .as_ref()
+            .map_or(FileType::Regular, |found| found.attributes.file_type),
+        found,
+        cookie,
+    })
+}
+
+impl Tree {
+    /// Gives the entries of a directory after the one with the cookie `after` (0: from the beginning), until `each` says
+    /// `false`, which means that it did not take the entry.
+    ///
+    /// # Errors
+    /// `NotADirectory`; `Stale` when it is gone; what the guest's reader returns.
+    pub fn entries(&self, ino: Ino, after: u64, each: Each<'_>) -> Result<()> {
+        let node = self.node(ino)?;
+        match &node {
+            Node::Root => {
+                for vm in self.snapshot().vms() {
+                    let cookie = COOKIE_FIRST + u64::from(vm.serial);
+                    let node = Node::Vm(Arc::clone(vm));
+                    if cookie > after
+                        && !offer(
+                            each,
+                            vm.name.as_str().as_bytes(),
+                            vm.ino(),
+                            self.found(vm.ino(), &node),
+                            cookie,
+                        )
+                    {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Node::Vm(vm) => {
+                if let (Some(latest), true) = (vm.latest(), after < COOKIE_FIRST) {
+                    let ino = latest.ino(low::LATEST);
+                    let found = self.found(ino, &Node::Latest(Arc::clone(latest)));
+                    if !offer(each, b"latest", ino, found, COOKIE_FIRST) {
+                        return Ok(());
+                    }
+                }
+                for point in &vm.points {
+                    let cookie = COOKIE_FIRST + u64::from(point.entry.serial);
+                    if cookie <= after {
+                        continue;
+                    }
+                    let ino = point.ino(low::SELF);
+                    let found = self.found(ino, &Node::Point(Arc::clone(point)));
+                    let name = point.entry.name.as_str().as_bytes();
+                    if !offer(each, name, ino, found, cookie) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Node::Point(point) => {
+                let names = ["info.json", "attached", "disks", "volumes.json", "volumes"];
+                self.by_position(&names, after, each, |name| {
+                    (name.as_bytes(), Ino(0), self.point_child(point, name))
+                });
+                Ok(())
+            }
+            Node::AttachedDir(point) => {
+                let files: Vec<_> = point.entry.attached.iter().enumerate().collect();
+                self.by_position(&files, after, each, |(at, file)| {
+                    let ino = point.ino(low::ATTACHED_FILE | inode::index_bits(*at).unwrap_or(0));
+                    let node = Node::Attached(Arc::clone(point), *at);
+                    (file.name.as_bytes(), ino, self.found(ino, &node))
+                });
+                Ok(())
+            }
+            Node::DisksDir(point) => {
+                let disks: Vec<_> = point
+                    .entry
+                    .disks
+                    .iter()
+                    .map(|disk| format!("{}.raw", disk.name))
+                    .enumerate()
+                    .collect();
+                self.by_position(&disks, after, each, |(at, name)| {
+                    let ino = point.ino(low::DISK | inode::index_bits(*at).unwrap_or(0));
+                    let node = Node::Disk(Arc::clone(point), *at);
+                    (name.as_bytes(), ino, self.found(ino, &node))
+                });
+                Ok(())
+            }
+            Node::Volumes(point, volumes, path) => {
+                let children = volumes.children(path);
+                self.by_position(&children, after, each, |(name, kind)| {
+                    let ino = match kind {
+                        Name::Root(volume) => volume
+                            .number
+                            .map_or(Ino(0), |n| Ino::pack(point.entry.serial, n, 0)),
+                        _ => Ino(0),
+                    };
+                    let found = self.volume_child(point, volumes, path, name);
+                    (name.as_bytes(), ino, found)
+                });
+                Ok(())
+            }
+            Node::Guest(directory) => self.guest_entries(directory, ino, after, each),
+            Node::Latest(_)
+            | Node::Info(_)
+            | Node::VolumesJson(_)
+            | Node::Attached(..)
+            | Node::Disk(..)
+            | Node::VolumeRaw(..) => Err(no_directory()),
+        }
+    }
+
+    fn by_position<'t, T>(
+        &self,
+        entries: &'t [T],
+        after: u64,
+        each: Each<'_>,
+        show: impl Fn(&'t T) -> (&'t [u8], Ino, Result<Found>),
+    ) {
+        let first = usize_from_u64(after.saturating_sub(COOKIE_FIRST - 1));
+        for (entry, position) in entries.iter().zip(0u64..).skip(first) {
+            let (name, ino, found) = show(entry);
+            if !offer(each, name, ino, found, COOKIE_FIRST + position) {
+                return;
+            }
+        }
+    }
+
+    fn guest_entries(
+        &self,
+        directory: &GuestNode,
+        ino: Ino,
+        after: u64,
+        each: Each<'_>,
+    ) -> Result<()> {
+        let entries = directory.fs.entries(directory.ino)?;
+        let first = usize_from_u64(after.saturating_sub(COOKIE_FIRST - 1));
+        for (position, entry) in entries.iter().enumerate().skip(first) {
+            let child = self.guest_ino(&directory.point, &directory.volume, entry.ino)?;
+            let found = self.guest_found(directory, ino, entry.ino);
+            let cookie = COOKIE_FIRST + u64_from_usize(position);
+            if !offer(each, &entry.name, child, found, cookie) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,226 @@
+//! The virtual tree: VMs, points, disks and guest files as nodes with inode numbers. It knows no FUSE.
+//!
+//! ```text
+//! /web01/latest -> 2026-11-20_02-00-00
+//! /web01/2026-11-20_02-00-00/{info.json, attached/, disks/vda.raw, volumes.json, volumes/vda/part/{1/, 1.raw}}
+//! ```
+//!
+//! # Invariants
+//! - Names and listings down to a point's own files come from a [`Snapshot`] in memory: no chain is opened for them.
+//! - Everything below a committed point is the same for ever, except `info.json` and `volumes.json`, which have an inode
+//!   per version.
+//! - Nodes have no state of their own: any inode number is resolved at any time, so there is nothing to open and nothing to leak.
+//! - Damage in one volume or file is that one's error; the rest keeps serving.
+//!
+//! # Concurrency
+//! All methods take `&self` and may be called from many threads. The snapshot is swapped whole; a call works on the one that it began
+//! with. No lock is held over a read, except that of the one thing which is being opened.
+
+mod attribute;
+mod cache;
+mod disk;
+mod document;
+mod inode;
+mod list;
+mod node;
+mod read;
+mod snapshot;
+mod volume;
+mod xattr;
+
+pub mod path;
+
+pub use attribute::{Attributes, Found, TreeOptions, Ttl};
+pub use inode::Ino;
+pub use list::DirEntry;
+pub use snapshot::{Change, PointView, Snapshot, VmView};
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use lru::LruCache;
+
+use crate::block::ReadAt;
+use crate::chain::{Disk, Pool};
+use crate::error::{Error, Result};
+use crate::guest::fs::Xattr;
+use crate::repo::Repository;
+use crate::repo::selector::Which;
+use crate::repo::sidecar::index::DiskEntry;
+use crate::store::Space;
+use crate::types::{DiskName, VmName};
+use cache::Weighted;
+use disk::Disks;
+use inode::Table;
+use snapshot::Loader;
+use volume::Scanner;
+
+/// LIMIT: runs of guest files kept, about 40 bytes each.
+const RUNS_KEPT: usize = 1 << 20;
+/// LIMIT: bytes of documents and attached files kept.
+const DOCUMENT_BYTES_KEPT: usize = 64 << 20;
+/// LIMIT: bytes of xattrs kept.
+const XATTR_BYTES_KEPT: usize = 16 << 20;
+/// LIMIT: guest directories whose parent is remembered.
+const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+
+/// See the module.
+pub struct Tree {
+    repository: Arc<Repository>,
+    options: TreeOptions,
+    snapshot: RwLock<Arc<Snapshot>>,
+    loader: Mutex<Loader>,
+    disks: Arc<Disks>,
+    scanner: Scanner,
+    table: Table,
+    contents: Weighted<Ino, Arc<dyn ReadAt>>,
+    documents: Weighted<Ino, Arc<[u8]>>,
+    xattrs: Weighted<Ino, Arc<[Xattr]>>,
+    parents: Mutex<LruCache<Ino, Ino>>,
+}
+
+/// A disk of a committed point.
+pub struct OpenDisk {
+    /// The point.
+    pub point: Arc<PointView>,
+    /// What the index says of the disk; the object has its `size_bytes`, the source had `source_bytes`.
+    pub entry: DiskEntry,
+    /// Its content.
+    pub disk: Arc<Disk>,
+}
+
+impl Tree {
+    /// The tree of a repository as it is now.
+    ///
+    /// # Errors
+    /// `Io` when the VMs cannot be listed. A VM that cannot be read is left out and said in the log.
+    pub fn new(
+        repository: Arc<Repository>,
+        pool: Arc<Pool>,
+        options: TreeOptions,
+    ) -> Result<Arc<Self>> {
+        let disks = Disks::new(Arc::clone(&repository), pool, options.writable);
+        let tree = Self {
+            scanner: Scanner::new(&disks),
+            table: Table::open(&repository, options.writable),
+            repository,
+            options,
+            snapshot: RwLock::default(),
+            loader: Mutex::default(),
+            disks,
+            contents: Weighted::new(RUNS_KEPT),
+            documents: Weighted::new(DOCUMENT_BYTES_KEPT),
+            xattrs: Weighted::new(XATTR_BYTES_KEPT),
+            parents: Mutex::new(LruCache::new(PARENTS_KEPT)),
+        };
+        tree.refresh()?;
+        Ok(Arc::new(tree))
+    }
+
+    /// The repository that is shown.
+    #[must_use]
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// How it is shown.
+    #[must_use]
+    pub fn options(&self) -> &TreeOptions {
+        &self.options
+    }
+
+    /// VMs and points as of the last refresh.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the indexes that have changed, and says what somebody who has cached names must forget.
+    ///
+    /// # Errors
+    /// `Io` when the VMs cannot be listed; the tree stays as it was.
+    pub fn refresh(&self) -> Result<Vec<Change>> {
+        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.snapshot();
+        let Some(new) = loader.load(&self.repository, &old)? else {
+            return Ok(Vec::new());
+        };
+        let changes = snapshot::changes(&old, &new);
+        *self
+            .snapshot
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        Ok(changes)
+    }
+
+    /// The point that a selector names; names of VMs and points are found without regard to case.
+    ///
+    /// # Errors
+    /// `NotFound` naming VM and point.
+    pub fn point(&self, vm: &VmName, which: &Which) -> Result<Arc<PointView>> {
+        let snapshot = self.snapshot();
+        let view = match snapshot.vm(vm.as_str()) {
+            Some(view) => view,
+            None => snapshot
+                .vms()
+                .find(|view| view.name.folded() == vm.folded())
+                .ok_or_else(|| {
+                    Error::not_found(format!("there is no VM {vm}"))
+                        .advise("list the VMs with: restorefs ls")
+                })?,
+        };
+        let missing = |what: String| {
+            Error::not_found(what).advise(format!("list the points with: restorefs ls {vm}"))
+        };
+        let found = match which {
+            Which::Named(name) => view
+                .points
+                .iter()
+                .find(|point| point.entry.name.folded() == name.folded()),
+            Which::Latest(back) => {
+                let mut points: Vec<_> = view.points.iter().collect();
+                points.sort_by_key(|point| std::cmp::Reverse(point.entry.seq));
+                points.get(*back).copied()
+            }
+        };
+        found.cloned().ok_or_else(|| match which {
+            Which::Named(name) => missing(format!("there is no restore point {vm}@{name}")),
+            Which::Latest(_) if view.points.is_empty() => {
+                missing(format!("{vm} has no restore points yet"))
+            }
+            Which::Latest(_) => missing(format!(
+                "{vm} has only {} restore points",
+                view.points.len()
+            )),
+        })
+    }
+
+    /// Opens a disk of a point, for those who serve whole disks.
+    ///
+    /// # Errors
+    /// `NotFound`; what opening the chain returns.
+    pub fn open_disk(&self, vm: &VmName, which: &Which, disk: &DiskName) -> Result<OpenDisk> {
+        let point = self.point(vm, which)?;
+        let index = point
+            .entry
+            .disks
+            .iter()
+            .position(|entry| entry.name.folded() == disk.folded())
+            .ok_or_else(|| {
+                Error::not_found(format!("{vm}@{} has no disk {disk}", point.entry.name))
+            })?;
+        Ok(OpenDisk {
+            entry: disk::entry(&point, index)?.clone(),
+            disk: self.disks.disk(&point, index)?,
+            point,
+        })
+    }
+
+    /// Room in the repository; `None` where that means nothing.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn space(&self) -> Result<Option<Space>> {
+        self.repository.store().space()
+    }
+}

@@ -1,0 +1,127 @@
+//! Textual paths below a point: `/volumes/vda/part/1/etc/passwd`.
+//!
+//! # Invariants
+//! - A symlink of a guest is followed within its own filesystem only, as in a chroot: an absolute target begins at the
+//!   volume's root, and `..` ends there.
+//! - The last component is never followed: a caller who restores a symlink gets the symlink.
+//! - `..` in the path itself is refused.
+
+use super::inode::Ino;
+use super::{Found, Tree};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::FileType;
+
+/// LIMIT: symlinks followed in one path (Linux: 40).
+const LINKS_MAX: u32 = 40;
+
+/// A position: inodes from the root of what `..` may not leave, down to here.
+struct Trail(Vec<Found>);
+
+impl Tree {
+    /// Resolves a path below `start`; an empty one is `start` itself.
+    ///
+    /// # Errors
+    /// `NotFound` and `NotADirectory` naming the part of the path; `InvalidInput` for `..`; `LimitExceeded` for a loop of symlinks;
+    /// what the guest's reader returns.
+    pub fn resolve(&self, start: Ino, path: &[u8]) -> Result<Found> {
+        let mut parts = components(path)?;
+        parts.reverse();
+        let mut trail = Trail(vec![self.attributes(start)?]);
+        let mut links = 0;
+        let shown = String::from_utf8_lossy(path).into_owned();
+        while let Some(part) = parts.pop() {
+            if part == b".." {
+                // Only from a symlink's target.
+                if trail.0.len() > 1 {
+                    trail.0.pop();
+                }
+                continue;
+            }
+            let here = trail.here()?.attributes.ino;
+            let found = self
+                .lookup(here, &part)
+                .map_err(|e| named(e, &shown, &part))?;
+            let is_link = found.attributes.file_type == FileType::Symlink;
+            if !is_link || parts.is_empty() {
+                // Into another filesystem: its root is where `..` ends from now on.
+                if found.attributes.ino.volume() != here.volume()
+                    || found.attributes.ino.is_from_table() != here.is_from_table()
+                {
+                    trail.0.clear();
+                }
+                trail.0.push(found);
+                continue;
+            }
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(Error::new(
+                    ErrorKind::LimitExceeded,
+                    format!("more than {LINKS_MAX} symlinks were met"),
+                )
+                .at_path(&shown));
+            }
+            let target = self.link_target(found.attributes.ino)?;
+            if target.first() == Some(&b'/') {
+                trail.0.truncate(1);
+            }
+            parts.extend(
+                target
+                    .split(|b| *b == b'/')
+                    .filter(|part| !part.is_empty() && *part != b".")
+                    .rev()
+                    .map(<[u8]>::to_vec),
+            );
+        }
+        trail.here().cloned()
+    }
+}
+
+impl Trail {
+    fn here(&self) -> Result<&Found> {
+        self.0
+            .last()
+            .ok_or_else(|| Error::not_found("no such path"))
+    }
+}
+
+fn components(path: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let parts: Vec<Vec<u8>> = path
+        .split(|b| *b == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+        .map(<[u8]>::to_vec)
+        .collect();
+    if parts.iter().any(|part| part == b"..") {
+        return Err(
+            Error::invalid("a path in a restore point cannot have \"..\"")
+                .at_path(String::from_utf8_lossy(path).into_owned()),
+        );
+    }
+    Ok(parts)
+}
+
+fn named(error: Error, path: &str, part: &[u8]) -> Error {
+    let what = String::from_utf8_lossy(part);
+    match error.kind() {
+        ErrorKind::NotFound => {
+            Error::not_found(format!("there is no \"{}\"", what.escape_debug())).at_path(path)
+        }
+        ErrorKind::NotADirectory => Error::new(
+            ErrorKind::NotADirectory,
+            format!("what holds \"{}\" is no directory", what.escape_debug()),
+        )
+        .at_path(path),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::components;
+
+    #[test]
+    fn paths_do_not_climb() {
+        assert_eq!(components(b"/a//b/./c/").unwrap(), [b"a", b"b", b"c"]);
+        assert!(components(b"").unwrap().is_empty());
+        assert!(components(b"a/../b").is_err());
+    }
+}

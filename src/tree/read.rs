@@ -1,0 +1,234 @@
+//! Content: bytes, holes, and the targets of symlinks.
+
+use std::sync::Arc;
+
+use super::Tree;
+use super::disk;
+use super::inode::Ino;
+use super::node::{GuestNode, Node};
+use crate::block::run::{RunMap, RunReader};
+use crate::block::{Extent, ReadAt, check_range};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::{FileType, GuestFs, GuestIno};
+use crate::types::width::{u64_from_usize, usize_from_u64};
+
+/// Bytes in memory.
+struct Bytes(Arc<[u8]>);
+
+impl ReadAt for Bytes {
+    fn size_bytes(&self) -> u64 {
+        u64_from_usize(self.0.len())
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(self.size_bytes(), offset, u64_from_usize(buf.len()))?;
+        let from = usize_from_u64(offset);
+        if let Some(bytes) = self.0.get(from..from + buf.len()) {
+            buf.copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+}
+
+/// What of a guest's file only its reader can give.
+struct Encoded {
+    fs: Arc<dyn GuestFs>,
+    ino: GuestIno,
+    size_bytes: u64,
+}
+
+impl ReadAt for Encoded {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.fs.read_encoded(self.ino, offset, buf)
+    }
+}
+
+/// A file with the place that its errors name.
+struct Placed {
+    reader: RunReader,
+    place: String,
+}
+
+impl ReadAt for Placed {
+    fn size_bytes(&self) -> u64 {
+        self.reader.size_bytes()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.reader
+            .read_at(offset, buf)
+            .map_err(|e| e.at_path(&self.place))
+    }
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
+        self.reader
+            .extent_at(offset, length_max)
+            .map_err(|e| e.at_path(&self.place))
+    }
+}
+
+impl Tree {
+    /// The content of a regular file, for those who read it whole or from many threads.
+    ///
+    /// # Errors
+    /// `IsADirectory`, `InvalidInput` when it is no regular file; `Stale`, `Corrupt`, `Unsupported`, `Io`.
+    pub fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>> {
+        if let Some(content) = self.contents.get(&ino) {
+            return Ok(content);
+        }
+        let (content, weight): (Arc<dyn ReadAt>, usize) = match self.node(ino)? {
+            Node::Info(point) | Node::VolumesJson(point) => {
+                return Ok(Arc::new(Bytes(self.document(ino, &point)?)));
+            }
+            Node::Attached(point, at) => {
+                let bytes = match self.documents.get(&ino) {
+                    Some(bytes) => bytes,
+                    None => {
+                        let file = point
+                            .entry
+                            .attached
+                            .get(at)
+                            .ok_or_else(|| Error::not_found("no such attached file"))?;
+                        let bytes =
+                            self.repository
+                                .attached(&point.vm, &point.entry, &file.name)?;
+                        let bytes: Arc<[u8]> = bytes.into();
+                        self.documents.put(ino, bytes.clone(), bytes.len());
+                        bytes
+                    }
+                };
+                return Ok(Arc::new(Bytes(bytes)));
+            }
+            Node::Disk(point, at) => {
+                let size = disk::entry(&point, at)?.source_bytes;
+                (self.disks.lazy(&point, at, size), 1)
+            }
+            Node::VolumeRaw(point, volume) => {
+                let runs = volume.volume.map.runs().len();
+                (self.scanner.raw(&point, &volume.volume), runs)
+            }
+            Node::Guest(node) => self.guest_content(&node)?,
+            Node::Latest(_) => return Err(Error::invalid("a symbolic link has no content")),
+            Node::Root
+            | Node::Vm(_)
+            | Node::Point(_)
+            | Node::AttachedDir(_)
+            | Node::DisksDir(_)
+            | Node::Volumes(..) => return Err(directory()),
+        };
+        self.contents.put(ino, Arc::clone(&content), weight);
+        Ok(content)
+    }
+
+    fn guest_content(&self, node: &GuestNode) -> Result<(Arc<dyn ReadAt>, usize)> {
+        let attributes = node.fs.attributes(node.ino)?;
+        match attributes.file_type {
+            FileType::Regular => {}
+            FileType::Directory => return Err(directory()),
+            FileType::Symlink
+            | FileType::CharDevice
+            | FileType::BlockDevice
+            | FileType::Fifo
+            | FileType::Socket => return Err(Error::invalid("not a regular file")),
+        }
+        let place = format!(
+            "{}@{}/volumes/{} inode {}",
+            node.point.vm, node.point.entry.name, node.volume.volume.path, node.ino.0
+        );
+        let runs = node.fs.runs(node.ino).map_err(|e| e.at_path(&place))?;
+        // The file's runs over the volume, the volume's over the disks: composed once, read in one step.
+        let volume = &node.volume.volume.map;
+        let map: RunMap<usize> = runs
+            .compose(|(), offset, length| Ok(volume.run_at(offset, length)))
+            .map_err(|e| e.at_path(&place))?;
+        let weight = map.runs().len().max(1);
+        let encoded = Encoded {
+            fs: Arc::clone(&node.fs),
+            ino: node.ino,
+            size_bytes: map.size_bytes(),
+        };
+        let sources = self.disks.all(&node.point);
+        let reader = RunReader::new(map, sources, Some(Arc::new(encoded)));
+        Ok((Arc::new(Placed { reader, place }), weight))
+    }
+
+    /// Reads up to `buf.len()` bytes from `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// As [`Tree::content`], and what the bytes themselves answer.
+    pub fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let content = self.content(ino)?;
+        let left = content.size_bytes().saturating_sub(offset);
+        let length = usize_from_u64(left.min(u64_from_usize(buf.len())));
+        match buf.get_mut(..length) {
+            Some(part) if length > 0 => content.read_at(offset, part).map(|()| length),
+            _ => Ok(0),
+        }
+    }
+
+    /// Where the next data begins, at or after `offset`; `None` when there is none up to the end.
+    ///
+    /// # Errors
+    /// As [`Tree::content`]; `NoData` when `offset` is at or past the end.
+    pub fn seek_data(&self, ino: Ino, offset: u64) -> Result<Option<u64>> {
+        self.seek(ino, offset, false)
+    }
+
+    /// Where the next hole begins, at or after `offset`: at the latest at the end.
+    ///
+    /// # Errors
+    /// As [`Tree::seek_data`].
+    pub fn seek_hole(&self, ino: Ino, offset: u64) -> Result<u64> {
+        let found = self.seek(ino, offset, true)?;
+        match found {
+            Some(at) => Ok(at),
+            None => Ok(self.content(ino)?.size_bytes()),
+        }
+    }
+
+    fn seek(&self, ino: Ino, offset: u64, hole: bool) -> Result<Option<u64>> {
+        let content = self.content(ino)?;
+        let size = content.size_bytes();
+        if offset >= size {
+            return Err(Error::new(
+                ErrorKind::NoData,
+                "this is past the end of the file",
+            ));
+        }
+        let mut at = offset;
+        while at < size {
+            let extent = content.extent_at(at, size - at)?;
+            if extent.kind.reads_zero() == hole {
+                return Ok(Some(at));
+            }
+            at += extent.length_bytes;
+        }
+        Ok(None)
+    }
+
+    /// The target of a symlink, verbatim.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is none; `Stale`, `Corrupt`, `Io`.
+    pub fn link_target(&self, ino: Ino) -> Result<Vec<u8>> {
+        match self.node(ino)? {
+            Node::Latest(point) => Ok(point.entry.name.as_str().as_bytes().to_vec()),
+            Node::Guest(node) => node.fs.symlink_target(node.ino),
+            Node::Root
+            | Node::Vm(_)
+            | Node::Point(_)
+            | Node::Info(_)
+            | Node::VolumesJson(_)
+            | Node::AttachedDir(_)
+            | Node::Attached(..)
+            | Node::DisksDir(_)
+            | Node::Disk(..)
+            | Node::Volumes(..)
+            | Node::VolumeRaw(..) => Err(Error::invalid("not a symbolic link")),
+        }
+    }
+}
+
+fn directory() -> Error {
+    Error::new(ErrorKind::IsADirectory, "it is a directory")
+}

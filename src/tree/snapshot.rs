@@ -1,0 +1,364 @@
+//! The repository's VMs and points as they are at one moment: what names and listings are served from, without a chain opened.
+//!
+//! # Invariants
+//! - A snapshot never changes; a refresh makes the next one and shares what is the same.
+//! - Serials are unique within a snapshot. A point that has none yet (not indexed), or one that is taken, is shown under one from
+//!   the upper end, the same for as long as this process lives.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::inode::{Ino, low};
+use crate::error::{ErrorKind, Result};
+use crate::guest::fs::Time;
+use crate::repo::sidecar::index::{Index, PointEntry, SERIAL_MAX};
+use crate::repo::{Repository, layout::VmKeys};
+use crate::types::{VmId, VmName};
+
+/// A point as a snapshot knows it.
+#[derive(Debug)]
+pub struct PointView {
+    /// Its VM.
+    pub vm: VmName,
+    /// Identity of the VM.
+    pub vm_id: VmId,
+    /// What the index says of it; the serial is unique in the snapshot.
+    pub entry: PointEntry,
+}
+
+impl PointView {
+    /// The inode of one of its own nodes.
+    pub(super) fn ino(&self, low: u32) -> Ino {
+        Ino::pack(self.entry.serial, 0, low)
+    }
+
+    /// When it was committed.
+    pub(super) fn time(&self) -> Time {
+        super::attribute::time(self.entry.committed_at)
+    }
+}
+
+/// A VM as a snapshot knows it.
+#[derive(Debug)]
+pub struct VmView {
+    /// Name.
+    pub name: VmName,
+    /// Identity.
+    pub vm_id: VmId,
+    /// Serial of its directory, unique in the snapshot.
+    pub serial: u32,
+    /// Counts the rewrites of its index.
+    pub generation: u64,
+    /// Its points by ascending serial.
+    pub points: Vec<Arc<PointView>>,
+}
+
+impl VmView {
+    /// The inode of its directory.
+    #[must_use]
+    pub fn ino(&self) -> Ino {
+        Ino::pack(self.serial, 0, low::SELF)
+    }
+
+    /// The point of that name; exact, as the names of files are.
+    #[must_use]
+    pub fn point(&self, name: &str) -> Option<&Arc<PointView>> {
+        self.points
+            .iter()
+            .find(|point| point.entry.name.as_str() == name)
+    }
+
+    /// The point with the highest `seq`.
+    #[must_use]
+    pub fn latest(&self) -> Option<&Arc<PointView>> {
+        self.points.iter().max_by_key(|point| point.entry.seq)
+    }
+
+    /// Time of the directory: of the last commit; the fraction tells versions apart.
+    pub(super) fn time(&self) -> Time {
+        let seconds = self
+            .points
+            .iter()
+            .map(|point| point.entry.committed_at.as_second())
+            .max();
+        Time {
+            seconds: seconds.unwrap_or(0),
+            nanoseconds: u32::try_from(self.generation % 1_000_000_000).unwrap_or(0),
+        }
+    }
+}
+
+/// Whose a serial is.
+#[derive(Debug, Clone)]
+pub(super) enum Holder {
+    Vm(Arc<VmView>),
+    Point(Arc<PointView>),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// VMs by serial.
+    pub(super) vms: BTreeMap<u32, Arc<VmView>>,
+    by_name: HashMap<String, u32>,
+    by_serial: HashMap<u32, Holder>,
+}
+
+impl Snapshot {
+    /// All VMs, by ascending serial.
+    pub fn vms(&self) -> impl Iterator<Item = &Arc<VmView>> {
+        self.vms.values()
+    }
+
+    /// The VM of that name; exact.
+    #[must_use]
+    pub fn vm(&self, name: &str) -> Option<&Arc<VmView>> {
+        self.vms.get(self.by_name.get(name)?)
+    }
+
+    pub(super) fn holder(&self, serial: u32) -> Option<&Holder> {
+        self.by_serial.get(&serial)
+    }
+
+    /// Time of the root: of the newest change below it.
+    pub(super) fn time(&self) -> Time {
+        let seconds = self.vms().map(|vm| vm.time().seconds).max().unwrap_or(0);
+        let mark = self
+            .vms
+            .keys()
+            .fold(0u32, |mark, serial| (mark * 31 + serial) % 1_000_003);
+        Time {
+            seconds,
+            nanoseconds: mark,
+        }
+    }
+
+    fn insert(&mut self, vm: Arc<VmView>) {
+        for point in &vm.points {
+            self.by_serial
+                .insert(point.entry.serial, Holder::Point(Arc::clone(point)));
+        }
+        self.by_serial
+            .insert(vm.serial, Holder::Vm(Arc::clone(&vm)));
+        self.by_name.insert(vm.name.as_str().to_owned(), vm.serial);
+        self.vms.insert(vm.serial, vm);
+    }
+}
+
+/// What a file or directory looked like: inode, size, mtime and ctime.
+type Mark = (u64, u64, i64, i64, i64, i64);
+
+fn mark(path: &Path) -> Option<Mark> {
+    let m = std::fs::symlink_metadata(path).ok()?;
+    Some((
+        m.ino(),
+        m.size(),
+        m.mtime(),
+        m.mtime_nsec(),
+        m.ctime(),
+        m.ctime_nsec(),
+    ))
+}
+
+/// Marks of a VM's index and of its directory of points.
+type Marks = (Option<Mark>, Option<Mark>);
+
+/// Makes snapshots.
+#[derive(Default)]
+pub(super) struct Loader {
+    marks: HashMap<String, Marks>,
+    /// Serials given here, by VM and identity: a directory that was copied has the identities of its original.
+    given: HashMap<(String, [u8; 16]), u32>,
+}
+
+impl Loader {
+    /// The next snapshot after `old`; `None` when nothing has changed. Indexes whose file is as it was are not read.
+    pub(super) fn load(
+        &mut self,
+        repository: &Repository,
+        old: &Snapshot,
+    ) -> Result<Option<Snapshot>> {
+        let names = repository.vm_names()?;
+        let mut views = Vec::new();
+        let mut changed = names.len() != old.vms.len();
+        for name in &names {
+            let known = old.vm(name.as_str());
+            let marks = Self::look(repository, name);
+            if let (Some(vm), Some(marks)) = (known, &marks)
+                && self.marks.get(name.as_str()) == Some(marks)
+            {
+                views.push(Err(Arc::clone(vm)));
+                continue;
+            }
+            match repository.index(name) {
+                Ok(index) => {
+                    if let Some(marks) = marks {
+                        self.marks.insert(name.as_str().to_owned(), marks);
+                    }
+                    match known {
+                        Some(vm) if is_same(vm, &index) => views.push(Err(Arc::clone(vm))),
+                        _ => {
+                            changed = true;
+                            views.push(Ok((name.clone(), index)));
+                        }
+                    }
+                }
+                // Not a VM, or not yet one.
+                Err(e) if e.kind() == ErrorKind::NotFound => changed |= known.is_some(),
+                Err(error) => {
+                    tracing::warn!(vm = %name, error = %error.report(), "the VM cannot be read; it is shown as it was");
+                    self.marks.remove(name.as_str());
+                    views.extend(known.map(|vm| Err(Arc::clone(vm))));
+                }
+            }
+        }
+        if !changed && views.len() == old.vms.len() {
+            return Ok(None);
+        }
+        let mut next = Snapshot::default();
+        // What has not changed keeps its serials; what is new gives way.
+        let (new, same): (Vec<_>, Vec<_>) = views.into_iter().partition(Result::is_ok);
+        for vm in same.into_iter().filter_map(Result::err) {
+            next.insert(vm);
+        }
+        for (name, index) in new.into_iter().flatten() {
+            let vm = self.view(&next, name, index);
+            next.insert(Arc::new(vm));
+        }
+        Ok(Some(next))
+    }
+
+    fn look(repository: &Repository, name: &VmName) -> Option<Marks> {
+        let root = repository.store().local_root()?;
+        let keys = VmKeys::new(name).ok()?;
+        let index = mark(&root.join(keys.index().ok()?.as_str()));
+        let points = mark(&root.join(keys.points().ok()?.as_str()));
+        Some((index, points))
+    }
+
+    fn view(&mut self, snapshot: &Snapshot, name: VmName, index: Index) -> VmView {
+        let mut taken: Vec<u32> = Vec::new();
+        let mut choose = |wanted: u32, identity: [u8; 16]| {
+            let is_free = |serial: u32, taken: &[u32]| {
+                serial != 0 && snapshot.holder(serial).is_none() && !taken.contains(&serial)
+            };
+            if wanted <= index.serial_high && is_free(wanted, &taken) {
+                taken.push(wanted);
+                return wanted;
+            }
+            let next =
+                SERIAL_MAX.saturating_sub(u32::try_from(self.given.len()).unwrap_or(u32::MAX));
+            let key = (name.as_str().to_owned(), identity);
+            let given = *self.given.entry(key).or_insert(next);
+            taken.push(given);
+            given
+        };
+        let serial = choose(index.serial, index.vm_id.to_bytes());
+        let mut points = Vec::new();
+        for mut entry in index.points {
+            entry.serial = choose(entry.serial, entry.point_id.to_bytes());
+            points.push(Arc::new(PointView {
+                vm: name.clone(),
+                vm_id: index.vm_id,
+                entry,
+            }));
+        }
+        points.sort_by_key(|point| point.entry.serial);
+        VmView {
+            name,
+            vm_id: index.vm_id,
+            serial,
+            generation: index.generation,
+            points,
+        }
+    }
+}
+
+/// Whether the index says what the view says, and all its points are numbered.
+fn is_same(vm: &VmView, index: &Index) -> bool {
+    vm.generation == index.generation
+        && vm.vm_id == index.vm_id
+        && vm.points.len() == index.points.len()
+        && index.points.iter().all(|entry| {
+            let at = vm
+                .points
+                .binary_search_by_key(&entry.serial, |point| point.entry.serial);
+            at.ok()
+                .and_then(|at| vm.points.get(at))
+                .is_some_and(|point| point.entry == *entry)
+        })
+}
+
+/// Something that the kernel may have cached and that is not so any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A name in a directory means something else now, or nothing.
+    Entry {
+        /// The directory.
+        parent: Ino,
+        /// The name.
+        name: String,
+    },
+    /// Attributes, or the entries of a directory, or the target of a symlink.
+    Node(Ino),
+}
+
+/// What is different in `new`.
+pub(super) fn changes(old: &Snapshot, new: &Snapshot) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut entry = |parent, name: &str| {
+        changes.push(Change::Entry {
+            parent,
+            name: name.to_owned(),
+        });
+    };
+    let mut nodes = Vec::new();
+    for vm in old.vms() {
+        match new.vm(vm.name.as_str()) {
+            Some(now) if Arc::ptr_eq(now, vm) => {}
+            Some(now) if now.serial == vm.serial => {
+                compare(vm, now, &mut entry, &mut nodes);
+            }
+            _ => {
+                entry(Ino::ROOT, vm.name.as_str());
+                nodes.push(Ino::ROOT);
+                nodes.push(vm.ino());
+            }
+        }
+    }
+    for vm in new.vms().filter(|vm| old.vm(vm.name.as_str()).is_none()) {
+        entry(Ino::ROOT, vm.name.as_str());
+        nodes.push(Ino::ROOT);
+    }
+    nodes.sort_unstable();
+    nodes.dedup();
+    changes.extend(nodes.into_iter().map(Change::Node));
+    changes
+}
+
+fn compare(old: &VmView, new: &VmView, entry: &mut impl FnMut(Ino, &str), nodes: &mut Vec<Ino>) {
+    let serials = |vm: &VmView| -> HashMap<String, u32> {
+        vm.points
+            .iter()
+            .map(|point| (point.entry.name.as_str().to_owned(), point.entry.serial))
+            .collect()
+    };
+    let (before, after) = (serials(old), serials(new));
+    for (name, serial) in &before {
+        if after.get(name) != Some(serial) {
+            entry(new.ino(), name);
+            nodes.push(Ino::pack(*serial, 0, low::SELF));
+        }
+    }
+    for name in after.keys().filter(|name| !before.contains_key(*name)) {
+        entry(new.ino(), name);
+    }
+    let latest = |vm: &VmView| vm.latest().map(|point| point.ino(low::LATEST));
+    if latest(old) != latest(new) {
+        entry(new.ino(), "latest");
+        nodes.extend(latest(old));
+    }
+    nodes.push(new.ino());
+}

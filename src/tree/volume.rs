@@ -1,0 +1,259 @@
+//! The volumes of a point: scanned once when `volumes/` is entered, named, numbered, opened.
+//!
+//! # Invariants
+//! - Damage is a state of one volume, and never stops the others.
+//! - The number of a volume (8 bits of its inodes) is its position as long as all disks before it could be scanned; otherwise it has
+//!   none, and its inodes come from the table. So a number never means another volume.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::cache::Flights;
+use super::disk::Disks;
+use super::inode::{self, Ino, low};
+use super::snapshot::PointView;
+use crate::block::ReadAt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::{GuestFs, VolumeState};
+use crate::guest::probe;
+use crate::guest::volume::{Volume, scan_disk};
+use crate::types::PointId;
+
+/// LIMIT: points whose volumes are remembered.
+const SCANS_KEPT: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+/// LIMIT: open guest filesystems; an ext reader keeps up to 8 MiB of its volume.
+const FILESYSTEMS_OPEN: NonZeroUsize = NonZeroUsize::new(24).unwrap();
+/// A scan that met a disk that could not be read is repeated after this long.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// The highest number that packs.
+const NUMBER_MAX: u8 = 254;
+
+/// A volume of a point.
+pub(super) struct VolumeNode {
+    /// Its number in inodes; `None`: its inodes come from the table.
+    pub(super) number: Option<u8>,
+    /// What the scan found.
+    pub(super) volume: Volume,
+}
+
+/// What a name below `volumes/` is.
+#[derive(Clone)]
+pub(super) enum Name {
+    /// A directory of the tree itself.
+    Directory,
+    /// The raw bytes of a volume.
+    Raw(Arc<VolumeNode>),
+    /// The root of a guest's filesystem.
+    Root(Arc<VolumeNode>),
+}
+
+/// The volumes of a point.
+pub(super) struct Volumes {
+    /// In the order of disks and partitions.
+    pub(super) nodes: Vec<Arc<VolumeNode>>,
+    /// All paths below `volumes/`.
+    names: BTreeMap<String, Name>,
+    /// Paths of the tree's own directories and raw files by the lower bits of their inodes, and back.
+    by_low: HashMap<u32, String>,
+    low_of: HashMap<String, u32>,
+    /// Remarks for people.
+    pub(super) notes: Vec<String>,
+    /// Whether every disk could be scanned.
+    pub(super) complete: bool,
+    at: Instant,
+}
+
+impl Volumes {
+    fn scan(disks: &Arc<Disks>, point: &Arc<PointView>) -> Self {
+        let sources = disks.all(point);
+        let mut volumes = Self {
+            nodes: Vec::new(),
+            names: BTreeMap::new(),
+            by_low: HashMap::new(),
+            low_of: HashMap::new(),
+            notes: Vec::new(),
+            complete: true,
+            at: Instant::now(),
+        };
+        for (index, (disk, source)) in point.entry.disks.iter().zip(&sources).enumerate() {
+            volumes
+                .names
+                .insert(disk.name.as_str().to_owned(), Name::Directory);
+            match scan_disk(disk.name.as_str(), index, source) {
+                Ok(scan) => {
+                    volumes.notes.extend(scan.notes);
+                    for volume in scan.volumes {
+                        volumes.add(volume);
+                    }
+                }
+                Err(error) => {
+                    volumes.complete = false;
+                    volumes.notes.push(format!(
+                        "{} could not be read: {}",
+                        disk.name,
+                        error.report()
+                    ));
+                }
+            }
+        }
+        volumes.number_names();
+        volumes
+    }
+
+    fn add(&mut self, volume: Volume) {
+        let number = u8::try_from(self.nodes.len() + 1)
+            .ok()
+            .filter(|n| *n <= NUMBER_MAX && self.complete);
+        let node = Arc::new(VolumeNode { number, volume });
+        let path = node.volume.path.clone();
+        let mut above = path.as_str();
+        while let Some((parent, _)) = above.rsplit_once('/') {
+            self.names
+                .entry(parent.to_owned())
+                .or_insert(Name::Directory);
+            above = parent;
+        }
+        if node.volume.state == VolumeState::Readable {
+            self.names
+                .insert(path.clone(), Name::Root(Arc::clone(&node)));
+        }
+        // The whole disk is in disks/ already.
+        if !path.ends_with("/raw") {
+            self.names
+                .insert(format!("{path}.raw"), Name::Raw(Arc::clone(&node)));
+        }
+        self.nodes.push(node);
+    }
+
+    fn number_names(&mut self) {
+        for (path, name) in &self.names {
+            let base = match name {
+                Name::Directory => low::VOLUME_DIR,
+                Name::Raw(_) => low::VOLUME_RAW,
+                Name::Root(_) => continue,
+            };
+            let mut hash = inode::hash(path.as_bytes()) & low::INDEX_MASK;
+            while self.by_low.contains_key(&(base | hash)) {
+                hash = (hash + 1) & low::INDEX_MASK;
+            }
+            self.by_low.insert(base | hash, path.clone());
+            self.low_of.insert(path.clone(), base | hash);
+        }
+    }
+
+    /// What lies at a path below `volumes/`.
+    pub(super) fn name(&self, path: &str) -> Option<&Name> {
+        self.names.get(path)
+    }
+
+    /// The path of one of the tree's own nodes.
+    pub(super) fn path_of(&self, low: u32) -> Result<&str> {
+        self.by_low
+            .get(&low)
+            .map(String::as_str)
+            .ok_or_else(|| Error::new(ErrorKind::Stale, "this volume is not there any more"))
+    }
+
+    /// The inode of one of the tree's own nodes.
+    pub(super) fn ino_of(&self, point: &PointView, path: &str) -> Result<Ino> {
+        self.low_of
+            .get(path)
+            .map(|low| point.ino(*low))
+            .ok_or_else(|| Error::not_found("no such volume"))
+    }
+
+    /// The volume of that number.
+    pub(super) fn numbered(&self, number: u8) -> Result<&Arc<VolumeNode>> {
+        self.nodes
+            .iter()
+            .find(|node| node.number == Some(number))
+            .ok_or_else(|| Error::new(ErrorKind::Stale, "this volume is not there any more"))
+    }
+
+    /// The volume at that path.
+    pub(super) fn at_path(&self, path: &str) -> Result<&Arc<VolumeNode>> {
+        self.nodes
+            .iter()
+            .find(|node| node.volume.path == path)
+            .ok_or_else(|| Error::new(ErrorKind::Stale, "this volume is not there any more"))
+    }
+
+    /// Names directly below a path (empty: `volumes/` itself), sorted.
+    pub(super) fn children(&self, path: &str) -> Vec<(&str, &Name)> {
+        self.names
+            .iter()
+            .filter_map(|(full, name)| {
+                let child = if path.is_empty() {
+                    full.as_str()
+                } else {
+                    full.strip_prefix(path)?.strip_prefix('/')?
+                };
+                (!child.contains('/')).then_some((child, name))
+            })
+            .collect()
+    }
+}
+
+/// Scans points and opens their filesystems.
+pub(super) struct Scanner {
+    disks: Arc<Disks>,
+    scans: Flights<PointId, Arc<Volumes>>,
+    filesystems: Flights<(PointId, String), Arc<dyn GuestFs>>,
+}
+
+impl Scanner {
+    pub(super) fn new(disks: &Arc<Disks>) -> Self {
+        Self {
+            disks: Arc::clone(disks),
+            scans: Flights::new(SCANS_KEPT),
+            filesystems: Flights::new(FILESYSTEMS_OPEN),
+        }
+    }
+
+    /// The volumes of a point, scanned now if they have not been.
+    pub(super) fn volumes(&self, point: &Arc<PointView>) -> Result<Arc<Volumes>> {
+        self.scans.get_or(
+            point.entry.point_id,
+            |known| known.complete || known.at.elapsed() < RETRY_AFTER,
+            || Ok(Arc::new(Volumes::scan(&self.disks, point))),
+        )
+    }
+
+    /// The volumes of a point if they are known; opens nothing.
+    pub(super) fn known(&self, point: &PointView) -> Option<Arc<Volumes>> {
+        self.scans.peek(&point.entry.point_id)
+    }
+
+    /// The bytes of a volume.
+    pub(super) fn raw(&self, point: &Arc<PointView>, volume: &Volume) -> Arc<dyn ReadAt> {
+        volume.reader(&self.disks.all(point))
+    }
+
+    /// The filesystem on a volume.
+    pub(super) fn filesystem(
+        &self,
+        point: &Arc<PointView>,
+        volume: &Volume,
+    ) -> Result<Arc<dyn GuestFs>> {
+        let key = (point.entry.point_id, volume.path.clone());
+        let place = || format!("{}@{}/volumes/{}", point.vm, point.entry.name, volume.path);
+        self.filesystems.get_or(
+            key,
+            |_| true,
+            || match probe::open_fs(&self.raw(point, volume)) {
+                (VolumeState::Readable, Some(fs)) => Ok(fs.into()),
+                (VolumeState::Unsupported(what), _) => {
+                    Err(Error::unsupported(what).at_path(place()))
+                }
+                (VolumeState::Damaged(what), _) => {
+                    Err(Error::new(ErrorKind::Corrupt, what).at_path(place()))
+                }
+                (VolumeState::NoFilesystem | VolumeState::Readable, _) => {
+                    Err(Error::not_found("there is no filesystem on this volume").at_path(place()))
+                }
+            },
+        )
+    }
+}

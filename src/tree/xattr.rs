@@ -1,0 +1,63 @@
+//! Extended attributes of guest files.
+
+use std::sync::Arc;
+
+use super::Tree;
+use super::inode::Ino;
+use super::node::Node;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::Xattr;
+
+impl Tree {
+    /// All extended attributes of a node, in the kernel's form; what the tree itself shows has none.
+    ///
+    /// # Errors
+    /// `Unsupported` when the tree is shown without; `Stale`, `Corrupt`, `Io`.
+    pub fn xattrs(&self, ino: Ino) -> Result<Arc<[Xattr]>> {
+        if self.options.noxattr {
+            return Err(Error::unsupported("shown without extended attributes"));
+        }
+        // What the tree itself shows need not be resolved to know that it has none.
+        if ino.volume() == 0 {
+            return Ok(Arc::new([]));
+        }
+        if let Some(xattrs) = self.xattrs.get(&ino) {
+            return Ok(xattrs);
+        }
+        let Node::Guest(node) = self.node(ino)? else {
+            return Ok(Arc::new([]));
+        };
+        let mut xattrs = node.fs.xattrs(node.ino)?;
+        if self.options.single_user {
+            let attributes = node.fs.attributes(node.ino)?;
+            let truth = [
+                ("uid", attributes.uid.to_string()),
+                ("gid", attributes.gid.to_string()),
+                ("mode", format!("{:04o}", attributes.mode)),
+            ];
+            let truth = truth.map(|(name, value)| Xattr {
+                name: format!("user.restorefs.{name}").into_bytes(),
+                value: value.into_bytes(),
+            });
+            xattrs = xattrs.iter().cloned().chain(truth).collect();
+        }
+        let weight: usize = xattrs
+            .iter()
+            .map(|x| x.name.len() + x.value.len() + 64)
+            .sum();
+        self.xattrs.put(ino, Arc::clone(&xattrs), weight + 64);
+        Ok(xattrs)
+    }
+
+    /// The value of one extended attribute.
+    ///
+    /// # Errors
+    /// `NoData` when there is none of that name; as [`Tree::xattrs`].
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        self.xattrs(ino)?
+            .iter()
+            .find(|xattr| xattr.name == name)
+            .map(|xattr| xattr.value.clone())
+            .ok_or_else(|| Error::new(ErrorKind::NoData, "no such extended attribute"))
+    }
+}

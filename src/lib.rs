@@ -20,7 +20,8 @@ pub mod sys;
 // 3
 pub mod block;
 pub mod store;
-// 4
+// 4 (nbd: proto and client; its server stands on 9)
+pub mod nbd;
 pub mod qcow2;
 // 5
 pub mod chain;

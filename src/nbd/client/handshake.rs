@@ -1,0 +1,300 @@
+//! From a connection to an export: what is asked of the server, and what it answers.
+
+use std::time::{Duration, Instant};
+
+use super::stream::Stream;
+use crate::error::{Error, ErrorKind, Result};
+use crate::nbd::proto::field::{Fields, violation};
+use crate::nbd::proto::flag::{ClientFlags, HandshakeFlags, TransmissionFlags};
+use crate::nbd::proto::option::{
+    BlockSize, ContextRequest, ExportInfo, Info, InfoRequest, MetaContext, OptionKind, ReplyHeader,
+    ReplyKind, encode_option,
+};
+use crate::nbd::proto::{
+    BASE_ALLOCATION, GREETING_MAGIC, OLDSTYLE_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC,
+};
+use crate::types::width::usize_from_u32;
+
+/// LIMIT: how long a server may think about one answer of the handshake.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// LIMIT: how long the whole handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// LIMIT: replies to one option, and so exports of a list.
+const REPLIES_MAX: usize = 65_536;
+
+/// LIMIT: characters that are repeated of what a server says.
+const MESSAGE_CHARS_MAX: usize = 256;
+
+/// What was agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Size of the export in bytes.
+    pub(super) size_bytes: u64,
+    /// What it can do.
+    pub(super) flags: TransmissionFlags,
+    /// Sizes of requests.
+    pub(super) sizes: BlockSize,
+    /// Whether replies are structured.
+    pub(super) structured: bool,
+    /// Number of `base:allocation`.
+    pub(super) context: Option<u32>,
+}
+
+/// A handshake that is going on.
+struct Handshake<'a> {
+    stream: &'a Stream,
+    flags: HandshakeFlags,
+    deadline: Instant,
+}
+
+/// Agrees on an export.
+pub(super) fn negotiate(stream: &Stream, export: &str) -> Result<Facts> {
+    let mut handshake = Handshake::begin(stream)?;
+    if !handshake.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
+        return handshake.export_name(export, false, None);
+    }
+    let structured = handshake.structured()?;
+    let context = if structured {
+        handshake.context(export)?
+    } else {
+        None
+    };
+    let facts = match handshake.go(export, structured, context)? {
+        Some(facts) => facts,
+        None => handshake.export_name(export, structured, context)?,
+    };
+    if facts.size_bytes > i64::MAX.unsigned_abs() {
+        return Err(violation(format!(
+            "the server says that the export has {} bytes",
+            facts.size_bytes
+        )));
+    }
+    stream.set_read_timeout(None)?;
+    Ok(facts)
+}
+
+/// Names all exports.
+pub(super) fn list(stream: &Stream) -> Result<Vec<ExportInfo>> {
+    let mut handshake = Handshake::begin(stream)?;
+    if !handshake.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
+        return Err(Error::unsupported(
+            "the NBD server is too old to list its exports",
+        ));
+    }
+    let mut exports = Vec::new();
+    let end = handshake.ask(OptionKind::List, &[], |kind, data| {
+        if kind == ReplyKind::Server {
+            exports.push(ExportInfo::parse(data)?);
+        }
+        Ok(())
+    })?;
+    if let Some((kind, message)) = end {
+        return Err(refusal(
+            kind,
+            &message,
+            "the NBD server does not list its exports",
+        ));
+    }
+    // Saying goodbye is a courtesy: the answer is there.
+    let _ = stream.send(&encode_option(OptionKind::Abort, &[]), &[]);
+    Ok(exports)
+}
+
+/// The error of a refused option.
+fn refusal(kind: ReplyKind, message: &str, what: &str) -> Error {
+    let (kind, why) = match kind {
+        ReplyKind::ErrUnknown => (ErrorKind::NotFound, "there is no such export"),
+        ReplyKind::ErrPolicy => (ErrorKind::PermissionDenied, "it is not allowed"),
+        ReplyKind::ErrTlsRequired => (
+            ErrorKind::Unsupported,
+            "the server wants TLS, which is not available yet",
+        ),
+        ReplyKind::ErrUnsupported | ReplyKind::ErrPlatform => {
+            (ErrorKind::Unsupported, "the server does not support it")
+        }
+        ReplyKind::ErrShutdown => (ErrorKind::Disconnected, "the server is shutting down"),
+        _ => (ErrorKind::InvalidInput, "the server refuses"),
+    };
+    if message.is_empty() {
+        Error::new(kind, format!("{what}: {why}"))
+    } else {
+        Error::new(kind, format!("{what}: {why} (\"{message}\")"))
+    }
+}
+
+impl<'a> Handshake<'a> {
+    fn begin(stream: &'a Stream) -> Result<Self> {
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        let greeting: [u8; 16] = stream.receive_array()?;
+        let mut fields = Fields::new(&greeting);
+        if fields.u64()? != GREETING_MAGIC {
+            return Err(violation("what listens there is not an NBD server"));
+        }
+        match fields.u64()? {
+            OPTION_MAGIC => {}
+            OLDSTYLE_MAGIC => {
+                return Err(Error::unsupported(
+                    "the NBD server speaks the oldstyle protocol only",
+                ));
+            }
+            _ => return Err(violation("what listens there is not an NBD server")),
+        }
+        let flags = HandshakeFlags::from_bits_retain(u16::from_be_bytes(stream.receive_array()?));
+        let mut answer = ClientFlags::empty();
+        answer.set(
+            ClientFlags::FIXED_NEWSTYLE,
+            flags.contains(HandshakeFlags::FIXED_NEWSTYLE),
+        );
+        answer.set(
+            ClientFlags::NO_ZEROES,
+            flags.contains(HandshakeFlags::NO_ZEROES),
+        );
+        stream.send(&answer.bits().to_be_bytes(), &[])?;
+        Ok(Self {
+            stream,
+            flags,
+            deadline: Instant::now() + HANDSHAKE_TIMEOUT,
+        })
+    }
+
+    /// Sends an option and passes each reply to `each`; ends with `None` for ACK, or with the error.
+    fn ask(
+        &mut self,
+        option: OptionKind,
+        data: &[u8],
+        mut each: impl FnMut(ReplyKind, &[u8]) -> Result<()>,
+    ) -> Result<Option<(ReplyKind, String)>> {
+        self.stream.send(&encode_option(option, data), &[])?;
+        for _ in 0..REPLIES_MAX {
+            if Instant::now() > self.deadline {
+                break;
+            }
+            let header = ReplyHeader::parse(&self.stream.receive_array()?)?;
+            if header.option != option {
+                return Err(violation("the server answered an option that was not sent"));
+            }
+            if header.length_bytes > OPTION_BYTES_MAX {
+                return Err(violation(format!(
+                    "the server sent an option reply of {} bytes",
+                    header.length_bytes
+                )));
+            }
+            let mut data = vec![0; usize_from_u32(header.length_bytes)];
+            self.stream.receive(&mut data)?;
+            if header.kind.is_error() {
+                let text = String::from_utf8_lossy(&data);
+                let text = text.chars().take(MESSAGE_CHARS_MAX).collect::<String>();
+                return Ok(Some((header.kind, text.escape_debug().to_string())));
+            }
+            if header.kind == ReplyKind::Ack {
+                return Ok(None);
+            }
+            each(header.kind, &data)?;
+        }
+        Err(Error::new(
+            ErrorKind::TimedOut,
+            "the NBD server does not come to an end with its answer",
+        ))
+    }
+
+    fn structured(&mut self) -> Result<bool> {
+        let end = self.ask(OptionKind::StructuredReply, &[], |_, _| Ok(()))?;
+        Ok(end.is_none())
+    }
+
+    fn context(&mut self, export: &str) -> Result<Option<u32>> {
+        let request = ContextRequest {
+            name: export.to_owned(),
+            queries: vec![BASE_ALLOCATION.to_owned()],
+        };
+        let mut found = None;
+        let end = self.ask(
+            OptionKind::SetMetaContext,
+            &request.encode(),
+            |kind, data| {
+                if kind == ReplyKind::MetaContext {
+                    let context = MetaContext::parse(data)?;
+                    if context.name == BASE_ALLOCATION {
+                        found = Some(context.id);
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        // An error here is told by GO as well, or does not matter: then nothing is known about holes.
+        Ok(found.filter(|_| end.is_none()))
+    }
+
+    /// `None` where the server does not know GO.
+    fn go(
+        &mut self,
+        export: &str,
+        structured: bool,
+        context: Option<u32>,
+    ) -> Result<Option<Facts>> {
+        let request = InfoRequest {
+            name: export.to_owned(),
+            wanted: vec![Info::BLOCK_SIZE],
+        };
+        let mut basic = None;
+        let mut sizes = BlockSize::DEFAULT;
+        let end = self.ask(OptionKind::Go, &request.encode(), |kind, data| {
+            if kind == ReplyKind::Info {
+                match Info::parse(data)? {
+                    Info::Export { size_bytes, flags } => basic = Some((size_bytes, flags)),
+                    Info::BlockSize(said) => sizes = said,
+                    Info::Name(_) | Info::Description(_) | Info::Unknown(_) => {}
+                }
+            }
+            Ok(())
+        })?;
+        match end {
+            Some((ReplyKind::ErrUnsupported, _)) => Ok(None),
+            Some((kind, message)) => {
+                let what = format!("cannot open the export \"{}\"", export.escape_debug());
+                Err(refusal(kind, &message, &what))
+            }
+            None => {
+                let (size_bytes, flags) = basic.ok_or_else(|| {
+                    violation("the server opened the export without saying its size")
+                })?;
+                Ok(Some(Facts {
+                    size_bytes,
+                    flags,
+                    sizes,
+                    structured,
+                    context,
+                }))
+            }
+        }
+    }
+
+    fn export_name(
+        &mut self,
+        export: &str,
+        structured: bool,
+        context: Option<u32>,
+    ) -> Result<Facts> {
+        let option = encode_option(OptionKind::ExportName, export.as_bytes());
+        self.stream.send(&option, &[])?;
+        let answer: [u8; 10] = self.stream.receive_array().map_err(|e| {
+            // All that the old way can say about an export that is not there.
+            e.advise("perhaps the server has no such export")
+        })?;
+        let mut fields = Fields::new(&answer);
+        let (size_bytes, flags) = (fields.u64()?, fields.u16()?);
+        if !self.flags.contains(HandshakeFlags::NO_ZEROES) {
+            self.stream.receive_array::<124>()?;
+        }
+        self.stream.set_read_timeout(None)?;
+        Ok(Facts {
+            size_bytes,
+            flags: TransmissionFlags::from_bits_retain(flags),
+            sizes: BlockSize::DEFAULT,
+            structured,
+            context,
+        })
+    }
+}

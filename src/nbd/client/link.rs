@@ -1,0 +1,352 @@
+//! One connection with many requests in flight.
+//!
+//! # Concurrency
+//! Whoever sends holds `sending`; a thread of the link receives all replies and hands each to who waits for it. So a server
+//! that answers out of order is fine, and one that waits for us to read before it reads on cannot stall us.
+//! Lock order: `sending`, then `state`.
+
+use std::collections::HashMap;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::handshake::Facts;
+use super::pending::{Answer, CHUNK_BYTES_MAX, Reply, Want, data_length};
+use super::stream::Stream;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::command::{Command, Request};
+use crate::nbd::proto::field::violation;
+use crate::nbd::proto::flag::{ChunkFlags, CommandFlags};
+use crate::nbd::proto::reply::{ChunkType, Header};
+use crate::types::width::usize_from_u32;
+
+/// LIMIT: requests in flight on one connection; nbdkit and QEMU work on 16 at a time.
+const IN_FLIGHT_MAX: usize = 16;
+
+/// LIMIT: how long a server may work on one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// LIMIT: how long we wait for the server to hang up after our goodbye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(30);
+
+type Sender = SyncSender<Result<Answer>>;
+
+/// A reply that is waited for.
+pub(super) struct Ticket(Receiver<Result<Answer>>);
+
+struct Waiting {
+    reply: Reply,
+    sender: Sender,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: HashMap<u64, Waiting>,
+    /// Also those whose reply is being received.
+    in_flight: usize,
+    dead: Option<(ErrorKind, String)>,
+}
+
+struct Shared {
+    stream: Stream,
+    state: Mutex<State>,
+    freed: Condvar,
+    structured: bool,
+}
+
+/// A connection.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    sending: Mutex<()>,
+    cookie: AtomicU64,
+    receiver: Option<JoinHandle<()>>,
+    ended: Mutex<Receiver<()>>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the connection; all that wait, and all that come, get the error.
+    fn die(&self, error: &Error) {
+        self.stream.shutdown(Shutdown::Both);
+        let mut state = self.state();
+        let dead = (error.kind(), error.report());
+        for (_, waiting) in state.waiting.drain() {
+            // Who does not wait any more does not need the news.
+            let _ = waiting
+                .sender
+                .try_send(Err(Error::new(dead.0, dead.1.clone())));
+        }
+        state.in_flight = 0;
+        state.dead.get_or_insert(dead);
+        drop(state);
+        self.freed.notify_all();
+    }
+
+    fn receive_all(&self) {
+        loop {
+            if let Err(error) = self.receive_one() {
+                self.die(&error);
+                return;
+            }
+        }
+    }
+
+    fn take(&self, cookie: u64) -> Result<Waiting> {
+        self.state()
+            .waiting
+            .remove(&cookie)
+            .ok_or_else(|| violation("the server answered a request that was not sent"))
+    }
+
+    fn answer(&self, waiting: Waiting) -> Result<()> {
+        let (answer, broken) = match waiting.reply.finish() {
+            Ok(answer) => (answer, None),
+            Err(e) => (Err(Error::new(e.kind(), e.report())), Some(e)),
+        };
+        let _ = waiting.sender.try_send(answer);
+        let mut state = self.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        drop(state);
+        self.freed.notify_one();
+        broken.map_or(Ok(()), Err)
+    }
+
+    fn receive_one(&self) -> Result<()> {
+        let first: [u8; Header::SIMPLE_BYTES] = self.stream.receive_array()?;
+        let header = if Header::is_chunk(&first)? {
+            let more: [u8; Header::CHUNK_MORE_BYTES] = self.stream.receive_array()?;
+            Header::parse(&[&first[..], &more[..]].concat())?
+        } else {
+            Header::parse(&first)?
+        };
+        match header {
+            Header::Simple { error, cookie } => {
+                let waiting = self.take(cookie)?;
+                self.guarded(waiting, |reply| self.receive_simple(reply, error))
+                    .and_then(|waiting| self.answer(waiting))
+            }
+            Header::Chunk {
+                flags,
+                kind,
+                cookie,
+                length_bytes,
+            } => {
+                let waiting = self.take(cookie)?;
+                let waiting = self.guarded(waiting, |reply| {
+                    self.receive_chunk(reply, kind, length_bytes)
+                })?;
+                if flags.contains(ChunkFlags::DONE) {
+                    return self.answer(waiting);
+                }
+                if kind == ChunkType::None {
+                    return Err(violation(
+                        "the server sent an empty chunk that is not the last",
+                    ));
+                }
+                self.state().waiting.insert(cookie, waiting);
+                Ok(())
+            }
+        }
+    }
+
+    /// Receives into a request that is out of the table meanwhile; when that fails it is told.
+    fn guarded(
+        &self,
+        mut waiting: Waiting,
+        receive: impl FnOnce(&mut Reply) -> Result<()>,
+    ) -> Result<Waiting> {
+        match receive(&mut waiting.reply) {
+            Ok(()) => Ok(waiting),
+            Err(e) => {
+                let _ = waiting
+                    .sender
+                    .try_send(Err(Error::new(e.kind(), e.report())));
+                Err(e)
+            }
+        }
+    }
+
+    fn receive_simple(&self, reply: &mut Reply, error: u32) -> Result<()> {
+        if error != 0 {
+            reply.fail(error);
+            return Ok(());
+        }
+        match reply.whole() {
+            Some(_) if self.structured => Err(violation(
+                "the server sent a simple reply where a structured one was agreed on",
+            )),
+            Some(buffer) => self.stream.receive(buffer),
+            None => Ok(()),
+        }
+    }
+
+    fn receive_chunk(&self, reply: &mut Reply, kind: ChunkType, length_bytes: u32) -> Result<()> {
+        if !self.structured {
+            return Err(violation(
+                "the server sent a structured reply that was not agreed on",
+            ));
+        }
+        if kind == ChunkType::OffsetData {
+            let length = data_length(length_bytes)?;
+            let offset = u64::from_be_bytes(self.stream.receive_array()?);
+            return self.stream.receive(reply.part(offset, length)?);
+        }
+        if length_bytes > CHUNK_BYTES_MAX {
+            return Err(violation(format!(
+                "the server sent a chunk of {length_bytes} bytes"
+            )));
+        }
+        let mut payload = vec![0; usize_from_u32(length_bytes)];
+        self.stream.receive(&mut payload)?;
+        reply.chunk(kind, &payload)
+    }
+}
+
+impl Link {
+    /// Begins to receive on a connection whose handshake is done.
+    pub(super) fn new(stream: Stream, facts: &Facts) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            stream,
+            state: Mutex::default(),
+            freed: Condvar::new(),
+            structured: facts.structured,
+        });
+        let (end, ended) = sync_channel(1);
+        let receiving = Arc::clone(&shared);
+        let receiver = std::thread::Builder::new()
+            .name("nbd-receive".to_owned())
+            .spawn(move || {
+                receiving.receive_all();
+                let _ = end.try_send(());
+            })
+            .or_io("cannot start a thread for the NBD connection")?;
+        Ok(Self {
+            shared,
+            sending: Mutex::new(()),
+            cookie: AtomicU64::new(1),
+            receiver: Some(receiver),
+            ended: Mutex::new(ended),
+        })
+    }
+
+    /// Requests in flight; `None` for a dead connection.
+    pub(super) fn load(&self) -> Option<usize> {
+        let state = self.shared.state();
+        state.dead.is_none().then_some(state.in_flight)
+    }
+
+    /// The error of which it died.
+    pub(super) fn death(&self) -> Option<Error> {
+        let state = self.shared.state();
+        let (kind, text) = state.dead.as_ref()?;
+        Some(Error::new(*kind, text.clone()))
+    }
+
+    /// Sends a request; waits while too many are in flight.
+    pub(super) fn send(
+        &self,
+        command: Command,
+        flags: CommandFlags,
+        offset: u64,
+        length_bytes: u32,
+        payload: &[u8],
+        want: Want,
+    ) -> Result<Ticket> {
+        let cookie = self.cookie.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = sync_channel(1);
+        {
+            let mut state = self.shared.state();
+            while state.dead.is_none() && state.in_flight >= IN_FLIGHT_MAX {
+                state = self
+                    .shared
+                    .freed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            if let Some((kind, text)) = &state.dead {
+                return Err(Error::new(*kind, text.clone()));
+            }
+            state.in_flight += 1;
+            let reply = Reply::new(want);
+            state.waiting.insert(cookie, Waiting { reply, sender });
+        }
+        let request = Request {
+            flags,
+            command,
+            cookie,
+            offset,
+            length_bytes,
+        };
+        let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.shared.stream.send(&request.encode(), payload) {
+            // The other side may have said why before it hung up: the receiver's error, if any, stays.
+            self.shared.die(&error);
+            return Err(error);
+        }
+        Ok(Ticket(receiver))
+    }
+
+    /// Waits for a reply.
+    pub(super) fn wait(&self, ticket: &Ticket) -> Result<Answer> {
+        match ticket.0.recv_timeout(REQUEST_TIMEOUT) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => Err(self.death().unwrap_or_else(|| {
+                Error::new(ErrorKind::Disconnected, "the NBD connection has ended")
+            })),
+            Err(RecvTimeoutError::Timeout) => {
+                let error = Error::new(
+                    ErrorKind::TimedOut,
+                    format!(
+                        "the NBD server did not answer within {} seconds",
+                        REQUEST_TIMEOUT.as_secs()
+                    ),
+                );
+                self.shared.die(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says goodbye and waits until the server has hung up, so that it knows the goodbye before this returns.
+    pub(super) fn disconnect(&self) -> Result<()> {
+        if let Some(error) = self.death() {
+            return Err(error);
+        }
+        let goodbye = Request {
+            flags: CommandFlags::empty(),
+            command: Command::Disconnect,
+            cookie: 0,
+            offset: 0,
+            length_bytes: 0,
+        };
+        {
+            let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+            self.shared.stream.send(&goodbye.encode(), &[])?;
+        }
+        self.shared.stream.shutdown(Shutdown::Write);
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        match ended.recv_timeout(GOODBYE_TIMEOUT) {
+            Err(RecvTimeoutError::Timeout) => Err(Error::new(
+                ErrorKind::TimedOut,
+                "the NBD server does not hang up",
+            )),
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.stream.shutdown(Shutdown::Both);
+        if let Some(receiver) = self.receiver.take() {
+            // It has no secrets: a panic in it was printed where it happened.
+            let _ = receiver.join();
+        }
+    }
+}

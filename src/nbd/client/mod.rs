@@ -1,0 +1,522 @@
+//! An NBD client without tokio: an export of any server as a disk.
+//!
+//! # Invariants
+//! - Nothing that a server says is believed unseen: each length, cookie, offset and count is compared with what was asked
+//!   for; a lie ends the connection with `Disconnected`.
+//! - A read answers bytes that the server sent for exactly this range, each of them once, or fails.
+//!
+//! # Concurrency
+//! Any number of threads. Requests go out on up to [`LINKS_MAX`] connections where the server says that these see
+//! one cache (CAN_MULTI_CONN), else on one; each connection has many requests in flight. One `read_at` of many MiB
+//! is several requests at once.
+
+mod handshake;
+mod link;
+mod pending;
+mod stream;
+mod window;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use handshake::Facts;
+use link::{Link, Ticket};
+use pending::{Answer, Extents, Want};
+use stream::Stream;
+use window::Window;
+
+use crate::block::{Extent, ExtentKind, ReadAt, WriteAt, check_range};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::command::Command;
+use crate::nbd::proto::field::violation;
+use crate::nbd::proto::flag::{CommandFlags, TransmissionFlags};
+use crate::nbd::proto::option::{BlockSize, ExportInfo};
+use crate::nbd::proto::uri::Uri;
+use crate::types::width::{u64_from_usize, usize_from_u64};
+
+/// LIMIT: connections to one export.
+const LINKS_MAX: usize = 4;
+
+/// LIMIT: bytes of one READ or WRITE; less where the server says so.
+const PIECE_BYTES: u64 = 2 << 20;
+
+/// LIMIT: requests that one call has in flight.
+const DEPTH: usize = 4;
+
+/// LIMIT: bytes that one BLOCK_STATUS or WRITE_ZEROES covers.
+const STRETCH_BYTES: u64 = 1 << 30;
+
+/// An export of a server. Dropped without [`Client::disconnect`], it hangs up without a word.
+pub struct Client {
+    uri: Uri,
+    facts: Facts,
+    links: Mutex<Vec<Arc<Link>>>,
+    /// Held while a further connection is made.
+    opening: Mutex<()>,
+    window: Mutex<Window>,
+    /// Counts writes, so that no window outlives one.
+    generation: AtomicU64,
+    /// The server failed to say what is allocated: it is not asked again.
+    is_blind: AtomicBool,
+    /// Held while blocks are read, changed and written back.
+    merging: Mutex<()>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("uri", &self.uri)
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request on its way, with the link that it went out on.
+struct Flight {
+    link: Arc<Link>,
+    ticket: Ticket,
+}
+
+impl Flight {
+    fn wait(&self) -> Result<Answer> {
+        self.link.wait(&self.ticket)
+    }
+
+    fn done(&self) -> Result<()> {
+        self.wait().map(|_| ())
+    }
+}
+
+/// Exports that the server at `uri` names; the export of `uri` does not matter.
+///
+/// # Errors
+/// `NotFound`, `Disconnected`, `TimedOut`; `Unsupported` when it does not list them.
+pub fn list(uri: &Uri) -> Result<Vec<ExportInfo>> {
+    let stream = Stream::connect(uri.address())?;
+    handshake::list(&stream).at_path(uri.address().place())
+}
+
+fn open(uri: &Uri) -> Result<(Stream, Facts)> {
+    let stream = Stream::connect(uri.address())?;
+    let facts = handshake::negotiate(&stream, uri.export())?;
+    Ok((stream, facts))
+}
+
+impl Client {
+    /// Connects and opens the export.
+    ///
+    /// # Errors
+    /// `NotFound` (socket, host, export), `PermissionDenied`, `Disconnected` (also: what listens there is no NBD
+    /// server), `TimedOut`, `Unsupported` (TLS, oldstyle).
+    pub fn connect(uri: &Uri) -> Result<Self> {
+        let (stream, facts) = open(uri).at_path(uri.to_string())?;
+        let link = Arc::new(Link::new(stream, &facts)?);
+        Ok(Self {
+            uri: uri.clone(),
+            facts,
+            links: Mutex::new(vec![link]),
+            opening: Mutex::new(()),
+            window: Mutex::default(),
+            generation: AtomicU64::new(0),
+            is_blind: AtomicBool::new(facts.context.is_none()),
+            merging: Mutex::new(()),
+        })
+    }
+
+    /// Where it is connected to.
+    #[must_use]
+    pub const fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// What the export can do.
+    #[must_use]
+    pub const fn flags(&self) -> TransmissionFlags {
+        self.facts.flags
+    }
+
+    /// Sizes of requests that the server takes.
+    #[must_use]
+    pub const fn block_size(&self) -> BlockSize {
+        self.facts.sizes
+    }
+
+    /// Whether writes are refused.
+    #[must_use]
+    pub const fn is_read_only(&self) -> bool {
+        self.facts.flags.contains(TransmissionFlags::READ_ONLY)
+    }
+
+    /// Whether the server tells data from holes.
+    #[must_use]
+    pub fn knows_extents(&self) -> bool {
+        !self.is_blind.load(Ordering::Relaxed)
+    }
+
+    /// Says goodbye (NBD_CMD_DISC) on each connection, and returns when the server has heard it. To a session this
+    /// means: the disk is complete.
+    ///
+    /// # Errors
+    /// `Disconnected`, `TimedOut`: also when a connection had died before.
+    pub fn disconnect(self) -> Result<()> {
+        let links = std::mem::take(&mut *self.links());
+        let mut result = Ok(());
+        for link in links {
+            result = result.and(link.disconnect());
+        }
+        result.at_path(self.uri.to_string())
+    }
+
+    fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection with the least to do; one more is made when all are busy.
+    fn link(&self) -> Result<Arc<Link>> {
+        let (best, alone) = {
+            let links = self.links();
+            let best = links
+                .iter()
+                .filter_map(|link| Some((link.load()?, link)))
+                .min_by_key(|(load, _)| *load)
+                .map(|(load, link)| (load, Arc::clone(link)));
+            let alone = links.len() >= LINKS_MAX;
+            match best {
+                Some(best) => (best, alone),
+                None => {
+                    let death = links.iter().find_map(|link| link.death());
+                    return Err(death
+                        .unwrap_or_else(|| {
+                            Error::new(ErrorKind::Disconnected, "there is no connection left")
+                        })
+                        .at_path(self.uri.to_string()));
+                }
+            }
+        };
+        let multi = self.facts.flags.contains(TransmissionFlags::CAN_MULTI_CONN);
+        if best.0 == 0 || alone || !multi {
+            return Ok(best.1);
+        }
+        let Ok(_turn) = self.opening.try_lock() else {
+            return Ok(best.1);
+        };
+        // Without a further connection the ones that are there do.
+        match open(&self.uri) {
+            Ok((stream, facts)) if facts == self.facts => {
+                let link = Arc::new(Link::new(stream, &facts)?);
+                self.links().push(Arc::clone(&link));
+                Ok(link)
+            }
+            _ => Ok(best.1),
+        }
+    }
+
+    fn send(
+        &self,
+        command: Command,
+        offset: u64,
+        length_bytes: u64,
+        payload: &[u8],
+        want: Want,
+    ) -> Result<Flight> {
+        let length = u32::try_from(length_bytes)
+            .map_err(|_| Error::invalid("a request of 4 GiB or more").at_offset(offset))?;
+        let link = self.link()?;
+        let ticket = link.send(
+            command,
+            CommandFlags::empty(),
+            offset,
+            length,
+            payload,
+            want,
+        )?;
+        Ok(Flight { link, ticket })
+    }
+
+    fn block_bytes(&self) -> u64 {
+        u64::from(self.facts.sizes.minimum)
+    }
+
+    fn piece_bytes(&self) -> u64 {
+        let most = PIECE_BYTES.min(u64::from(self.facts.sizes.maximum));
+        (most - most % self.block_bytes()).max(self.block_bytes())
+    }
+
+    /// Up to whole blocks, but not beyond the end of the export.
+    fn round_up(&self, offset: u64) -> u64 {
+        offset
+            .next_multiple_of(self.block_bytes())
+            .min(self.facts.size_bytes)
+    }
+
+    fn round_down(&self, offset: u64) -> u64 {
+        offset - offset % self.block_bytes()
+    }
+
+    fn read_pieces(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let end = offset + u64_from_usize(buf.len());
+        let mut next = self.round_down(offset);
+        let mut flights: VecDeque<(u64, Flight)> = VecDeque::with_capacity(DEPTH);
+        loop {
+            while next < end && flights.len() < DEPTH {
+                let stop = self.round_up((next + self.piece_bytes()).min(end));
+                let want = Want::Bytes {
+                    offset: next,
+                    buffer: vec![0; usize_from_u64(stop - next)],
+                    filled: Vec::new(),
+                };
+                let flight = self.send(Command::Read, next, stop - next, &[], want)?;
+                flights.push_back((next, flight));
+                next = stop;
+            }
+            let Some((at, flight)) = flights.pop_front() else {
+                return Ok(());
+            };
+            let Answer::Bytes(bytes) = flight.wait().at_offset(at)? else {
+                return Err(violation("a read was answered without bytes"));
+            };
+            let (from, stop) = (at.max(offset), (at + u64_from_usize(bytes.len())).min(end));
+            let source = bytes.get(usize_from_u64(from - at)..usize_from_u64(stop - at));
+            let target = buf.get_mut(usize_from_u64(from - offset)..usize_from_u64(stop - offset));
+            if let (Some(source), Some(target)) = (source, target) {
+                target.copy_from_slice(source);
+            }
+        }
+    }
+
+    fn check_write(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        if self.is_read_only() {
+            return Err(
+                Error::new(ErrorKind::ReadOnly, "the export cannot be written")
+                    .at_path(self.uri.to_string()),
+            );
+        }
+        check_range(self.facts.size_bytes, offset, length_bytes)
+    }
+
+    /// Splits a range into what begins within a block, whole blocks, and what ends within a block.
+    fn split(&self, offset: u64, end: u64) -> (u64, u64) {
+        let whole = self.round_up(offset).min(end);
+        let stop = if end == self.facts.size_bytes {
+            end
+        } else {
+            self.round_down(end).max(whole)
+        };
+        (whole, stop)
+    }
+
+    /// Bytes that cover no block: the blocks are read, changed and written back.
+    fn merge(&self, offset: u64, end: u64, change: impl FnOnce(&mut [u8])) -> Result<()> {
+        if offset >= end {
+            return Ok(());
+        }
+        let _turn = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        let (from, stop) = (self.round_down(offset), self.round_up(end));
+        let mut blocks = vec![0; usize_from_u64(stop - from)];
+        self.read_pieces(from, &mut blocks)?;
+        if let Some(part) =
+            blocks.get_mut(usize_from_u64(offset - from)..usize_from_u64(end - from))
+        {
+            change(part);
+        }
+        self.write_pieces(from, &blocks)
+    }
+
+    fn write_pieces(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut flights: VecDeque<Flight> = VecDeque::with_capacity(DEPTH);
+        let mut at = offset;
+        for piece in bytes.chunks(usize_from_u64(self.piece_bytes())) {
+            if flights.len() >= DEPTH
+                && let Some(flight) = flights.pop_front()
+            {
+                flight.done()?;
+            }
+            let length = u64_from_usize(piece.len());
+            flights.push_back(self.send(Command::Write, at, length, piece, Want::Nothing)?);
+            at += length;
+        }
+        flights.iter().try_for_each(Flight::done)
+    }
+
+    /// One command over whole blocks, in stretches.
+    fn stretch(&self, command: Command, offset: u64, end: u64) -> Result<()> {
+        let mut at = offset;
+        while at < end {
+            let stop = self.round_up((at + STRETCH_BYTES).min(end));
+            self.send(command, at, stop - at, &[], Want::Nothing)?
+                .done()
+                .at_offset(at)?;
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn zero_blocks(&self, offset: u64, end: u64) -> Result<()> {
+        if self
+            .facts
+            .flags
+            .contains(TransmissionFlags::SEND_WRITE_ZEROES)
+        {
+            match self.stretch(Command::WriteZeroes, offset, end) {
+                Err(e) if e.kind() == ErrorKind::Unsupported => {}
+                done => return done,
+            }
+        }
+        let zeroes = vec![0; usize_from_u64(self.piece_bytes().min(end - offset))];
+        let mut at = offset;
+        while at < end {
+            let length = (end - at).min(u64_from_usize(zeroes.len()));
+            self.write_pieces(at, zeroes.get(..usize_from_u64(length)).unwrap_or(&zeroes))?;
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was known about extents, before and after a change.
+    fn changing<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let forget = || {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Window::default();
+        };
+        forget();
+        let result = change();
+        forget();
+        result.at_path(self.uri.to_string())
+    }
+
+    /// Tells the server that the bytes are not needed; what they read as afterwards is the server's choice (zeroes,
+    /// where it is ours). Blocks that are not covered wholly stay.
+    ///
+    /// # Errors
+    /// `Unsupported`, `ReadOnly`, `Io`, ...
+    pub fn trim(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        self.check_write(offset, length_bytes)?;
+        if !self.facts.flags.contains(TransmissionFlags::SEND_TRIM) {
+            return Err(Error::unsupported("the export has no TRIM").at_path(self.uri.to_string()));
+        }
+        let (whole, stop) = self.split(offset, offset + length_bytes);
+        self.changing(|| self.stretch(Command::Trim, whole, stop))
+    }
+
+    fn load_window(&self, offset: u64) -> Result<Window> {
+        let context = self.facts.context.unwrap_or_default();
+        let from = self.round_down(offset);
+        let end = self.round_up((from + STRETCH_BYTES).min(self.facts.size_bytes));
+        let want = Want::Extents {
+            context,
+            found: None,
+        };
+        let flight = self.send(Command::BlockStatus, from, end - from, &[], want)?;
+        let extents: Extents = match flight.wait().at_offset(offset)? {
+            Answer::Extents(extents) => extents,
+            Answer::Done | Answer::Bytes(_) => {
+                return Err(violation("the server answered without extents"));
+            }
+        };
+        Ok(Window::new(from, &extents, self.facts.size_bytes))
+    }
+}
+
+impl ReadAt for Client {
+    fn size_bytes(&self) -> u64 {
+        self.facts.size_bytes
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(self.facts.size_bytes, offset, u64_from_usize(buf.len()))?;
+        self.read_pieces(offset, buf).at_path(self.uri.to_string())
+    }
+
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
+        check_range(self.facts.size_bytes, offset, length_max)?;
+        if length_max == 0 {
+            return Err(Error::invalid("an extent of no bytes was asked for").at_offset(offset));
+        }
+        let unknown = |length: u64| Extent {
+            kind: ExtentKind::Data,
+            length_bytes: length.min(length_max),
+        };
+        if self.is_blind.load(Ordering::Relaxed) {
+            return Ok(unknown(length_max));
+        }
+        let known = |window: &Window| window.at(offset, length_max);
+        if let Some(extent) = known(&self.window.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(extent);
+        }
+        let generation = self.generation.load(Ordering::SeqCst);
+        let window = match self.load_window(offset) {
+            Ok(window) => window,
+            Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidInput) => {
+                tracing::warn!(uri = %self.uri, error = %e.report(), "the NBD server does not tell data from holes: all is read");
+                self.is_blind.store(true, Ordering::Relaxed);
+                return Ok(unknown(length_max));
+            }
+            Err(e) => return Err(e.at_path(self.uri.to_string())),
+        };
+        // A server that says less than a block is taken to have said nothing.
+        let extent = known(&window).unwrap_or_else(|| unknown(self.block_bytes()));
+        let mut kept = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.generation.load(Ordering::SeqCst) == generation {
+            *kept = window;
+        }
+        Ok(extent)
+    }
+}
+
+impl WriteAt for Client {
+    fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        let length = u64_from_usize(buf.len());
+        self.check_write(offset, length)?;
+        let end = offset + length;
+        let (whole, stop) = self.split(offset, end);
+        let part = |from: u64, to: u64| {
+            buf.get(usize_from_u64(from - offset)..usize_from_u64(to - offset))
+                .unwrap_or_default()
+        };
+        self.changing(|| {
+            self.merge(offset, whole, |bytes| {
+                bytes.copy_from_slice(part(offset, whole));
+            })?;
+            self.write_pieces(whole, part(whole, stop))?;
+            self.merge(stop, end, |bytes| bytes.copy_from_slice(part(stop, end)))
+        })
+    }
+
+    fn flush(&self) -> Result<()> {
+        if !self.facts.flags.contains(TransmissionFlags::SEND_FLUSH) || self.is_read_only() {
+            return Ok(());
+        }
+        self.send(Command::Flush, 0, 0, &[], Want::Nothing)
+            .and_then(|flight| flight.done())
+            .at_path(self.uri.to_string())
+    }
+
+    fn set_size(&self, size_bytes: u64) -> Result<()> {
+        if size_bytes == self.facts.size_bytes {
+            return Ok(());
+        }
+        Err(
+            Error::unsupported("the size of an NBD export cannot be changed")
+                .at_path(self.uri.to_string()),
+        )
+    }
+
+    fn punch(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        let end = offset
+            .saturating_add(length_bytes)
+            .min(self.facts.size_bytes);
+        if offset >= end {
+            return Ok(());
+        }
+        self.check_write(offset, end - offset)?;
+        let (whole, stop) = self.split(offset, end);
+        self.changing(|| {
+            self.merge(offset, whole, |bytes| bytes.fill(0))?;
+            if whole < stop {
+                self.zero_blocks(whole, stop)?;
+            }
+            self.merge(stop, end, |bytes| bytes.fill(0))
+        })
+    }
+}

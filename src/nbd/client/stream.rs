@@ -1,0 +1,130 @@
+//! The connection itself: a Unix or a TCP socket.
+
+use std::io::{IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::uri::Address;
+
+/// LIMIT: how long one address of a TCP server is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// LIMIT: how long a server may leave our bytes untaken before we give it up.
+const SEND_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A socket; both directions work through `&self`.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// A TCP socket.
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Connects.
+    pub(super) fn connect(address: &Address) -> Result<Self> {
+        let stream = match address {
+            Address::Unix(path) => Self::Unix(
+                UnixStream::connect(path)
+                    .or_io("cannot connect to the NBD server")
+                    .at_path(path)?,
+            ),
+            Address::Tcp { host, port } => Self::Tcp(connect_tcp(host, *port)?),
+        };
+        match &stream {
+            Self::Unix(s) => s.set_write_timeout(Some(SEND_TIMEOUT)),
+            Self::Tcp(s) => s
+                .set_nodelay(true)
+                .and_then(|()| s.set_write_timeout(Some(SEND_TIMEOUT))),
+        }
+        .or_io("cannot set up the connection")?;
+        Ok(stream)
+    }
+
+    /// How long a read waits; `None` for ever.
+    pub(super) fn set_read_timeout(&self, timeout: Option<Duration>) -> Result<()> {
+        match self {
+            Self::Unix(s) => s.set_read_timeout(timeout),
+            Self::Tcp(s) => s.set_read_timeout(timeout),
+        }
+        .or_io("cannot set up the connection")
+    }
+
+    /// Ends both directions; whoever is reading wakes up.
+    pub(super) fn shutdown(&self, how: Shutdown) {
+        // A peer that is gone already has ended them for us.
+        let _ = match self {
+            Self::Unix(s) => s.shutdown(how),
+            Self::Tcp(s) => s.shutdown(how),
+        };
+    }
+
+    /// Fills `buf`.
+    pub(super) fn receive(&self, buf: &mut [u8]) -> Result<()> {
+        let received = match self {
+            Self::Unix(s) => (&*s).read_exact(buf),
+            Self::Tcp(s) => (&*s).read_exact(buf),
+        };
+        received.map_err(failure)
+    }
+
+    /// A fixed number of bytes.
+    pub(super) fn receive_array<const N: usize>(&self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.receive(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Sends both parts, in one call where the socket takes them.
+    pub(super) fn send(&self, first: &[u8], second: &[u8]) -> Result<()> {
+        let mut slices = [IoSlice::new(first), IoSlice::new(second)];
+        let mut rest = slices.as_mut_slice();
+        while rest.iter().any(|slice| !slice.is_empty()) {
+            let sent = match self {
+                Self::Unix(s) => (&*s).write_vectored(rest),
+                Self::Tcp(s) => (&*s).write_vectored(rest),
+            };
+            match sent {
+                Ok(0) => return Err(failure(std::io::ErrorKind::WriteZero.into())),
+                Ok(count) => IoSlice::advance_slices(&mut rest, count),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(failure(e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn connect_tcp(host: &str, port: u16) -> Result<TcpStream> {
+    let place = format!("{host}:{port}");
+    let addresses = (host, port)
+        .to_socket_addrs()
+        .or_io("the NBD server's host is not known")
+        .at_path(&place)?;
+    let mut last = None;
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = Some(Error::io("cannot connect to the NBD server", e)),
+        }
+    }
+    let error = last.unwrap_or_else(|| Error::not_found("the NBD server's host has no address"));
+    Err(error.at_path(place))
+}
+
+/// A failed read or write: a peer that went away, one that sleeps, or the system's error.
+fn failure(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::WriteZero => Error::new(
+            ErrorKind::Disconnected,
+            "the NBD server closed the connection",
+        ),
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
+            Error::new(ErrorKind::TimedOut, "the NBD server does not answer")
+        }
+        _ => Error::io("the connection to the NBD server failed", error),
+    }
+}

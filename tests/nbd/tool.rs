@@ -1,0 +1,66 @@
+//! Programs that tests work with. One that is missing skips the test, or fails it where `CI_REQUIRE=1`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Whether a program can be started; prints `SKIP` when not.
+pub(crate) fn has(tool: &str) -> bool {
+    let is_there = Command::new(tool).arg("--version").output().is_ok();
+    if !is_there {
+        assert!(
+            std::env::var_os("CI_REQUIRE").is_none_or(|value| value != "1"),
+            "{tool} is missing"
+        );
+        println!("SKIP: {tool}");
+    }
+    is_there
+}
+
+/// A server that runs in the foreground until it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Server {
+    /// Starts one; `arguments` gets the socket's path.
+    pub(crate) fn start(tool: &str, arguments: impl FnOnce(&str) -> Vec<String>) -> Self {
+        let dir = TempDir::new().unwrap();
+        let socket = dir.path().join("s");
+        let child = Command::new(tool)
+            .args(arguments(socket.to_str().unwrap()))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Self { child, dir };
+        wait_for(&server.socket());
+        server
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    /// The URI of an export.
+    pub(crate) fn uri(&self, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}", self.socket().display())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_for(socket: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "{socket:?} does not appear");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -31,6 +31,12 @@ pub mod repo;
 // 7
 pub mod ingest;
 // 8
+pub mod capture;
+pub mod jobs;
 pub mod tree;
 // 9
 pub mod fuse;
+// 10
+pub mod daemon;
+// 11
+pub mod cli;

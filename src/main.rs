@@ -1,3 +1,7 @@
 //! The `restorefs` program: parse, run, print one error, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    restorefs::cli::run().into()
+}

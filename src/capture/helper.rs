@@ -1,0 +1,90 @@
+//! `qemu-nbd` as a helper for formats that we do not read ourselves: read-only, with the format always said,
+//! on a socket that only we can reach.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::uri::Uri;
+use crate::types::SessionId;
+
+/// LIMIT: how long the helper may take to listen.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A running helper.
+pub struct QemuNbd {
+    child: Child,
+    directory: PathBuf,
+    uri: Uri,
+}
+
+impl QemuNbd {
+    /// Starts a helper that serves `path` read-only.
+    ///
+    /// # Errors
+    /// `Unsupported` when `qemu-nbd` is not installed; `Io` with what it said when it ends.
+    pub fn start(path: &Path, format: &str) -> Result<Self> {
+        let directory = std::env::temp_dir().join(format!("restorefs-{}", SessionId::random()));
+        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+            .create(&directory)
+            .or_io("cannot make a directory for the helper's socket")
+            .at_path(&directory)?;
+        let socket = directory.join("s");
+        let uri = format!("nbd+unix:///?socket={}", socket.display()).parse()?;
+        let spawned = Command::new("qemu-nbd")
+            .args(["--read-only", "--persistent", "--shared=4", "--format", format, "--socket"])
+            .arg(&socket)
+            .arg("--")
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let child = spawned.map_err(|e| {
+            let _ = std::fs::remove_dir(&directory);
+            match e.kind() {
+                std::io::ErrorKind::NotFound => Error::unsupported(format!("{format} images are read through qemu-nbd, which is not installed"))
+                    .at_path(path)
+                    .advise("install it (Debian: qemu-utils), or convert the image to qcow2 or raw"),
+                _ => Error::io("cannot start qemu-nbd", e),
+            }
+        })?;
+        let mut helper = Self { child, directory, uri };
+        helper.wait_until_it_listens(&socket, path)?;
+        Ok(helper)
+    }
+
+    fn wait_until_it_listens(&mut self, socket: &Path, path: &Path) -> Result<()> {
+        let begun = Instant::now();
+        while std::os::unix::net::UnixStream::connect(socket).is_err() {
+            if let Some(status) = self.child.try_wait().or_io("cannot wait for qemu-nbd")? {
+                let mut said = String::new();
+                if let Some(mut stderr) = self.child.stderr.take() {
+                    let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
+                }
+                return Err(Error::new(ErrorKind::Io, format!("qemu-nbd ended with {status}: {}", said.trim())).at_path(path));
+            }
+            if begun.elapsed() > START_TIMEOUT {
+                return Err(Error::new(ErrorKind::TimedOut, "qemu-nbd does not listen").at_path(path));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn uri(&self) -> &Uri {
+        &self.uri
+    }
+}
+
+impl Drop for QemuNbd {
+    fn drop(&mut self) {
+        // Best effort: the helper may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}

@@ -1,0 +1,22 @@
+//! `restorefs abort`: ends a session without a point, with or without a daemon.
+
+use super::args::Abort;
+use super::context::{Context, Writer};
+use super::target::parse_session;
+use crate::daemon::control::Request;
+use crate::error::Result;
+
+pub(super) fn run(context: &Context, args: &Abort) -> Result<()> {
+    let (vm, session) = parse_session(&args.session)?;
+    match context.writer("abort")? {
+        Writer::Daemon(mut client) => client.ask::<()>(&Request::Abort { vm: vm.clone(), session: session.clone() })?,
+        Writer::Here(owner) => {
+            owner.repository().session(&vm, &session)?;
+            owner.remove_session(&vm, &session)?;
+        }
+    }
+    if context.output.json {
+        return context.output.json(&serde_json::json!({"vm": vm, "session": session, "aborted": true}));
+    }
+    context.output.line(format!("session {vm}/{session} aborted"))
+}

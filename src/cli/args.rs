@@ -1,0 +1,302 @@
+//! The command line as clap sees it: definitions only, so that the build makes man pages and completions from
+//! the same table.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+
+/// Virtual-machine backups as a filesystem: take them, browse them, restore from them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "restorefs",
+    version,
+    about,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Points are named VM@POINT: web01@latest, web01@latest~2, web01@2026-11-20_02-00-00.\n\
+                  Exit codes: 0 ok, 1 error, 2 usage, 3 damage found, 4 policy not met, 10 no repository, 11 locked."
+)]
+pub struct Cli {
+    /// The repository
+    #[arg(short, long, global = true, env = "RESTOREFS_REPO", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub repo: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress, no remarks
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a repository
+    Init(Init),
+    /// Back up all disks of a VM as one restore point
+    Backup(Backup),
+    /// Begin a session: disks are then written over NBD
+    Begin(Begin),
+    /// Make a restore point of a session
+    Commit(Commit),
+    /// End a session without a restore point
+    Abort(Abort),
+    /// List the open sessions
+    Sessions(Sessions),
+    /// List VMs, points, or the tree below a point
+    Ls(Ls),
+    /// Show all that is known of a restore point
+    Info(Info),
+    /// Restore a disk, all disks, or files of a guest
+    Restore(Restore),
+    /// Mount the repository read-only; commits of others show up
+    Mount(Mount),
+    /// Unmount
+    Umount(Umount),
+    /// Run the daemon: the mounted tree, NBD and the control socket in one process
+    Serve(Serve),
+    /// Make a repository with two backups of a sample disk, mount it and show it
+    Quickstart(Quickstart),
+    /// Build the catalog anew from the sidecars
+    RebuildCatalog(RebuildCatalog),
+    /// Print shell completions
+    #[command(hide = true)]
+    Completions(Completions),
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man(Man),
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// An empty or new directory; --repo if left out
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+}
+
+/// Arguments of `backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The VM; made when there is none of that name
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// Disks and where their content is: a file, a block device, FORMAT:PATH or an NBD URI
+    #[arg(value_name = "DISK=SOURCE", required = true)]
+    pub disks: Vec<String>,
+    /// Name of the restore point; by default the time, in UTC
+    #[arg(long, value_name = "NAME")]
+    pub point: Option<String>,
+    /// Format of the files, instead of what their extensions say
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Let QCOW2 sources open backing and data files below this directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub allow_backing: Vec<PathBuf>,
+    /// Store everything; with disks named (--full vda), only theirs
+    #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "", require_equals = true)]
+    pub full: Vec<String>,
+    /// Compare with the last full point instead of the newest
+    #[arg(long)]
+    pub differential: bool,
+    /// Stable key of a disk (the hypervisor's device key or serial)
+    #[arg(long, value_name = "DISK=KEY")]
+    pub key: Vec<String>,
+    /// Change id of a disk, kept for the capture agent
+    #[arg(long, value_name = "DISK=ID")]
+    pub change_id: Vec<String>,
+    /// This disk is the parent's
+    #[arg(long, value_name = "DISK")]
+    pub unchanged: Vec<String>,
+    /// The VM does not have this disk any more
+    #[arg(long, value_name = "DISK")]
+    pub without: Vec<String>,
+    /// A file to keep with the point (the domain's XML, notes)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub attach: Vec<PathBuf>,
+    /// Compression of what is stored: none, zlib, zstd
+    #[arg(long, value_name = "METHOD", default_value = "none")]
+    pub compress: String,
+}
+
+/// Arguments of `begin`.
+#[derive(Debug, Args)]
+pub struct Begin {
+    /// The VM; made when there is none of that name
+    #[arg(value_name = "VM")]
+    pub vm: String,
+    /// Disks that are new or have another size; sizes default to the parent's
+    #[arg(value_name = "DISK=SIZE")]
+    pub disks: Vec<String>,
+    /// Name of the session
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+    /// Name of the restore point; by default the time, in UTC
+    #[arg(long, value_name = "NAME")]
+    pub point: Option<String>,
+    /// Store everything; with disks named (--full=vda), only theirs
+    #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "", require_equals = true)]
+    pub full: Vec<String>,
+    /// Compare with the last full point instead of the newest
+    #[arg(long)]
+    pub differential: bool,
+    /// Compare with this point
+    #[arg(long, value_name = "POINT")]
+    pub parent: Option<String>,
+    /// Stable key of a disk
+    #[arg(long, value_name = "DISK=KEY")]
+    pub key: Vec<String>,
+    /// End by itself after so long without activity (90s, 30m, 6h, 2d)
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub ttl: String,
+    /// Compression of what is stored: none, zlib, zstd
+    #[arg(long, value_name = "METHOD", default_value = "none")]
+    pub compress: String,
+}
+
+/// Arguments of `commit`.
+#[derive(Debug, Args)]
+pub struct Commit {
+    /// The session
+    #[arg(value_name = "VM/SESSION")]
+    pub session: String,
+    /// Name of the restore point
+    #[arg(long, value_name = "NAME")]
+    pub point: Option<String>,
+    /// Change id of a disk
+    #[arg(long, value_name = "DISK=ID")]
+    pub change_id: Vec<String>,
+    /// This disk is the parent's
+    #[arg(long, value_name = "DISK")]
+    pub unchanged: Vec<String>,
+    /// The VM does not have this disk any more
+    #[arg(long, value_name = "DISK")]
+    pub without: Vec<String>,
+}
+
+/// Arguments of `abort`.
+#[derive(Debug, Args)]
+pub struct Abort {
+    /// The session
+    #[arg(value_name = "VM/SESSION")]
+    pub session: String,
+}
+
+/// Arguments of `sessions`.
+#[derive(Debug, Args)]
+pub struct Sessions {}
+
+/// Arguments of `ls`.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// Nothing, a VM, a point, or a path below a point
+    #[arg(value_name = "VM[@POINT][:/PATH]")]
+    pub target: Option<String>,
+}
+
+/// Arguments of `info`.
+#[derive(Debug, Args)]
+pub struct Info {
+    /// The restore point
+    #[arg(value_name = "VM@POINT")]
+    pub point: String,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The restore point, or a path below it
+    #[arg(value_name = "VM@POINT[:/PATH]")]
+    pub from: String,
+    /// The disk
+    #[arg(value_name = "DISK", requires = "target")]
+    pub disk: Option<String>,
+    /// A new file, a block device or an NBD URI
+    #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
+    pub target: Option<String>,
+    /// Directory for all disks and attached files, or for the files at PATH
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "disk")]
+    pub to: Option<PathBuf>,
+    /// Overwrite a file, or a block device that is in use
+    #[arg(long)]
+    pub force: bool,
+    /// Also make device nodes and setuid bits
+    #[arg(long)]
+    pub special: bool,
+    /// Threads
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// Arguments of `mount`.
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// Where
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
+    pub mountpoint: PathBuf,
+    /// Options as mount(8) takes them: allow_other,uid=,gid=,umask=,exec,noxattr,poll=SECONDS
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    pub options: Vec<String>,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub foreground: bool,
+}
+
+/// Arguments of `umount`.
+#[derive(Debug, Args)]
+pub struct Umount {
+    /// Also while somebody uses it
+    #[arg(short = 'z', long)]
+    pub lazy: bool,
+    /// Where
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
+    pub mountpoint: PathBuf,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Mount the tree here
+    #[arg(long, value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
+    pub mount: Option<PathBuf>,
+    /// Options of the mount
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    pub options: Vec<String>,
+    /// Serve NBD on this Unix socket
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub nbd: Option<PathBuf>,
+}
+
+/// Arguments of `quickstart`.
+#[derive(Debug, Args)]
+pub struct Quickstart {
+    /// A new directory for repository, sample disks and mountpoint
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+}
+
+/// Arguments of `rebuild-catalog`.
+#[derive(Debug, Args)]
+pub struct RebuildCatalog {}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// bash, zsh, fish, elvish, powershell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Where
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+}

@@ -1,0 +1,66 @@
+//! Going to the background: the command starts itself again in the foreground, detached, and waits until the child
+//! says that it is ready, so that after `restorefs mount` the tree is there.
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use super::args::Mount;
+use super::context::Context;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+/// Set in the child's environment: it says "ready" on its standard output.
+const MARK: &str = "RESTOREFS_BACKGROUND";
+const READY: &[u8] = b"ready\n";
+
+pub(super) fn start(context: &Context, args: &Mount) -> Result<()> {
+    let program = std::env::current_exe().or_io("cannot find this program's file")?;
+    let mut command = Command::new(program);
+    command.arg("--repo").arg(std::path::absolute(context.path()?).or_io("cannot tell the repository's path")?);
+    command.arg("mount").arg("--foreground");
+    if !args.options.is_empty() {
+        command.arg("-o").arg(args.options.join(","));
+    }
+    command.arg("--").arg(std::path::absolute(&args.mountpoint).or_io("cannot tell the mountpoint's path")?);
+    command.env(MARK, "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A process group of its own: Ctrl-C at the terminal is not for the mount.
+    command.process_group(0).current_dir("/");
+    let mut child = command.spawn().or_io("cannot start in the background")?;
+    let mut said = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        // Ends with "ready", or when the child ends.
+        let mut limited = stdout.take(u64::try_from(READY.len()).unwrap_or(u64::MAX));
+        limited.read_to_end(&mut said).or_io("cannot hear the mounting process")?;
+    }
+    if said == READY {
+        return Ok(());
+    }
+    let mut why = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        let _ = stderr.read_to_string(&mut why);
+    }
+    let status = child.wait().or_io("cannot wait for the mounting process")?;
+    let why = why.trim().trim_start_matches("restorefs: ").to_owned();
+    let kind = match status.code() {
+        Some(2) => ErrorKind::InvalidInput,
+        Some(3) => ErrorKind::Corrupt,
+        Some(10) => ErrorKind::NoRepository,
+        _ => ErrorKind::Io,
+    };
+    Err(Error::new(kind, if why.is_empty() { format!("the mounting process ended with {status}") } else { why }))
+}
+
+/// In the child: tells the parent that the tree is there, and lets go of its pipes, which nobody reads any more.
+///
+/// # Errors
+/// `Io` when `/dev/null` cannot be opened.
+pub(super) fn ready() -> Result<()> {
+    if std::env::var_os(MARK).is_none() {
+        return Ok(());
+    }
+    let mut out = std::io::stdout().lock();
+    // The parent may have been killed meanwhile.
+    let _ = out.write_all(READY).and_then(|()| out.flush());
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").or_io("cannot open /dev/null")?;
+    rustix::stdio::dup2_stdout(&null).and_then(|()| rustix::stdio::dup2_stderr(&null)).map_err(|e| Error::io("cannot let go of the terminal", e.into()))
+}

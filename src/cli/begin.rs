@@ -1,0 +1,80 @@
+//! `restorefs begin`: begins a session in the daemon.
+
+use super::args::Begin;
+use super::context::Context;
+use super::target::{parse_disk, parse_seconds};
+use crate::daemon::control::{BeginAnswer, BeginArguments, Client, DiskArguments, Request};
+use crate::error::{Error, Result};
+use crate::types::size;
+use crate::types::{DiskName, PointName, VmName};
+
+pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
+    let mut disks = Vec::new();
+    for text in &args.disks {
+        let (name, bytes) = parse_disk(text, "SIZE")?;
+        disks.push(DiskArguments { name, source_bytes: Some(size::parse(&bytes)?), key: None, full: false });
+    }
+    let full = mark(&mut disks, &args.full, &args.key)?;
+    let arguments = BeginArguments {
+        vm: VmName::new(&args.vm)?,
+        session: args.session.as_deref().map(PointName::new).transpose()?,
+        point: args.point.as_deref().map(PointName::new).transpose()?,
+        disks,
+        full,
+        differential: args.differential,
+        parent: args.parent.clone(),
+        ttl_seconds: parse_seconds(&args.ttl)?,
+        resumable: true,
+        compression: args.compress.clone(),
+    };
+    let repository = context.repository()?;
+    let answer: BeginAnswer = Client::require(repository.format().repository_id)?.ask(&Request::Begin(arguments))?;
+    if context.output.json {
+        return context.output.json(&answer);
+    }
+    let parent = answer.parent.as_ref().map_or_else(|| "nothing (full)".to_owned(), ToString::to_string);
+    context.output.line(format!("session {}/{}, compared with {parent}", answer.vm, answer.session))?;
+    let rows: Vec<Vec<String>> = answer
+        .disk_results
+        .iter()
+        .map(|disk| vec![disk.name.to_string(), disk.kind.clone(), size::Human(disk.size_bytes).to_string(), disk.uri.clone()])
+        .collect();
+    context.output.table(&["DISK", "KIND", "SIZE", "WRITE TO"], &["SIZE"], &rows)?;
+    context.output.remark(format!("then: restorefs commit {}/{}", answer.vm, answer.session));
+    Ok(())
+}
+
+/// Applies `--full[=DISK]` and `--key DISK=KEY` to the disks; answers whether all are full.
+///
+/// # Errors
+/// `InvalidInput`, `NameTooLong`.
+pub(super) fn mark(disks: &mut Vec<DiskArguments>, full: &[String], keys: &[String]) -> Result<bool> {
+    let place = |disks: &mut Vec<DiskArguments>, name: &DiskName| -> usize {
+        disks.iter().position(|d| d.name.folded() == name.folded()).unwrap_or_else(|| {
+            disks.push(DiskArguments { name: name.clone(), source_bytes: None, key: None, full: false });
+            disks.len() - 1
+        })
+    };
+    let mut all = false;
+    for name in full {
+        if name.is_empty() {
+            all = true;
+            continue;
+        }
+        let at = place(disks, &DiskName::new(name)?);
+        if let Some(disk) = disks.get_mut(at) {
+            disk.full = true;
+        }
+    }
+    for text in keys {
+        let (name, key) = parse_disk(text, "KEY")?;
+        if key.len() > 255 || key.chars().any(char::is_control) {
+            return Err(Error::invalid(format!("the key of disk {name} is too long or has control characters")));
+        }
+        let at = place(disks, &name);
+        if let Some(disk) = disks.get_mut(at) {
+            disk.key = Some(key);
+        }
+    }
+    Ok(all)
+}

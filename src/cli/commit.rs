@@ -1,0 +1,55 @@
+//! `restorefs commit`: makes a restore point of a session.
+
+use std::collections::BTreeMap;
+
+use super::args::Commit;
+use super::context::Context;
+use super::target::{parse_disk, parse_disks, parse_session};
+use crate::daemon::control::{Client, CommitAnswer, CommitArguments, Request};
+use crate::error::Result;
+use crate::repo::sidecar::index::PointEntry;
+use crate::types::size::Human;
+use crate::types::{DiskName, PointName, VmName};
+
+pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
+    let (vm, session) = parse_session(&args.session)?;
+    let arguments = CommitArguments {
+        vm,
+        session,
+        point: args.point.as_deref().map(PointName::new).transpose()?,
+        change_ids: parse_change_ids(&args.change_id)?,
+        unchanged: parse_disks(&args.unchanged)?,
+        without: parse_disks(&args.without)?,
+    };
+    let repository = context.repository()?;
+    let answer: CommitAnswer = Client::require(repository.format().repository_id)?.ask(&Request::Commit(arguments))?;
+    print(context, &answer.vm, &answer.point)
+}
+
+/// Parses `--change-id DISK=ID`.
+///
+/// # Errors
+/// `InvalidInput`, `NameTooLong`.
+pub(super) fn parse_change_ids(texts: &[String]) -> Result<BTreeMap<DiskName, String>> {
+    texts.iter().map(|text| parse_disk(text, "ID")).collect()
+}
+
+/// Says what was committed.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn print(context: &Context, vm: &VmName, point: &PointEntry) -> Result<()> {
+    if context.output.json {
+        return context.output.json(&serde_json::json!({"vm": vm, "point": point}));
+    }
+    let changed: u64 = point.disks.iter().map(|disk| disk.changed_bytes).sum();
+    let size: u64 = point.disks.iter().map(|disk| disk.source_bytes).sum();
+    context.output.line(format!(
+        "{vm}@{} committed: {}, {} changed of {}, {} disks",
+        point.name,
+        point.kind.as_str(),
+        Human(changed),
+        Human(size),
+        point.disks.len()
+    ))
+}

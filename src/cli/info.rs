@@ -1,0 +1,40 @@
+//! `restorefs info`: all that is known of a restore point, the same as its `info.json` in the tree.
+
+use serde_json::Value;
+
+use super::args::Info;
+use super::context::Context;
+use crate::block::ReadAt;
+use crate::error::{Error, Result};
+use crate::repo::selector::Selector;
+use crate::tree::{Ino, Tree, TreeOptions};
+use crate::types::width::usize_from_u64;
+
+pub(super) fn run(context: &Context, args: &Info) -> Result<()> {
+    let selector: Selector = args.point.parse()?;
+    let tree = Tree::new(context.repository()?, context.pool(), TreeOptions::default())?;
+    let point = tree.point(&selector.vm, &selector.which)?;
+    let file = tree.resolve(Ino::ROOT, format!("{}/{}/info.json", point.vm, point.entry.name).as_bytes())?;
+    let content = tree.content(file.attributes.ino)?;
+    let mut bytes = vec![0; usize_from_u64(content.size_bytes())];
+    content.read_at(0, &mut bytes)?;
+    let info: Value = serde_json::from_slice(&bytes).map_err(|e| Error::corrupt("info.json cannot be read", "JSON", e))?;
+    if context.output.json {
+        return context.output.json(&info);
+    }
+    let mut text = String::new();
+    flatten("", &info, &mut text);
+    context.output.text(&text)
+}
+
+/// `disks.0.name  vda`, a line for each value.
+fn flatten(path: &str, value: &Value, out: &mut String) {
+    let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| flatten(&join(key), value, out)),
+        Value::Array(list) => list.iter().enumerate().for_each(|(n, value)| flatten(&join(&n.to_string()), value, out)),
+        Value::Null => {}
+        Value::String(text) => out.push_str(&format!("{path:<28} {text}\n")),
+        other => out.push_str(&format!("{path:<28} {other}\n")),
+    }
+}

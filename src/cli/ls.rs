@@ -1,0 +1,191 @@
+//! `restorefs ls`: VMs, points, or the tree below a point.
+
+use std::sync::Arc;
+
+use super::args::Ls;
+use super::context::Context;
+use super::target::Target;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::FileType;
+use crate::repo::Repository;
+use crate::repo::selector::Selector;
+use crate::repo::sidecar::index::PointEntry;
+use crate::tree::{Attributes, Tree, TreeOptions};
+use crate::types::VmName;
+use crate::types::size::Human;
+
+pub(super) fn run(context: &Context, args: &Ls) -> Result<()> {
+    let repository = context.repository()?;
+    match args.target.as_deref().map(Target::parse).transpose()? {
+        None => vms(context, &repository),
+        Some(Target::Vm(vm)) => points(context, &repository, &vm),
+        Some(Target::Point(selector)) => tree(context, repository, &selector, "/"),
+        Some(Target::Path(selector, path)) => tree(context, repository, &selector, &path),
+    }
+}
+
+fn size_of(point: &PointEntry) -> u64 {
+    point.disks.iter().map(|disk| disk.source_bytes).sum()
+}
+
+fn vms(context: &Context, repository: &Repository) -> Result<()> {
+    let mut all = Vec::new();
+    for name in repository.vm_names()? {
+        match repository.index(&name) {
+            Ok(index) => all.push(index),
+            // A directory without a sidecar is no VM.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    if context.output.json {
+        let list: Vec<_> = all
+            .iter()
+            .map(|index| {
+                let latest = index.latest();
+                serde_json::json!({
+                    "vm": index.name, "vm_id": index.vm_id, "points": index.points.len(),
+                    "latest": latest.map(|p| &p.name), "committed_at": latest.map(|p| p.committed_at),
+                    "size_bytes": latest.map(size_of),
+                })
+            })
+            .collect();
+        return context.output.json(&list);
+    }
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|index| {
+            let latest = index.latest();
+            vec![
+                index.name.to_string(),
+                index.points.len().to_string(),
+                latest.map_or_else(|| "-".to_owned(), |p| p.name.to_string()),
+                latest.map_or_else(|| "-".to_owned(), |p| p.disks.len().to_string()),
+                latest.map_or_else(|| "-".to_owned(), |p| Human(size_of(p)).to_string()),
+            ]
+        })
+        .collect();
+    context.output.table(&["VM", "POINTS", "LATEST", "DISKS", "SIZE"], &["POINTS", "DISKS", "SIZE"], &rows)
+}
+
+fn points(context: &Context, repository: &Repository, vm: &VmName) -> Result<()> {
+    let index = repository.index(vm)?;
+    if context.output.json {
+        return context.output.json(&index.points);
+    }
+    let rows: Vec<Vec<String>> = index
+        .points
+        .iter()
+        .map(|point| {
+            let disks: Vec<&str> = point.disks.iter().map(|disk| disk.name.as_str()).collect();
+            let changed: u64 = point.disks.iter().map(|disk| disk.changed_bytes).sum();
+            vec![
+                point.name.to_string(),
+                point.seq.to_string(),
+                point.kind.as_str().to_owned(),
+                point.captured_at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+                Human(size_of(point)).to_string(),
+                Human(changed).to_string(),
+                disks.join(" "),
+            ]
+        })
+        .collect();
+    context.output.table(&["POINT", "SEQ", "KIND", "CAPTURED", "SIZE", "CHANGED", "DISKS"], &["SEQ", "SIZE", "CHANGED"], &rows)
+}
+
+/// A name with its attributes, as one line or one JSON object.
+struct Line {
+    name: Vec<u8>,
+    attributes: Option<Attributes>,
+    link: Option<Vec<u8>>,
+}
+
+fn tree(context: &Context, repository: Arc<Repository>, selector: &Selector, path: &str) -> Result<()> {
+    let options = TreeOptions { single_user: false, ..TreeOptions::default() };
+    let tree = Tree::new(repository, context.pool(), options)?;
+    let point = tree.point(&selector.vm, &selector.which)?;
+    let start = tree.resolve(crate::tree::Ino::ROOT, format!("{}/{}", point.vm, point.entry.name).as_bytes())?;
+    let found = tree.resolve(start.attributes.ino, path.as_bytes())?;
+    let mut lines = Vec::new();
+    if found.attributes.file_type == FileType::Directory {
+        tree.entries(found.attributes.ino, 0, &mut |entry| {
+            lines.push(Line { name: entry.name.to_vec(), attributes: entry.found.as_ref().map(|f| f.attributes.clone()), link: None });
+            true
+        })?;
+        lines.sort_by(|a, b| a.name.cmp(&b.name));
+    } else {
+        let name = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or("/");
+        lines.push(Line { name: name.into(), attributes: Some(found.attributes), link: None });
+    }
+    for line in &mut lines {
+        if let Some(attributes) = line.attributes.as_ref().filter(|a| a.file_type == FileType::Symlink) {
+            line.link = tree.link_target(attributes.ino).ok();
+        }
+    }
+    if context.output.json {
+        return context.output.json(&lines.iter().map(Line::json).collect::<Vec<_>>());
+    }
+    let rows = lines.iter().map(Line::row).collect::<Result<Vec<_>>>()?;
+    context.output.table(&["MODE", "LINKS", "UID", "GID", "SIZE", "MODIFIED", "NAME"], &["LINKS", "UID", "GID", "SIZE"], &rows)
+}
+
+/// Names of a guest go to a terminal: what is not plain text is escaped.
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+fn mode(attributes: &Attributes) -> String {
+    let kind = match attributes.file_type {
+        FileType::Regular => '-',
+        FileType::Directory => 'd',
+        FileType::Symlink => 'l',
+        FileType::CharDevice => 'c',
+        FileType::BlockDevice => 'b',
+        FileType::Fifo => 'p',
+        FileType::Socket => 's',
+    };
+    let bits = attributes.mode;
+    let mut text = String::from(kind);
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let three = bits >> shift;
+        text.push(if three & 4 != 0 { 'r' } else { '-' });
+        text.push(if three & 2 != 0 { 'w' } else { '-' });
+        text.push(match (three & 1 != 0, bits & special != 0) {
+            (true, true) => letter,
+            (false, true) => letter.to_ascii_uppercase(),
+            (true, false) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
+}
+
+impl Line {
+    fn json(&self) -> serde_json::Value {
+        let attributes = self.attributes.as_ref();
+        serde_json::json!({
+            "name": String::from_utf8_lossy(&self.name),
+            "mode": attributes.map(mode),
+            "uid": attributes.map(|a| a.uid),
+            "gid": attributes.map(|a| a.gid),
+            "nlink": attributes.map(|a| a.nlink),
+            "size_bytes": attributes.map(|a| a.size_bytes),
+            "mtime_seconds": attributes.map(|a| a.mtime.seconds),
+            "target": self.link.as_ref().map(|l| String::from_utf8_lossy(l)),
+        })
+    }
+
+    fn row(&self) -> Result<Vec<String>> {
+        let Some(a) = &self.attributes else {
+            return Ok(vec!["?".into(), "?".into(), "?".into(), "?".into(), "?".into(), "?".into(), shown(&self.name)]);
+        };
+        let when = jiff::Timestamp::from_second(a.mtime.seconds)
+            .map_err(|e| Error::new(ErrorKind::Corrupt, "a time is out of range").caused_by(e))
+            .map_or_else(|_| "?".to_owned(), |t| t.strftime("%Y-%m-%d %H:%M").to_string());
+        let mut name = shown(&self.name);
+        if let Some(link) = &self.link {
+            name = format!("{name} -> {}", shown(link));
+        }
+        Ok(vec![mode(a), a.nlink.to_string(), a.uid.to_string(), a.gid.to_string(), a.size_bytes.to_string(), when, name])
+    }
+}

@@ -1,0 +1,90 @@
+//! The command line: one file for each subcommand.
+
+mod abort;
+pub mod args;
+mod background;
+mod backup;
+mod begin;
+mod commit;
+mod context;
+pub mod exit;
+mod generate;
+mod info;
+mod init;
+mod ls;
+mod mount;
+mod output;
+mod progress;
+mod quickstart;
+mod rebuild_catalog;
+mod restore;
+mod sample;
+//X mod serve;
+mod sessions;
+mod target;
+
+use std::io::{IsTerminal, Write};
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use context::Context;
+use exit::Code;
+use output::Output;
+
+/// Runs the program on the process's arguments: parse, run, print one error, answer the exit code.
+#[must_use]
+pub fn run() -> Code {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version go to standard output with code 0, mistakes to standard error with 2.
+            let code = if e.use_stderr() { Code::Usage } else { Code::Ok };
+            let _ = e.print();
+            return code;
+        }
+    };
+    start_log(cli.verbose);
+    let output = Output { json: cli.json, quiet: cli.quiet };
+    let context = Context::new(cli.repo, output);
+    let result = match cli.command {
+        Command::Init(args) => init::run(&context, &args),
+        Command::Backup(args) => backup::run(&context, &args),
+        Command::Begin(args) => begin::run(&context, &args),
+        Command::Commit(args) => commit::run(&context, &args),
+        Command::Abort(args) => abort::run(&context, &args),
+        Command::Sessions(_) => sessions::run(&context),
+        Command::Ls(args) => ls::run(&context, &args),
+        Command::Info(args) => info::run(&context, &args),
+        Command::Restore(args) => restore::run(&context, &args),
+        Command::Mount(args) => mount::run(&context, &args),
+        Command::Umount(args) => mount::umount(&context, &args),
+        Command::Serve(_args) => Ok(()), //X serve::run(&context, &args),
+        Command::Quickstart(args) => quickstart::run(&context, &args),
+        Command::RebuildCatalog(_) => rebuild_catalog::run(&context),
+        Command::Completions(args) => generate::completions(&context, &args),
+        Command::Man(args) => generate::man(&context, &args),
+    };
+    if let Err(e) = &result {
+        let _ = writeln!(std::io::stderr(), "restorefs: {}", e.report());
+    }
+    Code::of_result(&result)
+}
+
+/// Logs go to standard error; `RUST_LOG` overrules `-v`.
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("restorefs={level}")));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

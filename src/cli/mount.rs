@@ -1,0 +1,64 @@
+//! `restorefs mount` and `restorefs umount`.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::args::{Mount, Umount};
+use super::background;
+use super::context::Context;
+use crate::daemon::interrupt;
+use crate::error::Result;
+use crate::fuse::{self, MountOptions};
+use crate::tree::Tree;
+
+/// Options as `-o` takes them, given once or several times.
+///
+/// # Errors
+/// `InvalidInput` naming the option.
+pub(super) fn parse_options(texts: &[String]) -> Result<MountOptions> {
+    let mut options = MountOptions::default();
+    texts.iter().try_for_each(|text| options.parse(text))?;
+    Ok(options)
+}
+
+pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
+    let options = parse_options(&args.options)?;
+    let repository = context.repository()?;
+    if !args.foreground {
+        return background::start(context, args);
+    }
+    let stop = interrupt::flag()?;
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let tree = Tree::new(repository, context.pool(), options.tree_options(uid, gid, false))?;
+    let mounted = Arc::new(fuse::mount(&tree, &args.mountpoint, &options)?);
+    background::ready()?;
+    // The one thread waits for the mount to end, the other for a signal; whoever is first ends both.
+    let ended = Arc::new(Mutex::new(None));
+    let waiter = {
+        let (mounted, ended) = (Arc::clone(&mounted), Arc::clone(&ended));
+        std::thread::spawn(move || {
+            let result = mounted.wait();
+            *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        })
+    };
+    loop {
+        if let Some(result) = ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return result;
+        }
+        if stop.swap(false, Ordering::SeqCst) {
+            // Somebody may be using it: a signal ends the mount all the same, and he sees the last of it.
+            fuse::umount(mounted.mountpoint(), true)?;
+            return waiter.join().map_or(Ok(()), |()| ended.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Ok(())));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub(super) fn umount(context: &Context, args: &Umount) -> Result<()> {
+    fuse::umount(&args.mountpoint, args.lazy)?;
+    if context.output.json {
+        return context.output.json(&serde_json::json!({"unmounted": args.mountpoint}));
+    }
+    Ok(())
+}

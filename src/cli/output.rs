@@ -1,0 +1,95 @@
+//! What commands print: tables for people, JSON for programs.
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where and how a command prints.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    /// JSON instead of text.
+    pub json: bool,
+    /// No progress, no remarks.
+    pub quiet: bool,
+}
+
+impl Output {
+    fn put(text: &str) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // `restorefs ls | head`: whoever reads has seen enough.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            Err(e) => Err(Error::io("cannot write to standard output", e)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Prints a line of text.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn line(self, text: impl AsRef<str>) -> Result<()> {
+        Self::put(&format!("{}\n", text.as_ref()))
+    }
+
+    /// Prints text as it is.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn text(self, text: &str) -> Result<()> {
+        Self::put(text)
+    }
+
+    /// Prints a value as JSON.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn json(self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value).map_err(|e| Error::new(ErrorKind::Io, "cannot encode the answer").caused_by(e))?;
+        self.line(text)
+    }
+
+    /// Prints rows in columns; the first row is the heading. Columns named in `right` are aligned to the right.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn table(self, heading: &[&str], right: &[&str], rows: &[Vec<String>]) -> Result<()> {
+        let mut widths: Vec<usize> = heading.iter().map(|h| h.chars().count()).collect();
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let mut text = String::new();
+        let first: Vec<String> = heading.iter().map(|h| (*h).to_owned()).collect();
+        for row in std::iter::once(&first).chain(rows) {
+            let mut line = String::new();
+            for ((cell, width), name) in row.iter().zip(&widths).zip(heading) {
+                if right.contains(name) {
+                    line.push_str(&format!("{cell:>width$}  "));
+                } else {
+                    line.push_str(&format!("{cell:<width$}  "));
+                }
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        Self::put(&text)
+    }
+
+    /// Says something on standard error, unless told to be quiet.
+    pub fn remark(self, text: impl AsRef<str>) {
+        if !self.quiet {
+            // Nobody to tell is no reason to fail.
+            let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+        }
+    }
+
+    /// Whether progress bars are wanted and can be seen.
+    #[must_use]
+    pub fn shows_progress(self) -> bool {
+        !self.quiet && std::io::stderr().is_terminal()
+    }
+}

@@ -1,0 +1,105 @@
+//! `restorefs quickstart`: from nothing to a mounted repository with two backups, by the same commands that people use.
+
+use std::path::Path;
+
+use super::args::{Backup, Init, Mount, Quickstart};
+use super::context::Context;
+use super::{background, backup, init, ls, sample};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
+    let dir = std::path::absolute(&args.dir).or_io("cannot tell the directory's path").at_path(&args.dir)?;
+    if std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::new(ErrorKind::NotEmpty, "the directory is not empty").at_path(&dir).advise("name a new one"));
+    }
+    std::fs::create_dir_all(&dir).or_io("cannot make the directory").at_path(&dir)?;
+    let (repo, disk, mountpoint) = (dir.join("repo"), dir.join("disk.raw"), dir.join("mnt"));
+    let output = context.output;
+    let context = Context::new(Some(repo.clone()), output);
+
+    output.line("1. A sample disk, built from files of this machine: a GPT with one ext4 filesystem.")?;
+    sample::make(&disk, &dir.join("staging"))?;
+    std::fs::remove_dir_all(dir.join("staging")).or_io("cannot remove the sample's files")?;
+    output.line("\n2. A repository, and a first backup: everything is stored.")?;
+    init::run(&context, &Init { dir: None })?;
+    backup::run(&context, &backup_args(&disk, "monday"))?;
+    output.line("\n3. A file is added to the disk, and a second backup stores only the clusters that changed.")?;
+    sample::change(&disk, &dir.join("note.txt"))?;
+    backup::run(&context, &backup_args(&disk, "tuesday"))?;
+    output.line("")?;
+    ls::run(&context, &super::args::Ls { target: Some("sample".to_owned()) })?;
+
+    std::fs::create_dir_all(&mountpoint).or_io("cannot make the mountpoint").at_path(&mountpoint)?;
+    let mount = Mount { mountpoint: mountpoint.clone(), options: Vec::new(), foreground: false };
+    let mounted = background::start(&context, &mount);
+    if let Err(e) = &mounted {
+        output.line(format!("\n4. The tree could not be mounted here: {}", e.report()))?;
+        output.line("   The same tree is reached without a mount: restorefs ls, restorefs restore.")?;
+        return explain(&context, &repo, None);
+    }
+    output.line(format!("\n4. The repository is mounted on {}:", mountpoint.display()))?;
+    show(&context, &mountpoint)?;
+    explain(&context, &repo, Some(&mountpoint))
+}
+
+fn backup_args(disk: &Path, point: &str) -> Backup {
+    Backup {
+        vm: "sample".to_owned(),
+        disks: vec![format!("vda=raw:{}", disk.display())],
+        point: Some(point.to_owned()),
+        format: None,
+        allow_backing: Vec::new(),
+        full: Vec::new(),
+        differential: false,
+        key: Vec::new(),
+        change_id: Vec::new(),
+        unchanged: Vec::new(),
+        without: Vec::new(),
+        attach: Vec::new(),
+        compress: "none".to_owned(),
+    }
+}
+
+/// What `ls` of the interesting places gives.
+fn show(context: &Context, mountpoint: &Path) -> Result<()> {
+    for place in ["", "sample", "sample/latest/", "sample/latest/disks", "sample/latest/volumes/vda/part/1"] {
+        let path = mountpoint.join(place);
+        let mut names: Vec<String> = std::fs::read_dir(&path)
+            .or_io("cannot list the mounted tree")
+            .at_path(&path)?
+            .flatten()
+            .map(|entry| {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => format!("{name}/"),
+                    Ok(kind) if kind.is_symlink() => {
+                        let to = std::fs::read_link(entry.path()).unwrap_or_default();
+                        format!("{name} -> {}", to.display())
+                    }
+                    _ => name,
+                }
+            })
+            .collect();
+        names.sort();
+        context.output.line(format!("   {:<36} {}", format!("{place}:"), names.join("  ")))?;
+    }
+    Ok(())
+}
+
+fn explain(context: &Context, repo: &Path, mountpoint: Option<&Path>) -> Result<()> {
+    let mut lines = vec![String::new(), "Try next:".to_owned(), format!("  export RESTOREFS_REPO={}", repo.display())];
+    if let Some(mountpoint) = mountpoint {
+        let m = mountpoint.display();
+        lines.push(format!("  diff -r {m}/sample/monday/volumes/vda/part/1/etc {m}/sample/tuesday/volumes/vda/part/1/etc"));
+        lines.push(format!("  cp -a {m}/sample/latest/volumes/vda/part/1/etc/hostname /tmp/"));
+    }
+    lines.push("  restorefs ls sample@latest:/volumes/vda/part/1/etc".to_owned());
+    lines.push("  restorefs info sample@latest".to_owned());
+    lines.push("  restorefs restore sample@monday vda /tmp/monday.raw".to_owned());
+    lines.push(format!("  qemu-img info --backing-chain {}/vms/sample/layers/*.qcow2   # plain QCOW2, readable without restorefs", repo.display()));
+    if let Some(mountpoint) = mountpoint {
+        lines.push(String::new());
+        lines.push(format!("Unmount: restorefs umount {}", mountpoint.display()));
+    }
+    context.output.line(lines.join("\n"))
+}

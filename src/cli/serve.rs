@@ -1,0 +1,30 @@
+//! `restorefs serve`: the daemon.
+
+use super::args::Serve;
+use super::context::Context;
+use super::mount::parse_options;
+use crate::daemon::serve::{ServeOptions, serve};
+use crate::error::{Error, Result};
+
+pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
+    let mount = match &args.mount {
+        Some(path) => Some((path.clone(), parse_options(&args.options)?)),
+        None if args.options.is_empty() => None,
+        None => return Err(Error::invalid("-o says how to mount, but --mount does not say where")),
+    };
+    let options = ServeOptions { repository: context.path()?.to_owned(), mount, nbd: args.nbd.clone() };
+    serve(options, |status| {
+        if context.output.json {
+            // Whoever started us waits for this line; a closed pipe is his business.
+            let _ = context.output.json(status);
+            return;
+        }
+        for socket in &status.nbd_sockets {
+            context.output.remark(format!("NBD on {}", socket.display()));
+        }
+        if let Some(path) = &status.mountpoint {
+            context.output.remark(format!("mounted on {}", path.display()));
+        }
+        context.output.remark("ready");
+    })
+}

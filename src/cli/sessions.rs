@@ -1,0 +1,45 @@
+//! `restorefs sessions`: lists the open sessions, with or without a daemon.
+
+use super::context::Context;
+use crate::daemon::control::{Client, Request, SessionAnswer};
+use crate::error::Result;
+use crate::types::size::Human;
+
+pub(super) fn run(context: &Context) -> Result<()> {
+    let repository = context.repository()?;
+    let mut sessions: Vec<SessionAnswer> = match Client::connect(repository.format().repository_id)? {
+        Some(mut client) => client.ask(&Request::Sessions)?,
+        None => Vec::new(),
+    };
+    for vm in repository.vm_names()? {
+        for name in repository.session_names(&vm)? {
+            if !sessions.iter().any(|s| s.vm == vm && s.session == name)
+                && let Ok(sidecar) = repository.session(&vm, &name)
+            {
+                sessions.push(SessionAnswer::of_sidecar(sidecar));
+            }
+        }
+    }
+    if context.output.json {
+        return context.output.json(&sessions);
+    }
+    let rows: Vec<Vec<String>> = sessions
+        .iter()
+        .map(|session| {
+            let disks: Vec<String> = session
+                .disks
+                .iter()
+                .map(|disk| format!("{}{} {}", disk.name, if disk.finished { " (finished)" } else { "" }, Human(disk.stored_bytes)))
+                .collect();
+            vec![
+                format!("{}/{}", session.vm, session.session),
+                if session.live { "open" } else { "suspended" }.to_owned(),
+                session.captured_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+                session.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                disks.join(", "),
+                session.last_error.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    context.output.table(&["SESSION", "STATE", "BEGAN", "PARENT", "STORED", "LAST ERROR"], &[], &rows)
+}

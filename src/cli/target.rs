@@ -1,0 +1,107 @@
+//! What people write on the command line for points, paths and sessions.
+
+use crate::error::{Error, Result};
+use crate::repo::selector::Selector;
+use crate::types::{DiskName, PointName, VmName};
+
+/// `VM[@POINT][:/PATH]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A VM.
+    Vm(VmName),
+    /// A point.
+    Point(Selector),
+    /// A path below a point.
+    Path(Selector, String),
+}
+
+impl Target {
+    /// Parses a target.
+    ///
+    /// # Errors
+    /// `InvalidInput`, `NameTooLong`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let (point, path) = match text.split_once(":/") {
+            Some((point, path)) => (point, Some(format!("/{path}"))),
+            None => (text, None),
+        };
+        match (point.contains('@'), path) {
+            (true, Some(path)) => Ok(Self::Path(point.parse()?, path)),
+            (true, None) => Ok(Self::Point(point.parse()?)),
+            (false, Some(path)) => Err(Error::invalid(format!("the path {path} needs a point"))
+                .advise(format!("write {point}@latest:{path}"))),
+            (false, None) => Ok(Self::Vm(VmName::new(point)?)),
+        }
+    }
+}
+
+/// Parses `VM/SESSION`.
+///
+/// # Errors
+/// `InvalidInput`, `NameTooLong`.
+pub fn parse_session(text: &str) -> Result<(VmName, PointName)> {
+    let (vm, session) = text
+        .split_once('/')
+        .ok_or_else(|| Error::invalid(format!("\"{}\" is not a session; write VM/SESSION", text.escape_debug())))?;
+    Ok((VmName::new(vm)?, PointName::new(session)?))
+}
+
+/// Parses `DISK=VALUE`.
+///
+/// # Errors
+/// `InvalidInput`, `NameTooLong`.
+pub fn parse_disk(text: &str, what: &str) -> Result<(DiskName, String)> {
+    let (disk, value) = text
+        .split_once('=')
+        .filter(|(_, value)| !value.is_empty())
+        .ok_or_else(|| Error::invalid(format!("\"{}\" is not DISK={what}", text.escape_debug())))?;
+    Ok((DiskName::new(disk)?, value.to_owned()))
+}
+
+/// Parses names of disks.
+///
+/// # Errors
+/// `InvalidInput`, `NameTooLong`.
+pub fn parse_disks(texts: &[String]) -> Result<Vec<DiskName>> {
+    texts.iter().map(DiskName::new).collect()
+}
+
+/// Parses `90s`, `30m`, `6h`, `2d` or a number of seconds.
+///
+/// # Errors
+/// `InvalidInput`.
+pub fn parse_seconds(text: &str) -> Result<u64> {
+    let bad = || Error::invalid(format!("\"{}\" is not a time; write for example 90s, 30m, 6h, 2d", text.escape_debug()));
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(bad()),
+    };
+    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Target, parse_disk, parse_seconds, parse_session};
+
+    #[test]
+    fn targets_parse() {
+        assert!(matches!(Target::parse("web01").unwrap(), Target::Vm(_)));
+        assert!(matches!(Target::parse("web01@latest").unwrap(), Target::Point(_)));
+        match Target::parse("web01@latest:/volumes/vda/part/1/a:b@c").unwrap() {
+            Target::Path(_, path) => assert_eq!(path, "/volumes/vda/part/1/a:b@c"),
+            other => panic!("{other:?}"),
+        }
+        for bad in ["", "a/b", "web01:/etc", "web01@", "../x", "a\n", &"x".repeat(300)] {
+            assert!(Target::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(parse_session("web01").is_err());
+        assert_eq!(parse_disk("vda=a=b", "SOURCE").unwrap().1, "a=b");
+        assert!(parse_disk("vda=", "SOURCE").is_err());
+        assert_eq!(parse_seconds("6h").unwrap(), 21_600);
+        assert!(parse_seconds("6w").is_err());
+    }
+}

@@ -1,0 +1,74 @@
+//! The control socket: how commands reach the process that owns the repository.
+//!
+//! One JSON object a line each way: `{"command":"begin",...}` is answered by `{"ok":...}` or
+//! `{"error":{"kind":"busy","message":"...","advice":"..."}}`. A connection may carry several.
+
+mod client;
+mod kind;
+mod request;
+pub(super) mod server;
+
+pub use client::Client;
+pub use request::{BeginAnswer, BeginArguments, CommitAnswer, CommitArguments, DiskArguments, DiskResult, Request, SessionAnswer, Status};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::Error;
+
+/// LIMIT: longest line in bytes.
+const LINE_BYTES_MAX: usize = 32 << 20;
+
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Ok(Value),
+    Error(WireError),
+}
+
+/// An error on its way to another process.
+#[derive(Debug, Serialize, Deserialize)]
+struct WireError {
+    kind: String,
+    message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+impl From<&Error> for WireError {
+    fn from(error: &Error) -> Self {
+        let mut bare = error.report();
+        let advice = error.context().advice.as_ref().map(ToString::to_string);
+        if let Some(advice) = &advice {
+            bare = bare.replacen(&format!("; {advice}"), "", 1);
+        }
+        Self { kind: kind::name(error.kind()).to_owned(), message: bare, advice }
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(wire: WireError) -> Self {
+        let error = Self::new(kind::parse(&wire.kind), wire.message);
+        match wire.advice {
+            Some(advice) => error.advise(advice),
+            None => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::WireError;
+    use crate::error::{Error, ErrorKind};
+
+    #[test]
+    fn errors_keep_kind_message_and_advice() {
+        let error = Error::new(ErrorKind::Busy, "it is busy").at_path("/x").advise("wait");
+        let wire = WireError::from(&error);
+        let text = serde_json::to_string(&wire).unwrap();
+        let back = Error::from(serde_json::from_str::<WireError>(&text).unwrap());
+        assert_eq!(back.kind(), ErrorKind::Busy);
+        assert_eq!(back.report(), "it is busy (/x); wait");
+    }
+}

@@ -1,0 +1,335 @@
+//! Requests and answers of the control socket.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
+use crate::qcow2::Compression;
+use crate::repo::sidecar::index::PointEntry;
+use crate::types::{DiskName, PointName, VmName};
+
+/// What a command asks of the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Request {
+    /// Who it is and where it listens.
+    Status,
+    /// Begin a session.
+    Begin(BeginArguments),
+    /// Commit one.
+    Commit(CommitArguments),
+    /// Attach a file to an open session.
+    Attach {
+        /// The VM.
+        vm: VmName,
+        /// The session.
+        session: PointName,
+        /// Name of the file below `attached/`.
+        name: String,
+        /// Its content.
+        content: Vec<u8>,
+    },
+    /// End one without a point.
+    Abort {
+        /// The VM.
+        vm: VmName,
+        /// The session.
+        session: PointName,
+    },
+    /// List the open sessions.
+    Sessions,
+    /// Rebuild the catalog from the sidecars.
+    RebuildCatalog,
+}
+
+/// Arguments of `begin`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BeginArguments {
+    /// The VM.
+    pub vm: VmName,
+    /// Name of the session.
+    pub session: Option<PointName>,
+    /// Name of the point.
+    pub point: Option<PointName>,
+    /// Disks that are new, resized or full.
+    pub disks: Vec<DiskArguments>,
+    /// All disks full.
+    pub full: bool,
+    /// On the last full.
+    pub differential: bool,
+    /// On this point.
+    pub parent: Option<String>,
+    /// Seconds without activity after which it ends.
+    pub ttl_seconds: u64,
+    /// Whether it goes on after a crash.
+    pub resumable: bool,
+    /// `none`, `zlib`, `zstd`.
+    pub compression: String,
+}
+
+/// One disk of `begin`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiskArguments {
+    /// Name.
+    pub name: DiskName,
+    /// Size of the source in bytes.
+    pub source_bytes: Option<u64>,
+    /// Stable key.
+    pub key: Option<String>,
+    /// Store everything.
+    pub full: bool,
+}
+
+/// Arguments of `commit`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitArguments {
+    /// The VM.
+    pub vm: VmName,
+    /// The session.
+    pub session: PointName,
+    /// Name of the point.
+    pub point: Option<PointName>,
+    /// Change ids by disk.
+    pub change_ids: BTreeMap<DiskName, String>,
+    /// Disks that are the parent's.
+    pub unchanged: Vec<DiskName>,
+    /// Disks that are gone.
+    pub without: Vec<DiskName>,
+}
+
+/// Compression by its name.
+///
+/// # Errors
+/// `InvalidInput`.
+pub fn parse_compression(text: &str) -> Result<Compression> {
+    match text {
+        "none" => Ok(Compression::None),
+        "zlib" => Ok(Compression::Zlib),
+        "zstd" => Ok(Compression::Zstd),
+        other => Err(Error::invalid(format!("unknown compression \"{other}\"; there are none, zlib, zstd"))),
+    }
+}
+
+impl BeginArguments {
+    /// As ingest takes it.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    pub fn request(&self) -> Result<BeginRequest> {
+        let disks = self.disks.iter().map(|disk| DiskRequest {
+            name: disk.name.clone(),
+            source_bytes: disk.source_bytes,
+            key: disk.key.clone(),
+            full: disk.full,
+        });
+        Ok(BeginRequest {
+            vm: self.vm.clone(),
+            session: self.session.clone(),
+            point: self.point.clone(),
+            disks: disks.collect(),
+            full: self.full,
+            differential: self.differential,
+            parent: self.parent.as_deref().map(str::parse).transpose()?,
+            ttl_seconds: self.ttl_seconds,
+            resumable: self.resumable,
+            compression: parse_compression(&self.compression)?,
+        })
+    }
+}
+
+impl CommitArguments {
+    /// As ingest takes it.
+    #[must_use]
+    pub fn request(&self) -> CommitRequest {
+        CommitRequest {
+            point: self.point.clone(),
+            change_ids: self.change_ids.clone(),
+            unchanged: self.unchanged.clone(),
+            without: self.without.clone(),
+        }
+    }
+}
+
+/// Answer to `begin`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BeginAnswer {
+    /// The VM.
+    pub vm: VmName,
+    /// The session.
+    pub session: PointName,
+    /// The point that it is compared with.
+    pub parent: Option<PointName>,
+    /// Its disks.
+    pub disk_results: Vec<DiskResult>,
+    /// `disk:uri,disk:uri`.
+    pub nbd_targets_string: String,
+}
+
+/// A disk in the answer to `begin`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiskResult {
+    /// Name.
+    pub name: DiskName,
+    /// Stable key.
+    pub key: String,
+    /// Full, incremental or differential.
+    pub kind: String,
+    /// Why it is full although it has a predecessor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_reason: Option<String>,
+    /// Size of the export in bytes.
+    pub size_bytes: u64,
+    /// Size of the source in bytes.
+    pub source_bytes: u64,
+    /// NBD export name.
+    pub export: String,
+    /// Where to write it.
+    pub uri: String,
+}
+
+impl BeginAnswer {
+    /// The answer for a session whose exports are served on `socket`.
+    #[must_use]
+    pub fn of(session: &Session, socket: &std::path::Path) -> Self {
+        let sidecar = session.sidecar();
+        let results: Vec<DiskResult> = sidecar
+            .disks
+            .iter()
+            .map(|disk| {
+                let export = format!("{}/{}/{}", sidecar.vm, sidecar.name, disk.name);
+                DiskResult {
+                    name: disk.name.clone(),
+                    key: disk.key.clone(),
+                    kind: disk.kind.as_str().to_owned(),
+                    full_reason: disk.full_reason.clone(),
+                    size_bytes: disk.size_bytes,
+                    source_bytes: disk.source_bytes,
+                    uri: format!("nbd+unix:///{export}?socket={}", socket.display()),
+                    export,
+                }
+            })
+            .collect();
+        let targets: Vec<String> = results.iter().map(|disk| format!("{}:{}", disk.name, disk.uri)).collect();
+        Self {
+            vm: sidecar.vm,
+            session: sidecar.name,
+            parent: sidecar.parent.map(|parent| parent.name),
+            disk_results: results,
+            nbd_targets_string: targets.join(","),
+        }
+    }
+}
+
+/// Answer to `commit`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitAnswer {
+    /// The VM.
+    pub vm: VmName,
+    /// The point.
+    pub point: PointEntry,
+}
+
+/// A session in the answer to `sessions`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SessionAnswer {
+    /// The VM.
+    pub vm: VmName,
+    /// The session.
+    pub session: PointName,
+    /// When the capture began.
+    pub captured_at: Timestamp,
+    /// The point that it is compared with.
+    pub parent: Option<PointName>,
+    /// Whether a daemon holds it open now.
+    pub live: bool,
+    /// Seconds without activity after which it ends.
+    pub ttl_seconds: u64,
+    /// Its disks: name, bytes received, bytes stored, finished.
+    pub disks: Vec<SessionDiskAnswer>,
+    /// The last error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// A disk in the answer to `sessions`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SessionDiskAnswer {
+    /// Name.
+    pub name: DiskName,
+    /// Virtual size in bytes.
+    pub size_bytes: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes stored.
+    pub stored_bytes: u64,
+    /// Whether it may be committed.
+    pub finished: bool,
+}
+
+/// Answer to `status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Process id.
+    pub pid: u32,
+    /// Release.
+    pub version: String,
+    /// NBD sockets, the first being the one in URIs.
+    pub nbd_sockets: Vec<PathBuf>,
+    /// Where the tree is mounted.
+    pub mountpoint: Option<PathBuf>,
+}
+
+impl SessionAnswer {
+    /// The answer for a session that this process holds open.
+    #[must_use]
+    pub fn of(session: &Session) -> Self {
+        let sidecar = session.sidecar();
+        let writers = session.disks();
+        let disks = writers.iter().map(|disk| {
+            let stats = disk.stats();
+            SessionDiskAnswer {
+                name: disk.meta().name.clone(),
+                size_bytes: disk.size_bytes(),
+                received_bytes: stats.received_bytes,
+                stored_bytes: stats.stored_bytes,
+                finished: disk.is_finished(),
+            }
+        });
+        Self {
+            vm: sidecar.vm,
+            session: sidecar.name,
+            captured_at: sidecar.captured_at,
+            parent: sidecar.parent.map(|parent| parent.name),
+            live: true,
+            ttl_seconds: sidecar.ttl_seconds,
+            disks: disks.collect(),
+            last_error: session.last_error(),
+        }
+    }
+
+    /// The answer for a session that no process holds open.
+    #[must_use]
+    pub fn of_sidecar(sidecar: crate::repo::sidecar::session::Session) -> Self {
+        let disks = sidecar.disks.into_iter().map(|disk| SessionDiskAnswer {
+            name: disk.name,
+            size_bytes: disk.size_bytes,
+            received_bytes: 0,
+            stored_bytes: 0,
+            finished: false,
+        });
+        Self {
+            vm: sidecar.vm,
+            session: sidecar.name,
+            captured_at: sidecar.captured_at,
+            parent: sidecar.parent.map(|parent| parent.name),
+            live: false,
+            ttl_seconds: sidecar.ttl_seconds,
+            disks: disks.collect(),
+            last_error: None,
+        }
+    }
+}

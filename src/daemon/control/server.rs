@@ -1,0 +1,96 @@
+//! The daemon's side of the control socket.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{Answer, LINE_BYTES_MAX, Request};
+use crate::daemon::sessions::Sessions;
+use crate::error::{Error, Result, ResultExt};
+use crate::types::width::u64_from_usize;
+
+/// Listens on `path`; whoever can open the socket (mode 0660) may ask.
+pub(in crate::daemon) fn bind(path: &Path) -> Result<UnixListener> {
+    crate::daemon::runtime_dir::check_socket_path(path)?;
+    // The lock is ours: a socket that is still there is a dead daemon's.
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io("cannot remove a dead daemon's socket", e).at_path(path));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).or_io("cannot listen").at_path(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).or_io("cannot set the socket's mode").at_path(path)?;
+    Ok(listener)
+}
+
+/// Answers until the daemon ends.
+pub(in crate::daemon) async fn run(listener: UnixListener, sessions: Arc<Sessions>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let sessions = Arc::clone(&sessions);
+                tokio::spawn(async move {
+                    if let Err(e) = converse(stream, sessions).await {
+                        tracing::debug!(error = %e, "a control connection ended");
+                    }
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "cannot accept a control connection");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, sessions: Arc<Sessions>) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    loop {
+        let mut line = Vec::new();
+        (&mut read).take(u64_from_usize(LINE_BYTES_MAX)).read_until(b'\n', &mut line).await?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let answer = match serde_json::from_slice::<Request>(&line) {
+            Ok(request) => {
+                let sessions = Arc::clone(&sessions);
+                // Commits seal and fsync: not on a thread that serves others.
+                match tokio::task::spawn_blocking(move || answer(&sessions, request)).await {
+                    Ok(answer) => answer,
+                    Err(e) => Err(Error::new(crate::error::ErrorKind::Io, "the request failed inside the daemon").caused_by(e)),
+                }
+            }
+            Err(e) => Err(Error::invalid("not a request").caused_by(e)),
+        };
+        let answer = match answer {
+            Ok(value) => Answer::Ok(value),
+            Err(e) => Answer::Error((&e).into()),
+        };
+        let mut bytes = serde_json::to_vec(&answer).map_err(std::io::Error::other)?;
+        bytes.push(b'\n');
+        write.write_all(&bytes).await?;
+    }
+}
+
+fn value(answer: impl Serialize) -> Result<Value> {
+    serde_json::to_value(answer).map_err(|e| Error::invalid("the answer cannot be encoded").caused_by(e))
+}
+
+fn answer(sessions: &Sessions, request: Request) -> Result<Value> {
+    match request {
+        Request::Status => value(sessions.status()),
+        Request::Begin(arguments) => value(sessions.begin(&arguments.request()?)?),
+        Request::Commit(arguments) => value(sessions.commit(&arguments.vm, &arguments.session, &arguments.request())?),
+        Request::Attach { vm, session, name, content } => value(sessions.attach(&vm, &session, &name, &content)?),
+        Request::Abort { vm, session } => value(sessions.abort(&vm, &session)?),
+        Request::Sessions => value(sessions.list()),
+        Request::RebuildCatalog => value(sessions.engine().owner.rebuild_catalog()?),
+    }
+}

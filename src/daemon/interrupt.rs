@@ -1,0 +1,45 @@
+//! SIGINT and SIGTERM as a flag that long work looks at.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::{Error, Result};
+
+/// A flag that is set at the first SIGINT or SIGTERM; at the second the process ends at once.
+///
+/// # Errors
+/// `Io` when no thread or signal handler can be had.
+pub fn flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&flag);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(|e| Error::io("cannot watch for signals", e))?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        let watch = |kind| signal(kind).map_err(|e| Error::io("cannot watch for signals", e));
+        (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?)
+    };
+    let work = move || {
+        runtime.block_on(async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if seen.swap(true, Ordering::SeqCst) {
+                    // 128 + SIGINT, as a shell shows it.
+                    std::process::exit(130);
+                }
+            }
+        });
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(work)
+        .map_err(|e| Error::io("cannot watch for signals", e))?;
+    Ok(flag)
+}

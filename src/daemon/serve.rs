@@ -1,0 +1,135 @@
+//! Wiring: one process that owns the repository, with NBD, the mounted tree and the control socket.
+//!
+//! # Concurrency
+//! The tokio runtime serves sockets; FUSE has threads of its own; sessions work on blocking threads. On the way
+//! down: NBD stops first, then the control socket, then the mount, and the lock last of all.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::control;
+use super::exports::RepositoryExports;
+use super::runtime_dir;
+use super::sessions::Sessions;
+use crate::chain::{Pool, PoolLimits};
+use crate::clock::SystemClock;
+use crate::error::{Error, Result};
+use crate::fuse::{MountOptions, Mounted};
+use crate::ingest::Engine;
+use crate::nbd::server::{Exports, Server, ServerLimits};
+use crate::repo::{Owner, Repository};
+use crate::tree::Tree;
+
+/// How often idle sessions are looked at.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What to serve.
+pub struct ServeOptions {
+    /// The repository.
+    pub repository: PathBuf,
+    /// Where to mount the tree, and how.
+    pub mount: Option<(PathBuf, MountOptions)>,
+    /// NBD socket, beside the one in the runtime directory.
+    pub nbd: Option<PathBuf>,
+}
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// `Locked`, `NoRepository`, `NameTooLong` (a socket), `Io`; whatever keeps it from starting.
+pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Result<()> {
+    // More descriptors make deep chains faster; without them the pool just reopens layers.
+    let _ = crate::sys::limit::raise_open_files();
+    if let Some(path) = &options.nbd {
+        runtime_dir::check_socket_path(path)?;
+    }
+    let repository = Arc::new(Repository::open(&options.repository)?);
+    let owner = Arc::new(Owner::open(Arc::clone(&repository), Arc::new(SystemClock), "serve")?);
+    let pool = Pool::new(PoolLimits::default());
+    let engine = Engine::new(Arc::clone(&owner), Arc::clone(&pool));
+    let id = repository.format().repository_id;
+    let dir = runtime_dir::make()?;
+    let own_nbd = runtime_dir::nbd_socket(&dir, id);
+    let nbd_sockets: Vec<PathBuf> = options.nbd.iter().cloned().map(absolute).chain([own_nbd]).collect();
+    let mountpoint = options.mount.as_ref().map(|(path, _)| path.clone());
+    let sessions = Arc::new(Sessions::resume(engine, nbd_sockets.clone(), mountpoint)?);
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("nbd")
+        .build()
+        .map_err(|e| Error::io("cannot start the runtime", e))?;
+    let mounted = match options.mount {
+        Some((path, mount)) => Some(Arc::new(mount_tree(&repository, &pool, &path, &mount)?)),
+        None => None,
+    };
+    if let Some(mounted) = mounted.clone() {
+        sessions.on_change(Box::new(move || mounted.refresh()));
+    }
+    let control_path = runtime_dir::control_socket(&dir, id);
+    let result = runtime.block_on(run(&sessions, &nbd_sockets, &control_path, ready));
+    // Whoever still writes has had his time; sessions stay and go on with the next daemon.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    for path in nbd_sockets.iter().chain([&control_path]) {
+        // Gone already is as good.
+        let _ = std::fs::remove_file(path);
+    }
+    let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
+    let flushed = sessions.all().iter().try_for_each(|session| session.flush());
+    result.and(unmounted).and(flushed)
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+fn mount_tree(repository: &Arc<Repository>, pool: &Arc<Pool>, path: &std::path::Path, options: &MountOptions) -> Result<Mounted> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let tree = Tree::new(Arc::clone(repository), Arc::clone(pool), options.tree_options(uid, gid, true))?;
+    crate::fuse::mount(&tree, path, options)
+}
+
+async fn run(
+    sessions: &Arc<Sessions>,
+    nbd_sockets: &[PathBuf],
+    control_path: &std::path::Path,
+    ready: impl FnOnce(&control::Status),
+) -> Result<()> {
+    let watch_for = |kind| signal(kind).map_err(|e| Error::io("cannot watch for signals", e));
+    let (mut interrupt, mut terminate) = (watch_for(SignalKind::interrupt())?, watch_for(SignalKind::terminate())?);
+    let (stop, stopped) = watch::channel(false);
+    let exports: Arc<dyn Exports> = Arc::new(RepositoryExports(Arc::clone(sessions)));
+    let mut servers = Vec::new();
+    for path in nbd_sockets {
+        let server = Server::bind_unix(path, Arc::clone(&exports), ServerLimits::default())?;
+        servers.push(tokio::spawn(server.run(stopped.clone())));
+    }
+    let listener = control::server::bind(control_path)?;
+    let control = tokio::spawn(control::server::run(listener, Arc::clone(sessions)));
+    let expiring = Arc::clone(sessions);
+    let expiry = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(EXPIRY_INTERVAL).await;
+            let sessions = Arc::clone(&expiring);
+            // A panic there is logged by the hook; the next round tries again.
+            let _ = tokio::task::spawn_blocking(move || sessions.expire()).await;
+        }
+    });
+    ready(&sessions.status());
+    tokio::select! {
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+    }
+    // The receivers may all be gone when every server has ended by itself.
+    let _ = stop.send(true);
+    for server in servers {
+        let _ = server.await;
+    }
+    control.abort();
+    expiry.abort();
+    Ok(())
+}

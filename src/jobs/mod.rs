@@ -1,0 +1,3 @@
+//! Jobs: long work on committed points.
+
+pub mod restore;

@@ -2,3 +2,4 @@
 
 pub mod client;
 pub mod proto;
+pub mod server;

@@ -17,6 +17,7 @@ pub mod limit;
 pub mod probe;
 pub mod reflink;
 pub mod refuse;
+pub mod socket;
 pub mod statfs;
 
 pub use beneath::Dir;

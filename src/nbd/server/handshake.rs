@@ -1,0 +1,395 @@
+//! From a connection to an export, seen from the server.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::export::{Exports, Target};
+use super::work::CONTEXT;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::field::{text, violation};
+use crate::nbd::proto::flag::{ClientFlags, HandshakeFlags};
+use crate::nbd::proto::option::{
+    BlockSize, ContextRequest, ExportInfo, Info, InfoRequest, MetaContext, OptionHeader,
+    OptionKind, ReplyKind, encode_reply,
+};
+use crate::nbd::proto::{
+    BASE_ALLOCATION, GREETING_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC, PAYLOAD_BYTES_MAX,
+    STRING_BYTES_MAX,
+};
+use crate::types::width::usize_from_u32;
+
+/// Sizes of requests that we take; also the alignment that is asked of a client that wanted to know.
+pub(super) const SIZES: BlockSize = BlockSize {
+    minimum: 512,
+    preferred: 65_536,
+    maximum: PAYLOAD_BYTES_MAX,
+};
+
+/// LIMIT: bytes of an option that is too long, but still passed over; beyond them the connection ends.
+const SKIP_BYTES_MAX: u32 = 1 << 20;
+
+/// LIMIT: options of one handshake.
+const OPTIONS_MAX: u32 = 4096;
+
+/// LIMIT: exports of one list.
+const LIST_MAX: usize = 65_536;
+
+/// What was agreed on.
+pub(super) struct Agreement {
+    pub(super) target: Target,
+    pub(super) name: String,
+    pub(super) is_structured: bool,
+    pub(super) has_context: bool,
+    /// Requests must be multiples of it, in bytes.
+    pub(super) block_bytes: u32,
+}
+
+/// How an option ended.
+enum Next {
+    /// Another one.
+    Option,
+    /// The client has chosen.
+    Go(Box<Agreement>),
+    /// The client wants no more.
+    End,
+}
+
+struct Handshake<'a> {
+    stream: &'a mut UnixStream,
+    exports: Arc<dyn Exports>,
+    has_no_zeroes: bool,
+    is_structured: bool,
+    /// The export for which `base:allocation` was chosen.
+    context_of: Option<String>,
+}
+
+/// Agrees on an export; `None` when the client leaves in good order.
+pub(super) async fn negotiate(
+    stream: &mut UnixStream,
+    exports: Arc<dyn Exports>,
+) -> Result<Option<Agreement>> {
+    let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
+    let mut greeting = GREETING_MAGIC.to_be_bytes().to_vec();
+    greeting.extend(OPTION_MAGIC.to_be_bytes());
+    greeting.extend(flags.bits().to_be_bytes());
+    stream
+        .write_all(&greeting)
+        .await
+        .or_io("cannot greet the client")?;
+    let mut answer = [0; 4];
+    if !receive_or_end(stream, &mut answer).await? {
+        return Ok(None);
+    }
+    let answer = ClientFlags::from_bits_retain(u32::from_be_bytes(answer));
+    let known = ClientFlags::FIXED_NEWSTYLE | ClientFlags::NO_ZEROES;
+    if !known.contains(answer) {
+        return Err(violation(format!(
+            "the client answered the greeting with flags {:#x}",
+            answer.bits()
+        )));
+    }
+    if !answer.contains(ClientFlags::FIXED_NEWSTYLE) {
+        return Err(violation("the client does not speak fixed newstyle"));
+    }
+    let mut handshake = Handshake {
+        stream,
+        exports,
+        has_no_zeroes: answer.contains(ClientFlags::NO_ZEROES),
+        is_structured: false,
+        context_of: None,
+    };
+    for _ in 0..OPTIONS_MAX {
+        match handshake.option().await? {
+            Next::Option => {}
+            Next::Go(agreement) => return Ok(Some(*agreement)),
+            Next::End => return Ok(None),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::LimitExceeded,
+        "the client does not come to an end with its options",
+    ))
+}
+
+/// Fills `buf`; `false` when the client left before its first byte.
+pub(super) async fn receive_or_end(
+    stream: &mut (impl AsyncReadExt + Unpin),
+    buf: &mut [u8],
+) -> Result<bool> {
+    let mut rest = buf;
+    let length = rest.len();
+    while !rest.is_empty() {
+        let count = stream
+            .read(rest)
+            .await
+            .or_io("cannot receive from the client")?;
+        if count == 0 {
+            if rest.len() == length {
+                return Ok(false);
+            }
+            return Err(violation("the client left in the middle of a message"));
+        }
+        rest = rest.get_mut(count..).unwrap_or_default();
+    }
+    Ok(true)
+}
+
+/// Receives and forgets.
+pub(super) async fn skip(
+    stream: &mut (impl AsyncReadExt + Unpin),
+    length_bytes: u32,
+) -> Result<()> {
+    let mut scrap = vec![0; 65_536];
+    let mut rest = usize_from_u32(length_bytes);
+    while rest > 0 {
+        let part = rest.min(scrap.len());
+        let part = scrap.get_mut(..part).unwrap_or_default();
+        if !receive_or_end(stream, part).await? {
+            return Err(violation("the client left in the middle of a message"));
+        }
+        rest = rest.saturating_sub(part.len());
+    }
+    Ok(())
+}
+
+/// Something that blocks, on a thread for it.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::new(ErrorKind::Io, "the server failed on this request").caused_by(e))
+}
+
+/// How an export that does not open is told.
+const fn refusal(kind: ErrorKind) -> ReplyKind {
+    match kind {
+        ErrorKind::PermissionDenied
+        | ErrorKind::Busy
+        | ErrorKind::ReadOnly
+        | ErrorKind::Locked
+        | ErrorKind::PolicyNotMet => ReplyKind::ErrPolicy,
+        ErrorKind::Corrupt
+        | ErrorKind::Unsupported
+        | ErrorKind::Io
+        | ErrorKind::NoSpace
+        | ErrorKind::LimitExceeded
+        | ErrorKind::Disconnected
+        | ErrorKind::TimedOut => ReplyKind::ErrPlatform,
+        ErrorKind::Cancelled | ErrorKind::NoRepository => ReplyKind::ErrShutdown,
+        ErrorKind::NotFound
+        | ErrorKind::AlreadyExists
+        | ErrorKind::InvalidInput
+        | ErrorKind::NameTooLong
+        | ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::NotEmpty
+        | ErrorKind::Stale
+        | ErrorKind::NoData => ReplyKind::ErrUnknown,
+    }
+}
+
+impl Handshake<'_> {
+    async fn reply(&mut self, option: OptionKind, kind: ReplyKind, data: &[u8]) -> Result<()> {
+        self.stream
+            .write_all(&encode_reply(option, kind, data))
+            .await
+            .or_io("cannot answer the client")
+    }
+
+    async fn refuse(&mut self, option: OptionKind, kind: ReplyKind, why: &str) -> Result<Next> {
+        // A message is a string of the protocol, and so are its bounds.
+        let why = why.get(..why.len().min(1024)).unwrap_or_default();
+        self.reply(option, kind, why.as_bytes()).await?;
+        Ok(Next::Option)
+    }
+
+    async fn option(&mut self) -> Result<Next> {
+        let mut header = [0; OptionHeader::BYTES];
+        if !receive_or_end(self.stream, &mut header).await? {
+            return Ok(Next::End);
+        }
+        let OptionHeader { kind, length_bytes } = OptionHeader::parse(&header)?;
+        if length_bytes > OPTION_BYTES_MAX {
+            if length_bytes > SKIP_BYTES_MAX || kind == OptionKind::ExportName {
+                return Err(violation(format!(
+                    "the client sent an option of {length_bytes} bytes"
+                )));
+            }
+            skip(self.stream, length_bytes).await?;
+            return self
+                .refuse(kind, ReplyKind::ErrTooBig, "the option is too long")
+                .await;
+        }
+        let mut data = vec![0; usize_from_u32(length_bytes)];
+        if !data.is_empty() && !receive_or_end(self.stream, &mut data).await? {
+            return Err(violation("the client left in the middle of an option"));
+        }
+        match kind {
+            OptionKind::ExportName => self.export_name(&data).await,
+            OptionKind::Abort => {
+                // Many clients do not wait for it.
+                let _ = self.reply(kind, ReplyKind::Ack, &[]).await;
+                Ok(Next::End)
+            }
+            OptionKind::List if data.is_empty() => self.list().await,
+            OptionKind::StructuredReply if data.is_empty() => {
+                self.is_structured = true;
+                self.reply(kind, ReplyKind::Ack, &[]).await?;
+                Ok(Next::Option)
+            }
+            OptionKind::List | OptionKind::StructuredReply => {
+                self.refuse(kind, ReplyKind::ErrInvalid, "the option has no data")
+                    .await
+            }
+            OptionKind::Info | OptionKind::Go => self.info(kind, &data).await,
+            OptionKind::ListMetaContext | OptionKind::SetMetaContext => {
+                self.contexts(kind, &data).await
+            }
+            OptionKind::StartTls => {
+                self.refuse(kind, ReplyKind::ErrUnsupported, "there is no TLS yet")
+                    .await
+            }
+            OptionKind::Unknown(_) => {
+                self.refuse(kind, ReplyKind::ErrUnsupported, "the option is not known")
+                    .await
+            }
+        }
+    }
+
+    async fn open(&self, name: &str) -> Result<Target> {
+        let (exports, name) = (Arc::clone(&self.exports), name.to_owned());
+        blocking(move || Target::open(exports.as_ref(), &name)).await?
+    }
+
+    fn agreement(&self, target: Target, name: &str, block_bytes: u32) -> Agreement {
+        Agreement {
+            target,
+            name: name.to_owned(),
+            is_structured: self.is_structured,
+            has_context: self.context_of.as_deref() == Some(name),
+            block_bytes,
+        }
+    }
+
+    /// The old way to choose: what goes wrong ends the connection.
+    async fn export_name(&mut self, data: &[u8]) -> Result<Next> {
+        let name = text(data)?;
+        let target = self.open(name).await?;
+        let mut answer = target.bytes().size_bytes().to_be_bytes().to_vec();
+        answer.extend(target.flags(self.is_structured).bits().to_be_bytes());
+        if !self.has_no_zeroes {
+            answer.extend([0; 124]);
+        }
+        self.stream
+            .write_all(&answer)
+            .await
+            .or_io("cannot answer the client")?;
+        Ok(Next::Go(Box::new(self.agreement(target, name, 1))))
+    }
+
+    async fn list(&mut self) -> Result<Next> {
+        let exports = Arc::clone(&self.exports);
+        let all = blocking(move || exports.list()).await?;
+        if all.len() > LIST_MAX {
+            tracing::warn!(
+                exports = all.len(),
+                most = LIST_MAX,
+                "the list of exports is cut"
+            );
+        }
+        for export in all.iter().take(LIST_MAX) {
+            if export.name.len() <= STRING_BYTES_MAX && export.description.len() <= STRING_BYTES_MAX
+            {
+                self.reply(OptionKind::List, ReplyKind::Server, &export.encode())
+                    .await?;
+            }
+        }
+        self.reply(OptionKind::List, ReplyKind::Ack, &[]).await?;
+        Ok(Next::Option)
+    }
+
+    async fn description(&self, name: &str) -> Result<Option<ExportInfo>> {
+        let (exports, name) = (Arc::clone(&self.exports), name.to_owned());
+        blocking(move || exports.list().into_iter().find(|info| info.name == name)).await
+    }
+
+    async fn info(&mut self, option: OptionKind, data: &[u8]) -> Result<Next> {
+        let request = match InfoRequest::parse(data) {
+            Ok(request) => request,
+            Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
+        };
+        let target = match self.open(&request.name).await {
+            Ok(target) => target,
+            Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
+        };
+        let wants = |kind: u16| request.wanted.contains(&kind);
+        let mut facts = vec![Info::Export {
+            size_bytes: target.bytes().size_bytes(),
+            flags: target.flags(self.is_structured),
+        }];
+        if wants(Info::NAME) {
+            facts.push(Info::Name(request.name.clone()));
+        }
+        if wants(Info::DESCRIPTION)
+            && let Some(info) = self.description(&request.name).await?
+            && info.description.len() <= STRING_BYTES_MAX
+        {
+            facts.push(Info::Description(info.description));
+        }
+        if wants(Info::BLOCK_SIZE) {
+            facts.push(Info::BlockSize(SIZES));
+        }
+        for fact in facts {
+            self.reply(option, ReplyKind::Info, &fact.encode()).await?;
+        }
+        self.reply(option, ReplyKind::Ack, &[]).await?;
+        if option == OptionKind::Info {
+            return Ok(Next::Option);
+        }
+        let block_bytes = if wants(Info::BLOCK_SIZE) {
+            SIZES.minimum
+        } else {
+            1
+        };
+        let agreement = self.agreement(target, &request.name, block_bytes);
+        Ok(Next::Go(Box::new(agreement)))
+    }
+
+    async fn contexts(&mut self, option: OptionKind, data: &[u8]) -> Result<Next> {
+        let is_set = option == OptionKind::SetMetaContext;
+        if is_set {
+            self.context_of = None;
+        }
+        if !self.is_structured {
+            let why = "structured replies come first";
+            return self.refuse(option, ReplyKind::ErrInvalid, why).await;
+        }
+        let request = match ContextRequest::parse(data) {
+            Ok(request) => request,
+            Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
+        };
+        if let Err(e) = self.open(&request.name).await {
+            return self.refuse(option, refusal(e.kind()), &e.report()).await;
+        }
+        let asked = |name: &str| request.queries.iter().any(|query| query == name);
+        // A list may ask for a whole namespace, or for everything.
+        let found =
+            asked(BASE_ALLOCATION) || (!is_set && (asked("base:") || request.queries.is_empty()));
+        if found {
+            let context = MetaContext {
+                id: if is_set { CONTEXT } else { 0 },
+                name: BASE_ALLOCATION.to_owned(),
+            };
+            self.reply(option, ReplyKind::MetaContext, &context.encode())
+                .await?;
+        }
+        if is_set && found {
+            self.context_of = Some(request.name);
+        }
+        self.reply(option, ReplyKind::Ack, &[]).await?;
+        Ok(Next::Option)
+    }
+}

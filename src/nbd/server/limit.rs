@@ -1,0 +1,54 @@
+//! Bounds of a server.
+
+use std::time::Duration;
+
+use crate::nbd::proto::PAYLOAD_BYTES_MAX;
+
+/// Bounds of a server; each is ours, none is the protocol's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Connections at a time; further ones are closed at once.
+    pub connections: u32,
+    /// Requests in flight on one connection; further ones are not read.
+    pub requests: u32,
+    /// Bytes of requests and replies in flight on one connection.
+    pub connection_bytes: u32,
+    /// Bytes of requests and replies in flight on all connections.
+    pub bytes: u32,
+    /// Requests that are worked on at a time.
+    pub workers: u32,
+    /// How long a client may take for the handshake.
+    pub handshake_timeout: Duration,
+    /// How long a client may take for the payload of one request, or to take replies.
+    pub stall_timeout: Duration,
+    /// How long requests in flight may take when the server shuts down.
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            connections: 256,
+            requests: 64,
+            connection_bytes: 64 << 20,
+            bytes: 256 << 20,
+            workers: u32::try_from(cores.saturating_mul(4)).unwrap_or(16).max(16),
+            handshake_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(300),
+            shutdown_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl ServerLimits {
+    /// The same with room for at least one request of the largest size.
+    pub(super) fn usable(mut self) -> Self {
+        self.connections = self.connections.max(1);
+        self.requests = self.requests.max(1);
+        self.workers = self.workers.max(1);
+        self.connection_bytes = self.connection_bytes.max(PAYLOAD_BYTES_MAX);
+        self.bytes = self.bytes.max(PAYLOAD_BYTES_MAX);
+        self
+    }
+}

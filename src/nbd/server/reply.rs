@@ -1,0 +1,188 @@
+//! Replies on their way to the client.
+
+use std::io::IoSlice;
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::buffer::Buffer;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::flag::ChunkFlags;
+use crate::nbd::proto::reply::{ChunkType, Header, encode_chunk, encode_error};
+use crate::nbd::proto::status::Status;
+
+/// LIMIT: replies that go out in one call.
+const BATCH: usize = 16;
+
+/// LIMIT: slices of one call (IOV_MAX is 1,024).
+const SLICES_MAX: usize = 512;
+
+/// Part of a reply: a header, and bytes of the reply's buffer.
+pub(super) struct Frame {
+    pub(super) head: Vec<u8>,
+    pub(super) data: Range<usize>,
+}
+
+/// A share of what may be in flight; given back when the reply has been sent.
+#[derive(Default)]
+pub(super) struct Share(pub(super) Vec<OwnedSemaphorePermit>);
+
+/// A whole reply.
+pub(super) struct Reply {
+    frames: Vec<Frame>,
+    buffer: Option<Buffer>,
+    #[expect(dead_code, reason = "held until the reply has been sent")]
+    share: Share,
+}
+
+/// What a request came to, before it is put into words.
+pub(super) enum Outcome {
+    /// Success without data.
+    Done,
+    /// Frames over a buffer, chunks or a simple reply, ready to be sent.
+    Frames(Vec<Frame>, Option<Buffer>),
+}
+
+/// The duty to answer a request once. Dropped without an answer (a worker that panicked), it answers EIO.
+pub(super) struct Duty {
+    cookie: u64,
+    is_structured: bool,
+    share: Share,
+    sender: UnboundedSender<Reply>,
+    is_done: bool,
+}
+
+impl Duty {
+    pub(super) const fn new(
+        cookie: u64,
+        is_structured: bool,
+        share: Share,
+        sender: UnboundedSender<Reply>,
+    ) -> Self {
+        Self {
+            cookie,
+            is_structured,
+            share,
+            sender,
+            is_done: false,
+        }
+    }
+
+    pub(super) fn answer(mut self, result: Result<Outcome>) {
+        self.is_done = true;
+        match result {
+            Ok(Outcome::Done) => self.send_head(
+                Header::Simple {
+                    error: 0,
+                    cookie: self.cookie,
+                }
+                .encode(),
+            ),
+            Ok(Outcome::Frames(frames, buffer)) => self.send(frames, buffer),
+            Err(e) => self.fail(Status::of_kind(e.kind()), &e.report()),
+        }
+    }
+
+    pub(super) fn refuse(mut self, status: Status, why: &str) {
+        self.is_done = true;
+        self.fail(status, why);
+    }
+
+    fn fail(&mut self, status: Status, why: &str) {
+        let head = if self.is_structured {
+            encode_error(ChunkFlags::DONE, self.cookie, status.code(), why)
+        } else {
+            Header::Simple {
+                error: status.code(),
+                cookie: self.cookie,
+            }
+            .encode()
+        };
+        self.send_head(head);
+    }
+
+    fn send_head(&mut self, head: Vec<u8>) {
+        self.send(vec![Frame { head, data: 0..0 }], None);
+    }
+
+    fn send(&mut self, frames: Vec<Frame>, buffer: Option<Buffer>) {
+        let reply = Reply {
+            frames,
+            buffer,
+            share: std::mem::take(&mut self.share),
+        };
+        // Where nobody sends any more, the client is gone.
+        let _ = self.sender.send(reply);
+    }
+}
+
+impl Drop for Duty {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.fail(Status::Eio, "the server failed on this request");
+        }
+    }
+}
+
+/// The end of a read that is all holes already said: an empty last chunk.
+pub(super) fn last_chunk(cookie: u64) -> Vec<u8> {
+    encode_chunk(ChunkFlags::DONE, ChunkType::None, cookie, &[])
+}
+
+/// Sends replies until nobody can make any more.
+pub(super) async fn send_all(
+    mut stream: OwnedWriteHalf,
+    mut replies: UnboundedReceiver<Reply>,
+    stall_timeout: Duration,
+) -> Result<OwnedWriteHalf> {
+    let mut batch = Vec::with_capacity(BATCH);
+    while replies.recv_many(&mut batch, BATCH).await > 0 {
+        let slices: Vec<&[u8]> = batch
+            .iter()
+            .flat_map(|reply: &Reply| {
+                reply.frames.iter().flat_map(|frame| {
+                    let data = reply
+                        .buffer
+                        .as_ref()
+                        .and_then(|buffer| buffer.bytes.get(frame.data.clone()))
+                        .unwrap_or_default();
+                    [frame.head.as_slice(), data]
+                })
+            })
+            .filter(|slice| !slice.is_empty())
+            .collect();
+        for group in slices.chunks(SLICES_MAX) {
+            send(&mut stream, group, stall_timeout).await?;
+        }
+        drop(slices);
+        batch.clear();
+    }
+    Ok(stream)
+}
+
+async fn send(
+    stream: &mut OwnedWriteHalf,
+    slices: &[&[u8]],
+    stall_timeout: Duration,
+) -> Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        let sent = tokio::time::timeout(stall_timeout, stream.write_vectored(rest))
+            .await
+            .map_err(|_| Error::new(ErrorKind::TimedOut, "the client does not take its replies"))?
+            .or_io("cannot send a reply")?;
+        if sent == 0 {
+            return Err(Error::new(
+                ErrorKind::Disconnected,
+                "the client takes no more bytes",
+            ));
+        }
+        IoSlice::advance_slices(&mut rest, sent);
+    }
+    Ok(())
+}

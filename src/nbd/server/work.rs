@@ -1,0 +1,301 @@
+//! What a request does, on a blocking thread.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use std::sync::Arc;
+
+use super::buffer::BufferPool;
+use super::export::Target;
+use super::reply::{Frame, Outcome, last_chunk};
+use crate::block::{Extent, ExtentKind, ReadAt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::Reservation;
+use crate::nbd::proto::command::{Command, Request};
+use crate::nbd::proto::flag::{ChunkFlags, CommandFlags, StatusFlags};
+use crate::nbd::proto::reply::{Header, encode_data, encode_hole, encode_status};
+use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
+
+/// Number of `base:allocation`; there is no other context.
+pub(super) const CONTEXT: u32 = 1;
+
+/// LIMIT: extents of one BLOCK_STATUS reply; the client asks on from where it ends.
+const EXTENTS_MAX: usize = 4096;
+
+/// LIMIT: chunks of one READ reply; what is left is sent as data.
+const CHUNKS_MAX: usize = 128;
+
+/// LIMIT: bytes that CACHE reads at a time.
+const CACHE_BYTES: u64 = 1 << 20;
+
+/// What a connection agreed on, and what it works with.
+pub(super) struct Scene {
+    pub(super) target: Target,
+    pub(super) is_structured: bool,
+    pub(super) has_context: bool,
+    pub(super) pool: Arc<BufferPool>,
+}
+
+/// Range of a request that was checked to lie within the export.
+#[derive(Clone, Copy)]
+struct Span {
+    from: u64,
+    end: u64,
+}
+
+impl Span {
+    const fn of(request: &Request) -> Self {
+        let length = request.length_bytes;
+        Self {
+            from: request.offset,
+            end: request.offset.saturating_add(widen(length)),
+        }
+    }
+
+    const fn length(self) -> u64 {
+        self.end.saturating_sub(self.from)
+    }
+}
+
+const fn widen(n: u32) -> u64 {
+    u64_from_usize(usize_from_u32(n))
+}
+
+/// Saturates; no request is longer than 32 bits.
+fn narrow(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Extents of a span, one after the other.
+struct Extents<'a> {
+    disk: &'a dyn ReadAt,
+    rest: Span,
+}
+
+impl Extents<'_> {
+    fn next(&mut self) -> Result<Option<Extent>> {
+        let length_max = self.rest.length();
+        if length_max == 0 {
+            return Ok(None);
+        }
+        let extent = self.disk.extent_at(self.rest.from, length_max)?;
+        let length_bytes = extent.length_bytes.clamp(1, length_max);
+        self.rest.from = self.rest.from.saturating_add(length_bytes);
+        Ok(Some(Extent {
+            length_bytes,
+            ..extent
+        }))
+    }
+}
+
+impl Scene {
+    const fn extents(disk: &dyn ReadAt, span: Span) -> Extents<'_> {
+        Extents { disk, rest: span }
+    }
+
+    /// Does all but WRITE, whose payload comes with [`Scene::write`].
+    pub(super) fn run(&self, request: &Request) -> Result<Outcome> {
+        let span = Span::of(request);
+        match request.command {
+            Command::Read if !self.is_structured => self.read_simple(request, span),
+            Command::Read if request.flags.contains(CommandFlags::DF) => {
+                self.read_data(request, span)
+            }
+            Command::Read => self.read(request, span),
+            Command::Cache => self.cache(span),
+            Command::BlockStatus => self.status(request, span),
+            Command::Flush => self.flush(),
+            Command::Trim | Command::WriteZeroes => self.zero(request, span),
+            Command::Write | Command::Disconnect | Command::Unknown(_) => {
+                Err(Error::invalid("the command is not known"))
+            }
+        }
+    }
+
+    /// Takes a payload that has been received into the session's buffer.
+    pub(super) fn write(&self, request: &Request, reservation: Reservation) -> Result<Outcome> {
+        let written = reservation.submit().and_then(|()| self.force(request));
+        self.target.note(written)?;
+        Ok(Outcome::Done)
+    }
+
+    /// FUA.
+    fn force(&self, request: &Request) -> Result<()> {
+        match &self.target {
+            Target::Write { disk, .. } if request.flags.contains(CommandFlags::FUA) => disk.flush(),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&self) -> Result<Outcome> {
+        if let Target::Write { session, disk, .. } = &self.target {
+            session.touch();
+            self.target.note(disk.flush())?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn zero(&self, request: &Request, span: Span) -> Result<Outcome> {
+        let Target::Write { session, disk, .. } = &self.target else {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the export cannot be written",
+            ));
+        };
+        if request.flags.contains(CommandFlags::FAST_ZERO) {
+            let mut extents = Self::extents(disk.as_ref(), span);
+            while let Some(extent) = extents.next()? {
+                if !extent.kind.reads_zero() {
+                    return Err(Error::unsupported("there is data, zeroing it is not free"));
+                }
+            }
+        }
+        session.touch();
+        let done = disk
+            .zero(span.from, span.length())
+            .and_then(|()| self.force(request));
+        self.target.note(done)?;
+        Ok(Outcome::Done)
+    }
+
+    fn read_simple(&self, request: &Request, span: Span) -> Result<Outcome> {
+        let head = Header::Simple {
+            error: 0,
+            cookie: request.cookie,
+        };
+        self.read_whole(span, head.encode())
+    }
+
+    fn read_data(&self, request: &Request, span: Span) -> Result<Outcome> {
+        let head = encode_data(
+            ChunkFlags::DONE,
+            request.cookie,
+            span.from,
+            request.length_bytes,
+        );
+        self.read_whole(span, head)
+    }
+
+    fn read_whole(&self, span: Span, head: Vec<u8>) -> Result<Outcome> {
+        let mut buffer = self.pool.take(usize_from_u64(span.length()));
+        self.target.bytes().read_at(span.from, &mut buffer.bytes)?;
+        let frame = Frame {
+            head,
+            data: 0..buffer.bytes.len(),
+        };
+        Ok(Outcome::Frames(vec![frame], Some(buffer)))
+    }
+
+    /// Data as data, what is known to be zero as holes.
+    fn read(&self, request: &Request, span: Span) -> Result<Outcome> {
+        let disk = self.target.bytes();
+        let mut pieces: Vec<(Span, bool)> = Vec::new();
+        let mut extents = Self::extents(disk, span);
+        loop {
+            let from = extents.rest.from;
+            if pieces.len() >= CHUNKS_MAX {
+                if extents.rest.length() > 0 {
+                    pieces.push((extents.rest, false));
+                }
+                break;
+            }
+            let Some(extent) = extents.next()? else { break };
+            let zero = extent.kind.reads_zero();
+            let end = extents.rest.from;
+            match pieces.last_mut() {
+                Some((last, kind)) if *kind == zero => last.end = end,
+                _ => pieces.push((Span { from, end }, zero)),
+            }
+        }
+        let data = pieces
+            .iter()
+            .filter(|(_, zero)| !zero)
+            .fold(0, |sum: u64, (piece, _)| sum.saturating_add(piece.length()));
+        let mut buffer = (data > 0).then(|| self.pool.take(usize_from_u64(data)));
+        let mut frames = Vec::with_capacity(pieces.len().saturating_add(1));
+        let mut filled = 0usize;
+        for (piece, zero) in &pieces {
+            let flags = if piece.end == span.end {
+                ChunkFlags::DONE
+            } else {
+                ChunkFlags::empty()
+            };
+            let length = narrow(piece.length());
+            if *zero {
+                let head = encode_hole(flags, request.cookie, piece.from, length);
+                frames.push(Frame { head, data: 0..0 });
+                continue;
+            }
+            let end = filled.saturating_add(usize_from_u64(piece.length()));
+            if let Some(part) = buffer.as_mut().and_then(|b| b.bytes.get_mut(filled..end)) {
+                disk.read_at(piece.from, part)?;
+            }
+            let head = encode_data(flags, request.cookie, piece.from, length);
+            frames.push(Frame {
+                head,
+                data: filled..end,
+            });
+            filled = end;
+        }
+        if frames.is_empty() {
+            frames.push(Frame {
+                head: last_chunk(request.cookie),
+                data: 0..0,
+            });
+        }
+        Ok(Outcome::Frames(frames, buffer))
+    }
+
+    /// Reads what lies there, so that the system has it in its cache.
+    fn cache(&self, mut span: Span) -> Result<Outcome> {
+        let disk = self.target.bytes();
+        let mut buffer = self
+            .pool
+            .take(usize_from_u64(span.length().min(CACHE_BYTES)));
+        while span.length() > 0 {
+            let extent = disk.extent_at(span.from, span.length())?;
+            let step = if extent.kind.reads_zero() {
+                extent.length_bytes
+            } else {
+                let step = extent.length_bytes.min(CACHE_BYTES);
+                if let Some(part) = buffer.bytes.get_mut(..usize_from_u64(step)) {
+                    disk.read_at(span.from, part)?;
+                }
+                step
+            };
+            span.from = span.from.saturating_add(step.max(1));
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn status(&self, request: &Request, span: Span) -> Result<Outcome> {
+        if !self.has_context {
+            return Err(Error::invalid("no meta context was agreed on"));
+        }
+        let most = if request.flags.contains(CommandFlags::REQ_ONE) {
+            1
+        } else {
+            EXTENTS_MAX
+        };
+        let mut found: Vec<(u32, StatusFlags)> = Vec::new();
+        let mut extents = Self::extents(self.target.bytes(), span);
+        while let Some(extent) = extents.next()? {
+            let flags = match extent.kind {
+                ExtentKind::Data => StatusFlags::empty(),
+                ExtentKind::Zero => StatusFlags::ZERO,
+                ExtentKind::Hole => StatusFlags::HOLE | StatusFlags::ZERO,
+            };
+            let length = narrow(extent.length_bytes);
+            let is_full = found.len() >= most;
+            match found.last_mut() {
+                Some(last) if last.1 == flags => last.0 = last.0.saturating_add(length),
+                _ if is_full => break,
+                _ => found.push((length, flags)),
+            }
+        }
+        let head = encode_status(ChunkFlags::DONE, request.cookie, CONTEXT, &found);
+        Ok(Outcome::Frames(vec![Frame { head, data: 0..0 }], None))
+    }
+}

@@ -1,0 +1,201 @@
+//! Unix sockets that a daemon listens on: a stale one is replaced, a living one never; and who the peer is.
+#![expect(unsafe_code, reason = "SO_PEERGROUPS has no safe wrapper")]
+
+use std::io::ErrorKind as IoKind;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+/// LIMIT: bytes of a socket's path (`sun_path` of unix(7), without its zero byte).
+pub const PATH_BYTES_MAX: usize = 107;
+
+/// `SO_PEERGROUPS` of `asm-generic/socket.h`.
+const SO_PEERGROUPS: libc::c_int = 59;
+
+/// LIMIT: groups of a peer that are looked at (`NGROUPS_MAX` of Linux).
+const GROUPS_MAX: usize = 65_536;
+
+/// A listening socket; its file goes when this is dropped, unless another one has taken the name.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    group: u32,
+}
+
+impl SocketFile {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The group that owns it.
+    #[must_use]
+    pub const fn group(&self) -> u32 {
+        self.group
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let same = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode));
+        if same {
+            // What cannot be removed is stale at the next start, and replaced.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Listens at `path` with permissions `mode`.
+///
+/// # Errors
+/// `NameTooLong` beyond [`PATH_BYTES_MAX`]; `Busy` when somebody listens there; `AlreadyExists` when something other
+/// than a socket has the name; `NotFound`, `PermissionDenied`, `Io`.
+pub fn listen(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
+    let length = path.as_os_str().as_bytes().len();
+    if length > PATH_BYTES_MAX {
+        return Err(Error::new(
+            ErrorKind::NameTooLong,
+            format!("the socket's path has {length} bytes, {PATH_BYTES_MAX} are possible"),
+        )
+        .at_path(path)
+        .advise("choose a shorter one"));
+    }
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path)
+        .or_io("cannot listen")
+        .at_path(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .or_io("cannot set the socket's permissions")
+        .at_path(path)?;
+    let meta = std::fs::symlink_metadata(path)
+        .or_io("cannot look at the socket")
+        .at_path(path)?;
+    let file = SocketFile {
+        path: path.to_path_buf(),
+        device: meta.dev(),
+        inode: meta.ino(),
+        group: meta.gid(),
+    };
+    Ok((listener, file))
+}
+
+fn remove_stale(path: &Path) -> Result<()> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == IoKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io("cannot look at the socket", e).at_path(path)),
+    };
+    if !meta.file_type().is_socket() {
+        return Err(Error::new(
+            ErrorKind::AlreadyExists,
+            "something that is no socket has its name",
+        )
+        .at_path(path));
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(
+            Error::new(ErrorKind::Busy, "somebody listens on the socket already")
+                .at_path(path)
+                .advise("stop that process, or choose another socket"),
+        ),
+        Err(e) if e.kind() == IoKind::ConnectionRefused => std::fs::remove_file(path)
+            .or_io("cannot remove the stale socket")
+            .at_path(path),
+        Err(e) if e.kind() == IoKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io("cannot tell whether somebody listens", e).at_path(path)),
+    }
+}
+
+/// The supplementary groups of the process at the other end, as they were when it connected.
+///
+/// # Errors
+/// `Unsupported` before Linux 4.13, `Io`.
+pub fn peer_groups(stream: impl AsFd) -> Result<Vec<u32>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let bytes = std::mem::size_of_val(groups.as_slice());
+        let mut length = libc::socklen_t::try_from(bytes).unwrap_or(libc::socklen_t::MAX);
+        // SAFETY: the descriptor is open for the whole call, and `length` is the size in bytes of the buffer behind
+        // the pointer, which the kernel fills at most and whose elements may have any value.
+        let result = unsafe {
+            libc::getsockopt(
+                stream.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let error = std::io::Error::last_os_error();
+        let count = usize::try_from(length).unwrap_or(usize::MAX) / size_of::<libc::gid_t>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() && count <= GROUPS_MAX
+        {
+            groups.resize(count, 0);
+            continue;
+        }
+        return Err(Error::io("cannot ask for the peer's groups", error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{listen, peer_groups};
+    use crate::error::ErrorKind;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn a_stale_socket_is_replaced_a_living_one_and_a_file_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let (listener, file) = listen(&path, 0o660).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert_eq!(listen(&path, 0o660).unwrap_err().kind(), ErrorKind::Busy);
+        drop(listener);
+        let (_second, other) = listen(&path, 0o660).unwrap();
+        drop(file);
+        assert!(
+            path.exists(),
+            "the first one's end must not take the second one's name"
+        );
+        drop(other);
+        assert!(!path.exists());
+        std::fs::write(&path, "x").unwrap();
+        assert_eq!(
+            listen(&path, 0o660).unwrap_err().kind(),
+            ErrorKind::AlreadyExists
+        );
+        let long = dir.path().join("x".repeat(107));
+        let error = listen(&long, 0o660).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NameTooLong);
+        assert!(error.to_string().contains("107"), "{error}");
+    }
+
+    #[test]
+    fn our_own_groups_are_the_peers() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let mut found = peer_groups(&a).unwrap();
+        let mut own: Vec<u32> = rustix::process::getgroups()
+            .unwrap()
+            .into_iter()
+            .map(rustix::process::Gid::as_raw)
+            .collect();
+        found.sort_unstable();
+        own.sort_unstable();
+        assert_eq!(found, own);
+    }
+}

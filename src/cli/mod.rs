@@ -19,7 +19,7 @@ mod quickstart;
 mod rebuild_catalog;
 mod restore;
 mod sample;
-//X mod serve;
+mod serve;
 mod sessions;
 mod target;
 
@@ -60,7 +60,7 @@ pub fn run() -> Code {
         Command::Restore(args) => restore::run(&context, &args),
         Command::Mount(args) => mount::run(&context, &args),
         Command::Umount(args) => mount::umount(&context, &args),
-        Command::Serve(_args) => Ok(()), //X serve::run(&context, &args),
+        Command::Serve(args) => serve::run(&context, &args),
         Command::Quickstart(args) => quickstart::run(&context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(&context),
         Command::Completions(args) => generate::completions(&context, &args),

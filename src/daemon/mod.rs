@@ -1,8 +1,8 @@
 //! The daemon: one process that owns a repository, with NBD, the mounted tree and the control socket.
 
 pub mod control;
-//X mod exports;
+mod exports;
 pub mod interrupt;
 pub mod runtime_dir;
-//X pub mod serve;
+pub mod serve;
 mod sessions;

@@ -46,7 +46,8 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("restorefs".to_owned()),
-        MountOption::Subtype("restorefs".to_owned()),
+        // Not `Subtype`, which a mount without the helper leaves out.
+        MountOption::CUSTOM("subtype=restorefs".to_owned()),
         MountOption::RO,
         MountOption::NoDev,
         MountOption::NoSuid,

@@ -1,0 +1,160 @@
+//! lookup, readdir: names from the top to the guest, and that looking opens no chain.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use restorefs::block::ReadAt;
+use restorefs::chain::{Pool, PoolLimits};
+use restorefs::error::Result;
+use restorefs::fuse::{MountOptions, mount};
+use restorefs::repo::Repository;
+use restorefs::store::{Entry, Key, LocalStore, Lock, PutMode, Space, Store};
+use restorefs::tree::Tree;
+
+use crate::world::{World, names, ready, run, text};
+
+/// Counts the layers that are opened.
+struct Counting {
+    inner: LocalStore,
+    layers: AtomicUsize,
+}
+
+impl Store for Counting {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+    fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+        Store::put(&self.inner, key, bytes, mode)
+    }
+    fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
+        Store::get(&self.inner, key, bytes_max)
+    }
+    fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>> {
+        if key.as_str().ends_with(".qcow2") {
+            self.layers.fetch_add(1, Ordering::SeqCst);
+        }
+        Store::open(&self.inner, key)
+    }
+    fn list(&self, prefix: &Key) -> Result<Vec<Entry>> {
+        Store::list(&self.inner, prefix)
+    }
+    fn delete(&self, key: &Key) -> Result<()> {
+        Store::delete(&self.inner, key)
+    }
+    fn rename(&self, from: &Key, to: &Key) -> Result<()> {
+        self.inner.rename(from, to)
+    }
+    fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>> {
+        self.inner.lock(key, note)
+    }
+    fn lock_note(&self, key: &Key) -> Result<Option<Vec<u8>>> {
+        self.inner.lock_note(key)
+    }
+    fn local_file(&self, key: &Key) -> Result<Option<std::fs::File>> {
+        self.inner.local_file(key)
+    }
+    fn local_root(&self) -> Option<&std::path::Path> {
+        self.inner.local_root()
+    }
+    fn space(&self) -> Result<Option<Space>> {
+        self.inner.space()
+    }
+}
+
+#[test]
+fn the_tree_is_as_documented() {
+    if !ready() {
+        return;
+    }
+    let world = World::with_guest();
+    let mount = world.mount();
+    assert_eq!(names(&world.at("")), ["web01"]);
+    assert_eq!(names(&world.at("web01")), ["first", "latest"]);
+    assert_eq!(
+        names(&world.at("web01/latest/")),
+        ["attached", "disks", "info.json", "volumes", "volumes.json"]
+    );
+    assert_eq!(
+        names(&world.at("web01/first/disks")),
+        ["vda.raw", "vdb.raw"]
+    );
+    assert_eq!(names(&world.at("web01/first/volumes")), ["vda", "vdb"]);
+    assert_eq!(names(&world.at("web01/first/volumes/vda")), ["part"]);
+    assert_eq!(
+        names(&world.at("web01/first/volumes/vda/part")),
+        ["1", "1.raw", "2.raw"]
+    );
+    assert!(names(&world.at("web01/first/volumes/vdb")).is_empty());
+    assert_eq!(names(&world.guest("many")).len(), 1500);
+    for missing in [
+        "web02",
+        "web01/FIRST",
+        "web01/first/disk",
+        "web01/first/disks/vda",
+    ] {
+        assert!(!world.at(missing).exists(), "{missing}");
+    }
+    // With `..` back to the top.
+    let back = world.guest("etc/../../../../../../first/info.json");
+    assert!(std::fs::read(back).unwrap().len() > 100);
+    mount.unmount(false).unwrap();
+}
+
+/// A listing that took minutes and gigabytes is what others are known for: here it opens nothing.
+#[test]
+fn listing_opens_no_chain() {
+    if !ready() {
+        return;
+    }
+    let world = World::with_guest();
+    for n in 0..5 {
+        world.commit_small("web02", &format!("p{n}"));
+    }
+    let store = Arc::new(Counting {
+        inner: LocalStore::open(world.repository()).unwrap(),
+        layers: AtomicUsize::new(0),
+    });
+    let stage = Arc::new(LocalStore::open(world.repository()).unwrap());
+    let repository = Arc::new(Repository::open_store(store.clone(), stage).unwrap());
+    let options = MountOptions::default();
+    let pool = Pool::new(PoolLimits::default());
+    let tree = Tree::new(repository, pool, options.tree_options(0, 0, false)).unwrap();
+    let mounted = mount(&tree, &world.path("mnt"), &options).unwrap();
+    let opened = || store.layers.load(Ordering::SeqCst);
+    run("ls", &["-laR", text(&world.at("web02/"))]);
+    assert!(opened() > 0, "volumes/ is scanned when it is entered");
+    store.layers.store(0, Ordering::SeqCst);
+    run("ls", &["-la", text(&world.at(""))]);
+    run("ls", &["-la", text(&world.at("web01"))]);
+    run("ls", &["-la", text(&world.at("web01/first/"))]);
+    run("ls", &["-la", text(&world.at("web01/latest/disks"))]);
+    run("du", &["-s", text(&world.at("web01/first/disks"))]);
+    std::fs::read(world.at("web01/first/info.json")).unwrap();
+    std::fs::read(world.at("web01/first/volumes.json")).unwrap();
+    assert_eq!(opened(), 0);
+    std::fs::read(world.at("web01/first/disks/vdb.raw")).unwrap();
+    assert!(opened() > 0);
+    mounted.unmount(false).unwrap();
+}
+
+#[test]
+fn many_threads_may_list_and_look() {
+    if !ready() {
+        return;
+    }
+    let world = World::with_guest();
+    let mount = world.mount();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                assert_eq!(names(&world.guest("many")).len(), 1500);
+                for n in (0..1500).step_by(37) {
+                    let path = world.guest(&format!("many/a-file-of-number-{n}"));
+                    assert_eq!(std::fs::read_to_string(path).unwrap(), n.to_string());
+                    assert!(!world.guest(&format!("many/no-{n}")).exists());
+                }
+            });
+        }
+    });
+    mount.unmount(false).unwrap();
+}

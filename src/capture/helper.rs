@@ -33,7 +33,14 @@ impl QemuNbd {
         let socket = directory.join("s");
         let uri = format!("nbd+unix:///?socket={}", socket.display()).parse()?;
         let spawned = Command::new("qemu-nbd")
-            .args(["--read-only", "--persistent", "--shared=4", "--format", format, "--socket"])
+            .args([
+                "--read-only",
+                "--persistent",
+                "--shared=4",
+                "--format",
+                format,
+                "--socket",
+            ])
             .arg(&socket)
             .arg("--")
             .arg(path)
@@ -44,13 +51,19 @@ impl QemuNbd {
         let child = spawned.map_err(|e| {
             let _ = std::fs::remove_dir(&directory);
             match e.kind() {
-                std::io::ErrorKind::NotFound => Error::unsupported(format!("{format} images are read through qemu-nbd, which is not installed"))
-                    .at_path(path)
-                    .advise("install it (Debian: qemu-utils), or convert the image to qcow2 or raw"),
+                std::io::ErrorKind::NotFound => Error::unsupported(format!(
+                    "{format} images are read through qemu-nbd, which is not installed"
+                ))
+                .at_path(path)
+                .advise("install it (Debian: qemu-utils), or convert the image to qcow2 or raw"),
                 _ => Error::io("cannot start qemu-nbd", e),
             }
         })?;
-        let mut helper = Self { child, directory, uri };
+        let mut helper = Self {
+            child,
+            directory,
+            uri,
+        };
         helper.wait_until_it_listens(&socket, path)?;
         Ok(helper)
     }
@@ -63,10 +76,16 @@ impl QemuNbd {
                 if let Some(mut stderr) = self.child.stderr.take() {
                     let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
                 }
-                return Err(Error::new(ErrorKind::Io, format!("qemu-nbd ended with {status}: {}", said.trim())).at_path(path));
+                return Err(Error::new(
+                    ErrorKind::Io,
+                    format!("qemu-nbd ended with {status}: {}", said.trim()),
+                )
+                .at_path(path));
             }
             if begun.elapsed() > START_TIMEOUT {
-                return Err(Error::new(ErrorKind::TimedOut, "qemu-nbd does not listen").at_path(path));
+                return Err(
+                    Error::new(ErrorKind::TimedOut, "qemu-nbd does not listen").at_path(path)
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }

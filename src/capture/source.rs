@@ -28,8 +28,14 @@ pub enum Format {
 }
 
 /// Formats that `qemu-nbd` reads for us, with their extensions.
-const FOREIGN: [(&str, &str); 6] =
-    [("vmdk", "vmdk"), ("vhdx", "vhdx"), ("vdi", "vdi"), ("vpc", "vhd"), ("vpc", "vpc"), ("qed", "qed")];
+const FOREIGN: [(&str, &str); 6] = [
+    ("vmdk", "vmdk"),
+    ("vhdx", "vhdx"),
+    ("vdi", "vdi"),
+    ("vpc", "vhd"),
+    ("vpc", "vpc"),
+    ("qed", "qed"),
+];
 
 impl FromStr for Format {
     type Err = Error;
@@ -37,10 +43,12 @@ impl FromStr for Format {
         match text {
             "raw" => Ok(Self::Raw),
             "qcow2" => Ok(Self::Qcow2),
-            other if FOREIGN.iter().any(|(format, _)| *format == other) => Ok(Self::Foreign(other.to_owned())),
-            other => {
-                Err(Error::invalid(format!("unknown format \"{other}\"; there are raw, qcow2, vmdk, vhdx, vdi, vpc, qed")))
+            other if FOREIGN.iter().any(|(format, _)| *format == other) => {
+                Ok(Self::Foreign(other.to_owned()))
             }
+            other => Err(Error::invalid(format!(
+                "unknown format \"{other}\"; there are raw, qcow2, vmdk, vhdx, vdi, vpc, qed"
+            ))),
         }
     }
 }
@@ -49,7 +57,10 @@ impl Format {
     /// What the extension says; raw for any other.
     #[must_use]
     pub fn of_extension(path: &Path) -> Self {
-        let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        let extension = path
+            .extension()
+            .map(|e| e.to_string_lossy().to_ascii_lowercase())
+            .unwrap_or_default();
         match extension.as_str() {
             "qcow2" => Self::Qcow2,
             other => FOREIGN
@@ -80,16 +91,25 @@ impl Source {
     /// # Errors
     /// `InvalidInput`, `Unsupported`.
     pub fn parse(text: &str, default: Option<&Format>) -> Result<Self> {
-        if text.starts_with("nbd://") || text.starts_with("nbds://") || text.starts_with("nbd+unix://") || text.starts_with("nbds+unix://") {
+        if text.starts_with("nbd://")
+            || text.starts_with("nbds://")
+            || text.starts_with("nbd+unix://")
+            || text.starts_with("nbds+unix://")
+        {
             return Ok(Self::Nbd(text.parse()?));
         }
         if let Some((prefix, path)) = text.split_once(':')
             && let Ok(format) = prefix.parse::<Format>()
         {
-            return Ok(Self::File { path: path.into(), format });
+            return Ok(Self::File {
+                path: path.into(),
+                format,
+            });
         }
         let path = PathBuf::from(text);
-        let format = default.cloned().unwrap_or_else(|| Format::of_extension(&path));
+        let format = default
+            .cloned()
+            .unwrap_or_else(|| Format::of_extension(&path));
         Ok(Self::File { path, format })
     }
 
@@ -99,19 +119,38 @@ impl Source {
     /// `NotFound`, `Corrupt`, `Unsupported` (what is missing is named), `Io`.
     pub fn open(&self, allow_backing: &[PathBuf]) -> Result<OpenSource> {
         match self {
-            Self::Nbd(uri) => Ok(OpenSource { disk: Arc::new(Client::connect(uri)?), helper: None }),
-            Self::File { path, format: Format::Raw } => {
-                Ok(OpenSource { disk: Arc::new(FileDisk::open(path, Access::Read)?), helper: None })
-            }
-            Self::File { path, format: Format::Qcow2 } => {
+            Self::Nbd(uri) => Ok(OpenSource {
+                disk: Arc::new(Client::connect(uri)?),
+                helper: None,
+            }),
+            Self::File {
+                path,
+                format: Format::Raw,
+            } => Ok(OpenSource {
+                disk: Arc::new(FileDisk::open(path, Access::Read)?),
+                helper: None,
+            }),
+            Self::File {
+                path,
+                format: Format::Qcow2,
+            } => {
                 let gate = open_gate(allow_backing)?;
                 let disk = Qcow2Source::open(Opened::open(path)?, gate.as_ref())?;
-                Ok(OpenSource { disk: Arc::new(disk), helper: None })
+                Ok(OpenSource {
+                    disk: Arc::new(disk),
+                    helper: None,
+                })
             }
-            Self::File { path, format: Format::Foreign(format) } => {
+            Self::File {
+                path,
+                format: Format::Foreign(format),
+            } => {
                 let helper = QemuNbd::start(path, format)?;
                 let client = Client::connect(helper.uri())?;
-                Ok(OpenSource { disk: Arc::new(client), helper: Some(helper) })
+                Ok(OpenSource {
+                    disk: Arc::new(client),
+                    helper: Some(helper),
+                })
             }
         }
     }
@@ -119,7 +158,9 @@ impl Source {
 
 fn open_gate(directories: &[PathBuf]) -> Result<Box<dyn Gate>> {
     let mut directories = directories.iter();
-    let Some(first) = directories.next() else { return Ok(Box::new(DenyAll)) };
+    let Some(first) = directories.next() else {
+        return Ok(Box::new(DenyAll));
+    };
     let mut below = Below::new(first)?;
     for directory in directories {
         below = below.and(directory)?;
@@ -143,16 +184,28 @@ mod tests {
     #[test]
     fn formats_are_said_or_follow_from_the_extension() {
         let parse = |text: &str| Source::parse(text, None).unwrap();
-        let file = |path: &str, format: Format| Source::File { path: path.into(), format };
+        let file = |path: &str, format: Format| Source::File {
+            path: path.into(),
+            format,
+        };
         assert_eq!(parse("monday.raw"), file("monday.raw", Format::Raw));
         assert_eq!(parse("a.qcow2"), file("a.qcow2", Format::Qcow2));
         assert_eq!(parse("raw:a.qcow2"), file("a.qcow2", Format::Raw));
         assert_eq!(parse("qcow2:/x/y:z"), file("/x/y:z", Format::Qcow2));
-        assert_eq!(parse("disk.VMDK"), file("disk.VMDK", Format::Foreign("vmdk".into())));
+        assert_eq!(
+            parse("disk.VMDK"),
+            file("disk.VMDK", Format::Foreign("vmdk".into()))
+        );
         assert_eq!(parse("/dev/vg0/root"), file("/dev/vg0/root", Format::Raw));
         assert_eq!(parse("odd:name"), file("odd:name", Format::Raw));
-        assert_eq!(Source::parse("x", Some(&Format::Qcow2)).unwrap(), file("x", Format::Qcow2));
-        assert!(matches!(parse("nbd+unix:///?socket=/tmp/s"), Source::Nbd(_)));
+        assert_eq!(
+            Source::parse("x", Some(&Format::Qcow2)).unwrap(),
+            file("x", Format::Qcow2)
+        );
+        assert!(matches!(
+            parse("nbd+unix:///?socket=/tmp/s"),
+            Source::Nbd(_)
+        ));
         assert!("ext4".parse::<Format>().is_err());
     }
 }

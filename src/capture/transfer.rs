@@ -16,7 +16,12 @@ const THREADS: usize = 4;
 ///
 /// # Errors
 /// What source or target return; `Cancelled` when `stop` was set.
-pub fn transfer(source: &dyn ReadAt, target: &dyn WriteAt, stop: &AtomicBool, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+pub fn transfer(
+    source: &dyn ReadAt,
+    target: &dyn WriteAt,
+    stop: &AtomicBool,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
     let size = source.size_bytes();
     check_range(target.size_bytes(), 0, size)?;
     let cursor = Mutex::new(0);
@@ -36,7 +41,11 @@ pub fn transfer(source: &dyn ReadAt, target: &dyn WriteAt, stop: &AtomicBool, pr
                 let extent = source.extent_at(at, size - at)?;
                 let zero = extent.kind.reads_zero();
                 let stop = (at / CHUNK_BYTES + 1) * CHUNK_BYTES;
-                let length = if zero { extent.length_bytes } else { extent.length_bytes.min(stop - at) };
+                let length = if zero {
+                    extent.length_bytes
+                } else {
+                    extent.length_bytes.min(stop - at)
+                };
                 *cursor = at + length;
                 (at, length, zero)
             };
@@ -62,7 +71,10 @@ pub fn transfer(source: &dyn ReadAt, target: &dyn WriteAt, stop: &AtomicBool, pr
         let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(guarded)).collect();
         let mut result = guarded();
         for other in others {
-            result = result.and(other.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a copying thread panicked"))));
+            result =
+                result.and(other.join().unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::Io, "a copying thread panicked"))
+                }));
         }
         result
     })

@@ -9,14 +9,21 @@ use crate::error::Result;
 pub(super) fn run(context: &Context, args: &Abort) -> Result<()> {
     let (vm, session) = parse_session(&args.session)?;
     match context.writer("abort")? {
-        Writer::Daemon(mut client) => client.ask::<()>(&Request::Abort { vm: vm.clone(), session: session.clone() })?,
+        Writer::Daemon(mut client) => client.ask::<()>(&Request::Abort {
+            vm: vm.clone(),
+            session: session.clone(),
+        })?,
         Writer::Here(owner) => {
             owner.repository().session(&vm, &session)?;
             owner.remove_session(&vm, &session)?;
         }
     }
     if context.output.json {
-        return context.output.json(&serde_json::json!({"vm": vm, "session": session, "aborted": true}));
+        return context
+            .output
+            .json(&serde_json::json!({"vm": vm, "session": session, "aborted": true}));
     }
-    context.output.line(format!("session {vm}/{session} aborted"))
+    context
+        .output
+        .line(format!("session {vm}/{session} aborted"))
 }

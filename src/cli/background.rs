@@ -16,13 +16,21 @@ const READY: &[u8] = b"ready\n";
 pub(super) fn start(context: &Context, args: &Mount) -> Result<()> {
     let program = std::env::current_exe().or_io("cannot find this program's file")?;
     let mut command = Command::new(program);
-    command.arg("--repo").arg(std::path::absolute(context.path()?).or_io("cannot tell the repository's path")?);
+    command
+        .arg("--repo")
+        .arg(std::path::absolute(context.path()?).or_io("cannot tell the repository's path")?);
     command.arg("mount").arg("--foreground");
     if !args.options.is_empty() {
         command.arg("-o").arg(args.options.join(","));
     }
-    command.arg("--").arg(std::path::absolute(&args.mountpoint).or_io("cannot tell the mountpoint's path")?);
-    command.env(MARK, "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg("--")
+        .arg(std::path::absolute(&args.mountpoint).or_io("cannot tell the mountpoint's path")?);
+    command
+        .env(MARK, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     // A process group of its own: Ctrl-C at the terminal is not for the mount.
     command.process_group(0).current_dir("/");
     let mut child = command.spawn().or_io("cannot start in the background")?;
@@ -30,7 +38,9 @@ pub(super) fn start(context: &Context, args: &Mount) -> Result<()> {
     if let Some(stdout) = child.stdout.take() {
         // Ends with "ready", or when the child ends.
         let mut limited = stdout.take(u64::try_from(READY.len()).unwrap_or(u64::MAX));
-        limited.read_to_end(&mut said).or_io("cannot hear the mounting process")?;
+        limited
+            .read_to_end(&mut said)
+            .or_io("cannot hear the mounting process")?;
     }
     if said == READY {
         return Ok(());
@@ -47,7 +57,14 @@ pub(super) fn start(context: &Context, args: &Mount) -> Result<()> {
         Some(10) => ErrorKind::NoRepository,
         _ => ErrorKind::Io,
     };
-    Err(Error::new(kind, if why.is_empty() { format!("the mounting process ended with {status}") } else { why }))
+    Err(Error::new(
+        kind,
+        if why.is_empty() {
+            format!("the mounting process ended with {status}")
+        } else {
+            why
+        },
+    ))
 }
 
 /// In the child: tells the parent that the tree is there, and lets go of its pipes, which nobody reads any more.
@@ -61,6 +78,11 @@ pub(super) fn ready() -> Result<()> {
     let mut out = std::io::stdout().lock();
     // The parent may have been killed meanwhile.
     let _ = out.write_all(READY).and_then(|()| out.flush());
-    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").or_io("cannot open /dev/null")?;
-    rustix::stdio::dup2_stdout(&null).and_then(|()| rustix::stdio::dup2_stderr(&null)).map_err(|e| Error::io("cannot let go of the terminal", e.into()))
+    let null = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/null")
+        .or_io("cannot open /dev/null")?;
+    rustix::stdio::dup2_stdout(&null)
+        .and_then(|()| rustix::stdio::dup2_stderr(&null))
+        .map_err(|e| Error::io("cannot let go of the terminal", e.into()))
 }

@@ -12,7 +12,9 @@ use super::progress::Progress;
 use super::target::{parse_disk, parse_disks};
 use crate::block::{ReadAt, WriteAt};
 use crate::capture::source::{Format, OpenSource, Source};
-use crate::daemon::control::{BeginAnswer, BeginArguments, Client, CommitAnswer, CommitArguments, DiskArguments, Request};
+use crate::daemon::control::{
+    BeginAnswer, BeginArguments, Client, CommitAnswer, CommitArguments, DiskArguments, Request,
+};
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Session, copy};
@@ -44,7 +46,11 @@ pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
 }
 
 fn plan(args: &Backup) -> Result<Plan> {
-    let format = args.format.as_deref().map(str::parse::<Format>).transpose()?;
+    let format = args
+        .format
+        .as_deref()
+        .map(str::parse::<Format>)
+        .transpose()?;
     let mut disks = Vec::new();
     let mut sources: Vec<(DiskName, OpenSource)> = Vec::new();
     for text in &args.disks {
@@ -52,9 +58,16 @@ fn plan(args: &Backup) -> Result<Plan> {
         let open = Source::parse(&source, format.as_ref())?.open(&args.allow_backing)?;
         let source_bytes = open.disk.size_bytes();
         if source_bytes == 0 {
-            return Err(Error::invalid(format!("the source of disk {name} is empty")).at_path(&source));
+            return Err(
+                Error::invalid(format!("the source of disk {name} is empty")).at_path(&source),
+            );
         }
-        disks.push(DiskArguments { name: name.clone(), source_bytes: Some(source_bytes), key: None, full: false });
+        disks.push(DiskArguments {
+            name: name.clone(),
+            source_bytes: Some(source_bytes),
+            key: None,
+            full: false,
+        });
         sources.push((name, open));
     }
     let vm = VmName::new(&args.vm)?;
@@ -77,42 +90,79 @@ fn plan(args: &Backup) -> Result<Plan> {
     let commit = CommitArguments {
         vm: vm.clone(),
         // Known once the session has begun.
-        session: point.clone().map_or_else(|| PointName::new("unnamed"), Ok)?,
+        session: point
+            .clone()
+            .map_or_else(|| PointName::new("unnamed"), Ok)?,
         point,
         change_ids: parse_change_ids(&args.change_id)?,
         unchanged: parse_disks(&args.unchanged)?,
         without: parse_disks(&args.without)?,
     };
-    let attach = args.attach.iter().map(load_attached).collect::<Result<_>>()?;
-    Ok(Plan { begin, commit, sources, attach })
+    let attach = args
+        .attach
+        .iter()
+        .map(load_attached)
+        .collect::<Result<_>>()?;
+    Ok(Plan {
+        begin,
+        commit,
+        sources,
+        attach,
+    })
 }
 
 fn load_attached(path: &PathBuf) -> Result<(String, Vec<u8>)> {
-    let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| Error::invalid("an attached file needs a plain name").at_path(path))?;
-    let size = std::fs::metadata(path).or_io("cannot look at the file to attach").at_path(path)?.len();
+    let name = path
+        .file_name()
+        .and_then(|n| n.to_str())
+        .ok_or_else(|| Error::invalid("an attached file needs a plain name").at_path(path))?;
+    let size = std::fs::metadata(path)
+        .or_io("cannot look at the file to attach")
+        .at_path(path)?
+        .len();
     if size > ATTACHED_BYTES_MAX {
-        return Err(Error::new(ErrorKind::LimitExceeded, "a file of more than 4 MiB cannot be attached").at_path(path));
+        return Err(Error::new(
+            ErrorKind::LimitExceeded,
+            "a file of more than 4 MiB cannot be attached",
+        )
+        .at_path(path));
     }
-    let content = std::fs::read(path).or_io("cannot read the file to attach").at_path(path)?;
+    let content = std::fs::read(path)
+        .or_io("cannot read the file to attach")
+        .at_path(path)?;
     Ok((name.to_owned(), content))
 }
 
-fn backup_here(context: &Context, owner: &Arc<Owner>, plan: &Plan, stop: &AtomicBool) -> Result<()> {
+fn backup_here(
+    context: &Context,
+    owner: &Arc<Owner>,
+    plan: &Plan,
+    stop: &AtomicBool,
+) -> Result<()> {
     let engine = context.engine(owner);
     let session = Session::begin(&engine, &plan.begin.request()?)?;
-    let done = copy_all_here(context, &session, plan, stop).and_then(|()| session.commit(&plan.commit.request()));
+    let done = copy_all_here(context, &session, plan, stop)
+        .and_then(|()| session.commit(&plan.commit.request()));
     match done {
         Ok(point) => print(context, &session.vm(), &point),
         Err(e) => {
             if let Err(left) = session.abort() {
-                context.output.remark(format!("restorefs: what was written could not be removed: {}", left.report()));
+                context.output.remark(format!(
+                    "restorefs: what was written could not be removed: {}",
+                    left.report()
+                ));
             }
             Err(e)
         }
     }
 }
 
-fn copy_all_here(context: &Context, session: &Session, plan: &Plan, stop: &AtomicBool) -> Result<()> {
+fn copy_all_here(
+    context: &Context,
+    session: &Session,
+    plan: &Plan,
+    stop: &AtomicBool,
+) -> Result<()> {
     let progress = Progress::new(context.output);
     for (name, content) in &plan.attach {
         session.attach(name, content)?;
@@ -120,7 +170,9 @@ fn copy_all_here(context: &Context, session: &Session, plan: &Plan, stop: &Atomi
     for (name, source) in &plan.sources {
         let disk = session.disk(name)?;
         if let Some(reason) = &disk.meta().full_reason {
-            context.output.remark(format!("disk {name} is stored in full: {reason}"));
+            context
+                .output
+                .remark(format!("disk {name} is stored in full: {reason}"));
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
         copy::copy_into(session, &disk, source.disk.as_ref(), stop, &|bytes| {
@@ -132,24 +184,45 @@ fn copy_all_here(context: &Context, session: &Session, plan: &Plan, stop: &Atomi
     Ok(())
 }
 
-fn backup_through(context: &Context, mut client: Client, plan: &Plan, stop: &AtomicBool) -> Result<()> {
+fn backup_through(
+    context: &Context,
+    mut client: Client,
+    plan: &Plan,
+    stop: &AtomicBool,
+) -> Result<()> {
     let begun: BeginAnswer = client.ask(&Request::Begin(plan.begin.clone()))?;
     let session = begun.session.clone();
-    let done = copy_all_through(context, &mut client, &begun, plan, stop)
-        .and_then(|()| client.ask::<CommitAnswer>(&Request::Commit(CommitArguments { session: session.clone(), ..plan.commit.clone() })));
+    let done = copy_all_through(context, &mut client, &begun, plan, stop).and_then(|()| {
+        client.ask::<CommitAnswer>(&Request::Commit(CommitArguments {
+            session: session.clone(),
+            ..plan.commit.clone()
+        }))
+    });
     match done {
         Ok(answer) => print(context, &answer.vm, &answer.point),
         Err(e) => {
-            let abort = Request::Abort { vm: begun.vm.clone(), session };
+            let abort = Request::Abort {
+                vm: begun.vm.clone(),
+                session,
+            };
             if let Err(left) = client.ask::<()>(&abort) {
-                context.output.remark(format!("restorefs: the session could not be aborted: {}", left.report()));
+                context.output.remark(format!(
+                    "restorefs: the session could not be aborted: {}",
+                    left.report()
+                ));
             }
             Err(e)
         }
     }
 }
 
-fn copy_all_through(context: &Context, client: &mut Client, begun: &BeginAnswer, plan: &Plan, stop: &AtomicBool) -> Result<()> {
+fn copy_all_through(
+    context: &Context,
+    client: &mut Client,
+    begun: &BeginAnswer,
+    plan: &Plan,
+    stop: &AtomicBool,
+) -> Result<()> {
     let progress = Progress::new(context.output);
     for (name, content) in &plan.attach {
         let request = Request::Attach {
@@ -167,11 +240,15 @@ fn copy_all_through(context: &Context, client: &mut Client, begun: &BeginAnswer,
             .find(|disk| disk.name.folded() == name.folded())
             .ok_or_else(|| Error::not_found(format!("the daemon's session has no disk {name}")))?;
         if let Some(reason) = &result.full_reason {
-            context.output.remark(format!("disk {name} is stored in full: {reason}"));
+            context
+                .output
+                .remark(format!("disk {name} is stored in full: {reason}"));
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
         let target = NbdClient::connect(&result.uri.parse()?)?;
-        crate::capture::transfer::transfer(source.disk.as_ref(), &target, stop, &|bytes| bar.add(bytes))?;
+        crate::capture::transfer::transfer(source.disk.as_ref(), &target, stop, &|bytes| {
+            bar.add(bytes)
+        })?;
         target.flush()?;
         target.disconnect()?;
         bar.finish();

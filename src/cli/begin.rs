@@ -12,7 +12,12 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
     let mut disks = Vec::new();
     for text in &args.disks {
         let (name, bytes) = parse_disk(text, "SIZE")?;
-        disks.push(DiskArguments { name, source_bytes: Some(size::parse(&bytes)?), key: None, full: false });
+        disks.push(DiskArguments {
+            name,
+            source_bytes: Some(size::parse(&bytes)?),
+            key: None,
+            full: false,
+        });
     }
     let full = mark(&mut disks, &args.full, &args.key)?;
     let arguments = BeginArguments {
@@ -28,19 +33,38 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         compression: args.compress.clone(),
     };
     let repository = context.repository()?;
-    let answer: BeginAnswer = Client::require(repository.format().repository_id)?.ask(&Request::Begin(arguments))?;
+    let answer: BeginAnswer =
+        Client::require(repository.format().repository_id)?.ask(&Request::Begin(arguments))?;
     if context.output.json {
         return context.output.json(&answer);
     }
-    let parent = answer.parent.as_ref().map_or_else(|| "nothing (full)".to_owned(), ToString::to_string);
-    context.output.line(format!("session {}/{}, compared with {parent}", answer.vm, answer.session))?;
+    let parent = answer
+        .parent
+        .as_ref()
+        .map_or_else(|| "nothing (full)".to_owned(), ToString::to_string);
+    context.output.line(format!(
+        "session {}/{}, compared with {parent}",
+        answer.vm, answer.session
+    ))?;
     let rows: Vec<Vec<String>> = answer
         .disk_results
         .iter()
-        .map(|disk| vec![disk.name.to_string(), disk.kind.clone(), size::Human(disk.size_bytes).to_string(), disk.uri.clone()])
+        .map(|disk| {
+            vec![
+                disk.name.to_string(),
+                disk.kind.clone(),
+                size::Human(disk.size_bytes).to_string(),
+                disk.uri.clone(),
+            ]
+        })
         .collect();
-    context.output.table(&["DISK", "KIND", "SIZE", "WRITE TO"], &["SIZE"], &rows)?;
-    context.output.remark(format!("then: restorefs commit {}/{}", answer.vm, answer.session));
+    context
+        .output
+        .table(&["DISK", "KIND", "SIZE", "WRITE TO"], &["SIZE"], &rows)?;
+    context.output.remark(format!(
+        "then: restorefs commit {}/{}",
+        answer.vm, answer.session
+    ));
     Ok(())
 }
 
@@ -48,12 +72,24 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
 ///
 /// # Errors
 /// `InvalidInput`, `NameTooLong`.
-pub(super) fn mark(disks: &mut Vec<DiskArguments>, full: &[String], keys: &[String]) -> Result<bool> {
+pub(super) fn mark(
+    disks: &mut Vec<DiskArguments>,
+    full: &[String],
+    keys: &[String],
+) -> Result<bool> {
     let place = |disks: &mut Vec<DiskArguments>, name: &DiskName| -> usize {
-        disks.iter().position(|d| d.name.folded() == name.folded()).unwrap_or_else(|| {
-            disks.push(DiskArguments { name: name.clone(), source_bytes: None, key: None, full: false });
-            disks.len() - 1
-        })
+        disks
+            .iter()
+            .position(|d| d.name.folded() == name.folded())
+            .unwrap_or_else(|| {
+                disks.push(DiskArguments {
+                    name: name.clone(),
+                    source_bytes: None,
+                    key: None,
+                    full: false,
+                });
+                disks.len() - 1
+            })
     };
     let mut all = false;
     for name in full {
@@ -69,7 +105,9 @@ pub(super) fn mark(disks: &mut Vec<DiskArguments>, full: &[String], keys: &[Stri
     for text in keys {
         let (name, key) = parse_disk(text, "KEY")?;
         if key.len() > 255 || key.chars().any(char::is_control) {
-            return Err(Error::invalid(format!("the key of disk {name} is too long or has control characters")));
+            return Err(Error::invalid(format!(
+                "the key of disk {name} is too long or has control characters"
+            )));
         }
         let at = place(disks, &name);
         if let Some(disk) = disks.get_mut(at) {

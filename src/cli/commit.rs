@@ -22,7 +22,8 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
         without: parse_disks(&args.without)?,
     };
     let repository = context.repository()?;
-    let answer: CommitAnswer = Client::require(repository.format().repository_id)?.ask(&Request::Commit(arguments))?;
+    let answer: CommitAnswer =
+        Client::require(repository.format().repository_id)?.ask(&Request::Commit(arguments))?;
     print(context, &answer.vm, &answer.point)
 }
 
@@ -40,7 +41,9 @@ pub(super) fn parse_change_ids(texts: &[String]) -> Result<BTreeMap<DiskName, St
 /// `Io`.
 pub(super) fn print(context: &Context, vm: &VmName, point: &PointEntry) -> Result<()> {
     if context.output.json {
-        return context.output.json(&serde_json::json!({"vm": vm, "point": point}));
+        return context
+            .output
+            .json(&serde_json::json!({"vm": vm, "point": point}));
     }
     let changed: u64 = point.disks.iter().map(|disk| disk.changed_bytes).sum();
     let size: u64 = point.disks.iter().map(|disk| disk.source_bytes).sum();

@@ -15,14 +15,14 @@ use crate::repo::sidecar::point::Point;
 use crate::repo::{Owner, Repository};
 
 /// Everything a command runs with.
-pub struct Context {
+pub(super) struct Context {
     repo: Option<PathBuf>,
     /// Where to print.
-    pub output: Output,
+    pub(super) output: Output,
 }
 
 /// Whoever can write to the repository.
-pub enum Writer {
+pub(super) enum Writer {
     /// A daemon has the lock.
     Daemon(Client),
     /// This process has it.
@@ -32,7 +32,7 @@ pub enum Writer {
 impl Context {
     /// A context from the global flags.
     #[must_use]
-    pub const fn new(repo: Option<PathBuf>, output: Output) -> Self {
+    pub(super) const fn new(repo: Option<PathBuf>, output: Output) -> Self {
         Self { repo, output }
     }
 
@@ -40,9 +40,10 @@ impl Context {
     ///
     /// # Errors
     /// `InvalidInput` when none was named.
-    pub fn path(&self) -> Result<&Path> {
+    pub(super) fn path(&self) -> Result<&Path> {
         self.repo.as_deref().ok_or_else(|| {
-            Error::new(ErrorKind::NoRepository, "no repository was named").advise("use --repo DIR, or set RESTOREFS_REPO")
+            Error::new(ErrorKind::NoRepository, "no repository was named")
+                .advise("use --repo DIR, or set RESTOREFS_REPO")
         })
     }
 
@@ -50,7 +51,7 @@ impl Context {
     ///
     /// # Errors
     /// As [`Repository::open`].
-    pub fn repository(&self) -> Result<Arc<Repository>> {
+    pub(super) fn repository(&self) -> Result<Arc<Repository>> {
         Repository::open(self.path()?).map(Arc::new)
     }
 
@@ -58,17 +59,21 @@ impl Context {
     ///
     /// # Errors
     /// `Locked` when another process than a daemon has it; as [`Owner::open`].
-    pub fn writer(&self, role: &str) -> Result<Writer> {
+    pub(super) fn writer(&self, role: &str) -> Result<Writer> {
         let repository = self.repository()?;
         if let Some(client) = Client::connect(repository.format().repository_id)? {
             return Ok(Writer::Daemon(client));
         }
-        Ok(Writer::Here(Arc::new(Owner::open(repository, Arc::new(SystemClock), role)?)))
+        Ok(Writer::Here(Arc::new(Owner::open(
+            repository,
+            Arc::new(SystemClock),
+            role,
+        )?)))
     }
 
     /// The pool for chains.
     #[must_use]
-    pub fn pool(&self) -> Arc<Pool> {
+    pub(super) fn pool(&self) -> Arc<Pool> {
         // More descriptors make deep chains faster; without them the pool just reopens layers.
         let _ = crate::sys::limit::raise_open_files();
         Pool::new(PoolLimits::default())
@@ -76,7 +81,7 @@ impl Context {
 
     /// The engine over an owner.
     #[must_use]
-    pub fn engine(&self, owner: &Arc<Owner>) -> Engine {
+    pub(super) fn engine(&self, owner: &Arc<Owner>) -> Engine {
         Engine::new(Arc::clone(owner), self.pool())
     }
 }
@@ -85,7 +90,10 @@ impl Context {
 ///
 /// # Errors
 /// `NotFound`; `Corrupt`; `Io`.
-pub fn find(repository: &Repository, selector: &Selector) -> Result<(Index, PointEntry, Point)> {
+pub(super) fn find(
+    repository: &Repository,
+    selector: &Selector,
+) -> Result<(Index, PointEntry, Point)> {
     let index = repository.index(&selector.vm)?;
     let entry = selector.which.find(&index)?.clone();
     let point = repository.point(&selector.vm, &entry)?;

@@ -23,14 +23,29 @@ pub(super) fn man(context: &Context, args: &Man) -> Result<()> {
     let mut command = Cli::command();
     command.build();
     let mut pages = vec![(command.clone(), "restorefs".to_owned())];
-    pages.extend(command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| (c.clone(), format!("restorefs-{}", c.get_name()))));
+    pages.extend(
+        command
+            .get_subcommands()
+            .filter(|c| !c.is_hide_set())
+            .map(|c| (c.clone(), format!("restorefs-{}", c.get_name()))),
+    );
     for (command, name) in pages {
         let mut bytes = Vec::new();
         let title = name.clone();
         let named = command.name(leak(title)?);
-        clap_mangen::Man::new(named).render(&mut bytes).or_io("cannot render a man page")?;
-        durable::put(&dir, Path::new(&format!("{name}.1")), &bytes, 0o644, Replace::Yes)?;
-        context.output.remark(format!("{}/{name}.1", args.dir.display()));
+        clap_mangen::Man::new(named)
+            .render(&mut bytes)
+            .or_io("cannot render a man page")?;
+        durable::put(
+            &dir,
+            Path::new(&format!("{name}.1")),
+            &bytes,
+            0o644,
+            Replace::Yes,
+        )?;
+        context
+            .output
+            .remark(format!("{}/{name}.1", args.dir.display()));
     }
     Ok(())
 }

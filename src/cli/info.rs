@@ -12,13 +12,21 @@ use crate::types::width::usize_from_u64;
 
 pub(super) fn run(context: &Context, args: &Info) -> Result<()> {
     let selector: Selector = args.point.parse()?;
-    let tree = Tree::new(context.repository()?, context.pool(), TreeOptions::default())?;
+    let tree = Tree::new(
+        context.repository()?,
+        context.pool(),
+        TreeOptions::default(),
+    )?;
     let point = tree.point(&selector.vm, &selector.which)?;
-    let file = tree.resolve(Ino::ROOT, format!("{}/{}/info.json", point.vm, point.entry.name).as_bytes())?;
+    let file = tree.resolve(
+        Ino::ROOT,
+        format!("{}/{}/info.json", point.vm, point.entry.name).as_bytes(),
+    )?;
     let content = tree.content(file.attributes.ino)?;
     let mut bytes = vec![0; usize_from_u64(content.size_bytes())];
     content.read_at(0, &mut bytes)?;
-    let info: Value = serde_json::from_slice(&bytes).map_err(|e| Error::corrupt("info.json cannot be read", "JSON", e))?;
+    let info: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::corrupt("info.json cannot be read", "JSON", e))?;
     if context.output.json {
         return context.output.json(&info);
     }
@@ -29,10 +37,21 @@ pub(super) fn run(context: &Context, args: &Info) -> Result<()> {
 
 /// `disks.0.name  vda`, a line for each value.
 fn flatten(path: &str, value: &Value, out: &mut String) {
-    let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let join = |key: &str| {
+        if path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{path}.{key}")
+        }
+    };
     match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| flatten(&join(key), value, out)),
-        Value::Array(list) => list.iter().enumerate().for_each(|(n, value)| flatten(&join(&n.to_string()), value, out)),
+        Value::Object(map) => map
+            .iter()
+            .for_each(|(key, value)| flatten(&join(key), value, out)),
+        Value::Array(list) => list
+            .iter()
+            .enumerate()
+            .for_each(|(n, value)| flatten(&join(&n.to_string()), value, out)),
         Value::Null => {}
         Value::String(text) => out.push_str(&format!("{path:<28} {text}\n")),
         other => out.push_str(&format!("{path:<28} {other}\n")),

@@ -15,7 +15,11 @@ pub(super) fn run(context: &Context, args: &Init) -> Result<()> {
     let repository = Repository::init(dir, Timestamp::now())?;
     let id = repository.format().repository_id;
     if context.output.json {
-        return context.output.json(&serde_json::json!({"repository_id": id, "path": dir}));
+        return context
+            .output
+            .json(&serde_json::json!({"repository_id": id, "path": dir}));
     }
-    context.output.line(format!("made repository {id} in {}", dir.display()))
+    context
+        .output
+        .line(format!("made repository {id} in {}", dir.display()))
 }

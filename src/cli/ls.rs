@@ -65,7 +65,11 @@ fn vms(context: &Context, repository: &Repository) -> Result<()> {
             ]
         })
         .collect();
-    context.output.table(&["VM", "POINTS", "LATEST", "DISKS", "SIZE"], &["POINTS", "DISKS", "SIZE"], &rows)
+    context.output.table(
+        &["VM", "POINTS", "LATEST", "DISKS", "SIZE"],
+        &["POINTS", "DISKS", "SIZE"],
+        &rows,
+    )
 }
 
 fn points(context: &Context, repository: &Repository, vm: &VmName) -> Result<()> {
@@ -83,14 +87,23 @@ fn points(context: &Context, repository: &Repository, vm: &VmName) -> Result<()>
                 point.name.to_string(),
                 point.seq.to_string(),
                 point.kind.as_str().to_owned(),
-                point.captured_at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+                point
+                    .captured_at
+                    .strftime("%Y-%m-%d %H:%M:%S UTC")
+                    .to_string(),
                 Human(size_of(point)).to_string(),
                 Human(changed).to_string(),
                 disks.join(" "),
             ]
         })
         .collect();
-    context.output.table(&["POINT", "SEQ", "KIND", "CAPTURED", "SIZE", "CHANGED", "DISKS"], &["SEQ", "SIZE", "CHANGED"], &rows)
+    context.output.table(
+        &[
+            "POINT", "SEQ", "KIND", "CAPTURED", "SIZE", "CHANGED", "DISKS",
+        ],
+        &["SEQ", "SIZE", "CHANGED"],
+        &rows,
+    )
 }
 
 /// A name with its attributes, as one line or one JSON object.
@@ -100,38 +113,79 @@ struct Line {
     link: Option<Vec<u8>>,
 }
 
-fn tree(context: &Context, repository: Arc<Repository>, selector: &Selector, path: &str) -> Result<()> {
-    let options = TreeOptions { single_user: false, ..TreeOptions::default() };
+fn tree(
+    context: &Context,
+    repository: Arc<Repository>,
+    selector: &Selector,
+    path: &str,
+) -> Result<()> {
+    let options = TreeOptions {
+        single_user: false,
+        ..TreeOptions::default()
+    };
     let tree = Tree::new(repository, context.pool(), options)?;
     let point = tree.point(&selector.vm, &selector.which)?;
-    let start = tree.resolve(crate::tree::Ino::ROOT, format!("{}/{}", point.vm, point.entry.name).as_bytes())?;
+    let start = tree.resolve(
+        crate::tree::Ino::ROOT,
+        format!("{}/{}", point.vm, point.entry.name).as_bytes(),
+    )?;
     let found = tree.resolve(start.attributes.ino, path.as_bytes())?;
     let mut lines = Vec::new();
     if found.attributes.file_type == FileType::Directory {
         tree.entries(found.attributes.ino, 0, &mut |entry| {
-            lines.push(Line { name: entry.name.to_vec(), attributes: entry.found.as_ref().map(|f| f.attributes.clone()), link: None });
+            lines.push(Line {
+                name: entry.name.to_vec(),
+                attributes: entry.found.as_ref().map(|f| f.attributes.clone()),
+                link: None,
+            });
             true
         })?;
         lines.sort_by(|a, b| a.name.cmp(&b.name));
     } else {
-        let name = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or("/");
-        lines.push(Line { name: name.into(), attributes: Some(found.attributes), link: None });
+        let name = path
+            .rsplit('/')
+            .find(|part| !part.is_empty())
+            .unwrap_or("/");
+        lines.push(Line {
+            name: name.into(),
+            attributes: Some(found.attributes),
+            link: None,
+        });
     }
     for line in &mut lines {
-        if let Some(attributes) = line.attributes.as_ref().filter(|a| a.file_type == FileType::Symlink) {
+        if let Some(attributes) = line
+            .attributes
+            .as_ref()
+            .filter(|a| a.file_type == FileType::Symlink)
+        {
             line.link = tree.link_target(attributes.ino).ok();
         }
     }
     if context.output.json {
-        return context.output.json(&lines.iter().map(Line::json).collect::<Vec<_>>());
+        return context
+            .output
+            .json(&lines.iter().map(Line::json).collect::<Vec<_>>());
     }
     let rows = lines.iter().map(Line::row).collect::<Result<Vec<_>>>()?;
-    context.output.table(&["MODE", "LINKS", "UID", "GID", "SIZE", "MODIFIED", "NAME"], &["LINKS", "UID", "GID", "SIZE"], &rows)
+    context.output.table(
+        &["MODE", "LINKS", "UID", "GID", "SIZE", "MODIFIED", "NAME"],
+        &["LINKS", "UID", "GID", "SIZE"],
+        &rows,
+    )
 }
 
 /// Names of a guest go to a terminal: what is not plain text is escaped.
 fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    String::from_utf8_lossy(name)
+        .chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect::<Vec<_>>()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
 }
 
 fn mode(attributes: &Attributes) -> String {
@@ -177,15 +231,34 @@ impl Line {
 
     fn row(&self) -> Result<Vec<String>> {
         let Some(a) = &self.attributes else {
-            return Ok(vec!["?".into(), "?".into(), "?".into(), "?".into(), "?".into(), "?".into(), shown(&self.name)]);
+            return Ok(vec![
+                "?".into(),
+                "?".into(),
+                "?".into(),
+                "?".into(),
+                "?".into(),
+                "?".into(),
+                shown(&self.name),
+            ]);
         };
         let when = jiff::Timestamp::from_second(a.mtime.seconds)
             .map_err(|e| Error::new(ErrorKind::Corrupt, "a time is out of range").caused_by(e))
-            .map_or_else(|_| "?".to_owned(), |t| t.strftime("%Y-%m-%d %H:%M").to_string());
+            .map_or_else(
+                |_| "?".to_owned(),
+                |t| t.strftime("%Y-%m-%d %H:%M").to_string(),
+            );
         let mut name = shown(&self.name);
         if let Some(link) = &self.link {
             name = format!("{name} -> {}", shown(link));
         }
-        Ok(vec![mode(a), a.nlink.to_string(), a.uid.to_string(), a.gid.to_string(), a.size_bytes.to_string(), when, name])
+        Ok(vec![
+            mode(a),
+            a.nlink.to_string(),
+            a.uid.to_string(),
+            a.gid.to_string(),
+            a.size_bytes.to_string(),
+            when,
+            name,
+        ])
     }
 }

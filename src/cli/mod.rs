@@ -40,13 +40,20 @@ pub fn run() -> Code {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version go to standard output with code 0, mistakes to standard error with 2.
-            let code = if e.use_stderr() { Code::Usage } else { Code::Ok };
+            let code = if e.use_stderr() {
+                Code::Usage
+            } else {
+                Code::Ok
+            };
             let _ = e.print();
             return code;
         }
     };
     start_log(cli.verbose);
-    let output = Output { json: cli.json, quiet: cli.quiet };
+    let output = Output {
+        json: cli.json,
+        quiet: cli.quiet,
+    };
     let context = Context::new(cli.repo, output);
     let result = match cli.command {
         Command::Init(args) => init::run(&context, &args),
@@ -80,7 +87,8 @@ fn start_log(verbose: u8) {
         2 => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("restorefs={level}")));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("restorefs={level}")));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

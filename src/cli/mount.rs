@@ -29,8 +29,15 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
         return background::start(context, args);
     }
     let stop = interrupt::flag()?;
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let tree = Tree::new(repository, context.pool(), options.tree_options(uid, gid, false))?;
+    let (uid, gid) = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    let tree = Tree::new(
+        repository,
+        context.pool(),
+        options.tree_options(uid, gid, false),
+    )?;
     let mounted = Arc::new(fuse::mount(&tree, &args.mountpoint, &options)?);
     background::ready()?;
     // The one thread waits for the mount to end, the other for a signal; whoever is first ends both.
@@ -49,7 +56,13 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
         if stop.swap(false, Ordering::SeqCst) {
             // Somebody may be using it: a signal ends the mount all the same, and he sees the last of it.
             fuse::umount(mounted.mountpoint(), true)?;
-            return waiter.join().map_or(Ok(()), |()| ended.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Ok(())));
+            return waiter.join().map_or(Ok(()), |()| {
+                ended
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take()
+                    .unwrap_or(Ok(()))
+            });
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -58,7 +71,9 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
 pub(super) fn umount(context: &Context, args: &Umount) -> Result<()> {
     fuse::umount(&args.mountpoint, args.lazy)?;
     if context.output.json {
-        return context.output.json(&serde_json::json!({"unmounted": args.mountpoint}));
+        return context
+            .output
+            .json(&serde_json::json!({"unmounted": args.mountpoint}));
     }
     Ok(())
 }

@@ -8,11 +8,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Where and how a command prints.
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(super) struct Output {
     /// JSON instead of text.
-    pub json: bool,
+    pub(super) json: bool,
     /// No progress, no remarks.
-    pub quiet: bool,
+    pub(super) quiet: bool,
 }
 
 impl Output {
@@ -30,7 +30,7 @@ impl Output {
     ///
     /// # Errors
     /// `Io`.
-    pub fn line(self, text: impl AsRef<str>) -> Result<()> {
+    pub(super) fn line(self, text: impl AsRef<str>) -> Result<()> {
         Self::put(&format!("{}\n", text.as_ref()))
     }
 
@@ -38,7 +38,7 @@ impl Output {
     ///
     /// # Errors
     /// `Io`.
-    pub fn text(self, text: &str) -> Result<()> {
+    pub(super) fn text(self, text: &str) -> Result<()> {
         Self::put(text)
     }
 
@@ -46,8 +46,9 @@ impl Output {
     ///
     /// # Errors
     /// `Io`.
-    pub fn json(self, value: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_string_pretty(value).map_err(|e| Error::new(ErrorKind::Io, "cannot encode the answer").caused_by(e))?;
+    pub(super) fn json(self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Error::new(ErrorKind::Io, "cannot encode the answer").caused_by(e))?;
         self.line(text)
     }
 
@@ -55,7 +56,12 @@ impl Output {
     ///
     /// # Errors
     /// `Io`.
-    pub fn table(self, heading: &[&str], right: &[&str], rows: &[Vec<String>]) -> Result<()> {
+    pub(super) fn table(
+        self,
+        heading: &[&str],
+        right: &[&str],
+        rows: &[Vec<String>],
+    ) -> Result<()> {
         let mut widths: Vec<usize> = heading.iter().map(|h| h.chars().count()).collect();
         for row in rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -80,7 +86,7 @@ impl Output {
     }
 
     /// Says something on standard error, unless told to be quiet.
-    pub fn remark(self, text: impl AsRef<str>) {
+    pub(super) fn remark(self, text: impl AsRef<str>) {
         if !self.quiet {
             // Nobody to tell is no reason to fail.
             let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
@@ -89,7 +95,7 @@ impl Output {
 
     /// Whether progress bars are wanted and can be seen.
     #[must_use]
-    pub fn shows_progress(self) -> bool {
+    pub(super) fn shows_progress(self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()
     }
 }

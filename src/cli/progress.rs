@@ -6,7 +6,7 @@ use super::output::Output;
 use crate::types::size::Human;
 
 /// The bars of one command.
-pub struct Progress {
+pub(super) struct Progress {
     bars: MultiProgress,
     visible: bool,
 }
@@ -14,18 +14,23 @@ pub struct Progress {
 impl Progress {
     /// Bars for a command that prints to `output`.
     #[must_use]
-    pub fn new(output: Output) -> Self {
-        Self { bars: MultiProgress::new(), visible: output.shows_progress() }
+    pub(super) fn new(output: Output) -> Self {
+        Self {
+            bars: MultiProgress::new(),
+            visible: output.shows_progress(),
+        }
     }
 
     /// A bar for `total_bytes` of `name`.
     #[must_use]
-    pub fn bar(&self, name: &str, total_bytes: u64) -> Bar {
+    pub(super) fn bar(&self, name: &str, total_bytes: u64) -> Bar {
         if !self.visible {
             return Bar(ProgressBar::hidden());
         }
         let bar = self.bars.add(ProgressBar::new(total_bytes));
-        let style = ProgressStyle::with_template("{prefix:>10} [{bar:30}] {bytes:>10}/{total_bytes} {binary_bytes_per_sec:>12} {msg} {eta} left");
+        let style = ProgressStyle::with_template(
+            "{prefix:>10} [{bar:30}] {bytes:>10}/{total_bytes} {binary_bytes_per_sec:>12} {msg} {eta} left",
+        );
         if let Ok(style) = style {
             bar.set_style(style.progress_chars("=> "));
         }
@@ -36,21 +41,21 @@ impl Progress {
 
 /// One bar.
 #[derive(Clone)]
-pub struct Bar(ProgressBar);
+pub(super) struct Bar(ProgressBar);
 
 impl Bar {
     /// More bytes are done.
-    pub fn add(&self, bytes: u64) {
+    pub(super) fn add(&self, bytes: u64) {
         self.0.inc(bytes);
     }
 
     /// So many bytes are stored because they changed.
-    pub fn changed(&self, bytes: u64) {
+    pub(super) fn changed(&self, bytes: u64) {
         self.0.set_message(format!("{} changed,", Human(bytes)));
     }
 
     /// Done.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }

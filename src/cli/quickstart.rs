@@ -8,16 +8,26 @@ use super::{background, backup, init, ls, sample};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
-    let dir = std::path::absolute(&args.dir).or_io("cannot tell the directory's path").at_path(&args.dir)?;
+    let dir = std::path::absolute(&args.dir)
+        .or_io("cannot tell the directory's path")
+        .at_path(&args.dir)?;
     if std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::new(ErrorKind::NotEmpty, "the directory is not empty").at_path(&dir).advise("name a new one"));
+        return Err(
+            Error::new(ErrorKind::NotEmpty, "the directory is not empty")
+                .at_path(&dir)
+                .advise("name a new one"),
+        );
     }
-    std::fs::create_dir_all(&dir).or_io("cannot make the directory").at_path(&dir)?;
+    std::fs::create_dir_all(&dir)
+        .or_io("cannot make the directory")
+        .at_path(&dir)?;
     let (repo, disk, mountpoint) = (dir.join("repo"), dir.join("disk.raw"), dir.join("mnt"));
     let output = context.output;
     let context = Context::new(Some(repo.clone()), output);
 
-    output.line("1. A sample disk, built from files of this machine: a GPT with one ext4 filesystem.")?;
+    output.line(
+        "1. A sample disk, built from files of this machine: a GPT with one ext4 filesystem.",
+    )?;
     sample::make(&disk, &dir.join("staging"))?;
     std::fs::remove_dir_all(dir.join("staging")).or_io("cannot remove the sample's files")?;
     output.line("\n2. A repository, and a first backup: everything is stored.")?;
@@ -27,17 +37,36 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
     sample::change(&disk, &dir.join("note.txt"))?;
     backup::run(&context, &backup_args(&disk, "tuesday"))?;
     output.line("")?;
-    ls::run(&context, &super::args::Ls { target: Some("sample".to_owned()) })?;
+    ls::run(
+        &context,
+        &super::args::Ls {
+            target: Some("sample".to_owned()),
+        },
+    )?;
 
-    std::fs::create_dir_all(&mountpoint).or_io("cannot make the mountpoint").at_path(&mountpoint)?;
-    let mount = Mount { mountpoint: mountpoint.clone(), options: Vec::new(), foreground: false };
+    std::fs::create_dir_all(&mountpoint)
+        .or_io("cannot make the mountpoint")
+        .at_path(&mountpoint)?;
+    let mount = Mount {
+        mountpoint: mountpoint.clone(),
+        options: Vec::new(),
+        foreground: false,
+    };
     let mounted = background::start(&context, &mount);
     if let Err(e) = &mounted {
-        output.line(format!("\n4. The tree could not be mounted here: {}", e.report()))?;
-        output.line("   The same tree is reached without a mount: restorefs ls, restorefs restore.")?;
+        output.line(format!(
+            "\n4. The tree could not be mounted here: {}",
+            e.report()
+        ))?;
+        output.line(
+            "   The same tree is reached without a mount: restorefs ls, restorefs restore.",
+        )?;
         return explain(&context, &repo, None);
     }
-    output.line(format!("\n4. The repository is mounted on {}:", mountpoint.display()))?;
+    output.line(format!(
+        "\n4. The repository is mounted on {}:",
+        mountpoint.display()
+    ))?;
     show(&context, &mountpoint)?;
     explain(&context, &repo, Some(&mountpoint))
 }
@@ -62,7 +91,13 @@ fn backup_args(disk: &Path, point: &str) -> Backup {
 
 /// What `ls` of the interesting places gives.
 fn show(context: &Context, mountpoint: &Path) -> Result<()> {
-    for place in ["", "sample", "sample/latest/", "sample/latest/disks", "sample/latest/volumes/vda/part/1"] {
+    for place in [
+        "",
+        "sample",
+        "sample/latest/",
+        "sample/latest/disks",
+        "sample/latest/volumes/vda/part/1",
+    ] {
         let path = mountpoint.join(place);
         let mut names: Vec<String> = std::fs::read_dir(&path)
             .or_io("cannot list the mounted tree")
@@ -81,17 +116,27 @@ fn show(context: &Context, mountpoint: &Path) -> Result<()> {
             })
             .collect();
         names.sort();
-        context.output.line(format!("   {:<36} {}", format!("{place}:"), names.join("  ")))?;
+        context.output.line(format!(
+            "   {:<36} {}",
+            format!("{place}:"),
+            names.join("  ")
+        ))?;
     }
     Ok(())
 }
 
 fn explain(context: &Context, repo: &Path, mountpoint: Option<&Path>) -> Result<()> {
-    let mut lines = vec![String::new(), "Try next:".to_owned(), format!("  export RESTOREFS_REPO={}", repo.display())];
+    let mut lines = vec![
+        String::new(),
+        "Try next:".to_owned(),
+        format!("  export RESTOREFS_REPO={}", repo.display()),
+    ];
     if let Some(mountpoint) = mountpoint {
         let m = mountpoint.display();
         lines.push(format!("  diff -r {m}/sample/monday/volumes/vda/part/1/etc {m}/sample/tuesday/volumes/vda/part/1/etc"));
-        lines.push(format!("  cp -a {m}/sample/latest/volumes/vda/part/1/etc/hostname /tmp/"));
+        lines.push(format!(
+            "  cp -a {m}/sample/latest/volumes/vda/part/1/etc/hostname /tmp/"
+        ));
     }
     lines.push("  restorefs ls sample@latest:/volumes/vda/part/1/etc".to_owned());
     lines.push("  restorefs info sample@latest".to_owned());
@@ -99,7 +144,10 @@ fn explain(context: &Context, repo: &Path, mountpoint: Option<&Path>) -> Result<
     lines.push(format!("  qemu-img info --backing-chain {}/vms/sample/layers/*.qcow2   # plain QCOW2, readable without restorefs", repo.display()));
     if let Some(mountpoint) = mountpoint {
         lines.push(String::new());
-        lines.push(format!("Unmount: restorefs umount {}", mountpoint.display()));
+        lines.push(format!(
+            "Unmount: restorefs umount {}",
+            mountpoint.display()
+        ));
     }
     context.output.line(lines.join("\n"))
 }

@@ -20,21 +20,33 @@ use crate::repo::selector::Selector;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::point::{Point, PointDisk};
 use crate::sys::beneath::{Access, Dir};
-use crate::sys::durable::{self, Replace};
 use crate::sys::device;
+use crate::sys::durable::{self, Replace};
 use crate::types::size::Human;
 use crate::types::{DiskName, VmId, VmName};
 
 pub(super) fn run(context: &Context, args: &Restore) -> Result<()> {
-    match (Target::parse(&args.from)?, &args.disk, &args.target, &args.to) {
-        (Target::Path(selector, path), None, None, Some(dir)) => { let _ = (selector,path,dir); Ok(()) },
-        (Target::Path(..), ..) => Err(Error::invalid("files are restored into a directory").advise("add --to DIR")),
-        (Target::Point(selector), Some(disk), Some(target), None) => one(context, args, &selector, disk, target),
-        (Target::Point(selector), None, None, Some(dir)) => all(context, args, &selector, dir),
-        (Target::Point(_), ..) => {
-            Err(Error::invalid("what is to be restored where?").advise("write VM@POINT DISK TARGET, or VM@POINT --to DIR"))
+    match (
+        Target::parse(&args.from)?,
+        &args.disk,
+        &args.target,
+        &args.to,
+    ) {
+        (Target::Path(selector, path), None, None, Some(dir)) => {
+            let _ = (selector, path, dir);
+            Ok(())
         }
-        (Target::Vm(vm), ..) => Err(Error::invalid(format!("{vm} has many points")).advise(format!("name one: {vm}@latest"))),
+        (Target::Path(..), ..) => {
+            Err(Error::invalid("files are restored into a directory").advise("add --to DIR"))
+        }
+        (Target::Point(selector), Some(disk), Some(target), None) => {
+            one(context, args, &selector, disk, target)
+        }
+        (Target::Point(selector), None, None, Some(dir)) => all(context, args, &selector, dir),
+        (Target::Point(_), ..) => Err(Error::invalid("what is to be restored where?")
+            .advise("write VM@POINT DISK TARGET, or VM@POINT --to DIR")),
+        (Target::Vm(vm), ..) => Err(Error::invalid(format!("{vm} has many points"))
+            .advise(format!("name one: {vm}@latest"))),
     }
 }
 
@@ -70,7 +82,12 @@ impl<'a> Restoration<'a> {
         })
     }
 
-    fn disk(&self, disk: &PointDisk, target: &dyn WriteAt, target_is_zero: bool) -> Result<Restored> {
+    fn disk(
+        &self,
+        disk: &PointDisk,
+        target: &dyn WriteAt,
+        target_is_zero: bool,
+    ) -> Result<Restored> {
         let restore = RestoreDisk::open(&self.repository, &self.pool, &self.vm, self.vm_id, disk)?;
         let bar = self.progress.bar(disk.name.as_str(), restore.size_bytes());
         let options = RestoreOptions {
@@ -86,9 +103,15 @@ impl<'a> Restoration<'a> {
 
     /// Restores into a new file below `dir`: it gets its name only once it is whole.
     fn file(&self, disk: &PointDisk, dir: &Dir, name: &str) -> Result<Restored> {
-        let replace = if self.args.force { Replace::Yes } else { Replace::No };
+        let replace = if self.args.force {
+            Replace::Yes
+        } else {
+            Replace::No
+        };
         if replace == Replace::No && dir.stat(name)?.is_some() {
-            return Err(Error::new(ErrorKind::AlreadyExists, "the target exists").at_path(dir.path().join(name)).advise("name another, or use --force"));
+            return Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
+                .at_path(dir.path().join(name))
+                .advise("name another, or use --force"));
         }
         let making = format!("{name}.restoring");
         match dir.unlink(&making) {
@@ -97,14 +120,17 @@ impl<'a> Restoration<'a> {
         }
         let file = dir.create_file(&making, 0o600)?;
         let target = FileDisk::new(file, dir.path().join(&making), Access::ReadWrite)?;
-        let done = target.set_size(disk.source_bytes).and_then(|()| self.disk(disk, &target, true)).and_then(|restored| {
-            match replace {
-                Replace::Yes => durable::rename(dir, &making, name)?,
-                Replace::No => durable::rename_noreplace(dir, &making, name)?,
-            }
-            dir.sync("")?;
-            Ok(restored)
-        });
+        let done = target
+            .set_size(disk.source_bytes)
+            .and_then(|()| self.disk(disk, &target, true))
+            .and_then(|restored| {
+                match replace {
+                    Replace::Yes => durable::rename(dir, &making, name)?,
+                    Replace::No => durable::rename_noreplace(dir, &making, name)?,
+                }
+                dir.sync("")?;
+                Ok(restored)
+            });
         if done.is_err() {
             // The error that counts is the one that is returned.
             let _ = dir.unlink(&making);
@@ -120,7 +146,9 @@ impl<'a> Restoration<'a> {
                     serde_json::json!({"disk": disk, "target": target, "size_bytes": r.size_bytes, "written_bytes": r.written_bytes})
                 })
                 .collect();
-            return self.context.output.json(&serde_json::json!({"vm": self.vm, "point": self.entry.name, "disks": disks}));
+            return self.context.output.json(
+                &serde_json::json!({"vm": self.vm, "point": self.entry.name, "disks": disks}),
+            );
         }
         for (disk, target, restored) in done {
             self.context.output.line(format!(
@@ -135,27 +163,53 @@ impl<'a> Restoration<'a> {
     }
 }
 
-fn one(context: &Context, args: &Restore, selector: &Selector, disk: &str, target: &str) -> Result<()> {
+fn one(
+    context: &Context,
+    args: &Restore,
+    selector: &Selector,
+    disk: &str,
+    target: &str,
+) -> Result<()> {
     let restoration = Restoration::open(context, args, selector)?;
     let name = DiskName::new(disk)?;
     let disk = restoration.point.disk(&name).ok_or_else(|| {
-        let have: Vec<&str> = restoration.point.disks.iter().map(|d| d.name.as_str()).collect();
-        Error::not_found(format!("{}@{} has no disk {name}", restoration.vm, restoration.entry.name)).advise(format!("it has: {}", have.join(", ")))
+        let have: Vec<&str> = restoration
+            .point
+            .disks
+            .iter()
+            .map(|d| d.name.as_str())
+            .collect();
+        Error::not_found(format!(
+            "{}@{} has no disk {name}",
+            restoration.vm, restoration.entry.name
+        ))
+        .advise(format!("it has: {}", have.join(", ")))
     })?;
     let restored = match Source::parse(target, None)? {
         Source::Nbd(uri) => {
             let client = NbdClient::connect(&uri)?;
             if client.size_bytes() < disk.source_bytes {
-                return Err(Error::invalid(format!("the target has {} bytes, the disk {}", client.size_bytes(), disk.source_bytes)));
+                return Err(Error::invalid(format!(
+                    "the target has {} bytes, the disk {}",
+                    client.size_bytes(),
+                    disk.source_bytes
+                )));
             }
             let restored = restoration.disk(disk, &client, false)?;
             client.disconnect()?;
             restored
         }
-        Source::File { path, .. } if is_block_device(&path)? => device_target(&restoration, disk, &path)?,
+        Source::File { path, .. } if is_block_device(&path)? => {
+            device_target(&restoration, disk, &path)?
+        }
         Source::File { path, .. } => {
-            let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let file = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| Error::invalid("the target needs a plain file name").at_path(&path))?;
+            let parent = path
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            let file = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
+                Error::invalid("the target needs a plain file name").at_path(&path)
+            })?;
             restoration.file(disk, &Dir::open(parent)?, file)?
         }
     };
@@ -177,28 +231,52 @@ fn device_target(restoration: &Restoration<'_>, disk: &PointDisk, path: &Path) -
     }
     let target = FileDisk::open(path, Access::ReadWrite)?;
     if target.size_bytes() < disk.source_bytes {
-        return Err(Error::invalid(format!("the device has {} bytes, the disk {}", target.size_bytes(), disk.source_bytes)).at_path(path));
+        return Err(Error::invalid(format!(
+            "the device has {} bytes, the disk {}",
+            target.size_bytes(),
+            disk.source_bytes
+        ))
+        .at_path(path));
     }
     restoration.disk(disk, &target, false)
 }
 
 fn all(context: &Context, args: &Restore, selector: &Selector, to: &Path) -> Result<()> {
     let restoration = Restoration::open(context, args, selector)?;
-    std::fs::create_dir_all(to).or_io("cannot make the target directory").at_path(to)?;
+    std::fs::create_dir_all(to)
+        .or_io("cannot make the target directory")
+        .at_path(to)?;
     let dir = Dir::open(to)?;
     let mut done = Vec::new();
     for disk in &restoration.point.disks {
         let name = format!("{}.raw", disk.name);
         let restored = restoration.file(disk, &dir, &name)?;
-        done.push((disk.name.clone(), to.join(name).display().to_string(), restored));
+        done.push((
+            disk.name.clone(),
+            to.join(name).display().to_string(),
+            restored,
+        ));
     }
     if !restoration.entry.attached.is_empty() {
         dir.make_dirs("attached", 0o700)?;
     }
     for file in &restoration.entry.attached {
-        let bytes = restoration.repository.attached(&restoration.vm, &restoration.entry, &file.name)?;
-        let replace = if args.force { Replace::Yes } else { Replace::No };
-        durable::put(&dir, Path::new("attached").join(&file.name), &bytes, 0o600, replace)?;
+        let bytes =
+            restoration
+                .repository
+                .attached(&restoration.vm, &restoration.entry, &file.name)?;
+        let replace = if args.force {
+            Replace::Yes
+        } else {
+            Replace::No
+        };
+        durable::put(
+            &dir,
+            Path::new("attached").join(&file.name),
+            &bytes,
+            0o600,
+            replace,
+        )?;
     }
     hole_note(&dir)?;
     restoration.report(&done)

@@ -18,31 +18,46 @@ const CONTENT_BYTES_MAX: u64 = 96 << 20;
 /// Directories that every Linux machine has, and that anybody may read.
 const SOURCES: [&str; 3] = ["/etc", "/usr/share/doc", "/usr/include"];
 /// Linux filesystem data, in the byte order of GPT (UEFI 2.10, 5.3.3).
-const LINUX: [u8; 16] = [0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4];
+const LINUX: [u8; 16] = [
+    0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4,
+];
 
 /// Makes the disk as it is "on Monday".
 ///
 /// # Errors
 /// `Unsupported` when mke2fs is missing; `Io`.
 pub(super) fn make(path: &Path, staging: &Path) -> Result<()> {
-    std::fs::create_dir_all(staging).or_io("cannot make a directory for the sample's files").at_path(staging)?;
+    std::fs::create_dir_all(staging)
+        .or_io("cannot make a directory for the sample's files")
+        .at_path(staging)?;
     let mut left = CONTENT_BYTES_MAX;
     for source in SOURCES {
-        copy_tree(Path::new(source), &staging.join(source.trim_start_matches('/')), &mut left)?;
+        copy_tree(
+            Path::new(source),
+            &staging.join(source.trim_start_matches('/')),
+            &mut left,
+        )?;
     }
-    let disk = std::fs::OpenOptions::new().write(true).create_new(true).open(path).or_io("cannot make the sample disk").at_path(path)?;
-    disk.set_len(DISK_BYTES).or_io("cannot size the sample disk").at_path(path)?;
+    let disk = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .or_io("cannot make the sample disk")
+        .at_path(path)?;
+    disk.set_len(DISK_BYTES)
+        .or_io("cannot size the sample disk")
+        .at_path(path)?;
     write_gpt(&disk).at_path(path)?;
     let kib = (DISK_BYTES - 2 * MARGIN_BYTES) / 1024;
-    run(
-        Command::new(tool("mke2fs"))
-            .args(["-q", "-F", "-t", "ext4", "-L", "sample", "-d"])
-            .arg(staging)
-            .arg("-E")
-            .arg(format!("offset={MARGIN_BYTES},lazy_itable_init=1,lazy_journal_init=1"))
-            .arg(path)
-            .arg(format!("{kib}k")),
-    )
+    run(Command::new(tool("mke2fs"))
+        .args(["-q", "-F", "-t", "ext4", "-L", "sample", "-d"])
+        .arg(staging)
+        .arg("-E")
+        .arg(format!(
+            "offset={MARGIN_BYTES},lazy_itable_init=1,lazy_journal_init=1"
+        ))
+        .arg(path)
+        .arg(format!("{kib}k")))
 }
 
 /// Changes a little, as a machine does in a day.
@@ -50,40 +65,58 @@ pub(super) fn make(path: &Path, staging: &Path) -> Result<()> {
 /// # Errors
 /// `Unsupported` when debugfs is missing; `Io`.
 pub(super) fn change(path: &Path, note: &Path) -> Result<()> {
-    std::fs::write(note, "This file was added between the first and the second backup.\n").or_io("cannot write a note").at_path(note)?;
-    run(
-        Command::new(tool("debugfs"))
-            .args(["-w", "-R"])
-            .arg(format!("write {} etc/added-on-tuesday", note.display()))
-            .arg(format!("{}?offset={MARGIN_BYTES}", path.display())),
+    std::fs::write(
+        note,
+        "This file was added between the first and the second backup.\n",
     )
+    .or_io("cannot write a note")
+    .at_path(note)?;
+    run(Command::new(tool("debugfs"))
+        .args(["-w", "-R"])
+        .arg(format!("write {} etc/added-on-tuesday", note.display()))
+        .arg(format!("{}?offset={MARGIN_BYTES}", path.display())))
 }
 
 /// Debian keeps these in /sbin, which is not in everybody's PATH.
 fn tool(name: &str) -> PathBuf {
-    ["/usr/sbin", "/sbin", "/usr/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|p| p.exists()).unwrap_or_else(|| name.into())
+    ["/usr/sbin", "/sbin", "/usr/bin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|p| p.exists())
+        .unwrap_or_else(|| name.into())
 }
 
 fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::unsupported(format!("{program} is not installed")).advise("install it (Debian: e2fsprogs)")
-        }
-        _ => Error::io(format!("cannot run {program}"), e),
-    })?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::unsupported(format!("{program} is not installed"))
+                    .advise("install it (Debian: e2fsprogs)")
+            }
+            _ => Error::io(format!("cannot run {program}"), e),
+        })?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::io(format!("{program} ended with {}", output.status), std::io::Error::other(said)))
+    Err(Error::io(
+        format!("{program} ended with {}", output.status),
+        std::io::Error::other(said),
+    ))
 }
 
 /// Copies what can be read, until there is enough.
 fn copy_tree(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
     // What this user may not read is not part of a sample.
-    let Ok(entries) = std::fs::read_dir(from) else { return Ok(()) };
-    std::fs::create_dir_all(to).or_io("cannot copy a directory").at_path(to)?;
+    let Ok(entries) = std::fs::read_dir(from) else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(to)
+        .or_io("cannot copy a directory")
+        .at_path(to)?;
     for entry in entries.flatten() {
         let target = to.join(entry.file_name());
         let Ok(meta) = entry.metadata() else { continue };
@@ -91,9 +124,14 @@ fn copy_tree(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
             copy_tree(&entry.path(), &target, left)?;
         } else if meta.is_symlink() {
             if let Ok(link) = std::fs::read_link(entry.path()) {
-                std::os::unix::fs::symlink(link, &target).or_io("cannot copy a symlink").at_path(&target)?;
+                std::os::unix::fs::symlink(link, &target)
+                    .or_io("cannot copy a symlink")
+                    .at_path(&target)?;
             }
-        } else if meta.is_file() && meta.len() <= *left && std::fs::copy(entry.path(), &target).is_ok() {
+        } else if meta.is_file()
+            && meta.len() <= *left
+            && std::fs::copy(entry.path(), &target).is_ok()
+        {
             *left -= meta.len();
         }
     }
@@ -117,16 +155,36 @@ fn write_gpt(disk: &std::fs::File) -> Result<()> {
         entries[at..at + 2].copy_from_slice(&unit.to_le_bytes());
     }
     let id = SessionId::random().to_bytes();
-    let put = |bytes: &[u8], sector: u64| disk.write_all_at(bytes, sector * SECTOR).or_io("cannot write the sample disk");
+    let put = |bytes: &[u8], sector: u64| {
+        disk.write_all_at(bytes, sector * SECTOR)
+            .or_io("cannot write the sample disk")
+    };
     put(&mbr, 0)?;
     let entry_sectors = 128 * 128 / SECTOR;
     put(&entries, 2)?;
     put(&header(1, sectors - 1, 2, sectors, id, &entries), 1)?;
     put(&entries, sectors - 1 - entry_sectors)?;
-    put(&header(sectors - 1, 1, sectors - 1 - entry_sectors, sectors, id, &entries), sectors - 1)
+    put(
+        &header(
+            sectors - 1,
+            1,
+            sectors - 1 - entry_sectors,
+            sectors,
+            id,
+            &entries,
+        ),
+        sectors - 1,
+    )
 }
 
-fn header(own: u64, other: u64, entries_at: u64, sectors: u64, id: [u8; 16], entries: &[u8]) -> Vec<u8> {
+fn header(
+    own: u64,
+    other: u64,
+    entries_at: u64,
+    sectors: u64,
+    id: [u8; 16],
+    entries: &[u8],
+) -> Vec<u8> {
     let first = 2 + 128 * 128 / SECTOR;
     let mut bytes = Vec::with_capacity(usize_from_u64(SECTOR));
     bytes.extend_from_slice(b"EFI PART");

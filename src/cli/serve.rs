@@ -10,9 +10,17 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
     let mount = match &args.mount {
         Some(path) => Some((path.clone(), parse_options(&args.options)?)),
         None if args.options.is_empty() => None,
-        None => return Err(Error::invalid("-o says how to mount, but --mount does not say where")),
+        None => {
+            return Err(Error::invalid(
+                "-o says how to mount, but --mount does not say where",
+            ));
+        }
     };
-    let options = ServeOptions { repository: context.path()?.to_owned(), mount, nbd: args.nbd.clone() };
+    let options = ServeOptions {
+        repository: context.path()?.to_owned(),
+        mount,
+        nbd: args.nbd.clone(),
+    };
     serve(options, |status| {
         if context.output.json {
             // Whoever started us waits for this line; a closed pipe is his business.
@@ -20,10 +28,14 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
             return;
         }
         for socket in &status.nbd_sockets {
-            context.output.remark(format!("NBD on {}", socket.display()));
+            context
+                .output
+                .remark(format!("NBD on {}", socket.display()));
         }
         if let Some(path) = &status.mountpoint {
-            context.output.remark(format!("mounted on {}", path.display()));
+            context
+                .output
+                .remark(format!("mounted on {}", path.display()));
         }
         context.output.remark("ready");
     })

@@ -7,7 +7,8 @@ use crate::types::size::Human;
 
 pub(super) fn run(context: &Context) -> Result<()> {
     let repository = context.repository()?;
-    let mut sessions: Vec<SessionAnswer> = match Client::connect(repository.format().repository_id)? {
+    let mut sessions: Vec<SessionAnswer> = match Client::connect(repository.format().repository_id)?
+    {
         Some(mut client) => client.ask(&Request::Sessions)?,
         None => Vec::new(),
     };
@@ -29,17 +30,41 @@ pub(super) fn run(context: &Context) -> Result<()> {
             let disks: Vec<String> = session
                 .disks
                 .iter()
-                .map(|disk| format!("{}{} {}", disk.name, if disk.finished { " (finished)" } else { "" }, Human(disk.stored_bytes)))
+                .map(|disk| {
+                    format!(
+                        "{}{} {}",
+                        disk.name,
+                        if disk.finished { " (finished)" } else { "" },
+                        Human(disk.stored_bytes)
+                    )
+                })
                 .collect();
             vec![
                 format!("{}/{}", session.vm, session.session),
                 if session.live { "open" } else { "suspended" }.to_owned(),
-                session.captured_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-                session.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                session
+                    .captured_at
+                    .strftime("%Y-%m-%d %H:%M:%S")
+                    .to_string(),
+                session
+                    .parent
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), ToString::to_string),
                 disks.join(", "),
                 session.last_error.clone().unwrap_or_default(),
             ]
         })
         .collect();
-    context.output.table(&["SESSION", "STATE", "BEGAN", "PARENT", "STORED", "LAST ERROR"], &[], &rows)
+    context.output.table(
+        &[
+            "SESSION",
+            "STATE",
+            "BEGAN",
+            "PARENT",
+            "STORED",
+            "LAST ERROR",
+        ],
+        &[],
+        &rows,
+    )
 }

@@ -6,7 +6,7 @@ use crate::types::{DiskName, PointName, VmName};
 
 /// `VM[@POINT][:/PATH]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub(super) enum Target {
     /// A VM.
     Vm(VmName),
     /// A point.
@@ -20,7 +20,7 @@ impl Target {
     ///
     /// # Errors
     /// `InvalidInput`, `NameTooLong`.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub(super) fn parse(text: &str) -> Result<Self> {
         let (point, path) = match text.split_once(":/") {
             Some((point, path)) => (point, Some(format!("/{path}"))),
             None => (text, None),
@@ -39,10 +39,13 @@ impl Target {
 ///
 /// # Errors
 /// `InvalidInput`, `NameTooLong`.
-pub fn parse_session(text: &str) -> Result<(VmName, PointName)> {
-    let (vm, session) = text
-        .split_once('/')
-        .ok_or_else(|| Error::invalid(format!("\"{}\" is not a session; write VM/SESSION", text.escape_debug())))?;
+pub(super) fn parse_session(text: &str) -> Result<(VmName, PointName)> {
+    let (vm, session) = text.split_once('/').ok_or_else(|| {
+        Error::invalid(format!(
+            "\"{}\" is not a session; write VM/SESSION",
+            text.escape_debug()
+        ))
+    })?;
     Ok((VmName::new(vm)?, PointName::new(session)?))
 }
 
@@ -50,7 +53,7 @@ pub fn parse_session(text: &str) -> Result<(VmName, PointName)> {
 ///
 /// # Errors
 /// `InvalidInput`, `NameTooLong`.
-pub fn parse_disk(text: &str, what: &str) -> Result<(DiskName, String)> {
+pub(super) fn parse_disk(text: &str, what: &str) -> Result<(DiskName, String)> {
     let (disk, value) = text
         .split_once('=')
         .filter(|(_, value)| !value.is_empty())
@@ -62,7 +65,7 @@ pub fn parse_disk(text: &str, what: &str) -> Result<(DiskName, String)> {
 ///
 /// # Errors
 /// `InvalidInput`, `NameTooLong`.
-pub fn parse_disks(texts: &[String]) -> Result<Vec<DiskName>> {
+pub(super) fn parse_disks(texts: &[String]) -> Result<Vec<DiskName>> {
     texts.iter().map(DiskName::new).collect()
 }
 
@@ -70,9 +73,17 @@ pub fn parse_disks(texts: &[String]) -> Result<Vec<DiskName>> {
 ///
 /// # Errors
 /// `InvalidInput`.
-pub fn parse_seconds(text: &str) -> Result<u64> {
-    let bad = || Error::invalid(format!("\"{}\" is not a time; write for example 90s, 30m, 6h, 2d", text.escape_debug()));
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+pub(super) fn parse_seconds(text: &str) -> Result<u64> {
+    let bad = || {
+        Error::invalid(format!(
+            "\"{}\" is not a time; write for example 90s, 30m, 6h, 2d",
+            text.escape_debug()
+        ))
+    };
+    let (digits, unit) = text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    );
     let factor = match unit {
         "" | "s" => 1,
         "m" => 60,
@@ -80,7 +91,11 @@ pub fn parse_seconds(text: &str) -> Result<u64> {
         "d" => 86_400,
         _ => return Err(bad()),
     };
-    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(bad)
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .ok_or_else(bad)
 }
 
 #[cfg(test)]
@@ -90,12 +105,23 @@ mod tests {
     #[test]
     fn targets_parse() {
         assert!(matches!(Target::parse("web01").unwrap(), Target::Vm(_)));
-        assert!(matches!(Target::parse("web01@latest").unwrap(), Target::Point(_)));
+        assert!(matches!(
+            Target::parse("web01@latest").unwrap(),
+            Target::Point(_)
+        ));
         match Target::parse("web01@latest:/volumes/vda/part/1/a:b@c").unwrap() {
             Target::Path(_, path) => assert_eq!(path, "/volumes/vda/part/1/a:b@c"),
             other => panic!("{other:?}"),
         }
-        for bad in ["", "a/b", "web01:/etc", "web01@", "../x", "a\n", &"x".repeat(300)] {
+        for bad in [
+            "",
+            "a/b",
+            "web01:/etc",
+            "web01@",
+            "../x",
+            "a\n",
+            &"x".repeat(300),
+        ] {
             assert!(Target::parse(bad).is_err(), "{bad:?}");
         }
         assert!(parse_session("web01").is_err());

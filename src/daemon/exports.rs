@@ -19,11 +19,22 @@ impl RepositoryExports {
         let latest = entry.index.latest().map(|point| point.seq);
         for point in &entry.index.points {
             for disk in &point.disks {
-                let description = format!("{} of {}, {} bytes", point.kind.as_str(), point.captured_at, disk.size_bytes);
+                let description = format!(
+                    "{} of {}, {} bytes",
+                    point.kind.as_str(),
+                    point.captured_at,
+                    disk.size_bytes
+                );
                 if Some(point.seq) == latest {
-                    all.push(ExportInfo { name: format!("{vm}/latest/{}", disk.name), description: description.clone() });
+                    all.push(ExportInfo {
+                        name: format!("{vm}/latest/{}", disk.name),
+                        description: description.clone(),
+                    });
                 }
-                all.push(ExportInfo { name: format!("{vm}/{}/{}", point.name, disk.name), description });
+                all.push(ExportInfo {
+                    name: format!("{vm}/{}/{}", point.name, disk.name),
+                    description,
+                });
             }
         }
         Ok(())
@@ -36,7 +47,10 @@ impl Exports for RepositoryExports {
         for session in self.0.all() {
             for disk in session.disks() {
                 let name = format!("{}/{}/{}", session.vm(), session.name(), disk.meta().name);
-                all.push(ExportInfo { name, description: "open session, writable".to_owned() });
+                all.push(ExportInfo {
+                    name,
+                    description: "open session, writable".to_owned(),
+                });
             }
         }
         for vm in self.0.engine().owner.vm_names() {
@@ -49,9 +63,14 @@ impl Exports for RepositoryExports {
 
     fn open(&self, name: &str) -> Result<Export> {
         let mut parts = name.split('/');
-        let (Some(vm), Some(point), Some(disk), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-            return Err(Error::not_found(format!("there is no export \"{}\"", name.escape_debug()))
-                .advise("exports are named VM/POINT/DISK"));
+        let (Some(vm), Some(point), Some(disk), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Error::not_found(format!(
+                "there is no export \"{}\"",
+                name.escape_debug()
+            ))
+            .advise("exports are named VM/POINT/DISK"));
         };
         let (vm, disk) = (VmName::new(vm)?, DiskName::new(disk)?);
         if let Ok(session) = PointName::new(point)
@@ -63,7 +82,9 @@ impl Exports for RepositoryExports {
         let entry = engine.owner.vm_snapshot(&vm)?;
         let found = point.parse::<Which>()?.find(&entry.index)?.clone();
         let sidecar = engine.owner.repository().point(&vm, &found)?;
-        let disk = sidecar.disk(&disk).ok_or_else(|| Error::not_found(format!("{vm}@{} has no disk {disk}", found.name)))?;
+        let disk = sidecar
+            .disk(&disk)
+            .ok_or_else(|| Error::not_found(format!("{vm}@{} has no disk {disk}", found.name)))?;
         let source = ChainSource::new(engine.owner.repository(), &vm, entry.vm.vm_id, true);
         let disk: Arc<dyn ReadAt> = Arc::new(source.open_disk(&engine.pool, &disk.layer)?);
         Ok(Export::Read(disk))

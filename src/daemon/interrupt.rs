@@ -21,7 +21,10 @@ pub fn flag() -> Result<Arc<AtomicBool>> {
     let (mut interrupt, mut terminate) = {
         let _inside = runtime.enter();
         let watch = |kind| signal(kind).map_err(|e| Error::io("cannot watch for signals", e));
-        (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?)
+        (
+            watch(SignalKind::interrupt())?,
+            watch(SignalKind::terminate())?,
+        )
     };
     let work = move || {
         runtime.block_on(async move {

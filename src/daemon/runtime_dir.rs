@@ -16,7 +16,9 @@ pub fn candidates() -> Vec<PathBuf> {
     if rustix::process::geteuid().is_root() {
         all.push(PathBuf::from("/run/restorefs"));
     }
-    if let Some(dir) = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute()) {
+    if let Some(dir) =
+        std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute())
+    {
         all.push(Path::new(&dir).join("restorefs"));
     }
     if !rustix::process::geteuid().is_root() {
@@ -33,13 +35,21 @@ pub fn candidates() -> Vec<PathBuf> {
 pub fn make() -> Result<PathBuf> {
     let mut last = None;
     for dir in candidates() {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir);
-        match made.or_io("cannot make the directory for sockets").at_path(&dir) {
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&dir);
+        match made
+            .or_io("cannot make the directory for sockets")
+            .at_path(&dir)
+        {
             Ok(()) => return Ok(dir),
             Err(e) => last = Some(e),
         }
     }
-    Err(last.unwrap_or_else(|| Error::not_found("there is no directory for sockets")).advise("set XDG_RUNTIME_DIR"))
+    Err(last
+        .unwrap_or_else(|| Error::not_found("there is no directory for sockets"))
+        .advise("set XDG_RUNTIME_DIR"))
 }
 
 /// The control socket of a repository below `dir`.
@@ -63,7 +73,9 @@ pub fn check_socket_path(path: &Path) -> Result<()> {
     if length > SOCKET_PATH_BYTES_MAX {
         return Err(Error::new(
             crate::error::ErrorKind::NameTooLong,
-            format!("a socket's path has {length} bytes, at most {SOCKET_PATH_BYTES_MAX} are possible"),
+            format!(
+                "a socket's path has {length} bytes, at most {SOCKET_PATH_BYTES_MAX} are possible"
+            ),
         )
         .at_path(path));
     }

@@ -48,13 +48,23 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         runtime_dir::check_socket_path(path)?;
     }
     let repository = Arc::new(Repository::open(&options.repository)?);
-    let owner = Arc::new(Owner::open(Arc::clone(&repository), Arc::new(SystemClock), "serve")?);
+    let owner = Arc::new(Owner::open(
+        Arc::clone(&repository),
+        Arc::new(SystemClock),
+        "serve",
+    )?);
     let pool = Pool::new(PoolLimits::default());
     let engine = Engine::new(Arc::clone(&owner), Arc::clone(&pool));
     let id = repository.format().repository_id;
     let dir = runtime_dir::make()?;
     let own_nbd = runtime_dir::nbd_socket(&dir, id);
-    let nbd_sockets: Vec<PathBuf> = options.nbd.iter().cloned().map(absolute).chain([own_nbd]).collect();
+    let nbd_sockets: Vec<PathBuf> = options
+        .nbd
+        .iter()
+        .cloned()
+        .map(absolute)
+        .chain([own_nbd])
+        .collect();
     let mountpoint = options.mount.as_ref().map(|(path, _)| path.clone());
     let sessions = Arc::new(Sessions::resume(engine, nbd_sockets.clone(), mountpoint)?);
 
@@ -79,7 +89,10 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         let _ = std::fs::remove_file(path);
     }
     let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
-    let flushed = sessions.all().iter().try_for_each(|session| session.flush());
+    let flushed = sessions
+        .all()
+        .iter()
+        .try_for_each(|session| session.flush());
     result.and(unmounted).and(flushed)
 }
 
@@ -87,9 +100,21 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-fn mount_tree(repository: &Arc<Repository>, pool: &Arc<Pool>, path: &std::path::Path, options: &MountOptions) -> Result<Mounted> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let tree = Tree::new(Arc::clone(repository), Arc::clone(pool), options.tree_options(uid, gid, true))?;
+fn mount_tree(
+    repository: &Arc<Repository>,
+    pool: &Arc<Pool>,
+    path: &std::path::Path,
+    options: &MountOptions,
+) -> Result<Mounted> {
+    let (uid, gid) = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    let tree = Tree::new(
+        Arc::clone(repository),
+        Arc::clone(pool),
+        options.tree_options(uid, gid, true),
+    )?;
     crate::fuse::mount(&tree, path, options)
 }
 
@@ -100,7 +125,10 @@ async fn run(
     ready: impl FnOnce(&control::Status),
 ) -> Result<()> {
     let watch_for = |kind| signal(kind).map_err(|e| Error::io("cannot watch for signals", e));
-    let (mut interrupt, mut terminate) = (watch_for(SignalKind::interrupt())?, watch_for(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        watch_for(SignalKind::interrupt())?,
+        watch_for(SignalKind::terminate())?,
+    );
     let (stop, stopped) = watch::channel(false);
     let exports: Arc<dyn Exports> = Arc::new(RepositoryExports(Arc::clone(sessions)));
     let mut servers = Vec::new();

@@ -24,7 +24,11 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// Goes on with every session that an earlier daemon left.
-    pub(super) fn resume(engine: Engine, nbd_sockets: Vec<PathBuf>, mountpoint: Option<PathBuf>) -> Result<Self> {
+    pub(super) fn resume(
+        engine: Engine,
+        nbd_sockets: Vec<PathBuf>,
+        mountpoint: Option<PathBuf>,
+    ) -> Result<Self> {
         let mut open = BTreeMap::new();
         for vm in engine.owner.vm_names() {
             for name in engine.owner.repository().session_names(&vm)? {
@@ -38,7 +42,13 @@ impl Sessions {
                 }
             }
         }
-        Ok(Self { engine, open: Mutex::new(open), nbd_sockets, mountpoint, changed: OnceLock::new() })
+        Ok(Self {
+            engine,
+            open: Mutex::new(open),
+            nbd_sockets,
+            mountpoint,
+            changed: OnceLock::new(),
+        })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -68,7 +78,8 @@ impl Sessions {
 
     fn require(&self, vm: &VmName, name: &PointName) -> Result<Arc<Session>> {
         self.get(vm, name).ok_or_else(|| {
-            Error::not_found(format!("there is no open session {vm}/{name}")).advise("list the sessions with: restorefs sessions")
+            Error::not_found(format!("there is no open session {vm}/{name}"))
+                .advise("list the sessions with: restorefs sessions")
         })
     }
 
@@ -95,15 +106,29 @@ impl Sessions {
         Ok(BeginAnswer::of(&session, &socket))
     }
 
-    pub(super) fn commit(&self, vm: &VmName, name: &PointName, request: &CommitRequest) -> Result<CommitAnswer> {
+    pub(super) fn commit(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        request: &CommitRequest,
+    ) -> Result<CommitAnswer> {
         let session = self.require(vm, name)?;
         let point = session.commit(request)?;
         self.table().remove(&(vm.folded(), name.folded()));
         self.tell();
-        Ok(CommitAnswer { vm: session.vm(), point })
+        Ok(CommitAnswer {
+            vm: session.vm(),
+            point,
+        })
     }
 
-    pub(super) fn attach(&self, vm: &VmName, name: &PointName, file: &str, content: &[u8]) -> Result<()> {
+    pub(super) fn attach(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        file: &str,
+        content: &[u8],
+    ) -> Result<()> {
         self.require(vm, name)?.attach(file, content)
     }
 
@@ -124,7 +149,10 @@ impl Sessions {
     }
 
     pub(super) fn list(&self) -> Vec<SessionAnswer> {
-        self.all().iter().map(|session| SessionAnswer::of(session)).collect()
+        self.all()
+            .iter()
+            .map(|session| SessionAnswer::of(session))
+            .collect()
     }
 
     /// Ends sessions that have been idle past their ttl.

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,8 +41,12 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// An interval that never passes.
 const NEVER: Duration = Duration::from_secs(1 << 30);
 
-enum Wake {
+pub(super) enum Wake {
+    /// Something may have changed.
     Changed,
+    /// It has; somebody waits until the kernel knows.
+    Now(SyncSender<()>),
+    /// The mount ends.
     Stop,
 }
 
@@ -112,6 +116,11 @@ impl Follower {
         let mask = WatchMask::CREATE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::ONLYDIR;
         let descriptor = inotify.watches().add(root.join(vms.as_str()), mask)?;
         Ok((inotify, descriptor))
+    }
+
+    /// Another hand to wake the following thread with.
+    pub(super) fn wake(&self) -> Sender<Wake> {
+        self.wake.clone()
     }
 
     /// Stops following.
@@ -202,31 +211,33 @@ fn follow(
     interval: Duration,
     mut watcher: Option<Watcher>,
 ) {
+    let mut waiting = Vec::new();
     loop {
         // Watches first: what changes after the look is then seen.
         if let Some(watcher) = &mut watcher {
             watcher.watch_all(tree);
         }
         match tree.refresh() {
-            Ok(changes) if changes.is_empty() => {}
+            Ok(changes) if changes.is_empty() && waiting.is_empty() => {}
             Ok(changes) => {
                 tracing::debug!(count = changes.len(), "the repository has changed");
-                sender.send(changes);
+                sender.send(changes, std::mem::take(&mut waiting));
             }
             Err(error) => {
                 tracing::warn!(error = %error.report(), "the repository cannot be read; it is shown as it was");
             }
         }
-        match woken.recv_timeout(interval) {
-            Ok(Wake::Changed) => loop {
-                match woken.recv_timeout(SETTLE) {
-                    Ok(Wake::Changed) => {}
-                    Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => break,
+        let mut patience = interval;
+        loop {
+            match woken.recv_timeout(patience) {
+                Ok(Wake::Changed) => patience = SETTLE,
+                Ok(Wake::Now(who)) => {
+                    waiting.push(who);
+                    break;
                 }
-            },
-            Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {}
+                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => break,
+            }
         }
     }
 }

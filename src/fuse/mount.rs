@@ -10,7 +10,7 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use rustix::mount::UnmountFlags;
 
 use super::adapter::Adapter;
-use super::follow::Follower;
+use super::follow::{Follower, Wake};
 use super::notify::Notify;
 use super::options::MountOptions;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -20,6 +20,9 @@ use crate::tree::Tree;
 const TYPE: &str = "fuse.restorefs";
 /// Readahead of the mount where we may set it: four of the kernel's largest requests, so that several run at once.
 const READAHEAD_KB: &str = "4096";
+
+/// LIMIT: how long a refresh waits for the kernel.
+const REFRESH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What runs while something is mounted.
 struct Running {
@@ -284,6 +287,20 @@ impl Mounted {
     #[must_use]
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
+    }
+
+    /// Shows what has been committed just now: returns once the kernel has been told, or after a moment.
+    pub fn refresh(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(wake) = running.as_ref().map(|running| running.follower.wake()) else {
+            return;
+        };
+        drop(running);
+        let (told, tell) = std::sync::mpsc::sync_channel(1);
+        if wake.send(Wake::Now(told)).is_ok() {
+            // A kernel that is slow to take notifications does not hold up a commit that is durable.
+            let _ = tell.recv_timeout(REFRESH_PATIENCE);
+        }
     }
 
     /// Unmounts and waits for the end; while somebody uses it, only with `lazy`, and then waits for him. When it fails, it is

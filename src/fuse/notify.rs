@@ -12,9 +12,15 @@ use crate::tree::Change;
 /// LIMIT: refreshes whose changes wait to be sent.
 const QUEUE: usize = 1024;
 
+/// What is to be sent, and who waits for it.
+struct Notice {
+    changes: Vec<Change>,
+    waiting: Vec<SyncSender<()>>,
+}
+
 /// The sending thread; it ends when all senders are dropped.
 pub(super) struct Notify {
-    sender: SyncSender<Vec<Change>>,
+    sender: SyncSender<Notice>,
     thread: JoinHandle<()>,
 }
 
@@ -48,12 +54,12 @@ impl Notify {
 
 /// Where changes are handed in.
 #[derive(Clone)]
-pub(super) struct Sender(SyncSender<Vec<Change>>);
+pub(super) struct Sender(SyncSender<Notice>);
 
 impl Sender {
-    /// Hands changes in; never waits for the kernel.
-    pub(super) fn send(&self, changes: Vec<Change>) {
-        match self.0.try_send(changes) {
+    /// Hands changes in; never waits for the kernel. Whoever is `waiting` hears when they have been sent.
+    pub(super) fn send(&self, changes: Vec<Change>, waiting: Vec<SyncSender<()>>) {
+        match self.0.try_send(Notice { changes, waiting }) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             // The names in question also expire by themselves, after a second.
             Err(TrySendError::Full(_)) => {
@@ -63,9 +69,9 @@ impl Sender {
     }
 }
 
-fn run(notifier: &Notifier, receiver: &Receiver<Vec<Change>>) {
-    while let Ok(changes) = receiver.recv() {
-        for change in changes {
+fn run(notifier: &Notifier, receiver: &Receiver<Notice>) {
+    while let Ok(notice) = receiver.recv() {
+        for change in notice.changes {
             let result = match &change {
                 Change::Entry { parent, name } => {
                     notifier.inval_entry(INodeNo(parent.0), OsStr::new(name))
@@ -76,6 +82,10 @@ fn run(notifier: &Notifier, receiver: &Receiver<Vec<Change>>) {
             if let Err(error) = result {
                 tracing::debug!(?change, %error, "the kernel did not take a notification");
             }
+        }
+        for waiting in notice.waiting {
+            // Whoever waited may have given up.
+            let _ = waiting.try_send(());
         }
     }
 }

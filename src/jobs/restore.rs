@@ -57,7 +57,13 @@ impl RestoreDisk {
     ///
     /// # Errors
     /// `Corrupt` when the chain or its sums are broken; `Io`.
-    pub fn open(repository: &Arc<Repository>, pool: &Arc<Pool>, vm: &VmName, vm_id: VmId, disk: &PointDisk) -> Result<Self> {
+    pub fn open(
+        repository: &Arc<Repository>,
+        pool: &Arc<Pool>,
+        vm: &VmName,
+        vm_id: VmId,
+        disk: &PointDisk,
+    ) -> Result<Self> {
         let source = ChainSource::new(repository, vm, vm_id, false);
         Ok(Self {
             disk: source.open_disk(pool, &disk.layer)?,
@@ -82,7 +88,10 @@ impl RestoreDisk {
         let written = AtomicU64::new(0);
         let failed = AtomicBool::new(false);
         let work = || -> Result<()> {
-            let mut page = LoadedPage { region: None, leaves: vec![0; PAGE_BYTES] };
+            let mut page = LoadedPage {
+                region: None,
+                leaves: vec![0; PAGE_BYTES],
+            };
             let mut buf = vec![0; usize_from_u64(CHUNK_BYTES)];
             loop {
                 if options.stop.load(Ordering::Relaxed) {
@@ -93,7 +102,17 @@ impl RestoreDisk {
                     return Ok(());
                 }
                 let length = CHUNK_BYTES.min(self.source_bytes - at);
-                written.fetch_add(self.restore_chunk(target, at, length, &mut page, &mut buf, options.target_is_zero)?, Ordering::Relaxed);
+                written.fetch_add(
+                    self.restore_chunk(
+                        target,
+                        at,
+                        length,
+                        &mut page,
+                        &mut buf,
+                        options.target_is_zero,
+                    )?,
+                    Ordering::Relaxed,
+                );
                 (options.progress)(length);
             }
         };
@@ -121,7 +140,10 @@ impl RestoreDisk {
         });
         first.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         target.flush()?;
-        Ok(Restored { size_bytes: self.source_bytes, written_bytes: written.into_inner() })
+        Ok(Restored {
+            size_bytes: self.source_bytes,
+            written_bytes: written.into_inner(),
+        })
     }
 
     fn restore_chunk(
@@ -134,7 +156,9 @@ impl RestoreDisk {
         target_is_zero: bool,
     ) -> Result<u64> {
         // Whole clusters are read, so that they can be proved; the disk may end within the last one.
-        let whole = length.next_multiple_of(CLUSTER_BYTES).min(self.disk.size_bytes() - at);
+        let whole = length
+            .next_multiple_of(CLUSTER_BYTES)
+            .min(self.disk.size_bytes() - at);
         let extent = self.disk.extent_at(at, whole)?;
         let clusters = whole.div_ceil(CLUSTER_BYTES);
         let all_zero = extent.kind.reads_zero() && extent.length_bytes == whole;
@@ -153,14 +177,18 @@ impl RestoreDisk {
         let put = |run: Option<(u64, u64)>| -> Result<u64> {
             let Some((from, end)) = run else { return Ok(0) };
             let end = end.min(length);
-            let part = bytes.get(usize_from_u64(from)..usize_from_u64(end)).unwrap_or_default();
+            let part = bytes
+                .get(usize_from_u64(from)..usize_from_u64(end))
+                .unwrap_or_default();
             target.write_at(at + from, part)?;
             Ok(end - from)
         };
         for n in 0..clusters {
             let cluster = GuestCluster((at / CLUSTER_BYTES) + n);
             let (from, end) = (n * CLUSTER_BYTES, ((n + 1) * CLUSTER_BYTES).min(whole));
-            let part = bytes.get(usize_from_u64(from)..usize_from_u64(end)).unwrap_or_default();
+            let part = bytes
+                .get(usize_from_u64(from)..usize_from_u64(end))
+                .unwrap_or_default();
             let stated = self.stated(cluster, page)?;
             self.prove(cluster, part, &stated)?;
             if stated == zero_leaf() && target_is_zero {
@@ -195,8 +223,16 @@ impl RestoreDisk {
             return Ok(());
         }
         let at = cluster.0 * CLUSTER_BYTES;
-        Err(Error::corrupt(format!("disk {}, bytes {at} to {}: not what was backed up", self.name, at + CLUSTER_BYTES), stated, found))
-            .at_offset(at)
+        Err(Error::corrupt(
+            format!(
+                "disk {}, bytes {at} to {}: not what was backed up",
+                self.name,
+                at + CLUSTER_BYTES
+            ),
+            stated,
+            found,
+        ))
+        .at_offset(at)
     }
 
     fn prove_zero(&self, at: u64, clusters: u64, page: &mut LoadedPage) -> Result<()> {
@@ -205,8 +241,15 @@ impl RestoreDisk {
             let stated = self.stated(GuestCluster(cluster), page)?;
             if stated != zero {
                 let place = cluster * CLUSTER_BYTES;
-                return Err(Error::corrupt(format!("disk {}, bytes from {place}: zeroes instead of what was backed up", self.name), stated, zero))
-                    .at_offset(place);
+                return Err(Error::corrupt(
+                    format!(
+                        "disk {}, bytes from {place}: zeroes instead of what was backed up",
+                        self.name
+                    ),
+                    stated,
+                    zero,
+                ))
+                .at_offset(place);
             }
         }
         Ok(())

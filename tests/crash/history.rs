@@ -126,7 +126,11 @@ pub(crate) fn run(
         });
         for _ in 0..6 + random.below(10) {
             // Mostly a few clusters again and again: rewritten, zeroed, and made the parent's again.
-let spread = if random.below(4) == 0 { CLUSTERS as u64 } else { 4 };
+            let spread = if random.below(4) == 0 {
+                CLUSTERS as u64
+            } else {
+                4
+            };
             let cluster = random.below(spread) as usize;
             version += 1;
             // New content, zeroes, or the parent's again.

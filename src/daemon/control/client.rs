@@ -27,9 +27,18 @@ impl Client {
         for dir in runtime_dir::candidates() {
             let path = runtime_dir::control_socket(&dir, repository);
             match UnixStream::connect(&path) {
-                Ok(stream) => return Ok(Some(Self { stream: BufReader::new(stream), path })),
+                Ok(stream) => {
+                    return Ok(Some(Self {
+                        stream: BufReader::new(stream),
+                        path,
+                    }));
+                }
                 // A dead daemon's socket refuses; that is as good as none.
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+                    ) => {}
                 Err(e) if e.raw_os_error() == Some(20) => {}
                 Err(e) => return Err(Error::io("cannot reach the daemon", e).at_path(&path)),
             }
@@ -43,7 +52,8 @@ impl Client {
     /// `NotFound` with advice.
     pub fn require(repository: RepositoryId) -> Result<Self> {
         Self::connect(repository)?.ok_or_else(|| {
-            Error::not_found("no daemon serves this repository").advise("start one: restorefs serve --nbd SOCKET")
+            Error::not_found("no daemon serves this repository")
+                .advise("start one: restorefs serve --nbd SOCKET")
         })
     }
 
@@ -52,18 +62,35 @@ impl Client {
     /// # Errors
     /// What the daemon answers; `Disconnected` when it goes away.
     pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
-        let mut line = serde_json::to_vec(request).map_err(|e| Error::invalid("the request cannot be encoded").caused_by(e))?;
+        let mut line = serde_json::to_vec(request)
+            .map_err(|e| Error::invalid("the request cannot be encoded").caused_by(e))?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line).or_io("cannot ask the daemon").at_path(&self.path)?;
+        self.stream
+            .get_mut()
+            .write_all(&line)
+            .or_io("cannot ask the daemon")
+            .at_path(&self.path)?;
         let mut answer = Vec::new();
         let mut limited = (&mut self.stream).take(u64_from_usize(LINE_BYTES_MAX));
-        limited.read_until(b'\n', &mut answer).or_io("cannot hear the daemon").at_path(&self.path)?;
+        limited
+            .read_until(b'\n', &mut answer)
+            .or_io("cannot hear the daemon")
+            .at_path(&self.path)?;
         if !answer.ends_with(b"\n") {
-            return Err(Error::new(ErrorKind::Disconnected, "the daemon went away before it answered")
-                .at_path(&self.path)
-                .advise("look at its log; what was committed is kept"));
+            return Err(Error::new(
+                ErrorKind::Disconnected,
+                "the daemon went away before it answered",
+            )
+            .at_path(&self.path)
+            .advise("look at its log; what was committed is kept"));
         }
-        let broken = |e| Error::new(ErrorKind::Disconnected, "the daemon answered something else").caused_by(e);
+        let broken = |e| {
+            Error::new(
+                ErrorKind::Disconnected,
+                "the daemon answered something else",
+            )
+            .caused_by(e)
+        };
         match serde_json::from_slice(&answer).map_err(broken)? {
             Answer::Ok(value) => serde_json::from_value(value).map_err(broken),
             Answer::Error(error) => Err(error.into()),

@@ -60,7 +60,9 @@ pub(super) const fn name(kind: ErrorKind) -> &'static str {
 
 /// The kind of that name; `Io` for a name of another release.
 pub(super) fn parse(text: &str) -> ErrorKind {
-    ALL.into_iter().find(|kind| name(*kind) == text).unwrap_or(ErrorKind::Io)
+    ALL.into_iter()
+        .find(|kind| name(*kind) == text)
+        .unwrap_or(ErrorKind::Io)
 }
 
 #[cfg(test)]

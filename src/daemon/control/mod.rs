@@ -9,7 +9,10 @@ mod request;
 pub(super) mod server;
 
 pub use client::Client;
-pub use request::{BeginAnswer, BeginArguments, CommitAnswer, CommitArguments, DiskArguments, DiskResult, Request, SessionAnswer, Status};
+pub use request::{
+    BeginAnswer, BeginArguments, CommitAnswer, CommitArguments, DiskArguments, DiskResult, Request,
+    SessionAnswer, Status,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,7 +46,11 @@ impl From<&Error> for WireError {
         if let Some(advice) = &advice {
             bare = bare.replacen(&format!("; {advice}"), "", 1);
         }
-        Self { kind: kind::name(error.kind()).to_owned(), message: bare, advice }
+        Self {
+            kind: kind::name(error.kind()).to_owned(),
+            message: bare,
+            advice,
+        }
     }
 }
 
@@ -64,7 +71,9 @@ mod tests {
 
     #[test]
     fn errors_keep_kind_message_and_advice() {
-        let error = Error::new(ErrorKind::Busy, "it is busy").at_path("/x").advise("wait");
+        let error = Error::new(ErrorKind::Busy, "it is busy")
+            .at_path("/x")
+            .advise("wait");
         let wire = WireError::from(&error);
         let text = serde_json::to_string(&wire).unwrap();
         let back = Error::from(serde_json::from_str::<WireError>(&text).unwrap());

@@ -105,12 +105,14 @@ pub struct CommitArguments {
 ///
 /// # Errors
 /// `InvalidInput`.
-pub fn parse_compression(text: &str) -> Result<Compression> {
+pub(super) fn parse_compression(text: &str) -> Result<Compression> {
     match text {
         "none" => Ok(Compression::None),
         "zlib" => Ok(Compression::Zlib),
         "zstd" => Ok(Compression::Zstd),
-        other => Err(Error::invalid(format!("unknown compression \"{other}\"; there are none, zlib, zstd"))),
+        other => Err(Error::invalid(format!(
+            "unknown compression \"{other}\"; there are none, zlib, zstd"
+        ))),
     }
 }
 
@@ -213,7 +215,10 @@ impl BeginAnswer {
                 }
             })
             .collect();
-        let targets: Vec<String> = results.iter().map(|disk| format!("{}:{}", disk.name, disk.uri)).collect();
+        let targets: Vec<String> = results
+            .iter()
+            .map(|disk| format!("{}:{}", disk.name, disk.uri))
+            .collect();
         Self {
             vm: sidecar.vm,
             session: sidecar.name,

@@ -24,8 +24,12 @@ pub(in crate::daemon) fn bind(path: &Path) -> Result<UnixListener> {
         }
         _ => {}
     }
-    let listener = UnixListener::bind(path).or_io("cannot listen").at_path(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).or_io("cannot set the socket's mode").at_path(path)?;
+    let listener = UnixListener::bind(path)
+        .or_io("cannot listen")
+        .at_path(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+        .or_io("cannot set the socket's mode")
+        .at_path(path)?;
     Ok(listener)
 }
 
@@ -54,7 +58,10 @@ async fn converse(stream: UnixStream, sessions: Arc<Sessions>) -> std::io::Resul
     let mut read = BufReader::new(read);
     loop {
         let mut line = Vec::new();
-        (&mut read).take(u64_from_usize(LINE_BYTES_MAX)).read_until(b'\n', &mut line).await?;
+        (&mut read)
+            .take(u64_from_usize(LINE_BYTES_MAX))
+            .read_until(b'\n', &mut line)
+            .await?;
         if line.is_empty() {
             return Ok(());
         }
@@ -64,7 +71,11 @@ async fn converse(stream: UnixStream, sessions: Arc<Sessions>) -> std::io::Resul
                 // Commits seal and fsync: not on a thread that serves others.
                 match tokio::task::spawn_blocking(move || answer(&sessions, request)).await {
                     Ok(answer) => answer,
-                    Err(e) => Err(Error::new(crate::error::ErrorKind::Io, "the request failed inside the daemon").caused_by(e)),
+                    Err(e) => Err(Error::new(
+                        crate::error::ErrorKind::Io,
+                        "the request failed inside the daemon",
+                    )
+                    .caused_by(e)),
                 }
             }
             Err(e) => Err(Error::invalid("not a request").caused_by(e)),
@@ -80,15 +91,23 @@ async fn converse(stream: UnixStream, sessions: Arc<Sessions>) -> std::io::Resul
 }
 
 fn value(answer: impl Serialize) -> Result<Value> {
-    serde_json::to_value(answer).map_err(|e| Error::invalid("the answer cannot be encoded").caused_by(e))
+    serde_json::to_value(answer)
+        .map_err(|e| Error::invalid("the answer cannot be encoded").caused_by(e))
 }
 
 fn answer(sessions: &Sessions, request: Request) -> Result<Value> {
     match request {
         Request::Status => value(sessions.status()),
         Request::Begin(arguments) => value(sessions.begin(&arguments.request()?)?),
-        Request::Commit(arguments) => value(sessions.commit(&arguments.vm, &arguments.session, &arguments.request())?),
-        Request::Attach { vm, session, name, content } => value(sessions.attach(&vm, &session, &name, &content)?),
+        Request::Commit(arguments) => {
+            value(sessions.commit(&arguments.vm, &arguments.session, &arguments.request())?)
+        }
+        Request::Attach {
+            vm,
+            session,
+            name,
+            content,
+        } => value(sessions.attach(&vm, &session, &name, &content)?),
         Request::Abort { vm, session } => value(sessions.abort(&vm, &session)?),
         Request::Sessions => value(sessions.list()),
         Request::RebuildCatalog => value(sessions.engine().owner.rebuild_catalog()?),

@@ -65,12 +65,6 @@ pub enum Command {
     Quickstart(Quickstart),
     /// Build the catalog anew from the sidecars
     RebuildCatalog(RebuildCatalog),
-    /// Print shell completions
-    #[command(hide = true)]
-    Completions(Completions),
-    /// Write the man pages into a directory
-    #[command(hide = true)]
-    Man(Man),
 }
 
 /// Arguments of `init`.
@@ -284,19 +278,3 @@ pub struct Quickstart {
 /// Arguments of `rebuild-catalog`.
 #[derive(Debug, Args)]
 pub struct RebuildCatalog {}
-
-/// Arguments of `completions`.
-#[derive(Debug, Args)]
-pub struct Completions {
-    /// bash, zsh, fish, elvish, powershell
-    #[arg(value_name = "SHELL")]
-    pub shell: clap_complete::Shell,
-}
-
-/// Arguments of `man`.
-#[derive(Debug, Args)]
-pub struct Man {
-    /// Where
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub dir: PathBuf,
-}

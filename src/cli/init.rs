@@ -1,9 +1,8 @@
 //! `restorefs init`: makes a repository.
 
-use jiff::Timestamp;
-
 use super::args::Init;
 use super::context::Context;
+use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
 use crate::repo::Repository;
 
@@ -12,7 +11,7 @@ pub(super) fn run(context: &Context, args: &Init) -> Result<()> {
         Some(dir) => dir.as_path(),
         None => context.path()?,
     };
-    let repository = Repository::init(dir, Timestamp::now())?;
+    let repository = Repository::init(dir, SystemClock.now())?;
     let id = repository.format().repository_id;
     if context.output.json {
         return context

@@ -8,7 +8,6 @@ mod begin;
 mod commit;
 mod context;
 pub mod exit;
-mod generate;
 mod info;
 mod init;
 mod ls;
@@ -70,8 +69,6 @@ pub fn run() -> Code {
         Command::Serve(args) => serve::run(&context, &args),
         Command::Quickstart(args) => quickstart::run(&context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(&context),
-        Command::Completions(args) => generate::completions(&context, &args),
-        Command::Man(args) => generate::man(&context, &args),
     };
     if let Err(e) = &result {
         let _ = writeln!(std::io::stderr(), "restorefs: {}", e.report());

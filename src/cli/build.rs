@@ -1,0 +1,33 @@
+//! Build script: man pages and completions from the table that also parses, into `target/<profile>/assets/{man,completions}`.
+
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+#[expect(unreachable_pub, reason = "only the definitions are used here")]
+#[path = "args.rs"]
+mod args;
+
+fn main() -> std::io::Result<()> {
+    println!("cargo:rerun-if-changed=src/cli/args.rs");
+    println!("cargo:rerun-if-changed=src/cli/build.rs");
+    // OUT_DIR is target/<profile>/build/<package>/out.
+    let out = std::env::var_os("OUT_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_default();
+    let assets = out.ancestors().nth(3).unwrap_or(&out).join("assets");
+    man_pages(&assets.join("man"))?;
+    let completions = assets.join("completions");
+    std::fs::create_dir_all(&completions)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut args::Cli::command(), "restorefs", &completions)?;
+    }
+    Ok(())
+}
+
+/// `restorefs.1`, and `restorefs-<command>.1` for each subcommand.
+fn man_pages(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    clap_mangen::generate_to(args::Cli::command(), dir)
+}

@@ -28,6 +28,7 @@ mod snapshot;
 mod volume;
 mod xattr;
 
+pub mod extract;
 pub mod path;
 
 pub use attribute::{Attributes, Found, TreeOptions, Ttl};

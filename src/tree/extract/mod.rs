@@ -134,8 +134,8 @@ pub struct Extracted {
 /// Takes the node `ino` and all below it out as `name` in `target`. `progress` is told the bytes written.
 ///
 /// # Errors
-/// `AlreadyExists` when the name is there; `Cancelled` when `stop` was set; `NoSpace`; what reading `ino` itself returns. What fails below is
-/// in the answer instead.
+/// `AlreadyExists` when the name is there; `Cancelled` when `stop` was set; `NoSpace`; what reading `ino` itself returns. What
+/// fails below is in the answer instead.
 pub fn extract(
     source: &dyn Source,
     ino: Ino,

@@ -153,7 +153,10 @@ fn walk(root: &Path) -> Vec<String> {
 fn hostile_names_make_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let target = temp.path().join("a/b");
-    std::fs::create_dir_all(&target).unwrap();
+    Dir::open(temp.path())
+        .unwrap()
+        .make_dirs("a/b", 0o755)
+        .unwrap();
     let long: &'static [u8] = &[b'x'; 256];
     let names: Vec<(&'static [u8], u64)> = vec![
         (b"..", 2),
@@ -187,8 +190,9 @@ fn nothing_goes_through_a_symlink() {
     let temp = tempfile::tempdir().unwrap();
     let target = temp.path().join("target");
     let outside = temp.path().join("outside");
-    std::fs::create_dir(&target).unwrap();
-    std::fs::create_dir(&outside).unwrap();
+    let dir = Dir::open(temp.path()).unwrap();
+    dir.make_dir("target", 0o755).unwrap();
+    dir.make_dir("outside", 0o755).unwrap();
     let path: &'static str = Box::leak(outside.display().to_string().into_boxed_str());
     let file: &'static str = Box::leak(format!("{path}/file").into_boxed_str());
     let fake = Fake::default()

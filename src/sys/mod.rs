@@ -14,6 +14,7 @@ pub mod hole;
 pub mod host;
 pub mod immutable;
 pub mod limit;
+pub mod place;
 pub mod probe;
 pub mod reflink;
 pub mod refuse;

@@ -28,6 +28,7 @@ mod snapshot;
 mod volume;
 mod xattr;
 
+pub mod extract;
 pub mod path;
 
 pub use attribute::{Attributes, Found, TreeOptions, Ttl};
@@ -71,7 +72,7 @@ pub struct Tree {
     snapshot: RwLock<Arc<Snapshot>>,
     loader: Mutex<Loader>,
     disks: Arc<Disks>,
-    scanner: Scanner,
+    scanner: Arc<Scanner>,
     table: Table,
     contents: Weighted<Ino, Arc<dyn ReadAt>>,
     documents: Weighted<Ino, Arc<[u8]>>,
@@ -101,7 +102,7 @@ impl Tree {
     ) -> Result<Arc<Self>> {
         let disks = Disks::new(Arc::clone(&repository), pool, options.writable);
         let tree = Self {
-            scanner: Scanner::new(&disks),
+            scanner: Arc::new(Scanner::new(&disks)),
             table: Table::open(&repository, options.writable),
             repository,
             options,

@@ -6,11 +6,16 @@ use super::Tree;
 use super::disk;
 use super::inode::Ino;
 use super::node::{GuestNode, Node};
+use super::snapshot::PointView;
+use super::volume::{Scanner, VolumeNode};
 use crate::block::run::{RunMap, RunReader};
 use crate::block::{Extent, ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::fs::{FileType, GuestFs, GuestIno};
+use crate::guest::fs::{FileType, GuestIno};
 use crate::types::width::{u64_from_usize, usize_from_u64};
+
+/// What a content takes besides its runs, in runs.
+const CONTENT_RUNS: usize = 16;
 
 /// Bytes in memory.
 struct Bytes(Arc<[u8]>);
@@ -29,9 +34,12 @@ impl ReadAt for Bytes {
     }
 }
 
-/// What of a guest's file only its reader can give.
+/// What of a guest's file only its reader can give. The reader is asked for each time, so that the bound of open filesystems holds
+/// however many files are remembered.
 struct Encoded {
-    fs: Arc<dyn GuestFs>,
+    scanner: Arc<Scanner>,
+    point: Arc<PointView>,
+    volume: Arc<VolumeNode>,
     ino: GuestIno,
     size_bytes: u64,
 }
@@ -41,7 +49,9 @@ impl ReadAt for Encoded {
         self.size_bytes
     }
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.fs.read_encoded(self.ino, offset, buf)
+        self.scanner
+            .filesystem(&self.point, &self.volume.volume)?
+            .read_encoded(self.ino, offset, buf)
     }
 }
 
@@ -116,7 +126,8 @@ impl Tree {
             | Node::DisksDir(_)
             | Node::Volumes(..) => return Err(directory()),
         };
-        self.contents.put(ino, Arc::clone(&content), weight);
+        self.contents
+            .put(ino, Arc::clone(&content), weight + CONTENT_RUNS);
         Ok(content)
     }
 
@@ -141,9 +152,11 @@ impl Tree {
         let map: RunMap<usize> = runs
             .compose(|(), offset, length| Ok(volume.run_at(offset, length)))
             .map_err(|e| e.at_path(&place))?;
-        let weight = map.runs().len().max(1);
+        let weight = map.runs().len();
         let encoded = Encoded {
-            fs: Arc::clone(&node.fs),
+            scanner: Arc::clone(&self.scanner),
+            point: Arc::clone(&node.point),
+            volume: Arc::clone(&node.volume),
             ino: node.ino,
             size_bytes: map.size_bytes(),
         };

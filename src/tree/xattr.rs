@@ -45,7 +45,7 @@ impl Tree {
             .iter()
             .map(|x| x.name.len() + x.value.len() + 64)
             .sum();
-        self.xattrs.put(ino, Arc::clone(&xattrs), weight + 64);
+        self.xattrs.put(ino, Arc::clone(&xattrs), weight + 128);
         Ok(xattrs)
     }
 

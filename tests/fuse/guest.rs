@@ -1,6 +1,14 @@
 //! The guest's files against the kernel's own mount of the same filesystem.
 
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use restorefs::error::ErrorKind;
+use restorefs::fuse::MountOptions;
+use restorefs::repo::selector::Which;
+use restorefs::sys::Dir;
+use restorefs::tree::extract::{ExtractOptions, extract};
+use restorefs::types::VmName;
 
 use crate::world::{KernelMount, World, ready, run, text};
 
@@ -99,4 +107,88 @@ fn a_copy_by_tar_and_cp_is_the_same() {
     assert_eq!(said, "");
     drop(kernel);
     mount.unmount(false).unwrap();
+}
+
+/// The same without a mount: taken out by us, and compared with the kernel's.
+#[test]
+fn what_is_taken_out_is_the_same() {
+    if !ready() {
+        return;
+    }
+    let world = World::with_guest();
+    let kernel = KernelMount::new(&world);
+    let tree = world.tree(&MountOptions::default());
+    let vm = VmName::new("web01").unwrap();
+    let point = tree.point(&vm, &Which::Latest(0)).unwrap();
+    let root = tree.resolve(point.root(), b"/volumes/vda/part/1").unwrap();
+    let target = world.path("target");
+    std::fs::create_dir(&target).unwrap();
+    let dir = Dir::open(&target).unwrap();
+    let stop = AtomicBool::new(false);
+    let all = ExtractOptions {
+        special: true,
+        owner: true,
+        threads: 0,
+    };
+    let ino = root.attributes.ino;
+    let taken = extract(tree.as_ref(), ino, b"out", &dir, &all, &stop, &|_| {}).unwrap();
+    assert_eq!(
+        (taken.skipped, taken.hard_links, taken.special),
+        (Vec::new(), 1, 3)
+    );
+    let from = format!("{}/", text(&target.join("out")));
+    let to = format!("{}/", text(kernel.path()));
+    let said = run("rsync", &["-aHAXin", "--checksum", "--delete", &from, &to]);
+    assert_eq!(said, "");
+    let sparse = std::fs::metadata(target.join("out/sparse")).unwrap();
+    assert!(std::os::unix::fs::MetadataExt::blocks(&sparse) * 512 < 1 << 20);
+    // Without power: no device nodes and no setuid bits.
+    let meek = ExtractOptions::default();
+    let taken = extract(tree.as_ref(), ino, b"meek", &dir, &meek, &stop, &|_| {}).unwrap();
+    assert_eq!(
+        (taken.skipped_count, taken.special),
+        (3, 1),
+        "{:?}",
+        taken.skipped
+    );
+}
+
+/// Links in a path are followed within the guest only, and not the last.
+#[test]
+fn paths_stay_in_the_guest() {
+    if !ready() {
+        return;
+    }
+    let world = World::with_guest();
+    let tree = world.tree(&MountOptions::default());
+    let vm = VmName::new("web01").unwrap();
+    let point = tree.point(&vm, &Which::Latest(0)).unwrap();
+    let at = |path: &str| {
+        let path = format!("/volumes/vda/part/1/{path}");
+        tree.resolve(point.root(), path.as_bytes())
+            .map(|found| found.attributes.ino)
+    };
+    let big = at("etc/deep/big").unwrap();
+    assert_eq!(at("lib/big").unwrap(), big);
+    assert_eq!(at("etc/climb/deep/big").unwrap(), big);
+    assert_eq!(at("etc/climb/climb/climb/deep/big").unwrap(), big);
+    assert_ne!(at("lib").unwrap(), at("etc/deep").unwrap());
+    assert_eq!(at("round/x").unwrap_err().kind(), ErrorKind::LimitExceeded);
+    assert_eq!(
+        at("etc/passwd/x").unwrap_err().kind(),
+        ErrorKind::NotADirectory
+    );
+    assert_eq!(
+        at("etc/../etc").unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+    assert_eq!(at("nothing").unwrap_err().kind(), ErrorKind::NotFound);
+    // A handle that comes after a restart: the parent is searched for.
+    let other = world.tree(&MountOptions::default());
+    let deep = at("etc/deep/er/still").unwrap();
+    assert_eq!(other.parent(deep).unwrap(), at("etc/deep/er").unwrap());
+    assert_eq!(
+        other.attributes(big).unwrap().attributes.size_bytes,
+        3_000_000
+    );
 }

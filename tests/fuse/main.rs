@@ -11,6 +11,7 @@ mod follow;
 mod guest;
 mod lookup_readdir;
 mod mount_lifecycle;
+mod owner;
 mod pitfalls;
 mod read;
 mod readonly;

@@ -86,6 +86,9 @@ fn fill(source: &Path) {
     std::fs::hard_link(source.join("etc/passwd"), source.join("etc/passwd-")).unwrap();
     symlink("../empty", source.join("etc/link")).unwrap();
     symlink("/etc/passwd", source.join("absolute")).unwrap();
+    symlink("/etc/deep", source.join("lib")).unwrap();
+    symlink("../../../../../../../etc", source.join("etc/climb")).unwrap();
+    symlink("round", source.join("round")).unwrap();
     symlink("x".repeat(900), source.join("long-link")).unwrap();
     std::fs::create_dir(source.join("many")).unwrap();
     for n in 0..1500 {

@@ -1,0 +1,215 @@
+//! Giving files below a directory handle the attributes of others: owners, modes, times, xattrs; symlinks and special files.
+//!
+//! # Invariants
+//! Names are single plain components of a directory that is held open, and a symlink is never followed: what is named is what
+//! was created there.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
+
+use super::beneath::Dir;
+use crate::error::{Error, Result};
+
+/// Seconds and nanoseconds since the epoch.
+pub type Instant = (i64, u32);
+
+/// What sort of special file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    /// Character device with major and minor number.
+    CharDevice(u32, u32),
+    /// Block device likewise.
+    BlockDevice(u32, u32),
+    /// FIFO.
+    Fifo,
+    /// Socket.
+    Socket,
+}
+
+fn checked(name: &OsStr) -> Result<&OsStr> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty()
+        || bytes == b"."
+        || bytes == b".."
+        || bytes.iter().any(|b| matches!(b, b'/' | 0))
+    {
+        return Err(Error::invalid(format!(
+            "\"{}\" is not a name",
+            bytes.escape_ascii()
+        )));
+    }
+    Ok(name)
+}
+
+fn failed(what: &'static str, errno: Errno) -> Error {
+    Error::io(what, errno.into())
+}
+
+fn timestamps(accessed: Instant, modified: Instant) -> Timestamps {
+    let spec = |(seconds, nanoseconds): Instant| Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.into(),
+    };
+    Timestamps {
+        last_access: spec(accessed),
+        last_modification: spec(modified),
+    }
+}
+
+/// Makes a symlink with this target, verbatim; never replaces.
+///
+/// # Errors
+/// `AlreadyExists`, `InvalidInput`, `NoSpace`, `Io`.
+pub fn symlink(dir: &Dir, name: &OsStr, target: &[u8]) -> Result<()> {
+    rustix::fs::symlinkat(OsStr::from_bytes(target), dir, checked(name)?)
+        .map_err(|e| failed("cannot make the symlink", e))
+}
+
+/// Makes a special file with exactly these permission bits; never replaces.
+///
+/// # Errors
+/// `AlreadyExists`, `InvalidInput`, `PermissionDenied`, `Io`.
+pub fn special(dir: &Dir, name: &OsStr, kind: Special, mode: u16) -> Result<()> {
+    let (file_type, device) = match kind {
+        Special::CharDevice(major, minor) => {
+            (FileType::CharacterDevice, rustix::fs::makedev(major, minor))
+        }
+        Special::BlockDevice(major, minor) => {
+            (FileType::BlockDevice, rustix::fs::makedev(major, minor))
+        }
+        Special::Fifo => (FileType::Fifo, 0),
+        Special::Socket => (FileType::Socket, 0),
+    };
+    let private = Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(dir, checked(name)?, file_type, private, device)
+        .map_err(|e| failed("cannot make the special file", e))?;
+    let what = "cannot set the mode";
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held: OwnedFd =
+        rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| failed(what, e))?;
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    rustix::fs::chmod(path, Mode::from_raw_mode(mode.into())).map_err(|e| failed(what, e))
+}
+
+/// Sets owner and group of a name.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub fn set_owner_at(dir: &Dir, name: &OsStr, uid: u32, gid: u32) -> Result<()> {
+    rustix::fs::chownat(
+        dir,
+        checked(name)?,
+        Some(rustix::fs::Uid::from_raw(uid)),
+        Some(rustix::fs::Gid::from_raw(gid)),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(|e| failed("cannot set the owner", e))
+}
+
+/// Sets the times of a name.
+///
+/// # Errors
+/// `Io`.
+pub fn set_times_at(dir: &Dir, name: &OsStr, accessed: Instant, modified: Instant) -> Result<()> {
+    let times = timestamps(accessed, modified);
+    rustix::fs::utimensat(dir, checked(name)?, &times, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|e| failed("cannot set the times", e))
+}
+
+/// Sets an extended attribute of a name.
+///
+/// # Errors
+/// `Unsupported`, `PermissionDenied`, `NoSpace`, `Io`.
+pub fn set_xattr_at(dir: &Dir, name: &OsStr, key: &[u8], value: &[u8]) -> Result<()> {
+    // There is no lsetxattrat before Linux 6.13: the directory by its descriptor, the last component not followed.
+    let mut path = format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).into_bytes();
+    path.extend_from_slice(checked(name)?.as_bytes());
+    rustix::fs::lsetxattr(
+        OsStr::from_bytes(&path),
+        OsStr::from_bytes(key),
+        value,
+        XattrFlags::empty(),
+    )
+    .map_err(|e| failed("cannot set the extended attribute", e))
+}
+
+/// Sets owner and group of an open file or directory.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> Result<()> {
+    rustix::fs::fchown(
+        file,
+        Some(rustix::fs::Uid::from_raw(uid)),
+        Some(rustix::fs::Gid::from_raw(gid)),
+    )
+    .map_err(|e| failed("cannot set the owner", e))
+}
+
+/// Sets the permission bits (0o7777) of an open file or directory.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub fn set_mode(file: impl AsFd, mode: u16) -> Result<()> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode.into()))
+        .map_err(|e| failed("cannot set the mode", e))
+}
+
+/// Sets the times of an open file or directory.
+///
+/// # Errors
+/// `Io`.
+pub fn set_times(file: impl AsFd, accessed: Instant, modified: Instant) -> Result<()> {
+    rustix::fs::futimens(file, &timestamps(accessed, modified))
+        .map_err(|e| failed("cannot set the times", e))
+}
+
+/// Sets an extended attribute of an open file or directory.
+///
+/// # Errors
+/// `Unsupported`, `PermissionDenied`, `NoSpace`, `Io`.
+pub fn set_xattr(file: impl AsFd, key: &[u8], value: &[u8]) -> Result<()> {
+    rustix::fs::fsetxattr(file, OsStr::from_bytes(key), value, XattrFlags::empty())
+        .map_err(|e| failed("cannot set the extended attribute", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Special, set_mode, set_times_at, special, symlink};
+    use crate::error::ErrorKind;
+    use crate::sys::Dir;
+    use std::ffi::OsStr;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn names_are_single_components_and_nothing_is_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        for bad in ["", ".", "..", "a/b", "/a", "../a"] {
+            let error = symlink(&dir, OsStr::new(bad), b"x").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
+        }
+        symlink(&dir, OsStr::new("a"), b"/etc/passwd").unwrap();
+        let error = symlink(&dir, OsStr::new("a"), b"x").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        let before = std::fs::metadata("/etc/passwd").unwrap().mtime();
+        set_times_at(&dir, OsStr::new("a"), (-7, 5), (-7, 5)).unwrap();
+        let link = std::fs::symlink_metadata(temp.path().join("a")).unwrap();
+        assert_eq!(link.mtime(), -7);
+        assert_eq!(std::fs::metadata("/etc/passwd").unwrap().mtime(), before);
+        special(&dir, OsStr::new("fifo"), Special::Fifo, 0o666).unwrap();
+        let fifo = std::fs::metadata(temp.path().join("fifo")).unwrap();
+        assert_eq!(fifo.mode() & 0o7777, 0o666);
+        let error = special(&dir, OsStr::new("a"), Special::Fifo, 0o600).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        set_mode(&dir, 0o711).unwrap();
+        assert_eq!(
+            std::fs::metadata(temp.path()).unwrap().mode() & 0o7777,
+            0o711
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! Taking files out: a subtree, with everything that its files have, into a directory.
+//!
+//! # Invariants
+//! - Nothing is written outside the target, whatever the guest's names and symlinks say: every name is made by a call on the handle of its
+//!   directory, exclusively, and no symlink is followed.
+//! - A file is whole or not there: one that cannot be read to its end is removed again and named.
+//! - What is left out (hostile names, names that are there already, device nodes, setuid bits, attributes that the target's filesystem
+//!   does not take) is in the answer, with its reason.
+//!
+//! # Concurrency
+//! One thread walks and makes the names; several fill the files. The queue between them is bounded, and so are open files.
+
+mod fill;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Attributes, Ino, Tree};
+use crate::block::ReadAt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::Xattr;
+use crate::sys::Dir;
+use fill::Job;
+use walk::{Walk, Walked, check_name};
+
+/// LIMIT: files made but not yet filled.
+const QUEUE: usize = 128;
+/// LIMIT: filling threads.
+const THREADS_MAX: usize = 16;
+
+/// Where files are taken from: the tree, or a test's own.
+pub trait Source: Sync {
+    /// Attributes of a node.
+    ///
+    /// # Errors
+    /// What the guest's reader returns.
+    fn attributes(&self, ino: Ino) -> Result<Attributes>;
+    /// All names of a directory, as they are stored.
+    ///
+    /// # Errors
+    /// As [`Source::attributes`].
+    fn entries(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Ino)>>;
+    /// Target of a symlink.
+    ///
+    /// # Errors
+    /// As [`Source::attributes`].
+    fn link_target(&self, ino: Ino) -> Result<Vec<u8>>;
+    /// Extended attributes.
+    ///
+    /// # Errors
+    /// As [`Source::attributes`].
+    fn xattrs(&self, ino: Ino) -> Result<Arc<[Xattr]>>;
+    /// Content of a regular file.
+    ///
+    /// # Errors
+    /// As [`Source::attributes`].
+    fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>>;
+}
+
+impl Source for Tree {
+    fn attributes(&self, ino: Ino) -> Result<Attributes> {
+        Tree::attributes(self, ino).map(|found| found.attributes)
+    }
+    fn entries(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Ino)>> {
+        let mut entries = Vec::new();
+        Tree::entries(self, ino, 0, &mut |entry| {
+            entries.push((entry.name.to_vec(), entry.ino));
+            true
+        })?;
+        Ok(entries)
+    }
+    fn link_target(&self, ino: Ino) -> Result<Vec<u8>> {
+        Tree::link_target(self, ino)
+    }
+    fn xattrs(&self, ino: Ino) -> Result<Arc<[Xattr]>> {
+        match Tree::xattrs(self, ino) {
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(Arc::new([])),
+            other => other,
+        }
+    }
+    fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>> {
+        Tree::content(self, ino)
+    }
+}
+
+/// How files are taken out.
+#[derive(Debug, Clone, Default)]
+pub struct ExtractOptions {
+    /// Device nodes, setuid and setgid bits, file capabilities: what gives power to whoever meets it.
+    pub special: bool,
+    /// Owners and groups; needs root.
+    pub owner: bool,
+    /// Filling threads; 0: two for each processor.
+    pub threads: usize,
+}
+
+/// Something that was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Path below the target.
+    pub path: PathBuf,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// What was taken out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extracted {
+    /// Directories.
+    pub directories: u64,
+    /// Regular files, each counted once.
+    pub files: u64,
+    /// Further names of files.
+    pub hard_links: u64,
+    /// Symlinks.
+    pub symlinks: u64,
+    /// Device nodes, FIFOs, sockets.
+    pub special: u64,
+    /// Bytes written; holes are none.
+    pub bytes: u64,
+    /// What was left out, in no order; at most 10,000 of them.
+    pub skipped: Vec<Skipped>,
+    /// How much was left out.
+    pub skipped_count: u64,
+}
+
+/// Takes the node `ino` and all below it out as `name` in `target`. `progress` is told the bytes written.
+///
+/// # Errors
+/// `AlreadyExists` when the name is there; `Cancelled` when `stop` was set; `NoSpace`; what reading `ino` itself returns. What
+/// fails below is in the answer instead.
+pub fn extract(
+    source: &dyn Source,
+    ino: Ino,
+    name: &[u8],
+    target: &Dir,
+    options: &ExtractOptions,
+    stop: &AtomicBool,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Extracted> {
+    check_name(name).map_err(Error::invalid)?;
+    if target.stat(OsStr::from_bytes(name))?.is_some() {
+        return Err(Error::new(
+            ErrorKind::AlreadyExists,
+            "it is there already; nothing is overwritten",
+        )
+        .at_path(target.path().join(OsStr::from_bytes(name))));
+    }
+    let attributes = source.attributes(ino)?;
+    let job = Job {
+        source,
+        options,
+        target,
+        stop,
+        halt: AtomicBool::new(false),
+        progress,
+        files: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        skipped: Mutex::default(),
+        failed: Mutex::default(),
+    };
+    let (sender, receiver) = sync_channel(QUEUE);
+    let receiver = Mutex::new(receiver);
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(2, |n| n.get() * 2),
+        n => n,
+    }
+    .clamp(1, THREADS_MAX);
+    let walked = std::thread::scope(|scope| {
+        let fillers: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| job.fill_all(&receiver)))
+            .collect();
+        let walked = Walk::new(&job, sender).run(ino, attributes, name);
+        let mut filled = Ok(());
+        for filler in fillers {
+            let ended = filler
+                .join()
+                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a filling thread panicked")));
+            filled = filled.and(ended);
+        }
+        // Why the filling stopped says more than that the walk found nobody to fill.
+        filled.and(walked)
+    })?;
+    let Walked {
+        mut extracted,
+        links,
+    } = walked;
+    let failed = job
+        .failed
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    for (ino, paths) in links {
+        for path in paths.iter().filter(|_| failed.contains(&ino)) {
+            target.unlink(path)?;
+            extracted.hard_links -= 1;
+        }
+    }
+    extracted.files = job.files.into_inner();
+    extracted.bytes = job.bytes.into_inner();
+    (extracted.skipped, extracted.skipped_count) = job
+        .skipped
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    Ok(extracted)
+}

@@ -1,0 +1,339 @@
+//! Extraction from a hostile guest.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{ExtractOptions, Extracted, Source, extract};
+use crate::block::filter::{Fault, OpKind};
+use crate::block::{MemoryDisk, ReadAt, WriteAt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::{FileType, Time, Xattr};
+use crate::sys::Dir;
+use crate::tree::{Attributes, Ino};
+
+enum Body {
+    Directory(Vec<(&'static [u8], u64)>),
+    File(Arc<dyn ReadAt>),
+    Link(&'static [u8]),
+    Device,
+}
+
+/// A guest made by hand: inode 1 is the root.
+#[derive(Default)]
+struct Fake {
+    nodes: HashMap<u64, (Body, u16, u32)>,
+}
+
+impl Fake {
+    fn with(mut self, ino: u64, body: Body) -> Self {
+        self.nodes.insert(ino, (body, 0o644, 1));
+        self
+    }
+    fn file(self, ino: u64, text: &str) -> Self {
+        self.with(
+            ino,
+            Body::File(Arc::new(MemoryDisk::from_bytes(text.as_bytes()))),
+        )
+    }
+    fn mode(mut self, ino: u64, mode: u16, nlink: u32) -> Self {
+        let node = self.nodes.get_mut(&ino).unwrap();
+        (node.1, node.2) = (mode, nlink);
+        self
+    }
+    fn body(&self, ino: Ino) -> Result<&Body> {
+        self.nodes
+            .get(&ino.0)
+            .map(|node| &node.0)
+            .ok_or_else(|| Error::corrupt("an inode", "one", "none"))
+    }
+}
+
+impl Source for Fake {
+    fn attributes(&self, ino: Ino) -> Result<Attributes> {
+        let (file_type, size_bytes) = match self.body(ino)? {
+            Body::Directory(_) => (FileType::Directory, 0),
+            Body::File(file) => (FileType::Regular, file.size_bytes()),
+            Body::Link(_) => (FileType::Symlink, 0),
+            Body::Device => (FileType::CharDevice, 0),
+        };
+        let (_, mode, nlink) = self.nodes.get(&ino.0).unwrap();
+        let time = Time {
+            seconds: 1_000_000,
+            nanoseconds: 5,
+        };
+        Ok(Attributes {
+            ino,
+            file_type,
+            mode: *mode,
+            uid: 0,
+            gid: 0,
+            nlink: *nlink,
+            size_bytes,
+            blocks: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: None,
+            rdev: Some((1, 3)),
+        })
+    }
+    fn entries(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Ino)>> {
+        match self.body(ino)? {
+            Body::Directory(entries) => Ok(entries
+                .iter()
+                .map(|(name, ino)| (name.to_vec(), Ino(*ino)))
+                .collect()),
+            _ => Err(Error::new(ErrorKind::NotADirectory, "no directory")),
+        }
+    }
+    fn link_target(&self, ino: Ino) -> Result<Vec<u8>> {
+        match self.body(ino)? {
+            Body::Link(target) => Ok(target.to_vec()),
+            _ => Err(Error::invalid("no symlink")),
+        }
+    }
+    fn xattrs(&self, ino: Ino) -> Result<Arc<[Xattr]>> {
+        let capability = Xattr {
+            name: b"security.capability".to_vec(),
+            value: vec![1; 20],
+        };
+        Ok(if ino.0 == 66 {
+            Arc::new([capability])
+        } else {
+            Arc::new([])
+        })
+    }
+    fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>> {
+        match self.body(ino)? {
+            Body::File(file) => Ok(Arc::clone(file)),
+            _ => Err(Error::invalid("no file")),
+        }
+    }
+}
+
+fn take(fake: &Fake, target: &Path) -> Result<Extracted> {
+    let dir = Dir::open(target).unwrap();
+    let options = ExtractOptions::default();
+    let stop = AtomicBool::new(false);
+    extract(fake, Ino(1), b"out", &dir, &options, &stop, &|_| {})
+}
+
+fn reasons(extracted: &Extracted) -> String {
+    let mut lines: Vec<String> = extracted
+        .skipped
+        .iter()
+        .map(|s| format!("{}: {}\n", s.path.display(), s.reason))
+        .collect();
+    lines.sort();
+    lines.concat()
+}
+
+/// Everything below a directory: paths, sorted.
+fn walk(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut queue = vec![root.to_path_buf()];
+    while let Some(dir) = queue.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let shown = entry.path().strip_prefix(root).unwrap().to_path_buf();
+            found.push(shown.display().to_string());
+            if entry.file_type().unwrap().is_dir() {
+                queue.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn hostile_names_make_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let target = temp.path().join("a/b");
+    Dir::open(temp.path())
+        .unwrap()
+        .make_dirs("a/b", 0o755)
+        .unwrap();
+    let long: &'static [u8] = &[b'x'; 256];
+    let names: Vec<(&'static [u8], u64)> = vec![
+        (b"..", 2),
+        (b".", 2),
+        (b"", 2),
+        (b"../../evil", 2),
+        (b"/evil", 2),
+        (b"sub/evil", 2),
+        (b"nul\0evil", 2),
+        (long, 2),
+        (b"good", 2),
+        (b"missing", 99),
+    ];
+    let count = names.len() - 1;
+    let fake = Fake::default()
+        .with(1, Body::Directory(names))
+        .file(2, "text");
+    let extracted = take(&fake, &target).unwrap();
+    assert_eq!(walk(temp.path()), ["a", "a/b", "a/b/out", "a/b/out/good"]);
+    assert_eq!((extracted.files, extracted.skipped.len()), (1, count));
+    assert!(
+        extracted.skipped.iter().all(|s| s.path.starts_with("out")),
+        "{}",
+        reasons(&extracted)
+    );
+}
+
+/// A symlink, and then a directory or file of the same name with something in it: the classic way out.
+#[test]
+fn nothing_goes_through_a_symlink() {
+    let temp = tempfile::tempdir().unwrap();
+    let target = temp.path().join("target");
+    let outside = temp.path().join("outside");
+    let dir = Dir::open(temp.path()).unwrap();
+    dir.make_dir("target", 0o755).unwrap();
+    dir.make_dir("outside", 0o755).unwrap();
+    let path: &'static str = Box::leak(outside.display().to_string().into_boxed_str());
+    let file: &'static str = Box::leak(format!("{path}/file").into_boxed_str());
+    let fake = Fake::default()
+        .with(
+            1,
+            Body::Directory(vec![(b"d", 2), (b"d", 3), (b"f", 4), (b"f", 5)]),
+        )
+        .with(2, Body::Link(path.as_bytes()))
+        .with(3, Body::Directory(vec![(b"evil", 5)]))
+        .with(4, Body::Link(file.as_bytes()))
+        .file(5, "evil");
+    let extracted = take(&fake, &target).unwrap();
+    assert!(walk(&outside).is_empty());
+    assert_eq!(walk(&target), ["out", "out/d", "out/f"]);
+    assert_eq!((extracted.symlinks, extracted.files), (2, 0));
+    assert_eq!(
+        reasons(&extracted),
+        "out/d: the name is there already\nout/f: the name is there already\n"
+    );
+    assert_eq!(
+        std::fs::read_link(target.join("out/d")).unwrap(),
+        Path::new(path)
+    );
+}
+
+#[test]
+fn loops_and_twins_end() {
+    let temp = tempfile::tempdir().unwrap();
+    let fake = Fake::default()
+        .with(
+            1,
+            Body::Directory(vec![(b"again", 1), (b"one", 2), (b"two", 2)]),
+        )
+        .with(2, Body::Directory(vec![(b"up", 1), (b"f", 3)]))
+        .file(3, "x");
+    let extracted = take(&fake, temp.path()).unwrap();
+    assert_eq!(extracted.skipped_count, 3, "{}", reasons(&extracted));
+    assert_eq!((extracted.directories, extracted.files), (2, 1));
+    // Deeper than is allowed: every directory holds the next.
+    let mut deep = Fake::default();
+    for ino in 1..1000 {
+        deep = deep.with(ino, Body::Directory(vec![(b"d", ino + 1)]));
+    }
+    let other = tempfile::tempdir().unwrap();
+    let extracted = take(&deep, other.path()).unwrap();
+    assert_eq!(extracted.directories, 400);
+    assert!(reasons(&extracted).contains("deeper than"));
+}
+
+#[test]
+fn what_gives_power_is_left_out_and_said() {
+    let temp = tempfile::tempdir().unwrap();
+    let fake = Fake::default()
+        .with(
+            1,
+            Body::Directory(vec![(b"null", 2), (b"su", 3), (b"ping", 66)]),
+        )
+        .with(2, Body::Device)
+        .file(3, "su")
+        .file(66, "ping")
+        .mode(3, 0o6755, 1);
+    let extracted = take(&fake, temp.path()).unwrap();
+    assert_eq!(walk(temp.path()), ["out", "out/ping", "out/su"]);
+    let su = std::fs::metadata(temp.path().join("out/su")).unwrap();
+    assert_eq!(
+        (su.mode() & 0o7777, su.mtime(), su.mtime_nsec()),
+        (0o755, 1_000_000, 5)
+    );
+    let reasons = reasons(&extracted);
+    for said in [
+        "out/null: a device",
+        "out/su: its setuid",
+        "out/ping: its file cap",
+    ] {
+        assert!(reasons.contains(said), "{reasons}");
+    }
+}
+
+#[test]
+fn holes_links_and_directories_keep_what_they_are() {
+    let temp = tempfile::tempdir().unwrap();
+    let sparse = MemoryDisk::sparse(64 << 20);
+    sparse.write_at(10 << 20, &[7; 4096]).unwrap();
+    let fake = Fake::default()
+        .with(
+            1,
+            Body::Directory(vec![(b"sparse", 2), (b"same", 2), (b"dir", 3)]),
+        )
+        .with(2, Body::File(Arc::new(sparse)))
+        .with(3, Body::Directory(vec![(b"same", 2)]))
+        .mode(2, 0o640, 3)
+        .mode(3, 0o1750, 2)
+        .mode(1, 0o755, 3);
+    let extracted = take(&fake, temp.path()).unwrap();
+    assert_eq!((extracted.files, extracted.hard_links), (1, 2));
+    let stat = |name: &str| std::fs::metadata(temp.path().join(name)).unwrap();
+    let file = stat("out/sparse");
+    assert_eq!((file.len(), file.nlink()), (64 << 20, 3));
+    assert!(file.blocks() < 10_000, "{}", file.blocks());
+    assert_eq!(file.ino(), stat("out/dir/same").ino());
+    assert_eq!(
+        (stat("out/dir").mode() & 0o7777, stat("out/dir").mtime()),
+        (0o1750, 1_000_000)
+    );
+    assert_eq!(stat("out").mtime(), 1_000_000);
+    let mut bytes = std::fs::read(temp.path().join("out/same")).unwrap();
+    assert_eq!(bytes.split_off(10 << 20)[..4096], [7; 4096]);
+    // There is something of that name now.
+    let again = take(&fake, temp.path()).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+}
+
+/// A file that cannot be read to its end is not there, under none of its names; the others are.
+#[test]
+fn a_damaged_file_is_not_left_half() {
+    let temp = tempfile::tempdir().unwrap();
+    let bad = Fault::new(Arc::new(MemoryDisk::from_bytes(&vec![1; 4 << 20])));
+    bad.fail_range(OpKind::Read, 3 << 20, 1, ErrorKind::Corrupt);
+    let fake = Fake::default()
+        .with(
+            1,
+            Body::Directory(vec![(b"bad", 2), (b"good", 3), (b"bad2", 2)]),
+        )
+        .with(2, Body::File(Arc::new(bad)))
+        .mode(2, 0o644, 2)
+        .file(3, "good");
+    let extracted = take(&fake, temp.path()).unwrap();
+    assert_eq!(walk(temp.path()), ["out", "out/good"]);
+    assert_eq!((extracted.files, extracted.hard_links), (1, 0));
+    assert!(reasons(&extracted).contains("out/bad"));
+}
+
+#[test]
+fn stopping_stops() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(temp.path()).unwrap();
+    let fake = Fake::default()
+        .with(1, Body::Directory(vec![(b"a", 2)]))
+        .file(2, "a");
+    let stop = AtomicBool::new(true);
+    let options = ExtractOptions::default();
+    let error = extract(&fake, Ino(1), b"out", &dir, &options, &stop, &|_| {}).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+}

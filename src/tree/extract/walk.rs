@@ -1,0 +1,309 @@
+//! The walk: makes every name, on the handle of its directory.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use super::Extracted;
+use super::fill::{Fill, Job, instant, is_fatal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::FileType;
+use crate::sys::Dir;
+use crate::sys::place::{self, Special};
+use crate::tree::{Attributes, Ino};
+
+/// LIMIT: nested directories (each costs a descriptor on the way down).
+const DEPTH_MAX: usize = 400;
+/// LIMIT: longest name (Linux).
+const NAME_MAX: usize = 255;
+
+/// A step of the walk; the newest is done first.
+enum Step {
+    Enter {
+        ino: Ino,
+        attributes: Attributes,
+        parent: Arc<Dir>,
+        name: OsString,
+        path: PathBuf,
+        depth: usize,
+    },
+    /// All below is there: now its mode and times.
+    Leave {
+        ino: Ino,
+        dir: Arc<Dir>,
+        attributes: Attributes,
+        path: PathBuf,
+    },
+}
+
+/// What the walk has made.
+pub(super) struct Walked {
+    pub(super) extracted: Extracted,
+    /// Further names of files with several.
+    pub(super) links: HashMap<Ino, Vec<PathBuf>>,
+}
+
+pub(super) struct Walk<'a> {
+    job: &'a Job<'a>,
+    sender: SyncSender<Fill>,
+    extracted: Extracted,
+    /// First names of files with several.
+    first: HashMap<Ino, PathBuf>,
+    links: HashMap<Ino, Vec<PathBuf>>,
+    /// Directories entered: one that is met twice is a loop in a damaged filesystem.
+    entered: HashSet<Ino>,
+    steps: Vec<Step>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(job: &'a Job<'a>, sender: SyncSender<Fill>) -> Self {
+        Self {
+            job,
+            sender,
+            extracted: Extracted::default(),
+            first: HashMap::new(),
+            links: HashMap::new(),
+            entered: HashSet::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    pub(super) fn run(mut self, ino: Ino, attributes: Attributes, name: &[u8]) -> Result<Walked> {
+        let root = Arc::new(self.job.target.dir("")?);
+        let name = OsStr::from_bytes(name).to_owned();
+        let path = PathBuf::from(&name);
+        self.take(ino, attributes, &root, name, path, 0)?;
+        while let Some(step) = self.steps.pop() {
+            self.job.check_stop()?;
+            match step {
+                Step::Enter {
+                    ino,
+                    attributes,
+                    parent,
+                    name,
+                    path,
+                    depth,
+                } => {
+                    let made = self.enter(ino, attributes, &parent, &name, &path, depth);
+                    self.note(&path, made)?;
+                }
+                Step::Leave {
+                    ino,
+                    dir,
+                    attributes,
+                    path,
+                } => self.job.finish(dir.as_ref(), ino, &attributes, &path),
+            }
+        }
+        Ok(Walked {
+            extracted: self.extracted,
+            links: self.links,
+        })
+    }
+
+    /// Notes what cannot be had and goes on, unless that makes no sense.
+    fn note(&self, path: &Path, result: Result<()>) -> Result<()> {
+        match result {
+            Err(error) if is_fatal(&error) => Err(error),
+            Err(error) => {
+                let reason = match error.kind() {
+                    ErrorKind::AlreadyExists => "the name is there already".to_owned(),
+                    _ => error.report(),
+                };
+                self.job.skip(path, reason);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn enter(
+        &mut self,
+        ino: Ino,
+        attributes: Attributes,
+        parent: &Dir,
+        name: &OsStr,
+        path: &Path,
+        depth: usize,
+    ) -> Result<()> {
+        if depth >= DEPTH_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("deeper than {DEPTH_MAX} directories"),
+            ));
+        }
+        if !self.entered.insert(ino) {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "a directory that was met before: the filesystem has a loop",
+            ));
+        }
+        // Listed before it is made: one that cannot be read is not shown as an empty one.
+        let entries = self.job.source.entries(ino)?;
+        parent.make_dir(name, 0o700)?;
+        let dir = Arc::new(parent.dir(name)?);
+        self.extracted.directories += 1;
+        self.steps.push(Step::Leave {
+            ino,
+            dir: Arc::clone(&dir),
+            attributes,
+            path: path.to_path_buf(),
+        });
+        for (name, child) in entries {
+            self.job.check_stop()?;
+            if let Err(reason) = check_name(&name) {
+                // Such a name is never joined to a path: shown it is harmless.
+                let shown = name.escape_ascii().to_string().replace('/', "\\x2f");
+                self.job.skip(&path.join(shown), reason);
+                continue;
+            }
+            let path = path.join(OsStr::from_bytes(&name));
+            let name = OsStr::from_bytes(&name).to_owned();
+            let taken = match self.job.source.attributes(child) {
+                Ok(attributes) => self.take(child, attributes, &dir, name, path.clone(), depth + 1),
+                Err(error) => Err(error),
+            };
+            self.note(&path, taken)?;
+        }
+        Ok(())
+    }
+
+    /// Makes one name.
+    fn take(
+        &mut self,
+        ino: Ino,
+        attributes: Attributes,
+        parent: &Arc<Dir>,
+        name: OsString,
+        path: PathBuf,
+        depth: usize,
+    ) -> Result<()> {
+        if attributes.file_type == FileType::Directory {
+            self.steps.push(Step::Enter {
+                ino,
+                attributes,
+                parent: Arc::clone(parent),
+                name,
+                path,
+                depth,
+            });
+            return Ok(());
+        }
+        let has_names = attributes.nlink > 1;
+        if let (true, Some(first)) = (has_names, self.first.get(&ino)) {
+            self.job.target.link(first, &path)?;
+            self.links.entry(ino).or_default().push(path);
+            self.extracted.hard_links += 1;
+            return Ok(());
+        }
+        let device = attributes.rdev.unwrap_or((0, 0));
+        match attributes.file_type {
+            FileType::Directory | FileType::Regular => {
+                let file = parent.create_file(&name, 0o600)?;
+                if has_names {
+                    self.first.insert(ino, path.clone());
+                }
+                let fill = Fill {
+                    file,
+                    ino,
+                    attributes,
+                    parent: Arc::clone(parent),
+                    name,
+                    path,
+                };
+                return self
+                    .sender
+                    .send(fill)
+                    .map_err(|_| Error::new(ErrorKind::Cancelled, "nobody fills files any more"));
+            }
+            FileType::Symlink => {
+                let target = self.job.source.link_target(ino)?;
+                place::symlink(parent, &name, &target)?;
+                self.extracted.symlinks += 1;
+            }
+            FileType::CharDevice | FileType::BlockDevice if !self.job.options.special => {
+                self.job.skip(&path, "a device node; --special makes it");
+                return Ok(());
+            }
+            FileType::CharDevice => {
+                self.special(
+                    parent,
+                    &name,
+                    Special::CharDevice(device.0, device.1),
+                    &attributes,
+                )?;
+            }
+            FileType::BlockDevice => {
+                self.special(
+                    parent,
+                    &name,
+                    Special::BlockDevice(device.0, device.1),
+                    &attributes,
+                )?;
+            }
+            FileType::Fifo => self.special(parent, &name, Special::Fifo, &attributes)?,
+            FileType::Socket => self.special(parent, &name, Special::Socket, &attributes)?,
+        }
+        if has_names {
+            self.first.insert(ino, path.clone());
+        }
+        self.finish_name(ino, &attributes, parent, &name, &path);
+        Ok(())
+    }
+
+    fn special(
+        &mut self,
+        parent: &Dir,
+        name: &OsStr,
+        kind: Special,
+        attributes: &Attributes,
+    ) -> Result<()> {
+        place::special(parent, name, kind, attributes.mode & 0o777)?;
+        self.extracted.special += 1;
+        Ok(())
+    }
+
+    /// Owner, xattrs and times of what cannot be opened.
+    fn finish_name(
+        &self,
+        ino: Ino,
+        attributes: &Attributes,
+        parent: &Dir,
+        name: &OsStr,
+        path: &Path,
+    ) {
+        let note = |result: Result<()>| {
+            if let Err(error) = result {
+                self.job.skip(path, error.report());
+            }
+        };
+        if self.job.options.owner {
+            note(place::set_owner_at(
+                parent,
+                name,
+                attributes.uid,
+                attributes.gid,
+            ));
+        }
+        for xattr in self.job.xattrs(ino, path) {
+            let key = String::from_utf8_lossy(&xattr.name).into_owned();
+            let set = place::set_xattr_at(parent, name, &xattr.name, &xattr.value);
+            note(set.map_err(|e| e.at_path(key)));
+        }
+        let (accessed, modified) = (instant(attributes.atime), instant(attributes.mtime));
+        note(place::set_times_at(parent, name, accessed, modified));
+    }
+}
+
+pub(super) fn check_name(name: &[u8]) -> std::result::Result<(), &'static str> {
+    match name {
+        b"" => Err("an empty name"),
+        b"." | b".." => Err("a name that means another directory"),
+        _ if name.iter().any(|b| matches!(b, b'/' | 0)) => Err("a name with a slash or NUL"),
+        _ if name.len() > NAME_MAX => Err("a name longer than 255 bytes"),
+        _ => Ok(()),
+    }
+}

@@ -8,6 +8,7 @@ mod begin;
 mod commit;
 mod context;
 pub mod exit;
+mod extract;
 mod info;
 mod init;
 mod ls;

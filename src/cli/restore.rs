@@ -33,8 +33,7 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<()> {
         &args.to,
     ) {
         (Target::Path(selector, path), None, None, Some(dir)) => {
-            let _ = (selector, path, dir);
-            Ok(())
+            super::extract::run(context, &selector, &path, dir, args)
         }
         (Target::Path(..), ..) => {
             Err(Error::invalid("files are restored into a directory").advise("add --to DIR"))

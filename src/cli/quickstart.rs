@@ -125,7 +125,28 @@ fn show(context: &Context, mountpoint: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How this program is called: by its name where the shell finds it, else by its path.
+fn program() -> String {
+    let here = std::env::current_exe().unwrap_or_else(|_| "restorefs".into());
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("restorefs") == here));
+    if found {
+        "restorefs".to_owned()
+    } else {
+        here.display().to_string()
+    }
+}
+
+/// The layer of the newest point's disk.
+fn newest_layer(context: &Context) -> Result<String> {
+    let selector = "sample@latest".parse()?;
+    let (_, _, point) = super::context::find(context.repository()?.as_ref(), &selector)?;
+    let disk = point.disks.first();
+    Ok(disk.map(|disk| disk.layer.layer_file()).unwrap_or_default())
+}
+
 fn explain(context: &Context, repo: &Path, mountpoint: Option<&Path>) -> Result<()> {
+    let me = program();
     let mut lines = vec![
         String::new(),
         "Try next:".to_owned(),
@@ -133,21 +154,24 @@ fn explain(context: &Context, repo: &Path, mountpoint: Option<&Path>) -> Result<
     ];
     if let Some(mountpoint) = mountpoint {
         let m = mountpoint.display();
-        lines.push(format!("  diff -r {m}/sample/monday/volumes/vda/part/1/etc {m}/sample/tuesday/volumes/vda/part/1/etc"));
+        let etc = "volumes/vda/part/1/etc";
         lines.push(format!(
-            "  cp -a {m}/sample/latest/volumes/vda/part/1/etc/hostname /tmp/"
+            "  diff -r --no-dereference {m}/sample/monday/{etc} {m}/sample/tuesday/{etc}"
         ));
+        lines.push(format!("  cp -a {m}/sample/latest/{etc}/hostname /tmp/"));
     }
-    lines.push("  restorefs ls sample@latest:/volumes/vda/part/1/etc".to_owned());
-    lines.push("  restorefs info sample@latest".to_owned());
-    lines.push("  restorefs restore sample@monday vda /tmp/monday.raw".to_owned());
-    lines.push(format!("  qemu-img info --backing-chain {}/vms/sample/layers/*.qcow2   # plain QCOW2, readable without restorefs", repo.display()));
+    lines.push(format!("  {me} ls sample@latest:/volumes/vda/part/1/etc"));
+    lines.push(format!("  {me} info sample@latest"));
+    lines.push(format!("  {me} restore sample@monday vda /tmp/monday.raw"));
+    lines.push("  # The layers are plain QCOW2, readable without restorefs:".to_owned());
+    lines.push(format!(
+        "  qemu-img info --backing-chain {}/vms/sample/layers/{}",
+        repo.display(),
+        newest_layer(context)?
+    ));
     if let Some(mountpoint) = mountpoint {
         lines.push(String::new());
-        lines.push(format!(
-            "Unmount: restorefs umount {}",
-            mountpoint.display()
-        ));
+        lines.push(format!("Unmount: {me} umount {}", mountpoint.display()));
     }
     context.output.line(lines.join("\n"))
 }

@@ -91,20 +91,19 @@ impl Repository {
         stage: Arc<dyn Stage>,
         now: Timestamp,
     ) -> Result<Self> {
-        for entry in store.list(&Key::root())? {
-            if entry.name == layout::FORMAT_FILE {
-                return Err(Error::new(
-                    ErrorKind::AlreadyExists,
-                    format!("{} is a repository already", store.describe()),
-                ));
-            }
-            if entry.name != "lost+found" {
-                return Err(Error::new(
-                    ErrorKind::NotEmpty,
-                    format!("{} is not empty (it has {})", store.describe(), entry.name),
-                )
-                .advise("name an empty or a new directory"));
-            }
+        let entries = store.list(&Key::root())?;
+        if entries.iter().any(|e| e.name == layout::FORMAT_FILE) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("{} is a repository already", store.describe()),
+            ));
+        }
+        if let Some(other) = entries.iter().find(|e| e.name != "lost+found") {
+            return Err(Error::new(
+                ErrorKind::NotEmpty,
+                format!("{} is not empty (it has {})", store.describe(), other.name),
+            )
+            .advise("name an empty or a new directory"));
         }
         for prefix in [
             layout::vms()?,

@@ -1,0 +1,11 @@
+//! The program as people run it: every command, bad input, and exit codes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "what is skipped is said")]
+
+mod backup;
+mod bad_input;
+mod daemon;
+mod place;
+mod quickstart;
+mod restore;

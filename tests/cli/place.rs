@@ -1,0 +1,197 @@
+//! A directory with a repository, and the program run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A fresh directory; its repository is made by `init`.
+pub(crate) struct Place {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// Whether a tool is there; says SKIP, or fails where nothing may be skipped.
+pub(crate) fn has(tool: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let found = path
+        .split(':')
+        .any(|dir| Path::new(dir).join(tool).exists());
+    if !found {
+        assert!(
+            std::env::var_os("CI_REQUIRE").is_none(),
+            "{tool} is missing"
+        );
+        println!("SKIP: {tool} is not installed");
+    }
+    found
+}
+
+/// Whether mounts can be tried here.
+pub(crate) fn can_mount() -> bool {
+    let can = Path::new("/dev/fuse").exists() && rustix::process::geteuid().is_root();
+    if !can {
+        assert!(
+            std::env::var_os("CI_REQUIRE").is_none(),
+            "no /dev/fuse, or not root"
+        );
+        println!("SKIP: mounts need /dev/fuse and root");
+    }
+    can
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let place = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        place.ok(&["init"]);
+        place
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn repo(&self) -> PathBuf {
+        self.path("repo")
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_restorefs"));
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env("RESTOREFS_REPO", self.repo())
+            .env("XDG_RUNTIME_DIR", self.dir.path())
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs, expects success, answers standard output.
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{args:?}: {} {said}",
+            output.status
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let mut all = args.to_vec();
+        all.push("--json");
+        serde_json::from_str(&self.ok(&all)).unwrap()
+    }
+
+    /// Runs, expects this exit code, answers standard error.
+    pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+        assert!(
+            said.starts_with("restorefs: ") || said.contains("error:"),
+            "{args:?}: {said}"
+        );
+        said
+    }
+
+    /// A raw disk of `clusters` clusters with content that `seed` decides, every third one empty.
+    pub(crate) fn disk(&self, name: &str, clusters: usize, seed: u8) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for cluster in 0..clusters {
+            let fill = if cluster % 3 == 2 {
+                0
+            } else {
+                (cluster as u8).wrapping_mul(7) ^ seed
+            };
+            bytes.extend(
+                (0..65_536usize).map(|n| if fill == 0 { 0 } else { fill ^ (n >> 9) as u8 }),
+            );
+        }
+        std::fs::write(self.path(name), &bytes).unwrap();
+        bytes
+    }
+
+    pub(crate) fn restored(&self, point: &str, disk: &str) -> Vec<u8> {
+        let out = self.path("restored.raw");
+        let _ = std::fs::remove_file(&out);
+        self.ok(&["restore", point, disk, "restored.raw"]);
+        std::fs::read(out).unwrap()
+    }
+
+    /// The newest point's name.
+    pub(crate) fn latest(&self, vm: &str) -> String {
+        self.json(&["info", &format!("{vm}@latest")])["point"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub(crate) fn serve(&self, more: &[&str]) -> Daemon {
+        let socket = self.path("nbd.sock");
+        let mut args = vec!["serve", "--json", "--nbd", socket.to_str().unwrap()];
+        args.extend_from_slice(more);
+        let mut child = self
+            .command(&args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The status is printed when it is ready.
+        let mut line = [0; 1];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line)
+            .expect("the daemon did not become ready");
+        Daemon { child, socket }
+    }
+}
+
+/// A running daemon, killed when dropped.
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
+    pub(crate) socket: PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn uri(&self, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}", self.socket.display())
+    }
+
+    /// SIGTERM; it must end with exit code 0.
+    pub(crate) fn stop(mut self) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert!(status.success(), "{status}");
+                return;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "the daemon does not stop"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -108,3 +108,54 @@ fn damage_stays_where_it_is() {
     assert!(volumes.contains("a layer is missing"), "{volumes}");
     mount.unmount(false).unwrap();
 }
+
+/// A point whose sidecar is damaged is still listed, and says so; its disks answer EIO, other points do not care.
+#[test]
+fn a_damaged_sidecar_is_said_in_info() {
+    if !ready() {
+        return;
+    }
+    let world = World::empty();
+    world.commit_small("web01", "p1");
+    world.commit_small("web01", "p2");
+    let sidecar = world.repository().join("vms/web01/points/p1/point.json");
+    let text = std::fs::read_to_string(&sidecar).unwrap();
+    std::fs::remove_file(&sidecar).unwrap();
+    std::fs::write(&sidecar, text.replace("\"seq\": 1", "\"seq\": 7")).unwrap();
+    let mount = world.mount();
+    assert_eq!(names(&world.at("web01")), ["latest", "p1", "p2"]);
+    let info = std::fs::read_to_string(world.at("web01/p1/info.json")).unwrap();
+    assert!(info.contains("not what was committed"), "{info}");
+    let error = std::fs::read(world.at("web01/p1/disks/vda.raw")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5));
+    assert_eq!(
+        std::fs::read(world.at("web01/p2/disks/vda.raw"))
+            .unwrap()
+            .len(),
+        4096
+    );
+    mount.unmount(false).unwrap();
+}
+
+/// Requests of many processes at once on few threads: nobody waits for himself.
+#[test]
+fn many_processes_read_disk_and_files_at_once() {
+    if !ready() {
+        return;
+    }
+    let world = World::with_guest();
+    let mount = world.mount();
+    let script = "for n in 1 2 3 4 5 6; do cmp \"$0\" \"$0\" & sha256sum \"$1\"/many/* > /dev/null & done; wait";
+    let disk = world.at("web01/first/disks/vda.raw");
+    let output = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(&disk)
+        .arg(world.guest(""))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    mount.unmount(false).unwrap();
+}

@@ -57,13 +57,13 @@ fn reads_end_at_the_end() {
 }
 
 #[test]
-fn mapped_files_read_the_same() {
+fn a_copy_made_by_the_kernel_is_the_same() {
     if !ready() {
         return;
     }
     let world = World::with_guest();
     let mount = world.mount();
-    // grep maps nothing, python does; cmp of a copy made by splice stands for other ways to read.
+    // The standard library copies by copy_file_range or sendfile.
     let copy = world.path("copy");
     std::fs::copy(world.guest("sparse"), &copy).unwrap();
     assert!(std::fs::read(copy).unwrap() == std::fs::read(world.path("source/sparse")).unwrap());

@@ -99,3 +99,30 @@ fn vm_directories_are_private_unless_widened() {
     assert_eq!((big.uid(), big.gid()), (1234, 5678));
     mount.unmount(false).unwrap();
 }
+
+/// A VM's directory that somebody copied has the serials of its original; its inodes are others all the same.
+#[test]
+fn a_copied_vm_has_inodes_of_its_own() {
+    if !ready() {
+        return;
+    }
+    let world = World::empty();
+    world.commit_small("web01", "p1");
+    world.commit_small("web01", "p2");
+    let vms = world.repository().join("vms");
+    for copy in ["web02", "web03"] {
+        run(
+            "cp",
+            &["-a", text(&vms.join("web01")), text(&vms.join(copy))],
+        );
+    }
+    let mount = world.mount();
+    let all = inodes(&world);
+    let unique: std::collections::BTreeSet<u64> = all.values().copied().collect();
+    assert_eq!(unique.len(), all.len());
+    for vm in ["web01", "web02", "web03"] {
+        let bytes = std::fs::read(world.at(vm).join("latest/disks/vda.raw")).unwrap();
+        assert_eq!(&bytes[..2], b"p2");
+    }
+    mount.unmount(false).unwrap();
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::world::{World, eventually, names, ready};
+use crate::world::{World, eventually, names, ready, unmount};
 
 /// A held inode keeps its cached target whatever is invalidated: another target must be another inode.
 #[test]
@@ -27,7 +27,7 @@ fn latest_held_open_does_not_go_stale_for_others() {
     let target = rustix::fs::readlinkat(&held, "", Vec::new()).unwrap();
     assert_eq!(target.to_bytes(), b"p1");
     drop(held);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// A listing that is going on while points come and go shows every point that was there all the time, once.
@@ -56,7 +56,7 @@ fn cookies_survive_changes() {
         let name = format!("a-rather-long-name-of-a-point-{n:03}");
         assert!(seen.iter().any(|s| *s == *name), "{name}");
     }
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// What was looked up before it was there appears when it is.
@@ -74,7 +74,7 @@ fn a_name_that_was_missing_is_found_later() {
     world.commit_small("web01", "p2");
     eventually("the point", || world.at("web01/p2/volumes").exists());
     assert_eq!(names(&world.at("web01/p2")).len(), 5);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// One damaged file or volume answers EIO; the rest keeps serving.
@@ -106,7 +106,7 @@ fn damage_stays_where_it_is() {
     );
     let volumes = std::fs::read_to_string(world.at("web01/first/volumes.json")).unwrap();
     assert!(volumes.contains("a layer is missing"), "{volumes}");
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// A point whose sidecar is damaged is still listed, and says so; its disks answer EIO, other points do not care.
@@ -134,7 +134,7 @@ fn a_damaged_sidecar_is_said_in_info() {
             .len(),
         4096
     );
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// Requests of many processes at once on few threads: nobody waits for himself.
@@ -157,5 +157,5 @@ fn many_processes_read_disk_and_files_at_once() {
         output.status.success() && output.stderr.is_empty(),
         "{output:?}"
     );
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }

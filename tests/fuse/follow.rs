@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::world::{World, eventually, names, ready};
+use crate::world::{World, eventually, names, ready, unmount};
 
 fn follows(options: &str) {
     if !ready() {
@@ -42,7 +42,7 @@ fn follows(options: &str) {
     eventually("the listing", || {
         names(&world.at("web01")) == ["latest", "p2", "p3"]
     });
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 #[test]
@@ -83,5 +83,5 @@ fn a_commit_in_the_middle_of_everything() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     eventually("the last point", || world.at("web01/p11").exists());
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }

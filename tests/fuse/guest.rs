@@ -10,7 +10,7 @@ use restorefs::sys::Dir;
 use restorefs::tree::extract::{ExtractOptions, extract};
 use restorefs::types::VmName;
 
-use crate::world::{KernelMount, World, ready, run, text};
+use crate::world::{KernelMount, World, ready, run, text, unmount};
 
 /// Contents, modes, owners, times, hard links, xattrs, ACLs, device nodes: all by rsync.
 #[test]
@@ -39,7 +39,7 @@ fn rsync_sees_no_difference() {
         assert_eq!(said, "", "from {from}");
     }
     drop(kernel);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// What rsync does not compare: blocks, nanoseconds, link counts, device numbers.
@@ -80,7 +80,7 @@ fn stat_agrees_with_the_kernel() {
         );
     }
     drop(kernel);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_copy_by_tar_and_cp_is_the_same() {
     let said = run("rsync", &["-aHAXin", "--checksum", "--delete", &from, &to]);
     assert_eq!(said, "");
     drop(kernel);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// The same without a mount: taken out by us, and compared with the kernel's.

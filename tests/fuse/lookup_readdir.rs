@@ -11,7 +11,7 @@ use restorefs::repo::Repository;
 use restorefs::store::{Entry, Key, LocalStore, Lock, PutMode, Space, Store};
 use restorefs::tree::Tree;
 
-use crate::world::{World, names, ready, run, text};
+use crate::world::{World, names, ready, run, text, unmount};
 
 /// Counts the layers that are opened.
 struct Counting {
@@ -97,7 +97,7 @@ fn the_tree_is_as_documented() {
     // With `..` back to the top.
     let back = world.guest("etc/../../../../../../first/info.json");
     assert!(std::fs::read(back).unwrap().len() > 100);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// A listing that took minutes and gigabytes is what others are known for: here it opens nothing.
@@ -134,7 +134,7 @@ fn listing_opens_no_chain() {
     assert_eq!(opened(), 0);
     std::fs::read(world.at("web01/first/disks/vdb.raw")).unwrap();
     assert!(opened() > 0);
-    mounted.unmount(false).unwrap();
+    unmount(&mounted);
 }
 
 #[test]
@@ -156,5 +156,5 @@ fn many_threads_may_list_and_look() {
             });
         }
     });
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }

@@ -7,7 +7,7 @@ use restorefs::fuse::{MountOptions, mount};
 use restorefs::repo::Repository;
 use restorefs::tree::Tree;
 
-use crate::world::{World, ready, run, text};
+use crate::world::{World, ready, run, text, unmount};
 
 #[test]
 fn all_is_owned_by_who_mounts() {
@@ -44,5 +44,5 @@ fn all_is_owned_by_who_mounts() {
     ] {
         assert!(said.contains(line), "{said}");
     }
-    mounted.unmount(false).unwrap();
+    unmount(&mounted);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::world::{World, eventually, names, ready};
+use crate::world::{World, eventually, names, ready, unmount};
 
 /// A held inode keeps its cached target whatever is invalidated: another target must be another inode.
 #[test]
@@ -27,7 +27,7 @@ fn latest_held_open_does_not_go_stale_for_others() {
     let target = rustix::fs::readlinkat(&held, "", Vec::new()).unwrap();
     assert_eq!(target.to_bytes(), b"p1");
     drop(held);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// A listing that is going on while points come and go shows every point that was there all the time, once.
@@ -56,7 +56,7 @@ fn cookies_survive_changes() {
         let name = format!("a-rather-long-name-of-a-point-{n:03}");
         assert!(seen.iter().any(|s| *s == *name), "{name}");
     }
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// What was looked up before it was there appears when it is.
@@ -74,7 +74,7 @@ fn a_name_that_was_missing_is_found_later() {
     world.commit_small("web01", "p2");
     eventually("the point", || world.at("web01/p2/volumes").exists());
     assert_eq!(names(&world.at("web01/p2")).len(), 5);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 /// One damaged file or volume answers EIO; the rest keeps serving.
@@ -106,5 +106,56 @@ fn damage_stays_where_it_is() {
     );
     let volumes = std::fs::read_to_string(world.at("web01/first/volumes.json")).unwrap();
     assert!(volumes.contains("a layer is missing"), "{volumes}");
-    mount.unmount(false).unwrap();
+    unmount(&mount);
+}
+
+/// A point whose sidecar is damaged is still listed, and says so; its disks answer EIO, other points do not care.
+#[test]
+fn a_damaged_sidecar_is_said_in_info() {
+    if !ready() {
+        return;
+    }
+    let world = World::empty();
+    world.commit_small("web01", "p1");
+    world.commit_small("web01", "p2");
+    let sidecar = world.repository().join("vms/web01/points/p1/point.json");
+    let text = std::fs::read_to_string(&sidecar).unwrap();
+    std::fs::remove_file(&sidecar).unwrap();
+    std::fs::write(&sidecar, text.replace("\"seq\": 1", "\"seq\": 7")).unwrap();
+    let mount = world.mount();
+    assert_eq!(names(&world.at("web01")), ["latest", "p1", "p2"]);
+    let info = std::fs::read_to_string(world.at("web01/p1/info.json")).unwrap();
+    assert!(info.contains("not what was committed"), "{info}");
+    let error = std::fs::read(world.at("web01/p1/disks/vda.raw")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5));
+    assert_eq!(
+        std::fs::read(world.at("web01/p2/disks/vda.raw"))
+            .unwrap()
+            .len(),
+        4096
+    );
+    unmount(&mount);
+}
+
+/// Requests of many processes at once on few threads: nobody waits for himself.
+#[test]
+fn many_processes_read_disk_and_files_at_once() {
+    if !ready() {
+        return;
+    }
+    let world = World::with_guest();
+    let mount = world.mount();
+    let script = "for n in 1 2 3 4 5 6; do cmp \"$0\" \"$0\" & sha256sum \"$1\"/many/* > /dev/null & done; wait";
+    let disk = world.at("web01/first/disks/vda.raw");
+    let output = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(&disk)
+        .arg(world.guest(""))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    unmount(&mount);
 }

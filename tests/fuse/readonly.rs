@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use crate::world::{World, ready};
+use crate::world::{World, ready, unmount};
 
 #[test]
 fn nothing_can_be_changed() {
@@ -48,7 +48,7 @@ fn nothing_can_be_changed() {
     let flags = rustix::fs::XattrFlags::empty();
     let error = rustix::fs::setxattr(&file, "user.x", b"x", flags).unwrap_err();
     assert_eq!(error, rustix::io::Errno::ROFS);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn guests_run_nothing_here() {
     ] {
         assert!(flags.contains(flag), "{flag:?}");
     }
-    mount.unmount(false).unwrap();
+    unmount(&mount);
     let mount = world.mount_with("exec");
     assert!(
         Command::new(world.guest("setuid"))
@@ -81,5 +81,5 @@ fn guests_run_nothing_here() {
             .success()
     );
     denied(std::fs::File::open(world.guest("null")).map(drop));
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }

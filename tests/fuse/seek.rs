@@ -3,7 +3,7 @@
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use crate::world::{DISK_BYTES, World, ready};
+use crate::world::{DISK_BYTES, World, ready, unmount};
 
 #[test]
 fn holes_are_found_and_reads_agree() {
@@ -42,5 +42,5 @@ fn holes_are_found_and_reads_agree() {
     let disk = std::fs::File::open(world.at("web01/first/disks/vda.raw")).unwrap();
     assert_eq!(seek(&disk, SeekFrom::Hole(DISK_BYTES - 1)), Ok(DISK_BYTES));
     drop((full, disk));
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
-use crate::world::{DISK_BYTES, World, ready, run, text};
+use crate::world::{DISK_BYTES, World, ready, run, text, unmount};
 
 /// `du` that says 0, or the whole size, is what others are known for.
 #[test]
@@ -27,7 +27,7 @@ fn blocks_tell_the_truth() {
     let sparse = std::fs::metadata(world.guest("sparse")).unwrap();
     assert_eq!(sparse.len(), 12 << 20);
     assert!(sparse.blocks() * 512 < 100_000, "{}", sparse.blocks());
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 fn inodes(world: &World) -> BTreeMap<String, u64> {
@@ -53,7 +53,7 @@ fn inode_numbers_are_unique_and_stable() {
     // Once to look for volumes, after which volumes.json is another.
     inodes(&world);
     let before = inodes(&world);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
     let mount = world.mount();
     inodes(&world);
     let after = inodes(&world);
@@ -68,7 +68,7 @@ fn inode_numbers_are_unique_and_stable() {
             "{paths:?}"
         );
     }
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 #[test]
@@ -90,12 +90,39 @@ fn vm_directories_are_private_unless_widened() {
             .nlink()
             >= 1
     );
-    mount.unmount(false).unwrap();
+    unmount(&mount);
     let mount = world.mount_with("allow_other,uid=1000,gid=2000,umask=022");
     assert_eq!(mode("web01"), (0o755, 1000, 2000));
     assert_eq!(mode("web01/first/disks/vda.raw"), (0o444, 1000, 2000));
     // The guest's own files keep theirs.
     let big = std::fs::metadata(world.guest("etc/deep/big")).unwrap();
     assert_eq!((big.uid(), big.gid()), (1234, 5678));
-    mount.unmount(false).unwrap();
+    unmount(&mount);
+}
+
+/// A VM's directory that somebody copied has the serials of its original; its inodes are others all the same.
+#[test]
+fn a_copied_vm_has_inodes_of_its_own() {
+    if !ready() {
+        return;
+    }
+    let world = World::empty();
+    world.commit_small("web01", "p1");
+    world.commit_small("web01", "p2");
+    let vms = world.repository().join("vms");
+    for copy in ["web02", "web03"] {
+        run(
+            "cp",
+            &["-a", text(&vms.join("web01")), text(&vms.join(copy))],
+        );
+    }
+    let mount = world.mount();
+    let all = inodes(&world);
+    let unique: std::collections::BTreeSet<u64> = all.values().copied().collect();
+    assert_eq!(unique.len(), all.len());
+    for vm in ["web01", "web02", "web03"] {
+        let bytes = std::fs::read(world.at(vm).join("latest/disks/vda.raw")).unwrap();
+        assert_eq!(&bytes[..2], b"p2");
+    }
+    unmount(&mount);
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::world::{World, ready};
+use crate::world::{World, ready, unmount};
 
 #[test]
 fn targets_are_verbatim() {
@@ -23,5 +23,5 @@ fn targets_are_verbatim() {
         .unwrap()
         .len();
     assert_eq!(length, 900);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use restorefs::block::{FileDisk, MemoryDisk, ReadAt};
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, SystemClock};
+use restorefs::error::ErrorKind;
 use restorefs::fuse::{MountOptions, Mounted, mount};
 use restorefs::ingest::copy::copy_into;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Engine, Session};
@@ -300,6 +301,16 @@ pub(crate) fn names(path: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Unmounts. A process that another test is just starting may hold a copy of our descriptors until it has begun.
+#[track_caller]
+pub(crate) fn unmount(mount: &Mounted) {
+    eventually("the unmounting", || match mount.unmount(false) {
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::Busy => false,
+        Err(error) => panic!("{error:?}"),
+    });
 }
 
 /// Waits for something to become true.

@@ -1,6 +1,6 @@
 //! getxattr, listxattr.
 
-use crate::world::{World, ready, run, text};
+use crate::world::{World, ready, run, text, unmount};
 
 #[test]
 fn the_guests_attributes_are_there() {
@@ -32,7 +32,7 @@ fn the_guests_attributes_are_there() {
         ],
     );
     assert_eq!(said, "");
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }
 
 #[test]
@@ -49,5 +49,5 @@ fn noxattr_has_none() {
         assert_eq!(error, rustix::io::Errno::OPNOTSUPP);
     }
     run("ls", &["-la", text(&world.guest("etc"))]);
-    mount.unmount(false).unwrap();
+    unmount(&mount);
 }

@@ -12,7 +12,7 @@ use crate::tool::{Server, has};
 
 const MIB: usize = 1 << 20;
 
-fn pattern(length: usize) -> Vec<u8> {
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
     (0u32..)
         .flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes())
         .take(length)
@@ -34,7 +34,7 @@ fn sparse_file(path: &Path) -> Vec<u8> {
     all
 }
 
-fn read(client: &Client, offset: u64, length: usize) -> Vec<u8> {
+pub(crate) fn read(client: &Client, offset: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     client.read_at(offset, &mut bytes).unwrap();
     bytes
@@ -86,7 +86,7 @@ fn check(uri: &str, expected: &[u8], data_bytes: Option<u64>) {
 }
 
 /// A model of writes: whatever the alignment, the export is what a vector would be.
-fn check_writes(uri: &str) {
+pub(crate) fn check_writes(uri: &str) {
     let client = Client::connect(&uri.parse().unwrap()).unwrap();
     let size = usize::try_from(client.size_bytes()).unwrap();
     let mut model = read(&client, 0, size);

@@ -1,7 +1,7 @@
 //! Programs that tests work with. One that is missing skips the test, or fails it where `CI_REQUIRE=1`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -19,6 +19,26 @@ pub(crate) fn has(tool: &str) -> bool {
     is_there
 }
 
+/// Runs a program, which must succeed, and returns what it wrote.
+pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(tool: &str, arguments: &[S]) -> String {
+    let output = attempt(tool, arguments);
+    assert!(
+        output.status.success(),
+        "{tool} {:?}: {}{}",
+        arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a program to its end, whatever that is. It is ended after two minutes.
+pub(crate) fn attempt<S: AsRef<std::ffi::OsStr>>(tool: &str, arguments: &[S]) -> Output {
+    let mut command = Command::new("timeout");
+    command.arg("120").arg(tool).args(arguments);
+    command.output().unwrap()
+}
+
 /// A server that runs in the foreground until it is dropped.
 pub(crate) struct Server {
     child: Child,
@@ -33,6 +53,7 @@ impl Server {
         let child = Command::new(tool)
             .args(arguments(socket.to_str().unwrap()))
             .stdin(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let server = Self { child, dir };
@@ -59,8 +80,8 @@ impl Drop for Server {
 
 fn wait_for(socket: &Path) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !socket.exists() {
-        assert!(Instant::now() < deadline, "{socket:?} does not appear");
+    while std::os::unix::net::UnixStream::connect(socket).is_err() {
+        assert!(Instant::now() < deadline, "{socket:?} does not listen");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -6,7 +6,7 @@
 //! - A read answers bytes that the server sent for exactly this range, each of them once, or fails.
 //!
 //! # Concurrency
-//! Any number of threads. Requests go out on up to [`LINKS_MAX`] connections where the server says that these see
+//! Any number of threads. Requests go out on up to `LINKS_MAX` connections where the server says that these see
 //! one cache (CAN_MULTI_CONN), else on one; each connection has many requests in flight. One `read_at` of many MiB
 //! is several requests at once.
 

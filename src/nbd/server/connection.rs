@@ -22,6 +22,9 @@ use crate::nbd::proto::flag::CommandFlags;
 use crate::nbd::proto::status::Status;
 use crate::types::width::{u64_from_usize, usize_from_u32};
 
+/// LIMIT: bytes in flight that each connection has for itself, beside those that it shares.
+const ALLOWANCE_BYTES: usize = 1 << 20;
+
 /// What all connections of a server share.
 pub(super) struct Shared {
     pub(super) exports: Arc<dyn Exports>,
@@ -81,6 +84,8 @@ struct Transmission<'a> {
     requests: Arc<Semaphore>,
     /// Bytes in flight.
     bytes: Arc<Semaphore>,
+    /// Bytes that do not count among those of the server.
+    allowance: Arc<Semaphore>,
     replies: UnboundedSender<Reply>,
 }
 
@@ -91,7 +96,6 @@ async fn transmit(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
     let limits = &shared.limits;
-    let connection = agreement.target.connect()?;
     tracing::debug!(export = agreement.name, "an export was opened");
     let (mut receiving, sending) = stream.into_split();
     let (replies, queue) = unbounded_channel();
@@ -105,10 +109,11 @@ async fn transmit(
             has_context: agreement.has_context,
             pool: Arc::clone(&shared.pool),
         }),
-        connection,
+        connection: agreement.connection,
         block_bytes: agreement.block_bytes,
         requests: Arc::new(Semaphore::new(usize_from_u32(limits.requests))),
         bytes: Arc::new(Semaphore::new(usize_from_u32(limits.connection_bytes))),
+        allowance: Arc::new(Semaphore::new(ALLOWANCE_BYTES)),
         replies,
     };
     let result = tokio::select! {
@@ -175,8 +180,19 @@ impl Transmission<'_> {
         if bytes > 0 {
             let own = Arc::clone(&self.bytes).acquire_many_owned(bytes);
             share.0.push(own.await.map_err(closed)?);
+            // What is the connection's own comes free by itself: clients that take no replies cannot stop others.
             let all = Arc::clone(&self.shared.bytes).acquire_many_owned(bytes);
-            share.0.push(all.await.map_err(closed)?);
+            let permit = if usize_from_u32(bytes) <= ALLOWANCE_BYTES {
+                let allowance = Arc::clone(&self.allowance).acquire_many_owned(bytes);
+                tokio::select! {
+                    biased;
+                    allowance = allowance => allowance,
+                    all = all => all,
+                }
+            } else {
+                all.await
+            };
+            share.0.push(permit.map_err(closed)?);
         }
         Ok(share)
     }

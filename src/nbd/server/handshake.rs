@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 use super::export::{Exports, Target};
 use super::work::CONTEXT;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::ingest::Connection;
 use crate::nbd::proto::field::{text, violation};
 use crate::nbd::proto::flag::{ClientFlags, HandshakeFlags};
 use crate::nbd::proto::option::{
@@ -39,6 +40,8 @@ const LIST_MAX: usize = 65_536;
 /// What was agreed on.
 pub(super) struct Agreement {
     pub(super) target: Target,
+    /// To the session's disk, where it is one.
+    pub(super) connection: Option<Connection>,
     pub(super) name: String,
     pub(super) is_structured: bool,
     pub(super) has_context: bool,
@@ -264,9 +267,15 @@ impl Handshake<'_> {
         blocking(move || Target::open(exports.as_ref(), &name)).await?
     }
 
-    fn agreement(&self, target: Target, name: &str, block_bytes: u32) -> Agreement {
+    fn agreement(
+        &self,
+        (target, connection): (Target, Option<Connection>),
+        name: &str,
+        block_bytes: u32,
+    ) -> Agreement {
         Agreement {
             target,
+            connection,
             name: name.to_owned(),
             is_structured: self.is_structured,
             has_context: self.context_of.as_deref() == Some(name),
@@ -278,6 +287,7 @@ impl Handshake<'_> {
     async fn export_name(&mut self, data: &[u8]) -> Result<Next> {
         let name = text(data)?;
         let target = self.open(name).await?;
+        let connection = target.connect()?;
         let mut answer = target.bytes().size_bytes().to_be_bytes().to_vec();
         answer.extend(target.flags(self.is_structured).bits().to_be_bytes());
         if !self.has_no_zeroes {
@@ -287,7 +297,11 @@ impl Handshake<'_> {
             .write_all(&answer)
             .await
             .or_io("cannot answer the client")?;
-        Ok(Next::Go(Box::new(self.agreement(target, name, 1))))
+        Ok(Next::Go(Box::new(self.agreement(
+            (target, connection),
+            name,
+            1,
+        ))))
     }
 
     async fn list(&mut self) -> Result<Next> {
@@ -325,6 +339,15 @@ impl Handshake<'_> {
             Ok(target) => target,
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
         };
+        // Before the client is told that it has the export.
+        let connection = match option {
+            OptionKind::Go => target.connect(),
+            _ => Ok(None),
+        };
+        let connection = match connection {
+            Ok(connection) => connection,
+            Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
+        };
         let wants = |kind: u16| request.wanted.contains(&kind);
         let mut facts = vec![Info::Export {
             size_bytes: target.bytes().size_bytes(),
@@ -354,7 +377,7 @@ impl Handshake<'_> {
         } else {
             1
         };
-        let agreement = self.agreement(target, &request.name, block_bytes);
+        let agreement = self.agreement((target, connection), &request.name, block_bytes);
         Ok(Next::Go(Box::new(agreement)))
     }
 

@@ -13,7 +13,7 @@ pub struct ServerLimits {
     pub requests: u32,
     /// Bytes of requests and replies in flight on one connection.
     pub connection_bytes: u32,
-    /// Bytes of requests and replies in flight on all connections.
+    /// Bytes of requests and replies in flight on all connections, beside 1 MiB that each has for itself.
     pub bytes: u32,
     /// Requests that are worked on at a time.
     pub workers: u32,
@@ -29,7 +29,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
-            connections: 256,
+            connections: 128,
             requests: 64,
             connection_bytes: 64 << 20,
             bytes: 256 << 20,

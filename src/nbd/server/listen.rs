@@ -151,13 +151,12 @@ impl Server {
             user: credentials.uid(),
             process: credentials.pid().unwrap_or_default(),
         };
-        let group = self.file.group();
         let is_ours = peer.user == rustix::process::geteuid().as_raw() || peer.user == 0;
-        let is_member = || {
-            credentials.gid() == group
-                || socket::peer_groups(stream.as_fd()).is_ok_and(|groups| groups.contains(&group))
-        };
-        if is_ours || is_member() {
+        if is_ours {
+            return Ok(peer);
+        }
+        let group = self.file.group()?;
+        if credentials.gid() == group || socket::peer_groups(stream.as_fd())?.contains(&group) {
             return Ok(peer);
         }
         Err(Error::new(

@@ -6,9 +6,6 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result, ResultExt};
 use crate::types::RepositoryId;
 
-/// LIMIT: a Unix socket's path has at most 107 bytes (`sun_path`).
-pub const SOCKET_PATH_BYTES_MAX: usize = 107;
-
 /// Directories that may hold a repository's sockets, in the order in which they are tried.
 #[must_use]
 pub fn candidates() -> Vec<PathBuf> {
@@ -62,22 +59,4 @@ pub fn control_socket(dir: &Path, repository: RepositoryId) -> PathBuf {
 #[must_use]
 pub fn nbd_socket(dir: &Path, repository: RepositoryId) -> PathBuf {
     dir.join(format!("{repository}.nbd.sock"))
-}
-
-/// Refuses a path that no socket can have.
-///
-/// # Errors
-/// `NameTooLong`.
-pub fn check_socket_path(path: &Path) -> Result<()> {
-    let length = path.as_os_str().len();
-    if length > SOCKET_PATH_BYTES_MAX {
-        return Err(Error::new(
-            crate::error::ErrorKind::NameTooLong,
-            format!(
-                "a socket's path has {length} bytes, at most {SOCKET_PATH_BYTES_MAX} are possible"
-            ),
-        )
-        .at_path(path));
-    }
-    Ok(())
 }

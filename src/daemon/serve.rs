@@ -44,9 +44,6 @@ pub struct ServeOptions {
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Result<()> {
     // More descriptors make deep chains faster; without them the pool just reopens layers.
     let _ = crate::sys::limit::raise_open_files();
-    if let Some(path) = &options.nbd {
-        runtime_dir::check_socket_path(path)?;
-    }
     let repository = Arc::new(Repository::open(&options.repository)?);
     let owner = Arc::new(Owner::open(
         Arc::clone(&repository),
@@ -84,10 +81,6 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
     let result = runtime.block_on(run(&sessions, &nbd_sockets, &control_path, ready));
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
-    for path in nbd_sockets.iter().chain([&control_path]) {
-        // Gone already is as good.
-        let _ = std::fs::remove_file(path);
-    }
     let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
     let flushed = sessions
         .all()
@@ -136,7 +129,7 @@ async fn run(
         let server = Server::bind_unix(path, Arc::clone(&exports), ServerLimits::default())?;
         servers.push(tokio::spawn(server.run(stopped.clone())));
     }
-    let listener = control::server::bind(control_path)?;
+    let (listener, _file) = control::server::bind(control_path)?;
     let control = tokio::spawn(control::server::run(listener, Arc::clone(sessions)));
     let expiring = Arc::clone(sessions);
     let expiry = tokio::spawn(async move {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::control::{BeginAnswer, CommitAnswer, SessionAnswer, Status};
 use crate::error::{Error, Result};
@@ -12,6 +13,20 @@ use crate::types::{PointName, VmName};
 type Key = (String, String);
 /// Told after a commit or abort, before it is answered: the mounted tree shows it at once.
 type Changed = Box<dyn Fn() + Send + Sync>;
+
+/// LIMIT: how long a commit waits for connections that are ending.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits until nobody writes any more, for a moment. nbdcopy and QEMU end without waiting for the server after `NBD_CMD_DISC`: a
+/// commit that comes right behind them can be faster than their goodbye.
+fn wait_for_goodbyes(session: &Session) {
+    let begun = Instant::now();
+    while session.disks().iter().any(|disk| disk.writers() > 0)
+        && begun.elapsed() < GOODBYE_PATIENCE
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// All open sessions of the repository.
 pub(super) struct Sessions {
@@ -113,6 +128,7 @@ impl Sessions {
         request: &CommitRequest,
     ) -> Result<CommitAnswer> {
         let session = self.require(vm, name)?;
+        wait_for_goodbyes(&session);
         let point = session.commit(request)?;
         self.table().remove(&(vm.folded(), name.folded()));
         self.tell();

@@ -21,6 +21,10 @@ const TYPE: &str = "fuse.restorefs";
 /// Readahead of the mount where we may set it: four of the kernel's largest requests, so that several run at once.
 const READAHEAD_KB: &str = "4096";
 
+/// LIMIT: how often a busy mount is tried again, and how long is waited between: half a second in all.
+const BUSY_TRIES: u32 = 10;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// LIMIT: how long a refresh waits for the kernel.
 const REFRESH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -247,7 +251,17 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
     if lazy {
         return detach(&resolved);
     }
-    unmount_by(&resolved, UnmountFlags::NOFOLLOW, &["-u", "-q", "--"])
+    let mut tries = 0;
+    loop {
+        match unmount_by(&resolved, UnmountFlags::NOFOLLOW, &["-u", "-q", "--"]) {
+            // The kernel lets go of a file a moment after its last user has closed it.
+            Err(e) if e.kind() == ErrorKind::Busy && tries < BUSY_TRIES => {
+                tries += 1;
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn unmount_by(mountpoint: &Path, flags: UnmountFlags, helper: &[&str]) -> Result<()> {

@@ -35,7 +35,7 @@ pub fn format() -> Result<Key> {
 /// `lock`.
 ///
 /// # Errors
-/// As [`format`].
+/// As [`format()`].
 pub fn lock() -> Result<Key> {
     key("lock")
 }
@@ -43,7 +43,7 @@ pub fn lock() -> Result<Key> {
 /// `vms`.
 ///
 /// # Errors
-/// As [`format`].
+/// As [`format()`].
 pub fn vms() -> Result<Key> {
     key("vms")
 }
@@ -51,7 +51,7 @@ pub fn vms() -> Result<Key> {
 /// `trash`.
 ///
 /// # Errors
-/// As [`format`].
+/// As [`format()`].
 pub fn trash() -> Result<Key> {
     key("trash")
 }
@@ -59,7 +59,7 @@ pub fn trash() -> Result<Key> {
 /// `cache`.
 ///
 /// # Errors
-/// As [`format`].
+/// As [`format()`].
 pub fn cache() -> Result<Key> {
     key("cache")
 }
@@ -67,7 +67,7 @@ pub fn cache() -> Result<Key> {
 /// `jobs`.
 ///
 /// # Errors
-/// As [`format`].
+/// As [`format()`].
 pub fn jobs() -> Result<Key> {
     key("jobs")
 }
@@ -80,7 +80,7 @@ impl VmKeys {
     /// Keys of a VM.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn new(vm: &VmName) -> Result<Self> {
         Ok(Self(vms()?.join(vm.as_str())?))
     }
@@ -92,49 +92,49 @@ impl VmKeys {
     /// `vm.json`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn vm(&self) -> Result<Key> {
         self.0.join("vm.json")
     }
     /// `index.json`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn index(&self) -> Result<Key> {
         self.0.join("index.json")
     }
     /// `points`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn points(&self) -> Result<Key> {
         self.0.join("points")
     }
     /// `points/<point>`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn point(&self, point: &PointName) -> Result<Key> {
         self.points()?.join(point.as_str())
     }
     /// `points/<point>/point.json`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn point_file(&self, point: &PointName) -> Result<Key> {
         self.point(point)?.join(POINT_FILE)
     }
     /// `points/.<name>.partial`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn session(&self, name: &PointName) -> Result<Key> {
         self.points()?.join(&format!(".{name}.partial"))
     }
     /// `points/.<name>.partial/session.json`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn session_file(&self, name: &PointName) -> Result<Key> {
         self.session(name)?.join(SESSION_FILE)
     }
@@ -148,35 +148,35 @@ impl VmKeys {
     /// `layers`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn layers(&self) -> Result<Key> {
         self.0.join("layers")
     }
     /// `layers/<slot>.qcow2`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn layer(&self, slot: &Slot) -> Result<Key> {
         self.layers()?.join(&slot.layer_file())
     }
     /// `layers/<slot>.open`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn open_layer(&self, slot: &Slot) -> Result<Key> {
         self.layers()?.join(&slot.open_file())
     }
     /// `layers/<slot>.<layer_id>.sums`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn sums(&self, slot: &Slot, layer: LayerId) -> Result<Key> {
         self.layers()?.join(&slot.sums_file(layer))
     }
     /// `state/<point_id>.json`.
     ///
     /// # Errors
-    /// As [`format`].
+    /// As [`format()`].
     pub fn state(&self, point: PointId) -> Result<Key> {
         self.0.join("state")?.join(&format!("{point}.json"))
     }
@@ -185,7 +185,7 @@ impl VmKeys {
 /// `cache/leaves/<vm>/<disk>.leaves`.
 ///
 /// # Errors
-/// As [`format`].
+/// As [`format()`].
 pub fn leaves(vm: &VmName, disk: &DiskName) -> Result<Key> {
     cache()?
         .join("leaves")?
@@ -196,7 +196,7 @@ pub fn leaves(vm: &VmName, disk: &DiskName) -> Result<Key> {
 /// `cache/maps/<layer_id>.map`.
 ///
 /// # Errors
-/// As [`format`].
+/// As [`format()`].
 pub fn flat_map(top: LayerId) -> Result<Key> {
     cache()?.join("maps")?.join(&format!("{top}.map"))
 }

@@ -1,6 +1,6 @@
 //! The repository: layout, sidecars, identity, order, the catalog, the writer's lock, publishing and recovery.
 //!
-//! [`Repository`] is what every process may use to read. [`Owner`](owner::Owner) holds the lock and is the only way to
+//! [`Repository`] is what every process may use to read. [`Owner`] holds the lock and is the only way to
 //! change anything that is committed.
 //!
 //! # Invariants

@@ -1,6 +1,10 @@
 //! The program as people run it: every command, bad input, and exit codes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "patterns are made of the low bytes of numbers"
+)]
 #![expect(clippy::print_stdout, reason = "what is skipped is said")]
 
 mod backup;

@@ -127,14 +127,6 @@ impl Place {
         std::fs::read(out).unwrap()
     }
 
-    /// The newest point's name.
-    pub(crate) fn latest(&self, vm: &str) -> String {
-        self.json(&["info", &format!("{vm}@latest")])["point"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    }
-
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn serve(&self, more: &[&str]) -> Daemon {
         let socket = self.path("nbd.sock");

@@ -83,7 +83,7 @@ fn a_flipped_bit_in_a_parents_cluster_is_not_completed_from() {
     client.disconnect().ok();
     // The session says so, too, names point and range, and can still be aborted.
     let said = place.fails(3, &["commit", &format!("web01/{session}")]);
-    assert!(said.contains("disk vda, bytes 0 to 65536"), "{said}");
+    assert!(said.contains("disk vda bytes 0 to 65536"), "{said}");
     place.ok(&["abort", &format!("web01/{session}")]);
     daemon.stop();
 }

@@ -71,26 +71,11 @@ const BANS: [Ban; 6] = [
 ];
 
 /// Single places where a ban is lifted: (path, word, why).
-const ALLOWED: [(&str, &str, &str); 14] = [
+const ALLOWED: [(&str, &str, &str); 11] = [
     (
         "src/cli/extract.rs",
         "fs::create_dir_all",
         "the target that the caller names; what goes below it goes through sys",
-    ),
-    (
-        "src/daemon/control/server.rs",
-        "fs::remove_file",
-        "a socket in the runtime directory, not a repository's file",
-    ),
-    (
-        "src/daemon/control/server.rs",
-        "fs::set_permissions",
-        "a socket in the runtime directory, not a repository's file",
-    ),
-    (
-        "src/daemon/serve.rs",
-        "fs::remove_file",
-        "sockets in the runtime directory",
     ),
     (
         "src/daemon/interrupt.rs",

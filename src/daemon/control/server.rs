@@ -1,6 +1,5 @@
 //! The daemon's side of the control socket.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,25 +11,18 @@ use tokio::net::{UnixListener, UnixStream};
 use super::{Answer, LINE_BYTES_MAX, Request};
 use crate::daemon::sessions::Sessions;
 use crate::error::{Error, Result, ResultExt};
+use crate::sys::socket::{self, SocketFile};
 use crate::types::width::u64_from_usize;
 
-/// Listens on `path`; whoever can open the socket (mode 0660) may ask.
-pub(in crate::daemon) fn bind(path: &Path) -> Result<UnixListener> {
-    crate::daemon::runtime_dir::check_socket_path(path)?;
-    // The lock is ours: a socket that is still there is a dead daemon's.
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io("cannot remove a dead daemon's socket", e).at_path(path));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)
+/// Listens on `path`; whoever can open the socket (mode 0660) may ask. Its file goes with the second of the answer.
+pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
+    let (listener, file) = socket::listen(path, 0o660)?;
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(listener))
         .or_io("cannot listen")
         .at_path(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
-        .or_io("cannot set the socket's mode")
-        .at_path(path)?;
-    Ok(listener)
+    Ok((listener, file))
 }
 
 /// Answers until the daemon ends.

@@ -31,6 +31,8 @@ use crate::types::{Digest, GuestCluster, HostOffset};
 pub(super) const UNKNOWN: Digest = Digest([0xff; 32]);
 
 const CLUSTER_BYTES: u64 = CLUSTER.size_bytes();
+/// LIMIT: records that wait for a flush (24 MiB); a client that never flushes is flushed.
+const PENDING_MAX: usize = 1 << 20;
 
 /// What a disk of a session has taken in, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -207,7 +209,6 @@ impl DiskWriter {
     /// Whole clusters from `first` on; the last chunk may be short at the end of the disk.
     fn write_whole(&self, first: GuestCluster, bytes: &[u8]) -> Result<()> {
         let count = u64_from_usize(bytes.len()).div_ceil(CLUSTER_BYTES);
-        self.gather.forget(first.0, first.0 + count);
         let mut cluster = first.0;
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -219,6 +220,8 @@ impl DiskWriter {
             cluster = region_end;
             rest = tail;
         }
+        // Only now: until the new bytes are there, readers see what was gathered.
+        self.gather.forget(first.0, first.0 + count);
         Ok(())
     }
 
@@ -422,8 +425,16 @@ impl DiskWriter {
         self.write_in_region(cluster, bytes)
     }
 
-    /// Completes the oldest gathered clusters while there are too many. Called without any range held.
+    /// Flushes when there are too many records, and completes the oldest gathered clusters while there are too many. Called without any range held.
     fn relieve(&self) -> Result<()> {
+        let pending = self
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len();
+        if pending > PENDING_MAX {
+            self.flush_gated()?;
+        }
         while let Some(cluster) = self.gather.surplus() {
             self.complete(cluster)?;
         }
@@ -550,7 +561,6 @@ impl DiskWriter {
     }
 
     fn zero_whole(&self, first: u64, end: u64) -> Result<()> {
-        self.gather.forget(first, end);
         let region = Region::of(GuestCluster(first));
         self.counters
             .zero
@@ -561,6 +571,7 @@ impl DiskWriter {
             None => true,
         };
         if untouched && parent_is_zero {
+            self.gather.forget(first, end);
             return Ok(());
         }
         self.touch(region)?;
@@ -580,7 +591,9 @@ impl DiskWriter {
                 (from..(from + count).min(LEAVES_PER_REGION))
                     .for_each(|index| set_leaf(page, index, &zero))
             },
-        )
+        )?;
+        self.gather.forget(first, end);
+        Ok(())
     }
 
     /// Makes all that was written before durable: data first, then the records that name it.

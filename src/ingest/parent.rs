@@ -1,6 +1,6 @@
 //! The parent of a session's disk: its leaves to compare with, its content to complete from.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::block::{ReadAt, WriteAt};
 use crate::chain::{Disk, FlatStore, LayerSource, Pool};
@@ -75,7 +75,10 @@ impl FlatStore for ChainSource {
 /// The parent's disk, open.
 pub(super) struct Parent {
     pub(super) leaves: Leaves,
-    disk: Disk,
+    /// The chain, opened when something must be read: comparing reads no parent.
+    disk: OnceLock<Disk>,
+    open: Box<dyn Fn() -> Result<Disk> + Send + Sync>,
+    size_bytes: u64,
     place: String,
     data_bytes: u64,
 }
@@ -91,21 +94,31 @@ impl Parent {
     ) -> Result<Self> {
         let leaves = Leaves::open(repository, &source.vm, &parent.layer, parent.content_root)?
             .with_cache(name)?;
-        let disk = source.open_disk(pool, &parent.layer)?;
+        let (source, pool, slot) = (Arc::clone(source), Arc::clone(pool), parent.layer.clone());
         let place = point.map_or_else(
             || parent.layer.to_string(),
             |p| format!("{}@{p} disk {name}", source.vm),
         );
         Ok(Self {
             leaves,
-            disk,
+            disk: OnceLock::new(),
+            open: Box::new(move || source.open_disk(&pool, &slot)),
+            size_bytes: parent.size_bytes,
             place,
             data_bytes: parent.data_bytes,
         })
     }
 
-    pub(super) fn size_bytes(&self) -> u64 {
-        self.disk.size_bytes()
+    pub(super) const fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn disk(&self) -> Result<&Disk> {
+        if let Some(disk) = self.disk.get() {
+            return Ok(disk);
+        }
+        let opened = (self.open)()?;
+        Ok(self.disk.get_or_init(|| opened))
     }
 
     pub(super) const fn data_bytes(&self) -> u64 {
@@ -120,7 +133,7 @@ impl Parent {
         if inside.is_empty() {
             Ok(())
         } else {
-            self.disk.read_at(offset, inside)
+            self.disk()?.read_at(offset, inside)
         }
     }
 
@@ -133,7 +146,8 @@ impl Parent {
                 length_bytes: length_max,
             });
         }
-        self.disk.extent_at(offset, length_max.min(size - offset))
+        self.disk()?
+            .extent_at(offset, length_max.min(size - offset))
     }
 
     /// One whole cluster of the parent, proved against its leaf: rot must not get a valid sum.

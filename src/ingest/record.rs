@@ -189,6 +189,10 @@ impl Pending {
         self.0.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Puts records back that could not be made durable, before what came since.
     pub(super) fn put_back(&mut self, mut earlier: Self) {
         earlier.0.append(&mut self.0);

@@ -76,48 +76,6 @@ impl Finish {
     }
 }
 
-/// A door's connection to one disk of a session. Dropped without [`Connection::finish`], it counts as died.
-pub struct Connection {
-    disk: std::sync::Arc<super::disk::DiskWriter>,
-    number: u64,
-    wrote: std::sync::atomic::AtomicBool,
-    clean: std::sync::atomic::AtomicBool,
-}
-
-impl Connection {
-    pub(super) fn new(disk: &std::sync::Arc<super::disk::DiskWriter>) -> Self {
-        Self {
-            number: disk.finish.open(),
-            disk: std::sync::Arc::clone(disk),
-            wrote: false.into(),
-            clean: false.into(),
-        }
-    }
-
-    /// The connection writes or flushes: from now on its end counts.
-    pub fn note_write(&self) {
-        if !self.wrote.swap(true, std::sync::atomic::Ordering::SeqCst) {
-            self.disk.finish.begin_writing();
-        }
-    }
-
-    /// The peer said goodbye (`NBD_CMD_DISC`).
-    pub fn finish(self) {
-        self.clean.store(true, std::sync::atomic::Ordering::SeqCst);
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        let wrote = self.wrote.load(std::sync::atomic::Ordering::SeqCst);
-        self.disk.finish.close(
-            self.number,
-            wrote,
-            self.clean.load(std::sync::atomic::Ordering::SeqCst),
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::Finish;

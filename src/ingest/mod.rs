@@ -17,9 +17,11 @@
 pub mod begin;
 mod buffer;
 mod commit;
+mod connection;
 pub mod copy;
 mod disk;
 mod finish;
+mod flush;
 mod gather;
 mod parent;
 mod range_lock;
@@ -28,11 +30,13 @@ mod record;
 mod resume;
 mod seal;
 mod session;
+mod store;
+mod zero;
 
 pub use begin::{BeginRequest, DiskRequest};
 pub use buffer::Reservation;
 pub use commit::CommitRequest;
+pub use connection::Connection;
 pub use disk::{DiskStats, DiskWriter};
-pub use finish::Connection;
 pub use parent::ChainSource;
 pub use session::{Engine, Session, SessionState};

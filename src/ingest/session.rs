@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::buffer::{BufferPool, Reservation};
+use super::connection::Connection;
 use super::disk::DiskWriter;
-use super::finish::Connection;
 use crate::block::page::PageBudget;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};

@@ -13,7 +13,9 @@
 //! the catalog's own lock, never after.
 
 pub mod catalog;
+mod cleanup;
 pub mod content;
+pub mod entry;
 pub mod format;
 pub mod layout;
 pub mod leaves;

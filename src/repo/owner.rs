@@ -11,6 +11,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::catalog::Catalog;
+use super::cleanup;
+use super::entry::VmEntry;
 use super::layout::{self, VmKeys};
 use super::lock::{HEARTBEAT_SECONDS, Note};
 use super::recovery;
@@ -23,15 +25,6 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lock, PutMode};
 use crate::types::{PointName, VmId, VmName};
-
-/// What the owner keeps of a VM.
-#[derive(Debug, Clone)]
-pub struct VmEntry {
-    /// Its sidecar.
-    pub vm: Vm,
-    /// Its index.
-    pub index: Index,
-}
 
 /// The holder of the lock.
 pub struct Owner {
@@ -403,7 +396,7 @@ impl Owner {
     /// # Errors
     /// `Io`: what is left is removed by the next owner.
     pub fn discard_session(&self, session: &Session) -> Result<()> {
-        recovery::remove_files(&self.repository, session)
+        cleanup::remove_files(&self.repository, session)
     }
 
     /// Rewrites a session's sidecar.
@@ -422,7 +415,7 @@ impl Owner {
     /// # Errors
     /// `Io`: what is left is removed by the next owner.
     pub fn remove_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
-        recovery::remove_session(&self.repository, vm, name)
+        cleanup::remove_session(&self.repository, vm, name)
     }
 
     /// Builds the catalog anew from the sidecars.

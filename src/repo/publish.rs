@@ -14,7 +14,8 @@ use std::sync::PoisonError;
 
 use jiff::Timestamp;
 
-use super::layout::{self, MAP_SUFFIX, SESSION_FILE, VmKeys};
+use super::cleanup::remove_session_files;
+use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::repository::Repository;
 use super::sidecar::index::{Index, PointEntry};
@@ -188,23 +189,4 @@ fn kind_of(disks: &[PointDisk]) -> Kind {
     } else {
         Kind::Incremental
     }
-}
-
-/// Removes `session.json` and the logs from a committed point's directory.
-///
-/// # Errors
-/// `Io`.
-pub(super) fn remove_session_files(
-    repository: &Repository,
-    vm: &VmName,
-    point: &PointName,
-) -> Result<()> {
-    let stage = repository.stage();
-    let dir = VmKeys::new(vm)?.point(point)?;
-    for entry in stage.list(&dir)? {
-        if entry.name == SESSION_FILE || entry.name.ends_with(MAP_SUFFIX) {
-            stage.delete(&dir.join(&entry.name)?)?;
-        }
-    }
-    Ok(())
 }

@@ -9,12 +9,12 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
+use super::cleanup::{remove_session, remove_session_files};
+use super::entry::VmEntry;
 use super::layout::{self, SESSION_FILE, VmKeys};
-use super::owner::VmEntry;
-use super::publish::remove_session_files;
+
 use super::repository::Repository;
 use super::sidecar::index::Index;
-use super::sidecar::session::Session;
 use super::slot::{LAYER_SUFFIX, OPEN_SUFFIX, SUMS_SUFFIX, Slot};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -92,50 +92,6 @@ pub(super) fn recover_vm(
 
 fn session_dirs(repository: &Repository, vm: &VmName) -> Result<Vec<PointName>> {
     repository.session_names(vm)
-}
-
-/// Removes a session's unpublished layers and its directory.
-///
-/// # Errors
-/// `Io`.
-pub(super) fn remove_session(repository: &Repository, vm: &VmName, name: &PointName) -> Result<()> {
-    match repository.session(vm, name) {
-        Ok(session) => remove_files(repository, &session),
-        // What is left of its layers is garbage that nobody names.
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            gone(repository.stage().delete(&VmKeys::new(vm)?.session(name)?))
-        }
-        Err(e) => Err(e),
-    }
-}
-
-fn gone(result: Result<()>) -> Result<()> {
-    match result {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Removes all files of a session.
-///
-/// # Errors
-/// `Io`.
-pub(super) fn remove_files(repository: &Repository, session: &Session) -> Result<()> {
-    let keys = VmKeys::new(&session.vm)?;
-    let stage = repository.stage();
-    // The sidecar goes first: a session without one is removed whole by whoever comes next.
-    gone(stage.delete(&keys.session_file(&session.name)?))?;
-    for disk in &session.disks {
-        let (slot, layer) = (&disk.layer, disk.layer_id);
-        for key in [
-            keys.open_layer(slot)?,
-            keys.sums(slot, layer)?,
-            keys.layer(slot)?,
-        ] {
-            gone(stage.delete(&key))?;
-        }
-    }
-    gone(stage.delete(&keys.session(&session.name)?))
 }
 
 /// Every slot that a point or session names.

@@ -1,0 +1,46 @@
+//! A door's connection to a disk of a session: its end decides whether the disk is finished.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::disk::DiskWriter;
+
+/// A door's connection to one disk of a session. Dropped without [`Connection::finish`], it counts as died.
+pub struct Connection {
+    disk: Arc<DiskWriter>,
+    number: u64,
+    wrote: AtomicBool,
+    clean: AtomicBool,
+}
+
+impl Connection {
+    pub(super) fn new(disk: &Arc<DiskWriter>) -> Self {
+        Self {
+            number: disk.finish.open(),
+            disk: Arc::clone(disk),
+            wrote: false.into(),
+            clean: false.into(),
+        }
+    }
+
+    /// The connection writes or flushes: from now on its end counts.
+    pub fn note_write(&self) {
+        if !self.wrote.swap(true, Ordering::SeqCst) {
+            self.disk.finish.begin_writing();
+        }
+    }
+
+    /// The peer said goodbye (`NBD_CMD_DISC`).
+    pub fn finish(self) {
+        self.clean.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let wrote = self.wrote.load(Ordering::SeqCst);
+        self.disk
+            .finish
+            .close(self.number, wrote, self.clean.load(Ordering::SeqCst));
+    }
+}

@@ -1,0 +1,75 @@
+//! Making what was written durable, and changing the size.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::disk::DiskWriter;
+use super::record::Record;
+use crate::error::{Error, Result, ResultExt};
+
+impl DiskWriter {
+    /// Makes all that was written before durable: data first, then the records that name it.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`: what was written since the last flush may then be lost; `Corrupt` (the parent).
+    pub fn flush(&self) -> Result<()> {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        if self.sealed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.flush_gated()
+    }
+
+    /// [`DiskWriter::flush`] for one who holds the gate.
+    pub(super) fn flush_gated(&self) -> Result<()> {
+        for cluster in self.gather.clusters() {
+            self.complete(cluster)?;
+        }
+        // Flushes take turns: a second one must not answer before the first one's records are durable.
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken =
+            std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        let done = self.writer.flush().and_then(|()| {
+            if taken.is_empty() {
+                Ok(())
+            } else {
+                log.append(&taken)
+            }
+        });
+        if done.is_err() {
+            self.pending
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .put_back(taken);
+        }
+        done.at_path(self.meta.layer.open_file())
+    }
+
+    /// Changes the size: `source_bytes` is what people see, padded to 512 what the guest has. What lies beyond the
+    /// smallest size that the disk had reads as zero when it grows again.
+    ///
+    /// # Errors
+    /// `ReadOnly` once sealed; `InvalidInput` for a size that QCOW2 cannot have; `NoSpace`, `Io`.
+    pub fn set_size(&self, source_bytes: u64) -> Result<()> {
+        let size_bytes = source_bytes
+            .checked_next_multiple_of(512)
+            .ok_or_else(|| Error::invalid("the size is out of range"))?;
+        let old = self.size_bytes();
+        if source_bytes < old {
+            self.zero(source_bytes, old - source_bytes)?;
+            self.flush()?;
+        }
+        let _gate = self.enter()?;
+        // The layer keeps the largest size until the seal: zeroes beyond the end must not be forgotten.
+        if size_bytes > self.writer.size_bytes() {
+            self.writer.set_size(size_bytes)?;
+        }
+        self.size_bytes.store(size_bytes, Ordering::SeqCst);
+        self.source_bytes.store(source_bytes, Ordering::SeqCst);
+        self.record(Record::Size {
+            size_bytes,
+            source_bytes,
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! Zeroes and discards: no data, and no mapping where nothing could shine through.
+
+use std::sync::atomic::Ordering;
+
+use super::disk::{CLUSTER_BYTES, DiskWriter};
+use crate::block::check_range;
+use crate::error::Result;
+use crate::repo::content::{
+    LEAVES_PER_REGION, REGION_BYTES, Region, leaf_index, set_leaf, zero_leaf, zero_region,
+};
+use crate::types::GuestCluster;
+use crate::types::width::usize_from_u64;
+
+impl DiskWriter {
+    /// Writes zeroes (also TRIM: what is discarded reads as zero).
+    ///
+    /// # Errors
+    /// As [`DiskWriter::write`].
+    pub fn zero(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        check_range(self.size_bytes(), offset, length_bytes)?;
+        if length_bytes == 0 {
+            return Ok(());
+        }
+        let _gate = self.enter()?;
+        let end = offset + length_bytes;
+        let mut at = offset;
+        while at < end {
+            // One region at a time, so that a zeroed disk does not hold all its ranges at once.
+            let stop = ((at / REGION_BYTES + 1) * REGION_BYTES).min(end);
+            self.zero_in_region(at, stop)?;
+            at = stop;
+        }
+        self.relieve()
+    }
+
+    fn zero_in_region(&self, from: u64, end: u64) -> Result<()> {
+        let _range = self
+            .ranges
+            .hold(from / CLUSTER_BYTES, end.div_ceil(CLUSTER_BYTES));
+        let whole_from = from.next_multiple_of(CLUSTER_BYTES);
+        let whole_end = if end == self.size_bytes() {
+            end.next_multiple_of(CLUSTER_BYTES)
+        } else {
+            end - end % CLUSTER_BYTES
+        };
+        if whole_from >= whole_end {
+            return self.zero_part(from, end);
+        }
+        if from < whole_from {
+            self.zero_part(from, whole_from)?;
+        }
+        self.zero_whole(whole_from / CLUSTER_BYTES, whole_end / CLUSTER_BYTES)?;
+        if whole_end < end {
+            self.zero_part(whole_end, end)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Zeroes that lie within one or two clusters and cover none.
+    fn zero_part(&self, from: u64, end: u64) -> Result<()> {
+        static ZEROES: [u8; 65_536] = [0; 65_536];
+        let mut at = from;
+        while at < end {
+            let stop = ((at / CLUSTER_BYTES + 1) * CLUSTER_BYTES).min(end);
+            self.write_part(
+                at,
+                ZEROES.get(..usize_from_u64(stop - at)).unwrap_or(&ZEROES),
+            )?;
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn zero_whole(&self, first: u64, end: u64) -> Result<()> {
+        let region = Region::of(GuestCluster(first));
+        self.counters
+            .zero
+            .fetch_add((end - first) * CLUSTER_BYTES, Ordering::Relaxed);
+        let untouched = !self.touched().contains(&region);
+        let parent_is_zero = match &self.parent {
+            Some(parent) => parent.leaves.region(region) == zero_region(),
+            None => true,
+        };
+        if untouched && parent_is_zero {
+            self.gather.forget(first, end);
+            return Ok(());
+        }
+        self.touch(region)?;
+        let from = leaf_index(GuestCluster(first));
+        let count = usize_from_u64(end - first);
+        let known = self.known_leaves(region, from, count)?;
+        let zero = zero_leaf();
+        for (cluster, known) in (first..end).zip(&known) {
+            if *known != zero {
+                self.set_zero(GuestCluster(cluster))?;
+            }
+        }
+        self.pages.with_page(
+            region.0,
+            |_| Ok(()),
+            |page| {
+                (from..(from + count).min(LEAVES_PER_REGION))
+                    .for_each(|index| set_leaf(page, index, &zero))
+            },
+        )?;
+        self.gather.forget(first, end);
+        Ok(())
+    }
+}

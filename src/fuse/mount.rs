@@ -109,9 +109,8 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
 
 /// Checks the mountpoint, and takes away what a process that died has left there.
 fn prepare(tree: &Tree, mountpoint: &Path) -> Result<PathBuf> {
-    if let Err(error) = std::fs::metadata(mountpoint)
-        && error.raw_os_error() == Some(libc::ENOTCONN)
-    {
+    // statfs always asks the other end; attributes of a dead mount may still be cached.
+    if rustix::fs::statfs(mountpoint).is_err_and(|e| e == rustix::io::Errno::NOTCONN) {
         tracing::warn!(
             mountpoint = %mountpoint.display(),
             "a dead mount is there, of a process that has ended; it is unmounted first"

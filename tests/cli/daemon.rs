@@ -189,3 +189,71 @@ fn mount_and_umount() {
     assert!(said.contains("frobnicate"), "{said}");
     place.fails(1, &["mount", "nowhere"]);
 }
+
+#[test]
+fn a_foreground_mount_ends_cleanly_on_sigint_and_sigterm() {
+    use rustix::process::Signal;
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    place.disk("a.raw", 3, 1);
+    place.ok(&["backup", "web01", "vda=a.raw"]);
+    std::fs::create_dir(place.path("mnt")).unwrap();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut child = place
+            .command(&["mount", "--foreground", "mnt"])
+            .spawn()
+            .unwrap();
+        let begun = std::time::Instant::now();
+        while !place.path("mnt/web01").exists() {
+            assert!(begun.elapsed().as_secs() < 20, "the mount does not come up");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+        assert!(child.wait().unwrap().success(), "{signal:?}");
+        assert!(!place.path("mnt/web01").exists());
+    }
+}
+
+#[test]
+fn a_mount_follows_commits_of_another_process_and_kill_9_does_not_stop_the_next() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    place.disk("a.raw", 3, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    std::fs::create_dir(place.path("mnt")).unwrap();
+    let mut child = place
+        .command(&["mount", "--foreground", "mnt"])
+        .spawn()
+        .unwrap();
+    let link = place.path("mnt/web01/latest");
+    let wait_for = |name: &str| {
+        let begun = std::time::Instant::now();
+        while std::fs::read_link(&link)
+            .ok()
+            .and_then(|l| l.to_str().map(str::to_owned))
+            .as_deref()
+            != Some(name)
+        {
+            assert!(begun.elapsed().as_secs() < 20, "{name} does not show up");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    };
+    wait_for("one");
+    let two = place.disk("b.raw", 3, 2);
+    place.ok(&["backup", "web01", "vda=b.raw", "--point", "two"]);
+    wait_for("two");
+    assert_eq!(
+        std::fs::read(place.path("mnt/web01/latest/disks/vda.raw")).unwrap(),
+        two
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    place.ok(&["mount", "mnt"]);
+    wait_for("two");
+    place.ok(&["umount", "mnt"]);
+}

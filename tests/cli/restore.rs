@@ -120,3 +120,45 @@ fn a_missing_layer_and_a_changed_sidecar_are_named() {
     assert!(said.contains("point.json"), "{said}");
     place.ok(&["restore", "web01@two", "vda", "out.raw"]);
 }
+
+#[test]
+fn a_parent_with_other_content_is_damage() {
+    let place = Place::new();
+    place.disk("a.raw", 6, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    place.disk("b.raw", 6, 2);
+    place.ok(&["backup", "other", "vda=b.raw", "--point", "one"]);
+    let mut changed = std::fs::read(place.path("a.raw")).unwrap();
+    changed[0] ^= 1;
+    std::fs::write(place.path("c.raw"), changed).unwrap();
+    place.ok(&["backup", "web01", "vda=c.raw", "--point", "two"]);
+    // The other VM's layer, with its own right sums, in the parent's slot.
+    let name = |point: &str| {
+        let layer = place.json(&["info", point])["disks"][0]["layer"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        layer.trim_end_matches(".qcow2").to_owned()
+    };
+    let (mine, theirs) = (name("web01@one"), name("other@one"));
+    let dir = |vm: &str| place.repo().join("vms").join(vm).join("layers");
+    std::fs::rename(
+        dir("other").join(format!("{theirs}.qcow2")),
+        dir("web01").join(format!("{mine}.qcow2")),
+    )
+    .unwrap();
+    for entry in std::fs::read_dir(dir("other")).unwrap() {
+        let sums = entry.unwrap().file_name().into_string().unwrap();
+        if sums.starts_with(&theirs) {
+            std::fs::rename(
+                dir("other").join(&sums),
+                dir("web01").join(sums.replace(&theirs, &mine)),
+            )
+            .unwrap();
+        }
+    }
+    let said = place.fails(3, &["restore", "web01@one", "vda", "o"]);
+    assert!(said.contains("another content than was recorded"), "{said}");
+    place.fails(3, &["restore", "web01@two", "vda", "o"]);
+    assert!(!place.path("o").exists());
+}

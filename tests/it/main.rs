@@ -5,4 +5,5 @@
 
 mod model_session;
 mod model_tree;
+mod recovery;
 mod world;

@@ -1,0 +1,227 @@
+//! What the next owner does with what a dead process left, and with a catalog or index that is not what it should be.
+
+use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
+use restorefs::repo::layout::{self, VmKeys};
+use restorefs::repo::sidecar::index::PointEntry;
+use restorefs::store::{Key, PutMode, Stage, Store};
+use restorefs::types::{DiskName, VmName};
+
+use crate::world::{World, read_all};
+
+const MEMORY: u64 = 64 << 20;
+
+fn vm() -> VmName {
+    VmName::new("web01").unwrap()
+}
+
+fn disk() -> DiskName {
+    DiskName::new("vda").unwrap()
+}
+
+fn begin(world: &World, resumable: bool) -> std::sync::Arc<Session> {
+    let mut request = BeginRequest::new(vm());
+    request.resumable = resumable;
+    request.disks.push(DiskRequest {
+        name: disk(),
+        source_bytes: Some(1 << 20),
+        key: None,
+        full: false,
+    });
+    Session::begin(world.engine(), &request).unwrap()
+}
+
+fn commit(world: &World, fill: u8) -> PointEntry {
+    let session = begin(world, true);
+    let writer = session.disk(&disk()).unwrap();
+    writer.write(0, &vec![fill; 1 << 20]).unwrap();
+    writer.set_finished(true);
+    let point = session.commit(&CommitRequest::default()).unwrap();
+    world.clock.advance(60);
+    point
+}
+
+fn names(world: &World, prefix: &Key) -> Vec<String> {
+    Store::list(&world.store, prefix)
+        .unwrap()
+        .into_iter()
+        .map(|e| e.name)
+        .collect()
+}
+
+#[test]
+fn what_an_interrupted_backup_left_is_removed_and_a_resumable_session_is_not() {
+    let mut world = World::new(MEMORY);
+    commit(&world, 1);
+    let session = begin(&world, false);
+    session
+        .disk(&disk())
+        .unwrap()
+        .write(0, &[7; 70_000])
+        .unwrap();
+    session.flush().unwrap();
+    drop(session);
+    let layers = VmKeys::new(&vm()).unwrap().layers().unwrap();
+    assert!(names(&world, &layers).iter().any(|n| n.ends_with(".open")));
+    world.start();
+    assert!(
+        world
+            .engine()
+            .owner
+            .repository()
+            .session_names(&vm())
+            .unwrap()
+            .is_empty()
+    );
+    assert!(!names(&world, &layers).iter().any(|n| n.ends_with(".open")));
+    let session = begin(&world, true);
+    drop(session);
+    world.start();
+    assert_eq!(
+        world
+            .engine()
+            .owner
+            .repository()
+            .session_names(&vm())
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn garbage_goes_to_the_trash_for_an_hour_and_nothing_that_is_named_does() {
+    let mut world = World::new(MEMORY);
+    let (one, two) = (commit(&world, 1), commit(&world, 2));
+    let keys = VmKeys::new(&vm()).unwrap();
+    let layers = keys.layers().unwrap();
+    let before = names(&world, &layers);
+    let stray = layers.join("vda-20200101T000000Z-000000.qcow2").unwrap();
+    Store::put(&world.store, &stray, b"nobody's", PutMode::Create).unwrap();
+    world.start();
+    assert_eq!(names(&world, &layers), before);
+    let trash = layout::trash().unwrap();
+    assert_eq!(names(&world, &trash).len(), 1);
+    world.clock.advance(3500);
+    world.start();
+    assert_eq!(names(&world, &trash).len(), 1);
+    world.clock.advance(200);
+    world.start();
+    assert!(names(&world, &trash).is_empty());
+    for (point, fill) in [(one, 1), (two, 2)] {
+        assert_eq!(
+            read_all(&world.open(&vm(), &point, &disk())),
+            vec![fill; 1 << 20]
+        );
+    }
+}
+
+#[test]
+fn one_sidecar_that_cannot_be_read_and_nothing_is_cleaned_up() {
+    let mut world = World::new(MEMORY);
+    let one = commit(&world, 1);
+    commit(&world, 2);
+    let keys = VmKeys::new(&vm()).unwrap();
+    let layers = keys.layers().unwrap();
+    let stray = layers.join("vda-20200101T000000Z-000000.qcow2").unwrap();
+    Store::put(&world.store, &stray, b"nobody's", PutMode::Create).unwrap();
+    let sidecar = keys.point_file(&one.name).unwrap();
+    Store::put(&world.store, &sidecar, b"{", PutMode::Replace).unwrap();
+    let before = names(&world, &layers);
+    world.start();
+    assert_eq!(names(&world, &layers), before);
+}
+
+#[test]
+fn a_layer_below_a_named_one_is_not_garbage() {
+    let mut world = World::new(MEMORY);
+    let one = commit(&world, 1);
+    let two = commit(&world, 2);
+    // The point goes, its layer stays as the parent of the next.
+    let keys = VmKeys::new(&vm()).unwrap();
+    Stage::delete(&world.store, &keys.point(&one.name).unwrap()).unwrap();
+    let layers = keys.layers().unwrap();
+    let before = names(&world, &layers);
+    world.start();
+    assert_eq!(names(&world, &layers), before);
+    assert_eq!(
+        world
+            .engine()
+            .owner
+            .vm_snapshot(&vm())
+            .unwrap()
+            .index
+            .points
+            .len(),
+        1
+    );
+    assert_eq!(
+        read_all(&world.open(&vm(), &two, &disk())),
+        vec![2; 1 << 20]
+    );
+}
+
+#[test]
+fn the_catalog_is_rebuilt_when_it_is_behind_damaged_or_missing() {
+    let mut world = World::new(MEMORY);
+    commit(&world, 1);
+    let key = Key::parse("catalog.redb").unwrap();
+    let old = Store::get(&world.store, &key, 64 << 20).unwrap();
+    commit(&world, 2);
+    let listed = |world: &World| {
+        let index = world
+            .engine()
+            .owner
+            .catalog()
+            .index(&vm())
+            .unwrap()
+            .unwrap();
+        (
+            index.generation,
+            index.points.iter().map(|p| p.seq).collect::<Vec<_>>(),
+        )
+    };
+    let right = listed(&world);
+    assert_eq!(right.1, [1, 2]);
+    for bytes in [Some(old), Some(vec![0x5a; 4096]), Some(Vec::new()), None] {
+        world.engine = None;
+        match bytes {
+            Some(bytes) => Store::put(&world.store, &key, &bytes, PutMode::Replace).unwrap(),
+            None => Store::delete(&world.store, &key).unwrap(),
+        }
+        world.start();
+        assert_eq!(listed(&world), right);
+    }
+    assert_eq!(world.engine().owner.rebuild_catalog().unwrap(), 1);
+    assert_eq!(listed(&world), right);
+}
+
+#[test]
+fn points_win_over_the_index_and_serials_are_never_given_twice() {
+    let mut world = World::new(MEMORY);
+    let keys = VmKeys::new(&vm()).unwrap();
+    let one = commit(&world, 1);
+    let index = Store::get(&world.store, &keys.index().unwrap(), 1 << 20).unwrap();
+    let two = commit(&world, 2);
+    // A crash between the rename of the point and the new index.
+    Store::put(
+        &world.store,
+        &keys.index().unwrap(),
+        &index,
+        PutMode::Replace,
+    )
+    .unwrap();
+    let follower = world.engine().owner.repository().index(&vm()).unwrap();
+    assert_eq!(follower.points.len(), 2);
+    world.start();
+    let entry = world.engine().owner.vm_snapshot(&vm()).unwrap();
+    let serials: Vec<u32> = entry.index.points.iter().map(|p| p.serial).collect();
+    assert_eq!(entry.index.points.len(), 2);
+    assert!(
+        serials[0] != serials[1] && serials[0] == one.serial && serials[1] != 0,
+        "{serials:?}, {}",
+        two.serial
+    );
+    let three = commit(&world, 3);
+    assert_eq!(three.seq, 3);
+    assert!(!serials.contains(&three.serial));
+}

@@ -60,6 +60,9 @@ impl Plan {
     }
 }
 
+/// Blocks of zeroes of this size are not written: the block size of most filesystems.
+const BLOCK_BYTES: usize = 4096;
+
 /// Writes metadata clusters and keeps their digests.
 struct Output<'a> {
     layer: &'a LayerWriter,
@@ -67,6 +70,32 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
+    /// Writes one cluster. Beyond the data the file has nothing yet: blocks of zeroes stay holes there, as most of a small
+    /// layer's tables are zeroes. Only the header's cluster may have been written before.
+    fn put_cluster(&self, cluster: HostCluster, whole: &[u8]) -> Result<()> {
+        let at = cluster.get() * CLUSTER_BYTES;
+        if cluster.get() == 0 {
+            return self.layer.file.write_at(at, whole);
+        }
+        let is_zero = |block: &[u8]| block.iter().all(|byte| *byte == 0);
+        let mut start = 0;
+        for run in whole
+            .chunks(BLOCK_BYTES)
+            .collect::<Vec<_>>()
+            .chunk_by(|a, b| is_zero(a) == is_zero(b))
+        {
+            let length: usize = run.iter().map(|block| block.len()).sum();
+            if run.first().is_some_and(|block| !is_zero(block)) {
+                let bytes = whole.get(start..start + length).unwrap_or_default();
+                self.layer
+                    .file
+                    .write_at(at + u64_from_usize(start), bytes)?;
+            }
+            start += length;
+        }
+        Ok(())
+    }
+
     /// Writes `bytes` at a host cluster, filled up with zeroes to whole clusters.
     fn put(&mut self, first: u64, bytes: &[u8]) -> Result<()> {
         for (n, chunk) in bytes.chunks(usize_from_u64(CLUSTER_BYTES)).enumerate() {
@@ -79,9 +108,7 @@ impl Output<'_> {
                 field::set(&mut padded, 0, chunk);
                 &padded
             };
-            self.layer
-                .file
-                .write_at(cluster.get() * CLUSTER_BYTES, whole)?;
+            self.put_cluster(cluster, whole)?;
             self.metadata.push((cluster, Digest::of(whole)));
         }
         Ok(())

@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 )]
 pub struct Cli {
     /// The repository
-    #[arg(short, long, global = true, env = "RESTOREFS_REPO", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(short, long, global = true, env = "RESTOREFS_REPO", hide_env_values = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub repo: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long, global = true)]
@@ -82,7 +82,7 @@ pub struct Backup {
     #[arg(value_name = "VM")]
     pub vm: String,
     /// Disks and where their content is: a file, a block device, FORMAT:PATH or an NBD URI
-    #[arg(value_name = "DISK=SOURCE", required = true)]
+    #[arg(value_name = "DISK=SOURCE")]
     pub disks: Vec<String>,
     /// Name of the restore point; by default the time, in UTC
     #[arg(long, value_name = "NAME")]
@@ -94,7 +94,7 @@ pub struct Backup {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub allow_backing: Vec<PathBuf>,
     /// Store everything; with disks named (--full vda), only theirs
-    #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "", require_equals = true)]
+    #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "")]
     pub full: Vec<String>,
     /// Compare with the last full point instead of the newest
     #[arg(long)]
@@ -134,8 +134,8 @@ pub struct Begin {
     /// Name of the restore point; by default the time, in UTC
     #[arg(long, value_name = "NAME")]
     pub point: Option<String>,
-    /// Store everything; with disks named (--full=vda), only theirs
-    #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "", require_equals = true)]
+    /// Store everything; with disks named (--full vda), only theirs
+    #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "")]
     pub full: Vec<String>,
     /// Compare with the last full point instead of the newest
     #[arg(long)]

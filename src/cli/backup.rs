@@ -9,7 +9,7 @@ use super::begin::mark;
 use super::commit::{parse_change_ids, print};
 use super::context::{Context, Writer};
 use super::progress::Progress;
-use super::target::{parse_disk, parse_disks};
+use super::target::{parse_disk, parse_disks, untangle};
 use crate::block::{ReadAt, WriteAt};
 use crate::capture::source::{Format, OpenSource, Source};
 use crate::daemon::control::{
@@ -51,9 +51,13 @@ fn plan(args: &Backup) -> Result<Plan> {
         .as_deref()
         .map(str::parse::<Format>)
         .transpose()?;
+    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.full);
+    if texts.is_empty() {
+        return Err(Error::invalid("no disk was named").advise("name each: DISK=SOURCE"));
+    }
     let mut disks = Vec::new();
     let mut sources: Vec<(DiskName, OpenSource)> = Vec::new();
-    for text in &args.disks {
+    for text in &texts {
         let (name, source) = parse_disk(text, "SOURCE")?;
         let open = Source::parse(&source, format.as_ref())?.open(&args.allow_backing)?;
         let source_bytes = open.disk.size_bytes();
@@ -70,9 +74,9 @@ fn plan(args: &Backup) -> Result<Plan> {
         });
         sources.push((name, open));
     }
-    let vm = VmName::new(&args.vm)?;
+    let vm = VmName::new(vm)?;
     let point = args.point.as_deref().map(PointName::new).transpose()?;
-    let full = mark(&mut disks, &args.full, &args.key)?;
+    let full = mark(&mut disks, &full, &args.key)?;
     let begin = BeginArguments {
         vm: vm.clone(),
         session: None,

@@ -2,15 +2,16 @@
 
 use super::args::Begin;
 use super::context::Context;
-use super::target::{parse_disk, parse_seconds};
+use super::target::{parse_disk, parse_seconds, untangle};
 use crate::daemon::control::{BeginAnswer, BeginArguments, Client, DiskArguments, Request};
 use crate::error::{Error, Result};
 use crate::types::size;
 use crate::types::{DiskName, PointName, VmName};
 
 pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
+    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.full);
     let mut disks = Vec::new();
-    for text in &args.disks {
+    for text in &texts {
         let (name, bytes) = parse_disk(text, "SIZE")?;
         disks.push(DiskArguments {
             name,
@@ -19,9 +20,9 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
             full: false,
         });
     }
-    let full = mark(&mut disks, &args.full, &args.key)?;
+    let full = mark(&mut disks, &full, &args.key)?;
     let arguments = BeginArguments {
-        vm: VmName::new(&args.vm)?,
+        vm: VmName::new(vm)?,
         session: args.session.as_deref().map(PointName::new).transpose()?,
         point: args.point.as_deref().map(PointName::new).transpose()?,
         disks,

@@ -69,6 +69,33 @@ pub(super) fn parse_disks(texts: &[String]) -> Result<Vec<DiskName>> {
     texts.iter().map(DiskName::new).collect()
 }
 
+/// What `--full` took for its disk although it was something else: `--full` may stand alone, so that
+/// `backup --full web01 vda=a.raw` and `backup web01 --full vda=a.raw` mean what they seem to. Answers VM, disks, and the disks
+/// that are full (an empty name: all).
+pub(super) fn untangle(
+    vm: &str,
+    disks: &[String],
+    full: &[String],
+) -> (String, Vec<String>, Vec<String>) {
+    let (mut vm, mut disks) = (vm.to_owned(), disks.to_vec());
+    let mut full: Vec<String> = full
+        .iter()
+        .map(|value| {
+            if value.contains('=') {
+                disks.insert(0, value.clone());
+                return String::new();
+            }
+            value.clone()
+        })
+        .collect();
+    if vm.contains('=')
+        && let Some(name) = full.iter_mut().find(|value| !value.is_empty())
+    {
+        disks.insert(0, std::mem::replace(&mut vm, std::mem::take(name)));
+    }
+    (vm, disks, full)
+}
+
 /// Parses `90s`, `30m`, `6h`, `2d` or a number of seconds.
 ///
 /// # Errors
@@ -100,7 +127,21 @@ pub(super) fn parse_seconds(text: &str) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Target, parse_disk, parse_seconds, parse_session};
+    use super::{Target, parse_disk, parse_seconds, parse_session, untangle};
+
+    #[test]
+    fn full_stands_alone_or_names_disks() {
+        let all = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let same = ("web01".to_owned(), all(&["vda=a", "vdb=b"]), all(&[""]));
+        assert_eq!(
+            untangle("web01", &all(&["vda=a", "vdb=b"]), &all(&[""])),
+            same
+        );
+        assert_eq!(untangle("web01", &all(&["vdb=b"]), &all(&["vda=a"])), same);
+        assert_eq!(untangle("vda=a", &all(&["vdb=b"]), &all(&["web01"])), same);
+        let one = untangle("web01", &all(&["vda=a"]), &all(&["vda"]));
+        assert_eq!(one, ("web01".to_owned(), all(&["vda=a"]), all(&["vda"])));
+    }
 
     #[test]
     fn targets_parse() {

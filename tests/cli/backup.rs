@@ -156,7 +156,8 @@ fn disks_grow_but_do_not_shrink() {
         "backup",
         "web01",
         "vda=a.raw",
-        "--full=vda",
+        "--full",
+        "vda",
         "--point",
         "three",
     ]);

@@ -10,6 +10,7 @@
 mod backup;
 mod bad_input;
 mod daemon;
+mod help;
 mod place;
 mod quickstart;
 mod restore;

@@ -1,0 +1,46 @@
+//! What the program says of itself: a change of the command line shows up as a changed snapshot.
+
+use crate::place::Place;
+
+#[test]
+fn help_of_every_command() {
+    let place = Place::new();
+    let all = place.ok(&["--help"]);
+    let commands: Vec<&str> = all
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert!(commands.len() >= 14, "{commands:?}");
+    // The repository's path of this run is not part of the help.
+    let plain = |text: &str| text.replace(place.repo().to_str().unwrap(), "REPO");
+    insta::assert_snapshot!("restorefs", plain(&all));
+    for command in commands {
+        insta::assert_snapshot!(command, plain(&place.ok(&[command, "--help"])));
+    }
+}
+
+#[test]
+fn tables_of_ls() {
+    let place = Place::new();
+    place.disk("a.raw", 30, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "two"]);
+    insta::assert_snapshot!("table_of_vms", place.ok(&["ls"]));
+    // The time is that of the run.
+    let points = place.ok(&["ls", "web01"]);
+    let stable: Vec<String> = points
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line
+                .split_whitespace()
+                .filter(|w| !(w.contains(':') || w.len() == 10 && w.contains('-')))
+                .collect();
+            words.join(" ")
+        })
+        .collect();
+    insta::assert_snapshot!("table_of_points", stable.join("\n"));
+}

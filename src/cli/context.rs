@@ -94,8 +94,9 @@ pub(super) fn find(
     repository: &Repository,
     selector: &Selector,
 ) -> Result<(Index, PointEntry, Point)> {
-    let index = repository.index(&selector.vm)?;
+    let vm = repository.spelled(&selector.vm)?;
+    let index = repository.index(&vm)?;
     let entry = selector.which.find(&index)?.clone();
-    let point = repository.point(&selector.vm, &entry)?;
+    let point = repository.point(&vm, &entry)?;
     Ok((index, entry, point))
 }

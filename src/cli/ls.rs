@@ -73,7 +73,7 @@ fn vms(context: &Context, repository: &Repository) -> Result<()> {
 }
 
 fn points(context: &Context, repository: &Repository, vm: &VmName) -> Result<()> {
-    let index = repository.index(vm)?;
+    let index = repository.index(&repository.spelled(vm)?)?;
     if context.output.json {
         return context.output.json(&index.points);
     }

@@ -269,6 +269,13 @@ impl Session {
     pub fn begin(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {
         let owner = &engine.owner;
         let repository = owner.repository();
+        if owner.vm(&request.vm).is_err() {
+            // A request that cannot be met leaves no empty VM behind.
+            if request.parent.is_some() {
+                owner.vm(&request.vm)?;
+            }
+            plan_disks(request, None, owner.clock().now())?;
+        }
         let entry = owner.ensure_vm(&request.vm)?;
         let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
         let open = repository.session_names(&request.vm)?;

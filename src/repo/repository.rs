@@ -158,16 +158,29 @@ impl Repository {
             .collect())
     }
 
-    /// The VM's sidecar; names are found without regard to case.
+    /// The VM's name as it is spelled on disk; found without regard to case.
+    ///
+    /// # Errors
+    /// `NotFound` naming the VM; `Io`.
+    pub fn spelled(&self, name: &VmName) -> Result<VmName> {
+        let names = self.vm_names()?;
+        names
+            .into_iter()
+            .find(|known| known.folded() == name.folded())
+            .ok_or_else(|| Self::no_such_vm(name))
+    }
+
+    fn no_such_vm(name: &VmName) -> Error {
+        Error::not_found(format!("there is no VM {name}")).advise("list the VMs with: restorefs ls")
+    }
+
+    /// The VM's sidecar.
     ///
     /// # Errors
     /// `NotFound` naming the VM; `Corrupt`, `Io`.
     pub fn vm(&self, name: &VmName) -> Result<Vm> {
         match self.load(&VmKeys::new(name)?.vm()?) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                Err(Error::not_found(format!("there is no VM {name}"))
-                    .advise("list the VMs with: restorefs ls"))
-            }
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(Self::no_such_vm(name)),
             other => other,
         }
     }

@@ -25,7 +25,8 @@ fn an_incremental_stores_the_clusters_that_changed() {
         place.restored("web01@one", "vda"),
         place.disk("x.raw", 30, 1)
     );
-    let info = place.json(&["info", "web01@two"]);
+    let info = place.json(&["info", "WEB01@TWO"]);
+    assert_eq!(place.json(&["ls", "Web01"]).as_array().unwrap().len(), 2);
     assert_eq!(info["kind"], "incremental");
     assert_eq!(info["parent"]["name"], "one");
     // Nothing changed: an empty layer.

@@ -28,6 +28,11 @@ fn names_that_cannot_be() {
         place.fails(2, &["backup", "web01", disk]);
     }
     assert_eq!(place.json(&["ls"]), serde_json::json!([]));
+    let daemon = place.serve(&[]);
+    place.fails(2, &["begin", "web02"]);
+    place.fails(1, &["begin", "web02", "vda=1M", "--parent", "latest"]);
+    drop(daemon);
+    assert_eq!(place.json(&["ls"]), serde_json::json!([]));
     for target in ["../x", "web01@", "web01:/etc", "a@b@c"] {
         place.fails(2, &["ls", target]);
     }

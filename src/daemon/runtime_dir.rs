@@ -6,21 +6,24 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result, ResultExt};
 use crate::types::RepositoryId;
 
-/// Directories that may hold a repository's sockets, in the order in which they are tried.
+/// The directory of root's daemons.
+const SYSTEM: &str = "/run/restorefs";
+
+/// This process's own directory, if it can have one.
+fn own() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from(SYSTEM));
+    }
+    let dir = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    dir.is_absolute().then(|| dir.join("restorefs"))
+}
+
+/// Directories in which a daemon's sockets may be: our own, then that of root's daemons, who answer whom their sockets let in.
 #[must_use]
 pub fn candidates() -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    if rustix::process::geteuid().is_root() {
-        all.push(PathBuf::from("/run/restorefs"));
-    }
-    if let Some(dir) =
-        std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute())
-    {
-        all.push(Path::new(&dir).join("restorefs"));
-    }
-    if !rustix::process::geteuid().is_root() {
-        // An administrator's daemon can be asked by whoever its socket lets in.
-        all.push(PathBuf::from("/run/restorefs"));
+    let mut all: Vec<PathBuf> = own().into_iter().collect();
+    if all.iter().all(|dir| dir != Path::new(SYSTEM)) {
+        all.push(PathBuf::from(SYSTEM));
     }
     all
 }
@@ -28,25 +31,19 @@ pub fn candidates() -> Vec<PathBuf> {
 /// Makes the directory for this process's sockets.
 ///
 /// # Errors
-/// `PermissionDenied` with advice when there is none that can be written.
+/// `NotFound` with advice when there is nowhere to make it; `PermissionDenied`, `Io`.
 pub fn make() -> Result<PathBuf> {
-    let mut last = None;
-    for dir in candidates() {
-        let made = std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&dir);
-        match made
-            .or_io("cannot make the directory for sockets")
-            .at_path(&dir)
-        {
-            Ok(()) => return Ok(dir),
-            Err(e) => last = Some(e),
-        }
-    }
-    Err(last
-        .unwrap_or_else(|| Error::not_found("there is no directory for sockets"))
-        .advise("set XDG_RUNTIME_DIR"))
+    let dir = own().ok_or_else(|| {
+        Error::not_found("there is no directory for the daemon's sockets")
+            .advise("set XDG_RUNTIME_DIR to a directory of yours, as a login session does")
+    })?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&dir)
+        .or_io("cannot make the directory for sockets")
+        .at_path(&dir)?;
+    Ok(dir)
 }
 
 /// The control socket of a repository below `dir`.

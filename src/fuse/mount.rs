@@ -82,6 +82,9 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
             ErrorKind::PermissionDenied if options.allow_other => {
                 error.advise("allow_other needs the line user_allow_other in /etc/fuse.conf")
             }
+            ErrorKind::PermissionDenied => error.advise(
+                "who is not root needs fusermount3 (Debian: fuse3) and access to /dev/fuse",
+            ),
             ErrorKind::NotFound => error.advise("is the kernel module loaded? modprobe fuse"),
             _ => error,
         }

@@ -226,7 +226,7 @@ fn is_block_device(path: &Path) -> Result<bool> {
 
 fn device_target(restoration: &Restoration<'_>, disk: &PointDisk, path: &Path) -> Result<Restored> {
     if !restoration.args.force {
-        device::refuse_used(path)?;
+        device::refuse_used(path).map_err(|e| e.advise("free it first, or use --force"))?;
     }
     let target = FileDisk::open(path, Access::ReadWrite)?;
     if target.size_bytes() < disk.source_bytes {

@@ -162,3 +162,45 @@ fn a_parent_with_other_content_is_damage() {
     place.fails(3, &["restore", "web01@two", "vda", "o"]);
     assert!(!place.path("o").exists());
 }
+
+#[test]
+fn a_block_device_that_is_in_use_is_refused() {
+    use std::process::Command;
+
+    if !rustix::process::geteuid().is_root() || !crate::place::has("mkfs.ext4") {
+        return;
+    }
+    let place = Place::new();
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(program)
+            .args(args)
+            .current_dir(place.dir.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{program} {args:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    run("truncate", &["-s", "32M", "fs.raw"]);
+    run("mkfs.ext4", &["-q", "fs.raw"]);
+    place.ok(&["backup", "web01", "vda=fs.raw"]);
+    run("truncate", &["-s", "32M", "target.raw"]);
+    let device = run("losetup", &["-f", "--show", "target.raw"]);
+    std::fs::create_dir(place.path("mnt")).unwrap();
+    let outcome = std::panic::catch_unwind(|| {
+        // What the device had before does not shine through the holes.
+        std::fs::write(&device, vec![0xee; 32 << 20]).unwrap();
+        place.ok(&["restore", "web01@latest", "vda", &device]);
+        assert!(std::fs::read(&device).unwrap() == std::fs::read(place.path("fs.raw")).unwrap());
+        // And a device is a source, too.
+        place.ok(&["backup", "web02", &format!("vda={device}")]);
+        run("mount", &[&device, "mnt"]);
+        let said = place.fails(1, &["restore", "web01@latest", "vda", &device]);
+        run("umount", &["mnt"]);
+        assert!(
+            said.contains("mounted at") && said.contains("--force"),
+            "{said}"
+        );
+    });
+    run("losetup", &["-d", &device]);
+    outcome.unwrap();
+}

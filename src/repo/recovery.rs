@@ -63,7 +63,8 @@ pub(super) fn recover_vm(
         tracing::warn!(vm = %name, points = index.points.len(), "index.json did not agree with points/, which wins");
         index.generation = 0;
     }
-    for point in &index.points {
+    // Only the last commit can have been cut short before its session's files were removed.
+    for point in index.points.iter().rev().take(1) {
         remove_session_files(repository, name, &point.name)?;
     }
     for session in session_dirs(repository, name)? {
@@ -94,13 +95,9 @@ fn session_dirs(repository: &Repository, vm: &VmName) -> Result<Vec<PointName>> 
     repository.session_names(vm)
 }
 
-/// Every slot that a point or session names.
-fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<HashSet<Slot>> {
+/// Every slot that a session names: its layers and their parents.
+fn sessions_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>> {
     let mut named = HashSet::new();
-    for entry in &index.points {
-        let point = repository.point(vm, entry)?;
-        named.extend(point.disks.into_iter().map(|disk| disk.layer));
-    }
     for name in repository.session_names(vm)? {
         let session = repository.session(vm, &name)?;
         for disk in session.disks {
@@ -108,6 +105,17 @@ fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<Ha
             named.insert(disk.layer);
         }
     }
+    Ok(named)
+}
+
+/// Every slot that a point or session names.
+fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<HashSet<Slot>> {
+    let mut named = HashSet::new();
+    for entry in &index.points {
+        let point = repository.point(vm, entry)?;
+        named.extend(point.disks.into_iter().map(|disk| disk.layer));
+    }
+    named.extend(sessions_slots(repository, vm)?);
     Ok(named)
 }
 
@@ -164,6 +172,18 @@ fn collect_garbage(
         .filter(|e| !e.is_prefix)
         .filter_map(|e| Some((e.name.clone(), slot_of(&e.name)?)))
         .collect();
+    // What the index and the sessions name needs no proof; only a stranger is worth reading every point for.
+    let mut known: HashSet<Slot> = sessions_slots(repository, vm)?;
+    known.extend(
+        index
+            .points
+            .iter()
+            .flat_map(|p| &p.disks)
+            .map(|disk| disk.layer.clone()),
+    );
+    if candidates.iter().all(|(_, slot)| known.contains(slot)) {
+        return Ok(());
+    }
     let judged = named_slots(repository, vm, index).and_then(|mut named| {
         if candidates.iter().any(|(_, slot)| !named.contains(slot)) {
             close_over_backing(repository, vm, &mut named)?;

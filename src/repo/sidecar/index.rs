@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::point::{Kind, Point, PointParent};
 use super::{Sidecar, Unknown};
+use crate::repo::slot::Slot;
 use crate::types::{Digest, DiskName, PointId, PointName, VmId, VmName};
 
 /// LIMIT: 24 bits of an inode number are the serial (`src/FORMATS.md`).
@@ -68,6 +69,8 @@ pub struct PointEntry {
 pub struct DiskEntry {
     /// Name.
     pub name: DiskName,
+    /// Slot of its layer: what tells garbage from layers without reading every point.
+    pub layer: Slot,
     /// Virtual size in bytes.
     pub size_bytes: u64,
     /// Size of the source in bytes.
@@ -105,6 +108,7 @@ impl PointEntry {
     pub fn of(point: &Point, point_blake3: Digest, serial: u32) -> Self {
         let disks = point.disks.iter().map(|disk| DiskEntry {
             name: disk.name.clone(),
+            layer: disk.layer.clone(),
             size_bytes: disk.size_bytes,
             source_bytes: disk.source_bytes,
             data_bytes: disk.data_bytes,

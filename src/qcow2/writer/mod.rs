@@ -57,6 +57,8 @@ pub struct LayerWriter {
     refcounts: Refcounts,
     stored: AtomicU64,
     is_sealed: AtomicBool,
+    /// A count could not be taken back (its page could not be read from the spill file): the seal counts anew.
+    is_miscounted: AtomicBool,
 }
 
 impl std::fmt::Debug for LayerWriter {
@@ -136,6 +138,7 @@ impl LayerWriter {
             refcounts: Refcounts::new(PageTable::new(page_bytes, budget, open())),
             stored: AtomicU64::new(0),
             is_sealed: AtomicBool::new(false),
+            is_miscounted: AtomicBool::new(false),
         })
     }
 
@@ -291,14 +294,13 @@ impl LayerWriter {
             Ok(previous) => LAYOUT.decode_l2(previous, 0)?,
             Err(error) => {
                 if !keeps_host {
-                    // The first error is the one to tell; a count left too high costs space only.
-                    let _ = self.release(mapping);
+                    self.release(mapping);
                 }
                 return Err(error);
             }
         };
         if !keeps_host {
-            self.release(previous)?;
+            self.release(previous);
         }
         if is_stored(mapping) {
             self.stored.fetch_add(1, Ordering::AcqRel);
@@ -366,7 +368,7 @@ impl LayerWriter {
             )?;
             for entry in dropped {
                 let mapping = LAYOUT.decode_l2(entry, 0)?;
-                self.release(mapping)?;
+                self.release(mapping);
                 if is_stored(mapping) {
                     self.stored.fetch_sub(1, Ordering::AcqRel);
                 }
@@ -485,23 +487,49 @@ impl LayerWriter {
                 .refcounts
                 .increment(HostCluster(first.get() + n), users_max)
             {
-                for done in 0..n {
-                    // As in `set`: the first error is the one to tell.
-                    let _ = self.refcounts.decrement(HostCluster(first.get() + done));
-                }
+                // The first error is the one to tell.
+                self.release_clusters(first, n);
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    fn release(&self, mapping: Mapping) -> Result<()> {
-        let Some((first, count)) = host_clusters(mapping) else {
-            return Ok(());
-        };
-        for n in 0..count {
-            self.refcounts.decrement(HostCluster(first.get() + n))?;
+    fn release(&self, mapping: Mapping) {
+        if let Some((first, count)) = host_clusters(mapping) {
+            self.release_clusters(first, count);
         }
+    }
+
+    /// Takes counts back. One that cannot be stays too high, which the seal puts right.
+    fn release_clusters(&self, first: HostCluster, count: u64) {
+        for n in 0..count {
+            let released = self.refcounts.decrement(HostCluster(first.get() + n));
+            if released.is_err() {
+                self.is_miscounted.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Counts the users of every host cluster anew, where a count is known to be wrong.
+    fn recount(&self) -> Result<()> {
+        if !self.is_miscounted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.refcounts.clear();
+        for index in self.l2.indices() {
+            let entries: Vec<u64> = self.l2.peek(index, |page| {
+                let entries = page.unwrap_or_default().chunks_exact(8);
+                entries
+                    .filter_map(|entry| field::u64_at(entry, 0))
+                    .filter(|entry| *entry != 0)
+                    .collect()
+            })?;
+            for entry in entries {
+                self.acquire(LAYOUT.decode_l2(entry, 0)?)?;
+            }
+        }
+        self.is_miscounted.store(false, Ordering::Release);
         Ok(())
     }
 }

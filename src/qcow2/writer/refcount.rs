@@ -54,6 +54,13 @@ impl Refcounts {
         )
     }
 
+    /// Forgets all counts.
+    pub(super) fn clear(&self) {
+        for index in self.blocks.indices() {
+            self.blocks.remove(index);
+        }
+    }
+
     /// Copies block `index` to `block`; an absent one is zeroes.
     pub(super) fn copy_block(&self, index: u64, block: &mut [u8]) -> Result<()> {
         self.blocks.peek(index, |page| match page {

@@ -116,6 +116,7 @@ impl Output<'_> {
 }
 
 pub(super) fn seal(layer: &LayerWriter) -> Result<Sealed> {
+    layer.recount()?;
     let data_end = layer.space().next();
     let mut output = Output {
         layer,

@@ -331,15 +331,16 @@ impl Session {
             })
             .collect();
         owner.record_disks(&mut entry, &keys)?;
-        owner.prepare_session(&session.vm, &session.name)?;
         let vm_id = entry.vm.vm_id;
         let source = ChainSource::new(repository, &session.vm, vm_id, true);
-        let made = session
-            .disks
-            .iter()
-            .map(|disk| create_disk(engine, &session, &source, disk))
-            .collect::<Result<Vec<_>>>()
-            .and_then(|disks| owner.create_session(&session).map(|()| disks));
+        let create = || {
+            owner.prepare_session(&session.vm, &session.name)?;
+            let disks = session.disks.iter();
+            let made = disks.map(|disk| create_disk(engine, &session, &source, disk));
+            let made = made.collect::<Result<Vec<_>>>()?;
+            owner.create_session(&session).map(|()| made)
+        };
+        let made = create();
         drop(entry);
         match made {
             Ok(disks) => Ok(Self::new(engine.clone(), session, disks)),
@@ -434,5 +435,6 @@ pub(super) fn assemble(
         counters: super::disk::Counters::default(),
         gate: RwLock::new(()),
         sealed: AtomicBool::new(false),
+        doubts: super::doubt::Doubts::default(),
     })
 }

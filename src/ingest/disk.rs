@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use super::doubt::Doubts;
 use super::finish::Finish;
 use super::gather::Gather;
 use super::parent::Parent;
@@ -72,6 +73,7 @@ pub struct DiskWriter {
     /// Writers hold it shared; the seal holds it alone.
     pub(super) gate: RwLock<()>,
     pub(super) sealed: AtomicBool,
+    pub(super) doubts: Doubts,
 }
 
 impl DiskWriter {
@@ -294,6 +296,7 @@ impl DiskWriter {
     /// A whole cluster as layer or parent has it, proved against its leaf.
     fn load_current(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
         self.touch(Region::of(cluster))?;
+        self.settle_doubts()?;
         let stated = self
             .known_leaves(Region::of(cluster), leaf_index(cluster), 1)?
             .first()
@@ -301,6 +304,10 @@ impl DiskWriter {
             .unwrap_or(UNKNOWN);
         match self.writer.get(cluster)? {
             Mapping::Unallocated => match &self.parent {
+                Some(parent) if stated == UNKNOWN => {
+                    let stated = parent.leaves.load_leaf(cluster)?;
+                    return parent.read_proved(cluster, &stated, buf);
+                }
                 Some(parent) => return parent.read_proved(cluster, &stated, buf),
                 None => {
                     buf.fill(0);

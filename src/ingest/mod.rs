@@ -20,6 +20,7 @@ mod commit;
 mod connection;
 pub mod copy;
 mod disk;
+mod doubt;
 mod finish;
 mod flush;
 mod gather;

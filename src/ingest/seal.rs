@@ -125,6 +125,7 @@ impl DiskWriter {
 
     /// Settles every touched region, on as many threads as there are processors.
     fn settle_regions(&self) -> Result<BTreeMap<Region, RegionFacts>> {
+        self.settle_doubts()?;
         let regions: Vec<Region> = self.touched().iter().copied().collect();
         let next = AtomicUsize::new(0);
         let facts = Mutex::new(BTreeMap::new());
@@ -175,10 +176,16 @@ impl DiskWriter {
         for index in 0..LEAVES_PER_REGION.min(usize_from_u64(clusters)) {
             let cluster = GuestCluster(region.first_cluster().0 + u64_from_usize(index));
             let mapping = self.writer.get(cluster)?;
+            let mut leaf = leaf_at(page, index);
             if mapping == Mapping::Unallocated {
+                if leaf == UNKNOWN {
+                    // A write of it failed before anything was mapped: it is the parent's.
+                    leaf = leaf_at(parent, index);
+                    changed.push((index, leaf));
+                    set_leaf(page, index, &leaf);
+                }
                 continue;
             }
-            let mut leaf = leaf_at(page, index);
             if leaf == UNKNOWN {
                 let mut bytes = vec![0; usize_from_u64(CLUSTER.size_bytes())];
                 self.read_held(mapping, &mut bytes)?;

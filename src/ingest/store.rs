@@ -45,6 +45,7 @@ impl DiskWriter {
         let chunks: Vec<&[u8]> = bytes.chunks(usize_from_u64(CLUSTER_BYTES)).collect();
         let leaves: Vec<Digest> = chunks.iter().map(|chunk| leaf_of(chunk)).collect();
         self.touch(region)?;
+        self.settle_doubts()?;
         let known = self.known_leaves(region, leaf_index(first), leaves.len())?;
         let mut fresh: Vec<Incoming<'_>> = Vec::new();
         let mut changed: Vec<(usize, Digest)> = Vec::new();
@@ -69,16 +70,22 @@ impl DiskWriter {
         if fresh.is_empty() {
             return Ok(());
         }
-        self.store(&fresh, bytes)?;
-        self.pages.with_page(
-            region.0,
-            |_| Ok(()),
-            |page| {
-                for (index, leaf) in &changed {
-                    set_leaf(page, *index, leaf);
-                }
-            },
-        )
+        let marked = self.store(&fresh, bytes).and_then(|()| {
+            self.pages.with_page(
+                region.0,
+                |_| Ok(()),
+                |page| {
+                    for (index, leaf) in &changed {
+                        set_leaf(page, *index, leaf);
+                    }
+                },
+            )
+        });
+        if marked.is_err() {
+            // Some may be stored, in place of what the page still names: what they hold now is not known.
+            self.mark_unknown_leaves(region, changed.iter().map(|(index, _)| *index));
+        }
+        marked
     }
 
     /// Stores changed clusters out of the door's `buffer`: neighbours that are new go to one contiguous place with
@@ -138,22 +145,25 @@ impl DiskWriter {
             self.writer
                 .write_data(HostOffset(host.0 + u64_from_usize(bytes.len())), &slack)?;
         }
-        for (n, item) in (0..).zip(run) {
-            self.writer.set(
-                item.cluster,
-                Mapping::Data(HostOffset(host.0 + n * CLUSTER_BYTES)),
-            )?;
-        }
+        let mut mapped = 0;
+        let result = run.iter().try_for_each(|item| {
+            let place = HostOffset(host.0 + u64::from(mapped) * CLUSTER_BYTES);
+            self.writer.set(item.cluster, Mapping::Data(place))?;
+            mapped += 1;
+            Ok(())
+        });
         self.counters
             .stored
-            .fetch_add(count * CLUSTER_BYTES, Ordering::Relaxed);
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.record(Record::Data {
-            cluster: first.cluster.0,
-            count,
-            host: host.0,
-        });
-        Ok(())
+            .fetch_add(u64::from(mapped) * CLUSTER_BYTES, Ordering::Relaxed);
+        // Also when it stopped half-way: what is written there later goes to the same place, and has no record of its own.
+        if mapped > 0 {
+            self.record(Record::Data {
+                cluster: first.cluster.0,
+                count: mapped,
+                host: host.0,
+            });
+        }
+        result
     }
 
     fn store_zero(&self, item: &Incoming<'_>) -> Result<()> {

@@ -87,23 +87,31 @@ impl DiskWriter {
             return Ok(());
         }
         self.touch(region)?;
+        self.settle_doubts()?;
         let from = leaf_index(GuestCluster(first));
         let count = usize_from_u64(end - first);
         let known = self.known_leaves(region, from, count)?;
         let zero = zero_leaf();
-        for (cluster, known) in (first..end).zip(&known) {
-            if *known != zero {
-                self.set_zero(GuestCluster(cluster))?;
-            }
+        let zeroed = (first..end)
+            .zip(&known)
+            .filter(|(_, known)| **known != zero)
+            .try_for_each(|(cluster, _)| self.set_zero(GuestCluster(cluster)));
+        let indices = from..(from + count).min(LEAVES_PER_REGION);
+        let marked = zeroed.and_then(|()| {
+            self.pages.with_page(
+                region.0,
+                |_| Ok(()),
+                |page| {
+                    indices
+                        .clone()
+                        .for_each(|index| set_leaf(page, index, &zero))
+                },
+            )
+        });
+        if marked.is_err() {
+            self.mark_unknown_leaves(region, indices);
         }
-        self.pages.with_page(
-            region.0,
-            |_| Ok(()),
-            |page| {
-                (from..(from + count).min(LEAVES_PER_REGION))
-                    .for_each(|index| set_leaf(page, index, &zero))
-            },
-        )?;
+        marked?;
         self.gather.forget(first, end);
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::resume::resume_disk;
 use super::session::{Session, SessionState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::layout::VmKeys;
-use crate::repo::publish::Draft;
+use crate::repo::publish::{Draft, Published};
 use crate::repo::sidecar::index::PointEntry;
 use crate::types::{DiskName, PointName};
 
@@ -28,7 +28,8 @@ pub struct CommitRequest {
 }
 
 impl Session {
-    /// Seals every disk and publishes them as one restore point. When it fails, the session is open as before.
+    /// Seals every disk and publishes them as one restore point. When it fails, the session is open as before; but for
+    /// one failure: the point is in place and only its durability could not be had. The session is committed then.
     ///
     /// # Errors
     /// `InvalidInput` while a disk is neither finished nor declared, or has shrunk; `Busy` while somebody writes or
@@ -55,21 +56,25 @@ impl Session {
                 }
             }
         }
-        let result = self.commit_disks(request);
-        let next = match &result {
-            Ok(point) => SessionState::Committed(point.name.clone()),
+        let done = self.commit_disks(request);
+        let next = match &done {
+            Ok(point) => SessionState::Committed(point.entry.name.clone()),
             Err(_) => SessionState::Open,
         };
-        if result.is_err()
+        if done.is_err()
             && let Err(e) = self.reopen_sealed()
         {
             tracing::error!(error = %e.report(), "a session whose commit failed cannot go on; abort it");
         }
+        let result = done.and_then(|point| match point.unsure {
+            None => Ok(point.entry),
+            Some(e) => Err(e),
+        });
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = next;
         self.note_error(result)
     }
 
-    fn commit_disks(&self, request: &CommitRequest) -> Result<PointEntry> {
+    fn commit_disks(&self, request: &CommitRequest) -> Result<Published> {
         let named = |list: &[DiskName], disk: &DiskWriter| {
             list.iter().any(|n| n.folded() == disk.meta.name.folded())
         };

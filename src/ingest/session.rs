@@ -297,6 +297,11 @@ impl Session {
             let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
             disk.sealed.store(true, Ordering::SeqCst);
         }
-        self.engine.owner.remove_session(&self.vm(), &self.name())
+        let removed = self.engine.owner.remove_session(&self.vm(), &self.name());
+        if removed.is_err() {
+            // Some of it is left: it can be aborted again, and takes no writes.
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = SessionState::Open;
+        }
+        removed
     }
 }

@@ -307,7 +307,10 @@ impl Owner {
         self.repository
             .store()
             .put(&keys.vm()?, &encode(&vm)?, PutMode::Create)?;
-        self.catalog.replace(name, Some(&index))?;
+        if let Err(e) = self.catalog.replace(name, Some(&index)) {
+            // The VM is there; the catalog is an index that is brought up to date when it is next opened.
+            tracing::warn!(vm = %name, error = %e.report(), "the catalog could not take in the VM");
+        }
         let entry = Arc::new(Mutex::new(VmEntry { vm, index }));
         table.insert(name.folded(), Arc::clone(&entry));
         Ok(entry)

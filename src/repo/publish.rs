@@ -7,8 +7,9 @@
 //! 5. `index.json` is replaced, then the catalog; only then is success answered.
 //!
 //! # Invariants
-//! Before step 4 the session is whole (its sidecar and logs go along in the rename and are removed
-//! afterwards); after it the point is. A failure after step 4 is not a failure of the commit.
+//! Before the rename of step 4 the session is whole (its sidecar and logs go along in it and are removed
+//! afterwards); after it the point is. A failure after step 4 is not a failure of the commit. When the fsync of step 4 fails, the
+//! point is in place and stays: its layers must not be taken back, for it may be there after a crash. The caller is told.
 
 use std::sync::PoisonError;
 
@@ -40,6 +41,15 @@ pub struct Draft {
     pub parent: Option<PointParent>,
     /// All disks, sealed.
     pub disks: Vec<PointDisk>,
+}
+
+/// A point that is in place.
+#[derive(Debug)]
+pub struct Published {
+    /// The point in short.
+    pub entry: PointEntry,
+    /// Why it is not known whether it is durable: its directory has its name, but could not be synced.
+    pub unsure: Option<Error>,
 }
 
 /// Name of the crate's release in sidecars.
@@ -98,7 +108,7 @@ impl Owner {
     /// # Errors
     /// `AlreadyExists` (the name), `Stale` (the lock is not ours any more), `NoSpace`, `Io`: the session is still there
     /// and whole.
-    pub fn publish(&self, vm: &VmName, session: &PointName, draft: Draft) -> Result<PointEntry> {
+    pub fn publish(&self, vm: &VmName, session: &PointName, draft: Draft) -> Result<Published> {
         let entry = self.vm(vm)?;
         let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = VmKeys::new(vm)?;
@@ -134,8 +144,19 @@ impl Owner {
         };
         let bytes = encode(&point)?;
         stage.put(&dir.join(layout::POINT_FILE)?, &bytes, PutMode::Replace)?;
-        stage.publish_prefix(&dir, &keys.point(&name)?, layout::POINT_FILE)?;
-        stage.sync_prefix(&keys.points()?)?;
+        let place = keys.point(&name)?;
+        let renamed = stage
+            .publish_prefix(&dir, &place, layout::POINT_FILE)
+            .and_then(|()| stage.sync_prefix(&keys.points()?));
+        let unsure = match renamed {
+            Ok(()) => None,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(e),
+            // Where it cannot be seen whether the rename was done, it is taken for done: nothing is touched then.
+            Err(e) => match stage.list(&place) {
+                Err(seen) if seen.kind() == ErrorKind::NotFound => return Err(e),
+                _ => Some(e),
+            },
+        };
 
         // Committed. What fails from here on is repaired by the next owner, and readers see the point in `points/`.
         let short = PointEntry::of(&point, Digest::of(&bytes), serial);
@@ -151,7 +172,18 @@ impl Owner {
         if let Err(e) = remove_session_files(repository, vm, &name) {
             tracing::warn!(vm = %vm, point = %name, error = %e.report(), "files of the finished session are left over");
         }
-        Ok(short)
+        let unsure = unsure.map(|e| {
+            Error::new(
+                e.kind(),
+                format!("the point {vm}@{name} is in place, but could not be made durable"),
+            )
+            .caused_by(e)
+            .advise("look after the repository's disk; take another backup once it is sound")
+        });
+        Ok(Published {
+            entry: short,
+            unsure,
+        })
     }
 
     fn hash_attached(&self, dir: &crate::store::Key) -> Result<Vec<Attached>> {

@@ -3,7 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
 
+mod concurrent;
+mod fault;
+mod flip;
+mod large;
+mod model_chain;
 mod model_session;
 mod model_tree;
 mod recovery;
+mod proof;
 mod world;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use restorefs::block::ReadAt;
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::ManualClock;
+use restorefs::error::Result;
 use restorefs::ingest::{ChainSource, Engine};
 use restorefs::repo::sidecar::index::PointEntry;
-use restorefs::repo::{Owner, Repository};
+use restorefs::repo::{Owner, Repository, Slot};
 use restorefs::store::memory::MemoryStore;
+use restorefs::store::{Stage, Store};
 use restorefs::types::{DiskName, VmName};
 
 /// A repository and its owner; dropping the engine and opening again is a restart.
@@ -43,17 +45,8 @@ impl World {
     pub(crate) fn start(&mut self) {
         self.engine = None;
         let store = Arc::new(self.store.clone());
-        let repository = Arc::new(Repository::open_store(store.clone(), store).unwrap());
-        let owner = Owner::open(repository, self.clock.clone(), "test").unwrap();
-        let pool = Pool::new(PoolLimits {
-            layers: 8,
-            memory_bytes: 1 << 20,
-        });
-        self.engine = Some(Engine::with_budget(
-            Arc::new(owner),
-            pool,
-            self.memory_bytes,
-        ));
+        let engine = open_engine(store.clone(), store, &self.clock, self.memory_bytes);
+        self.engine = Some(engine.unwrap());
     }
 
     /// The present engine.
@@ -69,14 +62,32 @@ impl World {
         disk: &DiskName,
     ) -> restorefs::chain::Disk {
         let engine = self.engine();
-        let repository = engine.owner.repository();
-        let sidecar = repository.point(vm, point).unwrap();
-        let id = engine.owner.vm_snapshot(vm).unwrap().vm.vm_id;
-        let source = ChainSource::new(repository, vm, id, true);
-        source
-            .open_disk(&engine.pool, &sidecar.disk(disk).unwrap().layer)
-            .unwrap()
+        let sidecar = engine.owner.repository().point(vm, point).unwrap();
+        open_disk(engine, vm, &sidecar.disk(disk).unwrap().layer)
     }
+}
+
+/// A disk by its layer's slot.
+pub(crate) fn open_disk(engine: &Engine, vm: &VmName, layer: &Slot) -> restorefs::chain::Disk {
+    let id = engine.owner.vm_snapshot(vm).unwrap().vm.vm_id;
+    let source = ChainSource::new(engine.owner.repository(), vm, id, true);
+    source.open_disk(&engine.pool, layer).unwrap()
+}
+
+/// An engine over any store, as a new process makes it.
+pub(crate) fn open_engine(
+    store: Arc<dyn Store>,
+    stage: Arc<dyn Stage>,
+    clock: &Arc<ManualClock>,
+    memory_bytes: u64,
+) -> Result<Engine> {
+    let repository = Arc::new(Repository::open_store(store, stage)?);
+    let owner = Owner::open(repository, clock.clone(), "test")?;
+    let pool = Pool::new(PoolLimits {
+        layers: 8,
+        memory_bytes: 1 << 20,
+    });
+    Ok(Engine::with_budget(Arc::new(owner), pool, memory_bytes))
 }
 
 /// All bytes of an object.

@@ -6,11 +6,15 @@
     reason = "a test stops at the first surprise and says what it skips"
 )]
 
+mod deep;
 mod device;
 mod disk;
 mod guest_ext;
 mod guest_image;
 mod guest_partition;
 mod guest_walk;
+mod history;
+mod opinion;
 mod qcow2;
+mod repository;
 mod tool;

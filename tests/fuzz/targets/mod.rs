@@ -1,0 +1,24 @@
+//! What is fuzzed: each target is a function over any bytes, which must come back, soon and without a panic.
+
+mod ext;
+mod gpt_mbr;
+mod nbd_proto;
+mod qcow2_check;
+mod qcow2_read;
+mod sidecar;
+mod sparse;
+mod sums;
+
+/// A target's name (that of its corpus) and its function.
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub(crate) const TARGETS: [Target; 7] = [
+    ("ext", ext::run),
+    ("gpt_mbr", gpt_mbr::run),
+    ("nbd_proto", nbd_proto::run),
+    ("qcow2_check", qcow2_check::run),
+    ("qcow2_read", qcow2_read::run),
+    ("sidecar", sidecar::run),
+    ("sums", sums::run),
+];

@@ -1,0 +1,37 @@
+//! A JSON sidecar of any bytes, behind one byte that says which.
+
+use restorefs::repo::format::Format;
+use restorefs::repo::sidecar::index::Index;
+use restorefs::repo::sidecar::point::Point;
+use restorefs::repo::sidecar::session::Session;
+use restorefs::repo::sidecar::state::State;
+use restorefs::repo::sidecar::vm::Vm;
+use restorefs::repo::sidecar::{Sidecar, encode, parse};
+
+/// What can be read can be written, and reads the same again.
+fn both_ways<T: Sidecar>(data: &[u8]) {
+    let Ok(sidecar) = parse::<T>(data) else {
+        return;
+    };
+    let Ok(once) = encode(&sidecar) else { return };
+    let again = parse::<T>(&once).and_then(|sidecar| encode(&sidecar));
+    assert!(
+        again.is_ok_and(|twice| twice == once),
+        "it does not read back"
+    );
+}
+
+/// Parses the bytes behind the first.
+pub(crate) fn run(data: &[u8]) {
+    let Some((which, data)) = data.split_first() else {
+        return;
+    };
+    match which {
+        b'f' => both_ways::<Format>(data),
+        b'i' => both_ways::<Index>(data),
+        b'p' => both_ways::<Point>(data),
+        b's' => both_ways::<Session>(data),
+        b't' => both_ways::<State>(data),
+        _ => both_ways::<Vm>(data),
+    }
+}

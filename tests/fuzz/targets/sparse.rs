@@ -1,0 +1,23 @@
+//! A disk in few bytes: a sequence of sectors, each a number (u32, little-endian) and 512 bytes. The rest is zero.
+
+use std::sync::Arc;
+
+use restorefs::block::{MemoryDisk, ReadAt, WriteAt};
+
+/// Bytes of the disk.
+pub(crate) const SIZE_BYTES: u64 = 4 << 20;
+
+/// The disk that `data` describes; what does not fit is left out.
+pub(crate) fn disk(data: &[u8]) -> Arc<dyn ReadAt> {
+    let disk = MemoryDisk::sparse(SIZE_BYTES);
+    for record in data.chunks_exact(516) {
+        let Some((number, sector)) = record.split_first_chunk::<4>() else {
+            continue;
+        };
+        let at = u64::from(u32::from_le_bytes(*number)) * 512;
+        if at + 512 <= SIZE_BYTES {
+            let _ = disk.write_at(at, sector);
+        }
+    }
+    Arc::new(disk)
+}

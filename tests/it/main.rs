@@ -10,6 +10,6 @@ mod large;
 mod model_chain;
 mod model_session;
 mod model_tree;
-mod recovery;
 mod proof;
+mod recovery;
 mod world;

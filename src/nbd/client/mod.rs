@@ -10,6 +10,7 @@
 //! one cache (CAN_MULTI_CONN), else on one; each connection has many requests in flight. One `read_at` of many MiB
 //! is several requests at once.
 
+mod buffer;
 mod handshake;
 mod link;
 mod pending;
@@ -20,6 +21,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use buffer::Buffers;
 use handshake::Facts;
 use link::{Link, Ticket};
 use pending::{Answer, Extents, Want};
@@ -55,6 +57,7 @@ pub struct Client {
     /// Held while a further connection is made.
     opening: Mutex<()>,
     window: Mutex<Window>,
+    buffers: Buffers,
     /// Counts writes, so that no window outlives one.
     generation: AtomicU64,
     /// The server failed to say what is allocated: it is not asked again.
@@ -118,6 +121,7 @@ impl Client {
             links: Mutex::new(vec![link]),
             opening: Mutex::new(()),
             window: Mutex::default(),
+            buffers: Buffers::default(),
             generation: AtomicU64::new(0),
             is_blind: AtomicBool::new(facts.context.is_none()),
             merging: Mutex::new(()),
@@ -263,7 +267,7 @@ impl Client {
                 let stop = self.round_up((next + self.piece_bytes()).min(end));
                 let want = Want::Bytes {
                     offset: next,
-                    buffer: vec![0; usize_from_u64(stop - next)],
+                    buffer: self.buffers.take(usize_from_u64(stop - next)),
                     filled: Vec::new(),
                 };
                 let flight = self.send(Command::Read, next, stop - next, &[], want)?;
@@ -282,6 +286,7 @@ impl Client {
             if let (Some(source), Some(target)) = (source, target) {
                 target.copy_from_slice(source);
             }
+            self.buffers.give(bytes);
         }
     }
 

@@ -435,6 +435,7 @@ pub(super) fn assemble(
         counters: super::disk::Counters::default(),
         gate: RwLock::new(()),
         sealed: AtomicBool::new(false),
+        is_unsure: AtomicBool::new(false),
         doubts: super::doubt::Doubts::default(),
     })
 }

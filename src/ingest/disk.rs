@@ -73,6 +73,9 @@ pub struct DiskWriter {
     /// Writers hold it shared; the seal holds it alone.
     pub(super) gate: RwLock<()>,
     pub(super) sealed: AtomicBool,
+    /// An fsync of the layer has failed. The kernel may call the lost pages clean afterwards, so that a later fsync would
+    /// succeed over them: nothing of this disk can be answered as durable any more.
+    pub(super) is_unsure: AtomicBool,
     pub(super) doubts: Doubts,
 }
 
@@ -119,6 +122,26 @@ impl DiskWriter {
         self.record(Record::State { finished });
     }
 
+    /// Whether an fsync has failed, so that only an abort is left.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        self.is_unsure.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn check_durable(&self) -> Result<()> {
+        if !self.is_unsure() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Io,
+            format!(
+                "an fsync of disk {} has failed, what was written may be lost",
+                self.meta.name
+            ),
+        )
+        .advise("look at the repository's filesystem, abort the session and begin anew"))
+    }
+
     /// Connections that are writing now.
     #[must_use]
     pub fn writers(&self) -> u64 {
@@ -140,6 +163,7 @@ impl DiskWriter {
                 format!("disk {} is sealed and takes no more writes", self.meta.name),
             ));
         }
+        self.check_durable()?;
         Ok(guard)
     }
 

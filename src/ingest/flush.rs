@@ -22,6 +22,7 @@ impl DiskWriter {
 
     /// [`DiskWriter::flush`] for one who holds the gate.
     pub(super) fn flush_gated(&self) -> Result<()> {
+        self.check_durable()?;
         for cluster in self.gather.clusters() {
             self.complete(cluster)?;
         }
@@ -29,7 +30,11 @@ impl DiskWriter {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let taken =
             std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        let done = self.writer.flush().and_then(|()| {
+        let synced = self.writer.flush();
+        if synced.is_err() {
+            self.is_unsure.store(true, Ordering::SeqCst);
+        }
+        let done = synced.and_then(|()| {
             if taken.is_empty() {
                 Ok(())
             } else {

@@ -256,6 +256,7 @@ fn fio_reads_back_what_it_wrote() {
             "--verify=crc32c",
             "--do_verify=1",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--randrepeat=1",
         ],
     );

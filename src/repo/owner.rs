@@ -34,6 +34,7 @@ pub struct Owner {
     lock: Arc<dyn Lock>,
     vms: Mutex<HashMap<String, Arc<Mutex<VmEntry>>>>,
     serial_high: AtomicU32,
+    #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
     heart: Heart,
 }
 
@@ -209,15 +210,6 @@ impl Owner {
     /// `Stale` when it is not: nothing may be written any more.
     pub fn verify_lock(&self) -> Result<()> {
         self.lock.verify()
-    }
-
-    /// Whether the heartbeat still runs (for diagnosis).
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        self.heart
-            .thread
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<VmEntry>>>> {
@@ -400,17 +392,6 @@ impl Owner {
     /// `Io`: what is left is removed by the next owner.
     pub fn discard_session(&self, session: &Session) -> Result<()> {
         cleanup::remove_files(&self.repository, session)
-    }
-
-    /// Rewrites a session's sidecar.
-    ///
-    /// # Errors
-    /// `NoSpace`, `Io`.
-    pub fn update_session(&self, session: &Session) -> Result<()> {
-        let key = VmKeys::new(&session.vm)?.session_file(&session.name)?;
-        self.repository
-            .stage()
-            .put(&key, &encode(session)?, PutMode::Replace)
     }
 
     /// Removes a session with its unpublished layers. Its space is free afterwards.

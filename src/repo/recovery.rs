@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::cleanup::{remove_session, remove_session_files};
 use super::entry::VmEntry;
-use super::layout::{self, SESSION_FILE, VmKeys};
+use super::layout::{self, VmKeys};
 
 use super::repository::Repository;
 use super::sidecar::index::Index;
@@ -239,17 +239,4 @@ pub(super) fn empty_trash(repository: &Repository, now: Timestamp) -> Result<()>
         }
     }
     Ok(())
-}
-
-/// Whether the directory of a point still has the files of its session (for tests of recovery).
-///
-/// # Errors
-/// `Io`.
-pub fn has_session_files(repository: &Repository, vm: &VmName, point: &PointName) -> Result<bool> {
-    let dir = VmKeys::new(vm)?.point(point)?;
-    Ok(repository
-        .store()
-        .list(&dir)?
-        .iter()
-        .any(|e| e.name == SESSION_FILE))
 }

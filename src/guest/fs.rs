@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Inode number within one volume; what the format itself uses (ext: root is 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,13 +110,37 @@ pub struct FsInfo {
     pub notes: Vec<String>,
 }
 
+/// Which tree of a filesystem that has several (btrfs: mount options `subvol=` and `subvolid=`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subvolume {
+    /// The one that a mount without options shows.
+    Default,
+    /// By its path below the top level.
+    Path(Vec<u8>),
+    /// By its number.
+    Id(u64),
+}
+
 /// A read-only view of one guest filesystem. Calls may come from many threads.
 pub trait GuestFs: Send + Sync {
     /// What the filesystem says of itself.
     fn info(&self) -> &FsInfo;
 
-    /// The root directory's inode.
+    /// The root directory's inode: of everything that is on the volume (btrfs: of the top level).
     fn root(&self) -> GuestIno;
+
+    /// The root directory of a subvolume; formats without have only the default one, which is [`GuestFs::root`].
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of that name; as [`GuestFs::attributes`].
+    fn subvolume(&self, which: &Subvolume) -> Result<GuestIno> {
+        match which {
+            Subvolume::Default => Ok(self.root()),
+            Subvolume::Path(_) | Subvolume::Id(_) => {
+                Err(Error::not_found("this format has no subvolumes"))
+            }
+        }
+    }
 
     /// Attributes of an inode.
     ///
@@ -139,7 +163,7 @@ pub trait GuestFs: Send + Sync {
             .iter()
             .find(|entry| entry.name == name)
             .map(|entry| entry.ino)
-            .ok_or_else(|| crate::error::Error::not_found("no such file or directory in the guest"))
+            .ok_or_else(|| Error::not_found("no such file or directory in the guest"))
     }
 
     /// Target of a symlink, verbatim.
@@ -181,5 +205,5 @@ pub enum VolumeState {
     Damaged(String),
 }
 
-/// Opens the filesystem on a volume, or says why not.
-pub type OpenFs = fn(Arc<dyn ReadAt>) -> Result<Box<dyn GuestFs>>;
+/// Opens the filesystem on a volume, or says why not. Most formats use the first device only; btrfs may span several.
+pub type OpenFs = fn(&[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>>;

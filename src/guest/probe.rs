@@ -243,9 +243,13 @@ pub fn probe(volume: &dyn ReadAt) -> Result<Option<Content>> {
 /// Readers by format.
 const READERS: [(&str, OpenFs); 1] = [("ext", ext::open)];
 
-/// Opens the filesystem on a volume, or says why there is none to read. Never fails: damage is a state.
+/// Opens the filesystem on a volume, given with the other devices that it spans, or says why there is none to read. Never fails:
+/// damage is a state.
 #[must_use]
-pub fn open_fs(volume: &Arc<dyn ReadAt>) -> (VolumeState, Option<Box<dyn GuestFs>>) {
+pub fn open_fs(devices: &[Arc<dyn ReadAt>]) -> (VolumeState, Option<Box<dyn GuestFs>>) {
+    let Some(volume) = devices.first() else {
+        return (VolumeState::NoFilesystem, None);
+    };
     let content = match probe(volume) {
         Ok(Some(content)) => content,
         Ok(None) => return (VolumeState::NoFilesystem, None),
@@ -257,7 +261,7 @@ pub fn open_fs(volume: &Arc<dyn ReadAt>) -> (VolumeState, Option<Box<dyn GuestFs
     ) {
         (Class::Swap | Class::Container, _) => (VolumeState::NoFilesystem, None),
         (Class::Filesystem, None) => (VolumeState::Unsupported(content.format.to_owned()), None),
-        (Class::Filesystem, Some((_, open))) => match open(Arc::clone(volume)) {
+        (Class::Filesystem, Some((_, open))) => match open(devices) {
             Ok(fs) => (VolumeState::Readable, Some(fs)),
             Err(error)
                 if matches!(
@@ -322,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_opened_says_why() {
-        let state = |disk: Arc<dyn ReadAt>| open_fs(&disk).0;
+        let state = |disk: Arc<dyn ReadAt>| open_fs(&[disk]).0;
         assert_eq!(
             state(Arc::new(with(0, b"hsqs"))),
             VolumeState::Unsupported("squashfs".to_owned())

@@ -16,6 +16,8 @@ pub struct Volume {
     pub path: String,
     /// Where its bytes are; sources are the numbers that [`scan_disk`] was given.
     pub map: RunMap<usize>,
+    /// Where the other devices are that its filesystem spans (btrfs).
+    pub members: Vec<RunMap<usize>>,
     /// Type of the partition: its name, else its id.
     pub type_name: Option<String>,
     /// Name of the partition in its table.
@@ -45,6 +47,18 @@ impl Volume {
     pub fn reader(&self, sources: &[Arc<dyn ReadAt>]) -> Arc<dyn ReadAt> {
         Arc::new(RunReader::new(self.map.clone(), sources.to_vec(), None))
     }
+
+    /// All devices that its filesystem spans, itself first.
+    #[must_use]
+    pub fn devices(&self, sources: &[Arc<dyn ReadAt>]) -> Vec<Arc<dyn ReadAt>> {
+        let member = |map: &RunMap<usize>| -> Arc<dyn ReadAt> {
+            Arc::new(RunReader::new(map.clone(), sources.to_vec(), None))
+        };
+        std::iter::once(&self.map)
+            .chain(&self.members)
+            .map(member)
+            .collect()
+    }
 }
 
 /// Finds the volumes of the disk `name`, whose number in their maps is `source`, and opens each to see its state. A
@@ -61,6 +75,7 @@ pub fn scan_disk(name: &str, source: usize, disk: &Arc<dyn ReadAt>) -> Result<Sc
             let volume = Volume {
                 path: format!("{name}/raw"),
                 map: whole,
+                members: Vec::new(),
                 type_name: None,
                 part_label: None,
                 part_uuid: None,
@@ -98,6 +113,7 @@ pub fn scan_disk(name: &str, source: usize, disk: &Arc<dyn ReadAt>) -> Result<Sc
             Kind::Extended | Kind::Reserved => Volume {
                 path: format!("{name}/part/{}", part.number),
                 map: part.map,
+                members: Vec::new(),
                 type_name: None,
                 part_label: None,
                 part_uuid: None,
@@ -124,7 +140,7 @@ fn open(
     reader: &Arc<dyn ReadAt>,
     damage: Option<String>,
 ) -> Volume {
-    let (state, fs) = open_fs(reader);
+    let (state, fs) = open_fs(std::slice::from_ref(reader));
     let state = match (damage, state) {
         // A filesystem that opens in what is there is shown; otherwise the table's damage is the better answer.
         (Some(damage), state) if state != VolumeState::Readable => VolumeState::Damaged(damage),
@@ -133,6 +149,7 @@ fn open(
     Volume {
         path,
         map,
+        members: Vec::new(),
         type_name: None,
         part_label: None,
         part_uuid: None,

@@ -242,7 +242,7 @@ impl Scanner {
         self.filesystems.get_or(
             key,
             |_| true,
-            || match probe::open_fs(&self.raw(point, volume)) {
+            || match probe::open_fs(&volume.devices(&self.disks.all(point))) {
                 (VolumeState::Readable, Some(fs)) => Ok(fs.into()),
                 (VolumeState::Unsupported(what), _) => {
                     Err(Error::unsupported(what).at_path(place()))

@@ -26,7 +26,7 @@ fn check(mkfs: &str, options: &[&str], block_bytes: u64) -> Option<Counts> {
     fill(Mount::new(&image, "rw")?.path(), block_bytes);
     let mount = Mount::new(&image, "ro")?;
     let volume = volume(&image);
-    let fs = ext::open(Arc::clone(&volume)).unwrap();
+    let fs = ext::open(std::slice::from_ref(&volume)).unwrap();
     assert!(fs.info().notes.is_empty(), "{:?}", fs.info().notes);
     assert!(check_guest_fs(&*fs, &volume) > 2000);
     Some(compare(fs, &volume, mount.path()))
@@ -94,7 +94,7 @@ fn check_dirty(mode: &str) -> Option<Counts> {
     }
     let mount = Mount::new(&theirs, "rw")?;
     let volume = volume(&ours);
-    let fs = ext::open(Arc::clone(&volume)).unwrap();
+    let fs = ext::open(std::slice::from_ref(&volume)).unwrap();
     let notes = fs.info().notes.join("; ");
     assert!(notes.contains("journal was replayed"), "{notes:?}");
     Some(compare(fs, &volume, mount.path()))
@@ -191,7 +191,7 @@ fn check_hostile(mkfs: &str, options: &[&str], rounds: u64) {
         let (done, wait) = mpsc::channel();
         let volume: Arc<dyn ReadAt> = Arc::new(damaged);
         let walker = std::thread::spawn(move || {
-            if let Ok(fs) = ext::open(Arc::clone(&volume)) {
+            if let Ok(fs) = ext::open(std::slice::from_ref(&volume)) {
                 walk(&fs.into(), &volume);
             }
             let _ = done.send(());
@@ -231,7 +231,7 @@ fn a_circular_extent_tree_is_damage() {
         ))
     };
     let bytes = std::fs::read(&image).unwrap();
-    let sound = ext::open(Arc::new(MemoryDisk::from_bytes(&bytes))).unwrap();
+    let sound = ext::open(&[Arc::new(MemoryDisk::from_bytes(&bytes))]).unwrap();
     assert!(sound.runs(ino).unwrap().runs().len() > 500);
     // Leaves of the tree begin with the magic F30A, entries, maximum, and depth 0; make one say that it is an inner node of itself.
     let leaf = (0..bytes.len() / 4096)
@@ -254,7 +254,7 @@ fn a_circular_extent_tree_is_damage() {
         node.extend([0; 4]);
     }
     disk.write_at(at, &node).unwrap();
-    let fs = ext::open(Arc::new(disk)).unwrap();
+    let fs = ext::open(&[Arc::new(disk)]).unwrap();
     assert_eq!(fs.runs(ino).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
@@ -271,6 +271,6 @@ fn a_filesystem_of_too_many_groups_is_refused() {
     for (at, value) in [(4u64, 0u32), (32, 256), (0x150, 16)] {
         disk.write_at(1024 + at, &value.to_le_bytes()).unwrap();
     }
-    let error = ext::open(Arc::new(disk)).map(drop).unwrap_err();
+    let error = ext::open(&[Arc::new(disk)]).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error:?}");
 }

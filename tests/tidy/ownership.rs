@@ -3,7 +3,7 @@
 use crate::source::{Source, Violation, words};
 
 /// Crate, where it may be named, and why.
-const OWNERS: [(&str, &[&str], &str); 10] = [
+const OWNERS: [(&str, &[&str], &str); 16] = [
     ("fuser", &["src/fuse/"], "the tree knows no FUSE"),
     ("redb", &["src/repo/"], "the catalog is one module's secret"),
     (
@@ -22,19 +22,49 @@ const OWNERS: [(&str, &[&str], &str); 10] = [
         "progress bars are the command line's",
     ),
     (
-        "disk_partitions",
-        &["src/guest/"],
-        "young crate, behind our own trait",
-    ),
-    (
-        "mbrman",
-        &["src/guest/"],
-        "young crate, behind our own trait",
-    ),
-    (
         "fs_ext4",
         &["src/guest/ext/"],
         "young crate, behind our own trait",
+    ),
+    (
+        "fs_xfs",
+        &["src/guest/xfs/"],
+        "young crate, behind our own trait",
+    ),
+    (
+        "fs_btrfs",
+        &["src/guest/btrfs/"],
+        "young crate, behind our own trait",
+    ),
+    (
+        "hadris_fat",
+        &["src/guest/fat/"],
+        "young crate, behind our own trait",
+    ),
+    (
+        "landlock",
+        &["src/sys/"],
+        "what a process may do is set in one place",
+    ),
+    (
+        "seccompiler",
+        &["src/sys/"],
+        "what a process may do is set in one place",
+    ),
+    (
+        "postcard",
+        &["src/guest/worker/"],
+        "only readers in other processes are spoken to in it",
+    ),
+    (
+        "tar",
+        &["src/tree/archive/"],
+        "archives are written in one place",
+    ),
+    (
+        "zip",
+        &["src/tree/archive/"],
+        "archives are written in one place",
     ),
     (
         "fs_core",

@@ -71,8 +71,9 @@ struct ExtFs {
 ///
 /// # Errors
 /// `Unsupported` naming the feature; `LimitExceeded`; `Corrupt`; `Io`.
-pub fn open(volume: Arc<dyn ReadAt>) -> Result<Box<dyn GuestFs>> {
-    let cached = Arc::new(PageCache::new(volume, CACHE_BYTES));
+pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
+    let volume = devices.first().ok_or_else(|| Error::invalid("no device"))?;
+    let cached = Arc::new(PageCache::new(Arc::clone(volume), CACHE_BYTES));
     let (fs, replayed) = guard(|| {
         let device = Arc::new(Device(cached));
         let superblock = Superblock::read(&*device).map_err(translate)?;

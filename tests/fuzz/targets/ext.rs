@@ -37,7 +37,7 @@ fn look(fs: &dyn GuestFs, ino: GuestIno, todo: &mut Vec<GuestIno>) {
 /// Opens the filesystem and walks it.
 pub(crate) fn run(data: &[u8]) {
     let volume = sparse::disk(data);
-    let (_, Some(fs)) = open_fs(&volume) else {
+    let (_, Some(fs)) = open_fs(&[volume]) else {
         return;
     };
     let mut todo = vec![fs.root()];

@@ -16,4 +16,5 @@ mod lvm;
 pub mod memory;
 pub mod partition;
 pub mod probe;
+pub mod system;
 pub mod volume;

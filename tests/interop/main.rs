@@ -13,6 +13,7 @@ mod guest_ext;
 mod guest_image;
 mod guest_lvm;
 mod guest_lvm_active;
+mod guest_lvm_layout;
 mod guest_partition;
 mod guest_walk;
 mod history;

@@ -9,7 +9,7 @@
     clippy::as_conversions
 )]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,10 +19,13 @@ use super::{raid, store, thin};
 use crate::block::ReadAt;
 use crate::block::run::{Run, RunMap, RunReader, Target};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::guest::cache::PageCache;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: volumes within volumes (LVM itself stacks up to 6: a snapshot of thin over RAID).
 const DEPTH_MAX: u32 = 8;
+/// LIMIT: bytes kept of metadata that is read (a thin pool's tree, a snapshot's exceptions).
+const CACHE_BYTES: u64 = 4 << 20;
 /// LIMIT: runs built for one group (ours; 40 bytes each): a striped volume has one for each stripe.
 const RUNS_MAX: u64 = 4_000_000;
 
@@ -35,6 +38,8 @@ pub(crate) struct Resolver<'a> {
     devices: &'a BTreeMap<String, Arc<Map>>,
     sources: &'a [Arc<dyn ReadAt>],
     runs_left: Cell<u64>,
+    /// Volumes that are done: many thin ones lie on one pool.
+    known: RefCell<BTreeMap<String, Arc<Map>>>,
 }
 
 /// A map that is being built.
@@ -113,6 +118,7 @@ impl<'a> Resolver<'a> {
             devices,
             sources,
             runs_left: Cell::new(RUNS_MAX),
+            known: RefCell::new(BTreeMap::new()),
         }
     }
 
@@ -120,9 +126,9 @@ impl<'a> Resolver<'a> {
     ///
     /// # Errors
     /// `Corrupt`, also when a physical volume is missing; `Unsupported` naming the segment type; `LimitExceeded`; `Io`.
-    pub(crate) fn map(&self, name: &str, notes: &mut Vec<String>) -> Result<Map> {
+    pub(crate) fn map(&self, name: &str, notes: &mut Vec<String>) -> Result<Arc<Map>> {
         match self.group.snapshot(name) {
-            Some(segment) => self.snapshot(segment, DEPTH_MAX, notes),
+            Some(segment) => self.snapshot(segment, DEPTH_MAX, notes).map(Arc::new),
             None => self.volume(name, DEPTH_MAX, notes),
         }
     }
@@ -135,15 +141,19 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn reader(&self, map: Map) -> RunReader {
-        RunReader::new(map, self.sources.to_vec(), None)
+    fn reader(&self, map: Arc<Map>) -> PageCache {
+        let reader = RunReader::new(map, self.sources.to_vec(), None);
+        PageCache::new(Arc::new(reader), CACHE_BYTES)
     }
 
     fn bytes(&self, extents: u64) -> Result<u64> {
         whole(extents.checked_mul(self.group.extent_bytes))
     }
 
-    fn volume(&self, name: &str, depth: u32, notes: &mut Vec<String>) -> Result<Map> {
+    fn volume(&self, name: &str, depth: u32, notes: &mut Vec<String>) -> Result<Arc<Map>> {
+        if let Some(known) = self.known.borrow().get(name) {
+            return Ok(Arc::clone(known));
+        }
         let depth = depth.checked_sub(1).ok_or_else(|| {
             Error::corrupt(
                 "LVM volumes",
@@ -157,7 +167,11 @@ impl<'a> Resolver<'a> {
         for segment in self.group.segments(name)? {
             self.segment(&mut out, segment, depth, notes)?;
         }
-        out.finish()
+        let map = Arc::new(out.finish()?);
+        self.known
+            .borrow_mut()
+            .insert(name.to_owned(), Arc::clone(&map));
+        Ok(map)
     }
 
     fn physical(&self, area: &Area) -> Result<Option<(Arc<Map>, u64)>> {
@@ -182,7 +196,7 @@ impl<'a> Resolver<'a> {
             return Ok(found);
         }
         let map = self.volume(&area.name, depth, notes)?;
-        Ok((Arc::new(map), self.bytes(area.extent)?))
+        Ok((map, self.bytes(area.extent)?))
     }
 
     fn segment(
@@ -210,7 +224,7 @@ impl<'a> Resolver<'a> {
             } => {
                 let maps = images
                     .iter()
-                    .map(|image| Ok((Arc::new(self.volume(&image.data, depth, notes)?), 0)))
+                    .map(|image| Ok((self.volume(&image.data, depth, notes)?, 0)))
                     .collect::<Result<Vec<_>>>()?;
                 striped(out, &maps, *stripe_bytes, length)
             }
@@ -229,7 +243,7 @@ impl<'a> Resolver<'a> {
                 };
                 let legs = raid::order(images, state, notes).into_iter().map(|image| {
                     let map = self.volume(&image.data, depth, &mut Vec::new());
-                    (image.data.clone(), map.map(|map| (Arc::new(map), 0)))
+                    (image.data.clone(), map.map(|map| (map, 0)))
                 });
                 let (map, offset) = first_leg(legs, "raid1", notes)?;
                 out.copy(&map, offset, length)
@@ -314,13 +328,13 @@ impl<'a> Resolver<'a> {
         charge(&self.runs_left, metadata.nodes_read())?;
         for piece in pieces {
             let start = whole(piece.chunk.checked_mul(chunk_bytes))?;
-            Self::beneath(out, origin.as_ref(), done, start.saturating_sub(done))?;
+            Self::beneath(out, origin.as_deref(), done, start.saturating_sub(done))?;
             let bytes = whole(piece.chunks.checked_mul(chunk_bytes))?;
             let bytes = bytes.min(length.saturating_sub(start));
             out.copy(&data, whole(piece.at.checked_mul(chunk_bytes))?, bytes)?;
             done = start.saturating_add(bytes);
         }
-        Self::beneath(out, origin.as_ref(), done, length.saturating_sub(done))
+        Self::beneath(out, origin.as_deref(), done, length.saturating_sub(done))
     }
 
     /// A thick snapshot: the origin, but for the chunks that were saved.
@@ -342,7 +356,7 @@ impl<'a> Resolver<'a> {
         let origin = self.volume(origin, depth, notes)?;
         let length = self.bytes(segment.extents)?.min(origin.size_bytes());
         let store = self.volume(store, depth, notes)?;
-        let exceptions = store::load(&self.reader(store.clone()))
+        let exceptions = store::load(&self.reader(Arc::clone(&store)))
             .or_io("the snapshot's store cannot be read")?;
         charge(&self.runs_left, u64_from_usize(exceptions.chunks.len()))?;
         let mut out = self.builder();

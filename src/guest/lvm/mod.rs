@@ -19,6 +19,8 @@ mod map;
 mod raid;
 mod segment;
 mod store;
+#[cfg(test)]
+mod tests;
 mod thin;
 
 pub(crate) use group::{Group, Logical};

@@ -230,7 +230,7 @@ impl Scanner<'_> {
         };
         match map {
             Ok(map) => {
-                device.map = Arc::new(map);
+                device.map = map;
                 if Group::is_pool(lv) {
                     let role = "a thin pool; its volumes are listed by themselves".to_owned();
                     self.add(device, None, Known::Member(role));

@@ -10,6 +10,7 @@
 mod follow;
 mod guest;
 mod lookup_readdir;
+mod lvm;
 mod mount_lifecycle;
 mod owner;
 mod pitfalls;

@@ -9,6 +9,7 @@
 mod deep;
 mod device;
 mod disk;
+mod guest_btrfs_devices;
 mod guest_ext;
 mod guest_image;
 mod guest_lvm;

@@ -26,10 +26,50 @@ use crate::types::width::u64_from_usize;
 const DEPTH_MAX: u32 = 8;
 /// LIMIT: bytes kept of metadata that is read (a thin pool's tree, a snapshot's exceptions).
 const CACHE_BYTES: u64 = 4 << 20;
-/// LIMIT: runs built for one group (ours; 40 bytes each): a striped volume has one for each stripe.
+/// LIMIT: runs of all volumes of a point (ours; 40 bytes each): a striped volume has one for each stripe.
 const RUNS_MAX: u64 = 4_000_000;
+/// LIMIT: runs made and nodes read in all, those of volumes that came to nothing included.
+const WORK_MAX: u64 = 16_000_000;
+
+/// What looking at one more volume counts for, in runs.
+const VOLUME_WORK: u64 = 32;
 
 type Map = RunMap<usize>;
+
+/// What may still be done for a point.
+pub(crate) struct Budget {
+    runs: Cell<u64>,
+    work: Cell<u64>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            runs: Cell::new(RUNS_MAX),
+            work: Cell::new(WORK_MAX),
+        }
+    }
+}
+
+impl Budget {
+    fn take(left: &Cell<u64>, cost: u64) -> Result<()> {
+        let rest = left.get().checked_sub(cost).ok_or_else(|| {
+            let what = format!("LVM volumes in more than {RUNS_MAX} pieces");
+            Error::new(ErrorKind::LimitExceeded, what)
+        })?;
+        left.set(rest);
+        Ok(())
+    }
+
+    fn run(&self) -> Result<()> {
+        Self::take(&self.runs, 1)?;
+        self.work(1)
+    }
+
+    fn work(&self, cost: u64) -> Result<()> {
+        Self::take(&self.work, cost)
+    }
+}
 
 /// A group whose physical volumes have been looked for.
 pub(crate) struct Resolver<'a> {
@@ -37,7 +77,7 @@ pub(crate) struct Resolver<'a> {
     /// By identifier.
     devices: &'a BTreeMap<String, Arc<Map>>,
     sources: &'a [Arc<dyn ReadAt>],
-    runs_left: Cell<u64>,
+    budget: &'a Budget,
     /// Volumes that are done: many thin ones lie on one pool.
     known: RefCell<BTreeMap<String, Arc<Map>>>,
 }
@@ -46,22 +86,12 @@ pub(crate) struct Resolver<'a> {
 struct Builder<'a> {
     runs: Vec<Run<usize>>,
     end: u64,
-    left: &'a Cell<u64>,
-}
-
-/// Takes from what may still be done for one group.
-fn charge(left: &Cell<u64>, cost: u64) -> Result<()> {
-    let rest = left.get().checked_sub(cost).ok_or_else(|| {
-        let what = format!("LVM volumes in more than {RUNS_MAX} pieces");
-        Error::new(ErrorKind::LimitExceeded, what)
-    })?;
-    left.set(rest);
-    Ok(())
+    budget: &'a Budget,
 }
 
 impl Builder<'_> {
     fn push(&mut self, length_bytes: u64, target: Target<usize>) -> Result<()> {
-        charge(self.left, 1)?;
+        self.budget.run()?;
         let start = self.end;
         self.end = start
             .checked_add(length_bytes)
@@ -112,12 +142,13 @@ impl<'a> Resolver<'a> {
         group: &'a Group,
         devices: &'a BTreeMap<String, Arc<Map>>,
         sources: &'a [Arc<dyn ReadAt>],
+        budget: &'a Budget,
     ) -> Self {
         Self {
             group,
             devices,
             sources,
-            runs_left: Cell::new(RUNS_MAX),
+            budget,
             known: RefCell::new(BTreeMap::new()),
         }
     }
@@ -127,17 +158,24 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// `Corrupt`, also when a physical volume is missing; `Unsupported` naming the segment type; `LimitExceeded`; `Io`.
     pub(crate) fn map(&self, name: &str, notes: &mut Vec<String>) -> Result<Arc<Map>> {
-        match self.group.snapshot(name) {
+        let runs = self.budget.runs.get();
+        let map = match self.group.snapshot(name) {
             Some(segment) => self.snapshot(segment, DEPTH_MAX, notes).map(Arc::new),
             None => self.volume(name, DEPTH_MAX, notes),
+        };
+        if map.is_err() {
+            // What was made is gone again, and leaves room for other volumes.
+            self.budget.runs.set(runs);
+            self.known.borrow_mut().clear();
         }
+        map
     }
 
     fn builder(&self) -> Builder<'_> {
         Builder {
             runs: Vec::new(),
             end: 0,
-            left: &self.runs_left,
+            budget: self.budget,
         }
     }
 
@@ -162,7 +200,7 @@ impl<'a> Resolver<'a> {
             )
         })?;
         // Volumes of nothing that name each other many times over cost as well.
-        charge(&self.runs_left, 1)?;
+        self.budget.work(VOLUME_WORK)?;
         let mut out = self.builder();
         for segment in self.group.segments(name)? {
             self.segment(&mut out, segment, depth, notes)?;
@@ -325,7 +363,7 @@ impl<'a> Resolver<'a> {
         let chunk_bytes = metadata.chunk_bytes;
         let mut done = 0;
         let pieces = metadata.pieces(device, length.div_ceil(chunk_bytes))?;
-        charge(&self.runs_left, metadata.nodes_read())?;
+        self.budget.work(metadata.nodes_read())?;
         for piece in pieces {
             let start = whole(piece.chunk.checked_mul(chunk_bytes))?;
             Self::beneath(out, origin.as_deref(), done, start.saturating_sub(done))?;
@@ -358,7 +396,7 @@ impl<'a> Resolver<'a> {
         let store = self.volume(store, depth, notes)?;
         let exceptions = store::load(&self.reader(Arc::clone(&store)))
             .or_io("the snapshot's store cannot be read")?;
-        charge(&self.runs_left, u64_from_usize(exceptions.chunks.len()))?;
+        self.budget.work(u64_from_usize(exceptions.chunks.len()))?;
         let mut out = self.builder();
         for (old, new) in exceptions.chunks {
             let start = old.saturating_mul(exceptions.chunk_bytes);

@@ -175,3 +175,19 @@ fn groups_within_groups_are_found() {
         Known::Member("LVM group in".to_owned())
     );
 }
+
+/// A volume in too many pieces is refused by name, and the next one is read.
+#[test]
+fn too_many_pieces_leave_room_for_others() {
+    let many = "many { status = [\"VISIBLE\"] segment1 { start_extent = 0 extent_count = 400000 type = \"striped\"
+         stripe_size = 8 stripes = [\"pv0\", 0, \"pv0\", 500000] } }";
+    let lvs = [many, &linear("few", "pv0", 0)].concat();
+    let disk = device([b'a'; 32], text("vg", "I", 1, b"a", &lvs).as_bytes(), 512);
+    disk.set_size(64 << 30).unwrap();
+    let found = scan(&[disk]);
+    let Known::Unsupported(why) = known(&found, "lvm/vg/many") else {
+        panic!("{found:?}");
+    };
+    assert!(why.contains("pieces"), "{why}");
+    assert_eq!(known(&found, "lvm/vg/few"), Known::NoFilesystem);
+}

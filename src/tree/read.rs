@@ -114,8 +114,8 @@ impl Tree {
                 (self.disks.lazy(&point, at, size), 1)
             }
             Node::VolumeRaw(point, volume) => {
-                let runs = volume.volume.map.runs().len();
-                (self.scanner.raw(&point, &volume.volume), runs)
+                // Its map is the scan's own.
+                (self.scanner.raw(&point, &volume.volume), 1)
             }
             Node::Guest(node) => self.guest_content(&node)?,
             Node::Latest(_) => return Err(Error::invalid("a symbolic link has no content")),

@@ -106,13 +106,24 @@ impl Lab {
 
     /// Makes a group of all devices, or of those named.
     fn group(&self, name: &str, devices: &[usize]) {
+        for n in devices {
+            self.physical(*n, "");
+        }
+        self.join(name, devices);
+    }
+
+    fn physical(&self, device: usize, arguments: &str) {
+        let name = &self.loops[device].0;
+        self.lvm(&format!("pvcreate -q {arguments} {name}"));
+    }
+
+    fn join(&self, name: &str, devices: &[usize]) {
         let names: Vec<&str> = devices
             .iter()
             .filter_map(|n| self.loops.get(*n))
             .map(|device| device.0.as_str())
             .collect();
         let names = names.join(" ");
-        self.lvm(&format!("pvcreate -q {names}"));
         self.lvm(&format!("vgcreate -q -s 1M {name} {names}"));
     }
 
@@ -124,6 +135,17 @@ impl Lab {
 
     /// Writes `bytes` where `lvs` says that the volume lies.
     fn write(&self, group: &str, volume: &str, bytes: &[u8]) {
+        let starts =
+            self.lvm("pvs --noheadings --units b --nosuffix --separator ; -o pv_name,pe_start");
+        let start_of = |device: &str| {
+            let line = starts
+                .lines()
+                .find_map(|line| line.trim().strip_prefix(device));
+            line.unwrap()
+                .trim_start_matches(';')
+                .parse::<u64>()
+                .unwrap()
+        };
         let columns = "lv_name,seg_start,seg_size,stripe_size,devices";
         let report = self.lvm(&format!(
             "lvs --driverloaded n -a --segments --noheadings --units b --nosuffix --separator ; -o {columns} {group}"
@@ -143,7 +165,7 @@ impl Lab {
                 .map(|area| {
                     let (device, extent) = area.strip_suffix(')').unwrap().split_once('(').unwrap();
                     let disk = FileDisk::open(Path::new(device), Access::ReadWrite).unwrap();
-                    (disk, MIB + number(extent) * MIB)
+                    (disk, start_of(device) + number(extent) * MIB)
                 })
                 .collect();
             let stripe = if areas.len() == 1 {
@@ -368,4 +390,36 @@ fn groups_of_one_name_are_told_apart() {
     let path = format!("lvm/data@{short}/lv");
     check(&found, &disks, &path, label, image);
     assert_eq!(found.notes.len(), 1, "{:?}", found.notes);
+}
+
+/// Devices with two texts, with none, and with a label in another sector; a text that was written so often that it went around its ring.
+#[test]
+fn unusual_devices_and_a_text_that_wraps() {
+    let Some(lab) = Lab::new(&[0, 1, 0]) else {
+        return;
+    };
+    lab.physical(0, "--pvmetadatacopies 2 --metadatasize 32k --labelsector 3");
+    lab.physical(1, "--pvmetadatacopies 0");
+    lab.physical(2, "--metadatasize 32k --bootloaderareasize 64k");
+    lab.join("vg0", &[0, 1, 2]);
+    lab.create("-n lv -i 3 -I 16k -L 12M vg0");
+    for n in 0..40 {
+        lab.lvm(&format!(
+            "vgchange -q --addtag a-tag-of-some-length-{n} vg0"
+        ));
+    }
+    let image = lab.ext4("wrapped", 12);
+    lab.write("vg0", "lv", &image);
+    let (_dir, disks) = lab.disks();
+    let found = scan(&[("vda", &disks[0]), ("vdb", &disks[1]), ("vdc", &disks[2])]);
+    check(&found, &disks, "lvm/vg0/lv", "wrapped", &image);
+    assert!(found.notes.is_empty(), "{:?}", found.notes);
+    let member = Known::Member("LVM group vg0".to_owned());
+    for path in ["vda/raw", "vdb/part/1", "vdc/raw"] {
+        assert_eq!(at(&found, path).known, member, "{path}");
+        assert_eq!(
+            at(&found, path).content.as_ref().unwrap().format,
+            "LVM2_member"
+        );
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::label::tests::device;
+use crate::block::run::Target;
 use crate::block::{MemoryDisk, ReadAt, WriteAt};
 use crate::guest::volume::{Known, Scan, scan_point};
 
@@ -190,4 +191,59 @@ fn too_many_pieces_leave_room_for_others() {
     };
     assert!(why.contains("pieces"), "{why}");
     assert_eq!(known(&found, "lvm/vg/few"), Known::NoFilesystem);
+}
+
+/// While pvmove runs, what is being moved lies on a hidden mirror; its first leg is where the data come from.
+#[test]
+fn a_volume_that_is_being_moved_is_read_from_where_it_was() {
+    let lvs = [
+        linear("moved", "pvmove0", 4),
+        "pvmove0 { status = [\"PVMOVE\"] segment1 { start_extent = 0 extent_count = 8 type = \"mirror\"
+             mirrors = [\"pv0\", 2, \"pv1\", 20] } }"
+            .to_owned(),
+    ]
+    .concat();
+    let group = text("vg", "I", 1, b"ab", &lvs);
+    let disks = [b'a', b'b'].map(|id| device([id; 32], group.as_bytes(), 512));
+    let found = scan(&disks);
+    let paths: Vec<&str> = found.volumes.iter().map(|v| v.path.as_str()).collect();
+    assert_eq!(paths, ["vd0/raw", "vd1/raw", "lvm/vg/moved"]);
+    let run = found.volumes.last().unwrap().map.run_at(0, 10).unwrap();
+    let expected = Target::Source {
+        source: 0,
+        offset: (1 << 20) + 6 * 65_536,
+    };
+    assert_eq!(run.target, expected);
+}
+
+/// A snapshot that is being merged into its origin is what the origin reads as, and no volume of its own.
+#[test]
+fn a_merging_snapshot_is_its_origin() {
+    let lvs = [
+        linear("origin", "pv0", 0),
+        "store { segment1 { start_extent = 0 extent_count = 2 type = \"striped\" stripes = [\"pv0\", 10] } }
+         snapshot0 { status = [\"VISIBLE\"] segment1 { start_extent = 0 extent_count = 4 type = \"snapshot\"
+             chunk_size = 8 origin = \"origin\" merging_store = \"store\" } }"
+            .to_owned(),
+    ]
+    .concat();
+    let disk = device([b'a'; 32], text("vg", "I", 1, b"a", &lvs).as_bytes(), 512);
+    let store = (1 << 20) + 10 * 65_536;
+    let header = [0x7041_6e53u32, 1, 1, 8].map(u32::to_le_bytes).concat();
+    disk.write_at(store, &header).unwrap();
+    let exceptions = [5u64, 2, 0, 0].map(u64::to_le_bytes).concat();
+    disk.write_at(store + 4096, &exceptions).unwrap();
+    let found = scan(std::slice::from_ref(&disk));
+    let paths: Vec<&str> = found.volumes.iter().map(|v| v.path.as_str()).collect();
+    assert_eq!(paths, ["vd0/raw", "lvm/vg/origin"]);
+    let map = &found.volumes.last().unwrap().map;
+    let offset = |at| match map.run_at(at, 1).unwrap().target {
+        Target::Source { offset, .. } => offset,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(offset(5 * 4096), store + 2 * 4096);
+    assert_eq!(offset(6 * 4096), (1 << 20) + 6 * 4096);
+    // One that has overflowed is damage.
+    disk.write_at(store + 4, &[0]).unwrap();
+    assert!(damage(&scan(&[disk]), "lvm/vg/origin").contains("overflowed"));
 }

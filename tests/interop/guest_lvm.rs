@@ -43,15 +43,15 @@ impl Drop for Loop {
 }
 
 /// Disks with physical volumes, as long as LVM works on them.
-struct Lab {
-    dir: tempfile::TempDir,
+pub(crate) struct Lab {
+    pub(crate) dir: tempfile::TempDir,
     loops: Vec<Loop>,
     files: Vec<PathBuf>,
 }
 
 impl Lab {
     /// Disks of 64 MiB each, with a physical volume from `starts` MiB on; `None`, with SKIP, where they cannot be made.
-    fn new(starts: &[u64]) -> Option<Self> {
+    pub(crate) fn new(starts: &[u64]) -> Option<Self> {
         if !has("lvm") || !has("losetup") || !has("mkfs.ext4") || !has("sfdisk") {
             return None;
         }
@@ -105,7 +105,7 @@ impl Lab {
     }
 
     /// Makes a group of all devices, or of those named.
-    fn group(&self, name: &str, devices: &[usize]) {
+    pub(crate) fn group(&self, name: &str, devices: &[usize]) {
         for n in devices {
             self.physical(*n, "");
         }
@@ -127,14 +127,14 @@ impl Lab {
         self.lvm(&format!("vgcreate -q -s 1M {name} {names}"));
     }
 
-    fn create(&self, arguments: &str) {
+    pub(crate) fn create(&self, arguments: &str) {
         self.lvm(&format!(
             "lvcreate --driverloaded n -an -Zn -Wn -y {arguments}"
         ));
     }
 
     /// Writes `bytes` where `lvs` says that the volume lies.
-    fn write(&self, group: &str, volume: &str, bytes: &[u8]) {
+    pub(crate) fn write(&self, group: &str, volume: &str, bytes: &[u8]) {
         let starts =
             self.lvm("pvs --noheadings --units b --nosuffix --separator ; -o pv_name,pe_start");
         let start_of = |device: &str| {
@@ -213,7 +213,7 @@ impl Lab {
     }
 
     /// Ends LVM's work; the files are the disks.
-    fn disks(mut self) -> (tempfile::TempDir, Vec<Arc<dyn ReadAt>>) {
+    pub(crate) fn disks(mut self) -> (tempfile::TempDir, Vec<Arc<dyn ReadAt>>) {
         self.loops.clear();
         let disks = self
             .files
@@ -224,7 +224,7 @@ impl Lab {
     }
 }
 
-fn table(file: &Path, script: &str) {
+pub(crate) fn table(file: &Path, script: &str) {
     let command = format!(
         "printf '{}' | sfdisk -q {}",
         script.replace('\n', "\\n"),

@@ -4,7 +4,7 @@
 #   tests/images/lvm-active.sh [WORK-DIRECTORY]
 #
 # Debian's own kernel runs under QEMU's emulation (no KVM, no device-mapper on this machine needed) with three empty disks; lvm2 makes
-# a thin pool with a volume and snapshots of it, a raid1, a mirror, a raid5, and a thick snapshot; everything is written while it is in
+# a thin pool with a volume and snapshots of it, a raid1, one with a failed leg, a mirror, a raid0, a raid5, and a thick snapshot; everything is written while it is in
 # use. The guest's kernel tells the SHA-256 of each volume as it reads it, and QEMU is then killed: nothing is deactivated or unmounted.
 #
 # Needs root and mmdebstrap. Takes about five minutes.
@@ -48,7 +48,7 @@ cat >"$guest/init" <<'INIT'
 export PATH=/usr/sbin:/sbin:/usr/bin:/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 die() { echo "GUEST FAILED: $*"; sleep 1000; }
-for module in virtio_pci virtio_blk dm-thin-pool dm-snapshot dm-raid raid1 raid456 dm-mirror ext4 crc32c_generic; do
+for module in virtio_pci virtio_blk dm-thin-pool dm-snapshot dm-raid raid0 raid1 raid456 dm-mirror ext4 crc32c_generic; do
     modprobe "$module" || echo "no module $module"
 done
 sleep 1
@@ -63,6 +63,8 @@ lvm lvcreate -q -y -V 64M -n thin --thinpool pool vg0
 lvm lvcreate -q -y -Wn -Zn --type raid1 -m 1 -n mirrored -L 3M vg0
 lvm lvcreate -q -y -Wn -Zn --type mirror -m 1 --mirrorlog core -n oldmirror -L 2M vg0
 lvm lvcreate -q -y -Wn -Zn --type raid5 -i 2 -n parity -L 2M vg0
+lvm lvcreate -q -y -Wn -Zn --type raid1 -m 1 -n stale -L 2M vg0
+lvm lvcreate -q -y -Wn -Zn --type raid0 -i 2 -n fast -L 2M vg0
 lvm lvcreate -q -y -Wn -Zn -n base -L 8M vg0
 lvm vgmknodes || true
 ls /dev/mapper
@@ -91,10 +93,19 @@ noise 20 | dd of=/dev/mapper/vg0-snap bs=4k seek=1500 2>/dev/null
 noise 900 | dd of=/dev/mapper/vg0-mirrored bs=64k seek=3 2>/dev/null
 noise 500 | dd of=/dev/mapper/vg0-oldmirror bs=64k seek=5 2>/dev/null
 noise 500 | dd of=/dev/mapper/vg0-parity bs=64k 2>/dev/null
+noise 1500 | dd of=/dev/mapper/vg0-fast bs=64k seek=2 2>/dev/null
+# The first leg of a mirror fails; what is written afterwards is on the second only.
+noise 300 | dd of=/dev/mapper/vg0-stale bs=64k 2>/dev/null
+sync; sleep 2
+echo "0 $(blockdev --getsz /dev/mapper/vg0-stale_rimage_0) error" >/tmp/error
+dmsetup suspend --noudevsync --noflush vg0-stale_rimage_0
+dmsetup reload vg0-stale_rimage_0 /tmp/error
+dmsetup resume --noudevsync vg0-stale_rimage_0
+noise 300 | dd of=/dev/mapper/vg0-stale bs=64k seek=2 2>/dev/null
 sync; sleep 3; sync
 dmsetup status
 lvm lvs -a -o name,attr,size,devices,copy_percent,data_percent
-for volume in thin early late mirrored oldmirror base snap; do
+for volume in thin early late mirrored oldmirror stale fast base snap; do
     echo "MANIFEST $(dd if=/dev/mapper/vg0-$volume iflag=direct bs=64k 2>/dev/null | sha256sum | cut -d' ' -f1) $volume"
 done
 for file in thin/kept thin/changed thin/later thin/etc/name base/data base/more; do

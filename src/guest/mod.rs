@@ -16,5 +16,6 @@ mod lvm;
 pub mod memory;
 pub mod partition;
 pub mod probe;
+mod remark;
 pub mod system;
 pub mod volume;

@@ -11,11 +11,12 @@
 use std::collections::BTreeMap;
 
 use super::config::{self, Section};
-use super::segment::{self, Layout, Segment, bytes};
+use super::segment::{self, Layout, Segment, bytes, is_name};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::remark::Remarks;
 
-/// LIMIT: characters of a name (LVM's `NAME_LEN`).
-const NAME_MAX: usize = 127;
+/// LIMIT: physical volumes of a group (ours).
+const PHYSICAL_MAX: usize = 4096;
 
 /// A physical volume as its group knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +38,6 @@ pub(crate) struct Physical {
 pub(crate) struct Logical {
     /// Its name.
     pub(crate) name: String,
-    /// Its identifier.
-    pub(crate) id: Option<String>,
     /// Whether LVM shows it; parts of other volumes are not.
     pub(crate) is_visible: bool,
     pub(super) segments: Result<Vec<Segment>, String>,
@@ -59,20 +58,16 @@ pub(crate) struct Group {
     /// Its logical volumes, in the order of the text.
     pub(crate) logical: Vec<Logical>,
     /// What is odd about it, for people.
-    pub(crate) notes: Vec<String>,
+    pub(crate) notes: Remarks,
     by_name: BTreeMap<String, usize>,
     by_key: BTreeMap<String, usize>,
 }
 
-/// Whether LVM would accept this name (`lvm(8)`, VALID NAMES).
-fn is_name(name: &str) -> bool {
-    let is_letter = |b: u8| b.is_ascii_alphanumeric() || b"+_.-".contains(&b);
-    !name.is_empty()
-        && name.len() <= NAME_MAX
-        && name.bytes().all(is_letter)
-        && !name.starts_with('-')
-        && name != "."
-        && name != ".."
+/// An identifier: letters, digits and dashes, 38 in all.
+fn id(section: &Section) -> Option<String> {
+    let text = section.text("id")?;
+    let is_id = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    (text.len() <= 38 && text.bytes().all(is_id)).then(|| text.to_owned())
 }
 
 impl Group {
@@ -100,12 +95,12 @@ impl Group {
         let extent_bytes = bytes(vg, "extent_size").filter(|n| *n > 0);
         let mut group = Self {
             name: name.to_owned(),
-            id: vg.text("id").ok_or_else(|| missing("its id"))?.to_owned(),
+            id: id(vg).ok_or_else(|| missing("its id"))?,
             seqno: vg.number("seqno").ok_or_else(|| missing("its seqno"))?,
             extent_bytes: extent_bytes.ok_or_else(|| missing("its extent_size"))?,
             physical: Vec::new(),
             logical: Vec::new(),
-            notes: Vec::new(),
+            notes: Remarks::default(),
             by_name: BTreeMap::new(),
             by_key: BTreeMap::new(),
         };
@@ -115,13 +110,17 @@ impl Group {
             .flat_map(|s| s.sections())
         {
             let at = group.physical.len();
+            if at >= PHYSICAL_MAX {
+                let what = format!("an LVM group of more than {PHYSICAL_MAX} devices");
+                return Err(Error::new(ErrorKind::LimitExceeded, what));
+            }
+            if !is_name(key) {
+                return Err(missing("a PV with a name that LVM accepts"));
+            }
             group.by_key.insert(key.to_owned(), at);
             group.physical.push(Physical {
                 key: key.to_owned(),
-                id: pv
-                    .text("id")
-                    .ok_or_else(|| missing("a PV's id"))?
-                    .to_owned(),
+                id: id(pv).ok_or_else(|| missing("a PV's id"))?,
                 is_missing: pv.has("flags", "MISSING") || pv.has("status", "MISSING"),
                 start_bytes: bytes(pv, "pe_start").ok_or_else(|| missing("a PV's pe_start"))?,
                 extents: pv.number("pe_count").unwrap_or(0),
@@ -149,7 +148,6 @@ impl Group {
         self.by_name.insert(name.to_owned(), self.logical.len());
         self.logical.push(Logical {
             name: name.to_owned(),
-            id: lv.text("id").map(str::to_owned),
             is_visible: lv.has("status", "VISIBLE"),
             segments: segment::parse(lv),
         });
@@ -304,11 +302,18 @@ mod tests {
         ] {
             let lvs = text(&format!("{name} {{ }}"));
             let group = Group::parse(lvs.as_bytes()).unwrap();
-            assert_eq!((group.logical.len(), group.notes.len()), (0, 1), "{name}");
+            assert_eq!(
+                (group.logical.len(), group.notes.clone().into_vec().len()),
+                (0, 1),
+                "{name}"
+            );
             let group = format!("{name} {{ id = \"I\" seqno = 1 extent_size = 1 }}");
             assert!(Group::parse(group.as_bytes()).is_err(), "{name}");
         }
         let twice = Group::parse(text("a { } a { }").as_bytes()).unwrap();
-        assert_eq!((twice.logical.len(), twice.notes.len()), (1, 1));
+        assert_eq!(
+            (twice.logical.len(), twice.notes.clone().into_vec().len()),
+            (1, 1)
+        );
     }
 }

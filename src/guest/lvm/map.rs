@@ -20,6 +20,7 @@ use crate::block::ReadAt;
 use crate::block::run::{Run, RunMap, RunReader, Target};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::guest::cache::PageCache;
+use crate::guest::remark::Remarks;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: volumes within volumes (LVM itself stacks up to 6: a snapshot of thin over RAID).
@@ -157,7 +158,7 @@ impl<'a> Resolver<'a> {
     ///
     /// # Errors
     /// `Corrupt`, also when a physical volume is missing; `Unsupported` naming the segment type; `LimitExceeded`; `Io`.
-    pub(crate) fn map(&self, name: &str, notes: &mut Vec<String>) -> Result<Arc<Map>> {
+    pub(crate) fn map(&self, name: &str, notes: &mut Remarks) -> Result<Arc<Map>> {
         let runs = self.budget.runs.get();
         let map = match self.group.snapshot(name) {
             Some(segment) => self.snapshot(segment, DEPTH_MAX, notes).map(Arc::new),
@@ -188,7 +189,7 @@ impl<'a> Resolver<'a> {
         whole(extents.checked_mul(self.group.extent_bytes))
     }
 
-    fn volume(&self, name: &str, depth: u32, notes: &mut Vec<String>) -> Result<Arc<Map>> {
+    fn volume(&self, name: &str, depth: u32, notes: &mut Remarks) -> Result<Arc<Map>> {
         if let Some(known) = self.known.borrow().get(name) {
             return Ok(Arc::clone(known));
         }
@@ -229,7 +230,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// What an area lies on and the offset there at which it begins.
-    fn area(&self, area: &Area, depth: u32, notes: &mut Vec<String>) -> Result<(Arc<Map>, u64)> {
+    fn area(&self, area: &Area, depth: u32, notes: &mut Remarks) -> Result<(Arc<Map>, u64)> {
         if let Some(found) = self.physical(area)? {
             return Ok(found);
         }
@@ -242,7 +243,7 @@ impl<'a> Resolver<'a> {
         out: &mut Builder<'_>,
         segment: &Segment,
         depth: u32,
-        notes: &mut Vec<String>,
+        notes: &mut Remarks,
     ) -> Result<()> {
         let length = self.bytes(segment.extents)?;
         match &segment.layout {
@@ -268,7 +269,7 @@ impl<'a> Resolver<'a> {
             }
             Layout::Mirror { legs } => {
                 let maps = legs.iter().map(|leg| {
-                    let found = self.area(leg, depth, &mut Vec::new());
+                    let found = self.area(leg, depth, &mut Remarks::default());
                     (leg.name.clone(), found)
                 });
                 let (map, offset) = first_leg(maps, "mirror", notes)?;
@@ -276,11 +277,11 @@ impl<'a> Resolver<'a> {
             }
             Layout::Raid1 { images } => {
                 let state = |name: &str| {
-                    let map = self.volume(name, depth, &mut Vec::new()).ok()?;
+                    let map = self.volume(name, depth, &mut Remarks::default()).ok()?;
                     raid::load_state(&self.reader(map))
                 };
                 let legs = raid::order(images, state, notes).into_iter().map(|image| {
-                    let map = self.volume(&image.data, depth, &mut Vec::new());
+                    let map = self.volume(&image.data, depth, &mut Remarks::default());
                     (image.data.clone(), map.map(|map| (map, 0)))
                 });
                 let (map, offset) = first_leg(legs, "raid1", notes)?;
@@ -330,7 +331,7 @@ impl<'a> Resolver<'a> {
         external_origin: Option<&str>,
         length: u64,
         depth: u32,
-        notes: &mut Vec<String>,
+        notes: &mut Remarks,
     ) -> Result<()> {
         let layout = self
             .group
@@ -376,7 +377,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// A thick snapshot: the origin, but for the chunks that were saved.
-    fn snapshot(&self, segment: &Segment, depth: u32, notes: &mut Vec<String>) -> Result<Map> {
+    fn snapshot(&self, segment: &Segment, depth: u32, notes: &mut Remarks) -> Result<Map> {
         let Layout::Snapshot { origin, store, .. } = &segment.layout else {
             return Err(Error::corrupt(
                 "an LVM snapshot",
@@ -448,7 +449,7 @@ fn striped(
 fn first_leg(
     legs: impl Iterator<Item = (String, Result<(Arc<Map>, u64)>)>,
     kind: &str,
-    notes: &mut Vec<String>,
+    notes: &mut Remarks,
 ) -> Result<(Arc<Map>, u64)> {
     let mut missing = None;
     for (name, leg) in legs {

@@ -19,6 +19,7 @@
 use super::segment::Image;
 use crate::block::ReadAt;
 use crate::guest::bytes::{le32, le64};
+use crate::guest::remark::Remarks;
 
 const MAGIC: u32 = 0x6452_6d44;
 
@@ -50,7 +51,7 @@ pub(super) fn load_state(volume: &dyn ReadAt) -> Option<State> {
 pub(super) fn order<'a>(
     images: &'a [Image],
     state: impl Fn(&str) -> Option<State>,
-    notes: &mut Vec<String>,
+    notes: &mut Remarks,
 ) -> Vec<&'a Image> {
     let states: Vec<Option<State>> = images
         .iter()
@@ -87,7 +88,7 @@ pub(super) fn order<'a>(
     reason = "a test stops at the first surprise"
 )]
 mod tests {
-    use super::{Image, MAGIC, load_state, order};
+    use super::{Image, MAGIC, Remarks, load_state, order};
     use crate::block::MemoryDisk;
 
     fn superblock(position: u32, events: u64, failed: u64, rebuilt: u64) -> MemoryDisk {
@@ -110,7 +111,7 @@ mod tests {
             })
             .collect();
         let state = |name: &str| load_state(&disks[name.parse::<usize>().unwrap()]);
-        order(&images, state, &mut Vec::new())
+        order(&images, state, &mut Remarks::default())
             .iter()
             .map(|image| image.data.parse().unwrap())
             .collect()

@@ -10,6 +10,24 @@ use super::config::{Section, Value};
 const SECTOR_BYTES: u64 = 512;
 /// LIMIT: areas of one segment (LVM allows 128 stripes, 253 images).
 const AREAS_MAX: usize = 512;
+/// LIMIT: characters of a name (LVM's `NAME_LEN`).
+const NAME_MAX: usize = 127;
+
+/// Text of a guest, to be shown: short and without control characters.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(40).collect()
+}
+
+/// Whether LVM would accept this name (`lvm(8)`, VALID NAMES).
+pub(super) fn is_name(name: &str) -> bool {
+    let is_letter = |b: u8| b.is_ascii_alphanumeric() || b"+_.-".contains(&b);
+    !name.is_empty()
+        && name.len() <= NAME_MAX
+        && name.bytes().all(is_letter)
+        && !name.starts_with('-')
+        && name != "."
+        && name != ".."
+}
 
 /// Where an area of a segment begins: extent `extent` of a physical or logical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +102,7 @@ fn areas(list: &[Value]) -> Option<Vec<Area>> {
     }
     list.chunks_exact(2)
         .map(|pair| match pair {
-            [Value::Text(name), Value::Integer(extent)] => Some(Area {
+            [Value::Text(name), Value::Integer(extent)] if is_name(name) => Some(Area {
                 name: name.clone(),
                 extent: u64::try_from(*extent).ok()?,
             }),
@@ -98,7 +116,10 @@ fn images(list: &[Value], has_state: bool) -> Option<Vec<Image>> {
     if list.len() > AREAS_MAX {
         return None;
     }
-    let names: Vec<&str> = list.iter().filter_map(text).collect();
+    let names: Vec<&str> = list
+        .iter()
+        .map(|value| text(value).filter(|name| is_name(name)))
+        .collect::<Option<_>>()?;
     let width = if has_state { 2 } else { 1 };
     let chunks = names.chunks_exact(width);
     if !chunks.remainder().is_empty() {
@@ -120,7 +141,12 @@ pub(super) fn bytes(section: &Section, key: &str) -> Option<u64> {
 }
 
 fn layout(section: &Section) -> Option<Layout> {
-    let name = |key: &str| section.text(key).map(str::to_owned);
+    let name = |key: &str| {
+        section
+            .text(key)
+            .filter(|name| is_name(name))
+            .map(str::to_owned)
+    };
     let kind = section.text("type")?;
     // "striped+NOTE" carries what old releases must not misread.
     let kind = kind.split('+').next()?;
@@ -156,7 +182,10 @@ fn layout(section: &Section) -> Option<Layout> {
         "thin" => Layout::Thin {
             pool: name("thin_pool")?,
             device: section.number("device_id")?,
-            external_origin: name("external_origin"),
+            external_origin: match section.text("external_origin") {
+                Some(_) => Some(name("external_origin")?),
+                None => None,
+            },
         },
         "snapshot" => Layout::Snapshot {
             origin: name("origin")?,
@@ -164,7 +193,7 @@ fn layout(section: &Section) -> Option<Layout> {
             is_merging: section.text("merging_store").is_some(),
         },
         "zero" => Layout::Zero,
-        other => Layout::Other(other.to_owned()),
+        other => Layout::Other(shown(other)),
     })
 }
 
@@ -177,7 +206,7 @@ pub(super) fn parse(lv: &Section) -> Result<Vec<Segment>, String> {
     {
         let extents = section.number("extent_count").filter(|n| *n > 0);
         let (Some(start), Some(extents)) = (section.number("start_extent"), extents) else {
-            return Err(format!("{name} has no place"));
+            return Err(format!("{} has no place", shown(name)));
         };
         let layout = layout(section).filter(|layout| {
             // LVM makes these of one segment, and each costs a walk.
@@ -188,8 +217,8 @@ pub(super) fn parse(lv: &Section) -> Result<Vec<Segment>, String> {
             is_alone || start == 0
         });
         let layout = layout.ok_or_else(|| {
-            let kind = section.text("type").unwrap_or("?");
-            format!("{name} of type {kind} is not whole")
+            let kind = shown(section.text("type").unwrap_or("?"));
+            format!("{} of type {kind} is not whole", shown(name))
         })?;
         segments.push(Segment {
             start,

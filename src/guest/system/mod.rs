@@ -77,7 +77,8 @@ pub struct Place {
 pub struct MountAt {
     /// Its path in the joined tree, absolute, without symlinks.
     pub path: Vec<u8>,
-    /// The directory that is covered.
+    /// The directory that is covered: wherever it shows in the tree (as with rbind, also in a directory that is shown twice). Of
+    /// several mounts over one place the last counts, and what is mounted may be covered itself.
     pub over: Place,
     /// The directory that is shown there.
     pub root: Place,

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::{Known, Volume};
 use crate::block::ReadAt;
 use crate::guest::bytes::{array, le64};
+use crate::guest::remark::Remarks;
 use crate::types::width::u64_from_usize;
 
 const SUPERBLOCK_AT: u64 = 65_536;
@@ -40,11 +41,10 @@ fn parse(superblock: &[u8]) -> Option<Device> {
     })
 }
 
-/// Joins the devices of each btrfs that has several; answers remarks for people.
-pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>]) -> Vec<String> {
+/// Joins the devices of each btrfs that has several.
+pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &mut Remarks) {
     // By filesystem: its devices by number, with their places among the volumes.
     let mut pools: BTreeMap<[u8; 16], (u64, BTreeMap<u64, usize>)> = BTreeMap::new();
-    let mut notes = Vec::new();
     for at in 0..volumes.len() {
         let Some(volume) = volumes.get(at) else { break };
         let is_btrfs = volume.content.as_ref().is_some_and(|c| c.format == "btrfs");
@@ -79,9 +79,10 @@ pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>]) -> Vec<S
         }
     }
     for (devices, members) in pools.values() {
-        notes.extend(join_one(volumes, *devices, members));
+        if let Some(note) = join_one(volumes, *devices, members) {
+            notes.push(note);
+        }
     }
-    notes
 }
 
 fn join_one(

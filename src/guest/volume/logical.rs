@@ -14,6 +14,7 @@ use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::ErrorKind;
 use crate::guest::lvm::{Budget, Group, Groups, Label, Logical, Resolver, load_texts};
+use crate::guest::remark::Remarks;
 
 /// The physical volumes found so far.
 #[derive(Default)]
@@ -41,14 +42,15 @@ struct Found {
 }
 
 impl Physicals {
-    /// Takes a device with a label; answers remarks for people.
+    /// Takes a device with a label.
     pub(super) fn add(
         &mut self,
         volume: usize,
         device: &Device,
         label: &Label,
         reader: &Arc<dyn ReadAt>,
-    ) -> Vec<String> {
+        notes: &mut Remarks,
+    ) {
         let mut found = Found {
             volume,
             path: device.path.clone(),
@@ -57,7 +59,6 @@ impl Physicals {
             damage: None,
             copy_of: None,
         };
-        let mut notes = Vec::new();
         let first = self.found.iter().find(|other| other.id == found.id);
         if let Some(first) = first {
             let (path, id, first) = (&found.path, &found.id, first.path.clone());
@@ -66,7 +67,7 @@ impl Physicals {
             ));
             found.copy_of = Some(first);
             self.found.push(found);
-            return notes;
+            return;
         }
         for text in load_texts(reader, label) {
             let added = text.and_then(|text| text.map(|text| self.groups.add(&text)).transpose());
@@ -83,17 +84,15 @@ impl Physicals {
         self.maps.insert(found.id.clone(), Arc::clone(&device.map));
         self.depths.insert(found.id.clone(), device.depth);
         self.found.push(found);
-        notes
     }
 
     /// What a physical volume is a part of.
-    fn role(&self, found: &Found) -> Known {
+    fn role(&self, found: &Found, owners: &BTreeMap<&str, &str>) -> Known {
         if let Some(first) = &found.copy_of {
             return Known::Member(format!("LVM; it is a copy of {first}, which is used"));
         }
-        let holds = |group: &&Group| group.physical.iter().any(|pv| pv.id == found.id);
-        if let Some(group) = self.groups.iter().find(holds) {
-            return Known::Member(format!("LVM group {}", group.name));
+        if let Some(group) = owners.get(found.id.as_str()) {
+            return Known::Member(format!("LVM group {group}"));
         }
         let own = self
             .groups
@@ -147,9 +146,14 @@ impl Scanner<'_> {
                 self.group(&group, &dir, &maps, &budget);
             }
         }
-        let found = std::mem::take(&mut self.physicals.found);
-        for found in &found {
-            let role = self.physicals.role(found);
+        let mut owners = BTreeMap::new();
+        for group in self.physicals.groups.iter() {
+            for pv in &group.physical {
+                owners.entry(pv.id.as_str()).or_insert(group.name.as_str());
+            }
+        }
+        for found in &self.physicals.found {
+            let role = self.physicals.role(found, &owners);
             if let Some(volume) = self.volumes.get_mut(found.volume) {
                 volume.known = role;
             }
@@ -183,7 +187,7 @@ impl Scanner<'_> {
         maps: &BTreeMap<String, Arc<RunMap<usize>>>,
         budget: &Budget,
     ) {
-        self.notes.extend(group.notes.iter().cloned());
+        self.notes.take("", group.notes.clone());
         for pv in &group.physical {
             let (id, key) = (&pv.id, &pv.key);
             if !maps.contains_key(id) {
@@ -218,10 +222,9 @@ impl Scanner<'_> {
         resolver: &Resolver<'_>,
     ) {
         let path = format!("{dir}/{}", lv.name);
-        let mut notes = Vec::new();
+        let mut notes = Remarks::default();
         let map = resolver.map(&lv.name, &mut notes);
-        self.notes
-            .extend(notes.iter().map(|note| format!("{path}: {note}")));
+        self.notes.take(&format!("{path}: "), notes);
         let mut device = Device {
             origin: Origin::Logical {
                 group: group.name.clone(),

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::lvm;
 use crate::guest::partition::{self, Kind, Partition, Table, TableKind};
 use crate::guest::probe::{Class, Content, probe};
+use crate::guest::remark::Remarks;
 
 /// LIMIT: volumes within each other (ours): a table in a volume of a group on a partition has 3.
 pub(super) const DEPTH_MAX: u32 = 4;
@@ -41,7 +42,7 @@ pub(super) struct Scanner<'a> {
     pub(super) sources: &'a [Arc<dyn ReadAt>],
     pub(super) names: Names,
     pub(super) volumes: Vec<Volume>,
-    pub(super) notes: Vec<String>,
+    pub(super) notes: Remarks,
     pub(super) physicals: Physicals,
     /// Number of volumes when something could not be read.
     settled: Option<usize>,
@@ -60,7 +61,7 @@ pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
         sources: &sources,
         names: Names::default(),
         volumes: Vec::new(),
-        notes: Vec::new(),
+        notes: Remarks::default(),
         physicals: Physicals::default(),
         settled: None,
         is_full: false,
@@ -72,13 +73,12 @@ pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
         }
     }
     scanner.logical_volumes();
-    let mut notes = btrfs::join(&mut scanner.volumes, &sources);
-    scanner.notes.append(&mut notes);
+    btrfs::join(&mut scanner.volumes, &sources, &mut scanner.notes);
     Scan {
         settled: scanner.settled.unwrap_or(scanner.volumes.len()),
         complete: scanner.settled.is_none(),
         volumes: scanner.volumes,
-        notes: scanner.notes,
+        notes: scanner.notes.into_vec(),
     }
 }
 
@@ -164,8 +164,9 @@ impl Scanner<'_> {
             Origin::Disk(number) => Some(number),
             _ => None,
         };
-        let notes = table.notes.iter().map(|note| format!("{who}: {note}"));
-        self.notes.extend(notes);
+        for note in &table.notes {
+            self.notes.push(format!("{who}: {note}"));
+        }
         let dir = self.names.directory(dir);
         for part in table.partitions {
             let map = part
@@ -271,10 +272,9 @@ impl Scanner<'_> {
         let (known, uuid) = match lvm::load_label(reader) {
             Ok(None) => return false,
             Ok(Some(label)) => {
-                let notes = self
-                    .physicals
-                    .add(self.volumes.len(), device, &label, reader);
-                self.notes.extend(notes);
+                let found = self.volumes.len();
+                self.physicals
+                    .add(found, device, &label, reader, &mut self.notes);
                 (Known::Member("LVM".to_owned()), Some(label.id))
             }
             Err(error) => {

@@ -33,9 +33,19 @@ use context::Context;
 use exit::Code;
 use output::Output;
 
+use crate::guest::worker::server;
+
 /// Runs the program on the process's arguments: parse, run, print one error, answer the exit code.
 #[must_use]
 pub fn run() -> Code {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments
+        .next()
+        .is_some_and(|first| first == server::ARGUMENT)
+        && arguments.next().is_none()
+    {
+        return read_guest();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -73,6 +83,15 @@ pub fn run() -> Code {
     };
     if let Err(e) = &result {
         let _ = writeln!(std::io::stderr(), "restorefs: {}", e.report());
+    }
+    Code::of_result(&result)
+}
+
+/// The process of a guest's reader; not a subcommand, since nobody but the daemon starts it.
+fn read_guest() -> Code {
+    let result = server::run();
+    if let Err(e) = &result {
+        let _ = writeln!(std::io::stderr(), "{}", e.report());
     }
     Code::of_result(&result)
 }

@@ -15,4 +15,7 @@ pub mod fs;
 pub mod memory;
 pub mod partition;
 pub mod probe;
+pub mod record;
+pub mod recorded;
 pub mod volume;
+pub mod worker;

@@ -7,16 +7,12 @@ use super::context::Context;
 use crate::block::ReadAt;
 use crate::error::{Error, Result};
 use crate::repo::selector::Selector;
-use crate::tree::{Ino, Tree, TreeOptions};
+use crate::tree::Ino;
 use crate::types::width::usize_from_u64;
 
 pub(super) fn run(context: &Context, args: &Info) -> Result<()> {
     let selector: Selector = args.point.parse()?;
-    let tree = Tree::new(
-        context.repository()?,
-        context.pool(),
-        TreeOptions::default(),
-    )?;
+    let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
     let file = tree.resolve(
         Ino::ROOT,

@@ -33,6 +33,7 @@ use context::Context;
 use exit::Code;
 use output::Output;
 
+use crate::error::Result;
 use crate::guest::worker::server;
 
 /// Runs the program on the process's arguments: parse, run, print one error, answer the exit code.
@@ -64,27 +65,30 @@ pub fn run() -> Code {
         json: cli.json,
         quiet: cli.quiet,
     };
-    let context = Context::new(cli.repo, output);
-    let result = match cli.command {
-        Command::Init(args) => init::run(&context, &args),
-        Command::Backup(args) => backup::run(&context, &args),
-        Command::Begin(args) => begin::run(&context, &args),
-        Command::Commit(args) => commit::run(&context, &args),
-        Command::Abort(args) => abort::run(&context, &args),
-        Command::Sessions(_) => sessions::run(&context),
-        Command::Ls(args) => ls::run(&context, &args),
-        Command::Info(args) => info::run(&context, &args),
-        Command::Restore(args) => restore::run(&context, &args),
-        Command::Mount(args) => mount::run(&context, &args),
-        Command::Umount(args) => mount::umount(&context, &args),
-        Command::Serve(args) => serve::run(&context, &args),
-        Command::Quickstart(args) => quickstart::run(&context, &args),
-        Command::RebuildCatalog(_) => rebuild_catalog::run(&context),
-    };
+    let result = Context::new(&cli, output).and_then(|context| run_command(&context, cli.command));
     if let Err(e) = &result {
         let _ = writeln!(std::io::stderr(), "restorefs: {}", e.report());
     }
     Code::of_result(&result)
+}
+
+fn run_command(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::Init(args) => init::run(context, &args),
+        Command::Backup(args) => backup::run(context, &args),
+        Command::Begin(args) => begin::run(context, &args),
+        Command::Commit(args) => commit::run(context, &args),
+        Command::Abort(args) => abort::run(context, &args),
+        Command::Sessions(_) => sessions::run(context),
+        Command::Ls(args) => ls::run(context, &args),
+        Command::Info(args) => info::run(context, &args),
+        Command::Restore(args) => restore::run(context, &args),
+        Command::Mount(args) => mount::run(context, &args),
+        Command::Umount(args) => mount::umount(context, &args),
+        Command::Serve(args) => serve::run(context, &args),
+        Command::Quickstart(args) => quickstart::run(context, &args),
+        Command::RebuildCatalog(_) => rebuild_catalog::run(context),
+    }
 }
 
 /// The process of a guest's reader; not a subcommand, since nobody but the daemon starts it.

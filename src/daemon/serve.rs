@@ -22,7 +22,7 @@ use crate::fuse::{MountOptions, Mounted};
 use crate::ingest::Engine;
 use crate::nbd::server::{Exports, Server, ServerLimits};
 use crate::repo::{Owner, Repository};
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeOptions};
 
 /// How often idle sessions are looked at.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -33,6 +33,8 @@ pub struct ServeOptions {
     pub repository: PathBuf,
     /// Where to mount the tree, and how.
     pub mount: Option<(PathBuf, MountOptions)>,
+    /// How the tree is shown, where the mount's options do not say.
+    pub view: TreeOptions,
     /// NBD socket, beside the one in the runtime directory.
     pub nbd: Option<PathBuf>,
 }
@@ -50,7 +52,10 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         Arc::new(SystemClock),
         "serve",
     )?);
-    let pool = Pool::new(PoolLimits::default());
+    let pool = Pool::new(PoolLimits {
+        memory_bytes: options.view.memory.chain_bytes(),
+        ..PoolLimits::default()
+    });
     let engine = Engine::new(Arc::clone(&owner), Arc::clone(&pool));
     let id = repository.format().repository_id;
     let dir = runtime_dir::make()?;
@@ -71,7 +76,13 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         .build()
         .map_err(|e| Error::io("cannot start the runtime", e))?;
     let mounted = match options.mount {
-        Some((path, mount)) => Some(Arc::new(mount_tree(&repository, &pool, &path, &mount)?)),
+        Some((path, mount)) => Some(Arc::new(mount_tree(
+            &repository,
+            &pool,
+            &path,
+            &mount,
+            options.view,
+        )?)),
         None => None,
     };
     if let Some(mounted) = mounted.clone() {
@@ -98,16 +109,18 @@ fn mount_tree(
     pool: &Arc<Pool>,
     path: &std::path::Path,
     options: &MountOptions,
+    view: TreeOptions,
 ) -> Result<Mounted> {
     let (uid, gid) = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    let tree = Tree::new(
-        Arc::clone(repository),
-        Arc::clone(pool),
-        options.tree_options(uid, gid, true),
-    )?;
+    let view = TreeOptions {
+        isolation: view.isolation,
+        memory: view.memory,
+        ..options.tree_options(uid, gid, true)
+    };
+    let tree = Tree::new(Arc::clone(repository), Arc::clone(pool), view)?;
     crate::fuse::mount(&tree, path, options)
 }
 

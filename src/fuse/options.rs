@@ -111,6 +111,7 @@ impl MountOptions {
             single_user: euid != 0,
             noxattr: self.noxattr,
             writable,
+            ..TreeOptions::default()
         }
     }
 }

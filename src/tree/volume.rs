@@ -10,6 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::attribute::TreeOptions;
 use super::cache::Flights;
 use super::disk::Disks;
 use super::inode::{self, Ino, low};
@@ -17,14 +18,13 @@ use super::snapshot::PointView;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{GuestFs, VolumeState};
-use crate::guest::probe;
 use crate::guest::volume::{Volume, scan_disk};
+use crate::guest::worker::{Limits, Readers};
 use crate::types::PointId;
+use crate::types::width::usize_from_u64;
 
 /// LIMIT: points whose volumes are remembered.
 const SCANS_KEPT: NonZeroUsize = NonZeroUsize::new(128).unwrap();
-/// LIMIT: open guest filesystems; an ext reader keeps up to 8 MiB of its volume.
-const FILESYSTEMS_OPEN: NonZeroUsize = NonZeroUsize::new(24).unwrap();
 /// A scan that met a disk that could not be read is repeated after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// The highest number that packs.
@@ -201,14 +201,22 @@ pub(super) struct Scanner {
     disks: Arc<Disks>,
     scans: Flights<PointId, Arc<Volumes>>,
     filesystems: Flights<(PointId, String), Arc<dyn GuestFs>>,
+    readers: Readers,
 }
 
 impl Scanner {
-    pub(super) fn new(disks: &Arc<Disks>) -> Self {
+    pub(super) fn new(disks: &Arc<Disks>, options: &TreeOptions) -> Self {
+        let memory = options.memory;
+        let open = NonZeroUsize::new(usize_from_u64(memory.readers()));
         Self {
             disks: Arc::clone(disks),
             scans: Flights::new(SCANS_KEPT),
-            filesystems: Flights::new(FILESYSTEMS_OPEN),
+            filesystems: Flights::new(open.unwrap_or(NonZeroUsize::MIN)),
+            readers: Readers::new(
+                options.isolation.clone(),
+                Limits::default(),
+                usize_from_u64(memory.record_bytes()),
+            ),
         }
     }
 
@@ -242,8 +250,8 @@ impl Scanner {
         self.filesystems.get_or(
             key,
             |_| true,
-            || match probe::open_fs(&volume.devices(&self.disks.all(point))) {
-                (VolumeState::Readable, Some(fs)) => Ok(fs.into()),
+            || match self.readers.open(volume.devices(&self.disks.all(point))) {
+                (VolumeState::Readable, Some(fs)) => Ok(fs),
                 (VolumeState::Unsupported(what), _) => {
                     Err(Error::unsupported(what).at_path(place()))
                 }

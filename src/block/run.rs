@@ -282,7 +282,7 @@ impl<S: Copy + PartialEq> RunMap<S> {
 
 /// Reads an object through its run map. Sources are indices into `sources`.
 pub struct RunReader {
-    map: RunMap<usize>,
+    map: Arc<RunMap<usize>>,
     sources: Vec<Arc<dyn ReadAt>>,
     encoded: Option<Arc<dyn ReadAt>>,
 }
@@ -292,12 +292,12 @@ impl RunReader {
     /// the object's own offsets.
     #[must_use]
     pub fn new(
-        map: RunMap<usize>,
+        map: impl Into<Arc<RunMap<usize>>>,
         sources: Vec<Arc<dyn ReadAt>>,
         encoded: Option<Arc<dyn ReadAt>>,
     ) -> Self {
         Self {
-            map,
+            map: map.into(),
             sources,
             encoded,
         }
@@ -305,7 +305,7 @@ impl RunReader {
 
     /// The map.
     #[must_use]
-    pub const fn map(&self) -> &RunMap<usize> {
+    pub fn map(&self) -> &RunMap<usize> {
         &self.map
     }
 

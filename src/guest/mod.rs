@@ -12,6 +12,7 @@ pub mod cache;
 pub mod conformance;
 pub mod ext;
 pub mod fs;
+mod lvm;
 pub mod memory;
 pub mod partition;
 pub mod probe;

@@ -10,6 +10,7 @@ use super::snapshot::PointView;
 use super::volume::Volumes;
 use crate::error::{Error, Result};
 use crate::guest::fs::{FsInfo, VolumeState};
+use crate::guest::volume::Known;
 use crate::repo::sidecar::point::{Point, PointDisk};
 use crate::repo::sidecar::state::State;
 
@@ -124,16 +125,21 @@ pub(super) fn volumes(known: Option<&Volumes>, state: &Result<State>) -> Vec<u8>
         .iter()
         .map(|node| {
             let volume = &node.volume;
-            let (state, reason) = match &volume.state {
+            let (state, reason) = match &node.state {
                 VolumeState::Readable => ("readable", None),
                 VolumeState::NoFilesystem => ("no_filesystem", None),
                 VolumeState::Unsupported(reason) => ("unsupported", Some(reason)),
                 VolumeState::Damaged(reason) => ("damaged", Some(reason)),
             };
+            let member_of = match &volume.known {
+                Known::Member(role) => Some(role),
+                _ => None,
+            };
             json!({
                 "path": volume.path,
                 "state": state,
                 "reason": reason,
+                "member_of": member_of,
                 "size_bytes": volume.map.size_bytes(),
                 "content": volume.content.as_ref().map(|content| content.format),
                 "label": volume.content.as_ref().and_then(|content| content.label.as_ref()),
@@ -141,7 +147,7 @@ pub(super) fn volumes(known: Option<&Volumes>, state: &Result<State>) -> Vec<u8>
                 "part_type": volume.type_name,
                 "part_label": volume.part_label,
                 "part_uuid": volume.part_uuid,
-                "filesystem": volume.info.as_ref().map(filesystem),
+                "filesystem": node.info.as_ref().map(filesystem),
             })
         })
         .collect();

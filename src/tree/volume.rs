@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - Damage is a state of one volume, and never stops the others.
-//! - The number of a volume (8 bits of its inodes) is its position as long as all disks before it could be scanned; otherwise it has
+//! - The number of a volume (8 bits of its inodes) is its position as long as everything before it could be read; otherwise it has
 //!   none, and its inodes come from the table. So a number never means another volume.
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,8 +17,8 @@ use super::inode::{self, Ino, low};
 use super::snapshot::PointView;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::fs::{GuestFs, VolumeState};
-use crate::guest::volume::{Volume, scan_disk};
+use crate::guest::fs::{FsInfo, GuestFs, VolumeState};
+use crate::guest::volume::{Volume, scan_point};
 use crate::guest::worker::{Limits, Readers};
 use crate::types::PointId;
 use crate::types::width::usize_from_u64;
@@ -36,6 +36,10 @@ pub(super) struct VolumeNode {
     pub(super) number: Option<u8>,
     /// What the scan found.
     pub(super) volume: Volume,
+    /// How far its filesystem could be opened.
+    pub(super) state: VolumeState,
+    /// What the filesystem says of itself, when it could be.
+    pub(super) info: Option<FsInfo>,
 }
 
 /// What a name below `volumes/` is.
@@ -77,36 +81,35 @@ impl Volumes {
             complete: true,
             at: Instant::now(),
         };
-        for (index, (disk, source)) in point.entry.disks.iter().zip(&sources).enumerate() {
-            volumes
-                .names
-                .insert(disk.name.as_str().to_owned(), Name::Directory);
-            match scan_disk(disk.name.as_str(), index, source) {
-                Ok(scan) => {
-                    volumes.notes.extend(scan.notes);
-                    for volume in scan.volumes {
-                        volumes.add(volume);
-                    }
-                }
-                Err(error) => {
-                    volumes.complete = false;
-                    volumes.notes.push(format!(
-                        "{} could not be read: {}",
-                        disk.name,
-                        error.report()
-                    ));
-                }
-            }
+        let names = point.entry.disks.iter().map(|disk| disk.name.as_str());
+        for name in names.clone() {
+            volumes.names.insert(name.to_owned(), Name::Directory);
+        }
+        let named: Vec<_> = names
+            .map(str::to_owned)
+            .zip(sources.iter().cloned())
+            .collect();
+        let scan = scan_point(&named);
+        volumes.notes = scan.notes;
+        volumes.complete = scan.complete;
+        for (position, volume) in scan.volumes.into_iter().enumerate() {
+            volumes.add(volume, position < scan.settled, &sources);
         }
         volumes.number_names();
         volumes
     }
 
-    fn add(&mut self, volume: Volume) {
+    fn add(&mut self, volume: Volume, is_settled: bool, sources: &[Arc<dyn ReadAt>]) {
         let number = u8::try_from(self.nodes.len() + 1)
             .ok()
-            .filter(|n| *n <= NUMBER_MAX && self.complete);
-        let node = Arc::new(VolumeNode { number, volume });
+            .filter(|n| *n <= NUMBER_MAX && is_settled);
+        let (state, fs) = volume.open(sources);
+        let node = Arc::new(VolumeNode {
+            number,
+            volume,
+            state,
+            info: fs.map(|fs| fs.info().clone()),
+        });
         let path = node.volume.path.clone();
         let mut above = path.as_str();
         while let Some((parent, _)) = above.rsplit_once('/') {
@@ -115,7 +118,7 @@ impl Volumes {
                 .or_insert(Name::Directory);
             above = parent;
         }
-        if node.volume.state == VolumeState::Readable {
+        if node.state == VolumeState::Readable {
             self.names
                 .insert(path.clone(), Name::Root(Arc::clone(&node)));
         }

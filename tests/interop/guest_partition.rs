@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use restorefs::block::{FileDisk, ReadAt};
 use restorefs::guest::fs::VolumeState;
-use restorefs::guest::volume::{Scan, scan_disk};
+use restorefs::guest::volume::{Known, Scan, scan_point};
 use restorefs::sys::beneath::Access;
 
 use crate::tool::{has, run};
 
 /// A disk of 64 MiB that sfdisk has partitioned by `script`, with an ext4 labelled `L` at `fs_at` MiB.
-fn scan(script: &str, fs_at: u64) -> Option<Scan> {
+fn scan(script: &str, fs_at: u64) -> Option<(Scan, Vec<Arc<dyn ReadAt>>)> {
     if !has("sfdisk") || !has("mkfs.ext4") {
         return None;
     }
@@ -41,17 +41,19 @@ fn scan(script: &str, fs_at: u64) -> Option<Scan> {
         &["-q", "-F", "-L", "L", "-E", &offset, name, "8M"],
     );
     let disk: Arc<dyn ReadAt> = Arc::new(FileDisk::open(&path, Access::Read).unwrap());
-    Some(scan_disk("vda", 0, &disk).unwrap())
+    let scan = scan_point(&[("vda".to_owned(), Arc::clone(&disk))]);
+    assert!(scan.complete);
+    Some((scan, vec![disk]))
 }
 
-fn shown(scan: &Scan) -> Vec<(&str, u64, &VolumeState)> {
+fn shown(scan: &Scan) -> Vec<(&str, u64, Known)> {
     scan.volumes
         .iter()
         .map(|volume| {
             (
                 volume.path.as_str(),
                 volume.map.size_bytes() >> 20,
-                &volume.state,
+                volume.known.clone(),
             )
         })
         .collect()
@@ -61,19 +63,24 @@ fn shown(scan: &Scan) -> Vec<(&str, u64, &VolumeState)> {
 fn gpt() {
     let script = "label: gpt\nstart=1MiB, size=4MiB, type=uefi\nstart=8MiB, size=16MiB, name=\"root é\"\n\
                   start=32MiB, size=8MiB, type=swap\n";
-    let Some(scan) = scan(script, 8) else { return };
+    let Some((scan, disks)) = scan(script, 8) else {
+        return;
+    };
     assert_eq!(
         shown(&scan),
         [
-            ("vda/part/1", 4, &VolumeState::NoFilesystem),
-            ("vda/part/2", 16, &VolumeState::Readable),
-            ("vda/part/3", 8, &VolumeState::NoFilesystem),
+            ("vda/part/1", 4, Known::NoFilesystem),
+            ("vda/part/2", 16, Known::Filesystem),
+            ("vda/part/3", 8, Known::NoFilesystem),
         ]
     );
     let root = scan.volumes.get(1).unwrap();
     assert_eq!(root.part_label.as_deref(), Some("root é"));
     assert_eq!(root.type_name.as_deref(), Some("Linux filesystem"));
-    let info = root.info.as_ref().unwrap();
+    let (state, fs) = root.open(&disks);
+    assert_eq!(state, VolumeState::Readable);
+    let fs = fs.unwrap();
+    let info = fs.info();
     assert_eq!((info.format, info.label.as_deref()), ("ext4", Some("L")));
     assert_eq!(info.uuid, root.content.as_ref().unwrap().uuid);
     assert!(scan.notes.is_empty(), "{:?}", scan.notes);
@@ -83,17 +90,20 @@ fn gpt() {
 fn mbr_with_logical_partitions() {
     let script = "label: dos\nlabel-id: 0x1a2b3c4d\nstart=1MiB, size=4MiB\nstart=6MiB, size=50MiB, type=5\n\
                   start=7MiB, size=4MiB\nstart=20MiB, size=16MiB\n";
-    let Some(scan) = scan(script, 20) else { return };
+    let Some((scan, disks)) = scan(script, 20) else {
+        return;
+    };
     assert_eq!(
         shown(&scan),
         [
-            ("vda/part/1", 4, &VolumeState::NoFilesystem),
-            ("vda/part/2", 50, &VolumeState::NoFilesystem),
-            ("vda/part/5", 4, &VolumeState::NoFilesystem),
-            ("vda/part/6", 16, &VolumeState::Readable),
+            ("vda/part/1", 4, Known::NoFilesystem),
+            ("vda/part/2", 50, Known::NoFilesystem),
+            ("vda/part/5", 4, Known::NoFilesystem),
+            ("vda/part/6", 16, Known::Filesystem),
         ]
     );
     let root = scan.volumes.get(3).unwrap();
+    assert_eq!(root.open(&disks).0, VolumeState::Readable);
     assert_eq!(root.part_uuid.as_deref(), Some("1a2b3c4d-06"));
 }
 
@@ -110,6 +120,6 @@ fn a_filesystem_without_a_table() {
         .unwrap();
     run("mkfs.ext4", &["-q", "-F", path.to_str().unwrap()]);
     let disk: Arc<dyn ReadAt> = Arc::new(FileDisk::open(&path, Access::Read).unwrap());
-    let scan = scan_disk("vdb", 1, &disk).unwrap();
-    assert_eq!(shown(&scan), [("vdb/raw", 16, &VolumeState::Readable)]);
+    let scan = scan_point(&[("vdb".to_owned(), disk)]);
+    assert_eq!(shown(&scan), [("vdb/raw", 16, Known::Filesystem)]);
 }

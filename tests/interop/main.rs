@@ -11,6 +11,7 @@ mod device;
 mod disk;
 mod guest_ext;
 mod guest_image;
+mod guest_lvm;
 mod guest_partition;
 mod guest_walk;
 mod history;

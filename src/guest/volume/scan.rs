@@ -1,0 +1,308 @@
+//! The scan of a point: disks first, then rounds of assembling what was found on them.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use std::sync::Arc;
+
+use super::logical::Physicals;
+use super::name::Names;
+use super::{Known, Origin, Scan, Volume, btrfs, reader};
+use crate::block::ReadAt;
+use crate::block::run::RunMap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::lvm;
+use crate::guest::partition::{self, Kind, Partition, Table, TableKind};
+use crate::guest::probe::{Class, Content, probe};
+
+/// LIMIT: volumes within each other (ours): a table in a volume of a group on a partition has 3.
+pub(super) const DEPTH_MAX: u32 = 4;
+/// LIMIT: volumes of a point (ours).
+const VOLUMES_MAX: usize = 1000;
+
+/// Something that may hold a table, a filesystem, or a part of something.
+#[derive(Clone)]
+pub(super) struct Device {
+    pub(super) path: String,
+    pub(super) origin: Origin,
+    pub(super) map: Arc<RunMap<usize>>,
+    /// How many tables and groups lie below it.
+    pub(super) depth: u32,
+    pub(super) type_name: Option<String>,
+    pub(super) part_label: Option<String>,
+    pub(super) part_uuid: Option<String>,
+    pub(super) damage: Option<String>,
+}
+
+/// A scan that is going on.
+pub(super) struct Scanner<'a> {
+    pub(super) sources: &'a [Arc<dyn ReadAt>],
+    pub(super) names: Names,
+    pub(super) volumes: Vec<Volume>,
+    pub(super) notes: Vec<String>,
+    pub(super) physicals: Physicals,
+    /// Number of volumes when something could not be read.
+    settled: Option<usize>,
+    is_full: bool,
+}
+
+/// Finds the volumes of a point's disks, given with their names.
+///
+/// Never fails: a damaged table gives one volume, `NAME/raw`, which says so; a disk that cannot be read is said in the notes, and the
+/// scan is then not complete.
+#[must_use]
+pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
+    let sources: Vec<Arc<dyn ReadAt>> = disks.iter().map(|(_, disk)| Arc::clone(disk)).collect();
+    let mut scanner = Scanner {
+        sources: &sources,
+        names: Names::default(),
+        volumes: Vec::new(),
+        notes: Vec::new(),
+        physicals: Physicals::default(),
+        settled: None,
+        is_full: false,
+    };
+    for (number, (name, disk)) in disks.iter().enumerate() {
+        scanner.names.directory(name);
+        if let Err(error) = scanner.disk(name, number, disk) {
+            scanner.could_not(name, &error);
+        }
+    }
+    scanner.logical_volumes();
+    let mut notes = btrfs::join(&mut scanner.volumes, &sources);
+    scanner.notes.append(&mut notes);
+    Scan {
+        settled: scanner.settled.unwrap_or(scanner.volumes.len()),
+        complete: scanner.settled.is_none(),
+        volumes: scanner.volumes,
+        notes: scanner.notes,
+    }
+}
+
+impl Scanner<'_> {
+    /// Says that something could not be read, so that what follows may be at another position in another scan. What is damaged or
+    /// beyond us was read.
+    pub(super) fn unread(&mut self, path: &str, error: &Error) {
+        use ErrorKind::{Corrupt, LimitExceeded, NotFound, Unsupported};
+        if !matches!(
+            error.kind(),
+            Corrupt | Unsupported | LimitExceeded | NotFound
+        ) {
+            self.could_not(path, error);
+        }
+    }
+
+    fn could_not(&mut self, path: &str, error: &Error) {
+        self.settled.get_or_insert(self.volumes.len());
+        let report = error.report();
+        self.notes
+            .push(format!("{path} could not be read: {report}"));
+    }
+
+    fn disk(&mut self, name: &str, number: usize, disk: &Arc<dyn ReadAt>) -> Result<()> {
+        let device = Device {
+            path: format!("{name}/raw"),
+            origin: Origin::Disk(number),
+            map: Arc::new(RunMap::linear(number, 0, disk.size_bytes())),
+            depth: 0,
+            type_name: None,
+            part_label: None,
+            part_uuid: None,
+            damage: None,
+        };
+        match partition::scan(disk, 0) {
+            Ok(table) if table.kind == TableKind::None => self.look(device),
+            Ok(table) => self.table(&device, &format!("{name}/part"), name, table),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.notes.push(format!("{name}: {}", error.report()));
+                self.add(device, None, Known::Damaged(error.report()));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Adds a volume; beyond the limit, says so once.
+    pub(super) fn add(&mut self, device: Device, content: Option<Content>, known: Known) {
+        if self.volumes.len() >= VOLUMES_MAX {
+            if !self.is_full {
+                let path = &device.path;
+                let note =
+                    format!("more than {VOLUMES_MAX} volumes; {path} and what follows is left out");
+                self.notes.push(note);
+            }
+            self.is_full = true;
+            return;
+        }
+        let path = self.names.volume(&device.path);
+        if path != device.path {
+            let wanted = &device.path;
+            self.notes.push(format!(
+                "{path}: the path {wanted} is taken by another volume"
+            ));
+        }
+        self.volumes.push(Volume {
+            path,
+            origin: device.origin,
+            map: device.map,
+            members: Vec::new(),
+            type_name: device.type_name,
+            part_label: device.part_label,
+            part_uuid: device.part_uuid,
+            content,
+            known,
+            damage: device.damage,
+        });
+    }
+
+    /// Looks at everything in a table; its partitions are named below `dir`.
+    fn table(&mut self, device: &Device, dir: &str, who: &str, table: Table) {
+        let disk = match device.origin {
+            Origin::Disk(number) => Some(number),
+            _ => None,
+        };
+        let notes = table.notes.iter().map(|note| format!("{who}: {note}"));
+        self.notes.extend(notes);
+        let dir = self.names.directory(dir);
+        for part in table.partitions {
+            let map = part
+                .map
+                .compose(|_, at, length| Ok(device.map.run_at(at, length)));
+            self.partition(disk, &dir, device.depth.saturating_add(1), part, map);
+        }
+    }
+
+    fn partition(
+        &mut self,
+        disk: Option<usize>,
+        dir: &str,
+        depth: u32,
+        part: Partition,
+        map: Result<RunMap<usize>>,
+    ) {
+        let (map, broken) = match map {
+            Ok(map) => (map, None),
+            Err(error) => (RunMap::linear(0, 0, 0), Some(error.report())),
+        };
+        let device = Device {
+            path: format!("{dir}/{}", part.number),
+            origin: Origin::Partition {
+                disk,
+                number: part.number,
+            },
+            map: Arc::new(map),
+            depth,
+            type_name: Some(part.type_name.map_or(part.type_id, str::to_owned)),
+            part_label: part.label,
+            part_uuid: part.uuid,
+            damage: part.damage.or(broken),
+        };
+        match part.kind {
+            Kind::Candidate | Kind::Swap => self.look(device),
+            Kind::Extended | Kind::Reserved => self.add(device, None, Known::NoFilesystem),
+        }
+    }
+
+    /// Looks at what lies on a device.
+    pub(super) fn look(&mut self, device: Device) {
+        if self.is_full {
+            return;
+        }
+        let reader = reader(&device.map, self.sources);
+        let content = match probe(&reader) {
+            Ok(content) => content,
+            Err(error) => {
+                self.unread(&device.path, &error);
+                return self.add(device, None, Known::Damaged(error.report()));
+            }
+        };
+        let may_be_physical = content.as_ref().is_none_or(|c| c.format == "LVM2_member");
+        if may_be_physical && self.physical(&device, &reader) {
+            return;
+        }
+        // On a partition a filesystem hides a table, whose signature is also that of a boot sector; a disk of a guest's guest begins
+        // with its table.
+        let may_have_table = match device.origin {
+            Origin::Disk(_) => false,
+            Origin::Partition { .. } => content.is_none(),
+            Origin::Logical { .. } => true,
+        };
+        if may_have_table && self.nested_table(&device, &reader) {
+            return;
+        }
+        let known = match (known(content.as_ref()), &device.damage) {
+            (Known::Filesystem, _) => Known::Filesystem,
+            (_, Some(damage)) => Known::Damaged(damage.clone()),
+            (known, None) => known,
+        };
+        self.add(device, content, known);
+    }
+
+    /// Looks for a partition table within a volume; whether there was one.
+    fn nested_table(&mut self, device: &Device, reader: &Arc<dyn ReadAt>) -> bool {
+        let table = match partition::scan(reader, 0) {
+            Ok(table) => table,
+            // What looks like a damaged table may be anything here.
+            Err(_) => return false,
+        };
+        // Nor is a boot sector with partitions that are not there a table.
+        if table.kind == TableKind::None || table.partitions.iter().all(|p| p.damage.is_some()) {
+            return false;
+        }
+        self.add(device.clone(), None, Known::Partitioned);
+        let Some(path) = self.volumes.last().map(|volume| volume.path.clone()) else {
+            return true;
+        };
+        if device.depth >= DEPTH_MAX {
+            self.notes.push(format!(
+                "{path}: volumes are nested deeper than {DEPTH_MAX}; its partitions are left out"
+            ));
+        } else {
+            self.table(device, &format!("{path}.part"), &path, table);
+        }
+        true
+    }
+
+    /// Takes a physical volume of LVM; whether it was one.
+    fn physical(&mut self, device: &Device, reader: &Arc<dyn ReadAt>) -> bool {
+        let (known, uuid) = match lvm::load_label(reader) {
+            Ok(None) => return false,
+            Ok(Some(label)) => {
+                let notes = self
+                    .physicals
+                    .add(self.volumes.len(), device, &label, reader);
+                self.notes.extend(notes);
+                (Known::Member("LVM".to_owned()), Some(label.id))
+            }
+            Err(error) => {
+                self.unread(&device.path, &error);
+                (Known::Damaged(error.report()), None)
+            }
+        };
+        let content = Content {
+            format: "LVM2_member",
+            class: Class::Container,
+            label: None,
+            uuid,
+        };
+        self.add(device.clone(), Some(content), known);
+        true
+    }
+}
+
+/// What a magic tells of a volume.
+fn known(content: Option<&Content>) -> Known {
+    let Some(content) = content else {
+        return Known::NoFilesystem;
+    };
+    match (content.class, content.format) {
+        (Class::Filesystem, _) => Known::Filesystem,
+        (Class::Swap, _) => Known::NoFilesystem,
+        (Class::Container, "linux_raid_member") => {
+            Known::Member("an md array, which is not assembled".to_owned())
+        }
+        (Class::Container, format) => Known::Unsupported(format.to_owned()),
+    }
+}

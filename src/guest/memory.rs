@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Time, Xattr};
+use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Subvolume, Time, Xattr};
 use crate::block::run::{Run, RunMap, Target};
 use crate::block::{MemoryDisk, ReadAt, WriteAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +40,8 @@ pub struct MemoryFs {
     nodes: BTreeMap<u64, Node>,
     volume: Arc<MemoryDisk>,
     volume_end: u64,
+    /// Subvolumes: path, number, directory. The first is the default one.
+    subvolumes: Vec<(String, u64, GuestIno)>,
 }
 
 impl Default for MemoryFs {
@@ -67,6 +69,7 @@ impl MemoryFs {
             nodes: BTreeMap::new(),
             volume: Arc::new(MemoryDisk::new()),
             volume_end: PAGE_BYTES,
+            subvolumes: Vec::new(),
         };
         fs.insert(
             ROOT,
@@ -82,6 +85,22 @@ impl MemoryFs {
     #[must_use]
     pub fn volume(&self) -> Arc<dyn ReadAt> {
         Arc::<MemoryDisk>::clone(&self.volume)
+    }
+
+    /// Names the filesystem.
+    pub fn set_label(&mut self, label: &str, uuid: &str) {
+        self.info.label = Some(label.to_owned());
+        self.info.uuid = Some(uuid.to_owned());
+    }
+
+    /// Makes a directory a subvolume; an empty path is the top level. The first one made is what a mount without options shows.
+    ///
+    /// # Errors
+    /// As [`MemoryFs::resolve`].
+    pub fn set_subvolume(&mut self, path: &str, number: u64) -> Result<()> {
+        let ino = self.resolve(path)?;
+        self.subvolumes.push((path.to_owned(), number, ino));
+        Ok(())
     }
 
     fn insert(&mut self, number: u64, file_type: FileType, mode: u16, size_bytes: u64, body: Body) {
@@ -283,6 +302,19 @@ impl GuestFs for MemoryFs {
 
     fn root(&self) -> GuestIno {
         GuestIno(ROOT)
+    }
+
+    fn subvolume(&self, which: &Subvolume) -> Result<GuestIno> {
+        let is_it = |(path, number, _): &&(String, u64, GuestIno)| match which {
+            Subvolume::Default => true,
+            Subvolume::Path(wanted) => path.as_bytes() == wanted,
+            Subvolume::Id(wanted) => number == wanted,
+        };
+        match (self.subvolumes.iter().find(is_it), which) {
+            (Some((.., ino)), _) => Ok(*ino),
+            (None, Subvolume::Default) => Ok(self.root()),
+            (None, _) => Err(Error::not_found("there is no such subvolume")),
+        }
     }
 
     fn attributes(&self, ino: GuestIno) -> Result<Attributes> {

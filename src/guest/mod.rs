@@ -18,5 +18,6 @@ pub mod partition;
 pub mod probe;
 pub mod record;
 pub mod recorded;
+pub mod system;
 pub mod volume;
 pub mod worker;

@@ -152,8 +152,18 @@ fn ext() {
 }
 
 #[test]
+fn fstab() {
+    run("fstab");
+}
+
+#[test]
 fn gpt_mbr() {
     run("gpt_mbr");
+}
+
+#[test]
+fn lvm() {
+    run("lvm");
 }
 
 #[test]

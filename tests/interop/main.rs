@@ -12,6 +12,7 @@ mod disk;
 mod guest_ext;
 mod guest_image;
 mod guest_lvm;
+mod guest_lvm_active;
 mod guest_partition;
 mod guest_walk;
 mod history;

@@ -1,4 +1,4 @@
-//! A volume group: its physical volumes, logical volumes and their segments, as its text tells them.
+//! A volume group: its physical and logical volumes, as its text tells them.
 //!
 //! # Invariants
 //! Names are checked: what LVM itself would not accept as a name never becomes a path.
@@ -10,14 +10,12 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{self, Section, Value};
+use super::config::{self, Section};
+use super::segment::{self, Layout, Segment, bytes};
 use crate::error::{Error, ErrorKind, Result};
 
-const SECTOR_BYTES: u64 = 512;
 /// LIMIT: characters of a name (LVM's `NAME_LEN`).
 const NAME_MAX: usize = 127;
-/// LIMIT: areas of one segment (LVM allows 128 stripes, 253 images).
-const AREAS_MAX: usize = 512;
 
 /// A physical volume as its group knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,64 +30,6 @@ pub(crate) struct Physical {
     pub(super) start_bytes: u64,
     /// Number of extents.
     pub(super) extents: u64,
-}
-
-/// Where an area of a segment begins: extent `extent` of a physical or logical volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Area {
-    pub(super) name: String,
-    pub(super) extent: u64,
-}
-
-/// An image of a RAID volume, and the small volume that keeps its state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Image {
-    pub(super) state: Option<String>,
-    pub(super) data: String,
-}
-
-/// What a segment is made of. Sizes are in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Layout {
-    Striped {
-        stripe_bytes: u64,
-        areas: Vec<Area>,
-    },
-    Mirror {
-        legs: Vec<Area>,
-    },
-    Raid0 {
-        stripe_bytes: u64,
-        images: Vec<Image>,
-    },
-    Raid1 {
-        images: Vec<Image>,
-    },
-    ThinPool {
-        metadata: String,
-        data: String,
-        chunk_bytes: u64,
-    },
-    Thin {
-        pool: String,
-        device: u64,
-        external_origin: Option<String>,
-    },
-    Snapshot {
-        origin: String,
-        store: String,
-    },
-    Zero,
-    /// A type that is not read, by LVM's name for it.
-    Other(String),
-}
-
-/// Extents of a logical volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) start: u64,
-    pub(super) extents: u64,
-    pub(super) layout: Layout,
 }
 
 /// A logical volume.
@@ -121,6 +61,7 @@ pub(crate) struct Group {
     /// What is odd about it, for people.
     pub(crate) notes: Vec<String>,
     by_name: BTreeMap<String, usize>,
+    by_key: BTreeMap<String, usize>,
 }
 
 /// Whether LVM would accept this name (`lvm(8)`, VALID NAMES).
@@ -132,139 +73,6 @@ fn is_name(name: &str) -> bool {
         && !name.starts_with('-')
         && name != "."
         && name != ".."
-}
-
-/// Items of a list in twos, threes, ...
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::Text(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn areas(list: &[Value]) -> Option<Vec<Area>> {
-    if list.len().checked_rem(2) != Some(0) || list.len() > AREAS_MAX {
-        return None;
-    }
-    list.chunks_exact(2)
-        .map(|pair| match pair {
-            [Value::Text(name), Value::Integer(extent)] => Some(Area {
-                name: name.clone(),
-                extent: u64::try_from(*extent).ok()?,
-            }),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Names of images, each behind that of its state where `has_state`.
-fn images(list: &[Value], has_state: bool) -> Option<Vec<Image>> {
-    if list.len() > AREAS_MAX {
-        return None;
-    }
-    let names: Vec<&str> = list.iter().filter_map(text).collect();
-    let width = if has_state { 2 } else { 1 };
-    let chunks = names.chunks_exact(width);
-    if !chunks.remainder().is_empty() {
-        return None;
-    }
-    chunks
-        .map(|names| {
-            Some(Image {
-                state: names.first().filter(|_| has_state).map(|n| (*n).to_owned()),
-                data: (*names.last()?).to_owned(),
-            })
-        })
-        .collect()
-}
-
-fn bytes(section: &Section, key: &str) -> Option<u64> {
-    section.number(key)?.checked_mul(SECTOR_BYTES)
-}
-
-fn layout(section: &Section) -> Option<Layout> {
-    let name = |key: &str| section.text(key).map(str::to_owned);
-    let kind = section.text("type")?;
-    // "striped+NOTE" carries what old releases must not misread.
-    let kind = kind.split('+').next()?;
-    Some(match kind {
-        "striped" | "linear" => {
-            let areas = areas(section.list("stripes"))?;
-            let stripe_bytes = match areas.len() {
-                0 => return None,
-                1 => 0,
-                _ => bytes(section, "stripe_size").filter(|n| *n > 0)?,
-            };
-            Layout::Striped {
-                stripe_bytes,
-                areas,
-            }
-        }
-        "mirror" => Layout::Mirror {
-            legs: areas(section.list("mirrors")).filter(|legs| !legs.is_empty())?,
-        },
-        "raid1" => Layout::Raid1 {
-            images: images(section.list("raids"), true).filter(|images| !images.is_empty())?,
-        },
-        "raid0" | "raid0_meta" => Layout::Raid0 {
-            stripe_bytes: bytes(section, "stripe_size").filter(|n| *n > 0)?,
-            images: images(section.list("raid0_lvs"), kind == "raid0_meta")
-                .filter(|images| !images.is_empty())?,
-        },
-        "thin-pool" => Layout::ThinPool {
-            metadata: name("metadata")?,
-            data: name("pool")?,
-            chunk_bytes: bytes(section, "chunk_size").filter(|n| *n > 0)?,
-        },
-        "thin" => Layout::Thin {
-            pool: name("thin_pool")?,
-            device: section.number("device_id")?,
-            external_origin: name("external_origin"),
-        },
-        "snapshot" => Layout::Snapshot {
-            origin: name("origin")?,
-            store: name("cow_store").or_else(|| name("merging_store"))?,
-        },
-        "zero" => Layout::Zero,
-        other => Layout::Other(other.to_owned()),
-    })
-}
-
-/// The segments in order, or what is wrong with them.
-fn segments(lv: &Section) -> Result<Vec<Segment>, String> {
-    let mut segments = Vec::new();
-    for (name, section) in lv
-        .sections()
-        .filter(|(name, _)| name.starts_with("segment"))
-    {
-        let extents = section.number("extent_count").filter(|n| *n > 0);
-        let (Some(start), Some(extents)) = (section.number("start_extent"), extents) else {
-            return Err(format!("{name} has no place"));
-        };
-        let layout = layout(section).ok_or_else(|| {
-            let kind = section.text("type").unwrap_or("?");
-            format!("{name} of type {kind} is not whole")
-        })?;
-        segments.push(Segment {
-            start,
-            extents,
-            layout,
-        });
-    }
-    segments.sort_by_key(|segment| segment.start);
-    let mut end = 0u64;
-    for segment in &segments {
-        if segment.start != end {
-            let start = segment.start;
-            return Err(format!(
-                "a segment begins at extent {start}, the one before ends at {end}"
-            ));
-        }
-        end = end
-            .checked_add(segment.extents)
-            .ok_or("its extents are too many")?;
-    }
-    Ok(segments)
 }
 
 impl Group {
@@ -299,12 +107,15 @@ impl Group {
             logical: Vec::new(),
             notes: Vec::new(),
             by_name: BTreeMap::new(),
+            by_key: BTreeMap::new(),
         };
         for (key, pv) in vg
             .section("physical_volumes")
             .iter()
             .flat_map(|s| s.sections())
         {
+            let at = group.physical.len();
+            group.by_key.insert(key.to_owned(), at);
             group.physical.push(Physical {
                 key: key.to_owned(),
                 id: pv
@@ -323,6 +134,7 @@ impl Group {
         {
             group.add(name, lv);
         }
+        group.show_snapshots();
         Ok(group)
     }
 
@@ -339,7 +151,7 @@ impl Group {
             name: name.to_owned(),
             id: lv.text("id").map(str::to_owned),
             is_visible: lv.has("status", "VISIBLE"),
-            segments: segments(lv),
+            segments: segment::parse(lv),
         });
     }
 
@@ -361,17 +173,44 @@ impl Group {
 
     /// The physical volume with that key.
     pub(super) fn physical(&self, key: &str) -> Option<&Physical> {
-        self.physical.iter().find(|pv| pv.key == key)
+        self.physical.get(*self.by_key.get(key)?)
     }
 
-    /// The hidden volume that describes the snapshot whose visible name is `store`.
-    pub(super) fn snapshot(&self, store: &str) -> Option<&Segment> {
-        self.logical
+    /// The snapshot that a volume reads as: its own, of which it is the store, or one that is being merged into it.
+    pub(super) fn snapshot(&self, name: &str) -> Option<&Segment> {
+        let snapshots = self
+            .logical
             .iter()
-            .filter_map(|lv| lv.segments.as_ref().ok()?.first())
-            .find(|segment| {
-                matches!(&segment.layout, Layout::Snapshot { store: named, .. } if named == store)
-            })
+            .filter_map(|lv| lv.segments.as_ref().ok()?.first());
+        snapshots.into_iter().find(|segment| match &segment.layout {
+            Layout::Snapshot {
+                origin,
+                is_merging: true,
+                ..
+            } => origin == name,
+            Layout::Snapshot { store, .. } => store == name,
+            _ => false,
+        })
+    }
+
+    /// Sets which volumes are shown where the text says it of another: a snapshot is known by the name of its store.
+    fn show_snapshots(&mut self) {
+        let mut stores = BTreeMap::new();
+        for lv in &mut self.logical {
+            let first = lv.segments.as_ref().ok().and_then(|s| s.first());
+            if let Some(Layout::Snapshot {
+                store, is_merging, ..
+            }) = first.map(|s| &s.layout)
+            {
+                stores.insert(store.clone(), !is_merging);
+                lv.is_visible = false;
+            }
+        }
+        for lv in &mut self.logical {
+            if let Some(is_shown) = stores.get(&lv.name) {
+                lv.is_visible = *is_shown;
+            }
+        }
     }
 
     /// What kind a volume is, for people: the types of its segments, and whether it is a snapshot's.

@@ -13,11 +13,13 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::group::{Area, Group, Layout, Segment};
+use super::group::Group;
+use super::segment::{Area, Layout, Segment};
 use super::{raid, store, thin};
 use crate::block::ReadAt;
 use crate::block::run::{Run, RunMap, RunReader, Target};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::types::width::u64_from_usize;
 
 /// LIMIT: volumes within volumes (LVM itself stacks up to 6: a snapshot of thin over RAID).
 const DEPTH_MAX: u32 = 8;
@@ -42,13 +44,19 @@ struct Builder<'a> {
     left: &'a Cell<u64>,
 }
 
+/// Takes from what may still be done for one group.
+fn charge(left: &Cell<u64>, cost: u64) -> Result<()> {
+    let rest = left.get().checked_sub(cost).ok_or_else(|| {
+        let what = format!("LVM volumes in more than {RUNS_MAX} pieces");
+        Error::new(ErrorKind::LimitExceeded, what)
+    })?;
+    left.set(rest);
+    Ok(())
+}
+
 impl Builder<'_> {
     fn push(&mut self, length_bytes: u64, target: Target<usize>) -> Result<()> {
-        let left = self.left.get().checked_sub(1).ok_or_else(|| {
-            let what = format!("LVM volumes in more than {RUNS_MAX} pieces");
-            Error::new(ErrorKind::LimitExceeded, what)
-        })?;
-        self.left.set(left);
+        charge(self.left, 1)?;
         let start = self.end;
         self.end = start
             .checked_add(length_bytes)
@@ -143,6 +151,8 @@ impl<'a> Resolver<'a> {
                 "volumes that consist of each other",
             )
         })?;
+        // Volumes of nothing that name each other many times over cost as well.
+        charge(&self.runs_left, 1)?;
         let mut out = self.builder();
         for segment in self.group.segments(name)? {
             self.segment(&mut out, segment, depth, notes)?;
@@ -300,7 +310,9 @@ impl<'a> Resolver<'a> {
         }
         let chunk_bytes = metadata.chunk_bytes;
         let mut done = 0;
-        for piece in metadata.pieces(device, length.div_ceil(chunk_bytes))? {
+        let pieces = metadata.pieces(device, length.div_ceil(chunk_bytes))?;
+        charge(&self.runs_left, metadata.nodes_read())?;
+        for piece in pieces {
             let start = whole(piece.chunk.checked_mul(chunk_bytes))?;
             Self::beneath(out, origin.as_ref(), done, start.saturating_sub(done))?;
             let bytes = whole(piece.chunks.checked_mul(chunk_bytes))?;
@@ -313,7 +325,7 @@ impl<'a> Resolver<'a> {
 
     /// A thick snapshot: the origin, but for the chunks that were saved.
     fn snapshot(&self, segment: &Segment, depth: u32, notes: &mut Vec<String>) -> Result<Map> {
-        let Layout::Snapshot { origin, store } = &segment.layout else {
+        let Layout::Snapshot { origin, store, .. } = &segment.layout else {
             return Err(Error::corrupt(
                 "an LVM snapshot",
                 "a snapshot segment",
@@ -332,6 +344,7 @@ impl<'a> Resolver<'a> {
         let store = self.volume(store, depth, notes)?;
         let exceptions = store::load(&self.reader(store.clone()))
             .or_io("the snapshot's store cannot be read")?;
+        charge(&self.runs_left, u64_from_usize(exceptions.chunks.len()))?;
         let mut out = self.builder();
         for (old, new) in exceptions.chunks {
             let start = old.saturating_mul(exceptions.chunk_bytes);
@@ -359,7 +372,7 @@ fn striped(
     if let [(map, offset)] = maps {
         return out.copy(map, *offset, length);
     }
-    let width = stripe_bytes.saturating_mul(crate::types::width::u64_from_usize(maps.len()));
+    let width = stripe_bytes.saturating_mul(u64_from_usize(maps.len()));
     if length.checked_rem(width) != Some(0) {
         return Err(Error::corrupt(
             "a striped LVM segment",

@@ -17,6 +17,7 @@ mod group;
 mod label;
 mod map;
 mod raid;
+mod segment;
 mod store;
 mod thin;
 

@@ -16,7 +16,7 @@
     clippy::as_conversions
 )]
 
-use super::group::Image;
+use super::segment::Image;
 use crate::block::ReadAt;
 use crate::guest::bytes::{le32, le64};
 

@@ -32,6 +32,7 @@
     clippy::as_conversions
 )]
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use crate::block::ReadAt;
@@ -69,6 +70,7 @@ pub(super) struct Metadata<'a> {
     pub(super) chunk_bytes: u64,
     mappings: u64,
     blocks: u64,
+    nodes_read: Cell<u64>,
 }
 
 /// The kernel's CRC-32C: as everywhere, but not inverted at the end.
@@ -187,6 +189,8 @@ impl Walk<'_> {
         }
         let bytes = load_block(self.metadata.device, block, NODE_XOR)?;
         let node = parse_node(&bytes)?;
+        let read = &self.metadata.nodes_read;
+        read.set(read.get().saturating_add(1));
         let last = (u64::MAX, 0);
         for (n, (key, value)) in node.entries.iter().enumerate() {
             if *key < start || *key >= end {
@@ -242,7 +246,13 @@ impl<'a> Metadata<'a> {
             chunk_bytes: u64::from(chunk).saturating_mul(SECTOR_BYTES),
             mappings: le64(&block, 320).ok_or_else(short)?,
             blocks: claimed.min(there.unwrap_or(0)),
+            nodes_read: Cell::new(0),
         })
+    }
+
+    /// Nodes read so far: what the walks have cost.
+    pub(super) fn nodes_read(&self) -> u64 {
+        self.nodes_read.get()
     }
 
     fn walk(&self) -> Walk<'_> {

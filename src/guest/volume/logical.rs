@@ -195,6 +195,9 @@ impl Scanner<'_> {
         let depth = depths.max().copied().unwrap_or(0).saturating_add(1);
         let resolver = Resolver::new(group, maps, self.sources);
         for lv in group.logical.iter().filter(|lv| lv.is_visible) {
+            if self.is_full {
+                break;
+            }
             self.logical(group, lv, dir, depth, &resolver);
         }
     }

@@ -45,7 +45,8 @@ pub(super) struct Scanner<'a> {
     pub(super) physicals: Physicals,
     /// Number of volumes when something could not be read.
     settled: Option<usize>,
-    is_full: bool,
+    /// Whether there are too many volumes already.
+    pub(super) is_full: bool,
 }
 
 /// Finds the volumes of a point's disks, given with their names.

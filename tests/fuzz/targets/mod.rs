@@ -1,7 +1,9 @@
 //! What is fuzzed: each target is a function over any bytes, which must come back, soon and without a panic.
 
 mod ext;
+mod fstab;
 mod gpt_mbr;
+mod lvm;
 mod nbd_proto;
 mod qcow2_check;
 mod qcow2_read;
@@ -13,9 +15,11 @@ mod sums;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub(crate) const TARGETS: [Target; 7] = [
+pub(crate) const TARGETS: [Target; 9] = [
     ("ext", ext::run),
+    ("fstab", fstab::run),
     ("gpt_mbr", gpt_mbr::run),
+    ("lvm", lvm::run),
     ("nbd_proto", nbd_proto::run),
     ("qcow2_check", qcow2_check::run),
     ("qcow2_read", qcow2_read::run),

@@ -7,8 +7,14 @@ use restorefs::block::{MemoryDisk, ReadAt, WriteAt};
 /// Bytes of the disk.
 pub(crate) const SIZE_BYTES: u64 = 4 << 20;
 
-/// The disk that `data` describes; what does not fit is left out.
+/// The disk that `data` describes.
+#[allow(dead_code, reason = "not every target takes the disk as it is")]
 pub(crate) fn disk(data: &[u8]) -> Arc<dyn ReadAt> {
+    Arc::new(memory(data))
+}
+
+/// The same, to be changed; what does not fit is left out.
+pub(crate) fn memory(data: &[u8]) -> MemoryDisk {
     let disk = MemoryDisk::sparse(SIZE_BYTES);
     for record in data.chunks_exact(516) {
         let Some((number, sector)) = record.split_first_chunk::<4>() else {
@@ -19,5 +25,5 @@ pub(crate) fn disk(data: &[u8]) -> Arc<dyn ReadAt> {
             let _ = disk.write_at(at, sector);
         }
     }
-    Arc::new(disk)
+    disk
 }

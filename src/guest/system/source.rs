@@ -1,0 +1,286 @@
+//! What an fstab calls a filesystem, and which volume that is.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use super::VolumeFacts;
+use crate::guest::volume::Origin;
+
+/// The volumes that a source may name, or why none.
+pub(super) type Found = Result<Vec<usize>, String>;
+
+/// Undoes udev's `\x20`.
+fn unhexed(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = match after {
+            [b'x', high, low, ..] if *first == b'\\' => std::str::from_utf8(&[*high, *low])
+                .ok()
+                .and_then(|digits| u8::from_str_radix(digits, 16).ok()),
+            _ => None,
+        };
+        out.push(code.unwrap_or(*first));
+        rest = if code.is_some() {
+            after.get(3..).unwrap_or_default()
+        } else {
+            after
+        };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A device-mapper name in its parts: `vg--a-lv` is the volume `lv` of the group `vg-a`.
+fn mapper_parts(name: &str) -> Option<(String, String)> {
+    let mut parts = vec![String::new()];
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '-' && chars.next_if_eq(&'-').is_none() {
+            parts.push(String::new());
+            continue;
+        }
+        parts.last_mut()?.push(c);
+    }
+    match <[String; 2]>::try_from(parts) {
+        Ok([group, volume]) => Some((group, volume)),
+        Err(_) => None,
+    }
+}
+
+/// The number of a disk from its letters: `a` 0, `z` 25, `aa` 26.
+fn letters(text: &str) -> Option<usize> {
+    let mut number = 0usize;
+    for byte in text.bytes() {
+        let digit = byte.checked_sub(b'a').filter(|d| *d < 26)?;
+        number = number
+            .checked_mul(26)?
+            .checked_add(usize::from(digit))?
+            .checked_add(1)?;
+    }
+    number.checked_sub(1)
+}
+
+/// Disk and partition of a kernel name: `sda1`, `nvme0n1p2`, `mmcblk0p1`. A guest's disks are taken in their order here.
+fn disk_name(name: &str) -> Option<(usize, Option<u32>)> {
+    let partition = |text: &str| text.parse::<u32>().ok();
+    for prefix in ["nvme", "mmcblk"] {
+        let Some(rest) = name.strip_prefix(prefix) else {
+            continue;
+        };
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let (disk, rest) = rest.split_at_checked(end)?;
+        let rest = match rest.strip_prefix('n') {
+            Some(space) => space.trim_start_matches(|c: char| c.is_ascii_digit()),
+            None => rest,
+        };
+        let number = match rest.strip_prefix('p') {
+            Some(number) => Some(partition(number)?),
+            None if rest.is_empty() => None,
+            None => return None,
+        };
+        return Some((disk.parse().ok()?, number));
+    }
+    let rest = ["xvd", "sd", "vd", "hd"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))?;
+    let end = rest
+        .find(|c: char| !c.is_ascii_lowercase())
+        .unwrap_or(rest.len());
+    let (disk, number) = rest.split_at_checked(end)?;
+    let number = match number {
+        "" => None,
+        number => Some(partition(number)?),
+    };
+    Some((letters(disk)?, number))
+}
+
+fn all(volumes: &[VolumeFacts], wanted: impl Fn(&VolumeFacts) -> bool) -> Vec<usize> {
+    volumes
+        .iter()
+        .enumerate()
+        .filter(|(_, facts)| wanted(facts))
+        .map(|(at, _)| at)
+        .collect()
+}
+
+fn is(field: Option<&String>, value: &str) -> bool {
+    field.is_some_and(|field| field.eq_ignore_ascii_case(value))
+}
+
+/// By tag and value, as `UUID=` and the directories of `/dev/disk` have them.
+fn by_tag(volumes: &[VolumeFacts], tag: &str, value: &str) -> Option<Vec<usize>> {
+    Some(match tag {
+        "uuid" => all(volumes, |facts| is(facts.uuid.as_ref(), value)),
+        "label" => all(volumes, |facts| facts.label.as_deref() == Some(value)),
+        "partuuid" => all(volumes, |facts| is(facts.part_uuid.as_ref(), value)),
+        "partlabel" => all(volumes, |facts| facts.part_label.as_deref() == Some(value)),
+        _ => return None,
+    })
+}
+
+fn logical(volumes: &[VolumeFacts], group: &str, name: &str) -> Vec<usize> {
+    all(
+        volumes,
+        |facts| matches!(&facts.origin, Origin::Logical { group: g, name: n } if g == group && n == name),
+    )
+}
+
+fn by_device(volumes: &[VolumeFacts], device: &str, mapped: &[(String, String)]) -> Found {
+    if let Some(name) = device.strip_prefix("mapper/") {
+        if let Some((_, below)) = mapped.iter().find(|(mapped, _)| mapped == name) {
+            return Err(format!(
+                "/etc/crypttab opens it from {below}, which is encrypted"
+            ));
+        }
+        return match mapper_parts(name) {
+            Some((group, volume)) => Ok(logical(volumes, &group, &volume)),
+            None => Err("it is no LVM volume".to_owned()),
+        };
+    }
+    if let Some((tag, value)) = device
+        .strip_prefix("disk/by-")
+        .and_then(|rest| rest.split_once('/'))
+    {
+        return by_tag(volumes, tag, &unhexed(value)).ok_or_else(|| {
+            format!("the names in /dev/disk/by-{tag} are not known outside of the guest")
+        });
+    }
+    if device.starts_with("dm-") {
+        return Err("the numbers of /dev/dm-N are given at each boot".to_owned());
+    }
+    if device.starts_with("md") {
+        return Err("it is an md array, which is not assembled".to_owned());
+    }
+    if let Some((group, volume)) = device.split_once('/') {
+        return Ok(logical(volumes, group, volume));
+    }
+    let (disk, partition) =
+        disk_name(device).ok_or_else(|| "no disk has such a name".to_owned())?;
+    Ok(all(volumes, |facts| match (&facts.origin, partition) {
+        (Origin::Disk(d), None) => *d == disk,
+        (
+            Origin::Partition {
+                disk: Some(d),
+                number,
+            },
+            Some(wanted),
+        ) => *d == disk && *number == wanted,
+        _ => false,
+    }))
+}
+
+/// The volumes that `source` may name. `mapped` are the names that `/etc/crypttab` opens, each with what it opens.
+pub(super) fn find(volumes: &[VolumeFacts], source: &str, mapped: &[(String, String)]) -> Found {
+    let found = if let Some(device) = source.strip_prefix("/dev/") {
+        by_device(volumes, device, mapped)?
+    } else if let Some((tag, value)) = source.split_once('=') {
+        let value = value.trim_matches('"');
+        by_tag(volumes, &tag.to_ascii_lowercase(), value)
+            .ok_or_else(|| format!("{tag}= is not known outside of the guest"))?
+    } else {
+        return Err("it is no device".to_owned());
+    };
+    if found.is_empty() {
+        return Err("there is no such volume".to_owned());
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{VolumeFacts, disk_name, find, mapper_parts};
+    use crate::guest::volume::Origin;
+
+    fn facts(origin: Origin, n: u8) -> VolumeFacts {
+        VolumeFacts {
+            path: format!("v{n}"),
+            origin,
+            label: Some(format!("label {n}")),
+            uuid: Some(format!("0000-000{n}a")),
+            part_label: Some(format!("part{n}")),
+            part_uuid: Some(format!("abcd-0{n}")),
+            may_open: true,
+        }
+    }
+
+    #[test]
+    fn volumes_are_found_by_every_name() {
+        let partition = |disk, number| Origin::Partition { disk, number };
+        let volumes = [
+            facts(partition(Some(0), 1), 0),
+            facts(partition(Some(1), 3), 1),
+            facts(Origin::Disk(2), 2),
+            facts(
+                Origin::Logical {
+                    group: "my-vg".to_owned(),
+                    name: "lv-1".to_owned(),
+                },
+                3,
+            ),
+            facts(partition(None, 1), 4),
+        ];
+        let mapped = [("data".to_owned(), "/dev/sda2".to_owned())];
+        for (source, expected) in [
+            ("UUID=0000-0000A", 0),
+            ("UUID=\"0000-0001a\"", 1),
+            ("LABEL=label 2", 2),
+            ("PARTUUID=ABCD-00", 0),
+            ("PARTLABEL=part4", 4),
+            ("/dev/disk/by-uuid/0000-0003a", 3),
+            ("/dev/disk/by-label/label\\x203", 3),
+            ("/dev/disk/by-partuuid/abcd-01", 1),
+            ("/dev/disk/by-partlabel/part1", 1),
+            ("/dev/mapper/my--vg-lv--1", 3),
+            ("/dev/my-vg/lv-1", 3),
+            ("/dev/sda1", 0),
+            ("/dev/vdb3", 1),
+            ("/dev/xvdc", 2),
+            ("/dev/nvme1n1p3", 1),
+            ("/dev/nvme2n1", 2),
+            ("/dev/mmcblk0p1", 0),
+        ] {
+            assert_eq!(
+                find(&volumes, source, &mapped),
+                Ok(vec![expected]),
+                "{source}"
+            );
+        }
+        for source in [
+            "UUID=1",
+            "/dev/sda2",
+            "/dev/sdz9",
+            "/dev/dm-0",
+            "/dev/md0",
+            "/dev/mapper/data",
+            "/dev/mapper/a-b-c",
+            "/dev/disk/by-id/x",
+            "/dev/",
+            "ID=x",
+            "nonsense",
+            "",
+        ] {
+            assert!(find(&volumes, source, &mapped).is_err(), "{source}");
+        }
+        let why = find(&volumes, "/dev/mapper/data", &mapped).unwrap_err();
+        assert!(why.contains("/dev/sda2"), "{why}");
+    }
+
+    #[test]
+    fn names_have_parts() {
+        let parts = |name| mapper_parts(name).map(|(a, b)| format!("{a} {b}"));
+        assert_eq!(parts("a-b").as_deref(), Some("a b"));
+        assert_eq!(parts("a--b-c--d").as_deref(), Some("a-b c-d"));
+        assert_eq!(parts("a----b-c").as_deref(), Some("a--b c"));
+        assert_eq!(parts("ab"), None);
+        assert_eq!(disk_name("sdaa12"), Some((26, Some(12))));
+        assert_eq!(disk_name("nvme0n1p"), None);
+        assert_eq!(disk_name("sda1x"), None);
+        assert_eq!(disk_name("sd"), None);
+        assert_eq!(disk_name(&format!("sd{}", "z".repeat(40))), None);
+        assert_eq!(disk_name("sr0"), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! Paths in the joined tree: directories of volumes, with others mounted over some of them.
+//!
+//! # Invariants
+//! A walk ends and stays inside: `..` stops at the root, symlinks are followed a bounded number of times, absolute ones from the root.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{MountAt, Open, Place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::{FileType, GuestFs};
+use crate::types::width::usize_from_u64;
+
+/// LIMIT: symlinks in one walk (Linux's own).
+const SYMLINKS_MAX: u32 = 40;
+/// LIMIT: components of one walk, those of symlinks included.
+const COMPONENTS_MAX: u32 = 2000;
+/// LIMIT: bytes of a file that is read here (ours; an fstab has a few KiB).
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A tree as far as it is joined.
+pub(super) struct Tree<'a> {
+    open: Open<'a>,
+    root: Place,
+    /// What is mounted in it.
+    pub(super) mounts: Vec<MountAt>,
+}
+
+/// Where a path ends.
+pub(super) struct Resolved {
+    /// The directory or file, of a mount its root.
+    pub(super) place: Place,
+    /// Its path without symlinks.
+    pub(super) path: Vec<u8>,
+    pub(super) file_type: FileType,
+}
+
+fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
+    path.split(|b| *b == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+        .map(<[u8]>::to_vec)
+}
+
+impl<'a> Tree<'a> {
+    pub(super) fn new(open: Open<'a>, root: Place) -> Self {
+        Self {
+            open,
+            root,
+            mounts: Vec::new(),
+        }
+    }
+
+    pub(super) fn fs(&self, volume: usize) -> Result<Arc<dyn GuestFs>> {
+        (self.open)(volume)
+    }
+
+    /// What is shown at a place: the root of the last mount over it.
+    fn shown(&self, place: Place) -> Place {
+        let mut place = place;
+        // Each round goes one mount up; there are no more than that.
+        for _ in &self.mounts {
+            match self.mounts.iter().rev().find(|mount| mount.over == place) {
+                Some(mount) if mount.root != place => place = mount.root,
+                _ => break,
+            }
+        }
+        place
+    }
+
+    /// Walks a path from the root.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`; `LimitExceeded` for symlinks without end; what the filesystems answer.
+    pub(super) fn resolve(&self, path: &[u8]) -> Result<Resolved> {
+        let mut stack: Vec<(Vec<u8>, Place)> = Vec::new();
+        let mut todo: VecDeque<Vec<u8>> = components(path).collect();
+        let (mut symlinks, mut steps) = (SYMLINKS_MAX, COMPONENTS_MAX);
+        let endless = || Error::new(ErrorKind::LimitExceeded, "symlinks without end");
+        while let Some(name) = todo.pop_front() {
+            steps = steps.checked_sub(1).ok_or_else(endless)?;
+            if name == b".." {
+                stack.pop();
+                continue;
+            }
+            let here = stack.last().map_or(self.root, |(_, place)| *place);
+            let fs = self.fs(here.volume)?;
+            let ino = fs.lookup(here.ino, &name)?;
+            if fs.attributes(ino)?.file_type == FileType::Symlink {
+                symlinks = symlinks.checked_sub(1).ok_or_else(endless)?;
+                let target = fs.symlink_target(ino)?;
+                if target.starts_with(b"/") {
+                    stack.clear();
+                }
+                for part in components(&target).rev() {
+                    todo.push_front(part);
+                }
+                continue;
+            }
+            let place = self.shown(Place {
+                volume: here.volume,
+                ino,
+            });
+            stack.push((name, place));
+        }
+        let place = stack.last().map_or(self.root, |(_, place)| *place);
+        let file_type = self.fs(place.volume)?.attributes(place.ino)?.file_type;
+        let mut path = Vec::new();
+        for (name, _) in &stack {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        Ok(Resolved {
+            place,
+            path,
+            file_type,
+        })
+    }
+
+    /// Whether there is something of that type at the path.
+    pub(super) fn is(&self, path: &[u8], file_type: FileType) -> bool {
+        self.resolve(path)
+            .is_ok_and(|found| found.file_type == file_type)
+    }
+
+    /// The content of a small file.
+    ///
+    /// # Errors
+    /// As [`Tree::resolve`]; `InvalidInput` when it is no file; `LimitExceeded`.
+    pub(super) fn read(&self, path: &[u8]) -> Result<Vec<u8>> {
+        let found = self.resolve(path)?;
+        if found.file_type != FileType::Regular {
+            return Err(Error::invalid("not a regular file"));
+        }
+        let fs = self.fs(found.place.volume)?;
+        let size = fs.attributes(found.place.ino)?.size_bytes;
+        if size > FILE_BYTES_MAX {
+            let what = format!("the file has {size} bytes, at most {FILE_BYTES_MAX} are read");
+            return Err(Error::new(ErrorKind::LimitExceeded, what));
+        }
+        let mut bytes = vec![0; usize_from_u64(size)];
+        fs.read_encoded(found.place.ino, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+}

@@ -84,6 +84,8 @@ pub enum Command {
     Ls(Ls),
     /// Show all that is known of a restore point
     Info(Info),
+    /// List what lies on the disks of a restore point: partitions, logical volumes, filesystems
+    Volumes(Volumes),
     /// Restore a disk, all disks, or files of a guest
     Restore(Restore),
     /// Mount the repository read-only; commits of others show up
@@ -233,6 +235,14 @@ pub struct Info {
     pub point: String,
 }
 
+/// Arguments of `volumes`.
+#[derive(Debug, Args)]
+pub struct Volumes {
+    /// The restore point
+    #[arg(value_name = "VM@POINT")]
+    pub point: String,
+}
+
 /// Arguments of `restore`.
 #[derive(Debug, Args)]
 pub struct Restore {
@@ -265,7 +275,7 @@ pub struct Mount {
     /// Where
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
     pub mountpoint: PathBuf,
-    /// Options as mount(8) takes them: allow_other,uid=,gid=,umask=,exec,noxattr,poll=SECONDS
+    /// Options as mount(8) takes them: allow_other,uid=,gid=,umask=,exec,noxattr,symlinks=rebase,poll=SECONDS
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
     /// Stay in the foreground

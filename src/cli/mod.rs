@@ -7,6 +7,7 @@ mod backup;
 mod begin;
 mod commit;
 mod context;
+mod document;
 pub mod exit;
 mod extract;
 mod info;
@@ -22,6 +23,7 @@ mod sample;
 mod serve;
 mod sessions;
 mod target;
+mod volumes;
 
 use std::io::{IsTerminal, Write};
 
@@ -82,6 +84,7 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::Sessions(_) => sessions::run(context),
         Command::Ls(args) => ls::run(context, &args),
         Command::Info(args) => info::run(context, &args),
+        Command::Volumes(args) => volumes::run(context, &args),
         Command::Restore(args) => restore::run(context, &args),
         Command::Mount(args) => mount::run(context, &args),
         Command::Umount(args) => mount::umount(context, &args),

@@ -81,6 +81,8 @@ pub struct TreeOptions {
     /// A mount by an ordinary user: everything is his, with `u+rX`; the true owner and mode of guest files are in the xattrs
     /// `user.restorefs.{uid,gid,mode}`.
     pub single_user: bool,
+    /// Symlinks of a guest's tree lead where they would in the guest, and never out of it.
+    pub rebase: bool,
     /// No extended attributes: faster `ls -l`, `rsync` without `-X`.
     pub noxattr: bool,
     /// Whether this process owns the repository and so may keep things in `cache/`.

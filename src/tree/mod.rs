@@ -20,11 +20,17 @@ mod attribute;
 mod cache;
 mod disk;
 mod document;
+mod files;
 mod inode;
 mod list;
+mod lookup;
 mod node;
+mod parent;
+mod probe;
 mod read;
+mod rebase;
 mod snapshot;
+mod stat;
 mod volume;
 mod xattr;
 
@@ -34,6 +40,7 @@ pub mod path;
 pub use attribute::{Attributes, Found, TreeOptions, Ttl};
 pub use inode::Ino;
 pub use list::DirEntry;
+pub use probe::ProbedPoint;
 pub use snapshot::{Change, PointView, Snapshot, VmView};
 
 use std::num::NonZeroUsize;
@@ -49,13 +56,16 @@ use crate::repo::selector::Which;
 use crate::repo::sidecar::index::DiskEntry;
 use crate::store::Space;
 use crate::types::width::usize_from_u64;
-use crate::types::{DiskName, VmName};
-use cache::Weighted;
+use crate::types::{DiskName, PointId, VmName};
+use cache::{Flights, Weighted};
 use disk::Disks;
 use inode::Table;
+use probe::Kept;
 use snapshot::Loader;
 use volume::Scanner;
 
+/// LIMIT: points of which is remembered what their state has of volumes.
+const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// LIMIT: guest directories whose parent is remembered.
 const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
@@ -68,6 +78,7 @@ pub struct Tree {
     disks: Arc<Disks>,
     scanner: Arc<Scanner>,
     table: Table,
+    kept: Flights<PointId, Kept>,
     contents: Weighted<Ino, Arc<dyn ReadAt>>,
     documents: Weighted<Ino, Arc<[u8]>>,
     parents: Mutex<LruCache<Ino, Ino>>,
@@ -103,6 +114,7 @@ impl Tree {
             snapshot: RwLock::default(),
             loader: Mutex::default(),
             disks,
+            kept: Flights::new(KEPT),
             contents: Weighted::new(usize_from_u64(memory.runs())),
             documents: Weighted::new(usize_from_u64(memory.document_bytes())),
             parents: Mutex::new(LruCache::new(PARENTS_KEPT)),

@@ -38,9 +38,9 @@ fn readers() -> Readers {
 }
 
 fn open(readers: &Readers) -> Arc<dyn GuestFs> {
-    let (state, fs) = readers.open(vec![hostile::volume()]);
-    assert_eq!(state, VolumeState::Readable);
-    fs.unwrap()
+    let opening = readers.open(vec![hostile::volume()]);
+    assert_eq!(opening.state, VolumeState::Readable);
+    opening.fs.unwrap()
 }
 
 fn looks_alive(fs: &dyn GuestFs) {
@@ -110,10 +110,10 @@ fn one_that_reads_for_ever_is_ended() {
 fn a_program_that_is_no_reader_is_told() {
     for program in ["/bin/true", "/bin/cat", "/no/such/program"] {
         let readers = Readers::new(Isolation::Process(program.into()), limits(), MIB);
-        let (state, fs) = readers.open(vec![hostile::volume()]);
-        assert!(fs.is_none());
-        let VolumeState::Damaged(reason) = state else {
-            panic!("{state:?}");
+        let opening = readers.open(vec![hostile::volume()]);
+        assert!(opening.fs.is_none() && opening.passing);
+        let VolumeState::Damaged(reason) = opening.state else {
+            panic!("{:?}", opening.state);
         };
         assert!(reason.contains("start"), "{reason}");
     }
@@ -155,9 +155,10 @@ fn names_that_mean_something_else_do_not_come_through() {
 
 fn a_volume_that_cannot_be_read_says_so() {
     let faulty = Arc::new(Fault::new(hostile::volume_disk()));
-    let (state, fs) = readers().open(vec![Arc::<Fault<MemoryDisk>>::clone(&faulty)]);
-    assert_eq!(state, VolumeState::Readable);
-    let fs = fs.unwrap();
+    let fs = readers()
+        .open(vec![Arc::<Fault<MemoryDisk>>::clone(&faulty)])
+        .fs
+        .unwrap();
     faulty.fail_range(OpKind::Read, 1 << 20, 1 << 20, ErrorKind::Stale);
     let error = fs.lookup(fs.root(), b"read at 1 MiB").unwrap_err();
     // Not what the reader made of it.
@@ -199,12 +200,9 @@ fn a_real_filesystem_is_the_same_in_another_process() {
         return;
     };
     let volume: Arc<dyn ReadAt> = Arc::new(MemoryDisk::from_bytes(&image));
-    let (state, there) = readers().open(vec![Arc::clone(&volume)]);
-    assert_eq!(state, VolumeState::Readable);
-    let (state, here) =
-        Readers::new(Isolation::Thread, limits(), MIB).open(vec![Arc::clone(&volume)]);
-    assert_eq!(state, VolumeState::Readable);
-    let (there, here) = (there.unwrap(), here.unwrap());
+    let there = readers().open(vec![Arc::clone(&volume)]).fs.unwrap();
+    let in_this = Readers::new(Isolation::Thread, limits(), MIB);
+    let here = in_this.open(vec![Arc::clone(&volume)]).fs.unwrap();
     assert!(check_guest_fs(&*there, &volume) > 3000);
     assert_eq!(there.info(), here.info());
     let mut todo = vec![there.root()];

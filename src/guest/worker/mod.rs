@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use super::fs::{GuestFs, VolumeState};
 use super::probe::open_fs;
-use super::record::Direct;
+use super::record::{Direct, Reader};
 use super::recorded::{Recorded, Store};
 use crate::block::ReadAt;
 use remote::{Remote, Started};
@@ -105,25 +105,50 @@ impl Readers {
 
     /// Opens the filesystem on a volume, given with the other devices that it spans. Never fails: damage is a state.
     #[must_use]
-    pub fn open(&self, devices: Vec<Arc<dyn ReadAt>>) -> (VolumeState, Option<Arc<dyn GuestFs>>) {
+    pub fn open(&self, devices: Vec<Arc<dyn ReadAt>>) -> Opening {
+        let settled = |(state, fs)| Opening {
+            state,
+            fs,
+            passing: false,
+        };
         match &self.isolation {
             Isolation::Thread => {
                 let (state, fs) = open_fs(&devices);
-                let fs = fs.map(|fs| -> Arc<dyn GuestFs> {
-                    Arc::new(Recorded::new(Direct(fs), &self.store))
-                });
-                (state, fs)
+                settled((state, fs.map(|fs| self.recorded(Direct(fs)))))
             }
             Isolation::Process(program) => {
                 match Remote::start(program.clone(), self.limits, devices) {
                     Ok(Started::Readable(remote)) => {
-                        let fs: Arc<dyn GuestFs> = Arc::new(Recorded::new(*remote, &self.store));
-                        (VolumeState::Readable, Some(fs))
+                        settled((VolumeState::Readable, Some(self.recorded(*remote))))
                     }
-                    Ok(Started::Not(state)) => (state, None),
-                    Err(error) => (VolumeState::Damaged(error.report()), None),
+                    Ok(Started::Not(state)) => settled((state, None)),
+                    Err(error) => Opening {
+                        state: VolumeState::Damaged(error.report()),
+                        fs: None,
+                        passing: true,
+                    },
                 }
             }
         }
     }
+
+    fn recorded(&self, reader: impl Reader + 'static) -> Arc<dyn GuestFs> {
+        Arc::new(Recorded::new(reader, &self.store))
+    }
+
+    /// Bytes of answers that are kept now, about.
+    #[must_use]
+    pub fn record_bytes(&self) -> usize {
+        self.store.bytes()
+    }
+}
+
+/// What became of opening a filesystem.
+pub struct Opening {
+    /// How far the volume is known.
+    pub state: VolumeState,
+    /// The filesystem, when it is readable.
+    pub fs: Option<Arc<dyn GuestFs>>,
+    /// Whether it was the reader that failed, so that another try may end otherwise.
+    pub passing: bool,
 }

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use super::bytes::{array, le16, le32, text, uuid};
-use super::ext;
 use super::fs::{GuestFs, OpenFs, VolumeState};
+use super::{ext, xfs};
 use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
 use crate::types::width::usize_from_u64;
@@ -241,7 +241,7 @@ pub fn probe(volume: &dyn ReadAt) -> Result<Option<Content>> {
 }
 
 /// Readers by format.
-const READERS: [(&str, OpenFs); 1] = [("ext", ext::open)];
+const READERS: [(&str, OpenFs); 2] = [("ext", ext::open), ("xfs", xfs::open)];
 
 /// Opens the filesystem on a volume, given with the other devices that it spans, or says why there is none to read. Never fails:
 /// damage is a state.

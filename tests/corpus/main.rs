@@ -182,6 +182,11 @@ fn sums() {
 }
 
 #[test]
+fn xfs() {
+    run("xfs");
+}
+
+#[test]
 fn every_target_is_here_and_has_a_program() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let mut programs: Vec<String> = std::fs::read_dir(fuzz.join("bin"))

@@ -13,6 +13,7 @@ mod guest_ext;
 mod guest_image;
 mod guest_partition;
 mod guest_walk;
+mod guest_xfs;
 mod history;
 mod opinion;
 mod qcow2;

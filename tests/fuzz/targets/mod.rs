@@ -2,18 +2,21 @@
 
 mod ext;
 mod gpt_mbr;
+mod guest;
 mod nbd_proto;
 mod qcow2_check;
 mod qcow2_read;
+mod seal;
 mod sidecar;
 mod sparse;
 mod sums;
+mod xfs;
 
 /// A target's name (that of its corpus) and its function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub(crate) const TARGETS: [Target; 7] = [
+pub(crate) const TARGETS: [Target; 8] = [
     ("ext", ext::run),
     ("gpt_mbr", gpt_mbr::run),
     ("nbd_proto", nbd_proto::run),
@@ -21,4 +24,5 @@ pub(crate) const TARGETS: [Target; 7] = [
     ("qcow2_read", qcow2_read::run),
     ("sidecar", sidecar::run),
     ("sums", sums::run),
+    ("xfs", xfs::run),
 ];

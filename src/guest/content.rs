@@ -27,7 +27,16 @@ pub(super) fn read(
             .split_at_mut_checked(usize_from_u64(run.length_bytes))
             .ok_or_else(|| gap(at))?;
         match run.target {
-            Target::Source { offset, .. } => volume.read_at(offset, part)?,
+            Target::Source { offset, .. } => {
+                volume.read_at(offset, part).map_err(|error| {
+                    // A file that lies beyond its volume is damage of the filesystem.
+                    if error.kind() == ErrorKind::InvalidInput {
+                        error.with_kind(ErrorKind::Corrupt)
+                    } else {
+                        error
+                    }
+                })?;
+            }
             Target::Hole => part.fill(0),
             Target::Encoded => encoded(at, part)?,
             Target::Inline(bytes) => {

@@ -21,6 +21,7 @@ mod content;
 mod device;
 mod directory;
 pub mod ext;
+pub mod fat;
 pub mod fs;
 mod kept;
 pub mod memory;

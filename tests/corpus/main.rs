@@ -152,6 +152,11 @@ fn ext() {
 }
 
 #[test]
+fn fat() {
+    run("fat");
+}
+
+#[test]
 fn gpt_mbr() {
     run("gpt_mbr");
 }

@@ -10,6 +10,7 @@ mod deep;
 mod device;
 mod disk;
 mod guest_ext;
+mod guest_fat;
 mod guest_image;
 mod guest_partition;
 mod guest_walk;

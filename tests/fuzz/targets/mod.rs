@@ -1,6 +1,7 @@
 //! What is fuzzed: each target is a function over any bytes, which must come back, soon and without a panic.
 
 mod ext;
+mod fat;
 mod gpt_mbr;
 mod guest;
 mod nbd_proto;
@@ -16,8 +17,9 @@ mod xfs;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub(crate) const TARGETS: [Target; 8] = [
+pub(crate) const TARGETS: [Target; 9] = [
     ("ext", ext::run),
+    ("fat", fat::run),
     ("gpt_mbr", gpt_mbr::run),
     ("nbd_proto", nbd_proto::run),
     ("qcow2_check", qcow2_check::run),

@@ -84,7 +84,7 @@ pub enum Command {
     Ls(Ls),
     /// Show all that is known of a restore point
     Info(Info),
-    /// List what lies on the disks of a restore point: partitions, logical volumes, filesystems
+    /// List the partitions and volumes of a restore point
     Volumes(Volumes),
     /// Restore a disk, all disks, or files of a guest
     Restore(Restore),

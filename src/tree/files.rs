@@ -1,8 +1,8 @@
 //! `files/`: the guests' own trees, joined from the volumes of a point.
 //!
 //! # Invariants
-//! - Each mount of a plan is an *instance* with inodes of its own, also when it shows a volume that another one shows: a directory is at one
-//!   place only, and a volume mounted within itself is no loop.
+//! - Each mount of a plan is an *instance* with inodes of its own, also when it shows a volume that another one shows: a directory is at
+//!   one place only, and a volume mounted within itself is no loop.
 //! - The number of an instance (8 bits of its inodes, above those of volumes) is its position, as long as all volumes could be read.
 
 use std::collections::HashMap;

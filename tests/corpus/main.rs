@@ -157,6 +157,11 @@ fn fstab() {
 }
 
 #[test]
+fn fat() {
+    run("fat");
+}
+
+#[test]
 fn gpt_mbr() {
     run("gpt_mbr");
 }
@@ -189,6 +194,11 @@ fn sidecar() {
 #[test]
 fn sums() {
     run("sums");
+}
+
+#[test]
+fn xfs() {
+    run("xfs");
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn check_dirty(mode: &str) -> Option<Counts> {
         std::fs::copy(&image, &ours).unwrap();
         std::fs::copy(&image, &theirs).unwrap();
     }
-    let mount = Mount::new(&theirs, "rw")?;
+    let mount = Mount::new(&theirs, "rw,noatime")?;
     let volume = volume(&ours);
     let fs = ext::open(std::slice::from_ref(&volume)).unwrap();
     let notes = fs.info().notes.join("; ");

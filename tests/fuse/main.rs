@@ -11,6 +11,7 @@ mod files;
 mod follow;
 mod guest;
 mod lookup_readdir;
+mod lvm;
 mod mount_lifecycle;
 mod owner;
 mod pitfalls;

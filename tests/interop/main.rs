@@ -9,11 +9,13 @@
 mod deep;
 mod device;
 mod disk;
+mod guest_btrfs_devices;
 mod guest_ext;
 mod guest_fat;
 mod guest_image;
 mod guest_lvm;
 mod guest_lvm_active;
+mod guest_lvm_layout;
 mod guest_partition;
 mod guest_walk;
 mod guest_xfs;

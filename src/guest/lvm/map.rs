@@ -9,7 +9,7 @@
     clippy::as_conversions
 )]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,14 +19,57 @@ use super::{raid, store, thin};
 use crate::block::ReadAt;
 use crate::block::run::{Run, RunMap, RunReader, Target};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::guest::cache::PageCache;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: volumes within volumes (LVM itself stacks up to 6: a snapshot of thin over RAID).
 const DEPTH_MAX: u32 = 8;
-/// LIMIT: runs built for one group (ours; 40 bytes each): a striped volume has one for each stripe.
+/// LIMIT: bytes kept of metadata that is read (a thin pool's tree, a snapshot's exceptions).
+const CACHE_BYTES: u64 = 4 << 20;
+/// LIMIT: runs of all volumes of a point (ours; 40 bytes each): a striped volume has one for each stripe.
 const RUNS_MAX: u64 = 4_000_000;
+/// LIMIT: runs made and nodes read in all, those of volumes that came to nothing included.
+const WORK_MAX: u64 = 16_000_000;
+
+/// What looking at one more volume counts for, in runs.
+const VOLUME_WORK: u64 = 32;
 
 type Map = RunMap<usize>;
+
+/// What may still be done for a point.
+pub(crate) struct Budget {
+    runs: Cell<u64>,
+    work: Cell<u64>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            runs: Cell::new(RUNS_MAX),
+            work: Cell::new(WORK_MAX),
+        }
+    }
+}
+
+impl Budget {
+    fn take(left: &Cell<u64>, cost: u64) -> Result<()> {
+        let rest = left.get().checked_sub(cost).ok_or_else(|| {
+            let what = format!("LVM volumes in more than {RUNS_MAX} pieces");
+            Error::new(ErrorKind::LimitExceeded, what)
+        })?;
+        left.set(rest);
+        Ok(())
+    }
+
+    fn run(&self) -> Result<()> {
+        Self::take(&self.runs, 1)?;
+        self.work(1)
+    }
+
+    fn work(&self, cost: u64) -> Result<()> {
+        Self::take(&self.work, cost)
+    }
+}
 
 /// A group whose physical volumes have been looked for.
 pub(crate) struct Resolver<'a> {
@@ -34,29 +77,21 @@ pub(crate) struct Resolver<'a> {
     /// By identifier.
     devices: &'a BTreeMap<String, Arc<Map>>,
     sources: &'a [Arc<dyn ReadAt>],
-    runs_left: Cell<u64>,
+    budget: &'a Budget,
+    /// Volumes that are done: many thin ones lie on one pool.
+    known: RefCell<BTreeMap<String, Arc<Map>>>,
 }
 
 /// A map that is being built.
 struct Builder<'a> {
     runs: Vec<Run<usize>>,
     end: u64,
-    left: &'a Cell<u64>,
-}
-
-/// Takes from what may still be done for one group.
-fn charge(left: &Cell<u64>, cost: u64) -> Result<()> {
-    let rest = left.get().checked_sub(cost).ok_or_else(|| {
-        let what = format!("LVM volumes in more than {RUNS_MAX} pieces");
-        Error::new(ErrorKind::LimitExceeded, what)
-    })?;
-    left.set(rest);
-    Ok(())
+    budget: &'a Budget,
 }
 
 impl Builder<'_> {
     fn push(&mut self, length_bytes: u64, target: Target<usize>) -> Result<()> {
-        charge(self.left, 1)?;
+        self.budget.run()?;
         let start = self.end;
         self.end = start
             .checked_add(length_bytes)
@@ -107,12 +142,14 @@ impl<'a> Resolver<'a> {
         group: &'a Group,
         devices: &'a BTreeMap<String, Arc<Map>>,
         sources: &'a [Arc<dyn ReadAt>],
+        budget: &'a Budget,
     ) -> Self {
         Self {
             group,
             devices,
             sources,
-            runs_left: Cell::new(RUNS_MAX),
+            budget,
+            known: RefCell::new(BTreeMap::new()),
         }
     }
 
@@ -120,30 +157,41 @@ impl<'a> Resolver<'a> {
     ///
     /// # Errors
     /// `Corrupt`, also when a physical volume is missing; `Unsupported` naming the segment type; `LimitExceeded`; `Io`.
-    pub(crate) fn map(&self, name: &str, notes: &mut Vec<String>) -> Result<Map> {
-        match self.group.snapshot(name) {
-            Some(segment) => self.snapshot(segment, DEPTH_MAX, notes),
+    pub(crate) fn map(&self, name: &str, notes: &mut Vec<String>) -> Result<Arc<Map>> {
+        let runs = self.budget.runs.get();
+        let map = match self.group.snapshot(name) {
+            Some(segment) => self.snapshot(segment, DEPTH_MAX, notes).map(Arc::new),
             None => self.volume(name, DEPTH_MAX, notes),
+        };
+        if map.is_err() {
+            // What was made is gone again, and leaves room for other volumes.
+            self.budget.runs.set(runs);
+            self.known.borrow_mut().clear();
         }
+        map
     }
 
     fn builder(&self) -> Builder<'_> {
         Builder {
             runs: Vec::new(),
             end: 0,
-            left: &self.runs_left,
+            budget: self.budget,
         }
     }
 
-    fn reader(&self, map: Map) -> RunReader {
-        RunReader::new(map, self.sources.to_vec(), None)
+    fn reader(&self, map: Arc<Map>) -> PageCache {
+        let reader = RunReader::new(map, self.sources.to_vec(), None);
+        PageCache::new(Arc::new(reader), CACHE_BYTES)
     }
 
     fn bytes(&self, extents: u64) -> Result<u64> {
         whole(extents.checked_mul(self.group.extent_bytes))
     }
 
-    fn volume(&self, name: &str, depth: u32, notes: &mut Vec<String>) -> Result<Map> {
+    fn volume(&self, name: &str, depth: u32, notes: &mut Vec<String>) -> Result<Arc<Map>> {
+        if let Some(known) = self.known.borrow().get(name) {
+            return Ok(Arc::clone(known));
+        }
         let depth = depth.checked_sub(1).ok_or_else(|| {
             Error::corrupt(
                 "LVM volumes",
@@ -152,12 +200,16 @@ impl<'a> Resolver<'a> {
             )
         })?;
         // Volumes of nothing that name each other many times over cost as well.
-        charge(&self.runs_left, 1)?;
+        self.budget.work(VOLUME_WORK)?;
         let mut out = self.builder();
         for segment in self.group.segments(name)? {
             self.segment(&mut out, segment, depth, notes)?;
         }
-        out.finish()
+        let map = Arc::new(out.finish()?);
+        self.known
+            .borrow_mut()
+            .insert(name.to_owned(), Arc::clone(&map));
+        Ok(map)
     }
 
     fn physical(&self, area: &Area) -> Result<Option<(Arc<Map>, u64)>> {
@@ -182,7 +234,7 @@ impl<'a> Resolver<'a> {
             return Ok(found);
         }
         let map = self.volume(&area.name, depth, notes)?;
-        Ok((Arc::new(map), self.bytes(area.extent)?))
+        Ok((map, self.bytes(area.extent)?))
     }
 
     fn segment(
@@ -210,7 +262,7 @@ impl<'a> Resolver<'a> {
             } => {
                 let maps = images
                     .iter()
-                    .map(|image| Ok((Arc::new(self.volume(&image.data, depth, notes)?), 0)))
+                    .map(|image| Ok((self.volume(&image.data, depth, notes)?, 0)))
                     .collect::<Result<Vec<_>>>()?;
                 striped(out, &maps, *stripe_bytes, length)
             }
@@ -229,7 +281,7 @@ impl<'a> Resolver<'a> {
                 };
                 let legs = raid::order(images, state, notes).into_iter().map(|image| {
                     let map = self.volume(&image.data, depth, &mut Vec::new());
-                    (image.data.clone(), map.map(|map| (Arc::new(map), 0)))
+                    (image.data.clone(), map.map(|map| (map, 0)))
                 });
                 let (map, offset) = first_leg(legs, "raid1", notes)?;
                 out.copy(&map, offset, length)
@@ -311,16 +363,16 @@ impl<'a> Resolver<'a> {
         let chunk_bytes = metadata.chunk_bytes;
         let mut done = 0;
         let pieces = metadata.pieces(device, length.div_ceil(chunk_bytes))?;
-        charge(&self.runs_left, metadata.nodes_read())?;
+        self.budget.work(metadata.nodes_read())?;
         for piece in pieces {
             let start = whole(piece.chunk.checked_mul(chunk_bytes))?;
-            Self::beneath(out, origin.as_ref(), done, start.saturating_sub(done))?;
+            Self::beneath(out, origin.as_deref(), done, start.saturating_sub(done))?;
             let bytes = whole(piece.chunks.checked_mul(chunk_bytes))?;
             let bytes = bytes.min(length.saturating_sub(start));
             out.copy(&data, whole(piece.at.checked_mul(chunk_bytes))?, bytes)?;
             done = start.saturating_add(bytes);
         }
-        Self::beneath(out, origin.as_ref(), done, length.saturating_sub(done))
+        Self::beneath(out, origin.as_deref(), done, length.saturating_sub(done))
     }
 
     /// A thick snapshot: the origin, but for the chunks that were saved.
@@ -342,9 +394,9 @@ impl<'a> Resolver<'a> {
         let origin = self.volume(origin, depth, notes)?;
         let length = self.bytes(segment.extents)?.min(origin.size_bytes());
         let store = self.volume(store, depth, notes)?;
-        let exceptions = store::load(&self.reader(store.clone()))
+        let exceptions = store::load(&self.reader(Arc::clone(&store)))
             .or_io("the snapshot's store cannot be read")?;
-        charge(&self.runs_left, u64_from_usize(exceptions.chunks.len()))?;
+        self.budget.work(u64_from_usize(exceptions.chunks.len()))?;
         let mut out = self.builder();
         for (old, new) in exceptions.chunks {
             let start = old.saturating_mul(exceptions.chunk_bytes);

@@ -19,11 +19,13 @@ mod map;
 mod raid;
 mod segment;
 mod store;
+#[cfg(test)]
+mod tests;
 mod thin;
 
 pub(crate) use group::{Group, Logical};
 pub(crate) use label::{Label, load_label, load_texts};
-pub(crate) use map::Resolver;
+pub(crate) use map::{Budget, Resolver};
 
 use std::collections::BTreeMap;
 

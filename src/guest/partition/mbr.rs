@@ -68,6 +68,11 @@ pub(super) fn parse_primaries(sector: &[u8]) -> Option<Vec<Record>> {
     Some(records)
 }
 
+/// Whether any entry is used.
+pub(super) fn has_partitions(records: &[Record]) -> bool {
+    records.iter().any(|record| record.is_used())
+}
+
 const fn type_of(byte: u8) -> (Option<&'static str>, Kind) {
     match byte {
         0x05 | 0x0f | 0x85 | 0xc5 | 0xd5 => (Some("extended"), Kind::Extended),

@@ -148,7 +148,13 @@ pub fn scan(disk: &Arc<dyn ReadAt>, source: usize) -> Result<Table> {
             .iter()
             .any(|record| record.type_byte == mbr::TYPE_PROTECTIVE)
     });
-    if let Some(table) = gpt::load(disk, source, protective)? {
+    // As Linux does: an MBR with partitions that does not claim a GPT is newer than one that was left behind. A hybrid one claims it.
+    let is_mbr = !protective
+        && !is_boot_sector_of_filesystem(&first)
+        && records
+            .as_ref()
+            .is_some_and(|records| mbr::has_partitions(records));
+    if !is_mbr && let Some(table) = gpt::load(disk, source, protective)? {
         return Ok(table);
     }
     match records {
@@ -287,6 +293,25 @@ mod tests {
             let error = scan(&dynamic(disk), 0).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
+    }
+
+    #[test]
+    fn hybrid_and_left_behind_tables() {
+        // A hybrid MBR names partitions beside the GPT.
+        let disk = gpt(512, 200);
+        write(&disk, 0, &record(&[(0xee, 1, 999), (0x83, 1000, 100)]));
+        let table = scan(&dynamic(disk), 0).unwrap();
+        assert_eq!(table.kind, TableKind::Gpt);
+        // A new MBR, and the GPT of old.
+        let disk = gpt(512, 200);
+        write(&disk, 0, &record(&[(0x83, 2048, 100)]));
+        let table = scan(&dynamic(disk), 0).unwrap();
+        assert_eq!((table.kind, table.partitions.len()), (TableKind::Mbr, 1));
+        // No MBR at all.
+        let disk = gpt(512, 200);
+        write(&disk, 0, &[0; 512]);
+        let table = scan(&dynamic(disk), 0).unwrap();
+        assert_eq!(table.kind, TableKind::Gpt);
     }
 
     #[test]

@@ -76,12 +76,36 @@ type Opened = Result<Arc<dyn GuestFs>, String>;
 
 /// The filesystems of a point, each opened once.
 struct Filesystems<'a> {
-    volumes: &'a [VolumeFacts],
+    volumes: Vec<VolumeFacts>,
     open: Open<'a>,
     opened: RefCell<BTreeMap<usize, Opened>>,
 }
 
-impl Filesystems<'_> {
+impl<'a> Filesystems<'a> {
+    /// Opens what can be opened; what a filesystem says of itself completes what its magic told.
+    fn new(volumes: &[VolumeFacts], open: Open<'a>) -> Self {
+        let mut filesystems = Self {
+            volumes: volumes.to_vec(),
+            open,
+            opened: RefCell::new(BTreeMap::new()),
+        };
+        for volume in 0..volumes.len() {
+            let Ok(fs) = filesystems.get(volume) else {
+                continue;
+            };
+            if let Some(facts) = filesystems.volumes.get_mut(volume) {
+                let info = fs.info();
+                facts.label = info.label.clone().or(facts.label.take());
+                facts.uuid = info.uuid.clone().or(facts.uuid.take());
+            }
+        }
+        filesystems
+    }
+
+    fn may_open(&self, volume: usize) -> bool {
+        self.volumes.get(volume).is_some_and(|facts| facts.may_open)
+    }
+
     fn get(&self, volume: usize) -> Result<Arc<dyn GuestFs>> {
         let failed = |why: &str| Error::unsupported(why.to_owned());
         if let Some(known) = self.opened.borrow().get(&volume) {
@@ -156,10 +180,15 @@ impl Joiner<'_> {
     /// The directory that an entry's source and options name; of several volumes of one name `own` comes first.
     fn root(&self, entry: &Entry, own: Option<usize>) -> Result<Place, String> {
         let source = shown(&entry.source);
-        let found = find(self.filesystems.volumes, &source, &self.mapped)?;
+        let found = find(&self.filesystems.volumes, &source, &self.mapped)?;
         let volume = match own.filter(|own| found.contains(own)) {
             Some(own) => own,
-            None => *found.first().ok_or("there is no such volume")?,
+            // The members of one filesystem have its UUID too.
+            None => *found
+                .iter()
+                .find(|volume| self.filesystems.may_open(**volume))
+                .or(found.first())
+                .ok_or("there is no such volume")?,
         };
         let fs = self
             .filesystems
@@ -341,9 +370,7 @@ impl Labels {
 
 /// The label of the filesystem on a volume.
 fn label(filesystems: &Filesystems<'_>, volume: usize) -> Option<String> {
-    let fs = filesystems.get(volume).ok()?;
-    let told = filesystems.volumes.get(volume)?.label.clone();
-    fs.info().label.clone().or(told)
+    filesystems.volumes.get(volume)?.label.clone()
 }
 
 /// What a system calls itself.
@@ -432,20 +459,12 @@ fn plan(filesystems: &Filesystems<'_>, open: Open<'_>) -> Vec<System> {
     systems
 }
 
-fn filesystems<'a>(volumes: &'a [VolumeFacts], open: Open<'a>) -> Filesystems<'a> {
-    Filesystems {
-        volumes,
-        open,
-        opened: RefCell::new(BTreeMap::new()),
-    }
-}
-
 /// The systems on these volumes, each with the tree that its fstab tells, in the order of the volumes of their roots.
 ///
 /// A filesystem that cannot be opened is none of them; one that an fstab names is listed there with the reason.
 #[must_use]
 pub fn plan_systems(volumes: &[VolumeFacts], open: Open<'_>) -> Vec<System> {
-    let filesystems = filesystems(volumes, open);
+    let filesystems = Filesystems::new(volumes, open);
     let open = |volume: usize| filesystems.get(volume);
     plan(&filesystems, &open)
 }
@@ -453,7 +472,7 @@ pub fn plan_systems(volumes: &[VolumeFacts], open: Open<'_>) -> Vec<System> {
 /// What `files/` of a point is: its systems, else the filesystems of its data disks.
 #[must_use]
 pub fn plan_files(volumes: &[VolumeFacts], open: Open<'_>) -> Files {
-    let filesystems = filesystems(volumes, open);
+    let filesystems = Filesystems::new(volumes, open);
     let open = |volume: usize| filesystems.get(volume);
     let systems = plan(&filesystems, &open);
     if !systems.is_empty() {

@@ -315,3 +315,23 @@ fn what_cannot_be_read_joins_nothing_else() {
     assert_eq!(guest.systems()[0].root.ino, GuestIno(2));
     assert_eq!(guest.systems()[0].unjoined[0].source, "/etc/fstab");
 }
+
+/// The members of a filesystem over several devices have its UUID; the volume that carries it is meant.
+#[test]
+fn members_are_passed_over() {
+    let mut guest = Guest::default();
+    guest.add(None).may_open = false;
+    guest.facts[0].uuid = Some("pool".to_owned());
+    guest.add(Some(fs(
+        "r",
+        "1",
+        &["a"],
+        "UUID=pool /a btrfs\nLABEL=late /etc ext4\n",
+    )));
+    guest.add(Some(fs("pool", "pool", &[], "")));
+    // A format whose label only its reader knows.
+    guest.add(Some(fs("late", "x", &[], ""))).label = None;
+    let systems = guest.systems();
+    let volumes: Vec<usize> = systems[0].mounts.iter().map(|m| m.root.volume).collect();
+    assert_eq!(volumes, [2, 3]);
+}

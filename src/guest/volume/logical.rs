@@ -13,7 +13,7 @@ use super::{Known, Origin};
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::ErrorKind;
-use crate::guest::lvm::{Group, Groups, Label, Logical, Resolver, load_texts};
+use crate::guest::lvm::{Budget, Group, Groups, Label, Logical, Resolver, load_texts};
 
 /// The physical volumes found so far.
 #[derive(Default)]
@@ -122,6 +122,7 @@ impl Scanner<'_> {
     pub(super) fn logical_volumes(&mut self) {
         let mut done = BTreeSet::new();
         let mut names = BTreeSet::new();
+        let budget = Budget::default();
         // LIMIT: rounds end, because each takes at least one group, and a volume nested too deep gives no more.
         loop {
             let waiting: Vec<Group> = self
@@ -143,7 +144,7 @@ impl Scanner<'_> {
             for group in round {
                 done.insert(group.id.clone());
                 let dir = self.group_dir(&group, &mut names);
-                self.group(&group, &dir, &maps);
+                self.group(&group, &dir, &maps, &budget);
             }
         }
         let found = std::mem::take(&mut self.physicals.found);
@@ -175,7 +176,13 @@ impl Scanner<'_> {
         dir
     }
 
-    fn group(&mut self, group: &Group, dir: &str, maps: &BTreeMap<String, Arc<RunMap<usize>>>) {
+    fn group(
+        &mut self,
+        group: &Group,
+        dir: &str,
+        maps: &BTreeMap<String, Arc<RunMap<usize>>>,
+        budget: &Budget,
+    ) {
         self.notes.extend(group.notes.iter().cloned());
         for pv in &group.physical {
             let (id, key) = (&pv.id, &pv.key);
@@ -193,7 +200,7 @@ impl Scanner<'_> {
             .iter()
             .filter_map(|pv| self.physicals.depths.get(&pv.id));
         let depth = depths.max().copied().unwrap_or(0).saturating_add(1);
-        let resolver = Resolver::new(group, maps, self.sources);
+        let resolver = Resolver::new(group, maps, self.sources, budget);
         for lv in group.logical.iter().filter(|lv| lv.is_visible) {
             if self.is_full {
                 break;
@@ -230,7 +237,7 @@ impl Scanner<'_> {
         };
         match map {
             Ok(map) => {
-                device.map = Arc::new(map);
+                device.map = map;
                 if Group::is_pool(lv) {
                     let role = "a thin pool; its volumes are listed by themselves".to_owned();
                     self.add(device, None, Known::Member(role));

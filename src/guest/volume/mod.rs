@@ -12,6 +12,8 @@ mod btrfs;
 mod logical;
 mod name;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 pub use scan::scan_point;
 

@@ -1,0 +1,193 @@
+//! Groups that no tool would write, on devices in memory.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::label::tests::device;
+use crate::block::{MemoryDisk, ReadAt, WriteAt};
+use crate::guest::volume::{Known, Scan, scan_point};
+
+/// A group of the devices `a`, `b`, ... with these logical volumes.
+fn text(name: &str, id: &str, seqno: u32, devices: &[u8], lvs: &str) -> String {
+    let mut pvs = String::new();
+    for (n, device) in devices.iter().enumerate() {
+        let letter = char::from(*device);
+        let id: Vec<String> = [6, 4, 4, 4, 4, 4, 6]
+            .iter()
+            .map(|count| letter.to_string().repeat(*count))
+            .collect();
+        let id = id.join("-");
+        pvs += &format!("pv{n} {{ id = \"{id}\" pe_start = 2048 pe_count = 50 }}\n");
+    }
+    format!(
+        "{name} {{ id = \"{id}\" seqno = {seqno} extent_size = 128
+         physical_volumes {{ {pvs} }} logical_volumes {{ {lvs} }} }}"
+    )
+}
+
+fn lv(name: &str, segment: &str) -> String {
+    format!(
+        "{name} {{ status = [\"VISIBLE\"] segment1 {{ start_extent = 0 extent_count = 4 {segment} }} }}\n"
+    )
+}
+
+fn linear(name: &str, pv: &str, extent: u32) -> String {
+    lv(
+        name,
+        &format!("type = \"striped\" stripes = [\"{pv}\", {extent}]"),
+    )
+}
+
+fn scan(disks: &[MemoryDisk]) -> Scan {
+    let disks: Vec<(String, Arc<dyn ReadAt>)> = disks
+        .iter()
+        .enumerate()
+        .map(|(n, disk)| {
+            let disk: Arc<dyn ReadAt> = Arc::new(disk.clone());
+            (format!("vd{n}"), disk)
+        })
+        .collect();
+    scan_point(&disks)
+}
+
+fn known(scan: &Scan, path: &str) -> Known {
+    let volume = scan.volumes.iter().find(|volume| volume.path == path);
+    volume.unwrap_or_else(|| panic!("no {path}")).known.clone()
+}
+
+fn damage(scan: &Scan, path: &str) -> String {
+    match known(scan, path) {
+        Known::Damaged(why) | Known::Unsupported(why) => why,
+        other => panic!("{path}: {other:?}"),
+    }
+}
+
+#[test]
+fn volumes_that_consist_of_each_other_end() {
+    let lvs = [
+        linear("self", "self", 0),
+        linear("x", "y", 0),
+        linear("y", "x", 0),
+        linear("nothing", "none", 0),
+        linear("beyond", "pv0", 4_000_000),
+        linear("huge", "pv0", u32::MAX),
+        linear("fine", "pv0", 1),
+        lv("thin", "type = \"thin\" thin_pool = \"thin\" device_id = 1"),
+        lv(
+            "raid",
+            "type = \"raid1\" raids = [\"m\", \"raid\", \"m\", \"raid\"]",
+        ),
+        lv("other", "type = \"vdo\""),
+        lv("cached", "type = \"cache\""),
+        lv(
+            "odd",
+            "type = \"striped\" stripe_size = 24 stripes = [\"pv0\", 0, \"pv0\", 4, \"pv0\", 8]",
+        ),
+    ]
+    .concat();
+    let disk = device([b'a'; 32], text("vg", "I", 1, b"a", &lvs).as_bytes(), 512);
+    let found = scan(&[disk]);
+    for name in [
+        "self", "x", "y", "nothing", "beyond", "huge", "thin", "raid", "odd",
+    ] {
+        let why = damage(&found, &format!("lvm/vg/{name}"));
+        assert!(!why.is_empty());
+    }
+    assert!(damage(&found, "lvm/vg/other").contains("vdo"));
+    assert!(damage(&found, "lvm/vg/cached").contains("cache"));
+    assert_eq!(known(&found, "lvm/vg/fine"), Known::NoFilesystem);
+}
+
+/// Each volume names the one below 250 times: 250^7 ways down, none of which has a byte.
+#[test]
+fn volumes_of_many_volumes_of_nothing_cost_little() {
+    let mut lvs = "v0 { segment_count = 0 }\n".to_owned();
+    for n in 1..8 {
+        let areas = vec![format!("\"v{}\", 0", n - 1); 250].join(", ");
+        lvs += &lv(
+            &format!("v{n}"),
+            &format!("type = \"mirror\" mirrors = [{areas}]"),
+        );
+    }
+    let text = text("vg", "I", 1, b"a", &lvs);
+    let began = Instant::now();
+    let found = scan(&[device([b'a'; 32], text.as_bytes(), 512)]);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(!damage(&found, "lvm/vg/v7").is_empty());
+}
+
+#[test]
+fn the_newest_text_counts() {
+    let old = text("vg", "I", 3, b"ab", &linear("old", "pv0", 0));
+    let new = text("vg", "I", 4, b"a", &linear("new", "pv0", 0));
+    let found = scan(&[
+        device([b'b'; 32], old.as_bytes(), 512),
+        device([b'a'; 32], new.as_bytes(), 4096),
+    ]);
+    let paths: Vec<&str> = found.volumes.iter().map(|v| v.path.as_str()).collect();
+    assert_eq!(paths, ["vd0/raw", "vd1/raw", "lvm/vg/new"]);
+    let Known::Member(role) = known(&found, "vd0/raw") else {
+        panic!("{found:?}");
+    };
+    assert!(role.contains("has removed it"), "{role}");
+}
+
+#[test]
+fn a_device_without_a_text_that_can_be_read_belongs_by_another_ones() {
+    let group = text("vg", "I", 3, b"ab", &linear("lv", "pv1", 0));
+    let damaged = device([b'b'; 32], group.as_bytes(), 512);
+    damaged.write_at(4096 + 520, b"!!!!").unwrap();
+    let found = scan(&[device([b'a'; 32], group.as_bytes(), 512), damaged.clone()]);
+    assert_eq!(known(&found, "lvm/vg/lv"), Known::NoFilesystem);
+    assert_eq!(
+        known(&found, "vd1/raw"),
+        Known::Member("LVM group vg".to_owned())
+    );
+    assert!(found.notes.iter().any(|note| note.contains("checksum")));
+    // Alone it is damaged.
+    let found = scan(&[damaged]);
+    assert!(damage(&found, "vd0/raw").contains("checksum"));
+}
+
+/// A group in a volume of a group in a volume of a group, and one that is whole only with a device of another.
+#[test]
+fn groups_within_groups_are_found() {
+    let inner = device(
+        [b'b'; 32],
+        text("in", "J", 1, b"b", &linear("leaf", "pv0", 0)).as_bytes(),
+        512,
+    );
+    let mut bytes = vec![0; 3 << 20];
+    inner.read_at(0, &mut bytes).unwrap();
+    let outer = "lv { status = [\"VISIBLE\"] segment1 { start_extent = 0 extent_count = 80 type = \"striped\"
+         stripes = [\"pv0\", 0] } }";
+    let disk = device([b'a'; 32], text("out", "I", 1, b"a", outer).as_bytes(), 512);
+    disk.write_at(1 << 20, &bytes).unwrap();
+    let found = scan(&[disk]);
+    let paths: Vec<&str> = found.volumes.iter().map(|v| v.path.as_str()).collect();
+    assert_eq!(paths, ["vd0/raw", "lvm/out/lv", "lvm/in/leaf"]);
+    assert_eq!(
+        known(&found, "lvm/out/lv"),
+        Known::Member("LVM group in".to_owned())
+    );
+}
+
+/// A volume in too many pieces is refused by name, and the next one is read.
+#[test]
+fn too_many_pieces_leave_room_for_others() {
+    let many = "many { status = [\"VISIBLE\"] segment1 { start_extent = 0 extent_count = 400000 type = \"striped\"
+         stripe_size = 8 stripes = [\"pv0\", 0, \"pv0\", 500000] } }";
+    let lvs = [many, &linear("few", "pv0", 0)].concat();
+    let disk = device([b'a'; 32], text("vg", "I", 1, b"a", &lvs).as_bytes(), 512);
+    disk.set_size(64 << 30).unwrap();
+    let found = scan(&[disk]);
+    let Known::Unsupported(why) = known(&found, "lvm/vg/many") else {
+        panic!("{found:?}");
+    };
+    assert!(why.contains("pieces"), "{why}");
+    assert_eq!(known(&found, "lvm/vg/few"), Known::NoFilesystem);
+}

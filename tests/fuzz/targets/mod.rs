@@ -1,5 +1,6 @@
 //! What is fuzzed: each target is a function over any bytes, which must come back, soon and without a panic.
 
+mod btrfs;
 mod ext;
 mod fat;
 mod gpt_mbr;
@@ -17,7 +18,8 @@ mod xfs;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: [Target; 10] = [
+    ("btrfs", btrfs::run),
     ("ext", ext::run),
     ("fat", fat::run),
     ("gpt_mbr", gpt_mbr::run),

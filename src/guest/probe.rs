@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::bytes::{array, le16, le32, text, uuid};
 use super::fs::{GuestFs, OpenFs, VolumeState};
-use super::{ext, fat, xfs};
+use super::{btrfs, ext, fat, xfs};
 use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
 use crate::types::width::usize_from_u64;
@@ -245,7 +245,12 @@ pub fn probe(volume: &dyn ReadAt) -> Result<Option<Content>> {
 }
 
 /// Readers by format.
-const READERS: [(&str, OpenFs); 3] = [("ext", ext::open), ("vfat", fat::open), ("xfs", xfs::open)];
+const READERS: [(&str, OpenFs); 4] = [
+    ("btrfs", btrfs::open),
+    ("ext", ext::open),
+    ("vfat", fat::open),
+    ("xfs", xfs::open),
+];
 
 /// Opens the filesystem on a volume, given with the other devices that it spans, or says why there is none to read. Never fails:
 /// damage is a state.

@@ -147,6 +147,11 @@ fn run(name: &str) {
 }
 
 #[test]
+fn btrfs() {
+    run("btrfs");
+}
+
+#[test]
 fn ext() {
     run("ext");
 }

@@ -107,6 +107,7 @@ fn kernel_tree(dir: &Path, prefix: &[u8], tree: &mut Tree) {
         let entry = entry.unwrap();
         let path = entry.path();
         let facts = kernel_facts(&path);
+        let facts = facts.kept();
         let name = [prefix, entry.file_name().as_bytes()].concat();
         if facts.file_type == 'd' {
             kernel_tree(&path, &[&name, &b"/"[..]].concat(), tree);
@@ -247,12 +248,25 @@ impl Ours<'_> {
         for entry in self.fs.entries(dir).unwrap().iter() {
             assert_eq!(self.fs.lookup(dir, &entry.name).unwrap(), entry.ino);
             let facts = self.facts(entry.ino);
+            let facts = facts.kept();
             let name = [prefix, &entry.name].concat();
             if facts.file_type == 'd' {
                 self.tree(entry.ino, &[&name, &b"/"[..]].concat(), tree);
             }
             tree.insert(name, facts);
         }
+    }
+}
+
+impl Facts {
+    /// Without what a filesystem does not keep: btrfs gives the empty directories where subvolumes were, all inode 2, the time of
+    /// the look.
+    fn kept(mut self) -> Self {
+        if self.ino == 2 {
+            self.times = [(0, 0); 3];
+            self.crtime = None;
+        }
+        self
     }
 }
 

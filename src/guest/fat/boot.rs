@@ -2,9 +2,10 @@
 //!
 //! # On-disk layout
 //! Microsoft, "FAT: General Overview of On-Disk Format" 1.03; little-endian. 11 bytes of a sector, 13 sectors of a cluster, 14
-//! sectors before the tables, 16 number of tables, 17 entries of the root directory, 19 and 32 sectors in all, 22 and 36 those of a
-//! table, 40 which table is in use, 44 first cluster of the root directory, 48 sector with the number of free clusters. Which of
-//! the three formats it is follows from the number of clusters; Linux (`fs/fat/inode.c`) takes FAT32 where 22 is zero, and so does this.
+//! sectors before the tables, 16 number of tables, 17 entries of the root directory, 19 and 32 sectors in all, 22 and 36 sectors
+//! of a table, 40 which table is in use, 44 first cluster of the root directory, 48 sector with the number of free clusters.
+//! Which of the three formats it is follows from the number of clusters; Linux (`fs/fat/inode.c`) takes FAT32 where 22 is zero, and
+//! so does this.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,

@@ -1,5 +1,6 @@
 //! What is fuzzed: each target is a function over any bytes, which must come back, soon and without a panic.
 
+mod btrfs;
 mod ext;
 mod fat;
 mod fstab;
@@ -19,7 +20,8 @@ mod xfs;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub(crate) const TARGETS: [Target; 11] = [
+pub(crate) const TARGETS: [Target; 12] = [
+    ("btrfs", btrfs::run),
     ("ext", ext::run),
     ("fat", fat::run),
     ("fstab", fstab::run),

@@ -8,6 +8,8 @@ pub(crate) struct Table {
     columns: Vec<&'static str>,
     /// The row that the ratios are to.
     reference: &'static str,
+    /// Whether values are times: then ratios are those of the speeds.
+    seconds: bool,
     rows: Vec<String>,
     cells: BTreeMap<(usize, usize), Vec<f64>>,
     notes: Vec<String>,
@@ -23,10 +25,17 @@ impl Table {
             title: title.into(),
             columns: columns.to_vec(),
             reference,
+            seconds: false,
             rows: Vec::new(),
             cells: BTreeMap::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// Values are seconds; ratios are speeds.
+    pub(crate) fn of_seconds(mut self) -> Self {
+        self.seconds = true;
+        self
     }
 
     /// One more measurement of a cell.
@@ -65,8 +74,13 @@ impl Table {
                 let value = self.median(row, column);
                 let base = reference.and_then(|row| self.median(row, column));
                 match (value, base) {
-                    (Some(value), Some(base)) if base > 0.0 => {
-                        let _ = write!(out, " {} | {:.2} |", number(value), value / base);
+                    (Some(value), Some(base)) if base > 0.0 && value > 0.0 => {
+                        let ratio = if self.seconds {
+                            base / value
+                        } else {
+                            value / base
+                        };
+                        let _ = write!(out, " {} | {ratio:.2} |", number(value));
                     }
                     (Some(value), _) => {
                         let _ = write!(out, " {} | |", number(value));

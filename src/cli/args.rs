@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// Virtual-machine backups as a filesystem: take them, browse them, restore from them.
 #[derive(Debug, Parser)]
@@ -26,12 +26,43 @@ pub struct Cli {
     /// No progress, no remarks
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Where guests' filesystems are read: each in a process without rights, or in threads (for debugging)
+    #[arg(
+        long,
+        global = true,
+        env = "RESTOREFS_GUEST_ISOLATION",
+        hide_env_values = true,
+        value_name = "HOW",
+        default_value = "process",
+        hide_short_help = true
+    )]
+    pub guest_isolation: GuestIsolation,
+    /// Memory for all that is kept to be fast
+    #[arg(
+        long,
+        global = true,
+        env = "RESTOREFS_MEMORY",
+        hide_env_values = true,
+        value_name = "SIZE",
+        default_value = "512M",
+        hide_short_help = true
+    )]
+    pub memory: String,
     /// Say more; twice for debugging
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Where guests' filesystems are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GuestIsolation {
+    /// Each in a process of its own, without rights
+    Process,
+    /// In this process
+    Thread,
 }
 
 /// The subcommands.
@@ -53,6 +84,8 @@ pub enum Command {
     Ls(Ls),
     /// Show all that is known of a restore point
     Info(Info),
+    /// List the partitions and volumes of a restore point
+    Volumes(Volumes),
     /// Restore a disk, all disks, or files of a guest
     Restore(Restore),
     /// Mount the repository read-only; commits of others show up
@@ -202,6 +235,14 @@ pub struct Info {
     pub point: String,
 }
 
+/// Arguments of `volumes`.
+#[derive(Debug, Args)]
+pub struct Volumes {
+    /// The restore point
+    #[arg(value_name = "VM@POINT")]
+    pub point: String,
+}
+
 /// Arguments of `restore`.
 #[derive(Debug, Args)]
 pub struct Restore {
@@ -234,7 +275,7 @@ pub struct Mount {
     /// Where
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
     pub mountpoint: PathBuf,
-    /// Options as mount(8) takes them: allow_other,uid=,gid=,umask=,exec,noxattr,poll=SECONDS
+    /// Options as mount(8) takes them: allow_other,uid=,gid=,umask=,exec,noxattr,symlinks=rebase,poll=SECONDS
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
     /// Stay in the foreground

@@ -19,6 +19,7 @@ pub(super) fn start(context: &Context, args: &Mount) -> Result<()> {
     command
         .arg("--repo")
         .arg(std::path::absolute(context.path()?).or_io("cannot tell the repository's path")?);
+    command.args(context.global_flags());
     command.arg("mount").arg("--foreground");
     if !args.options.is_empty() {
         command.arg("-o").arg(args.options.join(","));

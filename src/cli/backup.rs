@@ -16,10 +16,13 @@ use crate::daemon::control::{
     BeginAnswer, BeginArguments, Client, CommitAnswer, CommitArguments, DiskArguments, Request,
 };
 use crate::daemon::interrupt;
+use crate::daemon::probe::probe_point;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Session, copy};
 use crate::nbd::client::Client as NbdClient;
 use crate::repo::Owner;
+use crate::repo::selector::Which;
+use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
 use crate::types::{DiskName, PointName, VmName};
 
@@ -148,7 +151,11 @@ fn backup_here(
     let done = copy_all_here(context, &session, plan, stop)
         .and_then(|()| session.commit(&plan.commit.request()));
     match done {
-        Ok(point) => print(context, &session.vm(), &point),
+        Ok(point) => {
+            print(context, &session.vm(), &point)?;
+            probe(context, owner, &session.vm(), &point);
+            Ok(())
+        }
         Err(e) => {
             if let Err(left) = session.abort() {
                 context.output.remark(format!(
@@ -158,6 +165,20 @@ fn backup_here(
             }
             Err(e)
         }
+    }
+}
+
+/// Looks for the volumes of the new point, so that nobody has to wait for that later. The backup is safe, whatever comes of it.
+fn probe(context: &Context, owner: &Owner, vm: &VmName, entry: &PointEntry) {
+    let looked = context.tree().and_then(|tree| {
+        let point = tree.point(vm, &Which::Named(entry.name.clone()))?;
+        probe_point(&tree, owner, &point)
+    });
+    if let Err(error) = looked {
+        context.output.remark(format!(
+            "restorefs: the volumes of the new point were not looked for: {}",
+            error.report()
+        ));
     }
 }
 

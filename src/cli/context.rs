@@ -3,20 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::args::{Cli, GuestIsolation};
 use super::output::Output;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::daemon::control::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::worker::Isolation;
 use crate::ingest::Engine;
 use crate::repo::selector::Selector;
 use crate::repo::sidecar::index::{Index, PointEntry};
 use crate::repo::sidecar::point::Point;
 use crate::repo::{Owner, Repository};
+use crate::tree::{Tree, TreeOptions};
+use crate::types::{Memory, size};
 
 /// Everything a command runs with.
 pub(super) struct Context {
     repo: Option<PathBuf>,
+    isolation: GuestIsolation,
+    memory: Memory,
     /// Where to print.
     pub(super) output: Output,
 }
@@ -31,9 +37,59 @@ pub(super) enum Writer {
 
 impl Context {
     /// A context from the global flags.
-    #[must_use]
-    pub(super) const fn new(repo: Option<PathBuf>, output: Output) -> Self {
-        Self { repo, output }
+    ///
+    /// # Errors
+    /// `InvalidInput` when one of them makes no sense.
+    pub(super) fn new(cli: &Cli, output: Output) -> Result<Self> {
+        Ok(Self {
+            repo: cli.repo.clone(),
+            isolation: cli.guest_isolation,
+            memory: Memory::new(size::parse(&cli.memory)?),
+            output,
+        })
+    }
+
+    /// The same for another repository.
+    pub(super) fn of(&self, repo: PathBuf) -> Self {
+        Self {
+            repo: Some(repo),
+            ..*self
+        }
+    }
+
+    /// The flags that a process started for the same purpose needs, too.
+    pub(super) fn global_flags(&self) -> Vec<String> {
+        let isolation = match self.isolation {
+            GuestIsolation::Process => "process",
+            GuestIsolation::Thread => "thread",
+        };
+        let (flag, memory) = ("--guest-isolation".to_owned(), "--memory".to_owned());
+        vec![
+            flag,
+            isolation.to_owned(),
+            memory,
+            self.memory.bytes().to_string(),
+        ]
+    }
+
+    /// How the tree is shown, with what the global flags say.
+    pub(super) fn tree_options(&self, mut options: TreeOptions) -> TreeOptions {
+        options.memory = self.memory;
+        options.isolation = match self.isolation {
+            GuestIsolation::Thread => Isolation::Thread,
+            // Of this very version, also after an upgrade has replaced the file.
+            GuestIsolation::Process => Isolation::Process("/proc/self/exe".into()),
+        };
+        options
+    }
+
+    /// The tree of the repository, for a command that looks into it.
+    ///
+    /// # Errors
+    /// As [`Context::repository`] and [`Tree::new`].
+    pub(super) fn tree(&self) -> Result<Arc<Tree>> {
+        let options = self.tree_options(TreeOptions::default());
+        Tree::new(self.repository()?, self.pool(), options)
     }
 
     /// Path of the repository.
@@ -76,7 +132,10 @@ impl Context {
     pub(super) fn pool(&self) -> Arc<Pool> {
         // More descriptors make deep chains faster; without them the pool just reopens layers.
         let _ = crate::sys::limit::raise_open_files();
-        Pool::new(PoolLimits::default())
+        Pool::new(PoolLimits {
+            memory_bytes: self.memory.chain_bytes(),
+            ..PoolLimits::default()
+        })
     }
 
     /// The engine over an owner.

@@ -9,8 +9,8 @@ use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::selector::Selector;
 use crate::sys::Dir;
+use crate::tree::Ino;
 use crate::tree::extract::{ExtractOptions, Extracted, extract};
-use crate::tree::{Ino, Tree, TreeOptions};
 use crate::types::size::Human;
 
 pub(super) fn run(
@@ -20,11 +20,7 @@ pub(super) fn run(
     to: &Path,
     args: &Restore,
 ) -> Result<()> {
-    let tree = Tree::new(
-        context.repository()?,
-        context.pool(),
-        TreeOptions::default(),
-    )?;
+    let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
     let start = format!("{}/{}", point.vm, point.entry.name);
     let start = tree.resolve(Ino::ROOT, start.as_bytes())?;

@@ -4,29 +4,13 @@ use serde_json::Value;
 
 use super::args::Info;
 use super::context::Context;
-use crate::block::ReadAt;
-use crate::error::{Error, Result};
+use super::document;
+use crate::error::Result;
 use crate::repo::selector::Selector;
-use crate::tree::{Ino, Tree, TreeOptions};
-use crate::types::width::usize_from_u64;
 
 pub(super) fn run(context: &Context, args: &Info) -> Result<()> {
     let selector: Selector = args.point.parse()?;
-    let tree = Tree::new(
-        context.repository()?,
-        context.pool(),
-        TreeOptions::default(),
-    )?;
-    let point = tree.point(&selector.vm, &selector.which)?;
-    let file = tree.resolve(
-        Ino::ROOT,
-        format!("{}/{}/info.json", point.vm, point.entry.name).as_bytes(),
-    )?;
-    let content = tree.content(file.attributes.ino)?;
-    let mut bytes = vec![0; usize_from_u64(content.size_bytes())];
-    content.read_at(0, &mut bytes)?;
-    let info: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::corrupt("info.json cannot be read", "JSON", e))?;
+    let info = document::read(context, &selector, "info.json")?;
     if context.output.json {
         return context.output.json(&info);
     }

@@ -1,7 +1,5 @@
 //! `restorefs ls`: VMs, points, or the tree below a point.
 
-use std::sync::Arc;
-
 use super::args::Ls;
 use super::context::Context;
 use super::target::Target;
@@ -10,7 +8,7 @@ use crate::guest::fs::FileType;
 use crate::repo::Repository;
 use crate::repo::selector::Selector;
 use crate::repo::sidecar::index::PointEntry;
-use crate::tree::{Attributes, Tree, TreeOptions};
+use crate::tree::Attributes;
 use crate::types::VmName;
 use crate::types::size::Human;
 
@@ -19,8 +17,8 @@ pub(super) fn run(context: &Context, args: &Ls) -> Result<()> {
     match args.target.as_deref().map(Target::parse).transpose()? {
         None => vms(context, &repository),
         Some(Target::Vm(vm)) => points(context, &repository, &vm),
-        Some(Target::Point(selector)) => tree(context, repository, &selector, "/"),
-        Some(Target::Path(selector, path)) => tree(context, repository, &selector, &path),
+        Some(Target::Point(selector)) => tree(context, &selector, "/"),
+        Some(Target::Path(selector, path)) => tree(context, &selector, &path),
     }
 }
 
@@ -113,17 +111,8 @@ struct Line {
     link: Option<Vec<u8>>,
 }
 
-fn tree(
-    context: &Context,
-    repository: Arc<Repository>,
-    selector: &Selector,
-    path: &str,
-) -> Result<()> {
-    let options = TreeOptions {
-        single_user: false,
-        ..TreeOptions::default()
-    };
-    let tree = Tree::new(repository, context.pool(), options)?;
+fn tree(context: &Context, selector: &Selector, path: &str) -> Result<()> {
+    let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
     let start = tree.resolve(
         crate::tree::Ino::ROOT,

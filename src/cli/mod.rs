@@ -7,6 +7,7 @@ mod backup;
 mod begin;
 mod commit;
 mod context;
+mod document;
 pub mod exit;
 mod extract;
 mod info;
@@ -22,6 +23,7 @@ mod sample;
 mod serve;
 mod sessions;
 mod target;
+mod volumes;
 
 use std::io::{IsTerminal, Write};
 
@@ -33,9 +35,20 @@ use context::Context;
 use exit::Code;
 use output::Output;
 
+use crate::error::Result;
+use crate::guest::worker::server;
+
 /// Runs the program on the process's arguments: parse, run, print one error, answer the exit code.
 #[must_use]
 pub fn run() -> Code {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments
+        .next()
+        .is_some_and(|first| first == server::ARGUMENT)
+        && arguments.next().is_none()
+    {
+        return read_guest();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -54,25 +67,38 @@ pub fn run() -> Code {
         json: cli.json,
         quiet: cli.quiet,
     };
-    let context = Context::new(cli.repo, output);
-    let result = match cli.command {
-        Command::Init(args) => init::run(&context, &args),
-        Command::Backup(args) => backup::run(&context, &args),
-        Command::Begin(args) => begin::run(&context, &args),
-        Command::Commit(args) => commit::run(&context, &args),
-        Command::Abort(args) => abort::run(&context, &args),
-        Command::Sessions(_) => sessions::run(&context),
-        Command::Ls(args) => ls::run(&context, &args),
-        Command::Info(args) => info::run(&context, &args),
-        Command::Restore(args) => restore::run(&context, &args),
-        Command::Mount(args) => mount::run(&context, &args),
-        Command::Umount(args) => mount::umount(&context, &args),
-        Command::Serve(args) => serve::run(&context, &args),
-        Command::Quickstart(args) => quickstart::run(&context, &args),
-        Command::RebuildCatalog(_) => rebuild_catalog::run(&context),
-    };
+    let result = Context::new(&cli, output).and_then(|context| run_command(&context, cli.command));
     if let Err(e) = &result {
         let _ = writeln!(std::io::stderr(), "restorefs: {}", e.report());
+    }
+    Code::of_result(&result)
+}
+
+fn run_command(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::Init(args) => init::run(context, &args),
+        Command::Backup(args) => backup::run(context, &args),
+        Command::Begin(args) => begin::run(context, &args),
+        Command::Commit(args) => commit::run(context, &args),
+        Command::Abort(args) => abort::run(context, &args),
+        Command::Sessions(_) => sessions::run(context),
+        Command::Ls(args) => ls::run(context, &args),
+        Command::Info(args) => info::run(context, &args),
+        Command::Volumes(args) => volumes::run(context, &args),
+        Command::Restore(args) => restore::run(context, &args),
+        Command::Mount(args) => mount::run(context, &args),
+        Command::Umount(args) => mount::umount(context, &args),
+        Command::Serve(args) => serve::run(context, &args),
+        Command::Quickstart(args) => quickstart::run(context, &args),
+        Command::RebuildCatalog(_) => rebuild_catalog::run(context),
+    }
+}
+
+/// The process of a guest's reader; not a subcommand, since nobody but the daemon starts it.
+fn read_guest() -> Code {
+    let result = server::run();
+    if let Err(e) = &result {
+        let _ = writeln!(std::io::stderr(), "{}", e.report());
     }
     Code::of_result(&result)
 }

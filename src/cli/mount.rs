@@ -33,11 +33,8 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    let tree = Tree::new(
-        repository,
-        context.pool(),
-        options.tree_options(uid, gid, false),
-    )?;
+    let view = context.tree_options(options.tree_options(uid, gid, false));
+    let tree = Tree::new(repository, context.pool(), view)?;
     let mounted = Arc::new(fuse::mount(&tree, &args.mountpoint, &options)?);
     background::ready()?;
     // The one thread waits for the mount to end, the other for a signal; whoever is first ends both.

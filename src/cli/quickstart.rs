@@ -23,7 +23,7 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
         .at_path(&dir)?;
     let (repo, disk, mountpoint) = (dir.join("repo"), dir.join("disk.raw"), dir.join("mnt"));
     let output = context.output;
-    let context = Context::new(Some(repo.clone()), output);
+    let context = context.of(repo.clone());
 
     output.line(
         "1. A sample disk, built from files of this machine: a GPT with one ext4 filesystem.",

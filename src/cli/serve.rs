@@ -5,6 +5,7 @@ use super::context::Context;
 use super::mount::parse_options;
 use crate::daemon::serve::{ServeOptions, serve};
 use crate::error::{Error, Result};
+use crate::tree::TreeOptions;
 
 pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
     let mount = match &args.mount {
@@ -20,6 +21,7 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
         repository: context.path()?.to_owned(),
         mount,
         nbd: args.nbd.clone(),
+        view: context.tree_options(TreeOptions::default()),
     };
     serve(options, |status| {
         if context.output.json {

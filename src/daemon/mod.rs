@@ -3,6 +3,7 @@
 pub mod control;
 mod exports;
 pub mod interrupt;
+pub mod probe;
 pub mod runtime_dir;
 pub mod serve;
 mod sessions;

@@ -13,16 +13,17 @@ use tokio::sync::watch;
 
 use super::control;
 use super::exports::RepositoryExports;
+use super::probe::Prober;
 use super::runtime_dir;
 use super::sessions::Sessions;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
-use crate::fuse::{MountOptions, Mounted};
+use crate::fuse::{self, MountOptions, Mounted};
 use crate::ingest::Engine;
 use crate::nbd::server::{Exports, Server, ServerLimits};
 use crate::repo::{Owner, Repository};
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeOptions};
 
 /// How often idle sessions are looked at.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -33,6 +34,8 @@ pub struct ServeOptions {
     pub repository: PathBuf,
     /// Where to mount the tree, and how.
     pub mount: Option<(PathBuf, MountOptions)>,
+    /// How the tree is shown, where the mount's options do not say.
+    pub view: TreeOptions,
     /// NBD socket, beside the one in the runtime directory.
     pub nbd: Option<PathBuf>,
 }
@@ -50,7 +53,10 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         Arc::new(SystemClock),
         "serve",
     )?);
-    let pool = Pool::new(PoolLimits::default());
+    let pool = Pool::new(PoolLimits {
+        memory_bytes: options.view.memory.chain_bytes(),
+        ..PoolLimits::default()
+    });
     let engine = Engine::new(Arc::clone(&owner), Arc::clone(&pool));
     let id = repository.format().repository_id;
     let dir = runtime_dir::make()?;
@@ -70,13 +76,20 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         .thread_name("nbd")
         .build()
         .map_err(|e| Error::io("cannot start the runtime", e))?;
-    let mounted = match options.mount {
-        Some((path, mount)) => Some(Arc::new(mount_tree(&repository, &pool, &path, &mount)?)),
+    let view = match &options.mount {
+        Some((_, mount)) => view(mount, options.view),
+        None => TreeOptions {
+            writable: true,
+            ..options.view
+        },
+    };
+    let tree = Tree::new(Arc::clone(&repository), Arc::clone(&pool), view)?;
+    let mounted = match &options.mount {
+        Some((path, mount)) => Some(Arc::new(fuse::mount(&tree, path, mount)?)),
         None => None,
     };
-    if let Some(mounted) = mounted.clone() {
-        sessions.on_change(Box::new(move || mounted.refresh()));
-    }
+    let prober = Prober::start(&tree, &owner)?;
+    sessions.on_change(on_change(tree, mounted.clone(), prober));
     let control_path = runtime_dir::control_socket(&dir, id);
     let result = runtime.block_on(run(&sessions, &nbd_sockets, &control_path, ready));
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
@@ -93,22 +106,36 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-fn mount_tree(
-    repository: &Arc<Repository>,
-    pool: &Arc<Pool>,
-    path: &std::path::Path,
-    options: &MountOptions,
-) -> Result<Mounted> {
+/// What is done after a commit or abort: the mount shows it, and new points are looked at in the background.
+fn on_change(
+    tree: Arc<Tree>,
+    mounted: Option<Arc<Mounted>>,
+    prober: Prober,
+) -> Box<dyn Fn() + Send + Sync> {
+    Box::new(move || {
+        match &mounted {
+            Some(mounted) => mounted.refresh(),
+            None => {
+                if let Err(error) = tree.refresh() {
+                    tracing::warn!(error = %error.report(), "the tree could not be refreshed");
+                }
+            }
+        }
+        prober.wake();
+    })
+}
+
+/// How the tree is shown: as the mount's options say, with readers and memory as the command line does.
+fn view(options: &MountOptions, view: TreeOptions) -> TreeOptions {
     let (uid, gid) = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    let tree = Tree::new(
-        Arc::clone(repository),
-        Arc::clone(pool),
-        options.tree_options(uid, gid, true),
-    )?;
-    crate::fuse::mount(&tree, path, options)
+    TreeOptions {
+        isolation: view.isolation,
+        memory: view.memory,
+        ..options.tree_options(uid, gid, true)
+    }
 }
 
 async fn run(

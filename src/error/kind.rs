@@ -3,7 +3,7 @@
 use std::io;
 
 /// What sort of failure it is. Exhaustive on purpose: see the module documentation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum ErrorKind {
     /// There is no such VM, point, disk, file.
     NotFound,

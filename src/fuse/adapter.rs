@@ -116,6 +116,14 @@ fn attr(attributes: &Attributes) -> FileAttr {
     }
 }
 
+/// Attributes of what there is only a name of.
+fn unknown(ino: Ino, kind: FuseType) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(if ino.0 == 0 { u64::MAX } else { ino.0 }),
+        ..nothing(kind)
+    }
+}
+
 /// Attributes of nothing: node id 0 tells the kernel that there is only a name, or not even that.
 fn nothing(kind: FuseType) -> FileAttr {
     FileAttr {
@@ -356,7 +364,12 @@ impl Filesystem for Adapter {
                         ttl(found.entry_ttl).min(ttl(found.attribute_ttl)),
                         attr(&found.attributes),
                     ),
-                    None => (Duration::ZERO, nothing(file_type(entry.file_type))),
+                    // Asked for again at once, and answered with what is wrong with it. Not node id 0, which fuser would also make the
+                    // entry's inode number, and which readdir(3) leaves out.
+                    None => (
+                        Duration::ZERO,
+                        unknown(entry.ino, file_type(entry.file_type)),
+                    ),
                 };
                 !reply.add(
                     INodeNo(entry.ino.0),

@@ -21,6 +21,8 @@ const TYPE: &str = "fuse.restorefs";
 /// Readahead of the mount where we may set it: four of the kernel's largest requests, so that several run at once.
 const READAHEAD_KB: &str = "4096";
 
+/// Threads beyond one for each processor: one that waits for a guest's reader does not serve others.
+const SPARE_THREADS: usize = 6;
 /// LIMIT: how often a busy mount is tried again, and how long is waited between: half a second in all.
 const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
@@ -74,7 +76,8 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
     } else {
         SessionACL::Owner
     };
-    config.n_threads = Some(std::thread::available_parallelism().map_or(2, usize::from));
+    config.n_threads =
+        Some(std::thread::available_parallelism().map_or(2, usize::from) + SPARE_THREADS);
     config.clone_fd = true;
     let failed = |e: std::io::Error| {
         let error = Error::io("cannot mount", e).at_path(&mountpoint);

@@ -17,6 +17,8 @@ pub struct MountOptions {
     pub umask: Option<u16>,
     /// Whether programs may be run from the mount.
     pub exec: bool,
+    /// Whether symlinks of a guest's tree are shown so that they stay in it.
+    pub rebase: bool,
     /// No extended attributes.
     pub noxattr: bool,
     /// LIMIT: largest read in bytes that the kernel may send; by default its own.
@@ -69,6 +71,17 @@ impl MountOptions {
                 "allow_other" => self.allow_other = true,
                 "exec" => self.exec = true,
                 "noxattr" => self.noxattr = true,
+                "symlinks" => {
+                    self.rebase = match value {
+                        Some("rebase") => true,
+                        Some("verbatim") => false,
+                        _ => {
+                            return Err(Error::invalid(
+                                "mount option symlinks is one of symlinks=verbatim, symlinks=rebase",
+                            ));
+                        }
+                    };
+                }
                 "uid" => self.uid = Some(number(name, value)?),
                 "gid" => self.gid = Some(number(name, value)?),
                 "umask" => {
@@ -94,7 +107,7 @@ impl MountOptions {
                         "unknown mount option \"{}\"",
                         option.escape_debug()
                     ))
-                    .advise("known are ro, allow_other, uid=, gid=, umask=, exec, noxattr, max_read=, poll=SECONDS, noinotify"));
+                    .advise("known are ro, allow_other, uid=, gid=, umask=, exec, noxattr, symlinks=rebase, max_read=, poll=SECONDS, noinotify"));
                 }
             }
         }
@@ -110,7 +123,9 @@ impl MountOptions {
             umask: self.umask,
             single_user: euid != 0,
             noxattr: self.noxattr,
+            rebase: self.rebase,
             writable,
+            ..TreeOptions::default()
         }
     }
 }

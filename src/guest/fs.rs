@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::{Error, Result};
 
 /// Inode number within one volume; what the format itself uses (ext: root is 2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GuestIno(pub u64);
 
 /// Type of a guest file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FileType {
     /// Regular file.
     Regular,
@@ -30,7 +32,7 @@ pub enum FileType {
 }
 
 /// A point in time as filesystems store it: may lie before 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Time {
     /// Seconds since the epoch.
     pub seconds: i64,
@@ -39,7 +41,7 @@ pub struct Time {
 }
 
 /// Attributes of a guest file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     /// Inode number.
     pub ino: GuestIno,
@@ -70,7 +72,7 @@ pub struct Attributes {
 }
 
 /// One name in a directory, without `.` and `..`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The name: bytes, never empty, `.`, `..`, nor with `/` or NUL.
     pub name: Vec<u8>,
@@ -79,7 +81,7 @@ pub struct Entry {
 }
 
 /// An extended attribute in the kernel's form.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Xattr {
     /// Full name (`user.x`, `security.capability`, `system.posix_acl_access`).
     pub name: Vec<u8>,
@@ -111,7 +113,7 @@ pub struct FsInfo {
 }
 
 /// Which tree of a filesystem that has several (btrfs: mount options `subvol=` and `subvolid=`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Subvolume {
     /// The one that a mount without options shows.
     Default,
@@ -140,6 +142,11 @@ pub trait GuestFs: Send + Sync {
                 Err(Error::not_found("this format has no subvolumes"))
             }
         }
+    }
+
+    /// What is wrong with the reader itself; `None` when nothing is.
+    fn trouble(&self) -> Option<Trouble> {
+        None
     }
 
     /// Attributes of an inode.
@@ -192,8 +199,17 @@ pub trait GuestFs: Send + Sync {
     fn read_encoded(&self, ino: GuestIno, offset: u64, buf: &mut [u8]) -> Result<()>;
 }
 
-/// How far a volume is known.
+/// Why a reader does not answer, or did not.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Whether it answers again.
+    pub over: bool,
+    /// What happened.
+    pub reason: String,
+}
+
+/// How far a volume is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeState {
     /// A reader has opened it.
     Readable,

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use super::bytes::{array, le16, le32, text, uuid};
-use super::ext;
 use super::fs::{GuestFs, OpenFs, VolumeState};
+use super::{btrfs, ext, fat, xfs};
 use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
 use crate::types::width::usize_from_u64;
@@ -141,11 +141,11 @@ pub(super) fn is_boot_sector_of_filesystem(sector: &[u8]) -> bool {
     matches!(
         named.as_ref(),
         Some(b"NTFS    " | b"EXFAT   " | b"-FVE-FS-" | b"ReFS\0\0\0\0")
-    ) || fat(sector).is_some()
+    ) || fat_boot(sector).is_some()
 }
 
 /// FAT has no magic number: its type string, and a boot sector that makes sense.
-fn fat(sector: &[u8]) -> Option<Content> {
+fn fat_boot(sector: &[u8]) -> Option<Content> {
     let fat32 = array(sector, 82)? == *b"FAT32   ";
     let fat16 = matches!(
         &array::<8>(sector, 54)?,
@@ -206,7 +206,7 @@ fn parse(head: &[u8], tail: &[u8]) -> Option<Content> {
             },
         });
     }
-    if let Some(content) = swap(head).or_else(|| fat(head)) {
+    if let Some(content) = swap(head).or_else(|| fat_boot(head)) {
         return Some(content);
     }
     md_at_end(tail).then_some(Content {
@@ -237,11 +237,20 @@ pub fn probe(volume: &dyn ReadAt) -> Result<Option<Content>> {
     let from = size.saturating_sub(TAIL_BYTES) & !4095;
     let mut tail = vec![0; usize_from_u64(size.saturating_sub(from))];
     volume.read_at(from, &mut tail)?;
-    Ok(parse(&head, &tail))
+    let mut content = parse(&head, &tail);
+    if let Some(content) = content.as_mut().filter(|content| content.format == "vfat") {
+        content.label = fat::label(volume).or_else(|| content.label.take());
+    }
+    Ok(content)
 }
 
 /// Readers by format.
-const READERS: [(&str, OpenFs); 1] = [("ext", ext::open)];
+const READERS: [(&str, OpenFs); 4] = [
+    ("btrfs", btrfs::open),
+    ("ext", ext::open),
+    ("vfat", fat::open),
+    ("xfs", xfs::open),
+];
 
 /// Opens the filesystem on a volume, given with the other devices that it spans, or says why there is none to read. Never fails:
 /// damage is a state.

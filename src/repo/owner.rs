@@ -17,7 +17,7 @@ use super::layout::{self, VmKeys};
 use super::lock::{HEARTBEAT_SECONDS, Note};
 use super::recovery;
 use super::repository::Repository;
-use super::sidecar::index::{Index, SERIAL_MAX};
+use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::session::Session;
 use super::sidecar::vm::{DiskKey, Vm};
 use super::sidecar::{Sidecar, Unknown, encode};
@@ -332,6 +332,27 @@ impl Owner {
             &encode(index)?,
             PutMode::Replace,
         )
+    }
+
+    /// Keeps what was found on the disks of a point, in its state.
+    ///
+    /// # Errors
+    /// `NotFound` when the VM is gone; `Stale` when the lock is; `Corrupt` when the state there cannot be read; `NoSpace`, `Io`.
+    pub fn keep_volumes(
+        &self,
+        vm: &VmName,
+        point: &PointEntry,
+        volumes: serde_json::Value,
+    ) -> Result<()> {
+        let entry = self.vm(vm)?;
+        let _held = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        self.verify_lock()?;
+        let mut state = self.repository.state(vm, point)?;
+        state.volumes = Some(volumes);
+        let key = VmKeys::new(vm)?.state(point.point_id)?;
+        self.repository
+            .store()
+            .put(&key, &encode(&state)?, PutMode::Replace)
     }
 
     /// Writes down the keys of a VM's disks, when there are new ones.

@@ -43,6 +43,21 @@ pub fn is_alive(pid: u32) -> bool {
         })
 }
 
+/// Processor time that a process has used, in user and kernel; `None` when it is gone.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Option<std::time::Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc_pid_stat(5): the name, in parentheses, may hold anything; utime and stime are the 12th and 13th field after it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let kernel: u64 = fields.next()?.parse().ok()?;
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    Some(std::time::Duration::from_millis(
+        (user + kernel) * 1000 / ticks,
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{boot_id, is_alive, name, pid};

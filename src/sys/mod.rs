@@ -7,6 +7,7 @@
 //!   fallback here or answers `Unsupported`, and [`refuse`] makes those calls fail on purpose, so that the fallbacks are tested.
 
 pub mod beneath;
+pub mod confine;
 pub mod device;
 pub mod durable;
 pub mod flock;
@@ -14,10 +15,12 @@ pub mod hole;
 pub mod host;
 pub mod immutable;
 pub mod limit;
+pub mod pass;
 pub mod place;
 pub mod probe;
 pub mod reflink;
 pub mod refuse;
+pub mod shared_memory;
 pub mod socket;
 pub mod statfs;
 

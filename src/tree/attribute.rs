@@ -4,6 +4,8 @@ use jiff::Timestamp;
 
 use super::inode::Ino;
 use crate::guest::fs::{self, FileType, Time};
+use crate::guest::worker::Isolation;
+use crate::types::Memory;
 
 /// Permission bits of a VM's directory unless a umask is given: what is below is as private as the disks themselves.
 const VM_MODE: u16 = 0o700;
@@ -79,10 +81,16 @@ pub struct TreeOptions {
     /// A mount by an ordinary user: everything is his, with `u+rX`; the true owner and mode of guest files are in the xattrs
     /// `user.restorefs.{uid,gid,mode}`.
     pub single_user: bool,
+    /// Symlinks of a guest's tree lead where they would in the guest, and never out of it.
+    pub rebase: bool,
     /// No extended attributes: faster `ls -l`, `rsync` without `-X`.
     pub noxattr: bool,
     /// Whether this process owns the repository and so may keep things in `cache/`.
     pub writable: bool,
+    /// Where the readers of guests' filesystems run.
+    pub isolation: Isolation,
+    /// What may be kept in memory.
+    pub memory: Memory,
 }
 
 /// What a node of the tree itself looks like.

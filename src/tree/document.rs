@@ -7,14 +7,15 @@
 use serde_json::{Value, json};
 
 use super::snapshot::PointView;
-use super::volume::Volumes;
+use super::volume::{VolumeNode, Volumes};
 use crate::error::{Error, Result};
-use crate::guest::fs::{FsInfo, VolumeState};
-use crate::guest::volume::Known;
+use crate::guest::fs::{Attributes, FsInfo, Trouble, VolumeState};
+use crate::guest::volume::{Known, Volume};
 use crate::repo::sidecar::point::{Point, PointDisk};
 use crate::repo::sidecar::state::State;
 
-fn bytes(value: &Value) -> Vec<u8> {
+/// A document's bytes.
+pub(super) fn bytes(value: &Value) -> Vec<u8> {
     // Values always encode.
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
@@ -107,55 +108,81 @@ fn filesystem(info: &FsInfo) -> Value {
     })
 }
 
-/// `volumes.json`: what a scan found, or what the point's state has of an earlier one, or that nobody has looked yet.
-pub(super) fn volumes(known: Option<&Volumes>, state: &Result<State>) -> Vec<u8> {
-    let Some(known) = known else {
-        let earlier = state.as_ref().ok().and_then(|state| state.volumes.as_ref());
-        return bytes(&earlier.cloned().unwrap_or_else(|| {
-            json!({
-                "schema": 1,
-                "probed": false,
-                "hint": "list the directory volumes, which looks for them, and read this file again",
-                "volumes": [],
-            })
-        }));
-    };
+/// What is found of the volumes: the content of `volumes.json`, and what the point's state keeps. `trouble` tells what is wrong with the
+/// reader of a volume, `attributes` those of the top of a tree.
+pub(super) fn volumes(
+    known: &Volumes,
+    trouble: impl Fn(&Volume) -> Option<Trouble>,
+    attributes: impl Fn(usize) -> Option<Value>,
+) -> Value {
     let volumes: Vec<Value> = known
         .nodes
         .iter()
-        .map(|node| {
-            let volume = &node.volume;
-            let (state, reason) = match &node.state {
-                VolumeState::Readable => ("readable", None),
-                VolumeState::NoFilesystem => ("no_filesystem", None),
-                VolumeState::Unsupported(reason) => ("unsupported", Some(reason)),
-                VolumeState::Damaged(reason) => ("damaged", Some(reason)),
-            };
-            let member_of = match &volume.known {
-                Known::Member(role) => Some(role),
-                _ => None,
-            };
-            json!({
-                "path": volume.path,
-                "state": state,
-                "reason": reason,
-                "member_of": member_of,
-                "size_bytes": volume.map.size_bytes(),
-                "content": volume.content.as_ref().map(|content| content.format),
-                "label": volume.content.as_ref().and_then(|content| content.label.as_ref()),
-                "uuid": volume.content.as_ref().and_then(|content| content.uuid.as_ref()),
-                "part_type": volume.type_name,
-                "part_label": volume.part_label,
-                "part_uuid": volume.part_uuid,
-                "filesystem": node.info.as_ref().map(filesystem),
-            })
-        })
+        .map(|node| volume(node, trouble(&node.volume)))
         .collect();
-    bytes(&json!({
+    json!({
         "schema": 1,
-        "probed": true,
         "complete": known.complete,
         "volumes": volumes,
+        "files": known.files.describe(attributes),
         "notes": known.notes,
-    }))
+    })
+}
+
+/// Names and attributes of the tops of `files/` and its like, from what [`volumes`] said.
+pub(super) fn tops(value: &Value) -> Vec<(String, Option<Attributes>)> {
+    let trees = value.get("files").and_then(Value::as_array);
+    let top = |tree: &Value| {
+        let name = tree.get("name")?.as_str()?.to_owned();
+        let attributes = tree.get("attributes").cloned();
+        Some((
+            name,
+            attributes.and_then(|value| serde_json::from_value(value).ok()),
+        ))
+    };
+    trees.into_iter().flatten().filter_map(top).collect()
+}
+
+fn volume(node: &VolumeNode, trouble: Option<Trouble>) -> Value {
+    let volume = &node.volume;
+    let (mut state, mut reason) = match &node.state {
+        VolumeState::Readable => ("readable", None),
+        VolumeState::NoFilesystem => ("no_filesystem", None),
+        VolumeState::Unsupported(reason) => ("unsupported", Some(reason.clone())),
+        VolumeState::Damaged(reason) => ("damaged", Some(reason.clone())),
+    };
+    let member_of = match &volume.known {
+        Known::Member(of) => Some(of),
+        _ => None,
+    };
+    let mut notes = Vec::new();
+    match trouble {
+        Some(Trouble {
+            over: false,
+            reason: why,
+        }) => (state, reason) = ("damaged", Some(why)),
+        Some(Trouble {
+            over: true,
+            reason: why,
+        }) => notes.push(format!("the reader was {why}")),
+        None => {}
+    }
+    let content = volume.content.as_ref();
+    let info = node.info.as_ref();
+    json!({
+        "path": volume.path,
+        "state": state,
+        "reason": reason,
+        "size_bytes": volume.map.size_bytes(),
+        "used_bytes": info.map(|info| info.used_bytes),
+        "content": info.map(|info| info.format).or(content.map(|content| content.format)),
+        "label": info.and_then(|info| info.label.as_ref()).or(content.and_then(|content| content.label.as_ref())),
+        "uuid": info.and_then(|info| info.uuid.as_ref()).or(content.and_then(|content| content.uuid.as_ref())),
+        "type": volume.type_name,
+        "part_label": volume.part_label,
+        "part_uuid": volume.part_uuid,
+        "member_of": member_of,
+        "filesystem": info.map(filesystem),
+        "notes": notes,
+    })
 }

@@ -36,6 +36,8 @@ pub(super) mod low {
     pub(in crate::tree) const DISKS: u32 = 4;
     /// `volumes/`.
     pub(in crate::tree) const VOLUMES: u32 = 5;
+    /// `files`, or `files@...`: plus its position.
+    pub(in crate::tree) const FILES: u32 = 0x0500_0000;
     /// An attached file: plus its position.
     pub(in crate::tree) const ATTACHED_FILE: u32 = 0x0100_0000;
     /// A disk: plus its position.
@@ -125,7 +127,20 @@ pub(super) struct Far {
     pub(super) volume: String,
 }
 
+/// What the volume of a [`Far`] begins with when it is an instance of `files/`; no path of a volume does.
+const INSTANCE: &str = "files#";
+
 impl Far {
+    /// The volume of files in the instance at that position.
+    pub(super) fn of_instance(at: usize) -> String {
+        format!("{INSTANCE}{at}")
+    }
+
+    /// The position of the instance, if it is one.
+    pub(super) fn instance(&self) -> Option<usize> {
+        self.volume.strip_prefix(INSTANCE)?.parse().ok()
+    }
+
     fn line(&self, number: u32) -> String {
         format!("{number} {} {} {}\n", self.serial, self.ino, self.volume)
     }

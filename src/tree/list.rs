@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use super::Tree;
 use super::attribute::Found;
+use super::files;
 use super::inode::{self, Ino, low};
 use super::node::{GuestNode, Node, no_directory};
+use super::snapshot::PointView;
 use super::volume::Name;
 use crate::error::Result;
 use crate::guest::fs::FileType;
@@ -17,6 +19,8 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Cookies below are the caller's own (`.` and `..`).
 const COOKIE_FIRST: u64 = 16;
+/// Names of a point that come before its trees of files.
+const COOKIES_OWN: u64 = 5;
 
 /// One name of a directory, without `.` and `..`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,10 +108,7 @@ impl Tree {
                 Ok(())
             }
             Node::Point(point) => {
-                let names = ["info.json", "attached", "disks", "volumes.json", "volumes"];
-                self.by_position(&names, after, each, |name| {
-                    (name.as_bytes(), Ino(0), self.point_child(point, name))
-                });
+                self.point_entries(point, after, each);
                 Ok(())
             }
             Node::AttachedDir(point) => {
@@ -148,6 +149,16 @@ impl Tree {
                 });
                 Ok(())
             }
+            Node::Files(point, volumes, position) => {
+                self.by_position(volumes.several(*position), after, each, |(name, at)| {
+                    (
+                        name.as_bytes(),
+                        Ino(0),
+                        self.instance_found(point, volumes, *at),
+                    )
+                });
+                Ok(())
+            }
             Node::Guest(directory) => self.guest_entries(directory, ino, after, each),
             Node::Latest(_)
             | Node::Info(_)
@@ -174,6 +185,55 @@ impl Tree {
         }
     }
 
+    /// The names of a point, each at a position of its own, whether the others are shown or not.
+    fn point_entries(&self, point: &Arc<PointView>, after: u64, each: Each<'_>) {
+        let names = ["info.json", "attached", "disks", "volumes.json", "volumes"];
+        for (name, cookie) in names.into_iter().zip(COOKIE_FIRST..) {
+            // Shown once it is known: a listing opens nothing. Who asks for it by name gets it.
+            let is_shown = name != "volumes.json" || self.is_probed(point);
+            if cookie <= after || !is_shown {
+                continue;
+            }
+            let found = self.point_child(point, name);
+            if !offer(each, name.as_bytes(), Ino(0), found, cookie) {
+                return;
+            }
+        }
+        let mut trees = self.known_file_trees(point);
+        let is_known = !trees.is_empty();
+        if !is_known {
+            trees.push(files::NAME.to_owned());
+        }
+        for ((position, name), cookie) in trees.iter().enumerate().zip(COOKIE_FIRST + COOKIES_OWN..)
+        {
+            if cookie <= after {
+                continue;
+            }
+            let bits = inode::index_bits(position).unwrap_or(0);
+            let taken = if is_known {
+                offer(
+                    each,
+                    name.as_bytes(),
+                    point.ino(low::FILES | bits),
+                    self.files_found(point, position),
+                    cookie,
+                )
+            } else {
+                // Its attributes are the guest's: who wants them looks it up.
+                each(&DirEntry {
+                    name: name.as_bytes(),
+                    ino: point.ino(low::FILES),
+                    found: None,
+                    file_type: FileType::Directory,
+                    cookie,
+                })
+            };
+            if !taken {
+                return;
+            }
+        }
+    }
+
     fn guest_entries(
         &self,
         directory: &GuestNode,
@@ -184,7 +244,12 @@ impl Tree {
         let entries = directory.fs.entries(directory.ino)?;
         let first = usize_from_u64(after.saturating_sub(COOKIE_FIRST - 1));
         for (position, entry) in entries.iter().enumerate().skip(first) {
-            let child = self.guest_ino(&directory.point, &directory.volume, entry.ino)?;
+            let child = self.guest_ino(
+                &directory.point,
+                &directory.volumes,
+                &directory.place,
+                entry.ino,
+            )?;
             let found = self.guest_found(directory, ino, entry.ino);
             let cookie = COOKIE_FIRST + u64_from_usize(position);
             if !offer(each, &entry.name, child, found, cookie) {

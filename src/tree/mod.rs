@@ -20,11 +20,17 @@ mod attribute;
 mod cache;
 mod disk;
 mod document;
+mod files;
 mod inode;
 mod list;
+mod lookup;
 mod node;
+mod parent;
+mod probe;
 mod read;
+mod rebase;
 mod snapshot;
+mod stat;
 mod volume;
 mod xattr;
 
@@ -34,6 +40,7 @@ pub mod path;
 pub use attribute::{Attributes, Found, TreeOptions, Ttl};
 pub use inode::Ino;
 pub use list::DirEntry;
+pub use probe::ProbedPoint;
 pub use snapshot::{Change, PointView, Snapshot, VmView};
 
 use std::num::NonZeroUsize;
@@ -44,24 +51,21 @@ use lru::LruCache;
 use crate::block::ReadAt;
 use crate::chain::{Disk, Pool};
 use crate::error::{Error, Result};
-use crate::guest::fs::Xattr;
 use crate::repo::Repository;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::DiskEntry;
 use crate::store::Space;
-use crate::types::{DiskName, VmName};
-use cache::Weighted;
+use crate::types::width::usize_from_u64;
+use crate::types::{DiskName, PointId, VmName};
+use cache::{Flights, Weighted};
 use disk::Disks;
 use inode::Table;
+use probe::Kept;
 use snapshot::Loader;
 use volume::Scanner;
 
-/// LIMIT: runs of guest files kept, about 40 bytes each.
-const RUNS_KEPT: usize = 1 << 20;
-/// LIMIT: bytes of documents and attached files kept.
-const DOCUMENT_BYTES_KEPT: usize = 64 << 20;
-/// LIMIT: bytes of xattrs kept.
-const XATTR_BYTES_KEPT: usize = 16 << 20;
+/// LIMIT: points of which is remembered what their state has of volumes.
+const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// LIMIT: guest directories whose parent is remembered.
 const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
@@ -74,9 +78,9 @@ pub struct Tree {
     disks: Arc<Disks>,
     scanner: Arc<Scanner>,
     table: Table,
+    kept: Flights<PointId, Kept>,
     contents: Weighted<Ino, Arc<dyn ReadAt>>,
     documents: Weighted<Ino, Arc<[u8]>>,
-    xattrs: Weighted<Ino, Arc<[Xattr]>>,
     parents: Mutex<LruCache<Ino, Ino>>,
 }
 
@@ -100,18 +104,19 @@ impl Tree {
         pool: Arc<Pool>,
         options: TreeOptions,
     ) -> Result<Arc<Self>> {
+        let memory = options.memory;
         let disks = Disks::new(Arc::clone(&repository), pool, options.writable);
         let tree = Self {
-            scanner: Arc::new(Scanner::new(&disks)),
+            scanner: Arc::new(Scanner::new(&disks, &options)),
             table: Table::open(&repository, options.writable),
             repository,
             options,
             snapshot: RwLock::default(),
             loader: Mutex::default(),
             disks,
-            contents: Weighted::new(RUNS_KEPT),
-            documents: Weighted::new(DOCUMENT_BYTES_KEPT),
-            xattrs: Weighted::new(XATTR_BYTES_KEPT),
+            kept: Flights::new(KEPT),
+            contents: Weighted::new(usize_from_u64(memory.runs())),
+            documents: Weighted::new(usize_from_u64(memory.document_bytes())),
             parents: Mutex::new(LruCache::new(PARENTS_KEPT)),
         };
         tree.refresh()?;

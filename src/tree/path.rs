@@ -44,9 +44,7 @@ impl Tree {
             let is_link = found.attributes.file_type == FileType::Symlink;
             if !is_link || parts.is_empty() {
                 // Into another filesystem: its root is where `..` ends from now on.
-                if found.attributes.ino.volume() != here.volume()
-                    || found.attributes.ino.is_from_table() != here.is_from_table()
-                {
+                if self.realm(found.attributes.ino) != self.realm(here) {
                     trail.0.clear();
                 }
                 trail.0.push(found);
@@ -60,7 +58,7 @@ impl Tree {
                 )
                 .at_path(&shown));
             }
-            let target = self.link_target(found.attributes.ino)?;
+            let target = self.guest_target(found.attributes.ino)?;
             if target.first() == Some(&b'/') {
                 trail.0.truncate(1);
             }

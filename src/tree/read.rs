@@ -124,6 +124,7 @@ impl Tree {
             | Node::Point(_)
             | Node::AttachedDir(_)
             | Node::DisksDir(_)
+            | Node::Files(..)
             | Node::Volumes(..) => return Err(directory()),
         };
         self.contents
@@ -144,11 +145,14 @@ impl Tree {
         }
         let place = format!(
             "{}@{}/volumes/{} inode {}",
-            node.point.vm, node.point.entry.name, node.volume.volume.path, node.ino.0
+            node.point.vm,
+            node.point.entry.name,
+            node.place.volume().volume.path,
+            node.ino.0
         );
         let runs = node.fs.runs(node.ino).map_err(|e| e.at_path(&place))?;
         // The file's runs over the volume, the volume's over the disks: composed once, read in one step.
-        let volume = &node.volume.volume.map;
+        let volume = &node.place.volume().volume.map;
         let map: RunMap<usize> = runs
             .compose(|(), offset, length| Ok(volume.run_at(offset, length)))
             .map_err(|e| e.at_path(&place))?;
@@ -156,7 +160,7 @@ impl Tree {
         let encoded = Encoded {
             scanner: Arc::clone(&self.scanner),
             point: Arc::clone(&node.point),
-            volume: Arc::clone(&node.volume),
+            volume: Arc::clone(node.place.volume()),
             ino: node.ino,
             size_bytes: map.size_bytes(),
         };
@@ -219,14 +223,28 @@ impl Tree {
         Ok(None)
     }
 
-    /// The target of a symlink, verbatim.
+    /// The target of a guest's symlink, verbatim.
+    pub(super) fn guest_target(&self, ino: Ino) -> Result<Vec<u8>> {
+        match self.node(ino)? {
+            Node::Guest(node) => node.fs.symlink_target(node.ino),
+            _ => Err(Error::invalid("not a guest's symbolic link")),
+        }
+    }
+
+    /// The target of a symlink: verbatim, or as the options say.
     ///
     /// # Errors
     /// `InvalidInput` when it is none; `Stale`, `Corrupt`, `Io`.
     pub fn link_target(&self, ino: Ino) -> Result<Vec<u8>> {
         match self.node(ino)? {
             Node::Latest(point) => Ok(point.entry.name.as_str().as_bytes().to_vec()),
-            Node::Guest(node) => node.fs.symlink_target(node.ino),
+            Node::Guest(node) => {
+                let target = node.fs.symlink_target(node.ino)?;
+                if self.options.rebase {
+                    return self.rebased(ino, &node, target);
+                }
+                Ok(target)
+            }
             Node::Root
             | Node::Vm(_)
             | Node::Point(_)
@@ -235,6 +253,7 @@ impl Tree {
             | Node::AttachedDir(_)
             | Node::Attached(..)
             | Node::DisksDir(_)
+            | Node::Files(..)
             | Node::Disk(..)
             | Node::Volumes(..)
             | Node::VolumeRaw(..) => Err(Error::invalid("not a symbolic link")),

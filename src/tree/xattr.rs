@@ -21,9 +21,6 @@ impl Tree {
         if ino.volume() == 0 {
             return Ok(Arc::new([]));
         }
-        if let Some(xattrs) = self.xattrs.get(&ino) {
-            return Ok(xattrs);
-        }
         let Node::Guest(node) = self.node(ino)? else {
             return Ok(Arc::new([]));
         };
@@ -41,11 +38,6 @@ impl Tree {
             });
             xattrs = xattrs.iter().cloned().chain(truth).collect();
         }
-        let weight: usize = xattrs
-            .iter()
-            .map(|x| x.name.len() + x.value.len() + 64)
-            .sum();
-        self.xattrs.put(ino, Arc::clone(&xattrs), weight + 128);
         Ok(xattrs)
     }
 

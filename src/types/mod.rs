@@ -4,6 +4,7 @@
 
 pub mod digest;
 pub mod id;
+pub mod memory;
 pub mod name;
 pub mod offset;
 pub mod size;
@@ -11,5 +12,6 @@ pub mod width;
 
 pub use digest::Digest;
 pub use id::{LayerId, PointId, RepositoryId, SessionId, VmId};
+pub use memory::Memory;
 pub use name::{DiskName, PointName, VmName};
 pub use offset::{ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset};

@@ -147,6 +147,11 @@ fn run(name: &str) {
 }
 
 #[test]
+fn btrfs() {
+    run("btrfs");
+}
+
+#[test]
 fn ext() {
     run("ext");
 }
@@ -154,6 +159,11 @@ fn ext() {
 #[test]
 fn fstab() {
     run("fstab");
+}
+
+#[test]
+fn fat() {
+    run("fat");
 }
 
 #[test]
@@ -189,6 +199,11 @@ fn sidecar() {
 #[test]
 fn sums() {
     run("sums");
+}
+
+#[test]
+fn xfs() {
+    run("xfs");
 }
 
 #[test]

@@ -11,7 +11,13 @@ use restorefs::repo::Repository;
 use restorefs::store::{Entry, Key, LocalStore, Lock, PutMode, Space, Store};
 use restorefs::tree::Tree;
 
-use crate::world::{World, names, ready, run, text, unmount};
+use restorefs::clock::SystemClock;
+use restorefs::daemon::probe::probe_point;
+use restorefs::repo::Owner;
+use restorefs::repo::selector::Which;
+use restorefs::types::VmName;
+
+use crate::world::{World, eventually, names, ready, run, text, unmount};
 
 /// Counts the layers that are opened.
 struct Counting {
@@ -72,13 +78,17 @@ fn the_tree_is_as_documented() {
     assert_eq!(names(&world.at("web01")), ["first", "latest"]);
     assert_eq!(
         names(&world.at("web01/latest/")),
-        ["attached", "disks", "info.json", "volumes", "volumes.json"]
+        ["attached", "disks", "files", "info.json", "volumes"]
     );
     assert_eq!(
         names(&world.at("web01/first/disks")),
         ["vda.raw", "vdb.raw"]
     );
     assert_eq!(names(&world.at("web01/first/volumes")), ["vda", "vdb"]);
+    // Known now, and so shown.
+    eventually("volumes.json", || {
+        names(&world.at("web01/latest/")).len() == 6
+    });
     assert_eq!(names(&world.at("web01/first/volumes/vda")), ["part"]);
     assert_eq!(
         names(&world.at("web01/first/volumes/vda/part")),
@@ -126,15 +136,32 @@ fn listing_opens_no_chain() {
     store.layers.store(0, Ordering::SeqCst);
     run("ls", &["-la", text(&world.at(""))]);
     run("ls", &["-la", text(&world.at("web01"))]);
-    run("ls", &["-la", text(&world.at("web01/first/"))]);
+    run("ls", &["-a", text(&world.at("web01/first/"))]);
     run("ls", &["-la", text(&world.at("web01/latest/disks"))]);
     run("du", &["-s", text(&world.at("web01/first/disks"))]);
     std::fs::read(world.at("web01/first/info.json")).unwrap();
-    std::fs::read(world.at("web01/first/volumes.json")).unwrap();
+    assert_eq!(opened(), 0);
+    // Once the state has what an earlier look has found, the tops of the guest's trees are known, too.
+    keep_volumes(&world);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    run("ls", &["-laL", text(&world.at("web01/first/"))]);
+    let volumes = std::fs::read_to_string(world.at("web01/first/volumes.json")).unwrap();
+    assert!(volumes.contains("\"path\": \"vda/part/1\""), "{volumes}");
     assert_eq!(opened(), 0);
     std::fs::read(world.at("web01/first/disks/vdb.raw")).unwrap();
     assert!(opened() > 0);
     unmount(&mounted);
+}
+
+/// What the owner does in the background after a commit.
+fn keep_volumes(world: &World) {
+    let repository = Arc::new(Repository::open(&world.repository()).unwrap());
+    let owner = Owner::open(Arc::clone(&repository), Arc::new(SystemClock), "test").unwrap();
+    let tree = world.tree(&MountOptions::default());
+    let point = tree
+        .point(&VmName::new("web01").unwrap(), &Which::Latest(0))
+        .unwrap();
+    probe_point(&tree, &owner, &point).unwrap();
 }
 
 #[test]

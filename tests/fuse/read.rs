@@ -72,8 +72,7 @@ fn a_copy_made_by_the_kernel_is_the_same() {
 
 /// A document's size is that of its bytes: the kernel reads no further.
 #[test]
-fn documents_are_whole_and_grow_by_new_inodes() {
-    use std::os::unix::fs::MetadataExt;
+fn documents_are_whole() {
     if !ready() {
         return;
     }
@@ -86,15 +85,7 @@ fn documents_are_whole_and_grow_by_new_inodes() {
         serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
     }
     let path = world.at("web01/first/volumes.json");
-    let before: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    assert_eq!(before["probed"], false);
-    let ino = std::fs::metadata(&path).unwrap().ino();
-    std::fs::read_dir(world.at("web01/first/volumes"))
-        .unwrap()
-        .count();
     let after: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    assert_eq!(after["probed"], true);
-    assert_ne!(std::fs::metadata(&path).unwrap().ino(), ino);
     let first = &after["volumes"][0];
     assert_eq!(
         (&first["path"], &first["state"]),

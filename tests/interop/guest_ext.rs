@@ -70,6 +70,48 @@ fn ext2_and_ext3_with_block_maps() {
     check("mkfs.ext3", &["-b", "4096"], 4096);
 }
 
+/// Directories that find names without regard to case: they are listed as they are, and here found as they are written. Few kernels
+/// mount such a filesystem, so it is made by the tools alone.
+#[test]
+fn ext4_with_names_regardless_of_case() {
+    let temp = tempfile::tempdir().unwrap();
+    let tree = temp.path().join("tree");
+    std::fs::create_dir_all(tree.join("folded")).unwrap();
+    for n in 0..1500u64 {
+        let name = format!("folded/Ünder {n} SCORE");
+        std::fs::write(tree.join(name), noise(n, 20)).unwrap();
+    }
+    let from = tree.to_str().unwrap();
+    let options = ["-O", "casefold", "-E", "encoding=utf8", "-d", from];
+    let Some(image) = make(temp.path(), "mkfs.ext4", &options, 64) else {
+        return;
+    };
+    // EXT4_CASEFOLD_FL and EXT4_EXTENTS_FL; then the index is made anew, of folded names.
+    let image = image.to_str().unwrap();
+    let flag = "set_inode_field /folded flags 0x40080000";
+    crate::tool::run("debugfs", &["-w", "-R", flag, image]);
+    let repaired = std::process::Command::new("e2fsck")
+        .args(["-fyD", image])
+        .output()
+        .unwrap();
+    assert!(
+        matches!(repaired.status.code(), Some(0 | 1)),
+        "{repaired:?}"
+    );
+    crate::tool::run("e2fsck", &["-fn", image]);
+    let volume = volume(Path::new(image));
+    let fs: Arc<dyn GuestFs> = ext::open(std::slice::from_ref(&volume)).unwrap().into();
+    assert!(check_guest_fs(&*fs, &volume) > 1500);
+    let folded = fs.lookup(fs.root(), b"folded").unwrap();
+    assert_eq!(fs.entries(folded).unwrap().len(), 1500);
+    for n in 0..1500u64 {
+        let name = format!("Ünder {n} SCORE");
+        let ino = fs.lookup(folded, name.as_bytes()).unwrap();
+        let bytes = content(&fs, &volume, ino, &mut Counts::default()).unwrap();
+        assert!(bytes == noise(n, 20), "{name}");
+    }
+}
+
 /// A snapshot of a running guest: the image is copied while it is mounted, with committed transactions only in the journal.
 fn check_dirty(mode: &str) -> Option<Counts> {
     let temp = tempfile::tempdir().unwrap();
@@ -92,7 +134,7 @@ fn check_dirty(mode: &str) -> Option<Counts> {
         std::fs::copy(&image, &ours).unwrap();
         std::fs::copy(&image, &theirs).unwrap();
     }
-    let mount = Mount::new(&theirs, "rw")?;
+    let mount = Mount::new(&theirs, "rw,noatime")?;
     let volume = volume(&ours);
     let fs = ext::open(std::slice::from_ref(&volume)).unwrap();
     let notes = fs.info().notes.join("; ");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use restorefs::block::ReadAt;
 use restorefs::block::run::{Run, RunMap, RunReader, Target};
 use restorefs::error::Result;
-use restorefs::guest::fs::{FileType, GuestFs, GuestIno};
+use restorefs::guest::fs::{FileType, GuestFs, GuestIno, Time};
 
 /// One file, as both sides can tell it.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +22,9 @@ struct Facts {
     nlink: u32,
     size: u64,
     blocks: u64,
-    mtime: (i64, i64),
+    times: [(i64, i64); 3],
+    /// When it was made; the kernel knows none for formats without.
+    crtime: Option<(i64, u32)>,
     rdev: (u32, u32),
     target: Vec<u8>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -47,49 +49,67 @@ fn kernel_xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
         .collect()
 }
 
+fn kernel_facts(path: &Path) -> Facts {
+    let meta = path.symlink_metadata().unwrap();
+    let kind = meta.file_type();
+    let file_type = match () {
+        () if kind.is_dir() => 'd',
+        () if kind.is_symlink() => 'l',
+        () if kind.is_char_device() => 'c',
+        () if kind.is_block_device() => 'b',
+        () if kind.is_fifo() => 'p',
+        () if kind.is_socket() => 's',
+        () => '-',
+    };
+    let is_device = matches!(file_type, 'b' | 'c');
+    let rdev = (
+        rustix::fs::major(meta.rdev()),
+        rustix::fs::minor(meta.rdev()),
+    );
+    let statx = rustix::fs::statx(
+        rustix::fs::CWD,
+        path,
+        rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        rustix::fs::StatxFlags::BTIME,
+    )
+    .unwrap();
+    let has_crtime = statx.stx_mask & rustix::fs::StatxFlags::BTIME.bits() != 0;
+    Facts {
+        ino: meta.ino(),
+        file_type,
+        mode: meta.mode() & 0o7777,
+        owner: (meta.uid(), meta.gid()),
+        nlink: u32::try_from(meta.nlink()).unwrap(),
+        size: meta.size(),
+        blocks: meta.blocks(),
+        times: [
+            (meta.atime(), meta.atime_nsec()),
+            (meta.mtime(), meta.mtime_nsec()),
+            (meta.ctime(), meta.ctime_nsec()),
+        ],
+        crtime: has_crtime.then_some((statx.stx_btime.tv_sec, statx.stx_btime.tv_nsec)),
+        rdev: if is_device { rdev } else { (0, 0) },
+        target: if file_type == 'l' {
+            std::fs::read_link(path)
+                .unwrap()
+                .into_os_string()
+                .into_vec()
+        } else {
+            Vec::new()
+        },
+        xattrs: kernel_xattrs(path),
+        content: (file_type == '-').then(|| blake3::hash(&std::fs::read(path).unwrap())),
+    }
+}
+
 fn kernel_tree(dir: &Path, prefix: &[u8], tree: &mut Tree) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
         let path = entry.path();
-        let meta = path.symlink_metadata().unwrap();
-        let kind = meta.file_type();
-        let file_type = match () {
-            () if kind.is_dir() => 'd',
-            () if kind.is_symlink() => 'l',
-            () if kind.is_char_device() => 'c',
-            () if kind.is_block_device() => 'b',
-            () if kind.is_fifo() => 'p',
-            () if kind.is_socket() => 's',
-            () => '-',
-        };
-        let is_device = matches!(file_type, 'b' | 'c');
-        let rdev = (
-            rustix::fs::major(meta.rdev()),
-            rustix::fs::minor(meta.rdev()),
-        );
-        let facts = Facts {
-            ino: meta.ino(),
-            file_type,
-            mode: meta.mode() & 0o7777,
-            owner: (meta.uid(), meta.gid()),
-            nlink: u32::try_from(meta.nlink()).unwrap(),
-            size: meta.size(),
-            blocks: meta.blocks(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            rdev: if is_device { rdev } else { (0, 0) },
-            target: if file_type == 'l' {
-                std::fs::read_link(&path)
-                    .unwrap()
-                    .into_os_string()
-                    .into_vec()
-            } else {
-                Vec::new()
-            },
-            xattrs: kernel_xattrs(&path),
-            content: (file_type == '-').then(|| blake3::hash(&std::fs::read(&path).unwrap())),
-        };
+        let facts = kernel_facts(&path);
+        let facts = facts.kept();
         let name = [prefix, entry.file_name().as_bytes()].concat();
-        if file_type == 'd' {
+        if facts.file_type == 'd' {
             kernel_tree(&path, &[&name, &b"/"[..]].concat(), tree);
         }
         tree.insert(name, facts);
@@ -169,17 +189,18 @@ pub(crate) fn content(
     Ok(by_runs)
 }
 
-fn our_tree(
-    fs: &Arc<dyn GuestFs>,
-    volume: &Arc<dyn ReadAt>,
-    dir: GuestIno,
-    prefix: &[u8],
-    tree: &mut Tree,
-    counts: &mut Counts,
-) {
-    for entry in fs.entries(dir).unwrap().iter() {
-        assert_eq!(fs.lookup(dir, &entry.name).unwrap(), entry.ino);
-        let attributes = fs.attributes(entry.ino).unwrap();
+/// One side of the comparison: a reader, what it reads, and how its numbers become the kernel's.
+struct Ours<'a> {
+    fs: Arc<dyn GuestFs>,
+    volume: &'a Arc<dyn ReadAt>,
+    number: &'a dyn Fn(GuestIno) -> u64,
+    counts: Counts,
+}
+
+impl Ours<'_> {
+    fn facts(&mut self, ino: GuestIno) -> Facts {
+        let fs = Arc::clone(&self.fs);
+        let attributes = fs.attributes(ino).unwrap();
         let file_type = match attributes.file_type {
             FileType::Directory => 'd',
             FileType::Symlink => 'l',
@@ -189,54 +210,91 @@ fn our_tree(
             FileType::Socket => 's',
             FileType::Regular => '-',
         };
-        let name = [prefix, &entry.name].concat();
-        let facts = Facts {
-            ino: attributes.ino.0,
+        let time = |time: Time| (time.seconds, i64::from(time.nanoseconds));
+        Facts {
+            ino: (self.number)(attributes.ino),
             file_type,
             mode: attributes.mode.into(),
             owner: (attributes.uid, attributes.gid),
             nlink: attributes.nlink,
             size: attributes.size_bytes,
             blocks: attributes.blocks,
-            mtime: (
-                attributes.mtime.seconds,
-                attributes.mtime.nanoseconds.into(),
-            ),
+            times: [
+                time(attributes.atime),
+                time(attributes.mtime),
+                time(attributes.ctime),
+            ],
+            crtime: attributes
+                .crtime
+                .map(|time| (time.seconds, time.nanoseconds)),
             rdev: attributes.rdev.unwrap_or((0, 0)),
             target: if file_type == 'l' {
-                fs.symlink_target(entry.ino).unwrap()
+                fs.symlink_target(ino).unwrap()
             } else {
                 Vec::new()
             },
             xattrs: fs
-                .xattrs(entry.ino)
+                .xattrs(ino)
                 .unwrap()
                 .iter()
                 .map(|xattr| (xattr.name.clone(), xattr.value.clone()))
                 .collect(),
             content: (file_type == '-')
-                .then(|| blake3::hash(&content(fs, volume, entry.ino, counts).unwrap())),
-        };
-        if file_type == 'd' {
-            our_tree(
-                fs,
-                volume,
-                entry.ino,
-                &[&name, &b"/"[..]].concat(),
-                tree,
-                counts,
-            );
+                .then(|| blake3::hash(&content(&fs, self.volume, ino, &mut self.counts).unwrap())),
         }
-        tree.insert(name, facts);
+    }
+
+    fn tree(&mut self, dir: GuestIno, prefix: &[u8], tree: &mut Tree) {
+        for entry in self.fs.entries(dir).unwrap().iter() {
+            assert_eq!(self.fs.lookup(dir, &entry.name).unwrap(), entry.ino);
+            let facts = self.facts(entry.ino);
+            let facts = facts.kept();
+            let name = [prefix, &entry.name].concat();
+            if facts.file_type == 'd' {
+                self.tree(entry.ino, &[&name, &b"/"[..]].concat(), tree);
+            }
+            tree.insert(name, facts);
+        }
+    }
+}
+
+impl Facts {
+    /// Without what a filesystem does not keep: btrfs gives the empty directories where subvolumes were, all inode 2, the time of
+    /// the look.
+    fn kept(mut self) -> Self {
+        if self.ino == 2 {
+            self.times = [(0, 0); 3];
+            self.crtime = None;
+        }
+        self
     }
 }
 
 /// Asserts that both trees are the same; tells how our side was read.
 pub(crate) fn compare(fs: Box<dyn GuestFs>, volume: &Arc<dyn ReadAt>, kernel: &Path) -> Counts {
-    let fs: Arc<dyn GuestFs> = fs.into();
-    let (mut theirs, mut ours, mut counts) = (Tree::new(), Tree::new(), Counts::default());
+    let root = fs.root();
+    compare_from(fs, volume, root, &|ino| ino.0, kernel)
+}
+
+/// As [`compare`], from the directory `root` on; `number` turns our inode numbers into the kernel's.
+pub(crate) fn compare_from(
+    fs: Box<dyn GuestFs>,
+    volume: &Arc<dyn ReadAt>,
+    root: GuestIno,
+    number: &dyn Fn(GuestIno) -> u64,
+    kernel: &Path,
+) -> Counts {
+    let (mut theirs, mut ours) = (Tree::new(), Tree::new());
+    theirs.insert(b".".to_vec(), kernel_facts(kernel));
     kernel_tree(kernel, b"", &mut theirs);
-    our_tree(&fs, volume, fs.root(), b"", &mut ours, &mut counts);
+    let mut side = Ours {
+        fs: fs.into(),
+        volume,
+        number,
+        counts: Counts::default(),
+    };
+    ours.insert(b".".to_vec(), side.facts(root));
+    side.tree(root, b"", &mut ours);
     assert!(theirs.len() > 2, "the kernel shows {} files", theirs.len());
     for (name, facts) in &theirs {
         let shown = OsStr::from_bytes(name);
@@ -247,5 +305,5 @@ pub(crate) fn compare(fs: Box<dyn GuestFs>, volume: &Arc<dyn ReadAt>, kernel: &P
         .filter(|name| !theirs.contains_key(*name))
         .collect();
     assert!(extra.is_empty(), "only we show {extra:?}");
-    counts
+    side.counts
 }

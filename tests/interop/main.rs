@@ -9,8 +9,10 @@
 mod deep;
 mod device;
 mod disk;
+mod guest_btrfs;
 mod guest_btrfs_devices;
 mod guest_ext;
+mod guest_fat;
 mod guest_image;
 mod guest_lvm;
 mod guest_lvm_active;
@@ -18,6 +20,7 @@ mod guest_lvm_layout;
 mod guest_partition;
 mod guest_system;
 mod guest_walk;
+mod guest_xfs;
 mod history;
 mod opinion;
 mod qcow2;

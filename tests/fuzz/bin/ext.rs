@@ -2,6 +2,8 @@
 
 #![no_main]
 
+#[path = "../targets/guest.rs"]
+mod guest;
 #[path = "../targets/sparse.rs"]
 mod sparse;
 #[path = "../targets/ext.rs"]

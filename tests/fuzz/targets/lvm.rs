@@ -84,7 +84,7 @@ fn mend(disk: &MemoryDisk) {
 
 /// Every volume lies on the disk, and can be read or says why not.
 pub(crate) fn run(data: &[u8]) {
-    let disk = sparse::memory(data);
+    let disk = sparse::memory(data, sparse::SIZE_BYTES);
     mend(&disk);
     let disk: Arc<dyn ReadAt> = Arc::new(disk);
     let scan = scan_point(&[("vda".to_owned(), Arc::clone(&disk))]);

@@ -5,29 +5,41 @@
 //! - The number of a volume (8 bits of its inodes) is its position as long as everything before it could be read; otherwise it has
 //!   none, and its inodes come from the table. So a number never means another volume.
 
+mod scanner;
+
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::cache::Flights;
-use super::disk::Disks;
+use super::files::{Files, Top};
 use super::inode::{self, Ino, low};
+use super::node::Place;
 use super::snapshot::PointView;
-use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::fs::{FsInfo, GuestFs, VolumeState};
-use crate::guest::volume::{Volume, scan_point};
-use crate::types::PointId;
+use crate::guest::fs::{FsInfo, GuestIno, VolumeState};
+use crate::guest::volume::{Scan, Volume};
+pub(super) use scanner::Scanner;
 
-/// LIMIT: points whose volumes are remembered.
-const SCANS_KEPT: NonZeroUsize = NonZeroUsize::new(128).unwrap();
-/// LIMIT: open guest filesystems; an ext reader keeps up to 8 MiB of its volume.
-const FILESYSTEMS_OPEN: NonZeroUsize = NonZeroUsize::new(24).unwrap();
-/// A scan that met a disk that could not be read is repeated after this long.
-const RETRY_AFTER: Duration = Duration::from_secs(30);
-/// The highest number that packs.
-const NUMBER_MAX: u8 = 254;
+/// The highest number that packs; those above are of the guests' own trees.
+const NUMBER_MAX: u8 = 127;
+
+/// What opening a volume gave.
+struct Probed {
+    state: VolumeState,
+    info: Option<FsInfo>,
+    /// Whether another try may end otherwise.
+    passing: bool,
+}
+
+impl Default for Probed {
+    fn default() -> Self {
+        Self {
+            state: VolumeState::NoFilesystem,
+            info: None,
+            passing: true,
+        }
+    }
+}
 
 /// A volume of a point.
 pub(super) struct VolumeNode {
@@ -61,53 +73,51 @@ pub(super) struct Volumes {
     /// Paths of the tree's own directories and raw files by the lower bits of their inodes, and back.
     by_low: HashMap<u32, String>,
     low_of: HashMap<String, u32>,
+    /// The guests' own trees.
+    pub(super) files: Files,
     /// Remarks for people.
     pub(super) notes: Vec<String>,
     /// Whether every disk could be scanned.
     pub(super) complete: bool,
     at: Instant,
+    /// How many scans there were before one was complete, this one included.
+    failures: u32,
 }
 
 impl Volumes {
-    fn scan(disks: &Arc<Disks>, point: &Arc<PointView>) -> Self {
-        let sources = disks.all(point);
+    /// The volumes of a scan, each with what opening it gave.
+    fn new(point: &PointView, scan: Scan, opened: Vec<Probed>, failures: u32) -> Self {
         let mut volumes = Self {
             nodes: Vec::new(),
             names: BTreeMap::new(),
             by_low: HashMap::new(),
             low_of: HashMap::new(),
-            notes: Vec::new(),
-            complete: true,
+            files: Files::default(),
+            notes: scan.notes,
+            complete: scan.complete && opened.iter().all(|probed| !probed.passing),
             at: Instant::now(),
+            failures,
         };
-        let names = point.entry.disks.iter().map(|disk| disk.name.as_str());
-        for name in names.clone() {
-            volumes.names.insert(name.to_owned(), Name::Directory);
+        for disk in &point.entry.disks {
+            let name = disk.name.as_str().to_owned();
+            volumes.names.insert(name, Name::Directory);
         }
-        let named: Vec<_> = names
-            .map(str::to_owned)
-            .zip(sources.iter().cloned())
-            .collect();
-        let scan = scan_point(&named);
-        volumes.notes = scan.notes;
-        volumes.complete = scan.complete;
-        for (position, volume) in scan.volumes.into_iter().enumerate() {
-            volumes.add(volume, position < scan.settled, &sources);
+        for (position, (volume, probed)) in scan.volumes.into_iter().zip(opened).enumerate() {
+            volumes.add(volume, position < scan.settled, probed);
         }
         volumes.number_names();
         volumes
     }
 
-    fn add(&mut self, volume: Volume, is_settled: bool, sources: &[Arc<dyn ReadAt>]) {
+    fn add(&mut self, volume: Volume, is_settled: bool, probed: Probed) {
         let number = u8::try_from(self.nodes.len() + 1)
             .ok()
             .filter(|n| *n <= NUMBER_MAX && is_settled);
-        let (state, fs) = volume.open(sources);
         let node = Arc::new(VolumeNode {
             number,
             volume,
-            state,
-            info: fs.map(|fs| fs.info().clone()),
+            state: probed.state,
+            info: probed.info,
         });
         let path = node.volume.path.clone();
         let mut above = path.as_str();
@@ -182,6 +192,44 @@ impl Volumes {
             .ok_or_else(|| Error::new(ErrorKind::Stale, "this volume is not there any more"))
     }
 
+    /// The instance of `files/` at that position.
+    pub(super) fn instance(&self, at: usize) -> Result<Place> {
+        self.files
+            .instance(at)
+            .map(|instance| Place::Files(at, Arc::clone(instance)))
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Stale,
+                    "this part of the tree is not there any more",
+                )
+            })
+    }
+
+    /// What is shown at the root of an instance: itself, or what is mounted upon it.
+    pub(super) fn top(&self, at: usize) -> Result<(usize, GuestIno)> {
+        match self.instance(at)? {
+            Place::Files(_, instance) => Ok(self.files.shown(at, instance.root)),
+            Place::Volume(_) => Err(Error::invalid("no instance")),
+        }
+    }
+
+    /// The position of the tree whose top this directory is.
+    pub(super) fn is_top(&self, at: usize, ino: GuestIno) -> Option<u32> {
+        let tree = self.files.instance(at)?.tree;
+        match self.files.trees.get(tree)?.top {
+            Top::Instance(top) if self.top(top).ok()? == (at, ino) => u32::try_from(tree).ok(),
+            _ => None,
+        }
+    }
+
+    /// The directories of a tree whose top is one of ours.
+    pub(super) fn several(&self, position: usize) -> &[(String, usize)] {
+        match self.files.trees.get(position).map(|tree| &tree.top) {
+            Some(Top::Several(children)) => children,
+            _ => &[],
+        }
+    }
+
     /// Names directly below a path (empty: `volumes/` itself), sorted.
     pub(super) fn children(&self, path: &str) -> Vec<(&str, &Name)> {
         self.names
@@ -195,67 +243,5 @@ impl Volumes {
                 (!child.contains('/')).then_some((child, name))
             })
             .collect()
-    }
-}
-
-/// Scans points and opens their filesystems.
-pub(super) struct Scanner {
-    disks: Arc<Disks>,
-    scans: Flights<PointId, Arc<Volumes>>,
-    filesystems: Flights<(PointId, String), Arc<dyn GuestFs>>,
-}
-
-impl Scanner {
-    pub(super) fn new(disks: &Arc<Disks>) -> Self {
-        Self {
-            disks: Arc::clone(disks),
-            scans: Flights::new(SCANS_KEPT),
-            filesystems: Flights::new(FILESYSTEMS_OPEN),
-        }
-    }
-
-    /// The volumes of a point, scanned now if they have not been.
-    pub(super) fn volumes(&self, point: &Arc<PointView>) -> Result<Arc<Volumes>> {
-        self.scans.get_or(
-            point.entry.point_id,
-            |known| known.complete || known.at.elapsed() < RETRY_AFTER,
-            || Ok(Arc::new(Volumes::scan(&self.disks, point))),
-        )
-    }
-
-    /// The volumes of a point if they are known; opens nothing.
-    pub(super) fn known(&self, point: &PointView) -> Option<Arc<Volumes>> {
-        self.scans.peek(&point.entry.point_id)
-    }
-
-    /// The bytes of a volume.
-    pub(super) fn raw(&self, point: &Arc<PointView>, volume: &Volume) -> Arc<dyn ReadAt> {
-        volume.reader(&self.disks.all(point))
-    }
-
-    /// The filesystem on a volume.
-    pub(super) fn filesystem(
-        &self,
-        point: &Arc<PointView>,
-        volume: &Volume,
-    ) -> Result<Arc<dyn GuestFs>> {
-        let key = (point.entry.point_id, volume.path.clone());
-        let place = || format!("{}@{}/volumes/{}", point.vm, point.entry.name, volume.path);
-        self.filesystems.get_or(
-            key,
-            |_| true,
-            || match volume.open(&self.disks.all(point)) {
-                (VolumeState::Readable, Some(fs)) => Ok(fs.into()),
-                (VolumeState::Unsupported(what), _) => {
-                    Err(Error::unsupported(what).at_path(place()))
-                }
-                (VolumeState::Damaged(what), _) => {
-                    Err(Error::new(ErrorKind::Corrupt, what).at_path(place()))
-                }
-                (VolumeState::NoFilesystem | VolumeState::Readable, _) => {
-                    Err(Error::not_found("there is no filesystem on this volume").at_path(place()))
-                }
-            },
-        )
     }
 }

@@ -1,0 +1,67 @@
+//! `restorefs volumes`: what lies on the disks of a restore point, the same as its `volumes.json` in the tree.
+
+use serde_json::Value;
+
+use super::args::Volumes;
+use super::context::Context;
+use super::document;
+use crate::error::Result;
+use crate::repo::selector::Selector;
+use crate::types::size::Human;
+
+pub(super) fn run(context: &Context, args: &Volumes) -> Result<()> {
+    let selector: Selector = args.point.parse()?;
+    let found = document::read(context, &selector, "volumes.json")?;
+    if context.output.json {
+        return context.output.json(&found);
+    }
+    let rows: Vec<Vec<String>> = list(&found, "volumes").iter().map(row).collect();
+    context.output.table(
+        &[
+            "VOLUME", "CONTENT", "LABEL", "UUID", "SIZE", "USED", "STATE", "REASON",
+        ],
+        &["SIZE", "USED"],
+        &rows,
+    )?;
+    for note in list(&found, "notes").iter().filter_map(Value::as_str) {
+        context.output.remark(note);
+    }
+    Ok(())
+}
+
+fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+    value
+        .get(name)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+fn row(volume: &Value) -> Vec<String> {
+    let text = |name: &str| {
+        volume
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or("-")
+            .to_owned()
+    };
+    let size = |name: &str| {
+        volume
+            .get(name)
+            .and_then(Value::as_u64)
+            .map_or_else(|| "-".to_owned(), |bytes| Human(bytes).to_string())
+    };
+    let reason = match volume.get("member_of").and_then(Value::as_str) {
+        Some(of) => format!("part of {of}"),
+        None => text("reason"),
+    };
+    vec![
+        text("path"),
+        text("content"),
+        text("label"),
+        text("uuid"),
+        size("size_bytes"),
+        size("used_bytes"),
+        text("state").replace('_', " "),
+        reason,
+    ]
+}

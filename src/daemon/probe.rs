@@ -1,0 +1,114 @@
+//! Probing after a commit: the volumes of new points are found in the background, and kept in their state.
+//!
+//! # Concurrency
+//! One thread; it looks at one point at a time, below all other work of the process, and holds no lock while it does.
+
+use std::collections::HashSet;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::error::{Result, ResultExt};
+use crate::repo::Owner;
+use crate::tree::{PointView, Tree};
+
+/// Finds the volumes of a point and keeps them in its state. What could not be read whole is not kept: the next look may find more.
+///
+/// # Errors
+/// What the tree or the repository returns.
+pub fn probe_point(tree: &Tree, owner: &Owner, point: &Arc<PointView>) -> Result<()> {
+    let probed = tree.probe(point)?;
+    if !probed.complete {
+        tracing::warn!(vm = %point.vm, point = %point.entry.name, "not all volumes could be read; what was found is not kept");
+        return Ok(());
+    }
+    owner.keep_volumes(&point.vm, &point.entry, probed.value)
+}
+
+/// See the module. Ends when it is dropped, after the point that it looks at.
+pub struct Prober {
+    wake: Mutex<Option<Sender<()>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Prober {
+    /// Starts the thread; points that are there already are left alone, but for the newest of each VM.
+    ///
+    /// # Errors
+    /// `Io` when there can be no thread.
+    pub fn start(tree: &Arc<Tree>, owner: &Arc<Owner>) -> Result<Self> {
+        let (wake, woken) = channel();
+        let (tree, owner) = (Arc::clone(tree), Arc::clone(owner));
+        let newest: HashSet<_> = tree
+            .snapshot()
+            .vms()
+            .filter_map(|vm| vm.latest().map(|point| point.entry.point_id))
+            .collect();
+        let mut seen: HashSet<_> = points(&tree)
+            .iter()
+            .map(|point| point.entry.point_id)
+            .collect();
+        seen.retain(|id| !newest.contains(id));
+        let run = move || {
+            while woken.recv().is_ok() {
+                for point in points(&tree) {
+                    if seen.insert(point.entry.point_id) && !is_kept(&owner, &point) {
+                        look(&tree, &owner, &point);
+                    }
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("probe".to_owned())
+            .spawn(run)
+            .or_io("cannot start the probing thread")?;
+        let prober = Self {
+            wake: Mutex::new(Some(wake)),
+            thread: Some(thread),
+        };
+        prober.wake();
+        Ok(prober)
+    }
+
+    /// Says that there may be new points.
+    pub fn wake(&self) {
+        if let Some(wake) = &*self.wake.lock().unwrap_or_else(PoisonError::into_inner) {
+            // The thread only ends with us.
+            let _ = wake.send(());
+        }
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.wake
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was logged by the hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn points(tree: &Tree) -> Vec<Arc<PointView>> {
+    let snapshot = tree.snapshot();
+    snapshot
+        .vms()
+        .flat_map(|vm| vm.points.iter().cloned())
+        .collect()
+}
+
+fn is_kept(owner: &Owner, point: &PointView) -> bool {
+    owner
+        .repository()
+        .state(&point.vm, &point.entry)
+        .is_ok_and(|state| state.volumes.is_some())
+}
+
+fn look(tree: &Tree, owner: &Owner, point: &Arc<PointView>) {
+    if let Err(error) = probe_point(tree, owner, point) {
+        tracing::warn!(vm = %point.vm, point = %point.entry.name, error = %error.report(), "the volumes of a new point were not found");
+    }
+}

@@ -1,0 +1,278 @@
+//! The devices of a filesystem, the map of their chunks, and trees read through both.
+//!
+//! # Invariants
+//! - A block of a tree counts only if its checksum, address, filesystem and generation are right; else another copy is tried.
+//! - A device that is missing, or belongs to another filesystem, is never read in another's place.
+//! - The trees are those of the last commit: the log of what was synced since is not read.
+//!
+//! # Why
+//! The crate opens no pool with a device missing and no filesystem with a log, and reads data more often than it must. Its parts below that
+//! are public and are used here: superblock, chunk map, tree walker and the parsers of items.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fs_btrfs::btree::{Tree, TreeBlock};
+use fs_btrfs::chunk::{self, ChunkMap, DiskKey};
+use fs_btrfs::superblock::{Superblock, read_superblock};
+use fs_core::BlockRead;
+
+use crate::block::ReadAt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::bytes::le64;
+use crate::guest::cache::PageCache;
+use crate::guest::device::{self, Device, device_error};
+use crate::guest::kept::Kept;
+use crate::types::width::{usize_from_u32, usize_from_u64};
+
+/// LIMIT: bytes of volume kept in memory per open filesystem, over all devices; and of nodes of trees.
+const CACHE_BYTES: u64 = 16 << 20;
+const NODE_BYTES_KEPT: usize = 16 << 20;
+/// LIMIT: devices of one filesystem (ours).
+const DEVICES_MAX: usize = 1024;
+/// Names of the incompatible features that are refused (Linux, include/uapi/linux/btrfs.h).
+const INCOMPAT: [(u64, &str); 5] = [
+    (1 << 7, "raid56"),
+    (1 << 12, "zoned"),
+    (1 << 13, "extent-tree-v2"),
+    (1 << 14, "raid-stripe-tree"),
+    (1 << 16, "simple-quota"),
+];
+/// Where those bits are in the superblock, and that on the device.
+const INCOMPAT_AT: u64 = 65_536 + 188;
+
+/// Runs a call into the crate.
+pub(super) fn guard<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    device::guard("btrfs", call)
+}
+
+/// The crate's error in our kinds: damage, what is beyond it, and what could not be read stay apart.
+pub(super) fn translate(error: fs_btrfs::Error) -> Error {
+    use fs_btrfs::Error as Btrfs;
+    match error {
+        Btrfs::Io(text) => device_error(&text),
+        Btrfs::UnsupportedFeature(what) | Btrfs::UnsupportedProfile(what) => {
+            Error::unsupported(format!("btrfs: {what}"))
+        }
+        Btrfs::UnsupportedChecksum(kind) => {
+            Error::unsupported(format!("btrfs: checksums of type {kind}"))
+        }
+        Btrfs::ChecksumMismatch { what, offset } => {
+            Error::corrupt(format!("btrfs: the {what}"), "its checksum", "another")
+                .at_offset(offset)
+        }
+        Btrfs::BlockIdentityMismatch {
+            what,
+            expected,
+            found,
+        } => Error::corrupt(format!("btrfs: the {what}"), expected, found),
+        // The crate says "malformed superblock" of whatever structure is malformed; the text behind it names that.
+        Btrfs::BadSuperblock(what) | Btrfs::BadChunkItem(what) => {
+            Error::new(ErrorKind::Corrupt, format!("btrfs: {what}"))
+        }
+        other => Error::new(ErrorKind::Corrupt, format!("btrfs: {other}")),
+    }
+}
+
+/// What a filesystem lies on.
+pub(super) struct Pool {
+    devices: BTreeMap<u64, Device>,
+    /// The number of the device that was given first.
+    pub(super) first: u64,
+    pub(super) superblock: Superblock,
+    pub(super) map: ChunkMap,
+    nodes: Kept<u64, TreeBlock>,
+    /// Remarks for people.
+    pub(super) notes: Vec<String>,
+}
+
+/// Names the features that the crate says it does not know.
+fn name_features(device: &Device, error: fs_btrfs::Error) -> Error {
+    let mut raw = [0; 8];
+    let bits = match device.read_at(INCOMPAT_AT, &mut raw) {
+        Ok(()) => le64(&raw, 0).unwrap_or(0),
+        Err(_) => 0,
+    };
+    let names: Vec<&str> = INCOMPAT
+        .iter()
+        .filter(|(bit, _)| bits & bit != 0)
+        .map(|(_, name)| *name)
+        .collect();
+    match error {
+        fs_btrfs::Error::UnsupportedFeature(_) if !names.is_empty() => {
+            Error::unsupported(format!("the btrfs filesystem uses: {}", names.join(", ")))
+        }
+        other => translate(other),
+    }
+}
+
+impl Pool {
+    /// Opens the filesystem on the first device, with those of the others that belong to it.
+    pub(super) fn open(given: &[Arc<dyn ReadAt>]) -> Result<Self> {
+        let count = u64::try_from(given.len().max(1)).unwrap_or(u64::MAX);
+        let mut devices = BTreeMap::new();
+        let mut chosen: Option<(u64, Superblock)> = None;
+        let mut notes = Vec::new();
+        let mut generations = Vec::new();
+        for volume in given.iter().take(DEVICES_MAX) {
+            let cached = PageCache::new(Arc::clone(volume), CACHE_BYTES / count);
+            let device = Device(Arc::new(cached));
+            let read =
+                guard(|| read_superblock(&device).map_err(|error| name_features(&device, error)));
+            let superblock = match (read, &chosen) {
+                (Ok((superblock, _)), _) => superblock,
+                (Err(error), None) => return Err(error),
+                (Err(error), Some(_)) => {
+                    notes.push(format!("a device was left out: {}", error.report()));
+                    continue;
+                }
+            };
+            let id = superblock.dev_item.devid;
+            let generation = superblock.generation;
+            match &mut chosen {
+                None => chosen = Some((id, superblock)),
+                Some((_, first)) if first.fsid != superblock.fsid => {
+                    notes.push(format!("device {id} belongs to another filesystem"));
+                    continue;
+                }
+                // A device that missed the last commits has an older one.
+                Some((_, first)) if superblock.generation > first.generation => *first = superblock,
+                Some(_) => {}
+            }
+            generations.push((id, generation));
+            if devices.insert(id, device).is_some() {
+                return Err(Error::corrupt(
+                    "the number of a device",
+                    "one for each",
+                    format!("{id} twice"),
+                ));
+            }
+        }
+        let (first, superblock) = chosen.ok_or_else(|| Error::invalid("no device"))?;
+        if superblock.is_metadump() {
+            return Err(Error::unsupported(
+                "a dump of metadata only (btrfs-image): no file's content is there",
+            ));
+        }
+        if superblock.has_dirty_log() {
+            notes.push(
+                "the state of the last commit is shown: what the guest has synced since is in a log that is not read"
+                    .to_owned(),
+            );
+        }
+        for (id, generation) in generations {
+            if generation < superblock.generation {
+                notes.push(format!("device {id} has missed the last commits"));
+            }
+        }
+        let found = u64::try_from(devices.len()).unwrap_or(u64::MAX);
+        if found < superblock.num_devices {
+            notes.push(format!(
+                "{} of {} devices are missing",
+                superblock.num_devices - found,
+                superblock.num_devices
+            ));
+        }
+        let mut pool = Self {
+            devices,
+            first,
+            map: ChunkMap::new(),
+            superblock,
+            nodes: Kept::new(NODE_BYTES_KEPT),
+            notes,
+        };
+        pool.map = guard(|| pool.load_map())?;
+        Ok(pool)
+    }
+
+    /// The whole map of chunks, by the part of it that the superblock holds.
+    fn load_map(&self) -> Result<ChunkMap> {
+        let sb = &self.superblock;
+        let bootstrap = ChunkMap::bootstrap(sb).map_err(translate)?;
+        let mut found = Vec::new();
+        self.with_map(&bootstrap, |tree| {
+            tree.read_child(sb.chunk_root, sb.chunk_root_generation)?;
+            tree.for_each(sb.chunk_root, &mut |key: &DiskKey, data: &[u8]| {
+                found.extend(chunk::chunk_from_item(key, data, sb.sectorsize)?);
+                Ok(true)
+            })
+        })?;
+        let mut map = bootstrap;
+        for chunk in found {
+            if map.chunk_for(chunk.logical) != Some(&chunk) {
+                map.insert(chunk).map_err(translate)?;
+            }
+        }
+        Ok(map)
+    }
+
+    /// Reads a logical range from one of its copies.
+    fn read_copy(
+        &self,
+        map: &ChunkMap,
+        logical: u64,
+        copy: usize,
+        buf: &mut [u8],
+    ) -> fs_btrfs::Result<()> {
+        let (mut at, mut rest) = (logical, buf);
+        while !rest.is_empty() {
+            let mapping = map.map_mirror(at, copy)?;
+            let length = usize_from_u64(mapping.len).min(rest.len());
+            let device = self.devices.get(&mapping.devid).ok_or_else(|| {
+                fs_btrfs::Error::UnsupportedFeature(format!(
+                    "device {} is missing, and there is no other copy",
+                    mapping.devid
+                ))
+            })?;
+            let Some((part, after)) = rest.split_at_mut_checked(length).filter(|_| length > 0)
+            else {
+                return Err(fs_btrfs::Error::UnmappedLogical(at));
+            };
+            device.read_at(mapping.physical, part)?;
+            at = at.saturating_add(mapping.len);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Reads data from copy number `copy` as it is.
+    pub(super) fn read_data(&self, logical: u64, copy: usize, buf: &mut [u8]) -> Result<()> {
+        guard(|| {
+            self.read_copy(&self.map, logical, copy, buf)
+                .map_err(translate)
+        })
+    }
+
+    /// How many copies there are of what lies at a logical address.
+    pub(super) fn copies(&self, logical: u64) -> Result<usize> {
+        self.map.mirrors_at(logical).map_err(translate)
+    }
+
+    fn with_map<T>(
+        &self,
+        map: &ChunkMap,
+        call: impl FnOnce(&Tree<'_>) -> fs_btrfs::Result<T>,
+    ) -> Result<T> {
+        let read = |logical: u64, buf: &mut [u8]| self.read_copy(map, logical, 0, buf);
+        let copies = |logical: u64| map.mirrors_at(logical);
+        let read_copy =
+            |logical: u64, copy: usize, buf: &mut [u8]| self.read_copy(map, logical, copy, buf);
+        let get = |logical: u64| self.nodes.get(&logical);
+        let put = |logical: u64, block: &TreeBlock| {
+            let weight = usize_from_u32(self.superblock.nodesize);
+            self.nodes.put(logical, block.clone(), weight);
+        };
+        let tree = Tree::from_superblock(&self.superblock, &read)
+            .with_redundancy(&copies, &read_copy)
+            .with_cache(&get, &put);
+        call(&tree).map_err(translate)
+    }
+
+    /// Calls the crate with a walker of trees.
+    pub(super) fn with_trees<T>(
+        &self,
+        call: impl FnOnce(&Tree<'_>) -> fs_btrfs::Result<T>,
+    ) -> Result<T> {
+        guard(|| self.with_map(&self.map, call))
+    }
+}

@@ -1,0 +1,197 @@
+//! What a reader tells of an inode at once, so that a walk needs one question for each directory and not five for each file.
+
+use std::sync::Arc;
+
+use super::fs::{
+    Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Subvolume, Trouble, Xattr,
+};
+use crate::block::run::{RunMap, Target};
+use crate::error::Result;
+
+/// LIMIT: bytes of entries and records in one listing, about.
+const LISTING_BYTES: usize = 384 << 10;
+/// LIMIT: entries whose records are worked out for one listing.
+const LISTING_ENTRIES: usize = 2048;
+/// LIMIT: runs, and bytes of xattrs, that go along with a record; more is asked for by itself.
+const RECORD_RUNS: usize = 64;
+const RECORD_XATTR_BYTES: usize = 4096;
+/// Files above this size are asked for their runs when they are read: a walk of names would read their whole extent trees.
+const RUNS_ALONG_BYTES: u64 = 64 << 20;
+
+/// An inode; what is `None` was not told, and is to be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// Target of a symlink.
+    pub target: Option<Arc<[u8]>>,
+    /// All extended attributes.
+    pub xattrs: Option<Arc<[Xattr]>>,
+    /// Where a regular file's bytes are.
+    pub runs: Option<Arc<RunMap<()>>>,
+}
+
+impl Record {
+    /// Bytes of memory that it takes, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let target = self.target.as_ref().map_or(0, |target| target.len());
+        let xattrs = self.xattrs.as_ref().map_or(0, |list| xattr_bytes(list));
+        let runs = self.runs.as_ref().map_or(0, |map| run_bytes(map));
+        320 + target + xattrs + runs
+    }
+}
+
+fn xattr_bytes(xattrs: &[Xattr]) -> usize {
+    xattrs
+        .iter()
+        .map(|x| x.name.len() + x.value.len() + 64)
+        .sum()
+}
+
+fn run_bytes(map: &RunMap<()>) -> usize {
+    let inline = |target: &Target<()>| match target {
+        Target::Inline(bytes) => bytes.len(),
+        Target::Source { .. } | Target::Hole | Target::Encoded => 0,
+    };
+    map.runs().iter().map(|run| 48 + inline(&run.target)).sum()
+}
+
+/// Some of the entries of a directory, in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Entries with what is known of them; `None`: the inode could not be read, which a question of its own will explain.
+    pub entries: Vec<(Entry, Option<Record>)>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// A filesystem asked in few words: the daemon's side of a reader, wherever that runs.
+pub trait Reader: Send + Sync {
+    /// What the filesystem says of itself.
+    fn info(&self) -> &FsInfo;
+    /// The root directory.
+    fn root(&self) -> GuestIno;
+    /// The root of a subvolume.
+    ///
+    /// # Errors
+    /// As [`GuestFs::subvolume`].
+    fn subvolume(&self, which: &Subvolume) -> Result<GuestIno>;
+    /// The entries of a directory from that position on.
+    ///
+    /// # Errors
+    /// As [`GuestFs::entries`].
+    fn list(&self, dir: GuestIno, from: usize) -> Result<Listing>;
+    /// One name of a directory.
+    ///
+    /// # Errors
+    /// As [`GuestFs::lookup`].
+    fn lookup(&self, dir: GuestIno, name: &[u8]) -> Result<Record>;
+    /// One inode.
+    ///
+    /// # Errors
+    /// As [`GuestFs::attributes`].
+    fn record(&self, ino: GuestIno) -> Result<Record>;
+    /// As [`GuestFs::symlink_target`].
+    ///
+    /// # Errors
+    /// Likewise.
+    fn target(&self, ino: GuestIno) -> Result<Arc<[u8]>>;
+    /// As [`GuestFs::xattrs`].
+    ///
+    /// # Errors
+    /// Likewise.
+    fn xattrs(&self, ino: GuestIno) -> Result<Arc<[Xattr]>>;
+    /// As [`GuestFs::runs`].
+    ///
+    /// # Errors
+    /// Likewise.
+    fn runs(&self, ino: GuestIno) -> Result<Arc<RunMap<()>>>;
+    /// As [`GuestFs::read_encoded`].
+    ///
+    /// # Errors
+    /// Likewise.
+    fn read(&self, ino: GuestIno, offset: u64, buf: &mut [u8]) -> Result<()>;
+    /// What is wrong with the reader itself: it had to be started anew, or cannot be.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+}
+
+/// A reader in this process.
+pub struct Direct(pub Box<dyn GuestFs>);
+
+impl Direct {
+    fn along(&self, ino: GuestIno) -> Result<Record> {
+        let attributes = self.0.attributes(ino)?;
+        let target = match attributes.file_type {
+            FileType::Symlink => self.0.symlink_target(ino).ok().map(Into::into),
+            _ => None,
+        };
+        let runs = match attributes.file_type {
+            FileType::Regular if attributes.size_bytes <= RUNS_ALONG_BYTES => self.0.runs(ino).ok(),
+            _ => None,
+        };
+        let xattrs = self.0.xattrs(ino).ok();
+        Ok(Record {
+            attributes,
+            target,
+            xattrs: xattrs.filter(|list| xattr_bytes(list) <= RECORD_XATTR_BYTES),
+            runs: runs.filter(|map| run_bytes(map) <= RECORD_RUNS * 48),
+        })
+    }
+}
+
+impl Reader for Direct {
+    fn info(&self) -> &FsInfo {
+        self.0.info()
+    }
+
+    fn root(&self) -> GuestIno {
+        self.0.root()
+    }
+
+    fn subvolume(&self, which: &Subvolume) -> Result<GuestIno> {
+        self.0.subvolume(which)
+    }
+
+    fn list(&self, dir: GuestIno, from: usize) -> Result<Listing> {
+        let all = self.0.entries(dir)?;
+        let mut listing = Listing::default();
+        let mut bytes = 0;
+        for entry in all.get(from..).unwrap_or_default() {
+            if bytes > LISTING_BYTES || listing.entries.len() >= LISTING_ENTRIES {
+                listing.more = true;
+                break;
+            }
+            let record = self.along(entry.ino).ok();
+            bytes += entry.name.len() + 64 + record.as_ref().map_or(0, Record::weight);
+            listing.entries.push((entry.clone(), record));
+        }
+        Ok(listing)
+    }
+
+    fn lookup(&self, dir: GuestIno, name: &[u8]) -> Result<Record> {
+        self.along(self.0.lookup(dir, name)?)
+    }
+
+    fn record(&self, ino: GuestIno) -> Result<Record> {
+        self.along(ino)
+    }
+
+    fn target(&self, ino: GuestIno) -> Result<Arc<[u8]>> {
+        self.0.symlink_target(ino).map(Into::into)
+    }
+
+    fn xattrs(&self, ino: GuestIno) -> Result<Arc<[Xattr]>> {
+        self.0.xattrs(ino)
+    }
+
+    fn runs(&self, ino: GuestIno) -> Result<Arc<RunMap<()>>> {
+        self.0.runs(ino)
+    }
+
+    fn read(&self, ino: GuestIno, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_encoded(ino, offset, buf)
+    }
+}

@@ -1,0 +1,429 @@
+//! A guest filesystem whose answers are kept: what one question has told is not asked again.
+//!
+//! # Invariants
+//! - Memory is bounded by the [`Store`], which all filesystems of a process share.
+//! - What a reader says is checked here, whoever it is: names that mean something else, sizes and times that cannot be, end as
+//!   `Corrupt`, and do not reach the tree.
+//!
+//! # Concurrency
+//! The store is in shards, each with a lock that is never held over a question.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+use super::fs::{
+    Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Subvolume, Trouble, Xattr,
+};
+use super::record::{Reader, Record};
+use crate::block::check_range;
+use crate::block::run::RunMap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::width::u64_from_usize;
+
+/// LIMIT: entries of one directory (ours; the formats have no bound).
+const ENTRIES_MAX: usize = 4 << 20;
+/// LIMIT: bytes of a symlink's target.
+const TARGET_BYTES_MAX: usize = 65_536;
+const SHARDS: usize = 16;
+
+/// Identifies what is kept: which filesystem, which inode, inode or directory.
+type Key = (u64, u64, bool);
+
+/// What is kept.
+#[derive(Clone)]
+enum Kept {
+    Record(Arc<Record>),
+    Directory(Arc<Directory>),
+}
+
+/// The entries of a directory, with an index by name.
+struct Directory {
+    entries: Arc<[Entry]>,
+    by_name: Vec<u32>,
+}
+
+impl Directory {
+    fn new(entries: Vec<Entry>) -> Self {
+        let mut by_name: Vec<u32> = (0..u32::try_from(entries.len()).unwrap_or(u32::MAX)).collect();
+        by_name.sort_by(|a, b| name_at(&entries, *a).cmp(&name_at(&entries, *b)));
+        Self {
+            entries: entries.into(),
+            by_name,
+        }
+    }
+
+    fn find(&self, name: &[u8]) -> Option<GuestIno> {
+        let at = self
+            .by_name
+            .binary_search_by(|ix| name_at(&self.entries, *ix).cmp(&Some(name)))
+            .ok()?;
+        let ix = usize::try_from(*self.by_name.get(at)?).ok()?;
+        self.entries.get(ix).map(|entry| entry.ino)
+    }
+
+    fn weight(&self) -> usize {
+        let names: usize = self.entries.iter().map(|entry| entry.name.len()).sum();
+        128 + self.entries.len() * 56 + names
+    }
+}
+
+fn name_at(entries: &[Entry], ix: u32) -> Option<&[u8]> {
+    usize::try_from(ix)
+        .ok()
+        .and_then(|ix| entries.get(ix))
+        .map(|entry| entry.name.as_slice())
+}
+
+struct Shard {
+    kept: LruCache<Key, (Kept, usize)>,
+    bytes: usize,
+}
+
+/// Answers of all open filesystems, within one bound of memory.
+pub struct Store {
+    shards: Vec<Mutex<Shard>>,
+    shard_bytes: usize,
+    hasher: RandomState,
+    next: AtomicU64,
+}
+
+impl Store {
+    /// At most about `bytes_max` bytes of answers.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Arc<Self> {
+        let shard = || {
+            Mutex::new(Shard {
+                kept: LruCache::unbounded(),
+                bytes: 0,
+            })
+        };
+        Arc::new(Self {
+            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
+            shard_bytes: bytes_max / SHARDS,
+            hasher: RandomState::new(),
+            next: AtomicU64::new(1),
+        })
+    }
+
+    /// Bytes held now, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let held =
+            |shard: &Mutex<Shard>| shard.lock().unwrap_or_else(PoisonError::into_inner).bytes;
+        self.shards.iter().map(held).sum()
+    }
+
+    fn shard(&self, key: &Key) -> Option<MutexGuard<'_, Shard>> {
+        let ix = usize::try_from(self.hasher.hash_one(key)).unwrap_or(0) % SHARDS;
+        let shard = self.shards.get(ix)?;
+        Some(shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn get(&self, key: &Key) -> Option<Kept> {
+        self.shard(key)?.kept.get(key).map(|(kept, _)| kept.clone())
+    }
+
+    fn put(&self, key: Key, kept: Kept, weight: usize) {
+        let Some(mut shard) = self.shard(&key) else {
+            return;
+        };
+        if let Some((_, old)) = shard.kept.put(key, (kept, weight)) {
+            shard.bytes -= old;
+        }
+        shard.bytes += weight;
+        while shard.bytes > self.shard_bytes && shard.kept.len() > 1 {
+            let Some((_, (_, freed))) = shard.kept.pop_lru() else {
+                break;
+            };
+            shard.bytes -= freed;
+        }
+    }
+
+    /// Forgets all about one filesystem.
+    fn forget(&self, fs: u64) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let gone: Vec<Key> = shard
+                .kept
+                .iter()
+                .map(|(key, _)| *key)
+                .filter(|key| key.0 == fs)
+                .collect();
+            for key in gone {
+                if let Some((_, freed)) = shard.kept.pop(&key) {
+                    shard.bytes -= freed;
+                }
+            }
+        }
+    }
+}
+
+/// See the module.
+pub struct Recorded<R: Reader> {
+    reader: R,
+    store: Arc<Store>,
+    id: u64,
+}
+
+impl<R: Reader> Recorded<R> {
+    /// `reader` with its answers kept in `store`.
+    pub fn new(reader: R, store: &Arc<Store>) -> Self {
+        Self {
+            reader,
+            id: store.next.fetch_add(1, Ordering::Relaxed),
+            store: Arc::clone(store),
+        }
+    }
+
+    fn keep(&self, ino: GuestIno, record: Record) -> Result<Arc<Record>> {
+        check_record(ino, &record)?;
+        let weight = record.weight();
+        let record = Arc::new(record);
+        self.store.put(
+            (self.id, ino.0, false),
+            Kept::Record(Arc::clone(&record)),
+            weight,
+        );
+        Ok(record)
+    }
+
+    fn record(&self, ino: GuestIno) -> Result<Arc<Record>> {
+        if let Some(Kept::Record(record)) = self.store.get(&(self.id, ino.0, false)) {
+            return Ok(record);
+        }
+        self.keep(ino, self.reader.record(ino)?)
+    }
+
+    fn kept_directory(&self, ino: GuestIno) -> Option<Arc<Directory>> {
+        match self.store.get(&(self.id, ino.0, true)) {
+            Some(Kept::Directory(directory)) => Some(directory),
+            _ => None,
+        }
+    }
+
+    fn directory(&self, ino: GuestIno) -> Result<Arc<Directory>> {
+        if let Some(directory) = self.kept_directory(ino) {
+            return Ok(directory);
+        }
+        let mut entries: Vec<Entry> = Vec::new();
+        loop {
+            let listing = self.reader.list(ino, entries.len())?;
+            let is_last = !listing.more || listing.entries.is_empty();
+            for (entry, record) in listing.entries {
+                check_name(ino, &entry.name)?;
+                if let Some(record) = record {
+                    self.keep(entry.ino, record)?;
+                }
+                entries.push(entry);
+            }
+            if entries.len() > ENTRIES_MAX {
+                let what = format!("a directory has more than {ENTRIES_MAX} entries");
+                return Err(Error::new(ErrorKind::LimitExceeded, what));
+            }
+            if is_last {
+                break;
+            }
+        }
+        let directory = Arc::new(Directory::new(entries));
+        let weight = directory.weight();
+        self.store.put(
+            (self.id, ino.0, true),
+            Kept::Directory(Arc::clone(&directory)),
+            weight,
+        );
+        Ok(directory)
+    }
+}
+
+impl<R: Reader> Drop for Recorded<R> {
+    fn drop(&mut self) {
+        self.store.forget(self.id);
+    }
+}
+
+fn nonsense(what: &'static str, ino: GuestIno, found: impl std::fmt::Display) -> Error {
+    Error::corrupt(
+        format!("{what} of inode {}", ino.0),
+        "a possible one",
+        found,
+    )
+}
+
+fn check_name(dir: GuestIno, name: &[u8]) -> Result<()> {
+    let is_bad = name.is_empty()
+        || name == b"."
+        || name == b".."
+        || name.iter().any(|b| matches!(b, 0 | b'/'));
+    if is_bad {
+        return Err(nonsense(
+            "a name in the directory",
+            dir,
+            name.escape_ascii(),
+        ));
+    }
+    Ok(())
+}
+
+fn check_record(ino: GuestIno, record: &Record) -> Result<()> {
+    let Attributes {
+        mode,
+        nlink,
+        size_bytes,
+        ..
+    } = record.attributes;
+    if record.attributes.ino != ino {
+        return Err(nonsense("the number", ino, record.attributes.ino.0));
+    }
+    if mode & !0o7777 != 0 || nlink == 0 {
+        return Err(nonsense(
+            "mode and links",
+            ino,
+            format!("{mode:o}, {nlink}"),
+        ));
+    }
+    if i64::try_from(size_bytes).is_err() {
+        return Err(nonsense("the size", ino, size_bytes));
+    }
+    let times = [
+        record.attributes.atime,
+        record.attributes.mtime,
+        record.attributes.ctime,
+    ];
+    if times.iter().any(|time| time.nanoseconds >= 1_000_000_000) {
+        return Err(nonsense("a time", ino, "a fraction above one second"));
+    }
+    if let Some(target) = &record.target {
+        check_target(ino, target)?;
+    }
+    if let Some(xattrs) = &record.xattrs {
+        check_xattrs(ino, xattrs)?;
+    }
+    match &record.runs {
+        Some(runs) if runs.size_bytes() != size_bytes => {
+            Err(nonsense("the length of the runs", ino, runs.size_bytes()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_target(ino: GuestIno, target: &[u8]) -> Result<()> {
+    if target.is_empty() || target.len() > TARGET_BYTES_MAX || target.contains(&0) {
+        return Err(nonsense(
+            "the symlink's target",
+            ino,
+            format!("{} bytes", target.len()),
+        ));
+    }
+    Ok(())
+}
+
+fn check_xattrs(ino: GuestIno, xattrs: &[Xattr]) -> Result<()> {
+    let is_bad = |x: &Xattr| {
+        x.name.is_empty() || x.name.len() > 255 || x.name.contains(&0) || x.value.len() > 65_536
+    };
+    match xattrs.iter().find(|x| is_bad(x)) {
+        Some(bad) => Err(nonsense(
+            "an extended attribute",
+            ino,
+            bad.name.escape_ascii(),
+        )),
+        None => Ok(()),
+    }
+}
+
+impl<R: Reader> GuestFs for Recorded<R> {
+    fn info(&self) -> &FsInfo {
+        self.reader.info()
+    }
+
+    fn root(&self) -> GuestIno {
+        self.reader.root()
+    }
+
+    fn subvolume(&self, which: &Subvolume) -> Result<GuestIno> {
+        self.reader.subvolume(which)
+    }
+
+    fn attributes(&self, ino: GuestIno) -> Result<Attributes> {
+        self.record(ino).map(|record| record.attributes.clone())
+    }
+
+    fn entries(&self, ino: GuestIno) -> Result<Arc<[Entry]>> {
+        self.directory(ino)
+            .map(|directory| Arc::clone(&directory.entries))
+    }
+
+    fn lookup(&self, ino: GuestIno, name: &[u8]) -> Result<GuestIno> {
+        if let Some(directory) = self.kept_directory(ino) {
+            return directory
+                .find(name)
+                .ok_or_else(|| Error::not_found("no such file or directory in the guest"));
+        }
+        check_name(ino, name).map_err(|_| Error::not_found("no such name can be in the guest"))?;
+        let record = self.reader.lookup(ino, name)?;
+        let child = record.attributes.ino;
+        self.keep(child, record)?;
+        Ok(child)
+    }
+
+    fn symlink_target(&self, ino: GuestIno) -> Result<Vec<u8>> {
+        if let Some(target) = &self.record(ino)?.target {
+            return Ok(target.to_vec());
+        }
+        let target = self.reader.target(ino)?;
+        check_target(ino, &target)?;
+        Ok(target.to_vec())
+    }
+
+    fn xattrs(&self, ino: GuestIno) -> Result<Arc<[Xattr]>> {
+        let record = self.record(ino)?;
+        if let Some(xattrs) = &record.xattrs {
+            return Ok(Arc::clone(xattrs));
+        }
+        let xattrs = self.reader.xattrs(ino)?;
+        check_xattrs(ino, &xattrs)?;
+        let more = Record {
+            xattrs: Some(Arc::clone(&xattrs)),
+            ..Record::clone(&record)
+        };
+        self.keep(ino, more)?;
+        Ok(xattrs)
+    }
+
+    fn runs(&self, ino: GuestIno) -> Result<Arc<RunMap<()>>> {
+        let record = self.record(ino)?;
+        if let Some(runs) = &record.runs {
+            return Ok(Arc::clone(runs));
+        }
+        if record.attributes.file_type != FileType::Regular {
+            return Err(Error::invalid("not a regular file"));
+        }
+        let runs = self.reader.runs(ino)?;
+        let more = Record {
+            runs: Some(Arc::clone(&runs)),
+            ..Record::clone(&record)
+        };
+        self.keep(ino, more)?;
+        Ok(runs)
+    }
+
+    fn read_encoded(&self, ino: GuestIno, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let record = self.record(ino)?;
+        if record.attributes.file_type != FileType::Regular {
+            return Err(Error::invalid("not a regular file"));
+        }
+        check_range(
+            record.attributes.size_bytes,
+            offset,
+            u64_from_usize(buf.len()),
+        )?;
+        self.reader.read(ino, offset, buf)
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.reader.trouble()
+    }
+}

@@ -1,0 +1,535 @@
+//! One reader's process, from the daemon's side: started, asked, served, ended.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Limits;
+use super::message::Message;
+use super::server::{ARGUMENT, HELLO_BYTES, Hello, Ready};
+use super::slot::{DATA_BYTES, Slot};
+use super::wire::{Answer, Call, decode, encode};
+use crate::block::{ReadAt, check_range};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::sys::shared_memory::SharedMemory;
+use crate::sys::{host, pass};
+use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
+
+/// Questions that one reader answers at a time.
+const SLOTS: usize = 2;
+/// LIMIT: how long a process may take to start.
+const START_TIME: Duration = Duration::from_secs(20);
+/// LIMIT: how many times over the time that a question may take is waited for a process that gets no processor.
+const STARVED: u32 = 6;
+/// LIMIT: how often a process that is about to end is looked at, each 2 ms.
+const EXIT_TRIES: u32 = 100;
+/// LIMIT: bytes of a process's last words.
+const WORDS_BYTES: usize = 2048;
+
+/// What one question may cost.
+#[derive(Debug, Clone, Copy)]
+struct Fuel {
+    time: Duration,
+    read_bytes: u64,
+}
+
+/// See the module.
+pub(super) struct Process {
+    child: Mutex<Child>,
+    id: u32,
+    /// Held open while the process is wanted.
+    _control: UnixStream,
+    free: Mutex<Vec<Slot>>,
+    freed: Condvar,
+    devices: Vec<Arc<dyn ReadAt>>,
+    limits: Limits,
+    /// Why it ended.
+    end: OnceLock<String>,
+}
+
+/// A slot that goes back when it is dropped.
+struct Taken<'a> {
+    process: &'a Process,
+    slot: Option<Slot>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.process
+                .free
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(slot);
+            self.process.freed.notify_one();
+        }
+    }
+}
+
+impl Process {
+    /// Starts `program` as a reader over `devices`.
+    ///
+    /// # Errors
+    /// `Io` when it cannot be started; `Unsupported` when it cannot be confined.
+    pub(super) fn start(
+        program: &Path,
+        limits: Limits,
+        devices: Vec<Arc<dyn ReadAt>>,
+    ) -> Result<Self> {
+        let memory = Arc::new(SharedMemory::create(
+            "restorefs-reader",
+            SLOTS * DATA_BYTES,
+        )?);
+        let (control, theirs) = UnixStream::pair().or_io("cannot make a socket")?;
+        let (mut ours, mut given) = (Vec::new(), Vec::new());
+        for index in 0..SLOTS {
+            let (here, there) = UnixStream::pair().or_io("cannot make a socket")?;
+            ours.push(Slot::new(here, Arc::clone(&memory), index));
+            given.push(there);
+        }
+        let child = Command::new(program)
+            .arg(ARGUMENT)
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .or_io("cannot start a reader's process")
+            .at_path(program)?;
+        let process = Self {
+            id: child.id(),
+            child: Mutex::new(child),
+            free: Mutex::new(ours),
+            freed: Condvar::new(),
+            devices,
+            limits,
+            end: OnceLock::new(),
+            _control: control.try_clone().or_io("cannot copy a socket")?,
+        };
+        let hello = encode(&Hello {
+            slots: u64_from_usize(SLOTS),
+            memory_bytes: limits.memory_bytes,
+            cpu_seconds: limits.cpu_seconds,
+        })?;
+        let mut descriptors = vec![memory.file()];
+        descriptors.extend(given.iter().map(AsFd::as_fd));
+        control
+            .set_read_timeout(Some(START_TIME))
+            .or_io("cannot set a time limit")?;
+        let ready = pass::send(&control, &hello, &descriptors).and_then(|()| {
+            let mut answer = [0; HELLO_BYTES];
+            let (length, _) = pass::receive(&control, &mut answer)?;
+            decode::<Ready>(answer.get(..length).unwrap_or_default())
+        });
+        // Whoever answers must be whom we asked: our copies of its ends go now, so that its death is seen.
+        drop(given);
+        match ready {
+            Ok(ready) if ready.landlock || ready.seccomp => {
+                tracing::debug!(pid = process.id, ?ready, "a reader's process is confined");
+                Ok(process)
+            }
+            Ok(_) => Err(
+                Error::unsupported("a reader's process could not be confined")
+                    .advise("with --guest-isolation thread readers run unconfined"),
+            ),
+            Err(error) => Err(process.ended("it did not start").caused_by(error)),
+        }
+    }
+
+    /// Why it ended, if it has.
+    pub(super) fn end(&self) -> Option<&str> {
+        self.end.get().map(String::as_str)
+    }
+
+    /// Ends the process, once, and says why it did.
+    fn ended(&self, cause: &str) -> Error {
+        let reason = self.end.get_or_init(|| {
+            let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            let by_itself = exited(&mut child);
+            // Already gone is as good.
+            let _ = child.kill();
+            let _ = child.wait();
+            let mut words = vec![0; WORDS_BYTES];
+            let length = match child.stderr.as_mut() {
+                Some(stderr) => stderr.read(&mut words).unwrap_or(0),
+                None => 0,
+            };
+            let words = String::from_utf8_lossy(words.get(..length).unwrap_or_default());
+            let words: Vec<&str> = words
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .collect();
+            let how =
+                by_itself
+                    .and_then(|status| status.signal())
+                    .map_or(String::new(), |signal| match signal {
+                        SIGSYS => " of a forbidden system call".to_owned(),
+                        _ => format!(" of signal {signal}"),
+                    });
+            let said = if words.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", words.join("; "))
+            };
+            let reason = format!("the reader's process was ended: {cause}{how}{said}");
+            tracing::error!(pid = self.id, reason, "a guest's reader is gone");
+            reason
+        });
+        Error::new(ErrorKind::Io, reason.clone())
+    }
+
+    fn take(&self) -> Result<Taken<'_>> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(reason) = self.end() {
+                // Those who wait besides us are to know it too.
+                self.freed.notify_all();
+                return Err(Error::new(ErrorKind::Io, reason.to_owned()));
+            }
+            if let Some(slot) = free.pop() {
+                return Ok(Taken {
+                    process: self,
+                    slot: Some(slot),
+                });
+            }
+            free = self
+                .freed
+                .wait(free)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn fuel(&self, call: &Call) -> Fuel {
+        match call {
+            Call::Open { .. } => Fuel {
+                time: self.limits.open_time,
+                read_bytes: self.limits.open_read_bytes,
+            },
+            _ => Fuel {
+                time: self.limits.answer_time,
+                read_bytes: self.limits.read_bytes,
+            },
+        }
+    }
+
+    /// Asks; the bytes of a file come back in `into`, with no answer.
+    ///
+    /// # Errors
+    /// What the reader answers; what reading the volume answered; `Io` when the process is gone.
+    pub(super) fn ask(&self, call: &Call, into: Option<&mut [u8]>) -> Result<Option<Answer>> {
+        let fuel = self.fuel(call);
+        let question = encode(call)?;
+        let taken = self.take()?;
+        let Some(slot) = &taken.slot else {
+            return Err(Error::invalid("no slot"));
+        };
+        let mut failed = None;
+        let answer = self.converse(slot, &question, fuel, into, &mut failed);
+        match answer {
+            Ok(Some(Answer::Failed { kind, what })) => Err(match failed {
+                Some(error) => error,
+                // A reader may not speak for the daemon.
+                None if kind == ErrorKind::Disconnected => Error::new(ErrorKind::Corrupt, what),
+                None => Error::new(kind, what),
+            }),
+            Ok(answer) => Ok(answer),
+            Err(cause) => Err(self.ended(&cause)),
+        }
+    }
+
+    /// One question and all that belongs to it. An error is why the process must end.
+    fn converse(
+        &self,
+        slot: &Slot,
+        question: &[u8],
+        fuel: Fuel,
+        into: Option<&mut [u8]>,
+        failed: &mut Option<Error>,
+    ) -> Result<Option<Answer>, String> {
+        let said = |error: Error| error.report();
+        slot.set_patience(fuel.time).map_err(said)?;
+        let length = slot.put(question).map_err(said)?;
+        slot.send(Message::Call { length }).map_err(said)?;
+        let mut watch = Watch::new(self.id, fuel);
+        loop {
+            let message = watch.wait(slot)?;
+            match message {
+                Message::Block {
+                    device,
+                    offset,
+                    length,
+                } => {
+                    watch.burn(length)?;
+                    let served = self
+                        .serve(slot, device, offset, length)
+                        .map_err(|refused| match refused {
+                            Refused::Impossible => "it asked for what is not there".to_owned(),
+                            Refused::Gone(error) => error.report(),
+                        })?;
+                    if let Some(error) = served {
+                        *failed = Some(error);
+                    }
+                }
+                Message::Answer { length } => {
+                    let bytes = slot.take(length).map_err(said)?;
+                    return decode(&bytes).map(Some).map_err(said);
+                }
+                Message::Bytes { length } => {
+                    return match into {
+                        Some(buf) if u64_from_usize(buf.len()) == length => {
+                            slot.take_into(buf).map(|()| None).map_err(said)
+                        }
+                        _ => Err("it answered with other bytes than were asked for".to_owned()),
+                    };
+                }
+                Message::Call { .. } | Message::Data | Message::Zero | Message::Failed => {
+                    return Err("it broke the protocol".to_owned());
+                }
+            }
+        }
+    }
+
+    /// Puts a block into the slot; `Some` when the volume could not be read.
+    fn serve(
+        &self,
+        slot: &Slot,
+        device: u32,
+        offset: u64,
+        length: u64,
+    ) -> Result<Option<Error>, Refused> {
+        let device = self
+            .devices
+            .get(usize_from_u32(device))
+            .ok_or(Refused::Impossible)?;
+        let is_sound = length > 0 && length <= u64_from_usize(DATA_BYTES);
+        if !is_sound || check_range(device.size_bytes(), offset, length).is_err() {
+            return Err(Refused::Impossible);
+        }
+        let hole = device
+            .extent_at(offset, length)
+            .is_ok_and(|extent| extent.kind.reads_zero() && extent.length_bytes >= length);
+        if hole {
+            return slot
+                .send(Message::Zero)
+                .map(|()| None)
+                .map_err(Refused::Gone);
+        }
+        let mut bytes = vec![0; usize_from_u64(length)];
+        match device.read_at(offset, &mut bytes) {
+            Ok(()) => {
+                slot.put(&bytes).map_err(Refused::Gone)?;
+                slot.send(Message::Data)
+                    .map(|()| None)
+                    .map_err(Refused::Gone)
+            }
+            Err(error) => {
+                slot.send(Message::Failed).map_err(Refused::Gone)?;
+                Ok(Some(error))
+            }
+        }
+    }
+}
+
+/// Why a block was not served.
+enum Refused {
+    Impossible,
+    Gone(Error),
+}
+
+/// `SIGSYS` of signal(7): what seccomp ends a process with.
+const SIGSYS: i32 = 31;
+
+/// How a process has ended by itself. One that has just closed its sockets is given a moment to do so.
+fn exited(child: &mut Child) -> Option<std::process::ExitStatus> {
+    for _ in 0..EXIT_TRIES {
+        match child.try_wait() {
+            Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+            Ok(status) => return status,
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // It holds nothing that could be lost.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Counts what a question costs.
+struct Watch {
+    id: u32,
+    fuel: Fuel,
+    /// Time waited for the process, without our own reading.
+    waited: Duration,
+    cpu_when_late: Option<Duration>,
+    read_bytes: u64,
+}
+
+impl Watch {
+    fn new(id: u32, fuel: Fuel) -> Self {
+        Self {
+            id,
+            fuel,
+            waited: Duration::ZERO,
+            cpu_when_late: None,
+            read_bytes: 0,
+        }
+    }
+
+    fn burn(&mut self, bytes: u64) -> Result<(), String> {
+        self.read_bytes = self.read_bytes.saturating_add(bytes);
+        if self.read_bytes > self.fuel.read_bytes {
+            return Err(format!(
+                "it read more than {} bytes for one answer",
+                self.fuel.read_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, slot: &Slot) -> Result<Message, String> {
+        loop {
+            let began = Instant::now();
+            let message = slot.receive();
+            self.waited += began.elapsed();
+            let is_late = self.waited > self.fuel.time && self.is_at_work();
+            match message {
+                Err(_) => return Err("it died".to_owned()),
+                Ok(_) if is_late => {
+                    return Err(format!(
+                        "it took longer than {:?} for one answer",
+                        self.fuel.time
+                    ));
+                }
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => {}
+            }
+        }
+    }
+
+    /// Whether the time that has gone was its own: a machine under load may have given it none. The first time that it is late its
+    /// processor time is noted, and from then on it has as much again.
+    fn is_at_work(&mut self) -> bool {
+        if self.waited > self.fuel.time * STARVED {
+            return true;
+        }
+        let Some(now) = host::cpu_time(self.id) else {
+            return true;
+        };
+        let late_since = *self.cpu_when_late.get_or_insert(now);
+        now.saturating_sub(late_since) >= self.fuel.time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Process, SLOTS, Slot};
+    use crate::block::{MemoryDisk, ReadAt};
+    use crate::error::ErrorKind;
+    use crate::guest::fs::GuestIno;
+    use crate::guest::worker::Limits;
+    use crate::guest::worker::message::Message;
+    use crate::guest::worker::slot::DATA_BYTES;
+    use crate::guest::worker::wire::Call;
+    use crate::sys::shared_memory::SharedMemory;
+    use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio};
+    use std::sync::{Arc, Condvar, Mutex, OnceLock};
+    use std::time::Duration;
+
+    /// A process that does nothing, and the other side of its slot, which the test plays.
+    fn process() -> (Process, Slot) {
+        let child = Command::new("sleep")
+            .arg("60")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let memory = Arc::new(SharedMemory::create("test", SLOTS * DATA_BYTES).unwrap());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (control, _) = UnixStream::pair().unwrap();
+        let device: Arc<dyn ReadAt> = Arc::new(MemoryDisk::from_bytes(&[9; 4096]));
+        let process = Process {
+            id: child.id(),
+            child: Mutex::new(child),
+            _control: control,
+            free: Mutex::new(vec![Slot::new(ours, Arc::clone(&memory), 0)]),
+            freed: Condvar::new(),
+            devices: vec![device],
+            limits: Limits {
+                answer_time: Duration::from_millis(50),
+                ..Limits::default()
+            },
+            end: OnceLock::new(),
+        };
+        (process, Slot::new(theirs, memory, 0))
+    }
+
+    fn ended_by(messages: &[Message], says: &str) {
+        let (process, other) = process();
+        for message in messages {
+            other.send(*message).unwrap();
+        }
+        let error = process.ask(&Call::Record(GuestIno(1)), None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.report().contains(says), "{error:?}");
+        assert!(process.end().is_some());
+        assert!(process.ask(&Call::Record(GuestIno(1)), None).is_err());
+    }
+
+    #[test]
+    fn whoever_breaks_the_protocol_is_ended() {
+        let block = |device, offset, length| Message::Block {
+            device,
+            offset,
+            length,
+        };
+        ended_by(&[Message::Data], "broke the protocol");
+        ended_by(&[Message::Call { length: 0 }], "broke the protocol");
+        ended_by(&[block(1, 0, 512)], "not there");
+        ended_by(&[block(0, 4000, 512)], "not there");
+        ended_by(&[block(0, u64::MAX, 512)], "not there");
+        ended_by(&[block(0, 0, 0)], "not there");
+        ended_by(&[block(0, 0, u64::MAX)], "it read more");
+        ended_by(&[Message::Answer { length: u64::MAX }], "too long");
+        ended_by(&[Message::Answer { length: 3 }], "nonsense");
+        ended_by(&[Message::Bytes { length: 5 }], "other bytes");
+        ended_by(&[], "it took longer");
+    }
+
+    #[test]
+    fn blocks_are_served_while_the_answer_is_awaited() {
+        let (process, other) = process();
+        let block = Message::Block {
+            device: 0,
+            offset: 0,
+            length: 512,
+        };
+        other.send(block).unwrap();
+        other.send(Message::Bytes { length: 2 }).unwrap();
+        let mut buf = [0; 2];
+        assert!(
+            process
+                .ask(&Call::Record(GuestIno(1)), Some(&mut buf))
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(buf, [9, 9]);
+        assert!(matches!(
+            other.receive().unwrap(),
+            Some(Message::Call { .. })
+        ));
+        assert_eq!(other.receive().unwrap(), Some(Message::Data));
+    }
+}

@@ -1,0 +1,291 @@
+//! A reader in another process, which is started anew when it dies.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Limits;
+use super::process::Process;
+use super::slot::DATA_BYTES;
+use super::wire::{Answer, Call};
+use crate::block::ReadAt;
+use crate::block::run::RunMap;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::{FsInfo, GuestIno, Subvolume, Trouble, VolumeState, Xattr};
+use crate::guest::record::{Listing, Reader, Record};
+use crate::types::width::u64_from_usize;
+
+/// LIMIT: runs of one file.
+const RUNS_MAX: usize = 4 << 20;
+/// LIMIT: how often the rest of a volume is doubled (to about 17 minutes from one second).
+const DOUBLED_MAX: u32 = 10;
+
+/// Whether there is a process now.
+enum Life {
+    Alive(Arc<Process>),
+    /// Nobody is asked until then.
+    Resting {
+        until: Instant,
+    },
+    /// Somebody is starting one.
+    Starting,
+}
+
+struct State {
+    life: Life,
+    deaths: u32,
+    /// Why the last one died.
+    reason: Option<String>,
+}
+
+/// See the module.
+pub(super) struct Remote {
+    program: PathBuf,
+    limits: Limits,
+    devices: Vec<Arc<dyn ReadAt>>,
+    root: GuestIno,
+    info: FsInfo,
+    state: Mutex<State>,
+}
+
+/// What became of a start.
+pub(super) enum Started {
+    Readable(Box<Remote>),
+    Not(VolumeState),
+}
+
+fn unexpected() -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        "the reader answered something else than was asked",
+    )
+}
+
+/// Starts a process and has it open the filesystem.
+fn open(
+    program: &std::path::Path,
+    limits: Limits,
+    devices: &[Arc<dyn ReadAt>],
+) -> Result<(Process, Answer)> {
+    let process = Process::start(program, limits, devices.to_vec())?;
+    let sizes = devices.iter().map(|device| device.size_bytes()).collect();
+    let answer = process
+        .ask(&Call::Open { sizes }, None)?
+        .ok_or_else(unexpected)?;
+    Ok((process, answer))
+}
+
+impl Remote {
+    /// Opens the filesystem on `devices` in a process of its own.
+    ///
+    /// # Errors
+    /// `Io` when the process died over it or cannot be started; `Unsupported` when it cannot be confined.
+    pub(super) fn start(
+        program: PathBuf,
+        limits: Limits,
+        devices: Vec<Arc<dyn ReadAt>>,
+    ) -> Result<Started> {
+        let (process, answer) = open(&program, limits, &devices)?;
+        let Answer::Opened { state, fs } = answer else {
+            return Err(unexpected());
+        };
+        let Some(fs) = fs else {
+            return Ok(Started::Not(state));
+        };
+        Ok(Started::Readable(Box::new(Self {
+            program,
+            limits,
+            devices,
+            root: fs.root,
+            info: fs.info.into(),
+            state: Mutex::new(State {
+                life: Life::Alive(Arc::new(process)),
+                deaths: 0,
+                reason: None,
+            }),
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rest(&self, deaths: u32) -> Duration {
+        self.limits.rest * 2u32.saturating_pow(deaths.saturating_sub(1).min(DOUBLED_MAX))
+    }
+
+    /// Notes that a process is gone, once for each.
+    fn note_death(&self, state: &mut State, reason: &str) {
+        state.deaths = state.deaths.saturating_add(1);
+        state.reason = Some(reason.to_owned());
+        state.life = Life::Resting {
+            until: Instant::now() + self.rest(state.deaths),
+        };
+    }
+
+    /// The process to ask.
+    fn process(&self) -> Result<Arc<Process>> {
+        let mut state = self.state();
+        if let Life::Alive(process) = &state.life {
+            let process = Arc::clone(process);
+            let Some(reason) = process.end() else {
+                return Ok(process);
+            };
+            self.note_death(&mut state, reason);
+        }
+        match state.life {
+            Life::Resting { until } if until <= Instant::now() => {}
+            _ => {
+                let reason = state.reason.clone().unwrap_or_default();
+                return Err(Error::new(ErrorKind::Io, reason));
+            }
+        }
+        state.life = Life::Starting;
+        drop(state);
+        let opened = self.reopen();
+        let mut state = self.state();
+        match opened {
+            Ok(process) => {
+                tracing::info!(deaths = state.deaths, "a guest's reader was started anew");
+                let process = Arc::new(process);
+                state.life = Life::Alive(Arc::clone(&process));
+                Ok(process)
+            }
+            Err(error) => {
+                self.note_death(&mut state, &error.report());
+                Err(error)
+            }
+        }
+    }
+
+    fn reopen(&self) -> Result<Process> {
+        let (process, answer) = open(&self.program, self.limits, &self.devices)?;
+        match answer {
+            Answer::Opened { fs: Some(fs), .. } if fs.root == self.root => Ok(process),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn ask(&self, call: &Call) -> Result<Answer> {
+        self.process()?.ask(call, None)?.ok_or_else(unexpected)
+    }
+}
+
+impl Reader for Remote {
+    fn info(&self) -> &FsInfo {
+        &self.info
+    }
+
+    fn root(&self) -> GuestIno {
+        self.root
+    }
+
+    fn subvolume(&self, which: &Subvolume) -> Result<GuestIno> {
+        match self.ask(&Call::Subvolume(which.clone()))? {
+            Answer::Ino(ino) => Ok(ino),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn list(&self, dir: GuestIno, from: usize) -> Result<Listing> {
+        let from = u64_from_usize(from);
+        let Answer::Listing { entries, more } = self.ask(&Call::List { dir, from })? else {
+            return Err(unexpected());
+        };
+        let entries = entries
+            .into_iter()
+            // A record that makes no sense is asked for again when somebody wants it, and answered with the reason.
+            .map(|(entry, record)| (entry, record.and_then(|record| record.into_record().ok())))
+            .collect();
+        Ok(Listing { entries, more })
+    }
+
+    fn lookup(&self, dir: GuestIno, name: &[u8]) -> Result<Record> {
+        let name = name.to_vec();
+        match self.ask(&Call::Lookup { dir, name })? {
+            Answer::Record(record) => record.into_record(),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn record(&self, ino: GuestIno) -> Result<Record> {
+        match self.ask(&Call::Record(ino))? {
+            Answer::Record(record) => record.into_record(),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn target(&self, ino: GuestIno) -> Result<Arc<[u8]>> {
+        match self.ask(&Call::Target(ino))? {
+            Answer::Target(target) => Ok(target.into()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn xattrs(&self, ino: GuestIno) -> Result<Arc<[Xattr]>> {
+        match self.ask(&Call::Xattrs(ino))? {
+            Answer::Xattrs(xattrs) => Ok(xattrs.into()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn runs(&self, ino: GuestIno) -> Result<Arc<RunMap<()>>> {
+        let mut runs = Vec::new();
+        loop {
+            let from = u64_from_usize(runs.len());
+            let Answer::Runs { map, more } = self.ask(&Call::Runs { ino, from })? else {
+                return Err(unexpected());
+            };
+            let is_last = !more || map.count() == 0;
+            let size_bytes = map.size_bytes;
+            runs.extend(map.into_runs()?);
+            if runs.len() > RUNS_MAX {
+                let what = format!("a file is in more than {RUNS_MAX} pieces");
+                return Err(Error::new(ErrorKind::LimitExceeded, what));
+            }
+            if is_last {
+                return RunMap::new(size_bytes, runs).map(Arc::new);
+            }
+        }
+    }
+
+    fn read(&self, ino: GuestIno, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let mut offset = offset;
+        for part in buf.chunks_mut(DATA_BYTES / 2) {
+            let length = u64_from_usize(part.len());
+            let call = Call::Read {
+                ino,
+                offset,
+                length,
+            };
+            if self.process()?.ask(&call, Some(part))?.is_some() {
+                return Err(unexpected());
+            }
+            offset += length;
+        }
+        Ok(())
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let mut state = self.state();
+        if let Life::Alive(process) = &state.life
+            && let Some(reason) = process.end().map(str::to_owned)
+        {
+            self.note_death(&mut state, &reason);
+        }
+        let reason = state.reason.clone()?;
+        Some(match state.life {
+            Life::Alive(_) => Trouble {
+                over: true,
+                reason: format!(
+                    "started anew {} times, the last time because {reason}",
+                    state.deaths
+                ),
+            },
+            Life::Resting { .. } | Life::Starting => Trouble {
+                over: false,
+                reason,
+            },
+        })
+    }
+}

@@ -1,0 +1,236 @@
+//! The reader's process: takes its slots, gives up its rights, answers questions until the daemon is gone.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
+
+use serde::{Deserialize, Serialize};
+
+use super::device::{self, Device};
+use super::message::Message;
+use super::slot::{DATA_BYTES, Slot};
+use super::wire::{Answer, Call, Opened, RUNS_MAX, WireRuns, decode, encode};
+use crate::block::ReadAt;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::guest::fs::{GuestFs, VolumeState};
+use crate::guest::probe::open_fs;
+use crate::guest::record::{Direct, Reader};
+use crate::sys::confine::{self, Limits};
+use crate::sys::pass;
+use crate::sys::shared_memory::SharedMemory;
+use crate::types::width::{u64_from_usize, usize_from_u64};
+
+/// The first argument of a program that is to be a reader.
+pub const ARGUMENT: &str = "guest-reader";
+/// Bytes of stack of each thread: what recurses deeper than this is not sound.
+const STACK_BYTES: usize = 4 << 20;
+/// LIMIT: bytes of the first message and its answer.
+pub(super) const HELLO_BYTES: usize = 64;
+
+/// Opens the filesystem on a volume: [`open_fs`], or a test's own.
+pub type Open = fn(&[Arc<dyn ReadAt>]) -> (VolumeState, Option<Box<dyn GuestFs>>);
+
+/// What the daemon says first; the descriptors of the memory and of each slot's socket come with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) slots: u64,
+    pub(super) memory_bytes: u64,
+    pub(super) cpu_seconds: u64,
+}
+
+/// What the process answers once it is confined.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Ready {
+    pub(super) namespaces: bool,
+    pub(super) landlock: bool,
+    pub(super) seccomp: bool,
+}
+
+/// Is a reader: returns when the daemon is gone. Its socket is the standard input.
+///
+/// # Errors
+/// `Disconnected` when standard input is no daemon's socket; `Unsupported` when the process could not be confined.
+pub fn run() -> Result<()> {
+    run_with(open_fs)
+}
+
+/// [`run`] with another way to open filesystems.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(open: Open) -> Result<()> {
+    let control = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .or_io("there is no standard input")?;
+    let control = UnixStream::from(control);
+    let mut hello = [0; HELLO_BYTES];
+    let (length, descriptors) = pass::receive(&control, &mut hello)
+        .map_err(|e| e.advise("this command is started by the daemon, for its own use"))?;
+    let hello: Hello = decode(hello.get(..length).unwrap_or_default())?;
+    let slots = take_slots(&hello, descriptors)?;
+    let mut confinement = confine::confine(Limits {
+        memory_bytes: hello.memory_bytes,
+        cpu_seconds: hello.cpu_seconds,
+    })?;
+    let fs = Arc::new(OnceLock::new());
+    let mut threads = Vec::new();
+    for slot in slots {
+        let (go, wait) = channel();
+        let fs = Arc::clone(&fs);
+        let thread = std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn(move || answer_all(slot, &wait, &fs, open))
+            .or_io("cannot start a thread")?;
+        threads.push((go, thread));
+    }
+    // For all threads, so when all are there; they begin only afterwards.
+    confinement.seccomp = confine::seal().is_ok();
+    let ready = Ready {
+        namespaces: confinement.namespaces,
+        landlock: confinement.landlock,
+        seccomp: confinement.seccomp,
+    };
+    pass::send(&control, &encode(&ready)?, &[])?;
+    if !confinement.holds() {
+        return Err(Error::unsupported(
+            "neither landlock nor seccomp can be had",
+        ));
+    }
+    for (go, thread) in threads {
+        // A thread that has ended already has nobody to answer.
+        let _ = go.send(());
+        drop(go);
+        std::mem::forget(thread);
+    }
+    // Until the daemon is gone.
+    let _ = pass::receive(&control, &mut [0; 1]);
+    Ok(())
+}
+
+fn take_slots(
+    hello: &Hello,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Vec<(UnixStream, Arc<SharedMemory>, usize)>> {
+    let mut descriptors = descriptors.into_iter();
+    let memory = descriptors
+        .next()
+        .ok_or_else(|| Error::invalid("no shared memory came along"))?;
+    let length = usize_from_u64(hello.slots).saturating_mul(DATA_BYTES);
+    let memory = Arc::new(SharedMemory::open(memory, length)?);
+    let slots: Vec<_> = descriptors
+        .enumerate()
+        .map(|(index, socket)| (UnixStream::from(socket), Arc::clone(&memory), index))
+        .collect();
+    if u64_from_usize(slots.len()) == hello.slots {
+        Ok(slots)
+    } else {
+        Err(Error::invalid("not as many slots as were said"))
+    }
+}
+
+fn answer_all(
+    (socket, memory, index): (UnixStream, Arc<SharedMemory>, usize),
+    wait: &Receiver<()>,
+    fs: &OnceLock<Direct>,
+    open: Open,
+) {
+    let slot = Rc::new(Slot::new(socket, memory, index));
+    device::enter(&slot);
+    if wait.recv().is_err() {
+        return;
+    }
+    while let Ok(Some(Message::Call { length })) = slot.receive() {
+        if answer_one(&slot, length, fs, open).is_err() {
+            break;
+        }
+    }
+}
+
+fn answer_one(slot: &Slot, length: u64, fs: &OnceLock<Direct>, open: Open) -> Result<()> {
+    let question = slot.take(length)?;
+    let call: Call = decode(&question)?;
+    if let Call::Read {
+        ino,
+        offset,
+        length,
+    } = call
+    {
+        let mut bytes = vec![0; usize_from_u64(length).min(DATA_BYTES)];
+        return match guarded(|| opened(fs)?.read(ino, offset, &mut bytes)) {
+            Ok(()) => {
+                let length = slot.put(&bytes)?;
+                slot.send(Message::Bytes { length })
+            }
+            Err(error) => send(slot, &Answer::from(&error)),
+        };
+    }
+    let answer = guarded(|| answer(call, fs, open));
+    send(slot, &answer.unwrap_or_else(|error| Answer::from(&error)))
+}
+
+fn send(slot: &Slot, answer: &Answer) -> Result<()> {
+    let bytes = encode(answer)?;
+    let length = match slot.put(&bytes) {
+        Ok(length) => length,
+        Err(error) => slot.put(&encode(&Answer::from(&error))?)?,
+    };
+    slot.send(Message::Answer { length })
+}
+
+/// A panic in a reader is the damage of its volume; the process goes on.
+fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("without a word");
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the reader gave up: {message}"),
+        ))
+    })
+}
+
+fn opened(fs: &OnceLock<Direct>) -> Result<&Direct> {
+    fs.get().ok_or_else(|| Error::invalid("nothing was opened"))
+}
+
+fn answer(call: Call, fs: &OnceLock<Direct>, open: Open) -> Result<Answer> {
+    Ok(match call {
+        Call::Open { sizes } => {
+            let device = |(number, size_bytes)| -> Arc<dyn ReadAt> {
+                Arc::new(Device { number, size_bytes })
+            };
+            let devices: Vec<_> = (0..).zip(sizes).map(device).collect();
+            let (state, found) = open(&devices);
+            let told = found.as_ref().map(|found| Opened {
+                root: found.root(),
+                info: found.info().into(),
+            });
+            if let Some(found) = found
+                && fs.set(Direct(found)).is_err()
+            {
+                return Err(Error::invalid("something is open already"));
+            }
+            Answer::Opened { state, fs: told }
+        }
+        Call::Subvolume(which) => Answer::Ino(opened(fs)?.subvolume(&which)?),
+        Call::List { dir, from } => Answer::from(&opened(fs)?.list(dir, usize_from_u64(from))?),
+        Call::Lookup { dir, name } => Answer::Record((&opened(fs)?.lookup(dir, &name)?).into()),
+        Call::Record(ino) => Answer::Record((&opened(fs)?.record(ino)?).into()),
+        Call::Target(ino) => Answer::Target(opened(fs)?.target(ino)?.to_vec()),
+        Call::Xattrs(ino) => Answer::Xattrs(opened(fs)?.xattrs(ino)?.to_vec()),
+        Call::Runs { ino, from } => {
+            let runs = opened(fs)?.runs(ino)?;
+            let (map, more) = WireRuns::part(&runs, usize_from_u64(from));
+            debug_assert!(map.count() <= RUNS_MAX, "a part is a part");
+            Answer::Runs { map, more }
+        }
+        Call::Read { .. } => return Err(Error::invalid("answered elsewhere")),
+    })
+}

@@ -1,0 +1,156 @@
+//! The edge to the XFS crate: how a volume is mounted, and its errors in our words.
+//!
+//! # Why
+//! A snapshot of a running guest may hold the last records of the log in part, or one without the one before it: they were
+//! on their way when it was taken. The kernel finds where the log stops making sense and recovers up to there; the crate refuses the
+//! log. So the newest record is hidden from it and it is asked again, as often as the kernel has log writes under way.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fs_core::BlockRead;
+use fs_xfs::{Filesystem, Superblock, log};
+
+use crate::block::ReadAt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::device::{self, Device, device_error};
+use crate::types::width::usize_from_u64;
+
+/// LIMIT: records at the end of the log that may be incomplete (Linux: `XLOG_MAX_ICLOGS`).
+const TORN_MAX: usize = 8;
+/// LIMIT: allocation groups (ours). The header of each is read at the mount; a filesystem that grew from a small one has thousands.
+const GROUPS_MAX: u32 = 1 << 16;
+/// LIMIT: bytes of the log (Linux: `XFS_MAX_LOG_BYTES`).
+const LOG_BYTES_MAX: u64 = 1 << 31;
+/// Bytes of a basic block, in which the log counts.
+const BASIC_BYTES: u64 = 512;
+
+/// The volume, but for the magic numbers of log records that are hidden.
+struct Volume {
+    device: Device,
+    hidden: Mutex<Vec<u64>>,
+}
+
+impl BlockRead for Volume {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_core::Result<()> {
+        self.device.read_at(offset, buf)?;
+        for at in self
+            .hidden
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            // Records begin on basic blocks and so do the reads that look for them.
+            if let Some(from) = at.checked_sub(offset)
+                && let Some(magic) = buf.get_mut(usize_from_u64(from)..)
+            {
+                magic.iter_mut().take(4).for_each(|byte| *byte = 0);
+            }
+        }
+        Ok(())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.device.size_bytes()
+    }
+}
+
+/// Runs a call into the crate.
+pub(super) fn guard<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    device::guard("XFS", call)
+}
+
+/// The crate's error in our kinds: damage, what is beyond it, and what could not be read stay apart.
+pub(super) fn translate(error: fs_xfs::Error) -> Error {
+    use fs_xfs::Error as Xfs;
+    match error {
+        Xfs::Io(text) => device_error(&text),
+        Xfs::UnsupportedFeature(what) => Error::unsupported(format!("XFS: {what}")),
+        Xfs::RealtimeDeviceAbsent { .. } => {
+            Error::unsupported("XFS: the file lies on a realtime device")
+        }
+        Xfs::DirtyLog => Error::unsupported(
+            "XFS: files that were deleted while open, and a log that does not know them",
+        ),
+        Xfs::ChecksumMismatch { what, block } => Error::corrupt(
+            format!("XFS: the {what} at {block}"),
+            "its checksum",
+            "another",
+        ),
+        Xfs::BlockIdentityMismatch {
+            what,
+            expected,
+            found,
+        } => Error::corrupt(format!("XFS: the {what}"), expected, found),
+        Xfs::NotFound => Error::not_found("no such file or directory in the guest"),
+        Xfs::NotADirectory => Error::new(ErrorKind::NotADirectory, "not a directory"),
+        Xfs::NotAFile => Error::invalid("not a file of this type"),
+        // The crate says "malformed superblock" of whatever structure is malformed; the text behind it names that.
+        Xfs::BadSuperblock(what) | Xfs::CorruptLog(what) => {
+            Error::new(ErrorKind::Corrupt, format!("XFS: {what}"))
+        }
+        other => Error::new(ErrorKind::Corrupt, format!("XFS: {other}")),
+    }
+}
+
+/// Refuses a filesystem whose mount alone would be too much work.
+fn check_bounds(superblock: &Superblock) -> Result<()> {
+    if superblock.agcount > GROUPS_MAX {
+        return Err(Error::new(
+            ErrorKind::LimitExceeded,
+            format!(
+                "the filesystem has {} allocation groups, at most {GROUPS_MAX} are read",
+                superblock.agcount
+            ),
+        ));
+    }
+    let log_bytes = u64::from(superblock.logblocks).saturating_mul(u64::from(superblock.blocksize));
+    if log_bytes > LOG_BYTES_MAX {
+        return Err(Error::corrupt(
+            "the size of the log",
+            format!("at most {LOG_BYTES_MAX}"),
+            log_bytes,
+        ));
+    }
+    Ok(())
+}
+
+/// Mounts a volume, and tells how many records at the end of its log were left out.
+pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<(Filesystem, usize)> {
+    let volume = Arc::new(Volume {
+        device: Device(volume),
+        hidden: Mutex::new(Vec::new()),
+    });
+    let mut head = vec![0; 4096];
+    let superblock = guard(|| {
+        volume
+            .read_at(0, &mut head)
+            .map_err(|error| device_error(&error.to_string()))?;
+        Superblock::parse(&head).map_err(translate)
+    })?;
+    check_bounds(&superblock)?;
+    let log_start = superblock.fsblock_offset(superblock.logstart);
+    let mut hidden = 0;
+    loop {
+        let device: Arc<dyn BlockRead> = Arc::<Volume>::clone(&volume);
+        // The crate's own cache is of blocks; ours below has pages and reads ahead.
+        let refused = match guard(|| Ok(Filesystem::mount_with_cache(device, 0)))? {
+            Ok(fs) => return Ok((fs, hidden)),
+            Err(fs_xfs::Error::CorruptLog(what)) if hidden < TORN_MAX => {
+                fs_xfs::Error::CorruptLog(what)
+            }
+            Err(error) => return Err(translate(error)),
+        };
+        let newest = guard(|| log::head(&*volume, &superblock).map_err(translate))
+            .map(|head| head.prev_block);
+        let Some(newest) = newest.ok().filter(|block| *block != u32::MAX) else {
+            return Err(translate(refused));
+        };
+        let at = log_start.saturating_add(u64::from(newest).saturating_mul(BASIC_BYTES));
+        volume
+            .hidden
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(at);
+        hidden = hidden.saturating_add(1);
+    }
+}

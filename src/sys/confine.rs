@@ -1,0 +1,178 @@
+//! Giving up rights: what a process that parses hostile bytes does to itself before it begins.
+//!
+//! # Invariants
+//! - Each step is tried on its own and said in [`Confinement`]; [`Confinement::holds`] is whether what remains keeps the process from
+//!   files and network: landlock or seccomp, whichever the kernel has.
+//! - [`seal`] comes last, when all threads are there, and holds for all of them: from then on only memory, the clock, and reading and
+//!   writing what is open already are possible.
+//!
+//! # Why
+//! User namespaces are forbidden on many machines and in many containers, and give nothing that landlock and seccomp do not
+//! give: they are taken where they are to be had.
+#![expect(unsafe_code, reason = "unshare(2) has no safe wrapper")]
+
+use std::collections::BTreeMap;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, RestrictionStatus, Ruleset, RulesetAttr, RulesetError,
+    RulesetStatus, Scope,
+};
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+use crate::error::{Error, Result, ResultExt};
+
+/// What a confined process may still use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Address space in bytes; what passes it fails as if there were no memory.
+    pub memory_bytes: u64,
+    /// Processor time in seconds, in all; beyond it the kernel ends the process.
+    pub cpu_seconds: u64,
+}
+
+/// What was given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// User, network, mount, IPC and UTS namespaces of its own.
+    pub namespaces: bool,
+    /// No file can be opened, no port connected (landlock(7)).
+    pub landlock: bool,
+    /// Only the calls of [`seal`] (seccomp(2)).
+    pub seccomp: bool,
+}
+
+impl Confinement {
+    /// Whether files and network are out of reach.
+    #[must_use]
+    pub const fn holds(&self) -> bool {
+        self.landlock || self.seccomp
+    }
+}
+
+fn limit(resource: Resource, most: u64) -> Result<()> {
+    let both = Rlimit {
+        current: Some(most),
+        maximum: Some(most),
+    };
+    rustix::process::setrlimit(resource, both)
+        .map_err(std::io::Error::from)
+        .or_io("cannot limit this process")
+}
+
+/// No files, no ports, no signals to others: as much of it as this kernel knows.
+fn landlock() -> Result<RestrictionStatus, RulesetError> {
+    let abi = ABI::V6;
+    Ruleset::default()
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?
+        .restrict_self()
+}
+
+/// Namespaces of its own; false where they are forbidden.
+fn unshare() -> bool {
+    let own = UnshareFlags::NEWUSER
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWNS
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS;
+    // SAFETY: descriptors and memory stay shared; only namespaces change, which no other code of this process relies on.
+    unsafe { rustix::thread::unshare_unsafe(own) }.is_ok()
+}
+
+/// Gives up all but memory and threads; call it while there is one thread.
+///
+/// # Errors
+/// `Io` when a limit cannot be set, or capabilities cannot be dropped.
+pub fn confine(limits: Limits) -> Result<Confinement> {
+    limit(Resource::As, limits.memory_bytes)?;
+    limit(Resource::Cpu, limits.cpu_seconds)?;
+    limit(Resource::Core, 0)?;
+    limit(Resource::Fsize, 0)?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(std::io::Error::from)
+        .or_io("cannot hide this process")?;
+    rustix::thread::set_no_new_privs(true)
+        .map_err(std::io::Error::from)
+        .or_io("cannot renounce privileges")?;
+    let namespaces = unshare();
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, none)
+        .map_err(std::io::Error::from)
+        .or_io("cannot drop capabilities")?;
+    Ok(Confinement {
+        namespaces,
+        landlock: landlock().is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced),
+        seccomp: false,
+    })
+}
+
+/// The calls that remain: memory, signals of its own, futexes, the clock, what is open already.
+const ALLOWED: [libc::c_long; 32] = [
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_ppoll,
+    libc::SYS_close,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_tgkill,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Forbids every other call, in all threads.
+///
+/// # Errors
+/// `Unsupported` where the kernel has no seccomp.
+pub fn seal() -> Result<()> {
+    let failed =
+        |error: seccompiler::Error| Error::unsupported("seccomp cannot be had").caused_by(error);
+    let backend = |error: seccompiler::BackendError| failed(error.into());
+    let mut rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
+        ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_poll, Vec::new());
+    // glibc registers each new thread with these.
+    rules.insert(libc::SYS_set_robust_list, Vec::new());
+    rules.insert(libc::SYS_rseq, Vec::new());
+    let arch = std::env::consts::ARCH.try_into().map_err(backend)?;
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        arch,
+    )
+    .map_err(backend)?;
+    let program: BpfProgram = filter.try_into().map_err(backend)?;
+    seccompiler::apply_filter_all_threads(&program).map_err(failed)
+}

@@ -1,0 +1,241 @@
+//! `files/`: the guests' own trees, joined from the volumes of a point.
+//!
+//! # Invariants
+//! - Each mount of a plan is an *instance* with inodes of its own, also when it shows a volume that another one shows: a directory is at
+//!   one place only, and a volume mounted within itself is no loop.
+//! - The number of an instance (8 bits of its inodes, above those of volumes) is its position, as long as all volumes could be read.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::volume::VolumeNode;
+use crate::guest::fs::GuestIno;
+use crate::guest::system::{Files as Plan, MountAt, Place, System as PlannedSystem, Unjoined};
+
+/// Numbers of instances in inodes; those below are volumes'.
+const NUMBER_FIRST: u8 = 128;
+/// LIMIT: of them.
+const NUMBER_COUNT: usize = 127;
+/// The name of the default system's tree.
+pub(super) const NAME: &str = "files";
+
+/// A filesystem, or a part of one, at one place of one tree.
+pub(super) struct Instance {
+    /// Its number in inodes; `None`: its inodes come from the table.
+    pub(super) number: Option<u8>,
+    pub(super) volume: Arc<VolumeNode>,
+    /// The directory that is shown.
+    pub(super) root: GuestIno,
+    /// The directory that it covers, and whose instance that is; `None` at the top of a tree.
+    pub(super) over: Option<(usize, GuestIno)>,
+    /// Which tree.
+    pub(super) tree: usize,
+    /// Path in the tree, absolute.
+    path: Vec<u8>,
+}
+
+/// The top of a tree.
+pub(super) enum Top {
+    /// A guest's directory.
+    Instance(usize),
+    /// A directory of ours with one for each filesystem.
+    Several(Vec<(String, usize)>),
+}
+
+/// A tree: `files`, or `files@<label>`.
+pub(super) struct FileTree {
+    pub(super) name: String,
+    pub(super) top: Top,
+    /// What the system calls itself.
+    system: Option<String>,
+    unjoined: Vec<Unjoined>,
+}
+
+/// The trees of a point; the first is `files`.
+#[derive(Default)]
+pub(super) struct Files {
+    pub(super) trees: Vec<FileTree>,
+    instances: Vec<Arc<Instance>>,
+    covers: HashMap<(usize, GuestIno), usize>,
+}
+
+impl Files {
+    /// The trees of a plan over these volumes; numbers are given when `complete`.
+    pub(super) fn new(plan: Plan, volumes: &[Arc<VolumeNode>], complete: bool) -> Self {
+        let mut files = Self::default();
+        let add = |files: &mut Self, place: Place, tree| {
+            files.add(place, None, b"/".to_vec(), tree, volumes, complete)
+        };
+        match plan {
+            Plan::Nothing => {}
+            Plan::One(place) => {
+                if let Some(top) = add(&mut files, place, 0) {
+                    files.tree(NAME.to_owned(), Top::Instance(top), None, Vec::new());
+                }
+            }
+            Plan::Several(places) => {
+                let children = places
+                    .into_iter()
+                    .filter_map(|(name, place)| Some((name, add(&mut files, place, 0)?)))
+                    .collect();
+                files.tree(NAME.to_owned(), Top::Several(children), None, Vec::new());
+            }
+            Plan::Systems(systems) => {
+                for system in systems {
+                    files.system(system, volumes, complete);
+                }
+            }
+        }
+        files
+    }
+
+    fn tree(&mut self, name: String, top: Top, system: Option<String>, unjoined: Vec<Unjoined>) {
+        self.trees.push(FileTree {
+            name,
+            top,
+            system,
+            unjoined,
+        });
+    }
+
+    fn system(&mut self, system: PlannedSystem, volumes: &[Arc<VolumeNode>], complete: bool) {
+        let tree = self.trees.len();
+        let name = match tree {
+            0 => NAME.to_owned(),
+            _ => format!("{NAME}@{}", system.label),
+        };
+        let Some(top) = self.add(system.root, None, b"/".to_vec(), tree, volumes, complete) else {
+            return;
+        };
+        for mount in system.mounts {
+            let MountAt { path, over, root } = mount;
+            let parent = self.instance_above(tree, &path, volumes, over.volume);
+            let Some(parent) = parent else { continue };
+            let at = self.add(
+                root,
+                Some((parent, over.ino)),
+                path,
+                tree,
+                volumes,
+                complete,
+            );
+            if let Some(at) = at {
+                self.covers.insert((parent, over.ino), at);
+            }
+        }
+        self.tree(name, Top::Instance(top), system.name, system.unjoined);
+    }
+
+    /// The instance of that volume which a path of the tree lies in: the one with the longest path above it.
+    fn instance_above(
+        &self,
+        tree: usize,
+        path: &[u8],
+        volumes: &[Arc<VolumeNode>],
+        volume: usize,
+    ) -> Option<usize> {
+        let volume = volumes.get(volume)?;
+        let is_above = |instance: &Instance| {
+            let above = instance.path.strip_suffix(b"/").unwrap_or(&instance.path);
+            path.strip_prefix(above)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        self.instances
+            .iter()
+            .enumerate()
+            .filter(|(_, instance)| {
+                instance.tree == tree && Arc::ptr_eq(&instance.volume, volume) && is_above(instance)
+            })
+            // Of several at one path the last one covers the others.
+            .max_by_key(|(at, instance)| (instance.path.len(), *at))
+            .map(|(at, _)| at)
+    }
+
+    fn add(
+        &mut self,
+        place: Place,
+        over: Option<(usize, GuestIno)>,
+        path: Vec<u8>,
+        tree: usize,
+        volumes: &[Arc<VolumeNode>],
+        complete: bool,
+    ) -> Option<usize> {
+        let at = self.instances.len();
+        let number = u8::try_from(at)
+            .ok()
+            .filter(|_| complete && at < NUMBER_COUNT)
+            .map(|at| NUMBER_FIRST + at);
+        self.instances.push(Arc::new(Instance {
+            number,
+            volume: Arc::clone(volumes.get(place.volume)?),
+            root: place.ino,
+            over,
+            tree,
+            path,
+        }));
+        Some(at)
+    }
+
+    /// Whether a number of a volume in an inode is that of an instance.
+    pub(super) const fn is_number(number: u8) -> bool {
+        number >= NUMBER_FIRST
+    }
+
+    /// The instance at that position.
+    pub(super) fn instance(&self, at: usize) -> Option<&Arc<Instance>> {
+        self.instances.get(at)
+    }
+
+    /// The position of the instance with that number.
+    pub(super) fn numbered(&self, number: u8) -> Option<usize> {
+        self.instances
+            .iter()
+            .position(|instance| instance.number == Some(number))
+    }
+
+    /// What is shown at a directory of an instance: itself, or the root of what is mounted there.
+    pub(super) fn shown(&self, instance: usize, ino: GuestIno) -> (usize, GuestIno) {
+        let mut here = (instance, ino);
+        // Mounts upon mounts; each is used once, so this ends.
+        for _ in 0..=self.covers.len() {
+            let Some((at, mounted)) = self
+                .covers
+                .get(&here)
+                .and_then(|at| Some((*at, self.instances.get(*at)?)))
+            else {
+                break;
+            };
+            here = (at, mounted.root);
+        }
+        here
+    }
+
+    /// What `volumes.json` says of the trees; `attributes` are those of their tops.
+    pub(super) fn describe(&self, attributes: impl Fn(usize) -> Option<Value>) -> Value {
+        let trees = self.trees.iter().enumerate();
+        trees
+            .map(|(at, tree)| self.describe_tree(at, tree, &attributes(at)))
+            .collect()
+    }
+
+    fn describe_tree(&self, at: usize, tree: &FileTree, attributes: &Option<Value>) -> Value {
+        let of_tree = self.instances.iter().filter(|instance| instance.tree == at);
+        let mounts: Vec<Value> = of_tree
+            .map(|instance| json!({"path": String::from_utf8_lossy(&instance.path), "volume": instance.volume.volume.path}))
+            .collect();
+        let unjoined: Vec<Value> = tree
+            .unjoined
+            .iter()
+            .map(|entry| json!({"source": entry.source, "target": entry.target, "reason": entry.reason}))
+            .collect();
+        json!({
+            "name": tree.name,
+            "system": tree.system,
+            "mounts": mounts,
+            "unjoined": unjoined,
+            "attributes": attributes,
+        })
+    }
+}

@@ -1,0 +1,171 @@
+//! Documents and tops of trees: what is shown of a point's volumes once they are known, by this process or by an earlier one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::Tree;
+use super::attribute::{Found, Look};
+use super::document;
+use super::files::Top;
+use super::inode::{self, Ino, low};
+use super::node::{Node, Point, absent, stale};
+use super::snapshot::PointView;
+use super::stat::{committed, document_attributes};
+use crate::error::Result;
+use crate::guest::fs;
+use crate::guest::volume::Volume;
+use crate::types::width::u64_from_usize;
+
+/// How long a state that has nothing of volumes is not read again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a state had of volumes, and when it was read.
+pub(super) type Kept = (Instant, Option<Arc<Value>>);
+
+/// What is found on the disks of a point.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbedPoint {
+    /// The content of `volumes.json`.
+    pub value: Value,
+    /// Whether everything could be read: if not, another look may find more.
+    pub complete: bool,
+}
+
+impl Tree {
+    /// The top of the tree at that position. What an earlier look has kept is enough for its attributes: nothing is opened for it.
+    pub(super) fn files_found(&self, point: &Point, position: usize) -> Result<Found> {
+        let position_bits = inode::index_bits(position).ok_or_else(absent)?;
+        let ino = point.ino(low::FILES | position_bits);
+        if self.scanner.known(point).is_none()
+            && let Some(kept) = self
+                .kept_tops(point)
+                .get(position)
+                .and_then(|(_, attributes)| attributes.clone())
+        {
+            return Ok(committed(self.options.guest(ino, &kept)));
+        }
+        match self.files(point, position)? {
+            Node::Guest(node) => self.place_found(point, &node.volumes, &node.place, node.ino),
+            _ => Ok(self.own(ino, Look::Directory, point)),
+        }
+    }
+
+    /// Names of the trees of a point's files.
+    pub(super) fn file_trees(&self, point: &Point) -> Result<Vec<String>> {
+        let kept = match self.scanner.known(point) {
+            Some(_) => Vec::new(),
+            None => self.kept_tops(point),
+        };
+        if !kept.is_empty() {
+            return Ok(kept.into_iter().map(|(name, _)| name).collect());
+        }
+        let volumes = self.scanner.volumes(point)?;
+        Ok(volumes
+            .files
+            .trees
+            .iter()
+            .map(|tree| tree.name.clone())
+            .collect())
+    }
+
+    /// Names of the trees if they can be told without opening anything.
+    pub(super) fn known_file_trees(&self, point: &Point) -> Vec<String> {
+        if self.is_probed(point) {
+            return self.file_trees(point).unwrap_or_default();
+        }
+        Vec::new()
+    }
+
+    /// Names and attributes of the trees' tops as the point's state has them.
+    fn kept_tops(&self, point: &PointView) -> Vec<(String, Option<fs::Attributes>)> {
+        self.kept_volumes(point)
+            .map_or_else(Vec::new, |value| document::tops(&value))
+    }
+
+    /// What the point's state has of an earlier look.
+    fn kept_volumes(&self, point: &PointView) -> Option<Arc<Value>> {
+        let load = || {
+            let state = self.repository.state(&point.vm, &point.entry)?;
+            Ok((Instant::now(), state.volumes.map(Arc::new)))
+        };
+        let is_valid = |(at, kept): &Kept| kept.is_some() || at.elapsed() < LOOK_AGAIN;
+        self.kept
+            .get_or(point.entry.point_id, is_valid, load)
+            .ok()?
+            .1
+    }
+
+    /// The present version of a document.
+    pub(super) fn document_found(&self, point: &Point, base: u32) -> Result<Found> {
+        let bytes: Arc<[u8]> = self.make_document(point, base)?.into();
+        let ino = point.ino(base | (inode::hash(&bytes) & low::DOCUMENT_MASK));
+        let length = u64_from_usize(bytes.len());
+        self.documents.put(ino, bytes.clone(), bytes.len());
+        Ok(document_attributes(self.options.own(
+            ino,
+            Look::File,
+            length,
+            length.div_ceil(512),
+            point.time(),
+        )))
+    }
+
+    fn make_document(&self, point: &Point, base: u32) -> Result<Vec<u8>> {
+        if base == low::INFO {
+            let state = self.repository.state(&point.vm, &point.entry);
+            return Ok(document::info(point, &self.disks.point(point), &state));
+        }
+        // What this process has seen itself is newer than what was kept.
+        let kept = match self.scanner.known(point) {
+            Some(_) => None,
+            None => self.kept_volumes(point),
+        };
+        match kept {
+            Some(kept) => Ok(document::bytes(&kept)),
+            None => Ok(document::bytes(&self.probe(point)?.value)),
+        }
+    }
+
+    /// Whether `volumes.json` can be given without opening anything.
+    pub(super) fn is_probed(&self, point: &PointView) -> bool {
+        self.scanner.known(point).is_some() || self.kept_volumes(point).is_some()
+    }
+
+    /// Looks for the volumes of a point, and opens the filesystems on them, unless that has been done.
+    ///
+    /// # Errors
+    /// `Io`. Damage is in the answer.
+    pub fn probe(&self, point: &Point) -> Result<ProbedPoint> {
+        let volumes = self.scanner.volumes(point)?;
+        let trouble = |volume: &Volume| self.scanner.open_now(point, volume)?.trouble();
+        let attributes = |position: usize| match volumes.files.trees.get(position)?.top {
+            Top::Instance(at) => {
+                let (at, ino) = volumes.top(at).ok()?;
+                let volume = &volumes.files.instance(at)?.volume.volume;
+                let fs = self.scanner.filesystem(point, volume).ok()?;
+                serde_json::to_value(fs.attributes(ino).ok()?).ok()
+            }
+            Top::Several(_) => None,
+        };
+        Ok(ProbedPoint {
+            value: document::volumes(&volumes, trouble, attributes),
+            complete: volumes.complete,
+        })
+    }
+
+    /// The bytes of a version of a document: kept, or made again if it is still the present one.
+    pub(super) fn document(&self, ino: Ino, point: &Point) -> Result<Arc<[u8]>> {
+        if let Some(bytes) = self.documents.get(&ino) {
+            return Ok(bytes);
+        }
+        let base = ino.low() & !low::DOCUMENT_MASK;
+        let bytes: Arc<[u8]> = self.make_document(point, base)?.into();
+        if base | (inode::hash(&bytes) & low::DOCUMENT_MASK) != ino.low() {
+            return Err(stale());
+        }
+        self.documents.put(ino, bytes.clone(), bytes.len());
+        Ok(bytes)
+    }
+}

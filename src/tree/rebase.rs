@@ -1,0 +1,161 @@
+//! Symlinks of a guest's tree as they would lead in the guest: `-o symlinks=rebase`.
+//!
+//! # Invariants
+//! What is shown never leads out of the guest's tree: an absolute target, and one that goes up, is resolved here as in a chroot, and
+//! shown as the way from the link's own directory to what was found, by names that are no symlinks themselves. A target that only goes
+//! down is shown verbatim.
+//!
+//! # Why
+//! The kernel resolves what it is shown from where the tree is mounted: `/etc/resolv.conf` would be the host's, and so would
+//! `../../../../../../etc/resolv.conf`. To count the `..` of a target does not help, since a guest may go down by a symlink that leads up.
+
+use super::Tree;
+use super::inode::{Ino, low};
+use super::node::{GuestNode, Place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::FileType;
+
+/// LIMIT: symlinks followed for one target (Linux: 40).
+const LINKS_MAX: u32 = 40;
+/// LIMIT: directories between the top and a link.
+const DEPTH_MAX: usize = 4096;
+
+/// A position on the way: how many of the link's own directories are left, and the names below them.
+struct Way {
+    /// Directories from the top to where we are.
+    dirs: Vec<Ino>,
+    /// Names of those that were entered by name; the first directories were not.
+    names: Vec<Vec<u8>>,
+    /// How many of `dirs`, the top included, are the link's own.
+    own: usize,
+    /// Names of what is not there; nothing below them is looked up.
+    missing: Vec<Vec<u8>>,
+}
+
+impl Way {
+    fn up(&mut self) {
+        if self.missing.pop().is_some() || self.dirs.len() <= 1 {
+            return;
+        }
+        self.dirs.pop();
+        if self.names.pop().is_none() {
+            self.own = self.dirs.len();
+        }
+    }
+
+    fn top(&mut self) {
+        self.dirs.truncate(1);
+        self.names.clear();
+        self.missing.clear();
+        self.own = 1;
+    }
+
+    fn text(self, depth: usize) -> Vec<u8> {
+        let ups = std::iter::repeat_n(b"..".to_vec(), depth + 1 - self.own.min(depth + 1));
+        let parts: Vec<Vec<u8>> = ups.chain(self.names).chain(self.missing).collect();
+        if parts.is_empty() {
+            return b".".to_vec();
+        }
+        parts.join(&b'/')
+    }
+}
+
+impl Tree {
+    /// Whether a node is seen below `files/`, and in which volume otherwise: `..` of a textual path ends where this changes.
+    pub(super) fn realm(&self, ino: Ino) -> Option<u8> {
+        let is_top = ino.volume() == 0 && ino.low() & !low::INDEX_MASK == low::FILES;
+        let is_far = ino.is_from_table()
+            && self
+                .table
+                .get(ino)
+                .is_some_and(|far| far.instance().is_some());
+        if is_top
+            || is_far
+            || (!ino.is_from_table() && super::files::Files::is_number(ino.volume()))
+        {
+            return None;
+        }
+        Some(ino.volume())
+    }
+
+    /// The target of a symlink of a guest's tree, as it is shown.
+    pub(super) fn rebased(&self, ino: Ino, node: &GuestNode, target: Vec<u8>) -> Result<Vec<u8>> {
+        let goes_down = target.first() != Some(&b'/')
+            && !target.split(|b| *b == b'/').any(|part| part == b"..");
+        if !matches!(node.place, Place::Files(..)) || goes_down {
+            return Ok(target);
+        }
+        if node.fs.attributes(node.ino)?.nlink > 1 {
+            // One inode, several places: what is right from the one leads out from the other.
+            return Err(Error::unsupported(
+                "a symlink with several names cannot be shown rebased",
+            ));
+        }
+        let mut dirs = vec![self.parent(ino)?];
+        while let Some(last) = dirs.last()
+            && last.low() & !low::INDEX_MASK != low::FILES
+        {
+            if dirs.len() > DEPTH_MAX {
+                return Err(Error::new(
+                    ErrorKind::LimitExceeded,
+                    "the link is too deep in the tree",
+                ));
+            }
+            dirs.push(self.parent(*last)?);
+        }
+        dirs.reverse();
+        let depth = dirs.len() - 1;
+        let way = Way {
+            own: dirs.len(),
+            dirs,
+            names: Vec::new(),
+            missing: Vec::new(),
+        };
+        self.walk(way, &target).map(|way| way.text(depth))
+    }
+
+    fn walk(&self, mut way: Way, target: &[u8]) -> Result<Way> {
+        let mut links = 0;
+        let mut parts = Vec::new();
+        let push = |way: &mut Way, parts: &mut Vec<Vec<u8>>, target: &[u8]| {
+            if target.first() == Some(&b'/') {
+                way.top();
+            }
+            parts.extend(
+                target
+                    .split(|b| *b == b'/')
+                    .filter(|part| !part.is_empty() && *part != b".")
+                    .rev()
+                    .map(<[u8]>::to_vec),
+            );
+        };
+        push(&mut way, &mut parts, target);
+        while let Some(part) = parts.pop() {
+            if part == b".." {
+                way.up();
+                continue;
+            }
+            let here = *way.dirs.last().ok_or_else(|| Error::invalid("no top"))?;
+            let found = match way.missing.is_empty() {
+                true => self.lookup(here, &part).ok(),
+                false => None,
+            };
+            match found.map(|found| found.attributes) {
+                Some(found) if found.file_type == FileType::Directory => {
+                    way.dirs.push(found.ino);
+                    way.names.push(part);
+                }
+                // The last one is shown by its name: whoever follows it is shown where that leads.
+                Some(found) if found.file_type == FileType::Symlink && !parts.is_empty() => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(Error::new(ErrorKind::LimitExceeded, "too many symlinks"));
+                    }
+                    push(&mut way, &mut parts, &self.guest_target(found.ino)?);
+                }
+                _ => way.missing.push(part),
+            }
+        }
+        Ok(way)
+    }
+}

@@ -1,0 +1,118 @@
+//! Attributes of nodes.
+
+use super::Tree;
+use super::attribute::{Attributes, Found, Look, Ttl};
+use super::disk;
+use super::inode::{Ino, low};
+use super::node::{Node, stale};
+use super::snapshot::PointView;
+use super::volume::VolumeNode;
+use crate::error::Result;
+use crate::types::width::{u64_from_usize, usize_from_u32};
+
+impl Tree {
+    /// Attributes of a node.
+    ///
+    /// # Errors
+    /// `Stale` when it is gone; what the guest's reader returns.
+    pub fn attributes(&self, ino: Ino) -> Result<Found> {
+        if ino.volume() == 0 && ino.low() & !low::INDEX_MASK == low::FILES && ino.serial() != 0 {
+            let position = usize_from_u32(ino.low() & low::INDEX_MASK);
+            return self.files_found(&self.point_of(ino.serial())?, position);
+        }
+        if ino.volume() == 0 && ino.low() == low::VOLUMES && ino.serial() != 0 {
+            let point = self.point_of(ino.serial())?;
+            return Ok(self.own(ino, Look::Directory, &point));
+        }
+        self.found(ino, &self.node(ino)?)
+    }
+
+    pub(super) fn own(&self, ino: Ino, look: Look, point: &PointView) -> Found {
+        committed(self.options.own(ino, look, 0, 0, point.time()))
+    }
+
+    pub(super) fn raw_found(&self, ino: Ino, point: &PointView, volume: &VolumeNode) -> Found {
+        let size = volume.volume.map.size_bytes();
+        // An upper bound: to count the volume's own clusters would resolve the whole chain.
+        let data: u64 = point.entry.disks.iter().map(|disk| disk.data_bytes).sum();
+        let blocks = data.min(size).div_ceil(512);
+        committed(
+            self.options
+                .own(ino, Look::Disk, size, blocks, point.time()),
+        )
+    }
+
+    pub(super) fn found(&self, ino: Ino, node: &Node) -> Result<Found> {
+        let changing = |attributes: Attributes| Found {
+            attributes,
+            entry_ttl: Ttl::Changing,
+            attribute_ttl: Ttl::Changing,
+        };
+        let own = |look, size, blocks, time| self.options.own(ino, look, size, blocks, time);
+        Ok(match node {
+            Node::Root => {
+                let mut root = own(Look::Directory, 0, 0, self.snapshot().time());
+                root.mode = 0o755;
+                changing(root)
+            }
+            Node::Vm(vm) => changing(own(Look::VmDirectory, 0, 0, vm.time())),
+            Node::Latest(point) => {
+                let length = u64_from_usize(point.entry.name.as_str().len());
+                let attributes = own(Look::Symlink, length, 0, point.time());
+                Found {
+                    attributes,
+                    entry_ttl: Ttl::Changing,
+                    attribute_ttl: Ttl::Committed,
+                }
+            }
+            Node::Point(point) => {
+                let mut found = self.own(ino, Look::Directory, point);
+                // When its volumes become known it has more names: whoever keeps a listing sees by its time that it is old.
+                if self.is_probed(point) {
+                    let time = &mut found.attributes.mtime;
+                    time.nanoseconds = (time.nanoseconds + 1).min(999_999_999);
+                    found.attributes.ctime = *time;
+                }
+                found.entry_ttl = Ttl::Changing;
+                found.attribute_ttl = Ttl::Changing;
+                found
+            }
+            Node::Info(point) | Node::VolumesJson(point) => {
+                let length = u64_from_usize(self.document(ino, point)?.len());
+                document_attributes(own(Look::File, length, length.div_ceil(512), point.time()))
+            }
+            Node::AttachedDir(point)
+            | Node::DisksDir(point)
+            | Node::Volumes(point, ..)
+            | Node::Files(point, ..) => self.own(ino, Look::Directory, point),
+            Node::Attached(point, at) => {
+                let file = point.entry.attached.get(*at).ok_or_else(stale)?;
+                let blocks = file.size_bytes.div_ceil(512);
+                committed(own(Look::File, file.size_bytes, blocks, point.time()))
+            }
+            Node::Disk(point, at) => {
+                let disk = disk::entry(point, *at).map_err(|_| stale())?;
+                let blocks = disk.data_bytes.div_ceil(512);
+                committed(own(Look::Disk, disk.source_bytes, blocks, point.time()))
+            }
+            Node::VolumeRaw(point, volume) => self.raw_found(ino, point, volume),
+            Node::Guest(node) => committed(self.options.guest(ino, &node.fs.attributes(node.ino)?)),
+        })
+    }
+}
+
+pub(super) fn committed(attributes: Attributes) -> Found {
+    Found {
+        attributes,
+        entry_ttl: Ttl::Committed,
+        attribute_ttl: Ttl::Committed,
+    }
+}
+
+pub(super) fn document_attributes(attributes: Attributes) -> Found {
+    Found {
+        attributes,
+        entry_ttl: Ttl::Nothing,
+        attribute_ttl: Ttl::Nothing,
+    }
+}

@@ -1,0 +1,229 @@
+//! Scanning points and opening their filesystems, a bounded number of them at a time.
+//!
+//! # Concurrency
+//! A point is scanned by one thread, for which others who want that point wait; its filesystems are opened by several. No
+//! lock is held that anybody needs for another point.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Probed, VolumeNode, Volumes};
+use crate::block::ReadAt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::{GuestFs, VolumeState};
+use crate::guest::system::{VolumeFacts, plan_files};
+use crate::guest::volume::{Known, Volume, scan_point};
+use crate::guest::worker::{Limits, Opening, Readers};
+use crate::tree::attribute::TreeOptions;
+use crate::tree::cache::Flights;
+use crate::tree::disk::Disks;
+use crate::tree::files::Files;
+use crate::tree::snapshot::PointView;
+use crate::types::PointId;
+use crate::types::width::usize_from_u64;
+
+/// LIMIT: points whose volumes are remembered.
+const SCANS_KEPT: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+/// A scan in which something could not be read is repeated after this long; each time it fails, after twice as long.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// LIMIT: how often that is doubled.
+const DOUBLED_MAX: u32 = 8;
+/// LIMIT: filesystems of a point that are opened at the same time.
+const OPENERS: usize = 4;
+
+/// Scans points and opens their filesystems.
+pub(in crate::tree) struct Scanner {
+    disks: Arc<Disks>,
+    scans: Flights<PointId, Arc<Volumes>>,
+    filesystems: Flights<(PointId, String), Opened>,
+    readers: Readers,
+}
+
+/// What a plan of the guest's tree may know of a volume; what its reader says is better than what a look at its magic gave.
+fn facts(node: &VolumeNode) -> VolumeFacts {
+    let mut facts = VolumeFacts::from(&node.volume);
+    if let Some(info) = &node.info {
+        facts.label = info.label.clone().or(facts.label);
+        facts.uuid = info.uuid.clone().or(facts.uuid);
+    }
+    facts.may_open = node.state == VolumeState::Readable;
+    facts
+}
+
+/// A filesystem that was opened, or why not.
+#[derive(Clone)]
+struct Opened {
+    opening: Arc<Opening>,
+    at: Instant,
+}
+
+impl Opened {
+    fn is_valid(&self) -> bool {
+        !self.opening.passing || self.at.elapsed() < RETRY_AFTER
+    }
+}
+
+impl Scanner {
+    pub(in crate::tree) fn new(disks: &Arc<Disks>, options: &TreeOptions) -> Self {
+        let memory = options.memory;
+        let open = NonZeroUsize::new(usize_from_u64(memory.readers()));
+        Self {
+            disks: Arc::clone(disks),
+            scans: Flights::new(SCANS_KEPT),
+            filesystems: Flights::new(open.unwrap_or(NonZeroUsize::MIN)),
+            readers: Readers::new(
+                options.isolation.clone(),
+                Limits::default(),
+                usize_from_u64(memory.record_bytes()),
+            ),
+        }
+    }
+
+    /// The volumes of a point, scanned now if they have not been.
+    pub(in crate::tree) fn volumes(&self, point: &Arc<PointView>) -> Result<Arc<Volumes>> {
+        let failures = self.known(point).map_or(0, |known| known.failures);
+        self.scans.get_or(
+            point.entry.point_id,
+            |known| {
+                known.complete
+                    || known.at.elapsed() < RETRY_AFTER * 2u32.pow(known.failures.min(DOUBLED_MAX))
+            },
+            || Ok(Arc::new(self.scan(point, failures))),
+        )
+    }
+
+    fn scan(&self, point: &Arc<PointView>, failures: u32) -> Volumes {
+        let sources = self.disks.all(point);
+        let names = point
+            .entry
+            .disks
+            .iter()
+            .map(|disk| disk.name.as_str().to_owned());
+        let scan = scan_point(&names.zip(sources).collect::<Vec<_>>());
+        let next = AtomicUsize::new(0);
+        let probed: Vec<Mutex<Option<Probed>>> =
+            scan.volumes.iter().map(|_| Mutex::default()).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..OPENERS.min(scan.volumes.len()) {
+                scope.spawn(|| {
+                    while let Some((volume, slot)) = {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        scan.volumes.get(at).zip(probed.get(at))
+                    } {
+                        *slot.lock().unwrap_or_else(PoisonError::into_inner) =
+                            Some(self.probe(point, volume));
+                    }
+                });
+            }
+        });
+        let probed = probed
+            .into_iter()
+            .map(|slot| {
+                slot.into_inner()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .unwrap_or_default()
+            })
+            .collect();
+        let mut volumes = Volumes::new(point, scan, probed, failures + 1);
+        let facts: Vec<VolumeFacts> = volumes.nodes.iter().map(|node| facts(node)).collect();
+        let open = |at: usize| match volumes.nodes.get(at) {
+            Some(node) => self.filesystem(point, &node.volume),
+            None => Err(Error::not_found("no such volume")),
+        };
+        let plan = plan_files(&facts, &open);
+        volumes.files = Files::new(plan, &volumes.nodes, volumes.complete);
+        volumes
+    }
+
+    /// How far a volume can be opened.
+    fn probe(&self, point: &Arc<PointView>, volume: &Volume) -> Probed {
+        let state = match &volume.known {
+            Known::Filesystem => {
+                let opened = self.opened(point, volume);
+                let state = match (&opened.state, &volume.damage) {
+                    (VolumeState::Readable, _) | (_, None) => opened.state.clone(),
+                    // A filesystem that opens in what is there is shown; otherwise the cut is the better answer.
+                    (_, Some(damage)) => VolumeState::Damaged(damage.clone()),
+                };
+                return Probed {
+                    state,
+                    info: opened.fs.as_ref().map(|fs| fs.info().clone()),
+                    passing: opened.passing,
+                };
+            }
+            Known::NoFilesystem | Known::Partitioned | Known::Member(_) => {
+                VolumeState::NoFilesystem
+            }
+            Known::Unsupported(what) => VolumeState::Unsupported(what.clone()),
+            Known::Damaged(what) => VolumeState::Damaged(what.clone()),
+        };
+        Probed {
+            state,
+            info: None,
+            passing: false,
+        }
+    }
+
+    /// The volumes of a point if they are known; opens nothing.
+    pub(in crate::tree) fn known(&self, point: &PointView) -> Option<Arc<Volumes>> {
+        self.scans.peek(&point.entry.point_id)
+    }
+
+    /// The bytes of a volume.
+    pub(in crate::tree) fn raw(&self, point: &Arc<PointView>, volume: &Volume) -> Arc<dyn ReadAt> {
+        volume.reader(&self.disks.all(point))
+    }
+
+    fn opened(&self, point: &Arc<PointView>, volume: &Volume) -> Arc<Opening> {
+        let open = || {
+            Ok(Opened {
+                opening: Arc::new(self.readers.open(volume.devices(&self.disks.all(point)))),
+                at: Instant::now(),
+            })
+        };
+        let key = (point.entry.point_id, volume.path.clone());
+        match self.filesystems.get_or(key, Opened::is_valid, open) {
+            Ok(opened) => opened.opening,
+            // Opening never fails; this is for the compiler.
+            Err(error) => Arc::new(Opening {
+                state: VolumeState::Damaged(error.report()),
+                fs: None,
+                passing: true,
+            }),
+        }
+    }
+
+    /// The filesystem on a volume.
+    pub(in crate::tree) fn filesystem(
+        &self,
+        point: &Arc<PointView>,
+        volume: &Volume,
+    ) -> Result<Arc<dyn GuestFs>> {
+        let place = || format!("{}@{}/volumes/{}", point.vm, point.entry.name, volume.path);
+        let opened = self.opened(point, volume);
+        match (&opened.state, &opened.fs) {
+            (VolumeState::Readable, Some(fs)) => Ok(Arc::clone(fs)),
+            (VolumeState::Unsupported(what), _) => {
+                Err(Error::unsupported(what.clone()).at_path(place()))
+            }
+            (VolumeState::Damaged(what), _) => {
+                Err(Error::new(ErrorKind::Corrupt, what.clone()).at_path(place()))
+            }
+            (VolumeState::NoFilesystem | VolumeState::Readable, _) => {
+                Err(Error::not_found("there is no filesystem on this volume").at_path(place()))
+            }
+        }
+    }
+
+    /// The filesystem on a volume if it is open now; opens nothing.
+    pub(in crate::tree) fn open_now(
+        &self,
+        point: &PointView,
+        volume: &Volume,
+    ) -> Option<Arc<dyn GuestFs>> {
+        let key = (point.entry.point_id, volume.path.clone());
+        self.filesystems.peek(&key)?.opening.fs.clone()
+    }
+}

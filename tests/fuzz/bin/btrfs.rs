@@ -1,0 +1,15 @@
+//! Fuzz target: see targets/btrfs.rs.
+
+#![no_main]
+
+#[path = "../targets/guest.rs"]
+mod guest;
+#[path = "../targets/seal.rs"]
+mod seal;
+#[expect(dead_code, reason = "other targets use the rest")]
+#[path = "../targets/sparse.rs"]
+mod sparse;
+#[path = "../targets/btrfs.rs"]
+mod target;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| target::run(data));

@@ -46,7 +46,7 @@ fn volumes_and_their_files_are_those_of_the_guest() {
     assert_eq!(volume("lvm/vg0/parity")["state"], "unsupported");
     assert_eq!(volume("vda/raw")["member_of"], "LVM group vg0");
     assert_eq!(volume("lvm/vg0/thin")["state"], "readable");
-    assert_eq!(volume("lvm/vg0/thin")["part_type"], "LVM thin");
+    assert_eq!(volume("lvm/vg0/thin")["type"], "LVM thin");
     unmount(&mount);
     drop(mount);
     let mount = world.mount();

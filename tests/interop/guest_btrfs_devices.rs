@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use restorefs::block::{FileDisk, ReadAt};
+use restorefs::guest::fs::VolumeState;
 use restorefs::guest::volume::{Known, scan_point};
 use restorefs::sys::beneath::Access;
 
@@ -39,6 +40,10 @@ fn devices_are_joined_in_any_order() {
     assert_eq!(one.members, [Arc::clone(&two.map), Arc::clone(&three.map)]);
     assert_eq!(one.content.as_ref().unwrap().label.as_deref(), Some("pool"));
     assert!(scan.notes.is_empty(), "{:?}", scan.notes);
+    let sources: Vec<_> = order.iter().map(|(_, disk)| Arc::clone(disk)).collect();
+    let (state, fs) = one.open(&sources);
+    assert_eq!(state, VolumeState::Readable);
+    assert_eq!(fs.unwrap().info().label.as_deref(), Some("pool"));
     // Without its first device, the next one carries it.
     let scan = scan_point(&order[..2]);
     assert_eq!(scan.volumes[0].known, Known::Filesystem);

@@ -10,8 +10,9 @@ use restorefs::guest::system::{Files, System, VolumeFacts, plan_files};
 use restorefs::guest::volume::scan_point;
 use restorefs::sys::beneath::Access;
 
+use crate::guest_image::Mount;
 use crate::guest_lvm::{Lab, table};
-use crate::tool::run;
+use crate::tool::{has, run};
 
 const FSTAB: &str = "\
 /dev/mapper/vg--a-root / ext4 errors=remount-ro 0 1
@@ -147,4 +148,69 @@ fn root_home_and_boot_are_one_tree() {
         matches!(files, Files::One(place) if place.volume == 0),
         "{files:?}"
     );
+}
+
+/// A root and a home in subvolumes of one btrfs, as distributions lay them out, and a snapshot that is no system of its own.
+#[test]
+fn subvolumes_are_joined() {
+    if !has("mkfs.btrfs") || !has("btrfs") {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let image = temp.path().join("image");
+    std::fs::File::create(&image)
+        .unwrap()
+        .set_len(128 << 20)
+        .unwrap();
+    let uuid = "0b6a6c1e-32f5-4b0c-9f11-4d6bb2b0a001";
+    run(
+        "mkfs.btrfs",
+        &[
+            "-q",
+            "-f",
+            "-L",
+            "fedora",
+            "-U",
+            uuid,
+            image.to_str().unwrap(),
+        ],
+    );
+    let Some(mount) = Mount::new(&image, "rw") else {
+        return;
+    };
+    let at = |path: &str| mount.path().join(path).to_str().unwrap().to_owned();
+    for name in ["root", "home", "var"] {
+        run("btrfs", &["-q", "subvolume", "create", &at(name)]);
+    }
+    for path in ["root/etc", "root/home", "root/var"] {
+        std::fs::create_dir(at(path)).unwrap();
+    }
+    let fstab = format!(
+        "UUID={uuid} / btrfs subvol=root,compress=zstd:1 0 0\nUUID={uuid} /home btrfs subvol=/home 0 0\n\
+         LABEL=fedora /var btrfs subvolid=258 0 0\n"
+    );
+    std::fs::write(at("root/etc/fstab"), fstab).unwrap();
+    std::fs::write(at("home/notes"), "hello\n").unwrap();
+    std::fs::write(at("var/log"), "line\n").unwrap();
+    run(
+        "btrfs",
+        &["-q", "subvolume", "snapshot", &at("root"), &at("before")],
+    );
+    std::fs::write(at("root/etc/hostname"), "web02\n").unwrap();
+    drop(mount);
+    let (Files::Systems(systems), filesystems) = plan(&[("vda".to_owned(), opened(&image))]) else {
+        panic!("no system");
+    };
+    let [system] = systems.as_slice() else {
+        panic!("{systems:?}");
+    };
+    assert_eq!(system.label, "fedora");
+    assert!(system.unjoined.is_empty(), "{:?}", system.unjoined);
+    for (path, content) in [
+        ("etc/hostname", "web02\n"),
+        ("home/notes", "hello\n"),
+        ("var/log", "line\n"),
+    ] {
+        assert_eq!(read(system, &filesystems, path), content, "{path}");
+    }
 }

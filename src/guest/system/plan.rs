@@ -5,16 +5,15 @@
     clippy::as_conversions
 )]
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
+use super::filesystem::Filesystems;
 use super::fstab::{self, Entry};
 use super::os_release::{self, OsRelease};
-use super::source::find;
+use super::source::{find, is_kernel_name};
 use super::tree::Tree;
 use super::{Files, MountAt, Open, Place, System, Unjoined, VolumeFacts};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::guest::fs::{FileType, GuestFs, Subvolume};
 use crate::types::PointName;
 
@@ -70,57 +69,6 @@ const NETWORK: [&str; 16] = [
 ];
 /// Drives whose medium is no part of the machine.
 const REMOVABLE: [&str; 4] = ["/dev/cdrom", "/dev/sr", "/dev/fd", "/dev/dvd"];
-
-/// A filesystem, or why it cannot be opened.
-type Opened = Result<Arc<dyn GuestFs>, String>;
-
-/// The filesystems of a point, each opened once.
-struct Filesystems<'a> {
-    volumes: Vec<VolumeFacts>,
-    open: Open<'a>,
-    opened: RefCell<BTreeMap<usize, Opened>>,
-}
-
-impl<'a> Filesystems<'a> {
-    /// Opens what can be opened; what a filesystem says of itself completes what its magic told.
-    fn new(volumes: &[VolumeFacts], open: Open<'a>) -> Self {
-        let mut filesystems = Self {
-            volumes: volumes.to_vec(),
-            open,
-            opened: RefCell::new(BTreeMap::new()),
-        };
-        for volume in 0..volumes.len() {
-            let Ok(fs) = filesystems.get(volume) else {
-                continue;
-            };
-            if let Some(facts) = filesystems.volumes.get_mut(volume) {
-                let info = fs.info();
-                facts.label = info.label.clone().or(facts.label.take());
-                facts.uuid = info.uuid.clone().or(facts.uuid.take());
-            }
-        }
-        filesystems
-    }
-
-    fn may_open(&self, volume: usize) -> bool {
-        self.volumes.get(volume).is_some_and(|facts| facts.may_open)
-    }
-
-    fn get(&self, volume: usize) -> Result<Arc<dyn GuestFs>> {
-        let failed = |why: &str| Error::unsupported(why.to_owned());
-        if let Some(known) = self.opened.borrow().get(&volume) {
-            return known.clone().map_err(|why| failed(&why));
-        }
-        let may_open = self.volumes.get(volume).is_some_and(|facts| facts.may_open);
-        let found = if may_open {
-            (self.open)(volume).map_err(|error| error.report())
-        } else {
-            Err("it has no filesystem that can be read".to_owned())
-        };
-        self.opened.borrow_mut().insert(volume, found.clone());
-        found.map_err(|why| failed(&why))
-    }
-}
 
 fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -190,6 +138,11 @@ impl Joiner<'_> {
                 .or(found.first())
                 .ok_or("there is no such volume")?,
         };
+        self.subvolume_of(volume, entry)
+    }
+
+    /// The directory of a volume that an entry's options name.
+    fn subvolume_of(&self, volume: usize, entry: &Entry) -> Result<Place, String> {
         let fs = self
             .filesystems
             .get(volume)
@@ -400,16 +353,11 @@ fn fstab_text(tree: &Tree<'_>) -> (Vec<u8>, Option<Unjoined>) {
 }
 
 /// The systems of a point in the order of their volumes.
-fn plan(filesystems: &Filesystems<'_>, open: Open<'_>) -> Vec<System> {
+fn plan(filesystems: &Filesystems<'_>, roots: &BTreeMap<usize, Place>) -> Vec<System> {
+    let open: Open<'_> = &|volume| filesystems.get(volume);
     let mut systems: Vec<System> = Vec::new();
     let mut labels = Labels::default();
-    let roots: BTreeMap<usize, Place> = (0..filesystems.volumes.len())
-        .filter_map(|volume| {
-            let fs = filesystems.get(volume).ok()?;
-            Some((volume, root_of(volume, &*fs, open)?))
-        })
-        .collect();
-    for (volume, found) in &roots {
+    for (volume, found) in roots {
         let mut joiner = Joiner {
             filesystems,
             open,
@@ -424,8 +372,16 @@ fn plan(filesystems: &Filesystems<'_>, open: Open<'_>) -> Vec<System> {
             .iter()
             .rfind(|entry| matches!(kind(entry), Kind::Root));
         let mut root = *found;
-        match own.map(|entry| joiner.root(entry, Some(*volume))) {
-            // It is a copy, or lies below another root, and that one has a system of its own.
+        let told = own.map(|entry| {
+            // A disk's name in the kernel may be another one here: the volume that was found is meant.
+            if is_kernel_name(&shown(&entry.source)) {
+                joiner.subvolume_of(*volume, entry)
+            } else {
+                joiner.root(entry, Some(*volume))
+            }
+        });
+        match told {
+            // It is a copy of another system, which is there too.
             Some(Ok(told)) if told.volume != *volume && roots.contains_key(&told.volume) => {
                 continue;
             }
@@ -459,22 +415,39 @@ fn plan(filesystems: &Filesystems<'_>, open: Open<'_>) -> Vec<System> {
     systems
 }
 
+/// Looks at every filesystem once: what it says of itself, and whether a system begins on it.
+fn look(filesystems: &mut Filesystems<'_>) -> BTreeMap<usize, Place> {
+    let mut roots = BTreeMap::new();
+    for volume in 0..filesystems.volumes.len() {
+        let Ok(fs) = filesystems.get(volume) else {
+            continue;
+        };
+        filesystems.complete(volume, &*fs);
+        let open: Open<'_> = &|volume| filesystems.get(volume);
+        if let Some(root) = root_of(volume, &*fs, open) {
+            roots.insert(volume, root);
+        }
+    }
+    roots
+}
+
 /// The systems on these volumes, each with the tree that its fstab tells, in the order of the volumes of their roots.
 ///
-/// A filesystem that cannot be opened is none of them; one that an fstab names is listed there with the reason.
+/// A filesystem that cannot be opened is none of them; one that an fstab names is listed there with the reason. `open` is asked for each
+/// volume that may have a filesystem, and again when more than a few are in use.
 #[must_use]
 pub fn plan_systems(volumes: &[VolumeFacts], open: Open<'_>) -> Vec<System> {
-    let filesystems = Filesystems::new(volumes, open);
-    let open = |volume: usize| filesystems.get(volume);
-    plan(&filesystems, &open)
+    let mut filesystems = Filesystems::new(volumes, open);
+    let roots = look(&mut filesystems);
+    plan(&filesystems, &roots)
 }
 
 /// What `files/` of a point is: its systems, else the filesystems of its data disks.
 #[must_use]
 pub fn plan_files(volumes: &[VolumeFacts], open: Open<'_>) -> Files {
-    let filesystems = Filesystems::new(volumes, open);
-    let open = |volume: usize| filesystems.get(volume);
-    let systems = plan(&filesystems, &open);
+    let mut filesystems = Filesystems::new(volumes, open);
+    let roots = look(&mut filesystems);
+    let systems = plan(&filesystems, &roots);
     if !systems.is_empty() {
         return Files::Systems(systems);
     }

@@ -98,6 +98,13 @@ fn disk_name(name: &str) -> Option<(usize, Option<u32>)> {
     Some((letters(disk)?, number))
 }
 
+/// Whether a source names a disk as the kernel counted it.
+pub(super) fn is_kernel_name(source: &str) -> bool {
+    source
+        .strip_prefix("/dev/")
+        .is_some_and(|name| disk_name(name).is_some())
+}
+
 fn all(volumes: &[VolumeFacts], wanted: impl Fn(&VolumeFacts) -> bool) -> Vec<usize> {
     volumes
         .iter()

@@ -335,3 +335,39 @@ fn members_are_passed_over() {
     let volumes: Vec<usize> = systems[0].mounts.iter().map(|m| m.root.volume).collect();
     assert_eq!(volumes, [2, 3]);
 }
+
+/// Each of two disks was the first one of its machine: both are systems.
+#[test]
+fn names_of_the_kernel_make_no_copy() {
+    let mut guest = Guest::default();
+    guest.add(Some(fs("one", "1", &[], "/dev/vda1 / ext4\n")));
+    guest.add(Some(fs("two", "2", &[], "/dev/sda1 / ext4\n")));
+    let labels: Vec<String> = guest.systems().into_iter().map(|s| s.label).collect();
+    assert_eq!(labels, ["one", "two"]);
+}
+
+/// Many volumes are looked at, and few held open at once.
+#[test]
+fn few_filesystems_are_held() {
+    let mut guest = Guest::default();
+    guest.add(Some(fs(
+        "r",
+        "1",
+        &["a"],
+        "UUID=1 / ext4\nUUID=40 /a ext4\n",
+    )));
+    for n in 2..=40 {
+        guest.add(Some(fs("v", &n.to_string(), &[], "")));
+    }
+    let most = std::cell::Cell::new(0);
+    let systems = plan_systems(&guest.facts, &|at| {
+        let held = guest.filesystems.iter().flatten();
+        most.set(
+            most.get()
+                .max(held.filter(|fs| Arc::strong_count(fs) > 1).count()),
+        );
+        guest.open(at)
+    });
+    assert_eq!(systems[0].mounts[0].root.volume, 39);
+    assert!(most.get() <= 8, "{}", most.get());
+}

@@ -1,0 +1,86 @@
+//! The filesystems of a point as a plan asks for them.
+//!
+//! # Why
+//! An open filesystem may be a process: only a few are held at once, however many volumes there are. Why one cannot be opened is kept.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+
+use super::{Open, VolumeFacts};
+use crate::error::{Error, Result};
+use crate::guest::fs::GuestFs;
+
+/// LIMIT: filesystems held open here.
+const HELD: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+
+/// See the module.
+pub(super) struct Filesystems<'a> {
+    /// The volumes; what an open filesystem says of itself has completed what its magic told.
+    pub(super) volumes: Vec<VolumeFacts>,
+    open: Open<'a>,
+    held: RefCell<LruCache<usize, Arc<dyn GuestFs>>>,
+    failed: RefCell<BTreeMap<usize, String>>,
+}
+
+impl<'a> Filesystems<'a> {
+    /// The filesystems of these volumes; none is opened yet.
+    pub(super) fn new(volumes: &[VolumeFacts], open: Open<'a>) -> Self {
+        Self {
+            volumes: volumes.to_vec(),
+            open,
+            held: RefCell::new(LruCache::new(HELD)),
+            failed: RefCell::default(),
+        }
+    }
+
+    /// Asks a filesystem for its label and UUID, which not every format has where they are cheap to find.
+    pub(super) fn complete(&mut self, volume: usize, fs: &dyn GuestFs) {
+        if let Some(facts) = self.volumes.get_mut(volume) {
+            let info = fs.info();
+            facts.label = info.label.clone().or(facts.label.take());
+            facts.uuid = info.uuid.clone().or(facts.uuid.take());
+        }
+    }
+
+    /// Whether the volume may have a filesystem to open.
+    pub(super) fn may_open(&self, volume: usize) -> bool {
+        self.volumes.get(volume).is_some_and(|facts| facts.may_open)
+    }
+
+    /// The filesystem on a volume.
+    ///
+    /// # Errors
+    /// `Unsupported` with the report of what opening it answered.
+    pub(super) fn get(&self, volume: usize) -> Result<Arc<dyn GuestFs>> {
+        if let Some(fs) = self.held.borrow_mut().get(&volume) {
+            return Ok(Arc::clone(fs));
+        }
+        if let Some(why) = self.failed.borrow().get(&volume) {
+            return Err(Error::unsupported(why.clone()));
+        }
+        let opened = if self.may_open(volume) {
+            (self.open)(volume).map_err(|error| error.report())
+        } else {
+            Err("it has no filesystem that can be read".to_owned())
+        };
+        match opened {
+            Ok(fs) => {
+                self.held.borrow_mut().put(volume, Arc::clone(&fs));
+                Ok(fs)
+            }
+            Err(why) => {
+                self.failed.borrow_mut().insert(volume, why.clone());
+                Err(Error::unsupported(why))
+            }
+        }
+    }
+}

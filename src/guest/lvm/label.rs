@@ -255,12 +255,21 @@ pub(super) mod tests {
 
     /// A physical volume of 8 MiB with `text` at `at` of its metadata area.
     pub(crate) fn device(id: [u8; 32], text: &[u8], at: u64) -> MemoryDisk {
-        let disk = MemoryDisk::sparse(8 << 20);
+        make(id, text, at, AREA.1)
+    }
+
+    /// One of 32 MiB, with room for a text of nearly 16 MiB, which lies where the data would.
+    pub(crate) fn large_device(id: [u8; 32], text: &[u8]) -> MemoryDisk {
+        make(id, text, 512, 16 << 20)
+    }
+
+    fn make(id: [u8; 32], text: &[u8], at: u64, area_bytes: u64) -> MemoryDisk {
+        let disk = MemoryDisk::sparse(2 * area_bytes.max(4 << 20));
         let mut sector = [&b"LABELONE"[..], &1u64.to_le_bytes(), &[0; 4]].concat();
         sector.extend(32u32.to_le_bytes());
         sector.extend(b"LVM2 001");
         sector.extend(id);
-        for n in [8 << 20, 1 << 20, 0, 0, 0, AREA.0, AREA.1, 0, 0] {
+        for n in [8 << 20, 1 << 20, 0, 0, 0, AREA.0, area_bytes, 0, 0] {
             sector.extend(u64::to_le_bytes(n));
         }
         sector.resize(512, 0);
@@ -269,7 +278,7 @@ pub(super) mod tests {
         disk.write_at(512, &sector).unwrap();
         let mut header = [&AREA_MAGIC[..], &1u32.to_le_bytes()].concat();
         let length = u64::try_from(text.len()).unwrap();
-        for n in [AREA.0, AREA.1, at, length] {
+        for n in [AREA.0, area_bytes, at, length] {
             header.extend(n.to_le_bytes());
         }
         header.extend(checksum(text).to_le_bytes());
@@ -277,7 +286,7 @@ pub(super) mod tests {
         disk.write_at(AREA.0, &checksum(&header).to_le_bytes())
             .unwrap();
         disk.write_at(AREA.0 + 4, &header).unwrap();
-        let first = text.len().min(usize::try_from(AREA.1 - at).unwrap());
+        let first = text.len().min(usize::try_from(area_bytes - at).unwrap());
         let (front, back) = text.split_at(first);
         disk.write_at(AREA.0 + at, front).unwrap();
         disk.write_at(AREA.0 + 512, back).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::label::tests::device;
+use super::label::tests::{device, large_device};
 use crate::block::run::Target;
 use crate::block::{MemoryDisk, ReadAt, WriteAt};
 use crate::guest::volume::{Known, Scan, scan_point};
@@ -246,4 +246,22 @@ fn a_merging_snapshot_is_its_origin() {
     // One that has overflowed is damage.
     disk.write_at(store + 4, &[0]).unwrap();
     assert!(damage(&scan(&[disk]), "lvm/vg/origin").contains("overflowed"));
+}
+
+/// Texts are parsed up to a sum: many large ones are refused, and said.
+#[test]
+fn much_text_is_refused() {
+    let padding = "# padding\n".repeat(1_500_000);
+    let disks: Vec<MemoryDisk> = (b'a'..=b'f')
+        .map(|letter| {
+            let name = char::from(letter).to_string();
+            let text = text(&name, &name, 1, &[letter], &linear("lv", "pv0", 0)) + &padding;
+            large_device([letter; 32], text.as_bytes())
+        })
+        .collect();
+    let found = scan(&disks);
+    assert_eq!(known(&found, "lvm/a/lv"), Known::NoFilesystem);
+    assert_eq!(known(&found, "lvm/d/lv"), Known::NoFilesystem);
+    assert!(damage(&found, "vd5/raw").contains("more than"), "{found:?}");
+    assert!(found.volumes.iter().all(|volume| volume.path != "lvm/f/lv"));
 }

@@ -12,9 +12,12 @@ use super::scan::{DEPTH_MAX, Device, Scanner};
 use super::{Known, Origin};
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind, Result};
 use crate::guest::lvm::{Budget, Group, Groups, Label, Logical, Resolver, load_texts};
 use crate::guest::remark::Remarks;
+
+/// LIMIT: bytes of all groups' texts together (ours; a group of a thousand volumes on ten devices has 10 MiB of them).
+const TEXT_BYTES_MAX: usize = 64 << 20;
 
 /// The physical volumes found so far.
 #[derive(Default)]
@@ -25,6 +28,8 @@ pub(super) struct Physicals {
     /// Depth by identifier.
     depths: BTreeMap<String, u32>,
     found: Vec<Found>,
+    /// Bytes of text parsed.
+    text_bytes: usize,
 }
 
 /// One of them.
@@ -70,7 +75,7 @@ impl Physicals {
             return;
         }
         for text in load_texts(reader, label) {
-            let added = text.and_then(|text| text.map(|text| self.groups.add(&text)).transpose());
+            let added = text.and_then(|text| text.map(|text| self.text(&text)).transpose());
             match added {
                 Ok(Some(group)) => found.group = Some(group),
                 Ok(None) => {}
@@ -84,6 +89,16 @@ impl Physicals {
         self.maps.insert(found.id.clone(), Arc::clone(&device.map));
         self.depths.insert(found.id.clone(), device.depth);
         self.found.push(found);
+    }
+
+    /// Takes the text of a group; answers the group's identifier.
+    fn text(&mut self, text: &[u8]) -> Result<String> {
+        self.text_bytes = self.text_bytes.saturating_add(text.len());
+        if self.text_bytes > TEXT_BYTES_MAX {
+            let what = format!("more than {TEXT_BYTES_MAX} bytes of LVM metadata");
+            return Err(Error::new(ErrorKind::LimitExceeded, what));
+        }
+        self.groups.add(text)
     }
 
     /// What a physical volume is a part of.

@@ -1,7 +1,7 @@
 //! Reading a guest's files: find, tar, rsync, grep, a large file and many small ones, from our mount and from the kernel's own mount of
 //! the raw disk.
 //!
-//! `cargo bench --bench guest_read -- [--quick] [--rounds N] [--dir DIR]`. Cold is with caches dropped, the daemon and its readers started
+//! `cargo bench --bench guest_read -- [--quick] [--rounds N] [--only ext4|xfs|btrfs] [--dir DIR]`. Cold is with caches dropped, the daemon and its readers started
 //! anew, and the peer mounted anew; warm is the second run. Ratios are speeds: 1 is as fast as the kernel, 2 is twice as fast. guestmount is
 //! in the table where it is installed. Needs root.
 #![expect(clippy::print_stdout, reason = "a bench talks to whoever started it")]
@@ -52,6 +52,9 @@ fn main() -> Result<()> {
     let source = options.dir().join("source");
     let files = fill(&source, &options)?;
     for format in ["ext4", "xfs", "btrfs"] {
+        if options.only.as_ref().is_some_and(|only| only != format) {
+            continue;
+        }
         let guest = Guest::make(&options, format, &source)?;
         let mut cold = table(format!("Guest files, {format}, {files} files, cold"));
         let mut warm = table(format!("Guest files, {format}, {files} files, warm"));
@@ -148,6 +151,8 @@ impl Guest {
         std::fs::create_dir_all(&at)?;
         let mut command = restorefs(&self.repository);
         command.args(flags).args(["mount", "--foreground"]).arg(&at);
+        // It says that it was unmounted by somebody else.
+        command.stderr(std::process::Stdio::null());
         let peer = Peer::start(&mut command, Some(&at), || is_mounted(&at))?;
         Ok((at.join("web01/latest/files"), Mounted::Ours { _peer: peer }))
     }

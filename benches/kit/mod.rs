@@ -17,14 +17,17 @@ pub(crate) struct Options {
     pub(crate) quick: bool,
     /// Rounds over all rows; the table has their medians.
     pub(crate) rounds: usize,
+    /// One of the bench's parts, where it has several.
+    pub(crate) only: Option<String>,
     dir: tempfile::TempDir,
 }
 
 impl Options {
-    /// Parses `[--quick] [--rounds N] [--dir DIR]`; what cargo adds is passed over.
+    /// Parses `[--quick] [--rounds N] [--only PART] [--dir DIR]`; what cargo adds is passed over.
     pub(crate) fn parse() -> Result<Self> {
         let mut arguments = std::env::args().skip(1);
-        let (mut quick, mut rounds, mut dir) = (false, None, std::env::temp_dir());
+        let (mut quick, mut rounds, mut only) = (false, None, None);
+        let mut dir = std::env::temp_dir();
         while let Some(argument) = arguments.next() {
             let mut value = || {
                 arguments
@@ -34,6 +37,7 @@ impl Options {
             match argument.as_str() {
                 "--quick" => quick = true,
                 "--rounds" => rounds = Some(value()?.parse()?),
+                "--only" => only = Some(value()?),
                 "--dir" => dir = PathBuf::from(value()?),
                 "--bench" => {}
                 other => return Err(format!("unknown argument {other}").into()),
@@ -45,6 +49,7 @@ impl Options {
         Ok(Self {
             quick,
             rounds: rounds.unwrap_or(if quick { 1 } else { 3 }),
+            only,
             dir,
         })
     }

@@ -23,6 +23,7 @@ pub(crate) fn memory(data: &[u8], size_bytes: u64) -> MemoryDisk {
 }
 
 /// The same, as what readers take.
+#[allow(dead_code, reason = "not every target takes the disk as it is")]
 pub(crate) fn disk(data: &[u8]) -> Arc<dyn ReadAt> {
     Arc::new(memory(data, SIZE_BYTES))
 }

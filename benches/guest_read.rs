@@ -1,9 +1,9 @@
 //! Reading a guest's files: find, tar, rsync, grep, a large file and many small ones, from our mount and from the kernel's own mount of
 //! the raw disk.
 //!
-//! `cargo bench --bench guest_read -- [--quick] [--rounds N] [--only ext4|xfs|btrfs] [--dir DIR]`. Cold is with caches dropped, the daemon and its readers started
-//! anew, and the peer mounted anew; warm is the second run. Ratios are speeds: 1 is as fast as the kernel, 2 is twice as fast. guestmount is
-//! in the table where it is installed. Needs root.
+//! `cargo bench --bench guest_read -- [--quick] [--rounds N] [--only ext4|xfs|btrfs] [--dir DIR]`. Cold is with caches dropped, the daemon
+//! and its readers started anew, and the peer mounted anew; warm is the second run. Ratios are speeds: 1 is as fast as the kernel,
+//! 2 is twice as fast. guestmount is in the table where it is installed. Needs root.
 #![expect(clippy::print_stdout, reason = "a bench talks to whoever started it")]
 
 #[allow(dead_code, reason = "each bench uses a part of it")]

@@ -12,7 +12,7 @@ use restorefs::guest::fs::{GuestFs, GuestIno, Subvolume};
 use restorefs::sys::beneath::Access;
 
 use crate::guest_image::{Mount, fill, make, noise};
-use crate::guest_walk::{Counts, compare_from, content};
+use crate::guest_walk::{Counts, by_many, compare_from, content};
 use crate::tool::{has, run};
 
 const SIZE_MIB: u64 = 256;
@@ -78,7 +78,9 @@ fn check(mkfs: &[&str], options: &str) -> Option<Counts> {
 
 #[test]
 fn btrfs_as_it_is_made_by_default() {
-    if let Some(counts) = check(&["-L", "a label"], "noatime") {
+    if let Some((_temp, image, counts)) = check_more(&["-L", "a label"], "noatime", |_| ()) {
+        let volume = volume(&image);
+        assert!(by_many(&*open(&volume), &volume) > 2000);
         assert!(counts.plain == 0 && counts.inline > 1500, "{counts:?}");
         assert!(counts.encoded > 500, "{counts:?}");
     }

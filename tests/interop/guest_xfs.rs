@@ -12,7 +12,7 @@ use restorefs::guest::xfs;
 use restorefs::sys::beneath::Access;
 
 use crate::guest_image::{Mount, fill, make, noise};
-use crate::guest_walk::{Counts, compare};
+use crate::guest_walk::{Counts, by_many, compare};
 use crate::tool::{has, run};
 
 /// The least that mkfs.xfs makes.
@@ -39,7 +39,7 @@ fn check_more(options: &[&str], block_bytes: u64, more: impl FnOnce(&Path)) -> O
     let volume = volume(&image);
     let fs = open(&volume);
     assert!(fs.info().notes.is_empty(), "{:?}", fs.info().notes);
-    assert!(check_guest_fs(&*fs, &volume) > 2000);
+    assert!(by_many(&*fs, &volume) > 2000);
     Some(compare(fs, &volume, mount.path()))
 }
 
@@ -425,4 +425,60 @@ fn unknown_features_are_named() {
     let error = xfs::open(&[Arc::new(disk)]).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
     assert!(error.to_string().contains("features2"), "{error}");
+}
+
+/// Trees that are none, with checksums that are right: a tree of extents that names a leaf twice, and a chain of leaves of
+/// attributes that comes back to its start.
+#[test]
+fn circles_are_damage() {
+    if !has("xfs_db") {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let Some(image) = make(temp.path(), "mkfs.xfs", &[], SIZE_MIB) else {
+        return;
+    };
+    {
+        let Some(mount) = Mount::new(&image, "rw") else {
+            return;
+        };
+        fill(mount.path(), 4096);
+        for n in 0..300u64 {
+            let name = format!("user.attribute number {n} with a long name");
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(mount.path().join("odd"), name, &noise(n, 40), flags).unwrap();
+        }
+    }
+    let volume = volume(&image);
+    let sound = open(&volume);
+    let find = |name: &[u8]| sound.lookup(sound.root(), name).unwrap();
+    let (extents, attributes) = (find(b"extents"), find(b"odd"));
+    assert!(sound.runs(extents).unwrap().runs().len() > 1500);
+    assert_eq!(sound.xattrs(attributes).unwrap().len(), 301);
+    let image = image.to_str().unwrap();
+    let database = |arguments: &[&str]| {
+        let mut all = vec!["-x"];
+        arguments.iter().for_each(|a| all.extend(["-c", a]));
+        all.push(image);
+        String::from_utf8(run("xfs_db", &all).stdout).unwrap()
+    };
+    let (file, owner) = (
+        format!("inode {}", extents.0),
+        format!("inode {}", attributes.0),
+    );
+    let printed = database(&[&file, "print u3.bmbt.ptrs[1]"]);
+    let (_, first) = printed.trim().rsplit_once([' ', ':']).unwrap();
+    database(&[&file, &format!("write u3.bmbt.ptrs[2] {first}")]);
+    database(&[&owner, "ablock 1", "write hdr.info.hdr.forw 1"]);
+    let fs = open(&volume);
+    let error = fs.runs(extents).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    assert!(error.to_string().contains("circle"), "{error}");
+    let error = fs.xattrs(attributes).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    // All else is as it was.
+    assert_eq!(
+        fs.entries(fs.root()).unwrap(),
+        sound.entries(sound.root()).unwrap()
+    );
 }

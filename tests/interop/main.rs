@@ -15,6 +15,7 @@ mod guest_fat;
 mod guest_image;
 mod guest_partition;
 mod guest_walk;
+mod guest_work;
 mod guest_xfs;
 mod history;
 mod opinion;

@@ -203,8 +203,15 @@ impl Data {
         buf: &mut [u8],
     ) -> Result<()> {
         let sector = u64::from(pool.superblock.sectorsize);
-        // A chunk may end within the range, and its neighbour have another number of copies.
+        // All from one copy, the first that can be read (a device may be missing). A chunk may end within the range, and its
+        // neighbour have fewer copies: then sector by sector.
         let mut read = pool.read_data(logical, 0, buf);
+        for copy in 1..pool.copies(logical)? {
+            if read.is_ok() || pool.read_data(logical, copy, buf).is_err() {
+                continue;
+            }
+            read = Ok(());
+        }
         if read.is_ok() && !is_checked {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - The volume is never written, and shown as it was at the last commit.
-//! - A subvolume is a directory in the tree of its parent. A number of ours packs a subvolume and an inode ([`subvolume`]).
+//! - A subvolume is a directory in the tree of its parent. A number of ours packs a subvolume and an inode (`btrfs/subvolume.rs`).
 //! - What the filesystem checks is `Encoded`, and checked when it is read. Bytes in trees are `Inline`.
 //! - A panic inside the crate answers `Corrupt`.
 

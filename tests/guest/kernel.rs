@@ -1,0 +1,77 @@
+//! Programs of this machine, and its kernel's own view of an image.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Runs a program, which must succeed; answers what it printed.
+pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
+    let output = Command::new(tool).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{tool} {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A mount by the kernel, undone when dropped.
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts a file or a device.
+    pub(crate) fn new(what: &Path, at: &Path, options: &str) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        run("mount", &["-o", options, text(what), text(at)]);
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(&self.0).status();
+        assert!(std::thread::panicking() || status.is_ok_and(|status| status.success()));
+    }
+}
+
+/// A loop device, undone when dropped.
+pub(crate) struct Loop(pub(crate) String);
+
+impl Loop {
+    /// A device of `size` bytes from `offset` on.
+    pub(crate) fn new(file: &Path, offset: u64, size: u64) -> Self {
+        let (offset, size) = (offset.to_string(), size.to_string());
+        let name = run(
+            "losetup",
+            &[
+                "-f",
+                "--show",
+                "-o",
+                &offset,
+                "--sizelimit",
+                &size,
+                text(file),
+            ],
+        );
+        Self(name.trim().to_owned())
+    }
+
+    /// A device that nobody writes to, over a whole file.
+    pub(crate) fn read_only(file: &Path) -> Self {
+        Self(
+            run("losetup", &["-r", "-f", "--show", text(file)])
+                .trim()
+                .to_owned(),
+        )
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}

@@ -1,0 +1,17 @@
+//! A whole guest as people have it, from `restorefs backup` to `rsync`: its tree, under load, with readers that are killed, and hostile.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::print_stdout, reason = "what is skipped or measured is said")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "patterns are made of the low bytes of numbers"
+)]
+
+mod content;
+mod kernel;
+mod layout;
+#[path = "../cli/place.rs"]
+#[expect(dead_code, reason = "the tests of the program need more of it")]
+mod place;
+mod process;
+mod system;

@@ -1,0 +1,196 @@
+//! A Debian guest over two disks is, file for file, what its own kernel would show.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::kernel::{Loop, Mounted, run, text};
+use crate::layout::{Guest, Home, ready};
+
+/// What rsync would change in `to` to make it `from`.
+fn differences(from: &Path, to: &Path, more: &[&str]) -> String {
+    let (from, to) = (format!("{}/", text(from)), format!("{}/", text(to)));
+    let arguments = ["-aHAXn", "--checksum", "--delete", "-i"];
+    run("rsync", &[&arguments, more, &[&from, &to]].concat())
+}
+
+fn files_below(dir: &Path) -> usize {
+    run("find", &[text(dir), "-printf", "."]).len()
+}
+
+/// `files/` against the kernel's mounts of the same bytes, and the ESP, which this kernel may not know, against what was put there.
+fn is_as_by_kernel(guest: &Guest, point: &Path) {
+    let files = point.join("files");
+    let kernel = guest.by_kernel();
+    let top = guest.path("kernel");
+    let found = differences(&top, &files, &["--exclude=/boot/efi"]);
+    assert_eq!(found, "");
+    assert!(files_below(&files) > 3000);
+    assert!(!files.join("home/below").exists());
+    // The comparison itself can tell.
+    let log = differences(&top.join("var"), &files.join("home"), &[]);
+    assert!(log.contains("log/syslog"), "{log}");
+    drop(kernel);
+    run(
+        "diff",
+        &[
+            "-r",
+            text(&guest.path("efi")),
+            text(&files.join("boot/efi")),
+        ],
+    );
+}
+
+/// A copy with everything that rsync knows of; a second one copies nothing.
+fn is_copied(guest: &Guest, point: &Path) {
+    let (from, to) = (
+        format!("{}/", text(&point.join("files"))),
+        guest.path("copy"),
+    );
+    std::fs::create_dir(&to).unwrap();
+    run("rsync", &["-aHAX", "--sparse", &from, text(&to)]);
+    let again = run("rsync", &["-aHAX", "--sparse", "-i", &from, text(&to)]);
+    assert_eq!(again, "");
+    let kernel = guest.by_kernel();
+    let found = differences(&guest.path("kernel"), &to, &["--exclude=/boot/efi"]);
+    assert_eq!(found, "");
+    drop(kernel);
+    let blocks = |path: &Path| std::os::unix::fs::MetadataExt::blocks(&path.metadata().unwrap());
+    assert!(blocks(&to.join("hard/sparse")) < 200);
+    std::fs::remove_dir_all(to).unwrap();
+}
+
+/// A partition and a logical volume as raw files, read by this kernel.
+fn is_mounted_from_raw(guest: &Guest, point: &Path) {
+    let volumes = point.join("volumes");
+    run(
+        "cmp",
+        &[
+            text(&volumes.join("lvm/vg0/var.raw")),
+            text(&guest.path("var.img")),
+        ],
+    );
+    let root = Loop::read_only(&volumes.join("vda/part/3.raw"));
+    let at = guest.path("from-raw");
+    let mounted = Mounted::new(Path::new(&root.0), &at, "ro,noload");
+    assert_eq!(differences(&at, &volumes.join("vda/part/3"), &[]), "");
+    drop(mounted);
+}
+
+fn volume<'a>(found: &'a Value, path: &str) -> &'a Value {
+    let volumes = found["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["path"] == path);
+    volume.unwrap_or_else(|| panic!("no {path} in {found}"))
+}
+
+/// `restorefs volumes` and `volumes.json` say the same, and what is right.
+fn is_described(guest: &Guest, point: &Path) {
+    let _ = std::fs::read_dir(point.join("volumes")).unwrap().count();
+    let shown = std::fs::read(point.join("volumes.json")).unwrap();
+    let shown: Value = serde_json::from_slice(&shown).unwrap();
+    let said = guest.place.json(&["volumes", "db01@latest"]);
+    assert_eq!(shown, said);
+    assert_eq!(shown["complete"], true);
+    let home = match guest.home {
+        Home::Xfs => "xfs",
+        Home::Btrfs => "btrfs",
+    };
+    for (path, content, state) in [
+        ("vda/part/1", "vfat", "readable"),
+        ("vda/part/2", "swap", "no_filesystem"),
+        ("vda/part/3", "ext4", "readable"),
+        ("lvm/vg0/var", "ext4", "readable"),
+        ("vdb/part/2", home, "readable"),
+    ] {
+        let volume = volume(&shown, path);
+        assert_eq!(volume["content"], content, "{volume}");
+        assert_eq!(volume["state"], state, "{volume}");
+    }
+    for path in ["vda/part/4", "vdb/part/1"] {
+        assert_eq!(volume(&shown, path)["member_of"], "LVM group vg0");
+    }
+    let tree = &shown["files"][0];
+    assert_eq!(tree["system"], "Debian GNU/Linux, the guest");
+    let mut mounts: Vec<(&str, &str)> = tree["mounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| (m["path"].as_str().unwrap(), m["volume"].as_str().unwrap()))
+        .collect();
+    mounts.sort_unstable();
+    assert_eq!(
+        mounts,
+        [
+            ("/", "vda/part/3"),
+            ("/boot/efi", "vda/part/1"),
+            ("/home", "vdb/part/2"),
+            ("/var", "lvm/vg0/var")
+        ]
+    );
+    assert_eq!(tree["unjoined"].as_array().unwrap().len(), 0, "{tree}");
+}
+
+/// Everything, with readers where `isolation` says.
+fn check(guest: &Guest, isolation: &str, thorough: bool) {
+    let mnt = guest.path("mnt");
+    std::fs::create_dir_all(&mnt).unwrap();
+    let daemon = guest
+        .place
+        .serve(&["--mount", text(&mnt), "--guest-isolation", isolation]);
+    let point = mnt.join("db01/latest");
+    is_as_by_kernel(guest, &point);
+    assert_eq!(
+        crate::process::readers_of(daemon.child.id()).is_empty(),
+        isolation == "thread"
+    );
+    is_described(guest, &point);
+    if thorough {
+        is_copied(guest, &point);
+        is_mounted_from_raw(guest, &point);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_guest_over_two_disks_is_what_its_kernel_shows() {
+    if !ready() {
+        return;
+    }
+    let guest = Guest::new(Home::Xfs, 3000);
+    guest.back_up("one");
+    check(&guest, "process", true);
+    check(&guest, "thread", false);
+}
+
+#[test]
+fn a_home_in_a_subvolume_is_what_its_kernel_shows() {
+    if !ready() {
+        return;
+    }
+    let guest = Guest::new(Home::Btrfs, 3000);
+    guest.back_up("one");
+    check(&guest, "process", false);
+    check(&guest, "thread", false);
+}
+
+/// The program takes a directory out of the joined tree as rsync does.
+#[test]
+fn a_directory_is_restored_from_the_joined_tree() {
+    if !ready() {
+        return;
+    }
+    let guest = Guest::new(Home::Xfs, 200);
+    guest.back_up("one");
+    let to = guest.path("out");
+    let arguments = [
+        "restore",
+        "db01@latest:/files/var/lib/hard",
+        "--special",
+        "--to",
+    ];
+    guest.place.ok(&[&arguments[..], &[text(&to)]].concat());
+    let kernel = guest.by_kernel();
+    let found = differences(&guest.path("kernel/var/lib/hard"), &to.join("hard"), &[]);
+    assert_eq!(found, "");
+    drop(kernel);
+}

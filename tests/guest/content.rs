@@ -53,7 +53,14 @@ fn host_files(to: &Path, count: usize) {
     let step = (paths.len() / count).max(1);
     let chosen: Vec<&[u8]> = paths.into_iter().step_by(step).take(count).collect();
     let mut rsync = Command::new("rsync")
-        .args(["-aHAX", "--from0", "--files-from=-", "/", text(to)])
+        .args([
+            "-aHAX",
+            "--ignore-missing-args",
+            "--from0",
+            "--files-from=-",
+            "/",
+            text(to),
+        ])
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
@@ -63,7 +70,9 @@ fn host_files(to: &Path, count: usize) {
         .unwrap()
         .write_all(&chosen.join(&0))
         .unwrap();
-    assert!(rsync.wait().unwrap().success());
+    // 23 and 24: a package is being installed meanwhile, and files came and went.
+    let code = rsync.wait().unwrap().code();
+    assert!(matches!(code, Some(0 | 23 | 24)), "{code:?}");
 }
 
 /// Whatever a copy can get wrong.

@@ -8,10 +8,13 @@
 )]
 
 mod content;
+mod hostile;
 mod kernel;
 mod layout;
+mod load;
 #[path = "../cli/place.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod place;
 mod process;
+mod stress;
 mod system;

@@ -34,3 +34,13 @@ pub(crate) fn readers_of(daemon: u32) -> Vec<u32> {
         .filter(|pid| status(*pid, "PPid") == u64::from(daemon) && is_reader(*pid))
         .collect()
 }
+
+/// Bytes of memory that only this process can give back: without pages of files, such as the program's own text.
+pub(crate) fn resident(pid: u32) -> u64 {
+    (status(pid, "RssAnon") + status(pid, "RssShmem")) * 1024
+}
+
+/// Open descriptors.
+pub(crate) fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(proc(pid, "fd")).map_or(0, Iterator::count)
+}

@@ -1,12 +1,12 @@
 //! Filesystems that somebody bent: whoever walks, copies or restores them comes to an end, loses nothing else, and is told.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::content::put;
-use crate::kernel::{run, text};
+use crate::kernel::{Mounted, run, text};
 use crate::layout::ready;
 use crate::place::{Place, has};
 
@@ -105,6 +105,37 @@ fn fat(place: &Place) {
     std::fs::write(image, bytes).unwrap();
 }
 
+/// An XFS with a directory that holds itself, a size of 8 EiB less 4 KiB (which is possible), and an impossible name, all with right checksums.
+fn xfs(place: &Place) {
+    let image = place.path("vdc.raw");
+    std::fs::File::create(&image)
+        .unwrap()
+        .set_len(300 << 20)
+        .unwrap();
+    run("mkfs.xfs", &["-q", text(&image)]);
+    let at = place.path("xfs");
+    let mounted = Mounted::new(&image, &at, "loop");
+    std::fs::create_dir_all(at.join("loop/a/b/again")).unwrap();
+    put(&at.join("names/axb"), "");
+    put(&at.join("huge"), "small in truth");
+    put(&at.join("good"), "still here");
+    let ino = |name: &str| at.join(name).metadata().unwrap().ino();
+    let (a, b, names, huge) = (ino("loop/a"), ino("loop/a/b"), ino("names"), ino("huge"));
+    drop(mounted);
+    for (inode, field, value) in [
+        (b, "u3.sfdir3.list[0].inumber.i4", a.to_string()),
+        (names, "u3.sfdir3.list[0].name", "\"a/b\"".to_owned()),
+        (huge, "core.size", "0x7ffffffffffff000".to_owned()),
+    ] {
+        let (find, write) = (
+            format!("inode {inode}"),
+            format!("write -d {field} {value}"),
+        );
+        let said = run("xfs_db", &["-x", "-c", &find, "-c", &write, text(&image)]);
+        assert!(said.contains(field), "{said}");
+    }
+}
+
 /// Runs a program to its end, whatever that is.
 fn ended(command: &mut Command) -> (Output, String) {
     let began = Instant::now();
@@ -137,17 +168,19 @@ fn walk(volume: &Path) {
 
 #[test]
 fn bent_filesystems_are_walked_copied_and_restored_to_an_end() {
-    if !ready() || !has("debugfs") {
+    if !ready() || !has("debugfs") || !has("xfs_db") {
         return;
     }
     let place = Place::new();
     ext4(&place);
     fat(&place);
+    xfs(&place);
     place.ok(&[
         "backup",
         "bad01",
         "vda=vda.raw",
         "vdb=vdb.raw",
+        "vdc=vdc.raw",
         "--point",
         "one",
     ]);
@@ -156,6 +189,7 @@ fn bent_filesystems_are_walked_copied_and_restored_to_an_end() {
     let daemon = place.serve(&["--mount", text(&mnt)]);
     let volumes = mnt.join("bad01/one/volumes");
     let (ext4, fat) = (volumes.join("vda/raw"), volumes.join("vdb/raw"));
+    walk(&volumes.join("vdc/raw"));
     walk(&ext4);
     walk(&fat);
     assert_eq!(std::fs::read(ext4.join("good")).unwrap(), b"still here");
@@ -168,11 +202,12 @@ fn bent_filesystems_are_walked_copied_and_restored_to_an_end() {
     }
     let beside = place.path("beside");
     put(&beside, "untouched");
-    for (name, path) in [("ext4", "vda/raw"), ("fat", "vdb/raw")] {
+    for (name, path) in [("ext4", "vda/raw"), ("fat", "vdb/raw"), ("xfs", "vdc/raw")] {
         let to = place.path(&format!("rsync-{name}"));
         std::fs::create_dir(&to).unwrap();
         let from = format!("{}/", text(&volumes.join(path)));
-        let (output, said) = ended(in_time("rsync").args(["-aHAX", "--sparse", &from, text(&to)]));
+        let (output, said) =
+            ended(in_time("rsync").args(["-aHAX", "--sparse", "--max-size=1g", &from, text(&to)]));
         assert!(
             !output.status.success() && output.status.code().is_some(),
             "{said}"
@@ -184,6 +219,10 @@ fn bent_filesystems_are_walked_copied_and_restored_to_an_end() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("left out"), "{said}");
         println!("restore {name}: {said}");
+        if name != "fat" {
+            let good = std::fs::read(to.join("raw/good")).unwrap();
+            assert_eq!(good, b"still here");
+        }
         if name == "ext4" {
             // One file's impossible size once hid all that lay beside it.
             for bent in [

@@ -13,15 +13,29 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Takes the entries of directory `number`, which is named in errors; `.` and `..` are left out.
+    /// Takes the entries of directory `number`, which is named in errors; its own `.` and `..` are left out.
     ///
     /// # Errors
-    /// `Corrupt` for a name that no file can have.
+    /// `Corrupt` for a name that no file can have: also a second `.` or `..`, which would hide a file without a word.
     pub(super) fn new(number: u64, entries: impl IntoIterator<Item = Entry>) -> Result<Self> {
         let mut kept = Vec::new();
+        let (mut own, mut above) = (false, false);
         for entry in entries {
-            if entry.name == b"." || entry.name == b".." {
+            let is_first = match entry.name.as_slice() {
+                b"." => !std::mem::replace(&mut own, true),
+                b".." => !std::mem::replace(&mut above, true),
+                _ => false,
+            };
+            if is_first {
                 continue;
+            }
+            let is_dots = matches!(entry.name.as_slice(), b"." | b"..");
+            if is_dots {
+                return Err(Error::corrupt(
+                    format!("a name in directory {number}"),
+                    "one that is there once",
+                    entry.name.escape_ascii(),
+                ));
             }
             if entry.name.is_empty() || entry.name.iter().any(|b| matches!(b, 0 | b'/')) {
                 return Err(Error::corrupt(
@@ -64,5 +78,30 @@ impl Directory {
     /// How much memory it takes, in entries.
     pub(super) fn weight(&self) -> usize {
         self.entries.len().saturating_add(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Directory;
+    use crate::guest::fs::{Entry, GuestIno};
+
+    fn directory(names: &[&str]) -> crate::error::Result<Directory> {
+        let entries = names.iter().map(|name| Entry {
+            name: name.as_bytes().to_vec(),
+            ino: GuestIno(7),
+        });
+        Directory::new(5, entries)
+    }
+
+    #[test]
+    fn its_own_dots_are_left_out_and_others_are_damage() {
+        let sound = directory(&[".", "..", "a", "..."]).unwrap();
+        assert_eq!(sound.entries().len(), 2);
+        assert!(sound.lookup(b"...").is_ok() && sound.lookup(b"..").is_err());
+        for bad in [&[".", "..", "a", ".."][..], &[".", "."], &["a/b"], &[""]] {
+            let error = directory(bad).err().unwrap();
+            assert!(error.report().contains("directory 5"), "{}", error.report());
+        }
     }
 }

@@ -105,7 +105,7 @@ fn fat(place: &Place) {
     std::fs::write(image, bytes).unwrap();
 }
 
-/// An XFS with a directory that holds itself, a size of 8 EiB less 4 KiB (which is possible), and an impossible name, all with right checksums.
+/// An XFS with a directory that holds itself, a size of 8 EiB less 4 KiB (a possible one), and an impossible name; its checksums are right.
 fn xfs(place: &Place) {
     let image = place.path("vdc.raw");
     std::fs::File::create(&image)

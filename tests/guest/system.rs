@@ -1,11 +1,17 @@
 //! A Debian guest over two disks is, file for file, what its own kernel would show.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use restorefs::chain::{Pool, PoolLimits};
+use restorefs::fuse::{MountOptions, mount};
+use restorefs::repo::Repository;
+use restorefs::tree::Tree;
 use serde_json::Value;
 
 use crate::kernel::{Loop, Mounted, run, text};
 use crate::layout::{Guest, Home, ready};
+use crate::place::has;
 
 /// What rsync would change in `to` to make it `from`.
 fn differences(from: &Path, to: &Path, more: &[&str]) -> String {
@@ -193,4 +199,68 @@ fn a_directory_is_restored_from_the_joined_tree() {
     let found = differences(&guest.path("kernel/var/lib/hard"), &to.join("hard"), &[]);
     assert_eq!(found, "");
     drop(kernel);
+}
+
+/// Who mounts as an ordinary user copies the whole guest as himself: all is his, readable, and the truth is in xattrs.
+#[test]
+fn an_ordinary_user_copies_a_whole_guest() {
+    if !ready() || !has("setpriv") {
+        return;
+    }
+    let guest = Guest::new(Home::Xfs, 200);
+    guest.back_up("one");
+    // The view of user 1000; root mounts it here, because the test cannot rely on a setuid helper.
+    let mut options = MountOptions::default();
+    options.parse("allow_other").unwrap();
+    let view = options.tree_options(1000, 1001, false);
+    assert!(view.single_user);
+    let repository = Repository::open(&guest.place.repo()).unwrap();
+    let tree = Tree::new(repository.into(), Pool::new(PoolLimits::default()), view).unwrap();
+    let mnt = guest.path("mnt");
+    std::fs::create_dir(&mnt).unwrap();
+    let mounted = mount(&tree, &mnt, &options).unwrap();
+    let files = mnt.join("db01/latest/files");
+    let out = guest.path("copy");
+    std::fs::create_dir(&out).unwrap();
+    std::os::unix::fs::chown(&out, Some(1000), Some(1001)).unwrap();
+    let place = guest.place.dir.path();
+    std::fs::set_permissions(place, PermissionsExt::from_mode(0o755)).unwrap();
+    let user = ["--reuid=1000", "--regid=1001", "--clear-groups", "rsync"];
+    let from = format!("{}/", text(&files));
+    let rsync = [
+        "-rltpHS",
+        "--no-specials",
+        "--no-devices",
+        &from,
+        text(&out),
+    ];
+    run("setpriv", &[&user[..], &rsync].concat());
+    let kernel = guest.by_kernel();
+    let (theirs, ours) = (guest.path("kernel/"), format!("{}/", text(&out)));
+    let arguments = [
+        "-rlHn",
+        "--checksum",
+        "--delete",
+        "-i",
+        "--exclude=/boot/efi",
+    ];
+    let found = run("rsync", &[&arguments[..], &[text(&theirs), &ours]].concat());
+    // What only root can make is passed over, and said.
+    let mut found: Vec<&str> = found.lines().collect();
+    found.retain(|line| !line.starts_with("skipping non-regular file"));
+    assert!(found.is_empty(), "{found:?}");
+    drop(kernel);
+    let said = run(
+        "getfattr",
+        &[
+            "-d",
+            "-m",
+            "user.restorefs",
+            text(&files.join("hard/setuid")),
+        ],
+    );
+    for line in ["uid=\"1\"", "gid=\"2\"", "mode=\"6755\""] {
+        assert!(said.contains(&format!("user.restorefs.{line}")), "{said}");
+    }
+    mounted.unmount(true).unwrap();
 }

@@ -82,6 +82,11 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// As [`GuestFs::entries`].
     fn list(&self, dir: GuestIno, from: usize) -> Result<Listing>;
+    /// The whole listings of some directories, as many as fit into one answer; those that cannot be read, and large ones, are left out.
+    ///
+    /// # Errors
+    /// None of a directory; `Io` when there is no reader.
+    fn list_many(&self, dirs: &[GuestIno]) -> Result<Vec<(GuestIno, Listing)>>;
     /// One name of a directory.
     ///
     /// # Errors
@@ -122,6 +127,22 @@ pub trait Reader: Send + Sync {
 pub struct Direct(pub Box<dyn GuestFs>);
 
 impl Direct {
+    /// Entries from that position on; `bytes` counts what they take in the answer.
+    fn part(&self, dir: GuestIno, from: usize, bytes: &mut usize) -> Result<Listing> {
+        let all = self.0.entries(dir)?;
+        let mut listing = Listing::default();
+        for entry in all.get(from..).unwrap_or_default() {
+            if *bytes > LISTING_BYTES || listing.entries.len() >= LISTING_ENTRIES {
+                listing.more = true;
+                break;
+            }
+            let record = self.along(entry.ino).ok();
+            *bytes += entry.name.len() + 64 + record.as_ref().map_or(0, Record::weight);
+            listing.entries.push((entry.clone(), record));
+        }
+        Ok(listing)
+    }
+
     fn along(&self, ino: GuestIno) -> Result<Record> {
         let attributes = self.0.attributes(ino)?;
         let target = match attributes.file_type {
@@ -156,19 +177,23 @@ impl Reader for Direct {
     }
 
     fn list(&self, dir: GuestIno, from: usize) -> Result<Listing> {
-        let all = self.0.entries(dir)?;
-        let mut listing = Listing::default();
+        self.part(dir, from, &mut 0)
+    }
+
+    fn list_many(&self, dirs: &[GuestIno]) -> Result<Vec<(GuestIno, Listing)>> {
         let mut bytes = 0;
-        for entry in all.get(from..).unwrap_or_default() {
-            if bytes > LISTING_BYTES || listing.entries.len() >= LISTING_ENTRIES {
-                listing.more = true;
+        let mut listings = Vec::new();
+        for dir in dirs {
+            if let Ok(listing) = self.part(*dir, 0, &mut bytes)
+                && !listing.more
+            {
+                listings.push((*dir, listing));
+            }
+            if bytes > LISTING_BYTES {
                 break;
             }
-            let record = self.along(entry.ino).ok();
-            bytes += entry.name.len() + 64 + record.as_ref().map_or(0, Record::weight);
-            listing.entries.push((entry.clone(), record));
         }
-        Ok(listing)
+        Ok(listings)
     }
 
     fn lookup(&self, dir: GuestIno, name: &[u8]) -> Result<Record> {

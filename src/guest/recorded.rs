@@ -8,6 +8,7 @@
 //! # Concurrency
 //! The store is in shards, each with a lock that is never held over a question.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -240,12 +241,14 @@ impl<R: Reader> Recorded<R> {
         }
         let wanted: Vec<GuestIno> = std::iter::once(ino).chain(ahead).collect();
         let mut found = None;
+        let mut told: HashSet<GuestIno> = wanted.iter().copied().collect();
         for (dir, listing) in self.reader.list_many(&wanted)? {
             let (mut entries, mut dirs) = (Vec::new(), Vec::new());
-            // One that makes no sense says so when it is asked for by itself; and only what was asked for is kept.
-            if !wanted.contains(&dir) || self.take(dir, listing, &mut entries, &mut dirs).is_err() {
+            // One that makes no sense says so when it is asked for by itself; and only what was asked for, or lies below it, is kept.
+            if !told.remove(&dir) || self.take(dir, listing, &mut entries, &mut dirs).is_err() {
                 continue;
             }
+            told.extend(&dirs);
             let directory = self.keep_directory(dir, entries, dirs);
             if dir == ino {
                 found = Some(directory);

@@ -131,8 +131,8 @@ impl Volumes {
             self.names
                 .insert(path.clone(), Name::Root(Arc::clone(&node)));
         }
-        // The whole disk is in disks/ already.
-        if !path.ends_with("/raw") {
+        // The whole disk is in disks/ already; and of what cannot be assembled there is nothing to show.
+        if !path.ends_with("/raw") && node.volume.map.size_bytes() > 0 {
             self.names
                 .insert(format!("{path}.raw"), Name::Raw(Arc::clone(&node)));
         }

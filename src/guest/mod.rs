@@ -38,5 +38,6 @@ pub mod recorded;
 mod remark;
 pub mod system;
 pub mod volume;
+mod walk;
 pub mod worker;
 pub mod xfs;

@@ -258,13 +258,14 @@ pub struct Restore {
     /// Directory for all disks and attached files, or for the files at PATH; for these also an archive (.tar, .tar.zst, .zip), or -
     #[arg(long, value_name = "DIR|ARCHIVE|-", value_hint = ValueHint::AnyPath, conflicts_with = "disk")]
     pub to: Option<PathBuf>,
-    /// How the files at PATH are written; by default what the extension says. A tar has device nodes and setuid bits as they are
+    /// How the files at PATH are written; by default what the extension says. A tar has device nodes and setuid bits as they are, also
+    /// without --special: extracting them is the receiver's decision
     #[arg(long, value_name = "FORMAT", requires = "to")]
     pub format: Option<FilesFormat>,
     /// Overwrite a file, or a block device that is in use
     #[arg(long)]
     pub force: bool,
-    /// Also make device nodes and setuid bits
+    /// In a directory, also make device nodes and setuid bits
     #[arg(long)]
     pub special: bool,
     /// Threads

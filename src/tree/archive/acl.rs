@@ -112,7 +112,8 @@ mod tests {
         let whole = acl(&[(1, 6, 0)]);
         for end in 0..whole.len() {
             if end != 4 {
-                assert_eq!(text(&whole[..end]).unwrap_err().kind(), ErrorKind::Corrupt);
+                let part = whole.get(..end).unwrap();
+                assert_eq!(text(part).unwrap_err().kind(), ErrorKind::Corrupt);
             }
         }
         for bytes in [acl(&[(3, 6, 0)]), acl(&[(1, 8, 0)]), vec![1, 0, 0, 0]] {

@@ -183,13 +183,15 @@ fn hostile_names_are_left_out_and_named() {
             read(&bytes).into_iter().map(|entry| entry.0).collect()
         } else {
             let zip = ::zip::ZipArchive::new(std::io::Cursor::new(&bytes)).unwrap();
-            zip.file_names().map(str::to_owned).collect()
+            zip.file_names()
+                .map(|name| name.unwrap().into_owned())
+                .collect()
         };
         assert_eq!(names, ["out/", "out/good"]);
         let said = reasons(&archived);
         for part in [
             "out/..: a name that",
-            "/abs: a name with a slash",
+            "abs: a name with a slash",
             "good: the name is there already",
             "loop: a directory that was met before",
             "gone: ",
@@ -256,26 +258,12 @@ fn all_types_and_what_the_header_has_no_room_for() {
     assert_eq!(entries[1].3, b"two");
     assert_eq!(entries[2].2, "out/a");
     assert_eq!(entries[4].2.as_bytes(), target);
-    let mut archive = ::tar::Archive::new(bytes.as_slice());
-    let mut first = archive.entries().unwrap().next().unwrap().unwrap();
-    let records: Vec<(Vec<u8>, Vec<u8>)> = first
-        .pax_extensions()
-        .unwrap()
-        .unwrap()
-        .map(|record| {
-            record
-                .map(|r| (r.key_bytes().to_vec(), r.value_bytes().to_vec()))
-                .unwrap()
-        })
-        .collect();
-    let record = |key: &[u8]| records.iter().find(|r| r.0 == key).map(|r| r.1.as_slice());
-    assert_eq!(record(b"mtime"), Some(b"-5.250000000".as_slice()));
-    assert_eq!(record(b"uid"), Some(b"3000000000".as_slice()));
-    assert_eq!(
-        record(b"SCHILY.xattr.user.a%3Db"),
-        Some([0, 10, 255].as_slice())
-    );
-    assert_eq!(record(b"SCHILY.xattr.user.restorefs.uid"), None);
+    // Looked for as they are written: the crate takes a newline in a value for the record's end.
+    let has = |record: &[u8]| bytes.windows(record.len()).any(|w| w == record);
+    assert!(has(b" mtime=-5.250000000\n"));
+    assert!(has(b" uid=3000000000\n"));
+    assert!(has(b"31 SCHILY.xattr.user.a%3Db=\x00\x0a\xff\n"));
+    assert!(!has(b"user.restorefs"));
     assert!(
         reasons(&archived).contains("its ACL: "),
         "{}",

@@ -27,7 +27,7 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 const LARGE_MIN_BYTES: u64 = 0xf000_0000;
 /// Info-ZIP's extended timestamp.
 const TIMESTAMP_FIELD: u16 = 0x5455;
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 type Stream<'a> = ZipWriter<StreamWriter<Gate<'a>>>;
 

@@ -195,9 +195,8 @@ fn report(context: &Context, archived: &Archived, to: &Path, is_standard: bool) 
     } else {
         for skipped in &archived.skipped {
             // A guest's name may hold what a terminal obeys.
-            let path = skipped.path.to_string_lossy();
-            let path: String = path.chars().flat_map(shown).collect();
-            output.remark(format!("note: {path}: {}", skipped.reason));
+            let note = format!("note: {}: {}", skipped.path.display(), skipped.reason);
+            output.remark(note.chars().flat_map(shown).collect::<String>());
         }
         let line = format!(
             "{}: {} files, {} directories, {} symlinks, {} ({} left out)",

@@ -20,7 +20,7 @@ ln -s ../../../etc/passwd esc; ln -s "$(n x 150)" longlink; ln esc esc2
 mknod null c 1 3; mknod blk b 8 1; mkfifo pipe; : > empty
 cp /bin/true suid; chmod 4755 suid; chmod 1777 etc/deep; chown 70000:4000000000 empty; chown -h 7:8 esc
 setfattr -n user.eq=x -v v=1 etc/a; setfattr -n trusted.t -v 0x0001ff0a etc/deep
-setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 null-not 2>/dev/null || true
+echo 3 > "$(n b 120)$(printf '\376')"; truncate -s 64K "$(printf 'new\nline\377')"; ln -s "$(printf '\377')" odd
 cp /bin/true capable; setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 capable
 setfacl -m u:1234:rw,g:55:r etc/a; setfacl -d -m u:1:rwx etc/deep
 truncate -s 20M sparse; echo x | dd of=sparse bs=1 seek=7000000 conv=notrunc status=none
@@ -74,7 +74,8 @@ fn guest(fill: &str) -> Place {
         "truncate -s 128M fs.raw; mkfs.ext4 -q -b 4096 fs.raw; mkdir mnt; mount -o loop fs.raw mnt",
     );
     let filled = std::panic::catch_unwind(|| sh(&place, &format!("cd mnt; {fill}")));
-    sh(&place, "umount mnt");
+    // Whoever else still has the mount, what is in it is on the disk.
+    sh(&place, "sync -f mnt; umount mnt");
     filled.unwrap();
     place.ok(&["backup", "web01", "vda=fs.raw"]);
     place
@@ -82,7 +83,7 @@ fn guest(fill: &str) -> Place {
 
 /// Runs a script while the guest's filesystem is mounted at `mnt`.
 fn beside(place: &Place, script: &str) -> String {
-    sh(place, "mount -o loop,ro,noload fs.raw mnt");
+    sh(place, "mount -o loop,ro fs.raw mnt");
     let done = std::panic::catch_unwind(|| sh(place, script));
     sh(place, "umount mnt");
     done.unwrap()
@@ -136,9 +137,9 @@ fn files_by_extension_and_other_readers() {
         place.ok(&["restore", TREE, "--to", name]);
         assert!(!place.path(&format!("{name}.restoring")).exists());
         if has("bsdtar") {
-            let count = sh(&place, &format!("bsdtar -tf {name} | wc -l"));
+            let count = sh(&place, &format!("bsdtar -tf {name} > list && wc -l < list"));
             // A zip has no device nodes and FIFO.
-            let expected = if name == "t.zip" { 23 } else { 26 };
+            let expected = if name == "t.zip" { 26 } else { 29 };
             assert_eq!(count.trim(), expected.to_string(), "{name}");
         }
     }
@@ -157,7 +158,7 @@ fn files_by_extension_and_other_readers() {
     );
     let differences = beside(
         &place,
-        "diff -rq --no-dereference -x 'nonutf*' -x null -x blk -x pipe mnt/tree out/tree 2>&1
+        "diff -rq --no-dereference -x 'nonutf*' -x 'bbb*' -x 'new?line*' -x null -x blk -x pipe mnt/tree out/tree 2>&1
          cmp mnt/tree/nonutf* out/tree/nonutf*
          cd mnt/tree; for f in suid etc/deep capable big; do
             [ $(stat -c '%a' $f) = $(stat -c '%a' ../../out/tree/$f) ] || echo mode $f

@@ -7,6 +7,9 @@ use std::io::Write;
 
 use crate::guest::fs::Time;
 
+/// Says that what follows is no UTF-8.
+const BINARY: &[u8] = b"21 hdrcharset=BINARY\n";
+
 /// The records of one entry.
 #[derive(Debug, Default)]
 pub(super) struct Records(Vec<u8>);
@@ -26,6 +29,15 @@ impl Records {
         self.0.push(b'=');
         self.0.extend_from_slice(value);
         self.0.push(b'\n');
+    }
+
+    /// Adds a path, and that paths are no UTF-8 when this one is none: GNU tar says that it does not know that word and takes the bytes
+    /// as they are; bsdtar would not take them without.
+    pub(super) fn path(&mut self, key: &str, value: &[u8]) {
+        if std::str::from_utf8(value).is_err() && !self.0.starts_with(BINARY) {
+            self.0.splice(..0, BINARY.iter().copied());
+        }
+        self.add(key.as_bytes(), value);
     }
 
     /// Adds a number.
@@ -109,6 +121,25 @@ mod tests {
         assert_eq!(text(-1, 750_000_000), "-0.250000000");
         assert_eq!(text(i64::MIN, 1), "-9223372036854775807.999999999");
         assert_eq!(text(i64::MAX, 999_999_999), "9223372036854775807.999999999");
+    }
+
+    #[test]
+    fn paths_that_are_no_utf8_say_so_once() {
+        let mut records = Records::default();
+        records.number("x", 1);
+        records.path("path", "ä".as_bytes());
+        assert_eq!(records.bytes(), "6 x=1\n11 path=ä\n".as_bytes());
+        records.path("path", b"\xff");
+        records.path("linkpath", b"\xff");
+        assert_eq!(
+            records.bytes(),
+            [
+                b"21 hdrcharset=BINARY\n6 x=1\n11 path=".as_slice(),
+                "ä".as_bytes(),
+                b"\n9 path=\xff\n14 linkpath=\xff\n"
+            ]
+            .concat()
+        );
     }
 
     #[test]

@@ -160,7 +160,7 @@ fn text(field: &mut [u8], bytes: &[u8], key: &str, records: &mut Records) {
     // Records are UTF-8: other bytes are put there only when they have to be.
     let other = !bytes.is_ascii() && std::str::from_utf8(bytes).is_ok();
     if bytes.len() > NAME_MAX || other {
-        records.add(key.as_bytes(), bytes);
+        records.path(key, bytes);
     }
 }
 
@@ -176,7 +176,7 @@ fn name(entry: &Entry<'_>, sparse: bool, header: &mut Header, records: &mut Reco
         fill(&mut fields.name, &[b"GNUSparseFile.0/", last].concat());
         records.number("GNU.sparse.major", 1);
         records.number("GNU.sparse.minor", 0);
-        records.add(b"GNU.sparse.name", &path);
+        records.path("GNU.sparse.name", &path);
     } else {
         text(&mut fields.name, &path, "path", records);
     }

@@ -96,7 +96,8 @@ fn show(context: &Context, mountpoint: &Path) -> Result<()> {
         "sample",
         "sample/latest/",
         "sample/latest/disks",
-        "sample/latest/volumes/vda/part/1",
+        "sample/latest/volumes/vda/part",
+        "sample/latest/files",
     ] {
         let path = mountpoint.join(place);
         let mut names: Vec<String> = std::fs::read_dir(&path)
@@ -154,13 +155,14 @@ fn explain(context: &Context, repo: &Path, mountpoint: Option<&Path>) -> Result<
     ];
     if let Some(mountpoint) = mountpoint {
         let m = mountpoint.display();
-        let etc = "volumes/vda/part/1/etc";
+        let etc = "files/etc";
         lines.push(format!(
             "  diff -r --no-dereference {m}/sample/monday/{etc} {m}/sample/tuesday/{etc}"
         ));
         lines.push(format!("  cp -a {m}/sample/latest/{etc}/hostname /tmp/"));
     }
-    lines.push(format!("  {me} ls sample@latest:/volumes/vda/part/1/etc"));
+    lines.push(format!("  {me} ls sample@latest:/files/etc"));
+    lines.push(format!("  {me} volumes sample@latest"));
     lines.push(format!("  {me} info sample@latest"));
     lines.push(format!("  {me} restore sample@monday vda /tmp/monday.raw"));
     lines.push("  # The layers are plain QCOW2, readable without restorefs:".to_owned());

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::fs::{FileType, GuestFs, GuestIno};
+use super::fs::{FileType, GuestFs, GuestIno, Subvolume};
 use crate::block::ReadAt;
 use crate::block::run::Target;
 use crate::error::{ErrorKind, Result};
@@ -29,6 +29,17 @@ fn fails<T>(result: Result<T>, kinds: &[ErrorKind]) {
 pub fn check_guest_fs(fs: &dyn GuestFs, volume: &Arc<dyn ReadAt>) -> usize {
     let root = fs.attributes(fs.root()).expect("the root's attributes");
     assert_eq!(root.file_type, FileType::Directory, "the root");
+    let default = fs
+        .subvolume(&Subvolume::Default)
+        .expect("a default subvolume");
+    let default = fs.attributes(default).expect("its attributes");
+    assert_eq!(
+        default.file_type,
+        FileType::Directory,
+        "the default subvolume"
+    );
+    let nowhere = Subvolume::Path(b"no such subvolume, surely".to_vec());
+    fails(fs.subvolume(&nowhere), &[ErrorKind::NotFound]);
     fails(fs.attributes(GuestIno(u64::MAX)), &[ErrorKind::NotFound]);
     fails(fs.entries(GuestIno(u64::MAX)), &[ErrorKind::NotFound]);
     fails(

@@ -14,8 +14,9 @@
 //!   `xfs/attribute.rs`). A hostile length in a log item overflows a product, or hits an assertion (`log_recover.rs` 587 and 699,
 //!   `overlay.rs` 53).
 //! - rust-fs-btrfs 0.10.2 opens no pool with a device missing and no filesystem with a log, finds every extent of a file again for each
-//!   read (9 MB/s in a file of 1 GiB compressed by zstd), and takes a sector whose checksum is missing for good, where the kernel
-//!   does not. Its walker of trees and its parsers are sound and used (`btrfs/pool.rs`, `btrfs/data.rs`).
+//!   read (9 MB/s in a file of 1 GiB compressed by zstd), takes a sector whose checksum is missing for good, where the kernel
+//!   does not, and an extent that decodes to less than it covers for damage, where the file has only grown. Its walker of trees
+//!   and its parsers are sound and used (`btrfs/pool.rs`, `btrfs/data.rs`).
 
 pub mod btrfs;
 mod bytes;
@@ -37,5 +38,6 @@ pub mod recorded;
 mod remark;
 pub mod system;
 pub mod volume;
+mod walk;
 pub mod worker;
 pub mod xfs;

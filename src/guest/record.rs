@@ -12,6 +12,10 @@ use crate::error::Result;
 const LISTING_BYTES: usize = 384 << 10;
 /// LIMIT: entries whose records are worked out for one listing.
 const LISTING_ENTRIES: usize = 2048;
+/// LIMIT: directories in one answer.
+const LISTINGS_MAX: usize = 256;
+/// Directories with at most so many others in them bring those along.
+const DESCENT_MAX: usize = 8;
 /// LIMIT: runs, and bytes of xattrs, that go along with a record; more is asked for by itself.
 const RECORD_RUNS: usize = 64;
 const RECORD_XATTR_BYTES: usize = 4096;
@@ -66,6 +70,19 @@ pub struct Listing {
     pub more: bool,
 }
 
+impl Listing {
+    /// The directories among its entries.
+    #[must_use]
+    pub fn directories(&self) -> Vec<GuestIno> {
+        let is_directory = |record: &Record| record.attributes.file_type == FileType::Directory;
+        let entries = self.entries.iter();
+        entries
+            .filter(|(_, record)| record.as_ref().is_some_and(is_directory))
+            .map(|(entry, _)| entry.ino)
+            .collect()
+    }
+}
+
 /// A filesystem asked in few words: the daemon's side of a reader, wherever that runs.
 pub trait Reader: Send + Sync {
     /// What the filesystem says of itself.
@@ -82,6 +99,11 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// As [`GuestFs::entries`].
     fn list(&self, dir: GuestIno, from: usize) -> Result<Listing>;
+    /// The whole listings of some directories and of what lies below them, as many as fit into one answer; those that cannot be read, and large ones, are left out.
+    ///
+    /// # Errors
+    /// None of a directory; `Io` when there is no reader.
+    fn list_many(&self, dirs: &[GuestIno]) -> Result<Vec<(GuestIno, Listing)>>;
     /// One name of a directory.
     ///
     /// # Errors
@@ -122,6 +144,22 @@ pub trait Reader: Send + Sync {
 pub struct Direct(pub Box<dyn GuestFs>);
 
 impl Direct {
+    /// Entries from that position on; `bytes` counts what they take in the answer.
+    fn part(&self, dir: GuestIno, from: usize, bytes: &mut usize) -> Result<Listing> {
+        let all = self.0.entries(dir)?;
+        let mut listing = Listing::default();
+        for entry in all.get(from..).unwrap_or_default() {
+            if *bytes > LISTING_BYTES || listing.entries.len() >= LISTING_ENTRIES {
+                listing.more = true;
+                break;
+            }
+            let record = self.along(entry.ino).ok();
+            *bytes += entry.name.len() + 64 + record.as_ref().map_or(0, Record::weight);
+            listing.entries.push((entry.clone(), record));
+        }
+        Ok(listing)
+    }
+
     fn along(&self, ino: GuestIno) -> Result<Record> {
         let attributes = self.0.attributes(ino)?;
         let target = match attributes.file_type {
@@ -156,19 +194,33 @@ impl Reader for Direct {
     }
 
     fn list(&self, dir: GuestIno, from: usize) -> Result<Listing> {
-        let all = self.0.entries(dir)?;
-        let mut listing = Listing::default();
+        self.part(dir, from, &mut 0)
+    }
+
+    fn list_many(&self, dirs: &[GuestIno]) -> Result<Vec<(GuestIno, Listing)>> {
         let mut bytes = 0;
-        for entry in all.get(from..).unwrap_or_default() {
-            if bytes > LISTING_BYTES || listing.entries.len() >= LISTING_ENTRIES {
-                listing.more = true;
+        let mut listings: Vec<(GuestIno, Listing)> = Vec::new();
+        let mut todo: Vec<GuestIno> = dirs.iter().rev().copied().collect();
+        while let Some(dir) = todo.pop() {
+            if let Ok(listing) = self.part(dir, 0, &mut bytes)
+                && !listing.more
+            {
+                // A walk goes down where it can; and what is met twice is a loop.
+                let below = listing.directories();
+                if below.len() <= DESCENT_MAX {
+                    let is_new = |ino: &GuestIno| {
+                        listings.iter().all(|(known, _)| known != ino) && !todo.contains(ino)
+                    };
+                    let below: Vec<GuestIno> = below.into_iter().filter(is_new).collect();
+                    todo.extend(below.into_iter().rev());
+                }
+                listings.push((dir, listing));
+            }
+            if bytes > LISTING_BYTES || listings.len() >= LISTINGS_MAX {
                 break;
             }
-            let record = self.along(entry.ino).ok();
-            bytes += entry.name.len() + 64 + record.as_ref().map_or(0, Record::weight);
-            listing.entries.push((entry.clone(), record));
         }
-        Ok(listing)
+        Ok(listings)
     }
 
     fn lookup(&self, dir: GuestIno, name: &[u8]) -> Result<Record> {

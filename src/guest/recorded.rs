@@ -8,6 +8,7 @@
 //! # Concurrency
 //! The store is in shards, each with a lock that is never held over a question.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,8 @@ use lru::LruCache;
 use super::fs::{
     Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Subvolume, Trouble, Xattr,
 };
-use super::record::{Reader, Record};
+use super::record::{Listing, Reader, Record};
+use super::walk::Walk;
 use crate::block::check_range;
 use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
@@ -166,6 +168,7 @@ pub struct Recorded<R: Reader> {
     reader: R,
     store: Arc<Store>,
     id: u64,
+    walk: Walk,
 }
 
 impl<R: Reader> Recorded<R> {
@@ -173,6 +176,7 @@ impl<R: Reader> Recorded<R> {
     pub fn new(reader: R, store: &Arc<Store>) -> Self {
         Self {
             reader,
+            walk: Walk::new(),
             id: store.next.fetch_add(1, Ordering::Relaxed),
             store: Arc::clone(store),
         }
@@ -208,33 +212,84 @@ impl<R: Reader> Recorded<R> {
         if let Some(directory) = self.kept_directory(ino) {
             return Ok(directory);
         }
+        if let Some(directory) = self.directory_with_siblings(ino)? {
+            return Ok(directory);
+        }
         let mut entries: Vec<Entry> = Vec::new();
+        let mut dirs = Vec::new();
         loop {
             let listing = self.reader.list(ino, entries.len())?;
             let is_last = !listing.more || listing.entries.is_empty();
-            for (entry, record) in listing.entries {
-                check_name(ino, &entry.name)?;
-                if let Some(record) = record {
-                    self.keep(entry.ino, record)?;
-                }
-                entries.push(entry);
-            }
+            self.take(ino, listing, &mut entries, &mut dirs)?;
             if entries.len() > ENTRIES_MAX {
                 let what = format!("a directory has more than {ENTRIES_MAX} entries");
                 return Err(Error::new(ErrorKind::LimitExceeded, what));
             }
             if is_last {
-                break;
+                return Ok(self.keep_directory(ino, entries, dirs));
             }
         }
+    }
+
+    /// The directory, with those that are likely to be asked for next; `None` when nothing is, or the directory does not fit.
+    fn directory_with_siblings(&self, ino: GuestIno) -> Result<Option<Arc<Directory>>> {
+        let ahead = self
+            .walk
+            .ahead(ino, |dir| self.kept_directory(dir).is_some());
+        if ahead.is_empty() {
+            return Ok(None);
+        }
+        let wanted: Vec<GuestIno> = std::iter::once(ino).chain(ahead).collect();
+        let mut found = None;
+        let mut told: HashSet<GuestIno> = wanted.iter().copied().collect();
+        for (dir, listing) in self.reader.list_many(&wanted)? {
+            let (mut entries, mut dirs) = (Vec::new(), Vec::new());
+            // One that makes no sense says so when it is asked for by itself; and only what was asked for, or lies below it, is kept.
+            if !told.remove(&dir) || self.take(dir, listing, &mut entries, &mut dirs).is_err() {
+                continue;
+            }
+            told.extend(&dirs);
+            let directory = self.keep_directory(dir, entries, dirs);
+            if dir == ino {
+                found = Some(directory);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Checks and keeps what a listing has.
+    fn take(
+        &self,
+        dir: GuestIno,
+        listing: Listing,
+        entries: &mut Vec<Entry>,
+        dirs: &mut Vec<GuestIno>,
+    ) -> Result<()> {
+        for (entry, record) in listing.entries {
+            check_name(dir, &entry.name)?;
+            if let Some(record) = record {
+                let record = self.keep(entry.ino, record)?;
+                if record.attributes.file_type == FileType::Directory {
+                    dirs.push(entry.ino);
+                }
+            }
+            entries.push(entry);
+        }
+        Ok(())
+    }
+
+    fn keep_directory(
+        &self,
+        ino: GuestIno,
+        entries: Vec<Entry>,
+        dirs: Vec<GuestIno>,
+    ) -> Arc<Directory> {
+        self.walk.note(ino, dirs);
         let directory = Arc::new(Directory::new(entries));
         let weight = directory.weight();
-        self.store.put(
-            (self.id, ino.0, true),
-            Kept::Directory(Arc::clone(&directory)),
-            weight,
-        );
-        Ok(directory)
+        let kept = Kept::Directory(Arc::clone(&directory));
+        self.store.put((self.id, ino.0, true), kept, weight);
+        directory
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Limits {
 /// What was given up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Confinement {
-    /// User, network, mount, IPC and UTS namespaces of its own.
+    /// User, network, IPC and UTS namespaces of its own.
     pub namespaces: bool,
     /// No file can be opened, no port connected (landlock(7)).
     pub landlock: bool,
@@ -72,13 +72,11 @@ fn landlock() -> Result<RestrictionStatus, RulesetError> {
         .restrict_self()
 }
 
-/// Namespaces of its own; false where they are forbidden.
+/// Namespaces of its own; false where they are forbidden. None of mounts: it would have a copy of each, also of the daemon's own, which
+/// would then outlive their unmounting.
 fn unshare() -> bool {
-    let own = UnshareFlags::NEWUSER
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWNS
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS;
+    let own =
+        UnshareFlags::NEWUSER | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     // SAFETY: descriptors and memory stay shared; only namespaces change, which no other code of this process relies on.
     unsafe { rustix::thread::unshare_unsafe(own) }.is_ok()
 }

@@ -65,20 +65,23 @@ impl Files {
     /// The trees of a plan over these volumes; numbers are given when `complete`.
     pub(super) fn new(plan: Plan, volumes: &[Arc<VolumeNode>], complete: bool) -> Self {
         let mut files = Self::default();
-        let add = |files: &mut Self, place: Place, tree| {
-            files.add(place, None, b"/".to_vec(), tree, volumes, complete)
+        let add = |files: &mut Self, place: Place, path: String| {
+            files.add(place, None, path.into_bytes(), 0, volumes, complete)
         };
         match plan {
             Plan::Nothing => {}
             Plan::One(place) => {
-                if let Some(top) = add(&mut files, place, 0) {
+                if let Some(top) = add(&mut files, place, "/".to_owned()) {
                     files.tree(NAME.to_owned(), Top::Instance(top), None, Vec::new());
                 }
             }
             Plan::Several(places) => {
                 let children = places
                     .into_iter()
-                    .filter_map(|(name, place)| Some((name, add(&mut files, place, 0)?)))
+                    .filter_map(|(name, place)| {
+                        let at = add(&mut files, place, format!("/{name}"))?;
+                        Some((name, at))
+                    })
                     .collect();
                 files.tree(NAME.to_owned(), Top::Several(children), None, Vec::new());
             }

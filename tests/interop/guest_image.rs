@@ -160,7 +160,8 @@ pub(crate) fn fill(root: &Path, block_bytes: u64) {
          setfacl -d -m u:1000:rwx many
          touch -d '1905-05-05 05:05:05.123456789' sixty
          touch -d '2037-12-31 23:59:59.999999999' inline
-         touch -d '2100-02-28 23:59:59.5' link60 large
+         touch -d '2100-02-28 23:59:59.5' large
+         touch -h -d '2001-01-01 00:00:00.000000001' link61
          touch -d '1970-01-01 00:00:00' empty",
     );
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use restorefs::block::ReadAt;
 use restorefs::block::run::{Run, RunMap, RunReader, Target};
 use restorefs::error::Result;
+use restorefs::guest::conformance::check_guest_fs;
 use restorefs::guest::fs::{FileType, GuestFs, GuestIno, Time};
 
 /// One file, as both sides can tell it.
@@ -306,4 +307,17 @@ pub(crate) fn compare_from(
         .collect();
     assert!(extra.is_empty(), "only we show {extra:?}");
     side.counts
+}
+
+/// Walks a filesystem from several threads at once; each must see all of it.
+pub(crate) fn by_many(fs: &dyn GuestFs, volume: &Arc<dyn ReadAt>) -> usize {
+    std::thread::scope(|scope| {
+        let walkers: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| check_guest_fs(fs, volume)))
+            .collect();
+        let mut seen: Vec<usize> = walkers.into_iter().map(|w| w.join().unwrap()).collect();
+        seen.dedup();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        seen[0]
+    })
 }

@@ -20,6 +20,7 @@ mod guest_lvm_layout;
 mod guest_partition;
 mod guest_system;
 mod guest_walk;
+mod guest_work;
 mod guest_xfs;
 mod history;
 mod opinion;

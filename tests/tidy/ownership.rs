@@ -3,7 +3,7 @@
 use crate::source::{Source, Violation, words};
 
 /// Crate, where it may be named, and why.
-const OWNERS: [(&str, &[&str], &str); 16] = [
+const OWNERS: [(&str, &[&str], &str); 15] = [
     ("fuser", &["src/fuse/"], "the tree knows no FUSE"),
     ("redb", &["src/repo/"], "the catalog is one module's secret"),
     (
@@ -34,11 +34,6 @@ const OWNERS: [(&str, &[&str], &str); 16] = [
     (
         "fs_btrfs",
         &["src/guest/btrfs/"],
-        "young crate, behind our own trait",
-    ),
-    (
-        "hadris_fat",
-        &["src/guest/fat/"],
         "young crate, behind our own trait",
     ),
     (

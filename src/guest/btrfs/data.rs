@@ -45,20 +45,15 @@ pub(super) struct Data {
     /// Root of the tree of checksums.
     checksums: Option<u64>,
     windows: Kept<u64, Arc<Window>>,
-    decoded: Kept<(u64, bool), Arc<[u8]>>,
+    decoded: Kept<u64, Arc<[u8]>>,
 }
 
-/// Decodes an extent of `method` to `length` bytes. One that ends early is damage, but for the last one of a file, whose rest is zero.
+/// Decodes an extent of `method` to `length` bytes. One that is whole and decodes to less goes on with zeroes: it was the last of its
+/// file when it was written, and the file has grown since.
 ///
 /// # Errors
 /// `Corrupt`.
-pub(super) fn decode(
-    method: u8,
-    packed: &[u8],
-    length: u64,
-    sector: u64,
-    is_last: bool,
-) -> Result<Vec<u8>> {
+pub(super) fn decode(method: u8, packed: &[u8], length: u64, sector: u64) -> Result<Vec<u8>> {
     let bad = |why: String| Error::new(ErrorKind::Corrupt, format!("btrfs: {why}"));
     if length > PACKED_BYTES_MAX {
         return Err(bad(format!("a compressed extent of {length} bytes")));
@@ -69,15 +64,10 @@ pub(super) fn decode(
             .take(length)
             .read_to_end(&mut out),
         2 => {
-            let short = if is_last {
-                ShortDecode::Pad
-            } else {
-                ShortDecode::Refuse
-            };
             let (length, sector) = (usize_from_u64(length), usize_from_u64(sector));
+            let (kind, short) = (Compression::Lzo, ShortDecode::Pad);
             return guard(|| {
-                compression::decompress(Compression::Lzo, packed, length, sector, short)
-                    .map_err(translate)
+                compression::decompress(kind, packed, length, sector, short).map_err(translate)
             });
         }
         _ => zstd::stream::read::Decoder::with_buffer(packed).and_then(|decoder| {
@@ -87,12 +77,6 @@ pub(super) fn decode(
         }),
     };
     read.map_err(|error| bad(format!("a compressed extent cannot be decoded: {error}")))?;
-    if u64_from_usize(out.len()) < length && !is_last {
-        return Err(bad(format!(
-            "a compressed extent decodes to {} bytes instead of {length}",
-            out.len()
-        )));
-    }
     out.resize(usize_from_u64(length), 0);
     Ok(out)
 }
@@ -136,15 +120,7 @@ impl Data {
                 None => part.fill(0),
                 Some(extent) => {
                     let within = at - extent.start;
-                    let is_last = extent.start + extent.length >= extents.size_bytes;
-                    self.read_kind(
-                        pool,
-                        &extent.kind,
-                        within,
-                        is_last,
-                        extents.is_checked,
-                        part,
-                    )?;
+                    self.read_kind(pool, &extent.kind, within, extents.is_checked, part)?;
                 }
             }
             at += length;
@@ -159,7 +135,6 @@ impl Data {
         pool: &Pool,
         kind: &Kind,
         within: u64,
-        is_last: bool,
         is_checked: bool,
         buf: &mut [u8],
     ) -> Result<()> {
@@ -182,12 +157,11 @@ impl Data {
                 offset,
                 method,
             } => {
-                let bytes = self.decoded.get_or((*logical, is_last), || {
+                let bytes = self.decoded.get_or(*logical, || {
                     let mut packed = vec![0; usize_from_u64(*length)];
                     self.read_checked(pool, *logical, is_checked, &mut packed)?;
                     let sector = u64::from(pool.superblock.sectorsize);
-                    let bytes: Arc<[u8]> =
-                        decode(*method, &packed, *decoded, sector, is_last)?.into();
+                    let bytes: Arc<[u8]> = decode(*method, &packed, *decoded, sector)?.into();
                     let weight = bytes.len();
                     Ok((bytes, weight))
                 })?;
@@ -229,8 +203,15 @@ impl Data {
         buf: &mut [u8],
     ) -> Result<()> {
         let sector = u64::from(pool.superblock.sectorsize);
-        // A chunk may end within the range, and its neighbour have another number of copies.
+        // All from one copy, the first that can be read (a device may be missing). A chunk may end within the range, and its
+        // neighbour have fewer copies: then sector by sector.
         let mut read = pool.read_data(logical, 0, buf);
+        for copy in 1..pool.copies(logical)? {
+            if read.is_ok() || pool.read_data(logical, copy, buf).is_err() {
+                continue;
+            }
+            read = Ok(());
+        }
         if read.is_ok() && !is_checked {
             return Ok(());
         }
@@ -363,15 +344,16 @@ mod tests {
         for (method, mut packed) in [(1, zlib(&bytes)), (3, zstd)] {
             // Sectors are filled with zeroes behind the end.
             packed.resize(4096, 0);
-            assert!(decode(method, &packed, 8000, 4096, false).unwrap() == bytes);
-            let longer = decode(method, &packed, 8192, 4096, true).unwrap();
+            assert!(decode(method, &packed, 8000, 4096).unwrap() == bytes);
+            let longer = decode(method, &packed, 8192, 4096).unwrap();
             assert!(longer.starts_with(&bytes) && longer.ends_with(&[0; 192]));
-            let error = decode(method, &packed, 8192, 4096, false).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Corrupt);
-            let error = decode(method, b"nonsense", 4096, 4096, true).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            // What is cut off is damage.
+            for bad in [packed.get(..20).unwrap(), b"nonsense"] {
+                let error = decode(method, bad, 8192, 4096).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+            }
         }
-        let error = decode(1, &zlib(&bytes), 1 << 40, 4096, true).unwrap_err();
+        let error = decode(1, &zlib(&bytes), 1 << 40, 4096).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
 }

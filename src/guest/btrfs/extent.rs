@@ -97,7 +97,7 @@ fn parse(ino: u64, start: u64, item: &[u8], sector: u64) -> Result<Option<Extent
         let bytes: Arc<[u8]> = if method == 0 {
             raw.into()
         } else {
-            data::decode(method, raw, decoded, sector, true)?.into()
+            data::decode(method, raw, decoded, sector)?.into()
         };
         return Ok((!bytes.is_empty()).then(|| Extent {
             start,

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - The volume is never written, and shown as it was at the last commit.
-//! - A subvolume is a directory in the tree of its parent. A number of ours packs a subvolume and an inode ([`subvolume`]).
+//! - A subvolume is a directory in the tree of its parent. A number of ours packs a subvolume and an inode (`btrfs/subvolume.rs`).
 //! - What the filesystem checks is `Encoded`, and checked when it is read. Bytes in trees are `Inline`.
 //! - A panic inside the crate answers `Corrupt`.
 
@@ -52,6 +52,8 @@ struct BtrfsFs {
     subvolumes: Subvolumes,
     data: Data,
     info: FsInfo,
+    /// Subvolumes whose roots were seen to be of the generation that the tree of roots names.
+    checked: Kept<usize, ()>,
     inodes: Kept<GuestIno, Arc<Inode>>,
     directories: Kept<GuestIno, Arc<Directory>>,
     extents: Kept<GuestIno, Arc<Extents>>,
@@ -91,6 +93,7 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
         pool,
         subvolumes,
         info,
+        checked: Kept::new(INODES_KEPT),
         inodes: Kept::new(INODES_KEPT),
         directories: Kept::new(ENTRIES_KEPT),
         extents: Kept::new(EXTENTS_KEPT),
@@ -116,8 +119,11 @@ impl BtrfsFs {
         let (index, number) = unpack(ino).ok_or_else(|| missing(ino))?;
         let subvolume = self.subvolumes.get(index).ok_or_else(|| missing(ino))?;
         let (root, generation) = (subvolume.root, subvolume.generation);
-        self.pool
-            .with_trees(|tree| tree.read_child(root, generation).map(drop))?;
+        self.checked.get_or(index, || {
+            self.pool
+                .with_trees(|tree| tree.read_child(root, generation).map(drop))?;
+            Ok(((), 1))
+        })?;
         Ok((index, root, number))
     }
 

@@ -24,6 +24,7 @@ use fs_ext4::{Filesystem, Superblock};
 use lru::LruCache;
 
 use super::cache::PageCache;
+use super::directory::Directory;
 use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Xattr};
 use crate::block::run::RunMap;
 use crate::block::{ReadAt, check_range};
@@ -50,12 +51,6 @@ const INCOMPAT_FILETYPE: u32 = 0x2;
 struct Node {
     inode: Inode,
     raw: Vec<u8>,
-}
-
-/// A directory's entries, and their places in the order of their names.
-struct Directory {
-    entries: Arc<[Entry]>,
-    by_name: Vec<usize>,
 }
 
 struct ExtFs {
@@ -200,30 +195,12 @@ impl ExtFs {
         if let Some(directory) = lock().get(&number) {
             return Ok(Arc::clone(directory));
         }
-        let mut entries = Vec::new();
-        for entry in guard(|| self.raw_entries(number, &node))? {
-            if entry.name == b"." || entry.name == b".." {
-                continue;
-            }
-            if entry.name.is_empty() || entry.name.iter().any(|b| matches!(b, 0 | b'/')) {
-                return Err(Error::corrupt(
-                    format!("a name in directory {number}"),
-                    "one without NUL and slash",
-                    entry.name.escape_ascii(),
-                ));
-            }
-            entries.push(Entry {
-                name: entry.name,
-                ino: GuestIno(entry.inode.into()),
-            });
-        }
-        let mut by_name: Vec<usize> = (0..entries.len()).collect();
-        let name = |ix: &usize| entries.get(*ix).map(|entry| entry.name.as_slice());
-        by_name.sort_by(|a, b| name(a).cmp(&name(b)));
-        let directory = Arc::new(Directory {
-            entries: entries.into(),
-            by_name,
+        let entries = guard(|| self.raw_entries(number, &node))?;
+        let entries = entries.into_iter().map(|entry| Entry {
+            name: entry.name,
+            ino: GuestIno(entry.inode.into()),
         });
+        let directory = Arc::new(Directory::new(ino.0, entries)?);
         lock().put(number, Arc::clone(&directory));
         Ok(directory)
     }
@@ -254,20 +231,11 @@ impl GuestFs for ExtFs {
     }
 
     fn entries(&self, ino: GuestIno) -> Result<Arc<[Entry]>> {
-        Ok(Arc::clone(&self.directory(ino)?.entries))
+        Ok(self.directory(ino)?.entries())
     }
 
     fn lookup(&self, ino: GuestIno, name: &[u8]) -> Result<GuestIno> {
-        let directory = self.directory(ino)?;
-        let entry = |ix: &usize| directory.entries.get(*ix);
-        directory
-            .by_name
-            .binary_search_by(|ix| entry(ix).map(|e| e.name.as_slice()).cmp(&Some(name)))
-            .ok()
-            .and_then(|at| directory.by_name.get(at))
-            .and_then(entry)
-            .map(|entry| entry.ino)
-            .ok_or_else(|| Error::not_found("no such file or directory in the guest"))
+        self.directory(ino)?.lookup(name)
     }
 
     fn symlink_target(&self, ino: GuestIno) -> Result<Vec<u8>> {

@@ -503,7 +503,7 @@ mod tests {
         ended_by(&[block(0, 0, 0)], "not there");
         ended_by(&[block(0, 0, u64::MAX)], "it read more");
         ended_by(&[Message::Answer { length: u64::MAX }], "too long");
-        ended_by(&[Message::Answer { length: 3 }], "nonsense");
+        ended_by(&[Message::Answer { length: 0 }], "nonsense");
         ended_by(&[Message::Bytes { length: 5 }], "other bytes");
         ended_by(&[], "it took longer");
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Limits;
 use super::process::Process;
 use super::slot::DATA_BYTES;
-use super::wire::{Answer, Call};
+use super::wire::{Answer, Call, listing};
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
@@ -192,12 +192,17 @@ impl Reader for Remote {
         let Answer::Listing { entries, more } = self.ask(&Call::List { dir, from })? else {
             return Err(unexpected());
         };
-        let entries = entries
-            .into_iter()
-            // A record that makes no sense is asked for again when somebody wants it, and answered with the reason.
-            .map(|(entry, record)| (entry, record.and_then(|record| record.into_record().ok())))
-            .collect();
-        Ok(Listing { entries, more })
+        Ok(listing(entries, more))
+    }
+
+    fn list_many(&self, dirs: &[GuestIno]) -> Result<Vec<(GuestIno, Listing)>> {
+        match self.ask(&Call::ListMany(dirs.to_vec()))? {
+            Answer::Listings(listings) => Ok(listings
+                .into_iter()
+                .map(|(dir, entries)| (dir, listing(entries, false)))
+                .collect()),
+            _ => Err(unexpected()),
+        }
     }
 
     fn lookup(&self, dir: GuestIno, name: &[u8]) -> Result<Record> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::device::{self, Device};
 use super::message::Message;
 use super::slot::{DATA_BYTES, Slot};
-use super::wire::{Answer, Call, Opened, RUNS_MAX, WireRuns, decode, encode};
+use super::wire::{Answer, Call, Opened, RUNS_MAX, WireRuns, decode, encode, entries};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::guest::fs::{GuestFs, VolumeState};
@@ -220,7 +220,22 @@ fn answer(call: Call, fs: &OnceLock<Direct>, open: Open) -> Result<Answer> {
             Answer::Opened { state, fs: told }
         }
         Call::Subvolume(which) => Answer::Ino(opened(fs)?.subvolume(&which)?),
-        Call::List { dir, from } => Answer::from(&opened(fs)?.list(dir, usize_from_u64(from))?),
+        Call::List { dir, from } => {
+            let listing = opened(fs)?.list(dir, usize_from_u64(from))?;
+            Answer::Listing {
+                entries: entries(&listing),
+                more: listing.more,
+            }
+        }
+        Call::ListMany(dirs) => {
+            let listings = opened(fs)?.list_many(&dirs)?;
+            Answer::Listings(
+                listings
+                    .iter()
+                    .map(|(dir, listing)| (*dir, entries(listing)))
+                    .collect(),
+            )
+        }
         Call::Lookup { dir, name } => Answer::Record((&opened(fs)?.lookup(dir, &name)?).into()),
         Call::Record(ino) => Answer::Record((&opened(fs)?.record(ino)?).into()),
         Call::Target(ino) => Answer::Target(opened(fs)?.target(ino)?.to_vec()),

@@ -26,6 +26,7 @@ pub(super) enum Call {
         dir: GuestIno,
         from: u64,
     },
+    ListMany(Vec<GuestIno>),
     Lookup {
         dir: GuestIno,
         name: Vec<u8>,
@@ -54,9 +55,10 @@ pub(super) enum Answer {
     },
     Ino(GuestIno),
     Listing {
-        entries: Vec<(Entry, Option<WireRecord>)>,
+        entries: Entries,
         more: bool,
     },
+    Listings(Vec<(GuestIno, Entries)>),
     Record(WireRecord),
     Target(Vec<u8>),
     Xattrs(Vec<Xattr>),
@@ -239,15 +241,25 @@ impl WireRuns {
     }
 }
 
-impl From<&Listing> for Answer {
-    fn from(listing: &Listing) -> Self {
-        let entry = |(entry, record): &(Entry, Option<Record>)| {
-            (entry.clone(), record.as_ref().map(Into::into))
-        };
-        Self::Listing {
-            entries: listing.entries.iter().map(entry).collect(),
-            more: listing.more,
-        }
+/// Entries with what is known of them.
+pub(super) type Entries = Vec<(Entry, Option<WireRecord>)>;
+
+/// A listing's entries in plain vectors.
+pub(super) fn entries(listing: &Listing) -> Entries {
+    let entry = |(entry, record): &(Entry, Option<Record>)| {
+        (entry.clone(), record.as_ref().map(Into::into))
+    };
+    listing.entries.iter().map(entry).collect()
+}
+
+/// A listing again. A record that makes no sense is left out: it is asked for when somebody wants it, and answered with the reason.
+pub(super) fn listing(entries: Entries, more: bool) -> Listing {
+    let entry = |(entry, record): (Entry, Option<WireRecord>)| {
+        (entry, record.and_then(|record| record.into_record().ok()))
+    };
+    Listing {
+        entries: entries.into_iter().map(entry).collect(),
+        more,
     }
 }
 

@@ -110,7 +110,7 @@ fn info(fs: &Filesystem, torn: usize) -> Result<FsInfo> {
     }
     if torn > 0 {
         notes.push(format!(
-            "{torn} records at the end of the log are incomplete and were left out"
+            "the log ends with incomplete records, which were left out: {torn}"
         ));
     }
     if sb.has_case_insensitive_dirs() {

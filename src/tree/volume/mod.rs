@@ -17,7 +17,7 @@ use super::node::Place;
 use super::snapshot::PointView;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FsInfo, GuestIno, VolumeState};
-use crate::guest::volume::{Scan, Volume};
+use crate::guest::volume::{Origin, Scan, Volume};
 pub(super) use scanner::Scanner;
 
 /// The highest number that packs; those above are of the guests' own trees.
@@ -131,8 +131,9 @@ impl Volumes {
             self.names
                 .insert(path.clone(), Name::Root(Arc::clone(&node)));
         }
-        // The whole disk is in disks/ already.
-        if !path.ends_with("/raw") {
+        // The whole disk is in disks/ already; and of what cannot be assembled there is nothing to show.
+        let is_disk = matches!(node.volume.origin, Origin::Disk(_));
+        if !is_disk && node.volume.map.size_bytes() > 0 {
             self.names
                 .insert(format!("{path}.raw"), Name::Raw(Arc::clone(&node)));
         }

@@ -1,0 +1,109 @@
+//! Reading ahead among directories: whoever lists one sibling after another is told the next ones along with each.
+//!
+//! # Why
+//! A walk of a whole tree asks for each directory by itself, and each question to a reader in another process costs more than its
+//! answer. One who only looks into a directory here and there asks for two of the same parent seldom, and pays nothing.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+
+use super::fs::GuestIno;
+
+/// LIMIT: directories whose parent is remembered, and parents whose children are.
+const CHILDREN_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 10).unwrap();
+/// LIMIT: directories of one parent that are remembered.
+const SIBLINGS_MAX: usize = 1 << 14;
+/// LIMIT: directories that are read ahead at once.
+const AHEAD_MAX: usize = 64;
+
+/// The directories in a directory.
+struct Siblings {
+    dirs: Arc<[GuestIno]>,
+    /// How many to read ahead at the next question.
+    window: usize,
+}
+
+struct Seen {
+    /// The parent, and the place in it.
+    parents: LruCache<GuestIno, (GuestIno, usize)>,
+    siblings: LruCache<GuestIno, Siblings>,
+}
+
+/// What one filesystem was asked for.
+pub(super) struct Walk(Mutex<Seen>);
+
+impl Walk {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Seen {
+            parents: LruCache::new(CHILDREN_KEPT),
+            siblings: LruCache::new(PARENTS_KEPT),
+        }))
+    }
+
+    /// Notes that the listing of `dir` has these directories.
+    pub(super) fn note(&self, dir: GuestIno, mut children: Vec<GuestIno>) {
+        // One alone has no siblings to be read ahead.
+        if children.len() < 2 {
+            return;
+        }
+        children.truncate(SIBLINGS_MAX);
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, child) in children.iter().enumerate() {
+            seen.parents.put(*child, (dir, at));
+        }
+        let siblings = Siblings {
+            dirs: children.into(),
+            window: 0,
+        };
+        seen.siblings.put(dir, siblings);
+    }
+
+    /// The siblings that are likely to be asked for after `dir`; `is_known` are passed over.
+    pub(super) fn ahead(
+        &self,
+        dir: GuestIno,
+        is_known: impl Fn(GuestIno) -> bool,
+    ) -> Vec<GuestIno> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((parent, at)) = seen.parents.get(&dir).copied() else {
+            return Vec::new();
+        };
+        let Some(siblings) = seen.siblings.get_mut(&parent) else {
+            return Vec::new();
+        };
+        let window = siblings.window;
+        siblings.window = (window * 4).clamp(2, AHEAD_MAX);
+        let dirs = Arc::clone(&siblings.dirs);
+        drop(seen);
+        // From here on, and then from the beginning: some sort by name what they list.
+        let (before, after) = dirs.split_at(at.min(dirs.len()));
+        let rest = after.iter().skip(1).chain(before).copied();
+        rest.filter(|sibling| !is_known(*sibling))
+            .take(window)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AHEAD_MAX, Walk};
+    use crate::guest::fs::GuestIno;
+
+    #[test]
+    fn the_second_sibling_brings_the_next_ones() {
+        let walk = Walk::new();
+        walk.note(GuestIno(1), (10..200).map(GuestIno).collect());
+        let none = |_| false;
+        assert!(walk.ahead(GuestIno(10), none).is_empty());
+        assert_eq!(walk.ahead(GuestIno(11), none), [GuestIno(12), GuestIno(13)]);
+        assert_eq!(walk.ahead(GuestIno(14), none).len(), 8);
+        let last = walk.ahead(GuestIno(199), |ino| ino.0 < 15);
+        assert_eq!((last.len(), last[0]), (32, GuestIno(15)));
+        assert_eq!(walk.ahead(GuestIno(60), none).len(), AHEAD_MAX);
+        // The parent is nobody's sibling.
+        assert!(walk.ahead(GuestIno(1), none).is_empty());
+    }
+}

@@ -1,5 +1,6 @@
 //! Loading: what an entry needs is read before the writer comes to it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -107,8 +108,10 @@ impl Job<'_> {
             let loaded = Loaded {
                 xattrs: self
                     .check_stop()
-                    .and_then(|()| self.source.xattrs(order.ino)),
-                body: self.check_stop().and_then(|()| self.load(&order)),
+                    .and_then(|()| caught(|| self.source.xattrs(order.ino))),
+                body: self
+                    .check_stop()
+                    .and_then(|()| caught(|| self.load(&order))),
             };
             // A writer that has ended does not want it.
             let _ = order.answer.send(loaded);
@@ -155,7 +158,7 @@ impl Job<'_> {
                     let mut bytes = vec![0; usize_from_u64(length)];
                     let read = self
                         .check_stop()
-                        .and_then(|()| content.read_at(at, &mut bytes));
+                        .and_then(|()| caught(|| content.read_at(at, &mut bytes)));
                     let failed = read.is_err();
                     if sender.send(read.map(|()| (at, bytes))).is_err() || failed {
                         return;
@@ -185,6 +188,12 @@ fn chunks(map: &Map) -> impl Iterator<Item = (u64, u64)> + '_ {
             (at + start, (length - start).min(CHUNK_BYTES))
         })
     })
+}
+
+/// A panic as an error: a loader that is gone would let the walk wait for ever.
+fn caught<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "reading it panicked")))
 }
 
 /// An error in the middle of a file, whose header is written.

@@ -325,6 +325,36 @@ fn a_damaged_large_file_ends_the_archive() {
     }
 }
 
+/// A file whose reader has a fault.
+struct Panics(u64);
+
+impl ReadAt for Panics {
+    fn size_bytes(&self) -> u64 {
+        self.0
+    }
+    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
+        panic!("on purpose")
+    }
+}
+
+/// More panics than loaders: all are named, and nobody waits for ever.
+#[test]
+fn a_reader_that_panics_is_an_error() {
+    let mut fake = Fake::default();
+    let mut entries = Vec::new();
+    for n in 0..600u64 {
+        fake = fake.with(n + 10, Body::File(Arc::new(Panics(10))));
+        entries.push((format!("f{n}").into_bytes(), n + 10));
+    }
+    let (_, done) = take(&fake.with(1, Body::Directory(entries)), Format::Tar);
+    assert_eq!(done.unwrap().failed_count, 600);
+    let large = Fake::default()
+        .dir(1, &[(b"large", 2)])
+        .with(2, Body::File(Arc::new(Panics(9 << 20))));
+    let error = take(&large, Format::Tar).1.unwrap_err();
+    assert!(error.report().contains("out/large"), "{}", error.report());
+}
+
 #[test]
 fn more_than_the_queues_and_the_budget_hold() {
     let mut entries = Vec::new();

@@ -255,18 +255,37 @@ pub struct Restore {
     /// A new file, a block device or an NBD URI
     #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
     pub target: Option<String>,
-    /// Directory for all disks and attached files, or for the files at PATH
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "disk")]
+    /// Directory for all disks and attached files, or for the files at PATH; for these also an archive (.tar, .tar.zst, .zip), or -
+    #[arg(long, value_name = "DIR|ARCHIVE|-", value_hint = ValueHint::AnyPath, conflicts_with = "disk")]
     pub to: Option<PathBuf>,
+    /// How the files at PATH are written; by default what the extension says. A tar has device nodes and setuid bits as they are, also
+    /// without --special: extracting them is the receiver's decision
+    #[arg(long, value_name = "FORMAT", requires = "to")]
+    pub format: Option<FilesFormat>,
     /// Overwrite a file, or a block device that is in use
     #[arg(long)]
     pub force: bool,
-    /// Also make device nodes and setuid bits
+    /// In a directory, also make device nodes and setuid bits
     #[arg(long)]
     pub special: bool,
     /// Threads
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+/// How files of a guest are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FilesFormat {
+    /// A directory
+    Dir,
+    /// tar, with ACLs, extended attributes and holes
+    #[value(name = "tar")]
+    Tar,
+    /// tar, compressed by zstd
+    #[value(name = "tar.zst", alias = "tzst")]
+    TarZstd,
+    /// zip: modes, times and symlinks
+    Zip,
 }
 
 /// Arguments of `mount`.

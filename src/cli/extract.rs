@@ -1,6 +1,7 @@
 //! `restorefs restore VM@POINT:/PATH --to DIR`: files of a guest, with everything that they have.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::args::Restore;
 use super::context::Context;
@@ -9,8 +10,8 @@ use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::selector::Selector;
 use crate::sys::Dir;
-use crate::tree::Ino;
 use crate::tree::extract::{ExtractOptions, Extracted, extract};
+use crate::tree::{Found, Ino, Tree};
 use crate::types::size::Human;
 
 pub(super) fn run(
@@ -20,15 +21,8 @@ pub(super) fn run(
     to: &Path,
     args: &Restore,
 ) -> Result<()> {
-    let tree = context.tree()?;
-    let point = tree.point(&selector.vm, &selector.which)?;
-    let start = format!("{}/{}", point.vm, point.entry.name);
-    let start = tree.resolve(Ino::ROOT, start.as_bytes())?;
-    let found = tree.resolve(start.attributes.ino, path.as_bytes())?;
-    let name = path
-        .rsplit('/')
-        .find(|part| !part.is_empty())
-        .unwrap_or(point.entry.name.as_str());
+    let (tree, found, name) = find(context, selector, path)?;
+    let name = name.as_str();
     std::fs::create_dir_all(to)
         .or_io("cannot make the target directory")
         .at_path(to)?;
@@ -51,6 +45,24 @@ pub(super) fn run(
     );
     bar.finish();
     report(context, &extracted?, &to.join(name))
+}
+
+/// The tree, the node at `path` of a point, and its name.
+pub(super) fn find(
+    context: &Context,
+    selector: &Selector,
+    path: &str,
+) -> Result<(Arc<Tree>, Found, String)> {
+    let tree = context.tree()?;
+    let point = tree.point(&selector.vm, &selector.which)?;
+    let start = format!("{}/{}", point.vm, point.entry.name);
+    let start = tree.resolve(Ino::ROOT, start.as_bytes())?;
+    let found = tree.resolve(start.attributes.ino, path.as_bytes())?;
+    let name = path
+        .rsplit('/')
+        .find(|part| !part.is_empty())
+        .unwrap_or(point.entry.name.as_str());
+    Ok((tree, found, name.to_owned()))
 }
 
 fn report(context: &Context, extracted: &Extracted, to: &Path) -> Result<()> {

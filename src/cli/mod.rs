@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand.
 
 mod abort;
+mod archive;
 pub mod args;
 mod background;
 mod backup;
@@ -68,7 +69,9 @@ pub fn run() -> Code {
         quiet: cli.quiet,
     };
     let result = Context::new(&cli, output).and_then(|context| run_command(&context, cli.command));
-    if let Err(e) = &result {
+    if let Err(e) = &result
+        && !archive::is_closed(e)
+    {
         let _ = writeln!(std::io::stderr(), "restorefs: {}", e.report());
     }
     Code::of_result(&result)

@@ -34,6 +34,17 @@ impl Output {
         Self::put(&format!("{}\n", text.as_ref()))
     }
 
+    /// Prints a value as JSON on standard error: standard output has an archive.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn json_aside(self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Error::new(ErrorKind::Io, "cannot encode the answer").caused_by(e))?;
+        writeln!(std::io::stderr(), "{text}")
+            .map_err(|e| Error::io("cannot write to standard error", e))
+    }
+
     /// Prints text as it is.
     ///
     /// # Errors

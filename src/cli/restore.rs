@@ -32,12 +32,18 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<()> {
         &args.target,
         &args.to,
     ) {
-        (Target::Path(selector, path), None, None, Some(dir)) => {
-            super::extract::run(context, &selector, &path, dir, args)
+        (Target::Path(selector, path), None, None, Some(to)) => {
+            match super::archive::format(to, args.format)? {
+                Some(format) => super::archive::run(context, &selector, &path, (to, format), args),
+                None => super::extract::run(context, &selector, &path, to, args),
+            }
         }
-        (Target::Path(..), ..) => {
-            Err(Error::invalid("files are restored into a directory").advise("add --to DIR"))
+        (Target::Point(_), ..) if args.format.is_some() => {
+            Err(Error::invalid("--format is for files of a guest")
+                .advise("name them: VM@POINT:/PATH"))
         }
+        (Target::Path(..), ..) => Err(Error::invalid("files are restored into a directory")
+            .advise("add --to DIR, or --to - --format tar")),
         (Target::Point(selector), Some(disk), Some(target), None) => {
             one(context, args, &selector, disk, target)
         }

@@ -99,7 +99,8 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// As [`GuestFs::entries`].
     fn list(&self, dir: GuestIno, from: usize) -> Result<Listing>;
-    /// The whole listings of some directories and of what lies below them, as many as fit into one answer; those that cannot be read, and large ones, are left out.
+    /// The whole listings of some directories and of what lies below them, as many as fit into one answer; those that cannot be
+    /// read, and large ones, are left out.
     ///
     /// # Errors
     /// None of a directory; `Io` when there is no reader.

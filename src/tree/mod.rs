@@ -34,6 +34,7 @@ mod stat;
 mod volume;
 mod xattr;
 
+pub mod archive;
 pub mod extract;
 pub mod path;
 

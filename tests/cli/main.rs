@@ -7,6 +7,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "what is skipped is said")]
 
+mod archive;
 mod backup;
 mod bad_input;
 mod daemon;

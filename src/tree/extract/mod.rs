@@ -28,7 +28,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::Xattr;
 use crate::sys::Dir;
 use fill::Job;
-use walk::{Walk, Walked, check_name};
+pub(in crate::tree) use walk::{DEPTH_MAX, check_name};
+use walk::{Walk, Walked};
 
 /// LIMIT: files made but not yet filled.
 const QUEUE: usize = 128;

@@ -16,7 +16,7 @@ use crate::sys::place::{self, Special};
 use crate::tree::{Attributes, Ino};
 
 /// LIMIT: nested directories (each costs a descriptor on the way down).
-const DEPTH_MAX: usize = 400;
+pub(in crate::tree) const DEPTH_MAX: usize = 400;
 /// LIMIT: longest name (Linux).
 const NAME_MAX: usize = 255;
 
@@ -298,7 +298,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-pub(super) fn check_name(name: &[u8]) -> std::result::Result<(), &'static str> {
+pub(in crate::tree) fn check_name(name: &[u8]) -> std::result::Result<(), &'static str> {
     match name {
         b"" => Err("an empty name"),
         b"." | b".." => Err("a name that means another directory"),

@@ -1,0 +1,235 @@
+//! `restorefs restore VM@POINT:/PATH --to ARCHIVE`, or `--to -`: files of a guest as a tar or a zip.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use super::args::{FilesFormat, Restore};
+use super::context::Context;
+use super::extract::find;
+use super::progress::{Bar, Progress};
+use crate::daemon::interrupt;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::repo::selector::Selector;
+use crate::sys::Dir;
+use crate::sys::durable;
+use crate::tree::archive::{ArchiveOptions, Archived, CLOSED, Format, archive};
+use crate::tree::extract::Source;
+use crate::tree::{Ino, Tree};
+use crate::types::size::Human;
+
+/// The format in which files go to `to`; `None`: a directory.
+///
+/// # Errors
+/// `InvalidInput` when standard output has none.
+pub(super) fn format(to: &Path, said: Option<FilesFormat>) -> Result<Option<Format>> {
+    let is_standard = to == Path::new("-");
+    match said {
+        Some(FilesFormat::Dir) if is_standard => {
+            Err(Error::invalid("a directory cannot go to standard output")
+                .advise("add --format tar, tar.zst or zip"))
+        }
+        Some(FilesFormat::Dir) => Ok(None),
+        Some(FilesFormat::Tar) => Ok(Some(Format::Tar)),
+        Some(FilesFormat::TarZstd) => Ok(Some(Format::TarZstd)),
+        Some(FilesFormat::Zip) => Ok(Some(Format::Zip)),
+        None if is_standard => Err(Error::invalid("standard output needs a format")
+            .advise("add --format tar, tar.zst or zip")),
+        // A directory that is there is meant, whatever its name.
+        None if to.is_dir() => Ok(None),
+        None => Ok(extension(to)),
+    }
+}
+
+fn extension(to: &Path) -> Option<Format> {
+    let name = to.file_name()?.to_str()?.to_ascii_lowercase();
+    let ends = |end: &str| name.len() > end.len() && name.ends_with(end);
+    if ends(".tar.zst") || ends(".tzst") {
+        Some(Format::TarZstd)
+    } else if ends(".tar") {
+        Some(Format::Tar)
+    } else if ends(".zip") {
+        Some(Format::Zip)
+    } else {
+        None
+    }
+}
+
+/// Whether the error is that whoever reads standard output has seen enough, which needs no words.
+pub(super) fn is_closed(error: &Error) -> bool {
+    error.kind() == ErrorKind::Disconnected && error.what() == CLOSED
+}
+
+/// What is taken out.
+struct Taking<'a> {
+    tree: &'a Tree,
+    ino: Ino,
+    name: &'a str,
+    options: ArchiveOptions,
+    stop: &'a AtomicBool,
+    bar: &'a Bar,
+}
+
+impl Taking<'_> {
+    fn write(&self, sink: Box<dyn Write + '_>) -> Result<Archived> {
+        archive(
+            self.tree as &dyn Source,
+            self.ino,
+            self.name.as_bytes(),
+            sink,
+            self.options,
+            self.stop,
+            &|bytes| self.bar.add(bytes),
+        )
+    }
+}
+
+pub(super) fn run(
+    context: &Context,
+    selector: &Selector,
+    path: &str,
+    (to, format): (&Path, Format),
+    args: &Restore,
+) -> Result<()> {
+    let is_standard = to == Path::new("-");
+    if is_standard && std::io::stdout().is_terminal() {
+        return Err(Error::invalid("an archive is not written to a terminal")
+            .advise("pipe it, or name a file"));
+    }
+    let (tree, found, name) = find(context, selector, path)?;
+    // What is in `files` is the guest's root: it has no name of its own.
+    let is_root = path.trim_matches('/') == "files";
+    let stop = interrupt::flag()?;
+    let bar = Progress::new(context.output).bar(&name, found.attributes.size_bytes);
+    let taking = Taking {
+        tree: tree.as_ref(),
+        ino: found.attributes.ino,
+        name: if is_root { "." } else { &name },
+        options: ArchiveOptions {
+            format,
+            threads: args.threads.unwrap_or(0),
+        },
+        stop: &stop,
+        bar: &bar,
+    };
+    let archived = if is_standard {
+        standard_output().and_then(|sink| taking.write(Box::new(sink)))
+    } else {
+        into_file(&taking, to, args.force)
+    };
+    bar.finish();
+    report(context, &archived?, to, is_standard)
+}
+
+/// Standard output, without the buffer that looks for ends of lines.
+fn standard_output() -> Result<File> {
+    let owned = std::io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .or_io("cannot write to standard output")?;
+    Ok(File::from(owned))
+}
+
+/// Writes a new file: it gets its name only once it is whole.
+fn into_file(taking: &Taking<'_>, to: &Path, force: bool) -> Result<Archived> {
+    let parent = to
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name = to
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| Error::invalid("the archive needs a plain file name").at_path(to))?;
+    let dir = Dir::open(parent)?;
+    if !force && dir.stat(name)?.is_some() {
+        return Err(Error::new(ErrorKind::AlreadyExists, "the archive exists")
+            .at_path(to)
+            .advise("name another, or use --force"));
+    }
+    let making = format!("{name}.restoring");
+    match dir.unlink(&making) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let file = dir.create_file(&making, 0o600)?;
+    let done = taking.write(Box::new(&file)).and_then(|archived| {
+        file.sync_all()
+            .or_io("cannot make the archive durable")
+            .at_path(to)?;
+        if force {
+            durable::rename(&dir, &making, name)?;
+        } else {
+            durable::rename_noreplace(&dir, &making, name)?;
+        }
+        dir.sync("")?;
+        Ok(archived)
+    });
+    if done.is_err() {
+        // The error that counts is the one that is returned.
+        let _ = dir.unlink(&making);
+    }
+    done
+}
+
+fn report(context: &Context, archived: &Archived, to: &Path, is_standard: bool) -> Result<()> {
+    let output = context.output;
+    if output.json {
+        let skipped: Vec<_> = archived
+            .skipped
+            .iter()
+            .map(|s| serde_json::json!({"path": s.path.to_string_lossy(), "reason": s.reason}))
+            .collect();
+        let value = serde_json::json!({
+            "to": to.to_string_lossy(), "directories": archived.directories, "files": archived.files,
+            "hard_links": archived.hard_links, "symlinks": archived.symlinks, "special": archived.special,
+            "bytes": archived.bytes, "skipped": skipped, "skipped_count": archived.skipped_count,
+            "failed_count": archived.failed_count,
+        });
+        if is_standard {
+            output.json_aside(&value)?;
+        } else {
+            output.json(&value)?;
+        }
+    } else {
+        for skipped in &archived.skipped {
+            // A guest's name may hold what a terminal obeys.
+            let note = format!("note: {}: {}", skipped.path.display(), skipped.reason);
+            output.remark(note.chars().flat_map(shown).collect::<String>());
+        }
+        let line = format!(
+            "{}: {} files, {} directories, {} symlinks, {} ({} left out)",
+            to.display(),
+            archived.files,
+            archived.directories,
+            archived.symlinks,
+            Human(archived.bytes),
+            archived.skipped_count
+        );
+        if is_standard {
+            output.remark(line);
+        } else {
+            output.line(line)?;
+        }
+    }
+    if archived.failed_count > 0 {
+        return Err(Error::new(
+            ErrorKind::Io,
+            format!(
+                "{} things could not be taken out, see above",
+                archived.failed_count
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// A letter as it may be shown: control characters escaped.
+fn shown(letter: char) -> Vec<char> {
+    if letter.is_control() {
+        letter.escape_default().collect()
+    } else {
+        vec![letter]
+    }
+}

@@ -1,0 +1,169 @@
+//! The walk: names in the order of the archive, a directory before what is in it.
+
+use std::collections::HashSet;
+use std::sync::mpsc::SyncSender;
+
+use super::load::{ENTRY_BYTES, Item, Job, Order, SMALL_MAX_BYTES};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guest::fs::FileType;
+use crate::tree::extract::{DEPTH_MAX, check_name};
+use crate::tree::{Attributes, Ino};
+
+/// A directory that is still to be entered.
+struct Enter {
+    ino: Ino,
+    attributes: Attributes,
+    path: Vec<u8>,
+    depth: usize,
+}
+
+pub(super) struct Walk<'a> {
+    job: &'a Job<'a>,
+    items: SyncSender<Item<'a>>,
+    orders: SyncSender<Order>,
+    /// Files with several names that were met.
+    met: HashSet<Ino>,
+    /// Directories entered: one that is met twice is a loop in a damaged filesystem.
+    entered: HashSet<Ino>,
+    /// The newest is entered first.
+    steps: Vec<Enter>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        job: &'a Job<'a>,
+        items: SyncSender<Item<'a>>,
+        orders: SyncSender<Order>,
+    ) -> Self {
+        Self {
+            job,
+            items,
+            orders,
+            met: HashSet::new(),
+            entered: HashSet::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    pub(super) fn run(mut self, ino: Ino, attributes: Attributes, name: &[u8]) -> Result<()> {
+        self.take(ino, attributes, name.to_vec(), 0)?;
+        while let Some(step) = self.steps.pop() {
+            self.job.check_stop()?;
+            self.enter(step)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a directory and what is in it. What fails is noted; an error means that nobody wants more.
+    fn enter(&mut self, step: Enter) -> Result<()> {
+        if step.depth >= DEPTH_MAX {
+            let reason = format!("deeper than {DEPTH_MAX} directories");
+            self.job.notes.fail(&step.path, reason);
+            return Ok(());
+        }
+        if !self.entered.insert(step.ino) {
+            self.job.notes.fail(
+                &step.path,
+                "a directory that was met before: the filesystem has a loop",
+            );
+            return Ok(());
+        }
+        // Listed before it is written: one that cannot be read is not shown as an empty one.
+        let entries = match self.job.source.entries(step.ino) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.job.notes.fail(&step.path, error.report());
+                return Ok(());
+            }
+        };
+        self.send(step.ino, step.attributes, step.path.clone(), false)?;
+        let before = self.steps.len();
+        let mut names = HashSet::new();
+        for (name, child) in entries {
+            self.job.check_stop()?;
+            let mut path = step.path.clone();
+            path.push(b'/');
+            if let Err(reason) = check_name(&name) {
+                // Such a name is in no archive: shown it is harmless.
+                let shown = name.escape_ascii().to_string().replace('/', "\\x2f");
+                path.extend_from_slice(shown.as_bytes());
+                self.job.notes.fail(&path, reason);
+                continue;
+            }
+            path.extend_from_slice(&name);
+            if !names.insert(name) {
+                self.job.notes.fail(&path, "the name is there already");
+                continue;
+            }
+            match self.job.source.attributes(child) {
+                Ok(attributes) => self.take(child, attributes, path, step.depth + 1)?,
+                Err(error) => self.job.notes.fail(&path, error.report()),
+            }
+        }
+        // In the order in which they are listed.
+        if let Some(new) = self.steps.get_mut(before..) {
+            new.reverse();
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        ino: Ino,
+        attributes: Attributes,
+        path: Vec<u8>,
+        depth: usize,
+    ) -> Result<()> {
+        if attributes.file_type == FileType::Directory {
+            self.steps.push(Enter {
+                ino,
+                attributes,
+                path,
+                depth,
+            });
+            return Ok(());
+        }
+        if attributes.file_type == FileType::Socket {
+            self.job
+                .notes
+                .leave(&path, "a socket, which no archive holds");
+            return Ok(());
+        }
+        let again = self.job.links && attributes.nlink > 1 && !self.met.insert(ino);
+        self.send(ino, attributes, path, again)
+    }
+
+    fn send(&self, ino: Ino, attributes: Attributes, path: Vec<u8>, again: bool) -> Result<()> {
+        let content = match attributes.file_type {
+            FileType::Regular if !again && attributes.size_bytes <= SMALL_MAX_BYTES => {
+                attributes.size_bytes
+            }
+            _ => 0,
+        };
+        let share = self
+            .job
+            .budget
+            .take(content + ENTRY_BYTES)
+            .ok_or_else(ended)?;
+        let loaded = if again {
+            None
+        } else {
+            let (order, loaded) = Order::new(ino, &attributes, &share);
+            self.orders.send(order).map_err(|_| ended())?;
+            Some(loaded)
+        };
+        let item = Item {
+            ino,
+            attributes,
+            path,
+            again,
+            share,
+            loaded,
+        };
+        self.items.send(item).map_err(|_| ended())
+    }
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::Cancelled, "nobody writes the archive any more")
+}

@@ -148,6 +148,10 @@ const ALLOWED: [libc::c_long; 32] = [
     libc::SYS_exit_group,
 ];
 
+/// What a call that is not allowed answers. Not the end of the process: libraries ask for things by themselves and do without, as glibc
+/// does, which looks into `/proc/sys/vm/overcommit_memory` before it gives memory back.
+const EPERM: u32 = libc::EPERM.unsigned_abs();
+
 /// Forbids every other call, in all threads.
 ///
 /// # Errors
@@ -166,7 +170,7 @@ pub fn seal() -> Result<()> {
     let arch = std::env::consts::ARCH.try_into().map_err(backend)?;
     let filter = SeccompFilter::new(
         rules,
-        SeccompAction::KillProcess,
+        SeccompAction::Errno(EPERM),
         SeccompAction::Allow,
         arch,
     )

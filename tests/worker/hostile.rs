@@ -90,6 +90,14 @@ impl HostileFs {
                     all.push(vec![1u8; 1 << 20]);
                 }
             }
+            "allocate and free" => {
+                // In pieces that come from the thread's own heap, which shrinks again.
+                let all: Vec<Vec<u8>> = (0..1000)
+                    .map(|n: u16| vec![n.to_le_bytes()[0]; 60_000])
+                    .collect();
+                drop(std::hint::black_box(all));
+                return Some(self.inner.lookup(self.inner.root(), b"plain"));
+            }
             "exit" => std::process::exit(0),
             "panic" => panic!("as was asked"),
             "read for ever" => {

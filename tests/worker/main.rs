@@ -128,6 +128,21 @@ fn a_panic_is_damage_and_not_the_end() {
     assert_eq!(fs.trouble(), None);
 }
 
+/// glibc opens a file under /proc before it shrinks a heap, and a reader once died of that.
+fn memory_may_be_given_back() {
+    let fs = open(&readers());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    fs.lookup(fs.root(), b"allocate and free").unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(fs.trouble(), None);
+}
+
 /// Each forbidden thing is tried in the reader's process: it either fails there, or the kernel ends the process.
 fn files_and_network_are_out_of_reach() {
     for name in hostile::FORBIDDEN {
@@ -249,6 +264,7 @@ const TESTS: &[(&str, fn())] = &[
         "a_panic_is_damage_and_not_the_end",
         a_panic_is_damage_and_not_the_end,
     ),
+    ("memory_may_be_given_back", memory_may_be_given_back),
     (
         "files_and_network_are_out_of_reach",
         files_and_network_are_out_of_reach,

@@ -8,7 +8,7 @@ const DEFAULT_BYTES: u64 = 512 << 20;
 /// LIMIT: the least that makes sense.
 const LEAST_BYTES: u64 = 32 << 20;
 /// What an open guest filesystem takes: its reader's blocks, inodes, and the process around them.
-const READER_BYTES: u64 = 12 << 20;
+const READER_BYTES: u64 = 6 << 20;
 /// LIMIT: open guest filesystems, whatever the budget.
 const READERS_MAX: u64 = 64;
 /// Bytes of one run of a file.
@@ -65,7 +65,7 @@ impl Memory {
         self.0 / 8
     }
 
-    /// How many guest filesystems may be open: a quarter, at 12 MiB each; from 2 to 64.
+    /// How many guest filesystems may be open: a quarter, at 6 MiB each; from 2 to 64.
     #[must_use]
     pub const fn readers(self) -> u64 {
         let fit = self.0 / 4 / READER_BYTES;
@@ -91,12 +91,12 @@ mod tests {
                 + memory.record_bytes()
                 + memory.runs() * 64
                 + memory.document_bytes();
-            let readers = memory.readers() * (12 << 20);
+            let readers = memory.readers() * (6 << 20);
             assert!(memory.bytes() >= 32 << 20);
             assert!(shares + readers <= memory.bytes() + (24 << 20), "{bytes}");
         }
         assert_eq!(Memory::new(0).readers(), 2);
-        assert_eq!(Memory::default().readers(), 10);
+        assert_eq!(Memory::default().readers(), 21);
         assert_eq!(Memory::new(64 << 30).readers(), 64);
     }
 }

@@ -111,8 +111,8 @@ impl Store {
     }
 
     /// Bytes held now, about.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
         let held =
             |shard: &Mutex<Shard>| shard.lock().unwrap_or_else(PoisonError::into_inner).bytes;
         self.shards.iter().map(held).sum()
@@ -480,5 +480,62 @@ impl<R: Reader> GuestFs for Recorded<R> {
 
     fn trouble(&self) -> Option<Trouble> {
         self.reader.trouble()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Recorded, Store};
+    use crate::error::ErrorKind;
+    use crate::guest::conformance::check_guest_fs;
+    use crate::guest::fs::GuestFs;
+    use crate::guest::memory::MemoryFs;
+    use crate::guest::record::Direct;
+
+    fn many_files() -> MemoryFs {
+        let mut fs = MemoryFs::new();
+        for dir in 0..30 {
+            fs.directory(&format!("d{dir}")).unwrap();
+            for file in 0..50 {
+                fs.file(&format!("d{dir}/{file}"), b"content").unwrap();
+            }
+        }
+        fs
+    }
+
+    #[test]
+    fn conforms_and_stays_within_its_bound() {
+        for bound in [64 << 10, 16 << 20] {
+            let store = Store::new(bound);
+            let fs = many_files();
+            let volume = fs.volume();
+            let recorded = Recorded::new(Direct(Box::new(fs)), &store);
+            assert_eq!(check_guest_fs(&recorded, &volume), 1531);
+            // A shard always keeps its newest answer.
+            assert!(store.bytes() <= bound + (64 << 10), "{}", store.bytes());
+            assert!(store.bytes() > 10_000);
+            drop(recorded);
+            assert_eq!(store.bytes(), 0, "what a filesystem told goes with it");
+        }
+    }
+
+    #[test]
+    fn an_impossible_file_is_its_own_damage() {
+        let mut fs = many_files();
+        fs.change("d1/7", |attributes| attributes.size_bytes = u64::MAX)
+            .unwrap();
+        fs.change("d1/8", |attributes| {
+            attributes.mtime.nanoseconds = 1_000_000_000
+        })
+        .unwrap();
+        let recorded = Recorded::new(Direct(Box::new(fs)), &Store::new(1 << 20));
+        let dir = recorded.lookup(recorded.root(), b"d1").unwrap();
+        let entries = recorded.entries(dir).unwrap();
+        assert_eq!(entries.len(), 50);
+        for entry in entries.iter() {
+            let is_bad = entry.name == b"7" || entry.name == b"8";
+            let kind = recorded.attributes(entry.ino).err().map(|e| e.kind());
+            assert_eq!(kind, is_bad.then_some(ErrorKind::Corrupt));
+        }
     }
 }

@@ -97,12 +97,6 @@ impl Readers {
         }
     }
 
-    /// Where readers run.
-    #[must_use]
-    pub const fn isolation(&self) -> &Isolation {
-        &self.isolation
-    }
-
     /// Opens the filesystem on a volume, given with the other devices that it spans. Never fails: damage is a state.
     #[must_use]
     pub fn open(&self, devices: Vec<Arc<dyn ReadAt>>) -> Opening {
@@ -134,12 +128,6 @@ impl Readers {
 
     fn recorded(&self, reader: impl Reader + 'static) -> Arc<dyn GuestFs> {
         Arc::new(Recorded::new(reader, &self.store))
-    }
-
-    /// Bytes of answers that are kept now, about.
-    #[must_use]
-    pub fn record_bytes(&self) -> usize {
-        self.store.bytes()
     }
 }
 

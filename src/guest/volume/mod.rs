@@ -116,22 +116,34 @@ impl Volume {
             .collect()
     }
 
-    /// Opens the filesystem on it, or says why there is none to read. Never fails: damage is a state.
+    /// How far it is known, where `open` tells what became of opening its filesystem; it is called only if there may be one.
     #[must_use]
-    pub fn open(&self, sources: &[Arc<dyn ReadAt>]) -> (VolumeState, Option<Box<dyn GuestFs>>) {
+    pub fn state(&self, open: impl FnOnce() -> VolumeState) -> VolumeState {
         match &self.known {
-            Known::Filesystem => match (open_fs(&self.devices(sources)), &self.damage) {
-                ((VolumeState::Readable, fs), _) => (VolumeState::Readable, fs),
+            Known::Filesystem => match (open(), &self.damage) {
+                (VolumeState::Readable, _) => VolumeState::Readable,
                 // A filesystem that opens in what is there is shown; otherwise the cut is the better answer.
-                (_, Some(damage)) => (VolumeState::Damaged(damage.clone()), None),
-                ((state, _), None) => (state, None),
+                (_, Some(damage)) => VolumeState::Damaged(damage.clone()),
+                (state, None) => state,
             },
             Known::NoFilesystem | Known::Partitioned | Known::Member(_) => {
-                (VolumeState::NoFilesystem, None)
+                VolumeState::NoFilesystem
             }
-            Known::Unsupported(what) => (VolumeState::Unsupported(what.clone()), None),
-            Known::Damaged(what) => (VolumeState::Damaged(what.clone()), None),
+            Known::Unsupported(what) => VolumeState::Unsupported(what.clone()),
+            Known::Damaged(what) => VolumeState::Damaged(what.clone()),
         }
+    }
+
+    /// Opens the filesystem on it in this process, or says why there is none to read. Never fails: damage is a state.
+    #[must_use]
+    pub fn open(&self, sources: &[Arc<dyn ReadAt>]) -> (VolumeState, Option<Box<dyn GuestFs>>) {
+        let mut found = None;
+        let state = self.state(|| {
+            let (state, fs) = open_fs(&self.devices(sources));
+            found = fs;
+            state
+        });
+        (state, found)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{GuestFs, VolumeState};
 use crate::guest::system::{VolumeFacts, plan_files};
-use crate::guest::volume::{Known, Volume, scan_point};
+use crate::guest::volume::{Volume, scan_point};
 use crate::guest::worker::{Limits, Opening, Readers};
 use crate::tree::attribute::TreeOptions;
 use crate::tree::cache::Flights;
@@ -139,30 +139,18 @@ impl Scanner {
 
     /// How far a volume can be opened.
     fn probe(&self, point: &Arc<PointView>, volume: &Volume) -> Probed {
-        let state = match &volume.known {
-            Known::Filesystem => {
-                let opened = self.opened(point, volume);
-                let state = match (&opened.state, &volume.damage) {
-                    (VolumeState::Readable, _) | (_, None) => opened.state.clone(),
-                    // A filesystem that opens in what is there is shown; otherwise the cut is the better answer.
-                    (_, Some(damage)) => VolumeState::Damaged(damage.clone()),
-                };
-                return Probed {
-                    state,
-                    info: opened.fs.as_ref().map(|fs| fs.info().clone()),
-                    passing: opened.passing,
-                };
-            }
-            Known::NoFilesystem | Known::Partitioned | Known::Member(_) => {
-                VolumeState::NoFilesystem
-            }
-            Known::Unsupported(what) => VolumeState::Unsupported(what.clone()),
-            Known::Damaged(what) => VolumeState::Damaged(what.clone()),
-        };
+        let mut found = None;
+        let state = volume.state(|| {
+            let opened = self.opened(point, volume);
+            let state = opened.state.clone();
+            found = Some(opened);
+            state
+        });
+        let found = found.as_ref();
         Probed {
             state,
-            info: None,
-            passing: false,
+            info: found.and_then(|opened| Some(opened.fs.as_ref()?.info().clone())),
+            passing: found.is_some_and(|opened| opened.passing),
         }
     }
 

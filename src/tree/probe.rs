@@ -38,13 +38,14 @@ impl Tree {
     pub(super) fn files_found(&self, point: &Point, position: usize) -> Result<Found> {
         let position_bits = inode::index_bits(position).ok_or_else(absent)?;
         let ino = point.ino(low::FILES | position_bits);
-        if self.scanner.known(point).is_none()
-            && let Some(kept) = self
-                .kept_tops(point)
-                .get(position)
-                .and_then(|(_, attributes)| attributes.clone())
-        {
-            return Ok(committed(self.options.guest(ino, &kept)));
+        if let Some(tops) = self.kept_tops(point) {
+            return match tops.get(position) {
+                Some((_, Some(kept))) => Ok(committed(self.options.guest(ino, kept))),
+                // A directory of ours: of several filesystems, or of none.
+                Some((_, None)) => Ok(self.own(ino, Look::Directory, point)),
+                None if position == 0 => Ok(self.own(ino, Look::Directory, point)),
+                None => Err(absent()),
+            };
         }
         match self.files(point, position)? {
             Node::Guest(node) => self.place_found(point, &node.volumes, &node.place, node.ino),
@@ -54,12 +55,8 @@ impl Tree {
 
     /// Names of the trees of a point's files.
     pub(super) fn file_trees(&self, point: &Point) -> Result<Vec<String>> {
-        let kept = match self.scanner.known(point) {
-            Some(_) => Vec::new(),
-            None => self.kept_tops(point),
-        };
-        if !kept.is_empty() {
-            return Ok(kept.into_iter().map(|(name, _)| name).collect());
+        if let Some(tops) = self.kept_tops(point) {
+            return Ok(tops.into_iter().map(|(name, _)| name).collect());
         }
         let volumes = self.scanner.volumes(point)?;
         Ok(volumes
@@ -78,10 +75,13 @@ impl Tree {
         Vec::new()
     }
 
-    /// Names and attributes of the trees' tops as the point's state has them.
-    fn kept_tops(&self, point: &PointView) -> Vec<(String, Option<fs::Attributes>)> {
-        self.kept_volumes(point)
-            .map_or_else(Vec::new, |value| document::tops(&value))
+    /// Names and attributes of the trees' tops as the point's state has them; `None` where this process has looked by itself, or nobody
+    /// has.
+    fn kept_tops(&self, point: &PointView) -> Option<Vec<(String, Option<fs::Attributes>)>> {
+        match self.scanner.known(point) {
+            Some(_) => None,
+            None => self.kept_volumes(point).map(|value| document::tops(&value)),
+        }
     }
 
     /// What the point's state has of an earlier look.

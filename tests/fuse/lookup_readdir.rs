@@ -120,6 +120,7 @@ fn listing_opens_no_chain() {
     for n in 0..5 {
         world.commit_small("web02", &format!("p{n}"));
     }
+    world.commit_small("web03", "bare");
     let store = Arc::new(Counting {
         inner: LocalStore::open(world.repository()).unwrap(),
         layers: AtomicUsize::new(0),
@@ -142,9 +143,12 @@ fn listing_opens_no_chain() {
     std::fs::read(world.at("web01/first/info.json")).unwrap();
     assert_eq!(opened(), 0);
     // Once the state has what an earlier look has found, the tops of the guest's trees are known, too.
-    keep_volumes(&world);
+    keep_volumes(&world, "web01");
+    // Of a point without any filesystem, too.
+    keep_volumes(&world, "web03");
     std::thread::sleep(std::time::Duration::from_millis(1100));
     run("ls", &["-laL", text(&world.at("web01/first/"))]);
+    run("ls", &["-laL", text(&world.at("web03/bare/"))]);
     let volumes = std::fs::read_to_string(world.at("web01/first/volumes.json")).unwrap();
     assert!(volumes.contains("\"path\": \"vda/part/1\""), "{volumes}");
     assert_eq!(opened(), 0);
@@ -154,12 +158,12 @@ fn listing_opens_no_chain() {
 }
 
 /// What the owner does in the background after a commit.
-fn keep_volumes(world: &World) {
+fn keep_volumes(world: &World, vm: &str) {
     let repository = Arc::new(Repository::open(&world.repository()).unwrap());
     let owner = Owner::open(Arc::clone(&repository), Arc::new(SystemClock), "test").unwrap();
     let tree = world.tree(&MountOptions::default());
     let point = tree
-        .point(&VmName::new("web01").unwrap(), &Which::Latest(0))
+        .point(&VmName::new(vm).unwrap(), &Which::Latest(0))
         .unwrap();
     probe_point(&tree, &owner, &point).unwrap();
 }

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use super::sessions::Sessions;
 use crate::block::ReadAt;
 use crate::error::{Error, Result};
-use crate::ingest::ChainSource;
+use crate::ingest::{ChainSource, Registry};
 use crate::nbd::server::{Export, ExportInfo, Exports};
 use crate::repo::selector::Which;
 use crate::types::{DiskName, PointName, VmName};
 
 /// The exports of a repository.
-pub(super) struct RepositoryExports(pub(super) Arc<Sessions>);
+pub(super) struct RepositoryExports(pub(super) Arc<Registry>);
 
 impl RepositoryExports {
     fn points(&self, vm: &VmName, all: &mut Vec<ExportInfo>) -> Result<()> {

@@ -1,9 +1,9 @@
 //! The daemon: one process that owns a repository, with NBD, the mounted tree and the control socket.
 
 pub mod control;
+mod desk;
 mod exports;
 pub mod interrupt;
 pub mod probe;
 pub mod runtime_dir;
 pub mod serve;
-mod sessions;

@@ -12,15 +12,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::control;
+use super::desk::Desk;
 use super::exports::RepositoryExports;
 use super::probe::Prober;
 use super::runtime_dir;
-use super::sessions::Sessions;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions, Mounted};
-use crate::ingest::Engine;
+use crate::ingest::{Audience, Engine, Registry, Session};
 use crate::nbd::server::{Exports, Server, ServerLimits};
 use crate::repo::{Owner, Repository};
 use crate::tree::{Tree, TreeOptions};
@@ -69,7 +69,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         .chain([own_nbd])
         .collect();
     let mountpoint = options.mount.as_ref().map(|(path, _)| path.clone());
-    let sessions = Arc::new(Sessions::resume(engine, nbd_sockets.clone(), mountpoint)?);
+    let sessions = Registry::resume(engine)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -89,9 +89,18 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         None => None,
     };
     let prober = Prober::start(&tree, &owner)?;
-    sessions.on_change(on_change(tree, mounted.clone(), prober));
+    sessions.set_audience(Box::new(Onlookers {
+        tree,
+        mounted: mounted.clone(),
+        prober,
+    }));
+    let desk = Arc::new(Desk::new(
+        Arc::clone(&sessions),
+        nbd_sockets.clone(),
+        mountpoint,
+    ));
     let control_path = runtime_dir::control_socket(&dir, id);
-    let result = runtime.block_on(run(&sessions, &nbd_sockets, &control_path, ready));
+    let result = runtime.block_on(run(&desk, &nbd_sockets, &control_path, ready));
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
     let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
@@ -106,23 +115,27 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-/// What is done after a commit or abort: the mount shows it, and new points are looked at in the background.
-fn on_change(
+/// Who looks on: the mount shows what was committed, and new points are looked at in the background.
+struct Onlookers {
     tree: Arc<Tree>,
     mounted: Option<Arc<Mounted>>,
     prober: Prober,
-) -> Box<dyn Fn() + Send + Sync> {
-    Box::new(move || {
-        match &mounted {
+}
+
+impl Audience for Onlookers {
+    fn before_seal(&self, _session: &Session) {}
+
+    fn changed(&self) {
+        match &self.mounted {
             Some(mounted) => mounted.refresh(),
             None => {
-                if let Err(error) = tree.refresh() {
+                if let Err(error) = self.tree.refresh() {
                     tracing::warn!(error = %error.report(), "the tree could not be refreshed");
                 }
             }
         }
-        prober.wake();
-    })
+        self.prober.wake();
+    }
 }
 
 /// How the tree is shown: as the mount's options say, with readers and memory as the command line does.
@@ -139,7 +152,7 @@ fn view(options: &MountOptions, view: TreeOptions) -> TreeOptions {
 }
 
 async fn run(
-    sessions: &Arc<Sessions>,
+    desk: &Arc<Desk>,
     nbd_sockets: &[PathBuf],
     control_path: &std::path::Path,
     ready: impl FnOnce(&control::Status),
@@ -150,6 +163,7 @@ async fn run(
         watch_for(SignalKind::terminate())?,
     );
     let (stop, stopped) = watch::channel(false);
+    let sessions = desk.sessions();
     let exports: Arc<dyn Exports> = Arc::new(RepositoryExports(Arc::clone(sessions)));
     let mut servers = Vec::new();
     for path in nbd_sockets {
@@ -157,7 +171,7 @@ async fn run(
         servers.push(tokio::spawn(server.run(stopped.clone())));
     }
     let (listener, _file) = control::server::bind(control_path)?;
-    let control = tokio::spawn(control::server::run(listener, Arc::clone(sessions)));
+    let control = tokio::spawn(control::server::run(listener, Arc::clone(desk)));
     let expiring = Arc::clone(sessions);
     let expiry = tokio::spawn(async move {
         loop {
@@ -167,7 +181,7 @@ async fn run(
             let _ = tokio::task::spawn_blocking(move || sessions.expire()).await;
         }
     });
-    ready(&sessions.status());
+    ready(&desk.status());
     tokio::select! {
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),

@@ -26,7 +26,8 @@ pub(super) const fn of_kind(kind: ErrorKind) -> Errno {
         ErrorKind::LimitExceeded => Errno::EOVERFLOW,
         ErrorKind::TimedOut => Errno::ETIMEDOUT,
         ErrorKind::Cancelled => Errno::ECANCELED,
-        ErrorKind::PolicyNotMet => Errno::EPERM,
+        ErrorKind::PolicyNotMet | ErrorKind::NotPermitted => Errno::EPERM,
+        ErrorKind::TooLarge => Errno::EFBIG,
     }
 }
 

@@ -57,6 +57,8 @@ pub struct BeginRequest {
     pub differential: bool,
     /// Compare with this point. Naming one also allows a second open session.
     pub parent: Option<Which>,
+    /// Whether it may begin without a disk: they are made later.
+    pub empty: bool,
     /// Seconds without activity after which the session ends by itself.
     pub ttl_seconds: u64,
     /// Whether it goes on after a crash.
@@ -77,6 +79,7 @@ impl BeginRequest {
             full: false,
             differential: false,
             parent: None,
+            empty: false,
             ttl_seconds: sidecar::TTL_SECONDS_DEFAULT,
             resumable: true,
             compression: Compression::None,
@@ -190,6 +193,11 @@ fn plan_disk(
     Ok(SessionDisk {
         layer: Slot::new(&name, captured_at, layer_id),
         name,
+        number: 0,
+        log: None,
+        temporary: None,
+        unlinked: false,
+        inherited: parent.is_some(),
         key,
         layer_id,
         kind,
@@ -247,7 +255,10 @@ fn plan_disks(
             "a disk is named twice (names are compared without regard to case)",
         ));
     }
-    if disks.is_empty() {
+    for (disk, number) in disks.iter_mut().zip(0..) {
+        disk.number = number;
+    }
+    if disks.is_empty() && !request.empty {
         return Err(Error::invalid(format!("{} has no disks yet", request.vm))
             .advise("name them: DISK=SIZE"));
     }
@@ -319,7 +330,10 @@ impl Session {
                 point_id: p.point_id,
                 name: p.name,
             }),
+            serial: owner.take_serial(&mut entry)?,
             disks,
+            declared: sidecar::Declared::default(),
+            dismantled: false,
             unknown,
         };
         let keys: Vec<DiskKey> = session
@@ -343,7 +357,10 @@ impl Session {
         let made = create();
         drop(entry);
         match made {
-            Ok(disks) => Ok(Self::new(engine.clone(), session, disks)),
+            Ok(disks) => {
+                let serial = session.serial;
+                Ok(Self::new(engine.clone(), session, serial, disks))
+            }
             Err(e) => {
                 if let Err(left) = owner.discard_session(&session) {
                     tracing::error!(error = %left.report(), "a session that could not begin is left over");
@@ -354,7 +371,7 @@ impl Session {
     }
 }
 
-fn create_disk(
+pub(super) fn create_disk(
     engine: &Engine,
     session: &sidecar::Session,
     source: &Arc<ChainSource>,
@@ -363,7 +380,7 @@ fn create_disk(
     let keys = VmKeys::new(&session.vm)?;
     let stage = engine.owner.repository().stage();
     let layer = stage.create(&keys.open_layer(&disk.layer)?)?;
-    let log = RecordLog::create(stage.create(&keys.map(&session.name, &disk.name)?)?);
+    let log = RecordLog::create(stage.create(&keys.map(&session.name, disk.log_name())?)?);
     let writer = LayerWriter::create(
         layer,
         layer_options(session, disk),
@@ -437,5 +454,7 @@ pub(super) fn assemble(
         sealed: AtomicBool::new(false),
         is_unsure: AtomicBool::new(false),
         doubts: super::doubt::Doubts::default(),
+        door: super::door::Owner::default(),
+        sizing: Mutex::default(),
     })
 }

@@ -10,7 +10,7 @@ use super::resume::resume_disk;
 use super::session::{Session, SessionState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::layout::VmKeys;
-use crate::repo::publish::{Draft, Published};
+use crate::repo::publish::{Draft, Published, free_name};
 use crate::repo::sidecar::index::PointEntry;
 use crate::types::{DiskName, PointName};
 
@@ -35,6 +35,17 @@ impl Session {
     /// `InvalidInput` while a disk is neither finished nor declared, or has shrunk; `Busy` while somebody writes or
     /// commits; `AlreadyExists` (the name); `NoSpace`, `Io`, `Stale` (the lock).
     pub fn commit(&self, request: &CommitRequest) -> Result<PointEntry> {
+        self.commit_after(request, &|| ())
+    }
+
+    /// [`Session::commit`], with `launder` called twice: while writes are taken still, and when they are not any more. Whoever
+    /// holds written bytes back (a kernel's page cache) hands them in the first time, and drops what is left the second.
+    ///
+    /// # Errors
+    /// As [`Session::commit`].
+    pub fn commit_after(&self, request: &CommitRequest, launder: &dyn Fn()) -> Result<PointEntry> {
+        launder();
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match &*state {
@@ -56,7 +67,7 @@ impl Session {
                 }
             }
         }
-        let done = self.commit_disks(request);
+        let done = self.commit_disks(request, launder);
         let next = match &done {
             Ok(point) => SessionState::Committed(point.entry.name.clone()),
             Err(_) => SessionState::Open,
@@ -74,18 +85,62 @@ impl Session {
         self.note_error(result)
     }
 
-    fn commit_disks(&self, request: &CommitRequest) -> Result<Published> {
+    /// What was declared before, and what is said now, which wins.
+    fn merged(&self, request: &CommitRequest) -> CommitRequest {
+        let declared = self.sidecar().declared;
+        let mut merged = request.clone();
+        merged.unchanged.extend(declared.unchanged);
+        merged.without.extend(declared.without);
+        for (disk, id) in declared.change_ids {
+            let is_said = request
+                .change_ids
+                .keys()
+                .any(|d| d.folded() == disk.folded());
+            if !is_said {
+                merged.change_ids.insert(disk, id);
+            }
+        }
+        merged
+    }
+
+    /// Refuses what cannot become a point, whatever its disks say.
+    fn check_whole(&self, request: &CommitRequest) -> Result<()> {
+        let sidecar = self.sidecar();
+        if sidecar.dismantled {
+            return Err(Error::invalid("the session has been removed in part")
+                .advise("end it with: restorefs abort"));
+        }
+        let is_in =
+            |list: &[DiskName], name: &DiskName| list.iter().any(|n| n.folded() == name.folded());
+        let named = request.unchanged.iter().chain(request.change_ids.keys());
+        for name in named.chain(&request.without) {
+            if !sidecar
+                .disks
+                .iter()
+                .any(|d| d.name.folded() == name.folded())
+            {
+                self.disk(name)?;
+            }
+        }
+        for disk in sidecar.disks.iter().filter(|d| d.unlinked) {
+            if !is_in(&request.without, &disk.name) {
+                return Err(
+                    Error::invalid(format!("disk {} was removed", disk.name)).advise(format!(
+                        "write it again, or declare that it is gone: --without {}",
+                        disk.name
+                    )),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn commit_disks(&self, request: &CommitRequest, launder: &dyn Fn()) -> Result<Published> {
+        let request = &self.merged(request);
         let named = |list: &[DiskName], disk: &DiskWriter| {
             list.iter().any(|n| n.folded() == disk.meta.name.folded())
         };
-        for name in request
-            .unchanged
-            .iter()
-            .chain(&request.without)
-            .chain(request.change_ids.keys())
-        {
-            self.disk(name)?;
-        }
+        self.check_whole(request)?;
         let (gone, disks): (Vec<_>, Vec<_>) = self
             .disks()
             .into_iter()
@@ -95,9 +150,26 @@ impl Session {
         }
         for disk in &disks {
             check_ready(disk, named(&request.unchanged, disk))?;
+            disk.check_size()?;
         }
         let sidecar = self.sidecar();
         let repository = self.engine.owner.repository();
+        let point = request.point.clone().or_else(|| sidecar.point.clone());
+        // Said before anything is sealed; what decides is the same question when it is published.
+        free_name(
+            repository,
+            &self.engine.owner.vm_snapshot(&sidecar.vm)?.index,
+            Some(&sidecar.name),
+            point.as_ref(),
+            sidecar.captured_at,
+        )?;
+        // All disks end at one moment, before the first is sealed.
+        for disk in &disks {
+            let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+            disk.flush_gated()?;
+            disk.sealed.store(true, Ordering::SeqCst);
+        }
+        launder();
         let mut sealed = Vec::new();
         for disk in &disks {
             let change_id = request
@@ -106,12 +178,10 @@ impl Session {
                 .find(|(n, _)| n.folded() == disk.meta.name.folded())
                 .map(|(_, id)| id.clone());
             let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
-            disk.flush_gated()?;
-            disk.sealed.store(true, Ordering::SeqCst);
             sealed.push(disk.seal(repository, &sidecar.vm, change_id)?);
         }
         let draft = Draft {
-            name: request.point.clone().or(sidecar.point),
+            name: point,
             captured_at: sidecar.captured_at,
             parent: sidecar.parent,
             disks: sealed,
@@ -123,7 +193,9 @@ impl Session {
         for disk in &disks {
             disk.update_cache(repository, &sidecar.vm);
         }
-        for disk in &gone {
+        let leftover = self.files().into_iter();
+        let leftover = leftover.filter_map(|(temporary, disk)| temporary.is_some().then_some(disk));
+        for disk in gone.into_iter().chain(leftover) {
             disk.sealed.store(true, Ordering::SeqCst);
             let removed = VmKeys::new(&sidecar.vm)
                 .and_then(|k| k.open_layer(&disk.meta.layer))
@@ -152,6 +224,9 @@ impl Session {
             meta.source_bytes = place.source_bytes();
             let again = resume_disk(&self.engine, &sidecar, &source, &meta)?;
             again.finish.set(finished);
+            if let Some(door) = place.door() {
+                again.claim(door)?;
+            }
             *place = again;
         }
         Ok(())

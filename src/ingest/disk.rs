@@ -77,6 +77,9 @@ pub struct DiskWriter {
     /// succeed over them: nothing of this disk can be answered as durable any more.
     pub(super) is_unsure: AtomicBool,
     pub(super) doubts: Doubts,
+    pub(super) door: super::door::Owner,
+    /// Held while the size changes.
+    pub(super) sizing: Mutex<()>,
 }
 
 impl DiskWriter {

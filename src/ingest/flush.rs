@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::disk::DiskWriter;
 use super::record::Record;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::types::width::u64_from_usize;
 
 impl DiskWriter {
     /// Makes all that was written before durable: data first, then the records that name it.
@@ -56,9 +57,47 @@ impl DiskWriter {
     /// # Errors
     /// `ReadOnly` once sealed; `InvalidInput` for a size that QCOW2 cannot have; `NoSpace`, `Io`.
     pub fn set_size(&self, source_bytes: u64) -> Result<()> {
+        let _turn = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.resize(source_bytes)
+    }
+
+    /// Writes bytes as into a file: beyond the end it grows.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::write`] and [`DiskWriter::set_size`].
+    pub fn write_growing(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.grow(offset, u64_from_usize(bytes.len()))?;
+        self.write(offset, bytes)
+    }
+
+    /// Makes the disk at least so large that it has `length_bytes` at `offset`.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::set_size`].
+    pub fn grow(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        let end = offset
+            .checked_add(length_bytes)
+            .ok_or_else(|| Error::new(ErrorKind::TooLarge, "the file would be too large"))?;
+        if end <= self.source_bytes() {
+            return Ok(());
+        }
+        let _turn = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        if end > self.source_bytes() {
+            self.resize(end)?;
+        }
+        Ok(())
+    }
+
+    fn resize(&self, source_bytes: u64) -> Result<()> {
         let size_bytes = source_bytes
             .checked_next_multiple_of(512)
-            .ok_or_else(|| Error::invalid("the size is out of range"))?;
+            .filter(|size| *size <= crate::qcow2::writer::SIZE_BYTES_MAX)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::TooLarge,
+                    format!("{source_bytes} bytes are too large for QCOW2"),
+                )
+            })?;
         let old = self.size_bytes();
         if source_bytes < old {
             self.zero(source_bytes, old - source_bytes)?;

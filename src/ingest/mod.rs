@@ -16,10 +16,12 @@
 
 pub mod begin;
 mod buffer;
+mod change;
 mod commit;
 mod connection;
 pub mod copy;
 mod disk;
+mod door;
 mod doubt;
 mod finish;
 mod flush;
@@ -28,6 +30,7 @@ mod parent;
 mod range_lock;
 mod read;
 mod record;
+mod registry;
 mod resume;
 mod seal;
 mod session;
@@ -39,5 +42,7 @@ pub use buffer::Reservation;
 pub use commit::CommitRequest;
 pub use connection::Connection;
 pub use disk::{DiskStats, DiskWriter};
+pub use door::Door;
 pub use parent::ChainSource;
+pub use registry::{Audience, Registry};
 pub use session::{Engine, Session, SessionState};

@@ -1,6 +1,6 @@
 //! A session: a restore point being written, with all disks of its VM.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::buffer::{BufferPool, Reservation};
@@ -69,6 +69,12 @@ pub struct Session {
     pub(super) disks: RwLock<Vec<Arc<DiskWriter>>>,
     pub(super) state: Mutex<SessionState>,
     pub(super) last_error: Mutex<Option<String>>,
+    /// Held while the session's disks or declarations change.
+    pub(super) changing: Mutex<()>,
+    /// Highest number that a disk was given.
+    pub(super) number_high: AtomicU32,
+    /// Serial of its inode numbers, unique in this process.
+    serial: u32,
     /// Seconds since the epoch of the last sign of life.
     active_at: AtomicI64,
 }
@@ -77,17 +83,27 @@ impl Session {
     pub(super) fn new(
         engine: Engine,
         sidecar: sidecar::Session,
+        serial: u32,
         disks: Vec<Arc<DiskWriter>>,
     ) -> Arc<Self> {
         let now = engine.owner.clock().now().as_second();
         Arc::new(Self {
             engine,
+            serial,
+            changing: Mutex::default(),
+            number_high: AtomicU32::new(0),
             sidecar: Mutex::new(sidecar),
             disks: RwLock::new(disks),
             state: Mutex::new(SessionState::Open),
             last_error: Mutex::new(None),
             active_at: AtomicI64::new(now),
         })
+    }
+
+    /// Serial of its inode numbers.
+    #[must_use]
+    pub const fn serial(&self) -> u32 {
+        self.serial
     }
 
     /// Its sidecar as it stands.
@@ -148,13 +164,31 @@ impl Session {
         result
     }
 
-    /// All disks.
+    /// All disks, without those that are written beside others.
     #[must_use]
     pub fn disks(&self) -> Vec<Arc<DiskWriter>> {
-        self.disks
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let files = self.files();
+        files
+            .into_iter()
+            .filter_map(|(temporary, disk)| temporary.is_none().then_some(disk))
+            .collect()
+    }
+
+    /// All disks with the name of the file in the tree, for those that are written beside the disk that they are to replace.
+    #[must_use]
+    pub fn files(&self) -> Vec<(Option<String>, Arc<DiskWriter>)> {
+        let disks = self.disks.read().unwrap_or_else(PoisonError::into_inner);
+        let sidecar = self.sidecar.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |disk: &DiskWriter| {
+            let mut all = sidecar.disks.iter();
+            all.find(|d| d.layer_id == disk.meta.layer_id && !d.unlinked)
+                .map(|d| d.temporary.clone())
+        };
+        // One that the sidecar does not name is on its way out.
+        disks
+            .iter()
+            .filter_map(|disk| Some((place(disk)?, Arc::clone(disk))))
+            .collect()
     }
 
     /// The disk of that name.
@@ -175,7 +209,11 @@ impl Session {
         })
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// Whether it takes writes.
+    ///
+    /// # Errors
+    /// `Busy` while it is being committed; `ReadOnly`, `Stale` when it has ended.
+    pub fn check_open(&self) -> Result<()> {
         match self.state() {
             SessionState::Open => Ok(()),
             SessionState::Committing => Err(Error::new(

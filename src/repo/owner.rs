@@ -325,6 +325,17 @@ impl Owner {
         Ok(serial)
     }
 
+    /// Gives a VM the next serial, and writes down that it is given.
+    ///
+    /// # Errors
+    /// As [`Owner::next_serial`]; `NoSpace`, `Io`.
+    pub fn take_serial(&self, entry: &mut VmEntry) -> Result<u32> {
+        let serial = self.next_serial()?;
+        entry.index.serial_high = entry.index.serial_high.max(serial);
+        Self::store_index(&self.repository, &mut entry.index)?;
+        Ok(serial)
+    }
+
     pub(super) fn store_index(repository: &Repository, index: &mut Index) -> Result<()> {
         index.generation += 1;
         repository.store().put(
@@ -405,6 +416,16 @@ impl Owner {
             PutMode::Create,
         )?;
         stage.sync_prefix(&keys.points()?)
+    }
+
+    /// Writes an open session's sidecar anew.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn replace_session(&self, session: &Session) -> Result<()> {
+        let key = VmKeys::new(&session.vm)?.session_file(&session.name)?;
+        let bytes = encode(session)?;
+        self.repository.stage().put(&key, &bytes, PutMode::Replace)
     }
 
     /// Removes what was made of a session that could not begin.

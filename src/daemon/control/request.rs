@@ -136,6 +136,7 @@ impl BeginArguments {
             full: self.full,
             differential: self.differential,
             parent: self.parent.as_deref().map(str::parse).transpose()?,
+            empty: false,
             ttl_seconds: self.ttl_seconds,
             resumable: self.resumable,
             compression: parse_compression(&self.compression)?,

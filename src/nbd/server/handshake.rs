@@ -170,6 +170,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 const fn refusal(kind: ErrorKind) -> ReplyKind {
     match kind {
         ErrorKind::PermissionDenied
+        | ErrorKind::NotPermitted
         | ErrorKind::Busy
         | ErrorKind::ReadOnly
         | ErrorKind::Locked
@@ -190,6 +191,7 @@ const fn refusal(kind: ErrorKind) -> ReplyKind {
         | ErrorKind::IsADirectory
         | ErrorKind::NotEmpty
         | ErrorKind::Stale
+        | ErrorKind::TooLarge
         | ErrorKind::NoData => ReplyKind::ErrUnknown,
     }
 }

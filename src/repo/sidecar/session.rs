@@ -1,6 +1,8 @@
 //! `session.json`: a restore point being written. With the `<disk>.map` logs it is all that a session
 //! needs to go on after a crash.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -34,11 +36,41 @@ pub struct Session {
     pub resumable: bool,
     /// The point that it is compared with, which stays as long as the session is open.
     pub parent: Option<PointParent>,
+    /// Serial of its inode numbers.
+    #[serde(default)]
+    pub serial: u32,
     /// All disks of the VM.
     pub disks: Vec<SessionDisk>,
+    /// What was said of the disks so far.
+    #[serde(default, skip_serializing_if = "Declared::is_empty")]
+    pub declared: Declared,
+    /// Whether its removal has begun: it can only be aborted then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dismantled: bool,
     /// Fields of newer releases.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// What whoever writes a session has said of its disks before the commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Declared {
+    /// Change ids.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub change_ids: BTreeMap<DiskName, String>,
+    /// Disks that are the parent's, untouched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unchanged: Vec<DiskName>,
+    /// Disks that the point does not have any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<DiskName>,
+}
+
+impl Declared {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One disk of a session.
@@ -46,6 +78,21 @@ pub struct Session {
 pub struct SessionDisk {
     /// Name.
     pub name: DiskName,
+    /// Number within the session, never given again in it.
+    #[serde(default)]
+    pub number: u32,
+    /// Name of its log without the suffix, when it is not the disk's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// The name of the file in the tree, while it is written beside the disk that it is to replace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temporary: Option<String>,
+    /// Removed in the tree: the session cannot be committed until it is written again or declared to be gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlinked: bool,
+    /// Whether the parent point has it, also when it is compared with nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherited: bool,
     /// Stable key.
     pub key: String,
     /// Slot of the layer that is being written.
@@ -64,6 +111,14 @@ pub struct SessionDisk {
     /// The parent's disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentDisk>,
+}
+
+impl SessionDisk {
+    /// Name of its log, without the suffix.
+    #[must_use]
+    pub fn log_name(&self) -> &str {
+        self.log.as_deref().unwrap_or_else(|| self.name.as_str())
+    }
 }
 
 /// What a session needs to know of a parent's disk.

@@ -1,0 +1,78 @@
+//! The desk: what commands ask for on the control socket is done here, on the one table of open sessions.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::control::{BeginAnswer, CommitAnswer, SessionAnswer, Status};
+use crate::error::Result;
+use crate::ingest::{BeginRequest, CommitRequest, Registry};
+use crate::types::{PointName, VmName};
+
+/// See the module.
+pub(super) struct Desk {
+    sessions: Arc<Registry>,
+    nbd_sockets: Vec<PathBuf>,
+    mountpoint: Option<PathBuf>,
+}
+
+impl Desk {
+    pub(super) const fn new(
+        sessions: Arc<Registry>,
+        nbd_sockets: Vec<PathBuf>,
+        mountpoint: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            sessions,
+            nbd_sockets,
+            mountpoint,
+        }
+    }
+
+    pub(super) const fn sessions(&self) -> &Arc<Registry> {
+        &self.sessions
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            nbd_sockets: self.nbd_sockets.clone(),
+            mountpoint: self.mountpoint.clone(),
+        }
+    }
+
+    pub(super) fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer> {
+        let session = self.sessions.begin(request)?;
+        let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
+        Ok(BeginAnswer::of(&session, &socket))
+    }
+
+    pub(super) fn commit(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        request: &CommitRequest,
+    ) -> Result<CommitAnswer> {
+        let vm = self.sessions.require(vm, name)?.vm();
+        let point = self.sessions.commit(&vm, name, request)?;
+        Ok(CommitAnswer { vm, point })
+    }
+
+    pub(super) fn attach(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        file: &str,
+        content: &[u8],
+    ) -> Result<()> {
+        self.sessions.require(vm, name)?.attach(file, content)
+    }
+
+    pub(super) fn list(&self) -> Vec<SessionAnswer> {
+        let sessions = self.sessions.all();
+        sessions
+            .iter()
+            .map(|session| SessionAnswer::of(session))
+            .collect()
+    }
+}

@@ -20,10 +20,10 @@ use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions, Mounted};
-use crate::ingest::{Audience, Engine, Registry, Session};
+use crate::ingest::{Audience, Engine, Registry, Session, Telling};
 use crate::nbd::server::{Exports, Server, ServerLimits};
 use crate::repo::{Owner, Repository};
-use crate::tree::{Tree, TreeOptions};
+use crate::tree::{Tree, TreeOptions, Writing};
 
 /// How often idle sessions are looked at.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -83,7 +83,15 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
             ..options.view
         },
     };
-    let tree = Tree::new(Arc::clone(&repository), Arc::clone(&pool), view)?;
+    let socket = nbd_sockets.first().cloned().unwrap_or_default();
+    let writing = Writing {
+        sessions: Arc::clone(&sessions),
+        targets: Box::new(move |session| {
+            control::BeginAnswer::of(session, &socket).nbd_targets_string
+        }),
+        allow_forget: options.mount.as_ref().is_some_and(|(_, m)| m.allow_forget),
+    };
+    let tree = Tree::writable(Arc::clone(&repository), Arc::clone(&pool), view, writing)?;
     let mounted = match &options.mount {
         Some((path, mount)) => Some(Arc::new(fuse::mount(&tree, path, mount)?)),
         None => None,
@@ -123,11 +131,16 @@ struct Onlookers {
 }
 
 impl Audience for Onlookers {
-    fn before_seal(&self, _session: &Session) {}
+    fn before_seal(&self, session: &Session) {
+        if let Some(mounted) = &self.mounted {
+            mounted.launder(&self.tree.session_files(session));
+        }
+    }
 
-    fn changed(&self) {
+    fn changed(&self, telling: Telling) {
         match &self.mounted {
-            Some(mounted) => mounted.refresh(),
+            Some(mounted) if telling == Telling::Wait => mounted.refresh(),
+            Some(mounted) => mounted.wake(),
             None => {
                 if let Err(error) = self.tree.refresh() {
                     tracing::warn!(error = %error.report(), "the tree could not be refreshed");

@@ -1,7 +1,7 @@
 //! Beginning a session: which disks it has, what they are compared with, and why.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::disk::DiskWriter;
@@ -456,5 +456,7 @@ pub(super) fn assemble(
         doubts: super::doubt::Doubts::default(),
         door: super::door::Owner::default(),
         sizing: Mutex::default(),
+        clock: Arc::clone(engine.owner.clock()),
+        written_at: AtomicI64::new(i64::try_from(session.captured_at.as_nanosecond()).unwrap_or(0)),
     })
 }

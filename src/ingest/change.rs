@@ -46,6 +46,7 @@ impl Session {
         let result = edit(&mut next)?;
         self.engine.owner.replace_session(&next)?;
         *self.sidecar.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        self.note_change();
         Ok(result)
     }
 

@@ -14,6 +14,7 @@
 //! Lock order: session state, disk gate, cluster ranges, gather, pages, records. Cluster ranges are held over I/O (they are what
 //! makes two writers of one cluster take turns); mutexes are not, but for the first touch of a page.
 
+mod attach;
 pub mod begin;
 mod buffer;
 mod change;
@@ -44,5 +45,5 @@ pub use connection::Connection;
 pub use disk::{DiskStats, DiskWriter};
 pub use door::Door;
 pub use parent::ChainSource;
-pub use registry::{Audience, Registry};
+pub use registry::{Audience, Registry, Telling};
 pub use session::{Engine, Session, SessionState};

@@ -4,6 +4,7 @@
 //! The table's mutex is held for looking up and noting only, never over a begin, a commit or an abort.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,17 @@ pub trait Audience: Send + Sync {
     /// taken, and when they are not any more.
     fn before_seal(&self, session: &Session);
 
-    /// Sessions or points have come or gone. Told before the one who did it is answered.
-    fn changed(&self);
+    /// Sessions or points have come or gone. With [`Telling::Wait`] it returns once whoever looks will see it.
+    fn changed(&self, telling: Telling);
+}
+
+/// Whether who changes something waits until everybody has been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// He does: what he did is seen when he is answered.
+    Wait,
+    /// He holds what the others would wait for (a directory of the mounted tree).
+    Go,
 }
 
 /// See the module.
@@ -38,6 +48,8 @@ pub struct Registry {
     /// Sessions that have ended, by serial: who still holds one of their files is told how.
     ended: Mutex<HashMap<u32, (VmName, SessionState)>>,
     audience: OnceLock<Box<dyn Audience>>,
+    /// Counts beginnings and ends.
+    generation: AtomicU64,
 }
 
 /// Waits until nobody writes any more, for a moment. nbdcopy and QEMU end without waiting for the server after `NBD_CMD_DISC`: a
@@ -80,6 +92,7 @@ impl Registry {
             open: Mutex::new(open),
             ended: Mutex::default(),
             audience: OnceLock::new(),
+            generation: AtomicU64::new(0),
         }))
     }
 
@@ -95,10 +108,22 @@ impl Registry {
         let _ = self.audience.set(audience);
     }
 
-    fn tell(&self) {
+    /// Says that something has changed that no session has to do with.
+    pub fn tell_of_change(&self) {
+        self.tell(Telling::Go);
+    }
+
+    fn tell(&self, telling: Telling) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         if let Some(audience) = self.audience.get() {
-            audience.changed();
+            audience.changed(telling);
         }
+    }
+
+    /// Counts sessions that have begun or ended.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Session>>> {
@@ -155,11 +180,11 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Session::begin`].
-    pub fn begin(&self, request: &BeginRequest) -> Result<Arc<Session>> {
+    pub fn begin(&self, request: &BeginRequest, telling: Telling) -> Result<Arc<Session>> {
         let session = Session::begin(&self.engine, request)?;
         let key = key(&session.vm(), &session.name());
         self.table().insert(key, Arc::clone(&session));
-        self.tell();
+        self.tell(telling);
         Ok(session)
     }
 
@@ -172,6 +197,7 @@ impl Registry {
         vm: &VmName,
         name: &PointName,
         request: &CommitRequest,
+        telling: Telling,
     ) -> Result<PointEntry> {
         let session = self.require(vm, name)?;
         wait_for_goodbyes(&session);
@@ -184,7 +210,7 @@ impl Registry {
         let point = session.commit_after(request, &launder);
         // Also when only its durability could not be had: the point is in place.
         if matches!(session.state(), SessionState::Committed(_)) {
-            self.end(&session);
+            self.end(&session, telling);
         }
         point
     }
@@ -193,23 +219,23 @@ impl Registry {
     ///
     /// # Errors
     /// `NotFound`; as [`Session::abort`].
-    pub fn abort(&self, vm: &VmName, name: &PointName) -> Result<()> {
+    pub fn abort(&self, vm: &VmName, name: &PointName, telling: Telling) -> Result<()> {
         match self.get(vm, name) {
             Some(session) => {
                 session.abort()?;
-                self.end(&session);
+                self.end(&session, telling);
             }
             // One that could not go on has no live session, but is still there.
             None => {
                 self.engine.owner.repository().session(vm, name)?;
                 self.engine.owner.remove_session(vm, name)?;
-                self.tell();
+                self.tell(telling);
             }
         }
         Ok(())
     }
 
-    fn end(&self, session: &Arc<Session>) {
+    fn end(&self, session: &Arc<Session>, telling: Telling) {
         let vm = session.vm();
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.len() >= ENDED_MAX {
@@ -218,7 +244,7 @@ impl Registry {
         ended.insert(session.serial(), (vm.clone(), session.state()));
         drop(ended);
         self.table().remove(&key(&vm, &session.name()));
-        self.tell();
+        self.tell(telling);
     }
 
     /// Ends sessions that have been idle past their ttl.
@@ -227,7 +253,7 @@ impl Registry {
             if session.is_expired() && session.state() == SessionState::Open {
                 let (vm, name) = (session.vm(), session.name());
                 tracing::warn!(vm = %vm, session = %name, "a session was idle past its ttl and is aborted");
-                if let Err(e) = self.abort(&vm, &name) {
+                if let Err(e) = self.abort(&vm, &name, Telling::Wait) {
                     tracing::error!(vm = %vm, session = %name, error = %e.report(), "the expired session could not be removed");
                 }
             }

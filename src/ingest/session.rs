@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use jiff::Timestamp;
+
 use super::buffer::{BufferPool, Reservation};
 use super::connection::Connection;
 use super::disk::DiskWriter;
@@ -10,9 +12,7 @@ use crate::block::page::PageBudget;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Owner;
-use crate::repo::layout::{self, VmKeys};
 use crate::repo::sidecar::session as sidecar;
-use crate::store::PutMode;
 use crate::types::{DiskName, PointName, VmName};
 
 /// LIMIT: default memory for tables and leaves of all open sessions.
@@ -73,10 +73,18 @@ pub struct Session {
     pub(super) changing: Mutex<()>,
     /// Highest number that a disk was given.
     pub(super) number_high: AtomicU32,
+    /// Held shared while an attached file is written, alone when that ends.
+    pub(super) attaching: RwLock<()>,
+    /// Nanoseconds since the epoch of the last change of its names.
+    changed_at: AtomicI64,
     /// Serial of its inode numbers, unique in this process.
     serial: u32,
     /// Seconds since the epoch of the last sign of life.
     active_at: AtomicI64,
+}
+
+fn nanoseconds(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 impl Session {
@@ -91,6 +99,8 @@ impl Session {
             engine,
             serial,
             changing: Mutex::default(),
+            attaching: RwLock::default(),
+            changed_at: AtomicI64::new(nanoseconds(sidecar.captured_at)),
             number_high: AtomicU32::new(0),
             sidecar: Mutex::new(sidecar),
             disks: RwLock::new(disks),
@@ -104,6 +114,23 @@ impl Session {
     #[must_use]
     pub const fn serial(&self) -> u32 {
         self.serial
+    }
+
+    /// When one of its names came or went last; never twice the same.
+    #[must_use]
+    pub fn changed_at(&self) -> Timestamp {
+        let at = self.changed_at.load(Ordering::SeqCst);
+        Timestamp::from_nanosecond(at.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// Notes that a name in it has come or gone.
+    pub fn note_change(&self) {
+        let now = nanoseconds(self.engine.owner.clock().now());
+        let next = |at: i64| Some(now.max(at.saturating_add(1)));
+        // The closure always gives a value.
+        let _ = self
+            .changed_at
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
     }
 
     /// Its sidecar as it stands.
@@ -260,24 +287,6 @@ impl Session {
             offset,
             length_bytes,
         ))
-    }
-
-    /// Attaches a small file, which goes with the point verbatim; replaces one of that name.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a name that is no plain file name; `NoSpace`, `Io`.
-    pub fn attach(&self, name: &str, content: &[u8]) -> Result<()> {
-        self.check_open()?;
-        self.touch();
-        let key = VmKeys::new(&self.vm())?
-            .session(&self.name())?
-            .join(layout::ATTACHED)?
-            .join(name)?;
-        self.engine
-            .owner
-            .repository()
-            .stage()
-            .put(&key, content, PutMode::Replace)
     }
 
     /// Makes everything written to all disks durable.

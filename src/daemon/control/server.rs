@@ -100,7 +100,7 @@ fn answer(desk: &Desk, request: Request) -> Result<Value> {
             name,
             content,
         } => value(desk.attach(&vm, &session, &name, &content)?),
-        Request::Abort { vm, session } => value(desk.sessions().abort(&vm, &session)?),
+        Request::Abort { vm, session } => value(desk.abort(&vm, &session)?),
         Request::Sessions => value(desk.list()),
         Request::RebuildCatalog => value(desk.sessions().engine().owner.rebuild_catalog()?),
     }

@@ -11,7 +11,8 @@
 //! # Invariants
 //! - Notifications are sent by a thread of their own that holds no lock: one sent from a handler waits for the very lock that the caller of
 //!   that handler holds.
-//! - Every mount is `nodev` and `nosuid`, and read-only unless this process owns the repository; `noexec` unless asked otherwise; the kernel checks permissions.
+//! - Every mount is `nodev` and `nosuid`, and read-only unless this process owns the repository; `noexec` unless asked otherwise; the
+//!   kernel checks permissions.
 //! - A process that dies leaves a dead mountpoint at most, which the next mount there takes away.
 
 mod adapter;

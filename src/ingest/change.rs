@@ -87,6 +87,7 @@ impl Session {
             // Nothing of the parent shines through: it is only compared with.
             writer.set_size(0)?;
         }
+        writer.note_change();
         let recorded = self.replace_sidecar(|next| {
             next.disks
                 .retain(|d| temporary.is_some() || !d.unlinked || d.name.folded() != name.folded());

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use jiff::Timestamp;
 
+use super::door::Door;
 use super::doubt::Doubts;
 use super::finish::Finish;
 use super::gather::Gather;
@@ -242,7 +243,7 @@ impl DiskWriter {
                 rest = tail;
             }
             // Whole clusters; the disk's last one counts as whole when it is written to the end.
-            let whole = if end == self.size_bytes() {
+            let whole = if end == self.size_bytes() && !self.grows() {
                 rest.len()
             } else {
                 rest.len() - rest.len() % usize_from_u64(CLUSTER_BYTES)
@@ -311,12 +312,23 @@ impl DiskWriter {
     pub(super) fn write_part(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let cluster = CLUSTER.guest_cluster(crate::types::GuestOffset(offset));
         let from = usize_from_u64(CLUSTER.within(offset));
-        let length = self.cluster_length(cluster);
+        let length = if self.grows() {
+            usize_from_u64(CLUSTER_BYTES)
+        } else {
+            self.cluster_length(cluster)
+        };
         if let Some(whole) = self.gather.add(cluster.0, from, bytes, length) {
-            self.write_gathered(cluster, whole.bytes.get(..length).unwrap_or(&whole.bytes))?;
+            let inside = self.cluster_length(cluster);
+            self.write_gathered(cluster, whole.bytes.get(..inside).unwrap_or(&whole.bytes))?;
             self.gather.remove(cluster.0);
         }
         Ok(())
+    }
+
+    /// Whether it is written as a file, which may go on behind its present end: the last cluster is whole only once all of it was
+    /// written, or nothing more comes.
+    fn grows(&self) -> bool {
+        self.door() == Some(Door::Tree)
     }
 
     fn write_gathered(&self, cluster: GuestCluster, bytes: &[u8]) -> Result<()> {

@@ -7,3 +7,4 @@ pub mod probe;
 pub mod runtime_dir;
 pub mod serve;
 mod sessions;
+mod survey;

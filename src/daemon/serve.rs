@@ -150,7 +150,7 @@ async fn run(
         watch_for(SignalKind::terminate())?,
     );
     let (stop, stopped) = watch::channel(false);
-    let exports: Arc<dyn Exports> = Arc::new(RepositoryExports(Arc::clone(sessions)));
+    let exports: Arc<dyn Exports> = Arc::new(RepositoryExports::new(Arc::clone(sessions)));
     let mut servers = Vec::new();
     for path in nbd_sockets {
         let server = Server::bind_unix(path, Arc::clone(&exports), ServerLimits::default())?;

@@ -19,6 +19,7 @@ mod buffer;
 mod commit;
 mod connection;
 pub mod copy;
+mod depth;
 mod disk;
 mod doubt;
 mod finish;

@@ -8,8 +8,15 @@
 )]
 
 mod client;
+mod context;
 mod hostile;
 mod malformed;
+#[path = "../cli/place.rs"]
+#[expect(
+    dead_code,
+    reason = "what the program's own tests need is not all needed here"
+)]
+mod place;
 mod raw;
 mod server;
 mod tool;

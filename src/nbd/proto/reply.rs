@@ -211,12 +211,12 @@ pub fn encode_status(
     flags: ChunkFlags,
     cookie: u64,
     context: u32,
-    extents: &[(u32, StatusFlags)],
+    extents: &[(u32, u32)],
 ) -> Vec<u8> {
     let mut payload = context.to_be_bytes().to_vec();
     for (length, status) in extents {
         payload.extend(length.to_be_bytes());
-        payload.extend(status.bits().to_be_bytes());
+        payload.extend(status.to_be_bytes());
     }
     encode_chunk(flags, ChunkType::BlockStatus, cookie, &payload)
 }
@@ -303,7 +303,7 @@ mod tests {
         let whole = [
             encode_hole(done, 7, 512, 512),
             encode_error(done, 7, 5, &"ä".repeat(4096)),
-            encode_status(done, 7, 1, &[(512, StatusFlags::ZERO)]),
+            encode_status(done, 7, 1, &[(512, 2)]),
         ];
         for bytes in &whole {
             let (

@@ -106,7 +106,7 @@ async fn transmit(
         scene: Arc::new(Scene {
             target: agreement.target,
             is_structured: agreement.is_structured,
-            has_context: agreement.has_context,
+            contexts: agreement.contexts,
             pool: Arc::clone(&shared.pool),
         }),
         connection: agreement.connection,

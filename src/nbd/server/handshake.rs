@@ -5,19 +5,17 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::export::{Exports, Target};
-use super::work::CONTEXT;
+use super::context::{Chosen, Context};
+use super::export::{Exports, Opened, Target};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::Connection;
 use crate::nbd::proto::field::{text, violation};
 use crate::nbd::proto::flag::{ClientFlags, HandshakeFlags};
 use crate::nbd::proto::option::{
-    BlockSize, ContextRequest, ExportInfo, Info, InfoRequest, MetaContext, OptionHeader,
-    OptionKind, ReplyKind, encode_reply,
+    BlockSize, ExportInfo, Info, InfoRequest, OptionHeader, OptionKind, ReplyKind, encode_reply,
 };
 use crate::nbd::proto::{
-    BASE_ALLOCATION, GREETING_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC, PAYLOAD_BYTES_MAX,
-    STRING_BYTES_MAX,
+    GREETING_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX,
 };
 use crate::types::width::usize_from_u32;
 
@@ -44,13 +42,13 @@ pub(super) struct Agreement {
     pub(super) connection: Option<Connection>,
     pub(super) name: String,
     pub(super) is_structured: bool,
-    pub(super) has_context: bool,
+    pub(super) contexts: Vec<Context>,
     /// Requests must be multiples of it, in bytes.
     pub(super) block_bytes: u32,
 }
 
 /// How an option ended.
-enum Next {
+pub(super) enum Next {
     /// Another one.
     Option,
     /// The client has chosen.
@@ -59,13 +57,13 @@ enum Next {
     End,
 }
 
-struct Handshake<'a> {
+pub(super) struct Handshake<'a> {
     stream: &'a mut UnixStream,
     exports: Arc<dyn Exports>,
     has_no_zeroes: bool,
     is_structured: bool,
-    /// The export for which `base:allocation` was chosen.
-    context_of: Option<String>,
+    /// Meta contexts, and the export for which they were chosen.
+    pub(super) chosen: Option<Chosen>,
 }
 
 /// Agrees on an export; `None` when the client leaves in good order.
@@ -101,7 +99,7 @@ pub(super) async fn negotiate(
         exports,
         has_no_zeroes: answer.contains(ClientFlags::NO_ZEROES),
         is_structured: false,
-        context_of: None,
+        chosen: None,
     };
     for _ in 0..OPTIONS_MAX {
         match handshake.option().await? {
@@ -167,7 +165,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// How an export that does not open is told.
-const fn refusal(kind: ErrorKind) -> ReplyKind {
+pub(super) const fn refusal(kind: ErrorKind) -> ReplyKind {
     match kind {
         ErrorKind::PermissionDenied
         | ErrorKind::Busy
@@ -195,14 +193,29 @@ const fn refusal(kind: ErrorKind) -> ReplyKind {
 }
 
 impl Handshake<'_> {
-    async fn reply(&mut self, option: OptionKind, kind: ReplyKind, data: &[u8]) -> Result<()> {
+    /// Whether replies are chunks.
+    pub(super) const fn has_chunks(&self) -> bool {
+        self.is_structured
+    }
+
+    pub(super) async fn reply(
+        &mut self,
+        option: OptionKind,
+        kind: ReplyKind,
+        data: &[u8],
+    ) -> Result<()> {
         self.stream
             .write_all(&encode_reply(option, kind, data))
             .await
             .or_io("cannot answer the client")
     }
 
-    async fn refuse(&mut self, option: OptionKind, kind: ReplyKind, why: &str) -> Result<Next> {
+    pub(super) async fn refuse(
+        &mut self,
+        option: OptionKind,
+        kind: ReplyKind,
+        why: &str,
+    ) -> Result<Next> {
         // A message is a string of the protocol, and so are its bounds.
         let why = why.get(..why.len().min(1024)).unwrap_or_default();
         self.reply(option, kind, why.as_bytes()).await?;
@@ -262,23 +275,32 @@ impl Handshake<'_> {
         }
     }
 
-    async fn open(&self, name: &str) -> Result<Target> {
+    pub(super) async fn open(&self, name: &str) -> Result<Opened> {
         let (exports, name) = (Arc::clone(&self.exports), name.to_owned());
-        blocking(move || Target::open(exports.as_ref(), &name)).await?
+        blocking(move || Opened::open(exports.as_ref(), &name)).await?
+    }
+
+    /// The export as it was when contexts were chosen for it, or as it is now.
+    async fn target(&self, name: &str) -> Result<Target> {
+        match &self.chosen {
+            Some(chosen) if chosen.name == name => Ok(chosen.opened.target.clone()),
+            _ => Ok(self.open(name).await?.target),
+        }
     }
 
     fn agreement(
-        &self,
+        &mut self,
         (target, connection): (Target, Option<Connection>),
         name: &str,
         block_bytes: u32,
     ) -> Agreement {
+        let chosen = self.chosen.take().filter(|chosen| chosen.name == name);
         Agreement {
             target,
             connection,
             name: name.to_owned(),
             is_structured: self.is_structured,
-            has_context: self.context_of.as_deref() == Some(name),
+            contexts: chosen.map(|chosen| chosen.contexts).unwrap_or_default(),
             block_bytes,
         }
     }
@@ -286,7 +308,7 @@ impl Handshake<'_> {
     /// The old way to choose: what goes wrong ends the connection.
     async fn export_name(&mut self, data: &[u8]) -> Result<Next> {
         let name = text(data)?;
-        let target = self.open(name).await?;
+        let target = self.target(name).await?;
         let connection = target.connect()?;
         let mut answer = target.bytes().size_bytes().to_be_bytes().to_vec();
         answer.extend(target.flags(self.is_structured).bits().to_be_bytes());
@@ -335,7 +357,7 @@ impl Handshake<'_> {
             Ok(request) => request,
             Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
         };
-        let target = match self.open(&request.name).await {
+        let target = match self.target(&request.name).await {
             Ok(target) => target,
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
         };
@@ -379,40 +401,5 @@ impl Handshake<'_> {
         };
         let agreement = self.agreement((target, connection), &request.name, block_bytes);
         Ok(Next::Go(Box::new(agreement)))
-    }
-
-    async fn contexts(&mut self, option: OptionKind, data: &[u8]) -> Result<Next> {
-        let is_set = option == OptionKind::SetMetaContext;
-        if is_set {
-            self.context_of = None;
-        }
-        if !self.is_structured {
-            let why = "structured replies come first";
-            return self.refuse(option, ReplyKind::ErrInvalid, why).await;
-        }
-        let request = match ContextRequest::parse(data) {
-            Ok(request) => request,
-            Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
-        };
-        if let Err(e) = self.open(&request.name).await {
-            return self.refuse(option, refusal(e.kind()), &e.report()).await;
-        }
-        let asked = |name: &str| request.queries.iter().any(|query| query == name);
-        // A list may ask for a whole namespace, or for everything.
-        let found =
-            asked(BASE_ALLOCATION) || (!is_set && (asked("base:") || request.queries.is_empty()));
-        if found {
-            let context = MetaContext {
-                id: if is_set { CONTEXT } else { 0 },
-                name: BASE_ALLOCATION.to_owned(),
-            };
-            self.reply(option, ReplyKind::MetaContext, &context.encode())
-                .await?;
-        }
-        if is_set && found {
-            self.context_of = Some(request.name);
-        }
-        self.reply(option, ReplyKind::Ack, &[]).await?;
-        Ok(Next::Option)
     }
 }

@@ -21,14 +21,17 @@
 
 mod buffer;
 mod connection;
+mod context;
 mod export;
 mod handshake;
 mod limit;
 mod listen;
 mod reply;
+mod survey;
 mod work;
 
 pub use crate::nbd::proto::option::ExportInfo;
 pub use export::{Export, Exports};
 pub use limit::ServerLimits;
 pub use listen::Server;
+pub use survey::{Stretch, Survey, Surveyor};

@@ -6,23 +6,28 @@
 )]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::buffer::BufferPool;
+use super::context::Context;
 use super::export::Target;
 use super::reply::{Frame, Outcome, last_chunk};
-use crate::block::{Extent, ExtentKind, ReadAt};
+use crate::block::{Extent, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Reservation;
 use crate::nbd::proto::command::{Command, Request};
-use crate::nbd::proto::flag::{ChunkFlags, CommandFlags, StatusFlags};
+use crate::nbd::proto::flag::{ChunkFlags, CommandFlags};
 use crate::nbd::proto::reply::{Header, encode_data, encode_hole, encode_status};
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 
-/// Number of `base:allocation`; there is no other context.
-pub(super) const CONTEXT: u32 = 1;
-
 /// LIMIT: extents of one BLOCK_STATUS reply; the client asks on from where it ends.
 const EXTENTS_MAX: usize = 4096;
+
+/// LIMIT: bytes of an export that are looked at in one step for BLOCK_STATUS.
+const STATUS_STEP_BYTES: u64 = 1 << 30;
+
+/// LIMIT: how long one context of a BLOCK_STATUS is worked on, beside its first step.
+const STATUS_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// LIMIT: chunks of one READ reply; what is left is sent as data.
 const CHUNKS_MAX: usize = 128;
@@ -34,7 +39,7 @@ const CACHE_BYTES: u64 = 1 << 20;
 pub(super) struct Scene {
     pub(super) target: Target,
     pub(super) is_structured: bool,
-    pub(super) has_context: bool,
+    pub(super) contexts: Vec<Context>,
     pub(super) pool: Arc<BufferPool>,
 }
 
@@ -270,32 +275,56 @@ impl Scene {
         Ok(Outcome::Done)
     }
 
+    /// One chunk for each context.
     fn status(&self, request: &Request, span: Span) -> Result<Outcome> {
-        if !self.has_context {
+        let Some(last) = self.contexts.last() else {
             return Err(Error::invalid("no meta context was agreed on"));
+        };
+        let mut frames = Vec::with_capacity(self.contexts.len());
+        for context in &self.contexts {
+            let found = self.stretches(context, request, span)?;
+            let flags = if context.id == last.id {
+                ChunkFlags::DONE
+            } else {
+                ChunkFlags::empty()
+            };
+            let head = encode_status(flags, request.cookie, context.id, &found);
+            frames.push(Frame { head, data: 0..0 });
         }
+        Ok(Outcome::Frames(frames, None))
+    }
+
+    /// What a context says of a span: as much of it as one reply holds, at least one stretch.
+    fn stretches(
+        &self,
+        context: &Context,
+        request: &Request,
+        span: Span,
+    ) -> Result<Vec<(u32, u32)>> {
         let most = if request.flags.contains(CommandFlags::REQ_ONE) {
             1
         } else {
             EXTENTS_MAX
         };
-        let mut found: Vec<(u32, StatusFlags)> = Vec::new();
-        let mut extents = Self::extents(self.target.bytes(), span);
-        while let Some(extent) = extents.next()? {
-            let flags = match extent.kind {
-                ExtentKind::Data => StatusFlags::empty(),
-                ExtentKind::Zero => StatusFlags::ZERO,
-                ExtentKind::Hole => StatusFlags::HOLE | StatusFlags::ZERO,
-            };
-            let length = narrow(extent.length_bytes);
+        let begun = Instant::now();
+        let mut found: Vec<(u32, u32)> = Vec::new();
+        let mut from = span.from;
+        while from < span.end {
+            // In steps, so that a long stretch does not outlast our patience.
+            let length_max = span.end.saturating_sub(from).min(STATUS_STEP_BYTES);
+            let stretch = context.stretch_at(self.target.bytes(), from, length_max)?;
+            let (length, flags) = (narrow(stretch.length_bytes), stretch.flags);
             let is_full = found.len() >= most;
             match found.last_mut() {
                 Some(last) if last.1 == flags => last.0 = last.0.saturating_add(length),
                 _ if is_full => break,
                 _ => found.push((length, flags)),
             }
+            from = from.saturating_add(stretch.length_bytes);
+            if begun.elapsed() > STATUS_TIME_MAX {
+                break;
+            }
         }
-        let head = encode_status(ChunkFlags::DONE, request.cookie, CONTEXT, &found);
-        Ok(Outcome::Frames(vec![Frame { head, data: 0..0 }], None))
+        Ok(found)
     }
 }

@@ -9,6 +9,7 @@
 
 mod client;
 mod context;
+mod extended;
 mod hostile;
 mod malformed;
 #[path = "../cli/place.rs"]

@@ -128,7 +128,7 @@ impl Handshake<'_> {
         if is_set {
             self.chosen = None;
         }
-        if !self.has_chunks() {
+        if !self.mode.has_chunks() {
             let why = "structured replies come first";
             return self.refuse(option, ReplyKind::ErrInvalid, why).await;
         }

@@ -15,9 +15,9 @@ use crate::nbd::proto::option::{
     BlockSize, ExportInfo, Info, InfoRequest, OptionHeader, OptionKind, ReplyKind, encode_reply,
 };
 use crate::nbd::proto::{
-    GREETING_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX,
+    GREETING_MAGIC, Mode, OPTION_BYTES_MAX, OPTION_MAGIC, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX,
 };
-use crate::types::width::usize_from_u32;
+use crate::types::width::{usize_from_u32, usize_from_u64};
 
 /// Sizes of requests that we take; also the alignment that is asked of a client that wanted to know.
 pub(super) const SIZES: BlockSize = BlockSize {
@@ -41,7 +41,7 @@ pub(super) struct Agreement {
     /// To the session's disk, where it is one.
     pub(super) connection: Option<Connection>,
     pub(super) name: String,
-    pub(super) is_structured: bool,
+    pub(super) mode: Mode,
     pub(super) contexts: Vec<Context>,
     /// Requests must be multiples of it, in bytes.
     pub(super) block_bytes: u32,
@@ -61,7 +61,7 @@ pub(super) struct Handshake<'a> {
     stream: &'a mut UnixStream,
     exports: Arc<dyn Exports>,
     has_no_zeroes: bool,
-    is_structured: bool,
+    pub(super) mode: Mode,
     /// Meta contexts, and the export for which they were chosen.
     pub(super) chosen: Option<Chosen>,
 }
@@ -98,7 +98,7 @@ pub(super) async fn negotiate(
         stream,
         exports,
         has_no_zeroes: answer.contains(ClientFlags::NO_ZEROES),
-        is_structured: false,
+        mode: Mode::Simple,
         chosen: None,
     };
     for _ in 0..OPTIONS_MAX {
@@ -140,10 +140,10 @@ pub(super) async fn receive_or_end(
 /// Receives and forgets.
 pub(super) async fn skip(
     stream: &mut (impl AsyncReadExt + Unpin),
-    length_bytes: u32,
+    length_bytes: u64,
 ) -> Result<()> {
     let mut scrap = vec![0; 65_536];
-    let mut rest = usize_from_u32(length_bytes);
+    let mut rest = usize_from_u64(length_bytes);
     while rest > 0 {
         let part = rest.min(scrap.len());
         let part = scrap.get_mut(..part).unwrap_or_default();
@@ -193,11 +193,6 @@ pub(super) const fn refusal(kind: ErrorKind) -> ReplyKind {
 }
 
 impl Handshake<'_> {
-    /// Whether replies are chunks.
-    pub(super) const fn has_chunks(&self) -> bool {
-        self.is_structured
-    }
-
     pub(super) async fn reply(
         &mut self,
         option: OptionKind,
@@ -234,7 +229,7 @@ impl Handshake<'_> {
                     "the client sent an option of {length_bytes} bytes"
                 )));
             }
-            skip(self.stream, length_bytes).await?;
+            skip(self.stream, u64::from(length_bytes)).await?;
             return self
                 .refuse(kind, ReplyKind::ErrTooBig, "the option is too long")
                 .await;
@@ -251,12 +246,10 @@ impl Handshake<'_> {
                 Ok(Next::End)
             }
             OptionKind::List if data.is_empty() => self.list().await,
-            OptionKind::StructuredReply if data.is_empty() => {
-                self.is_structured = true;
-                self.reply(kind, ReplyKind::Ack, &[]).await?;
-                Ok(Next::Option)
+            OptionKind::StructuredReply | OptionKind::ExtendedHeaders if data.is_empty() => {
+                self.speak(kind).await
             }
-            OptionKind::List | OptionKind::StructuredReply => {
+            OptionKind::List | OptionKind::StructuredReply | OptionKind::ExtendedHeaders => {
                 self.refuse(kind, ReplyKind::ErrInvalid, "the option has no data")
                     .await
             }
@@ -271,6 +264,29 @@ impl Handshake<'_> {
             OptionKind::Unknown(_) => {
                 self.refuse(kind, ReplyKind::ErrUnsupported, "the option is not known")
                     .await
+            }
+        }
+    }
+
+    /// How requests and replies are framed. What was said first holds where it says more: there is no way back.
+    async fn speak(&mut self, option: OptionKind) -> Result<Next> {
+        match (self.mode, option) {
+            (Mode::Extended, OptionKind::StructuredReply) => {
+                let why = "extended headers were agreed on";
+                self.refuse(option, ReplyKind::ErrExtendedHeadersRequired, why)
+                    .await
+            }
+            (Mode::Extended, _) => {
+                let why = "extended headers were agreed on already";
+                self.refuse(option, ReplyKind::ErrInvalid, why).await
+            }
+            (_, option) => {
+                self.mode = match option {
+                    OptionKind::ExtendedHeaders => Mode::Extended,
+                    _ => Mode::Structured,
+                };
+                self.reply(option, ReplyKind::Ack, &[]).await?;
+                Ok(Next::Option)
             }
         }
     }
@@ -299,7 +315,7 @@ impl Handshake<'_> {
             target,
             connection,
             name: name.to_owned(),
-            is_structured: self.is_structured,
+            mode: self.mode,
             contexts: chosen.map(|chosen| chosen.contexts).unwrap_or_default(),
             block_bytes,
         }
@@ -307,11 +323,16 @@ impl Handshake<'_> {
 
     /// The old way to choose: what goes wrong ends the connection.
     async fn export_name(&mut self, data: &[u8]) -> Result<Next> {
+        if self.mode == Mode::Extended {
+            return Err(violation(
+                "the client agreed on extended headers and chose the export the old way",
+            ));
+        }
         let name = text(data)?;
         let target = self.target(name).await?;
         let connection = target.connect()?;
         let mut answer = target.bytes().size_bytes().to_be_bytes().to_vec();
-        answer.extend(target.flags(self.is_structured).bits().to_be_bytes());
+        answer.extend(target.flags(self.mode.has_chunks()).bits().to_be_bytes());
         if !self.has_no_zeroes {
             answer.extend([0; 124]);
         }
@@ -373,7 +394,7 @@ impl Handshake<'_> {
         let wants = |kind: u16| request.wanted.contains(&kind);
         let mut facts = vec![Info::Export {
             size_bytes: target.bytes().size_bytes(),
-            flags: target.flags(self.is_structured),
+            flags: target.flags(self.mode.has_chunks()),
         }];
         if wants(Info::NAME) {
             facts.push(Info::Name(request.name.clone()));

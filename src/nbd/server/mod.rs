@@ -20,6 +20,7 @@
 //! does so before it copies would make all that the parent has look changed.
 
 mod buffer;
+mod check;
 mod connection;
 mod context;
 mod export;
@@ -27,6 +28,7 @@ mod handshake;
 mod limit;
 mod listen;
 mod reply;
+mod step;
 mod survey;
 mod work;
 

@@ -177,7 +177,7 @@ async fn run(
     );
     let (stop, stopped) = watch::channel(false);
     let sessions = desk.sessions();
-    let exports: Arc<dyn Exports> = Arc::new(RepositoryExports(Arc::clone(sessions)));
+    let exports: Arc<dyn Exports> = Arc::new(RepositoryExports::new(Arc::clone(sessions)));
     let mut servers = Vec::new();
     for path in nbd_sockets {
         let server = Server::bind_unix(path, Arc::clone(&exports), ServerLimits::default())?;

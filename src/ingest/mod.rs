@@ -21,6 +21,7 @@ mod change;
 mod commit;
 mod connection;
 pub mod copy;
+mod depth;
 mod disk;
 mod door;
 mod doubt;

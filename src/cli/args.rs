@@ -80,6 +80,8 @@ pub enum Command {
     Abort(Abort),
     /// List the open sessions
     Sessions(Sessions),
+    /// Show what was backed up, and what ended without a restore point
+    Jobs(Jobs),
     /// List VMs, points, or the tree below a point
     Ls(Ls),
     /// Show all that is known of a restore point
@@ -218,6 +220,17 @@ pub struct Abort {
 /// Arguments of `sessions`.
 #[derive(Debug, Args)]
 pub struct Sessions {}
+
+/// Arguments of `jobs`.
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// Of this VM only
+    #[arg(value_name = "VM")]
+    pub vm: Option<String>,
+    /// At most so many, the newest first; 0: all
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub number: usize,
+}
 
 /// Arguments of `ls`.
 #[derive(Debug, Args)]

@@ -20,10 +20,10 @@ use crate::daemon::probe::probe_point;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Session, copy};
 use crate::nbd::client::Client as NbdClient;
-use crate::repo::Owner;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
+use crate::repo::{Ending, Owner};
 use crate::types::{DiskName, PointName, VmName};
 
 /// LIMIT: largest file that can be attached.
@@ -157,7 +157,7 @@ fn backup_here(
             Ok(())
         }
         Err(e) => {
-            if let Err(left) = session.abort() {
+            if let Err(left) = session.end(&ending(&e)) {
                 context.output.remark(format!(
                     "restorefs: what was written could not be removed: {}",
                     left.report()
@@ -165,6 +165,14 @@ fn backup_here(
             }
             Err(e)
         }
+    }
+}
+
+/// How a backup that did not come to its end is kept in the history.
+fn ending(error: &Error) -> Ending {
+    match error.kind() {
+        ErrorKind::Cancelled => Ending::aborted(),
+        _ => Ending::failed(error.report()),
     }
 }
 
@@ -229,6 +237,7 @@ fn backup_through(
             let abort = Request::Abort {
                 vm: begun.vm.clone(),
                 session,
+                failure: ending(&e).reason,
             };
             if let Err(left) = client.ask::<()>(&abort) {
                 context.output.remark(format!(

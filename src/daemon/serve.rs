@@ -20,13 +20,10 @@ use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions, Mounted};
-use crate::ingest::{Audience, Engine, Registry, Session};
+use crate::ingest::{Audience, Engine, Keeper, Registry, Session};
 use crate::nbd::server::{Exports, Server, ServerLimits};
 use crate::repo::{Owner, Repository};
 use crate::tree::{Tree, TreeOptions};
-
-/// How often idle sessions are looked at.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What to serve.
 pub struct ServeOptions {
@@ -100,9 +97,11 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         mountpoint,
     ));
     let control_path = runtime_dir::control_socket(&dir, id);
+    let keeper = Keeper::start(&sessions)?;
     let result = runtime.block_on(run(&desk, &nbd_sockets, &control_path, ready));
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
+    drop(keeper);
     let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
     let flushed = sessions
         .all()
@@ -172,15 +171,6 @@ async fn run(
     }
     let (listener, _file) = control::server::bind(control_path)?;
     let control = tokio::spawn(control::server::run(listener, Arc::clone(desk)));
-    let expiring = Arc::clone(sessions);
-    let expiry = tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(EXPIRY_INTERVAL).await;
-            let sessions = Arc::clone(&expiring);
-            // A panic there is logged by the hook; the next round tries again.
-            let _ = tokio::task::spawn_blocking(move || sessions.expire()).await;
-        }
-    });
     ready(&desk.status());
     tokio::select! {
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
@@ -192,6 +182,5 @@ async fn run(
         let _ = server.await;
     }
     control.abort();
-    expiry.abort();
     Ok(())
 }

@@ -17,6 +17,7 @@ mod cleanup;
 pub mod content;
 pub mod entry;
 pub mod format;
+pub mod job;
 pub mod layout;
 pub mod leaves;
 pub mod lock;
@@ -29,6 +30,7 @@ pub mod sidecar;
 pub mod slot;
 pub mod sums;
 
+pub use job::{Ending, Job, JobDisk, JobResult};
 pub use owner::Owner;
 pub use repository::Repository;
 pub use slot::Slot;

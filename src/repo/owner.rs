@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::catalog::Catalog;
 use super::cleanup;
 use super::entry::VmEntry;
+use super::job::{self, Ending, Job};
 use super::layout::{self, VmKeys};
 use super::lock::{HEARTBEAT_SECONDS, Note};
 use super::recovery;
@@ -34,6 +35,8 @@ pub struct Owner {
     lock: Arc<dyn Lock>,
     vms: Mutex<HashMap<String, Arc<Mutex<VmEntry>>>>,
     serial_high: AtomicU32,
+    /// Held while a line is appended to the job history.
+    history: Mutex<()>,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
     heart: Heart,
 }
@@ -149,6 +152,7 @@ impl Owner {
             lock,
             vms: Mutex::new(vms),
             serial_high: AtomicU32::new(serial_high),
+            history: Mutex::default(),
             heart,
         })
     }
@@ -442,6 +446,24 @@ impl Owner {
     /// `Io`: what is left is removed by the next owner.
     pub fn remove_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
         cleanup::remove_session(&self.repository, vm, name)
+    }
+
+    /// [`Owner::remove_session`] for a session that no process has open; the history gets its end.
+    ///
+    /// # Errors
+    /// `NotFound` naming it; `Corrupt` when its sidecar cannot be read; `Io`.
+    pub fn end_session(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
+        let session = self.repository.session(vm, name)?;
+        self.remove_session(vm, name)?;
+        let job = Job::of_session(&session, ending, self.clock.now());
+        self.keep_job(&job);
+        Ok(())
+    }
+
+    /// Appends a job to the history. When that cannot be done, the log says so; nothing else comes of it.
+    pub fn keep_job(&self, job: &Job) {
+        let _turn = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        job::append_loudly(&self.repository, job);
     }
 
     /// Builds the catalog anew from the sidecars.

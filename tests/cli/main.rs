@@ -12,6 +12,7 @@ mod backup;
 mod bad_input;
 mod daemon;
 mod help;
+mod jobs;
 mod place;
 mod quickstart;
 mod restore;

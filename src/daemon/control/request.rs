@@ -39,6 +39,9 @@ pub enum Request {
         vm: VmName,
         /// The session.
         session: PointName,
+        /// What kept it from being committed, when it is not ended on request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<String>,
     },
     /// List the open sessions.
     Sessions,

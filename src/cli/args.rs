@@ -152,6 +152,9 @@ pub struct Backup {
     /// Compression of what is stored: none, zlib, zstd
     #[arg(long, value_name = "METHOD", default_value = "none")]
     pub compress: String,
+    /// Do not begin when less than this would stay free; by default 2 % of the filesystem, at most 1G
+    #[arg(long, value_name = "SIZE")]
+    pub low_water: Option<String>,
 }
 
 /// Arguments of `begin`.
@@ -338,6 +341,9 @@ pub struct Serve {
     /// Serve NBD on this Unix socket
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     pub nbd: Option<PathBuf>,
+    /// Begin no session when less than this would stay free; by default 2 % of the filesystem, at most 1G
+    #[arg(long, value_name = "SIZE")]
+    pub low_water: Option<String>,
 }
 
 /// Arguments of `quickstart`.

@@ -24,7 +24,7 @@ use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
 use crate::repo::{Ending, Owner};
-use crate::types::{DiskName, PointName, VmName};
+use crate::types::{DiskName, PointName, VmName, size};
 
 /// LIMIT: largest file that can be attached.
 const ATTACHED_BYTES_MAX: u64 = 4 << 20;
@@ -91,6 +91,7 @@ fn plan(args: &Backup) -> Result<Plan> {
         ttl_seconds: TTL_SECONDS_DEFAULT,
         resumable: false,
         compression: args.compress.clone(),
+        low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
     };
     // Wrong words are found now, not after hours of copying.
     begin.request()?;

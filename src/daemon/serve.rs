@@ -35,6 +35,8 @@ pub struct ServeOptions {
     pub view: TreeOptions,
     /// NBD socket, beside the one in the runtime directory.
     pub nbd: Option<PathBuf>,
+    /// Bytes that sessions are to leave free on the repository's filesystem; by default a share of it.
+    pub low_water_bytes: Option<u64>,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -54,7 +56,8 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         memory_bytes: options.view.memory.chain_bytes(),
         ..PoolLimits::default()
     });
-    let engine = Engine::new(Arc::clone(&owner), Arc::clone(&pool));
+    let engine =
+        Engine::new(Arc::clone(&owner), Arc::clone(&pool)).with_low_water(options.low_water_bytes);
     let id = repository.format().repository_id;
     let dir = runtime_dir::make()?;
     let own_nbd = runtime_dir::nbd_socket(&dir, id);

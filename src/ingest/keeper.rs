@@ -1,4 +1,5 @@
-//! The keeper: a thread that looks after open sessions while nobody asks for anything. It ends those that were idle for too long.
+//! The keeper: a thread that looks after open sessions while nobody asks for anything. It ends those that were idle for too long,
+//! and makes the reserve again once there is room.
 //!
 //! # Concurrency
 //! It holds no lock while it waits, and does nothing that a door could not do beside it.
@@ -40,6 +41,7 @@ impl Keeper {
                     } else {
                         ROUND_MAX
                     };
+                    kept.engine().owner.restock();
                     kept.wait(next.clamp(ROUND_MIN, ROUND_MAX));
                 }
             })

@@ -35,6 +35,7 @@ mod registry;
 mod resume;
 mod seal;
 mod session;
+mod space;
 mod store;
 mod zero;
 

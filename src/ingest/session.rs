@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::buffer::{BufferPool, Reservation};
 use super::connection::Connection;
 use super::disk::DiskWriter;
+use super::space::Promises;
 use crate::block::page::PageBudget;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,9 @@ pub struct Engine {
     /// Memory for tables and leaves.
     pub budget: Arc<PageBudget>,
     pub(super) buffers: Arc<BufferPool>,
+    /// Bytes that are to stay free, where they are not the default.
+    pub(super) low_water_bytes: Option<u64>,
+    pub(super) promises: Arc<Promises>,
 }
 
 impl Engine {
@@ -46,7 +50,16 @@ impl Engine {
             pool,
             budget: PageBudget::new(bytes_max),
             buffers: Arc::default(),
+            low_water_bytes: None,
+            promises: Arc::default(),
         }
+    }
+
+    /// The same, refusing sessions that would leave less than so many bytes free.
+    #[must_use]
+    pub const fn with_low_water(mut self, bytes: Option<u64>) -> Self {
+        self.low_water_bytes = bytes;
+        self
     }
 }
 
@@ -76,6 +89,8 @@ pub struct Session {
     pub(super) number_high: AtomicU32,
     /// Serial of its inode numbers, unique in this process.
     serial: u32,
+    /// Bytes that it was expected to store when it began.
+    pub(super) estimate_bytes: u64,
     /// The clock's monotonic milliseconds at the last sign of life.
     active_ms: AtomicU64,
 }
@@ -86,11 +101,14 @@ impl Session {
         sidecar: sidecar::Session,
         serial: u32,
         disks: Vec<Arc<DiskWriter>>,
+        estimate_bytes: u64,
     ) -> Arc<Self> {
         let now = engine.owner.clock().monotonic();
-        Arc::new(Self {
+        let promises = Arc::clone(&engine.promises);
+        let session = Arc::new(Self {
             engine,
             serial,
+            estimate_bytes,
             changing: Mutex::default(),
             number_high: AtomicU32::new(0),
             sidecar: Mutex::new(sidecar),
@@ -98,7 +116,9 @@ impl Session {
             state: Mutex::new(SessionState::Open),
             last_error: Mutex::new(None),
             active_ms: AtomicU64::new(milliseconds(now)),
-        })
+        });
+        promises.add(&session);
+        session
     }
 
     /// Serial of its inode numbers.

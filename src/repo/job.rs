@@ -198,12 +198,10 @@ pub(super) fn append(repository: &Repository, job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// [`append`]; when that fails, the log has the job.
-pub(super) fn append_loudly(repository: &Repository, job: &Job) {
-    if let Err(e) = append(repository, job) {
-        tracing::error!(vm = %job.vm, session = ?job.session, point = ?job.point, result = job.result.as_str(), error = %e.report(),
-            "the end of a job could not be written to the history");
-    }
+/// Says in the log what could not be written to the history.
+pub(super) fn say_lost(job: &Job, error: &Error) {
+    tracing::error!(vm = %job.vm, session = ?job.session, point = ?job.point, result = job.result.as_str(), error = %error.report(),
+        "the end of a job could not be written to the history");
 }
 
 /// Names of the histories, the newest month first.

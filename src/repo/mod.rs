@@ -25,6 +25,7 @@ pub mod owner;
 pub mod publish;
 pub mod recovery;
 pub mod repository;
+mod reserve;
 pub mod selector;
 pub mod sidecar;
 pub mod slot;

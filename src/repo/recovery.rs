@@ -75,7 +75,10 @@ pub(super) fn recover_vm(
                 tracing::warn!(vm = %name, session = %session, "removing what an interrupted backup left");
                 remove_session(repository, name, &session)?;
                 let ending = Ending::failed("its process ended before it was committed");
-                job::append_loudly(repository, &Job::of_session(&sidecar, &ending, now));
+                let job = Job::of_session(&sidecar, &ending, now);
+                if let Err(e) = job::append(repository, &job) {
+                    job::say_lost(&job, &e);
+                }
             }
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 tracing::warn!(vm = %name, session = %session, "removing a session without a sidecar");

@@ -72,6 +72,9 @@ pub struct BeginArguments {
     pub resumable: bool,
     /// `none`, `zlib`, `zstd`.
     pub compression: String,
+    /// Bytes that are to stay free on the repository's filesystem.
+    #[serde(default)]
+    pub low_water_bytes: Option<u64>,
 }
 
 /// One disk of `begin`.
@@ -143,6 +146,7 @@ impl BeginArguments {
             ttl_seconds: self.ttl_seconds,
             resumable: self.resumable,
             compression: parse_compression(&self.compression)?,
+            low_water_bytes: self.low_water_bytes,
         })
     }
 }

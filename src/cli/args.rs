@@ -80,6 +80,8 @@ pub enum Command {
     Abort(Abort),
     /// List the open sessions
     Sessions(Sessions),
+    /// Show what was backed up, and what ended without a restore point
+    Jobs(Jobs),
     /// List VMs, points, or the tree below a point
     Ls(Ls),
     /// Show all that is known of a restore point
@@ -150,6 +152,9 @@ pub struct Backup {
     /// Compression of what is stored: none, zlib, zstd
     #[arg(long, value_name = "METHOD", default_value = "none")]
     pub compress: String,
+    /// Do not begin when less than this would stay free; by default 2 % of the filesystem, at most 1G
+    #[arg(long, value_name = "SIZE")]
+    pub low_water: Option<String>,
 }
 
 /// Arguments of `begin`.
@@ -218,6 +223,17 @@ pub struct Abort {
 /// Arguments of `sessions`.
 #[derive(Debug, Args)]
 pub struct Sessions {}
+
+/// Arguments of `jobs`.
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// Of this VM only
+    #[arg(value_name = "VM")]
+    pub vm: Option<String>,
+    /// At most so many, the newest first; 0: all
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub number: usize,
+}
 
 /// Arguments of `ls`.
 #[derive(Debug, Args)]
@@ -325,6 +341,9 @@ pub struct Serve {
     /// Serve NBD on this Unix socket
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     pub nbd: Option<PathBuf>,
+    /// Begin no session when less than this would stay free; by default 2 % of the filesystem, at most 1G
+    #[arg(long, value_name = "SIZE")]
+    pub low_water: Option<String>,
 }
 
 /// Arguments of `quickstart`.

@@ -20,11 +20,11 @@ use crate::daemon::probe::probe_point;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Session, copy};
 use crate::nbd::client::Client as NbdClient;
-use crate::repo::Owner;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
-use crate::types::{DiskName, PointName, VmName};
+use crate::repo::{Ending, Owner};
+use crate::types::{DiskName, PointName, VmName, size};
 
 /// LIMIT: largest file that can be attached.
 const ATTACHED_BYTES_MAX: u64 = 4 << 20;
@@ -91,6 +91,7 @@ fn plan(args: &Backup) -> Result<Plan> {
         ttl_seconds: TTL_SECONDS_DEFAULT,
         resumable: false,
         compression: args.compress.clone(),
+        low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
     };
     // Wrong words are found now, not after hours of copying.
     begin.request()?;
@@ -157,7 +158,7 @@ fn backup_here(
             Ok(())
         }
         Err(e) => {
-            if let Err(left) = session.abort() {
+            if let Err(left) = session.end(&ending(&e)) {
                 context.output.remark(format!(
                     "restorefs: what was written could not be removed: {}",
                     left.report()
@@ -165,6 +166,14 @@ fn backup_here(
             }
             Err(e)
         }
+    }
+}
+
+/// How a backup that did not come to its end is kept in the history.
+fn ending(error: &Error) -> Ending {
+    match error.kind() {
+        ErrorKind::Cancelled => Ending::aborted(),
+        _ => Ending::failed(error.report()),
     }
 }
 
@@ -229,6 +238,7 @@ fn backup_through(
             let abort = Request::Abort {
                 vm: begun.vm.clone(),
                 session,
+                failure: ending(&e).reason,
             };
             if let Err(left) = client.ask::<()>(&abort) {
                 context.output.remark(format!(

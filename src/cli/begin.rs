@@ -33,6 +33,7 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         ttl_seconds: parse_seconds(&args.ttl)?,
         resumable: true,
         compression: args.compress.clone(),
+        low_water_bytes: None,
     };
     let repository = context.repository()?;
     let answer: BeginAnswer =

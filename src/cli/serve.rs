@@ -6,6 +6,7 @@ use super::mount::parse_options;
 use crate::daemon::serve::{ServeOptions, serve};
 use crate::error::{Error, Result};
 use crate::tree::TreeOptions;
+use crate::types::size;
 
 pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
     let mount = match &args.mount {
@@ -21,6 +22,7 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
         repository: context.path()?.to_owned(),
         mount,
         nbd: args.nbd.clone(),
+        low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
         view: context.tree_options(TreeOptions::default()),
     };
     serve(options, |status| {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::control::{BeginAnswer, CommitAnswer, SessionAnswer, Status};
 use crate::error::Result;
 use crate::ingest::{BeginRequest, CommitRequest, Registry, Telling};
+use crate::repo::Ending;
 use crate::types::{PointName, VmName};
 
 /// See the module.
@@ -68,8 +69,8 @@ impl Desk {
         self.sessions.require(vm, name)?.attach(file, content)
     }
 
-    pub(super) fn abort(&self, vm: &VmName, name: &PointName) -> Result<()> {
-        self.sessions.abort(vm, name, Telling::Wait)
+    pub(super) fn end(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
+        self.sessions.end(vm, name, ending, Telling::Wait)
     }
 
     pub(super) fn list(&self) -> Vec<SessionAnswer> {

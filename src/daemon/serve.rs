@@ -20,13 +20,10 @@ use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions, Mounted};
-use crate::ingest::{Audience, Engine, Registry, Session, Telling};
+use crate::ingest::{Audience, Engine, Keeper, Registry, Session, Telling};
 use crate::nbd::server::{Exports, Server, ServerLimits};
 use crate::repo::{Owner, Repository};
 use crate::tree::{Tree, TreeOptions, Writing};
-
-/// How often idle sessions are looked at.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What to serve.
 pub struct ServeOptions {
@@ -38,6 +35,8 @@ pub struct ServeOptions {
     pub view: TreeOptions,
     /// NBD socket, beside the one in the runtime directory.
     pub nbd: Option<PathBuf>,
+    /// Bytes that sessions are to leave free on the repository's filesystem; by default a share of it.
+    pub low_water_bytes: Option<u64>,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -57,7 +56,8 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         memory_bytes: options.view.memory.chain_bytes(),
         ..PoolLimits::default()
     });
-    let engine = Engine::new(Arc::clone(&owner), Arc::clone(&pool));
+    let engine =
+        Engine::new(Arc::clone(&owner), Arc::clone(&pool)).with_low_water(options.low_water_bytes);
     let id = repository.format().repository_id;
     let dir = runtime_dir::make()?;
     let own_nbd = runtime_dir::nbd_socket(&dir, id);
@@ -108,9 +108,11 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         mountpoint,
     ));
     let control_path = runtime_dir::control_socket(&dir, id);
+    let keeper = Keeper::start(&sessions)?;
     let result = runtime.block_on(run(&desk, &nbd_sockets, &control_path, ready));
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
+    drop(keeper);
     let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
     let flushed = sessions
         .all()
@@ -185,15 +187,6 @@ async fn run(
     }
     let (listener, _file) = control::server::bind(control_path)?;
     let control = tokio::spawn(control::server::run(listener, Arc::clone(desk)));
-    let expiring = Arc::clone(sessions);
-    let expiry = tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(EXPIRY_INTERVAL).await;
-            let sessions = Arc::clone(&expiring);
-            // A panic there is logged by the hook; the next round tries again.
-            let _ = tokio::task::spawn_blocking(move || sessions.expire()).await;
-        }
-    });
     ready(&desk.status());
     tokio::select! {
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
@@ -205,6 +198,5 @@ async fn run(
         let _ = server.await;
     }
     control.abort();
-    expiry.abort();
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::disk::DiskWriter;
 use super::parent::{ChainSource, Parent};
 use super::record::RecordLog;
 use super::session::{Engine, Session};
+use super::space::check_room;
 use crate::block::WriteAt;
 use crate::block::page::PageTable;
 use crate::error::{Error, ErrorKind, Result};
@@ -65,6 +66,8 @@ pub struct BeginRequest {
     pub resumable: bool,
     /// Compression of the layers.
     pub compression: Compression,
+    /// Bytes that are to stay free on the repository's filesystem; by default the engine's.
+    pub low_water_bytes: Option<u64>,
 }
 
 impl BeginRequest {
@@ -83,6 +86,7 @@ impl BeginRequest {
             ttl_seconds: sidecar::TTL_SECONDS_DEFAULT,
             resumable: true,
             compression: Compression::None,
+            low_water_bytes: None,
         }
     }
 }
@@ -271,6 +275,25 @@ fn plan_disks(
     Ok(disks)
 }
 
+fn room_for(
+    engine: &Engine,
+    request: &BeginRequest,
+    entry: Option<&VmEntry>,
+    disks: &[SessionDisk],
+    parent: Option<&Point>,
+) -> Result<u64> {
+    let repository = engine.owner.repository();
+    let low_water = request.low_water_bytes.or(engine.low_water_bytes);
+    check_room(
+        repository,
+        entry,
+        disks,
+        parent,
+        &engine.promises,
+        low_water,
+    )
+}
+
 impl Session {
     /// Begins a session over all disks of a VM.
     ///
@@ -285,7 +308,8 @@ impl Session {
             if request.parent.is_some() {
                 owner.vm(&request.vm)?;
             }
-            plan_disks(request, None, owner.clock().now())?;
+            let disks = plan_disks(request, None, owner.clock().now())?;
+            room_for(engine, request, None, &disks, None)?;
         }
         let entry = owner.ensure_vm(&request.vm)?;
         let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -303,6 +327,7 @@ impl Session {
         let captured_at = owner.clock().now();
         let parent = choose_parent(repository, &entry, request)?;
         let disks = plan_disks(request, parent.as_ref(), captured_at)?;
+        let estimate = room_for(engine, request, Some(&entry), &disks, parent.as_ref())?;
         if let Some(point) = &request.point {
             free_name(repository, &entry.index, None, Some(point), captured_at)?;
         }
@@ -359,7 +384,7 @@ impl Session {
         match made {
             Ok(disks) => {
                 let serial = session.serial;
-                Ok(Self::new(engine.clone(), session, serial, disks))
+                Ok(Self::new(engine.clone(), session, serial, disks, estimate))
             }
             Err(e) => {
                 if let Err(left) = owner.discard_session(&session) {

@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repo::layout::VmKeys;
 use crate::repo::publish::{Draft, Published, free_name};
 use crate::repo::sidecar::index::PointEntry;
+use crate::repo::{Ending, Job, JobResult};
 use crate::types::{DiskName, PointName};
 
 /// What the caller says of the disks at commit.
@@ -83,7 +84,20 @@ impl Session {
             None => Ok(point.entry),
             Some(e) => Err(e),
         });
+        // What took long was no idleness.
+        self.touch();
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        if let SessionState::Committed(point) = self.state() {
+            let ending = Ending {
+                result: JobResult::Committed,
+                reason: result.as_ref().err().map(Error::report),
+            };
+            let job = Job {
+                point: Some(point),
+                ..self.job(&ending)
+            };
+            self.engine.owner.keep_job(&job);
+        }
         self.note_error(result)
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::begin::BeginRequest;
@@ -13,6 +13,7 @@ use super::commit::CommitRequest;
 use super::session::{Engine, Session, SessionState};
 use crate::error::{Error, Result};
 use crate::repo::sidecar::index::PointEntry;
+use crate::repo::{Ending, JobResult};
 use crate::types::{PointName, VmName};
 
 type Key = (String, String);
@@ -50,6 +51,8 @@ pub struct Registry {
     audience: OnceLock<Box<dyn Audience>>,
     /// Counts beginnings and ends.
     generation: AtomicU64,
+    /// Rung when a session was begun: it may be the one to look at next.
+    bell: (Mutex<bool>, Condvar),
 }
 
 /// Waits until nobody writes any more, for a moment. nbdcopy and QEMU end without waiting for the server after `NBD_CMD_DISC`: a
@@ -93,6 +96,7 @@ impl Registry {
             ended: Mutex::default(),
             audience: OnceLock::new(),
             generation: AtomicU64::new(0),
+            bell: Default::default(),
         }))
     }
 
@@ -184,6 +188,7 @@ impl Registry {
         let session = Session::begin(&self.engine, request)?;
         let key = key(&session.vm(), &session.name());
         self.table().insert(key, Arc::clone(&session));
+        self.ring();
         self.tell(telling);
         Ok(session)
     }
@@ -210,7 +215,7 @@ impl Registry {
         let point = session.commit_after(request, &launder);
         // Also when only its durability could not be had: the point is in place.
         if matches!(session.state(), SessionState::Committed(_)) {
-            self.end(&session, telling);
+            self.note_end(&session, telling);
         }
         point
     }
@@ -220,22 +225,35 @@ impl Registry {
     /// # Errors
     /// `NotFound`; as [`Session::abort`].
     pub fn abort(&self, vm: &VmName, name: &PointName, telling: Telling) -> Result<()> {
+        self.end(vm, name, &Ending::aborted(), telling)
+    }
+
+    /// [`Registry::abort`] for the reason given, which the history keeps.
+    ///
+    /// # Errors
+    /// As [`Registry::abort`].
+    pub fn end(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        ending: &Ending,
+        telling: Telling,
+    ) -> Result<()> {
         match self.get(vm, name) {
             Some(session) => {
-                session.abort()?;
-                self.end(&session, telling);
+                session.end(ending)?;
+                self.note_end(&session, telling);
             }
             // One that could not go on has no live session, but is still there.
             None => {
-                self.engine.owner.repository().session(vm, name)?;
-                self.engine.owner.remove_session(vm, name)?;
+                self.engine.owner.end_session(vm, name, ending)?;
                 self.tell(telling);
             }
         }
         Ok(())
     }
 
-    fn end(&self, session: &Arc<Session>, telling: Telling) {
+    fn note_end(&self, session: &Arc<Session>, telling: Telling) {
         let vm = session.vm();
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.len() >= ENDED_MAX {
@@ -247,16 +265,48 @@ impl Registry {
         self.tell(telling);
     }
 
-    /// Ends sessions that have been idle past their ttl.
-    pub fn expire(&self) {
+    /// Ends sessions that have been idle past their ttl; answers whether all of them could be ended.
+    pub fn expire(&self) -> bool {
+        let mut all_ended = true;
         for session in self.all() {
-            if session.is_expired() && session.state() == SessionState::Open {
+            if session.is_expired() {
                 let (vm, name) = (session.vm(), session.name());
                 tracing::warn!(vm = %vm, session = %name, "a session was idle past its ttl and is aborted");
-                if let Err(e) = self.abort(&vm, &name, Telling::Wait) {
+                let ending = Ending {
+                    result: JobResult::Expired,
+                    reason: Some(format!(
+                        "idle for more than its ttl of {} s",
+                        session.sidecar().ttl_seconds
+                    )),
+                };
+                if let Err(e) = self.end(&vm, &name, &ending, Telling::Wait) {
                     tracing::error!(vm = %vm, session = %name, error = %e.report(), "the expired session could not be removed");
+                    all_ended = false;
                 }
             }
         }
+        all_ended
+    }
+
+    /// How long it is until a session can expire, if none shows a sign of life before.
+    #[must_use]
+    pub fn nearest_expiry(&self) -> Option<Duration> {
+        let sessions = self.all();
+        let open = sessions.iter().filter(|s| s.state() == SessionState::Open);
+        open.map(|s| s.patience().unwrap_or_default()).min()
+    }
+
+    /// Waits until something about the sessions may have to be done, at most so long.
+    pub(super) fn wait(&self, at_most: Duration) {
+        let (rung, bell) = &self.bell;
+        let rung = rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = bell.wait_timeout_while(rung, at_most, |rung| !*rung);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
+
+    /// Ends a [`Registry::wait`].
+    pub(super) fn ring(&self) {
+        *self.bell.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.bell.1.notify_all();
     }
 }

@@ -48,7 +48,7 @@ impl Session {
             0 => engine.owner.next_serial()?,
             serial => serial,
         };
-        Ok(Self::new(engine.clone(), session, serial, disks))
+        Ok(Self::new(engine.clone(), session, serial, disks, 0))
     }
 }
 

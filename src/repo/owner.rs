@@ -13,10 +13,12 @@ use std::time::Duration;
 use super::catalog::Catalog;
 use super::cleanup;
 use super::entry::VmEntry;
+use super::job::{self, Ending, Job};
 use super::layout::{self, VmKeys};
 use super::lock::{HEARTBEAT_SECONDS, Note};
 use super::recovery;
 use super::repository::Repository;
+use super::reserve::{self, Reserve};
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::session::Session;
 use super::sidecar::vm::{DiskKey, Vm};
@@ -34,6 +36,9 @@ pub struct Owner {
     lock: Arc<dyn Lock>,
     vms: Mutex<HashMap<String, Arc<Mutex<VmEntry>>>>,
     serial_high: AtomicU32,
+    /// Held while a line is appended to the job history.
+    history: Mutex<()>,
+    reserve: Reserve,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
     heart: Heart,
 }
@@ -97,6 +102,19 @@ impl Owner {
     /// # Errors
     /// `Locked` naming the present holder; `Unsupported` when this release may only read; `Corrupt`, `Io`.
     pub fn open(repository: Arc<Repository>, clock: Arc<dyn Clock>, role: &str) -> Result<Self> {
+        let first = Self::open_once(Arc::clone(&repository), Arc::clone(&clock), role);
+        let owner = match first {
+            // On a full filesystem somebody must be able to remove things.
+            Err(e) if e.kind() == ErrorKind::NoSpace && reserve::release(&repository) => {
+                Self::open_once(repository, clock, role)?
+            }
+            other => other?,
+        };
+        owner.restock();
+        Ok(owner)
+    }
+
+    fn open_once(repository: Arc<Repository>, clock: Arc<dyn Clock>, role: &str) -> Result<Self> {
         repository.format().check(true)?;
         let note = Note::of_this_process(role, clock.now());
         let lock = Self::take_lock(&repository, &note)?;
@@ -149,6 +167,8 @@ impl Owner {
             lock,
             vms: Mutex::new(vms),
             serial_high: AtomicU32::new(serial_high),
+            history: Mutex::default(),
+            reserve: Reserve::default(),
             heart,
         })
     }
@@ -184,6 +204,24 @@ impl Owner {
                 )
                 .advise("wait for it to end, or stop it")
             })
+    }
+
+    /// Does what frees space, or is too small to be left undone: when the filesystem is full, the reserve is released for it.
+    ///
+    /// # Errors
+    /// What `work` returns.
+    pub(super) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        match work() {
+            Err(e) if e.kind() == ErrorKind::NoSpace && self.reserve.release(&self.repository) => {
+                work()
+            }
+            other => other,
+        }
+    }
+
+    /// Makes the reserve again when there is room for it.
+    pub fn restock(&self) {
+        self.reserve.restock(&self.repository);
     }
 
     /// The repository, for reading.
@@ -433,7 +471,9 @@ impl Owner {
     /// # Errors
     /// `Io`: what is left is removed by the next owner.
     pub fn discard_session(&self, session: &Session) -> Result<()> {
-        cleanup::remove_files(&self.repository, session)
+        let done = self.with_room(|| cleanup::remove_files(&self.repository, session));
+        self.restock();
+        done
     }
 
     /// Removes a session with its unpublished layers. Its space is free afterwards.
@@ -441,7 +481,30 @@ impl Owner {
     /// # Errors
     /// `Io`: what is left is removed by the next owner.
     pub fn remove_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
-        cleanup::remove_session(&self.repository, vm, name)
+        let done = self.with_room(|| cleanup::remove_session(&self.repository, vm, name));
+        self.restock();
+        done
+    }
+
+    /// [`Owner::remove_session`] for a session that no process has open; the history gets its end.
+    ///
+    /// # Errors
+    /// `NotFound` naming it; `Corrupt` when its sidecar cannot be read; `Io`.
+    pub fn end_session(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
+        let session = self.repository.session(vm, name)?;
+        self.remove_session(vm, name)?;
+        let job = Job::of_session(&session, ending, self.clock.now());
+        self.keep_job(&job);
+        Ok(())
+    }
+
+    /// Appends a job to the history. When that cannot be done, the log says so; nothing else comes of it.
+    pub fn keep_job(&self, job: &Job) {
+        let _turn = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.with_room(|| job::append(&self.repository, job));
+        if let Err(e) = kept {
+            job::say_lost(job, &e);
+        }
     }
 
     /// Builds the catalog anew from the sidecars.

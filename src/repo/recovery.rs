@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::cleanup::{remove_session, remove_session_files};
 use super::entry::VmEntry;
+use super::job::{self, Ending, Job};
 use super::layout::{self, VmKeys};
 
 use super::repository::Repository;
@@ -70,9 +71,14 @@ pub(super) fn recover_vm(
     for session in session_dirs(repository, name)? {
         match repository.session(name, &session) {
             Ok(sidecar) if sidecar.resumable => {}
-            Ok(_) => {
+            Ok(sidecar) => {
                 tracing::warn!(vm = %name, session = %session, "removing what an interrupted backup left");
                 remove_session(repository, name, &session)?;
+                let ending = Ending::failed("its process ended before it was committed");
+                let job = Job::of_session(&sidecar, &ending, now);
+                if let Err(e) = job::append(repository, &job) {
+                    job::say_lost(&job, &e);
+                }
             }
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 tracing::warn!(vm = %name, session = %session, "removing a session without a sidecar");

@@ -12,7 +12,7 @@ pub mod size;
 pub mod width;
 
 pub use digest::Digest;
-pub use id::{LayerId, PointId, RepositoryId, SessionId, VmId};
+pub use id::{JobId, LayerId, PointId, RepositoryId, SessionId, VmId};
 pub use memory::Memory;
 pub use name::{DiskName, PointName, VmName};
 pub use offset::{ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset};

@@ -39,6 +39,9 @@ pub enum Request {
         vm: VmName,
         /// The session.
         session: PointName,
+        /// What kept it from being committed, when it is not ended on request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<String>,
     },
     /// List the open sessions.
     Sessions,
@@ -69,6 +72,9 @@ pub struct BeginArguments {
     pub resumable: bool,
     /// `none`, `zlib`, `zstd`.
     pub compression: String,
+    /// Bytes that are to stay free on the repository's filesystem.
+    #[serde(default)]
+    pub low_water_bytes: Option<u64>,
 }
 
 /// One disk of `begin`.
@@ -140,6 +146,7 @@ impl BeginArguments {
             ttl_seconds: self.ttl_seconds,
             resumable: self.resumable,
             compression: parse_compression(&self.compression)?,
+            low_water_bytes: self.low_water_bytes,
         })
     }
 }

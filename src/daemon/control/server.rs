@@ -11,6 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::{Answer, LINE_BYTES_MAX, Request};
 use crate::daemon::desk::Desk;
 use crate::error::{Error, Result, ResultExt};
+use crate::repo::Ending;
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::u64_from_usize;
 
@@ -100,7 +101,14 @@ fn answer(desk: &Desk, request: Request) -> Result<Value> {
             name,
             content,
         } => value(desk.attach(&vm, &session, &name, &content)?),
-        Request::Abort { vm, session } => value(desk.abort(&vm, &session)?),
+        Request::Abort {
+            vm,
+            session,
+            failure,
+        } => {
+            let ending = failure.map_or_else(Ending::aborted, Ending::failed);
+            value(desk.end(&vm, &session, &ending)?)
+        }
         Request::Sessions => value(desk.list()),
         Request::RebuildCatalog => value(desk.sessions().engine().owner.rebuild_catalog()?),
     }

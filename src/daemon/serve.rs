@@ -25,6 +25,9 @@ use crate::nbd::server::{Exports, Server, ServerLimits};
 use crate::repo::{Owner, Repository};
 use crate::tree::{Tree, TreeOptions, Writing};
 
+/// LIMIT: how long users of the mount are waited for when the daemon stops.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What to serve.
 pub struct ServeOptions {
     /// The repository.
@@ -113,12 +116,29 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(keeper);
-    let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
+    let unmounted = mounted.map_or(Ok(()), unmount);
     let flushed = sessions
         .all()
         .iter()
         .try_for_each(|session| session.flush());
     result.and(unmounted).and(flushed)
+}
+
+/// Unmounts. Whoever still uses the mount is waited for, but not for ever: he would keep the service from stopping.
+fn unmount(mounted: Arc<Mounted>) -> Result<()> {
+    let (ended, end) = std::sync::mpsc::channel();
+    let work = move || {
+        // Nobody listens any more when it took too long.
+        let _ = ended.send(mounted.unmount(true));
+    };
+    std::thread::Builder::new()
+        .name("unmount".to_owned())
+        .spawn(work)
+        .map_err(|e| Error::io("cannot start a thread", e))?;
+    end.recv_timeout(UNMOUNT_PATIENCE).unwrap_or_else(|_| {
+        tracing::warn!("somebody still uses the mount; it ends under him");
+        Ok(())
+    })
 }
 
 fn absolute(path: PathBuf) -> PathBuf {

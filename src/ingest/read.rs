@@ -104,19 +104,24 @@ impl ReadAt for DiskWriter {
             );
         }
         let end = offset + length_max;
-        let is_plain = self.gather.is_empty();
         let mut found: Option<ExtentKind> = None;
         let mut at = offset;
         while at < end {
             let cluster = GuestCluster(at / CLUSTER_BYTES);
             let region = Region::of(cluster).0;
-            let is_gathered = !is_plain && self.gather.get(cluster.0).is_some();
             // A region that nothing was mapped in is the parent's as a whole: terabytes of nothing are passed over quickly.
-            let (held, stop) = if is_plain && self.writer.is_region_empty(region)? {
+            let (held, mut stop) = if self.writer.is_region_empty(region)? {
                 (Mapping::Unallocated, (region + 1) * REGION_BYTES)
             } else {
                 (self.writer.get(cluster)?, (cluster.0 + 1) * CLUSTER_BYTES)
             };
+            let gathered = self
+                .gather
+                .first_within(cluster.0, stop.div_ceil(CLUSTER_BYTES));
+            let is_gathered = gathered == Some(cluster.0);
+            if let Some(gathered) = gathered {
+                stop = gathered.max(cluster.0 + u64::from(is_gathered)) * CLUSTER_BYTES;
+            }
             let stop = stop.min(end);
             let (kind, next) = match held {
                 _ if is_gathered => (ExtentKind::Data, stop),

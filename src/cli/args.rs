@@ -134,7 +134,7 @@ pub struct Backup {
     /// Compare with the last full point instead of the newest
     #[arg(long)]
     pub differential: bool,
-    /// Stable key of a disk (the hypervisor's device key or serial)
+    /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
     #[arg(long, value_name = "DISK=KEY")]
     pub key: Vec<String>,
     /// Change id of a disk, kept for the capture agent
@@ -181,9 +181,12 @@ pub struct Begin {
     /// Compare with this point
     #[arg(long, value_name = "POINT")]
     pub parent: Option<String>,
-    /// Stable key of a disk
+    /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
     #[arg(long, value_name = "DISK=KEY")]
     pub key: Vec<String>,
+    /// The VM does not have this disk of the parent any more
+    #[arg(long, value_name = "DISK")]
+    pub without: Vec<String>,
     /// End by itself after so long without activity (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub ttl: String,

@@ -85,6 +85,7 @@ fn plan(args: &Backup) -> Result<Plan> {
         session: None,
         point: point.clone(),
         disks,
+        without: parse_disks(&args.without)?,
         full,
         differential: args.differential,
         parent: None,
@@ -104,7 +105,8 @@ fn plan(args: &Backup) -> Result<Plan> {
         point,
         change_ids: parse_change_ids(&args.change_id)?,
         unchanged: parse_disks(&args.unchanged)?,
-        without: parse_disks(&args.without)?,
+        // They are not in the session at all: a disk that has the name of one of them now is another.
+        without: Vec::new(),
     };
     let attach = args
         .attach

@@ -2,7 +2,7 @@
 
 use super::args::Begin;
 use super::context::Context;
-use super::target::{parse_disk, parse_seconds, untangle};
+use super::target::{parse_disk, parse_disks, parse_seconds, untangle};
 use crate::daemon::control::{BeginAnswer, BeginArguments, Client, DiskArguments, Request};
 use crate::error::{Error, Result};
 use crate::types::size;
@@ -26,6 +26,7 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         session: args.session.as_deref().map(PointName::new).transpose()?,
         point: args.point.as_deref().map(PointName::new).transpose()?,
         disks,
+        without: parse_disks(&args.without)?,
         full,
         differential: args.differential,
         parent: args.parent.clone(),

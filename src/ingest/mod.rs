@@ -28,6 +28,7 @@ mod flush;
 mod gather;
 mod keeper;
 mod parent;
+mod plan;
 mod range_lock;
 mod read;
 mod record;

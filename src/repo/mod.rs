@@ -17,6 +17,7 @@ mod cleanup;
 pub mod content;
 pub mod entry;
 pub mod format;
+mod heart;
 pub mod job;
 pub mod layout;
 pub mod leaves;

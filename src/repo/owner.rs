@@ -6,16 +6,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalog::Catalog;
 use super::cleanup;
 use super::entry::VmEntry;
+use super::heart::Heart;
 use super::job::{self, Ending, Job};
 use super::layout::{self, VmKeys};
-use super::lock::{HEARTBEAT_SECONDS, Note};
+use super::lock::Note;
 use super::recovery;
 use super::repository::Repository;
 use super::reserve::{self, Reserve};
@@ -41,58 +40,6 @@ pub struct Owner {
     reserve: Reserve,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
     heart: Heart,
-}
-
-/// The thread that keeps the lock's note fresh.
-struct Heart {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Heart {
-    fn start(lock: Arc<dyn Lock>, mut note: Note, clock: Arc<dyn Clock>) -> Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let seen = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("heartbeat".into())
-            .spawn(move || {
-                let (flag, wake) = &*seen;
-                let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
-                loop {
-                    // The flag is looked at before the wait: it may have been set before this thread came here.
-                    let wait = wake.wait_timeout_while(
-                        stopped,
-                        Duration::from_secs(HEARTBEAT_SECONDS),
-                        |stopped| !*stopped,
-                    );
-                    stopped = wait.unwrap_or_else(PoisonError::into_inner).0;
-                    if *stopped {
-                        return;
-                    }
-                    note.heartbeat = clock.now();
-                    let renewed = note.encode().and_then(|bytes| lock.renew(&bytes));
-                    if let Err(e) = renewed {
-                        tracing::error!(error = %e.report(), "the repository's lock could not be renewed");
-                    }
-                }
-            })
-            .map_err(|e| Error::io("cannot start the heartbeat thread", e))?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Heart {
-    fn drop(&mut self) {
-        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.1.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A heartbeat that panicked has been logged; nothing depends on its result.
-            drop(thread.join());
-        }
-    }
 }
 
 impl Owner {
@@ -416,6 +363,14 @@ impl Owner {
                 None => vm.disks.push(disk.clone()),
             }
         }
+        // One that was renamed is there once, under its new name.
+        vm.disks.retain(|known| {
+            let is_it = |disk: &&DiskKey| disk.key == known.key && disk.key != disk.name.as_str();
+            disks
+                .iter()
+                .find(is_it)
+                .is_none_or(|disk| disk.name == known.name)
+        });
         if vm.disks != entry.vm.disks {
             self.repository.store().put(
                 &VmKeys::new(&vm.name)?.vm()?,

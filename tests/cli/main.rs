@@ -16,5 +16,6 @@ mod help;
 mod jobs;
 mod place;
 mod quickstart;
+mod rename;
 mod restore;
 mod space;

@@ -60,6 +60,9 @@ pub struct BeginArguments {
     pub point: Option<PointName>,
     /// Disks that are new, resized or full.
     pub disks: Vec<DiskArguments>,
+    /// Disks of the parent that are gone.
+    #[serde(default)]
+    pub without: Vec<DiskName>,
     /// All disks full.
     pub full: bool,
     /// On the last full.
@@ -139,6 +142,7 @@ impl BeginArguments {
             session: self.session.clone(),
             point: self.point.clone(),
             disks: disks.collect(),
+            without: self.without.clone(),
             full: self.full,
             differential: self.differential,
             parent: self.parent.as_deref().map(str::parse).transpose()?,

@@ -124,6 +124,9 @@ impl SessionDisk {
 /// What a session needs to know of a parent's disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentDisk {
+    /// Its name, when it had another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<DiskName>,
     /// Slot of its layer.
     pub layer: Slot,
     /// Content that it had when the session began.

@@ -187,6 +187,12 @@ pub struct Begin {
     /// The VM does not have this disk of the parent any more
     #[arg(long, value_name = "DISK")]
     pub without: Vec<String>,
+    /// Only what changed since the parent is sent; the commit needs --previous-change-id of each disk that has a parent
+    #[arg(long)]
+    pub changed_only: bool,
+    /// The change id that a disk's changes are counted from; refused when it is not the parent's
+    #[arg(long, value_name = "DISK=ID")]
+    pub previous_change_id: Vec<String>,
     /// End by itself after so long without activity (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub ttl: String,
@@ -207,6 +213,9 @@ pub struct Commit {
     /// Change id of a disk
     #[arg(long, value_name = "DISK=ID")]
     pub change_id: Vec<String>,
+    /// The change id that a disk's changes were counted from (begin --changed-only)
+    #[arg(long, value_name = "DISK=ID")]
+    pub previous_change_id: Vec<String>,
     /// This disk is the parent's
     #[arg(long, value_name = "DISK")]
     pub unchanged: Vec<String>,

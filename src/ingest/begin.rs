@@ -1,5 +1,6 @@
 //! Beginning a session: which disks it has, what they are compared with, and why.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -9,6 +10,7 @@ use super::plan::{choose_parent, plan_disks};
 use super::record::RecordLog;
 use super::session::{Engine, Session};
 use super::space::check_room;
+use super::trust::check_said;
 use crate::block::WriteAt;
 use crate::block::page::PageTable;
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +58,10 @@ pub struct BeginRequest {
     pub differential: bool,
     /// Compare with this point. Naming one also allows a second open session.
     pub parent: Option<Which>,
+    /// Whether only what changed since the parent is sent. The commit then needs the change ids that it changed since.
+    pub changed_only: bool,
+    /// The change ids that changes are counted from, as far as they are known now.
+    pub previous_change_ids: BTreeMap<DiskName, String>,
     /// Whether it may begin without a disk: they are made later.
     pub empty: bool,
     /// Seconds without activity after which the session ends by itself.
@@ -81,6 +87,8 @@ impl BeginRequest {
             full: false,
             differential: false,
             parent: None,
+            changed_only: false,
+            previous_change_ids: BTreeMap::new(),
             empty: false,
             ttl_seconds: sidecar::TTL_SECONDS_DEFAULT,
             resumable: true,
@@ -135,6 +143,7 @@ impl Session {
                 owner.vm(&request.vm)?;
             }
             let disks = plan_disks(request, None, owner.clock().now())?;
+            check_said(&disks, &request.previous_change_ids)?;
             room_for(engine, request, None, &disks, None)?;
         }
         let entry = owner.ensure_vm(&request.vm)?;
@@ -153,6 +162,7 @@ impl Session {
         let captured_at = owner.clock().now();
         let parent = choose_parent(repository, &entry, request)?;
         let disks = plan_disks(request, parent.as_ref(), captured_at)?;
+        check_said(&disks, &request.previous_change_ids)?;
         let estimate = room_for(engine, request, Some(&entry), &disks, parent.as_ref())?;
         if let Some(point) = &request.point {
             free_name(repository, &entry.index, None, Some(point), captured_at)?;
@@ -183,7 +193,11 @@ impl Session {
             }),
             serial: owner.take_serial(&mut entry)?,
             disks,
-            declared: sidecar::Declared::default(),
+            declared: sidecar::Declared {
+                previous_change_ids: request.previous_change_ids.clone(),
+                ..sidecar::Declared::default()
+            },
+            changed_only: request.changed_only,
             dismantled: false,
             unknown,
         };

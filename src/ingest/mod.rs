@@ -38,6 +38,7 @@ mod seal;
 mod session;
 mod space;
 mod store;
+mod trust;
 mod zero;
 
 pub use begin::{BeginRequest, DiskRequest};

@@ -289,6 +289,7 @@ fn plan_disk(
             size_bytes: base.size_bytes,
             source_bytes: base.source_bytes,
             data_bytes: base.data_bytes,
+            change_id: base.change_id.clone(),
         }),
     })
 }

@@ -210,6 +210,7 @@ mod tests {
                 size_bytes: base.size_bytes,
                 source_bytes: base.source_bytes,
                 data_bytes: base.data_bytes,
+                change_id: None,
             }),
         }
     }

@@ -10,6 +10,7 @@
 mod archive;
 mod backup;
 mod bad_input;
+mod changed_only;
 mod daemon;
 mod filesystem;
 mod help;

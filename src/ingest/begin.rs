@@ -148,6 +148,13 @@ impl Session {
         }
         let entry = owner.ensure_vm(&request.vm)?;
         let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        if entry.gone {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("{} was being removed at this moment", request.vm),
+            )
+            .advise("begin again"));
+        }
         let open = repository.session_names(&request.vm)?;
         if let (Some(other), None) = (open.first(), &request.parent) {
             return Err(Error::new(

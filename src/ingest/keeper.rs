@@ -1,5 +1,5 @@
 //! The keeper: a thread that looks after open sessions while nobody asks for anything. It ends those that were idle for too long,
-//! and makes the reserve again once there is room.
+//! makes the reserve again once there is room, and empties the trash.
 //!
 //! # Concurrency
 //! It holds no lock while it waits, and does nothing that a door could not do beside it.
@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 const ROUND_MAX: Duration = Duration::from_secs(30);
 /// LIMIT: shortest time between two looks.
 const ROUND_MIN: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether something has been in the trash for long enough.
+const TRASH_INTERVAL: Duration = Duration::from_secs(600);
 
 /// See the module. Dropping it ends the thread.
 pub struct Keeper {
@@ -35,13 +38,14 @@ impl Keeper {
         let thread = std::thread::Builder::new()
             .name("keeper".into())
             .spawn(move || {
+                let mut emptied = kept.engine().owner.clock().monotonic();
                 while !stopped.load(Ordering::SeqCst) {
+                    tidy(&kept, &mut emptied);
                     let next = if kept.expire() {
                         kept.nearest_expiry().unwrap_or(ROUND_MAX)
                     } else {
                         ROUND_MAX
                     };
-                    kept.engine().owner.restock();
                     kept.wait(next.clamp(ROUND_MIN, ROUND_MAX));
                 }
             })
@@ -51,6 +55,20 @@ impl Keeper {
             stop,
             thread: Some(thread),
         })
+    }
+}
+
+/// What is done for the repository, whatever its sessions do.
+fn tidy(sessions: &Registry, emptied: &mut Duration) {
+    let owner = &sessions.engine().owner;
+    owner.restock();
+    let now = owner.clock().monotonic();
+    if now.saturating_sub(*emptied) < TRASH_INTERVAL {
+        return;
+    }
+    *emptied = now;
+    if let Err(e) = owner.empty_trash() {
+        tracing::warn!(error = %e.report(), "the trash could not be emptied");
     }
 }
 

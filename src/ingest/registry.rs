@@ -233,6 +233,26 @@ impl Registry {
         self.tell();
     }
 
+    /// Forgets a restore point.
+    ///
+    /// # Errors
+    /// As [`Owner::forget_point`](crate::repo::Owner::forget_point).
+    pub fn forget_point(&self, vm: &VmName, point: &PointName) -> Result<()> {
+        self.engine.owner.forget_point(vm, point)?;
+        self.tell();
+        Ok(())
+    }
+
+    /// Removes a VM that never had a restore point.
+    ///
+    /// # Errors
+    /// As [`Owner::remove_vm`](crate::repo::Owner::remove_vm).
+    pub fn remove_vm(&self, vm: &VmName) -> Result<()> {
+        self.engine.owner.remove_vm(vm)?;
+        self.tell();
+        Ok(())
+    }
+
     /// Ends sessions that have been idle past their ttl; answers whether all of them could be ended.
     pub fn expire(&self) -> bool {
         let mut all_ended = true;

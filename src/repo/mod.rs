@@ -16,6 +16,7 @@ pub mod catalog;
 mod cleanup;
 pub mod content;
 pub mod entry;
+mod forget;
 pub mod format;
 mod heart;
 pub mod job;

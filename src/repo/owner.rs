@@ -93,7 +93,8 @@ impl Owner {
                 entry.index.serial_high = entry.index.serial_high.max(serial_high);
                 Self::store_index(&repository, &mut entry.index)?;
             }
-            if catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
+            // An index that was put in order counts anew: its number says nothing then.
+            if changed || catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
                 catalog.replace(&entry.vm.name, Some(&entry.index))?;
             }
         }
@@ -197,7 +198,12 @@ impl Owner {
         self.lock.verify()
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<VmEntry>>>> {
+    /// The highest serial that was given.
+    pub(super) fn serial_high(&self) -> u32 {
+        self.serial_high.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<VmEntry>>>> {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -288,7 +294,11 @@ impl Owner {
             // The VM is there; the catalog is an index that is brought up to date when it is next opened.
             tracing::warn!(vm = %name, error = %e.report(), "the catalog could not take in the VM");
         }
-        let entry = Arc::new(Mutex::new(VmEntry { vm, index }));
+        let entry = Arc::new(Mutex::new(VmEntry {
+            vm,
+            index,
+            gone: false,
+        }));
         table.insert(name.folded(), Arc::clone(&entry));
         Ok(entry)
     }
@@ -460,6 +470,14 @@ impl Owner {
         if let Err(e) = kept {
             job::say_lost(job, &e);
         }
+    }
+
+    /// Deletes what has been in the trash for an hour or more.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn empty_trash(&self) -> Result<()> {
+        recovery::empty_trash(&self.repository, self.clock.now())
     }
 
     /// Builds the catalog anew from the sidecars.

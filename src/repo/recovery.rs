@@ -92,9 +92,13 @@ pub(super) fn recover_vm(
         }
     }
     if complete {
-        collect_garbage(repository, name, &index, now)?;
+        collect_garbage(repository, name, &index, None, now)?;
     }
-    Ok(Some(VmEntry { vm, index }))
+    Ok(Some(VmEntry {
+        vm,
+        index,
+        gone: false,
+    }))
 }
 
 fn session_dirs(repository: &Repository, vm: &VmName) -> Result<Vec<PointName>> {
@@ -126,7 +130,7 @@ fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<Ha
 }
 
 /// Adds every slot below the named ones in their backing chains.
-fn close_over_backing(
+pub(super) fn close_over_backing(
     repository: &Repository,
     vm: &VmName,
     named: &mut HashSet<Slot>,
@@ -150,10 +154,15 @@ fn close_over_backing(
     Ok(())
 }
 
-fn collect_garbage(
+/// Moves layers that no point and no session needs to the trash; with `among`, only layers of these slots.
+///
+/// # Errors
+/// `Io`. What could not be judged stays, and is no error.
+pub(super) fn collect_garbage(
     repository: &Repository,
     vm: &VmName,
     index: &Index,
+    among: Option<&HashSet<Slot>>,
     now: Timestamp,
 ) -> Result<()> {
     let keys = VmKeys::new(vm)?;
@@ -177,6 +186,7 @@ fn collect_garbage(
         .into_iter()
         .filter(|e| !e.is_prefix)
         .filter_map(|e| Some((e.name.clone(), slot_of(&e.name)?)))
+        .filter(|(_, slot)| among.is_none_or(|among| among.contains(slot)))
         .collect();
     // What the index and the sessions name needs no proof; only a stranger is worth reading every point for.
     let mut known: HashSet<Slot> = sessions_slots(repository, vm)?;

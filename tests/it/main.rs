@@ -7,6 +7,7 @@ mod concurrent;
 mod ending;
 mod fault;
 mod flip;
+mod forget;
 mod large;
 mod model_chain;
 mod model_session;

@@ -91,7 +91,7 @@ impl Owner {
 
         // Gone. What fails from here on is put in order by the next owner.
         entry.index.points.retain(|p| p.point_id != found.point_id);
-        self.settle(vm, &mut entry, &found, needed);
+        self.settle(vm, &mut entry, &found, &needed);
         self.restock();
         Ok(())
     }
@@ -109,7 +109,7 @@ impl Owner {
         }
     }
 
-    fn settle(&self, vm: &VmName, entry: &mut VmEntry, point: &PointEntry, needed: HashSet<Slot>) {
+    fn settle(&self, vm: &VmName, entry: &mut VmEntry, point: &PointEntry, needed: &HashSet<Slot>) {
         let index: &mut Index = &mut entry.index;
         let indexed = self
             .with_room(|| Self::store_index(self.repository(), index))
@@ -131,7 +131,7 @@ impl Owner {
         }
         let now = self.clock().now();
         let buried = self.with_room(|| {
-            recovery::collect_garbage(self.repository(), vm, index, Some(&needed), now)
+            recovery::collect_garbage(self.repository(), vm, index, Some(needed), now)
         });
         if let Err(e) = buried {
             tracing::warn!(vm = %vm, point = %point.name, error = %e.report(), "layers of a point that is forgotten are left over");

@@ -20,7 +20,7 @@ use super::slot::{LAYER_SUFFIX, OPEN_SUFFIX, SUMS_SUFFIX, Slot};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::Image;
-use crate::types::{PointName, VmName};
+use crate::types::{PointId, PointName, VmName};
 
 /// LIMIT: seconds that something stays in the trash at least.
 const TRASH_SECONDS: i64 = 3600;
@@ -91,6 +91,7 @@ pub(super) fn recover_vm(
             }
         }
     }
+    set_aside_states(repository, name, &index, now)?;
     if complete {
         collect_garbage(repository, name, &index, None, now)?;
     }
@@ -99,6 +100,35 @@ pub(super) fn recover_vm(
         index,
         gone: false,
     }))
+}
+
+/// Moves the states of points that are gone to the trash.
+fn set_aside_states(
+    repository: &Repository,
+    vm: &VmName,
+    index: &Index,
+    now: Timestamp,
+) -> Result<()> {
+    let prefix = VmKeys::new(vm)?.root().join("state")?;
+    let entries = match repository.store().list(&prefix) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let known: HashSet<PointId> = index.points.iter().map(|point| point.point_id).collect();
+    for entry in entries {
+        let id = entry.name.strip_suffix(".json").map(str::parse::<PointId>);
+        if let Some(Ok(id)) = id
+            && !known.contains(&id)
+        {
+            let aside = format!("{}.{vm}.{}", clock::slot_time(now), entry.name);
+            let aside = layout::trash()?.join(&aside)?;
+            repository
+                .store()
+                .rename(&prefix.join(&entry.name)?, &aside)?;
+        }
+    }
+    Ok(())
 }
 
 fn session_dirs(repository: &Repository, vm: &VmName) -> Result<Vec<PointName>> {

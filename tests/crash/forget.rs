@@ -44,8 +44,8 @@ fn names(store: &dyn Store, prefix: &str) -> Vec<String> {
 }
 
 /// What a new process finds when the `n`th point was to be forgotten; answers whether it is there.
-fn look(store: Arc<dyn Store>, stage: Arc<dyn Stage>, log: &Log, n: usize) -> bool {
-    let engine = open_engine(Arc::clone(&store), stage).unwrap();
+fn look<S: Store + Stage + 'static>(store: &Arc<S>, log: &Log, n: usize) -> bool {
+    let engine = open_engine(store.clone(), store.clone()).unwrap();
     let owner = &engine.owner;
     let index = owner.vm_snapshot(&vm()).unwrap().index;
     let name = &log.answered[n].0;
@@ -86,6 +86,10 @@ fn look(store: Arc<dyn Store>, stage: Arc<dyn Stage>, log: &Log, n: usize) -> bo
         (kept, kept),
         "{layers:?}"
     );
+    assert_eq!(
+        names(store.as_ref(), "vms/web01/state").len(),
+        index.points.len()
+    );
     if !is_listed {
         let trash = names(store.as_ref(), "trash");
         assert!(trash.iter().any(|t| t.contains(name)), "{trash:?}");
@@ -114,7 +118,7 @@ fn power_loss_at_every_flush_leaves_the_point_whole_or_gone() {
             let answered = forget(&engine.unwrap(), &log, n);
             for seed in 0..4 {
                 let left = Arc::new(store.after_power_loss(seed));
-                let is_listed = look(left.clone(), left, &log, n);
+                let is_listed = look(&left, &log, n);
                 assert!(
                     !(is_listed && answered.is_ok()),
                     "flush {at}: {answered:?}, and the point is listed"
@@ -148,7 +152,7 @@ fn whatever_change_is_the_last_the_point_is_whole_or_gone() {
                 let (engine, store) = start(&Faults::kill_at(at, moment));
                 let answered = forget(&engine.unwrap(), &log, n);
                 let left = Arc::new(store.snapshot());
-                let is_listed = look(left.clone(), left, &log, n);
+                let is_listed = look(&left, &log, n);
                 assert!(!(is_listed && answered.is_ok()), "change {at} {moment:?}");
             }
         }

@@ -19,4 +19,5 @@ mod place;
 mod quickstart;
 mod rename;
 mod restore;
+mod resume;
 mod space;

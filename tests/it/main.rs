@@ -13,5 +13,6 @@ mod model_chain;
 mod model_session;
 mod model_tree;
 mod proof;
+mod race;
 mod recovery;
 mod world;

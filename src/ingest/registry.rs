@@ -40,7 +40,7 @@ pub struct Registry {
     ended: Mutex<HashMap<u32, (VmName, SessionState)>>,
     audience: OnceLock<Box<dyn Audience>>,
     /// Rung when a session was begun: it may be the one to look at next.
-    bell: (Mutex<bool>, Condvar),
+    bell: (Mutex<u64>, Condvar),
 }
 
 /// Waits until nobody writes any more, for a moment. nbdcopy and QEMU end without waiting for the server after `NBD_CMD_DISC`: a
@@ -284,17 +284,17 @@ impl Registry {
         open.map(|s| s.patience().unwrap_or_default()).min()
     }
 
-    /// Waits until something about the sessions may have to be done, at most so long.
-    pub(super) fn wait(&self, at_most: Duration) {
+    /// Waits until the bell has rung more often than was `heard`, at most so long.
+    pub(super) fn wait(&self, heard: &mut u64, at_most: Duration) {
         let (rung, bell) = &self.bell;
         let rung = rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = bell.wait_timeout_while(rung, at_most, |rung| !*rung);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        let waited = bell.wait_timeout_while(rung, at_most, |rung| *rung == *heard);
+        *heard = *waited.unwrap_or_else(PoisonError::into_inner).0;
     }
 
     /// Ends a [`Registry::wait`].
     pub(super) fn ring(&self) {
-        *self.bell.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.bell.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.bell.1.notify_all();
     }
 }

@@ -125,3 +125,32 @@ fn a_killed_daemons_session_is_listed_and_ended_without_one() {
     assert_eq!(std::fs::read_dir(layers).unwrap().count(), 0);
     assert_eq!(place.json(&["jobs"])[0]["result"], "aborted");
 }
+
+#[test]
+fn what_nobody_flushed_survives_a_kill_some_seconds_later() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    let begun = place.json(&["begin", "web01", "vda=24M"]);
+    let name = begun["session"].as_str().unwrap().to_owned();
+    let export = format!("web01/{name}/vda");
+    let bytes = content(7);
+    let client = connect(&daemon, &export);
+    write(&client, &bytes, 0, HALF);
+    let log = place
+        .repo()
+        .join(format!("vms/web01/points/.{name}.partial/vda.map"));
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
+    let begun = std::time::Instant::now();
+    while std::fs::metadata(&log).unwrap().len() == 0 {
+        assert!(begun.elapsed().as_secs() < 14, "it is not flushed");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    daemon.kill();
+    drop(client);
+    let daemon = place.serve(&[]);
+    let client = connect(&daemon, &export);
+    let mut found = vec![0; HALF];
+    client.read_at(0, &mut found).unwrap();
+    assert!(found == bytes[..HALF]);
+    daemon.stop();
+}

@@ -9,3 +9,4 @@ mod history;
 mod kill;
 mod poor;
 mod power;
+mod quiet;

@@ -134,7 +134,7 @@ pub struct Backup {
     /// Compare with the last full point instead of the newest
     #[arg(long)]
     pub differential: bool,
-    /// Stable key of a disk (the hypervisor's device key or serial)
+    /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
     #[arg(long, value_name = "DISK=KEY")]
     pub key: Vec<String>,
     /// Change id of a disk, kept for the capture agent
@@ -181,9 +181,18 @@ pub struct Begin {
     /// Compare with this point
     #[arg(long, value_name = "POINT")]
     pub parent: Option<String>,
-    /// Stable key of a disk
+    /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
     #[arg(long, value_name = "DISK=KEY")]
     pub key: Vec<String>,
+    /// The VM does not have this disk of the parent any more
+    #[arg(long, value_name = "DISK")]
+    pub without: Vec<String>,
+    /// Only what changed since the parent is sent; the commit needs --previous-change-id of each disk that has a parent
+    #[arg(long)]
+    pub changed_only: bool,
+    /// The change id that a disk's changes are counted from; refused when it is not the parent's
+    #[arg(long, value_name = "DISK=ID")]
+    pub previous_change_id: Vec<String>,
     /// End by itself after so long without activity (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub ttl: String,
@@ -204,6 +213,9 @@ pub struct Commit {
     /// Change id of a disk
     #[arg(long, value_name = "DISK=ID")]
     pub change_id: Vec<String>,
+    /// The change id that a disk's changes were counted from (begin --changed-only)
+    #[arg(long, value_name = "DISK=ID")]
+    pub previous_change_id: Vec<String>,
     /// This disk is the parent's
     #[arg(long, value_name = "DISK")]
     pub unchanged: Vec<String>,

@@ -1,15 +1,16 @@
 //! `restorefs backup`: all disks of a VM as one restore point, by ourselves or through the daemon.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::args::Backup;
 use super::begin::mark;
-use super::commit::{parse_change_ids, print};
+use super::commit::print;
 use super::context::{Context, Writer};
 use super::progress::Progress;
-use super::target::{parse_disk, parse_disks, untangle};
+use super::target::{parse_disk, parse_disks, parse_ids, split_paths, untangle};
 use crate::block::{ReadAt, WriteAt};
 use crate::capture::source::{Format, OpenSource, Source};
 use crate::daemon::control::{
@@ -58,11 +59,12 @@ fn plan(args: &Backup) -> Result<Plan> {
     if texts.is_empty() {
         return Err(Error::invalid("no disk was named").advise("name each: DISK=SOURCE"));
     }
+    let allow_backing = split_paths(&args.allow_backing);
     let mut disks = Vec::new();
     let mut sources: Vec<(DiskName, OpenSource)> = Vec::new();
     for text in &texts {
         let (name, source) = parse_disk(text, "SOURCE")?;
-        let open = Source::parse(&source, format.as_ref())?.open(&args.allow_backing)?;
+        let open = Source::parse(&source, format.as_ref())?.open(&allow_backing)?;
         let source_bytes = open.disk.size_bytes();
         if source_bytes == 0 {
             return Err(
@@ -85,9 +87,13 @@ fn plan(args: &Backup) -> Result<Plan> {
         session: None,
         point: point.clone(),
         disks,
+        without: parse_disks(&args.without)?,
         full,
         differential: args.differential,
         parent: None,
+        // Everything is read.
+        changed_only: false,
+        previous_change_ids: BTreeMap::new(),
         ttl_seconds: TTL_SECONDS_DEFAULT,
         resumable: false,
         compression: args.compress.clone(),
@@ -102,12 +108,13 @@ fn plan(args: &Backup) -> Result<Plan> {
             .clone()
             .map_or_else(|| PointName::new("unnamed"), Ok)?,
         point,
-        change_ids: parse_change_ids(&args.change_id)?,
+        change_ids: parse_ids(&args.change_id)?,
+        previous_change_ids: BTreeMap::new(),
         unchanged: parse_disks(&args.unchanged)?,
-        without: parse_disks(&args.without)?,
+        // They are not in the session at all: a disk that has the name of one of them now is another.
+        without: Vec::new(),
     };
-    let attach = args
-        .attach
+    let attach = split_paths(&args.attach)
         .iter()
         .map(load_attached)
         .collect::<Result<_>>()?;

@@ -8,6 +8,7 @@ use super::disk::DiskWriter;
 use super::parent::ChainSource;
 use super::resume::resume_disk;
 use super::session::{Session, SessionState};
+use super::trust::{check_disk, said_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::layout::VmKeys;
 use crate::repo::publish::{Draft, Published, free_name};
@@ -22,6 +23,8 @@ pub struct CommitRequest {
     pub point: Option<PointName>,
     /// Change ids by disk.
     pub change_ids: BTreeMap<DiskName, String>,
+    /// The change ids that changes were counted from, by disk.
+    pub previous_change_ids: BTreeMap<DiskName, String>,
     /// Disks that are the parent's, untouched.
     pub unchanged: Vec<DiskName>,
     /// Disks that the point does not have any more.
@@ -107,13 +110,17 @@ impl Session {
         let mut merged = request.clone();
         merged.unchanged.extend(declared.unchanged);
         merged.without.extend(declared.without);
-        for (disk, id) in declared.change_ids {
-            let is_said = request
-                .change_ids
-                .keys()
-                .any(|d| d.folded() == disk.folded());
-            if !is_said {
-                merged.change_ids.insert(disk, id);
+        for (ids, before) in [
+            (&mut merged.change_ids, declared.change_ids),
+            (
+                &mut merged.previous_change_ids,
+                declared.previous_change_ids,
+            ),
+        ] {
+            for (disk, id) in before {
+                if said_of(ids, &disk).is_none() {
+                    ids.insert(disk, id);
+                }
             }
         }
         merged
@@ -128,8 +135,9 @@ impl Session {
         }
         let is_in =
             |list: &[DiskName], name: &DiskName| list.iter().any(|n| n.folded() == name.folded());
-        let named = request.unchanged.iter().chain(request.change_ids.keys());
-        for name in named.chain(&request.without) {
+        let ids = request.change_ids.keys();
+        let ids = ids.chain(request.previous_change_ids.keys());
+        for name in ids.chain(&request.unchanged).chain(&request.without) {
             if !sidecar
                 .disks
                 .iter()
@@ -164,8 +172,13 @@ impl Session {
         if disks.is_empty() {
             return Err(Error::invalid("a restore point needs at least one disk"));
         }
+        let changed_only = self.sidecar().changed_only;
         for disk in &disks {
-            check_ready(disk, named(&request.unchanged, disk))?;
+            let unchanged = named(&request.unchanged, disk);
+            check_ready(disk, unchanged)?;
+            if changed_only && !unchanged {
+                check_disk(&disk.meta, &request.previous_change_ids)?;
+            }
             disk.check_size()?;
         }
         let sidecar = self.sidecar();
@@ -188,11 +201,7 @@ impl Session {
         launder();
         let mut sealed = Vec::new();
         for disk in &disks {
-            let change_id = request
-                .change_ids
-                .iter()
-                .find(|(n, _)| n.folded() == disk.meta.name.folded())
-                .map(|(_, id)| id.clone());
+            let change_id = said_of(&request.change_ids, &disk.meta.name).cloned();
             let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
             sealed.push(disk.seal(repository, &sidecar.vm, change_id)?);
         }

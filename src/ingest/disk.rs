@@ -56,6 +56,8 @@ pub(super) struct Counters {
     pub(super) equal: AtomicU64,
     pub(super) zero: AtomicU64,
     pub(super) stored: AtomicU64,
+    /// Of `stored`, what a flush has made durable.
+    pub(super) flushed: AtomicU64,
 }
 
 /// A disk that is being written.

@@ -31,6 +31,7 @@ impl DiskWriter {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let taken =
             std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        let stored = self.counters.stored.load(Ordering::Relaxed);
         let synced = self.writer.flush();
         if synced.is_err() {
             self.is_unsure.store(true, Ordering::SeqCst);
@@ -42,13 +43,29 @@ impl DiskWriter {
                 log.append(&taken)
             }
         });
-        if done.is_err() {
+        if done.is_ok() {
+            self.counters.flushed.fetch_max(stored, Ordering::Relaxed);
+        } else {
             self.pending
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .put_back(taken);
         }
         done.at_path(self.meta.layer.open_file())
+    }
+
+    /// Bytes that were written to the layer since the last flush.
+    #[must_use]
+    pub fn unflushed_bytes(&self) -> u64 {
+        let flushed = self.counters.flushed.load(Ordering::Relaxed);
+        self.stats().stored_bytes.saturating_sub(flushed)
+    }
+
+    /// Whether a flush would have anything to do.
+    #[must_use]
+    pub fn has_unflushed(&self) -> bool {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        !pending.is_empty() || !self.gather.is_empty() || self.unflushed_bytes() > 0
     }
 
     /// Changes the size: `source_bytes` is what people see, padded to 512 what the guest has. What lies beyond the

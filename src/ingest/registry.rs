@@ -52,7 +52,7 @@ pub struct Registry {
     /// Counts beginnings and ends.
     generation: AtomicU64,
     /// Rung when a session was begun: it may be the one to look at next.
-    bell: (Mutex<bool>, Condvar),
+    bell: (Mutex<u64>, Condvar),
 }
 
 /// Waits until nobody writes any more, for a moment. nbdcopy and QEMU end without waiting for the server after `NBD_CMD_DISC`: a
@@ -265,6 +265,26 @@ impl Registry {
         self.tell(telling);
     }
 
+    /// Forgets a restore point.
+    ///
+    /// # Errors
+    /// As [`Owner::forget_point`](crate::repo::Owner::forget_point).
+    pub fn forget_point(&self, vm: &VmName, point: &PointName, telling: Telling) -> Result<()> {
+        self.engine.owner.forget_point(vm, point)?;
+        self.tell(telling);
+        Ok(())
+    }
+
+    /// Removes a VM that never had a restore point.
+    ///
+    /// # Errors
+    /// As [`Owner::remove_vm`](crate::repo::Owner::remove_vm).
+    pub fn remove_vm(&self, vm: &VmName, telling: Telling) -> Result<()> {
+        self.engine.owner.remove_vm(vm)?;
+        self.tell(telling);
+        Ok(())
+    }
+
     /// Ends sessions that have been idle past their ttl; answers whether all of them could be ended.
     pub fn expire(&self) -> bool {
         let mut all_ended = true;
@@ -296,17 +316,17 @@ impl Registry {
         open.map(|s| s.patience().unwrap_or_default()).min()
     }
 
-    /// Waits until something about the sessions may have to be done, at most so long.
-    pub(super) fn wait(&self, at_most: Duration) {
+    /// Waits until the bell has rung more often than was `heard`, at most so long.
+    pub(super) fn wait(&self, heard: &mut u64, at_most: Duration) {
         let (rung, bell) = &self.bell;
         let rung = rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = bell.wait_timeout_while(rung, at_most, |rung| !*rung);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        let waited = bell.wait_timeout_while(rung, at_most, |rung| *rung == *heard);
+        *heard = *waited.unwrap_or_else(PoisonError::into_inner).0;
     }
 
     /// Ends a [`Registry::wait`].
     pub(super) fn ring(&self) {
-        *self.bell.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.bell.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.bell.1.notify_all();
     }
 }

@@ -204,11 +204,13 @@ mod tests {
             size_bytes: 1 << 40,
             source_bytes: 1 << 40,
             parent: base.map(|base| ParentDisk {
+                name: None,
                 layer: base.layer.clone(),
                 content_root: base.content_root,
                 size_bytes: base.size_bytes,
                 source_bytes: base.source_bytes,
                 data_bytes: base.data_bytes,
+                change_id: None,
             }),
         }
     }

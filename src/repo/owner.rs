@@ -6,16 +6,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalog::Catalog;
 use super::cleanup;
 use super::entry::VmEntry;
+use super::heart::Heart;
 use super::job::{self, Ending, Job};
 use super::layout::{self, VmKeys};
-use super::lock::{HEARTBEAT_SECONDS, Note};
+use super::lock::Note;
 use super::recovery;
 use super::repository::Repository;
 use super::reserve::{self, Reserve};
@@ -41,58 +40,6 @@ pub struct Owner {
     reserve: Reserve,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
     heart: Heart,
-}
-
-/// The thread that keeps the lock's note fresh.
-struct Heart {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Heart {
-    fn start(lock: Arc<dyn Lock>, mut note: Note, clock: Arc<dyn Clock>) -> Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let seen = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("heartbeat".into())
-            .spawn(move || {
-                let (flag, wake) = &*seen;
-                let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
-                loop {
-                    // The flag is looked at before the wait: it may have been set before this thread came here.
-                    let wait = wake.wait_timeout_while(
-                        stopped,
-                        Duration::from_secs(HEARTBEAT_SECONDS),
-                        |stopped| !*stopped,
-                    );
-                    stopped = wait.unwrap_or_else(PoisonError::into_inner).0;
-                    if *stopped {
-                        return;
-                    }
-                    note.heartbeat = clock.now();
-                    let renewed = note.encode().and_then(|bytes| lock.renew(&bytes));
-                    if let Err(e) = renewed {
-                        tracing::error!(error = %e.report(), "the repository's lock could not be renewed");
-                    }
-                }
-            })
-            .map_err(|e| Error::io("cannot start the heartbeat thread", e))?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Heart {
-    fn drop(&mut self) {
-        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.1.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A heartbeat that panicked has been logged; nothing depends on its result.
-            drop(thread.join());
-        }
-    }
 }
 
 impl Owner {
@@ -146,7 +93,8 @@ impl Owner {
                 entry.index.serial_high = entry.index.serial_high.max(serial_high);
                 Self::store_index(&repository, &mut entry.index)?;
             }
-            if catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
+            // An index that was put in order counts anew: its number says nothing then.
+            if changed || catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
                 catalog.replace(&entry.vm.name, Some(&entry.index))?;
             }
         }
@@ -250,7 +198,12 @@ impl Owner {
         self.lock.verify()
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<VmEntry>>>> {
+    /// The highest serial that was given.
+    pub(super) fn serial_high(&self) -> u32 {
+        self.serial_high.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<VmEntry>>>> {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -341,7 +294,11 @@ impl Owner {
             // The VM is there; the catalog is an index that is brought up to date when it is next opened.
             tracing::warn!(vm = %name, error = %e.report(), "the catalog could not take in the VM");
         }
-        let entry = Arc::new(Mutex::new(VmEntry { vm, index }));
+        let entry = Arc::new(Mutex::new(VmEntry {
+            vm,
+            index,
+            gone: false,
+        }));
         table.insert(name.folded(), Arc::clone(&entry));
         Ok(entry)
     }
@@ -416,6 +373,14 @@ impl Owner {
                 None => vm.disks.push(disk.clone()),
             }
         }
+        // One that was renamed is there once, under its new name.
+        vm.disks.retain(|known| {
+            let is_it = |disk: &&DiskKey| disk.key == known.key && disk.key != disk.name.as_str();
+            disks
+                .iter()
+                .find(is_it)
+                .is_none_or(|disk| disk.name == known.name)
+        });
         if vm.disks != entry.vm.disks {
             self.repository.store().put(
                 &VmKeys::new(&vm.name)?.vm()?,
@@ -505,6 +470,14 @@ impl Owner {
         if let Err(e) = kept {
             job::say_lost(job, &e);
         }
+    }
+
+    /// Deletes what has been in the trash for an hour or more.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn empty_trash(&self) -> Result<()> {
+        recovery::empty_trash(&self.repository, self.clock.now())
     }
 
     /// Builds the catalog anew from the sidecars.

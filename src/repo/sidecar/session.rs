@@ -44,6 +44,9 @@ pub struct Session {
     /// What was said of the disks so far.
     #[serde(default, skip_serializing_if = "Declared::is_empty")]
     pub declared: Declared,
+    /// Whether only changes are sent: the commit then needs to know since when.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changed_only: bool,
     /// Whether its removal has begun: it can only be aborted then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dismantled: bool,
@@ -59,6 +62,9 @@ pub struct Declared {
     /// Change ids.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub change_ids: BTreeMap<DiskName, String>,
+    /// The change ids that changes were counted from.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub previous_change_ids: BTreeMap<DiskName, String>,
     /// Disks that are the parent's, untouched.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unchanged: Vec<DiskName>,
@@ -124,6 +130,9 @@ impl SessionDisk {
 /// What a session needs to know of a parent's disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentDisk {
+    /// Its name, when it had another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<DiskName>,
     /// Slot of its layer.
     pub layer: Slot,
     /// Content that it had when the session began.
@@ -134,6 +143,9 @@ pub struct ParentDisk {
     pub source_bytes: u64,
     /// Bytes that are not zero.
     pub data_bytes: u64,
+    /// The change id that it was taken at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change_id: Option<String>,
 }
 
 impl Sidecar for Session {

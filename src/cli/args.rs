@@ -325,6 +325,9 @@ pub struct Serve {
     /// Serve NBD on this Unix socket
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     pub nbd: Option<PathBuf>,
+    /// Close NBD connections that read, and have asked for nothing for so long (90s, 30m, 6h, 2d)
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub nbd_idle: String,
 }
 
 /// Arguments of `quickstart`.

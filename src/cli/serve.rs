@@ -1,8 +1,11 @@
 //! `restorefs serve`: the daemon.
 
+use std::time::Duration;
+
 use super::args::Serve;
 use super::context::Context;
 use super::mount::parse_options;
+use super::target::parse_seconds;
 use crate::daemon::serve::{ServeOptions, serve};
 use crate::error::{Error, Result};
 use crate::tree::TreeOptions;
@@ -17,10 +20,15 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
             ));
         }
     };
+    let idle_seconds = parse_seconds(&args.nbd_idle)?;
+    if idle_seconds == 0 {
+        return Err(Error::invalid("--nbd-idle needs a second or more"));
+    }
     let options = ServeOptions {
         repository: context.path()?.to_owned(),
         mount,
         nbd: args.nbd.clone(),
+        nbd_idle: Duration::from_secs(idle_seconds),
         view: context.tree_options(TreeOptions::default()),
     };
     serve(options, |status| {

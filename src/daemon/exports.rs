@@ -6,9 +6,19 @@ use super::sessions::Sessions;
 use super::survey::{DiskSurveyor, Shelf, Subject};
 use crate::error::{Error, Result};
 use crate::ingest::{ChainSource, Session};
-use crate::nbd::server::{Export, ExportInfo, Exports};
+use crate::nbd::server::{Content, Export, ExportInfo, Exports};
 use crate::repo::selector::Which;
+use crate::repo::sidecar::index::{DiskEntry, PointEntry};
 use crate::types::{DiskName, PointName, VmName};
+
+/// Description of a session's disk.
+const SESSION: &str = "open session, writable";
+
+/// Description of a point's disk.
+fn describe(point: &PointEntry, disk: &DiskEntry) -> String {
+    let kind = point.kind.as_str();
+    format!("{kind} of {}, {} bytes", point.captured_at, disk.size_bytes)
+}
 
 /// The exports of a repository.
 pub(super) struct RepositoryExports {
@@ -34,9 +44,9 @@ impl RepositoryExports {
             parent: sidecar.parent,
             subject: Subject::Session(writer),
         };
-        Ok(Export::Write {
-            session,
-            disk,
+        Ok(Export {
+            content: Content::Write { session, disk },
+            description: SESSION.to_owned(),
             surveyor: Some(Arc::new(surveyor)),
         })
     }
@@ -63,23 +73,24 @@ impl RepositoryExports {
                 root: meta.content_root,
             },
         };
-        Ok(Export::Read {
-            disk,
+        let entry = found.disks.iter().find(|entry| entry.name == meta.name);
+        Ok(Export {
+            content: Content::Read(disk),
+            description: entry.map_or_else(String::new, |entry| describe(found, entry)),
             surveyor: Some(Arc::new(surveyor)),
         })
     }
 
-    fn points(&self, vm: &VmName, all: &mut Vec<ExportInfo>) -> Result<()> {
+    fn points(&self, vm: &VmName, most: usize, all: &mut Vec<ExportInfo>) -> Result<()> {
         let entry = self.sessions.engine().owner.vm_snapshot(vm)?;
         let latest = entry.index.latest().map(|point| point.seq);
-        for point in &entry.index.points {
+        // The newest first: where the list is cut, the oldest are missing.
+        for point in entry.index.points.iter().rev() {
+            if all.len() >= most {
+                break;
+            }
             for disk in &point.disks {
-                let description = format!(
-                    "{} of {}, {} bytes",
-                    point.kind.as_str(),
-                    point.captured_at,
-                    disk.size_bytes
-                );
+                let description = describe(point, disk);
                 if Some(point.seq) == latest {
                     all.push(ExportInfo {
                         name: format!("{vm}/latest/{}", disk.name),
@@ -97,22 +108,23 @@ impl RepositoryExports {
 }
 
 impl Exports for RepositoryExports {
-    fn list(&self) -> Vec<ExportInfo> {
+    fn list(&self, most: usize) -> Vec<ExportInfo> {
         let mut all = Vec::new();
         for session in self.sessions.all() {
             for disk in session.disks() {
                 let name = format!("{}/{}/{}", session.vm(), session.name(), disk.meta().name);
                 all.push(ExportInfo {
                     name,
-                    description: "open session, writable".to_owned(),
+                    description: SESSION.to_owned(),
                 });
             }
         }
         for vm in self.sessions.engine().owner.vm_names() {
-            if let Err(e) = self.points(&vm, &mut all) {
+            if let Err(e) = self.points(&vm, most, &mut all) {
                 tracing::warn!(vm = %vm, error = %e.report(), "the points of a VM cannot be listed");
             }
         }
+        all.truncate(most);
         all
     }
 

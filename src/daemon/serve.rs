@@ -21,7 +21,7 @@ use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions, Mounted};
 use crate::ingest::Engine;
-use crate::nbd::server::{Exports, Server, ServerLimits};
+use crate::nbd::server::{Exports, Server, ServerLimits, Service};
 use crate::repo::{Owner, Repository};
 use crate::tree::{Tree, TreeOptions};
 
@@ -38,6 +38,8 @@ pub struct ServeOptions {
     pub view: TreeOptions,
     /// NBD socket, beside the one in the runtime directory.
     pub nbd: Option<PathBuf>,
+    /// How long an NBD client that only reads may ask for nothing.
+    pub nbd_idle: Duration,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -91,7 +93,13 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
     let prober = Prober::start(&tree, &owner)?;
     sessions.on_change(on_change(tree, mounted.clone(), prober));
     let control_path = runtime_dir::control_socket(&dir, id);
-    let result = runtime.block_on(run(&sessions, &nbd_sockets, &control_path, ready));
+    let result = runtime.block_on(run(
+        &sessions,
+        &nbd_sockets,
+        &control_path,
+        options.nbd_idle,
+        ready,
+    ));
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
     let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
@@ -142,6 +150,7 @@ async fn run(
     sessions: &Arc<Sessions>,
     nbd_sockets: &[PathBuf],
     control_path: &std::path::Path,
+    idle_timeout: Duration,
     ready: impl FnOnce(&control::Status),
 ) -> Result<()> {
     let watch_for = |kind| signal(kind).map_err(|e| Error::io("cannot watch for signals", e));
@@ -151,9 +160,14 @@ async fn run(
     );
     let (stop, stopped) = watch::channel(false);
     let exports: Arc<dyn Exports> = Arc::new(RepositoryExports::new(Arc::clone(sessions)));
+    let limits = ServerLimits {
+        idle_timeout,
+        ..ServerLimits::default()
+    };
+    let service = Service::new(exports, limits);
     let mut servers = Vec::new();
     for path in nbd_sockets {
-        let server = Server::bind_unix(path, Arc::clone(&exports), ServerLimits::default())?;
+        let server = Server::bind_unix(path, &service)?;
         servers.push(tokio::spawn(server.run(stopped.clone())));
     }
     let (listener, _file) = control::server::bind(control_path)?;

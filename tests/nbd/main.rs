@@ -11,6 +11,7 @@ mod client;
 mod context;
 mod extended;
 mod hostile;
+mod limit;
 mod malformed;
 #[path = "../cli/place.rs"]
 #[expect(

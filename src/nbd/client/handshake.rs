@@ -21,8 +21,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// LIMIT: how long the whole handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// LIMIT: replies to one option, and so exports of a list.
-const REPLIES_MAX: usize = 65_536;
+/// LIMIT: replies to one option: a list of 65,536 exports, and its end.
+const REPLIES_MAX: usize = 65_537;
 
 /// LIMIT: characters that are repeated of what a server says.
 const MESSAGE_CHARS_MAX: usize = 256;

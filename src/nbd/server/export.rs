@@ -11,30 +11,33 @@ use crate::nbd::proto::option::ExportInfo;
 use crate::types::DiskName;
 
 /// What an export name stands for.
+pub struct Export {
+    /// Its bytes.
+    pub content: Content,
+    /// For people; at most 4,096 bytes.
+    pub description: String,
+    /// Meta contexts beside `base:allocation`.
+    pub surveyor: Option<Arc<dyn Surveyor>>,
+}
+
+/// The bytes of an export.
 #[derive(Clone)]
-pub enum Export {
+pub enum Content {
     /// Bytes that never change.
-    Read {
-        /// The bytes.
-        disk: Arc<dyn ReadAt>,
-        /// Meta contexts beside `base:allocation`.
-        surveyor: Option<Arc<dyn Surveyor>>,
-    },
+    Read(Arc<dyn ReadAt>),
     /// A disk of an open session.
     Write {
         /// The session.
         session: Arc<Session>,
         /// Which of its disks.
         disk: DiskName,
-        /// Meta contexts beside `base:allocation`.
-        surveyor: Option<Arc<dyn Surveyor>>,
     },
 }
 
 /// Who knows what there is to serve. Methods run on blocking threads.
 pub trait Exports: Send + Sync {
-    /// All exports, those to write first.
-    fn list(&self) -> Vec<ExportInfo>;
+    /// Exports, those to write first; no more than `most`.
+    fn list(&self, most: usize) -> Vec<ExportInfo>;
 
     /// The export of that name.
     ///
@@ -60,30 +63,26 @@ pub(super) enum Target {
 #[derive(Clone)]
 pub(super) struct Opened {
     pub(super) target: Target,
+    pub(super) description: String,
     pub(super) surveyor: Option<Arc<dyn Surveyor>>,
 }
 
 impl Opened {
     /// Opens the export. Blocks.
     pub(super) fn open(exports: &dyn Exports, name: &str) -> Result<Self> {
-        Ok(match exports.open(name)? {
-            Export::Read { disk, surveyor } => Self {
-                target: Target::Read(disk),
-                surveyor,
-            },
-            Export::Write {
+        let export = exports.open(name)?;
+        let target = match export.content {
+            Content::Read(disk) => Target::Read(disk),
+            Content::Write { session, disk } => Target::Write {
+                disk: session.disk(&disk)?,
                 session,
-                disk: name,
-                surveyor,
-            } => {
-                let disk = session.disk(&name)?;
-                let target = Target::Write {
-                    session,
-                    disk,
-                    name,
-                };
-                Self { target, surveyor }
-            }
+                name: disk,
+            },
+        };
+        Ok(Self {
+            target,
+            description: export.description,
+            surveyor: export.surveyor,
         })
     }
 }

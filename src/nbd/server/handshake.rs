@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 
 use super::context::{Chosen, Context};
-use super::export::{Exports, Opened, Target};
+use super::export::{Opened, Target};
+use super::service::{Seat, Service};
+use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::Connection;
 use crate::nbd::proto::field::{text, violation};
@@ -40,6 +41,8 @@ pub(super) struct Agreement {
     pub(super) target: Target,
     /// To the session's disk, where it is one.
     pub(super) connection: Option<Connection>,
+    /// The connection's place at its export.
+    pub(super) seat: Seat,
     pub(super) name: String,
     pub(super) mode: Mode,
     pub(super) contexts: Vec<Context>,
@@ -58,8 +61,8 @@ pub(super) enum Next {
 }
 
 pub(super) struct Handshake<'a> {
-    stream: &'a mut UnixStream,
-    exports: Arc<dyn Exports>,
+    stream: &'a mut Stream,
+    service: &'a Service,
     has_no_zeroes: bool,
     pub(super) mode: Mode,
     /// Meta contexts, and the export for which they were chosen.
@@ -67,10 +70,7 @@ pub(super) struct Handshake<'a> {
 }
 
 /// Agrees on an export; `None` when the client leaves in good order.
-pub(super) async fn negotiate(
-    stream: &mut UnixStream,
-    exports: Arc<dyn Exports>,
-) -> Result<Option<Agreement>> {
+pub(super) async fn negotiate(stream: &mut Stream, service: &Service) -> Result<Option<Agreement>> {
     let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
     let mut greeting = GREETING_MAGIC.to_be_bytes().to_vec();
     greeting.extend(OPTION_MAGIC.to_be_bytes());
@@ -96,7 +96,7 @@ pub(super) async fn negotiate(
     }
     let mut handshake = Handshake {
         stream,
-        exports,
+        service,
         has_no_zeroes: answer.contains(ClientFlags::NO_ZEROES),
         mode: Mode::Simple,
         chosen: None,
@@ -192,6 +192,22 @@ pub(super) const fn refusal(kind: ErrorKind) -> ReplyKind {
     }
 }
 
+/// Replies to LIST, the last one with them.
+fn encode_list(all: Vec<ExportInfo>) -> Vec<u8> {
+    if all.len() > LIST_MAX {
+        tracing::warn!(most = LIST_MAX, "the list of exports is cut");
+    }
+    let mut out = Vec::new();
+    for export in all.into_iter().take(LIST_MAX) {
+        if export.name.len() <= STRING_BYTES_MAX && export.description.len() <= STRING_BYTES_MAX {
+            let reply = encode_reply(OptionKind::List, ReplyKind::Server, &export.encode());
+            out.extend(reply);
+        }
+    }
+    out.extend(encode_reply(OptionKind::List, ReplyKind::Ack, &[]));
+    out
+}
+
 impl Handshake<'_> {
     pub(super) async fn reply(
         &mut self,
@@ -199,10 +215,14 @@ impl Handshake<'_> {
         kind: ReplyKind,
         data: &[u8],
     ) -> Result<()> {
-        self.stream
-            .write_all(&encode_reply(option, kind, data))
-            .await
-            .or_io("cannot answer the client")
+        self.send(&encode_reply(option, kind, data)).await
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let sent = self.stream.write_all(bytes).await;
+        sent.or_io("cannot answer the client")?;
+        // What lies in a buffer of TLS goes out.
+        self.stream.flush().await.or_io("cannot answer the client")
     }
 
     pub(super) async fn refuse(
@@ -292,21 +312,34 @@ impl Handshake<'_> {
     }
 
     pub(super) async fn open(&self, name: &str) -> Result<Opened> {
-        let (exports, name) = (Arc::clone(&self.exports), name.to_owned());
+        let (exports, name) = (Arc::clone(&self.service.exports), name.to_owned());
         blocking(move || Opened::open(exports.as_ref(), &name)).await?
     }
 
     /// The export as it was when contexts were chosen for it, or as it is now.
-    async fn target(&self, name: &str) -> Result<Target> {
+    async fn opened(&self, name: &str) -> Result<Opened> {
         match &self.chosen {
-            Some(chosen) if chosen.name == name => Ok(chosen.opened.target.clone()),
-            _ => Ok(self.open(name).await?.target),
+            Some(chosen) if chosen.name == name => Ok(chosen.opened.clone()),
+            _ => self.open(name).await,
         }
+    }
+
+    /// A place at the export, and the connection to the session.
+    fn admit(&self, target: &Target, name: &str) -> Result<(Seat, Option<Connection>)> {
+        let most = self.service.limits.export_connections;
+        let seat = self.service.crowd.seat(name, most).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Busy,
+                format!("the export has {most} connections already"),
+            )
+        })?;
+        Ok((seat, target.connect()?))
     }
 
     fn agreement(
         &mut self,
-        (target, connection): (Target, Option<Connection>),
+        target: Target,
+        (seat, connection): (Seat, Option<Connection>),
         name: &str,
         block_bytes: u32,
     ) -> Agreement {
@@ -314,6 +347,7 @@ impl Handshake<'_> {
         Agreement {
             target,
             connection,
+            seat,
             name: name.to_owned(),
             mode: self.mode,
             contexts: chosen.map(|chosen| chosen.contexts).unwrap_or_default(),
@@ -329,48 +363,31 @@ impl Handshake<'_> {
             ));
         }
         let name = text(data)?;
-        let target = self.target(name).await?;
-        let connection = target.connect()?;
+        let target = self.opened(name).await?.target;
+        let admission = self.admit(&target, name)?;
         let mut answer = target.bytes().size_bytes().to_be_bytes().to_vec();
         answer.extend(target.flags(self.mode.has_chunks()).bits().to_be_bytes());
         if !self.has_no_zeroes {
             answer.extend([0; 124]);
         }
-        self.stream
-            .write_all(&answer)
-            .await
-            .or_io("cannot answer the client")?;
-        Ok(Next::Go(Box::new(self.agreement(
-            (target, connection),
-            name,
-            1,
-        ))))
+        self.send(&answer).await?;
+        let agreement = self.agreement(target, admission, name, 1);
+        Ok(Next::Go(Box::new(agreement)))
     }
 
     async fn list(&mut self) -> Result<Next> {
-        let exports = Arc::clone(&self.exports);
-        let all = blocking(move || exports.list()).await?;
-        if all.len() > LIST_MAX {
-            tracing::warn!(
-                exports = all.len(),
-                most = LIST_MAX,
-                "the list of exports is cut"
-            );
-        }
-        for export in all.iter().take(LIST_MAX) {
-            if export.name.len() <= STRING_BYTES_MAX && export.description.len() <= STRING_BYTES_MAX
-            {
-                self.reply(OptionKind::List, ReplyKind::Server, &export.encode())
-                    .await?;
-            }
-        }
-        self.reply(OptionKind::List, ReplyKind::Ack, &[]).await?;
+        let gone = |_| Error::new(ErrorKind::Cancelled, "the server shuts down");
+        // A list is made when its turn comes, and its bytes count as those of any reply until they are sent.
+        let turn = self.service.lists.acquire().await.map_err(gone)?;
+        let exports = Arc::clone(&self.service.exports);
+        let bytes = blocking(move || encode_list(exports.list(LIST_MAX.saturating_add(1)))).await?;
+        let most = self.service.limits.bytes;
+        let length = u32::try_from(bytes.len()).unwrap_or(most).min(most);
+        let shared = &self.service.bytes;
+        let _share = shared.acquire_many(length).await.map_err(gone)?;
+        drop(turn);
+        self.send(&bytes).await?;
         Ok(Next::Option)
-    }
-
-    async fn description(&self, name: &str) -> Result<Option<ExportInfo>> {
-        let (exports, name) = (Arc::clone(&self.exports), name.to_owned());
-        blocking(move || exports.list().into_iter().find(|info| info.name == name)).await
     }
 
     async fn info(&mut self, option: OptionKind, data: &[u8]) -> Result<Next> {
@@ -378,17 +395,18 @@ impl Handshake<'_> {
             Ok(request) => request,
             Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
         };
-        let target = match self.target(&request.name).await {
-            Ok(target) => target,
+        let opened = match self.opened(&request.name).await {
+            Ok(opened) => opened,
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
         };
+        let target = opened.target;
         // Before the client is told that it has the export.
-        let connection = match option {
-            OptionKind::Go => target.connect(),
+        let admission = match option {
+            OptionKind::Go => self.admit(&target, &request.name).map(Some),
             _ => Ok(None),
         };
-        let connection = match connection {
-            Ok(connection) => connection,
+        let admission = match admission {
+            Ok(admission) => admission,
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
         };
         let wants = |kind: u16| request.wanted.contains(&kind);
@@ -399,11 +417,8 @@ impl Handshake<'_> {
         if wants(Info::NAME) {
             facts.push(Info::Name(request.name.clone()));
         }
-        if wants(Info::DESCRIPTION)
-            && let Some(info) = self.description(&request.name).await?
-            && info.description.len() <= STRING_BYTES_MAX
-        {
-            facts.push(Info::Description(info.description));
+        if wants(Info::DESCRIPTION) && opened.description.len() <= STRING_BYTES_MAX {
+            facts.push(Info::Description(opened.description.clone()));
         }
         if wants(Info::BLOCK_SIZE) {
             facts.push(Info::BlockSize(SIZES));
@@ -412,15 +427,15 @@ impl Handshake<'_> {
             self.reply(option, ReplyKind::Info, &fact.encode()).await?;
         }
         self.reply(option, ReplyKind::Ack, &[]).await?;
-        if option == OptionKind::Info {
+        let Some(admission) = admission else {
             return Ok(Next::Option);
-        }
+        };
         let block_bytes = if wants(Info::BLOCK_SIZE) {
             SIZES.minimum
         } else {
             1
         };
-        let agreement = self.agreement((target, connection), &request.name, block_bytes);
+        let agreement = self.agreement(target, admission, &request.name, block_bytes);
         Ok(Next::Go(Box::new(agreement)))
     }
 }

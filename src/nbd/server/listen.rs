@@ -10,9 +10,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::connection::{End, Shared, serve, told};
-use super::export::Exports;
-use super::limit::ServerLimits;
+use super::connection::{End, serve, told};
+use super::service::Service;
+use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::usize_from_u32;
@@ -27,15 +27,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Server {
     listener: UnixListener,
     file: SocketFile,
-    shared: Arc<Shared>,
-    limits: ServerLimits,
+    service: Arc<Service>,
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server")
             .field("socket", &self.file.path())
-            .field("limits", &self.limits)
+            .field("service", &self.service)
             .finish_non_exhaustive()
     }
 }
@@ -53,26 +52,17 @@ impl Server {
     /// # Errors
     /// `NameTooLong` beyond 107 bytes; `Busy` when somebody listens there; `AlreadyExists`, `NotFound`,
     /// `PermissionDenied`, `Io`.
-    pub fn bind_unix(path: &Path, exports: Arc<dyn Exports>, limits: ServerLimits) -> Result<Self> {
-        let limits = limits.usable();
+    pub fn bind_unix(path: &Path, service: &Arc<Service>) -> Result<Self> {
         let (listener, file) = socket::listen(path, MODE)?;
         let listener = listener
             .set_nonblocking(true)
             .and_then(|()| UnixListener::from_std(listener))
             .or_io("cannot listen")
             .at_path(path)?;
-        let shared = Arc::new(Shared {
-            exports,
-            limits,
-            bytes: Arc::new(Semaphore::new(usize_from_u32(limits.bytes))),
-            workers: Arc::new(Semaphore::new(usize_from_u32(limits.workers))),
-            pool: Arc::default(),
-        });
         Ok(Self {
             listener,
             file,
-            shared,
-            limits,
+            service: Arc::clone(service),
         })
     }
 
@@ -85,7 +75,8 @@ impl Server {
     /// Serves until `shutdown` becomes true (or its sender is gone); then takes no more connections or requests, lets those in
     /// flight end within the limit, and returns. The socket's file is gone then.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let places = Arc::new(Semaphore::new(usize_from_u32(self.limits.connections)));
+        let limits = self.service.limits;
+        let places = Arc::new(Semaphore::new(usize_from_u32(limits.connections)));
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -113,16 +104,16 @@ impl Server {
                 tracing::warn!(
                     user = peer.user,
                     process = peer.process,
-                    most = self.limits.connections,
+                    most = limits.connections,
                     "an NBD client was turned away: too many connections"
                 );
                 continue;
             };
             let span = tracing::info_span!("nbd", user = peer.user, process = peer.process);
-            let (shared, shutdown) = (Arc::clone(&self.shared), shutdown.clone());
+            let (service, shutdown) = (Arc::clone(&self.service), shutdown.clone());
             let connection = async move {
                 let _place = place;
-                match serve(&shared, stream, shutdown).await {
+                match serve(&service, Stream::Unix(stream), shutdown).await {
                     Ok(End::Goodbye) => tracing::debug!("the client said goodbye"),
                     Ok(End::Vanished) => tracing::warn!("the client left without a goodbye"),
                     Ok(End::Shutdown) => tracing::info!("the connection ends with the server"),
@@ -136,7 +127,7 @@ impl Server {
         drop(self.listener);
         let all = async { while connections.join_next().await.is_some() {} };
         // Each connection keeps the limit itself; this one is for those that cannot.
-        let patience = self.limits.shutdown_timeout.saturating_mul(3);
+        let patience = limits.shutdown_timeout.saturating_mul(3);
         if tokio::time::timeout(patience, all).await.is_err() {
             tracing::warn!("NBD connections were cut off");
         }

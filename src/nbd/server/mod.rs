@@ -28,12 +28,15 @@ mod handshake;
 mod limit;
 mod listen;
 mod reply;
+mod service;
 mod step;
+mod stream;
 mod survey;
 mod work;
 
 pub use crate::nbd::proto::option::ExportInfo;
-pub use export::{Export, Exports};
+pub use export::{Content, Export, Exports};
 pub use limit::ServerLimits;
 pub use listen::Server;
+pub use service::Service;
 pub use survey::{Stretch, Survey, Surveyor};

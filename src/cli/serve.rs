@@ -6,7 +6,7 @@ use super::args::Serve;
 use super::context::Context;
 use super::mount::parse_options;
 use super::target::parse_seconds;
-use crate::daemon::serve::{ServeOptions, serve};
+use crate::daemon::serve::{ServeOptions, TcpOptions, serve};
 use crate::error::{Error, Result};
 use crate::tree::TreeOptions;
 
@@ -29,6 +29,7 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
         mount,
         nbd: args.nbd.clone(),
         nbd_idle: Duration::from_secs(idle_seconds),
+        nbd_tcp: tcp_options(args)?,
         view: context.tree_options(TreeOptions::default()),
     };
     serve(options, |status| {
@@ -42,6 +43,9 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
                 .output
                 .remark(format!("NBD on {}", socket.display()));
         }
+        if let Some(uri) = &status.nbd_tcp {
+            context.output.remark(format!("NBD below {uri}"));
+        }
         if let Some(path) = &status.mountpoint {
             context
                 .output
@@ -49,4 +53,37 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
         }
         context.output.remark("ready");
     })
+}
+
+/// What `--nbd-listen` and its companions say.
+///
+/// # Errors
+/// `InvalidInput` when something is missing.
+fn tcp_options(args: &Serve) -> Result<Option<TcpOptions>> {
+    let Some(address) = args.nbd_listen else {
+        return Ok(None);
+    };
+    let tls = match (&args.tls_certificates, &args.nbd_access) {
+        (Some(certificates), Some(access)) => Some((certificates.clone(), access.clone())),
+        (Some(_), None) => {
+            return Err(
+                Error::invalid("nothing says who may use what: --nbd-access is missing")
+                    .advise("write a file with [[access]] entries, see the README"),
+            );
+        }
+        (None, _) if args.nbd_plain => None,
+        (None, _) => {
+            return Err(
+                Error::invalid("NBD over TCP needs TLS: --tls-certificates is missing")
+                    .advise("on a loopback address --nbd-plain does without"),
+            );
+        }
+    };
+    if tls.is_none() && !address.ip().is_loopback() {
+        return Err(
+            Error::invalid(format!("{address} can be reached from elsewhere"))
+                .advise("--nbd-plain is for loopback addresses (127.0.0.1, [::1]) only"),
+        );
+    }
+    Ok(Some(TcpOptions { address, tls }))
 }

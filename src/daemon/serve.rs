@@ -4,6 +4,7 @@
 //! The tokio runtime serves sockets; FUSE has threads of its own; sessions work on blocking threads. On the way
 //! down: NBD stops first, then the control socket, then the mount, and the lock last of all.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::access::Access;
 use super::control;
 use super::exports::RepositoryExports;
 use super::probe::Prober;
@@ -21,7 +23,8 @@ use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions, Mounted};
 use crate::ingest::Engine;
-use crate::nbd::server::{Exports, Server, ServerLimits, Service};
+use crate::nbd::server::{Exports, Security, Server, ServerLimits, Service};
+use crate::nbd::tls::ServerTls;
 use crate::repo::{Owner, Repository};
 use crate::tree::{Tree, TreeOptions};
 
@@ -40,6 +43,65 @@ pub struct ServeOptions {
     pub nbd: Option<PathBuf>,
     /// How long an NBD client that only reads may ask for nothing.
     pub nbd_idle: Duration,
+    /// NBD over TCP.
+    pub nbd_tcp: Option<TcpOptions>,
+}
+
+/// Where NBD listens on TCP, and for whom.
+pub struct TcpOptions {
+    /// Address and port; port 0 is any that is free.
+    pub address: SocketAddr,
+    /// Certificates (`ca-cert.pem`, `server-cert.pem`, `server-key.pem`) and the file that says who may use what; without them the
+    /// address must be a loopback one, and everybody on this machine may read everything.
+    pub tls: Option<(PathBuf, PathBuf)>,
+}
+
+/// What NBD over TCP needs, loaded.
+struct Tcp {
+    address: SocketAddr,
+    security: Security,
+}
+
+impl TcpOptions {
+    fn load(&self) -> Result<(Tcp, Access)> {
+        let (security, access) = match &self.tls {
+            Some((certificates, access)) => (
+                Security::Tls(ServerTls::load(certificates)?),
+                Access::load(access)?,
+            ),
+            None => (Security::Loopback, Access::default()),
+        };
+        let address = self.address;
+        Ok((Tcp { address, security }, access))
+    }
+}
+
+impl Tcp {
+    /// Listens, and says below which URI.
+    fn bind(self, service: &Arc<Service>) -> Result<(Server, String)> {
+        let scheme = match self.security {
+            Security::Tls(_) => "nbds",
+            Security::Loopback | Security::Peer => "nbd",
+        };
+        let server = Server::bind_tcp(self.address, self.security, service)?;
+        let address = server.address().unwrap_or(self.address);
+        let base = if address.ip().is_unspecified() {
+            let host = rustix::system::uname();
+            let host = host.nodename().to_string_lossy().into_owned();
+            format!("{scheme}://{host}:{}/", address.port())
+        } else {
+            format!("{scheme}://{address}/")
+        };
+        Ok((server, base))
+    }
+}
+
+/// What listens for NBD.
+struct Nbd {
+    sockets: Vec<PathBuf>,
+    tcp: Option<Tcp>,
+    access: Access,
+    idle_timeout: Duration,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -49,6 +111,10 @@ pub struct ServeOptions {
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Result<()> {
     // More descriptors make deep chains faster; without them the pool just reopens layers.
     let _ = crate::sys::limit::raise_open_files();
+    let (tcp, access) = match options.nbd_tcp.as_ref().map(TcpOptions::load).transpose()? {
+        Some((tcp, access)) => (Some(tcp), access),
+        None => (None, Access::default()),
+    };
     let repository = Arc::new(Repository::open(&options.repository)?);
     let owner = Arc::new(Owner::open(
         Arc::clone(&repository),
@@ -93,13 +159,13 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
     let prober = Prober::start(&tree, &owner)?;
     sessions.on_change(on_change(tree, mounted.clone(), prober));
     let control_path = runtime_dir::control_socket(&dir, id);
-    let result = runtime.block_on(run(
-        &sessions,
-        &nbd_sockets,
-        &control_path,
-        options.nbd_idle,
-        ready,
-    ));
+    let nbd = Nbd {
+        sockets: nbd_sockets,
+        tcp,
+        access,
+        idle_timeout: options.nbd_idle,
+    };
+    let result = runtime.block_on(run(&sessions, nbd, &control_path, ready));
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
     let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
@@ -148,9 +214,8 @@ fn view(options: &MountOptions, view: TreeOptions) -> TreeOptions {
 
 async fn run(
     sessions: &Arc<Sessions>,
-    nbd_sockets: &[PathBuf],
+    nbd: Nbd,
     control_path: &std::path::Path,
-    idle_timeout: Duration,
     ready: impl FnOnce(&control::Status),
 ) -> Result<()> {
     let watch_for = |kind| signal(kind).map_err(|e| Error::io("cannot watch for signals", e));
@@ -159,15 +224,21 @@ async fn run(
         watch_for(SignalKind::terminate())?,
     );
     let (stop, stopped) = watch::channel(false);
-    let exports: Arc<dyn Exports> = Arc::new(RepositoryExports::new(Arc::clone(sessions)));
+    let exports = RepositoryExports::new(Arc::clone(sessions), nbd.access);
+    let exports: Arc<dyn Exports> = Arc::new(exports);
     let limits = ServerLimits {
-        idle_timeout,
+        idle_timeout: nbd.idle_timeout,
         ..ServerLimits::default()
     };
     let service = Service::new(exports, limits);
     let mut servers = Vec::new();
-    for path in nbd_sockets {
+    for path in &nbd.sockets {
         let server = Server::bind_unix(path, &service)?;
+        servers.push(tokio::spawn(server.run(stopped.clone())));
+    }
+    if let Some(tcp) = nbd.tcp {
+        let (server, base) = tcp.bind(&service)?;
+        sessions.on_tcp(base);
         servers.push(tokio::spawn(server.run(stopped.clone())));
     }
     let (listener, _file) = control::server::bind(control_path)?;

@@ -34,6 +34,7 @@ pub(super) struct Sessions {
     open: Mutex<BTreeMap<Key, Arc<Session>>>,
     nbd_sockets: Vec<PathBuf>,
     mountpoint: Option<PathBuf>,
+    nbd_tcp: OnceLock<String>,
     changed: OnceLock<Changed>,
 }
 
@@ -62,6 +63,7 @@ impl Sessions {
             open: Mutex::new(open),
             nbd_sockets,
             mountpoint,
+            nbd_tcp: OnceLock::new(),
             changed: OnceLock::new(),
         })
     }
@@ -74,6 +76,12 @@ impl Sessions {
     pub(super) fn on_change(&self, changed: Changed) {
         // A second caller would be a mistake of the wiring, and is ignored.
         let _ = self.changed.set(changed);
+    }
+
+    /// Sets the URI below which exports are served over TCP. Once.
+    pub(super) fn on_tcp(&self, base: String) {
+        // As above.
+        let _ = self.nbd_tcp.set(base);
     }
 
     fn tell(&self) {
@@ -108,6 +116,7 @@ impl Sessions {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             nbd_sockets: self.nbd_sockets.clone(),
+            nbd_tcp: self.nbd_tcp.get().cloned(),
             mountpoint: self.mountpoint.clone(),
         }
     }
@@ -118,7 +127,8 @@ impl Sessions {
         self.table().insert(key, Arc::clone(&session));
         self.tell();
         let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
-        Ok(BeginAnswer::of(&session, &socket))
+        let tcp = self.nbd_tcp.get().map(String::as_str);
+        Ok(BeginAnswer::of(&session, &socket, tcp))
     }
 
     pub(super) fn commit(

@@ -22,7 +22,7 @@ use crate::repo::sidecar::session::{self as sidecar, ParentDisk, SessionDisk};
 use crate::repo::sidecar::vm::DiskKey;
 use crate::repo::sidecar::{Sidecar, Unknown};
 use crate::repo::{Repository, Slot};
-use crate::types::{DiskName, LayerId, PointName, SessionId, VmName};
+use crate::types::{DiskName, LayerId, PointName, SessionId, Token, VmName};
 
 /// LIMIT: disks of one VM.
 const DISKS_MAX: usize = 256;
@@ -319,6 +319,7 @@ impl Session {
                 point_id: p.point_id,
                 name: p.name,
             }),
+            token: Some(Token::random()),
             disks,
             unknown,
         };

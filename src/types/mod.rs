@@ -8,6 +8,7 @@ pub mod memory;
 pub mod name;
 pub mod offset;
 pub mod size;
+pub mod token;
 pub mod width;
 
 pub use digest::Digest;
@@ -15,3 +16,4 @@ pub use id::{LayerId, PointId, RepositoryId, SessionId, VmId};
 pub use memory::Memory;
 pub use name::{DiskName, PointName, VmName};
 pub use offset::{ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset};
+pub use token::Token;

@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise and says what it skips"
 )]
 
+mod certificate;
 mod client;
 mod context;
 mod extended;
@@ -21,5 +22,6 @@ mod malformed;
 mod place;
 mod raw;
 mod server;
+mod tls;
 mod tool;
 mod world;

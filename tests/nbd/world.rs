@@ -13,7 +13,9 @@ use restorefs::ingest::{
     BeginRequest, ChainSource, CommitRequest, DiskRequest, DiskWriter, Engine, Session,
 };
 use restorefs::nbd::proto::uri::Uri;
-use restorefs::nbd::server::{Content, Export, ExportInfo, Exports, Server, ServerLimits, Service};
+use restorefs::nbd::server::{
+    Caller, Content, Export, ExportInfo, Exports, Server, ServerLimits, Service,
+};
 use restorefs::repo::selector::Which;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::repo::{Owner, Repository};
@@ -37,7 +39,7 @@ fn read(disk: Arc<dyn ReadAt>) -> Export {
 }
 
 impl Exports for Catalog {
-    fn list(&self, most: usize) -> Vec<ExportInfo> {
+    fn list(&self, _caller: &Caller, most: usize) -> Vec<ExportInfo> {
         let mut all = Vec::new();
         for (name, session) in &*self.sessions.lock().unwrap() {
             for disk in session.disks() {
@@ -57,7 +59,7 @@ impl Exports for Catalog {
         all
     }
 
-    fn open(&self, name: &str) -> Result<Export> {
+    fn open(&self, name: &str, _caller: &Caller) -> Result<Export> {
         if let Some(disk) = self.others.lock().unwrap().get(name) {
             return Ok(read(Arc::clone(disk)));
         }

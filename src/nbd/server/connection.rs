@@ -8,10 +8,13 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
 
+use super::caller::Caller;
 use super::check::Terms;
 use super::export::Target;
-use super::handshake::{Agreement, negotiate, receive_or_end, skip};
+use super::handshake::{Agreement, greet, negotiate, receive_or_end, skip};
+use super::listen::Security;
 use super::reply::{Duty, Reply, Share, send_all};
+use super::secure::secure;
 use super::service::Service;
 use super::step::{self, is_long};
 use super::stream::{Receiving, Stream};
@@ -43,22 +46,49 @@ pub(super) enum End {
 /// Serves a client to its end.
 pub(super) async fn serve(
     service: &Arc<Service>,
-    mut stream: Stream,
+    stream: Stream,
+    security: &Security,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
     let handshake = tokio::time::timeout(
         service.limits.handshake_timeout,
-        negotiate(&mut stream, service),
+        shake_hands(service, stream, security),
     );
-    let agreement = tokio::select! {
-        agreement = handshake => agreement
+    let agreed = tokio::select! {
+        agreed = handshake => agreed
             .map_err(|_| Error::new(ErrorKind::TimedOut, "the client did not end its handshake in time"))??,
         () = told(&mut shutdown) => return Ok(End::Shutdown),
     };
-    match agreement {
-        Some(agreement) => transmit(service, stream, agreement, shutdown).await,
+    match agreed {
+        Some((stream, agreement)) => transmit(service, stream, agreement, shutdown).await,
         None => Ok(End::Goodbye),
     }
+}
+
+/// From the greeting to an export; `None` when the client leaves in good order.
+async fn shake_hands(
+    service: &Service,
+    mut stream: Stream,
+    security: &Security,
+) -> Result<Option<(Stream, Agreement)>> {
+    let (mut stream, caller, answer) = match security {
+        Security::Tls(tls) => match secure(stream, tls, service.limits.tls_timeout).await? {
+            Some(secured) => secured,
+            None => return Ok(None),
+        },
+        Security::Peer | Security::Loopback => {
+            let Some(answer) = greet(&mut stream).await? else {
+                return Ok(None);
+            };
+            let caller = match security {
+                Security::Loopback => Caller::Loopback,
+                Security::Peer | Security::Tls(_) => Caller::Local,
+            };
+            (stream, caller, answer)
+        }
+    };
+    let agreement = negotiate(&mut stream, service, &caller, answer).await?;
+    Ok(agreement.map(|agreement| (stream, agreement)))
 }
 
 /// Returns when the server shuts down.
@@ -90,7 +120,7 @@ async fn transmit(
 ) -> Result<End> {
     let limits = &service.limits;
     let _seat = agreement.seat;
-    tracing::debug!(export = agreement.name, "an export was opened");
+    tracing::debug!(export = %Redacted(&agreement.name), "an export was opened");
     let (mut receiving, sending) = stream.split();
     let (replies, queue) = unbounded_channel();
     let mut sender = tokio::spawn(send_all(sending, queue, limits.stall_timeout));
@@ -378,4 +408,34 @@ fn stalled() -> Error {
         ErrorKind::TimedOut,
         "the client does not send the payload that it announced",
     )
+}
+
+/// An export's name for the log: the token of a session, which follows a tilde, is nobody else's business.
+struct Redacted<'a>(&'a str);
+
+impl std::fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (n, part) in self.0.split('/').enumerate() {
+            if n > 0 {
+                f.write_str("/")?;
+            }
+            match part.split_once('~') {
+                Some((name, _)) => write!(f, "{}~...", name.escape_debug())?,
+                None => write!(f, "{}", part.escape_debug())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Redacted;
+
+    #[test]
+    fn tokens_are_not_logged() {
+        let name = "web01/s~00112233445566778899aabbccddeeff/vda";
+        assert_eq!(Redacted(name).to_string(), "web01/s~.../vda");
+        assert_eq!(Redacted("a/latest/b").to_string(), "a/latest/b");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::caller::Caller;
 use super::survey::Surveyor;
 use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
@@ -36,14 +37,14 @@ pub enum Content {
 
 /// Who knows what there is to serve. Methods run on blocking threads.
 pub trait Exports: Send + Sync {
-    /// Exports, those to write first; no more than `most`.
-    fn list(&self, most: usize) -> Vec<ExportInfo>;
+    /// Exports that the caller is told of, those to write first; no more than `most`.
+    fn list(&self, caller: &Caller, most: usize) -> Vec<ExportInfo>;
 
-    /// The export of that name.
+    /// The export of that name. What the caller may not use is answered as if it were not there.
     ///
     /// # Errors
     /// `NotFound` or `InvalidInput` when there is none; what opening it returns.
-    fn open(&self, name: &str) -> Result<Export>;
+    fn open(&self, name: &str, caller: &Caller) -> Result<Export>;
 }
 
 /// An export that a client has chosen or asks about.
@@ -69,8 +70,8 @@ pub(super) struct Opened {
 
 impl Opened {
     /// Opens the export. Blocks.
-    pub(super) fn open(exports: &dyn Exports, name: &str) -> Result<Self> {
-        let export = exports.open(name)?;
+    pub(super) fn open(exports: &dyn Exports, name: &str, caller: &Caller) -> Result<Self> {
+        let export = exports.open(name, caller)?;
         let target = match export.content {
             Content::Read(disk) => Target::Read(disk),
             Content::Write { session, disk } => Target::Write {

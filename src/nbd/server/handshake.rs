@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::caller::Caller;
 use super::context::{Chosen, Context};
 use super::export::{Opened, Target};
 use super::service::{Seat, Service};
@@ -28,7 +29,7 @@ pub(super) const SIZES: BlockSize = BlockSize {
 };
 
 /// LIMIT: bytes of an option that is too long, but still passed over; beyond them the connection ends.
-const SKIP_BYTES_MAX: u32 = 1 << 20;
+pub(super) const SKIP_BYTES_MAX: u32 = 1 << 20;
 
 /// LIMIT: options of one handshake.
 const OPTIONS_MAX: u32 = 4096;
@@ -63,14 +64,15 @@ pub(super) enum Next {
 pub(super) struct Handshake<'a> {
     stream: &'a mut Stream,
     service: &'a Service,
+    caller: &'a Caller,
     has_no_zeroes: bool,
     pub(super) mode: Mode,
     /// Meta contexts, and the export for which they were chosen.
     pub(super) chosen: Option<Chosen>,
 }
 
-/// Agrees on an export; `None` when the client leaves in good order.
-pub(super) async fn negotiate(stream: &mut Stream, service: &Service) -> Result<Option<Agreement>> {
+/// Greets the client, and hears what it answers; `None` when it leaves.
+pub(super) async fn greet(stream: &mut Stream) -> Result<Option<ClientFlags>> {
     let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
     let mut greeting = GREETING_MAGIC.to_be_bytes().to_vec();
     greeting.extend(OPTION_MAGIC.to_be_bytes());
@@ -94,9 +96,20 @@ pub(super) async fn negotiate(stream: &mut Stream, service: &Service) -> Result<
     if !answer.contains(ClientFlags::FIXED_NEWSTYLE) {
         return Err(violation("the client does not speak fixed newstyle"));
     }
+    Ok(Some(answer))
+}
+
+/// Agrees on an export; `None` when the client leaves in good order.
+pub(super) async fn negotiate(
+    stream: &mut Stream,
+    service: &Service,
+    caller: &Caller,
+    answer: ClientFlags,
+) -> Result<Option<Agreement>> {
     let mut handshake = Handshake {
         stream,
         service,
+        caller,
         has_no_zeroes: answer.contains(ClientFlags::NO_ZEROES),
         mode: Mode::Simple,
         chosen: None,
@@ -135,6 +148,21 @@ pub(super) async fn receive_or_end(
         rest = rest.get_mut(count..).unwrap_or_default();
     }
     Ok(true)
+}
+
+/// Sends it all.
+pub(super) async fn send(stream: &mut Stream, bytes: &[u8]) -> Result<()> {
+    let sent = stream.write_all(bytes).await;
+    sent.or_io("cannot answer the client")?;
+    // What lies in a buffer of TLS goes out.
+    stream.flush().await.or_io("cannot answer the client")
+}
+
+/// The header of the next option; `None` when the client is gone.
+pub(super) async fn receive_option(stream: &mut Stream) -> Result<Option<OptionHeader>> {
+    let mut header = [0; OptionHeader::BYTES];
+    let is_there = receive_or_end(stream, &mut header).await?;
+    is_there.then(|| OptionHeader::parse(&header)).transpose()
 }
 
 /// Receives and forgets.
@@ -219,10 +247,7 @@ impl Handshake<'_> {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        let sent = self.stream.write_all(bytes).await;
-        sent.or_io("cannot answer the client")?;
-        // What lies in a buffer of TLS goes out.
-        self.stream.flush().await.or_io("cannot answer the client")
+        send(self.stream, bytes).await
     }
 
     pub(super) async fn refuse(
@@ -238,11 +263,9 @@ impl Handshake<'_> {
     }
 
     async fn option(&mut self) -> Result<Next> {
-        let mut header = [0; OptionHeader::BYTES];
-        if !receive_or_end(self.stream, &mut header).await? {
+        let Some(OptionHeader { kind, length_bytes }) = receive_option(self.stream).await? else {
             return Ok(Next::End);
-        }
-        let OptionHeader { kind, length_bytes } = OptionHeader::parse(&header)?;
+        };
         if length_bytes > OPTION_BYTES_MAX {
             if length_bytes > SKIP_BYTES_MAX || kind == OptionKind::ExportName {
                 return Err(violation(format!(
@@ -277,9 +300,13 @@ impl Handshake<'_> {
             OptionKind::ListMetaContext | OptionKind::SetMetaContext => {
                 self.contexts(kind, &data).await
             }
-            OptionKind::StartTls => {
-                self.refuse(kind, ReplyKind::ErrUnsupported, "there is no TLS yet")
+            OptionKind::StartTls if matches!(self.caller, Caller::Certified(_)) => {
+                self.refuse(kind, ReplyKind::ErrInvalid, "TLS is spoken already")
                     .await
+            }
+            OptionKind::StartTls => {
+                let why = "there is no TLS on this socket";
+                self.refuse(kind, ReplyKind::ErrUnsupported, why).await
             }
             OptionKind::Unknown(_) => {
                 self.refuse(kind, ReplyKind::ErrUnsupported, "the option is not known")
@@ -313,7 +340,8 @@ impl Handshake<'_> {
 
     pub(super) async fn open(&self, name: &str) -> Result<Opened> {
         let (exports, name) = (Arc::clone(&self.service.exports), name.to_owned());
-        blocking(move || Opened::open(exports.as_ref(), &name)).await?
+        let caller = self.caller.clone();
+        blocking(move || Opened::open(exports.as_ref(), &name, &caller)).await?
     }
 
     /// The export as it was when contexts were chosen for it, or as it is now.
@@ -380,7 +408,9 @@ impl Handshake<'_> {
         // A list is made when its turn comes, and its bytes count as those of any reply until they are sent.
         let turn = self.service.lists.acquire().await.map_err(gone)?;
         let exports = Arc::clone(&self.service.exports);
-        let bytes = blocking(move || encode_list(exports.list(LIST_MAX.saturating_add(1)))).await?;
+        let caller = self.caller.clone();
+        let most = LIST_MAX.saturating_add(1);
+        let bytes = blocking(move || encode_list(exports.list(&caller, most))).await?;
         let most = self.service.limits.bytes;
         let length = u32::try_from(bytes.len()).unwrap_or(most).min(most);
         let shared = &self.service.bytes;

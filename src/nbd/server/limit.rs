@@ -15,12 +15,15 @@ pub struct ServerLimits {
     pub requests: u32,
     /// Bytes of requests and replies in flight on one connection.
     pub connection_bytes: u32,
-    /// Bytes of requests and replies in flight on all connections, beside 1 MiB that each has for itself.
+    /// Bytes of requests and replies in flight on all connections, beside 1 MiB that each has for itself, and up to 256 KiB in
+    /// buffers of TLS.
     pub bytes: u32,
     /// Requests that are worked on at a time.
     pub workers: u32,
     /// How long a client may take for the handshake.
     pub handshake_timeout: Duration,
+    /// How long a client may take until TLS is spoken.
+    pub tls_timeout: Duration,
     /// How long a client may take for the payload of one request, or to take replies.
     pub stall_timeout: Duration,
     /// How long a client that only reads may ask for nothing; one that writes is governed by its session's ttl.
@@ -40,6 +43,7 @@ impl Default for ServerLimits {
             bytes: 256 << 20,
             workers: u32::try_from(cores.saturating_mul(4)).unwrap_or(16).max(16),
             handshake_timeout: Duration::from_secs(60),
+            tls_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(3600),
             shutdown_timeout: Duration::from_secs(10),

@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// The side that requests come from.
 pub(super) type Receiving = Box<dyn AsyncRead + Send + Unpin>;
@@ -17,6 +18,10 @@ pub(super) type Sending = Box<dyn AsyncWrite + Send + Unpin>;
 pub(super) enum Stream {
     /// A Unix socket, whose peer was checked when it was accepted.
     Unix(UnixStream),
+    /// TCP, as it is.
+    Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
@@ -27,18 +32,30 @@ impl Stream {
                 let (receiving, sending) = stream.into_split();
                 (Box::new(receiving), Box::new(sending))
             }
+            Self::Tcp(stream) => {
+                let (receiving, sending) = stream.into_split();
+                (Box::new(receiving), Box::new(sending))
+            }
+            Self::Tls(stream) => {
+                let (receiving, sending) = tokio::io::split(*stream);
+                (Box::new(receiving), Box::new(sending))
+            }
         }
     }
 
     fn reader(&mut self) -> Pin<&mut (dyn AsyncRead + Unpin)> {
         match self {
             Self::Unix(stream) => Pin::new(stream),
+            Self::Tcp(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(stream.as_mut()),
         }
     }
 
     fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
         match self {
             Self::Unix(stream) => Pin::new(stream),
+            Self::Tcp(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(stream.as_mut()),
         }
     }
 }

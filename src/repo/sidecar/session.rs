@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::point::{Kind, PointParent};
 use super::{Sidecar, Unknown};
 use crate::repo::slot::Slot;
-use crate::types::{Digest, DiskName, LayerId, PointName, SessionId, VmName};
+use crate::types::{Digest, DiskName, LayerId, PointName, SessionId, Token, VmName};
 
 /// Seconds after which an idle session ends by itself, by default (24 h).
 pub const TTL_SECONDS_DEFAULT: u64 = 24 * 3600;
@@ -34,6 +34,9 @@ pub struct Session {
     pub resumable: bool,
     /// The point that it is compared with, which stays as long as the session is open.
     pub parent: Option<PointParent>,
+    /// What a client over TCP has to know beside the name; a session without one is not served there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
     /// All disks of the VM.
     pub disks: Vec<SessionDisk>,
     /// Fields of newer releases.

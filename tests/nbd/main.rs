@@ -22,6 +22,7 @@ mod malformed;
 mod place;
 mod raw;
 mod server;
+mod storm;
 mod tls;
 mod tool;
 mod world;

@@ -197,3 +197,114 @@ impl Drop for SmallFs {
             .output();
     }
 }
+
+/// A commit by mv that is killed at any moment: afterwards there is the point, whole, or the session, whole.
+#[test]
+fn kill_9_in_the_middle_of_a_commit() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, mut expected) = Stand::with_point("");
+    let mut committed = 0;
+    for round in 0..12u64 {
+        let session = format!("s{round}");
+        stand.begin(&session);
+        let bytes = pattern(crate::stand::DISK_BYTES, 500 + round);
+        fs::write(stand.disk(&session), &bytes).unwrap();
+        fs::File::open(stand.disk(&session))
+            .unwrap()
+            .sync_all()
+            .unwrap();
+        let point = format!("p{}", round + 1);
+        let mut commit = std::process::Command::new("mv")
+            .arg(stand.at(&format!("vm/{session}.partial")))
+            .arg(stand.at(&format!("vm/{point}")))
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(3 + round * 4));
+        stand.kill();
+        let answered = commit.wait().unwrap().success();
+        stand.start("");
+        let is_point = stand.at(&format!("vm/{point}")).exists();
+        let is_session = stand.at(&format!("vm/{session}.partial")).exists();
+        assert!(is_point != is_session, "{round}: {is_point} {is_session}");
+        assert!(is_point || !answered, "{round}: it was answered");
+        if is_session {
+            assert!(fs::read(stand.disk(&session)).unwrap() == bytes, "{round}");
+            // It was written before: what was finished stays so.
+            stand.commit(&session, &point).unwrap();
+        } else {
+            committed += 1;
+        }
+        expected = bytes;
+        assert!(stand.point(&point) == expected, "{round}");
+    }
+    println!("{committed} of 12 were committed before the kill");
+    assert!(stand.point("latest") == expected);
+    stand.stop();
+    stand.check_left(13);
+}
+
+/// Rot in the parent does not get a valid sum by way of a partial write: EIO, and the status names the place.
+#[test]
+fn a_rotten_parent_is_named() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, bytes) = Stand::with_point("");
+    stand.stop();
+    let layers = stand.place.repo().join("vms/vm/layers");
+    let layer = fs::read_dir(&layers)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|e| e == "qcow2"))
+        .unwrap();
+    run("chmod", &["u+w", text(&layer)]);
+    let content = fs::read(&layer).unwrap();
+    let at = content
+        .windows(64)
+        .position(|window| *window == bytes[65_536..65_600])
+        .unwrap();
+    let file = fs::File::options().write(true).open(&layer).unwrap();
+    file.write_all_at(&[content[at] ^ 1], at as u64).unwrap();
+    stand.start("");
+    stand.begin("s");
+    let disk = fs::File::options()
+        .write(true)
+        .open(stand.disk("s"))
+        .unwrap();
+    let written = disk
+        .write_all_at(b"part of it", 65_600)
+        .and_then(|()| disk.sync_all());
+    assert_eq!(errno(written), Errno::IO);
+    let why = stand.last_error("s");
+    assert!(why.contains("vm@p0") && why.contains("65536"), "{why}");
+    // The whole cluster can be written.
+    disk.write_all_at(&[9; 65_536], 65_536).unwrap();
+    disk.sync_all().unwrap();
+    drop(disk);
+    stand.commit("s", "p1").unwrap();
+    assert!(stand.point("p1")[65_536..131_072] == [9; 65_536]);
+}
+
+/// A guest can write what it likes into its disk: bytes that look like an image are bytes.
+#[test]
+fn a_disk_that_looks_like_an_image_is_a_disk() {
+    if !ready(&["qemu-img"]) {
+        return;
+    }
+    let stand = Stand::new("");
+    fs::create_dir(stand.at("vm")).unwrap();
+    let image = stand.place.path("evil.qcow2");
+    let create = ["create", "-q", "-f", "qcow2", "-u", "-b", "/etc/shadow"];
+    let mut all = create.to_vec();
+    all.extend(["-F", "raw", text(&image), "1M"]);
+    run("qemu-img", &all);
+    let bytes = fs::read(&image).unwrap();
+    stand.begin("s");
+    fs::write(stand.disk("s"), &bytes).unwrap();
+    stand.commit("s", "p").unwrap();
+    assert!(stand.point("p") == bytes);
+    assert!(stand.place.restored("vm@p", "vda") == bytes);
+}

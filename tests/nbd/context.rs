@@ -422,6 +422,8 @@ fn too_many_contexts_are_refused() {
     assert_eq!(raw.answer(8).0, 1);
     raw.option(10, &query("web01/p17/vda", &queries));
     assert_eq!(raw.answer(10).0, 0x8000_0009);
+    raw.option(9, &query("web01/p17/vda", &["x"; 257]));
+    assert_eq!(raw.answer(9).0, 0x8000_0009);
     raw.option(10, &query("web01/p17/vda", &queries[..16]));
     for _ in 0..16 {
         assert_eq!(raw.answer(10).0, 4);

@@ -249,6 +249,13 @@ impl WriteAt for FileDisk {
         Ok(())
     }
 
+    fn allocate(&self, size_bytes: u64) -> Result<()> {
+        self.writable()?;
+        hole::allocate(&self.file, size_bytes).at_path(&self.path)?;
+        self.size_bytes.fetch_max(size_bytes, Ordering::AcqRel);
+        Ok(())
+    }
+
     fn punch(&self, offset: u64, length_bytes: u64) -> Result<()> {
         self.writable()?;
         let length_bytes = length_bytes.min(self.size_bytes().saturating_sub(offset));

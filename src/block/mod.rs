@@ -74,6 +74,15 @@ pub trait WriteAt: ReadAt {
     /// # Errors
     /// `NoSpace`, `Io`, ...
     fn punch(&self, offset: u64, length_bytes: u64) -> Result<()>;
+
+    /// Takes the room for the first `size_bytes` now, and has at least that size afterwards.
+    ///
+    /// # Errors
+    /// `Unsupported` where room cannot be taken without writing; `NoSpace`, `Io`, ...
+    fn allocate(&self, size_bytes: u64) -> Result<()> {
+        let _ = size_bytes;
+        Err(Error::unsupported("room cannot be taken without writing"))
+    }
 }
 
 /// Refuses a range that passes the end of an object of `size_bytes`.
@@ -102,6 +111,9 @@ impl<T: WriteAt + ?Sized> WriteAt for Arc<T> {
     }
     fn punch(&self, offset: u64, length_bytes: u64) -> Result<()> {
         (**self).punch(offset, length_bytes)
+    }
+    fn allocate(&self, size_bytes: u64) -> Result<()> {
+        (**self).allocate(size_bytes)
     }
 }
 

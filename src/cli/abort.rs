@@ -5,6 +5,7 @@ use super::context::{Context, Writer};
 use super::target::parse_session;
 use crate::daemon::control::Request;
 use crate::error::Result;
+use crate::repo::Ending;
 
 pub(super) fn run(context: &Context, args: &Abort) -> Result<()> {
     let (vm, session) = parse_session(&args.session)?;
@@ -12,10 +13,10 @@ pub(super) fn run(context: &Context, args: &Abort) -> Result<()> {
         Writer::Daemon(mut client) => client.ask::<()>(&Request::Abort {
             vm: vm.clone(),
             session: session.clone(),
+            failure: None,
         })?,
         Writer::Here(owner) => {
-            owner.repository().session(&vm, &session)?;
-            owner.remove_session(&vm, &session)?;
+            owner.end_session(&vm, &session, &Ending::aborted())?;
         }
     }
     if context.output.json {

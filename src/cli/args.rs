@@ -81,6 +81,8 @@ pub enum Command {
     Abort(Abort),
     /// List the open sessions
     Sessions(Sessions),
+    /// Show what was backed up, and what ended without a restore point
+    Jobs(Jobs),
     /// List VMs, points, or the tree below a point
     Ls(Ls),
     /// Show all that is known of a restore point
@@ -133,7 +135,7 @@ pub struct Backup {
     /// Compare with the last full point instead of the newest
     #[arg(long)]
     pub differential: bool,
-    /// Stable key of a disk (the hypervisor's device key or serial)
+    /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
     #[arg(long, value_name = "DISK=KEY")]
     pub key: Vec<String>,
     /// Change id of a disk, kept for the capture agent
@@ -151,6 +153,9 @@ pub struct Backup {
     /// Compression of what is stored: none, zlib, zstd
     #[arg(long, value_name = "METHOD", default_value = "none")]
     pub compress: String,
+    /// Do not begin when less than this would stay free; by default 2 % of the filesystem, at most 1G
+    #[arg(long, value_name = "SIZE")]
+    pub low_water: Option<String>,
 }
 
 /// Arguments of `begin`.
@@ -177,9 +182,18 @@ pub struct Begin {
     /// Compare with this point
     #[arg(long, value_name = "POINT")]
     pub parent: Option<String>,
-    /// Stable key of a disk
+    /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
     #[arg(long, value_name = "DISK=KEY")]
     pub key: Vec<String>,
+    /// The VM does not have this disk of the parent any more
+    #[arg(long, value_name = "DISK")]
+    pub without: Vec<String>,
+    /// Only what changed since the parent is sent; the commit needs --previous-change-id of each disk that has a parent
+    #[arg(long)]
+    pub changed_only: bool,
+    /// The change id that a disk's changes are counted from; refused when it is not the parent's
+    #[arg(long, value_name = "DISK=ID")]
+    pub previous_change_id: Vec<String>,
     /// End by itself after so long without activity (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub ttl: String,
@@ -200,6 +214,9 @@ pub struct Commit {
     /// Change id of a disk
     #[arg(long, value_name = "DISK=ID")]
     pub change_id: Vec<String>,
+    /// The change id that a disk's changes were counted from (begin --changed-only)
+    #[arg(long, value_name = "DISK=ID")]
+    pub previous_change_id: Vec<String>,
     /// This disk is the parent's
     #[arg(long, value_name = "DISK")]
     pub unchanged: Vec<String>,
@@ -219,6 +236,17 @@ pub struct Abort {
 /// Arguments of `sessions`.
 #[derive(Debug, Args)]
 pub struct Sessions {}
+
+/// Arguments of `jobs`.
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// Of this VM only
+    #[arg(value_name = "VM")]
+    pub vm: Option<String>,
+    /// At most so many, the newest first; 0: all
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub number: usize,
+}
 
 /// Arguments of `ls`.
 #[derive(Debug, Args)]
@@ -326,6 +354,9 @@ pub struct Serve {
     /// Serve NBD on this Unix socket
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     pub nbd: Option<PathBuf>,
+    /// Begin no session when less than this would stay free; by default 2 % of the filesystem, at most 1G
+    #[arg(long, value_name = "SIZE")]
+    pub low_water: Option<String>,
     /// Close NBD connections that read, and have asked for nothing for so long (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub nbd_idle: String,

@@ -1,15 +1,16 @@
 //! `restorefs backup`: all disks of a VM as one restore point, by ourselves or through the daemon.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::args::Backup;
 use super::begin::mark;
-use super::commit::{parse_change_ids, print};
+use super::commit::print;
 use super::context::{Context, Writer};
 use super::progress::Progress;
-use super::target::{parse_disk, parse_disks, untangle};
+use super::target::{parse_disk, parse_disks, parse_ids, split_paths, untangle};
 use crate::block::{ReadAt, WriteAt};
 use crate::capture::source::{Format, OpenSource, Source};
 use crate::daemon::control::{
@@ -20,11 +21,11 @@ use crate::daemon::probe::probe_point;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Session, copy};
 use crate::nbd::client::Client as NbdClient;
-use crate::repo::Owner;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
-use crate::types::{DiskName, PointName, VmName};
+use crate::repo::{Ending, Owner};
+use crate::types::{DiskName, PointName, VmName, size};
 
 /// LIMIT: largest file that can be attached.
 const ATTACHED_BYTES_MAX: u64 = 4 << 20;
@@ -58,11 +59,12 @@ fn plan(args: &Backup) -> Result<Plan> {
     if texts.is_empty() {
         return Err(Error::invalid("no disk was named").advise("name each: DISK=SOURCE"));
     }
+    let allow_backing = split_paths(&args.allow_backing);
     let mut disks = Vec::new();
     let mut sources: Vec<(DiskName, OpenSource)> = Vec::new();
     for text in &texts {
         let (name, source) = parse_disk(text, "SOURCE")?;
-        let open = Source::parse(&source, format.as_ref())?.open(&args.allow_backing)?;
+        let open = Source::parse(&source, format.as_ref())?.open(&allow_backing)?;
         let source_bytes = open.disk.size_bytes();
         if source_bytes == 0 {
             return Err(
@@ -85,12 +87,17 @@ fn plan(args: &Backup) -> Result<Plan> {
         session: None,
         point: point.clone(),
         disks,
+        without: parse_disks(&args.without)?,
         full,
         differential: args.differential,
         parent: None,
+        // Everything is read.
+        changed_only: false,
+        previous_change_ids: BTreeMap::new(),
         ttl_seconds: TTL_SECONDS_DEFAULT,
         resumable: false,
         compression: args.compress.clone(),
+        low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
     };
     // Wrong words are found now, not after hours of copying.
     begin.request()?;
@@ -101,12 +108,13 @@ fn plan(args: &Backup) -> Result<Plan> {
             .clone()
             .map_or_else(|| PointName::new("unnamed"), Ok)?,
         point,
-        change_ids: parse_change_ids(&args.change_id)?,
+        change_ids: parse_ids(&args.change_id)?,
+        previous_change_ids: BTreeMap::new(),
         unchanged: parse_disks(&args.unchanged)?,
-        without: parse_disks(&args.without)?,
+        // They are not in the session at all: a disk that has the name of one of them now is another.
+        without: Vec::new(),
     };
-    let attach = args
-        .attach
+    let attach = split_paths(&args.attach)
         .iter()
         .map(load_attached)
         .collect::<Result<_>>()?;
@@ -157,7 +165,7 @@ fn backup_here(
             Ok(())
         }
         Err(e) => {
-            if let Err(left) = session.abort() {
+            if let Err(left) = session.end(&ending(&e)) {
                 context.output.remark(format!(
                     "restorefs: what was written could not be removed: {}",
                     left.report()
@@ -165,6 +173,14 @@ fn backup_here(
             }
             Err(e)
         }
+    }
+}
+
+/// How a backup that did not come to its end is kept in the history.
+fn ending(error: &Error) -> Ending {
+    match error.kind() {
+        ErrorKind::Cancelled => Ending::aborted(),
+        _ => Ending::failed(error.report()),
     }
 }
 
@@ -229,6 +245,7 @@ fn backup_through(
             let abort = Request::Abort {
                 vm: begun.vm.clone(),
                 session,
+                failure: ending(&e).reason,
             };
             if let Err(left) = client.ask::<()>(&abort) {
                 context.output.remark(format!(

@@ -2,9 +2,10 @@
 
 use super::args::Begin;
 use super::context::Context;
-use super::target::{parse_disk, parse_seconds, untangle};
+use super::target::{parse_disk, parse_disks, parse_ids, split_list, split_pairs, untangle};
 use crate::daemon::control::{BeginAnswer, BeginArguments, Client, DiskArguments, Request};
 use crate::error::{Error, Result};
+use crate::types::duration::parse_seconds;
 use crate::types::size;
 use crate::types::{DiskName, PointName, VmName};
 
@@ -26,12 +27,16 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         session: args.session.as_deref().map(PointName::new).transpose()?,
         point: args.point.as_deref().map(PointName::new).transpose()?,
         disks,
+        without: parse_disks(&args.without)?,
         full,
         differential: args.differential,
         parent: args.parent.clone(),
+        changed_only: args.changed_only,
+        previous_change_ids: parse_ids(&args.previous_change_id)?,
         ttl_seconds: parse_seconds(&args.ttl)?,
         resumable: true,
         compression: args.compress.clone(),
+        low_water_bytes: None,
     };
     let repository = context.repository()?;
     let answer: BeginAnswer =
@@ -96,7 +101,7 @@ pub(super) fn mark(
             })
     };
     let mut all = false;
-    for name in full {
+    for name in full.iter().flat_map(|names| split_list(names)) {
         if name.is_empty() {
             all = true;
             continue;
@@ -106,7 +111,7 @@ pub(super) fn mark(
             disk.full = true;
         }
     }
-    for text in keys {
+    for text in keys.iter().flat_map(|pairs| split_pairs(pairs)) {
         let (name, key) = parse_disk(text, "KEY")?;
         if key.len() > 255 || key.chars().any(char::is_control) {
             return Err(Error::invalid(format!(

@@ -1,15 +1,13 @@
 //! `restorefs commit`: makes a restore point of a session.
 
-use std::collections::BTreeMap;
-
 use super::args::Commit;
 use super::context::Context;
-use super::target::{parse_disk, parse_disks, parse_session};
+use super::target::{parse_disks, parse_ids, parse_session};
 use crate::daemon::control::{Client, CommitAnswer, CommitArguments, Request};
 use crate::error::Result;
 use crate::repo::sidecar::index::PointEntry;
 use crate::types::size::Human;
-use crate::types::{DiskName, PointName, VmName};
+use crate::types::{PointName, VmName};
 
 pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
     let (vm, session) = parse_session(&args.session)?;
@@ -17,7 +15,8 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
         vm,
         session,
         point: args.point.as_deref().map(PointName::new).transpose()?,
-        change_ids: parse_change_ids(&args.change_id)?,
+        change_ids: parse_ids(&args.change_id)?,
+        previous_change_ids: parse_ids(&args.previous_change_id)?,
         unchanged: parse_disks(&args.unchanged)?,
         without: parse_disks(&args.without)?,
     };
@@ -25,14 +24,6 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
     let answer: CommitAnswer =
         Client::require(repository.format().repository_id)?.ask(&Request::Commit(arguments))?;
     print(context, &answer.vm, &answer.point)
-}
-
-/// Parses `--change-id DISK=ID`.
-///
-/// # Errors
-/// `InvalidInput`, `NameTooLong`.
-pub(super) fn parse_change_ids(texts: &[String]) -> Result<BTreeMap<DiskName, String>> {
-    texts.iter().map(|text| parse_disk(text, "ID")).collect()
 }
 
 /// Says what was committed.

@@ -44,6 +44,8 @@ impl Code {
             | ErrorKind::NoSpace
             | ErrorKind::Stale
             | ErrorKind::PermissionDenied
+            | ErrorKind::NotPermitted
+            | ErrorKind::TooLarge
             | ErrorKind::NoData
             | ErrorKind::LimitExceeded
             | ErrorKind::Disconnected

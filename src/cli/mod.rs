@@ -13,6 +13,7 @@ pub mod exit;
 mod extract;
 mod info;
 mod init;
+mod jobs;
 mod ls;
 mod mount;
 mod output;
@@ -85,6 +86,7 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::Commit(args) => commit::run(context, &args),
         Command::Abort(args) => abort::run(context, &args),
         Command::Sessions(_) => sessions::run(context),
+        Command::Jobs(args) => jobs::run(context, &args),
         Command::Ls(args) => ls::run(context, &args),
         Command::Info(args) => info::run(context, &args),
         Command::Volumes(args) => volumes::run(context, &args),

@@ -86,6 +86,7 @@ fn backup_args(disk: &Path, point: &str) -> Backup {
         without: Vec::new(),
         attach: Vec::new(),
         compress: "none".to_owned(),
+        low_water: None,
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::args::Serve;
 use super::context::Context;
 use super::mount::parse_options;
-use super::target::parse_seconds;
 use crate::daemon::serve::{ServeOptions, TcpOptions, serve};
 use crate::error::{Error, Result};
 use crate::tree::TreeOptions;
+use crate::types::duration::parse_seconds;
+use crate::types::size;
 
 pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
     let mount = match &args.mount {
@@ -28,6 +29,7 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
         repository: context.path()?.to_owned(),
         mount,
         nbd: args.nbd.clone(),
+        low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
         nbd_idle: Duration::from_secs(idle_seconds),
         nbd_tcp: tcp_options(args)?,
         view: context.tree_options(TreeOptions::default()),

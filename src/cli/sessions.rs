@@ -31,12 +31,9 @@ pub(super) fn run(context: &Context) -> Result<()> {
                 .disks
                 .iter()
                 .map(|disk| {
-                    format!(
-                        "{}{} {}",
-                        disk.name,
-                        if disk.finished { " (finished)" } else { "" },
-                        Human(disk.stored_bytes)
-                    )
+                    let door = disk.door.as_deref().unwrap_or("no door");
+                    let state = if disk.finished { ", finished" } else { "" };
+                    format!("{} ({door}{state}) {}", disk.name, Human(disk.stored_bytes))
                 })
                 .collect();
             vec![
@@ -50,6 +47,9 @@ pub(super) fn run(context: &Context) -> Result<()> {
                     .parent
                     .as_ref()
                     .map_or_else(|| "-".to_owned(), ToString::to_string),
+                session
+                    .idle_seconds
+                    .map_or_else(|| "-".to_owned(), duration),
                 disks.join(", "),
                 session.last_error.clone().unwrap_or_default(),
             ]
@@ -61,10 +61,21 @@ pub(super) fn run(context: &Context) -> Result<()> {
             "STATE",
             "BEGAN",
             "PARENT",
+            "IDLE",
             "STORED",
             "LAST ERROR",
         ],
         &[],
         &rows,
     )
+}
+
+/// Seconds as people read them: `59s`, `3m`, `2h`, `4d`.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..86_400 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }

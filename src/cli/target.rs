@@ -1,5 +1,8 @@
 //! What people write on the command line for points, paths and sessions.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use crate::error::{Error, Result};
 use crate::repo::selector::Selector;
 use crate::types::{DiskName, PointName, VmName};
@@ -66,7 +69,62 @@ pub(super) fn parse_disk(text: &str, what: &str) -> Result<(DiskName, String)> {
 /// # Errors
 /// `InvalidInput`, `NameTooLong`.
 pub(super) fn parse_disks(texts: &[String]) -> Result<Vec<DiskName>> {
-    texts.iter().map(DiskName::new).collect()
+    let names = texts.iter().flat_map(|text| split_list(text));
+    names.map(DiskName::new).collect()
+}
+
+/// Parses `DISK=ID` flags.
+///
+/// # Errors
+/// `InvalidInput`, also for a disk that is named twice; `NameTooLong`.
+pub(super) fn parse_ids(texts: &[String]) -> Result<BTreeMap<DiskName, String>> {
+    let mut ids = BTreeMap::new();
+    for text in texts.iter().flat_map(|text| split_pairs(text)) {
+        let (disk, id) = parse_disk(text, "ID")?;
+        if ids.insert(disk.clone(), id).is_some() {
+            return Err(Error::invalid(format!("disk {disk} was given two ids")));
+        }
+    }
+    Ok(ids)
+}
+
+/// `vda,vdb`: what may be repeated may also be a list.
+pub(super) fn split_list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+}
+
+/// `vda=1,vdb=2`. A comma that no `DISK=` follows belongs to the value.
+pub(super) fn split_pairs(text: &str) -> Vec<&str> {
+    let mut pairs = Vec::new();
+    let mut rest = text;
+    let mut from = 0;
+    while let Some(comma) = rest.get(from..).and_then(|tail| tail.find(',')) {
+        let (head, tail) = rest.split_at(from + comma);
+        let tail = tail.get(1..).unwrap_or_default();
+        let is_next = tail
+            .split_once('=')
+            .is_some_and(|(disk, _)| DiskName::new(disk).is_ok());
+        if is_next {
+            pairs.push(head);
+            rest = tail;
+            from = 0;
+        } else {
+            from += comma + 1;
+        }
+    }
+    pairs.push(rest);
+    pairs
+}
+
+/// Paths, several separated by commas unless there is a file of that very name.
+pub(super) fn split_paths(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let split = |path: &PathBuf| match path.to_str() {
+        Some(text) if text.contains(',') && !path.exists() => {
+            split_list(text).map(PathBuf::from).collect()
+        }
+        _ => vec![path.clone()],
+    };
+    paths.iter().flat_map(split).collect()
 }
 
 /// What `--full` took for its disk although it was something else: `--full` may stand alone, so that
@@ -96,38 +154,36 @@ pub(super) fn untangle(
     (vm, disks, full)
 }
 
-/// Parses `90s`, `30m`, `6h`, `2d` or a number of seconds.
-///
-/// # Errors
-/// `InvalidInput`.
-pub(super) fn parse_seconds(text: &str) -> Result<u64> {
-    let bad = || {
-        Error::invalid(format!(
-            "\"{}\" is not a time; write for example 90s, 30m, 6h, 2d",
-            text.escape_debug()
-        ))
-    };
-    let (digits, unit) = text.split_at(
-        text.find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len()),
-    );
-    let factor = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(bad()),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(factor))
-        .ok_or_else(bad)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Target, parse_disk, parse_seconds, parse_session, untangle};
+    use super::{
+        Target, parse_disk, parse_disks, parse_ids, parse_session, split_pairs, split_paths,
+        untangle,
+    };
+
+    use crate::types::duration::parse_seconds;
+
+    #[test]
+    fn what_may_be_repeated_may_be_a_list() {
+        let all = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        assert_eq!(split_pairs("vda=1,vdb=2"), ["vda=1", "vdb=2"]);
+        assert_eq!(split_pairs("vda=1"), ["vda=1"]);
+        // Ids have commas of their own.
+        assert_eq!(split_pairs("vda=a,b,vdb=c,,d"), ["vda=a,b", "vdb=c,,d"]);
+        assert_eq!(split_pairs("vda=a,/x=y"), ["vda=a,/x=y"]);
+        let ids = |words: &[&str]| parse_ids(&all(words)).map(|ids| format!("{ids:?}"));
+        let list = ids(&["vda=1,vdb=2"]).unwrap();
+        assert_eq!(list, ids(&["vda=1", "vdb=2"]).unwrap());
+        assert!(ids(&["vda=1,vda=2"]).is_err() && ids(&["vda"]).is_err());
+        let names = parse_disks(&all(&["vda,vdb", "vdc"])).unwrap();
+        assert_eq!(names.len(), 3);
+        assert!(parse_disks(&all(&["vda,"])).is_err());
+        let temp = tempfile::tempdir().unwrap();
+        let odd = temp.path().join("a,b");
+        std::fs::write(&odd, "").unwrap();
+        assert_eq!(split_paths(std::slice::from_ref(&odd)).len(), 1);
+        assert_eq!(split_paths(&["x,y".into()]).len(), 2);
+    }
 
     #[test]
     fn full_stands_alone_or_names_disks() {

@@ -1,6 +1,8 @@
 //! Time: the trait that passes `now` in, and timestamps as sidecars and names carry them.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -8,6 +10,10 @@ use jiff::{Timestamp, tz::TimeZone};
 pub trait Clock: Send + Sync {
     /// The present instant (UTC).
     fn now(&self) -> Timestamp;
+
+    /// Time that has passed since some instant that stays the same as long as the process lives: what intervals are measured with.
+    /// It never steps, whatever is done to the wall clock.
+    fn monotonic(&self) -> Duration;
 }
 
 /// The system's clock.
@@ -18,27 +24,50 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
+
+    fn monotonic(&self) -> Duration {
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        ORIGIN.get_or_init(Instant::now).elapsed()
+    }
 }
 
 /// A clock that stands still until told otherwise.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    wall: AtomicI64,
+    passed: AtomicU64,
+}
 
 impl ManualClock {
     /// Stands at `seconds` since the epoch.
     #[must_use]
     pub const fn at(seconds: i64) -> Self {
-        Self(AtomicI64::new(seconds))
+        Self {
+            wall: AtomicI64::new(seconds),
+            passed: AtomicU64::new(0),
+        }
     }
-    /// Moves by `seconds`, backwards if negative.
+
+    /// Lets `seconds` pass; a negative number is a step back.
     pub fn advance(&self, seconds: i64) {
-        self.0.fetch_add(seconds, Ordering::SeqCst);
+        self.step(seconds);
+        let passed = u64::try_from(seconds).unwrap_or(0);
+        self.passed.fetch_add(passed, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock by `seconds`, backwards if negative, without time passing.
+    pub fn step(&self, seconds: i64) {
+        self.wall.fetch_add(seconds, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap_or(Timestamp::UNIX_EPOCH)
+        Timestamp::from_second(self.wall.load(Ordering::SeqCst)).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.passed.load(Ordering::SeqCst))
     }
 }
 
@@ -58,15 +87,36 @@ pub fn slot_time(at: Timestamp) -> String {
         .to_string()
 }
 
+/// `2026-11`: the month by which job histories are kept.
+#[must_use]
+pub fn month(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).strftime("%Y-%m").to_string()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Clock, ManualClock, point_name, slot_time};
+    use super::{Clock, ManualClock, SystemClock, month, point_name, slot_time};
+    use std::time::Duration;
+
+    #[test]
+    fn steps_of_the_wall_clock_are_no_time_that_passes() {
+        let clock = ManualClock::at(1_795_226_400);
+        clock.step(86_400);
+        clock.step(-7 * 86_400);
+        assert_eq!(clock.monotonic(), Duration::ZERO);
+        clock.advance(5);
+        clock.advance(-5);
+        assert_eq!(clock.monotonic(), Duration::from_secs(5));
+        let (first, second) = (SystemClock.monotonic(), SystemClock.monotonic());
+        assert!(first <= second);
+    }
 
     #[test]
     fn names_are_utc_and_colon_free() {
         let clock = ManualClock::at(1_795_226_400);
         assert_eq!(point_name(clock.now()), "2026-11-21_02-00-00");
         assert_eq!(slot_time(clock.now()), "20261121T020000Z");
+        assert_eq!(month(clock.now()), "2026-11");
         clock.advance(-86_400);
         assert_eq!(point_name(clock.now()), "2026-11-20_02-00-00");
     }

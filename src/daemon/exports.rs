@@ -4,10 +4,9 @@
 use std::sync::Arc;
 
 use super::access::{Access, Right};
-use super::sessions::Sessions;
 use super::survey::{DiskSurveyor, Shelf, Subject};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{ChainSource, Session};
+use crate::ingest::{ChainSource, Registry, Session};
 use crate::nbd::server::{Caller, Content, Export, ExportInfo, Exports};
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::{DiskEntry, PointEntry};
@@ -24,13 +23,13 @@ fn describe(point: &PointEntry, disk: &DiskEntry) -> String {
 
 /// The exports of a repository.
 pub(super) struct RepositoryExports {
-    sessions: Arc<Sessions>,
+    sessions: Arc<Registry>,
     access: Access,
     shelf: Arc<Shelf>,
 }
 
 impl RepositoryExports {
-    pub(super) fn new(sessions: Arc<Sessions>, access: Access) -> Self {
+    pub(super) fn new(sessions: Arc<Registry>, access: Access) -> Self {
         Self {
             sessions,
             access,

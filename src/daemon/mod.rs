@@ -2,10 +2,10 @@
 
 mod access;
 pub mod control;
+mod desk;
 mod exports;
 pub mod interrupt;
 pub mod probe;
 pub mod runtime_dir;
 pub mod serve;
-mod sessions;
 mod survey;

@@ -14,22 +14,22 @@ use tokio::sync::watch;
 
 use super::access::Access;
 use super::control;
+use super::desk::Desk;
 use super::exports::RepositoryExports;
 use super::probe::Prober;
 use super::runtime_dir;
-use super::sessions::Sessions;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions, Mounted};
-use crate::ingest::Engine;
+use crate::ingest::{Audience, Engine, Keeper, Registry, Session, Telling};
 use crate::nbd::server::{Exports, Security, Server, ServerLimits, Service};
 use crate::nbd::tls::ServerTls;
 use crate::repo::{Owner, Repository};
-use crate::tree::{Tree, TreeOptions};
+use crate::tree::{Tree, TreeOptions, Writing};
 
-/// How often idle sessions are looked at.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
+/// LIMIT: how long users of the mount are waited for when the daemon stops.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to serve.
 pub struct ServeOptions {
@@ -41,6 +41,8 @@ pub struct ServeOptions {
     pub view: TreeOptions,
     /// NBD socket, beside the one in the runtime directory.
     pub nbd: Option<PathBuf>,
+    /// Bytes that sessions are to leave free on the repository's filesystem; by default a share of it.
+    pub low_water_bytes: Option<u64>,
     /// How long an NBD client that only reads may ask for nothing.
     pub nbd_idle: Duration,
     /// NBD over TCP.
@@ -125,7 +127,8 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         memory_bytes: options.view.memory.chain_bytes(),
         ..PoolLimits::default()
     });
-    let engine = Engine::new(Arc::clone(&owner), Arc::clone(&pool));
+    let engine =
+        Engine::new(Arc::clone(&owner), Arc::clone(&pool)).with_low_water(options.low_water_bytes);
     let id = repository.format().repository_id;
     let dir = runtime_dir::make()?;
     let own_nbd = runtime_dir::nbd_socket(&dir, id);
@@ -137,7 +140,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
         .chain([own_nbd])
         .collect();
     let mountpoint = options.mount.as_ref().map(|(path, _)| path.clone());
-    let sessions = Arc::new(Sessions::resume(engine, nbd_sockets.clone(), mountpoint)?);
+    let sessions = Registry::resume(engine)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -151,24 +154,43 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
             ..options.view
         },
     };
-    let tree = Tree::new(Arc::clone(&repository), Arc::clone(&pool), view)?;
+    let socket = nbd_sockets.first().cloned().unwrap_or_default();
+    let writing = Writing {
+        sessions: Arc::clone(&sessions),
+        targets: Box::new(move |session| {
+            control::BeginAnswer::of(session, &socket, None).nbd_targets_string
+        }),
+        allow_forget: options.mount.as_ref().is_some_and(|(_, m)| m.allow_forget),
+    };
+    let tree = Tree::writable(Arc::clone(&repository), Arc::clone(&pool), view, writing)?;
     let mounted = match &options.mount {
         Some((path, mount)) => Some(Arc::new(fuse::mount(&tree, path, mount)?)),
         None => None,
     };
     let prober = Prober::start(&tree, &owner)?;
-    sessions.on_change(on_change(tree, mounted.clone(), prober));
+    sessions.set_audience(Box::new(Onlookers {
+        tree,
+        mounted: mounted.clone(),
+        prober,
+    }));
+    let desk = Arc::new(Desk::new(
+        Arc::clone(&sessions),
+        nbd_sockets.clone(),
+        mountpoint,
+    ));
     let control_path = runtime_dir::control_socket(&dir, id);
+    let keeper = Keeper::start(&sessions)?;
     let nbd = Nbd {
         sockets: nbd_sockets,
         tcp,
         access,
         idle_timeout: options.nbd_idle,
     };
-    let result = runtime.block_on(run(&sessions, nbd, &control_path, ready));
+    let result = runtime.block_on(run(&desk, nbd, &control_path, ready));
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
-    let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
+    drop(keeper);
+    let unmounted = mounted.map_or(Ok(()), unmount);
     let flushed = sessions
         .all()
         .iter()
@@ -176,27 +198,53 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
     result.and(unmounted).and(flushed)
 }
 
+/// Unmounts. Whoever still uses the mount is waited for, but not for ever: he would keep the service from stopping.
+fn unmount(mounted: Arc<Mounted>) -> Result<()> {
+    let (ended, end) = std::sync::mpsc::channel();
+    let work = move || {
+        // Nobody listens any more when it took too long.
+        let _ = ended.send(mounted.unmount(true));
+    };
+    std::thread::Builder::new()
+        .name("unmount".to_owned())
+        .spawn(work)
+        .map_err(|e| Error::io("cannot start a thread", e))?;
+    end.recv_timeout(UNMOUNT_PATIENCE).unwrap_or_else(|_| {
+        tracing::warn!("somebody still uses the mount; it ends under him");
+        Ok(())
+    })
+}
+
 fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-/// What is done after a commit or abort: the mount shows it, and new points are looked at in the background.
-fn on_change(
+/// Who looks on: the mount shows what was committed, and new points are looked at in the background.
+struct Onlookers {
     tree: Arc<Tree>,
     mounted: Option<Arc<Mounted>>,
     prober: Prober,
-) -> Box<dyn Fn() + Send + Sync> {
-    Box::new(move || {
-        match &mounted {
-            Some(mounted) => mounted.refresh(),
+}
+
+impl Audience for Onlookers {
+    fn before_seal(&self, session: &Session) {
+        if let Some(mounted) = &self.mounted {
+            mounted.launder(&self.tree.session_files(session));
+        }
+    }
+
+    fn changed(&self, telling: Telling) {
+        match &self.mounted {
+            Some(mounted) if telling == Telling::Wait => mounted.refresh(),
+            Some(mounted) => mounted.wake(),
             None => {
-                if let Err(error) = tree.refresh() {
+                if let Err(error) = self.tree.refresh() {
                     tracing::warn!(error = %error.report(), "the tree could not be refreshed");
                 }
             }
         }
-        prober.wake();
-    })
+        self.prober.wake();
+    }
 }
 
 /// How the tree is shown: as the mount's options say, with readers and memory as the command line does.
@@ -213,7 +261,7 @@ fn view(options: &MountOptions, view: TreeOptions) -> TreeOptions {
 }
 
 async fn run(
-    sessions: &Arc<Sessions>,
+    desk: &Arc<Desk>,
     nbd: Nbd,
     control_path: &std::path::Path,
     ready: impl FnOnce(&control::Status),
@@ -224,6 +272,7 @@ async fn run(
         watch_for(SignalKind::terminate())?,
     );
     let (stop, stopped) = watch::channel(false);
+    let sessions = desk.sessions();
     let exports = RepositoryExports::new(Arc::clone(sessions), nbd.access);
     let exports: Arc<dyn Exports> = Arc::new(exports);
     let limits = ServerLimits {
@@ -238,21 +287,12 @@ async fn run(
     }
     if let Some(tcp) = nbd.tcp {
         let (server, base) = tcp.bind(&service)?;
-        sessions.on_tcp(base);
+        desk.set_tcp(base);
         servers.push(tokio::spawn(server.run(stopped.clone())));
     }
     let (listener, _file) = control::server::bind(control_path)?;
-    let control = tokio::spawn(control::server::run(listener, Arc::clone(sessions)));
-    let expiring = Arc::clone(sessions);
-    let expiry = tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(EXPIRY_INTERVAL).await;
-            let sessions = Arc::clone(&expiring);
-            // A panic there is logged by the hook; the next round tries again.
-            let _ = tokio::task::spawn_blocking(move || sessions.expire()).await;
-        }
-    });
-    ready(&sessions.status());
+    let control = tokio::spawn(control::server::run(listener, Arc::clone(desk)));
+    ready(&desk.status());
     tokio::select! {
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
@@ -263,6 +303,5 @@ async fn run(
         let _ = server.await;
     }
     control.abort();
-    expiry.abort();
     Ok(())
 }

@@ -39,6 +39,10 @@ pub enum ErrorKind {
     Stale,
     /// The caller may not.
     PermissionDenied,
+    /// Nobody may: this is not done here.
+    NotPermitted,
+    /// A size beyond what can be.
+    TooLarge,
     /// There is no such attribute or no data at that place.
     NoData,
     /// A bound of ours was reached (depth, count, size, memory).
@@ -67,6 +71,7 @@ impl ErrorKind {
             Some(libc::EISDIR) => return Self::IsADirectory,
             Some(libc::ENOTEMPTY) => return Self::NotEmpty,
             Some(libc::ENODATA) => return Self::NoData,
+            Some(libc::EFBIG) => return Self::TooLarge,
             Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Self::Unsupported,
             _ => {}
         }

@@ -1,13 +1,16 @@
 //! Beginning a session: which disks it has, what they are compared with, and why.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::disk::DiskWriter;
 use super::parent::{ChainSource, Parent};
+use super::plan::{choose_parent, plan_disks};
 use super::record::RecordLog;
 use super::session::{Engine, Session};
+use super::space::check_room;
+use super::trust::check_said;
 use crate::block::WriteAt;
 use crate::block::page::PageTable;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,15 +20,11 @@ use crate::repo::entry::VmEntry;
 use crate::repo::layout::{self, VmKeys};
 use crate::repo::publish::free_name;
 use crate::repo::selector::Which;
-use crate::repo::sidecar::point::{Kind, Point, PointDisk, PointParent};
-use crate::repo::sidecar::session::{self as sidecar, ParentDisk, SessionDisk};
+use crate::repo::sidecar::point::{Point, PointParent};
+use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::repo::sidecar::vm::DiskKey;
 use crate::repo::sidecar::{Sidecar, Unknown};
-use crate::repo::{Repository, Slot};
-use crate::types::{DiskName, LayerId, PointName, SessionId, Token, VmName};
-
-/// LIMIT: disks of one VM.
-const DISKS_MAX: usize = 256;
+use crate::types::{DiskName, PointName, SessionId, Token, VmName};
 
 /// One disk as the caller wants it.
 #[derive(Debug, Clone)]
@@ -51,18 +50,28 @@ pub struct BeginRequest {
     pub point: Option<PointName>,
     /// Disks that are new, resized or full. The parent's other disks are in the session all the same.
     pub disks: Vec<DiskRequest>,
+    /// Disks of the parent, by the names that they had there, that the VM does not have any more.
+    pub without: Vec<DiskName>,
     /// All disks full.
     pub full: bool,
     /// Compare with the last full point instead of the newest.
     pub differential: bool,
     /// Compare with this point. Naming one also allows a second open session.
     pub parent: Option<Which>,
+    /// Whether only what changed since the parent is sent. The commit then needs the change ids that it changed since.
+    pub changed_only: bool,
+    /// The change ids that changes are counted from, as far as they are known now.
+    pub previous_change_ids: BTreeMap<DiskName, String>,
+    /// Whether it may begin without a disk: they are made later.
+    pub empty: bool,
     /// Seconds without activity after which the session ends by itself.
     pub ttl_seconds: u64,
     /// Whether it goes on after a crash.
     pub resumable: bool,
     /// Compression of the layers.
     pub compression: Compression,
+    /// Bytes that are to stay free on the repository's filesystem; by default the engine's.
+    pub low_water_bytes: Option<u64>,
 }
 
 impl BeginRequest {
@@ -74,12 +83,17 @@ impl BeginRequest {
             session: None,
             point: None,
             disks: Vec::new(),
+            without: Vec::new(),
             full: false,
             differential: false,
             parent: None,
+            changed_only: false,
+            previous_change_ids: BTreeMap::new(),
+            empty: false,
             ttl_seconds: sidecar::TTL_SECONDS_DEFAULT,
             resumable: true,
             compression: Compression::None,
+            low_water_bytes: None,
         }
     }
 }
@@ -95,169 +109,23 @@ fn compression_of(session: &sidecar::Session) -> Compression {
     }
 }
 
-fn choose_parent(
-    repository: &Repository,
-    entry: &VmEntry,
+fn room_for(
+    engine: &Engine,
     request: &BeginRequest,
-) -> Result<Option<Point>> {
-    if request.full && (request.differential || request.parent.is_some()) {
-        return Err(Error::invalid(
-            "a full backup has no parent: --full excludes --differential and --parent",
-        ));
-    }
-    let chosen = if request.full {
-        None
-    } else if let Some(which) = &request.parent {
-        Some(which.find(&entry.index)?)
-    } else if request.differential {
-        entry
-            .index
-            .points
-            .iter()
-            .filter(|p| p.kind == Kind::Full)
-            .max_by_key(|p| p.seq)
-    } else {
-        entry.index.latest()
-    };
-    chosen
-        .map(|point| repository.point(&entry.vm.name, point))
-        .transpose()
-}
-
-/// What one disk of the session is to be; `None` for reasons that are not worth saying.
-fn plan_disk(
-    request: Option<&DiskRequest>,
-    parent: Option<&PointDisk>,
-    session: &BeginRequest,
-    has_parent_point: bool,
-    captured_at: jiff::Timestamp,
-) -> Result<SessionDisk> {
-    let name = match (request, parent) {
-        // The spelling of an existing disk stays.
-        (_, Some(parent)) => parent.name.clone(),
-        (Some(request), None) => request.name.clone(),
-        (None, None) => return Err(Error::invalid("a disk without a name")),
-    };
-    let asked_full = session.full || request.is_some_and(|r| r.full);
-    let key = request.and_then(|r| r.key.clone());
-    let mut full_reason = None;
-    let mut base = parent.filter(|_| !asked_full);
-    if let (Some(new), Some(old)) = (&key, base)
-        && old.key != *new
-        && old.key != old.name.as_str()
-    {
-        full_reason = Some(format!(
-            "another disk has this name now (key {new}, was {})",
-            old.key
-        ));
-        base = None;
-    }
-    if base.is_none() && full_reason.is_none() && has_parent_point && !asked_full {
-        full_reason = Some("the parent point has no such disk".to_owned());
-    }
-    let key = key
-        .or_else(|| parent.map(|p| p.key.clone()))
-        .unwrap_or_else(|| name.to_string());
-    let source_bytes = request
-        .and_then(|r| r.source_bytes)
-        .or_else(|| parent.map(|p| p.source_bytes))
-        .ok_or_else(|| {
-            Error::invalid(format!("the size of the new disk {name} is not known"))
-                .advise(format!("give it: {name}=SIZE"))
-        })?;
-    let size_bytes = source_bytes
-        .checked_next_multiple_of(512)
-        .filter(|size| *size <= crate::qcow2::writer::SIZE_BYTES_MAX)
-        .ok_or_else(|| Error::invalid(format!("disk {name} is too large for QCOW2")))?;
-    if let Some(base) = base
-        && size_bytes < base.size_bytes
-    {
-        return Err(Error::invalid(format!(
-            "disk {name} is smaller than its parent ({size_bytes} < {} bytes)",
-            base.size_bytes
-        ))
-        .advise(format!("if that is right, begin a new disk: --full {name}")));
-    }
-    let kind = match base {
-        None => Kind::Full,
-        Some(_) if session.differential => Kind::Differential,
-        Some(_) => Kind::Incremental,
-    };
-    if let Some(reason) = &full_reason {
-        tracing::warn!(vm = %session.vm, disk = %name, reason, "this disk is stored in full");
-    }
-    let layer_id = LayerId::random();
-    Ok(SessionDisk {
-        layer: Slot::new(&name, captured_at, layer_id),
-        name,
-        key,
-        layer_id,
-        kind,
-        full_reason,
-        size_bytes,
-        source_bytes,
-        parent: base.map(|base| ParentDisk {
-            layer: base.layer.clone(),
-            content_root: base.content_root,
-            size_bytes: base.size_bytes,
-            source_bytes: base.source_bytes,
-            data_bytes: base.data_bytes,
-        }),
-    })
-}
-
-fn plan_disks(
-    request: &BeginRequest,
+    entry: Option<&VmEntry>,
+    disks: &[SessionDisk],
     parent: Option<&Point>,
-    captured_at: jiff::Timestamp,
-) -> Result<Vec<SessionDisk>> {
-    let mut disks = Vec::new();
-    let has_parent = parent.is_some();
-    for old in parent.iter().flat_map(|p| &p.disks) {
-        let wanted = request
-            .disks
-            .iter()
-            .find(|r| r.name.folded() == old.name.folded());
-        disks.push(plan_disk(
-            wanted,
-            Some(old),
-            request,
-            has_parent,
-            captured_at,
-        )?);
-    }
-    for wanted in &request.disks {
-        if !disks
-            .iter()
-            .any(|d| d.name.folded() == wanted.name.folded())
-        {
-            disks.push(plan_disk(
-                Some(wanted),
-                None,
-                request,
-                has_parent,
-                captured_at,
-            )?);
-        }
-    }
-    let names: BTreeSet<String> = disks.iter().map(|d| d.name.folded()).collect();
-    let wanted: BTreeSet<String> = request.disks.iter().map(|d| d.name.folded()).collect();
-    if names.len() != disks.len() || wanted.len() != request.disks.len() {
-        return Err(Error::invalid(
-            "a disk is named twice (names are compared without regard to case)",
-        ));
-    }
-    if disks.is_empty() {
-        return Err(Error::invalid(format!("{} has no disks yet", request.vm))
-            .advise("name them: DISK=SIZE"));
-    }
-    if disks.len() > DISKS_MAX {
-        return Err(Error::new(
-            ErrorKind::LimitExceeded,
-            format!("more than {DISKS_MAX} disks"),
-        ));
-    }
-    Ok(disks)
+) -> Result<u64> {
+    let repository = engine.owner.repository();
+    let low_water = request.low_water_bytes.or(engine.low_water_bytes);
+    check_room(
+        repository,
+        entry,
+        disks,
+        parent,
+        &engine.promises,
+        low_water,
+    )
 }
 
 impl Session {
@@ -274,10 +142,19 @@ impl Session {
             if request.parent.is_some() {
                 owner.vm(&request.vm)?;
             }
-            plan_disks(request, None, owner.clock().now())?;
+            let disks = plan_disks(request, None, owner.clock().now())?;
+            check_said(&disks, &request.previous_change_ids)?;
+            room_for(engine, request, None, &disks, None)?;
         }
         let entry = owner.ensure_vm(&request.vm)?;
         let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        if entry.gone {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("{} was being removed at this moment", request.vm),
+            )
+            .advise("begin again"));
+        }
         let open = repository.session_names(&request.vm)?;
         if let (Some(other), None) = (open.first(), &request.parent) {
             return Err(Error::new(
@@ -292,6 +169,8 @@ impl Session {
         let captured_at = owner.clock().now();
         let parent = choose_parent(repository, &entry, request)?;
         let disks = plan_disks(request, parent.as_ref(), captured_at)?;
+        check_said(&disks, &request.previous_change_ids)?;
+        let estimate = room_for(engine, request, Some(&entry), &disks, parent.as_ref())?;
         if let Some(point) = &request.point {
             free_name(repository, &entry.index, None, Some(point), captured_at)?;
         }
@@ -319,8 +198,15 @@ impl Session {
                 point_id: p.point_id,
                 name: p.name,
             }),
+            serial: owner.take_serial(&mut entry)?,
             token: Some(Token::random()),
             disks,
+            declared: sidecar::Declared {
+                previous_change_ids: request.previous_change_ids.clone(),
+                ..sidecar::Declared::default()
+            },
+            changed_only: request.changed_only,
+            dismantled: false,
             unknown,
         };
         let keys: Vec<DiskKey> = session
@@ -344,7 +230,10 @@ impl Session {
         let made = create();
         drop(entry);
         match made {
-            Ok(disks) => Ok(Self::new(engine.clone(), session, disks)),
+            Ok(disks) => {
+                let serial = session.serial;
+                Ok(Self::new(engine.clone(), session, serial, disks, estimate))
+            }
             Err(e) => {
                 if let Err(left) = owner.discard_session(&session) {
                     tracing::error!(error = %left.report(), "a session that could not begin is left over");
@@ -355,7 +244,7 @@ impl Session {
     }
 }
 
-fn create_disk(
+pub(super) fn create_disk(
     engine: &Engine,
     session: &sidecar::Session,
     source: &Arc<ChainSource>,
@@ -364,7 +253,7 @@ fn create_disk(
     let keys = VmKeys::new(&session.vm)?;
     let stage = engine.owner.repository().stage();
     let layer = stage.create(&keys.open_layer(&disk.layer)?)?;
-    let log = RecordLog::create(stage.create(&keys.map(&session.name, &disk.name)?)?);
+    let log = RecordLog::create(stage.create(&keys.map(&session.name, disk.log_name())?)?);
     let writer = LayerWriter::create(
         layer,
         layer_options(session, disk),
@@ -438,5 +327,10 @@ pub(super) fn assemble(
         sealed: AtomicBool::new(false),
         is_unsure: AtomicBool::new(false),
         doubts: super::doubt::Doubts::default(),
+        door: super::door::Owner::default(),
+        sizing: Mutex::default(),
+        clock: Arc::clone(engine.owner.clock()),
+        // What nobody has written yet is as old as can be: a tool that compares times must not take it for a copy of its source.
+        written_at: AtomicI64::new(0),
     })
 }

@@ -8,10 +8,12 @@ use super::disk::DiskWriter;
 use super::parent::ChainSource;
 use super::resume::resume_disk;
 use super::session::{Session, SessionState};
+use super::trust::{check_disk, said_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::layout::VmKeys;
-use crate::repo::publish::{Draft, Published};
+use crate::repo::publish::{Draft, Published, free_name};
 use crate::repo::sidecar::index::PointEntry;
+use crate::repo::{Ending, Job, JobResult};
 use crate::types::{DiskName, PointName};
 
 /// What the caller says of the disks at commit.
@@ -21,6 +23,8 @@ pub struct CommitRequest {
     pub point: Option<PointName>,
     /// Change ids by disk.
     pub change_ids: BTreeMap<DiskName, String>,
+    /// The change ids that changes were counted from, by disk.
+    pub previous_change_ids: BTreeMap<DiskName, String>,
     /// Disks that are the parent's, untouched.
     pub unchanged: Vec<DiskName>,
     /// Disks that the point does not have any more.
@@ -35,6 +39,17 @@ impl Session {
     /// `InvalidInput` while a disk is neither finished nor declared, or has shrunk; `Busy` while somebody writes or
     /// commits; `AlreadyExists` (the name); `NoSpace`, `Io`, `Stale` (the lock).
     pub fn commit(&self, request: &CommitRequest) -> Result<PointEntry> {
+        self.commit_after(request, &|| ())
+    }
+
+    /// [`Session::commit`], with `launder` called twice: while writes are taken still, and when they are not any more. Whoever
+    /// holds written bytes back (a kernel's page cache) hands them in the first time, and drops what is left the second.
+    ///
+    /// # Errors
+    /// As [`Session::commit`].
+    pub fn commit_after(&self, request: &CommitRequest, launder: &dyn Fn()) -> Result<PointEntry> {
+        launder();
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match &*state {
@@ -56,7 +71,9 @@ impl Session {
                 }
             }
         }
-        let done = self.commit_disks(request);
+        // Whoever is writing an attached file ends; whoever comes later is refused.
+        drop(self.attaching.write());
+        let done = self.commit_disks(request, launder);
         let next = match &done {
             Ok(point) => SessionState::Committed(point.entry.name.clone()),
             Err(_) => SessionState::Open,
@@ -70,22 +87,84 @@ impl Session {
             None => Ok(point.entry),
             Some(e) => Err(e),
         });
+        // What took long was no idleness.
+        self.touch();
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        if let SessionState::Committed(point) = self.state() {
+            let ending = Ending {
+                result: JobResult::Committed,
+                reason: result.as_ref().err().map(Error::report),
+            };
+            let job = Job {
+                point: Some(point),
+                ..self.job(&ending)
+            };
+            self.engine.owner.keep_job(&job);
+        }
         self.note_error(result)
     }
 
-    fn commit_disks(&self, request: &CommitRequest) -> Result<Published> {
+    /// What was declared before, and what is said now, which wins.
+    fn merged(&self, request: &CommitRequest) -> CommitRequest {
+        let declared = self.sidecar().declared;
+        let mut merged = request.clone();
+        merged.unchanged.extend(declared.unchanged);
+        merged.without.extend(declared.without);
+        for (ids, before) in [
+            (&mut merged.change_ids, declared.change_ids),
+            (
+                &mut merged.previous_change_ids,
+                declared.previous_change_ids,
+            ),
+        ] {
+            for (disk, id) in before {
+                if said_of(ids, &disk).is_none() {
+                    ids.insert(disk, id);
+                }
+            }
+        }
+        merged
+    }
+
+    /// Refuses what cannot become a point, whatever its disks say.
+    fn check_whole(&self, request: &CommitRequest) -> Result<()> {
+        let sidecar = self.sidecar();
+        if sidecar.dismantled {
+            return Err(Error::invalid("the session has been removed in part")
+                .advise("end it with: restorefs abort"));
+        }
+        let is_in =
+            |list: &[DiskName], name: &DiskName| list.iter().any(|n| n.folded() == name.folded());
+        let ids = request.change_ids.keys();
+        let ids = ids.chain(request.previous_change_ids.keys());
+        for name in ids.chain(&request.unchanged).chain(&request.without) {
+            if !sidecar
+                .disks
+                .iter()
+                .any(|d| d.name.folded() == name.folded())
+            {
+                self.disk(name)?;
+            }
+        }
+        for disk in sidecar.disks.iter().filter(|d| d.unlinked) {
+            if !is_in(&request.without, &disk.name) {
+                return Err(
+                    Error::invalid(format!("disk {} was removed", disk.name)).advise(format!(
+                        "write it again, or declare that it is gone: --without {}",
+                        disk.name
+                    )),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn commit_disks(&self, request: &CommitRequest, launder: &dyn Fn()) -> Result<Published> {
+        let request = &self.merged(request);
         let named = |list: &[DiskName], disk: &DiskWriter| {
             list.iter().any(|n| n.folded() == disk.meta.name.folded())
         };
-        for name in request
-            .unchanged
-            .iter()
-            .chain(&request.without)
-            .chain(request.change_ids.keys())
-        {
-            self.disk(name)?;
-        }
+        self.check_whole(request)?;
         let (gone, disks): (Vec<_>, Vec<_>) = self
             .disks()
             .into_iter()
@@ -93,25 +172,41 @@ impl Session {
         if disks.is_empty() {
             return Err(Error::invalid("a restore point needs at least one disk"));
         }
+        let changed_only = self.sidecar().changed_only;
         for disk in &disks {
-            check_ready(disk, named(&request.unchanged, disk))?;
+            let unchanged = named(&request.unchanged, disk);
+            check_ready(disk, unchanged)?;
+            if changed_only && !unchanged {
+                check_disk(&disk.meta, &request.previous_change_ids)?;
+            }
+            disk.check_size()?;
         }
         let sidecar = self.sidecar();
         let repository = self.engine.owner.repository();
-        let mut sealed = Vec::new();
+        let point = request.point.clone().or_else(|| sidecar.point.clone());
+        // Said before anything is sealed; what decides is the same question when it is published.
+        free_name(
+            repository,
+            &self.engine.owner.vm_snapshot(&sidecar.vm)?.index,
+            Some(&sidecar.name),
+            point.as_ref(),
+            sidecar.captured_at,
+        )?;
+        // All disks end at one moment, before the first is sealed.
         for disk in &disks {
-            let change_id = request
-                .change_ids
-                .iter()
-                .find(|(n, _)| n.folded() == disk.meta.name.folded())
-                .map(|(_, id)| id.clone());
             let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
             disk.flush_gated()?;
             disk.sealed.store(true, Ordering::SeqCst);
+        }
+        launder();
+        let mut sealed = Vec::new();
+        for disk in &disks {
+            let change_id = said_of(&request.change_ids, &disk.meta.name).cloned();
+            let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
             sealed.push(disk.seal(repository, &sidecar.vm, change_id)?);
         }
         let draft = Draft {
-            name: request.point.clone().or(sidecar.point),
+            name: point,
             captured_at: sidecar.captured_at,
             parent: sidecar.parent,
             disks: sealed,
@@ -123,7 +218,9 @@ impl Session {
         for disk in &disks {
             disk.update_cache(repository, &sidecar.vm);
         }
-        for disk in &gone {
+        let leftover = self.files().into_iter();
+        let leftover = leftover.filter_map(|(temporary, disk)| temporary.is_some().then_some(disk));
+        for disk in gone.into_iter().chain(leftover) {
             disk.sealed.store(true, Ordering::SeqCst);
             let removed = VmKeys::new(&sidecar.vm)
                 .and_then(|k| k.open_layer(&disk.meta.layer))
@@ -152,6 +249,9 @@ impl Session {
             meta.source_bytes = place.source_bytes();
             let again = resume_disk(&self.engine, &sidecar, &source, &meta)?;
             again.finish.set(finished);
+            if let Some(door) = place.door() {
+                again.claim(door)?;
+            }
             *place = again;
         }
         Ok(())

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::disk::DiskWriter;
+use super::door::Door;
+use crate::error::Result;
 
 /// A door's connection to one disk of a session. Dropped without [`Connection::finish`], it counts as died.
 pub struct Connection {
@@ -24,10 +26,18 @@ impl Connection {
     }
 
     /// The connection writes or flushes: from now on its end counts.
-    pub fn note_write(&self) {
+    ///
+    /// # Errors
+    /// `Busy` when the disk is written through the tree.
+    pub fn note_write(&self) -> Result<()> {
+        if self.wrote.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.disk.claim(Door::Nbd)?;
         if !self.wrote.swap(true, Ordering::SeqCst) {
             self.disk.finish.begin_writing();
         }
+        Ok(())
     }
 
     /// The peer said goodbye (`NBD_CMD_DISC`).

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::disk::DiskWriter;
 use super::record::Record;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::types::width::u64_from_usize;
 
 impl DiskWriter {
     /// Makes all that was written before durable: data first, then the records that name it.
@@ -30,6 +31,7 @@ impl DiskWriter {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let taken =
             std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        let stored = self.counters.stored.load(Ordering::Relaxed);
         let synced = self.writer.flush();
         if synced.is_err() {
             self.is_unsure.store(true, Ordering::SeqCst);
@@ -41,7 +43,9 @@ impl DiskWriter {
                 log.append(&taken)
             }
         });
-        if done.is_err() {
+        if done.is_ok() {
+            self.counters.flushed.fetch_max(stored, Ordering::Relaxed);
+        } else {
             self.pending
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -50,21 +54,74 @@ impl DiskWriter {
         done.at_path(self.meta.layer.open_file())
     }
 
+    /// Bytes that were written to the layer since the last flush.
+    #[must_use]
+    pub fn unflushed_bytes(&self) -> u64 {
+        let flushed = self.counters.flushed.load(Ordering::Relaxed);
+        self.stats().stored_bytes.saturating_sub(flushed)
+    }
+
+    /// Whether a flush would have anything to do.
+    #[must_use]
+    pub fn has_unflushed(&self) -> bool {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        !pending.is_empty() || !self.gather.is_empty() || self.unflushed_bytes() > 0
+    }
+
     /// Changes the size: `source_bytes` is what people see, padded to 512 what the guest has. What lies beyond the
     /// smallest size that the disk had reads as zero when it grows again.
     ///
     /// # Errors
     /// `ReadOnly` once sealed; `InvalidInput` for a size that QCOW2 cannot have; `NoSpace`, `Io`.
     pub fn set_size(&self, source_bytes: u64) -> Result<()> {
+        let _turn = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.resize(source_bytes)
+    }
+
+    /// Writes bytes as into a file: beyond the end it grows.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::write`] and [`DiskWriter::set_size`].
+    pub fn write_growing(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.grow(offset, u64_from_usize(bytes.len()))?;
+        self.write(offset, bytes)
+    }
+
+    /// Makes the disk at least so large that it has `length_bytes` at `offset`.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::set_size`].
+    pub fn grow(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        let end = offset
+            .checked_add(length_bytes)
+            .ok_or_else(|| Error::new(ErrorKind::TooLarge, "the file would be too large"))?;
+        if end <= self.source_bytes() {
+            return Ok(());
+        }
+        let _turn = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        if end > self.source_bytes() {
+            self.resize(end)?;
+        }
+        Ok(())
+    }
+
+    fn resize(&self, source_bytes: u64) -> Result<()> {
         let size_bytes = source_bytes
             .checked_next_multiple_of(512)
-            .ok_or_else(|| Error::invalid("the size is out of range"))?;
+            .filter(|size| *size <= crate::qcow2::writer::SIZE_BYTES_MAX)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::TooLarge,
+                    format!("{source_bytes} bytes are too large for QCOW2"),
+                )
+            })?;
         let old = self.size_bytes();
         if source_bytes < old {
             self.zero(source_bytes, old - source_bytes)?;
             self.flush()?;
         }
         let _gate = self.enter()?;
+        self.note_change();
         // The layer keeps the largest size until the seal: zeroes beyond the end must not be forgotten.
         if size_bytes > self.writer.size_bytes() {
             self.writer.set_size(size_bytes)?;

@@ -14,25 +14,34 @@
 //! Lock order: session state, disk gate, cluster ranges, gather, pages, records. Cluster ranges are held over I/O (they are what
 //! makes two writers of one cluster take turns); mutexes are not, but for the first touch of a page.
 
+mod attach;
 pub mod begin;
 mod buffer;
+mod change;
 mod commit;
 mod connection;
 pub mod copy;
 mod depth;
 mod disk;
+mod door;
 mod doubt;
 mod finish;
 mod flush;
+mod flusher;
 mod gather;
+mod keeper;
 mod parent;
+mod plan;
 mod range_lock;
 mod read;
 mod record;
+mod registry;
 mod resume;
 mod seal;
 mod session;
+mod space;
 mod store;
+mod trust;
 mod zero;
 
 pub use begin::{BeginRequest, DiskRequest};
@@ -40,5 +49,9 @@ pub use buffer::Reservation;
 pub use commit::CommitRequest;
 pub use connection::Connection;
 pub use disk::{DiskStats, DiskWriter};
+pub use door::Door;
+pub use flusher::Flusher;
+pub use keeper::Keeper;
 pub use parent::ChainSource;
+pub use registry::{Audience, Registry, Telling};
 pub use session::{Engine, Session, SessionState};

@@ -1,11 +1,11 @@
 //! The parent of a session's disk: its leaves to compare with, its content to complete from.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::block::{ReadAt, WriteAt};
 use crate::chain::{Disk, FlatStore, LayerSource, Pool};
 use crate::error::{Error, ErrorKind, Result};
-use crate::repo::content::{CLUSTER, zero_leaf};
+use crate::repo::content::{CLUSTER, PAGE_BYTES, Region, zero_leaf};
 use crate::repo::leaves::Leaves;
 use crate::repo::sidecar::session::ParentDisk;
 use crate::repo::{Repository, Slot, layout};
@@ -78,6 +78,8 @@ pub(super) struct Parent {
     /// The chain, opened when something must be read: comparing reads no parent.
     disk: OnceLock<Disk>,
     open: Box<dyn Fn() -> Result<Disk> + Send + Sync>,
+    /// The leaves of the region that was asked for last: writers come region by region.
+    page: Mutex<Option<(Region, Arc<[u8]>)>>,
     size_bytes: u64,
     place: String,
     data_bytes: u64,
@@ -102,6 +104,7 @@ impl Parent {
         Ok(Self {
             leaves,
             disk: OnceLock::new(),
+            page: Mutex::default(),
             open: Box::new(move || source.open_disk(&pool, &slot)),
             size_bytes: parent.size_bytes,
             place,
@@ -123,6 +126,26 @@ impl Parent {
 
     pub(super) const fn data_bytes(&self) -> u64 {
         self.data_bytes
+    }
+
+    /// The leaves of a region.
+    pub(super) fn page(&self, region: Region) -> Result<Arc<[u8]>> {
+        let kept = self
+            .page
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some((of, page)) = kept
+            && of == region
+        {
+            return Ok(page);
+        }
+        let mut page = vec![0; PAGE_BYTES];
+        self.leaves.load_page(region, &mut page)?;
+        let page: Arc<[u8]> = page.into();
+        *self.page.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((region, Arc::clone(&page)));
+        Ok(page)
     }
 
     /// Bytes of the parent, zeroes past its end; not checked against the leaves.

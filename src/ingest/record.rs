@@ -165,6 +165,7 @@ impl Record {
                 cluster,
                 count: count.checked_add(n)?,
             }),
+            (Self::Size { .. }, Self::Size { .. }) => Some(next),
             _ => None,
         }
     }

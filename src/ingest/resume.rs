@@ -41,9 +41,14 @@ impl Session {
         let disks = session
             .disks
             .iter()
+            .filter(|disk| !disk.unlinked)
             .map(|disk| resume_disk(engine, &session, &source, disk))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self::new(engine.clone(), session, disks))
+        let serial = match session.serial {
+            0 => engine.owner.next_serial()?,
+            serial => serial,
+        };
+        Ok(Self::new(engine.clone(), session, serial, disks, 0))
     }
 }
 
@@ -80,7 +85,7 @@ pub(super) fn resume_disk(
     )?;
     let mut end = LogEnd::default();
     let log = RecordLog::resume(
-        stage.open(&keys.map(&session.name, &disk.name)?)?,
+        stage.open(&keys.map(&session.name, disk.log_name())?)?,
         |record| apply(&writer, &mut end, record),
     )
     .at_path(&*format!("{}.map", disk.name))?;

@@ -38,6 +38,25 @@ struct RegionFacts {
 }
 
 impl DiskWriter {
+    /// Refuses a disk that is smaller than its parent.
+    pub(super) fn check_size(&self) -> Result<()> {
+        match &self.parent {
+            Some(parent) if self.size_bytes() < parent.size_bytes() => {
+                Err(Error::invalid(format!(
+                    "disk {} is smaller than its parent ({} < {} bytes)",
+                    self.meta.name,
+                    self.size_bytes(),
+                    parent.size_bytes()
+                ))
+                .advise(format!(
+                    "declare that a new disk begins: --full {}",
+                    self.meta.name
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Seals the disk. The caller holds the gate alone and has flushed.
     pub(super) fn seal(
         &self,
@@ -46,19 +65,7 @@ impl DiskWriter {
         change_id: Option<String>,
     ) -> Result<PointDisk> {
         let size_bytes = self.size_bytes();
-        if let Some(parent) = &self.parent
-            && size_bytes < parent.size_bytes()
-        {
-            return Err(Error::invalid(format!(
-                "disk {} is smaller than its parent ({size_bytes} < {} bytes)",
-                self.meta.name,
-                parent.size_bytes()
-            ))
-            .advise(format!(
-                "declare that a new disk begins: --full {}",
-                self.meta.name
-            )));
-        }
+        self.check_size()?;
         if size_bytes != self.writer.size_bytes() {
             self.writer.set_size(size_bytes)?;
         }

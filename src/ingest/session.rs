@@ -1,18 +1,20 @@
 //! A session: a restore point being written, with all disks of its VM.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::buffer::{BufferPool, Reservation};
 use super::connection::Connection;
 use super::disk::DiskWriter;
+use super::space::Promises;
 use crate::block::page::PageBudget;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
-use crate::repo::Owner;
-use crate::repo::layout::{self, VmKeys};
 use crate::repo::sidecar::session as sidecar;
-use crate::store::PutMode;
+use crate::repo::{Ending, Job, JobDisk, Owner};
 use crate::types::{DiskName, PointName, VmName};
 
 /// LIMIT: default memory for tables and leaves of all open sessions.
@@ -28,6 +30,9 @@ pub struct Engine {
     /// Memory for tables and leaves.
     pub budget: Arc<PageBudget>,
     pub(super) buffers: Arc<BufferPool>,
+    /// Bytes that are to stay free, where they are not the default.
+    pub(super) low_water_bytes: Option<u64>,
+    pub(super) promises: Arc<Promises>,
 }
 
 impl Engine {
@@ -45,7 +50,16 @@ impl Engine {
             pool,
             budget: PageBudget::new(bytes_max),
             buffers: Arc::default(),
+            low_water_bytes: None,
+            promises: Arc::default(),
         }
+    }
+
+    /// The same, refusing sessions that would leave less than so many bytes free.
+    #[must_use]
+    pub const fn with_low_water(mut self, bytes: Option<u64>) -> Self {
+        self.low_water_bytes = bytes;
+        self
     }
 }
 
@@ -69,25 +83,75 @@ pub struct Session {
     pub(super) disks: RwLock<Vec<Arc<DiskWriter>>>,
     pub(super) state: Mutex<SessionState>,
     pub(super) last_error: Mutex<Option<String>>,
-    /// Seconds since the epoch of the last sign of life.
-    active_at: AtomicI64,
+    /// Held while the session's disks or declarations change.
+    pub(super) changing: Mutex<()>,
+    /// Highest number that a disk was given.
+    pub(super) number_high: AtomicU32,
+    /// Held shared while an attached file is written, alone when that ends.
+    pub(super) attaching: RwLock<()>,
+    /// Nanoseconds since the epoch of the last change of its names.
+    changed_at: AtomicI64,
+    /// Serial of its inode numbers, unique in this process.
+    serial: u32,
+    /// Bytes that it was expected to store when it began.
+    pub(super) estimate_bytes: u64,
+    /// The clock's monotonic milliseconds at the last sign of life.
+    active_ms: AtomicU64,
+}
+
+fn nanoseconds(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 impl Session {
     pub(super) fn new(
         engine: Engine,
         sidecar: sidecar::Session,
+        serial: u32,
         disks: Vec<Arc<DiskWriter>>,
+        estimate_bytes: u64,
     ) -> Arc<Self> {
-        let now = engine.owner.clock().now().as_second();
-        Arc::new(Self {
+        let now = engine.owner.clock().monotonic();
+        let promises = Arc::clone(&engine.promises);
+        let session = Arc::new(Self {
             engine,
+            serial,
+            estimate_bytes,
+            changing: Mutex::default(),
+            attaching: RwLock::default(),
+            changed_at: AtomicI64::new(nanoseconds(sidecar.captured_at)),
+            number_high: AtomicU32::new(0),
             sidecar: Mutex::new(sidecar),
             disks: RwLock::new(disks),
             state: Mutex::new(SessionState::Open),
             last_error: Mutex::new(None),
-            active_at: AtomicI64::new(now),
-        })
+            active_ms: AtomicU64::new(milliseconds(now)),
+        });
+        promises.add(&session);
+        session
+    }
+
+    /// Serial of its inode numbers.
+    #[must_use]
+    pub const fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    /// When one of its names came or went last; never twice the same.
+    #[must_use]
+    pub fn changed_at(&self) -> Timestamp {
+        let at = self.changed_at.load(Ordering::SeqCst);
+        Timestamp::from_nanosecond(at.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// Notes that a name in it has come or gone.
+    pub fn note_change(&self) {
+        let now = nanoseconds(self.engine.owner.clock().now());
+        let next = |at: i64| Some(now.max(at.saturating_add(1)));
+        // The closure always gives a value.
+        let _ = self
+            .changed_at
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
     }
 
     /// Its sidecar as it stands.
@@ -148,13 +212,38 @@ impl Session {
         result
     }
 
-    /// All disks.
+    /// All disks, without those that are written beside others.
     #[must_use]
     pub fn disks(&self) -> Vec<Arc<DiskWriter>> {
-        self.disks
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let files = self.files();
+        files
+            .into_iter()
+            .filter_map(|(temporary, disk)| temporary.is_none().then_some(disk))
+            .collect()
+    }
+
+    /// The disk of that number, also one that is written beside another.
+    #[must_use]
+    pub fn numbered(&self, number: u32) -> Option<Arc<DiskWriter>> {
+        let disks = self.disks.read().unwrap_or_else(PoisonError::into_inner);
+        disks.iter().find(|d| d.meta.number == number).cloned()
+    }
+
+    /// All disks with the name of the file in the tree, for those that are written beside the disk that they are to replace.
+    #[must_use]
+    pub fn files(&self) -> Vec<(Option<String>, Arc<DiskWriter>)> {
+        let disks = self.disks.read().unwrap_or_else(PoisonError::into_inner);
+        let sidecar = self.sidecar.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |disk: &DiskWriter| {
+            let mut all = sidecar.disks.iter();
+            all.find(|d| d.layer_id == disk.meta.layer_id && !d.unlinked)
+                .map(|d| d.temporary.clone())
+        };
+        // One that the sidecar does not name is on its way out.
+        disks
+            .iter()
+            .filter_map(|disk| Some((place(disk)?, Arc::clone(disk))))
+            .collect()
     }
 
     /// The disk of that name.
@@ -175,7 +264,11 @@ impl Session {
         })
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// Whether it takes writes.
+    ///
+    /// # Errors
+    /// `Busy` while it is being committed; `ReadOnly`, `Stale` when it has ended.
+    pub fn check_open(&self) -> Result<()> {
         match self.state() {
             SessionState::Open => Ok(()),
             SessionState::Committing => Err(Error::new(
@@ -198,6 +291,7 @@ impl Session {
     /// `NotFound`, `Busy`, `ReadOnly`, `Stale`.
     pub fn connect(&self, disk: &DiskName) -> Result<(Arc<DiskWriter>, Connection)> {
         self.check_open()?;
+        self.touch();
         let disk = self.disk(disk)?;
         let connection = Connection::new(&disk);
         Ok((disk, connection))
@@ -224,24 +318,6 @@ impl Session {
         ))
     }
 
-    /// Attaches a small file, which goes with the point verbatim; replaces one of that name.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a name that is no plain file name; `NoSpace`, `Io`.
-    pub fn attach(&self, name: &str, content: &[u8]) -> Result<()> {
-        self.check_open()?;
-        self.touch();
-        let key = VmKeys::new(&self.vm())?
-            .session(&self.name())?
-            .join(layout::ATTACHED)?
-            .join(name)?;
-        self.engine
-            .owner
-            .repository()
-            .stage()
-            .put(&key, content, PutMode::Replace)
-    }
-
     /// Makes everything written to all disks durable.
     ///
     /// # Errors
@@ -253,26 +329,68 @@ impl Session {
 
     /// A sign of life: the session's ttl counts from here.
     pub fn touch(&self) {
-        self.active_at.store(
-            self.engine.owner.clock().now().as_second(),
-            Ordering::Relaxed,
-        );
+        let now = self.engine.owner.clock().monotonic();
+        self.active_ms.store(milliseconds(now), Ordering::Relaxed);
+    }
+
+    /// How long nothing has happened to it, in this process. Setting the wall clock does not change it.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        let active = Duration::from_millis(self.active_ms.load(Ordering::Relaxed));
+        self.engine.owner.clock().monotonic().saturating_sub(active)
+    }
+
+    /// How long it may still be idle; `None` once that is over.
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        let ttl = self
+            .sidecar
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ttl_seconds;
+        Duration::from_secs(ttl).checked_sub(self.idle())
     }
 
     /// Whether nothing has happened for longer than its ttl.
     #[must_use]
     pub fn is_expired(&self) -> bool {
-        let ttl = i64::try_from(self.sidecar().ttl_seconds).unwrap_or(i64::MAX);
-        let idle =
-            self.engine.owner.clock().now().as_second() - self.active_at.load(Ordering::Relaxed);
-        self.state() == SessionState::Open && idle > ttl
+        self.state() == SessionState::Open && self.patience().is_none()
     }
 
-    /// Ends the session without a point; its space is free afterwards.
+    /// Ends the session without a point, on request; its space is free afterwards.
     ///
     /// # Errors
     /// `Busy` while it is being committed; `ReadOnly` afterwards; `Io`.
     pub fn abort(&self) -> Result<()> {
+        self.end(&Ending::aborted())
+    }
+
+    /// What the history says of it.
+    pub(super) fn job(&self, ending: &Ending) -> Job {
+        let now = self.engine.owner.clock().now();
+        let disks = self.disks();
+        let disks = disks.iter().map(|disk| {
+            let stats = disk.stats();
+            JobDisk {
+                name: disk.meta.name.clone(),
+                received_bytes: stats.received_bytes,
+                equal_bytes: stats.equal_bytes,
+                zero_bytes: stats.zero_bytes,
+                stored_bytes: stats.stored_bytes,
+                door: disk.door().map(|door| door.name().to_owned()),
+            }
+        });
+        Job {
+            disks: disks.collect(),
+            ..Job::of_session(&self.sidecar(), ending, now)
+        }
+    }
+
+    /// Ends the session without a point, for the reason given; its space is free afterwards, and the history says why.
+    ///
+    /// # Errors
+    /// As [`Session::abort`].
+    pub fn end(&self, ending: &Ending) -> Result<()> {
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match *state {
@@ -298,10 +416,17 @@ impl Session {
             disk.sealed.store(true, Ordering::SeqCst);
         }
         let removed = self.engine.owner.remove_session(&self.vm(), &self.name());
-        if removed.is_err() {
+        match &removed {
+            Ok(()) => self.engine.owner.keep_job(&self.job(ending)),
             // Some of it is left: it can be aborted again, and takes no writes.
-            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = SessionState::Open;
+            Err(_) => {
+                *self.state.lock().unwrap_or_else(PoisonError::into_inner) = SessionState::Open;
+            }
         }
         removed
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -6,7 +6,7 @@ use super::disk::{CLUSTER_BYTES, DiskWriter, leaf_of, padded};
 use super::record::Record;
 use crate::error::Result;
 use crate::qcow2::{Mapping, compress};
-use crate::repo::content::{Region, leaf_index, set_leaf, zero_leaf};
+use crate::repo::content::{Region, leaf_at, leaf_index, set_leaf, zero_leaf};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, GuestCluster, HostOffset};
 
@@ -59,6 +59,13 @@ impl DiskWriter {
             let cluster = GuestCluster(first.0 + u64_from_usize(n));
             let held = self.writer.get(cluster)?;
             changed.push((leaf_index(cluster), *leaf));
+            if self.is_parents_again(cluster, held, leaf)? {
+                self.counters
+                    .equal
+                    .fetch_add(u64_from_usize(chunk.len()), Ordering::Relaxed);
+                self.drop_held(cluster)?;
+                continue;
+            }
             fresh.push(Incoming {
                 cluster,
                 leaf: *leaf,
@@ -67,7 +74,7 @@ impl DiskWriter {
                 held,
             });
         }
-        if fresh.is_empty() {
+        if changed.is_empty() {
             return Ok(());
         }
         let marked = self.store(&fresh, bytes).and_then(|()| {
@@ -86,6 +93,32 @@ impl DiskWriter {
             self.mark_unknown_leaves(region, changed.iter().map(|(index, _)| *index));
         }
         marked
+    }
+
+    /// Whether a cluster that this session had changed (a file that was cut and is written anew) has the parent's content again.
+    fn is_parents_again(
+        &self,
+        cluster: GuestCluster,
+        held: Mapping,
+        leaf: &Digest,
+    ) -> Result<bool> {
+        match &self.parent {
+            Some(parent) if held != Mapping::Unallocated && *leaf != zero_leaf() => {
+                let page = parent.page(Region::of(cluster))?;
+                Ok(leaf_at(&page, leaf_index(cluster)) == *leaf)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Forgets what the layer holds of a cluster, so that the parent shines through.
+    fn drop_held(&self, cluster: GuestCluster) -> Result<()> {
+        self.writer.set(cluster, Mapping::Unallocated)?;
+        self.record(Record::Drop {
+            cluster: cluster.0,
+            count: 1,
+        });
+        Ok(())
     }
 
     /// Stores changed clusters out of the door's `buffer`: neighbours that are new go to one contiguous place with

@@ -10,4 +10,6 @@ pub struct VmEntry {
     pub vm: Vm,
     /// Its index.
     pub index: Index,
+    /// Whether the VM was removed: whoever waited for this entry looks for the VM anew.
+    pub gone: bool,
 }

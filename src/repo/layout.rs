@@ -142,8 +142,8 @@ impl VmKeys {
     ///
     /// # Errors
     /// `NameTooLong` never: a disk's name has at most 128 bytes.
-    pub fn map(&self, name: &PointName, disk: &DiskName) -> Result<Key> {
-        self.session(name)?.join(&format!("{disk}{MAP_SUFFIX}"))
+    pub fn map(&self, name: &PointName, log: &str) -> Result<Key> {
+        self.session(name)?.join(&format!("{log}{MAP_SUFFIX}"))
     }
     /// `layers`.
     ///

@@ -6,17 +6,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalog::Catalog;
 use super::cleanup;
 use super::entry::VmEntry;
+use super::heart::Heart;
+use super::job::{self, Ending, Job};
 use super::layout::{self, VmKeys};
-use super::lock::{HEARTBEAT_SECONDS, Note};
+use super::lock::Note;
 use super::recovery;
 use super::repository::Repository;
+use super::reserve::{self, Reserve};
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::session::Session;
 use super::sidecar::vm::{DiskKey, Vm};
@@ -34,60 +35,11 @@ pub struct Owner {
     lock: Arc<dyn Lock>,
     vms: Mutex<HashMap<String, Arc<Mutex<VmEntry>>>>,
     serial_high: AtomicU32,
+    /// Held while a line is appended to the job history.
+    history: Mutex<()>,
+    reserve: Reserve,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
     heart: Heart,
-}
-
-/// The thread that keeps the lock's note fresh.
-struct Heart {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Heart {
-    fn start(lock: Arc<dyn Lock>, mut note: Note, clock: Arc<dyn Clock>) -> Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let seen = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("heartbeat".into())
-            .spawn(move || {
-                let (flag, wake) = &*seen;
-                let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
-                loop {
-                    // The flag is looked at before the wait: it may have been set before this thread came here.
-                    let wait = wake.wait_timeout_while(
-                        stopped,
-                        Duration::from_secs(HEARTBEAT_SECONDS),
-                        |stopped| !*stopped,
-                    );
-                    stopped = wait.unwrap_or_else(PoisonError::into_inner).0;
-                    if *stopped {
-                        return;
-                    }
-                    note.heartbeat = clock.now();
-                    let renewed = note.encode().and_then(|bytes| lock.renew(&bytes));
-                    if let Err(e) = renewed {
-                        tracing::error!(error = %e.report(), "the repository's lock could not be renewed");
-                    }
-                }
-            })
-            .map_err(|e| Error::io("cannot start the heartbeat thread", e))?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Heart {
-    fn drop(&mut self) {
-        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.1.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A heartbeat that panicked has been logged; nothing depends on its result.
-            drop(thread.join());
-        }
-    }
 }
 
 impl Owner {
@@ -97,6 +49,19 @@ impl Owner {
     /// # Errors
     /// `Locked` naming the present holder; `Unsupported` when this release may only read; `Corrupt`, `Io`.
     pub fn open(repository: Arc<Repository>, clock: Arc<dyn Clock>, role: &str) -> Result<Self> {
+        let first = Self::open_once(Arc::clone(&repository), Arc::clone(&clock), role);
+        let owner = match first {
+            // On a full filesystem somebody must be able to remove things.
+            Err(e) if e.kind() == ErrorKind::NoSpace && reserve::release(&repository) => {
+                Self::open_once(repository, clock, role)?
+            }
+            other => other?,
+        };
+        owner.restock();
+        Ok(owner)
+    }
+
+    fn open_once(repository: Arc<Repository>, clock: Arc<dyn Clock>, role: &str) -> Result<Self> {
         repository.format().check(true)?;
         let note = Note::of_this_process(role, clock.now());
         let lock = Self::take_lock(&repository, &note)?;
@@ -128,7 +93,8 @@ impl Owner {
                 entry.index.serial_high = entry.index.serial_high.max(serial_high);
                 Self::store_index(&repository, &mut entry.index)?;
             }
-            if catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
+            // An index that was put in order counts anew: its number says nothing then.
+            if changed || catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
                 catalog.replace(&entry.vm.name, Some(&entry.index))?;
             }
         }
@@ -149,6 +115,8 @@ impl Owner {
             lock,
             vms: Mutex::new(vms),
             serial_high: AtomicU32::new(serial_high),
+            history: Mutex::default(),
+            reserve: Reserve::default(),
             heart,
         })
     }
@@ -186,6 +154,24 @@ impl Owner {
             })
     }
 
+    /// Does what frees space, or is too small to be left undone: when the filesystem is full, the reserve is released for it.
+    ///
+    /// # Errors
+    /// What `work` returns.
+    pub(super) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        match work() {
+            Err(e) if e.kind() == ErrorKind::NoSpace && self.reserve.release(&self.repository) => {
+                work()
+            }
+            other => other,
+        }
+    }
+
+    /// Makes the reserve again when there is room for it.
+    pub fn restock(&self) {
+        self.reserve.restock(&self.repository);
+    }
+
     /// The repository, for reading.
     #[must_use]
     pub const fn repository(&self) -> &Arc<Repository> {
@@ -212,7 +198,12 @@ impl Owner {
         self.lock.verify()
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<VmEntry>>>> {
+    /// The highest serial that was given.
+    pub(super) fn serial_high(&self) -> u32 {
+        self.serial_high.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<VmEntry>>>> {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -303,7 +294,11 @@ impl Owner {
             // The VM is there; the catalog is an index that is brought up to date when it is next opened.
             tracing::warn!(vm = %name, error = %e.report(), "the catalog could not take in the VM");
         }
-        let entry = Arc::new(Mutex::new(VmEntry { vm, index }));
+        let entry = Arc::new(Mutex::new(VmEntry {
+            vm,
+            index,
+            gone: false,
+        }));
         table.insert(name.folded(), Arc::clone(&entry));
         Ok(entry)
     }
@@ -322,6 +317,17 @@ impl Owner {
             )
             .advise("make a new repository and copy the points that you keep"));
         }
+        Ok(serial)
+    }
+
+    /// Gives a VM the next serial, and writes down that it is given.
+    ///
+    /// # Errors
+    /// As [`Owner::next_serial`]; `NoSpace`, `Io`.
+    pub fn take_serial(&self, entry: &mut VmEntry) -> Result<u32> {
+        let serial = self.next_serial()?;
+        entry.index.serial_high = entry.index.serial_high.max(serial);
+        Self::store_index(&self.repository, &mut entry.index)?;
         Ok(serial)
     }
 
@@ -367,6 +373,14 @@ impl Owner {
                 None => vm.disks.push(disk.clone()),
             }
         }
+        // One that was renamed is there once, under its new name.
+        vm.disks.retain(|known| {
+            let is_it = |disk: &&DiskKey| disk.key == known.key && disk.key != disk.name.as_str();
+            disks
+                .iter()
+                .find(is_it)
+                .is_none_or(|disk| disk.name == known.name)
+        });
         if vm.disks != entry.vm.disks {
             self.repository.store().put(
                 &VmKeys::new(&vm.name)?.vm()?,
@@ -407,12 +421,24 @@ impl Owner {
         stage.sync_prefix(&keys.points()?)
     }
 
+    /// Writes an open session's sidecar anew.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn replace_session(&self, session: &Session) -> Result<()> {
+        let key = VmKeys::new(&session.vm)?.session_file(&session.name)?;
+        let bytes = encode(session)?;
+        self.repository.stage().put(&key, &bytes, PutMode::Replace)
+    }
+
     /// Removes what was made of a session that could not begin.
     ///
     /// # Errors
     /// `Io`: what is left is removed by the next owner.
     pub fn discard_session(&self, session: &Session) -> Result<()> {
-        cleanup::remove_files(&self.repository, session)
+        let done = self.with_room(|| cleanup::remove_files(&self.repository, session));
+        self.restock();
+        done
     }
 
     /// Removes a session with its unpublished layers. Its space is free afterwards.
@@ -420,7 +446,38 @@ impl Owner {
     /// # Errors
     /// `Io`: what is left is removed by the next owner.
     pub fn remove_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
-        cleanup::remove_session(&self.repository, vm, name)
+        let done = self.with_room(|| cleanup::remove_session(&self.repository, vm, name));
+        self.restock();
+        done
+    }
+
+    /// [`Owner::remove_session`] for a session that no process has open; the history gets its end.
+    ///
+    /// # Errors
+    /// `NotFound` naming it; `Corrupt` when its sidecar cannot be read; `Io`.
+    pub fn end_session(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
+        let session = self.repository.session(vm, name)?;
+        self.remove_session(vm, name)?;
+        let job = Job::of_session(&session, ending, self.clock.now());
+        self.keep_job(&job);
+        Ok(())
+    }
+
+    /// Appends a job to the history. When that cannot be done, the log says so; nothing else comes of it.
+    pub fn keep_job(&self, job: &Job) {
+        let _turn = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.with_room(|| job::append(&self.repository, job));
+        if let Err(e) = kept {
+            job::say_lost(job, &e);
+        }
+    }
+
+    /// Deletes what has been in the trash for an hour or more.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn empty_trash(&self) -> Result<()> {
+        recovery::empty_trash(&self.repository, self.clock.now())
     }
 
     /// Builds the catalog anew from the sidecars.

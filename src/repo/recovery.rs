@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::cleanup::{remove_session, remove_session_files};
 use super::entry::VmEntry;
+use super::job::{self, Ending, Job};
 use super::layout::{self, VmKeys};
 
 use super::repository::Repository;
@@ -19,7 +20,7 @@ use super::slot::{LAYER_SUFFIX, OPEN_SUFFIX, SUMS_SUFFIX, Slot};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::Image;
-use crate::types::{PointName, VmName};
+use crate::types::{PointId, PointName, VmName};
 
 /// LIMIT: seconds that something stays in the trash at least.
 const TRASH_SECONDS: i64 = 3600;
@@ -70,9 +71,14 @@ pub(super) fn recover_vm(
     for session in session_dirs(repository, name)? {
         match repository.session(name, &session) {
             Ok(sidecar) if sidecar.resumable => {}
-            Ok(_) => {
+            Ok(sidecar) => {
                 tracing::warn!(vm = %name, session = %session, "removing what an interrupted backup left");
                 remove_session(repository, name, &session)?;
+                let ending = Ending::failed("its process ended before it was committed");
+                let job = Job::of_session(&sidecar, &ending, now);
+                if let Err(e) = job::append(repository, &job) {
+                    job::say_lost(&job, &e);
+                }
             }
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 tracing::warn!(vm = %name, session = %session, "removing a session without a sidecar");
@@ -85,10 +91,44 @@ pub(super) fn recover_vm(
             }
         }
     }
+    set_aside_states(repository, name, &index, now)?;
     if complete {
-        collect_garbage(repository, name, &index, now)?;
+        collect_garbage(repository, name, &index, None, now)?;
     }
-    Ok(Some(VmEntry { vm, index }))
+    Ok(Some(VmEntry {
+        vm,
+        index,
+        gone: false,
+    }))
+}
+
+/// Moves the states of points that are gone to the trash.
+fn set_aside_states(
+    repository: &Repository,
+    vm: &VmName,
+    index: &Index,
+    now: Timestamp,
+) -> Result<()> {
+    let prefix = VmKeys::new(vm)?.root().join("state")?;
+    let entries = match repository.store().list(&prefix) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let known: HashSet<PointId> = index.points.iter().map(|point| point.point_id).collect();
+    for entry in entries {
+        let id = entry.name.strip_suffix(".json").map(str::parse::<PointId>);
+        if let Some(Ok(id)) = id
+            && !known.contains(&id)
+        {
+            let aside = format!("{}.{vm}.{}", clock::slot_time(now), entry.name);
+            let aside = layout::trash()?.join(&aside)?;
+            repository
+                .store()
+                .rename(&prefix.join(&entry.name)?, &aside)?;
+        }
+    }
+    Ok(())
 }
 
 fn session_dirs(repository: &Repository, vm: &VmName) -> Result<Vec<PointName>> {
@@ -120,7 +160,7 @@ fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<Ha
 }
 
 /// Adds every slot below the named ones in their backing chains.
-fn close_over_backing(
+pub(super) fn close_over_backing(
     repository: &Repository,
     vm: &VmName,
     named: &mut HashSet<Slot>,
@@ -144,10 +184,15 @@ fn close_over_backing(
     Ok(())
 }
 
-fn collect_garbage(
+/// Moves layers that no point and no session needs to the trash; with `among`, only layers of these slots.
+///
+/// # Errors
+/// `Io`. What could not be judged stays, and is no error.
+pub(super) fn collect_garbage(
     repository: &Repository,
     vm: &VmName,
     index: &Index,
+    among: Option<&HashSet<Slot>>,
     now: Timestamp,
 ) -> Result<()> {
     let keys = VmKeys::new(vm)?;
@@ -171,6 +216,7 @@ fn collect_garbage(
         .into_iter()
         .filter(|e| !e.is_prefix)
         .filter_map(|e| Some((e.name.clone(), slot_of(&e.name)?)))
+        .filter(|(_, slot)| among.is_none_or(|among| among.contains(slot)))
         .collect();
     // What the index and the sessions name needs no proof; only a stranger is worth reading every point for.
     let mut known: HashSet<Slot> = sessions_slots(repository, vm)?;

@@ -35,6 +35,21 @@ pub fn punch(file: &File, offset: u64, length_bytes: u64) -> Result<()> {
     fallocate(file, flags, offset, length_bytes, "cannot punch a hole")
 }
 
+/// Takes the room for the first `length_bytes`, which read as zero where nothing was written; the file grows to that size.
+///
+/// # Errors
+/// As [`punch`]; `NoSpace`.
+pub fn allocate(file: &File, length_bytes: u64) -> Result<()> {
+    let flags = FallocateFlags::empty();
+    fallocate(
+        file,
+        flags,
+        0,
+        length_bytes,
+        "cannot take room for the file",
+    )
+}
+
 /// Makes a range read as zero, keeping its space; the size stays.
 ///
 /// # Errors

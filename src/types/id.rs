@@ -70,3 +70,7 @@ id!(
     /// Identity of an ingest session.
     SessionId
 );
+id!(
+    /// Identity of a job in the history.
+    JobId
+);

@@ -3,6 +3,7 @@
 //! Conversions happen by method only, so that a guest offset never becomes a host offset by accident.
 
 pub mod digest;
+pub mod duration;
 pub mod id;
 pub mod memory;
 pub mod name;
@@ -12,7 +13,7 @@ pub mod token;
 pub mod width;
 
 pub use digest::Digest;
-pub use id::{LayerId, PointId, RepositoryId, SessionId, VmId};
+pub use id::{JobId, LayerId, PointId, RepositoryId, SessionId, VmId};
 pub use memory::Memory;
 pub use name::{DiskName, PointName, VmName};
 pub use offset::{ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset};

@@ -10,8 +10,14 @@
 mod archive;
 mod backup;
 mod bad_input;
+mod changed_only;
 mod daemon;
+mod filesystem;
 mod help;
+mod jobs;
 mod place;
 mod quickstart;
+mod rename;
 mod restore;
+mod resume;
+mod space;

@@ -42,11 +42,15 @@ pub(crate) fn can_mount() -> bool {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let place = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
+        let place = Self::without_repository();
         place.ok(&["init"]);
         place
+    }
+
+    pub(crate) fn without_repository() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

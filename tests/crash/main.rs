@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
 
+mod forget;
 mod history;
 mod kill;
 mod poor;
 mod power;
+mod quiet;

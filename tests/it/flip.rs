@@ -243,7 +243,7 @@ fn a_session_with_damaged_files_goes_on_or_says_why() {
     let keys = VmKeys::new(&vm()).unwrap();
     let store = world.store.clone();
     for (key, step) in [
-        (keys.map(&name, &vda()).unwrap(), 1),
+        (keys.map(&name, vda().as_str()).unwrap(), 1),
         (keys.session_file(&name).unwrap(), 3),
     ] {
         let good = get(&store, &key);

@@ -4,12 +4,15 @@
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
 
 mod concurrent;
+mod ending;
 mod fault;
 mod flip;
+mod forget;
 mod large;
 mod model_chain;
 mod model_session;
 mod model_tree;
 mod proof;
+mod race;
 mod recovery;
 mod world;

@@ -3,7 +3,7 @@
 use crate::error::ErrorKind;
 
 /// All kinds with their names; [`name`] is exhaustive, so that a new kind cannot be forgotten.
-const ALL: [ErrorKind; 23] = [
+const ALL: [ErrorKind; 25] = [
     ErrorKind::NotFound,
     ErrorKind::AlreadyExists,
     ErrorKind::InvalidInput,
@@ -21,6 +21,8 @@ const ALL: [ErrorKind; 23] = [
     ErrorKind::NoSpace,
     ErrorKind::Stale,
     ErrorKind::PermissionDenied,
+    ErrorKind::NotPermitted,
+    ErrorKind::TooLarge,
     ErrorKind::NoData,
     ErrorKind::LimitExceeded,
     ErrorKind::Disconnected,
@@ -49,6 +51,8 @@ pub(super) const fn name(kind: ErrorKind) -> &'static str {
         ErrorKind::NoSpace => "no-space",
         ErrorKind::Stale => "stale",
         ErrorKind::PermissionDenied => "permission-denied",
+        ErrorKind::NotPermitted => "not-permitted",
+        ErrorKind::TooLarge => "too-large",
         ErrorKind::NoData => "no-data",
         ErrorKind::LimitExceeded => "limit-exceeded",
         ErrorKind::Disconnected => "disconnected",

@@ -39,6 +39,9 @@ pub enum Request {
         vm: VmName,
         /// The session.
         session: PointName,
+        /// What kept it from being committed, when it is not ended on request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<String>,
     },
     /// List the open sessions.
     Sessions,
@@ -57,18 +60,30 @@ pub struct BeginArguments {
     pub point: Option<PointName>,
     /// Disks that are new, resized or full.
     pub disks: Vec<DiskArguments>,
+    /// Disks of the parent that are gone.
+    #[serde(default)]
+    pub without: Vec<DiskName>,
     /// All disks full.
     pub full: bool,
     /// On the last full.
     pub differential: bool,
     /// On this point.
     pub parent: Option<String>,
+    /// Whether only changes are sent.
+    #[serde(default)]
+    pub changed_only: bool,
+    /// The change ids that changes are counted from.
+    #[serde(default)]
+    pub previous_change_ids: BTreeMap<DiskName, String>,
     /// Seconds without activity after which it ends.
     pub ttl_seconds: u64,
     /// Whether it goes on after a crash.
     pub resumable: bool,
     /// `none`, `zlib`, `zstd`.
     pub compression: String,
+    /// Bytes that are to stay free on the repository's filesystem.
+    #[serde(default)]
+    pub low_water_bytes: Option<u64>,
 }
 
 /// One disk of `begin`.
@@ -95,6 +110,9 @@ pub struct CommitArguments {
     pub point: Option<PointName>,
     /// Change ids by disk.
     pub change_ids: BTreeMap<DiskName, String>,
+    /// The change ids that changes were counted from.
+    #[serde(default)]
+    pub previous_change_ids: BTreeMap<DiskName, String>,
     /// Disks that are the parent's.
     pub unchanged: Vec<DiskName>,
     /// Disks that are gone.
@@ -133,12 +151,17 @@ impl BeginArguments {
             session: self.session.clone(),
             point: self.point.clone(),
             disks: disks.collect(),
+            without: self.without.clone(),
             full: self.full,
             differential: self.differential,
             parent: self.parent.as_deref().map(str::parse).transpose()?,
+            changed_only: self.changed_only,
+            previous_change_ids: self.previous_change_ids.clone(),
+            empty: false,
             ttl_seconds: self.ttl_seconds,
             resumable: self.resumable,
             compression: parse_compression(&self.compression)?,
+            low_water_bytes: self.low_water_bytes,
         })
     }
 }
@@ -150,6 +173,7 @@ impl CommitArguments {
         CommitRequest {
             point: self.point.clone(),
             change_ids: self.change_ids.clone(),
+            previous_change_ids: self.previous_change_ids.clone(),
             unchanged: self.unchanged.clone(),
             without: self.without.clone(),
         }
@@ -183,6 +207,13 @@ pub struct DiskResult {
     pub key: String,
     /// Full, incremental or differential.
     pub kind: String,
+    /// The point that it is compared with.
+    pub parent: Option<PointName>,
+    /// Its name there, when it had another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_disk: Option<DiskName>,
+    /// The change id that it was taken at there: what a capture agent asks for changes since.
+    pub previous_change_id: Option<String>,
     /// Why it is full although it has a predecessor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_reason: Option<String>,
@@ -210,7 +241,12 @@ impl BeginAnswer {
             .iter()
             .map(|disk| {
                 let export = format!("{}/{}/{}", sidecar.vm, sidecar.name, disk.name);
+                let base = disk.parent.as_ref();
+                let point = sidecar.parent.as_ref().map(|parent| &parent.name);
                 DiskResult {
+                    parent: base.and(point).cloned(),
+                    parent_disk: base.and_then(|base| base.name.clone()),
+                    previous_change_id: base.and_then(|base| base.change_id.clone()),
                     name: disk.name.clone(),
                     key: disk.key.clone(),
                     kind: disk.kind.as_str().to_owned(),
@@ -270,6 +306,9 @@ pub struct SessionAnswer {
     pub live: bool,
     /// Seconds without activity after which it ends.
     pub ttl_seconds: u64,
+    /// Seconds without activity so far; not known of one that no daemon holds open.
+    #[serde(default)]
+    pub idle_seconds: Option<u64>,
     /// Its disks: name, bytes received, bytes stored, finished.
     pub disks: Vec<SessionDiskAnswer>,
     /// The last error.
@@ -290,6 +329,9 @@ pub struct SessionDiskAnswer {
     pub stored_bytes: u64,
     /// Whether it may be committed.
     pub finished: bool,
+    /// The door that it is written through: `nbd`, `tree`.
+    #[serde(default)]
+    pub door: Option<String>,
 }
 
 /// Answer to `status`.
@@ -322,6 +364,7 @@ impl SessionAnswer {
                 received_bytes: stats.received_bytes,
                 stored_bytes: stats.stored_bytes,
                 finished: disk.is_finished(),
+                door: disk.door().map(|door| door.name().to_owned()),
             }
         });
         Self {
@@ -331,6 +374,7 @@ impl SessionAnswer {
             parent: sidecar.parent.map(|parent| parent.name),
             live: true,
             ttl_seconds: sidecar.ttl_seconds,
+            idle_seconds: Some(session.idle().as_secs()),
             disks: disks.collect(),
             last_error: session.last_error(),
         }
@@ -345,6 +389,7 @@ impl SessionAnswer {
             received_bytes: 0,
             stored_bytes: 0,
             finished: false,
+            door: None,
         });
         Self {
             vm: sidecar.vm,
@@ -353,6 +398,7 @@ impl SessionAnswer {
             parent: sidecar.parent.map(|parent| parent.name),
             live: false,
             ttl_seconds: sidecar.ttl_seconds,
+            idle_seconds: None,
             disks: disks.collect(),
             last_error: None,
         }

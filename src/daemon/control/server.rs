@@ -9,8 +9,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{Answer, LINE_BYTES_MAX, Request};
-use crate::daemon::sessions::Sessions;
+use crate::daemon::desk::Desk;
 use crate::error::{Error, Result, ResultExt};
+use crate::repo::Ending;
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::u64_from_usize;
 
@@ -26,13 +27,13 @@ pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)>
 }
 
 /// Answers until the daemon ends.
-pub(in crate::daemon) async fn run(listener: UnixListener, sessions: Arc<Sessions>) {
+pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let sessions = Arc::clone(&sessions);
+                let desk = Arc::clone(&desk);
                 tokio::spawn(async move {
-                    if let Err(e) = converse(stream, sessions).await {
+                    if let Err(e) = converse(stream, desk).await {
                         tracing::debug!(error = %e, "a control connection ended");
                     }
                 });
@@ -45,7 +46,7 @@ pub(in crate::daemon) async fn run(listener: UnixListener, sessions: Arc<Session
     }
 }
 
-async fn converse(stream: UnixStream, sessions: Arc<Sessions>) -> std::io::Result<()> {
+async fn converse(stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -59,9 +60,9 @@ async fn converse(stream: UnixStream, sessions: Arc<Sessions>) -> std::io::Resul
         }
         let answer = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
-                let sessions = Arc::clone(&sessions);
+                let desk = Arc::clone(&desk);
                 // Commits seal and fsync: not on a thread that serves others.
-                match tokio::task::spawn_blocking(move || answer(&sessions, request)).await {
+                match tokio::task::spawn_blocking(move || answer(&desk, request)).await {
                     Ok(answer) => answer,
                     Err(e) => Err(Error::new(
                         crate::error::ErrorKind::Io,
@@ -87,21 +88,28 @@ fn value(answer: impl Serialize) -> Result<Value> {
         .map_err(|e| Error::invalid("the answer cannot be encoded").caused_by(e))
 }
 
-fn answer(sessions: &Sessions, request: Request) -> Result<Value> {
+fn answer(desk: &Desk, request: Request) -> Result<Value> {
     match request {
-        Request::Status => value(sessions.status()),
-        Request::Begin(arguments) => value(sessions.begin(&arguments.request()?)?),
+        Request::Status => value(desk.status()),
+        Request::Begin(arguments) => value(desk.begin(&arguments.request()?)?),
         Request::Commit(arguments) => {
-            value(sessions.commit(&arguments.vm, &arguments.session, &arguments.request())?)
+            value(desk.commit(&arguments.vm, &arguments.session, &arguments.request())?)
         }
         Request::Attach {
             vm,
             session,
             name,
             content,
-        } => value(sessions.attach(&vm, &session, &name, &content)?),
-        Request::Abort { vm, session } => value(sessions.abort(&vm, &session)?),
-        Request::Sessions => value(sessions.list()),
-        Request::RebuildCatalog => value(sessions.engine().owner.rebuild_catalog()?),
+        } => value(desk.attach(&vm, &session, &name, &content)?),
+        Request::Abort {
+            vm,
+            session,
+            failure,
+        } => {
+            let ending = failure.map_or_else(Ending::aborted, Ending::failed);
+            value(desk.end(&vm, &session, &ending)?)
+        }
+        Request::Sessions => value(desk.list()),
+        Request::RebuildCatalog => value(desk.sessions().engine().owner.rebuild_catalog()?),
     }
 }

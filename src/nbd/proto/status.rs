@@ -66,6 +66,7 @@ impl Status {
             | ErrorKind::NotADirectory
             | ErrorKind::IsADirectory
             | ErrorKind::NotEmpty
+            | ErrorKind::TooLarge
             | ErrorKind::NoData => Self::Einval,
             ErrorKind::Corrupt
             | ErrorKind::Io
@@ -75,6 +76,7 @@ impl Status {
             ErrorKind::Unsupported => Self::Enotsup,
             ErrorKind::ReadOnly
             | ErrorKind::PermissionDenied
+            | ErrorKind::NotPermitted
             | ErrorKind::Busy
             | ErrorKind::Locked
             | ErrorKind::PolicyNotMet => Self::Eperm,

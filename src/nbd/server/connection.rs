@@ -328,8 +328,10 @@ impl Transmission<'_> {
         if matches!(
             request.command,
             Command::Flush | Command::Trim | Command::WriteZeroes
-        ) {
-            self.note_write();
+        ) && let Err(e) = self.note_write()
+        {
+            duty.answer(Err(e));
+            return Ok(());
         }
         let scene = Arc::clone(&self.scene);
         if is_long(&request) {
@@ -340,10 +342,10 @@ impl Transmission<'_> {
         self.spawn(move || duty.answer(scene.run(&request))).await
     }
 
-    fn note_write(&self) {
-        if let Some(connection) = &self.connection {
-            connection.note_write();
-        }
+    fn note_write(&self) -> Result<()> {
+        self.connection
+            .as_ref()
+            .map_or(Ok(()), Connection::note_write)
     }
 
     async fn receive_write(
@@ -370,7 +372,11 @@ impl Transmission<'_> {
             }
         };
         // From here on its end counts: a client that dies within its first payload leaves the disk unfinished.
-        self.note_write();
+        if let Err(e) = self.note_write() {
+            self.skip(stream, &request).await?;
+            duty.answer(Err(e));
+            return Ok(());
+        }
         let received = tokio::time::timeout(
             self.service.limits.stall_timeout,
             receive_or_end(stream, reservation.bytes_mut()),

@@ -196,6 +196,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 pub(super) const fn refusal(kind: ErrorKind) -> ReplyKind {
     match kind {
         ErrorKind::PermissionDenied
+        | ErrorKind::NotPermitted
         | ErrorKind::Busy
         | ErrorKind::ReadOnly
         | ErrorKind::Locked
@@ -216,6 +217,7 @@ pub(super) const fn refusal(kind: ErrorKind) -> ReplyKind {
         | ErrorKind::IsADirectory
         | ErrorKind::NotEmpty
         | ErrorKind::Stale
+        | ErrorKind::TooLarge
         | ErrorKind::NoData => ReplyKind::ErrUnknown,
     }
 }

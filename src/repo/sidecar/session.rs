@@ -1,6 +1,8 @@
 //! `session.json`: a restore point being written. With the `<disk>.map` logs it is all that a session
 //! needs to go on after a crash.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -34,14 +36,50 @@ pub struct Session {
     pub resumable: bool,
     /// The point that it is compared with, which stays as long as the session is open.
     pub parent: Option<PointParent>,
+    /// Serial of its inode numbers.
+    #[serde(default)]
+    pub serial: u32,
     /// What a client over TCP has to know beside the name; a session without one is not served there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
     /// All disks of the VM.
     pub disks: Vec<SessionDisk>,
+    /// What was said of the disks so far.
+    #[serde(default, skip_serializing_if = "Declared::is_empty")]
+    pub declared: Declared,
+    /// Whether only changes are sent: the commit then needs to know since when.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changed_only: bool,
+    /// Whether its removal has begun: it can only be aborted then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dismantled: bool,
     /// Fields of newer releases.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// What whoever writes a session has said of its disks before the commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Declared {
+    /// Change ids.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub change_ids: BTreeMap<DiskName, String>,
+    /// The change ids that changes were counted from.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub previous_change_ids: BTreeMap<DiskName, String>,
+    /// Disks that are the parent's, untouched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unchanged: Vec<DiskName>,
+    /// Disks that the point does not have any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<DiskName>,
+}
+
+impl Declared {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One disk of a session.
@@ -49,6 +87,21 @@ pub struct Session {
 pub struct SessionDisk {
     /// Name.
     pub name: DiskName,
+    /// Number within the session, never given again in it.
+    #[serde(default)]
+    pub number: u32,
+    /// Name of its log without the suffix, when it is not the disk's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// The name of the file in the tree, while it is written beside the disk that it is to replace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temporary: Option<String>,
+    /// Removed in the tree: the session cannot be committed until it is written again or declared to be gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlinked: bool,
+    /// Whether the parent point has it, also when it is compared with nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherited: bool,
     /// Stable key.
     pub key: String,
     /// Slot of the layer that is being written.
@@ -69,9 +122,20 @@ pub struct SessionDisk {
     pub parent: Option<ParentDisk>,
 }
 
+impl SessionDisk {
+    /// Name of its log, without the suffix.
+    #[must_use]
+    pub fn log_name(&self) -> &str {
+        self.log.as_deref().unwrap_or_else(|| self.name.as_str())
+    }
+}
+
 /// What a session needs to know of a parent's disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentDisk {
+    /// Its name, when it had another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<DiskName>,
     /// Slot of its layer.
     pub layer: Slot,
     /// Content that it had when the session began.
@@ -82,6 +146,9 @@ pub struct ParentDisk {
     pub source_bytes: u64,
     /// Bytes that are not zero.
     pub data_bytes: u64,
+    /// The change id that it was taken at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change_id: Option<String>,
 }
 
 impl Sidecar for Session {

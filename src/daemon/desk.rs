@@ -1,0 +1,93 @@
+//! The desk: what commands ask for on the control socket is done here, on the one table of open sessions.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use super::control::{BeginAnswer, CommitAnswer, SessionAnswer, Status};
+use crate::error::Result;
+use crate::ingest::{BeginRequest, CommitRequest, Registry, Telling};
+use crate::repo::Ending;
+use crate::types::{PointName, VmName};
+
+/// See the module.
+pub(super) struct Desk {
+    sessions: Arc<Registry>,
+    nbd_sockets: Vec<PathBuf>,
+    mountpoint: Option<PathBuf>,
+    nbd_tcp: OnceLock<String>,
+}
+
+impl Desk {
+    pub(super) fn new(
+        sessions: Arc<Registry>,
+        nbd_sockets: Vec<PathBuf>,
+        mountpoint: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            sessions,
+            nbd_sockets,
+            mountpoint,
+            nbd_tcp: OnceLock::new(),
+        }
+    }
+
+    /// Sets the URI below which exports are served over TCP. Once.
+    pub(super) fn set_tcp(&self, base: String) {
+        // A second caller would be a mistake of the wiring, and is ignored.
+        let _ = self.nbd_tcp.set(base);
+    }
+
+    pub(super) const fn sessions(&self) -> &Arc<Registry> {
+        &self.sessions
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            nbd_sockets: self.nbd_sockets.clone(),
+            nbd_tcp: self.nbd_tcp.get().cloned(),
+            mountpoint: self.mountpoint.clone(),
+        }
+    }
+
+    pub(super) fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer> {
+        let session = self.sessions.begin(request, Telling::Wait)?;
+        let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
+        let tcp = self.nbd_tcp.get().map(String::as_str);
+        Ok(BeginAnswer::of(&session, &socket, tcp))
+    }
+
+    pub(super) fn commit(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        request: &CommitRequest,
+    ) -> Result<CommitAnswer> {
+        let vm = self.sessions.require(vm, name)?.vm();
+        let point = self.sessions.commit(&vm, name, request, Telling::Wait)?;
+        Ok(CommitAnswer { vm, point })
+    }
+
+    pub(super) fn attach(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        file: &str,
+        content: &[u8],
+    ) -> Result<()> {
+        self.sessions.require(vm, name)?.attach(file, content)
+    }
+
+    pub(super) fn end(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
+        self.sessions.end(vm, name, ending, Telling::Wait)
+    }
+
+    pub(super) fn list(&self) -> Vec<SessionAnswer> {
+        let sessions = self.sessions.all();
+        sessions
+            .iter()
+            .map(|session| SessionAnswer::of(session))
+            .collect()
+    }
+}

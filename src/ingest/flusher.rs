@@ -1,0 +1,92 @@
+//! The flusher: makes durable in the background what clients have not asked for, so that a commit finds little left to do and a
+//! crash costs little of what was sent.
+//!
+//! # Why
+//! An agent that sends a disk for hours and never flushes would send all of it again after a crash, and its commit would wait for all of
+//! it to reach the disk.
+//!
+//! # Concurrency
+//! A flush is what any client may ask for at any time; writers go on beside it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::disk::{DiskStats, DiskWriter};
+use super::registry::Registry;
+use super::session::{Session, SessionState};
+use crate::types::LayerId;
+
+/// How long nobody writes a disk before it is flushed.
+const QUIET: Duration = Duration::from_secs(5);
+/// LIMIT: bytes that were written and not flushed.
+const UNFLUSHED_BYTES_MAX: u64 = 1 << 30;
+/// How long a disk that could not be flushed is left alone.
+const REST: Duration = Duration::from_secs(30);
+
+/// What was seen of a disk.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    stats: DiskStats,
+    /// Since when it has been so.
+    since: Duration,
+    /// When it could not be flushed.
+    failed: Option<Duration>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Flusher {
+    seen: HashMap<LayerId, Seen>,
+}
+
+impl Flusher {
+    /// Looks at all disks of all open sessions, and flushes those that are due. To be called every second or so. Answers whether there
+    /// is any session to look at.
+    pub fn round(&mut self, sessions: &Registry) -> bool {
+        let now = sessions.engine().owner.clock().monotonic();
+        let mut next = HashMap::new();
+        let all = sessions.all();
+        for session in all.iter().filter(|s| s.state() == SessionState::Open) {
+            for (_, disk) in session.files() {
+                let id = disk.meta().layer_id;
+                let seen = self.look(session, &disk, now);
+                next.insert(id, seen);
+            }
+        }
+        self.seen = next;
+        !all.is_empty()
+    }
+
+    fn look(&self, session: &Session, disk: &DiskWriter, now: Duration) -> Seen {
+        let stats = disk.stats();
+        let fresh = Seen {
+            stats,
+            since: now,
+            failed: None,
+        };
+        let mut seen = self
+            .seen
+            .get(&disk.meta().layer_id)
+            .copied()
+            .unwrap_or(fresh);
+        if seen.stats != stats {
+            seen.stats = stats;
+            seen.since = now;
+        }
+        let rests = seen.failed.is_some_and(|at| now.saturating_sub(at) < REST);
+        let is_quiet = now.saturating_sub(seen.since) >= QUIET && disk.has_unflushed();
+        let is_much = disk.unflushed_bytes() >= UNFLUSHED_BYTES_MAX;
+        if rests || disk.is_unsure() || !(is_quiet || is_much) {
+            return seen;
+        }
+        match session.note_error(disk.flush()) {
+            Ok(()) => seen.failed = None,
+            Err(e) => {
+                tracing::warn!(vm = %session.vm(), session = %session.name(), disk = %disk.meta().name, error = %e.report(),
+                    "a disk could not be flushed in the background");
+                seen.failed = Some(now);
+            }
+        }
+        seen
+    }
+}

@@ -1,0 +1,332 @@
+//! The open sessions of a repository: one table that every door begins, finds, commits and aborts them in.
+//!
+//! # Concurrency
+//! The table's mutex is held for looking up and noting only, never over a begin, a commit or an abort.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::begin::BeginRequest;
+use super::commit::CommitRequest;
+use super::session::{Engine, Session, SessionState};
+use crate::error::{Error, Result};
+use crate::repo::sidecar::index::PointEntry;
+use crate::repo::{Ending, JobResult};
+use crate::types::{PointName, VmName};
+
+type Key = (String, String);
+
+/// LIMIT: how long a commit waits for connections that are ending.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
+/// LIMIT: sessions that have ended of which is remembered how (about 200 bytes each).
+const ENDED_MAX: usize = 16_384;
+
+/// Who must know of what happens to sessions: the mounted tree, whoever looks at new points.
+pub trait Audience: Send + Sync {
+    /// A session is about to be sealed: what somebody still holds of its disks comes in now. Called twice: while writes are
+    /// taken, and when they are not any more.
+    fn before_seal(&self, session: &Session);
+
+    /// Sessions or points have come or gone. With [`Telling::Wait`] it returns once whoever looks will see it.
+    fn changed(&self, telling: Telling);
+}
+
+/// Whether who changes something waits until everybody has been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// He does: what he did is seen when he is answered.
+    Wait,
+    /// He holds what the others would wait for (a directory of the mounted tree).
+    Go,
+}
+
+/// See the module.
+pub struct Registry {
+    engine: Engine,
+    open: Mutex<BTreeMap<Key, Arc<Session>>>,
+    /// Sessions that have ended, by serial: who still holds one of their files is told how.
+    ended: Mutex<HashMap<u32, (VmName, SessionState)>>,
+    audience: OnceLock<Box<dyn Audience>>,
+    /// Counts beginnings and ends.
+    generation: AtomicU64,
+    /// Rung when a session was begun: it may be the one to look at next.
+    bell: (Mutex<u64>, Condvar),
+}
+
+/// Waits until nobody writes any more, for a moment. nbdcopy and QEMU end without waiting for the server after `NBD_CMD_DISC`: a
+/// commit that comes right behind them can be faster than their goodbye.
+fn wait_for_goodbyes(session: &Session) {
+    let begun = Instant::now();
+    while session.disks().iter().any(|disk| disk.writers() > 0)
+        && begun.elapsed() < GOODBYE_PATIENCE
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn key(vm: &VmName, name: &PointName) -> Key {
+    (vm.folded(), name.folded())
+}
+
+impl Registry {
+    /// Goes on with every session that an earlier process left. One that cannot go on is said in the log, and kept until it is
+    /// aborted.
+    ///
+    /// # Errors
+    /// `Io` when the sessions cannot be listed.
+    pub fn resume(engine: Engine) -> Result<Arc<Self>> {
+        let mut open = BTreeMap::new();
+        for vm in engine.owner.vm_names() {
+            for name in engine.owner.repository().session_names(&vm)? {
+                match Session::resume(&engine, &vm, &name) {
+                    Ok(session) => {
+                        tracing::info!(vm = %vm, session = %name, "a session goes on");
+                        open.insert(key(&vm, &name), session);
+                    }
+                    Err(e) => tracing::error!(vm = %vm, session = %name, error = %e.report(),
+                        "a session cannot go on; it is kept until it is aborted"),
+                }
+            }
+        }
+        Ok(Arc::new(Self {
+            engine,
+            open: Mutex::new(open),
+            ended: Mutex::default(),
+            audience: OnceLock::new(),
+            generation: AtomicU64::new(0),
+            bell: Default::default(),
+        }))
+    }
+
+    /// What all sessions share.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Sets who is told. Once.
+    pub fn set_audience(&self, audience: Box<dyn Audience>) {
+        // A second caller would be a mistake of the wiring, and is ignored.
+        let _ = self.audience.set(audience);
+    }
+
+    /// Says that something has changed that no session has to do with.
+    pub fn tell_of_change(&self) {
+        self.tell(Telling::Go);
+    }
+
+    fn tell(&self, telling: Telling) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        if let Some(audience) = self.audience.get() {
+            audience.changed(telling);
+        }
+    }
+
+    /// Counts sessions that have begun or ended.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Session>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open session of that name, without regard to case.
+    #[must_use]
+    pub fn get(&self, vm: &VmName, name: &PointName) -> Option<Arc<Session>> {
+        self.table().get(&key(vm, name)).cloned()
+    }
+
+    /// The open session of that serial.
+    #[must_use]
+    pub fn by_serial(&self, serial: u32) -> Option<Arc<Session>> {
+        let table = self.table();
+        table.values().find(|s| s.serial() == serial).cloned()
+    }
+
+    /// How the session of that serial ended, and of which VM it was.
+    #[must_use]
+    pub fn ended(&self, serial: u32) -> Option<(VmName, SessionState)> {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.get(&serial).cloned()
+    }
+
+    /// The open session of that name, or a clear error.
+    ///
+    /// # Errors
+    /// `NotFound` naming it.
+    pub fn require(&self, vm: &VmName, name: &PointName) -> Result<Arc<Session>> {
+        self.get(vm, name).ok_or_else(|| {
+            Error::not_found(format!("there is no open session {vm}/{name}"))
+                .advise("list the sessions with: restorefs sessions")
+        })
+    }
+
+    /// All open sessions, by VM and name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        self.table().values().cloned().collect()
+    }
+
+    /// The open sessions of a VM, by name.
+    #[must_use]
+    pub fn of_vm(&self, vm: &VmName) -> Vec<Arc<Session>> {
+        let folded = vm.folded();
+        let table = self.table();
+        let of_vm = table.iter().filter(|((vm, _), _)| *vm == folded);
+        of_vm.map(|(_, session)| Arc::clone(session)).collect()
+    }
+
+    /// Begins a session.
+    ///
+    /// # Errors
+    /// As [`Session::begin`].
+    pub fn begin(&self, request: &BeginRequest, telling: Telling) -> Result<Arc<Session>> {
+        let session = Session::begin(&self.engine, request)?;
+        let key = key(&session.vm(), &session.name());
+        self.table().insert(key, Arc::clone(&session));
+        self.ring();
+        self.tell(telling);
+        Ok(session)
+    }
+
+    /// Commits a session; a connection that is just ending is waited for.
+    ///
+    /// # Errors
+    /// As [`Session::commit`]; `NotFound`.
+    pub fn commit(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        request: &CommitRequest,
+        telling: Telling,
+    ) -> Result<PointEntry> {
+        let session = self.require(vm, name)?;
+        wait_for_goodbyes(&session);
+        let audience = self.audience.get();
+        let launder = || {
+            if let Some(audience) = audience {
+                audience.before_seal(&session);
+            }
+        };
+        let point = session.commit_after(request, &launder);
+        // Also when only its durability could not be had: the point is in place.
+        if matches!(session.state(), SessionState::Committed(_)) {
+            self.note_end(&session, telling);
+        }
+        point
+    }
+
+    /// Ends a session without a point, also one that could not go on.
+    ///
+    /// # Errors
+    /// `NotFound`; as [`Session::abort`].
+    pub fn abort(&self, vm: &VmName, name: &PointName, telling: Telling) -> Result<()> {
+        self.end(vm, name, &Ending::aborted(), telling)
+    }
+
+    /// [`Registry::abort`] for the reason given, which the history keeps.
+    ///
+    /// # Errors
+    /// As [`Registry::abort`].
+    pub fn end(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        ending: &Ending,
+        telling: Telling,
+    ) -> Result<()> {
+        match self.get(vm, name) {
+            Some(session) => {
+                session.end(ending)?;
+                self.note_end(&session, telling);
+            }
+            // One that could not go on has no live session, but is still there.
+            None => {
+                self.engine.owner.end_session(vm, name, ending)?;
+                self.tell(telling);
+            }
+        }
+        Ok(())
+    }
+
+    fn note_end(&self, session: &Arc<Session>, telling: Telling) {
+        let vm = session.vm();
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len() >= ENDED_MAX {
+            ended.clear();
+        }
+        ended.insert(session.serial(), (vm.clone(), session.state()));
+        drop(ended);
+        self.table().remove(&key(&vm, &session.name()));
+        self.tell(telling);
+    }
+
+    /// Forgets a restore point.
+    ///
+    /// # Errors
+    /// As [`Owner::forget_point`](crate::repo::Owner::forget_point).
+    pub fn forget_point(&self, vm: &VmName, point: &PointName, telling: Telling) -> Result<()> {
+        self.engine.owner.forget_point(vm, point)?;
+        self.tell(telling);
+        Ok(())
+    }
+
+    /// Removes a VM that never had a restore point.
+    ///
+    /// # Errors
+    /// As [`Owner::remove_vm`](crate::repo::Owner::remove_vm).
+    pub fn remove_vm(&self, vm: &VmName, telling: Telling) -> Result<()> {
+        self.engine.owner.remove_vm(vm)?;
+        self.tell(telling);
+        Ok(())
+    }
+
+    /// Ends sessions that have been idle past their ttl; answers whether all of them could be ended.
+    pub fn expire(&self) -> bool {
+        let mut all_ended = true;
+        for session in self.all() {
+            if session.is_expired() {
+                let (vm, name) = (session.vm(), session.name());
+                tracing::warn!(vm = %vm, session = %name, "a session was idle past its ttl and is aborted");
+                let ending = Ending {
+                    result: JobResult::Expired,
+                    reason: Some(format!(
+                        "idle for more than its ttl of {} s",
+                        session.sidecar().ttl_seconds
+                    )),
+                };
+                if let Err(e) = self.end(&vm, &name, &ending, Telling::Wait) {
+                    tracing::error!(vm = %vm, session = %name, error = %e.report(), "the expired session could not be removed");
+                    all_ended = false;
+                }
+            }
+        }
+        all_ended
+    }
+
+    /// How long it is until a session can expire, if none shows a sign of life before.
+    #[must_use]
+    pub fn nearest_expiry(&self) -> Option<Duration> {
+        let sessions = self.all();
+        let open = sessions.iter().filter(|s| s.state() == SessionState::Open);
+        open.map(|s| s.patience().unwrap_or_default()).min()
+    }
+
+    /// Waits until the bell has rung more often than was `heard`, at most so long.
+    pub(super) fn wait(&self, heard: &mut u64, at_most: Duration) {
+        let (rung, bell) = &self.bell;
+        let rung = rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = bell.wait_timeout_while(rung, at_most, |rung| *rung == *heard);
+        *heard = *waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+
+    /// Ends a [`Registry::wait`].
+    pub(super) fn ring(&self) {
+        *self.bell.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.bell.1.notify_all();
+    }
+}

@@ -1,0 +1,260 @@
+//! Room for a session: what it will need, and whether the filesystem has it, before the first byte is taken.
+//!
+//! # Why
+//! A backup that meets a full filesystem after hours has cost those hours, and takes the last room from the others. What a disk will
+//! store cannot be known; what its last backups stored is a fair guess. So is nothing, for a disk that was never seen.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::session::{Session, SessionState};
+use crate::error::{Error, ErrorKind, Result};
+use crate::repo::Repository;
+use crate::repo::entry::VmEntry;
+use crate::repo::sidecar::point::{Kind, Point};
+use crate::repo::sidecar::session::SessionDisk;
+use crate::store::Space;
+use crate::types::size::Human;
+
+/// LIMIT: points that are looked at for what a disk's backups stored.
+const HISTORY_MAX: usize = 5;
+/// Share of a disk's data that is taken for its changes, where no earlier backup tells.
+const CHANGES_SHARE: u64 = 20;
+/// Bytes that are to stay free, by default: at most these, ...
+const LOW_WATER_BYTES_MAX: u64 = 1 << 30;
+/// ... and at most this share of the filesystem.
+const LOW_WATER_SHARE: u64 = 50;
+
+/// Bytes that are to stay free on a filesystem, when nobody says otherwise: 2 %, at most 1 GiB.
+#[must_use]
+pub(super) fn low_water_default(total_bytes: u64) -> u64 {
+    LOW_WATER_BYTES_MAX.min(total_bytes / LOW_WATER_SHARE)
+}
+
+/// Bytes that a session will store, by what is known of its disks before: `history` has the last points.
+fn estimate(disks: &[SessionDisk], parent: Option<&Point>, history: &[Point]) -> u64 {
+    let of_disk = |disk: &SessionDisk| -> u64 {
+        let Some(base) = &disk.parent else {
+            // A disk that begins anew has about the data that it had. Of one that nobody has seen nothing is known.
+            let before = parent.and_then(|point| point.disk(&disk.name));
+            return before.map_or(0, |before| before.data_bytes);
+        };
+        let chain = history.iter().filter_map(|point| {
+            let before = point.disks.iter().find(|d| d.key == disk.key);
+            before.or_else(|| point.disk(&disk.name))
+        });
+        let changes = chain.filter(|before| before.kind != Kind::Full);
+        changes
+            .map(|before| before.changed_bytes)
+            .max()
+            .unwrap_or(base.data_bytes / CHANGES_SHARE)
+    };
+    disks
+        .iter()
+        .map(of_disk)
+        .fold(0, |all, bytes| all.saturating_add(bytes))
+}
+
+fn last_points(repository: &Repository, entry: &VmEntry) -> Vec<Point> {
+    let last = entry.index.points.iter().rev().take(HISTORY_MAX);
+    // One that cannot be read tells nothing; whoever needs it is told so.
+    last.filter_map(|point| repository.point(&entry.vm.name, point).ok())
+        .collect()
+}
+
+/// What open sessions of this process are expected to store still.
+#[derive(Default)]
+pub(super) struct Promises(Mutex<Vec<Weak<Session>>>);
+
+impl Promises {
+    pub(super) fn add(&self, session: &Arc<Session>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(session));
+    }
+
+    fn bytes(&self) -> u64 {
+        let all = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let open = all.iter().filter_map(Weak::upgrade);
+        open.filter(|session| session.state() == SessionState::Open)
+            .map(|session| {
+                let disks = session.disks();
+                let stored: u64 = disks.iter().map(|disk| disk.stats().stored_bytes).sum();
+                session.estimate_bytes.saturating_sub(stored)
+            })
+            .fold(0, |all, bytes| all.saturating_add(bytes))
+    }
+}
+
+/// Estimates what a session will store, and refuses it where that is not free. `low_water_bytes` are to stay free.
+///
+/// # Errors
+/// `NoSpace` naming what is needed and what is there; `Io`.
+pub(super) fn check_room(
+    repository: &Repository,
+    entry: Option<&VmEntry>,
+    disks: &[SessionDisk],
+    parent: Option<&Point>,
+    promises: &Promises,
+    low_water_bytes: Option<u64>,
+) -> Result<u64> {
+    let Some(space) = repository.store().space()? else {
+        return Ok(0);
+    };
+    let history = entry.map_or_else(Vec::new, |entry| last_points(repository, entry));
+    let needed = estimate(disks, parent, &history);
+    judge(space, needed, promises.bytes(), low_water_bytes)?;
+    Ok(needed)
+}
+
+fn judge(space: Space, needed: u64, promised: u64, low_water: Option<u64>) -> Result<()> {
+    let low_water = low_water.unwrap_or_else(|| low_water_default(space.total_bytes));
+    let wanted = needed.saturating_add(promised).saturating_add(low_water);
+    if space.free_bytes >= wanted {
+        return Ok(());
+    }
+    let others = match promised {
+        0 => String::new(),
+        bytes => format!(", other sessions about {} more", Human(bytes)),
+    };
+    Err(Error::new(
+        ErrorKind::NoSpace,
+        format!(
+            "there is no room for this session: it needs about {}{others}, {} are free, of which {} are to stay free",
+            Human(needed),
+            Human(space.free_bytes),
+            Human(low_water)
+        ),
+    )
+    .advise("make room on the repository's filesystem (sessions that nobody needs: restorefs sessions, restorefs abort), or lower the mark: --low-water SIZE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{estimate, judge, low_water_default};
+    use crate::error::ErrorKind;
+    use crate::repo::Slot;
+    use crate::repo::sidecar::Unknown;
+    use crate::repo::sidecar::point::{Kind, Point, PointDisk};
+    use crate::repo::sidecar::session::{ParentDisk, SessionDisk};
+    use crate::store::Space;
+    use crate::types::{Digest, DiskName, LayerId, PointId, PointName, VmId, VmName};
+    use jiff::Timestamp;
+
+    fn slot() -> Slot {
+        Slot::new(
+            &DiskName::new("vda").unwrap(),
+            Timestamp::UNIX_EPOCH,
+            LayerId::random(),
+        )
+    }
+
+    fn point(disks: &[(&str, &str, Kind, u64, u64)]) -> Point {
+        let disks = disks
+            .iter()
+            .map(|(name, key, kind, data, changed)| PointDisk {
+                name: DiskName::new(*name).unwrap(),
+                key: (*key).to_owned(),
+                layer: slot(),
+                kind: *kind,
+                full_reason: None,
+                size_bytes: 1 << 40,
+                source_bytes: 1 << 40,
+                data_bytes: *data,
+                changed_bytes: *changed,
+                content_root: Digest([0; 32]),
+                parent_content_root: None,
+                change_id: None,
+                unknown: Unknown::new(),
+            });
+        Point {
+            schema: 1,
+            point_id: PointId::random(),
+            vm_id: VmId::random(),
+            vm: VmName::new("web01").unwrap(),
+            name: PointName::new("p").unwrap(),
+            seq: 1,
+            kind: Kind::Full,
+            captured_at: Timestamp::UNIX_EPOCH,
+            committed_at: Timestamp::UNIX_EPOCH,
+            parent: None,
+            disks: disks.collect(),
+            attached: Vec::new(),
+            writer: String::new(),
+            unknown: Unknown::new(),
+        }
+    }
+
+    fn disk(name: &str, key: &str, base: Option<&PointDisk>) -> SessionDisk {
+        SessionDisk {
+            name: DiskName::new(name).unwrap(),
+            number: 0,
+            log: None,
+            temporary: None,
+            unlinked: false,
+            inherited: true,
+            key: key.to_owned(),
+            layer: slot(),
+            layer_id: LayerId::random(),
+            kind: Kind::Full,
+            full_reason: None,
+            size_bytes: 1 << 40,
+            source_bytes: 1 << 40,
+            parent: base.map(|base| ParentDisk {
+                name: None,
+                layer: base.layer.clone(),
+                content_root: base.content_root,
+                size_bytes: base.size_bytes,
+                source_bytes: base.source_bytes,
+                data_bytes: base.data_bytes,
+                change_id: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_disk_is_expected_to_store_what_its_last_backups_did() {
+        let (full, more) = (Kind::Full, Kind::Incremental);
+        let first = point(&[("vda", "vda", full, 1000, 1000)]);
+        let second = point(&[("vda", "vda", more, 1100, 300)]);
+        let third = point(&[("vda", "vda", more, 1200, 200)]);
+        let on = |point: &Point| disk("vda", "vda", point.disks.first());
+        let history = [third.clone(), second, first.clone()];
+        assert_eq!(estimate(&[on(&third)], Some(&third), &history), 300);
+        // A first incremental: the full one before tells nothing of changes.
+        let history = std::slice::from_ref(&first);
+        assert_eq!(estimate(&[on(&first)], Some(&first), history), 50);
+        // One that begins anew, one that nobody has seen.
+        let anew = disk("vda", "vda", None);
+        assert_eq!(estimate(&[anew], Some(&third), history), 1200);
+        assert_eq!(estimate(&[disk("vdb", "vdb", None)], None, &[]), 0);
+        // Renamed: what counts is the disk, not the name.
+        let keyed = point(&[("sda", "K1", more, 1, 40), ("vda", "K2", more, 1, 7)]);
+        let renamed = disk("vda", "K1", keyed.disks.first());
+        assert_eq!(
+            estimate(&[renamed], Some(&keyed), std::slice::from_ref(&keyed)),
+            40
+        );
+    }
+
+    #[test]
+    fn a_session_is_refused_when_it_would_pass_the_mark() {
+        assert_eq!(low_water_default(10 << 40), 1 << 30);
+        assert_eq!(low_water_default(5_000), 100);
+        let space = Space {
+            free_bytes: 1000,
+            total_bytes: 5_000,
+        };
+        judge(space, 900, 0, None).unwrap();
+        judge(space, 1000, 0, Some(0)).unwrap();
+        for (needed, promised, mark) in [(901, 0, None), (800, 101, None), (0, 0, Some(1001))] {
+            let error = judge(space, needed, promised, mark).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NoSpace);
+            assert!(error.report().contains("1000 B are free"), "{error:?}");
+        }
+        judge(space, u64::MAX, u64::MAX, Some(u64::MAX)).unwrap_err();
+    }
+}

@@ -1,0 +1,389 @@
+//! The job history: one line of JSON for each job that has ended.
+//!
+//! # On-disk layout
+//! `jobs/YYYY-MM.jsonl`, by the month in which the job ended (UTC); `src/FORMATS.md` has the fields.
+//!
+//! # Invariants
+//! A line is appended with one write and one fsync, and never changed. What a crash leaves of a line is passed over by readers; the next
+//! append begins on a line of its own.
+//!
+//! # Why
+//! It is a record for people, not the truth: a job whose line cannot be written has been done all the same. So that is said in the log,
+//! and fails nothing.
+
+use std::ops::ControlFlow;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::layout;
+use super::repository::Repository;
+use super::sidecar::Unknown;
+use super::sidecar::session::Session;
+use crate::block::ReadAt;
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::types::width::usize_from_u64;
+use crate::types::{DiskName, JobId, PointName, VmName};
+
+/// How [`Job::kind`] spells a session that took a restore point in.
+pub const INGEST: &str = "ingest";
+/// What the names of histories end with.
+const SUFFIX: &str = ".jsonl";
+/// LIMIT: longest line in bytes (a job with 256 disks has about 60 KB).
+const LINE_BYTES_MAX: usize = 1 << 20;
+/// Bytes that are read at once, from the end backwards.
+const CHUNK_BYTES: u64 = 256 << 10;
+/// LIMIT: characters of a reason that are kept.
+const REASON_CHARS_MAX: usize = 2_000;
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobResult {
+    /// There is a restore point.
+    Committed,
+    /// It was ended on request.
+    Aborted,
+    /// It was idle past its ttl.
+    Expired,
+    /// It could not go on.
+    Failed,
+}
+
+impl JobResult {
+    /// As the history spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+            Self::Expired => "expired",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A job that has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Schema number, 1.
+    pub schema: u32,
+    /// Identity.
+    pub job_id: JobId,
+    /// What was done: [`INGEST`].
+    pub kind: String,
+    /// The VM.
+    pub vm: VmName,
+    /// The session.
+    pub session: Option<PointName>,
+    /// The restore point that it made.
+    pub point: Option<PointName>,
+    /// How it ended.
+    pub result: JobResult,
+    /// Why, where that is not plain.
+    pub reason: Option<String>,
+    /// When it began.
+    pub began_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// What came in by disk, since the process that ended it began or resumed it.
+    #[serde(default)]
+    pub disks: Vec<JobDisk>,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// What a job did to one disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobDisk {
+    /// Name.
+    pub name: DiskName,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes that were the parent's already.
+    pub equal_bytes: u64,
+    /// Bytes that were zero.
+    pub zero_bytes: u64,
+    /// Bytes written to the layer.
+    pub stored_bytes: u64,
+    /// The door by which they came; `null` for a disk that was not written, or copied by the command itself.
+    pub door: Option<String>,
+}
+
+/// Why and how a session ends without a point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// How.
+    pub result: JobResult,
+    /// Why, for people.
+    pub reason: Option<String>,
+}
+
+impl Ending {
+    /// On request.
+    #[must_use]
+    pub const fn aborted() -> Self {
+        Self {
+            result: JobResult::Aborted,
+            reason: None,
+        }
+    }
+
+    /// Because of an error.
+    #[must_use]
+    pub fn failed(reason: impl Into<String>) -> Self {
+        Self {
+            result: JobResult::Failed,
+            reason: Some(reason.into()),
+        }
+    }
+}
+
+impl Job {
+    /// The job of a session that has ended; its disks are left to the caller.
+    #[must_use]
+    pub fn of_session(session: &Session, ending: &Ending, ended_at: Timestamp) -> Self {
+        let short = |reason: &String| reason.chars().take(REASON_CHARS_MAX).collect();
+        Self {
+            schema: 1,
+            job_id: JobId::random(),
+            kind: INGEST.to_owned(),
+            vm: session.vm.clone(),
+            session: Some(session.name.clone()),
+            point: None,
+            result: ending.result,
+            reason: ending.reason.as_ref().map(short),
+            began_at: session.captured_at,
+            ended_at,
+            disks: Vec::new(),
+            unknown: Unknown::new(),
+        }
+    }
+}
+
+/// Appends a job to the history, durably. The caller sees to it that one does so at a time.
+///
+/// # Errors
+/// `NoSpace`, `Io`.
+pub(super) fn append(repository: &Repository, job: &Job) -> Result<()> {
+    let stage = repository.stage();
+    let name = format!("{}{SUFFIX}", clock::month(job.ended_at));
+    let key = layout::jobs()?.join(&name)?;
+    let (file, is_new) = match stage.open(&key) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            stage.make_prefix(&layout::jobs()?)?;
+            (stage.create(&key)?, true)
+        }
+        other => (other?, false),
+    };
+    let mut bytes = serde_json::to_vec(job)
+        .map_err(|e| Error::invalid("the job cannot be encoded").caused_by(e))?;
+    bytes.push(b'\n');
+    let end = file.size_bytes();
+    let mut last = [b'\n'];
+    if let Some(at) = end.checked_sub(1) {
+        file.read_at(at, &mut last).at_path(key.as_str())?;
+    }
+    if last != *b"\n" {
+        // A crash cut the line before: what is left of it stays by itself.
+        bytes.insert(0, b'\n');
+    }
+    file.write_at(end, &bytes).at_path(key.as_str())?;
+    file.flush().at_path(key.as_str())?;
+    if is_new {
+        stage.sync_prefix(&layout::jobs()?)?;
+    }
+    Ok(())
+}
+
+/// Says in the log what could not be written to the history.
+pub(super) fn say_lost(job: &Job, error: &Error) {
+    tracing::error!(vm = %job.vm, session = ?job.session, point = ?job.point, result = job.result.as_str(), error = %error.report(),
+        "the end of a job could not be written to the history");
+}
+
+/// Names of the histories, the newest month first.
+fn histories(repository: &Repository) -> Result<Vec<String>> {
+    let entries = match repository.store().list(&layout::jobs()?) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(e),
+    };
+    let is_history = |name: &String| {
+        name.strip_suffix(SUFFIX)
+            .is_some_and(|month| month.len() == "2026-11".len())
+    };
+    let mut names: Vec<String> = entries
+        .into_iter()
+        .filter(|e| !e.is_prefix)
+        .map(|e| e.name)
+        .filter(is_history)
+        .collect();
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(names)
+}
+
+impl Repository {
+    /// Shows jobs, the newest first, until `see` has seen enough. Lines that cannot be read are passed over, and said in the log.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn jobs(&self, mut see: impl FnMut(Job) -> ControlFlow<()>) -> Result<()> {
+        for name in histories(self)? {
+            let key = layout::jobs()?.join(&name)?;
+            let file = self.store().open(&key)?;
+            let mut take = |line: &[u8]| match serde_json::from_slice(line) {
+                Ok(job) => see(job),
+                Err(error) => {
+                    tracing::warn!(file = %key, error = %error, "a line of the job history cannot be read and is passed over");
+                    ControlFlow::Continue(())
+                }
+            };
+            if lines_backwards(file.as_ref(), &mut take)
+                .at_path(key.as_str())?
+                .is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shows the lines of a file that are not empty, the last one first. Of what has no end within the limit, only the limit is looked at.
+fn lines_backwards(
+    file: &dyn ReadAt,
+    see: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>> {
+    let mut at = file.size_bytes();
+    // What is read of a line whose beginning is not: its pieces, the last one first.
+    let mut tail: Vec<u8> = Vec::new();
+    while at > 0 {
+        let length = at.min(CHUNK_BYTES);
+        at = at.saturating_sub(length);
+        let mut chunk = vec![0; usize_from_u64(length)];
+        file.read_at(at, &mut chunk)?;
+        let mut lines = chunk.rsplit(|byte| *byte == b'\n');
+        let last = lines.next().unwrap_or_default();
+        let mut line = last.to_vec();
+        line.append(&mut tail);
+        for before in lines {
+            if !line.is_empty() && see(&line).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            line = before.to_vec();
+        }
+        tail = line;
+        tail.truncate(LINE_BYTES_MAX);
+    }
+    if tail.is_empty() {
+        return Ok(ControlFlow::Continue(()));
+    }
+    Ok(see(&tail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Job, JobResult, LINE_BYTES_MAX, append, lines_backwards};
+    use crate::block::MemoryDisk;
+    use crate::clock::{Clock, ManualClock};
+    use crate::repo::Repository;
+    use crate::store::{Key, MemoryStore, Stage, Store};
+    use crate::types::{JobId, VmName};
+    use std::ops::ControlFlow;
+    use std::sync::Arc;
+
+    fn job(n: u64, clock: &ManualClock) -> Job {
+        Job {
+            schema: 1,
+            job_id: JobId::random(),
+            kind: "ingest".to_owned(),
+            vm: VmName::new(format!("vm{n}")).unwrap(),
+            session: None,
+            point: None,
+            result: JobResult::Aborted,
+            reason: None,
+            began_at: clock.now(),
+            ended_at: clock.now(),
+            disks: Vec::new(),
+            unknown: serde_json::Map::new(),
+        }
+    }
+
+    fn listed(repository: &Repository) -> Vec<String> {
+        let mut names = Vec::new();
+        repository
+            .jobs(|job| {
+                names.push(job.vm.to_string());
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        names
+    }
+
+    #[test]
+    fn the_newest_is_first_over_months_and_a_torn_line_is_passed_over_and_mended() {
+        let store = MemoryStore::new();
+        let shared = Arc::new(store.clone());
+        let clock = ManualClock::at(1_795_226_400);
+        let repository = Repository::init_store(shared.clone(), shared, clock.now()).unwrap();
+        assert!(listed(&repository).is_empty());
+        append(&repository, &job(1, &clock)).unwrap();
+        append(&repository, &job(2, &clock)).unwrap();
+        let key = Key::parse("jobs/2026-11.jsonl").unwrap();
+        let file = Stage::open(&store, &key).unwrap();
+        let whole = file.size_bytes();
+        append(&repository, &job(3, &clock)).unwrap();
+        // Cut anywhere in the last line, the others are there, and the next one is whole.
+        let full = Store::get(&store, &key, 1 << 20).unwrap();
+        for cut in whole..u64::try_from(full.len()).unwrap() {
+            file.set_size(cut).unwrap();
+            let is_whole = cut + 1 == u64::try_from(full.len()).unwrap();
+            let kept: &[&str] = if is_whole {
+                &["vm3", "vm2", "vm1"]
+            } else {
+                &["vm2", "vm1"]
+            };
+            assert_eq!(listed(&repository), kept, "cut at {cut}");
+            append(&repository, &job(4, &clock)).unwrap();
+            assert_eq!(listed(&repository)[0], "vm4");
+            assert_eq!(&listed(&repository)[1..], kept);
+            file.set_size(0).unwrap();
+            file.write_at(0, &full).unwrap();
+        }
+        clock.advance(86_400 * 20);
+        append(&repository, &job(5, &clock)).unwrap();
+        assert_eq!(listed(&repository), ["vm5", "vm3", "vm2", "vm1"]);
+    }
+
+    #[test]
+    fn lines_of_any_length_come_backwards_and_memory_is_bounded() {
+        let mut text = Vec::new();
+        let mut wanted = Vec::new();
+        for (n, letter) in (0..2_000_usize).zip((b'a'..=b'z').cycle()) {
+            let line = vec![letter; n % 997];
+            text.extend_from_slice(&line);
+            text.push(b'\n');
+            if !line.is_empty() {
+                wanted.insert(0, line);
+            }
+        }
+        let mut found = Vec::new();
+        let see = &mut |line: &[u8]| {
+            found.push(line.to_vec());
+            ControlFlow::Continue(())
+        };
+        let ended = lines_backwards(&MemoryDisk::from_bytes(&text), see).unwrap();
+        assert!(ended.is_continue() && found == wanted);
+        let endless = vec![b'x'; LINE_BYTES_MAX * 3];
+        let mut longest = 0;
+        let see = &mut |line: &[u8]| {
+            longest = longest.max(line.len());
+            ControlFlow::Continue(())
+        };
+        let ended = lines_backwards(&MemoryDisk::from_bytes(&endless), see).unwrap();
+        assert!(ended.is_continue() && longest <= LINE_BYTES_MAX);
+    }
+}

@@ -1,0 +1,128 @@
+//! The job history and sessions that expire, through the real daemon.
+
+use std::time::{Duration, Instant};
+
+use crate::place::Place;
+
+#[test]
+fn a_session_that_is_idle_for_its_ttl_ends_by_itself_and_the_history_says_so() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    // Not the first thing that the daemon waits for.
+    let long = place.json(&["begin", "db01", "vda=1M", "--ttl", "1h"]);
+    let begun = place.json(&["begin", "web01", "vda=64M", "--ttl", "1s"]);
+    let session = begun["session"].as_str().unwrap();
+    let layers = place.repo().join("vms/web01/layers");
+    assert_eq!(std::fs::read_dir(&layers).unwrap().count(), 1);
+    let begun = Instant::now();
+    while std::fs::read_dir(&layers).unwrap().count() > 0 {
+        // Far less than the half minute between looks at sessions that cannot expire yet.
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "it is still there"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(begun.elapsed() > Duration::from_millis(700));
+    let wait = Instant::now();
+    while place.json(&["jobs"]).as_array().unwrap().is_empty() {
+        assert!(wait.elapsed() < Duration::from_secs(5), "no line");
+    }
+    let open = place.json(&["sessions"]);
+    assert_eq!(open.as_array().unwrap().len(), 1);
+    assert_eq!(open[0]["session"], long["session"]);
+    let jobs = place.json(&["jobs", "WEB01"]);
+    assert_eq!(jobs[0]["result"], "expired");
+    assert_eq!(jobs[0]["session"], session);
+    assert_eq!(jobs[0]["point"], serde_json::Value::Null);
+    assert!(jobs[0]["reason"].as_str().unwrap().contains("1 s"));
+    place.ok(&["begin", "web01", "vda=1M"]);
+    daemon.stop();
+}
+
+#[test]
+fn backups_are_in_the_history_with_and_without_a_daemon() {
+    let place = Place::new();
+    place.disk("a.raw", 20, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    place.fails(1, &["backup", "web01", "vda=a.raw", "--point", "one"]);
+    let refused = |vm: &str| {
+        let output = place.run(&["backup", vm, "vdb=a.raw", "--point", "two"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("neither finished nor declared"), "{said}");
+    };
+    refused("web01");
+    let daemon = place.serve(&[]);
+    place.ok(&["backup", "db01", "vda=a.raw", "--point", "one"]);
+    refused("db01");
+    let begun = place.json(&["begin", "db01"]);
+    let session = format!("db01/{}", begun["session"].as_str().unwrap());
+    place.ok(&["abort", &session]);
+    daemon.stop();
+
+    let jobs = place.json(&["jobs"]);
+    let shown: Vec<String> = jobs
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| {
+            let (vm, result) = (job["vm"].as_str().unwrap(), job["result"].as_str().unwrap());
+            format!("{vm} {result} {}", job["disks"][0]["door"])
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "db01 aborted null",
+            "db01 failed null",
+            "db01 committed \"nbd\"",
+            "web01 failed null",
+            "web01 committed null",
+        ]
+    );
+    let failed = &jobs[3];
+    assert!(
+        failed["reason"].as_str().unwrap().contains("vda"),
+        "{failed}"
+    );
+    let committed = &jobs[4];
+    assert_eq!(committed["point"], "one");
+    assert_eq!(committed["kind"], "ingest");
+    let disk = &committed["disks"][0];
+    assert_eq!(disk["name"], "vda");
+    assert_eq!(disk["stored_bytes"].as_u64(), Some(14 * 65_536));
+    assert!(committed["began_at"].as_str() <= committed["ended_at"].as_str());
+    assert_eq!(
+        place.json(&["jobs", "-n", "2"]).as_array().unwrap().len(),
+        2
+    );
+    assert_eq!(
+        place
+            .json(&["jobs", "web01", "-n0"])
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    let table = place.ok(&["jobs"]);
+    assert!(
+        table.starts_with("ENDED") && table.lines().count() == 6,
+        "{table}"
+    );
+    // A file that a crash cut, and one that is not ours.
+    let dir = place.repo().join("jobs");
+    let file = std::fs::read_dir(&dir)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() - 9]).unwrap();
+    std::fs::write(dir.join("notes.txt"), "mine").unwrap();
+    assert_eq!(place.json(&["jobs"]).as_array().unwrap().len(), 4);
+    place.ok(&["backup", "web01", "vda=a.raw"]);
+    assert_eq!(place.json(&["jobs"])[0]["vm"], "web01");
+    assert_eq!(place.json(&["jobs"]).as_array().unwrap().len(), 5);
+}

@@ -1,0 +1,240 @@
+//! Filesystems that are full, read-only or gone, under the real daemon: sessions survive, and what is committed is right.
+
+use restorefs::block::{ReadAt, WriteAt};
+use restorefs::error::ErrorKind;
+use restorefs::nbd::client::Client;
+
+use crate::filesystem::Filesystem;
+use crate::place::{Daemon, Place};
+
+const MIB: u64 = 1 << 20;
+
+fn content(megabytes: usize, seed: u8) -> Vec<u8> {
+    (0..megabytes << 20)
+        .map(|n: usize| ((n >> 9) as u8) ^ ((n >> 17) as u8).wrapping_mul(31) ^ seed)
+        .collect()
+}
+
+fn connect(daemon: &Daemon, export: &str) -> Client {
+    Client::connect(&daemon.uri(export).parse().unwrap()).unwrap()
+}
+
+/// Writes all of `bytes` in steps; answers how the first step that failed did.
+fn write(client: &Client, bytes: &[u8]) -> Result<(), (u64, ErrorKind)> {
+    for (at, step) in (0..).step_by(MIB as usize).zip(bytes.chunks(MIB as usize)) {
+        client.write_at(at, step).map_err(|e| (at, e.kind()))?;
+    }
+    Ok(())
+}
+
+fn reserve(place: &Place) -> std::path::PathBuf {
+    place.repo().join("cache/reserve")
+}
+
+fn meets_a_full_filesystem(kind: &'static str, megabytes: u64) {
+    let Some(filesystem) = Filesystem::new(kind, megabytes) else {
+        return;
+    };
+    let place = &filesystem.place;
+    let first = place.disk("a.raw", 20, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    let daemon = place.serve(&[]);
+    let begun = place.json(&["begin", "db01", "vda=48M"]);
+    let session = format!("db01/{}", begun["session"].as_str().unwrap());
+    let bytes = content(48, 3);
+    let client = connect(&daemon, &format!("{session}/vda"));
+    client.write_at(0, &bytes[..MIB as usize]).unwrap();
+    client.flush().unwrap();
+    filesystem.fill(2 * MIB);
+    // Others are told before they begin.
+    let said = place.fails(1, &["begin", "web02", "vda=1M"]);
+    let (free, mark) = ("are free", "--low-water");
+    assert!(said.contains(free) && said.contains(mark), "{said}");
+    assert!(!place.repo().join("vms/web02").exists());
+    place.fails(1, &["backup", "web01", "vda=a.raw", "--point", "two"]);
+
+    let (at, kind) = write(&client, &bytes).unwrap_err();
+    assert_eq!(kind, ErrorKind::NoSpace, "at {at}");
+    assert!(at >= MIB, "at {at}");
+    drop(client);
+    // The session is open, and cannot be committed by mistake.
+    let said = place.fails(2, &["commit", &session]);
+    assert!(said.contains("neither finished nor declared"), "{said}");
+    let shown = place.json(&["sessions"]);
+    assert_eq!(shown[0]["live"], true, "{shown}");
+    assert_eq!(place.restored("web01@one", "vda"), first);
+    filesystem.make_room();
+    let client = connect(&daemon, &format!("{session}/vda"));
+    write(&client, &bytes).unwrap();
+    client.flush().unwrap();
+    client.disconnect().unwrap();
+    // A commit that meets a full filesystem fails, and can be repeated.
+    filesystem.fill(0);
+    let said = place.run(&["commit", &session]);
+    filesystem.make_room();
+    assert_eq!(said.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.to_lowercase().contains("no space"), "{said}");
+    place.ok(&["commit", &session]);
+    assert!(place.restored("db01@latest", "vda") == bytes);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "two"]);
+    daemon.stop();
+    assert_eq!(place.json(&["jobs"]).as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_stream_that_meets_a_full_ext4_goes_on_once_there_is_room() {
+    meets_a_full_filesystem("ext4", 160);
+}
+
+#[test]
+fn a_stream_that_meets_a_full_xfs_goes_on_once_there_is_room() {
+    meets_a_full_filesystem("xfs", 300);
+}
+
+fn ends_sessions_where_nothing_is_free(kind: &'static str) {
+    let Some(filesystem) = Filesystem::new(kind, 300) else {
+        return;
+    };
+    let place = &filesystem.place;
+    for daemon in [true, false] {
+        let running = place.serve(&[]);
+        assert!(reserve(place).exists());
+        let begun = place.json(&["begin", "db01", "vda=32M"]);
+        let session = format!("db01/{}", begun["session"].as_str().unwrap());
+        let client = connect(&running, &format!("{session}/vda"));
+        write(&client, &content(32, 1)).unwrap();
+        client.flush().unwrap();
+        drop(client);
+        if daemon {
+            filesystem.fill(0);
+            place.ok(&["abort", &session]);
+            running.stop();
+        } else {
+            running.stop();
+            filesystem.fill(0);
+            place.ok(&["abort", &session]);
+        }
+        let layers = place.repo().join("vms/db01/layers");
+        assert_eq!(std::fs::read_dir(layers).unwrap().count(), 0);
+        assert_eq!(place.json(&["jobs"])[0]["result"], "aborted");
+        filesystem.make_room();
+    }
+    // There is room again, and some of it is the reserve.
+    place.serve(&[]).stop();
+    assert!(reserve(place).exists());
+}
+
+#[test]
+fn on_a_full_ext4_a_session_can_be_ended() {
+    ends_sessions_where_nothing_is_free("ext4");
+}
+
+#[test]
+fn on_a_full_xfs_a_session_can_be_ended() {
+    ends_sessions_where_nothing_is_free("xfs");
+}
+
+#[test]
+fn a_read_only_filesystem_is_said_and_the_session_goes_on_afterwards() {
+    let Some(filesystem) = Filesystem::new("ext4", 160) else {
+        return;
+    };
+    let place = &filesystem.place;
+    place.disk("a.raw", 20, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    let daemon = place.serve(&[]);
+    let begun = place.json(&["begin", "db01", "vda=8M"]);
+    let session = format!("db01/{}", begun["session"].as_str().unwrap());
+    let bytes = content(8, 9);
+    let client = connect(&daemon, &format!("{session}/vda"));
+    write(&client, &bytes[..4 * MIB as usize]).unwrap();
+    client.flush().unwrap();
+    daemon.kill();
+    drop(client);
+    filesystem.remount("ro");
+    for refused in [
+        &["backup", "web01", "vda=a.raw"][..],
+        &["serve"],
+        &["abort", &session],
+    ] {
+        let said = place.fails(1, refused);
+        assert!(said.contains("ead-only"), "{refused:?}: {said}");
+    }
+    // Reading goes on.
+    assert_eq!(place.json(&["sessions"])[0]["live"], false);
+    place.ok(&["ls", "web01@one"]);
+    filesystem.remount("rw");
+    let daemon = place.serve(&[]);
+    let client = connect(&daemon, &format!("{session}/vda"));
+    let mut found = vec![0; 4 * MIB as usize];
+    client.read_at(0, &mut found).unwrap();
+    assert!(found == bytes[..4 * MIB as usize]);
+    client
+        .write_at(4 * MIB, &bytes[4 * MIB as usize..])
+        .unwrap();
+    client.flush().unwrap();
+    client.disconnect().unwrap();
+    place.ok(&["commit", &session]);
+    assert!(place.restored("db01@latest", "vda") == bytes);
+    daemon.stop();
+}
+
+#[test]
+fn a_filesystem_that_shuts_down_under_the_daemon_leaves_nothing_half_committed() {
+    let Some(filesystem) = Filesystem::new("xfs", 300) else {
+        return;
+    };
+    let place = &filesystem.place;
+    let daemon = place.serve(&[]);
+    let begun = place.json(&["begin", "db01", "vda=8M", "--point", "one"]);
+    let session = format!("db01/{}", begun["session"].as_str().unwrap());
+    let bytes = content(8, 9);
+    let client = connect(&daemon, &format!("{session}/vda"));
+    write(&client, &bytes).unwrap();
+    client.flush().unwrap();
+    client.disconnect().unwrap();
+    let client = connect(&daemon, &format!("{session}/vda"));
+    filesystem.shut_down();
+    let error = client.write_at(0, &[1; 4096]).and_then(|()| client.flush());
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Io);
+    drop(client);
+    place.run(&["commit", &session]);
+    assert!(!place.run(&["commit", &session]).status.success());
+    daemon.kill();
+    filesystem.unmount();
+    filesystem.mount();
+    assert!(
+        place.json(&["ls", "db01"])["points"]
+            .as_array()
+            .is_none_or(Vec::is_empty)
+    );
+    let daemon = place.serve(&[]);
+    let client = connect(&daemon, &format!("{session}/vda"));
+    let mut found = vec![0; bytes.len()];
+    client.read_at(0, &mut found).unwrap();
+    assert!(found == bytes);
+    write(&client, &bytes[..MIB as usize]).unwrap();
+    client.flush().unwrap();
+    client.disconnect().unwrap();
+    place.ok(&["commit", &session]);
+    assert!(place.restored("db01@one", "vda") == bytes);
+    daemon.stop();
+}
+
+#[test]
+fn the_mark_is_what_the_command_says() {
+    let place = Place::new();
+    place.disk("a.raw", 3, 1);
+    let said = place.fails(1, &["backup", "web01", "vda=a.raw", "--low-water", "500T"]);
+    assert!(said.contains("of which 500 TiB are to stay free"), "{said}");
+    assert!(!place.repo().join("vms/web01").exists());
+    place.fails(2, &["backup", "web01", "vda=a.raw", "--low-water", "much"]);
+    place.ok(&["backup", "web01", "vda=a.raw", "--low-water", "0"]);
+    let daemon = place.serve(&["--low-water", "500T"]);
+    let said = place.fails(1, &["begin", "web01"]);
+    assert!(said.contains("restorefs abort"), "{said}");
+    // What a backup says counts for it alone.
+    place.ok(&["backup", "web01", "vda=a.raw", "--low-water", "1M"]);
+    daemon.stop();
+}

@@ -1,0 +1,160 @@
+//! Forgetting a point, cut short at every step: the point is listed whole, or it is gone; all others are whole.
+
+use std::sync::Arc;
+
+use restorefs::block::filter::Power;
+use restorefs::clock::{Clock, ManualClock};
+use restorefs::error::Result;
+use restorefs::ingest::Engine;
+use restorefs::repo::Repository;
+use restorefs::store::fault::{FaultStage, FaultStore, Faults, Moment};
+use restorefs::store::memory::MemoryStore;
+use restorefs::store::volatile::VolatileStore;
+use restorefs::store::{Key, Stage, Store};
+use restorefs::types::PointName;
+
+use crate::history::{Log, check, open_engine, run, vm};
+
+const POINTS: usize = 3;
+
+/// A repository with points in one chain, each with a state, and what is in them.
+fn prepared(seed: u64) -> (MemoryStore, Log) {
+    let store = MemoryStore::new();
+    let shared = Arc::new(store.clone());
+    let now = ManualClock::at(1_795_226_400).now();
+    Repository::init_store(shared.clone(), shared.clone(), now).unwrap();
+    let engine = open_engine(shared.clone(), shared).unwrap();
+    let mut log = Log::default();
+    run(&engine, seed, POINTS, &mut log, &mut |_| ()).unwrap();
+    for point in &engine.owner.vm_snapshot(&vm()).unwrap().index.points {
+        let volumes = serde_json::json!({ "of": point.name });
+        engine.owner.keep_volumes(&vm(), point, volumes).unwrap();
+    }
+    (store, log)
+}
+
+fn forget(engine: &Engine, log: &Log, n: usize) -> Result<()> {
+    let name = PointName::new(log.answered[n].0.as_str()).unwrap();
+    engine.owner.forget_point(&vm(), &name)
+}
+
+fn names(store: &dyn Store, prefix: &str) -> Vec<String> {
+    let entries = store.list(&Key::parse(prefix).unwrap()).unwrap();
+    entries.into_iter().map(|entry| entry.name).collect()
+}
+
+/// What a new process finds when the `n`th point was to be forgotten; answers whether it is there.
+fn look<S: Store + Stage + 'static>(store: &Arc<S>, log: &Log, n: usize) -> bool {
+    let engine = open_engine(store.clone(), store.clone()).unwrap();
+    let owner = &engine.owner;
+    let index = owner.vm_snapshot(&vm()).unwrap().index;
+    let name = &log.answered[n].0;
+    let is_listed = index.points.iter().any(|p| p.name.as_str() == name);
+    let mut answered = log.answered.clone();
+    if !is_listed {
+        answered.remove(n);
+    }
+    check(
+        &engine,
+        &Log {
+            answered,
+            committing: None,
+            open: None,
+        },
+    );
+    // Whoever only reads sees the same.
+    let read = owner.repository().index(&vm()).unwrap();
+    assert_eq!(read.points, index.points);
+    assert_eq!(
+        owner.catalog().index(&vm()).unwrap().unwrap().points,
+        index.points
+    );
+    for point in &index.points {
+        let state = owner.repository().state(&vm(), point).unwrap();
+        assert!(state.volumes.is_some(), "{} has lost its state", point.name);
+    }
+    // The last point's layer goes with it, those below others stay; nothing is deleted at once.
+    let layers = names(store.as_ref(), "vms/web01/layers");
+    let kept = if !is_listed && n == POINTS - 1 {
+        POINTS - 1
+    } else {
+        POINTS
+    };
+    let count = |ending: &str| layers.iter().filter(|name| name.ends_with(ending)).count();
+    assert_eq!(
+        (count(".qcow2"), count(".sums")),
+        (kept, kept),
+        "{layers:?}"
+    );
+    assert_eq!(
+        names(store.as_ref(), "vms/web01/state").len(),
+        index.points.len()
+    );
+    if !is_listed {
+        let trash = names(store.as_ref(), "trash");
+        assert!(trash.iter().any(|t| t.contains(name)), "{trash:?}");
+    }
+    is_listed
+}
+
+#[test]
+fn power_loss_at_every_flush_leaves_the_point_whole_or_gone() {
+    let mut seen = [0, 0];
+    for n in 0..POINTS {
+        let (base, log) = prepared(n as u64);
+        let start = |power: &Arc<Power>| {
+            let store = Arc::new(VolatileStore::new(power, &base.snapshot()));
+            (open_engine(store.clone(), store.clone()), store)
+        };
+        let steady = Power::steady();
+        let (engine, _store) = start(&steady);
+        let before = steady.flushes();
+        forget(&engine.unwrap(), &log, n).unwrap();
+        let all = steady.flushes();
+        assert!(all - before >= 3, "{before} to {all}");
+        for at in before..all + 1 {
+            let power = Power::off_at(at);
+            let (engine, store) = start(&power);
+            let answered = forget(&engine.unwrap(), &log, n);
+            for seed in 0..4 {
+                let left = Arc::new(store.after_power_loss(seed));
+                let is_listed = look(&left, &log, n);
+                assert!(
+                    !(is_listed && answered.is_ok()),
+                    "flush {at}: {answered:?}, and the point is listed"
+                );
+                seen[usize::from(is_listed)] += 1;
+            }
+        }
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+}
+
+#[test]
+fn whatever_change_is_the_last_the_point_is_whole_or_gone() {
+    for n in 0..POINTS {
+        let (base, log) = prepared(7);
+        let start = |faults: &Arc<Faults>| {
+            let store = Arc::new(base.snapshot());
+            let engine = open_engine(
+                Arc::new(FaultStore::new(store.clone(), faults)),
+                Arc::new(FaultStage::new(store.clone(), faults)),
+            );
+            (engine, store)
+        };
+        let none = Faults::none();
+        let (engine, _) = start(&none);
+        let engine = engine.unwrap();
+        let before = none.changes();
+        forget(&engine, &log, n).unwrap();
+        for at in before..none.changes() {
+            for moment in [Moment::Before, Moment::After] {
+                let (engine, store) = start(&Faults::kill_at(at, moment));
+                let answered = forget(&engine.unwrap(), &log, n);
+                let left = Arc::new(store.snapshot());
+                let is_listed = look(&left, &log, n);
+                assert!(!(is_listed && answered.is_ok()), "change {at} {moment:?}");
+            }
+        }
+    }
+}

@@ -166,6 +166,7 @@ impl Surveyor for DiskSurveyor {
             now: self.content()?,
             since: self.shelf.open(&self.owner, &self.vm, &slot, root)?,
             maps: Mutex::default(),
+            last: Mutex::default(),
         })))
     }
 }
@@ -186,7 +187,7 @@ impl Survey for Depth {
     }
 }
 
-/// A disk as it is compared: leaves, and over them what a session holds.
+/// A disk as it is compared: leaves, and over them what a session has written.
 struct Content {
     /// `None`: zeroes.
     leaves: Option<Arc<Leaves>>,
@@ -216,6 +217,7 @@ struct Changed {
     now: Content,
     since: Arc<Leaves>,
     maps: Mutex<HashMap<u64, Map>>,
+    last: Mutex<Option<(Region, Arc<Vec<u8>>)>>,
 }
 
 impl Changed {
@@ -246,6 +248,21 @@ impl Changed {
         }
         maps.insert(region.0, Arc::clone(&map));
         Ok(Some(map))
+    }
+
+    /// The leaves that a region had; those of the last region that was asked for are kept.
+    fn earlier(&self, region: Region) -> Result<Arc<Vec<u8>>> {
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, page)) = &*last()
+            && *known == region
+        {
+            return Ok(Arc::clone(page));
+        }
+        let mut page = vec![0; PAGE_BYTES];
+        self.since.load_page(region, &mut page)?;
+        let page = Arc::new(page);
+        *last() = Some((region, Arc::clone(&page)));
+        Ok(page)
     }
 
     /// Whether committed content at `offset` differs, and up to where that holds, at most `end`.
@@ -283,13 +300,11 @@ impl Survey for Changed {
         if offset >= size {
             return said(true, end);
         }
-        let mut end = end.min(size);
+        let end = end.min(size);
         if let Some(disk) = &self.now.held {
-            let (depth, length) = disk.depth_at(offset, end - offset)?;
-            end = offset.saturating_add(length);
-            // What a session holds is compared when it is committed.
-            if depth == 1 {
-                return said(true, end);
+            let earlier = self.earlier(Region(offset / REGION_BYTES))?;
+            if let Some((is_changed, end)) = disk.difference_at(offset, end, &earlier)? {
+                return said(is_changed, end);
             }
         }
         let (is_changed, end) = self.differs(offset, end)?;

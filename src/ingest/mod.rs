@@ -22,6 +22,7 @@ mod commit;
 mod connection;
 pub mod copy;
 mod depth;
+mod difference;
 mod disk;
 mod door;
 mod doubt;

@@ -117,6 +117,35 @@ impl Authority {
         )
     }
 
+    /// Takes the certificate of a client back: the list of such is in the server's directory from now on.
+    pub(crate) fn revoke(&self, client: &Path, server: &Path) {
+        let config = self.path("ca.cnf");
+        let (database, number) = (self.path("index.txt"), self.path("number"));
+        let lines = format!(
+            "[ca]\ndefault_ca = d\n[d]\ndatabase = {}\ncrlnumber = {}\ndefault_md = sha256\n\
+             default_crl_days = 30\ncrl_extensions = e\n[e]\nauthorityKeyIdentifier = keyid:always\n",
+            text(&database),
+            text(&number)
+        );
+        std::fs::write(&config, lines).unwrap();
+        std::fs::write(&database, "").unwrap();
+        std::fs::write(&number, "01\n").unwrap();
+        let (ca, key) = (self.path("ca-cert.pem"), self.path("ca-key.pem"));
+        let common = [
+            "ca",
+            "-config",
+            text(&config),
+            "-keyfile",
+            text(&key),
+            "-cert",
+            text(&ca),
+        ];
+        let certificate = client.join("client-cert.pem");
+        openssl(&[&common[..], &["-revoke", text(&certificate)]].concat());
+        let list = server.join("ca-crl.pem");
+        openssl(&[&common[..], &["-gencrl", "-out", text(&list)]].concat());
+    }
+
     /// For a client, but made out for servers.
     pub(crate) fn misused(&self, name: &str) -> PathBuf {
         let (subject, usage) = (format!("/CN={name}"), "extendedKeyUsage=serverAuth");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use restorefs::block::{MemoryDisk, ReadAt};
+use restorefs::block::{Extent, ExtentKind, MemoryDisk, ReadAt};
 use restorefs::error::Result;
 use restorefs::nbd::client::Client;
 use restorefs::nbd::proto::Mode;
@@ -227,4 +227,53 @@ fn our_client_and_qemu_speak_them() {
         map.contains("\"start\": 3221291008, \"length\": 5368643584"),
         "{map}"
     );
+}
+
+/// Blocks of 512 bytes that are data and hole by turns.
+struct Striped;
+
+impl ReadAt for Striped {
+    fn size_bytes(&self) -> u64 {
+        10_000 * 512
+    }
+    fn read_at(&self, _offset: u64, buf: &mut [u8]) -> Result<()> {
+        buf.fill(1);
+        Ok(())
+    }
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
+        let kind = if (offset / 512).is_multiple_of(2) {
+            ExtentKind::Data
+        } else {
+            ExtentKind::Hole
+        };
+        Ok(Extent {
+            kind,
+            length_bytes: (512 - offset % 512).min(length_max),
+        })
+    }
+}
+
+#[test]
+fn extents_come_in_pages_and_the_client_asks_on() {
+    let world = World::new();
+    world.add("striped", Arc::new(Striped));
+    let mut raw = Raw::extended(&world.socket(), "striped");
+    let said = raw.ask_extended(0, STATUS, 0, 10_000 * 512).data;
+    assert_eq!((said.len() - 4) / 16, 4096);
+    let said = raw.ask_extended(1 << 3, STATUS, 512, 9_999 * 512).data;
+    assert_eq!(said[4..12], 512u64.to_be_bytes());
+    assert_eq!(said.len(), 4 + 16);
+    let mut raw = Raw::open(&world.socket(), "striped");
+    assert_eq!(raw.ask(0, STATUS, 0, 10_000 * 512).data.len() / 8, 4096);
+    let client = Client::connect(&world.uri("striped").parse().unwrap()).unwrap();
+    let mut at = 0;
+    while at < 10_000 * 512 {
+        let extent = client.extent_at(at, 10_000 * 512 - at).unwrap();
+        assert_eq!(extent, Striped.extent_at(at, u64::MAX).unwrap(), "{at}");
+        at += extent.length_bytes;
+    }
+    if has("nbdinfo") {
+        let map = run("nbdinfo", &["--map", &world.uri("striped")]);
+        assert_eq!(map.lines().count(), 10_000);
+    }
 }

@@ -106,6 +106,27 @@ fn greetings_and_options_that_make_no_sense() {
 }
 
 #[test]
+fn a_handshake_without_end_is_ended() {
+    use std::io::Write;
+    let world = world();
+    let mut raw = Raw::greeted(&world.socket());
+    let mut all = Vec::new();
+    for _ in 0..4097 {
+        all.extend(b"IHAVEOPT\0\0\x77\x77\0\0\0\0");
+    }
+    let mut sending = raw.0.try_clone().unwrap();
+    let sender = std::thread::spawn(move || {
+        let _ = sending.write_all(&all);
+    });
+    for _ in 0..4096 {
+        assert_eq!(raw.answer(0x7777).0, UNSUP);
+    }
+    assert!(raw.is_refused());
+    sender.join().unwrap();
+    check_alive(&world);
+}
+
+#[test]
 fn clients_that_die_at_each_byte_of_the_handshake() {
     let world = world();
     let mut all = 3u32.to_be_bytes().to_vec();

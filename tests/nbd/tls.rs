@@ -402,6 +402,43 @@ fn before_tls_nothing_is_told() {
 }
 
 #[test]
+fn a_certificate_that_was_taken_back_lets_nobody_in() {
+    if !can_certify() {
+        return;
+    }
+    let place = Place::new();
+    place.disk("a.raw", 2, 3);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
+    std::fs::write(place.path("access.toml"), ACCESS).unwrap();
+    let authority = Authority::new();
+    let server = authority.server();
+    let (agent, auditor) = (
+        authority.client("agent1"),
+        authority.client("auditor.example"),
+    );
+    authority.revoke(&agent, &server);
+    let address = format!("127.0.0.1:{}", free_port());
+    let daemon = place.serve(&[
+        "--nbd-listen",
+        &address,
+        "--tls-certificates",
+        server.to_str().unwrap(),
+        "--nbd-access",
+        "access.toml",
+    ]);
+    let uri = |directory: &Path| {
+        format!(
+            "nbds://{address}/web01/p1/vda?tls-certificates={}",
+            directory.display()
+        )
+    };
+    let error = refused(&uri(&agent));
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+    connect(&uri(&auditor)).unwrap();
+    daemon.stop();
+}
+
+#[test]
 fn other_clients_read_and_write_over_tls() {
     if !can_certify() {
         return;

@@ -14,6 +14,9 @@ use crate::nbd::proto::{BASE_ALLOCATION, STRING_BYTES_MAX};
 /// LIMIT: meta contexts of one connection, so that one question is not many.
 const CHOSEN_MAX: usize = 16;
 
+/// LIMIT: queries of one option, each of which may have to look at an index.
+const QUERIES_MAX: usize = 256;
+
 /// LIMIT: meta contexts of one list.
 const LIST_MAX: usize = 4096;
 
@@ -72,7 +75,12 @@ fn asks_for(query: &str, name: &str) -> bool {
 /// Names that a list is answered with. Blocks.
 fn listed(opened: &Opened, queries: &[String]) -> Result<Vec<String>> {
     let mut all = vec![BASE_ALLOCATION.to_owned()];
-    if let Some(surveyor) = &opened.surveyor {
+    // To name them all may take a look at many points.
+    let wants_more =
+        |query: &String| query.ends_with(':') && !BASE_ALLOCATION.starts_with(query.as_str());
+    if let Some(surveyor) = &opened.surveyor
+        && (queries.is_empty() || queries.iter().any(wants_more))
+    {
         all.extend(surveyor.names());
     }
     all.retain(|name| queries.is_empty() || queries.iter().any(|query| asks_for(query, name)));
@@ -136,6 +144,10 @@ impl Handshake<'_> {
             Ok(request) => request,
             Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
         };
+        if request.queries.len() > QUERIES_MAX {
+            let why = "more than 256 queries";
+            return self.refuse(option, ReplyKind::ErrTooBig, why).await;
+        }
         let opened = match self.open(&request.name).await {
             Ok(opened) => opened,
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,

@@ -393,7 +393,14 @@ impl Handshake<'_> {
             ));
         }
         let name = text(data)?;
-        let target = self.opened(name).await?.target;
+        let target = match self.opened(name).await {
+            Ok(opened) => opened.target,
+            // The error ends in the log, and a name may have a session's token in it.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Err(violation("the client chose an export that is not there"));
+            }
+            Err(e) => return Err(e),
+        };
         let admission = self.admit(&target, name)?;
         let mut answer = target.bytes().size_bytes().to_be_bytes().to_vec();
         answer.extend(target.flags(self.mode.has_chunks()).bits().to_be_bytes());

@@ -41,6 +41,18 @@ impl Shape {
             .first()
             .map_or(LayerId::from_bytes([0; 16]), |layer| layer.id)
     }
+
+    /// Depth of what no layer has: of the first one that ends before it, if any does.
+    fn depth_of_hole(&self, offset: u64, length_bytes: u64) -> (u32, u64) {
+        let mut length_bytes = length_bytes;
+        for (depth, layer) in (1..).zip(&self.layers) {
+            if layer.size_bytes <= offset {
+                return (depth, length_bytes);
+            }
+            length_bytes = length_bytes.min(layer.size_bytes - offset);
+        }
+        (0, length_bytes)
+    }
 }
 
 /// A disk, flattened.
@@ -148,13 +160,45 @@ impl Disk {
                     }
                 }
                 Place::Compressed { .. } => Target::Encoded,
-                Place::Zero | Place::Hole => Target::Hole,
+                Place::Zero { .. } | Place::Hole => Target::Hole,
             };
             Ok(Some(Run {
                 start: offset,
                 length_bytes: piece.length_bytes,
                 target,
             }))
+        })
+    }
+
+    /// How deep in the chain the bytes at `offset` lie, and for how many bytes, at most `length_max`, that holds: 1 for the top
+    /// layer, 2 for its backing file, and so on; 0 where no layer says anything. As in QEMU, what a layer is too short
+    /// for counts as that layer's.
+    ///
+    /// # Errors
+    /// As [`ReadAt::extent_at`].
+    pub fn depth_at(&self, offset: u64, length_max: u64) -> Result<(u32, u64)> {
+        check_range(self.size_bytes, offset, length_max)?;
+        if length_max == 0 {
+            return Err(Error::invalid("a depth of no bytes was asked for").at_offset(offset));
+        }
+        self.fresh(|shape| {
+            let mut found = None;
+            let mut length_bytes = 0;
+            while length_bytes < length_max {
+                let at = offset + length_bytes;
+                let piece = self.piece(shape, at, length_max - length_bytes)?;
+                let (depth, length) = match piece.place {
+                    Place::Data { layer, .. }
+                    | Place::Compressed { layer, .. }
+                    | Place::Zero { layer } => (layer.0.saturating_add(1), piece.length_bytes),
+                    Place::Hole => shape.depth_of_hole(at, piece.length_bytes),
+                };
+                if *found.get_or_insert(depth) != depth {
+                    break;
+                }
+                length_bytes += length;
+            }
+            Ok((found.unwrap_or_default(), length_bytes))
         })
     }
 
@@ -311,7 +355,7 @@ impl Disk {
 
     fn read_piece(&self, shape: &Shape, piece: &Piece, part: &mut [u8]) -> Result<()> {
         match piece.place {
-            Place::Zero | Place::Hole => {
+            Place::Zero { .. } | Place::Hole => {
                 part.fill(0);
                 Ok(())
             }
@@ -422,7 +466,7 @@ impl ReadAt for Disk {
                 let piece = self.piece(shape, offset + length_bytes, length_max - length_bytes)?;
                 let kind = match piece.place {
                     Place::Data { .. } | Place::Compressed { .. } => ExtentKind::Data,
-                    Place::Zero => ExtentKind::Zero,
+                    Place::Zero { .. } => ExtentKind::Zero,
                     Place::Hole => ExtentKind::Hole,
                 };
                 if *found.get_or_insert(kind) != kind {

@@ -26,7 +26,10 @@ pub enum Place {
         length_bytes: u32,
     },
     /// A layer says that they are zero.
-    Zero,
+    Zero {
+        /// Which layer.
+        layer: LayerIndex,
+    },
     /// No layer says anything: they are zero.
     Hole,
 }

@@ -5,7 +5,7 @@
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 8 | magic `RFSFLAT1` |
+//! | 0 | 8 | magic `RFSFLAT2` |
 //! | 8 | 8 | ranges of the disk (R) |
 //! | 16 | 32 | BLAKE3 of the layer ids of the chain, top first |
 //! | 48 | 8 R | offset of each range's record, 0 when there is none |
@@ -27,7 +27,7 @@ use crate::error::Result;
 use crate::types::width::{u64_from_usize, usize_from_u32};
 use crate::types::{HostOffset, LayerId};
 
-const MAGIC: &[u8; 8] = b"RFSFLAT1";
+const MAGIC: &[u8; 8] = b"RFSFLAT2";
 const TABLE_AT: u64 = 48;
 const RECORD_BYTES: usize = 16;
 const EXTENT_BYTES: usize = 32;
@@ -140,7 +140,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 fn encode(extent: &Extent, out: &mut Vec<u8>) {
     let (kind, layer, host, length) = match extent.place {
         Place::Hole => (0u32, 0, 0, 0),
-        Place::Zero => (1, 0, 0, 0),
+        Place::Zero { layer } => (1, layer.0, 0, 0),
         Place::Data { layer, host } => (2, layer.0, host.0, 0),
         Place::Compressed {
             layer,
@@ -161,7 +161,7 @@ fn decode(bytes: &[u8]) -> Option<Extent> {
     let host = HostOffset(u64_at(bytes, 16)?);
     let place = match u32_at(bytes, 8)? {
         0 => Place::Hole,
-        1 => Place::Zero,
+        1 => Place::Zero { layer },
         2 => Place::Data { layer, host },
         3 => Place::Compressed {
             layer,
@@ -191,7 +191,9 @@ mod tests {
     fn sample() -> Range {
         Range::join((0..8192u64).map(|n| match n % 4 {
             0 => Place::Hole,
-            1 => Place::Zero,
+            1 => Place::Zero {
+                layer: LayerIndex(3),
+            },
             2 => Place::Data {
                 layer: LayerIndex(7),
                 host: HostOffset(n << 16),

@@ -80,7 +80,8 @@ impl Range {
 
 fn continues(last: &Extent, next: &Place) -> bool {
     match (&last.place, next) {
-        (Place::Zero, Place::Zero) | (Place::Hole, Place::Hole) => true,
+        (Place::Zero { layer: a }, Place::Zero { layer: b }) => a == b,
+        (Place::Hole, Place::Hole) => true,
         (Place::Data { layer: a, host }, Place::Data { layer: b, host: at }) => {
             a == b && host.0 + u64::from(last.count) * ClusterBits::LAYER.size_bytes() == at.0
         }
@@ -137,7 +138,7 @@ impl Resolver {
         };
         let found = match mapping {
             Mapping::Unallocated => return Ok(()),
-            Mapping::Zero { .. } => Place::Zero,
+            Mapping::Zero { .. } => Place::Zero { layer },
             Mapping::Data(host) => Place::Data { layer, host },
             Mapping::Compressed(cluster) => Place::Compressed {
                 layer,
@@ -218,7 +219,9 @@ mod tests {
                 Extent {
                     first: 5,
                     count: 1,
-                    place: Place::Zero
+                    place: Place::Zero {
+                        layer: LayerIndex(1)
+                    }
                 },
                 Extent {
                     first: 6,

@@ -2,11 +2,10 @@
 
 use super::args::Begin;
 use super::context::Context;
-use super::target::{
-    parse_disk, parse_disks, parse_ids, parse_seconds, split_list, split_pairs, untangle,
-};
+use super::target::{parse_disk, parse_disks, parse_ids, split_list, split_pairs, untangle};
 use crate::daemon::control::{BeginAnswer, BeginArguments, Client, DiskArguments, Request};
 use crate::error::{Error, Result};
+use crate::types::duration::parse_seconds;
 use crate::types::size;
 use crate::types::{DiskName, PointName, VmName};
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::control::{BeginAnswer, CommitAnswer, SessionAnswer, Status};
 use crate::error::Result;
-use crate::ingest::{BeginRequest, CommitRequest, Registry};
+use crate::ingest::{BeginRequest, CommitRequest, Registry, Telling};
+use crate::repo::Ending;
 use crate::types::{PointName, VmName};
 
 /// See the module.
@@ -42,7 +43,7 @@ impl Desk {
     }
 
     pub(super) fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer> {
-        let session = self.sessions.begin(request)?;
+        let session = self.sessions.begin(request, Telling::Wait)?;
         let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
         Ok(BeginAnswer::of(&session, &socket))
     }
@@ -54,7 +55,7 @@ impl Desk {
         request: &CommitRequest,
     ) -> Result<CommitAnswer> {
         let vm = self.sessions.require(vm, name)?.vm();
-        let point = self.sessions.commit(&vm, name, request)?;
+        let point = self.sessions.commit(&vm, name, request, Telling::Wait)?;
         Ok(CommitAnswer { vm, point })
     }
 
@@ -66,6 +67,10 @@ impl Desk {
         content: &[u8],
     ) -> Result<()> {
         self.sessions.require(vm, name)?.attach(file, content)
+    }
+
+    pub(super) fn end(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
+        self.sessions.end(vm, name, ending, Telling::Wait)
     }
 
     pub(super) fn list(&self) -> Vec<SessionAnswer> {

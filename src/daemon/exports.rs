@@ -2,19 +2,74 @@
 
 use std::sync::Arc;
 
-use crate::block::ReadAt;
+use super::survey::{DiskSurveyor, Shelf, Subject};
 use crate::error::{Error, Result};
-use crate::ingest::{ChainSource, Registry};
+use crate::ingest::{ChainSource, Registry, Session};
 use crate::nbd::server::{Export, ExportInfo, Exports};
 use crate::repo::selector::Which;
 use crate::types::{DiskName, PointName, VmName};
 
 /// The exports of a repository.
-pub(super) struct RepositoryExports(pub(super) Arc<Registry>);
+pub(super) struct RepositoryExports {
+    sessions: Arc<Registry>,
+    shelf: Arc<Shelf>,
+}
 
 impl RepositoryExports {
+    pub(super) fn new(sessions: Arc<Registry>) -> Self {
+        Self {
+            sessions,
+            shelf: Arc::default(),
+        }
+    }
+
+    fn open_session(&self, session: Arc<Session>, disk: DiskName) -> Result<Export> {
+        let (sidecar, writer) = (session.sidecar(), session.disk(&disk)?);
+        let surveyor = DiskSurveyor {
+            owner: Arc::clone(&self.sessions.engine().owner),
+            shelf: Arc::clone(&self.shelf),
+            vm: sidecar.vm,
+            key: writer.meta().key.clone(),
+            parent: sidecar.parent,
+            subject: Subject::Session(writer),
+        };
+        Ok(Export::Write {
+            session,
+            disk,
+            surveyor: Some(Arc::new(surveyor)),
+        })
+    }
+
+    fn open_point(&self, vm: VmName, point: &Which, disk: &DiskName) -> Result<Export> {
+        let engine = self.sessions.engine();
+        let entry = engine.owner.vm_snapshot(&vm)?;
+        let found = point.find(&entry.index)?;
+        let sidecar = engine.owner.repository().point(&vm, found)?;
+        let meta = sidecar
+            .disk(disk)
+            .ok_or_else(|| Error::not_found(format!("{vm}@{} has no disk {disk}", found.name)))?;
+        let source = ChainSource::new(engine.owner.repository(), &vm, entry.vm.vm_id, true);
+        let disk = Arc::new(source.open_disk(&engine.pool, &meta.layer)?);
+        let surveyor = DiskSurveyor {
+            owner: Arc::clone(&engine.owner),
+            shelf: Arc::clone(&self.shelf),
+            vm,
+            key: meta.key.clone(),
+            parent: found.parent.clone(),
+            subject: Subject::Point {
+                disk: Arc::clone(&disk),
+                slot: meta.layer.clone(),
+                root: meta.content_root,
+            },
+        };
+        Ok(Export::Read {
+            disk,
+            surveyor: Some(Arc::new(surveyor)),
+        })
+    }
+
     fn points(&self, vm: &VmName, all: &mut Vec<ExportInfo>) -> Result<()> {
-        let entry = self.0.engine().owner.vm_snapshot(vm)?;
+        let entry = self.sessions.engine().owner.vm_snapshot(vm)?;
         let latest = entry.index.latest().map(|point| point.seq);
         for point in &entry.index.points {
             for disk in &point.disks {
@@ -43,7 +98,7 @@ impl RepositoryExports {
 impl Exports for RepositoryExports {
     fn list(&self) -> Vec<ExportInfo> {
         let mut all = Vec::new();
-        for session in self.0.all() {
+        for session in self.sessions.all() {
             for disk in session.disks() {
                 let name = format!("{}/{}/{}", session.vm(), session.name(), disk.meta().name);
                 all.push(ExportInfo {
@@ -52,7 +107,7 @@ impl Exports for RepositoryExports {
                 });
             }
         }
-        for vm in self.0.engine().owner.vm_names() {
+        for vm in self.sessions.engine().owner.vm_names() {
             if let Err(e) = self.points(&vm, &mut all) {
                 tracing::warn!(vm = %vm, error = %e.report(), "the points of a VM cannot be listed");
             }
@@ -73,19 +128,10 @@ impl Exports for RepositoryExports {
         };
         let (vm, disk) = (VmName::new(vm)?, DiskName::new(disk)?);
         if let Ok(session) = PointName::new(point)
-            && let Some(session) = self.0.get(&vm, &session)
+            && let Some(session) = self.sessions.get(&vm, &session)
         {
-            return Ok(Export::Write { session, disk });
+            return self.open_session(session, disk);
         }
-        let engine = self.0.engine();
-        let entry = engine.owner.vm_snapshot(&vm)?;
-        let found = point.parse::<Which>()?.find(&entry.index)?.clone();
-        let sidecar = engine.owner.repository().point(&vm, &found)?;
-        let disk = sidecar
-            .disk(&disk)
-            .ok_or_else(|| Error::not_found(format!("{vm}@{} has no disk {disk}", found.name)))?;
-        let source = ChainSource::new(engine.owner.repository(), &vm, entry.vm.vm_id, true);
-        let disk: Arc<dyn ReadAt> = Arc::new(source.open_disk(&engine.pool, &disk.layer)?);
-        Ok(Export::Read(disk))
+        self.open_point(vm, &point.parse()?, &disk)
     }
 }

@@ -7,3 +7,4 @@ pub mod interrupt;
 pub mod probe;
 pub mod runtime_dir;
 pub mod serve;
+mod survey;

@@ -20,10 +20,13 @@ use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions, Mounted};
-use crate::ingest::{Audience, Engine, Keeper, Registry, Session};
+use crate::ingest::{Audience, Engine, Keeper, Registry, Session, Telling};
 use crate::nbd::server::{Exports, Server, ServerLimits};
 use crate::repo::{Owner, Repository};
-use crate::tree::{Tree, TreeOptions};
+use crate::tree::{Tree, TreeOptions, Writing};
+
+/// LIMIT: how long users of the mount are waited for when the daemon stops.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to serve.
 pub struct ServeOptions {
@@ -83,7 +86,15 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
             ..options.view
         },
     };
-    let tree = Tree::new(Arc::clone(&repository), Arc::clone(&pool), view)?;
+    let socket = nbd_sockets.first().cloned().unwrap_or_default();
+    let writing = Writing {
+        sessions: Arc::clone(&sessions),
+        targets: Box::new(move |session| {
+            control::BeginAnswer::of(session, &socket).nbd_targets_string
+        }),
+        allow_forget: options.mount.as_ref().is_some_and(|(_, m)| m.allow_forget),
+    };
+    let tree = Tree::writable(Arc::clone(&repository), Arc::clone(&pool), view, writing)?;
     let mounted = match &options.mount {
         Some((path, mount)) => Some(Arc::new(fuse::mount(&tree, path, mount)?)),
         None => None,
@@ -105,12 +116,29 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(keeper);
-    let unmounted = mounted.map_or(Ok(()), |mounted| mounted.unmount(true));
+    let unmounted = mounted.map_or(Ok(()), unmount);
     let flushed = sessions
         .all()
         .iter()
         .try_for_each(|session| session.flush());
     result.and(unmounted).and(flushed)
+}
+
+/// Unmounts. Whoever still uses the mount is waited for, but not for ever: he would keep the service from stopping.
+fn unmount(mounted: Arc<Mounted>) -> Result<()> {
+    let (ended, end) = std::sync::mpsc::channel();
+    let work = move || {
+        // Nobody listens any more when it took too long.
+        let _ = ended.send(mounted.unmount(true));
+    };
+    std::thread::Builder::new()
+        .name("unmount".to_owned())
+        .spawn(work)
+        .map_err(|e| Error::io("cannot start a thread", e))?;
+    end.recv_timeout(UNMOUNT_PATIENCE).unwrap_or_else(|_| {
+        tracing::warn!("somebody still uses the mount; it ends under him");
+        Ok(())
+    })
 }
 
 fn absolute(path: PathBuf) -> PathBuf {
@@ -125,11 +153,16 @@ struct Onlookers {
 }
 
 impl Audience for Onlookers {
-    fn before_seal(&self, _session: &Session) {}
+    fn before_seal(&self, session: &Session) {
+        if let Some(mounted) = &self.mounted {
+            mounted.launder(&self.tree.session_files(session));
+        }
+    }
 
-    fn changed(&self) {
+    fn changed(&self, telling: Telling) {
         match &self.mounted {
-            Some(mounted) => mounted.refresh(),
+            Some(mounted) if telling == Telling::Wait => mounted.refresh(),
+            Some(mounted) => mounted.wake(),
             None => {
                 if let Err(error) = self.tree.refresh() {
                     tracing::warn!(error = %error.report(), "the tree could not be refreshed");
@@ -166,7 +199,7 @@ async fn run(
     );
     let (stop, stopped) = watch::channel(false);
     let sessions = desk.sessions();
-    let exports: Arc<dyn Exports> = Arc::new(RepositoryExports(Arc::clone(sessions)));
+    let exports: Arc<dyn Exports> = Arc::new(RepositoryExports::new(Arc::clone(sessions)));
     let mut servers = Vec::new();
     for path in nbd_sockets {
         let server = Server::bind_unix(path, Arc::clone(&exports), ServerLimits::default())?;

@@ -9,23 +9,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType as FuseType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType as FuseType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::errno;
+use super::attr::{TTL_COMMITTED, attr, file_type, nothing, ttl, unknown};
+use super::{change, errno};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::fs::{FileType, Time};
-use crate::tree::{Attributes, DirEntry, Found, Ino, Tree, Ttl};
+use crate::guest::fs::FileType;
+use crate::tree::{DirEntry, Found, Ino, NewAttributes, Tree};
 use crate::types::width::{u64_from_usize, usize_from_u32};
 
-/// How long the kernel may keep what never changes. Names above it are invalidated, which drops all that is below.
-const TTL_COMMITTED: Duration = Duration::from_secs(86_400);
-/// How long it may keep what changes, should a notification be lost.
-const TTL_CHANGING: Duration = Duration::from_secs(1);
 /// Inode numbers are never reused, so there is one generation.
 const GENERATION: Generation = Generation(0);
 /// Requests that the kernel may have in flight for readahead.
@@ -57,91 +53,6 @@ impl Adapter {
             stateless_open: AtomicBool::new(false),
             stateless_opendir: AtomicBool::new(false),
         }
-    }
-}
-
-const fn ttl(ttl: Ttl) -> Duration {
-    match ttl {
-        Ttl::Committed => TTL_COMMITTED,
-        Ttl::Changing => TTL_CHANGING,
-        Ttl::Nothing => Duration::ZERO,
-    }
-}
-
-fn system_time(time: Time) -> SystemTime {
-    let seconds = Duration::from_secs(time.seconds.unsigned_abs());
-    let base = if time.seconds < 0 {
-        SystemTime::UNIX_EPOCH.checked_sub(seconds)
-    } else {
-        SystemTime::UNIX_EPOCH.checked_add(seconds)
-    };
-    base.and_then(|base| base.checked_add(Duration::from_nanos(time.nanoseconds.into())))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-const fn file_type(file_type: FileType) -> FuseType {
-    match file_type {
-        FileType::Regular => FuseType::RegularFile,
-        FileType::Directory => FuseType::Directory,
-        FileType::Symlink => FuseType::Symlink,
-        FileType::CharDevice => FuseType::CharDevice,
-        FileType::BlockDevice => FuseType::BlockDevice,
-        FileType::Fifo => FuseType::NamedPipe,
-        FileType::Socket => FuseType::Socket,
-    }
-}
-
-/// A device number in the form of the protocol: `new_encode_dev` of linux/kdev_t.h.
-const fn device((major, minor): (u32, u32)) -> u32 {
-    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
-}
-
-fn attr(attributes: &Attributes) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attributes.ino.0),
-        size: attributes.size_bytes,
-        blocks: attributes.blocks,
-        atime: system_time(attributes.atime),
-        mtime: system_time(attributes.mtime),
-        ctime: system_time(attributes.ctime),
-        crtime: system_time(attributes.crtime.unwrap_or_default()),
-        kind: file_type(attributes.file_type),
-        perm: attributes.mode,
-        nlink: attributes.nlink,
-        uid: attributes.uid,
-        gid: attributes.gid,
-        rdev: attributes.rdev.map_or(0, device),
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-/// Attributes of what there is only a name of.
-fn unknown(ino: Ino, kind: FuseType) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(if ino.0 == 0 { u64::MAX } else { ino.0 }),
-        ..nothing(kind)
-    }
-}
-
-/// Attributes of nothing: node id 0 tells the kernel that there is only a name, or not even that.
-fn nothing(kind: FuseType) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: SystemTime::UNIX_EPOCH,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind,
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
     }
 }
 
@@ -215,7 +126,9 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_EXPORT_SUPPORT
             // A listing is read again when the directory's time has changed, should a notification be lost.
             | InitFlags::FUSE_AUTO_INVAL_DATA
-            | InitFlags::FUSE_ASYNC_DIO;
+            | InitFlags::FUSE_ASYNC_DIO
+            // No setuid bit is ever kept on what is written: the kernel need not ask before each write.
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         let options = self.tree.options();
         // With ACLs of the guest's users in force, an ordinary user could not read what is shown as his own.
         if !options.noxattr && !options.single_user {
@@ -479,23 +392,23 @@ impl Filesystem for Adapter {
     fn fsync(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        empty(guarded(|| self.tree.sync(ino(node))), reply);
     }
 
     fn fsyncdir(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        empty(guarded(|| self.tree.sync(ino(node))), reply);
     }
 
     fn ioctl(
@@ -512,18 +425,18 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOTTY);
     }
 
-    // What follows would change something. The kernel refuses most of it itself, the mount being read-only.
+    // What follows changes something: in open sessions only, and where the mount is not read-only.
 
     fn setattr(
         &self,
         _request: &Request,
-        _node: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         _handle: Option<FileHandle>,
         _crtime: Option<SystemTime>,
@@ -532,90 +445,142 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        reply.error(Errno::EROFS);
+        let result = guarded(|| {
+            let new = NewAttributes {
+                mode: mode.map(change::permissions),
+                uid,
+                gid,
+                size_bytes: size,
+                atime: atime.map(change::new_time).transpose()?,
+                mtime: mtime.map(change::new_time).transpose()?,
+            };
+            self.tree.set_attributes(ino(node), &new)
+        });
+        match result {
+            Ok(found) => reply.attr(&ttl(found.attribute_ttl), &attr(&found.attributes)),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn mknod(
         &self,
         _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EROFS);
+        let result = guarded(|| {
+            if change::is_regular(mode) {
+                self.tree.make_file(ino(parent), name.as_bytes())
+            } else {
+                Err(self.tree.refuse(ino(parent)))
+            }
+        });
+        entry(result, reply);
     }
 
     fn mkdir(
         &self,
         _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
+        parent: INodeNo,
+        name: &OsStr,
         _mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EROFS);
+        entry(
+            guarded(|| self.tree.make_directory(ino(parent), name.as_bytes())),
+            reply,
+        );
     }
 
-    fn unlink(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(
+            guarded(|| self.tree.remove_file(ino(parent), name.as_bytes())),
+            reply,
+        );
     }
 
-    fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(
+            guarded(|| self.tree.remove_directory(ino(parent), name.as_bytes())),
+            reply,
+        );
     }
 
     fn symlink(
         &self,
         _request: &Request,
-        _parent: INodeNo,
+        parent: INodeNo,
         _name: &OsStr,
         _target: &std::path::Path,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EROFS);
+        entry(guarded(|| Err(self.tree.refuse(ino(parent)))), reply);
     }
 
     fn rename(
         &self,
         _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _new_parent: INodeNo,
-        _new_name: &OsStr,
-        _flags: RenameFlags,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EROFS);
+        let Some(may_replace) = change::may_replace(flags) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let tree = Arc::clone(&self.tree);
+        let (from, to) = (ino(parent), ino(new_parent));
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        // A commit takes its time, and in it the kernel hands in what it still holds of the disks: not on a thread that is needed
+        // to take that.
+        let rename = move || {
+            let renamed = guarded(|| tree.rename((from, &name), (to, &new_name), may_replace));
+            empty(renamed, reply);
+        };
+        let spawned = std::thread::Builder::new()
+            .name("fuse-rename".to_owned())
+            .spawn(rename);
+        if let Err(error) = spawned {
+            // The reply went with the closure, and says EIO when it is dropped unanswered.
+            tracing::error!(%error, "no thread for a rename");
+        }
     }
 
     fn link(
         &self,
         _request: &Request,
         _node: INodeNo,
-        _new_parent: INodeNo,
+        new_parent: INodeNo,
         _new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EROFS);
+        entry(guarded(|| Err(self.tree.refuse(ino(new_parent)))), reply);
     }
 
     fn write(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         _handle: FileHandle,
-        _offset: u64,
-        _data: &[u8],
+        offset: u64,
+        data: &[u8],
         _write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::EROFS);
+        match guarded(|| self.tree.write(ino(node), offset, data)) {
+            // As long as the request, which has 32 bits for it.
+            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn create(
@@ -628,37 +593,70 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        reply.error(Errno::EROFS);
+        // The kernel then makes it with mknod and opens it by itself, statelessly as everything.
+        reply.error(Errno::ENOSYS);
     }
 
     fn fallocate(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         _handle: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EROFS);
+        let Some(how) = change::allocation(mode) else {
+            return reply.error(Errno::EOPNOTSUPP);
+        };
+        empty(
+            guarded(|| self.tree.allocate(ino(node), offset, length, how)),
+            reply,
+        );
     }
 
     fn setxattr(
         &self,
         _request: &Request,
-        _node: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EROFS);
+        let must = change::must_exist(flags);
+        empty(
+            guarded(|| self.tree.set_xattr(ino(node), name.as_bytes(), value, must)),
+            reply,
+        );
     }
 
-    fn removexattr(&self, _request: &Request, _node: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(
+            guarded(|| self.tree.remove_xattr(ino(node), name.as_bytes())),
+            reply,
+        );
+    }
+}
+
+fn empty(result: std::result::Result<(), Errno>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn entry(result: std::result::Result<Found, Errno>, reply: ReplyEntry) {
+    match result {
+        Ok(found) => reply.entry_with_ttls(
+            &ttl(found.attribute_ttl),
+            &ttl(found.entry_ttl),
+            &attr(&found.attributes),
+            GENERATION,
+        ),
+        Err(errno) => reply.error(errno),
     }
 }
 
@@ -669,27 +667,5 @@ fn sized(value: &[u8], size: u32, reply: ReplyXattr) {
         Ok(length) if length <= size => reply.data(value),
         Ok(_) => reply.error(Errno::ERANGE),
         Err(_) => reply.error(Errno::E2BIG),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{device, system_time};
-    use crate::guest::fs::Time;
-    use std::time::{Duration, SystemTime};
-
-    #[test]
-    fn times_before_1970_and_devices_keep_their_value() {
-        let time = Time {
-            seconds: -2,
-            nanoseconds: 500_000_000,
-        };
-        let expected = SystemTime::UNIX_EPOCH - Duration::from_millis(1500);
-        assert_eq!(system_time(time), expected);
-        assert_eq!(device((8, 1)), 0x801);
-        assert_eq!(
-            device((259, 0x1_2345)),
-            0x45 | (259 << 8) | (0x1_2300 << 12)
-        );
     }
 }

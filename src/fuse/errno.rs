@@ -33,7 +33,10 @@ pub(super) const fn of_kind(kind: ErrorKind) -> Errno {
 
 /// The errno of an error. What points to damage is logged, for the caller sees three letters only.
 pub(super) fn of(error: &Error) -> Errno {
-    let errno = of_kind(error.kind());
+    let errno = match error.kind() {
+        ErrorKind::NoSpace if is_quota(error) => Errno::EDQUOT,
+        kind => of_kind(kind),
+    };
     if errno.code() == Errno::EIO.code() {
         tracing::warn!(error = %error.report(), "a request failed");
     } else {
@@ -42,10 +45,34 @@ pub(super) fn of(error: &Error) -> Errno {
     errno
 }
 
+/// Whether it was a quota that had no room.
+fn is_quota(error: &Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let system = cause.downcast_ref::<std::io::Error>();
+        if system.and_then(std::io::Error::raw_os_error) == Some(libc::EDQUOT) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
-    use super::of_kind;
-    use crate::error::ErrorKind;
+    use super::{of, of_kind};
+    use crate::error::{Error, ErrorKind};
+
+    #[test]
+    fn a_quota_is_told_from_a_full_disk() {
+        let errno = |number| {
+            let system = std::io::Error::from_raw_os_error(number);
+            of(&Error::new(ErrorKind::NoSpace, "outer").caused_by(Error::io("inner", system)))
+                .code()
+        };
+        assert_eq!(errno(libc::EDQUOT), libc::EDQUOT);
+        assert_eq!(errno(libc::ENOSPC), libc::ENOSPC);
+    }
 
     #[test]
     fn damage_and_what_is_gone_are_told_apart() {

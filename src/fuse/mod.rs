@@ -3,15 +3,21 @@
 //! # Why
 //! *Stateless opens*: `open` and `opendir` are answered ENOSYS once, and from then on the kernel opens, closes and caches by
 //! itself. That is right for content that never changes, and makes small files as fast as on the kernel's own filesystems. What
-//! does change (names of VMs and points, `latest`) is invalidated by notification.
+//! does change (names of VMs and points, `latest`) is invalidated by notification, or has no time to live (open sessions).
+//!
+//! *What the kernel holds back*: pages that were written by mmap come in when it pleases. A session is sealed in three steps: the kernel
+//! hands in what it has, writes are refused from now on, and what it has since is dropped.
 //!
 //! # Invariants
 //! - Notifications are sent by a thread of their own that holds no lock: one sent from a handler waits for the very lock that the caller of
 //!   that handler holds.
-//! - Every mount is read-only, `nodev` and `nosuid`; `noexec` unless asked otherwise; the kernel checks permissions.
+//! - Every mount is `nodev` and `nosuid`, and read-only unless this process owns the repository; `noexec` unless asked otherwise; the
+//!   kernel checks permissions.
 //! - A process that dies leaves a dead mountpoint at most, which the next mount there takes away.
 
 mod adapter;
+mod attr;
+mod change;
 mod errno;
 mod follow;
 mod mount;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use rustix::mount::UnmountFlags;
 
 use super::adapter::Adapter;
@@ -14,7 +14,7 @@ use super::follow::{Follower, Wake};
 use super::notify::Notify;
 use super::options::MountOptions;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::tree::Tree;
+use crate::tree::{Ino, Tree};
 
 /// Type of the mount as mountinfo shows it.
 const TYPE: &str = "fuse.restorefs";
@@ -43,6 +43,7 @@ pub struct Mounted {
     mountpoint: PathBuf,
     /// Device number as mountinfo shows it: tells our mount from a later one at the same path.
     device: String,
+    notifier: Notifier,
 }
 
 /// Mounts a tree.
@@ -57,12 +58,23 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
         MountOption::FSName("restorefs".to_owned()),
         // Not `Subtype`, which a mount without the helper leaves out.
         MountOption::CUSTOM("subtype=restorefs".to_owned()),
-        MountOption::RO,
         MountOption::NoDev,
         MountOption::NoSuid,
         MountOption::NoAtime,
         MountOption::DefaultPermissions,
     ];
+    let is_writable = tree.is_writable() && options.read_only != Some(true);
+    if !is_writable && options.read_only == Some(false) {
+        return Err(Error::invalid(
+            "only a daemon's own mount can be written (restorefs serve --mount)",
+        )
+        .at_path(&mountpoint));
+    }
+    config.mount_options.push(if is_writable {
+        MountOption::RW
+    } else {
+        MountOption::RO
+    });
     if !options.exec {
         config.mount_options.push(MountOption::NoExec);
     }
@@ -76,8 +88,8 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
     } else {
         SessionACL::Owner
     };
-    config.n_threads =
-        Some(std::thread::available_parallelism().map_or(2, usize::from) + SPARE_THREADS);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from) + SPARE_THREADS;
+    config.n_threads = Some(options.threads.unwrap_or(threads));
     config.clone_fd = true;
     let failed = |e: std::io::Error| {
         let error = Error::io("cannot mount", e).at_path(&mountpoint);
@@ -95,7 +107,8 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
     let session =
         Session::new(Adapter::new(Arc::clone(tree)), &mountpoint, &config).map_err(failed)?;
     let session = session.spawn().map_err(failed)?;
-    let notify = Notify::start(session.notifier())?;
+    let notifier = session.notifier();
+    let notify = Notify::start(notifier.clone())?;
     let follower = Follower::start(tree, notify.sender(), options.follow)?;
     widen_readahead(&mountpoint);
     let device = mounts_at(&mountpoint)?
@@ -110,6 +123,7 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
         })),
         mountpoint,
         device,
+        notifier,
     })
 }
 
@@ -319,6 +333,26 @@ impl Mounted {
         if wake.send(Wake::Now(told)).is_ok() {
             // A kernel that is slow to take notifications does not hold up a commit that is durable.
             let _ = tell.recv_timeout(REFRESH_PATIENCE);
+        }
+    }
+
+    /// Has the kernel hand in what it holds of these files, and forget them. Waits for it: not to be called where the kernel waits for
+    /// us with one of them locked.
+    pub fn launder(&self, files: &[Ino]) {
+        for file in files {
+            // From 0 to the end. One that the kernel does not know has nothing to hand in.
+            if let Err(error) = self.notifier.inval_inode(INodeNo(file.0), 0, 0) {
+                tracing::debug!(?file, %error, "the kernel holds nothing of a file");
+            }
+        }
+    }
+
+    /// The same without waiting: for one who holds what the kernel needs to be told.
+    pub fn wake(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.as_ref() {
+            // A follower that has ended tells nobody any more.
+            let _ = running.follower.wake().send(Wake::Changed);
         }
     }
 

@@ -21,6 +21,12 @@ pub struct MountOptions {
     pub rebase: bool,
     /// No extended attributes.
     pub noxattr: bool,
+    /// Whether nothing may be written, also where a daemon could (`Some(false)`: it was asked for expressly).
+    pub read_only: Option<bool>,
+    /// Whether `rmdir` of a committed point forgets it.
+    pub allow_forget: bool,
+    /// LIMIT: threads that serve the kernel; by default a few more than there are processors.
+    pub threads: Option<usize>,
     /// LIMIT: largest read in bytes that the kernel may send; by default its own.
     pub max_read: Option<u32>,
     /// How the mount learns of new points.
@@ -28,8 +34,7 @@ pub struct MountOptions {
 }
 
 /// Options that are accepted and change nothing: what we do anyway, or what is for mount(8) and systemd.
-const IGNORED: [&str; 17] = [
-    "ro",
+const IGNORED: [&str; 16] = [
     "nodev",
     "nosuid",
     "noexec",
@@ -47,6 +52,9 @@ const IGNORED: [&str; 17] = [
     "user",
     "nouser",
 ];
+
+/// LIMIT: threads of one mount.
+const THREADS_MAX: usize = 256;
 
 fn number<T: std::str::FromStr>(name: &str, value: Option<&str>) -> Result<T> {
     value
@@ -68,6 +76,13 @@ impl MountOptions {
             match name {
                 "noexec" => self.exec = false,
                 _ if IGNORED.contains(&option) => {}
+                "ro" => self.read_only = Some(true),
+                "rw" => self.read_only = Some(false),
+                "allow_forget" => self.allow_forget = true,
+                "threads" => {
+                    let threads = number::<usize>(name, value)?;
+                    self.threads = Some(threads.clamp(1, THREADS_MAX));
+                }
                 "allow_other" => self.allow_other = true,
                 "exec" => self.exec = true,
                 "noxattr" => self.noxattr = true,
@@ -96,9 +111,9 @@ impl MountOptions {
                     self.follow.interval = std::time::Duration::from_secs(number(name, value)?);
                 }
                 "noinotify" => self.follow.inotify = false,
-                "rw" | "suid" | "dev" => {
+                "suid" | "dev" => {
                     return Err(Error::invalid(format!(
-                        "mount option {name} cannot be had: restore points are read-only, and their devices and setuid bits are the guest's"
+                        "mount option {name} cannot be had: devices and setuid bits are the guest's"
                     )));
                 }
                 _ if name.starts_with("x-") || name == "comment" => {}
@@ -107,7 +122,7 @@ impl MountOptions {
                         "unknown mount option \"{}\"",
                         option.escape_debug()
                     ))
-                    .advise("known are ro, allow_other, uid=, gid=, umask=, exec, noxattr, symlinks=rebase, max_read=, poll=SECONDS, noinotify"));
+                    .advise("known are ro, rw, allow_other, allow_forget, uid=, gid=, umask=, exec, noxattr, symlinks=rebase, max_read=, threads=, poll=SECONDS, noinotify"));
                 }
             }
         }
@@ -156,7 +171,6 @@ mod tests {
     fn what_is_not_known_is_named() {
         for (text, named) in [
             ("colour=blue", "colour"),
-            ("rw", "rw"),
             ("suid", "suid"),
             ("uid=root", "uid"),
             ("umask=9", "umask"),

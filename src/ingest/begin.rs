@@ -1,7 +1,7 @@
 //! Beginning a session: which disks it has, what they are compared with, and why.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::disk::DiskWriter;
@@ -328,5 +328,8 @@ pub(super) fn assemble(
         doubts: super::doubt::Doubts::default(),
         door: super::door::Owner::default(),
         sizing: Mutex::default(),
+        clock: Arc::clone(engine.owner.clock()),
+        // What nobody has written yet is as old as can be: a tool that compares times must not take it for a copy of its source.
+        written_at: AtomicI64::new(0),
     })
 }

@@ -46,6 +46,7 @@ impl Session {
         let result = edit(&mut next)?;
         self.engine.owner.replace_session(&next)?;
         *self.sidecar.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        self.note_change();
         Ok(result)
     }
 
@@ -86,6 +87,7 @@ impl Session {
             // Nothing of the parent shines through: it is only compared with.
             writer.set_size(0)?;
         }
+        writer.note_change();
         let recorded = self.replace_sidecar(|next| {
             next.disks
                 .retain(|d| temporary.is_some() || !d.unlinked || d.name.folded() != name.folded());

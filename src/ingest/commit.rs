@@ -71,6 +71,8 @@ impl Session {
                 }
             }
         }
+        // Whoever is writing an attached file ends; whoever comes later is refused.
+        drop(self.attaching.write());
         let done = self.commit_disks(request, launder);
         let next = match &done {
             Ok(point) => SessionState::Committed(point.entry.name.clone()),

@@ -8,9 +8,12 @@
 //!   first, then makes the data durable, then the records.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use jiff::Timestamp;
+
+use super::door::Door;
 use super::doubt::Doubts;
 use super::finish::Finish;
 use super::gather::Gather;
@@ -19,6 +22,7 @@ use super::range_lock::RangeLock;
 use super::record::{Pending, Record, RecordLog};
 use crate::block::check_range;
 use crate::block::page::PageTable;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::{LayerWriter, Mapping};
 use crate::repo::content::{CLUSTER, Region, leaf_at, leaf_index, zero_leaf, zero_page};
@@ -82,6 +86,9 @@ pub struct DiskWriter {
     pub(super) door: super::door::Owner,
     /// Held while the size changes.
     pub(super) sizing: Mutex<()>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Nanoseconds since the epoch of the last change of its content.
+    pub(super) written_at: AtomicI64,
 }
 
 impl DiskWriter {
@@ -112,6 +119,35 @@ impl DiskWriter {
             equal_bytes: load(&self.counters.equal),
             zero_bytes: load(&self.counters.zero),
             stored_bytes: load(&self.counters.stored),
+        }
+    }
+
+    /// Bytes that are not zero, at most: what the parent has, and what was stored.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        let parents = self.parent.as_ref().map_or(0, Parent::data_bytes);
+        let stored = self.counters.stored.load(Ordering::Relaxed);
+        parents.saturating_add(stored).min(self.source_bytes())
+    }
+
+    /// When its content changed last; never twice the same.
+    #[must_use]
+    pub fn written_at(&self) -> Timestamp {
+        let nanoseconds = self.written_at.load(Ordering::SeqCst);
+        Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// Sets when its content changed last, until it changes again.
+    pub fn set_written_at(&self, at: Timestamp) {
+        let nanoseconds = i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX);
+        self.written_at.store(nanoseconds, Ordering::SeqCst);
+    }
+
+    pub(super) fn note_change(&self) {
+        let now = i64::try_from(self.clock.now().as_nanosecond()).unwrap_or(i64::MAX);
+        let before = self.written_at.swap(now, Ordering::SeqCst);
+        if before == now {
+            self.written_at.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -190,6 +226,7 @@ impl DiskWriter {
         }
         let _gate = self.enter()?;
         self.counters.received.fetch_add(length, Ordering::Relaxed);
+        self.note_change();
         let end = offset + length;
         let first = offset / CLUSTER_BYTES;
         let last = end.div_ceil(CLUSTER_BYTES);
@@ -208,7 +245,7 @@ impl DiskWriter {
                 rest = tail;
             }
             // Whole clusters; the disk's last one counts as whole when it is written to the end.
-            let whole = if end == self.size_bytes() {
+            let whole = if end == self.size_bytes() && !self.grows() {
                 rest.len()
             } else {
                 rest.len() - rest.len() % usize_from_u64(CLUSTER_BYTES)
@@ -277,12 +314,23 @@ impl DiskWriter {
     pub(super) fn write_part(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let cluster = CLUSTER.guest_cluster(crate::types::GuestOffset(offset));
         let from = usize_from_u64(CLUSTER.within(offset));
-        let length = self.cluster_length(cluster);
+        let length = if self.grows() {
+            usize_from_u64(CLUSTER_BYTES)
+        } else {
+            self.cluster_length(cluster)
+        };
         if let Some(whole) = self.gather.add(cluster.0, from, bytes, length) {
-            self.write_gathered(cluster, whole.bytes.get(..length).unwrap_or(&whole.bytes))?;
+            let inside = self.cluster_length(cluster);
+            self.write_gathered(cluster, whole.bytes.get(..inside).unwrap_or(&whole.bytes))?;
             self.gather.remove(cluster.0);
         }
         Ok(())
+    }
+
+    /// Whether it is written as a file, which may go on behind its present end: the last cluster is whole only once all of it was
+    /// written, or nothing more comes.
+    fn grows(&self) -> bool {
+        self.door() == Some(Door::Tree)
     }
 
     fn write_gathered(&self, cluster: GuestCluster, bytes: &[u8]) -> Result<()> {

@@ -121,6 +121,7 @@ impl DiskWriter {
             self.flush()?;
         }
         let _gate = self.enter()?;
+        self.note_change();
         // The layer keeps the largest size until the seal: zeroes beyond the end must not be forgotten.
         if size_bytes > self.writer.size_bytes() {
             self.writer.set_size(size_bytes)?;

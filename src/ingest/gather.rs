@@ -138,6 +138,13 @@ impl Gather {
             .collect()
     }
 
+    /// The first gathered cluster in `[first, end)`.
+    pub(super) fn first_within(&self, first: u64, end: u64) -> Option<u64> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = inner.0.keys().filter(|c| (first..end).contains(*c));
+        within.min().copied()
+    }
+
     /// Drops what was gathered in `[first, end)`: it has been overwritten wholly.
     pub(super) fn forget(&self, first: u64, end: u64) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,6 +203,8 @@ mod tests {
         assert_eq!(part, [9, 9, 2, 2]);
         assert!(gather.add(7, 0, &[1; 512], 2048).is_some());
         assert!(!gather.is_empty());
+        assert_eq!(gather.first_within(0, 100), Some(7));
+        assert_eq!(gather.first_within(8, 100), None);
         gather.forget(0, 8);
         assert!(gather.is_empty());
     }

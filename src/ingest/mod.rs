@@ -14,12 +14,14 @@
 //! Lock order: session state, disk gate, cluster ranges, gather, pages, records. Cluster ranges are held over I/O (they are what
 //! makes two writers of one cluster take turns); mutexes are not, but for the first touch of a page.
 
+mod attach;
 pub mod begin;
 mod buffer;
 mod change;
 mod commit;
 mod connection;
 pub mod copy;
+mod depth;
 mod disk;
 mod door;
 mod doubt;
@@ -51,5 +53,5 @@ pub use door::Door;
 pub use flusher::Flusher;
 pub use keeper::Keeper;
 pub use parent::ChainSource;
-pub use registry::{Audience, Registry};
+pub use registry::{Audience, Registry, Telling};
 pub use session::{Engine, Session, SessionState};

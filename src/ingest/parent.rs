@@ -173,6 +173,23 @@ impl Parent {
             .extent_at(offset, length_max.min(size - offset))
     }
 
+    /// Depth of the parent's bytes, counted from the session's layer; what lies past its end counts as its top layer's.
+    pub(super) fn depth(&self, offset: u64, length_max: u64) -> Result<(u32, u64)> {
+        let size = self.size_bytes();
+        if offset >= size {
+            return Ok((2, length_max));
+        }
+        let (depth, length) = self
+            .disk()?
+            .depth_at(offset, length_max.min(size - offset))?;
+        let depth = if depth == 0 {
+            0
+        } else {
+            depth.saturating_add(1)
+        };
+        Ok((depth, length))
+    }
+
     /// One whole cluster of the parent, proved against its leaf: rot must not get a valid sum.
     pub(super) fn read_proved(
         &self,

@@ -4,7 +4,7 @@ use super::disk::DiskWriter;
 use crate::block::{Extent, ExtentKind, ReadAt, check_range};
 use crate::error::Result;
 use crate::qcow2::Mapping;
-use crate::repo::content::CLUSTER;
+use crate::repo::content::{CLUSTER, REGION_BYTES, Region};
 use crate::types::GuestCluster;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
@@ -108,22 +108,33 @@ impl ReadAt for DiskWriter {
         let mut at = offset;
         while at < end {
             let cluster = GuestCluster(at / CLUSTER_BYTES);
-            let stop = ((cluster.0 + 1) * CLUSTER_BYTES).min(end);
-            let (kind, next) = if self.gather.get(cluster.0).is_some() {
-                (ExtentKind::Data, stop)
+            let region = Region::of(cluster).0;
+            // A region that nothing was mapped in is the parent's as a whole: terabytes of nothing are passed over quickly.
+            let (held, mut stop) = if self.writer.is_region_empty(region)? {
+                (Mapping::Unallocated, (region + 1) * REGION_BYTES)
             } else {
-                match self.writer.get(cluster)? {
-                    Mapping::Zero { .. } => (ExtentKind::Zero, stop),
-                    Mapping::Unallocated => match &self.parent {
-                        Some(parent) => {
-                            let extent = parent.extent(at, stop - at)?;
-                            (extent.kind, at + extent.length_bytes)
-                        }
-                        None => (ExtentKind::Hole, stop),
-                    },
-                    Mapping::Data(_) | Mapping::Compressed(_) | Mapping::Subclusters { .. } => {
-                        (ExtentKind::Data, stop)
+                (self.writer.get(cluster)?, (cluster.0 + 1) * CLUSTER_BYTES)
+            };
+            let gathered = self
+                .gather
+                .first_within(cluster.0, stop.div_ceil(CLUSTER_BYTES));
+            let is_gathered = gathered == Some(cluster.0);
+            if let Some(gathered) = gathered {
+                stop = gathered.max(cluster.0 + u64::from(is_gathered)) * CLUSTER_BYTES;
+            }
+            let stop = stop.min(end);
+            let (kind, next) = match held {
+                _ if is_gathered => (ExtentKind::Data, stop),
+                Mapping::Zero { .. } => (ExtentKind::Zero, stop),
+                Mapping::Unallocated => match &self.parent {
+                    Some(parent) => {
+                        let extent = parent.extent(at, stop - at)?;
+                        (extent.kind, at + extent.length_bytes)
                     }
+                    None => (ExtentKind::Hole, stop),
+                },
+                Mapping::Data(_) | Mapping::Compressed(_) | Mapping::Subclusters { .. } => {
+                    (ExtentKind::Data, stop)
                 }
             };
             if *found.get_or_insert(kind) != kind {

@@ -4,6 +4,7 @@
 //! The table's mutex is held for looking up and noting only, never over a begin, a commit or an abort.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,17 @@ pub trait Audience: Send + Sync {
     /// taken, and when they are not any more.
     fn before_seal(&self, session: &Session);
 
-    /// Sessions or points have come or gone. Told before the one who did it is answered.
-    fn changed(&self);
+    /// Sessions or points have come or gone. With [`Telling::Wait`] it returns once whoever looks will see it.
+    fn changed(&self, telling: Telling);
+}
+
+/// Whether who changes something waits until everybody has been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// He does: what he did is seen when he is answered.
+    Wait,
+    /// He holds what the others would wait for (a directory of the mounted tree).
+    Go,
 }
 
 /// See the module.
@@ -39,6 +49,8 @@ pub struct Registry {
     /// Sessions that have ended, by serial: who still holds one of their files is told how.
     ended: Mutex<HashMap<u32, (VmName, SessionState)>>,
     audience: OnceLock<Box<dyn Audience>>,
+    /// Counts beginnings and ends.
+    generation: AtomicU64,
     /// Rung when a session was begun: it may be the one to look at next.
     bell: (Mutex<u64>, Condvar),
 }
@@ -83,6 +95,7 @@ impl Registry {
             open: Mutex::new(open),
             ended: Mutex::default(),
             audience: OnceLock::new(),
+            generation: AtomicU64::new(0),
             bell: Default::default(),
         }))
     }
@@ -99,10 +112,22 @@ impl Registry {
         let _ = self.audience.set(audience);
     }
 
-    fn tell(&self) {
+    /// Says that something has changed that no session has to do with.
+    pub fn tell_of_change(&self) {
+        self.tell(Telling::Go);
+    }
+
+    fn tell(&self, telling: Telling) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         if let Some(audience) = self.audience.get() {
-            audience.changed();
+            audience.changed(telling);
         }
+    }
+
+    /// Counts sessions that have begun or ended.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Session>>> {
@@ -159,12 +184,12 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Session::begin`].
-    pub fn begin(&self, request: &BeginRequest) -> Result<Arc<Session>> {
+    pub fn begin(&self, request: &BeginRequest, telling: Telling) -> Result<Arc<Session>> {
         let session = Session::begin(&self.engine, request)?;
         let key = key(&session.vm(), &session.name());
         self.table().insert(key, Arc::clone(&session));
         self.ring();
-        self.tell();
+        self.tell(telling);
         Ok(session)
     }
 
@@ -177,6 +202,7 @@ impl Registry {
         vm: &VmName,
         name: &PointName,
         request: &CommitRequest,
+        telling: Telling,
     ) -> Result<PointEntry> {
         let session = self.require(vm, name)?;
         wait_for_goodbyes(&session);
@@ -189,7 +215,7 @@ impl Registry {
         let point = session.commit_after(request, &launder);
         // Also when only its durability could not be had: the point is in place.
         if matches!(session.state(), SessionState::Committed(_)) {
-            self.note_end(&session);
+            self.note_end(&session, telling);
         }
         point
     }
@@ -198,30 +224,36 @@ impl Registry {
     ///
     /// # Errors
     /// `NotFound`; as [`Session::abort`].
-    pub fn abort(&self, vm: &VmName, name: &PointName) -> Result<()> {
-        self.end(vm, name, &Ending::aborted())
+    pub fn abort(&self, vm: &VmName, name: &PointName, telling: Telling) -> Result<()> {
+        self.end(vm, name, &Ending::aborted(), telling)
     }
 
     /// [`Registry::abort`] for the reason given, which the history keeps.
     ///
     /// # Errors
     /// As [`Registry::abort`].
-    pub fn end(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
+    pub fn end(
+        &self,
+        vm: &VmName,
+        name: &PointName,
+        ending: &Ending,
+        telling: Telling,
+    ) -> Result<()> {
         match self.get(vm, name) {
             Some(session) => {
                 session.end(ending)?;
-                self.note_end(&session);
+                self.note_end(&session, telling);
             }
             // One that could not go on has no live session, but is still there.
             None => {
                 self.engine.owner.end_session(vm, name, ending)?;
-                self.tell();
+                self.tell(telling);
             }
         }
         Ok(())
     }
 
-    fn note_end(&self, session: &Arc<Session>) {
+    fn note_end(&self, session: &Arc<Session>, telling: Telling) {
         let vm = session.vm();
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.len() >= ENDED_MAX {
@@ -230,16 +262,16 @@ impl Registry {
         ended.insert(session.serial(), (vm.clone(), session.state()));
         drop(ended);
         self.table().remove(&key(&vm, &session.name()));
-        self.tell();
+        self.tell(telling);
     }
 
     /// Forgets a restore point.
     ///
     /// # Errors
     /// As [`Owner::forget_point`](crate::repo::Owner::forget_point).
-    pub fn forget_point(&self, vm: &VmName, point: &PointName) -> Result<()> {
+    pub fn forget_point(&self, vm: &VmName, point: &PointName, telling: Telling) -> Result<()> {
         self.engine.owner.forget_point(vm, point)?;
-        self.tell();
+        self.tell(telling);
         Ok(())
     }
 
@@ -247,9 +279,9 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Owner::remove_vm`](crate::repo::Owner::remove_vm).
-    pub fn remove_vm(&self, vm: &VmName) -> Result<()> {
+    pub fn remove_vm(&self, vm: &VmName, telling: Telling) -> Result<()> {
         self.engine.owner.remove_vm(vm)?;
-        self.tell();
+        self.tell(telling);
         Ok(())
     }
 
@@ -267,7 +299,7 @@ impl Registry {
                         session.sidecar().ttl_seconds
                     )),
                 };
-                if let Err(e) = self.end(&vm, &name, &ending) {
+                if let Err(e) = self.end(&vm, &name, &ending, Telling::Wait) {
                     tracing::error!(vm = %vm, session = %name, error = %e.report(), "the expired session could not be removed");
                     all_ended = false;
                 }

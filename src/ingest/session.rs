@@ -1,8 +1,10 @@
 //! A session: a restore point being written, with all disks of its VM.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::buffer::{BufferPool, Reservation};
 use super::connection::Connection;
@@ -11,10 +13,8 @@ use super::space::Promises;
 use crate::block::page::PageBudget;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
-use crate::repo::layout::{self, VmKeys};
 use crate::repo::sidecar::session as sidecar;
 use crate::repo::{Ending, Job, JobDisk, Owner};
-use crate::store::PutMode;
 use crate::types::{DiskName, PointName, VmName};
 
 /// LIMIT: default memory for tables and leaves of all open sessions.
@@ -87,12 +87,20 @@ pub struct Session {
     pub(super) changing: Mutex<()>,
     /// Highest number that a disk was given.
     pub(super) number_high: AtomicU32,
+    /// Held shared while an attached file is written, alone when that ends.
+    pub(super) attaching: RwLock<()>,
+    /// Nanoseconds since the epoch of the last change of its names.
+    changed_at: AtomicI64,
     /// Serial of its inode numbers, unique in this process.
     serial: u32,
     /// Bytes that it was expected to store when it began.
     pub(super) estimate_bytes: u64,
     /// The clock's monotonic milliseconds at the last sign of life.
     active_ms: AtomicU64,
+}
+
+fn nanoseconds(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 impl Session {
@@ -110,6 +118,8 @@ impl Session {
             serial,
             estimate_bytes,
             changing: Mutex::default(),
+            attaching: RwLock::default(),
+            changed_at: AtomicI64::new(nanoseconds(sidecar.captured_at)),
             number_high: AtomicU32::new(0),
             sidecar: Mutex::new(sidecar),
             disks: RwLock::new(disks),
@@ -125,6 +135,23 @@ impl Session {
     #[must_use]
     pub const fn serial(&self) -> u32 {
         self.serial
+    }
+
+    /// When one of its names came or went last; never twice the same.
+    #[must_use]
+    pub fn changed_at(&self) -> Timestamp {
+        let at = self.changed_at.load(Ordering::SeqCst);
+        Timestamp::from_nanosecond(at.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// Notes that a name in it has come or gone.
+    pub fn note_change(&self) {
+        let now = nanoseconds(self.engine.owner.clock().now());
+        let next = |at: i64| Some(now.max(at.saturating_add(1)));
+        // The closure always gives a value.
+        let _ = self
+            .changed_at
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
     }
 
     /// Its sidecar as it stands.
@@ -282,24 +309,6 @@ impl Session {
             offset,
             length_bytes,
         ))
-    }
-
-    /// Attaches a small file, which goes with the point verbatim; replaces one of that name.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a name that is no plain file name; `NoSpace`, `Io`.
-    pub fn attach(&self, name: &str, content: &[u8]) -> Result<()> {
-        self.check_open()?;
-        self.touch();
-        let key = VmKeys::new(&self.vm())?
-            .session(&self.name())?
-            .join(layout::ATTACHED)?
-            .join(name)?;
-        self.engine
-            .owner
-            .repository()
-            .stage()
-            .put(&key, content, PutMode::Replace)
     }
 
     /// Makes everything written to all disks durable.

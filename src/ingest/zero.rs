@@ -22,6 +22,7 @@ impl DiskWriter {
             return Ok(());
         }
         let _gate = self.enter()?;
+        self.note_change();
         let end = offset + length_bytes;
         let mut at = offset;
         while at < end {

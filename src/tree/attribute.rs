@@ -16,6 +16,11 @@ const FILE_MODE: u16 = 0o444;
 /// Permission bits of whole disks and volumes: only who may read all files may read these.
 const DISK_MODE: u16 = 0o440;
 
+/// Permission bits of the disks of a session.
+const OPEN_DISK_MODE: u16 = 0o600;
+/// Permission bits of the other files of a session.
+const OPEN_FILE_MODE: u16 = 0o644;
+
 /// Attributes of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributes {
@@ -101,6 +106,10 @@ pub(super) enum Look {
     Symlink,
     File,
     Disk,
+    /// A disk of a session.
+    OpenDisk,
+    /// Another file of a session.
+    OpenFile,
 }
 
 impl TreeOptions {
@@ -121,6 +130,8 @@ impl TreeOptions {
             Look::File => (FileType::Regular, FILE_MODE),
             Look::Disk if self.umask.is_none() => (FileType::Regular, DISK_MODE),
             Look::Disk => (FileType::Regular, FILE_MODE),
+            Look::OpenDisk if self.umask.is_none() => (FileType::Regular, OPEN_DISK_MODE),
+            Look::OpenDisk | Look::OpenFile => (FileType::Regular, OPEN_FILE_MODE),
         };
         let mode = match look {
             Look::Symlink => mode,

@@ -11,14 +11,16 @@ use super::attribute::Found;
 use super::files;
 use super::inode::{self, Ino, low};
 use super::node::{GuestNode, Node, no_directory};
+use super::session;
 use super::snapshot::PointView;
 use super::volume::Name;
 use crate::error::Result;
 use crate::guest::fs::FileType;
+use crate::ingest::Session;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Cookies below are the caller's own (`.` and `..`).
-const COOKIE_FIRST: u64 = 16;
+pub(super) const COOKIE_FIRST: u64 = 16;
 /// Names of a point that come before its trees of files.
 const COOKIES_OWN: u64 = 5;
 
@@ -37,9 +39,15 @@ pub struct DirEntry<'a> {
     pub cookie: u64,
 }
 
-type Each<'a> = &'a mut dyn FnMut(&DirEntry<'_>) -> bool;
+pub(super) type Each<'a> = &'a mut dyn FnMut(&DirEntry<'_>) -> bool;
 
-fn offer(each: Each<'_>, name: &[u8], ino: Ino, found: Result<Found>, cookie: u64) -> bool {
+pub(super) fn offer(
+    each: Each<'_>,
+    name: &[u8],
+    ino: Ino,
+    found: Result<Found>,
+    cookie: u64,
+) -> bool {
     let found = match found {
         Ok(found) => Some(found),
         Err(error) => {
@@ -93,8 +101,16 @@ impl Tree {
                         return Ok(());
                     }
                 }
+                let sessions = self.sessions_of(vm);
+                let mut sessions = sessions.iter().peekable();
                 for point in &vm.points {
-                    let cookie = COOKIE_FIRST + u64::from(point.entry.serial);
+                    let serial = point.entry.serial;
+                    while let Some(session) = sessions.next_if(|s| s.serial() < serial) {
+                        if !self.session_entry(session, after, each) {
+                            return Ok(());
+                        }
+                    }
+                    let cookie = COOKIE_FIRST + u64::from(serial);
                     if cookie <= after {
                         continue;
                     }
@@ -102,11 +118,17 @@ impl Tree {
                     let found = self.found(ino, &Node::Point(Arc::clone(point)));
                     let name = point.entry.name.as_str().as_bytes();
                     if !offer(each, name, ino, found, cookie) {
+                        return Ok(());
+                    }
+                }
+                for session in sessions {
+                    if !self.session_entry(session, after, each) {
                         break;
                     }
                 }
                 Ok(())
             }
+            Node::Session(node) => self.session_entries(node, after, each),
             Node::Point(point) => {
                 self.point_entries(point, after, each);
                 Ok(())
@@ -167,6 +189,17 @@ impl Tree {
             | Node::Disk(..)
             | Node::VolumeRaw(..) => Err(no_directory()),
         }
+    }
+
+    /// A session in its VM's listing; `false` when there is no more room.
+    fn session_entry(&self, session: &Arc<Session>, after: u64, each: Each<'_>) -> bool {
+        let cookie = COOKIE_FIRST + u64::from(session.serial());
+        if cookie <= after {
+            return true;
+        }
+        let name = format!("{}{}", session.name(), session::SUFFIX);
+        let found = self.session_found(session);
+        offer(each, name.as_bytes(), Ino(0), found, cookie)
     }
 
     fn by_position<'t, T>(

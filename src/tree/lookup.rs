@@ -7,6 +7,7 @@ use super::attribute::{Found, Look, Ttl};
 use super::files;
 use super::inode::{self, Ino, low};
 use super::node::{GuestNode, Node, Place, Point, absent, no_directory};
+use super::session;
 use super::stat::committed;
 use super::volume::{Name, Volumes};
 use crate::error::Result;
@@ -39,6 +40,11 @@ impl Tree {
                 let point = vm.latest().ok_or_else(absent)?;
                 self.found(point.ino(low::LATEST), &Node::Latest(Arc::clone(point)))
             }
+            Node::Vm(vm) if text.ends_with(session::SUFFIX) => {
+                let session = self.session_named(vm.name.as_str(), text);
+                self.session_found(&session.ok_or_else(absent)?)
+            }
+            Node::Session(node) => self.session_child(node, text),
             Node::Vm(vm) => {
                 let point = vm.point(text).ok_or_else(absent)?;
                 self.found(point.ino(low::SELF), &Node::Point(Arc::clone(point)))

@@ -10,6 +10,7 @@
 //! - Everything below a committed point is the same for ever, except `info.json` and `volumes.json`, which have an inode
 //!   per version.
 //! - Nodes have no state of their own: any inode number is resolved at any time, so there is nothing to open and nothing to leak.
+//! - Only below `*.partial`, an open session, is anything written.
 //! - Damage in one volume or file is that one's error; the rest keeps serving.
 //!
 //! # Concurrency
@@ -29,6 +30,7 @@ mod parent;
 mod probe;
 mod read;
 mod rebase;
+mod session;
 mod snapshot;
 mod stat;
 mod volume;
@@ -42,6 +44,7 @@ pub use attribute::{Attributes, Found, TreeOptions, Ttl};
 pub use inode::Ino;
 pub use list::DirEntry;
 pub use probe::ProbedPoint;
+pub use session::{Allocation, NewAttributes, NewTime, Writing};
 pub use snapshot::{Change, PointView, Snapshot, VmView};
 
 use std::num::NonZeroUsize;
@@ -62,6 +65,7 @@ use cache::{Flights, Weighted};
 use disk::Disks;
 use inode::Table;
 use probe::Kept;
+use session::Desk;
 use snapshot::Loader;
 use volume::Scanner;
 
@@ -83,6 +87,8 @@ pub struct Tree {
     contents: Weighted<Ino, Arc<dyn ReadAt>>,
     documents: Weighted<Ino, Arc<[u8]>>,
     parents: Mutex<LruCache<Ino, Ino>>,
+    /// Open sessions, where they can be written here.
+    desk: Option<Desk>,
 }
 
 /// A disk of a committed point.
@@ -105,6 +111,28 @@ impl Tree {
         pool: Arc<Pool>,
         options: TreeOptions,
     ) -> Result<Arc<Self>> {
+        Self::with(repository, pool, options, None)
+    }
+
+    /// A tree in which open sessions are shown and written.
+    ///
+    /// # Errors
+    /// As [`Tree::new`].
+    pub fn writable(
+        repository: Arc<Repository>,
+        pool: Arc<Pool>,
+        options: TreeOptions,
+        writing: Writing,
+    ) -> Result<Arc<Self>> {
+        Self::with(repository, pool, options, Some(Desk::new(writing)))
+    }
+
+    fn with(
+        repository: Arc<Repository>,
+        pool: Arc<Pool>,
+        options: TreeOptions,
+        desk: Option<Desk>,
+    ) -> Result<Arc<Self>> {
         let memory = options.memory;
         let disks = Disks::new(Arc::clone(&repository), pool, options.writable);
         let tree = Self {
@@ -119,6 +147,7 @@ impl Tree {
             contents: Weighted::new(usize_from_u64(memory.runs())),
             documents: Weighted::new(usize_from_u64(memory.document_bytes())),
             parents: Mutex::new(LruCache::new(PARENTS_KEPT)),
+            desk,
         };
         tree.refresh()?;
         Ok(Arc::new(tree))
@@ -136,6 +165,12 @@ impl Tree {
         &self.options
     }
 
+    /// Whether open sessions are shown and written here.
+    #[must_use]
+    pub const fn is_writable(&self) -> bool {
+        self.desk.is_some()
+    }
+
     /// VMs and points as of the last refresh.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -148,6 +183,32 @@ impl Tree {
     /// `Io` when the VMs cannot be listed; the tree stays as it was.
     pub fn refresh(&self) -> Result<Vec<Change>> {
         let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = std::mem::take(&mut loader.untold);
+        let loaded = self.load(&mut loader);
+        match loaded {
+            Ok(new) => changes.extend(new),
+            Err(e) => {
+                loader.untold = changes;
+                return Err(e);
+            }
+        }
+        drop(loader);
+        if let Some(desk) = &self.desk {
+            let snapshot = self.snapshot();
+            changes.extend(desk.changes(|vm| snapshot.vm(vm).map(|vm| vm.ino())));
+        }
+        Ok(changes)
+    }
+
+    /// The same for one who changed something himself and looks for it next; whoever must forget something is told later.
+    fn refresh_quietly(&self) -> Result<()> {
+        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.load(&mut loader)?;
+        loader.untold.extend(changes);
+        Ok(())
+    }
+
+    fn load(&self, loader: &mut Loader) -> Result<Vec<Change>> {
         let old = self.snapshot();
         let Some(new) = loader.load(&self.repository, &old)? else {
             return Ok(Vec::new());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Tree;
 use super::files::{Files, Instance, Top};
 use super::inode::{Far, Ino, low};
+use super::session::SessionNode;
 use super::snapshot::{Holder, PointView, VmView};
 use super::volume::{Name, VolumeNode, Volumes};
 use crate::error::{Error, ErrorKind, Result};
@@ -66,6 +67,8 @@ pub(super) enum Node {
     /// The top of the tree at this position, where that is a directory of ours.
     Files(Point, Arc<Volumes>, usize),
     Guest(GuestNode),
+    /// Something in an open session.
+    Session(SessionNode),
 }
 
 pub(super) fn stale() -> Error {
@@ -108,7 +111,10 @@ impl Tree {
             return self.guest(&point, &volumes, place, GuestIno(ino.low().into()));
         }
         let snapshot = self.snapshot();
-        let point = match snapshot.holder(ino.serial()).ok_or_else(stale)? {
+        let Some(holder) = snapshot.holder(ino.serial()) else {
+            return self.session_node(ino).map(Node::Session);
+        };
+        let point = match holder {
             Holder::Vm(vm) if ino.low() == low::SELF => return Ok(Node::Vm(Arc::clone(vm))),
             Holder::Vm(_) => return Err(stale()),
             Holder::Point(point) => Arc::clone(point),

@@ -45,6 +45,7 @@ impl Tree {
                 let volumes = self.scanner.volumes(&point)?;
                 of_path(&point, &volumes, &volume.volume.path)
             }
+            Node::Session(node) => self.session_parent(&node),
             Node::Guest(node) => self.guest_parent(ino, &node),
         }
     }

@@ -18,7 +18,7 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 const CONTENT_RUNS: usize = 16;
 
 /// Bytes in memory.
-struct Bytes(Arc<[u8]>);
+pub(super) struct Bytes(pub(super) Arc<[u8]>);
 
 impl ReadAt for Bytes {
     fn size_bytes(&self) -> u64 {
@@ -117,6 +117,8 @@ impl Tree {
                 // Its map is the scan's own.
                 (self.scanner.raw(&point, &volume.volume), 1)
             }
+            // Not kept: it may be another one the next time.
+            Node::Session(node) => return self.session_content(ino, &node),
             Node::Guest(node) => self.guest_content(&node)?,
             Node::Latest(_) => return Err(Error::invalid("a symbolic link has no content")),
             Node::Root
@@ -256,11 +258,12 @@ impl Tree {
             | Node::Files(..)
             | Node::Disk(..)
             | Node::Volumes(..)
+            | Node::Session(_)
             | Node::VolumeRaw(..) => Err(Error::invalid("not a symbolic link")),
         }
     }
 }
 
-fn directory() -> Error {
+pub(super) fn directory() -> Error {
     Error::new(ErrorKind::IsADirectory, "it is a directory")
 }

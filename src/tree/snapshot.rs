@@ -177,6 +177,8 @@ pub(super) struct Loader {
     marks: HashMap<String, Marks>,
     /// Serials given here, by VM and identity: a directory that was copied has the identities of its original.
     given: HashMap<(String, [u8; 16]), u32>,
+    /// Changes that nobody has been told of yet.
+    pub(super) untold: Vec<Change>,
 }
 
 impl Loader {

@@ -55,13 +55,24 @@ impl Tree {
                 root.mode = 0o755;
                 changing(root)
             }
-            Node::Vm(vm) => changing(own(Look::VmDirectory, 0, 0, vm.time())),
+            Node::Vm(vm) => {
+                let mut time = vm.time();
+                // Sessions come and go without a commit: whoever keeps a listing sees by its time that it is old.
+                time.nanoseconds = (time.nanoseconds + self.sessions_generation()) % 1_000_000_000;
+                changing(own(Look::VmDirectory, 0, 0, time))
+            }
+            Node::Session(node) => return self.part_attributes(ino, node),
             Node::Latest(point) => {
                 let length = u64_from_usize(point.entry.name.as_str().len());
                 let attributes = own(Look::Symlink, length, 0, point.time());
+                // Where points are made by renaming, whoever renames looks at once, before anybody else has been told.
+                let entry_ttl = match self.desk {
+                    Some(_) => Ttl::Nothing,
+                    None => Ttl::Changing,
+                };
                 Found {
                     attributes,
-                    entry_ttl: Ttl::Changing,
+                    entry_ttl,
                     attribute_ttl: Ttl::Committed,
                 }
             }

@@ -1,4 +1,4 @@
-//! Extended attributes of guest files.
+//! Extended attributes of guest files, and of the directories of sessions.
 
 use std::sync::Arc;
 
@@ -19,6 +19,9 @@ impl Tree {
         }
         // What the tree itself shows need not be resolved to know that it has none.
         if ino.volume() == 0 {
+            if let Some(declared) = self.declarations(ino) {
+                return Ok(declared);
+            }
             return Ok(Arc::new([]));
         }
         let Node::Guest(node) = self.node(ino)? else {

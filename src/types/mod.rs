@@ -3,6 +3,7 @@
 //! Conversions happen by method only, so that a guest offset never becomes a host offset by accident.
 
 pub mod digest;
+pub mod duration;
 pub mod id;
 pub mod memory;
 pub mod name;

@@ -8,7 +8,7 @@ use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, ManualClock};
 use restorefs::error::ErrorKind;
 use restorefs::ingest::{
-    BeginRequest, DiskRequest, DiskWriter, Engine, Flusher, Registry, Session,
+    BeginRequest, DiskRequest, DiskWriter, Engine, Flusher, Registry, Session, Telling,
 };
 use restorefs::repo::{Owner, Repository};
 use restorefs::store::fault::{FaultStage, FaultStore, Faults};
@@ -53,7 +53,7 @@ impl World {
             key: None,
             full: false,
         });
-        let session = sessions.begin(&request).unwrap();
+        let session = sessions.begin(&request, Telling::Wait).unwrap();
         let disk = session.disk(&disk()).unwrap();
         Self {
             clock,

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use restorefs::ingest::{
-    BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState,
+    BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState, Telling,
 };
 use restorefs::repo::{Ending, Job, JobResult};
 use restorefs::store::fault::{FaultStage, FaultStore, Faults};
@@ -59,7 +59,7 @@ fn jobs(world: &World) -> Vec<Job> {
 fn a_clock_that_is_set_ends_no_session_and_keeps_none() {
     let world = World::new(64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
-    let session = sessions.begin(&request(3600)).unwrap();
+    let session = sessions.begin(&request(3600), Telling::Wait).unwrap();
     for step in [30 * DAY, -60 * DAY] {
         world.clock.step(step);
         assert!(!session.is_expired(), "{step}");
@@ -82,7 +82,7 @@ fn a_clock_that_is_set_ends_no_session_and_keeps_none() {
     let job = &jobs(&world)[0];
     assert_eq!(job.result, JobResult::Expired);
     assert!(job.reason.as_ref().unwrap().contains("3600 s"), "{job:?}");
-    sessions.begin(&request(3600)).unwrap();
+    sessions.begin(&request(3600), Telling::Wait).unwrap();
 }
 
 #[test]
@@ -103,26 +103,40 @@ fn after_a_restart_the_idle_time_begins_anew() {
 fn every_end_is_a_line_in_the_history() {
     let mut world = World::new(64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
-    let session = sessions.begin(&request(100)).unwrap();
+    let session = sessions.begin(&request(100), Telling::Wait).unwrap();
     write(&session, 7);
     let refused = CommitRequest {
         without: vec![disk()],
         ..CommitRequest::default()
     };
     // What does not end it is no line.
-    assert!(sessions.commit(&vm(), &session.name(), &refused).is_err());
+    assert!(
+        sessions
+            .commit(&vm(), &session.name(), &refused, Telling::Wait)
+            .is_err()
+    );
     assert!(jobs(&world).is_empty());
     let point = sessions
-        .commit(&vm(), &session.name(), &CommitRequest::default())
+        .commit(
+            &vm(),
+            &session.name(),
+            &CommitRequest::default(),
+            Telling::Wait,
+        )
         .unwrap();
     world.clock.advance(60);
-    let second = sessions.begin(&request(100)).unwrap();
+    let second = sessions.begin(&request(100), Telling::Wait).unwrap();
     write(&second, 7);
     sessions
-        .end(&vm(), &second.name(), &Ending::failed("no\nreason"))
+        .end(
+            &vm(),
+            &second.name(),
+            &Ending::failed("no\nreason"),
+            Telling::Wait,
+        )
         .unwrap();
-    let third = sessions.begin(&request(100)).unwrap();
-    sessions.abort(&vm(), &third.name()).unwrap();
+    let third = sessions.begin(&request(100), Telling::Wait).unwrap();
+    sessions.abort(&vm(), &third.name(), Telling::Wait).unwrap();
     drop((session, second, third, sessions));
     // What a killed backup left is ended by the next owner.
     let mut killed = request(100);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use restorefs::error::ErrorKind;
 use restorefs::ingest::{
-    Audience, BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState,
+    Audience, BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState, Telling,
 };
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::store::{Key, PutMode, Store};
@@ -35,7 +35,7 @@ fn request(name: &str) -> BeginRequest {
 fn commit(sessions: &Registry, world: &World, fill: u8, parent: Option<&str>) -> PointEntry {
     let mut request = request("web01");
     request.parent = parent.map(|parent| parent.parse().unwrap());
-    let session = sessions.begin(&request).unwrap();
+    let session = sessions.begin(&request, Telling::Wait).unwrap();
     let writer = session.disk(&disk()).unwrap();
     writer
         .write(u64::from(fill) << 16, &[fill; 65_536])
@@ -44,7 +44,12 @@ fn commit(sessions: &Registry, world: &World, fill: u8, parent: Option<&str>) ->
     let name = session.name();
     world.clock.advance(60);
     sessions
-        .commit(&vm("web01"), &name, &CommitRequest::default())
+        .commit(
+            &vm("web01"),
+            &name,
+            &CommitRequest::default(),
+            Telling::Wait,
+        )
         .unwrap()
 }
 
@@ -57,7 +62,7 @@ struct Counting(Arc<AtomicUsize>);
 
 impl Audience for Counting {
     fn before_seal(&self, _session: &Session) {}
-    fn changed(&self) {
+    fn changed(&self, _telling: Telling) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -75,7 +80,7 @@ fn a_point_goes_and_those_above_it_stay_whole() {
         .iter()
         .map(|point| read_all(&world.open(&vm("web01"), point, &disk())))
         .collect();
-    let forget = |n: usize| sessions.forget_point(&vm("WEB01"), &points[n].name);
+    let forget = |n: usize| sessions.forget_point(&vm("WEB01"), &points[n].name, Telling::Wait);
     let opened = world.open(&vm("web01"), &points[2], &disk());
 
     // Its layer is below the others: it stays, the point does not.
@@ -138,26 +143,31 @@ fn what_an_open_session_needs_stays() {
     let points: Vec<PointEntry> = (1..=2)
         .map(|n| commit(&sessions, &world, n, None))
         .collect();
-    let session = sessions.begin(&request("web01")).unwrap();
+    let session = sessions.begin(&request("web01"), Telling::Wait).unwrap();
     let name = session.name();
     let said = sessions
-        .forget_point(&vm("web01"), &points[1].name)
+        .forget_point(&vm("web01"), &points[1].name, Telling::Wait)
         .unwrap_err();
     assert_eq!(said.kind(), ErrorKind::Busy);
     assert!(said.report().contains(name.as_str()), "{}", said.report());
     // The one below it may go, its layer not.
     sessions
-        .forget_point(&vm("web01"), &points[0].name)
+        .forget_point(&vm("web01"), &points[0].name, Telling::Wait)
         .unwrap();
     session.disk(&disk()).unwrap().set_finished(true);
     world.clock.advance(60);
     let third = sessions
-        .commit(&vm("web01"), &name, &CommitRequest::default())
+        .commit(
+            &vm("web01"),
+            &name,
+            &CommitRequest::default(),
+            Telling::Wait,
+        )
         .unwrap();
     let bytes = read_all(&world.open(&vm("web01"), &third, &disk()));
     assert!(bytes[1 << 16] == 1 && bytes[2 << 16] == 2);
     // A session that cannot be read may need anything.
-    let session = sessions.begin(&request("web01")).unwrap();
+    let session = sessions.begin(&request("web01"), Telling::Wait).unwrap();
     let file = format!("vms/web01/points/.{}.partial/session.json", session.name());
     Store::put(
         &world.store,
@@ -167,7 +177,7 @@ fn what_an_open_session_needs_stays() {
     )
     .unwrap();
     let said = sessions
-        .forget_point(&vm("web01"), &points[1].name)
+        .forget_point(&vm("web01"), &points[1].name, Telling::Wait)
         .unwrap_err();
     assert_eq!(said.kind(), ErrorKind::Corrupt);
     assert_eq!(session.state(), SessionState::Open);
@@ -181,14 +191,23 @@ fn a_layer_that_two_points_share_is_kept_for_the_other() {
     // Two children of one parent.
     let second = commit(&sessions, &world, 2, None);
     let third = commit(&sessions, &world, 3, Some(first.name.as_str()));
-    sessions.forget_point(&vm("web01"), &second.name).unwrap();
-    sessions.forget_point(&vm("web01"), &first.name).unwrap();
+    sessions
+        .forget_point(&vm("web01"), &second.name, Telling::Wait)
+        .unwrap();
+    sessions
+        .forget_point(&vm("web01"), &first.name, Telling::Wait)
+        .unwrap();
     assert_eq!(names(&world, "vms/web01/layers").len(), 4);
     let bytes = read_all(&world.open(&vm("web01"), &third, &disk()));
     assert!(bytes[1 << 16] == 1 && bytes[2 << 16] == 0 && bytes[3 << 16] == 3);
-    sessions.forget_point(&vm("web01"), &third.name).unwrap();
+    sessions
+        .forget_point(&vm("web01"), &third.name, Telling::Wait)
+        .unwrap();
     assert!(names(&world, "vms/web01/layers").is_empty());
-    let kind = sessions.remove_vm(&vm("web01")).unwrap_err().kind();
+    let kind = sessions
+        .remove_vm(&vm("web01"), Telling::Wait)
+        .unwrap_err()
+        .kind();
     assert_eq!(kind, ErrorKind::NotEmpty, "it had points");
 }
 
@@ -197,21 +216,29 @@ fn a_vm_without_points_goes_and_its_serial_does_not_come_again() {
     let mut world = World::new(64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     commit(&sessions, &world, 1, None);
-    let session = sessions.begin(&request("db01")).unwrap();
-    let kind = sessions.remove_vm(&vm("db01")).unwrap_err().kind();
+    let session = sessions.begin(&request("db01"), Telling::Wait).unwrap();
+    let kind = sessions
+        .remove_vm(&vm("db01"), Telling::Wait)
+        .unwrap_err()
+        .kind();
     assert_eq!(kind, ErrorKind::Busy);
-    sessions.abort(&vm("db01"), &session.name()).unwrap();
+    sessions
+        .abort(&vm("db01"), &session.name(), Telling::Wait)
+        .unwrap();
     let serial = session.serial();
     drop(session);
-    sessions.remove_vm(&vm("db01")).unwrap();
+    sessions.remove_vm(&vm("db01"), Telling::Wait).unwrap();
     assert_eq!(
-        sessions.remove_vm(&vm("db01")).unwrap_err().kind(),
+        sessions
+            .remove_vm(&vm("db01"), Telling::Wait)
+            .unwrap_err()
+            .kind(),
         ErrorKind::NotFound
     );
     let none = PointName::new("none").unwrap();
     assert_eq!(
         sessions
-            .forget_point(&vm("db01"), &none)
+            .forget_point(&vm("db01"), &none, Telling::Wait)
             .unwrap_err()
             .kind(),
         ErrorKind::NotFound
@@ -230,6 +257,6 @@ fn a_vm_without_points_goes_and_its_serial_does_not_come_again() {
     world.start();
     assert_eq!(world.engine().owner.vm_names(), [vm("web01")]);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
-    let again = sessions.begin(&request("db01")).unwrap();
+    let again = sessions.begin(&request("db01"), Telling::Wait).unwrap();
     assert!(again.serial() > serial);
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Barrier};
 
 use restorefs::error::{ErrorKind, Result};
 use restorefs::ingest::{
-    BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState,
+    BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState, Telling,
 };
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::types::{DiskName, PointName, VmName};
@@ -61,11 +61,11 @@ fn prove(world: &World, point: &PointEntry, bytes: &[u8]) {
 fn of_two_commits_for_one_name_one_wins_and_the_other_loses_nothing() {
     let world = World::new(64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
-    let first = sessions.begin(&request()).unwrap();
+    let first = sessions.begin(&request(), Telling::Wait).unwrap();
     write(&first, 0);
     let name = first.name();
     sessions
-        .commit(&vm(), &name, &CommitRequest::default())
+        .commit(&vm(), &name, &CommitRequest::default(), Telling::Wait)
         .unwrap();
     let mut after_the_seal = 0;
     for round in 0..ROUNDS {
@@ -74,7 +74,7 @@ fn of_two_commits_for_one_name_one_wins_and_the_other_loses_nothing() {
             let mut request = request();
             request.session = named(&format!("s{round}{which}"));
             request.parent = Some("latest".parse().unwrap());
-            sessions.begin(&request).unwrap()
+            sessions.begin(&request, Telling::Wait).unwrap()
         };
         let pair = [begin("a"), begin("b")];
         let bytes = [
@@ -97,7 +97,7 @@ fn of_two_commits_for_one_name_one_wins_and_the_other_loses_nothing() {
                     let (sessions, wanted, barrier) = (&sessions, &wanted, &barrier);
                     scope.spawn(move || {
                         barrier.wait();
-                        sessions.commit(&vm(), &session.name(), wanted)
+                        sessions.commit(&vm(), &session.name(), wanted, Telling::Wait)
                     })
                 })
                 .collect();
@@ -121,7 +121,9 @@ fn of_two_commits_for_one_name_one_wins_and_the_other_loses_nothing() {
             point: named(&format!("r{round}-other")),
             ..CommitRequest::default()
         };
-        let second = sessions.commit(&vm(), &pair[loser].name(), &other).unwrap();
+        let second = sessions
+            .commit(&vm(), &pair[loser].name(), &other, Telling::Wait)
+            .unwrap();
         assert!(read_all(&world.open(&vm(), &second, &disk())) == bytes);
         if round % 10 == 9 {
             prove(&world, point, &winners);
@@ -143,10 +145,15 @@ fn a_clock_that_steps_back_changes_names_and_no_order() {
     let mut world = World::new(64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let commit = |world: &World, seed: u32| {
-        let session = sessions.begin(&request()).unwrap();
+        let session = sessions.begin(&request(), Telling::Wait).unwrap();
         let bytes = write(&session, seed);
         let point = sessions
-            .commit(&vm(), &session.name(), &CommitRequest::default())
+            .commit(
+                &vm(),
+                &session.name(),
+                &CommitRequest::default(),
+                Telling::Wait,
+            )
             .unwrap();
         prove(world, &point, &bytes);
         (point, bytes)
@@ -160,12 +167,17 @@ fn a_clock_that_steps_back_changes_names_and_no_order() {
     points.push(commit(&world, 4));
     world.clock.step(-365 * 86_400);
     points.push(commit(&world, 5));
-    let open = sessions.begin(&request()).unwrap();
+    let open = sessions.begin(&request(), Telling::Wait).unwrap();
     world.clock.step(-86_400);
     let bytes = write(&open, 6);
     assert!(sessions.expire() && !open.is_expired());
     let last = sessions
-        .commit(&vm(), &open.name(), &CommitRequest::default())
+        .commit(
+            &vm(),
+            &open.name(),
+            &CommitRequest::default(),
+            Telling::Wait,
+        )
         .unwrap();
     assert!(last.committed_at < last.captured_at);
     points.push((last, bytes));

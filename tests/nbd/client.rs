@@ -6,6 +6,7 @@ use std::path::Path;
 use restorefs::block::{ExtentKind, ReadAt, WriteAt};
 use restorefs::error::ErrorKind;
 use restorefs::nbd::client::{Client, list};
+use restorefs::nbd::proto::Mode;
 use restorefs::nbd::proto::uri::Uri;
 
 use crate::tool::{Server, has};
@@ -123,6 +124,11 @@ pub(crate) fn check_writes(uri: &str) {
     assert!(read(&again, 0, size) == model, "{uri}");
 }
 
+fn check_mode(uri: &str, mode: Mode) {
+    let client = Client::connect(&uri.parse().unwrap()).unwrap();
+    assert_eq!(client.mode(), mode, "{uri}");
+}
+
 fn strings(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(|&a| a.to_owned()).collect()
 }
@@ -142,6 +148,7 @@ fn qemu_nbd_is_read_and_written() {
         ])
     });
     check(&server.uri("a/b%20c"), &expected, Some(6 << 20));
+    check_mode(&server.uri("a/b%20c"), Mode::Extended);
     let uri: Uri = server.uri("a/b%20c").parse().unwrap();
     let names: Vec<String> = list(&uri).unwrap().into_iter().map(|e| e.name).collect();
     assert_eq!(names, ["a/b c"]);
@@ -178,6 +185,9 @@ fn nbdkit_is_read_and_written_with_and_without_what_it_can_do() {
         })
     };
     check(&start(&["-r"]).uri(""), &expected, Some(6 << 20));
+    // It falls back: to structured replies, to simple ones, to the oldest way to choose.
+    check_mode(&start(&["-r"]).uri(""), Mode::Structured);
+    check_mode(&start(&["-r", "--no-sr"]).uri(""), Mode::Simple);
     check(&start(&["-r", "--no-sr"]).uri(""), &expected, None);
     check(
         &start(&["-r", "--mask-handshake=0"]).uri(""),

@@ -55,8 +55,21 @@ fn take_option(stream: &mut UnixStream) -> u32 {
 /// An export of 1 MiB with structured replies and `base:allocation` as number 9.
 fn handshake(stream: &mut UnixStream) {
     greet(stream);
+    assert_eq!(take_option(stream), 11);
+    stream.write_all(&reply(11, 0x8000_0001, &[])).unwrap();
     assert_eq!(take_option(stream), 8);
-    stream.write_all(&reply(8, 1, &[])).unwrap();
+    open(stream, 8);
+}
+
+/// The same with extended headers.
+fn extended_handshake(stream: &mut UnixStream) {
+    greet(stream);
+    assert_eq!(take_option(stream), 11);
+    open(stream, 11);
+}
+
+fn open(stream: &mut UnixStream, option: u32) {
+    stream.write_all(&reply(option, 1, &[])).unwrap();
     assert_eq!(take_option(stream), 10);
     stream
         .write_all(&reply(10, 4, b"\0\0\0\x09base:allocation"))
@@ -186,6 +199,84 @@ fn replies_that_lie_end_the_connection() {
     assert!(error.to_string().contains("broken"), "{error}");
 }
 
+fn extended(flags: u16, kind: u16, (cookie, offset): (u64, u64), payload: &[u8]) -> Vec<u8> {
+    let mut out = 0x6e8a_278c_u32.to_be_bytes().to_vec();
+    out.extend(flags.to_be_bytes());
+    out.extend(kind.to_be_bytes());
+    out.extend(cookie.to_be_bytes());
+    out.extend(offset.to_be_bytes());
+    out.extend((payload.len() as u64).to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+#[test]
+fn extended_replies_that_lie_end_the_connection() {
+    type Lie = Box<dyn FnOnce(u64) -> Vec<u8> + Send>;
+    let data = |length: usize| [&4096u64.to_be_bytes()[..], &vec![1; length]].concat();
+    let read = |lie: Lie| {
+        with_server(
+            |stream| {
+                extended_handshake(stream);
+                let mut header = [0; 32];
+                stream.read_exact(&mut header).unwrap();
+                assert_eq!(header[..8], [0x21, 0xe4, 0x1c, 0x71, 0, 0, 0, 0]);
+                assert_eq!(header[24..], 512u64.to_be_bytes());
+                let cookie = u64::from_be_bytes(header[8..16].try_into().unwrap());
+                let _ = stream.write_all(&lie(cookie));
+            },
+            |uri| Client::connect(uri).unwrap().read_at(4096, &mut [9; 512]),
+        )
+    };
+    read(Box::new(move |c| extended(1, 1, (c, 4096), &data(512)))).unwrap();
+    let lies: Vec<(&str, Lie)> = vec![
+        (
+            "another request's offset",
+            Box::new(move |c| extended(1, 1, (c, 512), &data(512))),
+        ),
+        (
+            "a structured chunk",
+            Box::new(move |c| chunk(1, 1, c, &[data(512), vec![0; 12]].concat())),
+        ),
+        (
+            "a simple reply",
+            Box::new(|c| {
+                [
+                    &0x6744_6698_u32.to_be_bytes()[..],
+                    &[0; 4],
+                    &c.to_be_bytes(),
+                    &[1; 512],
+                ]
+                .concat()
+            }),
+        ),
+        (
+            "a length without end",
+            Box::new(|c| {
+                let mut header = extended(1, 1, (c, 4096), &[]);
+                header[24..].copy_from_slice(&u64::MAX.to_be_bytes());
+                header
+            }),
+        ),
+        (
+            "an error without end",
+            Box::new(|c| {
+                let mut header = extended(1, 0x8001, (c, 4096), &[]);
+                header[24..].copy_from_slice(&(1u64 << 32).to_be_bytes());
+                header
+            }),
+        ),
+        (
+            "too many bytes",
+            Box::new(move |c| extended(1, 1, (c, 4096), &data(513))),
+        ),
+    ];
+    for (what, lie) in lies {
+        let error = read(lie).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Disconnected, "{what}: {error}");
+    }
+}
+
 #[test]
 fn extents_that_lie_are_not_believed() {
     let extents = |payload: Vec<u8>| {
@@ -226,13 +317,13 @@ fn handshakes_that_lie_are_errors() {
         with_server(
             move |stream| {
                 greet(stream);
-                assert_eq!(take_option(stream), 8);
+                assert_eq!(take_option(stream), 11);
                 let _ = stream.write_all(&after);
             },
             |uri| Client::connect(uri).unwrap_err(),
         )
     };
-    let mut long = reply(8, 1, &[]);
+    let mut long = reply(11, 1, &[]);
     long[16..20].copy_from_slice(&u32::MAX.to_be_bytes());
     for lie in [Vec::new(), vec![0; 20], reply(7, 1, &[]), long] {
         let error = connect(lie);
@@ -263,7 +354,7 @@ proptest! {
                 if greeting {
                     stream.write_all(b"NBDMAGICIHAVEOPT\0\x03").unwrap();
                     if option {
-                        let _ = stream.write_all(&reply(8, 1, &[]));
+                        let _ = stream.write_all(&reply(11, 1, &[]));
                     }
                 }
                 let _ = stream.write_all(&bytes);

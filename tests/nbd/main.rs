@@ -8,8 +8,16 @@
 )]
 
 mod client;
+mod context;
+mod extended;
 mod hostile;
 mod malformed;
+#[path = "../cli/place.rs"]
+#[expect(
+    dead_code,
+    reason = "what the program's own tests need is not all needed here"
+)]
+mod place;
 mod raw;
 mod server;
 mod tool;

@@ -69,6 +69,21 @@ impl Raw {
         raw
     }
 
+    /// With an export chosen: extended headers, `base:allocation` and block sizes.
+    pub(crate) fn extended(socket: &Path, export: &str) -> Self {
+        let mut raw = Self::greeted(socket);
+        raw.option(11, &[]);
+        assert_eq!(raw.answer(11), (1, Vec::new()));
+        let name = [&(export.len() as u32).to_be_bytes()[..], export.as_bytes()].concat();
+        let query = [&name[..], b"\0\0\0\x01\0\0\0\x0fbase:allocation"].concat();
+        raw.option(10, &query);
+        assert_eq!(raw.answer(10).0, 4);
+        assert_eq!(raw.answer(10).0, 1);
+        raw.option(7, &[&name[..], b"\0\x01\0\x03"].concat());
+        while raw.answer(7).0 == 3 {}
+        raw
+    }
+
     pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).unwrap();
     }
@@ -130,6 +145,67 @@ impl Raw {
         bytes.extend(offset.to_be_bytes());
         bytes.extend(length.to_be_bytes());
         self.say(&bytes);
+    }
+
+    pub(crate) fn request_extended(
+        &mut self,
+        flags: u16,
+        command: u16,
+        cookie: u64,
+        offset: u64,
+        length: u64,
+    ) {
+        let mut bytes = 0x21e4_1c71_u32.to_be_bytes().to_vec();
+        bytes.extend(flags.to_be_bytes());
+        bytes.extend(command.to_be_bytes());
+        bytes.extend(cookie.to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        self.say(&bytes);
+    }
+
+    /// One extended request and its reply.
+    pub(crate) fn ask_extended(
+        &mut self,
+        flags: u16,
+        command: u16,
+        offset: u64,
+        length: u64,
+    ) -> Said {
+        self.request_extended(flags, command, 77, offset, length);
+        self.reply_extended(offset)
+    }
+
+    /// The next reply, which answers a request at `offset`: extended chunks and nothing else.
+    pub(crate) fn reply_extended(&mut self, offset: u64) -> Said {
+        let (mut error, mut data) = (0, Vec::new());
+        loop {
+            assert_eq!(self.take::<4>(), 0x6e8a_278c_u32.to_be_bytes());
+            let flags = u16::from_be_bytes(self.take());
+            let kind = u16::from_be_bytes(self.take());
+            let cookie = u64::from_be_bytes(self.take());
+            assert_eq!(u64::from_be_bytes(self.take()), offset);
+            let mut payload = vec![0; u64::from_be_bytes(self.take()) as usize];
+            self.0.read_exact(&mut payload).unwrap();
+            match kind {
+                1 => data.extend(&payload[8..]),
+                2 => {
+                    let length = u32::from_be_bytes(payload[8..12].try_into().unwrap());
+                    data.resize(data.len() + length as usize, 0);
+                }
+                6 => data.extend(&payload[4..]),
+                0x8001 => error = u32::from_be_bytes(payload[..4].try_into().unwrap()),
+                0 => assert!(payload.is_empty()),
+                kind => panic!("chunk of type {kind}"),
+            }
+            if flags & 1 != 0 {
+                return Said {
+                    cookie,
+                    error,
+                    data,
+                };
+            }
+        }
     }
 
     /// One request and its reply.

@@ -50,7 +50,10 @@ impl Exports for Catalog {
 
     fn open(&self, name: &str) -> Result<Export> {
         if let Some(disk) = self.others.lock().unwrap().get(name) {
-            return Ok(Export::Read(Arc::clone(disk)));
+            return Ok(Export::Read {
+                disk: Arc::clone(disk),
+                surveyor: None,
+            });
         }
         let parts: Vec<&str> = name.split('/').collect();
         let [vm, point, disk] = parts[..] else {
@@ -61,6 +64,7 @@ impl Exports for Catalog {
             return Ok(Export::Write {
                 session: Arc::clone(session),
                 disk,
+                surveyor: None,
             });
         }
         let vm = VmName::new(vm)?;
@@ -71,9 +75,10 @@ impl Exports for Catalog {
             .disk(&disk)
             .ok_or_else(|| Error::not_found("there is no such disk"))?;
         let source = ChainSource::new(self.engine.owner.repository(), &vm, entry.vm.vm_id, true);
-        Ok(Export::Read(Arc::new(
-            source.open_disk(&self.engine.pool, &disk.layer)?,
-        )))
+        Ok(Export::Read {
+            disk: Arc::new(source.open_disk(&self.engine.pool, &disk.layer)?),
+            surveyor: None,
+        })
     }
 }
 

@@ -107,7 +107,7 @@ fn answer(desk: &Desk, request: Request) -> Result<Value> {
             failure,
         } => {
             let ending = failure.map_or_else(Ending::aborted, Ending::failed);
-            value(desk.sessions().end(&vm, &session, &ending)?)
+            value(desk.end(&vm, &session, &ending)?)
         }
         Request::Sessions => value(desk.list()),
         Request::RebuildCatalog => value(desk.sessions().engine().owner.rebuild_catalog()?),

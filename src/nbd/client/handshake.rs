@@ -11,7 +11,7 @@ use crate::nbd::proto::option::{
     ReplyKind, encode_option,
 };
 use crate::nbd::proto::{
-    BASE_ALLOCATION, GREETING_MAGIC, OLDSTYLE_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC,
+    BASE_ALLOCATION, GREETING_MAGIC, Mode, OLDSTYLE_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC,
 };
 use crate::types::width::usize_from_u32;
 
@@ -36,8 +36,8 @@ pub(super) struct Facts {
     pub(super) flags: TransmissionFlags,
     /// Sizes of requests.
     pub(super) sizes: BlockSize,
-    /// Whether replies are structured.
-    pub(super) structured: bool,
+    /// How requests and replies are framed.
+    pub(super) mode: Mode,
     /// Number of `base:allocation`.
     pub(super) context: Option<u32>,
 }
@@ -53,17 +53,23 @@ struct Handshake<'a> {
 pub(super) fn negotiate(stream: &Stream, export: &str) -> Result<Facts> {
     let mut handshake = Handshake::begin(stream)?;
     if !handshake.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
-        return handshake.export_name(export, false, None);
+        return handshake.export_name(export, Mode::Simple, None);
     }
-    let structured = handshake.structured()?;
-    let context = if structured {
+    let mode = handshake.mode()?;
+    let context = if mode.has_chunks() {
         handshake.context(export)?
     } else {
         None
     };
-    let facts = match handshake.go(export, structured, context)? {
+    let facts = match handshake.go(export, mode, context)? {
         Some(facts) => facts,
-        None => handshake.export_name(export, structured, context)?,
+        // Who agreed on extended headers knows GO.
+        None if mode == Mode::Extended => {
+            return Err(violation(
+                "the server agreed on extended headers, but does not know NBD_OPT_GO",
+            ));
+        }
+        None => handshake.export_name(export, mode, context)?,
     };
     if facts.size_bytes > i64::MAX.unsigned_abs() {
         return Err(violation(format!(
@@ -199,9 +205,17 @@ impl<'a> Handshake<'a> {
         ))
     }
 
-    fn structured(&mut self) -> Result<bool> {
-        let end = self.ask(OptionKind::StructuredReply, &[], |_, _| Ok(()))?;
-        Ok(end.is_none())
+    /// The best that the server speaks.
+    fn mode(&mut self) -> Result<Mode> {
+        for (option, mode) in [
+            (OptionKind::ExtendedHeaders, Mode::Extended),
+            (OptionKind::StructuredReply, Mode::Structured),
+        ] {
+            if self.ask(option, &[], |_, _| Ok(()))?.is_none() {
+                return Ok(mode);
+            }
+        }
+        Ok(Mode::Simple)
     }
 
     fn context(&mut self, export: &str) -> Result<Option<u32>> {
@@ -228,12 +242,7 @@ impl<'a> Handshake<'a> {
     }
 
     /// `None` where the server does not know GO.
-    fn go(
-        &mut self,
-        export: &str,
-        structured: bool,
-        context: Option<u32>,
-    ) -> Result<Option<Facts>> {
+    fn go(&mut self, export: &str, mode: Mode, context: Option<u32>) -> Result<Option<Facts>> {
         let request = InfoRequest {
             name: export.to_owned(),
             wanted: vec![Info::BLOCK_SIZE],
@@ -264,19 +273,14 @@ impl<'a> Handshake<'a> {
                     size_bytes,
                     flags,
                     sizes,
-                    structured,
+                    mode,
                     context,
                 }))
             }
         }
     }
 
-    fn export_name(
-        &mut self,
-        export: &str,
-        structured: bool,
-        context: Option<u32>,
-    ) -> Result<Facts> {
+    fn export_name(&mut self, export: &str, mode: Mode, context: Option<u32>) -> Result<Facts> {
         let option = encode_option(OptionKind::ExportName, export.as_bytes());
         self.stream.send(&option, &[])?;
         let answer: [u8; 10] = self.stream.receive_array().map_err(|e| {
@@ -293,7 +297,7 @@ impl<'a> Handshake<'a> {
             size_bytes,
             flags: TransmissionFlags::from_bits_retain(flags),
             sizes: BlockSize::DEFAULT,
-            structured,
+            mode,
             context,
         })
     }

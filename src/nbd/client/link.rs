@@ -17,11 +17,12 @@ use super::handshake::Facts;
 use super::pending::{Answer, CHUNK_BYTES_MAX, Reply, Want, data_length};
 use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::Mode;
 use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::{ChunkFlags, CommandFlags};
-use crate::nbd::proto::reply::{ChunkType, Header};
-use crate::types::width::usize_from_u32;
+use crate::nbd::proto::reply::{ChunkType, Header, Recipient};
+use crate::types::width::usize_from_u64;
 
 /// LIMIT: requests in flight on one connection; nbdkit and QEMU work on 16 at a time.
 const IN_FLIGHT_MAX: usize = 16;
@@ -38,6 +39,8 @@ type Sender = SyncSender<Result<Answer>>;
 pub(super) struct Ticket(Receiver<Result<Answer>>);
 
 struct Waiting {
+    /// Offset of the request, which extended replies repeat.
+    offset: u64,
     reply: Reply,
     sender: Sender,
 }
@@ -54,7 +57,7 @@ struct Shared {
     stream: Stream,
     state: Mutex<State>,
     freed: Condvar,
-    structured: bool,
+    mode: Mode,
 }
 
 /// A connection.
@@ -117,15 +120,22 @@ impl Shared {
         broken.map_or(Ok(()), Err)
     }
 
-    fn receive_one(&self) -> Result<()> {
+    fn receive_header(&self) -> Result<Header> {
+        if self.mode == Mode::Extended {
+            let header: [u8; Header::EXTENDED_BYTES] = self.stream.receive_array()?;
+            return Header::parse(&header);
+        }
         let first: [u8; Header::SIMPLE_BYTES] = self.stream.receive_array()?;
-        let header = if Header::is_chunk(&first)? {
+        if Header::is_chunk(&first)? {
             let more: [u8; Header::CHUNK_MORE_BYTES] = self.stream.receive_array()?;
-            Header::parse(&[&first[..], &more[..]].concat())?
+            Header::parse(&[&first[..], &more[..]].concat())
         } else {
-            Header::parse(&first)?
-        };
-        match header {
+            Header::parse(&first)
+        }
+    }
+
+    fn receive_one(&self) -> Result<()> {
+        match self.receive_header()? {
             Header::Simple { error, cookie } => {
                 let waiting = self.take(cookie)?;
                 self.guarded(waiting, |reply| self.receive_simple(reply, error))
@@ -134,10 +144,13 @@ impl Shared {
             Header::Chunk {
                 flags,
                 kind,
-                cookie,
+                to: Recipient { cookie, offset },
                 length_bytes,
             } => {
                 let waiting = self.take(cookie)?;
+                if offset.is_some_and(|offset| offset != waiting.offset) {
+                    return Err(violation("the server answered for another offset"));
+                }
                 let waiting = self.guarded(waiting, |reply| {
                     self.receive_chunk(reply, kind, length_bytes)
                 })?;
@@ -178,7 +191,7 @@ impl Shared {
             return Ok(());
         }
         match reply.whole() {
-            Some(_) if self.structured => Err(violation(
+            Some(_) if self.mode.has_chunks() => Err(violation(
                 "the server sent a simple reply where a structured one was agreed on",
             )),
             Some(buffer) => self.stream.receive(buffer),
@@ -186,8 +199,8 @@ impl Shared {
         }
     }
 
-    fn receive_chunk(&self, reply: &mut Reply, kind: ChunkType, length_bytes: u32) -> Result<()> {
-        if !self.structured {
+    fn receive_chunk(&self, reply: &mut Reply, kind: ChunkType, length_bytes: u64) -> Result<()> {
+        if !self.mode.has_chunks() {
             return Err(violation(
                 "the server sent a structured reply that was not agreed on",
             ));
@@ -197,12 +210,22 @@ impl Shared {
             let offset = u64::from_be_bytes(self.stream.receive_array()?);
             return self.stream.receive(reply.part(offset, length)?);
         }
-        if length_bytes > CHUNK_BYTES_MAX {
+        if (kind == ChunkType::BlockStatusExtended) != (self.mode == Mode::Extended)
+            && matches!(
+                kind,
+                ChunkType::BlockStatus | ChunkType::BlockStatusExtended
+            )
+        {
+            return Err(violation(
+                "the server sent extents in a form that was not agreed on",
+            ));
+        }
+        if length_bytes > u64::from(CHUNK_BYTES_MAX) {
             return Err(violation(format!(
                 "the server sent a chunk of {length_bytes} bytes"
             )));
         }
-        let mut payload = vec![0; usize_from_u32(length_bytes)];
+        let mut payload = vec![0; usize_from_u64(length_bytes)];
         self.stream.receive(&mut payload)?;
         reply.chunk(kind, &payload)
     }
@@ -215,7 +238,7 @@ impl Link {
             stream,
             state: Mutex::default(),
             freed: Condvar::new(),
-            structured: facts.structured,
+            mode: facts.mode,
         });
         let (end, ended) = sync_channel(1);
         let receiving = Arc::clone(&shared);
@@ -254,7 +277,7 @@ impl Link {
         command: Command,
         flags: CommandFlags,
         offset: u64,
-        length_bytes: u32,
+        length_bytes: u64,
         payload: &[u8],
         want: Want,
     ) -> Result<Ticket> {
@@ -274,8 +297,19 @@ impl Link {
             }
             state.in_flight += 1;
             let reply = Reply::new(want);
-            state.waiting.insert(cookie, Waiting { reply, sender });
+            let waiting = Waiting {
+                offset,
+                reply,
+                sender,
+            };
+            state.waiting.insert(cookie, waiting);
         }
+        let mode = self.shared.mode;
+        let flags = if mode == Mode::Extended && command == Command::Write {
+            flags | CommandFlags::PAYLOAD_LEN
+        } else {
+            flags
+        };
         let request = Request {
             flags,
             command,
@@ -284,7 +318,7 @@ impl Link {
             length_bytes,
         };
         let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.shared.stream.send(&request.encode(), payload) {
+        if let Err(error) = self.shared.stream.send(&request.encode(mode), payload) {
             // The other side may have said why before it hung up: the receiver's error, if any, stays.
             self.shared.die(&error);
             return Err(error);
@@ -327,7 +361,9 @@ impl Link {
         };
         {
             let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-            self.shared.stream.send(&goodbye.encode(), &[])?;
+            self.shared
+                .stream
+                .send(&goodbye.encode(self.shared.mode), &[])?;
         }
         self.shared.stream.shutdown(Shutdown::Write);
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);

@@ -30,6 +30,7 @@ use window::Window;
 
 use crate::block::{Extent, ExtentKind, ReadAt, WriteAt, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::Mode;
 use crate::nbd::proto::command::Command;
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::{CommandFlags, TransmissionFlags};
@@ -46,8 +47,11 @@ const PIECE_BYTES: u64 = 2 << 20;
 /// LIMIT: requests that one call has in flight.
 const DEPTH: usize = 4;
 
-/// LIMIT: bytes that one BLOCK_STATUS or WRITE_ZEROES covers.
+/// LIMIT: bytes that one BLOCK_STATUS, TRIM or WRITE_ZEROES covers.
 const STRETCH_BYTES: u64 = 1 << 30;
+
+/// LIMIT: bytes that one BLOCK_STATUS covers where lengths have 64 bits.
+const LONG_STRETCH_BYTES: u64 = 1 << 40;
 
 /// An export of a server. Dropped without [`Client::disconnect`], it hangs up without a word.
 pub struct Client {
@@ -140,6 +144,12 @@ impl Client {
         self.facts.flags
     }
 
+    /// How requests and replies are framed.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.facts.mode
+    }
+
     /// Sizes of requests that the server takes.
     #[must_use]
     pub const fn block_size(&self) -> BlockSize {
@@ -224,14 +234,12 @@ impl Client {
         payload: &[u8],
         want: Want,
     ) -> Result<Flight> {
-        let length = u32::try_from(length_bytes)
-            .map_err(|_| Error::invalid("a request of 4 GiB or more").at_offset(offset))?;
         let link = self.link()?;
         let ticket = link.send(
             command,
             CommandFlags::empty(),
             offset,
-            length,
+            length_bytes,
             payload,
             want,
         )?;
@@ -407,7 +415,11 @@ impl Client {
     fn load_window(&self, offset: u64) -> Result<Window> {
         let context = self.facts.context.unwrap_or_default();
         let from = self.round_down(offset);
-        let end = self.round_up((from + STRETCH_BYTES).min(self.facts.size_bytes));
+        let stretch = match self.facts.mode {
+            Mode::Extended => LONG_STRETCH_BYTES,
+            Mode::Simple | Mode::Structured => STRETCH_BYTES,
+        };
+        let end = self.round_up((from + stretch).min(self.facts.size_bytes));
         let want = Want::Extents {
             context,
             found: None,

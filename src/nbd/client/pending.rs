@@ -10,7 +10,7 @@ use crate::nbd::proto::field::{Fields, violation};
 use crate::nbd::proto::flag::StatusFlags;
 use crate::nbd::proto::reply::{ChunkType, parse_error, parse_status};
 use crate::nbd::proto::status::Status;
-use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
+use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: pieces that do not touch each other, in which the bytes of one read may come.
 const FRAGMENTS_MAX: usize = 8192;
@@ -22,7 +22,7 @@ pub(super) const CHUNK_BYTES_MAX: u32 = 8 << 20;
 const MESSAGE_CHARS_MAX: usize = 256;
 
 /// Extents of a reply: lengths in bytes, and what is said about them.
-pub(super) type Extents = Vec<(u32, StatusFlags)>;
+pub(super) type Extents = Vec<(u64, StatusFlags)>;
 
 /// What a request waits for.
 #[derive(Debug)]
@@ -142,11 +142,11 @@ impl Reply {
                 self.part(offset, u64::from(length))?.fill(0);
                 Ok(())
             }
-            ChunkType::BlockStatus => {
+            ChunkType::BlockStatus | ChunkType::BlockStatusExtended => {
                 let Want::Extents { context, found } = &mut self.want else {
                     return Err(violation("the server sent extents that nobody asked for"));
                 };
-                let (id, extents) = parse_status(payload)?;
+                let (id, extents) = parse_status(kind, payload)?;
                 if id != *context || found.replace(extents).is_some() {
                     return Err(violation(
                         "the server sent extents of another context, or twice",
@@ -216,9 +216,9 @@ fn fill(filled: &mut Vec<(usize, usize)>, from: usize, end: usize) -> Result<()>
 ///
 /// # Errors
 /// `Disconnected` when it has no room for both.
-pub(super) fn data_length(length_bytes: u32) -> Result<u64> {
+pub(super) fn data_length(length_bytes: u64) -> Result<u64> {
     match length_bytes.checked_sub(8) {
-        Some(length) if length > 0 => Ok(u64_from_usize(usize_from_u32(length))),
+        Some(length) if length > 0 => Ok(length),
         _ => Err(violation("the server sent a chunk of data without data")),
     }
 }

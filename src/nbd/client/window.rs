@@ -14,11 +14,11 @@ pub(super) struct Window {
 
 impl Window {
     /// The extents of a reply from `start` on; what passes `end_max` is cut off.
-    pub(super) fn new(start: u64, extents: &[(u32, StatusFlags)], end_max: u64) -> Self {
+    pub(super) fn new(start: u64, extents: &[(u64, StatusFlags)], end_max: u64) -> Self {
         let mut ends: Vec<(u64, ExtentKind)> = Vec::with_capacity(extents.len());
         let mut at = start;
         for (length, flags) in extents {
-            at = at.saturating_add(u64::from(*length)).min(end_max);
+            at = at.saturating_add(*length).min(end_max);
             // What is a hole but does not read as zero has to be read.
             let kind = match (
                 flags.contains(StatusFlags::ZERO),
@@ -65,7 +65,7 @@ mod tests {
             (512, none),
             (512, hole),
             (1024, zero | hole),
-            (u32::MAX, zero),
+            (u64::MAX, zero),
             (9, none),
         ];
         let window = Window::new(4096, &said, 8192);

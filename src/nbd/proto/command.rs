@@ -1,11 +1,15 @@
 //! Requests of the transmission phase (proto.md, "Request message").
 
+use super::Mode;
 use super::field::{Fields, violation};
 use super::flag::CommandFlags;
 use crate::error::Result;
 
 /// First word of a request.
 const MAGIC: u32 = 0x2560_9513;
+
+/// First word of an extended request.
+const EXTENDED_MAGIC: u32 = 0x21e4_1c71;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,13 +79,15 @@ pub struct Request {
     pub cookie: u64,
     /// Where, in bytes.
     pub offset: u64,
-    /// How much, in bytes.
-    pub length_bytes: u32,
+    /// How much, in bytes. In an extended request with PAYLOAD_LEN: how long the payload is.
+    pub length_bytes: u64,
 }
 
 impl Request {
     /// Bytes of the header.
     pub const BYTES: usize = 28;
+    /// Bytes of an extended header.
+    pub const EXTENDED_BYTES: usize = 32;
 
     /// Reads a header.
     ///
@@ -89,8 +95,29 @@ impl Request {
     /// `Disconnected` when it does not begin with its magic number: the stream is out of step.
     pub fn parse(bytes: &[u8; Self::BYTES]) -> Result<Self> {
         let mut fields = Fields::new(bytes);
+        let request = Self::begin(&mut fields, MAGIC)?;
+        Ok(Self {
+            length_bytes: u64::from(fields.u32()?),
+            ..request
+        })
+    }
+
+    /// Reads an extended header.
+    ///
+    /// # Errors
+    /// As [`Request::parse`].
+    pub fn parse_extended(bytes: &[u8; Self::EXTENDED_BYTES]) -> Result<Self> {
+        let mut fields = Fields::new(bytes);
+        let request = Self::begin(&mut fields, EXTENDED_MAGIC)?;
+        Ok(Self {
+            length_bytes: fields.u64()?,
+            ..request
+        })
+    }
+
+    fn begin(fields: &mut Fields<'_>, expected: u32) -> Result<Self> {
         let magic = fields.u32()?;
-        if magic != MAGIC {
+        if magic != expected {
             return Err(violation(format!(
                 "the peer sent a request with the magic number {magic:#010x}"
             )));
@@ -100,20 +127,45 @@ impl Request {
             command: Command::of_code(fields.u16()?),
             cookie: fields.u64()?,
             offset: fields.u64()?,
-            length_bytes: fields.u32()?,
+            length_bytes: 0,
         })
     }
 
-    /// The header as it is sent.
+    /// Whether a payload of its length follows the header.
+    ///
+    /// An extended WRITE must say so with PAYLOAD_LEN, but QEMU's client (10.0) does not, and sends the payload all the same: a WRITE
+    /// always has one.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(Self::BYTES);
-        out.extend(MAGIC.to_be_bytes());
+    pub fn has_payload(&self, mode: Mode) -> bool {
+        match mode {
+            Mode::Simple | Mode::Structured => self.command == Command::Write,
+            Mode::Extended => {
+                self.command == Command::Write || self.flags.contains(CommandFlags::PAYLOAD_LEN)
+            }
+        }
+    }
+
+    /// The header as it is sent. Where the length has 32 bits, a longer one is cut to 4 GiB - 1: who may ask for more has agreed
+    /// on extended headers.
+    #[must_use]
+    pub fn encode(&self, mode: Mode) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::EXTENDED_BYTES);
+        let magic = match mode {
+            Mode::Simple | Mode::Structured => MAGIC,
+            Mode::Extended => EXTENDED_MAGIC,
+        };
+        out.extend(magic.to_be_bytes());
         out.extend(self.flags.bits().to_be_bytes());
         out.extend(self.command.code().to_be_bytes());
         out.extend(self.cookie.to_be_bytes());
         out.extend(self.offset.to_be_bytes());
-        out.extend(self.length_bytes.to_be_bytes());
+        match mode {
+            Mode::Simple | Mode::Structured => {
+                let length = u32::try_from(self.length_bytes).unwrap_or(u32::MAX);
+                out.extend(length.to_be_bytes());
+            }
+            Mode::Extended => out.extend(self.length_bytes.to_be_bytes()),
+        }
         out
     }
 }
@@ -121,12 +173,13 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::{Command, Request};
+    use crate::nbd::proto::Mode;
     use crate::nbd::proto::flag::CommandFlags;
     use proptest::prelude::{any, prop_assert_eq, proptest};
 
     proptest! {
         #[test]
-        fn requests_round_trip(flags: u16, command: u16, cookie: u64, offset: u64, length_bytes: u32) {
+        fn requests_round_trip(flags: u16, command: u16, cookie: u64, offset: u64, length_bytes: u64) {
             let request = Request {
                 flags: CommandFlags::from_bits_retain(flags),
                 command: Command::of_code(command),
@@ -134,14 +187,22 @@ mod tests {
                 offset,
                 length_bytes,
             };
-            let bytes: [u8; Request::BYTES] = request.encode().try_into().unwrap();
+            let bytes: [u8; Request::EXTENDED_BYTES] =
+                request.encode(Mode::Extended).try_into().unwrap();
+            prop_assert_eq!(Request::parse_extended(&bytes).unwrap(), request);
+            let request = Request { length_bytes: length_bytes & 0xffff_ffff, ..request };
+            let bytes: [u8; Request::BYTES] = request.encode(Mode::Structured).try_into().unwrap();
             prop_assert_eq!(Request::parse(&bytes).unwrap(), request);
         }
 
         #[test]
-        fn any_bytes_give_a_request_or_an_error(bytes in any::<[u8; Request::BYTES]>()) {
-            if let Ok(request) = Request::parse(&bytes) {
-                prop_assert_eq!(request.encode(), bytes);
+        fn any_bytes_give_a_request_or_an_error(bytes in any::<[u8; Request::EXTENDED_BYTES]>()) {
+            if let Ok(request) = Request::parse_extended(&bytes) {
+                prop_assert_eq!(request.encode(Mode::Extended), bytes);
+            }
+            let (short, _) = bytes.split_first_chunk().unwrap();
+            if let Ok(request) = Request::parse(short) {
+                prop_assert_eq!(request.encode(Mode::Simple), short);
             }
         }
     }

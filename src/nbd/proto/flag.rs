@@ -48,6 +48,8 @@ bitflags::bitflags! {
         const SEND_CACHE = 1 << 10;
         /// The FAST_ZERO flag is there.
         const SEND_FAST_ZERO = 1 << 11;
+        /// BLOCK_STATUS takes a payload that names contexts.
+        const BLOCK_STATUS_PAYLOAD = 1 << 12;
         const _ = !0;
     }
 
@@ -64,6 +66,8 @@ bitflags::bitflags! {
         const REQ_ONE = 1 << 3;
         /// WRITE_ZEROES: fail rather than write slowly.
         const FAST_ZERO = 1 << 4;
+        /// Extended requests: a payload of the length follows.
+        const PAYLOAD_LEN = 1 << 5;
         const _ = !0;
     }
 

@@ -1,6 +1,7 @@
 //! The NBD protocol as both sides share it: flags, headers and payloads as plain data. No I/O here.
 //!
-//! Source: `doc/proto.md` and `doc/uri.md` of the NetworkBlockDevice project. All numbers are big-endian.
+//! Source: `doc/proto.md` and `doc/uri.md` of the NetworkBlockDevice project; extended headers from its branch
+//! `extension-ext-header`. All numbers are big-endian.
 //!
 //! # On-disk layout
 //! | message | bytes | fields |
@@ -9,8 +10,10 @@
 //! | option | 16 + n | `IHAVEOPT`, option u32, length u32, data |
 //! | option reply | 20 + n | 0x0003e889045565a9, option u32, type u32, length u32, data |
 //! | request | 28 + n | 0x25609513, flags u16, command u16, cookie u64, offset u64, length u32, payload |
+//! | extended request | 32 + n | 0x21e41c71, flags u16, command u16, cookie u64, offset u64, length u64, payload |
 //! | simple reply | 16 + n | 0x67446698, error u32, cookie u64, payload |
 //! | structured chunk | 20 + n | 0x668e33ef, flags u16, type u16, cookie u64, length u32, payload |
+//! | extended chunk | 32 + n | 0x6e8a278c, flags u16, type u16, cookie u64, offset u64 (the request's), length u64, payload |
 //!
 //! # Invariants
 //! - Every parser is total: any bytes give a value or an error, nothing is allocated by a count that was not compared with
@@ -37,6 +40,26 @@ pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
 
 /// LIMIT: bytes of the data of an option or of an option reply. Ours; the longest sensible one is a list of context queries.
 pub const OPTION_BYTES_MAX: u32 = 64 << 10;
+
+/// How requests and replies are framed in the transmission phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Simple replies only.
+    #[default]
+    Simple,
+    /// Replies to READ and BLOCK_STATUS, and errors, are structured chunks.
+    Structured,
+    /// Extended requests, and extended chunks only: lengths have 64 bits.
+    Extended,
+}
+
+impl Mode {
+    /// Whether replies can be chunks.
+    #[must_use]
+    pub const fn has_chunks(self) -> bool {
+        matches!(self, Self::Structured | Self::Extended)
+    }
+}
 
 /// TCP port that IANA gave to NBD.
 pub const PORT: u16 = 10_809;

@@ -28,6 +28,8 @@ pub enum OptionKind {
     ListMetaContext,
     /// Choose meta contexts.
     SetMetaContext,
+    /// Speak extended headers.
+    ExtendedHeaders,
     /// An option that we do not know.
     Unknown(u32),
 }
@@ -46,6 +48,7 @@ impl OptionKind {
             Self::StructuredReply => 8,
             Self::ListMetaContext => 9,
             Self::SetMetaContext => 10,
+            Self::ExtendedHeaders => 11,
             Self::Unknown(code) => code,
         }
     }
@@ -63,6 +66,7 @@ impl OptionKind {
             8 => Self::StructuredReply,
             9 => Self::ListMetaContext,
             10 => Self::SetMetaContext,
+            11 => Self::ExtendedHeaders,
             code => Self::Unknown(code),
         }
     }
@@ -139,6 +143,8 @@ pub enum ReplyKind {
     ErrBlockSizeRequired,
     /// The option is too long.
     ErrTooBig,
+    /// Extended headers come first, or rule it out.
+    ErrExtendedHeadersRequired,
     /// A type that we do not know.
     Unknown(u32),
 }
@@ -161,6 +167,7 @@ impl ReplyKind {
             Self::ErrShutdown => 0x8000_0007,
             Self::ErrBlockSizeRequired => 0x8000_0008,
             Self::ErrTooBig => 0x8000_0009,
+            Self::ErrExtendedHeadersRequired => 0x8000_000a,
             Self::Unknown(code) => code,
         }
     }
@@ -182,6 +189,7 @@ impl ReplyKind {
             0x8000_0007 => Self::ErrShutdown,
             0x8000_0008 => Self::ErrBlockSizeRequired,
             0x8000_0009 => Self::ErrTooBig,
+            0x8000_000a => Self::ErrExtendedHeadersRequired,
             code => Self::Unknown(code),
         }
     }

@@ -1,6 +1,7 @@
 //! One connection, from its greeting to its end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -8,19 +9,19 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
 
 use super::buffer::BufferPool;
+use super::check::Terms;
 use super::export::{Exports, Target};
 use super::handshake::{Agreement, negotiate, receive_or_end, skip};
 use super::limit::ServerLimits;
 use super::reply::{Duty, Reply, Share, send_all};
+use super::step::{self, is_long};
 use super::work::Scene;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{Connection, Reservation};
-use crate::nbd::proto::PAYLOAD_BYTES_MAX;
 use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::field::violation;
-use crate::nbd::proto::flag::CommandFlags;
-use crate::nbd::proto::status::Status;
-use crate::types::width::{u64_from_usize, usize_from_u32};
+use crate::nbd::proto::{Mode, PAYLOAD_BYTES_MAX};
+use crate::types::width::usize_from_u32;
 
 /// LIMIT: bytes in flight that each connection has for itself, beside those that it shares.
 const ALLOWANCE_BYTES: usize = 1 << 20;
@@ -78,8 +79,7 @@ struct Transmission<'a> {
     shared: &'a Shared,
     scene: Arc<Scene>,
     connection: Option<Connection>,
-    size_bytes: u64,
-    block_bytes: u32,
+    terms: Terms,
     /// Requests in flight.
     requests: Arc<Semaphore>,
     /// Bytes in flight.
@@ -102,15 +102,20 @@ async fn transmit(
     let mut sender = tokio::spawn(send_all(sending, queue, limits.stall_timeout));
     let mut transmission = Transmission {
         shared,
-        size_bytes: agreement.target.bytes().size_bytes(),
+        terms: Terms {
+            mode: agreement.mode,
+            is_read_only: matches!(agreement.target, Target::Read(_)),
+            size_bytes: agreement.target.bytes().size_bytes(),
+            block_bytes: agreement.block_bytes,
+        },
         scene: Arc::new(Scene {
             target: agreement.target,
-            is_structured: agreement.is_structured,
-            has_context: agreement.has_context,
+            mode: agreement.mode,
+            is_over: AtomicBool::new(false),
+            contexts: agreement.contexts,
             pool: Arc::clone(&shared.pool),
         }),
         connection: agreement.connection,
-        block_bytes: agreement.block_bytes,
         requests: Arc::new(Semaphore::new(usize_from_u32(limits.requests))),
         bytes: Arc::new(Semaphore::new(usize_from_u32(limits.connection_bytes))),
         allowance: Arc::new(Semaphore::new(ALLOWANCE_BYTES)),
@@ -125,6 +130,9 @@ async fn transmit(
             _ => Error::new(ErrorKind::Disconnected, "the client cannot be reached"),
         }),
     };
+    if !matches!(result, Ok(End::Goodbye)) {
+        transmission.scene.is_over.store(true, Ordering::Relaxed);
+    }
     if !matches!(result, Ok(End::Goodbye | End::Shutdown)) {
         // Nobody takes the replies: those that wait for being sent give back what they hold.
         sender.abort();
@@ -155,16 +163,28 @@ async fn transmit(
 impl Transmission<'_> {
     async fn receive_all(&mut self, stream: &mut OwnedReadHalf) -> Result<End> {
         loop {
-            let mut header = [0; Request::BYTES];
-            if !receive_or_end(stream, &mut header).await? {
+            let Some(request) = self.receive_header(stream).await? else {
                 return Ok(End::Vanished);
-            }
-            let request = Request::parse(&header)?;
+            };
             if request.command == Command::Disconnect {
                 return Ok(End::Goodbye);
             }
             self.receive(stream, request).await?;
         }
+    }
+
+    /// The next request; `None` when the client is gone.
+    async fn receive_header(&self, stream: &mut OwnedReadHalf) -> Result<Option<Request>> {
+        if self.terms.mode == Mode::Extended {
+            let mut header = [0; Request::EXTENDED_BYTES];
+            let is_there = receive_or_end(stream, &mut header).await?;
+            return is_there
+                .then(|| Request::parse_extended(&header))
+                .transpose();
+        }
+        let mut header = [0; Request::BYTES];
+        let is_there = receive_or_end(stream, &mut header).await?;
+        is_there.then(|| Request::parse(&header)).transpose()
     }
 
     /// Room for a request: the request itself, and the bytes that it or its reply carries.
@@ -173,9 +193,11 @@ impl Transmission<'_> {
         let mut share = Share::default();
         let one = Arc::clone(&self.requests).acquire_owned();
         share.0.push(one.await.map_err(closed)?);
-        let bytes = match request.command {
-            Command::Read | Command::Write => request.length_bytes.min(PAYLOAD_BYTES_MAX),
-            _ => 0,
+        let has_bytes = request.command == Command::Read || request.has_payload(self.terms.mode);
+        let bytes = match u32::try_from(request.length_bytes) {
+            _ if !has_bytes => 0,
+            Ok(length) => length.min(PAYLOAD_BYTES_MAX),
+            Err(_) => PAYLOAD_BYTES_MAX,
         };
         if bytes > 0 {
             let own = Arc::clone(&self.bytes).acquire_many_owned(bytes);
@@ -198,29 +220,29 @@ impl Transmission<'_> {
     }
 
     async fn receive(&mut self, stream: &mut OwnedReadHalf, request: Request) -> Result<()> {
-        let is_write = request.command == Command::Write;
-        // LIMIT: a payload twice as long as allowed is passed over; beyond that the client is out of its mind.
-        if is_write && request.length_bytes > PAYLOAD_BYTES_MAX.saturating_mul(2) {
+        let has_payload = request.has_payload(self.terms.mode);
+        // LIMIT: a payload twice as long as allowed is passed over; beyond that the client is out of its mind. With
+        // extended headers the specification has no patience at all.
+        let most = match self.terms.mode {
+            Mode::Extended => u64::from(PAYLOAD_BYTES_MAX),
+            Mode::Simple | Mode::Structured => u64::from(PAYLOAD_BYTES_MAX).saturating_mul(2),
+        };
+        if has_payload && request.length_bytes > most {
             return Err(violation(format!(
                 "the client announced a payload of {} bytes",
                 request.length_bytes
             )));
         }
         let share = self.share(&request).await?;
-        let duty = Duty::new(
-            request.cookie,
-            self.scene.is_structured,
-            share,
-            self.replies.clone(),
-        );
-        if let Err((status, why)) = self.check(&request) {
-            if is_write {
+        let duty = Duty::new(&request, self.terms.mode, share, self.replies.clone());
+        if let Err((status, why)) = self.terms.check(&request) {
+            if has_payload {
                 self.skip(stream, &request).await?;
             }
             duty.refuse(status, why);
             return Ok(());
         }
-        if is_write {
+        if request.command == Command::Write {
             return self.receive_write(stream, request, duty).await;
         }
         if matches!(
@@ -232,6 +254,11 @@ impl Transmission<'_> {
             return Ok(());
         }
         let scene = Arc::clone(&self.scene);
+        if is_long(&request) {
+            let workers = Arc::clone(&self.shared.workers);
+            tokio::spawn(step::run(scene, workers, request, duty));
+            return Ok(());
+        }
         self.spawn(move || duty.answer(scene.run(&request))).await
     }
 
@@ -248,11 +275,9 @@ impl Transmission<'_> {
         duty: Duty,
     ) -> Result<()> {
         let reserved = match &self.scene.target {
-            Target::Write { session, disk, .. } => session.reserve(
-                disk,
-                request.offset,
-                u64_from_usize(usize_from_u32(request.length_bytes)),
-            ),
+            Target::Write { session, disk, .. } => {
+                session.reserve(disk, request.offset, request.length_bytes)
+            }
             Target::Read(_) => Err(Error::new(
                 ErrorKind::ReadOnly,
                 "the export cannot be written",
@@ -300,66 +325,6 @@ impl Transmission<'_> {
             let _turn = turn;
             work();
         });
-        Ok(())
-    }
-
-    /// What can be said of a request without doing anything.
-    fn check(&self, request: &Request) -> std::result::Result<(), (Status, &'static str)> {
-        let invalid = |why| Err((Status::Einval, why));
-        let is_write = matches!(
-            request.command,
-            Command::Write | Command::WriteZeroes | Command::Trim
-        );
-        let allowed = match request.command {
-            Command::Read if self.scene.is_structured => CommandFlags::DF,
-            Command::Write | Command::Trim => CommandFlags::FUA,
-            Command::WriteZeroes => {
-                CommandFlags::FUA | CommandFlags::NO_HOLE | CommandFlags::FAST_ZERO
-            }
-            Command::BlockStatus => CommandFlags::REQ_ONE,
-            Command::Unknown(_) => return invalid("the command is not known"),
-            Command::Read | Command::Flush | Command::Cache | Command::Disconnect => {
-                CommandFlags::empty()
-            }
-        };
-        if is_write && matches!(self.scene.target, Target::Read(_)) {
-            return Err((Status::Eperm, "the export cannot be written"));
-        }
-        // FUA without a write means nothing, but is allowed.
-        if !(allowed | CommandFlags::FUA).contains(request.flags) {
-            return invalid("a flag is not known, or not with this command");
-        }
-        if request.command == Command::Flush {
-            if request.offset != 0 || request.length_bytes != 0 {
-                return invalid("a flush has neither offset nor length");
-            }
-            return Ok(());
-        }
-        if request.length_bytes == 0 {
-            return invalid("a request of no bytes");
-        }
-        if matches!(request.command, Command::Read | Command::Write)
-            && request.length_bytes > PAYLOAD_BYTES_MAX
-        {
-            return invalid("more than 32 MiB in one request");
-        }
-        let end = request
-            .offset
-            .checked_add(u64::from(request.length_bytes))
-            .filter(|end| *end <= self.size_bytes);
-        let Some(end) = end else {
-            let status = match request.command {
-                Command::Write | Command::WriteZeroes => Status::Enospc,
-                _ => Status::Einval,
-            };
-            return Err((status, "the request passes the end of the export"));
-        };
-        let block = u64::from(self.block_bytes);
-        let is_whole = request.offset.is_multiple_of(block)
-            && (end.is_multiple_of(block) || end == self.size_bytes);
-        if !is_whole {
-            return invalid("the request is not aligned to 512 bytes");
-        }
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::survey::Surveyor;
 use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::{Connection, DiskWriter, Session};
@@ -13,13 +14,20 @@ use crate::types::DiskName;
 #[derive(Clone)]
 pub enum Export {
     /// Bytes that never change.
-    Read(Arc<dyn ReadAt>),
+    Read {
+        /// The bytes.
+        disk: Arc<dyn ReadAt>,
+        /// Meta contexts beside `base:allocation`.
+        surveyor: Option<Arc<dyn Surveyor>>,
+    },
     /// A disk of an open session.
     Write {
         /// The session.
         session: Arc<Session>,
         /// Which of its disks.
         disk: DiskName,
+        /// Meta contexts beside `base:allocation`.
+        surveyor: Option<Arc<dyn Surveyor>>,
     },
 }
 
@@ -48,25 +56,39 @@ pub(super) enum Target {
     },
 }
 
-impl Target {
+/// An open export.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) target: Target,
+    pub(super) surveyor: Option<Arc<dyn Surveyor>>,
+}
+
+impl Opened {
     /// Opens the export. Blocks.
     pub(super) fn open(exports: &dyn Exports, name: &str) -> Result<Self> {
         Ok(match exports.open(name)? {
-            Export::Read(disk) => Self::Read(disk),
+            Export::Read { disk, surveyor } => Self {
+                target: Target::Read(disk),
+                surveyor,
+            },
             Export::Write {
                 session,
                 disk: name,
+                surveyor,
             } => {
                 let disk = session.disk(&name)?;
-                Self::Write {
+                let target = Target::Write {
                     session,
                     disk,
                     name,
-                }
+                };
+                Self { target, surveyor }
             }
         })
     }
+}
 
+impl Target {
     /// A connection to the session's disk; its end decides whether the disk is finished.
     pub(super) fn connect(&self) -> Result<Option<Connection>> {
         match self {

@@ -5,21 +5,19 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::export::{Exports, Target};
-use super::work::CONTEXT;
+use super::context::{Chosen, Context};
+use super::export::{Exports, Opened, Target};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::Connection;
 use crate::nbd::proto::field::{text, violation};
 use crate::nbd::proto::flag::{ClientFlags, HandshakeFlags};
 use crate::nbd::proto::option::{
-    BlockSize, ContextRequest, ExportInfo, Info, InfoRequest, MetaContext, OptionHeader,
-    OptionKind, ReplyKind, encode_reply,
+    BlockSize, ExportInfo, Info, InfoRequest, OptionHeader, OptionKind, ReplyKind, encode_reply,
 };
 use crate::nbd::proto::{
-    BASE_ALLOCATION, GREETING_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC, PAYLOAD_BYTES_MAX,
-    STRING_BYTES_MAX,
+    GREETING_MAGIC, Mode, OPTION_BYTES_MAX, OPTION_MAGIC, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX,
 };
-use crate::types::width::usize_from_u32;
+use crate::types::width::{usize_from_u32, usize_from_u64};
 
 /// Sizes of requests that we take; also the alignment that is asked of a client that wanted to know.
 pub(super) const SIZES: BlockSize = BlockSize {
@@ -43,14 +41,14 @@ pub(super) struct Agreement {
     /// To the session's disk, where it is one.
     pub(super) connection: Option<Connection>,
     pub(super) name: String,
-    pub(super) is_structured: bool,
-    pub(super) has_context: bool,
+    pub(super) mode: Mode,
+    pub(super) contexts: Vec<Context>,
     /// Requests must be multiples of it, in bytes.
     pub(super) block_bytes: u32,
 }
 
 /// How an option ended.
-enum Next {
+pub(super) enum Next {
     /// Another one.
     Option,
     /// The client has chosen.
@@ -59,13 +57,13 @@ enum Next {
     End,
 }
 
-struct Handshake<'a> {
+pub(super) struct Handshake<'a> {
     stream: &'a mut UnixStream,
     exports: Arc<dyn Exports>,
     has_no_zeroes: bool,
-    is_structured: bool,
-    /// The export for which `base:allocation` was chosen.
-    context_of: Option<String>,
+    pub(super) mode: Mode,
+    /// Meta contexts, and the export for which they were chosen.
+    pub(super) chosen: Option<Chosen>,
 }
 
 /// Agrees on an export; `None` when the client leaves in good order.
@@ -100,8 +98,8 @@ pub(super) async fn negotiate(
         stream,
         exports,
         has_no_zeroes: answer.contains(ClientFlags::NO_ZEROES),
-        is_structured: false,
-        context_of: None,
+        mode: Mode::Simple,
+        chosen: None,
     };
     for _ in 0..OPTIONS_MAX {
         match handshake.option().await? {
@@ -142,10 +140,10 @@ pub(super) async fn receive_or_end(
 /// Receives and forgets.
 pub(super) async fn skip(
     stream: &mut (impl AsyncReadExt + Unpin),
-    length_bytes: u32,
+    length_bytes: u64,
 ) -> Result<()> {
     let mut scrap = vec![0; 65_536];
-    let mut rest = usize_from_u32(length_bytes);
+    let mut rest = usize_from_u64(length_bytes);
     while rest > 0 {
         let part = rest.min(scrap.len());
         let part = scrap.get_mut(..part).unwrap_or_default();
@@ -167,7 +165,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// How an export that does not open is told.
-const fn refusal(kind: ErrorKind) -> ReplyKind {
+pub(super) const fn refusal(kind: ErrorKind) -> ReplyKind {
     match kind {
         ErrorKind::PermissionDenied
         | ErrorKind::NotPermitted
@@ -197,14 +195,24 @@ const fn refusal(kind: ErrorKind) -> ReplyKind {
 }
 
 impl Handshake<'_> {
-    async fn reply(&mut self, option: OptionKind, kind: ReplyKind, data: &[u8]) -> Result<()> {
+    pub(super) async fn reply(
+        &mut self,
+        option: OptionKind,
+        kind: ReplyKind,
+        data: &[u8],
+    ) -> Result<()> {
         self.stream
             .write_all(&encode_reply(option, kind, data))
             .await
             .or_io("cannot answer the client")
     }
 
-    async fn refuse(&mut self, option: OptionKind, kind: ReplyKind, why: &str) -> Result<Next> {
+    pub(super) async fn refuse(
+        &mut self,
+        option: OptionKind,
+        kind: ReplyKind,
+        why: &str,
+    ) -> Result<Next> {
         // A message is a string of the protocol, and so are its bounds.
         let why = why.get(..why.len().min(1024)).unwrap_or_default();
         self.reply(option, kind, why.as_bytes()).await?;
@@ -223,7 +231,7 @@ impl Handshake<'_> {
                     "the client sent an option of {length_bytes} bytes"
                 )));
             }
-            skip(self.stream, length_bytes).await?;
+            skip(self.stream, u64::from(length_bytes)).await?;
             return self
                 .refuse(kind, ReplyKind::ErrTooBig, "the option is too long")
                 .await;
@@ -240,12 +248,10 @@ impl Handshake<'_> {
                 Ok(Next::End)
             }
             OptionKind::List if data.is_empty() => self.list().await,
-            OptionKind::StructuredReply if data.is_empty() => {
-                self.is_structured = true;
-                self.reply(kind, ReplyKind::Ack, &[]).await?;
-                Ok(Next::Option)
+            OptionKind::StructuredReply | OptionKind::ExtendedHeaders if data.is_empty() => {
+                self.speak(kind).await
             }
-            OptionKind::List | OptionKind::StructuredReply => {
+            OptionKind::List | OptionKind::StructuredReply | OptionKind::ExtendedHeaders => {
                 self.refuse(kind, ReplyKind::ErrInvalid, "the option has no data")
                     .await
             }
@@ -264,34 +270,71 @@ impl Handshake<'_> {
         }
     }
 
-    async fn open(&self, name: &str) -> Result<Target> {
+    /// How requests and replies are framed. What was said first holds where it says more: there is no way back.
+    async fn speak(&mut self, option: OptionKind) -> Result<Next> {
+        match (self.mode, option) {
+            (Mode::Extended, OptionKind::StructuredReply) => {
+                let why = "extended headers were agreed on";
+                self.refuse(option, ReplyKind::ErrExtendedHeadersRequired, why)
+                    .await
+            }
+            (Mode::Extended, _) => {
+                let why = "extended headers were agreed on already";
+                self.refuse(option, ReplyKind::ErrInvalid, why).await
+            }
+            (_, option) => {
+                self.mode = match option {
+                    OptionKind::ExtendedHeaders => Mode::Extended,
+                    _ => Mode::Structured,
+                };
+                self.reply(option, ReplyKind::Ack, &[]).await?;
+                Ok(Next::Option)
+            }
+        }
+    }
+
+    pub(super) async fn open(&self, name: &str) -> Result<Opened> {
         let (exports, name) = (Arc::clone(&self.exports), name.to_owned());
-        blocking(move || Target::open(exports.as_ref(), &name)).await?
+        blocking(move || Opened::open(exports.as_ref(), &name)).await?
+    }
+
+    /// The export as it was when contexts were chosen for it, or as it is now.
+    async fn target(&self, name: &str) -> Result<Target> {
+        match &self.chosen {
+            Some(chosen) if chosen.name == name => Ok(chosen.opened.target.clone()),
+            _ => Ok(self.open(name).await?.target),
+        }
     }
 
     fn agreement(
-        &self,
+        &mut self,
         (target, connection): (Target, Option<Connection>),
         name: &str,
         block_bytes: u32,
     ) -> Agreement {
+        let chosen = self.chosen.take().filter(|chosen| chosen.name == name);
         Agreement {
             target,
             connection,
             name: name.to_owned(),
-            is_structured: self.is_structured,
-            has_context: self.context_of.as_deref() == Some(name),
+            mode: self.mode,
+            contexts: chosen.map(|chosen| chosen.contexts).unwrap_or_default(),
             block_bytes,
         }
     }
 
     /// The old way to choose: what goes wrong ends the connection.
     async fn export_name(&mut self, data: &[u8]) -> Result<Next> {
+        if self.mode == Mode::Extended {
+            return Err(violation(
+                "the client agreed on extended headers and chose the export the old way",
+            ));
+        }
         let name = text(data)?;
-        let target = self.open(name).await?;
+        let target = self.target(name).await?;
         let connection = target.connect()?;
         let mut answer = target.bytes().size_bytes().to_be_bytes().to_vec();
-        answer.extend(target.flags(self.is_structured).bits().to_be_bytes());
+        answer.extend(target.flags(self.mode.has_chunks()).bits().to_be_bytes());
         if !self.has_no_zeroes {
             answer.extend([0; 124]);
         }
@@ -337,7 +380,7 @@ impl Handshake<'_> {
             Ok(request) => request,
             Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
         };
-        let target = match self.open(&request.name).await {
+        let target = match self.target(&request.name).await {
             Ok(target) => target,
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
         };
@@ -353,7 +396,7 @@ impl Handshake<'_> {
         let wants = |kind: u16| request.wanted.contains(&kind);
         let mut facts = vec![Info::Export {
             size_bytes: target.bytes().size_bytes(),
-            flags: target.flags(self.is_structured),
+            flags: target.flags(self.mode.has_chunks()),
         }];
         if wants(Info::NAME) {
             facts.push(Info::Name(request.name.clone()));
@@ -381,40 +424,5 @@ impl Handshake<'_> {
         };
         let agreement = self.agreement((target, connection), &request.name, block_bytes);
         Ok(Next::Go(Box::new(agreement)))
-    }
-
-    async fn contexts(&mut self, option: OptionKind, data: &[u8]) -> Result<Next> {
-        let is_set = option == OptionKind::SetMetaContext;
-        if is_set {
-            self.context_of = None;
-        }
-        if !self.is_structured {
-            let why = "structured replies come first";
-            return self.refuse(option, ReplyKind::ErrInvalid, why).await;
-        }
-        let request = match ContextRequest::parse(data) {
-            Ok(request) => request,
-            Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
-        };
-        if let Err(e) = self.open(&request.name).await {
-            return self.refuse(option, refusal(e.kind()), &e.report()).await;
-        }
-        let asked = |name: &str| request.queries.iter().any(|query| query == name);
-        // A list may ask for a whole namespace, or for everything.
-        let found =
-            asked(BASE_ALLOCATION) || (!is_set && (asked("base:") || request.queries.is_empty()));
-        if found {
-            let context = MetaContext {
-                id: if is_set { CONTEXT } else { 0 },
-                name: BASE_ALLOCATION.to_owned(),
-            };
-            self.reply(option, ReplyKind::MetaContext, &context.encode())
-                .await?;
-        }
-        if is_set && found {
-            self.context_of = Some(request.name);
-        }
-        self.reply(option, ReplyKind::Ack, &[]).await?;
-        Ok(Next::Option)
     }
 }

@@ -20,15 +20,20 @@
 //! does so before it copies would make all that the parent has look changed.
 
 mod buffer;
+mod check;
 mod connection;
+mod context;
 mod export;
 mod handshake;
 mod limit;
 mod listen;
 mod reply;
+mod step;
+mod survey;
 mod work;
 
 pub use crate::nbd::proto::option::ExportInfo;
 pub use export::{Export, Exports};
 pub use limit::ServerLimits;
 pub use listen::Server;
+pub use survey::{Stretch, Survey, Surveyor};

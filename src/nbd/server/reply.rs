@@ -11,8 +11,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::Mode;
+use crate::nbd::proto::command::Request;
 use crate::nbd::proto::flag::ChunkFlags;
-use crate::nbd::proto::reply::{ChunkType, Header, encode_chunk, encode_error};
+use crate::nbd::proto::reply::{ChunkType, Header, Recipient};
 use crate::nbd::proto::status::Status;
 
 /// LIMIT: replies that go out in one call.
@@ -49,23 +51,23 @@ pub(super) enum Outcome {
 
 /// The duty to answer a request once. Dropped without an answer (a worker that panicked), it answers EIO.
 pub(super) struct Duty {
-    cookie: u64,
-    is_structured: bool,
+    to: Recipient,
+    mode: Mode,
     share: Share,
     sender: UnboundedSender<Reply>,
     is_done: bool,
 }
 
 impl Duty {
-    pub(super) const fn new(
-        cookie: u64,
-        is_structured: bool,
+    pub(super) fn new(
+        request: &Request,
+        mode: Mode,
         share: Share,
         sender: UnboundedSender<Reply>,
     ) -> Self {
         Self {
-            cookie,
-            is_structured,
+            to: recipient(request, mode),
+            mode,
             share,
             sender,
             is_done: false,
@@ -75,13 +77,13 @@ impl Duty {
     pub(super) fn answer(mut self, result: Result<Outcome>) {
         self.is_done = true;
         match result {
-            Ok(Outcome::Done) => self.send_head(
-                Header::Simple {
-                    error: 0,
-                    cookie: self.cookie,
-                }
-                .encode(),
-            ),
+            Ok(Outcome::Done) => {
+                let head = match self.mode {
+                    Mode::Extended => last_chunk(self.to),
+                    Mode::Simple | Mode::Structured => self.simple(0),
+                };
+                self.send_head(head);
+            }
             Ok(Outcome::Frames(frames, buffer)) => self.send(frames, buffer),
             Err(e) => self.fail(Status::of_kind(e.kind()), &e.report()),
         }
@@ -93,16 +95,17 @@ impl Duty {
     }
 
     fn fail(&mut self, status: Status, why: &str) {
-        let head = if self.is_structured {
-            encode_error(ChunkFlags::DONE, self.cookie, status.code(), why)
+        let head = if self.mode.has_chunks() {
+            self.to.encode_error(ChunkFlags::DONE, status.code(), why)
         } else {
-            Header::Simple {
-                error: status.code(),
-                cookie: self.cookie,
-            }
-            .encode()
+            self.simple(status.code())
         };
         self.send_head(head);
+    }
+
+    fn simple(&self, error: u32) -> Vec<u8> {
+        let cookie = self.to.cookie;
+        Header::Simple { error, cookie }.encode()
     }
 
     fn send_head(&mut self, head: Vec<u8>) {
@@ -129,8 +132,16 @@ impl Drop for Duty {
 }
 
 /// The end of a read that is all holes already said: an empty last chunk.
-pub(super) fn last_chunk(cookie: u64) -> Vec<u8> {
-    encode_chunk(ChunkFlags::DONE, ChunkType::None, cookie, &[])
+pub(super) fn last_chunk(to: Recipient) -> Vec<u8> {
+    to.encode_chunk(ChunkFlags::DONE, ChunkType::None, &[])
+}
+
+/// To whom the chunks of a request's reply go.
+pub(super) fn recipient(request: &Request, mode: Mode) -> Recipient {
+    Recipient {
+        cookie: request.cookie,
+        offset: (mode == Mode::Extended).then_some(request.offset),
+    }
 }
 
 /// Sends replies until nobody can make any more.

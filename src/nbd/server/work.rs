@@ -6,23 +6,30 @@
 )]
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use super::buffer::BufferPool;
+use super::context::Context;
 use super::export::Target;
-use super::reply::{Frame, Outcome, last_chunk};
-use crate::block::{Extent, ExtentKind, ReadAt};
+use super::reply::{Frame, Outcome, last_chunk, recipient};
+use crate::block::{Extent, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Reservation;
+use crate::nbd::proto::Mode;
 use crate::nbd::proto::command::{Command, Request};
-use crate::nbd::proto::flag::{ChunkFlags, CommandFlags, StatusFlags};
-use crate::nbd::proto::reply::{Header, encode_data, encode_hole, encode_status};
-use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
-
-/// Number of `base:allocation`; there is no other context.
-pub(super) const CONTEXT: u32 = 1;
+use crate::nbd::proto::flag::{ChunkFlags, CommandFlags};
+use crate::nbd::proto::reply::Header;
+use crate::types::width::usize_from_u64;
 
 /// LIMIT: extents of one BLOCK_STATUS reply; the client asks on from where it ends.
 const EXTENTS_MAX: usize = 4096;
+
+/// LIMIT: bytes of an export that are looked at in one step for BLOCK_STATUS.
+const STATUS_STEP_BYTES: u64 = 1 << 30;
+
+/// LIMIT: how long one context of a BLOCK_STATUS is worked on, beside its first step.
+const STATUS_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// LIMIT: chunks of one READ reply; what is left is sent as data.
 const CHUNKS_MAX: usize = 128;
@@ -33,8 +40,10 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// What a connection agreed on, and what it works with.
 pub(super) struct Scene {
     pub(super) target: Target,
-    pub(super) is_structured: bool,
-    pub(super) has_context: bool,
+    pub(super) mode: Mode,
+    /// The connection has ended: long commands stop.
+    pub(super) is_over: AtomicBool,
+    pub(super) contexts: Vec<Context>,
     pub(super) pool: Arc<BufferPool>,
 }
 
@@ -47,10 +56,9 @@ struct Span {
 
 impl Span {
     const fn of(request: &Request) -> Self {
-        let length = request.length_bytes;
         Self {
             from: request.offset,
-            end: request.offset.saturating_add(widen(length)),
+            end: request.offset.saturating_add(request.length_bytes),
         }
     }
 
@@ -59,11 +67,7 @@ impl Span {
     }
 }
 
-const fn widen(n: u32) -> u64 {
-    u64_from_usize(usize_from_u32(n))
-}
-
-/// Saturates; no request is longer than 32 bits.
+/// Saturates; no payload is longer than 32 bits.
 fn narrow(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
@@ -99,7 +103,7 @@ impl Scene {
     pub(super) fn run(&self, request: &Request) -> Result<Outcome> {
         let span = Span::of(request);
         match request.command {
-            Command::Read if !self.is_structured => self.read_simple(request, span),
+            Command::Read if !self.mode.has_chunks() => self.read_simple(request, span),
             Command::Read if request.flags.contains(CommandFlags::DF) => {
                 self.read_data(request, span)
             }
@@ -145,12 +149,7 @@ impl Scene {
             ));
         };
         if request.flags.contains(CommandFlags::FAST_ZERO) {
-            let mut extents = Self::extents(disk.as_ref(), span);
-            while let Some(extent) = extents.next()? {
-                if !extent.kind.reads_zero() {
-                    return Err(Error::unsupported("there is data, zeroing it is not free"));
-                }
-            }
+            self.check_free(request)?;
         }
         session.touch();
         let done = disk
@@ -158,6 +157,17 @@ impl Scene {
             .and_then(|()| self.force(request));
         self.target.note(done)?;
         Ok(Outcome::Done)
+    }
+
+    /// FAST_ZERO: the range must read as zero already.
+    pub(super) fn check_free(&self, request: &Request) -> Result<()> {
+        let mut extents = Self::extents(self.target.bytes(), Span::of(request));
+        while let Some(extent) = extents.next()? {
+            if !extent.kind.reads_zero() {
+                return Err(Error::unsupported("there is data, zeroing it is not free"));
+            }
+        }
+        Ok(())
     }
 
     fn read_simple(&self, request: &Request, span: Span) -> Result<Outcome> {
@@ -169,12 +179,8 @@ impl Scene {
     }
 
     fn read_data(&self, request: &Request, span: Span) -> Result<Outcome> {
-        let head = encode_data(
-            ChunkFlags::DONE,
-            request.cookie,
-            span.from,
-            request.length_bytes,
-        );
+        let to = recipient(request, self.mode);
+        let head = to.encode_data(ChunkFlags::DONE, span.from, narrow(span.length()));
         self.read_whole(span, head)
     }
 
@@ -216,6 +222,7 @@ impl Scene {
         let mut buffer = (data > 0).then(|| self.pool.take(usize_from_u64(data)));
         let mut frames = Vec::with_capacity(pieces.len().saturating_add(1));
         let mut filled = 0usize;
+        let to = recipient(request, self.mode);
         for (piece, zero) in &pieces {
             let flags = if piece.end == span.end {
                 ChunkFlags::DONE
@@ -224,7 +231,7 @@ impl Scene {
             };
             let length = narrow(piece.length());
             if *zero {
-                let head = encode_hole(flags, request.cookie, piece.from, length);
+                let head = to.encode_hole(flags, piece.from, length);
                 frames.push(Frame { head, data: 0..0 });
                 continue;
             }
@@ -232,7 +239,7 @@ impl Scene {
             if let Some(part) = buffer.as_mut().and_then(|b| b.bytes.get_mut(filled..end)) {
                 disk.read_at(piece.from, part)?;
             }
-            let head = encode_data(flags, request.cookie, piece.from, length);
+            let head = to.encode_data(flags, piece.from, length);
             frames.push(Frame {
                 head,
                 data: filled..end,
@@ -241,7 +248,7 @@ impl Scene {
         }
         if frames.is_empty() {
             frames.push(Frame {
-                head: last_chunk(request.cookie),
+                head: last_chunk(to),
                 data: 0..0,
             });
         }
@@ -270,32 +277,57 @@ impl Scene {
         Ok(Outcome::Done)
     }
 
+    /// One chunk for each context.
     fn status(&self, request: &Request, span: Span) -> Result<Outcome> {
-        if !self.has_context {
+        let Some(last) = self.contexts.last() else {
             return Err(Error::invalid("no meta context was agreed on"));
+        };
+        let to = recipient(request, self.mode);
+        let mut frames = Vec::with_capacity(self.contexts.len());
+        for context in &self.contexts {
+            let found = self.stretches(context, request, span)?;
+            let flags = if context.id == last.id {
+                ChunkFlags::DONE
+            } else {
+                ChunkFlags::empty()
+            };
+            let head = to.encode_status(flags, context.id, &found);
+            frames.push(Frame { head, data: 0..0 });
         }
+        Ok(Outcome::Frames(frames, None))
+    }
+
+    /// What a context says of a span: as much of it as one reply holds, at least one stretch.
+    fn stretches(
+        &self,
+        context: &Context,
+        request: &Request,
+        span: Span,
+    ) -> Result<Vec<(u64, u32)>> {
         let most = if request.flags.contains(CommandFlags::REQ_ONE) {
             1
         } else {
             EXTENTS_MAX
         };
-        let mut found: Vec<(u32, StatusFlags)> = Vec::new();
-        let mut extents = Self::extents(self.target.bytes(), span);
-        while let Some(extent) = extents.next()? {
-            let flags = match extent.kind {
-                ExtentKind::Data => StatusFlags::empty(),
-                ExtentKind::Zero => StatusFlags::ZERO,
-                ExtentKind::Hole => StatusFlags::HOLE | StatusFlags::ZERO,
-            };
-            let length = narrow(extent.length_bytes);
+        let begun = Instant::now();
+        let mut found: Vec<(u64, u32)> = Vec::new();
+        let mut from = span.from;
+        while from < span.end {
+            // In steps, so that a long stretch does not outlast our patience.
+            let length_max = span.end.saturating_sub(from).min(STATUS_STEP_BYTES);
+            let stretch = context.stretch_at(self.target.bytes(), from, length_max)?;
+            let (length, flags) = (stretch.length_bytes, stretch.flags);
             let is_full = found.len() >= most;
             match found.last_mut() {
                 Some(last) if last.1 == flags => last.0 = last.0.saturating_add(length),
                 _ if is_full => break,
                 _ => found.push((length, flags)),
             }
+            from = from.saturating_add(stretch.length_bytes);
+            if begun.elapsed() > STATUS_TIME_MAX {
+                break;
+            }
         }
-        let head = encode_status(ChunkFlags::DONE, request.cookie, CONTEXT, &found);
-        Ok(Outcome::Frames(vec![Frame { head, data: 0..0 }], None))
+        Ok(found)
     }
 }

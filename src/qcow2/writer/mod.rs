@@ -247,6 +247,14 @@ impl LayerWriter {
         LAYOUT.decode_l2(entry.unwrap_or(0), 0)
     }
 
+    /// Whether nothing was ever mapped in a region ([`L2_ENTRIES`] guest clusters).
+    ///
+    /// # Errors
+    /// `Io` of the spill file.
+    pub fn is_region_empty(&self, region: u64) -> Result<bool> {
+        self.l2.peek(region, |page| page.is_none())
+    }
+
     /// Indices of all regions ([`L2_ENTRIES`] guest clusters each) in which something was ever mapped, ascending.
     #[must_use]
     pub fn regions(&self) -> Vec<u64> {

@@ -1,5 +1,6 @@
 //! Everything that an NBD peer sends, as any bytes: options and requests of clients, replies of servers, and URIs.
 
+use restorefs::nbd::proto::Mode;
 use restorefs::nbd::proto::command::Request;
 use restorefs::nbd::proto::option::{
     ContextRequest, ExportInfo, Info, InfoRequest, MetaContext, OptionHeader, ReplyHeader,
@@ -26,7 +27,23 @@ pub(crate) fn run(data: &[u8]) {
         if let Some(bytes) = rest.first_chunk::<{ Request::BYTES }>()
             && let Ok(request) = Request::parse(bytes)
         {
-            assert_eq!(request.encode(), bytes);
+            assert_eq!(request.encode(Mode::Simple), bytes);
+        }
+        if let Some(bytes) = rest.first_chunk::<{ Request::EXTENDED_BYTES }>()
+            && let Ok(request) = Request::parse_extended(bytes)
+        {
+            assert_eq!(request.encode(Mode::Extended), bytes);
+        }
+        for length in [
+            Header::SIMPLE_BYTES,
+            Header::CHUNK_BYTES,
+            Header::EXTENDED_BYTES,
+        ] {
+            if let Some(bytes) = rest.get(..length)
+                && let Ok(header) = Header::parse(bytes)
+            {
+                assert_eq!(header.encode(), bytes);
+            }
         }
         let _ = Header::parse(rest);
         if let Ok(info) = InfoRequest::parse(rest) {
@@ -38,7 +55,8 @@ pub(crate) fn run(data: &[u8]) {
         let _ = ExportInfo::parse(rest);
         let _ = Info::parse(rest);
         let _ = MetaContext::parse(rest);
-        let _ = parse_status(rest);
+        let _ = parse_status(ChunkType::BlockStatus, rest);
+        let _ = parse_status(ChunkType::BlockStatusExtended, rest);
         for code in [1, 5, 0x8001, 0x8002, 0x9000] {
             let _ = parse_error(ChunkType::of_code(code), rest);
         }

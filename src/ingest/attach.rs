@@ -1,0 +1,170 @@
+//! Attached files of a session: small, written whole or in parts, published with the point verbatim.
+
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
+
+use super::session::Session;
+use crate::block::{ReadAt, WriteAt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::repo::layout::{self, VmKeys};
+use crate::repo::sidecar::SIDECAR_BYTES_MAX;
+use crate::store::{Entry, Key, PutMode};
+use crate::types::width::u64_from_usize;
+
+/// LIMIT: attached files of one session.
+const ATTACHED_MAX: usize = 1000;
+
+impl Session {
+    fn attached_key(&self, name: &str) -> Result<Key> {
+        VmKeys::new(&self.vm())?
+            .session(&self.name())?
+            .join(layout::ATTACHED)?
+            .join(name)
+    }
+
+    /// May write attached files for as long as the guard is held: the commit waits for it.
+    fn enter_attached(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let guard = self
+            .attaching
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.check_open()?;
+        self.touch();
+        Ok(guard)
+    }
+
+    /// Attaches a small file, which goes with the point verbatim; replaces one of that name.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is no plain file name; `TooLarge`, `NoSpace`, `Io`.
+    pub fn attach(&self, name: &str, content: &[u8]) -> Result<()> {
+        let _guard = self.enter_attached()?;
+        check_size(u64_from_usize(content.len()))?;
+        let stage = self.engine.owner.repository().stage();
+        stage.put(&self.attached_key(name)?, content, PutMode::Replace)?;
+        self.note_change();
+        Ok(())
+    }
+
+    /// Makes an empty attached file.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `LimitExceeded`; as [`Session::attach`].
+    pub fn create_attached(&self, name: &str) -> Result<()> {
+        let _guard = self.enter_attached()?;
+        if self.attached()?.len() >= ATTACHED_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("more than {ATTACHED_MAX} attached files"),
+            ));
+        }
+        let stage = self.engine.owner.repository().stage();
+        stage.create(&self.attached_key(name)?)?;
+        self.note_change();
+        Ok(())
+    }
+
+    /// Names and sizes of the attached files.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn attached(&self) -> Result<Vec<Entry>> {
+        let prefix = VmKeys::new(&self.vm())?
+            .session(&self.name())?
+            .join(layout::ATTACHED)?;
+        match self.engine.owner.repository().stage().list(&prefix) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// The content of an attached file.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`.
+    pub fn read_attached(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
+        let stage = self.engine.owner.repository().stage();
+        Ok(stage.open(&self.attached_key(name)?)?)
+    }
+
+    fn change_attached(
+        &self,
+        name: &str,
+        change: impl FnOnce(&dyn WriteAt) -> Result<()>,
+    ) -> Result<()> {
+        let _guard = self.enter_attached()?;
+        let stage = self.engine.owner.repository().stage();
+        change(stage.open(&self.attached_key(name)?)?.as_ref())
+    }
+
+    /// Writes into an attached file, which grows.
+    ///
+    /// # Errors
+    /// `NotFound`; `TooLarge`; `Busy`, `ReadOnly`, `Stale` (the session); `NoSpace`, `Io`.
+    pub fn write_attached(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<()> {
+        check_size(offset.saturating_add(u64_from_usize(bytes.len())))?;
+        self.change_attached(name, |file| file.write_at(offset, bytes))
+    }
+
+    /// Sets the size of an attached file; new bytes are zero.
+    ///
+    /// # Errors
+    /// As [`Session::write_attached`].
+    pub fn resize_attached(&self, name: &str, size_bytes: u64) -> Result<()> {
+        check_size(size_bytes)?;
+        self.change_attached(name, |file| file.set_size(size_bytes))
+    }
+
+    /// Zeroes a part of an attached file; its size stays.
+    ///
+    /// # Errors
+    /// As [`Session::write_attached`].
+    pub fn zero_attached(&self, name: &str, offset: u64, length_bytes: u64) -> Result<()> {
+        self.change_attached(name, |file| file.punch(offset, length_bytes))
+    }
+
+    /// Makes an attached file durable.
+    ///
+    /// # Errors
+    /// As [`Session::write_attached`].
+    pub fn flush_attached(&self, name: &str) -> Result<()> {
+        self.change_attached(name, |file| file.flush())
+    }
+
+    /// Gives an attached file another name, whose file it replaces.
+    ///
+    /// # Errors
+    /// As [`Session::write_attached`].
+    pub fn rename_attached(&self, from: &str, to: &str) -> Result<()> {
+        let _guard = self.enter_attached()?;
+        let stage = self.engine.owner.repository().stage();
+        let (from, to) = (self.attached_key(from)?, self.attached_key(to)?);
+        // They are small: the new one is whole before the old one goes.
+        let bytes = stage.get(&from, SIDECAR_BYTES_MAX)?;
+        stage.put(&to, &bytes, PutMode::Replace)?;
+        stage.delete(&from)?;
+        self.note_change();
+        Ok(())
+    }
+
+    /// Removes an attached file.
+    ///
+    /// # Errors
+    /// `NotFound`; `Busy`, `ReadOnly`, `Stale` (the session); `Io`.
+    pub fn remove_attached(&self, name: &str) -> Result<()> {
+        let _guard = self.enter_attached()?;
+        let stage = self.engine.owner.repository().stage();
+        stage.delete(&self.attached_key(name)?)?;
+        self.note_change();
+        Ok(())
+    }
+}
+
+fn check_size(size_bytes: u64) -> Result<()> {
+    if size_bytes <= SIDECAR_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::TooLarge,
+        format!("an attached file has at most {SIDECAR_BYTES_MAX} bytes"),
+    ))
+}

@@ -1,0 +1,40 @@
+//! How deep in its chain a session's disk has its bytes: what the session holds is the top, the parent's layers come below it.
+
+use super::disk::{CLUSTER_BYTES, DiskWriter};
+use crate::block::check_range;
+use crate::error::{Error, Result};
+use crate::qcow2::Mapping;
+use crate::types::GuestCluster;
+
+impl DiskWriter {
+    /// 1 where the session holds the bytes at `offset`, 2 and more where they are the parent's, 0 where nobody has any; and for how
+    /// many bytes, at most `length_max`, that holds. What the session holds may still be equal to the parent's.
+    ///
+    /// # Errors
+    /// As [`crate::block::ReadAt::extent_at`].
+    pub fn depth_at(&self, offset: u64, length_max: u64) -> Result<(u32, u64)> {
+        check_range(self.size_bytes(), offset, length_max)?;
+        if length_max == 0 {
+            return Err(Error::invalid("a depth of no bytes was asked for").at_offset(offset));
+        }
+        let end = offset + length_max;
+        let mut found = None;
+        let mut at = offset;
+        while at < end {
+            let cluster = GuestCluster(at / CLUSTER_BYTES);
+            let stop = ((cluster.0 + 1) * CLUSTER_BYTES).min(end);
+            let is_held = self.gather.get(cluster.0).is_some()
+                || self.writer.get(cluster)? != Mapping::Unallocated;
+            let (depth, length) = match &self.parent {
+                _ if is_held => (1, stop - at),
+                Some(parent) => parent.depth(at, stop - at)?,
+                None => (0, stop - at),
+            };
+            if *found.get_or_insert(depth) != depth {
+                break;
+            }
+            at += length;
+        }
+        Ok((found.unwrap_or_default(), at - offset))
+    }
+}

@@ -1,0 +1,202 @@
+//! Meta contexts of a connection: what a client asks for, and what it gets (proto.md, "Metadata querying").
+
+use std::sync::Arc;
+
+use super::export::Opened;
+use super::handshake::{Handshake, Next, blocking, refusal};
+use super::survey::{Stretch, Survey};
+use crate::block::{ExtentKind, ReadAt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::nbd::proto::flag::StatusFlags;
+use crate::nbd::proto::option::{ContextRequest, MetaContext, OptionKind, ReplyKind};
+use crate::nbd::proto::{BASE_ALLOCATION, STRING_BYTES_MAX};
+
+/// LIMIT: meta contexts of one connection, so that one question is not many.
+const CHOSEN_MAX: usize = 16;
+
+/// LIMIT: meta contexts of one list.
+const LIST_MAX: usize = 4096;
+
+/// A meta context that a client has chosen.
+#[derive(Clone)]
+pub(super) struct Context {
+    pub(super) id: u32,
+    /// `None` stands for `base:allocation`.
+    survey: Option<Arc<dyn Survey>>,
+}
+
+impl Context {
+    /// What it says of the bytes at `offset`, for at most `length_max` of them.
+    pub(super) fn stretch_at(
+        &self,
+        disk: &dyn ReadAt,
+        offset: u64,
+        length_max: u64,
+    ) -> Result<Stretch> {
+        let stretch = match &self.survey {
+            Some(survey) => survey.stretch_at(offset, length_max)?,
+            None => {
+                let extent = disk.extent_at(offset, length_max)?;
+                let flags = match extent.kind {
+                    ExtentKind::Data => StatusFlags::empty(),
+                    ExtentKind::Zero => StatusFlags::ZERO,
+                    ExtentKind::Hole => StatusFlags::HOLE | StatusFlags::ZERO,
+                };
+                Stretch {
+                    length_bytes: extent.length_bytes,
+                    flags: flags.bits(),
+                }
+            }
+        };
+        // Whoever answers nonsense cannot make us turn in circles.
+        let length_bytes = stretch.length_bytes.clamp(1, length_max.max(1));
+        Ok(Stretch {
+            length_bytes,
+            ..stretch
+        })
+    }
+}
+
+/// Contexts that were chosen, and the export as it was then: `latest` may be another point by the time that it is opened.
+pub(super) struct Chosen {
+    pub(super) name: String,
+    pub(super) opened: Opened,
+    pub(super) contexts: Vec<Context>,
+}
+
+/// Whether a query of a list asks for a context: by its name, or by a prefix that ends with a colon.
+fn asks_for(query: &str, name: &str) -> bool {
+    query == name || (query.ends_with(':') && name.starts_with(query))
+}
+
+/// Names that a list is answered with. Blocks.
+fn listed(opened: &Opened, queries: &[String]) -> Result<Vec<String>> {
+    let mut all = vec![BASE_ALLOCATION.to_owned()];
+    if let Some(surveyor) = &opened.surveyor {
+        all.extend(surveyor.names());
+    }
+    all.retain(|name| queries.is_empty() || queries.iter().any(|query| asks_for(query, name)));
+    // What the list of all leaves out for its length is there when it is named.
+    for query in queries.iter().take(CHOSEN_MAX) {
+        if !all.contains(query) && !query.ends_with(':') && survey(opened, query)?.is_some() {
+            all.push(query.clone());
+        }
+    }
+    all.truncate(LIST_MAX);
+    Ok(all)
+}
+
+fn survey(opened: &Opened, name: &str) -> Result<Option<Arc<dyn Survey>>> {
+    match &opened.surveyor {
+        Some(surveyor) => surveyor.open(name),
+        None => Ok(None),
+    }
+}
+
+/// Contexts for the queries of a choice, numbered from 1 on. Blocks.
+fn chosen(opened: &Opened, queries: &[String]) -> Result<Vec<(String, Context)>> {
+    let mut found: Vec<(String, Context)> = Vec::new();
+    for query in queries {
+        if found.iter().any(|(name, _)| name == query) {
+            continue;
+        }
+        let survey = if query == BASE_ALLOCATION {
+            None
+        } else {
+            match survey(opened, query)? {
+                Some(survey) => Some(survey),
+                None => continue,
+            }
+        };
+        if found.len() >= CHOSEN_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("more than {CHOSEN_MAX} meta contexts"),
+            ));
+        }
+        let id = u32::try_from(found.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        found.push((query.clone(), Context { id, survey }));
+    }
+    Ok(found)
+}
+
+impl Handshake<'_> {
+    pub(super) async fn contexts(&mut self, option: OptionKind, data: &[u8]) -> Result<Next> {
+        let is_set = option == OptionKind::SetMetaContext;
+        if is_set {
+            self.chosen = None;
+        }
+        if !self.mode.has_chunks() {
+            let why = "structured replies come first";
+            return self.refuse(option, ReplyKind::ErrInvalid, why).await;
+        }
+        let request = match ContextRequest::parse(data) {
+            Ok(request) => request,
+            Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
+        };
+        let opened = match self.open(&request.name).await {
+            Ok(opened) => opened,
+            Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
+        };
+        let (name, queries) = (request.name, request.queries);
+        let (asked, of) = (queries.clone(), opened.clone());
+        let found: Result<Vec<(String, Option<Context>)>> = blocking(move || {
+            if is_set {
+                let all = chosen(&of, &asked)?;
+                Ok(all.into_iter().map(|(name, c)| (name, Some(c))).collect())
+            } else {
+                let all = listed(&of, &asked)?;
+                Ok(all.into_iter().map(|name| (name, None)).collect())
+            }
+        })
+        .await?;
+        let found = match found {
+            Ok(found) => found,
+            Err(e) if e.kind() == ErrorKind::LimitExceeded => {
+                return self.refuse(option, ReplyKind::ErrTooBig, &e.report()).await;
+            }
+            Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
+        };
+        let mut contexts = Vec::new();
+        for (name, context) in found {
+            if name.len() > STRING_BYTES_MAX {
+                continue;
+            }
+            let id = context.as_ref().map_or(0, |context| context.id);
+            let reply = MetaContext { id, name };
+            self.reply(option, ReplyKind::MetaContext, &reply.encode())
+                .await?;
+            contexts.extend(context);
+        }
+        if is_set && !contexts.is_empty() {
+            self.chosen = Some(Chosen {
+                name,
+                opened,
+                contexts,
+            });
+        }
+        self.reply(option, ReplyKind::Ack, &[]).await?;
+        Ok(Next::Option)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_for;
+
+    #[test]
+    fn a_list_takes_names_and_prefixes_that_end_with_a_colon() {
+        for (query, name, is_asked) in [
+            ("base:", "base:allocation", true),
+            ("base:allocation", "base:allocation", true),
+            ("base:alloc", "base:allocation", false),
+            ("", "base:allocation", false),
+            ("x:since:", "x:since:p", true),
+            ("x", "x:since:p", false),
+        ] {
+            assert_eq!(asks_for(query, name), is_asked, "{query} {name}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Making names: VMs, sessions, disks, attached files.
+
+use super::{DISK_SUFFIX, Part, SessionNode, not_permitted, read_only, session_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::{BeginRequest, Telling};
+use crate::tree::Tree;
+use crate::tree::attribute::Found;
+use crate::tree::inode::Ino;
+use crate::tree::node::Node;
+use crate::types::{DiskName, VmName};
+
+/// LIMIT: bytes of a name, as everywhere in Linux.
+const NAME_BYTES_MAX: usize = 255;
+
+/// A name as text, if it can be one.
+pub(super) fn text(name: &[u8]) -> Result<&str> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Error::new(
+            ErrorKind::NameTooLong,
+            "a name has at most 255 bytes",
+        ));
+    }
+    std::str::from_utf8(name).map_err(|_| Error::invalid("the name is not UTF-8"))
+}
+
+/// The disk that a file in `disks/` is, or is written beside: `vda.raw`, `.vda.raw.XyZ123` (as rsync names what it has not
+/// finished). The second part is true for the latter.
+///
+/// # Errors
+/// `InvalidInput`, `NameTooLong` for other names.
+pub(super) fn parse_disk_file(name: &str) -> Result<(DiskName, bool)> {
+    let refused = || {
+        Error::invalid(format!("\"{}\" is no name of a disk", name.escape_debug()))
+            .advise("disks are called NAME.raw; a tool may write .NAME.raw.SUFFIX first")
+    };
+    if let Some(hidden) = name.strip_prefix('.') {
+        let (disk, suffix) = hidden.rsplit_once('.').ok_or_else(refused)?;
+        let disk = disk.strip_suffix(DISK_SUFFIX).ok_or_else(refused)?;
+        if suffix.is_empty() {
+            return Err(refused());
+        }
+        return Ok((DiskName::new(disk)?, true));
+    }
+    let disk = name.strip_suffix(DISK_SUFFIX).ok_or_else(refused)?;
+    Ok((DiskName::new(disk)?, false))
+}
+
+impl Tree {
+    /// Makes a directory: a VM at the top, in it a session (`NAME.partial`), in that again `disks` or `attached` if they were
+    /// removed.
+    ///
+    /// # Errors
+    /// `InvalidInput`, `NameTooLong` (the name), `AlreadyExists`; `Busy` when the VM has an open session; `NoSpace`, `Io`; `ReadOnly`,
+    /// `NotPermitted` elsewhere.
+    pub fn make_directory(&self, parent: Ino, name: &[u8]) -> Result<Found> {
+        let desk = self.desk()?;
+        let name = text(name)?;
+        match self.node(parent)? {
+            Node::Root => {
+                let vm = VmName::new(name)?;
+                let owner = &desk.sessions().engine().owner;
+                if owner.vm(&vm).is_ok() {
+                    return Err(Error::new(
+                        ErrorKind::AlreadyExists,
+                        format!(
+                            "there is a VM {vm} already (names are compared without regard to case)"
+                        ),
+                    ));
+                }
+                owner.ensure_vm(&vm)?;
+                desk.sessions().tell_of_change();
+                self.refresh_quietly()?;
+                self.lookup(parent, name.as_bytes())
+            }
+            Node::Vm(vm) => {
+                let session = session_of(name).ok_or_else(|| {
+                    Error::invalid("only sessions can be made in a VM's directory")
+                        .advise("call it NAME.partial")
+                })??;
+                let mut request = BeginRequest::new(vm.name.clone());
+                request.session = Some(session);
+                request.empty = true;
+                let session = desk.sessions().begin(&request, Telling::Go)?;
+                self.session_found(&session)
+            }
+            Node::Session(node) => self.make_again(&node, name),
+            _ => Err(read_only()),
+        }
+    }
+
+    fn make_again(&self, node: &SessionNode, name: &str) -> Result<Found> {
+        let is_own = matches!(node.part, Part::Top) && matches!(name, "disks" | "attached");
+        if !is_own {
+            return Err(not_permitted(
+                "a session has the directories disks and attached, and no others",
+            ));
+        }
+        if let Ok(_there) = self.session_part(node, name) {
+            return Err(Error::new(ErrorKind::AlreadyExists, "it is there already"));
+        }
+        self.desk()?
+            .hidden()
+            .retain(|(serial, hidden)| *serial != node.serial() || *hidden != name);
+        node.session.note_change();
+        self.session_child(node, name)
+    }
+
+    /// Makes an empty regular file: a disk of a session, or an attached file.
+    ///
+    /// # Errors
+    /// As [`Tree::make_directory`].
+    pub fn make_file(&self, parent: Ino, name: &[u8]) -> Result<Found> {
+        let node = self.open_node(parent)?;
+        let name = text(name)?;
+        let made = match &node.part {
+            Part::Disks => parse_disk_file(name).and_then(|(disk, is_temporary)| {
+                let temporary = is_temporary.then_some(name);
+                node.session.create_file(&disk, temporary).map(drop)
+            }),
+            Part::Attached => node.session.create_attached(name),
+            Part::Top => Err(not_permitted("files go below disks/ and attached/")),
+            Part::Disk(_) | Part::File(_) | Part::Status | Part::Targets => {
+                Err(crate::tree::node::no_directory())
+            }
+        };
+        Self::noted(&node.session, made)?;
+        self.session_child(&node, name)
+    }
+
+    /// Refuses anything but files and directories: symlinks, hard links, devices, FIFOs, sockets.
+    ///
+    /// # Errors
+    /// `ReadOnly` for what is committed, else `NotPermitted`.
+    pub fn refuse(&self, parent: Ino) -> Error {
+        match self.open_node(parent) {
+            Ok(_) => not_permitted("a restore point has plain files only"),
+            Err(e) => e,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_disk_file;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn disks_are_told_from_what_tools_write_beside_them() {
+        let parse = |name: &str| {
+            let (disk, beside) = parse_disk_file(name).unwrap();
+            (disk.to_string(), beside)
+        };
+        assert_eq!(parse("vda.raw"), ("vda".to_owned(), false));
+        assert_eq!(parse(".vda.raw.XyZ123"), ("vda".to_owned(), true));
+        assert_eq!(parse("a.b.raw"), ("a.b".to_owned(), false));
+        assert_eq!(parse(".a.b.raw.tmp"), ("a.b".to_owned(), true));
+        for name in [
+            "vda",
+            "vda.img",
+            ".vda.raw",
+            ".vda.raw.",
+            ".raw",
+            "raw",
+            ".hidden",
+            "..raw",
+            "vda.raw.tmp",
+            "vda~.raw",
+        ] {
+            let error = parse_disk_file(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}");
+        }
+        let long = format!("{}.raw", "x".repeat(129));
+        assert_eq!(
+            parse_disk_file(&long).unwrap_err().kind(),
+            ErrorKind::NameTooLong
+        );
+    }
+}

@@ -1,0 +1,327 @@
+//! Open sessions in the tree: restore points that are being written, as directories `<vm>/<name>.partial`.
+//!
+//! ```text
+//! /web01/nightly.partial/{status, nbd-targets, attached/, disks/vda.raw, disks/.vda.raw.XyZ123}
+//! ```
+//!
+//! # Invariants
+//! - Nothing here may be cached: names, attributes and listings have no time to live, and each directory's time is another one
+//!   whenever one of its names comes or goes.
+//! - A session's inode numbers are never those of the point that it becomes.
+//! - `status` comes first in a listing: a removal that is cut short has touched it, and the session is not committed after that.
+//!
+//! # Concurrency
+//! What a tool holds while it calls (the kernel's lock of a directory) must not be needed by whom it waits for: nobody here waits until
+//! the kernel has been told of something.
+
+mod declaration;
+mod entry;
+mod make;
+mod remove;
+mod rename;
+mod status;
+mod wear;
+mod write;
+
+pub use wear::{NewAttributes, NewTime};
+pub use write::Allocation;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Tree;
+use super::inode::{Ino, low};
+use super::node::{Node, stale};
+use super::read::{Bytes, directory};
+use super::snapshot::{Change, VmView};
+use crate::block::ReadAt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::{DiskWriter, Registry, Session, SessionState};
+use crate::types::PointName;
+use wear::Wear;
+use write::OpenDisk;
+
+/// What the name of a session's directory ends with.
+pub(super) const SUFFIX: &str = ".partial";
+/// What the name of a disk's file ends with.
+const DISK_SUFFIX: &str = ".raw";
+
+/// What a tree needs so that it can be written.
+pub struct Writing {
+    /// The open sessions.
+    pub sessions: Arc<Registry>,
+    /// Where the disks of a session can be written over NBD: the content of `nbd-targets`.
+    pub targets: Box<dyn Fn(&Session) -> String + Send + Sync>,
+    /// Whether committed points may be removed.
+    pub allow_forget: bool,
+}
+
+/// A session as it was told of last.
+#[derive(Clone, PartialEq, Eq)]
+struct Seen {
+    vm: String,
+    name: String,
+    serial: u32,
+}
+
+/// The writable side of a tree.
+pub(super) struct Desk {
+    pub(super) writing: Writing,
+    /// What tools have set.
+    wear: Mutex<HashMap<Ino, Wear>>,
+    /// Names of sessions that were removed, by serial.
+    hidden: Mutex<HashSet<(u32, &'static str)>>,
+    /// Attached files by serial; a position is never given again.
+    attached: Mutex<HashMap<u32, Vec<String>>>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+/// What a name in a session stands for.
+#[derive(Clone)]
+pub(super) enum Part {
+    /// Its directory.
+    Top,
+    /// `disks/`.
+    Disks,
+    /// A disk, or one that is written beside it.
+    Disk(Arc<DiskWriter>),
+    /// `attached/`.
+    Attached,
+    /// An attached file.
+    File(String),
+    /// `status`.
+    Status,
+    /// `nbd-targets`.
+    Targets,
+}
+
+/// A node of a session.
+#[derive(Clone)]
+pub(super) struct SessionNode {
+    pub(super) session: Arc<Session>,
+    pub(super) part: Part,
+}
+
+impl Desk {
+    pub(super) fn new(writing: Writing) -> Self {
+        Self {
+            writing,
+            wear: Mutex::default(),
+            hidden: Mutex::default(),
+            attached: Mutex::default(),
+            seen: Mutex::default(),
+        }
+    }
+
+    fn sessions(&self) -> &Arc<Registry> {
+        &self.writing.sessions
+    }
+
+    fn wear(&self) -> MutexGuard<'_, HashMap<Ino, Wear>> {
+        self.wear.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hidden(&self) -> MutexGuard<'_, HashSet<(u32, &'static str)>> {
+        self.hidden.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The position of an attached file in the numbers of its session.
+    fn position_of(&self, serial: u32, name: &str) -> usize {
+        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = attached.entry(serial).or_default();
+        if let Some(at) = names.iter().position(|known| known == name) {
+            return at;
+        }
+        names.push(name.to_owned());
+        names.len() - 1
+    }
+
+    /// Takes a name out; its position stands for nothing then, or for the name that it got.
+    fn moved(&self, serial: u32, from: &str, to: Option<&str>) {
+        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in attached.entry(serial).or_default() {
+            if Some(name.as_str()) == to {
+                name.clear();
+            } else if name == from {
+                *name = to.unwrap_or_default().to_owned();
+            }
+        }
+    }
+
+    fn name_at(&self, serial: u32, position: usize) -> Option<String> {
+        let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = attached.get(&serial)?.get(position)?;
+        (!name.is_empty()).then(|| name.clone())
+    }
+
+    /// What has changed since it was asked last; forgets what was kept of sessions that are gone.
+    pub(super) fn changes(&self, vm: impl Fn(&str) -> Option<Ino>) -> Vec<Change> {
+        let sessions = self.sessions().all();
+        let now: Vec<Seen> = sessions
+            .iter()
+            .map(|session| Seen {
+                vm: session.vm().to_string(),
+                name: format!("{}{SUFFIX}", session.name()),
+                serial: session.serial(),
+            })
+            .collect();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Vec::new();
+        let gone = seen.iter().filter(|old| !now.contains(old));
+        let new = now.iter().filter(|new| !seen.contains(new));
+        for one in gone.chain(new) {
+            if let Some(parent) = vm(&one.vm) {
+                changes.push(Change::Entry {
+                    parent,
+                    name: one.name.clone(),
+                });
+                changes.push(Change::Node(parent));
+            }
+        }
+        if !changes.is_empty() {
+            let open = |serial: u32| now.iter().any(|one| one.serial == serial);
+            self.wear().retain(|ino, _| open(ino.serial()));
+            self.hidden().retain(|(serial, _)| open(*serial));
+            let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+            attached.retain(|serial, _| open(*serial));
+        }
+        *seen = now;
+        changes
+    }
+}
+
+impl SessionNode {
+    fn serial(&self) -> u32 {
+        self.session.serial()
+    }
+
+    fn ino(&self, low: u32) -> Ino {
+        Ino::pack(self.serial(), 0, low)
+    }
+}
+
+pub(super) fn not_permitted(what: &'static str) -> Error {
+    Error::new(ErrorKind::NotPermitted, what)
+}
+
+pub(super) fn read_only() -> Error {
+    Error::new(
+        ErrorKind::ReadOnly,
+        "what has been committed does not change",
+    )
+}
+
+impl Tree {
+    pub(super) fn desk(&self) -> Result<&Desk> {
+        self.desk.as_ref().ok_or_else(read_only)
+    }
+
+    /// The open sessions of a VM, by serial.
+    pub(super) fn sessions_of(&self, vm: &VmView) -> Vec<Arc<Session>> {
+        let Some(desk) = &self.desk else {
+            return Vec::new();
+        };
+        let mut sessions = desk.sessions().of_vm(&vm.name);
+        sessions.sort_by_key(|session| session.serial());
+        sessions
+    }
+
+    /// Counts the sessions that came and went, for the times of directories.
+    pub(super) fn sessions_generation(&self) -> u32 {
+        let generation = self.desk.as_ref().map(|desk| desk.sessions().generation());
+        u32::try_from(generation.unwrap_or(0) % 1_000_000_000).unwrap_or(0)
+    }
+
+    /// The content of a file of a session.
+    pub(super) fn session_content(&self, ino: Ino, node: &SessionNode) -> Result<Arc<dyn ReadAt>> {
+        Ok(match &node.part {
+            Part::Disk(disk) => Arc::new(OpenDisk(Arc::clone(disk))),
+            Part::File(name) => node.session.read_attached(name)?,
+            Part::Status | Part::Targets => {
+                Arc::new(Bytes(self.session_document(node, Some(ino)).1))
+            }
+            Part::Top | Part::Disks | Part::Attached => return Err(directory()),
+        })
+    }
+
+    /// The node of a number whose serial is a session's.
+    pub(super) fn session_node(&self, ino: Ino) -> Result<SessionNode> {
+        let desk = self.desk.as_ref().ok_or_else(stale)?;
+        let session = desk.sessions().by_serial(ino.serial()).ok_or_else(stale)?;
+        let low = ino.low();
+        let index = low & low::INDEX_MASK;
+        let part = match low {
+            low::SELF => Part::Top,
+            low::DISKS => Part::Disks,
+            low::ATTACHED => Part::Attached,
+            _ if low & !low::DOCUMENT_MASK == low::INFO => Part::Status,
+            _ if low & !low::DOCUMENT_MASK == low::VOLUMES_JSON => Part::Targets,
+            _ => match low & !low::INDEX_MASK {
+                low::DISK => {
+                    let mut files = session.files().into_iter();
+                    let found = files.find(|(_, disk)| disk.meta().number == index);
+                    Part::Disk(found.ok_or_else(stale)?.1)
+                }
+                low::ATTACHED_FILE => {
+                    let position = usize::try_from(index).map_err(|_| stale())?;
+                    let name = desk.name_at(ino.serial(), position);
+                    Part::File(name.ok_or_else(stale)?)
+                }
+                _ => return Err(stale()),
+            },
+        };
+        Ok(SessionNode { session, part })
+    }
+
+    /// The session that is to be changed by an operation on this node; everything else says why it is not changed.
+    fn open_node(&self, ino: Ino) -> Result<SessionNode> {
+        let desk = self.desk()?;
+        if ino != Ino::ROOT
+            && ino.volume() == 0
+            && let Some((_, state)) = desk.sessions().ended(ino.serial())
+        {
+            return Err(match state {
+                SessionState::Committed(_) => read_only(),
+                _ => stale(),
+            });
+        }
+        match self.node(ino)? {
+            Node::Session(node) => Ok(node),
+            Node::Root | Node::Vm(_) => Err(not_permitted(
+                "only VMs and sessions (NAME.partial) can be made here",
+            )),
+            _ => Err(read_only()),
+        }
+    }
+
+    /// Notes in `status` why something was refused, and passes it on.
+    fn noted<T>(session: &Session, result: Result<T>) -> Result<T> {
+        match &result {
+            Err(e) if e.kind() != ErrorKind::NotFound => session.note_error(result),
+            _ => result,
+        }
+    }
+
+    /// All nodes of a session that somebody may have written through the kernel's page cache.
+    #[must_use]
+    pub fn session_files(&self, session: &Session) -> Vec<Ino> {
+        let serial = session.serial();
+        let mut all: Vec<Ino> = session
+            .files()
+            .iter()
+            .map(|(_, disk)| Ino::pack(serial, 0, low::DISK | disk.meta().number))
+            .collect();
+        if let Some(desk) = &self.desk {
+            let attached = desk.attached.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = attached.get(&serial).map_or(0, Vec::len);
+            let positions = (0..count).filter_map(super::inode::index_bits);
+            all.extend(positions.map(|bits| Ino::pack(serial, 0, low::ATTACHED_FILE | bits)));
+        }
+        all
+    }
+}
+
+/// The session's name, if a directory is called like one.
+fn session_of(text: &str) -> Option<Result<PointName>> {
+    Some(PointName::new(text.strip_suffix(SUFFIX)?))
+}

@@ -1,0 +1,104 @@
+//! Removing names. Every name in a session can be removed, and the last one of all is the session: that aborts it.
+//!
+//! # Invariants
+//! A removal that is cut short leaves a session that is not committed: the names that are not disks mark it as taken apart, a disk that
+//! it began with is missed at the commit.
+
+use super::entry::NAMES;
+use super::make::text;
+use super::{Part, SessionNode, not_permitted, read_only};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::Telling;
+use crate::tree::Tree;
+use crate::tree::inode::Ino;
+use crate::tree::node::{Node, absent};
+
+impl Tree {
+    /// Removes a file of a session.
+    ///
+    /// # Errors
+    /// `NotFound`; `IsADirectory`; `ReadOnly` for what is committed; `NotPermitted`; `Busy`; `Io`.
+    pub fn remove_file(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        let directory = self.open_node(parent)?;
+        let name = text(name)?;
+        let node = self.session_part(&directory, name)?;
+        let session = &node.session;
+        let removed = match &node.part {
+            Part::Disk(disk) => session.unlink(disk),
+            Part::File(file) => session.remove_attached(file).map(|()| {
+                if let Some(desk) = &self.desk {
+                    desk.moved(node.serial(), file, None);
+                }
+            }),
+            Part::Status | Part::Targets => self.hide(&node, name),
+            Part::Top | Part::Disks | Part::Attached => {
+                Err(Error::new(ErrorKind::IsADirectory, "it is a directory"))
+            }
+        };
+        Self::noted(session, removed)
+    }
+
+    /// Takes one of the names away that every session has.
+    fn hide(&self, node: &SessionNode, name: &str) -> Result<()> {
+        let name = NAMES.into_iter().find(|own| *own == name);
+        let name = name.ok_or_else(absent)?;
+        node.session.dismantle()?;
+        self.desk()?.hidden().insert((node.serial(), name));
+        node.session.note_change();
+        Ok(())
+    }
+
+    /// Removes a directory: a session is aborted, with all that is in it; a VM goes if it never had a point.
+    ///
+    /// # Errors
+    /// `NotEmpty`, `NotADirectory`, `NotFound`; `NotPermitted` for a committed point (retention removes those), unless it was asked for;
+    /// `ReadOnly` below one; `Busy`; `Io`.
+    pub fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        let desk = self.desk()?;
+        let name = text(name)?;
+        match self.node(parent)? {
+            Node::Root => {
+                let snapshot = self.snapshot();
+                let vm = snapshot.vm(name).ok_or_else(absent)?;
+                if !vm.points.is_empty() || !self.sessions_of(vm).is_empty() {
+                    return Err(Error::new(ErrorKind::NotEmpty, "the VM has restore points"));
+                }
+                Err(not_permitted("a VM is not removed here"))
+            }
+            Node::Vm(vm) => {
+                if let Some(session) = self.session_named(vm.name.as_str(), name) {
+                    return desk
+                        .sessions()
+                        .abort(&session.vm(), &session.name(), Telling::Go);
+                }
+                let point = vm.point(name).ok_or_else(|| match name {
+                    "latest" => crate::tree::node::no_directory(),
+                    _ => absent(),
+                })?;
+                if !desk.writing.allow_forget {
+                    return Err(not_permitted(
+                        "restore points are removed by retention, or where it is mounted with allow_forget",
+                    ));
+                }
+                let _ = point;
+                Err(not_permitted("points are not removed here"))
+            }
+            Node::Session(node) => {
+                let child = self.session_part(&node, name)?;
+                let is_empty = match &child.part {
+                    Part::Disks => child.session.files().is_empty(),
+                    Part::Attached => child.session.attached()?.is_empty(),
+                    _ => return Err(crate::tree::node::no_directory()),
+                };
+                if !is_empty {
+                    return Err(Error::new(
+                        ErrorKind::NotEmpty,
+                        "the directory is not empty",
+                    ));
+                }
+                self.hide(&child, name)
+            }
+            _ => Err(read_only()),
+        }
+    }
+}

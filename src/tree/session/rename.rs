@@ -1,0 +1,113 @@
+//! Renaming: `NAME.partial` to a point's name commits; what was written beside a disk takes its place; attached files.
+
+use super::make::{parse_disk_file, text};
+use super::{Part, SUFFIX, SessionNode, not_permitted, read_only};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::{CommitRequest, Telling};
+use crate::tree::Tree;
+use crate::tree::inode::Ino;
+use crate::tree::node::{Node, absent};
+use crate::types::PointName;
+
+/// Why other renames are refused. Not with EXDEV: tools would copy, and then remove what they have copied, which aborts a session.
+const STRANGE: &str = "in a tree of restore points this cannot be renamed so";
+
+impl Tree {
+    /// Renames; with `may_replace` unless something of that name is there. Committing takes as long as it takes: call it where nobody
+    /// waits for the thread.
+    ///
+    /// # Errors
+    /// `NotPermitted` for what has no meaning here; `ReadOnly` for what is committed; `AlreadyExists`; `InvalidInput` when the session
+    /// cannot become a point, or its name cannot be one; `Busy`, `NoSpace`, `Io`: the session stays open.
+    pub fn rename(
+        &self,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        may_replace: bool,
+    ) -> Result<()> {
+        self.desk()?;
+        let (name, new_name) = (text(name)?, text(new_name)?);
+        match self.node(parent)? {
+            Node::Root => Err(not_permitted(STRANGE)),
+            Node::Vm(vm) => match self.session_named(vm.name.as_str(), name) {
+                Some(session) => {
+                    let is_own = new_parent == parent && !new_name.ends_with(SUFFIX);
+                    if !is_own {
+                        return match self.node(new_parent)? {
+                            Node::Root | Node::Vm(_) | Node::Session(_) => {
+                                Err(not_permitted(STRANGE))
+                            }
+                            _ => Err(read_only()),
+                        };
+                    }
+                    let committed = self.commit(&session, new_name);
+                    Self::noted(&session, committed)
+                }
+                None if vm.point(name).is_some() => Err(read_only()),
+                None => Err(not_permitted(STRANGE)),
+            },
+            Node::Session(node) if new_parent == parent => {
+                let renamed = self.rename_in_session(&node, name, new_name, may_replace);
+                Self::noted(&node.session, renamed)
+            }
+            Node::Session(_) => match self.node(new_parent)? {
+                Node::Root | Node::Vm(_) | Node::Session(_) => Err(not_permitted(STRANGE)),
+                _ => Err(read_only()),
+            },
+            _ => Err(read_only()),
+        }
+    }
+
+    fn commit(&self, session: &crate::ingest::Session, point: &str) -> Result<()> {
+        let request = CommitRequest {
+            point: Some(PointName::new(point)?),
+            ..CommitRequest::default()
+        };
+        self.desk()?
+            .sessions()
+            .commit(&session.vm(), &session.name(), &request, Telling::Go)?;
+        self.refresh_quietly()
+    }
+
+    fn rename_in_session(
+        &self,
+        directory: &SessionNode,
+        name: &str,
+        new_name: &str,
+        may_replace: bool,
+    ) -> Result<()> {
+        let node = self.session_part(directory, name)?;
+        if name == new_name {
+            return Ok(());
+        }
+        let is_there = self.session_part(directory, new_name).is_ok();
+        if is_there && !may_replace {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                "there is one of that name",
+            ));
+        }
+        match &node.part {
+            Part::Disk(disk) => {
+                let (_, is_beside) = parse_disk_file(name)?;
+                let (target, is_beside_again) = parse_disk_file(new_name)?;
+                let is_its_own = target == disk.meta().name;
+                if !is_beside || is_beside_again || !is_its_own {
+                    return Err(not_permitted(
+                        "only what is written beside a disk (.NAME.raw.SUFFIX) can be renamed, to that disk",
+                    ));
+                }
+                node.session.replace(disk)
+            }
+            Part::File(file) => {
+                node.session.rename_attached(file, new_name)?;
+                self.desk()?.moved(node.serial(), file, Some(new_name));
+                Ok(())
+            }
+            Part::Top => Err(absent()),
+            Part::Disks | Part::Attached | Part::Status | Part::Targets => {
+                Err(not_permitted(STRANGE))
+            }
+        }
+    }
+}

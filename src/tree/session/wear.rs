@@ -1,0 +1,154 @@
+//! What tools set on the files of a session on their way (chmod, chown, utimens): kept as long as the session is open, and not part of
+//! the point.
+
+use jiff::Timestamp;
+
+use super::{Part, not_permitted};
+use crate::error::Result;
+use crate::guest::fs::Time;
+use crate::ingest::Door;
+use crate::tree::Tree;
+use crate::tree::attribute::{Attributes, Found, time};
+use crate::tree::inode::Ino;
+
+/// Attributes that a caller wants changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NewAttributes {
+    /// Permission bits.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size_bytes: Option<u64>,
+    /// Last access.
+    pub atime: Option<NewTime>,
+    /// Last change.
+    pub mtime: Option<NewTime>,
+}
+
+/// A time that a caller wants set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewTime {
+    /// The present one.
+    Now,
+    /// This one.
+    At(Timestamp),
+}
+
+/// What is shown instead of what the tree itself would show.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wear {
+    mode: Option<u16>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    atime: Option<Time>,
+    mtime: Option<Time>,
+}
+
+impl NewTime {
+    const fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Now => now,
+            Self::At(at) => at,
+        }
+    }
+}
+
+impl Wear {
+    pub(super) fn put_on(&self, attributes: &mut Attributes) {
+        attributes.mode = self.mode.unwrap_or(attributes.mode);
+        attributes.uid = self.uid.unwrap_or(attributes.uid);
+        attributes.gid = self.gid.unwrap_or(attributes.gid);
+        attributes.atime = self.atime.unwrap_or(attributes.atime);
+        attributes.mtime = self.mtime.unwrap_or(attributes.mtime);
+    }
+
+    fn take(&mut self, new: &NewAttributes, now: Timestamp, keeps_mtime: bool) {
+        let shown = |new: Option<NewTime>| new.map(|new| time(new.at(now)));
+        self.mode = new.mode.map(|mode| mode & 0o777).or(self.mode);
+        self.uid = new.uid.or(self.uid);
+        self.gid = new.gid.or(self.gid);
+        self.atime = shown(new.atime).or(self.atime);
+        if keeps_mtime {
+            self.mtime = shown(new.mtime).or(self.mtime);
+        }
+    }
+}
+
+impl Tree {
+    /// Sets attributes of a node of an open session. Explicit times on a disk say that it is finished.
+    ///
+    /// # Errors
+    /// `ReadOnly` for what is committed, `NotPermitted` for VMs; `Busy` when a disk is written over NBD; `TooLarge`, `NoSpace`,
+    /// `Io`.
+    pub fn set_attributes(&self, ino: Ino, new: &NewAttributes) -> Result<Found> {
+        let node = self.open_node(ino)?;
+        let session = &node.session;
+        Self::noted(session, session.check_open())?;
+        if let Some(size_bytes) = new.size_bytes {
+            Self::noted(session, self.resize(&node, size_bytes))?;
+        }
+        let is_timed = new.atime.is_some() || new.mtime.is_some();
+        if let (Part::Disk(disk), true) = (&node.part, is_timed) {
+            Self::noted(session, disk.claim(Door::Tree))?;
+            if let Some(at) = new.mtime {
+                disk.set_written_at(at.at(self.now()));
+            }
+            if !disk.is_finished() {
+                disk.set_finished(true);
+            }
+            session.touch();
+        }
+        let is_file = matches!(node.part, Part::File(_));
+        self.desk()?
+            .wear()
+            .entry(ino)
+            .or_default()
+            .take(new, self.now(), is_file);
+        self.part_attributes(ino, &node)
+    }
+
+    fn resize(&self, node: &super::SessionNode, size_bytes: u64) -> Result<()> {
+        match &node.part {
+            Part::Disk(disk) => {
+                disk.claim(Door::Tree)?;
+                node.session.touch();
+                disk.set_size(size_bytes)?;
+                if !disk.is_finished() {
+                    disk.set_finished(true);
+                }
+                Ok(())
+            }
+            Part::File(name) => {
+                node.session.resize_attached(name, size_bytes)?;
+                self.wrote_attached(node)
+            }
+            Part::Status | Part::Targets => Err(not_permitted("this file is made by the daemon")),
+            Part::Top | Part::Disks | Part::Attached => Err(crate::error::Error::new(
+                crate::error::ErrorKind::IsADirectory,
+                "it is a directory",
+            )),
+        }
+    }
+
+    /// An attached file was written: it has another time now.
+    pub(super) fn wrote_attached(&self, node: &super::SessionNode) -> Result<()> {
+        let ino = self.part_ino(node)?;
+        let mut all = self.desk()?.wear();
+        let wear = all.entry(ino).or_default();
+        let mut now = time(self.now());
+        if wear.mtime == Some(now) {
+            now.nanoseconds = (now.nanoseconds + 1) % 1_000_000_000;
+        }
+        wear.mtime = Some(now);
+        Ok(())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.desk.as_ref().map_or(Timestamp::UNIX_EPOCH, |desk| {
+            desk.sessions().engine().owner.clock().now()
+        })
+    }
+}

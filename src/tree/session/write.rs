@@ -1,0 +1,165 @@
+//! Bytes into the files of a session.
+
+use super::{Part, SessionNode, not_permitted};
+use crate::block::ReadAt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::{DiskWriter, Door};
+use crate::tree::Tree;
+use crate::tree::inode::Ino;
+use crate::types::width::u64_from_usize;
+
+/// What `fallocate` is to do with a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocation {
+    /// Room for it; the file grows. Nothing is set aside: there is room when it is written, or there is not.
+    Grow,
+    /// Room for it beyond the end, too.
+    Keep,
+    /// It reads as zero and takes no room (PUNCH_HOLE).
+    Punch,
+    /// It reads as zero; with `true` the file grows (ZERO_RANGE).
+    Zero(bool),
+}
+
+/// The disk is being written through the tree: it is finished from now on, until somebody says otherwise.
+fn begin_writing(node: &SessionNode, disk: &DiskWriter) -> Result<()> {
+    node.session.check_open()?;
+    disk.claim(Door::Tree)?;
+    node.session.touch();
+    Ok(())
+}
+
+fn finish(disk: &DiskWriter) {
+    if !disk.is_finished() {
+        disk.set_finished(true);
+    }
+}
+
+fn no_file(part: &Part) -> Error {
+    match part {
+        Part::Top | Part::Disks | Part::Attached => {
+            Error::new(ErrorKind::IsADirectory, "it is a directory")
+        }
+        _ => not_permitted("this file is made by the daemon"),
+    }
+}
+
+impl Tree {
+    /// Writes bytes; the file grows.
+    ///
+    /// # Errors
+    /// `ReadOnly` for what is committed; `Busy` while the session is being committed or when the disk is written over NBD;
+    /// `TooLarge`, `NoSpace`, `Io`, `Corrupt` (the parent).
+    pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<()> {
+        let node = self.open_node(ino)?;
+        let written = match &node.part {
+            Part::Disk(disk) => begin_writing(&node, disk)
+                .and_then(|()| disk.write_growing(offset, bytes))
+                .map(|()| finish(disk)),
+            Part::File(name) => node
+                .session
+                .write_attached(name, offset, bytes)
+                .and_then(|()| self.wrote_attached(&node)),
+            part => Err(no_file(part)),
+        };
+        Self::noted(&node.session, written)
+    }
+
+    /// Does what `fallocate` asks for.
+    ///
+    /// # Errors
+    /// As [`Tree::write`].
+    pub fn allocate(
+        &self,
+        ino: Ino,
+        offset: u64,
+        length_bytes: u64,
+        how: Allocation,
+    ) -> Result<()> {
+        let node = self.open_node(ino)?;
+        let done = match &node.part {
+            Part::Disk(disk) => begin_writing(&node, disk)
+                .and_then(|()| allocate_disk(disk, offset, length_bytes, how))
+                .map(|()| finish(disk)),
+            Part::File(name) => self.allocate_attached(&node, name, offset, length_bytes, how),
+            part => Err(no_file(part)),
+        };
+        Self::noted(&node.session, done)
+    }
+
+    fn allocate_attached(
+        &self,
+        node: &SessionNode,
+        name: &str,
+        offset: u64,
+        length_bytes: u64,
+        how: Allocation,
+    ) -> Result<()> {
+        let size = node.session.read_attached(name)?.size_bytes();
+        let end = offset.saturating_add(length_bytes);
+        if matches!(how, Allocation::Grow | Allocation::Zero(true)) && end > size {
+            node.session.resize_attached(name, end)?;
+        }
+        if matches!(how, Allocation::Punch | Allocation::Zero(_)) && offset < size {
+            let inside = length_bytes.min(size - offset);
+            node.session.zero_attached(name, offset, inside)?;
+        }
+        self.wrote_attached(node)
+    }
+
+    /// Makes what was written durable; nothing to do for what is committed.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`: what was written since the last time may be lost then.
+    pub fn sync(&self, ino: Ino) -> Result<()> {
+        if self.desk.is_none() || ino.volume() != 0 {
+            return Ok(());
+        }
+        let Ok(node) = self.session_node(ino) else {
+            return Ok(());
+        };
+        let synced = match &node.part {
+            Part::Disk(disk) => disk.flush(),
+            Part::File(name) => node.session.flush_attached(name),
+            Part::Top | Part::Disks => node.session.flush(),
+            Part::Attached | Part::Status | Part::Targets => Ok(()),
+        };
+        Self::noted(&node.session, synced)
+    }
+}
+
+fn allocate_disk(disk: &DiskWriter, offset: u64, length_bytes: u64, how: Allocation) -> Result<()> {
+    let grow = || disk.grow(offset, length_bytes);
+    let zero = || {
+        let left = disk.source_bytes().saturating_sub(offset);
+        disk.zero(offset, length_bytes.min(left))
+    };
+    match how {
+        Allocation::Grow => grow(),
+        Allocation::Keep => Ok(()),
+        Allocation::Zero(true) => grow().and_then(|()| zero()),
+        Allocation::Punch | Allocation::Zero(false) => {
+            if offset < disk.source_bytes() {
+                zero()
+            } else {
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A disk of a session as a file: as long as its source, not padded.
+pub(in crate::tree) struct OpenDisk(pub(in crate::tree) std::sync::Arc<DiskWriter>);
+
+impl ReadAt for OpenDisk {
+    fn size_bytes(&self) -> u64 {
+        self.0.source_bytes()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        crate::block::check_range(self.size_bytes(), offset, u64_from_usize(buf.len()))?;
+        self.0.read_at(offset, buf)
+    }
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<crate::block::Extent> {
+        self.0.extent_at(offset, length_max)
+    }
+}

@@ -1,0 +1,199 @@
+//! Faults in the middle of things: kill -9, a mount that is torn away, two commits at once.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use rustix::io::Errno;
+
+use crate::stand::{Stand, errno, pattern, ready, run, text};
+
+/// What was synced through the tree is there after kill -9, and the session goes on.
+#[test]
+fn a_session_goes_on_after_kill_9() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, mut bytes) = Stand::with_point("");
+    stand.begin("s");
+    let file = fs::File::options()
+        .write(true)
+        .open(stand.disk("s"))
+        .unwrap();
+    file.write_all_at(&[3; 100_000], 50_000).unwrap();
+    bytes[50_000..150_000].fill(3);
+    file.sync_all().unwrap();
+    let beside = stand.at("vm/s.partial/disks/.vda.raw.half");
+    fs::write(&beside, "half").unwrap();
+    fs::File::open(&beside).unwrap().sync_all().unwrap();
+    drop(file);
+    stand.kill();
+    stand.start("");
+    assert!(fs::read(stand.disk("s")).unwrap() == bytes);
+    assert_eq!(fs::read_to_string(&beside).unwrap(), "half");
+    let file = fs::File::options()
+        .write(true)
+        .open(stand.disk("s"))
+        .unwrap();
+    file.write_all_at(b"after", 0).unwrap();
+    bytes[..5].copy_from_slice(b"after");
+    drop(file);
+    stand.commit("s", "p1").unwrap();
+    assert!(stand.point("p1") == bytes);
+    stand.stop();
+    stand.check_left(2);
+    assert!(stand.place.restored("vm@p1", "vda") == bytes);
+}
+
+/// The mountpoint is gone in the middle of a session: the session is not, and can be ended from the command line.
+#[test]
+fn a_lost_mount_loses_no_session() {
+    if !ready(&["fusermount3"]) {
+        return;
+    }
+    let (mut stand, mut bytes) = Stand::with_point("");
+    stand.begin("s");
+    let file = fs::File::options()
+        .write(true)
+        .open(stand.disk("s"))
+        .unwrap();
+    file.write_all_at(b"before", 0).unwrap();
+    bytes[..6].copy_from_slice(b"before");
+    run("fusermount3", &["-u", "-z", text(&stand.place.path("mnt"))]);
+    // Who has the file open goes on.
+    file.write_all_at(b"after", 100).unwrap();
+    bytes[100..105].copy_from_slice(b"after");
+    drop(file);
+    let sessions = stand.place.json(&["sessions"]);
+    assert_eq!(sessions[0]["disks"][0]["finished"], true);
+    stand.place.ok(&["commit", "vm/s", "--point", "p1"]);
+    assert!(stand.place.restored("vm@p1", "vda") == bytes);
+    stand.place.ok(&["begin", "vm", "--session", "next"]);
+    stand.place.ok(&["abort", "vm/next"]);
+    stand.stop();
+    stand.check_left(2);
+}
+
+/// Two sessions want one name at the same time: one gets it, the other stays open and loses nothing.
+#[test]
+fn two_commits_race_for_one_name() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, _) = Stand::with_point("");
+    let rounds = 8;
+    for round in 0..rounds {
+        let contents = [pattern(2 << 20, 100 + round), pattern(2 << 20, 200 + round)];
+        for (name, bytes) in ["a", "b"].iter().zip(&contents) {
+            // A second open session needs a parent by name.
+            stand
+                .place
+                .ok(&["begin", "vm", "--session", name, "--parent", "p0"]);
+            let mut bytes = bytes.clone();
+            bytes.resize(crate::stand::DISK_BYTES, 7);
+            fs::write(stand.disk(name), &bytes).unwrap();
+        }
+        let point = format!("race{round}");
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let all: Vec<_> = ["a", "b"]
+                .into_iter()
+                .map(|name| {
+                    let (stand, point) = (&stand, &point);
+                    scope.spawn(move || (name, stand.commit(name, point)))
+                })
+                .collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        let lost: Vec<_> = results.iter().filter(|(_, r)| r.is_err()).collect();
+        assert_eq!(lost.len(), 1, "{results:?}");
+        let (name, why) = lost[0];
+        assert_eq!(*why, Err(Errno::EXIST));
+        let second = format!("second{round}");
+        stand.commit(name, &second).unwrap();
+        let winner = usize::from(*name == "a");
+        assert!(stand.point(&point)[..2 << 20] == contents[winner]);
+        assert!(stand.point(&second)[..2 << 20] == contents[1 - winner]);
+    }
+    stand.stop();
+    stand.check_left(1 + 2 * rounds as usize);
+}
+
+/// The repository's filesystem is full: the write or the commit says ENOSPC, the session stays, and goes on when there is room again.
+#[test]
+fn a_full_disk() {
+    if !ready(&["mkfs.ext4"]) {
+        return;
+    }
+    let mut stand = Stand::new("");
+    stand.stop();
+    let (image, small) = (stand.place.path("small.img"), stand.place.path("small"));
+    fs::File::create(&image).unwrap().set_len(96 << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-F", "-m", "0", text(&image)]);
+    fs::create_dir(&small).unwrap();
+    run("mount", &["-o", "loop", text(&image), text(&small)]);
+    let mounted = SmallFs(small.clone());
+    fs::remove_dir_all(stand.place.repo()).unwrap();
+    fs::create_dir(small.join("repo")).unwrap();
+    std::os::unix::fs::symlink(small.join("repo"), stand.place.repo()).unwrap();
+    stand.place.ok(&["init"]);
+    stand.start("");
+    fs::create_dir(stand.at("vm")).unwrap();
+    stand.begin("first");
+    let bytes = pattern(8 << 20, 1);
+    fs::write(stand.disk("first"), &bytes).unwrap();
+    stand.commit("first", "p0").unwrap();
+
+    stand.begin("s");
+    let next = pattern(8 << 20, 2);
+    fs::write(stand.disk("s"), &next).unwrap();
+    // Somebody else takes all the room.
+    let ballast = small.join("ballast");
+    let file = fs::File::create(&ballast).unwrap();
+    let mut at = 0;
+    for step in [1 << 20, 4096] {
+        while file.write_all_at(&vec![1; step], at).is_ok() {
+            at += step as u64;
+        }
+    }
+    let disk = fs::File::options()
+        .write(true)
+        .open(stand.disk("s"))
+        .unwrap();
+    let mut more = pattern(4 << 20, 3);
+    more.retain(|byte| *byte != 0);
+    let full = disk
+        .write_all_at(&more, 8 << 20)
+        .and_then(|()| disk.sync_all());
+    assert_eq!(errno(full), Errno::NOSPC);
+    let why = stand.last_error("s");
+    assert!(why.contains("space"), "{why}");
+    let refused = stand.commit("s", "p1");
+    assert!(
+        matches!(refused, Err(Errno::NOSPC | Errno::IO)),
+        "{refused:?}"
+    );
+    assert!(stand.at("vm/s.partial").exists());
+    assert!(stand.point("p0") == bytes);
+    // Room can be made: by abort, on a full disk.
+    drop(disk);
+    fs::remove_dir(stand.at("vm/s.partial")).unwrap();
+    drop(file);
+    fs::remove_file(&ballast).unwrap();
+    stand.begin("t");
+    fs::write(stand.disk("t"), &next).unwrap();
+    stand.commit("t", "p1").unwrap();
+    assert!(stand.point("p1") == next);
+    stand.stop();
+    stand.check_left(2);
+    drop(mounted);
+}
+
+/// A filesystem of its own, unmounted at the end.
+struct SmallFs(std::path::PathBuf);
+
+impl Drop for SmallFs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .args(["-l", text(&self.0)])
+            .output();
+    }
+}

@@ -1,0 +1,29 @@
+//! The writable tree, through the kernel and with the tools that people use. Needs root, /dev/fuse and a few programs.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise and says what it skips; its numbers are small"
+)]
+
+mod attached;
+mod commit;
+mod declare;
+mod door;
+mod fault;
+mod fsx;
+mod page_cache;
+#[path = "../cli/place.rs"]
+#[allow(
+    dead_code,
+    reason = "the tests of the command line need more of it than these"
+)]
+mod place;
+mod posix;
+mod refuse;
+mod remove;
+mod stand;
+mod terabyte;
+mod tool;

@@ -1,0 +1,165 @@
+//! Removing a session aborts it; a removal that is cut short leaves no point.
+
+use std::fs;
+
+use rustix::io::Errno;
+
+use crate::stand::{Stand, errno, ready, run, text};
+
+#[test]
+fn rm_r_and_rmdir_abort() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, bytes) = Stand::with_point("");
+    stand.begin("s");
+    fs::write(stand.disk("s"), &bytes).unwrap();
+    fs::write(stand.at("vm/s.partial/disks/vdb.raw"), &bytes).unwrap();
+    fs::write(stand.at("vm/s.partial/attached/note"), "x").unwrap();
+    run("rm", &["-r", text(&stand.at("vm/s.partial"))]);
+    assert!(!stand.at("vm/s.partial").exists());
+    stand.begin("t");
+    fs::write(stand.disk("t"), &bytes).unwrap();
+    fs::remove_dir(stand.at("vm/t.partial")).unwrap();
+    let names: Vec<_> = fs::read_dir(stand.at("vm"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names, ["latest", "p0"]);
+    stand.stop();
+    stand.check_left(1);
+    let points = fs::read_dir(stand.place.repo().join("vms/vm/points")).unwrap();
+    assert_eq!(points.count(), 1);
+}
+
+/// Wherever `rm -r` is stopped, there is no commit after it.
+#[test]
+fn a_removal_that_was_cut_short_is_never_committed() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, bytes) = Stand::with_point("");
+    // rm removes in the order of the listing.
+    stand.begin("order");
+    let session = stand.at("vm/order.partial");
+    let mut order: Vec<String> = Vec::new();
+    for entry in fs::read_dir(&session).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name == "disks" {
+            order.push("disks/vda.raw".to_owned());
+        }
+        order.push(name);
+    }
+    assert_eq!(order[0], "status");
+    run("rm", &["-r", text(&session)]);
+    for steps in 1..=order.len() {
+        stand.begin("s");
+        fs::write(stand.disk("s"), &bytes).unwrap();
+        for name in &order[..steps] {
+            let path = stand.at("vm/s.partial").join(name);
+            if path.is_dir() {
+                fs::remove_dir(&path).unwrap();
+            } else {
+                fs::remove_file(&path).unwrap();
+            }
+            assert_eq!(errno(fs::metadata(&path)), Errno::NOENT, "{name}");
+        }
+        assert_eq!(
+            stand.commit("s", "p1").unwrap_err(),
+            Errno::INVAL,
+            "{steps}"
+        );
+        let said = stand.place.fails(2, &["commit", "vm/s"]);
+        assert!(said.contains("removed"), "{said}");
+        // Nor after a restart.
+        if steps % 2 == 0 {
+            stand.stop();
+            stand.start("");
+            assert_eq!(
+                stand.commit("s", "p1").unwrap_err(),
+                Errno::INVAL,
+                "{steps}"
+            );
+        }
+        run("rm", &["-r", text(&stand.at("vm/s.partial"))]);
+    }
+    assert!(!stand.at("vm/p1").exists());
+}
+
+#[test]
+fn a_disk_that_was_removed_is_missed() {
+    if !ready(&["setfattr"]) {
+        return;
+    }
+    let (stand, bytes) = Stand::with_point("");
+    stand.begin("two");
+    fs::write(stand.disk("two"), &bytes).unwrap();
+    fs::write(stand.at("vm/two.partial/disks/vdb.raw"), &bytes).unwrap();
+    stand.commit("two", "p1").unwrap();
+
+    stand.begin("s");
+    fs::write(stand.at("vm/s.partial/disks/vdb.raw"), &bytes).unwrap();
+    fs::remove_file(stand.disk("s")).unwrap();
+    assert_eq!(stand.commit("s", "p2").unwrap_err(), Errno::INVAL);
+    assert!(stand.last_error("s").contains("vda was removed"));
+    assert_eq!(stand.status("s")["removed"][0], "vda");
+    // Written again, it is compared with its parent as before.
+    fs::write(stand.disk("s"), &bytes).unwrap();
+    stand.commit("s", "p2").unwrap();
+    let info = fs::read_to_string(stand.at("vm/p2/info.json")).unwrap();
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    let changed: Vec<_> = info["disks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|disk| disk["changed_bytes"].as_u64().unwrap())
+        .collect();
+    assert_eq!(changed, [0, 0]);
+
+    // Or it is declared to be gone.
+    stand.begin("t");
+    fs::write(stand.at("vm/t.partial/disks/vdb.raw"), &bytes).unwrap();
+    fs::remove_file(stand.disk("t")).unwrap();
+    let session = stand.at("vm/t.partial");
+    run(
+        "setfattr",
+        &["-n", "user.restorefs.without", "-v", "vda", text(&session)],
+    );
+    stand.commit("t", "p3").unwrap();
+    assert!(!stand.at("vm/p3/disks/vda.raw").exists());
+    assert!(fs::read(stand.at("vm/p3/disks/vdb.raw")).unwrap() == bytes);
+}
+
+/// One that was made in the session is nobody's loss.
+#[test]
+fn a_new_disk_may_be_removed_again() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, bytes) = Stand::with_point("");
+    stand.begin("s");
+    fs::write(stand.disk("s"), &bytes).unwrap();
+    let new = stand.at("vm/s.partial/disks/vdb.raw");
+    fs::write(&new, &bytes).unwrap();
+    fs::remove_file(&new).unwrap();
+    stand.commit("s", "p1").unwrap();
+    assert!(!stand.at("vm/p1/disks/vdb.raw").exists());
+    stand.stop();
+    stand.check_left(2);
+}
+
+#[test]
+fn what_is_left_of_tools_is_not_in_the_point() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, bytes) = Stand::with_point("");
+    stand.begin("s");
+    fs::write(stand.disk("s"), &bytes).unwrap();
+    fs::write(stand.at("vm/s.partial/disks/.vda.raw.AbC123"), "half").unwrap();
+    stand.commit("s", "p1").unwrap();
+    let disks = fs::read_dir(stand.at("vm/p1/disks")).unwrap();
+    assert_eq!(disks.count(), 1);
+    stand.stop();
+    stand.check_left(2);
+}

@@ -480,11 +480,34 @@ impl Owner {
         recovery::empty_trash(&self.repository, self.clock.now())
     }
 
+    /// Brings catalog and indexes up to date, when something could not be written to them.
+    ///
+    /// # Errors
+    /// As [`Owner::rebuild_catalog`].
+    pub fn heal_catalog(&self) -> Result<()> {
+        if self.catalog.is_behind() {
+            for name in &self.vm_names() {
+                let entry = self.vm(name)?;
+                let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+                let stored = self.repository.stored_index(name).map(|i| i.generation);
+                if !entry.gone && stored.ok() != Some(entry.index.generation) {
+                    Self::store_index(&self.repository, &mut entry.index)?;
+                }
+            }
+            let vms = self.rebuild_catalog()?;
+            tracing::info!(vms, "the catalog is up to date again");
+        }
+        Ok(())
+    }
+
     /// Builds the catalog anew from the sidecars.
     ///
     /// # Errors
     /// `Io`.
     pub fn rebuild_catalog(&self) -> Result<usize> {
+        if self.catalog.is_behind() {
+            self.catalog.reopen(self.repository.stage().as_ref())?;
+        }
         let names = self.vm_names();
         for gone in self.catalog.vm_names()? {
             if !names.contains(&gone) {
@@ -492,7 +515,12 @@ impl Owner {
             }
         }
         for name in &names {
-            let entry = self.vm_snapshot(name)?;
+            let entry = self.vm(name)?;
+            // Held meanwhile: a commit between would be overwritten.
+            let entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+            if entry.gone {
+                continue;
+            }
             self.catalog.replace(name, None)?;
             self.catalog.replace(name, Some(&entry.index))?;
         }

@@ -431,7 +431,7 @@ impl Owner {
         self.repository.stage().put(&key, &bytes, PutMode::Replace)
     }
 
-    /// Removes what was made of a session that could not begin.
+    /// Removes all files of a session: of one that could not begin, or that is ended by who has it open.
     ///
     /// # Errors
     /// `Io`: what is left is removed by the next owner.

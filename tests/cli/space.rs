@@ -175,6 +175,37 @@ fn on_a_full_xfs_a_session_can_be_ended() {
 }
 
 #[test]
+fn the_space_of_a_session_that_expired_is_free_although_a_client_is_connected() {
+    let Some(filesystem) = Filesystem::new("ext4", 300) else {
+        return;
+    };
+    let place = &filesystem.place;
+    let daemon = place.serve(&[]);
+    let free = || {
+        let stat = rustix::fs::statvfs(place.repo()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    let before = free();
+    let begun = place.json(&["begin", "db01", "vda=32M", "--ttl", "2s"]);
+    let session = format!("db01/{}", begun["session"].as_str().unwrap());
+    let client = connect(&daemon, &format!("{session}/vda"));
+    write(&client, &content(32, 1)).unwrap();
+    client.flush().unwrap();
+    assert!(free() + 30 * MIB < before);
+    let waited = std::time::Instant::now();
+    while free() + 2 * MIB < before {
+        assert!(waited.elapsed().as_secs() < 12, "its space is not free");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    // Nothing is made up for who still reads, and nothing is taken.
+    let mut found = vec![0; 65_536];
+    assert!(client.read_at(0, &mut found).is_err());
+    assert!(client.write_at(0, &found).is_err());
+    assert_eq!(place.json(&["jobs"])[0]["result"], "expired");
+    daemon.stop();
+}
+
+#[test]
 fn a_read_only_filesystem_is_said_and_the_session_goes_on_afterwards() {
     let Some(filesystem) = Filesystem::new("ext4", 160) else {
         return;

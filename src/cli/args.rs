@@ -1,6 +1,7 @@
 //! The command line as clap sees it: definitions only, so that the build makes man pages and completions from
 //! the same table.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -356,6 +357,21 @@ pub struct Serve {
     /// Begin no session when less than this would stay free; by default 2 % of the filesystem, at most 1G
     #[arg(long, value_name = "SIZE")]
     pub low_water: Option<String>,
+    /// Close NBD connections that read, and have asked for nothing for so long (90s, 30m, 6h, 2d)
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub nbd_idle: String,
+    /// Serve NBD on this address and port as well, with TLS
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub nbd_listen: Option<SocketAddr>,
+    /// Certificates for TLS: ca-cert.pem, server-cert.pem, server-key.pem
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "nbd_listen")]
+    pub tls_certificates: Option<PathBuf>,
+    /// Who may use which VMs over TLS (TOML, see the README)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "tls_certificates")]
+    pub nbd_access: Option<PathBuf>,
+    /// Listen on a loopback address without TLS: everybody on this machine may read
+    #[arg(long, requires = "nbd_listen", conflicts_with_all = ["tls_certificates", "nbd_access"])]
+    pub nbd_plain: bool,
 }
 
 /// Arguments of `quickstart`.

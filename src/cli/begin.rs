@@ -67,6 +67,9 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
     context
         .output
         .table(&["DISK", "KIND", "SIZE", "WRITE TO"], &["SIZE"], &rows)?;
+    if let Some(targets) = &answer.nbd_targets_tcp {
+        context.output.remark(format!("over TCP: {targets}"));
+    }
     context.output.remark(format!(
         "then: restorefs commit {}/{}",
         answer.vm, answer.session

@@ -1,7 +1,7 @@
 //! The desk: what commands ask for on the control socket is done here, on the one table of open sessions.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::control::{BeginAnswer, CommitAnswer, SessionAnswer, Status};
 use crate::error::Result;
@@ -14,10 +14,11 @@ pub(super) struct Desk {
     sessions: Arc<Registry>,
     nbd_sockets: Vec<PathBuf>,
     mountpoint: Option<PathBuf>,
+    nbd_tcp: OnceLock<String>,
 }
 
 impl Desk {
-    pub(super) const fn new(
+    pub(super) fn new(
         sessions: Arc<Registry>,
         nbd_sockets: Vec<PathBuf>,
         mountpoint: Option<PathBuf>,
@@ -26,7 +27,14 @@ impl Desk {
             sessions,
             nbd_sockets,
             mountpoint,
+            nbd_tcp: OnceLock::new(),
         }
+    }
+
+    /// Sets the URI below which exports are served over TCP. Once.
+    pub(super) fn set_tcp(&self, base: String) {
+        // A second caller would be a mistake of the wiring, and is ignored.
+        let _ = self.nbd_tcp.set(base);
     }
 
     pub(super) const fn sessions(&self) -> &Arc<Registry> {
@@ -38,6 +46,7 @@ impl Desk {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             nbd_sockets: self.nbd_sockets.clone(),
+            nbd_tcp: self.nbd_tcp.get().cloned(),
             mountpoint: self.mountpoint.clone(),
         }
     }
@@ -45,7 +54,8 @@ impl Desk {
     pub(super) fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer> {
         let session = self.sessions.begin(request, Telling::Wait)?;
         let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
-        Ok(BeginAnswer::of(&session, &socket))
+        let tcp = self.nbd_tcp.get().map(String::as_str);
+        Ok(BeginAnswer::of(&session, &socket, tcp))
     }
 
     pub(super) fn commit(

@@ -1,24 +1,38 @@
-//! What the daemon serves over NBD: `<vm>/<point>/<disk>` to read, `<vm>/<session>/<disk>` to write.
+//! What the daemon serves over NBD: `<vm>/<point>/<disk>` to read, `<vm>/<session>/<disk>` to write; over TCP
+//! `<vm>/<session>~<token>/<disk>`.
 
 use std::sync::Arc;
 
+use super::access::{Access, Right};
 use super::survey::{DiskSurveyor, Shelf, Subject};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{ChainSource, Registry, Session};
-use crate::nbd::server::{Export, ExportInfo, Exports};
+use crate::nbd::server::{Caller, Content, Export, ExportInfo, Exports};
 use crate::repo::selector::Which;
-use crate::types::{DiskName, PointName, VmName};
+use crate::repo::sidecar::index::{DiskEntry, PointEntry};
+use crate::types::{DiskName, PointName, Token, VmName};
+
+/// Description of a session's disk.
+const SESSION: &str = "open session, writable";
+
+/// Description of a point's disk.
+fn describe(point: &PointEntry, disk: &DiskEntry) -> String {
+    let kind = point.kind.as_str();
+    format!("{kind} of {}, {} bytes", point.captured_at, disk.size_bytes)
+}
 
 /// The exports of a repository.
 pub(super) struct RepositoryExports {
     sessions: Arc<Registry>,
+    access: Access,
     shelf: Arc<Shelf>,
 }
 
 impl RepositoryExports {
-    pub(super) fn new(sessions: Arc<Registry>) -> Self {
+    pub(super) fn new(sessions: Arc<Registry>, access: Access) -> Self {
         Self {
             sessions,
+            access,
             shelf: Arc::default(),
         }
     }
@@ -33,9 +47,9 @@ impl RepositoryExports {
             parent: sidecar.parent,
             subject: Subject::Session(writer),
         };
-        Ok(Export::Write {
-            session,
-            disk,
+        Ok(Export {
+            content: Content::Write { session, disk },
+            description: SESSION.to_owned(),
             surveyor: Some(Arc::new(surveyor)),
         })
     }
@@ -62,23 +76,24 @@ impl RepositoryExports {
                 root: meta.content_root,
             },
         };
-        Ok(Export::Read {
-            disk,
+        let entry = found.disks.iter().find(|entry| entry.name == meta.name);
+        Ok(Export {
+            content: Content::Read(disk),
+            description: entry.map_or_else(String::new, |entry| describe(found, entry)),
             surveyor: Some(Arc::new(surveyor)),
         })
     }
 
-    fn points(&self, vm: &VmName, all: &mut Vec<ExportInfo>) -> Result<()> {
+    fn points(&self, vm: &VmName, most: usize, all: &mut Vec<ExportInfo>) -> Result<()> {
         let entry = self.sessions.engine().owner.vm_snapshot(vm)?;
         let latest = entry.index.latest().map(|point| point.seq);
-        for point in &entry.index.points {
+        // The newest first: where the list is cut, the oldest are missing.
+        for point in entry.index.points.iter().rev() {
+            if all.len() >= most {
+                break;
+            }
             for disk in &point.disks {
-                let description = format!(
-                    "{} of {}, {} bytes",
-                    point.kind.as_str(),
-                    point.captured_at,
-                    disk.size_bytes
-                );
+                let description = describe(point, disk);
                 if Some(point.seq) == latest {
                     all.push(ExportInfo {
                         name: format!("{vm}/latest/{}", disk.name),
@@ -95,37 +110,28 @@ impl RepositoryExports {
     }
 }
 
-impl Exports for RepositoryExports {
-    fn list(&self) -> Vec<ExportInfo> {
-        let mut all = Vec::new();
+impl RepositoryExports {
+    fn may(&self, caller: &Caller, vm: &VmName, right: Right) -> bool {
+        match caller {
+            Caller::Local | Caller::Loopback => true,
+            Caller::Certified(names) => self.access.allows(names, vm, right),
+        }
+    }
+
+    fn list_sessions(&self, all: &mut Vec<ExportInfo>) {
         for session in self.sessions.all() {
             for disk in session.disks() {
                 let name = format!("{}/{}/{}", session.vm(), session.name(), disk.meta().name);
                 all.push(ExportInfo {
                     name,
-                    description: "open session, writable".to_owned(),
+                    description: SESSION.to_owned(),
                 });
             }
         }
-        for vm in self.sessions.engine().owner.vm_names() {
-            if let Err(e) = self.points(&vm, &mut all) {
-                tracing::warn!(vm = %vm, error = %e.report(), "the points of a VM cannot be listed");
-            }
-        }
-        all
     }
 
-    fn open(&self, name: &str) -> Result<Export> {
-        let mut parts = name.split('/');
-        let (Some(vm), Some(point), Some(disk), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(Error::not_found(format!(
-                "there is no export \"{}\"",
-                name.escape_debug()
-            ))
-            .advise("exports are named VM/POINT/DISK"));
-        };
+    /// An export as those on this machine know it.
+    fn open_here(&self, (vm, point, disk): (&str, &str, &str)) -> Result<Export> {
         let (vm, disk) = (VmName::new(vm)?, DiskName::new(disk)?);
         if let Ok(session) = PointName::new(point)
             && let Some(session) = self.sessions.get(&vm, &session)
@@ -133,5 +139,82 @@ impl Exports for RepositoryExports {
             return self.open_session(session, disk);
         }
         self.open_point(vm, &point.parse()?, &disk)
+    }
+
+    /// An export as others know it: sessions by name and token, and nothing that the caller may not use.
+    fn open_there(
+        &self,
+        (vm, point, disk): (&str, &str, &str),
+        caller: &Caller,
+    ) -> Result<Option<Export>> {
+        let (Ok(vm), Ok(disk)) = (VmName::new(vm), DiskName::new(disk)) else {
+            return Ok(None);
+        };
+        if let Some((session, token)) = point.split_once('~')
+            && token.len() == Token::BYTES
+        {
+            if !self.may(caller, &vm, Right::Ingest) {
+                return Ok(None);
+            }
+            let named = PointName::new(session).ok();
+            let session = named.and_then(|name| self.sessions.get(&vm, &name));
+            let known = session.filter(|session| {
+                let own = session.sidecar().token;
+                own.is_some_and(|own| own.matches(token))
+            });
+            return match known {
+                Some(session) if session.disk(&disk).is_ok() => {
+                    self.open_session(session, disk).map(Some)
+                }
+                _ => Ok(None),
+            };
+        }
+        let Ok(point) = point.parse() else {
+            return Ok(None);
+        };
+        if !self.may(caller, &vm, Right::Read) {
+            return Ok(None);
+        }
+        match self.open_point(vm, &point, &disk) {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+}
+
+impl Exports for RepositoryExports {
+    fn list(&self, caller: &Caller, most: usize) -> Vec<ExportInfo> {
+        let mut all = Vec::new();
+        // Over TCP who began a session knows its name; nobody else is to guess at it.
+        if *caller == Caller::Local {
+            self.list_sessions(&mut all);
+        }
+        for vm in self.sessions.engine().owner.vm_names() {
+            if !self.may(caller, &vm, Right::Read) {
+                continue;
+            }
+            if let Err(e) = self.points(&vm, most, &mut all) {
+                tracing::warn!(vm = %vm, error = %e.report(), "the points of a VM cannot be listed");
+            }
+        }
+        all.truncate(most);
+        all
+    }
+
+    fn open(&self, name: &str, caller: &Caller) -> Result<Export> {
+        let mut parts = name.split('/');
+        let named = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(vm), Some(point), Some(disk), None) => Some((vm, point, disk)),
+            _ => None,
+        };
+        let found = match (named, caller) {
+            (None, _) => None,
+            (Some(named), Caller::Local) => Some(self.open_here(named)?),
+            (Some(named), _) => self.open_there(named, caller)?,
+        };
+        found.ok_or_else(|| {
+            Error::not_found(format!("there is no export \"{}\"", name.escape_debug()))
+                .advise("exports are named VM/POINT/DISK")
+        })
     }
 }

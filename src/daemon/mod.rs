@@ -1,5 +1,6 @@
 //! The daemon: one process that owns a repository, with NBD, the mounted tree and the control socket.
 
+mod access;
 pub mod control;
 mod desk;
 mod exports;

@@ -4,6 +4,7 @@
 //! The tokio runtime serves sockets; FUSE has threads of its own; sessions work on blocking threads. On the way
 //! down: NBD stops first, then the control socket, then the mount, and the lock last of all.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::access::Access;
 use super::control;
 use super::desk::Desk;
 use super::exports::RepositoryExports;
@@ -21,7 +23,8 @@ use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions, Mounted};
 use crate::ingest::{Audience, Engine, Keeper, Registry, Session, Telling};
-use crate::nbd::server::{Exports, Server, ServerLimits};
+use crate::nbd::server::{Exports, Security, Server, ServerLimits, Service};
+use crate::nbd::tls::ServerTls;
 use crate::repo::{Owner, Repository};
 use crate::tree::{Tree, TreeOptions, Writing};
 
@@ -40,6 +43,67 @@ pub struct ServeOptions {
     pub nbd: Option<PathBuf>,
     /// Bytes that sessions are to leave free on the repository's filesystem; by default a share of it.
     pub low_water_bytes: Option<u64>,
+    /// How long an NBD client that only reads may ask for nothing.
+    pub nbd_idle: Duration,
+    /// NBD over TCP.
+    pub nbd_tcp: Option<TcpOptions>,
+}
+
+/// Where NBD listens on TCP, and for whom.
+pub struct TcpOptions {
+    /// Address and port; port 0 is any that is free.
+    pub address: SocketAddr,
+    /// Certificates (`ca-cert.pem`, `server-cert.pem`, `server-key.pem`) and the file that says who may use what; without them the
+    /// address must be a loopback one, and everybody on this machine may read everything.
+    pub tls: Option<(PathBuf, PathBuf)>,
+}
+
+/// What NBD over TCP needs, loaded.
+struct Tcp {
+    address: SocketAddr,
+    security: Security,
+}
+
+impl TcpOptions {
+    fn load(&self) -> Result<(Tcp, Access)> {
+        let (security, access) = match &self.tls {
+            Some((certificates, access)) => (
+                Security::Tls(ServerTls::load(certificates)?),
+                Access::load(access)?,
+            ),
+            None => (Security::Loopback, Access::default()),
+        };
+        let address = self.address;
+        Ok((Tcp { address, security }, access))
+    }
+}
+
+impl Tcp {
+    /// Listens, and says below which URI.
+    fn bind(self, service: &Arc<Service>) -> Result<(Server, String)> {
+        let scheme = match self.security {
+            Security::Tls(_) => "nbds",
+            Security::Loopback | Security::Peer => "nbd",
+        };
+        let server = Server::bind_tcp(self.address, self.security, service)?;
+        let address = server.address().unwrap_or(self.address);
+        let base = if address.ip().is_unspecified() {
+            let host = rustix::system::uname();
+            let host = host.nodename().to_string_lossy().into_owned();
+            format!("{scheme}://{host}:{}/", address.port())
+        } else {
+            format!("{scheme}://{address}/")
+        };
+        Ok((server, base))
+    }
+}
+
+/// What listens for NBD.
+struct Nbd {
+    sockets: Vec<PathBuf>,
+    tcp: Option<Tcp>,
+    access: Access,
+    idle_timeout: Duration,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -49,6 +113,10 @@ pub struct ServeOptions {
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Result<()> {
     // More descriptors make deep chains faster; without them the pool just reopens layers.
     let _ = crate::sys::limit::raise_open_files();
+    let (tcp, access) = match options.nbd_tcp.as_ref().map(TcpOptions::load).transpose()? {
+        Some((tcp, access)) => (Some(tcp), access),
+        None => (None, Access::default()),
+    };
     let repository = Arc::new(Repository::open(&options.repository)?);
     let owner = Arc::new(Owner::open(
         Arc::clone(&repository),
@@ -90,7 +158,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
     let writing = Writing {
         sessions: Arc::clone(&sessions),
         targets: Box::new(move |session| {
-            control::BeginAnswer::of(session, &socket).nbd_targets_string
+            control::BeginAnswer::of(session, &socket, None).nbd_targets_string
         }),
         allow_forget: options.mount.as_ref().is_some_and(|(_, m)| m.allow_forget),
     };
@@ -112,7 +180,13 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&control::Status)) -> Res
     ));
     let control_path = runtime_dir::control_socket(&dir, id);
     let keeper = Keeper::start(&sessions)?;
-    let result = runtime.block_on(run(&desk, &nbd_sockets, &control_path, ready));
+    let nbd = Nbd {
+        sockets: nbd_sockets,
+        tcp,
+        access,
+        idle_timeout: options.nbd_idle,
+    };
+    let result = runtime.block_on(run(&desk, nbd, &control_path, ready));
     // Whoever still writes has had his time; sessions stay and go on with the next daemon.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(keeper);
@@ -188,7 +262,7 @@ fn view(options: &MountOptions, view: TreeOptions) -> TreeOptions {
 
 async fn run(
     desk: &Arc<Desk>,
-    nbd_sockets: &[PathBuf],
+    nbd: Nbd,
     control_path: &std::path::Path,
     ready: impl FnOnce(&control::Status),
 ) -> Result<()> {
@@ -199,10 +273,21 @@ async fn run(
     );
     let (stop, stopped) = watch::channel(false);
     let sessions = desk.sessions();
-    let exports: Arc<dyn Exports> = Arc::new(RepositoryExports::new(Arc::clone(sessions)));
+    let exports = RepositoryExports::new(Arc::clone(sessions), nbd.access);
+    let exports: Arc<dyn Exports> = Arc::new(exports);
+    let limits = ServerLimits {
+        idle_timeout: nbd.idle_timeout,
+        ..ServerLimits::default()
+    };
+    let service = Service::new(exports, limits);
     let mut servers = Vec::new();
-    for path in nbd_sockets {
-        let server = Server::bind_unix(path, Arc::clone(&exports), ServerLimits::default())?;
+    for path in &nbd.sockets {
+        let server = Server::bind_unix(path, &service)?;
+        servers.push(tokio::spawn(server.run(stopped.clone())));
+    }
+    if let Some(tcp) = nbd.tcp {
+        let (server, base) = tcp.bind(&service)?;
+        desk.set_tcp(base);
         servers.push(tokio::spawn(server.run(stopped.clone())));
     }
     let (listener, _file) = control::server::bind(control_path)?;

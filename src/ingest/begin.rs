@@ -24,7 +24,7 @@ use crate::repo::sidecar::point::{Point, PointParent};
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::repo::sidecar::vm::DiskKey;
 use crate::repo::sidecar::{Sidecar, Unknown};
-use crate::types::{DiskName, PointName, SessionId, VmName};
+use crate::types::{DiskName, PointName, SessionId, Token, VmName};
 
 /// One disk as the caller wants it.
 #[derive(Debug, Clone)]
@@ -199,6 +199,7 @@ impl Session {
                 name: p.name,
             }),
             serial: owner.take_serial(&mut entry)?,
+            token: Some(Token::random()),
             disks,
             declared: sidecar::Declared {
                 previous_change_ids: request.previous_change_ids.clone(),

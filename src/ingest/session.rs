@@ -222,6 +222,13 @@ impl Session {
             .collect()
     }
 
+    /// The disk of that number, also one that is written beside another.
+    #[must_use]
+    pub fn numbered(&self, number: u32) -> Option<Arc<DiskWriter>> {
+        let disks = self.disks.read().unwrap_or_else(PoisonError::into_inner);
+        disks.iter().find(|d| d.meta.number == number).cloned()
+    }
+
     /// All disks with the name of the file in the tree, for those that are written beside the disk that they are to replace.
     #[must_use]
     pub fn files(&self) -> Vec<(Option<String>, Arc<DiskWriter>)> {

@@ -1,5 +1,6 @@
-//! The NBD protocol: what both sides share, the client, and the server. Three modules on two floors.
+//! The NBD protocol: what both sides share, TLS, the client, and the server. Four modules on two floors.
 
 pub mod client;
 pub mod proto;
 pub mod server;
+pub mod tls;

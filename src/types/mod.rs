@@ -9,6 +9,7 @@ pub mod memory;
 pub mod name;
 pub mod offset;
 pub mod size;
+pub mod token;
 pub mod width;
 
 pub use digest::Digest;
@@ -16,3 +17,4 @@ pub use id::{JobId, LayerId, PointId, RepositoryId, SessionId, VmId};
 pub use memory::Memory;
 pub use name::{DiskName, PointName, VmName};
 pub use offset::{ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset};
+pub use token::Token;

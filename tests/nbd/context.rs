@@ -244,6 +244,40 @@ fn depth_is_what_qemu_says() {
 }
 
 #[test]
+fn qemu_img_maps_by_depth() {
+    if !has("qemu-img") {
+        return;
+    }
+    let place = Place::new();
+    history(&place);
+    let daemon = place.serve(&[]);
+    let options = format!(
+        "driver=nbd,server.type=unix,server.path={},export=web01/p3/vda,x-dirty-bitmap=qemu:allocation-depth",
+        daemon.socket.display()
+    );
+    let text = tool::run(
+        "qemu-img",
+        &["map", "--output=json", "--image-opts", &options],
+    );
+    let all: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // QEMU tells depth so: 0 is data, 1 is neither data nor zero, more is both.
+    let theirs = all.as_array().unwrap().iter().map(|extent| {
+        let depth = match (extent["data"].as_bool(), extent["zero"].as_bool()) {
+            (Some(true), Some(false)) => 0,
+            (Some(false), Some(false)) => 1,
+            _ => 2,
+        };
+        let number = |key: &str| extent[key].as_u64().unwrap();
+        (number("start"), number("length"), depth)
+    });
+    let ours = [(0, 1, 2), (1, 1, 1), (2, 3, 0), (5, 1, 1), (6, 1, 2)];
+    let ours = ours.map(|(at, length, depth)| (at << 16, length << 16, depth));
+    let theirs: Vec<(u64, u64, u64)> = joined(theirs.collect());
+    assert_eq!(theirs[..5], ours, "{text}");
+    daemon.stop();
+}
+
+#[test]
 fn what_has_changed_is_exact() {
     if !has("nbdinfo") {
         return;

@@ -312,6 +312,43 @@ fn extents_that_lie_are_not_believed() {
 }
 
 #[test]
+fn tls_that_lies_is_an_error() {
+    use std::net::TcpListener;
+    if !crate::certificate::can_certify() {
+        return;
+    }
+    let authority = crate::certificate::Authority::new();
+    let directory = authority.client("a");
+    let garbage: [&[u8]; 5] = [
+        b"",
+        b"\x16\x03\x03\0\x02\x02",
+        b"\x15\x03\x03\0\x02\x02\x28",
+        b"\x16\x03\x03\xff\xff\xff",
+        &[0x55; 8192],
+    ];
+    for after in garbage {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"NBDMAGICIHAVEOPT\0\x03").unwrap();
+            stream.read_exact(&mut [0; 4 + 16]).unwrap();
+            stream.write_all(&reply(5, 1, &[])).unwrap();
+            let _ = stream.write_all(after);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        });
+        let uri = format!(
+            "nbds://127.0.0.1:{port}/x?tls-certificates={}",
+            directory.display()
+        );
+        let error = Client::connect(&uri.parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+        server.join().unwrap();
+    }
+}
+
+#[test]
 fn handshakes_that_lie_are_errors() {
     let connect = |after: Vec<u8>| {
         with_server(

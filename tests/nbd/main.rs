@@ -7,10 +7,12 @@
     reason = "a test stops at the first surprise and says what it skips"
 )]
 
+mod certificate;
 mod client;
 mod context;
 mod extended;
 mod hostile;
+mod limit;
 mod malformed;
 #[path = "../cli/place.rs"]
 #[expect(
@@ -20,5 +22,7 @@ mod malformed;
 mod place;
 mod raw;
 mod server;
+mod storm;
+mod tls;
 mod tool;
 mod world;

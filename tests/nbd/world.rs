@@ -13,7 +13,9 @@ use restorefs::ingest::{
     BeginRequest, ChainSource, CommitRequest, DiskRequest, DiskWriter, Engine, Session,
 };
 use restorefs::nbd::proto::uri::Uri;
-use restorefs::nbd::server::{Export, ExportInfo, Exports, Server, ServerLimits};
+use restorefs::nbd::server::{
+    Caller, Content, Export, ExportInfo, Exports, Server, ServerLimits, Service,
+};
 use restorefs::repo::selector::Which;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::repo::{Owner, Repository};
@@ -28,8 +30,16 @@ pub(crate) struct Catalog {
     others: Mutex<BTreeMap<String, Arc<dyn ReadAt>>>,
 }
 
+fn read(disk: Arc<dyn ReadAt>) -> Export {
+    Export {
+        content: Content::Read(disk),
+        description: "a disk".to_owned(),
+        surveyor: None,
+    }
+}
+
 impl Exports for Catalog {
-    fn list(&self) -> Vec<ExportInfo> {
+    fn list(&self, _caller: &Caller, most: usize) -> Vec<ExportInfo> {
         let mut all = Vec::new();
         for (name, session) in &*self.sessions.lock().unwrap() {
             for disk in session.disks() {
@@ -45,15 +55,13 @@ impl Exports for Catalog {
                 description: format!("the disk {name}"),
             });
         }
+        all.truncate(most);
         all
     }
 
-    fn open(&self, name: &str) -> Result<Export> {
+    fn open(&self, name: &str, _caller: &Caller) -> Result<Export> {
         if let Some(disk) = self.others.lock().unwrap().get(name) {
-            return Ok(Export::Read {
-                disk: Arc::clone(disk),
-                surveyor: None,
-            });
+            return Ok(read(Arc::clone(disk)));
         }
         let parts: Vec<&str> = name.split('/').collect();
         let [vm, point, disk] = parts[..] else {
@@ -61,9 +69,12 @@ impl Exports for Catalog {
         };
         let disk = DiskName::new(disk)?;
         if let Some(session) = self.sessions.lock().unwrap().get(point) {
-            return Ok(Export::Write {
-                session: Arc::clone(session),
-                disk,
+            return Ok(Export {
+                content: Content::Write {
+                    session: Arc::clone(session),
+                    disk,
+                },
+                description: String::new(),
                 surveyor: None,
             });
         }
@@ -75,10 +86,9 @@ impl Exports for Catalog {
             .disk(&disk)
             .ok_or_else(|| Error::not_found("there is no such disk"))?;
         let source = ChainSource::new(self.engine.owner.repository(), &vm, entry.vm.vm_id, true);
-        Ok(Export::Read {
-            disk: Arc::new(source.open_disk(&self.engine.pool, &disk.layer)?),
-            surveyor: None,
-        })
+        Ok(read(Arc::new(
+            source.open_disk(&self.engine.pool, &disk.layer)?,
+        )))
     }
 }
 
@@ -120,7 +130,9 @@ impl World {
         let (stop, stopped) = watch::channel(false);
         let exports: Arc<dyn Exports> = Arc::clone(&catalog) as Arc<dyn Exports>;
         let entered = runtime.enter();
-        let server = Server::bind_unix(&dir.path().join("nbd.sock"), exports, limits).unwrap();
+        let server =
+            Server::bind_unix(&dir.path().join("nbd.sock"), &Service::new(exports, limits))
+                .unwrap();
         drop(entered);
         let served = runtime.spawn(server.run(stopped));
         Self {

@@ -3,7 +3,7 @@
 use crate::source::{Source, Violation, words};
 
 /// Crate, where it may be named, and why.
-const OWNERS: [(&str, &[&str], &str); 15] = [
+const OWNERS: [(&str, &[&str], &str); 19] = [
     ("fuser", &["src/fuse/"], "the tree knows no FUSE"),
     ("redb", &["src/repo/"], "the catalog is one module's secret"),
     (
@@ -11,6 +11,22 @@ const OWNERS: [(&str, &[&str], &str); 15] = [
         &["src/nbd/server/", "src/http/", "src/daemon/"],
         "what FUSE threads touch is synchronous",
     ),
+    (
+        "rustls",
+        &["src/nbd/tls/", "src/nbd/client/", "src/nbd/server/"],
+        "TLS is spoken by NBD alone",
+    ),
+    (
+        "webpki",
+        &["src/nbd/tls/"],
+        "certificates are looked into in one place",
+    ),
+    (
+        "tokio_rustls",
+        &["src/nbd/server/"],
+        "only the server speaks TLS on tokio",
+    ),
+    ("toml", &["src/daemon/"], "what people write for the daemon"),
     (
         "clap",
         &["src/cli/", "src/main.rs"],

@@ -163,3 +163,59 @@ fn what_is_left_of_tools_is_not_in_the_point() {
     stand.stop();
     stand.check_left(2);
 }
+
+/// Only where it was asked for, and only the point as a whole: nothing below it can be removed.
+#[test]
+fn points_can_be_forgotten_where_it_was_asked_for() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, bytes) = Stand::with_point("allow_forget");
+    for (session, point) in [("a", "p1"), ("b", "p2")] {
+        stand.begin(session);
+        let file = fs::File::options()
+            .write(true)
+            .open(stand.disk(session))
+            .unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, point.as_bytes(), 0).unwrap();
+        drop(file);
+        stand.commit(session, point).unwrap();
+    }
+    assert_eq!(
+        errno(fs::remove_file(stand.at("vm/p1/disks/vda.raw"))),
+        Errno::ROFS
+    );
+    // Its layer lies below p2 and stays.
+    fs::remove_dir(stand.at("vm/p1")).unwrap();
+    assert!(!stand.at("vm/p1").exists());
+    let expected = [b"p2", &bytes[2..]].concat();
+    assert!(stand.point("p2") == expected);
+    // A point that an open session is compared with is in use.
+    stand.begin("c");
+    assert_eq!(errno(fs::remove_dir(stand.at("vm/p2"))), Errno::BUSY);
+    fs::remove_dir(stand.at("vm/c.partial")).unwrap();
+    fs::remove_dir(stand.at("vm/p2")).unwrap();
+    assert_eq!(
+        fs::read_link(stand.at("vm/latest")).unwrap().to_str(),
+        Some("p0")
+    );
+    assert!(stand.point("p0") == bytes);
+    stand.stop();
+    stand.check_left(1);
+}
+
+#[test]
+fn a_vm_that_never_had_a_point_can_be_removed() {
+    if !ready(&[]) {
+        return;
+    }
+    let stand = Stand::new("");
+    fs::create_dir(stand.at("mistake")).unwrap();
+    fs::create_dir(stand.at("mistake/s.partial")).unwrap();
+    assert_eq!(errno(fs::remove_dir(stand.at("mistake"))), Errno::NOTEMPTY);
+    fs::remove_dir(stand.at("mistake/s.partial")).unwrap();
+    fs::remove_dir(stand.at("mistake")).unwrap();
+    assert!(!stand.at("mistake").exists());
+    assert_eq!(fs::read_dir(stand.at("")).unwrap().count(), 0);
+    fs::create_dir(stand.at("mistake")).unwrap();
+}

@@ -193,6 +193,9 @@ pub struct BeginAnswer {
     pub disk_results: Vec<DiskResult>,
     /// `disk:uri,disk:uri`.
     pub nbd_targets_string: String,
+    /// The same with the URIs over TCP, where the daemon listens there. They name the session's token: keep them to yourself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbd_targets_tcp: Option<String>,
 }
 
 /// A disk in the answer to `begin`.
@@ -222,13 +225,17 @@ pub struct DiskResult {
     pub export: String,
     /// Where to write it.
     pub uri: String,
+    /// Where to write it from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_uri: Option<String>,
 }
 
 impl BeginAnswer {
-    /// The answer for a session whose exports are served on `socket`.
+    /// The answer for a session whose exports are served on `socket`, and below the URI `tcp`.
     #[must_use]
-    pub fn of(session: &Session, socket: &std::path::Path) -> Self {
+    pub fn of(session: &Session, socket: &std::path::Path, tcp: Option<&str>) -> Self {
         let sidecar = session.sidecar();
+        let tcp = tcp.zip(sidecar.token.as_ref());
         let results: Vec<DiskResult> = sidecar
             .disks
             .iter()
@@ -247,20 +254,30 @@ impl BeginAnswer {
                     size_bytes: disk.size_bytes,
                     source_bytes: disk.source_bytes,
                     uri: format!("nbd+unix:///{export}?socket={}", socket.display()),
+                    tcp_uri: tcp.map(|(base, token)| {
+                        let (vm, name) = (&sidecar.vm, &sidecar.name);
+                        format!("{base}{vm}/{name}~{}/{}", token.reveal(), disk.name)
+                    }),
                     export,
                 }
             })
             .collect();
-        let targets: Vec<String> = results
-            .iter()
-            .map(|disk| format!("{}:{}", disk.name, disk.uri))
-            .collect();
+        let targets = |uri: fn(&DiskResult) -> Option<&String>| {
+            let all: Option<Vec<String>> = results
+                .iter()
+                .map(|disk| Some(format!("{}:{}", disk.name, uri(disk)?)))
+                .collect();
+            all.map(|all| all.join(","))
+        };
+        let nbd_targets_string = targets(|disk| Some(&disk.uri)).unwrap_or_default();
+        let nbd_targets_tcp = targets(|disk| disk.tcp_uri.as_ref());
         Self {
             vm: sidecar.vm,
             session: sidecar.name,
             parent: sidecar.parent.map(|parent| parent.name),
             disk_results: results,
-            nbd_targets_string: targets.join(","),
+            nbd_targets_string,
+            nbd_targets_tcp: nbd_targets_tcp.filter(|_| tcp.is_some()),
         }
     }
 }
@@ -326,6 +343,9 @@ pub struct Status {
     pub version: String,
     /// NBD sockets, the first being the one in URIs.
     pub nbd_sockets: Vec<PathBuf>,
+    /// URI below which NBD exports are served over TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbd_tcp: Option<String>,
     /// Where the tree is mounted.
     pub mountpoint: Option<PathBuf>,
 }

@@ -13,6 +13,7 @@ use crate::nbd::proto::option::{
 use crate::nbd::proto::{
     BASE_ALLOCATION, GREETING_MAGIC, Mode, OLDSTYLE_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC,
 };
+use crate::nbd::tls::ClientTls;
 use crate::types::width::usize_from_u32;
 
 /// LIMIT: how long a server may think about one answer of the handshake.
@@ -21,8 +22,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// LIMIT: how long the whole handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// LIMIT: replies to one option, and so exports of a list.
-const REPLIES_MAX: usize = 65_536;
+/// LIMIT: replies to one option: a list of 65,536 exports, and its end.
+const REPLIES_MAX: usize = 65_537;
 
 /// LIMIT: characters that are repeated of what a server says.
 const MESSAGE_CHARS_MAX: usize = 256;
@@ -49,9 +50,12 @@ struct Handshake<'a> {
     deadline: Instant,
 }
 
+/// TLS, and the name that the server's certificate should have.
+pub(super) type Secret = (ClientTls, String);
+
 /// Agrees on an export.
-pub(super) fn negotiate(stream: &Stream, export: &str) -> Result<Facts> {
-    let mut handshake = Handshake::begin(stream)?;
+pub(super) fn negotiate(stream: &Stream, export: &str, tls: Option<&Secret>) -> Result<Facts> {
+    let mut handshake = Handshake::begin(stream, tls)?;
     if !handshake.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
         return handshake.export_name(export, Mode::Simple, None);
     }
@@ -82,8 +86,8 @@ pub(super) fn negotiate(stream: &Stream, export: &str) -> Result<Facts> {
 }
 
 /// Names all exports.
-pub(super) fn list(stream: &Stream) -> Result<Vec<ExportInfo>> {
-    let mut handshake = Handshake::begin(stream)?;
+pub(super) fn list(stream: &Stream, tls: Option<&Secret>) -> Result<Vec<ExportInfo>> {
+    let mut handshake = Handshake::begin(stream, tls)?;
     if !handshake.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
         return Err(Error::unsupported(
             "the NBD server is too old to list its exports",
@@ -115,7 +119,7 @@ fn refusal(kind: ReplyKind, message: &str, what: &str) -> Error {
         ReplyKind::ErrPolicy => (ErrorKind::PermissionDenied, "it is not allowed"),
         ReplyKind::ErrTlsRequired => (
             ErrorKind::Unsupported,
-            "the server wants TLS, which is not available yet",
+            "the server wants TLS: use nbds:// or nbds+unix://",
         ),
         ReplyKind::ErrUnsupported | ReplyKind::ErrPlatform => {
             (ErrorKind::Unsupported, "the server does not support it")
@@ -131,7 +135,7 @@ fn refusal(kind: ReplyKind, message: &str, what: &str) -> Error {
 }
 
 impl<'a> Handshake<'a> {
-    fn begin(stream: &'a Stream) -> Result<Self> {
+    fn begin(stream: &'a Stream, tls: Option<&Secret>) -> Result<Self> {
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let greeting: [u8; 16] = stream.receive_array()?;
         let mut fields = Fields::new(&greeting);
@@ -158,11 +162,30 @@ impl<'a> Handshake<'a> {
             flags.contains(HandshakeFlags::NO_ZEROES),
         );
         stream.send(&answer.bits().to_be_bytes(), &[])?;
-        Ok(Self {
+        let mut handshake = Self {
             stream,
             flags,
             deadline: Instant::now() + HANDSHAKE_TIMEOUT,
-        })
+        };
+        if let Some(tls) = tls {
+            handshake.secure(tls)?;
+        }
+        Ok(handshake)
+    }
+
+    /// TLS comes before all else: what is said in the clear could be changed by anybody on the way.
+    fn secure(&mut self, (tls, host): &Secret) -> Result<()> {
+        let none = || {
+            Error::unsupported("the NBD server does not speak TLS")
+                .advise("use nbd:// or nbd+unix:// where the way there is trusted")
+        };
+        if !self.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
+            return Err(none());
+        }
+        match self.ask(OptionKind::StartTls, &[], |_, _| Ok(()))? {
+            None => self.stream.secure(tls, host),
+            Some(_) => Err(none()),
+        }
     }
 
     /// Sends an option and passes each reply to `each`; ends with `None` for ACK, or with the error.

@@ -15,6 +15,7 @@ mod handshake;
 mod link;
 mod pending;
 mod stream;
+mod tls;
 mod window;
 
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use buffer::Buffers;
-use handshake::Facts;
+use handshake::{Facts, Secret};
 use link::{Link, Ticket};
 use pending::{Answer, Extents, Want};
 use stream::Stream;
@@ -36,6 +37,7 @@ use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::{CommandFlags, TransmissionFlags};
 use crate::nbd::proto::option::{BlockSize, ExportInfo};
 use crate::nbd::proto::uri::Uri;
+use crate::nbd::tls::{ClientTls, default_directory};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: connections to one export.
@@ -56,6 +58,7 @@ const LONG_STRETCH_BYTES: u64 = 1 << 40;
 /// An export of a server. Dropped without [`Client::disconnect`], it hangs up without a word.
 pub struct Client {
     uri: Uri,
+    tls: Option<Secret>,
     facts: Facts,
     links: Mutex<Vec<Arc<Link>>>,
     /// Held while a further connection is made.
@@ -100,13 +103,30 @@ impl Flight {
 /// # Errors
 /// `NotFound`, `Disconnected`, `TimedOut`; `Unsupported` when it does not list them.
 pub fn list(uri: &Uri) -> Result<Vec<ExportInfo>> {
+    let tls = secret(uri)?;
     let stream = Stream::connect(uri.address())?;
-    handshake::list(&stream).at_path(uri.address().place())
+    handshake::list(&stream, tls.as_ref()).at_path(uri.address().place())
 }
 
-fn open(uri: &Uri) -> Result<(Stream, Facts)> {
+/// TLS as the URI wants it.
+fn secret(uri: &Uri) -> Result<Option<Secret>> {
+    let Some(wanted) = uri.tls() else {
+        return Ok(None);
+    };
+    let directory = match &wanted.certificates {
+        Some(directory) => directory.clone(),
+        None => default_directory(),
+    };
+    if !wanted.is_verified {
+        tracing::warn!(uri = %uri, "nobody checks that the NBD server is the right one (tls-verify-peer=0)");
+    }
+    let tls = ClientTls::load(&directory, wanted.is_verified)?;
+    Ok(Some((tls, uri.tls_host())))
+}
+
+fn open(uri: &Uri, tls: Option<&Secret>) -> Result<(Stream, Facts)> {
     let stream = Stream::connect(uri.address())?;
-    let facts = handshake::negotiate(&stream, uri.export())?;
+    let facts = handshake::negotiate(&stream, uri.export(), tls)?;
     Ok((stream, facts))
 }
 
@@ -115,12 +135,14 @@ impl Client {
     ///
     /// # Errors
     /// `NotFound` (socket, host, export), `PermissionDenied`, `Disconnected` (also: what listens there is no NBD
-    /// server), `TimedOut`, `Unsupported` (TLS, oldstyle).
+    /// server, TLS failed), `TimedOut`, `Unsupported` (oldstyle, no TLS); `InvalidInput` for certificates that cannot be used.
     pub fn connect(uri: &Uri) -> Result<Self> {
-        let (stream, facts) = open(uri).at_path(uri.to_string())?;
+        let tls = secret(uri)?;
+        let (stream, facts) = open(uri, tls.as_ref()).at_path(uri.to_string())?;
         let link = Arc::new(Link::new(stream, &facts)?);
         Ok(Self {
             uri: uri.clone(),
+            tls,
             facts,
             links: Mutex::new(vec![link]),
             opening: Mutex::new(()),
@@ -216,7 +238,7 @@ impl Client {
             return Ok(best.1);
         };
         // Without a further connection the ones that are there do.
-        match open(&self.uri) {
+        match open(&self.uri, self.tls.as_ref()) {
             Ok((stream, facts)) if facts == self.facts => {
                 let link = Arc::new(Link::new(stream, &facts)?);
                 self.links().push(Arc::clone(&link));

@@ -1,12 +1,15 @@
-//! The connection itself: a Unix or a TCP socket.
+//! The connection itself: a Unix or a TCP socket, with or without TLS.
 
 use std::io::{IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::uri::Address;
+use crate::nbd::tls::ClientTls;
 
 /// LIMIT: how long one address of a TCP server is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -16,59 +19,108 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A socket; both directions work through `&self`.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(super) enum Socket {
     /// A Unix socket.
     Unix(UnixStream),
     /// A TCP socket.
     Tcp(TcpStream),
 }
 
+impl Read for &Socket {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Socket::Unix(s) => (&*s).read(buf),
+            Socket::Tcp(s) => (&*s).read(buf),
+        }
+    }
+}
+
+impl Write for &Socket {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Socket::Unix(s) => (&*s).write(buf),
+            Socket::Tcp(s) => (&*s).write(buf),
+        }
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> std::io::Result<usize> {
+        match self {
+            Socket::Unix(s) => (&*s).write_vectored(bufs),
+            Socket::Tcp(s) => (&*s).write_vectored(bufs),
+        }
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A connection; both directions work through `&self`.
+#[derive(Debug)]
+pub(super) struct Stream {
+    socket: Socket,
+    tls: OnceLock<Tls>,
+}
+
 impl Stream {
     /// Connects.
     pub(super) fn connect(address: &Address) -> Result<Self> {
-        let stream = match address {
-            Address::Unix(path) => Self::Unix(
+        let socket = match address {
+            Address::Unix(path) => Socket::Unix(
                 UnixStream::connect(path)
                     .or_io("cannot connect to the NBD server")
                     .at_path(path)?,
             ),
-            Address::Tcp { host, port } => Self::Tcp(connect_tcp(host, *port)?),
+            Address::Tcp { host, port } => Socket::Tcp(connect_tcp(host, *port)?),
         };
-        match &stream {
-            Self::Unix(s) => s.set_write_timeout(Some(SEND_TIMEOUT)),
-            Self::Tcp(s) => s
+        match &socket {
+            Socket::Unix(s) => s.set_write_timeout(Some(SEND_TIMEOUT)),
+            Socket::Tcp(s) => s
                 .set_nodelay(true)
                 .and_then(|()| s.set_write_timeout(Some(SEND_TIMEOUT))),
         }
         .or_io("cannot set up the connection")?;
-        Ok(stream)
+        Ok(Self {
+            socket,
+            tls: OnceLock::new(),
+        })
+    }
+
+    /// Speaks TLS from here on, with a server that should have a certificate for `host`.
+    pub(super) fn secure(&self, tls: &ClientTls, host: &str) -> Result<()> {
+        let tls = Tls::begin(tls.connect(host)?, &self.socket)?;
+        self.tls
+            .set(tls)
+            .map_err(|_| Error::invalid("TLS is spoken already"))
     }
 
     /// How long a read waits; `None` for ever.
     pub(super) fn set_read_timeout(&self, timeout: Option<Duration>) -> Result<()> {
-        match self {
-            Self::Unix(s) => s.set_read_timeout(timeout),
-            Self::Tcp(s) => s.set_read_timeout(timeout),
+        match &self.socket {
+            Socket::Unix(s) => s.set_read_timeout(timeout),
+            Socket::Tcp(s) => s.set_read_timeout(timeout),
         }
         .or_io("cannot set up the connection")
     }
 
-    /// Ends both directions; whoever is reading wakes up.
+    /// Ends both directions, or says that nothing more comes; whoever is reading wakes up.
     pub(super) fn shutdown(&self, how: Shutdown) {
+        if how == Shutdown::Write
+            && let Some(tls) = self.tls.get()
+        {
+            tls.end(&self.socket);
+        }
         // A peer that is gone already has ended them for us.
-        let _ = match self {
-            Self::Unix(s) => s.shutdown(how),
-            Self::Tcp(s) => s.shutdown(how),
+        let _ = match &self.socket {
+            Socket::Unix(s) => s.shutdown(how),
+            Socket::Tcp(s) => s.shutdown(how),
         };
     }
 
     /// Fills `buf`.
     pub(super) fn receive(&self, buf: &mut [u8]) -> Result<()> {
-        let received = match self {
-            Self::Unix(s) => (&*s).read_exact(buf),
-            Self::Tcp(s) => (&*s).read_exact(buf),
-        };
-        received.map_err(failure)
+        match self.tls.get() {
+            Some(tls) => tls.receive(&self.socket, buf),
+            None => (&self.socket).read_exact(buf).map_err(failure),
+        }
     }
 
     /// A fixed number of bytes.
@@ -80,14 +132,13 @@ impl Stream {
 
     /// Sends both parts, in one call where the socket takes them.
     pub(super) fn send(&self, first: &[u8], second: &[u8]) -> Result<()> {
+        if let Some(tls) = self.tls.get() {
+            return tls.send(&self.socket, first, second);
+        }
         let mut slices = [IoSlice::new(first), IoSlice::new(second)];
         let mut rest = slices.as_mut_slice();
         while rest.iter().any(|slice| !slice.is_empty()) {
-            let sent = match self {
-                Self::Unix(s) => (&*s).write_vectored(rest),
-                Self::Tcp(s) => (&*s).write_vectored(rest),
-            };
-            match sent {
+            match (&self.socket).write_vectored(rest) {
                 Ok(0) => return Err(failure(std::io::ErrorKind::WriteZero.into())),
                 Ok(count) => IoSlice::advance_slices(&mut rest, count),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
@@ -116,7 +167,7 @@ fn connect_tcp(host: &str, port: u16) -> Result<TcpStream> {
 }
 
 /// A failed read or write: a peer that went away, one that sleeps, or the system's error.
-fn failure(error: std::io::Error) -> Error {
+pub(super) fn failure(error: std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::WriteZero => Error::new(
             ErrorKind::Disconnected,

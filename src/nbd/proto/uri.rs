@@ -21,11 +21,23 @@ pub enum Address {
     },
 }
 
-/// A server and one of its exports: `nbd://host[:port]/export` or `nbd+unix:///export?socket=/path`.
+/// How TLS is spoken; parameters are named as in libnbd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsParameters {
+    /// `tls-certificates=`: the directory; `None` for the default one.
+    pub certificates: Option<PathBuf>,
+    /// `tls-hostname=`: the name that the server's certificate should have; `None` for the host's.
+    pub hostname: Option<String>,
+    /// `tls-verify-peer=`: whether the server's certificate is checked.
+    pub is_verified: bool,
+}
+
+/// A server and one of its exports: `nbd://host[:port]/export` or `nbd+unix:///export?socket=/path`; `nbds` for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
     address: Address,
     export: String,
+    tls: Option<TlsParameters>,
 }
 
 impl Uri {
@@ -35,7 +47,24 @@ impl Uri {
         Self {
             address: Address::Unix(socket.into()),
             export: export.into(),
+            tls: None,
         }
+    }
+
+    /// How TLS is spoken; `None` for without.
+    #[must_use]
+    pub const fn tls(&self) -> Option<&TlsParameters> {
+        self.tls.as_ref()
+    }
+
+    /// The name that the server's certificate should have: what is said, else the host's, else `localhost`.
+    #[must_use]
+    pub fn tls_host(&self) -> String {
+        let said = self.tls.as_ref().and_then(|tls| tls.hostname.clone());
+        said.unwrap_or_else(|| match &self.address {
+            Address::Unix(_) => "localhost".to_owned(),
+            Address::Tcp { host, .. } => host.clone(),
+        })
     }
 
     /// Where the server listens.
@@ -53,26 +82,50 @@ impl Uri {
 
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secure = if self.tls.is_some() { "s" } else { "" };
+        let mut separator = "?";
         match &self.address {
             Address::Unix(path) => {
-                f.write_str("nbd+unix:///")?;
+                separator = "&";
+                write!(f, "nbd{secure}+unix:///")?;
                 encode(f, self.export.as_bytes())?;
                 f.write_str("?socket=")?;
-                encode(f, path.as_os_str().as_bytes())
+                encode(f, path.as_os_str().as_bytes())?;
             }
             Address::Tcp { host, port } => {
                 if host.contains(':') {
-                    write!(f, "nbd://[{host}]")?;
+                    write!(f, "nbd{secure}://[{host}]")?;
                 } else {
-                    write!(f, "nbd://{host}")?;
+                    write!(f, "nbd{secure}://{host}")?;
                 }
                 if *port != super::PORT {
                     write!(f, ":{port}")?;
                 }
                 f.write_str("/")?;
-                encode(f, self.export.as_bytes())
+                encode(f, self.export.as_bytes())?;
             }
         }
+        let Some(tls) = &self.tls else {
+            return Ok(());
+        };
+        let certificates = tls
+            .certificates
+            .as_ref()
+            .map(|path| path.as_os_str().as_bytes());
+        let hostname = tls.hostname.as_ref().map(String::as_bytes);
+        let verify = (!tls.is_verified).then_some(&b"0"[..]);
+        for (key, value) in [
+            ("tls-certificates", certificates),
+            ("tls-hostname", hostname),
+            ("tls-verify-peer", verify),
+        ] {
+            if let Some(value) = value {
+                write!(f, "{separator}{key}=")?;
+                encode(f, value)?;
+                separator = "&";
+            }
+        }
+        Ok(())
     }
 }
 
@@ -108,14 +161,14 @@ fn bad(text: &str, what: &str) -> Error {
         "\"{}\" is not an NBD URI: {what}",
         text.escape_debug()
     ))
-    .advise("write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=/PATH")
+    .advise("write nbd[s]://HOST[:PORT]/EXPORT or nbd[s]+unix:///EXPORT?socket=/PATH")
 }
 
 fn host_and_port(text: &str, authority: &str) -> Result<Address> {
     if authority.contains('@') {
         return Err(bad(
             text,
-            "a user belongs to TLS, which is not available yet",
+            "a user belongs to TLS with pre-shared keys, which is not available",
         ));
     }
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
@@ -152,48 +205,91 @@ fn host_and_port(text: &str, authority: &str) -> Result<Address> {
     })
 }
 
-fn socket(text: &str, query: &str) -> Result<Option<PathBuf>> {
+/// What follows the question mark.
+struct Query {
+    socket: Option<PathBuf>,
+    tls: Option<TlsParameters>,
+}
+
+fn parse_query(text: &str, query: &str, secure: bool) -> Result<Query> {
     let mut socket = None;
+    let mut tls = TlsParameters {
+        certificates: None,
+        hostname: None,
+        is_verified: true,
+    };
+    let mut seen: Vec<&str> = Vec::new();
     for parameter in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if key != "socket" {
-            return Err(bad(text, "only the parameter \"socket\" is known"));
-        }
-        let path =
+        let value =
             decode(value).ok_or_else(|| bad(text, "a % is not followed by two hex digits"))?;
-        if path.is_empty() || path.contains(&0) {
-            return Err(bad(text, "the socket's path is empty or has a zero byte"));
+        if seen.contains(&key) {
+            return Err(bad(text, "a parameter is there twice"));
         }
-        if socket
-            .replace(std::ffi::OsString::from_vec(path).into())
-            .is_some()
-        {
-            return Err(bad(text, "there are two sockets"));
+        seen.push(key);
+        if key.starts_with("tls-") && !secure {
+            return Err(bad(
+                text,
+                "parameters of TLS need the scheme nbds or nbds+unix",
+            ));
+        }
+        let path = |value: Vec<u8>| {
+            if value.is_empty() || value.contains(&0) {
+                return Err(bad(text, "a path is empty or has a zero byte"));
+            }
+            Ok(PathBuf::from(std::ffi::OsString::from_vec(value)))
+        };
+        match key {
+            "socket" => socket = Some(path(value)?),
+            "tls-certificates" => tls.certificates = Some(path(value)?),
+            "tls-hostname" => {
+                let name = String::from_utf8(value)
+                    .ok()
+                    .filter(|name| !name.is_empty());
+                tls.hostname = Some(name.ok_or_else(|| bad(text, "tls-hostname is no name"))?);
+            }
+            "tls-verify-peer" => {
+                tls.is_verified = match value.as_slice() {
+                    b"1" | b"true" => true,
+                    b"0" | b"false" => false,
+                    _ => return Err(bad(text, "tls-verify-peer is 0 or 1")),
+                };
+            }
+            "tls-type" if value == b"x509" => {}
+            "tls-type" | "tls-psk-file" | "tls-username" => {
+                return Err(Error::unsupported(format!(
+                    "{}: TLS is spoken with certificates only",
+                    text.escape_debug()
+                ))
+                .advise("pre-shared keys and anonymous TLS are not available"));
+            }
+            _ => {
+                return Err(bad(
+                    text,
+                    "only the parameters socket, tls-certificates, tls-hostname and tls-verify-peer are known",
+                ));
+            }
         }
     }
-    Ok(socket)
+    let tls = secure.then_some(tls);
+    Ok(Query { socket, tls })
 }
 
 impl FromStr for Uri {
     type Err = Error;
 
     /// # Errors
-    /// `InvalidInput` saying what is wrong; `Unsupported` for TLS and for vsock.
+    /// `InvalidInput` saying what is wrong; `Unsupported` for vsock, pre-shared keys and anonymous TLS.
     fn from_str(text: &str) -> Result<Self> {
         let (scheme, rest) = text
             .split_once("://")
             .ok_or_else(|| bad(text, "it has no \"://\""))?;
-        let unix = match scheme {
-            "nbd" => false,
-            "nbd+unix" => true,
-            "nbds" | "nbds+unix" | "nbds+vsock" => {
-                return Err(Error::unsupported(format!(
-                    "{}: TLS is not available yet",
-                    text.escape_debug()
-                ))
-                .advise("use nbd+unix://, or nbd:// on a network that you trust"));
-            }
-            "nbd+vsock" => {
+        let (unix, secure) = match scheme {
+            "nbd" => (false, false),
+            "nbd+unix" => (true, false),
+            "nbds" => (false, true),
+            "nbds+unix" => (true, true),
+            "nbd+vsock" | "nbds+vsock" => {
                 return Err(Error::unsupported(format!(
                     "{}: vsock is not available",
                     text.escape_debug()
@@ -213,7 +309,7 @@ impl FromStr for Uri {
         if export.len() > super::STRING_BYTES_MAX {
             return Err(bad(text, "the export's name has more than 4096 bytes"));
         }
-        let socket = socket(text, query)?;
+        let Query { socket, tls } = parse_query(text, query, secure)?;
         let address = match (unix, socket) {
             (true, Some(path)) if authority.is_empty() => Address::Unix(path),
             (true, Some(_)) => {
@@ -228,7 +324,11 @@ impl FromStr for Uri {
             }
             (false, None) => host_and_port(text, authority)?,
         };
-        Ok(Self { address, export })
+        Ok(Self {
+            address,
+            export,
+            tls,
+        })
     }
 }
 
@@ -256,6 +356,7 @@ mod tests {
                 port,
             },
             export: export.into(),
+            tls: None,
         }
     }
 
@@ -287,16 +388,44 @@ mod tests {
             ("nbd://h/%ff", "UTF-8"),
             ("nbd://h/x#y", "fragment"),
             ("nbd+unix:///x?socket=/s&tls=1", "only the parameter"),
-            ("nbd+unix:///x?socket=/s&socket=/t", "two"),
+            ("nbd://h/x?tls-hostname=a", "nbds"),
+            ("nbds://h/x?tls-verify-peer=2", "0 or 1"),
+            ("nbds://h/x?tls-hostname=", "no name"),
+            ("nbds://h/x?tls-certificates=", "path is empty"),
+            ("nbd+unix:///x?socket=/s&socket=/t", "twice"),
             ("nbd+unix:///x?socket=%00", "zero byte"),
         ] {
             let error = text.parse::<Uri>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
             assert!(error.to_string().contains(what), "{text}: {error}");
         }
-        let error = "nbds://h/x".parse::<Uri>().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("TLS is not available yet"));
+        for text in [
+            "nbds://h/x?tls-type=psk",
+            "nbds://h/x?tls-psk-file=/k",
+            "nbds+vsock://1/x",
+        ] {
+            let error = text.parse::<Uri>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");
+        }
+    }
+
+    #[test]
+    fn tls_is_asked_for_by_scheme_and_parameters() {
+        let parse = |text: &str| text.parse::<Uri>().unwrap();
+        let uri = parse("nbds://h/x");
+        assert_eq!(uri.tls_host(), "h");
+        assert!(uri.tls().is_some_and(|tls| tls.is_verified));
+        for text in [
+            "nbds://h/x",
+            "nbds://[::1]:7/x?tls-certificates=/etc/c%20d&tls-hostname=n",
+            "nbds+unix:///x?socket=/s&tls-certificates=c&tls-verify-peer=0",
+        ] {
+            assert_eq!(parse(text).to_string(), text);
+        }
+        let uri = parse("nbds+unix:///x?socket=/s&tls-type=x509");
+        assert_eq!(uri.tls_host(), "localhost");
+        assert_eq!(parse("nbds://h/x?tls-hostname=n").tls_host(), "n");
+        assert_eq!(parse("nbd://h/x").tls(), None);
     }
 
     proptest! {

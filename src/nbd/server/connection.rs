@@ -2,22 +2,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
 
-use super::buffer::BufferPool;
+use super::caller::Caller;
 use super::check::Terms;
-use super::export::{Exports, Target};
-use super::handshake::{Agreement, negotiate, receive_or_end, skip};
-use super::limit::ServerLimits;
+use super::export::Target;
+use super::handshake::{Agreement, greet, negotiate, receive_or_end, skip};
+use super::listen::Security;
 use super::reply::{Duty, Reply, Share, send_all};
+use super::secure::secure;
+use super::service::Service;
 use super::step::{self, is_long};
+use super::stream::{Receiving, Stream};
 use super::work::Scene;
-use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{Connection, Reservation};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::ingest::{Connection, Reservation, SessionState};
 use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::{Mode, PAYLOAD_BYTES_MAX};
@@ -26,14 +29,8 @@ use crate::types::width::usize_from_u32;
 /// LIMIT: bytes in flight that each connection has for itself, beside those that it shares.
 const ALLOWANCE_BYTES: usize = 1 << 20;
 
-/// What all connections of a server share.
-pub(super) struct Shared {
-    pub(super) exports: Arc<dyn Exports>,
-    pub(super) limits: ServerLimits,
-    pub(super) bytes: Arc<Semaphore>,
-    pub(super) workers: Arc<Semaphore>,
-    pub(super) pool: Arc<BufferPool>,
-}
+/// How often an idle connection looks whether its session is still there.
+const SESSION_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,24 +45,50 @@ pub(super) enum End {
 
 /// Serves a client to its end.
 pub(super) async fn serve(
-    shared: &Shared,
-    mut stream: UnixStream,
+    service: &Arc<Service>,
+    stream: Stream,
+    security: &Security,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
-    let exports = Arc::clone(&shared.exports);
     let handshake = tokio::time::timeout(
-        shared.limits.handshake_timeout,
-        negotiate(&mut stream, exports),
+        service.limits.handshake_timeout,
+        shake_hands(service, stream, security),
     );
-    let agreement = tokio::select! {
-        agreement = handshake => agreement
+    let agreed = tokio::select! {
+        agreed = handshake => agreed
             .map_err(|_| Error::new(ErrorKind::TimedOut, "the client did not end its handshake in time"))??,
         () = told(&mut shutdown) => return Ok(End::Shutdown),
     };
-    match agreement {
-        Some(agreement) => transmit(shared, stream, agreement, shutdown).await,
+    match agreed {
+        Some((stream, agreement)) => transmit(service, stream, agreement, shutdown).await,
         None => Ok(End::Goodbye),
     }
+}
+
+/// From the greeting to an export; `None` when the client leaves in good order.
+async fn shake_hands(
+    service: &Service,
+    mut stream: Stream,
+    security: &Security,
+) -> Result<Option<(Stream, Agreement)>> {
+    let (mut stream, caller, answer) = match security {
+        Security::Tls(tls) => match secure(stream, tls, service.limits.tls_timeout).await? {
+            Some(secured) => secured,
+            None => return Ok(None),
+        },
+        Security::Peer | Security::Loopback => {
+            let Some(answer) = greet(&mut stream).await? else {
+                return Ok(None);
+            };
+            let caller = match security {
+                Security::Loopback => Caller::Loopback,
+                Security::Peer | Security::Tls(_) => Caller::Local,
+            };
+            (stream, caller, answer)
+        }
+    };
+    let agreement = negotiate(&mut stream, service, &caller, answer).await?;
+    Ok(agreement.map(|agreement| (stream, agreement)))
 }
 
 /// Returns when the server shuts down.
@@ -76,7 +99,7 @@ pub(super) async fn told(shutdown: &mut watch::Receiver<bool>) {
 
 /// The transmission phase of one connection.
 struct Transmission<'a> {
-    shared: &'a Shared,
+    service: &'a Service,
     scene: Arc<Scene>,
     connection: Option<Connection>,
     terms: Terms,
@@ -90,18 +113,19 @@ struct Transmission<'a> {
 }
 
 async fn transmit(
-    shared: &Shared,
-    stream: UnixStream,
+    service: &Service,
+    stream: Stream,
     agreement: Agreement,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
-    let limits = &shared.limits;
-    tracing::debug!(export = agreement.name, "an export was opened");
-    let (mut receiving, sending) = stream.into_split();
+    let limits = &service.limits;
+    let _seat = agreement.seat;
+    tracing::debug!(export = %Redacted(&agreement.name), "an export was opened");
+    let (mut receiving, sending) = stream.split();
     let (replies, queue) = unbounded_channel();
     let mut sender = tokio::spawn(send_all(sending, queue, limits.stall_timeout));
     let mut transmission = Transmission {
-        shared,
+        service,
         terms: Terms {
             mode: agreement.mode,
             is_read_only: matches!(agreement.target, Target::Read(_)),
@@ -113,7 +137,7 @@ async fn transmit(
             mode: agreement.mode,
             is_over: AtomicBool::new(false),
             contexts: agreement.contexts,
-            pool: Arc::clone(&shared.pool),
+            pool: Arc::clone(&service.pool),
         }),
         connection: agreement.connection,
         requests: Arc::new(Semaphore::new(usize_from_u32(limits.requests))),
@@ -161,7 +185,7 @@ async fn transmit(
 }
 
 impl Transmission<'_> {
-    async fn receive_all(&mut self, stream: &mut OwnedReadHalf) -> Result<End> {
+    async fn receive_all(&mut self, stream: &mut Receiving) -> Result<End> {
         loop {
             let Some(request) = self.receive_header(stream).await? else {
                 return Ok(End::Vanished);
@@ -174,17 +198,73 @@ impl Transmission<'_> {
     }
 
     /// The next request; `None` when the client is gone.
-    async fn receive_header(&self, stream: &mut OwnedReadHalf) -> Result<Option<Request>> {
+    async fn receive_header(&self, stream: &mut Receiving) -> Result<Option<Request>> {
         if self.terms.mode == Mode::Extended {
             let mut header = [0; Request::EXTENDED_BYTES];
-            let is_there = receive_or_end(stream, &mut header).await?;
+            let is_there = self.receive_patiently(stream, &mut header).await?;
             return is_there
                 .then(|| Request::parse_extended(&header))
                 .transpose();
         }
         let mut header = [0; Request::BYTES];
-        let is_there = receive_or_end(stream, &mut header).await?;
+        let is_there = self.receive_patiently(stream, &mut header).await?;
         is_there.then(|| Request::parse(&header)).transpose()
+    }
+
+    /// Fills `header`; `false` when the client left before its first byte. The first byte may take as long as the client may be
+    /// idle, those after it only as long as any message.
+    async fn receive_patiently(&self, stream: &mut Receiving, header: &mut [u8]) -> Result<bool> {
+        let limits = &self.service.limits;
+        let (patience, is_reader) = match &self.scene.target {
+            Target::Read(_) => (limits.idle_timeout, true),
+            Target::Write { .. } => (limits.idle_timeout.min(SESSION_INTERVAL), false),
+        };
+        let begun = loop {
+            match tokio::time::timeout(patience, stream.read(header)).await {
+                Ok(count) => break count.or_io("cannot receive from the client")?,
+                Err(_) if is_reader => self.check_idle(patience)?,
+                Err(_) => self.check_session()?,
+            }
+        };
+        let rest = header.get_mut(begun..).unwrap_or_default();
+        if begun == 0 || rest.is_empty() {
+            return Ok(begun != 0);
+        }
+        let received = tokio::time::timeout(limits.stall_timeout, receive_or_end(stream, rest));
+        if received.await.map_err(|_| stalled())?? {
+            Ok(true)
+        } else {
+            Err(violation("the client left in the middle of a message"))
+        }
+    }
+
+    /// A client that waits for a reply is not idle.
+    fn check_idle(&self, patience: Duration) -> Result<()> {
+        if self.requests.available_permits() < usize_from_u32(self.service.limits.requests) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::TimedOut,
+            format!(
+                "the client has asked for nothing for {} seconds",
+                patience.as_secs()
+            ),
+        ))
+    }
+
+    /// Whoever writes may be idle as long as the session is there.
+    fn check_session(&self) -> Result<()> {
+        match &self.scene.target {
+            Target::Write { session, .. }
+                if matches!(
+                    session.state(),
+                    SessionState::Aborted | SessionState::Committed(_)
+                ) =>
+            {
+                Err(Error::new(ErrorKind::Stale, "the session is over"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Room for a request: the request itself, and the bytes that it or its reply carries.
@@ -203,7 +283,7 @@ impl Transmission<'_> {
             let own = Arc::clone(&self.bytes).acquire_many_owned(bytes);
             share.0.push(own.await.map_err(closed)?);
             // What is the connection's own comes free by itself: clients that take no replies cannot stop others.
-            let all = Arc::clone(&self.shared.bytes).acquire_many_owned(bytes);
+            let all = Arc::clone(&self.service.bytes).acquire_many_owned(bytes);
             let permit = if usize_from_u32(bytes) <= ALLOWANCE_BYTES {
                 let allowance = Arc::clone(&self.allowance).acquire_many_owned(bytes);
                 tokio::select! {
@@ -219,7 +299,7 @@ impl Transmission<'_> {
         Ok(share)
     }
 
-    async fn receive(&mut self, stream: &mut OwnedReadHalf, request: Request) -> Result<()> {
+    async fn receive(&mut self, stream: &mut Receiving, request: Request) -> Result<()> {
         let has_payload = request.has_payload(self.terms.mode);
         // LIMIT: a payload twice as long as allowed is passed over; beyond that the client is out of its mind. With
         // extended headers the specification has no patience at all.
@@ -255,7 +335,7 @@ impl Transmission<'_> {
         }
         let scene = Arc::clone(&self.scene);
         if is_long(&request) {
-            let workers = Arc::clone(&self.shared.workers);
+            let workers = Arc::clone(&self.service.workers);
             tokio::spawn(step::run(scene, workers, request, duty));
             return Ok(());
         }
@@ -270,7 +350,7 @@ impl Transmission<'_> {
 
     async fn receive_write(
         &mut self,
-        stream: &mut OwnedReadHalf,
+        stream: &mut Receiving,
         request: Request,
         duty: Duty,
     ) -> Result<()> {
@@ -298,7 +378,7 @@ impl Transmission<'_> {
             return Ok(());
         }
         let received = tokio::time::timeout(
-            self.shared.limits.stall_timeout,
+            self.service.limits.stall_timeout,
             receive_or_end(stream, reservation.bytes_mut()),
         );
         if !received.await.map_err(|_| stalled())?? {
@@ -309,15 +389,15 @@ impl Transmission<'_> {
             .await
     }
 
-    async fn skip(&self, stream: &mut OwnedReadHalf, request: &Request) -> Result<()> {
+    async fn skip(&self, stream: &mut Receiving, request: &Request) -> Result<()> {
         let skipped = skip(stream, request.length_bytes);
-        tokio::time::timeout(self.shared.limits.stall_timeout, skipped)
+        tokio::time::timeout(self.service.limits.stall_timeout, skipped)
             .await
             .map_err(|_| stalled())?
     }
 
     async fn spawn(&self, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let turn = Arc::clone(&self.shared.workers)
+        let turn = Arc::clone(&self.service.workers)
             .acquire_owned()
             .await
             .map_err(|_| Error::new(ErrorKind::Cancelled, "the server shuts down"))?;
@@ -334,4 +414,34 @@ fn stalled() -> Error {
         ErrorKind::TimedOut,
         "the client does not send the payload that it announced",
     )
+}
+
+/// An export's name for the log: the token of a session, which follows a tilde, is nobody else's business.
+struct Redacted<'a>(&'a str);
+
+impl std::fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (n, part) in self.0.split('/').enumerate() {
+            if n > 0 {
+                f.write_str("/")?;
+            }
+            match part.split_once('~') {
+                Some((name, _)) => write!(f, "{}~...", name.escape_debug())?,
+                None => write!(f, "{}", part.escape_debug())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Redacted;
+
+    #[test]
+    fn tokens_are_not_logged() {
+        let name = "web01/s~00112233445566778899aabbccddeeff/vda";
+        assert_eq!(Redacted(name).to_string(), "web01/s~.../vda");
+        assert_eq!(Redacted("a/latest/b").to_string(), "a/latest/b");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::caller::Caller;
 use super::survey::Surveyor;
 use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
@@ -11,36 +12,39 @@ use crate::nbd::proto::option::ExportInfo;
 use crate::types::DiskName;
 
 /// What an export name stands for.
+pub struct Export {
+    /// Its bytes.
+    pub content: Content,
+    /// For people; at most 4,096 bytes.
+    pub description: String,
+    /// Meta contexts beside `base:allocation`.
+    pub surveyor: Option<Arc<dyn Surveyor>>,
+}
+
+/// The bytes of an export.
 #[derive(Clone)]
-pub enum Export {
+pub enum Content {
     /// Bytes that never change.
-    Read {
-        /// The bytes.
-        disk: Arc<dyn ReadAt>,
-        /// Meta contexts beside `base:allocation`.
-        surveyor: Option<Arc<dyn Surveyor>>,
-    },
+    Read(Arc<dyn ReadAt>),
     /// A disk of an open session.
     Write {
         /// The session.
         session: Arc<Session>,
         /// Which of its disks.
         disk: DiskName,
-        /// Meta contexts beside `base:allocation`.
-        surveyor: Option<Arc<dyn Surveyor>>,
     },
 }
 
 /// Who knows what there is to serve. Methods run on blocking threads.
 pub trait Exports: Send + Sync {
-    /// All exports, those to write first.
-    fn list(&self) -> Vec<ExportInfo>;
+    /// Exports that the caller is told of, those to write first; no more than `most`.
+    fn list(&self, caller: &Caller, most: usize) -> Vec<ExportInfo>;
 
-    /// The export of that name.
+    /// The export of that name. What the caller may not use is answered as if it were not there.
     ///
     /// # Errors
     /// `NotFound` or `InvalidInput` when there is none; what opening it returns.
-    fn open(&self, name: &str) -> Result<Export>;
+    fn open(&self, name: &str, caller: &Caller) -> Result<Export>;
 }
 
 /// An export that a client has chosen or asks about.
@@ -60,30 +64,26 @@ pub(super) enum Target {
 #[derive(Clone)]
 pub(super) struct Opened {
     pub(super) target: Target,
+    pub(super) description: String,
     pub(super) surveyor: Option<Arc<dyn Surveyor>>,
 }
 
 impl Opened {
     /// Opens the export. Blocks.
-    pub(super) fn open(exports: &dyn Exports, name: &str) -> Result<Self> {
-        Ok(match exports.open(name)? {
-            Export::Read { disk, surveyor } => Self {
-                target: Target::Read(disk),
-                surveyor,
-            },
-            Export::Write {
+    pub(super) fn open(exports: &dyn Exports, name: &str, caller: &Caller) -> Result<Self> {
+        let export = exports.open(name, caller)?;
+        let target = match export.content {
+            Content::Read(disk) => Target::Read(disk),
+            Content::Write { session, disk } => Target::Write {
+                disk: session.disk(&disk)?,
                 session,
-                disk: name,
-                surveyor,
-            } => {
-                let disk = session.disk(&name)?;
-                let target = Target::Write {
-                    session,
-                    disk,
-                    name,
-                };
-                Self { target, surveyor }
-            }
+                name: disk,
+            },
+        };
+        Ok(Self {
+            target,
+            description: export.description,
+            surveyor: export.surveyor,
         })
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 
+use super::caller::Caller;
 use super::context::{Chosen, Context};
-use super::export::{Exports, Opened, Target};
+use super::export::{Opened, Target};
+use super::service::{Seat, Service};
+use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::Connection;
 use crate::nbd::proto::field::{text, violation};
@@ -27,7 +29,7 @@ pub(super) const SIZES: BlockSize = BlockSize {
 };
 
 /// LIMIT: bytes of an option that is too long, but still passed over; beyond them the connection ends.
-const SKIP_BYTES_MAX: u32 = 1 << 20;
+pub(super) const SKIP_BYTES_MAX: u32 = 1 << 20;
 
 /// LIMIT: options of one handshake.
 const OPTIONS_MAX: u32 = 4096;
@@ -40,6 +42,8 @@ pub(super) struct Agreement {
     pub(super) target: Target,
     /// To the session's disk, where it is one.
     pub(super) connection: Option<Connection>,
+    /// The connection's place at its export.
+    pub(super) seat: Seat,
     pub(super) name: String,
     pub(super) mode: Mode,
     pub(super) contexts: Vec<Context>,
@@ -58,19 +62,17 @@ pub(super) enum Next {
 }
 
 pub(super) struct Handshake<'a> {
-    stream: &'a mut UnixStream,
-    exports: Arc<dyn Exports>,
+    stream: &'a mut Stream,
+    service: &'a Service,
+    caller: &'a Caller,
     has_no_zeroes: bool,
     pub(super) mode: Mode,
     /// Meta contexts, and the export for which they were chosen.
     pub(super) chosen: Option<Chosen>,
 }
 
-/// Agrees on an export; `None` when the client leaves in good order.
-pub(super) async fn negotiate(
-    stream: &mut UnixStream,
-    exports: Arc<dyn Exports>,
-) -> Result<Option<Agreement>> {
+/// Greets the client, and hears what it answers; `None` when it leaves.
+pub(super) async fn greet(stream: &mut Stream) -> Result<Option<ClientFlags>> {
     let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
     let mut greeting = GREETING_MAGIC.to_be_bytes().to_vec();
     greeting.extend(OPTION_MAGIC.to_be_bytes());
@@ -94,9 +96,20 @@ pub(super) async fn negotiate(
     if !answer.contains(ClientFlags::FIXED_NEWSTYLE) {
         return Err(violation("the client does not speak fixed newstyle"));
     }
+    Ok(Some(answer))
+}
+
+/// Agrees on an export; `None` when the client leaves in good order.
+pub(super) async fn negotiate(
+    stream: &mut Stream,
+    service: &Service,
+    caller: &Caller,
+    answer: ClientFlags,
+) -> Result<Option<Agreement>> {
     let mut handshake = Handshake {
         stream,
-        exports,
+        service,
+        caller,
         has_no_zeroes: answer.contains(ClientFlags::NO_ZEROES),
         mode: Mode::Simple,
         chosen: None,
@@ -135,6 +148,21 @@ pub(super) async fn receive_or_end(
         rest = rest.get_mut(count..).unwrap_or_default();
     }
     Ok(true)
+}
+
+/// Sends it all.
+pub(super) async fn send(stream: &mut Stream, bytes: &[u8]) -> Result<()> {
+    let sent = stream.write_all(bytes).await;
+    sent.or_io("cannot answer the client")?;
+    // What lies in a buffer of TLS goes out.
+    stream.flush().await.or_io("cannot answer the client")
+}
+
+/// The header of the next option; `None` when the client is gone.
+pub(super) async fn receive_option(stream: &mut Stream) -> Result<Option<OptionHeader>> {
+    let mut header = [0; OptionHeader::BYTES];
+    let is_there = receive_or_end(stream, &mut header).await?;
+    is_there.then(|| OptionHeader::parse(&header)).transpose()
 }
 
 /// Receives and forgets.
@@ -194,6 +222,22 @@ pub(super) const fn refusal(kind: ErrorKind) -> ReplyKind {
     }
 }
 
+/// Replies to LIST, the last one with them.
+fn encode_list(all: Vec<ExportInfo>) -> Vec<u8> {
+    if all.len() > LIST_MAX {
+        tracing::warn!(most = LIST_MAX, "the list of exports is cut");
+    }
+    let mut out = Vec::new();
+    for export in all.into_iter().take(LIST_MAX) {
+        if export.name.len() <= STRING_BYTES_MAX && export.description.len() <= STRING_BYTES_MAX {
+            let reply = encode_reply(OptionKind::List, ReplyKind::Server, &export.encode());
+            out.extend(reply);
+        }
+    }
+    out.extend(encode_reply(OptionKind::List, ReplyKind::Ack, &[]));
+    out
+}
+
 impl Handshake<'_> {
     pub(super) async fn reply(
         &mut self,
@@ -201,10 +245,11 @@ impl Handshake<'_> {
         kind: ReplyKind,
         data: &[u8],
     ) -> Result<()> {
-        self.stream
-            .write_all(&encode_reply(option, kind, data))
-            .await
-            .or_io("cannot answer the client")
+        self.send(&encode_reply(option, kind, data)).await
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        send(self.stream, bytes).await
     }
 
     pub(super) async fn refuse(
@@ -220,11 +265,9 @@ impl Handshake<'_> {
     }
 
     async fn option(&mut self) -> Result<Next> {
-        let mut header = [0; OptionHeader::BYTES];
-        if !receive_or_end(self.stream, &mut header).await? {
+        let Some(OptionHeader { kind, length_bytes }) = receive_option(self.stream).await? else {
             return Ok(Next::End);
-        }
-        let OptionHeader { kind, length_bytes } = OptionHeader::parse(&header)?;
+        };
         if length_bytes > OPTION_BYTES_MAX {
             if length_bytes > SKIP_BYTES_MAX || kind == OptionKind::ExportName {
                 return Err(violation(format!(
@@ -259,9 +302,13 @@ impl Handshake<'_> {
             OptionKind::ListMetaContext | OptionKind::SetMetaContext => {
                 self.contexts(kind, &data).await
             }
-            OptionKind::StartTls => {
-                self.refuse(kind, ReplyKind::ErrUnsupported, "there is no TLS yet")
+            OptionKind::StartTls if matches!(self.caller, Caller::Certified(_)) => {
+                self.refuse(kind, ReplyKind::ErrInvalid, "TLS is spoken already")
                     .await
+            }
+            OptionKind::StartTls => {
+                let why = "there is no TLS on this socket";
+                self.refuse(kind, ReplyKind::ErrUnsupported, why).await
             }
             OptionKind::Unknown(_) => {
                 self.refuse(kind, ReplyKind::ErrUnsupported, "the option is not known")
@@ -294,21 +341,35 @@ impl Handshake<'_> {
     }
 
     pub(super) async fn open(&self, name: &str) -> Result<Opened> {
-        let (exports, name) = (Arc::clone(&self.exports), name.to_owned());
-        blocking(move || Opened::open(exports.as_ref(), &name)).await?
+        let (exports, name) = (Arc::clone(&self.service.exports), name.to_owned());
+        let caller = self.caller.clone();
+        blocking(move || Opened::open(exports.as_ref(), &name, &caller)).await?
     }
 
     /// The export as it was when contexts were chosen for it, or as it is now.
-    async fn target(&self, name: &str) -> Result<Target> {
+    async fn opened(&self, name: &str) -> Result<Opened> {
         match &self.chosen {
-            Some(chosen) if chosen.name == name => Ok(chosen.opened.target.clone()),
-            _ => Ok(self.open(name).await?.target),
+            Some(chosen) if chosen.name == name => Ok(chosen.opened.clone()),
+            _ => self.open(name).await,
         }
+    }
+
+    /// A place at the export, and the connection to the session.
+    fn admit(&self, target: &Target, name: &str) -> Result<(Seat, Option<Connection>)> {
+        let most = self.service.limits.export_connections;
+        let seat = self.service.crowd.seat(name, most).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Busy,
+                format!("the export has {most} connections already"),
+            )
+        })?;
+        Ok((seat, target.connect()?))
     }
 
     fn agreement(
         &mut self,
-        (target, connection): (Target, Option<Connection>),
+        target: Target,
+        (seat, connection): (Seat, Option<Connection>),
         name: &str,
         block_bytes: u32,
     ) -> Agreement {
@@ -316,6 +377,7 @@ impl Handshake<'_> {
         Agreement {
             target,
             connection,
+            seat,
             name: name.to_owned(),
             mode: self.mode,
             contexts: chosen.map(|chosen| chosen.contexts).unwrap_or_default(),
@@ -331,48 +393,33 @@ impl Handshake<'_> {
             ));
         }
         let name = text(data)?;
-        let target = self.target(name).await?;
-        let connection = target.connect()?;
+        let target = self.opened(name).await?.target;
+        let admission = self.admit(&target, name)?;
         let mut answer = target.bytes().size_bytes().to_be_bytes().to_vec();
         answer.extend(target.flags(self.mode.has_chunks()).bits().to_be_bytes());
         if !self.has_no_zeroes {
             answer.extend([0; 124]);
         }
-        self.stream
-            .write_all(&answer)
-            .await
-            .or_io("cannot answer the client")?;
-        Ok(Next::Go(Box::new(self.agreement(
-            (target, connection),
-            name,
-            1,
-        ))))
+        self.send(&answer).await?;
+        let agreement = self.agreement(target, admission, name, 1);
+        Ok(Next::Go(Box::new(agreement)))
     }
 
     async fn list(&mut self) -> Result<Next> {
-        let exports = Arc::clone(&self.exports);
-        let all = blocking(move || exports.list()).await?;
-        if all.len() > LIST_MAX {
-            tracing::warn!(
-                exports = all.len(),
-                most = LIST_MAX,
-                "the list of exports is cut"
-            );
-        }
-        for export in all.iter().take(LIST_MAX) {
-            if export.name.len() <= STRING_BYTES_MAX && export.description.len() <= STRING_BYTES_MAX
-            {
-                self.reply(OptionKind::List, ReplyKind::Server, &export.encode())
-                    .await?;
-            }
-        }
-        self.reply(OptionKind::List, ReplyKind::Ack, &[]).await?;
+        let gone = |_| Error::new(ErrorKind::Cancelled, "the server shuts down");
+        // A list is made when its turn comes, and its bytes count as those of any reply until they are sent.
+        let turn = self.service.lists.acquire().await.map_err(gone)?;
+        let exports = Arc::clone(&self.service.exports);
+        let caller = self.caller.clone();
+        let most = LIST_MAX.saturating_add(1);
+        let bytes = blocking(move || encode_list(exports.list(&caller, most))).await?;
+        let most = self.service.limits.bytes;
+        let length = u32::try_from(bytes.len()).unwrap_or(most).min(most);
+        let shared = &self.service.bytes;
+        let _share = shared.acquire_many(length).await.map_err(gone)?;
+        drop(turn);
+        self.send(&bytes).await?;
         Ok(Next::Option)
-    }
-
-    async fn description(&self, name: &str) -> Result<Option<ExportInfo>> {
-        let (exports, name) = (Arc::clone(&self.exports), name.to_owned());
-        blocking(move || exports.list().into_iter().find(|info| info.name == name)).await
     }
 
     async fn info(&mut self, option: OptionKind, data: &[u8]) -> Result<Next> {
@@ -380,17 +427,18 @@ impl Handshake<'_> {
             Ok(request) => request,
             Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
         };
-        let target = match self.target(&request.name).await {
-            Ok(target) => target,
+        let opened = match self.opened(&request.name).await {
+            Ok(opened) => opened,
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
         };
+        let target = opened.target;
         // Before the client is told that it has the export.
-        let connection = match option {
-            OptionKind::Go => target.connect(),
+        let admission = match option {
+            OptionKind::Go => self.admit(&target, &request.name).map(Some),
             _ => Ok(None),
         };
-        let connection = match connection {
-            Ok(connection) => connection,
+        let admission = match admission {
+            Ok(admission) => admission,
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
         };
         let wants = |kind: u16| request.wanted.contains(&kind);
@@ -401,11 +449,8 @@ impl Handshake<'_> {
         if wants(Info::NAME) {
             facts.push(Info::Name(request.name.clone()));
         }
-        if wants(Info::DESCRIPTION)
-            && let Some(info) = self.description(&request.name).await?
-            && info.description.len() <= STRING_BYTES_MAX
-        {
-            facts.push(Info::Description(info.description));
+        if wants(Info::DESCRIPTION) && opened.description.len() <= STRING_BYTES_MAX {
+            facts.push(Info::Description(opened.description.clone()));
         }
         if wants(Info::BLOCK_SIZE) {
             facts.push(Info::BlockSize(SIZES));
@@ -414,15 +459,15 @@ impl Handshake<'_> {
             self.reply(option, ReplyKind::Info, &fact.encode()).await?;
         }
         self.reply(option, ReplyKind::Ack, &[]).await?;
-        if option == OptionKind::Info {
+        let Some(admission) = admission else {
             return Ok(Next::Option);
-        }
+        };
         let block_bytes = if wants(Info::BLOCK_SIZE) {
             SIZES.minimum
         } else {
             1
         };
-        let agreement = self.agreement((target, connection), &request.name, block_bytes);
+        let agreement = self.agreement(target, admission, &request.name, block_bytes);
         Ok(Next::Go(Box::new(agreement)))
     }
 }

@@ -1,19 +1,22 @@
 //! Listening, accepting, shutting down.
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::connection::{End, Shared, serve, told};
-use super::export::Exports;
-use super::limit::ServerLimits;
+use super::connection::{End, serve, told};
+use super::service::Service;
+use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::tls::ServerTls;
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::usize_from_u32;
 
@@ -23,28 +26,50 @@ const MODE: u32 = 0o660;
 /// LIMIT: pause after a failed accept (too many open files), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// LIMIT: how long a TCP connection is silent before the other side is asked whether it is there, and how long it has for an answer.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// LIMIT: how often it is asked.
+const KEEPALIVE_COUNT: u32 = 5;
+
+/// What protects connections.
+#[derive(Debug, Clone)]
+pub enum Security {
+    /// A Unix socket: the peer's credentials.
+    Peer,
+    /// TLS with certificates of both sides.
+    Tls(ServerTls),
+    /// Nothing: whoever is on this machine.
+    Loopback,
+}
+
+/// Where a server listens.
+enum Door {
+    Unix(UnixListener, SocketFile),
+    Tcp(TcpListener),
+}
+
 /// A server that listens on one socket.
 pub struct Server {
-    listener: UnixListener,
-    file: SocketFile,
-    shared: Arc<Shared>,
-    limits: ServerLimits,
+    door: Door,
+    security: Security,
+    service: Arc<Service>,
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server")
-            .field("socket", &self.file.path())
-            .field("limits", &self.limits)
+            .field("security", &self.security)
+            .field("service", &self.service)
             .finish_non_exhaustive()
     }
 }
 
-/// Who connected.
+/// Who connected, for the log.
 #[derive(Debug, Clone, Copy)]
-struct Peer {
-    user: u32,
-    process: i32,
+enum Peer {
+    Process { user: u32, process: i32 },
+    Address(SocketAddr),
 }
 
 impl Server {
@@ -53,118 +78,177 @@ impl Server {
     /// # Errors
     /// `NameTooLong` beyond 107 bytes; `Busy` when somebody listens there; `AlreadyExists`, `NotFound`,
     /// `PermissionDenied`, `Io`.
-    pub fn bind_unix(path: &Path, exports: Arc<dyn Exports>, limits: ServerLimits) -> Result<Self> {
-        let limits = limits.usable();
+    pub fn bind_unix(path: &Path, service: &Arc<Service>) -> Result<Self> {
         let (listener, file) = socket::listen(path, MODE)?;
         let listener = listener
             .set_nonblocking(true)
             .and_then(|()| UnixListener::from_std(listener))
             .or_io("cannot listen")
             .at_path(path)?;
-        let shared = Arc::new(Shared {
-            exports,
-            limits,
-            bytes: Arc::new(Semaphore::new(usize_from_u32(limits.bytes))),
-            workers: Arc::new(Semaphore::new(usize_from_u32(limits.workers))),
-            pool: Arc::default(),
-        });
         Ok(Self {
-            listener,
-            file,
-            shared,
-            limits,
+            door: Door::Unix(listener, file),
+            security: Security::Peer,
+            service: Arc::clone(service),
         })
     }
 
-    /// Where it listens.
+    /// Listens on a TCP address; with TLS, or on a loopback address without it. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// `InvalidInput` without TLS elsewhere; `Io`: somebody listens there, the address is not ours.
+    pub fn bind_tcp(
+        address: SocketAddr,
+        security: Security,
+        service: &Arc<Service>,
+    ) -> Result<Self> {
+        if !matches!(security, Security::Tls(_)) && !address.ip().is_loopback() {
+            return Err(
+                Error::invalid(format!("{address} can be reached from elsewhere"))
+                    .advise("NBD without TLS is for loopback addresses (127.0.0.1, [::1]) only"),
+            );
+        }
+        let listener = std::net::TcpListener::bind(address)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .and_then(TcpListener::from_std)
+            .or_io("cannot listen")
+            .at_path(address.to_string())?;
+        Ok(Self {
+            door: Door::Tcp(listener),
+            security,
+            service: Arc::clone(service),
+        })
+    }
+
+    /// The address on which it listens, with the port that it was given; `None` for a Unix socket.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        self.file.path()
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.door {
+            Door::Unix(..) => None,
+            Door::Tcp(listener) => listener.local_addr().ok(),
+        }
     }
 
     /// Serves until `shutdown` becomes true (or its sender is gone); then takes no more connections or requests, lets those in
     /// flight end within the limit, and returns. The socket's file is gone then.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let places = Arc::new(Semaphore::new(usize_from_u32(self.limits.connections)));
+        let limits = self.service.limits;
+        let places = Arc::new(Semaphore::new(usize_from_u32(limits.connections)));
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = self.door.accept() => accepted,
                 () = told(&mut shutdown) => break,
             };
             // Those that have ended leave the set.
             while connections.try_join_next().is_some() {}
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(e) => {
-                    tracing::warn!(error = %e, "an NBD connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                    tracing::warn!(error = %e.report(), "an NBD client was turned away");
                     continue;
                 }
-            };
-            let peer = match self.admit(&stream) {
-                Ok(peer) => peer,
                 Err(e) => {
-                    tracing::warn!(error = %e.report(), "an NBD client was turned away");
+                    tracing::warn!(error = %e.report(), "an NBD connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                 tracing::warn!(
-                    user = peer.user,
-                    process = peer.process,
-                    most = self.limits.connections,
+                    ?peer,
+                    most = limits.connections,
                     "an NBD client was turned away: too many connections"
                 );
                 continue;
             };
-            let span = tracing::info_span!("nbd", user = peer.user, process = peer.process);
-            let (shared, shutdown) = (Arc::clone(&self.shared), shutdown.clone());
-            let connection = async move {
-                let _place = place;
-                match serve(&shared, stream, shutdown).await {
-                    Ok(End::Goodbye) => tracing::debug!("the client said goodbye"),
-                    Ok(End::Vanished) => tracing::warn!("the client left without a goodbye"),
-                    Ok(End::Shutdown) => tracing::info!("the connection ends with the server"),
-                    Err(e) => {
-                        tracing::warn!(error = %e.report(), "the connection has ended");
-                    }
-                }
+            let span = match peer {
+                Peer::Process { user, process } => tracing::info_span!("nbd", user, process),
+                Peer::Address(address) => tracing::info_span!("nbd", %address),
             };
+            let connection = serve_one(
+                Arc::clone(&self.service),
+                stream,
+                self.security.clone(),
+                shutdown.clone(),
+                place,
+            );
             connections.spawn(connection.instrument(span));
         }
-        drop(self.listener);
+        drop(self.door);
         let all = async { while connections.join_next().await.is_some() {} };
         // Each connection keeps the limit itself; this one is for those that cannot.
-        let patience = self.limits.shutdown_timeout.saturating_mul(3);
+        let patience = limits.shutdown_timeout.saturating_mul(3);
         if tokio::time::timeout(patience, all).await.is_err() {
             tracing::warn!("NBD connections were cut off");
         }
     }
+}
 
-    /// The peer, if it may connect: our own user, root, or somebody of the socket's group.
-    fn admit(&self, stream: &UnixStream) -> Result<Peer> {
-        let credentials = stream
-            .peer_cred()
-            .or_io("the peer's credentials are not known")?;
-        let peer = Peer {
-            user: credentials.uid(),
-            process: credentials.pid().unwrap_or_default(),
-        };
-        let is_ours = peer.user == rustix::process::geteuid().as_raw() || peer.user == 0;
-        if is_ours {
-            return Ok(peer);
+async fn serve_one(
+    service: Arc<Service>,
+    stream: Stream,
+    security: Security,
+    shutdown: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+) {
+    match serve(&service, stream, &security, shutdown).await {
+        Ok(End::Goodbye) => tracing::debug!("the client said goodbye"),
+        Ok(End::Vanished) => tracing::warn!("the client left without a goodbye"),
+        Ok(End::Shutdown) => tracing::info!("the connection ends with the server"),
+        Err(e) => {
+            tracing::warn!(error = %e.report(), "the connection has ended");
         }
-        let group = self.file.group()?;
-        if credentials.gid() == group || socket::peer_groups(stream.as_fd())?.contains(&group) {
-            return Ok(peer);
-        }
-        Err(Error::new(
-            ErrorKind::PermissionDenied,
-            format!(
-                "user {} is neither the server's nor in group {group}",
-                peer.user
-            ),
-        ))
     }
+}
+
+impl Door {
+    /// The next connection.
+    async fn accept(&self) -> Result<(Stream, Peer)> {
+        match self {
+            Self::Unix(listener, file) => {
+                let (stream, _) = listener.accept().await.or_io("cannot accept")?;
+                let peer = admit(&stream, file)?;
+                Ok((Stream::Unix(stream), peer))
+            }
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await.or_io("cannot accept")?;
+                keep_alive(&stream).or_io("cannot set up the connection")?;
+                Ok((Stream::Tcp(stream), Peer::Address(address)))
+            }
+        }
+    }
+}
+
+/// A client that is gone without a word is noticed at last; replies are not held back.
+fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
+    Ok(())
+}
+
+/// The peer of a Unix socket, if it may connect: our own user, root, or somebody of the socket's group.
+fn admit(stream: &UnixStream, file: &SocketFile) -> Result<Peer> {
+    let credentials = stream
+        .peer_cred()
+        .or_io("the peer's credentials are not known")?;
+    let user = credentials.uid();
+    let peer = Peer::Process {
+        user,
+        process: credentials.pid().unwrap_or_default(),
+    };
+    let is_ours = user == rustix::process::geteuid().as_raw() || user == 0;
+    if is_ours {
+        return Ok(peer);
+    }
+    let group = file.group()?;
+    if credentials.gid() == group || socket::peer_groups(stream.as_fd())?.contains(&group) {
+        return Ok(peer);
+    }
+    Err(Error::new(
+        ErrorKind::PermissionDenied,
+        format!("user {user} is neither the server's nor in group {group}"),
+    ))
 }

@@ -7,6 +7,7 @@
 //!   protocol, a server that shuts down) drops its [`crate::ingest::Connection`] without finishing it.
 //! - When a client sees the connection closed after its DISC, the session knows that the disk is finished.
 //! - Whatever a client sends ends at most its own connection.
+//! - Over TCP nothing but STARTTLS and ABORT is answered before TLS, and nothing that was said before it counts afterwards.
 //! - The payload of a WRITE is received into the session's buffer and taken from there; no byte is copied between.
 //!
 //! # Concurrency
@@ -20,6 +21,7 @@
 //! does so before it copies would make all that the parent has look changed.
 
 mod buffer;
+mod caller;
 mod check;
 mod connection;
 mod context;
@@ -28,12 +30,17 @@ mod handshake;
 mod limit;
 mod listen;
 mod reply;
+mod secure;
+mod service;
 mod step;
+mod stream;
 mod survey;
 mod work;
 
 pub use crate::nbd::proto::option::ExportInfo;
-pub use export::{Export, Exports};
+pub use caller::Caller;
+pub use export::{Content, Export, Exports};
 pub use limit::ServerLimits;
-pub use listen::Server;
+pub use listen::{Security, Server};
+pub use service::Service;
 pub use survey::{Stretch, Survey, Surveyor};

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::buffer::Buffer;
+use super::stream::Sending;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::Mode;
 use crate::nbd::proto::command::Request;
@@ -146,10 +146,10 @@ pub(super) fn recipient(request: &Request, mode: Mode) -> Recipient {
 
 /// Sends replies until nobody can make any more.
 pub(super) async fn send_all(
-    mut stream: OwnedWriteHalf,
+    mut stream: Sending,
     mut replies: UnboundedReceiver<Reply>,
     stall_timeout: Duration,
-) -> Result<OwnedWriteHalf> {
+) -> Result<()> {
     let mut batch = Vec::with_capacity(BATCH);
     while replies.recv_many(&mut batch, BATCH).await > 0 {
         let slices: Vec<&[u8]> = batch
@@ -171,15 +171,24 @@ pub(super) async fn send_all(
         }
         drop(slices);
         batch.clear();
+        if replies.is_empty() {
+            flush(&mut stream, stall_timeout).await?;
+        }
     }
-    Ok(stream)
+    // Whether the client still hears the end does not matter any more.
+    let _ = tokio::time::timeout(stall_timeout, stream.shutdown()).await;
+    Ok(())
 }
 
-async fn send(
-    stream: &mut OwnedWriteHalf,
-    slices: &[&[u8]],
-    stall_timeout: Duration,
-) -> Result<()> {
+/// What lies in a buffer of TLS goes out.
+async fn flush(stream: &mut Sending, stall_timeout: Duration) -> Result<()> {
+    tokio::time::timeout(stall_timeout, stream.flush())
+        .await
+        .map_err(|_| Error::new(ErrorKind::TimedOut, "the client does not take its replies"))?
+        .or_io("cannot send a reply")
+}
+
+async fn send(stream: &mut Sending, slices: &[&[u8]], stall_timeout: Duration) -> Result<()> {
     let mut slices: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
     let mut rest = slices.as_mut_slice();
     while !rest.is_empty() {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::point::{Kind, PointParent};
 use super::{Sidecar, Unknown};
 use crate::repo::slot::Slot;
-use crate::types::{Digest, DiskName, LayerId, PointName, SessionId, VmName};
+use crate::types::{Digest, DiskName, LayerId, PointName, SessionId, Token, VmName};
 
 /// Seconds after which an idle session ends by itself, by default (24 h).
 pub const TTL_SECONDS_DEFAULT: u64 = 24 * 3600;
@@ -39,6 +39,9 @@ pub struct Session {
     /// Serial of its inode numbers.
     #[serde(default)]
     pub serial: u32,
+    /// What a client over TCP has to know beside the name; a session without one is not served there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
     /// All disks of the VM.
     pub disks: Vec<SessionDisk>,
     /// What was said of the disks so far.

@@ -257,11 +257,7 @@ impl Tree {
             _ if low & !low::DOCUMENT_MASK == low::INFO => Part::Status,
             _ if low & !low::DOCUMENT_MASK == low::VOLUMES_JSON => Part::Targets,
             _ => match low & !low::INDEX_MASK {
-                low::DISK => {
-                    let mut files = session.files().into_iter();
-                    let found = files.find(|(_, disk)| disk.meta().number == index);
-                    Part::Disk(found.ok_or_else(stale)?.1)
-                }
+                low::DISK => Part::Disk(session.numbered(index).ok_or_else(stale)?),
                 low::ATTACHED_FILE => {
                     let position = usize::try_from(index).map_err(|_| stale())?;
                     let name = desk.name_at(ino.serial(), position);

@@ -63,7 +63,8 @@ impl Tree {
                 if !vm.points.is_empty() || !self.sessions_of(vm).is_empty() {
                     return Err(Error::new(ErrorKind::NotEmpty, "the VM has restore points"));
                 }
-                Err(not_permitted("a VM is not removed here"))
+                desk.sessions().remove_vm(&vm.name, Telling::Go)?;
+                self.refresh_quietly()
             }
             Node::Vm(vm) => {
                 if let Some(session) = self.session_named(vm.name.as_str(), name) {
@@ -80,8 +81,9 @@ impl Tree {
                         "restore points are removed by retention, or where it is mounted with allow_forget",
                     ));
                 }
-                let _ = point;
-                Err(not_permitted("points are not removed here"))
+                desk.sessions()
+                    .forget_point(&vm.name, &point.entry.name, Telling::Go)?;
+                self.refresh_quietly()
             }
             Node::Session(node) => {
                 let child = self.session_part(&node, name)?;

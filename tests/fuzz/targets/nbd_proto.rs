@@ -1,4 +1,4 @@
-//! Everything that an NBD peer sends, as any bytes: options and requests of clients, replies of servers, and URIs.
+//! Everything that an NBD peer sends, as any bytes: options and requests of clients, replies of servers, names in certificates, and URIs.
 
 use restorefs::nbd::proto::Mode;
 use restorefs::nbd::proto::command::Request;
@@ -7,6 +7,7 @@ use restorefs::nbd::proto::option::{
 };
 use restorefs::nbd::proto::reply::{ChunkType, Header, parse_error, parse_status};
 use restorefs::nbd::proto::uri::Uri;
+use restorefs::nbd::tls::common_names;
 
 /// Parses the bytes as each message in turn, at each of the first places.
 pub(crate) fn run(data: &[u8]) {
@@ -52,6 +53,7 @@ pub(crate) fn run(data: &[u8]) {
         if let Ok(contexts) = ContextRequest::parse(rest) {
             assert_eq!(contexts.encode(), rest);
         }
+        let _ = common_names(rest);
         let _ = ExportInfo::parse(rest);
         let _ = Info::parse(rest);
         let _ = MetaContext::parse(rest);

@@ -1,0 +1,226 @@
+//! Who may use what over TCP: the file of `--nbd-access`.
+//!
+//! # Invariants
+//! What no entry allows is not allowed. A file that has something in it that is not understood is refused as a whole.
+
+use std::io::Read;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::types::VmName;
+
+/// LIMIT: bytes of the file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// LIMIT: characters of an identity or a pattern.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// What may be done with a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Right {
+    /// Its points may be read.
+    Read,
+    /// Disks of its sessions may be written by whoever knows the session's token.
+    Ingest,
+}
+
+/// One entry of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    /// A name in the certificate: a common name, or a DNS name or URI of its subjectAltName.
+    identity: String,
+    /// Names of VMs; `*` stands for any characters, `?` for one.
+    vms: Vec<String>,
+    rights: Vec<Right>,
+}
+
+/// The whole file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Access {
+    #[serde(default)]
+    access: Vec<Entry>,
+}
+
+impl Access {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// `InvalidInput` saying what is wrong and where; `LimitExceeded`; `NotFound`, `Io`.
+    pub(super) fn load(path: &Path) -> Result<Self> {
+        let mut text = String::new();
+        let file = std::fs::File::open(path)
+            .or_io("cannot read who may use what")
+            .at_path(path)?;
+        file.take(FILE_BYTES_MAX + 1)
+            .read_to_string(&mut text)
+            .or_io("cannot read who may use what")
+            .at_path(path)?;
+        if u64::try_from(text.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
+            let error = Error::new(ErrorKind::LimitExceeded, "the file has more than 1 MiB");
+            return Err(error.at_path(path));
+        }
+        Self::parse(&text).at_path(path)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let access: Self = toml::from_str(text).map_err(|e| {
+            let place = e.span().map_or(0, |span| {
+                let before = text.get(..span.start).unwrap_or_default();
+                before.matches('\n').count() + 1
+            });
+            Error::invalid(format!("line {place}: {}", e.message()))
+                .advise("write [[access]] identity = \"NAME\" vms = [\"web*\"] rights = [\"read\", \"ingest\"]")
+        })?;
+        for entry in &access.access {
+            let name = entry.identity.escape_debug();
+            let is_plain = |text: &String| !text.is_empty() && text.len() <= TEXT_BYTES_MAX;
+            if !is_plain(&entry.identity) {
+                return Err(Error::invalid("an identity is empty or too long"));
+            }
+            if entry.vms.is_empty() || !entry.vms.iter().all(is_plain) {
+                return Err(Error::invalid(format!(
+                    "\"{name}\": vms has no pattern, or one that is empty or too long"
+                )));
+            }
+            if entry.rights.is_empty() {
+                return Err(Error::invalid(format!("\"{name}\": rights is empty")));
+            }
+        }
+        Ok(access)
+    }
+
+    /// Whether somebody with these names may do that with the VM.
+    pub(super) fn allows(&self, names: &[String], vm: &VmName, right: Right) -> bool {
+        let vm = vm.folded();
+        self.access.iter().any(|entry| {
+            names.contains(&entry.identity)
+                && entry.rights.contains(&right)
+                && entry
+                    .vms
+                    .iter()
+                    .any(|pattern| fits(&pattern.to_ascii_lowercase(), &vm))
+        })
+    }
+}
+
+/// Whether a name fits a pattern of `*` and `?`. Takes time for the product of both lengths at most.
+fn fits(pattern: &str, name: &str) -> bool {
+    let (mut pattern, mut name) = (pattern.as_bytes(), name.as_bytes());
+    // Where to go on when what follows the last `*` does not fit.
+    let mut again: Option<(&[u8], &[u8])> = None;
+    loop {
+        match (pattern.split_first(), name.split_first()) {
+            (None, None) => return true,
+            (Some((b'*', rest)), _) => {
+                again = Some((rest, name));
+                pattern = rest;
+            }
+            (Some((p, pattern_rest)), Some((n, name_rest))) if *p == b'?' || p == n => {
+                pattern = pattern_rest;
+                name = name_rest;
+            }
+            _ => match again {
+                Some((after, [_, rest @ ..])) => {
+                    again = Some((after, rest));
+                    pattern = after;
+                    name = rest;
+                }
+                _ => return false,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Access, Right, fits};
+    use crate::types::VmName;
+
+    const FILE: &str = "
+        [[access]]
+        identity = \"agent1\"
+        vms = [\"web*\", \"db01\"]
+        rights = [\"read\", \"ingest\"]
+
+        [[access]]
+        identity = \"spiffe://example/auditor\"
+        vms = [\"*\"]
+        rights = [\"read\"]
+    ";
+
+    #[test]
+    fn the_file_says_who_may_do_what() {
+        let access = Access::parse(FILE).unwrap();
+        let may = |name: &str, vm: &str, right| {
+            let names = ["nobody".to_owned(), name.to_owned()];
+            access.allows(&names, &VmName::new(vm).unwrap(), right)
+        };
+        assert!(may("agent1", "web01", Right::Ingest));
+        assert!(may("agent1", "WEB01", Right::Read));
+        assert!(may("agent1", "db01", Right::Read));
+        assert!(!may("agent1", "db011", Right::Read));
+        assert!(!may("Agent1", "web01", Right::Read));
+        assert!(may("spiffe://example/auditor", "mail", Right::Read));
+        assert!(!may("spiffe://example/auditor", "mail", Right::Ingest));
+        assert!(!may("", "web01", Right::Read));
+        assert_eq!(Access::parse("").unwrap(), Access::default());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for (text, what) in [
+            ("[[acess]]", "line 1"),
+            ("\n[[access]]\nidentity = 3", "line 3"),
+            ("[[access]]\nidentity = \"a\"", "vms"),
+            (
+                "[[access]]\nidentity = \"a\"\nvms = [\"b\"]\nrights = [\"write\"]",
+                "line 4",
+            ),
+            (
+                "[[access]]\nidentity = \"a\"\nvms = [\"b\"]\nrights = []",
+                "rights is empty",
+            ),
+            (
+                "[[access]]\nidentity = \"a\"\nvms = []\nrights = [\"read\"]",
+                "vms",
+            ),
+            (
+                "[[access]]\nidentity = \"\"\nvms = [\"b\"]\nrights = [\"read\"]",
+                "identity",
+            ),
+            (
+                "[[access]]\nidentity = \"a\"\nvms = [\"b\"]\nrights = [\"read\"]\nwhen = 1",
+                "line 5",
+            ),
+        ] {
+            let error = Access::parse(text).unwrap_err();
+            assert!(error.to_string().contains(what), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn patterns_fit_as_in_a_shell() {
+        for (pattern, name, is_fit) in [
+            ("*", "", true),
+            ("*", "web01", true),
+            ("web*", "web", true),
+            ("web?", "web", false),
+            ("web?", "web1", true),
+            ("*01", "web0101", true),
+            ("*a*b", "xaxbxb", true),
+            ("*a*b", "xaxbx", false),
+            ("", "x", false),
+            ("w.b", "web", false),
+        ] {
+            assert_eq!(fits(pattern, name), is_fit, "{pattern} {name}");
+        }
+        let begun = std::time::Instant::now();
+        assert!(!fits(&"*a".repeat(128), &"a".repeat(127)));
+        assert!(!fits(&"*a".repeat(60), &"ab".repeat(128)) || begun.elapsed().as_secs() < 5);
+    }
+}

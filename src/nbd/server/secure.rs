@@ -1,0 +1,94 @@
+//! From a plain connection to TLS (proto.md, "FORCEDTLS mode").
+//!
+//! # Invariants
+//! - Before TLS nothing is told of any export: each option but STARTTLS and ABORT is answered with ERR_TLS_REQD, unread.
+//! - Nothing is kept of what was said before. No byte is read ahead, so none that came in the clear can pass for one that came
+//!   through TLS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_rustls::TlsAcceptor;
+
+use super::caller::Caller;
+use super::handshake::{SKIP_BYTES_MAX, greet, receive_option, send, skip};
+use super::stream::Stream;
+use crate::error::{Error, ErrorKind, Result};
+use crate::nbd::proto::field::violation;
+use crate::nbd::proto::flag::ClientFlags;
+use crate::nbd::proto::option::{OptionHeader, OptionKind, ReplyKind, encode_reply};
+use crate::nbd::tls::{self, ServerTls};
+
+/// LIMIT: options before TLS.
+const OPTIONS_MAX: u32 = 16;
+
+/// A connection that speaks TLS, whose it is, and how it answered the greeting.
+type Secured = (Stream, Caller, ClientFlags);
+
+/// Greets a client and makes it speak TLS within `timeout`; `None` when it leaves in good order.
+pub(super) async fn secure(
+    stream: Stream,
+    tls: &ServerTls,
+    timeout: Duration,
+) -> Result<Option<Secured>> {
+    tokio::time::timeout(timeout, begin(stream, tls))
+        .await
+        .map_err(|_| Error::new(ErrorKind::TimedOut, "the client did not begin TLS in time"))?
+}
+
+async fn begin(mut stream: Stream, tls: &ServerTls) -> Result<Option<Secured>> {
+    let Some(answer) = greet(&mut stream).await? else {
+        return Ok(None);
+    };
+    if !wait_for_start(&mut stream).await? {
+        return Ok(None);
+    }
+    let Stream::Tcp(stream) = stream else {
+        return Err(Error::unsupported("TLS is for TCP"));
+    };
+    let stream = TlsAcceptor::from(tls.config())
+        .accept(stream)
+        .await
+        .map_err(|e| violation("TLS with the client failed").caused_by(e))?;
+    let certificate = stream.get_ref().1.peer_certificates();
+    let names = certificate
+        .and_then(|all| all.first())
+        .map(tls::names)
+        .ok_or_else(|| violation("the client has no certificate"))?;
+    tracing::debug!(?names, "the client speaks TLS");
+    let caller = Caller::Certified(Arc::from(names));
+    Ok(Some((Stream::Tls(Box::new(stream)), caller, answer)))
+}
+
+/// Answers options until the client wants TLS; `false` when it leaves.
+async fn wait_for_start(stream: &mut Stream) -> Result<bool> {
+    for _ in 0..OPTIONS_MAX {
+        let Some(OptionHeader { kind, length_bytes }) = receive_option(stream).await? else {
+            return Ok(false);
+        };
+        if length_bytes > SKIP_BYTES_MAX || kind == OptionKind::ExportName {
+            return Err(violation("the client does not begin with TLS"));
+        }
+        skip(stream, u64::from(length_bytes)).await?;
+        let (reply, why) = match kind {
+            OptionKind::StartTls if length_bytes > 0 => {
+                (ReplyKind::ErrInvalid, "the option has no data")
+            }
+            OptionKind::StartTls | OptionKind::Abort => (ReplyKind::Ack, ""),
+            _ => (ReplyKind::ErrTlsRequired, "TLS comes first"),
+        };
+        let sent = send(stream, &encode_reply(kind, reply, why.as_bytes())).await;
+        if kind == OptionKind::Abort {
+            // Many clients do not wait for it.
+            return Ok(false);
+        }
+        sent?;
+        if reply == ReplyKind::Ack {
+            return Ok(true);
+        }
+    }
+    Err(Error::new(
+        ErrorKind::LimitExceeded,
+        "the client does not come to an end with its options",
+    ))
+}

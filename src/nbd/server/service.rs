@@ -1,0 +1,112 @@
+//! What all connections share: what is served, the limits, and memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use super::buffer::BufferPool;
+use super::export::Exports;
+use super::limit::ServerLimits;
+use crate::types::width::usize_from_u32;
+
+/// LIMIT: lists of exports that are made at a time; each may have 65,536 names.
+const LISTS_MAX: usize = 2;
+
+/// What is served, for any number of listeners.
+pub struct Service {
+    pub(super) exports: Arc<dyn Exports>,
+    pub(super) limits: ServerLimits,
+    pub(super) bytes: Arc<Semaphore>,
+    pub(super) workers: Arc<Semaphore>,
+    pub(super) lists: Semaphore,
+    pub(super) pool: Arc<BufferPool>,
+    pub(super) crowd: Arc<Crowd>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Serves these exports within these limits.
+    #[must_use]
+    pub fn new(exports: Arc<dyn Exports>, limits: ServerLimits) -> Arc<Self> {
+        let limits = limits.usable();
+        Arc::new(Self {
+            exports,
+            limits,
+            bytes: Arc::new(Semaphore::new(usize_from_u32(limits.bytes))),
+            workers: Arc::new(Semaphore::new(usize_from_u32(limits.workers))),
+            lists: Semaphore::new(LISTS_MAX),
+            pool: Arc::default(),
+            crowd: Arc::default(),
+        })
+    }
+}
+
+/// How many connections each export has.
+#[derive(Debug, Default)]
+pub(super) struct Crowd(Mutex<HashMap<String, u32>>);
+
+/// A place at an export, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    crowd: Arc<Crowd>,
+    name: String,
+}
+
+impl Crowd {
+    /// A place at the export, if one of `most` is free.
+    pub(super) fn seat(self: &Arc<Self>, name: &str, most: u32) -> Option<Seat> {
+        // Names of VMs, points and disks do not differ by case alone.
+        let name = name.to_ascii_lowercase();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(name.clone()).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        drop(all);
+        Some(Seat {
+            crowd: Arc::clone(self),
+            name,
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut all = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.name) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                all.remove(&self.name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Crowd;
+
+    #[test]
+    fn places_are_counted_for_each_export_and_come_back() {
+        let crowd = Arc::<Crowd>::default();
+        let first = crowd.seat("web01/p/vda", 2).unwrap();
+        let _second = crowd.seat("WEB01/p/vda", 2).unwrap();
+        assert!(crowd.seat("web01/p/vda", 2).is_none());
+        let _other = crowd.seat("web01/p/vdb", 2).unwrap();
+        drop(first);
+        drop(crowd.seat("web01/p/vda", 2).unwrap());
+        drop((_second, _other));
+        assert!(crowd.0.lock().unwrap().is_empty());
+    }
+}

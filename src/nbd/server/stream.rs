@@ -1,0 +1,94 @@
+//! The connection itself, of whatever sort.
+
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+
+/// The side that requests come from.
+pub(super) type Receiving = Box<dyn AsyncRead + Send + Unpin>;
+
+/// The side that replies go to.
+pub(super) type Sending = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A connection.
+pub(super) enum Stream {
+    /// A Unix socket, whose peer was checked when it was accepted.
+    Unix(UnixStream),
+    /// TCP, as it is.
+    Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Both sides, each for a task of its own.
+    pub(super) fn split(self) -> (Receiving, Sending) {
+        match self {
+            Self::Unix(stream) => {
+                let (receiving, sending) = stream.into_split();
+                (Box::new(receiving), Box::new(sending))
+            }
+            Self::Tcp(stream) => {
+                let (receiving, sending) = stream.into_split();
+                (Box::new(receiving), Box::new(sending))
+            }
+            Self::Tls(stream) => {
+                let (receiving, sending) = tokio::io::split(*stream);
+                (Box::new(receiving), Box::new(sending))
+            }
+        }
+    }
+
+    fn reader(&mut self) -> Pin<&mut (dyn AsyncRead + Unpin)> {
+        match self {
+            Self::Unix(stream) => Pin::new(stream),
+            Self::Tcp(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(stream.as_mut()),
+        }
+    }
+
+    fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
+        match self {
+            Self::Unix(stream) => Pin::new(stream),
+            Self::Tcp(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(stream.as_mut()),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        self.reader().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.writer().poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        self.writer().poll_write_vectored(cx, bufs)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.writer().poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.writer().poll_shutdown(cx)
+    }
+}

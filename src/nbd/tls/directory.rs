@@ -1,0 +1,105 @@
+//! Certificates and keys in a directory, with the file names that QEMU, nbdkit and libnbd use.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+
+use super::unusable;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+/// Certificates of the authorities that are trusted.
+pub(super) const CA: &str = "ca-cert.pem";
+/// Certificates that they have taken back; may be missing.
+pub(super) const CRL: &str = "ca-crl.pem";
+
+/// LIMIT: bytes of one of the files.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A directory with certificates.
+pub(super) struct Directory<'a>(pub(super) &'a Path);
+
+impl Directory<'_> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The file's bytes; `None` when there is no such file.
+    fn find(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path(name);
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("cannot read", e).at_path(path)),
+        };
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .or_io("cannot read")
+            .at_path(&path)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            let error = Error::new(ErrorKind::LimitExceeded, "more than 1 MiB of certificates");
+            return Err(error.at_path(path));
+        }
+        Ok(Some(bytes))
+    }
+
+    fn load(&self, name: &str) -> Result<Vec<u8>> {
+        self.find(name)?.ok_or_else(|| {
+            Error::not_found("there is no such file")
+                .at_path(self.path(name))
+                .advise("README, \"TLS\", says how certificates are made")
+        })
+    }
+
+    fn parse<T: PemObject>(&self, name: &str, pem: &[u8]) -> Result<Vec<T>> {
+        let all: std::result::Result<Vec<T>, _> = T::pem_slice_iter(pem).collect();
+        let all = all
+            .map_err(|e| unusable("not PEM", e))
+            .at_path(self.path(name))?;
+        if all.is_empty() {
+            let error = Error::invalid("there is nothing of the sort in it");
+            return Err(error.at_path(self.path(name)));
+        }
+        Ok(all)
+    }
+
+    /// The authorities that are trusted.
+    pub(super) fn roots(&self) -> Result<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.parse::<CertificateDer<'_>>(CA, &self.load(CA)?)? {
+            roots
+                .add(certificate)
+                .map_err(|e| unusable("the authority's certificate cannot be used", e))
+                .at_path(self.path(CA))?;
+        }
+        Ok(roots)
+    }
+
+    /// Lists of what the authorities have taken back.
+    pub(super) fn revoked(&self) -> Result<Vec<CertificateRevocationListDer<'static>>> {
+        match self.find(CRL)? {
+            Some(pem) => self.parse(CRL, &pem),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether the file is there.
+    pub(super) fn has(&self, name: &str) -> Result<bool> {
+        Ok(self.find(name)?.is_some())
+    }
+
+    /// A chain of certificates, ours first.
+    pub(super) fn chain(&self, name: &str) -> Result<Vec<CertificateDer<'static>>> {
+        self.parse(name, &self.load(name)?)
+    }
+
+    /// A private key.
+    pub(super) fn key(&self, name: &str) -> Result<PrivateKeyDer<'static>> {
+        PrivateKeyDer::from_pem_slice(&self.load(name)?)
+            .map_err(|e| unusable("there is no private key without a password in it", e))
+            .at_path(self.path(name))
+    }
+}

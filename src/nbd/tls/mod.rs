@@ -1,0 +1,32 @@
+//! TLS for both sides: certificates in directories with QEMU's file names, and who the other side is.
+//!
+//! # Invariants
+//! - A server takes no client whose certificate is not signed by its CA.
+//! - Nothing is trusted but the CA in the directory: the system's own list of authorities is not asked.
+//!
+//! # Why
+//! rustls with ring: it builds in seconds, without cmake. It has no pre-shared keys (TLS-PSK), so there are none here.
+
+mod client;
+mod directory;
+mod server;
+mod subject;
+
+pub use client::{ClientTls, default_directory};
+pub use server::ServerTls;
+pub use subject::{common_names, names};
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+use crate::error::{Error, ErrorKind};
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// An error of a certificate or key that cannot be used.
+fn unusable(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("{what}: {error}"))
+}

@@ -1,0 +1,147 @@
+//! The names of a certificate's holder.
+//!
+//! # On-disk layout
+//! A subject is DER (X.690), as RFC 5280 says in 4.1.2.4: a sequence of sets (0x31) of sequences (0x30), each an object identifier
+//! (0x06) and a string. The common name is 2.5.4.3.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use rustls::pki_types::CertificateDer;
+use webpki::EndEntityCert;
+
+/// LIMIT: names of one certificate; a certificate that has more is not ours.
+const NAMES_MAX: usize = 64;
+
+/// LIMIT: bytes of a name.
+const NAME_BYTES_MAX: usize = 256;
+
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+/// Strings that are UTF-8 or a part of it: UTF8String, PrintableString, IA5String.
+const STRINGS: [u8; 3] = [0x0c, 0x13, 0x16];
+/// 2.5.4.3.
+const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
+
+/// What the holder of a certificate is known by: its common names, and the DNS names and URIs of its subjectAltName. None of a
+/// certificate that makes no sense.
+#[must_use]
+pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(parsed) = EndEntityCert::try_from(certificate) else {
+        return Vec::new();
+    };
+    let common = common_names(parsed.subject());
+    let alternative = parsed.valid_dns_names().chain(parsed.valid_uri_names());
+    let mut names: Vec<String> = Vec::new();
+    for name in common.into_iter().chain(alternative) {
+        let is_plain =
+            !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
+        if is_plain && names.len() < NAMES_MAX && !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+/// The first element of `bytes`: its tag, its content, and what follows.
+fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, rest) = bytes.split_first()?;
+    let (first, rest) = rest.split_first()?;
+    // LIMIT: lengths of up to three bytes: no subject has 16 MiB.
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(*first), rest),
+        0x81..=0x83 => {
+            let count = usize::from(first & 0x7f);
+            let (length, rest) = rest.split_at_checked(count)?;
+            let length = length.iter().try_fold(0usize, |sum, byte| {
+                sum.checked_mul(256)?.checked_add(usize::from(*byte))
+            })?;
+            (length, rest)
+        }
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((*tag, content, rest))
+}
+
+/// Elements of `bytes` with this tag; ends where something makes no sense.
+fn elements(mut bytes: &[u8], wanted: u8) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    while let Some((tag, content, rest)) = element(bytes)
+        && found.len() < NAMES_MAX
+    {
+        if tag == wanted {
+            found.push(content);
+        }
+        bytes = rest;
+    }
+    found
+}
+
+/// The common names of a subject, which comes without its outermost tag.
+#[must_use]
+pub fn common_names(subject: &[u8]) -> Vec<&str> {
+    let attributes = elements(subject, SET)
+        .into_iter()
+        .flat_map(|set| elements(set, SEQUENCE));
+    attributes
+        .filter_map(|attribute| {
+            let (tag, kind, rest) = element(attribute)?;
+            if tag != OBJECT_IDENTIFIER || kind != COMMON_NAME {
+                return None;
+            }
+            let (tag, text, rest) = element(rest)?;
+            if !STRINGS.contains(&tag) || !rest.is_empty() {
+                return None;
+            }
+            std::str::from_utf8(text).ok()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{common_names, names};
+    use proptest::prelude::{any, prop, proptest};
+    use rustls::pki_types::CertificateDer;
+
+    fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
+        let mut out = vec![tag, u8::try_from(content.len()).unwrap()];
+        out.extend(content);
+        out
+    }
+
+    fn attribute(kind: &[u8], tag: u8, text: &[u8]) -> Vec<u8> {
+        let kind = tagged(0x06, kind);
+        tagged(0x31, &tagged(0x30, &[kind, tagged(tag, text)].concat()))
+    }
+
+    #[test]
+    fn common_names_are_found_among_others() {
+        let subject = [
+            attribute(&[0x55, 0x04, 0x0a], 0x0c, b"Example"),
+            attribute(&[0x55, 0x04, 0x03], 0x0c, "agént".as_bytes()),
+            attribute(&[0x55, 0x04, 0x03], 0x13, b"second"),
+            attribute(&[0x55, 0x04, 0x03], 0x1e, b"\0B\0M\0P"),
+            attribute(&[0x55, 0x04, 0x03], 0x0c, b"\xff"),
+        ]
+        .concat();
+        assert_eq!(common_names(&subject), ["agént", "second"]);
+        for length in 0..subject.len() {
+            let cut = subject.get(..length).unwrap();
+            assert!(common_names(cut).len() <= 2);
+        }
+        assert!(names(&CertificateDer::from(subject)).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_have_names_or_not(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = common_names(&bytes);
+            let _ = names(&CertificateDer::from(bytes));
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Certificates for tests, made by openssl.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::tool::has;
+
+/// An authority, and directories with certificates of it.
+pub(crate) struct Authority {
+    dir: TempDir,
+}
+
+fn openssl(arguments: &[&str]) {
+    let output = Command::new("openssl").args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl {arguments:?}: {said}");
+}
+
+/// Whether openssl is there.
+pub(crate) fn can_certify() -> bool {
+    has("openssl")
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Self { dir };
+        let (key, cert) = (authority.path("ca-key.pem"), authority.path("ca-cert.pem"));
+        openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "30",
+            "-subj",
+            "/CN=backup CA",
+            "-keyout",
+            text(&key),
+            "-out",
+            text(&cert),
+        ]);
+        authority
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A directory with `<side>-cert.pem`, `<side>-key.pem` and `ca-cert.pem`; `more` are extensions or other arguments.
+    fn directory(&self, name: &str, side: &str, subject: &str, more: &[&str]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::copy(self.path("ca-cert.pem"), path.join("ca-cert.pem")).unwrap();
+        let (ca, ca_key) = (self.path("ca-cert.pem"), self.path("ca-key.pem"));
+        let (key, cert) = (
+            path.join(format!("{side}-key.pem")),
+            path.join(format!("{side}-cert.pem")),
+        );
+        let mut arguments = vec![
+            "req",
+            "-x509",
+            "-CA",
+            text(&ca),
+            "-CAkey",
+            text(&ca_key),
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            subject,
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            text(&key),
+            "-out",
+            text(&cert),
+        ];
+        arguments.extend(more);
+        openssl(&arguments);
+        path
+    }
+
+    /// For a server on this machine.
+    pub(crate) fn server(&self) -> PathBuf {
+        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+        self.directory(
+            "server",
+            "server",
+            "/CN=localhost",
+            &["-addext", names, "-days", "30"],
+        )
+    }
+
+    /// For a client of that common name.
+    pub(crate) fn client(&self, name: &str) -> PathBuf {
+        let directory = format!("client-{name}");
+        let subject = format!("/O=tests/CN={name}");
+        self.directory(&directory, "client", &subject, &["-days", "30"])
+    }
+
+    /// For a client that is known by a name in subjectAltName (`DNS:a`, `URI:b`).
+    pub(crate) fn client_with(&self, directory: &str, names: &str) -> PathBuf {
+        let names = format!("subjectAltName={names}");
+        self.directory(
+            directory,
+            "client",
+            "/O=tests",
+            &["-addext", &names, "-days", "30"],
+        )
+    }
+
+    /// For a client, but made out for servers.
+    pub(crate) fn misused(&self, name: &str) -> PathBuf {
+        let (subject, usage) = (format!("/CN={name}"), "extendedKeyUsage=serverAuth");
+        self.directory(
+            "misused",
+            "client",
+            &subject,
+            &["-addext", usage, "-days", "30"],
+        )
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}

@@ -1,0 +1,637 @@
+//! TCP with TLS: who gets in, what he sees, what is said before; other clients and servers over TLS, and ours with them.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use restorefs::block::{ReadAt, WriteAt};
+use restorefs::error::{Error, ErrorKind};
+use restorefs::nbd::client::{Client, list};
+use restorefs::nbd::proto::uri::Uri;
+use serde_json::Value;
+
+use crate::certificate::{Authority, can_certify};
+use crate::client::check_writes;
+use crate::place::{Daemon, Place};
+use crate::tool::{self, attempt, has, run};
+
+const TLS_REQUIRED: u32 = 0x8000_0005;
+const INVALID: u32 = 0x8000_0003;
+const UNSUPPORTED: u32 = 0x8000_0001;
+
+const ACCESS: &str = "
+[[access]]
+identity = \"agent1\"
+vms = [\"web*\"]
+rights = [\"read\", \"ingest\"]
+
+[[access]]
+identity = \"auditor.example\"
+vms = [\"*\"]
+rights = [\"read\"]
+
+[[access]]
+identity = \"spiffe://example/ingest\"
+vms = [\"db??\"]
+rights = [\"ingest\"]
+";
+
+/// A daemon that listens on TCP, over a repository with `web01` and `db01`.
+pub(crate) struct Secure {
+    pub(crate) place: Place,
+    pub(crate) daemon: Daemon,
+    pub(crate) authority: Authority,
+    pub(crate) address: SocketAddr,
+    agent: PathBuf,
+    bytes: Vec<u8>,
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Secure {
+    pub(crate) fn new() -> Self {
+        let place = Place::new();
+        let bytes = place.disk("a.raw", 20, 3);
+        for vm in ["web01", "db01"] {
+            place.ok(&["backup", vm, "vda=a.raw", "--point", "p1"]);
+        }
+        let authority = Authority::new();
+        std::fs::write(place.path("access.toml"), ACCESS).unwrap();
+        let address: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+        let server = authority.server();
+        let daemon = place.serve(&[
+            "--nbd-listen",
+            &address.to_string(),
+            "--tls-certificates",
+            server.to_str().unwrap(),
+            "--nbd-access",
+            "access.toml",
+        ]);
+        let agent = authority.client("agent1");
+        Self {
+            place,
+            daemon,
+            authority,
+            address,
+            agent,
+            bytes,
+        }
+    }
+
+    /// The URI of an export for who has these certificates.
+    fn uri_of(&self, export: &str, certificates: &Path) -> String {
+        let port = self.address.port();
+        let directory = certificates.display();
+        format!("nbds://localhost:{port}/{export}?tls-certificates={directory}")
+    }
+
+    /// The same for the agent.
+    pub(crate) fn uri(&self, export: &str) -> String {
+        self.uri_of(export, &self.agent)
+    }
+
+    /// An URI that `begin` answered, with the agent's certificates.
+    fn with_agent(&self, uri: &Value) -> String {
+        format!(
+            "{}?tls-certificates={}",
+            uri.as_str().unwrap(),
+            self.agent.display()
+        )
+    }
+}
+
+fn connect(uri: &str) -> Result<Client, Error> {
+    Client::connect(&uri.parse::<Uri>().unwrap())
+}
+
+fn refused(uri: &str) -> Error {
+    match connect(uri) {
+        // With TLS 1.3 a client learns from the first answer that its certificate is not taken.
+        Ok(client) => client.read_at(0, &mut [0; 512]).unwrap_err(),
+        Err(e) => e,
+    }
+}
+
+fn names(uri: &str) -> Vec<String> {
+    let all = list(&uri.parse().unwrap()).unwrap();
+    all.into_iter().map(|export| export.name).collect()
+}
+
+#[test]
+fn everybody_sees_what_he_may_use_and_nothing_else_is_there() {
+    if !can_certify() {
+        return;
+    }
+    let secure = Secure::new();
+    let begun = secure.place.json(&["begin", "web01", "--session", "s"]);
+    let uri = secure.with_agent(&begun["disk_results"][0]["tcp_uri"]);
+    let auditor = secure
+        .authority
+        .client_with("auditor", "DNS:auditor.example");
+    let feeder = secure
+        .authority
+        .client_with("feeder", "URI:spiffe://example/ingest");
+    let stranger = secure.authority.client("stranger");
+    // Sessions are not in a list over TCP; on the Unix socket they are.
+    assert_eq!(names(&secure.uri("")), ["web01/latest/vda", "web01/p1/vda"]);
+    assert_eq!(
+        names(&secure.uri_of("", &auditor)),
+        [
+            "db01/latest/vda",
+            "db01/p1/vda",
+            "web01/latest/vda",
+            "web01/p1/vda"
+        ]
+    );
+    assert_eq!(names(&secure.uri_of("", &feeder)), [""; 0]);
+    assert_eq!(names(&secure.uri_of("", &stranger)), [""; 0]);
+    assert!(names(&secure.daemon.uri("")).contains(&"web01/s/vda".to_owned()));
+    let client = connect(&secure.uri("web01/latest~0/vda")).unwrap();
+    let mut read = vec![0; secure.bytes.len()];
+    client.read_at(0, &mut read).unwrap();
+    assert!(read == secure.bytes);
+    // What may not be used, what is not there, what makes no sense: one answer.
+    let token = begun["disk_results"][0]["tcp_uri"].as_str().unwrap();
+    let token = token.rsplit('~').next().unwrap().split('/').next().unwrap();
+    let wrong = format!("{}0", &token[..31]).replace("00", "11");
+    let exports = [
+        "db01/p1/vda".to_owned(),
+        "db01/latest/vda".to_owned(),
+        "mail/p1/vda".to_owned(),
+        "web01/p9/vda".to_owned(),
+        "web01/p1/vdb".to_owned(),
+        "web01/s/vda".to_owned(),
+        "web01/latest~9/vda".to_owned(),
+        format!("web01/s~{wrong}/vda"),
+        format!("web01/s~{}/vda", "0".repeat(32)),
+        format!("web01/t~{token}/vda"),
+        format!("web01/s~{token}/vdb"),
+        format!("db01/s~{token}/vda"),
+        format!("web01/s~{token}x/vda"),
+        "web01/s~/vda".to_owned(),
+        "web01".to_owned(),
+        "../x/vda".to_owned(),
+        String::new(),
+    ];
+    for export in &exports {
+        let error = refused(&secure.uri(export));
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{export}: {error}");
+        let said = error.to_string();
+        let expected = format!("cannot open the export \\\"{export}\\\": there is no such export");
+        let expected = expected.replace("\\\"", "\"");
+        assert!(said.contains(&expected), "{said}");
+        if !export.is_empty() {
+            let answer = said.replace(export, "X");
+            let expected = "X\": there is no such export (\"there is no export \\\"X\\\"";
+            let plain = expected.replace("\\\"", "\"");
+            assert!(
+                answer.contains(expected) || answer.contains(&plain),
+                "{answer}"
+            );
+        }
+    }
+    // Reading is not writing: an auditor with the token gets nothing, an agent with it everything.
+    let stolen = uri.replace(secure.agent.to_str().unwrap(), auditor.to_str().unwrap());
+    assert_eq!(refused(&stolen).kind(), ErrorKind::NotFound);
+    let client = connect(&uri).unwrap();
+    client.write_at(65_536, &[9; 65_536]).unwrap();
+    client.flush().unwrap();
+    client.disconnect().unwrap();
+    secure.place.ok(&["commit", "web01/s", "--point", "p2"]);
+    let client = connect(&secure.uri("web01/p2/vda")).unwrap();
+    let mut read = [0; 512];
+    client.read_at(65_536, &mut read).unwrap();
+    assert_eq!(read, [9; 512]);
+    // The other VM's session is for who may ingest it, though he may not read it.
+    let begun = secure.place.json(&["begin", "db01", "--session", "s"]);
+    let uri = begun["disk_results"][0]["tcp_uri"].as_str().unwrap();
+    connect(&format!("{uri}?tls-certificates={}", feeder.display())).unwrap();
+    assert_eq!(
+        refused(&secure.uri_of("db01/p1/vda", &feeder)).kind(),
+        ErrorKind::NotFound
+    );
+    assert!(
+        begun["nbd_targets_tcp"]
+            .as_str()
+            .unwrap()
+            .starts_with("vda:nbds://127.0.0.1:")
+    );
+    secure.daemon.stop();
+}
+
+#[test]
+fn certificates_that_are_not_good_enough() {
+    if !can_certify() {
+        return;
+    }
+    let secure = Secure::new();
+    let export = "web01/p1/vda";
+    // Another authority: it does not trust us, nor do we trust it.
+    let elsewhere = Authority::new();
+    let other = elsewhere.client("agent1");
+    assert_eq!(
+        refused(&secure.uri_of(export, &other)).kind(),
+        ErrorKind::Disconnected
+    );
+    let trusting = tempfile::tempdir().unwrap();
+    for (name, from) in [
+        ("ca-cert.pem", &secure.agent),
+        ("client-cert.pem", &other),
+        ("client-key.pem", &other),
+    ] {
+        std::fs::copy(from.join(name), trusting.path().join(name)).unwrap();
+    }
+    let error = refused(&secure.uri_of(export, trusting.path()));
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+    // None at all.
+    for name in ["client-cert.pem", "client-key.pem"] {
+        std::fs::remove_file(trusting.path().join(name)).unwrap();
+    }
+    let error = refused(&secure.uri_of(export, trusting.path()));
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+    let misused = secure.authority.misused("agent1");
+    assert_eq!(
+        refused(&secure.uri_of(export, &misused)).kind(),
+        ErrorKind::Disconnected
+    );
+    // The server's name is checked, unless we say that it does not matter.
+    let uri = secure.uri(export);
+    let error = refused(&format!("{uri}&tls-hostname=elsewhere.example"));
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+    assert!(error.to_string().contains("TLS"), "{error}");
+    connect(&format!(
+        "{uri}&tls-hostname=elsewhere.example&tls-verify-peer=0"
+    ))
+    .unwrap();
+    connect(&uri.replace("localhost", "127.0.0.1")).unwrap();
+    // Without TLS, and where there is none.
+    let plain = format!("nbd://localhost:{}/{export}", secure.address.port());
+    let error = refused(&plain);
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("nbds://"), "{error}");
+    let unix = secure.daemon.uri(export).replace("nbd+unix", "nbds+unix");
+    let error = refused(&format!(
+        "{unix}&tls-certificates={}",
+        secure.agent.display()
+    ));
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    // A directory without certificates.
+    let empty = tempfile::tempdir().unwrap();
+    let error = refused(&secure.uri_of(export, empty.path()));
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("ca-cert.pem"), "{error}");
+    secure.daemon.stop();
+}
+
+/// A TCP client that speaks in bytes.
+struct Bytes(TcpStream);
+
+impl Bytes {
+    fn greeted(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut bytes = Self(stream);
+        let mut greeting = [0; 18];
+        bytes.0.read_exact(&mut greeting).unwrap();
+        assert_eq!(greeting[..16], *b"NBDMAGICIHAVEOPT");
+        bytes.0.write_all(&3u32.to_be_bytes()).unwrap();
+        bytes
+    }
+
+    fn option(&mut self, option: u32, data: &[u8]) {
+        let mut all = b"IHAVEOPT".to_vec();
+        all.extend(option.to_be_bytes());
+        all.extend((data.len() as u32).to_be_bytes());
+        all.extend(data);
+        self.0.write_all(&all).unwrap();
+    }
+
+    fn answer(&mut self) -> u32 {
+        let mut header = [0; 20];
+        self.0.read_exact(&mut header).unwrap();
+        let length = u32::from_be_bytes(header[16..].try_into().unwrap());
+        std::io::copy(&mut (&self.0).take(length.into()), &mut std::io::sink()).unwrap();
+        u32::from_be_bytes(header[12..16].try_into().unwrap())
+    }
+
+    /// The server hangs up; what it says before does not matter.
+    fn is_refused(&mut self) -> bool {
+        match std::io::copy(&mut self.0, &mut std::io::sink()) {
+            Ok(_) => true,
+            Err(e) => e.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+#[test]
+fn before_tls_nothing_is_told() {
+    if !can_certify() {
+        return;
+    }
+    let secure = Secure::new();
+    let go = b"\0\0\0\x0cweb01/p1/vda\0\0";
+    let mut raw = Bytes::greeted(secure.address);
+    for (option, data) in [
+        (3, &[][..]),
+        (6, go),
+        (7, go),
+        (8, &[]),
+        (9, b"\0\0\0\0\0\0\0\0"),
+        (10, b"\0\0\0\0\0\0\0\0"),
+        (11, &[]),
+        (0x7777, b"what"),
+        (7, &[0; 100_000]),
+    ] {
+        raw.option(option, data);
+        assert_eq!(raw.answer(), TLS_REQUIRED, "{option}");
+    }
+    raw.option(5, b"data");
+    assert_eq!(raw.answer(), INVALID);
+    raw.option(2, &[]);
+    assert_eq!(raw.answer(), 1);
+    assert!(raw.is_refused());
+    // The old way to choose cannot be answered.
+    let mut raw = Bytes::greeted(secure.address);
+    raw.option(1, b"web01/p1/vda");
+    assert!(raw.is_refused());
+    // Too many of them, one too long.
+    let mut raw = Bytes::greeted(secure.address);
+    for _ in 0..16 {
+        raw.option(8, &[]);
+        assert_eq!(raw.answer(), TLS_REQUIRED);
+    }
+    assert!(raw.is_refused());
+    let mut raw = Bytes::greeted(secure.address);
+    raw.0
+        .write_all(b"IHAVEOPT\0\0\0\x07\xff\xff\xff\xff")
+        .unwrap();
+    assert!(raw.is_refused());
+    // What comes in the clear behind STARTTLS is no TLS, and is not taken for an option later.
+    let mut raw = Bytes::greeted(secure.address);
+    raw.option(5, &[]);
+    raw.option(3, &[]);
+    assert_eq!(raw.answer(), 1);
+    assert!(raw.is_refused());
+    // Garbage, and a handshake that is cut off.
+    for garbage in [
+        &b"\x16\x03\x01\xff\xff"[..],
+        b"\x16\x03\x01\0\x05\x01\0\0\x01\0",
+        &[0x55; 4096],
+    ] {
+        let mut raw = Bytes::greeted(secure.address);
+        raw.option(5, &[]);
+        assert_eq!(raw.answer(), 1);
+        let _ = raw.0.write_all(garbage);
+        raw.0
+            .shutdown(std::net::Shutdown::Write)
+            .unwrap_or_default();
+        assert!(raw.is_refused());
+    }
+    // On the Unix socket there is no TLS.
+    let mut raw = crate::raw::Raw::greeted(&secure.daemon.socket);
+    raw.option(5, &[]);
+    assert_eq!(raw.answer(5).0, UNSUPPORTED);
+    connect(&secure.uri("web01/p1/vda")).unwrap();
+    secure.daemon.stop();
+}
+
+#[test]
+fn other_clients_read_and_write_over_tls() {
+    if !can_certify() {
+        return;
+    }
+    let secure = Secure::new();
+    let uri = secure.uri("web01/latest/vda");
+    let (first, copy) = (secure.place.path("a.raw"), secure.place.path("c.raw"));
+    let (first, copy) = (first.to_str().unwrap(), copy.to_str().unwrap());
+    if has("nbdinfo") && has("nbdcopy") {
+        let text = run("nbdinfo", &["--list", &secure.uri("")]);
+        assert!(text.contains("export=\"web01/p1/vda\""), "{text}");
+        assert!(text.contains("newstyle-fixed with TLS"), "{text}");
+        let map = run("nbdinfo", &["--map=qemu:allocation-depth", &uri]);
+        assert!(map.lines().count() > 3, "{map}");
+        run("nbdcopy", &[&uri, copy]);
+        assert!(std::fs::read(copy).unwrap() == secure.bytes);
+        let second = secure.place.disk("b.raw", 20, 4);
+        let begun = secure.place.json(&["begin", "web01", "--session", "s"]);
+        let target = secure.with_agent(&begun["disk_results"][0]["tcp_uri"]);
+        let source = secure.place.path("b.raw");
+        run("nbdcopy", &[source.to_str().unwrap(), &target]);
+        secure.place.ok(&["commit", "web01/s", "--point", "p2"]);
+        run("nbdcopy", &[&uri, copy]);
+        assert!(std::fs::read(copy).unwrap() == second);
+    }
+    if has("nbddump") {
+        let text = run("nbddump", &["-n", "512", &uri]);
+        assert!(text.starts_with("0000000000"), "{text}");
+    }
+    if has("qemu-img") && has("qemu-io") {
+        let tls = format!(
+            "tls-creds-x509,id=t,endpoint=client,dir={}",
+            secure.agent.display()
+        );
+        let options = |export: &str| {
+            format!(
+                "driver=nbd,server.type=inet,server.host=localhost,server.port={},export={export},tls-creds=t",
+                secure.address.port()
+            )
+        };
+        let point = options("web01/p1/vda");
+        run(
+            "qemu-img",
+            &[
+                "compare",
+                "--object",
+                &tls,
+                "--image-opts",
+                &point,
+                &format!("driver=raw,file.filename={first}"),
+            ],
+        );
+        let begun = secure.place.json(&["begin", "web01", "--session", "q"]);
+        let tcp = begun["disk_results"][0]["tcp_uri"].as_str().unwrap();
+        let export = tcp.splitn(4, '/').nth(3).unwrap();
+        run(
+            "qemu-io",
+            &[
+                "--object",
+                &tls,
+                "--image-opts",
+                &options(export),
+                "-c",
+                "write -P 0x21 0 1M",
+                "-c",
+                "flush",
+                "-c",
+                "read -P 0x21 0 1M",
+            ],
+        );
+        secure.place.ok(&["commit", "web01/q", "--point", "p3"]);
+        // Without a certificate QEMU gets nothing.
+        let none = "tls-creds-anon,id=t,endpoint=client";
+        let output = attempt(
+            "qemu-img",
+            &["info", "--object", none, "--image-opts", &point],
+        );
+        assert!(!output.status.success());
+    }
+    if has("nbdkit") && has("nbdcopy") && has("fio") {
+        let through = |export: &str| {
+            let more = [
+                format!("port={}", secure.address.port()),
+                format!("export={export}"),
+                format!("tls-certificates={}", secure.agent.display()),
+            ];
+            tool::Server::start("nbdkit", |socket| {
+                let first = [
+                    "-f",
+                    "--unix",
+                    socket,
+                    "nbd",
+                    "hostname=localhost",
+                    "tls=require",
+                ];
+                first.map(str::to_owned).into_iter().chain(more).collect()
+            })
+        };
+        let socket = through("web01/p1/vda");
+        run("nbdcopy", &[&socket.uri(""), copy]);
+        assert!(std::fs::read(copy).unwrap() == secure.bytes);
+        // fio cannot be given certificates (libnbd allows no files in URIs to it): it goes through nbdkit.
+        let begun = secure
+            .place
+            .json(&["begin", "web02", "vda=8M", "--session", "f"]);
+        let tcp = begun["disk_results"][0]["tcp_uri"].as_str().unwrap();
+        let socket = through(tcp.splitn(4, '/').nth(3).unwrap());
+        let said = run(
+            "fio",
+            &[
+                "--name=verify",
+                "--ioengine=nbd",
+                &format!("--uri={}", socket.uri("")),
+                "--rw=randwrite",
+                "--bs=4k",
+                "--size=8M",
+                "--iodepth=16",
+                "--verify=crc32c",
+                "--do_verify=1",
+                "--verify_fatal=1",
+                "--verify_state_save=0",
+            ],
+        );
+        assert!(said.contains("err= 0"), "{said}");
+        drop(socket);
+        secure.place.ok(&["abort", "web02/f"]);
+    }
+    secure.daemon.stop();
+}
+
+#[test]
+fn our_client_speaks_tls_with_others() {
+    if !can_certify() || !has("nbdkit") {
+        return;
+    }
+    let authority = Authority::new();
+    let (server, client) = (authority.server(), authority.client("c"));
+    let start = |tls: &str| {
+        tool::Server::start("nbdkit", |socket| {
+            [
+                "-f",
+                "--unix",
+                socket,
+                &format!("--tls={tls}"),
+                "--tls-verify-peer",
+                &format!("--tls-certificates={}", server.display()),
+                "memory",
+                "64M",
+            ]
+            .map(str::to_owned)
+            .to_vec()
+        })
+    };
+    let nbdkit = start("require");
+    let uri = nbdkit.uri("").replace("nbd+unix", "nbds+unix");
+    let uri = format!("{uri}&tls-certificates={}", client.display());
+    check_writes(&uri);
+    assert_eq!(refused(&nbdkit.uri("")).kind(), ErrorKind::Unsupported);
+    // A server that does not speak TLS is not spoken to without.
+    let plain = start("off");
+    let uri = plain.uri("").replace("nbd+unix", "nbds+unix");
+    let uri = format!("{uri}&tls-certificates={}", client.display());
+    assert_eq!(refused(&uri).kind(), ErrorKind::Unsupported);
+    // Backup from it, and restore into it, by the program.
+    let place = Place::new();
+    let source = nbdkit.uri("").replace("nbd+unix", "nbds+unix");
+    let source = format!("{source}&tls-certificates={}", client.display());
+    place.ok(&["backup", "web01", &format!("vda={source}"), "--point", "p"]);
+    place.ok(&["restore", "web01@p", "vda", &source]);
+}
+
+#[test]
+fn what_is_missing_is_said_before_anything_is_served() {
+    let place = Place::new();
+    for (arguments, what) in [
+        (&["--nbd-listen", "127.0.0.1:0"][..], "--tls-certificates"),
+        (&["--nbd-listen", "0.0.0.0:0", "--nbd-plain"], "loopback"),
+        (
+            &["--nbd-listen", "127.0.0.1:0", "--tls-certificates", "."],
+            "--nbd-access",
+        ),
+        (&["--nbd-listen", "nowhere"], "nowhere"),
+        (&["--nbd-plain"], "--nbd-listen"),
+        (
+            &[
+                "--nbd-listen",
+                "127.0.0.1:0",
+                "--tls-certificates",
+                ".",
+                "--nbd-plain",
+                "--nbd-access",
+                "x",
+            ],
+            "cannot be used with",
+        ),
+    ] {
+        let mut all = vec!["serve"];
+        all.extend(arguments);
+        let said = place.fails(2, &all);
+        assert!(said.contains(what), "{arguments:?}: {said}");
+    }
+    let said = place.fails(
+        1,
+        &[
+            "serve",
+            "--nbd-listen",
+            "127.0.0.1:0",
+            "--tls-certificates",
+            "none",
+            "--nbd-access",
+            "x",
+        ],
+    );
+    assert!(said.contains("ca-cert.pem"), "{said}");
+    // On loopback without TLS, when it is asked for; sessions need their token all the same.
+    place.disk("a.raw", 2, 3);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
+    let address = format!("127.0.0.1:{}", free_port());
+    let daemon = place.serve(&["--nbd-listen", &address, "--nbd-plain"]);
+    let begun = place.json(&["begin", "web01", "--session", "s"]);
+    assert_eq!(
+        names(&format!("nbd://{address}/")),
+        ["web01/latest/vda", "web01/p1/vda"]
+    );
+    assert_eq!(
+        refused(&format!("nbd://{address}/web01/s/vda")).kind(),
+        ErrorKind::NotFound
+    );
+    let uri = begun["disk_results"][0]["tcp_uri"].as_str().unwrap();
+    assert!(uri.starts_with("nbd://127.0.0.1:"), "{uri}");
+    connect(uri).unwrap().disconnect().unwrap();
+    daemon.stop();
+}

@@ -162,8 +162,6 @@ mod tests {
     };
     use crate::types::duration::parse_seconds;
 
-    use crate::types::duration::parse_seconds;
-
     #[test]
     fn what_may_be_repeated_may_be_a_list() {
         let all = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();

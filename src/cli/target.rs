@@ -160,7 +160,6 @@ mod tests {
         Target, parse_disk, parse_disks, parse_ids, parse_session, split_pairs, split_paths,
         untangle,
     };
-
     use crate::types::duration::parse_seconds;
 
     #[test]

@@ -81,6 +81,9 @@ impl ErrorKind {
             io::ErrorKind::InvalidInput => Self::InvalidInput,
             io::ErrorKind::PermissionDenied => Self::PermissionDenied,
             io::ErrorKind::TimedOut => Self::TimedOut,
+            // Errors that were made up on the way, without a number.
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::ConnectionRefused

@@ -206,6 +206,8 @@ mod tests {
     fn system_errors_keep_their_meaning() {
         let error = Error::io("x", std::io::Error::from_raw_os_error(libc::ENOSPC));
         assert_eq!(error.kind(), ErrorKind::NoSpace);
+        let error = Error::io("x", std::io::ErrorKind::StorageFull.into());
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
         let error = Error::io("x", std::io::Error::from_raw_os_error(libc::ENOENT));
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let error = Error::io("x", std::io::Error::from_raw_os_error(libc::EIO));

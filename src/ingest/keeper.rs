@@ -1,5 +1,5 @@
 //! The keeper: threads that look after open sessions while nobody asks for anything. One ends sessions that were idle for too long, makes
-//! the reserve again once there is room, and empties the trash; the other flushes.
+//! the reserve again once there is room, brings a catalog up to date that could not be written, and empties the trash; the other flushes.
 //!
 //! # Concurrency
 //! They hold no lock while they wait, and do nothing that a door could not do beside them. A flush may take long, which is why it has a
@@ -87,6 +87,9 @@ impl Keeper {
 fn tidy(sessions: &Registry, emptied: &mut Duration) {
     let owner = &sessions.engine().owner;
     owner.restock();
+    if let Err(e) = owner.heal_catalog() {
+        tracing::warn!(error = %e.report(), "the catalog could not be brought up to date yet");
+    }
     let now = owner.clock().monotonic();
     if now.saturating_sub(*emptied) < TRASH_INTERVAL {
         return;

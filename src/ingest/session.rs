@@ -368,6 +368,12 @@ impl Session {
     /// What the history says of it.
     pub(super) fn job(&self, ending: &Ending) -> Job {
         let now = self.engine.owner.clock().now();
+        let mut ending = ending.clone();
+        if ending == Ending::aborted() {
+            // Who gives up a session seldom says why; what went wrong last may be it.
+            let last = self.last_error();
+            ending.reason = last.map(|error| format!("its last error: {error}"));
+        }
         let disks = self.disks();
         let disks = disks.iter().map(|disk| {
             let stats = disk.stats();
@@ -382,7 +388,7 @@ impl Session {
         });
         Job {
             disks: disks.collect(),
-            ..Job::of_session(&self.sidecar(), ending, now)
+            ..Job::of_session(&self.sidecar(), &ending, now)
         }
     }
 
@@ -415,7 +421,8 @@ impl Session {
             let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
             disk.sealed.store(true, Ordering::SeqCst);
         }
-        let removed = self.engine.owner.remove_session(&self.vm(), &self.name());
+        // By what is known here: a removal that failed half-way is repeated whole.
+        let removed = self.engine.owner.discard_session(&self.sidecar());
         match &removed {
             Ok(()) => self.engine.owner.keep_job(&self.job(ending)),
             // Some of it is left: it can be aborted again, and takes no writes.

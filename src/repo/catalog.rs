@@ -3,8 +3,13 @@
 //! # Invariants
 //! Everything in it can be rebuilt: it is dropped and built anew when it is missing, damaged, of another
 //! repository or version, and a VM in it is replaced when its `generation` is not that of `index.json`.
+//!
+//! # Why
+//! After one failed write redb answers nothing any more until it is opened again. So a catalog that has failed is *behind*: whoever owns
+//! it opens it again and fills it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
@@ -28,7 +33,10 @@ const CACHE_BYTES: usize = 16 << 20;
 
 /// The open catalog.
 pub struct Catalog {
-    database: Database,
+    /// `None` while it could not be opened again.
+    database: RwLock<Option<Database>>,
+    repository: RepositoryId,
+    is_behind: AtomicBool,
 }
 
 /// A file of the stage as redb wants it; the store's fault filters work on it, too.
@@ -87,10 +95,61 @@ impl Catalog {
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn open(stage: &dyn Stage, repository: RepositoryId) -> Result<Self> {
+        let database = Self::open_database(stage, repository)?;
+        Ok(Self {
+            database: RwLock::new(Some(database)),
+            repository,
+            is_behind: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether something could not be written, or read: it has to be opened again and filled.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::SeqCst)
+    }
+
+    /// Notes that something was not written to it.
+    pub(super) fn note_behind(&self) {
+        self.is_behind.store(true, Ordering::SeqCst);
+    }
+
+    /// Opens it again; the caller then replaces every VM in it.
+    ///
+    /// # Errors
+    /// As [`Catalog::open`]; it is behind then, as before.
+    pub fn reopen(&self, stage: &dyn Stage) -> Result<()> {
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // The old one lets go of the file first.
+        drop(database.take());
+        *database = Some(Self::open_database(stage, self.repository)?);
+        self.is_behind.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        let held = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let done = match held.as_ref() {
+            Some(database) => work(database),
+            None => Err(Error::new(
+                ErrorKind::Io,
+                "the catalog could not be opened again",
+            )),
+        };
+        if done.is_err() {
+            self.note_behind();
+        }
+        done
+    }
+
+    fn open_database(stage: &dyn Stage, repository: RepositoryId) -> Result<Database> {
         let key = Key::parse("catalog.redb")?;
         match stage.open(&key) {
             Ok(file) => match Self::load(file, repository) {
-                Ok(catalog) => return Ok(catalog),
+                Ok(database) => return Ok(database),
                 Err(e) => {
                     tracing::warn!(error = %e.report(), "the catalog is rebuilt from the sidecars");
                     stage.delete(&key)?;
@@ -104,7 +163,7 @@ impl Catalog {
         Self::load(stage.create(&key)?, repository)
     }
 
-    fn load(file: Arc<dyn WriteAt>, repository: RepositoryId) -> Result<Self> {
+    fn load(file: Arc<dyn WriteAt>, repository: RepositoryId) -> Result<Database> {
         let fresh = file.size_bytes() == 0;
         let database = Builder::new()
             .set_cache_size(CACHE_BYTES)
@@ -137,7 +196,7 @@ impl Catalog {
             }
         }
         write.commit().map_err(broken)?;
-        Ok(Self { database })
+        Ok(database)
     }
 
     /// The index of a VM as the catalog has it.
@@ -145,23 +204,26 @@ impl Catalog {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub fn index(&self, vm: &VmName) -> Result<Option<Index>> {
-        let read = self.database.begin_read().map_err(broken)?;
-        let vms = read.open_table(VMS).map_err(broken)?;
-        let Some(bytes) = vms.get(vm.as_str()).map_err(broken)? else {
-            return Ok(None);
-        };
-        let mut index: Index = parse(bytes.value())?;
-        let points = read.open_table(POINTS).map_err(broken)?;
-        for row in points
-            .range((vm.as_str(), 0)..=(vm.as_str(), u64::MAX))
-            .map_err(broken)?
-        {
-            let (_, bytes) = row.map_err(broken)?;
-            let point: PointEntry = serde_json::from_slice(bytes.value())
-                .map_err(|e| Error::corrupt("a point in the catalog cannot be read", "JSON", e))?;
-            index.points.push(point);
-        }
-        Ok(Some(index))
+        self.with(|database| {
+            let read = database.begin_read().map_err(broken)?;
+            let vms = read.open_table(VMS).map_err(broken)?;
+            let Some(bytes) = vms.get(vm.as_str()).map_err(broken)? else {
+                return Ok(None);
+            };
+            let mut index: Index = parse(bytes.value())?;
+            let points = read.open_table(POINTS).map_err(broken)?;
+            for row in points
+                .range((vm.as_str(), 0)..=(vm.as_str(), u64::MAX))
+                .map_err(broken)?
+            {
+                let (_, bytes) = row.map_err(broken)?;
+                let point: PointEntry = serde_json::from_slice(bytes.value()).map_err(|e| {
+                    Error::corrupt("a point in the catalog cannot be read", "JSON", e)
+                })?;
+                index.points.push(point);
+            }
+            Ok(Some(index))
+        })
     }
 
     /// Generation of a VM's index as the catalog has it.
@@ -169,12 +231,14 @@ impl Catalog {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub fn generation(&self, vm: &VmName) -> Result<Option<u64>> {
-        let read = self.database.begin_read().map_err(broken)?;
-        let vms = read.open_table(VMS).map_err(broken)?;
-        match vms.get(vm.as_str()).map_err(broken)? {
-            Some(bytes) => Ok(Some(parse::<Index>(bytes.value())?.generation)),
-            None => Ok(None),
-        }
+        self.with(|database| {
+            let read = database.begin_read().map_err(broken)?;
+            let vms = read.open_table(VMS).map_err(broken)?;
+            match vms.get(vm.as_str()).map_err(broken)? {
+                Some(bytes) => Ok(Some(parse::<Index>(bytes.value())?.generation)),
+                None => Ok(None),
+            }
+        })
     }
 
     /// Names of all VMs in the catalog.
@@ -182,13 +246,15 @@ impl Catalog {
     /// # Errors
     /// `Io`.
     pub fn vm_names(&self) -> Result<Vec<VmName>> {
-        let read = self.database.begin_read().map_err(broken)?;
-        let vms = read.open_table(VMS).map_err(broken)?;
-        let mut names = Vec::new();
-        for row in vms.iter().map_err(broken)? {
-            names.push(VmName::new(row.map_err(broken)?.0.value())?);
-        }
-        Ok(names)
+        self.with(|database| {
+            let read = database.begin_read().map_err(broken)?;
+            let vms = read.open_table(VMS).map_err(broken)?;
+            let mut names = Vec::new();
+            for row in vms.iter().map_err(broken)? {
+                names.push(VmName::new(row.map_err(broken)?.0.value())?);
+            }
+            Ok(names)
+        })
     }
 
     /// Replaces all that the catalog knows of a VM; `None` forgets it. Points that did not change are not written again.
@@ -196,45 +262,47 @@ impl Catalog {
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn replace(&self, vm: &VmName, index: Option<&Index>) -> Result<()> {
-        let write = self.database.begin_write().map_err(broken)?;
-        {
-            let mut vms = write.open_table(VMS).map_err(broken)?;
-            let mut points = write.open_table(POINTS).map_err(broken)?;
-            match index {
-                Some(index) => {
-                    let short = Index {
-                        points: Vec::new(),
-                        ..index.clone()
-                    };
-                    vms.insert(vm.as_str(), encode(&short)?.as_slice())
-                        .map_err(broken)?;
+        self.with(|database| {
+            let write = database.begin_write().map_err(broken)?;
+            {
+                let mut vms = write.open_table(VMS).map_err(broken)?;
+                let mut points = write.open_table(POINTS).map_err(broken)?;
+                match index {
+                    Some(index) => {
+                        let short = Index {
+                            points: Vec::new(),
+                            ..index.clone()
+                        };
+                        vms.insert(vm.as_str(), encode(&short)?.as_slice())
+                            .map_err(broken)?;
+                    }
+                    None => {
+                        vms.remove(vm.as_str()).map_err(broken)?;
+                    }
                 }
-                None => {
-                    vms.remove(vm.as_str()).map_err(broken)?;
+                let wanted: std::collections::BTreeSet<u64> = index
+                    .map(|i| i.points.iter().map(|p| p.seq).collect())
+                    .unwrap_or_default();
+                points
+                    .retain_in((vm.as_str(), 0)..=(vm.as_str(), u64::MAX), |(_, seq), _| {
+                        wanted.contains(&seq)
+                    })
+                    .map_err(broken)?;
+                for point in index.into_iter().flat_map(|i| &i.points) {
+                    let bytes = serde_json::to_vec(point)
+                        .map_err(|e| Error::invalid("a point cannot be encoded").caused_by(e))?;
+                    let row = (vm.as_str(), point.seq);
+                    let same = points
+                        .get(row)
+                        .map_err(broken)?
+                        .is_some_and(|old| old.value() == bytes.as_slice());
+                    if !same {
+                        points.insert(row, bytes.as_slice()).map_err(broken)?;
+                    }
                 }
             }
-            let wanted: std::collections::BTreeSet<u64> = index
-                .map(|i| i.points.iter().map(|p| p.seq).collect())
-                .unwrap_or_default();
-            points
-                .retain_in((vm.as_str(), 0)..=(vm.as_str(), u64::MAX), |(_, seq), _| {
-                    wanted.contains(&seq)
-                })
-                .map_err(broken)?;
-            for point in index.into_iter().flat_map(|i| &i.points) {
-                let bytes = serde_json::to_vec(point)
-                    .map_err(|e| Error::invalid("a point cannot be encoded").caused_by(e))?;
-                let row = (vm.as_str(), point.seq);
-                let same = points
-                    .get(row)
-                    .map_err(broken)?
-                    .is_some_and(|old| old.value() == bytes.as_slice());
-                if !same {
-                    points.insert(row, bytes.as_slice()).map_err(broken)?;
-                }
-            }
-        }
-        write.commit().map_err(broken)
+            write.commit().map_err(broken)
+        })
     }
 
     /// Adds one point and the index's counters: what a commit does.
@@ -242,22 +310,24 @@ impl Catalog {
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn add_point(&self, vm: &VmName, index: &Index, point: &PointEntry) -> Result<()> {
-        let write = self.database.begin_write().map_err(broken)?;
-        {
-            let mut vms = write.open_table(VMS).map_err(broken)?;
-            let mut points = write.open_table(POINTS).map_err(broken)?;
-            let short = Index {
-                points: Vec::new(),
-                ..index.clone()
-            };
-            vms.insert(vm.as_str(), encode(&short)?.as_slice())
-                .map_err(broken)?;
-            let bytes = serde_json::to_vec(point)
-                .map_err(|e| Error::invalid("a point cannot be encoded").caused_by(e))?;
-            points
-                .insert((vm.as_str(), point.seq), bytes.as_slice())
-                .map_err(broken)?;
-        }
-        write.commit().map_err(broken)
+        self.with(|database| {
+            let write = database.begin_write().map_err(broken)?;
+            {
+                let mut vms = write.open_table(VMS).map_err(broken)?;
+                let mut points = write.open_table(POINTS).map_err(broken)?;
+                let short = Index {
+                    points: Vec::new(),
+                    ..index.clone()
+                };
+                vms.insert(vm.as_str(), encode(&short)?.as_slice())
+                    .map_err(broken)?;
+                let bytes = serde_json::to_vec(point)
+                    .map_err(|e| Error::invalid("a point cannot be encoded").caused_by(e))?;
+                points
+                    .insert((vm.as_str(), point.seq), bytes.as_slice())
+                    .map_err(broken)?;
+            }
+            write.commit().map_err(broken)
+        })
     }
 }

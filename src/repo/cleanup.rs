@@ -39,6 +39,10 @@ pub(super) fn remove_files(repository: &Repository, session: &Session) -> Result
     gone(stage.delete(&keys.session_file(&session.name)?))?;
     for disk in &session.disks {
         let (slot, layer) = (&disk.layer, disk.layer_id);
+        // Whoever has it open still (an idle connection) would keep its space.
+        if let Ok(file) = stage.open(&keys.open_layer(slot)?) {
+            file.set_size(0)?;
+        }
         for key in [
             keys.open_layer(slot)?,
             keys.sums(slot, layer)?,

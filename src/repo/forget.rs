@@ -115,6 +115,7 @@ impl Owner {
             .with_room(|| Self::store_index(self.repository(), index))
             .and_then(|()| self.catalog().replace(vm, Some(index)));
         if let Err(e) = indexed {
+            self.catalog().note_behind();
             tracing::error!(vm = %vm, point = %point.name, error = %e.report(),
                 "the point is forgotten, but the index could not be written; it is repaired when the repository is next opened");
         }

@@ -29,6 +29,7 @@ pub mod recovery;
 pub mod repository;
 mod reserve;
 pub mod selector;
+mod session;
 pub mod sidecar;
 pub mod slot;
 pub mod sums;

@@ -9,23 +9,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalog::Catalog;
-use super::cleanup;
 use super::entry::VmEntry;
 use super::heart::Heart;
-use super::job::{self, Ending, Job};
+use super::job::{self, Job};
 use super::layout::{self, VmKeys};
 use super::lock::Note;
 use super::recovery;
 use super::repository::Repository;
 use super::reserve::{self, Reserve};
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
-use super::sidecar::session::Session;
 use super::sidecar::vm::{DiskKey, Vm};
 use super::sidecar::{Sidecar, Unknown, encode};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lock, PutMode};
-use crate::types::{PointName, VmId, VmName};
+use crate::types::{VmId, VmName};
 
 /// The holder of the lock.
 pub struct Owner {
@@ -392,77 +390,6 @@ impl Owner {
         Ok(())
     }
 
-    /// Makes a session's directory, without the sidecar that makes it a session.
-    ///
-    /// # Errors
-    /// `NoSpace`, `Io`.
-    pub fn prepare_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
-        let dir = VmKeys::new(vm)?.session(name)?;
-        self.repository
-            .stage()
-            .make_prefix(&dir.join(layout::ATTACHED)?)
-    }
-
-    /// Writes a session's sidecar, once all its files are there: from now on it goes on after a crash.
-    ///
-    /// # Errors
-    /// `AlreadyExists`, `NoSpace`, `Io`.
-    pub fn create_session(&self, session: &Session) -> Result<()> {
-        let keys = VmKeys::new(&session.vm)?;
-        let stage = self.repository.stage();
-        let dir = keys.session(&session.name)?;
-        stage.sync_prefix(&keys.layers()?)?;
-        stage.sync_prefix(&dir)?;
-        stage.put(
-            &dir.join(layout::SESSION_FILE)?,
-            &encode(session)?,
-            PutMode::Create,
-        )?;
-        stage.sync_prefix(&keys.points()?)
-    }
-
-    /// Writes an open session's sidecar anew.
-    ///
-    /// # Errors
-    /// `NoSpace`, `Io`.
-    pub fn replace_session(&self, session: &Session) -> Result<()> {
-        let key = VmKeys::new(&session.vm)?.session_file(&session.name)?;
-        let bytes = encode(session)?;
-        self.repository.stage().put(&key, &bytes, PutMode::Replace)
-    }
-
-    /// Removes what was made of a session that could not begin.
-    ///
-    /// # Errors
-    /// `Io`: what is left is removed by the next owner.
-    pub fn discard_session(&self, session: &Session) -> Result<()> {
-        let done = self.with_room(|| cleanup::remove_files(&self.repository, session));
-        self.restock();
-        done
-    }
-
-    /// Removes a session with its unpublished layers. Its space is free afterwards.
-    ///
-    /// # Errors
-    /// `Io`: what is left is removed by the next owner.
-    pub fn remove_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
-        let done = self.with_room(|| cleanup::remove_session(&self.repository, vm, name));
-        self.restock();
-        done
-    }
-
-    /// [`Owner::remove_session`] for a session that no process has open; the history gets its end.
-    ///
-    /// # Errors
-    /// `NotFound` naming it; `Corrupt` when its sidecar cannot be read; `Io`.
-    pub fn end_session(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
-        let session = self.repository.session(vm, name)?;
-        self.remove_session(vm, name)?;
-        let job = Job::of_session(&session, ending, self.clock.now());
-        self.keep_job(&job);
-        Ok(())
-    }
-
     /// Appends a job to the history. When that cannot be done, the log says so; nothing else comes of it.
     pub fn keep_job(&self, job: &Job) {
         let _turn = self.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -480,11 +407,34 @@ impl Owner {
         recovery::empty_trash(&self.repository, self.clock.now())
     }
 
+    /// Brings catalog and indexes up to date, when something could not be written to them.
+    ///
+    /// # Errors
+    /// As [`Owner::rebuild_catalog`].
+    pub fn heal_catalog(&self) -> Result<()> {
+        if self.catalog.is_behind() {
+            for name in &self.vm_names() {
+                let entry = self.vm(name)?;
+                let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+                let stored = self.repository.stored_index(name).map(|i| i.generation);
+                if !entry.gone && stored.ok() != Some(entry.index.generation) {
+                    Self::store_index(&self.repository, &mut entry.index)?;
+                }
+            }
+            let vms = self.rebuild_catalog()?;
+            tracing::info!(vms, "the catalog is up to date again");
+        }
+        Ok(())
+    }
+
     /// Builds the catalog anew from the sidecars.
     ///
     /// # Errors
     /// `Io`.
     pub fn rebuild_catalog(&self) -> Result<usize> {
+        if self.catalog.is_behind() {
+            self.catalog.reopen(self.repository.stage().as_ref())?;
+        }
         let names = self.vm_names();
         for gone in self.catalog.vm_names()? {
             if !names.contains(&gone) {
@@ -492,7 +442,12 @@ impl Owner {
             }
         }
         for name in &names {
-            let entry = self.vm_snapshot(name)?;
+            let entry = self.vm(name)?;
+            // Held meanwhile: a commit between would be overwritten.
+            let entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+            if entry.gone {
+                continue;
+            }
             self.catalog.replace(name, None)?;
             self.catalog.replace(name, Some(&entry.index))?;
         }

@@ -163,9 +163,12 @@ impl Owner {
         entry.index.points.push(short.clone());
         entry.index.seq_high = point.seq;
         entry.index.serial_high = entry.index.serial_high.max(serial);
-        let indexed = Self::store_index(repository, &mut entry.index)
+        let index = &mut entry.index;
+        let indexed = self
+            .with_room(|| Self::store_index(repository, index))
             .and_then(|()| self.catalog().add_point(vm, &entry.index, &short));
         if let Err(e) = indexed {
+            self.catalog().note_behind();
             tracing::error!(vm = %vm, point = %name, error = %e.report(),
                 "the point is committed, but the index could not be written; it is repaired when the repository is next opened");
         }

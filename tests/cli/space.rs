@@ -1,8 +1,13 @@
 //! Filesystems that are full, read-only or gone, under the real daemon: sessions survive, and what is committed is right.
 
+use std::sync::Arc;
+
 use restorefs::block::{ReadAt, WriteAt};
+use restorefs::clock::SystemClock;
 use restorefs::error::ErrorKind;
 use restorefs::nbd::client::Client;
+use restorefs::repo::{Owner, Repository};
+use restorefs::types::{PointName, VmName};
 
 use crate::filesystem::Filesystem;
 use crate::place::{Daemon, Place};
@@ -92,6 +97,40 @@ fn a_stream_that_meets_a_full_xfs_goes_on_once_there_is_room() {
     meets_a_full_filesystem("xfs", 300);
 }
 
+/// The program has no command for it yet: the mounted tree calls the same.
+fn forgets_a_point_where_nothing_is_free(kind: &'static str) {
+    let Some(filesystem) = Filesystem::new(kind, 300) else {
+        return;
+    };
+    let place = &filesystem.place;
+    let first = place.disk("a.raw", 20, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    place.disk("b.raw", 300, 2);
+    place.ok(&["backup", "web01", "vda=b.raw", "--point", "two"]);
+    filesystem.fill(0);
+    let vm = VmName::new("web01").unwrap();
+    let repository = Arc::new(Repository::open(&place.repo()).unwrap());
+    let owner = Owner::open(repository, Arc::new(SystemClock), "test").unwrap();
+    owner
+        .forget_point(&vm, &PointName::new("two").unwrap())
+        .unwrap();
+    let index = owner.repository().stored_index(&vm).unwrap();
+    assert_eq!(index.points.len(), 1, "the index was not written");
+    drop(owner);
+    assert_eq!(place.restored("web01@latest", "vda"), first);
+    filesystem.make_room();
+}
+
+#[test]
+fn on_a_full_ext4_a_point_can_be_forgotten() {
+    forgets_a_point_where_nothing_is_free("ext4");
+}
+
+#[test]
+fn on_a_full_xfs_a_point_can_be_forgotten() {
+    forgets_a_point_where_nothing_is_free("xfs");
+}
+
 fn ends_sessions_where_nothing_is_free(kind: &'static str) {
     let Some(filesystem) = Filesystem::new(kind, 300) else {
         return;
@@ -133,6 +172,37 @@ fn on_a_full_ext4_a_session_can_be_ended() {
 #[test]
 fn on_a_full_xfs_a_session_can_be_ended() {
     ends_sessions_where_nothing_is_free("xfs");
+}
+
+#[test]
+fn the_space_of_a_session_that_expired_is_free_although_a_client_is_connected() {
+    let Some(filesystem) = Filesystem::new("ext4", 300) else {
+        return;
+    };
+    let place = &filesystem.place;
+    let daemon = place.serve(&[]);
+    let free = || {
+        let stat = rustix::fs::statvfs(place.repo()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    let before = free();
+    let begun = place.json(&["begin", "db01", "vda=32M", "--ttl", "2s"]);
+    let session = format!("db01/{}", begun["session"].as_str().unwrap());
+    let client = connect(&daemon, &format!("{session}/vda"));
+    write(&client, &content(32, 1)).unwrap();
+    client.flush().unwrap();
+    assert!(free() + 30 * MIB < before);
+    let waited = std::time::Instant::now();
+    while free() + 2 * MIB < before {
+        assert!(waited.elapsed().as_secs() < 12, "its space is not free");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    // Nothing is made up for who still reads, and nothing is taken.
+    let mut found = vec![0; 65_536];
+    assert!(client.read_at(0, &mut found).is_err());
+    assert!(client.write_at(0, &found).is_err());
+    assert_eq!(place.json(&["jobs"])[0]["result"], "expired");
+    daemon.stop();
 }
 
 #[test]

@@ -1,0 +1,86 @@
+//! Files of sessions: made, written anew, and removed by the owner.
+
+use super::cleanup;
+use super::job::{Ending, Job};
+use super::layout::{self, VmKeys};
+use super::owner::Owner;
+use super::sidecar::encode;
+use super::sidecar::session::Session;
+use crate::error::Result;
+use crate::store::PutMode;
+use crate::types::{PointName, VmName};
+
+impl Owner {
+    /// Makes a session's directory, without the sidecar that makes it a session.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn prepare_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
+        let dir = VmKeys::new(vm)?.session(name)?;
+        self.repository()
+            .stage()
+            .make_prefix(&dir.join(layout::ATTACHED)?)
+    }
+
+    /// Writes a session's sidecar, once all its files are there: from now on it goes on after a crash.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `NoSpace`, `Io`.
+    pub fn create_session(&self, session: &Session) -> Result<()> {
+        let keys = VmKeys::new(&session.vm)?;
+        let stage = self.repository().stage();
+        let dir = keys.session(&session.name)?;
+        stage.sync_prefix(&keys.layers()?)?;
+        stage.sync_prefix(&dir)?;
+        stage.put(
+            &dir.join(layout::SESSION_FILE)?,
+            &encode(session)?,
+            PutMode::Create,
+        )?;
+        stage.sync_prefix(&keys.points()?)
+    }
+
+    /// Writes an open session's sidecar anew.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn replace_session(&self, session: &Session) -> Result<()> {
+        let key = VmKeys::new(&session.vm)?.session_file(&session.name)?;
+        let bytes = encode(session)?;
+        self.repository()
+            .stage()
+            .put(&key, &bytes, PutMode::Replace)
+    }
+
+    /// Removes all files of a session: of one that could not begin, or that is ended by who has it open.
+    ///
+    /// # Errors
+    /// `Io`: what is left is removed by the next owner.
+    pub fn discard_session(&self, session: &Session) -> Result<()> {
+        let done = self.with_room(|| cleanup::remove_files(self.repository(), session));
+        self.restock();
+        done
+    }
+
+    /// Removes a session with its unpublished layers. Its space is free afterwards.
+    ///
+    /// # Errors
+    /// `Io`: what is left is removed by the next owner.
+    pub fn remove_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
+        let done = self.with_room(|| cleanup::remove_session(self.repository(), vm, name));
+        self.restock();
+        done
+    }
+
+    /// [`Owner::remove_session`] for a session that no process has open; the history gets its end.
+    ///
+    /// # Errors
+    /// `NotFound` naming it; `Corrupt` when its sidecar cannot be read; `Io`.
+    pub fn end_session(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
+        let session = self.repository().session(vm, name)?;
+        self.remove_session(vm, name)?;
+        let job = Job::of_session(&session, ending, self.clock().now());
+        self.keep_job(&job);
+        Ok(())
+    }
+}

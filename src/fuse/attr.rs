@@ -7,7 +7,7 @@ use fuser::{FileAttr, FileType as FuseType, INodeNo};
 use crate::guest::fs::{FileType, Time};
 use crate::tree::{Attributes, Ino, Ttl};
 
-/// How long the kernel may keep what never changes. Names above it are invalidated, which drops all that is below.
+/// How long the kernel may keep what never changes. Names above it expire, which drops all that is below.
 pub(super) const TTL_COMMITTED: Duration = Duration::from_secs(86_400);
 /// How long it may keep what changes, should a notification be lost.
 const TTL_CHANGING: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 //! # Why
 //! *Stateless opens*: `open` and `opendir` are answered ENOSYS once, and from then on the kernel opens, closes and caches by
 //! itself. That is right for content that never changes, and makes small files as fast as on the kernel's own filesystems. What
-//! does change (names of VMs and points, `latest`) is invalidated by notification, or has no time to live (open sessions).
+//! does change is invalidated by notification (directories), or has no time to live (`latest`, open sessions).
 //!
 //! *What the kernel holds back*: pages that were written by mmap come in when it pleases. A session is sealed in three steps: the kernel
 //! hands in what it has, writes are refused from now on, and what it has since is dropped.

@@ -27,6 +27,8 @@ const SPARE_THREADS: usize = 6;
 const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
+/// LIMIT: how long a mount that is there already may take to say that it lives.
+const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// LIMIT: how long a refresh waits for the kernel.
 const REFRESH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -127,15 +129,35 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
     })
 }
 
+/// Whether a process that has died has left a mount there. statfs always asks the other end, while attributes may still be cached; when
+/// nobody answers at all, a thread of that process could not end.
+fn is_dead(mountpoint: &Path, silence_is_death: bool) -> bool {
+    let (answered, answer) = std::sync::mpsc::channel();
+    let path = mountpoint.to_owned();
+    let ask = move || {
+        let dead = rustix::fs::statfs(&path).is_err_and(|e| e == rustix::io::Errno::NOTCONN);
+        // Nobody listens any more when it took too long.
+        let _ = answered.send(dead);
+    };
+    if std::thread::Builder::new().spawn(ask).is_err() {
+        return false;
+    }
+    answer
+        .recv_timeout(ANSWER_PATIENCE)
+        .unwrap_or(silence_is_death)
+}
+
 /// Checks the mountpoint, and takes away what a process that died has left there.
 fn prepare(tree: &Tree, mountpoint: &Path) -> Result<PathBuf> {
-    // statfs always asks the other end; attributes of a dead mount may still be cached.
-    if rustix::fs::statfs(mountpoint).is_err_and(|e| e == rustix::io::Errno::NOTCONN) {
+    // Who has the lock is the only daemon: one that does not answer is not alive.
+    if is_dead(mountpoint, tree.is_writable()) {
         tracing::warn!(
             mountpoint = %mountpoint.display(),
             "a dead mount is there, of a process that has ended; it is unmounted first"
         );
-        detach(mountpoint)?;
+        // By force: whoever waits for an answer of that process is told that there is none.
+        let forced = rustix::mount::unmount(mountpoint, UnmountFlags::FORCE | UnmountFlags::DETACH);
+        forced.or_else(|_| detach(mountpoint))?;
     }
     let resolved = std::fs::canonicalize(mountpoint)
         .or_io("cannot use the mountpoint")

@@ -1,20 +1,24 @@
 //! Telling the kernel what to forget, from one thread that holds nothing.
+//!
+//! # Invariants
+//! Only nodes are invalidated, never names. To forget a name the kernel takes the lock of its directory, and waits for whoever holds it
+//! and waits for us: were this process killed in that moment, the thread could not die, the connection would stay, and both would wait for
+//! ever. So names that come to mean something else have no time to live, and others expire.
 
-use std::ffi::OsStr;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use fuser::{INodeNo, Notifier};
 
 use crate::error::{Result, ResultExt};
-use crate::tree::Change;
+use crate::tree::Ino;
 
 /// LIMIT: refreshes whose changes wait to be sent.
 const QUEUE: usize = 1024;
 
 /// What is to be sent, and who waits for it.
 struct Notice {
-    changes: Vec<Change>,
+    changes: Vec<Ino>,
     waiting: Vec<SyncSender<()>>,
 }
 
@@ -58,7 +62,7 @@ pub(super) struct Sender(SyncSender<Notice>);
 
 impl Sender {
     /// Hands changes in; never waits for the kernel. Whoever is `waiting` hears when they have been sent.
-    pub(super) fn send(&self, changes: Vec<Change>, waiting: Vec<SyncSender<()>>) {
+    pub(super) fn send(&self, changes: Vec<Ino>, waiting: Vec<SyncSender<()>>) {
         match self.0.try_send(Notice { changes, waiting }) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             // The names in question also expire by themselves, after a second.
@@ -71,16 +75,10 @@ impl Sender {
 
 fn run(notifier: &Notifier, receiver: &Receiver<Notice>) {
     while let Ok(notice) = receiver.recv() {
-        for change in notice.changes {
-            let result = match &change {
-                Change::Entry { parent, name } => {
-                    notifier.inval_entry(INodeNo(parent.0), OsStr::new(name))
-                }
-                // From 0 to the end: attributes, pages, listings, targets of symlinks.
-                Change::Node(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
-            };
-            if let Err(error) = result {
-                tracing::debug!(?change, %error, "the kernel did not take a notification");
+        for node in notice.changes {
+            // From 0 to the end: attributes, pages, listings.
+            if let Err(error) = notifier.inval_inode(INodeNo(node.0), 0, 0) {
+                tracing::debug!(?node, %error, "the kernel did not take a notification");
             }
         }
         for waiting in notice.waiting {

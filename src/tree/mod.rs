@@ -45,7 +45,7 @@ pub use inode::Ino;
 pub use list::DirEntry;
 pub use probe::ProbedPoint;
 pub use session::{Allocation, NewAttributes, NewTime, Writing};
-pub use snapshot::{Change, PointView, Snapshot, VmView};
+pub use snapshot::{PointView, Snapshot, VmView};
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -177,11 +177,11 @@ impl Tree {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the indexes that have changed, and says what somebody who has cached names must forget.
+    /// Reads the indexes that have changed, and answers the nodes of which somebody who has cached anything must forget it.
     ///
     /// # Errors
     /// `Io` when the VMs cannot be listed; the tree stays as it was.
-    pub fn refresh(&self) -> Result<Vec<Change>> {
+    pub fn refresh(&self) -> Result<Vec<Ino>> {
         let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changes = std::mem::take(&mut loader.untold);
         let loaded = self.load(&mut loader);
@@ -208,7 +208,7 @@ impl Tree {
         Ok(())
     }
 
-    fn load(&self, loader: &mut Loader) -> Result<Vec<Change>> {
+    fn load(&self, loader: &mut Loader) -> Result<Vec<Ino>> {
         let old = self.snapshot();
         let Some(new) = loader.load(&self.repository, &old)? else {
             return Ok(Vec::new());

@@ -5,7 +5,7 @@
 //! - Serials are unique within a snapshot. A point that has none yet (not indexed), or one that is taken, is shown under one from
 //!   the upper end, the same for as long as this process lives.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -178,7 +178,7 @@ pub(super) struct Loader {
     /// Serials given here, by VM and identity: a directory that was copied has the identities of its original.
     given: HashMap<(String, [u8; 16]), u32>,
     /// Changes that nobody has been told of yet.
-    pub(super) untold: Vec<Change>,
+    pub(super) untold: Vec<Ino>,
 }
 
 impl Loader {
@@ -299,74 +299,27 @@ fn is_same(vm: &VmView, index: &Index) -> bool {
         })
 }
 
-/// Something that the kernel may have cached and that is not so any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// A name in a directory means something else now, or nothing.
-    Entry {
-        /// The directory.
-        parent: Ino,
-        /// The name.
-        name: String,
-    },
-    /// Attributes, or the entries of a directory, or the target of a symlink.
-    Node(Ino),
-}
-
-/// What is different in `new`.
-pub(super) fn changes(old: &Snapshot, new: &Snapshot) -> Vec<Change> {
-    let mut changes = Vec::new();
-    let mut entry = |parent, name: &str| {
-        changes.push(Change::Entry {
-            parent,
-            name: name.to_owned(),
-        });
-    };
+/// Nodes that are different in `new`: directories with other names in them, and what is gone.
+pub(super) fn changes(old: &Snapshot, new: &Snapshot) -> Vec<Ino> {
     let mut nodes = Vec::new();
     for vm in old.vms() {
         match new.vm(vm.name.as_str()) {
             Some(now) if Arc::ptr_eq(now, vm) => {}
-            Some(now) if now.serial == vm.serial => {
-                compare(vm, now, &mut entry, &mut nodes);
-            }
-            _ => {
-                entry(Ino::ROOT, vm.name.as_str());
-                nodes.push(Ino::ROOT);
-                nodes.push(vm.ino());
-            }
+            Some(now) if now.serial == vm.serial => compare(vm, now, &mut nodes),
+            _ => nodes.extend([Ino::ROOT, vm.ino()]),
         }
     }
-    for vm in new.vms().filter(|vm| old.vm(vm.name.as_str()).is_none()) {
-        entry(Ino::ROOT, vm.name.as_str());
-        nodes.push(Ino::ROOT);
-    }
+    let new_ones = new.vms().filter(|vm| old.vm(vm.name.as_str()).is_none());
+    nodes.extend(new_ones.map(|_| Ino::ROOT));
     nodes.sort_unstable();
     nodes.dedup();
-    changes.extend(nodes.into_iter().map(Change::Node));
-    changes
+    nodes
 }
 
-fn compare(old: &VmView, new: &VmView, entry: &mut impl FnMut(Ino, &str), nodes: &mut Vec<Ino>) {
-    let serials = |vm: &VmView| -> HashMap<String, u32> {
-        vm.points
-            .iter()
-            .map(|point| (point.entry.name.as_str().to_owned(), point.entry.serial))
-            .collect()
-    };
-    let (before, after) = (serials(old), serials(new));
-    for (name, serial) in &before {
-        if after.get(name) != Some(serial) {
-            entry(new.ino(), name);
-            nodes.push(Ino::pack(*serial, 0, low::SELF));
-        }
-    }
-    for name in after.keys().filter(|name| !before.contains_key(*name)) {
-        entry(new.ino(), name);
-    }
-    let latest = |vm: &VmView| vm.latest().map(|point| point.ino(low::LATEST));
-    if latest(old) != latest(new) {
-        entry(new.ino(), "latest");
-        nodes.extend(latest(old));
-    }
+fn compare(old: &VmView, new: &VmView, nodes: &mut Vec<Ino>) {
+    let after: HashSet<u32> = new.points.iter().map(|p| p.entry.serial).collect();
+    let gone = old.points.iter().map(|p| p.entry.serial);
+    let gone = gone.filter(|serial| !after.contains(serial));
+    nodes.extend(gone.map(|serial| Ino::pack(serial, 0, low::SELF)));
     nodes.push(new.ino());
 }

@@ -65,14 +65,10 @@ impl Tree {
             Node::Latest(point) => {
                 let length = u64_from_usize(point.entry.name.as_str().len());
                 let attributes = own(Look::Symlink, length, 0, point.time());
-                // Where points are made by renaming, whoever renames looks at once, before anybody else has been told.
-                let entry_ttl = match self.desk {
-                    Some(_) => Ttl::Nothing,
-                    None => Ttl::Changing,
-                };
+                // Asked for each time: no notification is quick enough for who commits and looks.
                 Found {
                     attributes,
-                    entry_ttl,
+                    entry_ttl: Ttl::Nothing,
                     attribute_ttl: Ttl::Committed,
                 }
             }

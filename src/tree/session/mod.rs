@@ -33,7 +33,7 @@ use super::Tree;
 use super::inode::{Ino, low};
 use super::node::{Node, stale};
 use super::read::{Bytes, directory};
-use super::snapshot::{Change, VmView};
+use super::snapshot::VmView;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{DiskWriter, Registry, Session, SessionState};
@@ -60,7 +60,6 @@ pub struct Writing {
 #[derive(Clone, PartialEq, Eq)]
 struct Seen {
     vm: String,
-    name: String,
     serial: u32,
 }
 
@@ -154,14 +153,13 @@ impl Desk {
         (!name.is_empty()).then(|| name.clone())
     }
 
-    /// What has changed since it was asked last; forgets what was kept of sessions that are gone.
-    pub(super) fn changes(&self, vm: impl Fn(&str) -> Option<Ino>) -> Vec<Change> {
+    /// Directories in which sessions have come or gone since it was asked last; forgets what was kept of sessions that are gone.
+    pub(super) fn changes(&self, vm: impl Fn(&str) -> Option<Ino>) -> Vec<Ino> {
         let sessions = self.sessions().all();
         let now: Vec<Seen> = sessions
             .iter()
             .map(|session| Seen {
                 vm: session.vm().to_string(),
-                name: format!("{}{SUFFIX}", session.name()),
                 serial: session.serial(),
             })
             .collect();
@@ -170,13 +168,7 @@ impl Desk {
         let gone = seen.iter().filter(|old| !now.contains(old));
         let new = now.iter().filter(|new| !seen.contains(new));
         for one in gone.chain(new) {
-            if let Some(parent) = vm(&one.vm) {
-                changes.push(Change::Entry {
-                    parent,
-                    name: one.name.clone(),
-                });
-                changes.push(Change::Node(parent));
-            }
+            changes.extend(vm(&one.vm));
         }
         if !changes.is_empty() {
             let open = |serial: u32| now.iter().any(|one| one.serial == serial);

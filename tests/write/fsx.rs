@@ -187,3 +187,30 @@ fn random_operations() {
     );
     stand.check_left(2);
 }
+
+/// The field's own exerciser, with mapped reads and writes: <https://crates.io/crates/fsx>.
+#[test]
+fn the_file_system_exerciser() {
+    if !ready(&["fsx"]) {
+        return;
+    }
+    let (stand, _) = Stand::with_point("");
+    stand.begin("s");
+    let config = stand.place.path("fsx.toml");
+    fs::write(
+        &config,
+        "flen = 1000000\n[opsize]\nmax = 131072\n[weights]\nclose_open = 1\ninvalidate = 1\nread = 10\nwrite = 10\n\
+         mapread = 10\nmapwrite = 10\ntruncate = 10\nfsync = 1\nfdatasync = 1\npunch_hole = 3\nfallocate = 0\nsendfile = 1\n\
+         posix_fadvise = 1\ncopy_file_range = 1\n",
+    )
+    .unwrap();
+    let steps = number("RESTOREFS_FSX").unwrap_or(4000).to_string();
+    let (config, disk) = (config, stand.disk("s"));
+    let output = std::process::Command::new("fsx")
+        .args(["-q", "-N", &steps, "-f"])
+        .args([&config, &disk])
+        .current_dir(stand.place.dir.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}

@@ -163,6 +163,22 @@ impl DiskWriter {
         self.record(Record::State { finished });
     }
 
+    /// Notes how a write through the tree ended: a good one finishes the disk, one that failed leaves it unfinished until
+    /// [`DiskWriter::set_finished`] says otherwise.
+    pub fn note_file_write(&self, went_well: bool) {
+        let is_news = if went_well {
+            self.finish.write()
+        } else {
+            self.finish.fail();
+            true
+        };
+        if is_news {
+            self.record(Record::State {
+                finished: went_well,
+            });
+        }
+    }
+
     /// Whether an fsync has failed, so that only an abort is left.
     #[must_use]
     pub fn is_unsure(&self) -> bool {

@@ -115,11 +115,14 @@ impl Tree {
             Part::Disk(disk) => {
                 disk.claim(Door::Tree)?;
                 node.session.touch();
-                disk.set_size(size_bytes)?;
-                if !disk.is_finished() {
+                let done = disk.set_size(size_bytes);
+                if size_bytes == 0 && done.is_ok() {
+                    // Whoever begins anew has left behind what went wrong.
                     disk.set_finished(true);
+                } else {
+                    disk.note_file_write(done.is_ok());
                 }
-                Ok(())
+                done
             }
             Part::File(name) => {
                 node.session.resize_attached(name, size_bytes)?;

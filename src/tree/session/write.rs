@@ -21,7 +21,7 @@ pub enum Allocation {
     Zero(bool),
 }
 
-/// The disk is being written through the tree: it is finished from now on, until somebody says otherwise.
+/// The disk is about to be written through the tree.
 fn begin_writing(node: &SessionNode, disk: &DiskWriter) -> Result<()> {
     node.session.check_open()?;
     disk.claim(Door::Tree)?;
@@ -29,10 +29,10 @@ fn begin_writing(node: &SessionNode, disk: &DiskWriter) -> Result<()> {
     Ok(())
 }
 
-fn finish(disk: &DiskWriter) {
-    if !disk.is_finished() {
-        disk.set_finished(true);
-    }
+/// What was tried counts: a disk of which a write failed is not finished by another one.
+fn note(disk: &DiskWriter, done: Result<()>) -> Result<()> {
+    disk.note_file_write(done.is_ok());
+    done
 }
 
 fn no_file(part: &Part) -> Error {
@@ -54,8 +54,7 @@ impl Tree {
         let node = self.open_node(ino)?;
         let written = match &node.part {
             Part::Disk(disk) => begin_writing(&node, disk)
-                .and_then(|()| disk.write_growing(offset, bytes))
-                .map(|()| finish(disk)),
+                .and_then(|()| note(disk, disk.write_growing(offset, bytes))),
             Part::File(name) => node
                 .session
                 .write_attached(name, offset, bytes)
@@ -79,8 +78,7 @@ impl Tree {
         let node = self.open_node(ino)?;
         let done = match &node.part {
             Part::Disk(disk) => begin_writing(&node, disk)
-                .and_then(|()| allocate_disk(disk, offset, length_bytes, how))
-                .map(|()| finish(disk)),
+                .and_then(|()| note(disk, allocate_disk(disk, offset, length_bytes, how))),
             Part::File(name) => self.allocate_attached(&node, name, offset, length_bytes, how),
             part => Err(no_file(part)),
         };
@@ -119,7 +117,7 @@ impl Tree {
             return Ok(());
         };
         let synced = match &node.part {
-            Part::Disk(disk) => disk.flush(),
+            Part::Disk(disk) => disk.flush().inspect_err(|_| disk.note_file_write(false)),
             Part::File(name) => node.session.flush_attached(name),
             Part::Top | Part::Disks => node.session.flush(),
             Part::Attached | Part::Status | Part::Targets => Ok(()),

@@ -23,6 +23,7 @@ impl Session {
 
     /// May write attached files for as long as the guard is held: the commit waits for it.
     fn enter_attached(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        self.wait_open()?;
         let guard = self
             .attaching
             .read()

@@ -42,24 +42,23 @@ impl Session {
         self.commit_after(request, &|| ())
     }
 
-    /// [`Session::commit`], with `launder` called twice: while writes are taken still, and when they are not any more. Whoever
-    /// holds written bytes back (a kernel's page cache) hands them in the first time, and drops what is left the second.
+    /// [`Session::commit`], with `launder` called twice: while writes are taken still, and when there is the point. Whoever holds
+    /// written bytes back (a kernel's page cache) hands them in the first time, and drops what is left the second.
     ///
     /// # Errors
     /// As [`Session::commit`].
     pub fn commit_after(&self, request: &CommitRequest, launder: &dyn Fn()) -> Result<PointEntry> {
+        let busy = || Error::new(ErrorKind::Busy, "the session is being committed already");
+        if self.state() == SessionState::Committing {
+            return Err(busy());
+        }
         launder();
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match &*state {
                 SessionState::Open => *state = SessionState::Committing,
-                SessionState::Committing => {
-                    return Err(Error::new(
-                        ErrorKind::Busy,
-                        "the session is being committed already",
-                    ));
-                }
+                SessionState::Committing => return Err(busy()),
                 SessionState::Committed(point) => {
                     return Err(Error::new(
                         ErrorKind::ReadOnly,
@@ -73,7 +72,7 @@ impl Session {
         }
         // Whoever is writing an attached file ends; whoever comes later is refused.
         drop(self.attaching.write());
-        let done = self.commit_disks(request, launder);
+        let done = self.commit_disks(request);
         let next = match &done {
             Ok(point) => SessionState::Committed(point.entry.name.clone()),
             Err(_) => SessionState::Open,
@@ -91,6 +90,7 @@ impl Session {
         self.touch();
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = next;
         if let SessionState::Committed(point) = self.state() {
+            launder();
             let ending = Ending {
                 result: JobResult::Committed,
                 reason: result.as_ref().err().map(Error::report),
@@ -159,7 +159,7 @@ impl Session {
         Ok(())
     }
 
-    fn commit_disks(&self, request: &CommitRequest, launder: &dyn Fn()) -> Result<Published> {
+    fn commit_disks(&self, request: &CommitRequest) -> Result<Published> {
         let request = &self.merged(request);
         let named = |list: &[DiskName], disk: &DiskWriter| {
             list.iter().any(|n| n.folded() == disk.meta.name.folded())
@@ -198,7 +198,6 @@ impl Session {
             disk.flush_gated()?;
             disk.sealed.store(true, Ordering::SeqCst);
         }
-        launder();
         let mut sealed = Vec::new();
         for disk in &disks {
             let change_id = said_of(&request.change_ids, &disk.meta.name).cloned();

@@ -25,8 +25,8 @@ const ENDED_MAX: usize = 16_384;
 
 /// Who must know of what happens to sessions: the mounted tree, whoever looks at new points.
 pub trait Audience: Send + Sync {
-    /// A session is about to be sealed: what somebody still holds of its disks comes in now. Called twice: while writes are
-    /// taken, and when they are not any more.
+    /// A session is about to be sealed: what somebody still holds of its disks comes in now. Called once more when there is the point:
+    /// what he holds since is dropped.
     fn before_seal(&self, session: &Session);
 
     /// Sessions or points have come or gone. With [`Telling::Wait`] it returns once whoever looks will see it.

@@ -285,6 +285,18 @@ impl Session {
         }
     }
 
+    /// [`Session::check_open`] for one who writes into files: a commit that is running is waited for. The kernel drops what it could not
+    /// write back, so that a refusal would lose what a commit that fails gives back to the session.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Stale` when it has ended.
+    pub fn wait_open(&self) -> Result<()> {
+        if self.state() == SessionState::Committing {
+            drop(self.changing.lock());
+        }
+        self.check_open()
+    }
+
     /// Opens a door's connection to a disk; its end decides whether the disk is finished.
     ///
     /// # Errors

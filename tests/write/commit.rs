@@ -322,3 +322,44 @@ fn numbers_are_not_reused() {
     assert!(next != aborted && next != session, "{next} {aborted}");
     assert_eq!(number(&stand, "vm/p1"), after[1]);
 }
+
+/// Whoever writes while a commit runs waits for it: a commit that fails has lost nothing of what came meanwhile.
+#[test]
+fn writes_during_a_commit_that_fails_are_kept() {
+    if !ready(&[]) {
+        return;
+    }
+    for options in ["threads=1", ""] {
+        let (stand, mut bytes) = Stand::with_point(options);
+        stand.begin("s");
+        run("touch", &[text(&stand.disk("s"))]);
+        let mut rounds = 0u32;
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (stop, stand) = (&stop, &stand);
+            let writer = scope.spawn(move || {
+                let file = fs::File::options()
+                    .write(true)
+                    .open(stand.disk("s"))
+                    .unwrap();
+                let mut written = 0u32;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    written += 1;
+                    file.write_all_at(&written.to_le_bytes(), 70_000).unwrap();
+                }
+                written
+            });
+            let _guard = Stop(stop);
+            for _ in 0..20 {
+                // The name is taken, which is found out before or after the seal, as it comes.
+                assert_eq!(stand.commit("s", "p0").unwrap_err(), Errno::EXIST);
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            rounds += writer.join().unwrap();
+        });
+        bytes[70_000..70_004].copy_from_slice(&rounds.to_le_bytes());
+        assert!(fs::read(stand.disk("s")).unwrap() == bytes);
+        stand.commit("s", "p1").unwrap();
+        assert!(stand.point("p1") == bytes);
+    }
+}

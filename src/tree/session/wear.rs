@@ -86,7 +86,7 @@ impl Tree {
     pub fn set_attributes(&self, ino: Ino, new: &NewAttributes) -> Result<Found> {
         let node = self.open_node(ino)?;
         let session = &node.session;
-        Self::noted(session, session.check_open())?;
+        Self::noted(session, session.wait_open())?;
         if let Some(size_bytes) = new.size_bytes {
             Self::noted(session, self.resize(&node, size_bytes))?;
         }

@@ -23,7 +23,7 @@ pub enum Allocation {
 
 /// The disk is about to be written through the tree.
 fn begin_writing(node: &SessionNode, disk: &DiskWriter) -> Result<()> {
-    node.session.check_open()?;
+    node.session.wait_open()?;
     disk.claim(Door::Tree)?;
     node.session.touch();
     Ok(())

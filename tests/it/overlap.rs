@@ -1,0 +1,84 @@
+//! What happens to a session while something else happens to it, or right after something that failed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use restorefs::block::ReadAt;
+use restorefs::error::ErrorKind;
+use restorefs::ingest::{
+    BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState, Telling,
+};
+use restorefs::repo::sidecar::index::PointEntry;
+use restorefs::store::fault::{FaultStage, FaultStore, Faults, Moment};
+use restorefs::store::memory::MemoryStore;
+use restorefs::types::{DiskName, VmName};
+
+use crate::proof::prove_disk;
+use crate::world::{World, open_engine, read_all};
+
+const CLUSTER: u64 = 65_536;
+
+fn vm() -> VmName {
+    VmName::new("web01").unwrap()
+}
+
+fn disk(name: &str) -> DiskName {
+    DiskName::new(name).unwrap()
+}
+
+fn request(disks: &[&str], source_bytes: u64) -> BeginRequest {
+    let mut request = BeginRequest::new(vm());
+    for name in disks {
+        request.disks.push(DiskRequest {
+            name: disk(name),
+            source_bytes: Some(source_bytes),
+            key: None,
+            full: false,
+        });
+    }
+    request
+}
+
+fn write_all(session: &Session, name: &str, fill: u8) {
+    let writer = session.disk(&disk(name)).unwrap();
+    let bytes = vec![fill; writer.size_bytes() as usize];
+    writer.write(0, &bytes).unwrap();
+    writer.set_finished(true);
+}
+
+fn prove(world: &World, point: &PointEntry, name: &str) -> Vec<u8> {
+    let engine = world.engine();
+    let sidecar = engine.owner.repository().point(&vm(), point).unwrap();
+    prove_disk(engine, &vm(), point, sidecar.disk(&disk(name)).unwrap())
+}
+
+/// Once a session is gone from the disk its name is free, and while it was still being noted as ended another may have taken it: that
+/// one was taken out of the table instead, and could be neither written, committed nor seen until the next start.
+#[test]
+fn a_session_that_takes_a_name_at_once_stays_in_the_table() {
+    let world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let mut named = request(&["vda"], CLUSTER);
+    named.session = Some("again".parse().unwrap());
+    for round in 0..300 {
+        let first = sessions.begin(&named, Telling::Wait).unwrap();
+        let name = first.name();
+        let second = std::thread::scope(|scope| {
+            let next = scope.spawn(|| {
+                loop {
+                    if let Ok(session) = sessions.begin(&named, Telling::Wait) {
+                        return session;
+                    }
+                }
+            });
+            sessions.abort(&vm(), &name, Telling::Wait).unwrap();
+            next.join().unwrap()
+        });
+        let found = sessions.get(&vm(), &name);
+        assert!(
+            found.is_some_and(|found| Arc::ptr_eq(&found, &second)),
+            "round {round}"
+        );
+        sessions.abort(&vm(), &name, Telling::Wait).unwrap();
+    }
+}

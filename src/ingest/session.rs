@@ -416,7 +416,11 @@ impl Session {
                 }
             }
         }
-        for disk in self.disks() {
+        // Whoever changes something or writes an attached file ends first, and would write files anew behind the removal; whoever comes
+        // later is refused, as is a copy at its next piece.
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.attaching.write());
+        for (_, disk) in self.files() {
             // Whoever is writing finishes first; whoever comes later is refused.
             let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
             disk.sealed.store(true, Ordering::SeqCst);

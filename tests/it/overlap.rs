@@ -82,3 +82,37 @@ fn a_session_that_takes_a_name_at_once_stays_in_the_table() {
         sessions.abort(&vm(), &name, Telling::Wait).unwrap();
     }
 }
+
+/// An abort did not wait for what was changing the session: the sidecar was written once more behind it, for layers that were gone, and
+/// the VM had a session that could not go on.
+#[test]
+fn an_aborted_session_does_not_come_back_by_a_change_that_was_under_way() {
+    for round in 0..200 {
+        let world = World::new(64 << 20);
+        let session = Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
+        let begun = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0.. {
+                    let made = session.create_file(&disk(&format!("new{n}")), None);
+                    let attached = session.attach(&format!("file{n}"), b"x");
+                    begun.store(true, Ordering::SeqCst);
+                    if made.is_err() && attached.is_err() {
+                        break;
+                    }
+                }
+            });
+            while !begun.load(Ordering::SeqCst) {
+                std::hint::spin_loop();
+            }
+            session.abort().unwrap();
+        });
+        let repository = world.engine().owner.repository();
+        let left = repository.session_names(&vm()).unwrap();
+        assert!(left.is_empty(), "round {round}: {left:?}");
+        let layers = restorefs::store::Key::parse("vms/web01/layers").unwrap();
+        let layers = restorefs::store::Store::list(&world.store, &layers).unwrap();
+        assert!(layers.is_empty(), "round {round}: {layers:?}");
+        Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
+    }
+}

@@ -235,6 +235,9 @@ impl Session {
     /// After a failed commit: disks that were sealed already take writes again.
     fn reopen_sealed(&self) -> Result<()> {
         let sidecar = self.sidecar();
+        if sidecar.dismantled {
+            return Ok(());
+        }
         let repository = self.engine.owner.repository();
         let vm_id = self.engine.owner.vm_snapshot(&sidecar.vm)?.vm.vm_id;
         let source = ChainSource::new(repository, &sidecar.vm, vm_id, true);

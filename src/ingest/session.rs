@@ -429,8 +429,11 @@ impl Session {
         let removed = self.engine.owner.discard_session(&self.sidecar());
         match &removed {
             Ok(()) => self.engine.owner.keep_job(&self.job(ending)),
-            // Some of it is left: it can be aborted again, and takes no writes.
+            // Some of it is left, layers may be empty already: it can be aborted again, takes no writes, and is never committed.
             Err(_) => {
+                let mut sidecar = self.sidecar.lock().unwrap_or_else(PoisonError::into_inner);
+                sidecar.dismantled = true;
+                drop(sidecar);
                 *self.state.lock().unwrap_or_else(PoisonError::into_inner) = SessionState::Open;
             }
         }

@@ -116,3 +116,43 @@ fn an_aborted_session_does_not_come_back_by_a_change_that_was_under_way() {
         Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
     }
 }
+
+/// An abort that failed half-way has emptied layers already. The session is open again so that it can be aborted again, and it could be
+/// committed: as a point without its content.
+#[test]
+fn a_session_whose_abort_has_failed_is_never_committed() {
+    let begin = |faults: &Arc<Faults>, store: &Arc<MemoryStore>, world: &World| {
+        let engine = open_engine(
+            Arc::new(FaultStore::new(store.clone(), faults)),
+            Arc::new(FaultStage::new(store.clone(), faults)),
+            &world.clock,
+            64 << 20,
+        )
+        .unwrap();
+        let session = Session::begin(&engine, &request(&["vda", "vdb"], 4 * CLUSTER)).unwrap();
+        write_all(&session, "vda", 1);
+        write_all(&session, "vdb", 2);
+        session.attach("vm.xml", b"<domain/>").unwrap();
+        session
+    };
+    let world = World::new(64 << 20);
+    let faults = Faults::none();
+    let session = begin(&faults, &Arc::new(world.store.snapshot()), &world);
+    let before = faults.changes();
+    session.abort().unwrap();
+    let all = faults.changes();
+    let mut failed = 0;
+    for n in before..all {
+        let store = Arc::new(world.store.snapshot());
+        let session = begin(&Faults::fail_once(n, ErrorKind::Io), &store, &world);
+        if session.abort().is_ok() {
+            continue;
+        }
+        failed += 1;
+        let error = session.commit(&CommitRequest::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "change {n}");
+        session.abort().unwrap();
+        assert_eq!(session.state(), SessionState::Aborted);
+    }
+    assert!(failed >= 4, "{failed} of {before} to {all}");
+}

@@ -195,6 +195,8 @@ impl Session {
         // All disks end at one moment, before the first is sealed.
         for disk in &disks {
             let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+            // Again, now that nobody can begin: who began since would be in the point with a part of what he writes.
+            check_ready(disk, named(&request.unchanged, disk))?;
             disk.flush_gated()?;
             disk.sealed.store(true, Ordering::SeqCst);
         }

@@ -156,3 +156,52 @@ fn a_session_whose_abort_has_failed_is_never_committed() {
     }
     assert!(failed >= 4, "{failed} of {before} to {all}");
 }
+
+/// Whether a disk is finished was asked once, before the disks were flushed: a client that began to write in between (a discard, which
+/// reserves no buffer) had its first requests in the point, and the rest not.
+#[test]
+fn a_client_that_begins_to_write_during_a_commit_is_not_half_in_it() {
+    let world = World::new(64 << 20);
+    let mut during = 0;
+    for round in 0..40 {
+        let session =
+            Session::begin(world.engine(), &request(&["vda", "vdb"], 512 * CLUSTER)).unwrap();
+        let first = session.disk(&disk("vda")).unwrap();
+        // Parts of clusters are completed by the flush, which takes a moment.
+        for cluster in 0..250 {
+            first
+                .write(cluster * CLUSTER + 512, &[round + 1; 512])
+                .unwrap();
+        }
+        first.set_finished(true);
+        write_all(&session, "vdb", round + 1);
+        let (writer, connection) = session.connect(&disk("vdb")).unwrap();
+        let (done, written) = std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                while session.state() == SessionState::Open {
+                    std::hint::spin_loop();
+                }
+                connection.note_write().unwrap();
+                writer.zero(0, CLUSTER).is_ok()
+            });
+            (
+                session.commit(&CommitRequest::default()),
+                client.join().unwrap(),
+            )
+        });
+        drop(connection);
+        match done {
+            Ok(point) => {
+                let found = read_all(&world.open(&vm(), &point, &disk("vdb")));
+                assert!(found == vec![round + 1; found.len()], "round {round}");
+            }
+            Err(e) => {
+                during += u32::from(written);
+                assert_eq!(e.kind(), ErrorKind::Busy, "{}", e.report());
+                session.abort().unwrap();
+            }
+        }
+        world.clock.advance(60);
+    }
+    assert!(during > 0, "no client came in between");
+}

@@ -205,3 +205,32 @@ fn a_client_that_begins_to_write_during_a_commit_is_not_half_in_it() {
     }
     assert!(during > 0, "no client came in between");
 }
+
+/// A disk has whole sectors, its file ends where its source does. What a client wrote behind the source's end showed up in the file when
+/// that grew.
+#[test]
+fn what_lies_in_the_last_sector_behind_the_end_is_zero_when_a_file_grows() {
+    let world = World::new(64 << 20);
+    for grown in [1010, 1024, 1030, 70_000] {
+        let session = Session::begin(world.engine(), &request(&["vda"], 1000)).unwrap();
+        let writer = session.disk(&disk("vda")).unwrap();
+        writer.write(0, &[7; 1024]).unwrap();
+        writer.set_size(grown).unwrap();
+        let mut expected = vec![7; 1000];
+        expected.resize(grown.next_multiple_of(512) as usize, 0);
+        let mut found = vec![9; expected.len()];
+        writer.read_at(0, &mut found).unwrap();
+        assert!(found == expected, "{grown}");
+        writer.set_finished(true);
+        let mut again = request(&["vda"], grown);
+        again.disks[0].full = true;
+        let point = session.commit(&CommitRequest::default()).unwrap();
+        assert!(prove(&world, &point, "vda") == expected, "{grown}");
+        world.clock.advance(60);
+        world
+            .engine()
+            .owner
+            .forget_point(&vm(), &point.name)
+            .unwrap();
+    }
+}

@@ -234,3 +234,23 @@ fn what_lies_in_the_last_sector_behind_the_end_is_zero_when_a_file_grows() {
             .unwrap();
     }
 }
+
+/// What is renamed over a disk may be gone by the time that it is its turn. The disk was removed for it all the same, and the session
+/// was committed without.
+#[test]
+fn what_is_not_there_any_more_replaces_nothing() {
+    let world = World::new(64 << 20);
+    let session = Session::begin(world.engine(), &request(&["vda", "vdb"], CLUSTER)).unwrap();
+    write_all(&session, "vda", 1);
+    write_all(&session, "vdb", 2);
+    let beside = session
+        .create_file(&disk("vda"), Some(".vda.raw.x"))
+        .unwrap();
+    session.unlink(&beside).unwrap();
+    let error = session.replace(&beside).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Stale);
+    let error = session.unlink(&beside).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Stale);
+    let point = session.commit(&CommitRequest::default()).unwrap();
+    assert!(prove(&world, &point, "vda") == vec![1; CLUSTER as usize]);
+}

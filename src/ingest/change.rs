@@ -148,6 +148,8 @@ impl Session {
         let owner = &self.engine.owner;
         let vm_id = owner.vm_snapshot(&now.vm)?.vm.vm_id;
         let source = ChainSource::new(owner.repository(), &now.vm, vm_id, true);
+        // A crash may have left a log of this number that no disk has.
+        self.delete_files(disk);
         let made = create_disk(&self.engine, now, &source, disk);
         if made.is_err() {
             self.delete_files(disk);

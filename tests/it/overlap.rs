@@ -254,3 +254,77 @@ fn what_is_not_there_any_more_replaces_nothing() {
     let point = session.commit(&CommitRequest::default()).unwrap();
     assert!(prove(&world, &point, "vda") == vec![1; CLUSTER as usize]);
 }
+
+/// Killed at every step of making, replacing, removing: the session goes on, its disks are as before or as after, and the same can be
+/// done again. A log that was made before a crash kept its name from the next disk of that number.
+#[test]
+fn a_change_that_a_crash_cut_short_can_be_made_again() {
+    let world = World::new(64 << 20);
+    let first = Session::begin(world.engine(), &request(&["vda"], 3 * CLUSTER)).unwrap();
+    write_all(&first, "vda", 9);
+    first.commit(&CommitRequest::default()).unwrap();
+    world.clock.advance(60);
+    let begin = |faults: &Arc<Faults>, store: &Arc<MemoryStore>| {
+        let engine = open_engine(
+            Arc::new(FaultStore::new(store.clone(), faults)),
+            Arc::new(FaultStage::new(store.clone(), faults)),
+            &world.clock,
+            64 << 20,
+        )
+        .unwrap();
+        let session = Session::begin(&engine, &request(&["vda"], 3 * CLUSTER)).unwrap();
+        write_all(&session, "vda", 1);
+        session.flush().unwrap();
+        session
+    };
+    let change = |session: &Arc<Session>| {
+        session.make_full(&disk("vda"))?;
+        let beside = session.create_file(&disk("vda"), Some(".vda.raw.x"))?;
+        beside.write_growing(0, &[2; 70_000])?;
+        beside.flush()?;
+        session.replace(&beside)?;
+        let other = session.create_file(&disk("vdb"), None)?;
+        session.unlink(&other)
+    };
+    let faults = Faults::none();
+    let session = begin(&faults, &Arc::new(world.store.snapshot()));
+    let before = faults.changes();
+    change(&session).unwrap();
+    let all = faults.changes();
+    assert!(all > before + 20);
+    for n in before..all {
+        for moment in [Moment::Before, Moment::After] {
+            let store = Arc::new(world.store.snapshot());
+            let session = begin(&Faults::kill_at(n, moment), &store);
+            let name = session.name();
+            // What fails last is a deletion, of what nobody names any more.
+            let answered = change(&session).is_ok();
+            // What is left, as a new process finds it.
+            let store = Arc::new(store.snapshot());
+            drop(session);
+            let engine = open_engine(store.clone(), store.clone(), &world.clock, 64 << 20).unwrap();
+            let session = Session::resume(&engine, &vm(), &name).unwrap();
+            let old = session.disk(&disk("vda")).unwrap();
+            let bytes = read_all(old.as_ref());
+            let is_old = bytes == vec![1; 3 * CLUSTER as usize];
+            let is_new = old.source_bytes() == 70_000 && bytes[..70_000] == [2; 70_000];
+            assert!(is_new || (is_old && !answered), "change {n} {moment:?}");
+            for (temporary, left) in session.files() {
+                if temporary.is_some() {
+                    session.unlink(&left).unwrap();
+                }
+            }
+            if let Ok(left) = session.disk(&disk("vdb")) {
+                session.unlink(&left).unwrap();
+            }
+            change(&session).unwrap_or_else(|e| panic!("change {n} {moment:?}: {}", e.report()));
+            let disks = session.disks();
+            assert_eq!(disks.len(), 1);
+            disks[0].set_finished(true);
+            let point = session.commit(&CommitRequest::default()).unwrap();
+            let sidecar = engine.owner.repository().point(&vm(), &point).unwrap();
+            let found = prove_disk(&engine, &vm(), &point, sidecar.disk(&disk("vda")).unwrap());
+            assert!(found[..70_000] == [2; 70_000]);
+        }
+    }
+}

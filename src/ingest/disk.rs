@@ -71,6 +71,8 @@ pub struct DiskWriter {
     pub(super) pending: Mutex<Pending>,
     pub(super) log: Mutex<RecordLog>,
     pub(super) finish: Finish,
+    /// Whether the log's last word is that it is finished.
+    pub(super) is_said_finished: AtomicBool,
     /// Regions that were written to.
     pub(super) touched: Mutex<BTreeSet<Region>>,
     pub(super) size_bytes: AtomicU64,
@@ -160,7 +162,22 @@ impl DiskWriter {
     /// Declares it finished, or not.
     pub fn set_finished(&self, finished: bool) {
         self.finish.set(finished);
+        self.is_said_finished.store(finished, Ordering::SeqCst);
         self.record(Record::State { finished });
+    }
+
+    /// Takes back, durably, that it was declared finished: somebody writes it again, and what he overwrites in place needs no record.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::flush`].
+    pub(super) fn take_back_finished(&self) -> Result<()> {
+        if !self.is_said_finished.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.record(Record::State { finished: false });
+        self.flush()?;
+        self.is_said_finished.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether an fsync has failed, so that only an abort is left.

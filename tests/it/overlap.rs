@@ -328,3 +328,31 @@ fn a_change_that_a_crash_cut_short_can_be_made_again() {
         }
     }
 }
+
+/// That a disk had been declared finished was in its log; that a client wrote it again was not, so that after a crash in the middle the
+/// half-written disk could be committed.
+#[test]
+fn a_finished_disk_that_is_written_again_is_not_finished_after_a_crash() {
+    let mut world = World::new(64 << 20);
+    let session = Session::begin(world.engine(), &request(&["vda"], 4 * CLUSTER)).unwrap();
+    let name = session.name();
+    write_all(&session, "vda", 1);
+    session.flush().unwrap();
+    drop(session);
+    world.start();
+    let session = Session::resume(world.engine(), &vm(), &name).unwrap();
+    assert!(session.disk(&disk("vda")).unwrap().is_finished());
+    let (writer, connection) = session.connect(&disk("vda")).unwrap();
+    connection.note_write().unwrap();
+    // In place, so that it may be there without any flush.
+    writer.write(0, &[2; CLUSTER as usize]).unwrap();
+    let left = world.store.snapshot();
+    drop((connection, writer, session));
+    world.store = left;
+    world.start();
+    let session = Session::resume(world.engine(), &vm(), &name).unwrap();
+    let writer = session.disk(&disk("vda")).unwrap();
+    assert!(read_all(writer.as_ref())[..4] == [2; 4]);
+    assert!(!writer.is_finished());
+    assert!(session.commit(&CommitRequest::default()).is_err());
+}

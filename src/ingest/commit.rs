@@ -249,10 +249,8 @@ impl Session {
             .filter(|disk| disk.sealed.load(Ordering::SeqCst))
         {
             let finished = place.is_finished();
-            let mut meta = place.meta.clone();
-            meta.size_bytes = place.size_bytes();
-            meta.source_bytes = place.source_bytes();
-            let again = resume_disk(&self.engine, &sidecar, &source, &meta)?;
+            // With the size that it began with: its log may name clusters beyond the present one, and says that too.
+            let again = resume_disk(&self.engine, &sidecar, &source, &place.meta)?;
             again.finish.set(finished);
             if let Some(door) = place.door() {
                 again.claim(door)?;

@@ -356,3 +356,54 @@ fn a_finished_disk_that_is_written_again_is_not_finished_after_a_crash() {
     assert!(!writer.is_finished());
     assert!(session.commit(&CommitRequest::default()).is_err());
 }
+
+/// A disk that was cut and whose commit failed late is taken back from its log, which names clusters beyond its present end.
+#[test]
+fn a_disk_that_was_cut_survives_a_commit_that_failed() {
+    let world = World::new(64 << 20);
+    let begin = |faults: &Arc<Faults>, store: &Arc<MemoryStore>| {
+        let engine = open_engine(
+            Arc::new(FaultStore::new(store.clone(), faults)),
+            Arc::new(FaultStage::new(store.clone(), faults)),
+            &world.clock,
+            64 << 20,
+        )
+        .unwrap();
+        let session = Session::begin(&engine, &request(&["vda"], 12 * CLUSTER)).unwrap();
+        write_all(&session, "vda", 1);
+        session.flush().unwrap();
+        let writer = session.disk(&disk("vda")).unwrap();
+        writer.set_size(5 * CLUSTER + 100).unwrap();
+        session
+    };
+    let faults = Faults::none();
+    let session = begin(&faults, &Arc::new(world.store.snapshot()));
+    let before = faults.changes();
+    session.commit(&CommitRequest::default()).unwrap();
+    let all = faults.changes();
+    let mut expected = vec![1; 5 * CLUSTER as usize + 100];
+    expected.resize(expected.len().next_multiple_of(512), 0);
+    let mut failed = 0;
+    for n in before..all {
+        let store = Arc::new(world.store.snapshot());
+        let faults = Faults::fail_once(n, ErrorKind::NoSpace);
+        let session = begin(&faults, &store);
+        if session.commit(&CommitRequest::default()).is_ok()
+            || session.state() != SessionState::Open
+        {
+            continue;
+        }
+        let writer = session.disk(&disk("vda")).unwrap();
+        if writer.is_unsure() {
+            continue;
+        }
+        failed += 1;
+        assert!(read_all(writer.as_ref()) == expected, "change {n}");
+        writer.write(0, &[1; 512]).unwrap();
+        let point = session
+            .commit(&CommitRequest::default())
+            .unwrap_or_else(|e| panic!("change {n}: {}", e.report()));
+        assert_eq!(point.seq, 1);
+    }
+    assert!(failed > 5, "{failed} of {before} to {all}");
+}

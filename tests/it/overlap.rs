@@ -407,3 +407,34 @@ fn a_disk_that_was_cut_survives_a_commit_that_failed() {
     }
     assert!(failed > 5, "{failed} of {before} to {all}");
 }
+
+/// An attached file is renamed by copying it. What was written to the old one behind the copy's back was answered, and was nowhere.
+#[test]
+fn what_is_written_to_an_attached_file_while_it_is_renamed_is_not_lost() {
+    let world = World::new(64 << 20);
+    let session = Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
+    for round in 0..100 {
+        session.create_attached("a").unwrap();
+        session.resize_attached("a", 1 << 20).unwrap();
+        let started = AtomicBool::new(false);
+        let answered = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut at = 0;
+                while session.write_attached("a", at, &[1]).is_ok() {
+                    at += 1;
+                    started.store(true, Ordering::SeqCst);
+                }
+                at
+            });
+            while !started.load(Ordering::SeqCst) {
+                std::hint::spin_loop();
+            }
+            session.rename_attached("a", "b").unwrap();
+            writer.join().unwrap()
+        });
+        let bytes = read_all(session.read_attached("b").unwrap().as_ref());
+        let kept = bytes.iter().take_while(|byte| **byte == 1).count();
+        assert_eq!(kept as u64, answered, "round {round}");
+        session.remove_attached("b").unwrap();
+    }
+}

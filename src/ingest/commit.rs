@@ -275,7 +275,8 @@ fn check_ready(disk: &Arc<DiskWriter>, unchanged: bool) -> Result<()> {
                 "disk {name} cannot be unchanged: it has no parent"
             )));
         }
-        if disk.stats().received_bytes > 0 || !disk.touched().is_empty() {
+        let is_resized = disk.source_bytes() != disk.meta.source_bytes;
+        if is_resized || disk.stats().received_bytes > 0 || !disk.touched().is_empty() {
             return Err(Error::invalid(format!(
                 "disk {name} is declared unchanged, but has been written"
             )));

@@ -438,3 +438,24 @@ fn what_is_written_to_an_attached_file_while_it_is_renamed_is_not_lost() {
         session.remove_attached("b").unwrap();
     }
 }
+
+/// A disk that was declared unchanged could be committed with another size.
+#[test]
+fn a_disk_that_was_resized_is_not_unchanged() {
+    let world = World::new(64 << 20);
+    let first = Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
+    write_all(&first, "vda", 1);
+    first.commit(&CommitRequest::default()).unwrap();
+    world.clock.advance(60);
+    let session = Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
+    let unchanged = CommitRequest {
+        unchanged: vec![disk("vda")],
+        ..CommitRequest::default()
+    };
+    let writer = session.disk(&disk("vda")).unwrap();
+    writer.set_size(2 * CLUSTER).unwrap();
+    let error = session.commit(&unchanged).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    writer.set_finished(true);
+    session.commit(&CommitRequest::default()).unwrap();
+}

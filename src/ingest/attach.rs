@@ -136,7 +136,13 @@ impl Session {
     /// # Errors
     /// As [`Session::write_attached`].
     pub fn rename_attached(&self, from: &str, to: &str) -> Result<()> {
-        let _guard = self.enter_attached()?;
+        // Alone: what is written to the old file after it was read would be lost.
+        let _guard = self
+            .attaching
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.check_open()?;
+        self.touch();
         let stage = self.engine.owner.repository().stage();
         let (from, to) = (self.attached_key(from)?, self.attached_key(to)?);
         // They are small: the new one is whole before the old one goes.

@@ -148,6 +148,8 @@ impl Session {
         let owner = &self.engine.owner;
         let vm_id = owner.vm_snapshot(&now.vm)?.vm.vm_id;
         let source = ChainSource::new(owner.repository(), &now.vm, vm_id, true);
+        // A crash may have left a log of this number that no disk has.
+        self.delete_files(disk);
         let made = create_disk(&self.engine, now, &source, disk);
         if made.is_err() {
             self.delete_files(disk);
@@ -155,12 +157,30 @@ impl Session {
         made
     }
 
+    /// Refuses a disk that was removed or replaced while its turn was waited for.
+    fn check_named(&self, disk: &DiskWriter) -> Result<()> {
+        let sidecar = self.sidecar();
+        let id = disk.meta.layer_id;
+        if sidecar
+            .disks
+            .iter()
+            .any(|d| d.layer_id == id && !d.unlinked)
+        {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Stale,
+            format!("disk {} was removed or replaced", disk.meta.name),
+        ))
+    }
+
     /// Puts a disk that was written beside another in its place.
     ///
     /// # Errors
-    /// `InvalidInput` when it is not such a disk; `Busy` when the other one belongs to another door; `NoSpace`, `Io`.
+    /// `InvalidInput` when it is not such a disk; `Stale` when it is gone; `Busy` when the other one belongs to another door; `NoSpace`, `Io`.
     pub fn replace(&self, temporary: &Arc<DiskWriter>) -> Result<()> {
         let _turn = self.turn()?;
+        self.check_named(temporary)?;
         let id = temporary.meta.layer_id;
         let name = &temporary.meta.name;
         let old = self.disk(name).ok();
@@ -192,9 +212,10 @@ impl Session {
     /// Removes a disk from the session. One that the session began with leaves a mark that keeps it from being committed.
     ///
     /// # Errors
-    /// `Busy` when an NBD client writes it; `NoSpace`, `Io`.
+    /// `Busy` when an NBD client writes it; `Stale` when it is gone already; `NoSpace`, `Io`.
     pub fn unlink(&self, disk: &Arc<DiskWriter>) -> Result<()> {
         let _turn = self.turn()?;
+        self.check_named(disk)?;
         if disk.writers() > 0 {
             return Err(Error::new(
                 ErrorKind::Busy,

@@ -195,6 +195,8 @@ impl Session {
         // All disks end at one moment, before the first is sealed.
         for disk in &disks {
             let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+            // Again, now that nobody can begin: who began since would be in the point with a part of what he writes.
+            check_ready(disk, named(&request.unchanged, disk))?;
             disk.flush_gated()?;
             disk.sealed.store(true, Ordering::SeqCst);
         }
@@ -234,6 +236,9 @@ impl Session {
     /// After a failed commit: disks that were sealed already take writes again.
     fn reopen_sealed(&self) -> Result<()> {
         let sidecar = self.sidecar();
+        if sidecar.dismantled {
+            return Ok(());
+        }
         let repository = self.engine.owner.repository();
         let vm_id = self.engine.owner.vm_snapshot(&sidecar.vm)?.vm.vm_id;
         let source = ChainSource::new(repository, &sidecar.vm, vm_id, true);
@@ -243,10 +248,8 @@ impl Session {
             .filter(|disk| disk.sealed.load(Ordering::SeqCst))
         {
             let finished = place.is_finished();
-            let mut meta = place.meta.clone();
-            meta.size_bytes = place.size_bytes();
-            meta.source_bytes = place.source_bytes();
-            let again = resume_disk(&self.engine, &sidecar, &source, &meta)?;
+            // With the size that it began with: its log may name clusters beyond the present one, and says that too.
+            let again = resume_disk(&self.engine, &sidecar, &source, &place.meta)?;
             again.finish.set(finished);
             if let Some(door) = place.door() {
                 again.claim(door)?;
@@ -271,7 +274,8 @@ fn check_ready(disk: &Arc<DiskWriter>, unchanged: bool) -> Result<()> {
                 "disk {name} cannot be unchanged: it has no parent"
             )));
         }
-        if disk.stats().received_bytes > 0 || !disk.touched().is_empty() {
+        let is_resized = disk.source_bytes() != disk.meta.source_bytes;
+        if is_resized || disk.stats().received_bytes > 0 || !disk.touched().is_empty() {
             return Err(Error::invalid(format!(
                 "disk {name} is declared unchanged, but has been written"
             )));

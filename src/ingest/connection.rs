@@ -28,12 +28,14 @@ impl Connection {
     /// The connection writes or flushes: from now on its end counts.
     ///
     /// # Errors
-    /// `Busy` when the disk is written through the tree.
+    /// `Busy` when the disk is written through the tree; `NoSpace`, `Io` when it was declared finished, and that could not be taken
+    /// back.
     pub fn note_write(&self) -> Result<()> {
         if self.wrote.load(Ordering::SeqCst) {
             return Ok(());
         }
         self.disk.claim(Door::Nbd)?;
+        self.disk.take_back_finished()?;
         if !self.wrote.swap(true, Ordering::SeqCst) {
             self.disk.finish.begin_writing();
         }

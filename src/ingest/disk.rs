@@ -71,6 +71,8 @@ pub struct DiskWriter {
     pub(super) pending: Mutex<Pending>,
     pub(super) log: Mutex<RecordLog>,
     pub(super) finish: Finish,
+    /// Whether the log's last word is that it is finished.
+    pub(super) is_said_finished: AtomicBool,
     /// Regions that were written to.
     pub(super) touched: Mutex<BTreeSet<Region>>,
     pub(super) size_bytes: AtomicU64,
@@ -160,23 +162,54 @@ impl DiskWriter {
     /// Declares it finished, or not.
     pub fn set_finished(&self, finished: bool) {
         self.finish.set(finished);
+        self.is_said_finished.store(finished, Ordering::SeqCst);
         self.record(Record::State { finished });
     }
 
     /// Notes how a write through the tree ended: a good one finishes the disk, one that failed leaves it unfinished until
-    /// [`DiskWriter::set_finished`] says otherwise.
+    /// [`DiskWriter::set_finished`] says otherwise. Only [`DiskWriter::sync_file`] makes that outlive a crash.
     pub fn note_file_write(&self, went_well: bool) {
-        let is_news = if went_well {
-            self.finish.write()
+        if went_well {
+            self.finish.write();
         } else {
             self.finish.fail();
-            true
-        };
-        if is_news {
-            self.record(Record::State {
-                finished: went_well,
-            });
         }
+    }
+
+    /// Whoever cuts a file to nothing has left behind what went wrong with it.
+    pub fn note_begun_anew(&self) {
+        self.finish.set(false);
+    }
+
+    /// Makes what was written through the tree durable, and that it is all: whoever writes a file and syncs it has come to an end, for
+    /// all that can be known after a crash.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::flush`]; the disk is not finished then.
+    pub fn sync_file(&self) -> Result<()> {
+        if self.is_finished() && !self.is_said_finished.swap(true, Ordering::SeqCst) {
+            self.record(Record::State { finished: true });
+        }
+        self.flush().inspect_err(|_| {
+            self.note_file_write(false);
+            if self.is_said_finished.swap(false, Ordering::SeqCst) {
+                self.record(Record::State { finished: false });
+            }
+        })
+    }
+
+    /// Takes back, durably, that it was declared finished: somebody writes it again, and what he overwrites in place needs no record.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::flush`].
+    pub fn take_back_finished(&self) -> Result<()> {
+        if !self.is_said_finished.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.record(Record::State { finished: false });
+        self.flush()?;
+        self.is_said_finished.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether an fsync has failed, so that only an abort is left.

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 
 use super::disk::DiskWriter;
 use super::record::Record;
+use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::types::width::u64_from_usize;
+use crate::types::width::{u64_from_usize, usize_from_u64};
 
 impl DiskWriter {
     /// Makes all that was written before durable: data first, then the records that name it.
@@ -115,10 +116,12 @@ impl DiskWriter {
                     format!("{source_bytes} bytes are too large for QCOW2"),
                 )
             })?;
-        let old = self.size_bytes();
-        if source_bytes < old {
+        let (old, shown) = (self.size_bytes(), self.source_bytes());
+        if source_bytes < shown {
             self.zero(source_bytes, old - source_bytes)?;
             self.flush()?;
+        } else {
+            self.zero_padding(shown, old)?;
         }
         let _gate = self.enter()?;
         self.note_change();
@@ -133,5 +136,16 @@ impl DiskWriter {
             source_bytes,
         });
         Ok(())
+    }
+
+    /// Zeroes what lies between the end of the source and that of its last sector: a client that sees whole sectors may have written
+    /// there.
+    fn zero_padding(&self, from: u64, end: u64) -> Result<()> {
+        let mut padding = vec![0; usize_from_u64(end.saturating_sub(from))];
+        self.read_at(from, &mut padding)?;
+        if padding.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        self.zero(from, end - from)
     }
 }

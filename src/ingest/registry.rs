@@ -261,7 +261,16 @@ impl Registry {
         }
         ended.insert(session.serial(), (vm.clone(), session.state()));
         drop(ended);
-        self.table().remove(&key(&vm, &session.name()));
+        let key = key(&vm, &session.name());
+        let mut table = self.table();
+        // Its name has been free for a moment: another session may have it already.
+        if table
+            .get(&key)
+            .is_some_and(|open| Arc::ptr_eq(open, session))
+        {
+            table.remove(&key);
+        }
+        drop(table);
         self.tell(telling);
     }
 

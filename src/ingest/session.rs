@@ -428,7 +428,11 @@ impl Session {
                 }
             }
         }
-        for disk in self.disks() {
+        // Whoever changes something or writes an attached file ends first, and would write files anew behind the removal; whoever comes
+        // later is refused, as is a copy at its next piece.
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.attaching.write());
+        for (_, disk) in self.files() {
             // Whoever is writing finishes first; whoever comes later is refused.
             let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
             disk.sealed.store(true, Ordering::SeqCst);
@@ -437,8 +441,11 @@ impl Session {
         let removed = self.engine.owner.discard_session(&self.sidecar());
         match &removed {
             Ok(()) => self.engine.owner.keep_job(&self.job(ending)),
-            // Some of it is left: it can be aborted again, and takes no writes.
+            // Some of it is left, layers may be empty already: it can be aborted again, takes no writes, and is never committed.
             Err(_) => {
+                let mut sidecar = self.sidecar.lock().unwrap_or_else(PoisonError::into_inner);
+                sidecar.dismantled = true;
+                drop(sidecar);
                 *self.state.lock().unwrap_or_else(PoisonError::into_inner) = SessionState::Open;
             }
         }

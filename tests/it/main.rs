@@ -13,6 +13,7 @@ mod large;
 mod model_chain;
 mod model_session;
 mod model_tree;
+mod overlap;
 mod proof;
 mod race;
 mod recovery;

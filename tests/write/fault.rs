@@ -309,3 +309,37 @@ fn a_disk_that_looks_like_an_image_is_a_disk() {
     assert!(stand.point("p") == bytes);
     assert!(stand.place.restored("vm@p", "vda") == bytes);
 }
+
+/// A tool that was in the middle of its work when the daemon was killed has finished nothing, whatever the daemon made durable by itself.
+#[test]
+fn half_a_copy_is_not_finished_after_a_crash() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, bytes) = Stand::with_point("");
+    stand.begin("s");
+    let file = fs::File::options()
+        .write(true)
+        .truncate(true)
+        .open(stand.disk("s"))
+        .unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    file.sync_all().unwrap();
+    file.write_all_at(b"more", 9).unwrap();
+    drop(file);
+    stand.kill();
+    stand.start("");
+    assert_eq!(stand.status("s")["disks"][0]["finished"], false);
+    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::INVAL);
+    let file = fs::File::options()
+        .write(true)
+        .open(stand.disk("s"))
+        .unwrap();
+    file.write_all_at(b"more", 9).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    stand.kill();
+    stand.start("");
+    stand.commit("s", "p1").unwrap();
+    assert_eq!(stand.point("p1")[9..13], *b"more");
+}

@@ -115,13 +115,12 @@ impl Tree {
             Part::Disk(disk) => {
                 disk.claim(Door::Tree)?;
                 node.session.touch();
+                disk.take_back_finished()?;
                 let done = disk.set_size(size_bytes);
                 if size_bytes == 0 && done.is_ok() {
-                    // Whoever begins anew has left behind what went wrong.
-                    disk.set_finished(true);
-                } else {
-                    disk.note_file_write(done.is_ok());
+                    disk.note_begun_anew();
                 }
+                disk.note_file_write(done.is_ok());
                 done
             }
             Part::File(name) => {

@@ -26,7 +26,7 @@ fn begin_writing(node: &SessionNode, disk: &DiskWriter) -> Result<()> {
     node.session.wait_open()?;
     disk.claim(Door::Tree)?;
     node.session.touch();
-    Ok(())
+    disk.take_back_finished()
 }
 
 /// What was tried counts: a disk of which a write failed is not finished by another one.
@@ -117,7 +117,7 @@ impl Tree {
             return Ok(());
         };
         let synced = match &node.part {
-            Part::Disk(disk) => disk.flush().inspect_err(|_| disk.note_file_write(false)),
+            Part::Disk(disk) => disk.sync_file(),
             Part::File(name) => node.session.flush_attached(name),
             Part::Top | Part::Disks => node.session.flush(),
             Part::Attached | Part::Status | Part::Targets => Ok(()),

@@ -313,6 +313,17 @@ fn a_full_disk_fails_the_backup_and_leaves_the_repository_whole() {
 }
 
 #[test]
+fn options_that_a_read_only_mount_cannot_have() {
+    let place = Place::new();
+    let dir = place.path("mnt");
+    std::fs::create_dir(&dir).unwrap();
+    for option in ["rw", "allow_forget"] {
+        let said = place.fails(2, &["mount", "-o", option, dir.to_str().unwrap()]);
+        assert!(said.contains("serve --mount"), "{said}");
+    }
+}
+
+#[test]
 fn sessions_that_are_gone_and_names_that_are_taken() {
     let place = Place::new();
     let daemon = place.serve(&[]);

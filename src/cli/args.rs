@@ -348,7 +348,8 @@ pub struct Serve {
     /// Mount the tree here
     #[arg(long, value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
     pub mount: Option<PathBuf>,
-    /// Options of the mount
+    /// Options of the mount, as of `restorefs mount`, and: ro (sessions are shown, and written through NBD only), allow_forget (rmdir
+    /// removes a restore point)
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
     /// Serve NBD on this Unix socket

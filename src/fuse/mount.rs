@@ -51,8 +51,8 @@ pub struct Mounted {
 /// Mounts a tree.
 ///
 /// # Errors
-/// `InvalidInput` when the mountpoint is no directory, lies in the repository, or the repository in it; `Busy` when a repository is
-/// mounted there already; `PermissionDenied`; `Io`.
+/// `InvalidInput` when the mountpoint is no directory, lies in the repository, or the repository in it, and for options that only a mount
+/// that can be written has; `Busy` when a repository is mounted there already; `PermissionDenied`; `Io`.
 pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Result<Mounted> {
     let mountpoint = prepare(tree, mountpoint)?;
     let mut config = Config::default();
@@ -69,6 +69,12 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
     if !is_writable && options.read_only == Some(false) {
         return Err(Error::invalid(
             "only a daemon's own mount can be written (restorefs serve --mount)",
+        )
+        .at_path(&mountpoint));
+    }
+    if !is_writable && options.allow_forget {
+        return Err(Error::invalid(
+            "allow_forget is for a mount that can be written (restorefs serve --mount, not ro)",
         )
         .at_path(&mountpoint));
     }

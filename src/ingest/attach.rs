@@ -6,12 +6,13 @@ use super::session::Session;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::layout::{self, VmKeys};
-use crate::repo::sidecar::SIDECAR_BYTES_MAX;
 use crate::store::{Entry, Key, PutMode};
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: attached files of one session.
 const ATTACHED_MAX: usize = 1000;
+/// LIMIT: bytes of an attached file. They are read whole, to be hashed and to be shown.
+const ATTACHED_BYTES_MAX: u64 = 16 << 20;
 
 impl Session {
     fn attached_key(&self, name: &str) -> Result<Key> {
@@ -146,7 +147,7 @@ impl Session {
         let stage = self.engine.owner.repository().stage();
         let (from, to) = (self.attached_key(from)?, self.attached_key(to)?);
         // They are small: the new one is whole before the old one goes.
-        let bytes = stage.get(&from, SIDECAR_BYTES_MAX)?;
+        let bytes = stage.get(&from, ATTACHED_BYTES_MAX)?;
         stage.put(&to, &bytes, PutMode::Replace)?;
         stage.delete(&from)?;
         self.note_change();
@@ -167,11 +168,14 @@ impl Session {
 }
 
 fn check_size(size_bytes: u64) -> Result<()> {
-    if size_bytes <= SIDECAR_BYTES_MAX {
+    if size_bytes <= ATTACHED_BYTES_MAX {
         return Ok(());
     }
     Err(Error::new(
         ErrorKind::TooLarge,
-        format!("an attached file has at most {SIDECAR_BYTES_MAX} bytes"),
+        format!(
+            "an attached file has at most {} MiB",
+            ATTACHED_BYTES_MAX >> 20
+        ),
     ))
 }

@@ -109,6 +109,19 @@ fn compression_of(session: &sidecar::Session) -> Compression {
     }
 }
 
+/// Refuses a time to live of nothing: the session would end before anybody could use it.
+///
+/// # Errors
+/// `InvalidInput`.
+pub(super) fn check_ttl(seconds: u64) -> Result<()> {
+    match seconds {
+        0 => Err(Error::invalid(
+            "a session with a ttl of 0 would end at once; its ttl is a second or more",
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn room_for(
     engine: &Engine,
     request: &BeginRequest,
@@ -135,6 +148,7 @@ impl Session {
     /// `Busy` while another session of the VM is open and no parent is named; `InvalidInput`; `NotFound` (the parent);
     /// `Corrupt` (the parent); `NoSpace`, `Io`. Nothing is left then.
     pub fn begin(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {
+        check_ttl(request.ttl_seconds)?;
         let owner = &engine.owner;
         let repository = owner.repository();
         if owner.vm(&request.vm).is_err() {

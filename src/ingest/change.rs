@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::begin::create_disk;
+use super::begin::{check_ttl, create_disk};
 use super::copy::copy_into;
 use super::disk::DiskWriter;
 use super::door::Door;
@@ -305,8 +305,9 @@ impl Session {
     /// Changes the seconds without activity after which the session ends by itself.
     ///
     /// # Errors
-    /// `Busy`, `ReadOnly`, `Stale`; `NoSpace`, `Io`.
+    /// `InvalidInput` for none; `Busy`, `ReadOnly`, `Stale`; `NoSpace`, `Io`.
     pub fn set_ttl(&self, seconds: u64) -> Result<()> {
+        check_ttl(seconds)?;
         let _turn = self.turn()?;
         self.replace_sidecar(|next| {
             next.ttl_seconds = seconds;

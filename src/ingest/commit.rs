@@ -130,8 +130,12 @@ impl Session {
     fn check_whole(&self, request: &CommitRequest) -> Result<()> {
         let sidecar = self.sidecar();
         if sidecar.dismantled {
-            return Err(Error::invalid("the session has been removed in part")
-                .advise("end it with: restorefs abort"));
+            return Err(
+                Error::invalid("the session has been removed in part").advise(format!(
+                    "end it with: restorefs abort {}/{}",
+                    sidecar.vm, sidecar.name
+                )),
+            );
         }
         let is_in =
             |list: &[DiskName], name: &DiskName| list.iter().any(|n| n.folded() == name.folded());

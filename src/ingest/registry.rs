@@ -161,7 +161,9 @@ impl Registry {
     pub fn require(&self, vm: &VmName, name: &PointName) -> Result<Arc<Session>> {
         self.get(vm, name).ok_or_else(|| {
             Error::not_found(format!("there is no open session {vm}/{name}"))
-                .advise("list the sessions with: restorefs sessions")
+                .advise(format!(
+                    "list the sessions with: restorefs sessions, and those that have ended with: restorefs jobs {vm}"
+                ))
         })
     }
 

@@ -66,22 +66,27 @@ pub fn free_name(
     wanted: Option<&PointName>,
     captured_at: Timestamp,
 ) -> Result<PointName> {
-    let mut taken: std::collections::HashSet<String> =
-        index.points.iter().map(|p| p.name.folded()).collect();
+    let points = index.points.iter().map(|p| &p.name);
+    let mut taken: std::collections::HashMap<String, &PointName> =
+        points.map(|name| (name.folded(), name)).collect();
     let sessions = repository.session_names(&index.name)?;
     taken.extend(
         sessions
             .iter()
             .filter(|name| Some(*name) != own)
-            .map(PointName::folded),
+            .map(|name| (name.folded(), name)),
     );
     if let Some(wanted) = wanted {
-        if taken.contains(&wanted.folded()) {
+        if let Some(other) = taken.get(&wanted.folded()) {
+            let advice = match *other == wanted {
+                true => "choose another name",
+                false => "choose another name; upper and lower case are no difference",
+            };
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
-                format!("{} has a point or session {wanted} already", index.name),
+                format!("{} has a point or session {other} already", index.name),
             )
-            .advise("choose another name with --point"));
+            .advise(advice));
         }
         return Ok(wanted.clone());
     }
@@ -92,7 +97,7 @@ pub fn free_name(
         } else {
             format!("{base}-{n}")
         })?;
-        if !taken.contains(&name.folded()) {
+        if !taken.contains_key(&name.folded()) {
             return Ok(name);
         }
     }

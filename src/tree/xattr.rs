@@ -9,7 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::Xattr;
 
 impl Tree {
-    /// All extended attributes of a node, in the kernel's form; what the tree itself shows has none.
+    /// All extended attributes of a node, in the kernel's form; what the tree itself shows has none. A session's declarations are
+    /// not listed: `rsync -X` removes what it finds and its source does not have, and would take them back.
     ///
     /// # Errors
     /// `Unsupported` when the tree is shown without; `Stale`, `Corrupt`, `Io`.
@@ -19,9 +20,6 @@ impl Tree {
         }
         // What the tree itself shows need not be resolved to know that it has none.
         if ino.volume() == 0 {
-            if let Some(declared) = self.declarations(ino) {
-                return Ok(declared);
-            }
             return Ok(Arc::new([]));
         }
         let Node::Guest(node) = self.node(ino)? else {
@@ -44,12 +42,18 @@ impl Tree {
         Ok(xattrs)
     }
 
-    /// The value of one extended attribute.
+    /// The value of one extended attribute, or of one declaration of a session.
     ///
     /// # Errors
     /// `NoData` when there is none of that name; as [`Tree::xattrs`].
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        self.xattrs(ino)?
+        let listed = self.xattrs(ino)?;
+        let declared = match ino.volume() {
+            0 => self.declarations(ino),
+            _ => None,
+        };
+        declared
+            .unwrap_or(listed)
             .iter()
             .find(|xattr| xattr.name == name)
             .map(|xattr| xattr.value.clone())

@@ -311,3 +311,33 @@ fn a_full_disk_fails_the_backup_and_leaves_the_repository_whole() {
     run("umount", &["small"]);
     outcome.unwrap();
 }
+
+#[test]
+fn options_that_a_read_only_mount_cannot_have() {
+    let place = Place::new();
+    let dir = place.path("mnt");
+    std::fs::create_dir(&dir).unwrap();
+    for option in ["rw", "allow_forget"] {
+        let said = place.fails(2, &["mount", "-o", option, dir.to_str().unwrap()]);
+        assert!(said.contains("serve --mount"), "{said}");
+    }
+}
+
+#[test]
+fn sessions_that_are_gone_and_names_that_are_taken() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    // Where the end of one that is not there any more is found.
+    let said = place.fails(1, &["commit", "web01/gone"]);
+    assert!(said.contains("restorefs jobs"), "{said}");
+    // A name that is taken is said as it is written, and no flag is advised that this door does not have.
+    place.disk("a.raw", 4, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    let said = place.fails(1, &["begin", "web01", "--session", "ONE"]);
+    assert!(said.contains("session one already"), "{said}");
+    assert!(
+        said.contains("upper and lower case") && !said.contains("--point"),
+        "{said}"
+    );
+    daemon.stop();
+}

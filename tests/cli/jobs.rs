@@ -41,6 +41,17 @@ fn a_session_that_is_idle_for_its_ttl_ends_by_itself_and_the_history_says_so() {
 }
 
 #[test]
+fn a_session_that_would_end_at_once_is_not_begun() {
+    let place = Place::new();
+    let daemon = place.serve(&[]);
+    let said = place.fails(2, &["begin", "web01", "vda=1M", "--ttl", "0"]);
+    assert!(said.contains("ttl"), "{said}");
+    assert!(place.json(&["sessions"]).as_array().unwrap().is_empty());
+    assert!(place.json(&["ls"]).as_array().unwrap().is_empty());
+    daemon.stop();
+}
+
+#[test]
 fn backups_are_in_the_history_with_and_without_a_daemon() {
     let place = Place::new();
     place.disk("a.raw", 20, 1);

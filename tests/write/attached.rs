@@ -29,7 +29,12 @@ fn attached_files_are_plain_files() {
     file.write_all_at(b"end", 10_000).unwrap();
     file.set_len(10_001).unwrap();
     file.sync_all().unwrap();
-    assert_eq!(errno(file.write_all_at(b"x", 1 << 30)), Errno::FBIG);
+    let large = fs::File::create(at("large")).unwrap();
+    large.write_all_at(b"x", (16 << 20) - 1).unwrap();
+    assert_eq!(errno(large.write_all_at(b"x", 16 << 20)), Errno::FBIG);
+    assert_eq!(errno(large.set_len((16 << 20) + 1)), Errno::FBIG);
+    assert!(stand.last_error("s").contains("16 MiB"));
+    fs::rename(at("large"), at("gone")).unwrap();
     fs::write(at("gone"), "x").unwrap();
     fs::remove_file(at("gone")).unwrap();
     assert_eq!(errno(fs::read(at("gone"))), Errno::NOENT);

@@ -53,6 +53,31 @@ fn check(tools: &[&str], write: impl Fn(&Stand, &Path, &Path)) {
     stand.check_left(2);
 }
 
+/// With `-X` rsync removes every attribute of the session's directory that its source does not have.
+#[test]
+fn rsync_of_a_whole_session_with_attributes() {
+    check(&["rsync"], |stand, source, _| {
+        let whole = stand.place.path("whole");
+        std::fs::create_dir_all(whole.join("disks")).unwrap();
+        std::fs::copy(source, whole.join("disks/vda.raw")).unwrap();
+        let session = format!("{}/", text(&stand.at("vm/s.partial")));
+        let attributes = [("change_id.vda", "7"), ("ttl", "2h")];
+        for (name, value) in attributes {
+            let name = format!("user.restorefs.{name}");
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&session, name, value.as_bytes(), flags).unwrap();
+        }
+        let from = format!("{}/", text(&whole));
+        run("rsync", &["-aX", "--inplace", &from, &session]);
+        // Again, now that the disk is finished.
+        run("rsync", &["-aX", "--inplace", &from, &session]);
+        let status = stand.status("s");
+        assert_eq!(status["disks"][0]["finished"], true);
+        assert_eq!(status["declared"]["change_ids"]["vda"], "7");
+        assert_eq!(status["ttl_seconds"], 7_200);
+    });
+}
+
 #[test]
 fn cp() {
     check(&[], |_, source, disk| {

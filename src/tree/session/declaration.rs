@@ -5,6 +5,8 @@
 //! | `change_id.DISK` | text | `--change-id DISK=ID` |
 //! | `full`, `without`, `unchanged`, `finished` | disks, separated by commas or blanks; `*`: all | `--full`, `--without`, ... |
 //! | `ttl` | `6h`, `90m`, seconds | `--ttl` |
+//!
+//! They are answered by name and not listed.
 
 use std::sync::Arc;
 

@@ -177,7 +177,8 @@ impl Session {
     /// Puts a disk that was written beside another in its place.
     ///
     /// # Errors
-    /// `InvalidInput` when it is not such a disk; `Stale` when it is gone; `Busy` when the other one belongs to another door; `NoSpace`, `Io`.
+    /// `InvalidInput` when it is not such a disk; `Stale` when it is gone; `Busy` when the other one belongs to another door;
+    /// `NoSpace`, `Io`.
     pub fn replace(&self, temporary: &Arc<DiskWriter>) -> Result<()> {
         let _turn = self.turn()?;
         self.check_named(temporary)?;

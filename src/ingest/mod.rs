@@ -11,8 +11,8 @@
 //! - A commit takes all disks or none; when it fails the session is open again.
 //!
 //! # Concurrency
-//! Lock order: changing, attaching, session state, disk gate, cluster ranges, gather, pages, records. Cluster ranges are held over I/O (they are what
-//! makes two writers of one cluster take turns); mutexes are not, but for the first touch of a page.
+//! Lock order: changing, attaching, session state, disk gate, cluster ranges, gather, pages, records. Cluster ranges are held over I/O
+//! (they are what makes two writers of one cluster take turns); mutexes are not, but for the first touch of a page.
 
 mod attach;
 pub mod begin;

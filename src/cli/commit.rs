@@ -38,12 +38,15 @@ pub(super) fn print(context: &Context, vm: &VmName, point: &PointEntry) -> Resul
     }
     let changed: u64 = point.disks.iter().map(|disk| disk.changed_bytes).sum();
     let size: u64 = point.disks.iter().map(|disk| disk.source_bytes).sum();
+    let disks = match point.disks.len() {
+        1 => "1 disk".to_owned(),
+        many => format!("{many} disks"),
+    };
     context.output.line(format!(
-        "{vm}@{} committed: {}, {} changed of {}, {} disks",
+        "{vm}@{} committed: {}, {} changed of {}, {disks}",
         point.name,
         point.kind.as_str(),
         Human(changed),
-        Human(size),
-        point.disks.len()
+        Human(size)
     ))
 }

@@ -71,6 +71,7 @@ pub struct DiskWriter {
     pub(super) pending: Mutex<Pending>,
     pub(super) log: Mutex<RecordLog>,
     pub(super) finish: Finish,
+    pub(super) missing: super::missing::Missing,
     /// Whether the log's last word is that it is finished.
     pub(super) is_said_finished: AtomicBool,
     /// Regions that were written to.
@@ -159,8 +160,9 @@ impl DiskWriter {
         self.finish.is_finished()
     }
 
-    /// Declares it finished, or not.
+    /// Declares it finished, or not; whatever could not be written before does not matter any more.
     pub fn set_finished(&self, finished: bool) {
+        self.missing.clear();
         self.finish.set(finished);
         self.is_said_finished.store(finished, Ordering::SeqCst);
         self.record(Record::State { finished });

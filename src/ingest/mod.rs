@@ -11,8 +11,9 @@
 //! - A commit takes all disks or none; when it fails the session is open again.
 //!
 //! # Concurrency
-//! Lock order: changing, attaching, session state, disk gate, cluster ranges, gather, pages, records. Cluster ranges are held over I/O (they are what
-//! makes two writers of one cluster take turns); mutexes are not, but for the first touch of a page.
+//! Lock order: changing, attaching, session state, disk gate, cluster ranges, gather, pages, records.
+//! Cluster ranges are held over I/O (they are what makes two writers of one cluster take turns); mutexes are not, but for the first
+//! touch of a page.
 
 mod attach;
 pub mod begin;
@@ -31,6 +32,7 @@ mod flush;
 mod flusher;
 mod gather;
 mod keeper;
+mod missing;
 mod parent;
 mod plan;
 mod range_lock;

@@ -116,9 +116,7 @@ impl Tree {
                 disk.claim(Door::Tree)?;
                 node.session.touch();
                 disk.set_size(size_bytes)?;
-                if !disk.is_finished() {
-                    disk.set_finished(true);
-                }
+                disk.note_cut(size_bytes);
                 Ok(())
             }
             Part::File(name) => {

@@ -29,12 +29,6 @@ fn begin_writing(node: &SessionNode, disk: &DiskWriter) -> Result<()> {
     Ok(())
 }
 
-fn finish(disk: &DiskWriter) {
-    if !disk.is_finished() {
-        disk.set_finished(true);
-    }
-}
-
 fn no_file(part: &Part) -> Error {
     match part {
         Part::Top | Part::Disks | Part::Attached => {
@@ -53,9 +47,10 @@ impl Tree {
     pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<()> {
         let node = self.open_node(ino)?;
         let written = match &node.part {
-            Part::Disk(disk) => begin_writing(&node, disk)
-                .and_then(|()| disk.write_growing(offset, bytes))
-                .map(|()| finish(disk)),
+            Part::Disk(disk) => begin_writing(&node, disk).and_then(|()| {
+                let written = disk.write_growing(offset, bytes);
+                disk.note_handed_in(offset, u64_from_usize(bytes.len()), written)
+            }),
             Part::File(name) => node
                 .session
                 .write_attached(name, offset, bytes)
@@ -78,9 +73,12 @@ impl Tree {
     ) -> Result<()> {
         let node = self.open_node(ino)?;
         let done = match &node.part {
-            Part::Disk(disk) => begin_writing(&node, disk)
-                .and_then(|()| allocate_disk(disk, offset, length_bytes, how))
-                .map(|()| finish(disk)),
+            Part::Disk(disk) => begin_writing(&node, disk).and_then(|()| {
+                let done = allocate_disk(disk, offset, length_bytes, how);
+                let is_written = matches!(how, Allocation::Punch | Allocation::Zero(_));
+                let length_bytes = if is_written { length_bytes } else { 0 };
+                disk.note_handed_in(offset, length_bytes, done)
+            }),
             Part::File(name) => self.allocate_attached(&node, name, offset, length_bytes, how),
             part => Err(no_file(part)),
         };

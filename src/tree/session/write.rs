@@ -3,7 +3,7 @@
 use super::{Part, SessionNode, not_permitted};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{DiskWriter, Door};
+use crate::ingest::{DiskWriter, Door, SessionState};
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
 use crate::types::width::u64_from_usize;
@@ -108,13 +108,17 @@ impl Tree {
     /// Makes what was written durable; nothing to do for what is committed.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: what was written since the last time may be lost then.
+    /// `NoSpace`, `Io`: what was written since the last time may be lost then; `Stale` when the session was aborted.
     pub fn sync(&self, ino: Ino) -> Result<()> {
         if self.desk.is_none() || ino.volume() != 0 {
             return Ok(());
         }
         let Ok(node) = self.session_node(ino) else {
-            return Ok(());
+            let ended = self.desk()?.sessions().ended(ino.serial());
+            return match ended {
+                Some((_, SessionState::Aborted)) => Err(super::stale()),
+                _ => Ok(()),
+            };
         };
         let synced = match &node.part {
             Part::Disk(disk) => disk.flush(),
@@ -122,6 +126,11 @@ impl Tree {
             Part::Top | Part::Disks => node.session.flush(),
             Part::Attached | Part::Status | Part::Targets => Ok(()),
         };
+        // An abort ends disks without storing what they had.
+        let synced = synced.and_then(|()| match node.session.state() {
+            SessionState::Aborted => node.session.check_open(),
+            _ => Ok(()),
+        });
         Self::noted(&node.session, synced)
     }
 }

@@ -335,6 +335,7 @@ pub(super) fn assemble(
         pending: Mutex::default(),
         log: Mutex::new(log),
         finish: super::finish::Finish::default(),
+        missing: super::missing::Missing::default(),
         is_said_finished: AtomicBool::new(false),
         touched: Mutex::default(),
         counters: super::disk::Counters::default(),

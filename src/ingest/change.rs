@@ -193,7 +193,9 @@ impl Session {
             }
             old.claim(Door::Tree)?;
         }
-        temporary.set_finished(true);
+        if temporary.missing.is_empty() {
+            temporary.set_finished(true);
+        }
         self.replace_sidecar(|next| {
             next.disks.retain(|d| {
                 d.layer_id == id || d.temporary.is_some() || d.name.folded() != name.folded()
@@ -270,6 +272,7 @@ impl Session {
             .and_then(|()| writer.flush())
             .and_then(|()| {
                 writer.set_finished(old.is_finished());
+                writer.missing.adopt(&old.missing);
                 self.replace_sidecar(|next| {
                     next.disks.retain(|d| d.layer_id != old.meta.layer_id);
                     next.disks.push(made.clone());

@@ -255,6 +255,7 @@ impl Session {
             // With the size that it began with: its log may name clusters beyond the present one, and says that too.
             let again = resume_disk(&self.engine, &sidecar, &source, &place.meta)?;
             again.finish.set(finished);
+            again.missing.adopt(&place.missing);
             if let Some(door) = place.door() {
                 again.claim(door)?;
             }
@@ -272,6 +273,7 @@ fn check_ready(disk: &Arc<DiskWriter>, unchanged: bool) -> Result<()> {
                 .advise("let its NBD connections end first"),
         );
     }
+    disk.check_missing()?;
     if unchanged {
         if disk.meta.parent.is_none() {
             return Err(Error::invalid(format!(

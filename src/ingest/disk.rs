@@ -71,6 +71,7 @@ pub struct DiskWriter {
     pub(super) pending: Mutex<Pending>,
     pub(super) log: Mutex<RecordLog>,
     pub(super) finish: Finish,
+    pub(super) missing: super::missing::Missing,
     /// Whether the log's last word is that it is finished.
     pub(super) is_said_finished: AtomicBool,
     /// Regions that were written to.
@@ -159,39 +160,24 @@ impl DiskWriter {
         self.finish.is_finished()
     }
 
-    /// Declares it finished, or not.
+    /// Declares it finished, or not; whatever could not be written before does not matter any more.
     pub fn set_finished(&self, finished: bool) {
+        self.missing.clear();
         self.finish.set(finished);
         self.is_said_finished.store(finished, Ordering::SeqCst);
         self.record(Record::State { finished });
-    }
-
-    /// Notes how a write through the tree ended: a good one finishes the disk, one that failed leaves it unfinished until
-    /// [`DiskWriter::set_finished`] says otherwise. Only [`DiskWriter::sync_file`] makes that outlive a crash.
-    pub fn note_file_write(&self, went_well: bool) {
-        if went_well {
-            self.finish.write();
-        } else {
-            self.finish.fail();
-        }
-    }
-
-    /// Whoever cuts a file to nothing has left behind what went wrong with it.
-    pub fn note_begun_anew(&self) {
-        self.finish.set(false);
     }
 
     /// Makes what was written through the tree durable, and that it is all: whoever writes a file and syncs it has come to an end, for
     /// all that can be known after a crash.
     ///
     /// # Errors
-    /// As [`DiskWriter::flush`]; the disk is not finished then.
+    /// As [`DiskWriter::flush`].
     pub fn sync_file(&self) -> Result<()> {
         if self.is_finished() && !self.is_said_finished.swap(true, Ordering::SeqCst) {
             self.record(Record::State { finished: true });
         }
         self.flush().inspect_err(|_| {
-            self.note_file_write(false);
             if self.is_said_finished.swap(false, Ordering::SeqCst) {
                 self.record(Record::State { finished: false });
             }

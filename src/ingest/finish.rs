@@ -3,9 +3,6 @@
 //! A disk that was written over NBD is finished when its last connections ended with `NBD_CMD_DISC`. A
 //! connection that ends otherwise makes it unfinished until one that was opened later ends with `DISC`.
 //! Connections that neither wrote nor flushed say nothing.
-//!
-//! A disk that is written through the tree, where there are no connections, is finished with each write; one that fails makes it
-//! unfinished until somebody says otherwise (begins anew, sets times).
 
 use std::sync::{Mutex, PoisonError};
 
@@ -63,19 +60,6 @@ impl Finish {
         }
     }
 
-    /// A write through the tree has failed: later ones do not make up for it.
-    pub(super) fn fail(&self) {
-        let mut inner = self.inner();
-        inner.died = Some(inner.opened);
-        inner.finished = false;
-    }
-
-    /// A write through the tree went well.
-    pub(super) fn write(&self) {
-        let mut inner = self.inner();
-        inner.finished |= inner.died.is_none();
-    }
-
     pub(super) fn set(&self, finished: bool) {
         let mut inner = self.inner();
         inner.finished = finished;
@@ -125,18 +109,6 @@ mod tests {
         finish.close(first, true, true);
         assert!(!finish.is_finished());
         finish.close(second, true, true);
-        assert!(finish.is_finished());
-    }
-
-    #[test]
-    fn a_write_that_failed_is_not_made_up_for_by_later_ones() {
-        let finish = Finish::default();
-        finish.write();
-        assert!(finish.is_finished());
-        finish.fail();
-        finish.write();
-        assert!(!finish.is_finished());
-        finish.set(true);
         assert!(finish.is_finished());
     }
 

@@ -31,6 +31,7 @@ mod flush;
 mod flusher;
 mod gather;
 mod keeper;
+mod missing;
 mod parent;
 mod plan;
 mod range_lock;

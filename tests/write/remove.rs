@@ -32,6 +32,38 @@ fn rm_r_and_rmdir_abort() {
     assert_eq!(points.count(), 1);
 }
 
+/// fsync of a file whose session had been aborted was answered with success, although nothing of it was left.
+#[test]
+fn what_was_aborted_is_not_synced() {
+    if !ready(&[]) {
+        return;
+    }
+    let (mut stand, bytes) = Stand::with_point("");
+    for by_rmdir in [true, false] {
+        stand.begin("s");
+        fs::write(stand.disk("s"), &bytes).unwrap();
+        let file = fs::File::options()
+            .write(true)
+            .open(stand.disk("s"))
+            .unwrap();
+        file.sync_all().unwrap();
+        if by_rmdir {
+            fs::remove_dir(stand.at("vm/s.partial")).unwrap();
+        } else {
+            stand.place.ok(&["abort", "vm/s"]);
+        }
+        assert_eq!(errno(file.sync_all()), Errno::STALE);
+    }
+    // What was committed is durable.
+    stand.begin("s");
+    fs::write(stand.disk("s"), &bytes).unwrap();
+    let file = fs::File::open(stand.disk("s")).unwrap();
+    stand.commit("s", "p1").unwrap();
+    file.sync_all().unwrap();
+    stand.stop();
+    stand.check_left(2);
+}
+
 /// Wherever `rm -r` is stopped, there is no commit after it.
 #[test]
 fn a_removal_that_was_cut_short_is_never_committed() {

@@ -116,12 +116,9 @@ impl Tree {
                 disk.claim(Door::Tree)?;
                 node.session.touch();
                 disk.take_back_finished()?;
-                let done = disk.set_size(size_bytes);
-                if size_bytes == 0 && done.is_ok() {
-                    disk.note_begun_anew();
-                }
-                disk.note_file_write(done.is_ok());
-                done
+                disk.set_size(size_bytes)?;
+                disk.note_cut(size_bytes);
+                Ok(())
             }
             Part::File(name) => {
                 node.session.resize_attached(name, size_bytes)?;

@@ -3,7 +3,7 @@
 use super::{Part, SessionNode, not_permitted};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{DiskWriter, Door};
+use crate::ingest::{DiskWriter, Door, SessionState};
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
 use crate::types::width::u64_from_usize;
@@ -29,12 +29,6 @@ fn begin_writing(node: &SessionNode, disk: &DiskWriter) -> Result<()> {
     disk.take_back_finished()
 }
 
-/// What was tried counts: a disk of which a write failed is not finished by another one.
-fn note(disk: &DiskWriter, done: Result<()>) -> Result<()> {
-    disk.note_file_write(done.is_ok());
-    done
-}
-
 fn no_file(part: &Part) -> Error {
     match part {
         Part::Top | Part::Disks | Part::Attached => {
@@ -53,8 +47,10 @@ impl Tree {
     pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<()> {
         let node = self.open_node(ino)?;
         let written = match &node.part {
-            Part::Disk(disk) => begin_writing(&node, disk)
-                .and_then(|()| note(disk, disk.write_growing(offset, bytes))),
+            Part::Disk(disk) => begin_writing(&node, disk).and_then(|()| {
+                let written = disk.write_growing(offset, bytes);
+                disk.note_handed_in(offset, u64_from_usize(bytes.len()), written)
+            }),
             Part::File(name) => node
                 .session
                 .write_attached(name, offset, bytes)
@@ -77,8 +73,12 @@ impl Tree {
     ) -> Result<()> {
         let node = self.open_node(ino)?;
         let done = match &node.part {
-            Part::Disk(disk) => begin_writing(&node, disk)
-                .and_then(|()| note(disk, allocate_disk(disk, offset, length_bytes, how))),
+            Part::Disk(disk) => begin_writing(&node, disk).and_then(|()| {
+                let done = allocate_disk(disk, offset, length_bytes, how);
+                let is_written = matches!(how, Allocation::Punch | Allocation::Zero(_));
+                let length_bytes = if is_written { length_bytes } else { 0 };
+                disk.note_handed_in(offset, length_bytes, done)
+            }),
             Part::File(name) => self.allocate_attached(&node, name, offset, length_bytes, how),
             part => Err(no_file(part)),
         };
@@ -108,13 +108,17 @@ impl Tree {
     /// Makes what was written durable; nothing to do for what is committed.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: what was written since the last time may be lost then.
+    /// `NoSpace`, `Io`: what was written since the last time may be lost then; `Stale` when the session was aborted.
     pub fn sync(&self, ino: Ino) -> Result<()> {
         if self.desk.is_none() || ino.volume() != 0 {
             return Ok(());
         }
         let Ok(node) = self.session_node(ino) else {
-            return Ok(());
+            let ended = self.desk()?.sessions().ended(ino.serial());
+            return match ended {
+                Some((_, SessionState::Aborted)) => Err(super::stale()),
+                _ => Ok(()),
+            };
         };
         let synced = match &node.part {
             Part::Disk(disk) => disk.sync_file(),
@@ -122,6 +126,11 @@ impl Tree {
             Part::Top | Part::Disks => node.session.flush(),
             Part::Attached | Part::Status | Part::Targets => Ok(()),
         };
+        // An abort ends disks without storing what they had.
+        let synced = synced.and_then(|()| match node.session.state() {
+            SessionState::Aborted => node.session.check_open(),
+            _ => Ok(()),
+        });
         Self::noted(&node.session, synced)
     }
 }

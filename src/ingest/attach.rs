@@ -124,12 +124,25 @@ impl Session {
         self.change_attached(name, |file| file.punch(offset, length_bytes))
     }
 
-    /// Makes an attached file durable.
+    /// Makes an attached file durable, with its name.
     ///
     /// # Errors
     /// As [`Session::write_attached`].
     pub fn flush_attached(&self, name: &str) -> Result<()> {
-        self.change_attached(name, |file| file.flush())
+        self.change_attached(name, |file| file.flush())?;
+        self.flush_attached_names()
+    }
+
+    /// Makes the names of the attached files durable.
+    ///
+    /// # Errors
+    /// `Busy`, `ReadOnly`, `Stale` (the session); `Io`.
+    pub fn flush_attached_names(&self) -> Result<()> {
+        let _guard = self.enter_attached()?;
+        let prefix = VmKeys::new(&self.vm())?
+            .session(&self.name())?
+            .join(layout::ATTACHED)?;
+        self.engine.owner.repository().stage().sync_prefix(&prefix)
     }
 
     /// Gives an attached file another name, whose file it replaces.

@@ -150,7 +150,13 @@ impl Session {
         let source = ChainSource::new(owner.repository(), &now.vm, vm_id, true);
         // A crash may have left a log of this number that no disk has.
         self.delete_files(disk);
-        let made = create_disk(&self.engine, now, &source, disk);
+        let made = create_disk(&self.engine, now, &source, disk).and_then(|made| {
+            // Their names are durable before `session.json` says them.
+            let (keys, stage) = (VmKeys::new(&now.vm)?, owner.repository().stage());
+            stage.sync_prefix(&keys.layers()?)?;
+            stage.sync_prefix(&keys.session(&now.name)?)?;
+            Ok(made)
+        });
         if made.is_err() {
             self.delete_files(disk);
         }

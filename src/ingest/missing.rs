@@ -14,11 +14,14 @@ use crate::error::{Error, ErrorKind, Result};
 const RANGES_MAX: usize = 1024;
 
 /// Ranges of bytes, and how the last write failed.
+type Ranges = (Vec<(u64, u64)>, Option<ErrorKind>);
+
+/// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Missing(Mutex<(Vec<(u64, u64)>, Option<ErrorKind>)>);
+pub(super) struct Missing(Mutex<Ranges>);
 
 impl Missing {
-    fn inner(&self) -> MutexGuard<'_, (Vec<(u64, u64)>, Option<ErrorKind>)> {
+    fn inner(&self) -> MutexGuard<'_, Ranges> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -7,6 +7,7 @@
 mod forget;
 mod history;
 mod kill;
+mod made;
 mod poor;
 mod power;
 mod quiet;

@@ -124,7 +124,8 @@ impl Tree {
             Part::Disk(disk) => disk.sync_file(),
             Part::File(name) => node.session.flush_attached(name),
             Part::Top | Part::Disks => node.session.flush(),
-            Part::Attached | Part::Status | Part::Targets => Ok(()),
+            Part::Attached => node.session.flush_attached_names(),
+            Part::Status | Part::Targets => Ok(()),
         };
         // An abort ends disks without storing what they had.
         let synced = synced.and_then(|()| match node.session.state() {

@@ -167,8 +167,7 @@ fn a_full_disk() {
     let why = stand.last_error("s");
     assert!(why.contains("space"), "{why}");
     let refused = stand.commit("s", "p1");
-    // Whatever comes of the space: a write has failed, and nobody has said that it was made good.
-    assert_eq!(refused.unwrap_err(), Errno::INVAL);
+    assert_eq!(refused.unwrap_err(), Errno::NOSPC);
     assert!(stand.at("vm/s.partial").exists());
     assert!(stand.point("p0") == bytes);
     // Room can be made: by abort, on a full disk.

@@ -1,7 +1,7 @@
 //! The open sessions of a repository: one table that every door begins, finds, commits and aborts them in.
 //!
 //! # Concurrency
-//! The table's mutex is held for looking up and noting only, never over a begin, a commit or an abort.
+//! The table's mutex is held for looking up and noting only, never over a begin, a commit or an abort. Sessions begin one after the other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +46,8 @@ pub enum Telling {
 pub struct Registry {
     engine: Engine,
     open: Mutex<BTreeMap<Key, Arc<Session>>>,
+    /// Held while a session begins, until it is in the table.
+    beginning: Mutex<()>,
     /// Sessions that have ended, by serial: who still holds one of their files is told how.
     ended: Mutex<HashMap<u32, (VmName, SessionState)>>,
     audience: OnceLock<Box<dyn Audience>>,
@@ -93,6 +95,7 @@ impl Registry {
         Ok(Arc::new(Self {
             engine,
             open: Mutex::new(open),
+            beginning: Mutex::default(),
             ended: Mutex::default(),
             audience: OnceLock::new(),
             generation: AtomicU64::new(0),
@@ -187,9 +190,14 @@ impl Registry {
     /// # Errors
     /// As [`Session::begin`].
     pub fn begin(&self, request: &BeginRequest, telling: Telling) -> Result<Arc<Session>> {
+        let turn = self
+            .beginning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let session = Session::begin(&self.engine, request)?;
         let key = key(&session.vm(), &session.name());
         self.table().insert(key, Arc::clone(&session));
+        drop(turn);
         self.ring();
         self.tell(telling);
         Ok(session)
@@ -241,14 +249,21 @@ impl Registry {
         ending: &Ending,
         telling: Telling,
     ) -> Result<()> {
+        // One that is just beginning is on disk before it is in the table: it is not one that could not go on.
+        let turn = self
+            .beginning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match self.get(vm, name) {
             Some(session) => {
+                drop(turn);
                 session.end(ending)?;
                 self.note_end(&session, telling);
             }
             // One that could not go on has no live session, but is still there.
             None => {
                 self.engine.owner.end_session(vm, name, ending)?;
+                drop(turn);
                 self.tell(telling);
             }
         }

@@ -29,10 +29,26 @@ fn begin_writing(node: &SessionNode, disk: &DiskWriter) -> Result<()> {
     Ok(())
 }
 
-fn finish(disk: &DiskWriter) {
-    if !disk.is_finished() {
-        disk.set_finished(true);
+/// What was written finishes the disk. What could not be written makes it unfinished until something is: a script that goes on to
+/// its `mv` after its `dd` has failed gets no point of half a disk.
+fn settle(disk: &DiskWriter, written: Result<()>) -> Result<()> {
+    let finished = match &written {
+        Ok(()) => true,
+        // Refused for another reason than that it could not be stored: the session's or the door's.
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::Busy | ErrorKind::ReadOnly | ErrorKind::Stale
+            ) =>
+        {
+            return written;
+        }
+        Err(_) => false,
+    };
+    if disk.is_finished() != finished {
+        disk.set_finished(finished);
     }
+    written
 }
 
 fn no_file(part: &Part) -> Error {
@@ -54,8 +70,7 @@ impl Tree {
         let node = self.open_node(ino)?;
         let written = match &node.part {
             Part::Disk(disk) => begin_writing(&node, disk)
-                .and_then(|()| disk.write_growing(offset, bytes))
-                .map(|()| finish(disk)),
+                .and_then(|()| settle(disk, disk.write_growing(offset, bytes))),
             Part::File(name) => node
                 .session
                 .write_attached(name, offset, bytes)
@@ -79,8 +94,7 @@ impl Tree {
         let node = self.open_node(ino)?;
         let done = match &node.part {
             Part::Disk(disk) => begin_writing(&node, disk)
-                .and_then(|()| allocate_disk(disk, offset, length_bytes, how))
-                .map(|()| finish(disk)),
+                .and_then(|()| settle(disk, allocate_disk(disk, offset, length_bytes, how))),
             Part::File(name) => self.allocate_attached(&node, name, offset, length_bytes, how),
             part => Err(no_file(part)),
         };

@@ -3,8 +3,16 @@
 //! A disk that was written over NBD is finished when its last connections ended with `NBD_CMD_DISC`. A
 //! connection that ends otherwise makes it unfinished until one that was opened later ends with `DISC`.
 //! Connections that neither wrote nor flushed say nothing.
+//! What could not be written, and was not written again since, keeps it unfinished however its connection ended: `qemu-img convert` says
+//! a proper goodbye also after ENOSPC.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
+
+use crate::error::{ErrorKind, Result};
+
+/// LIMIT: ranges that could not be written of which each is known (16 bytes each); beyond that, all between them counts as well.
+const LOST_MAX: usize = 4096;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -17,6 +25,21 @@ struct Inner {
     /// The number of the newest connection at the time when one died.
     died: Option<u64>,
     finished: bool,
+    /// Ranges whose last write failed.
+    lost: Vec<Range<u64>>,
+}
+
+/// Ranges without what was written.
+fn without(lost: &[Range<u64>], written: &Range<u64>) -> Vec<Range<u64>> {
+    lost.iter()
+        .flat_map(|range| {
+            [
+                range.start..range.end.min(written.start),
+                range.start.max(written.end)..range.end,
+            ]
+        })
+        .filter(|range| !range.is_empty())
+        .collect()
 }
 
 /// The state of one disk.
@@ -60,15 +83,39 @@ impl Finish {
         }
     }
 
+    /// A range was written, or could not be.
+    pub(super) fn note(&self, written: Range<u64>, result: &Result<()>) {
+        let mut inner = self.inner();
+        match result.as_ref().map_err(|e| e.kind()) {
+            Ok(()) if inner.lost.is_empty() => {}
+            Ok(()) => inner.lost = without(&inner.lost, &written),
+            Err(ErrorKind::NoSpace | ErrorKind::Io | ErrorKind::Corrupt) => {
+                inner.lost.push(written)
+            }
+            // It was refused: the session's state or the request's.
+            Err(_) => {}
+        }
+        if inner.lost.len() > LOST_MAX {
+            let start = inner.lost.iter().map(|range| range.start).min();
+            let end = inner.lost.iter().map(|range| range.end).max();
+            inner.lost = start
+                .zip(end)
+                .map(|(start, end)| start..end)
+                .into_iter()
+                .collect();
+        }
+    }
+
     pub(super) fn set(&self, finished: bool) {
         let mut inner = self.inner();
+        inner.lost.clear();
         inner.finished = finished;
         inner.died = None;
     }
 
     pub(super) fn is_finished(&self) -> bool {
         let inner = self.inner();
-        inner.finished && inner.died.is_none() && inner.writing == 0
+        inner.finished && inner.died.is_none() && inner.writing == 0 && inner.lost.is_empty()
     }
 
     pub(super) fn writers(&self) -> u64 {
@@ -79,6 +126,29 @@ impl Finish {
 #[cfg(test)]
 mod tests {
     use super::Finish;
+    use crate::error::{Error, ErrorKind};
+
+    #[test]
+    fn what_could_not_be_written_is_written_again_first() {
+        let finish = Finish::default();
+        let full = || Err(Error::new(ErrorKind::NoSpace, "full"));
+        let number = writer(&finish);
+        finish.note(100..200, &full());
+        finish.note(300..400, &full());
+        finish.close(number, true, true);
+        assert!(!finish.is_finished());
+        let number = writer(&finish);
+        finish.note(0..150, &Ok(()));
+        finish.note(160..350, &Ok(()));
+        finish.close(number, true, true);
+        assert!(!finish.is_finished());
+        finish.note(150..160, &Ok(()));
+        assert!(!finish.is_finished());
+        finish.note(340..1000, &Ok(()));
+        assert!(finish.is_finished());
+        finish.note(0..1, &Err(Error::new(ErrorKind::ReadOnly, "too late")));
+        assert!(finish.is_finished());
+    }
 
     fn writer(finish: &Finish) -> u64 {
         let number = finish.open();

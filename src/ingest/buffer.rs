@@ -92,7 +92,12 @@ impl Reservation {
     /// # Errors
     /// `NoSpace`, `Io`, `Corrupt` (a parent's cluster that had to be completed from is damaged), `ReadOnly` (sealed).
     pub fn submit(self) -> Result<()> {
-        self.disk.write(self.offset, &self.buffer)
+        let written = self.disk.write(self.offset, &self.buffer);
+        let end = self
+            .offset
+            .saturating_add(u64_from_usize(self.buffer.len()));
+        self.disk.note_range(self.offset..end, &written);
+        written
     }
 }
 

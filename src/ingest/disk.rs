@@ -157,7 +157,7 @@ impl DiskWriter {
     /// Whether it may be committed.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.finish.is_finished()
+        self.finish.is_finished() && self.missing.is_empty()
     }
 
     /// Declares it finished, or not; whatever could not be written before does not matter any more.

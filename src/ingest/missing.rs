@@ -1,9 +1,10 @@
-//! Missing: bytes of a disk that were handed in as into a file, could not be taken, and were not handed in again.
+//! Missing: bytes of a disk that were handed in, could not be taken, and were not handed in again.
 //!
 //! # Why
 //! A disk that is written through the tree is finished once it is touched. When the kernel writes back a shared mapping, or a tool does
 //! not look at its errors, a write fails and nobody hears of it: the disk would be committed without it.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::disk::DiskWriter;
@@ -73,20 +74,26 @@ impl DiskWriter {
     /// The one that is handed in.
     pub fn note_handed_in(&self, offset: u64, length_bytes: u64, result: Result<()>) -> Result<()> {
         let end = offset.saturating_add(length_bytes);
+        self.note_range(offset..end, &result);
         match &result {
-            Ok(()) => {
-                self.missing.remove(offset, end);
-                self.finish_touched();
-            }
-            // Refused by a rule that who writes is told of: nothing was begun.
+            Ok(()) => self.finish_touched(),
             Err(e) if is_rule(e.kind()) => {}
-            Err(e) => {
-                self.missing.add(offset, end, e.kind());
+            Err(_) => {
                 self.finish.set(false);
                 self.record(Record::State { finished: false });
             }
         }
         result
+    }
+
+    /// A range was written, or could not be. QEMU's programs say a proper goodbye also after ENOSPC.
+    pub(super) fn note_range(&self, range: Range<u64>, result: &Result<()>) {
+        match result {
+            Ok(()) => self.missing.remove(range.start, range.end),
+            // Refused by a rule that who writes is told of: nothing was begun.
+            Err(e) if is_rule(e.kind()) => {}
+            Err(e) => self.missing.add(range.start, range.end, e.kind()),
+        }
     }
 
     /// The file ends there now: nothing is missed behind it.
@@ -97,7 +104,7 @@ impl DiskWriter {
 
     fn finish_touched(&self) {
         // Not in the log: only who syncs, or says so, has come to an end for all that can be known after a crash.
-        if self.missing.is_empty() && !self.is_finished() {
+        if self.missing.is_empty() && !self.finish.is_finished() {
             self.finish.set(true);
         }
     }

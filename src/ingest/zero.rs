@@ -21,9 +21,15 @@ impl DiskWriter {
         if length_bytes == 0 {
             return Ok(());
         }
+        let end = offset + length_bytes;
+        let zeroed = self.zero_range(offset, end);
+        self.note_range(offset..end, &zeroed);
+        zeroed
+    }
+
+    fn zero_range(&self, offset: u64, end: u64) -> Result<()> {
         let _gate = self.enter()?;
         self.note_change();
-        let end = offset + length_bytes;
         let mut at = offset;
         while at < end {
             // One region at a time, so that a zeroed disk does not hold all its ranges at once.

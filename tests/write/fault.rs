@@ -147,13 +147,7 @@ fn a_full_disk() {
     fs::write(stand.disk("s"), &next).unwrap();
     // Somebody else takes all the room.
     let ballast = small.join("ballast");
-    let file = fs::File::create(&ballast).unwrap();
-    let mut at = 0;
-    for step in [1 << 20, 4096] {
-        while file.write_all_at(&vec![1; step], at).is_ok() {
-            at += step as u64;
-        }
-    }
+    fill(&ballast);
     let disk = fs::File::options()
         .write(true)
         .open(stand.disk("s"))
@@ -173,10 +167,16 @@ fn a_full_disk() {
     // Room can be made: by abort, on a full disk.
     drop(disk);
     fs::remove_dir(stand.at("vm/s.partial")).unwrap();
-    drop(file);
     fs::remove_file(&ballast).unwrap();
     stand.begin("t");
     fs::write(stand.disk("t"), &next).unwrap();
+    fs::File::open(stand.disk("t")).unwrap().sync_all().unwrap();
+    // Full in the middle of a commit: all is written, and there is no room for the tables.
+    fill(&ballast);
+    assert_eq!(stand.commit("t", "p1").unwrap_err(), Errno::NOSPC);
+    assert!(fs::read(stand.disk("t")).unwrap() == next);
+    assert!(!stand.at("vm/p1").exists());
+    fs::remove_file(&ballast).unwrap();
     stand.commit("t", "p1").unwrap();
     assert!(stand.point("p1") == next);
     stand.stop();
@@ -237,6 +237,19 @@ fn what_found_no_room_is_missed_at_the_commit() {
     stand.stop();
     stand.check_left(1);
     drop(mounted);
+}
+
+/// Takes all the room that there is.
+fn fill(ballast: &std::path::Path) {
+    let file = fs::File::create(ballast).unwrap();
+    let mut at = 0;
+    for step in [1 << 20, 4096] {
+        while file.write_all_at(&vec![1; step], at).is_ok() {
+            at += step as u64;
+        }
+    }
+    // Also what is only promised so far.
+    let _ = file.sync_all();
 }
 
 /// A filesystem of its own, unmounted at the end.

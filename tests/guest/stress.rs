@@ -48,6 +48,8 @@ fn points(guest: &Guest) -> Vec<PathBuf> {
     std::fs::read_dir(vm)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        // A session that is open now is no point yet, and gone when it is one.
+        .filter(|path| path.extension().is_none_or(|end| end != "partial"))
         .collect()
 }
 

@@ -124,19 +124,7 @@ fn a_full_disk() {
         return;
     }
     let mut stand = Stand::new("");
-    stand.stop();
-    let (image, small) = (stand.place.path("small.img"), stand.place.path("small"));
-    fs::File::create(&image).unwrap().set_len(96 << 20).unwrap();
-    run("mkfs.ext4", &["-q", "-F", "-m", "0", text(&image)]);
-    fs::create_dir(&small).unwrap();
-    run("mount", &["-o", "loop", text(&image), text(&small)]);
-    let mounted = SmallFs(small.clone());
-    fs::remove_dir_all(stand.place.repo()).unwrap();
-    fs::create_dir(small.join("repo")).unwrap();
-    std::os::unix::fs::symlink(small.join("repo"), stand.place.repo()).unwrap();
-    stand.place.ok(&["init"]);
-    stand.start("");
-    fs::create_dir(stand.at("vm")).unwrap();
+    let mounted = SmallFs::under(&mut stand);
     stand.begin("first");
     let bytes = pattern(8 << 20, 1);
     fs::write(stand.disk("first"), &bytes).unwrap();
@@ -146,7 +134,7 @@ fn a_full_disk() {
     let next = pattern(8 << 20, 2);
     fs::write(stand.disk("s"), &next).unwrap();
     // Somebody else takes all the room.
-    let ballast = small.join("ballast");
+    let ballast = mounted.0.join("ballast");
     fill(&ballast);
     let disk = fs::File::options()
         .write(true)
@@ -192,37 +180,18 @@ fn what_found_no_room_is_missed_at_the_commit() {
         return;
     }
     let mut stand = Stand::new("");
-    stand.stop();
-    let (image, small) = (stand.place.path("small.img"), stand.place.path("small"));
-    fs::File::create(&image).unwrap().set_len(96 << 20).unwrap();
-    run("mkfs.ext4", &["-q", "-F", "-m", "0", text(&image)]);
-    fs::create_dir(&small).unwrap();
-    run("mount", &["-o", "loop", text(&image), text(&small)]);
-    let mounted = SmallFs(small.clone());
-    fs::remove_dir_all(stand.place.repo()).unwrap();
-    fs::create_dir(small.join("repo")).unwrap();
-    std::os::unix::fs::symlink(small.join("repo"), stand.place.repo()).unwrap();
-    stand.place.ok(&["init"]);
-    stand.start("");
-    fs::create_dir(stand.at("vm")).unwrap();
+    let mounted = SmallFs::under(&mut stand);
     stand.begin("s");
     let mut bytes = pattern(8 << 20, 2);
     fs::write(stand.disk("s"), &bytes).unwrap();
-    let ballast = small.join("ballast");
-    let file = fs::File::create(&ballast).unwrap();
-    let mut at = 0;
-    for step in [1 << 20, 4096] {
-        while file.write_all_at(&vec![1; step], at).is_ok() {
-            at += step as u64;
-        }
-    }
+    let ballast = mounted.0.join("ballast");
+    fill(&ballast);
     let disk = fs::File::options()
         .write(true)
         .open(stand.disk("s"))
         .unwrap();
     let more = pattern(4 << 20, 3);
     assert_eq!(errno(disk.write_all_at(&more, 8 << 20)), Errno::NOSPC);
-    drop(file);
     fs::remove_file(&ballast).unwrap();
     // There is room again, and another write succeeds.
     disk.write_all_at(&[5; 4096], 0).unwrap();
@@ -254,6 +223,26 @@ fn fill(ballast: &std::path::Path) {
 
 /// A filesystem of its own, unmounted at the end.
 struct SmallFs(std::path::PathBuf);
+
+impl SmallFs {
+    /// Moves the repository to a filesystem of 96 MiB, with an empty VM `vm`.
+    fn under(stand: &mut Stand) -> Self {
+        stand.stop();
+        let (image, small) = (stand.place.path("small.img"), stand.place.path("small"));
+        fs::File::create(&image).unwrap().set_len(96 << 20).unwrap();
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", text(&image)]);
+        fs::create_dir(&small).unwrap();
+        run("mount", &["-o", "loop", text(&image), text(&small)]);
+        let mounted = Self(small.clone());
+        fs::remove_dir_all(stand.place.repo()).unwrap();
+        fs::create_dir(small.join("repo")).unwrap();
+        std::os::unix::fs::symlink(small.join("repo"), stand.place.repo()).unwrap();
+        stand.place.ok(&["init"]);
+        stand.start("");
+        fs::create_dir(stand.at("vm")).unwrap();
+        mounted
+    }
+}
 
 impl Drop for SmallFs {
     fn drop(&mut self) {

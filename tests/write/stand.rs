@@ -66,11 +66,10 @@ impl Stand {
     /// Starts the daemon.
     pub(crate) fn start(&mut self, options: &str) {
         let mnt = self.place.path("mnt");
-        let mut args = vec!["serve", "--json", "--mount", mnt.to_str().unwrap()];
+        let mut args = vec!["--mount", mnt.to_str().unwrap()];
         if !options.is_empty() {
             args.extend(["-o", options]);
         }
-        let args: Vec<&str> = args.into_iter().skip(2).collect();
         self.daemon = Some(self.place.serve(&args));
     }
 

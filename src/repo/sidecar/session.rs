@@ -87,7 +87,7 @@ impl Declared {
 pub struct SessionDisk {
     /// Name.
     pub name: DiskName,
-    /// Number within the session, never given again in it.
+    /// Number within the session, not given again while the same process holds it open.
     #[serde(default)]
     pub number: u32,
     /// Name of its log without the suffix, when it is not the disk's.

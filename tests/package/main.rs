@@ -1,0 +1,9 @@
+//! What is shipped: units that systemd accepts and that give little away, and the Debian package.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::print_stdout, reason = "what is skipped is said")]
+
+#[path = "../cli/place.rs"]
+#[expect(dead_code, reason = "the tests of the program need more of it")]
+mod place;
+mod unit;

@@ -1,6 +1,6 @@
-//! Where sockets live: `/run/restorefs` for root, below `$XDG_RUNTIME_DIR` for everybody else.
+//! Where sockets live: `/run/restorefs` for root and for the user to whom it belongs, below `$XDG_RUNTIME_DIR` for everybody else.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, ResultExt};
@@ -11,7 +11,10 @@ const SYSTEM: &str = "/run/restorefs";
 
 /// This process's own directory, if it can have one.
 fn own() -> Option<PathBuf> {
-    if rustix::process::geteuid().is_root() {
+    let user = rustix::process::geteuid();
+    // A service has a user of its own, and the directory was made for it.
+    let is_ours = || std::fs::metadata(SYSTEM).is_ok_and(|meta| meta.uid() == user.as_raw());
+    if user.is_root() || is_ours() {
         return Some(PathBuf::from(SYSTEM));
     }
     let dir = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);

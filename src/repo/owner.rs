@@ -5,6 +5,7 @@
 //! VM. The catalog serialises its writers itself.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -47,21 +48,44 @@ impl Owner {
     /// # Errors
     /// `Locked` naming the present holder; `Unsupported` when this release may only read; `Corrupt`, `Io`.
     pub fn open(repository: Arc<Repository>, clock: Arc<dyn Clock>, role: &str) -> Result<Self> {
-        let first = Self::open_once(Arc::clone(&repository), Arc::clone(&clock), role);
-        let owner = match first {
+        Self::open_with(repository, clock, role, None)
+    }
+
+    /// [`Owner::open`] for a process that takes requests of others on the socket `control`: the note says so.
+    ///
+    /// # Errors
+    /// As [`Owner::open`].
+    pub fn open_with(
+        repository: Arc<Repository>,
+        clock: Arc<dyn Clock>,
+        role: &str,
+        control: Option<PathBuf>,
+    ) -> Result<Self> {
+        let open = || {
+            Self::open_once(
+                Arc::clone(&repository),
+                Arc::clone(&clock),
+                role,
+                control.clone(),
+            )
+        };
+        let owner = match open() {
             // On a full filesystem somebody must be able to remove things.
-            Err(e) if e.kind() == ErrorKind::NoSpace && reserve::release(&repository) => {
-                Self::open_once(repository, clock, role)?
-            }
+            Err(e) if e.kind() == ErrorKind::NoSpace && reserve::release(&repository) => open()?,
             other => other?,
         };
         owner.restock();
         Ok(owner)
     }
 
-    fn open_once(repository: Arc<Repository>, clock: Arc<dyn Clock>, role: &str) -> Result<Self> {
+    fn open_once(
+        repository: Arc<Repository>,
+        clock: Arc<dyn Clock>,
+        role: &str,
+        control: Option<PathBuf>,
+    ) -> Result<Self> {
         repository.format().check(true)?;
-        let note = Note::of_this_process(role, clock.now());
+        let note = Note::of_this_process(role, control, clock.now());
         let lock = Self::take_lock(&repository, &note)?;
         let catalog = Catalog::open(
             repository.stage().as_ref(),
@@ -129,12 +153,7 @@ impl Owner {
                 if e.kind() != ErrorKind::Locked {
                     return e;
                 }
-                let holder = repository
-                    .store()
-                    .lock_note(&key)
-                    .ok()
-                    .flatten()
-                    .and_then(|bytes| Note::parse(&bytes));
+                let holder = repository.holder().ok().flatten();
                 let who = holder.map_or_else(
                     || "another process".to_owned(),
                     |n| {

@@ -7,6 +7,8 @@
     reason = "patterns are made of the low bytes of numbers"
 )]
 
+mod configuration;
+mod deb;
 #[path = "../cli/place.rs"]
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod place;

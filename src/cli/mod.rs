@@ -31,6 +31,7 @@ mod target;
 mod volumes;
 
 use std::io::Write;
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -45,7 +46,7 @@ use crate::guest::worker::server;
 
 /// Runs the program on the process's arguments: parse, run, print one error, answer the exit code.
 #[must_use]
-pub fn run() -> Code {
+pub fn run() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next();
     if first
@@ -53,10 +54,10 @@ pub fn run() -> Code {
         .is_some_and(|first| first == mount_helper::ARGUMENT)
     {
         // Its exit codes are mount(8)'s.
-        mount_helper::run(arguments);
+        return mount_helper::run(arguments);
     }
     if first.is_some_and(|first| first == server::ARGUMENT) && arguments.next().is_none() {
-        return read_guest();
+        return read_guest().into();
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -68,7 +69,7 @@ pub fn run() -> Code {
                 Code::Ok
             };
             let _ = e.print();
-            return code;
+            return code.into();
         }
     };
     start_log(cli.verbose);
@@ -82,7 +83,7 @@ pub fn run() -> Code {
     {
         let _ = writeln!(std::io::stderr(), "restorefs: {}", e.report());
     }
-    Code::of_result(&result)
+    Code::of_result(&result).into()
 }
 
 fn run_command(context: &Context, command: Command) -> Result<()> {

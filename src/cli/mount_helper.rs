@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -23,11 +24,11 @@ pub(super) const ARGUMENT: &str = "mount.restorefs";
 
 /// Exit codes of mount(8).
 mod code {
-    pub(super) const OK: i32 = 0;
+    pub(super) const OK: u8 = 0;
     /// Incorrect invocation or permissions.
-    pub(super) const USAGE: i32 = 1;
+    pub(super) const USAGE: u8 = 1;
     /// Mount failure.
-    pub(super) const FAILED: i32 = 32;
+    pub(super) const FAILED: u8 = 32;
 }
 
 /// The command line of a mount helper (mount(8), "External helpers").
@@ -67,15 +68,15 @@ struct Helper {
     kind: Option<String>,
 }
 
-/// Is the helper, and ends the process with mount(8)'s exit codes.
-pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ! {
+/// Is the helper; answers mount(8)'s exit codes.
+pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let name = std::iter::once(OsString::from(ARGUMENT));
     let helper = match Helper::try_parse_from(name.chain(arguments)) {
         Ok(helper) => helper,
         Err(e) => {
             // Help and version go to standard output with code 0, mistakes to standard error.
             let _ = e.print();
-            std::process::exit(if e.use_stderr() {
+            return ExitCode::from(if e.use_stderr() {
                 code::USAGE
             } else {
                 code::OK
@@ -101,7 +102,7 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ! {
             }
         }
     };
-    std::process::exit(code)
+    ExitCode::from(code)
 }
 
 fn absolute(what: &str, path: &Path) -> Result<()> {

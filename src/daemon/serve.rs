@@ -49,8 +49,8 @@ pub struct Source {
     pub isolation: Isolation,
 }
 
-/// Serves until SIGINT or SIGTERM, and then for as long as writers need, within the limit; at a second signal it ends at once. SIGHUP reads the
-/// configuration again.
+/// Serves until SIGINT or SIGTERM, and then for as long as writers need, within the limit; at a second signal it ends at once. SIGHUP
+/// reads the configuration again.
 ///
 /// # Errors
 /// `Locked`, `NoRepository`, `NameTooLong` (a socket), `Io`; whatever keeps it from starting.

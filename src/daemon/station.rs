@@ -1,8 +1,8 @@
 //! A repository that is served: its owner, sessions, mounts, NBD and control socket.
 //!
 //! # Concurrency
-//! On the way down: nothing is begun any more, writers go on for a while, then NBD stops, the control socket, what this process has mounted,
-//! and the lock last of all.
+//! On the way down: nothing is begun any more, writers go on for a while, then NBD stops, the control socket, what this process has
+//! mounted, and the lock last of all.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::exports::RepositoryExports;
 use super::mount_table::MountTable;
 use super::runtime_dir;
 use crate::chain::{Pool, PoolLimits};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result, ResultExt};
 use crate::ingest::{Engine, Keeper, Registry};
 use crate::nbd::server::{Exports, Security, Server, Service};
@@ -97,10 +97,10 @@ impl Station {
         let dir = runtime_dir::make()?;
         let control_path = runtime_dir::control_socket(&dir, id);
         let owner = Arc::new(Owner::open_with(
-            repository,
-            Arc::new(SystemClock),
+            &repository,
+            &(Arc::new(SystemClock) as Arc<dyn Clock>),
             "serve",
-            Some(control_path.clone()),
+            Some(&control_path),
         )?);
         let pool = Pool::new(PoolLimits {
             memory_bytes: memory.chain_bytes(),

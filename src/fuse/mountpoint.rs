@@ -19,8 +19,8 @@ pub(super) struct Subject<'a> {
 /// Checks the mountpoint, takes away what a process that died has left there, and answers its path without symlinks.
 ///
 /// # Errors
-/// `NotFound`, `NotADirectory`, `NotEmpty`; `InvalidInput` when it lies in the repository, or the repository in it; `Busy` when a repository
-/// is mounted there already; `PermissionDenied`, `Io`.
+/// `NotFound`, `NotADirectory`, `NotEmpty`; `InvalidInput` when it lies in the repository, or the repository in it; `Busy` when a
+/// repository is mounted there already; `PermissionDenied`, `Io`.
 pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<PathBuf> {
     if is_dead(mountpoint, subject.is_owner) {
         clear(mountpoint)?;

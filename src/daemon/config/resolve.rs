@@ -26,10 +26,10 @@ struct Mistakes(Vec<Error>);
 impl Mistakes {
     /// The value, or `None` once its mistake is noted under `key`.
     fn take<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
-        result.map_err(|e| self.note(key, e)).ok()
+        result.map_err(|e| self.note(key, &e)).ok()
     }
 
-    fn note(&mut self, key: &str, error: Error) {
+    fn note(&mut self, key: &str, error: &Error) {
         let noted = Error::invalid(format!("{key}: {}", error.what()));
         let noted = match &error.context().path {
             Some(path) => noted.at_path(path),
@@ -46,7 +46,7 @@ impl Mistakes {
             let error = Error::invalid("the path is not absolute").at_path(path);
             self.note(
                 key,
-                error.advise("a daemon has no directory of its own: write it from / on"),
+                &error.advise("a daemon has no directory of its own: write it from / on"),
             );
         }
     }
@@ -77,7 +77,7 @@ pub(super) fn resolve(
         let error = Error::invalid("there is none");
         mistakes.note(
             "repository",
-            error.advise("write [[repository]] and path = \"DIR\" below it"),
+            &error.advise("write [[repository]] and path = \"DIR\" below it"),
         );
     }
     let mut repositories = Vec::new();
@@ -126,7 +126,7 @@ fn repository(
         Some("process") => Isolation::of_this_program(),
         Some(other) => {
             let error = Error::invalid(format!("\"{other}\" is none of process, thread"));
-            mistakes.note(&format!("{key}: guest_isolation"), error);
+            mistakes.note(&format!("{key}: guest_isolation"), &error);
             return None;
         }
     };
@@ -162,7 +162,7 @@ fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConf
             let error = Error::invalid(format!(
                 "the socket's path has {length} bytes, {PATH_BYTES_MAX} are possible"
             ));
-            mistakes.note(&key, error.at_path(socket).advise("choose a shorter one"));
+            mistakes.note(&key, &error.at_path(socket).advise("choose a shorter one"));
         }
     }
     for path in written.tls_certificates.iter().chain(&written.access) {
@@ -184,7 +184,7 @@ fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConf
             let error = Error::invalid(
                 "tls_certificates, access and plain are for TCP, and listen is missing",
             );
-            mistakes.note(key, error);
+            mistakes.note(key, &error);
             None
         }
         None => None,
@@ -193,7 +193,7 @@ fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConf
     if let Some(text) = written.idle {
         let key = format!("{key}.idle");
         match mistakes.take(&key, parse_seconds(&text)) {
-            Some(0) => mistakes.note(&key, Error::invalid("a second or more is needed")),
+            Some(0) => mistakes.note(&key, &Error::invalid("a second or more is needed")),
             Some(seconds) => limits.idle_timeout = Duration::from_secs(seconds),
             None => {}
         }
@@ -211,7 +211,7 @@ fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConf
             Some(count) => {
                 let error =
                     Error::invalid(format!("{count} is not between 1 and {CONNECTIONS_MAX}"));
-                mistakes.note(&format!("{key}.{name}"), error);
+                mistakes.note(&format!("{key}.{name}"), &error);
             }
             None => {}
         }
@@ -254,7 +254,7 @@ fn twice(repositories: &[RepositoryConfig], mistakes: &mut Mistakes) {
 
 #[cfg(test)]
 mod tests {
-    use crate::daemon::config::Config;
+    use crate::daemon::config::{Config, STOP_TIMEOUT};
     use crate::daemon::log::LogOptions;
     use crate::guest::worker::Isolation;
     use crate::types::Memory;
@@ -262,7 +262,7 @@ mod tests {
     fn defaults() -> Config {
         Config {
             memory: Memory::default(),
-            stop_timeout: super::super::STOP_TIMEOUT,
+            stop_timeout: STOP_TIMEOUT,
             log: LogOptions::default(),
             repositories: Vec::new(),
         }

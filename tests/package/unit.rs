@@ -116,7 +116,8 @@ fn both_daemons_are_restricted_alike() {
         let full: Vec<&str> = unit.lines().filter(|l| l.contains("=+")).collect();
         assert_eq!(full.len(), 2, "{full:?}");
         assert!(
-            full.iter().all(|l| l.contains("mount --config")),
+            full.iter()
+                .all(|l| l.contains("mount --config") && l.contains("/proc/1/ns/mnt")),
             "{full:?}"
         );
         // What the readers of guests do to themselves must not be forbidden to them.
@@ -124,6 +125,9 @@ fn both_daemons_are_restricted_alike() {
         for call in ["landlock_restrict_self", "seccomp", "capset", "setrlimit"] {
             assert!(calls.contains(call), "{name}: {call}");
         }
+        // @ipc has pipes and memfd_create, RestrictSUIDSGID= takes openat2.
+        assert!(!calls.contains("@ipc"));
+        assert!(settings(&unit, "RestrictSUIDSGID").is_empty());
     }
 }
 

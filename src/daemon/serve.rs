@@ -77,6 +77,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&[Status])) -> Result<()>
 /// Opens all repositories, or none.
 fn open_all(options: &ServeOptions) -> Result<Vec<Station>> {
     let config = &options.config;
+    config::check_names(config)?;
     let mut inherited = inherit::take()?;
     let is_only = config.repositories.len() == 1;
     let share = u64::try_from(config.repositories.len().max(1)).unwrap_or(1);

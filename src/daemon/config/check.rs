@@ -14,25 +14,32 @@ use crate::repo::Repository;
 /// # Errors
 /// `InvalidInput` naming everything that is wrong.
 pub fn check(config: &Config) -> Result<()> {
-    let mut mistakes = Vec::new();
+    let mut mistakes: Vec<Error> = config.repositories.iter().flat_map(one).collect();
+    mistakes.extend(check_names(config).err());
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    Err(super::one(mistakes))
+}
+
+/// Checks that no directory is there under two names: the daemon would meet its own lock.
+///
+/// # Errors
+/// `InvalidInput` with both.
+pub fn check_names(config: &Config) -> Result<()> {
     let mut real: HashMap<PathBuf, &Path> = HashMap::new();
     for repository in &config.repositories {
-        mistakes.extend(one(repository));
-        // Two names of one directory: the daemon would wait for its own lock.
         if let Ok(path) = repository.path.canonicalize()
             && let Some(other) = real.insert(path, &repository.path)
         {
-            mistakes.push(Error::invalid(format!(
+            return Err(Error::invalid(format!(
                 "{} and {} are one repository",
                 other.display(),
                 repository.path.display()
             )));
         }
     }
-    if mistakes.is_empty() {
-        return Ok(());
-    }
-    Err(super::one(mistakes))
+    Ok(())
 }
 
 fn one(repository: &RepositoryConfig) -> Vec<Error> {

@@ -8,7 +8,7 @@ mod check;
 mod file;
 mod resolve;
 
-pub use check::check;
+pub use check::{check, check_names};
 
 use std::io::Read;
 use std::net::SocketAddr;

@@ -15,6 +15,7 @@ mod info;
 mod init;
 mod jobs;
 mod ls;
+mod map;
 mod mount;
 mod output;
 mod progress;
@@ -25,6 +26,7 @@ mod sample;
 mod serve;
 mod sessions;
 mod target;
+mod unmap;
 mod volumes;
 
 use std::io::{IsTerminal, Write};
@@ -93,6 +95,8 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::Restore(args) => restore::run(context, &args),
         Command::Mount(args) => mount::run(context, &args),
         Command::Umount(args) => mount::umount(context, &args),
+        Command::Map(args) => map::run(context, &args),
+        Command::Unmap(args) => unmap::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::Quickstart(args) => quickstart::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),

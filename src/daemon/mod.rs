@@ -5,6 +5,7 @@ pub mod control;
 mod desk;
 mod exports;
 pub mod interrupt;
+pub mod map;
 pub mod probe;
 pub mod runtime_dir;
 pub mod serve;

@@ -18,6 +18,7 @@
 mod adapter;
 mod attr;
 mod change;
+pub mod disk;
 mod errno;
 mod follow;
 mod mount;

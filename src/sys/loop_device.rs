@@ -435,7 +435,10 @@ pub fn detach(device: &Path) -> Result<()> {
         if detach_once(device)? {
             return Ok(());
         }
-        if begun.elapsed() > USED_PATIENCE {
+        // Who has mounted it or holds it does not go away by himself.
+        let is_held =
+            user(device)?.is_some_and(|who| who.starts_with("mounted") || who.starts_with("held"));
+        if is_held || begun.elapsed() > USED_PATIENCE {
             return Err(in_use(device));
         }
         std::thread::sleep(PAUSE);

@@ -325,7 +325,9 @@ mod tests {
     const SIZE: usize = 9 * 4096 + 1536;
 
     fn pattern(seed: u8, length: usize) -> Vec<u8> {
-        (0..length).map(|n| (n / 7) as u8 ^ seed | 1).collect()
+        (0..length)
+            .map(|n| (n / 7).to_le_bytes()[0] ^ seed | 1)
+            .collect()
     }
 
     fn made() -> (Arc<MemoryDisk>, Overlay) {
@@ -464,20 +466,20 @@ mod tests {
         for round in 0..50u8 {
             let (_, overlay) = made();
             std::thread::scope(|scope| {
-                for part in 0..8u64 {
+                for part in 0..8u8 {
                     let overlay = &overlay;
                     scope.spawn(move || {
                         overlay
-                            .write_at(4096 + part * 512, &[round ^ part as u8; 512])
+                            .write_at(4096 + u64::from(part) * 512, &[round ^ part; 512])
                             .unwrap();
                     });
                 }
             });
             let mut bytes = [0; 4096];
             overlay.read_at(4096, &mut bytes).unwrap();
-            for (part, chunk) in bytes.chunks(512).enumerate() {
+            for (part, chunk) in (0..).zip(bytes.chunks(512)) {
                 assert!(
-                    chunk.iter().all(|byte| *byte == round ^ part as u8),
+                    chunk.iter().all(|byte| *byte == round ^ part),
                     "part {part}"
                 );
             }

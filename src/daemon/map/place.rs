@@ -107,7 +107,7 @@ impl MapDir {
     pub fn open() -> Result<Option<Self>> {
         let path = runtime_dir::own_path()?.join(NAME);
         match Dir::open(&path) {
-            Ok(dir) => Self::checked(dir).map(Some),
+            Ok(dir) => Self::checked(&dir).map(Some),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -125,14 +125,11 @@ impl MapDir {
             .create(&path)
             .or_io("cannot make the directory of maps")
             .at_path(&path)?;
-        // Mounts are known by resolved paths.
-        let path = std::fs::canonicalize(&path)
-            .or_io("cannot resolve the directory of maps")
-            .at_path(&path)?;
-        Self::checked(Dir::open(path)?)
+        Self::checked(&Dir::open(path)?)
     }
 
-    fn checked(dir: Dir) -> Result<Self> {
+    fn checked(dir: &Dir) -> Result<Self> {
+        // Mounts are known by resolved paths.
         let path = std::fs::canonicalize(dir.path())
             .or_io("cannot resolve the directory of maps")
             .at_path(dir.path())?;

@@ -167,7 +167,7 @@ mod tests {
         let bytes = record().to_bytes().unwrap();
         assert_eq!(Record::parse(&bytes).unwrap().disks, record().disks);
         for cut in 0..bytes.len() {
-            let error = Record::parse(&bytes[..cut]).unwrap_err();
+            let error = Record::parse(bytes.get(..cut).unwrap()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {cut}");
         }
         let text = String::from_utf8(bytes).unwrap();

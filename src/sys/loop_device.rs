@@ -327,12 +327,49 @@ pub fn bound() -> Result<Vec<Bound>> {
     Ok(all)
 }
 
+/// The name that a device was attached under, of which the driver keeps 63 bytes: the same also when its file was unmounted lazily.
+///
+/// # Errors
+/// `NotFound`; `Io`, also when it has no file.
+pub fn name(device: &Path) -> Result<PathBuf> {
+    let failed = |e| Error::io("cannot ask the loop device", e).at_path(device);
+    let node = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(device)
+        .map_err(failed)?;
+    let mut info = Info::empty();
+    ioctl_with(&node, LOOP_GET_STATUS64, &mut info).map_err(failed)?;
+    let bytes = info.file_name.iter().copied().take_while(|byte| *byte != 0);
+    Ok(PathBuf::from(OsString::from_vec(bytes.collect())))
+}
+
 /// Whether the driver passes by the file's own page cache.
 #[must_use]
 pub fn is_direct(device: &Path) -> bool {
     sysfs(device)
         .and_then(|dir| std::fs::read_to_string(dir.join("loop/dio")).or_io("no such device"))
         .is_ok_and(|text| text.trim() == "1")
+}
+
+/// How far the kernel reads ahead on a device, in KiB; a new file does not change it.
+///
+/// # Errors
+/// `Io`.
+pub fn read_ahead(device: &Path) -> Result<u32> {
+    let path = sysfs(device)?.join("queue/read_ahead_kb");
+    std::fs::read_to_string(&path)
+        .map_err(|e| Error::io("cannot tell the device's readahead", e))
+        .and_then(|text| {
+            text.trim().parse().map_err(|_| {
+                Error::corrupt(
+                    "the device's readahead",
+                    "a number",
+                    text.trim().escape_debug(),
+                )
+            })
+        })
+        .at_path(&path)
 }
 
 /// Sets how far the kernel reads ahead; only speed depends on it.

@@ -14,6 +14,7 @@ fn it_has_the_bytes_that_restore_gives_and_is_read_only() {
         return;
     }
     let world = World::with_guest();
+    let mut devices = Vec::new();
     for disk in ["vda", "vdb"] {
         let device = world.map(&[&format!("web01@one/{disk}")]);
         let bytes = read_device(&device);
@@ -24,6 +25,7 @@ fn it_has_the_bytes_that_restore_gives_and_is_read_only() {
         let written = refused.and_then(|mut file| std::io::Write::write_all(&mut file, b"x"));
         assert!(written.is_err(), "a read-only device was written");
         assert!(read_device(&device) == bytes);
+        devices.push(device);
     }
     let list = world.list();
     assert_eq!(list.len(), 2);
@@ -34,8 +36,18 @@ fn it_has_the_bytes_that_restore_gives_and_is_read_only() {
         (&vdb["state"], &vdb["read_only"], &vdb["path"]),
         (&"live".into(), &true.into(), &"fuse".into())
     );
+    let read_ahead = |device: &str| {
+        let name = device.trim_start_matches("/dev/");
+        std::fs::read_to_string(format!("/sys/block/{name}/queue/read_ahead_kb")).unwrap()
+    };
+    assert_eq!(read_ahead(&devices[0]).trim(), "4096");
     world.ok(&["unmap", "--all"]);
     world.assert_nothing_left();
+    // Who gets the number next does not get our settings; another test may have it by now.
+    let after = read_ahead(&devices[0]);
+    let name = devices[0].trim_start_matches("/dev/");
+    let is_free = !std::path::Path::new(&format!("/sys/block/{name}/loop")).exists();
+    assert!(!is_free || after.trim() != "4096");
 }
 
 #[test]

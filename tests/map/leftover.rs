@@ -1,8 +1,19 @@
 //! What a process that was killed leaves is seen, said, and cleaned away; nothing that lives or is in use is.
 
-use crate::world::{World, eventually, read_device, ready, run};
+use crate::world::{Mount, World, eventually, read_device, ready, run};
 
 const TOOLS: [&str; 4] = ["losetup", "sgdisk", "mkfs.ext4", "blockdev"];
+
+/// A loop device of somebody else, detached when dropped.
+struct Loop(String);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup")
+            .args(["-d", &self.0])
+            .status();
+    }
+}
 
 fn killed(world: &World) {
     world.signal(rustix::process::Signal::KILL);
@@ -113,14 +124,13 @@ fn a_record_never_detaches_a_device_of_somebody_else() {
     let path = world.path("other.raw");
     std::fs::write(&path, [1; 4096]).unwrap();
     let other = loop {
-        let other = run("losetup", &["-f", "--show", path.to_str().unwrap()])
-            .trim()
-            .to_owned();
-        if other == device {
+        let other = run("losetup", &["-f", "--show", path.to_str().unwrap()]);
+        let other = Loop(other.trim().to_owned());
+        if other.0 == device {
             break other;
         }
         // Another test was faster; ours may be free later.
-        run("losetup", &["-d", &other]);
+        drop(other);
         let file = format!(
             "/sys/block/{}/loop/backing_file",
             device.trim_start_matches("/dev/")
@@ -132,8 +142,7 @@ fn a_record_never_detaches_a_device_of_somebody_else() {
     world.fails(1, &["unmap", &device]);
     world.ok(&["unmap", "--stale"]);
     world.assert_nothing_left();
-    assert_eq!(std::fs::read(&other).unwrap(), [1; 4096]);
-    run("losetup", &["-d", &other]);
+    assert_eq!(std::fs::read(&other.0).unwrap(), [1; 4096]);
 }
 
 #[test]
@@ -154,5 +163,59 @@ fn a_live_map_whose_device_was_taken_away_is_a_leftover() {
         "{list:?}"
     );
     world.ok(&["unmap", "--stale"]);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn one_that_was_unmounted_lazily_by_hand_is_still_ours() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let world = World::with_guest();
+    let device = world.map(&["web01@one/vdb"]);
+    let mountpoint = world.list()[0]["mountpoint"].as_str().unwrap().to_owned();
+    run("umount", &["-l", &mountpoint]);
+    assert_eq!(world.list()[0]["device"], device.as_str());
+    assert!(read_device(&device) == world.restored("web01@one", "vdb"));
+    world.ok(&["unmap", &device]);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_filesystem_that_was_written_survives_nothing_but_hangs_nobody() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let world = World::with_guest();
+    let device = world.map(&["web01@one/vda", "--scratch=."]);
+    run("mkfs.ext4", &["-q", "-F", &device]);
+    let mount = Mount::new("rw", &device, world.path("mnt"));
+    std::fs::write(mount.0.join("dirty"), [1; 100_000]).unwrap();
+    killed(&world);
+    let said = world.fails(1, &["unmap", "--stale"]);
+    assert!(said.contains("mounted at"), "{said}");
+    drop(mount);
+    world.ok(&["unmap", "--stale"]);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_process_that_was_stopped_holds_up_no_list() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let world = World::with_guest();
+    world.map(&["web01@one/vdb"]);
+    world.signal(rustix::process::Signal::STOP);
+    let list = world.list();
+    world.signal(rustix::process::Signal::CONT);
+    assert!(
+        list[0]["last_error"]
+            .as_str()
+            .unwrap()
+            .contains("does not answer"),
+        "{list:?}"
+    );
+    world.ok(&["unmap", "--all"]);
     world.assert_nothing_left();
 }

@@ -205,6 +205,7 @@ fn attach(dir: &MapDir, order: &Order, disks: &[HeldDisk]) -> Result<Vec<RecordD
                 .or_io("cannot open the mounted disk")
                 .at_path(&path)?;
             let device = loop_device::attach(&file, &path, setup)?;
+            let before = loop_device::read_ahead(&device).ok();
             if let Err(error) = loop_device::set_read_ahead(&device, READ_AHEAD_KB) {
                 tracing::debug!(error = %error.report(), "the kernel's own readahead is used");
             }
@@ -215,6 +216,7 @@ fn attach(dir: &MapDir, order: &Order, disks: &[HeldDisk]) -> Result<Vec<RecordD
                 disk: held.name.clone(),
                 device,
                 size_bytes: held.disk.size_bytes(),
+                read_ahead_kb_before: before,
             })
         })
         .collect()

@@ -29,6 +29,8 @@ pub struct RecordDisk {
     pub device: PathBuf,
     /// Size in bytes.
     pub size_bytes: u64,
+    /// The device's readahead in KiB before, which stays with the device otherwise.
+    pub read_ahead_kb_before: Option<u32>,
 }
 
 /// See the module.
@@ -158,6 +160,7 @@ mod tests {
                 disk: DiskName::new("vda").unwrap(),
                 device: "/dev/loop7".into(),
                 size_bytes: 512,
+                read_ahead_kb_before: Some(128),
             }],
         })
     }

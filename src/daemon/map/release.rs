@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::place::{Life, MapDir, MapId};
+use super::record::Record;
 use super::survey::{Mapping, bound_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::loop_device;
@@ -44,13 +45,21 @@ fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool>
             crate::sys::device::refuse_used(device)?;
         }
     }
-    let mut done = Vec::new();
+    let record = dir.record(id).ok().flatten();
+    // What was asked for and is not attached any more is done.
+    let mut done: Vec<PathBuf> = devices
+        .unwrap_or_default()
+        .iter()
+        .filter(|device| !wanted.contains(device))
+        .cloned()
+        .collect();
     let mut result = Ok(());
     for device in wanted {
         result = loop_device::detach(&device);
         if result.is_err() {
             break;
         }
+        put_back(record.as_ref(), &device);
         done.push(device);
     }
     if result.is_ok() && others.is_empty() {
@@ -60,6 +69,16 @@ fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool>
         forget(dir, id, &done)?;
     }
     result.map(|()| false)
+}
+
+/// Gives a device back the readahead that it had before.
+fn put_back(record: Option<&Record>, device: &Path) {
+    let disk = record.and_then(|record| record.disks.iter().find(|disk| disk.device == device));
+    if let Some(before) = disk.and_then(|disk| disk.read_ahead_kb_before)
+        && let Err(error) = loop_device::set_read_ahead(device, before)
+    {
+        tracing::debug!(error = %error.report(), "the device's readahead stays as it is");
+    }
 }
 
 /// Takes devices out of a map's record.

@@ -69,8 +69,19 @@ pub struct Mapping {
 pub(super) fn bound_of(dir: &MapDir, id: &MapId, all: &[Bound]) -> Vec<Bound> {
     let mountpoint = dir.mountpoint(id);
     all.iter()
-        .filter(|bound| bound.file.parent() == Some(&mountpoint))
-        .cloned()
+        .filter_map(|bound| {
+            if bound.file.parent() == Some(&mountpoint) {
+                return Some(bound.clone());
+            }
+            // Somebody has unmounted it lazily by hand: what is left of the path is the file's name.
+            let file_name = bound.file.file_name()?;
+            let is_cut = bound.file.parent() == Some(Path::new("/"))
+                && loop_device::name(&bound.device).is_ok_and(|name| name.starts_with(&mountpoint));
+            is_cut.then(|| Bound {
+                device: bound.device.clone(),
+                file: mountpoint.join(file_name),
+            })
+        })
         .collect()
 }
 

@@ -55,11 +55,13 @@ fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool>
         .collect();
     let mut result = Ok(());
     for device in wanted {
+        // Before it is detached: afterwards it may be somebody else's.
+        let ours = put_back(record.as_ref(), &device);
         result = loop_device::detach(&device);
         if result.is_err() {
+            set_read_ahead(&device, ours);
             break;
         }
-        put_back(record.as_ref(), &device);
         done.push(device);
     }
     if result.is_ok() && others.is_empty() {
@@ -71,11 +73,19 @@ fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool>
     result.map(|()| false)
 }
 
-/// Gives a device back the readahead that it had before.
-fn put_back(record: Option<&Record>, device: &Path) {
+/// Gives a device back the readahead that it had before; answers the one that it has had.
+fn put_back(record: Option<&Record>, device: &Path) -> Option<u32> {
     let disk = record.and_then(|record| record.disks.iter().find(|disk| disk.device == device));
-    if let Some(before) = disk.and_then(|disk| disk.read_ahead_kb_before)
-        && let Err(error) = loop_device::set_read_ahead(device, before)
+    let before = disk.and_then(|disk| disk.read_ahead_kb_before)?;
+    let ours = loop_device::read_ahead(device).ok();
+    set_read_ahead(device, Some(before));
+    ours
+}
+
+/// Only speed depends on it.
+fn set_read_ahead(device: &Path, kilobytes: Option<u32>) {
+    if let Some(kilobytes) = kilobytes
+        && let Err(error) = loop_device::set_read_ahead(device, kilobytes)
     {
         tracing::debug!(error = %error.report(), "the device's readahead stays as it is");
     }

@@ -128,3 +128,28 @@ fn there_is_a_bound_of_maps() {
     world.ok(&["unmap", &device]);
     world.assert_nothing_left();
 }
+
+#[test]
+fn a_kernel_without_the_driver_is_told_from_a_mistake() {
+    if !ready(&["losetup", "unshare"]) {
+        return;
+    }
+    let world = World::new();
+    std::fs::write(world.path("b.raw"), [1; 512]).unwrap();
+    world.ok(&["backup", "web01", "vda=b.raw", "--point", "one"]);
+    let output = std::process::Command::new("unshare")
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount --make-rprivate / && mount -t tmpfs none /dev && \"$BIN\" map web01@one/vda",
+        ])
+        .env("BIN", env!("CARGO_BIN_EXE_restorefs"))
+        .env("RESTOREFS_REPO", world.path("repo"))
+        .env("RESTOREFS_RUNTIME_DIR", world.path("run"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("modprobe loop"), "{said}");
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::world::{World, first_partition, ready, text};
+use crate::world::{World, ready};
 
 const RULE: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -66,7 +66,34 @@ fn it_is_a_rule_and_says_all_that_others_look_at() {
     }
 }
 
-/// `udevadm test` in a mount namespace of its own, with the rule for this test's directory.
+/// A machine where udevd runs, as far as it can be seen: `/run` and `/etc/udev` of our own, in a mount namespace. The maps are at their usual
+/// place there, so the rule is tried as it is installed.
+const MACHINE: &str = r#"
+set -e
+mount --make-rprivate /
+mount -t tmpfs none /run
+mount -t tmpfs none /etc/udev
+mkdir /run/udev /etc/udev/rules.d
+touch /run/udev/control
+trap '"$BIN" unmap --all' EXIT
+if "$BIN" map web01@one/vda --partitions 2>"$OUT/refused"; then exit 70; else test $? = 2; fi
+"$BIN" map web01@one/vdb 2>"$OUT/warned"
+"$BIN" unmap --all
+cp "$RULE" /etc/udev/rules.d/
+device=$("$BIN" map web01@one/vda --partitions 2>"$OUT/quiet")
+name=${device#/dev/}
+test -e "/sys/block/$name/${name}p1" || partx --add "$device"
+for path in "/sys/block/$name" "/sys/block/$name/${name}p1"; do
+    for action in add change; do
+        udevadm test --action=$action "$path" >>"$OUT/ruled" 2>>"$OUT/said"
+    done
+done
+rm /etc/udev/rules.d/*
+udevadm test --action=change "/sys/block/$name" >"$OUT/unruled" 2>>"$OUT/said"
+"$BIN" unmap "$device"
+test -z "$(ls /run/restorefs/map | grep -v lock)"
+"#;
+
 #[test]
 fn udev_leaves_devices_and_partitions_alone() {
     if !ready(&[
@@ -84,59 +111,61 @@ fn udev_leaves_devices_and_partitions_alone() {
         return;
     }
     let world = World::with_guest();
-    let device = world.map(&["web01@one/vda", "--partitions"]);
-    let partition = first_partition(&device);
-    let rule = RULE.replace("/run/restorefs/map/", &format!("{}/", text(&world.maps())));
-    std::fs::write(world.path("55-restorefs-map.rules"), rule).unwrap();
-    let script = "mount --make-rprivate / && mount -t tmpfs none /etc/udev && mkdir /etc/udev/rules.d && \
-                  { test \"$1\" = no || cp \"$1\" /etc/udev/rules.d/; } && udevadm test --action=change \"$2\"";
-    let test = |rule: &str, node: &str| {
-        let name = node.trim_start_matches("/dev/");
-        let output = Command::new("unshare")
-            .args([
-                "--mount",
-                "sh",
-                "-c",
-                script,
-                "sh",
-                rule,
-                &format!("/sys/class/block/{name}"),
-            ])
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            !said.contains("Invalid") && !said.contains("Unknown"),
-            "{said}"
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    let path = world.path("55-restorefs-map.rules");
-    for node in [&device, &partition] {
-        let properties = test(text(&path), node);
-        for expected in [
-            "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1",
-            "SYSTEMD_READY=0",
-            "DM_UDEV_DISABLE_OTHER_RULES_FLAG=1",
-            "UDISKS_IGNORE=1",
-        ] {
-            assert!(
-                properties.lines().any(|line| line.trim() == expected),
-                "{node}: {expected} in {properties}"
-            );
-        }
-        assert!(
-            !properties.contains("ID_FS_TYPE=") && !properties.contains("/dev/disk/by-uuid"),
-            "{node}: {properties}"
-        );
-        // It is the rule that does it.
-        assert!(!test("no", node).contains("UDISKS_IGNORE=1"));
+    let out = world.path("out");
+    std::fs::create_dir(&out).unwrap();
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", MACHINE])
+        .env("BIN", env!("CARGO_BIN_EXE_restorefs"))
+        .env(
+            "RULE",
+            concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/mount-helpers/55-restorefs-map.rules"
+            ),
+        )
+        .env("OUT", &out)
+        .env("RESTOREFS_REPO", world.path("repo"))
+        .env_remove("RESTOREFS_RUNTIME_DIR")
+        .output()
+        .unwrap();
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_default();
+    assert!(
+        output.status.success(),
+        "{output:?} {} {}",
+        read("quiet"),
+        read("said")
+    );
+    assert!(
+        read("refused").contains("install -m 644 mount-helpers/55-restorefs-map.rules"),
+        "{}",
+        read("refused")
+    );
+    assert!(
+        read("warned").contains("udev looks at"),
+        "{}",
+        read("warned")
+    );
+    assert_eq!(read("quiet"), "");
+    assert!(
+        !read("said").contains("Invalid") && !read("said").contains("Unknown"),
+        "{}",
+        read("said")
+    );
+    let ruled = read("ruled");
+    for expected in [
+        "UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1",
+        "SYSTEMD_READY=0",
+        "DM_UDEV_DISABLE_OTHER_RULES_FLAG=1",
+        "UDISKS_IGNORE=1",
+    ] {
+        // The device and its partition, at both actions.
+        let count = ruled.lines().filter(|line| line.trim() == expected).count();
+        assert_eq!(count, 4, "{expected} in {ruled}");
     }
-    world.ok(&["unmap", &device]);
-    world.assert_nothing_left();
+    assert!(
+        !ruled.contains("ID_FS_TYPE=") && !ruled.contains("/dev/disk/by-uuid"),
+        "{ruled}"
+    );
+    // It is the rule that does it.
+    assert!(!read("unruled").contains("UDISKS_IGNORE=1"));
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::place::{MapDir, MapId, file_name};
 use super::record::{DISKS_MAX, NewRecord, Record, RecordDisk};
 use super::release::{abandon, release_own};
@@ -140,8 +142,23 @@ fn open(tree: &Tree, order: &Order) -> Result<(Arc<PointView>, Vec<HeldDisk>)> {
     let disks = names
         .iter()
         .map(|name| hold(tree.open_disk(&point.vm, &exact, name)?))
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Result<Vec<_>>>()
+        .map_err(name_limit)?;
     Ok((point, disks))
+}
+
+/// Says what to do where not so many files may be open as a chain has layers.
+fn name_limit(error: Error) -> Error {
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let number = cause.downcast_ref().and_then(std::io::Error::raw_os_error);
+        if number == Some(Errno::MFILE.raw_os_error()) {
+            return error
+                .advise("each layer is held open: raise the limit of open files (ulimit -n)");
+        }
+        source = cause.source();
+    }
+    error
 }
 
 fn hold(open: OpenDisk) -> Result<HeldDisk> {

@@ -9,12 +9,14 @@ pub mod extent;
 pub mod file;
 pub mod filter;
 pub mod memory;
+pub mod overlay;
 pub mod page;
 pub mod run;
 
 pub use extent::{Extent, ExtentKind};
 pub use file::FileDisk;
 pub use memory::MemoryDisk;
+pub use overlay::Overlay;
 
 use std::sync::Arc;
 

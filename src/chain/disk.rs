@@ -55,6 +55,11 @@ impl Shape {
     }
 }
 
+/// Layers that are kept open.
+pub struct Held {
+    _layers: Vec<Arc<Layer>>,
+}
+
 /// A disk, flattened.
 pub struct Disk {
     pool: Arc<Pool>,
@@ -134,6 +139,21 @@ impl Disk {
     #[must_use]
     pub fn layer_ids(&self) -> Vec<LayerId> {
         self.shape().layers.iter().map(|layer| layer.id).collect()
+    }
+
+    /// Keeps all layers of this disk open as long as the answer lives: files that are deleted or replaced meanwhile stay readable. Costs a
+    /// descriptor for each layer.
+    ///
+    /// # Errors
+    /// As [`ReadAt::read_at`]; `Io` where not so many files may be open.
+    pub fn hold(&self) -> Result<Held> {
+        let layers = self.fresh(|shape| {
+            (0..)
+                .zip(&shape.layers)
+                .map(|(position, _)| self.layer(shape, LayerIndex(position)))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        Ok(Held { _layers: layers })
     }
 
     /// The contiguous run at `offset`: where its bytes lie, at most `length_max` of them; `None` at the end. What is

@@ -95,6 +95,10 @@ pub enum Command {
     Mount(Mount),
     /// Unmount
     Umount(Umount),
+    /// Attach disks of a restore point as block devices; alone: list them
+    Map(Map),
+    /// Detach what `map` has attached
+    Unmap(Unmap),
     /// Run the daemon: the mounted tree, NBD and the control socket in one process
     Serve(Serve),
     /// Check a daemon's configuration, and what it needs on this machine
@@ -348,6 +352,46 @@ pub struct Umount {
     /// Where
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     pub mountpoint: Option<PathBuf>,
+}
+
+/// Where scratch files of mapped disks are made when nothing is said: a place that is not in memory.
+pub const DEFAULT_SCRATCH: &str = "/var/tmp";
+
+/// Arguments of `map`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Prints the device, or with all disks DISK and DEVICE in a line each. Only root can; see the README for ways without."
+)]
+pub struct Map {
+    /// The restore point, and one of its disks; without one, all of them; with nothing: list what is mapped
+    #[arg(value_name = "VM@POINT[/DISK]")]
+    pub target: Option<String>,
+    /// Devices that can be written: what is written goes to a file in this directory (/var/tmp), and is thrown away at the end
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = DEFAULT_SCRATCH, value_hint = ValueHint::DirPath)]
+    pub scratch: Option<PathBuf>,
+    /// Make a device of each partition, too; where udev runs, its rule for mapped devices must be installed
+    #[arg(long)]
+    pub partitions: bool,
+    /// Do not go to the background
+    #[arg(long, hide = true, requires = "target")]
+    pub foreground: bool,
+    /// The id of the map
+    #[arg(long, hide = true, requires = "foreground")]
+    pub id: Option<String>,
+}
+
+/// Arguments of `unmap`.
+#[derive(Debug, Args)]
+pub struct Unmap {
+    /// Devices, or what was mapped: a point or a disk of it
+    #[arg(value_name = "DEVICE|VM@POINT[/DISK]", conflicts_with_all = ["all", "stale"])]
+    pub targets: Vec<String>,
+    /// Everything
+    #[arg(long)]
+    pub all: bool,
+    /// What processes that have died have left
+    #[arg(long)]
+    pub stale: bool,
 }
 
 /// Arguments of `serve`.

@@ -1,6 +1,7 @@
 //! Going to the background: the command starts itself again in the foreground, detached, and waits until the child
 //! says that it is ready, so that after `restorefs mount` the tree is there.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -27,6 +28,14 @@ pub(super) fn start(context: &Context, mountpoint: &Path, options: &[String]) ->
     command
         .arg("--")
         .arg(std::path::absolute(mountpoint).or_io("cannot tell the mountpoint's path")?);
+    launch(command, "mounting")
+}
+
+/// Starts such a command of ours, and returns when it has said that it is ready; `what` it does is for messages.
+///
+/// # Errors
+/// What the command says, when it ends instead.
+pub(super) fn launch(mut command: Command, what: &str) -> Result<()> {
     command
         .env(MARK, "1")
         .stdin(Stdio::null())
@@ -41,7 +50,7 @@ pub(super) fn start(context: &Context, mountpoint: &Path, options: &[String]) ->
         let mut limited = stdout.take(u64::try_from(READY.len()).unwrap_or(u64::MAX));
         limited
             .read_to_end(&mut said)
-            .or_io("cannot hear the mounting process")?;
+            .or_io("cannot hear the process in the background")?;
     }
     if said == READY {
         return Ok(());
@@ -50,7 +59,9 @@ pub(super) fn start(context: &Context, mountpoint: &Path, options: &[String]) ->
     if let Some(mut stderr) = child.stderr.take() {
         let _ = stderr.read_to_string(&mut why);
     }
-    let status = child.wait().or_io("cannot wait for the mounting process")?;
+    let status = child
+        .wait()
+        .or_io("cannot wait for the process in the background")?;
     let why = why.trim().trim_start_matches("restorefs: ").to_owned();
     let kind = match status.code() {
         Some(2) => ErrorKind::InvalidInput,
@@ -61,7 +72,7 @@ pub(super) fn start(context: &Context, mountpoint: &Path, options: &[String]) ->
     Err(Error::new(
         kind,
         if why.is_empty() {
-            format!("the mounting process ended with {status}")
+            format!("the {what} process ended with {status}")
         } else {
             why
         },
@@ -73,17 +84,25 @@ pub(super) fn start(context: &Context, mountpoint: &Path, options: &[String]) ->
 /// # Errors
 /// `Io` when `/dev/null` cannot be opened.
 pub(super) fn ready() -> Result<()> {
+    let null = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/null")
+        .or_io("cannot open /dev/null")?;
+    ready_logging(&null)
+}
+
+/// The same, with a file for what is logged from now on.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn ready_logging(log: &File) -> Result<()> {
     if std::env::var_os(MARK).is_none() {
         return Ok(());
     }
     let mut out = std::io::stdout().lock();
     // The parent may have been killed meanwhile.
     let _ = out.write_all(READY).and_then(|()| out.flush());
-    let null = std::fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/null")
-        .or_io("cannot open /dev/null")?;
-    rustix::stdio::dup2_stdout(&null)
-        .and_then(|()| rustix::stdio::dup2_stderr(&null))
+    rustix::stdio::dup2_stdout(log)
+        .and_then(|()| rustix::stdio::dup2_stderr(log))
         .map_err(|e| Error::io("cannot let go of the terminal", e.into()))
 }

@@ -16,6 +16,7 @@ mod info;
 mod init;
 mod jobs;
 mod ls;
+mod map;
 mod mount;
 mod mount_config;
 mod mount_helper;
@@ -28,6 +29,7 @@ mod sample;
 mod serve;
 mod sessions;
 mod target;
+mod unmap;
 mod volumes;
 
 use std::io::Write;
@@ -101,6 +103,8 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::Restore(args) => restore::run(context, &args),
         Command::Mount(args) => mount::run(context, &args),
         Command::Umount(args) => mount::umount(context, &args),
+        Command::Map(args) => map::run(context, &args),
+        Command::Unmap(args) => unmap::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),
         Command::CheckConfig(args) => check_config::run(context, &args),
         Command::Quickstart(args) => quickstart::run(context, &args),

@@ -7,6 +7,7 @@ mod desk;
 mod exports;
 pub mod interrupt;
 pub mod log;
+pub mod map;
 mod mount_table;
 pub mod probe;
 pub mod runtime_dir;

@@ -1,4 +1,6 @@
-//! Where sockets live: `/run/restorefs` for root and for the user to whom it belongs, below `$XDG_RUNTIME_DIR` for everybody else.
+//! Where sockets and maps live: `/run/restorefs` for root and for the user to whom it belongs, below `$XDG_RUNTIME_DIR` for everybody
+//! else, or the absolute path that `$RESTOREFS_RUNTIME_DIR` says: for a second installation, and for tests, which then do not meet the
+//! first one.
 
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -9,8 +11,32 @@ use crate::types::RepositoryId;
 /// The directory of root's daemons.
 const SYSTEM: &str = "/run/restorefs";
 
+/// Names another directory.
+const OVERRIDE: &str = "RESTOREFS_RUNTIME_DIR";
+
+/// Whether this process uses the directory that everything outside knows (udev's rule, for one).
+#[must_use]
+pub fn is_system() -> bool {
+    own().is_some_and(|dir| dir == Path::new(SYSTEM))
+}
+
+/// This process's own directory.
+///
+/// # Errors
+/// `NotFound` with advice when it can have none.
+pub fn own_path() -> Result<PathBuf> {
+    own().ok_or_else(|| {
+        Error::not_found("there is no directory for the daemon's sockets")
+            .advise("set XDG_RUNTIME_DIR to a directory of yours, as a login session does")
+    })
+}
+
 /// This process's own directory, if it can have one.
 fn own() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os(OVERRIDE) {
+        let dir = PathBuf::from(dir);
+        return dir.is_absolute().then_some(dir);
+    }
     let user = rustix::process::geteuid();
     // A service has a user of its own, and the directory was made for it.
     let is_ours = || std::fs::metadata(SYSTEM).is_ok_and(|meta| meta.uid() == user.as_raw());
@@ -36,10 +62,7 @@ pub fn candidates() -> Vec<PathBuf> {
 /// # Errors
 /// `NotFound` with advice when there is nowhere to make it; `PermissionDenied`, `Io`.
 pub fn make() -> Result<PathBuf> {
-    let dir = own().ok_or_else(|| {
-        Error::not_found("there is no directory for the daemon's sockets")
-            .advise("set XDG_RUNTIME_DIR to a directory of yours, as a login session does")
-    })?;
+    let dir = own_path()?;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)

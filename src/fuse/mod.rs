@@ -19,6 +19,7 @@ mod adapter;
 mod attr;
 mod change;
 mod device;
+pub mod disk;
 mod errno;
 mod follow;
 mod mount;

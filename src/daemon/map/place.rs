@@ -1,0 +1,317 @@
+//! The directory of all maps, and of each one.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use super::record::{RECORD_BYTES_MAX, Record};
+use crate::daemon::runtime_dir;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::sys::beneath::{Access, Dir, Kind};
+use crate::sys::durable::{self, Replace};
+use crate::sys::flock::{self, Mode};
+use crate::types::DiskName;
+
+const NAME: &str = "map";
+const LOCK: &str = "lock";
+const RECORD: &str = "map.json";
+const LOG: &str = "log";
+const DISKS: &str = "disk";
+
+/// LIMIT: maps of this machine.
+const MAPS_MAX: usize = 256;
+/// LIMIT: how long others may hold the directory's lock, who have a look or make an entry.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(10);
+/// Digits of an id.
+const ID_DIGITS: usize = 12;
+
+/// The id of a map: never used again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MapId(String);
+
+impl MapId {
+    /// A new one.
+    #[must_use]
+    pub fn random() -> Self {
+        let text = uuid::Uuid::new_v4().simple().to_string();
+        Self(text.chars().take(ID_DIGITS).collect())
+    }
+}
+
+impl FromStr for MapId {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let is_digit = |b: u8| b.is_ascii_digit() || matches!(b, b'a'..=b'f');
+        if text.len() == ID_DIGITS && text.bytes().all(is_digit) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::invalid(format!(
+            "\"{}\" is not the id of a map",
+            text.escape_debug()
+        )))
+    }
+}
+
+impl fmt::Display for MapId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The file that shows a disk in a map's mount.
+pub(super) fn file_name(disk: &DiskName) -> String {
+    format!("{disk}.raw")
+}
+
+/// The disk that such a file shows.
+pub(super) fn disk_of(file: &Path) -> Option<DiskName> {
+    let name = file.file_name()?.to_str()?.strip_suffix(".raw")?;
+    DiskName::new(name).ok()
+}
+
+/// The directory of all maps.
+#[derive(Debug)]
+pub struct MapDir {
+    dir: Dir,
+}
+
+/// A map's directory, which this process owns until it drops this.
+#[derive(Debug)]
+pub(super) struct Own {
+    _lock: File,
+    /// What the process says from now on.
+    pub(super) log: File,
+}
+
+/// Whether somebody can be told to be at work there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Its process lives.
+    Alive,
+    /// Its process has ended.
+    Dead,
+    /// It is gone.
+    Gone,
+}
+
+impl MapDir {
+    /// Opens the directory, if there is one.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when others than us may enter it; `Io`.
+    pub fn open() -> Result<Option<Self>> {
+        let path = runtime_dir::own_path()?.join(NAME);
+        match Dir::open(&path) {
+            Ok(dir) => Self::checked(&dir).map(Some),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Opens the directory, and makes it where there is none.
+    ///
+    /// # Errors
+    /// As [`MapDir::open`].
+    pub fn make() -> Result<Self> {
+        let path = runtime_dir::make()?.join(NAME);
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .or_io("cannot make the directory of maps")
+            .at_path(&path)?;
+        Self::checked(&Dir::open(path)?)
+    }
+
+    fn checked(dir: &Dir) -> Result<Self> {
+        // Mounts are known by resolved paths.
+        let path = std::fs::canonicalize(dir.path())
+            .or_io("cannot resolve the directory of maps")
+            .at_path(dir.path())?;
+        let dir = Dir::open(path)?;
+        let metadata = std::fs::metadata(dir.path())
+            .or_io("cannot stat the directory of maps")
+            .at_path(dir.path())?;
+        let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+        if !is_ours || metadata.mode() & 0o077 != 0 {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "the directory of maps must be ours, and closed to others (0700)",
+            )
+            .at_path(dir.path()));
+        }
+        Ok(Self { dir })
+    }
+
+    /// Its path, resolved.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where the disks of a map are mounted.
+    pub(super) fn mountpoint(&self, id: &MapId) -> PathBuf {
+        self.path().join(id.to_string()).join(DISKS)
+    }
+
+    /// Where the file of a disk is, below the mountpoint.
+    pub(super) fn disk_file(&self, id: &MapId, disk: &DiskName) -> PathBuf {
+        self.mountpoint(id).join(file_name(disk))
+    }
+
+    /// Keeps others from making, looking at or removing maps as long as the answer lives.
+    pub(super) fn lock(&self) -> Result<File> {
+        let file = loop {
+            match self.dir.open_file(LOCK, Access::ReadWrite) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                other => break other?,
+            }
+            match self.dir.create_file(LOCK, 0o600) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                other => break other?,
+            }
+        };
+        let begun = Instant::now();
+        while !flock::try_lock(&file, Mode::Exclusive)? {
+            if begun.elapsed() > LOCK_PATIENCE {
+                return Err(Error::new(
+                    ErrorKind::TimedOut,
+                    "another process holds the lock of the directory of maps",
+                )
+                .at_path(self.path().join(LOCK)));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(file)
+    }
+
+    /// Ids of all maps; what has another name is none.
+    pub(super) fn ids(&self) -> Result<Vec<MapId>> {
+        let mut ids: Vec<MapId> = self
+            .dir
+            .list("")?
+            .into_iter()
+            .filter(|(_, stat)| stat.kind == Kind::Directory)
+            .filter_map(|(name, _)| name.to_str()?.parse().ok())
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Makes the directory of a map, and has its lock when others may look again.
+    pub(super) fn create(&self, id: &MapId) -> Result<Own> {
+        let _lock = self.lock()?;
+        if self.ids()?.len() >= MAPS_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("there are {MAPS_MAX} maps already"),
+            )
+            .advise(
+                "see `restorefs map`, and unmap some: restorefs unmap, restorefs unmap --stale",
+            ));
+        }
+        let name = Path::new(&id.0);
+        self.dir.make_dir(name, 0o700)?;
+        let made = self.fill(name);
+        if made.is_err() {
+            // The first error is the one to tell.
+            let _ = self.dir.remove_tree(name);
+        }
+        made
+    }
+
+    fn fill(&self, name: &Path) -> Result<Own> {
+        let lock = self.dir.create_file(name.join(LOCK), 0o600)?;
+        if !flock::try_lock(&lock, Mode::Exclusive)? {
+            return Err(Error::new(ErrorKind::Busy, "a new file is locked").at_path(name));
+        }
+        let log = self.dir.create_file(name.join(LOG), 0o600)?;
+        self.dir.make_dir(name.join(DISKS), 0o700)?;
+        Ok(Own { _lock: lock, log })
+    }
+
+    /// Whether the process of a map lives: ask with the directory's lock held.
+    pub(super) fn life(&self, id: &MapId) -> Result<Life> {
+        let name = Path::new(&id.0);
+        if self.dir.stat(name)?.is_none() {
+            return Ok(Life::Gone);
+        }
+        match self.dir.open_file(name.join(LOCK), Access::Read) {
+            Ok(lock) if flock::try_lock(&lock, Mode::Shared)? => Ok(Life::Dead),
+            Ok(_) => Ok(Life::Alive),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Life::Dead),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The record of a map; `None` when there is none yet.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unsupported`, `Io`.
+    pub fn record(&self, id: &MapId) -> Result<Option<Record>> {
+        let path = Path::new(&id.0).join(RECORD);
+        let at = || self.path().join(&path);
+        let file = match self.dir.open_file(&path, Access::Read) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut bytes = Vec::new();
+        file.take(RECORD_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .or_io("cannot read the record of a map")
+            .at_path(at())?;
+        Record::parse(&bytes).at_path(at()).map(Some)
+    }
+
+    /// Writes the record of a map.
+    pub(super) fn put_record(&self, id: &MapId, record: &Record) -> Result<()> {
+        let path = Path::new(&id.0).join(RECORD);
+        durable::put(&self.dir, path, &record.to_bytes()?, 0o600, Replace::Yes)
+    }
+
+    /// Removes the directory of a map, whose mount must be gone.
+    pub(super) fn remove(&self, id: &MapId) -> Result<()> {
+        let _lock = self.lock()?;
+        let name = Path::new(&id.0);
+        // Empty, or something is mounted there still, which must not be walked into.
+        match self.dir.remove_dir(name.join(DISKS)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        match self.dir.remove_tree(name) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MapId, disk_of};
+    use std::path::Path;
+
+    #[test]
+    fn ids_and_names() {
+        let id = MapId::random();
+        assert_eq!(id.to_string().parse::<MapId>().unwrap(), id);
+        for bad in [
+            "",
+            "..",
+            "0123456789AB",
+            "0123456789abc",
+            "0123456789a/",
+            "lock",
+        ] {
+            assert!(bad.parse::<MapId>().is_err(), "{bad}");
+        }
+        let disk = disk_of(Path::new("/run/x/disk/vda.raw")).unwrap();
+        assert_eq!(disk.as_str(), "vda");
+        assert!(disk_of(Path::new("/run/x/disk/vda")).is_none());
+    }
+}

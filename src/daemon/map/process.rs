@@ -1,0 +1,263 @@
+//! The process of a map: opens the disks, mounts them, attaches the devices, and serves them until they are gone.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::place::{MapDir, MapId, file_name};
+use super::record::{DISKS_MAX, NewRecord, Record, RecordDisk};
+use super::release::{abandon, release_own};
+use crate::block::{FileDisk, Overlay, ReadAt};
+use crate::chain::Held;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::fuse::disk::{Content, DiskMount, mount};
+use crate::repo::selector::Selector;
+use crate::sys::beneath::Access;
+use crate::sys::loop_device::{self, SECTOR_BYTES, Setup};
+use crate::sys::scratch;
+use crate::tree::{OpenDisk, PointView, Tree};
+use crate::types::DiskName;
+
+/// How often a signal is looked for.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Readahead of the devices in KiB: four of the kernel's largest requests, as the mounted tree's.
+const READ_AHEAD_KB: u32 = 4096;
+
+/// What is to be mapped, and how.
+#[derive(Debug)]
+pub struct Order {
+    /// The new map.
+    pub id: MapId,
+    /// The point.
+    pub selector: Selector,
+    /// One disk of it, or all.
+    pub disk: Option<DiskName>,
+    /// Where scratch files are made, for devices that can be written.
+    pub scratch: Option<PathBuf>,
+    /// Whether partitions are devices too.
+    pub partitions: bool,
+}
+
+/// A disk whose layers stay open.
+struct HeldDisk {
+    name: DiskName,
+    disk: Arc<dyn ReadAt>,
+    _layers: Held,
+}
+
+/// Cleans up when the process fails before it is unmapped.
+struct Cleaner<'a> {
+    dir: &'a MapDir,
+    id: &'a MapId,
+    is_done: bool,
+}
+
+impl Drop for Cleaner<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            abandon(self.dir, self.id);
+        }
+    }
+}
+
+/// Maps, says so by `ready` (which is given the file that takes what is logged), and returns when it was unmapped, or when `stop` was set
+/// while nobody used the devices.
+///
+/// # Errors
+/// `NotFound`; `InvalidInput` for a disk that no device can be made of; what opening the chains, mounting and attaching return.
+pub fn run(
+    tree: &Tree,
+    order: &Order,
+    stop: &AtomicBool,
+    ready: impl FnOnce(&File) -> Result<()>,
+) -> Result<()> {
+    // Before there are threads: they inherit it.
+    if !loop_device::become_io_flusher() {
+        tracing::debug!("the kernel is not told that this process is needed to free memory");
+    }
+    let (point, disks) = open(tree, order)?;
+    let contents = disks
+        .iter()
+        .map(|held| Ok((file_name(&held.name), content(held, order)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let dir = MapDir::make()?;
+    let own = dir.create(&order.id)?;
+    let mut cleaner = Cleaner {
+        dir: &dir,
+        id: &order.id,
+        is_done: false,
+    };
+    let mounted = mount(contents, &dir.mountpoint(&order.id))?;
+    let attached = attach(&dir, order, &disks)?;
+    let root = tree.repository().store().local_root();
+    let record = Record::new(NewRecord {
+        repository: root.map_or_else(String::new, |root| root.display().to_string()),
+        repository_id: tree.repository().format().repository_id,
+        vm: point.vm.clone(),
+        point: point.entry.name.clone(),
+        asked: order.selector.to_string(),
+        scratch: order.scratch.clone(),
+        partitions: order.partitions,
+        disks: attached,
+    });
+    {
+        let _lock = dir.lock()?;
+        dir.put_record(&order.id, &record)?;
+    }
+    ready(&own.log)?;
+    let ended = serve(&dir, order, mounted, stop);
+    if let Err(error) = &ended {
+        tracing::error!(error = %error.report(), "the map has failed");
+    }
+    // What is left when its mount was taken away by force; the directory in any case.
+    cleaner.is_done = true;
+    release_own(&dir, &order.id)?;
+    dir.remove(&order.id)?;
+    drop(own);
+    ended
+}
+
+/// The disks of the point, open to the last layer: whatever is forgotten or merged from now on.
+fn open(tree: &Tree, order: &Order) -> Result<(Arc<PointView>, Vec<HeldDisk>)> {
+    let Selector { vm, which } = &order.selector;
+    let point = tree.point(vm, which)?;
+    let names: Vec<DiskName> = match &order.disk {
+        Some(disk) => vec![disk.clone()],
+        None => point.entry.disks.iter().map(|d| d.name.clone()).collect(),
+    };
+    if names.is_empty() || names.len() > DISKS_MAX {
+        return Err(Error::invalid(format!(
+            "{vm}@{} has {} disks; 1 to {DISKS_MAX} can be mapped at once",
+            point.entry.name,
+            names.len()
+        )));
+    }
+    // By its name: `latest` may move meanwhile.
+    let exact = crate::repo::selector::Which::Named(point.entry.name.clone());
+    let disks = names
+        .iter()
+        .map(|name| hold(tree.open_disk(&point.vm, &exact, name)?))
+        .collect::<Result<Vec<_>>>()
+        .map_err(name_limit)?;
+    Ok((point, disks))
+}
+
+/// Says what to do where not so many files may be open as a chain has layers.
+fn name_limit(error: Error) -> Error {
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let number = cause.downcast_ref().and_then(std::io::Error::raw_os_error);
+        if number == Some(Errno::MFILE.raw_os_error()) {
+            return error
+                .advise("each layer is held open: raise the limit of open files (ulimit -n)");
+        }
+        source = cause.source();
+    }
+    error
+}
+
+fn hold(open: OpenDisk) -> Result<HeldDisk> {
+    let name = open.entry.name.clone();
+    let place = || format!("{}@{}/{name}", open.point.vm, open.point.entry.name);
+    let size_bytes = open.disk.size_bytes();
+    if size_bytes == 0 {
+        return Err(
+            Error::invalid("the disk has 0 bytes: no device can be made of it")
+                .at_path(place())
+                .advise("map the other disks one by one: VM@POINT/DISK"),
+        );
+    }
+    if !size_bytes.is_multiple_of(SECTOR_BYTES.into()) {
+        return Err(Error::corrupt(
+            "the disk has no whole number of sectors",
+            "a multiple of 512 bytes",
+            size_bytes,
+        )
+        .at_path(place()));
+    }
+    let layers = open.disk.hold().at_path(place())?;
+    Ok(HeldDisk {
+        name,
+        disk: open.disk,
+        _layers: layers,
+    })
+}
+
+fn content(held: &HeldDisk, order: &Order) -> Result<Content> {
+    let disk = Arc::clone(&held.disk);
+    let Some(dir) = &order.scratch else {
+        return Ok(Content::Fixed(disk));
+    };
+    let file = scratch::file(dir).map_err(|e| {
+        e.advise("say with --scratch=DIR where what is written to the device may lie")
+    })?;
+    let copy = file
+        .try_clone()
+        .or_io("cannot use the scratch file")
+        .at_path(dir)?;
+    let space = FileDisk::new(file, dir.join("(scratch)"), Access::ReadWrite)?;
+    let overlay = Overlay::new(disk, Arc::new(space))?;
+    Ok(Content::Scratch(Arc::new(overlay), Arc::new(copy)))
+}
+
+fn attach(dir: &MapDir, order: &Order, disks: &[HeldDisk]) -> Result<Vec<RecordDisk>> {
+    let setup = Setup {
+        read_only: order.scratch.is_none(),
+        partitions: order.partitions,
+        direct: true,
+    };
+    disks
+        .iter()
+        .map(|held| {
+            let path = dir.disk_file(&order.id, &held.name);
+            let file = File::options()
+                .read(true)
+                .write(!setup.read_only)
+                .open(&path)
+                .or_io("cannot open the mounted disk")
+                .at_path(&path)?;
+            let device = loop_device::attach(&file, &path, setup)?;
+            let before = loop_device::read_ahead(&device).ok();
+            if let Err(error) = loop_device::set_read_ahead(&device, READ_AHEAD_KB) {
+                tracing::debug!(error = %error.report(), "the kernel's own readahead is used");
+            }
+            if !loop_device::is_direct(&device) {
+                tracing::debug!(device = %device.display(), "the device is cached twice");
+            }
+            Ok(RecordDisk {
+                disk: held.name.clone(),
+                device,
+                size_bytes: held.disk.size_bytes(),
+                read_ahead_kb_before: before,
+            })
+        })
+        .collect()
+}
+
+/// Until the mount is gone.
+fn serve(dir: &MapDir, order: &Order, mounted: DiskMount, stop: &AtomicBool) -> Result<()> {
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::Builder::new()
+        .name("map-wait".to_owned())
+        .spawn(move || ended.send(mounted.wait()))
+        .or_io("no thread for the mount")?;
+    loop {
+        match end.recv_timeout(PAUSE) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::new(ErrorKind::Io, "the mount has failed"));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if stop.swap(false, Ordering::SeqCst)
+            && let Err(error) = release_own(dir, &order.id)
+        {
+            tracing::warn!(error = %error.report(), "told to end, but the map is in use; it stays");
+        }
+    }
+}

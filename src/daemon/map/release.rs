@@ -1,0 +1,167 @@
+//! Unmapping: devices are detached, the mount goes away, the process ends, nothing is left.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use super::place::{Life, MapDir, MapId};
+use super::record::Record;
+use super::survey::{Mapping, bound_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::loop_device;
+
+/// LIMIT: how long the kernel may take to let go of a file after its device was detached.
+const BUSY_PATIENCE: Duration = Duration::from_secs(3);
+/// LIMIT: how long a process may take to end after its mount did.
+const END_PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Unmaps these devices of a map, or all of it. With the last device goes the map.
+///
+/// # Errors
+/// `Busy` when a device is in use, saying by whom: what is mounted or held is seen before anything is detached; `TimedOut` when its process
+/// does not end; `Io`.
+pub fn release(dir: &MapDir, mapping: &Mapping, devices: Option<&[PathBuf]>) -> Result<()> {
+    let id = &mapping.id;
+    if !detach(dir, id, devices)? {
+        return Ok(());
+    }
+    unmount(&dir.mountpoint(id), mapping.is_alive)?;
+    wait(dir, mapping)
+}
+
+/// Detaches devices of a map; `true` when none is left. What was detached while others are left is taken out of its record.
+fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool> {
+    let bound = bound_of(dir, id, &loop_device::bound()?);
+    let (wanted, others): (Vec<_>, Vec<_>) = bound
+        .into_iter()
+        .map(|bound| bound.device)
+        .partition(|device| devices.is_none_or(|devices| devices.contains(device)));
+    if wanted.len() > 1 {
+        // So that not half of it is gone.
+        for device in &wanted {
+            crate::sys::device::refuse_used(device)?;
+        }
+    }
+    let record = dir.record(id).ok().flatten();
+    // What was asked for and is not attached any more is done.
+    let mut done: Vec<PathBuf> = devices
+        .unwrap_or_default()
+        .iter()
+        .filter(|device| !wanted.contains(device))
+        .cloned()
+        .collect();
+    let mut result = Ok(());
+    for device in wanted {
+        // Before it is detached: afterwards it may be somebody else's.
+        let ours = put_back(record.as_ref(), &device);
+        result = loop_device::detach(&device);
+        if result.is_err() {
+            set_read_ahead(&device, ours);
+            break;
+        }
+        done.push(device);
+    }
+    if result.is_ok() && others.is_empty() {
+        return Ok(true);
+    }
+    if !done.is_empty() {
+        forget(dir, id, &done)?;
+    }
+    result.map(|()| false)
+}
+
+/// Gives a device back the readahead that it had before; answers the one that it has had.
+fn put_back(record: Option<&Record>, device: &Path) -> Option<u32> {
+    let disk = record.and_then(|record| record.disks.iter().find(|disk| disk.device == device));
+    let before = disk.and_then(|disk| disk.read_ahead_kb_before)?;
+    let ours = loop_device::read_ahead(device).ok();
+    set_read_ahead(device, Some(before));
+    ours
+}
+
+/// Only speed depends on it.
+fn set_read_ahead(device: &Path, kilobytes: Option<u32>) {
+    if let Some(kilobytes) = kilobytes
+        && let Err(error) = loop_device::set_read_ahead(device, kilobytes)
+    {
+        tracing::debug!(error = %error.report(), "the device's readahead stays as it is");
+    }
+}
+
+/// Takes devices out of a map's record.
+fn forget(dir: &MapDir, id: &MapId, devices: &[PathBuf]) -> Result<()> {
+    let _lock = dir.lock()?;
+    let Some(mut record) = dir.record(id)? else {
+        return Ok(());
+    };
+    record.disks.retain(|disk| !devices.contains(&disk.device));
+    dir.put_record(id, &record)
+}
+
+/// Unmounts the disks of a map; nothing mounted is fine. Where nobody serves it any more, whoever waits for an answer is told so.
+fn unmount(mountpoint: &Path, is_alive: bool) -> Result<()> {
+    let flags = if is_alive {
+        UnmountFlags::NOFOLLOW
+    } else {
+        UnmountFlags::NOFOLLOW | UnmountFlags::FORCE | UnmountFlags::DETACH
+    };
+    let begun = Instant::now();
+    loop {
+        match rustix::mount::unmount(mountpoint, flags) {
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) if begun.elapsed() < BUSY_PATIENCE => std::thread::sleep(PAUSE),
+            Err(e) => {
+                return Err(Error::io("cannot unmount the map's disks", e.into())
+                    .at_path(mountpoint)
+                    .advise("close what uses the directory (fuser -vm DIR), then: restorefs unmap --stale"));
+            }
+        }
+    }
+}
+
+/// Waits until the process is gone, and removes what it did not.
+fn wait(dir: &MapDir, mapping: &Mapping) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let life = {
+            let _lock = dir.lock()?;
+            dir.life(&mapping.id)?
+        };
+        match life {
+            Life::Gone => return Ok(()),
+            Life::Dead => return dir.remove(&mapping.id),
+            Life::Alive if begun.elapsed() > END_PATIENCE => {
+                let pid = mapping
+                    .record
+                    .as_ref()
+                    .map_or_else(|| "?".to_owned(), |record| record.pid.to_string());
+                return Err(Error::new(
+                    ErrorKind::TimedOut,
+                    format!("everything is detached, but the map's process ({pid}) does not end"),
+                ));
+            }
+            Life::Alive => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// For the process itself: detaches and unmounts, and does not wait for itself.
+pub(super) fn release_own(dir: &MapDir, id: &MapId) -> Result<()> {
+    detach(dir, id, None)?;
+    unmount(&dir.mountpoint(id), true)
+}
+
+/// For a process that has failed: the same, and by force what does not go otherwise.
+pub(super) fn abandon(dir: &MapDir, id: &MapId) {
+    if let Err(error) = detach(dir, id, None) {
+        tracing::error!(error = %error.report(), "a device is left; clean up with: restorefs unmap --stale");
+        return;
+    }
+    let cleaned = unmount(&dir.mountpoint(id), false).and_then(|()| dir.remove(id));
+    if let Err(error) = cleaned {
+        tracing::error!(error = %error.report(), "something is left; clean up with: restorefs unmap --stale");
+    }
+}

@@ -1,0 +1,137 @@
+//! The rule that keeps udev, and all who listen to it, from looking at what is on mapped devices.
+//!
+//! # Why
+//! What is on a guest's disk is the guest's. udev would read its labels and make links of them (`/dev/disk/by-uuid`), LVM would activate
+//! volume groups, md would assemble arrays, systemd would mount by label: on this machine, where names of the guest may be those of the
+//! host.
+
+use std::path::Path;
+
+use crate::daemon::runtime_dir;
+use crate::error::{Error, Result};
+
+/// Name of the rule's file.
+pub const NAME: &str = "55-restorefs-map.rules";
+/// Where udevd listens.
+const CONTROL: &str = "run/udev/control";
+/// Where rules are; the first directory that has a file of the name decides (udev(7)).
+const DIRECTORIES: [&str; 5] = [
+    "etc/udev/rules.d",
+    "run/udev/rules.d",
+    "usr/local/lib/udev/rules.d",
+    "usr/lib/udev/rules.d",
+    "lib/udev/rules.d",
+];
+
+/// Whether udev leaves mapped devices alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiet {
+    /// No udevd runs here.
+    NoUdev,
+    /// The rule is installed.
+    Ruled,
+    /// It is not, or is masked by an empty file.
+    Unruled,
+    /// It is, but it is not for the directory that `RESTOREFS_RUNTIME_DIR` names.
+    Elsewhere,
+}
+
+/// How it is on this machine.
+#[must_use]
+pub fn look() -> Quiet {
+    look_below(Path::new("/"), runtime_dir::is_system())
+}
+
+fn look_below(root: &Path, is_system: bool) -> Quiet {
+    if !root.join(CONTROL).exists() {
+        return Quiet::NoUdev;
+    }
+    let decides = DIRECTORIES
+        .iter()
+        .map(|dir| root.join(dir).join(NAME))
+        .find(|path| path.symlink_metadata().is_ok());
+    // A file that is empty, or a link to /dev/null, masks the ones below.
+    let is_there = decides
+        .and_then(|path| std::fs::metadata(path).ok())
+        .is_some_and(|metadata| metadata.is_file() && metadata.len() > 0);
+    match (is_there, is_system) {
+        (true, true) => Quiet::Ruled,
+        (true, false) => Quiet::Elsewhere,
+        (false, _) => Quiet::Unruled,
+    }
+}
+
+/// What to do about it.
+fn advice() -> String {
+    format!("install the rule: install -m 644 mount-helpers/{NAME} /etc/udev/rules.d/")
+}
+
+impl Quiet {
+    /// Refuses where partitions of a guest's disk would be looked at by udev.
+    ///
+    /// # Errors
+    /// `InvalidInput` with what to install.
+    pub fn check_partitions(self) -> Result<()> {
+        match self {
+            Self::NoUdev | Self::Ruled => Ok(()),
+            Self::Unruled => Err(Error::invalid(
+                "udev would look at the guest's partitions, and LVM, md and systemd activate what is on them: its rule for mapped \
+                 devices is not installed",
+            )
+            .advise(advice())),
+            Self::Elsewhere => Err(Error::invalid(
+                "udev would look at the guest's partitions: its rule for mapped devices is for /run/restorefs only",
+            )
+            .advise("map without RESTOREFS_RUNTIME_DIR")),
+        }
+    }
+
+    /// What to say where whole disks are looked at.
+    #[must_use]
+    pub fn warning(self) -> Option<String> {
+        match self {
+            Self::NoUdev | Self::Ruled => None,
+            Self::Unruled | Self::Elsewhere => Some(format!(
+                "udev looks at what is on the device, and LVM may activate a volume group on it; {}",
+                advice()
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CONTROL, DIRECTORIES, NAME, Quiet, look_below};
+
+    #[test]
+    fn the_rule_is_looked_for_as_udev_does() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        let put = |path: &str, text: &str| {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(look_below(root, true), Quiet::NoUdev);
+        put(CONTROL, "");
+        assert_eq!(look_below(root, true), Quiet::Unruled);
+        assert!(
+            Quiet::Unruled
+                .check_partitions()
+                .unwrap_err()
+                .to_string()
+                .contains(NAME)
+        );
+        for dir in DIRECTORIES.iter().rev() {
+            put(&format!("{dir}/{NAME}"), "rule");
+            assert_eq!(look_below(root, true), Quiet::Ruled, "{dir}");
+            assert_eq!(look_below(root, false), Quiet::Elsewhere);
+        }
+        // Masked.
+        put(&format!("{}/{NAME}", DIRECTORIES[0]), "");
+        assert_eq!(look_below(root, true), Quiet::Unruled);
+        std::fs::remove_file(root.join(DIRECTORIES[0]).join(NAME)).unwrap();
+        std::os::unix::fs::symlink("/dev/null", root.join(DIRECTORIES[0]).join(NAME)).unwrap();
+        assert_eq!(look_below(root, true), Quiet::Unruled);
+    }
+}

@@ -1,0 +1,51 @@
+//! Requests that have failed: the kernel passes on three letters, so the reason is kept and logged here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, ErrorKind};
+
+/// LIMIT: failures of one file that are logged one by one; later ones at each doubling of their number.
+const LOGGED_MAX: u64 = 100;
+
+/// See the module.
+pub(super) struct Failures {
+    name: String,
+    count: AtomicU64,
+    last: Mutex<Option<String>>,
+}
+
+impl Failures {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            count: AtomicU64::new(0),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Notes a failure of what was asked for.
+    pub(super) fn note(&self, what: &'static str, error: &Error) {
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let report = error.report();
+        if count <= LOGGED_MAX || count.is_power_of_two() {
+            if error.kind() == ErrorKind::NoSpace {
+                tracing::error!(disk = %self.name, count, error = %report, "NO SPACE for what is written to a mapped disk");
+            } else {
+                tracing::error!(disk = %self.name, count, error = %report, "cannot {what} a mapped disk");
+            }
+        }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn last(&self) -> Option<String> {
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}

@@ -1,0 +1,16 @@
+//! `restorefs map` and `unmap`, as people run them, on real loop devices. Needs root, /dev/fuse, /dev/loop-control and a few programs.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a test stops at the first surprise and says what it skips; its numbers are small"
+)]
+
+mod bad_input;
+mod device;
+mod leftover;
+mod rule;
+mod scratch;
+mod several;
+mod world;

@@ -1,0 +1,316 @@
+//! A repository, a runtime directory of its own, and the program: nothing here meets another test or an installation.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Where the partition of [`World::with_guest`] begins, and its size in bytes.
+pub(crate) const PART_START: u64 = 1 << 20;
+pub(crate) const PART_BYTES: u64 = 16 << 20;
+
+/// Whether disks can be mapped here; says SKIP when not, and fails where CI requires it.
+pub(crate) fn ready(tools: &[&str]) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let has = |tool: &str| {
+        path.split(':')
+            .any(|dir| Path::new(dir).join(tool).exists())
+    };
+    let missing = if !rustix::process::geteuid().is_root() {
+        Some("root".to_owned())
+    } else {
+        let devices = ["/dev/fuse", "/dev/loop-control"].into_iter();
+        devices
+            .filter(|device| !Path::new(device).exists())
+            .chain(tools.iter().copied().filter(|tool| !has(tool)))
+            .map(str::to_owned)
+            .next()
+    };
+    let Some(missing) = missing else {
+        return true;
+    };
+    let required = std::env::var_os("CI_REQUIRE").is_some_and(|value| value == "1");
+    assert!(!required, "{missing} is missing");
+    println!("SKIP: {missing}");
+    false
+}
+
+/// Runs a program, which must succeed; answers what it printed.
+pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
+    let output = Command::new(tool).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{tool} {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Bytes that are the same in each run.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
+    (0..length)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        })
+        .collect()
+}
+
+/// Waits for something to become true.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !check() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{what} did not happen"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A mounted filesystem, unmounted when dropped.
+pub(crate) struct Mount(pub(crate) PathBuf);
+
+impl Mount {
+    pub(crate) fn new(options: &str, device: &str, path: PathBuf) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        run("mount", &["-o", options, device, text(&path)]);
+        Self(path)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A process, killed when dropped.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// See the module. When dropped, everything that it mapped is unmapped, by force where a test has failed.
+pub(crate) struct World {
+    temp: tempfile::TempDir,
+}
+
+impl World {
+    /// An empty repository.
+    pub(crate) fn new() -> Self {
+        let world = Self {
+            temp: tempfile::tempdir().unwrap(),
+        };
+        world.ok(&["init"]);
+        world
+    }
+
+    /// One with `web01@one`: `vda` has a partition with ext4 and the file `hello`, and `vdb` has noise of no whole page.
+    pub(crate) fn with_guest() -> Self {
+        let world = Self::new();
+        let (source, image) = (world.path("source"), world.path("a.raw"));
+        std::fs::create_dir(&source).unwrap();
+        std::fs::write(source.join("hello"), "hello\n").unwrap();
+        let file = std::fs::File::create(&image).unwrap();
+        file.set_len(PART_START + PART_BYTES + (1 << 20) + 512)
+            .unwrap();
+        let size = format!("+{}M", PART_BYTES >> 20);
+        run("sgdisk", &["-n", &format!("1:2048:{size}"), text(&image)]);
+        let (offset, blocks) = (
+            format!("offset={PART_START}"),
+            format!("{}k", PART_BYTES >> 10),
+        );
+        run(
+            "mkfs.ext4",
+            &[
+                "-q",
+                "-F",
+                "-b",
+                "1024",
+                "-d",
+                text(&source),
+                "-E",
+                &offset,
+                text(&image),
+                &blocks,
+            ],
+        );
+        std::fs::write(world.path("b.raw"), noise(7, 150_000)).unwrap();
+        world.ok(&[
+            "backup",
+            "web01",
+            "vda=a.raw",
+            "vdb=b.raw",
+            "--point",
+            "one",
+        ]);
+        world
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    /// The directory of maps.
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.path("run/map")
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_restorefs"));
+        command
+            .args(args)
+            .current_dir(self.temp.path())
+            .env("RESTOREFS_REPO", self.path("repo"))
+            .env("RESTOREFS_RUNTIME_DIR", self.path("run"))
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs, expects success, answers standard output.
+    #[track_caller]
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{args:?}: {} {said}",
+            output.status
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs, expects this exit code, answers standard error.
+    #[track_caller]
+    pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+        said
+    }
+
+    /// Maps one disk, answers its device.
+    #[track_caller]
+    pub(crate) fn map(&self, args: &[&str]) -> String {
+        let mut all = vec!["map"];
+        all.extend_from_slice(args);
+        let device = self.ok(&all).trim().to_owned();
+        assert!(device.starts_with("/dev/loop"), "{device}");
+        device
+    }
+
+    /// What the list says.
+    #[track_caller]
+    pub(crate) fn list(&self) -> Vec<Value> {
+        serde_json::from_str(&self.ok(&["map", "--json"])).unwrap()
+    }
+
+    /// The disk as `restore` gives it, filled up to whole sectors.
+    pub(crate) fn restored(&self, point: &str, disk: &str) -> Vec<u8> {
+        let out = self.path("restored.raw");
+        let _ = std::fs::remove_file(&out);
+        self.ok(&["restore", point, disk, "restored.raw"]);
+        let mut bytes = std::fs::read(out).unwrap();
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    /// That nothing at all is left of any map.
+    #[track_caller]
+    pub(crate) fn assert_nothing_left(&self) {
+        assert!(self.list().is_empty());
+        let ours = text(&self.maps()).to_owned();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(&ours), "{mounts}");
+        let loops = run("losetup", &["-a"]);
+        assert!(!loops.contains(&ours), "{loops}");
+        let left: Vec<_> = std::fs::read_dir(self.maps())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name != "lock")
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        eventually("the end of the processes", || self.processes().is_empty());
+    }
+
+    /// Processes of ours that serve maps.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let ours = text(&self.path("repo")).to_owned();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if line.contains(&ours) && line.contains("--foreground") {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    /// Sends a signal to the process of the first map.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.list()[0]["pid"].as_i64().unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // What a test that has failed has mounted was unmounted by its own guard, if that came later.
+        let _ = self.command(&["unmap", "--all", "--quiet"]).output();
+        for pid in self.processes() {
+            if let Some(pid) = i32::try_from(pid)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw)
+            {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        let _ = self.command(&["unmap", "--stale", "--quiet"]).output();
+    }
+}
+
+/// Bytes of a whole device, not those that the kernel has kept.
+pub(crate) fn read_device(device: &str) -> Vec<u8> {
+    run("blockdev", &["--flushbufs", device]);
+    std::fs::read(device).unwrap()
+}
+
+/// Makes devices of the partitions where the kernel knows no partition tables; answers the first.
+pub(crate) fn first_partition(device: &str) -> String {
+    let partition = format!("{device}p1");
+    let name = partition.trim_start_matches("/dev/");
+    if !Path::new("/sys/class/block").join(name).exists() {
+        run("partx", &["--add", device]);
+    }
+    eventually("the partition's device", || Path::new(&partition).exists());
+    partition
+}

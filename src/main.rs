@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    restorefs::cli::run().into()
+    restorefs::cli::run()
 }

@@ -101,6 +101,8 @@ pub enum Command {
     Unmap(Unmap),
     /// Run the daemon: the mounted tree, NBD and the control socket in one process
     Serve(Serve),
+    /// Check a daemon's configuration, and what it needs on this machine
+    CheckConfig(CheckConfig),
     /// Make a repository with two backups of a sample disk, mount it and show it
     Quickstart(Quickstart),
     /// Build the catalog anew from the sidecars
@@ -325,9 +327,12 @@ pub enum FilesFormat {
 #[derive(Debug, Args)]
 pub struct Mount {
     /// Where
-    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
-    pub mountpoint: PathBuf,
-    /// Options as mount(8) takes them: allow_other,uid=,gid=,umask=,exec,noxattr,symlinks=rebase,poll=SECONDS
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath, required_unless_present = "config")]
+    pub mountpoint: Option<PathBuf>,
+    /// Mount what this configuration says, for the daemons that serve it (root)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["mountpoint", "options", "foreground"])]
+    pub config: Option<PathBuf>,
+    /// Options as mount(8) takes them: vm=PATTERN,allow_other,uid=,gid=,umask=,exec,noxattr,symlinks=rebase,nonempty,poll=SECONDS
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
     /// Stay in the foreground
@@ -341,9 +346,12 @@ pub struct Umount {
     /// Also while somebody uses it
     #[arg(short = 'z', long)]
     pub lazy: bool,
+    /// Unmount what this configuration says, and every dead mount of its repositories (root)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "mountpoint")]
+    pub config: Option<PathBuf>,
     /// Where
-    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
-    pub mountpoint: PathBuf,
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath, required_unless_present = "config")]
+    pub mountpoint: Option<PathBuf>,
 }
 
 /// Where scratch files of mapped disks are made when nothing is said: a place that is not in memory.
@@ -389,6 +397,19 @@ pub struct Unmap {
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
+    /// Serve what this file says (usually /etc/restorefs/config.toml); read again on SIGHUP
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        conflicts_with_all = [
+            "mount", "options", "nbd", "low_water", "nbd_idle", "nbd_listen", "tls_certificates", "nbd_access", "nbd_plain", "stop_timeout"
+        ]
+    )]
+    pub config: Option<PathBuf>,
+    /// Leave what the file wants mounted to `restorefs mount --config`: for a daemon that may not mount
+    #[arg(long, requires = "config")]
+    pub no_mount: bool,
     /// Mount the tree here
     #[arg(long, value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
     pub mount: Option<PathBuf>,
@@ -417,6 +438,17 @@ pub struct Serve {
     /// Listen on a loopback address without TLS: everybody on this machine may read
     #[arg(long, requires = "nbd_listen", conflicts_with_all = ["tls_certificates", "nbd_access"])]
     pub nbd_plain: bool,
+    /// When told to stop, let writers go on for so long; then their sessions are suspended, and the next daemon goes on with them
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub stop_timeout: String,
+}
+
+/// Arguments of `check-config`.
+#[derive(Debug, Args)]
+pub struct CheckConfig {
+    /// The file
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, default_value = "/etc/restorefs/config.toml")]
+    pub file: PathBuf,
 }
 
 /// Arguments of `quickstart`.

@@ -4,9 +4,9 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::args::Mount;
 use super::context::Context;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 const MARK: &str = "RESTOREFS_BACKGROUND";
 const READY: &[u8] = b"ready\n";
 
-pub(super) fn start(context: &Context, args: &Mount) -> Result<()> {
+pub(super) fn start(context: &Context, mountpoint: &Path, options: &[String]) -> Result<()> {
     let program = std::env::current_exe().or_io("cannot find this program's file")?;
     let mut command = Command::new(program);
     command
@@ -22,12 +22,12 @@ pub(super) fn start(context: &Context, args: &Mount) -> Result<()> {
         .arg(std::path::absolute(context.path()?).or_io("cannot tell the repository's path")?);
     command.args(context.global_flags());
     command.arg("mount").arg("--foreground");
-    if !args.options.is_empty() {
-        command.arg("-o").arg(args.options.join(","));
+    if !options.is_empty() {
+        command.arg("-o").arg(options.join(","));
     }
     command
         .arg("--")
-        .arg(std::path::absolute(&args.mountpoint).or_io("cannot tell the mountpoint's path")?);
+        .arg(std::path::absolute(mountpoint).or_io("cannot tell the mountpoint's path")?);
     launch(command, "mounting")
 }
 

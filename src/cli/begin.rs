@@ -39,8 +39,7 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         low_water_bytes: None,
     };
     let repository = context.repository()?;
-    let answer: BeginAnswer =
-        Client::require(repository.format().repository_id)?.ask(&Request::Begin(arguments))?;
+    let answer: BeginAnswer = Client::require(&repository)?.ask(&Request::Begin(arguments))?;
     if context.output.json {
         return context.output.json(&answer);
     }

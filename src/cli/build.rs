@@ -1,5 +1,6 @@
 //! Build script: man pages and completions from the table that also parses, into `target/<profile>/assets/{man,completions}`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
@@ -26,8 +27,23 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// `restorefs.1`, and `restorefs-<command>.1` for each subcommand.
+/// `restorefs.1`, and `restorefs-<command>.1` for each subcommand; compressed, as packages want them, in `gz/`.
 fn man_pages(dir: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    clap_mangen::generate_to(args::Cli::command(), dir)
+    let compressed = dir.join("gz");
+    std::fs::create_dir_all(&compressed)?;
+    clap_mangen::generate_to(args::Cli::command(), dir)?;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().filter(|_| path.is_file()) else {
+            continue;
+        };
+        let mut name = name.to_owned();
+        name.push(".gz");
+        // Without name and time: the same page is the same file.
+        let file = std::fs::File::create(compressed.join(name))?;
+        let mut out = flate2::GzBuilder::new().write(file, flate2::Compression::best());
+        out.write_all(&std::fs::read(&path)?)?;
+        out.finish()?;
+    }
+    Ok(())
 }

@@ -21,8 +21,7 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
         without: parse_disks(&args.without)?,
     };
     let repository = context.repository()?;
-    let answer: CommitAnswer =
-        Client::require(repository.format().repository_id)?.ask(&Request::Commit(arguments))?;
+    let answer: CommitAnswer = Client::require(&repository)?.ask(&Request::Commit(arguments))?;
     print(context, &answer.vm, &answer.point)
 }
 

@@ -77,8 +77,7 @@ impl Context {
         options.memory = self.memory;
         options.isolation = match self.isolation {
             GuestIsolation::Thread => Isolation::Thread,
-            // Of this very version, also after an upgrade has replaced the file.
-            GuestIsolation::Process => Isolation::Process("/proc/self/exe".into()),
+            GuestIsolation::Process => Isolation::of_this_program(),
         };
         options
     }
@@ -117,7 +116,7 @@ impl Context {
     /// `Locked` when another process than a daemon has it; as [`Owner::open`].
     pub(super) fn writer(&self, role: &str) -> Result<Writer> {
         let repository = self.repository()?;
-        if let Some(client) = Client::connect(repository.format().repository_id)? {
+        if let Some(client) = Client::connect(&repository)? {
             return Ok(Writer::Daemon(client));
         }
         Ok(Writer::Here(Arc::new(Owner::open(

@@ -6,6 +6,7 @@ pub mod args;
 mod background;
 mod backup;
 mod begin;
+mod check_config;
 mod commit;
 mod context;
 mod document;
@@ -17,6 +18,8 @@ mod jobs;
 mod ls;
 mod map;
 mod mount;
+mod mount_config;
+mod mount_helper;
 mod output;
 mod progress;
 mod quickstart;
@@ -29,29 +32,34 @@ mod target;
 mod unmap;
 mod volumes;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
+use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use context::Context;
 use exit::Code;
 use output::Output;
 
+use crate::daemon::log::{self, LogFormat, LogOptions};
 use crate::error::Result;
 use crate::guest::worker::server;
 
 /// Runs the program on the process's arguments: parse, run, print one error, answer the exit code.
 #[must_use]
-pub fn run() -> Code {
+pub fn run() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments
-        .next()
-        .is_some_and(|first| first == server::ARGUMENT)
-        && arguments.next().is_none()
+    let first = arguments.next();
+    if first
+        .as_ref()
+        .is_some_and(|first| first == mount_helper::ARGUMENT)
     {
-        return read_guest();
+        // Its exit codes are mount(8)'s.
+        return mount_helper::run(arguments);
+    }
+    if first.is_some_and(|first| first == server::ARGUMENT) && arguments.next().is_none() {
+        return read_guest().into();
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -63,7 +71,7 @@ pub fn run() -> Code {
                 Code::Ok
             };
             let _ = e.print();
-            return code;
+            return code.into();
         }
     };
     start_log(cli.verbose);
@@ -77,7 +85,7 @@ pub fn run() -> Code {
     {
         let _ = writeln!(std::io::stderr(), "restorefs: {}", e.report());
     }
-    Code::of_result(&result)
+    Code::of_result(&result).into()
 }
 
 fn run_command(context: &Context, command: Command) -> Result<()> {
@@ -98,6 +106,7 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::Map(args) => map::run(context, &args),
         Command::Unmap(args) => unmap::run(context, &args),
         Command::Serve(args) => serve::run(context, &args),
+        Command::CheckConfig(args) => check_config::run(context, &args),
         Command::Quickstart(args) => quickstart::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
     }
@@ -112,7 +121,7 @@ fn read_guest() -> Code {
     Code::of_result(&result)
 }
 
-/// Logs go to standard error; `RUST_LOG` overrules `-v`.
+/// Logs go to standard error; `RUST_LOG` overrules `-v`. A daemon with a configuration changes it as that says.
 fn start_log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
@@ -120,12 +129,10 @@ fn start_log(verbose: u8) {
         2 => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("restorefs={level}")));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let options = LogOptions {
+        level: level.to_owned(),
+        format: LogFormat::Text,
+    };
+    // The level is one of those above, and text needs nothing.
+    let _ = log::start(&options);
 }

@@ -1,32 +1,30 @@
 //! `restorefs mount` and `restorefs umount`.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::args::{Mount, Umount};
-use super::background;
 use super::context::Context;
+use super::{background, mount_config};
 use crate::daemon::interrupt;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
 use crate::tree::Tree;
 
-/// Options as `-o` takes them, given once or several times.
-///
-/// # Errors
-/// `InvalidInput` naming the option.
-pub(super) fn parse_options(texts: &[String]) -> Result<MountOptions> {
-    let mut options = MountOptions::default();
-    texts.iter().try_for_each(|text| options.parse(text))?;
-    Ok(options)
-}
-
 pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
-    let options = parse_options(&args.options)?;
+    if let Some(config) = &args.config {
+        return mount_config::mount(context, config);
+    }
+    let mountpoint = required(args.mountpoint.as_deref())?;
+    let mut options = MountOptions::default();
+    args.options
+        .iter()
+        .try_for_each(|text| options.parse(text))?;
     let repository = context.repository()?;
     if !args.foreground {
-        return background::start(context, args);
+        return background::start(context, mountpoint, &args.options);
     }
     let stop = interrupt::flag()?;
     let (uid, gid) = (
@@ -35,7 +33,7 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
     );
     let view = context.tree_options(options.tree_options(uid, gid, false));
     let tree = Tree::new(repository, context.pool(), view)?;
-    let mounted = Arc::new(fuse::mount(&tree, &args.mountpoint, &options)?);
+    let mounted = Arc::new(fuse::mount(&tree, mountpoint, &options)?);
     background::ready()?;
     // The one thread waits for the mount to end, the other for a signal; whoever is first ends both.
     let ended = Arc::new(Mutex::new(None));
@@ -66,11 +64,20 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
 }
 
 pub(super) fn umount(context: &Context, args: &Umount) -> Result<()> {
-    fuse::umount(&args.mountpoint, args.lazy)?;
+    if let Some(config) = &args.config {
+        return mount_config::umount(context, config);
+    }
+    let mountpoint = required(args.mountpoint.as_deref())?;
+    fuse::umount(mountpoint, args.lazy)?;
     if context.output.json {
         return context
             .output
-            .json(&serde_json::json!({"unmounted": args.mountpoint}));
+            .json(&serde_json::json!({"unmounted": mountpoint}));
     }
     Ok(())
+}
+
+/// The mountpoint, which the command line has without a configuration.
+fn required(mountpoint: Option<&Path>) -> Result<&Path> {
+    mountpoint.ok_or_else(|| Error::invalid("no mountpoint was named"))
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::args::{Backup, Init, Mount, Quickstart};
+use super::args::{Backup, Init, Quickstart};
 use super::context::Context;
 use super::{background, backup, init, ls, sample};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -47,12 +47,7 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
     std::fs::create_dir_all(&mountpoint)
         .or_io("cannot make the mountpoint")
         .at_path(&mountpoint)?;
-    let mount = Mount {
-        mountpoint: mountpoint.clone(),
-        options: Vec::new(),
-        foreground: false,
-    };
-    let mounted = background::start(&context, &mount);
+    let mounted = background::start(&context, &mountpoint, &[]);
     if let Err(e) = &mounted {
         output.line(format!(
             "\n4. The tree could not be mounted here: {}",

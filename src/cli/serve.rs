@@ -1,91 +1,136 @@
 //! `restorefs serve`: the daemon.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::args::Serve;
 use super::context::Context;
-use super::mount::parse_options;
-use crate::daemon::serve::{ServeOptions, TcpOptions, serve};
+use crate::daemon::config::{
+    Config, MountConfig, NbdConfig, RepositoryConfig, STOP_TIMEOUT, TcpConfig,
+};
+use crate::daemon::control::Status;
+use crate::daemon::log::{self, LogOptions};
+use crate::daemon::serve::{ServeOptions, Source, serve};
 use crate::error::{Error, Result};
+use crate::fuse::MountOptions;
+use crate::nbd::server::ServerLimits;
 use crate::tree::TreeOptions;
 use crate::types::duration::parse_seconds;
 use crate::types::size;
 
 pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
-    let mount = match &args.mount {
-        Some(path) => Some((path.clone(), parse_options(&args.options)?)),
-        None if args.options.is_empty() => None,
-        None => {
-            return Err(Error::invalid(
-                "-o says how to mount, but --mount does not say where",
-            ));
+    let options = match &args.config {
+        Some(path) => {
+            let (config, source) = load(context, path)?;
+            log::change(&config.log)?;
+            ServeOptions {
+                config,
+                source: Some(source),
+                mounts: !args.no_mount,
+            }
         }
+        None => ServeOptions {
+            config: of_flags(context, args)?,
+            source: None,
+            mounts: true,
+        },
     };
+    serve(options, |all| all.iter().for_each(|one| tell(context, one)))
+}
+
+/// Says what is served.
+fn tell(context: &Context, status: &Status) {
+    if context.output.json {
+        // Whoever started us waits for this line; a closed pipe is his business.
+        let _ = context.output.json(status);
+        return;
+    }
+    for socket in &status.nbd_sockets {
+        context
+            .output
+            .remark(format!("NBD on {}", socket.display()));
+    }
+    if let Some(uri) = &status.nbd_tcp {
+        context.output.remark(format!("NBD below {uri}"));
+    }
+    for mount in &status.mounts {
+        context
+            .output
+            .remark(format!("mounted on {}", mount.mountpoint.display()));
+    }
+    context.output.remark("ready");
+}
+
+/// What a configuration says, and where it comes from.
+///
+/// # Errors
+/// As [`Config::load`].
+pub(super) fn load(context: &Context, path: &Path) -> Result<(Config, Source)> {
+    let view = context.tree_options(TreeOptions::default());
+    let defaults = Config {
+        memory: view.memory,
+        stop_timeout: STOP_TIMEOUT,
+        log: LogOptions::default(),
+        repositories: Vec::new(),
+    };
+    let config = Config::load(path, &defaults, &view.isolation)?;
+    let source = Source {
+        path: path.to_owned(),
+        defaults,
+        isolation: view.isolation,
+    };
+    Ok((config, source))
+}
+
+/// A configuration of what the flags say.
+fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
+    let view = context.tree_options(TreeOptions::default());
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut options = MountOptions::default();
+    for text in &args.options {
+        options.parse(text)?;
+    }
+    let mount = args.mount.as_ref().map(|at| MountConfig {
+        at: at.clone(),
+        options,
+        text: args.options.join(","),
+    });
+    if mount.is_none() && !args.options.is_empty() {
+        return Err(Error::invalid(
+            "-o says how to mount, but --mount does not say where",
+        ));
+    }
     let idle_seconds = parse_seconds(&args.nbd_idle)?;
     if idle_seconds == 0 {
         return Err(Error::invalid("--nbd-idle needs a second or more"));
     }
-    let options = ServeOptions {
-        repository: context.path()?.to_owned(),
-        mount,
-        nbd: args.nbd.clone(),
+    let tcp = args.nbd_listen.map(|address| {
+        TcpConfig::new(
+            address,
+            args.tls_certificates.as_deref().map(absolute),
+            args.nbd_access.as_deref().map(absolute),
+            args.nbd_plain,
+        )
+    });
+    let nbd = NbdConfig {
+        sockets: args.nbd.iter().map(|path| absolute(path)).collect(),
+        tcp: tcp.transpose()?,
+        limits: ServerLimits {
+            idle_timeout: Duration::from_secs(idle_seconds),
+            ..ServerLimits::default()
+        },
+    };
+    let repository = RepositoryConfig {
+        path: context.path()?.to_owned(),
         low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
-        nbd_idle: Duration::from_secs(idle_seconds),
-        nbd_tcp: tcp_options(args)?,
-        view: context.tree_options(TreeOptions::default()),
+        isolation: view.isolation,
+        mounts: mount.into_iter().collect(),
+        nbd,
     };
-    serve(options, |status| {
-        if context.output.json {
-            // Whoever started us waits for this line; a closed pipe is his business.
-            let _ = context.output.json(status);
-            return;
-        }
-        for socket in &status.nbd_sockets {
-            context
-                .output
-                .remark(format!("NBD on {}", socket.display()));
-        }
-        if let Some(uri) = &status.nbd_tcp {
-            context.output.remark(format!("NBD below {uri}"));
-        }
-        if let Some(path) = &status.mountpoint {
-            context
-                .output
-                .remark(format!("mounted on {}", path.display()));
-        }
-        context.output.remark("ready");
+    Ok(Config {
+        memory: view.memory,
+        stop_timeout: Duration::from_secs(parse_seconds(&args.stop_timeout)?),
+        log: LogOptions::default(),
+        repositories: vec![repository],
     })
-}
-
-/// What `--nbd-listen` and its companions say.
-///
-/// # Errors
-/// `InvalidInput` when something is missing.
-fn tcp_options(args: &Serve) -> Result<Option<TcpOptions>> {
-    let Some(address) = args.nbd_listen else {
-        return Ok(None);
-    };
-    let tls = match (&args.tls_certificates, &args.nbd_access) {
-        (Some(certificates), Some(access)) => Some((certificates.clone(), access.clone())),
-        (Some(_), None) => {
-            return Err(
-                Error::invalid("nothing says who may use what: --nbd-access is missing")
-                    .advise("write a file with [[access]] entries, see the README"),
-            );
-        }
-        (None, _) if args.nbd_plain => None,
-        (None, _) => {
-            return Err(
-                Error::invalid("NBD over TCP needs TLS: --tls-certificates is missing")
-                    .advise("on a loopback address --nbd-plain does without"),
-            );
-        }
-    };
-    if tls.is_none() && !address.ip().is_loopback() {
-        return Err(
-            Error::invalid(format!("{address} can be reached from elsewhere"))
-                .advise("--nbd-plain is for loopback addresses (127.0.0.1, [::1]) only"),
-        );
-    }
-    Ok(Some(TcpOptions { address, tls }))
 }

@@ -7,8 +7,7 @@ use crate::types::size::Human;
 
 pub(super) fn run(context: &Context) -> Result<()> {
     let repository = context.repository()?;
-    let mut sessions: Vec<SessionAnswer> = match Client::connect(repository.format().repository_id)?
-    {
+    let mut sessions: Vec<SessionAnswer> = match Client::connect(&repository)? {
         Some(mut client) => client.ask(&Request::Sessions)?,
         None => Vec::new(),
     };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::control::{BeginAnswer, CommitAnswer, SessionAnswer, Status};
+use super::mount_table::MountTable;
 use crate::error::Result;
 use crate::ingest::{BeginRequest, CommitRequest, Registry, Telling};
 use crate::repo::Ending;
@@ -12,21 +13,21 @@ use crate::types::{PointName, VmName};
 /// See the module.
 pub(super) struct Desk {
     sessions: Arc<Registry>,
+    mounts: Arc<MountTable>,
     nbd_sockets: Vec<PathBuf>,
-    mountpoint: Option<PathBuf>,
     nbd_tcp: OnceLock<String>,
 }
 
 impl Desk {
     pub(super) fn new(
         sessions: Arc<Registry>,
+        mounts: Arc<MountTable>,
         nbd_sockets: Vec<PathBuf>,
-        mountpoint: Option<PathBuf>,
     ) -> Self {
         Self {
             sessions,
+            mounts,
             nbd_sockets,
-            mountpoint,
             nbd_tcp: OnceLock::new(),
         }
     }
@@ -41,13 +42,34 @@ impl Desk {
         &self.sessions
     }
 
+    pub(super) const fn mounts(&self) -> &Arc<MountTable> {
+        &self.mounts
+    }
+
+    /// Whether it is known where NBD listens on TCP.
+    pub(super) fn has_tcp(&self) -> bool {
+        self.nbd_tcp.get().is_some()
+    }
+
+    /// NBD sockets, the first being the one in URIs.
+    pub(super) fn nbd_sockets(&self) -> &[PathBuf] {
+        &self.nbd_sockets
+    }
+
     pub(super) fn status(&self) -> Status {
+        let mounts = self.mounts.list();
+        let repository = self.sessions.engine().owner.repository();
         Status {
+            repository: repository
+                .store()
+                .local_root()
+                .map_or_else(PathBuf::new, Into::into),
+            mountpoint: mounts.first().map(|mount| mount.mountpoint.clone()),
+            mounts,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             nbd_sockets: self.nbd_sockets.clone(),
             nbd_tcp: self.nbd_tcp.get().cloned(),
-            mountpoint: self.mountpoint.clone(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the daemon serves over NBD: `<vm>/<point>/<disk>` to read, `<vm>/<session>/<disk>` to write; over TCP
 //! `<vm>/<session>~<token>/<disk>`.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::access::{Access, Right};
 use super::survey::{DiskSurveyor, Shelf, Subject};
@@ -24,7 +24,7 @@ fn describe(point: &PointEntry, disk: &DiskEntry) -> String {
 /// The exports of a repository.
 pub(super) struct RepositoryExports {
     sessions: Arc<Registry>,
-    access: Access,
+    access: RwLock<Access>,
     shelf: Arc<Shelf>,
 }
 
@@ -32,7 +32,7 @@ impl RepositoryExports {
     pub(super) fn new(sessions: Arc<Registry>, access: Access) -> Self {
         Self {
             sessions,
-            access,
+            access: RwLock::new(access),
             shelf: Arc::default(),
         }
     }
@@ -114,8 +114,17 @@ impl RepositoryExports {
     fn may(&self, caller: &Caller, vm: &VmName, right: Right) -> bool {
         match caller {
             Caller::Local | Caller::Loopback => true,
-            Caller::Certified(names) => self.access.allows(names, vm, right),
+            Caller::Certified(names) => self.access().allows(names, vm, right),
         }
+    }
+
+    fn access(&self) -> RwLockReadGuard<'_, Access> {
+        self.access.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets who may use what, for what is opened from now on.
+    pub(super) fn set_access(&self, access: Access) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
     }
 
     fn list_sessions(&self, all: &mut Vec<ExportInfo>) {

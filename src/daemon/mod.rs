@@ -1,12 +1,17 @@
 //! The daemon: one process that owns a repository, with NBD, the mounted tree and the control socket.
 
 mod access;
+pub mod config;
 pub mod control;
 mod desk;
 mod exports;
 pub mod interrupt;
+pub mod log;
 pub mod map;
+mod mount_table;
 pub mod probe;
 pub mod runtime_dir;
 pub mod serve;
+mod station;
+mod supervisor;
 mod survey;

@@ -1,7 +1,8 @@
-//! Where sockets and maps live: `/run/restorefs` for root, below `$XDG_RUNTIME_DIR` for everybody else, or the absolute path that
-//! `$RESTOREFS_RUNTIME_DIR` says: for a second installation, and for tests, which then do not meet the first one.
+//! Where sockets and maps live: `/run/restorefs` for root and for the user to whom it belongs, below `$XDG_RUNTIME_DIR` for everybody
+//! else, or the absolute path that `$RESTOREFS_RUNTIME_DIR` says: for a second installation, and for tests, which then do not meet the
+//! first one.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, ResultExt};
@@ -36,7 +37,10 @@ fn own() -> Option<PathBuf> {
         let dir = PathBuf::from(dir);
         return dir.is_absolute().then_some(dir);
     }
-    if rustix::process::geteuid().is_root() {
+    let user = rustix::process::geteuid();
+    // A service has a user of its own, and the directory was made for it.
+    let is_ours = || std::fs::metadata(SYSTEM).is_ok_and(|meta| meta.uid() == user.as_raw());
+    if user.is_root() || is_ours() {
         return Some(PathBuf::from(SYSTEM));
     }
     let dir = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);

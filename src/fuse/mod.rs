@@ -18,13 +18,19 @@
 mod adapter;
 mod attr;
 mod change;
+mod device;
 pub mod disk;
 mod errno;
 mod follow;
 mod mount;
+mod mountinfo;
+mod mountpoint;
 mod notify;
 mod options;
+mod umount;
 
+pub use device::Device;
 pub use follow::Follow;
-pub use mount::{Mounted, mount, umount};
+pub use mount::{Mounted, mount, serve};
 pub use options::MountOptions;
+pub use umount::{umount, umount_dead};

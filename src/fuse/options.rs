@@ -23,6 +23,10 @@ pub struct MountOptions {
     pub noxattr: bool,
     /// Whether nothing may be written, also where a daemon could (`Some(false)`: it was asked for expressly).
     pub read_only: Option<bool>,
+    /// Patterns of the VMs that are shown; all when there is none.
+    pub vms: Vec<String>,
+    /// Whether the mountpoint may have something in it, which is hidden then.
+    pub nonempty: bool,
     /// Whether `rmdir` of a committed point forgets it.
     pub allow_forget: bool,
     /// LIMIT: threads that serve the kernel; by default a few more than there are processors.
@@ -34,7 +38,7 @@ pub struct MountOptions {
 }
 
 /// Options that are accepted and change nothing: what we do anyway, or what is for mount(8) and systemd.
-const IGNORED: [&str; 16] = [
+const IGNORED: [&str; 21] = [
     "nodev",
     "nosuid",
     "noexec",
@@ -50,11 +54,24 @@ const IGNORED: [&str; 16] = [
     "_netdev",
     "async",
     "user",
+    "users",
     "nouser",
+    "nousers",
+    "owner",
+    "group",
+    "noowner",
 ];
 
 /// LIMIT: threads of one mount.
 const THREADS_MAX: usize = 256;
+
+/// LIMIT: bytes of a pattern of names, which have 128 at most.
+const PATTERN_BYTES_MAX: usize = 256;
+
+fn is_pattern(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-*?".contains(c);
+    !text.is_empty() && text.len() <= PATTERN_BYTES_MAX && text.chars().all(is_plain)
+}
 
 fn number<T: std::str::FromStr>(name: &str, value: Option<&str>) -> Result<T> {
     value
@@ -85,6 +102,21 @@ impl MountOptions {
                 }
                 "allow_other" => self.allow_other = true,
                 "exec" => self.exec = true,
+                "nonempty" => self.nonempty = true,
+                "vm" => {
+                    let pattern = value.filter(|value| is_pattern(value)).ok_or_else(|| {
+                        Error::invalid(
+                            "mount option vm needs the name of a VM, or a pattern: vm=web*",
+                        )
+                    })?;
+                    self.vms.push(pattern.to_owned());
+                }
+                "remount" => {
+                    return Err(Error::invalid(
+                        "mount option remount cannot be had: what is mounted keeps its options",
+                    )
+                    .advise("unmount, and mount again with the options that you want"));
+                }
                 "noxattr" => self.noxattr = true,
                 "symlinks" => {
                     self.rebase = match value {
@@ -122,11 +154,30 @@ impl MountOptions {
                         "unknown mount option \"{}\"",
                         option.escape_debug()
                     ))
-                    .advise("known are ro, rw, allow_other, allow_forget, uid=, gid=, umask=, exec, noxattr, symlinks=rebase, max_read=, threads=, poll=SECONDS, noinotify"));
+                    .advise("known are ro, rw, vm=, allow_other, allow_forget, nonempty, uid=, gid=, umask=, exec, noxattr, symlinks=rebase, max_read=, threads=, poll=SECONDS, noinotify"));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether a tree can be written through the mount, when it `could` by whoever serves it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for options that only a mount that can be written has.
+    pub fn is_writable(&self, could: bool) -> Result<bool> {
+        let is_writable = could && self.read_only != Some(true);
+        if !is_writable && self.read_only == Some(false) {
+            return Err(Error::invalid(
+                "only a daemon's own mount can be written (restorefs serve --mount)",
+            ));
+        }
+        if !is_writable && self.allow_forget {
+            return Err(Error::invalid(
+                "allow_forget is for a mount that can be written (restorefs serve --mount, not ro)",
+            ));
+        }
+        Ok(is_writable)
     }
 
     /// How a tree is shown under these options by a process of that user and group; `writable` if it owns the repository.
@@ -139,6 +190,7 @@ impl MountOptions {
             single_user: euid != 0,
             noxattr: self.noxattr,
             rebase: self.rebase,
+            vms: self.vms.clone(),
             writable,
             ..TreeOptions::default()
         }
@@ -175,6 +227,9 @@ mod tests {
             ("uid=root", "uid"),
             ("umask=9", "umask"),
             ("umask=7777", "umask"),
+            ("remount", "remount"),
+            ("vm=", "vm"),
+            ("vm=a/b", "vm"),
         ] {
             let error = MountOptions::default().parse(text).unwrap_err();
             assert!(error.to_string().contains(named), "{error}");

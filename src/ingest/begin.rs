@@ -130,7 +130,7 @@ fn room_for(
     parent: Option<&Point>,
 ) -> Result<u64> {
     let repository = engine.owner.repository();
-    let low_water = request.low_water_bytes.or(engine.low_water_bytes);
+    let low_water = request.low_water_bytes.or(engine.low_water_bytes());
     check_room(
         repository,
         entry,

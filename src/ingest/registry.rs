@@ -4,14 +4,14 @@
 //! The table's mutex is held for looking up and noting only, never over a begin, a commit or an abort. Sessions begin one after the other.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::begin::BeginRequest;
 use super::commit::CommitRequest;
 use super::session::{Engine, Session, SessionState};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Ending, JobResult};
 use crate::types::{PointName, VmName};
@@ -48,6 +48,8 @@ pub struct Registry {
     open: Mutex<BTreeMap<Key, Arc<Session>>>,
     /// Held while a session begins, until it is in the table.
     beginning: Mutex<()>,
+    /// Whether no session is begun any more.
+    is_closing: AtomicBool,
     /// Sessions that have ended, by serial: who still holds one of their files is told how.
     ended: Mutex<HashMap<u32, (VmName, SessionState)>>,
     audience: OnceLock<Box<dyn Audience>>,
@@ -96,6 +98,7 @@ impl Registry {
             engine,
             open: Mutex::new(open),
             beginning: Mutex::default(),
+            is_closing: AtomicBool::new(false),
             ended: Mutex::default(),
             audience: OnceLock::new(),
             generation: AtomicU64::new(0),
@@ -194,6 +197,10 @@ impl Registry {
             .beginning
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        if self.is_closing.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Busy, "the daemon is about to stop")
+                .advise("begin when it is there again"));
+        }
         let session = Session::begin(&self.engine, request)?;
         let key = key(&session.vm(), &session.name());
         self.table().insert(key, Arc::clone(&session));
@@ -201,6 +208,40 @@ impl Registry {
         self.ring();
         self.tell(telling);
         Ok(session)
+    }
+
+    /// From now on no session is begun; those that are open go on.
+    pub fn close(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+    }
+
+    /// Sessions that somebody writes, or has only just written.
+    #[must_use]
+    pub fn being_written(&self) -> Vec<Arc<Session>> {
+        let mut all = self.all();
+        all.retain(|session| session.is_being_written());
+        all
+    }
+
+    /// Makes all sessions durable as they are, so that the next process goes on with them: disks that are finished stay so.
+    ///
+    /// # Errors
+    /// What the first one answers that could not be; the others are made durable all the same.
+    pub fn suspend(&self) -> Result<()> {
+        let mut result = Ok(());
+        for session in self.all() {
+            let (vm, name) = (session.vm(), session.name());
+            match session.suspend() {
+                Ok(()) => {
+                    tracing::info!(%vm, session = %name, "a session is suspended; the next daemon goes on with it")
+                }
+                Err(error) => {
+                    tracing::error!(%vm, session = %name, error = %error.report(), "a session could not be made durable");
+                    result = result.and(Err(error));
+                }
+            }
+        }
+        result
     }
 
     /// Commits a session; a connection that is just ending is waited for.

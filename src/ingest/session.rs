@@ -31,7 +31,7 @@ pub struct Engine {
     pub budget: Arc<PageBudget>,
     pub(super) buffers: Arc<BufferPool>,
     /// Bytes that are to stay free, where they are not the default.
-    pub(super) low_water_bytes: Option<u64>,
+    low_water_bytes: Arc<RwLock<Option<u64>>>,
     pub(super) promises: Arc<Promises>,
 }
 
@@ -50,16 +50,32 @@ impl Engine {
             pool,
             budget: PageBudget::new(bytes_max),
             buffers: Arc::default(),
-            low_water_bytes: None,
+            low_water_bytes: Arc::default(),
             promises: Arc::default(),
         }
     }
 
     /// The same, refusing sessions that would leave less than so many bytes free.
     #[must_use]
-    pub const fn with_low_water(mut self, bytes: Option<u64>) -> Self {
-        self.low_water_bytes = bytes;
+    pub fn with_low_water(self, bytes: Option<u64>) -> Self {
+        self.set_low_water(bytes);
         self
+    }
+
+    /// Sets how many bytes sessions that begin from now on are to leave free; `None` for the default.
+    pub fn set_low_water(&self, bytes: Option<u64>) {
+        let mut own = self
+            .low_water_bytes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *own = bytes;
+    }
+
+    pub(super) fn low_water_bytes(&self) -> Option<u64> {
+        *self
+            .low_water_bytes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -75,6 +91,9 @@ pub enum SessionState {
     /// It is gone.
     Aborted,
 }
+
+/// LIMIT: who writes may pause for so long (from one disk to the next, from the last to the commit) and still counts as writing.
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// A restore point being written.
 pub struct Session {
@@ -350,6 +369,23 @@ impl Session {
     pub fn idle(&self) -> Duration {
         let active = Duration::from_millis(self.active_ms.load(Ordering::Relaxed));
         self.engine.owner.clock().monotonic().saturating_sub(active)
+    }
+
+    /// Whether somebody writes it, or is between two steps of that.
+    #[must_use]
+    pub fn is_being_written(&self) -> bool {
+        self.state() == SessionState::Committing
+            || self.idle() < PAUSE
+            || self.disks().iter().any(|disk| disk.writers() > 0)
+    }
+
+    /// Makes it durable as it is, with what is finished, for the process that goes on with it.
+    ///
+    /// # Errors
+    /// As [`Session::flush`].
+    pub fn suspend(&self) -> Result<()> {
+        self.disks().iter().try_for_each(|disk| disk.sync_file())?;
+        self.flush()
     }
 
     /// How long it may still be idle; `None` once that is over.

@@ -1,5 +1,7 @@
 //! The writer's lock: one process at a time changes a repository.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,9 @@ pub struct Note {
     pub nonce: String,
     /// What the process is: `serve`, `backup`, ...
     pub role: String,
+    /// The socket on which it takes requests, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<PathBuf>,
     /// When the lock was taken.
     pub taken_at: Timestamp,
     /// When it was last seen alive.
@@ -29,18 +34,25 @@ pub struct Note {
 }
 
 impl Note {
-    /// The note of this process.
+    /// The note of this process, which takes requests on the socket `control`.
     #[must_use]
-    pub fn of_this_process(role: &str, now: Timestamp) -> Self {
+    pub fn of_this_process(role: &str, control: Option<PathBuf>, now: Timestamp) -> Self {
         Self {
             host: host::name(),
             boot_id: host::boot_id().unwrap_or_else(|_| "unknown".to_owned()),
             pid: std::process::id(),
             nonce: crate::types::SessionId::random().to_string(),
             role: role.to_owned(),
+            control,
             taken_at: now,
             heartbeat: now,
         }
+    }
+
+    /// Whether its process is one of this machine, since it was started.
+    #[must_use]
+    pub fn is_of_this_machine(&self) -> bool {
+        self.host == host::name() && host::boot_id().is_ok_and(|id| id == self.boot_id)
     }
 
     /// As bytes of the lock file.

@@ -5,6 +5,7 @@
 //! VM. The catalog serialises its writers itself.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -46,12 +47,29 @@ impl Owner {
     ///
     /// # Errors
     /// `Locked` naming the present holder; `Unsupported` when this release may only read; `Corrupt`, `Io`.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers make both for it, and need neither afterwards"
+    )]
     pub fn open(repository: Arc<Repository>, clock: Arc<dyn Clock>, role: &str) -> Result<Self> {
-        let first = Self::open_once(Arc::clone(&repository), Arc::clone(&clock), role);
+        Self::open_with(&repository, &clock, role, None)
+    }
+
+    /// [`Owner::open`] for a process that takes requests of others on the socket `control`: the note says so.
+    ///
+    /// # Errors
+    /// As [`Owner::open`].
+    pub fn open_with(
+        repository: &Arc<Repository>,
+        clock: &Arc<dyn Clock>,
+        role: &str,
+        control: Option<&PathBuf>,
+    ) -> Result<Self> {
+        let first = Self::open_once(repository, clock, role, control);
         let owner = match first {
             // On a full filesystem somebody must be able to remove things.
-            Err(e) if e.kind() == ErrorKind::NoSpace && reserve::release(&repository) => {
-                Self::open_once(repository, clock, role)?
+            Err(e) if e.kind() == ErrorKind::NoSpace && reserve::release(repository) => {
+                Self::open_once(repository, clock, role, control)?
             }
             other => other?,
         };
@@ -59,19 +77,24 @@ impl Owner {
         Ok(owner)
     }
 
-    fn open_once(repository: Arc<Repository>, clock: Arc<dyn Clock>, role: &str) -> Result<Self> {
+    fn open_once(
+        repository: &Arc<Repository>,
+        clock: &Arc<dyn Clock>,
+        role: &str,
+        control: Option<&PathBuf>,
+    ) -> Result<Self> {
         repository.format().check(true)?;
-        let note = Note::of_this_process(role, clock.now());
-        let lock = Self::take_lock(&repository, &note)?;
+        let note = Note::of_this_process(role, control.cloned(), clock.now());
+        let lock = Self::take_lock(repository, &note)?;
         let catalog = Catalog::open(
             repository.stage().as_ref(),
             repository.format().repository_id,
         )?;
         let mut vms = HashMap::new();
         let mut serial_high = 0;
-        recovery::empty_trash(&repository, clock.now())?;
+        recovery::empty_trash(repository, clock.now())?;
         for name in repository.vm_names()? {
-            let Some(entry) = recovery::recover_vm(&repository, &name, clock.now())? else {
+            let Some(entry) = recovery::recover_vm(repository, &name, clock.now())? else {
                 continue;
             };
             serial_high = serial_high
@@ -89,7 +112,7 @@ impl Owner {
             }
             if changed {
                 entry.index.serial_high = entry.index.serial_high.max(serial_high);
-                Self::store_index(&repository, &mut entry.index)?;
+                Self::store_index(repository, &mut entry.index)?;
             }
             // An index that was put in order counts anew: its number says nothing then.
             if changed || catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
@@ -101,15 +124,15 @@ impl Owner {
                 catalog.replace(&gone, None)?;
             }
         }
-        let heart = Heart::start(Arc::clone(&lock), note, Arc::clone(&clock))?;
+        let heart = Heart::start(Arc::clone(&lock), note, Arc::clone(clock))?;
         let vms = vms
             .into_iter()
             .map(|(name, entry)| (name, Arc::new(Mutex::new(entry))))
             .collect();
         Ok(Self {
-            repository,
+            repository: Arc::clone(repository),
             catalog,
-            clock,
+            clock: Arc::clone(clock),
             lock,
             vms: Mutex::new(vms),
             serial_high: AtomicU32::new(serial_high),
@@ -129,12 +152,7 @@ impl Owner {
                 if e.kind() != ErrorKind::Locked {
                     return e;
                 }
-                let holder = repository
-                    .store()
-                    .lock_note(&key)
-                    .ok()
-                    .flatten()
-                    .and_then(|bytes| Note::parse(&bytes));
+                let holder = repository.holder().ok().flatten();
                 let who = holder.map_or_else(
                     || "another process".to_owned(),
                     |n| {

@@ -68,7 +68,7 @@ impl LocalStore {
     /// `NotFound`, `NotADirectory`, `PermissionDenied`, `Io`.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         Ok(Self {
-            root: Dir::open(root)?,
+            root: Dir::open(root)?.keeping_owner()?,
         })
     }
 

@@ -19,6 +19,7 @@ use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
 
 use super::refuse::{self, Call};
 use crate::error::{Error, ErrorKind, Result};
@@ -108,6 +109,8 @@ impl Stat {
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    /// Whose the files are that are made below, when not ours.
+    heir: Option<(Uid, Gid)>,
 }
 
 fn resolves() -> ResolveFlags {
@@ -161,7 +164,37 @@ impl Dir {
         Ok(Self {
             fd,
             path: path.to_path_buf(),
+            heir: None,
         })
+    }
+
+    /// The same, and what root makes below belongs to the owner of this directory: whoever serves it as that user can change it later.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn keeping_owner(mut self) -> Result<Self> {
+        if rustix::process::geteuid().is_root() {
+            let stat = rustix::fs::fstat(&self.fd).map_err(|e| {
+                Error::io("cannot stat the directory", e.into()).at_path(&self.path)
+            })?;
+            let heir = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+            self.heir = (!heir.0.is_root()).then_some(heir);
+        }
+        Ok(self)
+    }
+
+    /// Gives what was made to whom it is to belong.
+    fn bequeath(&self, fd: impl AsFd) {
+        static SAID: std::sync::Once = std::sync::Once::new();
+        let Some((uid, gid)) = self.heir else {
+            return;
+        };
+        if let Err(error) = rustix::fs::fchown(fd, Some(uid), Some(gid)) {
+            SAID.call_once(|| {
+                tracing::warn!(path = %self.path.display(), %error,
+                    "what root makes here stays root's: the directory's owner cannot change it");
+            });
+        }
     }
 
     /// The path that it was opened by: for messages.
@@ -246,6 +279,7 @@ impl Dir {
         Ok(Self {
             fd,
             path: self.path.join(path),
+            heir: self.heir,
         })
     }
 
@@ -300,6 +334,7 @@ impl Dir {
             Mode::from_raw_mode(mode),
         )
         .map(File::from)
+        .inspect(|file| self.bequeath(file))
         .map_err(|e| self.failed("cannot create the file", path, e))
     }
 
@@ -311,7 +346,11 @@ impl Dir {
         let path = path.as_ref();
         let (parent, name) = self.parent(path)?;
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(mode))
-            .map_err(|e| self.failed("cannot make the directory", path, e))
+            .map_err(|e| self.failed("cannot make the directory", path, e))?;
+        if self.heir.is_some() {
+            self.bequeath(&self.dir(path)?.fd);
+        }
+        Ok(())
     }
 
     /// Makes a directory and what is missing above it; the names are durable when it returns.
@@ -590,5 +629,25 @@ mod tests {
         assert_eq!(dir.stat("a").unwrap(), None);
         assert!(temp.path().join("keep/x").exists());
         assert_eq!(dir.unlink("a").unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_root_makes_belongs_to_the_owner_of_the_directory() {
+        use std::os::unix::fs::MetadataExt;
+        let (temp, _) = setup();
+        if std::os::unix::fs::chown(temp.path(), Some(4711), Some(4712)).is_err() {
+            // Only root can make files for others, so there is nothing to be seen.
+            return;
+        }
+        let dir = Dir::open(temp.path()).unwrap().keeping_owner().unwrap();
+        dir.make_dirs("a/b", 0o755).unwrap();
+        dir.dir("a").unwrap().create_file("b/f", 0o644).unwrap();
+        for path in ["a", "a/b", "a/b/f"] {
+            let meta = std::fs::metadata(temp.path().join(path)).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (4711, 4712), "{path}");
+        }
+        let plain = Dir::open(temp.path()).unwrap();
+        plain.create_file("own", 0o644).unwrap();
+        assert_eq!(std::fs::metadata(temp.path().join("own")).unwrap().uid(), 0);
     }
 }

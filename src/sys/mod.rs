@@ -14,6 +14,7 @@ pub mod flock;
 pub mod hole;
 pub mod host;
 pub mod immutable;
+pub mod inherit;
 pub mod limit;
 pub mod loop_device;
 pub mod pass;

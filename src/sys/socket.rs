@@ -25,9 +25,19 @@ const GROUPS_MAX: usize = 65_536;
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
+    is_ours: bool,
 }
 
 impl SocketFile {
+    /// The file of a socket that somebody else has made for us, and keeps.
+    #[must_use]
+    pub fn of_another(path: &Path) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            is_ours: false,
+        }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -48,8 +58,10 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // What cannot be removed is stale at the next start, and replaced.
-        let _ = remove_stale(&self.path);
+        if self.is_ours {
+            // What cannot be removed is stale at the next start, and replaced.
+            let _ = remove_stale(&self.path);
+        }
     }
 }
 
@@ -77,6 +89,7 @@ pub fn listen(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
         .at_path(path)?;
     let file = SocketFile {
         path: path.to_path_buf(),
+        is_ours: true,
     };
     Ok((listener, file))
 }

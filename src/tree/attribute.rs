@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::inode::Ino;
 use crate::guest::fs::{self, FileType, Time};
 use crate::guest::worker::Isolation;
-use crate::types::Memory;
+use crate::types::{Memory, VmName, pattern};
 
 /// Permission bits of a VM's directory unless a umask is given: what is below is as private as the disks themselves.
 const VM_MODE: u16 = 0o700;
@@ -90,6 +90,8 @@ pub struct TreeOptions {
     pub rebase: bool,
     /// No extended attributes: faster `ls -l`, `rsync` without `-X`.
     pub noxattr: bool,
+    /// Only VMs whose name fits one of these patterns are shown; all when there is none.
+    pub vms: Vec<String>,
     /// Whether this process owns the repository and so may keep things in `cache/`.
     pub writable: bool,
     /// Where the readers of guests' filesystems run.
@@ -113,6 +115,13 @@ pub(super) enum Look {
 }
 
 impl TreeOptions {
+    /// Whether a VM is shown; case does not matter.
+    pub(super) fn shows(&self, vm: &VmName) -> bool {
+        let name = vm.folded();
+        let mut patterns = self.vms.iter();
+        self.vms.is_empty() || patterns.any(|p| pattern::fits(&p.to_ascii_lowercase(), &name))
+    }
+
     /// Attributes of a node of the tree itself.
     pub(super) fn own(
         &self,

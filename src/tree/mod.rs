@@ -210,7 +210,7 @@ impl Tree {
 
     fn load(&self, loader: &mut Loader) -> Result<Vec<Ino>> {
         let old = self.snapshot();
-        let Some(new) = loader.load(&self.repository, &old)? else {
+        let Some(new) = loader.load(&self.repository, &self.options, &old)? else {
             return Ok(Vec::new());
         };
         let changes = snapshot::changes(&old, &new);

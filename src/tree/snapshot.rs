@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::attribute::TreeOptions;
 use super::inode::{Ino, low};
 use crate::error::{ErrorKind, Result};
 use crate::guest::fs::Time;
@@ -186,9 +187,11 @@ impl Loader {
     pub(super) fn load(
         &mut self,
         repository: &Repository,
+        options: &TreeOptions,
         old: &Snapshot,
     ) -> Result<Option<Snapshot>> {
-        let names = repository.vm_names()?;
+        let mut names = repository.vm_names()?;
+        names.retain(|name| options.shows(name));
         let mut views = Vec::new();
         let mut changed = names.len() != old.vms.len();
         for name in &names {

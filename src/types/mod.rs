@@ -8,6 +8,7 @@ pub mod id;
 pub mod memory;
 pub mod name;
 pub mod offset;
+pub mod pattern;
 pub mod size;
 pub mod token;
 pub mod width;

@@ -3,7 +3,7 @@
 use crate::source::{Source, Violation, words};
 
 /// Crate, where it may be named, and why.
-const OWNERS: [(&str, &[&str], &str); 19] = [
+const OWNERS: [(&str, &[&str], &str); 21] = [
     ("fuser", &["src/fuse/"], "the tree knows no FUSE"),
     ("redb", &["src/repo/"], "the catalog is one module's secret"),
     (
@@ -25,6 +25,16 @@ const OWNERS: [(&str, &[&str], &str); 19] = [
         "tokio_rustls",
         &["src/nbd/server/"],
         "only the server speaks TLS on tokio",
+    ),
+    (
+        "sd_notify",
+        &["src/daemon/", "src/sys/"],
+        "the service manager is told by the daemon",
+    ),
+    (
+        "strsim",
+        &["src/daemon/config/"],
+        "mistyped keys are the configuration's",
     ),
     ("toml", &["src/daemon/"], "what people write for the daemon"),
     (

@@ -1,15 +1,18 @@
 //! The side of the commands.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
 use super::{Answer, LINE_BYTES_MAX, Request};
 use crate::daemon::runtime_dir;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::types::RepositoryId;
+use crate::repo::Repository;
+use crate::repo::lock::Note;
+use crate::sys::pass;
 use crate::types::width::u64_from_usize;
 
 /// A connection to the daemon of a repository.
@@ -19,13 +22,23 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon that owns the repository; `None` when there is none.
+    /// Connects to the daemon that owns the repository, as its lock says; `None` when there is none.
     ///
     /// # Errors
-    /// `PermissionDenied` when there is one that we may not reach.
-    pub fn connect(repository: RepositoryId) -> Result<Option<Self>> {
-        for dir in runtime_dir::candidates() {
-            let path = runtime_dir::control_socket(&dir, repository);
+    /// `PermissionDenied` when there is one that we may not reach; `Io`.
+    pub fn connect(repository: &Repository) -> Result<Option<Self>> {
+        // Who may not look at the lock may still be let in by the daemon.
+        let holder = repository.holder().unwrap_or_default();
+        let noted = holder
+            .filter(Note::is_of_this_machine)
+            .and_then(|note| note.control);
+        let id = repository.format().repository_id;
+        // A note from elsewhere could name any socket: only one called as this repository's is believed.
+        let own = runtime_dir::control_socket(Path::new(""), id);
+        let noted = noted.filter(|path| path.is_absolute() && path.file_name() == own.file_name());
+        let usual = runtime_dir::candidates().into_iter();
+        let usual = usual.map(|dir| runtime_dir::control_socket(&dir, id));
+        for path in noted.into_iter().chain(usual) {
             match UnixStream::connect(&path) {
                 Ok(stream) => {
                     return Ok(Some(Self {
@@ -37,10 +50,15 @@ impl Client {
                 Err(e)
                     if matches!(
                         e.kind(),
-                        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+                        std::io::ErrorKind::NotFound
+                            | std::io::ErrorKind::ConnectionRefused
+                            | std::io::ErrorKind::NotADirectory
                     ) => {}
-                Err(e) if e.raw_os_error() == Some(20) => {}
-                Err(e) => return Err(Error::io("cannot reach the daemon", e).at_path(&path)),
+                Err(e) => {
+                    return Err(Error::io("cannot reach the daemon", e).at_path(&path).advise(
+                        "its socket lets in root, the daemon's own user, and the members of its group",
+                    ));
+                }
             }
         }
         Ok(None)
@@ -50,11 +68,25 @@ impl Client {
     ///
     /// # Errors
     /// `NotFound` with advice.
-    pub fn require(repository: RepositoryId) -> Result<Self> {
+    pub fn require(repository: &Repository) -> Result<Self> {
         Self::connect(repository)?.ok_or_else(|| {
             Error::not_found("no daemon serves this repository")
                 .advise("start one: restorefs serve --nbd SOCKET")
         })
+    }
+
+    /// Asks and hands over a descriptor, and waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn hand_over<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<T> {
+        let line = encode(request)?;
+        pass::send(self.stream.get_ref(), &line, &[descriptor]).at_path(&self.path)?;
+        self.hear()
     }
 
     /// Asks, and waits for the answer.
@@ -62,14 +94,16 @@ impl Client {
     /// # Errors
     /// What the daemon answers; `Disconnected` when it goes away.
     pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
-        let mut line = serde_json::to_vec(request)
-            .map_err(|e| Error::invalid("the request cannot be encoded").caused_by(e))?;
-        line.push(b'\n');
+        let line = encode(request)?;
         self.stream
             .get_mut()
             .write_all(&line)
             .or_io("cannot ask the daemon")
             .at_path(&self.path)?;
+        self.hear()
+    }
+
+    fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut answer = Vec::new();
         let mut limited = (&mut self.stream).take(u64_from_usize(LINE_BYTES_MAX));
         limited
@@ -96,4 +130,11 @@ impl Client {
             Answer::Error(error) => Err(error.into()),
         }
     }
+}
+
+fn encode(request: &Request) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(request)
+        .map_err(|e| Error::invalid("the request cannot be encoded").caused_by(e))?;
+    line.push(b'\n');
+    Ok(line)
 }

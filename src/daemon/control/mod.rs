@@ -1,17 +1,19 @@
 //! The control socket: how commands reach the process that owns the repository.
 //!
 //! One JSON object a line each way: `{"command":"begin",...}` is answered by `{"ok":...}` or
-//! `{"error":{"kind":"busy","message":"...","advice":"..."}}`. A connection may carry several.
+//! `{"error":{"kind":"busy","message":"...","advice":"..."}}`. A connection may carry several. With a `mount` comes the descriptor of
+//! the device that somebody has mounted.
 
 mod client;
 mod kind;
+mod line;
 mod request;
 pub(super) mod server;
 
 pub use client::Client;
 pub use request::{
-    BeginAnswer, BeginArguments, CommitAnswer, CommitArguments, DiskArguments, DiskResult, Request,
-    SessionAnswer, Status,
+    BeginAnswer, BeginArguments, CommitAnswer, CommitArguments, DiskArguments, DiskResult,
+    MountAnswer, MountArguments, Request, SessionAnswer, Status,
 };
 
 use serde::{Deserialize, Serialize};

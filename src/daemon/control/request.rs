@@ -47,6 +47,31 @@ pub enum Request {
     Sessions,
     /// Rebuild the catalog from the sidecars.
     RebuildCatalog,
+    /// Serve what the sender has mounted; the device's descriptor comes with it.
+    Mount(MountArguments),
+}
+
+/// Arguments of `mount`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MountArguments {
+    /// Where it is mounted, for people.
+    pub mountpoint: PathBuf,
+    /// Options as mount(8) takes them.
+    pub options: String,
+    /// Who mounts: the owner of what the tree itself shows, unless the options say another.
+    pub uid: u32,
+    /// His group.
+    pub gid: u32,
+}
+
+/// A mount in an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountAnswer {
+    /// Where it is.
+    pub mountpoint: PathBuf,
+    /// Patterns of the VMs that it shows; all when there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vms: Vec<String>,
 }
 
 /// Arguments of `begin`.
@@ -346,8 +371,14 @@ pub struct Status {
     /// URI below which NBD exports are served over TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbd_tcp: Option<String>,
-    /// Where the tree is mounted.
+    /// Where the tree is mounted first.
     pub mountpoint: Option<PathBuf>,
+    /// Where the tree is mounted.
+    #[serde(default)]
+    pub mounts: Vec<MountAnswer>,
+    /// The repository.
+    #[serde(default)]
+    pub repository: PathBuf,
 }
 
 impl SessionAnswer {

@@ -1,19 +1,20 @@
 //! The daemon's side of the control socket.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{Answer, LINE_BYTES_MAX, Request};
+use super::line::Lines;
+use super::{Answer, Request};
 use crate::daemon::desk::Desk;
 use crate::error::{Error, Result, ResultExt};
 use crate::repo::Ending;
 use crate::sys::socket::{self, SocketFile};
-use crate::types::width::u64_from_usize;
 
 /// Listens on `path`; whoever can open the socket (mode 0660) may ask. Its file goes with the second of the answer.
 pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
@@ -46,23 +47,15 @@ pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
     }
 }
 
-async fn converse(stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()> {
-    let (read, mut write) = stream.into_split();
-    let mut read = BufReader::new(read);
-    loop {
-        let mut line = Vec::new();
-        (&mut read)
-            .take(u64_from_usize(LINE_BYTES_MAX))
-            .read_until(b'\n', &mut line)
-            .await?;
-        if line.is_empty() {
-            return Ok(());
-        }
+async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()> {
+    let mut lines = Lines::default();
+    while let Some((line, descriptors)) = lines.next(&stream).await? {
         let answer = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
                 let desk = Arc::clone(&desk);
                 // Commits seal and fsync: not on a thread that serves others.
-                match tokio::task::spawn_blocking(move || answer(&desk, request)).await {
+                match tokio::task::spawn_blocking(move || answer(&desk, request, descriptors)).await
+                {
                     Ok(answer) => answer,
                     Err(e) => Err(Error::new(
                         crate::error::ErrorKind::Io,
@@ -79,8 +72,9 @@ async fn converse(stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()> {
         };
         let mut bytes = serde_json::to_vec(&answer).map_err(std::io::Error::other)?;
         bytes.push(b'\n');
-        write.write_all(&bytes).await?;
+        stream.write_all(&bytes).await?;
     }
+    Ok(())
 }
 
 fn value(answer: impl Serialize) -> Result<Value> {
@@ -88,7 +82,7 @@ fn value(answer: impl Serialize) -> Result<Value> {
         .map_err(|e| Error::invalid("the answer cannot be encoded").caused_by(e))
 }
 
-fn answer(desk: &Desk, request: Request) -> Result<Value> {
+fn answer(desk: &Desk, request: Request, mut descriptors: Vec<OwnedFd>) -> Result<Value> {
     match request {
         Request::Status => value(desk.status()),
         Request::Begin(arguments) => value(desk.begin(&arguments.request()?)?),
@@ -110,6 +104,12 @@ fn answer(desk: &Desk, request: Request) -> Result<Value> {
             value(desk.end(&vm, &session, &ending)?)
         }
         Request::Sessions => value(desk.list()),
+        Request::Mount(arguments) => {
+            let descriptor = descriptors
+                .pop()
+                .ok_or_else(|| Error::invalid("there is no descriptor with the request"))?;
+            value(desk.mounts().adopt(&arguments, descriptor)?)
+        }
         Request::RebuildCatalog => value(desk.sessions().engine().owner.rebuild_catalog()?),
     }
 }

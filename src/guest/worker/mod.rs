@@ -79,6 +79,14 @@ pub enum Isolation {
     Process(PathBuf),
 }
 
+impl Isolation {
+    /// Each in a process of its own, of this very version, also after an upgrade has replaced the program's file.
+    #[must_use]
+    pub fn of_this_program() -> Self {
+        Self::Process("/proc/self/exe".into())
+    }
+}
+
 /// Opens filesystems, where and within the limits that were chosen.
 pub struct Readers {
     isolation: Isolation,

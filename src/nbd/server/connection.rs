@@ -12,6 +12,7 @@ use super::caller::Caller;
 use super::check::Terms;
 use super::export::Target;
 use super::handshake::{Agreement, greet, negotiate, receive_or_end, skip};
+use super::limit::ServerLimits;
 use super::listen::Security;
 use super::reply::{Duty, Reply, Share, send_all};
 use super::secure::secure;
@@ -51,7 +52,7 @@ pub(super) async fn serve(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
     let handshake = tokio::time::timeout(
-        service.limits.handshake_timeout,
+        service.limits().handshake_timeout,
         shake_hands(service, stream, security),
     );
     let agreed = tokio::select! {
@@ -72,7 +73,7 @@ async fn shake_hands(
     security: &Security,
 ) -> Result<Option<(Stream, Agreement)>> {
     let (mut stream, caller, answer) = match security {
-        Security::Tls(tls) => match secure(stream, tls, service.limits.tls_timeout).await? {
+        Security::Tls(tls) => match secure(stream, tls, service.limits().tls_timeout).await? {
             Some(secured) => secured,
             None => return Ok(None),
         },
@@ -100,6 +101,7 @@ pub(super) async fn told(shutdown: &mut watch::Receiver<bool>) {
 /// The transmission phase of one connection.
 struct Transmission<'a> {
     service: &'a Service,
+    limits: ServerLimits,
     scene: Arc<Scene>,
     connection: Option<Connection>,
     terms: Terms,
@@ -118,7 +120,7 @@ async fn transmit(
     agreement: Agreement,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
-    let limits = &service.limits;
+    let limits = service.limits();
     let _seat = agreement.seat;
     tracing::debug!(export = %Redacted(&agreement.name), "an export was opened");
     let (mut receiving, sending) = stream.split();
@@ -126,6 +128,7 @@ async fn transmit(
     let mut sender = tokio::spawn(send_all(sending, queue, limits.stall_timeout));
     let mut transmission = Transmission {
         service,
+        limits,
         terms: Terms {
             mode: agreement.mode,
             is_read_only: matches!(agreement.target, Target::Read(_)),
@@ -214,7 +217,7 @@ impl Transmission<'_> {
     /// Fills `header`; `false` when the client left before its first byte. The first byte may take as long as the client may be
     /// idle, those after it only as long as any message.
     async fn receive_patiently(&self, stream: &mut Receiving, header: &mut [u8]) -> Result<bool> {
-        let limits = &self.service.limits;
+        let limits = &self.limits;
         let (patience, is_reader) = match &self.scene.target {
             Target::Read(_) => (limits.idle_timeout, true),
             Target::Write { .. } => (limits.idle_timeout.min(SESSION_INTERVAL), false),
@@ -240,7 +243,7 @@ impl Transmission<'_> {
 
     /// A client that waits for a reply is not idle.
     fn check_idle(&self, patience: Duration) -> Result<()> {
-        if self.requests.available_permits() < usize_from_u32(self.service.limits.requests) {
+        if self.requests.available_permits() < usize_from_u32(self.limits.requests) {
             return Ok(());
         }
         Err(Error::new(
@@ -378,7 +381,7 @@ impl Transmission<'_> {
             return Ok(());
         }
         let received = tokio::time::timeout(
-            self.service.limits.stall_timeout,
+            self.limits.stall_timeout,
             receive_or_end(stream, reservation.bytes_mut()),
         );
         if !received.await.map_err(|_| stalled())?? {
@@ -391,7 +394,7 @@ impl Transmission<'_> {
 
     async fn skip(&self, stream: &mut Receiving, request: &Request) -> Result<()> {
         let skipped = skip(stream, request.length_bytes);
-        tokio::time::timeout(self.service.limits.stall_timeout, skipped)
+        tokio::time::timeout(self.limits.stall_timeout, skipped)
             .await
             .map_err(|_| stalled())?
     }

@@ -356,7 +356,7 @@ impl Handshake<'_> {
 
     /// A place at the export, and the connection to the session.
     fn admit(&self, target: &Target, name: &str) -> Result<(Seat, Option<Connection>)> {
-        let most = self.service.limits.export_connections;
+        let most = self.service.limits().export_connections;
         let seat = self.service.crowd.seat(name, most).ok_or_else(|| {
             Error::new(
                 ErrorKind::Busy,
@@ -420,7 +420,7 @@ impl Handshake<'_> {
         let caller = self.caller.clone();
         let most = LIST_MAX.saturating_add(1);
         let bytes = blocking(move || encode_list(exports.list(&caller, most))).await?;
-        let most = self.service.limits.bytes;
+        let most = self.service.limits().bytes;
         let length = u32::try_from(bytes.len()).unwrap_or(most).min(most);
         let shared = &self.service.bytes;
         let _share = shared.acquire_many(length).await.map_err(gone)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
@@ -45,6 +45,7 @@ pub enum Security {
 
 /// Where a server listens.
 enum Door {
+    /// A socket of our own goes with its file, one that a service manager keeps stays.
     Unix(UnixListener, SocketFile),
     Tcp(TcpListener),
 }
@@ -80,11 +81,31 @@ impl Server {
     /// `PermissionDenied`, `Io`.
     pub fn bind_unix(path: &Path, service: &Arc<Service>) -> Result<Self> {
         let (listener, file) = socket::listen(path, MODE)?;
+        Self::on_unix(listener, file, service)
+    }
+
+    /// Serves a Unix socket that somebody else listens on for us and keeps. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn adopt_unix(
+        listener: std::os::unix::net::UnixListener,
+        path: &Path,
+        service: &Arc<Service>,
+    ) -> Result<Self> {
+        Self::on_unix(listener, SocketFile::of_another(path), service)
+    }
+
+    fn on_unix(
+        listener: std::os::unix::net::UnixListener,
+        file: SocketFile,
+        service: &Arc<Service>,
+    ) -> Result<Self> {
         let listener = listener
             .set_nonblocking(true)
             .and_then(|()| UnixListener::from_std(listener))
             .or_io("cannot listen")
-            .at_path(path)?;
+            .at_path(file.path())?;
         Ok(Self {
             door: Door::Unix(listener, file),
             security: Security::Peer,
@@ -101,15 +122,31 @@ impl Server {
         security: Security,
         service: &Arc<Service>,
     ) -> Result<Self> {
+        let listener = std::net::TcpListener::bind(address)
+            .or_io("cannot listen")
+            .at_path(address.to_string())?;
+        Self::adopt_tcp(listener, security, service)
+    }
+
+    /// Serves a TCP socket that somebody listens on. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Server::bind_tcp`].
+    pub fn adopt_tcp(
+        listener: std::net::TcpListener,
+        security: Security,
+        service: &Arc<Service>,
+    ) -> Result<Self> {
+        let address = listener.local_addr().or_io("a socket has no address")?;
         if !matches!(security, Security::Tls(_)) && !address.ip().is_loopback() {
             return Err(
                 Error::invalid(format!("{address} can be reached from elsewhere"))
                     .advise("NBD without TLS is for loopback addresses (127.0.0.1, [::1]) only"),
             );
         }
-        let listener = std::net::TcpListener::bind(address)
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-            .and_then(TcpListener::from_std)
+        let listener = listener
+            .set_nonblocking(true)
+            .and_then(|()| TcpListener::from_std(listener))
             .or_io("cannot listen")
             .at_path(address.to_string())?;
         Ok(Self {
@@ -131,8 +168,6 @@ impl Server {
     /// Serves until `shutdown` becomes true (or its sender is gone); then takes no more connections or requests, lets those in
     /// flight end within the limit, and returns. The socket's file is gone then.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let limits = self.service.limits;
-        let places = Arc::new(Semaphore::new(usize_from_u32(limits.connections)));
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -153,14 +188,15 @@ impl Server {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            let most = self.service.limits().connections;
+            if connections.len() >= usize_from_u32(most) {
                 tracing::warn!(
                     ?peer,
-                    most = limits.connections,
+                    most,
                     "an NBD client was turned away: too many connections"
                 );
                 continue;
-            };
+            }
             let span = match peer {
                 Peer::Process { user, process } => tracing::info_span!("nbd", user, process),
                 Peer::Address(address) => tracing::info_span!("nbd", %address),
@@ -170,14 +206,13 @@ impl Server {
                 stream,
                 self.security.clone(),
                 shutdown.clone(),
-                place,
             );
             connections.spawn(connection.instrument(span));
         }
         drop(self.door);
         let all = async { while connections.join_next().await.is_some() {} };
         // Each connection keeps the limit itself; this one is for those that cannot.
-        let patience = limits.shutdown_timeout.saturating_mul(3);
+        let patience = self.service.limits().shutdown_timeout.saturating_mul(3);
         if tokio::time::timeout(patience, all).await.is_err() {
             tracing::warn!("NBD connections were cut off");
         }
@@ -189,7 +224,6 @@ async fn serve_one(
     stream: Stream,
     security: Security,
     shutdown: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
 ) {
     match serve(&service, stream, &security, shutdown).await {
         Ok(End::Goodbye) => tracing::debug!("the client said goodbye"),

@@ -1,7 +1,7 @@
 //! What all connections share: what is served, the limits, and memory.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::Semaphore;
 
@@ -16,7 +16,7 @@ const LISTS_MAX: usize = 2;
 /// What is served, for any number of listeners.
 pub struct Service {
     pub(super) exports: Arc<dyn Exports>,
-    pub(super) limits: ServerLimits,
+    limits: RwLock<ServerLimits>,
     pub(super) bytes: Arc<Semaphore>,
     pub(super) workers: Arc<Semaphore>,
     pub(super) lists: Semaphore,
@@ -27,7 +27,7 @@ pub struct Service {
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Service")
-            .field("limits", &self.limits)
+            .field("limits", &self.limits())
             .finish_non_exhaustive()
     }
 }
@@ -39,13 +39,30 @@ impl Service {
         let limits = limits.usable();
         Arc::new(Self {
             exports,
-            limits,
+            limits: RwLock::new(limits),
             bytes: Arc::new(Semaphore::new(usize_from_u32(limits.bytes))),
             workers: Arc::new(Semaphore::new(usize_from_u32(limits.workers))),
             lists: Semaphore::new(LISTS_MAX),
             pool: Arc::default(),
             crowd: Arc::default(),
         })
+    }
+
+    /// The limits of connections that begin now.
+    #[must_use]
+    pub fn limits(&self) -> ServerLimits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets other limits: for connections that begin from now on; those that are there keep theirs. Bytes in flight on all connections and
+    /// workers stay as they were at the start.
+    pub fn set_limits(&self, limits: ServerLimits) {
+        let mut own = self.limits.write().unwrap_or_else(PoisonError::into_inner);
+        *own = ServerLimits {
+            bytes: own.bytes,
+            workers: own.workers,
+            ..limits.usable()
+        };
     }
 }
 

@@ -1,6 +1,7 @@
 //! Certificates and keys in a directory, with the file names that QEMU, nbdkit and libnbd use.
 
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
@@ -14,6 +15,9 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 pub(super) const CA: &str = "ca-cert.pem";
 /// Certificates that they have taken back; may be missing.
 pub(super) const CRL: &str = "ca-crl.pem";
+
+/// Permission bits of those who are neither the owner nor of the group.
+const OTHERS: u32 = 0o007;
 
 /// LIMIT: bytes of one of the files.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -96,8 +100,19 @@ impl Directory<'_> {
         self.parse(name, &self.load(name)?)
     }
 
-    /// A private key.
+    /// A private key, which not everybody on this machine can read.
     pub(super) fn key(&self, name: &str) -> Result<PrivateKeyDer<'static>> {
+        let path = self.path(name);
+        if let Ok(meta) = std::fs::metadata(&path)
+            && meta.mode() & OTHERS != 0
+        {
+            let mode = meta.mode() & 0o7777;
+            return Err(Error::invalid(format!(
+                "everybody on this machine can use the private key (mode {mode:04o})"
+            ))
+            .at_path(&path)
+            .advise(format!("chmod o= {}", path.display())));
+        }
         PrivateKeyDer::from_pem_slice(&self.load(name)?)
             .map_err(|e| unusable("there is no private key without a password in it", e))
             .at_path(self.path(name))

@@ -58,6 +58,11 @@ impl Tree {
         match self.node(parent)? {
             Node::Root => {
                 let vm = VmName::new(name)?;
+                if !self.options.shows(&vm) {
+                    return Err(not_permitted(
+                        "this mount shows other VMs only (mount option vm=)",
+                    ));
+                }
                 let owner = &desk.sessions().engine().owner;
                 if owner.vm(&vm).is_ok() {
                     return Err(Error::new(

@@ -239,7 +239,11 @@ impl Tree {
     /// The node of a number whose serial is a session's.
     pub(super) fn session_node(&self, ino: Ino) -> Result<SessionNode> {
         let desk = self.desk.as_ref().ok_or_else(stale)?;
-        let session = desk.sessions().by_serial(ino.serial()).ok_or_else(stale)?;
+        let session = desk
+            .sessions()
+            .by_serial(ino.serial())
+            .filter(|session| self.options.shows(&session.vm()))
+            .ok_or_else(stale)?;
         let low = ino.low();
         let index = low & low::INDEX_MASK;
         let part = match low {

@@ -1,0 +1,88 @@
+//! `restorefs mount --config` and `restorefs umount --config`: the mounts of daemons that may not mount, made and ended in this namespace.
+
+use std::path::Path;
+
+use super::context::Context;
+use super::serve::load;
+use crate::daemon::control::{Client, MountArguments, Request};
+use crate::error::{ErrorKind, Result};
+use crate::fuse::{self, Device, MountOptions};
+use crate::repo::Repository;
+
+/// Mounts a repository's tree and hands it to its daemon.
+///
+/// # Errors
+/// As the checks of the mountpoint; what the daemon answers, and then nothing is mounted.
+pub(super) fn hand_over(
+    client: &mut Client,
+    repository: &Path,
+    mountpoint: &Path,
+    (options, text): (&MountOptions, &str),
+) -> Result<()> {
+    let device = Device::mount(repository, mountpoint, options)?;
+    let request = Request::Mount(MountArguments {
+        mountpoint: device.mountpoint().to_owned(),
+        options: text.to_owned(),
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+    });
+    let () = client.hand_over(&request, std::os::fd::AsFd::as_fd(&device))?;
+    device.served();
+    Ok(())
+}
+
+/// Mounts everything that a configuration says, and answers the first error once the others have been tried.
+pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
+    let (config, _) = load(context, path)?;
+    let mut result = Ok(());
+    for repository in &config.repositories {
+        if repository.mounts.is_empty() {
+            continue;
+        }
+        let mut client = Client::require(&Repository::open(&repository.path)?)?;
+        for mount in &repository.mounts {
+            let options = (&mount.options, mount.text.as_str());
+            match hand_over(&mut client, &repository.path, &mount.at, options) {
+                Ok(()) => context
+                    .output
+                    .remark(format!("mounted on {}", mount.at.display())),
+                Err(e) if e.kind() == ErrorKind::Busy => context
+                    .output
+                    .remark(format!("{} is mounted already", mount.at.display())),
+                Err(error) => {
+                    tracing::error!(error = %error.report(), "a mount could not be made");
+                    result = result.and(Err(error));
+                }
+            }
+        }
+    }
+    result
+}
+
+/// Unmounts everything that a configuration says, from under its users where there are some, and what dead daemons have left.
+pub(super) fn umount(context: &Context, path: &Path) -> Result<()> {
+    let (config, _) = load(context, path)?;
+    let mut result = Ok(());
+    for repository in &config.repositories {
+        for mount in &repository.mounts {
+            match fuse::umount(&mount.at, false) {
+                Err(e) if e.kind() == ErrorKind::Busy => {
+                    tracing::warn!(mountpoint = %mount.at.display(), "somebody uses it; it is taken away from him when he is done");
+                    result = result.and(fuse::umount(&mount.at, true));
+                }
+                // It is not mounted.
+                Err(e) if e.kind() == ErrorKind::InvalidInput => {}
+                other => result = result.and(other),
+            }
+        }
+        let source = repository.path.canonicalize();
+        let dead = fuse::umount_dead(source.as_ref().unwrap_or(&repository.path))?;
+        for mountpoint in dead {
+            context.output.remark(format!(
+                "{} was dead and is unmounted",
+                mountpoint.display()
+            ));
+        }
+    }
+    result
+}

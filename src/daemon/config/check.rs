@@ -1,0 +1,88 @@
+//! Whether a configuration can be had on this machine: what cannot be told from its text alone.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::{Config, RepositoryConfig};
+use crate::daemon::access::Access;
+use crate::error::{Error, ErrorKind, Result};
+use crate::nbd::tls::ServerTls;
+use crate::repo::Repository;
+
+/// Looks at everything that a daemon would use, and tells all that is wrong. Nothing is changed, and no lock is taken.
+///
+/// # Errors
+/// `InvalidInput` naming everything that is wrong.
+pub fn check(config: &Config) -> Result<()> {
+    let mut mistakes: Vec<Error> = config.repositories.iter().flat_map(one).collect();
+    mistakes.extend(check_names(config).err());
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    Err(super::one(mistakes))
+}
+
+/// Checks that no directory is there under two names: the daemon would meet its own lock.
+///
+/// # Errors
+/// `InvalidInput` with both.
+pub fn check_names(config: &Config) -> Result<()> {
+    let mut real: HashMap<PathBuf, &Path> = HashMap::new();
+    for repository in &config.repositories {
+        if let Ok(path) = repository.path.canonicalize()
+            && let Some(other) = real.insert(path, &repository.path)
+        {
+            return Err(Error::invalid(format!(
+                "{} and {} are one repository",
+                other.display(),
+                repository.path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn one(repository: &RepositoryConfig) -> Vec<Error> {
+    let mut mistakes = Vec::new();
+    if let Err(error) = Repository::open(&repository.path) {
+        mistakes.push(match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NoRepository => {
+                let advice = format!(
+                    "make one with: restorefs init {}",
+                    repository.path.display()
+                );
+                Error::invalid("there is no repository")
+                    .at_path(&repository.path)
+                    .advise(advice)
+            }
+            _ => error,
+        });
+    }
+    for mount in &repository.mounts {
+        // A dead mount has no attributes; whoever mounts takes it away.
+        match std::fs::metadata(&mount.at) {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => mistakes
+                .push(Error::invalid("the mountpoint is not a directory").at_path(&mount.at)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => mistakes.push(
+                Error::invalid("the mountpoint is not there")
+                    .at_path(&mount.at)
+                    .advise(format!("make it with: mkdir -p {}", mount.at.display())),
+            ),
+            Err(_) => {}
+        }
+    }
+    for socket in &repository.nbd.sockets {
+        if !socket.parent().is_some_and(Path::is_dir) {
+            mistakes
+                .push(Error::invalid("the directory of the socket is not there").at_path(socket));
+        }
+    }
+    if let Some((certificates, access)) =
+        repository.nbd.tcp.as_ref().and_then(|tcp| tcp.tls.as_ref())
+    {
+        mistakes.extend(ServerTls::load(certificates).err());
+        mistakes.extend(Access::load(access).err());
+    }
+    mistakes
+}

@@ -1,0 +1,138 @@
+//! The configuration as people write it: TOML, in which every key is known.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// LIMIT: how alike an unknown key must be to a known one to be taken for it (Jaro-Winkler, 0 to 1).
+const LIKENESS_MIN: f64 = 0.75;
+
+/// The whole file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) memory: Option<String>,
+    pub(super) stop_timeout: Option<String>,
+    pub(super) log: Log,
+    pub(super) repository: Vec<Repository>,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    pub(super) level: Option<String>,
+    pub(super) format: Option<String>,
+}
+
+/// `[[repository]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Repository {
+    pub(super) path: PathBuf,
+    pub(super) low_water: Option<String>,
+    pub(super) guest_isolation: Option<String>,
+    #[serde(default)]
+    pub(super) mount: Vec<Mount>,
+    #[serde(default)]
+    pub(super) nbd: Nbd,
+}
+
+/// `[[repository.mount]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mount {
+    pub(super) at: PathBuf,
+    #[serde(default)]
+    pub(super) options: String,
+}
+
+/// `[repository.nbd]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Nbd {
+    pub(super) sockets: Vec<PathBuf>,
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) tls_certificates: Option<PathBuf>,
+    pub(super) access: Option<PathBuf>,
+    pub(super) plain: bool,
+    pub(super) idle: Option<String>,
+    pub(super) connections: Option<u32>,
+    pub(super) export_connections: Option<u32>,
+}
+
+impl File {
+    /// Parses the text of a file.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the line, and the nearest known key to one that is not known.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(0, |span| {
+                let before = text.get(..span.start).unwrap_or_default();
+                before.matches('\n').count() + 1
+            });
+            let message = e.message().trim();
+            let error = Error::invalid(format!("line {line}: {message}"));
+            match nearest(message) {
+                Some(key) => error.advise(format!("did you mean \"{key}\"?")),
+                None => error,
+            }
+        })
+    }
+}
+
+/// The known key that is most like the unknown one, from serde's words: "unknown field `a`, expected one of `b`, `c`".
+fn nearest(message: &str) -> Option<String> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let mut quoted = rest.split('`');
+    let unknown = quoted.next()?;
+    // What stands between two names is no name.
+    let known = quoted.skip(1).step_by(2);
+    let likeness = |key: &str| strsim::jaro_winkler(unknown, key);
+    let best = known.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) >= LIKENESS_MIN).then(|| best.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::File;
+
+    #[test]
+    fn a_key_that_is_not_known_is_named_with_its_line_and_the_nearest() {
+        for (text, line, key, near) in [
+            ("memroy = \"1G\"", "line 1", "memroy", Some("memory")),
+            (
+                "\n[log]\nlevle = \"info\"",
+                "line 3",
+                "levle",
+                Some("level"),
+            ),
+            (
+                "[[repository]]\npath = \"/a\"\nlowwater = \"1G\"",
+                "line 3",
+                "lowwater",
+                Some("low_water"),
+            ),
+            (
+                "[[repository]]\npath = \"/a\"\n[repository.nbd]\nexport_connection = 3",
+                "line 4",
+                "export_connection",
+                Some("export_connections"),
+            ),
+            ("zzz = 1", "line 1", "zzz", None),
+        ] {
+            let error = File::parse(text).unwrap_err().report();
+            assert!(error.contains(line) && error.contains(key), "{error}");
+            match near {
+                Some(near) => assert!(error.contains(&format!("\"{near}\"?")), "{error}"),
+                None => assert!(!error.contains("did you mean"), "{error}"),
+            }
+        }
+        let error = File::parse("[[repository]]\nlow_water = \"1G\"").unwrap_err();
+        assert!(error.to_string().contains("path"), "{error}");
+    }
+}

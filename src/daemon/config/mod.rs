@@ -1,0 +1,204 @@
+//! The configuration of a daemon: what it serves, and how.
+//!
+//! # Invariants
+//! - What is not understood is refused as a whole: nothing of a file with a mistake in it is used.
+//! - All mistakes are told at once.
+
+mod check;
+mod file;
+mod resolve;
+
+pub use check::{check, check_names};
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::daemon::log::LogOptions;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::fuse::MountOptions;
+use crate::guest::worker::Isolation;
+use crate::nbd::server::ServerLimits;
+use crate::types::Memory;
+
+/// Where it is unless somebody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/restorefs/config.toml";
+
+/// How long writers may go on when the daemon is stopped, unless somebody says otherwise.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// LIMIT: bytes of the file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// For all that is kept to be fast, of all repositories.
+    pub memory: Memory,
+    /// How long writers may go on when the daemon is stopped.
+    pub stop_timeout: Duration,
+    /// What is logged, and how.
+    pub log: LogOptions,
+    /// What is served.
+    pub repositories: Vec<RepositoryConfig>,
+}
+
+/// A repository that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositoryConfig {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Bytes that sessions are to leave free on its filesystem; by default a share of it.
+    pub low_water_bytes: Option<u64>,
+    /// Where the readers of guests' filesystems run.
+    pub isolation: Isolation,
+    /// Where its tree is mounted.
+    pub mounts: Vec<MountConfig>,
+    /// How its disks are served over NBD.
+    pub nbd: NbdConfig,
+}
+
+/// A place where a tree is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountConfig {
+    /// The mountpoint.
+    pub at: PathBuf,
+    /// How it is mounted.
+    pub options: MountOptions,
+    /// The same as it was written.
+    pub text: String,
+}
+
+/// NBD of one repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NbdConfig {
+    /// Unix sockets, beside the one in the runtime directory.
+    pub sockets: Vec<PathBuf>,
+    /// Over TCP as well.
+    pub tcp: Option<TcpConfig>,
+    /// Bounds of connections.
+    pub limits: ServerLimits,
+}
+
+/// Where NBD listens on TCP, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpConfig {
+    /// Address and port; port 0 is any that is free.
+    pub address: SocketAddr,
+    /// Certificates (`ca-cert.pem`, `server-cert.pem`, `server-key.pem`) and the file that says who may use what; without them the
+    /// address must be a loopback one, and everybody on this machine may read everything.
+    pub tls: Option<(PathBuf, PathBuf)>,
+}
+
+impl TcpConfig {
+    /// Puts together what was said of it.
+    ///
+    /// # Errors
+    /// `InvalidInput` when something is missing.
+    pub fn new(
+        address: SocketAddr,
+        certificates: Option<PathBuf>,
+        access: Option<PathBuf>,
+        is_plain: bool,
+    ) -> Result<Self> {
+        let tls = match (certificates, access) {
+            (Some(_) | None, Some(_)) | (Some(_), None) if is_plain => {
+                return Err(Error::invalid(
+                    "NBD over TCP is either plain or has certificates and a file of who may use what",
+                ));
+            }
+            (Some(certificates), Some(access)) => Some((certificates, access)),
+            (Some(_), None) => {
+                return Err(Error::invalid(
+                    "nothing says who may use what: --nbd-access is missing (nbd.access in a configuration)",
+                )
+                .advise("write a file with [[access]] entries, see the README"));
+            }
+            (None, _) if is_plain => None,
+            (None, _) => {
+                return Err(Error::invalid(
+                    "NBD over TCP needs TLS: --tls-certificates is missing (nbd.tls_certificates in a configuration)",
+                )
+                .advise("on a loopback address --nbd-plain (plain = true) does without"));
+            }
+        };
+        if tls.is_none() && !address.ip().is_loopback() {
+            return Err(
+                Error::invalid(format!("{address} can be reached from elsewhere"))
+                    .advise("NBD without TLS is for loopback addresses (127.0.0.1, [::1]) only"),
+            );
+        }
+        Ok(Self { address, tls })
+    }
+}
+
+impl Config {
+    /// Reads a file. What it does not say is as in `defaults`, whose repositories do not count; readers run as in `isolation`.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming everything that is wrong; `NotFound`, `PermissionDenied`, `LimitExceeded`, `Io`.
+    pub fn load(path: &Path, defaults: &Self, isolation: &Isolation) -> Result<Self> {
+        let mut text = String::new();
+        let failed = "cannot read the configuration";
+        let file = std::fs::File::open(path).or_io(failed).at_path(path)?;
+        file.take(FILE_BYTES_MAX + 1)
+            .read_to_string(&mut text)
+            .or_io(failed)
+            .at_path(path)?;
+        if u64::try_from(text.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
+            let error = Error::new(ErrorKind::LimitExceeded, "the file has more than 1 MiB");
+            return Err(error.at_path(path));
+        }
+        Self::parse(&text, defaults, isolation).at_path(path)
+    }
+
+    fn parse(text: &str, defaults: &Self, isolation: &Isolation) -> Result<Self> {
+        resolve::resolve(file::File::parse(text)?, defaults, isolation).map_err(one)
+    }
+
+    /// Says what of `new` takes a restart, by its key.
+    #[must_use]
+    pub fn restarts(&self, new: &Self) -> Vec<String> {
+        let mut keys = Vec::new();
+        let mut differs = |is: bool, key: String| {
+            if is {
+                keys.push(key);
+            }
+        };
+        differs(self.memory != new.memory, "memory".to_owned());
+        differs(self.log.format != new.log.format, "log.format".to_owned());
+        for old in &self.repositories {
+            let name = |key: &str| format!("{}: {key}", old.path.display());
+            let Some(new) = new.repositories.iter().find(|new| new.path == old.path) else {
+                differs(true, name("repository removed"));
+                continue;
+            };
+            differs(old.isolation != new.isolation, name("guest_isolation"));
+            differs(old.mounts != new.mounts, name("mount"));
+            differs(old.nbd.sockets != new.nbd.sockets, name("nbd.sockets"));
+            let addresses =
+                |nbd: &NbdConfig| nbd.tcp.as_ref().map(|tcp| (tcp.address, tcp.tls.is_some()));
+            differs(
+                addresses(&old.nbd) != addresses(&new.nbd),
+                name("nbd.listen"),
+            );
+        }
+        for new in &new.repositories {
+            let is_new = self.repositories.iter().all(|old| old.path != new.path);
+            differs(is_new, format!("{}: repository added", new.path.display()));
+        }
+        keys
+    }
+}
+
+/// Several mistakes as one error.
+fn one(mut mistakes: Vec<Error>) -> Error {
+    if mistakes.len() == 1
+        && let Some(only) = mistakes.pop()
+    {
+        return only.with_kind(ErrorKind::InvalidInput);
+    }
+    let all: Vec<String> = mistakes.iter().map(Error::report).collect();
+    Error::invalid(format!("{} mistakes:\n  {}", all.len(), all.join("\n  ")))
+}

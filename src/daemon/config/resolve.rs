@@ -1,0 +1,371 @@
+//! From what was written to what is meant; what makes no sense is told by its key.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::file;
+use super::{Config, MountConfig, NbdConfig, RepositoryConfig, TcpConfig};
+use crate::daemon::log::{LogFormat, LogOptions, check_level};
+use crate::error::{Error, Result};
+use crate::fuse::MountOptions;
+use crate::guest::worker::Isolation;
+use crate::nbd::server::ServerLimits;
+use crate::sys::socket::PATH_BYTES_MAX;
+use crate::types::duration::parse_seconds;
+use crate::types::{Memory, size};
+
+/// LIMIT: connections that a configuration can allow.
+const CONNECTIONS_MAX: u32 = 65_536;
+
+/// Collects mistakes, so that all are told at once.
+#[derive(Default)]
+struct Mistakes(Vec<Error>);
+
+impl Mistakes {
+    /// The value, or `None` once its mistake is noted under `key`.
+    fn take<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
+        result.map_err(|e| self.note(key, &e)).ok()
+    }
+
+    fn note(&mut self, key: &str, error: &Error) {
+        let noted = Error::invalid(format!("{key}: {}", error.what()));
+        let noted = match &error.context().path {
+            Some(path) => noted.at_path(path),
+            None => noted,
+        };
+        self.0.push(match &error.context().advice {
+            Some(advice) => noted.advise(advice.to_string()),
+            None => noted,
+        });
+    }
+
+    fn absolute(&mut self, key: &str, path: &Path) {
+        if !path.is_absolute() {
+            let error = Error::invalid("the path is not absolute").at_path(path);
+            self.note(
+                key,
+                &error.advise("a daemon has no directory of its own: write it from / on"),
+            );
+        }
+    }
+}
+
+/// A path as it is compared: without `.` and doubled slashes. Symlinks are looked at by [`super::check`].
+fn plain(path: &Path) -> PathBuf {
+    let parts = path.components().filter(|part| *part != Component::CurDir);
+    parts.collect()
+}
+
+pub(super) fn resolve(
+    file: file::File,
+    defaults: &Config,
+    isolation: &Isolation,
+) -> std::result::Result<Config, Vec<Error>> {
+    let mut mistakes = Mistakes::default();
+    let memory = file
+        .memory
+        .and_then(|text| mistakes.take("memory", size::parse(&text)))
+        .map_or(defaults.memory, Memory::new);
+    let stop_timeout = file
+        .stop_timeout
+        .and_then(|text| mistakes.take("stop_timeout", parse_seconds(&text)))
+        .map_or(defaults.stop_timeout, Duration::from_secs);
+    let log = log(file.log, &defaults.log, &mut mistakes);
+    if file.repository.is_empty() {
+        let error = Error::invalid("there is none");
+        mistakes.note(
+            "repository",
+            &error.advise("write [[repository]] and path = \"DIR\" below it"),
+        );
+    }
+    let mut repositories = Vec::new();
+    for (n, written) in file.repository.into_iter().enumerate() {
+        let key = format!("repository {} ({})", n + 1, written.path.display());
+        repositories.extend(repository(&key, written, isolation, &mut mistakes));
+    }
+    twice(&repositories, &mut mistakes);
+    if mistakes.0.is_empty() {
+        Ok(Config {
+            memory,
+            stop_timeout,
+            log,
+            repositories,
+        })
+    } else {
+        Err(mistakes.0)
+    }
+}
+
+fn log(written: file::Log, defaults: &LogOptions, mistakes: &mut Mistakes) -> LogOptions {
+    let level = written.level.unwrap_or_else(|| defaults.level.clone());
+    mistakes.take("log.level", check_level(&level));
+    let format = written
+        .format
+        .and_then(|text| mistakes.take("log.format", LogFormat::parse(&text)));
+    LogOptions {
+        level,
+        format: format.unwrap_or(defaults.format),
+    }
+}
+
+fn repository(
+    key: &str,
+    written: file::Repository,
+    isolation: &Isolation,
+    mistakes: &mut Mistakes,
+) -> Option<RepositoryConfig> {
+    mistakes.absolute(&format!("{key}: path"), &written.path);
+    let low_water_bytes = written
+        .low_water
+        .and_then(|text| mistakes.take(&format!("{key}: low_water"), size::parse(&text)));
+    let isolation = match written.guest_isolation.as_deref() {
+        None => isolation.clone(),
+        Some("thread") => Isolation::Thread,
+        Some("process") => Isolation::of_this_program(),
+        Some(other) => {
+            let error = Error::invalid(format!("\"{other}\" is none of process, thread"));
+            mistakes.note(&format!("{key}: guest_isolation"), &error);
+            return None;
+        }
+    };
+    let mut mounts = Vec::new();
+    for mount in written.mount {
+        let key = format!("{key}: mount {}", mount.at.display());
+        mistakes.absolute(&key, &mount.at);
+        let mut options = MountOptions::default();
+        if mistakes.take(&key, options.parse(&mount.options)).is_some() {
+            mounts.push(MountConfig {
+                at: plain(&mount.at),
+                options,
+                text: mount.options,
+            });
+        }
+    }
+    Some(RepositoryConfig {
+        path: plain(&written.path),
+        low_water_bytes,
+        isolation,
+        mounts,
+        nbd: nbd(&format!("{key}: nbd"), written.nbd, mistakes)?,
+    })
+}
+
+fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConfig> {
+    let before = mistakes.0.len();
+    for socket in &written.sockets {
+        let key = format!("{key}.sockets");
+        mistakes.absolute(&key, socket);
+        let length = socket.as_os_str().as_bytes().len();
+        if length > PATH_BYTES_MAX {
+            let error = Error::invalid(format!(
+                "the socket's path has {length} bytes, {PATH_BYTES_MAX} are possible"
+            ));
+            mistakes.note(&key, &error.at_path(socket).advise("choose a shorter one"));
+        }
+    }
+    for path in written.tls_certificates.iter().chain(&written.access) {
+        mistakes.absolute(key, path);
+    }
+    let has_tcp_only =
+        written.tls_certificates.is_some() || written.access.is_some() || written.plain;
+    let tcp = match written.listen {
+        Some(address) => mistakes.take(
+            key,
+            TcpConfig::new(
+                address,
+                written.tls_certificates,
+                written.access,
+                written.plain,
+            ),
+        ),
+        None if has_tcp_only => {
+            let error = Error::invalid(
+                "tls_certificates, access and plain are for TCP, and listen is missing",
+            );
+            mistakes.note(key, &error);
+            None
+        }
+        None => None,
+    };
+    let mut limits = ServerLimits::default();
+    if let Some(text) = written.idle {
+        let key = format!("{key}.idle");
+        match mistakes.take(&key, parse_seconds(&text)) {
+            Some(0) => mistakes.note(&key, &Error::invalid("a second or more is needed")),
+            Some(seconds) => limits.idle_timeout = Duration::from_secs(seconds),
+            None => {}
+        }
+    }
+    for (name, written, limit) in [
+        ("connections", written.connections, &mut limits.connections),
+        (
+            "export_connections",
+            written.export_connections,
+            &mut limits.export_connections,
+        ),
+    ] {
+        match written {
+            Some(count @ 1..=CONNECTIONS_MAX) => *limit = count,
+            Some(count) => {
+                let error =
+                    Error::invalid(format!("{count} is not between 1 and {CONNECTIONS_MAX}"));
+                mistakes.note(&format!("{key}.{name}"), &error);
+            }
+            None => {}
+        }
+    }
+    (mistakes.0.len() == before).then_some(NbdConfig {
+        sockets: written.sockets.iter().map(|path| plain(path)).collect(),
+        tcp,
+        limits,
+    })
+}
+
+/// What can be there once only: repositories, mountpoints, sockets, addresses.
+fn twice(repositories: &[RepositoryConfig], mistakes: &mut Mistakes) {
+    let mut seen = HashSet::new();
+    let mut once = |what: &str, name: String| {
+        if !seen.insert((what.to_owned(), name.clone())) {
+            mistakes
+                .0
+                .push(Error::invalid(format!("{what} {name} is there twice")));
+        }
+    };
+    for repository in repositories {
+        once("the repository", repository.path.display().to_string());
+        for mount in &repository.mounts {
+            once("the mountpoint", mount.at.display().to_string());
+        }
+        for socket in &repository.nbd.sockets {
+            once("the socket", socket.display().to_string());
+        }
+        if let Some(tcp) = repository
+            .nbd
+            .tcp
+            .as_ref()
+            .filter(|tcp| tcp.address.port() != 0)
+        {
+            once("the address", tcp.address.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::daemon::config::{Config, STOP_TIMEOUT};
+    use crate::daemon::log::LogOptions;
+    use crate::guest::worker::Isolation;
+    use crate::types::Memory;
+
+    fn defaults() -> Config {
+        Config {
+            memory: Memory::default(),
+            stop_timeout: STOP_TIMEOUT,
+            log: LogOptions::default(),
+            repositories: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_meant() {
+        let text = r#"
+            memory = "1G"
+            stop_timeout = "90s"
+            [log]
+            level = "restorefs::nbd=debug"
+            format = "json"
+            [[repository]]
+            path = "/srv//repo/./x"
+            low_water = "10G"
+            [[repository.mount]]
+            at = "/mnt/backups"
+            options = "allow_other,umask=027,vm=web*"
+            [repository.nbd]
+            sockets = ["/run/restorefs/nbd.sock"]
+            listen = "127.0.0.1:10809"
+            plain = true
+            idle = "2h"
+            connections = 5
+            export_connections = 3
+        "#;
+        let config = Config::parse(text, &defaults(), &Isolation::Thread).unwrap();
+        assert_eq!(config.memory.bytes(), 1 << 30);
+        assert_eq!(config.stop_timeout.as_secs(), 90);
+        let repository = &config.repositories[0];
+        assert_eq!(repository.path.to_str(), Some("/srv/repo/x"));
+        assert_eq!(repository.low_water_bytes, Some(10 << 30));
+        assert!(repository.mounts[0].options.allow_other);
+        assert_eq!(repository.mounts[0].options.vms, ["web*"]);
+        let limits = repository.nbd.limits;
+        assert_eq!((limits.connections, limits.export_connections), (5, 3));
+        assert_eq!(limits.idle_timeout.as_secs(), 7200);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_by_their_keys() {
+        let long = "x".repeat(108);
+        let text = format!(
+            r#"
+            memory = "much"
+            stop_timeout = "soon"
+            [log]
+            format = "xml"
+            [[repository]]
+            path = "repo"
+            [[repository.mount]]
+            at = "mnt"
+            options = "colour=blue"
+            [[repository]]
+            path = "/srv/a"
+            guest_isolation = "vm"
+            [[repository]]
+            path = "/srv/b"
+            [repository.nbd]
+            sockets = ["/run/{long}"]
+            listen = "192.0.2.1:10809"
+            connections = 0
+            idle = "0s"
+        "#
+        );
+        let error = Config::parse(&text, &defaults(), &Isolation::Thread).unwrap_err();
+        let said = error.report();
+        for part in [
+            "memory: ",
+            "stop_timeout: ",
+            "log.format: ",
+            "repository 1 (repo): path: the path is not absolute",
+            "mount mnt: the path is not absolute",
+            "unknown mount option \"colour=blue\"",
+            "guest_isolation: \"vm\"",
+            "113 bytes, 107 are possible",
+            "needs TLS",
+            "nbd.connections: 0",
+            "nbd.idle",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(error.kind(), crate::error::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn nothing_can_be_there_twice() {
+        for (text, what) in [
+            (
+                "[[repository]]\npath = \"/srv/a\"\n[[repository]]\npath = \"/srv/./a/\"",
+                "the repository /srv/a is there twice",
+            ),
+            (
+                "[[repository]]\npath=\"/a\"\nmount=[{at=\"/m\"},{at=\"/m/\"}]",
+                "the mountpoint /m is there twice",
+            ),
+            ("memory = \"1G\"", "repository: there is none"),
+        ] {
+            let said = Config::parse(text, &defaults(), &Isolation::Thread)
+                .unwrap_err()
+                .report();
+            assert!(said.contains(what), "{said}");
+        }
+    }
+}

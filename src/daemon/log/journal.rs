@@ -1,0 +1,198 @@
+//! The journal's own protocol (systemd, "Native Journal Protocol"): a datagram for each event, with its fields.
+//!
+//! # Why
+//! `journalctl` shows messages alone. So the fields stand in the message, as they do in the other forms, and once more by themselves:
+//! `journalctl RESTOREFS_VM=web01`.
+
+use std::fmt::{Debug, Write as _};
+use std::os::unix::net::UnixDatagram;
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::error::{Result, ResultExt};
+
+/// Where the journal listens.
+const SOCKET: &str = "/run/systemd/journal/socket";
+/// What our fields' names begin with.
+const PREFIX: &str = "RESTOREFS_";
+/// LIMIT: bytes of a value; a datagram has to fit into the socket's buffer.
+const VALUE_BYTES_MAX: usize = 16 << 10;
+/// LIMIT: fields of an event with those of the spans around it.
+const FIELDS_MAX: usize = 64;
+
+/// See the module.
+pub(super) struct Journal {
+    socket: UnixDatagram,
+}
+
+/// Fields as text, in the order in which they were said.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Vec<(&'static str, String)>,
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.take(field, value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.take(field, format!("{value:?}"));
+    }
+}
+
+impl Fields {
+    fn take(&mut self, field: &Field, mut value: String) {
+        let mut end = value.len().min(VALUE_BYTES_MAX);
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        value.truncate(end);
+        if field.name() == "message" {
+            self.message = value;
+        } else if self.others.len() < FIELDS_MAX {
+            self.others.push((field.name(), value));
+        }
+    }
+}
+
+impl Journal {
+    /// Opens the way to the journal.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no journal; `PermissionDenied`, `Io`.
+    pub(super) fn open() -> Result<Self> {
+        let failed = "cannot reach the journal";
+        let socket = UnixDatagram::unbound().or_io(failed)?;
+        // Only tried: it is found anew for each event, as the journal may be started again.
+        socket.connect(SOCKET).or_io(failed).at_path(SOCKET)?;
+        let socket = UnixDatagram::unbound().or_io(failed)?;
+        // Whoever says something does not wait for a journal that is behind.
+        socket.set_nonblocking(true).or_io(failed)?;
+        Ok(Self { socket })
+    }
+}
+
+/// syslog(3)'s numbers.
+const fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+/// One field: the name, the length as 64 bits little-endian, the value.
+fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    let Ok(length) = u64::try_from(value.len()) else {
+        return;
+    };
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'\n');
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+/// A field's name as the journal takes it: capitals, digits and underscores.
+fn name_of(field: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_uppercase()
+        } else {
+            '_'
+        }
+    };
+    PREFIX
+        .chars()
+        .chain(field.chars().map(plain))
+        .take(64)
+        .collect()
+}
+
+fn encode(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
+    let mut message = fields.message.clone();
+    for (name, value) in &fields.others {
+        // Writing to a string cannot fail.
+        let _ = write!(message, " {name}={value}");
+    }
+    let mut out = Vec::with_capacity(256);
+    put(&mut out, "MESSAGE", message.as_bytes());
+    put(&mut out, "PRIORITY", priority(level).to_string().as_bytes());
+    put(&mut out, "SYSLOG_IDENTIFIER", b"restorefs");
+    put(&mut out, "TARGET", target.as_bytes());
+    for (name, value) in &fields.others {
+        put(&mut out, &name_of(name), value.as_bytes());
+    }
+    out
+}
+
+impl<S> Layer<S> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(of_span) = span.extensions().get::<Fields>() {
+                let room = FIELDS_MAX.saturating_sub(fields.others.len());
+                fields
+                    .others
+                    .extend(of_span.others.iter().take(room).cloned());
+            }
+        }
+        let meta = event.metadata();
+        let datagram = encode(*meta.level(), meta.target(), &fields);
+        // A journal that takes nothing stops nothing.
+        let _ = self.socket.send_to(&datagram, SOCKET);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fields, encode, name_of};
+    use tracing::Level;
+
+    #[test]
+    fn an_event_has_its_fields_in_the_message_and_by_themselves() {
+        let fields = Fields {
+            message: "a point".to_owned(),
+            others: vec![("vm", "web01".to_owned()), ("why", "two\nlines".to_owned())],
+        };
+        let bytes = encode(Level::WARN, "restorefs::nbd", &fields);
+        let mut expected = b"MESSAGE\n\x22\0\0\0\0\0\0\0a point vm=web01 why=two\nlines".to_vec();
+        expected[8] = u8::try_from("a point vm=web01 why=two\nlines".len()).unwrap();
+        assert!(bytes.starts_with(&expected));
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(
+            text.contains("PRIORITY\n\u{1}\0\0\0\0\0\0\u{0}4\n"),
+            "{text:?}"
+        );
+        assert!(text.contains("RESTOREFS_VM\n\u{5}\0\0\0\0\0\0\0web01\n"));
+        assert_eq!(name_of("otel.kind-x"), "RESTOREFS_OTEL_KIND_X");
+    }
+}

@@ -1,0 +1,298 @@
+//! A repository that is served: its owner, sessions, mounts, NBD and control socket.
+//!
+//! # Concurrency
+//! On the way down: nothing is begun any more, writers go on for a while, then NBD stops, the control socket, what this process has
+//! mounted, and the lock last of all.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::access::Access;
+use super::config::{NbdConfig, RepositoryConfig, TcpConfig};
+use super::control;
+use super::desk::Desk;
+use super::exports::RepositoryExports;
+use super::mount_table::MountTable;
+use super::runtime_dir;
+use crate::chain::{Pool, PoolLimits};
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, Result, ResultExt};
+use crate::ingest::{Engine, Keeper, Registry};
+use crate::nbd::server::{Exports, Security, Server, Service};
+use crate::nbd::tls::ServerTls;
+use crate::repo::{Owner, Repository};
+use crate::sys::inherit::Inherited;
+use crate::tree::TreeOptions;
+use crate::types::Memory;
+
+/// See the module.
+pub(super) struct Station {
+    config: RepositoryConfig,
+    sessions: Arc<Registry>,
+    mounts: Arc<MountTable>,
+    desk: Arc<Desk>,
+    keeper: Keeper,
+    exports: Arc<RepositoryExports>,
+    service: Arc<Service>,
+    tls: Option<ServerTls>,
+    control_path: PathBuf,
+    control: Option<JoinHandle<()>>,
+    servers: Vec<JoinHandle<()>>,
+    /// Sockets of the service manager that are served from [`Station::listen`] on.
+    inherited: Vec<Inherited>,
+}
+
+/// Takes from `all` the sockets that a repository's configuration names; with `is_only`, every Unix socket there is, which is then as if
+/// it had been named.
+pub(super) fn claim(
+    config: &mut RepositoryConfig,
+    all: &mut Vec<Inherited>,
+    is_only: bool,
+) -> Vec<Inherited> {
+    let nbd = &mut config.nbd;
+    let (own, others) = all.drain(..).partition(|socket| match socket {
+        Inherited::Unix(_, path) => is_only || nbd.sockets.contains(path),
+        Inherited::Tcp(_, address) => nbd.tcp.as_ref().is_some_and(|tcp| tcp.address == *address),
+    });
+    *all = others;
+    let own: Vec<Inherited> = own;
+    for path in own.iter().filter_map(Inherited::path) {
+        if !nbd.sockets.iter().any(|named| named == path) {
+            nbd.sockets.push(path.to_owned());
+        }
+    }
+    own
+}
+
+/// What NBD over TCP needs, loaded.
+fn load(tcp: &TcpConfig) -> Result<(Option<ServerTls>, Access)> {
+    match &tcp.tls {
+        Some((certificates, access)) => {
+            Ok((Some(ServerTls::load(certificates)?), Access::load(access)?))
+        }
+        None => Ok((None, Access::default())),
+    }
+}
+
+impl Station {
+    /// Takes the lock, goes on with what was begun, and mounts. `mounts` is false where a helper does that.
+    ///
+    /// # Errors
+    /// `NoRepository`, `Locked`; whatever keeps it from starting.
+    pub(super) fn open(
+        config: RepositoryConfig,
+        inherited: Vec<Inherited>,
+        memory: Memory,
+        mounts: bool,
+    ) -> Result<Self> {
+        let (tls, access) = match &config.nbd.tcp {
+            Some(tcp) => load(tcp)?,
+            None => (None, Access::default()),
+        };
+        let repository = Arc::new(Repository::open(&config.path)?);
+        let id = repository.format().repository_id;
+        let dir = runtime_dir::make()?;
+        let control_path = runtime_dir::control_socket(&dir, id);
+        let owner = Arc::new(Owner::open_with(
+            &repository,
+            &(Arc::new(SystemClock) as Arc<dyn Clock>),
+            "serve",
+            Some(&control_path),
+        )?);
+        let pool = Pool::new(PoolLimits {
+            memory_bytes: memory.chain_bytes(),
+            ..PoolLimits::default()
+        });
+        let engine = Engine::new(owner, Arc::clone(&pool)).with_low_water(config.low_water_bytes);
+        let sessions = Registry::resume(engine)?;
+        let own_nbd = runtime_dir::nbd_socket(&dir, id);
+        let nbd_sockets: Vec<PathBuf> = config
+            .nbd
+            .sockets
+            .iter()
+            .cloned()
+            .chain([own_nbd])
+            .collect();
+        let view = TreeOptions {
+            writable: true,
+            isolation: config.isolation.clone(),
+            memory,
+            ..TreeOptions::default()
+        };
+        let first = nbd_sockets.first().cloned().unwrap_or_default();
+        let table = MountTable::new(&sessions, &pool, view, first)?;
+        if mounts
+            && let Err(error) = config
+                .mounts
+                .iter()
+                .try_for_each(|mount| table.mount(mount))
+        {
+            // Those that are there already would be left, dead.
+            let _ = table.close();
+            return Err(error);
+        }
+        let exports = Arc::new(RepositoryExports::new(Arc::clone(&sessions), access));
+        let served: Arc<dyn Exports> = Arc::clone(&exports) as Arc<dyn Exports>;
+        let desk = Desk::new(Arc::clone(&sessions), Arc::clone(&table), nbd_sockets);
+        Ok(Self {
+            keeper: Keeper::start(&sessions)?,
+            service: Service::new(served, config.nbd.limits),
+            desk: Arc::new(desk),
+            mounts: table,
+            config,
+            sessions,
+            exports,
+            tls,
+            control_path,
+            control: None,
+            servers: Vec::new(),
+            inherited,
+        })
+    }
+
+    /// Listens, on inherited sockets and on those that nobody listens on for us. Call it within the runtime.
+    ///
+    /// # Errors
+    /// `NameTooLong` (a socket), `Busy`; `InvalidInput` for TCP that is not protected; `Io`.
+    pub(super) fn listen(&mut self, stopped: &watch::Receiver<bool>) -> Result<()> {
+        let mut servers = Vec::new();
+        let mut adopted = Vec::new();
+        for socket in std::mem::take(&mut self.inherited) {
+            match socket {
+                Inherited::Unix(listener, path) => {
+                    servers.push(Server::adopt_unix(listener, &path, &self.service)?);
+                    adopted.push(path);
+                }
+                Inherited::Tcp(listener, address) => {
+                    let server = Server::adopt_tcp(listener, self.security(), &self.service)
+                        .at_path(address.to_string())?;
+                    self.tell_tcp(&server);
+                    servers.push(server);
+                }
+            }
+        }
+        for path in self.desk.nbd_sockets() {
+            if !adopted.contains(path) {
+                servers.push(Server::bind_unix(path, &self.service)?);
+            }
+        }
+        let tcp = self.config.nbd.tcp.as_ref();
+        if let Some(tcp) = tcp.filter(|_| !self.desk.has_tcp()) {
+            let server = Server::bind_tcp(tcp.address, self.security(), &self.service)?;
+            self.tell_tcp(&server);
+            servers.push(server);
+        }
+        for server in servers {
+            self.servers.push(tokio::spawn(server.run(stopped.clone())));
+        }
+        let (listener, file) = control::server::bind(&self.control_path)?;
+        let desk = Arc::clone(&self.desk);
+        self.control = Some(tokio::spawn(async move {
+            // The socket's file goes with the task.
+            let _file = file;
+            control::server::run(listener, desk).await;
+        }));
+        Ok(())
+    }
+
+    fn security(&self) -> Security {
+        match &self.tls {
+            Some(tls) => Security::Tls(tls.clone()),
+            None => Security::Loopback,
+        }
+    }
+
+    /// Says below which URI exports are served over TCP.
+    fn tell_tcp(&self, server: &Server) {
+        let Some(address) = server.address() else {
+            return;
+        };
+        let scheme = if self.tls.is_some() { "nbds" } else { "nbd" };
+        self.desk.set_tcp(if address.ip().is_unspecified() {
+            let host = crate::sys::host::name();
+            format!("{scheme}://{host}:{}/", address.port())
+        } else {
+            format!("{scheme}://{address}/")
+        });
+    }
+
+    /// The control's view of it.
+    pub(super) const fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    /// Its open sessions.
+    pub(super) const fn sessions(&self) -> &Arc<Registry> {
+        &self.sessions
+    }
+
+    /// Its directory.
+    pub(super) const fn path(&self) -> &PathBuf {
+        &self.config.path
+    }
+
+    /// Takes what of a configuration can be taken while it runs: certificates, who may use what, limits, the low water. What cannot be
+    /// had leaves everything as it was.
+    ///
+    /// # Errors
+    /// What loading certificates or the access file answers.
+    pub(super) fn reload(&self, new: &RepositoryConfig) -> Result<()> {
+        let NbdConfig { tcp, limits, .. } = &new.nbd;
+        if let (Some(tls), Some((certificates, access))) =
+            (&self.tls, tcp.as_ref().and_then(|tcp| tcp.tls.as_ref()))
+        {
+            let access = Access::load(access)?;
+            tls.reload(certificates)?;
+            self.exports.set_access(access);
+        }
+        self.service.set_limits(*limits);
+        self.sessions.engine().set_low_water(new.low_water_bytes);
+        Ok(())
+    }
+
+    /// Ends all that goes on, once NBD has been told to stop.
+    pub(super) async fn finish(&mut self) {
+        for server in self.servers.drain(..) {
+            // One that has panicked has been logged.
+            let _ = server.await;
+        }
+        if let Some(control) = self.control.take() {
+            control.abort();
+            let _ = control.await;
+        }
+    }
+
+    /// Unmounts, and suspends the sessions. The lock goes with the process.
+    ///
+    /// # Errors
+    /// What unmounting or flushing answers first.
+    pub(super) fn close(self) -> Result<()> {
+        drop(self.keeper);
+        let unmounted = self.mounts.close();
+        unmounted.and(self.sessions.suspend())
+    }
+
+    /// Takes the locks that everything takes, and lets go of what has ended: returns if it is alive.
+    pub(super) fn touch(&self) {
+        self.mounts.tidy();
+        let (_, _) = (self.sessions.all(), self.sessions.engine().owner.vm_names());
+    }
+}
+
+/// Says that a socket of the service manager is nobody's.
+///
+/// # Errors
+/// `InvalidInput` naming it.
+pub(super) fn refuse_rest(rest: &[Inherited]) -> Result<()> {
+    let Some(first) = rest.first() else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!(
+        "the service manager listens on {}, which no repository's nbd.sockets or nbd.listen names",
+        first.name()
+    ))
+    .advise("name it in the configuration of the repository that is to be served there"))
+}

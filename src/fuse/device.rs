@@ -1,0 +1,153 @@
+//! A mount that another process serves: made here, in the namespace where it is to be seen, and handed over as a descriptor.
+//!
+//! # Why
+//! A daemon in a sandbox can mount nothing that others see, and needs no rights to serve what somebody else has mounted for it.
+
+use std::ffi::CString;
+use std::fmt::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountFlags;
+
+use super::mountinfo::TYPE;
+use super::mountpoint::{Subject, prepare};
+use super::options::MountOptions;
+use super::umount::detach;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+/// The device, and what it is called for messages.
+pub(super) const DEVICE: &str = "/dev/fuse";
+/// Its number (`Documentation/admin-guide/devices.txt`).
+const DEVICE_NUMBER: (u32, u32) = (10, 229);
+
+/// A mount whose requests nobody answers yet. Dropped without [`Device::served`], it is unmounted.
+#[derive(Debug)]
+pub struct Device {
+    descriptor: OwnedFd,
+    mountpoint: PathBuf,
+    is_served: bool,
+}
+
+impl Device {
+    /// Mounts the tree of `repository` for somebody else to serve. Needs root.
+    ///
+    /// # Errors
+    /// As the checks of the mountpoint; `PermissionDenied`; `Io`.
+    pub fn mount(repository: &Path, mountpoint: &Path, options: &MountOptions) -> Result<Self> {
+        let subject = Subject {
+            repository: Some(repository),
+            is_owner: false,
+            options,
+        };
+        let mountpoint = prepare(mountpoint, &subject)?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let descriptor = rustix::fs::open(DEVICE, flags, Mode::empty())
+            .map_err(std::io::Error::from)
+            .or_io("cannot open the device")
+            .at_path(DEVICE)
+            .map_err(|e| e.advise("is the kernel module loaded? modprobe fuse"))?;
+        let source = repository.canonicalize().unwrap_or(repository.to_owned());
+        let source = CString::new(source.as_os_str().as_bytes())
+            .map_err(|_| Error::invalid("a zero byte in the repository's path"))?;
+        let data = kernel_options(&descriptor, options)?;
+        rustix::mount::mount(
+            source.as_c_str(),
+            &mountpoint,
+            TYPE,
+            flags_of(options),
+            data.as_c_str(),
+        )
+        .map_err(|e| Error::io("cannot mount", e.into()).at_path(&mountpoint))
+        .map_err(|e| match e.kind() {
+            ErrorKind::PermissionDenied => e.advise("only root can mount for a daemon"),
+            _ => e,
+        })?;
+        Ok(Self {
+            descriptor,
+            mountpoint,
+            is_served: false,
+        })
+    }
+
+    /// Where it is mounted, resolved.
+    #[must_use]
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Somebody answers now: it stays mounted.
+    pub fn served(mut self) {
+        super::mount::widen_readahead(&self.mountpoint);
+        self.is_served = true;
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if !self.is_served
+            && let Err(error) = detach(&self.mountpoint)
+        {
+            tracing::error!(error = %error.report(), "a mount that nobody serves is left");
+        }
+    }
+}
+
+fn flags_of(options: &MountOptions) -> MountFlags {
+    let mut flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
+    if options.read_only == Some(true) {
+        flags |= MountFlags::RDONLY;
+    }
+    if !options.exec {
+        flags |= MountFlags::NOEXEC;
+    }
+    flags
+}
+
+/// Options as the kernel takes them (`Documentation/filesystems/fuse.rst`).
+fn kernel_options(descriptor: &OwnedFd, options: &MountOptions) -> Result<CString> {
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        descriptor.as_raw_fd(),
+        uid.as_raw(),
+        gid.as_raw()
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    if let Some(bytes) = options.max_read {
+        // Writing to a string cannot fail.
+        let _ = write!(data, ",max_read={bytes}");
+    }
+    CString::new(data).map_err(|_| Error::invalid("a zero byte in the options"))
+}
+
+/// Checks that a descriptor from elsewhere is one of the device: reading another one could wait for ever.
+///
+/// # Errors
+/// `InvalidInput`, `Io`.
+pub(super) fn check(descriptor: &OwnedFd) -> Result<()> {
+    let stat = rustix::fs::fstat(descriptor)
+        .map_err(|e| Error::io("cannot stat a descriptor", e.into()))?;
+    let is_device =
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
+    let number = (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    );
+    if is_device && number == DEVICE_NUMBER {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "the descriptor that was handed over is not of /dev/fuse",
+    ))
+}

@@ -1,0 +1,136 @@
+//! Unmounting, and mounts whose process has ended.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::mount::UnmountFlags;
+
+use super::mountinfo::{self, TYPE};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+/// LIMIT: how often a busy mount is tried again, and how long is waited between: half a second in all.
+const BUSY_TRIES: u32 = 10;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// LIMIT: how long a mount that is there already may take to say that it lives.
+const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Whether a process that has died has left a mount there. statfs always asks the other end, while attributes may still be cached; when
+/// nobody answers at all, a thread of that process could not end.
+pub(super) fn is_dead(mountpoint: &Path, silence_is_death: bool) -> bool {
+    let (answered, answer) = std::sync::mpsc::channel();
+    let path = mountpoint.to_owned();
+    let ask = move || {
+        let dead = rustix::fs::statfs(&path).is_err_and(|e| e == rustix::io::Errno::NOTCONN);
+        // Nobody listens any more when it took too long.
+        let _ = answered.send(dead);
+    };
+    if std::thread::Builder::new().spawn(ask).is_err() {
+        return false;
+    }
+    answer
+        .recv_timeout(ANSWER_PATIENCE)
+        .unwrap_or(silence_is_death)
+}
+
+/// Takes away a dead mount: whoever waits for an answer of its process is told that there is none.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub(super) fn clear(mountpoint: &Path) -> Result<()> {
+    tracing::warn!(
+        mountpoint = %mountpoint.display(),
+        "a dead mount is there, of a process that has ended; it is unmounted"
+    );
+    let forced = rustix::mount::unmount(mountpoint, UnmountFlags::FORCE | UnmountFlags::DETACH);
+    forced.or_else(|_| detach(mountpoint))
+}
+
+/// Takes a mount away at once; who still uses it keeps it until done.
+pub(super) fn detach(mountpoint: &Path) -> Result<()> {
+    unmount_by(
+        mountpoint,
+        UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
+        &["-u", "-z", "-q", "--"],
+    )
+}
+
+/// Unmounts what is mounted at a path, with `lazy` also while somebody uses it.
+///
+/// # Errors
+/// `InvalidInput` when no repository is mounted there; `Busy`; `PermissionDenied`; `Io`.
+pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
+    // A dead mount cannot be resolved; then the path is taken as it is.
+    let resolved = std::fs::canonicalize(mountpoint).or_else(|_| std::path::absolute(mountpoint));
+    let resolved = resolved
+        .or_io("cannot use the mountpoint")
+        .at_path(mountpoint)?;
+    match mountinfo::at(&resolved)?.last() {
+        Some(mount) if mount.kind == TYPE => {}
+        _ => return Err(Error::invalid("no repository is mounted there").at_path(mountpoint)),
+    }
+    if lazy {
+        return detach(&resolved);
+    }
+    let mut tries = 0;
+    loop {
+        match unmount_by(&resolved, UnmountFlags::NOFOLLOW, &["-u", "-q", "--"]) {
+            // The kernel lets go of a file a moment after its last user has closed it.
+            Err(e) if e.kind() == ErrorKind::Busy && tries < BUSY_TRIES => {
+                tries += 1;
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Unmounts what dead processes have left of a repository's mounts, wherever they are, and answers where they were.
+///
+/// # Errors
+/// `Io` when the mounts cannot be listed; what cannot be unmounted is said in the log.
+pub fn umount_dead(repository: &Path) -> Result<Vec<PathBuf>> {
+    let mut cleared = Vec::new();
+    for entry in mountinfo::all()? {
+        if entry.kind != TYPE || entry.source != repository || !is_dead(&entry.mountpoint, false) {
+            continue;
+        }
+        match clear(&entry.mountpoint) {
+            Ok(()) => cleared.push(entry.mountpoint),
+            Err(error) => tracing::error!(error = %error.report(), "a dead mount is left"),
+        }
+    }
+    Ok(cleared)
+}
+
+fn unmount_by(mountpoint: &Path, flags: UnmountFlags, helper: &[&str]) -> Result<()> {
+    match rustix::mount::unmount(mountpoint, flags) {
+        Ok(()) => return Ok(()),
+        // Not root: the setuid helper knows who mounted.
+        Err(rustix::io::Errno::PERM) => {}
+        Err(e) => {
+            let error = Error::io("cannot unmount", e.into()).at_path(mountpoint);
+            return Err(if error.kind() == ErrorKind::Busy {
+                error.advise("close what uses it (fuser -vm DIR), or unmount lazily")
+            } else {
+                error
+            });
+        }
+    }
+    let output = Command::new("fusermount3")
+        .args(helper)
+        .arg(mountpoint)
+        .output()
+        .or_io("cannot run fusermount3")
+        .at_path(mountpoint)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let kind = if said.contains("busy") {
+        ErrorKind::Busy
+    } else {
+        ErrorKind::PermissionDenied
+    };
+    Err(Error::new(kind, format!("cannot unmount: {said}")).at_path(mountpoint))
+}

@@ -1,0 +1,21 @@
+//! The mounted tree under other programs: Samba, NFS, rsync, QEMU, overlayfs, and what administrators run by hand.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::print_stdout, reason = "what is skipped is said")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "patterns are made of the low bytes of numbers"
+)]
+
+mod by_hand;
+mod disk;
+mod handle;
+mod nfs;
+mod overlay;
+#[path = "../cli/place.rs"]
+#[expect(dead_code, reason = "the tests of the program need more of it")]
+mod place;
+mod rsync;
+mod samba;
+mod wire;
+mod world;

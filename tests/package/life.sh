@@ -1,0 +1,60 @@
+# Run by deb.rs in a throwaway root: the package from its installation to its purge, with a repository that must not notice.
+set -eu
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+same() { [ "$1" = "$2" ] || fail "$3: \"$1\", not \"$2\""; }
+# Names, owners, modes and content of the repository.
+repository() { (cd /var/lib/restorefs && find . -printf '%p %u %m\n' | sort && find . -type f -exec sha256sum {} + | sort) | sha256sum; }
+
+dpkg -P restorefs >/dev/null 2>&1 || true
+rm -rf /etc/restorefs /var/lib/restorefs
+
+dpkg -i /packages/0.1.0-1.deb
+id restorefs
+same "$(stat -c %U:%G:%a /etc/restorefs/config.toml)" root:restorefs:640 "the configuration"
+same "$(stat -c %U:%G:%a /var/lib/restorefs)" restorefs:restorefs:750 "the state directory"
+same "$(stat -c %U:%G:%a /run/restorefs)" root:restorefs:1775 "the directory of sockets"
+same "$(stat -c %U:%a /run/restorefs/map)" root:700 "the directory of maps"
+[ ! -e /etc/systemd/system/multi-user.target.wants/restorefs.service ] || fail "enabled without a repository"
+
+# As the daemon's user, in the place that the configuration names.
+cd /tmp
+head -c 3000000 /dev/urandom > disk.raw
+chmod 644 disk.raw
+as() { runuser -u restorefs -- env XDG_RUNTIME_DIR=/run restorefs --repo /var/lib/restorefs/repo "$@"; }
+as init
+as backup web01 vda=/tmp/disk.raw --point one
+before=$(repository)
+
+echo "# by the administrator" >> /etc/restorefs/config.toml
+dpkg --force-confdef --force-confold -i /packages/0.1.0-2.deb
+same "$(dpkg-query -W -f '${Version}' restorefs)" 0.1.0-2 "the version"
+tail -n 1 /etc/restorefs/config.toml | grep -q administrator || fail "the upgrade took the configuration away"
+same "$(stat -c %U:%G:%a /etc/restorefs/config.toml)" root:restorefs:640 "the configuration after the upgrade"
+same "$(repository)" "$before" "the repository after the upgrade"
+
+dpkg -r restorefs
+[ ! -e /usr/bin/restorefs ] || fail "still there"
+[ -e /etc/restorefs/config.toml ] || fail "a removal keeps the configuration"
+same "$(repository)" "$before" "the repository after the removal"
+
+# Back again, then away for good.
+dpkg --force-confold -i /packages/0.1.0-1.deb
+as restore web01@one vda /var/lib/restorefs/out.raw
+cmp disk.raw /var/lib/restorefs/out.raw
+rm /var/lib/restorefs/out.raw
+dpkg -P restorefs | tee purged
+grep -q "not empty and is left" purged || fail "the purge does not say what it leaves"
+[ ! -e /etc/restorefs ] || fail "a purge takes the configuration"
+same "$(repository)" "$before" "the repository after the purge"
+
+# With nothing in it, nothing is left.
+rm -rf /var/lib/restorefs
+dpkg -i /packages/0.1.0-1.deb
+dpkg -P restorefs
+[ ! -e /var/lib/restorefs ] || fail "an empty directory is left"
+echo "done: all"

@@ -1,0 +1,31 @@
+//! The daemon as a service manager and administrators run it: configuration, readiness, reload, stop, and mounts that a helper makes.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test stops at the first surprise and says what it skips; its numbers are small"
+)]
+
+#[path = "../nbd/certificate.rs"]
+#[allow(dead_code, reason = "the tests of NBD need more of it than these")]
+mod certificate;
+mod configuration;
+mod helper;
+mod house;
+mod log;
+#[path = "../cli/place.rs"]
+#[allow(
+    dead_code,
+    reason = "the tests of the command line need more of it than these"
+)]
+mod place;
+mod reload;
+mod start;
+mod stop;
+
+/// Where `certificate` looks for it.
+mod tool {
+    pub(crate) use crate::place::has;
+}

@@ -1,0 +1,182 @@
+//! Starting: readiness, signs of life, sockets of the manager, and what an earlier daemon has left.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use restorefs::block::ReadAt;
+
+use crate::house::{House, nbd, wait_until};
+use crate::place::{can_mount, has};
+
+#[test]
+fn it_is_ready_when_all_is_served() {
+    let house = House::new();
+    house.configure("", &nbd(&house, ""));
+    let mut command = house.command(&[]);
+    let service = {
+        command.env("WATCHDOG_USEC", "400000");
+        house.start_by(command)
+    };
+    // Ready means that commands are answered, at once and without another try.
+    let status = house.place.json(&["begin", "web01", "vda=1M"]);
+    assert!(
+        status["nbd_targets_string"]
+            .as_str()
+            .unwrap()
+            .contains("nbd.sock")
+    );
+    let said = house.try_connect("web01/nothing/vda").unwrap_err();
+    assert_eq!(said.kind(), restorefs::error::ErrorKind::NotFound, "{said}");
+    for _ in 0..3 {
+        house.hear("WATCHDOG=1");
+    }
+    service.kill();
+}
+
+#[test]
+fn a_second_daemon_is_told_who_has_the_lock() {
+    let house = House::new();
+    house.configure("", "");
+    let service = house.start();
+    let config = house.place.path("config.toml");
+    let said = house
+        .place
+        .fails(11, &["serve", "--config", config.to_str().unwrap()]);
+    assert!(said.contains("restorefs serve (pid "), "{said}");
+    // The first one is as it was.
+    house.place.ok(&["sessions"]);
+    service.stop();
+    house.start().stop();
+}
+
+#[test]
+fn several_repositories_are_served_by_one_process() {
+    let house = House::new();
+    let second = house.place.path("second");
+    house.place.ok(&["init", second.to_str().unwrap()]);
+    let repository = |path: &Path, socket: &str| {
+        format!(
+            "[[repository]]\npath = \"{}\"\n[repository.nbd]\nsockets = [\"{}\"]\n",
+            path.display(),
+            house.place.path(socket).display()
+        )
+    };
+    house.write(
+        &("[log]\nlevel = \"error\"\n".to_owned()
+            + &repository(&house.place.repo(), "a.sock")
+            + &repository(&second, "b.sock")),
+    );
+    let service = house.start();
+    for (repo, socket) in [(house.place.repo(), "a.sock"), (second.clone(), "b.sock")] {
+        let answer = house
+            .place
+            .json(&["-r", repo.to_str().unwrap(), "begin", "web01", "vda=1M"]);
+        let uri = answer["disk_results"][0]["uri"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(uri.ends_with(socket), "{uri}");
+        let client = restorefs::nbd::client::Client::connect(&uri.parse().unwrap()).unwrap();
+        assert_eq!(client.size_bytes(), 1 << 20);
+    }
+    service.kill();
+    // One that is not there keeps the other from being served: all or nothing.
+    std::fs::rename(&second, house.place.path("moved")).unwrap();
+    let config = house.place.path("config.toml");
+    let said = house
+        .place
+        .fails(10, &["serve", "--config", config.to_str().unwrap()]);
+    assert!(said.contains("second"), "{said}");
+}
+
+#[test]
+fn sockets_of_a_manager_are_served_and_stay() {
+    if !has("systemd-socket-activate") {
+        return;
+    }
+    let house = House::new();
+    house.place.disk("a.raw", 4, 1);
+    house
+        .place
+        .ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
+    house.configure("", "");
+    let (socket, config) = (
+        house.place.path("nbd.sock"),
+        house.place.path("config.toml"),
+    );
+    let mut activator = Command::new("systemd-socket-activate");
+    activator
+        .arg("--listen")
+        .arg(&socket)
+        .args(["-E", "XDG_RUNTIME_DIR", "-E", "NOTIFY_SOCKET"])
+        .arg(env!("CARGO_BIN_EXE_restorefs"))
+        .args(["serve", "--config", config.to_str().unwrap()])
+        .env("XDG_RUNTIME_DIR", house.place.dir.path())
+        .env("NOTIFY_SOCKET", house.place.path("notify"))
+        .env("HOME", house.place.dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut process = activator.spawn().unwrap();
+    wait_until("the socket", || socket.exists());
+    // The connection comes before the daemon: it waits, and is served.
+    let client = house.connect("web01/p1/vda");
+    let mut bytes = [0; 512];
+    client.read_at(0, &mut bytes).unwrap();
+    assert_eq!(
+        bytes.to_vec(),
+        std::fs::read(house.place.path("a.raw")).unwrap()[..512]
+    );
+    house.hear("READY=1");
+    let uri = house.place.json(&["begin", "web01"])["nbd_targets_string"].clone();
+    assert!(uri.as_str().unwrap().contains("nbd.sock"), "{uri}");
+    drop(client);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(process.wait().unwrap().success());
+    assert!(socket.exists(), "the socket is the manager's");
+}
+
+#[test]
+fn what_a_killed_daemon_left_is_taken_away() {
+    if !can_mount() {
+        return;
+    }
+    let house = House::new();
+    let mnt = house.place.path("mnt");
+    std::fs::create_dir(&mnt).unwrap();
+    let mount = format!("[[repository.mount]]\nat = \"{}\"\n", mnt.display());
+    house.configure("", &format!("{mount}{}", nbd(&house, "")));
+    let service = house.start();
+    let begun = house.place.json(&["begin", "web01", "vda=1M"]);
+    let session = begun["session"].as_str().unwrap().to_owned();
+    service.kill();
+    assert!(rustix::fs::statfs(&mnt).is_err(), "the mount is dead");
+    assert!(house.place.path("nbd.sock").exists());
+    let service = house.start();
+    assert!(mnt.join(format!("web01/{session}.partial")).exists());
+    house
+        .connect(&format!("web01/{session}/vda"))
+        .disconnect()
+        .unwrap();
+    service.stop();
+    assert_eq!(std::fs::read_dir(&mnt).unwrap().count(), 0);
+    assert!(!house.place.path("nbd.sock").exists());
+}
+
+#[test]
+fn a_socket_that_somebody_listens_on_is_not_taken_away() {
+    let house = House::new();
+    let _other = std::os::unix::net::UnixListener::bind(house.place.path("nbd.sock")).unwrap();
+    house.configure("", &nbd(&house, ""));
+    let config = house.place.path("config.toml");
+    let said = house
+        .place
+        .fails(1, &["serve", "--config", config.to_str().unwrap()]);
+    assert!(
+        said.contains("somebody listens") && said.contains("nbd.sock"),
+        "{said}"
+    );
+    // Nothing is left of the attempt.
+    house.place.ok(&["sessions"]);
+    assert!(house.place.path("nbd.sock").exists());
+}

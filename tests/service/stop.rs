@@ -1,0 +1,127 @@
+//! Stopping: writers come to an end within the limit; beyond it their sessions are suspended, and go on with the next daemon.
+
+use std::time::{Duration, Instant};
+
+use restorefs::block::{ReadAt, WriteAt};
+use rustix::process::Signal;
+
+use crate::house::{House, nbd, wait_until};
+
+const MIB: usize = 1 << 20;
+
+fn begin(house: &House, disks: &[&str]) -> String {
+    let mut args = vec!["begin", "web01"];
+    args.extend_from_slice(disks);
+    let begun = house.place.json(&args);
+    format!("web01/{}", begun["session"].as_str().unwrap())
+}
+
+#[test]
+fn who_writes_comes_to_an_end() {
+    let house = House::new();
+    house.configure("stop_timeout = \"20s\"", &nbd(&house, ""));
+    let mut service = house.start();
+    let session = begin(&house, &["vda=4M"]);
+    let writer = house.connect(&format!("{session}/vda"));
+    writer.write_at(0, &vec![1; MIB]).unwrap();
+    service.signal(Signal::TERM);
+    let said = house.hear("STOPPING=1");
+    assert!(said.contains("EXTEND_TIMEOUT_USEC="), "{said}");
+    let said = house.place.fails(1, &["begin", "web02", "vda=1M"]);
+    assert!(said.contains("about to stop"), "{said}");
+    for n in 1..4 {
+        std::thread::sleep(Duration::from_millis(300));
+        writer
+            .write_at((n * MIB) as u64, &vec![n as u8 + 1; MIB])
+            .unwrap();
+        assert!(!service.has_ended(), "it is waited for");
+    }
+    writer.flush().unwrap();
+    writer.disconnect().unwrap();
+    house.place.ok(&["commit", &session, "--point", "p1"]);
+    let begun = Instant::now();
+    assert!(service.end().success());
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "nobody writes any more"
+    );
+    let bytes = house.place.restored("web01@p1", "vda");
+    assert!((0..4).all(|n| bytes[n * MIB..(n + 1) * MIB] == vec![n as u8 + 1; MIB][..]));
+}
+
+#[test]
+fn beyond_the_limit_sessions_are_suspended_and_go_on() {
+    let house = House::new();
+    house.configure("stop_timeout = \"1s\"", &nbd(&house, ""));
+    let service = house.start();
+    let session = begin(&house, &["vda=4M", "vdb=2M"]);
+    let done = house.connect(&format!("{session}/vdb"));
+    done.write_at(0, &vec![7; 2 * MIB]).unwrap();
+    done.disconnect().unwrap();
+    let writer = house.connect(&format!("{session}/vda"));
+    writer.write_at(0, &vec![1; 2 * MIB]).unwrap();
+    wait_until("vdb is finished", || {
+        house.place.json(&["sessions"])[0]["disks"][1]["finished"] == true
+    });
+    let begun = Instant::now();
+    service.signal(Signal::TERM);
+    assert!(service.end().success());
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(
+        house.log().contains("the next daemon goes on with them"),
+        "{}",
+        house.log()
+    );
+    // Without a flush of the client, and without its goodbye.
+    let _ = writer.disconnect();
+
+    let service = house.start();
+    let shown = house.place.json(&["sessions"]);
+    assert_eq!(shown[0]["disks"][1]["finished"], true, "{shown}");
+    assert_eq!(shown[0]["disks"][0]["finished"], false, "{shown}");
+    let said = house.place.fails(2, &["commit", &session]);
+    assert!(said.contains("vda"), "{said}");
+    let writer = house.connect(&format!("{session}/vda"));
+    let mut found = vec![0; 2 * MIB];
+    writer.read_at(0, &mut found).unwrap();
+    assert!(found == vec![1; 2 * MIB], "what was written is there");
+    writer.write_at(2 * MIB as u64, &vec![2; 2 * MIB]).unwrap();
+    writer.disconnect().unwrap();
+    house.place.ok(&["commit", &session, "--point", "p1"]);
+    assert!(house.place.restored("web01@p1", "vdb") == vec![7; 2 * MIB]);
+    let bytes = house.place.restored("web01@p1", "vda");
+    assert!(bytes[..2 * MIB] == vec![1; 2 * MIB] && bytes[2 * MIB..] == vec![2; 2 * MIB]);
+    service.stop();
+}
+
+#[test]
+fn a_second_signal_ends_the_patience() {
+    let house = House::new();
+    house.configure("stop_timeout = \"1h\"", &nbd(&house, ""));
+    let service = house.start();
+    let session = begin(&house, &["vda=1M"]);
+    let writer = house.connect(&format!("{session}/vda"));
+    writer.write_at(0, &[1; 512]).unwrap();
+    service.signal(Signal::TERM);
+    house.hear("STOPPING=1");
+    service.signal(Signal::TERM);
+    assert!(service.end().success());
+}
+
+#[test]
+fn readers_are_not_waited_for() {
+    let house = House::new();
+    house.place.disk("a.raw", 4, 1);
+    house
+        .place
+        .ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
+    house.configure("stop_timeout = \"1h\"", &nbd(&house, ""));
+    let service = house.start();
+    let reader = house.connect("web01/p1/vda");
+    reader.read_at(0, &mut [0; 512]).unwrap();
+    service.stop();
+}

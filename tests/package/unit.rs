@@ -113,8 +113,11 @@ fn both_daemons_are_restricted_alike() {
         assert_eq!(settings(&unit, "Type"), ["notify"]);
         assert_eq!(settings(&unit, "User"), ["restorefs"]);
         // Mounts are made where others see them; nothing else is done as root.
-        let full: Vec<&str> = unit.lines().filter(|l| l.contains("=+")).collect();
-        assert_eq!(full.len(), 2, "{full:?}");
+        let full: Vec<&str> = unit
+            .lines()
+            .filter(|l| l.contains("=+") || l.contains("=-+"))
+            .collect();
+        assert_eq!(full.len(), 3, "{full:?}");
         assert!(
             full.iter()
                 .all(|l| l.contains("mount --config") && l.contains("/proc/1/ns/mnt")),

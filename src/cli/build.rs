@@ -40,10 +40,9 @@ fn man_pages(dir: &Path) -> std::io::Result<()> {
         let mut name = name.to_owned();
         name.push(".gz");
         // Without name and time: the same page is the same file.
-        let file = std::fs::File::create(compressed.join(name))?;
-        let mut out = flate2::GzBuilder::new().write(file, flate2::Compression::best());
+        let mut out = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::best());
         out.write_all(&std::fs::read(&path)?)?;
-        out.finish()?;
+        std::fs::write(compressed.join(name), out.finish()?)?;
     }
     Ok(())
 }

@@ -153,3 +153,56 @@ fn a_kernel_without_the_driver_is_told_from_a_mistake() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("modprobe loop"), "{said}");
 }
+
+#[test]
+fn a_directory_that_others_could_exchange_is_refused() {
+    if !ready(&["losetup"]) {
+        return;
+    }
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    let world = World::new();
+    std::fs::write(world.path("b.raw"), [1; 512]).unwrap();
+    world.ok(&["backup", "web01", "vda=b.raw", "--point", "one"]);
+    let (run, maps) = (world.path("run"), world.maps());
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    std::fs::create_dir_all(&run).unwrap();
+    // A link to where only root writes.
+    let elsewhere = world.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    mode(&elsewhere, 0o700);
+    symlink(&elsewhere, &maps).unwrap();
+    assert!(
+        world
+            .fails(3, &["map", "web01@one/vda"])
+            .contains("symlink")
+    );
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+    std::fs::remove_file(&maps).unwrap();
+    // Somebody else's, and an open one.
+    std::fs::create_dir(&maps).unwrap();
+    for (owner, bits) in [(65_534, 0o700), (0, 0o750), (0, 0o701)] {
+        chown(&maps, Some(owner), None).unwrap();
+        mode(&maps, bits);
+        assert!(
+            world
+                .fails(1, &["map", "web01@one/vda"])
+                .contains("closed to others")
+        );
+    }
+    mode(&maps, 0o700);
+    // Somebody else's above it, and one that others write.
+    for (owner, bits) in [(65_534, 0o755), (0, 0o775), (65_534, 0o1775)] {
+        chown(&run, Some(owner), None).unwrap();
+        mode(&run, bits);
+        assert!(world.fails(1, &["map", "web01@one/vda"]).contains("sticky"));
+        assert!(world.fails(1, &["map"]).contains("sticky"));
+    }
+    // As the package makes it.
+    chown(&run, Some(0), Some(65_534)).unwrap();
+    mode(&run, 0o1775);
+    let device = world.map(&["web01@one/vda"]);
+    world.ok(&["unmap", &device]);
+    world.assert_nothing_left();
+}

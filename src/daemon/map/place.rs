@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::record::{RECORD_BYTES_MAX, Record};
 use crate::daemon::runtime_dir;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sys::beneath::{Access, Dir, Kind};
+use crate::sys::beneath::{Access, Dir, Kind, Stat};
 use crate::sys::durable::{self, Replace};
 use crate::sys::flock::{self, Mode};
 use crate::types::DiskName;
@@ -103,11 +102,10 @@ impl MapDir {
     /// Opens the directory, if there is one.
     ///
     /// # Errors
-    /// `PermissionDenied` when others than us may enter it; `Io`.
+    /// `PermissionDenied` when others than us could enter it, or put another in its place; `Corrupt` when it is a symlink; `Io`.
     pub fn open() -> Result<Option<Self>> {
-        let path = runtime_dir::own_path()?.join(NAME);
-        match Dir::open(&path) {
-            Ok(dir) => Self::checked(&dir).map(Some),
+        match Self::below(&runtime_dir::own_path()?) {
+            Ok(dir) => Ok(Some(dir)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -118,32 +116,41 @@ impl MapDir {
     /// # Errors
     /// As [`MapDir::open`].
     pub fn make() -> Result<Self> {
-        let path = runtime_dir::make()?.join(NAME);
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .or_io("cannot make the directory of maps")
-            .at_path(&path)?;
-        Self::checked(&Dir::open(path)?)
+        let above = runtime_dir::make()?;
+        match Dir::open(&above)?.make_dir(NAME, 0o700) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
+            _ => Self::below(&above),
+        }
     }
 
-    fn checked(dir: &Dir) -> Result<Self> {
+    fn below(above: &Path) -> Result<Self> {
         // Mounts are known by resolved paths.
-        let path = std::fs::canonicalize(dir.path())
-            .or_io("cannot resolve the directory of maps")
-            .at_path(dir.path())?;
-        let dir = Dir::open(path)?;
-        let metadata = std::fs::metadata(dir.path())
-            .or_io("cannot stat the directory of maps")
-            .at_path(dir.path())?;
-        let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
-        if !is_ours || metadata.mode() & 0o077 != 0 {
+        let path = std::fs::canonicalize(above)
+            .or_io("cannot resolve the runtime directory")
+            .at_path(above)?;
+        let above = Dir::open(path)?;
+        let dir = above.dir(NAME)?;
+        let (own, root) = (rustix::process::geteuid().as_raw(), 0);
+        let stat = Stat::of(&dir)?;
+        if stat.uid != own || stat.mode & 0o077 != 0 {
             return Err(Error::new(
                 ErrorKind::PermissionDenied,
                 "the directory of maps must be ours, and closed to others (0700)",
             )
             .at_path(dir.path()));
+        }
+        let stat = Stat::of(&above)?;
+        // Others may write there only if they cannot rename what is ours (the sticky bit).
+        let is_firm = stat.mode & 0o022 == 0 || stat.mode & 0o1000 != 0;
+        if ![own, root].contains(&stat.uid) || !is_firm {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "others could put another directory in the place of the directory of maps",
+            )
+            .at_path(above.path())
+            .advise(
+                "make it root's, and sticky where others write: chown root DIR; chmod 1775 DIR",
+            ));
         }
         Ok(Self { dir })
     }

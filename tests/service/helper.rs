@@ -428,3 +428,49 @@ fn mount_finds_the_helper_and_fstab_is_understood() {
     assert!(said.contains("\"bogus\""), "{said}");
     service.stop();
 }
+
+#[test]
+fn a_number_means_the_same_in_all_mounts() {
+    if !can_mount() {
+        return;
+    }
+    let site = Site::new(&["all", "one"]);
+    let house = &site.house;
+    house.configure("", "");
+    // A copy of a VM, as rsync makes one behind the daemon's back: it has the numbers of its original, and content of its own.
+    house.place.disk("b.raw", 4, 77);
+    house
+        .place
+        .ok(&["backup", "zeta", "vda=b.raw", "--point", "p1"]);
+    let service = site.start();
+    let vms = house.place.repo().join("vms");
+    let output = Command::new("cp")
+        .arg("-a")
+        .args([vms.join("zeta"), vms.join("alpha")])
+        .status()
+        .unwrap();
+    assert!(output.success());
+    site.mount(0, "ro,poll=1");
+    site.mount(1, "ro,vm=alpha,poll=1");
+    let ino = |at: usize, path: &str| std::fs::metadata(site.at(at, path)).unwrap().ino();
+    wait_until("the copy is seen", || {
+        site.at(1, "alpha/p1").exists() && site.at(0, "alpha/p1").exists()
+    });
+    for path in ["alpha", "alpha/p1", "alpha/p1/disks/vda.raw"] {
+        assert_eq!(ino(0, path), ino(1, path), "{path}");
+        assert_ne!(
+            ino(0, path),
+            ino(0, &path.replacen("alpha", "zeta", 1)),
+            "{path}"
+        );
+    }
+    let bytes = std::fs::read(house.place.path("b.raw")).unwrap();
+    for path in [site.at(0, "zeta"), site.at(1, "alpha"), site.at(0, "alpha")] {
+        assert!(
+            std::fs::read(path.join("p1/disks/vda.raw")).unwrap() == bytes,
+            "{}",
+            path.display()
+        );
+    }
+    service.kill();
+}

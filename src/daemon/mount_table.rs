@@ -1,8 +1,8 @@
 //! The mounts of a repository: those that this process has made, and those that a helper made and handed over.
 //!
 //! # Invariants
-//! Each mount has a tree of its own, as it may show other VMs to other users; what they open and keep they share. All of them learn of a commit before who made it is
-//! answered; of one by a rename within a mount, which holds what the kernel needs to be told, a moment later.
+//! Each mount has a tree of its own, as it may show other VMs to other users; what they open and keep they share. All of them learn of a
+//! commit before who made it is answered; of one by a rename within a mount, which holds what the kernel needs to be told, a moment later.
 //!
 //! # Concurrency
 //! The table's mutex is held for looking and noting only.

@@ -1,7 +1,8 @@
 //! What all trees of one process share of a repository: what has been opened and read, and which number means what.
 //!
 //! # Why
-//! Mounts of one repository show it to different people in different ways, but it is one repository: opened and kept once, within one budget.
+//! Mounts of one repository show it to different people in different ways, but it is one repository: opened and kept once, within one
+//! budget.
 //!
 //! # Invariants
 //! An inode number means the same in all of them. So serials are chosen among all VMs, also those that a tree does not show, and there is

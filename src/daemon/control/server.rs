@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 
 use super::line::Lines;
 use super::{Answer, Request};
@@ -15,6 +16,9 @@ use crate::daemon::desk::Desk;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::Ending;
 use crate::sys::socket::{self, SocketFile};
+
+/// LIMIT: connections at a time.
+const CONNECTIONS_MAX: usize = 256;
 
 /// Listens on `path`; whoever can open the socket (mode 0660) may ask. Its file goes with the second of the answer.
 pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
@@ -29,11 +33,20 @@ pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)>
 
 /// Answers until the daemon ends.
 pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    tracing::warn!(
+                        most = CONNECTIONS_MAX,
+                        "a command was turned away: too many at a time"
+                    );
+                    continue;
+                };
                 let desk = Arc::clone(&desk);
                 tokio::spawn(async move {
+                    let _place = place;
                     if let Err(e) = converse(stream, desk).await {
                         tracing::debug!(error = %e, "a control connection ended");
                     }

@@ -81,7 +81,7 @@ impl Site {
         Command::new(script)
             .args(args)
             .env("RESTOREFS_PROGRAM", env!("CARGO_BIN_EXE_restorefs"))
-            .env("XDG_RUNTIME_DIR", self.house.place.dir.path())
+            .env("RESTOREFS_RUNTIME_DIR", self.house.place.dir.path())
             .current_dir("/")
             .output()
             .unwrap()
@@ -412,7 +412,7 @@ fn mount_finds_the_helper_and_fstab_is_understood() {
         .args(["--mount", "sh", "-c", &script])
         .current_dir(dir)
         .env("RESTOREFS_PROGRAM", env!("CARGO_BIN_EXE_restorefs"))
-        .env("XDG_RUNTIME_DIR", dir)
+        .env("RESTOREFS_RUNTIME_DIR", dir)
         .output()
         .unwrap();
     let (out, said) = (
@@ -486,10 +486,8 @@ fn who_may_only_ingest_cannot_hand_over_a_mount() {
     let service = site.start();
     let id = std::fs::read_to_string(house.place.repo().join("restorefs.json")).unwrap();
     let id: serde_json::Value = serde_json::from_str(&id).unwrap();
-    let socket = format!(
-        "/run/restorefs/{}.sock",
-        id["repository_id"].as_str().unwrap()
-    );
+    let name = format!("{}.sock", id["repository_id"].as_str().unwrap());
+    let socket = house.place.path(&name);
     // A member of the socket's group.
     std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
     let script = "import socket,sys,array,os\n\

@@ -98,10 +98,10 @@ fn activated(house: &House, listen: &[&str]) -> std::process::Child {
     }
     let log = std::fs::File::create(house.place.path("log")).unwrap();
     activator
-        .args(["-E", "XDG_RUNTIME_DIR", "-E", "NOTIFY_SOCKET"])
+        .args(["-E", "RESTOREFS_RUNTIME_DIR", "-E", "NOTIFY_SOCKET"])
         .arg(env!("CARGO_BIN_EXE_restorefs"))
         .args(["serve", "--config", config.to_str().unwrap()])
-        .env("XDG_RUNTIME_DIR", house.place.dir.path())
+        .env("RESTOREFS_RUNTIME_DIR", house.place.dir.path())
         .env("NOTIFY_SOCKET", house.place.path("notify"))
         .env("HOME", house.place.dir.path())
         .stdout(Stdio::null())

@@ -110,6 +110,7 @@ pub(crate) const TOOLS: &[&str] = &[
     "runuser",
     "findmnt",
     "systemd-analyze",
+    "setpriv",
     "cmp",
     "chroot",
 ];
@@ -149,7 +150,7 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
         "/srv/restorefs/repo /mnt/backups",
         Kind::File {
             path: "/etc/fstab",
-            check: "findmnt --verify --tab-file /etc/fstab | grep -q '0 parse errors'
+            check: "findmnt --verify --tab-file /etc/fstab
                     mount /mnt/backups; [ -e /mnt/backups/vm1/one/disks/vda.raw ]; findmnt -n -t fuse.restorefs /mnt/backups; umount /mnt/backups",
         },
     ),
@@ -433,8 +434,7 @@ pub(crate) const ELSEWHERE: &[Elsewhere] = &[
         NO_SYSTEMD,
         "tests/vm/steps; here the daemon is started as that user",
         true,
-        "runuser -u restorefs -- restorefs serve --config /etc/restorefs/config.toml --no-mount &
-         DAEMON=$!
+        "XDG_RUNTIME_DIR=/run setpriv --reuid restorefs --regid restorefs --init-groups restorefs serve --config /etc/restorefs/config.toml --no-mount &
          ready '[ -S /run/restorefs/nbd.sock ]'
          restorefs --repo /srv/restorefs/repo backup vm1 vda=a.raw --point one",
     ),

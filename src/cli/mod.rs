@@ -129,10 +129,11 @@ fn start_log(verbose: u8) {
         2 => "debug",
         _ => "trace",
     };
-    let options = LogOptions {
+    let options = |format| LogOptions {
         level: level.to_owned(),
-        format: LogFormat::Text,
+        format,
     };
     // The level is one of those above, and text needs nothing.
-    let _ = log::start(&options);
+    let _ =
+        log::start(&options(LogFormat::Auto)).or_else(|_| log::start(&options(LogFormat::Text)));
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::context::Context;
 use super::serve::load;
 use crate::daemon::control::{Client, MountArguments, Request};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, Device, MountOptions};
 use crate::repo::Repository;
 
@@ -31,6 +31,17 @@ pub(super) fn hand_over(
     Ok(())
 }
 
+/// Of several errors the first one is told at the end, the others at once.
+fn first(so_far: Result<()>, error: Error) -> Result<()> {
+    match so_far {
+        Ok(()) => Err(error),
+        Err(first) => {
+            tracing::error!(error = %error.report(), "and a further one");
+            Err(first)
+        }
+    }
+}
+
 /// Mounts everything that a configuration says, and answers the first error once the others have been tried.
 pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
     let (config, _) = load(context, path)?;
@@ -39,7 +50,14 @@ pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
         if repository.mounts.is_empty() {
             continue;
         }
-        let mut client = Client::require(&Repository::open(&repository.path)?)?;
+        let client = Repository::open(&repository.path).and_then(|repo| Client::require(&repo));
+        let mut client = match client {
+            Ok(client) => client,
+            Err(error) => {
+                result = first(result, error);
+                continue;
+            }
+        };
         for mount in &repository.mounts {
             let options = (&mount.options, mount.text.as_str());
             match hand_over(&mut client, &repository.path, &mount.at, options) {
@@ -49,10 +67,7 @@ pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
                 Err(e) if e.kind() == ErrorKind::Busy => context
                     .output
                     .remark(format!("{} is mounted already", mount.at.display())),
-                Err(error) => {
-                    tracing::error!(error = %error.report(), "a mount could not be made");
-                    result = result.and(Err(error));
-                }
+                Err(error) => result = first(result, error),
             }
         }
     }

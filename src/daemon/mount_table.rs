@@ -1,8 +1,8 @@
 //! The mounts of a repository: those that this process has made, and those that a helper made and handed over.
 //!
 //! # Invariants
-//! Each mount has a tree of its own, as it may show other VMs to other users. All of them learn of a commit before who made it is
-//! answered; of one by a rename within a mount, which holds what the kernel needs to be told, a moment later.
+//! Each mount has a tree of its own, as it may show other VMs to other users; what they open and keep they share. All of them learn of a
+//! commit before who made it is answered; of one by a rename within a mount, which holds what the kernel needs to be told, a moment later.
 //!
 //! # Concurrency
 //! The table's mutex is held for looking and noting only.
@@ -43,12 +43,9 @@ struct Viewer {
 /// See the module.
 pub(super) struct MountTable {
     sessions: Arc<Registry>,
-    pool: Arc<Pool>,
-    /// How trees are shown where a mount's options do not say.
-    view: TreeOptions,
     /// The socket that `nbd-targets` names.
     socket: PathBuf,
-    /// A tree that nobody mounts, for those who look at points within this process.
+    /// A tree that nobody mounts, for those who look at points within this process; the others are beside it.
     base: Arc<Tree>,
     open: Mutex<Vec<Window>>,
     prober: Prober,
@@ -62,12 +59,10 @@ impl MountTable {
         socket: PathBuf,
     ) -> Result<Arc<Self>> {
         let repository = sessions.engine().owner.repository();
-        let base = Tree::new(Arc::clone(repository), Arc::clone(pool), view.clone())?;
+        let base = Tree::new(Arc::clone(repository), Arc::clone(pool), view)?;
         let prober = Prober::start(&base, &sessions.engine().owner)?;
         let table = Arc::new(Self {
             sessions: Arc::clone(sessions),
-            pool: Arc::clone(pool),
-            view,
             socket,
             base,
             open: Mutex::default(),
@@ -83,11 +78,7 @@ impl MountTable {
 
     /// The tree that is shown under these options.
     fn tree(&self, options: &MountOptions, viewer: Viewer) -> Result<Arc<Tree>> {
-        let view = TreeOptions {
-            isolation: self.view.isolation.clone(),
-            memory: self.view.memory,
-            ..options.tree_options(viewer.uid, viewer.gid, true)
-        };
+        let view = options.tree_options(viewer.uid, viewer.gid, true);
         let socket = self.socket.clone();
         let writing = Writing {
             sessions: Arc::clone(&self.sessions),
@@ -96,13 +87,7 @@ impl MountTable {
             }),
             allow_forget: options.allow_forget,
         };
-        let repository = self.sessions.engine().owner.repository();
-        Tree::writable(
-            Arc::clone(repository),
-            Arc::clone(&self.pool),
-            view,
-            writing,
-        )
+        self.base.beside(view, writing)
     }
 
     /// Mounts a tree here.

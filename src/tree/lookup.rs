@@ -1,6 +1,6 @@
 //! Names: what a name in a directory stands for.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::Tree;
 use super::attribute::{Found, Look, Ttl};
@@ -128,7 +128,7 @@ impl Tree {
                 self.raw_found(ino, point, volume)
             }
             Name::Root(volume) => {
-                let fs = self.scanner.filesystem(point, &volume.volume)?;
+                let fs = self.shelf.scanner.filesystem(point, &volume.volume)?;
                 let place = Place::Volume(Arc::clone(volume));
                 let ino = self.guest_ino(point, volumes, &place, fs.root())?;
                 let root = fs.attributes(fs.root())?;
@@ -157,7 +157,7 @@ impl Tree {
                     &directory.volumes.instance(shown)?,
                     root,
                 )?;
-                let mut parents = self.parents.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut parents = self.shelf.parents();
                 parents.put(found.attributes.ino, parent);
                 return Ok(found);
             }
@@ -172,7 +172,7 @@ impl Tree {
         // Of a symlink that is shown rebased the place is needed, too.
         let is_rebased = self.options.rebase && attributes.file_type == FileType::Symlink;
         if attributes.file_type == FileType::Directory || is_rebased {
-            let mut parents = self.parents.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut parents = self.shelf.parents();
             parents.put(ino, parent);
         }
         Ok(committed(self.options.guest(ino, &attributes)))
@@ -185,7 +185,10 @@ impl Tree {
         place: &Place,
         ino: GuestIno,
     ) -> Result<Found> {
-        let fs = self.scanner.filesystem(point, &place.volume().volume)?;
+        let fs = self
+            .shelf
+            .scanner
+            .filesystem(point, &place.volume().volume)?;
         let number = self.guest_ino(point, volumes, place, ino)?;
         let mut found = committed(self.options.guest(number, &fs.attributes(ino)?));
         if !volumes.complete {

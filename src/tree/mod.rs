@@ -31,6 +31,7 @@ mod probe;
 mod read;
 mod rebase;
 mod session;
+mod shelf;
 mod snapshot;
 mod stat;
 mod volume;
@@ -47,48 +48,37 @@ pub use probe::ProbedPoint;
 pub use session::{Allocation, NewAttributes, NewTime, Writing};
 pub use snapshot::{PointView, Snapshot, VmView};
 
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use lru::LruCache;
-
-use crate::block::ReadAt;
 use crate::chain::{Disk, Pool};
 use crate::error::{Error, Result};
 use crate::repo::Repository;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::DiskEntry;
 use crate::store::Space;
-use crate::types::width::usize_from_u64;
-use crate::types::{DiskName, PointId, VmName};
-use cache::{Flights, Weighted};
-use disk::Disks;
-use inode::Table;
-use probe::Kept;
+use crate::types::{DiskName, VmName};
 use session::Desk;
-use snapshot::Loader;
-use volume::Scanner;
-
-/// LIMIT: points of which is remembered what their state has of volumes.
-const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
-/// LIMIT: guest directories whose parent is remembered.
-const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+use shelf::Shelf;
 
 /// See the module.
 pub struct Tree {
     repository: Arc<Repository>,
     options: TreeOptions,
+    shelf: Arc<Shelf>,
+    /// What is shown of it now.
     snapshot: RwLock<Arc<Snapshot>>,
-    loader: Mutex<Loader>,
-    disks: Arc<Disks>,
-    scanner: Arc<Scanner>,
-    table: Table,
-    kept: Flights<PointId, Kept>,
-    contents: Weighted<Ino, Arc<dyn ReadAt>>,
-    documents: Weighted<Ino, Arc<[u8]>>,
-    parents: Mutex<LruCache<Ino, Ino>>,
+    progress: Mutex<Progress>,
     /// Open sessions, where they can be written here.
     desk: Option<Desk>,
+}
+
+/// How far a tree has come with what is there.
+#[derive(Default)]
+struct Progress {
+    /// Everything, as this tree has taken it last.
+    taken: Arc<Snapshot>,
+    /// Changes that nobody has been told of yet.
+    untold: Vec<Ino>,
 }
 
 /// A disk of a committed point.
@@ -111,42 +101,38 @@ impl Tree {
         pool: Arc<Pool>,
         options: TreeOptions,
     ) -> Result<Arc<Self>> {
-        Self::with(repository, pool, options, None)
+        let shelf = Shelf::new(&repository, pool, &options);
+        Self::with(repository, shelf, options, None)
     }
 
-    /// A tree in which open sessions are shown and written.
+    /// Another view of the same repository, in which open sessions are shown and written. It shares what the first one has opened and
+    /// keeps: memory, the readers' isolation and who owns the repository are the first one's.
     ///
     /// # Errors
     /// As [`Tree::new`].
-    pub fn writable(
-        repository: Arc<Repository>,
-        pool: Arc<Pool>,
-        options: TreeOptions,
-        writing: Writing,
-    ) -> Result<Arc<Self>> {
-        Self::with(repository, pool, options, Some(Desk::new(writing)))
+    pub fn beside(&self, options: TreeOptions, writing: Writing) -> Result<Arc<Self>> {
+        let options = TreeOptions {
+            writable: self.options.writable,
+            isolation: self.options.isolation.clone(),
+            memory: self.options.memory,
+            ..options
+        };
+        let (repository, shelf) = (Arc::clone(&self.repository), Arc::clone(&self.shelf));
+        Self::with(repository, shelf, options, Some(Desk::new(writing)))
     }
 
     fn with(
         repository: Arc<Repository>,
-        pool: Arc<Pool>,
+        shelf: Arc<Shelf>,
         options: TreeOptions,
         desk: Option<Desk>,
     ) -> Result<Arc<Self>> {
-        let memory = options.memory;
-        let disks = Disks::new(Arc::clone(&repository), pool, options.writable);
         let tree = Self {
-            scanner: Arc::new(Scanner::new(&disks, &options)),
-            table: Table::open(&repository, options.writable),
             repository,
             options,
+            shelf,
             snapshot: RwLock::default(),
-            loader: Mutex::default(),
-            disks,
-            kept: Flights::new(KEPT),
-            contents: Weighted::new(usize_from_u64(memory.runs())),
-            documents: Weighted::new(usize_from_u64(memory.document_bytes())),
-            parents: Mutex::new(LruCache::new(PARENTS_KEPT)),
+            progress: Mutex::default(),
             desk,
         };
         tree.refresh()?;
@@ -182,17 +168,11 @@ impl Tree {
     /// # Errors
     /// `Io` when the VMs cannot be listed; the tree stays as it was.
     pub fn refresh(&self) -> Result<Vec<Ino>> {
-        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changes = std::mem::take(&mut loader.untold);
-        let loaded = self.load(&mut loader);
-        match loaded {
-            Ok(new) => changes.extend(new),
-            Err(e) => {
-                loader.untold = changes;
-                return Err(e);
-            }
-        }
-        drop(loader);
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = self.load(&mut progress)?;
+        let mut changes = std::mem::take(&mut progress.untold);
+        changes.extend(new);
+        drop(progress);
         if let Some(desk) = &self.desk {
             let snapshot = self.snapshot();
             changes.extend(desk.changes(|vm| snapshot.vm(vm).map(|vm| vm.ino())));
@@ -202,22 +182,28 @@ impl Tree {
 
     /// The same for one who changed something himself and looks for it next; whoever must forget something is told later.
     fn refresh_quietly(&self) -> Result<()> {
-        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = self.load(&mut loader)?;
-        loader.untold.extend(changes);
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.load(&mut progress)?;
+        progress.untold.extend(changes);
         Ok(())
     }
 
-    fn load(&self, loader: &mut Loader) -> Result<Vec<Ino>> {
-        let old = self.snapshot();
-        let Some(new) = loader.load(&self.repository, &self.options, &old)? else {
+    fn load(&self, progress: &mut Progress) -> Result<Vec<Ino>> {
+        let all = self.shelf.load(&self.repository)?;
+        if Arc::ptr_eq(&all, &progress.taken) {
             return Ok(Vec::new());
+        }
+        let new = if self.options.vms.is_empty() {
+            Arc::clone(&all)
+        } else {
+            Arc::new(all.only(|vm| self.options.shows(vm)))
         };
-        let changes = snapshot::changes(&old, &new);
+        let changes = snapshot::changes(&self.snapshot(), &new);
         *self
             .snapshot
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+            .unwrap_or_else(PoisonError::into_inner) = new;
+        progress.taken = all;
         Ok(changes)
     }
 
@@ -279,7 +265,7 @@ impl Tree {
             })?;
         Ok(OpenDisk {
             entry: disk::entry(&point, index)?.clone(),
-            disk: self.disks.disk(&point, index)?,
+            disk: self.shelf.disks.disk(&point, index)?,
             point,
         })
     }

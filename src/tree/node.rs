@@ -90,9 +90,9 @@ impl Tree {
             return Ok(Node::Root);
         }
         if ino.is_from_table() {
-            let far = self.table.get(ino).ok_or_else(stale)?;
+            let far = self.shelf.table.get(ino).ok_or_else(stale)?;
             let point = self.point_of(far.serial)?;
-            let volumes = self.scanner.volumes(&point)?;
+            let volumes = self.shelf.scanner.volumes(&point)?;
             let place = match far.instance() {
                 Some(at) => volumes.instance(at)?,
                 None => Place::Volume(Arc::clone(volumes.at_path(&far.volume)?)),
@@ -101,7 +101,7 @@ impl Tree {
         }
         if ino.volume() != 0 {
             let point = self.point_of(ino.serial())?;
-            let volumes = self.scanner.volumes(&point)?;
+            let volumes = self.shelf.scanner.volumes(&point)?;
             let place = if Files::is_number(ino.volume()) {
                 let at = volumes.files.numbered(ino.volume()).ok_or_else(stale)?;
                 volumes.instance(at)?
@@ -134,12 +134,12 @@ impl Tree {
                 low::DISK => Node::Disk(point, position),
                 low::FILES => self.files(&point, position)?,
                 low::VOLUME_DIR => {
-                    let volumes = self.scanner.volumes(&point)?;
+                    let volumes = self.shelf.scanner.volumes(&point)?;
                     let path = volumes.path_of(low)?.to_owned();
                     Node::Volumes(point, volumes, path)
                 }
                 low::VOLUME_RAW => {
-                    let volumes = self.scanner.volumes(&point)?;
+                    let volumes = self.shelf.scanner.volumes(&point)?;
                     match volumes.name(volumes.path_of(low)?) {
                         Some(Name::Raw(volume)) => Node::VolumeRaw(point, Arc::clone(volume)),
                         _ => return Err(stale()),
@@ -151,7 +151,7 @@ impl Tree {
     }
 
     fn volumes_dir(&self, point: Point, path: String) -> Result<Node> {
-        let volumes = self.scanner.volumes(&point)?;
+        let volumes = self.shelf.scanner.volumes(&point)?;
         Ok(Node::Volumes(point, volumes, path))
     }
 
@@ -169,7 +169,10 @@ impl Tree {
         place: Place,
         ino: GuestIno,
     ) -> Result<Node> {
-        let fs = self.scanner.filesystem(point, &place.volume().volume)?;
+        let fs = self
+            .shelf
+            .scanner
+            .filesystem(point, &place.volume().volume)?;
         Ok(Node::Guest(GuestNode {
             point: Arc::clone(point),
             volumes: Arc::clone(volumes),
@@ -181,7 +184,7 @@ impl Tree {
 
     /// The top of a tree of a point's files.
     pub(super) fn files(&self, point: &Point, position: usize) -> Result<Node> {
-        let volumes = self.scanner.volumes(point)?;
+        let volumes = self.shelf.scanner.volumes(point)?;
         match volumes.files.trees.get(position).map(|tree| &tree.top) {
             Some(Top::Instance(at)) => {
                 let (at, ino) = volumes.top(*at)?;
@@ -213,7 +216,7 @@ impl Tree {
         };
         match (number, u32::try_from(ino.0)) {
             (Some(number), Ok(low)) => Ok(Ino::pack(point.entry.serial, number, low)),
-            _ => self.table.number(Far {
+            _ => self.shelf.table.number(Far {
                 serial: point.entry.serial,
                 ino: ino.0,
                 volume: path,

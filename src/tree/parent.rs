@@ -1,6 +1,6 @@
 //! The way up: which directory holds a node.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::Tree;
 use super::files::Top;
@@ -42,7 +42,7 @@ impl Tree {
             Node::Volumes(point, _, path) if path.is_empty() => Ok(point.ino(low::SELF)),
             Node::Volumes(point, volumes, path) => of_path(&point, &volumes, &path),
             Node::VolumeRaw(point, volume) => {
-                let volumes = self.scanner.volumes(&point)?;
+                let volumes = self.shelf.scanner.volumes(&point)?;
                 of_path(&point, &volumes, &volume.volume.path)
             }
             Node::Session(node) => self.session_parent(&node),
@@ -71,7 +71,7 @@ impl Tree {
                 }
             }
             _ => {
-                let mut parents = self.parents.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut parents = self.shelf.parents();
                 let known = parents.get(&ino).copied();
                 drop(parents);
                 match known {
@@ -91,6 +91,7 @@ impl Tree {
                 let (at, covered) = instance.over.ok_or_else(stale)?;
                 let place = node.volumes.instance(at)?;
                 let fs = self
+                    .shelf
                     .scanner
                     .filesystem(&node.point, &place.volume().volume)?;
                 (place, fs, covered)

@@ -58,7 +58,7 @@ impl Tree {
         if let Some(tops) = self.kept_tops(point) {
             return Ok(tops.into_iter().map(|(name, _)| name).collect());
         }
-        let volumes = self.scanner.volumes(point)?;
+        let volumes = self.shelf.scanner.volumes(point)?;
         Ok(volumes
             .files
             .trees
@@ -78,7 +78,7 @@ impl Tree {
     /// Names and attributes of the trees' tops as the point's state has them; `None` where this process has looked by itself, or nobody
     /// has.
     fn kept_tops(&self, point: &PointView) -> Option<Vec<(String, Option<fs::Attributes>)>> {
-        match self.scanner.known(point) {
+        match self.shelf.scanner.known(point) {
             Some(_) => None,
             None => self.kept_volumes(point).map(|value| document::tops(&value)),
         }
@@ -91,7 +91,8 @@ impl Tree {
             Ok((Instant::now(), state.volumes.map(Arc::new)))
         };
         let is_valid = |(at, kept): &Kept| kept.is_some() || at.elapsed() < LOOK_AGAIN;
-        self.kept
+        self.shelf
+            .kept
             .get_or(point.entry.point_id, is_valid, load)
             .ok()?
             .1
@@ -102,7 +103,7 @@ impl Tree {
         let bytes: Arc<[u8]> = self.make_document(point, base)?.into();
         let ino = point.ino(base | (inode::hash(&bytes) & low::DOCUMENT_MASK));
         let length = u64_from_usize(bytes.len());
-        self.documents.put(ino, bytes.clone(), bytes.len());
+        self.shelf.documents.put(ino, bytes.clone(), bytes.len());
         Ok(document_attributes(self.options.own(
             ino,
             Look::File,
@@ -115,10 +116,14 @@ impl Tree {
     fn make_document(&self, point: &Point, base: u32) -> Result<Vec<u8>> {
         if base == low::INFO {
             let state = self.repository.state(&point.vm, &point.entry);
-            return Ok(document::info(point, &self.disks.point(point), &state));
+            return Ok(document::info(
+                point,
+                &self.shelf.disks.point(point),
+                &state,
+            ));
         }
         // What this process has seen itself is newer than what was kept.
-        let kept = match self.scanner.known(point) {
+        let kept = match self.shelf.scanner.known(point) {
             Some(_) => None,
             None => self.kept_volumes(point),
         };
@@ -130,7 +135,7 @@ impl Tree {
 
     /// Whether `volumes.json` can be given without opening anything.
     pub(super) fn is_probed(&self, point: &PointView) -> bool {
-        self.scanner.known(point).is_some() || self.kept_volumes(point).is_some()
+        self.shelf.scanner.known(point).is_some() || self.kept_volumes(point).is_some()
     }
 
     /// Looks for the volumes of a point, and opens the filesystems on them, unless that has been done.
@@ -138,13 +143,13 @@ impl Tree {
     /// # Errors
     /// `Io`. Damage is in the answer.
     pub fn probe(&self, point: &Point) -> Result<ProbedPoint> {
-        let volumes = self.scanner.volumes(point)?;
-        let trouble = |volume: &Volume| self.scanner.open_now(point, volume)?.trouble();
+        let volumes = self.shelf.scanner.volumes(point)?;
+        let trouble = |volume: &Volume| self.shelf.scanner.open_now(point, volume)?.trouble();
         let attributes = |position: usize| match volumes.files.trees.get(position)?.top {
             Top::Instance(at) => {
                 let (at, ino) = volumes.top(at).ok()?;
                 let volume = &volumes.files.instance(at)?.volume.volume;
-                let fs = self.scanner.filesystem(point, volume).ok()?;
+                let fs = self.shelf.scanner.filesystem(point, volume).ok()?;
                 serde_json::to_value(fs.attributes(ino).ok()?).ok()
             }
             Top::Several(_) => None,
@@ -157,7 +162,7 @@ impl Tree {
 
     /// The bytes of a version of a document: kept, or made again if it is still the present one.
     pub(super) fn document(&self, ino: Ino, point: &Point) -> Result<Arc<[u8]>> {
-        if let Some(bytes) = self.documents.get(&ino) {
+        if let Some(bytes) = self.shelf.documents.get(&ino) {
             return Ok(bytes);
         }
         let base = ino.low() & !low::DOCUMENT_MASK;
@@ -165,7 +170,7 @@ impl Tree {
         if base | (inode::hash(&bytes) & low::DOCUMENT_MASK) != ino.low() {
             return Err(stale());
         }
-        self.documents.put(ino, bytes.clone(), bytes.len());
+        self.shelf.documents.put(ino, bytes.clone(), bytes.len());
         Ok(bytes)
     }
 }

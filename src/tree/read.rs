@@ -83,7 +83,7 @@ impl Tree {
     /// # Errors
     /// `IsADirectory`, `InvalidInput` when it is no regular file; `Stale`, `Corrupt`, `Unsupported`, `Io`.
     pub fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>> {
-        if let Some(content) = self.contents.get(&ino) {
+        if let Some(content) = self.shelf.contents.get(&ino) {
             return Ok(content);
         }
         let (content, weight): (Arc<dyn ReadAt>, usize) = match self.node(ino)? {
@@ -91,7 +91,7 @@ impl Tree {
                 return Ok(Arc::new(Bytes(self.document(ino, &point)?)));
             }
             Node::Attached(point, at) => {
-                let bytes = match self.documents.get(&ino) {
+                let bytes = match self.shelf.documents.get(&ino) {
                     Some(bytes) => bytes,
                     None => {
                         let file = point
@@ -103,7 +103,7 @@ impl Tree {
                             self.repository
                                 .attached(&point.vm, &point.entry, &file.name)?;
                         let bytes: Arc<[u8]> = bytes.into();
-                        self.documents.put(ino, bytes.clone(), bytes.len());
+                        self.shelf.documents.put(ino, bytes.clone(), bytes.len());
                         bytes
                     }
                 };
@@ -111,11 +111,11 @@ impl Tree {
             }
             Node::Disk(point, at) => {
                 let size = disk::entry(&point, at)?.source_bytes;
-                (self.disks.lazy(&point, at, size), 1)
+                (self.shelf.disks.lazy(&point, at, size), 1)
             }
             Node::VolumeRaw(point, volume) => {
                 // Its map is the scan's own.
-                (self.scanner.raw(&point, &volume.volume), 1)
+                (self.shelf.scanner.raw(&point, &volume.volume), 1)
             }
             // Not kept: it may be another one the next time.
             Node::Session(node) => return self.session_content(ino, &node),
@@ -129,7 +129,8 @@ impl Tree {
             | Node::Files(..)
             | Node::Volumes(..) => return Err(directory()),
         };
-        self.contents
+        self.shelf
+            .contents
             .put(ino, Arc::clone(&content), weight + CONTENT_RUNS);
         Ok(content)
     }
@@ -160,13 +161,13 @@ impl Tree {
             .map_err(|e| e.at_path(&place))?;
         let weight = map.runs().len();
         let encoded = Encoded {
-            scanner: Arc::clone(&self.scanner),
+            scanner: Arc::clone(&self.shelf.scanner),
             point: Arc::clone(&node.point),
             volume: Arc::clone(node.place.volume()),
             ino: node.ino,
             size_bytes: map.size_bytes(),
         };
-        let sources = self.disks.all(&node.point);
+        let sources = self.shelf.disks.all(&node.point);
         let reader = RunReader::new(map, sources, Some(Arc::new(encoded)));
         Ok((Arc::new(Placed { reader, place }), weight))
     }

@@ -66,6 +66,7 @@ impl Tree {
         let is_top = ino.volume() == 0 && ino.low() & !low::INDEX_MASK == low::FILES;
         let is_far = ino.is_from_table()
             && self
+                .shelf
                 .table
                 .get(ino)
                 .is_some_and(|far| far.instance().is_some());

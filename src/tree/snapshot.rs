@@ -10,7 +10,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::attribute::TreeOptions;
 use super::inode::{Ino, low};
 use crate::error::{ErrorKind, Result};
 use crate::guest::fs::Time;
@@ -129,6 +128,15 @@ impl Snapshot {
         self.by_serial.get(&serial)
     }
 
+    /// The VMs that `shows` wants, with the serials that they have here.
+    pub(super) fn only(&self, shows: impl Fn(&VmName) -> bool) -> Self {
+        let mut some = Self::default();
+        for vm in self.vms().filter(|vm| shows(&vm.name)) {
+            some.insert(Arc::clone(vm));
+        }
+        some
+    }
+
     /// Time of the root: of the newest change below it.
     pub(super) fn time(&self) -> Time {
         let seconds = self.vms().map(|vm| vm.time().seconds).max().unwrap_or(0);
@@ -178,8 +186,6 @@ pub(super) struct Loader {
     marks: HashMap<String, Marks>,
     /// Serials given here, by VM and identity: a directory that was copied has the identities of its original.
     given: HashMap<(String, [u8; 16]), u32>,
-    /// Changes that nobody has been told of yet.
-    pub(super) untold: Vec<Ino>,
 }
 
 impl Loader {
@@ -187,11 +193,9 @@ impl Loader {
     pub(super) fn load(
         &mut self,
         repository: &Repository,
-        options: &TreeOptions,
         old: &Snapshot,
     ) -> Result<Option<Snapshot>> {
-        let mut names = repository.vm_names()?;
-        names.retain(|name| options.shows(name));
+        let names = repository.vm_names()?;
         let mut views = Vec::new();
         let mut changed = names.len() != old.vms.len();
         for name in &names {

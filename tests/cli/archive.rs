@@ -39,7 +39,7 @@ fn sh(place: &Place, script: &str) -> String {
         .env("TREE", TREE)
         .env("R", env!("CARGO_BIN_EXE_restorefs"))
         .env("RESTOREFS_REPO", place.repo())
-        .env("XDG_RUNTIME_DIR", place.dir.path())
+        .env("RESTOREFS_RUNTIME_DIR", place.dir.path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -67,7 +67,7 @@ impl Place {
             .args(args)
             .current_dir(self.dir.path())
             .env("RESTOREFS_REPO", self.repo())
-            .env("XDG_RUNTIME_DIR", self.dir.path())
+            .env("RESTOREFS_RUNTIME_DIR", self.dir.path())
             .env_remove("RUST_LOG");
         command
     }

@@ -81,7 +81,7 @@ impl Site {
         Command::new(script)
             .args(args)
             .env("RESTOREFS_PROGRAM", env!("CARGO_BIN_EXE_restorefs"))
-            .env("XDG_RUNTIME_DIR", self.house.place.dir.path())
+            .env("RESTOREFS_RUNTIME_DIR", self.house.place.dir.path())
             .current_dir("/")
             .output()
             .unwrap()
@@ -412,7 +412,7 @@ fn mount_finds_the_helper_and_fstab_is_understood() {
         .args(["--mount", "sh", "-c", &script])
         .current_dir(dir)
         .env("RESTOREFS_PROGRAM", env!("CARGO_BIN_EXE_restorefs"))
-        .env("XDG_RUNTIME_DIR", dir)
+        .env("RESTOREFS_RUNTIME_DIR", dir)
         .output()
         .unwrap();
     let (out, said) = (
@@ -426,5 +426,96 @@ fn mount_finds_the_helper_and_fstab_is_understood() {
         site.house.log()
     );
     assert!(said.contains("\"bogus\""), "{said}");
+    service.stop();
+}
+
+#[test]
+fn a_number_means_the_same_in_all_mounts() {
+    if !can_mount() {
+        return;
+    }
+    let site = Site::new(&["all", "one"]);
+    let house = &site.house;
+    house.configure("", "");
+    // A copy of a VM, as rsync makes one behind the daemon's back: it has the numbers of its original, and content of its own.
+    house.place.disk("b.raw", 4, 77);
+    house
+        .place
+        .ok(&["backup", "zeta", "vda=b.raw", "--point", "p1"]);
+    let service = site.start();
+    let vms = house.place.repo().join("vms");
+    let output = Command::new("cp")
+        .arg("-a")
+        .args([vms.join("zeta"), vms.join("alpha")])
+        .status()
+        .unwrap();
+    assert!(output.success());
+    site.mount(0, "ro,poll=1");
+    site.mount(1, "ro,vm=alpha,poll=1");
+    let ino = |at: usize, path: &str| std::fs::metadata(site.at(at, path)).unwrap().ino();
+    wait_until("the copy is seen", || {
+        site.at(1, "alpha/p1").exists() && site.at(0, "alpha/p1").exists()
+    });
+    for path in ["alpha", "alpha/p1", "alpha/p1/disks/vda.raw"] {
+        assert_eq!(ino(0, path), ino(1, path), "{path}");
+        assert_ne!(
+            ino(0, path),
+            ino(0, &path.replacen("alpha", "zeta", 1)),
+            "{path}"
+        );
+    }
+    let bytes = std::fs::read(house.place.path("b.raw")).unwrap();
+    for path in [site.at(0, "zeta"), site.at(1, "alpha"), site.at(0, "alpha")] {
+        assert!(
+            std::fs::read(path.join("p1/disks/vda.raw")).unwrap() == bytes,
+            "{}",
+            path.display()
+        );
+    }
+    service.kill();
+}
+
+#[test]
+fn who_may_only_ingest_cannot_hand_over_a_mount() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let id = std::fs::read_to_string(house.place.repo().join("restorefs.json")).unwrap();
+    let id: serde_json::Value = serde_json::from_str(&id).unwrap();
+    let name = format!("{}.sock", id["repository_id"].as_str().unwrap());
+    let socket = house.place.path(&name);
+    // A member of the socket's group.
+    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
+    let script = "import socket,sys,array,os\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        fd=os.open('/dev/null',os.O_RDONLY)\n\
+        line=b'{\"command\":\"mount\",\"mountpoint\":\"/x\",\"options\":\"allow_forget\",\"uid\":0,\"gid\":0}\\n'\n\
+        s.sendmsg([line],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[fd]))])\n\
+        print(s.makefile().readline())\n";
+    let ask = |user: &str| {
+        let output = Command::new("setpriv")
+            .args([
+                "--reuid",
+                user,
+                "--regid",
+                "65534",
+                "--clear-groups",
+                "/usr/bin/python3",
+                "-c",
+                script,
+            ])
+            .arg(&socket)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let said = ask("65534");
+    assert!(said.contains("permission-denied"), "{said}");
+    // Root may, and then the descriptor is looked at.
+    assert!(ask("0").contains("not of /dev/fuse"));
     service.stop();
 }

@@ -89,6 +89,33 @@ fn several_repositories_are_served_by_one_process() {
     assert!(said.contains("second"), "{said}");
 }
 
+/// The daemon below a service manager that listens for it; it is started by the first connection.
+fn activated(house: &House, listen: &[&str]) -> std::process::Child {
+    let config = house.place.path("config.toml");
+    let mut activator = Command::new("systemd-socket-activate");
+    for socket in listen {
+        activator.args(["--listen", socket]);
+    }
+    let log = std::fs::File::create(house.place.path("log")).unwrap();
+    activator
+        .args(["-E", "RESTOREFS_RUNTIME_DIR", "-E", "NOTIFY_SOCKET"])
+        .arg(env!("CARGO_BIN_EXE_restorefs"))
+        .args(["serve", "--config", config.to_str().unwrap()])
+        .env("RESTOREFS_RUNTIME_DIR", house.place.dir.path())
+        .env("NOTIFY_SOCKET", house.place.path("notify"))
+        .env("HOME", house.place.dir.path())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+fn terminate(mut process: std::process::Child) -> std::process::ExitStatus {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    process.wait().unwrap()
+}
+
 #[test]
 fn sockets_of_a_manager_are_served_and_stay() {
     if !has("systemd-socket-activate") {
@@ -100,40 +127,61 @@ fn sockets_of_a_manager_are_served_and_stay() {
         .place
         .ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
     house.configure("", "");
-    let (socket, config) = (
-        house.place.path("nbd.sock"),
-        house.place.path("config.toml"),
-    );
-    let mut activator = Command::new("systemd-socket-activate");
-    activator
-        .arg("--listen")
-        .arg(&socket)
-        .args(["-E", "XDG_RUNTIME_DIR", "-E", "NOTIFY_SOCKET"])
-        .arg(env!("CARGO_BIN_EXE_restorefs"))
-        .args(["serve", "--config", config.to_str().unwrap()])
-        .env("XDG_RUNTIME_DIR", house.place.dir.path())
-        .env("NOTIFY_SOCKET", house.place.path("notify"))
-        .env("HOME", house.place.dir.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let mut process = activator.spawn().unwrap();
+    let socket = house.place.path("nbd.sock");
+    let process = activated(&house, &[socket.to_str().unwrap()]);
     wait_until("the socket", || socket.exists());
     // The connection comes before the daemon: it waits, and is served.
     let client = house.connect("web01/p1/vda");
     let mut bytes = [0; 512];
     client.read_at(0, &mut bytes).unwrap();
-    assert_eq!(
-        bytes.to_vec(),
-        std::fs::read(house.place.path("a.raw")).unwrap()[..512]
-    );
+    let expected = std::fs::read(house.place.path("a.raw")).unwrap();
+    assert_eq!(bytes[..], expected[..512]);
     house.hear("READY=1");
     let uri = house.place.json(&["begin", "web01"])["nbd_targets_string"].clone();
     assert!(uri.as_str().unwrap().contains("nbd.sock"), "{uri}");
     drop(client);
-    let pid = rustix::process::Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert!(process.wait().unwrap().success());
+    assert!(terminate(process).success());
     assert!(socket.exists(), "the socket is the manager's");
+}
+
+#[test]
+fn a_tcp_socket_of_a_manager_needs_its_address_in_the_configuration() {
+    if !has("systemd-socket-activate") {
+        return;
+    }
+    let house = House::new();
+    house.place.disk("a.raw", 4, 1);
+    house
+        .place
+        .ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let connect = || {
+        let uri = format!("nbd://{address}/web01/p1/vda");
+        restorefs::nbd::client::Client::connect(&uri.parse().unwrap())
+    };
+    house.configure(
+        "",
+        &format!("[repository.nbd]\nlisten = \"{address}\"\nplain = true\n"),
+    );
+    let process = activated(&house, &[&address]);
+    let mut client = None;
+    wait_until("the address is listened on", || {
+        client = connect().ok();
+        client.is_some()
+    });
+    client.unwrap().read_at(0, &mut [0; 512]).unwrap();
+    assert!(terminate(process).success());
+    // Nobody said that it is to be served, or that it may be in the clear.
+    house.configure("", "");
+    let mut process = activated(&house, &[&address]);
+    wait_until("the daemon refuses", || {
+        let _ = connect();
+        process.try_wait().unwrap().is_some()
+    });
+    assert_eq!(process.wait().unwrap().code(), Some(2), "{}", house.log());
+    assert!(house.log().contains(&address), "{}", house.log());
 }
 
 #[test]

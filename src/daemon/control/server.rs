@@ -8,13 +8,17 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 
 use super::line::Lines;
 use super::{Answer, Request};
 use crate::daemon::desk::Desk;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::Ending;
 use crate::sys::socket::{self, SocketFile};
+
+/// LIMIT: connections at a time.
+const CONNECTIONS_MAX: usize = 256;
 
 /// Listens on `path`; whoever can open the socket (mode 0660) may ask. Its file goes with the second of the answer.
 pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
@@ -29,11 +33,20 @@ pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)>
 
 /// Answers until the daemon ends.
 pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    tracing::warn!(
+                        most = CONNECTIONS_MAX,
+                        "a command was turned away: too many at a time"
+                    );
+                    continue;
+                };
                 let desk = Arc::clone(&desk);
                 tokio::spawn(async move {
+                    let _place = place;
                     if let Err(e) = converse(stream, desk).await {
                         tracing::debug!(error = %e, "a control connection ended");
                     }
@@ -48,17 +61,19 @@ pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
 }
 
 async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()> {
+    let user = stream.peer_cred()?.uid();
     let mut lines = Lines::default();
     while let Some((line, descriptors)) = lines.next(&stream).await? {
         let answer = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
                 let desk = Arc::clone(&desk);
                 // Commits seal and fsync: not on a thread that serves others.
-                match tokio::task::spawn_blocking(move || answer(&desk, request, descriptors)).await
+                match tokio::task::spawn_blocking(move || answer(&desk, user, request, descriptors))
+                    .await
                 {
                     Ok(answer) => answer,
                     Err(e) => Err(Error::new(
-                        crate::error::ErrorKind::Io,
+                        ErrorKind::Io,
                         "the request failed inside the daemon",
                     )
                     .caused_by(e)),
@@ -82,7 +97,12 @@ fn value(answer: impl Serialize) -> Result<Value> {
         .map_err(|e| Error::invalid("the answer cannot be encoded").caused_by(e))
 }
 
-fn answer(desk: &Desk, request: Request, mut descriptors: Vec<OwnedFd>) -> Result<Value> {
+fn answer(
+    desk: &Desk,
+    user: u32,
+    request: Request,
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<Value> {
     match request {
         Request::Status => value(desk.status()),
         Request::Begin(arguments) => value(desk.begin(&arguments.request()?)?),
@@ -105,6 +125,13 @@ fn answer(desk: &Desk, request: Request, mut descriptors: Vec<OwnedFd>) -> Resul
         }
         Request::Sessions => value(desk.list()),
         Request::Mount(arguments) => {
+            // A mount can remove points (allow_forget), which who may only ingest and read must not.
+            if user != 0 && user != rustix::process::geteuid().as_raw() {
+                return Err(Error::new(
+                    ErrorKind::PermissionDenied,
+                    "only root and the daemon's own user may hand over a mount",
+                ));
+            }
             let descriptor = descriptors
                 .pop()
                 .ok_or_else(|| Error::invalid("there is no descriptor with the request"))?;

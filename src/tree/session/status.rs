@@ -67,7 +67,7 @@ impl Tree {
         ino: Option<Ino>,
     ) -> (Ino, Arc<[u8]>) {
         if let Some(ino) = ino
-            && let Some(bytes) = self.documents.get(&ino)
+            && let Some(bytes) = self.shelf.documents.get(&ino)
         {
             return (ino, bytes);
         }
@@ -85,7 +85,9 @@ impl Tree {
         let bytes: Arc<[u8]> = bytes.into();
         let low = kind | (inode::hash(&bytes) & low::DOCUMENT_MASK);
         let ino = ino.unwrap_or_else(|| node.ino(low));
-        self.documents.put(ino, Arc::clone(&bytes), bytes.len());
+        self.shelf
+            .documents
+            .put(ino, Arc::clone(&bytes), bytes.len());
         (ino, bytes)
     }
 }

@@ -1,0 +1,90 @@
+//! What all trees of one process share of a repository: what has been opened and read, and which number means what.
+//!
+//! # Why
+//! Mounts of one repository show it to different people in different ways, but it is one repository: opened and kept once, within one
+//! budget.
+//!
+//! # Invariants
+//! An inode number means the same in all of them. So serials are chosen among all VMs, also those that a tree does not show, and there is
+//! one table of numbers.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+use super::attribute::TreeOptions;
+use super::cache::{Flights, Weighted};
+use super::disk::Disks;
+use super::inode::{Ino, Table};
+use super::probe::Kept;
+use super::snapshot::{Loader, Snapshot};
+use super::volume::Scanner;
+use crate::block::ReadAt;
+use crate::chain::Pool;
+use crate::error::Result;
+use crate::repo::Repository;
+use crate::types::PointId;
+use crate::types::width::usize_from_u64;
+
+/// LIMIT: points of which is remembered what their state has of volumes.
+const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// LIMIT: guest directories whose parent is remembered.
+const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+
+/// See the module.
+pub(super) struct Shelf {
+    pub(super) disks: Arc<Disks>,
+    pub(super) scanner: Arc<Scanner>,
+    pub(super) table: Table,
+    pub(super) kept: Flights<PointId, Kept>,
+    pub(super) contents: Weighted<Ino, Arc<dyn ReadAt>>,
+    pub(super) documents: Weighted<Ino, Arc<[u8]>>,
+    parents: Mutex<LruCache<Ino, Ino>>,
+    source: Mutex<Source>,
+}
+
+/// All VMs and points, as they were read last.
+#[derive(Default)]
+struct Source {
+    loader: Loader,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Shelf {
+    pub(super) fn new(
+        repository: &Arc<Repository>,
+        pool: Arc<Pool>,
+        options: &TreeOptions,
+    ) -> Arc<Self> {
+        let memory = options.memory;
+        let disks = Disks::new(Arc::clone(repository), pool, options.writable);
+        Arc::new(Self {
+            scanner: Arc::new(Scanner::new(&disks, options)),
+            table: Table::open(repository, options.writable),
+            disks,
+            kept: Flights::new(KEPT),
+            contents: Weighted::new(usize_from_u64(memory.runs())),
+            documents: Weighted::new(usize_from_u64(memory.document_bytes())),
+            parents: Mutex::new(LruCache::new(PARENTS_KEPT)),
+            source: Mutex::default(),
+        })
+    }
+
+    pub(super) fn parents(&self) -> MutexGuard<'_, LruCache<Ino, Ino>> {
+        self.parents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the indexes that have changed, and answers all VMs and points.
+    ///
+    /// # Errors
+    /// `Io` when the VMs cannot be listed.
+    pub(super) fn load(&self, repository: &Repository) -> Result<Arc<Snapshot>> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let Source { loader, snapshot } = &mut *source;
+        if let Some(next) = loader.load(repository, snapshot)? {
+            *snapshot = Arc::new(next);
+        }
+        Ok(Arc::clone(snapshot))
+    }
+}

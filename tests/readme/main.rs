@@ -8,7 +8,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test stops at the first surprise and says what it skips"
+    clippy::cast_possible_truncation,
+    reason = "a test stops at the first surprise and says what it skips; its numbers are small"
 )]
 
 mod page;

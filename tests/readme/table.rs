@@ -111,6 +111,8 @@ pub(crate) const TOOLS: &[&str] = &[
     "findmnt",
     "systemd-analyze",
     "setpriv",
+    "ganesha.nfsd",
+    "nfs-ls",
     "cmp",
     "chroot",
 ];

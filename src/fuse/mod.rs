@@ -20,6 +20,7 @@ mod attr;
 mod change;
 mod device;
 pub mod disk;
+mod ending;
 mod errno;
 mod follow;
 mod mount;

@@ -4,12 +4,14 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
 use super::adapter::Adapter;
 use super::device;
+use super::ending;
 use super::follow::{Follower, Wake};
 use super::mountinfo::{self, TYPE};
 use super::mountpoint::{Subject, prepare};
@@ -43,6 +45,8 @@ pub struct Mounted {
     /// Device number as mountinfo shows it: tells our mount from a later one at the same path. `None` when somebody else has mounted it.
     device: Option<String>,
     notifier: Notifier,
+    /// Whether the session has been waited for.
+    ended: AtomicBool,
 }
 
 /// Mounts a tree.
@@ -169,6 +173,7 @@ fn start(
         mountpoint,
         device: None,
         notifier,
+        ended: AtomicBool::new(false),
     })
 }
 
@@ -235,13 +240,14 @@ impl Mounted {
     /// # Errors
     /// `Busy`, `Io`.
     pub fn unmount(&self, lazy: bool) -> Result<()> {
-        if self.is_mounted() {
+        if !self.ended.load(Ordering::Acquire) && self.is_mounted() {
             umount(&self.mountpoint, lazy)?;
         }
         self.wait()
     }
 
-    /// Whether it is there, and this process has mounted it.
+    /// Whether it is there, and this process has mounted it. The kernel gives device numbers again: once the session has ended well, what is
+    /// there can be another process's mount.
     fn is_mounted(&self) -> bool {
         let Some(device) = &self.device else {
             return false;
@@ -281,11 +287,17 @@ impl Mounted {
         let Some(running) = self.take() else {
             return Ok(());
         };
-        let ended = running.session.join().or_io("the mount has failed");
+        let ended = if self.is_own() {
+            ending::join(running.session)
+        } else {
+            running.session.join()
+        };
+        self.ended.store(true, Ordering::Release);
+        let ended = ended.or_io("the mount has failed");
         running.follower.stop();
         running.notify.finish();
         // A session that has failed leaves a dead mount.
-        if self.is_mounted() {
+        if ended.is_err() && self.is_mounted() {
             detach(&self.mountpoint)?;
         }
         ended.at_path(&self.mountpoint)
@@ -299,6 +311,17 @@ impl Drop for Mounted {
         };
         running.follower.stop();
         running.notify.finish();
+        if !self.is_own() {
+            return;
+        }
+        if running.session.guard.is_finished() {
+            // What failed has been said, or is of no use to anybody any more.
+            if ending::join(running.session).is_ok() {
+                return;
+            }
+        } else {
+            ending::leave(running.session);
+        }
         if self.is_mounted()
             && let Err(error) = detach(&self.mountpoint)
         {

@@ -12,6 +12,8 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
+const BUSY_ADVICE: &str = "close what uses it (fuser -vm DIR), or unmount lazily";
+
 /// LIMIT: how long a mount that is there already may take to say that it lives.
 const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -51,7 +53,7 @@ pub(super) fn detach(mountpoint: &Path) -> Result<()> {
     unmount_by(
         mountpoint,
         UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
-        &["-u", "-z", "-q", "--"],
+        &["-u", "-z", "--"],
     )
 }
 
@@ -74,7 +76,7 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
     }
     let mut tries = 0;
     loop {
-        match unmount_by(&resolved, UnmountFlags::NOFOLLOW, &["-u", "-q", "--"]) {
+        match unmount_by(&resolved, UnmountFlags::NOFOLLOW, &["-u", "--"]) {
             // The kernel lets go of a file a moment after its last user has closed it.
             Err(e) if e.kind() == ErrorKind::Busy && tries < BUSY_TRIES => {
                 tries += 1;
@@ -111,7 +113,7 @@ fn unmount_by(mountpoint: &Path, flags: UnmountFlags, helper: &[&str]) -> Result
         Err(e) => {
             let error = Error::io("cannot unmount", e.into()).at_path(mountpoint);
             return Err(if error.kind() == ErrorKind::Busy {
-                error.advise("close what uses it (fuser -vm DIR), or unmount lazily")
+                error.advise(BUSY_ADVICE)
             } else {
                 error
             });
@@ -127,10 +129,12 @@ fn unmount_by(mountpoint: &Path, flags: UnmountFlags, helper: &[&str]) -> Result
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let kind = if said.contains("busy") {
-        ErrorKind::Busy
+    let (kind, advice) = if said.contains("busy") {
+        (ErrorKind::Busy, BUSY_ADVICE)
     } else {
-        ErrorKind::PermissionDenied
+        let advice = "who has mounted it can, and root";
+        (ErrorKind::PermissionDenied, advice)
     };
-    Err(Error::new(kind, format!("cannot unmount: {said}")).at_path(mountpoint))
+    let error = Error::new(kind, format!("cannot unmount: {said}"));
+    Err(error.at_path(mountpoint).advise(advice))
 }

@@ -15,7 +15,7 @@ fn configuration(dir: &Path, share: &Path) -> String {
         "[global]\nserver role = standalone server\nmap to guest = Bad User\nguest account = root\n\
          ncalrpc dir = {0}/ncalrpc\nlog file = {0}/log\ninterfaces = 127.0.0.1\nbind interfaces only = yes\n\
          disable netbios = yes\nload printers = no\nprinting = bsd\ndisable spoolss = yes\nprivate dir = {0}/private\n{own}\
-         [backups]\npath = {1}\nread only = yes\nguest ok = yes\nwide links = no\noplocks = no\nstore dos attributes = no\nmap archive = no\n",
+         [backups]\npath = {1}\nread only = yes\nguest ok = yes\nwide links = no\noplocks = no\nlevel2 oplocks = no\nstore dos attributes = no\nmap archive = no\n",
         dir.display(),
         share.display()
     )

@@ -1,5 +1,6 @@
 //! Mounting, unmounting, and what a killed process leaves.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use restorefs::error::ErrorKind;
@@ -37,6 +38,69 @@ fn unmounting_takes_it_away() {
         umount(&world.path("mnt"), false).unwrap();
     });
     assert!(names(&world.at("")).is_empty());
+}
+
+/// Who had waited for his mount's end once unmounted what was at its path by then, because fuser does, and because the kernel gives a
+/// device number again at once: `restorefs umount`, `restorefs mount`, and nothing was there.
+#[test]
+fn a_mount_that_follows_at_once_is_left_alone() {
+    if !ready() {
+        return;
+    }
+    let world = World::empty();
+    world.commit_small("web01", "p1");
+    for _ in 0..5 {
+        let first = world.mount();
+        rustix::mount::unmount(world.path("mnt"), rustix::mount::UnmountFlags::empty()).unwrap();
+        let second = world.mount();
+        first.wait().unwrap();
+        assert_eq!(names(&world.at("")), ["web01"]);
+        second.unmount(false).unwrap();
+        let first = world.mount();
+        rustix::mount::unmount(world.path("mnt"), rustix::mount::UnmountFlags::empty()).unwrap();
+        eventually("the end", || first.has_ended());
+        let second = world.mount();
+        drop(first);
+        assert_eq!(names(&world.at("")), ["web01"]);
+        drop(second);
+        eventually("the drop", || names(&world.at("")).is_empty());
+    }
+}
+
+/// The same, of what the mount lay on.
+#[test]
+fn what_lies_below_a_mount_stays_mounted() {
+    struct Below(std::path::PathBuf);
+    impl Drop for Below {
+        fn drop(&mut self) {
+            let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+    if !ready() {
+        return;
+    }
+    let world = World::empty();
+    world.commit_small("web01", "p1");
+    let run = Command::new("mount")
+        .args(["-t", "tmpfs", "none", text(&world.path("mnt"))])
+        .status();
+    assert!(run.unwrap().success());
+    let below = Below(world.path("mnt"));
+    let device = std::fs::metadata(&below.0).unwrap().dev();
+    let is_back = || std::fs::metadata(&below.0).unwrap().dev() == device;
+    for by_whom in ["its process", "its process, on leaving", "somebody else"] {
+        let mounted = world.mount();
+        assert!(!is_back());
+        match by_whom {
+            "its process" => mounted.unmount(false).unwrap(),
+            "somebody else" => {
+                umount(&below.0, false).unwrap();
+                mounted.wait().unwrap();
+            }
+            _ => drop(mounted),
+        }
+        eventually(by_whom, is_back);
+    }
 }
 
 #[test]

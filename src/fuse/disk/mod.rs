@@ -21,6 +21,7 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use adapter::DiskAdapter;
 use failure::Failures;
 
+use super::ending;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
@@ -122,8 +123,7 @@ impl DiskMount {
     /// # Errors
     /// `Io` when the session ended with an error.
     pub fn wait(self) -> Result<()> {
-        self.session
-            .join()
+        ending::join(self.session)
             .or_io("the mount has failed")
             .at_path(&self.mountpoint)
     }

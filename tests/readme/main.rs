@@ -1,0 +1,199 @@
+//! Every command of README.md is run, in order, in an empty directory, by a shell in namespaces of its own.
+//!
+//! # Invariants
+//! - A block that `table` does not know, and an entry of `table` that fits nothing, fail the test: nothing slips in, nothing gets lost.
+//! - A line is run as it stands there. What cannot be is named in `table::ELSEWHERE` with the reason, and printed.
+//! - What a section starts ends with it: a reader may begin with any of them.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a test stops at the first surprise and says what it skips; its numbers are small"
+)]
+
+mod page;
+#[path = "../cli/place.rs"]
+#[allow(
+    dead_code,
+    reason = "the tests of the command line need more of it than this"
+)]
+mod place;
+mod stage;
+mod table;
+
+use std::path::Path;
+
+use page::{Block, blocks, command};
+use place::{can_mount, has};
+use stage::Stage;
+use table::{BLOCKS, ELSEWHERE, Kind, SECTIONS, STEPS, fits};
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The blocks with what they are; fails when README and table do not fit.
+fn known(blocks: &[Block]) -> Vec<(&Block, &'static Kind)> {
+    for (n, block) in blocks.iter().enumerate() {
+        let (section, begins, _) = BLOCKS.get(n).unwrap_or_else(|| {
+            panic!(
+                "README.md:{}: tests/readme/table.rs does not know this block",
+                block.line
+            )
+        });
+        assert!(
+            block.section == *section && block.lines[0].starts_with(begins),
+            "README.md:{}: \"{}\" in \"{}\"; tests/readme/table.rs expects \"{begins}\" in \"{section}\"",
+            block.line,
+            block.lines[0],
+            block.section
+        );
+    }
+    assert_eq!(blocks.len(), BLOCKS.len(), "a block is gone");
+    let kinds = BLOCKS.iter().map(|(_, _, kind)| kind);
+    blocks.iter().zip(kinds).collect()
+}
+
+fn commands<'a>(blocks: &[(&'a Block, &Kind)]) -> Vec<&'a str> {
+    blocks
+        .iter()
+        .filter(|(_, kind)| matches!(kind, Kind::Shell))
+        .flat_map(|(block, _)| block.lines.iter())
+        .map(|line| command(line))
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+#[test]
+fn the_table_fits_the_page() {
+    let page = blocks(&read("README.md"));
+    let known = known(&page);
+    let commands = commands(&known);
+    let prefixes = STEPS
+        .iter()
+        .map(|step| step.line)
+        .chain(ELSEWHERE.iter().map(|elsewhere| elsewhere.line));
+    for prefix in prefixes {
+        let found = commands.iter().filter(|line| fits(line, prefix));
+        assert_eq!(
+            found.count(),
+            1,
+            "lines of README.md that begin with {prefix}"
+        );
+    }
+    for section in SECTIONS {
+        assert!(
+            page.iter().any(|block| block.section == section.name),
+            "{}",
+            section.name
+        );
+    }
+    for line in commands.iter().filter(|line| line.ends_with('&')) {
+        let waits = STEPS
+            .iter()
+            .any(|step| fits(line, step.line) && step.after.contains("ready"));
+        assert!(waits, "nothing waits for what this starts: {line}");
+    }
+}
+
+#[test]
+fn what_only_a_machine_with_systemd_can_run_is_run_there() {
+    let steps = read("tests/vm/steps");
+    for elsewhere in ELSEWHERE.iter().filter(|elsewhere| elsewhere.on_machine) {
+        assert!(
+            steps.contains(elsewhere.line),
+            "tests/vm/steps does not have: {}",
+            elsewhere.line
+        );
+    }
+    // The line of /etc/exports: its options, for another address.
+    let options = "(ro,fsid=77,no_subtree_check,no_root_squash,crossmnt)";
+    assert!(read("README.md").contains(options) && steps.contains(options));
+}
+
+#[test]
+fn every_command_works_as_it_stands_there() {
+    if !can_mount() || !table::TOOLS.iter().all(|tool| has(tool)) {
+        return;
+    }
+    let page = blocks(&read("README.md"));
+    let known = known(&page);
+    let mut stage = Stage::new();
+    let mut section = "";
+    for (block, kind) in &known {
+        if block.section != section {
+            leave(&mut stage, section);
+            section = &block.section;
+            enter(&mut stage, section, &known);
+        }
+        match kind {
+            Kind::Picture => {}
+            Kind::Shell => run(&mut stage, block),
+            Kind::File { check, .. } | Kind::Files { check } => stage.quiet(check),
+        }
+    }
+    leave(&mut stage, section);
+    stage.end();
+}
+
+/// Puts the section's files in place, and what it takes for granted.
+fn enter(stage: &mut Stage, section: &str, known: &[(&Block, &Kind)]) {
+    println!("## {section}");
+    for (block, kind) in known.iter().filter(|(block, _)| block.section == section) {
+        match kind {
+            Kind::File { path, .. } => stage.file(path, &block.lines),
+            Kind::Files { .. } => {
+                for (path, lines) in block.files() {
+                    stage.file(path, lines);
+                }
+            }
+            Kind::Picture | Kind::Shell => {}
+        }
+    }
+    if let Some(section) = SECTIONS.iter().find(|known| known.name == section) {
+        stage.quiet(section.before);
+    }
+}
+
+/// Ends what the section has started, and looks at what it has left.
+fn leave(stage: &mut Stage, section: &str) {
+    if section.is_empty() {
+        return;
+    }
+    stage.quiet("leave");
+}
+
+fn run(stage: &mut Stage, block: &Block) {
+    for (n, line) in block.lines.iter().enumerate() {
+        let at = block.line + 1 + n;
+        let plain = command(line);
+        if plain.is_empty() {
+            continue;
+        }
+        if let Some(elsewhere) = ELSEWHERE.iter().find(|other| fits(plain, other.line)) {
+            println!(
+                "NOT RUN HERE: {plain} ({}; {})",
+                elsewhere.reason, elsewhere.run_by
+            );
+            stage.quiet(elsewhere.instead);
+            continue;
+        }
+        let step = STEPS.iter().find(|step| fits(plain, step.line));
+        if let Some(step) = step {
+            stage.quiet(step.before);
+        }
+        println!("README.md:{at}: {plain}");
+        let said = stage.line(at, line);
+        let Some(step) = step else {
+            continue;
+        };
+        for words in step.says {
+            assert!(
+                said.contains(words),
+                "README.md:{at}: {plain}\ndoes not say \"{words}\":\n{said}"
+            );
+        }
+        stage.quiet(step.after);
+    }
+}

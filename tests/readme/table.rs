@@ -1,0 +1,450 @@
+//! What each block of README.md is, what its lines need and say, and which of them are run elsewhere.
+
+/// What a block is.
+pub(crate) enum Kind {
+    /// A tree, for the eyes.
+    Picture,
+    /// Commands.
+    Shell,
+    /// A file: put there before the section's first command, looked at by `check` where the block stands.
+    File {
+        path: &'static str,
+        check: &'static str,
+    },
+    /// Several, each under a line that says its path.
+    Files { check: &'static str },
+}
+
+/// What a section takes for granted.
+pub(crate) struct Section {
+    pub(crate) name: &'static str,
+    pub(crate) before: &'static str,
+}
+
+/// Whether a line begins so, or with a `$` at the end of `begins` is so.
+pub(crate) fn fits(line: &str, begins: &str) -> bool {
+    begins
+        .strip_suffix('$')
+        .map_or_else(|| line.starts_with(begins), |all| line == all)
+}
+
+/// What belongs to one line.
+pub(crate) struct Step {
+    /// How it begins ([`fits`]).
+    pub(crate) line: &'static str,
+    /// Run before it.
+    pub(crate) before: &'static str,
+    /// What it prints.
+    pub(crate) says: &'static [&'static str],
+    /// Run after it: has to succeed.
+    pub(crate) after: &'static str,
+}
+
+/// A line that is not run here.
+pub(crate) struct Elsewhere {
+    /// How it begins.
+    pub(crate) line: &'static str,
+    pub(crate) reason: &'static str,
+    /// What runs it.
+    pub(crate) run_by: &'static str,
+    /// Whether `tests/vm/steps` must have it, as it is.
+    pub(crate) on_machine: bool,
+    /// What is run here in its place.
+    pub(crate) instead: &'static str,
+}
+
+const fn step(
+    line: &'static str,
+    before: &'static str,
+    says: &'static [&'static str],
+    after: &'static str,
+) -> Step {
+    Step {
+        line,
+        before,
+        says,
+        after,
+    }
+}
+
+const fn elsewhere(
+    line: &'static str,
+    reason: &'static str,
+    run_by: &'static str,
+    on_machine: bool,
+    instead: &'static str,
+) -> Elsewhere {
+    Elsewhere {
+        line,
+        reason,
+        run_by,
+        on_machine,
+        instead,
+    }
+}
+
+/// Programs that the lines are, and that prepare them.
+pub(crate) const TOOLS: &[&str] = &[
+    "unshare",
+    "ip",
+    "mke2fs",
+    "debugfs",
+    "sfdisk",
+    "partx",
+    "losetup",
+    "setfattr",
+    "busybox",
+    "qemu-img",
+    "qemu-nbd",
+    "nbdcopy",
+    "nbdinfo",
+    "nbdfuse",
+    "fusermount3",
+    "rsync",
+    "jq",
+    "openssl",
+    "testparm",
+    "zstd",
+    "useradd",
+    "adduser",
+    "runuser",
+    "findmnt",
+    "systemd-analyze",
+    "setpriv",
+    "ganesha.nfsd",
+    "nfs-ls",
+    "cmp",
+    "chroot",
+];
+
+/// Each block in order: its heading, how it begins, what it is.
+pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
+    ("restorefs", "/mnt/backups/", Kind::Picture),
+    ("Two commands", "cargo run", Kind::Shell),
+    ("Back up", "restorefs init", Kind::Shell),
+    ("Browse and take files out", "restorefs ls", Kind::Shell),
+    ("Restore", "restorefs restore", Kind::Shell),
+    ("Map as a block device", "D=$(restorefs map", Kind::Shell),
+    ("Map as a block device", "restorefs serve", Kind::Shell),
+    ("Write as files", "restorefs serve", Kind::Shell),
+    ("Write over NBD", "restorefs serve", Kind::Shell),
+    ("TLS", "A='-x509", Kind::Shell),
+    (
+        "TLS",
+        "[[access]]",
+        Kind::File {
+            path: "/etc/restorefs/access.toml",
+            check: "",
+        },
+    ),
+    ("As a service", "install -d", Kind::Shell),
+    (
+        "As a service",
+        "[Unit]",
+        Kind::File {
+            path: "/etc/systemd/system/restorefs.service.d/override.conf",
+            check: "said=$(systemd-analyze verify --man=no --recursive-errors=no /etc/systemd/system/restorefs.service 2>&1) || { echo \"$said\"; false; }
+                    if grep -E 'override.conf|Unknown' <<< \"$said\"; then false; fi",
+        },
+    ),
+    (
+        "As a service",
+        "/srv/restorefs/repo /mnt/backups",
+        Kind::File {
+            path: "/etc/fstab",
+            check: "findmnt --verify --tab-file /etc/fstab
+                    mount /mnt/backups; [ -e /mnt/backups/vm1/one/disks/vda.raw ]; findmnt -n -t fuse.restorefs /mnt/backups; umount /mnt/backups",
+        },
+    ),
+    (
+        "Put something on top",
+        "# /etc/samba/smb.conf",
+        Kind::Files { check: "servers" },
+    ),
+    ("Put something on top", "qemu-img convert", Kind::Shell),
+    ("Without restorefs", "P=$(ls", Kind::Shell),
+];
+
+/// What sections take for granted; the disks are made by the first that backs up.
+pub(crate) const SECTIONS: &[Section] = &[
+    Section {
+        name: "Back up",
+        before: "guest; second; echo '<domain/>' > domain.xml",
+    },
+    Section {
+        name: "Browse and take files out",
+        before: "mkdir /mnt/backups",
+    },
+    Section {
+        name: "Restore",
+        before: "mkdir /srv/there",
+    },
+    Section {
+        name: "As a service",
+        before: "installed",
+    },
+    Section {
+        name: "Put something on top",
+        before: "restorefs mount -o allow_other /mnt/backups",
+    },
+];
+
+/// What belongs to single lines.
+pub(crate) const STEPS: &[Step] = &[
+    step(
+        "restorefs backup web01 vda=tuesday.raw",
+        "",
+        &[],
+        "[ \"$(ls /srv/repo/vms/web01/points | wc -l)\" = 2 ]",
+    ),
+    step(
+        "restorefs backup db01",
+        "",
+        &[],
+        "restorefs ls db01 | grep 2026-11-20_02-00-00",
+    ),
+    step(
+        "restorefs backup web01 vda=/dev/vg0/web01-snap",
+        "snapshot",
+        &[],
+        "no_snapshot",
+    ),
+    step("restorefs ls$", "", &["web01", "db01"], ""),
+    step(
+        "restorefs ls web01@latest:/files/etc",
+        "",
+        &["passwd", "snapshot.raw", "nginx"],
+        "",
+    ),
+    step("restorefs info web01@latest --json", "", &["\"disks\""], ""),
+    step("restorefs volumes web01@latest", "", &["ext4"], ""),
+    step(
+        "restorefs mount /mnt/backups",
+        "",
+        &[],
+        "cmp /mnt/backups/web01/latest/disks/vda.raw snapshot.raw",
+    ),
+    step(
+        "cp -a /mnt/backups/web01",
+        "",
+        &[],
+        "grep worker nginx/nginx.conf",
+    ),
+    step(
+        "rsync -aHAX",
+        "mkdir /srv/rescued",
+        &[],
+        "diff -r \"$STAGE/guest/srv\" /srv/rescued/srv; [ \"$(stat -c %h:%a /srv/rescued/srv/data/secret)\" = 2:600 ]; [ \"$(stat -c %b /srv/rescued/srv/sparse)\" -lt 100 ]; getfattr -n user.colour /srv/rescued/srv/data/same",
+    ),
+    step(
+        "L=$(losetup",
+        "",
+        &[],
+        "dd if=\"$L\" bs=1 skip=1080 count=2 status=none | od -An -tx1 | grep '53 ef'",
+    ),
+    step(
+        "restorefs umount",
+        "",
+        &[],
+        "if mountpoint -q /mnt/backups; then false; fi",
+    ),
+    step(
+        "restorefs restore web01@latest vda out.raw",
+        "",
+        &[],
+        "cmp out.raw snapshot.raw",
+    ),
+    step(
+        "restorefs restore web01@latest~2",
+        "",
+        &[],
+        "cmp disks/vda.raw monday.raw",
+    ),
+    step(
+        "restorefs restore web01@latest:/files/etc/nginx",
+        "",
+        &[],
+        "grep -r worker etc",
+    ),
+    step(
+        "restorefs restore web01@latest:/files/etc --to etc.tar.zst",
+        "",
+        &[],
+        "tar -tf etc.tar.zst | grep nginx.conf",
+    ),
+    step(
+        "restorefs restore web01@latest:/files/srv",
+        "",
+        &[],
+        "find /srv/there | grep data/secret; getfattr -R -d /srv/there | grep blue",
+    ),
+    step(
+        "D=$(",
+        "",
+        &[],
+        "blockdev --getro \"$D\" | grep 1; cmp \"$D\" snapshot.raw; partition \"$D\"",
+    ),
+    step(
+        "restorefs map db01@latest",
+        "",
+        &["vda /dev/loop", "vdb /dev/loop"],
+        "",
+    ),
+    step(
+        "mkdir -p /mnt/part",
+        "",
+        &[],
+        "cat /mnt/part/etc/snapshot.raw",
+    ),
+    step(
+        "restorefs map web01@latest/vda --scratch",
+        "",
+        &["/dev/loop"],
+        "",
+    ),
+    step("restorefs map$", "", &["web01@", "db01@", "vdb"], ""),
+    step(
+        "restorefs unmap --all",
+        "",
+        &[],
+        "[ -z \"$(restorefs map --json | jq -r '.[]')\" ]",
+    ),
+    step(
+        "restorefs serve --nbd /run/restorefs/nbd.sock --mount",
+        "",
+        &[],
+        "ready '[ -S /run/restorefs/nbd.sock ] && mountpoint -q /mnt/backups'",
+    ),
+    step(
+        "touch vda.file",
+        "",
+        &[],
+        "ready 'cmp vda.file snapshot.raw'",
+    ),
+    step(
+        "qemu-nbd --fork",
+        "",
+        &[],
+        "nbdcopy 'nbd+unix:///?socket=/run/vda.sock' by-qemu.raw; cmp by-qemu.raw snapshot.raw",
+    ),
+    step(
+        "qemu-img create -f qcow2 -F raw -b \"$U\"",
+        "",
+        &[],
+        "qemu-img convert -O raw scratch.qcow2 by-scratch.raw; cmp by-scratch.raw snapshot.raw; rm scratch.qcow2",
+    ),
+    step(
+        "restorefs serve --mount /mnt/backups &",
+        "",
+        &[],
+        "ready 'mountpoint -q /mnt/backups'",
+    ),
+    step("touch \"$S/disks/vdb.raw\"", "", &[], ""),
+    step("cat \"$S/status\"", "", &["vda", "vdb"], ""),
+    step(
+        "mv \"$S\"",
+        "",
+        &[],
+        "cmp /mnt/backups/db01/latest/disks/vda.raw vda.img; cmp /mnt/backups/db01/latest/disks/vdb.raw b.raw; [ -e /mnt/backups/db01/latest/attached/domain.xml ]",
+    ),
+    step(
+        "mkdir \"$S\" && rm -r",
+        "",
+        &[],
+        "[ ! -e \"$S\" ]; ls /srv/repo/vms/db01/points | wc -l | grep -x 2",
+    ),
+    step(
+        "restorefs serve --mount /mnt/backups --nbd",
+        "",
+        &[],
+        "ready '[ -S /run/restorefs/nbd.sock ] && mountpoint -q /mnt/backups'",
+    ),
+    step("S=$(restorefs begin", "", &[], "[ -n \"$S\" ]"),
+    step(
+        "restorefs commit",
+        "",
+        &[],
+        "cmp /mnt/backups/web01/latest/disks/vda.raw wednesday.raw",
+    ),
+    step(
+        "restorefs begin web01 --session tried",
+        "",
+        &["tried"],
+        "if restorefs sessions | grep tried; then false; fi",
+    ),
+    step("restorefs jobs web01", "", &["committed", "aborted"], ""),
+    step(
+        "restorefs serve --nbd-listen",
+        "",
+        &[],
+        "ready \"nbdinfo --list 'nbds://192.0.2.7/?tls-certificates=$PWD'\"",
+    ),
+    step("nbdinfo --size", "", &["33554432"], ""),
+    step(
+        "editor",
+        "",
+        &[],
+        "grep -x 'path = \"/srv/restorefs/repo\"' /etc/restorefs/config.toml",
+    ),
+    step(
+        "runuser",
+        "",
+        &[],
+        "[ \"$(stat -c %U /srv/restorefs/repo)\" = restorefs ]",
+    ),
+    step("adduser", "", &[], "id -nG agent | grep -w restorefs"),
+    step(
+        "qemu-img convert -O qcow2",
+        "",
+        &[],
+        "qemu-img compare vda.qcow2 wednesday.raw",
+    ),
+    step(
+        "mount -t overlay",
+        "",
+        &[],
+        "[ -x /run/try/merged/bin/sh ]; echo changed > /run/try/merged/etc/fstab",
+    ),
+    step(
+        "chroot",
+        "",
+        &[],
+        "chroot /run/try/merged /bin/sh -c 'read line < /etc/fstab; [ \"$line\" = changed ]'; umount /run/try/merged /run/try",
+    ),
+    step(
+        "qemu-img convert -O raw \"/srv/repo",
+        "",
+        &[],
+        "cmp vda.raw wednesday.raw",
+    ),
+];
+
+const NO_SYSTEMD: &str = "systemd is not the first process";
+
+/// Lines that are not run here.
+pub(crate) const ELSEWHERE: &[Elsewhere] = &[
+    elsewhere(
+        "cargo run --release -- quickstart",
+        "it builds the program",
+        "here the built program makes a quickstart",
+        false,
+        "restorefs quickstart demo; cat demo/mnt/sample/latest/files/etc/added-on-tuesday; restorefs umount demo/mnt",
+    ),
+    elsewhere("tests/run", "it is what runs this", "itself", false, ""),
+    elsewhere(
+        "systemctl enable --now restorefs",
+        NO_SYSTEMD,
+        "tests/vm/steps; here the daemon is started as that user",
+        true,
+        "XDG_RUNTIME_DIR=/run setpriv --reuid restorefs --regid restorefs --init-groups restorefs serve --config /etc/restorefs/config.toml --no-mount &
+         ready '[ -S /run/restorefs/nbd.sock ]'
+         restorefs --repo /srv/restorefs/repo backup vm1 vda=a.raw --point one",
+    ),
+    elsewhere(
+        "systemctl reload restorefs",
+        NO_SYSTEMD,
+        "tests/vm/steps",
+        true,
+        "kill -HUP $(pgrep -u restorefs -x restorefs); sleep 0.3; restorefs --repo /srv/restorefs/repo sessions",
+    ),
+];

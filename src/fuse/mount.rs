@@ -246,8 +246,8 @@ impl Mounted {
         self.wait()
     }
 
-    /// Whether it is there, and this process has mounted it. The kernel gives device numbers again: once the session has ended well, what is
-    /// there can be another process's mount.
+    /// Whether it is there, and this process has mounted it. The kernel gives device numbers again: once the session has ended well, what
+    /// is there can be another process's mount.
     fn is_mounted(&self) -> bool {
         let Some(device) = &self.device else {
             return false;

@@ -111,6 +111,7 @@ pub(crate) const TOOLS: &[&str] = &[
     "findmnt",
     "systemd-analyze",
     "setpriv",
+    "flock",
     "ganesha.nfsd",
     "nfs-ls",
     "cmp",

@@ -27,7 +27,7 @@ use std::path::Path;
 use page::{Block, blocks, command};
 use place::{can_mount, has};
 use stage::Stage;
-use table::{BLOCKS, ELSEWHERE, Kind, SECTIONS, STEPS, fits};
+use table::{BLOCKS, ELSEWHERE, INLINE, Kind, SECTIONS, STEPS, fits};
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -67,12 +67,14 @@ fn commands<'a>(blocks: &[(&'a Block, &Kind)]) -> Vec<&'a str> {
 
 #[test]
 fn the_table_fits_the_page() {
-    let page = blocks(&read("README.md"));
+    let text = read("README.md");
+    let page = blocks(&text);
     let known = known(&page);
     let commands = commands(&known);
     let prefixes = STEPS
         .iter()
         .map(|step| step.line)
+        .chain(INLINE.iter().map(|(line, _)| *line))
         .chain(ELSEWHERE.iter().map(|elsewhere| elsewhere.line));
     for prefix in prefixes {
         let found = commands.iter().filter(|line| fits(line, prefix));
@@ -80,6 +82,14 @@ fn the_table_fits_the_page() {
             found.count(),
             1,
             "lines of README.md that begin with {prefix}"
+        );
+    }
+    let text: Vec<_> = text.split_whitespace().collect();
+    let text = text.join(" ");
+    for (_, command) in INLINE {
+        assert!(
+            text.contains(&format!("`{command}`")),
+            "README.md does not say {command}"
         );
     }
     for section in SECTIONS {
@@ -114,7 +124,7 @@ fn what_only_a_machine_with_systemd_can_run_is_run_there() {
 
 #[test]
 fn every_command_works_as_it_stands_there() {
-    if !can_mount() || !table::TOOLS.iter().all(|tool| has(tool)) {
+    if !can_mount() || !table::TOOLS.iter().all(|tool| has(tool)) || !can_overlay() {
         return;
     }
     let page = blocks(&read("README.md"));
@@ -135,6 +145,24 @@ fn every_command_works_as_it_stands_there() {
     }
     leave(&mut stage, section);
     stage.end();
+}
+
+/// Whether the kernel has overlayfs, or gets it now.
+fn can_overlay() -> bool {
+    let has = || {
+        std::fs::read_to_string("/proc/filesystems").is_ok_and(|all| all.contains("\toverlay\n"))
+    };
+    let can = has() || {
+        let _ = std::process::Command::new("modprobe")
+            .arg("overlay")
+            .status();
+        has()
+    };
+    if !can {
+        assert!(std::env::var_os("CI_REQUIRE").is_none(), "no overlayfs");
+        println!("SKIP: the kernel has no overlayfs");
+    }
+    can
 }
 
 /// Puts the section's files in place, and what it takes for granted.
@@ -185,15 +213,18 @@ fn run(stage: &mut Stage, block: &Block) {
         }
         println!("README.md:{at}: {plain}");
         let said = stage.line(at, line);
-        let Some(step) = step else {
-            continue;
-        };
-        for words in step.says {
-            assert!(
-                said.contains(words),
-                "README.md:{at}: {plain}\ndoes not say \"{words}\":\n{said}"
-            );
+        if let Some(step) = step {
+            for words in step.says {
+                assert!(
+                    said.contains(words),
+                    "README.md:{at}: {plain}\ndoes not say \"{words}\":\n{said}"
+                );
+            }
+            stage.quiet(step.after);
         }
-        stage.quiet(step.after);
+        for (_, inline) in INLINE.iter().filter(|(line, _)| fits(plain, line)) {
+            println!("within the text: {inline}");
+            stage.line(at, inline);
+        }
     }
 }

@@ -63,8 +63,11 @@ second() {
     qemu-nbd --fork --read-only -f raw --socket=/run/vdb.sock --pid-file=/run/vdb.pid b.raw
 }
 
-# A volume that is a snapshot, as a block device. Where /dev/vg0 is only this test's, it is there no longer than needed.
+# A volume that is a snapshot, as a block device. Where /dev/vg0 is only this test's, it is there no longer than needed, and by turns: who
+# removes it takes away the mounts on it in other namespaces.
 snapshot() {
+    exec 8< /dev
+    flock 8
     mkdir -p /dev/vg0
     mount -t tmpfs none /dev/vg0
     cp snapshot.raw "$STAGE/over/snapshot.raw"
@@ -74,6 +77,7 @@ snapshot() {
 no_snapshot() {
     umount /dev/vg0
     rmdir /dev/vg0 2> /dev/null || :
+    exec 8<&-
     losetup -d "$SNAPSHOT"
 }
 

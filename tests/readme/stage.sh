@@ -35,6 +35,6 @@ for device in $(ours); do
     umount "$device"* 2> /dev/null
     losetup -d "$device"
 done
-rmdir /dev/vg0 2> /dev/null
+if mountpoint -q /dev/vg0; then umount /dev/vg0 && rmdir /dev/vg0; fi
 sleep 0.1
 echo left: $(ours) | sed 's/ *$//'

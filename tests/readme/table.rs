@@ -111,6 +111,7 @@ pub(crate) const TOOLS: &[&str] = &[
     "findmnt",
     "systemd-analyze",
     "setpriv",
+    "flock",
     "ganesha.nfsd",
     "nfs-ls",
     "cmp",
@@ -180,6 +181,10 @@ pub(crate) const SECTIONS: &[Section] = &[
         before: "mkdir /srv/there",
     },
     Section {
+        name: "Map as a block device",
+        before: "ln -s \"$SOURCE/mount-helpers\" mount-helpers; mkdir -p /etc/udev/rules.d",
+    },
+    Section {
         name: "As a service",
         before: "installed",
     },
@@ -187,6 +192,22 @@ pub(crate) const SECTIONS: &[Section] = &[
         name: "Put something on top",
         before: "restorefs mount -o allow_other /mnt/backups",
     },
+];
+
+/// Commands within the text, verbatim, and the line after which each is run.
+pub(crate) const INLINE: &[(&str, &str)] = &[
+    (
+        "restorefs unmap --stale",
+        "install -m 644 mount-helpers/55-restorefs-map.rules /etc/udev/rules.d/",
+    ),
+    (
+        "mkdir \"$S\"$",
+        "setfattr -n user.restorefs.full -v vda \"$S\"",
+    ),
+    (
+        "restorefs jobs web01",
+        "nbdinfo --list 'nbd+unix:///?socket=/run/restorefs/nbd.sock'",
+    ),
 ];
 
 /// What belongs to single lines.

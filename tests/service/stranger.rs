@@ -56,6 +56,39 @@ fn who_may_only_ingest_cannot_hand_over_a_mount() {
 }
 
 #[test]
+fn descriptors_of_who_may_hand_over_nothing_are_left_to_the_kernel() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&[]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = house.place.path(&control_name(house));
+    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
+    // More at once than anybody may send: whoever's are received is cut off.
+    let script = "import socket,sys,array,os\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        fd=os.open('/dev/null',os.O_RDONLY)\n\
+        s.sendmsg([b'{\"command\":\"status\"}\\n'],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[fd]*30))])\n\
+        print(s.makefile().readline())\n";
+    let ask = |user: &str| {
+        let output = Command::new("setpriv")
+            .args(["--reuid", user, "--regid", "65534", "--clear-groups"])
+            .args(["/usr/bin/python3", "-c", script])
+            .arg(&socket)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let said = ask("65534");
+    assert!(said.contains("\"version\""), "{said}");
+    let said = ask("0");
+    assert!(!said.contains("\"version\""), "{said}");
+    service.stop();
+}
+
+#[test]
 fn who_listens_in_the_daemons_place_is_given_nothing() {
     if !can_mount() || !has("python3") {
         return;

@@ -474,3 +474,24 @@ fn a_number_means_the_same_in_all_mounts() {
     }
     service.kill();
 }
+
+#[test]
+fn another_mount_in_the_place_of_one_of_the_configuration_is_told() {
+    if !can_mount() {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    let at = text(&site.points[0]);
+    house.configure("", &format!("[[repository.mount]]\nat = \"{at}\"\n"));
+    let service = site.start();
+    // A follower: nothing could be written there, and nobody would have been told.
+    house.place.ok(&["mount", at]);
+    let config = house.place.path("config.toml");
+    let said = house.place.fails(1, &["mount", "--config", text(&config)]);
+    assert!(said.contains("does not serve"), "{said}");
+    house.place.ok(&["umount", at]);
+    house.place.ok(&["mount", "--config", text(&config)]);
+    house.place.ok(&["mount", "--config", text(&config)]);
+    service.stop();
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::context::Context;
 use super::serve::load;
-use crate::daemon::control::{Client, MountArguments, Request};
+use crate::daemon::control::{Client, MountArguments, Request, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, Device, MountOptions};
 use crate::repo::Repository;
@@ -29,6 +29,27 @@ pub(super) fn hand_over(
     let () = client.hand_over(&request, std::os::fd::AsFd::as_fd(&device))?;
     device.served();
     Ok(())
+}
+
+/// Whether what is mounted there is the daemon's, and not another repository, or a follower that shows it read-only.
+fn is_served(client: &mut Client, mountpoint: &Path) -> Result<bool> {
+    let status: Status = client.ask(&Request::Status)?;
+    let resolved = mountpoint.canonicalize();
+    let resolved = resolved.as_deref().unwrap_or(mountpoint);
+    Ok(status.mounts.iter().any(|one| one.mountpoint == resolved))
+}
+
+fn stranger(mountpoint: &Path) -> Error {
+    let advice = format!(
+        "unmount it first: restorefs umount {}",
+        mountpoint.display()
+    );
+    Error::new(
+        ErrorKind::Busy,
+        "what is mounted there is another repository, or one that this daemon does not serve",
+    )
+    .at_path(mountpoint)
+    .advise(advice)
 }
 
 /// Of several errors the first one is told at the end, the others at once.
@@ -64,9 +85,13 @@ pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
                 Ok(()) => context
                     .output
                     .remark(format!("mounted on {}", mount.at.display())),
-                Err(e) if e.kind() == ErrorKind::Busy => context
-                    .output
-                    .remark(format!("{} is mounted already", mount.at.display())),
+                Err(e) if e.kind() == ErrorKind::Busy => match is_served(&mut client, &mount.at) {
+                    Ok(true) => context
+                        .output
+                        .remark(format!("{} is mounted already", mount.at.display())),
+                    Ok(false) => result = first(result, stranger(&mount.at)),
+                    Err(error) => result = first(result, error),
+                },
                 Err(error) => result = first(result, error),
             }
         }

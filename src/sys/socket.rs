@@ -121,6 +121,16 @@ fn remove_stale(path: &Path) -> Result<()> {
     }
 }
 
+/// The process at the other end, and its user: of a listening socket, as they were when it began to listen.
+///
+/// # Errors
+/// `Io`.
+pub fn peer(stream: impl AsFd) -> Result<(rustix::process::Pid, u32)> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)
+        .map_err(|e| Error::io("cannot ask who the peer is", e.into()))?;
+    Ok((peer.pid, peer.uid.as_raw()))
+}
+
 /// The supplementary groups of the process at the other end, as they were when it connected.
 ///
 /// # Errors

@@ -10,8 +10,8 @@ use crate::house::{House, Service, nbd, wait_until};
 use crate::place::{can_mount, has};
 
 /// A house whose repository has a few VMs, with mountpoints that are given back.
-struct Site {
-    house: House,
+pub(crate) struct Site {
+    pub(crate) house: House,
     points: Vec<PathBuf>,
 }
 
@@ -24,7 +24,7 @@ impl Drop for Site {
 }
 
 impl Site {
-    fn new(mountpoints: &[&str]) -> Self {
+    pub(crate) fn new(mountpoints: &[&str]) -> Self {
         let house = House::new();
         house.place.disk("a.raw", 4, 1);
         for vm in ["web01", "web02", "db01"] {
@@ -44,7 +44,7 @@ impl Site {
     }
 
     /// Starts a daemon that may not mount, and is in a namespace of its own.
-    fn start(&self) -> Service {
+    pub(crate) fn start(&self) -> Service {
         let plain = self.house.command(&["--no-mount"]);
         let mut command = Command::new("setpriv");
         command
@@ -112,11 +112,11 @@ impl Site {
     }
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn names(path: &Path) -> Vec<String> {
+pub(crate) fn names(path: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(path)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -476,46 +476,22 @@ fn a_number_means_the_same_in_all_mounts() {
 }
 
 #[test]
-fn who_may_only_ingest_cannot_hand_over_a_mount() {
-    if !can_mount() || !has("python3") {
+fn another_mount_in_the_place_of_one_of_the_configuration_is_told() {
+    if !can_mount() {
         return;
     }
     let site = Site::new(&["a"]);
     let house = &site.house;
-    house.configure("", "");
+    let at = text(&site.points[0]);
+    house.configure("", &format!("[[repository.mount]]\nat = \"{at}\"\n"));
     let service = site.start();
-    let id = std::fs::read_to_string(house.place.repo().join("restorefs.json")).unwrap();
-    let id: serde_json::Value = serde_json::from_str(&id).unwrap();
-    let name = format!("{}.sock", id["repository_id"].as_str().unwrap());
-    let socket = house.place.path(&name);
-    // A member of the socket's group.
-    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
-    let script = "import socket,sys,array,os\n\
-        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
-        fd=os.open('/dev/null',os.O_RDONLY)\n\
-        line=b'{\"command\":\"mount\",\"mountpoint\":\"/x\",\"options\":\"allow_forget\",\"uid\":0,\"gid\":0}\\n'\n\
-        s.sendmsg([line],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[fd]))])\n\
-        print(s.makefile().readline())\n";
-    let ask = |user: &str| {
-        let output = Command::new("setpriv")
-            .args([
-                "--reuid",
-                user,
-                "--regid",
-                "65534",
-                "--clear-groups",
-                "/usr/bin/python3",
-                "-c",
-                script,
-            ])
-            .arg(&socket)
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
-    };
-    let said = ask("65534");
-    assert!(said.contains("permission-denied"), "{said}");
-    // Root may, and then the descriptor is looked at.
-    assert!(ask("0").contains("not of /dev/fuse"));
+    // A follower: nothing could be written there, and nobody would have been told.
+    house.place.ok(&["mount", at]);
+    let config = house.place.path("config.toml");
+    let said = house.place.fails(1, &["mount", "--config", text(&config)]);
+    assert!(said.contains("does not serve"), "{said}");
+    house.place.ok(&["umount", at]);
+    house.place.ok(&["mount", "--config", text(&config)]);
+    house.place.ok(&["mount", "--config", text(&config)]);
     service.stop();
 }

@@ -24,6 +24,7 @@ mod place;
 mod reload;
 mod start;
 mod stop;
+mod stranger;
 mod user;
 
 /// Where `certificate` looks for it.

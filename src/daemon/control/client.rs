@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use crate::daemon::runtime_dir;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::Repository;
 use crate::repo::lock::Note;
-use crate::sys::pass;
+use crate::sys::{pass, socket};
 use crate::types::width::u64_from_usize;
 
 /// A connection to the daemon of a repository.
@@ -22,16 +23,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon that owns the repository, as its lock says; `None` when there is none.
+    /// Connects to the daemon that owns the repository, as its lock says; `None` when there is none. Who listens in its place, and is
+    /// neither root, nor we, nor the repository's owner, is passed over: he would be told what only a daemon may know, and given mounts.
     ///
     /// # Errors
     /// `PermissionDenied` when there is one that we may not reach; `Io`.
     pub fn connect(repository: &Repository) -> Result<Option<Self>> {
         // Who may not look at the lock may still be let in by the daemon.
         let holder = repository.holder().unwrap_or_default();
-        let noted = holder
-            .filter(Note::is_of_this_machine)
-            .and_then(|note| note.control);
+        let holder = holder.filter(Note::is_of_this_machine);
+        let process = holder.as_ref().map(|note| note.pid);
+        let noted = holder.and_then(|note| note.control);
         let id = repository.format().repository_id;
         // A note from elsewhere could name any socket: only one called as this repository's is believed.
         let own = runtime_dir::control_socket(Path::new(""), id);
@@ -41,6 +43,13 @@ impl Client {
         for path in noted.into_iter().chain(usual) {
             match UnixStream::connect(&path) {
                 Ok(stream) => {
+                    if !is_daemon(&stream, repository, process).at_path(&path)? {
+                        tracing::warn!(
+                            socket = %path.display(),
+                            "somebody who is neither root nor the repository's owner listens where its daemon should; he is passed over (ss -xlp shows who it is)"
+                        );
+                        continue;
+                    }
                     return Ok(Some(Self {
                         stream: BufReader::new(stream),
                         path,
@@ -130,6 +139,22 @@ impl Client {
             Answer::Error(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether who listens can be the repository's daemon: the `process` that its lock names, or one of a user who can do all with it anyway.
+fn is_daemon(stream: &UnixStream, repository: &Repository, process: Option<u32>) -> Result<bool> {
+    let (peer, user) = socket::peer(stream)?;
+    if user == 0 || user == rustix::process::geteuid().as_raw() {
+        return Ok(true);
+    }
+    let owner = repository
+        .store()
+        .local_root()
+        .and_then(|root| std::fs::metadata(root).ok())
+        .map(|meta| meta.uid());
+    let is_holder =
+        process.is_some_and(|pid| i32::try_from(pid) == Ok(peer.as_raw_nonzero().get()));
+    Ok(owner == Some(user) || is_holder)
 }
 
 fn encode(request: &Request) -> Result<Vec<u8>> {

@@ -15,15 +15,27 @@ const CHUNK_BYTES: usize = 16 << 10;
 const WAITING_MAX: usize = 4;
 
 /// What has been received of a connection and not been used.
-#[derive(Default)]
 pub(super) struct Lines {
     received: Vec<u8>,
     /// Up to here there is no end of a line.
     searched: usize,
     descriptors: Vec<OwnedFd>,
+    takes_descriptors: bool,
 }
 
 impl Lines {
+    /// Lines of one who may send descriptors, or may not: then they are left to the kernel.
+    ///
+    /// Closing a descriptor can wait for the other end of a filesystem, for as long as its owner likes, and no signal ends that.
+    pub(super) const fn new(takes_descriptors: bool) -> Self {
+        Self {
+            received: Vec::new(),
+            searched: 0,
+            descriptors: Vec::new(),
+            takes_descriptors,
+        }
+    }
+
     /// The next line without its end, and the descriptors that came until then; `None` when the other side has ended.
     ///
     /// # Errors
@@ -45,7 +57,7 @@ impl Lines {
                 return Err(Error::new(ErrorKind::InvalidData, "the line is too long"));
             }
             let mut chunk = [0; CHUNK_BYTES];
-            let (length, descriptors) = receive(stream, &mut chunk).await?;
+            let (length, descriptors) = self.receive(stream, &mut chunk).await?;
             self.descriptors.extend(descriptors);
             if self.descriptors.len() > WAITING_MAX {
                 return Err(Error::new(ErrorKind::InvalidData, "too many descriptors"));
@@ -57,17 +69,25 @@ impl Lines {
                 .extend_from_slice(chunk.get(..length).unwrap_or_default());
         }
     }
-}
 
-async fn receive(stream: &UnixStream, chunk: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
-    loop {
-        stream.readable().await?;
-        let received = stream.try_io(Interest::READABLE, || {
-            pass::try_receive(stream.as_fd(), chunk)
-        });
-        match received {
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            other => return other,
+    async fn receive(
+        &self,
+        stream: &UnixStream,
+        chunk: &mut [u8],
+    ) -> Result<(usize, Vec<OwnedFd>)> {
+        loop {
+            stream.readable().await?;
+            let received = if self.takes_descriptors {
+                stream.try_io(Interest::READABLE, || {
+                    pass::try_receive(stream.as_fd(), chunk)
+                })
+            } else {
+                stream.try_read(chunk).map(|length| (length, Vec::new()))
+            };
+            match received {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                other => return other,
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
 
 async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()> {
     let user = stream.peer_cred()?.uid();
-    let mut lines = Lines::default();
+    let mut lines = Lines::new(may_hand_over(user));
     while let Some((line, descriptors)) = lines.next(&stream).await? {
         let answer = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
@@ -90,6 +90,11 @@ async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()
         stream.write_all(&bytes).await?;
     }
     Ok(())
+}
+
+/// Whether somebody may send the descriptor of a mount: root, and our own user.
+fn may_hand_over(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
 }
 
 fn value(answer: impl Serialize) -> Result<Value> {
@@ -126,7 +131,7 @@ fn answer(
         Request::Sessions => value(desk.list()),
         Request::Mount(arguments) => {
             // A mount can remove points (allow_forget), which who may only ingest and read must not.
-            if user != 0 && user != rustix::process::geteuid().as_raw() {
+            if !may_hand_over(user) {
                 return Err(Error::new(
                     ErrorKind::PermissionDenied,
                     "only root and the daemon's own user may hand over a mount",

@@ -1,0 +1,137 @@
+//! Members of the socket's group, and others who have no rights in the repository: what they cannot do to its daemon, or in its place.
+
+use std::process::Command;
+
+use crate::helper::{Site, names, text};
+use crate::house::House;
+use crate::place::{can_mount, has};
+
+/// The file of a repository's control socket.
+fn control_name(house: &House) -> String {
+    let id = std::fs::read_to_string(house.place.repo().join("restorefs.json")).unwrap();
+    let id: serde_json::Value = serde_json::from_str(&id).unwrap();
+    format!("{}.sock", id["repository_id"].as_str().unwrap())
+}
+
+#[test]
+fn who_may_only_ingest_cannot_hand_over_a_mount() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = house.place.path(&control_name(house));
+    // A member of the socket's group.
+    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
+    let script = "import socket,sys,array,os\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        fd=os.open('/dev/null',os.O_RDONLY)\n\
+        line=b'{\"command\":\"mount\",\"mountpoint\":\"/x\",\"options\":\"allow_forget\",\"uid\":0,\"gid\":0}\\n'\n\
+        s.sendmsg([line],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[fd]))])\n\
+        print(s.makefile().readline())\n";
+    let ask = |user: &str| {
+        let output = Command::new("setpriv")
+            .args([
+                "--reuid",
+                user,
+                "--regid",
+                "65534",
+                "--clear-groups",
+                "/usr/bin/python3",
+                "-c",
+                script,
+            ])
+            .arg(&socket)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let said = ask("65534");
+    assert!(said.contains("permission-denied"), "{said}");
+    // Root may, and then the descriptor is looked at.
+    assert!(ask("0").contains("not of /dev/fuse"));
+    service.stop();
+}
+
+#[test]
+fn descriptors_of_who_may_hand_over_nothing_are_left_to_the_kernel() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&[]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = house.place.path(&control_name(house));
+    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
+    // More at once than anybody may send: whoever's are received is cut off.
+    let script = "import socket,sys,array,os\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        fd=os.open('/dev/null',os.O_RDONLY)\n\
+        s.sendmsg([b'{\"command\":\"status\"}\\n'],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[fd]*30))])\n\
+        print(s.makefile().readline())\n";
+    let ask = |user: &str| {
+        let output = Command::new("setpriv")
+            .args(["--reuid", user, "--regid", "65534", "--clear-groups"])
+            .args(["/usr/bin/python3", "-c", script])
+            .arg(&socket)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let said = ask("65534");
+    assert!(said.contains("\"version\""), "{said}");
+    let said = ask("0");
+    assert!(!said.contains("\"version\""), "{said}");
+    service.stop();
+}
+
+#[test]
+fn who_listens_in_the_daemons_place_is_given_nothing() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    let socket = house.place.path(&control_name(house));
+    let heard = house.place.path("heard");
+    // Members of the group may make files in the service's directory.
+    let script = "import socket,sys,os\n\
+        s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1])\n\
+        heard=open(sys.argv[2]+'.part','wb',0); os.setresgid(65534,65534,65534); os.setresuid(65534,65534,65534)\n\
+        s.listen(9)\n\
+        print('listening',flush=True)\n\
+        while True:\n \
+        c,_=s.accept(); heard.write(c.recv(9999)); c.close()\n";
+    let mut other = Command::new("/usr/bin/python3")
+        .args(["-c", script])
+        .args([&socket, &heard])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(other.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    let point = house.place.path("a");
+    let (repo, at) = (house.place.repo(), text(&point).to_owned());
+    let mounted = house
+        .place
+        .run(&["mount.restorefs", text(&repo), &at, "-o", "ro"]);
+    let listed = house.place.run(&["sessions"]);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let heard = std::fs::read(house.place.path("heard.part")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&heard), "");
+    for output in [mounted, listed] {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("passed over"), "{said}");
+    }
+    // A follower of its own serves it.
+    assert_eq!(names(&point), ["db01", "web01", "web02"]);
+}

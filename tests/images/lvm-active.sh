@@ -15,7 +15,7 @@ root=$work/root
 if [[ ! -x $root/usr/bin/qemu-system-x86_64 ]]; then
     mmdebstrap --variant=minbase \
         --include=qemu-system-x86,linux-image-cloud-amd64,lvm2,thin-provisioning-tools,busybox-static,kmod,e2fsprogs,cpio \
-        bookworm "$root" http://deb.debian.org/debian
+        bookworm "$root"
 fi
 
 # The guest's root: busybox, lvm2, mkfs and the modules.

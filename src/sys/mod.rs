@@ -25,6 +25,7 @@ pub mod refuse;
 pub mod scratch;
 pub mod shared_memory;
 pub mod socket;
+mod stat;
 pub mod statfs;
 
 pub use beneath::Dir;

@@ -17,5 +17,7 @@ mod overlay;
 mod place;
 mod rsync;
 mod samba;
+#[path = "../cli/shell.rs"]
+mod shell;
 mod wire;
 mod world;

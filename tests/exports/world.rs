@@ -1,5 +1,7 @@
 //! A guest whose programs run, beside a disk of three terabytes, mounted by the program as an administrator does it.
 
+pub(crate) use crate::shell::{run, text};
+
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -29,23 +31,6 @@ pub(crate) fn ready(tools: &[&str]) -> bool {
             .iter()
             .chain(tools)
             .all(|tool| has(tool))
-}
-
-/// Runs a program, which must succeed; answers what it printed.
-#[track_caller]
-pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{tool} {arguments:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-pub(crate) fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 fn put(path: &Path, bytes: &[u8]) {

@@ -18,6 +18,8 @@ mod pitfalls;
 mod read;
 mod readonly;
 mod seek;
+#[path = "../cli/shell.rs"]
+mod shell;
 mod stat;
 mod statfs;
 mod symlink;

@@ -1,5 +1,7 @@
 //! A repository with a VM whose disk holds a GPT and an ext4 filesystem, and a mount of it.
 
+pub(crate) use crate::shell::{run, text};
+
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,22 +51,6 @@ pub(crate) fn ready() -> bool {
     assert!(!required, "{missing} is missing");
     println!("SKIP: {missing}");
     false
-}
-
-/// Runs a program, which must succeed; answers what it printed.
-pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{tool} {arguments:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-pub(crate) fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// A repository on disk.

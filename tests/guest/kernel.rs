@@ -1,23 +1,9 @@
 //! Programs of this machine, and its kernel's own view of an image.
 
+pub(crate) use crate::shell::{run, text};
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// Runs a program, which must succeed; answers what it printed.
-pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{tool} {arguments:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-pub(crate) fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 /// A mount by the kernel, undone when dropped.
 pub(crate) struct Mounted(PathBuf);

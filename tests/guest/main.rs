@@ -16,5 +16,7 @@ mod load;
 #[expect(dead_code, reason = "the tests of the program need more of it")]
 mod place;
 mod process;
+#[path = "../cli/shell.rs"]
+mod shell;
 mod stress;
 mod system;

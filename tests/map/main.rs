@@ -13,4 +13,6 @@ mod leftover;
 mod rule;
 mod scratch;
 mod several;
+#[path = "../cli/shell.rs"]
+mod shell;
 mod world;

@@ -1,5 +1,7 @@
 //! A repository, a runtime directory of its own, and the program: nothing here meets another test or an installation.
 
+pub(crate) use crate::shell::{run, text};
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
@@ -34,22 +36,6 @@ pub(crate) fn ready(tools: &[&str]) -> bool {
     assert!(!required, "{missing} is missing");
     println!("SKIP: {missing}");
     false
-}
-
-/// Runs a program, which must succeed; answers what it printed.
-pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{tool} {arguments:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-pub(crate) fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// Bytes that are the same in each run.

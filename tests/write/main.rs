@@ -24,6 +24,8 @@ mod place;
 mod posix;
 mod refuse;
 mod remove;
+#[path = "../cli/shell.rs"]
+mod shell;
 mod stand;
 mod terabyte;
 mod tool;

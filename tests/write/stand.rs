@@ -1,6 +1,8 @@
 //! A repository whose tree is mounted by a daemon, to be written.
 
-use std::path::{Path, PathBuf};
+pub(crate) use crate::shell::{run, text};
+
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::io::Errno;
@@ -166,24 +168,6 @@ impl Drop for Stand {
             .arg(self.place.path("mnt"))
             .output();
     }
-}
-
-/// Runs a program, which must succeed.
-#[track_caller]
-pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{tool} {arguments:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// A path as an argument.
-pub(crate) fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// The errno of an operation that must fail.

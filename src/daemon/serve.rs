@@ -194,9 +194,7 @@ async fn drain(
     signals: &mut Signals,
     supervisor: Supervisor,
 ) {
-    for station in stations {
-        station.sessions().close();
-    }
+    tokio::task::block_in_place(|| stations.iter().for_each(|one| one.sessions().close()));
     let begun = Instant::now();
     let mut told: Option<Instant> = None;
     loop {

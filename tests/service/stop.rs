@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use restorefs::block::{ReadAt, WriteAt};
 use rustix::process::Signal;
 
+use crate::helper::{Site, names, text};
 use crate::house::{House, nbd, wait_until};
 use crate::place::can_mount;
 
@@ -172,4 +173,25 @@ fn a_copy_into_the_tree_that_was_cut_short_is_not_finished() {
     house.place.ok(&["commit", "web01/night", "--point", "p1"]);
     assert_eq!(house.place.restored("web01@p1", "vdb"), vec![5; MIB]);
     service.stop();
+}
+
+#[test]
+fn a_daemon_that_stops_takes_no_mount() {
+    if !can_mount() {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("stop_timeout = \"20s\"", "");
+    let service = site.start();
+    begin(house, &["vda=4M"]);
+    service.signal(Signal::TERM);
+    house.hear("STOPPING=1");
+    let (repo, at) = (house.place.repo(), text(&site.points[0]));
+    let helper = house.place.run(&["mount.restorefs", text(&repo), at]);
+    let said = String::from_utf8_lossy(&helper.stderr);
+    assert_eq!(helper.status.code(), Some(32), "{said}");
+    assert!(said.contains("about to stop"), "{said}");
+    assert!(names(&site.points[0]).is_empty(), "nothing is left");
+    assert!(service.end().success());
 }

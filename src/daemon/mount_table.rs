@@ -108,8 +108,15 @@ impl MountTable {
     /// Serves what a helper has mounted.
     ///
     /// # Errors
-    /// `InvalidInput` (options, descriptor); `LimitExceeded`; as [`fuse::serve`].
+    /// `InvalidInput` (options, descriptor); `LimitExceeded`; `Disconnected` when the daemon is about to stop; as [`fuse::serve`].
     pub(super) fn adopt(&self, arguments: &MountArguments, descriptor: OwnedFd) -> Result<()> {
+        if self.sessions.is_closing() {
+            // It would be dead in a moment.
+            return Err(
+                Error::new(ErrorKind::Disconnected, "the daemon is about to stop")
+                    .advise("mount when it is there again"),
+            );
+        }
         self.tidy();
         if self.open().len() >= MOUNTS_MAX {
             return Err(Error::new(

@@ -14,7 +14,7 @@ use super::control::Status;
 use super::log;
 use super::station::{Station, claim, refuse_rest};
 use super::supervisor::Supervisor;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::guest::worker::Isolation;
 use crate::sys::inherit;
 use crate::types::Memory;
@@ -57,19 +57,19 @@ pub struct Source {
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&[Status])) -> Result<()> {
     // More descriptors make deep chains faster; without them the pool just reopens layers.
     let _ = crate::sys::limit::raise_open_files();
-    let mut stations = open_all(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("nbd")
-        .build();
-    let result = match &runtime {
-        Ok(runtime) => runtime.block_on(run(&mut stations, options, ready)),
-        Err(_) => Ok(()),
+        .build()
+        .or_io("cannot start the runtime")?;
+    // Before anything that takes time: until it is watched for, it ends the process, and service managers take that for a good end.
+    let hang_up = {
+        let _context = runtime.enter();
+        watch_for(SignalKind::hangup())?
     };
-    let result = runtime
-        .map_err(|e| Error::io("cannot start the runtime", e))
-        .map(|runtime| runtime.shutdown_timeout(RUNTIME_PATIENCE))
-        .and(result);
+    let mut stations = open_all(&options)?;
+    let result = runtime.block_on(run(&mut stations, options, hang_up, ready));
+    runtime.shutdown_timeout(RUNTIME_PATIENCE);
     let closed = close_all(stations);
     result.and(closed)
 }
@@ -136,10 +136,10 @@ impl Signals {
 async fn run(
     stations: &mut [Station],
     mut options: ServeOptions,
+    mut hang_up: Signal,
     ready: impl FnOnce(&[Status]),
 ) -> Result<()> {
     let mut signals = Signals::watch()?;
-    let mut hang_up = watch_for(SignalKind::hangup())?;
     let (stop, stopped) = watch::channel(false);
     for station in stations.iter_mut() {
         station.listen(&stopped)?;
@@ -194,9 +194,7 @@ async fn drain(
     signals: &mut Signals,
     supervisor: Supervisor,
 ) {
-    for station in stations {
-        station.sessions().close();
-    }
+    tokio::task::block_in_place(|| stations.iter().for_each(|one| one.sessions().close()));
     let begun = Instant::now();
     let mut told: Option<Instant> = None;
     loop {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::disk::DiskWriter;
+use super::door::Door;
 use super::parent::ChainSource;
 use super::resume::resume_disk;
 use super::session::{Session, SessionState};
@@ -292,9 +293,14 @@ fn check_ready(disk: &Arc<DiskWriter>, unchanged: bool) -> Result<()> {
         return Err(Error::invalid(format!(
             "disk {name} is neither finished nor declared, so that two instants would be mixed"
         ))
-        .advise(format!(
-            "write it and disconnect properly, or declare it: --unchanged {name}, --without {name}"
-        )));
+        .advise(match disk.door() {
+            Some(Door::Nbd) => format!(
+                "write it and disconnect properly, or declare it: --unchanged {name}, --without {name}"
+            ),
+            Some(Door::Tree) | None => format!(
+                "write it and disconnect properly, or declare it: --unchanged {name}, --without {name}; one that was copied into the tree whole: touch {name}.raw there"
+            ),
+        }));
     }
     Ok(())
 }

@@ -197,7 +197,7 @@ impl Registry {
             .beginning
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if self.is_closing.load(Ordering::SeqCst) {
+        if self.is_closing() {
             return Err(Error::new(ErrorKind::Busy, "the daemon is about to stop")
                 .advise("begin when it is there again"));
         }
@@ -210,9 +210,19 @@ impl Registry {
         Ok(session)
     }
 
-    /// From now on no session is begun; those that are open go on.
+    /// From now on no session is begun; those that are open go on. One that is just beginning is waited for, and is one of them.
     pub fn close(&self) {
+        let _turn = self
+            .beginning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         self.is_closing.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether no session is begun any more.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
     }
 
     /// Sessions that somebody writes, or has only just written.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::buffer::{BufferPool, Reservation};
 use super::connection::Connection;
 use super::disk::DiskWriter;
+use super::door::Door;
 use super::space::Promises;
 use crate::block::page::PageBudget;
 use crate::chain::Pool;
@@ -379,13 +380,20 @@ impl Session {
             || self.disks().iter().any(|disk| disk.writers() > 0)
     }
 
-    /// Makes it durable as it is, with what is finished, for the process that goes on with it.
+    /// Makes it durable as it is, with what is finished, for the next process. Who writes through the tree may be in the middle of a copy:
+    /// what he has not synced is kept, but not said to be all.
     ///
     /// # Errors
-    /// As [`Session::flush`].
+    /// What the first disk answers that could not be made durable, once all were tried.
     pub fn suspend(&self) -> Result<()> {
-        self.disks().iter().try_for_each(|disk| disk.sync_file())?;
-        self.flush()
+        let make_durable = |disk: &Arc<DiskWriter>| match disk.door() {
+            Some(Door::Tree) => disk.flush(),
+            Some(Door::Nbd) | None => disk.sync_file(),
+        };
+        self.disks()
+            .iter()
+            .map(make_durable)
+            .fold(Ok(()), Result::and)
     }
 
     /// How long it may still be idle; `None` once that is over.

@@ -12,7 +12,7 @@ use crate::place::{can_mount, has};
 /// A house whose repository has a few VMs, with mountpoints that are given back.
 pub(crate) struct Site {
     pub(crate) house: House,
-    points: Vec<PathBuf>,
+    pub(crate) points: Vec<PathBuf>,
 }
 
 impl Drop for Site {

@@ -75,12 +75,16 @@ impl House {
         self.start_by(self.command(&[]))
     }
 
-    pub(crate) fn start_by(&self, mut command: Command) -> Service {
-        let service = Service {
-            child: command.spawn().unwrap(),
-        };
+    pub(crate) fn start_by(&self, command: Command) -> Service {
+        let service = self.spawn(command);
         self.hear("READY=1");
         service
+    }
+
+    /// Starts it, and does not wait.
+    pub(crate) fn spawn(&self, mut command: Command) -> Service {
+        let child = command.spawn().unwrap();
+        Service { child }
     }
 
     /// The next word of the daemon to its manager.

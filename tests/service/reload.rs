@@ -1,6 +1,7 @@
 //! SIGHUP: what can be taken is taken, no connection is lost, and a mistake changes nothing.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use rustix::process::Signal;
 
 use crate::certificate::{Authority, can_certify};
 use crate::house::{House, PATIENCE, Service, nbd, wait_until};
+use crate::place::can_mount;
 
 fn reload(house: &House, service: &Service) -> String {
     service.signal(Signal::HUP);
@@ -214,4 +216,43 @@ fn new_certificates_and_rights_hold_for_new_connections() {
     assert!(connect(address, &new_client).is_err());
     kept.disconnect().unwrap();
     service.kill();
+}
+
+#[test]
+fn a_reload_while_the_daemon_starts_does_not_end_it() {
+    if !can_mount() {
+        return;
+    }
+    let house = House::new();
+    let at = house.place.path("mnt");
+    std::fs::create_dir(&at).unwrap();
+    // A mount that nobody answers: the daemon waits for it five seconds, and takes it for dead.
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .unwrap();
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0",
+        device.as_raw_fd()
+    );
+    let data = std::ffi::CString::new(data).unwrap();
+    rustix::mount::mount(
+        "x",
+        &at,
+        "fuse",
+        rustix::mount::MountFlags::NODEV,
+        data.as_c_str(),
+    )
+    .unwrap();
+    let of_mount = format!("[[repository.mount]]\nat = \"{}\"\n", at.display());
+    house.configure("", &of_mount);
+    let mut service = house.spawn(house.command(&[]));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!service.has_ended(), "{}", house.log());
+    service.signal(Signal::HUP);
+    house.hear("READY=1");
+    house.wait_for_log("read again");
+    drop(device);
+    service.stop();
 }

@@ -1,11 +1,14 @@
 //! Stopping: writers come to an end within the limit; beyond it their sessions are suspended, and go on with the next daemon.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use restorefs::block::{ReadAt, WriteAt};
 use rustix::process::Signal;
 
+use crate::helper::{Site, names, text};
 use crate::house::{House, nbd, wait_until};
+use crate::place::can_mount;
 
 const MIB: usize = 1 << 20;
 
@@ -124,4 +127,71 @@ fn readers_are_not_waited_for() {
     let reader = house.connect("web01/p1/vda");
     reader.read_at(0, &mut [0; 512]).unwrap();
     service.stop();
+}
+
+#[test]
+fn a_copy_into_the_tree_that_was_cut_short_is_not_finished() {
+    if !can_mount() {
+        return;
+    }
+    let house = House::new();
+    let mount = house.place.path("mnt");
+    std::fs::create_dir(&mount).unwrap();
+    let of_mount = format!("[[repository.mount]]\nat = \"{}\"\n", mount.display());
+    house.configure("stop_timeout = \"0s\"", &of_mount);
+    let service = house.start();
+    let session = mount.join("web01/night.partial");
+    std::fs::create_dir_all(&session).unwrap();
+    // Two disks as cp writes them: the one is synced, the other is far from its end.
+    for (disk, is_whole) in [("vda.raw", true), ("vdb.raw", false)] {
+        let mut file = std::fs::File::create(session.join("disks").join(disk)).unwrap();
+        file.write_all(&vec![5; MIB]).unwrap();
+        if is_whole {
+            file.sync_all().unwrap();
+        }
+    }
+    service.stop();
+    let service = house.start();
+    let is_finished = |name: &str| {
+        let all = house.place.json(&["sessions"]);
+        let disks = all[0]["disks"].as_array().unwrap().clone();
+        let disk = disks.iter().find(|disk| disk["name"] == name).unwrap();
+        disk["finished"].as_bool().unwrap()
+    };
+    assert!(is_finished("vda"));
+    assert!(!is_finished("vdb"));
+    let said = house.place.fails(2, &["commit", "web01/night"]);
+    assert!(said.contains("vdb") && said.contains("touch"), "{said}");
+    // It was all, says who has copied it.
+    let file = std::fs::File::options()
+        .append(true)
+        .open(session.join("disks/vdb.raw"))
+        .unwrap();
+    file.sync_all().unwrap();
+    file.set_modified(std::time::SystemTime::now()).unwrap();
+    drop(file);
+    house.place.ok(&["commit", "web01/night", "--point", "p1"]);
+    assert_eq!(house.place.restored("web01@p1", "vdb"), vec![5; MIB]);
+    service.stop();
+}
+
+#[test]
+fn a_daemon_that_stops_takes_no_mount() {
+    if !can_mount() {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("stop_timeout = \"20s\"", "");
+    let service = site.start();
+    begin(house, &["vda=4M"]);
+    service.signal(Signal::TERM);
+    house.hear("STOPPING=1");
+    let (repo, at) = (house.place.repo(), text(&site.points[0]));
+    let helper = house.place.run(&["mount.restorefs", text(&repo), at]);
+    let said = String::from_utf8_lossy(&helper.stderr);
+    assert_eq!(helper.status.code(), Some(32), "{said}");
+    assert!(said.contains("about to stop"), "{said}");
+    assert!(names(&site.points[0]).is_empty(), "nothing is left");
+    assert!(service.end().success());
 }

@@ -1,9 +1,10 @@
 //! Members of the socket's group, and others who have no rights in the repository: what they cannot do to its daemon, or in its place.
 
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use crate::helper::{Site, names, text};
-use crate::house::House;
+use crate::house::{House, wait_until};
 use crate::place::{can_mount, has};
 
 /// The file of a repository's control socket.
@@ -134,4 +135,26 @@ fn who_listens_in_the_daemons_place_is_given_nothing() {
     }
     // A follower of its own serves it.
     assert_eq!(names(&point), ["db01", "web01", "web02"]);
+}
+
+#[test]
+fn who_is_turned_away_is_told_why() {
+    let house = House::new();
+    house.configure("", "");
+    let service = house.start();
+    let socket = house.place.path(&control_name(&house));
+    let many: Vec<UnixStream> = (0..256)
+        .map(|_| UnixStream::connect(&socket).unwrap())
+        .collect();
+    let said = house.place.fails(1, &["begin", "web01", "vda=1M"]);
+    assert!(said.contains("256 commands"), "{said}");
+    drop(many);
+    wait_until("a place is free", || {
+        house
+            .place
+            .run(&["begin", "web01", "vda=1M"])
+            .status
+            .success()
+    });
+    service.stop();
 }

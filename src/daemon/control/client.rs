@@ -104,12 +104,12 @@ impl Client {
     /// What the daemon answers; `Disconnected` when it goes away.
     pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
         let line = encode(request)?;
-        self.stream
-            .get_mut()
-            .write_all(&line)
-            .or_io("cannot ask the daemon")
-            .at_path(&self.path)?;
-        self.hear()
+        let asked = self.stream.get_mut().write_all(&line);
+        match asked.or_io("cannot ask the daemon").at_path(&self.path) {
+            Ok(()) => self.hear(),
+            // One that is turned away has been told why.
+            Err(error) => Err(self.hear::<T>().err().filter(is_said).unwrap_or(error)),
+        }
     }
 
     fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
@@ -155,6 +155,11 @@ fn is_daemon(stream: &UnixStream, repository: &Repository, process: Option<u32>)
     let is_holder =
         process.is_some_and(|pid| i32::try_from(pid) == Ok(peer.as_raw_nonzero().get()));
     Ok(owner == Some(user) || is_holder)
+}
+
+/// Whether the daemon has said it, rather than nothing.
+fn is_said(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::Disconnected | ErrorKind::Io)
 }
 
 fn encode(request: &Request) -> Result<Vec<u8>> {

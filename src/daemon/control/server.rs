@@ -1,5 +1,6 @@
 //! The daemon's side of the control socket.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
                         most = CONNECTIONS_MAX,
                         "a command was turned away: too many at a time"
                     );
+                    turn_away(stream);
                     continue;
                 };
                 let desk = Arc::clone(&desk);
@@ -58,6 +60,27 @@ pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
             }
         }
     }
+}
+
+/// Says why nobody answers. Nothing is waited for: what does not fit into the socket at once is not said.
+fn turn_away(stream: UnixStream) {
+    let error = Error::new(
+        ErrorKind::LimitExceeded,
+        format!("{CONNECTIONS_MAX} commands talk to the daemon already"),
+    )
+    .advise("try again when some of them have ended (ss -xp shows who they are)");
+    if let Ok(bytes) = encode(&Answer::Error((&error).into()))
+        && let Ok(mut stream) = stream.into_std()
+    {
+        // Whoever has gone already does not want to know.
+        let _ = stream.write(&bytes);
+    }
+}
+
+fn encode(answer: &Answer) -> std::io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(answer).map_err(std::io::Error::other)?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()> {
@@ -85,9 +108,7 @@ async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()
             Ok(value) => Answer::Ok(value),
             Err(e) => Answer::Error((&e).into()),
         };
-        let mut bytes = serde_json::to_vec(&answer).map_err(std::io::Error::other)?;
-        bytes.push(b'\n');
-        stream.write_all(&bytes).await?;
+        stream.write_all(&encode(&answer)?).await?;
     }
     Ok(())
 }

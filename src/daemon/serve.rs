@@ -24,6 +24,8 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the service manager is told that it goes on while the daemon stops, and how much longer it is to wait then.
 const EXTEND_INTERVAL: Duration = Duration::from_secs(2);
 const EXTENSION: Duration = Duration::from_secs(30);
+/// How long making sessions durable may take at the end, on slow storage.
+const SUSPENSION: Duration = Duration::from_secs(600);
 /// LIMIT: how often mounts that have ended are let go, where no watchdog asks more often.
 const TIDY_INTERVAL: Duration = Duration::from_secs(5);
 /// LIMIT: how long requests that are being worked on may take when the runtime ends.
@@ -211,7 +213,7 @@ async fn drain(
                     "sessions are still being written; they are suspended, and the next daemon goes on with them"
                 );
             }
-            supervisor.stopping("stopping", EXTENSION);
+            supervisor.stopping("suspending sessions", SUSPENSION);
             return;
         }
         if told.is_none_or(|told| told.elapsed() >= EXTEND_INTERVAL) {

@@ -1,7 +1,7 @@
 # The first process of the stage: makes it, runs the shell that is told what to do, and cleans up after it.
 set -e
 # Mounts of other tests: a copy of them would keep them alive here.
-awk '/ - fuse.restorefs | - [a-z0-9]+ \/dev\/loop/ {print $5}' /proc/self/mountinfo | while read -r other; do umount -l "$other" || :; done
+awk '/ - fuse(\.[^ ]*)? | - [a-z0-9]+ \/dev\/loop/ {print $5}' /proc/self/mountinfo | while read -r other; do umount -l "$other" || :; done
 before=$(awk '{print $3}' /proc/self/mountinfo)
 mount -t tmpfs -o mode=755 none "$STAGE/place"
 mkdir -p "$STAGE/over"

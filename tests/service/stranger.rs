@@ -1,7 +1,9 @@
 //! Members of the socket's group, and others who have no rights in the repository: what they cannot do to its daemon, or in its place.
 
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::helper::{Site, names, text};
 use crate::house::{House, wait_until};
@@ -156,5 +158,41 @@ fn who_is_turned_away_is_told_why() {
             .status
             .success()
     });
+    service.stop();
+}
+
+#[test]
+fn a_member_of_the_group_does_not_keep_root_from_being_answered() {
+    // Only root can be somebody else.
+    if !can_mount() || !has("setpriv") || !has("python3") {
+        return;
+    }
+    let house = House::new();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(house.place.dir.path(), open).unwrap();
+    house.configure("", "");
+    let service = house.start();
+    let socket = house.place.path(&control_name(&house));
+    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
+    let script = "import socket,sys\n\
+        all=[socket.socket(socket.AF_UNIX) for _ in range(256)]\n\
+        [s.connect(sys.argv[1]) for s in all]\n\
+        more=socket.socket(socket.AF_UNIX); more.connect(sys.argv[1])\n\
+        print(more.makefile().readline(), flush=True); sys.stdin.read()\n";
+    let mut member = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .args(["/usr/bin/python3", "-c", script])
+        .arg(&socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut out = BufReader::new(member.stdout.take().unwrap());
+    out.read_line(&mut said).unwrap();
+    assert!(said.contains("256 commands"), "{said}");
+    house.place.ok(&["begin", "web01", "vda=1M"]);
+    member.kill().unwrap();
+    member.wait().unwrap();
     service.stop();
 }

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::Ending;
 use crate::sys::socket::{self, SocketFile};
 
-/// LIMIT: connections at a time.
+/// LIMIT: connections at a time of root and the daemon's own user, and of all others: these cannot keep those from being answered.
 const CONNECTIONS_MAX: usize = 256;
 
 /// Listens on `path`; whoever can open the socket (mode 0660) may ask. Its file goes with the second of the answer.
@@ -34,11 +34,18 @@ pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)>
 
 /// Answers until the daemon ends.
 pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (own, others) = (
+        Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+    );
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                let is_own = stream
+                    .peer_cred()
+                    .is_ok_and(|peer| may_hand_over(peer.uid()));
+                let places = if is_own { &own } else { &others };
+                let Ok(place) = Arc::clone(places).try_acquire_owned() else {
                     tracing::warn!(
                         most = CONNECTIONS_MAX,
                         "a command was turned away: too many at a time"

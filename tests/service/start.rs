@@ -116,16 +116,22 @@ fn terminate(mut process: std::process::Child) -> std::process::ExitStatus {
     process.wait().unwrap()
 }
 
-#[test]
-fn sockets_of_a_manager_are_served_and_stay() {
-    if !has("systemd-socket-activate") {
-        return;
-    }
+/// A house with the point `web01@p1`.
+fn with_point() -> House {
     let house = House::new();
     house.place.disk("a.raw", 4, 1);
     house
         .place
         .ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
+    house
+}
+
+#[test]
+fn sockets_of_a_manager_are_served_and_stay() {
+    if !has("systemd-socket-activate") {
+        return;
+    }
+    let house = with_point();
     house.configure("", "");
     let socket = house.place.path("nbd.sock");
     let process = activated(&house, &[socket.to_str().unwrap()]);
@@ -149,11 +155,7 @@ fn a_tcp_socket_of_a_manager_needs_its_address_in_the_configuration() {
     if !has("systemd-socket-activate") {
         return;
     }
-    let house = House::new();
-    house.place.disk("a.raw", 4, 1);
-    house
-        .place
-        .ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
+    let house = with_point();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
     drop(free);

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::helper::{Site, names, text};
@@ -16,6 +17,29 @@ fn control_name(house: &House) -> String {
     format!("{}.sock", id["repository_id"].as_str().unwrap())
 }
 
+/// A script of Python's that is run on the socket as a user of the group 65534.
+fn script(socket: &Path, user: &str, text: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", user, "--regid", "65534", "--clear-groups"])
+        .args(["/usr/bin/python3", "-c", text])
+        .arg(socket);
+    command
+}
+
+/// What such a script says.
+fn ask(socket: &Path, user: &str, text: &str) -> String {
+    let output = script(socket, user, text).output().unwrap();
+    String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A daemon whose socket lets in the group 65534.
+fn open_to_group(house: &House) -> PathBuf {
+    let socket = house.place.path(&control_name(house));
+    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
+    socket
+}
+
 #[test]
 fn who_may_only_ingest_cannot_hand_over_a_mount() {
     if !can_mount() || !has("python3") {
@@ -25,32 +49,14 @@ fn who_may_only_ingest_cannot_hand_over_a_mount() {
     let house = &site.house;
     house.configure("", "");
     let service = site.start();
-    let socket = house.place.path(&control_name(house));
-    // A member of the socket's group.
-    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
+    let socket = open_to_group(house);
     let script = "import socket,sys,array,os\n\
         s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
         fd=os.open('/dev/null',os.O_RDONLY)\n\
         line=b'{\"command\":\"mount\",\"mountpoint\":\"/x\",\"options\":\"allow_forget\",\"uid\":0,\"gid\":0}\\n'\n\
         s.sendmsg([line],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[fd]))])\n\
         print(s.makefile().readline())\n";
-    let ask = |user: &str| {
-        let output = Command::new("setpriv")
-            .args([
-                "--reuid",
-                user,
-                "--regid",
-                "65534",
-                "--clear-groups",
-                "/usr/bin/python3",
-                "-c",
-                script,
-            ])
-            .arg(&socket)
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
-    };
+    let ask = |user| ask(&socket, user, script);
     let said = ask("65534");
     assert!(said.contains("permission-denied"), "{said}");
     // Root may, and then the descriptor is looked at.
@@ -67,23 +73,14 @@ fn descriptors_of_who_may_hand_over_nothing_are_left_to_the_kernel() {
     let house = &site.house;
     house.configure("", "");
     let service = site.start();
-    let socket = house.place.path(&control_name(house));
-    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
+    let socket = open_to_group(house);
     // More at once than anybody may send: whoever's are received is cut off.
     let script = "import socket,sys,array,os\n\
         s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
         fd=os.open('/dev/null',os.O_RDONLY)\n\
         s.sendmsg([b'{\"command\":\"status\"}\\n'],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[fd]*30))])\n\
         print(s.makefile().readline())\n";
-    let ask = |user: &str| {
-        let output = Command::new("setpriv")
-            .args(["--reuid", user, "--regid", "65534", "--clear-groups"])
-            .args(["/usr/bin/python3", "-c", script])
-            .arg(&socket)
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
-    };
+    let ask = |user| ask(&socket, user, script);
     let said = ask("65534");
     assert!(said.contains("\"version\""), "{said}");
     let said = ask("0");
@@ -172,17 +169,13 @@ fn a_member_of_the_group_does_not_keep_root_from_being_answered() {
     std::fs::set_permissions(house.place.dir.path(), open).unwrap();
     house.configure("", "");
     let service = house.start();
-    let socket = house.place.path(&control_name(&house));
-    std::os::unix::fs::chown(&socket, None, Some(65534)).unwrap();
-    let script = "import socket,sys\n\
+    let socket = open_to_group(&house);
+    let text = "import socket,sys\n\
         all=[socket.socket(socket.AF_UNIX) for _ in range(256)]\n\
         [s.connect(sys.argv[1]) for s in all]\n\
         more=socket.socket(socket.AF_UNIX); more.connect(sys.argv[1])\n\
         print(more.makefile().readline(), flush=True); sys.stdin.read()\n";
-    let mut member = Command::new("setpriv")
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .args(["/usr/bin/python3", "-c", script])
-        .arg(&socket)
+    let mut member = script(&socket, "65534", text)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -52,21 +52,5 @@ fn a_point_is_pulled_and_there_is_nothing_to_do_the_second_time() {
     std::fs::write(to.join(OLD), "other").unwrap();
     assert!(pull(&[]).contains(".txt"));
     // As the guest was.
-    let (source, to) = (
-        format!("{}/", text(&world.source())),
-        format!("{}/", text(&to)),
-    );
-    let found = run(
-        "rsync",
-        &[
-            "-aHAXOn",
-            "--checksum",
-            "-i",
-            "--exclude=/lost+found",
-            "--delete",
-            &source,
-            &to,
-        ],
-    );
-    assert_eq!(found, "");
+    world.assert_copied(&to);
 }

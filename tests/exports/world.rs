@@ -134,6 +134,24 @@ impl World {
         );
     }
 
+    /// Expects that a directory has all of the guest's files, with everything that rsync sees of them. mkfs has its own opinion of when the
+    /// top directory was changed, so times of directories are left out.
+    #[track_caller]
+    pub(crate) fn assert_copied(&self, to: &Path) {
+        let (from, to) = (
+            format!("{}/", text(&self.source())),
+            format!("{}/", text(to)),
+        );
+        let options = [
+            "-aHAXOn",
+            "--checksum",
+            "-i",
+            "--delete",
+            "--exclude=/lost+found",
+        ];
+        assert_eq!(run("rsync", &[&options[..], &[&from, &to]].concat()), "");
+    }
+
     /// What the guest's tree was made of.
     pub(crate) fn source(&self) -> PathBuf {
         self.path("source")

@@ -54,7 +54,8 @@ fn nothing_is_detached_when_one_of_several_is_in_use() {
         .to_owned();
     let exclusive = rustix::fs::open(
         device.as_str(),
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::EXCL,
+        // Not for the processes that other tests start meanwhile.
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::EXCL | rustix::fs::OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
     )
     .unwrap();

@@ -77,6 +77,14 @@ fn dies_of(name: &[u8], says: &str) {
     );
 }
 
+fn the_rest_begins_with_the_death() {
+    let fs = open(&readers());
+    assert!(fs.lookup(fs.root(), b"exit").is_err());
+    // Nobody asks meanwhile.
+    std::thread::sleep(Duration::from_millis(150));
+    looks_alive(&*fs);
+}
+
 fn a_stack_overflow_is_one_volumes_damage() {
     dies_of(b"overflow the stack", "overflowed its stack");
 }
@@ -237,6 +245,10 @@ fn a_real_filesystem_is_the_same_in_another_process() {
 }
 
 const TESTS: &[(&str, fn())] = &[
+    (
+        "the_rest_begins_with_the_death",
+        the_rest_begins_with_the_death,
+    ),
     (
         "a_stack_overflow_is_one_volumes_damage",
         a_stack_overflow_is_one_volumes_damage,

@@ -48,8 +48,14 @@ pub(super) struct Process {
     freed: Condvar,
     devices: Vec<Arc<dyn ReadAt>>,
     limits: Limits,
-    /// Why it ended.
-    end: OnceLock<String>,
+    end: OnceLock<End>,
+}
+
+/// Why and when a process ended.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) reason: String,
+    pub(super) at: Instant,
 }
 
 /// A slot that goes back when it is dropped.
@@ -141,14 +147,14 @@ impl Process {
         }
     }
 
-    /// Why it ended, if it has.
-    pub(super) fn end(&self) -> Option<&str> {
-        self.end.get().map(String::as_str)
+    /// How it ended, if it has.
+    pub(super) fn end(&self) -> Option<&End> {
+        self.end.get()
     }
 
     /// Ends the process, once, and says why it did.
     fn ended(&self, cause: &str) -> Error {
-        let reason = self.end.get_or_init(|| {
+        let end = self.end.get_or_init(|| {
             let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
             let by_itself = exited(&mut child);
             // Already gone is as good.
@@ -179,18 +185,21 @@ impl Process {
             };
             let reason = format!("the reader's process was ended: {cause}{how}{said}");
             tracing::error!(pid = self.id, reason, "a guest's reader is gone");
-            reason
+            End {
+                reason,
+                at: Instant::now(),
+            }
         });
-        Error::new(ErrorKind::Io, reason.clone())
+        Error::new(ErrorKind::Io, end.reason.clone())
     }
 
     fn take(&self) -> Result<Taken<'_>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(reason) = self.end() {
+            if let Some(end) = self.end() {
                 // Those who wait besides us are to know it too.
                 self.freed.notify_all();
-                return Err(Error::new(ErrorKind::Io, reason.to_owned()));
+                return Err(Error::new(ErrorKind::Io, end.reason.clone()));
             }
             if let Some(slot) = free.pop() {
                 return Ok(Taken {

@@ -114,12 +114,12 @@ impl Remote {
         self.limits.rest * 2u32.saturating_pow(deaths.saturating_sub(1).min(DOUBLED_MAX))
     }
 
-    /// Notes that a process is gone, once for each.
-    fn note_death(&self, state: &mut State, reason: &str) {
+    /// Notes that a process is gone, once for each. The rest begins with its end, whenever that is noticed.
+    fn note_death(&self, state: &mut State, reason: String, at: Instant) {
         state.deaths = state.deaths.saturating_add(1);
-        state.reason = Some(reason.to_owned());
+        state.reason = Some(reason);
         state.life = Life::Resting {
-            until: Instant::now() + self.rest(state.deaths),
+            until: at + self.rest(state.deaths),
         };
     }
 
@@ -128,10 +128,10 @@ impl Remote {
         let mut state = self.state();
         if let Life::Alive(process) = &state.life {
             let process = Arc::clone(process);
-            let Some(reason) = process.end() else {
+            let Some(end) = process.end() else {
                 return Ok(process);
             };
-            self.note_death(&mut state, reason);
+            self.note_death(&mut state, end.reason.clone(), end.at);
         }
         match state.life {
             Life::Resting { until } if until <= Instant::now() => {}
@@ -152,7 +152,7 @@ impl Remote {
                 Ok(process)
             }
             Err(error) => {
-                self.note_death(&mut state, &error.report());
+                self.note_death(&mut state, error.report(), Instant::now());
                 Err(error)
             }
         }
@@ -273,10 +273,11 @@ impl Reader for Remote {
 
     fn trouble(&self) -> Option<Trouble> {
         let mut state = self.state();
-        if let Life::Alive(process) = &state.life
-            && let Some(reason) = process.end().map(str::to_owned)
-        {
-            self.note_death(&mut state, &reason);
+        if let Life::Alive(process) = &state.life {
+            let process = Arc::clone(process);
+            if let Some(end) = process.end() {
+                self.note_death(&mut state, end.reason.clone(), end.at);
+            }
         }
         let reason = state.reason.clone()?;
         Some(match state.life {

@@ -17,7 +17,10 @@ impl Drop for Loop {
 
 fn killed(world: &World) {
     world.signal(rustix::process::Signal::KILL);
-    eventually("the end of the process", || world.processes().is_empty());
+    // Its name is gone before what it held.
+    eventually("the end of the process", || {
+        world.processes().is_empty() && world.list().iter().all(|map| map["state"] == "leftover")
+    });
 }
 
 #[test]

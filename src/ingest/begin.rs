@@ -11,6 +11,7 @@ use super::record::RecordLog;
 use super::session::{Engine, Session};
 use super::space::check_room;
 use super::trust::check_said;
+use super::word::Word;
 use crate::block::WriteAt;
 use crate::block::page::PageTable;
 use crate::error::{Error, ErrorKind, Result};
@@ -336,7 +337,7 @@ pub(super) fn assemble(
         log: Mutex::new(log),
         finish: super::finish::Finish::default(),
         missing: super::missing::Missing::default(),
-        is_said_finished: AtomicBool::new(false),
+        word: Word::default(),
         touched: Mutex::default(),
         counters: super::disk::Counters::default(),
         gate: RwLock::new(()),

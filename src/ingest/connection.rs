@@ -31,20 +31,29 @@ impl Connection {
     /// `Busy` when the disk is written through the tree; `NoSpace`, `Io` when it was declared finished, and that could not be taken
     /// back.
     pub fn note_write(&self) -> Result<()> {
-        if self.wrote.load(Ordering::SeqCst) {
-            return Ok(());
+        if !self.wrote.load(Ordering::SeqCst) {
+            self.disk.claim(Door::Nbd)?;
+            if !self.wrote.swap(true, Ordering::SeqCst) {
+                self.disk.finish.begin_writing();
+            }
         }
-        self.disk.claim(Door::Nbd)?;
-        self.disk.take_back_finished()?;
-        if !self.wrote.swap(true, Ordering::SeqCst) {
-            self.disk.finish.begin_writing();
-        }
-        Ok(())
+        // From here on nobody says that it is finished, unless he declares it.
+        self.disk.take_back_finished()
     }
 
-    /// The peer said goodbye (`NBD_CMD_DISC`).
-    pub fn finish(self) {
+    /// The peer said goodbye (`NBD_CMD_DISC`). If the disk is finished with that, it is made durable, and that it is finished. Blocks.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::flush`].
+    pub fn finish(self) -> Result<()> {
         self.clean.store(true, Ordering::SeqCst);
+        let (disk, wrote) = (Arc::clone(&self.disk), self.wrote.load(Ordering::SeqCst));
+        drop(self);
+        if wrote && disk.is_finished() {
+            disk.sync_file()
+        } else {
+            Ok(())
+        }
     }
 }
 

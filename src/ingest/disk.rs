@@ -20,6 +20,7 @@ use super::gather::Gather;
 use super::parent::Parent;
 use super::range_lock::RangeLock;
 use super::record::{Pending, Record, RecordLog};
+use super::word::Word;
 use crate::block::check_range;
 use crate::block::page::PageTable;
 use crate::clock::Clock;
@@ -72,8 +73,8 @@ pub struct DiskWriter {
     pub(super) log: Mutex<RecordLog>,
     pub(super) finish: Finish,
     pub(super) missing: super::missing::Missing,
-    /// Whether the log's last word is that it is finished.
-    pub(super) is_said_finished: AtomicBool,
+    /// Whether the log says that it is finished.
+    pub(super) word: Word,
     /// Regions that were written to.
     pub(super) touched: Mutex<BTreeSet<Region>>,
     pub(super) size_bytes: AtomicU64,
@@ -164,8 +165,7 @@ impl DiskWriter {
     pub fn set_finished(&self, finished: bool) {
         self.missing.clear();
         self.finish.set(finished);
-        self.is_said_finished.store(finished, Ordering::SeqCst);
-        self.record(Record::State { finished });
+        self.word.say(finished);
     }
 
     /// Makes what was written through the tree durable, and that it is all: whoever writes a file and syncs it has come to an end, for
@@ -174,14 +174,10 @@ impl DiskWriter {
     /// # Errors
     /// As [`DiskWriter::flush`].
     pub fn sync_file(&self) -> Result<()> {
-        if self.is_finished() && !self.is_said_finished.swap(true, Ordering::SeqCst) {
-            self.record(Record::State { finished: true });
+        if self.missing.is_empty() {
+            self.finish.if_finished(|| self.word.say(true));
         }
-        self.flush().inspect_err(|_| {
-            if self.is_said_finished.swap(false, Ordering::SeqCst) {
-                self.record(Record::State { finished: false });
-            }
-        })
+        self.flush().inspect_err(|_| self.word.say(false))
     }
 
     /// Takes back, durably, that it was declared finished: somebody writes it again, and what he overwrites in place needs no record.
@@ -189,13 +185,11 @@ impl DiskWriter {
     /// # Errors
     /// As [`DiskWriter::flush`].
     pub fn take_back_finished(&self) -> Result<()> {
-        if !self.is_said_finished.load(Ordering::SeqCst) {
-            return Ok(());
+        if self.word.take_back() {
+            self.flush()
+        } else {
+            Ok(())
         }
-        self.record(Record::State { finished: false });
-        self.flush()?;
-        self.is_said_finished.store(false, Ordering::SeqCst);
-        Ok(())
     }
 
     /// Whether an fsync has failed, so that only an abort is left.

@@ -19,6 +19,12 @@ struct Inner {
     finished: bool,
 }
 
+impl Inner {
+    const fn is_finished(&self) -> bool {
+        self.finished && self.died.is_none() && self.writing == 0
+    }
+}
+
 /// The state of one disk.
 #[derive(Debug, Default)]
 pub(super) struct Finish {
@@ -67,8 +73,15 @@ impl Finish {
     }
 
     pub(super) fn is_finished(&self) -> bool {
+        self.inner().is_finished()
+    }
+
+    /// Does something while it is finished, and nobody can begin to write.
+    pub(super) fn if_finished(&self, then: impl FnOnce()) {
         let inner = self.inner();
-        inner.finished && inner.died.is_none() && inner.writing == 0
+        if inner.is_finished() {
+            then();
+        }
     }
 
     pub(super) fn writers(&self) -> u64 {

@@ -25,17 +25,22 @@ impl DiskWriter {
     /// [`DiskWriter::flush`] for one who holds the gate.
     pub(super) fn flush_gated(&self) -> Result<()> {
         self.check_durable()?;
+        let word = self.word.unlogged();
         for cluster in self.gather.clusters() {
             self.complete(cluster)?;
         }
         // Flushes take turns: a second one must not answer before the first one's records are durable.
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken =
+        let mut taken =
             std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
         let stored = self.counters.stored.load(Ordering::Relaxed);
         let synced = self.writer.flush();
         if synced.is_err() {
             self.is_unsure.store(true, Ordering::SeqCst);
+        }
+        let word = word.filter(|word| self.word.carry(*word));
+        if let Some(word) = word {
+            taken.push(word.record());
         }
         let done = synced.and_then(|()| {
             if taken.is_empty() {
@@ -44,9 +49,14 @@ impl DiskWriter {
                 log.append(&taken)
             }
         });
+        self.word.carried(done.is_ok());
         if done.is_ok() {
             self.counters.flushed.fetch_max(stored, Ordering::Relaxed);
         } else {
+            if word.is_some() {
+                // It is said anew, if it still holds then.
+                taken.pop();
+            }
             self.pending
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -66,7 +76,10 @@ impl DiskWriter {
     #[must_use]
     pub fn has_unflushed(&self) -> bool {
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        !pending.is_empty() || !self.gather.is_empty() || self.unflushed_bytes() > 0
+        !pending.is_empty()
+            || self.word.unlogged().is_some()
+            || !self.gather.is_empty()
+            || self.unflushed_bytes() > 0
     }
 
     /// Changes the size: `source_bytes` is what people see, padded to 512 what the guest has. What lies beyond the

@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::disk::DiskWriter;
-use super::record::Record;
 use crate::error::{Error, ErrorKind, Result};
 
 /// LIMIT: ranges that are told apart; beyond it they count as one from the first to the last.
@@ -80,7 +79,7 @@ impl DiskWriter {
             Err(e) if is_rule(e.kind()) => {}
             Err(_) => {
                 self.finish.set(false);
-                self.record(Record::State { finished: false });
+                self.word.say(false);
             }
         }
         result

@@ -44,6 +44,7 @@ mod session;
 mod space;
 mod store;
 mod trust;
+mod word;
 mod zero;
 
 pub use begin::{BeginRequest, DiskRequest};

@@ -186,6 +186,11 @@ impl Pending {
         self.0.push(record);
     }
 
+    /// Takes back what was pushed last.
+    pub(super) fn pop(&mut self) {
+        self.0.pop();
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

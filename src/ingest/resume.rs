@@ -96,9 +96,7 @@ pub(super) fn resume_disk(
         writer.source_bytes.store(source_bytes, Ordering::SeqCst);
     }
     writer.finish.set(end.finished);
-    writer
-        .is_said_finished
-        .store(end.finished, Ordering::SeqCst);
+    writer.word.resumed(end.finished);
     let unknown = writer.mark_unknown()?;
     let writer = Arc::new(writer);
     if unknown > 0 {

@@ -108,6 +108,57 @@ fn the_second_half_is_enough_after_a_kill_and_again_after_another() {
 }
 
 #[test]
+fn a_disk_that_was_finished_stays_so_after_a_kill_until_it_is_written_again() {
+    let place = Place::new();
+    place.disk("a.raw", 2 * HALF / 65_536, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "vdb=a.raw"]);
+    let daemon = place.serve(&[]);
+    let begun = place.json(&["begin", "web01", "--point", "two"]);
+    let session = format!("web01/{}", begun["session"].as_str().unwrap());
+    let commit_lacks = |disk: &str| {
+        let said = place.fails(2, &["commit", &session]);
+        assert!(
+            said.contains(&format!("disk {disk} is neither finished")),
+            "{said}"
+        );
+    };
+    // Not whole clusters, and not flushed: the goodbye is enough.
+    let goes = |daemon: &Daemon, name: &str, bytes: &[u8]| {
+        let client = connect(daemon, &format!("{session}/{name}"));
+        client.write_at(512, &bytes[..100_000]).unwrap();
+        client.write_at(900_000, &bytes[..1024]).unwrap();
+        client.disconnect().unwrap();
+    };
+    let (first, second) = (content(4), content(5));
+    goes(&daemon, "vda", &first);
+    daemon.kill();
+
+    let daemon = place.serve(&[]);
+    commit_lacks("vdb");
+    goes(&daemon, "vdb", &first);
+    // Written again, in place, and not brought to an end.
+    let client = connect(&daemon, &format!("{session}/vda"));
+    client.write_at(512, &second[..512]).unwrap();
+    daemon.kill();
+    drop(client);
+
+    let daemon = place.serve(&[]);
+    commit_lacks("vda");
+    goes(&daemon, "vda", &second);
+    daemon.kill();
+
+    let daemon = place.serve(&[]);
+    place.ok(&["commit", &session]);
+    for (name, bytes) in [("vda", &second), ("vdb", &first)] {
+        let mut expected = std::fs::read(place.path("a.raw")).unwrap();
+        expected[512..100_512].copy_from_slice(&bytes[..100_000]);
+        expected[900_000..901_024].copy_from_slice(&bytes[..1024]);
+        assert!(place.restored("web01@two", name) == expected, "{name}");
+    }
+    daemon.stop();
+}
+
+#[test]
 fn a_killed_daemons_session_is_listed_and_ended_without_one() {
     let place = Place::new();
     let daemon = place.serve(&[]);

@@ -176,7 +176,15 @@ async fn transmit(
         tracing::warn!("requests were still in flight when the server shut down");
     }
     if let (Ok(End::Goodbye), Some(connection)) = (&result, transmission.connection.take()) {
-        connection.finish();
+        let scene = Arc::clone(&transmission.scene);
+        let finishing = move || scene.target.note(connection.finish());
+        match tokio::task::spawn_blocking(finishing).await {
+            Ok(Err(e)) => {
+                tracing::warn!(error = %e.report(), "a disk could not be made durable when its client said goodbye");
+            }
+            // A panic there was logged by the hook.
+            Ok(Ok(())) | Err(_) => {}
+        }
     }
     drop(transmission);
     if !sender.is_finished() {

@@ -5,7 +5,8 @@
 //! # Invariants
 //! - A disk of a session is finished only by NBD_CMD_DISC: a connection that ends otherwise (a dead client, a broken
 //!   protocol, a server that shuts down) drops its [`crate::ingest::Connection`] without finishing it.
-//! - When a client sees the connection closed after its DISC, the session knows that the disk is finished.
+//! - When a client sees the connection closed after its DISC, the session knows that the disk is finished, and so will
+//!   the next daemon.
 //! - Whatever a client sends ends at most its own connection.
 //! - Over TCP nothing but STARTTLS and ABORT is answered before TLS, and nothing that was said before it counts afterwards.
 //! - The payload of a WRITE is received into the session's buffer and taken from there; no byte is copied between.

@@ -202,6 +202,10 @@ fn the_space_of_a_session_that_expired_is_free_although_a_client_is_connected() 
     let mut found = vec![0; 65_536];
     assert!(client.read_at(0, &mut found).is_err());
     assert!(client.write_at(0, &found).is_err());
+    // The history has it a moment after the space is free.
+    while place.json(&["jobs"]).as_array().unwrap().is_empty() {
+        assert!(waited.elapsed().as_secs() < 15, "no line");
+    }
     assert_eq!(place.json(&["jobs"])[0]["result"], "expired");
     daemon.stop();
 }

@@ -9,6 +9,7 @@ pub mod interrupt;
 pub mod log;
 pub mod map;
 mod mount_table;
+mod point;
 pub mod probe;
 pub mod runtime_dir;
 pub mod serve;

@@ -16,6 +16,7 @@ use super::control;
 use super::desk::Desk;
 use super::exports::RepositoryExports;
 use super::mount_table::MountTable;
+use super::point::PointExports;
 use super::runtime_dir;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::{Clock, SystemClock};
@@ -134,7 +135,9 @@ impl Station {
             let _ = table.close();
             return Err(error);
         }
-        let exports = Arc::new(RepositoryExports::new(Arc::clone(&sessions), access));
+        let points = PointExports::new(table.base());
+        let exports = RepositoryExports::new(Arc::clone(&sessions), points, access);
+        let exports = Arc::new(exports);
         let served: Arc<dyn Exports> = Arc::clone(&exports) as Arc<dyn Exports>;
         let desk = Desk::new(Arc::clone(&sessions), Arc::clone(&table), nbd_sockets);
         Ok(Self {

@@ -22,7 +22,7 @@ use crate::chain::{Pool, PoolLimits};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result, ResultExt};
 use crate::ingest::{Engine, Keeper, Registry};
-use crate::nbd::server::{Exports, Security, Server, Service};
+use crate::nbd::server::{Exports, Guests, Security, Server, Service};
 use crate::nbd::tls::ServerTls;
 use crate::repo::{Owner, Repository};
 use crate::sys::inherit::Inherited;
@@ -179,7 +179,7 @@ impl Station {
         }
         for path in self.desk.nbd_sockets() {
             if !adopted.contains(path) {
-                servers.push(Server::bind_unix(path, &self.service)?);
+                servers.push(Server::bind_unix(path, Guests::Group, &self.service)?);
             }
         }
         let tcp = self.config.nbd.tcp.as_ref();

@@ -1,9 +1,8 @@
 //! The committed points that a tree shows, as NBD exports to read: `<vm>/<point>/<disk>`.
 //!
 //! # Why
-//! A tree knows which points there are (in a daemon by its own commits, in a follower by following), restricted to the VMs that it shows, and
-//! keeps their chains open. So files and exports are the same points, opened once, within one budget; and nothing here needs the repository's
-//! lock.
+//! A tree knows which points there are (in a daemon by its own commits, in a follower by following), of the VMs that it shows, and keeps
+//! their chains open. So files and exports are the same points, opened once, within one budget; and nothing here needs the lock.
 
 use std::sync::Arc;
 

@@ -330,11 +330,17 @@ pub struct Mount {
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     pub mountpoint: Option<PathBuf>,
     /// Mount what this configuration says, for the daemons that serve it (root)
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["mountpoint", "options", "foreground"])]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["mountpoint", "options", "foreground", "nbd"])]
     pub config: Option<PathBuf>,
     /// Options as mount(8) takes them: vm=PATTERN,allow_other,uid=,gid=,umask=,exec,noxattr,symlinks=rebase,nonempty,poll=SECONDS
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
+    /// Serve the restore points that the mount shows over NBD as well, on this Unix socket, read-only, as VM/POINT/DISK
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub nbd: Option<PathBuf>,
+    /// Close NBD connections that have asked for nothing for so long (90s, 30m, 6h, 2d)
+    #[arg(long, value_name = "TIME", default_value = "24h", requires = "nbd")]
+    pub nbd_idle: String,
     /// Stay in the foreground
     #[arg(short, long)]
     pub foreground: bool,

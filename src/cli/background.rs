@@ -1,6 +1,7 @@
 //! Going to the background: the command starts itself again in the foreground, detached, and waits until the child
 //! says that it is ready, so that after `restorefs mount` the tree is there.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
@@ -14,14 +15,23 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 const MARK: &str = "RESTOREFS_BACKGROUND";
 const READY: &[u8] = b"ready\n";
 
-pub(super) fn start(context: &Context, mountpoint: &Path, options: &[String]) -> Result<()> {
+/// Mounts; `more` are further flags of `restorefs mount`.
+///
+/// # Errors
+/// What the process in the background says.
+pub(super) fn start(
+    context: &Context,
+    mountpoint: &Path,
+    options: &[String],
+    more: &[OsString],
+) -> Result<()> {
     let program = std::env::current_exe().or_io("cannot find this program's file")?;
     let mut command = Command::new(program);
     command
         .arg("--repo")
         .arg(std::path::absolute(context.path()?).or_io("cannot tell the repository's path")?);
     command.args(context.global_flags());
-    command.arg("mount").arg("--foreground");
+    command.arg("mount").arg("--foreground").args(more);
     if !options.is_empty() {
         command.arg("-o").arg(options.join(","));
     }

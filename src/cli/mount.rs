@@ -1,17 +1,13 @@
 //! `restorefs mount` and `restorefs umount`.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::args::{Mount, Umount};
 use super::context::Context;
-use super::{background, mount_config};
-use crate::daemon::interrupt;
-use crate::error::{Error, Result};
+use super::{background, mount_config, serve};
+use crate::daemon::follower::{FollowerOptions, follow};
+use crate::error::{Error, Result, ResultExt};
 use crate::fuse::{self, MountOptions};
-use crate::tree::Tree;
 
 pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
     if let Some(config) = &args.config {
@@ -23,44 +19,29 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
         .iter()
         .try_for_each(|text| options.parse(text))?;
     let repository = context.repository()?;
+    let limits = serve::limits(&args.nbd_idle)?;
     if !args.foreground {
-        return background::start(context, mountpoint, &args.options);
+        let mut more = Vec::new();
+        if let Some(socket) = &args.nbd {
+            let socket = std::path::absolute(socket).or_io("cannot tell the socket's path")?;
+            more.extend(["--nbd".into(), socket.into_os_string()]);
+            more.extend(["--nbd-idle".into(), args.nbd_idle.clone().into()]);
+        }
+        return background::start(context, mountpoint, &args.options, &more);
     }
-    let stop = interrupt::flag()?;
     let (uid, gid) = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    let view = context.tree_options(options.tree_options(uid, gid, false));
-    let tree = Tree::new(repository, context.pool(), view)?;
-    let mounted = Arc::new(fuse::mount(&tree, mountpoint, &options)?);
-    background::ready()?;
-    // The one thread waits for the mount to end, the other for a signal; whoever is first ends both.
-    let ended = Arc::new(Mutex::new(None));
-    let waiter = {
-        let (mounted, ended) = (Arc::clone(&mounted), Arc::clone(&ended));
-        std::thread::spawn(move || {
-            let result = mounted.wait();
-            *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        })
+    let follower = FollowerOptions {
+        repository,
+        pool: context.pool(),
+        view: context.tree_options(options.tree_options(uid, gid, false)),
+        mountpoint: mountpoint.to_owned(),
+        mount: options,
+        nbd: args.nbd.clone().map(|socket| (socket, limits)),
     };
-    loop {
-        if let Some(result) = ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return result;
-        }
-        if stop.swap(false, Ordering::SeqCst) {
-            // Somebody may be using it: a signal ends the mount all the same, and he sees the last of it.
-            fuse::umount(mounted.mountpoint(), true)?;
-            return waiter.join().map_or(Ok(()), |()| {
-                ended
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take()
-                    .unwrap_or(Ok(()))
-            });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    follow(&follower, background::ready)
 }
 
 pub(super) fn umount(context: &Context, args: &Umount) -> Result<()> {

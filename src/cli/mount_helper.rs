@@ -162,7 +162,7 @@ impl Helper {
             json: false,
             quiet: true,
         };
-        background::start(&Context::new(&cli, output)?, &self.mountpoint, &texts)
+        background::start(&Context::new(&cli, output)?, &self.mountpoint, &texts, &[])
     }
 
     /// The options, and their texts one by one.

@@ -47,7 +47,7 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
     std::fs::create_dir_all(&mountpoint)
         .or_io("cannot make the mountpoint")
         .at_path(&mountpoint)?;
-    let mounted = background::start(&context, &mountpoint, &[]);
+    let mounted = background::start(&context, &mountpoint, &[], &[]);
     if let Err(e) = &mounted {
         output.line(format!(
             "\n4. The tree could not be mounted here: {}",

@@ -82,6 +82,21 @@ pub(super) fn load(context: &Context, path: &Path) -> Result<(Config, Source)> {
     Ok((config, source))
 }
 
+/// Bounds of a server, of which `--nbd-idle` says one.
+///
+/// # Errors
+/// `InvalidInput`.
+pub(super) fn limits(idle: &str) -> Result<ServerLimits> {
+    let idle_seconds = parse_seconds(idle)?;
+    if idle_seconds == 0 {
+        return Err(Error::invalid("--nbd-idle needs a second or more"));
+    }
+    Ok(ServerLimits {
+        idle_timeout: Duration::from_secs(idle_seconds),
+        ..ServerLimits::default()
+    })
+}
+
 /// A configuration of what the flags say.
 fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
     let view = context.tree_options(TreeOptions::default());
@@ -100,10 +115,6 @@ fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
             "-o says how to mount, but --mount does not say where",
         ));
     }
-    let idle_seconds = parse_seconds(&args.nbd_idle)?;
-    if idle_seconds == 0 {
-        return Err(Error::invalid("--nbd-idle needs a second or more"));
-    }
     let tcp = args.nbd_listen.map(|address| {
         TcpConfig::new(
             address,
@@ -115,10 +126,7 @@ fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
     let nbd = NbdConfig {
         sockets: args.nbd.iter().map(|path| absolute(path)).collect(),
         tcp: tcp.transpose()?,
-        limits: ServerLimits {
-            idle_timeout: Duration::from_secs(idle_seconds),
-            ..ServerLimits::default()
-        },
+        limits: limits(&args.nbd_idle)?,
     };
     let repository = RepositoryConfig {
         path: context.path()?.to_owned(),

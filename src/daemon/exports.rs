@@ -4,113 +4,46 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::access::{Access, Right};
-use super::survey::{DiskSurveyor, Shelf, Subject};
-use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{ChainSource, Registry, Session};
+use super::point::{PointExports, absent, parse};
+use super::survey::Subject;
+use crate::error::{ErrorKind, Result};
+use crate::ingest::{Registry, Session};
 use crate::nbd::server::{Caller, Content, Export, ExportInfo, Exports};
-use crate::repo::selector::Which;
-use crate::repo::sidecar::index::{DiskEntry, PointEntry};
 use crate::types::{DiskName, PointName, Token, VmName};
 
 /// Description of a session's disk.
 const SESSION: &str = "open session, writable";
 
-/// Description of a point's disk.
-fn describe(point: &PointEntry, disk: &DiskEntry) -> String {
-    let kind = point.kind.as_str();
-    format!("{kind} of {}, {} bytes", point.captured_at, disk.size_bytes)
-}
-
 /// The exports of a repository.
 pub(super) struct RepositoryExports {
     sessions: Arc<Registry>,
+    points: PointExports,
     access: RwLock<Access>,
-    shelf: Arc<Shelf>,
 }
 
 impl RepositoryExports {
-    pub(super) fn new(sessions: Arc<Registry>, access: Access) -> Self {
+    pub(super) fn new(sessions: Arc<Registry>, points: PointExports, access: Access) -> Self {
         Self {
             sessions,
+            points,
             access: RwLock::new(access),
-            shelf: Arc::default(),
         }
     }
 
     fn open_session(&self, session: Arc<Session>, disk: DiskName) -> Result<Export> {
         let (sidecar, writer) = (session.sidecar(), session.disk(&disk)?);
-        let surveyor = DiskSurveyor {
-            owner: Arc::clone(&self.sessions.engine().owner),
-            shelf: Arc::clone(&self.shelf),
-            vm: sidecar.vm,
-            key: writer.meta().key.clone(),
-            parent: sidecar.parent,
-            subject: Subject::Session(writer),
-        };
+        let key = writer.meta().key.clone();
+        let subject = Subject::Session(writer);
+        let surveyor = self
+            .points
+            .surveyor(sidecar.vm, &key, sidecar.parent, subject);
         Ok(Export {
             content: Content::Write { session, disk },
             description: SESSION.to_owned(),
-            surveyor: Some(Arc::new(surveyor)),
+            surveyor: Some(surveyor),
         })
     }
 
-    fn open_point(&self, vm: VmName, point: &Which, disk: &DiskName) -> Result<Export> {
-        let engine = self.sessions.engine();
-        let entry = engine.owner.vm_snapshot(&vm)?;
-        let found = point.find(&entry.index)?;
-        let sidecar = engine.owner.repository().point(&vm, found)?;
-        let meta = sidecar
-            .disk(disk)
-            .ok_or_else(|| Error::not_found(format!("{vm}@{} has no disk {disk}", found.name)))?;
-        let source = ChainSource::new(engine.owner.repository(), &vm, entry.vm.vm_id, true);
-        let disk = Arc::new(source.open_disk(&engine.pool, &meta.layer)?);
-        let surveyor = DiskSurveyor {
-            owner: Arc::clone(&engine.owner),
-            shelf: Arc::clone(&self.shelf),
-            vm,
-            key: meta.key.clone(),
-            parent: found.parent.clone(),
-            subject: Subject::Point {
-                disk: Arc::clone(&disk),
-                slot: meta.layer.clone(),
-                root: meta.content_root,
-            },
-        };
-        let entry = found.disks.iter().find(|entry| entry.name == meta.name);
-        Ok(Export {
-            content: Content::Read(disk),
-            description: entry.map_or_else(String::new, |entry| describe(found, entry)),
-            surveyor: Some(Arc::new(surveyor)),
-        })
-    }
-
-    fn points(&self, vm: &VmName, most: usize, all: &mut Vec<ExportInfo>) -> Result<()> {
-        let entry = self.sessions.engine().owner.vm_snapshot(vm)?;
-        let latest = entry.index.latest().map(|point| point.seq);
-        // The newest first: where the list is cut, the oldest are missing.
-        for point in entry.index.points.iter().rev() {
-            if all.len() >= most {
-                break;
-            }
-            for disk in &point.disks {
-                let description = describe(point, disk);
-                if Some(point.seq) == latest {
-                    all.push(ExportInfo {
-                        name: format!("{vm}/latest/{}", disk.name),
-                        description: description.clone(),
-                    });
-                }
-                all.push(ExportInfo {
-                    name: format!("{vm}/{}/{}", point.name, disk.name),
-                    description,
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl RepositoryExports {
     fn may(&self, caller: &Caller, vm: &VmName, right: Right) -> bool {
         match caller {
             Caller::Local | Caller::Loopback => true,
@@ -147,7 +80,7 @@ impl RepositoryExports {
         {
             return self.open_session(session, disk);
         }
-        self.open_point(vm, &point.parse()?, &disk)
+        self.points.open_disk(&vm, &point.parse()?, &disk)
     }
 
     /// An export as others know it: sessions by name and token, and nothing that the caller may not use.
@@ -184,7 +117,7 @@ impl RepositoryExports {
         if !self.may(caller, &vm, Right::Read) {
             return Ok(None);
         }
-        match self.open_point(vm, &point, &disk) {
+        match self.points.open_disk(&vm, &point, &disk) {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(None),
             other => other.map(Some),
         }
@@ -198,32 +131,17 @@ impl Exports for RepositoryExports {
         if *caller == Caller::Local {
             self.list_sessions(&mut all);
         }
-        for vm in self.sessions.engine().owner.vm_names() {
-            if !self.may(caller, &vm, Right::Read) {
-                continue;
-            }
-            if let Err(e) = self.points(&vm, most, &mut all) {
-                tracing::warn!(vm = %vm, error = %e.report(), "the points of a VM cannot be listed");
-            }
-        }
+        self.points
+            .add_to(&mut all, most, |vm| self.may(caller, vm, Right::Read));
         all.truncate(most);
         all
     }
 
     fn open(&self, name: &str, caller: &Caller) -> Result<Export> {
-        let mut parts = name.split('/');
-        let named = match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(vm), Some(point), Some(disk), None) => Some((vm, point, disk)),
-            _ => None,
-        };
-        let found = match (named, caller) {
-            (None, _) => None,
-            (Some(named), Caller::Local) => Some(self.open_here(named)?),
-            (Some(named), _) => self.open_there(named, caller)?,
-        };
-        found.ok_or_else(|| {
-            Error::not_found(format!("there is no export \"{}\"", name.escape_debug()))
-                .advise("exports are named VM/POINT/DISK")
-        })
+        let named = parse(name).ok_or_else(|| absent(name))?;
+        match caller {
+            Caller::Local => self.open_here(named),
+            _ => self.open_there(named, caller)?.ok_or_else(|| absent(name)),
+        }
     }
 }

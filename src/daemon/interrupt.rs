@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::signal::unix::{SignalKind, signal};
-
+use super::signal::StopSignals;
 use crate::error::{Error, Result};
 
 /// A flag that is set at the first SIGINT or SIGTERM; at the second the process ends at once.
@@ -18,21 +17,14 @@ pub fn flag() -> Result<Arc<AtomicBool>> {
         .enable_io()
         .build()
         .map_err(|e| Error::io("cannot watch for signals", e))?;
-    let (mut interrupt, mut terminate) = {
+    let mut signals = {
         let _inside = runtime.enter();
-        let watch = |kind| signal(kind).map_err(|e| Error::io("cannot watch for signals", e));
-        (
-            watch(SignalKind::interrupt())?,
-            watch(SignalKind::terminate())?,
-        )
+        StopSignals::watch()?
     };
     let work = move || {
         runtime.block_on(async move {
             loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
+                signals.next().await;
                 if seen.swap(true, Ordering::SeqCst) {
                     // 128 + SIGINT, as a shell shows it.
                     std::process::exit(130);

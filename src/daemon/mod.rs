@@ -1,17 +1,21 @@
-//! The daemon: one process that owns a repository, with NBD, the mounted tree and the control socket.
+//! The daemon: one process that owns a repository, with NBD, the mounted tree and the control socket. And processes that
+//! own nothing, and show what there is: followers, and those of mapped disks.
 
 mod access;
 pub mod config;
 pub mod control;
 mod desk;
 mod exports;
+pub mod follower;
 pub mod interrupt;
 pub mod log;
 pub mod map;
 mod mount_table;
+mod point;
 pub mod probe;
 pub mod runtime_dir;
 pub mod serve;
+mod signal;
 mod station;
 mod supervisor;
 mod survey;

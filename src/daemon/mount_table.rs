@@ -72,6 +72,11 @@ impl MountTable {
         Ok(table)
     }
 
+    /// A tree that shows everything, as of the last change.
+    pub(super) const fn base(&self) -> &Arc<Tree> {
+        &self.base
+    }
+
     fn open(&self) -> MutexGuard<'_, Vec<Window>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -219,15 +224,16 @@ impl Audience for Onlooker {
     }
 
     fn changed(&self, telling: Telling) {
+        // First: NBD shows what it has, and does not wait for the kernel.
+        if let Err(error) = self.0.base.refresh() {
+            tracing::warn!(error = %error.report(), "the tree could not be refreshed");
+        }
         for (_, mounted) in self.0.windows() {
             if telling == Telling::Wait {
                 mounted.refresh();
             } else {
                 mounted.wake();
             }
-        }
-        if let Err(error) = self.0.base.refresh() {
-            tracing::warn!(error = %error.report(), "the tree could not be refreshed");
         }
         self.0.prober.wake();
     }

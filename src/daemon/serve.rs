@@ -6,15 +6,16 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::watch;
 
 use super::config::{self, Config};
 use super::control::Status;
 use super::log;
+use super::signal::{StopSignals, watch_for};
 use super::station::{Station, claim, refuse_rest};
 use super::supervisor::Supervisor;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 use crate::guest::worker::Isolation;
 use crate::sys::inherit;
 use crate::types::Memory;
@@ -108,40 +109,13 @@ fn close_all(stations: Vec<Station>) -> Result<()> {
     all.into_iter().collect()
 }
 
-fn watch_for(kind: SignalKind) -> Result<Signal> {
-    signal(kind).map_err(|e| Error::io("cannot watch for signals", e))
-}
-
-/// The signals to stop.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn watch() -> Result<Self> {
-        Ok(Self {
-            interrupt: watch_for(SignalKind::interrupt())?,
-            terminate: watch_for(SignalKind::terminate())?,
-        })
-    }
-
-    /// The name of the next signal to stop.
-    async fn stop(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
-    }
-}
-
 async fn run(
     stations: &mut [Station],
     mut options: ServeOptions,
     mut hang_up: Signal,
     ready: impl FnOnce(&[Status]),
 ) -> Result<()> {
-    let mut signals = Signals::watch()?;
+    let mut signals = StopSignals::watch()?;
     let (stop, stopped) = watch::channel(false);
     for station in stations.iter_mut() {
         station.listen(&stopped)?;
@@ -155,7 +129,7 @@ async fn run(
     pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            name = signals.stop() => {
+            name = signals.next() => {
                 tracing::info!("{name}: stopping");
                 break;
             }
@@ -193,7 +167,7 @@ fn serving(stations: &[Station]) -> String {
 async fn drain(
     stations: &[Station],
     patience: Duration,
-    signals: &mut Signals,
+    signals: &mut StopSignals,
     supervisor: Supervisor,
 ) {
     tokio::task::block_in_place(|| stations.iter().for_each(|one| one.sessions().close()));
@@ -233,7 +207,7 @@ async fn drain(
             told = Some(Instant::now());
         }
         tokio::select! {
-            name = signals.stop() => {
+            name = signals.next() => {
                 tracing::warn!("{name} again: writers are not waited for");
                 return;
             }

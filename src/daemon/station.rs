@@ -16,12 +16,13 @@ use super::control;
 use super::desk::Desk;
 use super::exports::RepositoryExports;
 use super::mount_table::MountTable;
+use super::point::PointExports;
 use super::runtime_dir;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result, ResultExt};
 use crate::ingest::{Engine, Keeper, Registry};
-use crate::nbd::server::{Exports, Security, Server, Service};
+use crate::nbd::server::{Exports, Guests, Security, Server, Service};
 use crate::nbd::tls::ServerTls;
 use crate::repo::{Owner, Repository};
 use crate::sys::inherit::Inherited;
@@ -134,7 +135,9 @@ impl Station {
             let _ = table.close();
             return Err(error);
         }
-        let exports = Arc::new(RepositoryExports::new(Arc::clone(&sessions), access));
+        let points = PointExports::new(table.base());
+        let exports = RepositoryExports::new(Arc::clone(&sessions), points, access);
+        let exports = Arc::new(exports);
         let served: Arc<dyn Exports> = Arc::clone(&exports) as Arc<dyn Exports>;
         let desk = Desk::new(Arc::clone(&sessions), Arc::clone(&table), nbd_sockets);
         Ok(Self {
@@ -176,7 +179,7 @@ impl Station {
         }
         for path in self.desk.nbd_sockets() {
             if !adopted.contains(path) {
-                servers.push(Server::bind_unix(path, &self.service)?);
+                servers.push(Server::bind_unix(path, Guests::Group, &self.service)?);
             }
         }
         let tcp = self.config.nbd.tcp.as_ref();

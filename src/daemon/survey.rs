@@ -16,9 +16,10 @@ use crate::repo::content::{
     CLUSTER, LEAVES_PER_REGION, PAGE_BYTES, REGION_BYTES, Region, leaf_at, zero_page, zero_region,
 };
 use crate::repo::leaves::Leaves;
-use crate::repo::sidecar::index::{Index, PointEntry};
+use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::point::PointParent;
-use crate::repo::{Owner, Slot};
+use crate::repo::{Repository, Slot};
+use crate::tree::{Tree, VmView};
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, PointName, VmName};
 
@@ -44,13 +45,19 @@ type Map = Arc<[u8; LEAVES_PER_REGION / 8]>;
 pub(super) struct Shelf(Mutex<HashMap<(String, Digest), Weak<Leaves>>>);
 
 impl Shelf {
-    fn open(&self, owner: &Owner, vm: &VmName, slot: &Slot, root: Digest) -> Result<Arc<Leaves>> {
+    fn open(
+        &self,
+        repository: &Arc<Repository>,
+        vm: &VmName,
+        slot: &Slot,
+        root: Digest,
+    ) -> Result<Arc<Leaves>> {
         let key = (vm.folded(), root);
         let shelf = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(leaves) = shelf().get(&key).and_then(Weak::upgrade) {
             return Ok(leaves);
         }
-        let leaves = Arc::new(Leaves::open(owner.repository(), vm, slot, root)?);
+        let leaves = Arc::new(Leaves::open(repository, vm, slot, root)?);
         let mut shelf = shelf();
         shelf.retain(|_, leaves| leaves.strong_count() > 0);
         shelf.insert(key, Arc::downgrade(&leaves));
@@ -76,7 +83,8 @@ pub(super) enum Subject {
 
 /// The meta contexts of one disk.
 pub(super) struct DiskSurveyor {
-    pub(super) owner: Arc<Owner>,
+    /// Knows which points there are.
+    pub(super) tree: Arc<Tree>,
     pub(super) shelf: Arc<Shelf>,
     pub(super) vm: VmName,
     /// Stable key of the disk.
@@ -88,13 +96,14 @@ pub(super) struct DiskSurveyor {
 
 impl DiskSurveyor {
     /// Points from the parent on, nearest first.
-    fn ancestors<'a>(&self, index: &'a Index) -> Vec<&'a PointEntry> {
-        let by_id: HashMap<_, _> = index.points.iter().map(|p| (p.point_id, p)).collect();
+    fn ancestors<'a>(&self, vm: &'a VmView) -> Vec<&'a PointEntry> {
+        let entries = vm.points.iter().map(|point| &point.entry);
+        let by_id: HashMap<_, _> = entries.map(|entry| (entry.point_id, entry)).collect();
         let mut all: Vec<&PointEntry> = Vec::new();
         let mut next = self.parent.as_ref();
         // A loop in an index would have more steps than points.
         while let Some(point) = next.and_then(|parent| by_id.get(&parent.point_id))
-            && all.len() < index.points.len()
+            && all.len() < vm.points.len()
         {
             all.push(point);
             next = point.parent.as_ref();
@@ -104,13 +113,16 @@ impl DiskSurveyor {
 
     /// Slot and content of our disk in an earlier point.
     fn earlier(&self, point: &PointEntry) -> Result<Option<(Slot, Digest)>> {
-        let sidecar = self.owner.repository().point(&self.vm, point)?;
+        let sidecar = self.tree.repository().point(&self.vm, point)?;
         let disk = sidecar.disks.iter().find(|disk| disk.key == self.key);
         Ok(disk.map(|disk| (disk.layer.clone(), disk.content_root)))
     }
 
     fn content(&self) -> Result<Content> {
-        let open = |slot: &Slot, root| self.shelf.open(&self.owner, &self.vm, slot, root);
+        let open = |slot: &Slot, root| {
+            self.shelf
+                .open(self.tree.repository(), &self.vm, slot, root)
+        };
         Ok(match &self.subject {
             Subject::Point { slot, root, .. } => Content {
                 leaves: Some(open(slot, *root)?),
@@ -132,10 +144,10 @@ impl DiskSurveyor {
 impl Surveyor for DiskSurveyor {
     fn names(&self) -> Vec<String> {
         let mut names = vec![DEPTH.to_owned()];
-        let Ok(entry) = self.owner.vm_snapshot(&self.vm) else {
+        let Ok(vm) = self.tree.vm(&self.vm) else {
             return names;
         };
-        let ancestors = self.ancestors(&entry.index).into_iter().take(LISTED_MAX);
+        let ancestors = self.ancestors(&vm).into_iter().take(LISTED_MAX);
         let with_disk = ancestors.filter(|point| matches!(self.earlier(point), Ok(Some(_))));
         names.extend(with_disk.map(|point| format!("{CHANGED_SINCE}{}", point.name)));
         names
@@ -151,8 +163,11 @@ impl Surveyor for DiskSurveyor {
         let Ok(point) = PointName::new(point) else {
             return Ok(None);
         };
-        let entry = self.owner.vm_snapshot(&self.vm)?;
-        let ancestors = self.ancestors(&entry.index);
+        // A session can be of a VM that has no points yet.
+        let Ok(vm) = self.tree.vm(&self.vm) else {
+            return Ok(None);
+        };
+        let ancestors = self.ancestors(&vm);
         let Some(point) = ancestors
             .into_iter()
             .find(|p| p.name.folded() == point.folded())
@@ -164,7 +179,9 @@ impl Surveyor for DiskSurveyor {
         };
         Ok(Some(Arc::new(Changed {
             now: self.content()?,
-            since: self.shelf.open(&self.owner, &self.vm, &slot, root)?,
+            since: self
+                .shelf
+                .open(self.tree.repository(), &self.vm, &slot, root)?,
             maps: Mutex::default(),
             last: Mutex::default(),
         })))

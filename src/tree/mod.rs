@@ -207,22 +207,29 @@ impl Tree {
         Ok(changes)
     }
 
+    /// The VM of that name, found without regard to case.
+    ///
+    /// # Errors
+    /// `NotFound` naming it.
+    pub fn vm(&self, name: &VmName) -> Result<Arc<VmView>> {
+        let snapshot = self.snapshot();
+        let found = snapshot.vm(name.as_str()).or_else(|| {
+            snapshot
+                .vms()
+                .find(|view| view.name.folded() == name.folded())
+        });
+        found.cloned().ok_or_else(|| {
+            Error::not_found(format!("there is no VM {name}"))
+                .advise("list the VMs with: restorefs ls")
+        })
+    }
+
     /// The point that a selector names; names of VMs and points are found without regard to case.
     ///
     /// # Errors
     /// `NotFound` naming VM and point.
     pub fn point(&self, vm: &VmName, which: &Which) -> Result<Arc<PointView>> {
-        let snapshot = self.snapshot();
-        let view = match snapshot.vm(vm.as_str()) {
-            Some(view) => view,
-            None => snapshot
-                .vms()
-                .find(|view| view.name.folded() == vm.folded())
-                .ok_or_else(|| {
-                    Error::not_found(format!("there is no VM {vm}"))
-                        .advise("list the VMs with: restorefs ls")
-                })?,
-        };
+        let view = self.vm(vm)?;
         let missing = |what: String| {
             Error::not_found(what).advise(format!("list the points with: restorefs ls {vm}"))
         };

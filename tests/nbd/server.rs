@@ -12,7 +12,7 @@ use restorefs::ingest::CommitRequest;
 use restorefs::nbd::client::{Client, list};
 use restorefs::nbd::proto::flag::TransmissionFlags;
 use restorefs::nbd::proto::uri::Uri;
-use restorefs::nbd::server::{Server, ServerLimits, Service};
+use restorefs::nbd::server::{Guests, Server, ServerLimits, Service};
 
 use crate::client::{check_writes, pattern, read};
 use crate::tool::{attempt, has, run};
@@ -387,7 +387,7 @@ fn a_socket_that_is_taken_is_left_alone() {
         .unwrap();
     let _entered = runtime.enter();
     let service = Service::new(world.catalog.clone(), ServerLimits::default());
-    let bind = |path: &Path| Server::bind_unix(path, &service);
+    let bind = |path: &Path| Server::bind_unix(path, Guests::Group, &service);
     assert_eq!(bind(&world.socket()).unwrap_err().kind(), ErrorKind::Busy);
     let long = world.path(&"x".repeat(108));
     assert_eq!(bind(&long).unwrap_err().kind(), ErrorKind::NameTooLong);

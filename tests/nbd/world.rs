@@ -14,7 +14,7 @@ use restorefs::ingest::{
 };
 use restorefs::nbd::proto::uri::Uri;
 use restorefs::nbd::server::{
-    Caller, Content, Export, ExportInfo, Exports, Server, ServerLimits, Service,
+    Caller, Content, Export, ExportInfo, Exports, Guests, Server, ServerLimits, Service,
 };
 use restorefs::repo::selector::Which;
 use restorefs::repo::sidecar::index::PointEntry;
@@ -130,9 +130,12 @@ impl World {
         let (stop, stopped) = watch::channel(false);
         let exports: Arc<dyn Exports> = Arc::clone(&catalog) as Arc<dyn Exports>;
         let entered = runtime.enter();
-        let server =
-            Server::bind_unix(&dir.path().join("nbd.sock"), &Service::new(exports, limits))
-                .unwrap();
+        let server = Server::bind_unix(
+            &dir.path().join("nbd.sock"),
+            Guests::Group,
+            &Service::new(exports, limits),
+        )
+        .unwrap();
         drop(entered);
         let served = runtime.spawn(server.run(stopped));
         Self {

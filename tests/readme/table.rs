@@ -126,7 +126,7 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("Browse and take files out", "restorefs ls", Kind::Shell),
     ("Restore", "restorefs restore", Kind::Shell),
     ("Map as a block device", "D=$(restorefs map", Kind::Shell),
-    ("Map as a block device", "restorefs serve", Kind::Shell),
+    ("Map as a block device", "restorefs mount", Kind::Shell),
     ("Write as files", "restorefs serve", Kind::Shell),
     ("Write over NBD", "restorefs serve", Kind::Shell),
     ("TLS", "A='-x509", Kind::Shell),
@@ -331,10 +331,16 @@ pub(crate) const STEPS: &[Step] = &[
         "[ -z \"$(restorefs map --json | jq -r '.[]')\" ]",
     ),
     step(
-        "restorefs serve --nbd /run/restorefs/nbd.sock --mount",
+        "restorefs mount --nbd",
         "",
         &[],
-        "ready '[ -S /run/restorefs/nbd.sock ] && mountpoint -q /mnt/backups'",
+        "cmp /mnt/backups/web01/latest/disks/vda.raw snapshot.raw",
+    ),
+    step(
+        "nbdinfo --list 'nbd+unix:///?socket=/run/backups.sock'",
+        "",
+        &["web01/latest/vda", "db01/2026-11-20_02-00-00/vdb"],
+        "",
     ),
     step(
         "touch vda.file",

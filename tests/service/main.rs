@@ -12,6 +12,7 @@
 #[allow(dead_code, reason = "the tests of NBD need more of it than these")]
 mod certificate;
 mod configuration;
+mod follower;
 mod helper;
 mod house;
 mod log;

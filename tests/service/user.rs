@@ -160,6 +160,45 @@ fn a_user_reads_all_of_his_guest_and_nobody_else_does() {
     );
 }
 
+/// Members of the user's group are others, too, also where he opens the socket's file to them.
+#[test]
+fn a_user_reads_his_points_over_nbd_and_nobody_but_root_does() {
+    let Some(place) = place() else {
+        return;
+    };
+    if !has("nbdinfo") {
+        return;
+    }
+    let script = "U=\"nbd+unix:///web01/latest/vda?socket=$PWD/run/s\"
+        member() { setpriv --reuid 1 --regid 65534 --clear-groups \"$@\"; }
+        me ./restorefs mount --nbd run/s mnt
+        stat -c '%U %a' run/s
+        me nbdinfo --size \"$U\"
+        nbdinfo --size \"$U\"
+        WORDS='Permission denied' refused other nbdinfo \"$U\"
+        WORDS='Permission denied' refused member nbdinfo \"$U\"
+        chmod 666 run/s
+        WORDS=nbdinfo refused other nbdinfo \"$U\"
+        WORDS=nbdinfo refused member nbdinfo \"$U\"
+        me nbdinfo --size \"$U\"
+        me ./restorefs umount mnt
+        sleep 0.5; ls run";
+    let said = run(&place, script);
+    assert_eq!(
+        said,
+        [
+            "nobody 600",
+            "16777216",
+            "16777216",
+            "refused 1",
+            "refused 1",
+            "refused 1",
+            "refused 1",
+            "16777216"
+        ]
+    );
+}
+
 #[test]
 fn a_users_mount_runs_no_guest_programs_unless_he_says_so() {
     let Some(place) = place() else {

@@ -20,9 +20,6 @@ use crate::nbd::tls::ServerTls;
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::usize_from_u32;
 
-/// Permissions of the socket: owner and group.
-const MODE: u32 = 0o660;
-
 /// LIMIT: pause after a failed accept (too many open files), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,10 +40,29 @@ pub enum Security {
     Loopback,
 }
 
+/// Who may use a Unix socket, beside our own user and root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guests {
+    /// Members of the socket's group.
+    Group,
+    /// Nobody.
+    Nobody,
+}
+
+impl Guests {
+    /// Permissions of the socket.
+    const fn mode(self) -> u32 {
+        match self {
+            Self::Group => 0o660,
+            Self::Nobody => 0o600,
+        }
+    }
+}
+
 /// Where a server listens.
 enum Door {
     /// A socket of our own goes with its file, one that a service manager keeps stays.
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, SocketFile, Guests),
     Tcp(TcpListener),
 }
 
@@ -74,17 +90,17 @@ enum Peer {
 }
 
 impl Server {
-    /// Listens on a Unix socket with mode 0660; a stale one is replaced. Call it within a tokio runtime.
+    /// Listens on a Unix socket, which has mode 0660 with guests and 0600 without; a stale one is replaced. Call it within a tokio runtime.
     ///
     /// # Errors
     /// `NameTooLong` beyond 107 bytes; `Busy` when somebody listens there; `AlreadyExists`, `NotFound`,
     /// `PermissionDenied`, `Io`.
-    pub fn bind_unix(path: &Path, service: &Arc<Service>) -> Result<Self> {
-        let (listener, file) = socket::listen(path, MODE)?;
-        Self::on_unix(listener, file, service)
+    pub fn bind_unix(path: &Path, guests: Guests, service: &Arc<Service>) -> Result<Self> {
+        let (listener, file) = socket::listen(path, guests.mode())?;
+        Self::on_unix(listener, (file, guests), service)
     }
 
-    /// Serves a Unix socket that somebody else listens on for us and keeps. Call it within a tokio runtime.
+    /// Serves a Unix socket that somebody else listens on for us and keeps, its group included. Call it within a tokio runtime.
     ///
     /// # Errors
     /// `Io`.
@@ -93,12 +109,13 @@ impl Server {
         path: &Path,
         service: &Arc<Service>,
     ) -> Result<Self> {
-        Self::on_unix(listener, SocketFile::of_another(path), service)
+        let file = SocketFile::of_another(path);
+        Self::on_unix(listener, (file, Guests::Group), service)
     }
 
     fn on_unix(
         listener: std::os::unix::net::UnixListener,
-        file: SocketFile,
+        (file, guests): (SocketFile, Guests),
         service: &Arc<Service>,
     ) -> Result<Self> {
         let listener = listener
@@ -107,7 +124,7 @@ impl Server {
             .or_io("cannot listen")
             .at_path(file.path())?;
         Ok(Self {
-            door: Door::Unix(listener, file),
+            door: Door::Unix(listener, file, guests),
             security: Security::Peer,
             service: Arc::clone(service),
         })
@@ -239,9 +256,9 @@ impl Door {
     /// The next connection.
     async fn accept(&self) -> Result<(Stream, Peer)> {
         match self {
-            Self::Unix(listener, file) => {
+            Self::Unix(listener, file, guests) => {
                 let (stream, _) = listener.accept().await.or_io("cannot accept")?;
-                let peer = admit(&stream, file)?;
+                let peer = admit(&stream, file, *guests)?;
                 Ok((Stream::Unix(stream), peer))
             }
             Self::Tcp(listener) => {
@@ -263,8 +280,8 @@ fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The peer of a Unix socket, if it may connect: our own user, root, or somebody of the socket's group.
-fn admit(stream: &UnixStream, file: &SocketFile) -> Result<Peer> {
+/// The peer of a Unix socket, if it may connect: our own user, root, or a guest.
+fn admit(stream: &UnixStream, file: &SocketFile, guests: Guests) -> Result<Peer> {
     let credentials = stream
         .peer_cred()
         .or_io("the peer's credentials are not known")?;
@@ -276,6 +293,12 @@ fn admit(stream: &UnixStream, file: &SocketFile) -> Result<Peer> {
     let is_ours = user == rustix::process::geteuid().as_raw() || user == 0;
     if is_ours {
         return Ok(peer);
+    }
+    if guests == Guests::Nobody {
+        return Err(Error::new(
+            ErrorKind::PermissionDenied,
+            format!("user {user} is not the server's"),
+        ));
     }
     let group = file.group()?;
     if credentials.gid() == group || socket::peer_groups(stream.as_fd())?.contains(&group) {

@@ -1,0 +1,185 @@
+//! A follower: a process that mounts a repository's tree read-only, without the repository's lock, and serves its points over NBD if asked.
+//!
+//! # Invariants
+//! The process, its mount and its socket end together: whoever unmounts ends the connections in order, and a socket or a mount that cannot
+//! be had leaves nothing of the other.
+//!
+//! # Concurrency
+//! FUSE has threads of its own. The runtime serves the socket, and a thread of it waits for the end of the mount.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::point::PointExports;
+use super::signal::StopSignals;
+use crate::chain::Pool;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::fuse::{self, MountOptions, Mounted};
+use crate::nbd::server::{Exports, Guests, Server, ServerLimits, Service};
+use crate::repo::Repository;
+use crate::tree::{Tree, TreeOptions};
+
+/// LIMIT: how often it is tried to get a socket on which somebody listens, and the pause between: a mount that has just been unmounted
+/// lets go of its socket a moment later.
+const SOCKET_TRIES: u32 = 5;
+const SOCKET_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a follower shows, and where.
+pub struct FollowerOptions {
+    /// The repository.
+    pub repository: Arc<Repository>,
+    /// For the chains of files and exports.
+    pub pool: Arc<Pool>,
+    /// How the tree is shown.
+    pub view: TreeOptions,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// How it is mounted.
+    pub mount: MountOptions,
+    /// The Unix socket on which points are served over NBD, and bounds for that.
+    pub nbd: Option<(PathBuf, ServerLimits)>,
+}
+
+/// What runs.
+struct Follower {
+    mounted: Arc<Mounted>,
+    signals: StopSignals,
+    /// Tells the server to stop.
+    stop: watch::Sender<bool>,
+    server: Option<JoinHandle<()>>,
+}
+
+/// Mounts, serves, calls `ready`, and returns when it has been unmounted, by whomever. SIGINT and SIGTERM unmount it; who still uses it is
+/// waited for, until the second of them.
+///
+/// # Errors
+/// As [`Tree::new`] and [`fuse::mount`]; `NameTooLong`, `Busy`, `AlreadyExists` for the socket, `InvalidInput` when it lies below the
+/// mountpoint; what `ready` returns; `Cancelled` at the second signal; `Io` when the mount has failed.
+pub fn follow(options: &FollowerOptions, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut builder = match &options.nbd {
+        Some(_) => Builder::new_multi_thread(),
+        None => Builder::new_current_thread(),
+    };
+    let runtime = builder
+        .enable_all()
+        .thread_name("nbd")
+        .build()
+        .or_io("cannot start the runtime")?;
+    let started = Follower::start(options, &runtime);
+    let result = started.and_then(|follower| {
+        ready()?;
+        runtime.block_on(follower.run())
+    });
+    // What has not ended by now does not end in time.
+    runtime.shutdown_background();
+    result
+}
+
+impl Follower {
+    fn start(options: &FollowerOptions, runtime: &Runtime) -> Result<Self> {
+        let _inside = runtime.enter();
+        let (repository, pool) = (Arc::clone(&options.repository), Arc::clone(&options.pool));
+        let tree = Tree::new(repository, pool, options.view.clone())?;
+        // Not before: until now a signal ends the process, and nothing is left by that.
+        let signals = StopSignals::watch()?;
+        // The socket first: it leaves nothing when there can be no mount.
+        let server = options.nbd.as_ref().map(|(socket, limits)| {
+            check_socket(socket, &options.mountpoint)?;
+            let exports: Arc<dyn Exports> = Arc::new(PointExports::new(&tree));
+            listen(socket, &Service::new(exports, *limits))
+        });
+        let server = server.transpose()?;
+        let mounted = fuse::mount(&tree, &options.mountpoint, &options.mount)?;
+        let (stop, stopped) = watch::channel(false);
+        Ok(Self {
+            mounted: Arc::new(mounted),
+            signals,
+            stop,
+            server: server.map(|server| tokio::spawn(server.run(stopped))),
+        })
+    }
+
+    async fn run(mut self) -> Result<()> {
+        let mounted = Arc::clone(&self.mounted);
+        let mut end = tokio::task::spawn_blocking(move || mounted.wait());
+        let mut is_told = false;
+        let result = loop {
+            tokio::select! {
+                ended = &mut end => break ended.map_err(failed).and_then(|ended| ended),
+                name = self.signals.next() => {
+                    if is_told {
+                        break Err(Error::new(
+                            ErrorKind::Cancelled,
+                            format!("{name} again: who still uses the mount is not waited for"),
+                        ));
+                    }
+                    is_told = true;
+                    self.stop_serving();
+                    if let Err(error) = self.unmount().await {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        self.stop_serving();
+        if let Some(server) = self.server.take() {
+            // One that has panicked has been logged.
+            let _ = server.await;
+        }
+        result
+    }
+
+    fn stop_serving(&self) {
+        // Without a server nobody listens.
+        let _ = self.stop.send(true);
+    }
+
+    /// Somebody may be using it: a signal ends the mount all the same, and he sees the last of it.
+    async fn unmount(&self) -> Result<()> {
+        let mounted = Arc::clone(&self.mounted);
+        let unmounted = tokio::task::spawn_blocking(move || mounted.unmount(true)).await;
+        unmounted.map_err(failed)?
+    }
+}
+
+fn failed(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Io, "a thread of the mount has panicked").caused_by(error)
+}
+
+/// Refuses a socket that the mount would hide.
+fn check_socket(socket: &Path, mountpoint: &Path) -> Result<()> {
+    let resolve = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let is_hidden = socket
+        .parent()
+        .is_some_and(|dir| resolve(dir).starts_with(resolve(mountpoint)));
+    if !is_hidden {
+        return Ok(());
+    }
+    Err(Error::invalid("the mount would hide the socket")
+        .at_path(socket)
+        .advise("choose one outside of the mountpoint"))
+}
+
+/// A user's own follower is for him alone; root's may be opened to the socket's group, as a daemon's.
+fn listen(socket: &Path, service: &Arc<Service>) -> Result<Server> {
+    let guests = if rustix::process::geteuid().is_root() {
+        Guests::Group
+    } else {
+        Guests::Nobody
+    };
+    let mut tries = 1;
+    loop {
+        match Server::bind_unix(socket, guests, service) {
+            Err(e) if e.kind() == ErrorKind::Busy && tries < SOCKET_TRIES => {
+                tries += 1;
+                std::thread::sleep(SOCKET_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}

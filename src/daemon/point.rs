@@ -1,0 +1,142 @@
+//! The committed points that a tree shows, as NBD exports to read: `<vm>/<point>/<disk>`.
+//!
+//! # Why
+//! A tree knows which points there are (in a daemon by its own commits, in a follower by following), of the VMs that it shows, and keeps
+//! their chains open. So files and exports are the same points, opened once, within one budget; and nothing here needs the lock.
+
+use std::sync::Arc;
+
+use super::survey::{DiskSurveyor, Shelf, Subject};
+use crate::error::{Error, Result};
+use crate::nbd::server::{Caller, Content, Export, ExportInfo, Exports};
+use crate::repo::selector::Which;
+use crate::repo::sidecar::index::{DiskEntry, PointEntry};
+use crate::repo::sidecar::point::PointParent;
+use crate::tree::{Tree, VmView};
+use crate::types::{DiskName, VmName};
+
+/// Description of a point's disk.
+fn describe(point: &PointEntry, disk: &DiskEntry) -> String {
+    let kind = point.kind.as_str();
+    format!("{kind} of {}, {} bytes", point.captured_at, disk.size_bytes)
+}
+
+/// The parts of an export's name: VM, point or session, disk.
+pub(super) fn parse(name: &str) -> Option<(&str, &str, &str)> {
+    let mut parts = name.split('/');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(vm), Some(point), Some(disk), None) => Some((vm, point, disk)),
+        _ => None,
+    }
+}
+
+/// What is said of a name that no export has.
+pub(super) fn absent(name: &str) -> Error {
+    Error::not_found(format!("there is no export \"{}\"", name.escape_debug()))
+        .advise("exports are named VM/POINT/DISK")
+}
+
+/// See the module.
+pub(super) struct PointExports {
+    tree: Arc<Tree>,
+    shelf: Arc<Shelf>,
+}
+
+impl PointExports {
+    pub(super) fn new(tree: &Arc<Tree>) -> Self {
+        Self {
+            tree: Arc::clone(tree),
+            shelf: Arc::default(),
+        }
+    }
+
+    /// What can be asked of a disk of that VM, of which `parent` is the predecessor.
+    pub(super) fn surveyor(
+        &self,
+        vm: VmName,
+        key: &str,
+        parent: Option<PointParent>,
+        subject: Subject,
+    ) -> Arc<DiskSurveyor> {
+        Arc::new(DiskSurveyor {
+            tree: Arc::clone(&self.tree),
+            shelf: Arc::clone(&self.shelf),
+            vm,
+            key: key.to_owned(),
+            parent,
+            subject,
+        })
+    }
+
+    /// The disk of a point.
+    ///
+    /// # Errors
+    /// `NotFound`; what opening the chain returns.
+    pub(super) fn open_disk(&self, vm: &VmName, which: &Which, disk: &DiskName) -> Result<Export> {
+        let open = self.tree.open_disk(vm, which, disk)?;
+        let (vm, point) = (&open.point.vm, &open.point.entry);
+        let sidecar = self.tree.repository().point(vm, point)?;
+        let meta = sidecar
+            .disk(&open.entry.name)
+            .ok_or_else(|| Error::not_found(format!("{vm}@{} has no disk {disk}", point.name)))?;
+        let subject = Subject::Point {
+            disk: Arc::clone(&open.disk),
+            slot: meta.layer.clone(),
+            root: meta.content_root,
+        };
+        Ok(Export {
+            surveyor: Some(self.surveyor(vm.clone(), &meta.key, point.parent.clone(), subject)),
+            content: Content::Read(open.disk),
+            description: describe(point, &open.entry),
+        })
+    }
+
+    /// Adds to a list the points of the VMs that `may` be read, until it has about `most`.
+    pub(super) fn add_to(
+        &self,
+        all: &mut Vec<ExportInfo>,
+        most: usize,
+        may: impl Fn(&VmName) -> bool,
+    ) {
+        let snapshot = self.tree.snapshot();
+        let mut vms: Vec<_> = snapshot.vms().filter(|vm| may(&vm.name)).collect();
+        vms.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        vms.into_iter().for_each(|vm| add_vm(vm, most, all));
+    }
+}
+
+fn add_vm(vm: &VmView, most: usize, all: &mut Vec<ExportInfo>) {
+    let mut points: Vec<&PointEntry> = vm.points.iter().map(|point| &point.entry).collect();
+    // The newest first: where the list is cut, the oldest are missing.
+    points.sort_by_key(|point| std::cmp::Reverse(point.seq));
+    for (n, entry) in points.into_iter().enumerate() {
+        if all.len() >= most {
+            return;
+        }
+        for disk in &entry.disks {
+            let named = |point: &str| ExportInfo {
+                name: format!("{}/{point}/{}", vm.name, disk.name),
+                description: describe(entry, disk),
+            };
+            if n == 0 {
+                all.push(named("latest"));
+            }
+            all.push(named(entry.name.as_str()));
+        }
+    }
+}
+
+/// For a process that serves points and nothing else, on a Unix socket: whoever it lets in may read what the tree shows.
+impl Exports for PointExports {
+    fn list(&self, _caller: &Caller, most: usize) -> Vec<ExportInfo> {
+        let mut all = Vec::new();
+        self.add_to(&mut all, most, |_| true);
+        all.truncate(most);
+        all
+    }
+
+    fn open(&self, name: &str, _caller: &Caller) -> Result<Export> {
+        let (vm, point, disk) = parse(name).ok_or_else(|| absent(name))?;
+        self.open_disk(&VmName::new(vm)?, &point.parse()?, &DiskName::new(disk)?)
+    }
+}

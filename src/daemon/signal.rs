@@ -1,0 +1,40 @@
+//! The signals that a process hears.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::error::{Error, Result};
+
+/// Watches for a signal from now on. Call it within a tokio runtime.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn watch_for(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|e| Error::io("cannot watch for signals", e))
+}
+
+/// The signals to stop: SIGINT and SIGTERM.
+pub(super) struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// Watches for them from now on. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn watch() -> Result<Self> {
+        Ok(Self {
+            interrupt: watch_for(SignalKind::interrupt())?,
+            terminate: watch_for(SignalKind::terminate())?,
+        })
+    }
+
+    /// The name of the next one.
+    pub(super) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

@@ -2,15 +2,23 @@
 
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
 
 use super::LINE_BYTES_MAX;
+use super::crowd::Place;
 use crate::sys::pass;
 
 /// Bytes that are received at a time.
 const CHUNK_BYTES: usize = 16 << 10;
+/// LIMIT: bytes of a line from which on it is a long one, of which there are few at a time.
+const SHORT_BYTES: usize = 64 << 10;
+/// LIMIT: how long a line may take from its first bytes to its end.
+const LINE_TIME: Duration = Duration::from_secs(60);
 /// LIMIT: descriptors that came and were not used.
 const WAITING_MAX: usize = 4;
 
@@ -20,30 +28,39 @@ pub(super) struct Lines {
     /// Up to here there is no end of a line.
     searched: usize,
     descriptors: Vec<OwnedFd>,
-    takes_descriptors: bool,
+    place: Place,
+    line_time: Duration,
+    /// While a long line is received, and until the next one is asked for.
+    long: Option<OwnedSemaphorePermit>,
 }
 
 impl Lines {
     /// Lines of one who may send descriptors, or may not: then they are left to the kernel.
     ///
+    /// # Why
     /// Closing a descriptor can wait for the other end of a filesystem, for as long as its owner likes, and no signal ends that.
-    pub(super) const fn new(takes_descriptors: bool) -> Self {
+    pub(super) const fn new(place: Place) -> Self {
         Self {
             received: Vec::new(),
             searched: 0,
             descriptors: Vec::new(),
-            takes_descriptors,
+            place,
+            line_time: LINE_TIME,
+            long: None,
         }
     }
 
     /// The next line without its end, and the descriptors that came until then; `None` when the other side has ended.
     ///
     /// # Errors
-    /// `InvalidData` for lines that are too long, or too many descriptors; what receiving answers.
+    /// `InvalidData` for lines that are too long, or too many descriptors; `TimedOut` for one that does not come to its end; what receiving
+    /// answers.
     pub(super) async fn next(
         &mut self,
         stream: &UnixStream,
     ) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        self.long = None;
+        let mut until = None;
         loop {
             let rest = self.received.get(self.searched..).unwrap_or_default();
             if let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
@@ -56,8 +73,14 @@ impl Lines {
             if self.searched >= LINE_BYTES_MAX {
                 return Err(Error::new(ErrorKind::InvalidData, "the line is too long"));
             }
+            if until.is_none() && !self.received.is_empty() {
+                until = Some(Instant::now() + self.line_time);
+            }
+            if self.long.is_none() && self.searched >= SHORT_BYTES {
+                self.long = in_time(until, self.place.long_line()).await?;
+            }
             let mut chunk = [0; CHUNK_BYTES];
-            let (length, descriptors) = self.receive(stream, &mut chunk).await?;
+            let (length, descriptors) = in_time(until, self.receive(stream, &mut chunk)).await??;
             self.descriptors.extend(descriptors);
             if self.descriptors.len() > WAITING_MAX {
                 return Err(Error::new(ErrorKind::InvalidData, "too many descriptors"));
@@ -77,7 +100,7 @@ impl Lines {
     ) -> Result<(usize, Vec<OwnedFd>)> {
         loop {
             stream.readable().await?;
-            let received = if self.takes_descriptors {
+            let received = if self.place.is_own() {
                 stream.try_io(Interest::READABLE, || {
                     pass::try_receive(stream.as_fd(), chunk)
                 })
@@ -89,5 +112,82 @@ impl Lines {
                 other => return other,
             }
         }
+    }
+}
+
+/// Waits for something, without a limit only while nothing has come of a line.
+async fn in_time<T>(until: Option<Instant>, what: impl Future<Output = T>) -> Result<T> {
+    match until {
+        None => Ok(what.await),
+        Some(until) => timeout_at(until, what).await.map_err(|_| {
+            Error::new(
+                ErrorKind::TimedOut,
+                "a line was begun and has not come to its end",
+            )
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+    use tokio::time::timeout;
+
+    use super::Lines;
+    use crate::daemon::control::crowd::Crowd;
+
+    const MEMBER: u32 = 4_000_000_000;
+    const MOMENT: Duration = Duration::from_millis(400);
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_line_for_ever_and_for_the_next_one_as_long_as_it_takes() {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let mut lines = Lines::new(Crowd::new().enter(MEMBER).unwrap());
+        lines.line_time = MOMENT;
+        assert!(timeout(2 * MOMENT, lines.next(&there)).await.is_err());
+        here.write_all(b"one\ntw").await.unwrap();
+        let (line, _) = lines.next(&there).await.unwrap().unwrap();
+        assert_eq!(line, b"one");
+        let error = lines.next(&there).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn few_long_lines_are_received_at_a_time_and_short_ones_beside_them() {
+        let crowd = Crowd::new();
+        let mut pairs = Vec::new();
+        for _ in 0..5 {
+            let (mut here, there) = UnixStream::pair().unwrap();
+            let sending = tokio::spawn(async move {
+                here.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
+                here
+            });
+            let lines = Lines::new(crowd.enter(MEMBER).unwrap());
+            pairs.push((sending, there, lines));
+        }
+        for (_, there, lines) in &mut pairs {
+            assert!(timeout(MOMENT, lines.next(there)).await.is_err());
+        }
+        // Four have all that came, the fifth has what needs no place.
+        let received: Vec<usize> = pairs.iter().map(|(_, _, l)| l.received.len()).collect();
+        assert_eq!(received[..4], [1 << 20; 4]);
+        assert!(received[4] < 100_000, "{received:?}");
+        let (mut here, there) = UnixStream::pair().unwrap();
+        here.write_all(b"short\n").await.unwrap();
+        let mut short = Lines::new(crowd.enter(MEMBER).unwrap());
+        assert!(short.next(&there).await.unwrap().is_some());
+        // One of the four comes to its end; once the next one is waited for, there is a place.
+        let (sending, there, mut lines) = pairs.remove(0);
+        let mut here = sending.await.unwrap();
+        here.write_all(b"\n").await.unwrap();
+        assert_eq!(lines.next(&there).await.unwrap().unwrap().0.len(), 1 << 20);
+        assert!(timeout(MOMENT, lines.next(&there)).await.is_err());
+        let (_, there, last) = pairs.last_mut().unwrap();
+        assert!(timeout(MOMENT, last.next(there)).await.is_err());
+        assert_eq!(last.received.len(), 1 << 20);
     }
 }

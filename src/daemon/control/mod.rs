@@ -5,6 +5,7 @@
 //! the device that somebody has mounted.
 
 mod client;
+mod crowd;
 mod kind;
 mod line;
 mod request;

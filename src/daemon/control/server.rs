@@ -9,17 +9,14 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 
+use super::crowd::{CONNECTIONS_MAX, Crowd, Place, is_own};
 use super::line::Lines;
 use super::{Answer, Request};
 use crate::daemon::desk::Desk;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::Ending;
 use crate::sys::socket::{self, SocketFile};
-
-/// LIMIT: connections at a time of root and the daemon's own user, and of all others: these cannot keep those from being answered.
-const CONNECTIONS_MAX: usize = 256;
 
 /// Listens on `path`; whoever can open the socket (mode 0660) may ask. Its file goes with the second of the answer.
 pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
@@ -34,20 +31,16 @@ pub(in crate::daemon) fn bind(path: &Path) -> Result<(UnixListener, SocketFile)>
 
 /// Answers until the daemon ends.
 pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
-    let (own, others) = (
-        Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-    );
+    let crowd = Crowd::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let is_own = stream
-                    .peer_cred()
-                    .is_ok_and(|peer| may_hand_over(peer.uid()));
-                let places = if is_own { &own } else { &others };
-                let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+                let Ok(peer) = stream.peer_cred() else {
+                    continue;
+                };
+                let Some(place) = crowd.enter(peer.uid()) else {
                     tracing::warn!(
-                        most = CONNECTIONS_MAX,
+                        user = peer.uid(),
                         "a command was turned away: too many at a time"
                     );
                     turn_away(stream);
@@ -55,8 +48,7 @@ pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
                 };
                 let desk = Arc::clone(&desk);
                 tokio::spawn(async move {
-                    let _place = place;
-                    if let Err(e) = converse(stream, desk).await {
+                    if let Err(e) = converse(stream, place, desk).await {
                         tracing::debug!(error = %e, "a control connection ended");
                     }
                 });
@@ -73,7 +65,7 @@ pub(in crate::daemon) async fn run(listener: UnixListener, desk: Arc<Desk>) {
 fn turn_away(stream: UnixStream) {
     let error = Error::new(
         ErrorKind::LimitExceeded,
-        format!("{CONNECTIONS_MAX} commands talk to the daemon already"),
+        format!("{CONNECTIONS_MAX} commands, or a quarter of them of one user, talk to the daemon already"),
     )
     .advise("try again when some of them have ended (ss -xp shows who they are)");
     if let Ok(bytes) = encode(&Answer::Error((&error).into()))
@@ -90,9 +82,9 @@ fn encode(answer: &Answer) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()> {
-    let user = stream.peer_cred()?.uid();
-    let mut lines = Lines::new(may_hand_over(user));
+async fn converse(mut stream: UnixStream, place: Place, desk: Arc<Desk>) -> std::io::Result<()> {
+    let user = place.user();
+    let mut lines = Lines::new(place);
     while let Some((line, descriptors)) = lines.next(&stream).await? {
         let answer = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
@@ -118,11 +110,6 @@ async fn converse(mut stream: UnixStream, desk: Arc<Desk>) -> std::io::Result<()
         stream.write_all(&encode(&answer)?).await?;
     }
     Ok(())
-}
-
-/// Whether somebody may send the descriptor of a mount: root, and our own user.
-fn may_hand_over(user: u32) -> bool {
-    user == 0 || user == rustix::process::geteuid().as_raw()
 }
 
 fn value(answer: impl Serialize) -> Result<Value> {
@@ -159,7 +146,7 @@ fn answer(
         Request::Sessions => value(desk.list()),
         Request::Mount(arguments) => {
             // A mount can remove points (allow_forget), which who may only ingest and read must not.
-            if !may_hand_over(user) {
+            if !is_own(user) {
                 return Err(Error::new(
                     ErrorKind::PermissionDenied,
                     "only root and the daemon's own user may hand over a mount",

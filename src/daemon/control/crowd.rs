@@ -1,0 +1,144 @@
+//! Those who talk to the daemon: how many they may be, and how much they may say at once.
+//!
+//! # Invariants
+//! Root and the daemon's own user have places of their own, which nobody else can take. Of the others, one user can take a quarter.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// LIMIT: connections at a time of root and the daemon's own user, and of all others.
+pub(super) const CONNECTIONS_MAX: usize = 256;
+/// LIMIT: connections at a time of one of these others.
+const OF_USER_MAX: usize = CONNECTIONS_MAX / 4;
+/// LIMIT: long lines that are received at a time, of either side.
+const LONG_LINES_MAX: usize = 4;
+
+/// Users of one kind.
+struct Side {
+    places: Arc<Semaphore>,
+    long_lines: Arc<Semaphore>,
+}
+
+impl Side {
+    fn new() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            long_lines: Arc::new(Semaphore::new(LONG_LINES_MAX)),
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Crowd {
+    own: Side,
+    others: Side,
+    /// Connections of each of the others.
+    of_user: Mutex<HashMap<u32, usize>>,
+}
+
+impl Crowd {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            own: Side::new(),
+            others: Side::new(),
+            of_user: Mutex::default(),
+        })
+    }
+
+    /// A place for a connection of `user`; `None` when there are too many.
+    pub(super) fn enter(self: &Arc<Self>, user: u32) -> Option<Place> {
+        let side = if is_own(user) {
+            &self.own
+        } else {
+            &self.others
+        };
+        let permit = Arc::clone(&side.places).try_acquire_owned().ok()?;
+        let mut of_user = self.of_user.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = of_user.entry(user).or_default();
+        if !is_own(user) && *count >= OF_USER_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            crowd: Arc::clone(self),
+            user,
+            long_lines: Arc::clone(&side.long_lines),
+            _permit: permit,
+        })
+    }
+}
+
+/// The place of a connection.
+pub(super) struct Place {
+    crowd: Arc<Crowd>,
+    user: u32,
+    /// For [`super::line`].
+    long_lines: Arc<Semaphore>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Whether it is root's, or our own user's.
+    pub(super) fn is_own(&self) -> bool {
+        is_own(self.user)
+    }
+
+    pub(super) const fn user(&self) -> u32 {
+        self.user
+    }
+
+    /// What a long line needs; waits for others' to have been answered.
+    pub(super) async fn long_line(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.long_lines).acquire_owned().await.ok()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let crowd = &self.crowd.of_user;
+        let mut of_user = crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of_user.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                of_user.remove(&self.user);
+            }
+        }
+    }
+}
+
+/// Root and our own user: they may send the descriptor of a mount, too.
+pub(super) fn is_own(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CONNECTIONS_MAX, Crowd, OF_USER_MAX};
+
+    const MEMBER: u32 = 4_000_000_000;
+
+    #[test]
+    fn one_user_takes_no_places_of_others_and_others_none_of_ours() {
+        let crowd = Crowd::new();
+        let ours = rustix::process::geteuid().as_raw();
+        let mut places: Vec<_> = (0..OF_USER_MAX).map(|_| crowd.enter(MEMBER)).collect();
+        assert!(places.iter().all(Option::is_some));
+        assert!(crowd.enter(MEMBER).is_none());
+        places.pop();
+        assert!(crowd.enter(MEMBER).is_some());
+        for user in 1..4 {
+            places.extend((0..OF_USER_MAX).map(|_| crowd.enter(MEMBER + user)));
+        }
+        places.push(crowd.enter(MEMBER));
+        assert!(places.iter().all(Option::is_some));
+        assert!(crowd.enter(MEMBER + 9).is_none());
+        let own: Vec<_> = (0..CONNECTIONS_MAX).map(|_| crowd.enter(ours)).collect();
+        assert!(own.iter().all(Option::is_some));
+        assert!(crowd.enter(ours).is_none());
+        drop((places, own));
+        assert!(crowd.of_user.lock().unwrap().is_empty());
+    }
+}

@@ -76,7 +76,7 @@ impl Site {
     }
 
     /// The helper as mount(8) runs it.
-    fn helper(&self, args: &[&str]) -> Output {
+    pub(crate) fn helper(&self, args: &[&str]) -> Output {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-helpers/mount.restorefs");
         Command::new(script)
             .args(args)
@@ -87,7 +87,7 @@ impl Site {
             .unwrap()
     }
 
-    fn mount(&self, at: usize, options: &str) {
+    pub(crate) fn mount(&self, at: usize, options: &str) {
         let repo = self.house.place.repo();
         let output = self.helper(&[text(&repo), text(&self.points[at]), "-o", options]);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -99,7 +99,7 @@ impl Site {
         );
     }
 
-    fn umount(&self, at: usize) {
+    pub(crate) fn umount(&self, at: usize) {
         // The kernel lets go of a directory a moment after its last user has closed it.
         wait_until("nobody uses it", || {
             let status = Command::new("umount").arg(&self.points[at]).output();

@@ -20,8 +20,10 @@ use crate::error::{Result, ResultExt};
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// What our fields' names begin with.
 const PREFIX: &str = "RESTOREFS_";
-/// LIMIT: bytes of a value; a datagram has to fit into the socket's buffer.
+/// LIMIT: bytes of a value.
 const VALUE_BYTES_MAX: usize = 16 << 10;
+/// LIMIT: bytes of all values of an event; each is sent twice, and a datagram has to fit into the socket's buffer (208 KiB by default).
+const VALUES_BYTES_MAX: usize = 64 << 10;
 /// LIMIT: fields of an event with those of the spans around it.
 const FIELDS_MAX: usize = 64;
 
@@ -48,18 +50,31 @@ impl Visit for Fields {
 }
 
 impl Fields {
-    fn take(&mut self, field: &Field, mut value: String) {
-        let mut end = value.len().min(VALUE_BYTES_MAX);
-        while !value.is_char_boundary(end) {
-            end -= 1;
-        }
-        value.truncate(end);
+    fn take(&mut self, field: &Field, value: String) {
         if field.name() == "message" {
-            self.message = value;
-        } else if self.others.len() < FIELDS_MAX {
-            self.others.push((field.name(), value));
+            self.message = cut(value, VALUE_BYTES_MAX);
+        } else {
+            self.add(field.name(), value);
         }
     }
+
+    fn add(&mut self, name: &'static str, value: String) {
+        let taken: usize = self.others.iter().map(|(_, value)| value.len()).sum();
+        let room = VALUES_BYTES_MAX.saturating_sub(taken).min(VALUE_BYTES_MAX);
+        if self.others.len() < FIELDS_MAX {
+            self.others.push((name, cut(value, room)));
+        }
+    }
+}
+
+/// The beginning of a text, of whole characters.
+fn cut(mut text: String, bytes_max: usize) -> String {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }
 
 impl Journal {
@@ -159,10 +174,9 @@ where
         event.record(&mut fields);
         for span in context.event_scope(event).into_iter().flatten() {
             if let Some(of_span) = span.extensions().get::<Fields>() {
-                let room = FIELDS_MAX.saturating_sub(fields.others.len());
-                fields
-                    .others
-                    .extend(of_span.others.iter().take(room).cloned());
+                for (name, value) in &of_span.others {
+                    fields.add(name, value.clone());
+                }
             }
         }
         let meta = event.metadata();
@@ -194,5 +208,21 @@ mod tests {
         );
         assert!(text.contains("RESTOREFS_VM\n\u{5}\0\0\0\0\0\0\0web01\n"));
         assert_eq!(name_of("otel.kind-x"), "RESTOREFS_OTEL_KIND_X");
+    }
+
+    #[test]
+    fn an_event_that_says_too_much_arrives_cut() {
+        let mut fields = Fields {
+            message: "so much".to_owned(),
+            ..Fields::default()
+        };
+        for _ in 0..100 {
+            fields.add("value", "\u{fc}".repeat(10_001));
+        }
+        let bytes = encode(Level::WARN, "restorefs", &fields);
+        assert!(bytes.len() > 100_000 && bytes.len() < 200_000);
+        let (here, there) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        here.send(&bytes).unwrap();
+        assert_eq!(there.recv(&mut vec![0; 1 << 20]).unwrap(), bytes.len());
     }
 }

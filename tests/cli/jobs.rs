@@ -18,7 +18,7 @@ fn a_session_that_is_idle_for_its_ttl_ends_by_itself_and_the_history_says_so() {
     while std::fs::read_dir(&layers).unwrap().count() > 0 {
         // Far less than the half minute between looks at sessions that cannot expire yet.
         assert!(
-            begun.elapsed() < Duration::from_secs(10),
+            begun.elapsed() < Duration::from_secs(20),
             "it is still there"
         );
         std::thread::sleep(Duration::from_millis(20));
@@ -26,7 +26,7 @@ fn a_session_that_is_idle_for_its_ttl_ends_by_itself_and_the_history_says_so() {
     assert!(begun.elapsed() > Duration::from_millis(700));
     let wait = Instant::now();
     while place.json(&["jobs"]).as_array().unwrap().is_empty() {
-        assert!(wait.elapsed() < Duration::from_secs(5), "no line");
+        assert!(wait.elapsed() < Duration::from_secs(30), "no line");
     }
     // The line in the history comes before the session's end.
     let wait = Instant::now();
@@ -35,7 +35,7 @@ fn a_session_that_is_idle_for_its_ttl_ends_by_itself_and_the_history_says_so() {
         if open.as_array().unwrap().len() == 1 {
             break open;
         }
-        assert!(wait.elapsed() < Duration::from_secs(5), "{open}");
+        assert!(wait.elapsed() < Duration::from_secs(30), "{open}");
     };
     assert_eq!(open[0]["session"], long["session"]);
     let jobs = place.json(&["jobs", "WEB01"]);

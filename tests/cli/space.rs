@@ -195,7 +195,7 @@ fn the_space_of_a_session_that_expired_is_free_although_a_client_is_connected() 
     assert!(free() + 30 * MIB < before);
     let waited = std::time::Instant::now();
     while free() + 2 * MIB < before {
-        assert!(waited.elapsed().as_secs() < 12, "its space is not free");
+        assert!(waited.elapsed().as_secs() < 40, "its space is not free");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     // Nothing is made up for who still reads, and nothing is taken.
@@ -204,7 +204,7 @@ fn the_space_of_a_session_that_expired_is_free_although_a_client_is_connected() 
     assert!(client.write_at(0, &found).is_err());
     // The history has it a moment after the space is free.
     while place.json(&["jobs"]).as_array().unwrap().is_empty() {
-        assert!(waited.elapsed().as_secs() < 15, "no line");
+        assert!(waited.elapsed().as_secs() < 60, "no line");
     }
     assert_eq!(place.json(&["jobs"])[0]["result"], "expired");
     daemon.stop();

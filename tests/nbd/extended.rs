@@ -175,7 +175,7 @@ fn a_long_request_takes_turns_and_ends_with_its_client() {
         let client = Client::connect(&world.uri("plain").parse().unwrap()).unwrap();
         client.read_at(0, &mut [0; 512]).unwrap();
         client.disconnect().unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(3));
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
     raw.request_extended(0, READ, 2, 0, 512);
     assert_eq!(raw.reply_extended(0).cookie, 2);

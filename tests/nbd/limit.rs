@@ -112,7 +112,7 @@ fn a_header_in_single_bytes_has_to_come_in_time() {
             break;
         }
         std::thread::sleep(Duration::from_millis(100));
-        assert!(begun.elapsed() < Duration::from_secs(5), "nobody minds");
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody minds");
     }
     assert!(raw.is_refused());
     let client = Client::connect(&world.uri("plain").parse().unwrap()).unwrap();
@@ -187,7 +187,7 @@ fn thousands_of_points_are_listed_and_described() {
     assert_eq!(names[0].name, "web01/latest/vda");
     assert_eq!(names[1].name, format!("web01/p{}/vda", POINTS - 1));
     assert!(names[1].description.contains("65536 bytes"));
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(30));
     let error = Client::connect(&daemon.uri("web01/p9999/vda").parse().unwrap()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     let client = Client::connect(&daemon.uri("web01/p7/vda").parse().unwrap()).unwrap();

@@ -223,6 +223,32 @@ fn a_process_that_was_stopped_holds_up_no_list() {
     world.assert_nothing_left();
 }
 
+#[test]
+fn what_works_of_a_map_is_no_leftover() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let world = World::with_guest();
+    world.ok(&["map", "web01@one", "--scratch=."]);
+    let device = |disk: &str| {
+        let list = world.list();
+        let found = list.iter().find(|entry| entry["disk"] == disk);
+        found.map(|entry| entry["device"].as_str().unwrap().to_owned())
+    };
+    let (vda, vdb) = (device("vda").unwrap(), device("vdb").unwrap());
+    std::fs::write(&vda, [7; 4096]).unwrap();
+    run("losetup", &["-d", &vdb]);
+    assert_eq!(world.list()[0]["state"], "leftover");
+    // What was written is on scratch space only.
+    world.ok(&["unmap", "--stale"]);
+    assert!(read_device(&vda)[..4096] == [7; 4096]);
+    let list = world.list();
+    assert_eq!((list.len(), &list[0]["state"]), (1, &"live".into()));
+    assert!(device("vdb").is_none());
+    world.ok(&["unmap", "--all"]);
+    world.assert_nothing_left();
+}
+
 /// While `unmap` waited for somebody who had the device open, it was detached by hand, and its number given to another file. That file
 /// was detached then.
 #[test]

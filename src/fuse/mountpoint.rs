@@ -81,6 +81,17 @@ fn clear_dead(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
         .advise("see to it that it does, or unmount it first: umount -l DIR"))
 }
 
+/// Checks that a mountpoint does not lie in a repository, nor the repository in it. What cannot be resolved is not known to.
+///
+/// # Errors
+/// `InvalidInput`.
+pub fn check_apart(mountpoint: &Path, repository: &Path) -> Result<()> {
+    match (mountpoint.canonicalize(), repository.canonicalize()) {
+        (Ok(resolved), Ok(root)) => check_overlap(mountpoint, &resolved, &root),
+        _ => Ok(()),
+    }
+}
+
 fn check_overlap(mountpoint: &Path, resolved: &Path, root: &Path) -> Result<()> {
     let root = std::fs::canonicalize(root)
         .or_io("cannot resolve the repository's path")

@@ -64,6 +64,40 @@ fn who_may_only_ingest_cannot_hand_over_a_mount() {
     service.stop();
 }
 
+/// Sessions cost who begins them nothing, and the daemon two files for each disk.
+#[test]
+fn a_member_cannot_use_up_the_files_that_may_be_open() {
+    if !can_mount() || !has("python3") || !has("prlimit") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = open_to_group(house);
+    let pid = service.pid().to_string();
+    let limited = Command::new("prlimit")
+        .args(["--pid", &pid, "--nofile=400:400"])
+        .status();
+    assert!(limited.unwrap().success());
+    let script = "import socket,sys,json\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        for n in range(8):\n\
+        \x20 disks=[dict(name='d%d'%k,source_bytes=512,key=None,full=False) for k in range(40)]\n\
+        \x20 s.sendall(json.dumps(dict(command='begin',vm='many%d'%n,session='s',point=None,disks=disks,full=False,differential=False,\n\
+        \x20  parent=None,ttl_seconds=3600,resumable=True,compression='none')).encode()+b'\\n')\n\
+        \x20 print(n, f.readline()[:200])\n";
+    let said = ask(&socket, "65534", script);
+    assert!(
+        said.contains("2 {\"ok\"") && said.contains("7 {\"error\":{\"kind\":\"limit-exceeded\""),
+        "{said}"
+    );
+    // Whoever may do so can end them.
+    house.place.ok(&["abort", "many0/s"]);
+    house.place.ok(&["begin", "other01", "vda=1M"]);
+    service.stop();
+}
+
 /// What is kept of what a member says is read whole whenever the VM is, by everybody.
 #[test]
 fn what_a_member_says_is_bounded() {

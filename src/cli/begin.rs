@@ -4,7 +4,7 @@ use super::args::Begin;
 use super::context::Context;
 use super::target::{parse_disk, parse_disks, parse_ids, split_list, split_pairs, untangle};
 use crate::daemon::control::{BeginAnswer, BeginArguments, Client, DiskArguments, Request};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::types::duration::parse_seconds;
 use crate::types::size;
 use crate::types::{DiskName, PointName, VmName};
@@ -112,11 +112,6 @@ pub(super) fn mark(
     }
     for text in keys.iter().flat_map(|pairs| split_pairs(pairs)) {
         let (name, key) = parse_disk(text, "KEY")?;
-        if key.len() > 255 || key.chars().any(char::is_control) {
-            return Err(Error::invalid(format!(
-                "the key of disk {name} is too long or has control characters"
-            )));
-        }
         let at = place(disks, &name);
         if let Some(disk) = disks.get_mut(at) {
             disk.key = Some(key);

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::args::Info;
 use super::context::Context;
 use super::document;
+use super::output::printable;
 use crate::error::Result;
 use crate::repo::selector::Selector;
 
@@ -37,7 +38,7 @@ fn flatten(path: &str, value: &Value, out: &mut String) {
             .enumerate()
             .for_each(|(n, value)| flatten(&join(&n.to_string()), value, out)),
         Value::Null => {}
-        Value::String(text) => out.push_str(&format!("{path:<28} {text}\n")),
+        Value::String(text) => out.push_str(&format!("{path:<28} {}\n", printable(text))),
         other => out.push_str(&format!("{path:<28} {other}\n")),
     }
 }

@@ -1,5 +1,6 @@
 //! What commands print: tables for people, JSON for programs.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
@@ -13,6 +14,22 @@ pub(super) struct Output {
     pub(super) json: bool,
     /// No progress, no remarks.
     pub(super) quiet: bool,
+}
+
+/// Text of others (labels and names of guests, what agents said) as a terminal may get it: control characters escaped.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::new();
+    for letter in text.chars() {
+        if letter.is_control() {
+            out.extend(letter.escape_default());
+        } else {
+            out.push(letter);
+        }
+    }
+    Cow::Owned(out)
 }
 
 impl Output {
@@ -63,7 +80,7 @@ impl Output {
         self.line(text)
     }
 
-    /// Prints rows in columns; the first row is the heading. Columns named in `right` are aligned to the right.
+    /// Prints rows in columns, control characters escaped; the first row is the heading. Columns named in `right` are aligned to the right.
     ///
     /// # Errors
     /// `Io`.
@@ -73,15 +90,19 @@ impl Output {
         right: &[&str],
         rows: &[Vec<String>],
     ) -> Result<()> {
+        let rows: Vec<Vec<Cow<'_, str>>> = rows
+            .iter()
+            .map(|row| row.iter().map(|cell| printable(cell)).collect())
+            .collect();
         let mut widths: Vec<usize> = heading.iter().map(|h| h.chars().count()).collect();
-        for row in rows {
+        for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
             }
         }
         let mut text = String::new();
-        let first: Vec<String> = heading.iter().map(|h| (*h).to_owned()).collect();
-        for row in std::iter::once(&first).chain(rows) {
+        let first: Vec<Cow<'_, str>> = heading.iter().map(|h| Cow::Borrowed(*h)).collect();
+        for row in std::iter::once(&first).chain(&rows) {
             let mut line = String::new();
             for ((cell, width), name) in row.iter().zip(&widths).zip(heading) {
                 if right.contains(name) {
@@ -108,5 +129,19 @@ impl Output {
     #[must_use]
     pub(super) fn shows_progress(self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        assert_eq!(printable("a\u{e9} \\ b"), "a\u{e9} \\ b");
+        assert_eq!(
+            printable("\u{1b}]0;x\u{7}\n\u{9b}1m\u{7f}"),
+            "\\u{1b}]0;x\\u{7}\\n\\u{9b}1m\\u{7f}"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::args::Unmap;
 use super::context::Context;
 use super::map::parse_target;
-use crate::daemon::map::{self, Device, MapDir, Mapping, Record, State, release, survey};
+use crate::daemon::map::{self, Device, MapDir, Mapping, Record, Stale, State, release, survey};
 use crate::error::{Error, Result, ResultExt};
 use crate::repo::selector::{Selector, Which};
 use crate::types::DiskName;
@@ -29,16 +29,8 @@ pub(super) fn run(context: &Context, args: &Unmap) -> Result<()> {
     for target in &args.targets {
         parts.extend(find(context, &mappings, target)?);
     }
-    let is_wanted = |mapping: &&Mapping| match mapping.state {
-        State::Leftover(_) => args.all || args.stale,
-        State::Live => args.all,
-        State::Starting => false,
-    };
-    let whole = mappings.iter().filter(is_wanted);
-    parts.extend(whole.map(|mapping| Part {
-        mapping,
-        devices: None,
-    }));
+    let left = |mapping| whole_or_stale(mapping, args.all, args.stale);
+    parts.extend(mappings.iter().filter_map(left));
     let mut unmapped: Vec<PathBuf> = Vec::new();
     let mut failed: Option<Error> = None;
     for part in &parts {
@@ -62,6 +54,19 @@ pub(super) fn run(context: &Context, args: &Unmap) -> Result<()> {
             .json(&serde_json::json!({"unmapped": unmapped}))?;
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// What `--all` and `--stale` mean of a map.
+fn whole_or_stale(mapping: &Mapping, all: bool, stale: bool) -> Option<Part<'_>> {
+    let devices = match (mapping.stale(), &mapping.state) {
+        (_, State::Starting) => return None,
+        _ if all => None,
+        (Some(Stale::All), _) if stale => None,
+        // Its process lives, and what it serves is not ours to take away.
+        (Some(Stale::Devices(gone)), _) if stale => Some(gone),
+        _ => return None,
+    };
+    Some(Part { mapping, devices })
 }
 
 fn devices(part: &Part<'_>) -> Vec<PathBuf> {

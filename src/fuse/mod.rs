@@ -33,5 +33,6 @@ mod umount;
 pub use device::Device;
 pub use follow::Follow;
 pub use mount::{Mounted, mount, serve};
+pub use mountpoint::check_apart;
 pub use options::MountOptions;
 pub use umount::{umount, umount_dead};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::mountinfo::{self, TYPE};
 use super::options::MountOptions;
-use super::umount::{clear, is_dead};
+use super::umount::{Pulse, clear, pulse};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// What is to be mounted.
@@ -20,11 +20,9 @@ pub(super) struct Subject<'a> {
 ///
 /// # Errors
 /// `NotFound`, `NotADirectory`, `NotEmpty`; `InvalidInput` when it lies in the repository, or the repository in it; `Busy` when a
-/// repository is mounted there already; `PermissionDenied`, `Io`.
+/// repository is mounted there already; `TimedOut` when what is mounted there does not answer; `PermissionDenied`, `Io`.
 pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<PathBuf> {
-    if is_dead(mountpoint, subject.is_owner) {
-        clear(mountpoint)?;
-    }
+    clear_dead(mountpoint, subject)?;
     let resolved = std::fs::canonicalize(mountpoint)
         .or_io("cannot use the mountpoint")
         .at_path(mountpoint)?;
@@ -52,6 +50,46 @@ pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<PathBu
         check_empty(mountpoint, &resolved)?;
     }
     Ok(resolved)
+}
+
+/// Takes away what a process of ours that died has left. What others have mounted is theirs, also when it does not answer; so is what the
+/// daemon of another repository has.
+fn clear_dead(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
+    let pulse = pulse(mountpoint);
+    if pulse == Pulse::Alive {
+        return Ok(());
+    }
+    // The path is walked without asking what is mounted at its end.
+    let resolved = std::fs::canonicalize(mountpoint)
+        .or_io("cannot use the mountpoint")
+        .at_path(mountpoint)?;
+    let mounts = mountinfo::at(&resolved)?;
+    let root = subject.repository.and_then(|root| root.canonicalize().ok());
+    let is_left = mounts.last().is_some_and(|mount| {
+        let is_this = subject.is_owner && Some(&mount.source) == root.as_ref();
+        mount.kind == TYPE && (pulse == Pulse::Dead || is_this)
+    });
+    if is_left {
+        return clear(&resolved);
+    }
+    let what = match mounts.last() {
+        Some(mount) => format!("what is mounted there ({}) does not answer", mount.kind),
+        None => "the filesystem of the mountpoint does not answer".to_owned(),
+    };
+    Err(Error::new(ErrorKind::TimedOut, what)
+        .at_path(mountpoint)
+        .advise("see to it that it does, or unmount it first: umount -l DIR"))
+}
+
+/// Checks that a mountpoint does not lie in a repository, nor the repository in it. What cannot be resolved is not known to.
+///
+/// # Errors
+/// `InvalidInput`.
+pub fn check_apart(mountpoint: &Path, repository: &Path) -> Result<()> {
+    match (mountpoint.canonicalize(), repository.canonicalize()) {
+        (Ok(resolved), Ok(root)) => check_overlap(mountpoint, &resolved, &root),
+        _ => Ok(()),
+    }
 }
 
 fn check_overlap(mountpoint: &Path, resolved: &Path, root: &Path) -> Result<()> {

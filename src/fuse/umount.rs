@@ -17,9 +17,19 @@ const BUSY_ADVICE: &str = "close what uses it (fuser -vm DIR), or unmount lazily
 /// LIMIT: how long a mount that is there already may take to say that it lives.
 const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Whether a process that has died has left a mount there. statfs always asks the other end, while attributes may still be cached; when
-/// nobody answers at all, a thread of that process could not end.
-pub(super) fn is_dead(mountpoint: &Path, silence_is_death: bool) -> bool {
+/// How what is mounted at a place answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pulse {
+    /// It answers, or there is nothing.
+    Alive,
+    /// Its process has ended.
+    Dead,
+    /// Nothing is heard of it: a thread of its process could not end, or it is slow, or the server of a network filesystem is away.
+    Silent,
+}
+
+/// Asks what is mounted there. statfs always asks the other end, while attributes may still be cached.
+pub(super) fn pulse(mountpoint: &Path) -> Pulse {
     let (answered, answer) = std::sync::mpsc::channel();
     let path = mountpoint.to_owned();
     let ask = move || {
@@ -28,11 +38,13 @@ pub(super) fn is_dead(mountpoint: &Path, silence_is_death: bool) -> bool {
         let _ = answered.send(dead);
     };
     if std::thread::Builder::new().spawn(ask).is_err() {
-        return false;
+        return Pulse::Alive;
     }
-    answer
-        .recv_timeout(ANSWER_PATIENCE)
-        .unwrap_or(silence_is_death)
+    match answer.recv_timeout(ANSWER_PATIENCE) {
+        Ok(false) => Pulse::Alive,
+        Ok(true) => Pulse::Dead,
+        Err(_) => Pulse::Silent,
+    }
 }
 
 /// Takes away a dead mount: whoever waits for an answer of its process is told that there is none.
@@ -94,7 +106,10 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
 pub fn umount_dead(repository: &Path) -> Result<Vec<PathBuf>> {
     let mut cleared = Vec::new();
     for entry in mountinfo::all()? {
-        if entry.kind != TYPE || entry.source != repository || !is_dead(&entry.mountpoint, false) {
+        if entry.kind != TYPE || entry.source != repository {
+            continue;
+        }
+        if pulse(&entry.mountpoint) != Pulse::Dead {
             continue;
         }
         match clear(&entry.mountpoint) {

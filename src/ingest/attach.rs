@@ -37,14 +37,27 @@ impl Session {
     /// Attaches a small file, which goes with the point verbatim; replaces one of that name.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that is no plain file name; `TooLarge`, `NoSpace`, `Io`.
+    /// `InvalidInput` for a name that is no plain file name; `TooLarge`, `LimitExceeded`, `NoSpace`, `Io`.
     pub fn attach(&self, name: &str, content: &[u8]) -> Result<()> {
         let _guard = self.enter_attached()?;
         check_size(u64_from_usize(content.len()))?;
+        self.check_room(name)?;
         let stage = self.engine.owner.repository().stage();
         stage.put(&self.attached_key(name)?, content, PutMode::Replace)?;
         self.note_change();
         Ok(())
+    }
+
+    /// Refuses one file more than there may be.
+    fn check_room(&self, name: &str) -> Result<()> {
+        let attached = self.attached()?;
+        if attached.len() < ATTACHED_MAX || attached.iter().any(|entry| entry.name == name) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::LimitExceeded,
+            format!("more than {ATTACHED_MAX} attached files"),
+        ))
     }
 
     /// Makes an empty attached file.
@@ -53,12 +66,7 @@ impl Session {
     /// `AlreadyExists`, `LimitExceeded`; as [`Session::attach`].
     pub fn create_attached(&self, name: &str) -> Result<()> {
         let _guard = self.enter_attached()?;
-        if self.attached()?.len() >= ATTACHED_MAX {
-            return Err(Error::new(
-                ErrorKind::LimitExceeded,
-                format!("more than {ATTACHED_MAX} attached files"),
-            ));
-        }
+        self.check_room(name)?;
         let stage = self.engine.owner.repository().stage();
         stage.create(&self.attached_key(name)?)?;
         self.note_change();

@@ -8,6 +8,7 @@ use super::disk::DiskWriter;
 use super::parent::{ChainSource, Parent};
 use super::plan::{choose_parent, plan_disks};
 use super::record::RecordLog;
+use super::saying::check_change_ids;
 use super::session::{Engine, Session};
 use super::space::check_room;
 use super::trust::check_said;
@@ -150,6 +151,7 @@ impl Session {
     /// `Corrupt` (the parent); `NoSpace`, `Io`. Nothing is left then.
     pub fn begin(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {
         check_ttl(request.ttl_seconds)?;
+        check_change_ids(&request.previous_change_ids)?;
         let owner = &engine.owner;
         let repository = owner.repository();
         if owner.vm(&request.vm).is_err() {

@@ -8,6 +8,7 @@ use super::disk::DiskWriter;
 use super::door::Door;
 use super::parent::ChainSource;
 use super::resume::resume_disk;
+use super::saying::check_change_ids;
 use super::session::{Session, SessionState};
 use super::trust::{check_disk, said_of};
 use crate::error::{Error, ErrorKind, Result};
@@ -140,6 +141,8 @@ impl Session {
         }
         let is_in =
             |list: &[DiskName], name: &DiskName| list.iter().any(|n| n.folded() == name.folded());
+        check_change_ids(&request.change_ids)?;
+        check_change_ids(&request.previous_change_ids)?;
         let ids = request.change_ids.keys();
         let ids = ids.chain(request.previous_change_ids.keys());
         for name in ids.chain(&request.unchanged).chain(&request.without) {

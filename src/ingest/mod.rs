@@ -39,6 +39,7 @@ mod read;
 mod record;
 mod registry;
 mod resume;
+mod saying;
 mod seal;
 mod session;
 mod space;

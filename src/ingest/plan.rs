@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::begin::{BeginRequest, DiskRequest};
+use super::saying::check_key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::entry::VmEntry;
 use crate::repo::sidecar::point::{Kind, Point, PointDisk};
@@ -83,6 +84,9 @@ fn check_request(request: &BeginRequest, parent: Option<&Point>) -> Result<()> {
     }
     let mut keys: BTreeMap<&str, &DiskName> = BTreeMap::new();
     for disk in &request.disks {
+        if let Some(key) = real_key(disk) {
+            check_key(&disk.name, key)?;
+        }
         if let Some(key) = real_key(disk)
             && let Some(other) = keys.insert(key, &disk.name)
         {

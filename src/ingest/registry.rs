@@ -14,6 +14,8 @@ use super::session::{Engine, Session, SessionState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Ending, JobResult};
+use crate::sys::limit;
+use crate::types::width::u64_from_usize;
 use crate::types::{PointName, VmName};
 
 type Key = (String, String);
@@ -22,6 +24,10 @@ type Key = (String, String);
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
 /// LIMIT: sessions that have ended of which is remembered how (about 200 bytes each).
 const ENDED_MAX: usize = 16_384;
+
+/// Files that are open for each disk of a session: its layer and its records. LIMIT: disks of open sessions take half of the files that the
+/// process may have open, and those of one session more.
+const FILES_OF_DISK: u64 = 2;
 
 /// Who must know of what happens to sessions: the mounted tree, whoever looks at new points.
 pub trait Audience: Send + Sync {
@@ -188,10 +194,29 @@ impl Registry {
         of_vm.map(|(_, session)| Arc::clone(session)).collect()
     }
 
+    /// Refuses a further session when those that are open have so many disks that reading, committing and aborting could soon open no file.
+    fn check_files(&self) -> Result<()> {
+        let disks: usize = self.all().iter().map(|one| one.disks().len()).sum();
+        let files = u64_from_usize(disks).saturating_mul(FILES_OF_DISK);
+        let limit = limit::open_files();
+        if files < limit / 2 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::LimitExceeded,
+            format!(
+                "the open sessions have {disks} disks, which take half of the {limit} files that the daemon may have open"
+            ),
+        )
+        .advise(
+            "commit or abort sessions that nobody needs (restorefs sessions), or allow it more: LimitNOFILE= of its unit",
+        ))
+    }
+
     /// Begins a session.
     ///
     /// # Errors
-    /// As [`Session::begin`].
+    /// `LimitExceeded` when the open ones have too many disks; as [`Session::begin`].
     pub fn begin(&self, request: &BeginRequest, telling: Telling) -> Result<Arc<Session>> {
         let turn = self
             .beginning
@@ -201,6 +226,7 @@ impl Registry {
             return Err(Error::new(ErrorKind::Busy, "the daemon is about to stop")
                 .advise("begin when it is there again"));
         }
+        self.check_files()?;
         let session = Session::begin(&self.engine, request)?;
         let key = key(&session.vm(), &session.name());
         self.table().insert(key, Arc::clone(&session));

@@ -21,6 +21,12 @@ pub fn raise_open_files() -> Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
+/// How many files this process may have open; `u64::MAX` for no limit.
+#[must_use]
+pub fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::raise_open_files;

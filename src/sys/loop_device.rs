@@ -462,14 +462,14 @@ fn in_use(path: &Path) -> Error {
         .advise("unmount it, or end who uses it, and try again")
 }
 
-/// Takes the file away from a device that nobody uses. One that has no file any more is fine.
+/// Takes the file away from a device that nobody uses, and that `is_ours`: one that has no file any more, or another one, is left alone.
 ///
 /// # Errors
 /// `Busy` saying who uses it, and then it stays as it is; `InvalidInput` when it is no loop device; `Io`.
-pub fn detach(device: &Path) -> Result<()> {
+pub fn detach(device: &Path, is_ours: impl Fn() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
-    while backing_file(device)?.is_some() {
-        if detach_once(device)? {
+    while is_ours()? {
+        if detach_once(device, &is_ours)? {
             return Ok(());
         }
         // Who has mounted it or holds it does not go away by himself.
@@ -484,7 +484,7 @@ pub fn detach(device: &Path) -> Result<()> {
 }
 
 /// `false` when somebody uses it.
-fn detach_once(path: &Path) -> Result<bool> {
+fn detach_once(path: &Path, is_ours: impl Fn() -> Result<bool>) -> Result<bool> {
     let failed = |e| Error::io("cannot detach the loop device", e).at_path(path);
     let exclusive = File::options()
         .read(true)
@@ -495,6 +495,10 @@ fn detach_once(path: &Path) -> Result<bool> {
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => return Ok(false),
         Err(e) => return Err(failed(e)),
     };
+    // Asked again: as long as we have it to ourselves, nobody can give it another file.
+    if !is_ours()? {
+        return Ok(true);
+    }
     match ioctl_number(&node, LOOP_CLR_FD, 0) {
         Ok(_) => {}
         Err(e) if e.raw_os_error() == Some(libc::ENXIO) => return Ok(true),

@@ -1,6 +1,6 @@
 //! What a process that was killed leaves is seen, said, and cleaned away; nothing that lives or is in use is.
 
-use crate::world::{Mount, World, eventually, read_device, ready, run};
+use crate::world::{Mount, Running, World, eventually, read_device, ready, run};
 
 const TOOLS: [&str; 4] = ["losetup", "sgdisk", "mkfs.ext4", "blockdev"];
 
@@ -220,5 +220,66 @@ fn a_process_that_was_stopped_holds_up_no_list() {
         "{list:?}"
     );
     world.ok(&["unmap", "--all"]);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn what_works_of_a_map_is_no_leftover() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let world = World::with_guest();
+    world.ok(&["map", "web01@one", "--scratch=."]);
+    let device = |disk: &str| {
+        let list = world.list();
+        let found = list.iter().find(|entry| entry["disk"] == disk);
+        found.map(|entry| entry["device"].as_str().unwrap().to_owned())
+    };
+    let (vda, vdb) = (device("vda").unwrap(), device("vdb").unwrap());
+    std::fs::write(&vda, [7; 4096]).unwrap();
+    run("losetup", &["-d", &vdb]);
+    assert_eq!(world.list()[0]["state"], "leftover");
+    // What was written is on scratch space only.
+    world.ok(&["unmap", "--stale"]);
+    assert!(read_device(&vda)[..4096] == [7; 4096]);
+    let list = world.list();
+    assert_eq!((list.len(), &list[0]["state"]), (1, &"live".into()));
+    assert!(device("vdb").is_none());
+    world.ok(&["unmap", "--all"]);
+    world.assert_nothing_left();
+}
+
+/// While `unmap` waited for somebody who had the device open, it was detached by hand, and its number given to another file. That file
+/// was detached then.
+#[test]
+fn a_device_that_changes_hands_meanwhile_is_left_alone() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let world = World::with_guest();
+    let path = world.path("other.raw");
+    std::fs::write(&path, [1; 4096]).unwrap();
+    let device = world.map(&["web01@one/vdb"]);
+    let open = std::fs::File::open(&device).unwrap();
+    let mut unmap = Running(world.command(&["unmap", &device]).spawn().unwrap());
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    let is_waiting = unmap.0.try_wait().unwrap().is_none();
+    assert!(is_waiting, "it waits for who has it open");
+    run("losetup", &["-d", &device]);
+    drop(open);
+    let attach = || {
+        let mut losetup = std::process::Command::new("losetup");
+        losetup.arg(&device).arg(&path).output().unwrap()
+    };
+    let begun = std::time::Instant::now();
+    while !attach().status.success() {
+        if begun.elapsed() > std::time::Duration::from_secs(5) {
+            // Another test has the number.
+            return;
+        }
+    }
+    let _other = Loop(device.clone());
+    assert!(unmap.0.wait().unwrap().success());
+    assert!(std::fs::read(&device).unwrap() == [1; 4096]);
     world.assert_nothing_left();
 }

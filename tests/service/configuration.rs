@@ -68,6 +68,43 @@ fn what_is_not_known_is_named_with_its_line_and_the_nearest_key() {
 }
 
 #[test]
+fn mountpoints_that_are_in_the_way_are_named() {
+    let house = House::new();
+    let path = |name: &str| house.place.path(name).display().to_string();
+    std::fs::create_dir_all(house.place.path("mnt/below")).unwrap();
+    symlink(path("mnt"), path("link")).unwrap();
+    let (inside, above) = (format!("{}/vms", path("repo")), path(""));
+    let config = house.place.path("config.toml");
+    for (places, words) in [
+        (vec![inside], "lies in the repository"),
+        (vec![above], "would hide the repository"),
+        (vec![path("mnt"), path("link")], "are one directory"),
+        (
+            vec![path("mnt"), path("mnt/below")],
+            "one lies in the other",
+        ),
+        (
+            vec![path("mnt/below"), path("mnt")],
+            "one lies in the other",
+        ),
+    ] {
+        let mounts = places
+            .iter()
+            .map(|at| format!("[[repository.mount]]\nat = \"{at}\"\n"));
+        house.configure("", &mounts.collect::<String>());
+        let said = house
+            .place
+            .fails(2, &["check-config", config.to_str().unwrap()]);
+        assert!(said.contains(words), "{places:?}: {said}");
+    }
+    house.configure(
+        "",
+        "[[repository.mount]]\nat = \"/mnt\"\noptions = \"ro,allow_forget\"",
+    );
+    refused(&house, 2, &["mount /mnt", "allow_forget"]);
+}
+
+#[test]
 fn what_cannot_be_read_is_said() {
     let house = House::new();
     let config = house.place.path("config.toml");

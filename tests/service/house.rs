@@ -1,8 +1,10 @@
 //! A directory with a repository, a configuration, and a service manager that listens to its daemon.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -148,6 +150,10 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 impl Service {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
@@ -187,4 +193,21 @@ impl Drop for Service {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Makes a mount of that source and type whose requests nobody answers; it is dead when the answer is dropped.
+pub(crate) fn mount_unanswered(at: &Path, source: &Path, kind: &str) -> File {
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .unwrap();
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0",
+        device.as_raw_fd()
+    );
+    let data = std::ffi::CString::new(data).unwrap();
+    let flags = rustix::mount::MountFlags::NODEV;
+    rustix::mount::mount(source, at, kind, flags, data.as_c_str()).unwrap();
+    device
 }

@@ -1,7 +1,6 @@
 //! SIGHUP: what can be taken is taken, no connection is lost, and a mistake changes nothing.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -227,24 +226,7 @@ fn a_reload_while_the_daemon_starts_does_not_end_it() {
     let at = house.place.path("mnt");
     std::fs::create_dir(&at).unwrap();
     // A mount that nobody answers: the daemon waits for it five seconds, and takes it for dead.
-    let device = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .unwrap();
-    let data = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0",
-        device.as_raw_fd()
-    );
-    let data = std::ffi::CString::new(data).unwrap();
-    rustix::mount::mount(
-        "x",
-        &at,
-        "fuse",
-        rustix::mount::MountFlags::NODEV,
-        data.as_c_str(),
-    )
-    .unwrap();
+    let device = crate::house::mount_unanswered(&at, &house.place.repo(), "fuse.restorefs");
     let of_mount = format!("[[repository.mount]]\nat = \"{}\"\n", at.display());
     house.configure("", &of_mount);
     let mut service = house.spawn(house.command(&[]));

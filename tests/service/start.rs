@@ -230,3 +230,33 @@ fn a_socket_that_somebody_listens_on_is_not_taken_away() {
     house.place.ok(&["sessions"]);
     assert!(house.place.path("nbd.sock").exists());
 }
+
+#[test]
+fn what_others_have_mounted_is_not_taken_away() {
+    if !can_mount() {
+        return;
+    }
+    let house = House::new();
+    let at = house.place.path("mnt");
+    std::fs::create_dir(&at).unwrap();
+    let mount = format!("[[repository.mount]]\nat = \"{}\"\n", at.display());
+    house.configure("", &mount);
+    let elsewhere = std::path::Path::new("/elsewhere");
+    // A process that has ended; one that does not answer, like a network filesystem whose server is away, or a daemon on a slow disk.
+    for (is_dead, kind) in [
+        (true, "fuse.other"),
+        (false, "fuse.other"),
+        (false, "fuse.restorefs"),
+    ] {
+        let device = crate::house::mount_unanswered(&at, elsewhere, kind);
+        let device = (!is_dead).then_some(device);
+        let mut service = house.spawn(house.command(&[]));
+        wait_until("the daemon refuses", || service.has_ended());
+        let said = house.log();
+        assert!(said.contains(kind), "{said}");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(mounts.contains(at.to_str().unwrap()), "it is mounted still");
+        drop(device);
+        rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}

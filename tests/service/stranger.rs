@@ -64,6 +64,83 @@ fn who_may_only_ingest_cannot_hand_over_a_mount() {
     service.stop();
 }
 
+/// Sessions cost who begins them nothing, and the daemon two files for each disk.
+#[test]
+fn a_member_cannot_use_up_the_files_that_may_be_open() {
+    if !can_mount() || !has("python3") || !has("prlimit") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = open_to_group(house);
+    let pid = service.pid().to_string();
+    let limited = Command::new("prlimit")
+        .args(["--pid", &pid, "--nofile=400:400"])
+        .status();
+    assert!(limited.unwrap().success());
+    let script = "import socket,sys,json\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        for n in range(8):\n\
+        \x20 disks=[dict(name='d%d'%k,source_bytes=512,key=None,full=False) for k in range(40)]\n\
+        \x20 s.sendall(json.dumps(dict(command='begin',vm='many%d'%n,session='s',point=None,disks=disks,full=False,differential=False,\n\
+        \x20  parent=None,ttl_seconds=3600,resumable=True,compression='none')).encode()+b'\\n')\n\
+        \x20 print(n, f.readline()[:200])\n";
+    let said = ask(&socket, "65534", script);
+    assert!(
+        said.contains("2 {\"ok\"") && said.contains("7 {\"error\":{\"kind\":\"limit-exceeded\""),
+        "{said}"
+    );
+    // Whoever may do so can end them.
+    house.place.ok(&["abort", "many0/s"]);
+    house.place.ok(&["begin", "other01", "vda=1M"]);
+    service.stop();
+}
+
+/// What is kept of what a member says is read whole whenever the VM is, by everybody.
+#[test]
+fn what_a_member_says_is_bounded() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = open_to_group(house);
+    let script = "import socket,sys,json\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        def ask(**line):\n\
+        \x20 s.sendall(json.dumps(line).encode()+b'\\n'); return f.readline().strip()[:200]\n\
+        def begin(key):\n\
+        \x20 disk=dict(name='vda',source_bytes=512,key=key,full=False)\n\
+        \x20 return ask(command='begin',vm='fresh01',session='s',point=None,disks=[disk],full=False,differential=False,\n\
+        \x20  parent=None,ttl_seconds=3600,resumable=True,compression='none')\n\
+        def attach(name): return ask(command='attach',vm='fresh01',session='s',name=name,content=[1])\n\
+        print('long', begin('k'*256)); print('red', begin('\\x1b[31m')); print('good', begin('k'*255))\n\
+        print('id', ask(command='commit',vm='fresh01',session='s',point=None,change_ids={'vda':'z'*65537},unchanged=[],without=[]))\n\
+        for n in range(1000): last=attach('f%d'%n)\n\
+        print('last', last); print('again', attach('f7')); print('more', attach('more'))\n";
+    let said = ask(&socket, "65534", script);
+    for (what, answer) in [
+        ("long", "invalid-input"),
+        ("red", "invalid-input"),
+        ("good", "\"ok\""),
+        ("id", "limit-exceeded"),
+        ("last", "\"ok\""),
+        ("again", "\"ok\""),
+        ("more", "limit-exceeded"),
+    ] {
+        let line = said.lines().find(|line| line.starts_with(what));
+        assert!(
+            line.is_some_and(|line| line.contains(answer)),
+            "{what}: {said}"
+        );
+    }
+    service.stop();
+}
+
 #[test]
 fn descriptors_of_who_may_hand_over_nothing_are_left_to_the_kernel() {
     if !can_mount() || !has("python3") {

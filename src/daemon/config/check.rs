@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Config, RepositoryConfig};
 use crate::daemon::access::Access;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fuse;
 use crate::nbd::tls::ServerTls;
 use crate::repo::Repository;
 
@@ -16,6 +17,7 @@ use crate::repo::Repository;
 pub fn check(config: &Config) -> Result<()> {
     let mut mistakes: Vec<Error> = config.repositories.iter().flat_map(one).collect();
     mistakes.extend(check_names(config).err());
+    mistakes.extend(places(config));
     if mistakes.is_empty() {
         return Ok(());
     }
@@ -40,6 +42,32 @@ pub fn check_names(config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Mountpoints that would hide a repository or each other, or lie in one: mounting would be refused once the daemon runs.
+fn places(config: &Config) -> Vec<Error> {
+    let mut mistakes = Vec::new();
+    let mut real: Vec<(PathBuf, &Path)> = Vec::new();
+    let mounts = config.repositories.iter().flat_map(|one| &one.mounts);
+    for at in mounts.map(|mount| mount.at.as_path()) {
+        let apart = |other: &RepositoryConfig| fuse::check_apart(at, &other.path).err();
+        mistakes.extend(config.repositories.iter().filter_map(apart));
+        let Ok(path) = at.canonicalize() else {
+            continue;
+        };
+        for (other, name) in &real {
+            let name = name.display();
+            if path == *other {
+                let what = format!("this mountpoint and {name} are one directory");
+                mistakes.push(Error::invalid(what).at_path(at));
+            } else if path.starts_with(other) || other.starts_with(&path) {
+                let what = format!("of this mountpoint and {name} one lies in the other");
+                mistakes.push(Error::invalid(what).at_path(at));
+            }
+        }
+        real.push((path, at));
+    }
+    mistakes
 }
 
 fn one(repository: &RepositoryConfig) -> Vec<Error> {

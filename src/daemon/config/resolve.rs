@@ -135,7 +135,9 @@ fn repository(
         let key = format!("{key}: mount {}", mount.at.display());
         mistakes.absolute(&key, &mount.at);
         let mut options = MountOptions::default();
-        if mistakes.take(&key, options.parse(&mount.options)).is_some() {
+        let known = options.parse(&mount.options);
+        let possible = known.and_then(|()| options.is_writable(true));
+        if mistakes.take(&key, possible).is_some() {
             mounts.push(MountConfig {
                 at: plain(&mount.at),
                 options,

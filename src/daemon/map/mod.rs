@@ -10,7 +10,7 @@
 //!
 //! # Invariants
 //! - A device belongs to a map when sysfs says that its file lies in that map's mount; nothing else is ever detached.
-//! - A map whose process lives is never cleaned away as a leftover; one that is being made has its lock before others may look.
+//! - A device that a living process serves is never cleaned away as a leftover; a map that is being made has its lock before others may look.
 //! - A device that somebody uses is not detached, by no way. Scratch files have no name: they end with the process.
 //!
 //! # Concurrency
@@ -28,7 +28,7 @@ pub use place::{MapDir, MapId};
 pub use process::{Order, run};
 pub use record::{Record, RecordDisk};
 pub use release::release;
-pub use survey::{Device, Mapping, State, survey};
+pub use survey::{Device, Mapping, Stale, State, survey};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::loop_device;

@@ -10,7 +10,7 @@ use super::place::{Life, MapDir, MapId};
 use super::record::Record;
 use super::survey::{Mapping, bound_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::loop_device;
+use crate::sys::loop_device::{self, Bound};
 
 /// LIMIT: how long the kernel may take to let go of a file after its device was detached.
 const BUSY_PATIENCE: Duration = Duration::from_secs(3);
@@ -57,7 +57,7 @@ fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool>
     for device in wanted {
         // Before it is detached: afterwards it may be somebody else's.
         let ours = put_back(record.as_ref(), &device);
-        result = loop_device::detach(&device);
+        result = loop_device::detach(&device, || is_ours(dir, id, &device));
         if result.is_err() {
             set_read_ahead(&device, ours);
             break;
@@ -71,6 +71,16 @@ fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool>
         forget(dir, id, &done)?;
     }
     result.map(|()| false)
+}
+
+/// Whether a device shows a file of the map now: what was said of it a moment ago may be over, and its number somebody else's.
+fn is_ours(dir: &MapDir, id: &MapId, device: &Path) -> Result<bool> {
+    let file = loop_device::backing_file(device)?;
+    let bound = file.map(|file| Bound {
+        device: device.to_owned(),
+        file,
+    });
+    Ok(!bound_of(dir, id, bound.as_slice()).is_empty())
 }
 
 /// Gives a device back the readahead that it had before; answers the one that it has had.

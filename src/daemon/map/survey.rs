@@ -65,6 +65,31 @@ pub struct Mapping {
     pub(super) is_alive: bool,
 }
 
+impl Mapping {
+    /// What of it can be cleaned away: nothing that works. `None` when it does not; all of it when it says that it is a leftover, unless its
+    /// process lives and serves some of its devices: then the others.
+    #[must_use]
+    pub fn stale(&self) -> Option<Stale> {
+        if !matches!(self.state, State::Leftover(_)) {
+            return None;
+        }
+        if !self.is_alive || !self.devices.iter().any(|device| device.is_bound) {
+            return Some(Stale::All);
+        }
+        let gone = self.devices.iter().filter(|device| !device.is_bound);
+        Some(Stale::Devices(gone.map(|d| d.device.clone()).collect()))
+    }
+}
+
+/// What is left over of a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stale {
+    /// All of it.
+    All,
+    /// These devices, which are not attached any more.
+    Devices(Vec<PathBuf>),
+}
+
 /// The devices that show files of a map, whatever its record says.
 pub(super) fn bound_of(dir: &MapDir, id: &MapId, all: &[Bound]) -> Vec<Bound> {
     let mountpoint = dir.mountpoint(id);

@@ -43,6 +43,7 @@ use exit::Code;
 use output::Output;
 
 use crate::daemon::log::{self, LogFormat, LogOptions};
+use crate::daemon::map::hand;
 use crate::error::Result;
 use crate::guest::worker::server;
 
@@ -58,8 +59,16 @@ pub fn run() -> ExitCode {
         // Its exit codes are mount(8)'s.
         return mount_helper::run(arguments);
     }
-    if first.is_some_and(|first| first == server::ARGUMENT) && arguments.next().is_none() {
-        return read_guest().into();
+    if let Some(first) = &first
+        && arguments.next().is_none()
+    {
+        // Not subcommands, since nobody but we start them.
+        if first == server::ARGUMENT {
+            return told(server::run()).into();
+        }
+        if first == hand::ARGUMENT {
+            return told(hand::run()).into();
+        }
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -112,9 +121,8 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
     }
 }
 
-/// The process of a guest's reader; not a subcommand, since nobody but the daemon starts it.
-fn read_guest() -> Code {
-    let result = server::run();
+/// Says on standard error what has failed.
+fn told(result: Result<()>) -> Code {
     if let Err(e) = &result {
         let _ = writeln!(std::io::stderr(), "{}", e.report());
     }

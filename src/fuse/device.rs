@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
-use super::mountinfo::TYPE;
+use super::mountinfo::{self, TYPE};
 use super::mountpoint::{Subject, prepare};
 use super::options::MountOptions;
 use super::umount::detach;
@@ -80,7 +80,9 @@ impl Device {
 
     /// Somebody answers now: it stays mounted.
     pub fn served(mut self) {
-        super::mount::widen_readahead(&self.mountpoint);
+        if let Ok(Some(mount)) = mountinfo::at(&self.mountpoint).map(|mut mounts| mounts.pop()) {
+            super::mount::widen_readahead(&mount.device);
+        }
         self.is_served = true;
     }
 }

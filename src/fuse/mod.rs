@@ -13,6 +13,8 @@
 //!   that handler holds.
 //! - Every mount is `nodev` and `nosuid`, and read-only unless this process owns the repository; `noexec` unless asked otherwise; the
 //!   kernel checks permissions.
+//! - A process asks its own mount nothing: killed meanwhile, it would never end, and nobody would be answered. The exception is what the
+//!   kernel hands in at a commit.
 //! - A process that dies leaves a dead mountpoint at most, which the next mount there takes away.
 
 mod adapter;
@@ -33,6 +35,6 @@ mod umount;
 pub use device::Device;
 pub use follow::Follow;
 pub use mount::{Mounted, mount, serve};
-pub use mountpoint::check_apart;
+pub use mountpoint::{check_apart, is_mountpoint};
 pub use options::MountOptions;
 pub use umount::{umount, umount_dead};

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,9 +85,10 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
         Session::new(Adapter::new(Arc::clone(tree)), &mountpoint, &config).map_err(failed)?;
     let session = session.spawn().map_err(failed)?;
     let mut mounted = start(tree, session, mountpoint, options)?;
-    widen_readahead(&mounted.mountpoint);
     let device = mountinfo::at(&mounted.mountpoint)?.pop();
-    mounted.device = Some(device.map_or_else(String::new, |mount| mount.device));
+    let device = device.map_or_else(String::new, |mount| mount.device);
+    widen_readahead(&device);
+    mounted.device = Some(device);
     tracing::info!(mountpoint = %mounted.mountpoint.display(), "mounted");
     Ok(mounted)
 }
@@ -177,13 +177,10 @@ fn start(
     })
 }
 
-/// Raises the mount's readahead; only root may, and nothing depends on it.
-pub(super) fn widen_readahead(mountpoint: &Path) {
-    let Ok(metadata) = std::fs::metadata(mountpoint) else {
-        return;
-    };
-    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+/// Raises the readahead of a mount, known by its device number; only root may, and nothing depends on it. The mount itself is asked
+/// nothing: a process that waits for its own mount when it is killed never ends.
+pub(super) fn widen_readahead(device: &str) {
+    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
     let written = std::fs::File::options()
         .write(true)
         .open(&path)

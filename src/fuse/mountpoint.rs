@@ -81,6 +81,13 @@ fn clear_dead(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
         .advise("see to it that it does, or unmount it first: umount -l DIR"))
 }
 
+/// Whether something is mounted at a path. What is mounted there is asked nothing.
+#[must_use]
+pub fn is_mountpoint(path: &Path) -> bool {
+    let resolved = path.canonicalize();
+    resolved.is_ok_and(|path| mountinfo::at(&path).is_ok_and(|mounts| !mounts.is_empty()))
+}
+
 /// Checks that a mountpoint does not lie in a repository, nor the repository in it. What cannot be resolved is not known to.
 ///
 /// # Errors

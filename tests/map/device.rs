@@ -169,8 +169,15 @@ fn the_signal_to_end_is_obeyed_when_nobody_uses_it() {
     assert_eq!(world.list()[0]["state"], "live");
     assert!(read_device(&device) == world.restored("web01@one", "vdb"));
     drop(open);
-    world.signal(rustix::process::Signal::TERM);
-    eventually("the end", || world.list().is_empty());
+    // More than once: somebody of this machine may have a look at the device just then. Not at once: two ask for an end without order.
+    let has_ended = (0..5).any(|_| {
+        world.signal_all(rustix::process::Signal::TERM);
+        (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            world.list().is_empty()
+        })
+    });
+    assert!(has_ended, "{:?}", world.list());
     world.assert_nothing_left();
 }
 

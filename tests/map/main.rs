@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod device;
+mod kill;
 mod leftover;
 mod rule;
 mod scratch;

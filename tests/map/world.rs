@@ -57,7 +57,7 @@ pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !check() {
         assert!(
-            begun.elapsed() < Duration::from_secs(10),
+            begun.elapsed() < Duration::from_secs(30),
             "{what} did not happen"
         );
         std::thread::sleep(Duration::from_millis(20));
@@ -258,6 +258,14 @@ impl World {
             }
         }
         found
+    }
+
+    /// Sends a signal to all processes of maps; one may have ended by itself.
+    pub(crate) fn signal_all(&self, signal: rustix::process::Signal) {
+        for pid in self.processes() {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            let _ = rustix::process::kill_process(pid, signal);
+        }
     }
 
     /// Sends a signal to the process of the first map.

@@ -18,7 +18,7 @@ leave() {
     done
     for job in /run/*.pid; do [ ! -e "$job" ] || { kill "$(cat "$job")" || :; rm -f "$job"; }; done
     if mountpoint -q /mnt/backups; then umount /mnt/backups; fi
-    if grep fuse /proc/self/mountinfo; then echo "a mount is left"; return 1; fi
+    if grep -E ' - fuse[. ]' /proc/self/mountinfo; then echo "a mount is left"; return 1; fi
 }
 
 # A guest with one partition: a tree that can be entered, nginx, data.

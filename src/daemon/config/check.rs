@@ -87,7 +87,10 @@ fn one(repository: &RepositoryConfig) -> Vec<Error> {
         });
     }
     for mount in &repository.mounts {
-        // A dead mount has no attributes; whoever mounts takes it away.
+        // What is mounted already is asked nothing: it may be our own, or dead.
+        if fuse::is_mountpoint(&mount.at) {
+            continue;
+        }
         match std::fs::metadata(&mount.at) {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => mistakes

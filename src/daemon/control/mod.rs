@@ -35,7 +35,7 @@ enum Answer {
 
 /// An error on its way to another process.
 #[derive(Debug, Serialize, Deserialize)]
-struct WireError {
+pub(super) struct WireError {
     kind: String,
     message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

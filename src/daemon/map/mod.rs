@@ -10,13 +10,15 @@
 //!
 //! # Invariants
 //! - A device belongs to a map when sysfs says that its file lies in that map's mount; nothing else is ever detached.
-//! - A device that a living process serves is never cleaned away as a leftover; a map that is being made has its lock before others may look.
+//! - A device that a living process serves is never cleaned away as a leftover; a map has its lock before others may look.
 //! - A device that somebody uses is not detached, by no way. Scratch files have no name: they end with the process.
+//! - A process that serves a mount touches no device: `hand` does, for it.
 //!
 //! # Concurrency
 //! Whoever unmaps detaches the devices and unmounts; the process sees its mount end, removes its directory and ends. Two who unmap the
 //! same do it once: each step may find that it was done.
 
+pub mod hand;
 mod place;
 mod process;
 mod record;

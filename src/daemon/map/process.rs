@@ -1,4 +1,5 @@
-//! The process of a map: opens the disks, mounts them, attaches the devices, and serves them until they are gone.
+//! The process of a map: opens the disks, mounts them, has the devices attached, and serves them until they are gone. It touches none of
+//! the devices itself: see `hand`.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,8 +10,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::hand;
 use super::place::{MapDir, MapId, file_name};
-use super::record::{DISKS_MAX, NewRecord, Record, RecordDisk};
+use super::record::{DISKS_MAX, NewRecord, Record};
 use super::release::{abandon, release_own};
 use crate::block::{FileDisk, Overlay, ReadAt};
 use crate::chain::Held;
@@ -18,15 +20,13 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::disk::{Content, DiskMount, mount};
 use crate::repo::selector::Selector;
 use crate::sys::beneath::Access;
-use crate::sys::loop_device::{self, SECTOR_BYTES, Setup};
+use crate::sys::loop_device::{self, SECTOR_BYTES};
 use crate::sys::scratch;
 use crate::tree::{OpenDisk, PointView, Tree};
 use crate::types::DiskName;
 
 /// How often a signal is looked for.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Readahead of the devices in KiB: four of the kernel's largest requests, as the mounted tree's.
-const READ_AHEAD_KB: u32 = 4096;
 
 /// What is to be mapped, and how.
 #[derive(Debug)]
@@ -93,7 +93,10 @@ pub fn run(
         is_done: false,
     };
     let mounted = mount(contents, &dir.mountpoint(&order.id))?;
-    let attached = attach(&dir, order, &disks)?;
+    let sizes = disks
+        .iter()
+        .map(|held| (held.name.clone(), held.disk.size_bytes()));
+    let attached = hand::attach(order, sizes.collect())?;
     let root = tree.repository().store().local_root();
     let record = Record::new(NewRecord {
         repository: root.map_or_else(String::new, |root| root.display().to_string()),
@@ -203,40 +206,6 @@ fn content(held: &HeldDisk, order: &Order) -> Result<Content> {
     let space = FileDisk::new(file, dir.join("(scratch)"), Access::ReadWrite)?;
     let overlay = Overlay::new(disk, Arc::new(space))?;
     Ok(Content::Scratch(Arc::new(overlay), Arc::new(copy)))
-}
-
-fn attach(dir: &MapDir, order: &Order, disks: &[HeldDisk]) -> Result<Vec<RecordDisk>> {
-    let setup = Setup {
-        read_only: order.scratch.is_none(),
-        partitions: order.partitions,
-        direct: true,
-    };
-    disks
-        .iter()
-        .map(|held| {
-            let path = dir.disk_file(&order.id, &held.name);
-            let file = File::options()
-                .read(true)
-                .write(!setup.read_only)
-                .open(&path)
-                .or_io("cannot open the mounted disk")
-                .at_path(&path)?;
-            let device = loop_device::attach(&file, &path, setup)?;
-            let before = loop_device::read_ahead(&device).ok();
-            if let Err(error) = loop_device::set_read_ahead(&device, READ_AHEAD_KB) {
-                tracing::debug!(error = %error.report(), "the kernel's own readahead is used");
-            }
-            if !loop_device::is_direct(&device) {
-                tracing::debug!(device = %device.display(), "the device is cached twice");
-            }
-            Ok(RecordDisk {
-                disk: held.name.clone(),
-                device,
-                size_bytes: held.disk.size_bytes(),
-                read_ahead_kb_before: before,
-            })
-        })
-        .collect()
 }
 
 /// Until the mount is gone.

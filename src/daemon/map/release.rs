@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use super::hand;
 use super::place::{Life, MapDir, MapId};
 use super::record::Record;
 use super::survey::{Mapping, bound_of};
@@ -33,7 +34,7 @@ pub fn release(dir: &MapDir, mapping: &Mapping, devices: Option<&[PathBuf]>) -> 
 }
 
 /// Detaches devices of a map; `true` when none is left. What was detached while others are left is taken out of its record.
-fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool> {
+pub(super) fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool> {
     let bound = bound_of(dir, id, &loop_device::bound()?);
     let (wanted, others): (Vec<_>, Vec<_>) = bound
         .into_iter()
@@ -160,13 +161,13 @@ fn wait(dir: &MapDir, mapping: &Mapping) -> Result<()> {
 
 /// For the process itself: detaches and unmounts, and does not wait for itself.
 pub(super) fn release_own(dir: &MapDir, id: &MapId) -> Result<()> {
-    detach(dir, id, None)?;
+    hand::let_go(id)?;
     unmount(&dir.mountpoint(id), true)
 }
 
 /// For a process that has failed: the same, and by force what does not go otherwise.
 pub(super) fn abandon(dir: &MapDir, id: &MapId) {
-    if let Err(error) = detach(dir, id, None) {
+    if let Err(error) = hand::let_go(id) {
         tracing::error!(error = %error.report(), "a device is left; clean up with: restorefs unmap --stale");
         return;
     }

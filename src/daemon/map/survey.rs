@@ -66,8 +66,8 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// What of it can be cleaned away: nothing that works. `None` when it does not; all of it when it says that it is a leftover, unless its
-    /// process lives and serves some of its devices: then the others.
+    /// What of it can be cleaned away: nothing that works. `None` when it does not; all of it when it says that it is a leftover, unless
+    /// its process lives and serves some of its devices: then the others.
     #[must_use]
     pub fn stale(&self) -> Option<Stale> {
         if !matches!(self.state, State::Leftover(_)) {

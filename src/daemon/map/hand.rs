@@ -1,0 +1,179 @@
+//! The hand of a map's process: a process of its own for whatever touches a device.
+//!
+//! # Why
+//! A process that serves a mount must not wait for that mount. Killed in the middle of it, the thread that waits keeps the mount's
+//! descriptor open, nobody answers, and it never ends; and as the driver has one lock, everybody else who opens a loop device waits with
+//! it. A hand waits for a process that lives, or for a mount that ended with its process.
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::place::{MapDir, MapId};
+use super::process::Order;
+use super::record::{DISKS_MAX, RecordDisk};
+use super::release::detach;
+use crate::daemon::control::WireError;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::sys::loop_device::{self, Setup};
+use crate::types::DiskName;
+use crate::types::width::u64_from_usize;
+
+/// The argument of a program that is to be a hand.
+pub const ARGUMENT: &str = "map.hand";
+/// This program, also when another one has been installed in its place.
+const PROGRAM: &str = "/proc/self/exe";
+/// LIMIT: bytes of what is asked, and of what is answered.
+const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// Readahead of the devices in KiB: four of the kernel's largest requests, as the mounted tree's.
+const READ_AHEAD_KB: u32 = 4096;
+
+/// What a hand does.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Work {
+    Attach {
+        id: String,
+        disks: Vec<(DiskName, u64)>,
+        read_only: bool,
+        partitions: bool,
+    },
+    Detach {
+        id: String,
+    },
+}
+
+type Done = std::result::Result<Vec<RecordDisk>, WireError>;
+
+/// Has the disks of a map, which is mounted, attached: names and sizes in bytes.
+///
+/// # Errors
+/// As [`loop_device::attach`]; `Io` when there can be no process. Some may be attached then.
+pub(super) fn attach(order: &Order, disks: Vec<(DiskName, u64)>) -> Result<Vec<RecordDisk>> {
+    ask(&Work::Attach {
+        id: order.id.to_string(),
+        disks,
+        read_only: order.scratch.is_none(),
+        partitions: order.partitions,
+    })
+}
+
+/// Has all devices of a map detached.
+///
+/// # Errors
+/// As [`detach`]; `Io` when there can be no process.
+pub(super) fn let_go(id: &MapId) -> Result<()> {
+    ask(&Work::Detach { id: id.to_string() }).map(drop)
+}
+
+fn ask(work: &Work) -> Result<Vec<RecordDisk>> {
+    let failed = "the process that attaches and detaches devices has failed";
+    let text = serde_json::to_vec(work).map_err(|e| Error::invalid(failed).caused_by(e))?;
+    let mut child = Command::new(PROGRAM)
+        .arg0("restorefs")
+        .arg(ARGUMENT)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .or_io(failed)?;
+    // A pipe takes so much at once; what is left ends with the hand.
+    let sent = child.stdin.take().map(|mut pipe| pipe.write_all(&text));
+    let mut answer = Vec::new();
+    let heard = child
+        .stdout
+        .take()
+        .map(|pipe| pipe.take(MESSAGE_BYTES_MAX).read_to_end(&mut answer));
+    let status = child.wait().or_io(failed)?;
+    sent.transpose().or_io(failed)?;
+    heard.transpose().or_io(failed)?;
+    match serde_json::from_slice::<Done>(&answer) {
+        Ok(done) => done.map_err(Error::from),
+        Err(e) => Err(Error::new(ErrorKind::Io, format!("{failed} ({status})")).caused_by(e)),
+    }
+}
+
+/// The hand's own process: does what standard input says, and answers on standard output. When nobody hears it, what was attached is
+/// detached again.
+///
+/// # Errors
+/// `InvalidInput` for what makes no sense; `Io`. What fails of the work itself is answered.
+pub fn run() -> Result<()> {
+    let failed = "cannot hear what is to be done";
+    let mut text = Vec::new();
+    std::io::stdin()
+        .take(MESSAGE_BYTES_MAX)
+        .read_to_end(&mut text)
+        .or_io(failed)?;
+    let work: Work =
+        serde_json::from_slice(&text).map_err(|e| Error::invalid(failed).caused_by(e))?;
+    let dir = MapDir::make()?;
+    let done: Done = match &work {
+        Work::Attach { .. } => attach_all(&dir, &work),
+        Work::Detach { id } => id
+            .parse()
+            .and_then(|id| detach(&dir, &id, None))
+            .map(|_| Vec::new()),
+    }
+    .map_err(|e| WireError::from(&e));
+    let answer = serde_json::to_vec(&done).map_err(|e| Error::invalid(failed).caused_by(e))?;
+    let mut out = std::io::stdout().lock();
+    let heard = out.write_all(&answer).and_then(|()| out.flush());
+    if let (Err(error), Work::Attach { id, .. }) = (heard, &work) {
+        detach(&dir, &id.parse()?, None)?;
+        return Err(Error::io("nobody hears what was done", error));
+    }
+    Ok(())
+}
+
+fn attach_all(dir: &MapDir, work: &Work) -> Result<Vec<RecordDisk>> {
+    let Work::Attach {
+        id,
+        disks,
+        read_only,
+        partitions,
+    } = work
+    else {
+        return Err(Error::invalid("nothing is to be attached"));
+    };
+    if disks.len() > DISKS_MAX {
+        let what = format!("more than {DISKS_MAX} disks");
+        return Err(Error::new(ErrorKind::LimitExceeded, what));
+    }
+    let id: MapId = id.parse()?;
+    let setup = Setup {
+        read_only: *read_only,
+        partitions: *partitions,
+        direct: true,
+    };
+    disks
+        .iter()
+        .map(|(disk, size_bytes)| {
+            let path = dir.disk_file(&id, disk);
+            let file = std::fs::File::options()
+                .read(true)
+                .write(!setup.read_only)
+                .open(&path)
+                .or_io("cannot open the mounted disk")
+                .at_path(&path)?;
+            let device = loop_device::attach(&file, &path, setup)?;
+            let before = loop_device::read_ahead(&device).ok();
+            if let Err(error) = loop_device::set_read_ahead(&device, READ_AHEAD_KB) {
+                tracing::debug!(error = %error.report(), "the kernel's own readahead is used");
+            }
+            if !loop_device::is_direct(&device) {
+                tracing::debug!(device = %device.display(), "the device is cached twice");
+            }
+            Ok(RecordDisk {
+                disk: disk.clone(),
+                device,
+                size_bytes: *size_bytes,
+                read_ahead_kb_before: before,
+            })
+        })
+        .collect()
+}
+
+// What is asked fits by far: names of at most 128 bytes.
+const _: () = assert!(u64_from_usize(DISKS_MAX) * 256 < MESSAGE_BYTES_MAX);

@@ -1,0 +1,77 @@
+//! A map's process is killed at any moment: nobody else waits for it, and what is left can be cleaned away.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::world::{World, eventually, ready};
+
+const TOOLS: [&str; 5] = ["losetup", "sgdisk", "mkfs.ext4", "blockdev", "timeout"];
+/// How often it is killed, each time a little later.
+const ROUNDS: u32 = 12;
+const STEP: Duration = Duration::from_millis(8);
+
+/// Whether somebody else gets a loop device: the driver has one lock.
+fn others_are_served() -> bool {
+    let find = Command::new("timeout")
+        .args(["10", "losetup", "--find"])
+        .stdout(Stdio::null())
+        .status();
+    find.unwrap().success()
+}
+
+fn clean(world: &World) {
+    eventually("the end of the process", || {
+        world.signal_all(Signal::KILL);
+        world.processes().is_empty()
+    });
+    assert!(others_are_served());
+    eventually("everything is cleaned away", || {
+        world.run(&["unmap", "--stale"]);
+        world.list().is_empty()
+    });
+}
+
+#[test]
+fn while_it_attaches() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let world = World::with_guest();
+    for round in 0..ROUNDS {
+        let mut mapping = world
+            .command(&["map", "web01@one", "--scratch=."])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("a process", || !world.processes().is_empty());
+        std::thread::sleep(STEP * round);
+        world.signal_all(Signal::KILL);
+        mapping.wait().unwrap();
+        clean(&world);
+    }
+    world.assert_nothing_left();
+}
+
+#[test]
+fn while_it_detaches() {
+    if !ready(&TOOLS) {
+        return;
+    }
+    let world = World::with_guest();
+    for round in 0..ROUNDS / 2 {
+        world.ok(&["map", "web01@one", "--scratch=."]);
+        for device in world.list() {
+            // Written, and not yet handed on.
+            let path = device["device"].as_str().unwrap();
+            std::fs::write(path, [7; 65_536]).unwrap();
+        }
+        world.signal(Signal::TERM);
+        std::thread::sleep(STEP * round * 2);
+        world.signal_all(Signal::KILL);
+        clean(&world);
+    }
+    world.assert_nothing_left();
+}

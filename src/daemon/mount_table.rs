@@ -8,7 +8,7 @@
 //! The table's mutex is held for looking and noting only.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -152,6 +152,17 @@ impl MountTable {
             vms: window.tree.options().vms.clone(),
         };
         open.iter().map(answer).collect()
+    }
+
+    /// Whether it is mounted there.
+    pub(super) fn is_at(&self, mountpoint: &Path) -> bool {
+        self.tidy();
+        let real = mountpoint.canonicalize();
+        let real = real.as_deref().unwrap_or(mountpoint);
+        let open = self.open();
+        // One that has just been unmounted ends a moment later.
+        let is_ours = |window: &Window| window.mounted.mountpoint() == real;
+        open.iter().any(is_ours) && fuse::is_mountpoint(real)
     }
 
     /// Lets go of what has been unmounted.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::watch;
 
-use super::config::{self, Config};
+use super::config::{self, Config, RepositoryConfig};
 use super::control::Status;
 use super::log;
 use super::signal::{StopSignals, watch_for};
@@ -222,9 +222,9 @@ fn reload(stations: &[Station], options: &mut ServeOptions, supervisor: Supervis
     supervisor.reloading();
     let result = tokio::task::block_in_place(|| try_reload(stations, options));
     match result {
-        Ok(()) => {
+        Ok(status) => {
             tracing::info!("the configuration has been read again");
-            supervisor.ready(&serving(stations));
+            supervisor.ready(&status);
         }
         Err(error) => {
             let error = error.report();
@@ -236,7 +236,8 @@ fn reload(stations: &[Station], options: &mut ServeOptions, supervisor: Supervis
     }
 }
 
-fn try_reload(stations: &[Station], options: &mut ServeOptions) -> Result<()> {
+/// Answers what is to be said of it.
+fn try_reload(stations: &[Station], options: &mut ServeOptions) -> Result<String> {
     let new = match &options.source {
         Some(source) => Config::load(&source.path, &source.defaults, &source.isolation)?,
         None => options.config.clone(),
@@ -258,5 +259,28 @@ fn try_reload(stations: &[Station], options: &mut ServeOptions) -> Result<()> {
         tracing::warn!(key, "this takes a restart; it is as it was");
     }
     options.config.stop_timeout = new.stop_timeout;
-    Ok(())
+    let mut status = serving(stations);
+    for station in stations {
+        let is_of = |one: &&mut RepositoryConfig| one.path == *station.path();
+        let old = options.config.repositories.iter_mut().find(is_of);
+        let new = new
+            .repositories
+            .iter()
+            .find(|new| new.path == *station.path());
+        let (Some(old), Some(new)) = (old, new) else {
+            continue;
+        };
+        if options.mounts
+            && let Err(error) = station.mount_missing(&new.mounts)
+        {
+            // All the others are there, and what else is new holds.
+            status.push_str(&format!("; {}", error.report()));
+        }
+        for mount in &new.mounts {
+            if old.mounts.iter().all(|old| old.at != mount.at) {
+                old.mounts.push(mount.clone());
+            }
+        }
+    }
+    Ok(status)
 }

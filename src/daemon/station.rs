@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::access::Access;
-use super::config::{NbdConfig, RepositoryConfig, TcpConfig};
+use super::config::{MountConfig, NbdConfig, RepositoryConfig, TcpConfig};
 use super::control;
 use super::desk::Desk;
 use super::exports::RepositoryExports;
@@ -254,6 +254,25 @@ impl Station {
         self.service.set_limits(*limits);
         self.sessions.engine().set_low_water(new.low_water_bytes);
         Ok(())
+    }
+
+    /// Mounts what is to be mounted and is not.
+    ///
+    /// # Errors
+    /// As [`crate::fuse::mount`], the first, once all were tried.
+    pub(super) fn mount_missing(&self, wanted: &[MountConfig]) -> Result<()> {
+        let mut result = Ok(());
+        for mount in wanted.iter().filter(|mount| !self.mounts.is_at(&mount.at)) {
+            let mounted = self.mounts.mount(mount);
+            match &mounted {
+                Ok(()) => tracing::info!(mountpoint = %mount.at.display(), "mounted"),
+                Err(error) => {
+                    tracing::error!(mountpoint = %mount.at.display(), error = %error.report(), "it could not be mounted");
+                }
+            }
+            result = result.and(mounted);
+        }
+        result
     }
 
     /// Ends all that goes on, once NBD has been told to stop.

@@ -12,6 +12,7 @@ use restorefs::nbd::client::Client;
 use rustix::process::Signal;
 
 use crate::certificate::{Authority, can_certify};
+use crate::helper::{Site, names};
 use crate::house::{House, PATIENCE, Service, nbd, wait_until};
 use crate::place::can_mount;
 
@@ -129,6 +130,57 @@ fn a_mistake_changes_nothing_and_is_told() {
     house.connect("web01/p1/vda").disconnect().unwrap();
     held.disconnect().unwrap();
     service.stop();
+}
+
+#[test]
+fn a_mount_that_is_new_is_made_and_what_cannot_be_is_told() {
+    if !can_mount() {
+        return;
+    }
+    let site = Site::new(&["a", "b", "full"]);
+    let house = &site.house;
+    std::fs::write(site.points[2].join("something"), "").unwrap();
+    let mount = |n: usize, options: &str| {
+        let at = site.points[n].display();
+        format!("[[repository.mount]]\nat = \"{at}\"\noptions = \"{options}\"\n")
+    };
+    house.configure("", &mount(0, "ro"));
+    let service = house.start();
+    assert_eq!(names(&site.points[0]).len(), 3);
+    let held = std::fs::File::open(site.points[0].join("web01/p1/info.json")).unwrap();
+    // The first as it was; of the others one is made, and one cannot be.
+    house.configure(
+        "",
+        &(mount(0, "ro") + &mount(2, "ro") + &mount(1, "ro,vm=db*")),
+    );
+    let said = reload(house, &service);
+    assert!(said.contains("not empty"), "{said}");
+    assert_eq!(names(&site.points[0]).len(), 3);
+    assert_eq!(names(&site.points[1]), ["db01"]);
+    assert_eq!(names(&site.points[2]), ["something"]);
+    std::io::Read::read_to_end(&mut &held, &mut Vec::new()).unwrap();
+    assert!(!house.log().contains("takes a restart"), "{}", house.log());
+    // What is there already goes on as it began; what has been unmounted is mounted again.
+    site.umount(1);
+    std::fs::remove_file(site.points[2].join("something")).unwrap();
+    house.configure(
+        "",
+        &(mount(0, "ro,vm=web*") + &mount(2, "ro") + &mount(1, "ro,vm=db*")),
+    );
+    let said = reload(house, &service);
+    assert!(!said.contains("not empty"), "{said}");
+    house.wait_for_log("takes a restart");
+    assert!(
+        house
+            .log()
+            .contains(&format!("mount {}", site.points[0].display()))
+    );
+    for (n, vms) in [(0, 3), (1, 1), (2, 3)] {
+        assert_eq!(names(&site.points[n]).len(), vms, "{n}");
+    }
+    drop(held);
+    service.stop();
+    assert!(site.points.iter().all(|point| names(point).is_empty()));
 }
 
 fn secure(house: &House, certificates: &Path, access: &str) {

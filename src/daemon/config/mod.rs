@@ -175,7 +175,10 @@ impl Config {
                 continue;
             };
             differs(old.isolation != new.isolation, name("guest_isolation"));
-            differs(old.mounts != new.mounts, name("mount"));
+            // One that is new is mounted.
+            for mount in old.mounts.iter().filter(|old| !new.mounts.contains(old)) {
+                differs(true, name(&format!("mount {}", mount.at.display())));
+            }
             differs(old.nbd.sockets != new.nbd.sockets, name("nbd.sockets"));
             let addresses =
                 |nbd: &NbdConfig| nbd.tcp.as_ref().map(|tcp| (tcp.address, tcp.tls.is_some()));

@@ -8,9 +8,14 @@ use rustix::process::Signal;
 use crate::world::{World, eventually, ready};
 
 const TOOLS: [&str; 5] = ["losetup", "sgdisk", "mkfs.ext4", "blockdev", "timeout"];
-/// How often it is killed, each time a little later.
+/// How often it is killed, at different moments.
 const ROUNDS: u32 = 12;
-const STEP: Duration = Duration::from_millis(8);
+const STEP: Duration = Duration::from_millis(3);
+
+fn is_mounted(world: &World) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.contains(world.maps().to_str().unwrap())
+}
 
 /// Whether somebody else gets a loop device: the driver has one lock.
 fn others_are_served() -> bool {
@@ -46,11 +51,15 @@ fn while_it_attaches() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        eventually("a process", || !world.processes().is_empty());
-        std::thread::sleep(STEP * round);
+        // From the mount to the devices it is a few milliseconds.
+        while !is_mounted(&world) {
+            let ended = mapping.try_wait().unwrap();
+            assert!(ended.is_none_or(|status| status.success()), "no mount");
+        }
+        std::thread::sleep(STEP * (round % 4));
         world.signal_all(Signal::KILL);
-        mapping.wait().unwrap();
         clean(&world);
+        mapping.wait().unwrap();
     }
     world.assert_nothing_left();
 }
@@ -69,7 +78,7 @@ fn while_it_detaches() {
             std::fs::write(path, [7; 65_536]).unwrap();
         }
         world.signal(Signal::TERM);
-        std::thread::sleep(STEP * round * 2);
+        std::thread::sleep(STEP * round * 4);
         world.signal_all(Signal::KILL);
         clean(&world);
     }

@@ -210,6 +210,8 @@ fn a_process_that_was_stopped_holds_up_no_list() {
     let world = World::with_guest();
     world.map(&["web01@one/vdb"]);
     world.signal(rustix::process::Signal::STOP);
+    // A signal is sent, and heard a moment later.
+    eventually("the halt", || world.are_stopped());
     let list = world.list();
     world.signal(rustix::process::Signal::CONT);
     assert!(

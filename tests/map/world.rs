@@ -268,6 +268,15 @@ impl World {
         }
     }
 
+    /// Whether all threads of the maps' processes have been stopped (proc(5), the state in `stat`).
+    pub(crate) fn are_stopped(&self) -> bool {
+        let tasks = |pid| std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let is_stopped = |stat: String| stat.rsplit(") ").next().unwrap().starts_with('T');
+        self.processes().into_iter().flat_map(tasks).all(|task| {
+            is_stopped(std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap())
+        })
+    }
+
     /// Sends a signal to the process of the first map.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = self.list()[0]["pid"].as_i64().unwrap();

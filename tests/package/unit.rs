@@ -117,7 +117,7 @@ fn both_daemons_are_restricted_alike() {
             .lines()
             .filter(|l| l.contains("=+") || l.contains("=-+"))
             .collect();
-        assert_eq!(full.len(), 3, "{full:?}");
+        assert_eq!(full.len(), 4, "{full:?}");
         assert!(
             full.iter()
                 .all(|l| l.contains("mount --config") && l.contains("/proc/1/ns/mnt")),

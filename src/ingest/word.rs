@@ -32,6 +32,8 @@ struct Inner {
     logged: Spoken,
     /// What is being logged now.
     carried: Option<Spoken>,
+    /// Whether a word may be in the log or not: it could not be made durable.
+    is_unsure: bool,
 }
 
 impl Inner {
@@ -90,7 +92,9 @@ impl Word {
     /// What is to be logged. A flush asks before it looks at what was written.
     pub(super) fn unlogged(&self) -> Option<Spoken> {
         let inner = self.inner();
-        let differs = inner.last.finished != inner.logged.finished || inner.carried.is_some();
+        let differs = inner.last.finished != inner.logged.finished
+            || inner.carried.is_some()
+            || inner.is_unsure;
         (differs && inner.last.number > inner.logged.number).then_some(inner.last)
     }
 
@@ -109,8 +113,14 @@ impl Word {
     pub(super) fn carried(&self, is_logged: bool) {
         let mut inner = self.inner();
         match inner.carried.take() {
-            Some(word) if is_logged => inner.logged = word,
-            Some(word) => inner.logged.finished |= word.finished,
+            Some(word) if is_logged => {
+                inner.logged = word;
+                inner.is_unsure = false;
+            }
+            Some(word) => {
+                inner.logged.finished |= word.finished;
+                inner.is_unsure = true;
+            }
             None => {}
         }
         self.note(&inner);
@@ -178,5 +188,18 @@ mod tests {
         word.say(true);
         flush(&word);
         assert!(word.take_back());
+    }
+
+    /// It was taken for logged, and whoever said it again was told that it is.
+    #[test]
+    fn what_may_not_have_reached_the_log_is_logged_again() {
+        let word = Word::default();
+        word.say(true);
+        assert!(word.carry(word.unlogged().unwrap()));
+        word.carried(false);
+        word.say(true);
+        assert!(word.unlogged().is_some());
+        flush(&word);
+        assert!(word.unlogged().is_none());
     }
 }

@@ -4,6 +4,7 @@
 //! - That a disk is finished is logged with or after all that was written before it was said: a flush that had begun by then leaves it to
 //!   the next one.
 //! - Words are logged in the order in which they were said; one that was overtaken is not logged.
+//! - Nobody says that a disk is finished while bytes are on their way into its file: they may come after a sync that has begun by then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,6 +35,8 @@ struct Inner {
     carried: Option<Spoken>,
     /// Whether a word may be in the log or not: it could not be made durable.
     is_unsure: bool,
+    /// Writes through the tree that are under way.
+    writes: u64,
 }
 
 impl Inner {
@@ -68,9 +71,18 @@ impl Word {
         self.note(&inner);
     }
 
+    /// Begins a write into the file.
+    pub(super) fn enter(&self) -> Writing<'_> {
+        self.inner().writes += 1;
+        Writing(self)
+    }
+
     /// Says it; the next flush makes it durable.
     pub(super) fn say(&self, finished: bool) {
         let mut inner = self.inner();
+        if finished && inner.writes > 0 {
+            return;
+        }
         if inner.last.finished != finished {
             inner.last = Spoken {
                 finished,
@@ -124,6 +136,16 @@ impl Word {
             None => {}
         }
         self.note(&inner);
+    }
+}
+
+/// Bytes on their way into a disk that is written as a file. Until it is dropped, nobody says that the disk is finished.
+pub struct Writing<'a>(&'a Word);
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.inner();
+        inner.writes = inner.writes.saturating_sub(1);
     }
 }
 
@@ -201,5 +223,18 @@ mod tests {
         assert!(word.unlogged().is_some());
         flush(&word);
         assert!(word.unlogged().is_none());
+    }
+
+    #[test]
+    fn nobody_says_it_while_bytes_are_on_their_way() {
+        let word = Word::default();
+        let (one, other) = (word.enter(), word.enter());
+        word.say(true);
+        drop(one);
+        word.say(true);
+        assert!(word.unlogged().is_none());
+        drop(other);
+        word.say(true);
+        assert!(word.unlogged().is_some());
     }
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use restorefs::clock::{Clock, ManualClock};
 use restorefs::error::{ErrorKind, Result};
-use restorefs::ingest::{BeginRequest, DiskRequest, DiskWriter, Engine, Session};
+use restorefs::ingest::{BeginRequest, DiskRequest, DiskWriter, Door, Engine, Session};
 use restorefs::repo::Repository;
 use restorefs::store::fault::{FaultStage, FaultStore, Faults};
 use restorefs::store::memory::MemoryStore;
 use restorefs::types::{DiskName, VmName};
 
-use crate::world::open_engine;
+use crate::world::{World, open_engine};
 
 const MEMORY: u64 = 64 << 20;
 
@@ -40,6 +40,61 @@ fn begin(engine: &Engine) -> Result<(Arc<Session>, Arc<DiskWriter>)> {
 fn is_finished_after_a_kill(engine: &Engine) -> bool {
     let session = Session::resume(engine, &vm(), &"s".parse().unwrap()).unwrap();
     session.disk(&vda()).unwrap().is_finished()
+}
+
+/// Writes as the tree does, up to the moment when the bytes are handed in.
+fn write(disk: &DiskWriter, fill: u8) {
+    let _writing = disk.begin_write().unwrap();
+    let written = disk.write_growing(0, &[fill; 65_536]);
+    disk.note_handed_in(0, 65_536, written).unwrap();
+}
+
+/// It was declared finished between a write's header and its payload, which overwrote in place what the log called finished.
+#[test]
+fn a_disk_that_is_declared_finished_while_a_client_writes_is_not_after_a_kill() {
+    let mut world = World::new(MEMORY);
+    let (session, disk) = begin(world.engine()).unwrap();
+    let (_, connection) = session.connect(&vda()).unwrap();
+    connection.note_write().unwrap();
+    disk.write(0, &[1; 65_536]).unwrap();
+    // The next write: its header is here.
+    connection.note_write().unwrap();
+    disk.set_finished(true);
+    session.flush().unwrap();
+    assert!(!disk.is_finished());
+    disk.write(0, &[2; 65_536]).unwrap();
+    drop((connection, disk, session));
+    world.start();
+    assert!(!is_finished_after_a_kill(world.engine()));
+}
+
+/// Somebody synced or touched the file while another one's write was under way, which came after that.
+#[test]
+fn a_file_that_is_synced_during_a_write_is_not_finished_after_a_kill() {
+    for touch in [false, true] {
+        let mut world = World::new(MEMORY);
+        let (session, disk) = begin(world.engine()).unwrap();
+        disk.claim(Door::Tree).unwrap();
+        write(&disk, 1);
+        let writing = disk.begin_write().unwrap();
+        if touch {
+            disk.set_finished(true);
+        }
+        disk.sync_file().unwrap();
+        disk.write_growing(0, &[2; 65_536]).unwrap();
+        drop(writing);
+        drop((disk, session));
+        world.start();
+        assert!(!is_finished_after_a_kill(world.engine()), "{touch}");
+        // A sync after the write says it again.
+        let session = Session::resume(world.engine(), &vm(), &"s".parse().unwrap()).unwrap();
+        let disk = session.disk(&vda()).unwrap();
+        write(&disk, 3);
+        disk.sync_file().unwrap();
+        drop((disk, session));
+        world.start();
+        assert!(is_finished_after_a_kill(world.engine()), "{touch}");
+    }
 }
 
 /// The log could not be written when the disk was declared finished; who declared it again was told that it is, and the log did not say so.

@@ -33,6 +33,11 @@ impl Target {
             (true, None) => Ok(Self::Point(point.parse()?)),
             (false, Some(path)) => Err(Error::invalid(format!("the path {path} needs a point"))
                 .advise(format!("write {point}@latest:{path}"))),
+            (false, None) if point.contains('/') => Err(Error::invalid(format!(
+                "\"{}\" names no VM and no point",
+                point.escape_debug()
+            ))
+            .advise("write VM, VM@POINT or VM@POINT:/PATH")),
             (false, None) => Ok(Self::Vm(VmName::new(point)?)),
         }
     }

@@ -79,6 +79,17 @@ fn plan(args: &Backup) -> Result<Plan> {
         });
         sources.push((name, open));
     }
+    let unchanged = parse_disks(&args.unchanged)?;
+    // Without says something of another disk, which had this one's name.
+    if let Some((name, _)) = sources
+        .iter()
+        .find(|(name, _)| unchanged.iter().any(|u| u.folded() == name.folded()))
+    {
+        return Err(
+            Error::invalid(format!("disk {name} has a source and --unchanged"))
+                .advise("give one of them"),
+        );
+    }
     let vm = VmName::new(vm)?;
     let point = args.point.as_deref().map(PointName::new).transpose()?;
     let full = mark(&mut disks, &full, &args.key)?;
@@ -110,7 +121,7 @@ fn plan(args: &Backup) -> Result<Plan> {
         point,
         change_ids: parse_ids(&args.change_id)?,
         previous_change_ids: BTreeMap::new(),
-        unchanged: parse_disks(&args.unchanged)?,
+        unchanged,
         // They are not in the session at all: a disk that has the name of one of them now is another.
         without: Vec::new(),
     };
@@ -147,11 +158,10 @@ impl Plan {
                 "name its source: {name}=SOURCE, or declare it: --unchanged {name}, --without {name}"
             )));
         }
-        match unchanged.iter().find(|name| !is_in(&disks, name)) {
-            Some(name) => Err(Error::not_found(format!(
-                "{vm} has no disk {name} that could be unchanged"
-            ))
-            .advise(format!("see what it has: restorefs ls {vm}"))),
+        let mut named = unchanged.iter().chain(self.commit.change_ids.keys());
+        match named.find(|name| !is_in(&disks, name)) {
+            Some(name) => Err(Error::not_found(format!("{vm} has no disk {name}"))
+                .advise(format!("see what it has: restorefs ls {vm}"))),
             None => Ok(()),
         }
     }

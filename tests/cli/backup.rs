@@ -77,6 +77,30 @@ fn a_point_has_all_disks_or_says_why_not() {
         &["backup", "db01", "vda=a.raw", "--unchanged", "vdb,vdc"],
     );
     assert!(said.contains("db01 has no disk vdc"), "{said}");
+    let said = place.fails(
+        1,
+        &[
+            "backup",
+            "db01",
+            "vda=a.raw",
+            "vdb=b.raw",
+            "--change-id",
+            "vdx=1",
+        ],
+    );
+    assert!(said.contains("db01 has no disk vdx"), "{said}");
+    let said = place.fails(
+        2,
+        &[
+            "backup",
+            "db01",
+            "vda=a.raw",
+            "vdb=b.raw",
+            "--unchanged",
+            "VDB",
+        ],
+    );
+    assert!(said.contains("has a source and --unchanged"), "{said}");
     // That is said before anything is copied.
     for job in place.json(&["jobs"]).as_array().unwrap() {
         let received = job["disks"][0]["received_bytes"].as_u64().unwrap();

@@ -38,6 +38,8 @@ fn names_that_cannot_be() {
     }
     let said = place.fails(2, &["ls", "web01/latest/vda"]);
     assert!(said.contains("write VM, VM@POINT"), "{said}");
+    let said = place.fails(2, &["ls", "web01@latest/vda"]);
+    assert!(said.contains("VM@POINT:/PATH"), "{said}");
     place.fails(1, &["ls", "nobody"]);
     place.fails(1, &["info", "nobody@latest"]);
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use restorefs::clock::{Clock, ManualClock};
 use restorefs::error::{ErrorKind, Result};
-use restorefs::ingest::{BeginRequest, DiskRequest, DiskWriter, Door, Engine, Session};
+use restorefs::ingest::{BeginRequest, Connection, DiskRequest, DiskWriter, Door, Engine, Session};
 use restorefs::repo::Repository;
-use restorefs::store::fault::{FaultStage, FaultStore, Faults};
+use restorefs::store::fault::{FaultStage, FaultStore, Faults, Moment};
 use restorefs::store::memory::MemoryStore;
 use restorefs::types::{DiskName, VmName};
 
-use crate::world::{World, open_engine};
+use crate::world::{World, open_engine, read_all};
 
 const MEMORY: u64 = 64 << 20;
 
@@ -139,4 +139,106 @@ fn a_disk_that_is_declared_finished_again_after_an_error_is_finished_after_a_kil
         }
     }
     assert!(failed >= 2, "{failed}");
+}
+
+const CLUSTERS: u64 = 4;
+
+/// Writes the half of the disk that begins at `from`, over NBD, in pieces that are no clusters, and says goodbye. As clients do that look
+/// at no errors.
+fn write_half(session: &Session, client: (Arc<DiskWriter>, Connection), from: u64, fill: u8) {
+    let (disk, connection) = client;
+    let end = from + CLUSTERS / 2 * 65_536;
+    let mut at = from;
+    while at < end {
+        let length = (end - at).min(40_000);
+        if connection.note_write().is_ok() {
+            let Ok(mut reserved) = session.reserve(&disk, at, length) else {
+                break;
+            };
+            reserved.bytes_mut().fill(fill);
+            // What could not be written is missing.
+            drop(reserved.submit());
+        } else {
+            // Whoever is refused tells of it and dies.
+            return;
+        }
+        at += length;
+    }
+    drop(connection.finish());
+}
+
+/// Two clients write the disk again and again, and say goodbye at the same time; somebody flushes beside them.
+fn rounds(engine: &Engine) {
+    let Ok((session, disk)) = begin(engine) else {
+        return;
+    };
+    for fill in 1..4 {
+        // Both have begun before one can end.
+        let client = || {
+            let client = session.connect(&vda())?;
+            client.1.note_write()?;
+            Ok::<_, restorefs::error::Error>(client)
+        };
+        let (Ok(one), Ok(other)) = (client(), client()) else {
+            continue;
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| write_half(&session, one, 0, fill));
+            scope.spawn(|| write_half(&session, other, CLUSTERS / 2 * 65_536, fill));
+            scope.spawn(|| disk.flush().is_ok());
+        });
+    }
+}
+
+/// Wherever the process is killed, or a change fails, what is finished afterwards has been written by both and to the end.
+#[test]
+fn what_is_finished_after_a_kill_is_whole() {
+    let clock = Arc::new(ManualClock::at(1_795_226_400));
+    let mut finished = 0;
+    let mut n = 0;
+    loop {
+        let mut most = 0;
+        for faults in [
+            Faults::kill_at(n, Moment::Before),
+            Faults::kill_at(n, Moment::After),
+            Faults::fail_once(n, ErrorKind::NoSpace),
+            Faults::fail_once(n, ErrorKind::Io),
+        ] {
+            let store = MemoryStore::new();
+            let shared = Arc::new(store.clone());
+            Repository::init_store(shared.clone(), shared.clone(), clock.now()).unwrap();
+            let engine = open_engine(
+                Arc::new(FaultStore::new(shared.clone(), &faults)),
+                Arc::new(FaultStage::new(shared.clone(), &faults)),
+                &clock,
+                MEMORY,
+            );
+            let Ok(engine) = engine else { continue };
+            rounds(&engine);
+            most = most.max(faults.changes());
+            drop(engine);
+            let engine = open_engine(shared.clone(), shared, &clock, MEMORY).unwrap();
+            let Ok(session) = Session::resume(&engine, &vm(), &"s".parse().unwrap()) else {
+                continue;
+            };
+            let disk = session.disk(&vda()).unwrap();
+            if disk.is_finished() {
+                finished += 1;
+                let bytes = read_all(disk.as_ref());
+                let fill = bytes[0];
+                assert!(
+                    fill > 0
+                        && bytes[..CLUSTERS as usize * 65_536]
+                            .iter()
+                            .all(|b| *b == fill),
+                    "{n} {faults:?}"
+                );
+            }
+        }
+        n += 1;
+        if most > 0 && n > most {
+            break;
+        }
+    }
+    assert!(finished > 20, "{finished}");
 }

@@ -23,7 +23,7 @@ use crate::types::size::Human;
 /// The format in which files go to `to`; `None`: a directory.
 ///
 /// # Errors
-/// `InvalidInput` when standard output has none.
+/// `InvalidInput` when standard output has none, or the extension is that of an archive that cannot be made.
 pub(super) fn format(to: &Path, said: Option<FilesFormat>) -> Result<Option<Format>> {
     let is_standard = to == Path::new("-");
     match said {
@@ -39,8 +39,21 @@ pub(super) fn format(to: &Path, said: Option<FilesFormat>) -> Result<Option<Form
             .advise("add --format tar, tar.zst or zip")),
         // A directory that is there is meant, whatever its name.
         None if to.is_dir() => Ok(None),
-        None => Ok(extension(to)),
+        None => match extension(to) {
+            None if is_foreign(to) => Err(Error::invalid("no such archive can be made")
+                .at_path(to)
+                .advise("name it .tar, .tar.zst or .zip, or pipe it: --to - --format tar; a directory of that name is made by --format dir")),
+            format => Ok(format),
+        },
     }
+}
+
+/// Whether people mean an archive by that name, of a kind that we do not make.
+fn is_foreign(to: &Path) -> bool {
+    let name = to.file_name().and_then(|name| name.to_str());
+    let name = name.unwrap_or_default().to_ascii_lowercase();
+    let (stem, end) = name.rsplit_once('.').unwrap_or_default();
+    stem.ends_with(".tar") || ["tgz", "txz", "tbz2", "7z", "rar", "cpio"].contains(&end)
 }
 
 fn extension(to: &Path) -> Option<Format> {

@@ -285,7 +285,7 @@ pub struct Restore {
     #[arg(value_name = "VM@POINT[:/PATH]")]
     pub from: String,
     /// The disk
-    #[arg(value_name = "DISK", requires = "target")]
+    #[arg(value_name = "DISK")]
     pub disk: Option<String>,
     /// A new file, a block device or an NBD URI
     #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]

@@ -79,6 +79,17 @@ fn plan(args: &Backup) -> Result<Plan> {
         });
         sources.push((name, open));
     }
+    let unchanged = parse_disks(&args.unchanged)?;
+    // Without says something of another disk, which had this one's name.
+    if let Some((name, _)) = sources
+        .iter()
+        .find(|(name, _)| unchanged.iter().any(|u| u.folded() == name.folded()))
+    {
+        return Err(
+            Error::invalid(format!("disk {name} has a source and --unchanged"))
+                .advise("give one of them"),
+        );
+    }
     let vm = VmName::new(vm)?;
     let point = args.point.as_deref().map(PointName::new).transpose()?;
     let full = mark(&mut disks, &full, &args.key)?;
@@ -110,7 +121,7 @@ fn plan(args: &Backup) -> Result<Plan> {
         point,
         change_ids: parse_ids(&args.change_id)?,
         previous_change_ids: BTreeMap::new(),
-        unchanged: parse_disks(&args.unchanged)?,
+        unchanged,
         // They are not in the session at all: a disk that has the name of one of them now is another.
         without: Vec::new(),
     };
@@ -124,6 +135,36 @@ fn plan(args: &Backup) -> Result<Plan> {
         sources,
         attach,
     })
+}
+
+impl Plan {
+    /// Refuses what could not be committed once all was copied: a point has all disks of one instant.
+    fn check_disks<'a>(&self, disks: impl Iterator<Item = &'a DiskName>) -> Result<()> {
+        let (vm, unchanged) = (&self.begin.vm, &self.commit.unchanged);
+        let is_in = |list: &[&DiskName], name: &DiskName| {
+            list.iter().any(|other| other.folded() == name.folded())
+        };
+        let disks: Vec<_> = disks.collect();
+        let sources: Vec<_> = self.sources.iter().map(|(name, _)| name).collect();
+        let declared: Vec<_> = unchanged.iter().collect();
+        if let Some(name) = disks
+            .iter()
+            .find(|name| !is_in(&sources, name) && !is_in(&declared, name))
+        {
+            return Err(Error::invalid(format!(
+                "{vm} has a disk {name}, too, and a point has all disks of one instant"
+            ))
+            .advise(format!(
+                "name its source: {name}=SOURCE, or declare it: --unchanged {name}, --without {name}"
+            )));
+        }
+        let mut named = unchanged.iter().chain(self.commit.change_ids.keys());
+        match named.find(|name| !is_in(&disks, name)) {
+            Some(name) => Err(Error::not_found(format!("{vm} has no disk {name}"))
+                .advise(format!("see what it has: restorefs ls {vm}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 fn load_attached(path: &PathBuf) -> Result<(String, Vec<u8>)> {
@@ -156,7 +197,10 @@ fn backup_here(
 ) -> Result<()> {
     let engine = context.engine(owner);
     let session = Session::begin(&engine, &plan.begin.request()?)?;
-    let done = copy_all_here(context, &session, plan, stop)
+    let disks = session.disks();
+    let done = plan
+        .check_disks(disks.iter().map(|disk| &disk.meta().name))
+        .and_then(|()| copy_all_here(context, &session, plan, stop))
         .and_then(|()| session.commit(&plan.commit.request()));
     match done {
         Ok(point) => {
@@ -233,7 +277,9 @@ fn backup_through(
 ) -> Result<()> {
     let begun: BeginAnswer = client.ask(&Request::Begin(plan.begin.clone()))?;
     let session = begun.session.clone();
-    let done = copy_all_through(context, &mut client, &begun, plan, stop).and_then(|()| {
+    let named = plan.check_disks(begun.disk_results.iter().map(|disk| &disk.name));
+    let copied = named.and_then(|()| copy_all_through(context, &mut client, &begun, plan, stop));
+    let done = copied.and_then(|()| {
         client.ask::<CommitAnswer>(&Request::Commit(CommitArguments {
             session: session.clone(),
             ..plan.commit.clone()

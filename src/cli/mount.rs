@@ -20,10 +20,11 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
         .try_for_each(|text| options.parse(text))?;
     let repository = context.repository()?;
     let limits = serve::limits(&args.nbd_idle)?;
+    let socket = args.nbd.as_ref().map(std::path::absolute).transpose();
+    let socket = socket.or_io("cannot tell the socket's path")?;
     if !args.foreground {
         let mut more = Vec::new();
-        if let Some(socket) = &args.nbd {
-            let socket = std::path::absolute(socket).or_io("cannot tell the socket's path")?;
+        if let Some(socket) = socket {
             more.extend(["--nbd".into(), socket.into_os_string()]);
             more.extend(["--nbd-idle".into(), args.nbd_idle.clone().into()]);
         }
@@ -39,7 +40,7 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
         view: context.tree_options(options.tree_options(uid, gid, false)),
         mountpoint: mountpoint.to_owned(),
         mount: options,
-        nbd: args.nbd.clone().map(|socket| (socket, limits)),
+        nbd: socket.map(|socket| (socket, limits)),
     };
     follow(&follower, background::ready)
 }

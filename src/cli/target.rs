@@ -30,9 +30,20 @@ impl Target {
         };
         match (point.contains('@'), path) {
             (true, Some(path)) => Ok(Self::Path(point.parse()?, path)),
-            (true, None) => Ok(Self::Point(point.parse()?)),
+            (true, None) => point.parse().map(Self::Point).map_err(|e| {
+                if point.contains('/') {
+                    e.advise("write VM@POINT:/PATH")
+                } else {
+                    e
+                }
+            }),
             (false, Some(path)) => Err(Error::invalid(format!("the path {path} needs a point"))
                 .advise(format!("write {point}@latest:{path}"))),
+            (false, None) if point.contains('/') => Err(Error::invalid(format!(
+                "\"{}\" names no VM and no point",
+                point.escape_debug()
+            ))
+            .advise("write VM, VM@POINT or VM@POINT:/PATH")),
             (false, None) => Ok(Self::Vm(VmName::new(point)?)),
         }
     }

@@ -20,7 +20,7 @@ use super::gather::Gather;
 use super::parent::Parent;
 use super::range_lock::RangeLock;
 use super::record::{Pending, Record, RecordLog};
-use super::word::Word;
+use super::word::{Word, Writing};
 use crate::block::check_range;
 use crate::block::page::PageTable;
 use crate::clock::Clock;
@@ -165,7 +165,12 @@ impl DiskWriter {
     pub fn set_finished(&self, finished: bool) {
         self.missing.clear();
         self.finish.set(finished);
-        self.word.say(finished);
+        if finished {
+            // Whoever still writes over NBD says it with his goodbye, or not at all: what he has begun comes after this.
+            self.finish.if_finished(|| self.word.say(true));
+        } else {
+            self.word.say(false);
+        }
     }
 
     /// Makes what was written through the tree durable, and that it is all: whoever writes a file and syncs it has come to an end, for
@@ -180,11 +185,22 @@ impl DiskWriter {
         self.flush().inspect_err(|_| self.word.say(false))
     }
 
+    /// Begins a write as into a file: takes back, durably, that the disk was finished, and until what is returned is dropped nobody says
+    /// so for the time after a crash.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::flush`].
+    pub fn begin_write(&self) -> Result<Writing<'_>> {
+        let writing = self.word.enter();
+        self.take_back_finished()?;
+        Ok(writing)
+    }
+
     /// Takes back, durably, that it was declared finished: somebody writes it again, and what he overwrites in place needs no record.
     ///
     /// # Errors
     /// As [`DiskWriter::flush`].
-    pub fn take_back_finished(&self) -> Result<()> {
+    pub(super) fn take_back_finished(&self) -> Result<()> {
         if self.word.take_back() {
             self.flush()
         } else {

@@ -59,3 +59,4 @@ pub use keeper::Keeper;
 pub use parent::ChainSource;
 pub use registry::{Audience, Registry, Telling};
 pub use session::{Engine, Session, SessionState};
+pub use word::Writing;

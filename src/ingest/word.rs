@@ -4,6 +4,7 @@
 //! - That a disk is finished is logged with or after all that was written before it was said: a flush that had begun by then leaves it to
 //!   the next one.
 //! - Words are logged in the order in which they were said; one that was overtaken is not logged.
+//! - Nobody says that a disk is finished while bytes are on their way into its file: they may come after a sync that has begun by then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,10 @@ struct Inner {
     logged: Spoken,
     /// What is being logged now.
     carried: Option<Spoken>,
+    /// Whether a word may be in the log or not: it could not be made durable.
+    is_unsure: bool,
+    /// Writes through the tree that are under way.
+    writes: u64,
 }
 
 impl Inner {
@@ -66,9 +71,18 @@ impl Word {
         self.note(&inner);
     }
 
+    /// Begins a write into the file.
+    pub(super) fn enter(&self) -> Writing<'_> {
+        self.inner().writes += 1;
+        Writing(self)
+    }
+
     /// Says it; the next flush makes it durable.
     pub(super) fn say(&self, finished: bool) {
         let mut inner = self.inner();
+        if finished && inner.writes > 0 {
+            return;
+        }
         if inner.last.finished != finished {
             inner.last = Spoken {
                 finished,
@@ -90,7 +104,9 @@ impl Word {
     /// What is to be logged. A flush asks before it looks at what was written.
     pub(super) fn unlogged(&self) -> Option<Spoken> {
         let inner = self.inner();
-        let differs = inner.last.finished != inner.logged.finished || inner.carried.is_some();
+        let differs = inner.last.finished != inner.logged.finished
+            || inner.carried.is_some()
+            || inner.is_unsure;
         (differs && inner.last.number > inner.logged.number).then_some(inner.last)
     }
 
@@ -109,11 +125,27 @@ impl Word {
     pub(super) fn carried(&self, is_logged: bool) {
         let mut inner = self.inner();
         match inner.carried.take() {
-            Some(word) if is_logged => inner.logged = word,
-            Some(word) => inner.logged.finished |= word.finished,
+            Some(word) if is_logged => {
+                inner.logged = word;
+                inner.is_unsure = false;
+            }
+            Some(word) => {
+                inner.logged.finished |= word.finished;
+                inner.is_unsure = true;
+            }
             None => {}
         }
         self.note(&inner);
+    }
+}
+
+/// Bytes on their way into a disk that is written as a file. Until it is dropped, nobody says that the disk is finished.
+pub struct Writing<'a>(&'a Word);
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.inner();
+        inner.writes = inner.writes.saturating_sub(1);
     }
 }
 
@@ -178,5 +210,31 @@ mod tests {
         word.say(true);
         flush(&word);
         assert!(word.take_back());
+    }
+
+    /// It was taken for logged, and whoever said it again was told that it is.
+    #[test]
+    fn what_may_not_have_reached_the_log_is_logged_again() {
+        let word = Word::default();
+        word.say(true);
+        assert!(word.carry(word.unlogged().unwrap()));
+        word.carried(false);
+        word.say(true);
+        assert!(word.unlogged().is_some());
+        flush(&word);
+        assert!(word.unlogged().is_none());
+    }
+
+    #[test]
+    fn nobody_says_it_while_bytes_are_on_their_way() {
+        let word = Word::default();
+        let (one, other) = (word.enter(), word.enter());
+        word.say(true);
+        drop(one);
+        word.say(true);
+        assert!(word.unlogged().is_none());
+        drop(other);
+        word.say(true);
+        assert!(word.unlogged().is_some());
     }
 }

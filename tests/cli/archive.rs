@@ -202,6 +202,16 @@ fn what_is_asked_for_wrongly() {
     assert!(said.contains("--format"), "{said}");
     place.fails(2, &["restore", path, "--to", "-", "--format", "dir"]);
     place.fails(2, &["restore", path, "--to", "-", "--format", "rar"]);
+    // Of these a directory was made that had such a name.
+    for name in ["t.tar.xz", "t.TGZ", "t.tar.gz", "t.7z"] {
+        let said = place.fails(2, &["restore", path, "--to", name]);
+        assert!(said.contains(name) && said.contains(".tar.zst"), "{said}");
+        assert!(!place.path(name).exists());
+    }
+    let said = place.fails(2, &["restore", path, "out"]);
+    assert!(said.contains("--to DIR"), "{said}");
+    let said = place.fails(2, &["restore", "web01@latest", "vda"]);
+    assert!(said.contains("DISK TARGET"), "{said}");
     let said = place.fails(
         2,
         &["restore", "web01@latest", "--to", "-", "--format", "tar"],
@@ -221,6 +231,8 @@ fn what_is_asked_for_wrongly() {
     assert!(place.path("dir.tar/disks/vda.raw").exists());
     place.ok(&["restore", path, "--to", "plain.zip", "--format", "dir"]);
     assert!(place.path("plain.zip/disks/vda.raw").exists());
+    place.ok(&["restore", path, "--to", "plain.tgz", "--format", "dir"]);
+    assert!(place.path("plain.tgz/disks/vda.raw").exists());
 }
 
 /// Zeroes the first extent's depth and magic of a file, so that its content cannot be found.

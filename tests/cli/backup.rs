@@ -72,6 +72,40 @@ fn a_point_has_all_disks_or_says_why_not() {
         said.contains("vdb") && said.contains("--unchanged vdb"),
         "{said}"
     );
+    let said = place.fails(
+        1,
+        &["backup", "db01", "vda=a.raw", "--unchanged", "vdb,vdc"],
+    );
+    assert!(said.contains("db01 has no disk vdc"), "{said}");
+    let said = place.fails(
+        1,
+        &[
+            "backup",
+            "db01",
+            "vda=a.raw",
+            "vdb=b.raw",
+            "--change-id",
+            "vdx=1",
+        ],
+    );
+    assert!(said.contains("db01 has no disk vdx"), "{said}");
+    let said = place.fails(
+        2,
+        &[
+            "backup",
+            "db01",
+            "vda=a.raw",
+            "vdb=b.raw",
+            "--unchanged",
+            "VDB",
+        ],
+    );
+    assert!(said.contains("has a source and --unchanged"), "{said}");
+    // That is said before anything is copied.
+    for job in place.json(&["jobs"]).as_array().unwrap() {
+        let received = job["disks"][0]["received_bytes"].as_u64().unwrap();
+        assert_eq!(received > 0, job["result"] == "committed", "{job}");
+    }
     assert_eq!(place.json(&["ls", "db01"]).as_array().unwrap().len(), 1);
     assert_eq!(place.json(&["sessions"]), serde_json::json!([]));
     place.ok(&[

@@ -36,6 +36,10 @@ fn names_that_cannot_be() {
     for target in ["../x", "web01@", "web01:/etc", "a@b@c"] {
         place.fails(2, &["ls", target]);
     }
+    let said = place.fails(2, &["ls", "web01/latest/vda"]);
+    assert!(said.contains("write VM, VM@POINT"), "{said}");
+    let said = place.fails(2, &["ls", "web01@latest/vda"]);
+    assert!(said.contains("VM@POINT:/PATH"), "{said}");
     place.fails(1, &["ls", "nobody"]);
     place.fails(1, &["info", "nobody@latest"]);
 }

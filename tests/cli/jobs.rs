@@ -68,7 +68,7 @@ fn backups_are_in_the_history_with_and_without_a_daemon() {
         let output = place.run(&["backup", vm, "vdb=a.raw", "--point", "two"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains("neither finished nor declared"), "{said}");
+        assert!(said.contains("has a disk vda, too"), "{said}");
     };
     refused("web01");
     let daemon = place.serve(&[]);

@@ -7,6 +7,7 @@ mod catalog;
 mod concurrent;
 mod ending;
 mod fault;
+mod finished;
 mod flip;
 mod forget;
 mod large;

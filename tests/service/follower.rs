@@ -249,6 +249,11 @@ fn the_socket_and_the_mount_come_together_or_not_at_all() {
     daemon.stop();
     assert!(mount(&"x".repeat(108), 2).contains("107"));
     assert!(mount("mnt/points.sock", 2).contains("would hide the socket"));
+    // Nor one that is named from there, by a process that stays in the foreground.
+    let mut inside = place.command(&["mount", "-f", "--nbd", "points.sock", "."]);
+    let said = inside.current_dir(place.path("mnt")).output().unwrap();
+    assert!(String::from_utf8_lossy(&said.stderr).contains("would hide the socket"));
+    assert_eq!(said.status.code(), Some(2));
     std::fs::write(place.path("file"), "kept").unwrap();
     assert!(mount("file", 1).contains("no socket"));
     assert_eq!(std::fs::read(place.path("file")).unwrap(), b"kept");

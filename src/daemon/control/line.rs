@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
@@ -17,7 +17,7 @@ use crate::sys::pass;
 const CHUNK_BYTES: usize = 16 << 10;
 /// LIMIT: bytes of a line from which on it is a long one, of which there are few at a time.
 const SHORT_BYTES: usize = 64 << 10;
-/// LIMIT: how long a line may take from its first bytes to its end.
+/// LIMIT: how long a line may take from its first bytes to its end, and so may an answer.
 const LINE_TIME: Duration = Duration::from_secs(60);
 /// LIMIT: descriptors that came and were not used.
 const WAITING_MAX: usize = 4;
@@ -93,6 +93,16 @@ impl Lines {
         }
     }
 
+    /// Sends an answer.
+    ///
+    /// # Errors
+    /// `TimedOut` when the other side does not take it: until then it keeps the place of a long line from others; what sending answers.
+    pub(super) async fn answer(&self, stream: &mut UnixStream, answer: &[u8]) -> Result<()> {
+        let until = Instant::now() + self.line_time;
+        let sent = timeout_at(until, stream.write_all(answer)).await;
+        sent.map_err(|_| Error::new(ErrorKind::TimedOut, "an answer is not taken"))?
+    }
+
     async fn receive(
         &self,
         stream: &UnixStream,
@@ -154,6 +164,20 @@ mod tests {
         assert_eq!(line, b"one");
         let error = lines.next(&there).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    /// Whoever sent four long lines and took no answers kept everybody else from sending any.
+    #[tokio::test]
+    async fn nobody_takes_the_place_of_a_long_line_for_ever() {
+        let crowd = Crowd::new();
+        let answer = vec![b'x'; 8 << 20];
+        let (_here, mut there) = UnixStream::pair().unwrap();
+        let mut lines = Lines::new(crowd.enter(MEMBER).unwrap());
+        lines.line_time = MOMENT;
+        let sent = timeout(5 * MOMENT, lines.answer(&mut there, &answer)).await;
+        assert_eq!(sent.unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
+        let (_here, mut there) = UnixStream::pair().unwrap();
+        lines.answer(&mut there, b"short\n").await.unwrap();
     }
 
     #[tokio::test]

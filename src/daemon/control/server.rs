@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::crowd::{CONNECTIONS_MAX, Crowd, Place, is_own};
@@ -107,7 +106,7 @@ async fn converse(mut stream: UnixStream, place: Place, desk: Arc<Desk>) -> std:
             Ok(value) => Answer::Ok(value),
             Err(e) => Answer::Error((&e).into()),
         };
-        stream.write_all(&encode(&answer)?).await?;
+        lines.answer(&mut stream, &encode(&answer)?).await?;
     }
     Ok(())
 }

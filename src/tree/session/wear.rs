@@ -115,7 +115,7 @@ impl Tree {
             Part::Disk(disk) => {
                 disk.claim(Door::Tree)?;
                 node.session.touch();
-                disk.take_back_finished()?;
+                let _writing = disk.begin_write()?;
                 disk.set_size(size_bytes)?;
                 disk.note_cut(size_bytes);
                 Ok(())

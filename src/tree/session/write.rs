@@ -3,7 +3,7 @@
 use super::{Part, SessionNode, not_permitted};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{DiskWriter, Door, SessionState};
+use crate::ingest::{DiskWriter, Door, SessionState, Writing};
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
 use crate::types::width::u64_from_usize;
@@ -21,12 +21,12 @@ pub enum Allocation {
     Zero(bool),
 }
 
-/// The disk is about to be written through the tree.
-fn begin_writing(node: &SessionNode, disk: &DiskWriter) -> Result<()> {
+/// The disk is about to be written through the tree; what is returned is held until that is done.
+fn begin_writing<'a>(node: &SessionNode, disk: &'a DiskWriter) -> Result<Writing<'a>> {
     node.session.wait_open()?;
     disk.claim(Door::Tree)?;
     node.session.touch();
-    disk.take_back_finished()
+    disk.begin_write()
 }
 
 fn no_file(part: &Part) -> Error {
@@ -47,7 +47,7 @@ impl Tree {
     pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<()> {
         let node = self.open_node(ino)?;
         let written = match &node.part {
-            Part::Disk(disk) => begin_writing(&node, disk).and_then(|()| {
+            Part::Disk(disk) => begin_writing(&node, disk).and_then(|_writing| {
                 let written = disk.write_growing(offset, bytes);
                 disk.note_handed_in(offset, u64_from_usize(bytes.len()), written)
             }),
@@ -73,7 +73,7 @@ impl Tree {
     ) -> Result<()> {
         let node = self.open_node(ino)?;
         let done = match &node.part {
-            Part::Disk(disk) => begin_writing(&node, disk).and_then(|()| {
+            Part::Disk(disk) => begin_writing(&node, disk).and_then(|_writing| {
                 let done = allocate_disk(disk, offset, length_bytes, how);
                 let is_written = matches!(how, Allocation::Punch | Allocation::Zero(_));
                 let length_bytes = if is_written { length_bytes } else { 0 };

@@ -64,10 +64,10 @@ pub fn run() -> ExitCode {
     {
         // Not subcommands, since nobody but we start them.
         if first == server::ARGUMENT {
-            return told(server::run()).into();
+            return told(&server::run()).into();
         }
         if first == hand::ARGUMENT {
-            return told(hand::run()).into();
+            return told(&hand::run()).into();
         }
     }
     let cli = match Cli::try_parse() {
@@ -122,11 +122,11 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
 }
 
 /// Says on standard error what has failed.
-fn told(result: Result<()>) -> Code {
-    if let Err(e) = &result {
+fn told(result: &Result<()>) -> Code {
+    if let Err(e) = result {
         let _ = writeln!(std::io::stderr(), "{}", e.report());
     }
-    Code::of_result(&result)
+    Code::of_result(result)
 }
 
 /// Logs go to standard error; `RUST_LOG` overrules `-v`. A daemon with a configuration changes it as that says.

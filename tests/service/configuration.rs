@@ -62,7 +62,17 @@ fn what_is_not_known_is_named_with_its_line_and_the_nearest_key() {
     );
     refused(&house, 2, &["mount /mnt", "colour=blue"]);
     house.configure("memory = 3", "");
-    refused(&house, 2, &["line 1", "string"]);
+    refused(&house, 2, &["line 1 (memory = 3)", "in quotes"]);
+    house.configure("", "[repository.nbd]\nlisten = \"localhost:10809\"");
+    refused(
+        &house,
+        2,
+        &["(listen = \"localhost:10809\")", "192.0.2.7:10809"],
+    );
+    house.configure("", "[repository.nbd]\nsockets = \"/run/x\"");
+    refused(&house, 2, &["(sockets = \"/run/x\")", "write a list"]);
+    house.write("[repository]\npath = \"/srv/repo\"\n");
+    refused(&house, 2, &["([repository])", "double brackets"]);
     house.configure("[[[", "");
     refused(&house, 2, &["line 1"]);
 }

@@ -7,6 +7,9 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
+/// LIMIT: characters of a line that is shown.
+const LINE_SHOWN_MAX: usize = 60;
+
 /// LIMIT: how alike an unknown key must be to a known one to be taken for it (Jaro-Winkler, 0 to 1).
 const LIKENESS_MIN: f64 = 0.75;
 
@@ -76,13 +79,37 @@ impl File {
                 before.matches('\n').count() + 1
             });
             let message = e.message().trim();
-            let error = Error::invalid(format!("line {line}: {message}"));
+            // A line may be as long as a file, and hold anything.
+            let words = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+            let plain = words.trim().chars().filter(|c| !c.is_control());
+            let words: String = plain.take(LINE_SHOWN_MAX).collect();
+            let error = Error::invalid(format!("line {line} ({words}): {message}"));
             match nearest(message) {
                 Some(key) => error.advise(format!("did you mean \"{key}\"?")),
-                None => error,
+                None => match shape(message, &words) {
+                    Some(advice) => error.advise(advice),
+                    None => error,
+                },
             }
         })
     }
+}
+
+/// How it is written, where it was written as something else.
+fn shape(message: &str, words: &str) -> Option<&'static str> {
+    if message.contains("expected a sequence") {
+        return Some(if words.starts_with('[') {
+            "there may be several: write it in double brackets, [[...]]"
+        } else {
+            "there may be several: write a list, [\"...\"]"
+        });
+    }
+    if message.contains("expected a string") {
+        return Some("write it in quotes, with its unit");
+    }
+    message
+        .contains("socket address")
+        .then_some("write an address and a port, as 192.0.2.7:10809 or [2001:db8::7]:10809")
 }
 
 /// The known key that is most like the unknown one, from serde's words: "unknown field `a`, expected one of `b`, `c`".

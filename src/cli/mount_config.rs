@@ -99,13 +99,20 @@ pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
     result
 }
 
-/// Unmounts everything that a configuration says, from under its users where there are some, and what dead daemons have left.
+/// Unmounts everything that a configuration says, from under its users where there are some, and what dead daemons have left. What does
+/// not answer is taken away by force.
 pub(super) fn umount(context: &Context, path: &Path) -> Result<()> {
     let (config, _) = load(context, path)?;
     let mut result = Ok(());
     for repository in &config.repositories {
         for mount in &repository.mounts {
-            match fuse::umount(&mount.at, false) {
+            // Of a process that could not even be killed while it waited for its own mount, this is the only end.
+            let unmounted = match fuse::umount_silent(&mount.at) {
+                Ok(true) => continue,
+                Ok(false) => fuse::umount(&mount.at, false),
+                Err(error) => Err(error),
+            };
+            match unmounted {
                 Err(e) if e.kind() == ErrorKind::Busy => {
                     tracing::warn!(mountpoint = %mount.at.display(), "somebody uses it; it is taken away from him when he is done");
                     result = result.and(fuse::umount(&mount.at, true));

@@ -37,4 +37,4 @@ pub use follow::Follow;
 pub use mount::{Mounted, mount, serve};
 pub use mountpoint::{check_apart, is_mountpoint};
 pub use options::MountOptions;
-pub use umount::{umount, umount_dead};
+pub use umount::{umount, umount_dead, umount_silent};

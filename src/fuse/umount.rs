@@ -54,7 +54,7 @@ pub(super) fn pulse(mountpoint: &Path) -> Pulse {
 pub(super) fn clear(mountpoint: &Path) -> Result<()> {
     tracing::warn!(
         mountpoint = %mountpoint.display(),
-        "a dead mount is there, of a process that has ended; it is unmounted"
+        "a mount is there whose process has ended, or does not answer; it is unmounted"
     );
     let forced = rustix::mount::unmount(mountpoint, UnmountFlags::FORCE | UnmountFlags::DETACH);
     forced.or_else(|_| detach(mountpoint))
@@ -96,6 +96,23 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
             }
             other => return other,
         }
+    }
+}
+
+/// Takes away a repository's mount that does not answer, by force: whoever waits for it is told that nobody is there. `false` when it
+/// answers, or none is there. For those who know that its process has been ended.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub fn umount_silent(mountpoint: &Path) -> Result<bool> {
+    if pulse(mountpoint) == Pulse::Alive {
+        return Ok(false);
+    }
+    // The path is walked without asking what is mounted at its end.
+    let resolved = std::fs::canonicalize(mountpoint).unwrap_or_else(|_| mountpoint.to_owned());
+    match mountinfo::at(&resolved)?.last() {
+        Some(mount) if mount.kind == TYPE => clear(&resolved).map(|()| true),
+        _ => Ok(false),
     }
 }
 

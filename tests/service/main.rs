@@ -15,6 +15,7 @@ mod configuration;
 mod follower;
 mod helper;
 mod house;
+mod hung;
 mod limit;
 mod log;
 #[path = "../cli/place.rs"]

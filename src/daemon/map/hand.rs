@@ -34,15 +34,18 @@ const READ_AHEAD_KB: u32 = 4096;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Work {
-    Attach {
-        id: String,
-        disks: Vec<(DiskName, u64)>,
-        read_only: bool,
-        partitions: bool,
-    },
-    Detach {
-        id: String,
-    },
+    Attach(Attachment),
+    Detach { id: String },
+}
+
+/// What is to be attached, and how.
+#[derive(Debug, Serialize, Deserialize)]
+struct Attachment {
+    id: String,
+    /// Names, and sizes in bytes.
+    disks: Vec<(DiskName, u64)>,
+    read_only: bool,
+    partitions: bool,
 }
 
 type Done = std::result::Result<Vec<RecordDisk>, WireError>;
@@ -52,12 +55,12 @@ type Done = std::result::Result<Vec<RecordDisk>, WireError>;
 /// # Errors
 /// As [`loop_device::attach`]; `Io` when there can be no process. Some may be attached then.
 pub(super) fn attach(order: &Order, disks: Vec<(DiskName, u64)>) -> Result<Vec<RecordDisk>> {
-    ask(&Work::Attach {
+    ask(&Work::Attach(Attachment {
         id: order.id.to_string(),
         disks,
         read_only: order.scratch.is_none(),
         partitions: order.partitions,
-    })
+    }))
 }
 
 /// Has all devices of a map detached.
@@ -110,7 +113,7 @@ pub fn run() -> Result<()> {
         serde_json::from_slice(&text).map_err(|e| Error::invalid(failed).caused_by(e))?;
     let dir = MapDir::make()?;
     let done: Done = match &work {
-        Work::Attach { .. } => attach_all(&dir, &work),
+        Work::Attach(what) => attach_all(&dir, what),
         Work::Detach { id } => id
             .parse()
             .and_then(|id| detach(&dir, &id, None))
@@ -120,34 +123,25 @@ pub fn run() -> Result<()> {
     let answer = serde_json::to_vec(&done).map_err(|e| Error::invalid(failed).caused_by(e))?;
     let mut out = std::io::stdout().lock();
     let heard = out.write_all(&answer).and_then(|()| out.flush());
-    if let (Err(error), Work::Attach { id, .. }) = (heard, &work) {
-        detach(&dir, &id.parse()?, None)?;
+    if let (Err(error), Work::Attach(what)) = (heard, &work) {
+        detach(&dir, &what.id.parse()?, None)?;
         return Err(Error::io("nobody hears what was done", error));
     }
     Ok(())
 }
 
-fn attach_all(dir: &MapDir, work: &Work) -> Result<Vec<RecordDisk>> {
-    let Work::Attach {
-        id,
-        disks,
-        read_only,
-        partitions,
-    } = work
-    else {
-        return Err(Error::invalid("nothing is to be attached"));
-    };
-    if disks.len() > DISKS_MAX {
-        let what = format!("more than {DISKS_MAX} disks");
-        return Err(Error::new(ErrorKind::LimitExceeded, what));
+fn attach_all(dir: &MapDir, what: &Attachment) -> Result<Vec<RecordDisk>> {
+    if what.disks.len() > DISKS_MAX {
+        let many = format!("more than {DISKS_MAX} disks");
+        return Err(Error::new(ErrorKind::LimitExceeded, many));
     }
-    let id: MapId = id.parse()?;
+    let id: MapId = what.id.parse()?;
     let setup = Setup {
-        read_only: *read_only,
-        partitions: *partitions,
+        read_only: what.read_only,
+        partitions: what.partitions,
         direct: true,
     };
-    disks
+    what.disks
         .iter()
         .map(|(disk, size_bytes)| {
             let path = dir.disk_file(&id, disk);

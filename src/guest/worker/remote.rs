@@ -123,19 +123,25 @@ impl Remote {
         };
     }
 
+    /// Notes the death of a process that has ended since somebody looked.
+    fn settle(&self, state: &mut State) {
+        let end = match &state.life {
+            Life::Alive(process) => process.end().map(|end| (end.reason.clone(), end.at)),
+            Life::Resting { .. } | Life::Starting => None,
+        };
+        if let Some((reason, at)) = end {
+            self.note_death(state, reason, at);
+        }
+    }
+
     /// The process to ask.
     fn process(&self) -> Result<Arc<Process>> {
         let mut state = self.state();
-        if let Life::Alive(process) = &state.life {
-            let process = Arc::clone(process);
-            let Some(end) = process.end() else {
-                return Ok(process);
-            };
-            self.note_death(&mut state, end.reason.clone(), end.at);
-        }
-        match state.life {
-            Life::Resting { until } if until <= Instant::now() => {}
-            _ => {
+        self.settle(&mut state);
+        match &state.life {
+            Life::Alive(process) => return Ok(Arc::clone(process)),
+            Life::Resting { until } if *until <= Instant::now() => {}
+            Life::Resting { .. } | Life::Starting => {
                 let reason = state.reason.clone().unwrap_or_default();
                 return Err(Error::new(ErrorKind::Io, reason));
             }
@@ -273,12 +279,7 @@ impl Reader for Remote {
 
     fn trouble(&self) -> Option<Trouble> {
         let mut state = self.state();
-        if let Life::Alive(process) = &state.life {
-            let process = Arc::clone(process);
-            if let Some(end) = process.end() {
-                self.note_death(&mut state, end.reason.clone(), end.at);
-            }
-        }
+        self.settle(&mut state);
         let reason = state.reason.clone()?;
         Some(match state.life {
             Life::Alive(_) => Trouble {

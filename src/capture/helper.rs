@@ -1,6 +1,10 @@
-//! `qemu-nbd` as a helper for formats that we do not read ourselves: read-only, with the format always said,
-//! on a socket that only we can reach.
+//! `qemu-nbd` as a helper for formats that this program does not read itself: read-only, with the format always given, on a socket that
+//! only this process can reach. It keeps no lock that would hinder a machine from starting; who writes is watched by the caller.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,13 +41,12 @@ impl QemuNbd {
                 "--read-only",
                 "--persistent",
                 "--shared=4",
-                "--format",
-                format,
+                "--image-opts",
                 "--socket",
             ])
             .arg(&socket)
             .arg("--")
-            .arg(path)
+            .arg(image_options(path, format))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -92,11 +95,55 @@ impl QemuNbd {
         Ok(())
     }
 
+    /// The regular files and block devices that it has open: the image, and what the image names.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn files(&self) -> Result<Vec<(PathBuf, File)>> {
+        let descriptors = PathBuf::from(format!("/proc/{}/fd", self.child.id()));
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&descriptors)
+            .or_io("cannot list the files of qemu-nbd")?
+            .flatten()
+        {
+            let Ok(path) = std::fs::read_link(entry.path()) else {
+                continue;
+            };
+            let is_image = std::fs::metadata(entry.path())
+                .is_ok_and(|m| m.is_file() || m.file_type().is_block_device());
+            // Memory that has no name in the filesystem.
+            if !is_image || path.starts_with("/memfd:") {
+                continue;
+            }
+            let file = File::open(entry.path())
+                .or_io("cannot open a file of the image")
+                .at_path(&path)?;
+            files.push((path, file));
+        }
+        Ok(files)
+    }
+
     /// Where it listens.
     #[must_use]
     pub const fn uri(&self) -> &Uri {
         &self.uri
     }
+}
+
+/// QEMU's options for an image: commas in a value are doubled.
+fn image_options(path: &Path, format: &str) -> OsString {
+    let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
+    let protocol = if is_device { "host_device" } else { "file" };
+    let mut options =
+        format!("driver={format},force-share=on,file.driver={protocol},file.filename=")
+            .into_bytes();
+    for byte in path.as_os_str().as_bytes() {
+        options.push(*byte);
+        if *byte == b',' {
+            options.push(b',');
+        }
+    }
+    OsString::from_vec(options)
 }
 
 impl Drop for QemuNbd {

@@ -1,5 +1,7 @@
 //! Capture: where the bytes of a backup come from.
 
 pub mod helper;
+pub mod magic;
 pub mod source;
 pub mod transfer;
+pub mod watch;

@@ -1,75 +1,25 @@
 //! Sources: what `DISK=SOURCE` means, and opening it.
 //!
 //! # Invariants
-//! The format is said, or follows from the file's extension; it is *never* taken from the content, which a
-//! guest can write. Backing and data files of a source are opened only below directories that the caller names.
+//! - The format is written by the caller, or follows from the file's extension; it is *never* taken from the content, which a guest can
+//!   write. What begins as an image although nobody wrote its format is reported ([`OpenSource::lookalike`]).
+//! - Backing and data files of a source are opened only below directories that the caller names, also those that `qemu-nbd` opens.
 
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use super::helper::QemuNbd;
+use super::magic;
+use super::watch::Watch;
 use crate::block::{FileDisk, ReadAt};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::client::Client;
 use crate::nbd::proto::uri::Uri;
 use crate::qcow2::source::{Below, DenyAll, Gate, Opened, Source as Qcow2Source};
 use crate::sys::beneath::Access;
-
-/// How the bytes of a file are arranged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Format {
-    /// As they are.
-    Raw,
-    /// QCOW2, read by ourselves.
-    Qcow2,
-    /// Something that `qemu-nbd` reads for us (its name of the format).
-    Foreign(String),
-}
-
-/// Formats that `qemu-nbd` reads for us, with their extensions.
-const FOREIGN: [(&str, &str); 6] = [
-    ("vmdk", "vmdk"),
-    ("vhdx", "vhdx"),
-    ("vdi", "vdi"),
-    ("vpc", "vhd"),
-    ("vpc", "vpc"),
-    ("qed", "qed"),
-];
-
-impl FromStr for Format {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "raw" => Ok(Self::Raw),
-            "qcow2" => Ok(Self::Qcow2),
-            other if FOREIGN.iter().any(|(format, _)| *format == other) => {
-                Ok(Self::Foreign(other.to_owned()))
-            }
-            other => Err(Error::invalid(format!(
-                "unknown format \"{other}\"; there are raw, qcow2, vmdk, vhdx, vdi, vpc, qed"
-            ))),
-        }
-    }
-}
-
-impl Format {
-    /// What the extension says; raw for any other.
-    #[must_use]
-    pub fn of_extension(path: &Path) -> Self {
-        let extension = path
-            .extension()
-            .map(|e| e.to_string_lossy().to_ascii_lowercase())
-            .unwrap_or_default();
-        match extension.as_str() {
-            "qcow2" => Self::Qcow2,
-            other => FOREIGN
-                .iter()
-                .find(|(_, known)| *known == other)
-                .map_or(Self::Raw, |(format, _)| Self::Foreign((*format).to_owned())),
-        }
-    }
-}
+use crate::types::ImageFormat;
 
 /// A parsed source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,82 +28,191 @@ pub enum Source {
     File {
         /// Where it is.
         path: PathBuf,
-        /// How it is arranged.
-        format: Format,
+        /// How it is arranged; `None` when neither the caller nor the extension tells: raw, unless it begins as an image.
+        format: Option<ImageFormat>,
     },
     /// An export of an NBD server.
-    Nbd(Uri),
+    Nbd {
+        /// Where it is served.
+        uri: Uri,
+        /// Whether the caller has written that its bytes are the disk's, whatever they begin with.
+        is_raw: bool,
+    },
 }
 
 impl Source {
-    /// Parses `PATH`, `FORMAT:PATH` or an NBD URI. `default` is what `--format` says.
+    /// Parses `PATH`, `FORMAT:PATH`, an NBD URI or `raw:URI`. `default` is what `--format` says.
     ///
     /// # Errors
     /// `InvalidInput`, `Unsupported`.
-    pub fn parse(text: &str, default: Option<&Format>) -> Result<Self> {
-        if text.starts_with("nbd://")
-            || text.starts_with("nbds://")
-            || text.starts_with("nbd+unix://")
-            || text.starts_with("nbds+unix://")
-        {
-            return Ok(Self::Nbd(text.parse()?));
+    pub fn parse(text: &str, default: Option<ImageFormat>) -> Result<Self> {
+        if Uri::is_uri(text) {
+            return Ok(Self::Nbd {
+                uri: text.parse()?,
+                is_raw: default == Some(ImageFormat::Raw),
+            });
         }
-        if let Some((prefix, path)) = text.split_once(':')
-            && let Ok(format) = prefix.parse::<Format>()
+        if let Some((prefix, rest)) = text.split_once(':')
+            && let Ok(format) = prefix.parse::<ImageFormat>()
         {
-            return Ok(Self::File {
-                path: path.into(),
-                format,
+            if !Uri::is_uri(rest) {
+                return Ok(Self::File {
+                    path: rest.into(),
+                    format: Some(format),
+                });
+            }
+            if format != ImageFormat::Raw {
+                return Err(Error::invalid(format!(
+                    "an NBD export has a disk's bytes, and is not read as {format}"
+                ))
+                .advise("let its server open the image with that format (qemu-nbd -f)"));
+            }
+            return Ok(Self::Nbd {
+                uri: rest.parse()?,
+                is_raw: true,
             });
         }
         let path = PathBuf::from(text);
-        let format = default
-            .cloned()
-            .unwrap_or_else(|| Format::of_extension(&path));
+        let format = default.or_else(|| ImageFormat::of_extension(&path));
         Ok(Self::File { path, format })
     }
 
     /// Opens it for reading.
     ///
     /// # Errors
-    /// `NotFound`, `Corrupt`, `Unsupported` (what is missing is named), `Io`.
+    /// `NotFound`, `Corrupt`, `Unsupported` (what is missing is named), `PermissionDenied` (a file that the image names), `Io`.
     pub fn open(&self, allow_backing: &[PathBuf]) -> Result<OpenSource> {
-        match self {
-            Self::Nbd(uri) => Ok(OpenSource {
-                disk: Arc::new(Client::connect(uri)?),
-                helper: None,
-            }),
+        let open = match self {
+            Self::Nbd { uri, .. } => {
+                let client = Client::connect(uri)?;
+                OpenSource {
+                    reports_data: client.knows_extents(),
+                    ..OpenSource::of(Arc::new(client))
+                }
+            }
             Self::File {
                 path,
-                format: Format::Raw,
-            } => Ok(OpenSource {
-                disk: Arc::new(FileDisk::open(path, Access::Read)?),
-                helper: None,
-            }),
+                format: None | Some(ImageFormat::Raw),
+            } => {
+                let disk = FileDisk::open(path, Access::Read)?;
+                let mut watch = Watch::default();
+                let file = disk
+                    .file()
+                    .try_clone()
+                    .or_io("cannot open the source twice")?;
+                watch.add(path, Arc::new(file))?;
+                OpenSource {
+                    reports_data: !disk.is_device(),
+                    watch,
+                    ..OpenSource::of(Arc::new(disk))
+                }
+            }
             Self::File {
                 path,
-                format: Format::Qcow2,
+                format: Some(ImageFormat::Qcow2),
             } => {
                 let gate = open_gate(allow_backing)?;
                 let disk = Qcow2Source::open(Opened::open(path)?, gate.as_ref())?;
-                Ok(OpenSource {
-                    disk: Arc::new(disk),
-                    helper: None,
-                })
+                let mut watch = Watch::default();
+                for (path, file) in disk.files() {
+                    watch.add(path, Arc::clone(file))?;
+                }
+                OpenSource {
+                    reports_data: true,
+                    watch,
+                    ..OpenSource::of(Arc::new(disk))
+                }
             }
             Self::File {
                 path,
-                format: Format::Foreign(format),
-            } => {
-                let helper = QemuNbd::start(path, format)?;
-                let client = Client::connect(helper.uri())?;
-                Ok(OpenSource {
-                    disk: Arc::new(client),
-                    helper: Some(helper),
-                })
+                format: Some(ImageFormat::Foreign(format)),
+            } => open_foreign(path, format, allow_backing)?,
+        };
+        let is_unsaid = matches!(
+            self,
+            Self::File { format: None, .. } | Self::Nbd { is_raw: false, .. }
+        );
+        let lookalike = match is_unsaid {
+            true => magic::look(open.disk.as_ref())?,
+            false => None,
+        };
+        Ok(OpenSource { lookalike, ..open })
+    }
+
+    /// What the caller writes instead, when the source is an image of `format` that nobody has called so.
+    #[must_use]
+    pub fn ways_out(&self, format: &str) -> String {
+        match self {
+            Self::Nbd { uri, .. } => format!(
+                "export the disk in it (qemu-nbd -f {format}), or write raw:{uri} if these are the disk's own bytes"
+            ),
+            Self::File { path, .. } => {
+                let path = path.display();
+                let as_image = match format.parse::<ImageFormat>() {
+                    Ok(_) => format!("write {format}:{path} for the disk in the image"),
+                    Err(_) => format!("convert it (qemu-img convert -O qcow2 {path} NEW.qcow2)"),
+                };
+                format!("{as_image}, or raw:{path} if these are the disk's own bytes")
             }
         }
     }
+}
+
+/// Opens an image that `qemu-nbd` reads, after a look at the files that it has opened for it.
+fn open_foreign(path: &Path, format: &str, allow_backing: &[PathBuf]) -> Result<OpenSource> {
+    let mut watch = Watch::default();
+    let file = File::open(path)
+        .or_io("cannot open the image")
+        .at_path(path)?;
+    let named = file
+        .metadata()
+        .or_io("cannot stat the image")
+        .at_path(path)?;
+    if !named.is_file() && !named.file_type().is_block_device() {
+        return Err(Error::invalid("an image is a regular file or a block device").at_path(path));
+    }
+    watch.add(path, Arc::new(file))?;
+    let helper = QemuNbd::start(path, format)?;
+    let allowed = allow_backing
+        .iter()
+        .map(|directory| {
+            directory
+                .canonicalize()
+                .or_io("cannot resolve the directory of backing files")
+                .at_path(directory)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for (opened, file) in helper.files()? {
+        let metadata = file
+            .metadata()
+            .or_io("cannot stat a file of the image")
+            .at_path(&opened)?;
+        if (metadata.dev(), metadata.ino()) == (named.dev(), named.ino()) {
+            continue;
+        }
+        if !allowed
+            .iter()
+            .any(|directory| opened.starts_with(directory))
+        {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!(
+                    "the image names the file \"{}\", which may not be opened",
+                    opened.display()
+                ),
+            )
+            .at_path(path)
+            .advise("allow its directory with --allow-backing DIR"));
+        }
+        watch.add(&opened, Arc::new(file))?;
+    }
+    let client = Client::connect(helper.uri())?;
+    Ok(OpenSource {
+        reports_data: client.knows_extents(),
+        watch,
+        helper: Some(helper),
+        ..OpenSource::of(Arc::new(client))
+    })
 }
 
 fn open_gate(directories: &[PathBuf]) -> Result<Box<dyn Gate>> {
@@ -172,40 +231,85 @@ fn open_gate(directories: &[PathBuf]) -> Result<Box<dyn Gate>> {
 pub struct OpenSource {
     /// The bytes.
     pub disk: Arc<dyn ReadAt>,
+    /// Who writes its files.
+    pub watch: Watch,
+    /// The image format that it begins as, when nobody has written how it is arranged.
+    pub lookalike: Option<&'static str>,
+    /// Whether it tells data from holes.
+    reports_data: bool,
     /// Dropped after `disk`, whose connection it serves.
     #[expect(dead_code, reason = "held for its Drop, which ends the helper process")]
     helper: Option<QemuNbd>,
 }
 
+/// LIMIT: extents of a source that are counted before it is taken to report nothing.
+const EXTENTS_MAX: u64 = 1 << 22;
+
+impl OpenSource {
+    fn of(disk: Arc<dyn ReadAt>) -> Self {
+        Self {
+            disk,
+            watch: Watch::default(),
+            lookalike: None,
+            reports_data: false,
+            helper: None,
+        }
+    }
+
+    /// Bytes that the source reports as data; `None` when it does not tell data from holes.
+    ///
+    /// # Errors
+    /// What the source returns.
+    pub fn data_bytes(&self) -> Result<Option<u64>> {
+        if !self.reports_data {
+            return Ok(None);
+        }
+        let size_bytes = self.disk.size_bytes();
+        let (mut at, mut data_bytes) = (0, 0);
+        for _ in 0..EXTENTS_MAX {
+            if at >= size_bytes {
+                return Ok(Some(data_bytes));
+            }
+            let extent = self.disk.extent_at(at, size_bytes - at)?;
+            if !extent.kind.reads_zero() {
+                data_bytes += extent.length_bytes;
+            }
+            at += extent.length_bytes;
+        }
+        Ok(None)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Format, Source};
+    use super::Source;
+    use crate::types::ImageFormat;
 
     #[test]
-    fn formats_are_said_or_follow_from_the_extension() {
+    fn formats_are_written_or_follow_from_the_extension() {
         let parse = |text: &str| Source::parse(text, None).unwrap();
-        let file = |path: &str, format: Format| Source::File {
+        let file = |path: &str, format: Option<ImageFormat>| Source::File {
             path: path.into(),
             format,
         };
-        assert_eq!(parse("monday.raw"), file("monday.raw", Format::Raw));
-        assert_eq!(parse("a.qcow2"), file("a.qcow2", Format::Qcow2));
-        assert_eq!(parse("raw:a.qcow2"), file("a.qcow2", Format::Raw));
-        assert_eq!(parse("qcow2:/x/y:z"), file("/x/y:z", Format::Qcow2));
+        let (raw, qcow2) = (Some(ImageFormat::Raw), Some(ImageFormat::Qcow2));
+        assert_eq!(parse("monday.raw"), file("monday.raw", raw));
+        assert_eq!(parse("a.qcow2"), file("a.qcow2", qcow2));
+        assert_eq!(parse("raw:a.qcow2"), file("a.qcow2", raw));
+        assert_eq!(parse("qcow2:/x/y:z"), file("/x/y:z", qcow2));
         assert_eq!(
             parse("disk.VMDK"),
-            file("disk.VMDK", Format::Foreign("vmdk".into()))
+            file("disk.VMDK", Some(ImageFormat::Foreign("vmdk")))
         );
-        assert_eq!(parse("/dev/vg0/root"), file("/dev/vg0/root", Format::Raw));
-        assert_eq!(parse("odd:name"), file("odd:name", Format::Raw));
-        assert_eq!(
-            Source::parse("x", Some(&Format::Qcow2)).unwrap(),
-            file("x", Format::Qcow2)
-        );
-        assert!(matches!(
-            parse("nbd+unix:///?socket=/tmp/s"),
-            Source::Nbd(_)
-        ));
-        assert!("ext4".parse::<Format>().is_err());
+        assert_eq!(parse("/dev/vg0/root"), file("/dev/vg0/root", None));
+        assert_eq!(parse("odd:name"), file("odd:name", None));
+        assert_eq!(Source::parse("x", qcow2).unwrap(), file("x", qcow2));
+        let nbd = |text: &str| match parse(text) {
+            Source::Nbd { is_raw, .. } => is_raw,
+            other => panic!("{other:?}"),
+        };
+        assert!(!nbd("nbd+unix:///?socket=/tmp/s"));
+        assert!(nbd("raw:nbd+unix:///?socket=/tmp/s"));
+        assert!(Source::parse("qcow2:nbd+unix:///?socket=/tmp/s", None).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! `restorefs restore VM@POINT:/PATH --to ARCHIVE`, or `--to -`: files of a guest as a tar or a zip.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -10,11 +11,12 @@ use super::args::{FilesFormat, Restore};
 use super::context::Context;
 use super::extract::find;
 use super::progress::{Bar, Progress};
+use super::restore::refuse_place;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::selector::Selector;
 use crate::sys::Dir;
-use crate::sys::durable;
+use crate::sys::durable::{self, Replace};
 use crate::tree::archive::{ArchiveOptions, Archived, CLOSED, Format, archive};
 use crate::tree::extract::Source;
 use crate::tree::{Ino, Tree};
@@ -156,11 +158,8 @@ fn into_file(taking: &Taking<'_>, to: &Path, force: bool) -> Result<Archived> {
         .and_then(|name| name.to_str())
         .ok_or_else(|| Error::invalid("the archive needs a plain file name").at_path(to))?;
     let dir = Dir::open(parent)?;
-    if !force && dir.stat(name)?.is_some() {
-        return Err(Error::new(ErrorKind::AlreadyExists, "the archive exists")
-            .at_path(to)
-            .advise("name another, or use --force"));
-    }
+    let replace = if force { Replace::Yes } else { Replace::No };
+    refuse_place(&dir, OsStr::new(name), replace)?;
     let making = format!("{name}.restoring");
     match dir.unlink(&making) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),

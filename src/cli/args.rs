@@ -129,7 +129,7 @@ pub struct Backup {
     /// Name of the restore point; by default the time, in UTC
     #[arg(long, value_name = "NAME")]
     pub point: Option<String>,
-    /// Format of the files, instead of what their extensions say
+    /// Format of the files, instead of what their extensions tell: raw, qcow2, vmdk, vhdx, vdi, vpc, qed
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
     /// Let QCOW2 sources open backing and data files below this directory
@@ -162,6 +162,12 @@ pub struct Backup {
     /// Do not begin when less than this would stay free; by default 2 % of the filesystem, at most 1G
     #[arg(long, value_name = "SIZE")]
     pub low_water: Option<String>,
+    /// Begin also when the repository's filesystem has no room for what the sources report as data
+    #[arg(long)]
+    pub no_room_check: bool,
+    /// Copy sources that somebody writes (a running QEMU, a mounted filesystem): the point's consistency is then unknown
+    #[arg(long)]
+    pub force_share: bool,
 }
 
 /// Arguments of `begin`.
@@ -200,6 +206,9 @@ pub struct Begin {
     /// The change id that a disk's changes are counted from; refused when it is not the parent's
     #[arg(long, value_name = "DISK=ID")]
     pub previous_change_id: Vec<String>,
+    /// Begin also when the repository's filesystem has no room for what is expected
+    #[arg(long)]
+    pub no_room_check: bool,
     /// End by itself after so long without activity (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub ttl: String,

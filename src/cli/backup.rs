@@ -10,9 +10,9 @@ use super::begin::mark;
 use super::commit::print;
 use super::context::{Context, Writer};
 use super::progress::Progress;
-use super::target::{parse_disk, parse_disks, parse_ids, split_paths, untangle};
+use super::sources::{Copied, Sources};
+use super::target::{parse_disks, parse_ids, split_paths, untangle};
 use crate::block::{ReadAt, WriteAt};
-use crate::capture::source::{Format, OpenSource, Source};
 use crate::daemon::control::{
     BeginAnswer, BeginArguments, Client, CommitAnswer, CommitArguments, DiskArguments, Request,
 };
@@ -23,6 +23,7 @@ use crate::ingest::{Session, copy};
 use crate::nbd::client::Client as NbdClient;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
+use crate::repo::sidecar::point::Consistency;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
 use crate::repo::{Ending, Owner};
 use crate::types::{DiskName, PointName, VmName, size};
@@ -34,14 +35,14 @@ const ATTACHED_BYTES_MAX: u64 = 4 << 20;
 struct Plan {
     begin: BeginArguments,
     commit: CommitArguments,
-    sources: Vec<(DiskName, OpenSource)>,
+    sources: Sources,
     attach: Vec<(String, Vec<u8>)>,
 }
 
 pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
     // Everything that can be wrong with the command is found before the repository is touched.
     context.path()?;
-    let plan = plan(args)?;
+    let plan = plan(context, args)?;
     let stop = interrupt::flag()?;
     match context.writer("backup")? {
         Writer::Here(owner) => backup_here(context, &owner, &plan, &stop),
@@ -49,41 +50,28 @@ pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
     }
 }
 
-fn plan(args: &Backup) -> Result<Plan> {
-    let format = args
-        .format
-        .as_deref()
-        .map(str::parse::<Format>)
-        .transpose()?;
+fn plan(context: &Context, args: &Backup) -> Result<Plan> {
     let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.full);
     if texts.is_empty() {
         return Err(Error::invalid("no disk was named").advise("name each: DISK=SOURCE"));
     }
-    let allow_backing = split_paths(&args.allow_backing);
-    let mut disks = Vec::new();
-    let mut sources: Vec<(DiskName, OpenSource)> = Vec::new();
-    for text in &texts {
-        let (name, source) = parse_disk(text, "SOURCE")?;
-        let open = Source::parse(&source, format.as_ref())?.open(&allow_backing)?;
-        let source_bytes = open.disk.size_bytes();
-        if source_bytes == 0 {
-            return Err(
-                Error::invalid(format!("the source of disk {name} is empty")).at_path(&source),
-            );
-        }
-        disks.push(DiskArguments {
-            name: name.clone(),
-            source_bytes: Some(source_bytes),
+    let mut sources = Sources::open(args, &texts)?;
+    sources.check_before(context)?;
+    let mut disks: Vec<_> = sources
+        .all()
+        .iter()
+        .map(|source| DiskArguments {
+            name: source.name.clone(),
+            source_bytes: Some(source.open.disk.size_bytes()),
             key: None,
             full: false,
-        });
-        sources.push((name, open));
-    }
+        })
+        .collect();
     let unchanged = parse_disks(&args.unchanged)?;
     // Without says something of another disk, which had this one's name.
-    if let Some((name, _)) = sources
-        .iter()
-        .find(|(name, _)| unchanged.iter().any(|u| u.folded() == name.folded()))
+    if let Some(name) = sources
+        .names()
+        .find(|name| unchanged.iter().any(|u| u.folded() == name.folded()))
     {
         return Err(
             Error::invalid(format!("disk {name} has a source and --unchanged"))
@@ -109,6 +97,8 @@ fn plan(args: &Backup) -> Result<Plan> {
         resumable: false,
         compression: args.compress.clone(),
         low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
+        no_room_check: args.no_room_check,
+        origins: sources.origins(!args.no_room_check)?,
     };
     // Wrong words are found now, not after hours of copying.
     begin.request()?;
@@ -124,6 +114,9 @@ fn plan(args: &Backup) -> Result<Plan> {
         unchanged,
         // They are not in the session at all: a disk that has the name of one of them now is another.
         without: Vec::new(),
+        // Known once all is copied.
+        consistency: None,
+        consistency_note: None,
     };
     let attach = split_paths(&args.attach)
         .iter()
@@ -138,6 +131,20 @@ fn plan(args: &Backup) -> Result<Plan> {
 }
 
 impl Plan {
+    /// What the commit is to say, now that all was copied.
+    ///
+    /// # Errors
+    /// `Busy` when a source was written meanwhile; `Io`.
+    fn commit(&self, context: &Context, session: &PointName) -> Result<CommitArguments> {
+        let note = self.sources.check_after(context)?;
+        Ok(CommitArguments {
+            session: session.clone(),
+            consistency: note.as_ref().map(|_| Consistency::Unknown),
+            consistency_note: note,
+            ..self.commit.clone()
+        })
+    }
+
     /// Refuses what could not be committed once all was copied: a point has all disks of one instant.
     fn check_disks<'a>(&self, disks: impl Iterator<Item = &'a DiskName>) -> Result<()> {
         let (vm, unchanged) = (&self.begin.vm, &self.commit.unchanged);
@@ -145,7 +152,7 @@ impl Plan {
             list.iter().any(|other| other.folded() == name.folded())
         };
         let disks: Vec<_> = disks.collect();
-        let sources: Vec<_> = self.sources.iter().map(|(name, _)| name).collect();
+        let sources: Vec<_> = self.sources.names().collect();
         let declared: Vec<_> = unchanged.iter().collect();
         if let Some(name) = disks
             .iter()
@@ -201,7 +208,8 @@ fn backup_here(
     let done = plan
         .check_disks(disks.iter().map(|disk| &disk.meta().name))
         .and_then(|()| copy_all_here(context, &session, plan, stop))
-        .and_then(|()| session.commit(&plan.commit.request()));
+        .and_then(|()| plan.commit(context, &session.name()))
+        .and_then(|commit| session.commit(&commit.request()));
     match done {
         Ok(point) => {
             print(context, &session.vm(), &point)?;
@@ -242,6 +250,13 @@ fn probe(context: &Context, owner: &Owner, vm: &VmName, entry: &PointEntry) {
     }
 }
 
+/// The session has begun, so the disk is one that the VM had before.
+fn warn_lookalike(context: &Context, copied: &Copied) {
+    if let Some(remark) = copied.lookalike_remark() {
+        context.output.remark(remark);
+    }
+}
+
 fn copy_all_here(
     context: &Context,
     session: &Session,
@@ -252,7 +267,11 @@ fn copy_all_here(
     for (name, content) in &plan.attach {
         session.attach(name, content)?;
     }
-    for (name, source) in &plan.sources {
+    for copied in plan.sources.all() {
+        let Copied {
+            name, open: source, ..
+        } = copied;
+        warn_lookalike(context, copied);
         let disk = session.disk(name)?;
         if let Some(reason) = &disk.meta().full_reason {
             context
@@ -279,12 +298,9 @@ fn backup_through(
     let session = begun.session.clone();
     let named = plan.check_disks(begun.disk_results.iter().map(|disk| &disk.name));
     let copied = named.and_then(|()| copy_all_through(context, &mut client, &begun, plan, stop));
-    let done = copied.and_then(|()| {
-        client.ask::<CommitAnswer>(&Request::Commit(CommitArguments {
-            session: session.clone(),
-            ..plan.commit.clone()
-        }))
-    });
+    let done = copied
+        .and_then(|()| plan.commit(context, &session))
+        .and_then(|commit| client.ask::<CommitAnswer>(&Request::Commit(commit)));
     match done {
         Ok(answer) => print(context, &answer.vm, &answer.point),
         Err(e) => {
@@ -321,7 +337,11 @@ fn copy_all_through(
         };
         client.ask::<()>(&request)?;
     }
-    for (name, source) in &plan.sources {
+    for copied in plan.sources.all() {
+        let Copied {
+            name, open: source, ..
+        } = copied;
+        warn_lookalike(context, copied);
         let result = begun
             .disk_results
             .iter()

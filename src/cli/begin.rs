@@ -1,5 +1,7 @@
 //! `restorefs begin`: begins a session in the daemon.
 
+use std::collections::BTreeMap;
+
 use super::args::Begin;
 use super::context::Context;
 use super::target::{parse_disk, parse_disks, parse_ids, split_list, split_pairs, untangle};
@@ -37,6 +39,8 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         resumable: true,
         compression: args.compress.clone(),
         low_water_bytes: None,
+        no_room_check: args.no_room_check,
+        origins: BTreeMap::new(),
     };
     let repository = context.repository()?;
     let answer: BeginAnswer = Client::require(&repository)?.ask(&Request::Begin(arguments))?;

@@ -19,6 +19,8 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
         previous_change_ids: parse_ids(&args.previous_change_id)?,
         unchanged: parse_disks(&args.unchanged)?,
         without: parse_disks(&args.without)?,
+        consistency: None,
+        consistency_note: None,
     };
     let repository = context.repository()?;
     let answer: CommitAnswer = Client::require(&repository)?.ask(&Request::Commit(arguments))?;

@@ -28,6 +28,7 @@ mod restore;
 mod sample;
 mod serve;
 mod sessions;
+mod sources;
 mod target;
 mod unmap;
 mod volumes;

@@ -82,6 +82,8 @@ fn backup_args(disk: &Path, point: &str) -> Backup {
         attach: Vec::new(),
         compress: "none".to_owned(),
         low_water: None,
+        no_room_check: false,
+        force_share: false,
     }
 }
 

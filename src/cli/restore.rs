@@ -1,5 +1,6 @@
 //! `restorefs restore`: a disk, all disks, or files of a guest.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,17 +10,18 @@ use super::context::{Context, find};
 use super::progress::Progress;
 use super::target::Target;
 use crate::block::{FileDisk, ReadAt, WriteAt};
-use crate::capture::source::Source;
 use crate::chain::Pool;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::jobs::restore::image::ImageTarget;
+use crate::jobs::restore::target::{Target as Place, refusal};
 use crate::jobs::restore::{RestoreDisk, RestoreOptions, Restored};
 use crate::nbd::client::Client as NbdClient;
 use crate::repo::Repository;
 use crate::repo::selector::Selector;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::point::{Point, PointDisk};
-use crate::sys::beneath::{Access, Dir};
+use crate::sys::beneath::{Access, Dir, Kind};
 use crate::sys::device;
 use crate::sys::durable::{self, Replace};
 use crate::types::size::Human;
@@ -107,40 +109,53 @@ impl<'a> Restoration<'a> {
     }
 
     /// Restores into a new file below `dir`: it gets its name only once it is whole.
-    fn file(&self, disk: &PointDisk, dir: &Dir, name: &str) -> Result<Restored> {
-        let replace = if self.args.force {
-            Replace::Yes
-        } else {
-            Replace::No
-        };
-        if replace == Replace::No && dir.stat(name)?.is_some() {
-            return Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
-                .at_path(dir.path().join(name))
-                .advise("name another, or use --force"));
-        }
-        let making = format!("{name}.restoring");
+    fn file(&self, disk: &PointDisk, dir: &Dir, name: &OsStr, is_qcow2: bool) -> Result<Restored> {
+        let replace = self.replace();
+        refuse_place(dir, name, replace)?;
+        let mut making = name.to_os_string();
+        making.push(".restoring");
         match dir.unlink(&making) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         let file = dir.create_file(&making, 0o600)?;
         let target = FileDisk::new(file, dir.path().join(&making), Access::ReadWrite)?;
-        let done = target
-            .set_size(disk.source_bytes)
-            .and_then(|()| self.disk(disk, &target, true))
-            .and_then(|restored| {
-                match replace {
-                    Replace::Yes => durable::rename(dir, &making, name)?,
-                    Replace::No => durable::rename_noreplace(dir, &making, name)?,
-                }
-                dir.sync("")?;
-                Ok(restored)
-            });
+        let done = self.fill(disk, target, dir, is_qcow2).and_then(|restored| {
+            match replace {
+                Replace::Yes => durable::rename(dir, &making, name)?,
+                Replace::No => durable::rename_noreplace(dir, &making, name)?,
+            }
+            dir.sync("")?;
+            Ok(restored)
+        });
         if done.is_err() {
             // The error that counts is the one that is returned.
             let _ = dir.unlink(&making);
         }
         done
+    }
+
+    fn fill(
+        &self,
+        disk: &PointDisk,
+        target: FileDisk,
+        dir: &Dir,
+        is_qcow2: bool,
+    ) -> Result<Restored> {
+        if is_qcow2 {
+            let image = ImageTarget::create(target, dir.path(), disk.source_bytes)?;
+            return self.disk(disk, &image, true);
+        }
+        target.set_size(disk.source_bytes)?;
+        self.disk(disk, &target, true)
+    }
+
+    const fn replace(&self) -> Replace {
+        if self.args.force {
+            Replace::Yes
+        } else {
+            Replace::No
+        }
     }
 
     fn report(&self, done: &[(DiskName, String, Restored)]) -> Result<()> {
@@ -175,6 +190,7 @@ fn one(
     disk: &str,
     target: &str,
 ) -> Result<()> {
+    let place = Place::parse(target, args.force)?;
     let restoration = Restoration::open(context, args, selector)?;
     let name = DiskName::new(disk)?;
     let disk = restoration.point.disk(&name).ok_or_else(|| {
@@ -190,8 +206,8 @@ fn one(
         ))
         .advise(format!("it has: {}", have.join(", ")))
     })?;
-    let restored = match Source::parse(target, None)? {
-        Source::Nbd(uri) => {
+    let restored = match place {
+        Place::Nbd(uri) => {
             let client = NbdClient::connect(&uri)?;
             if client.size_bytes() < disk.source_bytes {
                 return Err(Error::invalid(format!(
@@ -204,30 +220,19 @@ fn one(
             client.disconnect()?;
             restored
         }
-        Source::File { path, .. } if is_block_device(&path)? => {
-            device_target(&restoration, disk, &path)?
-        }
-        Source::File { path, .. } => {
+        Place::Device(path) => device_target(&restoration, disk, &path)?,
+        Place::File { path, is_qcow2 } => {
             let parent = path
                 .parent()
                 .filter(|p| !p.as_os_str().is_empty())
                 .unwrap_or(Path::new("."));
-            let file = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
-                Error::invalid("the target needs a plain file name").at_path(&path)
-            })?;
-            restoration.file(disk, &Dir::open(parent)?, file)?
+            let file = path
+                .file_name()
+                .ok_or_else(|| Error::invalid("the target needs a file name").at_path(&path))?;
+            restoration.file(disk, &Dir::open(parent)?, file, is_qcow2)?
         }
     };
     restoration.report(&[(disk.name.clone(), target.to_owned(), restored)])
-}
-
-fn is_block_device(path: &Path) -> Result<bool> {
-    use std::os::unix::fs::FileTypeExt;
-    match std::fs::metadata(path) {
-        Ok(meta) => Ok(meta.file_type().is_block_device()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Error::io("cannot look at the target", e).at_path(path)),
-    }
 }
 
 fn device_target(restoration: &Restoration<'_>, disk: &PointDisk, path: &Path) -> Result<Restored> {
@@ -255,7 +260,7 @@ fn all(context: &Context, args: &Restore, selector: &Selector, to: &Path) -> Res
     let mut done = Vec::new();
     for disk in &restoration.point.disks {
         let name = format!("{}.raw", disk.name);
-        let restored = restoration.file(disk, &dir, &name)?;
+        let restored = restoration.file(disk, &dir, OsStr::new(&name), false)?;
         done.push((
             disk.name.clone(),
             to.join(name).display().to_string(),
@@ -270,21 +275,33 @@ fn all(context: &Context, args: &Restore, selector: &Selector, to: &Path) -> Res
             restoration
                 .repository
                 .attached(&restoration.vm, &restoration.entry, &file.name)?;
-        let replace = if args.force {
-            Replace::Yes
-        } else {
-            Replace::No
-        };
-        durable::put(
-            &dir,
-            Path::new("attached").join(&file.name),
-            &bytes,
-            0o600,
-            replace,
-        )?;
+        let place = Path::new("attached").join(&file.name);
+        refuse_place(&dir, place.as_os_str(), restoration.replace())?;
+        durable::put(&dir, place, &bytes, 0o600, restoration.replace())?;
     }
     hole_note(&dir)?;
     restoration.report(&done)
+}
+
+/// Refuses a name that is taken; with --force only regular files are replaced.
+pub(super) fn refuse_place(dir: &Dir, name: &OsStr, replace: Replace) -> Result<()> {
+    let Some(stat) = dir.stat(name)? else {
+        return Ok(());
+    };
+    let path = dir.path().join(name);
+    if stat.kind != Kind::File {
+        let kind = std::fs::symlink_metadata(&path)
+            .or_io("cannot look at the target")
+            .at_path(&path)?
+            .file_type();
+        return Err(refusal(kind).at_path(path));
+    }
+    match replace {
+        Replace::Yes => Ok(()),
+        Replace::No => Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
+            .at_path(path)
+            .advise("name another, or use --force")),
+    }
 }
 
 /// Says aloud when the restored files cannot have holes there.

@@ -1,10 +1,9 @@
 //! What is mounted, as `/proc/self/mountinfo` says (proc(5)).
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, ResultExt};
+use crate::sys::mounts::unescape;
 
 /// Type of our mounts as mountinfo shows it.
 pub(super) const TYPE: &str = "fuse.restorefs";
@@ -46,46 +45,22 @@ fn parse(mountinfo: &str) -> Vec<MountEntry> {
     let entry = |line: &str| {
         let mut fields = line.split(' ').skip(2);
         let device = fields.next()?.to_owned();
-        let mountpoint = path(fields.nth(1)?);
+        let mountpoint = unescape(fields.nth(1)?);
         let (_, after) = line.split_once(" - ")?;
         let mut after = after.split(' ');
         Some(MountEntry {
             kind: after.next()?.to_owned(),
             device,
             mountpoint,
-            source: path(after.next()?),
+            source: unescape(after.next()?),
         })
     };
     mountinfo.lines().filter_map(entry).collect()
 }
 
-fn path(field: &str) -> PathBuf {
-    PathBuf::from(OsString::from_vec(unescape(field)))
-}
-
-/// Spaces, tabs, newlines and backslashes are octal.
-fn unescape(field: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut rest = field.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let octal = match (first, tail) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..]) => {
-                Some(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'))
-            }
-            _ => None,
-        };
-        out.push(octal.unwrap_or(*first));
-        rest = match octal {
-            Some(_) => tail.get(3..).unwrap_or_default(),
-            None => tail,
-        };
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{parse, unescape};
+    use super::parse;
     use std::path::Path;
 
     #[test]
@@ -105,6 +80,5 @@ mod tests {
         assert_eq!(entries[0].source, Path::new("/srv/my repo"));
         assert_eq!(entries[2].device, "0:99");
         assert_eq!(entries.len(), 3);
-        assert_eq!(unescape("a\\134\\x\\04"), b"a\\\\x\\04");
     }
 }

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::disk::DiskWriter;
+use super::origin::{Origin, check_lookalikes};
 use super::parent::{ChainSource, Parent};
 use super::plan::{choose_parent, plan_disks};
 use super::record::RecordLog;
 use super::saying::check_change_ids;
 use super::session::{Engine, Session};
-use super::space::check_room;
+use super::space::{check_room, expect_room};
 use super::trust::check_said;
 use super::word::Word;
 use crate::block::WriteAt;
@@ -74,6 +75,10 @@ pub struct BeginRequest {
     pub compression: Compression,
     /// Bytes that are to stay free on the repository's filesystem; by default the engine's.
     pub low_water_bytes: Option<u64>,
+    /// Whether a session that is expected to find no room is refused.
+    pub checks_room: bool,
+    /// What is known of the disks' sources.
+    pub origins: BTreeMap<DiskName, Origin>,
 }
 
 impl BeginRequest {
@@ -96,6 +101,8 @@ impl BeginRequest {
             resumable: true,
             compression: Compression::None,
             low_water_bytes: None,
+            checks_room: true,
+            origins: BTreeMap::new(),
         }
     }
 }
@@ -133,14 +140,11 @@ fn room_for(
 ) -> Result<u64> {
     let repository = engine.owner.repository();
     let low_water = request.low_water_bytes.or(engine.low_water_bytes());
-    check_room(
-        repository,
-        entry,
-        disks,
-        parent,
-        &engine.promises,
-        low_water,
-    )
+    let estimate = expect_room(repository, entry, disks, parent, request);
+    if request.checks_room {
+        check_room(repository, estimate, &engine.promises, low_water)?;
+    }
+    Ok(estimate.bytes)
 }
 
 impl Session {
@@ -161,6 +165,7 @@ impl Session {
             }
             let disks = plan_disks(request, None, owner.clock().now())?;
             check_said(&disks, &request.previous_change_ids)?;
+            check_lookalikes(request, None, &disks)?;
             room_for(engine, request, None, &disks, None)?;
         }
         let entry = owner.ensure_vm(&request.vm)?;
@@ -187,6 +192,7 @@ impl Session {
         let parent = choose_parent(repository, &entry, request)?;
         let disks = plan_disks(request, parent.as_ref(), captured_at)?;
         check_said(&disks, &request.previous_change_ids)?;
+        check_lookalikes(request, Some(&entry), &disks)?;
         let estimate = room_for(engine, request, Some(&entry), &disks, parent.as_ref())?;
         if let Some(point) = &request.point {
             free_name(repository, &entry.index, None, Some(point), captured_at)?;

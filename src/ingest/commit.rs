@@ -8,13 +8,14 @@ use super::disk::DiskWriter;
 use super::door::Door;
 use super::parent::ChainSource;
 use super::resume::resume_disk;
-use super::saying::check_change_ids;
+use super::saying::{check_change_ids, check_note};
 use super::session::{Session, SessionState};
 use super::trust::{check_disk, said_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::layout::VmKeys;
 use crate::repo::publish::{Draft, Published, free_name};
 use crate::repo::sidecar::index::PointEntry;
+use crate::repo::sidecar::point::Consistency;
 use crate::repo::{Ending, Job, JobResult};
 use crate::types::{DiskName, PointName};
 
@@ -31,6 +32,10 @@ pub struct CommitRequest {
     pub unchanged: Vec<DiskName>,
     /// Disks that the point does not have any more.
     pub without: Vec<DiskName>,
+    /// What is known of the instant.
+    pub consistency: Option<Consistency>,
+    /// Why it is `unknown`, in words.
+    pub consistency_note: Option<String>,
 }
 
 impl Session {
@@ -143,6 +148,7 @@ impl Session {
             |list: &[DiskName], name: &DiskName| list.iter().any(|n| n.folded() == name.folded());
         check_change_ids(&request.change_ids)?;
         check_change_ids(&request.previous_change_ids)?;
+        check_note(request.consistency_note.as_deref())?;
         let ids = request.change_ids.keys();
         let ids = ids.chain(request.previous_change_ids.keys());
         for name in ids.chain(&request.unchanged).chain(&request.without) {
@@ -218,6 +224,8 @@ impl Session {
             name: point,
             captured_at: sidecar.captured_at,
             parent: sidecar.parent,
+            consistency: request.consistency,
+            consistency_note: request.consistency_note.clone(),
             disks: sealed,
         };
         let point = self

@@ -364,6 +364,8 @@ mod tests {
             kind: Kind::Full,
             captured_at: Timestamp::UNIX_EPOCH,
             committed_at: Timestamp::UNIX_EPOCH,
+            consistency: None,
+            consistency_note: None,
             parent: None,
             disks: disks.collect(),
             attached: Vec::new(),

@@ -25,6 +25,25 @@ pub(super) fn check_key(disk: &DiskName, key: &str) -> Result<()> {
     Ok(())
 }
 
+/// LIMIT: bytes of the note on a point's consistency.
+const NOTE_BYTES_MAX: usize = 4 << 10;
+
+/// Refuses a note on the consistency that is too long.
+///
+/// # Errors
+/// `LimitExceeded`.
+pub(super) fn check_note(note: Option<&str>) -> Result<()> {
+    match note.map_or(0, str::len) {
+        length if length > NOTE_BYTES_MAX => Err(Error::new(
+            ErrorKind::LimitExceeded,
+            format!(
+                "the note on the consistency has {length} bytes, {NOTE_BYTES_MAX} are possible"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses change ids that are too long.
 ///
 /// # Errors

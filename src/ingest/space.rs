@@ -2,10 +2,12 @@
 //!
 //! # Why
 //! A backup that meets a full filesystem after hours has cost those hours, and takes the last room from the others. What a disk will
-//! store cannot be known; what its last backups stored is a fair guess. So is nothing, for a disk that was never seen.
+//! store cannot be known; what its last backups stored is a fair guess. A disk that begins anew stores what its source reports as data, or
+//! what it had before. Of a disk that was never seen, from a source that reports nothing, nothing is expected: that is written to the log.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::begin::BeginRequest;
 use super::session::{Session, SessionState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
@@ -30,28 +32,45 @@ pub(super) fn low_water_default(total_bytes: u64) -> u64 {
     LOW_WATER_BYTES_MAX.min(total_bytes / LOW_WATER_SHARE)
 }
 
-/// Bytes that a session will store, by what is known of its disks before: `history` has the last points.
-fn estimate(disks: &[SessionDisk], parent: Option<&Point>, history: &[Point]) -> u64 {
-    let of_disk = |disk: &SessionDisk| -> u64 {
+/// What a session is expected to store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Estimate {
+    /// Bytes.
+    pub(super) bytes: u64,
+    /// Bytes of disks of which nothing is known but their size.
+    pub(super) unknown_bytes: u64,
+}
+
+/// What a session will store, by what is known of its disks before (`history` has the last points) and by what their sources report.
+fn estimate(
+    disks: &[SessionDisk],
+    parent: Option<&Point>,
+    history: &[Point],
+    request: &BeginRequest,
+) -> Estimate {
+    let of_disk = |disk: &SessionDisk| -> Option<u64> {
         let Some(base) = &disk.parent else {
-            // A disk that begins anew has about the data that it had. Of one that nobody has seen nothing is known.
+            let origin = request.origin(&disk.name);
+            let reported = origin.and_then(|origin| origin.data_bytes);
             let before = parent.and_then(|point| point.disk(&disk.name));
-            return before.map_or(0, |before| before.data_bytes);
+            return reported.or(before.map(|before| before.data_bytes));
         };
         let chain = history.iter().filter_map(|point| {
             let before = point.disks.iter().find(|d| d.key == disk.key);
             before.or_else(|| point.disk(&disk.name))
         });
         let changes = chain.filter(|before| before.kind != Kind::Full);
-        changes
-            .map(|before| before.changed_bytes)
-            .max()
-            .unwrap_or(base.data_bytes / CHANGES_SHARE)
+        let changed = changes.map(|before| before.changed_bytes).max();
+        Some(changed.unwrap_or(base.data_bytes / CHANGES_SHARE))
     };
-    disks
-        .iter()
-        .map(of_disk)
-        .fold(0, |all, bytes| all.saturating_add(bytes))
+    let mut all = Estimate::default();
+    for disk in disks {
+        match of_disk(disk) {
+            Some(bytes) => all.bytes = all.bytes.saturating_add(bytes),
+            None => all.unknown_bytes = all.unknown_bytes.saturating_add(disk.size_bytes),
+        }
+    }
+    all
 }
 
 fn last_points(repository: &Repository, entry: &VmEntry) -> Vec<Point> {
@@ -89,25 +108,43 @@ impl Promises {
     }
 }
 
-/// Estimates what a session will store, and refuses it where that is not free. `low_water_bytes` are to stay free.
+/// Estimates what a session will store.
+pub(super) fn expect_room(
+    repository: &Repository,
+    entry: Option<&VmEntry>,
+    disks: &[SessionDisk],
+    parent: Option<&Point>,
+    request: &BeginRequest,
+) -> Estimate {
+    let history = entry.map_or_else(Vec::new, |entry| last_points(repository, entry));
+    estimate(disks, parent, &history, request)
+}
+
+/// Refuses a session whose estimate is not free. `low_water_bytes` are to stay free. Where the source reports nothing, and the disk is
+/// larger than what is free, only the log has a warning.
 ///
 /// # Errors
 /// `NoSpace` naming what is needed and what is there; `Io`.
 pub(super) fn check_room(
     repository: &Repository,
-    entry: Option<&VmEntry>,
-    disks: &[SessionDisk],
-    parent: Option<&Point>,
+    estimate: Estimate,
     promises: &Promises,
     low_water_bytes: Option<u64>,
-) -> Result<u64> {
+) -> Result<()> {
     let Some(space) = repository.store().space()? else {
-        return Ok(0);
+        return Ok(());
     };
-    let history = entry.map_or_else(Vec::new, |entry| last_points(repository, entry));
-    let needed = estimate(disks, parent, &history);
-    judge(space, needed, promises.bytes(), low_water_bytes)?;
-    Ok(needed)
+    judge(space, estimate.bytes, promises.bytes(), low_water_bytes)?;
+    let most = estimate.bytes.saturating_add(estimate.unknown_bytes);
+    if estimate.unknown_bytes > 0 && judge(space, most, promises.bytes(), low_water_bytes).is_err()
+    {
+        tracing::warn!(
+            size = %Human(estimate.unknown_bytes),
+            free = %Human(space.free_bytes),
+            "the disks may not fit: their sources do not report how much data they have"
+        );
+    }
+    Ok(())
 }
 
 fn judge(space: Space, needed: u64, promised: u64, low_water: Option<u64>) -> Result<()> {
@@ -129,13 +166,14 @@ fn judge(space: Space, needed: u64, promised: u64, low_water: Option<u64>) -> Re
             Human(low_water)
         ),
     )
-    .advise("make room on the repository's filesystem (sessions that nobody needs: restorefs sessions, restorefs abort), or lower the mark: --low-water SIZE"))
+    .advise("make room on the repository's filesystem (sessions that nobody needs: restorefs sessions, restorefs abort), or lower the mark: --low-water SIZE, or begin all the same: --no-room-check"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{estimate, judge, low_water_default};
     use crate::error::ErrorKind;
+    use crate::ingest::{BeginRequest, Origin};
     use crate::repo::Slot;
     use crate::repo::sidecar::Unknown;
     use crate::repo::sidecar::point::{Kind, Point, PointDisk};
@@ -180,6 +218,8 @@ mod tests {
             kind: Kind::Full,
             captured_at: Timestamp::UNIX_EPOCH,
             committed_at: Timestamp::UNIX_EPOCH,
+            consistency: None,
+            consistency_note: None,
             parent: None,
             disks: disks.collect(),
             attached: Vec::new(),
@@ -223,20 +263,37 @@ mod tests {
         let third = point(&[("vda", "vda", more, 1200, 200)]);
         let on = |point: &Point| disk("vda", "vda", point.disks.first());
         let history = [third.clone(), second, first.clone()];
-        assert_eq!(estimate(&[on(&third)], Some(&third), &history), 300);
+        let mut request = BeginRequest::new(VmName::new("web01").unwrap());
+        let guess = |disk: SessionDisk, parent: Option<&Point>, history: &[Point]| {
+            estimate(&[disk], parent, history, &request).bytes
+        };
+        assert_eq!(guess(on(&third), Some(&third), &history), 300);
         // A first incremental: the full one before tells nothing of changes.
         let history = std::slice::from_ref(&first);
-        assert_eq!(estimate(&[on(&first)], Some(&first), history), 50);
+        assert_eq!(guess(on(&first), Some(&first), history), 50);
         // One that begins anew, one that nobody has seen.
         let anew = disk("vda", "vda", None);
-        assert_eq!(estimate(&[anew], Some(&third), history), 1200);
-        assert_eq!(estimate(&[disk("vdb", "vdb", None)], None, &[]), 0);
+        assert_eq!(guess(anew.clone(), Some(&third), history), 1200);
+        assert_eq!(guess(disk("vdb", "vdb", None), None, &[]), 0);
         // Renamed: what counts is the disk, not the name.
         let keyed = point(&[("sda", "K1", more, 1, 40), ("vda", "K2", more, 1, 7)]);
         let renamed = disk("vda", "K1", keyed.disks.first());
         assert_eq!(
-            estimate(&[renamed], Some(&keyed), std::slice::from_ref(&keyed)),
+            guess(renamed, Some(&keyed), std::slice::from_ref(&keyed)),
             40
+        );
+        // What the source reports counts for a disk that begins anew, and for no other.
+        let reported = Origin {
+            data_bytes: Some(77),
+            lookalike: None,
+        };
+        request.origins.insert(anew.name.clone(), reported);
+        let all = [anew, disk("vdb", "vdb", None)];
+        let whole = estimate(&all, Some(&third), history, &request);
+        assert_eq!((whole.bytes, whole.unknown_bytes), (77, 1 << 40));
+        assert_eq!(
+            estimate(&[on(&third)], Some(&third), history, &request).bytes,
+            60
         );
     }
 

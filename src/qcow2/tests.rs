@@ -280,6 +280,7 @@ fn source(file: Arc<dyn ReadAt>) -> crate::error::Result<Source> {
         path: "memory".into(),
         file,
         identity: None,
+        local: None,
     };
     Source::open(top, &DenyAll)
 }

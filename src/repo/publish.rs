@@ -20,7 +20,7 @@ use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::repository::Repository;
 use super::sidecar::index::{Index, PointEntry};
-use super::sidecar::point::{Attached, Kind, Point, PointDisk, PointParent};
+use super::sidecar::point::{Attached, Consistency, Kind, Point, PointDisk, PointParent};
 use super::sidecar::{SIDECAR_BYTES_MAX, Sidecar, Unknown, encode};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -39,6 +39,10 @@ pub struct Draft {
     pub captured_at: Timestamp,
     /// The parent.
     pub parent: Option<PointParent>,
+    /// What is known of the instant.
+    pub consistency: Option<Consistency>,
+    /// Why it is `unknown`, in words.
+    pub consistency_note: Option<String>,
     /// All disks, sealed.
     pub disks: Vec<PointDisk>,
 }
@@ -141,6 +145,8 @@ impl Owner {
             kind: kind_of(&draft.disks),
             captured_at: draft.captured_at,
             committed_at: self.clock().now(),
+            consistency: draft.consistency,
+            consistency_note: draft.consistency_note,
             parent: draft.parent,
             disks: draft.disks,
             attached: self.hash_attached(&dir)?,

@@ -4,8 +4,9 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::mounts;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// `_IOR(0x12, 114, size_t)`, linux/fs.h.
@@ -68,31 +69,13 @@ pub fn user(path: &Path) -> Result<Option<String>> {
     if !metadata.file_type().is_block_device() {
         return Err(Error::invalid("not a block device").at_path(path));
     }
-    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").or_io("cannot read the mounts")?;
-    let sys = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
-    let mut numbers = vec![format!("{major}:{minor}")];
-    if let Some(holder) = holders(&sys) {
-        return Ok(Some(holder));
+    let parts = with_partitions(metadata.rdev());
+    if let Some(holder) = parts.iter().find_map(Part::holder) {
+        return Ok(Some(format!("held by {holder}")));
     }
-    if let Ok(entries) = std::fs::read_dir(&sys) {
-        for entry in entries.flatten() {
-            let part = entry.path();
-            if !part.join("partition").exists() {
-                continue;
-            }
-            if let Ok(number) = std::fs::read_to_string(part.join("dev")) {
-                numbers.push(number.trim().to_owned());
-            }
-            if let Some(holder) = holders(&part) {
-                return Ok(Some(holder));
-            }
-        }
-    }
-    for number in &numbers {
-        if let Some(place) = mounted_at(&mounts, number) {
-            return Ok(Some(format!("mounted at {place}")));
-        }
+    let numbers: Vec<u64> = parts.iter().map(|part| part.number).collect();
+    if let Some(mount) = mounts::of_devices(&numbers)?.first() {
+        return Ok(Some(format!("mounted at {}", mount.mountpoint.display())));
     }
     let exclusive = File::options()
         .read(true)
@@ -120,36 +103,57 @@ pub fn refuse_used(path: &Path) -> Result<()> {
     }
 }
 
-fn holders(sys: &Path) -> Option<String> {
-    let names: Vec<String> = std::fs::read_dir(sys.join("holders"))
-        .ok()?
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    (!names.is_empty()).then(|| format!("held by {}", names.join(", ")))
+/// A block device, or one of its partitions.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    /// Its number, as in `st_rdev`.
+    pub(super) number: u64,
+    sys: PathBuf,
 }
 
-/// The mountpoint of a device number in the text of mountinfo (proc(5): field 3 is major:minor, field 5 the mountpoint).
-fn mounted_at<'a>(mountinfo: &'a str, number: &str) -> Option<&'a str> {
-    mountinfo.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(2);
-        (fields.next() == Some(number)).then(|| fields.nth(1))?
-    })
+/// A block device and its partitions, as sysfs shows them.
+pub(super) fn with_partitions(number: u64) -> Vec<Part> {
+    let (major, minor) = (libc::major(number), libc::minor(number));
+    let sys = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
+    let entries = std::fs::read_dir(&sys).into_iter().flatten().flatten();
+    let mut parts = vec![Part { number, sys }];
+    for entry in entries {
+        let sys = entry.path();
+        if !sys.join("partition").exists() {
+            continue;
+        }
+        let text = std::fs::read_to_string(sys.join("dev")).unwrap_or_default();
+        let number = text.trim().split_once(':').and_then(|(major, minor)| {
+            Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
+        });
+        parts.extend(number.map(|number| Part { number, sys }));
+    }
+    parts
+}
+
+impl Part {
+    /// What the kernel has stacked on it (device-mapper, md, bcache): names, with those that device-mapper gave.
+    pub(super) fn holder(&self) -> Option<String> {
+        let holders = self.sys.join("holders");
+        let names: Vec<String> = std::fs::read_dir(&holders)
+            .ok()?
+            .flatten()
+            .map(|entry| {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                match std::fs::read_to_string(entry.path().join("dm/name")) {
+                    Ok(given) => format!("{name} ({})", given.trim_end()),
+                    Err(_) => name,
+                }
+            })
+            .collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_block, mounted_at, user};
+    use super::{is_block, user};
     use crate::error::ErrorKind;
-
-    #[test]
-    fn mounts_are_found_by_number() {
-        let text = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw\n\
-                    37 35 8:1 / /boot rw - ext4 /dev/sda1 rw\n";
-        assert_eq!(mounted_at(text, "8:1"), Some("/boot"));
-        assert_eq!(mounted_at(text, "98:0"), Some("/mnt2"));
-        assert_eq!(mounted_at(text, "8:10"), None);
-    }
 
     #[test]
     fn a_file_is_no_device() {

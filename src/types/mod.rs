@@ -5,6 +5,7 @@
 pub mod digest;
 pub mod duration;
 pub mod id;
+pub mod image_format;
 pub mod memory;
 pub mod name;
 pub mod offset;
@@ -15,6 +16,7 @@ pub mod width;
 
 pub use digest::Digest;
 pub use id::{JobId, LayerId, PointId, RepositoryId, SessionId, VmId};
+pub use image_format::ImageFormat;
 pub use memory::Memory;
 pub use name::{DiskName, PointName, VmName};
 pub use offset::{ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset};

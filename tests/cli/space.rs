@@ -313,3 +313,84 @@ fn the_mark_is_what_the_command_says() {
     place.ok(&["backup", "web01", "vda=a.raw", "--low-water", "1M"]);
     daemon.stop();
 }
+
+#[test]
+fn a_first_backup_that_cannot_fit_is_refused_before_it_begins() {
+    let Some(filesystem) = Filesystem::new("ext4", 160) else {
+        return;
+    };
+    let place = &filesystem.place;
+    let bytes = content(200, 5);
+    std::fs::write(place.path("full.raw"), &bytes).unwrap();
+    let refused = |source: &str| {
+        let said = place.fails(1, &["backup", "web01", source]);
+        assert!(
+            said.contains("about 200") && said.contains("--no-room-check"),
+            "{said}"
+        );
+        assert!(!place.repo().join("vms/web01").exists());
+    };
+    refused("vda=full.raw");
+    crate::tool::ok(
+        place,
+        "qemu-img",
+        &[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            "full.raw",
+            "full.qcow2",
+        ],
+    );
+    refused("vda=full.qcow2");
+    let export = crate::tool::QemuNbd::start(place, "qcow2", "full.qcow2", &["-r"]);
+    refused(&format!("vda={}", export.uri));
+    let daemon = place.serve(&[]);
+    refused("vda=full.raw");
+    daemon.stop();
+    // A large disk with little data fits; so does one more of it.
+    let sparse = std::fs::File::create(place.path("sparse.raw")).unwrap();
+    sparse.set_len(4 << 30).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, &bytes[..8 << 20], 1 << 30).unwrap();
+    drop(sparse);
+    place.ok(&["backup", "db01", "vda=sparse.raw"]);
+    // Whoever knows better: these bytes are all alike and compress to nothing.
+    std::fs::write(place.path("plain.raw"), vec![7; 200 << 20]).unwrap();
+    place.fails(
+        1,
+        &["backup", "web02", "vda=plain.raw", "--compress", "zstd"],
+    );
+    place.ok(&[
+        "backup",
+        "web02",
+        "vda=plain.raw",
+        "--compress",
+        "zstd",
+        "--no-room-check",
+    ]);
+    // And who does not meets the full filesystem, and leaves nothing.
+    let said = place.fails(1, &["backup", "web03", "vda=full.raw", "--no-room-check"]);
+    assert!(said.to_lowercase().contains("no space"), "{said}");
+}
+
+/// A source that reports nothing may fit: there is a warning.
+#[test]
+fn a_source_that_reports_nothing_is_begun_with_a_warning() {
+    let Some(filesystem) = Filesystem::new("ext4", 160) else {
+        return;
+    };
+    let place = &filesystem.place;
+    let bytes = content(1, 5);
+    let large = std::fs::File::create(place.path("large.raw")).unwrap();
+    large.set_len(400 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&large, &bytes, 0).unwrap();
+    drop(large);
+    // A block device has no holes to report.
+    let device = crate::tool::Loop::attach(place, "large.raw", &[]);
+    let output = place.run(&["backup", "web01", &format!("vda=raw:{}", device.device)]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("may not fit"), "{said}");
+}

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
+use crate::ingest::{BeginRequest, CommitRequest, DiskRequest, Origin, Session};
 use crate::qcow2::Compression;
 use crate::repo::sidecar::index::PointEntry;
+use crate::repo::sidecar::point::Consistency;
 use crate::types::{DiskName, PointName, VmName};
 
 /// What a command asks of the daemon.
@@ -109,6 +110,12 @@ pub struct BeginArguments {
     /// Bytes that are to stay free on the repository's filesystem.
     #[serde(default)]
     pub low_water_bytes: Option<u64>,
+    /// Whether a session that is expected to find no room begins all the same.
+    #[serde(default)]
+    pub no_room_check: bool,
+    /// What is known of the disks' sources.
+    #[serde(default)]
+    pub origins: BTreeMap<DiskName, Origin>,
 }
 
 /// One disk of `begin`.
@@ -142,6 +149,12 @@ pub struct CommitArguments {
     pub unchanged: Vec<DiskName>,
     /// Disks that are gone.
     pub without: Vec<DiskName>,
+    /// What is known of the instant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+    /// Why it is `unknown`, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency_note: Option<String>,
 }
 
 /// Compression by its name.
@@ -187,6 +200,8 @@ impl BeginArguments {
             resumable: self.resumable,
             compression: parse_compression(&self.compression)?,
             low_water_bytes: self.low_water_bytes,
+            checks_room: !self.no_room_check,
+            origins: self.origins.clone(),
         })
     }
 }
@@ -201,6 +216,8 @@ impl CommitArguments {
             previous_change_ids: self.previous_change_ids.clone(),
             unchanged: self.unchanged.clone(),
             without: self.without.clone(),
+            consistency: self.consistency,
+            consistency_note: self.consistency_note.clone(),
         }
     }
 }

@@ -40,7 +40,16 @@ pub struct Uri {
     tls: Option<TlsParameters>,
 }
 
+/// What NBD URIs begin with (NBD `doc/uri.md`).
+const SCHEMES: [&str; 4] = ["nbd://", "nbds://", "nbd+unix://", "nbds+unix://"];
+
 impl Uri {
+    /// Whether a text is meant as an NBD URI, by its scheme.
+    #[must_use]
+    pub fn is_uri(text: &str) -> bool {
+        SCHEMES.iter().any(|scheme| text.starts_with(scheme))
+    }
+
     /// The URI of an export behind a Unix socket.
     #[must_use]
     pub fn unix(socket: impl Into<PathBuf>, export: impl Into<String>) -> Self {

@@ -6,11 +6,11 @@ use super::gate::{Gate, Opened};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::image::Image;
 
-/// Opens an image and its external data file.
-pub(super) fn open_image(opened: &Opened, gate: &dyn Gate) -> Result<Image> {
+/// Opens an image, and its external data file where it has one.
+pub(super) fn open_image(opened: &Opened, gate: &dyn Gate) -> Result<(Image, Option<Opened>)> {
     let image = Image::open(Arc::clone(&opened.file)).at_path(&opened.path)?;
     if !image.header().has_data_file() {
-        return Ok(image);
+        return Ok((image, None));
     }
     let name = image.data_file_name().ok_or_else(|| {
         Error::new(
@@ -20,7 +20,7 @@ pub(super) fn open_image(opened: &Opened, gate: &dyn Gate) -> Result<Image> {
         .at_path(&opened.path)
     })?;
     let data = gate.open_data_file(&opened.path, name)?;
-    Ok(image.with_data_file(data.file))
+    Ok((image.with_data_file(Arc::clone(&data.file)), Some(data)))
 }
 
 /// The file below an image, and whether it is QCOW2.

@@ -7,12 +7,13 @@
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::block::{ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::sys::device;
 use crate::types::width::u64_from_usize;
 
 /// A file that was opened for a chain.
@@ -21,15 +22,17 @@ pub struct Opened {
     pub path: PathBuf,
     /// Its bytes.
     pub file: Arc<dyn ReadAt>,
-    /// Device and inode, to notice a chain that comes back to itself.
+    /// Device and inode, to notice a chain that comes back to itself; of a block device its number.
     pub identity: Option<(u64, u64)>,
+    /// The open file, where it is a local one.
+    pub local: Option<Arc<File>>,
 }
 
 impl Opened {
-    /// Opens a regular file that the user has named.
+    /// Opens a regular file or block device that the user has named.
     ///
     /// # Errors
-    /// `NotFound`, `PermissionDenied`, `Io`; `InvalidInput` when it is no regular file.
+    /// `NotFound`, `PermissionDenied`, `Io`; `InvalidInput` when it is neither.
     pub fn open(path: &Path) -> Result<Self> {
         // Looked at before it is opened: opening a FIFO would wait for a writer.
         let seen = std::fs::metadata(path)
@@ -38,10 +41,12 @@ impl Opened {
         Self::open_seen(path, &seen)
     }
 
-    /// Opens the regular file that `seen` describes, and no other that has taken its name since.
+    /// Opens the file that `seen` describes, and no other that has taken its name since.
     fn open_seen(path: &Path, seen: &Metadata) -> Result<Self> {
-        if !seen.is_file() {
-            return Err(Error::invalid("an image is a regular file").at_path(path));
+        if !seen.is_file() && !seen.file_type().is_block_device() {
+            return Err(
+                Error::invalid("an image is a regular file or a block device").at_path(path),
+            );
         }
         let file = File::open(path)
             .or_io("cannot open the image")
@@ -57,11 +62,19 @@ impl Opened {
             )
             .at_path(path));
         }
+        let (size_bytes, identity) = if metadata.file_type().is_block_device() {
+            let size_bytes = device::size_bytes(&file).at_path(path)?;
+            (size_bytes, (u64::MAX, metadata.rdev()))
+        } else {
+            (metadata.len(), (metadata.dev(), metadata.ino()))
+        };
+        let file = Arc::new(file);
         Ok(Self {
             path: path.to_path_buf(),
-            identity: Some((metadata.dev(), metadata.ino())),
+            identity: Some(identity),
+            local: Some(Arc::clone(&file)),
             file: Arc::new(Local {
-                size_bytes: metadata.len(),
+                size_bytes,
                 file,
                 path: path.to_path_buf(),
             }),
@@ -114,7 +127,7 @@ impl Gate for DenyAll {
     }
 }
 
-/// Allows regular files below directories, wherever symlinks lead.
+/// Allows regular files and block devices below directories, wherever symlinks lead.
 #[derive(Debug, Clone)]
 pub struct Below {
     directories: Vec<PathBuf>,
@@ -204,9 +217,9 @@ fn resolve(image: &Path, name: &[u8]) -> Result<PathBuf> {
         .map_or_else(|| path.to_path_buf(), |directory| directory.join(path)))
 }
 
-/// A regular file.
+/// A regular file or a block device.
 struct Local {
-    file: File,
+    file: Arc<File>,
     size_bytes: u64,
     path: PathBuf,
 }

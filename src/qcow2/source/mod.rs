@@ -19,6 +19,8 @@ mod backing;
 mod gate;
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
@@ -83,6 +85,7 @@ type Unpacked = Option<(usize, HostOffset, Arc<[u8]>)>;
 /// A disk in QCOW2 with its backing chain.
 pub struct Source {
     levels: Vec<Level>,
+    files: Vec<(PathBuf, Arc<File>)>,
     size_bytes: u64,
     tables: Mutex<Tables>,
     unpacked: Mutex<Unpacked>,
@@ -92,6 +95,11 @@ impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Source({} images)", self.levels.len())
     }
+}
+
+fn local_file(opened: &Opened) -> Option<(PathBuf, Arc<File>)> {
+    let file = opened.local.as_ref()?;
+    Some((opened.path.clone(), Arc::clone(file)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -108,6 +116,7 @@ impl Source {
     /// `InvalidInput` when the format is not said.
     pub fn open(top: Opened, gate: &dyn Gate) -> Result<Self> {
         let mut levels = Vec::new();
+        let mut files = Vec::new();
         let mut seen = HashSet::new();
         let mut next = Some((top, true));
         while let Some((opened, is_qcow2)) = next.take() {
@@ -125,11 +134,13 @@ impl Source {
                 )
                 .at_path(&opened.path));
             }
+            files.extend(local_file(&opened));
             if !is_qcow2 {
                 levels.push(Level::Raw(opened.file));
                 break;
             }
-            let image = open_image(&opened, gate)?;
+            let (image, data_file) = open_image(&opened, gate)?;
+            files.extend(data_file.as_ref().and_then(local_file));
             next = open_backing(&opened, &image, gate)?;
             levels.push(Level::Qcow2(Box::new(image)));
         }
@@ -140,6 +151,7 @@ impl Source {
         };
         Ok(Self {
             levels,
+            files,
             size_bytes,
             tables: Mutex::new(Tables {
                 lru: LruCache::unbounded(),
@@ -147,6 +159,12 @@ impl Source {
             }),
             unpacked: Mutex::new(None),
         })
+    }
+
+    /// The local files and devices of the chain, the image's own first, data files included.
+    #[must_use]
+    pub fn files(&self) -> &[(PathBuf, Arc<File>)] {
+        &self.files
     }
 
     /// Images of the chain, the top one included.

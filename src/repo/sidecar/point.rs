@@ -31,6 +31,18 @@ impl Kind {
     }
 }
 
+/// What a restore point holds of the instant that it was captured at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consistency {
+    /// The guest's filesystems were frozen.
+    Filesystem,
+    /// One instant, as after a loss of power.
+    Crash,
+    /// Perhaps bytes of several instants.
+    Unknown,
+}
+
 /// The sidecar of a restore point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Point {
@@ -52,6 +64,12 @@ pub struct Point {
     pub captured_at: Timestamp,
     /// When it was committed.
     pub committed_at: Timestamp,
+    /// What is known of the instant; absent: nothing was reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+    /// Why it is `unknown`, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency_note: Option<String>,
     /// The point that it was compared with.
     pub parent: Option<PointParent>,
     /// All disks of the VM, from one instant.

@@ -19,6 +19,7 @@ pub(crate) fn run(data: &[u8]) {
         path: PathBuf::from("/nowhere/image.qcow2"),
         file,
         identity: None,
+        local: None,
     };
     let Ok(source) = Source::open(opened, &DenyAll) else {
         return;

@@ -3,6 +3,9 @@
 //! # Concurrency
 //! Threads take chunks in order; each keeps the page of leaves of the region it is in.
 
+pub mod image;
+pub mod target;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 

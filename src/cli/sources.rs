@@ -1,0 +1,173 @@
+//! The sources of one `backup`: opened, looked at before the first byte, and again before the commit.
+
+use std::collections::BTreeMap;
+
+use super::args::Backup;
+use super::context::Context;
+use super::target::{parse_disk, split_paths};
+use crate::capture::source::{OpenSource, Source};
+use crate::error::{Error, Result};
+use crate::ingest::{Lookalike, Origin};
+use crate::types::{DiskName, ImageFormat};
+
+/// A disk and its source.
+pub(super) struct Copied {
+    pub(super) name: DiskName,
+    pub(super) open: OpenSource,
+    source: Source,
+    text: String,
+}
+
+/// All sources.
+pub(super) struct Sources {
+    all: Vec<Copied>,
+    force_share: bool,
+    /// What was found before the first byte.
+    notes: Vec<String>,
+}
+
+impl Sources {
+    /// Opens what `DISK=SOURCE` names.
+    ///
+    /// # Errors
+    /// `InvalidInput`: a word, an empty source, one file for two disks; what opening returns.
+    pub(super) fn open(args: &Backup, texts: &[String]) -> Result<Self> {
+        let format = args.format.as_deref().map(str::parse::<ImageFormat>);
+        let format = format.transpose()?;
+        let allow_backing = split_paths(&args.allow_backing);
+        let mut all: Vec<Copied> = Vec::new();
+        for text in texts {
+            let (name, text) = parse_disk(text, "SOURCE")?;
+            let source = Source::parse(&text, format)?;
+            let open = source.open(&allow_backing)?;
+            if open.disk.size_bytes() == 0 {
+                return Err(
+                    Error::invalid(format!("the source of disk {name} is empty")).at_path(&text),
+                );
+            }
+            let one = Copied {
+                name,
+                open,
+                source,
+                text,
+            };
+            if let Some(other) = all.iter().find(|other| other.is_same(&one)) {
+                return Err(Error::invalid(format!(
+                    "disks {} and {} have the same source",
+                    other.name, one.name
+                ))
+                .at_path(&one.text)
+                .advise("name each disk's own file"));
+            }
+            all.push(one);
+        }
+        Ok(Self {
+            all,
+            force_share: args.force_share,
+            notes: Vec::new(),
+        })
+    }
+
+    pub(super) fn all(&self) -> &[Copied] {
+        &self.all
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &DiskName> {
+        self.all.iter().map(|one| &one.name)
+    }
+
+    /// Refuses sources that somebody writes, before the first byte is read.
+    ///
+    /// # Errors
+    /// `Busy` naming the file and who; `Io`.
+    pub(super) fn check_before(&mut self, context: &Context) -> Result<()> {
+        for one in &self.all {
+            let Some(finding) = one.open.watch.look()? else {
+                continue;
+            };
+            if !self.force_share {
+                return Err(finding.refusal());
+            }
+            context.output.remark(format!(
+                "restorefs: warning: disk {}: {}; it is copied all the same (--force-share), and the point's consistency is unknown",
+                one.name,
+                finding.note()
+            ));
+            self.notes
+                .push(format!("disk {}: {}", one.name, finding.note()));
+        }
+        Ok(())
+    }
+
+    /// Refuses sources that somebody writes or has written meanwhile; with `--force-share` answers what was seen.
+    ///
+    /// # Errors
+    /// `Busy` naming the file and who; `Io`.
+    pub(super) fn check_after(&self, context: &Context) -> Result<Option<String>> {
+        let mut notes = self.notes.clone();
+        for one in &self.all {
+            let Some(finding) = one.open.watch.look()? else {
+                continue;
+            };
+            if !self.force_share {
+                return Err(finding.refusal());
+            }
+            let note = format!("disk {}: {}", one.name, finding.note());
+            if !notes.contains(&note) {
+                context
+                    .output
+                    .remark(format!("restorefs: warning: {note} while it was copied"));
+                notes.push(note);
+            }
+        }
+        Ok((!notes.is_empty()).then(|| notes.join("; ")))
+    }
+
+    /// What is known of the sources, for whoever begins the session. What they report as data is counted only when it is asked for.
+    ///
+    /// # Errors
+    /// What a source returns.
+    pub(super) fn origins(&self, counts_data: bool) -> Result<BTreeMap<DiskName, Origin>> {
+        let origin = |one: &Copied| -> Result<(DiskName, Origin)> {
+            let data_bytes = match counts_data {
+                true => one.open.data_bytes()?,
+                false => None,
+            };
+            let lookalike = one.open.lookalike.map(|format| Lookalike {
+                source: one.text.clone(),
+                format: format.to_owned(),
+                ways_out: one.source.ways_out(format),
+            });
+            Ok((
+                one.name.clone(),
+                Origin {
+                    data_bytes,
+                    lookalike,
+                },
+            ))
+        };
+        self.all.iter().map(origin).collect()
+    }
+}
+
+impl Copied {
+    fn is_same(&self, other: &Self) -> bool {
+        match (&self.source, &other.source) {
+            (Source::Nbd { uri, .. }, Source::Nbd { uri: second, .. }) => uri == second,
+            _ => {
+                let identity = self.open.watch.identity();
+                identity.is_some() && identity == other.open.watch.identity()
+            }
+        }
+    }
+
+    /// What a person is told of a source that begins as an image and is copied byte by byte, as the disk had a point before.
+    pub(super) fn lookalike_remark(&self) -> Option<String> {
+        let format = self.open.lookalike?;
+        Some(format!(
+            "restorefs: warning: the source of disk {} begins as a {format} image; it is copied byte by byte, as the disk before it was: {}",
+            self.name,
+            self.source.ways_out(format)
+        ))
+    }
+}

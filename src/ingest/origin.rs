@@ -1,0 +1,80 @@
+//! What a caller knows of the sources of a session's disks before it copies them.
+
+use serde::{Deserialize, Serialize};
+
+use super::begin::BeginRequest;
+use crate::error::{Error, Result};
+use crate::repo::entry::VmEntry;
+use crate::repo::sidecar::session::SessionDisk;
+use crate::types::DiskName;
+
+/// What is known of the source of one disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Bytes that the source reports as data; `None` when it does not tell data from holes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_bytes: Option<u64>,
+    /// That it begins as an image although nobody has written how it is arranged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookalike: Option<Lookalike>,
+}
+
+/// A source that begins as an image of a format that nobody has named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookalike {
+    /// The source, as the caller has written it.
+    pub source: String,
+    /// The format, as QEMU names it.
+    pub format: String,
+    /// What the caller can write instead.
+    pub ways_out: String,
+}
+
+impl Lookalike {
+    /// What was seen, in words.
+    #[must_use]
+    pub fn words(&self, disk: &DiskName) -> String {
+        format!(
+            "the source of disk {disk} begins as a {} image, but neither its name nor a flag states that format",
+            self.format
+        )
+    }
+}
+
+impl BeginRequest {
+    /// What is known of a disk's source.
+    #[must_use]
+    pub fn origin(&self, name: &DiskName) -> Option<&Origin> {
+        let mut origins = self.origins.iter();
+        origins
+            .find(|(other, _)| other.folded() == name.folded())
+            .map(|(_, origin)| origin)
+    }
+}
+
+/// Refuses a new disk whose source begins as an image although nobody has named its format. A disk that the VM had before is taken as it
+/// is: else a guest that writes such bytes to the beginning of its disk would stop its own backups.
+///
+/// # Errors
+/// `InvalidInput` with the ways out.
+pub(super) fn check_lookalikes(
+    request: &BeginRequest,
+    entry: Option<&VmEntry>,
+    disks: &[SessionDisk],
+) -> Result<()> {
+    let latest = entry.and_then(|entry| entry.index.latest());
+    let is_known = |disk: &SessionDisk| {
+        let is_same = |name: &DiskName| name.folded() == disk.name.folded();
+        disk.parent.is_some()
+            || latest.is_some_and(|point| point.disks.iter().any(|d| is_same(&d.name)))
+    };
+    for disk in disks.iter().filter(|disk| !is_known(disk)) {
+        let origin = request.origin(&disk.name);
+        if let Some(lookalike) = origin.and_then(|origin| origin.lookalike.as_ref()) {
+            return Err(Error::invalid(lookalike.words(&disk.name))
+                .at_path(&lookalike.source)
+                .advise(lookalike.ways_out.clone()));
+        }
+    }
+    Ok(())
+}

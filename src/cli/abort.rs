@@ -26,5 +26,5 @@ pub(super) fn run(context: &Context, args: &Abort) -> Result<()> {
     }
     context
         .output
-        .line(format!("session {vm}/{session} aborted"))
+        .outcome(format!("session {vm}/{session} aborted"))
 }

@@ -20,7 +20,7 @@ use crate::sys::durable::{self, Replace};
 use crate::tree::archive::{ArchiveOptions, Archived, CLOSED, Format, archive};
 use crate::tree::extract::Source;
 use crate::tree::{Ino, Tree};
-use crate::types::size::Human;
+use crate::types::size::{Count, Human};
 
 /// The format in which files go to `to`; `None`: a directory.
 ///
@@ -211,18 +211,18 @@ fn report(context: &Context, archived: &Archived, to: &Path, is_standard: bool) 
             output.remark(note.chars().flat_map(shown).collect::<String>());
         }
         let line = format!(
-            "{}: {} files, {} directories, {} symlinks, {} ({} left out)",
+            "{}: {}, {}, {}, {} ({} left out)",
             to.display(),
-            archived.files,
-            archived.directories,
-            archived.symlinks,
+            Count(archived.files, "file"),
+            Count(archived.directories, "directory"),
+            Count(archived.symlinks, "symlink"),
             Human(archived.bytes),
             archived.skipped_count
         );
         if is_standard {
             output.remark(line);
         } else {
-            output.line(line)?;
+            output.outcome(line)?;
         }
     }
     if archived.failed_count > 0 {

@@ -24,7 +24,7 @@ pub struct Cli {
     /// Answer in JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// No progress, no remarks
+    /// Print nothing when all is well, but for what was asked for (lists, JSON); warnings and errors are printed
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Where guests' filesystems are read: each in a process without rights, or in threads (for debugging)

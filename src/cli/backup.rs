@@ -36,6 +36,8 @@ struct Plan {
     begin: BeginArguments,
     commit: CommitArguments,
     sources: Sources,
+    /// What is remarked once the session has begun.
+    new_vm: Option<String>,
     attach: Vec<(String, Vec<u8>)>,
 }
 
@@ -123,6 +125,7 @@ fn plan(context: &Context, args: &Backup) -> Result<Plan> {
         .map(load_attached)
         .collect::<Result<_>>()?;
     Ok(Plan {
+        new_vm: context.new_vm_remark(&vm)?,
         begin,
         commit,
         sources,
@@ -204,6 +207,7 @@ fn backup_here(
 ) -> Result<()> {
     let engine = context.engine(owner);
     let session = Session::begin(&engine, &plan.begin.request()?)?;
+    remark_new_vm(context, plan);
     let disks = session.disks();
     let done = plan
         .check_disks(disks.iter().map(|disk| &disk.meta().name))
@@ -218,8 +222,8 @@ fn backup_here(
         }
         Err(e) => {
             if let Err(left) = session.end(&ending(&e)) {
-                context.output.remark(format!(
-                    "restorefs: what was written could not be removed: {}",
+                context.output.warn(format!(
+                    "what was written could not be removed: {}",
                     left.report()
                 ));
             }
@@ -243,17 +247,23 @@ fn probe(context: &Context, owner: &Owner, vm: &VmName, entry: &PointEntry) {
         probe_point(&tree, owner, &point)
     });
     if let Err(error) = looked {
-        context.output.remark(format!(
-            "restorefs: the volumes of the new point were not looked for: {}",
+        context.output.warn(format!(
+            "the volumes of the new point were not looked for: {}",
             error.report()
         ));
     }
 }
 
+fn remark_new_vm(context: &Context, plan: &Plan) {
+    if let Some(remark) = &plan.new_vm {
+        context.output.remark(remark);
+    }
+}
+
 /// The session has begun, so the disk is one that the VM had before.
 fn warn_lookalike(context: &Context, copied: &Copied) {
-    if let Some(remark) = copied.lookalike_remark() {
-        context.output.remark(remark);
+    if let Some(warning) = copied.lookalike_warning() {
+        context.output.warn(warning);
     }
 }
 
@@ -276,7 +286,7 @@ fn copy_all_here(
         if let Some(reason) = &disk.meta().full_reason {
             context
                 .output
-                .remark(format!("disk {name} is stored in full: {reason}"));
+                .warn(format!("disk {name} is stored in full: {reason}"));
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
         copy::copy_into(session, &disk, source.disk.as_ref(), stop, &|bytes| {
@@ -295,6 +305,7 @@ fn backup_through(
     stop: &AtomicBool,
 ) -> Result<()> {
     let begun: BeginAnswer = client.ask(&Request::Begin(plan.begin.clone()))?;
+    remark_new_vm(context, plan);
     let session = begun.session.clone();
     let named = plan.check_disks(begun.disk_results.iter().map(|disk| &disk.name));
     let copied = named.and_then(|()| copy_all_through(context, &mut client, &begun, plan, stop));
@@ -310,8 +321,8 @@ fn backup_through(
                 failure: ending(&e).reason,
             };
             if let Err(left) = client.ask::<()>(&abort) {
-                context.output.remark(format!(
-                    "restorefs: the session could not be aborted: {}",
+                context.output.warn(format!(
+                    "the session could not be aborted: {}",
                     left.report()
                 ));
             }
@@ -350,7 +361,7 @@ fn copy_all_through(
         if let Some(reason) = &result.full_reason {
             context
                 .output
-                .remark(format!("disk {name} is stored in full: {reason}"));
+                .warn(format!("disk {name} is stored in full: {reason}"));
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
         let target = NbdClient::connect(&result.uri.parse()?)?;

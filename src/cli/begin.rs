@@ -42,8 +42,12 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         no_room_check: args.no_room_check,
         origins: BTreeMap::new(),
     };
+    let new_vm = context.new_vm_remark(&arguments.vm)?;
     let repository = context.repository()?;
     let answer: BeginAnswer = Client::require(&repository)?.ask(&Request::Begin(arguments))?;
+    if let Some(remark) = new_vm {
+        context.output.remark(remark);
+    }
     if context.output.json {
         return context.output.json(&answer);
     }

@@ -43,7 +43,7 @@ pub(super) fn print(context: &Context, vm: &VmName, point: &PointEntry) -> Resul
         1 => "1 disk".to_owned(),
         many => format!("{many} disks"),
     };
-    context.output.line(format!(
+    context.output.outcome(format!(
         "{vm}@{} committed: {}, {} changed of {}, {disks}",
         point.name,
         point.kind.as_str(),

@@ -16,7 +16,7 @@ use crate::repo::sidecar::index::{Index, PointEntry};
 use crate::repo::sidecar::point::Point;
 use crate::repo::{Owner, Repository};
 use crate::tree::{Tree, TreeOptions};
-use crate::types::{Memory, size};
+use crate::types::{Memory, VmName, likeness, size};
 
 /// Everything a command runs with.
 pub(super) struct Context {
@@ -124,6 +124,22 @@ impl Context {
             Arc::new(SystemClock),
             role,
         )?)))
+    }
+
+    /// What a person is told once a session of a VM has begun whose name is new, and which one it is like: a mistyped name begins a chain
+    /// of its own.
+    ///
+    /// # Errors
+    /// As [`Context::repository`]; `Io`.
+    pub(super) fn new_vm_remark(&self, vm: &VmName) -> Result<Option<String>> {
+        let repository = self.repository()?;
+        let names = repository.vm_names()?;
+        if names.iter().any(|name| name.folded() == vm.folded()) {
+            return Ok(None);
+        }
+        let nearest = likeness::nearest(names.iter().map(VmName::as_str), vm.as_str());
+        let like = nearest.map_or_else(String::new, |name| format!(" (there is {name}, too)"));
+        Ok(Some(format!("restorefs: {vm} is a new VM{like}")))
     }
 
     /// The pool for chains.

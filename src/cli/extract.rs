@@ -12,7 +12,7 @@ use crate::repo::selector::Selector;
 use crate::sys::Dir;
 use crate::tree::extract::{ExtractOptions, Extracted, extract};
 use crate::tree::{Found, Ino, Tree};
-use crate::types::size::Human;
+use crate::types::size::{Count, Human};
 
 pub(super) fn run(
     context: &Context,
@@ -91,12 +91,12 @@ fn report(context: &Context, extracted: &Extracted, to: &Path) -> Result<()> {
                 skipped.reason
             ));
         }
-        context.output.line(format!(
-            "{}: {} files, {} directories, {} symlinks, {} ({} left out)",
+        context.output.outcome(format!(
+            "{}: {}, {}, {}, {} ({} left out)",
             to.display(),
-            extracted.files,
-            extracted.directories,
-            extracted.symlinks,
+            Count(extracted.files, "file"),
+            Count(extracted.directories, "directory"),
+            Count(extracted.symlinks, "symlink"),
             Human(extracted.bytes),
             extracted.skipped_count
         ))?;

@@ -20,5 +20,5 @@ pub(super) fn run(context: &Context, args: &Init) -> Result<()> {
     }
     context
         .output
-        .line(format!("made repository {id} in {}", dir.display()))
+        .outcome(format!("made repository {id} in {}", dir.display()))
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct Output {
     /// JSON instead of text.
     pub(super) json: bool,
-    /// No progress, no remarks.
+    /// No progress, no remarks, no outcome when all is well.
     pub(super) quiet: bool,
 }
 
@@ -49,6 +49,23 @@ impl Output {
     /// `Io`.
     pub(super) fn line(self, text: impl AsRef<str>) -> Result<()> {
         Self::put(&format!("{}\n", text.as_ref()))
+    }
+
+    /// Prints the outcome of a command that did what it was asked to, unless told to be quiet.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn outcome(self, text: impl AsRef<str>) -> Result<()> {
+        match self.quiet {
+            true => Ok(()),
+            false => self.line(text),
+        }
+    }
+
+    /// Prints on standard error that something is not as it should be, also when told to be quiet.
+    pub(super) fn warn(self, text: impl AsRef<str>) {
+        // Nobody to tell is no reason to fail.
+        let _ = writeln!(std::io::stderr(), "restorefs: warning: {}", text.as_ref());
     }
 
     /// Prints a value as JSON on standard error: standard output has an archive.

@@ -3,6 +3,7 @@
 use super::context::{Context, Writer};
 use crate::daemon::control::Request;
 use crate::error::Result;
+use crate::types::size::Count;
 
 pub(super) fn run(context: &Context) -> Result<()> {
     let vms: usize = match context.writer("rebuild-catalog")? {
@@ -12,5 +13,7 @@ pub(super) fn run(context: &Context) -> Result<()> {
     if context.output.json {
         return context.output.json(&serde_json::json!({"vms": vms}));
     }
-    context.output.line(format!("catalog rebuilt: {vms} VMs"))
+    context
+        .output
+        .outcome(format!("catalog rebuilt: {}", Count::of(vms, "VM")))
 }

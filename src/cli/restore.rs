@@ -52,8 +52,12 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<()> {
         (Target::Point(selector), None, None, Some(dir)) => all(context, args, &selector, dir),
         (Target::Point(_), ..) => Err(Error::invalid("what is to be restored where?")
             .advise("write VM@POINT DISK TARGET, or VM@POINT --to DIR")),
-        (Target::Vm(vm), ..) => Err(Error::invalid(format!("{vm} has many points"))
-            .advise(format!("name one: {vm}@latest"))),
+        (Target::Vm(vm), ..) => Err(Error::invalid(format!(
+            "{vm} names a VM, and no restore point"
+        ))
+        .advise(format!(
+            "name one: {vm}@latest (list them: restorefs ls {vm})"
+        ))),
     }
 }
 
@@ -171,7 +175,7 @@ impl<'a> Restoration<'a> {
             );
         }
         for (disk, target, restored) in done {
-            self.context.output.line(format!(
+            self.context.output.outcome(format!(
                 "{}@{} {disk} -> {target}: {} ({} written), every cluster verified",
                 self.vm,
                 self.entry.name,

@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context) -> Result<()> {
                 .disks
                 .iter()
                 .map(|disk| {
-                    let door = disk.door.as_deref().unwrap_or("no door");
+                    let door = disk.door.as_deref().unwrap_or("not written yet");
                     let state = if disk.finished { ", finished" } else { "" };
                     format!("{} ({door}{state}) {}", disk.name, Human(disk.stored_bytes))
                 })

@@ -88,8 +88,8 @@ impl Sources {
             if !self.force_share {
                 return Err(finding.refusal());
             }
-            context.output.remark(format!(
-                "restorefs: warning: disk {}: {}; it is copied all the same (--force-share), and the point's consistency is unknown",
+            context.output.warn(format!(
+                "disk {}: {}; it is copied all the same (--force-share), and the point's consistency is unknown",
                 one.name,
                 finding.note()
             ));
@@ -114,9 +114,7 @@ impl Sources {
             }
             let note = format!("disk {}: {}", one.name, finding.note());
             if !notes.contains(&note) {
-                context
-                    .output
-                    .remark(format!("restorefs: warning: {note} while it was copied"));
+                context.output.warn(format!("{note} while it was copied"));
                 notes.push(note);
             }
         }
@@ -162,10 +160,10 @@ impl Copied {
     }
 
     /// What a person is told of a source that begins as an image and is copied byte by byte, as the disk had a point before.
-    pub(super) fn lookalike_remark(&self) -> Option<String> {
+    pub(super) fn lookalike_warning(&self) -> Option<String> {
         let format = self.open.lookalike?;
         Some(format!(
-            "restorefs: warning: the source of disk {} begins as a {format} image; it is copied byte by byte, as the disk before it was: {}",
+            "the source of disk {} begins as a {format} image; it is copied byte by byte, as the disk before it was: {}",
             self.name,
             self.source.ways_out(format)
         ))

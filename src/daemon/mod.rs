@@ -8,6 +8,7 @@ mod desk;
 mod exports;
 pub mod follower;
 pub mod interrupt;
+mod likeness;
 pub mod log;
 pub mod map;
 mod mount_table;

@@ -8,6 +8,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use serde_json::Value;
+
+use super::likeness::{Look, remarks};
 use crate::error::{Result, ResultExt};
 use crate::repo::Owner;
 use crate::tree::{PointView, Tree};
@@ -17,12 +20,46 @@ use crate::tree::{PointView, Tree};
 /// # Errors
 /// What the tree or the repository returns.
 pub fn probe_point(tree: &Tree, owner: &Owner, point: &Arc<PointView>) -> Result<()> {
-    let probed = tree.probe(point)?;
+    let mut probed = tree.probe(point)?;
+    // A remark is worth no failure.
+    for remark in compare(owner, point, &probed.value).unwrap_or_default() {
+        tracing::warn!(vm = %point.vm, point = %point.entry.name, "{remark}");
+        if let Some(notes) = probed.value.get_mut("notes").and_then(Value::as_array_mut) {
+            notes.push(remark.into());
+        }
+    }
     if !probed.complete {
         tracing::warn!(vm = %point.vm, point = %point.entry.name, "not all volumes could be read; what was found is not kept");
         return Ok(());
     }
     owner.keep_volumes(&point.vm, &point.entry, probed.value)
+}
+
+/// Remarks on what does not look like the parent point.
+fn compare(owner: &Owner, point: &PointView, volumes: &Value) -> Result<Vec<String>> {
+    let repository = owner.repository();
+    let Some(parent) = &point.entry.parent else {
+        return Ok(Vec::new());
+    };
+    let index = repository.index(&point.vm)?;
+    let mut points = index.points.iter();
+    let Some(entry) = points.find(|entry| entry.point_id == parent.point_id) else {
+        return Ok(Vec::new());
+    };
+    let (old, now) = (
+        repository.point(&point.vm, entry)?,
+        repository.point(&point.vm, &point.entry)?,
+    );
+    let state = repository.state(&point.vm, entry)?;
+    let before = Look {
+        point: &old,
+        volumes: state.volumes.as_ref(),
+    };
+    let now = Look {
+        point: &now,
+        volumes: Some(volumes),
+    };
+    Ok(remarks(&before, &now))
 }
 
 /// See the module. Ends when it is dropped, after the point that it looks at.

@@ -184,7 +184,7 @@ impl Session {
                 format!("{} has an open session already: {other}", request.vm),
             )
             .advise(format!(
-                "commit or abort it (restorefs abort {}/{other}), or name a parent",
+                "commit it (restorefs commit {0}/{other}) or abort it (restorefs abort {0}/{other}); beside it a session begins only with a named parent (restorefs begin --parent POINT)",
                 request.vm
             )));
         }

@@ -126,6 +126,16 @@ impl DiskWriter {
         }
     }
 
+    /// Bytes that were written, zeroes included, as a share of the disk, 0 to 1. What was written twice counts twice. Whether a writer came
+    /// to its end is not known by it: a person sees how far one came that was killed.
+    #[must_use]
+    pub fn written_share(&self) -> f64 {
+        let stats = self.stats();
+        let written = stats.received_bytes.saturating_add(stats.zero_bytes);
+        let thousandths = u128::from(written) * 1_000 / u128::from(self.source_bytes().max(1));
+        f64::from(u16::try_from(thousandths.min(1_000)).unwrap_or(1_000)) / 1_000.0
+    }
+
     /// Bytes that are not zero, at most: what the parent has, and what was stored.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {

@@ -153,15 +153,20 @@ fn judge(space: Space, needed: u64, promised: u64, low_water: Option<u64>) -> Re
     if space.free_bytes >= wanted {
         return Ok(());
     }
-    let others = match promised {
-        0 => String::new(),
-        bytes => format!(", other sessions about {} more", Human(bytes)),
+    let needs = match (needed, promised) {
+        (0, 0) => String::new(),
+        (0, bytes) => format!("other sessions need about {} more, ", Human(bytes)),
+        (bytes, 0) => format!("it needs about {}, ", Human(bytes)),
+        (bytes, others) => format!(
+            "it needs about {}, other sessions about {} more, ",
+            Human(bytes),
+            Human(others)
+        ),
     };
     Err(Error::new(
         ErrorKind::NoSpace,
         format!(
-            "there is no room for this session: it needs about {}{others}, {} are free, of which {} are to stay free",
-            Human(needed),
+            "there is no room for this session: {needs}{} are free, of which {} are to stay free",
             Human(space.free_bytes),
             Human(low_water)
         ),

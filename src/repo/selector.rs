@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::sidecar::index::{Index, PointEntry};
 use crate::error::{Error, Result};
+use crate::types::size::Count;
 use crate::types::{PointName, VmName};
 
 /// Which point of a VM.
@@ -92,7 +93,10 @@ impl Which {
                 match points.get(*back) {
                     Some(point) => Ok(point),
                     None if points.is_empty() => missing(format!("{vm} has no restore points yet")),
-                    None => missing(format!("{vm} has only {} restore points", points.len())),
+                    None => missing(format!(
+                        "{vm} has only {}",
+                        Count::of(points.len(), "restore point")
+                    )),
                 }
             }
         }

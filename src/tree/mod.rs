@@ -56,6 +56,7 @@ use crate::repo::Repository;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::DiskEntry;
 use crate::store::Space;
+use crate::types::size::Count;
 use crate::types::{DiskName, VmName};
 use session::Desk;
 use shelf::Shelf;
@@ -250,8 +251,8 @@ impl Tree {
                 missing(format!("{vm} has no restore points yet"))
             }
             Which::Latest(_) => missing(format!(
-                "{vm} has only {} restore points",
-                view.points.len()
+                "{vm} has only {}",
+                Count::of(view.points.len(), "restore point")
             )),
         })
     }

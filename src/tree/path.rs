@@ -7,6 +7,7 @@
 //! - `..` in the path itself is refused.
 
 use super::inode::Ino;
+use super::node::Node;
 use super::{Found, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
@@ -40,7 +41,7 @@ impl Tree {
             let here = trail.here()?.attributes.ino;
             let found = self
                 .lookup(here, &part)
-                .map_err(|e| named(e, &shown, &part))?;
+                .map_err(|e| self.advised(named(e, &shown, &part), here, &shown))?;
             let is_link = found.attributes.file_type == FileType::Symlink;
             if !is_link || parts.is_empty() {
                 // Into another filesystem: its root is where `..` ends from now on.
@@ -71,6 +72,29 @@ impl Tree {
             );
         }
         trail.here().cloned()
+    }
+}
+
+impl Tree {
+    /// Where a path that begins below a point is not there, whether the guest has it: people leave out `/files`.
+    fn advised(&self, error: Error, here: Ino, path: &str) -> Error {
+        let is_missing = error.kind() == ErrorKind::NotFound;
+        match self.node(here) {
+            Ok(Node::Point(point)) if is_missing => {
+                let guest = format!("/files/{}", path.trim_start_matches('/'));
+                let start = self
+                    .point_child(&point, "files")
+                    .map(|files| files.attributes.ino);
+                let is_there = start.and_then(|ino| self.resolve(ino, path.as_bytes()));
+                match is_there {
+                    Ok(_) => error.advise(format!("the guest has it at {guest}")),
+                    Err(_) => error.advise(
+                        "a restore point has /info.json, /attached, /disks, /volumes.json, /volumes and /files (the guest's own tree)",
+                    ),
+                }
+            }
+            _ => error,
+        }
     }
 }
 

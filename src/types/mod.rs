@@ -6,6 +6,7 @@ pub mod digest;
 pub mod duration;
 pub mod id;
 pub mod image_format;
+pub mod likeness;
 pub mod memory;
 pub mod name;
 pub mod offset;

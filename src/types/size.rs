@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::width::u64_from_usize;
 use crate::error::{Error, Result};
 
 const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -31,6 +32,29 @@ impl fmt::Display for Human {
             }
         };
         f.pad(&text)
+    }
+}
+
+/// Shows a number of things: `1 file`, `2 files`. The noun is regular, in the singular.
+#[derive(Debug, Clone, Copy)]
+pub struct Count(pub u64, pub &'static str);
+
+impl Count {
+    /// The number of things in a collection.
+    #[must_use]
+    pub fn of(length: usize, noun: &'static str) -> Self {
+        Self(u64_from_usize(length), noun)
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(number, noun) = self;
+        match (*number, noun.strip_suffix('y')) {
+            (1, _) => write!(f, "1 {noun}"),
+            (_, Some(stem)) => write!(f, "{number} {stem}ies"),
+            (_, None) => write!(f, "{number} {noun}s"),
+        }
     }
 }
 

@@ -116,7 +116,7 @@ fn changes_are_taken_when_they_are_since_the_parent() {
     assert!(shown[0]["idle_seconds"].as_u64().unwrap() < 60);
     let table = place.ok(&["sessions"]);
     assert!(
-        table.contains("vda (nbd, finished)") && table.contains("vdc (no door)"),
+        table.contains("vda (nbd, finished)") && table.contains("vdc (not written yet)"),
         "{table}"
     );
     let commit = ["commit", &session, "--previous-change-id", "vda=c2"];

@@ -18,6 +18,7 @@ mod help;
 mod jobs;
 mod place;
 mod quickstart;
+mod remark;
 mod rename;
 mod restore;
 mod resume;

@@ -36,11 +36,12 @@ fn the_second_half_is_enough_after_a_kill_and_again_after_another() {
     let place = Place::new();
     // A parent, so that what was not sent could be mistaken for it.
     place.disk("a.raw", 2 * HALF / 65_536, 1);
+    place.disk("b.raw", 2 * HALF / 65_536, 1);
     place.ok(&[
         "backup",
         "web01",
         "vda=a.raw",
-        "vdb=a.raw",
+        "vdb=b.raw",
         "--point",
         "one",
     ]);
@@ -111,7 +112,8 @@ fn the_second_half_is_enough_after_a_kill_and_again_after_another() {
 fn a_disk_that_was_finished_stays_so_after_a_kill_until_it_is_written_again() {
     let place = Place::new();
     place.disk("a.raw", 2 * HALF / 65_536, 1);
-    place.ok(&["backup", "web01", "vda=a.raw", "vdb=a.raw"]);
+    place.disk("b.raw", 2 * HALF / 65_536, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "vdb=b.raw"]);
     let daemon = place.serve(&[]);
     let begun = place.json(&["begin", "web01", "--point", "two"]);
     let session = format!("web01/{}", begun["session"].as_str().unwrap());

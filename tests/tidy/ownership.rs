@@ -33,8 +33,8 @@ const OWNERS: [(&str, &[&str], &str); 21] = [
     ),
     (
         "strsim",
-        &["src/daemon/config/"],
-        "mistyped keys are the configuration's",
+        &["src/types/likeness.rs"],
+        "one measure of likeness for all mistyped words",
     ),
     ("toml", &["src/daemon/"], "what people write for the daemon"),
     (

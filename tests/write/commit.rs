@@ -47,9 +47,24 @@ fn two_instants_are_never_mixed() {
 
     stand.begin("s");
     fs::write(stand.disk("s"), &bytes[..]).unwrap();
-    assert_eq!(stand.commit("s", "p2").unwrap_err(), Errno::INVAL);
+    assert_eq!(stand.commit("s", "p2").unwrap_err(), Errno::BUSY);
     let why = stand.last_error("s");
     assert!(why.contains("vdb") && why.contains("finished"), "{why}");
+    // What mv(1) makes of it: of EINVAL it would say that the directory cannot be moved into itself.
+    let refused = |name: &str| {
+        let moved = std::process::Command::new("mv")
+            .args([stand.at("vm/s.partial"), stand.at(&format!("vm/{name}"))])
+            .env("LC_ALL", "C")
+            .output()
+            .unwrap();
+        assert!(!moved.status.success());
+        String::from_utf8_lossy(&moved.stderr).into_owned()
+    };
+    let said = refused("p2");
+    assert!(
+        said.contains("busy") && !said.contains("subdirectory"),
+        "{said}"
+    );
     // Explicit times say that it is unchanged.
     run("touch", &[text(&stand.at("vm/s.partial/disks/vdb.raw"))]);
     stand.commit("s", "p2").unwrap();
@@ -75,7 +90,7 @@ fn chmod_and_chown_say_nothing_of_the_content() {
         "640 1000"
     );
     fs::read(&disk).unwrap();
-    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::INVAL);
+    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::BUSY);
     run("touch", &["-d", "2020-02-02 02:02:02 UTC", text(&disk)]);
     let modified = run("stat", &["-c", "%Y", text(&disk)]);
     assert_eq!(modified.trim(), "1580608922");
@@ -91,7 +106,7 @@ fn a_disk_never_shrinks_unless_it_is_declared_full() {
     stand.begin("s");
     let less = pattern(1 << 20, 9);
     fs::write(stand.disk("s"), &less).unwrap();
-    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::INVAL);
+    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::BUSY);
     let why = stand.last_error("s");
     assert!(why.contains("smaller than its parent"), "{why}");
     // The content stays, only what it is stored upon changes.
@@ -183,7 +198,7 @@ fn empty_sessions_are_no_points() {
     let stand = Stand::new("");
     fs::create_dir(stand.at("vm")).unwrap();
     stand.begin("s");
-    assert_eq!(stand.commit("s", "p").unwrap_err(), Errno::INVAL);
+    assert_eq!(stand.commit("s", "p").unwrap_err(), Errno::BUSY);
     assert!(stand.last_error("s").contains("at least one disk"));
     fs::write(stand.disk("s"), "tiny").unwrap();
     stand.commit("s", "p").unwrap();
@@ -362,4 +377,32 @@ fn writes_during_a_commit_that_fails_are_kept() {
         stand.commit("s", "p1").unwrap();
         assert!(stand.point("p1") == bytes);
     }
+}
+
+/// A writer that was killed cannot be told from one that wrote what it wanted: a person sees how far each disk came, and when.
+#[test]
+fn how_much_of_a_disk_was_written_and_when_is_shown() {
+    if !ready(&[]) {
+        return;
+    }
+    let (stand, bytes) = Stand::with_point("");
+    stand.begin("s");
+    let disk = |name: &str| stand.status("s")["disks"][0][name].clone();
+    assert!(disk("written_at").is_null());
+    assert_eq!(disk("written_share"), 0.0);
+    let half = bytes.len() / 65_536 / 2 * 65_536;
+    let script = format!(
+        "dd if={} of={} bs=64k count={} conv=notrunc,fsync status=none",
+        stand.disk("s").display(),
+        stand.disk("s").display(),
+        half / 65_536
+    );
+    run("sh", &["-c", &script]);
+    let share = disk("written_share").as_f64().unwrap();
+    let want = half as f64 / bytes.len() as f64;
+    assert!((share - want).abs() < 0.01, "{share} instead of {want}");
+    let at: jiff::Timestamp = disk("written_at").as_str().unwrap().parse().unwrap();
+    let age = jiff::Timestamp::now().duration_since(at);
+    assert!(age.as_secs() < 600, "{at}");
+    assert_eq!(disk("finished"), true);
 }

@@ -95,7 +95,7 @@ fn declarations_can_be_taken_back() {
     assert_eq!(get(&stand, "unchanged").unwrap_err(), Errno::NODATA);
     assert_eq!(remove("unchanged").unwrap_err(), Errno::NODATA);
     assert_eq!(remove("ttl").unwrap_err(), Errno::INVAL);
-    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::INVAL);
+    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::BUSY);
     set(&stand, "unchanged", "vda").unwrap();
     stand.commit("s", "p1").unwrap();
 }

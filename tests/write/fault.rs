@@ -383,7 +383,7 @@ fn half_a_copy_is_not_finished_after_a_crash() {
     stand.kill();
     stand.start("");
     assert_eq!(stand.status("s")["disks"][0]["finished"], false);
-    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::INVAL);
+    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::BUSY);
     let file = fs::File::options()
         .write(true)
         .open(stand.disk("s"))

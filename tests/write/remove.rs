@@ -96,22 +96,14 @@ fn a_removal_that_was_cut_short_is_never_committed() {
             }
             assert_eq!(errno(fs::metadata(&path)), Errno::NOENT, "{name}");
         }
-        assert_eq!(
-            stand.commit("s", "p1").unwrap_err(),
-            Errno::INVAL,
-            "{steps}"
-        );
+        assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::BUSY, "{steps}");
         let said = stand.place.fails(2, &["commit", "vm/s"]);
         assert!(said.contains("removed"), "{said}");
         // Nor after a restart.
         if steps % 2 == 0 {
             stand.stop();
             stand.start("");
-            assert_eq!(
-                stand.commit("s", "p1").unwrap_err(),
-                Errno::INVAL,
-                "{steps}"
-            );
+            assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::BUSY, "{steps}");
         }
         run("rm", &["-r", text(&stand.at("vm/s.partial"))]);
     }
@@ -132,7 +124,7 @@ fn a_disk_that_was_removed_is_missed() {
     stand.begin("s");
     fs::write(stand.at("vm/s.partial/disks/vdb.raw"), &bytes).unwrap();
     fs::remove_file(stand.disk("s")).unwrap();
-    assert_eq!(stand.commit("s", "p2").unwrap_err(), Errno::INVAL);
+    assert_eq!(stand.commit("s", "p2").unwrap_err(), Errno::BUSY);
     assert!(stand.last_error("s").contains("vda was removed"));
     assert_eq!(stand.status("s")["removed"][0], "vda");
     // Written again, it is compared with its parent as before.

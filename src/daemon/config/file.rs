@@ -6,12 +6,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::types::likeness;
 
 /// LIMIT: characters of a line that is shown.
 const LINE_SHOWN_MAX: usize = 60;
-
-/// LIMIT: how alike an unknown key must be to a known one to be taken for it (Jaro-Winkler, 0 to 1).
-const LIKENESS_MIN: f64 = 0.75;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -118,10 +116,7 @@ fn nearest(message: &str) -> Option<String> {
     let mut quoted = rest.split('`');
     let unknown = quoted.next()?;
     // What stands between two names is no name.
-    let known = quoted.skip(1).step_by(2);
-    let likeness = |key: &str| strsim::jaro_winkler(unknown, key);
-    let best = known.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) >= LIKENESS_MIN).then(|| best.to_owned())
+    likeness::nearest(quoted.skip(1).step_by(2), unknown).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -117,15 +117,15 @@ impl Client {
         let mut limited = (&mut self.stream).take(u64_from_usize(LINE_BYTES_MAX));
         limited
             .read_until(b'\n', &mut answer)
-            .or_io("cannot hear the daemon")
+            .or_io("the daemon's answer cannot be read from its control socket")
             .at_path(&self.path)?;
         if !answer.ends_with(b"\n") {
             return Err(Error::new(
                 ErrorKind::Disconnected,
-                "the daemon went away before it answered",
+                "the daemon closed its control socket before it answered",
             )
             .at_path(&self.path)
-            .advise("look at its log; what was committed is kept"));
+            .advise("see its log (journalctl -u restorefs); what was committed is kept"));
         }
         let broken = |e| {
             Error::new(

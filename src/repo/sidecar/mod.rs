@@ -51,7 +51,7 @@ pub fn parse<T: Sidecar>(bytes: &[u8]) -> Result<T> {
         let found = format!("{e}");
         Error::corrupt(
             format!("the {} cannot be read", T::WHAT),
-            "JSON of its schema",
+            format!("JSON with the fields of schema {}", T::SCHEMA),
             found,
         )
     };

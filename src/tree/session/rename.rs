@@ -17,8 +17,8 @@ impl Tree {
     /// waits for the thread.
     ///
     /// # Errors
-    /// `NotPermitted` for what has no meaning here; `ReadOnly` for what is committed; `AlreadyExists`; `InvalidInput` when the session
-    /// cannot become a point, or its name cannot be one; `Busy`, `NoSpace`, `Io`: the session stays open.
+    /// `NotPermitted` for what has no meaning here; `ReadOnly` for what is committed; `AlreadyExists`; `InvalidInput` for a name that a
+    /// point cannot have; `Busy` when the session cannot become a point yet, or is written; `NoSpace`, `Io`: it stays open.
     pub fn rename(
         &self,
         (parent, name): (Ino, &[u8]),
@@ -63,9 +63,15 @@ impl Tree {
             point: Some(PointName::new(point)?),
             ..CommitRequest::default()
         };
+        // EINVAL of a directory's rename means to mv(1) that it would come to lie in itself: only names answer it.
+        let busy = |error: Error| match error.kind() {
+            ErrorKind::InvalidInput => error.with_kind(ErrorKind::Busy),
+            _ => error,
+        };
         self.desk()?
             .sessions()
-            .commit(&session.vm(), &session.name(), &request, Telling::Go)?;
+            .commit(&session.vm(), &session.name(), &request, Telling::Go)
+            .map_err(busy)?;
         self.refresh_quietly()
     }
 

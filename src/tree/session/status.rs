@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Part, SessionNode};
-use crate::ingest::{DiskWriter, Door, Session, SessionState};
+use crate::ingest::{DiskStats, DiskWriter, Door, Session, SessionState};
 use crate::tree::Tree;
 use crate::tree::document;
 use crate::tree::inode::{self, Ino, low};
@@ -24,6 +24,8 @@ fn disk(disk: &DiskWriter, temporary: Option<&String>) -> Value {
         "equal_bytes": stats.equal_bytes,
         "zero_bytes": stats.zero_bytes,
         "stored_bytes": stats.stored_bytes,
+        "written_share": disk.written_share(),
+        "written_at": (stats != DiskStats::default()).then(|| disk.written_at()),
         "door": disk.door().map(Door::name),
         "finished": disk.is_finished(),
     })

@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicBool;
 
 use super::args::{FilesFormat, Restore};
 use super::context::Context;
-use super::extract::find;
+use super::extract::{find, judge, xattrs};
+use super::output::printable;
 use super::progress::{Bar, Progress};
 use super::restore::refuse_place;
 use crate::daemon::interrupt;
@@ -82,7 +83,7 @@ struct Taking<'a> {
     tree: &'a Tree,
     ino: Ino,
     name: &'a str,
-    options: ArchiveOptions,
+    options: ArchiveOptions<'a>,
     stop: &'a AtomicBool,
     bar: &'a Bar,
 }
@@ -118,6 +119,7 @@ pub(super) fn run(
     let is_root = path.trim_matches('/') == "files";
     let stop = interrupt::flag()?;
     let bar = Progress::new(context.output).bar(&name, found.attributes.size_bytes);
+    let choice = xattrs(args);
     let taking = Taking {
         tree: tree.as_ref(),
         ino: found.attributes.ino,
@@ -125,6 +127,7 @@ pub(super) fn run(
         options: ArchiveOptions {
             format,
             threads: args.threads.unwrap_or(0),
+            xattrs: &choice,
         },
         stop: &stop,
         bar: &bar,
@@ -206,9 +209,8 @@ fn report(context: &Context, archived: &Archived, to: &Path, is_standard: bool) 
         }
     } else {
         for skipped in &archived.skipped {
-            // A guest's name may hold what a terminal obeys.
             let note = format!("note: {}: {}", skipped.path.display(), skipped.reason);
-            output.remark(note.chars().flat_map(shown).collect::<String>());
+            output.remark(printable(&note));
         }
         let line = format!(
             "{}: {}, {}, {}, {} ({} left out)",
@@ -225,23 +227,5 @@ fn report(context: &Context, archived: &Archived, to: &Path, is_standard: bool) 
             output.outcome(line)?;
         }
     }
-    if archived.failed_count > 0 {
-        return Err(Error::new(
-            ErrorKind::Io,
-            format!(
-                "{} things could not be taken out, see above",
-                archived.failed_count
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// A letter as it may be shown: control characters escaped.
-fn shown(letter: char) -> Vec<char> {
-    if letter.is_control() {
-        letter.escape_default().collect()
-    } else {
-        vec![letter]
-    }
+    judge(archived.failed_count, 0)
 }

@@ -312,6 +312,12 @@ pub struct Restore {
     /// In a directory, also make device nodes and setuid bits
     #[arg(long)]
     pub special: bool,
+    /// Leave out files' extended attributes of this name (security.selinux, btrfs.*; * and ? as in a shell)
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude_xattr: Vec<String>,
+    /// Take only files' extended attributes of this name
+    #[arg(long, value_name = "PATTERN")]
+    pub include_xattr: Vec<String>,
     /// Threads
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

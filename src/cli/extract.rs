@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use super::args::Restore;
 use super::context::Context;
+use super::output::printable;
 use super::progress::Progress;
+use super::target::split_list;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::selector::Selector;
 use crate::sys::Dir;
-use crate::tree::extract::{ExtractOptions, Extracted, extract};
+use crate::tree::extract::{ExtractOptions, Extracted, Loss, XattrChoice, extract};
 use crate::tree::{Found, Ino, Tree};
 use crate::types::size::{Count, Human};
 
@@ -31,6 +33,7 @@ pub(super) fn run(
         special: args.special,
         owner: rustix::process::geteuid().is_root(),
         threads: args.threads.unwrap_or(0),
+        xattrs: xattrs(args),
     };
     let stop = interrupt::flag()?;
     let bar = Progress::new(context.output).bar(name, found.attributes.size_bytes);
@@ -65,13 +68,41 @@ pub(super) fn find(
     Ok((tree, found, name.to_owned()))
 }
 
+/// Which extended attributes are taken.
+pub(super) fn xattrs(args: &Restore) -> XattrChoice {
+    let split = |patterns: &[String]| {
+        let all = patterns.iter().flat_map(|text| split_list(text));
+        all.map(str::to_owned).collect()
+    };
+    XattrChoice {
+        include: split(&args.include_xattr),
+        exclude: split(&args.exclude_xattr),
+    }
+}
+
+/// The outcome of a command that has left out what it should have taken.
+///
+/// # Errors
+/// `Corrupt` when something could not be read; `Io` when the target refused something.
+pub(super) fn judge(unreadable: u64, refused: u64) -> Result<()> {
+    let files = |count| Count(count, "thing");
+    match (unreadable, refused) {
+        (0, 0) => Ok(()),
+        (0, refused) => Err(Error::new(
+            ErrorKind::Io,
+            format!("the target refused {}, see above", files(refused)),
+        )),
+        (unreadable, _) => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} could not be read from the restore point, see above",
+                files(unreadable)
+            ),
+        )),
+    }
+}
+
 fn report(context: &Context, extracted: &Extracted, to: &Path) -> Result<()> {
-    // What was left out on purpose is said; what could not be taken out is an error, too.
-    let failed = extracted
-        .skipped
-        .iter()
-        .filter(|skipped| !skipped.reason.contains("--special"))
-        .count();
     if context.output.json {
         let skipped: Vec<_> = extracted
             .skipped
@@ -82,13 +113,30 @@ fn report(context: &Context, extracted: &Extracted, to: &Path) -> Result<()> {
             "to": to.to_string_lossy(), "directories": extracted.directories, "files": extracted.files,
             "hard_links": extracted.hard_links, "symlinks": extracted.symlinks, "special": extracted.special,
             "bytes": extracted.bytes, "skipped": skipped, "skipped_count": extracted.skipped_count,
+            "unreadable_count": extracted.unreadable_count, "refused_count": extracted.refused_count,
+            "labels_not_taken": extracted.labels,
         }))?;
     } else {
         for skipped in &extracted.skipped {
+            let text = format!("{}: {}", skipped.path.display(), skipped.reason);
+            let text = printable(&text);
+            match skipped.loss {
+                Loss::Chosen => context.output.remark(format!("left out: {text}")),
+                Loss::Unreadable => context.output.warn(format!("not readable: {text}")),
+                Loss::Refused => context
+                    .output
+                    .warn(format!("refused by the target: {text}")),
+            }
+        }
+        if !extracted.labels.is_empty() {
+            let labels: Vec<_> = extracted
+                .labels
+                .iter()
+                .map(|(name, count)| format!("{name} ({})", Count(*count, "file")))
+                .collect();
             context.output.remark(format!(
-                "left out: {}: {}",
-                skipped.path.display(),
-                skipped.reason
+                "the target does not take these attributes: {}; --exclude-xattr leaves them out",
+                labels.join(", ")
             ));
         }
         context.output.outcome(format!(
@@ -101,11 +149,5 @@ fn report(context: &Context, extracted: &Extracted, to: &Path) -> Result<()> {
             extracted.skipped_count
         ))?;
     }
-    if failed > 0 {
-        return Err(Error::new(
-            ErrorKind::Io,
-            format!("{failed} things could not be taken out, see above"),
-        ));
-    }
-    Ok(())
+    judge(extracted.unreadable_count, extracted.refused_count)
 }

@@ -256,7 +256,7 @@ fn damage_in_the_guest_is_named() {
     place.ok(&["backup", "web01", "vda=fs.raw"]);
     let output = place.run(&["restore", TREE, "--to", "t.tar"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(
         said.contains("tree/b: ") && said.contains("tree/d: "),
         "{said}"

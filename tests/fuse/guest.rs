@@ -128,7 +128,7 @@ fn what_is_taken_out_is_the_same() {
     let all = ExtractOptions {
         special: true,
         owner: true,
-        threads: 0,
+        ..ExtractOptions::default()
     };
     let ino = root.attributes.ino;
     let taken = extract(tree.as_ref(), ino, b"out", &dir, &all, &stop, &|_| {}).unwrap();

@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 
 use super::Ino;
-use super::extract::{Skipped, Source, check_name};
+use super::extract::{Skipped, Source, Taken, XattrChoice, check_name};
 use crate::error::{Error, ErrorKind, Result};
 use entry::Pen;
 use load::Job;
@@ -60,11 +60,13 @@ pub enum Format {
 
 /// How an archive is written.
 #[derive(Debug, Clone, Copy)]
-pub struct ArchiveOptions {
+pub struct ArchiveOptions<'a> {
     /// Its format.
     pub format: Format,
     /// Loading threads; 0: two for each processor.
     pub threads: usize,
+    /// Which extended attributes are taken.
+    pub xattrs: &'a XattrChoice,
 }
 
 /// What is in the archive.
@@ -102,13 +104,17 @@ pub fn archive(
     ino: Ino,
     name: &[u8],
     sink: Box<dyn Write + '_>,
-    options: ArchiveOptions,
+    options: ArchiveOptions<'_>,
     stop: &AtomicBool,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Archived> {
     if name != b"." {
         check_name(name).map_err(Error::invalid)?;
     }
+    let source = Taken {
+        source,
+        xattrs: options.xattrs,
+    };
     let attributes = source.attributes(ino)?;
     let pen: Box<dyn Pen + '_> = match options.format {
         Format::Tar => Box::new(tar::Tar::new(Out::plain(sink))),
@@ -116,7 +122,7 @@ pub fn archive(
         Format::Zip => Box::new(zip::Zip::new(Out::plain(sink))),
     };
     let job = Job {
-        source,
+        source: &source,
         stop,
         halt: AtomicBool::new(false),
         notes: note::Notes::default(),

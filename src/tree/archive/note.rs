@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use crate::tree::extract::Skipped;
+use crate::tree::extract::{Loss, Skipped};
 
 /// LIMIT: what is named; the rest is counted.
 const NAMED_MAX: usize = 10_000;
@@ -46,6 +46,11 @@ impl Notes {
         if noted.named.len() < NAMED_MAX {
             noted.named.push(Skipped {
                 path: PathBuf::from(OsStr::from_bytes(path)),
+                loss: if failed {
+                    Loss::Unreadable
+                } else {
+                    Loss::Chosen
+                },
                 reason,
             });
         }

@@ -10,7 +10,7 @@ use crate::block::filter::{Fault, OpKind};
 use crate::block::{MemoryDisk, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FileType, Time, Xattr};
-use crate::tree::extract::Source;
+use crate::tree::extract::{Source, XattrChoice};
 use crate::tree::{Attributes, Ino};
 
 enum Body {
@@ -110,7 +110,11 @@ impl Source for Fake {
 
 fn take(fake: &Fake, format: Format) -> (Vec<u8>, Result<Archived>) {
     let mut out = Vec::new();
-    let options = ArchiveOptions { format, threads: 3 };
+    let options = ArchiveOptions {
+        format,
+        threads: 3,
+        xattrs: &XattrChoice::default(),
+    };
     let stop = AtomicBool::new(false);
     let done = archive(
         fake,
@@ -398,7 +402,11 @@ fn nobody_who_reads_and_stopping() {
         .dir(1, &[(b"a", 2)])
         .file(2, &vec![7; 6 << 20]);
     for format in [Format::Tar, Format::Zip] {
-        let options = ArchiveOptions { format, threads: 1 };
+        let options = ArchiveOptions {
+            format,
+            threads: 1,
+            xattrs: &XattrChoice::default(),
+        };
         let run = |sink: usize, stop: bool| {
             let stop = AtomicBool::new(stop);
             let sink = Box::new(Closing(sink));

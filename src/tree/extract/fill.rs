@@ -1,6 +1,6 @@
 //! Filling: bytes and attributes of the files that the walk has made.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{ExtractOptions, Skipped, Source};
+use super::{ExtractOptions, Loss, Skipped, Source};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::guest::fs::{FileType, Time, Xattr};
 use crate::sys::Dir;
@@ -20,6 +20,8 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Bytes read and written at once.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// LIMIT: names of labels that are told apart.
+const LABELS_MAX: usize = 100;
 /// LIMIT: what was left out and is named; the rest is counted.
 const SKIPPED_MAX: usize = 10_000;
 
@@ -33,6 +35,16 @@ pub(super) struct Fill {
     pub(super) path: PathBuf,
 }
 
+/// What is not in the target as it is in the guest.
+#[derive(Default)]
+pub(super) struct Losses {
+    pub(super) named: Vec<Skipped>,
+    pub(super) chosen: u64,
+    pub(super) unreadable: u64,
+    pub(super) refused: u64,
+    pub(super) labels: BTreeMap<String, u64>,
+}
+
 /// What the threads share.
 pub(super) struct Job<'a> {
     pub(super) source: &'a dyn Source,
@@ -44,21 +56,51 @@ pub(super) struct Job<'a> {
     pub(super) progress: &'a (dyn Fn(u64) + Sync),
     pub(super) files: AtomicU64,
     pub(super) bytes: AtomicU64,
-    pub(super) skipped: Mutex<(Vec<Skipped>, u64)>,
+    pub(super) losses: Mutex<Losses>,
     /// Files that could not be filled; their other names go too.
     pub(super) failed: Mutex<HashSet<Ino>>,
 }
 
 impl Job<'_> {
-    pub(super) fn skip(&self, path: &Path, reason: impl Into<String>) {
-        let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
-        skipped.1 += 1;
-        if skipped.0.len() < SKIPPED_MAX {
-            skipped.0.push(Skipped {
+    pub(super) fn skip(&self, path: &Path, loss: Loss, reason: impl Into<String>) {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        match loss {
+            Loss::Chosen => losses.chosen += 1,
+            Loss::Unreadable => losses.unreadable += 1,
+            Loss::Refused => losses.refused += 1,
+        }
+        if losses.named.len() < SKIPPED_MAX {
+            losses.named.push(Skipped {
                 path: path.to_path_buf(),
+                loss,
                 reason: reason.into(),
             });
         }
+    }
+
+    /// Notes what could not be done.
+    pub(super) fn note(&self, path: &Path, result: Result<()>) {
+        if let Err(error) = result {
+            self.skip(path, Loss::of(&error), error.report());
+        }
+    }
+
+    /// Notes how the setting of an attribute ended: a label that the target does not take is counted, and nothing else is lost by it.
+    pub(super) fn note_xattr(&self, path: &Path, name: &[u8], result: Result<()>) {
+        let Err(error) = result else { return };
+        let shown = name.escape_ascii().to_string();
+        if !is_label(name) {
+            let reason = format!("its attribute {shown}: {}", error.report());
+            return self.skip(path, Loss::of(&error), reason);
+        }
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        // LIMIT: names that are told apart; they come from the guest.
+        let key = if losses.labels.len() < LABELS_MAX || losses.labels.contains_key(&shown) {
+            shown
+        } else {
+            "others".to_owned()
+        };
+        *losses.labels.entry(key).or_default() += 1;
     }
 
     pub(super) fn check_stop(&self) -> Result<()> {
@@ -91,10 +133,8 @@ impl Job<'_> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(fill.ino);
-            self.skip(&fill.path, error.report());
-            if let Err(error) = fill.parent.unlink(&fill.name) {
-                self.skip(&fill.path, error.report());
-            }
+            self.skip(&fill.path, Loss::of(&error), error.report());
+            self.note(&fill.path, fill.parent.unlink(&fill.name));
             if is_fatal(&error) {
                 self.halt.store(true, Ordering::Relaxed);
                 result = result.and(Err(error));
@@ -134,24 +174,23 @@ impl Job<'_> {
 
     /// Owner, xattrs, mode and times of an open file or directory, in the order that keeps them.
     pub(super) fn finish(&self, file: impl AsFd, ino: Ino, attributes: &Attributes, path: &Path) {
-        let note = |result: Result<()>| {
-            if let Err(error) = result {
-                self.skip(path, error.report());
-            }
-        };
+        let note = |result: Result<()>| self.note(path, result);
         if self.options.owner {
             note(place::set_owner(&file, attributes.uid, attributes.gid));
         }
         for xattr in self.xattrs(ino, path).iter() {
-            let name = String::from_utf8_lossy(&xattr.name).into_owned();
             let set = place::set_xattr(&file, &xattr.name, &xattr.value);
-            note(set.map_err(|e| e.at_path(name)));
+            self.note_xattr(path, &xattr.name, set);
         }
         let mut mode = attributes.mode;
         if !self.options.special && attributes.file_type == FileType::Regular && mode & 0o6000 != 0
         {
             mode &= 0o1777;
-            self.skip(path, "its setuid and setgid bits; --special keeps them");
+            self.skip(
+                path,
+                Loss::Chosen,
+                "its setuid and setgid bits; --special keeps them",
+            );
         }
         note(place::set_mode(&file, mode));
         let (accessed, modified) = (instant(attributes.atime), instant(attributes.mtime));
@@ -163,7 +202,8 @@ impl Job<'_> {
         let all = match self.source.xattrs(ino) {
             Ok(all) => all,
             Err(error) => {
-                self.skip(path, format!("its extended attributes: {}", error.report()));
+                let reason = format!("its extended attributes: {}", error.report());
+                self.skip(path, Loss::of(&error), reason);
                 return Vec::new();
             }
         };
@@ -173,13 +213,28 @@ impl Job<'_> {
             .filter(|xattr| {
                 let power = xattr.name == b"security.capability" && !self.options.special;
                 if power {
-                    self.skip(path, "its file capabilities; --special keeps them");
+                    self.skip(
+                        path,
+                        Loss::Chosen,
+                        "its file capabilities; --special keeps them",
+                    );
                 }
                 !power
             })
             .cloned()
             .collect()
     }
+}
+
+/// Whether an attribute is a label: it matters to the system that set it, and its absence loses no content and no right.
+fn is_label(name: &[u8]) -> bool {
+    let begins = |prefix: &[u8]| name.starts_with(prefix);
+    let is_power = name == b"security.capability";
+    let is_acl = begins(b"system.posix_acl_");
+    (begins(b"security.") && !is_power)
+        || begins(b"trusted.")
+        || begins(b"btrfs.")
+        || (begins(b"system.") && !is_acl)
 }
 
 /// Errors after which going on makes no sense.

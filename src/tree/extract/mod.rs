@@ -11,10 +11,12 @@
 //! One thread walks and makes the names; several fill the files. The queue between them is bounded, and so are open files.
 
 mod fill;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -28,6 +30,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::Xattr;
 use crate::sys::Dir;
 use fill::Job;
+pub(in crate::tree) use taken::Taken;
+pub use taken::XattrChoice;
 pub(in crate::tree) use walk::{DEPTH_MAX, check_name};
 use walk::{Walk, Walked};
 
@@ -100,6 +104,29 @@ pub struct ExtractOptions {
     pub owner: bool,
     /// Filling threads; 0: two for each processor.
     pub threads: usize,
+    /// Which extended attributes are taken.
+    pub xattrs: XattrChoice,
+}
+
+/// Why something is not in the target as it is in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// It was not asked for.
+    Chosen,
+    /// It is there and could not be read.
+    Unreadable,
+    /// The target refused it.
+    Refused,
+}
+
+impl Loss {
+    /// The loss that an error stands for: errors of reading are `Corrupt` here.
+    fn of(error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::Corrupt => Self::Unreadable,
+            _ => Self::Refused,
+        }
+    }
 }
 
 /// Something that was left out.
@@ -107,6 +134,8 @@ pub struct ExtractOptions {
 pub struct Skipped {
     /// Path below the target.
     pub path: PathBuf,
+    /// What sort of loss it is.
+    pub loss: Loss,
     /// Why, for people.
     pub reason: String,
 }
@@ -130,6 +159,12 @@ pub struct Extracted {
     pub skipped: Vec<Skipped>,
     /// How much was left out.
     pub skipped_count: u64,
+    /// How much of that could not be read.
+    pub unreadable_count: u64,
+    /// How much of that the target refused.
+    pub refused_count: u64,
+    /// Labels that the target does not take (SELinux, IMA, `trusted.*`, `btrfs.*`), and of how many files.
+    pub labels: BTreeMap<String, u64>,
 }
 
 /// Takes the node `ino` and all below it out as `name` in `target`. `progress` is told the bytes written.
@@ -154,9 +189,13 @@ pub fn extract(
         )
         .at_path(target.path().join(OsStr::from_bytes(name))));
     }
+    let source = Taken {
+        source,
+        xattrs: &options.xattrs,
+    };
     let attributes = source.attributes(ino)?;
     let job = Job {
-        source,
+        source: &source,
         options,
         target,
         stop,
@@ -164,7 +203,7 @@ pub fn extract(
         progress,
         files: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
-        skipped: Mutex::default(),
+        losses: Mutex::default(),
         failed: Mutex::default(),
     };
     let (sender, receiver) = sync_channel(QUEUE);
@@ -205,9 +244,14 @@ pub fn extract(
     }
     extracted.files = job.files.into_inner();
     extracted.bytes = job.bytes.into_inner();
-    (extracted.skipped, extracted.skipped_count) = job
-        .skipped
+    let losses = job
+        .losses
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
+    extracted.skipped_count = losses.chosen + losses.unreadable + losses.refused;
+    extracted.unreadable_count = losses.unreadable;
+    extracted.refused_count = losses.refused;
+    extracted.skipped = losses.named;
+    extracted.labels = losses.labels;
     Ok(extracted)
 }

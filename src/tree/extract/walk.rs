@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use super::Extracted;
 use super::fill::{Fill, Job, instant, is_fatal};
+use super::{Extracted, Loss};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
 use crate::sys::Dir;
@@ -113,7 +113,7 @@ impl<'a> Walk<'a> {
                     ErrorKind::AlreadyExists => "the name is there already".to_owned(),
                     _ => error.report(),
                 };
-                self.job.skip(path, reason);
+                self.job.skip(path, Loss::of(&error), reason);
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -157,7 +157,7 @@ impl<'a> Walk<'a> {
             if let Err(reason) = check_name(&name) {
                 // Such a name is never joined to a path: shown it is harmless.
                 let shown = name.escape_ascii().to_string().replace('/', "\\x2f");
-                self.job.skip(&path.join(shown), reason);
+                self.job.skip(&path.join(shown), Loss::Unreadable, reason);
                 continue;
             }
             let path = path.join(OsStr::from_bytes(&name));
@@ -225,7 +225,8 @@ impl<'a> Walk<'a> {
                 self.extracted.symlinks += 1;
             }
             FileType::CharDevice | FileType::BlockDevice if !self.job.options.special => {
-                self.job.skip(&path, "a device node; --special makes it");
+                self.job
+                    .skip(&path, Loss::Chosen, "a device node; --special makes it");
                 return Ok(());
             }
             FileType::CharDevice => {
@@ -275,11 +276,7 @@ impl<'a> Walk<'a> {
         name: &OsStr,
         path: &Path,
     ) {
-        let note = |result: Result<()>| {
-            if let Err(error) = result {
-                self.job.skip(path, error.report());
-            }
-        };
+        let note = |result: Result<()>| self.job.note(path, result);
         if self.job.options.owner {
             note(place::set_owner_at(
                 parent,
@@ -289,9 +286,8 @@ impl<'a> Walk<'a> {
             ));
         }
         for xattr in self.job.xattrs(ino, path) {
-            let key = String::from_utf8_lossy(&xattr.name).into_owned();
             let set = place::set_xattr_at(parent, name, &xattr.name, &xattr.value);
-            note(set.map_err(|e| e.at_path(key)));
+            self.job.note_xattr(path, &xattr.name, set);
         }
         let (accessed, modified) = (instant(attributes.atime), instant(attributes.mtime));
         note(place::set_times_at(parent, name, accessed, modified));

@@ -5,6 +5,7 @@
 //!   write. What begins as an image although nobody wrote its format is reported ([`OpenSource::lookalike`]).
 //! - Backing and data files of a source are opened only below directories that the caller names, also those that `qemu-nbd` opens.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -45,35 +46,25 @@ impl Source {
     ///
     /// # Errors
     /// `InvalidInput`, `Unsupported`.
-    pub fn parse(text: &str, default: Option<ImageFormat>) -> Result<Self> {
-        if Uri::is_uri(text) {
-            return Ok(Self::Nbd {
-                uri: text.parse()?,
-                is_raw: default == Some(ImageFormat::Raw),
-            });
-        }
-        if let Some((prefix, rest)) = text.split_once(':')
-            && let Ok(format) = prefix.parse::<ImageFormat>()
-        {
-            if !Uri::is_uri(rest) {
-                return Ok(Self::File {
-                    path: rest.into(),
-                    format: Some(format),
-                });
-            }
-            if format != ImageFormat::Raw {
+    pub fn parse(text: &OsStr, default: Option<ImageFormat>) -> Result<Self> {
+        let (said, rest) = ImageFormat::split_prefix(text);
+        let uri = rest.to_str().filter(|text| Uri::is_uri(text));
+        if let Some(uri) = uri {
+            if let Some(format) = said.filter(|format| *format != ImageFormat::Raw) {
                 return Err(Error::invalid(format!(
                     "an NBD export has a disk's bytes, and is not read as {format}"
                 ))
                 .advise("let its server open the image with that format (qemu-nbd -f)"));
             }
             return Ok(Self::Nbd {
-                uri: rest.parse()?,
-                is_raw: true,
+                uri: uri.parse()?,
+                is_raw: said.or(default) == Some(ImageFormat::Raw),
             });
         }
-        let path = PathBuf::from(text);
-        let format = default.or_else(|| ImageFormat::of_extension(&path));
+        let path = PathBuf::from(rest);
+        let format = said
+            .or(default)
+            .or_else(|| ImageFormat::of_extension(&path));
         Ok(Self::File { path, format })
     }
 
@@ -284,10 +275,11 @@ impl OpenSource {
 mod tests {
     use super::Source;
     use crate::types::ImageFormat;
+    use std::ffi::OsStr;
 
     #[test]
     fn formats_are_written_or_follow_from_the_extension() {
-        let parse = |text: &str| Source::parse(text, None).unwrap();
+        let parse = |text: &str| Source::parse(OsStr::new(text), None).unwrap();
         let file = |path: &str, format: Option<ImageFormat>| Source::File {
             path: path.into(),
             format,
@@ -303,13 +295,16 @@ mod tests {
         );
         assert_eq!(parse("/dev/vg0/root"), file("/dev/vg0/root", None));
         assert_eq!(parse("odd:name"), file("odd:name", None));
-        assert_eq!(Source::parse("x", qcow2).unwrap(), file("x", qcow2));
+        assert_eq!(
+            Source::parse(OsStr::new("x"), qcow2).unwrap(),
+            file("x", qcow2)
+        );
         let nbd = |text: &str| match parse(text) {
             Source::Nbd { is_raw, .. } => is_raw,
             other => panic!("{other:?}"),
         };
         assert!(!nbd("nbd+unix:///?socket=/tmp/s"));
         assert!(nbd("raw:nbd+unix:///?socket=/tmp/s"));
-        assert!(Source::parse("qcow2:nbd+unix:///?socket=/tmp/s", None).is_err());
+        assert!(Source::parse(OsStr::new("qcow2:nbd+unix:///?socket=/tmp/s"), None).is_err());
     }
 }

@@ -1,9 +1,9 @@
 //! `restorefs restore VM@POINT:/PATH --to ARCHIVE`, or `--to -`: files of a guest as a tar or a zip.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -53,14 +53,14 @@ pub(super) fn format(to: &Path, said: Option<FilesFormat>) -> Result<Option<Form
 
 /// Whether people mean an archive by that name, of a kind that we do not make.
 fn is_foreign(to: &Path) -> bool {
-    let name = to.file_name().and_then(|name| name.to_str());
-    let name = name.unwrap_or_default().to_ascii_lowercase();
+    let name = to.file_name().unwrap_or_default();
+    let name = name.to_string_lossy().to_ascii_lowercase();
     let (stem, end) = name.rsplit_once('.').unwrap_or_default();
     stem.ends_with(".tar") || ["tgz", "txz", "tbz2", "7z", "rar", "cpio"].contains(&end)
 }
 
 fn extension(to: &Path) -> Option<Format> {
-    let name = to.file_name()?.to_str()?.to_ascii_lowercase();
+    let name = to.file_name()?.to_string_lossy().to_ascii_lowercase();
     let ends = |end: &str| name.len() > end.len() && name.ends_with(end);
     if ends(".tar.zst") || ends(".tzst") {
         Some(Format::TarZstd)
@@ -82,7 +82,7 @@ pub(super) fn is_closed(error: &Error) -> bool {
 struct Taking<'a> {
     tree: &'a Tree,
     ino: Ino,
-    name: &'a str,
+    name: &'a [u8],
     options: ArchiveOptions<'a>,
     stop: &'a AtomicBool,
     bar: &'a Bar,
@@ -93,7 +93,7 @@ impl Taking<'_> {
         archive(
             self.tree as &dyn Source,
             self.ino,
-            self.name.as_bytes(),
+            self.name,
             sink,
             self.options,
             self.stop,
@@ -105,7 +105,7 @@ impl Taking<'_> {
 pub(super) fn run(
     context: &Context,
     selector: &Selector,
-    path: &str,
+    path: &[u8],
     (to, format): (&Path, Format),
     args: &Restore,
 ) -> Result<()> {
@@ -116,14 +116,16 @@ pub(super) fn run(
     }
     let (tree, found, name) = find(context, selector, path)?;
     // What is in `files` is the guest's root: it has no name of its own.
-    let is_root = path.trim_matches('/') == "files";
+    let mut parts = path.split(|b| *b == b'/').filter(|part| !part.is_empty());
+    let is_root = parts.next() == Some(b"files") && parts.next().is_none();
     let stop = interrupt::flag()?;
-    let bar = Progress::new(context.output).bar(&name, found.attributes.size_bytes);
+    let bar =
+        Progress::new(context.output).bar(&name.to_string_lossy(), found.attributes.size_bytes);
     let choice = xattrs(args);
     let taking = Taking {
         tree: tree.as_ref(),
         ino: found.attributes.ino,
-        name: if is_root { "." } else { &name },
+        name: if is_root { b"." } else { name.as_bytes() },
         options: ArchiveOptions {
             format,
             threads: args.threads.unwrap_or(0),
@@ -158,12 +160,12 @@ fn into_file(taking: &Taking<'_>, to: &Path, force: bool) -> Result<Archived> {
         .unwrap_or(Path::new("."));
     let name = to
         .file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(|| Error::invalid("the archive needs a plain file name").at_path(to))?;
+        .ok_or_else(|| Error::invalid("the archive needs a file name").at_path(to))?;
     let dir = Dir::open(parent)?;
     let replace = if force { Replace::Yes } else { Replace::No };
-    refuse_place(&dir, OsStr::new(name), replace)?;
-    let making = format!("{name}.restoring");
+    refuse_place(&dir, name, replace)?;
+    let mut making = name.to_os_string();
+    making.push(".restoring");
     match dir.unlink(&making) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}

@@ -1,6 +1,7 @@
 //! The command line as clap sees it: definitions only, so that the build makes man pages and completions from
 //! the same table.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -122,10 +123,10 @@ pub struct Init {
 pub struct Backup {
     /// The VM; made when there is none of that name
     #[arg(value_name = "VM")]
-    pub vm: String,
+    pub vm: OsString,
     /// Disks and where their content is: a file, a block device, FORMAT:PATH or an NBD URI
     #[arg(value_name = "DISK=SOURCE")]
-    pub disks: Vec<String>,
+    pub disks: Vec<OsString>,
     /// Name of the restore point; by default the time, in UTC
     #[arg(long, value_name = "NAME")]
     pub point: Option<String>,
@@ -137,7 +138,7 @@ pub struct Backup {
     pub allow_backing: Vec<PathBuf>,
     /// Store everything; with disks named (--full vda), only theirs
     #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "")]
-    pub full: Vec<String>,
+    pub full: Vec<OsString>,
     /// Compare with the last full point instead of the newest
     #[arg(long)]
     pub differential: bool,
@@ -175,10 +176,10 @@ pub struct Backup {
 pub struct Begin {
     /// The VM; made when there is none of that name
     #[arg(value_name = "VM")]
-    pub vm: String,
+    pub vm: OsString,
     /// Disks that are new or have another size; sizes default to the parent's
     #[arg(value_name = "DISK=SIZE")]
-    pub disks: Vec<String>,
+    pub disks: Vec<OsString>,
     /// Name of the session
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
@@ -187,7 +188,7 @@ pub struct Begin {
     pub point: Option<String>,
     /// Store everything; with disks named (--full vda), only theirs
     #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "")]
-    pub full: Vec<String>,
+    pub full: Vec<OsString>,
     /// Compare with the last full point instead of the newest
     #[arg(long)]
     pub differential: bool,
@@ -268,7 +269,7 @@ pub struct Jobs {
 pub struct Ls {
     /// Nothing, a VM, a point, or a path below a point
     #[arg(value_name = "VM[@POINT][:/PATH]")]
-    pub target: Option<String>,
+    pub target: Option<OsString>,
 }
 
 /// Arguments of `info`.
@@ -292,13 +293,13 @@ pub struct Volumes {
 pub struct Restore {
     /// The restore point, or a path below it
     #[arg(value_name = "VM@POINT[:/PATH]")]
-    pub from: String,
+    pub from: OsString,
     /// The disk
     #[arg(value_name = "DISK")]
     pub disk: Option<String>,
     /// A new file, a block device or an NBD URI
     #[arg(value_name = "TARGET", value_hint = ValueHint::AnyPath)]
-    pub target: Option<String>,
+    pub target: Option<OsString>,
     /// Directory for all disks and attached files, or for the files at PATH; for these also an archive (.tar, .tar.zst, .zip), or -
     #[arg(long, value_name = "DIR|ARCHIVE|-", value_hint = ValueHint::AnyPath, conflicts_with = "disk")]
     pub to: Option<PathBuf>,
@@ -348,7 +349,7 @@ pub struct Mount {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["mountpoint", "options", "foreground", "nbd"])]
     pub config: Option<PathBuf>,
     /// Options as mount(8) takes them: vm=PATTERN,allow_other,uid=,gid=,umask=,exec,noxattr,symlinks=rebase,nonempty,poll=SECONDS
-    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Serve the restore points that the mount shows over NBD as well, on this Unix socket, read-only, as VM/POINT/DISK
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
@@ -436,7 +437,7 @@ pub struct Serve {
     pub mount: Option<PathBuf>,
     /// Options of the mount, as of `restorefs mount`, and: ro (sessions are shown, and written through NBD only), allow_forget (rmdir
     /// removes a restore point)
-    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Serve NBD on this Unix socket
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use super::context::Context;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::fuse::{MountOptions, effective_labels};
 
 /// Set in the child's environment: it says "ready" on its standard output.
 const MARK: &str = "RESTOREFS_BACKGROUND";
@@ -25,6 +26,10 @@ pub(super) fn start(
     options: &[String],
     more: &[OsString],
 ) -> Result<()> {
+    // Warned of here, where a person reads it.
+    let mut parsed = MountOptions::default();
+    options.iter().try_for_each(|text| parsed.parse(text))?;
+    effective_labels(&parsed.labels)?;
     let program = std::env::current_exe().or_io("cannot find this program's file")?;
     let mut command = Command::new(program);
     command

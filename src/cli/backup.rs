@@ -53,7 +53,7 @@ pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
 }
 
 fn plan(context: &Context, args: &Backup) -> Result<Plan> {
-    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.full);
+    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.full)?;
     if texts.is_empty() {
         return Err(Error::invalid("no disk was named").advise("name each: DISK=SOURCE"));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::args::Begin;
 use super::context::Context;
-use super::target::{parse_disk, parse_disks, parse_ids, split_list, split_pairs, untangle};
+use super::target::{parse_disk, parse_disks, parse_ids, plain, split_list, split_pairs, untangle};
 use crate::daemon::control::{BeginAnswer, BeginArguments, Client, DiskArguments, Request};
 use crate::error::Result;
 use crate::types::duration::parse_seconds;
@@ -12,10 +12,10 @@ use crate::types::size;
 use crate::types::{DiskName, PointName, VmName};
 
 pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
-    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.full);
+    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.full)?;
     let mut disks = Vec::new();
     for text in &texts {
-        let (name, bytes) = parse_disk(text, "SIZE")?;
+        let (name, bytes) = parse_disk(plain(text)?, "SIZE")?;
         disks.push(DiskArguments {
             name,
             source_bytes: Some(size::parse(&bytes)?),

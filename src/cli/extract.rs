@@ -1,5 +1,7 @@
 //! `restorefs restore VM@POINT:/PATH --to DIR`: files of a guest, with everything that they have.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +9,7 @@ use super::args::Restore;
 use super::context::Context;
 use super::output::printable;
 use super::progress::Progress;
-use super::target::split_list;
+use super::target::{last_name, split_list};
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::selector::Selector;
@@ -19,12 +21,11 @@ use crate::types::size::{Count, Human};
 pub(super) fn run(
     context: &Context,
     selector: &Selector,
-    path: &str,
+    path: &[u8],
     to: &Path,
     args: &Restore,
 ) -> Result<()> {
     let (tree, found, name) = find(context, selector, path)?;
-    let name = name.as_str();
     std::fs::create_dir_all(to)
         .or_io("cannot make the target directory")
         .at_path(to)?;
@@ -36,7 +37,8 @@ pub(super) fn run(
         xattrs: xattrs(args),
     };
     let stop = interrupt::flag()?;
-    let bar = Progress::new(context.output).bar(name, found.attributes.size_bytes);
+    let bar =
+        Progress::new(context.output).bar(&name.to_string_lossy(), found.attributes.size_bytes);
     let extracted = extract(
         tree.as_ref(),
         found.attributes.ino,
@@ -47,25 +49,22 @@ pub(super) fn run(
         &|bytes| bar.add(bytes),
     );
     bar.finish();
-    report(context, &extracted?, &to.join(name))
+    report(context, &extracted?, &to.join(&name))
 }
 
 /// The tree, the node at `path` of a point, and its name.
 pub(super) fn find(
     context: &Context,
     selector: &Selector,
-    path: &str,
-) -> Result<(Arc<Tree>, Found, String)> {
+    path: &[u8],
+) -> Result<(Arc<Tree>, Found, OsString)> {
     let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
     let start = format!("{}/{}", point.vm, point.entry.name);
     let start = tree.resolve(Ino::ROOT, start.as_bytes())?;
-    let found = tree.resolve(start.attributes.ino, path.as_bytes())?;
-    let name = path
-        .rsplit('/')
-        .find(|part| !part.is_empty())
-        .unwrap_or(point.entry.name.as_str());
-    Ok((tree, found, name.to_owned()))
+    let found = tree.resolve(start.attributes.ino, path)?;
+    let name = last_name(path).unwrap_or(point.entry.name.as_str().as_bytes());
+    Ok((tree, found, OsStr::from_bytes(name).to_owned()))
 }
 
 /// Which extended attributes are taken.

@@ -2,7 +2,7 @@
 
 use super::args::Ls;
 use super::context::Context;
-use super::target::Target;
+use super::target::{Target, last_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
 use crate::repo::Repository;
@@ -17,7 +17,7 @@ pub(super) fn run(context: &Context, args: &Ls) -> Result<()> {
     match args.target.as_deref().map(Target::parse).transpose()? {
         None => vms(context, &repository),
         Some(Target::Vm(vm)) => points(context, &repository, &vm),
-        Some(Target::Point(selector)) => tree(context, &selector, "/"),
+        Some(Target::Point(selector)) => tree(context, &selector, b"/"),
         Some(Target::Path(selector, path)) => tree(context, &selector, &path),
     }
 }
@@ -111,14 +111,14 @@ struct Line {
     link: Option<Vec<u8>>,
 }
 
-fn tree(context: &Context, selector: &Selector, path: &str) -> Result<()> {
+fn tree(context: &Context, selector: &Selector, path: &[u8]) -> Result<()> {
     let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
     let start = tree.resolve(
         crate::tree::Ino::ROOT,
         format!("{}/{}", point.vm, point.entry.name).as_bytes(),
     )?;
-    let found = tree.resolve(start.attributes.ino, path.as_bytes())?;
+    let found = tree.resolve(start.attributes.ino, path)?;
     let mut lines = Vec::new();
     if found.attributes.file_type == FileType::Directory {
         tree.entries(found.attributes.ino, 0, &mut |entry| {
@@ -131,10 +131,7 @@ fn tree(context: &Context, selector: &Selector, path: &str) -> Result<()> {
         })?;
         lines.sort_by(|a, b| a.name.cmp(&b.name));
     } else {
-        let name = path
-            .rsplit('/')
-            .find(|part| !part.is_empty())
-            .unwrap_or("/");
+        let name = last_name(path).unwrap_or(b"/");
         lines.push(Line {
             name: name.into(),
             attributes: Some(found.attributes),

@@ -16,7 +16,7 @@ use super::{background, mount_config};
 use crate::daemon::control::Client;
 use crate::daemon::log::{self, LogFormat, LogOptions};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::fuse::MountOptions;
+use crate::fuse::{MountOptions, split_options};
 use crate::repo::Repository;
 
 /// The first argument of a program that is to be the helper.
@@ -169,7 +169,7 @@ impl Helper {
     fn options(&self) -> Result<(MountOptions, Vec<String>)> {
         let mut options = MountOptions::default();
         let mut texts = Vec::new();
-        for text in self.options.iter().flat_map(|all| all.split(',')) {
+        for text in self.options.iter().flat_map(|all| split_options(all)) {
             match options.parse(text) {
                 Ok(()) => texts.push(text.to_owned()),
                 Err(error) if self.sloppy => {
@@ -178,7 +178,6 @@ impl Helper {
                 Err(error) => return Err(error),
             }
         }
-        texts.retain(|text| !text.trim().is_empty());
         Ok((options, texts))
     }
 }

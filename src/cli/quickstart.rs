@@ -1,5 +1,6 @@
 //! `restorefs quickstart`: from nothing to a mounted repository with two backups, by the same commands that people use.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use super::args::{Backup, Init, Quickstart};
@@ -40,7 +41,7 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
     ls::run(
         &context,
         &super::args::Ls {
-            target: Some("sample".to_owned()),
+            target: Some("sample".into()),
         },
     )?;
 
@@ -66,10 +67,17 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
     explain(&context, &repo, Some(&mountpoint))
 }
 
+/// The sample disk as a source.
+fn disk_source(disk: &Path) -> OsString {
+    let mut source = OsString::from("vda=raw:");
+    source.push(disk);
+    source
+}
+
 fn backup_args(disk: &Path, point: &str) -> Backup {
     Backup {
-        vm: "sample".to_owned(),
-        disks: vec![format!("vda=raw:{}", disk.display())],
+        vm: "sample".into(),
+        disks: vec![disk_source(disk)],
         point: Some(point.to_owned()),
         format: None,
         allow_backing: Vec::new(),

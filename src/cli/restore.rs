@@ -192,7 +192,7 @@ fn one(
     args: &Restore,
     selector: &Selector,
     disk: &str,
-    target: &str,
+    target: &OsStr,
 ) -> Result<()> {
     let place = Place::parse(target, args.force)?;
     let restoration = Restoration::open(context, args, selector)?;
@@ -236,7 +236,8 @@ fn one(
             restoration.file(disk, &Dir::open(parent)?, file, is_qcow2)?
         }
     };
-    restoration.report(&[(disk.name.clone(), target.to_owned(), restored)])
+    let shown = target.to_string_lossy().into_owned();
+    restoration.report(&[(disk.name.clone(), shown, restored)])
 }
 
 fn device_target(restoration: &Restoration<'_>, disk: &PointDisk, path: &Path) -> Result<Restored> {

@@ -1,10 +1,11 @@
 //! The sources of one `backup`: opened, looked at before the first byte, and again before the commit.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use super::args::Backup;
 use super::context::Context;
-use super::target::{parse_disk, split_paths};
+use super::target::{parse_disk_path, split_paths};
 use crate::capture::source::{OpenSource, Source};
 use crate::error::{Error, Result};
 use crate::ingest::{Lookalike, Origin};
@@ -15,7 +16,7 @@ pub(super) struct Copied {
     pub(super) name: DiskName,
     pub(super) open: OpenSource,
     source: Source,
-    text: String,
+    text: OsString,
 }
 
 /// All sources.
@@ -31,13 +32,13 @@ impl Sources {
     ///
     /// # Errors
     /// `InvalidInput`: a word, an empty source, one file for two disks; what opening returns.
-    pub(super) fn open(args: &Backup, texts: &[String]) -> Result<Self> {
+    pub(super) fn open(args: &Backup, texts: &[OsString]) -> Result<Self> {
         let format = args.format.as_deref().map(str::parse::<ImageFormat>);
         let format = format.transpose()?;
         let allow_backing = split_paths(&args.allow_backing);
         let mut all: Vec<Copied> = Vec::new();
         for text in texts {
-            let (name, text) = parse_disk(text, "SOURCE")?;
+            let (name, text) = parse_disk_path(text, "SOURCE")?;
             let source = Source::parse(&text, format)?;
             let open = source.open(&allow_backing)?;
             if open.disk.size_bytes() == 0 {
@@ -132,7 +133,7 @@ impl Sources {
                 false => None,
             };
             let lookalike = one.open.lookalike.map(|format| Lookalike {
-                source: one.text.clone(),
+                source: one.text.to_string_lossy().into_owned(),
                 format: format.to_owned(),
                 ways_out: one.source.ways_out(format),
             });

@@ -1,6 +1,8 @@
 //! What people write on the command line for points, paths and sessions.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -14,8 +16,8 @@ pub(super) enum Target {
     Vm(VmName),
     /// A point.
     Point(Selector),
-    /// A path below a point.
-    Path(Selector, String),
+    /// A path below a point, in the guest's own bytes.
+    Path(Selector, Vec<u8>),
 }
 
 impl Target {
@@ -23,13 +25,16 @@ impl Target {
     ///
     /// # Errors
     /// `InvalidInput`, `NameTooLong`.
-    pub(super) fn parse(text: &str) -> Result<Self> {
-        let (point, path) = match text.split_once(":/") {
-            Some((point, path)) => (point, Some(format!("/{path}"))),
-            None => (text, None),
+    pub(super) fn parse(text: &OsStr) -> Result<Self> {
+        let bytes = text.as_bytes();
+        let colon = bytes.windows(2).position(|pair| pair == b":/");
+        let (point, path) = match colon {
+            Some(at) => (bytes.get(..at), bytes.get(at + 1..)),
+            None => (Some(bytes), None),
         };
+        let point = std::str::from_utf8(point.unwrap_or_default()).map_err(|_| not_plain(text))?;
         match (point.contains('@'), path) {
-            (true, Some(path)) => Ok(Self::Path(point.parse()?, path)),
+            (true, Some(path)) => Ok(Self::Path(point.parse()?, path.to_vec())),
             (true, None) => point.parse().map(Self::Point).map_err(|e| {
                 if point.contains('/') {
                     e.advise("write VM@POINT:/PATH")
@@ -37,8 +42,11 @@ impl Target {
                     e
                 }
             }),
-            (false, Some(path)) => Err(Error::invalid(format!("the path {path} needs a point"))
-                .advise(format!("write {point}@latest:{path}"))),
+            (false, Some(path)) => {
+                let path = path.escape_ascii();
+                Err(Error::invalid(format!("the path {path} needs a point"))
+                    .advise(format!("write {point}@latest:{path}")))
+            }
             (false, None) if point.contains('/') => Err(Error::invalid(format!(
                 "\"{}\" names no VM and no point",
                 point.escape_debug()
@@ -47,6 +55,28 @@ impl Target {
             (false, None) => Ok(Self::Vm(VmName::new(point)?)),
         }
     }
+}
+
+/// The last component of a path.
+pub(super) fn last_name(path: &[u8]) -> Option<&[u8]> {
+    path.rsplit(|byte| *byte == b'/')
+        .find(|part| !part.is_empty())
+}
+
+/// A name of ours is plain text; only paths have other bytes.
+fn not_plain(text: &OsStr) -> Error {
+    Error::invalid(format!(
+        "\"{}\" is no UTF-8, which names of VMs, points and disks are",
+        text.as_bytes().escape_ascii()
+    ))
+}
+
+/// Plain text of an argument.
+///
+/// # Errors
+/// `InvalidInput` when it is no UTF-8.
+pub(super) fn plain(text: &OsStr) -> Result<&str> {
+    text.to_str().ok_or_else(|| not_plain(text))
 }
 
 /// Parses `VM/SESSION`.
@@ -68,11 +98,27 @@ pub(super) fn parse_session(text: &str) -> Result<(VmName, PointName)> {
 /// # Errors
 /// `InvalidInput`, `NameTooLong`.
 pub(super) fn parse_disk(text: &str, what: &str) -> Result<(DiskName, String)> {
-    let (disk, value) = text
-        .split_once('=')
-        .filter(|(_, value)| !value.is_empty())
-        .ok_or_else(|| Error::invalid(format!("\"{}\" is not DISK={what}", text.escape_debug())))?;
-    Ok((DiskName::new(disk)?, value.to_owned()))
+    let (disk, value) = parse_disk_path(OsStr::new(text), what)?;
+    Ok((disk, plain(&value)?.to_owned()))
+}
+
+/// Parses `DISK=VALUE` where the value is or has a path, of any bytes.
+///
+/// # Errors
+/// `InvalidInput`, `NameTooLong`.
+pub(super) fn parse_disk_path(text: &OsStr, what: &str) -> Result<(DiskName, OsString)> {
+    let bytes = text.as_bytes();
+    let at = bytes.iter().position(|byte| *byte == b'=');
+    let disk = at.and_then(|at| bytes.get(..at));
+    let value = at.and_then(|at| bytes.get(at + 1..));
+    let (disk, value) = disk
+        .zip(value.filter(|value| !value.is_empty()))
+        .ok_or_else(|| {
+            let shown = text.to_string_lossy();
+            Error::invalid(format!("\"{}\" is not DISK={what}", shown.escape_debug()))
+        })?;
+    let disk = plain(OsStr::from_bytes(disk))?;
+    Ok((DiskName::new(disk)?, OsStr::from_bytes(value).to_owned()))
 }
 
 /// Parses names of disks.
@@ -141,37 +187,47 @@ pub(super) fn split_paths(paths: &[PathBuf]) -> Vec<PathBuf> {
 /// What `--full` took for its disk although it was something else: `--full` may stand alone, so that
 /// `backup --full web01 vda=a.raw` and `backup web01 --full vda=a.raw` mean what they seem to. Answers VM, disks, and the disks
 /// that are full (an empty name: all).
+///
+/// # Errors
+/// `InvalidInput` for a name that is no UTF-8.
 pub(super) fn untangle(
-    vm: &str,
-    disks: &[String],
-    full: &[String],
-) -> (String, Vec<String>, Vec<String>) {
+    vm: &OsStr,
+    disks: &[OsString],
+    full: &[OsString],
+) -> Result<(String, Vec<OsString>, Vec<String>)> {
+    let has_value = |text: &OsStr| text.as_bytes().contains(&b'=');
     let (mut vm, mut disks) = (vm.to_owned(), disks.to_vec());
-    let mut full: Vec<String> = full
+    let mut full: Vec<OsString> = full
         .iter()
         .map(|value| {
-            if value.contains('=') {
+            if has_value(value) {
                 disks.insert(0, value.clone());
-                return String::new();
+                return OsString::new();
             }
             value.clone()
         })
         .collect();
-    if vm.contains('=')
+    if has_value(&vm)
         && let Some(name) = full.iter_mut().find(|value| !value.is_empty())
     {
         disks.insert(0, std::mem::replace(&mut vm, std::mem::take(name)));
     }
-    (vm, disks, full)
+    let full: Result<_> = full
+        .iter()
+        .map(|text| plain(text).map(str::to_owned))
+        .collect();
+    Ok((plain(&vm)?.to_owned(), disks, full?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        Target, parse_disk, parse_disks, parse_ids, parse_session, split_pairs, split_paths,
-        untangle,
+        Target, parse_disk, parse_disk_path, parse_disks, parse_ids, parse_session, split_pairs,
+        split_paths,
     };
     use crate::types::duration::parse_seconds;
+    use std::ffi::{OsStr, OsString};
+    use std::os::unix::ffi::OsStrExt;
 
     #[test]
     fn what_may_be_repeated_may_be_a_list() {
@@ -197,8 +253,15 @@ mod tests {
 
     #[test]
     fn full_stands_alone_or_names_disks() {
-        let all = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-        let same = ("web01".to_owned(), all(&["vda=a", "vdb=b"]), all(&[""]));
+        let all = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let untangle = |vm: &str, disks: &[OsString], full: &[OsString]| {
+            super::untangle(OsStr::new(vm), disks, full).unwrap()
+        };
+        let same = (
+            "web01".to_owned(),
+            all(&["vda=a", "vdb=b"]),
+            vec![String::new()],
+        );
         assert_eq!(
             untangle("web01", &all(&["vda=a", "vdb=b"]), &all(&[""])),
             same
@@ -206,18 +269,19 @@ mod tests {
         assert_eq!(untangle("web01", &all(&["vdb=b"]), &all(&["vda=a"])), same);
         assert_eq!(untangle("vda=a", &all(&["vdb=b"]), &all(&["web01"])), same);
         let one = untangle("web01", &all(&["vda=a"]), &all(&["vda"]));
-        assert_eq!(one, ("web01".to_owned(), all(&["vda=a"]), all(&["vda"])));
+        assert_eq!(
+            one,
+            ("web01".to_owned(), all(&["vda=a"]), vec!["vda".to_owned()])
+        );
     }
 
     #[test]
     fn targets_parse() {
-        assert!(matches!(Target::parse("web01").unwrap(), Target::Vm(_)));
-        assert!(matches!(
-            Target::parse("web01@latest").unwrap(),
-            Target::Point(_)
-        ));
-        match Target::parse("web01@latest:/volumes/vda/part/1/a:b@c").unwrap() {
-            Target::Path(_, path) => assert_eq!(path, "/volumes/vda/part/1/a:b@c"),
+        let parse = |text: &str| Target::parse(OsStr::new(text));
+        assert!(matches!(parse("web01").unwrap(), Target::Vm(_)));
+        assert!(matches!(parse("web01@latest").unwrap(), Target::Point(_)));
+        match parse("web01@latest:/volumes/vda/part/1/a:b@c").unwrap() {
+            Target::Path(_, path) => assert_eq!(path, b"/volumes/vda/part/1/a:b@c"),
             other => panic!("{other:?}"),
         }
         for bad in [
@@ -229,8 +293,26 @@ mod tests {
             "a\n",
             &"x".repeat(300),
         ] {
-            assert!(Target::parse(bad).is_err(), "{bad:?}");
+            assert!(parse(bad).is_err(), "{bad:?}");
         }
+        let odd = OsStr::from_bytes(b"web01@latest:/files/caf\xe9");
+        match Target::parse(odd).unwrap() {
+            Target::Path(_, path) => assert_eq!(path, b"/files/caf\xe9"),
+            other => panic!("{other:?}"),
+        }
+        let named = OsStr::from_bytes(b"w\xe9b@latest");
+        assert!(
+            Target::parse(named)
+                .unwrap_err()
+                .report()
+                .contains("w\\xe9b")
+        );
+        let (disk, source) =
+            parse_disk_path(OsStr::from_bytes(b"vda=/srv/caf\xe9.raw"), "SOURCE").unwrap();
+        assert_eq!(
+            (disk.as_str(), source.as_bytes()),
+            ("vda", &b"/srv/caf\xe9.raw"[..])
+        );
         assert!(parse_session("web01").is_err());
         assert_eq!(parse_disk("vda=a=b", "SOURCE").unwrap().1, "a=b");
         assert!(parse_disk("vda=", "SOURCE").is_err());

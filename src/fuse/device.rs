@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
+use super::label;
 use super::mountinfo::{self, TYPE};
 use super::mountpoint::{Subject, prepare};
 use super::options::MountOptions;
@@ -129,6 +130,9 @@ fn kernel_options(descriptor: &OwnedFd, options: &MountOptions) -> Result<CStrin
     if let Some(bytes) = options.max_read {
         // Writing to a string cannot fail.
         let _ = write!(data, ",max_read={bytes}");
+    }
+    for label in label::effective(&options.labels)? {
+        let _ = write!(data, ",{}", label.kernel_option());
     }
     CString::new(data).map_err(|_| Error::invalid("a zero byte in the options"))
 }

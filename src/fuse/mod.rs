@@ -25,6 +25,7 @@ pub mod disk;
 mod ending;
 mod errno;
 mod follow;
+mod label;
 mod mount;
 mod mountinfo;
 mod mountpoint;
@@ -34,6 +35,7 @@ mod umount;
 
 pub use device::Device;
 pub use follow::Follow;
+pub use label::{Label, effective as effective_labels, split_options};
 pub use mount::{Mounted, mount, serve};
 pub use mountpoint::{check_apart, is_mountpoint};
 pub use options::MountOptions;

@@ -12,6 +12,7 @@ use super::adapter::Adapter;
 use super::device;
 use super::ending;
 use super::follow::{Follower, Wake};
+use super::label;
 use super::mountinfo::{self, TYPE};
 use super::mountpoint::{Subject, prepare};
 use super::notify::Notify;
@@ -151,6 +152,9 @@ fn mount_options(tree: &Tree, options: &MountOptions) -> Result<Vec<MountOption>
     }
     if let Some(bytes) = options.max_read {
         all.push(MountOption::CUSTOM(format!("max_read={bytes}")));
+    }
+    for label in label::effective(&options.labels)? {
+        all.push(MountOption::CUSTOM(label.kernel_option()));
     }
     Ok(all)
 }

@@ -1,6 +1,7 @@
 //! Mount options as mount(8) and fstab(5) write them.
 
 use super::follow::Follow;
+use super::label::{Label, split_options};
 use crate::error::{Error, Result};
 use crate::tree::TreeOptions;
 
@@ -35,6 +36,8 @@ pub struct MountOptions {
     pub max_read: Option<u32>,
     /// How the mount learns of new points.
     pub follow: Follow,
+    /// SELinux labels of all that is in the mount.
+    pub labels: Vec<Label>,
 }
 
 /// Options that are accepted and change nothing: what we do anyway, or what is for mount(8) and systemd.
@@ -80,16 +83,20 @@ fn number<T: std::str::FromStr>(name: &str, value: Option<&str>) -> Result<T> {
 }
 
 impl MountOptions {
-    /// Parses options separated by commas; may be called again to add more.
+    /// Parses options separated by commas that are not in double quotes; may be called again to add more.
     ///
     /// # Errors
     /// `InvalidInput` naming the option that is unknown, or cannot be had (`rw`, `suid`, `dev`).
     pub fn parse(&mut self, text: &str) -> Result<()> {
-        for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
+        for option in split_options(text) {
             let (name, value) = match option.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (option, None),
             };
+            if let Some(label) = Label::parse(name, value)? {
+                self.labels.push(label);
+                continue;
+            }
             match name {
                 "noexec" => self.exec = false,
                 _ if IGNORED.contains(&option) => {}
@@ -154,7 +161,7 @@ impl MountOptions {
                         "unknown mount option \"{}\"",
                         option.escape_debug()
                     ))
-                    .advise("known are ro, rw, vm=, allow_other, allow_forget, nonempty, uid=, gid=, umask=, exec, noxattr, symlinks=rebase, max_read=, threads=, poll=SECONDS, noinotify"));
+                    .advise("known are ro, rw, vm=, allow_other, allow_forget, nonempty, uid=, gid=, umask=, exec, noxattr, symlinks=rebase, max_read=, threads=, poll=SECONDS, noinotify, context=\"LABEL\""));
                 }
             }
         }

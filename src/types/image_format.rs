@@ -1,6 +1,8 @@
 //! Image formats by their names and extensions, as people write them in sources and targets.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -40,6 +42,19 @@ impl ImageFormat {
                 .find(|(_, known)| *known == other)
                 .map(|(format, _)| Self::Foreign(format)),
         }
+    }
+
+    /// `FORMAT:REST`: the format that a prefix states, and what follows it; any other text as it is.
+    #[must_use]
+    pub fn split_prefix(text: &OsStr) -> (Option<Self>, &OsStr) {
+        let bytes = text.as_bytes();
+        let colon = bytes.iter().position(|byte| *byte == b':');
+        let split = colon.and_then(|at| {
+            let prefix = std::str::from_utf8(bytes.get(..at)?).ok()?;
+            let format = prefix.parse().ok()?;
+            Some((Some(format), OsStr::from_bytes(bytes.get(at + 1..)?)))
+        });
+        split.unwrap_or((None, text))
     }
 
     /// QEMU's name of the format.

@@ -11,6 +11,7 @@ mod archive;
 mod attribute;
 mod backup;
 mod bad_input;
+mod bytes;
 mod changed_only;
 mod daemon;
 mod filesystem;

@@ -253,6 +253,42 @@ fn without_a_daemon_a_follower_serves_it_read_only() {
     site.umount(0);
 }
 
+/// A label of a mount, as RHEL and its like need it: handed to a kernel with SELinux, and warned of without.
+#[test]
+fn a_label_with_commas_is_one_option_for_a_daemon_a_follower_and_a_configuration() {
+    if !can_mount() {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let repo = site.house.place.repo();
+    let label = "ro,context=\"system_u:object_r:samba_share_t:s0:c1,c2\",vm=db01";
+    let has_selinux = Path::new("/sys/fs/selinux").exists();
+    let mount = |words: &str| {
+        let output = site.helper(&[text(&repo), text(&site.points[0]), "-o", words]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert_eq!(names(&site.points[0]), ["db01"]);
+        assert_eq!(flags(&site.points[0]).contains("context="), has_selinux);
+        site.umount(0);
+        said
+    };
+    let said = mount(label);
+    assert!(has_selinux || said.contains("no SELinux"), "{said}");
+    let site_dir = site.house.place.dir.path();
+    let output = site
+        .house
+        .place
+        .run(&["mount", text(&site.points[0]), "-o", label]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && site_dir.exists(), "{said}");
+    assert!(has_selinux || said.contains("no SELinux"), "{said}");
+    site.umount(0);
+    site.house.configure("", "");
+    let service = site.start();
+    mount(label);
+    service.stop();
+}
+
 #[test]
 fn what_the_helper_cannot_do_it_says_with_the_codes_of_mount() {
     if !can_mount() {
@@ -380,7 +416,7 @@ fn mount_finds_the_helper_and_fstab_is_understood() {
     let service = site.start();
     let (repo, dir) = (site.house.place.repo(), site.house.place.dir.path());
     let fstab = format!(
-        "{} {} restorefs ro,allow_other,noauto,nofail,x-systemd.automount,x-systemd.requires=restorefs.service,_netdev,vm=web01 0 0\n",
+        "{} {} restorefs ro,allow_other,noauto,nofail,x-systemd.automount,x-systemd.requires=restorefs.service,_netdev,context=\"system_u:object_r:samba_share_t:s0:c1,c2\",vm=web01 0 0\n",
         repo.display(),
         site.points[1].display()
     );
@@ -400,7 +436,8 @@ fn mount_finds_the_helper_and_fstab_is_understood() {
          mount -t restorefs {repo} {a}; touch {a}/web01/p1 2>&1 | grep -c 'Read-only'\n\
          umount {a}\n\
          mount -t restorefs {repo} {a} -o bogus || echo failed with $?\n\
-         mount -o remount,ro -t restorefs {repo} {a} || echo failed with $?\n",
+         mount -o remount,ro -t restorefs {repo} {a} || echo failed with $?\n\
+         mount -t restorefs {repo} {a} -o 'ro,context=\"system_u:object_r:samba_share_t:s0:c1,c2\",vm=web01'; ls {a}; umount {a}\n",
         helper = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("mount-helpers/mount.restorefs")
             .display(),
@@ -421,7 +458,7 @@ fn mount_finds_the_helper_and_fstab_is_understood() {
     );
     assert_eq!(
         out,
-        "web01\n65534:700\nweb01\n1\nfailed with 1\nfailed with 1\n",
+        "web01\n65534:700\nweb01\n1\nfailed with 1\nfailed with 1\nweb01\n",
         "{said} {}",
         site.house.log()
     );

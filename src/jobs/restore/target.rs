@@ -5,6 +5,7 @@
 //! A target is a regular file, a block device (also through a symlink), or an NBD URI. Nothing else is ever replaced: a rename over
 //! `/dev/null` would take it away from the whole machine.
 
+use std::ffi::OsStr;
 use std::fs::FileType;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ impl Target {
     /// # Errors
     /// `InvalidInput`: standard output, a format that is not written, a place that is no file and no device; `IsADirectory`;
     /// `AlreadyExists`; `Io`.
-    pub fn parse(text: &str, force: bool) -> Result<Self> {
+    pub fn parse(text: &OsStr, force: bool) -> Result<Self> {
         if text == "-" {
             return Err(
                 Error::invalid("a disk is not written to standard output").advise(
@@ -49,24 +50,19 @@ impl Target {
                 ),
             );
         }
-        let (said, rest) = match text.split_once(':') {
-            Some((prefix, rest)) => match prefix.parse::<ImageFormat>() {
-                Ok(format) => (Some(format), rest),
-                Err(_) => (None, text),
-            },
-            None => (None, text),
-        };
-        if Uri::is_uri(rest) {
+        let (said, rest) = ImageFormat::split_prefix(text);
+        let words = rest.to_string_lossy();
+        if Uri::is_uri(&words) {
             return match said {
-                None | Some(ImageFormat::Raw) => Ok(Self::Nbd(rest.parse()?)),
+                None | Some(ImageFormat::Raw) => Ok(Self::Nbd(words.parse()?)),
                 Some(other) => Err(Error::invalid(format!(
                     "an NBD export takes a disk's bytes, and no {other} image"
                 ))),
             };
         }
-        if rest.contains("://") {
+        if words.contains("://") {
             return Err(
-                Error::invalid(format!("\"{}\" is no target", rest.escape_debug())).advise(
+                Error::invalid(format!("\"{}\" is no target", words.escape_debug())).advise(
                     "name a file, a block device or an NBD URI (nbd://, nbds://, nbd+unix://)",
                 ),
             );
@@ -174,12 +170,13 @@ pub fn refusal(kind: FileType) -> Error {
 mod tests {
     use super::Target;
     use crate::error::ErrorKind;
+    use std::ffi::OsStr;
 
     #[test]
     fn words_mean_a_file_an_image_or_an_export() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
-        let file = |text: String| match Target::parse(&text, false).unwrap() {
+        let file = |text: String| match Target::parse(OsStr::new(&text), false).unwrap() {
             Target::File { is_qcow2, .. } => is_qcow2,
             other => panic!("{other:?}"),
         };
@@ -188,11 +185,11 @@ mod tests {
         assert!(!file(format!("raw:{}", at("out.qcow2"))));
         assert!(!file(format!("raw:{}", at("out.gz"))));
         for bad in ["vmdk:x", "out.vhdx", "out.qcow", "out.raw.zst", "OUT.VMDK"] {
-            let error = Target::parse(bad, true).unwrap_err();
+            let error = Target::parse(OsStr::new(bad), true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{bad}");
         }
         for bad in ["-", "ssh://host/disk", "qcow2:nbd://host/x"] {
-            let error = Target::parse(bad, true).unwrap_err();
+            let error = Target::parse(OsStr::new(bad), true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
         }
     }

@@ -33,6 +33,11 @@ pub(super) fn run(context: &Context, args: &CheckConfig) -> Result<()> {
             .output
             .remark(format!("serves {}", repository.path.display()));
     }
+    if let Some(remark) = config::crawler::remark()
+        && config.repositories.iter().any(|one| !one.mounts.is_empty())
+    {
+        context.output.remark(remark);
+    }
     context.output.remark("the configuration is good");
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::args::{Mount, Umount};
 use super::context::Context;
 use super::{background, mount_config, serve};
+use crate::daemon::config::crawler;
 use crate::daemon::follower::{FollowerOptions, follow};
 use crate::error::{Error, Result, ResultExt};
 use crate::fuse::{self, MountOptions};
@@ -22,6 +23,12 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
     let limits = serve::limits(&args.nbd_idle)?;
     let socket = args.nbd.as_ref().map(std::path::absolute).transpose();
     let socket = socket.or_io("cannot tell the socket's path")?;
+    // Root's crawlers go where root may.
+    if rustix::process::geteuid().is_root() || options.allow_other {
+        crawler::remark()
+            .into_iter()
+            .for_each(|remark| context.output.remark(format!("restorefs: {remark}")));
+    }
     if !args.foreground {
         let mut more = Vec::new();
         if let Some(socket) = socket {

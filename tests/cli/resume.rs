@@ -195,7 +195,7 @@ fn what_nobody_flushed_survives_a_kill_some_seconds_later() {
     assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
     let begun = std::time::Instant::now();
     while std::fs::metadata(&log).unwrap().len() == 0 {
-        assert!(begun.elapsed().as_secs() < 14, "it is not flushed");
+        assert!(begun.elapsed().as_secs() < 60, "it is not flushed");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     daemon.kill();

@@ -195,7 +195,7 @@ fn the_space_of_a_session_that_expired_is_free_although_a_client_is_connected() 
     assert!(free() + 30 * MIB < before);
     let waited = std::time::Instant::now();
     while free() + 2 * MIB < before {
-        assert!(waited.elapsed().as_secs() < 25, "its space is not free");
+        assert!(waited.elapsed().as_secs() < 90, "its space is not free");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     // Nothing is made up for who still reads, and nothing is taken.

@@ -279,7 +279,7 @@ pub(crate) fn free_port() -> u16 {
 pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let start = Instant::now();
     while !check() {
-        assert!(start.elapsed().as_secs() < 15, "{what} did not happen");
+        assert!(start.elapsed().as_secs() < 60, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -304,7 +304,7 @@ pub(crate) fn unmount(mount: &Mounted) {
 pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !check() {
-        assert!(start.elapsed().as_secs() < 10, "{what} did not happen");
+        assert!(start.elapsed().as_secs() < 60, "{what} did not happen");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod content;
+mod crawl;
 mod hostile;
 mod kernel;
 mod layout;

@@ -269,7 +269,7 @@ fn commits_among_listings_with_one_thread_and_with_many() {
                 disk.write_all_at(&[n; 100], 0).unwrap();
                 let begun = std::time::Instant::now();
                 stand.commit(&session, &format!("p{}", n + 1)).unwrap();
-                assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+                assert!(begun.elapsed().as_secs() < 120, "{:?}", begun.elapsed());
                 let link = fs::read_link(stand.at("vm/latest")).unwrap();
                 assert_eq!(link.to_str().unwrap(), format!("p{}", n + 1));
             }

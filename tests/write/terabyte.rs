@@ -83,7 +83,7 @@ fn sparse_terabytes_are_written_in_seconds() {
     check(&stand.at("vm/three/disks/vda.raw"), 3);
     check(&stand.at("vm/one/disks/vda.raw"), 1);
     drop(file);
-    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 300, "{:?}", begun.elapsed());
     stand.stop();
     stand.check_left(3);
 }

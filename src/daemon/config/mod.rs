@@ -5,6 +5,7 @@
 //! - All mistakes are told at once.
 
 mod check;
+pub mod crawler;
 mod file;
 mod resolve;
 

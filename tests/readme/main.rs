@@ -1,4 +1,4 @@
-//! Every command of README.md is run, in order, in an empty directory, by a shell in namespaces of its own.
+//! Every command of README.md and of the pages below docs/ is run, in order, in an empty directory, by a shell in namespaces of its own.
 //!
 //! # Invariants
 //! - A block that `table` does not know, and an entry of `table` that fits nothing, fail the test: nothing slips in, nothing gets lost.
@@ -33,18 +33,57 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
+/// The pages, in the order in which they are run: each goes on where the one before has ended.
+const PAGES: [&str; 6] = [
+    "README.md",
+    "docs/restore.md",
+    "docs/sessions.md",
+    "docs/service.md",
+    "docs/export.md",
+    "docs/backup.md",
+];
+
+fn all_blocks() -> Vec<Block> {
+    PAGES
+        .iter()
+        .flat_map(|page| blocks(page, &read(page)))
+        .collect()
+}
+
+/// Every page below docs/ is run, and README.md leads to it.
+#[test]
+fn no_page_is_left_out() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let readme = read("README.md");
+    for entry in std::fs::read_dir(docs).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let page = format!("docs/{name}");
+        assert!(PAGES.contains(&page.as_str()), "{page} is not run");
+        assert!(
+            readme.contains(&format!("]({page})")),
+            "README.md does not name {page}"
+        );
+    }
+    let lines = readme.lines().count();
+    assert!(
+        lines <= 160,
+        "README.md has {lines} lines: a newcomer reads it in five minutes"
+    );
+}
+
 /// The blocks with what they are; fails when README and table do not fit.
 fn known(blocks: &[Block]) -> Vec<(&Block, &'static Kind)> {
     for (n, block) in blocks.iter().enumerate() {
         let (section, begins, _) = BLOCKS.get(n).unwrap_or_else(|| {
             panic!(
-                "README.md:{}: tests/readme/table.rs does not know this block",
-                block.line
+                "{}:{}: tests/readme/table.rs does not know this block",
+                block.page, block.line
             )
         });
         assert!(
             block.section == *section && block.lines[0].starts_with(begins),
-            "README.md:{}: \"{}\" in \"{}\"; tests/readme/table.rs expects \"{begins}\" in \"{section}\"",
+            "{}:{}: \"{}\" in \"{}\"; tests/readme/table.rs expects \"{begins}\" in \"{section}\"",
+            block.page,
             block.line,
             block.lines[0],
             block.section
@@ -67,8 +106,8 @@ fn commands<'a>(blocks: &[(&'a Block, &Kind)]) -> Vec<&'a str> {
 
 #[test]
 fn the_table_fits_the_page() {
-    let text = read("README.md");
-    let page = blocks(&text);
+    let text: String = PAGES.iter().map(|page| read(page)).collect();
+    let page = all_blocks();
     let known = known(&page);
     let commands = commands(&known);
     let prefixes = STEPS
@@ -81,7 +120,7 @@ fn the_table_fits_the_page() {
         assert_eq!(
             found.count(),
             1,
-            "lines of README.md that begin with {prefix}"
+            "lines of the pages that begin with {prefix}"
         );
     }
     let text: Vec<_> = text.split_whitespace().collect();
@@ -89,7 +128,7 @@ fn the_table_fits_the_page() {
     for (_, command) in INLINE {
         assert!(
             text.contains(&format!("`{command}`")),
-            "README.md does not say {command}"
+            "no page says {command}"
         );
     }
     for section in SECTIONS {
@@ -119,7 +158,7 @@ fn what_only_a_machine_with_systemd_can_run_is_run_there() {
     }
     // The line of /etc/exports: its options, for another address.
     let options = "(ro,fsid=77,no_subtree_check,no_root_squash,crossmnt)";
-    assert!(read("README.md").contains(options) && steps.contains(options));
+    assert!(read("docs/export.md").contains(options) && steps.contains(options));
 }
 
 #[test]
@@ -127,7 +166,7 @@ fn every_command_works_as_it_stands_there() {
     if !can_mount() || !table::TOOLS.iter().all(|tool| has(tool)) || !can_overlay() {
         return;
     }
-    let page = blocks(&read("README.md"));
+    let page = all_blocks();
     let known = known(&page);
     let mut stage = Stage::new();
     let mut section = "";
@@ -211,20 +250,21 @@ fn run(stage: &mut Stage, block: &Block) {
         if let Some(step) = step {
             stage.quiet(step.before);
         }
-        println!("README.md:{at}: {plain}");
-        let said = stage.line(at, line);
+        let page = block.page;
+        println!("{page}:{at}: {plain}");
+        let said = stage.line(page, at, line);
         if let Some(step) = step {
             for words in step.says {
                 assert!(
                     said.contains(words),
-                    "README.md:{at}: {plain}\ndoes not say \"{words}\":\n{said}"
+                    "{page}:{at}: {plain}\ndoes not say \"{words}\":\n{said}"
                 );
             }
             stage.quiet(step.after);
         }
         for (_, inline) in INLINE.iter().filter(|(line, _)| fits(plain, line)) {
             println!("within the text: {inline}");
-            stage.line(at, inline);
+            stage.line(page, at, inline);
         }
     }
 }

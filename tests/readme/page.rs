@@ -1,7 +1,9 @@
-//! README.md as its fenced blocks.
+//! README.md and the pages below docs/ as their fenced blocks.
 
 /// A fenced block that is not empty.
 pub(crate) struct Block {
+    /// The file that it is in.
+    pub(crate) page: &'static str,
     /// The heading above it.
     pub(crate) section: String,
     /// Line number of the opening fence, from 1.
@@ -10,7 +12,7 @@ pub(crate) struct Block {
 }
 
 /// All blocks, in order.
-pub(crate) fn blocks(text: &str) -> Vec<Block> {
+pub(crate) fn blocks(page: &'static str, text: &str) -> Vec<Block> {
     let mut found = Vec::new();
     let mut section = String::new();
     let mut open: Option<Block> = None;
@@ -24,6 +26,7 @@ pub(crate) fn blocks(text: &str) -> Vec<Block> {
             }
             None if fence => {
                 open = Some(Block {
+                    page,
                     section: section.clone(),
                     line: n + 1,
                     lines: Vec::new(),
@@ -101,7 +104,7 @@ fn comments_are_cut_and_nothing_else() {
 fn blocks_know_their_heading_and_their_files() {
     let text =
         "# top\n```\nx\n```\n## one\ntext\n```toml\n# /etc/a: why\na\n\n# /etc/b\n# more\nb\n```\n";
-    let found = blocks(text);
+    let found = blocks("page.md", text);
     let sections: Vec<_> = found
         .iter()
         .map(|block| (block.section.as_str(), block.line))

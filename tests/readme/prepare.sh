@@ -119,3 +119,77 @@ servers() {
     ready 'nfs-ls "nfs://127.0.0.1/backups/web01/latest/files/etc/nginx?version=4" | grep nginx.conf' || { cat /run/ganesha.log; return 1; }
     kill $! && wait $! || :
 }
+
+# A running machine: a process of QEMU that has the image open, and its monitor. What it writes is written while it runs.
+machine() {
+    mount -t tmpfs none /var/lib
+    mkdir -p /var/lib/libvirt/images
+    qemu-img convert -O qcow2 wednesday.raw /var/lib/libvirt/images/web01.qcow2
+    cp wednesday.raw running.raw
+    qemu-storage-daemon --blockdev driver=qcow2,node-name=disk0,file.driver=file,file.filename=/var/lib/libvirt/images/web01.qcow2 \
+        --chardev socket,id=m,path=/run/web01.qmp,server=on,wait=off --monitor chardev=m \
+        --nbd-server addr.type=unix,addr.path=/run/web01.sock --export nbd,id=guest,node-name=disk0,name=guest,writable=on \
+        --pidfile /run/machine.pid &
+    ready '[ -S /run/web01.qmp ] && [ -S /run/web01.sock ]'
+}
+# Commands of QMP, a line each; an error ends it.
+qmp() {
+    python3 -c '
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect("/run/web01.qmp"); f = s.makefile("rw")
+f.readline()
+def ask(command):
+    f.write(json.dumps(command) + "\n"); f.flush()
+    while True:
+        answer = json.loads(f.readline())
+        if "error" in answer: sys.exit(str(answer))
+        if "return" in answer: return answer["return"]
+ask({"execute": "qmp_capabilities"})
+for line in sys.stdin:
+    if line.startswith("wait "):
+        import time
+        _, job, status = line.split()
+        for _ in range(600):
+            if status in [j["status"] for j in ask({"execute": "query-jobs"}) if j["id"] == job] or (status == "gone" and not [j for j in ask({"execute": "query-jobs"}) if j["id"] == job]): break
+            time.sleep(0.05)
+        else: sys.exit("not in time: " + line)
+    elif line.strip(): ask(json.loads(line))
+'
+}
+# What a guest does: it overwrites the beginning of its disk, and later writes back what was there.
+overwrite() { head -c 4M /dev/urandom > noise; guest_writes noise; }
+rewrite() { head -c 4M running.raw > noise; guest_writes noise; }
+guest_writes() { qemu-io -f raw -c "write -s $1 0 4M" 'nbd+unix:///guest?socket=/run/web01.sock' > /dev/null; }
+pull() {
+    qemu-img create -q -f qcow2 -F qcow2 -b /var/lib/libvirt/images/web01.qcow2 /var/tmp/web01-vda.scratch
+    qmp << 'END'
+{"execute": "blockdev-add", "arguments": {"driver": "qcow2", "node-name": "scratch", "backing": "disk0", "file": {"driver": "file", "filename": "/var/tmp/web01-vda.scratch"}}}
+{"execute": "blockdev-backup", "arguments": {"job-id": "pull", "device": "disk0", "target": "scratch", "sync": "none"}}
+{"execute": "block-export-add", "arguments": {"type": "nbd", "id": "pull", "node-name": "scratch", "name": "vda"}}
+END
+}
+pull_end() {
+    qmp << 'END'
+{"execute": "block-export-del", "arguments": {"id": "pull", "mode": "hard"}}
+{"execute": "job-cancel", "arguments": {"id": "pull"}}
+wait pull gone
+{"execute": "blockdev-del", "arguments": {"node-name": "scratch"}}
+END
+    rm /var/tmp/web01-vda.scratch
+}
+overlay() {
+    qemu-img create -q -f qcow2 -F qcow2 -b /var/lib/libvirt/images/web01.qcow2 /var/lib/libvirt/images/web01.nightly
+    qmp << 'END'
+{"execute": "blockdev-add", "arguments": {"driver": "qcow2", "node-name": "overlay", "backing": null, "file": {"driver": "file", "filename": "/var/lib/libvirt/images/web01.nightly"}}}
+{"execute": "blockdev-snapshot", "arguments": {"node": "disk0", "overlay": "overlay"}}
+END
+}
+blockcommit() {
+    qmp << 'END'
+{"execute": "block-commit", "arguments": {"job-id": "commit", "device": "overlay", "auto-dismiss": true}}
+wait commit ready
+{"execute": "job-complete", "arguments": {"id": "commit"}}
+wait commit gone
+END
+}
+xml() { python3 -c 'import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])' "$1"; }

@@ -73,9 +73,9 @@ impl Stage {
         stage
     }
 
-    /// Runs a line of the README; answers what it printed.
-    pub(crate) fn line(&mut self, at: usize, line: &str) -> String {
-        self.run(&format!("README.md:{at}"), line)
+    /// Runs a line of a page; answers what it printed.
+    pub(crate) fn line(&mut self, page: &str, at: usize, line: &str) -> String {
+        self.run(&format!("{page}:{at}"), line)
     }
 
     /// Runs something that the README does not say.

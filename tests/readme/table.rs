@@ -1,4 +1,4 @@
-//! What each block of README.md is, what its lines need and say, and which of them are run elsewhere.
+//! What each block of the pages is, what its lines need and say, and which of them are run elsewhere.
 
 /// What a block is.
 pub(crate) enum Kind {
@@ -127,6 +127,7 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("Restore", "restorefs restore", Kind::Shell),
     ("Map as a block device", "D=$(restorefs map", Kind::Shell),
     ("Map as a block device", "restorefs mount", Kind::Shell),
+    ("Without restorefs", "P=$(jq", Kind::Shell),
     ("Write as files", "restorefs serve", Kind::Shell),
     ("Write over NBD", "restorefs serve", Kind::Shell),
     ("TLS", "A='-x509", Kind::Shell),
@@ -163,7 +164,17 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
         Kind::Files { check: "servers" },
     ),
     ("Put something on top", "qemu-img convert", Kind::Shell),
-    ("Without restorefs", "P=$(ls", Kind::Shell),
+    (
+        "A machine that runs",
+        "<!-- /etc/restorefs/web01-backup.xml",
+        Kind::File {
+            path: "/etc/restorefs/web01-backup.xml",
+            check: "xml /etc/restorefs/web01-backup.xml",
+        },
+    ),
+    ("A machine that runs", "virsh backup-begin", Kind::Shell),
+    ("A machine that runs", "virsh snapshot-create-as", Kind::Shell),
+    ("Copying the repository", "O=", Kind::Shell),
 ];
 
 /// What sections take for granted; the disks are made by the first that backs up.
@@ -191,6 +202,10 @@ pub(crate) const SECTIONS: &[Section] = &[
     Section {
         name: "Put something on top",
         before: "restorefs mount -o allow_other /mnt/backups",
+    },
+    Section {
+        name: "A machine that runs",
+        before: "machine; said=$(restorefs backup web01 vda=/var/lib/libvirt/images/web01.qcow2 2>&1) && false; grep -q 'QEMU process' <<< \"$said\"",
     },
 ];
 
@@ -366,10 +381,9 @@ pub(crate) const STEPS: &[Step] = &[
         &[],
         "ready 'mountpoint -q /mnt/backups'",
     ),
-    step("touch \"$S/disks/vdb.raw\"", "", &[], ""),
     step("cat \"$S/status\"", "", &["vda", "vdb"], ""),
     step(
-        "mv \"$S\"",
+        "cp --sparse=always vda.img",
         "",
         &[],
         "cmp /mnt/backups/db01/latest/disks/vda.raw vda.img; cmp /mnt/backups/db01/latest/disks/vdb.raw b.raw; [ -e /mnt/backups/db01/latest/attached/domain.xml ]",
@@ -439,12 +453,41 @@ pub(crate) const STEPS: &[Step] = &[
         "chroot /run/try/merged /bin/sh -c 'read line < /etc/fstab; [ \"$line\" = changed ]'; umount /run/try/merged /run/try",
     ),
     step(
+        "P=$(jq -rs",
+        // One with a name of its own, which sorts last.
+        "restorefs backup web01 vda=snapshot.raw --point zz-before-upgrade; restorefs backup web01 vda=snapshot.raw",
+        &[],
+        "[ \"$P\" != zz-before-upgrade ]; [ \"$P\" = \"$(restorefs info web01@latest --json | jq -r .point)\" ]",
+    ),
+    step(
         "qemu-img convert -O raw \"/srv/repo",
         "",
         &[],
-        "cmp vda.raw wednesday.raw",
+        "cmp vda.raw snapshot.raw",
+    ),
+    step(
+        "restorefs backup web01 'vda=nbd+unix",
+        "",
+        &[],
+        "restorefs restore web01@latest vda pulled.raw --force; cmp pulled.raw running.raw",
+    ),
+    step(
+        "restorefs backup web01 vda=/var/lib/libvirt",
+        "",
+        &[],
+        "restorefs restore web01@latest vda pulled.raw --force; cmp pulled.raw running.raw",
+    ),
+    step(
+        "restorefs -r /srv/offsite ls",
+        "",
+        &["web01", "db01"],
+        "restorefs -r /srv/offsite restore web01@latest vda pulled.raw --force; cmp pulled.raw running.raw",
     ),
 ];
+
+const NO_LIBVIRT: &str = "libvirt is not installed";
+const BY_QMP: &str =
+    "here a qemu-storage-daemon is the machine, and does by QMP what libvirt asks of QEMU";
 
 const NO_SYSTEMD: &str = "systemd is not the first process";
 
@@ -458,6 +501,10 @@ pub(crate) const ELSEWHERE: &[Elsewhere] = &[
         "restorefs quickstart demo; cat demo/mnt/sample/latest/files/etc/added-on-tuesday; restorefs umount demo/mnt",
     ),
     elsewhere("tests/run", "it is what runs this", "itself", false, ""),
+    elsewhere("virsh backup-begin", NO_LIBVIRT, BY_QMP, false, "pull; overwrite"),
+    elsewhere("virsh domjobabort", NO_LIBVIRT, BY_QMP, false, "pull_end; rewrite"),
+    elsewhere("virsh snapshot-create-as", NO_LIBVIRT, BY_QMP, false, "overlay; overwrite"),
+    elsewhere("virsh blockcommit", NO_LIBVIRT, BY_QMP, false, "blockcommit"),
     elsewhere(
         "systemctl enable --now restorefs",
         NO_SYSTEMD,

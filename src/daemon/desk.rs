@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use super::control::{BeginAnswer, CommitAnswer, SessionAnswer, Status};
+use super::control::{BeginAnswer, CommitAnswer, Hello, SessionAnswer, Status, Welcome};
 use super::mount_table::MountTable;
 use crate::error::Result;
 use crate::ingest::{BeginRequest, CommitRequest, Registry, Telling};
@@ -54,6 +54,11 @@ impl Desk {
     /// NBD sockets, the first being the one in URIs.
     pub(super) fn nbd_sockets(&self) -> &[PathBuf] {
         &self.nbd_sockets
+    }
+
+    /// What a command is answered that says which repository it means.
+    pub(super) fn welcome(&self, hello: &Hello) -> Result<Welcome> {
+        hello.answer(self.sessions.engine().owner.site())
     }
 
     pub(super) fn status(&self) -> Status {

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 
 use super::format::Format;
 use super::layout::{self, VmKeys};
-use super::lock::Note;
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::point::Point;
 use super::sidecar::session::Session;
@@ -433,14 +432,5 @@ impl Repository {
             }),
             other => other,
         }
-    }
-
-    /// Who holds the lock now, as his note says; `None` when nobody does, or the note is not to be understood.
-    ///
-    /// # Errors
-    /// `PermissionDenied`, `Io`.
-    pub fn holder(&self) -> Result<Option<Note>> {
-        let note = self.store.lock_note(&layout::lock()?)?;
-        Ok(note.and_then(|bytes| Note::parse(&bytes)))
     }
 }

@@ -11,6 +11,7 @@ mod archive;
 mod backup;
 mod bad_input;
 mod changed_only;
+mod copied;
 mod daemon;
 mod filesystem;
 mod help;

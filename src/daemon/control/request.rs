@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Hello;
 use crate::error::{Error, Result};
 use crate::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
 use crate::qcow2::Compression;
@@ -16,6 +17,8 @@ use crate::types::{DiskName, PointName, VmName};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
+    /// Which repository is meant, and which release speaks. The first line of each connection.
+    Hello(Hello),
     /// Who it is and where it listens.
     Status,
     /// Begin a session.

@@ -141,6 +141,9 @@ pub struct Backup {
     /// Compare with the last full point instead of the newest
     #[arg(long)]
     pub differential: bool,
+    /// End with exit code 3 when what a disk would be compared with is damaged, instead of storing the disk in full
+    #[arg(long)]
+    pub strict: bool,
     /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
     #[arg(long, value_name = "DISK=KEY")]
     pub key: Vec<String>,

@@ -105,6 +105,11 @@ fn plan(args: &Backup) -> Result<Plan> {
         // Everything is read.
         changed_only: false,
         previous_change_ids: BTreeMap::new(),
+        whole: if args.strict {
+            Vec::new()
+        } else {
+            sources.iter().map(|(name, _)| name.clone()).collect()
+        },
         ttl_seconds: TTL_SECONDS_DEFAULT,
         resumable: false,
         compression: args.compress.clone(),
@@ -255,9 +260,7 @@ fn copy_all_here(
     for (name, source) in &plan.sources {
         let disk = session.disk(name)?;
         if let Some(reason) = &disk.meta().full_reason {
-            context
-                .output
-                .remark(format!("disk {name} is stored in full: {reason}"));
+            context.output.full(name, reason);
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
         copy::copy_into(session, &disk, source.disk.as_ref(), stop, &|bytes| {
@@ -328,9 +331,7 @@ fn copy_all_through(
             .find(|disk| disk.name.folded() == name.folded())
             .ok_or_else(|| Error::not_found(format!("the daemon's session has no disk {name}")))?;
         if let Some(reason) = &result.full_reason {
-            context
-                .output
-                .remark(format!("disk {name} is stored in full: {reason}"));
+            context.output.full(name, reason);
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
         let target = NbdClient::connect(&result.uri.parse()?)?;

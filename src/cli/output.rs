@@ -6,6 +6,8 @@ use std::io::{IsTerminal, Write};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::is_damage;
+use crate::types::DiskName;
 
 /// Where and how a command prints.
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +125,15 @@ impl Output {
             // Nobody to tell is no reason to fail.
             let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
         }
+    }
+
+    /// Says why a disk is stored in full; also when told to be quiet if that is because of damage.
+    pub(super) fn full(self, disk: &DiskName, reason: &str) {
+        let told = Self {
+            quiet: self.quiet && !is_damage(reason),
+            ..self
+        };
+        told.remark(format!("disk {disk} is stored in full: {reason}"));
     }
 
     /// Whether progress bars are wanted and can be seen.

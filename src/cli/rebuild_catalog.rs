@@ -1,6 +1,7 @@
-//! `restorefs rebuild-catalog`: builds the catalog anew from the sidecars.
+//! `restorefs rebuild-catalog`: builds the catalog anew from the sidecars, and says what of the repository is damaged.
 
 use super::context::{Context, Writer};
+use super::damage;
 use crate::daemon::control::Request;
 use crate::error::Result;
 
@@ -9,8 +10,13 @@ pub(super) fn run(context: &Context) -> Result<()> {
         Writer::Daemon(mut client) => client.ask(&Request::RebuildCatalog)?,
         Writer::Here(owner) => owner.rebuild_catalog()?,
     };
+    let faults = damage::of_all(context.repository()?.as_ref())?;
     if context.output.json {
-        return context.output.json(&serde_json::json!({"vms": vms}));
+        context
+            .output
+            .json(&serde_json::json!({"vms": vms, "damage": faults}))?;
+    } else {
+        context.output.line(format!("catalog rebuilt: {vms} VMs"))?;
     }
-    context.output.line(format!("catalog rebuilt: {vms} VMs"))
+    damage::end(&faults)
 }

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::disk::DiskWriter;
+use super::footing;
 use super::parent::{ChainSource, Parent};
-use super::plan::{choose_parent, plan_disks};
+use super::plan::plan_disks;
 use super::record::RecordLog;
 use super::saying::check_change_ids;
 use super::session::{Engine, Session};
@@ -64,6 +65,8 @@ pub struct BeginRequest {
     pub changed_only: bool,
     /// The change ids that changes are counted from, as far as they are known now.
     pub previous_change_ids: BTreeMap<DiskName, String>,
+    /// Disks that the caller writes whole: they begin anew by themselves when what they would be compared with is damaged.
+    pub whole: Vec<DiskName>,
     /// Whether it may begin without a disk: they are made later.
     pub empty: bool,
     /// Seconds without activity after which the session ends by itself.
@@ -91,6 +94,7 @@ impl BeginRequest {
             parent: None,
             changed_only: false,
             previous_change_ids: BTreeMap::new(),
+            whole: Vec::new(),
             empty: false,
             ttl_seconds: sidecar::TTL_SECONDS_DEFAULT,
             resumable: true,
@@ -184,8 +188,7 @@ impl Session {
             )));
         }
         let captured_at = owner.clock().now();
-        let parent = choose_parent(repository, &entry, request)?;
-        let disks = plan_disks(request, parent.as_ref(), captured_at)?;
+        let (parent, disks) = footing::plan(repository, &entry, request, captured_at)?;
         check_said(&disks, &request.previous_change_ids)?;
         let estimate = room_for(engine, request, Some(&entry), &disks, parent.as_ref())?;
         if let Some(point) = &request.point {

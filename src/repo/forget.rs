@@ -99,7 +99,7 @@ impl Owner {
     /// Layers of a point and those below them; nothing when that cannot be found out.
     fn slots_below(&self, vm: &VmName, point: &PointEntry) -> HashSet<Slot> {
         let mut slots: HashSet<Slot> = point.disks.iter().map(|d| d.layer.clone()).collect();
-        match recovery::close_over_backing(self.repository(), vm, &mut slots) {
+        match recovery::close_over_backing(self.repository(), vm, &mut slots, |_| true) {
             Ok(()) => slots,
             Err(e) => {
                 tracing::error!(vm = %vm, point = %point.name, error = %e.report(),

@@ -22,6 +22,7 @@ mod heart;
 pub mod job;
 pub mod layout;
 pub mod leaves;
+pub mod lineage;
 pub mod lock;
 pub mod owner;
 pub mod publish;

@@ -103,6 +103,9 @@ pub struct BeginArguments {
     /// The change ids that changes are counted from.
     #[serde(default)]
     pub previous_change_ids: BTreeMap<DiskName, String>,
+    /// Disks that are written whole: they begin anew when what they would be compared with is damaged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub whole: Vec<DiskName>,
     /// Seconds without activity after which it ends.
     pub ttl_seconds: u64,
     /// Whether it goes on after a crash.
@@ -185,6 +188,7 @@ impl BeginArguments {
             parent: self.parent.as_deref().map(str::parse).transpose()?,
             changed_only: self.changed_only,
             previous_change_ids: self.previous_change_ids.clone(),
+            whole: self.whole.clone(),
             empty: false,
             ttl_seconds: self.ttl_seconds,
             resumable: self.resumable,

@@ -1,6 +1,6 @@
 //! Lineage: a look at each layer of a disk's chain, so that nothing is built on one that is broken, and nobody believes in it.
 //!
-//! Looked at are of each layer: that it is there, its size, its header and the layer id in it, that its sums are there, whole by their size
+//! Looked at are of each layer: that it is there, its size, its header cluster and the layer id in it, that its sums are there, whole by their size
 //! and of this layer, and that its content is what the point that it was made for records. Data is not read: `restore` proves it.
 
 use std::collections::{HashMap, HashSet};
@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::content::{CLUSTER, content_root};
 use super::layout::{self, VmKeys};
 use super::leaves::{DEPTH_MAX, identity};
+use super::metadata::prove_cluster;
 use super::repository::Repository;
 use super::sidecar::index::{Index, PointEntry};
 use super::slot::Slot;
@@ -94,7 +95,8 @@ impl<'a> Lineage<'a> {
     fn look_at(&self, slot: &Slot, root: Option<Digest>) -> Result<Option<Slot>> {
         let keys = VmKeys::new(self.vm)?;
         let key = keys.layer(slot)?;
-        let file_bytes = self.repository.open_layer(self.vm, slot)?.size_bytes();
+        let file = self.repository.open_layer(self.vm, slot)?;
+        let file_bytes = file.size_bytes();
         if file_bytes < CLUSTER.size_bytes() {
             return Err(
                 Error::corrupt("a layer is cut short", "a header cluster", file_bytes)
@@ -114,6 +116,10 @@ impl<'a> Lineage<'a> {
             )
             .at_path(key.as_str())
             .advise(FROM_COPY));
+        }
+        // The header says what lies below: where that is damaged, the layer that it names is sought in vain.
+        if let Some((cluster, stated)) = summary.metadata.first() {
+            prove_cluster(file.as_ref(), *cluster, stated).at_path(key.as_str())?;
         }
         let found = content_root(summary.size_bytes, &summary.regions);
         let stated = root.or_else(|| self.recorded(slot));
@@ -154,9 +160,10 @@ impl<'a> Lineage<'a> {
             }
             other => other,
         };
-        let point = self.repository.point(self.vm, entry);
+        let point = self.repository.point_and_doubt(self.vm, entry);
         match point {
-            Ok(point) => {
+            Ok((point, doubt)) => {
+                take(doubt.map_or(Ok(()), Err))?;
                 for disk in &point.disks {
                     take(self.look(&disk.layer, Some(disk.content_root)))?;
                 }

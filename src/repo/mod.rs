@@ -24,6 +24,7 @@ pub mod layout;
 pub mod leaves;
 pub mod lineage;
 pub mod lock;
+pub mod metadata;
 pub mod owner;
 pub mod publish;
 pub mod recovery;

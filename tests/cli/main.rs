@@ -10,6 +10,7 @@
 mod archive;
 mod backup;
 mod bad_input;
+mod believed;
 mod broken;
 mod changed_only;
 mod copied;

@@ -27,6 +27,9 @@ pub struct Cli {
     /// No progress, no remarks
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Wait this long (30s, 10m, 2h) for the repository's lock instead of ending with exit code 11
+    #[arg(long, global = true, value_name = "TIME", hide_short_help = true)]
+    pub wait: Option<String>,
     /// Where guests' filesystems are read: each in a process without rights, or in threads (for debugging)
     #[arg(
         long,

@@ -24,7 +24,7 @@ use crate::nbd::client::Client as NbdClient;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
-use crate::repo::{Ending, Owner};
+use crate::repo::{Ending, Job, Owner};
 use crate::types::{DiskName, PointName, VmName, size};
 
 /// LIMIT: largest file that can be attached.
@@ -41,11 +41,35 @@ struct Plan {
 pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
     // Everything that can be wrong with the command is found before the repository is touched.
     context.path()?;
-    let plan = plan(args)?;
+    let plan = plan(args).inspect_err(|e| keep_failure(context, args, e))?;
     let stop = interrupt::flag()?;
     match context.writer("backup")? {
         Writer::Here(owner) => backup_here(context, &owner, &plan, &stop),
         Writer::Daemon(client) => backup_through(context, client, &plan, &stop),
+    }
+}
+
+/// Keeps in the history that the sources could not be had. What was asked for wrongly was told to whoever asked.
+fn keep_failure(context: &Context, args: &Backup, error: &Error) {
+    let (vm, ..) = untangle(&args.vm, &args.disks, &args.full);
+    let Ok(vm) = VmName::new(vm) else { return };
+    if matches!(
+        error.kind(),
+        ErrorKind::InvalidInput | ErrorKind::NameTooLong
+    ) {
+        return;
+    }
+    let reason = error.report();
+    let kept = context.writer("backup").and_then(|writer| match writer {
+        Writer::Daemon(mut client) => client.ask(&Request::Failed { vm, reason }),
+        Writer::Here(owner) => {
+            let now = owner.clock().now();
+            owner.keep_job(&Job::of_failure(&vm, &reason, now, now));
+            Ok(())
+        }
+    });
+    if let Err(e) = kept {
+        tracing::warn!(error = %e.report(), "the failure could not be kept in the history");
     }
 }
 

@@ -7,7 +7,7 @@ use super::control::{BeginAnswer, CommitAnswer, Hello, SessionAnswer, Status, We
 use super::mount_table::MountTable;
 use crate::error::Result;
 use crate::ingest::{BeginRequest, CommitRequest, Registry, Telling};
-use crate::repo::Ending;
+use crate::repo::{Ending, Job};
 use crate::types::{PointName, VmName};
 
 /// See the module.
@@ -76,6 +76,13 @@ impl Desk {
             nbd_sockets: self.nbd_sockets.clone(),
             nbd_tcp: self.nbd_tcp.get().cloned(),
         }
+    }
+
+    /// Keeps in the history that a backup failed before a session began.
+    pub(super) fn note_failure(&self, vm: &VmName, reason: &str) {
+        let owner = &self.sessions.engine().owner;
+        let now = owner.clock().now();
+        owner.keep_job(&Job::of_failure(vm, reason, now, now));
     }
 
     pub(super) fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer> {

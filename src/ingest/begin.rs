@@ -18,6 +18,7 @@ use crate::block::WriteAt;
 use crate::block::page::PageTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::{Compression, LayerOptions, LayerWriter};
+use crate::repo::Job;
 use crate::repo::content::PAGE_BYTES;
 use crate::repo::entry::VmEntry;
 use crate::repo::layout::{self, VmKeys};
@@ -154,6 +155,18 @@ impl Session {
     /// `Busy` while another session of the VM is open and no parent is named; `InvalidInput`; `NotFound` (the parent);
     /// `Corrupt` (the parent); `NoSpace`, `Io`. Nothing is left then.
     pub fn begin(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {
+        let owner = &engine.owner;
+        let began_at = owner.clock().now();
+        let begun = Self::begin_unkept(engine, request);
+        if let Err(e) = &begun {
+            // Whoever looks for why there is no point finds it in the history.
+            let now = owner.clock().now();
+            owner.keep_job(&Job::of_failure(&request.vm, &e.report(), began_at, now));
+        }
+        begun
+    }
+
+    fn begin_unkept(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {
         check_ttl(request.ttl_seconds)?;
         check_change_ids(&request.previous_change_ids)?;
         let owner = &engine.owner;

@@ -1,7 +1,8 @@
 //! Lineage: a look at each layer of a disk's chain, so that nothing is built on one that is broken, and nobody believes in it.
 //!
-//! Looked at are of each layer: that it is there, its size, its header cluster and the layer id in it, that its sums are there, whole by their size
-//! and of this layer, and that its content is what the point that it was made for records. Data is not read: `restore` proves it.
+//! Looked at are of each layer: that it is there, its size, its header cluster and the layer id in it, that its sums are there, whole by
+//! their size and of this layer, and that its content is what the point that it was made for records. Data is not read: `restore`
+//! proves it.
 
 use std::collections::{HashMap, HashSet};
 

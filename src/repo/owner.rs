@@ -101,7 +101,7 @@ impl Owner {
             repository.format().repository_id,
         )?;
         let mut vms = HashMap::new();
-        let mut serial_high = 0;
+        let mut serial_high = repository.format_now()?.serial_high;
         recovery::empty_trash(repository, clock.now())?;
         for name in repository.vm_names()? {
             let Some(entry) = recovery::recover_vm(repository, &name, clock.now())? else {

@@ -129,6 +129,14 @@ impl Repository {
         &self.format
     }
 
+    /// The repository's own sidecar as it is now: an owner may have rewritten it since it was opened.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unsupported`, `Io`.
+    pub(super) fn format_now(&self) -> Result<Format> {
+        self.load(&layout::format()?)
+    }
+
     /// Where it lives.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -295,7 +303,8 @@ impl Repository {
         Ok((point, Digest::of(&bytes), is_sealed(&bytes)))
     }
 
-    /// A point's sidecar, proved against the hash that it carries and that in the index. Where only the index disagrees, the point is right.
+    /// A point's sidecar, proved against the hash that it carries and that in the index. Where only the index disagrees, the point is
+    /// right.
     ///
     /// # Errors
     /// `NotFound`; `Corrupt` when its bytes are not those that were committed; `Io`.

@@ -46,6 +46,13 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<String>,
     },
+    /// Keep in the history that a backup failed before a session began.
+    Failed {
+        /// The VM.
+        vm: VmName,
+        /// Why.
+        reason: String,
+    },
     /// List the open sessions.
     Sessions,
     /// Rebuild the catalog from the sidecars.

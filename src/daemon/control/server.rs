@@ -152,7 +152,10 @@ fn answer(
             let ending = failure.map_or_else(Ending::aborted, Ending::failed);
             value(desk.end(&vm, &session, &ending)?)
         }
-        Request::Failed { vm, reason } => value(desk.note_failure(&vm, &reason)),
+        Request::Failed { vm, reason } => {
+            desk.note_failure(&vm, &reason);
+            value(())
+        }
         Request::Sessions => value(desk.list()),
         Request::Mount(arguments) => {
             // A mount can remove points (allow_forget), which who may only ingest and read must not.

@@ -171,9 +171,10 @@ mod tests {
                 "{cut}"
             );
         }
-        let newer = String::from_utf8(good)
-            .unwrap()
-            .replace("\"schema\": 1", "\"schema\": 2");
+        // A newer release writes the hash of what it writes.
+        let text = String::from_utf8(good).unwrap();
+        let end = text.rfind(",\n  \"blake3\"").unwrap();
+        let newer = format!("{}\n}}\n", &text[..end]).replace("\"schema\": 1", "\"schema\": 2");
         assert_eq!(
             parse::<Format>(newer.as_bytes()).unwrap_err().kind(),
             ErrorKind::Unsupported

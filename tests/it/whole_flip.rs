@@ -139,18 +139,22 @@ fn is_named(fault: &Error, file: &str) -> bool {
 /// samples of the rest.
 fn offsets(file: &str, bytes: &[u8]) -> Vec<usize> {
     if !file.contains("/layers/") {
-        return (0..bytes.len()).step_by(11).collect();
+        return (0..bytes.len()).step_by(17).collect();
     }
     let clusters = bytes.chunks(CLUSTER).enumerate();
     clusters
         .flat_map(|(n, cluster)| {
-            let dense = (0..cluster.len()).step_by(if n == 0 { 11 } else { 1_201 });
+            let dense = (0..cluster.len()).step_by(if n == 0 { 23 } else { 4_001 });
             let dense = dense.take_while(move |at| n > 0 || *at < 800);
-            let sparse = (13..cluster.len()).step_by(13_997);
+            let sparse = (13..cluster.len()).step_by(29_989);
             let set = cluster.iter().enumerate();
             // Entries of tables: few bytes that are not zero.
-            let set: Vec<usize> = set.filter(|(_, b)| **b != 0).map(|(at, _)| at).collect();
-            let set = if set.len() < 300 { set } else { Vec::new() };
+            let set: Vec<usize> = set
+                .filter(|(_, b)| **b != 0)
+                .map(|(at, _)| at)
+                .step_by(3)
+                .collect();
+            let set = if set.len() < 150 { set } else { Vec::new() };
             let at = n * CLUSTER;
             dense.chain(sparse).chain(set).map(move |o| at + o)
         })

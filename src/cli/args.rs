@@ -28,6 +28,9 @@ pub struct Cli {
     /// Print nothing when all is well, but for what was asked for (lists, JSON); warnings and errors are printed
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Wait this long (30s, 10m, 2h) for the repository's lock instead of ending with exit code 11
+    #[arg(long, global = true, value_name = "TIME", hide_short_help = true)]
+    pub wait: Option<String>,
     /// Where guests' filesystems are read: each in a process without rights, or in threads (for debugging)
     #[arg(
         long,
@@ -142,6 +145,9 @@ pub struct Backup {
     /// Compare with the last full point instead of the newest
     #[arg(long)]
     pub differential: bool,
+    /// End with exit code 3 when what a disk would be compared with is damaged, instead of storing the disk in full
+    #[arg(long)]
+    pub strict: bool,
     /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
     #[arg(long, value_name = "DISK=KEY")]
     pub key: Vec<String>,

@@ -25,7 +25,7 @@ use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::point::Consistency;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
-use crate::repo::{Ending, Owner};
+use crate::repo::{Ending, Job, Owner};
 use crate::types::{DiskName, PointName, VmName, size};
 
 /// LIMIT: largest file that can be attached.
@@ -44,11 +44,37 @@ struct Plan {
 pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
     // Everything that can be wrong with the command is found before the repository is touched.
     context.path()?;
-    let plan = plan(context, args)?;
+    let plan = plan(context, args).inspect_err(|e| keep_failure(context, args, e))?;
     let stop = interrupt::flag()?;
     match context.writer("backup")? {
         Writer::Here(owner) => backup_here(context, &owner, &plan, &stop),
         Writer::Daemon(client) => backup_through(context, client, &plan, &stop),
+    }
+}
+
+/// Keeps in the history that the sources could not be had. What was asked for wrongly was told to whoever asked.
+fn keep_failure(context: &Context, args: &Backup, error: &Error) {
+    let untangled = untangle(&args.vm, &args.disks, &args.full);
+    let Ok(vm) = untangled.and_then(|(vm, ..)| VmName::new(vm)) else {
+        return;
+    };
+    if matches!(
+        error.kind(),
+        ErrorKind::InvalidInput | ErrorKind::NameTooLong
+    ) {
+        return;
+    }
+    let reason = error.report();
+    let kept = context.writer("backup").and_then(|writer| match writer {
+        Writer::Daemon(mut client) => client.ask(&Request::Failed { vm, reason }),
+        Writer::Here(owner) => {
+            let now = owner.clock().now();
+            owner.keep_job(&Job::of_failure(&vm, &reason, now, now));
+            Ok(())
+        }
+    });
+    if let Err(e) = kept {
+        tracing::warn!(error = %e.report(), "the failure could not be kept in the history");
     }
 }
 
@@ -95,6 +121,11 @@ fn plan(context: &Context, args: &Backup) -> Result<Plan> {
         // Everything is read.
         changed_only: false,
         previous_change_ids: BTreeMap::new(),
+        whole: if args.strict {
+            Vec::new()
+        } else {
+            sources.names().cloned().collect()
+        },
         ttl_seconds: TTL_SECONDS_DEFAULT,
         resumable: false,
         compression: args.compress.clone(),
@@ -284,9 +315,7 @@ fn copy_all_here(
         warn_lookalike(context, copied);
         let disk = session.disk(name)?;
         if let Some(reason) = &disk.meta().full_reason {
-            context
-                .output
-                .warn(format!("disk {name} is stored in full: {reason}"));
+            context.output.full(name, reason);
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
         copy::copy_into(session, &disk, source.disk.as_ref(), stop, &|bytes| {
@@ -359,9 +388,7 @@ fn copy_all_through(
             .find(|disk| disk.name.folded() == name.folded())
             .ok_or_else(|| Error::not_found(format!("the daemon's session has no disk {name}")))?;
         if let Some(reason) = &result.full_reason {
-            context
-                .output
-                .warn(format!("disk {name} is stored in full: {reason}"));
+            context.output.full(name, reason);
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
         let target = NbdClient::connect(&result.uri.parse()?)?;

@@ -35,6 +35,8 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         parent: args.parent.clone(),
         changed_only: args.changed_only,
         previous_change_ids: parse_ids(&args.previous_change_id)?,
+        // What is written over NBD may be less than all of it.
+        whole: Vec::new(),
         ttl_seconds: parse_seconds(&args.ttl)?,
         resumable: true,
         compression: args.compress.clone(),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::args::{Cli, GuestIsolation};
 use super::output::Output;
@@ -11,18 +12,25 @@ use crate::daemon::control::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::worker::Isolation;
 use crate::ingest::Engine;
+use crate::repo::lock::Holder;
 use crate::repo::selector::Selector;
 use crate::repo::sidecar::index::{Index, PointEntry};
 use crate::repo::sidecar::point::Point;
 use crate::repo::{Owner, Repository};
 use crate::tree::{Tree, TreeOptions};
+use crate::types::duration::parse_seconds;
 use crate::types::{Memory, VmName, likeness, size};
+
+/// Pause between attempts to take the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Everything a command runs with.
 pub(super) struct Context {
     repo: Option<PathBuf>,
     isolation: GuestIsolation,
     memory: Memory,
+    /// How long the lock is waited for.
+    wait: Duration,
     /// Where to print.
     pub(super) output: Output,
 }
@@ -45,6 +53,7 @@ impl Context {
             repo: cli.repo.clone(),
             isolation: cli.guest_isolation,
             memory: Memory::new(size::parse(&cli.memory)?),
+            wait: Duration::from_secs(cli.wait.as_deref().map_or(Ok(0), parse_seconds)?),
             output,
         })
     }
@@ -110,11 +119,41 @@ impl Context {
         Repository::open(self.path()?).map(Arc::new)
     }
 
-    /// Finds the daemon that owns the repository, or takes the lock. `role` is what the lock says of us.
+    /// Finds the daemon that owns the repository, or takes the lock. `role` is what the lock says of us. A lock that another process has is
+    /// waited for as long as `--wait` says.
     ///
     /// # Errors
     /// `Locked` when another process than a daemon has it; as [`Owner::open`].
     pub(super) fn writer(&self, role: &str) -> Result<Writer> {
+        let begun = Instant::now();
+        let mut is_told = false;
+        loop {
+            match self.writer_now(role) {
+                Err(e) if e.kind() == ErrorKind::Locked && begun.elapsed() < self.wait => {
+                    if !is_told {
+                        self.output.remark(format!("waiting: {}", e.what()));
+                        is_told = true;
+                    }
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Waits for the lock of the repository at `path` to be free, as long as `--wait` says. Whoever takes it next may still be another.
+    pub(super) fn wait_for_lock(&self, path: &Path) {
+        let begun = Instant::now();
+        let is_held = || {
+            Repository::open(path)
+                .is_ok_and(|repository| !matches!(Holder::of(&repository), Holder::Nobody))
+        };
+        while begun.elapsed() < self.wait && is_held() {
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    fn writer_now(&self, role: &str) -> Result<Writer> {
         let repository = self.repository()?;
         if let Some(client) = Client::connect(&repository)? {
             return Ok(Writer::Daemon(client));

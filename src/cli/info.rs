@@ -1,23 +1,29 @@
-//! `restorefs info`: all that is known of a restore point, the same as its `info.json` in the tree.
+//! `restorefs info`: all that is known of a restore point, the same as its `info.json` in the tree, and what a look at its files finds.
 
 use serde_json::Value;
 
 use super::args::Info;
 use super::context::Context;
-use super::document;
 use super::output::printable;
+use super::{damage, document};
 use crate::error::Result;
 use crate::repo::selector::Selector;
 
 pub(super) fn run(context: &Context, args: &Info) -> Result<()> {
     let selector: Selector = args.point.parse()?;
-    let info = document::read(context, &selector, "info.json")?;
-    if context.output.json {
-        return context.output.json(&info);
+    let faults = damage::of_point(context, &selector)?;
+    let mut info = document::read(context, &selector, "info.json")?;
+    if let (false, Value::Object(fields)) = (faults.is_empty(), &mut info) {
+        fields.insert("damage".to_owned(), faults.as_slice().into());
     }
-    let mut text = String::new();
-    flatten("", &info, &mut text);
-    context.output.text(&text)
+    if context.output.json {
+        context.output.json(&info)?;
+    } else {
+        let mut text = String::new();
+        flatten("", &info, &mut text);
+        context.output.text(&text)?;
+    }
+    damage::end(&faults)
 }
 
 /// `disks.0.name  vda`, a line for each value.

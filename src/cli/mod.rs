@@ -9,6 +9,7 @@ mod begin;
 mod check_config;
 mod commit;
 mod context;
+mod damage;
 mod document;
 pub mod exit;
 mod extract;

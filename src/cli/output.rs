@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::DiskName;
 
 /// Where and how a command prints.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +141,11 @@ impl Output {
             // Nobody to tell is no reason to fail.
             let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
         }
+    }
+
+    /// Says why a disk is stored in full although it has a predecessor.
+    pub(super) fn full(self, disk: &DiskName, reason: &str) {
+        self.warn(format!("disk {disk} is stored in full: {reason}"));
     }
 
     /// Whether progress bars are wanted and can be seen.

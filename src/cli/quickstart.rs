@@ -83,6 +83,7 @@ fn backup_args(disk: &Path, point: &str) -> Backup {
         allow_backing: Vec::new(),
         full: Vec::new(),
         differential: false,
+        strict: false,
         key: Vec::new(),
         change_id: Vec::new(),
         unchanged: Vec::new(),

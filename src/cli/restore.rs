@@ -1,5 +1,6 @@
 //! `restorefs restore`: a disk, all disks, or files of a guest.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -73,6 +74,8 @@ struct Restoration<'a> {
     vm_id: VmId,
     entry: PointEntry,
     point: Point,
+    /// What of the layers is damaged, while the disks that were restored are right.
+    faults: RefCell<Vec<String>>,
 }
 
 impl<'a> Restoration<'a> {
@@ -90,6 +93,7 @@ impl<'a> Restoration<'a> {
             vm_id: index.vm_id,
             entry,
             point,
+            faults: RefCell::default(),
         })
     }
 
@@ -109,7 +113,19 @@ impl<'a> Restoration<'a> {
         };
         let result = restore.restore(target, &options);
         bar.finish();
-        result
+        let restored = result?;
+        match restore.prove_metadata() {
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                let said = format!(
+                    "disk {} is restored and every cluster of it verified, but: {}",
+                    disk.name,
+                    e.report()
+                );
+                self.faults.borrow_mut().push(said);
+            }
+            other => other?,
+        }
+        Ok(restored)
     }
 
     /// Restores into a new file below `dir`: it gets its name only once it is whole.
@@ -170,9 +186,10 @@ impl<'a> Restoration<'a> {
                     serde_json::json!({"disk": disk, "target": target, "size_bytes": r.size_bytes, "written_bytes": r.written_bytes})
                 })
                 .collect();
-            return self.context.output.json(
+            self.context.output.json(
                 &serde_json::json!({"vm": self.vm, "point": self.entry.name, "disks": disks}),
-            );
+            )?;
+            return super::damage::end(&self.faults.borrow());
         }
         for (disk, target, restored) in done {
             self.context.output.outcome(format!(
@@ -183,7 +200,7 @@ impl<'a> Restoration<'a> {
                 Human(restored.written_bytes)
             ))?;
         }
-        Ok(())
+        super::damage::end(&self.faults.borrow())
     }
 }
 
@@ -272,14 +289,13 @@ fn all(context: &Context, args: &Restore, selector: &Selector, to: &Path) -> Res
             restored,
         ));
     }
-    if !restoration.entry.attached.is_empty() {
+    let attached = &restoration.point.attached;
+    if !attached.is_empty() {
         dir.make_dirs("attached", 0o700)?;
     }
-    for file in &restoration.entry.attached {
-        let bytes =
-            restoration
-                .repository
-                .attached(&restoration.vm, &restoration.entry, &file.name)?;
+    for file in attached {
+        let (vm, name) = (&restoration.vm, &restoration.entry.name);
+        let bytes = restoration.repository.attached(vm, name, file)?;
         let place = Path::new("attached").join(&file.name);
         refuse_place(&dir, place.as_os_str(), restoration.replace())?;
         durable::put(&dir, place, &bytes, 0o600, restoration.replace())?;

@@ -35,6 +35,9 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
             mounts: true,
         },
     };
+    for repository in &options.config.repositories {
+        context.wait_for_lock(&repository.path);
+    }
     serve(options, |all| all.iter().for_each(|one| tell(context, one)))
 }
 

@@ -4,16 +4,22 @@ use serde_json::Value;
 
 use super::args::Volumes;
 use super::context::Context;
-use super::document;
+use super::{damage, document};
 use crate::error::Result;
 use crate::repo::selector::Selector;
 use crate::types::size::Human;
 
 pub(super) fn run(context: &Context, args: &Volumes) -> Result<()> {
     let selector: Selector = args.point.parse()?;
-    let found = document::read(context, &selector, "volumes.json")?;
+    let faults = damage::of_point(context, &selector)?;
+    let found = match document::read(context, &selector, "volumes.json") {
+        Ok(found) => found,
+        // What the volumes lie on is broken: that is the error to tell.
+        Err(e) => return damage::end(&faults).and(Err(e)),
+    };
     if context.output.json {
-        return context.output.json(&found);
+        context.output.json(&found)?;
+        return damage::end(&faults);
     }
     let rows: Vec<Vec<String>> = list(&found, "volumes").iter().map(row).collect();
     context.output.table(
@@ -26,7 +32,7 @@ pub(super) fn run(context: &Context, args: &Volumes) -> Result<()> {
     for note in list(&found, "notes").iter().filter_map(Value::as_str) {
         context.output.remark(note);
     }
-    Ok(())
+    damage::end(&faults)
 }
 
 fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {

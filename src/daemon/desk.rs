@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use super::control::{BeginAnswer, CommitAnswer, SessionAnswer, Status};
+use super::control::{BeginAnswer, CommitAnswer, Hello, SessionAnswer, Status, Welcome};
 use super::mount_table::MountTable;
 use crate::error::Result;
 use crate::ingest::{BeginRequest, CommitRequest, Registry, Telling};
-use crate::repo::Ending;
+use crate::repo::{Ending, Job};
 use crate::types::{PointName, VmName};
 
 /// See the module.
@@ -56,6 +56,11 @@ impl Desk {
         &self.nbd_sockets
     }
 
+    /// What a command is answered that says which repository it means.
+    pub(super) fn welcome(&self, hello: &Hello) -> Result<Welcome> {
+        hello.answer(self.sessions.engine().owner.site())
+    }
+
     pub(super) fn status(&self) -> Status {
         let mounts = self.mounts.list();
         let repository = self.sessions.engine().owner.repository();
@@ -71,6 +76,13 @@ impl Desk {
             nbd_sockets: self.nbd_sockets.clone(),
             nbd_tcp: self.nbd_tcp.get().cloned(),
         }
+    }
+
+    /// Keeps in the history that a backup failed before a session began.
+    pub(super) fn note_failure(&self, vm: &VmName, reason: &str) {
+        let owner = &self.sessions.engine().owner;
+        let now = owner.clock().now();
+        owner.keep_job(&Job::of_failure(vm, reason, now, now));
     }
 
     pub(super) fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer> {

@@ -20,7 +20,7 @@ use super::point::PointExports;
 use super::runtime_dir;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::{Clock, SystemClock};
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Engine, Keeper, Registry};
 use crate::nbd::server::{Exports, Guests, Security, Server, Service};
 use crate::nbd::tls::ServerTls;
@@ -96,20 +96,24 @@ impl Station {
         let repository = Arc::new(Repository::open(&config.path)?);
         let id = repository.format().repository_id;
         let dir = runtime_dir::make()?;
-        let control_path = runtime_dir::control_socket(&dir, id);
         let owner = Arc::new(Owner::open_with(
             &repository,
             &(Arc::new(SystemClock) as Arc<dyn Clock>),
             "serve",
-            Some(&control_path),
+            Some(&|site| runtime_dir::control_socket(&dir, id, site.lock)),
         )?);
+        let site = owner.site().ok_or_else(|| {
+            Error::new(ErrorKind::Stale, "the repository's lock was taken away")
+                .at_path(&config.path)
+        })?;
+        let control_path = runtime_dir::control_socket(&dir, id, site.lock);
         let pool = Pool::new(PoolLimits {
             memory_bytes: memory.chain_bytes(),
             ..PoolLimits::default()
         });
         let engine = Engine::new(owner, Arc::clone(&pool)).with_low_water(config.low_water_bytes);
         let sessions = Registry::resume(engine)?;
-        let own_nbd = runtime_dir::nbd_socket(&dir, id);
+        let own_nbd = runtime_dir::nbd_socket(&dir, id, site.lock);
         let nbd_sockets: Vec<PathBuf> = config
             .nbd
             .sockets

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::disk::DiskWriter;
+use super::footing;
 use super::origin::{Origin, check_lookalikes};
 use super::parent::{ChainSource, Parent};
-use super::plan::{choose_parent, plan_disks};
+use super::plan::plan_disks;
 use super::record::RecordLog;
 use super::saying::check_change_ids;
 use super::session::{Engine, Session};
@@ -18,6 +19,7 @@ use crate::block::WriteAt;
 use crate::block::page::PageTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::{Compression, LayerOptions, LayerWriter};
+use crate::repo::Job;
 use crate::repo::content::PAGE_BYTES;
 use crate::repo::entry::VmEntry;
 use crate::repo::layout::{self, VmKeys};
@@ -65,6 +67,8 @@ pub struct BeginRequest {
     pub changed_only: bool,
     /// The change ids that changes are counted from, as far as they are known now.
     pub previous_change_ids: BTreeMap<DiskName, String>,
+    /// Disks that the caller writes whole: they begin anew by themselves when what they would be compared with is damaged.
+    pub whole: Vec<DiskName>,
     /// Whether it may begin without a disk: they are made later.
     pub empty: bool,
     /// Seconds without activity after which the session ends by itself.
@@ -96,6 +100,7 @@ impl BeginRequest {
             parent: None,
             changed_only: false,
             previous_change_ids: BTreeMap::new(),
+            whole: Vec::new(),
             empty: false,
             ttl_seconds: sidecar::TTL_SECONDS_DEFAULT,
             resumable: true,
@@ -154,6 +159,18 @@ impl Session {
     /// `Busy` while another session of the VM is open and no parent is named; `InvalidInput`; `NotFound` (the parent);
     /// `Corrupt` (the parent); `NoSpace`, `Io`. Nothing is left then.
     pub fn begin(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {
+        let owner = &engine.owner;
+        let began_at = owner.clock().now();
+        let begun = Self::begin_unkept(engine, request);
+        if let Err(e) = &begun {
+            // Whoever looks for why there is no point finds it in the history.
+            let now = owner.clock().now();
+            owner.keep_job(&Job::of_failure(&request.vm, &e.report(), began_at, now));
+        }
+        begun
+    }
+
+    fn begin_unkept(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {
         check_ttl(request.ttl_seconds)?;
         check_change_ids(&request.previous_change_ids)?;
         let owner = &engine.owner;
@@ -189,8 +206,7 @@ impl Session {
             )));
         }
         let captured_at = owner.clock().now();
-        let parent = choose_parent(repository, &entry, request)?;
-        let disks = plan_disks(request, parent.as_ref(), captured_at)?;
+        let (parent, disks) = footing::plan(repository, &entry, request, captured_at)?;
         check_said(&disks, &request.previous_change_ids)?;
         check_lookalikes(request, Some(&entry), &disks)?;
         let estimate = room_for(engine, request, Some(&entry), &disks, parent.as_ref())?;

@@ -29,6 +29,7 @@ mod doubt;
 mod finish;
 mod flush;
 mod flusher;
+mod footing;
 mod gather;
 mod keeper;
 mod missing;

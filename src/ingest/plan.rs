@@ -11,27 +11,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::begin::{BeginRequest, DiskRequest};
 use super::saying::check_key;
 use crate::error::{Error, ErrorKind, Result};
+use crate::repo::Slot;
 use crate::repo::entry::VmEntry;
+use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::point::{Kind, Point, PointDisk};
 use crate::repo::sidecar::session::{ParentDisk, SessionDisk};
-use crate::repo::{Repository, Slot};
 use crate::types::{DiskName, LayerId};
 
 /// LIMIT: disks of one VM.
 const DISKS_MAX: usize = 256;
 
 /// The point that a session is compared with.
-pub(super) fn choose_parent(
-    repository: &Repository,
-    entry: &VmEntry,
+pub(super) fn choose_parent<'e>(
+    entry: &'e VmEntry,
     request: &BeginRequest,
-) -> Result<Option<Point>> {
+) -> Result<Option<&'e PointEntry>> {
     if request.full && (request.differential || request.parent.is_some()) {
         return Err(Error::invalid(
             "a full backup has no parent: --full excludes --differential and --parent",
         ));
     }
-    let chosen = if request.full {
+    Ok(if request.full {
         None
     } else if let Some(which) = &request.parent {
         Some(which.find(&entry.index)?)
@@ -44,10 +44,7 @@ pub(super) fn choose_parent(
             .max_by_key(|p| p.seq)
     } else {
         entry.index.latest()
-    };
-    chosen
-        .map(|point| repository.point(&entry.vm.name, point))
-        .transpose()
+    })
 }
 
 /// A disk of the session: what was asked for, which of the parent's disks it is, and why it is none of them although it could be.
@@ -70,7 +67,7 @@ fn real_key(request: &DiskRequest) -> Option<&str> {
     key.filter(|key| is_real(key, &request.name))
 }
 
-fn same(one: &DiskName, other: &DiskName) -> bool {
+pub(super) fn same(one: &DiskName, other: &DiskName) -> bool {
     one.folded() == other.folded()
 }
 

@@ -1,4 +1,4 @@
-//! Forgetting a restore point, and a VM that never had one.
+//! Forgetting a restore point, and a VM that has none.
 //!
 //! 1. the lock is read again; nothing may be open on the point;
 //! 2. `points/<point>` is renamed into the trash: *the point is gone*, for `points/` wins over what lists it;
@@ -10,17 +10,18 @@
 //! the chain of another point or session stays. What is in the trash stays for an hour.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use super::entry::VmEntry;
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::recovery;
+use super::sidecar::encode;
 use super::sidecar::index::{Index, PointEntry};
 use super::slot::Slot;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Key;
+use crate::store::{Key, PutMode};
 use crate::types::{PointName, VmName};
 
 impl Owner {
@@ -99,7 +100,7 @@ impl Owner {
     /// Layers of a point and those below them; nothing when that cannot be found out.
     fn slots_below(&self, vm: &VmName, point: &PointEntry) -> HashSet<Slot> {
         let mut slots: HashSet<Slot> = point.disks.iter().map(|d| d.layer.clone()).collect();
-        match recovery::close_over_backing(self.repository(), vm, &mut slots) {
+        match recovery::close_over_backing(self.repository(), vm, &mut slots, |_| true) {
             Ok(()) => slots,
             Err(e) => {
                 tracing::error!(vm = %vm, point = %point.name, error = %e.report(),
@@ -139,13 +140,12 @@ impl Owner {
         }
     }
 
-    /// Removes a VM that never had a restore point and has no session.
+    /// Removes a VM that has no restore point and no session. No serial that it or its points had is given again.
     ///
     /// # Errors
-    /// `NotFound`; `NotEmpty` when it had a point once; `Busy` while it has a session; `Stale` (the lock); `NoSpace`, `Io`.
+    /// `NotFound`; `NotEmpty` when it has a point; `Busy` while it has a session; `Stale` (the lock); `NoSpace`, `Io`.
     pub fn remove_vm(&self, vm: &VmName) -> Result<()> {
         let entry = self.vm(vm)?;
-        self.keep_serials(&entry)?;
         let mut table = self.table();
         let mut held = entry.lock().unwrap_or_else(PoisonError::into_inner);
         let vm = &held.vm.name.clone();
@@ -163,13 +163,14 @@ impl Owner {
         }
         let keys = VmKeys::new(vm)?;
         let points = self.repository().store().list(&keys.points()?)?;
-        if held.index.seq_high > 0 || !held.index.points.is_empty() || !points.is_empty() {
-            return Err(Error::new(
-                ErrorKind::NotEmpty,
-                format!("{vm} has restore points, or had some"),
-            ));
+        if !held.index.points.is_empty() || !points.is_empty() {
+            return Err(
+                Error::new(ErrorKind::NotEmpty, format!("{vm} has restore points"))
+                    .advise("forget them first"),
+            );
         }
         self.verify_lock()?;
+        self.keep_serials()?;
         let aside = self.aside(vm, &held.vm.vm_id.to_string())?;
         let store = self.repository().store();
         self.with_room(|| store.rename(keys.root(), &aside))?;
@@ -182,21 +183,16 @@ impl Owner {
         Ok(())
     }
 
-    /// Writes down in another VM which serials have been given: they are not given again after this one is gone.
-    fn keep_serials(&self, going: &Arc<std::sync::Mutex<VmEntry>>) -> Result<()> {
-        let other = {
-            let table = self.table();
-            let mut others = table.values().filter(|other| !Arc::ptr_eq(other, going));
-            others.next().cloned()
-        };
-        let Some(other) = other else { return Ok(()) };
-        let mut other = other.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Records in `restorefs.json` which serials have been given: they are not given again after a VM is gone.
+    fn keep_serials(&self) -> Result<()> {
+        let mut format = self.repository().format_now()?;
         let high = self.serial_high();
-        if other.index.serial_high >= high {
+        if format.serial_high >= high {
             return Ok(());
         }
-        other.index.serial_high = high;
-        let index = &mut other.index;
-        self.with_room(|| Self::store_index(self.repository(), index))
+        format.serial_high = high;
+        let (key, bytes) = (layout::format()?, encode(&format)?);
+        let store = self.repository().store();
+        self.with_room(|| store.put(&key, &bytes, PutMode::Replace))
     }
 }

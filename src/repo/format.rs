@@ -25,6 +25,9 @@ pub struct Format {
     pub repository_id: RepositoryId,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Highest serial that a VM had which was removed, or a point of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub serial_high: u32,
     /// Features that may be ignored.
     #[serde(default)]
     pub compat: Vec<String>,
@@ -40,6 +43,14 @@ pub struct Format {
     /// Fields of newer releases.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_zero(serial: &u32) -> bool {
+    *serial == 0
 }
 
 /// Defaults of commands on this repository.
@@ -67,6 +78,7 @@ impl Format {
             format_version: FORMAT_VERSION,
             repository_id: RepositoryId::random(),
             created_at,
+            serial_high: 0,
             compat: Vec::new(),
             ro_compat: Vec::new(),
             incompat: Vec::new(),
@@ -159,9 +171,10 @@ mod tests {
                 "{cut}"
             );
         }
-        let newer = String::from_utf8(good)
-            .unwrap()
-            .replace("\"schema\": 1", "\"schema\": 2");
+        // A newer release writes the hash of what it writes.
+        let text = String::from_utf8(good).unwrap();
+        let end = text.rfind(",\n  \"blake3\"").unwrap();
+        let newer = format!("{}\n}}\n", &text[..end]).replace("\"schema\": 1", "\"schema\": 2");
         assert_eq!(
             parse::<Format>(newer.as_bytes()).unwrap_err().kind(),
             ErrorKind::Unsupported

@@ -142,6 +142,25 @@ impl Ending {
 }
 
 impl Job {
+    /// The job of what failed before a session began.
+    #[must_use]
+    pub fn of_failure(vm: &VmName, reason: &str, began_at: Timestamp, ended_at: Timestamp) -> Self {
+        Self {
+            schema: 1,
+            job_id: JobId::random(),
+            kind: INGEST.to_owned(),
+            vm: vm.clone(),
+            session: None,
+            point: None,
+            result: JobResult::Failed,
+            reason: Some(reason.chars().take(REASON_CHARS_MAX).collect()),
+            began_at,
+            ended_at,
+            disks: Vec::new(),
+            unknown: Unknown::new(),
+        }
+    }
+
     /// The job of a session that has ended; its disks are left to the caller.
     #[must_use]
     pub fn of_session(session: &Session, ending: &Ending, ended_at: Timestamp) -> Self {

@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::content::{
     LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, region_hash, zero_page, zero_region,
 };
-use super::layout;
+use super::layout::{self, VmKeys};
 use super::repository::Repository;
 use super::slot::Slot;
 use super::sums::Sums;
 use crate::block::{ReadAt, WriteAt};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::Image;
 use crate::types::width::u64_from_usize;
 use crate::types::{Digest, DiskName, GuestCluster, LayerId, VmName};
@@ -25,8 +25,8 @@ use crate::types::{Digest, DiskName, GuestCluster, LayerId, VmName};
 /// LIMIT: layers in a chain (ours; QEMU has none).
 pub const DEPTH_MAX: usize = 65_536;
 
-/// The open sums of a chain's layers, top first.
-type ChainSums = Vec<Sums<Arc<dyn ReadAt>>>;
+/// The open sums of a chain's layers with the names of their files, top first.
+type ChainSums = Vec<(String, Sums<Arc<dyn ReadAt>>)>;
 
 /// The leaves of one disk of a committed point.
 pub struct Leaves {
@@ -164,8 +164,8 @@ impl Leaves {
     fn rebuild_page(&self, region: Region, page: &mut [u8]) -> Result<()> {
         page.copy_from_slice(zero_page());
         let mut wanted = vec![true; LEAVES_PER_REGION];
-        for sums in self.chain()?.iter() {
-            let Some(touched) = sums.load_region(region)? else {
+        for (file, sums) in self.chain()?.iter() {
+            let Some(touched) = sums.load_region(region).at_path(file)? else {
                 continue;
             };
             touched.spread(page, |index| {
@@ -196,7 +196,8 @@ impl Leaves {
             let (layer, below) = identity(&self.repository, &self.vm, &slot)?;
             let mut sums = self.repository.open_sums(&self.vm, &slot, layer)?;
             sums.forget_regions();
-            all.push(sums);
+            let file = VmKeys::new(&self.vm)?.sums(&slot, layer)?;
+            all.push((file.as_str().to_owned(), sums));
             next = below;
         }
         let all = Arc::new(all);

@@ -13,8 +13,8 @@ use super::catalog::Catalog;
 use super::entry::VmEntry;
 use super::heart::Heart;
 use super::job::{self, Job};
-use super::layout::{self, VmKeys};
-use super::lock::Note;
+use super::layout::VmKeys;
+use super::lock::{self, Note, Site};
 use super::recovery;
 use super::repository::Repository;
 use super::reserve::{self, Reserve};
@@ -26,12 +26,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lock, PutMode};
 use crate::types::{VmId, VmName};
 
+/// Names the control socket of a repository that is at a site.
+pub type ControlName<'a> = &'a dyn Fn(Site) -> PathBuf;
+
 /// The holder of the lock.
 pub struct Owner {
     repository: Arc<Repository>,
     catalog: Catalog,
     clock: Arc<dyn Clock>,
     lock: Arc<dyn Lock>,
+    site: Option<Site>,
     vms: Mutex<HashMap<String, Arc<Mutex<VmEntry>>>>,
     serial_high: AtomicU32,
     /// Held while a line is appended to the job history.
@@ -55,7 +59,7 @@ impl Owner {
         Self::open_with(&repository, &clock, role, None)
     }
 
-    /// [`Owner::open`] for a process that takes requests of others on the socket `control`: the note says so.
+    /// [`Owner::open`] for a process that takes requests of others on a socket: the note names the one that `control` answers.
     ///
     /// # Errors
     /// As [`Owner::open`].
@@ -63,7 +67,7 @@ impl Owner {
         repository: &Arc<Repository>,
         clock: &Arc<dyn Clock>,
         role: &str,
-        control: Option<&PathBuf>,
+        control: Option<ControlName<'_>>,
     ) -> Result<Self> {
         let first = Self::open_once(repository, clock, role, control);
         let owner = match first {
@@ -81,17 +85,23 @@ impl Owner {
         repository: &Arc<Repository>,
         clock: &Arc<dyn Clock>,
         role: &str,
-        control: Option<&PathBuf>,
+        control: Option<ControlName<'_>>,
     ) -> Result<Self> {
         repository.format().check(true)?;
-        let note = Note::of_this_process(role, control.cloned(), clock.now());
-        let lock = Self::take_lock(repository, &note)?;
+        let mut note = Note::of_this_process(role, clock.now());
+        let lock = lock::take(repository, &note)?;
+        let site = Site::of(repository)?;
+        // Only who holds the lock knows which file it is.
+        if let Some(socket) = control.zip(site).map(|(name, site)| name(site)) {
+            note.control = Some(socket);
+            lock.renew(&note.encode()?)?;
+        }
         let catalog = Catalog::open(
             repository.stage().as_ref(),
             repository.format().repository_id,
         )?;
         let mut vms = HashMap::new();
-        let mut serial_high = 0;
+        let mut serial_high = repository.format_now()?.serial_high;
         recovery::empty_trash(repository, clock.now())?;
         for name in repository.vm_names()? {
             let Some(entry) = recovery::recover_vm(repository, &name, clock.now())? else {
@@ -134,40 +144,13 @@ impl Owner {
             catalog,
             clock: Arc::clone(clock),
             lock,
+            site,
             vms: Mutex::new(vms),
             serial_high: AtomicU32::new(serial_high),
             history: Mutex::default(),
             reserve: Reserve::default(),
             heart,
         })
-    }
-
-    fn take_lock(repository: &Repository, note: &Note) -> Result<Arc<dyn Lock>> {
-        let key = layout::lock()?;
-        repository
-            .store()
-            .lock(&key, &note.encode()?)
-            .map(Arc::from)
-            .map_err(|e| {
-                if e.kind() != ErrorKind::Locked {
-                    return e;
-                }
-                let holder = repository.holder().ok().flatten();
-                let who = holder.map_or_else(
-                    || "another process".to_owned(),
-                    |n| {
-                        format!(
-                            "restorefs {} (pid {} on {}, since {})",
-                            n.role, n.pid, n.host, n.taken_at
-                        )
-                    },
-                );
-                Error::new(
-                    ErrorKind::Locked,
-                    format!("the repository is being written by {who}"),
-                )
-                .advise("wait for it to end, or stop it")
-            })
     }
 
     /// Does what frees space, or is too small to be left undone: when the filesystem is full, the reserve is released for it.
@@ -212,6 +195,12 @@ impl Owner {
     /// `Stale` when it is not: nothing may be written any more.
     pub fn verify_lock(&self) -> Result<()> {
         self.lock.verify()
+    }
+
+    /// Where the repository is, as of when the lock was taken; `None` where it is no local directory.
+    #[must_use]
+    pub const fn site(&self) -> Option<Site> {
+        self.site
     }
 
     /// The highest serial that was given.

@@ -148,6 +148,16 @@ fn sessions_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>>
     Ok(named)
 }
 
+/// The slots of layers that sessions write.
+fn unsealed_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>> {
+    let mut slots = HashSet::new();
+    for name in repository.session_names(vm)? {
+        let session = repository.session(vm, &name)?;
+        slots.extend(session.disks.into_iter().map(|disk| disk.layer));
+    }
+    Ok(slots)
+}
+
 /// Every slot that a point or session names.
 fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<HashSet<Slot>> {
     let mut named = HashSet::new();
@@ -159,18 +169,22 @@ fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<Ha
     Ok(named)
 }
 
-/// Adds every slot below the named ones in their backing chains.
+/// Adds every slot below the named ones in their backing chains. A layer that is missing is passed over where `may_miss` says so.
+///
+/// # Errors
+/// `Corrupt` when another layer is missing, or one cannot be read: what lies below it is not known; `Io`.
 pub(super) fn close_over_backing(
     repository: &Repository,
     vm: &VmName,
     named: &mut HashSet<Slot>,
+    may_miss: impl Fn(&Slot) -> bool,
 ) -> Result<()> {
     let mut todo: Vec<Slot> = named.iter().cloned().collect();
     while let Some(slot) = todo.pop() {
         let file = match repository.store().open(&VmKeys::new(vm)?.layer(&slot)?) {
             Ok(file) => file,
-            // A session's layer that is not sealed: its parent is named by the session itself.
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            Err(e) if e.kind() == ErrorKind::NotFound && may_miss(&slot) => continue,
+            Err(e) if e.kind() == ErrorKind::NotFound => repository.open_layer(vm, &slot)?,
             Err(e) => return Err(e),
         };
         let image = Image::open(file)?;
@@ -232,7 +246,9 @@ pub(super) fn collect_garbage(
     }
     let judged = named_slots(repository, vm, index).and_then(|mut named| {
         if candidates.iter().any(|(_, slot)| !named.contains(slot)) {
-            close_over_backing(repository, vm, &mut named)?;
+            // A session's layer that is not sealed: its parent is named by the session itself.
+            let unsealed = unsealed_slots(repository, vm)?;
+            close_over_backing(repository, vm, &mut named, |slot| unsealed.contains(slot))?;
         }
         Ok(named)
     });
@@ -245,7 +261,11 @@ pub(super) fn collect_garbage(
     };
     for (file, slot) in candidates {
         if !named.contains(&slot) {
-            tracing::warn!(vm = %vm, file, "a layer that nothing names goes to the trash");
+            if among.is_some() {
+                tracing::info!(vm = %vm, file, "a layer that was freed goes to the trash");
+            } else {
+                tracing::warn!(vm = %vm, file, "a layer that nothing names goes to the trash");
+            }
             let aside = layout::trash()?.join(&format!("{}.{vm}.{file}", clock::slot_time(now)))?;
             repository.store().rename(&prefix.join(&file)?, &aside)?;
         }

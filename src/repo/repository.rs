@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::format::Format;
 use super::layout::{self, VmKeys};
-use super::lock::Note;
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
-use super::sidecar::point::Point;
+use super::sidecar::point::{Attached, Point};
+use super::sidecar::seal::is_sealed;
 use super::sidecar::session::Session;
 use super::sidecar::state::State;
 use super::sidecar::vm::Vm;
@@ -127,6 +127,14 @@ impl Repository {
     #[must_use]
     pub const fn format(&self) -> &Format {
         &self.format
+    }
+
+    /// The repository's own sidecar as it is now: an owner may have rewritten it since it was opened.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unsupported`, `Io`.
+    pub(super) fn format_now(&self) -> Result<Format> {
+        self.load(&layout::format()?)
     }
 
     /// Where it lives.
@@ -269,7 +277,7 @@ impl Repository {
             let Ok(name) = PointName::new(name.as_str()) else {
                 continue;
             };
-            let (point, digest) = self.point_with_digest(vm, &name)?;
+            let (point, digest, _) = self.point_with_digest(vm, &name)?;
             stored.points.push(PointEntry::of(&point, digest, 0));
         }
         stored.points.sort_by_key(|point| point.seq);
@@ -278,7 +286,8 @@ impl Repository {
         Ok(stored)
     }
 
-    fn point_with_digest(&self, vm: &VmName, name: &PointName) -> Result<(Point, Digest)> {
+    /// A point's sidecar and the hash of its bytes, whether it carries one of its own.
+    fn point_with_digest(&self, vm: &VmName, name: &PointName) -> Result<(Point, Digest, bool)> {
         let key = VmKeys::new(vm)?.point_file(name)?;
         let bytes = self
             .store
@@ -291,43 +300,63 @@ impl Repository {
                 _ => e,
             })?;
         let point = parse::<Point>(&bytes).at_path(key.as_str())?;
-        Ok((point, Digest::of(&bytes)))
+        Ok((point, Digest::of(&bytes), is_sealed(&bytes)))
     }
 
-    /// A point's sidecar, proved against the hash in the index.
+    /// A point's sidecar, proved against the hash that it carries and that in the index. Where only the index disagrees, the point is
+    /// right.
     ///
     /// # Errors
     /// `NotFound`; `Corrupt` when its bytes are not those that were committed; `Io`.
     pub fn point(&self, vm: &VmName, entry: &PointEntry) -> Result<Point> {
-        let (point, digest) = self.point_with_digest(vm, &entry.name)?;
-        if digest != entry.point_blake3 {
-            let key = VmKeys::new(vm)?.point_file(&entry.name)?;
-            return Err(Error::corrupt(
-                "a point sidecar is not what was committed",
-                entry.point_blake3,
-                digest,
-            )
-            .at_path(key.as_str()));
+        match self.point_and_doubt(vm, entry)? {
+            (point, None) => Ok(point),
+            (point, Some(doubt)) => {
+                tracing::warn!(vm = %vm, point = %entry.name, error = %doubt.report(), "the point's own sidecar is believed");
+                Ok(point)
+            }
         }
-        Ok(point)
     }
 
-    /// The exact bytes of an attached file, proved against its hash.
+    /// [`Repository::point`], and in what the index disagrees with it.
+    pub(super) fn point_and_doubt(
+        &self,
+        vm: &VmName,
+        entry: &PointEntry,
+    ) -> Result<(Point, Option<Error>)> {
+        let (point, digest, is_sealed) = self.point_with_digest(vm, &entry.name)?;
+        if digest == entry.point_blake3 {
+            return Ok((point, None));
+        }
+        let keys = VmKeys::new(vm)?;
+        if is_sealed && point.point_id == entry.point_id {
+            let doubt = Error::corrupt(
+                format!(
+                    "index.json has another hash of the sidecar of {}",
+                    entry.name
+                ),
+                digest,
+                entry.point_blake3,
+            );
+            return Ok((point, Some(doubt.at_path(keys.index()?.as_str()))));
+        }
+        Err(Error::corrupt(
+            "a point sidecar is not what was committed",
+            entry.point_blake3,
+            digest,
+        )
+        .at_path(keys.point_file(&entry.name)?.as_str()))
+    }
+
+    /// The exact bytes of an attached file, proved against the hash that `stated`, from the point's own sidecar, has.
     ///
     /// # Errors
     /// `NotFound`; `Corrupt`; `Io`.
-    pub fn attached(&self, vm: &VmName, point: &PointEntry, name: &str) -> Result<Vec<u8>> {
-        let stated = point
-            .attached
-            .iter()
-            .find(|file| file.name == name)
-            .ok_or_else(|| {
-                Error::not_found(format!("no attached file {name} in {vm}@{}", point.name))
-            })?;
+    pub fn attached(&self, vm: &VmName, point: &PointName, stated: &Attached) -> Result<Vec<u8>> {
         let key = VmKeys::new(vm)?
-            .point(&point.name)?
+            .point(point)?
             .join(layout::ATTACHED)?
-            .join(name)?;
+            .join(&stated.name)?;
         let bytes = self.store.get(&key, SIDECAR_BYTES_MAX)?;
         let found = Digest::of(&bytes);
         if found != stated.blake3 {
@@ -433,14 +462,5 @@ impl Repository {
             }),
             other => other,
         }
-    }
-
-    /// Who holds the lock now, as his note says; `None` when nobody does, or the note is not to be understood.
-    ///
-    /// # Errors
-    /// `PermissionDenied`, `Io`.
-    pub fn holder(&self) -> Result<Option<Note>> {
-        let note = self.store.lock_note(&layout::lock()?)?;
-        Ok(note.and_then(|bytes| Note::parse(&bytes)))
     }
 }

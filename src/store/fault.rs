@@ -10,7 +10,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Entry, Key, Lock, PutMode, Space, Stage, Store};
+use super::{Entry, Identity, Key, Lock, PutMode, Space, Stage, Store};
 use crate::block::{Extent, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -139,6 +139,9 @@ impl Store for FaultStore {
     }
     fn lock_note(&self, key: &Key) -> Result<Option<Vec<u8>>> {
         self.inner.lock_note(key)
+    }
+    fn identity(&self, key: &Key) -> Result<Option<Identity>> {
+        self.inner.identity(key)
     }
     fn local_file(&self, key: &Key) -> Result<Option<File>> {
         self.inner.local_file(key)

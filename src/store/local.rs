@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Entry, Key, Lock, PutMode, Space, Stage, Store};
+use super::{Entry, Identity, Key, Lock, PutMode, Space, Stage, Store};
 use crate::block::{FileDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::beneath::{Access, Kind, Stat};
@@ -331,6 +331,13 @@ impl Store for LocalStore {
             return Ok(None);
         }
         read_whole(&file, NOTE_BYTES_MAX).map(Some)
+    }
+
+    fn identity(&self, key: &Key) -> Result<Option<Identity>> {
+        Ok(self.root.stat(path(key)?)?.map(|stat| Identity {
+            device: stat.device,
+            inode: stat.inode,
+        }))
     }
 
     fn local_file(&self, key: &Key) -> Result<Option<File>> {

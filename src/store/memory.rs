@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Entry, Key, Lock, PutMode, Space, Stage, Store};
+use super::{Entry, Identity, Key, Lock, PutMode, Space, Stage, Store};
 use crate::block::{MemoryDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::usize_from_u64;
@@ -321,6 +321,10 @@ impl Store for MemoryStore {
             .locks
             .get(key.as_str())
             .map(|(_, note)| note.clone()))
+    }
+
+    fn identity(&self, _key: &Key) -> Result<Option<Identity>> {
+        Ok(None)
     }
 
     fn local_file(&self, key: &Key) -> Result<Option<File>> {

@@ -12,11 +12,13 @@
 
 pub mod conformance;
 pub mod fault;
+pub mod identity;
 pub mod key;
 pub mod local;
 pub mod memory;
 pub mod volatile;
 
+pub use identity::Identity;
 pub use key::Key;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
@@ -100,6 +102,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// `Io`.
     fn lock_note(&self, key: &Key) -> Result<Option<Vec<u8>>>;
+
+    /// Optional capability: which local file or directory `key` is; `None` when there is none, or it is not a local one.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, `Io`.
+    fn identity(&self, key: &Key) -> Result<Option<Identity>>;
 
     /// Optional capability: the object as a local descriptor (reflink, passthrough, `copy_file_range`).
     ///

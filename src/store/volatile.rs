@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Entry, Key, Lock, MemoryStore, PutMode, Space, Stage, Store};
+use super::{Entry, Identity, Key, Lock, MemoryStore, PutMode, Space, Stage, Store};
 use crate::block::filter::{Power, Volatile};
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, Result};
@@ -234,6 +234,9 @@ impl Store for VolatileStore {
     fn lock_note(&self, key: &Key) -> Result<Option<Vec<u8>>> {
         self.power.check()?;
         self.live.lock_note(key)
+    }
+    fn identity(&self, _key: &Key) -> Result<Option<Identity>> {
+        Ok(None)
     }
     fn local_file(&self, key: &Key) -> Result<Option<File>> {
         self.live.local_file(key)

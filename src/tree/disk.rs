@@ -10,7 +10,7 @@ use crate::chain::{Disk, Pool};
 use crate::error::{Error, Result};
 use crate::ingest::ChainSource;
 use crate::repo::Repository;
-use crate::repo::sidecar::index::DiskEntry;
+use crate::repo::sidecar::index::{DiskEntry, PointEntry};
 use crate::repo::sidecar::point::Point;
 use crate::types::PointId;
 use crate::types::width::u64_from_usize;
@@ -49,21 +49,29 @@ impl Disks {
         )
     }
 
-    /// The disk at that position of the index.
+    /// What a point is, from its own sidecar: the index only finds it. While the sidecar cannot be read, what the index says.
+    pub(super) fn facts(&self, view: &PointView) -> PointEntry {
+        match self.point(view) {
+            Ok(point) => PointEntry::of(&point, view.entry.point_blake3, view.entry.serial),
+            Err(_) => view.entry.clone(),
+        }
+    }
+
+    /// What is known of the disk at that position.
+    pub(super) fn entry(&self, view: &PointView, index: usize) -> Result<DiskEntry> {
+        let mut disks = self.facts(view).disks;
+        if index < disks.len() {
+            return Ok(disks.swap_remove(index));
+        }
+        Err(Error::not_found("no such disk"))
+    }
+
+    /// The disk at that position.
     pub(super) fn disk(&self, view: &PointView, index: usize) -> Result<Arc<Disk>> {
         let make = || {
-            let name = &entry(view, index)?.name;
             let point = self.point(view)?;
-            let disk = point.disk(name).ok_or_else(|| {
-                Error::corrupt(
-                    format!(
-                        "the point {}@{} has no disk {name}",
-                        view.vm, view.entry.name
-                    ),
-                    "the disks that the index lists",
-                    "others",
-                )
-            })?;
+            let disk = point.disks.get(index);
+            let disk = disk.ok_or_else(|| Error::not_found("no such disk"))?;
             ChainSource::new(&self.repository, &view.vm, view.vm_id, self.writable)
                 .open_disk(&self.pool, &disk.layer)
                 .map(Arc::new)
@@ -74,7 +82,7 @@ impl Disks {
 
     /// All disks of a point, none of them opened yet.
     pub(super) fn all(self: &Arc<Self>, view: &Arc<PointView>) -> Vec<Arc<dyn ReadAt>> {
-        view.entry
+        self.facts(view)
             .disks
             .iter()
             .enumerate()
@@ -96,14 +104,6 @@ impl Disks {
             size_bytes,
         })
     }
-}
-
-/// What the index says of a disk.
-pub(super) fn entry(view: &PointView, index: usize) -> Result<&DiskEntry> {
-    view.entry
-        .disks
-        .get(index)
-        .ok_or_else(|| Error::not_found("no such disk"))
 }
 
 /// A disk that is looked up at each read, so that the bound of open disks holds whoever refers to it.

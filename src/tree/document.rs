@@ -52,8 +52,8 @@ pub(super) fn info(
         Some(point) => point.disks.iter().map(disk).collect(),
         None => entry.disks.iter().map(|disk| json!(disk)).collect(),
     };
-    let attached: Vec<Value> = entry
-        .attached
+    let attached: Vec<Value> = point_sidecar
+        .map_or(&entry.attached, |point| &point.attached)
         .iter()
         .map(
             |file| json!({"name": file.name, "size_bytes": file.size_bytes, "blake3": file.blake3}),

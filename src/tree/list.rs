@@ -134,7 +134,8 @@ impl Tree {
                 Ok(())
             }
             Node::AttachedDir(point) => {
-                let files: Vec<_> = point.entry.attached.iter().enumerate().collect();
+                let facts = self.shelf.disks.facts(point);
+                let files: Vec<_> = facts.attached.iter().enumerate().collect();
                 self.by_position(&files, after, each, |(at, file)| {
                     let ino = point.ino(low::ATTACHED_FILE | inode::index_bits(*at).unwrap_or(0));
                     let node = Node::Attached(Arc::clone(point), *at);
@@ -143,8 +144,8 @@ impl Tree {
                 Ok(())
             }
             Node::DisksDir(point) => {
-                let disks: Vec<_> = point
-                    .entry
+                let facts = self.shelf.disks.facts(point);
+                let disks: Vec<_> = facts
                     .disks
                     .iter()
                     .map(|disk| format!("{}.raw", disk.name))

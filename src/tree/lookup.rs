@@ -51,14 +51,16 @@ impl Tree {
             }
             Node::Point(point) => self.point_child(point, text),
             Node::AttachedDir(point) => {
-                let mut files = point.entry.attached.iter();
+                let facts = self.shelf.disks.facts(point);
+                let mut files = facts.attached.iter();
                 let at = files.position(|f| f.name == text).ok_or_else(absent)?;
                 let ino = point.ino(low::ATTACHED_FILE | inode::index_bits(at).ok_or_else(absent)?);
                 self.found(ino, &Node::Attached(Arc::clone(point), at))
             }
             Node::DisksDir(point) => {
                 let disk = text.strip_suffix(".raw").ok_or_else(absent)?;
-                let mut disks = point.entry.disks.iter();
+                let facts = self.shelf.disks.facts(point);
+                let mut disks = facts.disks.iter();
                 let at = disks.position(|d| d.name.as_str() == disk);
                 let at = at.ok_or_else(absent)?;
                 let ino = point.ino(low::DISK | inode::index_bits(at).ok_or_else(absent)?);

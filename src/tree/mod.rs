@@ -86,7 +86,7 @@ struct Progress {
 pub struct OpenDisk {
     /// The point.
     pub point: Arc<PointView>,
-    /// What the index says of the disk; the object has its `size_bytes`, the source had `source_bytes`.
+    /// What is known of the disk; the object has its `size_bytes`, the source had `source_bytes`.
     pub entry: DiskEntry,
     /// Its content.
     pub disk: Arc<Disk>,
@@ -257,14 +257,21 @@ impl Tree {
         })
     }
 
+    /// Names of a point's disks.
+    #[must_use]
+    pub fn disk_names(&self, point: &PointView) -> Vec<DiskName> {
+        let disks = self.shelf.disks.facts(point).disks;
+        disks.into_iter().map(|disk| disk.name).collect()
+    }
+
     /// Opens a disk of a point, for those who serve whole disks.
     ///
     /// # Errors
     /// `NotFound`; what opening the chain returns.
     pub fn open_disk(&self, vm: &VmName, which: &Which, disk: &DiskName) -> Result<OpenDisk> {
         let point = self.point(vm, which)?;
-        let index = point
-            .entry
+        let facts = self.shelf.disks.facts(&point);
+        let index = facts
             .disks
             .iter()
             .position(|entry| entry.name.folded() == disk.folded())
@@ -272,7 +279,7 @@ impl Tree {
                 Error::not_found(format!("{vm}@{} has no disk {disk}", point.entry.name))
             })?;
         Ok(OpenDisk {
-            entry: disk::entry(&point, index)?.clone(),
+            entry: self.shelf.disks.entry(&point, index)?,
             disk: self.shelf.disks.disk(&point, index)?,
             point,
         })

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::Tree;
-use super::disk;
 use super::inode::Ino;
 use super::node::{GuestNode, Node};
 use super::snapshot::PointView;
@@ -94,14 +93,12 @@ impl Tree {
                 let bytes = match self.shelf.documents.get(&ino) {
                     Some(bytes) => bytes,
                     None => {
-                        let file = point
-                            .entry
+                        let facts = self.shelf.disks.facts(&point);
+                        let file = facts
                             .attached
                             .get(at)
                             .ok_or_else(|| Error::not_found("no such attached file"))?;
-                        let bytes =
-                            self.repository
-                                .attached(&point.vm, &point.entry, &file.name)?;
+                        let bytes = self.repository.attached(&point.vm, &facts.name, file)?;
                         let bytes: Arc<[u8]> = bytes.into();
                         self.shelf.documents.put(ino, bytes.clone(), bytes.len());
                         bytes
@@ -110,7 +107,7 @@ impl Tree {
                 return Ok(Arc::new(Bytes(bytes)));
             }
             Node::Disk(point, at) => {
-                let size = disk::entry(&point, at)?.source_bytes;
+                let size = self.shelf.disks.entry(&point, at)?.source_bytes;
                 (self.shelf.disks.lazy(&point, at, size), 1)
             }
             Node::VolumeRaw(point, volume) => {

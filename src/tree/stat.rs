@@ -2,7 +2,6 @@
 
 use super::Tree;
 use super::attribute::{Attributes, Found, Look, Ttl};
-use super::disk;
 use super::inode::{Ino, low};
 use super::node::{Node, stale};
 use super::snapshot::PointView;
@@ -34,7 +33,8 @@ impl Tree {
     pub(super) fn raw_found(&self, ino: Ino, point: &PointView, volume: &VolumeNode) -> Found {
         let size = volume.volume.map.size_bytes();
         // An upper bound: to count the volume's own clusters would resolve the whole chain.
-        let data: u64 = point.entry.disks.iter().map(|disk| disk.data_bytes).sum();
+        let facts = self.shelf.disks.facts(point);
+        let data: u64 = facts.disks.iter().map(|disk| disk.data_bytes).sum();
         let blocks = data.min(size).div_ceil(512);
         committed(
             self.options
@@ -93,12 +93,13 @@ impl Tree {
             | Node::Volumes(point, ..)
             | Node::Files(point, ..) => self.own(ino, Look::Directory, point),
             Node::Attached(point, at) => {
-                let file = point.entry.attached.get(*at).ok_or_else(stale)?;
+                let facts = self.shelf.disks.facts(point);
+                let file = facts.attached.get(*at).ok_or_else(stale)?;
                 let blocks = file.size_bytes.div_ceil(512);
                 committed(own(Look::File, file.size_bytes, blocks, point.time()))
             }
             Node::Disk(point, at) => {
-                let disk = disk::entry(point, *at).map_err(|_| stale())?;
+                let disk = self.shelf.disks.entry(point, *at).map_err(|_| stale())?;
                 let blocks = disk.data_bytes.div_ceil(512);
                 committed(own(Look::Disk, disk.source_bytes, blocks, point.time()))
             }

@@ -183,7 +183,9 @@ fn sidecars_that_are_empty_cut_or_newer() {
         .unwrap()
         .replace("\"format_version\": 1", "\"format_version\": 2");
     std::fs::set_permissions(&format, std::fs::Permissions::from_mode(0o644)).unwrap();
-    std::fs::write(&format, text).unwrap();
+    // A newer release would write the hash of what it wrote.
+    let end = text.rfind(",\n  \"blake3\"").unwrap();
+    std::fs::write(&format, format!("{}\n}}\n", &text[..end])).unwrap();
     let said = place.fails(1, &["ls"]);
     assert!(said.contains("format 2"), "{said}");
 }

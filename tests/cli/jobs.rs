@@ -96,6 +96,8 @@ fn backups_are_in_the_history_with_and_without_a_daemon() {
             "db01 failed null",
             "db01 committed \"nbd\"",
             "web01 failed null",
+            // The name was taken: no session began.
+            "web01 failed null",
             "web01 committed null",
         ]
     );
@@ -104,7 +106,8 @@ fn backups_are_in_the_history_with_and_without_a_daemon() {
         failed["reason"].as_str().unwrap().contains("vda"),
         "{failed}"
     );
-    let committed = &jobs[4];
+    assert_eq!(jobs[4]["session"], serde_json::Value::Null);
+    let committed = &jobs[5];
     assert_eq!(committed["point"], "one");
     assert_eq!(committed["kind"], "ingest");
     let disk = &committed["disks"][0];
@@ -121,11 +124,11 @@ fn backups_are_in_the_history_with_and_without_a_daemon() {
             .as_array()
             .unwrap()
             .len(),
-        2
+        3
     );
     let table = place.ok(&["jobs"]);
     assert!(
-        table.starts_with("ENDED") && table.lines().count() == 6,
+        table.starts_with("ENDED") && table.lines().count() == 7,
         "{table}"
     );
     // A file that a crash cut, and one that is not ours.
@@ -139,8 +142,100 @@ fn backups_are_in_the_history_with_and_without_a_daemon() {
     let whole = std::fs::read(&file).unwrap();
     std::fs::write(&file, &whole[..whole.len() - 9]).unwrap();
     std::fs::write(dir.join("notes.txt"), "mine").unwrap();
-    assert_eq!(place.json(&["jobs"]).as_array().unwrap().len(), 4);
+    assert_eq!(place.json(&["jobs"]).as_array().unwrap().len(), 5);
     place.ok(&["backup", "web01", "vda=a.raw"]);
     assert_eq!(place.json(&["jobs"])[0]["vm"], "web01");
-    assert_eq!(place.json(&["jobs"]).as_array().unwrap().len(), 5);
+    assert_eq!(place.json(&["jobs"]).as_array().unwrap().len(), 6);
+}
+
+/// What keeps a nightly backup from beginning is found in the history by who looks there in the morning.
+#[test]
+fn what_failed_before_a_session_began_is_in_the_history() {
+    let place = Place::new();
+    place.disk("a.raw", 4, 1);
+    let last = || place.json(&["jobs", "web01", "-n", "1"])[0].clone();
+    let served = |daemon: bool| {
+        let daemon = daemon.then(|| place.serve(&[]));
+        // The source is not there.
+        let args = ["backup", "web01", "vda=none.raw"];
+        assert!(!place.run(&args).status.success());
+        assert_eq!(last()["result"], "failed");
+        assert_eq!(last()["session"], serde_json::Value::Null);
+        assert!(
+            last()["reason"].as_str().unwrap().contains("none.raw"),
+            "{}",
+            last()
+        );
+        // Too little room is left.
+        let args = ["backup", "web01", "vda=a.raw", "--low-water", "900T"];
+        assert!(!place.run(&args).status.success());
+        assert_ne!(last()["reason"], serde_json::Value::Null);
+        let before = last()["job_id"].clone();
+        // What was asked for wrongly was told to whoever asked.
+        place.fails(2, &["backup", "web01", "vda"]);
+        assert_eq!(last()["job_id"], before);
+        if let Some(daemon) = daemon {
+            daemon.stop();
+        }
+    };
+    served(false);
+    served(true);
+    // Of the VM there is nothing but that.
+    assert!(place.json(&["ls"]).as_array().unwrap().is_empty());
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    let daemon = place.serve(&[]);
+    place.ok(&["begin", "web01", "--session", "s"]);
+    place.fails(1, &["backup", "web01", "vda=a.raw"]);
+    assert!(
+        last()["reason"].as_str().unwrap().contains("open session"),
+        "{}",
+        last()
+    );
+    place.ok(&["abort", "web01/s"]);
+    daemon.stop();
+    let layers = std::fs::read_dir(place.repo().join("vms/web01/layers")).unwrap();
+    for entry in layers {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    place.fails(3, &["backup", "web01", "vda=a.raw", "--strict"]);
+    assert!(
+        last()["reason"].as_str().unwrap().contains("missing"),
+        "{}",
+        last()
+    );
+    place.ok(&["jobs"]);
+}
+
+#[test]
+fn the_lock_is_waited_for_as_long_as_is_said() {
+    use rustix::fs::{FlockOperation, flock};
+
+    let place = Place::new();
+    place.disk("a.raw", 4, 1);
+    let path = place.repo().join("lock");
+    let lock = std::fs::File::create(&path).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let backup = ["backup", "web01", "vda=a.raw"];
+    place.fails(11, &backup);
+    let begun = Instant::now();
+    let waited = place.run(&["backup", "web01", "vda=a.raw", "--wait", "1s"]);
+    assert_eq!(waited.status.code(), Some(11));
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    place.fails(2, &["backup", "web01", "vda=a.raw", "--wait", "soon"]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(700));
+            flock(&lock, FlockOperation::Unlock).unwrap();
+        });
+        place.ok(&["--wait", "5m", "backup", "web01", "vda=a.raw"]);
+    });
+    // A daemon waits for it, too.
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(700));
+            flock(&lock, FlockOperation::Unlock).unwrap();
+        });
+        place.serve(&["--wait", "5m"]).stop();
+    });
 }

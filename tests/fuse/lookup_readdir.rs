@@ -8,7 +8,7 @@ use restorefs::chain::{Pool, PoolLimits};
 use restorefs::error::Result;
 use restorefs::fuse::{MountOptions, mount};
 use restorefs::repo::Repository;
-use restorefs::store::{Entry, Key, LocalStore, Lock, PutMode, Space, Store};
+use restorefs::store::{Entry, Identity, Key, LocalStore, Lock, PutMode, Space, Store};
 use restorefs::tree::Tree;
 
 use restorefs::clock::SystemClock;
@@ -55,6 +55,9 @@ impl Store for Counting {
     }
     fn lock_note(&self, key: &Key) -> Result<Option<Vec<u8>>> {
         self.inner.lock_note(key)
+    }
+    fn identity(&self, key: &Key) -> Result<Option<Identity>> {
+        self.inner.identity(key)
     }
     fn local_file(&self, key: &Key) -> Result<Option<std::fs::File>> {
         self.inner.local_file(key)

@@ -125,7 +125,10 @@ fn a_damaged_sidecar_is_said_in_info() {
     let mount = world.mount();
     assert_eq!(names(&world.at("web01")), ["latest", "p1", "p2"]);
     let info = std::fs::read_to_string(world.at("web01/p1/info.json")).unwrap();
-    assert!(info.contains("not what was committed"), "{info}");
+    assert!(
+        info.contains("does not match the hash that it carries"),
+        "{info}"
+    );
     let error = std::fs::read(world.at("web01/p1/disks/vda.raw")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5));
     assert_eq!(

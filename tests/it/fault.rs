@@ -235,7 +235,9 @@ fn check(store: &MemoryStore, case: &Case, first: &[u8], second: Option<&[u8]>) 
             (0, _) => assert!(bytes == first),
             (1, Some(second)) => {
                 assert!(bytes == second);
-                let attached = repository.attached(&vm(), entry, "domain.xml").unwrap();
+                let attached = repository
+                    .attached(&vm(), &entry.name, &point.attached[0])
+                    .unwrap();
                 assert_eq!(attached, b"<domain/>");
             }
             _ => {}

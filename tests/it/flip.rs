@@ -95,14 +95,20 @@ fn expected(error: &Error, what: &str) {
 
 fn parse_all<T: Sidecar>(good: &[u8]) {
     sidecar::parse::<T>(good).unwrap();
-    let mut refused = 0;
     for bytes in damages(good, 1) {
-        if let Err(error) = sidecar::parse::<T>(&bytes) {
-            expected(&error, T::WHAT);
-            refused += 1;
+        match sidecar::parse::<T>(&bytes) {
+            Err(error) => expected(&error, T::WHAT),
+            Ok(_) => panic!(
+                "{} is believed: {}",
+                T::WHAT,
+                String::from_utf8_lossy(&bytes)
+            ),
         }
     }
-    assert!(refused > good.len(), "{}: {refused}", T::WHAT);
+    // A file of a release that knew no hashes is read; so is one whose line was removed by hand.
+    let text = String::from_utf8(good.to_vec()).unwrap();
+    let at = text.rfind(",\n  \"blake3\": \"").unwrap();
+    sidecar::parse::<T>(format!("{}\n}}\n", &text[..at]).as_bytes()).unwrap();
 }
 
 fn get(store: &dyn Store, key: &Key) -> Vec<u8> {
@@ -163,7 +169,9 @@ fn what_a_hash_covers_is_never_believed_damaged() {
     let good = get(store, &key);
     for bytes in damages(&good, 1) {
         store.put(&key, &bytes, PutMode::Replace).unwrap();
-        let error = repository.attached(&vm(), last, "domain.xml").unwrap_err();
+        let error = repository
+            .attached(&vm(), &last.name, &point.attached[0])
+            .unwrap_err();
         expected(&error, "attached");
     }
     store.put(&key, &good, PutMode::Replace).unwrap();

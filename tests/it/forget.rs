@@ -204,11 +204,34 @@ fn a_layer_that_two_points_share_is_kept_for_the_other() {
         .forget_point(&vm("web01"), &third.name, Telling::Wait)
         .unwrap();
     assert!(names(&world, "vms/web01/layers").is_empty());
+    sessions.remove_vm(&vm("web01"), Telling::Wait).unwrap();
+    assert!(names(&world, "vms").is_empty());
+}
+
+/// The last VM takes with it all that said which serials were given, but for `restorefs.json`.
+#[test]
+fn a_vm_whose_points_are_gone_goes_and_no_serial_comes_again() {
+    let mut world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let point = commit(&sessions, &world, 1, None);
     let kind = sessions
         .remove_vm(&vm("web01"), Telling::Wait)
         .unwrap_err()
         .kind();
-    assert_eq!(kind, ErrorKind::NotEmpty, "it had points");
+    assert_eq!(kind, ErrorKind::NotEmpty);
+    sessions
+        .forget_point(&vm("web01"), &point.name, Telling::Wait)
+        .unwrap();
+    sessions.remove_vm(&vm("web01"), Telling::Wait).unwrap();
+    drop(sessions);
+    world.start();
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let again = commit(&sessions, &world, 2, None);
+    let index = world.engine().owner.vm_snapshot(&vm("web01")).unwrap();
+    assert!(again.serial > point.serial, "{}", again.serial);
+    assert!(index.vm.serial > point.serial);
+    // The name is as good as new.
+    assert_eq!(again.seq, 1);
 }
 
 #[test]

@@ -18,4 +18,5 @@ mod overlap;
 mod proof;
 mod race;
 mod recovery;
+mod whole_flip;
 mod world;

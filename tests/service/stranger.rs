@@ -1,7 +1,7 @@
 //! Members of the socket's group, and others who have no rights in the repository: what they cannot do to its daemon, or in its place.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,26 +10,42 @@ use crate::helper::{Site, names, text};
 use crate::house::{House, wait_until};
 use crate::place::{can_mount, has};
 
-/// The file of a repository's control socket.
+/// The file of a repository's control socket: its id, and device and inode of its lock.
 fn control_name(house: &House) -> String {
     let id = std::fs::read_to_string(house.place.repo().join("restorefs.json")).unwrap();
     let id: serde_json::Value = serde_json::from_str(&id).unwrap();
-    format!("{}.sock", id["repository_id"].as_str().unwrap())
+    let lock = std::fs::metadata(house.place.repo().join("lock")).unwrap();
+    let id = id["repository_id"].as_str().unwrap();
+    format!("{id}.{:x}-{}.sock", lock.dev(), lock.ino())
 }
 
-/// A script of Python's that is run on the socket as a user of the group 65534.
-fn script(socket: &Path, user: &str, text: &str) -> Command {
+/// What is said first on a connection to the daemon of a repository, as a line.
+fn hello(house: &House) -> String {
+    let identity = |path: PathBuf| {
+        let meta = std::fs::metadata(path).unwrap();
+        serde_json::json!({"device": meta.dev(), "inode": meta.ino()})
+    };
+    let (directory, lock) = (house.place.repo(), house.place.repo().join("lock"));
+    let site = serde_json::json!({"directory": identity(directory), "lock": identity(lock)});
+    serde_json::json!({"command": "hello", "protocol": 2, "release": "test", "site": site})
+        .to_string()
+        + "\n"
+}
+
+/// A script of Python's that is run on the socket as a user of the group 65534; its second argument is what is said first.
+fn script(house: &House, socket: &Path, user: &str, text: &str) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid", user, "--regid", "65534", "--clear-groups"])
         .args(["/usr/bin/python3", "-c", text])
-        .arg(socket);
+        .arg(socket)
+        .arg(hello(house));
     command
 }
 
 /// What such a script says.
-fn ask(socket: &Path, user: &str, text: &str) -> String {
-    let output = script(socket, user, text).output().unwrap();
+fn ask(house: &House, socket: &Path, user: &str, text: &str) -> String {
+    let output = script(house, socket, user, text).output().unwrap();
     String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -51,12 +67,13 @@ fn who_may_only_ingest_cannot_hand_over_a_mount() {
     let service = site.start();
     let socket = open_to_group(house);
     let script = "import socket,sys,array,os\n\
-        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        s.sendall(sys.argv[2].encode()); f.readline()\n\
         fd=os.open('/dev/null',os.O_RDONLY)\n\
         line=b'{\"command\":\"mount\",\"mountpoint\":\"/x\",\"options\":\"allow_forget\",\"uid\":0,\"gid\":0}\\n'\n\
         s.sendmsg([line],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[fd]))])\n\
-        print(s.makefile().readline())\n";
-    let ask = |user| ask(&socket, user, script);
+        print(f.readline())\n";
+    let ask = |user| ask(house, &socket, user, script);
     let said = ask("65534");
     assert!(said.contains("permission-denied"), "{said}");
     // Root may, and then the descriptor is looked at.
@@ -82,12 +99,13 @@ fn a_member_cannot_use_up_the_files_that_may_be_open() {
     assert!(limited.unwrap().success());
     let script = "import socket,sys,json\n\
         s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        s.sendall(sys.argv[2].encode()); f.readline()\n\
         for n in range(8):\n\
         \x20 disks=[dict(name='d%d'%k,source_bytes=512,key=None,full=False) for k in range(40)]\n\
         \x20 s.sendall(json.dumps(dict(command='begin',vm='many%d'%n,session='s',point=None,disks=disks,full=False,differential=False,\n\
         \x20  parent=None,ttl_seconds=3600,resumable=True,compression='none')).encode()+b'\\n')\n\
         \x20 print(n, f.readline()[:200])\n";
-    let said = ask(&socket, "65534", script);
+    let said = ask(house, &socket, "65534", script);
     assert!(
         said.contains("2 {\"ok\"") && said.contains("7 {\"error\":{\"kind\":\"limit-exceeded\""),
         "{said}"
@@ -111,6 +129,7 @@ fn what_a_member_says_is_bounded() {
     let socket = open_to_group(house);
     let script = "import socket,sys,json\n\
         s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        s.sendall(sys.argv[2].encode()); f.readline()\n\
         def ask(**line):\n\
         \x20 s.sendall(json.dumps(line).encode()+b'\\n'); return f.readline().strip()[:200]\n\
         def begin(key):\n\
@@ -122,7 +141,7 @@ fn what_a_member_says_is_bounded() {
         print('id', ask(command='commit',vm='fresh01',session='s',point=None,change_ids={'vda':'z'*65537},unchanged=[],without=[]))\n\
         for n in range(1000): last=attach('f%d'%n)\n\
         print('last', last); print('again', attach('f7')); print('more', attach('more'))\n";
-    let said = ask(&socket, "65534", script);
+    let said = ask(house, &socket, "65534", script);
     for (what, answer) in [
         ("long", "invalid-input"),
         ("red", "invalid-input"),
@@ -153,11 +172,12 @@ fn descriptors_of_who_may_hand_over_nothing_are_left_to_the_kernel() {
     let socket = open_to_group(house);
     // More at once than anybody may send: whoever's are received is cut off.
     let script = "import socket,sys,array,os\n\
-        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        s.sendall(sys.argv[2].encode()); f.readline()\n\
         fd=os.open('/dev/null',os.O_RDONLY)\n\
         s.sendmsg([b'{\"command\":\"status\"}\\n'],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,array.array('i',[fd]*30))])\n\
-        print(s.makefile().readline())\n";
-    let ask = |user| ask(&socket, user, script);
+        print(f.readline())\n";
+    let ask = |user| ask(house, &socket, user, script);
     let said = ask("65534");
     assert!(said.contains("\"version\""), "{said}");
     let said = ask("0");
@@ -172,6 +192,9 @@ fn who_listens_in_the_daemons_place_is_given_nothing() {
     }
     let site = Site::new(&["a"]);
     let house = &site.house;
+    // Somebody writes the repository, so that there may be a daemon.
+    let lock = std::fs::File::create(house.place.repo().join("lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let socket = house.place.path(&control_name(house));
     let heard = house.place.path("heard");
     // Members of the group may make files in the service's directory.
@@ -214,6 +237,40 @@ fn who_listens_in_the_daemons_place_is_given_nothing() {
 }
 
 #[test]
+fn a_command_of_another_release_is_told_so() {
+    if !has("python3") || !has("setpriv") || !can_mount() {
+        return;
+    }
+    let house = &House::new();
+    house.configure("", "");
+    let service = house.start();
+    let socket = open_to_group(house);
+    let text = "import socket,sys,json\n\
+        def say(*lines):\n\
+        \x20 s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        \x20 for line in lines: s.sendall(line.encode()+b'\\n'); last=f.readline()\n\
+        \x20 print(last.strip())\n\
+        hello=sys.argv[2].strip(); sessions='{\"command\":\"sessions\"}'\n\
+        say(sessions)\n\
+        say(json.dumps(dict(json.loads(hello),protocol=7,release='9.9')), sessions)\n\
+        other=json.loads(hello); other['site']['lock']['inode']+=1\n\
+        say(json.dumps(other), sessions)\n\
+        say('{\"command\":\"later\"}')\n\
+        say(hello, sessions)\n";
+    let said = ask(house, &socket, "0", text);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 5, "{said}");
+    for line in &lines[..4] {
+        assert!(
+            line.contains("\"unsupported\"") && line.contains("different releases"),
+            "{line}"
+        );
+    }
+    assert_eq!(lines[4], "{\"ok\":[]}");
+    service.stop();
+}
+
+#[test]
 fn who_is_turned_away_is_told_why() {
     let house = House::new();
     house.configure("", "");
@@ -252,7 +309,7 @@ fn a_member_of_the_group_keeps_nobody_else_from_being_answered() {
         [s.connect(sys.argv[1]) for s in all]\n\
         more=socket.socket(socket.AF_UNIX); more.connect(sys.argv[1])\n\
         print(more.makefile().readline(), flush=True); sys.stdin.read()\n";
-    let mut member = script(&socket, "65534", text)
+    let mut member = script(&house, &socket, "65534", text)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::{Answer, LINE_BYTES_MAX, Request};
-use crate::daemon::runtime_dir;
+use super::{Answer, Hello, LINE_BYTES_MAX, Request, Welcome};
+use crate::daemon::runtime_dir::{self, is_old_control_socket};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::Repository;
-use crate::repo::lock::Note;
+use crate::repo::lock::{Holder, Note, Site};
 use crate::sys::{pass, socket};
 use crate::types::width::u64_from_usize;
 
@@ -23,52 +23,66 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon that owns the repository, as its lock says; `None` when there is none. Who listens in its place, and is
-    /// neither root, nor we, nor the repository's owner, is passed over: he would be told what only a daemon may know, and given mounts.
+    /// Connects to the daemon that owns the repository; `None` when there is none, which a lock that nobody holds says. Who listens in its
+    /// place, and is neither root, nor we, nor the repository's owner, is passed over: he would be told what only a daemon may know, and
+    /// given mounts. A daemon of another repository, of which this one may be a copy, says so, and is passed over, too.
     ///
     /// # Errors
-    /// `PermissionDenied` when there is one that we may not reach; `Io`.
+    /// `PermissionDenied` when there is one that we may not reach; `Unsupported` when it is of another release; `Io`.
     pub fn connect(repository: &Repository) -> Result<Option<Self>> {
-        // Who may not look at the lock may still be let in by the daemon.
-        let holder = repository.holder().unwrap_or_default();
-        let holder = holder.filter(Note::is_of_this_machine);
+        let holder = match Holder::of(repository) {
+            Holder::Nobody => return Ok(None),
+            Holder::Process(note) => note.filter(Note::is_of_this_machine),
+            Holder::Unknown => None,
+        };
+        let Some(site) = Site::of(repository)? else {
+            return Ok(None);
+        };
         let process = holder.as_ref().map(|note| note.pid);
         let noted = holder.and_then(|note| note.control);
         let id = repository.format().repository_id;
+        if let Some(path) = noted
+            .as_ref()
+            .filter(|path| is_old_control_socket(path, id))
+        {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the daemon (pid {}) is of an older release, which this one (release {}) cannot talk to",
+                    process.unwrap_or_default(),
+                    env!("CARGO_PKG_VERSION")
+                ),
+            )
+            .at_path(path)
+            .advise("restart it: systemctl restart restorefs"));
+        }
         // A note from elsewhere could name any socket: only one called as this repository's is believed.
-        let own = runtime_dir::control_socket(Path::new(""), id);
+        let own = runtime_dir::control_socket(Path::new(""), id, site.lock);
         let noted = noted.filter(|path| path.is_absolute() && path.file_name() == own.file_name());
         let usual = runtime_dir::candidates().into_iter();
-        let usual = usual.map(|dir| runtime_dir::control_socket(&dir, id));
+        let usual = usual.map(|dir| runtime_dir::control_socket(&dir, id, site.lock));
         for path in noted.into_iter().chain(usual) {
-            match UnixStream::connect(&path) {
-                Ok(stream) => {
-                    if !is_daemon(&stream, repository, process).at_path(&path)? {
-                        tracing::warn!(
-                            socket = %path.display(),
-                            "somebody who is neither root nor the repository's owner listens where its daemon should; he is passed over (ss -xlp shows who it is)"
-                        );
-                        continue;
-                    }
-                    return Ok(Some(Self {
-                        stream: BufReader::new(stream),
-                        path,
-                    }));
-                }
-                // A dead daemon's socket refuses; that is as good as none.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        std::io::ErrorKind::NotFound
-                            | std::io::ErrorKind::ConnectionRefused
-                            | std::io::ErrorKind::NotADirectory
-                    ) => {}
-                Err(e) => {
-                    return Err(Error::io("cannot reach the daemon", e).at_path(&path).advise(
-                        "its socket lets in root, the daemon's own user, and the members of its group",
-                    ));
-                }
+            let Some(stream) = reach(&path)? else {
+                continue;
+            };
+            if !is_daemon(&stream, repository, process).at_path(&path)? {
+                tracing::warn!(
+                    socket = %path.display(),
+                    "somebody who is neither root nor the repository's owner listens where its daemon should; he is passed over (ss -xlp shows who it is)"
+                );
+                continue;
             }
+            let stream = BufReader::new(stream);
+            let mut client = Self { stream, path };
+            let welcome: Welcome = client.ask(&Request::Hello(Hello::new(site)))?;
+            if welcome.is_served {
+                return Ok(Some(client));
+            }
+            tracing::warn!(
+                socket = %client.path.display(),
+                pid = welcome.pid,
+                "the daemon there serves another repository, of which this one is a copy; it is passed over"
+            );
         }
         Ok(None)
     }
@@ -138,6 +152,29 @@ impl Client {
             Answer::Ok(value) => serde_json::from_value(value).map_err(broken),
             Answer::Error(error) => Err(error.into()),
         }
+    }
+}
+
+/// Connects to a socket; `None` when nobody listens there.
+fn reach(path: &Path) -> Result<Option<UnixStream>> {
+    match UnixStream::connect(path) {
+        Ok(stream) => Ok(Some(stream)),
+        // A dead daemon's socket refuses; that is as good as none.
+        Err(e)
+            if matches!(
+                e.kind(),
+                std::io::ErrorKind::NotFound
+                    | std::io::ErrorKind::ConnectionRefused
+                    | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) => Err(Error::io("cannot reach the daemon", e)
+            .at_path(path)
+            .advise(
+                "its socket lets in root, the daemon's own user, and the members of its group",
+            )),
     }
 }
 

@@ -1,17 +1,20 @@
 //! The control socket: how commands reach the process that owns the repository.
 //!
 //! One JSON object a line each way: `{"command":"begin",...}` is answered by `{"ok":...}` or
-//! `{"error":{"kind":"busy","message":"...","advice":"..."}}`. A connection may carry several. With a `mount` comes the descriptor of
+//! `{"error":{"kind":"busy","message":"...","advice":"..."}}`. A connection may carry several; the first says which repository is meant,
+//! and nothing else is done before (`hello`). With a `mount` comes the descriptor of
 //! the device that somebody has mounted.
 
 mod client;
 mod crowd;
+mod hello;
 mod kind;
 mod line;
 mod request;
 pub(super) mod server;
 
 pub use client::Client;
+pub use hello::{Hello, Welcome};
 pub use request::{
     BeginAnswer, BeginArguments, CommitAnswer, CommitArguments, DiskArguments, DiskResult,
     MountAnswer, MountArguments, Request, SessionAnswer, Status,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Hello;
 use crate::error::{Error, Result};
 use crate::ingest::{BeginRequest, CommitRequest, DiskRequest, Origin, Session};
 use crate::qcow2::Compression;
@@ -17,6 +18,8 @@ use crate::types::{DiskName, PointName, VmName};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
+    /// Which repository is meant, and which release speaks. The first line of each connection.
+    Hello(Hello),
     /// Who it is and where it listens.
     Status,
     /// Begin a session.
@@ -43,6 +46,13 @@ pub enum Request {
         /// What kept it from being committed, when it is not ended on request.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<String>,
+    },
+    /// Keep in the history that a backup failed before a session began.
+    Failed {
+        /// The VM.
+        vm: VmName,
+        /// Why.
+        reason: String,
     },
     /// List the open sessions.
     Sessions,
@@ -101,6 +111,9 @@ pub struct BeginArguments {
     /// The change ids that changes are counted from.
     #[serde(default)]
     pub previous_change_ids: BTreeMap<DiskName, String>,
+    /// Disks that are written whole: they begin anew when what they would be compared with is damaged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub whole: Vec<DiskName>,
     /// Seconds without activity after which it ends.
     pub ttl_seconds: u64,
     /// Whether it goes on after a crash.
@@ -195,6 +208,7 @@ impl BeginArguments {
             parent: self.parent.as_deref().map(str::parse).transpose()?,
             changed_only: self.changed_only,
             previous_change_ids: self.previous_change_ids.clone(),
+            whole: self.whole.clone(),
             empty: false,
             ttl_seconds: self.ttl_seconds,
             resumable: self.resumable,

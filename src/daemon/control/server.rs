@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::crowd::{CONNECTIONS_MAX, Crowd, Place, is_own};
+use super::hello::another_release;
 use super::line::Lines;
 use super::{Answer, Request};
 use crate::daemon::desk::Desk;
@@ -84,8 +85,16 @@ fn encode(answer: &Answer) -> std::io::Result<Vec<u8>> {
 async fn converse(mut stream: UnixStream, place: Place, desk: Arc<Desk>) -> std::io::Result<()> {
     let user = place.user();
     let mut lines = Lines::new(place);
+    let mut is_ours = false;
     while let Some((line, descriptors)) = lines.next(&stream).await? {
         let answer = match serde_json::from_slice::<Request>(&line) {
+            Ok(Request::Hello(hello)) => desk.welcome(&hello).and_then(|welcome| {
+                is_ours = welcome.is_served;
+                value(welcome)
+            }),
+            _ if !is_ours => Err(another_release(
+                "which does not say which repository it means",
+            )),
             Ok(request) => {
                 let desk = Arc::clone(&desk);
                 // Commits seal and fsync: not on a thread that serves others.
@@ -123,6 +132,7 @@ fn answer(
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<Value> {
     match request {
+        Request::Hello(hello) => value(desk.welcome(&hello)?),
         Request::Status => value(desk.status()),
         Request::Begin(arguments) => value(desk.begin(&arguments.request()?)?),
         Request::Commit(arguments) => {
@@ -141,6 +151,10 @@ fn answer(
         } => {
             let ending = failure.map_or_else(Ending::aborted, Ending::failed);
             value(desk.end(&vm, &session, &ending)?)
+        }
+        Request::Failed { vm, reason } => {
+            desk.note_failure(&vm, &reason);
+            value(())
         }
         Request::Sessions => value(desk.list()),
         Request::Mount(arguments) => {

@@ -131,7 +131,7 @@ fn open(tree: &Tree, order: &Order) -> Result<(Arc<PointView>, Vec<HeldDisk>)> {
     let point = tree.point(vm, which)?;
     let names: Vec<DiskName> = match &order.disk {
         Some(disk) => vec![disk.clone()],
-        None => point.entry.disks.iter().map(|d| d.name.clone()).collect(),
+        None => tree.disk_names(&point),
     };
     if names.is_empty() || names.len() > DISKS_MAX {
         return Err(Error::invalid(format!(

@@ -16,6 +16,7 @@ use crate::ingest::ChainSource;
 use crate::repo::Repository;
 use crate::repo::content::{CLUSTER, PAGE_BYTES, Region, leaf_at, leaf_index, zero_leaf};
 use crate::repo::leaves::Leaves;
+use crate::repo::metadata::prove_chain;
 use crate::repo::sidecar::point::PointDisk;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, GuestCluster, VmId, VmName};
@@ -53,6 +54,7 @@ pub struct RestoreDisk {
     leaves: Leaves,
     source_bytes: u64,
     name: String,
+    proof: Box<dyn Fn() -> Result<()> + Send + Sync>,
 }
 
 impl RestoreDisk {
@@ -68,12 +70,23 @@ impl RestoreDisk {
         disk: &PointDisk,
     ) -> Result<Self> {
         let source = ChainSource::new(repository, vm, vm_id, false);
+        let (place, name, top) = (Arc::clone(repository), vm.clone(), disk.layer.clone());
         Ok(Self {
+            proof: Box::new(move || prove_chain(&place, &name, &top)),
             disk: source.open_disk(pool, &disk.layer)?,
             leaves: Leaves::open(repository, vm, &disk.layer, disk.content_root)?,
             source_bytes: disk.source_bytes,
             name: disk.name.to_string(),
         })
+    }
+
+    /// Proves what the disk's layers have besides data: a restored disk is right also where that is damaged, as each of its clusters is
+    /// proved by itself.
+    ///
+    /// # Errors
+    /// `Corrupt` naming file and offset; `Io`.
+    pub fn prove_metadata(&self) -> Result<()> {
+        (self.proof)()
     }
 
     /// Size that is restored, in bytes.

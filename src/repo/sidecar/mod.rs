@@ -2,10 +2,12 @@
 //!
 //! # Invariants
 //! - Each has a `schema` number; a newer one than ours is refused, not guessed at.
+//! - Each carries a BLAKE3 of itself, which is proved when it is read ([`seal`]).
 //! - Fields that this release does not know are kept when a file is rewritten.
 
 pub mod index;
 pub mod point;
+pub mod seal;
 pub mod session;
 pub mod state;
 pub mod vm;
@@ -47,6 +49,7 @@ pub fn parse<T: Sidecar>(bytes: &[u8]) -> Result<T> {
             "0 bytes",
         ));
     }
+    let object = seal::open(bytes, T::WHAT)?;
     let broken = |e: serde_json::Error| {
         let found = format!("{e}");
         Error::corrupt(
@@ -55,7 +58,7 @@ pub fn parse<T: Sidecar>(bytes: &[u8]) -> Result<T> {
             found,
         )
     };
-    let SchemaOnly { schema } = serde_json::from_slice(bytes).map_err(broken)?;
+    let SchemaOnly { schema } = serde_json::from_slice(&object).map_err(broken)?;
     if schema > T::SCHEMA {
         return Err(Error::unsupported(format!(
             "the {} has schema {schema}, this release reads up to {}",
@@ -64,16 +67,15 @@ pub fn parse<T: Sidecar>(bytes: &[u8]) -> Result<T> {
         ))
         .advise("use the release that wrote it, or a newer one"));
     }
-    serde_json::from_slice(bytes).map_err(broken)
+    serde_json::from_slice(&object).map_err(broken)
 }
 
-/// Encodes a sidecar: indented, with a newline at the end, for people.
+/// Encodes a sidecar: indented, with a newline at the end, for people, and with its own hash.
 ///
 /// # Errors
 /// None in practice.
 pub fn encode<T: Sidecar>(sidecar: &T) -> Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(sidecar)
+    let object = serde_json::to_vec_pretty(sidecar)
         .map_err(|e| Error::invalid(format!("the {} cannot be encoded", T::WHAT)).caused_by(e))?;
-    bytes.push(b'\n');
-    Ok(bytes)
+    Ok(seal::seal(object))
 }

@@ -48,7 +48,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes a directory: a session is aborted, with all that is in it; a VM goes if it never had a point.
+    /// Removes a directory: a session is aborted, with all that is in it; a VM goes if it has no point.
     ///
     /// # Errors
     /// `NotEmpty`, `NotADirectory`, `NotFound`; `NotPermitted` for a committed point (retention removes those), unless it was asked for;

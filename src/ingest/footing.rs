@@ -1,0 +1,113 @@
+//! What a session stands on: the point that it is compared with, and the chains below its disks.
+//!
+//! # Invariants
+//! No session continues a chain of which a layer is missing, cut or another one: what the session does not write would be read through it,
+//! as zeroes or not at all. Only a disk that is written whole, or that the caller wants anew, does without its predecessor.
+
+use std::sync::Arc;
+
+use super::begin::BeginRequest;
+use super::plan::{choose_parent, plan_disks, same};
+use crate::error::{Error, ErrorKind, Result};
+use crate::repo::Repository;
+use crate::repo::entry::VmEntry;
+use crate::repo::lineage::Lineage;
+use crate::repo::sidecar::index::PointEntry;
+use crate::repo::sidecar::point::{Kind, Point};
+use crate::repo::sidecar::session::SessionDisk;
+use crate::types::{DiskName, VmName};
+
+/// How a reason begins for which a disk is stored in full because its predecessor is damaged.
+const DAMAGED: &str = "what it would be compared with is damaged";
+
+/// The parent point and the disks of a session, on sound ground.
+///
+/// # Errors
+/// `InvalidInput`; `NotFound` (the parent); `Corrupt` when what a disk would be compared with is damaged and the disk is not written whole;
+/// `Io`.
+pub(super) fn plan(
+    repository: &Arc<Repository>,
+    entry: &VmEntry,
+    request: &BeginRequest,
+    captured_at: jiff::Timestamp,
+) -> Result<(Option<Point>, Vec<SessionDisk>)> {
+    let vm = &entry.vm.name;
+    let chosen = choose_parent(entry, request)?;
+    let parent = match chosen.map(|point| (point, repository.point(vm, point))) {
+        None => None,
+        Some((_, Ok(point))) => Some(point),
+        Some((chosen, Err(e))) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            return without_point(vm, request, chosen, &e, captured_at).map(|disks| (None, disks));
+        }
+        Some((_, Err(e))) => return Err(e),
+    };
+    let mut disks = plan_disks(request, parent.as_ref(), captured_at)?;
+    let mut lineage = Lineage::new(repository, vm, &entry.index);
+    for disk in &mut disks {
+        let Some(base) = &disk.parent else { continue };
+        match lineage.look(&base.layer, Some(base.content_root)) {
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                if !is_written_whole(request, &disk.name) {
+                    return Err(refusal(vm, &disk.name, &e));
+                }
+                begin_anew(vm, disk, &e);
+            }
+            other => other?,
+        }
+    }
+    Ok((parent, disks))
+}
+
+/// The disks of a session whose parent point cannot be read: all of its disks, as the index lists them, are stored in full.
+fn without_point(
+    vm: &VmName,
+    request: &BeginRequest,
+    chosen: &PointEntry,
+    damage: &Error,
+    captured_at: jiff::Timestamp,
+) -> Result<Vec<SessionDisk>> {
+    let is_gone = |disk: &DiskName| request.without.iter().any(|gone| same(gone, disk));
+    for disk in chosen.disks.iter().filter(|disk| !is_gone(&disk.name)) {
+        if !is_written_whole(request, &disk.name) {
+            return Err(refusal(vm, &disk.name, damage));
+        }
+    }
+    let alone = BeginRequest {
+        without: Vec::new(),
+        ..request.clone()
+    };
+    let mut disks = plan_disks(&alone, None, captured_at)?;
+    for disk in &mut disks {
+        disk.inherited = chosen.disks.iter().any(|old| same(&old.name, &disk.name));
+        begin_anew(vm, disk, damage);
+    }
+    Ok(disks)
+}
+
+/// Whether all of a disk will be written, or it is wanted anew.
+fn is_written_whole(request: &BeginRequest, disk: &DiskName) -> bool {
+    let mut asked = request.disks.iter();
+    request.whole.iter().any(|whole| same(whole, disk))
+        || asked.any(|asked| asked.full && same(&asked.name, disk))
+}
+
+fn refusal(vm: &VmName, disk: &DiskName, damage: &Error) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!(
+            "disk {disk} of {vm} cannot be continued: {DAMAGED}: {}",
+            damage.report()
+        ),
+    )
+    .advise(format!(
+        "back the whole disk up (restorefs backup {vm} {disk}=SOURCE, without --strict), or begin it anew: --full {disk}; restorefs rebuild-catalog lists all damage"
+    ))
+}
+
+fn begin_anew(vm: &VmName, disk: &mut SessionDisk, damage: &Error) {
+    let said = damage.report();
+    tracing::warn!(vm = %vm, disk = %disk.name, damage = said, "a disk is stored in full: {DAMAGED}");
+    disk.kind = Kind::Full;
+    disk.parent = None;
+    disk.full_reason = Some(format!("{DAMAGED}: {said}"));
+}

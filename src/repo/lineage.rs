@@ -1,0 +1,213 @@
+//! Lineage: a look at each layer of a disk's chain, so that nothing is built on one that is broken, and nobody believes in it.
+//!
+//! Looked at are of each layer: that it is there, its size, its header cluster and the layer id in it, that its sums are there, whole by
+//! their size and of this layer, and that its content is what the point that it was made for records. Data is not read: `restore`
+//! proves it.
+
+use std::collections::{HashMap, HashSet};
+
+use super::content::{CLUSTER, content_root};
+use super::layout::{self, VmKeys};
+use super::leaves::{DEPTH_MAX, identity};
+use super::metadata::prove_cluster;
+use super::repository::Repository;
+use super::sidecar::index::{Index, PointEntry};
+use super::slot::Slot;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::types::{Digest, VmName};
+
+const FROM_COPY: &str = "restore the file from a copy of the repository";
+
+/// The chains of one VM.
+pub struct Lineage<'a> {
+    repository: &'a Repository,
+    vm: &'a VmName,
+    /// Whose layer a slot has: position in `points`.
+    owners: HashMap<&'a Slot, usize>,
+    points: &'a [PointEntry],
+    /// Slots whose layer and all below it have been found sound.
+    sound: HashSet<Slot>,
+    /// Slots whose layer or one below it is broken, and how.
+    broken: HashMap<Slot, String>,
+}
+
+impl<'a> Lineage<'a> {
+    /// The chains of a VM, whose points the index lists.
+    #[must_use]
+    pub fn new(repository: &'a Repository, vm: &'a VmName, index: &'a Index) -> Self {
+        let points = index.points.iter().enumerate();
+        Self {
+            repository,
+            vm,
+            owners: points
+                .flat_map(|(at, point)| point.disks.iter().map(move |disk| (&disk.layer, at)))
+                .collect(),
+            points: &index.points,
+            sound: HashSet::new(),
+            broken: HashMap::new(),
+        }
+    }
+
+    /// Looks at the chain whose top layer is in the slot `top`; `root` is its content, where that is known.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the layer that is broken; `Unsupported` when one is of a newer release; `Io`.
+    pub fn look(&mut self, top: &Slot, root: Option<Digest>) -> Result<()> {
+        let mut path: Vec<Slot> = Vec::new();
+        let walked = self.walk(top, root, &mut path);
+        match &walked {
+            Ok(()) => self.sound.extend(path),
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                let said = e.report();
+                self.broken
+                    .extend(path.into_iter().map(|slot| (slot, said.clone())));
+            }
+            Err(_) => {}
+        }
+        walked
+    }
+
+    fn walk(&self, top: &Slot, root: Option<Digest>, path: &mut Vec<Slot>) -> Result<()> {
+        let mut next = Some((top.clone(), root));
+        while let Some((slot, root)) = next {
+            // Whose content is known is looked at itself; those below it have been.
+            if root.is_none() && self.sound.contains(&slot) {
+                return Ok(());
+            }
+            if let Some(said) = self.broken.get(&slot) {
+                return Err(Error::new(ErrorKind::Corrupt, said.clone()));
+            }
+            if path.contains(&slot) || path.len() >= DEPTH_MAX {
+                return Err(Error::corrupt(
+                    "the backing chain is a loop",
+                    "a chain that ends",
+                    &slot,
+                )
+                .at_path(slot.layer_file()));
+            }
+            path.push(slot.clone());
+            let below = self.look_at(&slot, root)?;
+            next = below.map(|slot| (slot, None));
+        }
+        Ok(())
+    }
+
+    /// Looks at one layer; answers the slot below it.
+    fn look_at(&self, slot: &Slot, root: Option<Digest>) -> Result<Option<Slot>> {
+        let keys = VmKeys::new(self.vm)?;
+        let key = keys.layer(slot)?;
+        let file = self.repository.open_layer(self.vm, slot)?;
+        let file_bytes = file.size_bytes();
+        if file_bytes < CLUSTER.size_bytes() {
+            return Err(
+                Error::corrupt("a layer is cut short", "a header cluster", file_bytes)
+                    .at_path(key.as_str())
+                    .advise(FROM_COPY),
+            );
+        }
+        let (layer, below) =
+            identity(self.repository, self.vm, slot).map_err(|e| e.at_path(key.as_str()))?;
+        let sums = self.repository.open_sums(self.vm, slot, layer)?;
+        let summary = sums.summary();
+        if summary.layer_bytes != file_bytes {
+            return Err(Error::corrupt(
+                "a layer has another size than its sums record",
+                summary.layer_bytes,
+                file_bytes,
+            )
+            .at_path(key.as_str())
+            .advise(FROM_COPY));
+        }
+        // The header says what lies below: where that is damaged, the layer that it names is sought in vain.
+        if let Some((cluster, stated)) = summary.metadata.first() {
+            prove_cluster(file.as_ref(), *cluster, stated).at_path(key.as_str())?;
+        }
+        let found = content_root(summary.size_bytes, &summary.regions);
+        let stated = root.or_else(|| self.recorded(slot));
+        if let Some(stated) = stated.filter(|stated| *stated != found) {
+            return Err(Error::corrupt(
+                "a layer has another content than was recorded",
+                stated,
+                found,
+            )
+            .at_path(key.as_str())
+            .advise(FROM_COPY));
+        }
+        Ok(below)
+    }
+
+    /// The content that the point records whose layer is in a slot; `None` when there is no such point, or its sidecar cannot be read:
+    /// that harms only itself.
+    fn recorded(&self, slot: &Slot) -> Option<Digest> {
+        let point = self.points.get(*self.owners.get(slot)?)?;
+        let point = self.repository.point(self.vm, point).ok()?;
+        let mut disks = point.disks.iter();
+        disks
+            .find(|disk| disk.layer == *slot)
+            .map(|disk| disk.content_root)
+    }
+
+    /// What is wrong with a point in the repository, a fault each: its sidecars, its attached files, the chains of its disks. A guest's own
+    /// filesystem is not looked at.
+    ///
+    /// # Errors
+    /// What keeps it from being found out: `Io`.
+    pub fn damage_of(&mut self, entry: &PointEntry) -> Result<Vec<Error>> {
+        let mut faults = Vec::new();
+        let mut take = |found: Result<()>| match found {
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                faults.push(e);
+                Ok(())
+            }
+            other => other,
+        };
+        let point = self.repository.point_and_doubt(self.vm, entry);
+        match point {
+            Ok((point, doubt)) => {
+                take(doubt.map_or(Ok(()), Err))?;
+                for disk in &point.disks {
+                    take(self.look(&disk.layer, Some(disk.content_root)))?;
+                }
+                for file in &point.attached {
+                    take(self.attached(entry, &file.name, file.size_bytes))?;
+                }
+            }
+            Err(e) => {
+                take(Err(e))?;
+                for disk in &entry.disks {
+                    take(self.look(&disk.layer, None))?;
+                }
+            }
+        }
+        take(self.repository.state(self.vm, entry).map(|_| ()))?;
+        Ok(faults)
+    }
+
+    /// Whether an attached file is there and has its size.
+    fn attached(&self, point: &PointEntry, name: &str, size_bytes: u64) -> Result<()> {
+        let keys = VmKeys::new(self.vm)?;
+        let key = keys
+            .point(&point.name)?
+            .join(layout::ATTACHED)?
+            .join(name)?;
+        let found = match self.repository.store().open(&key) {
+            Ok(file) => file.size_bytes(),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Err(Error::corrupt(
+                    "an attached file is missing",
+                    size_bytes,
+                    "no such file",
+                )
+                .at_path(key.as_str()));
+            }
+            Err(e) => return Err(e).at_path(key.as_str()),
+        };
+        if found == size_bytes {
+            return Ok(());
+        }
+        Err(
+            Error::corrupt("an attached file has another size", size_bytes, found)
+                .at_path(key.as_str()),
+        )
+    }
+}

@@ -1,0 +1,87 @@
+//! Proof of what a layer has besides its data: header, tables and refcounts against its sums, and the sums against their own hash.
+//!
+//! # Why
+//! Reading through a layer touches only what leads to the data. A flipped bit in a refcount, in the table of feature names or in a part of
+//! the sums that is not needed today is harmless until a merge or another program needs it.
+
+use std::collections::HashSet;
+
+use super::content::CLUSTER;
+use super::layout::VmKeys;
+use super::leaves::{DEPTH_MAX, identity};
+use super::repository::Repository;
+use super::slot::Slot;
+use crate::block::ReadAt;
+use crate::error::{Error, Result, ResultExt};
+use crate::types::width::usize_from_u64;
+use crate::types::{Digest, HostCluster, VmName};
+
+/// Proves one layer; answers the slot below it.
+///
+/// # Errors
+/// `Corrupt` naming file and offset; `Io`.
+pub fn prove_layer(repository: &Repository, vm: &VmName, slot: &Slot) -> Result<Option<Slot>> {
+    let keys = VmKeys::new(vm)?;
+    let place = keys.layer(slot)?;
+    let (layer, below) = identity(repository, vm, slot).at_path(place.as_str())?;
+    let sums = repository.open_sums(vm, slot, layer)?;
+    sums.verify().at_path(keys.sums(slot, layer)?.as_str())?;
+    let file = repository.open_layer(vm, slot)?;
+    let summary = sums.summary();
+    if summary.layer_bytes != file.size_bytes() {
+        return Err(Error::corrupt(
+            "a layer has another size than its sums record",
+            summary.layer_bytes,
+            file.size_bytes(),
+        )
+        .at_path(place.as_str()));
+    }
+    for (cluster, stated) in &summary.metadata {
+        prove_cluster(file.as_ref(), *cluster, stated).at_path(place.as_str())?;
+    }
+    Ok(below)
+}
+
+/// Proves one cluster of a layer's metadata; cluster 0 is the header.
+///
+/// # Errors
+/// `Corrupt` naming the offset; `Io`.
+pub(super) fn prove_cluster(
+    file: &dyn ReadAt,
+    cluster: HostCluster,
+    stated: &Digest,
+) -> Result<()> {
+    let offset = cluster.0.saturating_mul(CLUSTER.size_bytes());
+    let mut bytes = vec![0; usize_from_u64(CLUSTER.size_bytes())];
+    file.read_at(offset, &mut bytes)?;
+    let found = Digest::of(&bytes);
+    if found == *stated {
+        return Ok(());
+    }
+    Err(Error::corrupt(
+        "header, tables or refcounts of a layer are damaged",
+        stated,
+        found,
+    )
+    .at_offset(offset)
+    .advise("restore the file from a copy of the repository"))
+}
+
+/// Proves all layers of a chain, from the slot `top` on.
+///
+/// # Errors
+/// As [`prove_layer`], the first.
+pub fn prove_chain(repository: &Repository, vm: &VmName, top: &Slot) -> Result<()> {
+    let mut seen = HashSet::new();
+    let mut next = Some(top.clone());
+    while let Some(slot) = next {
+        if seen.len() >= DEPTH_MAX || !seen.insert(slot.clone()) {
+            return Err(
+                Error::corrupt("the backing chain is a loop", "a chain that ends", &slot)
+                    .at_path(slot.layer_file()),
+            );
+        }
+        next = prove_layer(repository, vm, &slot)?;
+    }
+    Ok(())
+}

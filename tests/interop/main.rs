@@ -12,6 +12,7 @@ mod disk;
 mod guest_btrfs;
 mod guest_btrfs_devices;
 mod guest_ext;
+mod guest_ext_damage;
 mod guest_fat;
 mod guest_image;
 mod guest_lvm;

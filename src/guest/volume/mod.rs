@@ -11,6 +11,7 @@
 mod btrfs;
 mod logical;
 mod name;
+mod physical;
 mod scan;
 #[cfg(test)]
 mod tests;

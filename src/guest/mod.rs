@@ -30,6 +30,7 @@ pub mod fat;
 pub mod fs;
 mod kept;
 mod lvm;
+mod md;
 pub mod memory;
 pub mod partition;
 pub mod probe;

@@ -9,6 +9,7 @@
 mod deep;
 mod device;
 mod disk;
+mod guest_array;
 mod guest_btrfs;
 mod guest_btrfs_devices;
 mod guest_ext;

@@ -8,6 +8,7 @@
 //! - The same disks give the same volumes in the same order, with the same paths.
 //! - Damage is a state of one volume, and never stops the others.
 
+mod array;
 mod btrfs;
 mod logical;
 mod name;
@@ -61,12 +62,18 @@ pub enum Origin {
         /// Its name.
         name: String,
     },
+    /// An md array.
+    Array {
+        /// Its name in its path.
+        name: String,
+    },
 }
 
 /// One volume.
 #[derive(Debug, Clone)]
 pub struct Volume {
-    /// Its path below `volumes/`, unique: `vda/part/1`, `vda/raw`, `lvm/vg0/root`, `lvm/vg0/disk1.part/1`.
+    /// Its path below `volumes/`, unique: `vda/part/1`, `vda/raw`, `lvm/vg0/root`, `lvm/vg0/disk1.part/1`,
+    /// `md/root`.
     pub path: String,
     /// Where it comes from.
     pub origin: Origin,

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::array::Half;
 use super::logical::Physicals;
 use super::name::Names;
 use super::{Known, Origin, Scan, Volume, btrfs, reader};
@@ -14,6 +15,7 @@ use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::lvm;
+use crate::guest::md;
 use crate::guest::partition::{self, Kind, Partition, Table, TableKind};
 use crate::guest::probe::{Class, Content, probe};
 use crate::guest::remark::Remarks;
@@ -44,6 +46,8 @@ pub(super) struct Scanner<'a> {
     pub(super) volumes: Vec<Volume>,
     pub(super) notes: Remarks,
     pub(super) physicals: Physicals,
+    /// Devices of md arrays that have not been assembled.
+    pub(super) halves: Vec<Half>,
     /// Number of volumes when something could not be read.
     settled: Option<usize>,
     /// Whether there are too many volumes already.
@@ -63,6 +67,7 @@ pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
         volumes: Vec::new(),
         notes: Remarks::default(),
         physicals: Physicals::default(),
+        halves: Vec::new(),
         settled: None,
         is_full: false,
     };
@@ -72,6 +77,7 @@ pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
             scanner.could_not(name, &error);
         }
     }
+    scanner.arrays();
     scanner.logical_volumes();
     btrfs::join(&mut scanner.volumes, &sources, &mut scanner.notes);
     Scan {
@@ -113,7 +119,17 @@ impl Scanner<'_> {
             part_uuid: None,
             damage: None,
         };
-        match partition::scan(disk, 0) {
+        let table = partition::scan(disk, 0);
+        let is_table = !matches!(&table, Ok(table) if table.kind == TableKind::None);
+        // A table within a mirror of whole disks, whose superblock is at their end; one at their start would hide it.
+        if is_table
+            && let Some(superblock) =
+                md::load(disk)?.filter(|found| found.is_certain && found.data.0 == 0)
+        {
+            self.member(&device, superblock);
+            return Ok(());
+        }
+        match table {
             Ok(table) if table.kind == TableKind::None => self.look(device),
             Ok(table) => self.table(&device, &format!("{name}/part"), name, table),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -220,6 +236,14 @@ impl Scanner<'_> {
                 return self.add(device, None, Known::Damaged(error.report()));
             }
         };
+        match md::load(&reader) {
+            Ok(Some(superblock)) => return self.member(&device, superblock),
+            Ok(None) => {}
+            Err(error) => {
+                self.unread(&device.path, &error);
+                return self.add(device, None, Known::Damaged(error.report()));
+            }
+        }
         let may_be_physical = content.as_ref().is_none_or(|c| c.format == "LVM2_member");
         if may_be_physical && self.physical(&device, &reader) {
             return;
@@ -229,7 +253,7 @@ impl Scanner<'_> {
         let may_have_table = match device.origin {
             Origin::Disk(_) => false,
             Origin::Partition { .. } => content.is_none(),
-            Origin::Logical { .. } => true,
+            Origin::Logical { .. } | Origin::Array { .. } => true,
         };
         if may_have_table && self.nested_table(&device, &reader) {
             return;

@@ -24,6 +24,7 @@ mod guest_system;
 mod guest_walk;
 mod guest_work;
 mod guest_xfs;
+mod guest_xfs_damage;
 mod history;
 mod opinion;
 mod qcow2;

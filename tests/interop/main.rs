@@ -12,6 +12,7 @@ mod disk;
 mod guest_array;
 mod guest_btrfs;
 mod guest_btrfs_devices;
+mod guest_btrfs_state;
 mod guest_ext;
 mod guest_ext_damage;
 mod guest_fat;

@@ -21,6 +21,7 @@ mod guest_lvm;
 mod guest_lvm_active;
 mod guest_lvm_layout;
 mod guest_partition;
+mod guest_partition_kernel;
 mod guest_system;
 mod guest_walk;
 mod guest_work;

@@ -169,6 +169,8 @@ impl Scanner<'_> {
             part_label: None,
             part_uuid: None,
             damage: None,
+            sector_bytes: None,
+            is_left_over: false,
         };
         let Some(carrier) = carrier else {
             let all: Vec<String> = halves.iter().map(named).collect();

@@ -59,7 +59,7 @@ pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &
     for at in 0..volumes.len() {
         let Some(volume) = volumes.get(at) else { break };
         let is_btrfs = volume.content.as_ref().is_some_and(|c| c.format == "btrfs");
-        if volume.known != Known::Filesystem || !is_btrfs {
+        if volume.known != Known::Filesystem || !is_btrfs || volume.is_left_over {
             continue;
         }
         let mut superblock = [0; 4096];

@@ -31,6 +31,13 @@ pub(super) struct Physicals {
     text_bytes: usize,
 }
 
+/// Where the volumes of a group are put.
+struct Place<'a> {
+    dir: &'a str,
+    depth: u32,
+    is_left_over: bool,
+}
+
 impl Physicals {
     /// Takes a device with a label.
     pub(super) fn add(
@@ -47,6 +54,7 @@ impl Physicals {
             id: label.id.clone(),
             map: Arc::clone(&device.map),
             depth: device.depth,
+            is_left_over: device.is_left_over,
             version: None,
             damage: None,
         };
@@ -220,28 +228,31 @@ impl Scanner<'_> {
                 ));
             }
         }
-        let depths = self.physicals.found.iter().filter_map(|found| {
+        let parts = self.physicals.found.iter().filter(|found| {
             let is_of = group.physical.iter().any(|pv| pv.id == found.id);
-            (is_of && chosen.is_used(found)).then_some(found.depth)
+            is_of && chosen.is_used(found)
         });
-        let depth = depths.max().unwrap_or(0).saturating_add(1);
+        let (mut depth, mut is_left_over) = (0, false);
+        for part in parts {
+            depth = part.depth.max(depth);
+            is_left_over |= part.is_left_over;
+        }
+        let place = Place {
+            dir,
+            depth: depth.saturating_add(1),
+            is_left_over,
+        };
         let resolver = Resolver::new(group, &chosen.devices, self.sources, budget);
         for lv in group.logical.iter().filter(|lv| lv.is_visible) {
             if self.is_full {
                 break;
             }
-            self.logical(group, lv, dir, depth, &resolver);
+            self.logical(group, lv, &place, &resolver);
         }
     }
 
-    fn logical(
-        &mut self,
-        group: &Group,
-        lv: &Logical,
-        dir: &str,
-        depth: u32,
-        resolver: &Resolver<'_>,
-    ) {
+    fn logical(&mut self, group: &Group, lv: &Logical, place: &Place<'_>, resolver: &Resolver<'_>) {
+        let (dir, depth) = (place.dir, place.depth);
         let path = format!("{dir}/{}", lv.name);
         let mut notes = Remarks::default();
         let map = resolver.map(&lv.name, &mut notes);
@@ -258,6 +269,8 @@ impl Scanner<'_> {
             part_label: None,
             part_uuid: None,
             damage: None,
+            sector_bytes: None,
+            is_left_over: place.is_left_over,
         };
         match map {
             Ok(map) => {

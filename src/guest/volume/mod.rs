@@ -87,6 +87,10 @@ pub struct Volume {
     pub part_label: Option<String>,
     /// UUID of the partition.
     pub part_uuid: Option<String>,
+    /// Bytes of the sectors that its table counts in.
+    pub sector_bytes: Option<u64>,
+    /// Whether only a copy of the partition table at the end of the disk knows it: it may be read, and is no part of the guest's tree.
+    pub is_left_over: bool,
     /// What lies on it, as its magic says.
     pub content: Option<Content>,
     /// How far it is known.

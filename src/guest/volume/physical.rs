@@ -25,6 +25,8 @@ pub(super) struct Physical {
     pub(super) map: Arc<RunMap<usize>>,
     /// How many tables and groups lie below it.
     pub(super) depth: u32,
+    /// Whether only a left-over partition table knows it.
+    pub(super) is_left_over: bool,
     /// The text that it holds.
     pub(super) version: Option<Version>,
     /// Why its text cannot be read.
@@ -89,10 +91,11 @@ impl Chosen {
                 continue;
             }
             let all: Vec<&Physical> = found.iter().filter(|found| found.id == id).collect();
-            let depth = all.iter().map(|found| found.depth).min();
+            let rank = |found: &Physical| (found.is_left_over, found.depth);
+            let first = all.iter().map(|found| rank(found)).min();
             let copies: Vec<&Physical> = all
                 .into_iter()
-                .filter(|found| Some(found.depth) == depth)
+                .filter(|found| Some(rank(found)) == first)
                 .collect();
             let choice = choose(&copies);
             let device = match &choice {

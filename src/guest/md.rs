@@ -52,6 +52,9 @@ const DESCRIPTOR_WORDS: usize = 32;
 /// LIMIT: characters of an array's name in a path (the field has 32 bytes).
 const NAME_CHARS_MAX: usize = 32;
 
+/// Parses a superblock that lies at a place.
+type Parse = fn(&[u8], u64) -> Option<Superblock>;
+
 /// What one device says of its array and of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Superblock {
@@ -229,7 +232,7 @@ pub(crate) fn load(device: &dyn ReadAt) -> Result<Option<Superblock>> {
     let old = (sectors & !127)
         .checked_sub(128)
         .and_then(|sector| sector.checked_mul(SECTOR_BYTES));
-    let places: [(Option<u64>, fn(&[u8], u64) -> Option<Superblock>); 4] = [
+    let places: [(Option<u64>, Parse); 4] = [
         (Some(0), parse_1),
         (Some(4096), parse_1),
         (at_end(16, 8), parse_1),

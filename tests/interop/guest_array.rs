@@ -1,4 +1,5 @@
-//! Mirrors of md: superblocks as `tests/images/md-superblock` writes them (checked by blkid, and by mdadm where it is there), with ext4 in them.
+//! Mirrors of md: superblocks as `tests/images/md-superblock` writes them (checked by blkid, and by mdadm where it is
+//! there), with ext4 in them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -24,8 +24,8 @@ fn check(image: &Path) -> Option<String> {
     Some(notes)
 }
 
-/// A device that missed commits, beside the one that went on: what the kernel shows of the latter alone is shown, in files without checksums
-/// too, where nothing tells that a copy is old.
+/// A device that missed commits, beside the one that went on: what the kernel shows of the latter alone is shown, in files without
+/// checksums too, where nothing tells that a copy is old.
 #[test]
 fn a_device_that_missed_commits_is_read_last() {
     let temp = tempfile::tempdir().unwrap();

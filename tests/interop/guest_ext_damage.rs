@@ -1,4 +1,5 @@
-//! ext4 with damage that the kernel passes over when it mounts read-only, and with journals that it replays, leaves alone, or does not have.
+//! ext4 with damage that the kernel passes over when it mounts read-only, and with journals that it replays, leaves alone, or does
+//! not have.
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};

@@ -192,7 +192,8 @@ fn hold(open: OpenDisk) -> Result<HeldDisk> {
     })
 }
 
-/// Bytes of the sectors that the disk's partition table counts in, so that the kernel reads it as the guest did. A disk without a table has 512.
+/// Bytes of the sectors that the disk's partition table counts in, so that the kernel reads it as the guest did. A
+/// disk without a table has 512.
 fn sector(held: &HeldDisk) -> u32 {
     let found = match partition::scan(&held.disk, 0) {
         Ok(table) => u32::try_from(table.sector_bytes).unwrap_or(SECTOR_BYTES),

@@ -52,10 +52,13 @@ fn parse(superblock: &[u8]) -> Option<Device> {
     })
 }
 
+/// A filesystem of several devices: how many it has, and those found, by number.
+type FoundPool = (u64, BTreeMap<u64, Vec<Found>>);
+
 /// Joins the devices of each btrfs that has several.
 pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &mut Remarks) {
     // By filesystem: its devices by number, with their places among the volumes.
-    let mut pools: BTreeMap<[u8; 16], (u64, BTreeMap<u64, Vec<Found>>)> = BTreeMap::new();
+    let mut pools: BTreeMap<[u8; 16], FoundPool> = BTreeMap::new();
     for at in 0..volumes.len() {
         let Some(volume) = volumes.get(at) else { break };
         let is_btrfs = volume.content.as_ref().is_some_and(|c| c.format == "btrfs");

@@ -57,11 +57,11 @@ fn choose(copies: &[&Physical]) -> Choice {
         return Choice::Undecided("it is not there".to_owned());
     };
     let rivals = copies.iter().filter(|copy| copy.path != newest.path);
-    let is_newer = |other: &&Physical| match (&newest.version, &other.version) {
+    let is_newer = |other: &Physical| match (&newest.version, &other.version) {
         (Some(own), Some(other)) => own.group == other.group && own.seqno > other.seqno,
         _ => false,
     };
-    if rivals.clone().all(|other| is_newer(&other)) {
+    if rivals.clone().all(|other| is_newer(other)) {
         return Choice::One(newest.path.clone());
     }
     let paths: Vec<String> = copies

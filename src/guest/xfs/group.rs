@@ -65,11 +65,14 @@ fn named(groups: &[u32]) -> String {
     format!("{}{more}", named.join(", "))
 }
 
+/// Sectors by their offsets.
+type Sectors = Vec<(u64, Vec<u8>)>;
+
 /// Sectors, by their offsets, in whose place the crate is to see others, and what is to be noted of them.
 pub(super) fn replace(
     device: &dyn BlockRead,
     superblock: &Superblock,
-) -> Result<(Vec<(u64, Vec<u8>)>, Vec<String>)> {
+) -> Result<(Sectors, Vec<String>)> {
     let sector_bytes = u64::from(superblock.sectsize);
     let group_bytes =
         u64::from(superblock.agblocks).saturating_mul(u64::from(superblock.blocksize));

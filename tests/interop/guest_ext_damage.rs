@@ -312,3 +312,50 @@ fn rename_file(root: &Path) {
     std::fs::rename(root.join("file"), root.join("renamed")).unwrap();
     std::fs::File::open(root).unwrap().sync_all().unwrap();
 }
+
+/// Files that are open and have no name any more, in a list of orphans or in the file of them (`orphan_file`), and one that is being
+/// truncated: what the kernel shows once it has recovered is shown.
+#[test]
+fn files_without_names_and_a_frozen_filesystem() {
+    if !has("fsfreeze") || !has("python3") {
+        return;
+    }
+    for feature in ["orphan_file", "^orphan_file"] {
+        let temp = tempfile::tempdir().unwrap();
+        let mut held = Vec::new();
+        let frozen = temp.path().join("frozen");
+        let image = temp.path().join("image");
+        let copies = dirty(temp.path(), &["-O", feature], |root| {
+            for n in 0..3 {
+                let path = root.join(format!("deleted {n}"));
+                std::fs::write(&path, noise(n, 20_000)).unwrap();
+                held.push(std::fs::File::open(&path).unwrap());
+                std::fs::remove_file(&path).unwrap();
+            }
+            let temporary = std::process::Command::new("python3")
+                .args([
+                    "-c",
+                    "import os, sys; os.write(os.open(sys.argv[1], os.O_TMPFILE | os.O_RDWR), b'x' * 9000); os.sync()",
+                    root.to_str().unwrap(),
+                ])
+                .status();
+            assert!(temporary.is_ok_and(|status| status.success()));
+            std::fs::hard_link(root.join("old"), root.join("again")).unwrap();
+            run("sync", &["-f", root.to_str().unwrap()]);
+            run("fsfreeze", &["-f", root.to_str().unwrap()]);
+            std::fs::copy(&image, &frozen).unwrap();
+            run("fsfreeze", &["-u", root.to_str().unwrap()]);
+            rename(root);
+            held.clear();
+        });
+        let Some([ours, theirs]) = copies else { return };
+        for (ours, theirs) in [(&ours, &theirs), (&frozen, &temp.path().join("recovered"))] {
+            if !theirs.exists() {
+                std::fs::copy(ours, theirs).unwrap();
+            }
+            drop(Mount::new(theirs, "rw,noatime").unwrap());
+            let mount = Mount::new(theirs, "ro").unwrap();
+            compare(open(ours).unwrap(), &volume(ours), mount.path());
+        }
+    }
+}

@@ -268,6 +268,12 @@ fn fat32() {
     check(&["-F", "32", "-s", "8"], 600 << 10);
 }
 
+/// As it is made on a disk with such sectors.
+#[test]
+fn sectors_of_4096_bytes() {
+    check(&["-F", "16", "-S", "4096", "-s", "1"], 40 << 10);
+}
+
 /// An image that is filled by the tools, in memory, and the offset of an entry in it.
 fn damaged(name: &str) -> Option<(MemoryDisk, u64)> {
     let temp = tempfile::tempdir().unwrap();

@@ -259,3 +259,77 @@ impl Superblock {
         start.checked_add(length).is_some_and(|end| end <= size) && length > 0
     }
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test stops at the first surprise"
+)]
+mod tests {
+    use super::{load, path_name, sum};
+    use crate::block::{MemoryDisk, WriteAt};
+
+    /// A disk of 1 MiB with a superblock 1.2 of a mirror; data of 512 KiB from 256 KiB on.
+    fn block() -> Vec<u8> {
+        let mut block = vec![0; 260];
+        let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &0xa92b_4efc_u32.to_le_bytes());
+        put(4, &1u32.to_le_bytes());
+        put(16, &[7; 16]);
+        put(32, b"host:root");
+        for (at, value) in [(72, 1u32), (92, 2), (160, 1), (220, 2)] {
+            put(at, &value.to_le_bytes());
+        }
+        for (at, value) in [(80, 1024u64), (128, 512), (136, 1100), (144, 8), (200, 42)] {
+            put(at, &value.to_le_bytes());
+        }
+        put(256, &[0, 0, 1, 0]);
+        let checksum = sum(&block, 216).to_le_bytes();
+        block[216..220].copy_from_slice(&checksum);
+        block
+    }
+
+    fn disk(block: &[u8]) -> MemoryDisk {
+        let disk = MemoryDisk::sparse(1 << 20);
+        disk.write_at(4096, block).unwrap();
+        disk
+    }
+
+    #[test]
+    fn every_flipped_byte_is_no_superblock() {
+        let block = block();
+        let found = load(&disk(&block)).unwrap().unwrap();
+        assert_eq!((found.name.as_str(), found.events), ("root", 42));
+        assert_eq!(found.data, (512 * 512, 1024 * 512));
+        assert!(found.is_complete && found.trusts(0) && found.trusts(1) && !found.trusts(2));
+        for at in 0..block.len() {
+            let mut flipped = block.clone();
+            flipped[at] ^= 0x10;
+            assert_eq!(load(&disk(&flipped)).unwrap(), None, "{at}");
+        }
+        // Data that passes the end of the device.
+        let mut long = block;
+        long[80..88].copy_from_slice(&u64::MAX.to_le_bytes());
+        long[136..144].copy_from_slice(&(u64::MAX / 512).to_le_bytes());
+        let checksum = sum(&long, 216).to_le_bytes();
+        long[216..220].copy_from_slice(&checksum);
+        assert_eq!(load(&disk(&long)).unwrap(), None);
+    }
+
+    #[test]
+    fn small_devices_have_none() {
+        for size in [0u64, 1, 511, 4096, 8192, 65_536, 131_072] {
+            assert_eq!(load(&MemoryDisk::sparse(size)).unwrap(), None, "{size}");
+        }
+    }
+
+    #[test]
+    fn hostile_names_become_no_paths() {
+        let name = |text: &str| path_name(Some(text.to_owned()), [0xab; 16]);
+        assert_eq!(name("host:data"), "data");
+        for bad in ["", "host:", "..", "a/b", ".hidden", "host:a b", "a\n"] {
+            assert_eq!(name(bad), "abababab", "{bad}");
+        }
+    }
+}

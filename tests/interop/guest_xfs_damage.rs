@@ -43,8 +43,8 @@ fn spoil(image: &Path, sector: &str, at: u64) {
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xa7], number * 512 + at).unwrap();
 }
 
-/// Headers of inodes, lists of free blocks and copies of the superblock: what is not needed to read costs nothing. A kernel mounts none
-/// with a damaged header of inodes, so there what it shows of the sound one is the measure.
+/// Headers of inodes and of space, lists of free blocks and copies of the superblock: what is not needed to read costs nothing. A kernel mounts none
+/// with a damaged header, so there what it shows of the sound one is the measure.
 #[test]
 fn headers_of_groups_are_not_needed_to_read() {
     if !has("xfs_db") {
@@ -66,12 +66,13 @@ fn headers_of_groups_are_not_needed_to_read() {
     for (sector, at, note) in [
         ("agi 1", 300, "allocation groups 1 are damaged"),
         ("agi 0", 2, "allocation groups 0 are damaged"),
+        ("agf 2", 100, "free space (AGF) is damaged"),
         ("agfl 1", 100, "without names, in the allocation groups 3"),
         ("sb 2", 100, "without names, in the allocation groups 3"),
     ] {
         std::fs::copy(&image, &copy).unwrap();
         spoil(&copy, sector, at);
-        let is_passed = !sector.starts_with("agi");
+        let is_passed = !sector.starts_with("agi") && !sector.starts_with("agf ");
         let mount = Mount::new(if is_passed { &copy } else { &image }, "ro").unwrap();
         let fs = open(&copy).unwrap();
         let notes = fs.info().notes.join("; ");

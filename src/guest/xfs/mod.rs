@@ -119,6 +119,10 @@ fn info(fs: &Filesystem, torn: usize, mut notes: Vec<String>) -> Result<FsInfo> 
         if let Some(report) = unknown {
             notes.push(format!("how much is in use is not known wholly: {report}"));
         }
+    } else if let Some(report) = damaged_space(fs)? {
+        notes.push(format!(
+            "a header of free space (AGF) is damaged, so the kernel does not mount it before xfs_repair; files are read without it: {report}"
+        ));
     }
     if torn > 0 {
         notes.push(format!(
@@ -143,6 +147,18 @@ fn info(fs: &Filesystem, torn: usize, mut notes: Vec<String>) -> Result<FsInfo> 
         inodes_free: Some(inodes_free),
         notes,
     })
+}
+
+/// What is wrong with the first header of free space that is damaged. Nothing that is only read needs one, so the crate reads none.
+fn damaged_space(fs: &Filesystem) -> Result<Option<String>> {
+    for group in 0..fs.superblock().agcount {
+        match guard(|| fs.read_agf(group).map_err(translate)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Some(error.report())),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 impl XfsFs {

@@ -359,3 +359,58 @@ fn files_without_names_and_a_frozen_filesystem() {
         }
     }
 }
+
+/// A committed block in the journal with another checksum: the kernel does not mount it, and it is refused.
+#[test]
+fn a_journal_with_a_bad_block_is_damage() {
+    if !has("debugfs") {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let Some([ours, theirs]) = dirty(temp.path(), &["-b", "4096"], rename) else {
+        return;
+    };
+    let place = |block: u64| -> u64 {
+        let found = debugfs(&ours, &format!("bmap <8> {block}"));
+        found.trim().parse::<u64>().unwrap() * 4096
+    };
+    // The journal's superblock has the first block of the log at 28, big-endian; that is a descriptor, and the next one data.
+    let mut start = [0; 4];
+    let file = std::fs::File::open(&ours).unwrap();
+    file.read_exact_at(&mut start, place(0) + 28).unwrap();
+    let first = u64::from(u32::from_be_bytes(start));
+    assert_ne!(first, 0);
+    let at = place(first + 1) + 2000;
+    for image in [&ours, &theirs] {
+        flip(image, at);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-o", "loop,ro"])
+        .args([theirs.as_path(), dir.path()])
+        .status()
+        .unwrap();
+    assert!(!mounted.success());
+    let error = open(&ours).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    assert!(error.report().contains("journal"), "{}", error.report());
+}
+
+/// A filesystem that its kernel has marked as having errors is shown, as the kernel does, and that is noted.
+#[test]
+fn a_filesystem_with_errors_is_noted() {
+    if !has("debugfs") {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let Some(image) = filled(temp.path(), &[]) else {
+        return;
+    };
+    let command = "set_super_value state 2";
+    run("debugfs", &["-w", "-R", command, image.to_str().unwrap()]);
+    let mount = Mount::new(&image, "ro").unwrap();
+    let fs = open(&image).unwrap();
+    let notes = fs.info().notes.join("; ");
+    assert!(notes.contains("having errors"), "{notes:?}");
+    compare(fs, &volume(&image), mount.path());
+}

@@ -43,8 +43,8 @@ fn spoil(image: &Path, sector: &str, at: u64) {
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xa7], number * 512 + at).unwrap();
 }
 
-/// Headers of inodes and of space, lists of free blocks and copies of the superblock: what is not needed to read costs nothing. A kernel mounts none
-/// with a damaged header, so there what it shows of the sound one is the measure.
+/// Headers of inodes and of space, lists of free blocks and copies of the superblock: what is not needed to read costs nothing. A kernel
+/// mounts none with a damaged header, so there what it shows of the sound one is the measure.
 #[test]
 fn headers_of_groups_are_not_needed_to_read() {
     if !has("xfs_db") {

@@ -13,10 +13,15 @@
 //!   incomplete (`xfs/device.rs`), and bounds walks of extents and attributes by what the inode claims (`xfs/run.rs`,
 //!   `xfs/attribute.rs`). A hostile length in a log item overflows a product, or hits an assertion (`log_recover.rs` 587 and 699,
 //!   `overlay.rs` 53).
-//! - rust-fs-btrfs 0.10.2 opens no pool with a device missing and no filesystem with a log, finds every extent of a file again for each
-//!   read (9 MB/s in a file of 1 GiB compressed by zstd), takes a sector whose checksum is missing for good, where the kernel
-//!   does not, and an extent that decodes to less than it covers for damage, where the file has only grown. Its walker of trees
-//!   and its parsers are sound and used (`btrfs/pool.rs`, `btrfs/data.rs`).
+//!   It also refuses a clean filesystem for a damaged or non-empty header of inodes (`xfs/group.rs`).
+//! - rust-fs-ext4 0.8.0 passes over a journal on another device, replays one that the superblock does not ask for, refuses each that may
+//!   have fast commits (`ext/journal.rs`), refuses all for one descriptor's checksum (`ext/view.rs`), and does not check the blocks of
+//!   directories (`ext/names.rs`) and of extent trees (`ext/run.rs`).
+//! - rust-fs-btrfs 0.10.2 takes the newest of all superblocks, where the kernel takes the first (`btrfs/superblock.rs`), opens no pool with
+//!   a device missing and no filesystem with a log, finds every extent of a file again for each read (9 MB/s in a file of 1 GiB compressed
+//!   by zstd), takes a sector whose checksum is missing for good, where the kernel does not, and an extent that decodes to less than it
+//!   covers for damage, where the file has only grown. Its walker of trees and its parsers are sound and used (`btrfs/pool.rs`,
+//!   `btrfs/data.rs`).
 
 pub mod btrfs;
 mod bytes;
@@ -30,6 +35,7 @@ pub mod fat;
 pub mod fs;
 mod kept;
 mod lvm;
+mod md;
 pub mod memory;
 pub mod partition;
 pub mod probe;

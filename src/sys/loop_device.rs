@@ -107,6 +107,8 @@ pub struct Setup {
     pub partitions: bool,
     /// The file's own page cache is passed by, where that can be had.
     pub direct: bool,
+    /// Bytes of a sector of the device: 512 or 4096.
+    pub sector_bytes: u32,
 }
 
 /// A device that has a file.
@@ -244,7 +246,7 @@ fn configure(node: &File, file: &File, name: &Path, setup: Setup) -> io::Result<
         .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     let mut configuration = Configuration {
         fd,
-        block_size: SECTOR_BYTES,
+        block_size: setup.sector_bytes,
         info,
         reserved: [0; 8],
     };

@@ -182,6 +182,8 @@ fn volume(node: &VolumeNode, trouble: Option<Trouble>) -> Value {
         "type": volume.type_name,
         "part_label": volume.part_label,
         "part_uuid": volume.part_uuid,
+        "sector_bytes": volume.sector_bytes,
+        "is_left_over": volume.is_left_over,
         "member_of": member_of,
         "filesystem": info.map(filesystem),
         "notes": notes,

@@ -17,7 +17,7 @@ use crate::tool::{has, run};
 
 const SIZE_MIB: u64 = 256;
 
-fn volume(path: &Path) -> Arc<dyn ReadAt> {
+pub(crate) fn volume(path: &Path) -> Arc<dyn ReadAt> {
     Arc::new(FileDisk::open(path, Access::Read).unwrap())
 }
 
@@ -26,7 +26,7 @@ fn open(volume: &Arc<dyn ReadAt>) -> Box<dyn GuestFs> {
 }
 
 /// The kernel's inode number within a subvolume.
-fn number(ino: GuestIno) -> u64 {
+pub(crate) fn number(ino: GuestIno) -> u64 {
     if ino.0 >> 63 == 0 {
         ino.0 & 0xff_ffff
     } else {
@@ -215,10 +215,10 @@ fn subvolumes_and_snapshots() {
 }
 
 /// Loop devices over files, detached when dropped.
-struct Loops(Vec<String>);
+pub(crate) struct Loops(Vec<String>);
 
 impl Loops {
-    fn attach(files: &[PathBuf]) -> Option<Self> {
+    pub(crate) fn attach(files: &[PathBuf]) -> Option<Self> {
         let mut loops = Self(Vec::new());
         for file in files {
             let output = Command::new("losetup")
@@ -235,7 +235,7 @@ impl Loops {
         Some(loops)
     }
 
-    fn mount(&self, options: &str, call: impl FnOnce(&Path)) {
+    pub(crate) fn mount(&self, options: &str, call: impl FnOnce(&Path)) {
         let temp = tempfile::tempdir().unwrap();
         let at = temp.path().to_str().unwrap();
         let devices: Vec<String> = self.0.iter().map(|d| format!("device={d}")).collect();
@@ -255,7 +255,7 @@ impl Drop for Loops {
 }
 
 /// A filesystem over several devices, filled; each device is a file.
-fn pool(dir: &Path, count: usize, mkfs: &[&str]) -> Option<Vec<PathBuf>> {
+pub(crate) fn pool(dir: &Path, count: usize, mkfs: &[&str]) -> Option<Vec<PathBuf>> {
     if !has("mkfs.btrfs") || !has("losetup") {
         return None;
     }
@@ -274,7 +274,7 @@ fn pool(dir: &Path, count: usize, mkfs: &[&str]) -> Option<Vec<PathBuf>> {
     Some(files)
 }
 
-fn volumes(files: &[PathBuf]) -> Vec<Arc<dyn ReadAt>> {
+pub(crate) fn volumes(files: &[PathBuf]) -> Vec<Arc<dyn ReadAt>> {
     files.iter().map(|file| volume(file)).collect()
 }
 
@@ -300,7 +300,7 @@ fn several_devices() {
     }
 }
 
-fn read_all(fs: Box<dyn GuestFs>, volume: &Arc<dyn ReadAt>, name: &[u8]) -> Vec<u8> {
+pub(crate) fn read_all(fs: Box<dyn GuestFs>, volume: &Arc<dyn ReadAt>, name: &[u8]) -> Vec<u8> {
     let fs: Arc<dyn GuestFs> = fs.into();
     let ino = fs.lookup(fs.root(), name).unwrap();
     content(&fs, volume, ino, &mut Counts::default()).unwrap()

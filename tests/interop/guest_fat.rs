@@ -268,6 +268,12 @@ fn fat32() {
     check(&["-F", "32", "-s", "8"], 600 << 10);
 }
 
+/// As it is made on a disk with such sectors.
+#[test]
+fn sectors_of_4096_bytes() {
+    check(&["-F", "16", "-S", "4096", "-s", "1"], 40 << 10);
+}
+
 /// An image that is filled by the tools, in memory, and the offset of an entry in it.
 fn damaged(name: &str) -> Option<(MemoryDisk, u64)> {
     let temp = tempfile::tempdir().unwrap();
@@ -339,4 +345,35 @@ fn a_directory_whose_chain_is_a_circle_is_damage() {
     let fs = open(&volume);
     let error = fs.entries(resolve(&*fs, "many files")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+}
+
+/// The second table and the sector of hints are not needed to read: mtools, which like Linux reads the first table, shows the same.
+#[test]
+fn a_bad_second_table_and_bad_hints_cost_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let Some((image, files)) = make(temp.path(), &["-F", "32", "-s", "2"], 100 << 10) else {
+        return;
+    };
+    let disk = MemoryDisk::from_bytes(&std::fs::read(&image).unwrap());
+    let table_bytes = u64::from(word(&disk, 36)) * 512;
+    let second = u64::from(word(&disk, 14)) * 512 + table_bytes;
+    let hints = u64::from(word(&disk, 48)) * 512;
+    let file = std::fs::File::options().write(true).open(&image).unwrap();
+    let write = |at: u64, bytes: &[u8]| {
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, at).unwrap();
+    };
+    write(second, &noise(1, 65_536));
+    write(hints, &noise(2, 512));
+    let volume = volume(&image);
+    let fs = open(&volume);
+    let ours = our_files(&fs, &volume, fs.root(), "", &mut Counts::default());
+    assert_eq!(ours.len(), files.len());
+    for (name, bytes) in files
+        .iter()
+        .filter(|(name, _)| name.is_ascii() && !name.contains('%'))
+    {
+        assert!(ours.get(name) == Some(bytes), "{name}");
+        let theirs = mtools(&image, "mtype", &[&format!("::{name}")]);
+        assert!(theirs == *bytes, "{name} by mtools");
+    }
 }

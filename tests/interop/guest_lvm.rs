@@ -355,14 +355,136 @@ fn a_missing_device_and_a_cloned_one_are_said() {
     };
     assert!(why.contains("(pv1) is missing"), "{why}");
     assert_eq!(found.notes.len(), 1, "{:?}", found.notes);
-    // A copy of the first disk.
+    // A copy of the first disk: neither is newer, so what lies on it cannot be told.
     let found = scan(&[("vda", &disks[0]), ("vdb", &disks[1]), ("vdc", &disks[0])]);
-    assert_eq!(at(&found, "lvm/vg0/str").known, Known::NoFilesystem);
+    for lv in ["str", "whole"] {
+        let why = damage(&found, &format!("lvm/vg0/{lv}"));
+        assert!(why.contains("vda/raw") && why.contains("vdc/raw"), "{why}");
+    }
     let Known::Member(role) = &at(&found, "vdc/raw").known else {
         panic!("{:?}", shown(&found));
     };
-    assert!(role.contains("copy of vda/raw"), "{role}");
+    assert!(role.contains("more than once"), "{role}");
     assert_eq!(found.notes.len(), 1, "{:?}", found.notes);
+}
+
+fn damage<'a>(scan: &'a Scan, path: &str) -> &'a str {
+    match &at(scan, path).known {
+        Known::Damaged(why) => why,
+        other => panic!("{path}: {other:?}"),
+    }
+}
+
+/// Every order of `items`.
+fn orders<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
+    if items.len() < 2 {
+        return vec![items.to_vec()];
+    }
+    let mut all = Vec::new();
+    for n in 0..items.len() {
+        let mut rest = items.to_vec();
+        let first = rest.remove(n);
+        for mut order in orders(&rest) {
+            order.insert(0, first.clone());
+            all.push(order);
+        }
+    }
+    all
+}
+
+/// Old copies of a physical volume beside the current one, in any order: what LVM wrote last (the higher `vg_seqno`) is shown.
+#[test]
+fn of_copies_of_a_device_the_newest_counts() {
+    let Some(lab) = Lab::new(&[0, 0]) else { return };
+    let keep = |name: &str, device: usize| {
+        let copy = lab.dir.path().join(name);
+        std::fs::copy(&lab.files[device], &copy).unwrap();
+        Arc::new(FileDisk::open(&copy, Access::Read).unwrap()) as Arc<dyn ReadAt>
+    };
+    lab.group("vg0", &[0, 1]);
+    lab.create("-n lv -L 12M vg0");
+    let seqno = || {
+        lab.lvm("vgs --noheadings -o vg_seqno vg0")
+            .trim()
+            .to_owned()
+    };
+    let (old, mut copies) = (lab.ext4("old", 12), Vec::new());
+    lab.write("vg0", "lv", &old);
+    copies.push(keep("first", 0));
+    let first = seqno();
+    lab.create("-n more -L 1M vg0");
+    copies.push(keep("second", 0));
+    lab.lvm("vgchange -q --addtag newer vg0");
+    assert_ne!(seqno(), first);
+    let new = lab.ext4("new", 12);
+    lab.write("vg0", "lv", &new);
+    let other = Arc::clone(&copies[0]);
+    let (_dir, disks) = lab.disks();
+    let mut devices: Vec<_> = copies.into_iter().map(|disk| (false, disk)).collect();
+    devices.extend(disks.iter().map(|disk| (true, Arc::clone(disk))));
+    for order in orders(&devices) {
+        let named: Vec<_> = ["vda", "vdb", "vdc", "vdd"]
+            .into_iter()
+            .zip(&order)
+            .collect();
+        let given: Vec<_> = named
+            .iter()
+            .map(|(name, (_, disk))| (*name, disk))
+            .collect();
+        let found = scan(&given);
+        let sources: Vec<_> = order.iter().map(|(_, disk)| Arc::clone(disk)).collect();
+        check(&found, &sources, "lvm/vg0/lv", "new", &new);
+        for (name, (is_current, _)) in &named {
+            let known = &at(&found, &format!("{name}/raw")).known;
+            let is_copy = matches!(known, Known::Member(role) if role.contains("a copy of"));
+            assert_eq!(is_copy, !is_current, "{name}: {known:?}");
+        }
+    }
+    // An old one alone is used, as LVM does, and its age is noted.
+    let found = scan(&[("vda", &other), ("vdb", &disks[1])]);
+    let sources = [other, Arc::clone(&disks[1])];
+    check(&found, &sources, "lvm/vg0/lv", "old", &old);
+    assert!(
+        found
+            .notes
+            .iter()
+            .any(|note| note.contains("vda/raw has an older text")),
+        "{:?}",
+        found.notes
+    );
+}
+
+/// Copies that cannot be compared: without a text of their own, or of different groups.
+#[test]
+fn copies_of_a_device_that_cannot_be_compared_are_refused() {
+    let Some(lab) = Lab::new(&[0, 0]) else { return };
+    lab.physical(0, "");
+    lab.physical(1, "--pvmetadatacopies 0");
+    lab.join("vg0", &[0, 1]);
+    lab.create(&format!("-n first -L 12M vg0 {}", lab.loops[0].0));
+    lab.create(&format!("-n second -L 12M vg0 {}", lab.loops[1].0));
+    let image = lab.ext4("first", 12);
+    lab.write("vg0", "first", &image);
+    let (_dir, disks) = lab.disks();
+    let found = scan(&[("vda", &disks[0]), ("vdb", &disks[1]), ("vdc", &disks[1])]);
+    check(&found, &disks, "lvm/vg0/first", "first", &image);
+    let why = damage(&found, "lvm/vg0/second");
+    assert!(why.contains("vdb/raw (without a text)"), "{why}");
+    let Some(lab) = Lab::new(&[0, 0]) else { return };
+    lab.group("old", &[0]);
+    lab.create("-n lv -L 12M old");
+    let copy = lab.dir.path().join("copy");
+    std::fs::copy(&lab.files[0], &copy).unwrap();
+    let copy: Arc<dyn ReadAt> = Arc::new(FileDisk::open(&copy, Access::Read).unwrap());
+    lab.lvm("vgremove -q -f --driverloaded n old");
+    lab.join("new", &[0]);
+    lab.create("-n lv -L 12M new");
+    let (_dir, disks) = lab.disks();
+    let found = scan(&[("vda", &disks[0]), ("vdb", &copy)]);
+    for path in ["lvm/new/lv", "lvm/old/lv"] {
+        let why = damage(&found, path);
+        assert!(why.contains("vda/raw") && why.contains("vdb/raw"), "{why}");
+    }
 }
 
 #[test]

@@ -130,3 +130,39 @@ fn damaged_thin_metadata_is_damage() {
         }
     }
 }
+
+/// Metadata of a pool that is older than the group's text is refused, as LVM does (`transaction_id is 7, while expected ...`); a pool
+/// that is marked as needing a check is read, and that is noted.
+#[test]
+fn thin_metadata_of_another_time_is_refused() {
+    let whole = disk("thin");
+    let mut bytes = vec![0; 4 << 20];
+    whole.read_at(0, &mut bytes).unwrap();
+    let metadata = usize::try_from(FIRST + 17 * EXTENT).unwrap();
+    let changed = |at: usize, value: u8| {
+        let mut bytes = bytes.clone();
+        let block = &mut bytes[metadata..metadata + 4096];
+        block[at] = value;
+        let checksum = !crc32c::crc32c(&block[4..]) ^ 160_774;
+        block[..4].copy_from_slice(&checksum.to_le_bytes());
+        let disk: Arc<dyn ReadAt> = Arc::new(MemoryDisk::from_bytes(&bytes));
+        scan_point(&[("vda".to_owned(), disk)])
+    };
+    let scan = changed(48, 77);
+    let is_thin = |path: &str| path.starts_with("lvm/vg0/t");
+    assert!(scan.volumes.iter().any(|volume| is_thin(&volume.path)));
+    for volume in &scan.volumes {
+        let is_refused = matches!(&volume.known, Known::Damaged(why) if why.contains("transaction") && why.contains("77"));
+        assert_eq!(is_refused, is_thin(&volume.path), "{}", volume.path);
+    }
+    let scan = changed(4, 1);
+    let damaged = |known: &Known| matches!(known, Known::Damaged(_));
+    assert!(!scan.volumes.iter().any(|volume| damaged(&volume.known)));
+    assert!(
+        scan.notes
+            .iter()
+            .any(|note| note.contains("needing a check")),
+        "{:?}",
+        scan.notes
+    );
+}

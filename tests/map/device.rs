@@ -202,3 +202,53 @@ fn a_point_that_is_forgotten_stays_readable() {
     world.ok(&["unmap", "web01@latest"]);
     world.assert_nothing_left();
 }
+
+/// A disk whose table counts in sectors of 4096 bytes has such a device, so that its partitions are where they were.
+#[test]
+fn a_disk_of_large_sectors_has_a_device_of_such() {
+    if !ready(&["losetup", "sfdisk", "mkfs.ext4", "partx", "blockdev"]) {
+        return;
+    }
+    let world = World::new();
+    for label in ["dos", "gpt"] {
+        let (disk, point) = (world.path("a.raw"), format!("p-{label}"));
+        std::fs::File::create(&disk)
+            .unwrap()
+            .set_len(64 << 20)
+            .unwrap();
+        let device = run("losetup", &["-f", "--show", "-b", "4096", text(&disk)]);
+        let script = format!(
+            "printf 'label: {label}\\nstart=8MiB,size=16MiB\\n' | sfdisk -q --no-reread {}",
+            device.trim()
+        );
+        run("sh", &["-c", &script]);
+        run("losetup", &["-d", device.trim()]);
+        run(
+            "mkfs.ext4",
+            &[
+                "-q",
+                "-F",
+                "-b",
+                "4096",
+                "-E",
+                "offset=8388608",
+                text(&disk),
+                "16M",
+            ],
+        );
+        world.ok(&["backup", "web01", "vda=a.raw", "--full", "--point", &point]);
+        let device = world.map(&[&format!("web01@{point}/vda"), "--partitions"]);
+        assert_eq!(run("blockdev", &["--getss", &device]).trim(), "4096");
+        let partition = first_partition(&device);
+        let name = partition.trim_start_matches("/dev/");
+        let start = std::fs::read_to_string(format!("/sys/class/block/{name}/start")).unwrap();
+        assert_eq!(start.trim(), "16384", "in 512 bytes");
+        let mount = Mount::new("ro,noload", &partition, world.path("mnt"));
+        assert!(mount.0.join("lost+found").is_dir());
+        drop(mount);
+        let volumes = world.ok(&["volumes", &format!("web01@{point}"), "--json"]);
+        assert!(volumes.contains("\"sector_bytes\": 4096"), "{volumes}");
+        world.ok(&["unmap", &device]);
+    }
+    world.assert_nothing_left();
+}

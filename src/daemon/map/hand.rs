@@ -42,19 +42,19 @@ enum Work {
 #[derive(Debug, Serialize, Deserialize)]
 struct Attachment {
     id: String,
-    /// Names, and sizes in bytes.
-    disks: Vec<(DiskName, u64)>,
+    /// Names, sizes in bytes, and bytes of a sector.
+    disks: Vec<(DiskName, u64, u32)>,
     read_only: bool,
     partitions: bool,
 }
 
 type Done = std::result::Result<Vec<RecordDisk>, WireError>;
 
-/// Has the disks of a map, which is mounted, attached: names and sizes in bytes.
+/// Has the disks of a map, which is mounted, attached: names, sizes in bytes, and bytes of a sector.
 ///
 /// # Errors
 /// As [`loop_device::attach`]; `Io` when there can be no process. Some may be attached then.
-pub(super) fn attach(order: &Order, disks: Vec<(DiskName, u64)>) -> Result<Vec<RecordDisk>> {
+pub(super) fn attach(order: &Order, disks: Vec<(DiskName, u64, u32)>) -> Result<Vec<RecordDisk>> {
     ask(&Work::Attach(Attachment {
         id: order.id.to_string(),
         disks,
@@ -136,14 +136,15 @@ fn attach_all(dir: &MapDir, what: &Attachment) -> Result<Vec<RecordDisk>> {
         return Err(Error::new(ErrorKind::LimitExceeded, many));
     }
     let id: MapId = what.id.parse()?;
-    let setup = Setup {
-        read_only: what.read_only,
-        partitions: what.partitions,
-        direct: true,
-    };
     what.disks
         .iter()
-        .map(|(disk, size_bytes)| {
+        .map(|(disk, size_bytes, sector_bytes)| {
+            let setup = Setup {
+                read_only: what.read_only,
+                partitions: what.partitions,
+                direct: true,
+                sector_bytes: *sector_bytes,
+            };
             let path = dir.disk_file(&id, disk);
             let file = std::fs::File::options()
                 .read(true)

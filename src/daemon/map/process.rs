@@ -18,6 +18,7 @@ use crate::block::{FileDisk, Overlay, ReadAt};
 use crate::chain::Held;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::disk::{Content, DiskMount, mount};
+use crate::guest::partition;
 use crate::repo::selector::Selector;
 use crate::sys::beneath::Access;
 use crate::sys::loop_device::{self, SECTOR_BYTES};
@@ -95,7 +96,7 @@ pub fn run(
     let mounted = mount(contents, &dir.mountpoint(&order.id))?;
     let sizes = disks
         .iter()
-        .map(|held| (held.name.clone(), held.disk.size_bytes()));
+        .map(|held| (held.name.clone(), held.disk.size_bytes(), sector(held)));
     let attached = hand::attach(order, sizes.collect())?;
     let root = tree.repository().store().local_root();
     let record = Record::new(NewRecord {
@@ -189,6 +190,23 @@ fn hold(open: OpenDisk) -> Result<HeldDisk> {
         disk: open.disk,
         _layers: layers,
     })
+}
+
+/// Bytes of the sectors that the disk's partition table counts in, so that the kernel reads it as the guest did. A
+/// disk without a table has 512.
+fn sector(held: &HeldDisk) -> u32 {
+    let found = match partition::scan(&held.disk, 0) {
+        Ok(table) => u32::try_from(table.sector_bytes).unwrap_or(SECTOR_BYTES),
+        Err(error) => {
+            tracing::debug!(error = %error.report(), "the partition table does not tell the size of a sector");
+            SECTOR_BYTES
+        }
+    };
+    if held.disk.size_bytes().is_multiple_of(found.into()) {
+        found
+    } else {
+        SECTOR_BYTES
+    }
 }
 
 fn content(held: &HeldDisk, order: &Order) -> Result<Content> {

@@ -11,6 +11,7 @@ mod data;
 mod extent;
 mod pool;
 mod subvolume;
+mod superblock;
 
 use std::sync::Arc;
 

@@ -9,17 +9,17 @@
 //! The crate opens no pool with a device missing and no filesystem with a log, and reads data more often than it must. Its parts below that
 //! are public and are used here: superblock, chunk map, tree walker and the parsers of items.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fs_btrfs::btree::{Tree, TreeBlock};
 use fs_btrfs::chunk::{self, ChunkMap, DiskKey};
-use fs_btrfs::superblock::{Superblock, read_superblock};
+use fs_btrfs::superblock::Superblock;
 use fs_core::BlockRead;
 
+use super::superblock;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::bytes::le64;
 use crate::guest::cache::PageCache;
 use crate::guest::device::{self, Device, device_error};
 use crate::guest::kept::Kept;
@@ -30,16 +30,8 @@ const CACHE_BYTES: u64 = 16 << 20;
 const NODE_BYTES_KEPT: usize = 16 << 20;
 /// LIMIT: devices of one filesystem (ours).
 const DEVICES_MAX: usize = 1024;
-/// Names of the incompatible features that are refused (Linux, include/uapi/linux/btrfs.h).
-const INCOMPAT: [(u64, &str); 5] = [
-    (1 << 7, "raid56"),
-    (1 << 12, "zoned"),
-    (1 << 13, "extent-tree-v2"),
-    (1 << 14, "raid-stripe-tree"),
-    (1 << 16, "simple-quota"),
-];
-/// Where those bits are in the superblock, and that on the device.
-const INCOMPAT_AT: u64 = 65_536 + 188;
+/// Commits that a device may be behind the newest one when devices were captured one after another.
+const BEHIND_MAX: u64 = 1;
 
 /// Runs a call into the crate.
 pub(super) fn guard<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -77,6 +69,8 @@ pub(super) fn translate(error: fs_btrfs::Error) -> Error {
 /// What a filesystem lies on.
 pub(super) struct Pool {
     devices: BTreeMap<u64, Device>,
+    /// Devices that have missed commits: what is there may be old, and is read only where there is no other copy.
+    stale: BTreeSet<u64>,
     /// The number of the device that was given first.
     pub(super) first: u64,
     pub(super) superblock: Superblock,
@@ -84,26 +78,6 @@ pub(super) struct Pool {
     nodes: Kept<u64, TreeBlock>,
     /// Remarks for people.
     pub(super) notes: Vec<String>,
-}
-
-/// Names the features that the crate says it does not know.
-fn name_features(device: &Device, error: fs_btrfs::Error) -> Error {
-    let mut raw = [0; 8];
-    let bits = match device.read_at(INCOMPAT_AT, &mut raw) {
-        Ok(()) => le64(&raw, 0).unwrap_or(0),
-        Err(_) => 0,
-    };
-    let names: Vec<&str> = INCOMPAT
-        .iter()
-        .filter(|(bit, _)| bits & bit != 0)
-        .map(|(_, name)| *name)
-        .collect();
-    match error {
-        fs_btrfs::Error::UnsupportedFeature(_) if !names.is_empty() => {
-            Error::unsupported(format!("the btrfs filesystem uses: {}", names.join(", ")))
-        }
-        other => translate(other),
-    }
 }
 
 impl Pool {
@@ -117,10 +91,11 @@ impl Pool {
         for volume in given.iter().take(DEVICES_MAX) {
             let cached = PageCache::new(Arc::clone(volume), CACHE_BYTES / count);
             let device = Device(Arc::new(cached));
-            let read =
-                guard(|| read_superblock(&device).map_err(|error| name_features(&device, error)));
-            let superblock = match (read, &chosen) {
-                (Ok((superblock, _)), _) => superblock,
+            let superblock = match (superblock::load(&device), &chosen) {
+                (Ok((superblock, note)), _) => {
+                    notes.extend(note);
+                    superblock
+                }
                 (Err(error), None) => return Err(error),
                 (Err(error), Some(_)) => {
                     notes.push(format!("a device was left out: {}", error.report()));
@@ -160,9 +135,13 @@ impl Pool {
                     .to_owned(),
             );
         }
+        let mut stale = BTreeSet::new();
         for (id, generation) in generations {
             if generation < superblock.generation {
                 notes.push(format!("device {id} has missed the last commits"));
+            }
+            if generation.saturating_add(BEHIND_MAX) < superblock.generation {
+                stale.insert(id);
             }
         }
         let found = u64::try_from(devices.len()).unwrap_or(u64::MAX);
@@ -175,6 +154,7 @@ impl Pool {
         }
         let mut pool = Self {
             devices,
+            stale,
             first,
             map: ChunkMap::new(),
             superblock,
@@ -206,6 +186,20 @@ impl Pool {
         Ok(map)
     }
 
+    /// The copy that is the `nth` to be tried: those on devices that have missed commits come last.
+    fn nth_copy(&self, map: &ChunkMap, logical: u64, nth: usize) -> fs_btrfs::Result<usize> {
+        if self.stale.is_empty() {
+            return Ok(nth);
+        }
+        let is_stale = |copy: &usize| {
+            let mapping = map.map_mirror(logical, *copy);
+            mapping.is_ok_and(|mapping| self.stale.contains(&mapping.devid))
+        };
+        let (old, current): (Vec<usize>, Vec<usize>) =
+            (0..map.mirrors_at(logical)?).partition(is_stale);
+        Ok(current.iter().chain(&old).nth(nth).copied().unwrap_or(nth))
+    }
+
     /// Reads a logical range from one of its copies.
     fn read_copy(
         &self,
@@ -216,7 +210,7 @@ impl Pool {
     ) -> fs_btrfs::Result<()> {
         let (mut at, mut rest) = (logical, buf);
         while !rest.is_empty() {
-            let mapping = map.map_mirror(at, copy)?;
+            let mapping = map.map_mirror(at, self.nth_copy(map, at, copy)?)?;
             let length = usize_from_u64(mapping.len).min(rest.len());
             let device = self.devices.get(&mapping.devid).ok_or_else(|| {
                 fs_btrfs::Error::UnsupportedFeature(format!(

@@ -7,35 +7,34 @@
 //!
 //! # Why
 //! The crate refuses directories of ext2 and ext3 (block maps), gives ACLs in their on-disk form, shows the attribute
-//! that holds inline data, and reads 4 KiB
-//! at a time: those four are put right here, on its public functions.
+//! that holds inline data, reads 4 KiB at a time, passes over the checksums of directories and of trees of extents, and
+//! refuses a filesystem for the checksum of one group: those are put right here, on its public functions.
 
 mod attribute;
 mod device;
+mod journal;
+mod names;
 mod run;
+mod view;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fs_ext4::dir::{self, DirEntry};
+use fs_ext4::Filesystem;
+use fs_ext4::dir::DirEntry;
 use fs_ext4::inode::{Inode, InodeFlags};
-use fs_ext4::{Filesystem, Superblock};
 use lru::LruCache;
 
-use super::cache::PageCache;
 use super::directory::Directory;
 use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Xattr};
 use crate::block::run::RunMap;
 use crate::block::{ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::u64_from_usize;
-use device::{Device, guard, translate};
+use device::{guard, translate};
+use view::View;
 
-/// LIMIT: bytes of volume kept in memory per open filesystem.
-const CACHE_BYTES: u64 = 8 << 20;
-/// LIMIT: names in one directory (the crate's own).
-const ENTRIES_MAX: usize = 1_000_000;
 /// LIMIT: inodes and directories kept per open filesystem.
 const INODES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 const DIRECTORIES_KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
@@ -44,8 +43,6 @@ const DIRECTORIES_KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 const GROUPS_MAX: u64 = 1 << 22;
 /// The root directory.
 const ROOT: u32 = 2;
-/// `EXT4_FEATURE_INCOMPAT_FILETYPE`: directory entries carry the type.
-const INCOMPAT_FILETYPE: u32 = 0x2;
 
 /// An inode, parsed and as it is.
 struct Node {
@@ -68,23 +65,9 @@ struct ExtFs {
 /// `Unsupported` naming the feature; `LimitExceeded`; `Corrupt`; `Io`.
 pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
     let volume = devices.first().ok_or_else(|| Error::invalid("no device"))?;
-    let cached = Arc::new(PageCache::new(Arc::clone(volume), CACHE_BYTES));
-    let (fs, replayed) = guard(|| {
-        let device = Arc::new(Device(cached));
-        let superblock = Superblock::read(&*device).map_err(translate)?;
-        let groups = superblock.block_group_count();
-        if groups > GROUPS_MAX {
-            return Err(Error::new(
-                ErrorKind::LimitExceeded,
-                format!("the filesystem has {groups} block groups, at most {GROUPS_MAX} are read"),
-            ));
-        }
-        let fs = Filesystem::mount(device).map_err(translate)?;
-        let replayed = replayed_blocks(&fs)?;
-        Ok((fs, replayed))
-    })?;
+    let (fs, mut notes) = mount(volume)?;
+    let replayed = guard(|| replayed_blocks(&fs))?;
     let sb = &fs.sb;
-    let mut notes = Vec::new();
     if !replayed.is_empty() {
         notes.push(format!(
             "the journal was replayed in memory: {} blocks",
@@ -116,6 +99,55 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
         nodes: Mutex::new(LruCache::new(INODES_KEPT)),
         directories: Mutex::new(LruCache::new(DIRECTORIES_KEPT)),
     }))
+}
+
+/// Mounts a volume as the kernel would read-only: what it passes over is passed over, and noted.
+fn mount(volume: &Arc<dyn ReadAt>) -> Result<(Filesystem, Vec<String>)> {
+    let mut view = View::new(volume)?;
+    let groups = view.superblock.block_group_count();
+    if groups > GROUPS_MAX {
+        return Err(Error::new(
+            ErrorKind::LimitExceeded,
+            format!("the filesystem has {groups} block groups, at most {GROUPS_MAX} are read"),
+        ));
+    }
+    journal::check_external(&view)?;
+    let mut notes = Vec::new();
+    let mut mounted = view.mount()?;
+    if matches!(mounted, Err(fs_ext4::Error::BadChecksum { .. })) {
+        let bad = view.pass_descriptors()?;
+        if !bad.is_empty() {
+            notes.push(bad_descriptors(&bad));
+            mounted = view.mount()?;
+        }
+    }
+    if matches!(mounted, Err(fs_ext4::Error::Unsupported(_)))
+        && journal::pass_fast_commit(&mut view)?
+    {
+        mounted = view.mount()?;
+    }
+    let mut fs = mounted.map_err(translate)?;
+    if journal::pass_unwanted(&mut view, &fs)? {
+        notes.push(
+            "the journal is not clean, but the filesystem does not ask for it: it was left alone, as the kernel does"
+                .to_owned(),
+        );
+        fs = view.mount()?.map_err(translate)?;
+    }
+    Ok((fs, notes))
+}
+
+fn bad_descriptors(groups: &[u64]) -> String {
+    let named: Vec<String> = groups.iter().take(8).map(u64::to_string).collect();
+    let more = match groups.len().saturating_sub(named.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "the descriptors of the block groups {}{more} have wrong checksums; they were taken as they are, as the kernel does read-only: \
+         files whose inodes lie there may be wrong",
+        named.join(", ")
+    )
 }
 
 /// The blocks that the mount replayed: the same walk of the log, which is still on the volume.
@@ -153,31 +185,12 @@ impl ExtFs {
         Ok(node)
     }
 
-    /// All entries as the crate gives them; block-mapped directories block by block.
+    /// All entries as the crate gives them.
     fn raw_entries(&self, number: u32, node: &Node) -> Result<Vec<DirEntry>> {
-        let inode = &node.inode;
-        if inode.has_inline_data() || inode.has_extents() {
+        if node.inode.has_inline_data() {
             return self.fs.read_dir_ino(number).map_err(translate);
         }
-        fs_ext4::file_io::refuse_encrypted_names(inode).map_err(translate)?;
-        let has_file_type = self.fs.sb.feature_incompat & INCOMPAT_FILETYPE != 0;
-        let mut entries = Vec::new();
-        for logical in 0..inode.size.div_ceil(self.info.block_bytes.into()) {
-            let block = self
-                .fs
-                .map_inode_logical(inode, logical)
-                .map_err(translate)?;
-            let Some(block) = block else { continue };
-            let bytes = self.fs.read_block(block).map_err(translate)?;
-            entries.extend(dir::parse_block(&bytes, has_file_type).map_err(translate)?);
-            if entries.len() > ENTRIES_MAX {
-                return Err(Error::new(
-                    ErrorKind::LimitExceeded,
-                    format!("a directory has more than {ENTRIES_MAX} entries"),
-                ));
-            }
-        }
-        Ok(entries)
+        names::load(&self.fs, number, &node.inode)
     }
 
     fn directory(&self, ino: GuestIno) -> Result<Arc<Directory>> {
@@ -271,7 +284,8 @@ impl GuestFs for ExtFs {
                 let bytes = fs_ext4::file_io::read_inline(&self.fs, inode, &node.raw);
                 return Ok(run::inline(bytes.map_err(translate)?));
             }
-            let mapper = run::Mapper::new(&self.fs, &self.replayed);
+            let number = u32::try_from(ino.0).unwrap_or(0);
+            let mapper = run::Mapper::new(&self.fs, &self.replayed, (number, inode.generation));
             if inode.flags & InodeFlags::EXTENTS.bits() != 0 {
                 mapper.extents(&inode.block)
             } else {

@@ -35,6 +35,8 @@ pub(super) struct Mapper<'a> {
     fs: &'a Filesystem,
     replayed: &'a BTreeSet<u64>,
     block_bytes: u64,
+    /// The inode's number and generation, with which the checksums of its nodes are made.
+    inode: (u32, u32),
     visited: HashSet<u64>,
     runs: Vec<Run<()>>,
 }
@@ -45,11 +47,12 @@ fn corrupt(what: &'static str, found: impl std::fmt::Display) -> Error {
 
 impl<'a> Mapper<'a> {
     /// `replayed` are the blocks with a newer copy in the journal.
-    pub(super) fn new(fs: &'a Filesystem, replayed: &'a BTreeSet<u64>) -> Self {
+    pub(super) fn new(fs: &'a Filesystem, replayed: &'a BTreeSet<u64>, inode: (u32, u32)) -> Self {
         Self {
             fs,
             replayed,
             block_bytes: u64::from(fs.sb.block_size()),
+            inode,
             visited: HashSet::new(),
             runs: Vec::new(),
         }
@@ -170,6 +173,11 @@ impl<'a> Mapper<'a> {
                 Some(below) => {
                     let index = ExtentIdx::parse(entry).map_err(translate)?;
                     let child = self.read_node(index.leaf_block)?;
+                    let (number, generation) = self.inode;
+                    if !self.fs.csum.verify_extent_tail(number, generation, &child) {
+                        let what = "a node of an extent tree has another checksum, at block";
+                        return Err(corrupt(what, index.leaf_block));
+                    }
                     self.node(&child, below)?;
                 }
             }

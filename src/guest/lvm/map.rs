@@ -37,6 +37,9 @@ const VOLUME_WORK: u64 = 32;
 
 type Map = RunMap<usize>;
 
+/// Physical volumes by identifier: where their bytes are, or why none of them counts.
+pub(crate) type Devices = BTreeMap<String, Result<Arc<Map>, String>>;
+
 /// What may still be done for a point.
 pub(crate) struct Budget {
     runs: Cell<u64>,
@@ -76,7 +79,7 @@ impl Budget {
 pub(crate) struct Resolver<'a> {
     group: &'a Group,
     /// By identifier.
-    devices: &'a BTreeMap<String, Arc<Map>>,
+    devices: &'a Devices,
     sources: &'a [Arc<dyn ReadAt>],
     budget: &'a Budget,
     /// Volumes that are done: many thin ones lie on one pool.
@@ -141,7 +144,7 @@ impl<'a> Resolver<'a> {
     /// A resolver for `group`; `devices` are its physical volumes by identifier as far as they are there, over `sources`.
     pub(crate) fn new(
         group: &'a Group,
-        devices: &'a BTreeMap<String, Arc<Map>>,
+        devices: &'a Devices,
         sources: &'a [Arc<dyn ReadAt>],
         budget: &'a Budget,
     ) -> Self {
@@ -221,9 +224,13 @@ impl<'a> Resolver<'a> {
             .devices
             .get(&physical.id)
             .filter(|_| !physical.is_missing);
-        let Some(device) = device else {
-            let what = format!("PV {} ({}) is missing", physical.id, physical.key);
-            return Err(Error::new(ErrorKind::Corrupt, what));
+        let device = match device {
+            Some(Ok(device)) => device,
+            Some(Err(why)) => return Err(Error::new(ErrorKind::Corrupt, why.clone())),
+            None => {
+                let what = format!("PV {} ({}) is missing", physical.id, physical.key);
+                return Err(Error::new(ErrorKind::Corrupt, what));
+            }
         };
         let offset = self.bytes(area.extent)?.checked_add(physical.start_bytes);
         Ok(Some((Arc::clone(device), whole(offset)?)))
@@ -342,6 +349,8 @@ impl<'a> Resolver<'a> {
             metadata,
             data,
             chunk_bytes,
+            transaction,
+            is_pending,
         }) = layout
         else {
             return Err(Error::corrupt(
@@ -360,6 +369,18 @@ impl<'a> Resolver<'a> {
         if metadata.chunk_bytes != *chunk_bytes {
             let what = "bytes of a thin pool's chunk";
             return Err(Error::corrupt(what, chunk_bytes, metadata.chunk_bytes));
+        }
+        // As LVM, which does not activate a pool whose metadata is older or newer than the group's text.
+        let is_one_behind =
+            *is_pending && metadata.transaction.checked_add(1) == Some(*transaction);
+        if metadata.transaction != *transaction && !is_one_behind {
+            let what = "the transaction of a thin pool's metadata";
+            return Err(Error::corrupt(what, transaction, metadata.transaction));
+        }
+        if metadata.needs_check {
+            notes.push(
+                "thin: the pool's metadata is marked as needing a check (thin_check)".to_owned(),
+            );
         }
         let chunk_bytes = metadata.chunk_bytes;
         let mut done = 0;
@@ -464,5 +485,7 @@ fn first_leg(
             }
         }
     }
-    Err(missing.unwrap_or_else(|| Error::corrupt("an LVM mirror", "legs", "none")))
+    Err(missing.unwrap_or_else(|| {
+        Error::corrupt("an LVM mirror", "a leg that is current", "none that is")
+    }))
 }

@@ -25,9 +25,18 @@ mod thin;
 
 pub(crate) use group::{Group, Logical};
 pub(crate) use label::{Label, load_label, load_texts};
-pub(crate) use map::{Budget, Resolver};
+pub(crate) use map::{Budget, Devices, Resolver};
 
 use std::collections::BTreeMap;
+
+/// Which text a physical volume holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version {
+    /// The group's identifier.
+    pub(crate) group: String,
+    /// How often the text had been written.
+    pub(crate) seqno: u64,
+}
 
 /// The newest text of each group, by the group's identifier, and what was wrong with others.
 #[derive(Default)]
@@ -36,20 +45,28 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    /// Takes a text; one that is newer than what is known of its group replaces it. Answers the group's identifier.
+    /// Takes a text; one that is newer than what is known of its group replaces it. Answers its version.
     ///
     /// # Errors
     /// As [`Group::parse`].
-    pub(crate) fn add(&mut self, text: &[u8]) -> crate::error::Result<String> {
+    pub(crate) fn add(&mut self, text: &[u8]) -> crate::error::Result<Version> {
         let group = Group::parse(text)?;
-        let id = group.id.clone();
-        match self.by_id.get(&id) {
+        let version = Version {
+            group: group.id.clone(),
+            seqno: group.seqno,
+        };
+        match self.by_id.get(&version.group) {
             Some(known) if known.seqno >= group.seqno => {}
             _ => {
-                self.by_id.insert(id.clone(), group);
+                self.by_id.insert(version.group.clone(), group);
             }
         }
-        Ok(id)
+        Ok(version)
+    }
+
+    /// The newest text of a group.
+    pub(crate) fn get(&self, id: &str) -> Option<&Group> {
+        self.by_id.get(id)
     }
 
     /// All groups in the order of their identifiers.

@@ -64,6 +64,10 @@ pub(super) enum Layout {
         metadata: String,
         data: String,
         chunk_bytes: u64,
+        /// The transaction that the pool's own metadata is to have.
+        transaction: u64,
+        /// Whether the pool may still be one transaction behind: LVM had something to tell it.
+        is_pending: bool,
     },
     Thin {
         pool: String,
@@ -178,6 +182,10 @@ fn layout(section: &Section) -> Option<Layout> {
             metadata: name("metadata")?,
             data: name("pool")?,
             chunk_bytes: bytes(section, "chunk_size").filter(|n| *n > 0)?,
+            transaction: section.number("transaction_id").unwrap_or(0),
+            is_pending: section
+                .sections()
+                .any(|(name, _)| name.starts_with("message")),
         },
         "thin" => Layout::Thin {
             pool: name("thin_pool")?,

@@ -6,6 +6,7 @@
 //!
 //! | superblock (block 0) | size | field |
 //! |---|---|---|
+//! | 4 | 4 | flags; 1: needs a check |
 //! | 8 | 8 | own block, 0 |
 //! | 32, 40 | 8, 4 | magic 27022010, version 1 or 2 |
 //! | 48 | 8 | transaction |
@@ -68,6 +69,10 @@ pub(super) struct Metadata<'a> {
     device: &'a dyn ReadAt,
     /// Bytes of a chunk.
     pub(super) chunk_bytes: u64,
+    /// The transaction that was last committed to it by LVM.
+    pub(super) transaction: u64,
+    /// Whether the kernel has met an error in it.
+    pub(super) needs_check: bool,
     mappings: u64,
     blocks: u64,
     nodes_read: Cell<u64>,
@@ -244,6 +249,8 @@ impl<'a> Metadata<'a> {
         Ok(Self {
             device,
             chunk_bytes: u64::from(chunk).saturating_mul(SECTOR_BYTES),
+            transaction: le64(&block, 48).ok_or_else(short)?,
+            needs_check: word(4)? & 1 != 0,
             mappings: le64(&block, 320).ok_or_else(short)?,
             blocks: claimed.min(there.unwrap_or(0)),
             nodes_read: Cell::new(0),

@@ -258,20 +258,75 @@ fn le_unit(pair: &[u8]) -> u16 {
     crate::guest::bytes::le16(pair, 0).unwrap_or(0)
 }
 
-/// Reads the GPT, from its backup when the primary is damaged. `None` when there is none; `protective` says that the MBR claims one.
-pub(super) fn load(disk: &dyn ReadAt, source: usize, protective: bool) -> Result<Option<Table>> {
-    let table = |sector_bytes, partitions, notes| {
-        Ok(Some(Table {
-            kind: TableKind::Gpt,
-            sector_bytes,
-            partitions,
-            notes,
-        }))
-    };
+/// A copy of the table.
+fn table(sector_bytes: u64, partitions: Vec<Partition>, notes: Vec<String>) -> Table {
+    Table {
+        kind: TableKind::Gpt,
+        sector_bytes,
+        partitions,
+        notes,
+        backup: None,
+    }
+}
+
+/// Sectors in which a backup may be: the last one, and those that were the last when the table was written, as the damaged primary header
+/// and the protective MBR have it.
+fn backup_sectors(disk: &dyn ReadAt, sector: u64, protective_end: Option<u64>) -> Result<Vec<u64>> {
+    let last = disk
+        .size_bytes()
+        .checked_div(sector)
+        .and_then(|sectors| sectors.checked_sub(1));
+    let header = read(disk, sector, 40)?.filter(|header| header.starts_with(&SIGNATURE));
+    let alternate = header.and_then(|header| le64(&header, 32));
+    let mut found: Vec<u64> = Vec::new();
+    for place in [last, alternate, protective_end].into_iter().flatten() {
+        if place > 1 && !found.contains(&place) {
+            found.push(place);
+        }
+    }
+    Ok(found)
+}
+
+/// Reads the backup, wherever it is.
+fn load_backup(
+    disk: &dyn ReadAt,
+    source: usize,
+    protective_end: Option<u64>,
+) -> Result<Option<(u64, u64, Vec<Partition>)>> {
+    for sector in SECTORS {
+        for place in backup_sectors(disk, sector, protective_end)? {
+            match load_copy(disk, source, sector, place) {
+                Ok(partitions) => return Ok(Some((sector, place, partitions))),
+                Err(error) if error.kind() != crate::error::ErrorKind::Corrupt => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The sound backup at the end of a disk whose front says nothing of a GPT.
+pub(super) fn load_left_over(disk: &dyn ReadAt, source: usize) -> Result<Option<Table>> {
+    let found = load_backup(disk, source, None)?;
+    Ok(found
+        .filter(|(_, _, partitions)| !partitions.is_empty())
+        .map(|(sector, _, partitions)| table(sector, partitions, Vec::new())))
+}
+
+/// Reads the GPT, from its backup when the primary is damaged. `None` when there is none; `protective` is what the MBR says of one: the
+/// last sector that it protects.
+pub(super) fn load(
+    disk: &dyn ReadAt,
+    source: usize,
+    protective: Option<u64>,
+) -> Result<Option<Table>> {
     let mut first_error = None;
+    let mut primaries = Vec::new();
     for sector in SECTORS {
         match load_copy(disk, source, sector, 1) {
-            Ok(partitions) => return table(sector, partitions, Vec::new()),
+            Ok(partitions) => primaries.push(table(sector, partitions, Vec::new())),
             Err(error) if error.kind() != crate::error::ErrorKind::Corrupt => return Err(error),
             Err(error) => {
                 let signed = read(disk, sector, SIGNATURE.len())?.is_some_and(|s| s == SIGNATURE);
@@ -281,23 +336,18 @@ pub(super) fn load(disk: &dyn ReadAt, source: usize, protective: bool) -> Result
             }
         }
     }
+    if let Some(chosen) = super::sector::choose(disk, primaries) {
+        return Ok(Some(chosen));
+    }
     // A backup alone is believed only where something at the front says that there was a GPT: repartitioning often leaves it behind.
-    if first_error.is_none() && !protective {
+    if first_error.is_none() && protective.is_none() {
         return Ok(None);
     }
-    for sector in SECTORS {
-        let sectors = disk.size_bytes().checked_div(sector).unwrap_or(0);
-        let Some(last) = sectors.checked_sub(1).filter(|last| *last > 1) else {
-            continue;
-        };
-        match load_copy(disk, source, sector, last) {
-            Ok(partitions) => {
-                let note = "the primary partition table is damaged; the backup at the end of the disk was used";
-                return table(sector, partitions, vec![note.to_owned()]);
-            }
-            Err(error) if error.kind() != crate::error::ErrorKind::Corrupt => return Err(error),
-            Err(_) => {}
-        }
+    if let Some((sector, place, partitions)) = load_backup(disk, source, protective)? {
+        let note = format!(
+            "the primary partition table is damaged; the backup in sector {place} (of {sector} bytes) was used"
+        );
+        return Ok(Some(table(sector, partitions, vec![note])));
     }
     Err(first_error.unwrap_or_else(|| {
         Error::corrupt(

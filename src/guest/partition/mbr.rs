@@ -26,9 +26,7 @@ use crate::error::Result;
 use crate::guest::bytes::{array, le32};
 
 /// The whole disk, behind which a GPT stands.
-pub(super) const TYPE_PROTECTIVE: u8 = 0xee;
-/// DOS tables count in the disk's sectors; 4096-byte ones are not told apart, and rare with this table.
-const SECTOR_BYTES: u64 = 512;
+const TYPE_PROTECTIVE: u8 = 0xee;
 
 /// One entry of a record.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +40,11 @@ pub(super) struct Record {
 impl Record {
     const fn is_used(self) -> bool {
         self.type_byte != 0 && self.sectors != 0
+    }
+    /// The last sector of what this entry protects, if it is that of a GPT.
+    pub(super) fn protected_end(self) -> Option<u64> {
+        let end = u64::from(self.start).saturating_add(u64::from(self.sectors));
+        (self.type_byte == TYPE_PROTECTIVE).then_some(end.saturating_sub(1))
     }
     const fn is_extended(self) -> bool {
         matches!(self.type_byte, 0x05 | 0x0f | 0x85 | 0xc5 | 0xd5)
@@ -73,6 +76,26 @@ pub(super) fn has_partitions(records: &[Record]) -> bool {
     records.iter().any(|record| record.is_used())
 }
 
+/// Whether the used entries can be partitions of a disk of `disk_bytes`: behind the first sector, on the disk, one after the other.
+pub(super) fn is_possible(records: &[Record], sector_bytes: u64, disk_bytes: u64) -> bool {
+    let mut places: Vec<(u64, u64)> = records
+        .iter()
+        .filter(|record| record.is_used())
+        .map(|record| {
+            let start = u64::from(record.start);
+            (start, start.saturating_add(u64::from(record.sectors)))
+        })
+        .collect();
+    places.sort_unstable();
+    let is_apart = places
+        .iter()
+        .zip(places.iter().skip(1))
+        .all(|((_, end), (next, _))| end <= next);
+    let is_there =
+        |(start, end): &(u64, u64)| *start > 0 && end.saturating_mul(sector_bytes) <= disk_bytes;
+    !places.is_empty() && is_apart && places.iter().all(is_there)
+}
+
 const fn type_of(byte: u8) -> (Option<&'static str>, Kind) {
     match byte {
         0x05 | 0x0f | 0x85 | 0xc5 | 0xd5 => (Some("extended"), Kind::Extended),
@@ -90,21 +113,24 @@ const fn type_of(byte: u8) -> (Option<&'static str>, Kind) {
     }
 }
 
+/// The disk that a table is on.
+#[derive(Clone, Copy)]
+pub(super) struct Disk<'a> {
+    pub(super) disk: &'a dyn ReadAt,
+    /// Its number in the maps.
+    pub(super) source: usize,
+    /// Bytes of the sectors that the table counts in.
+    pub(super) sector_bytes: u64,
+}
+
 /// Builds a partition; `start` is in sectors of the disk.
-fn partition(
-    number: u32,
-    start: u64,
-    record: Record,
-    signature: u32,
-    source: usize,
-    disk_bytes: u64,
-) -> Partition {
+fn partition(number: u32, start: u64, record: Record, signature: u32, on: Disk<'_>) -> Partition {
     let place = Place {
         number,
-        start_bytes: start.saturating_mul(SECTOR_BYTES),
-        length_bytes: u64::from(record.sectors).saturating_mul(SECTOR_BYTES),
+        start_bytes: start.saturating_mul(on.sector_bytes),
+        length_bytes: u64::from(record.sectors).saturating_mul(on.sector_bytes),
     };
-    let (map, damage) = place.map(source, disk_bytes);
+    let (map, damage) = place.map(on.source, on.disk.size_bytes());
     let (type_name, kind) = type_of(record.type_byte);
     Partition {
         number,
@@ -121,26 +147,21 @@ fn partition(
 }
 
 /// Reads the whole table; `None` when no entry is used.
-pub(super) fn load(
-    disk: &dyn ReadAt,
-    source: usize,
-    first: &[u8],
-    records: &[Record],
-) -> Result<Option<Table>> {
+pub(super) fn load(on: Disk<'_>, first: &[u8], records: &[Record]) -> Result<Option<Table>> {
     let signature = le32(first, 440).unwrap_or(0);
-    let size = disk.size_bytes();
     let mut table = Table {
         kind: TableKind::Mbr,
-        sector_bytes: SECTOR_BYTES,
+        sector_bytes: on.sector_bytes,
         partitions: Vec::new(),
         notes: Vec::new(),
+        backup: None,
     };
     for (record, number) in records.iter().zip(1..) {
         if record.is_used() {
             let start = u64::from(record.start);
             table
                 .partitions
-                .push(partition(number, start, *record, signature, source, size));
+                .push(partition(number, start, *record, signature, on));
         }
     }
     if table.partitions.is_empty() {
@@ -148,18 +169,12 @@ pub(super) fn load(
     }
     // Linux follows the first extended partition only, and so does every tool that writes one.
     if let Some(extended) = records.iter().find(|r| r.is_used() && r.is_extended()) {
-        load_logical(disk, source, *extended, signature, &mut table)?;
+        load_logical(on, *extended, signature, &mut table)?;
     }
     Ok(Some(table))
 }
 
-fn load_logical(
-    disk: &dyn ReadAt,
-    source: usize,
-    extended: Record,
-    signature: u32,
-    table: &mut Table,
-) -> Result<()> {
+fn load_logical(on: Disk<'_>, extended: Record, signature: u32, table: &mut Table) -> Result<()> {
     let base = u64::from(extended.start);
     let mut at = base;
     let mut seen = HashSet::new();
@@ -176,8 +191,8 @@ fn load_logical(
             broken(table, number, "it runs in a circle");
             return Ok(());
         }
-        let offset = at.saturating_mul(SECTOR_BYTES);
-        let Some(sector) = read(disk, offset, 512)? else {
+        let offset = at.saturating_mul(on.sector_bytes);
+        let Some(sector) = read(on.disk, offset, 512)? else {
             broken(table, number, "it leaves the disk");
             return Ok(());
         };
@@ -190,14 +205,9 @@ fn load_logical(
         };
         if let Some(logical) = records.first().filter(|r| r.is_used() && !r.is_extended()) {
             let start = at.saturating_add(u64::from(logical.start));
-            table.partitions.push(partition(
-                number,
-                start,
-                *logical,
-                signature,
-                source,
-                disk.size_bytes(),
-            ));
+            table
+                .partitions
+                .push(partition(number, start, *logical, signature, on));
             number = number.saturating_add(1);
         }
         match records.get(1).filter(|r| r.is_used() && r.is_extended()) {

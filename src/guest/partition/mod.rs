@@ -16,6 +16,7 @@
 
 mod gpt;
 mod mbr;
+mod sector;
 
 use std::sync::Arc;
 
@@ -92,6 +93,8 @@ pub struct Table {
     pub partitions: Vec<Partition>,
     /// Remarks for people: "the backup table was used".
     pub notes: Vec<String>,
+    /// A sound GPT at the end of the disk, where its front says nothing of one: Linux does not see it.
+    pub backup: Option<Box<Table>>,
 }
 
 /// A partition's place as a table gives it.
@@ -138,32 +141,66 @@ pub fn scan(disk: &Arc<dyn ReadAt>, source: usize) -> Result<Table> {
         sector_bytes: 512,
         partitions: Vec::new(),
         notes: Vec::new(),
+        backup: None,
     };
     let Some(first) = read(disk, 0, usize_from_u64(512))? else {
         return Ok(none);
     };
     let records = mbr::parse_primaries(&first);
-    let protective = records.as_ref().is_some_and(|records| {
-        records
-            .iter()
-            .any(|record| record.type_byte == mbr::TYPE_PROTECTIVE)
+    let protective = records.as_ref().and_then(|records| {
+        let mut entries = records.iter();
+        entries.find_map(|record| record.protected_end())
+    });
+    // The boot sector of a filesystem ends as an MBR does. Linux takes it for one where its flags may be; its code rarely makes
+    // partitions that can be.
+    let records = records.filter(|records| {
+        !is_boot_sector_of_filesystem(&first)
+            || SECTORS
+                .iter()
+                .any(|sector| mbr::is_possible(records, *sector, disk.size_bytes()))
     });
     // As Linux does: an MBR with partitions that does not claim a GPT is newer than one that was left behind. A hybrid one claims it.
-    let is_mbr = !protective
-        && !is_boot_sector_of_filesystem(&first)
+    let is_mbr = protective.is_none()
         && records
             .as_ref()
             .is_some_and(|records| mbr::has_partitions(records));
     if !is_mbr && let Some(table) = gpt::load(disk, source, protective)? {
         return Ok(table);
     }
-    match records {
-        Some(records) if !is_boot_sector_of_filesystem(&first) => {
-            let table = mbr::load(disk, source, &first, &records)?;
-            Ok(table.unwrap_or(none))
-        }
-        _ => Ok(none),
+    let mut table = match records {
+        Some(records) => load_mbr(disk, source, &first, &records)?.unwrap_or(none),
+        None => none,
+    };
+    match gpt::load_left_over(disk, source) {
+        Ok(backup) => table.backup = backup.map(Box::new),
+        // What lies at the front is there all the same.
+        Err(error) => table.notes.push(format!(
+            "whether there is a copy of a GPT at the end could not be read: {}",
+            error.report()
+        )),
     }
+    Ok(table)
+}
+
+/// Reads an MBR, in sectors of 4096 bytes where all partitions would be on the disk, and more of them begin with something known.
+fn load_mbr(
+    disk: &dyn ReadAt,
+    source: usize,
+    first: &[u8],
+    records: &[mbr::Record],
+) -> Result<Option<Table>> {
+    let mut tables = Vec::new();
+    for sector_bytes in SECTORS {
+        if sector_bytes == 512 || mbr::is_possible(records, sector_bytes, disk.size_bytes()) {
+            let on = mbr::Disk {
+                disk,
+                source,
+                sector_bytes,
+            };
+            tables.extend(mbr::load(on, first, records)?);
+        }
+    }
+    Ok(sector::choose(disk, tables))
 }
 
 #[cfg(test)]

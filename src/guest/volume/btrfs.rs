@@ -6,6 +6,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0x20 | 16 | UUID of the filesystem |
+//! | 0x48 | 8 | generation: the number of the last commit |
 //! | 0x88 | 8 | number of devices |
 //! | 0xc9 | 8 | number of this device |
 #![deny(
@@ -31,6 +32,15 @@ struct Device {
     /// How many devices the filesystem has.
     devices: u64,
     number: u64,
+    /// The last commit that it took part in.
+    generation: u64,
+}
+
+/// A device of a filesystem that has several.
+struct Found {
+    /// Its place among the volumes.
+    at: usize,
+    generation: u64,
 }
 
 fn parse(superblock: &[u8]) -> Option<Device> {
@@ -38,17 +48,21 @@ fn parse(superblock: &[u8]) -> Option<Device> {
         filesystem: array(superblock, 0x20)?,
         devices: le64(superblock, 0x88)?,
         number: le64(superblock, 0xc9)?,
+        generation: le64(superblock, 0x48)?,
     })
 }
+
+/// A filesystem of several devices: how many it has, and those found, by number.
+type FoundPool = (u64, BTreeMap<u64, Vec<Found>>);
 
 /// Joins the devices of each btrfs that has several.
 pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &mut Remarks) {
     // By filesystem: its devices by number, with their places among the volumes.
-    let mut pools: BTreeMap<[u8; 16], (u64, BTreeMap<u64, usize>)> = BTreeMap::new();
+    let mut pools: BTreeMap<[u8; 16], FoundPool> = BTreeMap::new();
     for at in 0..volumes.len() {
         let Some(volume) = volumes.get(at) else { break };
         let is_btrfs = volume.content.as_ref().is_some_and(|c| c.format == "btrfs");
-        if volume.known != Known::Filesystem || !is_btrfs {
+        if volume.known != Known::Filesystem || !is_btrfs || volume.is_left_over {
             continue;
         }
         let mut superblock = [0; 4096];
@@ -65,24 +79,83 @@ pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &
         };
         let pool = pools.entry(device.filesystem).or_default();
         pool.0 = pool.0.max(device.devices);
-        let first = *pool.1.entry(device.number).or_insert(at);
-        if first != at {
-            let of = volumes.get(first).map(|volume| volume.path.clone());
-            let role = format!(
-                "btrfs; it is a copy of {}, which is used",
-                of.unwrap_or_default()
-            );
-            if let Some(volume) = volumes.get_mut(at) {
-                notes.push(format!("{}: {role}", volume.path));
-                volume.known = Known::Member(role);
+        pool.1.entry(device.number).or_default().push(Found {
+            at,
+            generation: device.generation,
+        });
+    }
+    for (devices, found) in pools.into_values() {
+        let mut members = BTreeMap::new();
+        let mut doubts = Vec::new();
+        for (number, copies) in found {
+            match newest(volumes, &copies, notes) {
+                Ok(Some(at)) => {
+                    members.insert(number, at);
+                }
+                Ok(None) => {}
+                Err(doubt) => {
+                    doubts.push(doubt);
+                    members.extend(copies.first().map(|copy| (number, copy.at)));
+                }
             }
         }
-    }
-    for (devices, members) in pools.values() {
-        if let Some(note) = join_one(volumes, *devices, members) {
+        let note = join_one(volumes, devices, &members);
+        if let Some(carrier) = members.values().next().and_then(|at| volumes.get_mut(*at))
+            && !doubts.is_empty()
+        {
+            let why = doubts.join("; ");
+            notes.push(format!("{}: {why}", carrier.path));
+            carrier.known = Known::Damaged(why);
+        } else if let Some(note) = note {
             notes.push(note);
         }
     }
+}
+
+/// Of copies of one device that of the last commit, as Linux has it (`device_list_add`); the roles of the others are set. What is to be
+/// said when none is newer than the others.
+fn newest(
+    volumes: &mut [Volume],
+    copies: &[Found],
+    notes: &mut Remarks,
+) -> std::result::Result<Option<usize>, String> {
+    let Some(newest) = copies.iter().max_by_key(|copy| copy.generation) else {
+        return Ok(None);
+    };
+    let path = |at: usize| volumes.get(at).map_or_else(String::new, |v| v.path.clone());
+    let rivals: Vec<&Found> = copies.iter().filter(|copy| copy.at != newest.at).collect();
+    let is_tie = rivals
+        .iter()
+        .any(|copy| copy.generation == newest.generation);
+    let (role, answer) = if is_tie {
+        let all: Vec<String> = copies
+            .iter()
+            .map(|copy| format!("{} (generation {})", path(copy.at), copy.generation))
+            .collect();
+        let why = format!(
+            "a device of this btrfs is there more than once, and none is newer than the others: {}",
+            all.join(", ")
+        );
+        (format!("btrfs; {why}"), Err(why))
+    } else {
+        let used = path(newest.at);
+        (
+            format!("btrfs; it is an older copy of {used}, which is used"),
+            Ok(Some(newest.at)),
+        )
+    };
+    for copy in copies {
+        let Some(volume) = volumes.get_mut(copy.at) else {
+            continue;
+        };
+        if is_tie || copy.at != newest.at {
+            if !is_tie {
+                notes.push(format!("{}: {role}", volume.path));
+            }
+            volume.known = Known::Member(role.clone());
+        }
+    }
+    answer
 }
 
 fn join_one(

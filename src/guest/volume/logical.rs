@@ -8,12 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::physical::{Choice, Chosen, Physical};
 use super::scan::{DEPTH_MAX, Device, Scanner};
 use super::{Known, Origin};
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::lvm::{Budget, Group, Groups, Label, Logical, Resolver, load_texts};
+use crate::guest::lvm::{
+    Budget, Devices, Group, Groups, Label, Logical, Resolver, Version, load_texts,
+};
 use crate::guest::remark::Remarks;
 
 /// LIMIT: bytes of all groups' texts together (ours; a group of a thousand volumes on ten devices has 10 MiB of them).
@@ -23,27 +26,16 @@ const TEXT_BYTES_MAX: usize = 64 << 20;
 #[derive(Default)]
 pub(super) struct Physicals {
     groups: Groups,
-    /// By identifier; of copies the first.
-    maps: BTreeMap<String, Arc<RunMap<usize>>>,
-    /// Depth by identifier.
-    depths: BTreeMap<String, u32>,
-    found: Vec<Found>,
+    found: Vec<Physical>,
     /// Bytes of text parsed.
     text_bytes: usize,
 }
 
-/// One of them.
-struct Found {
-    /// Its position among the volumes.
-    volume: usize,
-    path: String,
-    id: String,
-    /// The group that its own text names.
-    group: Option<String>,
-    /// Why its text cannot be read.
-    damage: Option<String>,
-    /// The path of the first volume with this identifier.
-    copy_of: Option<String>,
+/// Where the volumes of a group are put.
+struct Place<'a> {
+    dir: &'a str,
+    depth: u32,
+    is_left_over: bool,
 }
 
 impl Physicals {
@@ -56,29 +48,28 @@ impl Physicals {
         reader: &Arc<dyn ReadAt>,
         notes: &mut Remarks,
     ) {
-        let mut found = Found {
+        let mut found = Physical {
             volume,
             path: device.path.clone(),
             id: label.id.clone(),
-            group: None,
+            map: Arc::clone(&device.map),
+            depth: device.depth,
+            is_left_over: device.is_left_over,
+            version: None,
             damage: None,
-            copy_of: None,
         };
-        let first = self.found.iter().find(|other| other.id == found.id);
-        if let Some(first) = first {
-            let (path, id, first) = (&found.path, &found.id, first.path.clone());
-            notes.push(format!(
-                "{path}: LVM device {id} is there a second time; {first} is used"
-            ));
-            found.copy_of = Some(first);
-            self.found.push(found);
-            return;
-        }
+        // What lies within a volume of LVM is no device to the machine whose volume it is (lvm.conf: scan_lvs), so it counts as no copy.
+        let is_inner = self
+            .found
+            .iter()
+            .any(|other| other.id == found.id && other.depth < found.depth);
         for text in load_texts(reader, label) {
+            if is_inner {
+                break;
+            }
             let added = text.and_then(|text| text.map(|text| self.text(&text)).transpose());
             match added {
-                Ok(Some(group)) => found.group = Some(group),
-                Ok(None) => {}
+                Ok(version) => found.version = found.version.max(version),
                 Err(error) => {
                     let report = error.report();
                     notes.push(format!("{}: LVM metadata: {report}", found.path));
@@ -86,13 +77,11 @@ impl Physicals {
                 }
             }
         }
-        self.maps.insert(found.id.clone(), Arc::clone(&device.map));
-        self.depths.insert(found.id.clone(), device.depth);
         self.found.push(found);
     }
 
-    /// Takes the text of a group; answers the group's identifier.
-    fn text(&mut self, text: &[u8]) -> Result<String> {
+    /// Takes the text of a group; answers its version.
+    fn text(&mut self, text: &[u8]) -> Result<Version> {
         self.text_bytes = self.text_bytes.saturating_add(text.len());
         if self.text_bytes > TEXT_BYTES_MAX {
             let what = format!("more than {TEXT_BYTES_MAX} bytes of LVM metadata");
@@ -102,17 +91,26 @@ impl Physicals {
     }
 
     /// What a physical volume is a part of.
-    fn role(&self, found: &Found, owners: &BTreeMap<&str, &str>) -> Known {
-        if let Some(first) = &found.copy_of {
-            return Known::Member(format!("LVM; it is a copy of {first}, which is used"));
+    fn role(
+        &self,
+        found: &Physical,
+        choice: Option<&Choice>,
+        owners: &BTreeMap<&str, &str>,
+    ) -> Known {
+        match choice {
+            Some(Choice::One(path)) if *path != found.path => {
+                return Known::Member(format!("LVM; it is a copy of {path}, which is used"));
+            }
+            Some(Choice::Undecided(why)) => return Known::Member(format!("LVM; {why}")),
+            _ => {}
         }
         if let Some(group) = owners.get(found.id.as_str()) {
             return Known::Member(format!("LVM group {group}"));
         }
-        let own = self
-            .groups
-            .iter()
-            .find(|group| Some(&group.id) == found.group.as_ref());
+        let own = found
+            .version
+            .as_ref()
+            .and_then(|version| self.groups.get(&version.group));
         match (own, &found.damage) {
             (Some(group), _) => {
                 let name = &group.name;
@@ -127,8 +125,11 @@ impl Physicals {
 }
 
 /// Whether all of a group's physical volumes are there.
-fn is_whole(group: &Group, maps: &BTreeMap<String, Arc<RunMap<usize>>>) -> bool {
-    group.physical.iter().all(|pv| maps.contains_key(&pv.id))
+fn is_whole(group: &Group, devices: &Devices) -> bool {
+    group
+        .physical
+        .iter()
+        .all(|pv| matches!(devices.get(&pv.id), Some(Ok(_))))
 }
 
 impl Scanner<'_> {
@@ -136,9 +137,11 @@ impl Scanner<'_> {
     pub(super) fn logical_volumes(&mut self) {
         let mut done = BTreeSet::new();
         let mut names = BTreeSet::new();
+        let mut chosen = Chosen::default();
         let budget = Budget::default();
         // LIMIT: rounds end, because each takes at least one group, and a volume nested too deep gives no more.
         loop {
+            chosen.settle(&self.physicals.found, &mut self.notes);
             let waiting: Vec<Group> = self
                 .physicals
                 .groups
@@ -146,10 +149,9 @@ impl Scanner<'_> {
                 .filter(|group| !done.contains(&group.id))
                 .cloned()
                 .collect();
-            let maps = self.physicals.maps.clone();
             let (whole, broken): (Vec<_>, Vec<_>) = waiting
                 .into_iter()
-                .partition(|group| is_whole(group, &maps));
+                .partition(|group| is_whole(group, &chosen.devices));
             let mut round = if whole.is_empty() { broken } else { whole };
             if round.is_empty() {
                 break;
@@ -158,7 +160,7 @@ impl Scanner<'_> {
             for group in round {
                 done.insert(group.id.clone());
                 let dir = self.group_dir(&group, &mut names);
-                self.group(&group, &dir, &maps, &budget);
+                self.group(&group, &dir, &chosen, &budget);
             }
         }
         let mut owners = BTreeMap::new();
@@ -168,7 +170,8 @@ impl Scanner<'_> {
             }
         }
         for found in &self.physicals.found {
-            let role = self.physicals.role(found, &owners);
+            let choice = chosen.choices.get(&found.id);
+            let role = self.physicals.role(found, choice, &owners);
             if let Some(volume) = self.volumes.get_mut(found.volume) {
                 volume.known = role;
             }
@@ -195,47 +198,61 @@ impl Scanner<'_> {
         dir
     }
 
-    fn group(
-        &mut self,
-        group: &Group,
-        dir: &str,
-        maps: &BTreeMap<String, Arc<RunMap<usize>>>,
-        budget: &Budget,
-    ) {
+    fn group(&mut self, group: &Group, dir: &str, chosen: &Chosen, budget: &Budget) {
         self.notes.take("", group.notes.clone());
         for pv in &group.physical {
             let (id, key) = (&pv.id, &pv.key);
-            if !maps.contains_key(id) {
-                self.notes
-                    .push(format!("{dir}: PV {id} ({key}) is missing"));
-            } else if pv.is_missing {
-                let note =
-                    format!("{dir}: PV {id} ({key}) is there, but the group has given it up");
-                self.notes.push(note);
+            match chosen.devices.get(id) {
+                None => self
+                    .notes
+                    .push(format!("{dir}: PV {id} ({key}) is missing")),
+                // Noted where it was found.
+                Some(Err(_)) => {}
+                Some(Ok(_)) if pv.is_missing => {
+                    let note =
+                        format!("{dir}: PV {id} ({key}) is there, but the group has given it up");
+                    self.notes.push(note);
+                }
+                Some(Ok(_)) => {}
             }
         }
-        let depths = group
-            .physical
-            .iter()
-            .filter_map(|pv| self.physicals.depths.get(&pv.id));
-        let depth = depths.max().copied().unwrap_or(0).saturating_add(1);
-        let resolver = Resolver::new(group, maps, self.sources, budget);
+        for found in &self.physicals.found {
+            let is_used = chosen.is_used(found);
+            if let Some(version) = found.version.as_ref().filter(|_| is_used)
+                && version.group == group.id
+                && version.seqno < group.seqno
+            {
+                let (path, old, new) = (&found.path, version.seqno, group.seqno);
+                self.notes.push(format!(
+                    "{dir}: {path} has an older text of the group (seqno {old}, the newest is {new}); what lies there may be as old"
+                ));
+            }
+        }
+        let parts = self.physicals.found.iter().filter(|found| {
+            let is_of = group.physical.iter().any(|pv| pv.id == found.id);
+            is_of && chosen.is_used(found)
+        });
+        let (mut depth, mut is_left_over) = (0, false);
+        for part in parts {
+            depth = part.depth.max(depth);
+            is_left_over |= part.is_left_over;
+        }
+        let place = Place {
+            dir,
+            depth: depth.saturating_add(1),
+            is_left_over,
+        };
+        let resolver = Resolver::new(group, &chosen.devices, self.sources, budget);
         for lv in group.logical.iter().filter(|lv| lv.is_visible) {
             if self.is_full {
                 break;
             }
-            self.logical(group, lv, dir, depth, &resolver);
+            self.logical(group, lv, &place, &resolver);
         }
     }
 
-    fn logical(
-        &mut self,
-        group: &Group,
-        lv: &Logical,
-        dir: &str,
-        depth: u32,
-        resolver: &Resolver<'_>,
-    ) {
+    fn logical(&mut self, group: &Group, lv: &Logical, place: &Place<'_>, resolver: &Resolver<'_>) {
+        let (dir, depth) = (place.dir, place.depth);
         let path = format!("{dir}/{}", lv.name);
         let mut notes = Remarks::default();
         let map = resolver.map(&lv.name, &mut notes);
@@ -252,6 +269,8 @@ impl Scanner<'_> {
             part_label: None,
             part_uuid: None,
             damage: None,
+            sector_bytes: None,
+            is_left_over: place.is_left_over,
         };
         match map {
             Ok(map) => {

@@ -8,9 +8,11 @@
 //! - The same disks give the same volumes in the same order, with the same paths.
 //! - Damage is a state of one volume, and never stops the others.
 
+mod array;
 mod btrfs;
 mod logical;
 mod name;
+mod physical;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -60,12 +62,18 @@ pub enum Origin {
         /// Its name.
         name: String,
     },
+    /// An md array.
+    Array {
+        /// Its name in its path.
+        name: String,
+    },
 }
 
 /// One volume.
 #[derive(Debug, Clone)]
 pub struct Volume {
-    /// Its path below `volumes/`, unique: `vda/part/1`, `vda/raw`, `lvm/vg0/root`, `lvm/vg0/disk1.part/1`.
+    /// Its path below `volumes/`, unique: `vda/part/1`, `vda/raw`, `lvm/vg0/root`, `lvm/vg0/disk1.part/1`,
+    /// `md/root`.
     pub path: String,
     /// Where it comes from.
     pub origin: Origin,
@@ -79,6 +87,10 @@ pub struct Volume {
     pub part_label: Option<String>,
     /// UUID of the partition.
     pub part_uuid: Option<String>,
+    /// Bytes of the sectors that its table counts in.
+    pub sector_bytes: Option<u64>,
+    /// Whether only a copy of the partition table at the end of the disk knows it: it may be read, and is no part of the guest's tree.
+    pub is_left_over: bool,
     /// What lies on it, as its magic says.
     pub content: Option<Content>,
     /// How far it is known.

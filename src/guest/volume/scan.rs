@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::array::Half;
 use super::logical::Physicals;
 use super::name::Names;
 use super::{Known, Origin, Scan, Volume, btrfs, reader};
@@ -14,6 +15,7 @@ use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::lvm;
+use crate::guest::md;
 use crate::guest::partition::{self, Kind, Partition, Table, TableKind};
 use crate::guest::probe::{Class, Content, probe};
 use crate::guest::remark::Remarks;
@@ -35,6 +37,10 @@ pub(super) struct Device {
     pub(super) part_label: Option<String>,
     pub(super) part_uuid: Option<String>,
     pub(super) damage: Option<String>,
+    /// Bytes of the sectors that its table counts in.
+    pub(super) sector_bytes: Option<u64>,
+    /// Whether only a left-over table knows it, or what it lies on.
+    pub(super) is_left_over: bool,
 }
 
 /// A scan that is going on.
@@ -44,6 +50,8 @@ pub(super) struct Scanner<'a> {
     pub(super) volumes: Vec<Volume>,
     pub(super) notes: Remarks,
     pub(super) physicals: Physicals,
+    /// Devices of md arrays that have not been assembled.
+    pub(super) halves: Vec<Half>,
     /// Number of volumes when something could not be read.
     settled: Option<usize>,
     /// Whether there are too many volumes already.
@@ -63,6 +71,7 @@ pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
         volumes: Vec::new(),
         notes: Remarks::default(),
         physicals: Physicals::default(),
+        halves: Vec::new(),
         settled: None,
         is_full: false,
     };
@@ -72,6 +81,7 @@ pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
             scanner.could_not(name, &error);
         }
     }
+    scanner.arrays();
     scanner.logical_volumes();
     btrfs::join(&mut scanner.volumes, &sources, &mut scanner.notes);
     Scan {
@@ -112,10 +122,32 @@ impl Scanner<'_> {
             part_label: None,
             part_uuid: None,
             damage: None,
+            sector_bytes: None,
+            is_left_over: false,
         };
-        match partition::scan(disk, 0) {
-            Ok(table) if table.kind == TableKind::None => self.look(device),
-            Ok(table) => self.table(&device, &format!("{name}/part"), name, table),
+        let table = partition::scan(disk, 0);
+        let is_table = !matches!(&table, Ok(table) if table.kind == TableKind::None);
+        // A table within a mirror of whole disks, whose superblock is at their end; one at their start would hide it.
+        if is_table
+            && let Some(superblock) = md::load(disk)
+                .unwrap_or(None)
+                .filter(|found| found.is_certain && found.data.0 == 0)
+        {
+            self.member(&device, superblock);
+            return Ok(());
+        }
+        match table {
+            Ok(mut table) => {
+                let backup = table.backup.take();
+                if table.kind == TableKind::None {
+                    self.look(device.clone());
+                } else {
+                    self.table(&device, &format!("{name}/part"), name, table);
+                }
+                if let Some(backup) = backup {
+                    self.left_over(device, name, *backup);
+                }
+            }
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 self.notes.push(format!("{name}: {}", error.report()));
                 self.add(device, None, Known::Damaged(error.report()));
@@ -123,6 +155,19 @@ impl Scanner<'_> {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Looks at the partitions of a GPT that only its copy at the end of a disk knows.
+    fn left_over(&mut self, device: Device, name: &str, table: Table) {
+        self.notes.push(format!(
+            "{name}: a sound copy of a GPT lies at the end of the disk, and no GPT at its start; its partitions are in {name}/backup-gpt, and no \
+             part of files/"
+        ));
+        let device = Device {
+            is_left_over: true,
+            ..device
+        };
+        self.table(&device, &format!("{name}/backup-gpt"), name, table);
     }
 
     /// Adds a volume; beyond the limit, says so once.
@@ -152,6 +197,8 @@ impl Scanner<'_> {
             type_name: device.type_name,
             part_label: device.part_label,
             part_uuid: device.part_uuid,
+            sector_bytes: device.sector_bytes,
+            is_left_over: device.is_left_over,
             content,
             known,
             damage: device.damage,
@@ -160,10 +207,6 @@ impl Scanner<'_> {
 
     /// Looks at everything in a table; its partitions are named below `dir`.
     fn table(&mut self, device: &Device, dir: &str, who: &str, table: Table) {
-        let disk = match device.origin {
-            Origin::Disk(number) => Some(number),
-            _ => None,
-        };
         for note in &table.notes {
             self.notes.push(format!("{who}: {note}"));
         }
@@ -172,18 +215,23 @@ impl Scanner<'_> {
             let map = part
                 .map
                 .compose(|_, at, length| Ok(device.map.run_at(at, length)));
-            self.partition(disk, &dir, device.depth.saturating_add(1), part, map);
+            self.partition(device, table.sector_bytes, &dir, part, map);
         }
     }
 
     fn partition(
         &mut self,
-        disk: Option<usize>,
+        below: &Device,
+        sector_bytes: u64,
         dir: &str,
-        depth: u32,
         part: Partition,
         map: Result<RunMap<usize>>,
     ) {
+        // A kernel gives no name to what it does not see.
+        let disk = match below.origin {
+            Origin::Disk(number) if !below.is_left_over => Some(number),
+            _ => None,
+        };
         let (map, broken) = match map {
             Ok(map) => (map, None),
             Err(error) => (RunMap::linear(0, 0, 0), Some(error.report())),
@@ -195,11 +243,13 @@ impl Scanner<'_> {
                 number: part.number,
             },
             map: Arc::new(map),
-            depth,
+            depth: below.depth.saturating_add(1),
             type_name: Some(part.type_name.map_or(part.type_id, str::to_owned)),
             part_label: part.label,
             part_uuid: part.uuid,
             damage: part.damage.or(broken),
+            sector_bytes: Some(sector_bytes),
+            is_left_over: below.is_left_over,
         };
         match part.kind {
             Kind::Candidate | Kind::Swap => self.look(device),
@@ -220,6 +270,15 @@ impl Scanner<'_> {
                 return self.add(device, None, Known::Damaged(error.report()));
             }
         };
+        // What Linux does not see is no part of an array.
+        match (!device.is_left_over).then(|| md::load(&reader)) {
+            Some(Ok(Some(superblock))) => return self.member(&device, superblock),
+            Some(Err(error)) => {
+                self.unread(&device.path, &error);
+                return self.add(device, None, Known::Damaged(error.report()));
+            }
+            Some(Ok(None)) | None => {}
+        }
         let may_be_physical = content.as_ref().is_none_or(|c| c.format == "LVM2_member");
         if may_be_physical && self.physical(&device, &reader) {
             return;
@@ -229,7 +288,7 @@ impl Scanner<'_> {
         let may_have_table = match device.origin {
             Origin::Disk(_) => false,
             Origin::Partition { .. } => content.is_none(),
-            Origin::Logical { .. } => true,
+            Origin::Logical { .. } | Origin::Array { .. } => true,
         };
         if may_have_table && self.nested_table(&device, &reader) {
             return;

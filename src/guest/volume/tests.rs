@@ -107,6 +107,7 @@ fn a_filesystem_hides_what_looks_like_a_table() {
 fn devices_of_one_btrfs_are_joined() {
     let (one, two, copy, single) = (empty(), empty(), empty(), empty());
     btrfs(&one, 0, 7, 3, 2);
+    one.write_at(65_536 + 0x48, &9u64.to_le_bytes()).unwrap();
     btrfs(&two, 0, 7, 3, 1);
     btrfs(&copy, 0, 7, 3, 2);
     btrfs(&single, 0, 8, 1, 1);
@@ -119,7 +120,7 @@ fn devices_of_one_btrfs_are_joined() {
             ("vdb/raw", &Known::Filesystem),
             (
                 "vdc/raw",
-                &member("btrfs; it is a copy of vda/raw, which is used")
+                &member("btrfs; it is an older copy of vda/raw, which is used")
             ),
             ("vdd/raw", &Known::Filesystem),
         ]
@@ -133,6 +134,35 @@ fn devices_of_one_btrfs_are_joined() {
             .notes
             .iter()
             .any(|note| note.contains("2 of the 3 devices"))
+    );
+}
+
+/// The order of disks changes nothing, and of two copies of one commit neither is chosen.
+#[test]
+fn copies_of_a_device_of_a_btrfs() {
+    let device = |number, generation: u64| {
+        let disk = empty();
+        btrfs(&disk, 0, 7, 2, number);
+        disk.write_at(65_536 + 0x48, &generation.to_le_bytes())
+            .unwrap();
+        dynamic(disk)
+    };
+    let (first, old, new) = (device(1, 9), device(2, 5), device(2, 9));
+    let found = scan(vec![old, Arc::clone(&new), Arc::clone(&first)]);
+    assert_eq!(found.volumes[2].known, Known::Filesystem);
+    assert_eq!(
+        found.volumes[2].members,
+        [Arc::clone(&found.volumes[1].map)]
+    );
+    let found = scan(vec![new, first, device(2, 9)]);
+    let Known::Damaged(why) = &found.volumes[1].known else {
+        panic!("{:?}", shown(&found));
+    };
+    assert!(why.contains("vda/raw") && why.contains("vdc/raw"), "{why}");
+    assert!(
+        shown(&found)
+            .iter()
+            .all(|(_, known)| **known != Known::Filesystem)
     );
 }
 

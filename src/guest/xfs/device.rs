@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fs_core::BlockRead;
 use fs_xfs::{Filesystem, Superblock, log};
 
+use super::group;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::device::{self, Device, device_error};
-use crate::types::width::usize_from_u64;
+use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: records at the end of the log that may be incomplete (Linux: `XLOG_MAX_ICLOGS`).
 const TORN_MAX: usize = 8;
@@ -24,15 +25,37 @@ const LOG_BYTES_MAX: u64 = 1 << 31;
 /// Bytes of a basic block, in which the log counts.
 const BASIC_BYTES: u64 = 512;
 
-/// The volume, but for the magic numbers of log records that are hidden.
+/// The volume, but for the magic numbers of log records that are hidden, and sectors that are replaced.
 struct Volume {
     device: Device,
     hidden: Mutex<Vec<u64>>,
+    replaced: Mutex<Vec<(u64, Vec<u8>)>>,
+}
+
+/// A filesystem that is mounted, and what was passed over for it.
+pub(super) struct Mounted {
+    pub(super) fs: Filesystem,
+    /// Records at the end of the log that were left out.
+    pub(super) torn: usize,
+    /// Remarks for people.
+    pub(super) notes: Vec<String>,
 }
 
 impl BlockRead for Volume {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_core::Result<()> {
         self.device.read_at(offset, buf)?;
+        let replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, sector) in replaced.iter() {
+            let end = offset.saturating_add(u64_from_usize(buf.len()));
+            for (place, byte) in (*at..end).zip(sector) {
+                if let Some(from) = place.checked_sub(offset)
+                    && let Some(target) = buf.get_mut(usize_from_u64(from))
+                {
+                    *target = *byte;
+                }
+            }
+        }
+        drop(replaced);
         for at in self
             .hidden
             .lock()
@@ -64,6 +87,10 @@ pub(super) fn translate(error: fs_xfs::Error) -> Error {
     use fs_xfs::Error as Xfs;
     match error {
         Xfs::Io(text) => device_error(&text),
+        Xfs::UnsupportedFeature(what) if what.starts_with("the log ") => Error::unsupported(
+            format!("XFS: {what}"),
+        )
+        .advise("map the disks with `restorefs map --scratch` and mount the filesystem there"),
         Xfs::UnsupportedFeature(what) => Error::unsupported(format!("XFS: {what}")),
         Xfs::RealtimeDeviceAbsent { .. } => {
             Error::unsupported("XFS: the file lies on a realtime device")
@@ -114,11 +141,12 @@ fn check_bounds(superblock: &Superblock) -> Result<()> {
     Ok(())
 }
 
-/// Mounts a volume, and tells how many records at the end of its log were left out.
-pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<(Filesystem, usize)> {
+/// Mounts a volume as the kernel would read-only.
+pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<Mounted> {
     let volume = Arc::new(Volume {
         device: Device(volume),
         hidden: Mutex::new(Vec::new()),
+        replaced: Mutex::new(Vec::new()),
     });
     let mut head = vec![0; 4096];
     let superblock = guard(|| {
@@ -129,14 +157,27 @@ pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<(Filesystem, usize)> {
     })?;
     check_bounds(&superblock)?;
     let log_start = superblock.fsblock_offset(superblock.logstart);
-    let mut hidden = 0;
+    let mut torn = 0;
+    let mut notes = Vec::new();
     loop {
         let device: Arc<dyn BlockRead> = Arc::<Volume>::clone(&volume);
         // The crate's own cache is of blocks; ours below has pages and reads ahead.
         let refused = match guard(|| Ok(Filesystem::mount_with_cache(device, 0)))? {
-            Ok(fs) => return Ok((fs, hidden)),
-            Err(fs_xfs::Error::CorruptLog(what)) if hidden < TORN_MAX => {
+            Ok(fs) => return Ok(Mounted { fs, torn, notes }),
+            Err(fs_xfs::Error::CorruptLog(what)) if torn < TORN_MAX => {
                 fs_xfs::Error::CorruptLog(what)
+            }
+            Err(error) if notes.is_empty() && group::is_refusal(&error) => {
+                let (sectors, found) = guard(|| group::replace(&*volume, &superblock))?;
+                if sectors.is_empty() {
+                    return Err(translate(error));
+                }
+                notes = found;
+                *volume
+                    .replaced
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = sectors;
+                continue;
             }
             Err(error) => return Err(translate(error)),
         };
@@ -151,6 +192,6 @@ pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<(Filesystem, usize)> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(at);
-        hidden = hidden.saturating_add(1);
+        torn = torn.saturating_add(1);
     }
 }

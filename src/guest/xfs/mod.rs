@@ -11,6 +11,7 @@
 
 mod attribute;
 mod device;
+mod group;
 mod log;
 mod run;
 
@@ -28,7 +29,7 @@ use super::kept::Kept;
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
-use device::{guard, translate};
+use device::{Mounted, guard, translate};
 use run::Fork;
 
 /// LIMIT: bytes of volume kept in memory per open filesystem.
@@ -62,8 +63,8 @@ struct XfsFs {
 pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
     let volume = devices.first().ok_or_else(|| Error::invalid("no device"))?;
     let volume: Arc<dyn ReadAt> = Arc::new(PageCache::new(Arc::clone(volume), CACHE_BYTES));
-    let (fs, torn) = device::mount(Arc::clone(&volume))?;
-    let info = info(&fs, torn)?;
+    let Mounted { fs, torn, notes } = device::mount(Arc::clone(&volume))?;
+    let info = info(&fs, torn, notes)?;
     let numbers = if fs.was_replayed() {
         log::device_numbers(&fs)?
     } else {
@@ -88,25 +89,40 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
     Ok(Box::new(opened))
 }
 
-fn info(fs: &Filesystem, torn: usize) -> Result<FsInfo> {
+fn info(fs: &Filesystem, torn: usize, mut notes: Vec<String>) -> Result<FsInfo> {
     let sb = fs.superblock();
-    let mut notes = Vec::new();
     let (mut free_blocks, mut inodes, mut inodes_free) = (sb.fdblocks, sb.icount, sb.ifree);
     if fs.was_replayed() {
         notes.push("the log was replayed in memory".to_owned());
         // The superblock's counters are written at an unmount only.
         (free_blocks, inodes, inodes_free) = (0, 0, 0);
+        let mut unknown = None;
         for group in 0..sb.agcount {
-            let (space, nodes) = guard(|| {
+            let read = guard(|| {
                 let space = fs.read_agf(group).map_err(translate)?;
                 Ok((space, fs.read_agi(group).map_err(translate)?))
-            })?;
+            });
+            let (space, nodes) = match read {
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    unknown.get_or_insert_with(|| error.report());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             for blocks in [space.freeblks, space.flcount, space.btreeblks] {
                 free_blocks = free_blocks.saturating_add(u64::from(blocks));
             }
             inodes = inodes.saturating_add(u64::from(nodes.count));
             inodes_free = inodes_free.saturating_add(u64::from(nodes.freecount));
         }
+        if let Some(report) = unknown {
+            notes.push(format!("how much is in use is not known wholly: {report}"));
+        }
+    } else if let Some(report) = damaged_space(fs)? {
+        notes.push(format!(
+            "a header of free space (AGF) is damaged, so the kernel does not mount it before xfs_repair; files are read without it: {report}"
+        ));
     }
     if torn > 0 {
         notes.push(format!(
@@ -131,6 +147,18 @@ fn info(fs: &Filesystem, torn: usize) -> Result<FsInfo> {
         inodes_free: Some(inodes_free),
         notes,
     })
+}
+
+/// What is wrong with the first header of free space that is damaged. Nothing that is only read needs one, so the crate reads none.
+fn damaged_space(fs: &Filesystem) -> Result<Option<String>> {
+    for group in 0..fs.superblock().agcount {
+        match guard(|| fs.read_agf(group).map_err(translate)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Some(error.report())),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 impl XfsFs {

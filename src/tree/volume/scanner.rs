@@ -48,7 +48,7 @@ fn facts(node: &VolumeNode) -> VolumeFacts {
         facts.label = info.label.clone().or(facts.label);
         facts.uuid = info.uuid.clone().or(facts.uuid);
     }
-    facts.may_open = node.state == VolumeState::Readable;
+    facts.may_open = node.state == VolumeState::Readable && !node.volume.is_left_over;
     facts
 }
 

@@ -1,0 +1,210 @@
+//! md arrays: mirrors are assembled from a half that is current; what is of another level is named.
+//!
+//! # Why
+//! A half that dropped out of a mirror keeps its filesystem as it was, and with metadata at its end (0.90, 1.0) it looks like any other
+//! partition. What it shows is older than what the guest would show, so it must not be taken for that.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::scan::{DEPTH_MAX, Device, Scanner};
+use super::{Known, Origin};
+use crate::block::run::RunMap;
+use crate::guest::md::Superblock;
+use crate::guest::probe::{Class, Content};
+
+/// The level of a mirror.
+const MIRROR: u32 = 1;
+
+/// A device with a superblock.
+pub(super) struct Half {
+    /// Its position among the volumes.
+    volume: usize,
+    path: String,
+    map: Arc<RunMap<usize>>,
+    depth: u32,
+    superblock: Superblock,
+}
+
+/// What becomes of the halves of a mirror.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    /// The one that is read.
+    carrier: Option<usize>,
+    /// For each: why it is not current, if it is not.
+    stale: Vec<Option<String>>,
+}
+
+fn named(half: &Half) -> String {
+    format!("{} (events {})", half.path, half.superblock.events)
+}
+
+/// Why a half is not current, as the others and itself say.
+fn fault(half: &Half, halves: &[Half]) -> Option<String> {
+    let own = &half.superblock;
+    if !own.is_complete {
+        return Some("by its own account it does not hold all data".to_owned());
+    }
+    let others = || halves.iter().filter(|other| other.path != half.path);
+    // One event behind is an array that was in use when it was captured (Linux, super_1_validate).
+    let newer = others()
+        .filter(|other| other.superblock.events > own.events.saturating_add(1))
+        .max_by_key(|other| other.superblock.events);
+    if let Some(newer) = newer {
+        let (events, newer) = (own.events, named(newer));
+        return Some(format!(
+            "it has missed writes: its events are {events}, {newer} is newer"
+        ));
+    }
+    let doubter = others().find(|other| {
+        other.superblock.events >= own.events && !other.superblock.trusts(own.number)
+    });
+    if let Some(doubter) = doubter {
+        return Some(format!("{} has it as failed or removed", named(doubter)));
+    }
+    let twin = others().find(|other| {
+        other.superblock.number == own.number && other.superblock.events == own.events
+    });
+    twin.map(|twin| format!("{} is a copy of it, and neither is newer", named(twin)))
+}
+
+fn judge(halves: &[Half]) -> Verdict {
+    let stale: Vec<Option<String>> = halves.iter().map(|half| fault(half, halves)).collect();
+    let mut carrier: Option<usize> = None;
+    for (n, (half, fault)) in halves.iter().zip(&stale).enumerate() {
+        let best = carrier.and_then(|at| halves.get(at));
+        let is_better = best.is_none_or(|best| half.superblock.events > best.superblock.events);
+        if fault.is_none() && is_better {
+            carrier = Some(n);
+        }
+    }
+    Verdict { carrier, stale }
+}
+
+impl Scanner<'_> {
+    /// Takes a device with a superblock; its array is assembled later.
+    pub(super) fn member(&mut self, device: &Device, superblock: Superblock) {
+        let content = Content {
+            format: "linux_raid_member",
+            class: Class::Container,
+            label: None,
+            uuid: crate::guest::bytes::uuid(superblock.uuid),
+        };
+        self.halves.push(Half {
+            volume: self.volumes.len(),
+            path: device.path.clone(),
+            map: Arc::clone(&device.map),
+            depth: device.depth,
+            superblock,
+        });
+        let known = Known::Member("an md array, which is not assembled".to_owned());
+        self.add(device.clone(), Some(content), known);
+    }
+
+    /// Assembles the arrays that were found, and those within them.
+    pub(super) fn arrays(&mut self) {
+        // LIMIT: rounds end, because an array nested too deep is not looked into.
+        while !self.halves.is_empty() {
+            let mut waiting = std::mem::take(&mut self.halves);
+            let uuids: BTreeSet<[u8; 16]> =
+                waiting.iter().map(|half| half.superblock.uuid).collect();
+            for uuid in uuids {
+                let (halves, rest) = waiting
+                    .into_iter()
+                    .partition(|half| half.superblock.uuid == uuid);
+                waiting = rest;
+                self.array(&halves);
+            }
+        }
+    }
+
+    fn set_known(&mut self, volume: usize, known: Known) {
+        if let Some(volume) = self.volumes.get_mut(volume) {
+            volume.known = known;
+        }
+    }
+
+    fn array(&mut self, halves: &[Half]) {
+        let Some(newest) = halves.iter().max_by_key(|half| half.superblock.events) else {
+            return;
+        };
+        let superblock = &newest.superblock;
+        let (level, name) = (superblock.level_name(), &superblock.name);
+        if superblock.level != MIRROR || superblock.is_reshaped {
+            let role = format!("the md array {name} ({level}), which is not assembled");
+            for half in halves {
+                self.set_known(half.volume, Known::Member(role.clone()));
+            }
+            return;
+        }
+        let verdict = judge(halves);
+        let dir = self.names.directory("md");
+        let path = format!("{dir}/{name}");
+        for (half, stale) in halves.iter().zip(&verdict.stale) {
+            let known = match stale {
+                Some(why) => {
+                    self.notes
+                        .push(format!("{}: not read for {path}: {why}", half.path));
+                    Known::Damaged(format!("a device of the md array {name}: {why}"))
+                }
+                None => Known::Member(format!("md array {name}")),
+            };
+            self.set_known(half.volume, known);
+        }
+        let current = verdict.stale.iter().filter(|stale| stale.is_none()).count();
+        let current = u32::try_from(current).unwrap_or(u32::MAX);
+        let carrier = verdict.carrier.and_then(|at| halves.get(at));
+        let depth = halves.iter().map(|half| half.depth).max().unwrap_or(0);
+        let mut device = Device {
+            path: path.clone(),
+            origin: Origin::Array { name: name.clone() },
+            map: Arc::new(RunMap::linear(0, 0, 0)),
+            depth: depth.saturating_add(1),
+            type_name: Some(format!("md {level}")),
+            part_label: None,
+            part_uuid: None,
+            damage: None,
+            sector_bytes: None,
+            is_left_over: false,
+        };
+        let Some(carrier) = carrier else {
+            let all: Vec<String> = halves.iter().map(named).collect();
+            let why = format!(
+                "none of the devices of this md array that are there is current beyond doubt: {}",
+                all.join(", ")
+            );
+            self.add(device, None, Known::Damaged(why));
+            return;
+        };
+        let (start, length) = carrier.superblock.data;
+        let whole = RunMap::linear((), start, length);
+        match whole.compose(|(), at, length| Ok(carrier.map.run_at(at, length))) {
+            Ok(map) => device.map = Arc::new(map),
+            Err(error) => {
+                self.unread(&path, &error);
+                self.add(device, None, Known::Damaged(error.report()));
+                return;
+            }
+        }
+        if current < carrier.superblock.devices {
+            let (of, from) = (carrier.superblock.devices, named(carrier));
+            self.notes.push(format!(
+                "{path}: {current} of the {of} devices of this md array are there and current; it is read from {from}, which may be old if \
+                 the array had dropped it"
+            ));
+        }
+        if device.depth > DEPTH_MAX {
+            self.notes.push(format!(
+                "{path}: nested deeper than {DEPTH_MAX}; not looked into"
+            ));
+            self.add(device, None, Known::NoFilesystem);
+        } else {
+            self.look(device);
+        }
+    }
+}

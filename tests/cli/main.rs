@@ -15,6 +15,7 @@ mod believed;
 mod broken;
 mod bytes;
 mod changed_only;
+mod complete;
 mod copied;
 mod daemon;
 mod filesystem;

@@ -1,5 +1,5 @@
-//! `restorefs complete-names WORD -- WORDS`: what the shells' completions ask, hidden from people. Prints the names that a word can become, a
-//! line each; of a repository that cannot be read, nothing.
+//! `restorefs complete-names WORD -- WORDS`: what the completions of shells ask, hidden from people. It prints the names that a word can
+//! become, a line each; of a repository that cannot be read, nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -248,6 +248,9 @@ pub struct Commit {
     /// The VM does not have this disk any more
     #[arg(long, value_name = "DISK")]
     pub without: Vec<String>,
+    /// The bytes of this new disk are its own, although they begin as those of an image (qcow2, vmdk ...)
+    #[arg(long, value_name = "DISK")]
+    pub raw: Vec<String>,
 }
 
 /// Arguments of `abort`.

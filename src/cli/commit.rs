@@ -19,6 +19,7 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
         previous_change_ids: parse_ids(&args.previous_change_id)?,
         unchanged: parse_disks(&args.unchanged)?,
         without: parse_disks(&args.without)?,
+        raw: parse_disks(&args.raw)?,
         consistency: None,
         consistency_note: None,
     };

@@ -24,7 +24,7 @@
     clippy::as_conversions
 )]
 
-use crate::block::ReadAt;
+use super::ReadAt;
 use crate::error::Result;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
@@ -91,8 +91,8 @@ fn parse_magic(head: &[u8], tail: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{look, parse_magic};
     use crate::block::{MemoryDisk, WriteAt};
+    use super::{look, parse_magic};
 
     #[test]
     fn short_disks_have_none() {

@@ -91,8 +91,8 @@ fn parse_magic(head: &[u8], tail: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use crate::block::{MemoryDisk, WriteAt};
     use super::{look, parse_magic};
+    use crate::block::{MemoryDisk, WriteAt};
 
     #[test]
     fn short_disks_have_none() {

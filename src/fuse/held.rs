@@ -8,7 +8,8 @@
 //! - No process of root asks a mount of an ordinary user anything: its answer may never come, and nothing ends the wait.
 //!
 //! # Why
-//! An ordinary user may mount under any name with `fusermount3`, and swap a directory above for a symlink between a look and an unmount by path.
+//! An ordinary user may mount under any name with `fusermount3`, and swap a directory above for a symlink between a look and an unmount
+//! by path.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -157,7 +158,8 @@ impl Held {
         }
     }
 
-    /// Ends the connection, so that all who wait for it are woken. Where the control filesystem is not there, unmounting by force does that.
+    /// Ends the connection, so that all who wait for it are woken. Where the control filesystem is not there, unmounting by force does
+    /// that.
     fn abort(&self) {
         let Some((_, minor)) = self.entry.device.split_once(':') else {
             return;

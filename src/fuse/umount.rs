@@ -51,8 +51,8 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
 }
 
 /// Takes away a repository's mount that does not answer, by force: whoever waits for it is told that nobody is there. `false` when it
-/// answers, none is there, or somebody else than root, `owner` (the repository's) and this user has mounted it: that one is asked nothing. For
-/// those who know that its process has been ended.
+/// answers, none is there, or somebody else than root, `owner` (the repository's) and this user has mounted it: that one is asked
+/// nothing. For those who know that its process has been ended.
 ///
 /// # Errors
 /// `PermissionDenied`, `Io`.

@@ -12,7 +12,8 @@ import array, os, socket, subprocess, sys, time
 how, repo, mnt = sys.argv[1:]
 ours, theirs = socket.socketpair()
 env = dict(os.environ, _FUSE_COMMFD=str(theirs.fileno()))
-subprocess.run(["fusermount3", "-o", f"fsname={repo},subtype=restorefs,allow_other", "--", mnt], pass_fds=[theirs.fileno()], env=env, check=True)
+options = f"fsname={repo},subtype=restorefs,allow_other"
+subprocess.run(["fusermount3", "-o", options, "--", mnt], pass_fds=[theirs.fileno()], env=env, check=True)
 _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
 print("mounted", flush=True)
 if how == "silent": time.sleep(600)

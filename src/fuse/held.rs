@@ -11,6 +11,7 @@
 //! An ordinary user may mount under any name with `fusermount3`, and swap a directory above for a symlink between a look and an unmount
 //! by path.
 
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
@@ -165,7 +166,11 @@ impl Held {
             return;
         };
         let path = Path::new(CONNECTIONS).join(minor).join("abort");
-        if let Err(error) = std::fs::write(&path, "1") {
+        let written = std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(b"1"));
+        if let Err(error) = written {
             tracing::debug!(path = %path.display(), %error, "a connection is not ended by itself");
         }
     }

@@ -16,6 +16,7 @@ mod broken;
 mod bytes;
 mod changed_only;
 mod complete;
+mod confined;
 mod copied;
 mod daemon;
 mod filesystem;

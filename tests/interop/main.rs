@@ -31,4 +31,5 @@ mod history;
 mod opinion;
 mod qcow2;
 mod repository;
+mod second_reader;
 mod tool;

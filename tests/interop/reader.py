@@ -398,9 +398,11 @@ class Layers:
         self.opened, self.resolved = {}, {}
 
     def layer(self, slot):
-        """A layer with its sums and tables; damage is raised at each call."""
+        """A layer with its sums and tables; damage of these is raised at each call, that of clusters reported once."""
         if slot not in self.opened:
             self.opened[slot] = self._open(slot)
+            if isinstance(self.opened[slot], Layer):
+                self._check_clusters(self.opened[slot])
         if isinstance(self.opened[slot], Damage):
             raise self.opened[slot]
         return self.opened[slot]
@@ -419,6 +421,13 @@ class Layers:
         except Damage as damage:
             return damage
 
+    def _check_clusters(self, layer):
+        """Section "To verify" 6: what the layer holds, against its leaves."""
+        for cluster, right in layer.sums.leaves.items():
+            data = self._attempt(layer.cluster, cluster)
+            if data is not None and leaf_of(data) != right:
+                self._report(layer.path, f"cluster {cluster} is damaged")
+
     def chain(self, slot):
         """Section "To verify" 2: the layers of a chain, the top first."""
         layers = []
@@ -431,9 +440,9 @@ class Layers:
         return layers
 
     def leaves(self, slot):
-        """The leaf of each cluster that is not zero, of the disk as of this layer; checks what the layer holds.
+        """The leaf of each cluster that is not zero, of the disk as of this layer: "To verify" 5.
 
-        Sections "Layers" (not held: the backing file's, and zero beyond its size) and "Content root".
+        A cluster that the layer does not hold is the backing file's, and zero beyond its size: section "Layers".
         """
         self.chain(slot)
         return self._leaves(slot)
@@ -447,20 +456,16 @@ class Layers:
             below = self.layer(layer.backing.removesuffix(".qcow2"))
             end = min(below.disk_bytes, layer.disk_bytes)
             leaves = {n: leaf for n, leaf in self._leaves(below.slot).items() if n * CLUSTER < end}
-        for cluster, right in layer.sums.leaves.items():
-            data = self._attempt(layer.cluster, cluster)
-            if data is not None and leaf_of(data) != right:
-                self._report(layer.path, f"cluster {cluster} is damaged")
-            # What is damaged is reported here, once, and not again for each layer above.
+        for cluster, leaf in layer.sums.leaves.items():
             leaves.pop(cluster, None)
-            if right != ZERO_LEAF:
-                leaves[cluster] = right
+            if leaf != ZERO_LEAF:
+                leaves[cluster] = leaf
         self.resolved[slot] = leaves
         self._check_regions(layer, leaves)
         return leaves
 
     def _check_regions(self, layer, leaves):
-        """The region hashes in the sums of a layer, against the disk as it is read."""
+        """Section "To verify" 5: the region hashes in the sums of a layer."""
         by_region = {}
         for cluster, leaf in leaves.items():
             by_region.setdefault(cluster // REGION_CLUSTERS, {})[cluster % REGION_CLUSTERS] = leaf

@@ -1,7 +1,7 @@
 """A second reader of repositories, written from src/FORMATS.md alone ("the page"): it keeps the page true.
 
     reader.py verify REPO                       check everything; one line for each fault, naming the file
-    reader.py extract REPO VM POINT DISK OUT    write a disk, each cluster checked
+    reader.py extract REPO VM POINT DISK OUT    write a disk, each cluster checked; NAME.partial is an open session
 
 Exit codes: 0 all is well, 1 cannot be read by this program, 2 usage, 3 damage found. Lines that begin with `note: ` are
 no faults. Needs Python 3.11, and zstd(1) where a layer is compressed by it.
@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -116,7 +117,7 @@ class Fields(dict):
 
 TAIL = re.compile(rb',\n  "blake3": "([0-9a-f]{64})"\n}\n\Z')
 # What is left of it when a part is damaged.
-PART_OF_TAIL = re.compile(rb'[0-9a-f]{64}"\n}\n\Z|\n  "blake3".{0,80}\Z', re.DOTALL)
+PART_OF_TAIL = re.compile(rb'[0-9a-f]{64}"\n}\n\Z|\n  "blake3".{0,155}\Z', re.DOTALL)
 
 
 def load_sidecar(path):
@@ -343,11 +344,17 @@ class Layer:
 
     def _decompress(self, cluster, stream):
         try:
-            data = inflate(stream) if self.compression == 0 else unzstd(stream)
+            return decompress(stream, self.compression)
         except ValueError as error:
             raise Damage(self.path, f"compressed cluster {cluster}: {error}") from None
-        self._demand(len(data) == CLUSTER, f"compressed cluster {cluster} gives {len(data)} bytes")
-        return data
+
+
+def decompress(stream, compression):
+    """A cluster out of the stream that `stream` begins with."""
+    data = inflate(stream) if compression == 0 else unzstd(stream)
+    if len(data) != CLUSTER:
+        raise ValueError(f"gives {len(data)} bytes")
+    return data
 
 
 def inflate(stream):
@@ -486,6 +493,83 @@ class Layers:
         self.findings.fault(path, what)
 
 
+# Sessions
+
+
+class Log:
+    """Section "Session log": what a session has written to one disk. `map` has `(kind, host offset, bytes)`."""
+
+    def __init__(self, path, disk_bytes, source_bytes):
+        self.path, self.map = path, {}
+        self.disk_bytes, self.source_bytes, self.is_finished = disk_bytes, source_bytes, False
+        data, at = path.read_bytes(), 0
+        self.frames = 0
+        while frame := self._frame(data, at):
+            at += 24 + len(frame)
+            for kind, count, cluster, value in struct.iter_unpack("<B3xIQQ", frame):
+                self._replay(kind, count, cluster, value)
+            self.frames += 1
+        self.bytes_left = len(data) - at
+
+    def _frame(self, data, at):
+        """The records of the frame at an offset, or nothing if it is not whole."""
+        if len(data) < at + 24:
+            return None
+        magic, count, number, check, zero = struct.unpack_from("<4sIQII", data, at)
+        records = data[at + 24 : at + 24 + 24 * count]
+        is_whole = magic == b"RFSR" and zero == 0 and number == self.frames and len(records) == 24 * count
+        return records if is_whole and zlib.crc32(records, zlib.crc32(data[at : at + 16])) == check else None
+
+    def _replay(self, kind, count, cluster, value):
+        if kind == 1:
+            self.map |= {cluster + n: ("data", value + n * CLUSTER, CLUSTER) for n in range(count)}
+        elif kind == 2:
+            self.map[cluster] = ("compressed", value, count)
+        elif kind == 3:
+            self.map |= {cluster + n: ("zero", 0, 0) for n in range(count)}
+        elif kind == 4:
+            for n in range(count):
+                self.map.pop(cluster + n, None)
+        elif kind == 5:
+            self.disk_bytes, self.source_bytes = cluster, value
+        elif kind == 6:
+            self.is_finished = value == 1
+        else:
+            raise Damage(self.path, f"has a record of kind {kind}")
+
+
+def extract_session(repo, vm, name, disk, out):
+    """Sections "session.json" and "Session log": writes a disk of an open session as it is now."""
+    directory = repo / "vms" / vm / "points" / f".{name}"
+    session = load_sidecar(directory / "session.json")
+    chosen = [entry for entry in session["disks"] if entry["name"] == disk]
+    if not chosen:
+        sys.exit(f"{directory} has no disk {disk}")
+    entry = chosen[0]
+    log = Log(directory / f"{entry.get('log', disk)}.map", entry["size_bytes"], entry["source_bytes"])
+    layers = Layers(repo / "vms" / vm / "layers")
+    chain = layers.chain(entry["parent"]["layer"]) if "parent" in entry else []
+    compression = 1 if session.get("compression") == "zstd" else 0
+    path = layers.directory / f"{entry['layer']}.open"
+    with path.open("rb") as own, open(out, "wb") as file:
+        for cluster in (layers.leaves(chain[0].slot) if chain else {}):
+            if cluster not in log.map:
+                file.seek(cluster * CLUSTER)
+                file.write(next(layer for layer in chain if cluster in layer.map).cluster(cluster))
+        for cluster, (kind, at, count) in log.map.items():
+            own.seek(at)
+            stored = own.read(count).ljust(count, b"\0")
+            if kind == "compressed":
+                try:
+                    stored = decompress(stored, compression)
+                except ValueError as error:
+                    raise Damage(path, f"compressed cluster {cluster}: {error}") from None
+            file.seek(cluster * CLUSTER)
+            file.write(ZEROES if kind == "zero" else stored)
+        file.truncate(log.source_bytes)
+    return 0
+
+
 # Verification
 
 
@@ -562,6 +646,11 @@ class Verifier:
         self.serial(session["serial"], f"{session['vm']}/{session['name']}", session.path)
         self.count["sessions"] += 1
         for disk in session["disks"]:
+            with suppress(FileNotFoundError):
+                name = disk.get("log", disk["name"])
+                log = Log(directory / f"{name}.map", disk["size_bytes"], disk["source_bytes"])
+                if log.bytes_left:
+                    self.findings.note(log.path, f"{log.bytes_left} bytes after the last whole frame")
             if "parent" in disk:
                 root = self.findings.attempt(self.root, layers, disk["parent"]["layer"])
                 same = root in (None, disk["parent"]["content_root"])
@@ -688,6 +777,8 @@ def main(arguments):
         match arguments:
             case ["verify", repo]:
                 return verify(Path(repo))
+            case ["extract", repo, vm, name, disk, out] if name.endswith(".partial"):
+                return extract_session(Path(repo), vm, name, disk, out)
             case ["extract", repo, vm, point, disk, out]:
                 return extract(Path(repo), vm, point, disk, out)
     except Damage as damage:

@@ -256,16 +256,41 @@ fn all_is_read_as_it_was_written() {
         return;
     }
     let world = world();
-    // A session is open meanwhile, and written.
+    // A session is open meanwhile, and written: data over zeroes, zeroes over data, text, a second time.
     let daemon = world.serve();
-    world.ok(&["begin", "web01", "--session", "nightly", "--point", "five"]);
+    let mut nightly = fs::read(world.path("web01.four.vda")).unwrap();
+    nightly.resize(nightly.len().next_multiple_of(512) + 2 * CLUSTER, 0);
+    let size = format!("vda={}", nightly.len());
+    world.ok(&[
+        "begin",
+        "web01",
+        &size,
+        "--session",
+        "nightly",
+        "--compress",
+        "zstd",
+    ]);
     let uri = format!(
         "nbd+unix:///web01/nightly/vda?socket={}",
         daemon.socket.display()
     );
     let client = Client::connect(&uri.parse().unwrap()).unwrap();
-    client.write_at(1_000, &[0x77; 100_000]).unwrap();
-    client.flush().unwrap();
+    let noise = mixed(CLUSTER, 7);
+    let grown = nightly.len() - CLUSTER - 512;
+    for (at, bytes) in [
+        (4 * CLUSTER + 1_000, &[0x77; 100_000][..]),
+        (8 * CLUSTER, &noise),
+        (0, &[0; CLUSTER]),
+        (grown, b"grown"),
+        (8 * CLUSTER + 5, b"again"),
+        (9 * CLUSTER, &noise),
+    ] {
+        client.write_at(at as u64, bytes).unwrap();
+        client.flush().unwrap();
+        nightly[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    let source = world.path("web01.nightly.partial.vda");
+    fs::write(source, nightly).unwrap();
     let repo = world.path("repo");
     let output = reader(&["verify", text(&repo)]);
     let found = String::from_utf8(output.stdout).unwrap();
@@ -296,6 +321,12 @@ fn all_is_read_as_it_was_written() {
         let count = source_bytes.to_string();
         run("cmp", &["-n", &count, text(&out), text(&flat)]);
     }
+    let out = world.path("out.raw");
+    let args = ["web01", "nightly.partial", "vda", text(&out)];
+    let output = reader(&[&["extract", text(&repo)], &args[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let source = world.path("web01.nightly.partial.vda");
+    run("cmp", &[text(&source), text(&out)]);
     drop(client);
 }
 

@@ -32,4 +32,5 @@ mod opinion;
 mod qcow2;
 mod repository;
 mod second_reader;
+mod second_reader_damage;
 mod tool;

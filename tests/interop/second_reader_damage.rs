@@ -184,9 +184,23 @@ fn reseal(layer: &Path, at: usize, to: u8) {
             sums[entry + 8..entry + 40].copy_from_slice(blake3::hash(whole).as_bytes());
         }
     }
+    replace_sums(&path, sums);
+}
+
+/// Writes sums, with their hash made right.
+fn replace_sums(path: &Path, mut sums: Vec<u8>) {
     let hash = *blake3::hash(&sums[40..]).as_bytes();
     sums[8..40].copy_from_slice(&hash);
-    replace(&path, &sums);
+    replace(path, &sums);
+}
+
+/// Flips a bit in the sums of a layer, at what `at` says of their length, and makes their hash right again.
+fn flip_in_sums(layer: &Path, at: impl FnOnce(usize) -> usize) {
+    let path = sums(layer);
+    let mut sums = fs::read(&path).unwrap();
+    let at = at(sums.len());
+    sums[at] ^= 1;
+    replace_sums(&path, sums);
 }
 
 #[test]
@@ -239,6 +253,21 @@ fn what_contradicts_itself_under_right_hashes_is_found() {
     });
     check(text(layer), "has another virtual size", &|path| {
         reseal(path, 30, 0xfe);
+    });
+    check(text(layer), "region 0 has another content", &|path| {
+        flip_in_sums(path, |_| 104);
+    });
+    check(text(layer), "cluster 13 is damaged", &|path| {
+        flip_in_sums(path, |len| len - 1);
+    });
+    let beside = sums(&world.layer("web01", "two", "vda"));
+    let beside = beside.strip_prefix(world.path("repo")).unwrap();
+    check(text(beside), "does not have the", &|path| {
+        // The bitmap of the one region that is touched lies behind the metadata clusters.
+        let layer = world.layer("web01", "two", "vda");
+        let layer = path.with_file_name(layer.file_name().unwrap());
+        let metadata = usize::from(fs::read(path).unwrap()[96]);
+        flip_in_sums(&layer, |_| 104 + 32 + 16 + 40 * metadata);
     });
     let (code, _, said) = faults(&world, |copy| {
         edit(&copy.join("vms/web01/vm.json"), |fields| {

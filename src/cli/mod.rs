@@ -32,6 +32,7 @@ mod sessions;
 mod sources;
 mod target;
 mod unmap;
+mod unread;
 mod volumes;
 
 use std::io::Write;

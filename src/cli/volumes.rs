@@ -29,6 +29,13 @@ pub(super) fn run(context: &Context, args: &Volumes) -> Result<()> {
         &["SIZE", "USED"],
         &rows,
     )?;
+    let unjoined: Vec<Vec<String>> = list(&found, "files").iter().flat_map(unjoined).collect();
+    if !unjoined.is_empty() {
+        context.output.line("")?;
+        context
+            .output
+            .table(&["NOT JOINED", "SOURCE", "CLASS", "REASON"], &[], &unjoined)?;
+    }
     for note in list(&found, "notes").iter().filter_map(Value::as_str) {
         context.output.remark(note);
     }
@@ -40,6 +47,25 @@ fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
         .get(name)
         .and_then(Value::as_array)
         .map_or(&[], Vec::as_slice)
+}
+
+/// What is not in a tree, a row each.
+fn unjoined(tree: &Value) -> Vec<Vec<String>> {
+    let text = |value: &Value, name: &str| {
+        let text = value.get(name).and_then(Value::as_str);
+        text.unwrap_or("-").to_owned()
+    };
+    let name = text(tree, "name");
+    let row = |entry: &Value| {
+        let place = format!("/{name}{}", text(entry, "target"));
+        vec![
+            place.trim_end_matches('/').to_owned(),
+            text(entry, "source"),
+            text(entry, "class").replace('_', " "),
+            text(entry, "reason"),
+        ]
+    };
+    list(tree, "unjoined").iter().map(row).collect()
 }
 
 fn row(volume: &Value) -> Vec<String> {

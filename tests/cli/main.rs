@@ -31,3 +31,4 @@ mod share;
 mod space;
 mod target;
 mod tool;
+mod unread;

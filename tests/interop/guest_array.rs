@@ -214,7 +214,7 @@ fn what_is_not_current_beyond_doubt_is_refused() {
     // Another level looks like a filesystem at its first device, and is none.
     let stripes = lab.half("1.0", 1, "new", "number=0 level=0");
     let (found, _) = scan(&[&stripes]);
-    let Known::Member(role) = &at(&found, "vda/part/1").known else {
+    let Known::Unsupported(role) = &at(&found, "vda/part/1").known else {
         panic!("{:?}", found.volumes);
     };
     assert!(

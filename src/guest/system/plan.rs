@@ -5,74 +5,22 @@
     clippy::as_conversions
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::filesystem::Filesystems;
-use super::fstab::{self, Entry};
+use super::fstab;
+use super::join::Joiner;
+use super::kind::{Kind, kind};
+use super::label::Labels;
 use super::os_release::{self, OsRelease};
-use super::source::{find, is_kernel_name};
+use super::source::is_kernel_name;
 use super::tree::Tree;
-use super::{Files, MountAt, Open, Place, System, Unjoined, VolumeFacts};
-use crate::error::{ErrorKind, Result};
+use super::{Class, Files, Obstacle, Open, Place, System, Unjoined, VolumeFacts, shown};
+use crate::error::ErrorKind;
 use crate::guest::fs::{FileType, GuestFs, Subvolume};
-use crate::types::PointName;
 
 /// Subvolumes of btrfs that distributions put their root in.
 const ROOT_SUBVOLUMES: [&[u8]; 3] = [b"@", b"root", b"@rootfs"];
-/// Filesystems of the kernel and of memory: nobody looks for their files in a backup.
-const PSEUDO: [&str; 26] = [
-    "swap",
-    "proc",
-    "sysfs",
-    "devpts",
-    "tmpfs",
-    "devtmpfs",
-    "securityfs",
-    "cgroup",
-    "cgroup2",
-    "debugfs",
-    "tracefs",
-    "configfs",
-    "mqueue",
-    "hugetlbfs",
-    "fusectl",
-    "binfmt_misc",
-    "efivarfs",
-    "pstore",
-    "bpf",
-    "ramfs",
-    "rpc_pipefs",
-    "autofs",
-    "nfsd",
-    "usbfs",
-    "ignore",
-    "selinuxfs",
-];
-/// Filesystems on other machines.
-const NETWORK: [&str; 16] = [
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "ceph",
-    "glusterfs",
-    "afs",
-    "9p",
-    "virtiofs",
-    "lustre",
-    "davfs",
-    "beegfs",
-    "gfs2",
-    "ocfs2",
-    "pvfs2",
-];
-/// Drives whose medium is no part of the machine.
-const REMOVABLE: [&str; 4] = ["/dev/cdrom", "/dev/sr", "/dev/fd", "/dev/dvd"];
-
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// Whether the tree from here on looks like that of a system.
 fn is_system(tree: &Tree<'_>) -> bool {
@@ -99,179 +47,6 @@ fn root_of(volume: usize, fs: &dyn GuestFs, open: Open<'_>) -> Option<Place> {
         .find(|root| is_system(&Tree::new(open, *root)))
 }
 
-/// The subvolume that the options name.
-fn subvolume(entry: &Entry) -> Result<Subvolume, String> {
-    if let Some(path) = entry.option("subvol") {
-        let path = path.strip_prefix(b"/").unwrap_or(path);
-        return Ok(Subvolume::Path(path.to_vec()));
-    }
-    match entry.option("subvolid") {
-        None => Ok(Subvolume::Default),
-        Some(id) => std::str::from_utf8(id)
-            .ok()
-            .and_then(|id| id.parse().ok())
-            .map(Subvolume::Id)
-            .ok_or_else(|| "its subvolid is no number".to_owned()),
-    }
-}
-
-/// A system whose tree is being joined.
-struct Joiner<'a> {
-    filesystems: &'a Filesystems<'a>,
-    open: Open<'a>,
-    tree: Tree<'a>,
-    mapped: Vec<(String, String)>,
-    unjoined: Vec<Unjoined>,
-}
-
-impl Joiner<'_> {
-    /// The directory that an entry's source and options name; of several volumes of one name `own` comes first.
-    fn root(&self, entry: &Entry, own: Option<usize>) -> Result<Place, String> {
-        let source = shown(&entry.source);
-        let found = find(&self.filesystems.volumes, &source, &self.mapped)?;
-        let volume = match own.filter(|own| found.contains(own)) {
-            Some(own) => own,
-            // The members of one filesystem have its UUID too.
-            None => *found
-                .iter()
-                .find(|volume| self.filesystems.may_open(**volume))
-                .or(found.first())
-                .ok_or("there is no such volume")?,
-        };
-        self.subvolume_of(volume, entry)
-    }
-
-    /// The directory of a volume that an entry's options name.
-    fn subvolume_of(&self, volume: usize, entry: &Entry) -> Result<Place, String> {
-        let fs = self
-            .filesystems
-            .get(volume)
-            .map_err(|error| error.report())?;
-        let ino = fs
-            .subvolume(&subvolume(entry)?)
-            .map_err(|error| format!("its subvolume: {}", error.report()))?;
-        Ok(Place { volume, ino })
-    }
-
-    fn refuse(&mut self, entry: &Entry, reason: String) {
-        self.unjoined.push(Unjoined {
-            source: shown(&entry.source),
-            target: shown(&entry.target),
-            reason,
-        });
-    }
-
-    /// Mounts `root` at the entry's target.
-    fn mount(&mut self, entry: &Entry, root: Place) -> Result<(), String> {
-        let over = self
-            .tree
-            .resolve(&entry.target)
-            .map_err(|error| format!("its mount point: {}", error.report()))?;
-        if over.file_type != FileType::Directory {
-            return Err("its mount point is no directory".to_owned());
-        }
-        if over.path == b"/" {
-            return Err("another filesystem is mounted there".to_owned());
-        }
-        self.tree.mounts.push(MountAt {
-            path: over.path,
-            over: over.place,
-            root,
-        });
-        Ok(())
-    }
-
-    fn bind(&mut self, entry: &Entry) -> Result<(), String> {
-        let source = self
-            .tree
-            .resolve(&entry.source)
-            .map_err(|error| format!("what it shows: {}", error.report()))?;
-        if source.file_type != FileType::Directory {
-            return Err("what it shows is no directory".to_owned());
-        }
-        self.mount(entry, source.place)
-    }
-
-    /// Joins all entries: parents before children, then what shows parts of the tree a second time.
-    fn join(&mut self, entries: &[Entry], own: usize) {
-        let mut volumes = Vec::new();
-        let mut binds = Vec::new();
-        for entry in entries {
-            match kind(entry) {
-                Kind::Silent | Kind::Root => {}
-                Kind::Refused(reason) => self.refuse(entry, reason.to_owned()),
-                Kind::Bind => binds.push(entry),
-                Kind::Volume => volumes.push(entry),
-            }
-        }
-        let depth = |entry: &&Entry| {
-            let parts = entry.target.split(|b| *b == b'/');
-            parts.filter(|part| !part.is_empty()).count()
-        };
-        volumes.sort_by_key(depth);
-        for entry in volumes {
-            let joined = self
-                .root(entry, Some(own))
-                .and_then(|root| self.mount(entry, root));
-            if let Err(reason) = joined {
-                self.refuse(entry, reason);
-            }
-        }
-        for entry in binds {
-            if let Err(reason) = self.bind(entry) {
-                self.refuse(entry, reason);
-            }
-        }
-    }
-
-    fn read(&self, path: &[u8]) -> Vec<u8> {
-        self.tree.read(path).unwrap_or_default()
-    }
-}
-
-/// What becomes of an entry.
-enum Kind {
-    Root,
-    Volume,
-    Bind,
-    Refused(&'static str),
-    /// Nobody would look for it.
-    Silent,
-}
-
-fn kind(entry: &Entry) -> Kind {
-    let fs_type = shown(&entry.fs_type);
-    let source = shown(&entry.source);
-    let types = || fs_type.split(',');
-    let has_type = |known: &[&str]| types().any(|name| known.contains(&name));
-    if has_type(&PSEUDO) || !entry.target.starts_with(b"/") {
-        return Kind::Silent;
-    }
-    if REMOVABLE.iter().any(|drive| source.starts_with(drive)) {
-        return Kind::Silent;
-    }
-    let is_remote = source.starts_with("//")
-        || source.contains(":/")
-        || (entry.has("_netdev") && !source.starts_with("/dev/") && !source.contains('='));
-    if has_type(&NETWORK) || is_remote {
-        return Kind::Refused("it is on another machine");
-    }
-    if entry.has("noauto") && !entry.has("x-systemd.automount") {
-        return Kind::Refused("noauto: it is not mounted at boot");
-    }
-    let is_bind = entry.has("bind") || entry.has("rbind");
-    if is_bind || (fs_type == "none" && source.starts_with('/')) {
-        return Kind::Bind;
-    }
-    if types().any(|name| name == "overlay" || name.starts_with("fuse")) {
-        return Kind::Refused("a program of the guest shows it");
-    }
-    if entry.target.iter().all(|b| *b == b'/') {
-        return Kind::Root;
-    }
-    Kind::Volume
-}
-
 /// Names of `/etc/crypttab` and the devices that they open.
 fn parse_crypttab(text: &[u8]) -> Vec<(String, String)> {
     String::from_utf8_lossy(text)
@@ -282,43 +57,6 @@ fn parse_crypttab(text: &[u8]) -> Vec<(String, String)> {
             Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
         })
         .collect()
-}
-
-/// Gives names that are good for directories, each once.
-#[derive(Default)]
-struct Labels(BTreeSet<String>);
-
-impl Labels {
-    fn take(&mut self, wished: &[Option<String>], path: &str) -> String {
-        let good = |name: &String| PointName::new(name.clone()).is_ok();
-        let plain: String = path
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || "._".contains(c) {
-                    c
-                } else {
-                    '-'
-                }
-            })
-            .take(100)
-            .collect();
-        let first = wished.iter().flatten().find(|name| good(name)).cloned();
-        let first = first.unwrap_or_else(|| {
-            let plain = plain.replace("..", "-");
-            Some(plain.clone())
-                .filter(good)
-                .unwrap_or_else(|| format!("volume{plain}"))
-        });
-        let mut name = first.clone();
-        for n in 2u64.. {
-            if self.0.insert(name.to_ascii_lowercase()) {
-                break;
-            }
-            let short: String = first.chars().take(100).collect();
-            name = format!("{short}-{n}");
-        }
-        name
-    }
 }
 
 /// The label of the filesystem on a volume.
@@ -346,6 +84,7 @@ fn fstab_text(tree: &Tree<'_>) -> (Vec<u8>, Option<Unjoined>) {
                 source: "/etc/fstab".to_owned(),
                 target: "/".to_owned(),
                 reason: format!("it cannot be read: {}", error.report()),
+                class: Class::Unreadable,
             };
             (Vec::new(), Some(unread))
         }
@@ -469,4 +208,30 @@ pub fn plan_files(volumes: &[VolumeFacts], open: Open<'_>) -> Files {
             .map_or(Files::Nothing, |(_, place)| Files::One(place)),
         _ => Files::Several(places),
     }
+}
+
+/// The volumes that are left out of a tree without a system, each with its reason: those that cannot be read, and, where nothing at all
+/// is read, those without files.
+#[must_use]
+pub fn left_out(volumes: &[VolumeFacts], files: &Files) -> Vec<Unjoined> {
+    if matches!(files, Files::Systems(_)) {
+        return Vec::new();
+    }
+    let is_empty = matches!(files, Files::Nothing);
+    volumes
+        .iter()
+        .filter_map(|facts| {
+            let (class, reason) = match facts.obstacle.as_ref()? {
+                Obstacle::Unreadable(reason) => (Class::Unreadable, reason),
+                Obstacle::Other(reason) if is_empty => (Class::NoFiles, reason),
+                Obstacle::Other(_) => return None,
+            };
+            Some(Unjoined {
+                source: facts.path.clone(),
+                target: "/".to_owned(),
+                reason: reason.clone(),
+                class,
+            })
+        })
+        .collect()
 }

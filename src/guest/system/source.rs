@@ -5,11 +5,15 @@
     clippy::as_conversions
 )]
 
-use super::VolumeFacts;
+use super::{Class, Obstacle, Refusal, VolumeFacts};
 use crate::guest::volume::Origin;
 
 /// The volumes that a source may name, or why none.
-pub(super) type Found = Result<Vec<usize>, String>;
+pub(super) type Found = Result<Vec<usize>, Refusal>;
+
+fn missing(reason: impl Into<String>) -> Refusal {
+    Refusal::new(Class::Missing, reason)
+}
 
 /// Undoes udev's `\x20`.
 fn unhexed(text: &str) -> String {
@@ -136,16 +140,31 @@ fn logical(volumes: &[VolumeFacts], group: &str, name: &str) -> Vec<usize> {
     )
 }
 
+/// What an encrypted device means: it is on the disks, or nobody knows.
+fn encrypted(volumes: &[VolumeFacts], below: &str) -> Refusal {
+    let is_there = find(volumes, below, &[]).is_ok_and(|found| {
+        let mut found = found.iter().filter_map(|volume| volumes.get(*volume));
+        found.any(|facts| matches!(facts.obstacle, Some(Obstacle::Unreadable(_))))
+    });
+    let class = if is_there {
+        Class::Unreadable
+    } else {
+        Class::Missing
+    };
+    Refusal::new(
+        class,
+        format!("/etc/crypttab opens it from {below}, which is encrypted"),
+    )
+}
+
 fn by_device(volumes: &[VolumeFacts], device: &str, mapped: &[(String, String)]) -> Found {
     if let Some(name) = device.strip_prefix("mapper/") {
         if let Some((_, below)) = mapped.iter().find(|(mapped, _)| mapped == name) {
-            return Err(format!(
-                "/etc/crypttab opens it from {below}, which is encrypted"
-            ));
+            return Err(encrypted(volumes, below));
         }
         return match mapper_parts(name) {
             Some((group, volume)) => Ok(logical(volumes, &group, &volume)),
-            None => Err("it is no LVM volume".to_owned()),
+            None => Err(missing("it is no LVM volume")),
         };
     }
     if let Some((tag, value)) = device
@@ -153,20 +172,21 @@ fn by_device(volumes: &[VolumeFacts], device: &str, mapped: &[(String, String)])
         .and_then(|rest| rest.split_once('/'))
     {
         return by_tag(volumes, tag, &unhexed(value)).ok_or_else(|| {
-            format!("the names in /dev/disk/by-{tag} are not known outside of the guest")
+            missing(format!(
+                "the names in /dev/disk/by-{tag} are not known outside of the guest"
+            ))
         });
     }
     if device.starts_with("dm-") {
-        return Err("the numbers of /dev/dm-N are given at each boot".to_owned());
+        return Err(missing("the numbers of /dev/dm-N are given at each boot"));
     }
     if device.starts_with("md") {
-        return Err("it is an md array, which is not assembled".to_owned());
+        return Err(missing("it is an md array, which is not assembled"));
     }
     if let Some((group, volume)) = device.split_once('/') {
         return Ok(logical(volumes, group, volume));
     }
-    let (disk, partition) =
-        disk_name(device).ok_or_else(|| "no disk has such a name".to_owned())?;
+    let (disk, partition) = disk_name(device).ok_or_else(|| missing("no disk has such a name"))?;
     Ok(all(volumes, |facts| match (&facts.origin, partition) {
         (Origin::Disk(d), None) => *d == disk,
         (
@@ -187,12 +207,12 @@ pub(super) fn find(volumes: &[VolumeFacts], source: &str, mapped: &[(String, Str
     } else if let Some((tag, value)) = source.split_once('=') {
         let value = value.trim_matches('"');
         by_tag(volumes, &tag.to_ascii_lowercase(), value)
-            .ok_or_else(|| format!("{tag}= is not known outside of the guest"))?
+            .ok_or_else(|| missing(format!("{tag}= is not known outside of the guest")))?
     } else {
-        return Err("it is no device".to_owned());
+        return Err(missing("it is no device"));
     };
     if found.is_empty() {
-        return Err("there is no such volume".to_owned());
+        return Err(missing("there is no such volume"));
     }
     Ok(found)
 }
@@ -210,7 +230,9 @@ mod tests {
             uuid: Some(format!("0000-000{n}a")),
             part_label: Some(format!("part{n}")),
             part_uuid: Some(format!("abcd-0{n}")),
+            format: None,
             may_open: true,
+            obstacle: None,
         }
     }
 
@@ -272,7 +294,9 @@ mod tests {
         ] {
             assert!(find(&volumes, source, &mapped).is_err(), "{source}");
         }
-        let why = find(&volumes, "/dev/mapper/data", &mapped).unwrap_err();
+        let why = find(&volumes, "/dev/mapper/data", &mapped)
+            .unwrap_err()
+            .reason;
         assert!(why.contains("/dev/sda2"), "{why}");
     }
 

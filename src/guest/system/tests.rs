@@ -29,7 +29,9 @@ impl Guest {
             uuid: info.and_then(|info| info.uuid),
             part_label: None,
             part_uuid: None,
+            format: None,
             may_open: true,
+            obstacle: None,
         });
         self.filesystems.push(fs.map(Arc::new));
         self.facts.last_mut().unwrap()

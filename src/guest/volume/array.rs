@@ -102,7 +102,7 @@ impl Scanner<'_> {
             depth: device.depth,
             superblock,
         });
-        let known = Known::Member("an md array, which is not assembled".to_owned());
+        let known = Known::Unsupported("an md array, which is not assembled".to_owned());
         self.add(device.clone(), Some(content), known);
     }
 
@@ -136,9 +136,9 @@ impl Scanner<'_> {
         let superblock = &newest.superblock;
         let (level, name) = (superblock.level_name(), &superblock.name);
         if superblock.level != MIRROR || superblock.is_reshaped {
-            let role = format!("the md array {name} ({level}), which is not assembled");
+            let role = format!("a device of the md array {name} ({level}), which is not assembled");
             for half in halves {
-                self.set_known(half.volume, Known::Member(role.clone()));
+                self.set_known(half.volume, Known::Unsupported(role.clone()));
             }
             return;
         }

@@ -361,7 +361,7 @@ fn known(content: Option<&Content>) -> Known {
         (Class::Filesystem, _) => Known::Filesystem,
         (Class::Swap, _) => Known::NoFilesystem,
         (Class::Container, "linux_raid_member") => {
-            Known::Member("an md array, which is not assembled".to_owned())
+            Known::Unsupported("an md array, which is not assembled".to_owned())
         }
         (Class::Container, format) => Known::Unsupported(format.to_owned()),
     }

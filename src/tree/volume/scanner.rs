@@ -13,8 +13,8 @@ use super::{Probed, VolumeNode, Volumes};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{GuestFs, VolumeState};
-use crate::guest::system::{VolumeFacts, plan_files};
-use crate::guest::volume::{Volume, scan_point};
+use crate::guest::system::{Obstacle, VolumeFacts, left_out, plan_files};
+use crate::guest::volume::{Known, Origin, Volume, scan_point};
 use crate::guest::worker::{Limits, Opening, Readers};
 use crate::tree::attribute::TreeOptions;
 use crate::tree::cache::Flights;
@@ -42,13 +42,31 @@ pub(in crate::tree) struct Scanner {
 }
 
 /// What a plan of the guest's tree may know of a volume; what its reader says is better than what a look at its magic gave.
-fn facts(node: &VolumeNode) -> VolumeFacts {
+fn facts(point: &PointView, node: &VolumeNode) -> VolumeFacts {
     let mut facts = VolumeFacts::from(&node.volume);
     if let Some(info) = &node.info {
         facts.label = info.label.clone().or(facts.label);
         facts.uuid = info.uuid.clone().or(facts.uuid);
     }
     facts.may_open = node.state == VolumeState::Readable && !node.volume.is_left_over;
+    facts.opened(&node.state);
+    if node.volume.is_left_over {
+        let why = "only a copy of the partition table at the end of the disk knows it";
+        facts.obstacle = Some(Obstacle::Other(why.to_owned()));
+    }
+    // A whole disk with data in which nothing is known: whatever it is, it cannot be read.
+    if let (Origin::Disk(disk), Known::NoFilesystem, None) =
+        (&node.volume.origin, &node.volume.known, &facts.format)
+    {
+        let entry = point.entry.disks.get(*disk);
+        let is_blank = entry.is_some_and(|entry| entry.data_bytes == 0);
+        facts.obstacle = Some(if is_blank {
+            Obstacle::Other("it is empty".to_owned())
+        } else {
+            let why = "it has no filesystem and no partition table that is known";
+            Obstacle::Unreadable(why.to_owned())
+        });
+    }
     facts
 }
 
@@ -127,13 +145,18 @@ impl Scanner {
             })
             .collect();
         let mut volumes = Volumes::new(point, scan, probed, failures + 1);
-        let facts: Vec<VolumeFacts> = volumes.nodes.iter().map(|node| facts(node)).collect();
+        let facts: Vec<VolumeFacts> = volumes
+            .nodes
+            .iter()
+            .map(|node| facts(point, node))
+            .collect();
         let open = |at: usize| match volumes.nodes.get(at) {
             Some(node) => self.filesystem(point, &node.volume),
             None => Err(Error::not_found("no such volume")),
         };
         let plan = plan_files(&facts, &open);
-        volumes.files = Files::new(plan, &volumes.nodes, volumes.complete);
+        let left_out = left_out(&facts, &plan);
+        volumes.files = Files::new(plan, left_out, &volumes.nodes, volumes.complete);
         volumes
     }
 

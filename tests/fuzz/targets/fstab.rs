@@ -44,7 +44,9 @@ fn volumes(fstab: &[u8], crypttab: &[u8]) -> Result<Vec<(VolumeFacts, Arc<dyn Gu
         uuid: Some(uuid.to_owned()),
         part_label: None,
         part_uuid: Some(format!("1a2b3c4d-0{n}")),
+        format: None,
         may_open: true,
+        obstacle: None,
     };
     let partition = |number| Origin::Partition {
         disk: Some(0),

@@ -51,6 +51,8 @@ pub(super) struct FileTree {
     /// What the system calls itself.
     system: Option<String>,
     pub(super) unjoined: Vec<Unjoined>,
+    /// Remarks for people.
+    notes: Vec<String>,
 }
 
 /// The trees of a point; the first is `files`.
@@ -108,6 +110,7 @@ impl Files {
             top,
             system,
             unjoined,
+            notes: Vec::new(),
         });
     }
 
@@ -137,6 +140,9 @@ impl Files {
             }
         }
         self.tree(name, Top::Instance(top), system.name, system.unjoined);
+        if let Some(tree) = self.trees.last_mut() {
+            tree.notes = system.notes;
+        }
     }
 
     /// The instance of that volume which a path of the tree lies in: the one with the longest path above it.
@@ -246,6 +252,7 @@ impl Files {
             "system": tree.system,
             "mounts": mounts,
             "unjoined": unjoined,
+            "notes": tree.notes,
             "attributes": attributes,
         })
     }

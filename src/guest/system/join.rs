@@ -5,17 +5,22 @@
     clippy::as_conversions
 )]
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::filesystem::Filesystems;
 use super::fstab::Entry;
 use super::kind::{Kind, kind};
-use super::source::find;
+use super::source::{Found, Hints, find};
 use super::tree::Tree;
-use super::{Class, MountAt, Open, Place, Refusal, Unjoined, shown};
+use super::{Class, MountAt, Open, Place, Refusal, Unjoined, VolumeFacts, hardware, shown};
 use crate::error::{Error, ErrorKind};
 use crate::guest::fs::{FileType, Subvolume};
 
+/// The number of the top level of a btrfs.
+pub(super) const TOP_LEVEL: u64 = 5;
+
 /// The subvolume that the options name.
-fn subvolume(entry: &Entry) -> Result<Subvolume, Refusal> {
+pub(super) fn subvolume(entry: &Entry) -> Result<Subvolume, Refusal> {
     if let Some(path) = entry.option("subvol") {
         let path = path.strip_prefix(b"/").unwrap_or(path);
         return Ok(Subvolume::Path(path.to_vec()));
@@ -25,7 +30,8 @@ fn subvolume(entry: &Entry) -> Result<Subvolume, Refusal> {
         Some(id) => std::str::from_utf8(id)
             .ok()
             .and_then(|id| id.parse().ok())
-            .map(Subvolume::Id)
+            // The kernel takes 0 for the top level (btrfs_parse_subvol_options).
+            .map(|id| Subvolume::Id(if id == 0 { TOP_LEVEL } else { id }))
             .ok_or_else(|| Refusal::new(Class::Missing, "its subvolid is no number")),
     }
 }
@@ -42,28 +48,115 @@ fn refusal(what: &str, error: &Error) -> Refusal {
 /// A system whose tree is being joined.
 pub(super) struct Joiner<'a> {
     pub(super) filesystems: &'a Filesystems<'a>,
-    pub(super) open: Open<'a>,
     pub(super) tree: Tree<'a>,
     /// Names of `/etc/crypttab`, each with what it opens.
     pub(super) mapped: Vec<(String, String)>,
+    /// Arrays of `mdadm.conf`, each with its UUID or name.
+    pub(super) arrays: Vec<(String, String)>,
+    /// What the fstab calls the root.
+    pub(super) own_source: Option<Vec<u8>>,
+    /// Volumes that entries mean for certain.
+    taken: BTreeSet<usize>,
     pub(super) unjoined: Vec<Unjoined>,
+    pub(super) notes: Vec<String>,
 }
 
-impl Joiner<'_> {
+impl<'a> Joiner<'a> {
+    /// A system with this root, nothing joined to it yet.
+    pub(super) fn new(filesystems: &'a Filesystems<'a>, open: Open<'a>, root: Place) -> Self {
+        Self {
+            filesystems,
+            tree: Tree::new(open, root),
+            mapped: Vec::new(),
+            arrays: Vec::new(),
+            own_source: None,
+            taken: BTreeSet::new(),
+            unjoined: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
     /// The directory that an entry's source and options name; of several volumes of one name `own` comes first.
-    pub(super) fn root(&self, entry: &Entry, own: Option<usize>) -> Result<Place, Refusal> {
+    pub(super) fn root(&mut self, entry: &Entry, own: Option<usize>) -> Result<Place, Refusal> {
+        // What the root is called is the root, whatever may have that name here.
+        if let (Some(own), true) = (own, self.own_source.as_ref() == Some(&entry.source)) {
+            return self.subvolume_of(own, entry);
+        }
         let source = shown(&entry.source);
-        let found = find(&self.filesystems.volumes, &source, &self.mapped)?;
-        let volume = match own.filter(|own| found.contains(own)) {
-            Some(own) => own,
-            // The members of one filesystem have its UUID too.
-            None => *found
-                .iter()
-                .find(|volume| self.filesystems.may_open(**volume))
-                .or(found.first())
-                .ok_or_else(|| Refusal::new(Class::Missing, "there is no such volume"))?,
-        };
+        let (found, note) = self.find(entry)?;
+        let volume = self.choose(&source, found, own)?;
+        if let Some(note) = note {
+            self.notes
+                .push(format!("{}: {source}: {note}", shown(&entry.target)));
+        }
         self.subvolume_of(volume, entry)
+    }
+
+    fn find(&self, entry: &Entry) -> Found {
+        let hints = Hints {
+            fs_type: &shown(&entry.fs_type),
+            mapped: &self.mapped,
+            arrays: &self.arrays,
+            taken: match &entry.fs_type[..] {
+                // One filesystem may be mounted in several places.
+                b"btrfs" => BTreeSet::new(),
+                _ => self.taken.clone(),
+            },
+        };
+        find(&self.filesystems.volumes, &shown(&entry.source), &hints)
+    }
+
+    /// All volumes that an entry may mean.
+    pub(super) fn meant(&self, entry: &Entry) -> Vec<usize> {
+        self.find(entry).map(|(found, _)| found).unwrap_or_default()
+    }
+
+    /// Of several volumes of one name the one that is meant: `own`, what can be opened, no snapshot, on the disks of `own`.
+    fn choose(
+        &self,
+        source: &str,
+        found: Vec<usize>,
+        own: Option<usize>,
+    ) -> Result<usize, Refusal> {
+        if let Some(own) = own.filter(|own| found.contains(own)) {
+            return Ok(own);
+        }
+        let facts = |volume: &usize| self.filesystems.volumes.get(*volume);
+        let disks = own.and_then(|own| Some(facts(&own)?.disks.clone()));
+        let disks = disks.unwrap_or_default();
+        let mut left = found;
+        let mut narrow = |is_meant: &dyn Fn(&VolumeFacts) -> bool| {
+            let meant: Vec<usize> = left
+                .iter()
+                .copied()
+                .filter(|volume| facts(volume).is_some_and(is_meant))
+                .collect();
+            if !meant.is_empty() {
+                left = meant;
+            }
+        };
+        // The members of one filesystem have its UUID too.
+        narrow(&|facts| facts.may_open);
+        narrow(&|facts| !facts.is_snapshot);
+        narrow(&|facts| facts.disks.iter().any(|disk| disks.contains(disk)));
+        match left.as_slice() {
+            [] => Err(Refusal::new(Class::Missing, "there is no such volume")),
+            [one] => Ok(*one),
+            // Of what cannot be opened any tells why.
+            [first, ..] if left.iter().all(|at| !self.filesystems.may_open(*at)) => Ok(*first),
+            several => {
+                let paths: Vec<&str> = several
+                    .iter()
+                    .filter_map(facts)
+                    .map(|facts| facts.path.as_str())
+                    .collect();
+                let list = paths.join(", ");
+                Err(Refusal::new(
+                    Class::Unreadable,
+                    format!("{list} all are {source}, and nothing decides between them"),
+                ))
+            }
+        }
     }
 
     /// The directory of a volume that an entry's options name.
@@ -134,6 +227,11 @@ impl Joiner<'_> {
             match kind(entry) {
                 Kind::Silent | Kind::Root => {}
                 Kind::Refused(class, reason) => self.refuse(entry, Refusal::new(class, reason)),
+                Kind::PassedOver(why) => self.notes.push(format!(
+                    "{} at {} is passed over: {why}",
+                    shown(&entry.source),
+                    shown(&entry.target)
+                )),
                 Kind::Bind => binds.push(entry),
                 Kind::Volume => volumes.push(entry),
             }
@@ -143,10 +241,24 @@ impl Joiner<'_> {
             parts.filter(|part| !part.is_empty()).count()
         };
         volumes.sort_by_key(depth);
-        for entry in volumes {
-            let joined = self
-                .root(entry, Some(own))
-                .and_then(|root| self.mount(entry, root));
+        // Names that tell little mean what is left.
+        let is_vague = |entry: &Entry| hardware::is_name(&shown(&entry.source));
+        let mut roots: BTreeMap<usize, Result<Place, Refusal>> = BTreeMap::new();
+        for vague in [false, true] {
+            for (at, entry) in volumes.iter().enumerate() {
+                if is_vague(entry) != vague {
+                    continue;
+                }
+                let root = self.root(entry, Some(own));
+                if let Ok(place) = &root {
+                    self.taken.insert(place.volume);
+                }
+                roots.insert(at, root);
+            }
+            self.taken.insert(own);
+        }
+        for ((_, root), entry) in roots.into_iter().zip(volumes) {
+            let joined = root.and_then(|root| self.mount(entry, root));
             if let Err(refusal) = joined {
                 self.refuse(entry, refusal);
             }

@@ -65,6 +65,8 @@ pub(super) enum Kind {
     Volume,
     Bind,
     Refused(Class, &'static str),
+    /// It is passed over, and that is worth a remark.
+    PassedOver(&'static str),
     /// Nobody would look for it.
     Silent,
 }
@@ -74,11 +76,14 @@ pub(super) fn kind(entry: &Entry) -> Kind {
     let source = shown(&entry.source);
     let types = || fs_type.split(',');
     let has_type = |known: &[&str]| types().any(|name| known.contains(&name));
-    if has_type(&PSEUDO) || !entry.target.starts_with(b"/") {
+    if has_type(&PSEUDO) || matches!(&entry.target[..], b"none" | b"swap") {
         return Kind::Silent;
     }
+    if !entry.target.starts_with(b"/") {
+        return Kind::PassedOver("its mount point is no absolute path");
+    }
     if REMOVABLE.iter().any(|drive| source.starts_with(drive)) {
-        return Kind::Silent;
+        return Kind::PassedOver("a drive whose medium is no part of the machine");
     }
     let is_remote = source.starts_with("//")
         || source.contains(":/")

@@ -8,26 +8,34 @@
 //! - What cannot be joined and would be missed is listed with its reason; nothing is guessed.
 //! - The same volumes give the same plan.
 
+mod boot;
 mod filesystem;
 mod fstab;
+mod gpt;
+mod hardware;
 mod join;
 mod kind;
 mod label;
 mod os_release;
+mod ostree;
 mod plan;
+mod root;
 mod source;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unit;
 
 pub use fstab::{Entry, parse as parse_fstab};
 pub use os_release::{OsRelease, parse as parse_os_release};
 pub use plan::{left_out, plan_files, plan_systems};
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::fs::{GuestFs, GuestIno, VolumeState};
-use super::volume::{Known, Origin, Volume};
+use super::volume::{Alias, Known, Origin, Volume};
+use crate::block::run::Target;
 use crate::error::Result;
 
 /// What is asked of a volume to find it by what an fstab calls it.
@@ -47,6 +55,14 @@ pub struct VolumeFacts {
     pub part_uuid: Option<String>,
     /// Its content by its magic: `ext`, `xfs`, `swap`.
     pub format: Option<String>,
+    /// Serial number of its disk, as far as it is known.
+    pub serial: Option<String>,
+    /// The numbers of all disks that it lies on.
+    pub disks: Vec<usize>,
+    /// Whether it is a snapshot of another volume, so that it has that one's label and UUID.
+    pub is_snapshot: bool,
+    /// What else names it.
+    pub alias: Alias,
     /// Whether it may have a filesystem to open.
     pub may_open: bool,
     /// Why no filesystem can be opened on it; also of one that may be, when opening it has failed already.
@@ -109,12 +125,29 @@ impl VolumeFacts {
     }
 }
 
+/// The disks that a volume lies on.
+fn disks(volume: &Volume) -> Vec<usize> {
+    let runs = volume.map.runs().iter();
+    let disks: BTreeSet<usize> = runs
+        .filter_map(|run| match run.target {
+            Target::Source { source, .. } => Some(source),
+            _ => None,
+        })
+        .collect();
+    disks.into_iter().collect()
+}
+
 impl From<&Volume> for VolumeFacts {
     fn from(volume: &Volume) -> Self {
         let content = volume.content.as_ref();
         Self {
             format: content.map(|content| content.format.to_owned()),
             obstacle: obstacle(volume),
+            serial: None,
+            disks: disks(volume),
+            // So says LVM's own rule for udev, which has links to the other volume rather than to its snapshot.
+            is_snapshot: volume.type_name.as_deref() == Some("LVM snapshot"),
+            alias: volume.alias.clone(),
             path: volume.path.clone(),
             origin: volume.origin.clone(),
             label: content.and_then(|content| content.label.clone()),
@@ -235,6 +268,8 @@ pub struct System {
     pub mounts: Vec<MountAt>,
     /// What is not, and would be missed.
     pub unjoined: Vec<Unjoined>,
+    /// Remarks for people: what was inferred, and what was passed over.
+    pub notes: Vec<String>,
 }
 
 /// What `files/` of a point is.

@@ -5,47 +5,22 @@
     clippy::as_conversions
 )]
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::filesystem::Filesystems;
-use super::fstab;
+use super::fstab::{self, Entry};
 use super::join::Joiner;
 use super::kind::{Kind, kind};
 use super::label::Labels;
 use super::os_release::{self, OsRelease};
+use super::root::{Root, fstab_text, is_system, roots};
 use super::source::is_kernel_name;
 use super::tree::Tree;
-use super::{Class, Files, Obstacle, Open, Place, System, Unjoined, VolumeFacts, shown};
-use crate::error::ErrorKind;
-use crate::guest::fs::{FileType, GuestFs, Subvolume};
-
-/// Subvolumes of btrfs that distributions put their root in.
-const ROOT_SUBVOLUMES: [&[u8]; 3] = [b"@", b"root", b"@rootfs"];
-
-/// Whether the tree from here on looks like that of a system.
-fn is_system(tree: &Tree<'_>) -> bool {
-    tree.is(b"/etc", FileType::Directory)
-        && [
-            &b"/etc/fstab"[..],
-            b"/etc/os-release",
-            b"/usr/lib/os-release",
-        ]
-        .iter()
-        .any(|path| tree.is(path, FileType::Regular))
-}
-
-/// Where a system begins on a volume, if it has one.
-fn root_of(volume: usize, fs: &dyn GuestFs, open: Open<'_>) -> Option<Place> {
-    let named = ROOT_SUBVOLUMES
-        .iter()
-        .map(|name| Subvolume::Path(name.to_vec()));
-    std::iter::once(Subvolume::Default)
-        .chain(named)
-        .filter_map(|which| fs.subvolume(&which).ok())
-        .chain(std::iter::once(fs.root()))
-        .map(|ino| Place { volume, ino })
-        .find(|root| is_system(&Tree::new(open, *root)))
-}
+use super::{
+    Class, Files, Obstacle, Open, Place, System, Unjoined, VolumeFacts, boot, gpt, hardware, shown,
+    unit,
+};
+use crate::guest::fs::Subvolume;
 
 /// Names of `/etc/crypttab` and the devices that they open.
 fn parse_crypttab(text: &[u8]) -> Vec<(String, String)> {
@@ -74,100 +49,163 @@ fn release(joiner: &Joiner<'_>) -> OsRelease {
         .unwrap_or_default()
 }
 
-/// The text of the fstab; one that cannot be read is said.
-fn fstab_text(tree: &Tree<'_>) -> (Vec<u8>, Option<Unjoined>) {
-    match tree.read(b"/etc/fstab") {
-        Ok(text) => (text, None),
-        Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), None),
-        Err(error) => {
-            let unread = Unjoined {
-                source: "/etc/fstab".to_owned(),
-                target: "/".to_owned(),
-                reason: format!("it cannot be read: {}", error.report()),
-                class: Class::Unreadable,
-            };
-            (Vec::new(), Some(unread))
+/// The devices of `mdadm.conf`, each with the UUID of its array, else its name.
+fn parse_mdadm(text: &[u8]) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        if !words.next()?.eq_ignore_ascii_case("ARRAY") {
+            return None;
         }
+        let device = words.next()?.to_owned();
+        let value = |name: &str| {
+            let mut words = words.clone();
+            words.find_map(|word| {
+                let (key, value) = word.split_once('=')?;
+                key.eq_ignore_ascii_case(name).then(|| value.to_owned())
+            })
+        };
+        Some((device, value("uuid").or_else(|| value("name"))?))
+    });
+    lines.collect()
+}
+
+/// Where the fstab has the root, if it is there; `None`: this system is a copy of another one, which is there too.
+fn told_root(
+    joiner: &mut Joiner<'_>,
+    own: Option<&Entry>,
+    found: &Root,
+    roots: &[Root],
+) -> Option<Place> {
+    let place = found.place;
+    let Some(entry) = own.filter(|_| !found.is_certain) else {
+        return Some(place);
+    };
+    let source = shown(&entry.source);
+    // A disk's name in the kernel may be another one here: the volume that was found is meant.
+    let told = if is_kernel_name(&source) || hardware::is_name(&source) {
+        joiner.subvolume_of(place.volume, entry)
+    } else {
+        let meant = joiner.meant(entry);
+        let is_root = |volume: &usize| roots.iter().any(|root| root.place.volume == *volume);
+        if !meant.contains(&place.volume) && meant.iter().any(is_root) {
+            return None;
+        }
+        joiner.root(entry, Some(place.volume))
+    };
+    match told {
+        Ok(told) if is_system(&Tree::new(joiner.tree.open(), told)) => Some(told),
+        // What it says cannot be found (a renamed disk): what was found looks like a system all the same.
+        _ => Some(place),
     }
 }
 
-/// The systems of a point in the order of their volumes.
-fn plan(filesystems: &Filesystems<'_>, roots: &BTreeMap<usize, Place>) -> Vec<System> {
+/// What the fstab, the mount units and the partitions' types say, each where those before it say nothing.
+fn entries(joiner: &mut Joiner<'_>, fstab: Vec<Entry>, root: Place) -> Vec<Entry> {
+    let targets = |entries: &[Entry]| -> BTreeSet<Vec<u8>> {
+        entries
+            .iter()
+            .map(|entry| unit::plain(&entry.target))
+            .collect()
+    };
+    let mut all = fstab;
+    let told = targets(&all);
+    let (units, notes) = unit::entries(&joiner.tree);
+    joiner.notes.extend(notes);
+    let new = units
+        .into_iter()
+        .filter(|entry| !told.contains(&unit::plain(&entry.target)));
+    all.extend(new);
+    let found = gpt::entries(
+        &joiner.filesystems.volumes,
+        root,
+        &joiner.tree,
+        &targets(&all),
+    );
+    joiner.notes.extend(found.notes);
+    all.extend(found.entries);
+    all
+}
+
+/// The system that begins at a root; `None` when it is a copy of another one.
+fn system(
+    filesystems: &Filesystems<'_>,
+    found: &Root,
+    roots: &[Root],
+    systems: &[System],
+    labels: &mut Labels,
+) -> Option<System> {
     let open: Open<'_> = &|volume| filesystems.get(volume);
+    let mut joiner = Joiner::new(filesystems, open, found.place);
+    joiner.mapped = parse_crypttab(&joiner.read(b"/etc/crypttab"));
+    for path in [&b"/etc/mdadm/mdadm.conf"[..], b"/etc/mdadm.conf"] {
+        joiner.arrays.extend(parse_mdadm(&joiner.read(path)));
+    }
+    let (text, _) = fstab_text(filesystems, open, found.place);
+    let told = fstab::parse(&text);
+    let own = told.iter().rfind(|entry| matches!(kind(entry), Kind::Root));
+    let root = told_root(&mut joiner, own, found, roots)?;
+    if systems.iter().any(|system| system.root == root) {
+        return None;
+    }
+    let (text, unread) = fstab_text(filesystems, open, root);
+    let (fstab, notes) = fstab::parse_with_notes(&text);
+    joiner.tree = Tree::new(open, root);
+    joiner.notes = notes;
+    joiner.own_source = fstab
+        .iter()
+        .rfind(|entry| matches!(kind(entry), Kind::Root))
+        .map(|entry| entry.source.clone());
+    joiner.tree.mounts.clone_from(&found.mounts);
+    joiner.unjoined.extend(unread);
+    let entries = entries(&mut joiner, fstab, root);
+    joiner.join(&entries, root.volume);
+    let release = release(&joiner);
+    let version = match (release.id, release.version_id) {
+        (Some(id), Some(version)) => Some(format!("{id}-{version}")),
+        (id, _) => id,
+    };
+    let path = filesystems
+        .volumes
+        .get(root.volume)
+        .map_or("", |facts| &facts.path);
+    Some(System {
+        label: labels.take(&[label(filesystems, root.volume), version], path),
+        name: release.pretty_name,
+        root,
+        mounts: joiner.tree.mounts,
+        unjoined: joiner.unjoined,
+        notes: joiner.notes,
+    })
+}
+
+/// The systems of a point in the order of their volumes; of several roots of one partition type the first comes first.
+fn plan(filesystems: &Filesystems<'_>, roots: &[Root]) -> Vec<System> {
     let mut systems: Vec<System> = Vec::new();
     let mut labels = Labels::default();
-    for (volume, found) in roots {
-        let mut joiner = Joiner {
-            filesystems,
-            open,
-            tree: Tree::new(open, *found),
-            mapped: Vec::new(),
-            unjoined: Vec::new(),
-        };
-        joiner.mapped = parse_crypttab(&joiner.read(b"/etc/crypttab"));
-        let (text, unread) = fstab_text(&joiner.tree);
-        let entries = fstab::parse(&text);
-        let own = entries
-            .iter()
-            .rfind(|entry| matches!(kind(entry), Kind::Root));
-        let mut root = *found;
-        let told = own.map(|entry| {
-            // A disk's name in the kernel may be another one here: the volume that was found is meant.
-            if is_kernel_name(&shown(&entry.source)) {
-                joiner.subvolume_of(*volume, entry)
-            } else {
-                joiner.root(entry, Some(*volume))
-            }
-        });
-        match told {
-            // It is a copy of another system, which is there too.
-            Some(Ok(told)) if told.volume != *volume && roots.contains_key(&told.volume) => {
-                continue;
-            }
-            Some(Ok(told)) if is_system(&Tree::new(open, told)) => root = told,
-            // What it says cannot be found (a renamed disk): what was found looks like a system all the same.
-            _ => {}
-        }
-        if systems.iter().any(|system| system.root == root) {
-            continue;
-        }
-        joiner.tree = Tree::new(joiner.open, root);
-        joiner.unjoined.extend(unread);
-        joiner.join(&entries, root.volume);
-        let release = release(&joiner);
-        let version = match (release.id, release.version_id) {
-            (Some(id), Some(version)) => Some(format!("{id}-{version}")),
-            (id, _) => id,
-        };
-        let path = filesystems
-            .volumes
-            .get(root.volume)
-            .map_or("", |facts| &facts.path);
-        systems.push(System {
-            label: labels.take(&[label(filesystems, root.volume), version], path),
-            name: release.pretty_name,
-            root,
-            mounts: joiner.tree.mounts,
-            unjoined: joiner.unjoined,
-        });
+    for found in roots {
+        systems.extend(system(filesystems, found, roots, &systems, &mut labels));
     }
     systems
 }
 
-/// Looks at every filesystem once: what it says of itself, and whether a system begins on it.
-fn look(filesystems: &mut Filesystems<'_>) -> BTreeMap<usize, Place> {
-    let mut roots = BTreeMap::new();
+/// Looks at every filesystem once: what it says of itself, and which systems begin on it.
+fn look(filesystems: &mut Filesystems<'_>) -> Vec<Root> {
     for volume in 0..filesystems.volumes.len() {
-        let Ok(fs) = filesystems.get(volume) else {
-            continue;
-        };
-        filesystems.complete(volume, &*fs);
-        let open: Open<'_> = &|volume| filesystems.get(volume);
-        if let Some(root) = root_of(volume, &*fs, open) {
-            roots.insert(volume, root);
+        if let Ok(fs) = filesystems.get(volume) {
+            filesystems.complete(volume, &*fs);
         }
     }
-    roots
+    let filesystems = &*filesystems;
+    let open: Open<'_> = &|volume| filesystems.get(volume);
+    let booted = boot::entries(filesystems, open);
+    let mut found = Vec::new();
+    for volume in 0..filesystems.volumes.len() {
+        if let Ok(fs) = filesystems.get(volume) {
+            found.extend(roots(filesystems, volume, &*fs, open, &booted));
+        }
+    }
+    found
 }
 
 /// The systems on these volumes, each with the tree that its fstab tells, in the order of the volumes of their roots.

@@ -5,11 +5,27 @@
     clippy::as_conversions
 )]
 
+use std::collections::BTreeSet;
+
+use super::hardware;
 use super::{Class, Obstacle, Refusal, VolumeFacts};
 use crate::guest::volume::Origin;
 
-/// The volumes that a source may name, or why none.
-pub(super) type Found = Result<Vec<usize>, Refusal>;
+/// The volumes that a source may name, with a note when that is inferred; or why none.
+pub(super) type Found = Result<(Vec<usize>, Option<String>), Refusal>;
+
+/// What an entry is looked for by, beside its source.
+#[derive(Default)]
+pub(super) struct Hints<'a> {
+    /// Type of the filesystem.
+    pub(super) fs_type: &'a str,
+    /// The names that `/etc/crypttab` opens, each with what it opens.
+    pub(super) mapped: &'a [(String, String)],
+    /// Devices of arrays in `mdadm.conf`, each with the UUID or name of its array.
+    pub(super) arrays: &'a [(String, String)],
+    /// Volumes that other entries mean.
+    pub(super) taken: BTreeSet<usize>,
+}
 
 fn missing(reason: impl Into<String>) -> Refusal {
     Refusal::new(Class::Missing, reason)
@@ -142,7 +158,7 @@ fn logical(volumes: &[VolumeFacts], group: &str, name: &str) -> Vec<usize> {
 
 /// What an encrypted device means: it is on the disks, or nobody knows.
 fn encrypted(volumes: &[VolumeFacts], below: &str) -> Refusal {
-    let is_there = find(volumes, below, &[]).is_ok_and(|found| {
+    let is_there = find(volumes, below, &Hints::default()).is_ok_and(|(found, _)| {
         let mut found = found.iter().filter_map(|volume| volumes.get(*volume));
         found.any(|facts| matches!(facts.obstacle, Some(Obstacle::Unreadable(_))))
     });
@@ -157,37 +173,194 @@ fn encrypted(volumes: &[VolumeFacts], below: &str) -> Refusal {
     )
 }
 
-fn by_device(volumes: &[VolumeFacts], device: &str, mapped: &[(String, String)]) -> Found {
-    if let Some(name) = device.strip_prefix("mapper/") {
-        if let Some((_, below)) = mapped.iter().find(|(mapped, _)| mapped == name) {
-            return Err(encrypted(volumes, below));
-        }
-        return match mapper_parts(name) {
-            Some((group, volume)) => Ok(logical(volumes, &group, &volume)),
-            None => Err(missing("it is no LVM volume")),
-        };
+/// By the name of a device-mapper device.
+fn by_mapper(
+    volumes: &[VolumeFacts],
+    name: &str,
+    hints: &Hints<'_>,
+) -> Result<Vec<usize>, Refusal> {
+    if let Some((_, below)) = hints.mapped.iter().find(|(mapped, _)| mapped == name) {
+        return Err(encrypted(volumes, below));
     }
-    if let Some((tag, value)) = device
+    match mapper_parts(name) {
+        Some((group, volume)) => Ok(logical(volumes, &group, &volume)),
+        None => Err(missing("it is no LVM volume")),
+    }
+}
+
+fn is_array(facts: &VolumeFacts) -> bool {
+    matches!(facts.origin, Origin::Array { .. })
+}
+
+/// The UUID of an array in mdadm's spelling, as letters and digits.
+fn plain(uuid: &str) -> String {
+    uuid.chars()
+        .filter(|c| *c != ':' && *c != '-')
+        .collect::<String>()
+        .to_ascii_lowercase()
+}
+
+/// The same with each group of four bytes turned round: mdadm writes the words of the old superblock.
+fn turned(id: &str) -> String {
+    let bytes: Vec<&str> = (0..id.len())
+        .step_by(2)
+        .filter_map(|at| id.get(at..at.checked_add(2)?))
+        .collect();
+    let words = bytes.chunks(4);
+    words.flat_map(|word| word.iter().rev().copied()).collect()
+}
+
+fn arrays_with_id(volumes: &[VolumeFacts], uuid: &str) -> Vec<usize> {
+    let wanted = plain(uuid);
+    all(volumes, |facts| {
+        let id = facts.alias.device_id.as_deref().unwrap_or_default();
+        is_array(facts) && !id.is_empty() && (id == wanted || turned(id) == wanted)
+    })
+}
+
+fn arrays_named(volumes: &[VolumeFacts], name: &str) -> Vec<usize> {
+    // Names are those of a host: `web01:root`.
+    let name = name.rsplit_once(':').map_or(name, |(_, name)| name);
+    all(
+        volumes,
+        |facts| matches!(&facts.origin, Origin::Array { name: own } if own == name),
+    )
+}
+
+/// A partition of these volumes, where a number is wanted.
+fn part_of(volumes: &[VolumeFacts], found: Vec<usize>, number: Option<u32>) -> Vec<usize> {
+    let Some(number) = number else {
+        return found;
+    };
+    let paths: Vec<String> = found
+        .iter()
+        .filter_map(|at| volumes.get(*at))
+        .map(|facts| format!("{}.part/{number}", facts.path))
+        .collect();
+    all(volumes, |facts| paths.contains(&facts.path))
+}
+
+/// By the name of an array: `md0`, `md127p1`, `md/root`. Numbers are given anew at each boot unless mdadm.conf says otherwise.
+fn by_array(volumes: &[VolumeFacts], device: &str, hints: &Hints<'_>) -> Found {
+    let told = |device: &str| {
+        let full = format!("/dev/{device}");
+        let told = hints.arrays.iter().find(|(known, _)| *known == full);
+        told.map(|(_, array)| {
+            let found = arrays_with_id(volumes, array);
+            match found.is_empty() {
+                true => arrays_named(volumes, array),
+                false => found,
+            }
+        })
+    };
+    let (whole, number) = match device.strip_prefix("md/") {
+        Some(_) => (device, None),
+        None => match device.rsplit_once('p') {
+            Some((whole, number)) if number.parse::<u32>().is_ok() => (whole, number.parse().ok()),
+            _ => (device, None),
+        },
+    };
+    if let Some(found) = told(whole) {
+        return Ok((part_of(volumes, found, number), None));
+    }
+    let found = match whole.strip_prefix("md/") {
+        Some(name) => arrays_named(volumes, name),
+        None => {
+            let plain = whole.strip_prefix("md").unwrap_or(whole);
+            let mut found = arrays_named(volumes, whole);
+            found.extend(arrays_named(volumes, plain));
+            found
+        }
+    };
+    if !found.is_empty() {
+        return Ok((part_of(volumes, found, number), None));
+    }
+    match all(volumes, is_array).as_slice() {
+        [only] => {
+            let path = volumes.get(*only).map_or("", |facts| &facts.path);
+            let note = format!("inferred: {path} is the only array");
+            Ok((part_of(volumes, vec![*only], number), Some(note)))
+        }
+        [] => Err(missing("there is no such md array")),
+        several => {
+            let paths: Vec<&str> = several
+                .iter()
+                .filter_map(|at| volumes.get(*at))
+                .map(|facts| facts.path.as_str())
+                .collect();
+            let list = paths.join(", ");
+            let why = format!("numbers of md arrays are given at each boot; it may be {list}");
+            Err(Refusal::new(Class::Unreadable, why))
+        }
+    }
+}
+
+/// By a name below `/dev/disk/`.
+fn by_link(volumes: &[VolumeFacts], kind: &str, value: &str, hints: &Hints<'_>) -> Found {
+    let value = &unhexed(value);
+    if let Some(found) = by_tag(volumes, kind, value) {
+        return Ok((found, None));
+    }
+    let found = match kind {
+        "id" | "path" if hardware::is_name(&format!("/dev/disk/by-{kind}/{value}")) => {
+            return hardware::find(volumes, value, hints.fs_type, &hints.taken);
+        }
+        "id" => {
+            let (name, number) = match value.rsplit_once("-part") {
+                Some((name, number)) if number.parse::<u32>().is_ok() => {
+                    (name, number.parse().ok())
+                }
+                _ => (value.as_str(), None),
+            };
+            if let Some(id) = name.strip_prefix("dm-uuid-LVM-") {
+                all(volumes, |facts| {
+                    !is_array(facts) && facts.alias.device_id.as_deref() == Some(id)
+                })
+            } else if let Some(name) = name.strip_prefix("dm-name-") {
+                by_mapper(volumes, name, hints)?
+            } else if let Some(uuid) = name.strip_prefix("md-uuid-") {
+                part_of(volumes, arrays_with_id(volumes, uuid), number)
+            } else if let Some(name) = name.strip_prefix("md-name-") {
+                part_of(volumes, arrays_named(volumes, name), number)
+            } else {
+                return Err(missing("such names are not known outside of the guest"));
+            }
+        }
+        _ => {
+            return Err(missing(format!(
+                "the names in /dev/disk/by-{kind} are not known outside of the guest"
+            )));
+        }
+    };
+    Ok((found, None))
+}
+
+fn by_device(volumes: &[VolumeFacts], device: &str, hints: &Hints<'_>) -> Found {
+    let sure = |found| Ok((found, None));
+    if let Some(name) = device.strip_prefix("mapper/") {
+        return by_mapper(volumes, name, hints).and_then(sure);
+    }
+    if let Some((kind, value)) = device
         .strip_prefix("disk/by-")
         .and_then(|rest| rest.split_once('/'))
     {
-        return by_tag(volumes, tag, &unhexed(value)).ok_or_else(|| {
-            missing(format!(
-                "the names in /dev/disk/by-{tag} are not known outside of the guest"
-            ))
-        });
+        return by_link(volumes, kind, value, hints);
     }
     if device.starts_with("dm-") {
         return Err(missing("the numbers of /dev/dm-N are given at each boot"));
     }
-    if device.starts_with("md") {
-        return Err(missing("it is an md array, which is not assembled"));
+    if device.strip_prefix("md").is_some_and(|rest| {
+        rest.starts_with('/')
+            || rest.starts_with(|c: char| c.is_ascii_digit())
+            || rest.starts_with('_')
+    }) {
+        return by_array(volumes, device, hints);
     }
     if let Some((group, volume)) = device.split_once('/') {
-        return Ok(logical(volumes, group, volume));
+        return sure(logical(volumes, group, volume));
     }
     let (disk, partition) = disk_name(device).ok_or_else(|| missing("no disk has such a name"))?;
-    Ok(all(volumes, |facts| match (&facts.origin, partition) {
+    sure(all(volumes, |facts| match (&facts.origin, partition) {
         (Origin::Disk(d), None) => *d == disk,
         (
             Origin::Partition {
@@ -200,27 +373,28 @@ fn by_device(volumes: &[VolumeFacts], device: &str, mapped: &[(String, String)])
     }))
 }
 
-/// The volumes that `source` may name. `mapped` are the names that `/etc/crypttab` opens, each with what it opens.
-pub(super) fn find(volumes: &[VolumeFacts], source: &str, mapped: &[(String, String)]) -> Found {
-    let found = if let Some(device) = source.strip_prefix("/dev/") {
-        by_device(volumes, device, mapped)?
+/// The volumes that `source` may name.
+pub(super) fn find(volumes: &[VolumeFacts], source: &str, hints: &Hints<'_>) -> Found {
+    let (found, note) = if let Some(device) = source.strip_prefix("/dev/") {
+        by_device(volumes, device, hints)?
     } else if let Some((tag, value)) = source.split_once('=') {
         let value = value.trim_matches('"');
-        by_tag(volumes, &tag.to_ascii_lowercase(), value)
-            .ok_or_else(|| missing(format!("{tag}= is not known outside of the guest")))?
+        let found = by_tag(volumes, &tag.to_ascii_lowercase(), value)
+            .ok_or_else(|| missing(format!("{tag}= is not known outside of the guest")))?;
+        (found, None)
     } else {
         return Err(missing("it is no device"));
     };
     if found.is_empty() {
         return Err(missing("there is no such volume"));
     }
-    Ok(found)
+    Ok((found, note))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{VolumeFacts, disk_name, find, mapper_parts};
-    use crate::guest::volume::Origin;
+    use super::{Hints, VolumeFacts, disk_name, find, mapper_parts};
+    use crate::guest::volume::{Alias, Origin};
 
     fn facts(origin: Origin, n: u8) -> VolumeFacts {
         VolumeFacts {
@@ -231,6 +405,10 @@ mod tests {
             part_label: Some(format!("part{n}")),
             part_uuid: Some(format!("abcd-0{n}")),
             format: None,
+            serial: None,
+            disks: Vec::new(),
+            is_snapshot: false,
+            alias: Alias::default(),
             may_open: true,
             obstacle: None,
         }
@@ -253,6 +431,11 @@ mod tests {
             facts(partition(None, 1), 4),
         ];
         let mapped = [("data".to_owned(), "/dev/sda2".to_owned())];
+        let hints = Hints {
+            fs_type: "ext4",
+            mapped: &mapped,
+            ..Hints::default()
+        };
         for (source, expected) in [
             ("UUID=0000-0000A", 0),
             ("UUID=\"0000-0001a\"", 1),
@@ -273,8 +456,8 @@ mod tests {
             ("/dev/mmcblk0p1", 0),
         ] {
             assert_eq!(
-                find(&volumes, source, &mapped),
-                Ok(vec![expected]),
+                find(&volumes, source, &hints),
+                Ok((vec![expected], None)),
                 "{source}"
             );
         }
@@ -292,9 +475,9 @@ mod tests {
             "nonsense",
             "",
         ] {
-            assert!(find(&volumes, source, &mapped).is_err(), "{source}");
+            assert!(find(&volumes, source, &hints).is_err(), "{source}");
         }
-        let why = find(&volumes, "/dev/mapper/data", &mapped)
+        let why = find(&volumes, "/dev/mapper/data", &hints)
             .unwrap_err()
             .reason;
         assert!(why.contains("/dev/sda2"), "{why}");

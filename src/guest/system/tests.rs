@@ -6,7 +6,7 @@ use super::{Files, Place, System, VolumeFacts, plan_files, plan_systems};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{GuestFs, GuestIno};
 use crate::guest::memory::MemoryFs;
-use crate::guest::volume::Origin;
+use crate::guest::volume::{Alias, Origin};
 
 /// Volumes of a guest: partitions of its first disk, each with a filesystem or none.
 #[derive(Default)]
@@ -29,7 +29,11 @@ impl Guest {
             uuid: info.and_then(|info| info.uuid),
             part_label: None,
             part_uuid: None,
-            format: None,
+            format: Some("ext4".to_owned()),
+            serial: None,
+            disks: vec![0],
+            is_snapshot: false,
+            alias: Alias::default(),
             may_open: true,
             obstacle: None,
         });
@@ -372,4 +376,346 @@ fn few_filesystems_are_held() {
     });
     assert_eq!(systems[0].mounts[0].root.volume, 39);
     assert!(most.get() <= 8, "{}", most.get());
+}
+
+/// btrfs(5): `subvolid=0` is the top level (the kernel's btrfs_parse_subvol_options).
+#[test]
+fn the_number_zero_is_the_top_level() {
+    let mut pool = fs("pool", "p", &["@", "@/etc", "@/volumes/01", "@data"], "");
+    pool.file(
+        "@/etc/fstab",
+        b"UUID=p / btrfs subvol=@ 0 0\nUUID=p /volumes/01 btrfs subvolid=0 0 0\n",
+    )
+    .unwrap();
+    pool.set_subvolume("", 5).unwrap();
+    pool.set_subvolume("@", 256).unwrap();
+    let mut guest = Guest::default();
+    guest.add(Some(pool));
+    let systems = guest.systems();
+    assert_eq!(systems[0].mounts[0].root, guest.place(0, ""));
+    assert!(systems[0].unjoined.is_empty(), "{:?}", systems[0].unjoined);
+}
+
+/// Any subvolume whose own fstab names it is a root; snapshots have the fstab of what they are snapshots of.
+#[test]
+fn roots_are_those_that_name_themselves() {
+    let mut pool = fs("pool", "p", &["snapshots"], "");
+    for (number, name) in [(256, "@arch"), (257, "distros/@debian"), (258, "before")] {
+        let of = if name == "before" { "@arch" } else { name };
+        pool.directory(&format!("{name}/etc")).unwrap();
+        let fstab = format!("UUID=p / btrfs subvol=/{of} 0 0\n");
+        pool.file(&format!("{name}/etc/fstab"), fstab.as_bytes())
+            .unwrap();
+        pool.set_subvolume(name, number).unwrap();
+    }
+    pool.directory("loose/etc").unwrap();
+    pool.file("loose/etc/os-release", b"ID=x").unwrap();
+    pool.set_subvolume("loose", 259).unwrap();
+    let mut guest = Guest::default();
+    let mut all = fs("none", "n", &[], "");
+    all.set_subvolume("", 5).unwrap();
+    guest.add(Some(all));
+    // The first that was given is the default one here.
+    let mut top = pool;
+    top.set_subvolume("", 5).unwrap();
+    guest.add(Some(top));
+    let systems = guest.systems();
+    let roots: Vec<_> = systems.iter().map(|system| system.root).collect();
+    assert_eq!(
+        roots,
+        [guest.place(1, "@arch"), guest.place(1, "distros/@debian")]
+    );
+}
+
+/// NixOS: the fstab is a link into the store, which that fstab mounts.
+#[test]
+fn an_fstab_may_lie_in_a_store() {
+    let mut pool = fs("nixos", "p", &["@root/nix", "@root/home", "@home/me"], "");
+    pool.file("@root/etc/NIXOS", b"").unwrap();
+    pool.symlink("@root/etc/fstab", "/etc/static/fstab")
+        .unwrap();
+    pool.symlink("@root/etc/static", "/nix/store/abc-etc/etc")
+        .unwrap();
+    let fstab = "/dev/disk/by-label/nixos / btrfs subvol=/@root 0 0\n\
+        /dev/disk/by-label/nixos /nix btrfs subvol=@nix,compress=zstd 0 0\n\
+        /dev/disk/by-label/nixos /home btrfs subvol=@home 0 0\n";
+    pool.file("@nix/store/abc-etc/etc/fstab", fstab.as_bytes())
+        .unwrap();
+    pool.file(
+        "@nix/store/abc-etc/etc/os-release",
+        b"ID=nixos\nVERSION_ID=24.05\n",
+    )
+    .unwrap();
+    pool.symlink("@root/etc/os-release", "/etc/static/os-release")
+        .unwrap();
+    for (number, name) in [(5, ""), (256, "@root"), (257, "@nix"), (258, "@home")] {
+        pool.set_subvolume(name, number).unwrap();
+    }
+    let mut guest = Guest::default();
+    guest.add(Some(pool));
+    let systems = guest.systems();
+    let [system] = systems.as_slice() else {
+        panic!("{systems:?}");
+    };
+    assert_eq!(system.root, guest.place(0, "@root"));
+    let paths: Vec<String> = mounts(system).into_iter().map(|(path, ..)| path).collect();
+    assert_eq!(paths, ["/nix", "/home"]);
+    assert!(system.unjoined.is_empty(), "{:?}", system.unjoined);
+}
+
+/// ostree: the deployment of the newest boot entry, with `/var` bound into it; the other one is a system of its own.
+#[test]
+fn a_deployment_is_a_root() {
+    let mut disk = fs("root", "r", &["ostree/deploy/rhcos/var/home/core"], "");
+    for (sum, version) in [("aaa.0", "41"), ("bbb.0", "40")] {
+        let dir = format!("ostree/deploy/rhcos/deploy/{sum}");
+        disk.directory(&format!("{dir}/etc")).unwrap();
+        disk.directory(&format!("{dir}/var")).unwrap();
+        let text = format!("ID=rhcos\nVERSION_ID={version}\n");
+        disk.file(&format!("{dir}/usr/lib/os-release"), text.as_bytes())
+            .unwrap();
+        disk.symlink(&format!("{dir}/home"), "var/home").unwrap();
+    }
+    for (entry, sum) in [("ostree-1", "bbb.0"), ("ostree-2", "aaa.0")] {
+        let link = format!("ostree/boot.1/rhcos/{entry}/0");
+        disk.symlink(&link, &format!("../../../deploy/rhcos/deploy/{sum}"))
+            .unwrap();
+        let version = entry.trim_start_matches("ostree-");
+        let text = format!("version {version}\noptions root=UUID=r ostree=/{link}\n");
+        disk.file(
+            &format!("boot/loader.1/entries/{entry}.conf"),
+            text.as_bytes(),
+        )
+        .unwrap();
+    }
+    let mut guest = Guest::default();
+    guest.add(Some(disk));
+    let systems = guest.systems();
+    let names: Vec<_> = systems
+        .iter()
+        .map(|system| (system.root, mounts(system)))
+        .collect();
+    let place = |path: &str| guest.place(0, &format!("ostree/deploy/rhcos/{path}"));
+    let var = |sum: &str| {
+        let over = place(&format!("deploy/{sum}/var"));
+        vec![("/var".to_owned(), 0, over)]
+    };
+    assert_eq!(
+        names,
+        [
+            (place("deploy/aaa.0"), var("aaa.0")),
+            (place("deploy/bbb.0"), var("bbb.0"))
+        ]
+    );
+    assert_eq!(systems[0].mounts[0].root, place("var"));
+}
+
+/// SUSE's root is a snapshot: the default subvolume. Another one is a root when the boot entry names it.
+#[test]
+fn a_snapshot_is_a_root_only_where_it_is_named() {
+    for (entry, root) in [
+        (false, "@/.snapshots/1/snapshot"),
+        (true, "@/.snapshots/2/snapshot"),
+    ] {
+        let mut pool = fs("pool", "p", &["@/var/log"], "");
+        for (n, number) in [(1, 300), (2, 301)] {
+            let dir = format!("@/.snapshots/{n}/snapshot");
+            pool.directory(&format!("{dir}/var")).unwrap();
+            pool.file(
+                &format!("{dir}/etc/fstab"),
+                b"UUID=p / btrfs defaults 0 0\nUUID=p /var btrfs subvol=/@/var 0 0\n",
+            )
+            .unwrap();
+            pool.set_subvolume(&dir, number).unwrap();
+        }
+        for (path, number) in [("", 5), ("@", 256), ("@/var", 257)] {
+            pool.set_subvolume(path, number).unwrap();
+        }
+        let mut boot = fs("boot", "b", &[], "");
+        if entry {
+            boot.file(
+                "loader/entries/a-1.conf",
+                b"version 1\noptions root=UUID=p rootflags=subvol=@/.snapshots/2/snapshot\n",
+            )
+            .unwrap();
+        }
+        let mut guest = Guest::default();
+        guest.add(Some(pool));
+        guest.add(Some(boot));
+        let systems = guest.systems();
+        let roots: Vec<_> = systems.iter().map(|system| system.root).collect();
+        assert_eq!(roots, [guest.place(0, root)]);
+        assert_eq!(systems[0].mounts[0].root, guest.place(0, "@/var"));
+    }
+}
+
+/// systemd.mount(5): enabled units are mounted, others are not; the fstab wins. A partition's type wins where neither says anything.
+#[test]
+fn units_and_types_say_what_the_fstab_does_not() {
+    let directories = ["srv/my-data", "var", "home", "opt", "mnt", "boot"];
+    let mut root = fs(
+        "root",
+        "r",
+        &directories,
+        "LABEL=mnt /mnt ext4 defaults 0 0\n",
+    );
+    root.file("boot/vmlinuz", b"k").unwrap();
+    let unit = |label: &str, place: &str| {
+        format!("[Mount]\nWhat=/dev/disk/by-label/{label}\nWhere={place}\nType=ext4\n")
+    };
+    for (name, label, place, wanted) in [
+        ("srv-my\\x2ddata", "DATA", "/srv/my-data", true),
+        ("opt", "OPT", "/opt", false),
+        ("mnt", "DATA", "/mnt", true),
+    ] {
+        let file = format!("etc/systemd/system/{name}.mount");
+        root.file(&file, unit(label, place).as_bytes()).unwrap();
+        if wanted {
+            root.symlink(
+                &format!("etc/systemd/system/local-fs.target.wants/{name}.mount"),
+                &format!("../{name}.mount"),
+            )
+            .unwrap();
+        }
+    }
+    let mut guest = Guest::default();
+    guest.add(Some(root));
+    for (label, kind, is_automatic) in [
+        ("DATA", "", true),
+        ("OPT", "", true),
+        ("mnt", "", true),
+        ("var", "4d21b016-b534-45c2-a9fb-5c16e091fd2d", true),
+        ("home", "933ac7e1-2eb4-4f13-b844-0e14e2aef915", false),
+        ("home2", "933ac7e1-2eb4-4f13-b844-0e14e2aef915", true),
+        ("home3", "933ac7e1-2eb4-4f13-b844-0e14e2aef915", true),
+        ("esp", "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", true),
+    ] {
+        let facts = guest.add(Some(fs(label, label, &[], "")));
+        facts.part_uuid = Some(format!("{label}-part"));
+        facts.alias.gpt_type = Some(kind.to_owned());
+        facts.alias.is_automatic = is_automatic;
+    }
+    let systems = guest.systems();
+    let mut found: Vec<(String, usize)> = mounts(&systems[0])
+        .into_iter()
+        .zip(&systems[0].mounts)
+        .map(|((path, ..), mount)| (path, mount.root.volume))
+        .collect();
+    found.sort();
+    let expected = [("/home", 6), ("/mnt", 3), ("/srv/my-data", 1), ("/var", 4)];
+    assert_eq!(found, expected.map(|(path, at)| (path.to_owned(), at)));
+    let notes = systems[0].notes.join("\n");
+    for words in [
+        "no-auto",
+        "vda/part/8: not mounted at /home: vda/part/7 is the first",
+    ] {
+        assert!(notes.contains(words), "{words}: {notes}");
+    }
+}
+
+/// udev's names: what LVM and md tell is exact; of hardware the serial number decides, else what alone fits.
+#[test]
+fn names_of_udev() {
+    let id = "a".repeat(64);
+    let fstab = format!(
+        "/dev/vda1 / ext4\n/dev/disk/by-id/dm-uuid-LVM-{id} /usr ext4\n/dev/disk/by-id/dm-name-vg--a-var--data /data ext4\n\
+         /dev/disk/by-id/virtio-vol-0abc-part1 /a ext4\n/dev/disk/by-path/virtio-pci-0000:00:07.0-part3 /b xfs\n\
+         /dev/disk/by-id/scsi-0QEMU_x-part1 /c ext4\n/dev/md127 /m ext4\n/dev/disk/by-id/md-uuid-{}:00000000:00000000:00000000 /n ext4\n",
+        "11223344"
+    );
+    let directories = ["usr", "data", "a", "b", "c", "m", "n"];
+    let mut guest = Guest::default();
+    guest.add(Some(fs("r", "1", &directories, &fstab)));
+    let logical = |name: &str| Origin::Logical {
+        group: "vg-a".to_owned(),
+        name: name.to_owned(),
+    };
+    let part = |disk, number| Origin::Partition {
+        disk: Some(disk),
+        number,
+    };
+    for (origin, path, format) in [
+        (logical("usr"), "lvm/vg-a/usr", "ext4"),
+        (logical("var-data"), "lvm/vg-a/var-data", "ext4"),
+        (part(1, 1), "vdb/part/1", "ext4"),
+        (part(1, 3), "vdb/part/3", "xfs"),
+        (part(2, 1), "vdc/part/1", "ext4"),
+        (part(3, 1), "vdd/part/1", "ext4"),
+        (
+            Origin::Array {
+                name: "root".to_owned(),
+            },
+            "md/root",
+            "ext4",
+        ),
+    ] {
+        let facts = guest.add(Some(fs(path, path, &[], "")));
+        facts.origin = origin;
+        facts.path = path.to_owned();
+        facts.format = Some(format.to_owned());
+    }
+    guest.facts[1].alias.device_id = Some(id);
+    guest.facts[3].serial = Some("vol-0abc".to_owned());
+    guest.facts[7].alias.device_id = Some("11223344000000000000000000000000".to_owned());
+    let systems = guest.systems();
+    let found: Vec<(String, usize)> = systems[0]
+        .mounts
+        .iter()
+        .map(|mount| {
+            let path = String::from_utf8(mount.path.clone()).unwrap();
+            (path, mount.root.volume)
+        })
+        .collect();
+    let expected = [
+        ("/usr", 1),
+        ("/data", 2),
+        ("/a", 3),
+        ("/b", 4),
+        ("/m", 7),
+        ("/n", 7),
+    ];
+    assert_eq!(found, expected.map(|(path, at)| (path.to_owned(), at)));
+    let [(target, reason)] = reasons(&systems[0])[..] else {
+        panic!("{:?}", systems[0].unjoined);
+    };
+    assert_eq!(target, "/c");
+    assert!(
+        reason.contains("vdc/part/1, vdd/part/1") && reason.contains("--key"),
+        "{reason}"
+    );
+    let notes = systems[0].notes.join("\n");
+    assert!(notes.contains("vdb/part/3 alone fits"), "{notes}");
+}
+
+/// Filesystems that share a UUID: no snapshot, and what lies on the disk of the root; what remains is refused by name.
+#[test]
+fn one_name_of_several_filesystems() {
+    let mut guest = Guest::default();
+    let fstab = "UUID=1 / ext4\nUUID=same /a ext4\nUUID=snap /b ext4\nUUID=far /c ext4\nline\nx relative ext4\n";
+    guest.add(Some(fs("r", "1", &["a", "b", "c"], fstab)));
+    for (uuid, disk, is_snapshot) in [
+        ("same", 0, false),
+        ("same", 0, false),
+        ("snap", 0, true),
+        ("snap", 0, false),
+        ("far", 1, false),
+        ("far", 0, false),
+    ] {
+        let facts = guest.add(Some(fs("x", uuid, &[], "")));
+        facts.disks = vec![disk];
+        facts.is_snapshot = is_snapshot;
+    }
+    let systems = guest.systems();
+    let found: Vec<usize> = systems[0].mounts.iter().map(|m| m.root.volume).collect();
+    assert_eq!(found, [4, 6]);
+    let [(target, reason)] = reasons(&systems[0])[..] else {
+        panic!("{:?}", systems[0].unjoined);
+    };
+    assert_eq!(target, "/a");
+    assert!(reason.contains("vda/part/2, vda/part/3"), "{reason}");
+    let notes = systems[0].notes.join("\n");
+    assert!(
+        notes.contains("line 5") && notes.contains("relative"),
+        "{notes}"
+    );
 }

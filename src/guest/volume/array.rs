@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::scan::{DEPTH_MAX, Device, Scanner};
-use super::{Known, Origin};
+use super::{Alias, Known, Origin};
 use crate::block::run::RunMap;
 use crate::guest::md::Superblock;
 use crate::guest::probe::{Class, Content};
@@ -84,6 +84,15 @@ fn judge(halves: &[Half]) -> Verdict {
         }
     }
     Verdict { carrier, stale }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string never fails.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 impl Scanner<'_> {
@@ -168,6 +177,10 @@ impl Scanner<'_> {
             type_name: Some(format!("md {level}")),
             part_label: None,
             part_uuid: None,
+            alias: Alias {
+                device_id: Some(hex(&superblock.uuid)),
+                ..Alias::default()
+            },
             damage: None,
             sector_bytes: None,
             is_left_over: false,

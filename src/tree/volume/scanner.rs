@@ -42,11 +42,22 @@ pub(in crate::tree) struct Scanner {
 }
 
 /// What a plan of the guest's tree may know of a volume; what its reader says is better than what a look at its magic gave.
-fn facts(point: &PointView, node: &VolumeNode) -> VolumeFacts {
+fn facts(point: &PointView, keys: &[String], node: &VolumeNode) -> VolumeFacts {
     let mut facts = VolumeFacts::from(&node.volume);
     if let Some(info) = &node.info {
         facts.label = info.label.clone().or(facts.label);
         facts.uuid = info.uuid.clone().or(facts.uuid);
+        facts.format = Some(info.format.to_owned());
+    }
+    if let Origin::Disk(disk)
+    | Origin::Partition {
+        disk: Some(disk), ..
+    } = &node.volume.origin
+    {
+        // A disk without a serial number has its name for a key.
+        let name = point.entry.disks.get(*disk).map(|disk| disk.name.as_str());
+        let key = keys.get(*disk).filter(|key| Some(key.as_str()) != name);
+        facts.serial = key.cloned();
     }
     facts.may_open = node.state == VolumeState::Readable && !node.volume.is_left_over;
     facts.opened(&node.state);
@@ -145,11 +156,12 @@ impl Scanner {
             })
             .collect();
         let mut volumes = Volumes::new(point, scan, probed, failures + 1);
-        let facts: Vec<VolumeFacts> = volumes
-            .nodes
-            .iter()
-            .map(|node| facts(point, node))
-            .collect();
+        let keys: Vec<String> = self.disks.point(point).map_or_else(
+            |_| Vec::new(),
+            |point| point.disks.iter().map(|disk| disk.key.clone()).collect(),
+        );
+        let nodes = volumes.nodes.iter();
+        let facts: Vec<VolumeFacts> = nodes.map(|node| facts(point, &keys, node)).collect();
         let open = |at: usize| match volumes.nodes.get(at) {
             Some(node) => self.filesystem(point, &node.volume),
             None => Err(Error::not_found("no such volume")),

@@ -8,6 +8,7 @@
 //! - What cannot be joined and would be missed is listed with its reason; nothing is guessed.
 //! - The same volumes give the same plan.
 
+mod array;
 mod boot;
 mod filesystem;
 mod fstab;

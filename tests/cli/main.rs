@@ -21,6 +21,7 @@ mod filesystem;
 mod format;
 mod help;
 mod jobs;
+mod joined;
 mod place;
 mod quickstart;
 mod remark;

@@ -36,6 +36,14 @@ pub(super) fn subvolume(entry: &Entry) -> Result<Subvolume, Refusal> {
     }
 }
 
+/// How much a source tells of what it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sureness {
+    Certain,
+    BySerial,
+    Inferred,
+}
+
 /// The refusal that an error stands for: what is not there is missing, all else is there and cannot be read.
 fn refusal(what: &str, error: &Error) -> Refusal {
     let class = match error.kind() {
@@ -219,6 +227,16 @@ impl<'a> Joiner<'a> {
         self.mount(entry, source.place)
     }
 
+    fn sureness(&self, entry: &Entry) -> Sureness {
+        if !hardware::is_name(&shown(&entry.source)) {
+            return Sureness::Certain;
+        }
+        match self.find(entry) {
+            Ok((_, None)) => Sureness::BySerial,
+            _ => Sureness::Inferred,
+        }
+    }
+
     /// Joins all entries: parents before children, then what shows parts of the tree a second time.
     pub(super) fn join(&mut self, entries: &[Entry], own: usize) {
         let mut volumes = Vec::new();
@@ -242,11 +260,10 @@ impl<'a> Joiner<'a> {
         };
         volumes.sort_by_key(depth);
         // Names that tell little mean what is left.
-        let is_vague = |entry: &Entry| hardware::is_name(&shown(&entry.source));
         let mut roots: BTreeMap<usize, Result<Place, Refusal>> = BTreeMap::new();
-        for vague in [false, true] {
+        for sureness in [Sureness::Certain, Sureness::BySerial, Sureness::Inferred] {
             for (at, entry) in volumes.iter().enumerate() {
-                if is_vague(entry) != vague {
+                if roots.contains_key(&at) || self.sureness(entry) > sureness {
                     continue;
                 }
                 let root = self.root(entry, Some(own));

@@ -1,4 +1,4 @@
-//! Roots that ostree keeps beside each other (ostree, bootc): `/ostree/deploy/NAME/deploy/CHECKSUM.N`, with `/var` in `/ostree/deploy/NAME/var`.
+//! Roots that ostree and bootc keep beside each other: `/ostree/deploy/NAME/deploy/CHECKSUM.N`, with `/var` in `/ostree/deploy/NAME/var`.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,

@@ -68,8 +68,8 @@ fn guest(place: &Place, fstab: &str, disks: &[(&str, &str)]) -> bool {
 }
 
 /// The exit codes of `ls`, `restore` and an archive of a path, which are the same, and what they print on standard error.
-fn taken(place: &Place, path: &str) -> (i32, String) {
-    let asked = format!("web01@latest:{path}");
+fn taken(place: &Place, vm: &str, path: &str) -> (i32, String) {
+    let asked = format!("{vm}@latest:{path}");
     let out = place.path(&format!("out-{}", uuid::Uuid::new_v4().simple()));
     let to = out.to_str().unwrap();
     let tar = format!("{to}.tar");
@@ -93,7 +93,17 @@ fn taken(place: &Place, path: &str) -> (i32, String) {
 }
 
 fn is(place: &Place, path: &str, code: i32, words: &[&str]) {
-    let (found, all) = taken(place, path);
+    is_of(place, "web01", path, code, words);
+}
+
+/// An image of zeroes.
+fn blank(place: &Place, name: &str) -> String {
+    tool::ok(place, "truncate", &["-s", "32M", name]);
+    name.to_owned()
+}
+
+fn is_of(place: &Place, vm: &str, path: &str, code: i32, words: &[&str]) {
+    let (found, all) = taken(place, vm, path);
     assert_eq!(found, code, "{path}: {all}");
     for word in words {
         assert!(all.contains(word), "{path}: {word} in {all}");
@@ -186,4 +196,44 @@ fn files_without_a_system_say_what_they_lack() {
     is(&place, "/files", ALWAYS, &["NTFS is not read yet"]);
     is(&place, "/files/file", 0, &[]);
     is(&place, "/volumes/vda/raw", 0, &[]);
+}
+
+/// A filesystem whose journal is another disk: the journal has no files, and is named where it would have to be replayed.
+#[test]
+fn a_journal_on_another_disk_is_named() {
+    if !has("mkfs.ext4") || !has("debugfs") || !tool::is_root() {
+        return;
+    }
+    let place = Place::new();
+    let journal = tool::Loop::attach(&place, &blank(&place, "vdb.raw"), &[]);
+    tool::ok(
+        &place,
+        "mke2fs",
+        &["-qF", "-O", "journal_dev", "-b", "4096", &journal.device],
+    );
+    let data = tool::Loop::attach(&place, &blank(&place, "vda.raw"), &[]);
+    let with = format!("device={}", journal.device);
+    tool::ok(
+        &place,
+        "mkfs.ext4",
+        &["-qF", "-b", "4096", "-J", &with, &data.device],
+    );
+    let save = |name: &str| {
+        tool::ok(&place, "sync", &[]);
+        place.ok(&["backup", name, "vda=vda.raw", "vdb=vdb.raw"]);
+    };
+    drop((data, journal));
+    save("clean");
+    is_of(&place, "clean", "/files", 0, &[]);
+    // The mark of a filesystem that is in use.
+    tool::ok(
+        &place,
+        "debugfs",
+        &["-w", "-R", "feature needs_recovery", "vda.raw"],
+    );
+    save("dirty");
+    is_of(&place, "dirty", "/files", ALWAYS, &["map --scratch"]);
+    let json = place.json(&["volumes", "dirty@latest"]);
+    let notes = json["notes"].to_string();
+    assert!(notes.contains("vda/raw: its journal is vdb/raw"), "{notes}");
 }

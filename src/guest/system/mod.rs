@@ -106,6 +106,9 @@ fn obstacle(volume: &Volume) -> Option<Obstacle> {
     match &volume.known {
         Known::Filesystem => None,
         Known::NoFilesystem if format == Some("swap") => other("it is swap space"),
+        Known::NoFilesystem if format == Some("jbd") => {
+            other("it is the journal of another filesystem")
+        }
         Known::NoFilesystem => other("nothing on it is known"),
         Known::Partitioned => other("it has a partition table"),
         Known::Member(of) => other(&format!("it is a part of {of}")),

@@ -367,7 +367,7 @@ fn known(content: Option<&Content>) -> Known {
     };
     match (content.class, content.format) {
         (Class::Filesystem, _) => Known::Filesystem,
-        (Class::Swap, _) => Known::NoFilesystem,
+        (Class::Swap | Class::Journal, _) => Known::NoFilesystem,
         (Class::Container, "linux_raid_member") => {
             Known::Unsupported("an md array, which is not assembled".to_owned())
         }

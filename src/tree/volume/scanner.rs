@@ -81,6 +81,25 @@ fn facts(point: &PointView, keys: &[String], node: &VolumeNode) -> VolumeFacts {
     facts
 }
 
+/// Remarks upon filesystems whose journal, which has to be replayed, lies on another volume of the point.
+fn journals(nodes: &[Arc<VolumeNode>]) -> Vec<String> {
+    let uuid = |node: &VolumeNode| node.volume.content.as_ref()?.uuid.clone();
+    let mut notes = Vec::new();
+    for node in nodes {
+        let VolumeState::Unsupported(what) = &node.state else {
+            continue;
+        };
+        let holds = |other: &&Arc<VolumeNode>| {
+            !Arc::ptr_eq(other, node) && uuid(other).is_some_and(|uuid| what.contains(&uuid))
+        };
+        if let Some(journal) = nodes.iter().find(holds) {
+            let (path, journal) = (&node.volume.path, &journal.volume.path);
+            notes.push(format!("{path}: its journal is {journal}"));
+        }
+    }
+    notes
+}
+
 /// A filesystem that was opened, or why not.
 #[derive(Clone)]
 struct Opened {
@@ -156,6 +175,8 @@ impl Scanner {
             })
             .collect();
         let mut volumes = Volumes::new(point, scan, probed, failures + 1);
+        let journals = journals(&volumes.nodes);
+        volumes.notes.extend(journals);
         let keys: Vec<String> = self.disks.point(point).map_or_else(
             |_| Vec::new(),
             |point| point.disks.iter().map(|disk| disk.key.clone()).collect(),

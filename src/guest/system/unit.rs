@@ -138,6 +138,22 @@ fn wanted(tree: &Tree<'_>) -> BTreeMap<Vec<u8>, bool> {
     wanted
 }
 
+/// What is added to a unit: the files of its directories in the order of their names, of several of one name the strongest.
+fn drop_ins(tree: &Tree<'_>, name: &[u8]) -> Vec<u8> {
+    let mut found: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    for dir in DIRS {
+        let dir = [dir, b"/", name, b".d"].concat();
+        for file in tree.names(&dir) {
+            if file.ends_with(b".conf") && !found.contains_key(&file) {
+                let text = tree.read(&[&dir[..], b"/", &file].concat());
+                found.insert(file, text.unwrap_or_default());
+            }
+        }
+    }
+    let texts: Vec<Vec<u8>> = found.into_values().collect();
+    [&b"\n"[..], &texts.join(&b'\n')].concat()
+}
+
 /// The entries of the mount units that are enabled, with remarks on those that cannot be taken.
 pub(super) fn entries(tree: &Tree<'_>) -> (Vec<Entry>, Vec<String>) {
     let mut entries = Vec::new();
@@ -152,9 +168,10 @@ pub(super) fn entries(tree: &Tree<'_>) -> (Vec<Entry>, Vec<String>) {
             continue;
         };
         // A masked unit is a link to /dev/null, which no backup has.
-        let Ok(text) = tree.read(&[dir, &b"/"[..], &name].concat()) else {
+        let Ok(mut text) = tree.read(&[dir, &b"/"[..], &name].concat()) else {
             continue;
         };
+        text.extend(drop_ins(tree, &name));
         match parse(&name, &text, is_required) {
             Ok(entry) => entries.push(entry),
             Err(why) => notes.push(format!("the unit {} is passed over: {why}", shown(&name))),

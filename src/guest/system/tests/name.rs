@@ -32,6 +32,29 @@ fn units_and_types_say_what_the_fstab_does_not() {
             .unwrap();
         }
     }
+    // A masked unit, and one that a drop-in points elsewhere.
+    root.symlink("etc/systemd/system/boot.mount", "/dev/null")
+        .unwrap();
+    root.file(
+        "usr/lib/systemd/system/boot.mount",
+        unit("OPT", "/boot").as_bytes(),
+    )
+    .unwrap();
+    root.file(
+        "usr/lib/systemd/system/usr-local.mount",
+        unit("OPT", "/usr/local").as_bytes(),
+    )
+    .unwrap();
+    root.directory("usr/local").unwrap();
+    root.file(
+        "etc/systemd/system/usr-local.mount.d/10.conf",
+        b"[Mount]\nWhat=LABEL=DATA\n",
+    )
+    .unwrap();
+    for name in ["boot", "usr-local"] {
+        let link = format!("usr/lib/systemd/system/local-fs.target.requires/{name}.mount");
+        root.symlink(&link, &format!("../{name}.mount")).unwrap();
+    }
     let mut guest = Guest::default();
     guest.add(Some(root));
     for (label, kind, is_automatic) in [
@@ -56,7 +79,13 @@ fn units_and_types_say_what_the_fstab_does_not() {
         .map(|((path, ..), mount)| (path, mount.root.volume))
         .collect();
     found.sort();
-    let expected = [("/home", 6), ("/mnt", 3), ("/srv/my-data", 1), ("/var", 4)];
+    let expected = [
+        ("/home", 6),
+        ("/mnt", 3),
+        ("/srv/my-data", 1),
+        ("/usr/local", 1),
+        ("/var", 4),
+    ];
     assert_eq!(found, expected.map(|(path, at)| (path.to_owned(), at)));
     let notes = systems[0].notes.join("\n");
     for words in [

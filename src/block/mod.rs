@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod extent;
 pub mod file;
 pub mod filter;
+pub mod magic;
 pub mod memory;
 pub mod overlay;
 pub mod page;

@@ -1,7 +1,6 @@
 //! Capture: where the bytes of a backup come from.
 
 pub mod helper;
-pub mod magic;
 pub mod source;
 pub mod transfer;
 pub mod watch;

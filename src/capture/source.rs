@@ -12,9 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::helper::QemuNbd;
-use super::magic;
 use super::watch::Watch;
-use crate::block::{FileDisk, ReadAt};
+use crate::block::{FileDisk, ReadAt, magic};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::client::Client;
 use crate::nbd::proto::uri::Uri;

@@ -111,6 +111,9 @@ pub enum Command {
     Quickstart(Quickstart),
     /// Build the catalog anew from the sidecars
     RebuildCatalog(RebuildCatalog),
+    /// Print the names that a word can become: for the completions of shells
+    #[command(hide = true)]
+    CompleteNames(CompleteNames),
 }
 
 /// Arguments of `init`.
@@ -245,6 +248,9 @@ pub struct Commit {
     /// The VM does not have this disk any more
     #[arg(long, value_name = "DISK")]
     pub without: Vec<String>,
+    /// The bytes of this new disk are its own, although they begin as those of an image (qcow2, vmdk ...)
+    #[arg(long, value_name = "DISK")]
+    pub raw: Vec<String>,
 }
 
 /// Arguments of `abort`.
@@ -490,3 +496,14 @@ pub struct Quickstart {
 /// Arguments of `rebuild-catalog`.
 #[derive(Debug, Args)]
 pub struct RebuildCatalog {}
+
+/// Arguments of `complete-names`.
+#[derive(Debug, Args)]
+pub struct CompleteNames {
+    /// The word so far
+    #[arg(value_name = "WORD", allow_hyphen_values = true)]
+    pub word: OsString,
+    /// The words before it
+    #[arg(value_name = "WORDS", last = true, allow_hyphen_values = true)]
+    pub line: Vec<OsString>,
+}

@@ -147,6 +147,8 @@ fn plan(context: &Context, args: &Backup) -> Result<Plan> {
         unchanged,
         // They are not in the session at all: a disk that has the name of one of them now is another.
         without: Vec::new(),
+        // What their sources begin with was judged when the session began.
+        raw: sources.names().cloned().collect(),
         // Known once all is copied.
         consistency: None,
         consistency_note: None,

@@ -13,6 +13,7 @@ mod args;
 fn main() -> std::io::Result<()> {
     println!("cargo:rerun-if-changed=src/cli/args.rs");
     println!("cargo:rerun-if-changed=src/cli/build.rs");
+    println!("cargo:rerun-if-changed=src/cli/completion");
     // OUT_DIR is target/<profile>/build/<package>/out.
     let out = std::env::var_os("OUT_DIR")
         .map(PathBuf::from)
@@ -22,9 +23,44 @@ fn main() -> std::io::Result<()> {
     let completions = assets.join("completions");
     std::fs::create_dir_all(&completions)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut args::Cli::command(), "restorefs", &completions)?;
+        let mut command = args::Cli::command();
+        let file = clap_complete::generate_to(shell, &mut command, "restorefs", &completions)?;
+        let script = with_names(shell, std::fs::read_to_string(&file)?);
+        std::fs::write(&file, script)?;
     }
     Ok(())
+}
+
+/// A completion script that also asks the program for the names of VMs, points and sessions.
+fn with_names(shell: Shell, script: String) -> String {
+    match shell {
+        Shell::Bash => script + include_str!("completion/names.bash"),
+        Shell::Fish => script + include_str!("completion/names.fish"),
+        // Arguments by their names in the table; the functions come before the last lines, which run the first of them.
+        _ => {
+            let is_named = |line: &str| {
+                ["vm", "session", "target", "point", "from"]
+                    .iter()
+                    .any(|id| {
+                        line.starts_with(&format!("':{id} "))
+                            || line.starts_with(&format!("'::{id} "))
+                    })
+            };
+            let mut lines: Vec<String> = script
+                .lines()
+                .map(|line| match is_named(line) {
+                    true => line.replace(":_default'", ":_restorefs_names'"),
+                    false => line.to_owned(),
+                })
+                .collect();
+            let end = lines
+                .iter()
+                .rposition(|line| line.starts_with("if [ \"$funcstack[1]\""))
+                .unwrap_or(lines.len());
+            lines.insert(end, include_str!("completion/names.zsh").to_owned());
+            lines.join("\n") + "\n"
+        }
+    }
 }
 
 /// `restorefs.1`, and `restorefs-<command>.1` for each subcommand; compressed, as packages want them, in `gz/`.

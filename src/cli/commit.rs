@@ -6,7 +6,7 @@ use super::target::{parse_disks, parse_ids, parse_session};
 use crate::daemon::control::{Client, CommitAnswer, CommitArguments, Request};
 use crate::error::Result;
 use crate::repo::sidecar::index::PointEntry;
-use crate::types::size::Human;
+use crate::types::size::{Count, Human};
 use crate::types::{PointName, VmName};
 
 pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
@@ -19,6 +19,7 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
         previous_change_ids: parse_ids(&args.previous_change_id)?,
         unchanged: parse_disks(&args.unchanged)?,
         without: parse_disks(&args.without)?,
+        raw: parse_disks(&args.raw)?,
         consistency: None,
         consistency_note: None,
     };
@@ -39,10 +40,7 @@ pub(super) fn print(context: &Context, vm: &VmName, point: &PointEntry) -> Resul
     }
     let changed: u64 = point.disks.iter().map(|disk| disk.changed_bytes).sum();
     let size: u64 = point.disks.iter().map(|disk| disk.source_bytes).sum();
-    let disks = match point.disks.len() {
-        1 => "1 disk".to_owned(),
-        many => format!("{many} disks"),
-    };
+    let disks = Count::of(point.disks.len(), "disk");
     context.output.outcome(format!(
         "{vm}@{} committed: {}, {} changed of {}, {disks}",
         point.name,

@@ -8,6 +8,7 @@ mod backup;
 mod begin;
 mod check_config;
 mod commit;
+mod complete_names;
 mod context;
 mod damage;
 mod document;
@@ -121,6 +122,7 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::CheckConfig(args) => check_config::run(context, &args),
         Command::Quickstart(args) => quickstart::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
+        Command::CompleteNames(args) => complete_names::run(context, &args),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `restorefs mount --config` and `restorefs umount --config`: the mounts of daemons that may not mount, made and ended in this namespace.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::context::Context;
@@ -105,10 +106,13 @@ pub(super) fn umount(context: &Context, path: &Path) -> Result<()> {
     let (config, _) = load(context, path)?;
     let mut result = Ok(());
     for repository in &config.repositories {
+        let owner = repository.path.metadata().ok().map(|meta| meta.uid());
         for mount in &repository.mounts {
             // Of a process that could not even be killed while it waited for its own mount, this is the only end.
-            let unmounted = match fuse::umount_silent(&mount.at) {
+            let unmounted = match fuse::umount_silent(&mount.at, owner) {
                 Ok(true) => continue,
+                // Nothing, or what another user has there.
+                Ok(false) if !fuse::is_ours(&mount.at, owner) => continue,
                 Ok(false) => fuse::umount(&mount.at, false),
                 Err(error) => Err(error),
             };
@@ -123,7 +127,7 @@ pub(super) fn umount(context: &Context, path: &Path) -> Result<()> {
             }
         }
         let source = repository.path.canonicalize();
-        let dead = fuse::umount_dead(source.as_ref().unwrap_or(&repository.path))?;
+        let dead = fuse::umount_dead(source.as_ref().unwrap_or(&repository.path), owner)?;
         for mountpoint in dead {
             context.output.remark(format!(
                 "{} was dead and is unmounted",

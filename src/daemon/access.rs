@@ -144,6 +144,20 @@ mod tests {
     }
 
     #[test]
+    fn an_identity_may_tell_which_name_it_means() {
+        let text = FILE.replace("\"agent1\"", "\"cn:agent1\"");
+        let access = Access::parse(&text).unwrap();
+        let may = |name: &str| {
+            access.allows(
+                &[name.to_owned()],
+                &VmName::new("web01").unwrap(),
+                Right::Read,
+            )
+        };
+        assert!(may("cn:agent1") && !may("agent1") && !may("dns:agent1"));
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
         for (text, what) in [
             ("[[acess]]", "line 1"),

@@ -192,7 +192,7 @@ async fn drain(
         }
         if told.is_none_or(|told| told.elapsed() >= EXTEND_INTERVAL) {
             let status = format!(
-                "stopping: {writing} sessions are being written, {} s left",
+                "stopping: sessions that are being written: {writing}; {} s left",
                 left.as_secs()
             );
             if told.is_none() {

@@ -11,14 +11,28 @@ pub(super) const TYPE: &str = "fuse.restorefs";
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MountEntry {
+    /// The mount's id, as in `mnt_id` of a descriptor.
+    pub(super) id: u64,
     /// `fuse.restorefs`, `ext4`, ...
     pub(super) kind: String,
     /// major:minor.
     pub(super) device: String,
     /// Where it is mounted.
     pub(super) mountpoint: PathBuf,
-    /// What is mounted: of ours, the repository.
+    /// What is mounted: of ours, the repository. Whoever mounts can write anything here.
     pub(super) source: PathBuf,
+    /// Of a FUSE mount: who has mounted it, which the kernel knows.
+    pub(super) user: Option<u32>,
+}
+
+impl MountEntry {
+    /// Whether what is mounted there answers: it is no FUSE mount, or one that root or one of these users has mounted.
+    pub(super) fn is_trusted(&self, users: &[u32]) -> bool {
+        let is_fuse =
+            self.kind == "fuse" || self.kind == "fuseblk" || self.kind.starts_with("fuse.");
+        let is_known = |user: u32| user == 0 || users.contains(&user);
+        !is_fuse || self.user.is_some_and(is_known)
+    }
 }
 
 /// Everything that is mounted, what came last being last.
@@ -40,19 +54,27 @@ pub(super) fn at(path: &Path) -> Result<Vec<MountEntry>> {
     Ok(entries)
 }
 
-/// Field 3 is the device, field 5 the mountpoint; after the lone hyphen come type and source.
+/// Field 1 is the id, 3 the device, 5 the mountpoint; after the lone hyphen come type, source and the filesystem's own options.
 fn parse(mountinfo: &str) -> Vec<MountEntry> {
     let entry = |line: &str| {
-        let mut fields = line.split(' ').skip(2);
-        let device = fields.next()?.to_owned();
+        let mut fields = line.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        let device = fields.nth(1)?.to_owned();
         let mountpoint = unescape(fields.nth(1)?);
         let (_, after) = line.split_once(" - ")?;
         let mut after = after.split(' ');
+        let (kind, source) = (after.next()?, after.next()?);
+        let options = after.next().unwrap_or_default();
+        let user = options
+            .split(',')
+            .find_map(|option| option.strip_prefix("user_id="));
         Some(MountEntry {
-            kind: after.next()?.to_owned(),
+            id,
+            kind: kind.to_owned(),
             device,
             mountpoint,
-            source: unescape(after.next()?),
+            source: unescape(source),
+            user: user.and_then(|user| user.parse().ok()),
         })
     };
     mountinfo.lines().filter_map(entry).collect()
@@ -67,7 +89,7 @@ mod tests {
     fn lines_are_understood() {
         let text = "36 35 0:98 / /mnt/a\\040b ro,nosuid - fuse.restorefs /srv/my\\040repo ro\n\
                     37 35 8:1 / /mnt rw shared:1 - ext4 /dev/sda1 rw\n\
-                    38 37 0:99 / /mnt ro - fuse.restorefs restorefs ro\n\
+                    38 37 0:99 / /mnt ro - fuse.restorefs restorefs ro,user_id=1000,group_id=1000\n\
                     nonsense\n";
         let entries = parse(text);
         let kinds = |path: &str| -> Vec<&str> {
@@ -79,6 +101,10 @@ mod tests {
         assert!(kinds("/mn").is_empty());
         assert_eq!(entries[0].source, Path::new("/srv/my repo"));
         assert_eq!(entries[2].device, "0:99");
+        assert_eq!((entries[2].id, entries[2].user), (38, Some(1000)));
+        // One of an ordinary user, and one that does not tell.
+        assert!(!entries[2].is_trusted(&[33]) && entries[2].is_trusted(&[1000]));
+        assert!(!entries[0].is_trusted(&[1000]) && entries[1].is_trusted(&[]));
         assert_eq!(entries.len(), 3);
     }
 }

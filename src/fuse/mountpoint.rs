@@ -1,10 +1,12 @@
 //! Whether a directory can be a mountpoint.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::held::{Held, Pulse};
 use super::mountinfo::{self, TYPE};
 use super::options::MountOptions;
-use super::umount::{Pulse, clear, pulse};
+use super::umount::trusted;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// What is to be mounted.
@@ -53,39 +55,69 @@ pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<PathBu
 }
 
 /// Takes away what a process of ours that died has left. What others have mounted is theirs, also when it does not answer; so is what the
-/// daemon of another repository has.
+/// daemon of another repository has. Another user's FUSE mount is asked nothing.
 fn clear_dead(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
-    let pulse = pulse(mountpoint);
+    let Some(held) = Held::at(mountpoint)? else {
+        return check_answers(mountpoint, subject);
+    };
+    check_trusted(&held, mountpoint, subject)?;
+    let root = subject.repository.and_then(|root| root.canonicalize().ok());
+    let pulse = held.pulse();
     if pulse == Pulse::Alive {
         return Ok(());
     }
-    // The path is walked without asking what is mounted at its end.
-    let resolved = std::fs::canonicalize(mountpoint)
-        .or_io("cannot use the mountpoint")
-        .at_path(mountpoint)?;
-    let mounts = mountinfo::at(&resolved)?;
-    let root = subject.repository.and_then(|root| root.canonicalize().ok());
-    let is_left = mounts.last().is_some_and(|mount| {
-        let is_this = subject.is_owner && Some(&mount.source) == root.as_ref();
-        mount.kind == TYPE && (pulse == Pulse::Dead || is_this)
-    });
-    if is_left {
-        return clear(&resolved);
+    let is_this = subject.is_owner && Some(&held.entry.source) == root.as_ref();
+    if held.entry.kind == TYPE && (pulse == Pulse::Dead || is_this) {
+        return held.clear().map(|_| ());
     }
-    let what = match mounts.last() {
-        Some(mount) => format!("what is mounted there ({}) does not answer", mount.kind),
-        None => "the filesystem of the mountpoint does not answer".to_owned(),
-    };
-    Err(Error::new(ErrorKind::TimedOut, what)
+    let what = format!(
+        "what is mounted there ({}) does not answer",
+        held.entry.kind
+    );
+    Err(silent(what, mountpoint))
+}
+
+/// Refuses a mount of another user.
+fn check_trusted(held: &Held, mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
+    let owner = subject.repository.and_then(|root| root.metadata().ok());
+    let users = trusted(owner.map(|metadata| metadata.uid()));
+    if held.entry.is_trusted(&users) {
+        return Ok(());
+    }
+    let what = format!(
+        "another user has mounted something there ({})",
+        held.entry.kind
+    );
+    Err(Error::new(ErrorKind::Busy, what)
         .at_path(mountpoint)
-        .advise("see to it that it does, or unmount it first: umount -l DIR"))
+        .advise("choose another directory, or unmount it first: umount -l DIR"))
+}
+
+fn silent(what: String, mountpoint: &Path) -> Error {
+    Error::new(ErrorKind::TimedOut, what)
+        .at_path(mountpoint)
+        .advise("see to it that it does, or unmount it first: umount -l DIR")
+}
+
+/// Whether the filesystem of a directory answers where nothing is mounted on it: its server may be away.
+fn check_answers(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
+    let Some(held) = Held::around(mountpoint)? else {
+        return Ok(());
+    };
+    check_trusted(&held, mountpoint, subject)?;
+    match held.pulse() {
+        Pulse::Alive => Ok(()),
+        Pulse::Dead | Pulse::Silent => {
+            let what = "the filesystem of the mountpoint does not answer".to_owned();
+            Err(silent(what, mountpoint))
+        }
+    }
 }
 
 /// Whether something is mounted at a path. What is mounted there is asked nothing.
 #[must_use]
 pub fn is_mountpoint(path: &Path) -> bool {
-    let resolved = path.canonicalize();
-    resolved.is_ok_and(|path| mountinfo::at(&path).is_ok_and(|mounts| !mounts.is_empty()))
+    Held::at(path).is_ok_and(|held| held.is_some())
 }
 
 /// Checks that a mountpoint does not lie in a repository, nor the repository in it. What cannot be resolved is not known to.

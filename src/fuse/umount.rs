@@ -5,6 +5,7 @@ use std::process::Command;
 
 use rustix::mount::UnmountFlags;
 
+use super::held::{Held, Pulse};
 use super::mountinfo::{self, TYPE};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
@@ -13,52 +14,6 @@ const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 const BUSY_ADVICE: &str = "close what uses it (fuser -vm DIR), or unmount lazily";
-
-/// LIMIT: how long a mount that is there already may take to say that it lives.
-const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// How what is mounted at a place answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pulse {
-    /// It answers, or there is nothing.
-    Alive,
-    /// Its process has ended.
-    Dead,
-    /// Nothing is heard of it: a thread of its process could not end, or it is slow, or the server of a network filesystem is away.
-    Silent,
-}
-
-/// Asks what is mounted there. statfs always asks the other end, while attributes may still be cached.
-pub(super) fn pulse(mountpoint: &Path) -> Pulse {
-    let (answered, answer) = std::sync::mpsc::channel();
-    let path = mountpoint.to_owned();
-    let ask = move || {
-        let dead = rustix::fs::statfs(&path).is_err_and(|e| e == rustix::io::Errno::NOTCONN);
-        // Nobody listens any more when it took too long.
-        let _ = answered.send(dead);
-    };
-    if std::thread::Builder::new().spawn(ask).is_err() {
-        return Pulse::Alive;
-    }
-    match answer.recv_timeout(ANSWER_PATIENCE) {
-        Ok(false) => Pulse::Alive,
-        Ok(true) => Pulse::Dead,
-        Err(_) => Pulse::Silent,
-    }
-}
-
-/// Takes away a dead mount: whoever waits for an answer of its process is told that there is none.
-///
-/// # Errors
-/// `PermissionDenied`, `Io`.
-pub(super) fn clear(mountpoint: &Path) -> Result<()> {
-    tracing::warn!(
-        mountpoint = %mountpoint.display(),
-        "a mount is there whose process has ended, or does not answer; it is unmounted"
-    );
-    let forced = rustix::mount::unmount(mountpoint, UnmountFlags::FORCE | UnmountFlags::DETACH);
-    forced.or_else(|_| detach(mountpoint))
-}
 
 /// Takes a mount away at once; who still uses it keeps it until done.
 pub(super) fn detach(mountpoint: &Path) -> Result<()> {
@@ -74,15 +29,11 @@ pub(super) fn detach(mountpoint: &Path) -> Result<()> {
 /// # Errors
 /// `InvalidInput` when no repository is mounted there; `Busy`; `PermissionDenied`; `Io`.
 pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
-    // A dead mount cannot be resolved; then the path is taken as it is.
-    let resolved = std::fs::canonicalize(mountpoint).or_else(|_| std::path::absolute(mountpoint));
-    let resolved = resolved
-        .or_io("cannot use the mountpoint")
-        .at_path(mountpoint)?;
-    match mountinfo::at(&resolved)?.last() {
-        Some(mount) if mount.kind == TYPE => {}
+    // Held only as long as it is looked at: what is held is busy.
+    let resolved = match Held::at(mountpoint)? {
+        Some(held) if held.entry.kind == TYPE => held.entry.mountpoint,
         _ => return Err(Error::invalid("no repository is mounted there").at_path(mountpoint)),
-    }
+    };
     if lazy {
         return detach(&resolved);
     }
@@ -100,37 +51,56 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
 }
 
 /// Takes away a repository's mount that does not answer, by force: whoever waits for it is told that nobody is there. `false` when it
-/// answers, or none is there. For those who know that its process has been ended.
+/// answers, none is there, or somebody else than root, `owner` (the repository's) and this user has mounted it: that one is asked
+/// nothing. For those who know that its process has been ended.
 ///
 /// # Errors
 /// `PermissionDenied`, `Io`.
-pub fn umount_silent(mountpoint: &Path) -> Result<bool> {
-    if pulse(mountpoint) == Pulse::Alive {
-        return Ok(false);
-    }
-    // The path is walked without asking what is mounted at its end.
-    let resolved = std::fs::canonicalize(mountpoint).unwrap_or_else(|_| mountpoint.to_owned());
-    match mountinfo::at(&resolved)?.last() {
-        Some(mount) if mount.kind == TYPE => clear(&resolved).map(|()| true),
+pub fn umount_silent(mountpoint: &Path, owner: Option<u32>) -> Result<bool> {
+    let held = match Held::at(mountpoint) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    match held {
+        Some(held) if held.is_ours(&trusted(owner)) && held.pulse() != Pulse::Alive => {
+            held.clear().map(|_| true)
+        }
         _ => Ok(false),
     }
 }
 
-/// Unmounts what dead processes have left of a repository's mounts, wherever they are, and answers where they were.
+/// Whether a repository is mounted at a path by root, its `owner` or this user. What is mounted there is asked nothing.
+#[must_use]
+pub fn is_ours(mountpoint: &Path, owner: Option<u32>) -> bool {
+    let held = Held::at(mountpoint).ok().flatten();
+    held.is_some_and(|held| held.is_ours(&trusted(owner)))
+}
+
+/// Users whose mounts this process believes to be of its own kind.
+pub(super) fn trusted(owner: Option<u32>) -> Vec<u32> {
+    let own = rustix::process::geteuid().as_raw();
+    owner.into_iter().chain([own]).collect()
+}
+
+/// Unmounts what dead processes have left of a repository's mounts, wherever they are, and answers where they were. Mounts of others than
+/// root, the repository's `owner` and this user are left alone, whatever they call themselves.
 ///
 /// # Errors
 /// `Io` when the mounts cannot be listed; what cannot be unmounted is said in the log.
-pub fn umount_dead(repository: &Path) -> Result<Vec<PathBuf>> {
+pub fn umount_dead(repository: &Path, owner: Option<u32>) -> Result<Vec<PathBuf>> {
+    let users = trusted(owner);
     let mut cleared = Vec::new();
     for entry in mountinfo::all()? {
-        if entry.kind != TYPE || entry.source != repository {
+        let is_ours = entry.kind == TYPE && entry.source == repository && entry.is_trusted(&users);
+        if !is_ours {
             continue;
         }
-        if pulse(&entry.mountpoint) != Pulse::Dead {
-            continue;
-        }
-        match clear(&entry.mountpoint) {
-            Ok(()) => cleared.push(entry.mountpoint),
+        let taken = Held::of(entry, &users).and_then(|held| match held {
+            Some(held) if held.pulse() == Pulse::Dead => held.clear().map(Some),
+            _ => Ok(None),
+        });
+        match taken {
+            Ok(mountpoint) => cleared.extend(mountpoint),
             Err(error) => tracing::error!(error = %error.report(), "a dead mount is left"),
         }
     }

@@ -175,7 +175,13 @@ impl Session {
         check_change_ids(&request.previous_change_ids)?;
         let owner = &engine.owner;
         let repository = owner.repository();
-        if owner.vm(&request.vm).is_err() {
+        let known = owner.vm(&request.vm);
+        if known
+            .as_ref()
+            .is_err_and(|e| e.kind() == ErrorKind::Corrupt)
+        {
+            known?;
+        } else if known.is_err() {
             // A request that cannot be met leaves no empty VM behind.
             if request.parent.is_some() {
                 owner.vm(&request.vm)?;

@@ -11,6 +11,7 @@ use super::resume::resume_disk;
 use super::saying::{check_change_ids, check_note};
 use super::session::{Session, SessionState};
 use super::trust::{check_disk, said_of};
+use crate::block::magic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::layout::VmKeys;
 use crate::repo::publish::{Draft, Published, free_name};
@@ -32,6 +33,8 @@ pub struct CommitRequest {
     pub unchanged: Vec<DiskName>,
     /// Disks that the point does not have any more.
     pub without: Vec<DiskName>,
+    /// New disks whose bytes are a disk's, although they begin as an image.
+    pub raw: Vec<DiskName>,
     /// What is known of the instant.
     pub consistency: Option<Consistency>,
     /// Why it is `unknown`, in words.
@@ -117,6 +120,7 @@ impl Session {
         let mut merged = request.clone();
         merged.unchanged.extend(declared.unchanged);
         merged.without.extend(declared.without);
+        merged.raw.extend(declared.raw);
         for (ids, before) in [
             (&mut merged.change_ids, declared.change_ids),
             (
@@ -151,7 +155,8 @@ impl Session {
         check_note(request.consistency_note.as_deref())?;
         let ids = request.change_ids.keys();
         let ids = ids.chain(request.previous_change_ids.keys());
-        for name in ids.chain(&request.unchanged).chain(&request.without) {
+        let lists = [&request.unchanged, &request.without, &request.raw];
+        for name in ids.chain(lists.into_iter().flatten()) {
             if !sidecar
                 .disks
                 .iter()
@@ -194,6 +199,9 @@ impl Session {
                 check_disk(&disk.meta, &request.previous_change_ids)?;
             }
             disk.check_size()?;
+            if !named(&request.raw, disk) {
+                check_bytes(disk)?;
+            }
         }
         let sidecar = self.sidecar();
         let repository = self.engine.owner.repository();
@@ -274,6 +282,24 @@ impl Session {
             *place = again;
         }
         Ok(())
+    }
+}
+
+/// Refuses a new disk that begins as an image: somebody has written the image's file instead of the disk in it. What the parent point has
+/// may begin with anything, as a guest may write anything.
+fn check_bytes(disk: &Arc<DiskWriter>) -> Result<()> {
+    if disk.meta.inherited || disk.meta.parent.is_some() {
+        return Ok(());
+    }
+    let name = &disk.meta.name;
+    match magic::look(disk.as_ref())? {
+        None => Ok(()),
+        Some(format) => Err(Error::invalid(format!(
+            "the new disk {name} begins as a {format} image: was the image's file written instead of the disk in it?"
+        ))
+        .advise(format!(
+            "write the disk (qemu-img convert -n -f {format} -O raw IMAGE TARGET), or declare that these are its own bytes: --raw {name}, in the tree setfattr -n user.restorefs.raw -v {name}"
+        ))),
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Owner {
     lock: Arc<dyn Lock>,
     site: Option<Site>,
     vms: Mutex<HashMap<String, Arc<Mutex<VmEntry>>>>,
+    /// VMs that could not be read, and why: nothing is written to them.
+    damaged: HashMap<String, String>,
     serial_high: AtomicU32,
     /// Held while a line is appended to the job history.
     history: Mutex<()>,
@@ -101,11 +103,24 @@ impl Owner {
             repository.format().repository_id,
         )?;
         let mut vms = HashMap::new();
+        let mut damaged = HashMap::new();
         let mut serial_high = repository.format_now()?.serial_high;
         recovery::empty_trash(repository, clock.now())?;
         for name in repository.vm_names()? {
-            let Some(entry) = recovery::recover_vm(repository, &name, clock.now())? else {
-                continue;
+            let entry = match recovery::recover_vm(repository, &name, clock.now()) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => continue,
+                // The others go on. What it says of serials must be known, though: none is given twice.
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    let Ok(index) = repository.stored_index(&name) else {
+                        return Err(e);
+                    };
+                    serial_high = serial_high.max(index.serial_high).max(index.serial);
+                    tracing::error!(vm = %name, error = %e.report(), "a VM is damaged and left alone");
+                    damaged.insert(name.folded(), e.report());
+                    continue;
+                }
+                Err(e) => return Err(e),
             };
             serial_high = serial_high
                 .max(entry.index.serial_high)
@@ -146,6 +161,7 @@ impl Owner {
             lock,
             site,
             vms: Mutex::new(vms),
+            damaged,
             serial_high: AtomicU32::new(serial_high),
             history: Mutex::default(),
             reserve: Reserve::default(),
@@ -235,10 +251,21 @@ impl Owner {
     /// # Errors
     /// `NotFound` naming the VM.
     pub fn vm(&self, name: &VmName) -> Result<Arc<Mutex<VmEntry>>> {
+        self.check_undamaged(name)?;
         self.table().get(&name.folded()).cloned().ok_or_else(|| {
             Error::not_found(format!("there is no VM {name}"))
                 .advise("list the VMs with: restorefs ls")
         })
+    }
+
+    fn check_undamaged(&self, name: &VmName) -> Result<()> {
+        match self.damaged.get(&name.folded()) {
+            Some(said) => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the VM {name} is damaged, and nothing is written to it: {said}"),
+            )),
+            None => Ok(()),
+        }
     }
 
     /// A copy of a VM's entry.
@@ -258,6 +285,7 @@ impl Owner {
     /// # Errors
     /// `AlreadyExists` when a VM has the name in another case; `LimitExceeded`, `NoSpace`, `Io`.
     pub fn ensure_vm(&self, name: &VmName) -> Result<Arc<Mutex<VmEntry>>> {
+        self.check_undamaged(name)?;
         let mut table = self.table();
         if let Some(entry) = table.get(&name.folded()) {
             let stored = entry

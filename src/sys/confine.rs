@@ -1,15 +1,19 @@
 //! Giving up rights: what a process that parses hostile bytes does to itself before it begins.
 //!
 //! # Invariants
-//! - Each step is tried on its own and said in [`Confinement`]; [`Confinement::holds`] is whether what remains keeps the process from
-//!   files and network: landlock or seccomp, whichever the kernel has.
+//! - Each step is tried on its own and reported in [`Confinement`]; [`Confinement::lacks`] names what is missing: both landlock and seccomp
+//!   are demanded, so that a fault of one is held by the other. Kernels from 5.15 on have both, where they are switched on.
+//! - [`close_others`] comes first: a descriptor that the caller has left open is a right, too.
 //! - [`seal`] comes last, when all threads are there, and holds for all of them: from then on only memory, the clock, and reading and
 //!   writing what is open already are possible.
 //!
 //! # Why
 //! User namespaces are forbidden on many machines and in many containers, and give nothing that landlock and seccomp do not
 //! give: they are taken where they are to be had.
-#![expect(unsafe_code, reason = "unshare(2) has no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "unshare(2) and close_range(2) have no safe wrappers"
+)]
 
 use std::collections::BTreeMap;
 
@@ -19,8 +23,12 @@ use landlock::{
 };
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 
+use super::refuse::{self, Call};
 use crate::error::{Error, Result, ResultExt};
 
 /// What a confined process may still use.
@@ -44,10 +52,12 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Whether files and network are out of reach.
+    /// What of the kernel's means is missing; empty when files and network are out of reach.
     #[must_use]
-    pub const fn holds(&self) -> bool {
-        self.landlock || self.seccomp
+    pub fn lacks(&self) -> Vec<&'static str> {
+        let means = [(self.landlock, "landlock"), (self.seccomp, "seccomp")];
+        let missing = means.into_iter().filter(|(is_there, _)| !is_there);
+        missing.map(|(_, name)| name).collect()
     }
 }
 
@@ -59,6 +69,24 @@ fn limit(resource: Resource, most: u64) -> Result<()> {
     rustix::process::setrlimit(resource, both)
         .map_err(std::io::Error::from)
         .or_io("cannot limit this process")
+}
+
+/// Closes every descriptor but standard input, output and error: whoever started this process may have left some open. Call it before
+/// anything is opened.
+///
+/// # Errors
+/// `Io`; `Unsupported` before Linux 5.9.
+pub fn close_others() -> Result<()> {
+    let all = libc::c_uint::MAX;
+    // SAFETY: descriptors from 3 on are nobody's in this process: the caller has opened none yet.
+    let result = unsafe { libc::close_range(3, all, 0) };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(Error::io(
+        "cannot close inherited descriptors",
+        std::io::Error::last_os_error(),
+    ))
 }
 
 /// No files, no ports, no signals to others: as much of it as this kernel knows.
@@ -107,13 +135,14 @@ pub fn confine(limits: Limits) -> Result<Confinement> {
         .or_io("cannot drop capabilities")?;
     Ok(Confinement {
         namespaces,
-        landlock: landlock().is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced),
+        landlock: refuse::check(Call::Landlock).is_ok()
+            && landlock().is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced),
         seccomp: false,
     })
 }
 
 /// The calls that remain: memory, signals of its own, futexes, the clock, what is open already.
-const ALLOWED: [libc::c_long; 32] = [
+const ALLOWED: [libc::c_long; 31] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -138,7 +167,6 @@ const ALLOWED: [libc::c_long; 32] = [
     libc::SYS_getrandom,
     libc::SYS_gettid,
     libc::SYS_getpid,
-    libc::SYS_tgkill,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -157,16 +185,24 @@ const EPERM: u32 = libc::EPERM.unsigned_abs();
 /// # Errors
 /// `Unsupported` where the kernel has no seccomp.
 pub fn seal() -> Result<()> {
+    refuse::check(Call::Seccomp).or_io("seccomp cannot be had")?;
     let failed =
         |error: seccompiler::Error| Error::unsupported("seccomp cannot be had").caused_by(error);
     let backend = |error: seccompiler::BackendError| failed(error.into());
-    let mut rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_poll, Vec::new());
     // glibc registers each new thread with these.
     rules.insert(libc::SYS_set_robust_list, Vec::new());
     rules.insert(libc::SYS_rseq, Vec::new());
+    // Signals to its own threads (abort), to nobody else.
+    let own = u64::from(std::process::id());
+    let is_own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own);
+    let rule = is_own
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .map_err(backend)?;
+    rules.insert(libc::SYS_tgkill, vec![rule]);
     let arch = std::env::consts::ARCH.try_into().map_err(backend)?;
     let filter = SeccompFilter::new(
         rules,
@@ -177,4 +213,41 @@ pub fn seal() -> Result<()> {
     .map_err(backend)?;
     let program: BpfProgram = filter.try_into().map_err(backend)?;
     seccompiler::apply_filter_all_threads(&program).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seal;
+
+    /// Set in the process that is sealed.
+    const VARIABLE: &str = "RESTOREFS_TEST_SEALED";
+
+    fn signal(process: libc::pid_t, thread: libc::pid_t) -> bool {
+        // SAFETY: the null signal is delivered to nobody.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) };
+        sent == 0
+    }
+
+    /// Whoever parses hostile bytes signals its own threads, as abort(3) does, and nobody else, also where landlock does not know signals.
+    #[test]
+    fn a_sealed_process_signals_itself_alone() {
+        // SAFETY: both calls only ask.
+        let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+        if std::env::var_os(VARIABLE).is_some() {
+            let parent = std::env::var(VARIABLE).unwrap().parse().unwrap();
+            // Without the filter it may.
+            let before = signal(parent, parent);
+            seal().unwrap();
+            let is_right = before && signal(process, thread) && !signal(parent, parent);
+            std::process::exit(if is_right { 42 } else { 1 });
+        }
+        let name = "sys::confine::tests::a_sealed_process_signals_itself_alone";
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--test-threads=1"])
+            .env(VARIABLE, process.to_string())
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(42), "{status}");
+    }
 }

@@ -106,7 +106,7 @@ mod tests {
     fn lock_byte(file: &std::fs::File, byte: i64) {
         // SAFETY: all-zero is a valid value of this plain C structure.
         let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-        lock.l_type = libc::F_RDLCK as i16;
+        lock.l_type = i16::try_from(libc::F_RDLCK).unwrap();
         lock.l_start = byte;
         lock.l_len = 1;
         // SAFETY: the descriptor is open and the pointer valid for the call.

@@ -1,7 +1,7 @@
 //! A test aid in the product: makes chosen system calls answer as a poorer filesystem (NFS, SMB) or an older kernel would.
 //!
-//! The environment variable `RESTOREFS_REFUSE` lists them, separated by commas: `renameat2,reflink,immutable,punch,openat2`. It is read
-//! once, at the first such call.
+//! The environment variable `RESTOREFS_REFUSE` lists them, separated by commas: `renameat2,reflink,immutable,punch,openat2,landlock,
+//! seccomp`. It is read once, at the first such call.
 
 use std::io;
 use std::sync::OnceLock;
@@ -24,15 +24,21 @@ pub enum Call {
     Punch,
     /// openat2: ENOSYS, as kernels before 5.6 and some seccomp filters answer.
     Openat2,
+    /// landlock_restrict_self: EOPNOTSUPP, as kernels answer where landlock is switched off.
+    Landlock,
+    /// seccomp: ENOSYS, as kernels without it answer.
+    Seccomp,
 }
 
 impl Call {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Renameat2,
         Self::Reflink,
         Self::Immutable,
         Self::Punch,
         Self::Openat2,
+        Self::Landlock,
+        Self::Seccomp,
     ];
 
     const fn name(self) -> &'static str {
@@ -42,14 +48,16 @@ impl Call {
             Self::Immutable => "immutable",
             Self::Punch => "punch",
             Self::Openat2 => "openat2",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
         }
     }
 
     const fn answer(self) -> Errno {
         match self {
             Self::Renameat2 => Errno::INVAL,
-            Self::Reflink | Self::Immutable | Self::Punch => Errno::OPNOTSUPP,
-            Self::Openat2 => Errno::NOSYS,
+            Self::Reflink | Self::Immutable | Self::Punch | Self::Landlock => Errno::OPNOTSUPP,
+            Self::Openat2 | Self::Seccomp => Errno::NOSYS,
         }
     }
 }

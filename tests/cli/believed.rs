@@ -193,3 +193,45 @@ fn a_restore_tells_of_damage_that_its_data_does_not_need() {
     }
     pair.check("whole again");
 }
+
+/// One VM that is damaged stops no backup of the others.
+#[test]
+fn a_vm_that_is_damaged_is_left_alone_and_the_others_go_on() {
+    let pair = Pair::new();
+    let place = &pair.place;
+    place.ok(&["backup", "db01", "vda=a.raw", "--point", "one"]);
+    let path = pair.path("vms/web01/vm.json");
+    let good = std::fs::read(&path).unwrap();
+    let mut bytes = good.clone();
+    bytes[60] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    place.ok(&["backup", "db01", "vda=a.raw", "--point", "two"]);
+    for args in [&["backup", "web01", "vda=a.raw"][..], &["rebuild-catalog"]] {
+        // The log comes first.
+        let output = place.run(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(
+            said.contains("\nrestorefs: ") && said.contains("vm.json"),
+            "{said}"
+        );
+    }
+    let daemon = place.serve(&[]);
+    place.ok(&["backup", "db01", "vda=a.raw", "--point", "three"]);
+    place.fails(3, &["begin", "web01"]);
+    daemon.stop();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    std::fs::write(&path, &good).unwrap();
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "two"]);
+    pair.check("restored from a copy");
+    // No serial was given twice meanwhile.
+    let mut serials = std::collections::BTreeSet::new();
+    for vm in ["web01", "db01"] {
+        let index = std::fs::read(pair.path(&format!("vms/{vm}/index.json"))).unwrap();
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        for point in index["points"].as_array().unwrap() {
+            assert!(serials.insert(point["serial"].as_u64().unwrap()), "{index}");
+        }
+    }
+    assert_eq!(serials.len(), 5);
+}

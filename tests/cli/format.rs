@@ -366,3 +366,50 @@ fn one_source_for_two_disks_is_refused() {
     }
     place.ok(&["backup", "web01", "vda=a.raw", "vdb=b.raw"]);
 }
+
+/// The same mistake through the other doors: the file of an image written where a disk belongs.
+#[test]
+fn an_image_written_into_a_session_is_refused_for_a_new_disk() {
+    if !has("qemu-img") || !has("nbdcopy") {
+        return;
+    }
+    let place = Place::new();
+    let want = content(&place);
+    make(&place, "qcow2", &[], "a.qcow2");
+    let length = fs::metadata(place.path("a.qcow2")).unwrap().len();
+    let daemon = place.serve(&[]);
+    let write = |session: &str, file: &str| {
+        tool::ok(
+            &place,
+            "nbdcopy",
+            &[file, &daemon.uri(&format!("web01/{session}/vda"))],
+        );
+    };
+    place.ok(&["begin", "web01", &format!("vda={length}"), "--session", "s"]);
+    write("s", "a.qcow2");
+    let said = place.fails(2, &["commit", "web01/s"]);
+    assert!(
+        said.contains("begins as a qcow2 image") && said.contains("--raw vda"),
+        "{said}"
+    );
+    place.ok(&["abort", "web01/s"]);
+    // What is meant is written, and what is meant otherwise is declared.
+    place.ok(&[
+        "begin",
+        "web01",
+        &format!("vda={}", want.len()),
+        "--session",
+        "s",
+    ]);
+    write("s", "content.raw");
+    place.ok(&["commit", "web01/s", "--point", "right"]);
+    place.ok(&["begin", "rawly", &format!("vda={length}"), "--session", "s"]);
+    tool::ok(&place, "nbdcopy", &["a.qcow2", &daemon.uri("rawly/s/vda")]);
+    place.ok(&["commit", "rawly/s", "--raw", "vda"]);
+    assert!(place.restored("rawly@latest", "vda") == fs::read(place.path("a.qcow2")).unwrap());
+    // A guest may write what it likes.
+    place.ok(&["begin", "web01", "--session", "s"]);
+    write("s", "a.qcow2");
+    place.ok(&["commit", "web01/s"]);
+    daemon.stop();
+}

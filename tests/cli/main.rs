@@ -15,6 +15,8 @@ mod believed;
 mod broken;
 mod bytes;
 mod changed_only;
+mod complete;
+mod confined;
 mod copied;
 mod daemon;
 mod filesystem;

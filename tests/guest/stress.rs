@@ -220,7 +220,7 @@ fn each_is_killed_once(guest: &Guest, daemon: u32) {
         let back = volume(guest, broken_volume);
         assert_eq!(back["state"], "readable", "{back}");
         let note = back["notes"][0].as_str().unwrap();
-        assert!(note.contains("started anew 1 times"), "{note}");
+        assert!(note.contains("started anew 1 time,"), "{note}");
         hit.push(broken_volume);
     }
     hit.sort_unstable();

@@ -28,10 +28,16 @@ impl Mount {
 
     /// Mounts `image` with `options`; `None`, with SKIP, where we may not mount.
     pub(crate) fn new(image: &Path, options: &str) -> Option<Self> {
-        let why = match Self::attempt(image, options) {
-            Ok(mount) => return Some(mount),
-            Err(why) => why,
-        };
+        // The kernel's btrfs keeps devices by their names, and loop devices of other tests come and go: a mount that fails by that chance
+        // succeeds a moment later.
+        let mut why = String::new();
+        for _ in 0..5 {
+            match Self::attempt(image, options) {
+                Ok(mount) => return Some(mount),
+                Err(said) => why = said,
+            }
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
         assert!(
             std::env::var_os("CI_REQUIRE").is_none_or(|value| value != "1"),
             "mount: {why}"

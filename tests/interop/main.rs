@@ -32,4 +32,6 @@ mod history;
 mod opinion;
 mod qcow2;
 mod repository;
+mod second_reader;
+mod second_reader_damage;
 mod tool;

@@ -15,7 +15,7 @@ fn mistakes_are_named() {
             &["map", "web01@two"],
             "there is no restore point web01@two",
         ),
-        (1, &["map", "web01@latest~7"], "restore points"),
+        (1, &["map", "web01@latest~7"], "only 1 restore point;"),
         (1, &["map", "web01@one/vdz"], "has no disk vdz"),
         (2, &["map", "web01"], "VM@POINT"),
         (2, &["map", "web01/vda"], "VM@POINT"),

@@ -117,8 +117,34 @@ impl Authority {
         )
     }
 
-    /// Takes the certificate of a client back: the list of such is in the server's directory from now on.
+    /// For a client with a common name and other names beside it.
+    pub(crate) fn client_named(&self, directory: &str, common: &str, names: &str) -> PathBuf {
+        let (subject, names) = (format!("/CN={common}"), format!("subjectAltName={names}"));
+        self.directory(
+            directory,
+            "client",
+            &subject,
+            &["-addext", &names, "-days", "30"],
+        )
+    }
+
+    /// Takes the certificate of a client back: the list of such is in the server's directory from now on, and is good until then.
     pub(crate) fn revoke(&self, client: &Path, server: &Path) {
+        self.revoke_until(client, server, &["-crldays", "30"]);
+    }
+
+    /// The same with a list that has expired.
+    pub(crate) fn revoke_long_ago(&self, client: &Path, server: &Path) {
+        let times = [
+            "-crl_lastupdate",
+            "20200101000000Z",
+            "-crl_nextupdate",
+            "20200201000000Z",
+        ];
+        self.revoke_until(client, server, &times);
+    }
+
+    fn revoke_until(&self, client: &Path, server: &Path, times: &[&str]) {
         let config = self.path("ca.cnf");
         let (database, number) = (self.path("index.txt"), self.path("number"));
         let lines = format!(
@@ -143,7 +169,7 @@ impl Authority {
         let certificate = client.join("client-cert.pem");
         openssl(&[&common[..], &["-revoke", text(&certificate)]].concat());
         let list = server.join("ca-crl.pem");
-        openssl(&[&common[..], &["-gencrl", "-out", text(&list)]].concat());
+        openssl(&[&common[..], &["-gencrl", "-out", text(&list)], times].concat());
     }
 
     /// For a client, but made out for servers.

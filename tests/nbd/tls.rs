@@ -439,6 +439,73 @@ fn a_certificate_that_was_taken_back_lets_nobody_in() {
     daemon.stop();
 }
 
+/// Who is on a list that has expired may have been joined by others since: nobody gets in until it is renewed.
+#[test]
+fn an_expired_list_of_what_was_taken_back_lets_nobody_in() {
+    if !can_certify() {
+        return;
+    }
+    let place = Place::new();
+    place.disk("a.raw", 2, 3);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
+    std::fs::write(place.path("access.toml"), ACCESS).unwrap();
+    let authority = Authority::new();
+    let server = authority.server();
+    let (old, agent) = (authority.client("old"), authority.client("agent1"));
+    authority.revoke_long_ago(&old, &server);
+    let address = format!("127.0.0.1:{}", free_port());
+    let daemon = place.serve(&[
+        "--nbd-listen",
+        &address,
+        "--tls-certificates",
+        server.to_str().unwrap(),
+        "--nbd-access",
+        "access.toml",
+    ]);
+    let uri = format!(
+        "nbds://{address}/web01/p1/vda?tls-certificates={}",
+        agent.display()
+    );
+    assert_eq!(refused(&uri).kind(), ErrorKind::Disconnected);
+    daemon.stop();
+    // A client does not take such a list of servers either.
+    authority.revoke(&old, &server);
+    let daemon = place.serve(&[
+        "--nbd-listen",
+        &address,
+        "--tls-certificates",
+        server.to_str().unwrap(),
+        "--nbd-access",
+        "access.toml",
+    ]);
+    connect(&uri).unwrap();
+    authority.revoke_long_ago(&old, &agent);
+    assert!(connect(&uri).is_err());
+    daemon.stop();
+}
+
+/// A common name is free text: it counts where a certificate has no other name, or where the access file means it.
+#[test]
+fn a_common_name_gives_no_rights_beside_other_names() {
+    if !can_certify() {
+        return;
+    }
+    let secure = Secure::new();
+    let forged = [
+        ("laptop", "agent1", "DNS:laptop7.example"),
+        ("uri", "agent1", "URI:spiffe://example/other"),
+        ("likeness", "x", "URI:cn:agent1"),
+    ];
+    for (directory, common, other) in forged {
+        let certificate = secure.authority.client_named(directory, common, other);
+        let error = refused(&secure.uri_of("web01/p1/vda", &certificate));
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{directory}: {error}");
+        assert_eq!(names(&secure.uri_of("", &certificate)), [""; 0]);
+    }
+    connect(&secure.uri("web01/p1/vda")).unwrap();
+    secure.daemon.stop();
+}
+
 #[test]
 fn other_clients_read_and_write_over_tls() {
     if !can_certify() {

@@ -222,6 +222,15 @@ fn a_key_that_everybody_can_read_is_refused() {
     let config = house.place.path("config.toml");
     house.place.ok(&["check-config", config.to_str().unwrap()]);
     let key = certificates.join("server-key.pem");
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
-    refused(&house, 2, &["server-key.pem", "mode 0644", "chmod"]);
+    // Members of the group are agents: with the key one of them would play the daemon.
+    for mode in [0o644, 0o640] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        refused(
+            &house,
+            2,
+            &["server-key.pem", &format!("mode {mode:04o}"), "chmod"],
+        );
+    }
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o400)).unwrap();
+    house.place.ok(&["check-config", config.to_str().unwrap()]);
 }

@@ -8,6 +8,7 @@
     reason = "a test stops at the first surprise and says what it skips; its numbers are small"
 )]
 
+mod attack;
 #[path = "../nbd/certificate.rs"]
 #[allow(dead_code, reason = "the tests of NBD need more of it than these")]
 mod certificate;

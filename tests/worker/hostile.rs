@@ -13,7 +13,8 @@ use restorefs::guest::probe::open_fs;
 const MAGIC: &[u8] = b"hostile volume";
 
 /// Names that try what a reader may not.
-pub(crate) const FORBIDDEN: [&str; 6] = [
+pub(crate) const FORBIDDEN: [&str; 7] = [
+    "signal a stranger",
     "open a file",
     "list a directory",
     "connect",
@@ -117,6 +118,11 @@ impl HostileFs {
             "make a socket" => return Some(refused(std::net::UdpSocket::bind("127.0.0.1:0"))),
             "start a program" => {
                 return Some(refused(std::process::Command::new("/bin/true").status()));
+            }
+            // Of process 1, with the null signal: whoever may send it, may send others.
+            "signal a stranger" => {
+                let sent = rustix::process::test_kill_process(rustix::process::Pid::INIT);
+                return Some(refused(sent.map_err(std::io::Error::from)));
             }
             "trace" => return Some(refused(std::fs::read("/proc/self/mem"))),
             _ => return None,

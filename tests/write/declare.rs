@@ -5,7 +5,7 @@ use std::fs;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::stand::{Stand, ready};
+use crate::stand::{Stand, ready, run, text};
 
 fn set(stand: &Stand, name: &str, value: &str) -> Result<(), Errno> {
     let path = stand.at("vm/s.partial");
@@ -98,4 +98,31 @@ fn declarations_can_be_taken_back() {
     assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::BUSY);
     set(&stand, "unchanged", "vda").unwrap();
     stand.commit("s", "p1").unwrap();
+}
+
+/// `cp disk.img S/disks/vda.raw` of an image: nobody would find its content in the point.
+#[test]
+fn an_image_that_is_copied_as_a_new_disk_is_refused_until_that_is_declared() {
+    if !ready(&["qemu-img"]) {
+        return;
+    }
+    let stand = Stand::new("");
+    fs::create_dir(stand.at("vm")).unwrap();
+    stand.begin("s");
+    let image = stand.place.path("disk.img");
+    run(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", text(&image), "4M"],
+    );
+    run("cp", &[text(&image), text(&stand.disk("s"))]);
+    assert_eq!(stand.commit("s", "p1").unwrap_err(), Errno::BUSY);
+    let why = stand.last_error("s");
+    assert!(
+        why.contains("begins as a qcow2 image") && why.contains("user.restorefs.raw"),
+        "{why}"
+    );
+    set(&stand, "raw", "vda").unwrap();
+    assert_eq!(get(&stand, "raw").unwrap(), "vda");
+    stand.commit("s", "p1").unwrap();
+    assert_eq!(stand.point("p1"), fs::read(&image).unwrap());
 }

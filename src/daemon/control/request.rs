@@ -162,6 +162,9 @@ pub struct CommitArguments {
     pub unchanged: Vec<DiskName>,
     /// Disks that are gone.
     pub without: Vec<DiskName>,
+    /// New disks whose bytes are a disk's, although they begin as an image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub raw: Vec<DiskName>,
     /// What is known of the instant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
@@ -230,6 +233,7 @@ impl CommitArguments {
             previous_change_ids: self.previous_change_ids.clone(),
             unchanged: self.unchanged.clone(),
             without: self.without.clone(),
+            raw: self.raw.clone(),
             consistency: self.consistency,
             consistency_note: self.consistency_note.clone(),
         }

@@ -16,6 +16,8 @@ use super::slot::{DATA_BYTES, Slot};
 use super::wire::{Answer, Call, decode, encode};
 use crate::block::{ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::sys::confine::Confinement;
+use crate::sys::refuse;
 use crate::sys::shared_memory::SharedMemory;
 use crate::sys::{host, pass};
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
@@ -98,9 +100,12 @@ impl Process {
             ours.push(Slot::new(here, Arc::clone(&memory), index));
             given.push(there);
         }
+        // What tests take away from this process, they take away from its readers.
+        let refused = std::env::var_os(refuse::VARIABLE).map(|list| (refuse::VARIABLE, list));
         let child = Command::new(program)
             .arg(ARGUMENT)
             .env_clear()
+            .envs(refused)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -135,14 +140,23 @@ impl Process {
         // Whoever answers must be whom we asked: our copies of its ends go now, so that its death is seen.
         drop(given);
         match ready {
-            Ok(ready) if ready.landlock || ready.seccomp => {
+            Ok(ready) => {
+                let confinement = Confinement {
+                    namespaces: ready.namespaces,
+                    landlock: ready.landlock,
+                    seccomp: ready.seccomp,
+                };
+                let lacks = confinement.lacks();
+                if !lacks.is_empty() {
+                    return Err(Error::unsupported(format!(
+                        "a reader's process could not be confined: this kernel has no {}, or it is switched off",
+                        lacks.join(" and no ")
+                    ))
+                    .advise("switch it on (lsm=landlock,... for landlock); with --guest-isolation thread readers run unconfined"));
+                }
                 tracing::debug!(pid = process.id, ?ready, "a reader's process is confined");
                 Ok(process)
             }
-            Ok(_) => Err(
-                Error::unsupported("a reader's process could not be confined")
-                    .advise("with --guest-isolation thread readers run unconfined"),
-            ),
             Err(error) => Err(process.ended("it did not start").caused_by(error)),
         }
     }

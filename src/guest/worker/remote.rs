@@ -13,6 +13,7 @@ use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FsInfo, GuestIno, Subvolume, Trouble, VolumeState, Xattr};
 use crate::guest::record::{Listing, Reader, Record};
+use crate::types::size::Count;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: runs of one file.
@@ -285,8 +286,8 @@ impl Reader for Remote {
             Life::Alive(_) => Trouble {
                 over: true,
                 reason: format!(
-                    "started anew {} times, the last time because {reason}",
-                    state.deaths
+                    "started anew {}, the last time because {reason}",
+                    Count(u64::from(state.deaths), "time")
                 ),
             },
             Life::Resting { .. } | Life::Starting => Trouble {

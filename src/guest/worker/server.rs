@@ -62,6 +62,7 @@ pub fn run() -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn run_with(open: Open) -> Result<()> {
+    confine::close_others()?;
     let control = std::io::stdin()
         .as_fd()
         .try_clone_to_owned()
@@ -95,10 +96,8 @@ pub fn run_with(open: Open) -> Result<()> {
         seccomp: confinement.seccomp,
     };
     pass::send(&control, &encode(&ready)?, &[])?;
-    if !confinement.holds() {
-        return Err(Error::unsupported(
-            "neither landlock nor seccomp can be had",
-        ));
+    if !confinement.lacks().is_empty() {
+        return Err(Error::unsupported("this process could not be confined"));
     }
     for (go, thread) in threads {
         // A thread that has ended already has nobody to answer.

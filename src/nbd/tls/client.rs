@@ -50,6 +50,7 @@ impl ClientTls {
             WebPkiServerVerifier::builder_with_provider(Arc::new(files.roots()?), provider())
                 .with_crls(files.revoked()?)
                 .allow_unknown_revocation_status()
+                .enforce_revocation_expiration()
                 .build()
                 .map_err(|e| unusable("servers' certificates cannot be checked", e))
                 .at_path(directory)?

@@ -16,8 +16,10 @@ pub(super) const CA: &str = "ca-cert.pem";
 /// Certificates that they have taken back; may be missing.
 pub(super) const CRL: &str = "ca-crl.pem";
 
-/// Permission bits of those who are neither the owner nor of the group.
-const OTHERS: u32 = 0o007;
+/// Permission bits of those who are not the owner. Members of the daemon's group are agents: whoever has the key plays the daemon.
+const OTHERS: u32 = 0o077;
+/// Where systemd puts credentials (`LoadCredential=`, systemd.exec(5)), which it guards by access lists that look like a group's bits.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// LIMIT: bytes of one of the files.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -100,18 +102,24 @@ impl Directory<'_> {
         self.parse(name, &self.load(name)?)
     }
 
-    /// A private key, which not everybody on this machine can read.
+    /// A private key, which only its owner can use.
     pub(super) fn key(&self, name: &str) -> Result<PrivateKeyDer<'static>> {
         let path = self.path(name);
+        let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
+        let is_credential = credentials.is_some_and(|directory| self.0.starts_with(directory));
         if let Ok(meta) = std::fs::metadata(&path)
             && meta.mode() & OTHERS != 0
+            && !is_credential
         {
             let mode = meta.mode() & 0o7777;
             return Err(Error::invalid(format!(
-                "everybody on this machine can use the private key (mode {mode:04o})"
+                "others than its owner can use the private key (mode {mode:04o})"
             ))
             .at_path(&path)
-            .advise(format!("chmod o= {}", path.display())));
+            .advise(format!(
+                "give it to the user of the daemon alone: chown restorefs {0} && chmod 400 {0}",
+                path.display()
+            )));
         }
         PrivateKeyDer::from_pem_slice(&self.load(name)?)
             .map_err(|e| unusable("there is no private key without a password in it", e))

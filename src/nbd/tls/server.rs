@@ -56,6 +56,8 @@ fn read(directory: &Path) -> Result<ServerConfig> {
         WebPkiClientVerifier::builder_with_provider(Arc::new(files.roots()?), provider())
             .with_crls(files.revoked()?)
             .allow_unknown_revocation_status()
+            // A list that nobody renews says nothing of what was taken back since.
+            .enforce_revocation_expiration()
             .build()
             .map_err(|e| unusable("clients' certificates cannot be checked", e))
             .at_path(directory)?;

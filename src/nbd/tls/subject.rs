@@ -26,21 +26,44 @@ const STRINGS: [u8; 3] = [0x0c, 0x13, 0x16];
 /// 2.5.4.3.
 const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
 
-/// What the holder of a certificate is known by: its common names, and the DNS names and URIs of its subjectAltName. None of a
-/// certificate that makes no sense.
+/// Prefixes of identities that tell which name of a certificate they mean.
+const KINDS: [&str; 3] = ["cn:", "dns:", "uri:"];
+
+/// What the holder of a certificate is known by: each DNS name and URI of its subjectAltName, plain and as `dns:NAME`, `uri:NAME`; each
+/// common name as `cn:NAME`, and plain only where the certificate has no subjectAltName (RFC 9525, 2: a common name is free text that an
+/// authority need not check). None of a certificate that makes no sense.
 #[must_use]
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(parsed) = EndEntityCert::try_from(certificate) else {
         return Vec::new();
     };
+    let dns: Vec<&str> = parsed.valid_dns_names().collect();
+    let uris: Vec<&str> = parsed.valid_uri_names().collect();
     let common = common_names(parsed.subject());
-    let alternative = parsed.valid_dns_names().chain(parsed.valid_uri_names());
+    let has_alternative = !dns.is_empty() || !uris.is_empty();
+    let typed = |kind: &'static str, names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| format!("{kind}{name}")).collect()
+    };
+    let plain = dns.iter().chain(&uris);
+    let plain: Vec<String> = plain
+        .chain(common.iter().filter(|_| !has_alternative))
+        // A name that looks like another kind of name is known in its own kind only.
+        .filter(|name| !KINDS.iter().any(|kind| name.starts_with(kind)))
+        .map(|name| (*name).to_owned())
+        .collect();
+    let all = [
+        typed("dns:", &dns),
+        typed("uri:", &uris),
+        typed("cn:", &common),
+        plain,
+    ];
     let mut names: Vec<String> = Vec::new();
-    for name in common.into_iter().chain(alternative) {
+    for name in all.into_iter().flatten() {
+        let bare = name.split_once(':').map_or(name.as_str(), |(_, bare)| bare);
         let is_plain =
-            !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
-        if is_plain && names.len() < NAMES_MAX && !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
+            !bare.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
+        if is_plain && names.len() < NAMES_MAX && !names.contains(&name) {
+            names.push(name);
         }
     }
     names

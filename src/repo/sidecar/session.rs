@@ -74,6 +74,9 @@ pub struct Declared {
     /// Disks that the point does not have any more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<DiskName>,
+    /// New disks whose bytes are a disk's, although they begin as an image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub raw: Vec<DiskName>,
 }
 
 impl Declared {

@@ -3,7 +3,7 @@
 //! | `user.restorefs.` | value | as the flag |
 //! |---|---|---|
 //! | `change_id.DISK` | text | `--change-id DISK=ID` |
-//! | `full`, `without`, `unchanged`, `finished` | disks, separated by commas or blanks; `*`: all | `--full`, `--without`, ... |
+//! | `full`, `without`, `unchanged`, `finished`, `raw` | disks, separated by commas or blanks; `*`: all | `--full`, `--without`, ... |
 //! | `ttl` | `6h`, `90m`, seconds | `--ttl` |
 //!
 //! They are answered by name and not listed.
@@ -31,6 +31,7 @@ enum Declaration {
     Without,
     Unchanged,
     Finished,
+    Raw,
     Ttl,
 }
 
@@ -46,12 +47,13 @@ fn parse(name: &[u8]) -> Result<Declaration> {
         "without" => Ok(Declaration::Without),
         "unchanged" => Ok(Declaration::Unchanged),
         "finished" => Ok(Declaration::Finished),
+        "raw" => Ok(Declaration::Raw),
         "ttl" => Ok(Declaration::Ttl),
         _ => Err(Error::invalid(format!(
             "there is no declaration \"{}\"",
             name.escape_debug()
         ))
-        .advise("known are change_id.DISK, full, without, unchanged, finished, ttl")),
+        .advise("known are change_id.DISK, full, without, unchanged, finished, raw, ttl")),
     }
 }
 
@@ -98,6 +100,7 @@ fn declared(session: &Session) -> Vec<Xattr> {
         change_ids,
         unchanged,
         without,
+        raw,
         ..
     } = &sidecar.declared;
     let mut all = vec![("ttl".to_owned(), sidecar.ttl_seconds.to_string())];
@@ -115,6 +118,7 @@ fn declared(session: &Session) -> Vec<Xattr> {
         ("finished", joined(finished.map(|disk| &disk.meta().name))),
         ("unchanged", joined(unchanged)),
         ("without", joined(without)),
+        ("raw", joined(raw)),
     ];
     let lists = lists.into_iter().filter(|(_, text)| !text.is_empty());
     all.extend(lists.map(|(name, text)| (name.to_owned(), text)));
@@ -225,6 +229,13 @@ fn declare(session: &Session, declaration: &Declaration, text: &str) -> Result<(
             let named = disks(session, text)?;
             session.declare(|declared| {
                 declared.unchanged = named;
+                Ok(())
+            })
+        }
+        Declaration::Raw => {
+            let named = disks(session, text)?;
+            session.declare(|declared| {
+                declared.raw = named;
                 Ok(())
             })
         }

@@ -24,7 +24,7 @@
     clippy::as_conversions
 )]
 
-use crate::block::ReadAt;
+use super::ReadAt;
 use crate::error::Result;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 

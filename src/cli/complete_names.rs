@@ -1,0 +1,72 @@
+//! `restorefs complete-names WORD -- WORDS`: what the completions of shells ask, hidden from people. It prints the names that a word can
+//! become, a line each; of a repository that cannot be read, nothing.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::args::CompleteNames;
+use super::context::Context;
+use crate::error::{Error, Result};
+use crate::repo::Repository;
+use crate::types::{PointName, VmName};
+
+/// LIMIT: names that are printed: nobody reads more in a terminal.
+const NAMES_MAX: usize = 1_000;
+
+pub(super) fn run(context: &Context, args: &CompleteNames) -> Result<()> {
+    let Some(word) = args.word.to_str() else {
+        return Ok(());
+    };
+    let named = repository_in(&args.line);
+    let repository = match &named {
+        Some(path) => Repository::open(path),
+        None => Repository::open(context.path()?),
+    };
+    // A shell that completes says nothing of errors.
+    let names = repository.and_then(|repository| names(&repository, word));
+    for name in names.unwrap_or_default().iter().take(NAMES_MAX) {
+        context.output.line(name)?;
+    }
+    Ok(())
+}
+
+/// The repository that the words before name.
+fn repository_in(line: &[OsString]) -> Option<PathBuf> {
+    let mut words = line.iter();
+    while let Some(word) = words.next() {
+        if word == "-r" || word == "--repo" {
+            return words.next().map(PathBuf::from);
+        }
+        let joined = word.as_bytes().strip_prefix(b"--repo=");
+        if let Some(path) = joined {
+            return Some(PathBuf::from(OsStr::from_bytes(path)));
+        }
+    }
+    None
+}
+
+fn names(repository: &Repository, word: &str) -> Result<Vec<String>> {
+    let begins = |name: &String| name.to_lowercase().starts_with(&word.to_lowercase());
+    let of_vm = |vm: &str| -> Result<VmName> { repository.spelled(&VmName::new(vm)?) };
+    let all: Vec<String> = if let Some((vm, _)) = word.split_once('@') {
+        let vm = of_vm(vm)?;
+        let index = repository.index(&vm)?;
+        let newest = index.points.iter().rev();
+        let latest = (!index.points.is_empty()).then(|| format!("{vm}@latest"));
+        latest
+            .into_iter()
+            .chain(newest.map(|point| format!("{vm}@{}", point.name)))
+            .collect()
+    } else if let Some((vm, _)) = word.split_once('/') {
+        let vm = of_vm(vm)?;
+        let sessions: Vec<PointName> = repository.session_names(&vm)?;
+        sessions.iter().map(|name| format!("{vm}/{name}")).collect()
+    } else if word.contains(['=', ':']) {
+        return Err(Error::invalid("a path, which the shell completes"));
+    } else {
+        let names = repository.vm_names()?;
+        names.iter().map(ToString::to_string).collect()
+    };
+    Ok(all.into_iter().filter(begins).collect())
+}

@@ -1,0 +1,151 @@
+//! What an ordinary user can have mounted, and what root's commands make of it: his mounts are asked nothing, and taken away by nobody who
+//! takes them for ours.
+
+use std::process::{Command, Output};
+
+use crate::helper::{Site, text};
+use crate::place::{can_mount, has};
+
+/// Mounts through `fusermount3`, with the names of one of our mounts; then answers nothing (`silent`), or ends (`dead`).
+const ATTACK: &str = r#"
+import array, os, socket, subprocess, sys, time
+how, repo, mnt = sys.argv[1:]
+ours, theirs = socket.socketpair()
+env = dict(os.environ, _FUSE_COMMFD=str(theirs.fileno()))
+options = f"fsname={repo},subtype=restorefs,allow_other"
+subprocess.run(["fusermount3", "-o", options, "--", mnt], pass_fds=[theirs.fileno()], env=env, check=True)
+_, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
+print("mounted", flush=True)
+if how == "silent": time.sleep(600)
+"#;
+
+/// Runs a script as root in a namespace where users may let others into their mounts; `eve MODE PLACE` attacks as an ordinary user.
+fn stage(site: &Site, script: &str) -> Output {
+    let dir = site.house.place.dir.path();
+    std::fs::write(dir.join("attack.py"), ATTACK).unwrap();
+    std::fs::write(dir.join("fuse.conf"), "user_allow_other\n").unwrap();
+    let script = format!(
+        "set -ex
+         mount --bind fuse.conf /etc/fuse.conf
+         mkdir -p eve; chown 65534:65534 eve
+         eve() {{
+             rm -f said; touch said
+             setpriv --reuid 65534 --regid 65534 --clear-groups mkdir -p \"$2\"
+             setpriv --reuid 65534 --regid 65534 --clear-groups /usr/bin/python3 attack.py \"$1\" {repo} \"$2\" > said & PID=$!
+             for n in $(seq 600); do grep -q mounted said && break; sleep 0.05; done
+             grep -q mounted said
+             if [ $1 = dead ]; then wait $PID; fi
+         }}
+         count() {{ grep -c \" $1 \" /proc/self/mountinfo || true; }}
+         {script}",
+        repo = site.house.place.repo().display(),
+    );
+    let output = Command::new("unshare")
+        .args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "bash",
+            "-c",
+            &script,
+        ])
+        .current_dir(dir)
+        .env("RESTOREFS", env!("CARGO_BIN_EXE_restorefs"))
+        .env("RESTOREFS_RUNTIME_DIR", dir)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{said} {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    output
+}
+
+fn site() -> Option<Site> {
+    if !can_mount()
+        || !["unshare", "setpriv", "fusermount3", "python3"]
+            .iter()
+            .all(|tool| has(tool))
+    {
+        return None;
+    }
+    let site = Site::new(&["a"]);
+    let at = site.points[0].display();
+    site.house.configure(
+        "",
+        &format!("[[repository.mount]]\nat = \"{at}\"\noptions = \"ro\"\n"),
+    );
+    Some(site)
+}
+
+fn config(site: &Site) -> String {
+    text(&site.house.place.path("config.toml")).to_owned()
+}
+
+/// Root would unmount by path what calls itself ours, and the path leads where the user wants by then.
+#[test]
+fn a_dead_mount_of_a_user_is_left_alone_whatever_it_calls_itself() {
+    let Some(site) = site() else { return };
+    let script = format!(
+        "eve dead $PWD/eve/dead
+         [ $(count $PWD/eve/dead) = 1 ]
+         timeout 60 \"$RESTOREFS\" umount --config {}
+         [ $(count $PWD/eve/dead) = 1 ]
+         # The same of root's own: it is taken away.
+         mkdir mine; /usr/bin/python3 attack.py dead {} $PWD/mine > said
+         [ $(count $PWD/mine) = 1 ]
+         timeout 60 \"$RESTOREFS\" umount --config {}
+         [ $(count $PWD/mine) = 0 ]
+         umount -l eve/dead",
+        config(&site),
+        site.house.place.repo().display(),
+        config(&site)
+    );
+    stage(&site, &script);
+}
+
+/// Nothing ends a wait for an answer of it, not even SIGKILL: the unit could neither stop nor start.
+#[test]
+fn a_silent_mount_of_a_user_is_asked_nothing() {
+    let Some(site) = site() else { return };
+    let at = site.points[0].display().to_string();
+    let script = format!(
+        "eve silent $PWD/eve/silent
+         timeout 60 \"$RESTOREFS\" umount --config {config}
+         [ $(count $PWD/eve/silent) = 1 ]
+         # On the very mountpoint of the configuration, and on another one.
+         umount -l eve/silent; chown 65534 {at}
+         eve silent {at}
+         timeout 60 \"$RESTOREFS\" umount --config {config}
+         [ $(count {at}) = 1 ]
+         for place in {at}; do
+             if timeout 60 \"$RESTOREFS\" -r {repo} mount $place 2> said; then false; fi
+             grep -q 'another user has mounted' said
+         done
+         timeout 60 \"$RESTOREFS\" check-config {config} 2> said || true
+         umount -l {at}",
+        config = config(&site),
+        repo = site.house.place.repo().display(),
+    );
+    stage(&site, &script);
+}
+
+/// A mount of root below a directory that a user has covered with a mount of his own.
+#[test]
+fn a_path_through_a_users_mount_is_not_walked() {
+    let Some(site) = site() else { return };
+    let script = format!(
+        "mkdir -p eve/d/mine; /usr/bin/python3 attack.py dead {repo} $PWD/eve/d/mine > said
+         chown 65534 eve/d; eve silent $PWD/eve/d
+         timeout 60 \"$RESTOREFS\" umount --config {config} 2> said
+         grep -q 'below one of another user' said
+         umount -l eve/d; umount -l eve/d/mine",
+        repo = site.house.place.repo().display(),
+        config = config(&site),
+    );
+    stage(&site, &script);
+}

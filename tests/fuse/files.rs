@@ -281,7 +281,7 @@ fn links_of_a_deployment_are_rebased_into_what_is_bound() {
     put(&at("var/home/core/file"), "here");
     std::fs::create_dir_all(at("deploy/aaa.0/var")).unwrap();
     symlink("/var/home", at("deploy/aaa.0/home")).unwrap();
-    let disk = FileDisk::open(&image(&world, "vda.img", "root", &root), Access::Read).unwrap();
+    let disk = FileDisk::open(image(&world, "vda.img", "root", &root), Access::Read).unwrap();
     world.commit("web01", "first", &[("vda", &disk as &dyn ReadAt)]);
     let mount = world.mount_with("symlinks=rebase");
     let files = world.at(POINT).join("files");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::output::printable;
 use crate::error::{Error, ErrorKind};
+use crate::guest::system::Class;
 use crate::tree::{PointView, Tree, Unread};
 
 fn line(one: &Unread) -> String {
@@ -23,7 +24,11 @@ pub(super) fn report(context: &Context, unread: &[Unread]) -> u64 {
     for one in unread {
         if one.class.is_loss() {
             losses += 1;
-            context.output.warn(format!("not readable: {}", line(one)));
+            let what = match one.class {
+                Class::Missing => "missing",
+                _ => "not readable",
+            };
+            context.output.warn(format!("{what}: {}", line(one)));
         } else {
             others.push(line(one));
         }

@@ -170,6 +170,16 @@ fn a_disk_that_is_not_there_is_missed() {
     is(&place, "/files", ALWAYS, &["/files/srv/data (UUID=4711)"]);
     is(&place, "/files/var", ALWAYS, &["/files/var"]);
     is(&place, "/files/etc", 0, &[]);
+    // What cannot be read may hold it: that is the first cause.
+    let place = Place::new();
+    if guest(&place, fstab, &[("vda", "root"), ("vdb", "luks")]) {
+        is(
+            &place,
+            "/files/srv/data",
+            ALWAYS,
+            &["missing: ", "vdb/raw: it is encrypted (LUKS)"],
+        );
+    }
 }
 
 #[test]

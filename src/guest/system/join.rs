@@ -10,9 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::filesystem::Filesystems;
 use super::fstab::Entry;
 use super::kind::{Kind, kind};
-use super::source::{Found, Hints, find};
+use super::source::{ABSENT, Found, Hints, find};
 use super::tree::Tree;
-use super::{Class, MountAt, Open, Place, Refusal, Unjoined, VolumeFacts, hardware, shown};
+use super::{
+    Class, MountAt, Obstacle, Open, Place, Refusal, Unjoined, VolumeFacts, hardware, shown,
+};
 use crate::error::{Error, ErrorKind};
 use crate::guest::fs::{FileType, Subvolume};
 
@@ -35,6 +37,9 @@ pub(super) fn subvolume(entry: &Entry) -> Result<Subvolume, Refusal> {
             .ok_or_else(|| Refusal::new(Class::Missing, "its subvolid is no number")),
     }
 }
+
+/// LIMIT: volumes named as those that may hold what is missing.
+const SUSPECTS_MAX: usize = 3;
 
 /// How much a source tells of what it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,7 +153,7 @@ impl<'a> Joiner<'a> {
         narrow(&|facts| !facts.is_snapshot);
         narrow(&|facts| facts.disks.iter().any(|disk| disks.contains(disk)));
         match left.as_slice() {
-            [] => Err(Refusal::new(Class::Missing, "there is no such volume")),
+            [] => Err(Refusal::new(Class::Missing, ABSENT)),
             [one] => Ok(*one),
             // Of what cannot be opened any tells why.
             [first, ..] if left.iter().all(|at| !self.filesystems.may_open(*at)) => Ok(*first),
@@ -179,7 +184,32 @@ impl<'a> Joiner<'a> {
         Ok(Place { volume, ino })
     }
 
-    fn refuse(&mut self, entry: &Entry, refusal: Refusal) {
+    /// What cannot be read, for it may hold what is missing.
+    fn suspects(&self) -> Option<String> {
+        let mut unreadable =
+            self.filesystems
+                .volumes
+                .iter()
+                .filter_map(|facts| match &facts.obstacle {
+                    Some(Obstacle::Unreadable(why)) => Some(format!("{}: {why}", facts.path)),
+                    _ => None,
+                });
+        let named: Vec<String> = unreadable.by_ref().take(SUSPECTS_MAX).collect();
+        let more = if unreadable.next().is_some() {
+            "; and others"
+        } else {
+            ""
+        };
+        (!named.is_empty()).then(|| format!("{}{more}", named.join("; ")))
+    }
+
+    fn refuse(&mut self, entry: &Entry, mut refusal: Refusal) {
+        if refusal.class == Class::Missing
+            && refusal.reason == ABSENT
+            && let Some(suspects) = self.suspects()
+        {
+            refusal.reason = format!("{ABSENT}, unless it is in what cannot be read: {suspects}");
+        }
         let class = match refusal.class {
             Class::Missing if entry.has("nofail") => Class::MissingNofail,
             class => class,

@@ -25,6 +25,7 @@ pub(super) fn run(
     to: &Path,
     args: &Restore,
 ) -> Result<()> {
+    super::making::refuse_repository(context, to)?;
     let (tree, found, name) = find(context, selector, path)?;
     std::fs::create_dir_all(to)
         .or_io("cannot make the target directory")

@@ -61,6 +61,8 @@ pub(super) fn find(
 ) -> Result<(Arc<Tree>, Found, OsString)> {
     let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
+    // What the point has is what its own sidecar says.
+    context.repository()?.point(&point.vm, &point.entry)?;
     let start = format!("{}/{}", point.vm, point.entry.name);
     let start = tree.resolve(Ino::ROOT, start.as_bytes())?;
     let found = tree.resolve(start.attributes.ino, path)?;

@@ -2,6 +2,7 @@
 
 use super::args::Ls;
 use super::context::Context;
+use super::damage;
 use super::target::{Target, last_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
@@ -27,10 +28,13 @@ fn size_of(point: &PointEntry) -> u64 {
 }
 
 fn vms(context: &Context, repository: &Repository) -> Result<()> {
-    let mut all = Vec::new();
+    let (mut all, mut faults) = (Vec::new(), Vec::new());
     for name in repository.vm_names()? {
         match repository.index(&name) {
             Ok(index) => all.push(index),
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                faults.push(format!("{name}: {}", e.report()));
+            }
             // A directory without a sidecar is no VM.
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
@@ -48,7 +52,8 @@ fn vms(context: &Context, repository: &Repository) -> Result<()> {
                 })
             })
             .collect();
-        return context.output.json(&list);
+        context.output.json(&list)?;
+        return damage::end(&faults);
     }
     let rows: Vec<Vec<String>> = all
         .iter()
@@ -67,7 +72,8 @@ fn vms(context: &Context, repository: &Repository) -> Result<()> {
         &["VM", "POINTS", "LATEST", "DISKS", "SIZE"],
         &["POINTS", "DISKS", "SIZE"],
         &rows,
-    )
+    )?;
+    damage::end(&faults)
 }
 
 fn points(context: &Context, repository: &Repository, vm: &VmName) -> Result<()> {
@@ -114,6 +120,8 @@ struct Line {
 fn tree(context: &Context, selector: &Selector, path: &[u8]) -> Result<()> {
     let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
+    // What the point has is what its own sidecar says.
+    context.repository()?.point(&point.vm, &point.entry)?;
     let start = tree.resolve(
         crate::tree::Ino::ROOT,
         format!("{}/{}", point.vm, point.entry.name).as_bytes(),

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -15,6 +15,9 @@ use crate::types::SessionId;
 
 /// LIMIT: how long the helper may take to listen.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// LIMIT: how long a helper that has closed its connection may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running helper.
 pub struct QemuNbd {
@@ -75,15 +78,7 @@ impl QemuNbd {
         let begun = Instant::now();
         while std::os::unix::net::UnixStream::connect(socket).is_err() {
             if let Some(status) = self.child.try_wait().or_io("cannot wait for qemu-nbd")? {
-                let mut said = String::new();
-                if let Some(mut stderr) = self.child.stderr.take() {
-                    let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
-                }
-                return Err(Error::new(
-                    ErrorKind::Io,
-                    format!("qemu-nbd ended with {status}: {}", said.trim()),
-                )
-                .at_path(path));
+                return Err(self.ended(status, path));
             }
             if begun.elapsed() > START_TIMEOUT {
                 return Err(
@@ -93,6 +88,37 @@ impl QemuNbd {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// What came of connecting to it: when that failed since it has ended, what it said. It listens before it opens the image.
+    ///
+    /// # Errors
+    /// `Io` with what it said; else the given error.
+    pub fn explain<T>(&mut self, result: Result<T>, path: &Path) -> Result<T> {
+        let error = match result {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let begun = Instant::now();
+        while begun.elapsed() < END_TIMEOUT {
+            if let Some(status) = self.child.try_wait().or_io("cannot wait for qemu-nbd")? {
+                return Err(self.ended(status, path));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(error)
+    }
+
+    fn ended(&mut self, status: ExitStatus, path: &Path) -> Error {
+        let mut said = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
+        }
+        Error::new(
+            ErrorKind::Io,
+            format!("qemu-nbd ended with {status}: {}", said.trim()),
+        )
+        .at_path(path)
     }
 
     /// The regular files and block devices that it has open: the image, and what the image names.
@@ -131,7 +157,7 @@ impl QemuNbd {
 }
 
 /// QEMU's options for an image: commas in a value are doubled.
-fn image_options(path: &Path, format: &str) -> OsString {
+pub(super) fn image_options(path: &Path, format: &str) -> OsString {
     let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
     let protocol = if is_device { "host_device" } else { "file" };
     let mut options =

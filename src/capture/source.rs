@@ -11,10 +11,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::backing;
 use super::helper::QemuNbd;
 use super::watch::Watch;
 use crate::block::{FileDisk, ReadAt, magic};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::nbd::client::Client;
 use crate::nbd::proto::uri::Uri;
 use crate::qcow2::source::{Below, DenyAll, Gate, Opened, Source as Qcow2Source};
@@ -162,7 +163,6 @@ fn open_foreign(path: &Path, format: &str, allow_backing: &[PathBuf]) -> Result<
         return Err(Error::invalid("an image is a regular file or a block device").at_path(path));
     }
     watch.add(path, Arc::new(file))?;
-    let helper = QemuNbd::start(path, format)?;
     let allowed = allow_backing
         .iter()
         .map(|directory| {
@@ -172,6 +172,11 @@ fn open_foreign(path: &Path, format: &str, allow_backing: &[PathBuf]) -> Result<
                 .at_path(directory)
         })
         .collect::<Result<Vec<_>>>()?;
+    backing::check(path, format, &allowed)?;
+    let mut helper = QemuNbd::start(path, format)?;
+    // It listens before it has opened the image, and negotiates after: only now all files of the image are there to be seen.
+    let connected = Client::connect(helper.uri());
+    let client = helper.explain(connected, path)?;
     for (opened, file) in helper.files()? {
         let metadata = file
             .metadata()
@@ -180,23 +185,9 @@ fn open_foreign(path: &Path, format: &str, allow_backing: &[PathBuf]) -> Result<
         if (metadata.dev(), metadata.ino()) == (named.dev(), named.ino()) {
             continue;
         }
-        if !allowed
-            .iter()
-            .any(|directory| opened.starts_with(directory))
-        {
-            return Err(Error::new(
-                ErrorKind::PermissionDenied,
-                format!(
-                    "the image names the file \"{}\", which may not be opened",
-                    opened.display()
-                ),
-            )
-            .at_path(path)
-            .advise("allow its directory with --allow-backing DIR"));
-        }
+        backing::check_place(path, &opened, &allowed)?;
         watch.add(&opened, Arc::new(file))?;
     }
-    let client = Client::connect(helper.uri())?;
     Ok(OpenSource {
         reports_data: client.knows_extents(),
         watch,

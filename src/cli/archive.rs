@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use super::args::{FilesFormat, Restore};
 use super::context::Context;
 use super::extract::{Place, find, judge, xattrs};
+use super::making::{Making, refuse_repository};
 use super::output::printable;
 use super::progress::{Bar, Progress};
 use super::restore::refuse_place;
@@ -18,7 +19,7 @@ use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::selector::Selector;
 use crate::sys::Dir;
-use crate::sys::durable::{self, Replace};
+use crate::sys::durable::Replace;
 use crate::tree::archive::{ArchiveOptions, Archived, CLOSED, Format, archive};
 use crate::tree::extract::Source;
 use crate::tree::{Ino, Tree, Unread};
@@ -115,6 +116,9 @@ pub(super) fn run(
         return Err(Error::invalid("an archive is not written to a terminal")
             .advise("pipe it, or name a file"));
     }
+    if !is_standard {
+        refuse_repository(context, to)?;
+    }
     let place = find(context, selector, path)?;
     let unread = place.unread(path)?;
     let Place {
@@ -169,30 +173,15 @@ fn into_file(taking: &Taking<'_>, to: &Path, force: bool) -> Result<Archived> {
     let dir = Dir::open(parent)?;
     let replace = if force { Replace::Yes } else { Replace::No };
     refuse_place(&dir, name, replace)?;
-    let mut making = name.to_os_string();
-    making.push(".restoring");
-    match dir.unlink(&making) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let file = dir.create_file(&making, 0o600)?;
-    let done = taking.write(Box::new(&file)).and_then(|archived| {
-        file.sync_all()
-            .or_io("cannot make the archive durable")
-            .at_path(to)?;
-        if force {
-            durable::rename(&dir, &making, name)?;
-        } else {
-            durable::rename_noreplace(&dir, &making, name)?;
-        }
-        dir.sync("")?;
-        Ok(archived)
-    });
-    if done.is_err() {
-        // The error that counts is the one that is returned.
-        let _ = dir.unlink(&making);
-    }
-    done
+    let making = Making::begin(&dir, name)?;
+    let archived = taking.write(Box::new(making.file()))?;
+    making
+        .file()
+        .sync_all()
+        .or_io("cannot make the archive durable")
+        .at_path(to)?;
+    making.finish(replace)?;
+    Ok(archived)
 }
 
 fn report(

@@ -26,6 +26,7 @@ pub(super) fn run(
     to: &Path,
     args: &Restore,
 ) -> Result<()> {
+    super::making::refuse_repository(context, to)?;
     let place = find(context, selector, path)?;
     let unread = place.unread(path)?;
     let Place {
@@ -83,6 +84,8 @@ impl Place {
 pub(super) fn find(context: &Context, selector: &Selector, path: &[u8]) -> Result<Place> {
     let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
+    // What the point has is what its own sidecar says.
+    context.repository()?.point(&point.vm, &point.entry)?;
     let start = format!("{}/{}", point.vm, point.entry.name);
     let start = tree.resolve(Ino::ROOT, start.as_bytes())?;
     let found = tree

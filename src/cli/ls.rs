@@ -2,6 +2,7 @@
 
 use super::args::Ls;
 use super::context::Context;
+use super::damage;
 use super::extract::{Place, find, judge};
 use super::target::{Target, last_name};
 use super::unread;
@@ -29,10 +30,13 @@ fn size_of(point: &PointEntry) -> u64 {
 }
 
 fn vms(context: &Context, repository: &Repository) -> Result<()> {
-    let mut all = Vec::new();
+    let (mut all, mut faults) = (Vec::new(), Vec::new());
     for name in repository.vm_names()? {
         match repository.index(&name) {
             Ok(index) => all.push(index),
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                faults.push(format!("{name}: {}", e.report()));
+            }
             // A directory without a sidecar is no VM.
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
@@ -50,7 +54,8 @@ fn vms(context: &Context, repository: &Repository) -> Result<()> {
                 })
             })
             .collect();
-        return context.output.json(&list);
+        context.output.json(&list)?;
+        return damage::end(&faults);
     }
     let rows: Vec<Vec<String>> = all
         .iter()
@@ -69,7 +74,8 @@ fn vms(context: &Context, repository: &Repository) -> Result<()> {
         &["VM", "POINTS", "LATEST", "DISKS", "SIZE"],
         &["POINTS", "DISKS", "SIZE"],
         &rows,
-    )
+    )?;
+    damage::end(&faults)
 }
 
 fn points(context: &Context, repository: &Repository, vm: &VmName) -> Result<()> {

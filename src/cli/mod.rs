@@ -18,6 +18,7 @@ mod info;
 mod init;
 mod jobs;
 mod ls;
+mod making;
 mod map;
 mod mount;
 mod mount_config;

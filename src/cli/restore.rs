@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::args::Restore;
 use super::context::{Context, find};
+use super::making::{Making, refuse_repository};
 use super::progress::Progress;
 use super::target::Target;
 use crate::block::{FileDisk, ReadAt, WriteAt};
@@ -132,27 +133,12 @@ impl<'a> Restoration<'a> {
     fn file(&self, disk: &PointDisk, dir: &Dir, name: &OsStr, is_qcow2: bool) -> Result<Restored> {
         let replace = self.replace();
         refuse_place(dir, name, replace)?;
-        let mut making = name.to_os_string();
-        making.push(".restoring");
-        match dir.unlink(&making) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let file = dir.create_file(&making, 0o600)?;
-        let target = FileDisk::new(file, dir.path().join(&making), Access::ReadWrite)?;
-        let done = self.fill(disk, target, dir, is_qcow2).and_then(|restored| {
-            match replace {
-                Replace::Yes => durable::rename(dir, &making, name)?,
-                Replace::No => durable::rename_noreplace(dir, &making, name)?,
-            }
-            dir.sync("")?;
-            Ok(restored)
-        });
-        if done.is_err() {
-            // The error that counts is the one that is returned.
-            let _ = dir.unlink(&making);
-        }
-        done
+        let making = Making::begin(dir, name)?;
+        let file = making.file().try_clone().or_io("cannot keep the file")?;
+        let target = FileDisk::new(file, making.path(), Access::ReadWrite)?;
+        let restored = self.fill(disk, target, dir, is_qcow2)?;
+        making.finish(replace)?;
+        Ok(restored)
     }
 
     fn fill(
@@ -168,6 +154,31 @@ impl<'a> Restoration<'a> {
         }
         target.set_size(disk.source_bytes)?;
         self.disk(disk, &target, true)
+    }
+
+    /// Looks at every name that `--to` would take, before anything is read.
+    fn refuse_places(&self, dir: &Dir) -> Result<()> {
+        for disk in &self.point.disks {
+            let name = format!("{}.raw", disk.name);
+            refuse_place(dir, OsStr::new(&name), self.replace())?;
+        }
+        if self.point.attached.is_empty() {
+            return Ok(());
+        }
+        match dir.stat("attached")? {
+            Some(stat) if stat.kind == Kind::Directory => {}
+            Some(_) => {
+                return Err(Error::invalid("the target is no directory")
+                    .at_path(dir.path().join("attached"))
+                    .advise("take it away, or name another directory"));
+            }
+            None => return Ok(()),
+        }
+        for file in &self.point.attached {
+            let place = Path::new("attached").join(&file.name);
+            refuse_place(dir, place.as_os_str(), self.replace())?;
+        }
+        Ok(())
     }
 
     const fn replace(&self) -> Replace {
@@ -250,6 +261,7 @@ fn one(
             let file = path
                 .file_name()
                 .ok_or_else(|| Error::invalid("the target needs a file name").at_path(&path))?;
+            refuse_repository(context, parent)?;
             restoration.file(disk, &Dir::open(parent)?, file, is_qcow2)?
         }
     };
@@ -275,10 +287,12 @@ fn device_target(restoration: &Restoration<'_>, disk: &PointDisk, path: &Path) -
 
 fn all(context: &Context, args: &Restore, selector: &Selector, to: &Path) -> Result<()> {
     let restoration = Restoration::open(context, args, selector)?;
+    refuse_repository(context, to)?;
     std::fs::create_dir_all(to)
         .or_io("cannot make the target directory")
         .at_path(to)?;
     let dir = Dir::open(to)?;
+    restoration.refuse_places(&dir)?;
     let mut done = Vec::new();
     for disk in &restoration.point.disks {
         let name = format!("{}.raw", disk.name);

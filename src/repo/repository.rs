@@ -186,12 +186,33 @@ impl Repository {
     /// The VM's sidecar.
     ///
     /// # Errors
-    /// `NotFound` naming the VM; `Corrupt`, `Io`.
+    /// `NotFound` naming the VM; `Corrupt`, also when it is missing and the VM has points; `Io`.
     pub fn vm(&self, name: &VmName) -> Result<Vm> {
         match self.load(&VmKeys::new(name)?.vm()?) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Err(Self::no_such_vm(name)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(self.without_sidecar(name)?),
             other => other,
         }
+    }
+
+    /// What it means that a VM has no sidecar: a directory without restore points is no VM, one with them has lost it.
+    fn without_sidecar(&self, name: &VmName) -> Result<Error> {
+        let keys = VmKeys::new(name)?;
+        let entries = match self.store.list(&keys.points()?) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self::no_such_vm(name)),
+            Err(e) => return Err(e),
+        };
+        // Sessions begin with a dot.
+        if !entries.iter().any(|e| PointName::new(&e.name).is_ok()) {
+            return Ok(Self::no_such_vm(name));
+        }
+        Ok(Error::corrupt(
+            format!("the sidecar of the VM {name} is missing, though the VM has restore points"),
+            "vm.json",
+            "no such file",
+        )
+        .at_path(keys.vm()?.as_str())
+        .advise("restore the file from a copy of the repository"))
     }
 
     /// `index.json` as it stands, without a look at `points/`.

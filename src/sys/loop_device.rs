@@ -334,6 +334,33 @@ pub fn bound() -> Result<Vec<Bound>> {
 /// # Errors
 /// `NotFound`; `Io`, also when it has no file.
 pub fn name(device: &Path) -> Result<PathBuf> {
+    let info = status(device)?;
+    let bytes = info.file_name.iter().copied().take_while(|byte| *byte != 0);
+    Ok(PathBuf::from(OsString::from_vec(bytes.collect())))
+}
+
+/// The file that a device shows, by its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    /// Device and inode of the file.
+    pub file: (u64, u64),
+    /// Number of the block device that the file is; 0 for a regular file.
+    pub number: u64,
+}
+
+/// What a device shows.
+///
+/// # Errors
+/// `NotFound`; `Io`, also when it has no file.
+pub fn behind(device: &Path) -> Result<Behind> {
+    let info = status(device)?;
+    Ok(Behind {
+        file: (info.device, info.inode),
+        number: info.rdevice,
+    })
+}
+
+fn status(device: &Path) -> Result<Info> {
     let failed = |e| Error::io("cannot ask the loop device", e).at_path(device);
     let node = File::options()
         .read(true)
@@ -342,8 +369,7 @@ pub fn name(device: &Path) -> Result<PathBuf> {
         .map_err(failed)?;
     let mut info = Info::empty();
     ioctl_with(&node, LOOP_GET_STATUS64, &mut info).map_err(failed)?;
-    let bytes = info.file_name.iter().copied().take_while(|byte| *byte != 0);
-    Ok(PathBuf::from(OsString::from_vec(bytes.collect())))
+    Ok(info)
 }
 
 /// Whether the driver passes by the file's own page cache.

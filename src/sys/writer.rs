@@ -11,11 +11,19 @@ use std::path::{Path, PathBuf};
 use super::{device, loop_device, mounts};
 use crate::error::{Error, Result, ResultExt};
 
-/// Who may be writing the block device at `path`, in words ("mounted read-write at /srv", "in use by dm-0 (vg0-root)").
+/// LIMIT: loop devices over loop devices that are followed.
+const LAYERS_MAX: u32 = 16;
+
+/// Who may be writing the block device at `path`, in words ("mounted read-write at /srv", "in use by dm-0 (vg0-root)"), also through loop
+/// devices that show it or a partition of it.
 ///
 /// # Errors
 /// `NotFound`, `Io`; `InvalidInput` when it is no block device.
 pub fn of_device(path: &Path) -> Result<Option<String>> {
+    above_device(path, LAYERS_MAX)
+}
+
+fn above_device(path: &Path, layers: u32) -> Result<Option<String>> {
     let metadata = std::fs::metadata(path)
         .or_io("cannot stat the device")
         .at_path(path)?;
@@ -37,8 +45,9 @@ pub fn of_device(path: &Path) -> Result<Option<String>> {
             mount.mountpoint.display()
         )));
     }
-    if !mounts.is_empty() {
-        return Ok(None);
+    let shown = above_loops(|behind| numbers.contains(&behind.number), layers);
+    if shown.is_some() || !mounts.is_empty() {
+        return Ok(shown);
     }
     let exclusive = File::options()
         .read(true)
@@ -59,21 +68,29 @@ pub fn of_device(path: &Path) -> Result<Option<String>> {
 /// `Io`.
 pub fn of_file(file: &File) -> Result<Option<String>> {
     let wanted = file.metadata().or_io("cannot stat an open file")?;
+    Ok(above_loops(
+        |behind| behind.file == (wanted.dev(), wanted.ino()),
+        LAYERS_MAX,
+    ))
+}
+
+/// Who may be writing through a loop device that shows what is wanted. Files are told by their numbers: the name of a loop device's file
+/// may hold in another mount namespace only.
+fn above_loops(is_it: impl Fn(&loop_device::Behind) -> bool, layers: u32) -> Option<String> {
+    let layers = layers.checked_sub(1)?;
     // Without sysfs nothing is known of loop devices.
     for bound in loop_device::bound().unwrap_or_default() {
-        let is_it = std::fs::metadata(&bound.file)
-            .is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()));
-        if !is_it {
+        if !loop_device::behind(&bound.device).is_ok_and(|behind| is_it(&behind)) {
             continue;
         }
-        if let Ok(Some(words)) = of_device(&bound.device) {
-            return Ok(Some(format!(
+        if let Ok(Some(words)) = above_device(&bound.device, layers) {
+            return Some(format!(
                 "shown by {}, which is {words}",
                 bound.device.display()
-            )));
+            ));
         }
     }
-    Ok(None)
+    None
 }
 
 /// The swap area on one of these devices.

@@ -53,7 +53,7 @@ pub use unread::Unread;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::chain::{Disk, Pool};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::DiskEntry;
@@ -213,7 +213,7 @@ impl Tree {
     /// The VM of that name, found without regard to case.
     ///
     /// # Errors
-    /// `NotFound` naming it.
+    /// `NotFound` naming it; `Corrupt` when its sidecar is damaged.
     pub fn vm(&self, name: &VmName) -> Result<Arc<VmView>> {
         let snapshot = self.snapshot();
         let found = snapshot.vm(name.as_str()).or_else(|| {
@@ -221,10 +221,14 @@ impl Tree {
                 .vms()
                 .find(|view| view.name.folded() == name.folded())
         });
-        found.cloned().ok_or_else(|| {
-            Error::not_found(format!("there is no VM {name}"))
-                .advise("list the VMs with: restorefs ls")
-        })
+        found
+            .cloned()
+            .ok_or_else(|| match self.repository.vm(name) {
+                // A VM that is damaged is not shown.
+                Err(error) if error.kind() == ErrorKind::Corrupt => error,
+                _ => Error::not_found(format!("there is no VM {name}"))
+                    .advise("list the VMs with: restorefs ls"),
+            })
     }
 
     /// The point that a selector names; names of VMs and points are found without regard to case.

@@ -235,3 +235,69 @@ fn a_vm_that_is_damaged_is_left_alone_and_the_others_go_on() {
     }
     assert_eq!(serials.len(), 5);
 }
+
+/// A VM that has lost its sidecar is no place for a new VM, whose points would count from 1 again.
+#[test]
+fn a_vm_without_its_sidecar_is_damaged_and_not_new() {
+    let pair = Pair::new();
+    let place = &pair.place;
+    place.ok(&["backup", "db01", "vda=a.raw", "--point", "one"]);
+    let path = pair.path("vms/web01/vm.json");
+    let good = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    for args in [
+        &["backup", "web01", "vda=a.raw"][..],
+        &["rebuild-catalog"],
+        &["ls"],
+        &["ls", "web01"],
+        &["ls", "web01@one:/disks"],
+        &["info", "web01@one"],
+        &["restore", "web01@one:/attached", "--to", "out"],
+    ] {
+        // The log comes first.
+        let output = place.run(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {said}");
+        assert!(
+            said.contains("restorefs: ") && said.contains("vm.json"),
+            "{said}"
+        );
+    }
+    // The others are listed all the same.
+    let listed = place.run(&["ls"]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("db01"));
+    assert!(!path.exists());
+    // What was begun and never had a point is no VM.
+    std::fs::create_dir_all(pair.path("vms/new/points/.x.partial")).unwrap();
+    std::fs::write(&path, &good).unwrap();
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "two"]);
+    place.ok(&["ls"]);
+    pair.check("restored from a copy");
+}
+
+/// Of a point whose own sidecar is damaged nothing is shown as if it were whole.
+#[test]
+fn files_of_a_point_whose_sidecar_is_damaged_are_not_listed_as_none() {
+    let pair = Pair::new();
+    let place = &pair.place;
+    let path = "vms/web01/points/one/point.json";
+    std::fs::set_permissions(
+        pair.path(path),
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .unwrap();
+    let mut bytes = std::fs::read(pair.path(path)).unwrap();
+    bytes[60] ^= 1;
+    std::fs::write(pair.path(path), bytes).unwrap();
+    for args in [
+        &["ls", "web01@one"][..],
+        &["ls", "web01@one:/disks"],
+        &["ls", "web01@one:/files"],
+        &["restore", "web01@one:/files", "--to", "out"],
+        &["restore", "web01@one:/files", "--to", "out.tar"],
+    ] {
+        let said = place.fails(3, args);
+        assert!(said.contains("point.json"), "{args:?}: {said}");
+    }
+    assert!(!place.path("out").exists() && !place.path("out.tar").exists());
+}

@@ -345,6 +345,77 @@ fn a_foreign_image_opens_no_other_file() {
     );
 }
 
+/// `qemu-nbd` listens before it has opened all files of the image: many extents before the foreign one make that long.
+#[test]
+fn a_foreign_image_opens_no_other_file_late() {
+    if !has("qemu-nbd") {
+        return;
+    }
+    let place = Place::new();
+    fs::create_dir(place.path("images")).unwrap();
+    fs::write(place.path("secret"), vec![5; 512]).unwrap();
+    fs::write(place.path("images/e"), vec![1; 512]).unwrap();
+    let near = "RW 1 FLAT \"e\" 0\n".repeat(400);
+    let descriptor = format!(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n\n\
+         {near}RW 1 FLAT \"{}\" 0\n\nddb.adapterType = \"ide\"\nddb.geometry.cylinders = \"4\"\n",
+        place.path("secret").display()
+    );
+    fs::write(place.path("images/a.vmdk"), descriptor).unwrap();
+    for _ in 0..4 {
+        let said = place.fails(
+            1,
+            &[
+                "backup",
+                "web01",
+                "vda=images/a.vmdk",
+                "--allow-backing",
+                "images",
+            ],
+        );
+        assert!(said.contains("secret"), "{said}");
+    }
+    assert!(!place.repo().join("vms/web01").exists());
+}
+
+/// What QEMU opens by other means than a file is in no list of open files.
+#[test]
+fn a_foreign_image_names_no_directory_and_no_server() {
+    if !has("qemu-nbd") || !has("qemu-img") {
+        return;
+    }
+    let place = Place::new();
+    fs::create_dir(place.path("private")).unwrap();
+    fs::write(place.path("private/key"), "secret").unwrap();
+    let directory = format!("fat:{}", place.path("private").display());
+    let json = format!(
+        "json:{{\"driver\":\"vvfat\",\"dir\":\"{}\"}}",
+        place.path("private").display()
+    );
+    let names = [&directory, &json, "nbd+unix:///?socket=/nowhere"];
+    for (index, name) in names.into_iter().enumerate() {
+        let (top, middle) = (format!("{index}.qed"), format!("{index}-middle.qed"));
+        let make = |backing: &str, format: &str, file: &str| {
+            let options = [
+                "create", "-q", "-u", "-f", "qed", "-F", format, "-b", backing,
+            ];
+            tool::ok(
+                &place,
+                "qemu-img",
+                &[&options[..], &[file, "504M"]].concat(),
+            );
+        };
+        make(name, "raw", &middle);
+        make(&middle, "qed", &top);
+        for source in [&middle, &top] {
+            let disk = format!("vda={source}");
+            let said = place.fails(1, &["backup", "web01", &disk, "--allow-backing", "/"]);
+            assert!(said.contains("may not be opened"), "{said}");
+        }
+    }
+    assert!(!place.repo().join("vms/web01").exists());
+}
+
 #[test]
 fn one_source_for_two_disks_is_refused() {
     let place = Place::new();

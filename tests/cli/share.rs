@@ -1,6 +1,7 @@
 //! Sources that somebody writes are refused, before the first byte and before the commit; who only reads hinders nobody.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -355,6 +356,46 @@ fn a_device_that_is_mounted_to_be_written_is_refused_and_so_is_its_file() {
     refused(&place, &["vda=disk.raw"], &[&at]);
     drop(mounted);
     place.ok(&["backup", "web01", "vda=disk.raw"]);
+}
+
+/// Loop devices over loop devices, and a device whose file has no name here.
+#[test]
+fn what_is_written_two_devices_away_or_under_another_name_is_in_use() {
+    if !is_root() || !has("mkfs.ext4") || !has("unshare") {
+        return;
+    }
+    let place = Place::new();
+    tool::ok(&place, "truncate", &["-s", "64M", "a.raw"]);
+    tool::ok(&place, "mkfs.ext4", &["-qF", "a.raw"]);
+    let below = Loop::attach(&place, "a.raw", &[]);
+    let above = Loop::attach(&place, &below.device, &[]);
+    let source = format!("vda={}", below.device);
+    let mounted = Mounted::at(&place, &above.device, "mnt", "rw");
+    let at = mounted.path().display().to_string();
+    refused(&place, &[&source], &[&above.device, &at]);
+    refused(&place, &["vda=a.raw"], &[&below.device, &above.device, &at]);
+    drop(mounted);
+    let mounted = Mounted::at(&place, &above.device, "mnt", "ro");
+    place.ok(&["backup", "readonly", &source]);
+    place.ok(&["backup", "readonly", "vda=a.raw"]);
+    drop(mounted);
+    drop((above, below));
+    // A mount namespace in which the file has another name, and which alone has it mounted.
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    let script = "mount --bind . elsewhere && L=$(losetup -f --show elsewhere/a.raw) && mount $L mnt && echo up && read stop; umount mnt; losetup -d $L";
+    let mut child = tool::command(&place, "unshare", &["-m", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stdout = child.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    refused(&place, &["vda=a.raw"], &["a.raw", "/dev/loop"]);
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    place.ok(&["backup", "readonly", "vda=a.raw"]);
 }
 
 #[test]

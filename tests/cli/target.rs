@@ -175,3 +175,89 @@ fn a_device_is_written_also_through_a_symlink() {
     let said = place.fails(2, &["restore", "web01@latest", "vda", &image]);
     assert!(said.contains("not written to a device"), "{said}");
 }
+
+/// Whoever comes second is refused: it is neither its content that gets the name, nor a mixture.
+#[test]
+fn two_restores_to_one_name_do_not_meet() {
+    let (place, bytes) = with_a_point();
+    // One that was killed left this; nobody holds it.
+    fs::write(place.path("out.raw.restoring"), "left").unwrap();
+    place.ok(&["restore", "web01@latest", "vda", "out.raw"]);
+    assert!(fs::read(place.path("out.raw")).unwrap() == bytes);
+    for (target, making) in [
+        ("out.raw", "out.raw.restoring"),
+        ("image.qcow2", "image.qcow2.restoring"),
+    ] {
+        // Another restore that is at it.
+        let held = fs::File::create(place.path(making)).unwrap();
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        let args = ["restore", "web01@latest", "vda", target, "--force"];
+        let said = place.fails(1, &args);
+        assert!(said.contains("another restore"), "{said}");
+        assert!(place.path(making).exists());
+        drop(held);
+        place.ok(&args);
+        assert!(!place.path(making).exists());
+    }
+    assert!(fs::read(place.path("out.raw")).unwrap() == bytes);
+}
+
+/// A target in the repository could be one of its layers.
+#[test]
+fn nothing_is_restored_into_the_repository() {
+    let (place, _) = with_a_point();
+    let layers = place.repo().join("vms/web01/layers");
+    let layer = fs::read_dir(&layers)
+        .unwrap()
+        .flatten()
+        .next()
+        .unwrap()
+        .path();
+    let before = fs::read(&layer).unwrap();
+    symlink(&layers, place.path("link")).unwrap();
+    let name = layer.file_name().unwrap().to_str().unwrap();
+    let beside = layers.join("new/deeper");
+    for target in [layer.to_str().unwrap(), &format!("link/{name}")] {
+        let said = place.fails(2, &["restore", "web01@latest", "vda", target, "--force"]);
+        assert!(said.contains("repository"), "{said}");
+    }
+    for to in [layers.to_str().unwrap(), "link", beside.to_str().unwrap()] {
+        let said = place.fails(2, &["restore", "web01@latest", "--to", to, "--force"]);
+        assert!(said.contains("repository"), "{said}");
+        let said = place.fails(2, &["restore", "web01@latest:/volumes.json", "--to", to]);
+        assert!(said.contains("repository"), "{said}");
+    }
+    assert!(fs::read(&layer).unwrap() == before);
+    assert!(!layers.join("new").exists());
+    place.ok(&["restore", "web01@latest", "vda", "out.raw"]);
+}
+
+/// All names are looked at before the first disk is read.
+#[test]
+fn a_directory_takes_all_or_nothing() {
+    let place = Place::new();
+    place.disk("a.raw", 4, 1);
+    fs::write(place.path("note.txt"), "n").unwrap();
+    let made = ["vda=a.raw", "vdb=raw:copy", "--attach", "note.txt"];
+    fs::copy(place.path("a.raw"), place.path("copy")).unwrap();
+    place.ok(&[&["backup", "web01"][..], &made].concat());
+    fs::create_dir_all(place.path("out")).unwrap();
+    let refused = |code: i32, force: &[&str]| {
+        let said = place.fails(
+            code,
+            &[&["restore", "web01@latest", "--to", "out"][..], force].concat(),
+        );
+        assert!(!place.path("out/vda.raw").exists(), "{said}");
+        said
+    };
+    fs::write(place.path("out/vdb.raw"), "mine").unwrap();
+    refused(1, &[]);
+    fs::remove_file(place.path("out/vdb.raw")).unwrap();
+    symlink("/tmp", place.path("out/attached")).unwrap();
+    assert!(refused(2, &["--force"]).contains("attached"));
+    fs::remove_file(place.path("out/attached")).unwrap();
+    fs::create_dir_all(place.path("out/attached/note.txt")).unwrap();
+    refused(1, &["--force"]);
+    fs::remove_dir(place.path("out/attached/note.txt")).unwrap();
+    place.ok(&["restore", "web01@latest", "--to", "out"]);
+}

@@ -1,0 +1,136 @@
+//! A file that is restored: it has its name only once it is whole, and nobody else writes it meanwhile.
+//!
+//! # Invariants
+//! - While it is made it is called `NAME.restoring` and is locked by whoever makes it: a second restore to that name is refused, and what
+//!   a killed one has left is taken away.
+//! - What gets the name is the very file that was made.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::context::Context;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::sys::beneath::{Access, Dir};
+use crate::sys::durable::{self, Replace};
+use crate::sys::flock::{Mode, try_lock};
+
+/// A file under its name for the time being, which goes away with this value unless it is finished.
+pub(super) struct Making<'a> {
+    dir: &'a Dir,
+    name: &'a OsStr,
+    made_as: OsString,
+    file: File,
+    is_finished: bool,
+}
+
+impl<'a> Making<'a> {
+    /// Begins the file.
+    ///
+    /// # Errors
+    /// `Busy` when another restore makes it; `NoSpace`, `ReadOnly`, `Io`.
+    pub(super) fn begin(dir: &'a Dir, name: &'a OsStr) -> Result<Self> {
+        let mut made_as = name.to_os_string();
+        made_as.push(".restoring");
+        let left = dir.open_file(&made_as, Access::Read);
+        if let Ok(left) = &left {
+            lock(dir, name, left)?;
+        }
+        match dir.unlink(&made_as) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = dir.create_file(&made_as, 0o600).map_err(|e| {
+            if e.kind() == ErrorKind::AlreadyExists {
+                return busy(dir, name);
+            }
+            e
+        })?;
+        lock(dir, name, &file)?;
+        Ok(Self {
+            dir,
+            name,
+            made_as,
+            file,
+            is_finished: false,
+        })
+    }
+
+    /// Where it is now.
+    pub(super) fn path(&self) -> PathBuf {
+        self.dir.path().join(&self.made_as)
+    }
+
+    /// The file.
+    pub(super) const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives it its name, durably. Its content is durable already.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `Busy` when another file is under its name for the time being; `Io`.
+    pub(super) fn finish(mut self, replace: Replace) -> Result<()> {
+        if !self.is_there()? {
+            return Err(busy(self.dir, self.name));
+        }
+        match replace {
+            Replace::Yes => durable::rename(self.dir, &self.made_as, self.name)?,
+            Replace::No => durable::rename_noreplace(self.dir, &self.made_as, self.name)?,
+        }
+        self.is_finished = true;
+        self.dir.sync("")
+    }
+
+    fn is_there(&self) -> Result<bool> {
+        let made = self.file.metadata().or_io("cannot stat the file")?;
+        let there = std::fs::symlink_metadata(self.path());
+        Ok(there.is_ok_and(|there| (there.dev(), there.ino()) == (made.dev(), made.ino())))
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        // The error that counts is the one that is returned.
+        if !self.is_finished && self.is_there().unwrap_or(false) {
+            let _ = self.dir.unlink(&self.made_as);
+        }
+    }
+}
+
+fn lock(dir: &Dir, name: &OsStr, file: &File) -> Result<()> {
+    // Where the filesystem has no locks, whoever comes second is found out at the end.
+    match try_lock(file, Mode::Exclusive) {
+        Ok(false) => Err(busy(dir, name)),
+        Ok(true) | Err(_) => Ok(()),
+    }
+}
+
+fn busy(dir: &Dir, name: &OsStr) -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        "another restore is writing this file at the same time",
+    )
+    .at_path(dir.path().join(name))
+    .advise("wait for it to end, or name another")
+}
+
+/// Refuses to restore into the repository: a file there could take the place of one of its own.
+///
+/// # Errors
+/// `InvalidInput`.
+pub(super) fn refuse_repository(context: &Context, directory: &Path) -> Result<()> {
+    let (Ok(root), Some(there)) = (
+        context.path()?.canonicalize(),
+        directory.ancestors().find_map(|at| at.canonicalize().ok()),
+    ) else {
+        return Ok(());
+    };
+    if there.starts_with(&root) {
+        return Err(Error::invalid("the target lies in the repository")
+            .at_path(directory)
+            .advise("choose a place outside of it"));
+    }
+    Ok(())
+}

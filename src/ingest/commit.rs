@@ -294,6 +294,12 @@ fn check_bytes(disk: &Arc<DiskWriter>) -> Result<()> {
     let name = &disk.meta.name;
     match magic::look(disk.as_ref())? {
         None => Ok(()),
+        Some(format) if magic::is_packed(format) => Err(Error::invalid(format!(
+            "the new disk {name} begins as a {format} archive: was it not unpacked?"
+        ))
+        .advise(format!(
+            "write the disk in it, or declare that these are its own bytes: --raw {name}, in the tree setfattr -n user.restorefs.raw -v {name}"
+        ))),
         Some(format) => Err(Error::invalid(format!(
             "the new disk {name} begins as a {format} image: was the image's file written instead of the disk in it?"
         ))

@@ -156,9 +156,9 @@ mod tests {
     #[test]
     fn a_tar_is_a_disk_unless_it_is_an_appliance() {
         let tar = |name: &[u8]| {
-            let mut head = vec![0; 512];
-            head[..name.len()].copy_from_slice(name);
-            head[257..262].copy_from_slice(b"ustar");
+            let mut head = name.to_vec();
+            head.resize(257, 0);
+            head.extend_from_slice(b"ustar");
             head
         };
         assert_eq!(parse_magic(&tar(b"web01.ovf"), &[]), Some("ova"));

@@ -58,7 +58,8 @@ pub(super) fn plan(
     Ok((parent, disks))
 }
 
-/// Looks again at what the disks of a session stand on, before they become a point: a session may be open for long, and outlives its daemon.
+/// Looks again at what the disks of a session stand on, before they become a point: a session may be open for long, and outlives its
+/// daemon.
 ///
 /// # Errors
 /// `Corrupt` when what a disk was compared with is damaged by now; `Io`.

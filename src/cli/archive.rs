@@ -9,11 +9,12 @@ use std::sync::atomic::AtomicBool;
 
 use super::args::{FilesFormat, Restore};
 use super::context::Context;
-use super::extract::{find, judge, xattrs};
+use super::extract::{Place, find, judge, xattrs};
 use super::making::{Making, refuse_repository};
 use super::output::printable;
 use super::progress::{Bar, Progress};
 use super::restore::refuse_place;
+use super::unread;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::selector::Selector;
@@ -21,7 +22,7 @@ use crate::sys::Dir;
 use crate::sys::durable::Replace;
 use crate::tree::archive::{ArchiveOptions, Archived, CLOSED, Format, archive};
 use crate::tree::extract::Source;
-use crate::tree::{Ino, Tree};
+use crate::tree::{Ino, Tree, Unread};
 use crate::types::size::{Count, Human};
 
 /// The format in which files go to `to`; `None`: a directory.
@@ -118,7 +119,11 @@ pub(super) fn run(
     if !is_standard {
         refuse_repository(context, to)?;
     }
-    let (tree, found, name) = find(context, selector, path)?;
+    let place = find(context, selector, path)?;
+    let unread = place.unread(path)?;
+    let Place {
+        tree, found, name, ..
+    } = place;
     // What is in `files` is the guest's root: it has no name of its own.
     let mut parts = path.split(|b| *b == b'/').filter(|part| !part.is_empty());
     let is_root = parts.next() == Some(b"files") && parts.next().is_none();
@@ -144,7 +149,7 @@ pub(super) fn run(
         into_file(&taking, to, args.force)
     };
     bar.finish();
-    report(context, &archived?, to, is_standard)
+    report(context, &archived?, to, is_standard, &unread)
 }
 
 /// Standard output, without the buffer that looks for ends of lines.
@@ -179,8 +184,15 @@ fn into_file(taking: &Taking<'_>, to: &Path, force: bool) -> Result<Archived> {
     Ok(archived)
 }
 
-fn report(context: &Context, archived: &Archived, to: &Path, is_standard: bool) -> Result<()> {
+fn report(
+    context: &Context,
+    archived: &Archived,
+    to: &Path,
+    is_standard: bool,
+    unread: &[Unread],
+) -> Result<()> {
     let output = context.output;
+    let losses = unread::report(context, unread);
     if output.json {
         let skipped: Vec<_> = archived
             .skipped
@@ -191,7 +203,7 @@ fn report(context: &Context, archived: &Archived, to: &Path, is_standard: bool) 
             "to": to.to_string_lossy(), "directories": archived.directories, "files": archived.files,
             "hard_links": archived.hard_links, "symlinks": archived.symlinks, "special": archived.special,
             "bytes": archived.bytes, "skipped": skipped, "skipped_count": archived.skipped_count,
-            "failed_count": archived.failed_count,
+            "failed_count": archived.failed_count, "unread": unread::json(unread),
         });
         if is_standard {
             output.json_aside(&value)?;
@@ -218,5 +230,5 @@ fn report(context: &Context, archived: &Archived, to: &Path, is_standard: bool) 
             output.outcome(line)?;
         }
     }
-    judge(archived.failed_count, 0)
+    judge(archived.failed_count.saturating_add(losses), 0)
 }

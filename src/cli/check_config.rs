@@ -33,6 +33,12 @@ pub(super) fn run(context: &Context, args: &CheckConfig) -> Result<()> {
             .output
             .remark(format!("serves {}", repository.path.display()));
     }
+    let mounts = config.repositories.iter().flat_map(|one| &one.mounts);
+    for (at, warning) in mounts.filter_map(|mount| Some((&mount.at, mount.options.exposure()?))) {
+        context
+            .output
+            .warn(format!("the mount at {}: {warning}", at.display()));
+    }
     if let Some(remark) = config::crawler::remark()
         && config.repositories.iter().any(|one| !one.mounts.is_empty())
     {

@@ -10,12 +10,13 @@ use super::context::Context;
 use super::output::printable;
 use super::progress::Progress;
 use super::target::{last_name, split_list};
+use super::unread;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::selector::Selector;
 use crate::sys::Dir;
 use crate::tree::extract::{ExtractOptions, Extracted, Loss, XattrChoice, extract};
-use crate::tree::{Found, Ino, Tree};
+use crate::tree::{Found, Ino, PointView, Tree, Unread};
 use crate::types::size::{Count, Human};
 
 pub(super) fn run(
@@ -26,7 +27,11 @@ pub(super) fn run(
     args: &Restore,
 ) -> Result<()> {
     super::making::refuse_repository(context, to)?;
-    let (tree, found, name) = find(context, selector, path)?;
+    let place = find(context, selector, path)?;
+    let unread = place.unread(path)?;
+    let Place {
+        tree, found, name, ..
+    } = place;
     std::fs::create_dir_all(to)
         .or_io("cannot make the target directory")
         .at_path(to)?;
@@ -50,24 +55,49 @@ pub(super) fn run(
         &|bytes| bar.add(bytes),
     );
     bar.finish();
-    report(context, &extracted?, &to.join(&name))
+    report(context, &extracted?, &to.join(&name), &unread)
 }
 
-/// The tree, the node at `path` of a point, and its name.
-pub(super) fn find(
-    context: &Context,
-    selector: &Selector,
-    path: &[u8],
-) -> Result<(Arc<Tree>, Found, OsString)> {
+/// What is at a path of a point.
+pub(super) struct Place {
+    pub(super) tree: Arc<Tree>,
+    pub(super) found: Found,
+    /// Its name.
+    pub(super) name: OsString,
+    point: Arc<PointView>,
+}
+
+impl Place {
+    /// What is not shown below it, which was found at `path`.
+    ///
+    /// # Errors
+    /// What looking at the point's disks returns.
+    pub(super) fn unread(&self, path: &[u8]) -> Result<Vec<Unread>> {
+        self.tree.unread(&self.point, path)
+    }
+}
+
+/// Finds the node at `path` of a point.
+///
+/// # Errors
+/// `NotFound`; `Corrupt` when it would be in something that cannot be read; what the guest's reader returns.
+pub(super) fn find(context: &Context, selector: &Selector, path: &[u8]) -> Result<Place> {
     let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
     // What the point has is what its own sidecar says.
     context.repository()?.point(&point.vm, &point.entry)?;
     let start = format!("{}/{}", point.vm, point.entry.name);
     let start = tree.resolve(Ino::ROOT, start.as_bytes())?;
-    let found = tree.resolve(start.attributes.ino, path)?;
+    let found = tree
+        .resolve(start.attributes.ino, path)
+        .map_err(|error| unread::explain(&tree, &point, path, error))?;
     let name = last_name(path).unwrap_or(point.entry.name.as_str().as_bytes());
-    Ok((tree, found, OsStr::from_bytes(name).to_owned()))
+    Ok(Place {
+        tree,
+        found,
+        name: OsStr::from_bytes(name).to_owned(),
+        point,
+    })
 }
 
 /// Which extended attributes are taken.
@@ -104,7 +134,8 @@ pub(super) fn judge(unreadable: u64, refused: u64) -> Result<()> {
     }
 }
 
-fn report(context: &Context, extracted: &Extracted, to: &Path) -> Result<()> {
+fn report(context: &Context, extracted: &Extracted, to: &Path, unread: &[Unread]) -> Result<()> {
+    let losses = unread::report(context, unread);
     if context.output.json {
         let skipped: Vec<_> = extracted
             .skipped
@@ -116,7 +147,7 @@ fn report(context: &Context, extracted: &Extracted, to: &Path) -> Result<()> {
             "hard_links": extracted.hard_links, "symlinks": extracted.symlinks, "special": extracted.special,
             "bytes": extracted.bytes, "skipped": skipped, "skipped_count": extracted.skipped_count,
             "unreadable_count": extracted.unreadable_count, "refused_count": extracted.refused_count,
-            "labels_not_taken": extracted.labels,
+            "labels_not_taken": extracted.labels, "unread": unread::json(unread),
         }))?;
     } else {
         for skipped in &extracted.skipped {
@@ -151,5 +182,8 @@ fn report(context: &Context, extracted: &Extracted, to: &Path) -> Result<()> {
             extracted.skipped_count
         ))?;
     }
-    judge(extracted.unreadable_count, extracted.refused_count)
+    judge(
+        extracted.unreadable_count.saturating_add(losses),
+        extracted.refused_count,
+    )
 }

@@ -3,7 +3,9 @@
 use super::args::Ls;
 use super::context::Context;
 use super::damage;
+use super::extract::{Place, find, judge};
 use super::target::{Target, last_name};
+use super::unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
 use crate::repo::Repository;
@@ -118,15 +120,15 @@ struct Line {
 }
 
 fn tree(context: &Context, selector: &Selector, path: &[u8]) -> Result<()> {
-    let tree = context.tree()?;
-    let point = tree.point(&selector.vm, &selector.which)?;
-    // What the point has is what its own sidecar says.
-    context.repository()?.point(&point.vm, &point.entry)?;
-    let start = tree.resolve(
-        crate::tree::Ino::ROOT,
-        format!("{}/{}", point.vm, point.entry.name).as_bytes(),
-    )?;
-    let found = tree.resolve(start.attributes.ino, path)?;
+    let place = find(context, selector, path)?;
+    // The point's own names need no look at its disks.
+    let mut unread = match last_name(path) {
+        Some(_) => place.unread(path)?,
+        None => Vec::new(),
+    };
+    let Place { tree, found, .. } = place;
+    // A listing shows names; of what is not there by its nature only that which was asked for is worth a line.
+    unread.retain(|one| one.is_here || one.class.is_loss());
     let mut lines = Vec::new();
     if found.attributes.file_type == FileType::Directory {
         tree.entries(found.attributes.ino, 0, &mut |entry| {
@@ -156,16 +158,18 @@ fn tree(context: &Context, selector: &Selector, path: &[u8]) -> Result<()> {
         }
     }
     if context.output.json {
-        return context
+        context
             .output
-            .json(&lines.iter().map(Line::json).collect::<Vec<_>>());
+            .json(&lines.iter().map(Line::json).collect::<Vec<_>>())?;
+        return judge(unread::report(context, &unread), 0);
     }
     let rows = lines.iter().map(Line::row).collect::<Result<Vec<_>>>()?;
     context.output.table(
         &["MODE", "LINKS", "UID", "GID", "SIZE", "MODIFIED", "NAME"],
         &["LINKS", "UID", "GID", "SIZE"],
         &rows,
-    )
+    )?;
+    judge(unread::report(context, &unread), 0)
 }
 
 /// Names of a guest go to a terminal: what is not plain text is escaped.

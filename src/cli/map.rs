@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::args::{DEFAULT_SCRATCH, Map};
 use super::background;
 use super::context::Context;
+use super::document;
 use crate::daemon::interrupt;
 use crate::daemon::map::{
     self, Device, MapDir, MapId, Mapping, Order, Record, State, rule, survey,
@@ -95,7 +97,44 @@ pub(super) fn run(context: &Context, args: &Map) -> Result<()> {
     let mapped = MapDir::make()?
         .record(&order.id)?
         .ok_or_else(|| Error::not_found("it was mapped, and unmapped by somebody else at once"))?;
-    show_new(context, &order, &mapped)
+    show_new(context, &order, &mapped)?;
+    if order.scratch.is_none() {
+        remark_mounts(context, &order);
+    }
+    Ok(())
+}
+
+/// Remarks upon filesystems that were in use: a kernel replays no journal on a device that is read-only, and mounts none of them without
+/// being told so.
+fn remark_mounts(context: &Context, order: &Order) {
+    // What cannot be found out is no reason to fail: the disks are mapped.
+    let Ok(found) = document::read(context, &order.selector, "volumes.json") else {
+        return;
+    };
+    let volumes = found.get("volumes").and_then(Value::as_array);
+    for volume in volumes.into_iter().flatten() {
+        let text = |name: &str| volume.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (path, content) = (text("path"), text("content"));
+        let is_mapped = match (&order.disk, path.split_once('/')) {
+            (Some(disk), Some((first, _))) => first == disk.as_str(),
+            _ => true,
+        };
+        let notes = volume
+            .pointer("/filesystem/notes")
+            .and_then(Value::as_array);
+        let mut notes = notes.into_iter().flatten().filter_map(Value::as_str);
+        let options = match content {
+            "xfs" => "ro,norecovery",
+            _ if content.starts_with("ext") => "ro,noload",
+            _ => continue,
+        };
+        if is_mapped && notes.any(|note| note.contains("was replayed in memory")) {
+            context.output.remark(format!(
+                "restorefs: {path} ({content}) was in use: mount it with -o {options}, without what its journal holds, \
+                 or map with --scratch and mount it as usual"
+            ));
+        }
+    }
 }
 
 /// Starts the process of a map, and waits until its devices are there.

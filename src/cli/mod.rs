@@ -34,6 +34,7 @@ mod sessions;
 mod sources;
 mod target;
 mod unmap;
+mod unread;
 mod volumes;
 
 use std::io::Write;

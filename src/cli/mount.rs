@@ -23,6 +23,9 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
     let limits = serve::limits(&args.nbd_idle)?;
     let socket = args.nbd.as_ref().map(std::path::absolute).transpose();
     let socket = socket.or_io("cannot tell the socket's path")?;
+    if let Some(warning) = options.exposure() {
+        context.output.warn(warning);
+    }
     // Root's crawlers go where root may.
     if rustix::process::geteuid().is_root() || options.allow_other {
         crawler::remark()

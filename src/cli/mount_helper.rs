@@ -127,6 +127,9 @@ impl Helper {
             );
         }
         let (mut options, mut texts) = self.options()?;
+        if let Some(warning) = options.exposure() {
+            tracing::warn!("{warning}");
+        }
         let repository = Repository::open(&self.source).at_path(&self.source)?;
         // Who is not root cannot mount for the daemon, but by fusermount3 for himself.
         let client = if rustix::process::geteuid().is_root() {

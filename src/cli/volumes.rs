@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::args::Volumes;
 use super::context::Context;
+use super::output::printable;
 use super::{damage, document};
 use crate::error::Result;
 use crate::repo::selector::Selector;
@@ -29,8 +30,21 @@ pub(super) fn run(context: &Context, args: &Volumes) -> Result<()> {
         &["SIZE", "USED"],
         &rows,
     )?;
+    let unjoined: Vec<Vec<String>> = list(&found, "files").iter().flat_map(unjoined).collect();
+    if !unjoined.is_empty() {
+        context.output.line("")?;
+        context
+            .output
+            .table(&["NOT JOINED", "SOURCE", "CLASS", "REASON"], &[], &unjoined)?;
+    }
     for note in list(&found, "notes").iter().filter_map(Value::as_str) {
         context.output.remark(note);
+    }
+    for tree in list(&found, "files") {
+        let name = tree.get("name").and_then(Value::as_str).unwrap_or("files");
+        for note in list(tree, "notes").iter().filter_map(Value::as_str) {
+            context.output.remark(printable(&format!("{name}: {note}")));
+        }
     }
     damage::end(&faults)
 }
@@ -51,6 +65,25 @@ fn notes(volume: &Value) -> Option<String> {
         .filter_map(Value::as_str)
         .collect();
     (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// What is not in a tree, a row each.
+fn unjoined(tree: &Value) -> Vec<Vec<String>> {
+    let text = |value: &Value, name: &str| {
+        let text = value.get(name).and_then(Value::as_str);
+        text.unwrap_or("-").to_owned()
+    };
+    let name = text(tree, "name");
+    let row = |entry: &Value| {
+        let place = format!("/{name}{}", text(entry, "target"));
+        vec![
+            place.trim_end_matches('/').to_owned(),
+            text(entry, "source"),
+            text(entry, "class").replace('_', " "),
+            text(entry, "reason"),
+        ]
+    };
+    list(tree, "unjoined").iter().map(row).collect()
 }
 
 fn row(volume: &Value) -> Vec<String> {

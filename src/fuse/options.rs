@@ -168,6 +168,17 @@ impl MountOptions {
         Ok(())
     }
 
+    /// What a person is warned of: that every local user could read whole disks, and what guests keep from their own users with them.
+    #[must_use]
+    pub fn exposure(&self) -> Option<&'static str> {
+        const OTHERS: u16 = 0o005;
+        let is_open = self.umask.is_some_and(|umask| umask & OTHERS != OTHERS);
+        (self.allow_other && is_open).then_some(
+            "with allow_other and this umask every local user can read whole disks, and the guests' passwords in them; \
+             umask=027 with gid=N opens them to a group",
+        )
+    }
+
     /// Whether a tree can be written through the mount, when it `could` by whoever serves it.
     ///
     /// # Errors
@@ -224,6 +235,30 @@ mod tests {
         assert!(!options.follow.inotify);
         let tree = options.tree_options(0, 0, false);
         assert_eq!((tree.uid, tree.gid, tree.single_user), (1000, 0, false));
+    }
+
+    #[test]
+    fn a_mount_that_is_open_to_all_is_warned_of() {
+        let is_open = |text: &str| {
+            let mut options = MountOptions::default();
+            options.parse(text).unwrap();
+            options.exposure().is_some()
+        };
+        for open in [
+            "allow_other,umask=022",
+            "allow_other,umask=0",
+            "umask=026,allow_other",
+        ] {
+            assert!(is_open(open), "{open}");
+        }
+        for closed in [
+            "allow_other",
+            "umask=022",
+            "allow_other,umask=027",
+            "allow_other,umask=077",
+        ] {
+            assert!(!is_open(closed), "{closed}");
+        }
     }
 
     #[test]

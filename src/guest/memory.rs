@@ -186,6 +186,11 @@ impl MemoryFs {
         size: u64,
         body: Body,
     ) -> Result<()> {
+        if let Some((above, _)) = path.rsplit_once('/')
+            && self.resolve(above).is_err()
+        {
+            self.directory(above)?;
+        }
         let number = self.nodes.last_key_value().map_or(ROOT, |(n, _)| *n) + 1;
         self.name(path, GuestIno(number))?;
         self.insert(number, file_type, mode, size, body);
@@ -207,7 +212,7 @@ impl MemoryFs {
         Ok(())
     }
 
-    /// Makes a directory.
+    /// Makes a directory, and those above it, as everything else that is made does.
     ///
     /// # Errors
     /// `AlreadyExists`; as [`MemoryFs::resolve`], also below.

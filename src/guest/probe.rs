@@ -19,6 +19,10 @@ const HEAD_BYTES: u64 = 69_632;
 /// Bytes at the end that are looked at: md 0.90 and 1.0 keep their superblock within the last 128 KiB.
 const TAIL_BYTES: u64 = 131_072;
 
+/// Incompatible features of an ext superblock, and that of a device with another one's journal (Linux, fs/ext4/ext4.h).
+const INCOMPAT_AT: usize = 1120;
+const JOURNAL_DEV: u32 = 8;
+
 /// What sort of thing a format is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -26,6 +30,8 @@ pub enum Class {
     Filesystem,
     /// Swap space.
     Swap,
+    /// The journal of an ext filesystem on another device: no files are on it.
+    Journal,
     /// Holds other volumes: LVM2, LUKS, md.
     Container,
 }
@@ -195,9 +201,15 @@ fn parse(head: &[u8], tail: &[u8]) -> Option<Content> {
             continue;
         }
         let field = |(at, length): (usize, usize)| text(head.get(at..)?.get(..length)?);
+        let is_journal = magic.format == "ext"
+            && super::bytes::le32(head, INCOMPAT_AT).is_some_and(|bits| bits & JOURNAL_DEV != 0);
+        let (format, class) = match is_journal {
+            true => ("jbd", Class::Journal),
+            false => (magic.format, magic.class),
+        };
         return Some(Content {
-            format: magic.format,
-            class: magic.class,
+            format,
+            class,
             label: magic.label.and_then(field),
             uuid: match magic.format {
                 "crypto_LUKS" => field((168, 40)),
@@ -268,7 +280,7 @@ pub fn open_fs(devices: &[Arc<dyn ReadAt>]) -> (VolumeState, Option<Box<dyn Gues
         content.class,
         READERS.iter().find(|(format, _)| *format == content.format),
     ) {
-        (Class::Swap | Class::Container, _) => (VolumeState::NoFilesystem, None),
+        (Class::Swap | Class::Journal | Class::Container, _) => (VolumeState::NoFilesystem, None),
         (Class::Filesystem, None) => (VolumeState::Unsupported(content.format.to_owned()), None),
         (Class::Filesystem, Some((_, open))) => match open(devices) {
             Ok(fs) => (VolumeState::Readable, Some(fs)),

@@ -8,6 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Mode, OFlags};
+
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// LIMIT: bytes of a socket's path (`sun_path` of unix(7), without its zero byte).
@@ -84,7 +86,7 @@ pub fn listen(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
     let listener = UnixListener::bind(path)
         .or_io("cannot listen")
         .at_path(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    set_mode(path, mode)
         .or_io("cannot set the socket's permissions")
         .at_path(path)?;
     let file = SocketFile {
@@ -92,6 +94,22 @@ pub fn listen(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
         is_ours: true,
     };
     Ok((listener, file))
+}
+
+/// Gives the socket at a path its permissions, by a descriptor: in a directory of others another file may have its name by now, and a
+/// symlink would lead to any.
+fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::open(path, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&held)?;
+    let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+    if !is_socket || stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(std::io::Error::other(
+            "somebody has put another file in its place",
+        ));
+    }
+    let place = format!("/proc/self/fd/{}", held.as_raw_fd());
+    std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode))
 }
 
 fn remove_stale(path: &Path) -> Result<()> {
@@ -200,6 +218,20 @@ mod tests {
         let error = listen(&long, 0o660).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NameTooLong);
         assert!(error.to_string().contains("107"), "{error}");
+    }
+
+    /// What an attacker does between bind and chmod in a directory that he may write.
+    #[test]
+    fn permissions_go_to_a_socket_of_ours_and_to_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, secret) = (dir.path().join("s"), dir.path().join("secret"));
+        std::fs::write(&secret, "x").unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&secret, &path).unwrap();
+        assert!(super::set_mode(&path, 0o666).is_err());
+        assert!(super::set_mode(&secret, 0o666).is_err());
+        let mode = std::fs::metadata(&secret).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -50,7 +50,9 @@ pub(super) struct FileTree {
     pub(super) top: Top,
     /// What the system calls itself.
     system: Option<String>,
-    unjoined: Vec<Unjoined>,
+    pub(super) unjoined: Vec<Unjoined>,
+    /// Remarks for people.
+    notes: Vec<String>,
 }
 
 /// The trees of a point; the first is `files`.
@@ -63,16 +65,24 @@ pub(super) struct Files {
 
 impl Files {
     /// The trees of a plan over these volumes; numbers are given when `complete`.
-    pub(super) fn new(plan: Plan, volumes: &[Arc<VolumeNode>], complete: bool) -> Self {
+    pub(super) fn new(
+        plan: Plan,
+        left_out: Vec<Unjoined>,
+        volumes: &[Arc<VolumeNode>],
+        complete: bool,
+    ) -> Self {
         let mut files = Self::default();
         let add = |files: &mut Self, place: Place, path: String| {
             files.add(place, None, path.into_bytes(), 0, volumes, complete)
         };
         match plan {
-            Plan::Nothing => {}
+            Plan::Nothing => {
+                let top = Top::Several(Vec::new());
+                files.tree(NAME.to_owned(), top, None, left_out);
+            }
             Plan::One(place) => {
                 if let Some(top) = add(&mut files, place, "/".to_owned()) {
-                    files.tree(NAME.to_owned(), Top::Instance(top), None, Vec::new());
+                    files.tree(NAME.to_owned(), Top::Instance(top), None, left_out);
                 }
             }
             Plan::Several(places) => {
@@ -83,7 +93,7 @@ impl Files {
                         Some((name, at))
                     })
                     .collect();
-                files.tree(NAME.to_owned(), Top::Several(children), None, Vec::new());
+                files.tree(NAME.to_owned(), Top::Several(children), None, left_out);
             }
             Plan::Systems(systems) => {
                 for system in systems {
@@ -100,6 +110,7 @@ impl Files {
             top,
             system,
             unjoined,
+            notes: Vec::new(),
         });
     }
 
@@ -129,6 +140,9 @@ impl Files {
             }
         }
         self.tree(name, Top::Instance(top), system.name, system.unjoined);
+        if let Some(tree) = self.trees.last_mut() {
+            tree.notes = system.notes;
+        }
     }
 
     /// The instance of that volume which a path of the tree lies in: the one with the longest path above it.
@@ -231,13 +245,14 @@ impl Files {
         let unjoined: Vec<Value> = tree
             .unjoined
             .iter()
-            .map(|entry| json!({"source": entry.source, "target": entry.target, "reason": entry.reason}))
+            .map(|entry| json!({"source": entry.source, "target": entry.target, "reason": entry.reason, "class": entry.class.as_str()}))
             .collect();
         json!({
             "name": tree.name,
             "system": tree.system,
             "mounts": mounts,
             "unjoined": unjoined,
+            "notes": tree.notes,
             "attributes": attributes,
         })
     }

@@ -34,6 +34,7 @@ mod session;
 mod shelf;
 mod snapshot;
 mod stat;
+mod unread;
 mod volume;
 mod xattr;
 
@@ -47,6 +48,7 @@ pub use list::DirEntry;
 pub use probe::ProbedPoint;
 pub use session::{Allocation, NewAttributes, NewTime, Writing};
 pub use snapshot::{PointView, Snapshot, VmView};
+pub use unread::Unread;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 

@@ -25,6 +25,11 @@ impl Tree {
     /// `NotFound` and `NotADirectory` naming the part of the path; `InvalidInput` for `..`; `LimitExceeded` for a loop of symlinks;
     /// what the guest's reader returns.
     pub fn resolve(&self, start: Ino, path: &[u8]) -> Result<Found> {
+        self.follow(start, path, false)
+    }
+
+    /// As [`Tree::resolve`], where a symlink at the end is followed if `to_end` says so.
+    pub(super) fn follow(&self, start: Ino, path: &[u8], to_end: bool) -> Result<Found> {
         let mut parts = components(path)?;
         parts.reverse();
         let mut trail = Trail(vec![self.attributes(start)?]);
@@ -43,7 +48,7 @@ impl Tree {
                 .lookup(here, &part)
                 .map_err(|e| self.advised(named(e, &shown, &part), here, &shown))?;
             let is_link = found.attributes.file_type == FileType::Symlink;
-            if !is_link || parts.is_empty() {
+            if !is_link || parts.is_empty() && !to_end {
                 // Into another filesystem: its root is where `..` ends from now on.
                 if self.realm(found.attributes.ino) != self.realm(here) {
                     trail.0.clear();

@@ -267,3 +267,36 @@ fn rebased_symlinks_stay_in_the_guest() {
     assert!(std::fs::read(files.join("a/b/climb")).is_err());
     unmount(&mount);
 }
+
+/// A deployment of ostree: what lies beside it on the same volume is bound into it, and its links lead there.
+#[test]
+fn links_of_a_deployment_are_rebased_into_what_is_bound() {
+    if !ready() {
+        return;
+    }
+    let world = World::empty();
+    let root = world.path("root");
+    let at = |path: &str| root.join("ostree/deploy/fedora").join(path);
+    put(&at("deploy/aaa.0/etc/os-release"), "ID=fedora\n");
+    put(&at("var/home/core/file"), "here");
+    std::fs::create_dir_all(at("deploy/aaa.0/var")).unwrap();
+    symlink("/var/home", at("deploy/aaa.0/home")).unwrap();
+    let disk = FileDisk::open(image(&world, "vda.img", "root", &root), Access::Read).unwrap();
+    world.commit("web01", "first", &[("vda", &disk as &dyn ReadAt)]);
+    let mount = world.mount_with("symlinks=rebase");
+    let files = world.at(POINT).join("files");
+    assert_eq!(
+        std::fs::read_link(files.join("home")).unwrap(),
+        Path::new("var/home")
+    );
+    let read = |path: &str| std::fs::read_to_string(files.join(path)).unwrap();
+    assert_eq!(read("home/core/file"), "here");
+    assert_eq!(read("var/home/core/file"), "here");
+    // The same file in the volume itself.
+    let below = "volumes/vda/raw/ostree/deploy/fedora/var/home/core/file";
+    assert_eq!(
+        std::fs::read_to_string(world.at(POINT).join(below)).unwrap(),
+        "here"
+    );
+    unmount(&mount);
+}

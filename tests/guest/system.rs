@@ -264,3 +264,46 @@ fn an_ordinary_user_copies_a_whole_guest() {
     }
     mounted.unmount(true).unwrap();
 }
+
+/// A backup without one of the disks: what lies on it is missed by name, with the physical volume that a group lacks.
+#[test]
+fn a_guest_without_one_disk_says_what_it_lacks() {
+    if !ready() {
+        return;
+    }
+    let guest = Guest::new(Home::Xfs, 20);
+    guest.back_up("one");
+    guest.place.ok(&[
+        "backup",
+        "db01",
+        "vda=vda.raw",
+        "--without",
+        "vdb",
+        "--point",
+        "two",
+    ]);
+    for path in [
+        "/files",
+        "/files/var",
+        "/files/home",
+        "/files/var/log/syslog",
+    ] {
+        let told = guest.place.fails(3, &["ls", &format!("db01@two:{path}")]);
+        if path.contains("var") {
+            assert!(told.contains("PV ") && told.contains("missing"), "{told}");
+        }
+    }
+    let to = guest.path("out");
+    let told = guest
+        .place
+        .fails(3, &["restore", "db01@two:/files", "--to", text(&to)]);
+    assert!(
+        told.contains("LABEL=home") && told.contains("PV "),
+        "{told}"
+    );
+    assert!(to.join("files/etc/fstab").exists());
+    guest.place.ok(&["ls", "db01@two:/files/etc"]);
+    guest.place.ok(&["ls", "db01@one:/files"]);
+    let table = guest.place.ok(&["volumes", "db01@two"]);
+    assert!(table.contains("/files/home"), "{table}");
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use restorefs::block::{FileDisk, ReadAt, WriteAt};
 use restorefs::guest::fs::VolumeState;
+use restorefs::guest::system::Files;
 use restorefs::guest::volume::{Known, Scan, Volume, scan_point};
 use restorefs::sys::beneath::Access;
 
@@ -214,7 +215,7 @@ fn what_is_not_current_beyond_doubt_is_refused() {
     // Another level looks like a filesystem at its first device, and is none.
     let stripes = lab.half("1.0", 1, "new", "number=0 level=0");
     let (found, _) = scan(&[&stripes]);
-    let Known::Member(role) = &at(&found, "vda/part/1").known else {
+    let Known::Unsupported(role) = &at(&found, "vda/part/1").known else {
         panic!("{:?}", found.volumes);
     };
     assert!(
@@ -222,4 +223,55 @@ fn what_is_not_current_beyond_doubt_is_refused() {
         "{role}"
     );
     assert_eq!(found.volumes.len(), 1);
+}
+
+/// What a guest calls an array: by the UUID that mdadm prints, by its name, by a number that mdadm.conf gives it, and by its filesystem.
+#[test]
+fn arrays_are_found_by_every_name() {
+    let Some(lab) = Lab::new() else { return };
+    if !has("mdadm") {
+        return;
+    }
+    for version in ["0.90", "1.0", "1.1", "1.2"] {
+        let half = lab.half(version, 0, "new", "number=0");
+        let device = lab.0.path().join("device");
+        let told = run("mdadm", &["--examine", "--brief", device.to_str().unwrap()]);
+        let told = String::from_utf8(told.stdout).unwrap();
+        let uuid = told.split("UUID=").nth(1).unwrap();
+        let uuid = uuid.split_whitespace().next().unwrap();
+        let mut fstab = format!(
+            "/dev/disk/by-id/md-uuid-{uuid} /a ext4\n/dev/md127 /b ext4\nLABEL=new /c ext4\n/dev/md5 /d ext4\n"
+        );
+        if version != "0.90" {
+            fstab.push_str("/dev/md/root /e ext4\n/dev/disk/by-id/md-name-host:root /f ext4\n");
+        }
+        let root = lab.0.path().join(format!("system-{version}"));
+        for dir in ["etc", "a", "b", "c", "d", "e", "f"] {
+            std::fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        std::fs::write(root.join("etc/fstab"), &fstab).unwrap();
+        let array = format!("ARRAY /dev/md5 metadata={version} UUID={uuid}\n");
+        std::fs::write(root.join("etc/mdadm.conf"), array).unwrap();
+        let image = lab.0.path().join(format!("image-{version}"));
+        let (root, name) = (root.to_str().unwrap(), image.to_str().unwrap());
+        run("mkfs.ext4", &["-q", "-F", "-d", root, name, "8M"]);
+        let system: Arc<dyn ReadAt> = Arc::new(FileDisk::open(&image, Access::Read).unwrap());
+        let disks = [("vda".to_owned(), system), ("vdb".to_owned(), half)];
+        let (files, filesystems) = crate::guest_system::plan(&disks);
+        let Files::Systems(systems) = files else {
+            panic!("no system");
+        };
+        assert!(
+            systems[0].unjoined.is_empty(),
+            "{version} {fstab}: {:?}",
+            systems[0].unjoined
+        );
+        assert_eq!(systems[0].mounts.len(), fstab.lines().count());
+        for mount in &systems[0].mounts {
+            let path = format!("{}/name", String::from_utf8_lossy(&mount.path));
+            let path = path.trim_start_matches('/');
+            let found = crate::guest_system::read(&systems[0], &filesystems, path);
+            assert_eq!(found, "new");
+        }
+    }
 }

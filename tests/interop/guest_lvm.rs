@@ -87,7 +87,7 @@ impl Lab {
     }
 
     /// Runs an LVM command that sees these devices only and touches nothing else.
-    fn lvm(&self, command: &str) -> String {
+    pub(crate) fn lvm(&self, command: &str) -> String {
         let devices: Vec<String> = self
             .loops
             .iter()

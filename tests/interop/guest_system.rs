@@ -44,7 +44,7 @@ fn image(lab: &Lab, name: &str, files: &[(&str, &str)], options: &[&str]) -> std
     image
 }
 
-fn plan(disks: &[(String, Arc<dyn ReadAt>)]) -> (Files, Vec<Option<Arc<dyn GuestFs>>>) {
+pub(crate) fn plan(disks: &[(String, Arc<dyn ReadAt>)]) -> (Files, Vec<Option<Arc<dyn GuestFs>>>) {
     let scan = scan_point(disks);
     let sources: Vec<_> = disks.iter().map(|(_, disk)| Arc::clone(disk)).collect();
     let facts: Vec<VolumeFacts> = scan.volumes.iter().map(VolumeFacts::from).collect();
@@ -62,7 +62,7 @@ fn plan(disks: &[(String, Arc<dyn ReadAt>)]) -> (Files, Vec<Option<Arc<dyn Guest
 }
 
 /// Content of a file of the joined tree, found by walking the plan's places alone.
-fn read(system: &System, opened: &[Option<Arc<dyn GuestFs>>], path: &str) -> String {
+pub(crate) fn read(system: &System, opened: &[Option<Arc<dyn GuestFs>>], path: &str) -> String {
     let fs = |volume: usize| opened[volume].as_ref().unwrap();
     let mut place = system.root;
     for name in path.split('/') {
@@ -78,7 +78,7 @@ fn read(system: &System, opened: &[Option<Arc<dyn GuestFs>>], path: &str) -> Str
     String::from_utf8(bytes).unwrap()
 }
 
-fn opened(path: &Path) -> Arc<dyn ReadAt> {
+pub(crate) fn opened(path: &Path) -> Arc<dyn ReadAt> {
     Arc::new(FileDisk::open(path, Access::Read).unwrap())
 }
 

@@ -17,6 +17,7 @@ mod guest_ext;
 mod guest_ext_damage;
 mod guest_fat;
 mod guest_image;
+mod guest_layout;
 mod guest_lvm;
 mod guest_lvm_active;
 mod guest_lvm_layout;

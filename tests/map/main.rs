@@ -11,6 +11,7 @@ mod bad_input;
 mod device;
 mod kill;
 mod leftover;
+mod options;
 mod rule;
 mod scratch;
 mod several;

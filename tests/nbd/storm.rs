@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use restorefs::block::{MemoryDisk, ReadAt, WriteAt};
@@ -19,6 +20,8 @@ use crate::raw::{READ, Raw, WRITE};
 use crate::tls::Secure;
 use crate::world::{World, wait_until};
 
+/// Connections of one address before TLS.
+const STRANGERS: usize = 32;
 /// Connections of one listener.
 const PLACES: usize = 128;
 
@@ -146,7 +149,8 @@ fn a_thousand_bad_connections_leave_nothing_behind() {
             holdings(pid).descriptors <= before.descriptors + 4
         });
     }
-    // All at once, and more than there are places: on each door the first ones get in, and the other door does not notice.
+    // All at once, and more than there are places: strangers of one address have a few, clients get in all the same, and the other door
+    // does not notice.
     let crowd: Vec<TcpStream> = (0..1000)
         .filter_map(|_| TcpStream::connect(secure.address).ok())
         .collect();
@@ -154,10 +158,11 @@ fn a_thousand_bad_connections_leave_nothing_behind() {
     let mut refused = 0;
     wait_until("those beyond the limit are turned away", || {
         refused = crowd.iter().filter(|stream| is_closed(stream)).count();
-        refused >= 1000 - PLACES
+        refused >= 1000 - STRANGERS
     });
-    assert!(refused <= 1000 - PLACES + 2, "{refused}");
+    assert!(refused <= 1000 - STRANGERS + 2, "{refused}");
     good(&near);
+    good(&far);
     there.read_at(4096, &mut [0; 4096]).unwrap();
     let during = holdings(pid);
     assert!(
@@ -244,6 +249,80 @@ fn tls_has_to_begin_in_time_a_byte_a_moment_is_not_enough() {
         directory.display()
     );
     good(&uri);
+    stop.send(true).unwrap();
+    runtime.block_on(served).unwrap();
+}
+
+/// Sets the flag when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Strangers who hold connections and say nothing, opened anew as fast as they are closed: a client with a certificate gets in each time.
+#[test]
+fn silent_strangers_keep_no_client_out() {
+    if !can_certify() {
+        return;
+    }
+    let world = World::new();
+    world.add("plain", Arc::new(MemoryDisk::from_bytes(&[7; 65_536])));
+    let authority = Authority::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let limits = ServerLimits {
+        connections: 4,
+        strangers: 40,
+        strangers_of_one: 30,
+        ..ServerLimits::default()
+    };
+    let service = Service::new(world.catalog.clone(), limits);
+    let security = Security::Tls(ServerTls::load(&authority.server()).unwrap());
+    let entered = runtime.enter();
+    let server = Server::bind_tcp("127.0.0.1:0".parse().unwrap(), security, &service).unwrap();
+    drop(entered);
+    let address = server.address().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let served = runtime.spawn(server.run(stopped));
+    let directory = authority.client("anybody");
+    let uri = format!(
+        "nbds://localhost:{}/plain?tls-certificates={}",
+        address.port(),
+        directory.display()
+    );
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Also when the test fails in between.
+        let _end = Over(&over);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut held = std::collections::VecDeque::new();
+                while !over.load(Ordering::Relaxed) {
+                    held.extend(TcpStream::connect(address));
+                    if held.len() > 200 {
+                        held.pop_front();
+                    }
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(600));
+        for _ in 0..30 {
+            good(&uri);
+        }
+    });
+    // Those with certificates have a bound of their own.
+    let uri: Uri = uri.parse().unwrap();
+    let inside: Vec<Client> = (0..4).map(|_| Client::connect(&uri).unwrap()).collect();
+    assert!(Client::connect(&uri).is_err());
+    drop(inside);
+    wait_until("a place is free", || Client::connect(&uri).is_ok());
     stop.send(true).unwrap();
     runtime.block_on(served).unwrap();
 }

@@ -38,6 +38,8 @@ pub(crate) struct Physical {
 pub(crate) struct Logical {
     /// Its name.
     pub(crate) name: String,
+    /// Its identifier, if it has one that can be.
+    pub(crate) id: Option<String>,
     /// Whether LVM shows it; parts of other volumes are not.
     pub(crate) is_visible: bool,
     pub(super) segments: Result<Vec<Segment>, String>,
@@ -148,6 +150,7 @@ impl Group {
         self.by_name.insert(name.to_owned(), self.logical.len());
         self.logical.push(Logical {
             name: name.to_owned(),
+            id: id(lv),
             is_visible: lv.has("status", "VISIBLE"),
             segments: segment::parse(lv),
         });

@@ -36,6 +36,8 @@ const ENTRY_BYTES_MIN: u32 = 128;
 /// LIMIT: bytes of the array of entries that are read (ours; the usual one has 16 KiB).
 const ENTRIES_BYTES_MAX: u64 = 1 << 20;
 
+/// Attribute 63: not to be mounted by its type alone (Discoverable Partitions Specification).
+const NO_AUTO: u64 = 1 << 63;
 /// Types by GUID (UEFI, systemd's Discoverable Partitions Specification, Microsoft).
 const TYPES: [(&str, &str, Kind); 15] = [
     (
@@ -249,6 +251,7 @@ fn parse_entry(
         type_id,
         label: (!name.is_empty()).then_some(name),
         uuid: array(entry, 16).map(guid),
+        is_automatic: le64(entry, 48).is_some_and(|bits| bits & NO_AUTO == 0),
         map,
         damage: broken.or(damage),
     })

@@ -141,6 +141,7 @@ fn partition(number: u32, start: u64, record: Record, signature: u32, on: Disk<'
         label: None,
         uuid: (signature != 0).then(|| format!("{signature:08x}-{number:02x}")),
         kind,
+        is_automatic: false,
         map,
         damage,
     }

@@ -63,6 +63,8 @@ pub struct Partition {
     pub label: Option<String>,
     /// UUID of the partition (GPT), or signature and number (MBR: `1a2b3c4d-01`), as /dev/disk/by-partuuid shows it.
     pub uuid: Option<String>,
+    /// Whether systemd mounts it by its type: a GPT's attribute 63 forbids it.
+    pub is_automatic: bool,
     /// What it is for.
     pub kind: Kind,
     /// The part that is on the disk.

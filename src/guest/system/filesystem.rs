@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use super::{Open, VolumeFacts};
+use super::{Obstacle, Open, VolumeFacts};
 use crate::error::{Error, Result};
 use crate::guest::fs::GuestFs;
 
@@ -56,6 +56,11 @@ impl<'a> Filesystems<'a> {
         self.volumes.get(volume).is_some_and(|facts| facts.may_open)
     }
 
+    /// Why the volume has no filesystem to open.
+    pub(super) fn obstacle(&self, volume: usize) -> Option<&Obstacle> {
+        self.volumes.get(volume)?.obstacle.as_ref()
+    }
+
     /// The filesystem on a volume.
     ///
     /// # Errors
@@ -67,10 +72,11 @@ impl<'a> Filesystems<'a> {
         if let Some(why) = self.failed.borrow().get(&volume) {
             return Err(Error::unsupported(why.clone()));
         }
+        let obstacle = self.obstacle(volume).map(|why| why.reason().to_owned());
         let opened = if self.may_open(volume) {
             (self.open)(volume).map_err(|error| error.report())
         } else {
-            Err("it has no filesystem that can be read".to_owned())
+            Err(obstacle.unwrap_or_else(|| "it has no filesystem that can be read".to_owned()))
         };
         match opened {
             Ok(fs) => {

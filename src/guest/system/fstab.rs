@@ -11,6 +11,9 @@
 /// LIMIT: entries of one file (ours).
 const ENTRIES_MAX: usize = 1000;
 
+/// LIMIT: remarks on lines that are none.
+const NOTES_MAX: usize = 20;
+
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -89,10 +92,34 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
 /// Parses a whole file.
 #[must_use]
 pub fn parse(text: &[u8]) -> Vec<Entry> {
-    text.split(|b| *b == b'\n')
-        .filter_map(parse_line)
-        .take(ENTRIES_MAX)
-        .collect()
+    parse_with_notes(text).0
+}
+
+/// Parses a whole file, with remarks on the lines that are passed over.
+pub(super) fn parse_with_notes(text: &[u8]) -> (Vec<Entry>, Vec<String>) {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut notes = Vec::new();
+    for (number, line) in (1usize..).zip(text.split(|b| *b == b'\n')) {
+        let trimmed = line.trim_ascii();
+        if trimmed.is_empty() || trimmed.starts_with(b"#") {
+            continue;
+        }
+        if entries.len() >= ENTRIES_MAX {
+            let note = format!(
+                "line {number} of the fstab and what follows is passed over: more than {ENTRIES_MAX} entries"
+            );
+            notes.push(note);
+            break;
+        }
+        match parse_line(line) {
+            Some(entry) => entries.push(entry),
+            None if notes.len() < NOTES_MAX => notes.push(format!(
+                "line {number} of the fstab is passed over: it has no mount point"
+            )),
+            None => {}
+        }
+    }
+    (entries, notes)
 }
 
 #[cfg(test)]

@@ -5,272 +5,22 @@
     clippy::as_conversions
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::filesystem::Filesystems;
 use super::fstab::{self, Entry};
+use super::join::Joiner;
+use super::kind::{Kind, kind};
+use super::label::Labels;
 use super::os_release::{self, OsRelease};
-use super::source::{find, is_kernel_name};
+use super::root::{Root, fstab_text, is_system, roots};
+use super::source::is_kernel_name;
 use super::tree::Tree;
-use super::{Files, MountAt, Open, Place, System, Unjoined, VolumeFacts};
-use crate::error::{ErrorKind, Result};
-use crate::guest::fs::{FileType, GuestFs, Subvolume};
-use crate::types::PointName;
-
-/// Subvolumes of btrfs that distributions put their root in.
-const ROOT_SUBVOLUMES: [&[u8]; 3] = [b"@", b"root", b"@rootfs"];
-/// Filesystems of the kernel and of memory: nobody looks for their files in a backup.
-const PSEUDO: [&str; 26] = [
-    "swap",
-    "proc",
-    "sysfs",
-    "devpts",
-    "tmpfs",
-    "devtmpfs",
-    "securityfs",
-    "cgroup",
-    "cgroup2",
-    "debugfs",
-    "tracefs",
-    "configfs",
-    "mqueue",
-    "hugetlbfs",
-    "fusectl",
-    "binfmt_misc",
-    "efivarfs",
-    "pstore",
-    "bpf",
-    "ramfs",
-    "rpc_pipefs",
-    "autofs",
-    "nfsd",
-    "usbfs",
-    "ignore",
-    "selinuxfs",
-];
-/// Filesystems on other machines.
-const NETWORK: [&str; 16] = [
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "ceph",
-    "glusterfs",
-    "afs",
-    "9p",
-    "virtiofs",
-    "lustre",
-    "davfs",
-    "beegfs",
-    "gfs2",
-    "ocfs2",
-    "pvfs2",
-];
-/// Drives whose medium is no part of the machine.
-const REMOVABLE: [&str; 4] = ["/dev/cdrom", "/dev/sr", "/dev/fd", "/dev/dvd"];
-
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Whether the tree from here on looks like that of a system.
-fn is_system(tree: &Tree<'_>) -> bool {
-    tree.is(b"/etc", FileType::Directory)
-        && [
-            &b"/etc/fstab"[..],
-            b"/etc/os-release",
-            b"/usr/lib/os-release",
-        ]
-        .iter()
-        .any(|path| tree.is(path, FileType::Regular))
-}
-
-/// Where a system begins on a volume, if it has one.
-fn root_of(volume: usize, fs: &dyn GuestFs, open: Open<'_>) -> Option<Place> {
-    let named = ROOT_SUBVOLUMES
-        .iter()
-        .map(|name| Subvolume::Path(name.to_vec()));
-    std::iter::once(Subvolume::Default)
-        .chain(named)
-        .filter_map(|which| fs.subvolume(&which).ok())
-        .chain(std::iter::once(fs.root()))
-        .map(|ino| Place { volume, ino })
-        .find(|root| is_system(&Tree::new(open, *root)))
-}
-
-/// The subvolume that the options name.
-fn subvolume(entry: &Entry) -> Result<Subvolume, String> {
-    if let Some(path) = entry.option("subvol") {
-        let path = path.strip_prefix(b"/").unwrap_or(path);
-        return Ok(Subvolume::Path(path.to_vec()));
-    }
-    match entry.option("subvolid") {
-        None => Ok(Subvolume::Default),
-        Some(id) => std::str::from_utf8(id)
-            .ok()
-            .and_then(|id| id.parse().ok())
-            .map(Subvolume::Id)
-            .ok_or_else(|| "its subvolid is no number".to_owned()),
-    }
-}
-
-/// A system whose tree is being joined.
-struct Joiner<'a> {
-    filesystems: &'a Filesystems<'a>,
-    open: Open<'a>,
-    tree: Tree<'a>,
-    mapped: Vec<(String, String)>,
-    unjoined: Vec<Unjoined>,
-}
-
-impl Joiner<'_> {
-    /// The directory that an entry's source and options name; of several volumes of one name `own` comes first.
-    fn root(&self, entry: &Entry, own: Option<usize>) -> Result<Place, String> {
-        let source = shown(&entry.source);
-        let found = find(&self.filesystems.volumes, &source, &self.mapped)?;
-        let volume = match own.filter(|own| found.contains(own)) {
-            Some(own) => own,
-            // The members of one filesystem have its UUID too.
-            None => *found
-                .iter()
-                .find(|volume| self.filesystems.may_open(**volume))
-                .or(found.first())
-                .ok_or("there is no such volume")?,
-        };
-        self.subvolume_of(volume, entry)
-    }
-
-    /// The directory of a volume that an entry's options name.
-    fn subvolume_of(&self, volume: usize, entry: &Entry) -> Result<Place, String> {
-        let fs = self
-            .filesystems
-            .get(volume)
-            .map_err(|error| error.report())?;
-        let ino = fs
-            .subvolume(&subvolume(entry)?)
-            .map_err(|error| format!("its subvolume: {}", error.report()))?;
-        Ok(Place { volume, ino })
-    }
-
-    fn refuse(&mut self, entry: &Entry, reason: String) {
-        self.unjoined.push(Unjoined {
-            source: shown(&entry.source),
-            target: shown(&entry.target),
-            reason,
-        });
-    }
-
-    /// Mounts `root` at the entry's target.
-    fn mount(&mut self, entry: &Entry, root: Place) -> Result<(), String> {
-        let over = self
-            .tree
-            .resolve(&entry.target)
-            .map_err(|error| format!("its mount point: {}", error.report()))?;
-        if over.file_type != FileType::Directory {
-            return Err("its mount point is no directory".to_owned());
-        }
-        if over.path == b"/" {
-            return Err("another filesystem is mounted there".to_owned());
-        }
-        self.tree.mounts.push(MountAt {
-            path: over.path,
-            over: over.place,
-            root,
-        });
-        Ok(())
-    }
-
-    fn bind(&mut self, entry: &Entry) -> Result<(), String> {
-        let source = self
-            .tree
-            .resolve(&entry.source)
-            .map_err(|error| format!("what it shows: {}", error.report()))?;
-        if source.file_type != FileType::Directory {
-            return Err("what it shows is no directory".to_owned());
-        }
-        self.mount(entry, source.place)
-    }
-
-    /// Joins all entries: parents before children, then what shows parts of the tree a second time.
-    fn join(&mut self, entries: &[Entry], own: usize) {
-        let mut volumes = Vec::new();
-        let mut binds = Vec::new();
-        for entry in entries {
-            match kind(entry) {
-                Kind::Silent | Kind::Root => {}
-                Kind::Refused(reason) => self.refuse(entry, reason.to_owned()),
-                Kind::Bind => binds.push(entry),
-                Kind::Volume => volumes.push(entry),
-            }
-        }
-        let depth = |entry: &&Entry| {
-            let parts = entry.target.split(|b| *b == b'/');
-            parts.filter(|part| !part.is_empty()).count()
-        };
-        volumes.sort_by_key(depth);
-        for entry in volumes {
-            let joined = self
-                .root(entry, Some(own))
-                .and_then(|root| self.mount(entry, root));
-            if let Err(reason) = joined {
-                self.refuse(entry, reason);
-            }
-        }
-        for entry in binds {
-            if let Err(reason) = self.bind(entry) {
-                self.refuse(entry, reason);
-            }
-        }
-    }
-
-    fn read(&self, path: &[u8]) -> Vec<u8> {
-        self.tree.read(path).unwrap_or_default()
-    }
-}
-
-/// What becomes of an entry.
-enum Kind {
-    Root,
-    Volume,
-    Bind,
-    Refused(&'static str),
-    /// Nobody would look for it.
-    Silent,
-}
-
-fn kind(entry: &Entry) -> Kind {
-    let fs_type = shown(&entry.fs_type);
-    let source = shown(&entry.source);
-    let types = || fs_type.split(',');
-    let has_type = |known: &[&str]| types().any(|name| known.contains(&name));
-    if has_type(&PSEUDO) || !entry.target.starts_with(b"/") {
-        return Kind::Silent;
-    }
-    if REMOVABLE.iter().any(|drive| source.starts_with(drive)) {
-        return Kind::Silent;
-    }
-    let is_remote = source.starts_with("//")
-        || source.contains(":/")
-        || (entry.has("_netdev") && !source.starts_with("/dev/") && !source.contains('='));
-    if has_type(&NETWORK) || is_remote {
-        return Kind::Refused("it is on another machine");
-    }
-    if entry.has("noauto") && !entry.has("x-systemd.automount") {
-        return Kind::Refused("noauto: it is not mounted at boot");
-    }
-    let is_bind = entry.has("bind") || entry.has("rbind");
-    if is_bind || (fs_type == "none" && source.starts_with('/')) {
-        return Kind::Bind;
-    }
-    if types().any(|name| name == "overlay" || name.starts_with("fuse")) {
-        return Kind::Refused("a program of the guest shows it");
-    }
-    if entry.target.iter().all(|b| *b == b'/') {
-        return Kind::Root;
-    }
-    Kind::Volume
-}
+use super::{
+    Class, Files, Obstacle, Open, Place, System, Unjoined, VolumeFacts, boot, gpt, hardware, shown,
+    unit,
+};
+use crate::guest::fs::Subvolume;
 
 /// Names of `/etc/crypttab` and the devices that they open.
 fn parse_crypttab(text: &[u8]) -> Vec<(String, String)> {
@@ -282,43 +32,6 @@ fn parse_crypttab(text: &[u8]) -> Vec<(String, String)> {
             Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
         })
         .collect()
-}
-
-/// Gives names that are good for directories, each once.
-#[derive(Default)]
-struct Labels(BTreeSet<String>);
-
-impl Labels {
-    fn take(&mut self, wished: &[Option<String>], path: &str) -> String {
-        let good = |name: &String| PointName::new(name.clone()).is_ok();
-        let plain: String = path
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || "._".contains(c) {
-                    c
-                } else {
-                    '-'
-                }
-            })
-            .take(100)
-            .collect();
-        let first = wished.iter().flatten().find(|name| good(name)).cloned();
-        let first = first.unwrap_or_else(|| {
-            let plain = plain.replace("..", "-");
-            Some(plain.clone())
-                .filter(good)
-                .unwrap_or_else(|| format!("volume{plain}"))
-        });
-        let mut name = first.clone();
-        for n in 2u64.. {
-            if self.0.insert(name.to_ascii_lowercase()) {
-                break;
-            }
-            let short: String = first.chars().take(100).collect();
-            name = format!("{short}-{n}");
-        }
-        name
-    }
 }
 
 /// The label of the filesystem on a volume.
@@ -336,99 +49,163 @@ fn release(joiner: &Joiner<'_>) -> OsRelease {
         .unwrap_or_default()
 }
 
-/// The text of the fstab; one that cannot be read is said.
-fn fstab_text(tree: &Tree<'_>) -> (Vec<u8>, Option<Unjoined>) {
-    match tree.read(b"/etc/fstab") {
-        Ok(text) => (text, None),
-        Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), None),
-        Err(error) => {
-            let unread = Unjoined {
-                source: "/etc/fstab".to_owned(),
-                target: "/".to_owned(),
-                reason: format!("it cannot be read: {}", error.report()),
-            };
-            (Vec::new(), Some(unread))
+/// The devices of `mdadm.conf`, each with the UUID of its array, else its name.
+fn parse_mdadm(text: &[u8]) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        if !words.next()?.eq_ignore_ascii_case("ARRAY") {
+            return None;
         }
+        let device = words.next()?.to_owned();
+        let value = |name: &str| {
+            let mut words = words.clone();
+            words.find_map(|word| {
+                let (key, value) = word.split_once('=')?;
+                key.eq_ignore_ascii_case(name).then(|| value.to_owned())
+            })
+        };
+        Some((device, value("uuid").or_else(|| value("name"))?))
+    });
+    lines.collect()
+}
+
+/// Where the fstab has the root, if it is there; `None`: this system is a copy of another one, which is there too.
+fn told_root(
+    joiner: &mut Joiner<'_>,
+    own: Option<&Entry>,
+    found: &Root,
+    roots: &[Root],
+) -> Option<Place> {
+    let place = found.place;
+    let Some(entry) = own.filter(|_| !found.is_certain) else {
+        return Some(place);
+    };
+    let source = shown(&entry.source);
+    // A disk's name in the kernel may be another one here: the volume that was found is meant.
+    let told = if is_kernel_name(&source) || hardware::is_name(&source) {
+        joiner.subvolume_of(place.volume, entry)
+    } else {
+        let meant = joiner.meant(entry);
+        let is_root = |volume: &usize| roots.iter().any(|root| root.place.volume == *volume);
+        if !meant.contains(&place.volume) && meant.iter().any(is_root) {
+            return None;
+        }
+        joiner.root(entry, Some(place.volume))
+    };
+    match told {
+        Ok(told) if is_system(&Tree::new(joiner.tree.open(), told)) => Some(told),
+        // What it says cannot be found (a renamed disk): what was found looks like a system all the same.
+        _ => Some(place),
     }
 }
 
-/// The systems of a point in the order of their volumes.
-fn plan(filesystems: &Filesystems<'_>, roots: &BTreeMap<usize, Place>) -> Vec<System> {
+/// What the fstab, the mount units and the partitions' types say, each where those before it say nothing.
+fn entries(joiner: &mut Joiner<'_>, fstab: Vec<Entry>, root: Place) -> Vec<Entry> {
+    let targets = |entries: &[Entry]| -> BTreeSet<Vec<u8>> {
+        entries
+            .iter()
+            .map(|entry| unit::plain(&entry.target))
+            .collect()
+    };
+    let mut all = fstab;
+    let told = targets(&all);
+    let (units, notes) = unit::entries(&joiner.tree);
+    joiner.notes.extend(notes);
+    let new = units
+        .into_iter()
+        .filter(|entry| !told.contains(&unit::plain(&entry.target)));
+    all.extend(new);
+    let found = gpt::entries(
+        &joiner.filesystems.volumes,
+        root,
+        &joiner.tree,
+        &targets(&all),
+    );
+    joiner.notes.extend(found.notes);
+    all.extend(found.entries);
+    all
+}
+
+/// The system that begins at a root; `None` when it is a copy of another one.
+fn system(
+    filesystems: &Filesystems<'_>,
+    found: &Root,
+    roots: &[Root],
+    systems: &[System],
+    labels: &mut Labels,
+) -> Option<System> {
     let open: Open<'_> = &|volume| filesystems.get(volume);
+    let mut joiner = Joiner::new(filesystems, open, found.place);
+    joiner.mapped = parse_crypttab(&joiner.read(b"/etc/crypttab"));
+    for path in [&b"/etc/mdadm/mdadm.conf"[..], b"/etc/mdadm.conf"] {
+        joiner.arrays.extend(parse_mdadm(&joiner.read(path)));
+    }
+    let (text, _) = fstab_text(filesystems, open, found.place);
+    let told = fstab::parse(&text);
+    let own = told.iter().rfind(|entry| matches!(kind(entry), Kind::Root));
+    let root = told_root(&mut joiner, own, found, roots)?;
+    if systems.iter().any(|system| system.root == root) {
+        return None;
+    }
+    let (text, unread) = fstab_text(filesystems, open, root);
+    let (fstab, notes) = fstab::parse_with_notes(&text);
+    joiner.tree = Tree::new(open, root);
+    joiner.notes = notes;
+    joiner.own_source = fstab
+        .iter()
+        .rfind(|entry| matches!(kind(entry), Kind::Root))
+        .map(|entry| entry.source.clone());
+    joiner.tree.mounts.clone_from(&found.mounts);
+    joiner.unjoined.extend(unread);
+    let entries = entries(&mut joiner, fstab, root);
+    joiner.join(&entries, root.volume);
+    let release = release(&joiner);
+    let version = match (release.id, release.version_id) {
+        (Some(id), Some(version)) => Some(format!("{id}-{version}")),
+        (id, _) => id,
+    };
+    let path = filesystems
+        .volumes
+        .get(root.volume)
+        .map_or("", |facts| &facts.path);
+    Some(System {
+        label: labels.take(&[label(filesystems, root.volume), version], path),
+        name: release.pretty_name,
+        root,
+        mounts: joiner.tree.mounts,
+        unjoined: joiner.unjoined,
+        notes: joiner.notes,
+    })
+}
+
+/// The systems of a point in the order of their volumes; of several roots of one partition type the first comes first.
+fn plan(filesystems: &Filesystems<'_>, roots: &[Root]) -> Vec<System> {
     let mut systems: Vec<System> = Vec::new();
     let mut labels = Labels::default();
-    for (volume, found) in roots {
-        let mut joiner = Joiner {
-            filesystems,
-            open,
-            tree: Tree::new(open, *found),
-            mapped: Vec::new(),
-            unjoined: Vec::new(),
-        };
-        joiner.mapped = parse_crypttab(&joiner.read(b"/etc/crypttab"));
-        let (text, unread) = fstab_text(&joiner.tree);
-        let entries = fstab::parse(&text);
-        let own = entries
-            .iter()
-            .rfind(|entry| matches!(kind(entry), Kind::Root));
-        let mut root = *found;
-        let told = own.map(|entry| {
-            // A disk's name in the kernel may be another one here: the volume that was found is meant.
-            if is_kernel_name(&shown(&entry.source)) {
-                joiner.subvolume_of(*volume, entry)
-            } else {
-                joiner.root(entry, Some(*volume))
-            }
-        });
-        match told {
-            // It is a copy of another system, which is there too.
-            Some(Ok(told)) if told.volume != *volume && roots.contains_key(&told.volume) => {
-                continue;
-            }
-            Some(Ok(told)) if is_system(&Tree::new(open, told)) => root = told,
-            // What it says cannot be found (a renamed disk): what was found looks like a system all the same.
-            _ => {}
-        }
-        if systems.iter().any(|system| system.root == root) {
-            continue;
-        }
-        joiner.tree = Tree::new(joiner.open, root);
-        joiner.unjoined.extend(unread);
-        joiner.join(&entries, root.volume);
-        let release = release(&joiner);
-        let version = match (release.id, release.version_id) {
-            (Some(id), Some(version)) => Some(format!("{id}-{version}")),
-            (id, _) => id,
-        };
-        let path = filesystems
-            .volumes
-            .get(root.volume)
-            .map_or("", |facts| &facts.path);
-        systems.push(System {
-            label: labels.take(&[label(filesystems, root.volume), version], path),
-            name: release.pretty_name,
-            root,
-            mounts: joiner.tree.mounts,
-            unjoined: joiner.unjoined,
-        });
+    for found in roots {
+        systems.extend(system(filesystems, found, roots, &systems, &mut labels));
     }
     systems
 }
 
-/// Looks at every filesystem once: what it says of itself, and whether a system begins on it.
-fn look(filesystems: &mut Filesystems<'_>) -> BTreeMap<usize, Place> {
-    let mut roots = BTreeMap::new();
+/// Looks at every filesystem once: what it says of itself, and which systems begin on it.
+fn look(filesystems: &mut Filesystems<'_>) -> Vec<Root> {
     for volume in 0..filesystems.volumes.len() {
-        let Ok(fs) = filesystems.get(volume) else {
-            continue;
-        };
-        filesystems.complete(volume, &*fs);
-        let open: Open<'_> = &|volume| filesystems.get(volume);
-        if let Some(root) = root_of(volume, &*fs, open) {
-            roots.insert(volume, root);
+        if let Ok(fs) = filesystems.get(volume) {
+            filesystems.complete(volume, &*fs);
         }
     }
-    roots
+    let filesystems = &*filesystems;
+    let open: Open<'_> = &|volume| filesystems.get(volume);
+    let booted = boot::entries(filesystems, open);
+    let mut found = Vec::new();
+    for volume in 0..filesystems.volumes.len() {
+        if let Ok(fs) = filesystems.get(volume) {
+            found.extend(roots(filesystems, volume, &*fs, open, &booted));
+        }
+    }
+    found
 }
 
 /// The systems on these volumes, each with the tree that its fstab tells, in the order of the volumes of their roots.
@@ -469,4 +246,30 @@ pub fn plan_files(volumes: &[VolumeFacts], open: Open<'_>) -> Files {
             .map_or(Files::Nothing, |(_, place)| Files::One(place)),
         _ => Files::Several(places),
     }
+}
+
+/// The volumes that are left out of a tree without a system, each with its reason: those that cannot be read, and, where nothing at all
+/// is read, those without files.
+#[must_use]
+pub fn left_out(volumes: &[VolumeFacts], files: &Files) -> Vec<Unjoined> {
+    if matches!(files, Files::Systems(_)) {
+        return Vec::new();
+    }
+    let is_empty = matches!(files, Files::Nothing);
+    volumes
+        .iter()
+        .filter_map(|facts| {
+            let (class, reason) = match facts.obstacle.as_ref()? {
+                Obstacle::Unreadable(reason) => (Class::Unreadable, reason),
+                Obstacle::Other(reason) if is_empty => (Class::NoFiles, reason),
+                Obstacle::Other(_) => return None,
+            };
+            Some(Unjoined {
+                source: facts.path.clone(),
+                target: "/".to_owned(),
+                reason: reason.clone(),
+                class,
+            })
+        })
+        .collect()
 }

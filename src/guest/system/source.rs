@@ -5,11 +5,35 @@
     clippy::as_conversions
 )]
 
-use super::VolumeFacts;
+use std::collections::BTreeSet;
+
+use super::array::{arrays_named, arrays_with_id, by_array, is_array, part_of};
+use super::hardware;
+use super::{Class, Obstacle, Refusal, VolumeFacts};
 use crate::guest::volume::Origin;
 
-/// The volumes that a source may name, or why none.
-pub(super) type Found = Result<Vec<usize>, String>;
+/// The reason of what no volume is.
+pub(super) const ABSENT: &str = "there is no such volume";
+
+/// The volumes that a source may name, with a note when that is inferred; or why none.
+pub(super) type Found = Result<(Vec<usize>, Option<String>), Refusal>;
+
+/// What an entry is looked for by, beside its source.
+#[derive(Default)]
+pub(super) struct Hints<'a> {
+    /// Type of the filesystem.
+    pub(super) fs_type: &'a str,
+    /// The names that `/etc/crypttab` opens, each with what it opens.
+    pub(super) mapped: &'a [(String, String)],
+    /// Devices of arrays in `mdadm.conf`, each with the UUID or name of its array.
+    pub(super) arrays: &'a [(String, String)],
+    /// Volumes that other entries mean.
+    pub(super) taken: BTreeSet<usize>,
+}
+
+pub(super) fn missing(reason: impl Into<String>) -> Refusal {
+    Refusal::new(Class::Missing, reason)
+}
 
 /// Undoes udev's `\x20`.
 fn unhexed(text: &str) -> String {
@@ -105,7 +129,7 @@ pub(super) fn is_kernel_name(source: &str) -> bool {
         .is_some_and(|name| disk_name(name).is_some())
 }
 
-fn all(volumes: &[VolumeFacts], wanted: impl Fn(&VolumeFacts) -> bool) -> Vec<usize> {
+pub(super) fn all(volumes: &[VolumeFacts], wanted: impl Fn(&VolumeFacts) -> bool) -> Vec<usize> {
     volumes
         .iter()
         .enumerate()
@@ -136,38 +160,104 @@ fn logical(volumes: &[VolumeFacts], group: &str, name: &str) -> Vec<usize> {
     )
 }
 
-fn by_device(volumes: &[VolumeFacts], device: &str, mapped: &[(String, String)]) -> Found {
-    if let Some(name) = device.strip_prefix("mapper/") {
-        if let Some((_, below)) = mapped.iter().find(|(mapped, _)| mapped == name) {
-            return Err(format!(
-                "/etc/crypttab opens it from {below}, which is encrypted"
-            ));
-        }
-        return match mapper_parts(name) {
-            Some((group, volume)) => Ok(logical(volumes, &group, &volume)),
-            None => Err("it is no LVM volume".to_owned()),
-        };
+/// What an encrypted device means: it is on the disks, or nobody knows.
+fn encrypted(volumes: &[VolumeFacts], below: &str) -> Refusal {
+    let is_there = find(volumes, below, &Hints::default()).is_ok_and(|(found, _)| {
+        let mut found = found.iter().filter_map(|volume| volumes.get(*volume));
+        found.any(|facts| matches!(facts.obstacle, Some(Obstacle::Unreadable(_))))
+    });
+    let class = if is_there {
+        Class::Unreadable
+    } else {
+        Class::Missing
+    };
+    Refusal::new(
+        class,
+        format!("/etc/crypttab opens it from {below}, which is encrypted"),
+    )
+}
+
+/// By the name of a device-mapper device.
+fn by_mapper(
+    volumes: &[VolumeFacts],
+    name: &str,
+    hints: &Hints<'_>,
+) -> Result<Vec<usize>, Refusal> {
+    if let Some((_, below)) = hints.mapped.iter().find(|(mapped, _)| mapped == name) {
+        return Err(encrypted(volumes, below));
     }
-    if let Some((tag, value)) = device
+    match mapper_parts(name) {
+        Some((group, volume)) => Ok(logical(volumes, &group, &volume)),
+        None => Err(missing("it is no LVM volume")),
+    }
+}
+
+/// By a name below `/dev/disk/`.
+fn by_link(volumes: &[VolumeFacts], kind: &str, value: &str, hints: &Hints<'_>) -> Found {
+    let value = &unhexed(value);
+    if let Some(found) = by_tag(volumes, kind, value) {
+        return Ok((found, None));
+    }
+    let found = match kind {
+        "id" | "path" if hardware::is_name(&format!("/dev/disk/by-{kind}/{value}")) => {
+            return hardware::find(volumes, value, hints.fs_type, &hints.taken);
+        }
+        "id" => {
+            let (name, number) = match value.rsplit_once("-part") {
+                Some((name, number)) if number.parse::<u32>().is_ok() => {
+                    (name, number.parse().ok())
+                }
+                _ => (value.as_str(), None),
+            };
+            if let Some(id) = name.strip_prefix("dm-uuid-LVM-") {
+                all(volumes, |facts| {
+                    !is_array(facts) && facts.alias.device_id.as_deref() == Some(id)
+                })
+            } else if let Some(name) = name.strip_prefix("dm-name-") {
+                by_mapper(volumes, name, hints)?
+            } else if let Some(uuid) = name.strip_prefix("md-uuid-") {
+                part_of(volumes, arrays_with_id(volumes, uuid), number)
+            } else if let Some(name) = name.strip_prefix("md-name-") {
+                part_of(volumes, arrays_named(volumes, name), number)
+            } else {
+                return Err(missing("such names are not known outside of the guest"));
+            }
+        }
+        _ => {
+            return Err(missing(format!(
+                "the names in /dev/disk/by-{kind} are not known outside of the guest"
+            )));
+        }
+    };
+    Ok((found, None))
+}
+
+fn by_device(volumes: &[VolumeFacts], device: &str, hints: &Hints<'_>) -> Found {
+    let sure = |found| Ok((found, None));
+    if let Some(name) = device.strip_prefix("mapper/") {
+        return by_mapper(volumes, name, hints).and_then(sure);
+    }
+    if let Some((kind, value)) = device
         .strip_prefix("disk/by-")
         .and_then(|rest| rest.split_once('/'))
     {
-        return by_tag(volumes, tag, &unhexed(value)).ok_or_else(|| {
-            format!("the names in /dev/disk/by-{tag} are not known outside of the guest")
-        });
+        return by_link(volumes, kind, value, hints);
     }
     if device.starts_with("dm-") {
-        return Err("the numbers of /dev/dm-N are given at each boot".to_owned());
+        return Err(missing("the numbers of /dev/dm-N are given at each boot"));
     }
-    if device.starts_with("md") {
-        return Err("it is an md array, which is not assembled".to_owned());
+    if device.strip_prefix("md").is_some_and(|rest| {
+        rest.starts_with('/')
+            || rest.starts_with(|c: char| c.is_ascii_digit())
+            || rest.starts_with('_')
+    }) {
+        return by_array(volumes, device, hints);
     }
     if let Some((group, volume)) = device.split_once('/') {
-        return Ok(logical(volumes, group, volume));
+        return sure(logical(volumes, group, volume));
     }
-    let (disk, partition) =
-        disk_name(device).ok_or_else(|| "no disk has such a name".to_owned())?;
-    Ok(all(volumes, |facts| match (&facts.origin, partition) {
+    let (disk, partition) = disk_name(device).ok_or_else(|| missing("no disk has such a name"))?;
+    sure(all(volumes, |facts| match (&facts.origin, partition) {
         (Origin::Disk(d), None) => *d == disk,
         (
             Origin::Partition {
@@ -180,27 +270,28 @@ fn by_device(volumes: &[VolumeFacts], device: &str, mapped: &[(String, String)])
     }))
 }
 
-/// The volumes that `source` may name. `mapped` are the names that `/etc/crypttab` opens, each with what it opens.
-pub(super) fn find(volumes: &[VolumeFacts], source: &str, mapped: &[(String, String)]) -> Found {
-    let found = if let Some(device) = source.strip_prefix("/dev/") {
-        by_device(volumes, device, mapped)?
+/// The volumes that `source` may name.
+pub(super) fn find(volumes: &[VolumeFacts], source: &str, hints: &Hints<'_>) -> Found {
+    let (found, note) = if let Some(device) = source.strip_prefix("/dev/") {
+        by_device(volumes, device, hints)?
     } else if let Some((tag, value)) = source.split_once('=') {
         let value = value.trim_matches('"');
-        by_tag(volumes, &tag.to_ascii_lowercase(), value)
-            .ok_or_else(|| format!("{tag}= is not known outside of the guest"))?
+        let found = by_tag(volumes, &tag.to_ascii_lowercase(), value)
+            .ok_or_else(|| missing(format!("{tag}= is not known outside of the guest")))?;
+        (found, None)
     } else {
-        return Err("it is no device".to_owned());
+        return Err(missing("it is no device"));
     };
     if found.is_empty() {
-        return Err("there is no such volume".to_owned());
+        return Err(missing(ABSENT));
     }
-    Ok(found)
+    Ok((found, note))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{VolumeFacts, disk_name, find, mapper_parts};
-    use crate::guest::volume::Origin;
+    use super::{Hints, VolumeFacts, disk_name, find, mapper_parts};
+    use crate::guest::volume::{Alias, Origin};
 
     fn facts(origin: Origin, n: u8) -> VolumeFacts {
         VolumeFacts {
@@ -210,7 +301,13 @@ mod tests {
             uuid: Some(format!("0000-000{n}a")),
             part_label: Some(format!("part{n}")),
             part_uuid: Some(format!("abcd-0{n}")),
+            format: None,
+            serial: None,
+            disks: Vec::new(),
+            is_snapshot: false,
+            alias: Alias::default(),
             may_open: true,
+            obstacle: None,
         }
     }
 
@@ -231,6 +328,11 @@ mod tests {
             facts(partition(None, 1), 4),
         ];
         let mapped = [("data".to_owned(), "/dev/sda2".to_owned())];
+        let hints = Hints {
+            fs_type: "ext4",
+            mapped: &mapped,
+            ..Hints::default()
+        };
         for (source, expected) in [
             ("UUID=0000-0000A", 0),
             ("UUID=\"0000-0001a\"", 1),
@@ -251,8 +353,8 @@ mod tests {
             ("/dev/mmcblk0p1", 0),
         ] {
             assert_eq!(
-                find(&volumes, source, &mapped),
-                Ok(vec![expected]),
+                find(&volumes, source, &hints),
+                Ok((vec![expected], None)),
                 "{source}"
             );
         }
@@ -270,9 +372,11 @@ mod tests {
             "nonsense",
             "",
         ] {
-            assert!(find(&volumes, source, &mapped).is_err(), "{source}");
+            assert!(find(&volumes, source, &hints).is_err(), "{source}");
         }
-        let why = find(&volumes, "/dev/mapper/data", &mapped).unwrap_err();
+        let why = find(&volumes, "/dev/mapper/data", &hints)
+            .unwrap_err()
+            .reason;
         assert!(why.contains("/dev/sda2"), "{why}");
     }
 

@@ -23,6 +23,9 @@ const COMPONENTS_MAX: u32 = 2000;
 /// LIMIT: bytes of a file that is read here (ours; an fstab has a few KiB).
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// LIMIT: names of a directory that are looked at (ours).
+const NAMES_MAX: usize = 10_000;
+
 /// A tree as far as it is joined.
 pub(super) struct Tree<'a> {
     open: Open<'a>,
@@ -53,6 +56,11 @@ impl<'a> Tree<'a> {
             root,
             mounts: Vec::new(),
         }
+    }
+
+    /// How volumes are opened.
+    pub(super) fn open(&self) -> Open<'a> {
+        self.open
     }
 
     pub(super) fn fs(&self, volume: usize) -> Result<Arc<dyn GuestFs>> {
@@ -128,6 +136,30 @@ impl<'a> Tree<'a> {
     pub(super) fn is(&self, path: &[u8], file_type: FileType) -> bool {
         self.resolve(path)
             .is_ok_and(|found| found.file_type == file_type)
+    }
+
+    /// The names in a directory, sorted, a bounded number of them.
+    pub(super) fn names(&self, path: &[u8]) -> Vec<Vec<u8>> {
+        let list = || -> Result<Vec<Vec<u8>>> {
+            let found = self.resolve(path)?;
+            let entries = self.fs(found.place.volume)?.entries(found.place.ino)?;
+            let names = entries.iter().take(NAMES_MAX);
+            Ok(names.map(|entry| entry.name.clone()).collect())
+        };
+        let mut names = list().unwrap_or_default();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether a directory is there and has no names, or is not there.
+    pub(super) fn is_free(&self, path: &[u8]) -> bool {
+        match self.resolve(path) {
+            Ok(found) => self
+                .fs(found.place.volume)
+                .and_then(|fs| fs.entries(found.place.ino))
+                .is_ok_and(|entries| entries.iter().all(|entry| entry.name == b"lost+found")),
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        }
     }
 
     /// The content of a small file.

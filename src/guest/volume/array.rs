@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::scan::{DEPTH_MAX, Device, Scanner};
-use super::{Known, Origin};
+use super::{Alias, Known, Origin};
 use crate::block::run::RunMap;
 use crate::guest::md::Superblock;
 use crate::guest::probe::{Class, Content};
@@ -86,6 +86,15 @@ fn judge(halves: &[Half]) -> Verdict {
     Verdict { carrier, stale }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string never fails.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 impl Scanner<'_> {
     /// Takes a device with a superblock; its array is assembled later.
     pub(super) fn member(&mut self, device: &Device, superblock: Superblock) {
@@ -102,7 +111,7 @@ impl Scanner<'_> {
             depth: device.depth,
             superblock,
         });
-        let known = Known::Member("an md array, which is not assembled".to_owned());
+        let known = Known::Unsupported("an md array, which is not assembled".to_owned());
         self.add(device.clone(), Some(content), known);
     }
 
@@ -136,9 +145,9 @@ impl Scanner<'_> {
         let superblock = &newest.superblock;
         let (level, name) = (superblock.level_name(), &superblock.name);
         if superblock.level != MIRROR || superblock.is_reshaped {
-            let role = format!("the md array {name} ({level}), which is not assembled");
+            let role = format!("a device of the md array {name} ({level}), which is not assembled");
             for half in halves {
-                self.set_known(half.volume, Known::Member(role.clone()));
+                self.set_known(half.volume, Known::Unsupported(role.clone()));
             }
             return;
         }
@@ -168,6 +177,10 @@ impl Scanner<'_> {
             type_name: Some(format!("md {level}")),
             part_label: None,
             part_uuid: None,
+            alias: Alias {
+                device_id: Some(hex(&superblock.uuid)),
+                ..Alias::default()
+            },
             damage: None,
             sector_bytes: None,
             is_left_over: false,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::physical::{Choice, Chosen, Physical};
 use super::scan::{DEPTH_MAX, Device, Scanner};
-use super::{Known, Origin};
+use super::{Alias, Known, Origin};
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
@@ -122,6 +122,11 @@ impl Physicals {
             (None, None) => Known::Member("LVM; in no group".to_owned()),
         }
     }
+}
+
+/// An identifier without its hyphens, as device-mapper has it.
+fn plain(id: &str) -> String {
+    id.chars().filter(|c| *c != '-').collect()
 }
 
 /// Whether all of a group's physical volumes are there.
@@ -268,6 +273,10 @@ impl Scanner<'_> {
             type_name: Some(group.kind(lv)),
             part_label: None,
             part_uuid: None,
+            alias: Alias {
+                device_id: lv.id.as_ref().map(|id| plain(&group.id) + &plain(id)),
+                ..Alias::default()
+            },
             damage: None,
             sector_bytes: None,
             is_left_over: place.is_left_over,

@@ -69,6 +69,17 @@ pub enum Origin {
     },
 }
 
+/// What a guest may know a volume by, beside its place and its content.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Alias {
+    /// Of a logical volume the identifiers of its group and its own, of an array its UUID: letters and digits only.
+    pub device_id: Option<String>,
+    /// Type of a GPT's partition, as a GUID.
+    pub gpt_type: Option<String>,
+    /// Whether that partition may be mounted by its type alone.
+    pub is_automatic: bool,
+}
+
 /// One volume.
 #[derive(Debug, Clone)]
 pub struct Volume {
@@ -77,6 +88,8 @@ pub struct Volume {
     pub path: String,
     /// Where it comes from.
     pub origin: Origin,
+    /// What else names it.
+    pub alias: Alias,
     /// Where its bytes are; sources are the numbers of the point's disks.
     pub map: Arc<RunMap<usize>>,
     /// Where the other devices are that its filesystem spans (btrfs), in the order of their numbers.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::array::Half;
 use super::logical::Physicals;
 use super::name::Names;
-use super::{Known, Origin, Scan, Volume, btrfs, reader};
+use super::{Alias, Known, Origin, Scan, Volume, btrfs, reader};
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,6 +36,7 @@ pub(super) struct Device {
     pub(super) type_name: Option<String>,
     pub(super) part_label: Option<String>,
     pub(super) part_uuid: Option<String>,
+    pub(super) alias: Alias,
     pub(super) damage: Option<String>,
     /// Bytes of the sectors that its table counts in.
     pub(super) sector_bytes: Option<u64>,
@@ -121,6 +122,7 @@ impl Scanner<'_> {
             type_name: None,
             part_label: None,
             part_uuid: None,
+            alias: Alias::default(),
             damage: None,
             sector_bytes: None,
             is_left_over: false,
@@ -197,6 +199,7 @@ impl Scanner<'_> {
             type_name: device.type_name,
             part_label: device.part_label,
             part_uuid: device.part_uuid,
+            alias: device.alias,
             sector_bytes: device.sector_bytes,
             is_left_over: device.is_left_over,
             content,
@@ -244,6 +247,11 @@ impl Scanner<'_> {
             },
             map: Arc::new(map),
             depth: below.depth.saturating_add(1),
+            alias: Alias {
+                device_id: None,
+                gpt_type: Some(part.type_id.clone()),
+                is_automatic: part.is_automatic,
+            },
             type_name: Some(part.type_name.map_or(part.type_id, str::to_owned)),
             part_label: part.label,
             part_uuid: part.uuid,
@@ -359,9 +367,9 @@ fn known(content: Option<&Content>) -> Known {
     };
     match (content.class, content.format) {
         (Class::Filesystem, _) => Known::Filesystem,
-        (Class::Swap, _) => Known::NoFilesystem,
+        (Class::Swap | Class::Journal, _) => Known::NoFilesystem,
         (Class::Container, "linux_raid_member") => {
-            Known::Member("an md array, which is not assembled".to_owned())
+            Known::Unsupported("an md array, which is not assembled".to_owned())
         }
         (Class::Container, format) => Known::Unsupported(format.to_owned()),
     }

@@ -43,14 +43,14 @@ impl Target {
     /// `InvalidInput`: standard output, a format that is not written, a place that is no file and no device; `IsADirectory`;
     /// `AlreadyExists`; `Io`.
     pub fn parse(text: &OsStr, force: bool) -> Result<Self> {
-        if text == "-" {
+        let (said, rest) = ImageFormat::split_prefix(text);
+        if rest == "-" {
             return Err(
                 Error::invalid("a disk is not written to standard output").advise(
                     "name a file, a device or an NBD URI; a pipe can read from an export: restorefs mount --nbd SOCKET, nbdcopy URI -",
                 ),
             );
         }
-        let (said, rest) = ImageFormat::split_prefix(text);
         let words = rest.to_string_lossy();
         if Uri::is_uri(&words) {
             return match said {
@@ -188,7 +188,13 @@ mod tests {
             let error = Target::parse(OsStr::new(bad), true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{bad}");
         }
-        for bad in ["-", "ssh://host/disk", "qcow2:nbd://host/x"] {
+        for bad in [
+            "-",
+            "raw:-",
+            "qcow2:-",
+            "ssh://host/disk",
+            "qcow2:nbd://host/x",
+        ] {
             let error = Target::parse(OsStr::new(bad), true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
         }

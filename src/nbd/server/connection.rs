@@ -13,9 +13,8 @@ use super::check::Terms;
 use super::export::Target;
 use super::handshake::{Agreement, greet, negotiate, receive_or_end, skip};
 use super::limit::ServerLimits;
-use super::listen::Security;
 use super::reply::{Duty, Reply, Share, send_all};
-use super::secure::secure;
+use super::secure::Secured;
 use super::service::Service;
 use super::step::{self, is_long};
 use super::stream::{Receiving, Stream};
@@ -44,16 +43,23 @@ pub(super) enum End {
     Shutdown,
 }
 
+/// How a client comes in.
+pub(super) enum Entrance {
+    /// As it connected; it is greeted here.
+    Plain(Stream, Caller),
+    /// Through TLS.
+    Secured(Secured),
+}
+
 /// Serves a client to its end.
 pub(super) async fn serve(
     service: &Arc<Service>,
-    stream: Stream,
-    security: &Security,
+    entrance: Entrance,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
     let handshake = tokio::time::timeout(
         service.limits().handshake_timeout,
-        shake_hands(service, stream, security),
+        shake_hands(service, entrance),
     );
     let agreed = tokio::select! {
         agreed = handshake => agreed
@@ -67,26 +73,13 @@ pub(super) async fn serve(
 }
 
 /// From the greeting to an export; `None` when the client leaves in good order.
-async fn shake_hands(
-    service: &Service,
-    mut stream: Stream,
-    security: &Security,
-) -> Result<Option<(Stream, Agreement)>> {
-    let (mut stream, caller, answer) = match security {
-        Security::Tls(tls) => match secure(stream, tls, service.limits().tls_timeout).await? {
-            Some(secured) => secured,
+async fn shake_hands(service: &Service, entrance: Entrance) -> Result<Option<(Stream, Agreement)>> {
+    let (mut stream, caller, answer) = match entrance {
+        Entrance::Secured(secured) => secured,
+        Entrance::Plain(mut stream, caller) => match greet(&mut stream).await? {
+            Some(answer) => (stream, caller, answer),
             None => return Ok(None),
         },
-        Security::Peer | Security::Loopback => {
-            let Some(answer) = greet(&mut stream).await? else {
-                return Ok(None);
-            };
-            let caller = match security {
-                Security::Loopback => Caller::Loopback,
-                Security::Peer | Security::Tls(_) => Caller::Local,
-            };
-            (stream, caller, answer)
-        }
     };
     let agreement = negotiate(&mut stream, service, &caller, answer).await?;
     Ok(agreement.map(|agreement| (stream, agreement)))

@@ -7,8 +7,12 @@ use crate::nbd::proto::PAYLOAD_BYTES_MAX;
 /// Bounds of a server; each is ours, none is the protocol's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at a time of one listener; further ones are closed at once.
+    /// Connections at a time of one listener; further ones are closed at once. With TLS: those that have shown a certificate.
     pub connections: u32,
+    /// Connections at a time that have not shown a certificate yet; for a further one the one that has been silent for longest is closed.
+    pub strangers: u32,
+    /// The same of one address, of IPv6 one /64.
+    pub strangers_of_one: u32,
     /// Connections at a time to one export; further ones are refused.
     pub export_connections: u32,
     /// Requests in flight on one connection; further ones are not read.
@@ -37,6 +41,8 @@ impl Default for ServerLimits {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             connections: 128,
+            strangers: 256,
+            strangers_of_one: 32,
             export_connections: 64,
             requests: 64,
             connection_bytes: 64 << 20,
@@ -55,6 +61,8 @@ impl ServerLimits {
     /// The same with room for at least one request of the largest size.
     pub(super) fn usable(mut self) -> Self {
         self.connections = self.connections.max(1);
+        self.strangers = self.strangers.max(1);
+        self.strangers_of_one = self.strangers_of_one.max(1);
         self.export_connections = self.export_connections.max(1);
         self.requests = self.requests.max(1);
         self.workers = self.workers.max(1);

@@ -1,6 +1,6 @@
 //! Listening, accepting, shutting down.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::connection::{End, serve, told};
+use super::caller::Caller;
+use super::connection::{End, Entrance, serve, told};
+use super::lobby::{Lobby, Seat};
+use super::secure::enter;
 use super::service::Service;
 use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -186,6 +189,10 @@ impl Server {
     /// flight end within the limit, and returns. The socket's file is gone then.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
+        let lobby = match self.security {
+            Security::Tls(_) => Some(Lobby::new(self.service.limits())),
+            Security::Peer | Security::Loopback => None,
+        };
         loop {
             let accepted = tokio::select! {
                 accepted = self.door.accept() => accepted,
@@ -206,7 +213,13 @@ impl Server {
                 }
             };
             let most = self.service.limits().connections;
-            if connections.len() >= usize_from_u32(most) {
+            let seat = match (&lobby, peer) {
+                (Some(lobby), Peer::Address(address)) => {
+                    Some((lobby.enter(address.ip()), address.ip()))
+                }
+                _ => None,
+            };
+            if seat.is_none() && connections.len() >= usize_from_u32(most) {
                 tracing::warn!(
                     ?peer,
                     most,
@@ -222,6 +235,7 @@ impl Server {
                 Arc::clone(&self.service),
                 stream,
                 self.security.clone(),
+                seat,
                 shutdown.clone(),
             );
             connections.spawn(connection.instrument(span));
@@ -240,9 +254,26 @@ async fn serve_one(
     service: Arc<Service>,
     stream: Stream,
     security: Security,
-    shutdown: watch::Receiver<bool>,
+    seat: Option<(Seat, IpAddr)>,
+    mut shutdown: watch::Receiver<bool>,
 ) {
-    match serve(&service, stream, &security, shutdown).await {
+    let (secured, _inside) = match (security, seat) {
+        (Security::Tls(tls), Some((seat, address))) => {
+            let lobby = seat.lobby();
+            let entered = tokio::select! {
+                entered = enter(stream, &tls, seat, service.limits().tls_timeout) => entered,
+                () = told(&mut shutdown) => return,
+            };
+            match entered {
+                Ok(Some((secured, inside))) => (Entrance::Secured(secured), Some(inside)),
+                Ok(None) => return,
+                Err(error) => return lobby.tell(address, &error),
+            }
+        }
+        (Security::Loopback, _) => (Entrance::Plain(stream, Caller::Loopback), None),
+        (Security::Peer | Security::Tls(_), _) => (Entrance::Plain(stream, Caller::Local), None),
+    };
+    match serve(&service, secured, shutdown).await {
         Ok(End::Goodbye) => tracing::debug!("the client said goodbye"),
         Ok(End::Vanished) => tracing::warn!("the client left without a goodbye"),
         Ok(End::Shutdown) => tracing::info!("the connection ends with the server"),

@@ -30,6 +30,7 @@ mod export;
 mod handshake;
 mod limit;
 mod listen;
+mod lobby;
 mod reply;
 mod secure;
 mod service;

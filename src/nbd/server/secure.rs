@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::caller::Caller;
 use super::handshake::{SKIP_BYTES_MAX, greet, receive_option, send, skip};
+use super::lobby::{Inside, Seat};
 use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::proto::field::violation;
@@ -23,23 +24,41 @@ use crate::nbd::tls::{self, ServerTls};
 const OPTIONS_MAX: u32 = 16;
 
 /// A connection that speaks TLS, whose it is, and how it answered the greeting.
-type Secured = (Stream, Caller, ClientFlags);
+pub(super) type Secured = (Stream, Caller, ClientFlags);
 
-/// Greets a client and makes it speak TLS within `timeout`; `None` when it leaves in good order.
-pub(super) async fn secure(
+/// Greets a client from its seat in the lobby, makes it speak TLS within `timeout`, and gives it a place inside; `None` when it leaves in
+/// good order.
+pub(super) async fn enter(
     stream: Stream,
     tls: &ServerTls,
+    seat: Seat,
     timeout: Duration,
-) -> Result<Option<Secured>> {
-    tokio::time::timeout(timeout, begin(stream, tls))
-        .await
-        .map_err(|_| Error::new(ErrorKind::TimedOut, "the client did not begin TLS in time"))?
+) -> Result<Option<(Secured, Inside)>> {
+    let begun = tokio::select! {
+        begun = tokio::time::timeout(timeout, begin(stream, tls, &seat)) => begun
+            .map_err(|_| Error::new(ErrorKind::TimedOut, "the client did not begin TLS in time"))??,
+        () = seat.taken() => return Err(Error::new(
+            ErrorKind::LimitExceeded,
+            "it made room for another connection",
+        )),
+    };
+    let Some(secured) = begun else {
+        return Ok(None);
+    };
+    match seat.pass() {
+        Some(inside) => Ok(Some((secured, inside))),
+        None => Err(Error::new(
+            ErrorKind::LimitExceeded,
+            "there are too many connections of clients with certificates",
+        )),
+    }
 }
 
-async fn begin(mut stream: Stream, tls: &ServerTls) -> Result<Option<Secured>> {
+async fn begin(mut stream: Stream, tls: &ServerTls, seat: &Seat) -> Result<Option<Secured>> {
     let Some(answer) = greet(&mut stream).await? else {
         return Ok(None);
     };
+    seat.speaks();
     if !wait_for_start(&mut stream).await? {
         return Ok(None);
     }

@@ -13,8 +13,8 @@ use super::{Probed, VolumeNode, Volumes};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{GuestFs, VolumeState};
-use crate::guest::system::{VolumeFacts, plan_files};
-use crate::guest::volume::{Volume, scan_point};
+use crate::guest::system::{Obstacle, VolumeFacts, left_out, plan_files};
+use crate::guest::volume::{Known, Origin, Volume, scan_point};
 use crate::guest::worker::{Limits, Opening, Readers};
 use crate::tree::attribute::TreeOptions;
 use crate::tree::cache::Flights;
@@ -42,14 +42,62 @@ pub(in crate::tree) struct Scanner {
 }
 
 /// What a plan of the guest's tree may know of a volume; what its reader says is better than what a look at its magic gave.
-fn facts(node: &VolumeNode) -> VolumeFacts {
+fn facts(point: &PointView, keys: &[String], node: &VolumeNode) -> VolumeFacts {
     let mut facts = VolumeFacts::from(&node.volume);
     if let Some(info) = &node.info {
         facts.label = info.label.clone().or(facts.label);
         facts.uuid = info.uuid.clone().or(facts.uuid);
+        facts.format = Some(info.format.to_owned());
+    }
+    if let Origin::Disk(disk)
+    | Origin::Partition {
+        disk: Some(disk), ..
+    } = &node.volume.origin
+    {
+        // A disk without a serial number has its name for a key.
+        let name = point.entry.disks.get(*disk).map(|disk| disk.name.as_str());
+        let key = keys.get(*disk).filter(|key| Some(key.as_str()) != name);
+        facts.serial = key.cloned();
     }
     facts.may_open = node.state == VolumeState::Readable && !node.volume.is_left_over;
+    facts.opened(&node.state);
+    if node.volume.is_left_over {
+        let why = "only a copy of the partition table at the end of the disk knows it";
+        facts.obstacle = Some(Obstacle::Other(why.to_owned()));
+    }
+    // A whole disk with data in which nothing is known: whatever it is, it cannot be read.
+    if let (Origin::Disk(disk), Known::NoFilesystem, None) =
+        (&node.volume.origin, &node.volume.known, &facts.format)
+    {
+        let entry = point.entry.disks.get(*disk);
+        let is_blank = entry.is_some_and(|entry| entry.data_bytes == 0);
+        facts.obstacle = Some(if is_blank {
+            Obstacle::Other("it is empty".to_owned())
+        } else {
+            let why = "it has no filesystem and no partition table that is known";
+            Obstacle::Unreadable(why.to_owned())
+        });
+    }
     facts
+}
+
+/// Remarks upon filesystems whose journal, which has to be replayed, lies on another volume of the point.
+fn journals(nodes: &[Arc<VolumeNode>]) -> Vec<String> {
+    let uuid = |node: &VolumeNode| node.volume.content.as_ref()?.uuid.clone();
+    let mut notes = Vec::new();
+    for node in nodes {
+        let VolumeState::Unsupported(what) = &node.state else {
+            continue;
+        };
+        let holds = |other: &&Arc<VolumeNode>| {
+            !Arc::ptr_eq(other, node) && uuid(other).is_some_and(|uuid| what.contains(&uuid))
+        };
+        if let Some(journal) = nodes.iter().find(holds) {
+            let (path, journal) = (&node.volume.path, &journal.volume.path);
+            notes.push(format!("{path}: its journal is {journal}"));
+        }
+    }
+    notes
 }
 
 /// A filesystem that was opened, or why not.
@@ -127,13 +175,21 @@ impl Scanner {
             })
             .collect();
         let mut volumes = Volumes::new(point, scan, probed, failures + 1);
-        let facts: Vec<VolumeFacts> = volumes.nodes.iter().map(|node| facts(node)).collect();
+        let journals = journals(&volumes.nodes);
+        volumes.notes.extend(journals);
+        let keys: Vec<String> = self.disks.point(point).map_or_else(
+            |_| Vec::new(),
+            |point| point.disks.iter().map(|disk| disk.key.clone()).collect(),
+        );
+        let nodes = volumes.nodes.iter();
+        let facts: Vec<VolumeFacts> = nodes.map(|node| facts(point, &keys, node)).collect();
         let open = |at: usize| match volumes.nodes.get(at) {
             Some(node) => self.filesystem(point, &node.volume),
             None => Err(Error::not_found("no such volume")),
         };
         let plan = plan_files(&facts, &open);
-        volumes.files = Files::new(plan, &volumes.nodes, volumes.complete);
+        let left_out = left_out(&facts, &plan);
+        volumes.files = Files::new(plan, left_out, &volumes.nodes, volumes.complete);
         volumes
     }
 

@@ -7,7 +7,7 @@ use restorefs::error::{Error, Result};
 use restorefs::guest::fs::GuestFs;
 use restorefs::guest::memory::MemoryFs;
 use restorefs::guest::system::{Files, VolumeFacts, parse_fstab, parse_os_release, plan_files};
-use restorefs::guest::volume::Origin;
+use restorefs::guest::volume::{Alias, Origin};
 
 fn root(fstab: &[u8], crypttab: &[u8]) -> Result<MemoryFs> {
     let mut fs = MemoryFs::new();
@@ -44,7 +44,13 @@ fn volumes(fstab: &[u8], crypttab: &[u8]) -> Result<Vec<(VolumeFacts, Arc<dyn Gu
         uuid: Some(uuid.to_owned()),
         part_label: None,
         part_uuid: Some(format!("1a2b3c4d-0{n}")),
+        format: None,
+        serial: None,
+        disks: vec![0],
+        is_snapshot: false,
+        alias: Alias::default(),
         may_open: true,
+        obstacle: None,
     };
     let partition = |number| Origin::Partition {
         disk: Some(0),

@@ -1,12 +1,15 @@
 //! Plans over filesystems in memory.
 
+mod name;
+mod root;
+
 use std::sync::Arc;
 
 use super::{Files, Place, System, VolumeFacts, plan_files, plan_systems};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{GuestFs, GuestIno};
 use crate::guest::memory::MemoryFs;
-use crate::guest::volume::Origin;
+use crate::guest::volume::{Alias, Origin};
 
 /// Volumes of a guest: partitions of its first disk, each with a filesystem or none.
 #[derive(Default)]
@@ -29,7 +32,13 @@ impl Guest {
             uuid: info.and_then(|info| info.uuid),
             part_label: None,
             part_uuid: None,
+            format: Some("ext4".to_owned()),
+            serial: None,
+            disks: vec![0],
+            is_snapshot: false,
+            alias: Alias::default(),
             may_open: true,
+            obstacle: None,
         });
         self.filesystems.push(fs.map(Arc::new));
         self.facts.last_mut().unwrap()

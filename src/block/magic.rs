@@ -15,8 +15,15 @@
 //! | vpc (VHD) | 0 (dynamic) or the last 512 bytes (fixed; 511 of old writers) | `conectix` |
 //! | vdi | 64 | `0xbeda107f` (u32, little-endian) |
 //! | parallels | 0 | `WithoutFreeSpace`, `WithouFreSpacExt` |
+//! | gzip | 0 | `1f 8b 08` |
+//! | xz | 0 | `fd`, `7zXZ`, 0 |
+//! | zstd | 0 | `28 b5 2f fd` |
+//! | bzip2 | 0 | `BZh`, `1` to `9`, `31 41 59 26 53 59` |
+//! | vma (Proxmox) | 0 | `VMA\0` |
+//! | ova | 0 | a tar (`ustar` at 257) whose first file is called `NAME.ovf`, or `ova.xml` (XVA) |
 //!
-//! The numbers are those of QEMU's `block/*.c` (`bdrv_probe`).
+//! The numbers of images are those of QEMU's `block/*.c` (`bdrv_probe`), the others those of file(1): what is packed is not a disk's bytes
+//! either. Any other tar is: a guest may use a disk as a tape.
 
 #![deny(
     clippy::indexing_slicing,
@@ -86,7 +93,44 @@ fn parse_magic(head: &[u8], tail: &[u8]) -> Option<&'static str> {
     if begins(b"WithoutFreeSpace") || begins(b"WithouFreSpacExt") {
         return Some("parallels");
     }
-    None
+    PACKED
+        .iter()
+        .find(|(magic, _)| begins(magic))
+        .map(|(_, format)| *format)
+        .or_else(|| is_bzip2(head).then_some("bzip2"))
+        .or_else(|| is_appliance(head).then_some("ova"))
+}
+
+/// What a disk is packed in, and how that begins.
+const PACKED: [(&[u8], &str); 4] = [
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"VMA\0", "vma"),
+];
+
+/// Whether disks of this format are read only after they were unpacked.
+#[must_use]
+pub fn is_packed(format: &str) -> bool {
+    matches!(format, "bzip2" | "ova") || PACKED.iter().any(|(_, known)| *known == format)
+}
+
+fn is_bzip2(head: &[u8]) -> bool {
+    let block = head.strip_prefix(b"BZh").and_then(|rest| {
+        rest.split_first()
+            .filter(|(level, _)| matches!(level, b'1'..=b'9'))
+    });
+    block.is_some_and(|(_, rest)| rest.starts_with(b"\x31\x41\x59\x26\x53\x59"))
+}
+
+/// The first file of an appliance is its description.
+fn is_appliance(head: &[u8]) -> bool {
+    let is_tar = head
+        .get(257..)
+        .is_some_and(|rest| rest.starts_with(b"ustar"));
+    let name = head.get(..100).unwrap_or_default();
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    is_tar && (name.to_ascii_lowercase().ends_with(b".ovf") || name == b"ova.xml")
 }
 
 #[cfg(test)]
@@ -107,6 +151,20 @@ mod tests {
     fn encryption_of_guests_is_no_image() {
         assert_eq!(parse_magic(b"LUKS\xba\xbe\0\x02", &[]), None);
         assert_eq!(parse_magic(b"SKUL\xba\xbe\0\x02", &[]), None);
+    }
+
+    #[test]
+    fn a_tar_is_a_disk_unless_it_is_an_appliance() {
+        let tar = |name: &[u8]| {
+            let mut head = name.to_vec();
+            head.resize(257, 0);
+            head.extend_from_slice(b"ustar");
+            head
+        };
+        assert_eq!(parse_magic(&tar(b"web01.ovf"), &[]), Some("ova"));
+        assert_eq!(parse_magic(&tar(b"ova.xml"), &[]), Some("ova"));
+        assert_eq!(parse_magic(&tar(b"etc/passwd"), &[]), None);
+        assert_eq!(parse_magic(b"BZh0\x31\x41\x59\x26\x53\x59", &[]), None);
     }
 
     #[test]

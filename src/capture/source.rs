@@ -134,6 +134,9 @@ impl Source {
     #[must_use]
     pub fn ways_out(&self, format: &str) -> String {
         match self {
+            Self::Nbd { uri, .. } if magic::is_packed(format) => format!(
+                "unpack it before it is exported, or write raw:{uri} if these are the disk's own bytes"
+            ),
             Self::Nbd { uri, .. } => format!(
                 "export the disk in it (qemu-nbd -f {format}), or write raw:{uri} if these are the disk's own bytes"
             ),
@@ -141,9 +144,12 @@ impl Source {
                 let path = path.display();
                 let as_image = match format.parse::<ImageFormat>() {
                     Ok(_) => format!("write {format}:{path} for the disk in the image"),
+                    Err(_) if magic::is_packed(format) => {
+                        "unpack it, and name the disk in it".to_owned()
+                    }
                     Err(_) => format!("convert it (qemu-img convert -O qcow2 {path} NEW.qcow2)"),
                 };
-                format!("{as_image}, or raw:{path} if these are the disk's own bytes")
+                format!("{as_image}, or write raw:{path} if these are the disk's own bytes")
             }
         }
     }

@@ -215,11 +215,14 @@ fn load_attached(path: &PathBuf) -> Result<(String, Vec<u8>)> {
         .file_name()
         .and_then(|n| n.to_str())
         .ok_or_else(|| Error::invalid("an attached file needs a plain name").at_path(path))?;
-    let size = std::fs::metadata(path)
+    let found = std::fs::metadata(path)
         .or_io("cannot look at the file to attach")
-        .at_path(path)?
-        .len();
-    if size > ATTACHED_BYTES_MAX {
+        .at_path(path)?;
+    // A pipe may never end, and a device has no end.
+    if !found.is_file() {
+        return Err(Error::invalid("only regular files can be attached").at_path(path));
+    }
+    if found.len() > ATTACHED_BYTES_MAX {
         return Err(Error::new(
             ErrorKind::LimitExceeded,
             "a file of more than 4 MiB cannot be attached",

@@ -12,6 +12,7 @@ use super::making::{Making, refuse_repository};
 use super::progress::Progress;
 use super::target::Target;
 use crate::block::{FileDisk, ReadAt, WriteAt};
+use crate::capture::watch::Watch;
 use crate::chain::Pool;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -52,7 +53,7 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<()> {
             one(context, args, &selector, disk, target)
         }
         (Target::Point(selector), None, None, Some(dir)) => all(context, args, &selector, dir),
-        (Target::Point(_), ..) => Err(Error::invalid("what is to be restored where?")
+        (Target::Point(_), ..) => Err(Error::invalid("a target is missing")
             .advise("write VM@POINT DISK TARGET, or VM@POINT --to DIR")),
         (Target::Vm(vm), ..) => Err(Error::invalid(format!(
             "{vm} names a VM, and no restore point"
@@ -274,6 +275,18 @@ fn device_target(restoration: &Restoration<'_>, disk: &PointDisk, path: &Path) -
         device::refuse_used(path).map_err(|e| e.advise("free it first, or use --force"))?;
     }
     let target = FileDisk::open(path, Access::ReadWrite)?;
+    if !restoration.args.force {
+        // What the kernel does not tell: a machine that runs has it open, or a loop device over it is mounted.
+        let mut watch = Watch::default();
+        let file = target.file().try_clone().or_io("cannot keep the device")?;
+        watch.add(path, Arc::new(file))?;
+        if let Some(found) = watch.look()? {
+            let said = format!("the device is in use: {}", found.words);
+            return Err(Error::new(ErrorKind::Busy, said)
+                .at_path(path)
+                .advise("free it first, or use --force"));
+        }
+    }
     if target.size_bytes() < disk.source_bytes {
         return Err(Error::invalid(format!(
             "the device has {} bytes, the disk {}",

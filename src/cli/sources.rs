@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use super::args::Backup;
 use super::context::Context;
 use super::target::{parse_disk_path, split_paths};
+use crate::block::magic;
 use crate::capture::source::{OpenSource, Source};
 use crate::error::{Error, Result};
 use crate::ingest::{Lookalike, Origin};
@@ -164,8 +165,13 @@ impl Copied {
     pub(super) fn lookalike_warning(&self) -> Option<String> {
         let format = self.open.lookalike?;
         Some(format!(
-            "the source of disk {} begins as a {format} image; it is copied byte by byte, as the disk before it was: {}",
+            "the source of disk {} begins as a {format} {}; it is copied byte by byte, as the disk before it was: {}",
             self.name,
+            if magic::is_packed(format) {
+                "archive"
+            } else {
+                "image"
+            },
             self.source.ways_out(format)
         ))
     }

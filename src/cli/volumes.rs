@@ -56,6 +56,17 @@ fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
         .map_or(&[], Vec::as_slice)
 }
 
+/// What is to be known of a volume that is readable.
+fn notes(volume: &Value) -> Option<String> {
+    let of_filesystem = volume.get("filesystem").map(|fs| list(fs, "notes"));
+    let all: Vec<&str> = list(volume, "notes")
+        .iter()
+        .chain(of_filesystem.unwrap_or_default())
+        .filter_map(Value::as_str)
+        .collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
 /// What is not in a tree, a row each.
 fn unjoined(tree: &Value) -> Vec<Vec<String>> {
     let text = |value: &Value, name: &str| {
@@ -91,7 +102,8 @@ fn row(volume: &Value) -> Vec<String> {
     };
     let reason = match volume.get("member_of").and_then(Value::as_str) {
         Some(of) => format!("part of {of}"),
-        None => text("reason"),
+        None if volume.get("reason").is_some_and(Value::is_string) => text("reason"),
+        None => notes(volume).unwrap_or_else(|| "-".to_owned()),
     };
     vec![
         text("path"),

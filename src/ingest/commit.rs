@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::disk::DiskWriter;
 use super::door::Door;
+use super::footing;
 use super::parent::ChainSource;
 use super::resume::resume_disk;
 use super::saying::{check_change_ids, check_note};
@@ -206,10 +207,17 @@ impl Session {
         let sidecar = self.sidecar();
         let repository = self.engine.owner.repository();
         let point = request.point.clone().or_else(|| sidecar.point.clone());
+        let index = self.engine.owner.vm_snapshot(&sidecar.vm)?.index;
+        footing::check_again(
+            repository,
+            &sidecar.vm,
+            &index,
+            disks.iter().map(|disk| &disk.meta),
+        )?;
         // Said before anything is sealed; what decides is the same question when it is published.
         free_name(
             repository,
-            &self.engine.owner.vm_snapshot(&sidecar.vm)?.index,
+            &index,
             Some(&sidecar.name),
             point.as_ref(),
             sidecar.captured_at,
@@ -294,6 +302,12 @@ fn check_bytes(disk: &Arc<DiskWriter>) -> Result<()> {
     let name = &disk.meta.name;
     match magic::look(disk.as_ref())? {
         None => Ok(()),
+        Some(format) if magic::is_packed(format) => Err(Error::invalid(format!(
+            "the new disk {name} begins as a {format} archive: was it not unpacked?"
+        ))
+        .advise(format!(
+            "write the disk in it, or declare that these are its own bytes: --raw {name}, in the tree setfattr -n user.restorefs.raw -v {name}"
+        ))),
         Some(format) => Err(Error::invalid(format!(
             "the new disk {name} begins as a {format} image: was the image's file written instead of the disk in it?"
         ))

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::entry::VmEntry;
 use crate::repo::lineage::Lineage;
-use crate::repo::sidecar::index::PointEntry;
+use crate::repo::sidecar::index::{Index, PointEntry};
 use crate::repo::sidecar::point::{Kind, Point};
 use crate::repo::sidecar::session::SessionDisk;
 use crate::types::{DiskName, VmName};
@@ -56,6 +56,28 @@ pub(super) fn plan(
         }
     }
     Ok((parent, disks))
+}
+
+/// Looks again at what the disks of a session stand on, before they become a point: a session may be open for long, and outlives its
+/// daemon.
+///
+/// # Errors
+/// `Corrupt` when what a disk was compared with is damaged by now; `Io`.
+pub(super) fn check_again<'d>(
+    repository: &Repository,
+    vm: &VmName,
+    index: &Index,
+    disks: impl Iterator<Item = &'d SessionDisk>,
+) -> Result<()> {
+    let mut lineage = Lineage::new(repository, vm, index);
+    for disk in disks {
+        let Some(base) = &disk.parent else { continue };
+        match lineage.look(&base.layer, Some(base.content_root)) {
+            Err(e) if e.kind() == ErrorKind::Corrupt => return Err(refusal(vm, &disk.name, &e)),
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// The disks of a session whose parent point cannot be read: all of its disks, as the index lists them, are stored in full.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::begin::BeginRequest;
+use crate::block::magic;
 use crate::error::{Error, Result};
 use crate::repo::entry::VmEntry;
 use crate::repo::sidecar::session::SessionDisk;
@@ -34,9 +35,12 @@ impl Lookalike {
     /// What was seen, in words.
     #[must_use]
     pub fn words(&self, disk: &DiskName) -> String {
+        let format = &self.format;
+        if magic::is_packed(format) {
+            return format!("the source of disk {disk} begins as a {format} archive");
+        }
         format!(
-            "the source of disk {disk} begins as a {} image, but neither its name nor a flag states that format",
-            self.format
+            "the source of disk {disk} begins as a {format} image, but neither its name nor a flag states that format"
         )
     }
 }

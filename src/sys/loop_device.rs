@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -348,15 +348,23 @@ pub struct Behind {
     pub number: u64,
 }
 
-/// What a device shows.
+/// What a device shows. The driver says it under any name, to whoever may open the device; everybody else has the file's name.
 ///
 /// # Errors
 /// `NotFound`; `Io`, also when it has no file.
-pub fn behind(device: &Path) -> Result<Behind> {
-    let info = status(device)?;
+pub fn behind(bound: &Bound) -> Result<Behind> {
+    if let Ok(info) = status(&bound.device) {
+        return Ok(Behind {
+            file: (info.device, info.inode),
+            number: info.rdevice,
+        });
+    }
+    let metadata = std::fs::metadata(&bound.file)
+        .or_io("cannot stat the device's file")
+        .at_path(&bound.file)?;
     Ok(Behind {
-        file: (info.device, info.inode),
-        number: info.rdevice,
+        file: (metadata.dev(), metadata.ino()),
+        number: metadata.rdev(),
     })
 }
 

@@ -80,7 +80,7 @@ fn above_loops(is_it: impl Fn(&loop_device::Behind) -> bool, layers: u32) -> Opt
     let layers = layers.checked_sub(1)?;
     // Without sysfs nothing is known of loop devices.
     for bound in loop_device::bound().unwrap_or_default() {
-        if !loop_device::behind(&bound.device).is_ok_and(|behind| is_it(&behind)) {
+        if !loop_device::behind(&bound).is_ok_and(|behind| is_it(&behind)) {
             continue;
         }
         if let Ok(Some(words)) = above_device(&bound.device, layers) {

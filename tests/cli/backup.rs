@@ -199,6 +199,19 @@ fn disks_grow_but_do_not_shrink() {
     assert_eq!(place.restored("web01@three", "vda"), disk);
 }
 
+/// A pipe that nobody writes to would be waited for, and `/dev/zero` has no end.
+#[test]
+fn only_regular_files_are_attached() {
+    let place = Place::new();
+    place.disk("a.raw", 1, 1);
+    crate::tool::ok(&place, "mkfifo", &["pipe"]);
+    std::fs::create_dir(place.path("dir")).unwrap();
+    for odd in ["pipe", "dir", "/dev/zero", "/dev/null"] {
+        let said = place.fails(2, &["backup", "web01", "vda=a.raw", "--attach", odd]);
+        assert!(said.contains("regular files"), "{odd}: {said}");
+    }
+}
+
 #[test]
 fn attached_files_go_with_the_point() {
     let place = Place::new();

@@ -166,6 +166,41 @@ fn nothing_is_built_on_a_broken_chain_and_a_whole_disk_begins_anew() {
     }
 }
 
+/// A session that was begun on sound ground is looked at again when it becomes a point, also by another daemon.
+#[test]
+fn a_session_whose_ground_breaks_does_not_become_a_point() {
+    let chain = Chain::new();
+    let place = &chain.place;
+    let mut daemon = Some(place.serve(&[]));
+    for (restart, kept) in [(false, "vda"), (true, "vdb")] {
+        place.ok(&["begin", "web01", "--session", "s"]);
+        if restart {
+            daemon.take().unwrap().stop();
+        }
+        let layer = chain.layer("one", kept);
+        let away = place.path("away");
+        std::fs::rename(&layer, &away).unwrap();
+        daemon.get_or_insert_with(|| place.serve(&[]));
+        let args = [
+            "commit",
+            "web01/s",
+            "--unchanged",
+            "vda,vdb",
+            "--point",
+            kept,
+        ];
+        let said = place.fails(3, &args);
+        assert!(said.contains(&format!("disk {kept} of web01")), "{said}");
+        assert!(!place.repo().join("vms/web01/points").join(kept).exists());
+        // It stays open, and goes on when the layer is there again.
+        std::fs::rename(&away, &layer).unwrap();
+        place.ok(&args);
+        place.ok(&["info", &format!("web01@{kept}")]);
+        assert_eq!(place.restored(&format!("web01@{kept}"), "vda"), chain.vda);
+    }
+    daemon.unwrap().stop();
+}
+
 #[test]
 fn sessions_that_write_only_a_part_are_refused_until_the_disk_is_wanted_anew() {
     let chain = Chain::new();

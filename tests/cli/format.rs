@@ -76,6 +76,44 @@ fn an_image_that_nobody_has_called_one_is_refused_for_a_new_disk() {
     }
 }
 
+/// A disk that is still packed is no disk either.
+#[test]
+fn what_is_packed_is_refused_for_a_new_disk() {
+    let place = Place::new();
+    let bytes = content(&place);
+    let packers = [
+        ("gzip", "gzip -c content.raw >", "disk.raw.gz"),
+        ("xz", "xz -0c content.raw >", "noble.img"),
+        ("zstd", "zstd -qc content.raw >", "a.raw.zst"),
+        ("bzip2", "bzip2 -1c content.raw >", "disk"),
+        (
+            "ova",
+            "touch a.ovf; tar -cf- a.ovf content.raw >",
+            "web01.ova",
+        ),
+    ];
+    for (format, pack, name) in packers {
+        if format != "ova" && !has(format) {
+            continue;
+        }
+        tool::ok(&place, "sh", &["-ec", &format!("{pack} {name}")]);
+        let source = format!("vda={name}");
+        let said = place.fails(2, &["backup", "web01", &source]);
+        assert!(said.contains(&format!("as a {format} archive")), "{said}");
+        assert!(said.contains("unpack it"), "{said}");
+        assert!(said.contains(&format!("raw:{name}")), "{said}");
+    }
+    // A guest that uses a disk as a tape.
+    tool::ok(&place, "sh", &["-ec", "tar -cf tape content.raw"]);
+    place.ok(&["backup", "tape", "vda=tape"]);
+    // What the caller writes is what is read, and what the disk was before it remains.
+    place.ok(&["backup", "web01", "vda=content.raw"]);
+    assert!(place.restored("web01@latest", "vda") == bytes);
+    if has("gzip") {
+        place.ok(&["backup", "db01", "vda=raw:disk.raw.gz"]);
+    }
+}
+
 #[test]
 fn what_the_caller_writes_is_what_is_read() {
     if !has("qemu-img") {

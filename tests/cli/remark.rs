@@ -185,3 +185,25 @@ fn a_path_without_files_names_the_right_one() {
     let said = place.fails(1, &["ls", "web01@latest:/etc/nginx"]);
     assert!(said.contains("/volumes and /files"), "{said}");
 }
+
+/// What is readable and yet not as it should be is said where people look.
+#[test]
+fn notes_of_a_filesystem_stand_in_the_list_of_volumes() {
+    if !has("mkfs.ext4") {
+        return;
+    }
+    let place = Place::new();
+    let make = "truncate -s 32M a.raw && mkfs.ext4 -q -O ^has_journal,metadata_csum,64bit -b 1024 -g 1024 a.raw";
+    crate::tool::ok(&place, "sh", &["-ec", make]);
+    // The checksum in the descriptor of group 2: `struct ext4_group_desc`, bg_checksum.
+    let path = place.path("a.raw");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[2048 + 2 * 64 + 0x1e] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    place.ok(&["backup", "web01", "vda=a.raw"]);
+    let said = place.ok(&["volumes", "web01@latest"]);
+    assert!(
+        said.contains("readable") && said.contains("wrong checksums"),
+        "{said}"
+    );
+}

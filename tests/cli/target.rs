@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
 
 use crate::place::{Place, has};
-use crate::tool::{self, Loop, is_root};
+use crate::tool::{self, Loop, Mounted, QemuNbd, is_root};
 
 fn with_a_point() -> (Place, Vec<u8>) {
     let place = Place::new();
@@ -260,4 +260,40 @@ fn a_directory_takes_all_or_nothing() {
     refused(1, &["--force"]);
     fs::remove_dir(place.path("out/attached/note.txt")).unwrap();
     place.ok(&["restore", "web01@latest", "--to", "out"]);
+}
+
+/// A running machine, and a mount that is two devices away, keep the device from being overwritten.
+#[test]
+fn a_device_that_somebody_writes_is_not_overwritten() {
+    let (place, bytes) = with_a_point();
+    if !is_root() || !has("qemu-nbd") || !has("mkfs.ext4") {
+        return;
+    }
+    fs::write(place.path("target"), vec![7; bytes.len()]).unwrap();
+    let device = Loop::attach(&place, "target", &[]);
+    let args = ["restore", "web01@latest", "vda", &device.device];
+    let refused = |words: &str| {
+        let said = place.fails(1, &args);
+        assert!(said.contains("in use") && said.contains(words), "{said}");
+        assert!(fs::read(place.path("target")).unwrap()[..7] == [7; 7]);
+    };
+    let machine = QemuNbd::start(&place, "raw", &device.device, &[]);
+    refused("qemu-nbd");
+    drop(machine);
+    let machine = QemuNbd::start(&place, "raw", "target", &[]);
+    refused("qemu-nbd");
+    drop(machine);
+    let above = Loop::attach(&place, &device.device, &[]);
+    tool::ok(
+        &place,
+        "mkfs.ext4",
+        &["-qF", "-E", "nodiscard", &above.device],
+    );
+    let mounted = Mounted::at(&place, &above.device, "mnt", "rw");
+    let said = place.fails(1, &args);
+    assert!(said.contains("mounted read-write at"), "{said}");
+    drop(mounted);
+    drop(above);
+    place.ok(&args);
+    assert!(fs::read(place.path("target")).unwrap() == bytes);
 }

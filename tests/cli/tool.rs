@@ -105,6 +105,11 @@ impl QemuNbd {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+        // It listens before it has opened the image, and greets after.
+        let mut greeting = [0; 8];
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        std::io::Read::read_exact(&mut stream, &mut greeting).unwrap();
+        assert_eq!(&greeting, b"NBDMAGIC");
         Self {
             child,
             uri: format!("nbd+unix:///?socket={path}"),

@@ -358,6 +358,15 @@ fn a_disk_that_looks_like_an_image_is_a_disk() {
     let bytes = fs::read(&image).unwrap();
     stand.begin("s");
     fs::write(stand.disk("s"), &bytes).unwrap();
+    // Of a disk that is new this is declared.
+    let session = stand.at("vm/s.partial");
+    rustix::fs::setxattr(
+        &session,
+        "user.restorefs.raw",
+        b"vda",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     stand.commit("s", "p").unwrap();
     assert!(stand.point("p") == bytes);
     assert!(stand.place.restored("vm@p", "vda") == bytes);

@@ -188,7 +188,13 @@ mod tests {
             let error = Target::parse(OsStr::new(bad), true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{bad}");
         }
-        for bad in ["-", "raw:-", "qcow2:-", "ssh://host/disk", "qcow2:nbd://host/x"] {
+        for bad in [
+            "-",
+            "raw:-",
+            "qcow2:-",
+            "ssh://host/disk",
+            "qcow2:nbd://host/x",
+        ] {
             let error = Target::parse(OsStr::new(bad), true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
         }

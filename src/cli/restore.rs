@@ -345,10 +345,31 @@ pub(super) fn refuse_place(dir: &Dir, name: &OsStr, replace: Replace) -> Result<
         return Err(refusal(kind).at_path(path));
     }
     match replace {
-        Replace::Yes => Ok(()),
+        Replace::Yes => refuse_written(dir, name),
         Replace::No => Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
             .at_path(path)
             .advise("name another, or use --force")),
+    }
+}
+
+/// Refuses to replace a file that somebody writes: a machine would go on with the file that has lost its name, and what it writes would be
+/// gone when it ends.
+fn refuse_written(dir: &Dir, name: &OsStr) -> Result<()> {
+    // A file that cannot be opened cannot be looked at: whether it may be replaced is a right of its directory.
+    let Ok(file) = dir.open_file(name, Access::Read) else {
+        return Ok(());
+    };
+    let path = dir.path().join(name);
+    let mut watch = Watch::default();
+    watch.add(&path, Arc::new(file))?;
+    match watch.look()? {
+        None => Ok(()),
+        Some(found) => {
+            let said = format!("the target is in use: {}", found.words);
+            Err(Error::new(ErrorKind::Busy, said)
+                .at_path(path)
+                .advise("stop what writes it, or name another file"))
+        }
     }
 }
 

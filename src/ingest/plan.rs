@@ -245,11 +245,18 @@ fn plan_disk(
     if let Some(base) = base
         && size_bytes < base.size_bytes
     {
-        return Err(Error::invalid(format!(
+        let smaller = format!(
             "disk {name} is smaller than its parent ({size_bytes} < {} bytes)",
             base.size_bytes
-        ))
-        .advise(format!("if that is right, begin a new disk: --full {name}")));
+        );
+        // Most likely the image was meant as the disk in it.
+        let origin = session.origin(name).and_then(|o| o.lookalike.as_ref());
+        return Err(match origin {
+            Some(seen) => Error::invalid(format!("{smaller}, and {}", seen.words(name)))
+                .advise(seen.ways_out.clone()),
+            None => Error::invalid(smaller)
+                .advise(format!("if that is right, begin a new disk: --full {name}")),
+        });
     }
     let kind = match base {
         None => Kind::Full,

@@ -522,3 +522,24 @@ fn an_image_written_into_a_session_is_refused_for_a_new_disk() {
     place.ok(&["commit", "web01/s"]);
     daemon.stop();
 }
+
+/// A disk that was raw and whose file is now an image, smaller than the disk in it: what is advised is the image, not a new disk of its bytes.
+#[test]
+fn an_image_that_is_smaller_than_the_disk_before_it_is_called_one() {
+    if !has("qemu-img") {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("before.raw"), vec![5; 32 << 20]).unwrap();
+    place.ok(&["backup", "web01", "vda=before.raw"]);
+    fs::write(place.path("content.raw"), vec![0; 32 << 20]).unwrap();
+    make(&place, "qcow2", &[], "noble.img");
+    let said = place.fails(2, &["backup", "web01", "vda=noble.img"]);
+    assert!(said.contains("smaller than its parent"), "{said}");
+    assert!(said.contains("begins as a qcow2 image"), "{said}");
+    assert!(
+        said.contains("qcow2:noble.img") && !said.contains("--full"),
+        "{said}"
+    );
+    place.ok(&["backup", "web01", "vda=qcow2:noble.img"]);
+}

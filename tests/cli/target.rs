@@ -297,3 +297,33 @@ fn a_device_that_somebody_writes_is_not_overwritten() {
     place.ok(&args);
     assert!(fs::read(place.path("target")).unwrap() == bytes);
 }
+
+/// A file that a running machine writes keeps its name, with --force too: the machine would go on in a file that nobody finds.
+#[test]
+fn a_file_that_somebody_writes_is_not_replaced() {
+    let (place, bytes) = with_a_point();
+    if !has("qemu-nbd") {
+        return;
+    }
+    fs::create_dir(place.path("out")).unwrap();
+    for target in ["target.raw", "out/vda.raw"] {
+        fs::write(place.path(target), vec![7; bytes.len()]).unwrap();
+        let one = ["restore", "web01@latest", "vda", target, "--force"];
+        let all = ["restore", "web01@latest", "--to", "out", "--force"];
+        let args = if target == "target.raw" {
+            &one[..]
+        } else {
+            &all[..]
+        };
+        let machine = QemuNbd::start(&place, "raw", target, &[]);
+        let said = place.fails(1, args);
+        assert!(
+            said.contains("in use") && said.contains("qemu-nbd"),
+            "{said}"
+        );
+        assert!(fs::read(place.path(target)).unwrap() == vec![7; bytes.len()]);
+        drop(machine);
+        place.ok(args);
+        assert!(fs::read(place.path(target)).unwrap() == bytes);
+    }
+}

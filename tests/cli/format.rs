@@ -523,7 +523,7 @@ fn an_image_written_into_a_session_is_refused_for_a_new_disk() {
     daemon.stop();
 }
 
-/// A disk that was raw and whose file is now an image, smaller than the disk in it: what is advised is the image, not a new disk of its bytes.
+/// A disk that was raw and whose file is now an image, smaller than the disk in it: the image is advised, not a new disk of its bytes.
 #[test]
 fn an_image_that_is_smaller_than_the_disk_before_it_is_called_one() {
     if !has("qemu-img") {

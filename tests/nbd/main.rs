@@ -24,5 +24,6 @@ mod raw;
 mod server;
 mod storm;
 mod tls;
+mod tls_peer;
 mod tool;
 mod world;

@@ -1,4 +1,4 @@
-//! TCP with TLS: who gets in, what he sees, what is said before; other clients and servers over TLS, and ours with them.
+//! TCP with TLS: who gets in, what he sees, and what is said before.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,9 +12,7 @@ use restorefs::nbd::proto::uri::Uri;
 use serde_json::Value;
 
 use crate::certificate::{Authority, can_certify};
-use crate::client::check_writes;
 use crate::place::{Daemon, Place};
-use crate::tool::{self, attempt, has, run};
 
 const TLS_REQUIRED: u32 = 0x8000_0005;
 const INVALID: u32 = 0x8000_0003;
@@ -43,8 +41,9 @@ pub(crate) struct Secure {
     pub(crate) daemon: Daemon,
     pub(crate) authority: Authority,
     pub(crate) address: SocketAddr,
-    agent: PathBuf,
-    bytes: Vec<u8>,
+    server: PathBuf,
+    pub(crate) agent: PathBuf,
+    pub(crate) bytes: Vec<u8>,
 }
 
 fn free_port() -> u16 {
@@ -52,8 +51,25 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
+/// The daemon, with the certificates of `server`.
+fn serve(place: &Place, address: SocketAddr, server: &Path) -> Daemon {
+    place.serve(&[
+        "--nbd-listen",
+        &address.to_string(),
+        "--tls-certificates",
+        server.to_str().unwrap(),
+        "--nbd-access",
+        "access.toml",
+    ])
+}
+
 impl Secure {
     pub(crate) fn new() -> Self {
+        Self::prepared(|_, _, _| ())
+    }
+
+    /// The same, once `prepare` has done something with the authority, and the server's and the agent's certificates.
+    fn prepared(prepare: impl FnOnce(&Authority, &Path, &Path)) -> Self {
         let place = Place::new();
         let bytes = place.disk("a.raw", 20, 3);
         for vm in ["web01", "db01"] {
@@ -63,20 +79,15 @@ impl Secure {
         std::fs::write(place.path("access.toml"), ACCESS).unwrap();
         let address: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
         let server = authority.server();
-        let daemon = place.serve(&[
-            "--nbd-listen",
-            &address.to_string(),
-            "--tls-certificates",
-            server.to_str().unwrap(),
-            "--nbd-access",
-            "access.toml",
-        ]);
         let agent = authority.client("agent1");
+        prepare(&authority, &server, &agent);
+        let daemon = serve(&place, address, &server);
         Self {
             place,
             daemon,
             authority,
             address,
+            server,
             agent,
             bytes,
         }
@@ -95,7 +106,7 @@ impl Secure {
     }
 
     /// An URI that `begin` answered, with the agent's certificates.
-    fn with_agent(&self, uri: &Value) -> String {
+    pub(crate) fn with_agent(&self, uri: &Value) -> String {
         format!(
             "{}?tls-certificates={}",
             uri.as_str().unwrap(),
@@ -108,7 +119,7 @@ fn connect(uri: &str) -> Result<Client, Error> {
     Client::connect(&uri.parse::<Uri>().unwrap())
 }
 
-fn refused(uri: &str) -> Error {
+pub(crate) fn refused(uri: &str) -> Error {
     match connect(uri) {
         // With TLS 1.3 a client learns from the first answer that its certificate is not taken.
         Ok(client) => client.read_at(0, &mut [0; 512]).unwrap_err(),
@@ -407,36 +418,12 @@ fn a_certificate_that_was_taken_back_lets_nobody_in() {
     if !can_certify() {
         return;
     }
-    let place = Place::new();
-    place.disk("a.raw", 2, 3);
-    place.ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
-    std::fs::write(place.path("access.toml"), ACCESS).unwrap();
-    let authority = Authority::new();
-    let server = authority.server();
-    let (agent, auditor) = (
-        authority.client("agent1"),
-        authority.client("auditor.example"),
-    );
-    authority.revoke(&agent, &server);
-    let address = format!("127.0.0.1:{}", free_port());
-    let daemon = place.serve(&[
-        "--nbd-listen",
-        &address,
-        "--tls-certificates",
-        server.to_str().unwrap(),
-        "--nbd-access",
-        "access.toml",
-    ]);
-    let uri = |directory: &Path| {
-        format!(
-            "nbds://{address}/web01/p1/vda?tls-certificates={}",
-            directory.display()
-        )
-    };
-    let error = refused(&uri(&agent));
+    let secure = Secure::prepared(|authority, server, agent| authority.revoke(agent, server));
+    let auditor = secure.authority.client("auditor.example");
+    let error = refused(&secure.uri("web01/p1/vda"));
     assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
-    connect(&uri(&auditor)).unwrap();
-    daemon.stop();
+    connect(&secure.uri_of("web01/p1/vda", &auditor)).unwrap();
+    secure.daemon.stop();
 }
 
 /// Who is on a list that has expired may have been joined by others since: nobody gets in until it is renewed.
@@ -445,43 +432,21 @@ fn an_expired_list_of_what_was_taken_back_lets_nobody_in() {
     if !can_certify() {
         return;
     }
-    let place = Place::new();
-    place.disk("a.raw", 2, 3);
-    place.ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
-    std::fs::write(place.path("access.toml"), ACCESS).unwrap();
-    let authority = Authority::new();
-    let server = authority.server();
-    let (old, agent) = (authority.client("old"), authority.client("agent1"));
-    authority.revoke_long_ago(&old, &server);
-    let address = format!("127.0.0.1:{}", free_port());
-    let daemon = place.serve(&[
-        "--nbd-listen",
-        &address,
-        "--tls-certificates",
-        server.to_str().unwrap(),
-        "--nbd-access",
-        "access.toml",
-    ]);
-    let uri = format!(
-        "nbds://{address}/web01/p1/vda?tls-certificates={}",
-        agent.display()
-    );
+    let mut old = PathBuf::new();
+    let mut secure = Secure::prepared(|authority, server, _| {
+        old = authority.client("old");
+        authority.revoke_long_ago(&old, server);
+    });
+    let uri = secure.uri("web01/p1/vda");
     assert_eq!(refused(&uri).kind(), ErrorKind::Disconnected);
-    daemon.stop();
+    secure.daemon.stop();
     // A client does not take such a list of servers either.
-    authority.revoke(&old, &server);
-    let daemon = place.serve(&[
-        "--nbd-listen",
-        &address,
-        "--tls-certificates",
-        server.to_str().unwrap(),
-        "--nbd-access",
-        "access.toml",
-    ]);
+    secure.authority.revoke(&old, &secure.server);
+    secure.daemon = serve(&secure.place, secure.address, &secure.server);
     connect(&uri).unwrap();
-    authority.revoke_long_ago(&old, &agent);
+    secure.authority.revoke_long_ago(&old, &secure.agent);
     assert!(connect(&uri).is_err());
-    daemon.stop();
+    secure.daemon.stop();
 }
 
 /// A common name is free text: it counts where a certificate has no other name, or where the access file means it.
@@ -504,178 +469,6 @@ fn a_common_name_gives_no_rights_beside_other_names() {
     }
     connect(&secure.uri("web01/p1/vda")).unwrap();
     secure.daemon.stop();
-}
-
-#[test]
-fn other_clients_read_and_write_over_tls() {
-    if !can_certify() {
-        return;
-    }
-    let secure = Secure::new();
-    let uri = secure.uri("web01/latest/vda");
-    let (first, copy) = (secure.place.path("a.raw"), secure.place.path("c.raw"));
-    let (first, copy) = (first.to_str().unwrap(), copy.to_str().unwrap());
-    if has("nbdinfo") && has("nbdcopy") {
-        let text = run("nbdinfo", &["--list", &secure.uri("")]);
-        assert!(text.contains("export=\"web01/p1/vda\""), "{text}");
-        assert!(text.contains("newstyle-fixed with TLS"), "{text}");
-        let map = run("nbdinfo", &["--map=qemu:allocation-depth", &uri]);
-        assert!(map.lines().count() > 3, "{map}");
-        run("nbdcopy", &[&uri, copy]);
-        assert!(std::fs::read(copy).unwrap() == secure.bytes);
-        let second = secure.place.disk("b.raw", 20, 4);
-        let begun = secure.place.json(&["begin", "web01", "--session", "s"]);
-        let target = secure.with_agent(&begun["disk_results"][0]["tcp_uri"]);
-        let source = secure.place.path("b.raw");
-        run("nbdcopy", &[source.to_str().unwrap(), &target]);
-        secure.place.ok(&["commit", "web01/s", "--point", "p2"]);
-        run("nbdcopy", &[&uri, copy]);
-        assert!(std::fs::read(copy).unwrap() == second);
-    }
-    if has("nbddump") {
-        let text = run("nbddump", &["-n", "512", &uri]);
-        assert!(text.starts_with("0000000000"), "{text}");
-    }
-    if has("qemu-img") && has("qemu-io") {
-        let tls = format!(
-            "tls-creds-x509,id=t,endpoint=client,dir={}",
-            secure.agent.display()
-        );
-        let options = |export: &str| {
-            format!(
-                "driver=nbd,server.type=inet,server.host=localhost,server.port={},export={export},tls-creds=t",
-                secure.address.port()
-            )
-        };
-        let point = options("web01/p1/vda");
-        run(
-            "qemu-img",
-            &[
-                "compare",
-                "--object",
-                &tls,
-                "--image-opts",
-                &point,
-                &format!("driver=raw,file.filename={first}"),
-            ],
-        );
-        let begun = secure.place.json(&["begin", "web01", "--session", "q"]);
-        let tcp = begun["disk_results"][0]["tcp_uri"].as_str().unwrap();
-        let export = tcp.splitn(4, '/').nth(3).unwrap();
-        run(
-            "qemu-io",
-            &[
-                "--object",
-                &tls,
-                "--image-opts",
-                &options(export),
-                "-c",
-                "write -P 0x21 0 1M",
-                "-c",
-                "flush",
-                "-c",
-                "read -P 0x21 0 1M",
-            ],
-        );
-        secure.place.ok(&["commit", "web01/q", "--point", "p3"]);
-        // Without a certificate QEMU gets nothing.
-        let none = "tls-creds-anon,id=t,endpoint=client";
-        let output = attempt(
-            "qemu-img",
-            &["info", "--object", none, "--image-opts", &point],
-        );
-        assert!(!output.status.success());
-    }
-    if has("nbdkit") && has("nbdcopy") && has("fio") {
-        let through = |export: &str| {
-            let more = [
-                format!("port={}", secure.address.port()),
-                format!("export={export}"),
-                format!("tls-certificates={}", secure.agent.display()),
-            ];
-            tool::Server::start("nbdkit", |socket| {
-                let first = [
-                    "-f",
-                    "--unix",
-                    socket,
-                    "nbd",
-                    "hostname=localhost",
-                    "tls=require",
-                ];
-                first.map(str::to_owned).into_iter().chain(more).collect()
-            })
-        };
-        let socket = through("web01/p1/vda");
-        run("nbdcopy", &[&socket.uri(""), copy]);
-        assert!(std::fs::read(copy).unwrap() == secure.bytes);
-        // fio cannot be given certificates (libnbd allows no files in URIs to it): it goes through nbdkit.
-        let begun = secure
-            .place
-            .json(&["begin", "web02", "vda=8M", "--session", "f"]);
-        let tcp = begun["disk_results"][0]["tcp_uri"].as_str().unwrap();
-        let socket = through(tcp.splitn(4, '/').nth(3).unwrap());
-        let said = run(
-            "fio",
-            &[
-                "--name=verify",
-                "--ioengine=nbd",
-                &format!("--uri={}", socket.uri("")),
-                "--rw=randwrite",
-                "--bs=4k",
-                "--size=8M",
-                "--iodepth=16",
-                "--verify=crc32c",
-                "--do_verify=1",
-                "--verify_fatal=1",
-                "--verify_state_save=0",
-            ],
-        );
-        assert!(said.contains("err= 0"), "{said}");
-        drop(socket);
-        secure.place.ok(&["abort", "web02/f"]);
-    }
-    secure.daemon.stop();
-}
-
-#[test]
-fn our_client_speaks_tls_with_others() {
-    if !can_certify() || !has("nbdkit") {
-        return;
-    }
-    let authority = Authority::new();
-    let (server, client) = (authority.server(), authority.client("c"));
-    let start = |tls: &str| {
-        tool::Server::start("nbdkit", |socket| {
-            [
-                "-f",
-                "--unix",
-                socket,
-                &format!("--tls={tls}"),
-                "--tls-verify-peer",
-                &format!("--tls-certificates={}", server.display()),
-                "memory",
-                "64M",
-            ]
-            .map(str::to_owned)
-            .to_vec()
-        })
-    };
-    let nbdkit = start("require");
-    let uri = nbdkit.uri("").replace("nbd+unix", "nbds+unix");
-    let uri = format!("{uri}&tls-certificates={}", client.display());
-    check_writes(&uri);
-    assert_eq!(refused(&nbdkit.uri("")).kind(), ErrorKind::Unsupported);
-    // A server that does not speak TLS is not spoken to without.
-    let plain = start("off");
-    let uri = plain.uri("").replace("nbd+unix", "nbds+unix");
-    let uri = format!("{uri}&tls-certificates={}", client.display());
-    assert_eq!(refused(&uri).kind(), ErrorKind::Unsupported);
-    // Backup from it, and restore into it, by the program.
-    let place = Place::new();
-    let source = nbdkit.uri("").replace("nbd+unix", "nbds+unix");
-    let source = format!("{source}&tls-certificates={}", client.display());
-    place.ok(&["backup", "web01", &format!("vda={source}"), "--point", "p"]);
-    place.ok(&["restore", "web01@p", "vda", &source]);
 }
 
 #[test]

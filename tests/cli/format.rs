@@ -236,11 +236,7 @@ fn a_chain_of_images_on_block_devices_is_read() {
         return;
     }
     let place = Place::new();
-    tool::ok(
-        &place,
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", "base", "64M"],
-    );
+    tool::create(&place, "base 64M");
     tool::ok(
         &place,
         "qemu-io",
@@ -249,21 +245,7 @@ fn a_chain_of_images_on_block_devices_is_read() {
     // A volume is longer than the image in it.
     tool::ok(&place, "truncate", &["-s", "100M", "base"]);
     let base = Loop::attach(&place, "base", &[]);
-    tool::ok(
-        &place,
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-F",
-            "qcow2",
-            "-b",
-            &base.device,
-            "top",
-        ],
-    );
+    tool::create(&place, &format!("-F qcow2 -b {} top", base.device));
     tool::ok(
         &place,
         "qemu-io",
@@ -300,20 +282,7 @@ fn a_chain_of_images_on_block_devices_is_read() {
     fs::write(place.path("data"), &want).unwrap();
     let data = Loop::attach(&place, "data", &[]);
     let option = format!("data_file={},data_file_raw=on", data.device);
-    tool::ok(
-        &place,
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            &option,
-            "meta.qcow2",
-            "64M",
-        ],
-    );
+    tool::create(&place, &format!("-o {option} meta.qcow2 64M"));
     tool::ok(
         &place,
         "dd",

@@ -9,11 +9,7 @@ use crate::place::{Place, has};
 use crate::tool::{self, Loop, Mounted, QemuNbd, is_root};
 
 fn image(place: &Place, name: &str) {
-    tool::ok(
-        place,
-        "qemu-img",
-        &["create", "-q", "-f", "qcow2", name, "64M"],
-    );
+    tool::create(place, &format!("{name} 64M"));
     tool::ok(
         place,
         "qemu-io",
@@ -76,21 +72,7 @@ fn raw_images_backing_files_and_data_files_are_looked_at() {
     refused(&place, &["vda=run.raw"], &["run.raw"]);
     drop(machine);
     image(&place, "base.qcow2");
-    tool::ok(
-        &place,
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-F",
-            "qcow2",
-            "-b",
-            "base.qcow2",
-            "top.qcow2",
-        ],
-    );
+    tool::create(&place, "-F qcow2 -b base.qcow2 top.qcow2");
     let machine = QemuNbd::start(&place, "qcow2", "base.qcow2", &[]);
     refused(
         &place,
@@ -99,20 +81,7 @@ fn raw_images_backing_files_and_data_files_are_looked_at() {
     );
     drop(machine);
     let option = "data_file=data.raw,data_file_raw=on";
-    tool::ok(
-        &place,
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            option,
-            "meta.qcow2",
-            "4M",
-        ],
-    );
+    tool::create(&place, &format!("-o {option} meta.qcow2 4M"));
     let machine = QemuNbd::start(&place, "raw", "data.raw", &[]);
     refused(
         &place,
@@ -149,21 +118,7 @@ fn who_only_reads_is_no_writer_and_a_machine_can_start_meanwhile() {
     place.ok(&["backup", "web01", "vda=run.qcow2", "--point", "one"]);
     drop(reader);
     // The backing file of a running machine is only read.
-    tool::ok(
-        &place,
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-F",
-            "qcow2",
-            "-b",
-            "run.qcow2",
-            "top.qcow2",
-        ],
-    );
+    tool::create(&place, "-F qcow2 -b run.qcow2 top.qcow2");
     let machine = QemuNbd::start(&place, "qcow2", "top.qcow2", &[]);
     place.ok(&["backup", "web01", "vda=run.qcow2", "--point", "two"]);
     drop(machine);

@@ -35,6 +35,13 @@ pub(crate) fn ok(place: &Place, program: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Makes a QCOW2 image; `arguments` are those of `qemu-img create` after the format, with a space between.
+pub(crate) fn create(place: &Place, arguments: &str) {
+    let mut args = vec!["create", "-q", "-f", "qcow2"];
+    args.extend(arguments.split(' '));
+    ok(place, "qemu-img", &args);
+}
+
 /// A loop device, detached when dropped.
 pub(crate) struct Loop {
     pub(crate) device: String,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use restorefs::guest::btrfs;
 
 use crate::guest_btrfs::{Loops, number, pool, read_all, volume, volumes};
-use crate::guest_image::{Mount, fill, make, noise};
+use crate::guest_image::{Mount, fill, made, make, noise};
 use crate::guest_walk::compare_from;
 use crate::tool::{has, run};
 
@@ -89,15 +89,17 @@ fn a_bad_copy_of_a_node_is_healed_from_the_other() {
         return;
     }
     let temp = tempfile::tempdir().unwrap();
-    let Some(image) = make(temp.path(), "mkfs.btrfs", &["-m", "dup"], SIZE_MIB) else {
+    let Some(image) = made(
+        temp.path(),
+        "mkfs.btrfs",
+        &["-m", "dup"],
+        SIZE_MIB,
+        |root| {
+            fill(root, 4096);
+        },
+    ) else {
         return;
     };
-    {
-        let Some(mount) = Mount::new(&image, "rw") else {
-            return;
-        };
-        fill(mount.path(), 4096);
-    }
     let name = image.to_str().unwrap();
     let tree = run("btrfs", &["inspect-internal", "dump-tree", "-t", "5", name]);
     let tree = String::from_utf8_lossy(&tree.stdout).into_owned();

@@ -12,7 +12,7 @@ use restorefs::guest::ext;
 use restorefs::guest::fs::{GuestFs, GuestIno};
 use restorefs::sys::beneath::Access;
 
-use crate::guest_image::{Mount, fill, make, noise};
+use crate::guest_image::{Mount, fill, made, make, noise};
 use crate::guest_walk::{Counts, compare, content};
 
 fn volume(path: &Path) -> Arc<dyn ReadAt> {
@@ -188,14 +188,8 @@ fn walk(fs: &Arc<dyn GuestFs>, volume: &Arc<dyn ReadAt>) {
 /// Flips bytes of metadata and walks what is left.
 fn check_hostile(mkfs: &str, options: &[&str], rounds: u64) {
     let temp = tempfile::tempdir().unwrap();
-    let Some(image) = make(temp.path(), mkfs, options, 8) else {
-        return;
-    };
-    {
-        let Some(mount) = Mount::new(&image, "rw") else {
-            return;
-        };
-        let at = mount.path();
+    let Some(image) = made(temp.path(), mkfs, options, 8, |root| {
+        let at = root;
         std::fs::create_dir_all(at.join("a/b")).unwrap();
         for n in 0..100u64 {
             std::fs::write(at.join(format!("a/file {n}")), noise(n, 2000)).unwrap();
@@ -209,7 +203,9 @@ fn check_hostile(mkfs: &str, options: &[&str], rounds: u64) {
             "setfattr",
             &["-n", "user.x", "-v", "y", at.join("a").to_str().unwrap()],
         );
-    }
+    }) else {
+        return;
+    };
     let clean = std::fs::read(&image).unwrap();
     // Metadata: what is not zero and is no file's noise, roughly; the first MiB has the tables of group 0.
     let targets: Vec<u64> = (0u64..)

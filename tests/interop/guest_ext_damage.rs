@@ -12,7 +12,7 @@ use restorefs::guest::ext;
 use restorefs::guest::fs::{GuestFs, GuestIno};
 use restorefs::sys::beneath::Access;
 
-use crate::guest_image::{Mount, fill, make, noise};
+use crate::guest_image::{Mount, fill, made, make, noise};
 use crate::guest_walk::compare;
 use crate::tool::{has, run};
 
@@ -103,22 +103,18 @@ fn damage_of_an_inode_or_a_directory_costs_that_alone() {
     if !has("debugfs") {
         return;
     }
-    let Some(image) = make(temp.path(), "mkfs.ext4", &["-b", "1024"], 32) else {
-        return;
-    };
-    {
-        let Some(mount) = Mount::new(&image, "rw") else {
-            return;
-        };
-        std::fs::create_dir(mount.path().join("dir")).unwrap();
+    let Some(image) = made(temp.path(), "mkfs.ext4", &["-b", "1024"], 32, |root| {
+        std::fs::create_dir(root.join("dir")).unwrap();
         for name in ["good", "bad", "dir/inner"] {
-            std::fs::write(mount.path().join(name), noise(1, 3000)).unwrap();
+            std::fs::write(root.join(name), noise(1, 3000)).unwrap();
         }
-        let pieces = std::fs::File::create(mount.path().join("pieces")).unwrap();
+        let pieces = std::fs::File::create(root.join("pieces")).unwrap();
         for n in 0..40 {
             pieces.write_all_at(&noise(n, 10), n * 4096).unwrap();
         }
-    }
+    }) else {
+        return;
+    };
     // "Inode 13 is part of block group 0\n\tlocated at block 388, offset 0x0400"
     let place = debugfs(&image, "imap /bad");
     let words: Vec<&str> = place

@@ -94,6 +94,21 @@ pub(crate) fn make(dir: &Path, mkfs: &str, options: &[&str], size_mib: u64) -> O
     Some(path)
 }
 
+/// The same, mounted once, for `write` to write into.
+pub(crate) fn made(
+    dir: &Path,
+    mkfs: &str,
+    options: &[&str],
+    size_mib: u64,
+    write: impl FnOnce(&Path),
+) -> Option<PathBuf> {
+    let image = make(dir, mkfs, options, size_mib)?;
+    let mount = Mount::new(&image, "rw")?;
+    write(mount.path());
+    drop(mount);
+    Some(image)
+}
+
 /// Bytes that do not compress and tell their place.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

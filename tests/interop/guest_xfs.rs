@@ -11,7 +11,7 @@ use restorefs::guest::fs::{FsInfo, GuestFs};
 use restorefs::guest::xfs;
 use restorefs::sys::beneath::Access;
 
-use crate::guest_image::{Mount, fill, make, noise};
+use crate::guest_image::{Mount, fill, made, make, noise};
 use crate::guest_walk::{Counts, by_many, compare};
 use crate::tool::{has, run};
 
@@ -336,14 +336,7 @@ fn torn_records_at_the_end_of_the_log_are_left_out() {
         return;
     }
     let temp = tempfile::tempdir().unwrap();
-    let Some(image) = make(temp.path(), "mkfs.xfs", &[], SIZE_MIB) else {
-        return;
-    };
-    {
-        let Some(mount) = Mount::new(&image, "rw") else {
-            return;
-        };
-        let root = mount.path();
+    let Some(image) = made(temp.path(), "mkfs.xfs", &[], SIZE_MIB, |root| {
         for n in 0..20 {
             std::fs::create_dir(root.join(format!("directory {n}"))).unwrap();
             std::fs::File::open(root).unwrap().sync_all().unwrap();
@@ -352,7 +345,9 @@ fn torn_records_at_the_end_of_the_log_are_left_out() {
             "xfs_io",
             &["-x", "-c", "shutdown -f", root.to_str().unwrap()],
         );
-    }
+    }) else {
+        return;
+    };
     let bytes = std::fs::read(&image).unwrap();
     let fs = open(&volume(&image));
     let whole = fs.entries(fs.root()).unwrap().len();
@@ -439,20 +434,16 @@ fn circles_are_damage() {
         return;
     }
     let temp = tempfile::tempdir().unwrap();
-    let Some(image) = make(temp.path(), "mkfs.xfs", &[], SIZE_MIB) else {
-        return;
-    };
-    {
-        let Some(mount) = Mount::new(&image, "rw") else {
-            return;
-        };
-        fill(mount.path(), 4096);
+    let Some(image) = made(temp.path(), "mkfs.xfs", &[], SIZE_MIB, |root| {
+        fill(root, 4096);
         for n in 0..300u64 {
             let name = format!("user.attribute number {n} with a long name");
             let flags = rustix::fs::XattrFlags::empty();
-            rustix::fs::setxattr(mount.path().join("odd"), name, &noise(n, 40), flags).unwrap();
+            rustix::fs::setxattr(root.join("odd"), name, &noise(n, 40), flags).unwrap();
         }
-    }
+    }) else {
+        return;
+    };
     let volume = volume(&image);
     let sound = open(&volume);
     let find = |name: &[u8]| sound.lookup(sound.root(), name).unwrap();

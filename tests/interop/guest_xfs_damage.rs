@@ -10,7 +10,7 @@ use restorefs::guest::fs::GuestFs;
 use restorefs::guest::xfs;
 use restorefs::sys::beneath::Access;
 
-use crate::guest_image::{Mount, fill, make, noise};
+use crate::guest_image::{Mount, fill, made, make, noise};
 use crate::guest_walk::compare;
 use crate::tool::{has, run};
 
@@ -51,15 +51,11 @@ fn headers_of_groups_are_not_needed_to_read() {
         return;
     }
     let temp = tempfile::tempdir().unwrap();
-    let Some(image) = make(temp.path(), "mkfs.xfs", &[], SIZE_MIB) else {
+    let Some(image) = made(temp.path(), "mkfs.xfs", &[], SIZE_MIB, |root| {
+        fill(root, 4096);
+    }) else {
         return;
     };
-    {
-        let Some(mount) = Mount::new(&image, "rw") else {
-            return;
-        };
-        fill(mount.path(), 4096);
-    }
     // As a file that was deleted while open leaves it; 64 lists, by the number's last bits.
     database(&image, &["agi 3", "write unlinked[5] 69"]);
     let copy = temp.path().join("copy");
@@ -162,17 +158,13 @@ fn parent_pointers_in_use() {
         return;
     }
     let temp = tempfile::tempdir().unwrap();
-    let Some(image) = make(temp.path(), "mkfs.xfs", &[], SIZE_MIB) else {
-        return;
-    };
-    {
-        let Some(mount) = Mount::new(&image, "rw") else {
-            return;
-        };
+    let Some(image) = made(temp.path(), "mkfs.xfs", &[], SIZE_MIB, |root| {
         // The superblock must know attributes of the second form.
         let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::setxattr(mount.path(), "user.a", b"b", flags).unwrap();
-    }
+        rustix::fs::setxattr(root, "user.a", b"b", flags).unwrap();
+    }) else {
+        return;
+    };
     feature(&image, 0xc0);
     let dirty = temp.path().join("dirty");
     {

@@ -24,7 +24,7 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 /// Zeroes written at once where space cannot be released.
 static ZEROES: [u8; 65_536] = [0; 65_536];
 
-/// See the module.
+/// A local file or block device as a disk.
 #[derive(Debug)]
 pub struct FileDisk {
     file: File,

@@ -18,7 +18,7 @@ struct Content {
     pages: BTreeMap<u64, Page>,
 }
 
-/// See the module.
+/// A sparse disk in memory.
 #[derive(Debug, Default)]
 pub struct MemoryDisk(RwLock<Content>);
 

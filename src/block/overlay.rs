@@ -115,7 +115,7 @@ impl Marks {
     }
 }
 
-/// See the module.
+/// A disk that can be written, over one that is only read.
 pub struct Overlay {
     below: Arc<dyn ReadAt>,
     scratch: Arc<dyn WriteAt>,

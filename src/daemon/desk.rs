@@ -10,7 +10,7 @@ use crate::ingest::{BeginRequest, CommitRequest, Registry, Telling};
 use crate::repo::{Ending, Job};
 use crate::types::{PointName, VmName};
 
-/// See the module.
+/// Does what a request on the control socket asks for.
 pub(super) struct Desk {
     sessions: Arc<Registry>,
     mounts: Arc<MountTable>,

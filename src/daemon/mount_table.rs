@@ -40,7 +40,7 @@ struct Viewer {
     gid: u32,
 }
 
-/// See the module.
+/// The mounts of one repository that a daemon answers for.
 pub(super) struct MountTable {
     sessions: Arc<Registry>,
     /// The socket that `nbd-targets` names.

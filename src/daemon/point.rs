@@ -36,7 +36,7 @@ pub(super) fn absent(name: &str) -> Error {
         .advise("exports are named VM/POINT/DISK")
 }
 
-/// See the module.
+/// Read-only NBD exports of the points that a tree shows.
 pub(super) struct PointExports {
     tree: Arc<Tree>,
     shelf: Arc<Shelf>,

@@ -62,7 +62,7 @@ fn compare(owner: &Owner, point: &PointView, volumes: &Value) -> Result<Vec<Stri
     Ok(remarks(&before, &now))
 }
 
-/// See the module. Ends when it is dropped, after the point that it looks at.
+/// Finds volumes of new points in a thread of its own. Ends when it is dropped, after the point that it looks at.
 pub struct Prober {
     wake: Mutex<Option<Sender<()>>>,
     thread: Option<JoinHandle<()>>,

@@ -29,7 +29,7 @@ use crate::sys::inherit::Inherited;
 use crate::tree::TreeOptions;
 use crate::types::Memory;
 
-/// See the module.
+/// One served repository, with all that serves it.
 pub(super) struct Station {
     config: RepositoryConfig,
     sessions: Arc<Registry>,

@@ -38,7 +38,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// See the module.
+/// Answers the kernel's requests about the tree.
 pub(super) struct Adapter {
     tree: Arc<Tree>,
     /// Whether `open` is answered ENOSYS; false on kernels that do not know what that means.

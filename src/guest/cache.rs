@@ -27,7 +27,7 @@ struct State {
     next: u64,
 }
 
-/// See the module.
+/// Pages of a volume, read ahead and kept for a reader.
 pub struct PageCache {
     inner: Arc<dyn ReadAt>,
     state: Mutex<State>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fs::{Entry, GuestIno};
 use crate::error::{Error, Result};
 
-/// See the module.
+/// A directory's entries, in order and by name.
 pub(super) struct Directory {
     entries: Arc<[Entry]>,
     /// Places of the entries, in the order of their names.

@@ -15,7 +15,7 @@ struct State<K: Hash + Eq, V> {
     weight: usize,
 }
 
-/// See the module. `V` is cheap to clone (an `Arc`).
+/// Decoded values by key, under one weight. `V` is cheap to clone (an `Arc`).
 pub(super) struct Kept<K: Hash + Eq, V> {
     weight_max: usize,
     state: Mutex<State<K, V>>,

@@ -33,7 +33,7 @@ struct Node {
     fault: Option<ErrorKind>,
 }
 
-/// See the module. Paths are relative to the root; directories above must exist.
+/// A filesystem that a test has made. Paths are relative to the root; directories above must exist.
 #[derive(Debug)]
 pub struct MemoryFs {
     info: FsInfo,

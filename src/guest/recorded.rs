@@ -163,7 +163,7 @@ impl Store {
     }
 }
 
-/// See the module.
+/// A filesystem with the answers that were given once.
 pub struct Recorded<R: Reader> {
     reader: R,
     store: Arc<Store>,

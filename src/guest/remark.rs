@@ -10,7 +10,7 @@ const REMARKS_MAX: usize = 200;
 /// LIMIT: characters of one.
 const CHARS_MAX: usize = 400;
 
-/// See the module.
+/// A bounded list of remarks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Remarks {
     texts: Vec<String>,

@@ -33,7 +33,7 @@ struct Seen {
     failed: Option<Duration>,
 }
 
-/// See the module.
+/// Flushes disks of open sessions in the background.
 #[derive(Debug, Default)]
 pub struct Flusher {
     seen: HashMap<LayerId, Seen>,

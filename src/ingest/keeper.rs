@@ -23,7 +23,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether something has been in the trash for long enough.
 const TRASH_INTERVAL: Duration = Duration::from_secs(600);
 
-/// See the module. Dropping it ends the threads.
+/// The threads that look after open sessions. Dropping it ends them.
 pub struct Keeper {
     sessions: Arc<Registry>,
     stop: Arc<AtomicBool>,

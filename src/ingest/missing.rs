@@ -16,7 +16,7 @@ const RANGES_MAX: usize = 1024;
 /// Ranges of bytes, and how the last write failed.
 type Ranges = (Vec<(u64, u64)>, Option<ErrorKind>);
 
-/// See the module.
+/// Ranges of bytes that a disk was given and does not have.
 #[derive(Debug, Default)]
 pub(super) struct Missing(Mutex<Ranges>);
 

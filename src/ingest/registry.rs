@@ -48,7 +48,7 @@ pub enum Telling {
     Go,
 }
 
-/// See the module.
+/// The open sessions of one repository.
 pub struct Registry {
     engine: Engine,
     open: Mutex<BTreeMap<Key, Arc<Session>>>,

@@ -45,7 +45,7 @@ impl Inner {
     }
 }
 
-/// See the module.
+/// Whether a disk is finished, as its log says it.
 #[derive(Debug, Default)]
 pub(super) struct Word {
     inner: Mutex<Inner>,

@@ -37,7 +37,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// LIMIT: deepest prefix that is published (ours; a session is 3 deep).
 const DEPTH_MAX: u32 = 64;
 
-/// See the module.
+/// Objects of a repository as files below one directory.
 #[derive(Debug)]
 pub struct LocalStore {
     root: Dir,

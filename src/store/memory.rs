@@ -24,7 +24,7 @@ struct State {
     serial: u64,
 }
 
-/// See the module. Clones are the same store.
+/// A store in memory. Clones are the same store.
 #[derive(Default, Clone)]
 pub struct MemoryStore(Arc<Mutex<State>>);
 

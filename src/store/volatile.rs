@@ -62,7 +62,7 @@ struct Logged {
     durable: bool,
 }
 
-/// See the module.
+/// A store in memory that a power cut takes back to what was durable.
 pub struct VolatileStore {
     power: Arc<Power>,
     /// What was there when the power went on.

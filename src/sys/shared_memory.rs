@@ -14,7 +14,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use crate::error::{Error, Result, ResultExt};
 use crate::types::width::u64_from_usize;
 
-/// See the module.
+/// A mapping of sealed memory; its size in bytes never changes.
 #[derive(Debug)]
 pub struct SharedMemory {
     base: NonNull<u8>,

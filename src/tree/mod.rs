@@ -63,7 +63,7 @@ use crate::types::{DiskName, VmName};
 use session::Desk;
 use shelf::Shelf;
 
-/// See the module.
+/// The nodes of a repository, by inode number.
 pub struct Tree {
     repository: Arc<Repository>,
     options: TreeOptions,

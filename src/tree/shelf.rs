@@ -32,7 +32,7 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// LIMIT: guest directories whose parent is remembered.
 const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
-/// See the module.
+/// What the trees of one process share of a repository.
 pub(super) struct Shelf {
     pub(super) disks: Arc<Disks>,
     pub(super) scanner: Arc<Scanner>,

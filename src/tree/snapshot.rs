@@ -103,7 +103,7 @@ pub(super) enum Holder {
     Point(Arc<PointView>),
 }
 
-/// See the module.
+/// VMs and points at one moment; cheap to share, never changed.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// VMs by serial.

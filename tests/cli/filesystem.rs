@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::place::{Place, has};
 
-/// See the module; unmounted when dropped.
+/// A loop-mounted filesystem with a repository in it; unmounted when dropped.
 pub(crate) struct Filesystem {
     pub(crate) place: Place,
     kind: &'static str,

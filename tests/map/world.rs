@@ -91,7 +91,7 @@ impl Drop for Running {
     }
 }
 
-/// See the module. When dropped, everything that it mapped is unmapped, by force where a test has failed.
+/// A place for maps. When dropped, everything that it mapped is unmapped, by force where a test has failed.
 pub(crate) struct World {
     temp: tempfile::TempDir,
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// LIMIT: how long a line may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// A shell that runs a page's commands in turn.
 pub(crate) struct Stage {
     /// What the shell is told by, and what its lines print.
     dir: tempfile::TempDir,

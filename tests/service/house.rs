@@ -16,7 +16,7 @@ use crate::place::Place;
 /// LIMIT: how long anything may take that ends by itself.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
 
-/// See the module.
+/// A place for a daemon that runs as a service.
 pub(crate) struct House {
     pub(crate) place: Place,
     manager: UnixDatagram,

@@ -13,7 +13,7 @@ use crate::place::{Daemon, Place, can_mount, has};
 /// Size of a small disk: no multiple of a cluster.
 pub(crate) const DISK_BYTES: usize = (2 << 20) + 512;
 
-/// See the module. Dropping it leaves no mount.
+/// A mounted, writable tree. Dropping it leaves no mount.
 pub(crate) struct Stand {
     pub(crate) place: Place,
     daemon: Option<Daemon>,

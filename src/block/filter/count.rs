@@ -12,7 +12,7 @@ struct Tally {
     bytes: AtomicU64,
 }
 
-/// See the module.
+/// A disk that counts the operations on the one below.
 #[derive(Debug)]
 pub struct Count<D: ?Sized> {
     tallies: [Tally; 6],

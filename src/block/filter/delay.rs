@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Op, OpKind, filter};
 use crate::error::Result;
 
-/// See the module.
+/// A disk whose chosen operations sleep first.
 #[derive(Debug)]
 pub struct Delay<D: ?Sized> {
     kinds: Vec<OpKind>,

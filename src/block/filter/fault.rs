@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 type Predicate = Box<dyn FnMut(&Op) -> Option<ErrorKind> + Send>;
 
-/// See the module.
+/// A disk whose chosen operations fail.
 pub struct Fault<D: ?Sized> {
     rules: Mutex<Vec<Predicate>>,
     inner: Arc<D>,

@@ -126,7 +126,7 @@ struct State {
     pending: Vec<Change>,
 }
 
-/// See the module.
+/// A disk whose unflushed writes are lost by a power cut.
 #[derive(Debug)]
 pub struct Volatile {
     power: Arc<Power>,

@@ -32,7 +32,7 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// LIMIT: bytes of the file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// See the module.
+/// What a daemon serves, and how, as its file says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// For all that is kept to be fast, of all repositories.

@@ -30,7 +30,7 @@ impl Side {
     }
 }
 
-/// See the module.
+/// The places for connections and for long lines: some for our own user and root, some for everybody else.
 pub(super) struct Crowd {
     own: Side,
     others: Side,

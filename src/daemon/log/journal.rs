@@ -27,7 +27,7 @@ const VALUES_BYTES_MAX: usize = 64 << 10;
 /// LIMIT: fields of an event with those of the spans around it.
 const FIELDS_MAX: usize = 64;
 
-/// See the module.
+/// A connection to the journal, over which events are sent as datagrams.
 pub(super) struct Journal {
     socket: UnixDatagram,
 }

@@ -33,7 +33,7 @@ pub struct RecordDisk {
     pub read_ahead_kb_before: Option<u32>,
 }
 
-/// See the module.
+/// What `map.json` says of a map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     version: u32,

@@ -33,7 +33,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// See the module.
+/// Answers the kernel's requests about a list of disks.
 pub(super) struct DiskAdapter {
     files: Vec<DiskFile>,
     uid: u32,

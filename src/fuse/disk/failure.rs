@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind};
 /// LIMIT: failures of one file that are logged one by one; later ones at each doubling of their number.
 const LOGGED_MAX: u64 = 100;
 
-/// See the module.
+/// Keeps the reasons of failed requests, and logs them.
 pub(super) struct Failures {
     name: String,
     count: AtomicU64,

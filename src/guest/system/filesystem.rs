@@ -22,7 +22,7 @@ use crate::guest::fs::GuestFs;
 /// LIMIT: filesystems held open here.
 const HELD: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
-/// See the module.
+/// Opened filesystems of a point's volumes, for a plan.
 pub(super) struct Filesystems<'a> {
     /// The volumes; what an open filesystem says of itself has completed what its magic told.
     pub(super) volumes: Vec<VolumeFacts>,

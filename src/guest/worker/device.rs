@@ -19,7 +19,7 @@ pub(super) fn enter(slot: &Rc<Slot>) {
     SLOT.with_borrow_mut(|here| *here = Some(Rc::clone(slot)));
 }
 
-/// See the module.
+/// A volume's bytes, asked for through a slot.
 pub(super) struct Device {
     pub(super) number: u32,
     pub(super) size_bytes: u64,

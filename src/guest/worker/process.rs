@@ -40,7 +40,7 @@ struct Fuel {
     read_bytes: u64,
 }
 
-/// See the module.
+/// A running process of a reader.
 pub(super) struct Process {
     child: Mutex<Child>,
     id: u32,

@@ -39,7 +39,7 @@ struct State {
     reason: Option<String>,
 }
 
-/// See the module.
+/// A filesystem whose reader is another process.
 pub(super) struct Remote {
     program: PathBuf,
     limits: Limits,

@@ -13,7 +13,7 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 /// LIMIT: bytes of a question, a block or an answer.
 pub(super) const DATA_BYTES: usize = 1 << 20;
 
-/// See the module. Both processes have one for each.
+/// A place for one question and its answer. Both processes have one for each.
 pub(super) struct Slot {
     socket: UnixStream,
     memory: Arc<SharedMemory>,

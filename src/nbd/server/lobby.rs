@@ -43,7 +43,7 @@ struct Strangers {
     told: Option<Instant>,
 }
 
-/// See the module.
+/// The seats of connections that have shown no certificate yet.
 pub(super) struct Lobby {
     room: Mutex<Room>,
     inside: AtomicU32,

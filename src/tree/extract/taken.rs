@@ -29,7 +29,7 @@ impl XattrChoice {
     }
 }
 
-/// See the module.
+/// The source with the choice of attributes applied, and errors of reading marked as `Corrupt`.
 pub(in crate::tree) struct Taken<'a> {
     pub(in crate::tree) source: &'a dyn Source,
     pub(in crate::tree) xattrs: &'a XattrChoice,

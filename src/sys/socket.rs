@@ -7,8 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
@@ -20,6 +23,9 @@ const SO_PEERGROUPS: libc::c_int = 59;
 
 /// LIMIT: groups of a peer that are looked at (`NGROUPS_MAX` of Linux).
 const GROUPS_MAX: usize = 65_536;
+
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The file of a listening socket; it goes when this is dropped, unless somebody listens there. So drop the listener first.
 ///
@@ -112,6 +118,28 @@ fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode))
 }
 
+/// Connects to a socket. Nobody is waited for beyond `patience`, not even one who listens and never accepts, which connect(2) would.
+///
+/// # Errors
+/// As connect(2): `WouldBlock` when as many wait there already as may.
+pub fn connect(path: &Path, patience: Duration) -> std::io::Result<UnixStream> {
+    let until = Instant::now() + patience;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => break,
+            Err(Errno::AGAIN) if Instant::now() < until => std::thread::sleep(PAUSE),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 fn remove_stale(path: &Path) -> Result<()> {
     let meta = match std::fs::symlink_metadata(path) {
         Ok(meta) => meta,
@@ -125,17 +153,21 @@ fn remove_stale(path: &Path) -> Result<()> {
         )
         .at_path(path));
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(
-            Error::new(ErrorKind::Busy, "somebody listens on the socket already")
-                .at_path(path)
-                .advise("stop that process, or choose another socket"),
-        ),
+    let busy = || {
+        Error::new(ErrorKind::Busy, "somebody listens on the socket already")
+            .at_path(path)
+            .advise("stop that process (ss -xlp shows it), or choose another socket")
+    };
+    match connect(path, Duration::ZERO) {
+        Ok(_) => Err(busy()),
+        Err(e) if e.kind() == IoKind::WouldBlock => Err(busy()),
         Err(e) if e.kind() == IoKind::ConnectionRefused => std::fs::remove_file(path)
             .or_io("cannot remove the stale socket")
             .at_path(path),
         Err(e) if e.kind() == IoKind::NotFound => Ok(()),
-        Err(e) => Err(Error::io("cannot tell whether somebody listens", e).at_path(path)),
+        Err(e) => Err(Error::io("cannot tell whether somebody listens", e)
+            .at_path(path)
+            .advise("see whose it is (ls -l, ss -xlp); remove it, or choose another socket")),
     }
 }
 
@@ -186,8 +218,12 @@ pub fn peer_groups(stream: impl AsFd) -> Result<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{listen, peer_groups};
+    use super::{
+        AddressFamily, Duration, Instant, Path, SocketAddrUnix, SocketType, connect, listen,
+        peer_groups,
+    };
     use crate::error::ErrorKind;
+    use std::os::fd::OwnedFd;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -232,6 +268,36 @@ mod tests {
         assert!(super::set_mode(&secret, 0o666).is_err());
         let mode = std::fs::metadata(&secret).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    /// What an attacker does who listens under a daemon's name, and never accepts.
+    #[test]
+    fn who_listens_and_never_accepts_holds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = one_who_never_accepts(&path);
+        let mut waiting = Vec::new();
+        let begun = Instant::now();
+        let error = loop {
+            match connect(&path, Duration::ZERO) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 100);
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(listen(&path, 0o660).unwrap_err().kind(), ErrorKind::Busy);
+        let error = connect(&path, Duration::from_millis(100)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        assert!(begun.elapsed() >= Duration::from_millis(100));
+        drop(socket);
+    }
+
+    fn one_who_never_accepts(path: &Path) -> OwnedFd {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        socket
     }
 
     #[test]

@@ -20,15 +20,22 @@ dpkg -i /packages/0.1.0-1.deb
 id restorefs
 same "$(stat -c %U:%G:%a /etc/restorefs/config.toml)" root:restorefs:640 "the configuration"
 same "$(stat -c %U:%G:%a /var/lib/restorefs)" restorefs:restorefs:750 "the state directory"
-same "$(stat -c %U:%G:%a /run/restorefs)" root:restorefs:1775 "the directory of sockets"
+same "$(stat -c %U:%G:%a /run/restorefs)" root:root:755 "root's directory of sockets"
+same "$(stat -c %U:%G:%a /run/restorefs/daemon)" restorefs:restorefs:755 "the daemon's directory of sockets"
 same "$(stat -c %U:%a /run/restorefs/map)" root:700 "the directory of maps"
+# A member of the group takes no name that the daemon, or root, needs for a socket.
+useradd --no-create-home -G restorefs mallory
+for place in /run/restorefs /run/restorefs/daemon /run/restorefs/map; do
+    ! runuser -u mallory -- perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); exit !bind(S, pack_sockaddr_un($ARGV[0]))' $place/nbd.sock ||
+        fail "a member of the group has made a socket in $place"
+done
 [ ! -e /etc/systemd/system/multi-user.target.wants/restorefs.service ] || fail "enabled without a repository"
 
 # As the daemon's user, in the place that the configuration names.
 cd /tmp
 head -c 3000000 /dev/urandom > disk.raw
 chmod 644 disk.raw
-as() { runuser -u restorefs -- env XDG_RUNTIME_DIR=/run restorefs --repo /var/lib/restorefs/repo "$@"; }
+as() { runuser -u restorefs -- restorefs --repo /var/lib/restorefs/repo "$@"; }
 as init
 as backup web01 vda=/tmp/disk.raw --point one
 before=$(repository)

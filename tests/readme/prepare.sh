@@ -94,7 +94,8 @@ installed() {
     install -d -m 750 -g restorefs /etc/restorefs
     install -m 640 -g restorefs "$STAGE/over/config.toml" /etc/restorefs/config.toml
     install -D -m 644 "$STAGE/over/restorefs.service" /etc/systemd/system/restorefs.service
-    install -d -m 1775 -g restorefs /run/restorefs
+    install -d -m 755 /run/restorefs
+    install -d -m 755 -o restorefs -g restorefs /run/restorefs/daemon
     rm -f /usr/bin/editor
     printf '#!/bin/sh\nsed -i "s|^path = .*|path = \\"/srv/restorefs/repo\\"|" "$1"\n' > /usr/bin/editor
     chmod 755 /usr/bin/editor

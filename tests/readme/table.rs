@@ -510,8 +510,9 @@ pub(crate) const ELSEWHERE: &[Elsewhere] = &[
         NO_SYSTEMD,
         "tests/vm/steps; here the daemon is started as that user",
         true,
-        "XDG_RUNTIME_DIR=/run setpriv --reuid restorefs --regid restorefs --init-groups restorefs serve --config /etc/restorefs/config.toml --no-mount &
-         ready '[ -S /run/restorefs/nbd.sock ]'
+        "sed -i 's|/run/restorefs/nbd.sock|/run/restorefs/daemon/nbd.sock|' /etc/restorefs/config.toml
+         setpriv --reuid restorefs --regid restorefs --init-groups restorefs serve --config /etc/restorefs/config.toml --no-mount &
+         ready '[ -S /run/restorefs/daemon/nbd.sock ]'
          restorefs --repo /srv/restorefs/repo backup vm1 vda=a.raw --point one",
     ),
     elsewhere(

@@ -149,3 +149,59 @@ fn a_path_through_a_users_mount_is_not_walked() {
     );
     stage(&site, &script);
 }
+
+/// The directories of the package: `daemon` belongs to the daemon's user (1), and a member of the group (2) comes first.
+#[test]
+fn a_member_of_the_group_does_not_keep_the_daemon_from_starting() {
+    let Some(site) = site() else { return };
+    let script = "
+         mount -t tmpfs -o mode=755 none /run
+         unset RESTOREFS_RUNTIME_DIR
+         install -d -m 755 /run/restorefs; install -d -m 755 -o 1 -g 1 /run/restorefs/daemon
+         daemon() { setpriv --reuid 1 --regid 1 --clear-groups env XDG_RUNTIME_DIR=/run \"$@\"; }
+         eve() { setpriv --reuid 2 --regid 2 --groups 1 /usr/bin/python3 squat.py \"$@\"; }
+         chmod 755 .; cp \"$RESTOREFS\" restorefs; RESTOREFS=$PWD/restorefs
+         install -d -o 1 -g 1 here; daemon \"$RESTOREFS\" --repo here/repo init
+         serve() {
+             setpriv --reuid 1 --regid 1 --clear-groups \"$RESTOREFS\" --repo here/repo serve --nbd here/s 2> log & PID=$!
+             for n in $(seq 600); do ls /run/restorefs/daemon | grep -v nbd.sock && break; sleep 0.05; done
+         }
+         serve; name=$(ls /run/restorefs/daemon | grep -v nbd.sock); kill $PID; wait $PID
+         [ -n \"$name\" ] && [ ! -e /run/restorefs/daemon/$name ]
+         for place in /run/restorefs /run/restorefs/daemon; do
+             if eve refuse $place/$name; then exit 1; fi
+         done
+         # Where he may write he does listen, accepts nobody, and holds nobody: neither the daemon nor its clients.
+         install -d -m 1775 -g 1 /run/shared
+         eve hold /run/shared/$name > said & for n in $(seq 600); do grep -q held said && break; sleep 0.05; done
+         grep -q held said
+         if daemon env RESTOREFS_RUNTIME_DIR=/run/shared timeout 60 \"$RESTOREFS\" --repo here/repo serve --nbd here/s 2> refused; then exit 1; fi
+         grep -q 'listen there in the daemon.s place' refused
+         if daemon timeout 60 \"$RESTOREFS\" --repo here/repo serve --nbd /run/shared/$name 2> refused; then exit 1; fi
+         grep -q 'somebody listens on the socket already' refused
+         serve; [ -S /run/restorefs/daemon/$name ]
+         timeout 60 \"$RESTOREFS\" --repo here/repo begin web01 --session one vda=1M
+         timeout 60 \"$RESTOREFS\" --repo here/repo sessions | grep one
+         kill $PID; wait $PID";
+    std::fs::write(site.house.place.path("squat.py"), SQUAT).unwrap();
+    stage(&site, script);
+}
+
+/// Takes a socket's name; then fills the queue of those who wait, and lets it be (`hold`).
+const SQUAT: &str = r#"
+import os, socket, sys, time
+how, path = sys.argv[1:]
+taken = socket.socket(socket.AF_UNIX)
+taken.bind(path)
+os.chmod(path, 0o777)
+taken.listen(0)
+waiting = []
+if how == "hold":
+    while True:
+        waiting.append(socket.socket(socket.AF_UNIX))
+        waiting[-1].setblocking(False)
+        try: waiting[-1].connect(path)
+        except BlockingIOError: break
+    print("held", flush=True)
+    time.sleep(600)
+"#;

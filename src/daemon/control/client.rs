@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -15,6 +16,9 @@ use crate::repo::Repository;
 use crate::repo::lock::{Holder, Note, Site};
 use crate::sys::{pass, socket};
 use crate::types::width::u64_from_usize;
+
+/// LIMIT: how long a daemon may take no connections before a command gives it up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the daemon of a repository.
 pub struct Client {
@@ -157,8 +161,17 @@ impl Client {
 
 /// Connects to a socket; `None` when nobody listens there.
 fn reach(path: &Path) -> Result<Option<UnixStream>> {
-    match UnixStream::connect(path) {
+    match socket::connect(path, PATIENCE) {
         Ok(stream) => Ok(Some(stream)),
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Err(Error::new(
+            ErrorKind::Busy,
+            "whoever listens there takes no more connections",
+        )
+        .caused_by(e)
+        .at_path(path)
+        .advise(
+            "ss -xlp shows who it is; if it is the daemon, see its log (journalctl -u restorefs)",
+        )),
         // A dead daemon's socket refuses; that is as good as none.
         Err(e)
             if matches!(

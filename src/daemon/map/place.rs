@@ -149,7 +149,7 @@ impl MapDir {
             )
             .at_path(above.path())
             .advise(
-                "make it root's, and sticky where others write: chown root DIR; chmod 1775 DIR",
+                "make it root's, and let nobody else write there: chown root DIR; chmod 755 DIR",
             ));
         }
         Ok(Self { dir })

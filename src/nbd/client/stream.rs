@@ -10,6 +10,7 @@ use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::uri::Address;
 use crate::nbd::tls::ClientTls;
+use crate::sys::socket;
 
 /// LIMIT: how long one address of a TCP server is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -65,7 +66,7 @@ impl Stream {
     pub(super) fn connect(address: &Address) -> Result<Self> {
         let socket = match address {
             Address::Unix(path) => Socket::Unix(
-                UnixStream::connect(path)
+                socket::connect(path, CONNECT_TIMEOUT)
                     .or_io("cannot connect to the NBD server")
                     .at_path(path)?,
             ),

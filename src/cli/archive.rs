@@ -11,7 +11,6 @@ use super::args::{FilesFormat, Restore};
 use super::context::Context;
 use super::extract::{Place, find, judge, xattrs};
 use super::making::{Making, refuse_repository};
-use super::output::printable;
 use super::progress::{Bar, Progress};
 use super::restore::refuse_place;
 use super::unread;
@@ -213,7 +212,7 @@ fn report(
     } else {
         for skipped in &archived.skipped {
             let note = format!("note: {}: {}", skipped.path.display(), skipped.reason);
-            output.remark(printable(&note));
+            output.remark(note);
         }
         let line = format!(
             "{}: {}, {}, {}, {} ({} left out)",

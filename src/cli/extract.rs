@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::args::Restore;
 use super::context::Context;
-use super::output::printable;
 use super::progress::Progress;
 use super::target::{last_name, split_list};
 use super::unread;
@@ -152,7 +151,6 @@ fn report(context: &Context, extracted: &Extracted, to: &Path, unread: &[Unread]
     } else {
         for skipped in &extracted.skipped {
             let text = format!("{}: {}", skipped.path.display(), skipped.reason);
-            let text = printable(&text);
             match skipped.loss {
                 Loss::Chosen => context.output.remark(format!("left out: {text}")),
                 Loss::Unreadable => context.output.warn(format!("not readable: {text}")),

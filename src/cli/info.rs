@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use super::args::Info;
 use super::context::Context;
-use super::output::printable;
 use super::{damage, document};
 use crate::error::Result;
 use crate::repo::selector::Selector;
@@ -19,15 +18,17 @@ pub(super) fn run(context: &Context, args: &Info) -> Result<()> {
     if context.output.json {
         context.output.json(&info)?;
     } else {
-        let mut text = String::new();
-        flatten("", &info, &mut text);
-        context.output.text(&text)?;
+        let mut lines = Vec::new();
+        flatten("", &info, &mut lines);
+        lines
+            .iter()
+            .try_for_each(|line| context.output.line(line))?;
     }
     damage::end(&faults)
 }
 
 /// `disks.0.name  vda`, a line for each value.
-fn flatten(path: &str, value: &Value, out: &mut String) {
+fn flatten(path: &str, value: &Value, out: &mut Vec<String>) {
     let join = |key: &str| {
         if path.is_empty() {
             key.to_owned()
@@ -44,7 +45,7 @@ fn flatten(path: &str, value: &Value, out: &mut String) {
             .enumerate()
             .for_each(|(n, value)| flatten(&join(&n.to_string()), value, out)),
         Value::Null => {}
-        Value::String(text) => out.push_str(&format!("{path:<28} {}\n", printable(text))),
-        other => out.push_str(&format!("{path:<28} {other}\n")),
+        Value::String(text) => out.push(format!("{path:<28} {text}")),
+        other => out.push(format!("{path:<28} {other}")),
     }
 }

@@ -43,7 +43,6 @@ fn row(job: &Job) -> Vec<String> {
     };
     let received = job.disks.iter().map(|disk| disk.received_bytes).sum();
     let stored = job.disks.iter().map(|disk| disk.stored_bytes).sum();
-    // A reason may quote names that a client chose.
     let reason = job.reason.as_deref().unwrap_or_default();
     vec![
         job.ended_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
@@ -53,6 +52,6 @@ fn row(job: &Job) -> Vec<String> {
         name(&job.point),
         Human(received).to_string(),
         Human(stored).to_string(),
-        reason.replace(char::is_control, " "),
+        reason.to_owned(),
     ]
 }

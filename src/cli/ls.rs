@@ -172,20 +172,6 @@ fn tree(context: &Context, selector: &Selector, path: &[u8]) -> Result<()> {
     judge(unread::report(context, &unread), 0)
 }
 
-/// Names of a guest go to a terminal: what is not plain text is escaped.
-fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name)
-        .chars()
-        .flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect::<Vec<_>>()
-            } else {
-                vec![c]
-            }
-        })
-        .collect()
-}
-
 fn mode(attributes: &Attributes) -> String {
     let kind = match attributes.file_type {
         FileType::Regular => '-',
@@ -236,7 +222,7 @@ impl Line {
                 "?".into(),
                 "?".into(),
                 "?".into(),
-                shown(&self.name),
+                String::from_utf8_lossy(&self.name).into_owned(),
             ]);
         };
         let when = jiff::Timestamp::from_second(a.mtime.seconds)
@@ -245,9 +231,9 @@ impl Line {
                 |_| "?".to_owned(),
                 |t| t.strftime("%Y-%m-%d %H:%M").to_string(),
             );
-        let mut name = shown(&self.name);
+        let mut name = String::from_utf8_lossy(&self.name).into_owned();
         if let Some(link) = &self.link {
-            name = format!("{name} -> {}", shown(link));
+            name = format!("{name} -> {}", String::from_utf8_lossy(link));
         }
         Ok(vec![
             mode(a),

@@ -119,16 +119,13 @@ fn remark_mounts(context: &Context, order: &Order) {
             (Some(disk), Some((first, _))) => first == disk.as_str(),
             _ => true,
         };
-        let notes = volume
-            .pointer("/filesystem/notes")
-            .and_then(Value::as_array);
-        let mut notes = notes.into_iter().flatten().filter_map(Value::as_str);
+        let was_in_use = volume.pointer("/filesystem/journal_replayed") == Some(&Value::Bool(true));
         let options = match content {
             "xfs" => "ro,norecovery",
             _ if content.starts_with("ext") => "ro,noload",
             _ => continue,
         };
-        if is_mapped && notes.any(|note| note.contains("was replayed in memory")) {
+        if is_mapped && was_in_use {
             context.output.remark(format!(
                 "restorefs: {path} ({content}) was in use: mount it with -o {options}, without what its journal holds, \
                  or map with --scratch and mount it as usual"
@@ -316,7 +313,7 @@ fn row(shown: &Shown) -> Vec<String> {
         mode.to_owned(),
         or_dash(&written),
         shown.state.to_owned(),
-        reason.replace(char::is_control, " "),
+        reason,
     ]
 }
 

@@ -37,7 +37,6 @@ mod unmap;
 mod unread;
 mod volumes;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -97,7 +96,7 @@ pub fn run() -> ExitCode {
     if let Err(e) = &result
         && !archive::is_closed(e)
     {
-        let _ = writeln!(std::io::stderr(), "restorefs: {}", e.report());
+        Output::error("restorefs", e);
     }
     Code::of_result(&result).into()
 }
@@ -130,7 +129,7 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
 /// Says on standard error what has failed.
 fn told(result: &Result<()>) -> Code {
     if let Err(e) = result {
-        let _ = writeln!(std::io::stderr(), "{}", e.report());
+        Output::error("restorefs", e);
     }
     Code::of_result(result)
 }

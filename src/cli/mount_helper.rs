@@ -3,7 +3,6 @@
 //! With a daemon on the repository the mount is made here and served there; otherwise a follower of its own serves it, read-only.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -92,7 +91,7 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let code = match helper.run() {
         Ok(()) => code::OK,
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "mount.restorefs: {}", e.report());
+            Output::error("mount.restorefs", &e);
             match e.kind() {
                 ErrorKind::InvalidInput
                 | ErrorKind::NameTooLong

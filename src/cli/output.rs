@@ -1,4 +1,8 @@
 //! What commands print: tables for people, JSON for programs.
+//!
+//! # Invariants
+//! Whatever is printed is escaped here ([`printable`]), once and whoever said it: a guest, a peer or a file has no power over the terminal,
+//! and adds no line of its own.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -7,6 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::DiskName;
+use crate::types::printable::{printable, printable_json};
 
 /// Where and how a command prints.
 #[derive(Debug, Clone, Copy)]
@@ -17,23 +22,8 @@ pub(super) struct Output {
     pub(super) quiet: bool,
 }
 
-/// Text of others (labels and names of guests, what agents said) as a terminal may get it: control characters escaped.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::new();
-    for letter in text.chars() {
-        if letter.is_control() {
-            out.extend(letter.escape_default());
-        } else {
-            out.push(letter);
-        }
-    }
-    Cow::Owned(out)
-}
-
 impl Output {
+    /// Writes text whose lines are ours: names and words of others in it have been escaped.
     fn put(text: &str) -> Result<()> {
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -49,7 +39,7 @@ impl Output {
     /// # Errors
     /// `Io`.
     pub(super) fn line(self, text: impl AsRef<str>) -> Result<()> {
-        Self::put(&format!("{}\n", text.as_ref()))
+        Self::put(&format!("{}\n", printable(text.as_ref())))
     }
 
     /// Prints the outcome of a command that did what it was asked to, unless told to be quiet.
@@ -66,7 +56,11 @@ impl Output {
     /// Prints on standard error that something is not as it should be, also when told to be quiet.
     pub(super) fn warn(self, text: impl AsRef<str>) {
         // Nobody to tell is no reason to fail.
-        let _ = writeln!(std::io::stderr(), "restorefs: warning: {}", text.as_ref());
+        let _ = writeln!(
+            std::io::stderr(),
+            "restorefs: warning: {}",
+            printable(text.as_ref())
+        );
     }
 
     /// Prints a value as JSON on standard error: standard output has an archive.
@@ -76,16 +70,14 @@ impl Output {
     pub(super) fn json_aside(self, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string_pretty(value)
             .map_err(|e| Error::new(ErrorKind::Io, "cannot encode the answer").caused_by(e))?;
-        writeln!(std::io::stderr(), "{text}")
+        writeln!(std::io::stderr(), "{}", printable_json(&text))
             .map_err(|e| Error::io("cannot write to standard error", e))
     }
 
-    /// Prints text as it is.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub(super) fn text(self, text: &str) -> Result<()> {
-        Self::put(text)
+    /// Prints an error on standard error, as the program `name`.
+    pub(super) fn error(name: &str, error: &Error) {
+        // Nobody to tell is no reason to fail otherwise.
+        let _ = writeln!(std::io::stderr(), "{name}: {}", printable(&error.report()));
     }
 
     /// Prints a value as JSON.
@@ -95,7 +87,7 @@ impl Output {
     pub(super) fn json(self, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string_pretty(value)
             .map_err(|e| Error::new(ErrorKind::Io, "cannot encode the answer").caused_by(e))?;
-        self.line(text)
+        Self::put(&format!("{}\n", printable_json(&text)))
     }
 
     /// Prints rows in columns, control characters escaped; the first row is the heading. Columns named in `right` are aligned to the right.
@@ -139,7 +131,7 @@ impl Output {
     pub(super) fn remark(self, text: impl AsRef<str>) {
         if !self.quiet {
             // Nobody to tell is no reason to fail.
-            let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+            let _ = writeln!(std::io::stderr(), "{}", printable(text.as_ref()));
         }
     }
 
@@ -152,19 +144,5 @@ impl Output {
     #[must_use]
     pub(super) fn shows_progress(self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::printable;
-
-    #[test]
-    fn control_characters_do_not_reach_a_terminal() {
-        assert_eq!(printable("a\u{e9} \\ b"), "a\u{e9} \\ b");
-        assert_eq!(
-            printable("\u{1b}]0;x\u{7}\n\u{9b}1m\u{7f}"),
-            "\\u{1b}]0;x\\u{7}\\n\\u{9b}1m\\u{7f}"
-        );
     }
 }

@@ -3,6 +3,7 @@
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::output::Output;
+use crate::types::printable::printable;
 use crate::types::size::Human;
 
 /// The bars of one command.
@@ -34,7 +35,7 @@ impl Progress {
         if let Ok(style) = style {
             bar.set_style(style.progress_chars("=> "));
         }
-        bar.set_prefix(name.to_owned());
+        bar.set_prefix(printable(name).into_owned());
         Bar(bar)
     }
 }

@@ -31,10 +31,12 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
     )?;
     sample::make(&disk, &dir.join("staging"))?;
     std::fs::remove_dir_all(dir.join("staging")).or_io("cannot remove the sample's files")?;
-    output.line("\n2. A repository, and a first backup: everything is stored.")?;
+    output.line("")?;
+    output.line("2. A repository, and a first backup: everything is stored.")?;
     init::run(&context, &Init { dir: None })?;
     backup::run(&context, &backup_args(&disk, "monday"))?;
-    output.line("\n3. A file is added to the disk, and a second backup stores only the clusters that changed.")?;
+    output.line("")?;
+    output.line("3. A file is added to the disk, and a second backup stores only the clusters that changed.")?;
     sample::change(&disk, &dir.join("note.txt"))?;
     backup::run(&context, &backup_args(&disk, "tuesday"))?;
     output.line("")?;
@@ -182,5 +184,5 @@ fn explain(context: &Context, repo: &Path, mountpoint: Option<&Path>) -> Result<
         lines.push(String::new());
         lines.push(format!("Unmount: {me} umount {}", mountpoint.display()));
     }
-    context.output.line(lines.join("\n"))
+    lines.iter().try_for_each(|line| context.output.line(line))
 }

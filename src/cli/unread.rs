@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::context::Context;
-use super::output::printable;
 use crate::error::{Error, ErrorKind};
 use crate::guest::system::Class;
 use crate::tree::{PointView, Tree, Unread};
@@ -13,7 +12,7 @@ fn line(one: &Unread) -> String {
         true => String::new(),
         false => format!(" ({})", one.source),
     };
-    printable(&format!("{}{source}: {}", one.path, one.reason)).into_owned()
+    format!("{}{source}: {}", one.path, one.reason)
 }
 
 /// Prints what is not there, and answers how much of it is a loss. What is not there by its nature (another machine, `noauto`) is a remark

@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use super::args::Volumes;
 use super::context::Context;
-use super::output::printable;
 use super::{damage, document};
 use crate::error::Result;
 use crate::repo::selector::Selector;
@@ -43,7 +42,7 @@ pub(super) fn run(context: &Context, args: &Volumes) -> Result<()> {
     for tree in list(&found, "files") {
         let name = tree.get("name").and_then(Value::as_str).unwrap_or("files");
         for note in list(tree, "notes").iter().filter_map(Value::as_str) {
-            context.output.remark(printable(&format!("{name}: {note}")));
+            context.output.remark(format!("{name}: {note}"));
         }
     }
     damage::end(&faults)

@@ -138,7 +138,20 @@ impl Error {
     /// The message with its whole chain of causes, on one line.
     #[must_use]
     pub fn report(&self) -> String {
-        let mut text = self.to_string();
+        self.with_causes(self.to_string())
+    }
+
+    /// [`Error::report`] without the advice of the error itself, for those who hand that on beside it.
+    #[must_use]
+    pub fn report_without_advice(&self) -> String {
+        let context = Context {
+            advice: None,
+            ..self.0.context.clone()
+        };
+        self.with_causes(format!("{}{context}", self.0.what))
+    }
+
+    fn with_causes(&self, mut text: String) -> String {
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
             text.push_str(": ");

@@ -131,7 +131,10 @@ fn unmount_by(mountpoint: &Path, flags: UnmountFlags, helper: &[&str]) -> Result
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let (kind, advice) = if said.contains("busy") {
+    let user = Held::at(mountpoint)?.and_then(|held| held.entry.user);
+    let is_own = user == Some(rustix::process::geteuid().as_raw());
+    // What is one's own the helper refuses while it is used, and then only where that matters.
+    let (kind, advice) = if is_own && !flags.contains(UnmountFlags::DETACH) {
         (ErrorKind::Busy, BUSY_ADVICE)
     } else {
         let advice = "who has mounted it can, and root";

@@ -108,7 +108,9 @@ pub struct FsInfo {
     pub inodes: Option<u64>,
     /// Free inodes, likewise.
     pub inodes_free: Option<u64>,
-    /// Remarks for people: "journal replayed in memory".
+    /// Whether it was in use: its journal or log holds work, which is replayed in memory. `None` where that is not known.
+    pub journal_replayed: Option<bool>,
+    /// Remarks for people: "the guest has not unmounted the filesystem".
     pub notes: Vec<String>,
 }
 

@@ -64,6 +64,7 @@ impl MemoryFs {
                 used_bytes: 0,
                 inodes: None,
                 inodes_free: None,
+                journal_replayed: None,
                 notes: Vec::new(),
             },
             nodes: BTreeMap::new(),

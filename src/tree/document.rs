@@ -105,6 +105,7 @@ fn filesystem(info: &FsInfo) -> Value {
         "used_bytes": info.used_bytes,
         "inodes": info.inodes,
         "inodes_free": info.inodes_free,
+        "journal_replayed": info.journal_replayed,
         "notes": info.notes,
     })
 }

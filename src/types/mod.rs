@@ -11,6 +11,7 @@ pub mod memory;
 pub mod name;
 pub mod offset;
 pub mod pattern;
+pub mod printable;
 pub mod size;
 pub mod token;
 pub mod width;

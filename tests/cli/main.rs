@@ -33,5 +33,6 @@ mod resume;
 mod share;
 mod space;
 mod target;
+mod terminal;
 mod tool;
 mod unread;

@@ -175,7 +175,8 @@ fn a_member_of_the_group_does_not_keep_the_daemon_from_starting() {
          install -d -m 1775 -g 1 /run/shared
          eve hold /run/shared/$name > said & for n in $(seq 600); do grep -q held said && break; sleep 0.05; done
          grep -q held said
-         if daemon env RESTOREFS_RUNTIME_DIR=/run/shared timeout 60 \"$RESTOREFS\" --repo here/repo serve --nbd here/s 2> refused; then exit 1; fi
+         if daemon env RESTOREFS_RUNTIME_DIR=/run/shared timeout 60 \
+             \"$RESTOREFS\" --repo here/repo serve --nbd here/s 2> refused; then exit 1; fi
          grep -q 'listen there in the daemon.s place' refused
          if daemon timeout 60 \"$RESTOREFS\" --repo here/repo serve --nbd /run/shared/$name 2> refused; then exit 1; fi
          grep -q 'somebody listens on the socket already' refused

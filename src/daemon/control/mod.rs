@@ -47,15 +47,10 @@ pub(super) struct WireError {
 
 impl From<&Error> for WireError {
     fn from(error: &Error) -> Self {
-        let mut bare = error.report();
-        let advice = error.context().advice.as_ref().map(ToString::to_string);
-        if let Some(advice) = &advice {
-            bare = bare.replacen(&format!("; {advice}"), "", 1);
-        }
         Self {
             kind: kind::name(error.kind()).to_owned(),
-            message: bare,
-            advice,
+            message: error.report_without_advice(),
+            advice: error.context().advice.as_ref().map(ToString::to_string),
         }
     }
 }

@@ -15,6 +15,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::{Result, ResultExt};
+use crate::types::printable::printable;
 
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -24,6 +25,8 @@ const PREFIX: &str = "RESTOREFS_";
 const VALUE_BYTES_MAX: usize = 16 << 10;
 /// LIMIT: bytes of all values of an event; each is sent twice, and a datagram has to fit into the socket's buffer (208 KiB by default).
 const VALUES_BYTES_MAX: usize = 64 << 10;
+/// LIMIT: bytes of a message with its fields; escaped it can be several times as long.
+const MESSAGE_BYTES_MAX: usize = VALUE_BYTES_MAX + VALUES_BYTES_MAX;
 /// LIMIT: fields of an event with those of the spans around it.
 const FIELDS_MAX: usize = 64;
 
@@ -138,6 +141,8 @@ fn encode(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
         // Writing to a string cannot fail.
         let _ = write!(message, " {name}={value}");
     }
+    // Fields are bytes by themselves; the message is what journalctl shows.
+    let message = cut(printable(&message).into_owned(), MESSAGE_BYTES_MAX);
     let mut out = Vec::with_capacity(256);
     put(&mut out, "MESSAGE", message.as_bytes());
     put(&mut out, "PRIORITY", priority(level).to_string().as_bytes());
@@ -198,8 +203,8 @@ mod tests {
             others: vec![("vm", "web01".to_owned()), ("why", "two\nlines".to_owned())],
         };
         let bytes = encode(Level::WARN, "restorefs::nbd", &fields);
-        let mut expected = b"MESSAGE\n\x22\0\0\0\0\0\0\0a point vm=web01 why=two\nlines".to_vec();
-        expected[8] = u8::try_from("a point vm=web01 why=two\nlines".len()).unwrap();
+        let mut expected = b"MESSAGE\n\x22\0\0\0\0\0\0\0a point vm=web01 why=two\\nlines".to_vec();
+        expected[8] = u8::try_from("a point vm=web01 why=two\\nlines".len()).unwrap();
         assert!(bytes.starts_with(&expected));
         let text = String::from_utf8_lossy(&bytes);
         assert!(

@@ -1,14 +1,18 @@
 //! The log: what is said, how much of it, and in which form.
 //!
 //! # Invariants
-//! A log that cannot be written (a full disk, a reader that is gone) stops nothing.
+//! - A log that cannot be written (a full disk, a reader that is gone) stops nothing.
+//! - What guests, peers and files say in it is escaped in every form: it has no power over a terminal, and adds no line of its own.
 
+mod escape;
 mod journal;
 
 use std::io::IsTerminal;
 use std::os::linux::fs::MetadataExt;
 use std::sync::OnceLock;
 
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
@@ -166,19 +170,24 @@ pub fn set_level(level: &str) -> Result<()> {
 }
 
 fn form(format: LogFormat) -> Result<Form> {
-    let text = || {
-        fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            // What cannot be written cannot be complained of either.
-            .log_internal_errors(false)
-    };
+    // What cannot be written cannot be complained of either.
+    let plain = || fmt::layer().with_target(false).log_internal_errors(false);
     Ok(match format {
         LogFormat::Auto if is_journal() => Box::new(Journal::open()?),
         LogFormat::Journald => Box::new(Journal::open()?),
-        LogFormat::Auto | LogFormat::Text => Box::new(text()),
-        LogFormat::Json => Box::new(text().with_ansi(false).json().flatten_event(true)),
+        LogFormat::Auto | LogFormat::Text => Box::new(
+            plain()
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
+                .fmt_fields(debug_fn(escape::field).delimited(" ")),
+        ),
+        LogFormat::Json => Box::new(
+            plain()
+                .with_writer(|| escape::Json(std::io::stderr()))
+                .with_ansi(false)
+                .json()
+                .flatten_event(true),
+        ),
     })
 }
 

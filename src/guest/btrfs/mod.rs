@@ -86,6 +86,7 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
         used_bytes: sb.bytes_used,
         inodes: None,
         inodes_free: None,
+        journal_replayed: None,
         notes,
     };
     let opened = BtrfsFs {

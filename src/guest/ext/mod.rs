@@ -90,6 +90,7 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
             .saturating_mul(block_bytes.into()),
         inodes: Some(sb.inodes_count.into()),
         inodes_free: Some(sb.free_inodes_count.into()),
+        journal_replayed: Some(!replayed.is_empty()),
         notes,
     };
     Ok(Box::new(ExtFs {

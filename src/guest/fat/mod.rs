@@ -127,6 +127,7 @@ fn info(boot: &Boot, volume: &dyn ReadAt, label: Option<String>) -> Result<FsInf
         used_bytes: used.saturating_mul(boot.cluster_bytes),
         inodes: None,
         inodes_free: None,
+        journal_replayed: None,
         notes,
     })
 }

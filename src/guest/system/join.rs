@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::filesystem::Filesystems;
 use super::fstab::Entry;
 use super::kind::{Kind, kind};
-use super::source::{ABSENT, Found, Hints, find};
+use super::source::{Found, Hints, find};
 use super::tree::Tree;
 use super::{
     Class, MountAt, Obstacle, Open, Place, Refusal, Unjoined, VolumeFacts, hardware, shown,
@@ -153,7 +153,7 @@ impl<'a> Joiner<'a> {
         narrow(&|facts| !facts.is_snapshot);
         narrow(&|facts| facts.disks.iter().any(|disk| disks.contains(disk)));
         match left.as_slice() {
-            [] => Err(Refusal::new(Class::Missing, ABSENT)),
+            [] => Err(Refusal::absent()),
             [one] => Ok(*one),
             // Of what cannot be opened any tells why.
             [first, ..] if left.iter().all(|at| !self.filesystems.may_open(*at)) => Ok(*first),
@@ -204,11 +204,11 @@ impl<'a> Joiner<'a> {
     }
 
     fn refuse(&mut self, entry: &Entry, mut refusal: Refusal) {
-        if refusal.class == Class::Missing
-            && refusal.reason == ABSENT
+        if refusal.is_absent
             && let Some(suspects) = self.suspects()
         {
-            refusal.reason = format!("{ABSENT}, unless it is in what cannot be read: {suspects}");
+            let reason = &mut refusal.reason;
+            *reason = format!("{reason}, unless it is in what cannot be read: {suspects}");
         }
         let class = match refusal.class {
             Class::Missing if entry.has("nofail") => Class::MissingNofail,

@@ -243,6 +243,8 @@ pub struct Unjoined {
 struct Refusal {
     class: Class,
     reason: String,
+    /// No volume is what the entry names: it may be in one that cannot be read.
+    is_absent: bool,
 }
 
 impl Refusal {
@@ -250,6 +252,15 @@ impl Refusal {
         Self {
             class,
             reason: reason.into(),
+            is_absent: false,
+        }
+    }
+
+    /// There is no such volume.
+    fn absent() -> Self {
+        Self {
+            is_absent: true,
+            ..Self::new(Class::Missing, "there is no such volume")
         }
     }
 }

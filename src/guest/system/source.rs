@@ -12,9 +12,6 @@ use super::hardware;
 use super::{Class, Obstacle, Refusal, VolumeFacts};
 use crate::guest::volume::Origin;
 
-/// The reason of what no volume is.
-pub(super) const ABSENT: &str = "there is no such volume";
-
 /// The volumes that a source may name, with a note when that is inferred; or why none.
 pub(super) type Found = Result<(Vec<usize>, Option<String>), Refusal>;
 
@@ -283,7 +280,7 @@ pub(super) fn find(volumes: &[VolumeFacts], source: &str, hints: &Hints<'_>) -> 
         return Err(missing("it is no device"));
     };
     if found.is_empty() {
-        return Err(missing(ABSENT));
+        return Err(Refusal::absent());
     }
     Ok((found, note))
 }

@@ -90,6 +90,7 @@ pub(super) struct WireInfo {
     used_bytes: u64,
     inodes: Option<u64>,
     inodes_free: Option<u64>,
+    journal_replayed: Option<bool>,
     notes: Vec<String>,
 }
 
@@ -110,6 +111,7 @@ impl From<&FsInfo> for WireInfo {
             used_bytes: info.used_bytes,
             inodes: info.inodes,
             inodes_free: info.inodes_free,
+            journal_replayed: info.journal_replayed,
             notes: info.notes.clone(),
         }
     }
@@ -129,6 +131,7 @@ impl From<WireInfo> for FsInfo {
             used_bytes: info.used_bytes,
             inodes: info.inodes,
             inodes_free: info.inodes_free,
+            journal_replayed: info.journal_replayed,
             notes: info.notes,
         }
     }

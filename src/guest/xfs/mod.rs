@@ -145,6 +145,7 @@ fn info(fs: &Filesystem, torn: usize, mut notes: Vec<String>) -> Result<FsInfo> 
             .saturating_mul(block_bytes),
         inodes: Some(inodes),
         inodes_free: Some(inodes_free),
+        journal_replayed: Some(fs.was_replayed()),
         notes,
     })
 }

@@ -322,13 +322,13 @@ pub struct Restore {
     /// Overwrite a file, or a block device that is in use
     #[arg(long)]
     pub force: bool,
-    /// In a directory, also make device nodes and setuid bits
+    /// In a directory, also make device nodes, setuid bits, and extended attributes other than users' own and ACLs
     #[arg(long)]
     pub special: bool,
     /// Leave out files' extended attributes of this name (security.selinux, btrfs.*; * and ? as in a shell)
     #[arg(long, value_name = "PATTERN")]
     pub exclude_xattr: Vec<String>,
-    /// Take only files' extended attributes of this name
+    /// Take only files' extended attributes of this name, whatever they give; without it user.* and ACLs
     #[arg(long, value_name = "PATTERN")]
     pub include_xattr: Vec<String>,
     /// Threads

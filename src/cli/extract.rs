@@ -1,5 +1,6 @@
 //! `restorefs restore VM@POINT:/PATH --to DIR`: files of a guest, with everything that they have.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -133,6 +134,14 @@ pub(super) fn judge(unreadable: u64, refused: u64) -> Result<()> {
     }
 }
 
+/// `security.selinux (3 files), ...`
+fn counted(names: &BTreeMap<String, u64>) -> String {
+    let each = names
+        .iter()
+        .map(|(name, count)| format!("{name} ({})", Count(*count, "file")));
+    each.collect::<Vec<_>>().join(", ")
+}
+
 fn report(context: &Context, extracted: &Extracted, to: &Path, unread: &[Unread]) -> Result<()> {
     let losses = unread::report(context, unread);
     if context.output.json {
@@ -146,7 +155,7 @@ fn report(context: &Context, extracted: &Extracted, to: &Path, unread: &[Unread]
             "hard_links": extracted.hard_links, "symlinks": extracted.symlinks, "special": extracted.special,
             "bytes": extracted.bytes, "skipped": skipped, "skipped_count": extracted.skipped_count,
             "unreadable_count": extracted.unreadable_count, "refused_count": extracted.refused_count,
-            "labels_not_taken": extracted.labels, "unread": unread::json(unread),
+            "labels_not_taken": extracted.labels, "attributes_left_out": extracted.withheld, "unread": unread::json(unread),
         }))?;
     } else {
         for skipped in &extracted.skipped {
@@ -159,15 +168,16 @@ fn report(context: &Context, extracted: &Extracted, to: &Path, unread: &[Unread]
                     .warn(format!("refused by the target: {text}")),
             }
         }
+        if !extracted.withheld.is_empty() {
+            context.output.remark(format!(
+                "left out: the attributes {}; --special takes them, --include-xattr some of them",
+                counted(&extracted.withheld)
+            ));
+        }
         if !extracted.labels.is_empty() {
-            let labels: Vec<_> = extracted
-                .labels
-                .iter()
-                .map(|(name, count)| format!("{name} ({})", Count(*count, "file")))
-                .collect();
             context.output.remark(format!(
                 "the target does not take these attributes: {}; --exclude-xattr leaves them out",
-                labels.join(", ")
+                counted(&extracted.labels)
             ));
         }
         context.output.outcome(format!(

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFla
 use rustix::io::Errno;
 
 use super::beneath::Dir;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Seconds and nanoseconds since the epoch.
 pub type Instant = (i64, u32);
@@ -60,20 +60,54 @@ fn timestamps(accessed: Instant, modified: Instant) -> Timestamps {
     }
 }
 
+/// Whether a file that is made in a directory belongs to its maker with the mode that he asks for: on filesystems of Linux, not on those
+/// that are mounted with an owner for all, nor over a network. What cannot be tried is answered with no.
+#[must_use]
+pub fn keeps_owners(dir: &Dir) -> bool {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let stat = rustix::fs::openat(dir, ".", flags, Mode::from_raw_mode(0o600))
+        .and_then(|file: OwnedFd| rustix::fs::fstat(&file));
+    stat.is_ok_and(|stat| {
+        stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o777 == 0o600
+    })
+}
+
+/// A name that was just made, held: what it gets goes to what was made, also where others can put something else in its place.
+#[derive(Debug)]
+pub struct Made {
+    held: OwnedFd,
+}
+
+/// Holds what was made under a name.
+fn hold(dir: &Dir, name: &OsStr, kind: FileType) -> Result<Made> {
+    let what = "cannot hold what was made";
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| failed(what, e))?;
+    let stat = rustix::fs::fstat(&held).map_err(|e| failed(what, e))?;
+    if FileType::from_raw_mode(stat.st_mode) == kind && stat.st_nlink == 1 {
+        return Ok(Made { held });
+    }
+    Err(Error::new(
+        ErrorKind::Busy,
+        "somebody has put another file in its place",
+    ))
+}
+
 /// Makes a symlink with this target, verbatim; never replaces.
 ///
 /// # Errors
-/// `AlreadyExists`, `InvalidInput`, `NoSpace`, `Io`.
-pub fn symlink(dir: &Dir, name: &OsStr, target: &[u8]) -> Result<()> {
+/// `AlreadyExists`, `InvalidInput`, `NoSpace`, `Io`; `Busy` when somebody has exchanged it at once.
+pub fn symlink(dir: &Dir, name: &OsStr, target: &[u8]) -> Result<Made> {
     rustix::fs::symlinkat(OsStr::from_bytes(target), dir, checked(name)?)
-        .map_err(|e| failed("cannot make the symlink", e))
+        .map_err(|e| failed("cannot make the symlink", e))?;
+    hold(dir, name, FileType::Symlink)
 }
 
 /// Makes a special file with exactly these permission bits; never replaces.
 ///
 /// # Errors
-/// `AlreadyExists`, `InvalidInput`, `PermissionDenied`, `Io`.
-pub fn special(dir: &Dir, name: &OsStr, kind: Special, mode: u16) -> Result<()> {
+/// `AlreadyExists`, `InvalidInput`, `PermissionDenied`, `Io`; `Busy` when somebody has exchanged it at once.
+pub fn special(dir: &Dir, name: &OsStr, kind: Special, mode: u16) -> Result<Made> {
     let (file_type, device) = match kind {
         Special::CharDevice(major, minor) => {
             (FileType::CharacterDevice, rustix::fs::makedev(major, minor))
@@ -87,54 +121,56 @@ pub fn special(dir: &Dir, name: &OsStr, kind: Special, mode: u16) -> Result<()> 
     let private = Mode::from_raw_mode(0o600);
     rustix::fs::mknodat(dir, checked(name)?, file_type, private, device)
         .map_err(|e| failed("cannot make the special file", e))?;
-    let what = "cannot set the mode";
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let held: OwnedFd =
-        rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| failed(what, e))?;
-    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-    rustix::fs::chmod(path, Mode::from_raw_mode(mode.into())).map_err(|e| failed(what, e))
+    let made = hold(dir, name, file_type)?;
+    rustix::fs::chmod(made.path(), Mode::from_raw_mode(mode.into()))
+        .map_err(|e| failed("cannot set the mode", e))?;
+    Ok(made)
 }
 
-/// Sets owner and group of a name.
-///
-/// # Errors
-/// `PermissionDenied`, `Io`.
-pub fn set_owner_at(dir: &Dir, name: &OsStr, uid: u32, gid: u32) -> Result<()> {
-    rustix::fs::chownat(
-        dir,
-        checked(name)?,
-        Some(rustix::fs::Uid::from_raw(uid)),
-        Some(rustix::fs::Gid::from_raw(gid)),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(|e| failed("cannot set the owner", e))
-}
+impl Made {
+    /// The magic link to it, which is followed to it and no further.
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.held.as_raw_fd())
+    }
 
-/// Sets the times of a name.
-///
-/// # Errors
-/// `Io`.
-pub fn set_times_at(dir: &Dir, name: &OsStr, accessed: Instant, modified: Instant) -> Result<()> {
-    let times = timestamps(accessed, modified);
-    rustix::fs::utimensat(dir, checked(name)?, &times, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|e| failed("cannot set the times", e))
-}
+    /// Sets owner and group.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, `Io`.
+    pub fn set_owner(&self, uid: u32, gid: u32) -> Result<()> {
+        rustix::fs::chownat(
+            &self.held,
+            "",
+            Some(rustix::fs::Uid::from_raw(uid)),
+            Some(rustix::fs::Gid::from_raw(gid)),
+            AtFlags::EMPTY_PATH,
+        )
+        .map_err(|e| failed("cannot set the owner", e))
+    }
 
-/// Sets an extended attribute of a name.
-///
-/// # Errors
-/// `Unsupported`, `PermissionDenied`, `NoSpace`, `Io`.
-pub fn set_xattr_at(dir: &Dir, name: &OsStr, key: &[u8], value: &[u8]) -> Result<()> {
-    // There is no lsetxattrat before Linux 6.13: the directory by its descriptor, the last component not followed.
-    let mut path = format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).into_bytes();
-    path.extend_from_slice(checked(name)?.as_bytes());
-    rustix::fs::lsetxattr(
-        OsStr::from_bytes(&path),
-        OsStr::from_bytes(key),
-        value,
-        XattrFlags::empty(),
-    )
-    .map_err(|e| failed("cannot set the extended attribute", e))
+    /// Sets the times.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn set_times(&self, accessed: Instant, modified: Instant) -> Result<()> {
+        let times = timestamps(accessed, modified);
+        rustix::fs::utimensat(&self.held, "", &times, AtFlags::EMPTY_PATH)
+            .map_err(|e| failed("cannot set the times", e))
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// `Unsupported`, `PermissionDenied`, `NoSpace`, `Io`.
+    pub fn set_xattr(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        rustix::fs::setxattr(
+            self.path(),
+            OsStr::from_bytes(key),
+            value,
+            XattrFlags::empty(),
+        )
+        .map_err(|e| failed("cannot set the extended attribute", e))
+    }
 }
 
 /// Sets owner and group of an open file or directory.
@@ -179,7 +215,7 @@ pub fn set_xattr(file: impl AsFd, key: &[u8], value: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Special, set_mode, set_times_at, special, symlink};
+    use super::{FileType, Special, hold, set_mode, special, symlink};
     use crate::error::ErrorKind;
     use crate::sys::Dir;
     use std::ffi::OsStr;
@@ -193,11 +229,11 @@ mod tests {
             let error = symlink(&dir, OsStr::new(bad), b"x").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
         }
-        symlink(&dir, OsStr::new("a"), b"/etc/passwd").unwrap();
+        let link = symlink(&dir, OsStr::new("a"), b"/etc/passwd").unwrap();
         let error = symlink(&dir, OsStr::new("a"), b"x").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         let before = std::fs::metadata("/etc/passwd").unwrap().mtime();
-        set_times_at(&dir, OsStr::new("a"), (-7, 5), (-7, 5)).unwrap();
+        link.set_times((-7, 5), (-7, 5)).unwrap();
         let link = std::fs::symlink_metadata(temp.path().join("a")).unwrap();
         assert_eq!(link.mtime(), -7);
         assert_eq!(std::fs::metadata("/etc/passwd").unwrap().mtime(), before);
@@ -211,5 +247,25 @@ mod tests {
             std::fs::metadata(temp.path()).unwrap().mode() & 0o7777,
             0o711
         );
+    }
+    /// Another sort of file in the place of what was made, and a file with a second name elsewhere.
+    #[test]
+    fn what_others_have_put_in_its_place_is_given_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let name = OsStr::new("a");
+        let path = temp.path().join("a");
+        let link = symlink(&dir, name, b"x").unwrap();
+        std::fs::rename(&path, temp.path().join("kept")).unwrap();
+        std::fs::write(&path, "another").unwrap();
+        // What was made gets it, wherever it is now.
+        link.set_times((-7, 5), (-7, 5)).unwrap();
+        let kept = std::fs::symlink_metadata(temp.path().join("kept")).unwrap();
+        assert_eq!(kept.mtime(), -7);
+        assert!(std::fs::metadata(&path).unwrap().mtime() > 0);
+        assert!(hold(&dir, name, FileType::Symlink).is_err());
+        hold(&dir, name, FileType::RegularFile).unwrap();
+        std::fs::hard_link(&path, temp.path().join("b")).unwrap();
+        assert!(hold(&dir, name, FileType::RegularFile).is_err());
     }
 }

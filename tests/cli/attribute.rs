@@ -62,7 +62,7 @@ fn labels_that_the_target_has_not_are_counted_in_one_line() {
     for kind in ["ext4", "xfs"] {
         let (mounted, _device) = filesystem(&place, kind);
         let to = mounted.path().join("out").display().to_string();
-        let output = place.run(&["restore", TREE, "--to", &to]);
+        let output = place.run(&["restore", TREE, "--special", "--to", &to]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(0), "{said}");
         // btrfs alone knows this one.
@@ -79,6 +79,43 @@ fn labels_that_the_target_has_not_are_counted_in_one_line() {
         );
         assert!(xattrs(&place, &format!("{to}/tree/d")).contains("trusted.overlay.opaque"));
     }
+}
+
+/// A guest's overlay, labels and measurements mean nothing here, and give power to who knows what believes them.
+#[test]
+fn what_gives_power_is_taken_only_when_it_is_asked_for() {
+    let place = Place::new();
+    if !guest(&place) {
+        return;
+    }
+    let (mounted, _device) = filesystem(&place, "ext4");
+    let at = |name: &str| mounted.path().join(name).display().to_string();
+    let restore = |to: &str, more: &[&str]| {
+        let output = place.run(&[&["restore", TREE, "--to", &at(to)], more].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        let all = ["tree/a", "tree/d", "tree/link"].map(|path| {
+            let path = at(&format!("{to}/{path}"));
+            xattrs(&place, &path)
+        });
+        (said, all.concat())
+    };
+    let (said, found) = restore("plain", &[]);
+    assert!(found.contains("user.note=\"kept\""), "{found}");
+    for power in ["security.", "trusted.", "btrfs."] {
+        assert!(!found.contains(power), "{found}");
+        assert!(said.contains(power), "{said}");
+    }
+    assert!(said.contains("security.selinux (2 files)"), "{said}");
+    assert!(said.contains("--special"), "{said}");
+    let (said, found) = restore("some", &["--include-xattr", "user.*,security.selinux"]);
+    assert!(
+        found.contains("security.selinux") && !found.contains("trusted."),
+        "{found}"
+    );
+    assert!(!said.contains("left out"), "{said}");
+    let (_, found) = restore("all", &["--special"]);
+    assert!(found.contains("trusted.overlay.opaque"), "{found}");
 }
 
 #[test]
@@ -100,6 +137,7 @@ fn attributes_are_chosen_by_patterns() {
         TREE,
         "--to",
         &at("one"),
+        "--special",
         "--exclude-xattr",
         "btrfs.*,security.*",
     ]);
@@ -150,7 +188,7 @@ fn what_is_no_label_and_cannot_be_kept_is_a_failure() {
     fs::create_dir(place.path("fat")).unwrap();
     // A filesystem without attributes of users: ramfs.
     tool::ok(&place, "mount", &["-t", "ramfs", "ramfs", "fat"]);
-    let output = place.run(&["restore", TREE, "--to", "fat/out"]);
+    let output = place.run(&["restore", TREE, "--special", "--to", "fat/out"]);
     let again = place.run(&[
         "restore",
         TREE,

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::taken::is_plain;
 use super::{ExtractOptions, Loss, Skipped, Source};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::guest::fs::{FileType, Time, Xattr};
@@ -43,6 +44,17 @@ pub(super) struct Losses {
     pub(super) unreadable: u64,
     pub(super) refused: u64,
     pub(super) labels: BTreeMap<String, u64>,
+    pub(super) withheld: BTreeMap<String, u64>,
+}
+
+/// Counts one more file for an attribute. LIMIT: names that are told apart; they come from the guest.
+fn count(names: &mut BTreeMap<String, u64>, name: String) {
+    let key = if names.len() < LABELS_MAX || names.contains_key(&name) {
+        name
+    } else {
+        "others".to_owned()
+    };
+    *names.entry(key).or_default() += 1;
 }
 
 /// What the threads share.
@@ -94,13 +106,18 @@ impl Job<'_> {
             return self.skip(path, Loss::of(&error), reason);
         }
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        // LIMIT: names that are told apart; they come from the guest.
-        let key = if losses.labels.len() < LABELS_MAX || losses.labels.contains_key(&shown) {
-            shown
-        } else {
-            "others".to_owned()
-        };
-        *losses.labels.entry(key).or_default() += 1;
+        count(&mut losses.labels, shown);
+    }
+
+    /// Whether an attribute is left out as it was not asked for: it could give power to whoever meets it.
+    fn withholds(&self, name: &[u8]) -> bool {
+        let options = self.options;
+        if options.special || !options.xattrs.include.is_empty() || is_plain(name) {
+            return false;
+        }
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        count(&mut losses.withheld, name.escape_ascii().to_string());
+        true
     }
 
     pub(super) fn check_stop(&self) -> Result<()> {
@@ -210,17 +227,7 @@ impl Job<'_> {
         all.iter()
             // What the tree itself adds for ordinary users.
             .filter(|xattr| !xattr.name.starts_with(b"user.restorefs."))
-            .filter(|xattr| {
-                let power = xattr.name == b"security.capability" && !self.options.special;
-                if power {
-                    self.skip(
-                        path,
-                        Loss::Chosen,
-                        "its file capabilities; --special keeps them",
-                    );
-                }
-                !power
-            })
+            .filter(|xattr| !self.withholds(&xattr.name))
             .cloned()
             .collect()
     }

@@ -3,6 +3,8 @@
 //! # Invariants
 //! - Nothing is written outside the target, whatever the guest's names and symlinks say: every name is made by a call on the handle of its
 //!   directory, exclusively, and no symlink is followed.
+//! - Nobody but its maker gets below the directory at the top before all below it is there: guests' owners are given to files and directories
+//!   to which no user of this machine with the same number has a way yet, and names are made from that directory's handle.
 //! - A file is whole or not there: one that cannot be read to its end is removed again and named.
 //! - What is left out (hostile names, names that are there already, device nodes, setuid bits, attributes that the target's filesystem
 //!   does not take) is in the answer, with its reason.
@@ -98,7 +100,7 @@ impl Source for Tree {
 /// How files are taken out.
 #[derive(Debug, Clone, Default)]
 pub struct ExtractOptions {
-    /// Device nodes, setuid and setgid bits, file capabilities: what gives power to whoever meets it.
+    /// Device nodes, setuid and setgid bits, extended attributes other than users' and ACLs: what gives power to whoever meets it.
     pub special: bool,
     /// Owners and groups; needs root.
     pub owner: bool,
@@ -165,6 +167,8 @@ pub struct Extracted {
     pub refused_count: u64,
     /// Labels that the target does not take (SELinux, IMA, `trusted.*`, `btrfs.*`), and of how many files.
     pub labels: BTreeMap<String, u64>,
+    /// Attributes that were not asked for and are left out, as they could give power to whoever meets them, and of how many files.
+    pub withheld: BTreeMap<String, u64>,
 }
 
 /// Takes the node `ino` and all below it out as `name` in `target`. `progress` is told the bytes written.
@@ -231,16 +235,17 @@ pub fn extract(
     let Walked {
         mut extracted,
         links,
+        top,
     } = walked;
-    let failed = job
-        .failed
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    for (ino, paths) in links {
-        for path in paths.iter().filter(|_| failed.contains(&ino)) {
-            target.unlink(path)?;
-            extracted.hard_links -= 1;
+    if let Some(top) = top {
+        let failed = job.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (ino, paths) in links {
+            for path in paths.iter().filter(|_| failed.contains(&ino)) {
+                top.dir.unlink(path)?;
+                extracted.hard_links -= 1;
+            }
         }
+        top.finish(&job);
     }
     extracted.files = job.files.into_inner();
     extracted.bytes = job.bytes.into_inner();
@@ -253,5 +258,6 @@ pub fn extract(
     extracted.refused_count = losses.refused;
     extracted.skipped = losses.named;
     extracted.labels = losses.labels;
+    extracted.withheld = losses.withheld;
     Ok(extracted)
 }

@@ -13,7 +13,7 @@ use crate::types::pattern;
 /// Which extended attributes are taken, by patterns of names (`*` and `?` as in a shell). ACLs are attributes, too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct XattrChoice {
-    /// Only these; all when there is none.
+    /// Only these; without any all that are [plain](is_plain), and the others where special files are wanted.
     pub include: Vec<String>,
     /// None of these.
     pub exclude: Vec<String>,
@@ -27,6 +27,15 @@ impl XattrChoice {
         let fits = |patterns: &[String]| patterns.iter().any(|p| pattern::fits(p, &name));
         (self.include.is_empty() || fits(&self.include)) && !fits(&self.exclude)
     }
+}
+
+/// Whether an attribute is content of its file: what users write (`user.*`), and POSIX ACLs. Every other one has power over a system that
+/// meets it, or says something to one only (xattr(7)): capabilities, labels and measurements (`security.*`), what overlayfs believes
+/// (`trusted.overlay.*`), how a filesystem stores the file.
+pub(super) fn is_plain(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || name == b"system.posix_acl_access"
+        || name == b"system.posix_acl_default"
 }
 
 /// The source with the choice of attributes applied, and errors of reading marked as `Corrupt`.

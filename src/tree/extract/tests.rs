@@ -25,6 +25,24 @@ enum Body {
 #[derive(Default)]
 struct Fake {
     nodes: HashMap<u64, (Body, u16, u32)>,
+    /// What happens meanwhile: when a directory is listed.
+    events: HashMap<u64, Event>,
+}
+
+type Event = Box<dyn Fn() + Send + Sync>;
+
+/// A file during whose reading something happens.
+struct Meanwhile(Event);
+
+impl ReadAt for Meanwhile {
+    fn size_bytes(&self) -> u64 {
+        4
+    }
+    fn read_at(&self, _: u64, buf: &mut [u8]) -> Result<()> {
+        (self.0)();
+        buf.fill(b'x');
+        Ok(())
+    }
 }
 
 impl Fake {
@@ -81,6 +99,9 @@ impl Source for Fake {
         })
     }
     fn entries(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Ino)>> {
+        if let Some(happen) = self.events.get(&ino.0) {
+            happen();
+        }
         match self.body(ino)? {
             Body::Directory(entries) => Ok(entries
                 .iter()
@@ -96,15 +117,21 @@ impl Source for Fake {
         }
     }
     fn xattrs(&self, ino: Ino) -> Result<Arc<[Xattr]>> {
-        let capability = Xattr {
-            name: b"security.capability".to_vec(),
-            value: vec![1; 20],
+        let names: &[&str] = match ino.0 {
+            66 => &[
+                "security.capability",
+                "security.selinux",
+                "trusted.overlay.redirect",
+                "user.note",
+            ],
+            67 => &["trusted.overlay.redirect"],
+            _ => &[],
         };
-        Ok(if ino.0 == 66 {
-            Arc::new([capability])
-        } else {
-            Arc::new([])
-        })
+        let each = names.iter().map(|name| Xattr {
+            name: name.as_bytes().to_vec(),
+            value: vec![1; 20],
+        });
+        Ok(each.collect())
     }
     fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>> {
         match self.body(ino)? {
@@ -248,25 +275,33 @@ fn what_gives_power_is_left_out_and_said() {
     let fake = Fake::default()
         .with(
             1,
-            Body::Directory(vec![(b"null", 2), (b"su", 3), (b"ping", 66)]),
+            Body::Directory(vec![(b"null", 2), (b"su", 3), (b"ping", 66), (b"l", 67)]),
         )
+        .with(67, Body::Link(b"su"))
         .with(2, Body::Device)
         .file(3, "su")
         .file(66, "ping")
         .mode(3, 0o6755, 1);
     let extracted = take(&fake, temp.path()).unwrap();
-    assert_eq!(walk(temp.path()), ["out", "out/ping", "out/su"]);
+    assert_eq!(walk(temp.path()), ["out", "out/l", "out/ping", "out/su"]);
+    let withheld: Vec<_> = extracted.withheld.iter().collect();
+    let counted = [
+        ("security.capability", 1),
+        ("security.selinux", 1),
+        ("trusted.overlay.redirect", 2),
+    ];
+    let counted = counted.map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(
+        withheld,
+        counted.each_ref().map(|(name, count)| (name, count))
+    );
     let su = std::fs::metadata(temp.path().join("out/su")).unwrap();
     assert_eq!(
         (su.mode() & 0o7777, su.mtime(), su.mtime_nsec()),
         (0o755, 1_000_000, 5)
     );
     let reasons = reasons(&extracted);
-    for said in [
-        "out/null: a device",
-        "out/su: its setuid",
-        "out/ping: its file cap",
-    ] {
+    for said in ["out/null: a device", "out/su: its setuid"] {
         assert!(reasons.contains(said), "{reasons}");
     }
 }
@@ -336,4 +371,53 @@ fn stopping_stops() {
     let options = ExtractOptions::default();
     let error = extract(&fake, Ino(1), b"out", &dir, &options, &stop, &|_| {}).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
+}
+
+/// Who has the number of a guest's user on this machine gets at nothing before all of it is there.
+#[test]
+fn the_top_is_closed_until_all_is_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let top = temp.path().join("out");
+    let look = move || {
+        // The walk has long ended.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let mode = std::fs::metadata(&top).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    };
+    let fake = Fake::default()
+        .with(1, Body::Directory(vec![(b"a", 2)]))
+        .mode(1, 0o755, 2)
+        .with(2, Body::File(Arc::new(Meanwhile(Box::new(look)))));
+    let extracted = take(&fake, temp.path()).unwrap();
+    assert_eq!(extracted.files, 1, "{}", reasons(&extracted));
+    let mode = std::fs::metadata(temp.path().join("out")).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o755);
+}
+
+/// The owner of the target exchanges the restored directory for his own while names are made in it.
+#[test]
+fn what_is_put_in_the_tops_place_is_given_no_names() {
+    let temp = tempfile::tempdir().unwrap();
+    let target = temp.path().to_path_buf();
+    let exchange = move || {
+        std::fs::rename(target.join("out"), target.join("moved")).unwrap();
+        for dir in ["out", "out/a", "out/z"] {
+            std::fs::create_dir(target.join(dir)).unwrap();
+        }
+        std::fs::File::create(target.join("out/z/same")).unwrap();
+    };
+    let mut fake = Fake::default()
+        .with(1, Body::Directory(vec![(b"a", 2), (b"z", 3)]))
+        .with(2, Body::Directory(vec![(b"same", 4)]))
+        .with(3, Body::Directory(vec![(b"same", 4)]))
+        .file(4, "true")
+        .mode(4, 0o600, 2);
+    // "z" comes first: the newest step is taken first.
+    fake.events.insert(2, Box::new(exchange));
+    let extracted = take(&fake, temp.path()).unwrap();
+    assert_eq!(extracted.hard_links, 1, "{}", reasons(&extracted));
+    assert!(!temp.path().join("out/a/same").exists());
+    let at = |name: &str| std::fs::metadata(temp.path().join(name)).unwrap();
+    assert_eq!(at("moved/a/same").ino(), at("moved/z/same").ino());
+    assert_eq!(at("moved/a/same").len(), 4);
 }

@@ -12,7 +12,8 @@ use super::{Extracted, Loss};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
 use crate::sys::Dir;
-use crate::sys::place::{self, Special};
+use crate::sys::beneath::Stat;
+use crate::sys::place::{self, Made, Special};
 use crate::tree::{Attributes, Ino};
 
 /// LIMIT: nested directories (each costs a descriptor on the way down).
@@ -30,28 +31,41 @@ enum Step {
         path: PathBuf,
         depth: usize,
     },
-    /// All below is there: now its mode and times.
-    Leave {
-        ino: Ino,
-        dir: Arc<Dir>,
-        attributes: Attributes,
-        path: PathBuf,
-    },
+    /// All below is there: now its owner, mode and times.
+    Leave(Entered),
+}
+
+/// A directory that was made, and is root's alone so far.
+pub(super) struct Entered {
+    ino: Ino,
+    pub(super) dir: Arc<Dir>,
+    attributes: Attributes,
+    path: PathBuf,
+}
+
+impl Entered {
+    /// Gives the directory what the guest's has.
+    pub(super) fn finish(&self, job: &Job<'_>) {
+        job.finish(self.dir.as_ref(), self.ino, &self.attributes, &self.path);
+    }
 }
 
 /// What the walk has made.
 pub(super) struct Walked {
     pub(super) extracted: Extracted,
-    /// Further names of files with several.
+    /// Further names of files with several, below the top.
     pub(super) links: HashMap<Ino, Vec<PathBuf>>,
+    /// The directory at the top, if it is one: closed to others until all below it is there.
+    pub(super) top: Option<Entered>,
 }
 
 pub(super) struct Walk<'a> {
     job: &'a Job<'a>,
     sender: SyncSender<Fill>,
     extracted: Extracted,
-    /// First names of files with several.
+    /// First names of files with several, below the top.
     first: HashMap<Ino, PathBuf>,
+    top: Option<Arc<Dir>>,
     links: HashMap<Ino, Vec<PathBuf>>,
     /// Directories entered: one that is met twice is a loop in a damaged filesystem.
     entered: HashSet<Ino>,
@@ -65,6 +79,7 @@ impl<'a> Walk<'a> {
             sender,
             extracted: Extracted::default(),
             first: HashMap::new(),
+            top: None,
             links: HashMap::new(),
             entered: HashSet::new(),
             steps: Vec::new(),
@@ -76,6 +91,7 @@ impl<'a> Walk<'a> {
         let name = OsStr::from_bytes(name).to_owned();
         let path = PathBuf::from(&name);
         self.take(ino, attributes, &root, name, path, 0)?;
+        let mut top = None;
         while let Some(step) = self.steps.pop() {
             self.job.check_stop()?;
             match step {
@@ -90,17 +106,14 @@ impl<'a> Walk<'a> {
                     let made = self.enter(ino, attributes, &parent, &name, &path, depth);
                     self.note(&path, made)?;
                 }
-                Step::Leave {
-                    ino,
-                    dir,
-                    attributes,
-                    path,
-                } => self.job.finish(dir.as_ref(), ino, &attributes, &path),
+                Step::Leave(entered) if self.steps.is_empty() => top = Some(entered),
+                Step::Leave(entered) => entered.finish(self.job),
             }
         }
         Ok(Walked {
             extracted: self.extracted,
             links: self.links,
+            top,
         })
     }
 
@@ -145,13 +158,17 @@ impl<'a> Walk<'a> {
         let entries = self.job.source.entries(ino)?;
         parent.make_dir(name, 0o700)?;
         let dir = Arc::new(parent.dir(name)?);
+        if depth == 0 {
+            check_made(parent, &dir)?;
+            self.top = Some(Arc::clone(&dir));
+        }
         self.extracted.directories += 1;
-        self.steps.push(Step::Leave {
+        self.steps.push(Step::Leave(Entered {
             ino,
             dir: Arc::clone(&dir),
             attributes,
             path: path.to_path_buf(),
-        });
+        }));
         for (name, child) in entries {
             self.job.check_stop()?;
             if let Err(reason) = check_name(&name) {
@@ -193,18 +210,20 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let has_names = attributes.nlink > 1;
-        if let (true, Some(first)) = (has_names, self.first.get(&ino)) {
-            self.job.target.link(first, &path)?;
+        if let (true, Some(first), Some(top)) = (has_names, self.first.get(&ino), &self.top) {
+            let path = below_top(&path);
+            top.link(first, &path)?;
             self.links.entry(ino).or_default().push(path);
             self.extracted.hard_links += 1;
             return Ok(());
         }
         let device = attributes.rdev.unwrap_or((0, 0));
-        match attributes.file_type {
+        let made = match attributes.file_type {
+            // Directories are entered above.
             FileType::Directory | FileType::Regular => {
                 let file = parent.create_file(&name, 0o600)?;
                 if has_names {
-                    self.first.insert(ino, path.clone());
+                    self.first.insert(ino, below_top(&path));
                 }
                 let fill = Fill {
                     file,
@@ -221,8 +240,9 @@ impl<'a> Walk<'a> {
             }
             FileType::Symlink => {
                 let target = self.job.source.link_target(ino)?;
-                place::symlink(parent, &name, &target)?;
+                let made = place::symlink(parent, &name, &target)?;
                 self.extracted.symlinks += 1;
+                made
             }
             FileType::CharDevice | FileType::BlockDevice if !self.job.options.special => {
                 self.job
@@ -230,28 +250,20 @@ impl<'a> Walk<'a> {
                 return Ok(());
             }
             FileType::CharDevice => {
-                self.special(
-                    parent,
-                    &name,
-                    Special::CharDevice(device.0, device.1),
-                    &attributes,
-                )?;
+                let kind = Special::CharDevice(device.0, device.1);
+                self.special(parent, &name, kind, &attributes)?
             }
             FileType::BlockDevice => {
-                self.special(
-                    parent,
-                    &name,
-                    Special::BlockDevice(device.0, device.1),
-                    &attributes,
-                )?;
+                let kind = Special::BlockDevice(device.0, device.1);
+                self.special(parent, &name, kind, &attributes)?
             }
             FileType::Fifo => self.special(parent, &name, Special::Fifo, &attributes)?,
             FileType::Socket => self.special(parent, &name, Special::Socket, &attributes)?,
-        }
+        };
         if has_names {
-            self.first.insert(ino, path.clone());
+            self.first.insert(ino, below_top(&path));
         }
-        self.finish_name(ino, &attributes, parent, &name, &path);
+        self.finish_name(ino, &attributes, &made, &path);
         Ok(())
     }
 
@@ -261,37 +273,44 @@ impl<'a> Walk<'a> {
         name: &OsStr,
         kind: Special,
         attributes: &Attributes,
-    ) -> Result<()> {
-        place::special(parent, name, kind, attributes.mode & 0o777)?;
+    ) -> Result<Made> {
+        let made = place::special(parent, name, kind, attributes.mode & 0o777)?;
         self.extracted.special += 1;
-        Ok(())
+        Ok(made)
     }
 
     /// Owner, xattrs and times of what cannot be opened.
-    fn finish_name(
-        &self,
-        ino: Ino,
-        attributes: &Attributes,
-        parent: &Dir,
-        name: &OsStr,
-        path: &Path,
-    ) {
+    fn finish_name(&self, ino: Ino, attributes: &Attributes, made: &Made, path: &Path) {
         let note = |result: Result<()>| self.job.note(path, result);
         if self.job.options.owner {
-            note(place::set_owner_at(
-                parent,
-                name,
-                attributes.uid,
-                attributes.gid,
-            ));
+            note(made.set_owner(attributes.uid, attributes.gid));
         }
         for xattr in self.job.xattrs(ino, path) {
-            let set = place::set_xattr_at(parent, name, &xattr.name, &xattr.value);
+            let set = made.set_xattr(&xattr.name, &xattr.value);
             self.job.note_xattr(path, &xattr.name, set);
         }
         let (accessed, modified) = (instant(attributes.atime), instant(attributes.mtime));
-        note(place::set_times_at(parent, name, accessed, modified));
+        note(made.set_times(accessed, modified));
     }
+}
+
+/// The path below the top's directory.
+fn below_top(path: &Path) -> PathBuf {
+    path.components().skip(1).collect()
+}
+
+/// The directory at the top is the one that was made: in the directory of a user who puts another in its place, nothing is written there.
+/// A filesystem that keeps no owners can tell neither, and gives none to what is restored.
+fn check_made(parent: &Dir, dir: &Dir) -> Result<()> {
+    let stat = Stat::of(dir)?;
+    let is_ours = stat.uid == rustix::process::geteuid().as_raw() && stat.mode & 0o077 == 0;
+    if is_ours || !place::keeps_owners(parent) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Busy,
+        "somebody has put another directory in its place",
+    ))
 }
 
 pub(in crate::tree) fn check_name(name: &[u8]) -> std::result::Result<(), &'static str> {

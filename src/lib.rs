@@ -16,27 +16,32 @@ pub mod error;
 pub mod clock;
 pub mod types;
 // 2
+pub mod log;
 pub mod sys;
 // 3
 pub mod block;
-pub mod store;
-// 4 (nbd: proto and client; its server stands on 9)
+pub mod tls;
+// 4 (nbd: proto stands on 3, client on 4, server on 12)
+pub mod access;
 pub mod nbd;
 pub mod qcow2;
+pub mod store;
 // 5
 pub mod chain;
 pub mod guest;
 // 6
 pub mod repo;
-// 7
-pub mod ingest;
 // 8
-pub mod capture;
-pub mod jobs;
-pub mod tree;
+pub mod ingest;
 // 9
-pub mod fuse;
+pub mod tree;
 // 10
+pub mod capture;
+pub mod export;
+pub mod jobs;
+// 12
+pub mod fuse;
+// 13
 pub mod daemon;
-// 11
+// 14
 pub mod cli;

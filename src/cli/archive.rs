@@ -16,11 +16,11 @@ use super::restore::refuse_place;
 use super::unread;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::export::archive::{ArchiveOptions, Archived, CLOSED, Format, archive};
+use crate::export::files::Source;
 use crate::repo::selector::Selector;
 use crate::sys::Dir;
 use crate::sys::durable::Replace;
-use crate::tree::archive::{ArchiveOptions, Archived, CLOSED, Format, archive};
-use crate::tree::extract::Source;
 use crate::tree::{Ino, Tree, Unread};
 use crate::types::size::{Count, Human};
 

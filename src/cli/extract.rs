@@ -13,9 +13,9 @@ use super::target::{last_name, split_list};
 use super::unread;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::export::files::{ExtractOptions, Extracted, Loss, XattrChoice, extract};
 use crate::repo::selector::Selector;
 use crate::sys::Dir;
-use crate::tree::extract::{ExtractOptions, Extracted, Loss, XattrChoice, extract};
 use crate::tree::{Found, Ino, PointView, Tree, Unread};
 use crate::types::size::{Count, Human};
 

@@ -46,10 +46,10 @@ use context::Context;
 use exit::Code;
 use output::Output;
 
-use crate::daemon::log::{self, LogFormat, LogOptions};
 use crate::daemon::map::hand;
 use crate::error::Result;
 use crate::guest::worker::server;
+use crate::log::{self, LogFormat, LogOptions};
 
 /// Runs the program on the process's arguments: parse, run, print one error, answer the exit code.
 #[must_use]

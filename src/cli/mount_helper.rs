@@ -13,9 +13,9 @@ use super::context::Context;
 use super::output::Output;
 use super::{background, mount_config};
 use crate::daemon::control::Client;
-use crate::daemon::log::{self, LogFormat, LogOptions};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::{MountOptions, split_options};
+use crate::log::{self, LogFormat, LogOptions};
 use crate::repo::Repository;
 
 /// The first argument of a program that is to be the helper.

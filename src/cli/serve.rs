@@ -9,10 +9,10 @@ use crate::daemon::config::{
     Config, MountConfig, NbdConfig, RepositoryConfig, STOP_TIMEOUT, TcpConfig,
 };
 use crate::daemon::control::Status;
-use crate::daemon::log::{self, LogOptions};
 use crate::daemon::serve::{ServeOptions, Source, serve};
 use crate::error::{Error, Result};
 use crate::fuse::MountOptions;
+use crate::log::{self, LogOptions};
 use crate::nbd::server::ServerLimits;
 use crate::tree::TreeOptions;
 use crate::types::duration::parse_seconds;

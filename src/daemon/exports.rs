@@ -3,9 +3,9 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::access::{Access, Right};
 use super::point::{PointExports, absent, parse};
 use super::survey::Subject;
+use crate::access::{Access, Right};
 use crate::error::{ErrorKind, Result};
 use crate::ingest::{Registry, Session};
 use crate::nbd::server::{Caller, Content, Export, ExportInfo, Exports};

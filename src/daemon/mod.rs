@@ -1,7 +1,6 @@
 //! The daemon: one process that owns a repository, with NBD, the mounted tree and the control socket. And processes that
 //! own nothing, and show what there is: followers, and those of mapped disks.
 
-mod access;
 pub mod config;
 pub mod control;
 mod desk;
@@ -9,7 +8,6 @@ mod exports;
 pub mod follower;
 pub mod interrupt;
 mod likeness;
-pub mod log;
 pub mod map;
 mod mount_table;
 mod point;

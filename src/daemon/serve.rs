@@ -11,12 +11,12 @@ use tokio::sync::watch;
 
 use super::config::{self, Config, RepositoryConfig};
 use super::control::Status;
-use super::log;
 use super::signal::{StopSignals, watch_for};
 use super::station::{Station, claim, refuse_rest};
 use super::supervisor::Supervisor;
 use crate::error::{Result, ResultExt};
 use crate::guest::worker::Isolation;
+use crate::log;
 use crate::sys::inherit;
 use crate::types::Memory;
 

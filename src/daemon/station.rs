@@ -10,7 +10,6 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::access::Access;
 use super::config::{MountConfig, NbdConfig, RepositoryConfig, TcpConfig};
 use super::control;
 use super::desk::Desk;
@@ -18,14 +17,15 @@ use super::exports::RepositoryExports;
 use super::mount_table::MountTable;
 use super::point::PointExports;
 use super::runtime_dir;
+use crate::access::Access;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Engine, Keeper, Registry};
 use crate::nbd::server::{Exports, Guests, Security, Server, Service};
-use crate::nbd::tls::ServerTls;
 use crate::repo::{Owner, Repository};
 use crate::sys::inherit::Inherited;
+use crate::tls::ServerTls;
 use crate::tree::TreeOptions;
 use crate::types::Memory;
 

@@ -38,8 +38,6 @@ mod unread;
 mod volume;
 mod xattr;
 
-pub mod archive;
-pub mod extract;
 pub mod path;
 
 pub use attribute::{Attributes, Found, TreeOptions, Ttl};

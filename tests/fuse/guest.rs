@@ -4,10 +4,10 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use restorefs::error::ErrorKind;
+use restorefs::export::files::{ExtractOptions, extract};
 use restorefs::fuse::MountOptions;
 use restorefs::repo::selector::Which;
 use restorefs::sys::Dir;
-use restorefs::tree::extract::{ExtractOptions, extract};
 use restorefs::types::VmName;
 
 use crate::world::{KernelMount, World, ready, run, text, unmount};

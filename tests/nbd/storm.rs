@@ -12,7 +12,7 @@ use restorefs::block::{MemoryDisk, ReadAt, WriteAt};
 use restorefs::nbd::client::Client;
 use restorefs::nbd::proto::uri::Uri;
 use restorefs::nbd::server::{Security, Server, ServerLimits, Service};
-use restorefs::nbd::tls::ServerTls;
+use restorefs::tls::ServerTls;
 use tokio::sync::watch;
 
 use crate::certificate::{Authority, can_certify};

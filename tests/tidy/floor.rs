@@ -3,49 +3,49 @@
 use crate::source::{Source, Violation, words};
 
 /// Modules and their floors. A module is named by its first component, in `nbd` by two.
-const FLOORS: [(&str, u32); 27] = [
+const FLOORS: [(&str, u32); 35] = [
     ("error", 0),
     ("types", 1),
     ("clock", 1),
     ("metrics", 1),
+    ("log", 2),
     ("sys", 2),
     ("block", 3),
-    ("store", 3),
-    ("qcow2", 4),
-    ("nbd::proto", 4),
+    ("nbd::proto", 3),
+    ("tls", 3),
+    ("task", 3),
+    ("access", 4),
     ("nbd::client", 4),
-    ("nbd::tls", 4),
+    ("qcow2", 4),
+    ("store", 4),
     ("chain", 5),
     ("guest", 5),
     ("repo", 6),
-    ("ingest", 7),
-    ("tree", 8),
-    ("jobs", 8),
-    ("capture", 8),
-    ("fuse", 9),
-    ("nbd::server", 9),
-    ("http", 9),
-    ("daemon", 10),
-    ("cli", 11),
-    ("main", 12),
+    ("layer", 7),
+    ("point", 7),
+    ("ingest", 8),
+    ("tree", 9),
+    ("capture", 10),
+    ("export", 10),
+    ("jobs", 10),
+    ("service", 11),
+    ("control", 12),
+    ("fuse", 12),
+    ("http", 12),
+    ("nbd::server", 12),
+    ("daemon", 13),
+    ("cli", 14),
+    ("main", 15),
     // The module list itself.
-    ("lib", 13),
+    ("lib", 16),
     // Declares its modules and nothing else.
-    ("nbd", 13),
+    ("nbd", 16),
     // Documentation that includes files (README) as doctests.
-    ("doc", 13),
+    ("doc", 16),
 ];
 
 /// Neighbours that may be imported all the same: (importer, imported, why).
-const EXCEPTIONS: [(&str, &str, &str); 3] = [
-    (
-        "nbd::client",
-        "nbd::tls",
-        "certificates are the same for both sides",
-    ),
-    ("nbd::client", "nbd::proto", "proto exists for both sides"),
-    ("store", "block", "a store hands out its objects as disks"),
-];
+const EXCEPTIONS: [(&str, &str, &str); 0] = [];
 
 fn floor(module: &str) -> Option<u32> {
     FLOORS
@@ -211,7 +211,7 @@ fn lib_lists_the_modules_from_the_ground_up() {
         .code
         .iter()
         .filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';'))
-        // nbd spans two floors and is listed with its lower one.
+        // nbd spans three floors and is listed with the one in the middle.
         .map(|name| match name {
             "nbd" => (4, name.to_owned()),
             name => (

@@ -13,12 +13,12 @@ const OWNERS: [(&str, &[&str], &str); 21] = [
     ),
     (
         "rustls",
-        &["src/nbd/tls/", "src/nbd/client/", "src/nbd/server/"],
+        &["src/tls/", "src/nbd/client/", "src/nbd/server/"],
         "TLS is spoken by NBD alone",
     ),
     (
         "webpki",
-        &["src/nbd/tls/"],
+        &["src/tls/"],
         "certificates are looked into in one place",
     ),
     (
@@ -36,7 +36,11 @@ const OWNERS: [(&str, &[&str], &str); 21] = [
         &["src/types/likeness.rs"],
         "one measure of likeness for all mistyped words",
     ),
-    ("toml", &["src/daemon/"], "what people write for the daemon"),
+    (
+        "toml",
+        &["src/daemon/", "src/access.rs"],
+        "what people write for the daemon",
+    ),
     (
         "clap",
         &["src/cli/", "src/main.rs"],
@@ -79,12 +83,12 @@ const OWNERS: [(&str, &[&str], &str); 21] = [
     ),
     (
         "tar",
-        &["src/tree/archive/"],
+        &["src/export/archive/"],
         "archives are written in one place",
     ),
     (
         "zip",
-        &["src/tree/archive/"],
+        &["src/export/archive/"],
         "archives are written in one place",
     ),
     (

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::{Config, RepositoryConfig};
-use crate::daemon::access::Access;
+use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse;
-use crate::nbd::tls::ServerTls;
 use crate::repo::Repository;
+use crate::tls::ServerTls;
 
 /// Looks at everything that a daemon would use, and tells all that is wrong. Nothing is changed, and no lock is taken.
 ///

@@ -16,10 +16,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::daemon::log::LogOptions;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::MountOptions;
 use crate::guest::worker::Isolation;
+use crate::log::LogOptions;
 use crate::nbd::server::ServerLimits;
 use crate::types::Memory;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::file;
 use super::{Config, MountConfig, NbdConfig, RepositoryConfig, TcpConfig};
-use crate::daemon::log::{LogFormat, LogOptions, check_level};
 use crate::error::{Error, Result};
 use crate::fuse::MountOptions;
 use crate::guest::worker::Isolation;
+use crate::log::{LogFormat, LogOptions, check_level};
 use crate::nbd::server::ServerLimits;
 use crate::sys::socket::PATH_BYTES_MAX;
 use crate::types::duration::parse_seconds;
@@ -257,8 +257,8 @@ fn twice(repositories: &[RepositoryConfig], mistakes: &mut Mistakes) {
 #[cfg(test)]
 mod tests {
     use crate::daemon::config::{Config, STOP_TIMEOUT};
-    use crate::daemon::log::LogOptions;
     use crate::guest::worker::Isolation;
+    use crate::log::LogOptions;
     use crate::types::Memory;
 
     fn defaults() -> Config {

@@ -13,7 +13,7 @@ use crate::nbd::proto::option::{
 use crate::nbd::proto::{
     BASE_ALLOCATION, GREETING_MAGIC, Mode, OLDSTYLE_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC,
 };
-use crate::nbd::tls::ClientTls;
+use crate::tls::ClientTls;
 use crate::types::width::usize_from_u32;
 
 /// LIMIT: how long a server may think about one answer of the handshake.

@@ -38,7 +38,7 @@ use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::{CommandFlags, TransmissionFlags};
 use crate::nbd::proto::option::{BlockSize, ExportInfo};
 use crate::nbd::proto::uri::Uri;
-use crate::nbd::tls::{ClientTls, default_directory};
+use crate::tls::{ClientTls, default_directory};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: connections to one export.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::uri::Address;
-use crate::nbd::tls::ClientTls;
 use crate::sys::socket;
+use crate::tls::ClientTls;
 
 /// LIMIT: how long one address of a TCP server is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

@@ -19,8 +19,8 @@ use super::secure::enter;
 use super::service::Service;
 use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::nbd::tls::ServerTls;
 use crate::sys::socket::{self, SocketFile};
+use crate::tls::ServerTls;
 use crate::types::width::usize_from_u32;
 
 /// LIMIT: pause after a failed accept (too many open files), so that it does not spin.

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::ClientFlags;
 use crate::nbd::proto::option::{OptionHeader, OptionKind, ReplyKind, encode_reply};
-use crate::nbd::tls::{self, ServerTls};
+use crate::tls::{self, ServerTls};
 
 /// LIMIT: options before TLS.
 const OPTIONS_MAX: u32 = 16;

@@ -7,7 +7,7 @@ use restorefs::nbd::proto::option::{
 };
 use restorefs::nbd::proto::reply::{ChunkType, Header, parse_error, parse_status};
 use restorefs::nbd::proto::uri::Uri;
-use restorefs::nbd::tls::common_names;
+use restorefs::tls::common_names;
 
 /// Parses the bytes as each message in turn, at each of the first places.
 pub(crate) fn run(data: &[u8]) {

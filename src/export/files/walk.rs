@@ -17,7 +17,7 @@ use crate::sys::place::{self, Made, Special};
 use crate::tree::{Attributes, Ino};
 
 /// LIMIT: nested directories (each costs a descriptor on the way down).
-pub(in crate::tree) const DEPTH_MAX: usize = 400;
+pub(in crate::export) const DEPTH_MAX: usize = 400;
 /// LIMIT: longest name (Linux).
 const NAME_MAX: usize = 255;
 
@@ -313,7 +313,7 @@ fn check_made(parent: &Dir, dir: &Dir) -> Result<()> {
     ))
 }
 
-pub(in crate::tree) fn check_name(name: &[u8]) -> std::result::Result<(), &'static str> {
+pub(in crate::export) fn check_name(name: &[u8]) -> std::result::Result<(), &'static str> {
     match name {
         b"" => Err("an empty name"),
         b"." | b".." => Err("a name that means another directory"),

@@ -3,8 +3,8 @@
 //! # Invariants
 //! - Nothing is written outside the target, whatever the guest's names and symlinks say: every name is made by a call on the handle of its
 //!   directory, exclusively, and no symlink is followed.
-//! - Nobody but its maker gets below the directory at the top before all below it is there: guests' owners are given to files and directories
-//!   to which no user of this machine with the same number has a way yet, and names are made from that directory's handle.
+//! - Nobody but its maker gets below the directory at the top before all below it is there: guests' owners are given to files and
+//!   directories to which no user of this machine with the same number has a way yet, and names are made from that directory's handle.
 //! - A file is whole or not there: one that cannot be read to its end is removed again and named.
 //! - What is left out (hostile names, names that are there already, device nodes, setuid bits, attributes that the target's filesystem
 //!   does not take) is in the answer, with its reason.
@@ -26,15 +26,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Attributes, Ino, Tree};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::Xattr;
 use crate::sys::Dir;
+use crate::tree::{Attributes, Ino, Tree};
 use fill::Job;
-pub(in crate::tree) use taken::Taken;
+pub(in crate::export) use taken::Taken;
 pub use taken::XattrChoice;
-pub(in crate::tree) use walk::{DEPTH_MAX, check_name};
+pub(in crate::export) use walk::{DEPTH_MAX, check_name};
 use walk::{Walk, Walked};
 
 /// LIMIT: files made but not yet filled.

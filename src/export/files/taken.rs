@@ -39,9 +39,9 @@ pub(super) fn is_plain(name: &[u8]) -> bool {
 }
 
 /// The source with the choice of attributes applied, and errors of reading marked as `Corrupt`.
-pub(in crate::tree) struct Taken<'a> {
-    pub(in crate::tree) source: &'a dyn Source,
-    pub(in crate::tree) xattrs: &'a XattrChoice,
+pub(in crate::export) struct Taken<'a> {
+    pub(in crate::export) source: &'a dyn Source,
+    pub(in crate::export) xattrs: &'a XattrChoice,
 }
 
 /// An error of reading, as damage.

@@ -10,8 +10,8 @@ use super::map::Map;
 use super::note::Notes;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::files::Source;
 use crate::guest::fs::{FileType, Xattr};
-use crate::tree::extract::Source;
 use crate::tree::{Attributes, Ino};
 use crate::types::width::usize_from_u64;
 

@@ -400,11 +400,12 @@ fn what_is_put_in_the_tops_place_is_given_no_names() {
     let temp = tempfile::tempdir().unwrap();
     let target = temp.path().to_path_buf();
     let exchange = move || {
-        std::fs::rename(target.join("out"), target.join("moved")).unwrap();
+        let target = Dir::open(&target).unwrap();
+        target.rename("out", "moved").unwrap();
         for dir in ["out", "out/a", "out/z"] {
-            std::fs::create_dir(target.join(dir)).unwrap();
+            target.make_dir(dir, 0o755).unwrap();
         }
-        std::fs::File::create(target.join("out/z/same")).unwrap();
+        target.create_file("out/z/same", 0o644).unwrap();
     };
     let mut fake = Fake::default()
         .with(1, Body::Directory(vec![(b"a", 2), (b"z", 3)]))

@@ -9,8 +9,8 @@ use super::{ArchiveOptions, Archived, CLOSED, Format, archive};
 use crate::block::filter::{Fault, OpKind};
 use crate::block::{MemoryDisk, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::files::{Source, XattrChoice};
 use crate::guest::fs::{FileType, Time, Xattr};
-use crate::tree::extract::{Source, XattrChoice};
 use crate::tree::{Attributes, Ino};
 
 enum Body {

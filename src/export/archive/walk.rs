@@ -5,8 +5,8 @@ use std::sync::mpsc::SyncSender;
 
 use super::load::{ENTRY_BYTES, Item, Job, Order, SMALL_MAX_BYTES};
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::files::{DEPTH_MAX, check_name};
 use crate::guest::fs::FileType;
-use crate::tree::extract::{DEPTH_MAX, check_name};
 use crate::tree::{Attributes, Ino};
 
 /// A directory that is still to be entered.

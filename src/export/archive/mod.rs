@@ -32,9 +32,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 
-use super::Ino;
-use super::extract::{Skipped, Source, Taken, XattrChoice, check_name};
+use super::files::{Skipped, Source, Taken, XattrChoice, check_name};
 use crate::error::{Error, ErrorKind, Result};
+use crate::tree::Ino;
 use entry::Pen;
 use load::Job;
 pub use out::CLOSED;

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use crate::tree::extract::{Loss, Skipped};
+use crate::export::files::{Loss, Skipped};
 
 /// LIMIT: what is named; the rest is counted.
 const NAMED_MAX: usize = 10_000;

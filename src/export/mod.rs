@@ -1,0 +1,4 @@
+//! A directory of the tree as files in a directory (`files`), or as an archive (`archive`).
+
+pub mod archive;
+pub mod files;

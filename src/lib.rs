@@ -20,6 +20,7 @@ pub mod log;
 pub mod sys;
 // 3
 pub mod block;
+pub mod task;
 pub mod tls;
 // 4 (nbd: proto stands on 3, client on 4, server on 12)
 pub mod access;
@@ -31,6 +32,8 @@ pub mod chain;
 pub mod guest;
 // 6
 pub mod repo;
+// 7
+pub mod point;
 // 8
 pub mod ingest;
 // 9

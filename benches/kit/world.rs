@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use restorefs::block::FileDisk;
 use restorefs::chain::{Disk, Pool, PoolLimits};
 use restorefs::clock::{Clock, SystemClock};
 use restorefs::ingest::copy::copy_into;
-use restorefs::ingest::{BeginRequest, ChainSource, CommitRequest, DiskRequest, Engine, Session};
+use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Engine, Session};
+use restorefs::point::ChainSource;
 use restorefs::repo::selector::Which;
 use restorefs::repo::{Owner, Repository};
 use restorefs::sys::beneath::Access;
+use restorefs::task::Monitor;
 use restorefs::types::{DiskName, PointName, VmName};
 
 use super::disk::CLUSTER_BYTES;
@@ -62,7 +63,7 @@ impl World {
             let session = Session::begin(&self.engine, &request)?;
             let disk = session.disk(&name)?;
             if layer == 0 {
-                copy_into(&session, &disk, &source, &AtomicBool::new(false), &|_| ())?;
+                copy_into(&session, &disk, &source, &Monitor::default())?;
             } else {
                 for (cluster, bytes) in disk::changes(data, changed, layer as u64)? {
                     disk.write(cluster * CLUSTER_BYTES, &bytes)?;

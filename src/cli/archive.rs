@@ -5,13 +5,12 @@ use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use super::args::{FilesFormat, Restore};
 use super::context::Context;
 use super::extract::{Place, find, judge, xattrs};
 use super::making::{Making, refuse_repository};
-use super::progress::{Bar, Progress};
+use super::progress::Progress;
 use super::restore::refuse_place;
 use super::unread;
 use crate::daemon::interrupt;
@@ -21,6 +20,7 @@ use crate::export::files::Source;
 use crate::repo::selector::Selector;
 use crate::sys::Dir;
 use crate::sys::durable::Replace;
+use crate::task::Monitor;
 use crate::tree::{Ino, Tree, Unread};
 use crate::types::size::{Count, Human};
 
@@ -85,8 +85,7 @@ struct Taking<'a> {
     ino: Ino,
     name: &'a [u8],
     options: ArchiveOptions<'a>,
-    stop: &'a AtomicBool,
-    bar: &'a Bar,
+    monitor: &'a Monitor,
 }
 
 impl Taking<'_> {
@@ -97,8 +96,7 @@ impl Taking<'_> {
             self.name,
             sink,
             self.options,
-            self.stop,
-            &|bytes| self.bar.add(bytes),
+            self.monitor,
         )
     }
 }
@@ -139,8 +137,7 @@ pub(super) fn run(
             threads: args.threads.unwrap_or(0),
             xattrs: &choice,
         },
-        stop: &stop,
-        bar: &bar,
+        monitor: &bar.monitor(&stop),
     };
     let archived = if is_standard {
         standard_output().and_then(|sink| taking.write(Box::new(sink)))

@@ -13,6 +13,7 @@ use super::progress::Progress;
 use super::sources::{Copied, Sources};
 use super::target::{parse_disks, parse_ids, split_paths, untangle};
 use crate::block::{ReadAt, WriteAt};
+use crate::capture::transfer::transfer;
 use crate::daemon::control::{
     BeginAnswer, BeginArguments, Client, CommitAnswer, CommitArguments, DiskArguments, Request,
 };
@@ -26,6 +27,7 @@ use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::point::Consistency;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
 use crate::repo::{Ending, Job, Owner};
+use crate::task::Monitor;
 use crate::types::{DiskName, PointName, VmName, size};
 
 /// LIMIT: largest file that can be attached.
@@ -239,7 +241,7 @@ fn backup_here(
     context: &Context,
     owner: &Arc<Owner>,
     plan: &Plan,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<()> {
     let engine = context.engine(owner);
     let session = Session::begin(&engine, &plan.begin.request()?)?;
@@ -307,7 +309,7 @@ fn copy_all_here(
     context: &Context,
     session: &Session,
     plan: &Plan,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<()> {
     let progress = Progress::new(context.output);
     for (name, content) in &plan.attach {
@@ -323,10 +325,12 @@ fn copy_all_here(
             context.output.full(name, reason);
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
-        copy::copy_into(session, &disk, source.disk.as_ref(), stop, &|bytes| {
-            bar.add(bytes);
-            bar.changed(disk.stats().stored_bytes);
-        })?;
+        let (moved, writer) = (bar.clone(), Arc::clone(&disk));
+        let monitor = Monitor::with_listener(Arc::clone(stop), move |bytes| {
+            moved.add(bytes);
+            moved.changed(writer.stats().stored_bytes);
+        });
+        copy::copy_into(session, &disk, source.disk.as_ref(), &monitor)?;
         bar.finish();
     }
     Ok(())
@@ -336,7 +340,7 @@ fn backup_through(
     context: &Context,
     mut client: Client,
     plan: &Plan,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<()> {
     let begun: BeginAnswer = client.ask(&Request::Begin(plan.begin.clone()))?;
     remark_new_vm(context, plan);
@@ -370,7 +374,7 @@ fn copy_all_through(
     client: &mut Client,
     begun: &BeginAnswer,
     plan: &Plan,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<()> {
     let progress = Progress::new(context.output);
     for (name, content) in &plan.attach {
@@ -397,9 +401,7 @@ fn copy_all_through(
         }
         let bar = progress.bar(name.as_str(), source.disk.size_bytes());
         let target = NbdClient::connect(&result.uri.parse()?)?;
-        crate::capture::transfer::transfer(source.disk.as_ref(), &target, stop, &|bytes| {
-            bar.add(bytes)
-        })?;
+        transfer(source.disk.as_ref(), &target, &bar.monitor(stop))?;
         target.flush()?;
         target.disconnect()?;
         bar.finish();

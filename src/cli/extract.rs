@@ -51,8 +51,7 @@ pub(super) fn run(
         name.as_bytes(),
         &target,
         &options,
-        &stop,
-        &|bytes| bar.add(bytes),
+        &bar.monitor(&stop),
     );
     bar.finish();
     report(context, &extracted?, &to.join(&name), &unread)

@@ -1,8 +1,12 @@
 //! Progress bars: bytes, speed, what changed, time left; only on a terminal.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::output::Output;
+use crate::task::Monitor;
 use crate::types::printable::printable;
 use crate::types::size::Human;
 
@@ -48,6 +52,12 @@ impl Bar {
     /// More bytes are done.
     pub(super) fn add(&self, bytes: u64) {
         self.0.inc(bytes);
+    }
+
+    /// Work that stops when the flag is set, and moves the bar.
+    pub(super) fn monitor(&self, stop: &Arc<AtomicBool>) -> Monitor {
+        let bar = self.clone();
+        Monitor::with_listener(Arc::clone(stop), move |bytes| bar.add(bytes))
     }
 
     /// So many bytes are stored because they changed.

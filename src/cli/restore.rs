@@ -16,10 +16,15 @@ use crate::capture::watch::Watch;
 use crate::chain::Pool;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+
 use crate::jobs::restore::image::ImageTarget;
 use crate::jobs::restore::target::{Target as Place, refusal};
-use crate::jobs::restore::{RestoreDisk, RestoreOptions, Restored};
+use crate::jobs::{
+    self,
+    restore::{RestoreOptions, Restored},
+};
 use crate::nbd::client::Client as NbdClient;
+use crate::point::ProvedDisk;
 use crate::repo::Repository;
 use crate::repo::selector::Selector;
 use crate::repo::sidecar::index::PointEntry;
@@ -105,18 +110,16 @@ impl<'a> Restoration<'a> {
         target: &dyn WriteAt,
         target_is_zero: bool,
     ) -> Result<Restored> {
-        let restore = RestoreDisk::open(&self.repository, &self.pool, &self.vm, self.vm_id, disk)?;
-        let bar = self.progress.bar(disk.name.as_str(), restore.size_bytes());
+        let proved = ProvedDisk::open(&self.repository, &self.pool, &self.vm, self.vm_id, disk)?;
+        let bar = self.progress.bar(disk.name.as_str(), proved.size_bytes());
         let options = RestoreOptions {
             threads: self.args.threads,
             target_is_zero,
-            stop: &self.stop,
-            progress: &|bytes| bar.add(bytes),
         };
-        let result = restore.restore(target, &options);
+        let result = jobs::restore::restore(&proved, target, &options, &bar.monitor(&self.stop));
         bar.finish();
         let restored = result?;
-        match restore.prove_metadata() {
+        match proved.prove_metadata() {
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 let said = format!(
                     "disk {} is restored and every cluster of it verified, but: {}",

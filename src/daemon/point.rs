@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use super::survey::{DiskSurveyor, Shelf, Subject};
+use super::survey::{DiskSurveyor, Subject};
 use crate::error::{Error, Result};
 use crate::nbd::server::{Caller, Content, Export, ExportInfo, Exports};
+use crate::point::OpenLeaves;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::{DiskEntry, PointEntry};
 use crate::repo::sidecar::point::PointParent;
@@ -39,7 +40,7 @@ pub(super) fn absent(name: &str) -> Error {
 /// Read-only NBD exports of the points that a tree shows.
 pub(super) struct PointExports {
     tree: Arc<Tree>,
-    shelf: Arc<Shelf>,
+    shelf: Arc<OpenLeaves>,
 }
 
 impl PointExports {

@@ -1,26 +1,19 @@
 //! Meta contexts of disks: `qemu:allocation-depth`, and what has changed since an earlier point of the same VM.
-//!
-//! # Why
-//! What changed is told from hashes of content and not from layers: a cluster that went away and came back has not changed, a disk that
-//! was stored in full has changed only where it differs, and a merge of layers changes nothing. Regions (512 MiB) with
-//! one hash are skipped, so that only the leaves of regions that differ are read.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use crate::chain::Disk;
 use crate::error::Result;
 use crate::ingest::DiskWriter;
 use crate::nbd::server::{Stretch, Survey, Surveyor};
-use crate::repo::content::{
-    CLUSTER, LEAVES_PER_REGION, PAGE_BYTES, REGION_BYTES, Region, leaf_at, zero_page, zero_region,
-};
+use crate::point::{Difference, OpenLeaves};
+use crate::repo::Slot;
+use crate::repo::content::{REGION_BYTES, Region};
 use crate::repo::leaves::Leaves;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::point::PointParent;
-use crate::repo::{Repository, Slot};
 use crate::tree::{Tree, VmView};
-use crate::types::width::usize_from_u64;
 use crate::types::{Digest, PointName, VmName};
 
 const DEPTH: &str = "qemu:allocation-depth";
@@ -31,39 +24,6 @@ const CHANGED: u32 = 1;
 
 /// LIMIT: earlier points that are named to who lists all contexts, nearest first; any other can be asked for by its name.
 const LISTED_MAX: usize = 256;
-
-/// LIMIT: regions whose comparison one context keeps, 1 KiB each.
-const REGIONS_MAX: usize = 4096;
-
-const CLUSTER_BYTES: u64 = CLUSTER.size_bytes();
-
-/// Which clusters of a region differ, a bit for each.
-type Map = Arc<[u8; LEAVES_PER_REGION / 8]>;
-
-/// Leaves that some connection has open.
-#[derive(Default)]
-pub(super) struct Shelf(Mutex<HashMap<(String, Digest), Weak<Leaves>>>);
-
-impl Shelf {
-    fn open(
-        &self,
-        repository: &Arc<Repository>,
-        vm: &VmName,
-        slot: &Slot,
-        root: Digest,
-    ) -> Result<Arc<Leaves>> {
-        let key = (vm.folded(), root);
-        let shelf = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(leaves) = shelf().get(&key).and_then(Weak::upgrade) {
-            return Ok(leaves);
-        }
-        let leaves = Arc::new(Leaves::open(repository, vm, slot, root)?);
-        let mut shelf = shelf();
-        shelf.retain(|_, leaves| leaves.strong_count() > 0);
-        shelf.insert(key, Arc::downgrade(&leaves));
-        Ok(leaves)
-    }
-}
 
 /// The disk that is asked about.
 #[derive(Clone)]
@@ -85,7 +45,7 @@ pub(super) enum Subject {
 pub(super) struct DiskSurveyor {
     /// Knows which points there are.
     pub(super) tree: Arc<Tree>,
-    pub(super) shelf: Arc<Shelf>,
+    pub(super) shelf: Arc<OpenLeaves>,
     pub(super) vm: VmName,
     /// Stable key of the disk.
     pub(super) key: String,
@@ -118,24 +78,18 @@ impl DiskSurveyor {
         Ok(disk.map(|disk| (disk.layer.clone(), disk.content_root)))
     }
 
-    fn content(&self) -> Result<Content> {
+    /// The leaves of what the disk is now, which for a session are its parent's (`None`: zeroes), and the session's disk over them.
+    fn content(&self) -> Result<(Option<Arc<Leaves>>, Option<Arc<DiskWriter>>)> {
         let open = |slot: &Slot, root| {
             self.shelf
                 .open(self.tree.repository(), &self.vm, slot, root)
         };
         Ok(match &self.subject {
-            Subject::Point { slot, root, .. } => Content {
-                leaves: Some(open(slot, *root)?),
-                held: None,
-            },
+            Subject::Point { slot, root, .. } => (Some(open(slot, *root)?), None),
             Subject::Session(disk) => {
                 let parent = disk.meta().parent.as_ref();
-                Content {
-                    leaves: parent
-                        .map(|parent| open(&parent.layer, parent.content_root))
-                        .transpose()?,
-                    held: Some(Arc::clone(disk)),
-                }
+                let leaves = parent.map(|parent| open(&parent.layer, parent.content_root));
+                (leaves.transpose()?, Some(Arc::clone(disk)))
             }
         })
     }
@@ -177,13 +131,13 @@ impl Surveyor for DiskSurveyor {
         let Some((slot, root)) = self.earlier(point)? else {
             return Ok(None);
         };
+        let (now, held) = self.content()?;
+        let since = self
+            .shelf
+            .open(self.tree.repository(), &self.vm, &slot, root)?;
         Ok(Some(Arc::new(Changed {
-            now: self.content()?,
-            since: self
-                .shelf
-                .open(self.tree.repository(), &self.vm, &slot, root)?,
-            maps: Mutex::default(),
-            last: Mutex::default(),
+            difference: Difference::new(now, since),
+            held,
         })))
     }
 }
@@ -204,103 +158,11 @@ impl Survey for Depth {
     }
 }
 
-/// A disk as it is compared: leaves, and over them what a session has written.
-struct Content {
-    /// `None`: zeroes.
-    leaves: Option<Arc<Leaves>>,
-    held: Option<Arc<DiskWriter>>,
-}
-
-impl Content {
-    fn region(&self, region: Region) -> Digest {
-        self.leaves
-            .as_ref()
-            .map_or_else(zero_region, |leaves| leaves.region(region))
-    }
-
-    fn load_page(&self, region: Region, page: &mut [u8]) -> Result<()> {
-        match &self.leaves {
-            Some(leaves) => leaves.load_page(region, page),
-            None => {
-                page.copy_from_slice(zero_page());
-                Ok(())
-            }
-        }
-    }
-}
-
 /// `x-restorefs:changed-since:<point>`.
 struct Changed {
-    now: Content,
-    since: Arc<Leaves>,
-    maps: Mutex<HashMap<u64, Map>>,
-    last: Mutex<Option<(Region, Arc<Vec<u8>>)>>,
-}
-
-impl Changed {
-    /// Which clusters of a region differ; `None` for none.
-    fn map(&self, region: Region) -> Result<Option<Map>> {
-        if self.now.region(region) == self.since.region(region) {
-            return Ok(None);
-        }
-        let maps = || self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(map) = maps().get(&region.0) {
-            return Ok(Some(Arc::clone(map)));
-        }
-        let (mut now, mut since) = (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]);
-        self.now.load_page(region, &mut now)?;
-        self.since.load_page(region, &mut since)?;
-        let mut map = [0u8; LEAVES_PER_REGION / 8];
-        for index in 0..LEAVES_PER_REGION {
-            if leaf_at(&now, index) != leaf_at(&since, index)
-                && let Some(byte) = map.get_mut(index / 8)
-            {
-                *byte |= 1 << (index % 8);
-            }
-        }
-        let map = Arc::new(map);
-        let mut maps = maps();
-        if maps.len() >= REGIONS_MAX {
-            maps.clear();
-        }
-        maps.insert(region.0, Arc::clone(&map));
-        Ok(Some(map))
-    }
-
-    /// The leaves that a region had; those of the last region that was asked for are kept.
-    fn earlier(&self, region: Region) -> Result<Arc<Vec<u8>>> {
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, page)) = &*last()
-            && *known == region
-        {
-            return Ok(Arc::clone(page));
-        }
-        let mut page = vec![0; PAGE_BYTES];
-        self.since.load_page(region, &mut page)?;
-        let page = Arc::new(page);
-        *last() = Some((region, Arc::clone(&page)));
-        Ok(page)
-    }
-
-    /// Whether committed content at `offset` differs, and up to where that holds, at most `end`.
-    fn differs(&self, offset: u64, end: u64) -> Result<(bool, u64)> {
-        let region = Region(offset / REGION_BYTES);
-        let region_end = ((region.0 + 1) * REGION_BYTES).min(end);
-        let Some(map) = self.map(region)? else {
-            return Ok((false, region_end));
-        };
-        let bit = |at: u64| {
-            let index = usize_from_u64((at % REGION_BYTES) / CLUSTER_BYTES);
-            map.get(index / 8)
-                .is_some_and(|byte| byte >> (index % 8) & 1 == 1)
-        };
-        let is_changed = bit(offset);
-        let mut at = offset;
-        while at < region_end && bit(at) == is_changed {
-            at = (at / CLUSTER_BYTES + 1) * CLUSTER_BYTES;
-        }
-        Ok((is_changed, at.min(region_end)))
-    }
+    difference: Difference,
+    /// What a session has written over it.
+    held: Option<Arc<DiskWriter>>,
 }
 
 impl Survey for Changed {
@@ -311,20 +173,20 @@ impl Survey for Changed {
                 flags: if is_changed { CHANGED } else { 0 },
             })
         };
-        let size = self.since.size_bytes();
+        let size = self.difference.since_bytes();
         let end = offset.saturating_add(length_max);
         // What was not there has changed, whatever it is.
         if offset >= size {
             return said(true, end);
         }
         let end = end.min(size);
-        if let Some(disk) = &self.now.held {
-            let earlier = self.earlier(Region(offset / REGION_BYTES))?;
+        if let Some(disk) = &self.held {
+            let earlier = self.difference.earlier(Region(offset / REGION_BYTES))?;
             if let Some((is_changed, end)) = disk.difference_at(offset, end, &earlier)? {
                 return said(is_changed, end);
             }
         }
-        let (is_changed, end) = self.differs(offset, end)?;
+        let (is_changed, end) = self.difference.differs(offset, end)?;
         said(is_changed, end)
     }
 }

@@ -14,13 +14,14 @@ use super::begin::{check_ttl, create_disk};
 use super::copy::copy_into;
 use super::disk::DiskWriter;
 use super::door::Door;
-use super::parent::ChainSource;
 use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
+use crate::point::ChainSource;
 use crate::repo::Slot;
 use crate::repo::layout::VmKeys;
 use crate::repo::sidecar::point::Kind;
 use crate::repo::sidecar::session::{self as sidecar, Declared, SessionDisk};
+use crate::task::Monitor;
 use crate::types::{DiskName, LayerId};
 
 /// LIMIT: disks of one session, with those that are written beside others.
@@ -273,8 +274,7 @@ impl Session {
         // Whoever writes waits until the content has moved.
         let _alone = old.gate.write().unwrap_or_else(PoisonError::into_inner);
         let writer = self.make_writer(&now, &made)?;
-        let never = std::sync::atomic::AtomicBool::new(false);
-        let moved = copy_into(self, &writer, old.as_ref(), &never, &|_| ())
+        let moved = copy_into(self, &writer, old.as_ref(), &Monitor::default())
             .and_then(|()| writer.flush())
             .and_then(|()| {
                 writer.set_finished(old.is_finished());

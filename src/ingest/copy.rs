@@ -1,20 +1,17 @@
 //! Copying a source into a disk of a session, on several threads.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::disk::DiskWriter;
 use super::session::Session;
 use crate::block::{ReadAt, check_range};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::task::{self, Monitor};
 
 /// Bytes read and submitted at once: large enough for one contiguous write, small enough to stay warm.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// LIMIT: threads; two for each processor keep reading and hashing apart.
+/// LIMIT: threads.
 const THREADS_MAX: usize = 16;
-
-/// What is told while copying: bytes of the source that are done, holes included.
-pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
 
 /// Where the next piece begins.
 struct Cursor<'a> {
@@ -59,40 +56,30 @@ impl Cursor<'_> {
     }
 }
 
-/// Copies all of `source` into `disk`, holes as zeroes, and declares the disk finished.
+/// Copies all of `source` into `disk`, holes as zeroes, and declares the disk finished. `monitor` is told the bytes of the source that are
+/// done, holes included.
 ///
 /// # Errors
-/// What the source or the session returns; `Cancelled` when `stop` was set. The session stays open.
+/// What the source or the session returns; `Cancelled` when the monitor was told to stop. The session stays open.
 pub fn copy_into(
     session: &Session,
     disk: &Arc<DiskWriter>,
     source: &dyn ReadAt,
-    stop: &AtomicBool,
-    progress: Progress<'_>,
+    monitor: &Monitor,
 ) -> Result<()> {
     check_range(disk.size_bytes(), 0, source.size_bytes())?;
-    let cursor = Mutex::new(Cursor {
+    let mut cursor = Cursor {
         source,
         at: 0,
         data_end: 0,
-    });
-    let failed = AtomicBool::new(false);
-    let work = || -> Result<()> {
-        loop {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::new(ErrorKind::Cancelled, "the copy was stopped"));
-            }
-            if failed.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            let Some(piece) = cursor
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .next()?
-            else {
-                return Ok(());
-            };
-            match piece {
+    };
+    task::on_threads(
+        task::threads(None, THREADS_MAX),
+        monitor,
+        || cursor.next(),
+        || (),
+        |(), piece| {
+            let length_bytes = match piece {
                 Piece::Data {
                     offset,
                     length_bytes,
@@ -100,39 +87,20 @@ pub fn copy_into(
                     let mut reservation = session.reserve(disk, offset, length_bytes)?;
                     source.read_at(offset, reservation.bytes_mut())?;
                     reservation.submit()?;
-                    progress(length_bytes);
+                    length_bytes
                 }
                 Piece::Zero {
                     offset,
                     length_bytes,
                 } => {
                     disk.zero(offset, length_bytes)?;
-                    progress(length_bytes);
+                    length_bytes
                 }
-            }
-        }
-    };
-    let guarded = || {
-        let result = work();
-        if result.is_err() {
-            failed.store(true, Ordering::Relaxed);
-        }
-        result
-    };
-    let threads = std::thread::available_parallelism()
-        .map_or(2, |n| n.get() * 2)
-        .min(THREADS_MAX);
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(guarded)).collect();
-        let mut result = guarded();
-        for other in others {
-            let ended = other
-                .join()
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a copying thread panicked")));
-            result = result.and(ended);
-        }
-        result
-    })?;
+            };
+            monitor.advance(length_bytes);
+            Ok(())
+        },
+    )?;
     disk.set_finished(true);
     Ok(())
 }

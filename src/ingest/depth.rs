@@ -1,9 +1,10 @@
 //! How deep in its chain a session's disk has its bytes: what the session holds is the top, the parent's layers come below it.
 
-use super::disk::{CLUSTER_BYTES, DiskWriter};
+use super::disk::DiskWriter;
 use crate::block::check_range;
 use crate::error::{Error, Result};
 use crate::qcow2::Mapping;
+use crate::repo::content::CLUSTER_BYTES;
 use crate::types::GuestCluster;
 
 impl DiskWriter {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::disk::{CLUSTER_BYTES, DiskWriter};
+use super::disk::DiskWriter;
 use crate::error::Result;
-use crate::repo::content::{REGION_BYTES, Region, leaf_at, leaf_index};
+use crate::repo::content::{CLUSTER_BYTES, REGION_BYTES, Region, leaf_at, leaf_index};
 use crate::types::GuestCluster;
 
 impl DiskWriter {

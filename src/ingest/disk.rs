@@ -25,8 +25,9 @@ use crate::block::check_range;
 use crate::block::page::PageTable;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::point::prove;
 use crate::qcow2::{LayerWriter, Mapping};
-use crate::repo::content::{CLUSTER, Region, leaf_at, leaf_index, zero_leaf, zero_page};
+use crate::repo::content::{CLUSTER, CLUSTER_BYTES, Region, leaf_at, leaf_index, zero_page};
 use crate::repo::sidecar::session::SessionDisk;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, GuestCluster};
@@ -34,7 +35,6 @@ use crate::types::{Digest, GuestCluster};
 /// Leaf of a cluster whose content has not been hashed since it was resumed; no content hashes to it in practice.
 pub(super) const UNKNOWN: Digest = Digest([0xff; 32]);
 
-pub(super) const CLUSTER_BYTES: u64 = CLUSTER.size_bytes();
 /// LIMIT: records that wait for a flush (24 MiB); a client that never flushes is flushed.
 const PENDING_MAX: usize = 1 << 20;
 
@@ -448,17 +448,16 @@ impl DiskWriter {
             },
             held => self.read_held(held, buf)?,
         }
-        let found = leaf_of(buf);
-        if stated != UNKNOWN && found != stated {
-            return Err(Error::corrupt(
-                format!("a cluster of disk {} that this session wrote reads differently", self.meta.name),
-                stated,
-                found,
-            )
-            .at_offset(cluster.0 * CLUSTER_BYTES)
-            .advise("the repository's disk is failing; write the whole cluster again or abort the session"));
+        if stated == UNKNOWN {
+            return Ok(());
         }
-        Ok(())
+        let words = || {
+            let name = &self.meta.name;
+            format!("a cluster of disk {name} that this session wrote reads differently")
+        };
+        prove(cluster, buf, &stated, words).map_err(|e| {
+            e.advise("the repository's disk is failing; write the whole cluster again or abort the session")
+        })
     }
 
     /// A cluster that the layer holds.
@@ -472,29 +471,4 @@ impl DiskWriter {
             }
         }
     }
-}
-
-/// A cluster's bytes, zero-padded when the disk ends within it.
-pub(super) fn padded(bytes: &[u8]) -> std::borrow::Cow<'_, [u8]> {
-    if u64_from_usize(bytes.len()) == CLUSTER_BYTES {
-        return std::borrow::Cow::Borrowed(bytes);
-    }
-    let mut whole = bytes.to_vec();
-    whole.resize(usize_from_u64(CLUSTER_BYTES), 0);
-    std::borrow::Cow::Owned(whole)
-}
-
-/// The leaf of a cluster, zero-padded.
-pub(super) fn leaf_of(bytes: &[u8]) -> Digest {
-    if is_zero(bytes) {
-        return zero_leaf();
-    }
-    Digest::of(&padded(bytes))
-}
-
-/// Whether all bytes are zero; ends at the first that is not, in steps that the compiler vectorises.
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes
-        .chunks(1024)
-        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }

@@ -59,7 +59,6 @@ pub use door::Door;
 pub use flusher::Flusher;
 pub use keeper::Keeper;
 pub use origin::{Lookalike, Origin};
-pub use parent::ChainSource;
 pub use registry::{Audience, Registry, Telling};
 pub use session::{Engine, Session, SessionState};
 pub use word::Writing;

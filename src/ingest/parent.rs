@@ -2,75 +2,16 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::block::{ReadAt, WriteAt};
-use crate::chain::{Disk, FlatStore, LayerSource, Pool};
-use crate::error::{Error, ErrorKind, Result};
-use crate::repo::content::{CLUSTER, PAGE_BYTES, Region, zero_leaf};
+use crate::block::ReadAt;
+use crate::chain::{Disk, Pool};
+use crate::error::Result;
+use crate::point::{ChainSource, prove};
+use crate::repo::Repository;
+use crate::repo::content::{CLUSTER_BYTES, PAGE_BYTES, Region, zero_leaf};
 use crate::repo::leaves::Leaves;
 use crate::repo::sidecar::session::ParentDisk;
-use crate::repo::{Repository, Slot, layout};
 use crate::types::width::usize_from_u64;
-use crate::types::{Digest, DiskName, GuestCluster, LayerId, PointName, VmId, VmName};
-
-/// Gives the chains of one VM their layers, and a place for flattened maps.
-pub struct ChainSource {
-    repository: Arc<Repository>,
-    vm: VmName,
-    id: VmId,
-    /// Whether flattened maps may be written.
-    writable: bool,
-}
-
-impl ChainSource {
-    /// The layers of a VM; `writable` if this process owns the repository.
-    #[must_use]
-    pub fn new(repository: &Arc<Repository>, vm: &VmName, id: VmId, writable: bool) -> Arc<Self> {
-        Arc::new(Self {
-            repository: Arc::clone(repository),
-            vm: vm.clone(),
-            id,
-            writable,
-        })
-    }
-
-    /// Opens the disk whose top layer is in `slot`.
-    ///
-    /// # Errors
-    /// As [`Disk::open`].
-    pub fn open_disk(self: &Arc<Self>, pool: &Arc<Pool>, slot: &Slot) -> Result<Disk> {
-        let source: Arc<dyn LayerSource> = Arc::<Self>::clone(self);
-        let flat: Arc<dyn FlatStore> = Arc::<Self>::clone(self);
-        Disk::open(pool, source, slot.as_str(), Some(flat))
-    }
-}
-
-impl LayerSource for ChainSource {
-    fn open_layer(&self, slot: &str) -> Result<Arc<dyn ReadAt>> {
-        self.repository.open_layer(&self.vm, &Slot::parse(slot)?)
-    }
-    fn scope(&self) -> u128 {
-        u128::from_be_bytes(self.id.to_bytes())
-    }
-}
-
-impl FlatStore for ChainSource {
-    fn open_flat(&self, top: LayerId) -> Result<Option<Arc<dyn WriteAt>>> {
-        if !self.writable {
-            return Ok(None);
-        }
-        let key = layout::flat_map(top)?;
-        let stage = self.repository.stage();
-        match stage.open(&key) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                if let Some(prefix) = key.parent() {
-                    stage.make_prefix(&prefix)?;
-                }
-                stage.create(&key).map(Some)
-            }
-            other => other.map(Some),
-        }
-    }
-}
+use crate::types::{Digest, DiskName, GuestCluster, PointName};
 
 /// The parent's disk, open.
 pub(super) struct Parent {
@@ -94,12 +35,12 @@ impl Parent {
         parent: &ParentDisk,
         point: Option<&PointName>,
     ) -> Result<Self> {
-        let leaves = Leaves::open(repository, &source.vm, &parent.layer, parent.content_root)?
+        let leaves = Leaves::open(repository, source.vm(), &parent.layer, parent.content_root)?
             .with_cache(name)?;
         let (source, pool, slot) = (Arc::clone(source), Arc::clone(pool), parent.layer.clone());
         let place = point.map_or_else(
             || parent.layer.to_string(),
-            |p| format!("{}@{p} disk {name}", source.vm),
+            |p| format!("{}@{p} disk {name}", source.vm()),
         );
         Ok(Self {
             leaves,
@@ -197,25 +138,20 @@ impl Parent {
         stated: &Digest,
         buf: &mut [u8],
     ) -> Result<()> {
-        let offset = CLUSTER
-            .guest_offset(cluster)
-            .map_or(u64::MAX, |offset| offset.0);
+        let offset = cluster.0.saturating_mul(CLUSTER_BYTES);
         if *stated == zero_leaf() {
             buf.fill(0);
             return Ok(());
         }
         self.read(offset, buf)?;
-        let found = Digest::of(buf);
-        if found != *stated {
-            let end = offset + CLUSTER.size_bytes();
-            return Err(Error::corrupt(
-                format!("a cluster of the parent, {} bytes {offset} to {end}, is damaged and nothing can be completed from it", self.place),
-                stated,
-                found,
+        let words = || {
+            let end = offset.saturating_add(CLUSTER_BYTES);
+            format!(
+                "a cluster of the parent, {} bytes {offset} to {end}, is damaged and nothing can be completed from it",
+                self.place
             )
-            .at_offset(offset)
-            .advise("write the whole cluster, or back the disk up with --full"));
-        }
-        Ok(())
+        };
+        prove(cluster, buf, stated, words)
+            .map_err(|e| e.advise("write the whole cluster, or back the disk up with --full"))
     }
 }

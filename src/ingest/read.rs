@@ -4,11 +4,10 @@ use super::disk::DiskWriter;
 use crate::block::{Extent, ExtentKind, ReadAt, check_range};
 use crate::error::Result;
 use crate::qcow2::Mapping;
+use crate::repo::content::CLUSTER_BYTES;
 use crate::repo::content::{CLUSTER, REGION_BYTES, Region};
 use crate::types::GuestCluster;
 use crate::types::width::{u64_from_usize, usize_from_u64};
-
-const CLUSTER_BYTES: u64 = CLUSTER.size_bytes();
 
 impl DiskWriter {
     /// Bytes of one cluster below what was gathered.

@@ -4,21 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::begin::{assemble, layer_options, spill};
-use super::disk::{DiskWriter, UNKNOWN, leaf_of};
-use super::parent::ChainSource;
+use super::disk::{DiskWriter, UNKNOWN};
 use super::record::{Record, RecordLog};
 use super::session::{Engine, Session};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::point::ChainSource;
 use crate::qcow2::{CompressedCluster, LayerWriter, Mapping};
 use crate::repo::content::{
-    CLUSTER, LEAVES_PER_REGION, Region, leaf_at, leaf_index, set_leaf, zero_leaf,
+    CLUSTER, CLUSTER_BYTES, LEAVES_PER_REGION, Region, leaf_at, leaf_index, leaf_of, set_leaf,
+    zero_leaf,
 };
 use crate::repo::layout::VmKeys;
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{GuestCluster, HostOffset, PointName, VmName};
-
-const CLUSTER_BYTES: u64 = CLUSTER.size_bytes();
 
 /// What a log says of a disk's size and state at its end.
 #[derive(Debug, Clone, Copy, Default)]

@@ -5,16 +5,15 @@
 //! and the sums are written beside it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::disk::{DiskWriter, UNKNOWN, leaf_of};
+use super::disk::{DiskWriter, UNKNOWN};
 use super::record::Record;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::Mapping;
 use crate::repo::Repository;
 use crate::repo::content::{
-    CLUSTER, LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, data_leaves, leaf_at,
+    CLUSTER, LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, data_leaves, leaf_at, leaf_of,
     region_hash, set_leaf, zero_page, zero_region,
 };
 use crate::repo::layout::VmKeys;
@@ -22,6 +21,7 @@ use crate::repo::leaves::open_cache;
 use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::point::PointDisk;
 use crate::repo::sums::{Summary, SumsWriter, Touched};
+use crate::task::{self, Monitor};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, GuestCluster, VmName};
 
@@ -134,34 +134,22 @@ impl DiskWriter {
     fn settle_regions(&self) -> Result<BTreeMap<Region, RegionFacts>> {
         self.settle_doubts()?;
         let regions: Vec<Region> = self.touched().iter().copied().collect();
-        let next = AtomicUsize::new(0);
         let facts = Mutex::new(BTreeMap::new());
-        let threads = std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(THREADS_MAX)
-            .min(regions.len().max(1));
-        let work = || -> Result<()> {
-            let mut buffers = (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]);
-            while let Some(region) = regions.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let fact = self.settle_region(*region, &mut buffers.0, &mut buffers.1)?;
-                facts
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(*region, fact);
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut result = work();
-            for other in others {
-                let ended = other.join().unwrap_or_else(|_| {
-                    Err(Error::new(ErrorKind::Io, "a sealing thread panicked"))
-                });
-                result = result.and(ended);
-            }
-            result
-        })?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = THREADS_MAX.min(regions.len());
+        let mut left = regions.into_iter();
+        task::on_threads(
+            task::threads(Some(processors), most),
+            &Monitor::default(),
+            || Ok(left.next()),
+            || (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]),
+            |(page, parent), region| {
+                let fact = self.settle_region(region, page, parent)?;
+                let mut facts = facts.lock().unwrap_or_else(PoisonError::into_inner);
+                facts.insert(region, fact);
+                Ok(())
+            },
+        )?;
         Ok(facts.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 

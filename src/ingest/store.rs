@@ -2,11 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use super::disk::{CLUSTER_BYTES, DiskWriter, leaf_of, padded};
+use super::disk::DiskWriter;
 use super::record::Record;
 use crate::error::Result;
 use crate::qcow2::{Mapping, compress};
-use crate::repo::content::{Region, leaf_at, leaf_index, set_leaf, zero_leaf};
+use crate::repo::content::{
+    CLUSTER_BYTES, Region, leaf_at, leaf_index, leaf_of, padded, set_leaf, zero_leaf,
+};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, GuestCluster, HostOffset};
 

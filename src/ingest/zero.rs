@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::disk::{CLUSTER_BYTES, DiskWriter};
+use super::disk::DiskWriter;
 use crate::block::check_range;
 use crate::error::Result;
+use crate::repo::content::CLUSTER_BYTES;
 use crate::repo::content::{
     LEAVES_PER_REGION, REGION_BYTES, Region, leaf_index, set_leaf, zero_leaf, zero_region,
 };

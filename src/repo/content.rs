@@ -10,18 +10,23 @@
 //! # Invariants
 //! The root names the guest's content alone: merging layers, compressing or moving clusters leaves it.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
+use crate::types::width::usize_from_u64;
 use crate::types::{ClusterBits, Digest, GuestCluster};
 
 /// Cluster size of layers and leaves: 64 KiB.
 pub const CLUSTER: ClusterBits = ClusterBits::LAYER;
 
+/// Bytes of a cluster.
+pub const CLUSTER_BYTES: u64 = CLUSTER.size_bytes();
+
 /// Leaves in a region: the entries of one L2 table.
 pub const LEAVES_PER_REGION: usize = 8192;
 
 /// Bytes of guest address space in a region (512 MiB).
-pub const REGION_BYTES: u64 = CLUSTER.size_bytes() * 8192;
+pub const REGION_BYTES: u64 = CLUSTER_BYTES * 8192;
 
 /// Bytes of the packed leaves of one region (256 KiB).
 pub const PAGE_BYTES: usize = LEAVES_PER_REGION * Digest::BYTES;
@@ -59,6 +64,34 @@ pub const fn leaf_index(cluster: GuestCluster) -> usize {
 pub fn zero_leaf() -> Digest {
     static LEAF: OnceLock<Digest> = OnceLock::new();
     *LEAF.get_or_init(|| Digest::of(&[0; 65_536]))
+}
+
+/// The leaf of a cluster's bytes; the last cluster of a disk is completed with zeroes.
+#[must_use]
+pub fn leaf_of(bytes: &[u8]) -> Digest {
+    if is_zero(bytes) {
+        return zero_leaf();
+    }
+    Digest::of(&padded(bytes))
+}
+
+/// A cluster's bytes, completed with zeroes when the disk ends within it.
+#[must_use]
+pub fn padded(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let length = usize_from_u64(CLUSTER_BYTES);
+    if bytes.len() == length {
+        return Cow::Borrowed(bytes);
+    }
+    let mut whole = bytes.to_vec();
+    whole.resize(length, 0);
+    Cow::Owned(whole)
+}
+
+/// Whether all bytes are zero; ends at the first that is not, in steps that the compiler vectorises.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes
+        .chunks(1024)
+        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// Page of a region of zeroes.

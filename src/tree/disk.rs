@@ -8,7 +8,7 @@ use super::snapshot::PointView;
 use crate::block::{Extent, ReadAt, check_range};
 use crate::chain::{Disk, Pool};
 use crate::error::{Error, Result};
-use crate::ingest::ChainSource;
+use crate::point::ChainSource;
 use crate::repo::Repository;
 use crate::repo::sidecar::index::{DiskEntry, PointEntry};
 use crate::repo::sidecar::point::Point;

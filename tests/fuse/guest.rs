@@ -1,13 +1,13 @@
 //! The guest's files against the kernel's own mount of the same filesystem.
 
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
 
 use restorefs::error::ErrorKind;
 use restorefs::export::files::{ExtractOptions, extract};
 use restorefs::fuse::MountOptions;
 use restorefs::repo::selector::Which;
 use restorefs::sys::Dir;
+use restorefs::task::Monitor;
 use restorefs::types::VmName;
 
 use crate::world::{KernelMount, World, ready, run, text, unmount};
@@ -124,14 +124,14 @@ fn what_is_taken_out_is_the_same() {
     let target = world.path("target");
     std::fs::create_dir(&target).unwrap();
     let dir = Dir::open(&target).unwrap();
-    let stop = AtomicBool::new(false);
+    let monitor = Monitor::default();
     let all = ExtractOptions {
         special: true,
         owner: true,
         ..ExtractOptions::default()
     };
     let ino = root.attributes.ino;
-    let taken = extract(tree.as_ref(), ino, b"out", &dir, &all, &stop, &|_| {}).unwrap();
+    let taken = extract(tree.as_ref(), ino, b"out", &dir, &all, &monitor).unwrap();
     assert_eq!(
         (taken.skipped, taken.hard_links, taken.special),
         (Vec::new(), 1, 3)
@@ -144,7 +144,7 @@ fn what_is_taken_out_is_the_same() {
     assert!(std::os::unix::fs::MetadataExt::blocks(&sparse) * 512 < 1 << 20);
     // Without power: no device nodes and no setuid bits.
     let meek = ExtractOptions::default();
-    let taken = extract(tree.as_ref(), ino, b"meek", &dir, &meek, &stop, &|_| {}).unwrap();
+    let taken = extract(tree.as_ref(), ino, b"meek", &dir, &meek, &monitor).unwrap();
     assert_eq!(
         (taken.skipped_count, taken.special),
         (3, 1),

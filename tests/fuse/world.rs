@@ -6,7 +6,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use restorefs::block::{FileDisk, MemoryDisk, ReadAt};
 use restorefs::chain::{Pool, PoolLimits};
@@ -16,6 +15,7 @@ use restorefs::fuse::{MountOptions, Mounted, mount};
 use restorefs::ingest::copy::copy_into;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Engine, Session};
 use restorefs::repo::{Owner, Repository};
+use restorefs::task::Monitor;
 use restorefs::tree::Tree;
 use restorefs::types::{DiskName, PointName, VmName};
 
@@ -226,10 +226,9 @@ pub(crate) fn commit(repository: &Path, vm: &str, point: &str, disks: &[(&str, &
         });
     }
     let session = Session::begin(&engine, &request).unwrap();
-    let stop = AtomicBool::new(false);
     for (name, source) in disks {
         let disk = session.disk(&DiskName::new(*name).unwrap()).unwrap();
-        copy_into(&session, &disk, *source, &stop, &|_| {}).unwrap();
+        copy_into(&session, &disk, *source, &Monitor::default()).unwrap();
     }
     session.commit(&CommitRequest::default()).unwrap();
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use restorefs::block::ReadAt;
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, ManualClock};
-use restorefs::ingest::{BeginRequest, ChainSource, CommitRequest, DiskRequest, Engine, Session};
+use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Engine, Session};
+use restorefs::point::ChainSource;
 use restorefs::repo::{Owner, Repository};
 use restorefs::types::{DiskName, VmName};
 

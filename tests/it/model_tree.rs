@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
 use restorefs::block::MemoryDisk;
@@ -13,6 +12,7 @@ use restorefs::guest::fs::FileType;
 use restorefs::ingest::copy::copy_into;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
 use restorefs::repo::Repository;
+use restorefs::task::Monitor;
 use restorefs::tree::{Ino, Tree, TreeOptions};
 use restorefs::types::{DiskName, VmName};
 
@@ -115,15 +115,8 @@ impl Run {
         });
         let session = Session::begin(self.world.engine(), &request).unwrap();
         let disk = session.disk(&name).unwrap();
-        let stop = AtomicBool::new(false);
-        copy_into(
-            &session,
-            &disk,
-            &MemoryDisk::from_bytes(&content),
-            &stop,
-            &|_| {},
-        )
-        .unwrap();
+        let source = MemoryDisk::from_bytes(&content);
+        copy_into(&session, &disk, &source, &Monitor::default()).unwrap();
         let point = session.commit(&CommitRequest::default()).unwrap();
         self.world.clock.advance(60);
         points.push((point.name.to_string(), content));

@@ -3,17 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use restorefs::block::MemoryDisk;
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::error::{Error, Result};
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
-use restorefs::jobs::restore::{RestoreDisk, RestoreOptions};
+use restorefs::jobs::restore::{RestoreOptions, restore};
+use restorefs::point::ProvedDisk;
 use restorefs::qcow2::Compression;
 use restorefs::repo::Repository;
 use restorefs::repo::lineage::Lineage;
 use restorefs::store::{Key, MemoryStore, PutMode, Store};
+use restorefs::task::Monitor;
 use restorefs::types::{DiskName, VmName};
 
 use crate::world::World;
@@ -109,17 +110,14 @@ fn faults(store: &MemoryStore) -> Result<Vec<Error>> {
         }
         for disk in &point.disks {
             let pool = Pool::new(PoolLimits::default());
-            let stop = AtomicBool::new(false);
             let options = RestoreOptions {
                 threads: Some(1),
                 target_is_zero: true,
-                stop: &stop,
-                progress: &|_| {},
             };
             let restored =
-                RestoreDisk::open(&repository, &pool, &vm(), vm_id, disk).and_then(|r| {
-                    r.restore(&MemoryDisk::new(), &options)?;
-                    r.prove_metadata()
+                ProvedDisk::open(&repository, &pool, &vm(), vm_id, disk).and_then(|proved| {
+                    restore(&proved, &MemoryDisk::new(), &options, &Monitor::default())?;
+                    proved.prove_metadata()
                 });
             take(restored);
         }

@@ -9,13 +9,12 @@ use restorefs::block::ReadAt;
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, ManualClock};
 use restorefs::error::{Error, Result};
-use restorefs::ingest::{
-    BeginRequest, ChainSource, CommitRequest, DiskRequest, DiskWriter, Engine, Session,
-};
+use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, DiskWriter, Engine, Session};
 use restorefs::nbd::proto::uri::Uri;
 use restorefs::nbd::server::{
     Caller, Content, Export, ExportInfo, Exports, Guests, Server, ServerLimits, Service,
 };
+use restorefs::point::ChainSource;
 use restorefs::repo::selector::Which;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::repo::{Owner, Repository};

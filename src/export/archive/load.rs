@@ -12,6 +12,7 @@ use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::files::Source;
 use crate::guest::fs::{FileType, Xattr};
+use crate::task::Monitor;
 use crate::tree::{Attributes, Ino};
 use crate::types::width::usize_from_u64;
 
@@ -27,7 +28,7 @@ pub(super) const ENTRY_BYTES: u64 = 4096;
 /// What the threads share.
 pub(super) struct Job<'a> {
     pub(super) source: &'a dyn Source,
-    pub(super) stop: &'a AtomicBool,
+    pub(super) monitor: &'a Monitor,
     /// Set when the writer has ended: the others stop too.
     pub(super) halt: AtomicBool,
     pub(super) notes: Notes,
@@ -92,10 +93,10 @@ impl Order {
 
 impl Job<'_> {
     pub(super) fn check_stop(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) || self.halt.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Cancelled, "the restore was stopped"));
+        if self.halt.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Cancelled, "the writer has ended"));
         }
-        Ok(())
+        self.monitor.check()
     }
 
     /// A loading thread.

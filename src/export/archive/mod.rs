@@ -34,6 +34,7 @@ use std::sync::mpsc::sync_channel;
 
 use super::files::{Skipped, Source, Taken, XattrChoice, check_name};
 use crate::error::{Error, ErrorKind, Result};
+use crate::task::Monitor;
 use crate::tree::Ino;
 use entry::Pen;
 use load::Job;
@@ -92,21 +93,20 @@ pub struct Archived {
     pub failed_count: u64,
 }
 
-/// Writes the node `ino` and all below it as `name` (`.`: what is in it, without a name of its own) into `sink`. `progress` is told the
+/// Writes the node `ino` and all below it as `name` (`.`: what is in it, without a name of its own) into `sink`. `monitor` is told the
 /// bytes of files that were written.
 ///
 /// # Errors
-/// `Cancelled` when `stop` was set; `Disconnected` when nobody reads `sink` any more; `NoSpace`, `Io` of `sink`; what reading `ino`
-/// itself returns, and what reading the middle of a large file returns: the archive has no end then. What else fails below is in the
-/// answer instead.
+/// `Cancelled` when the monitor was told to stop; `Disconnected` when nobody reads `sink` any more; `NoSpace`, `Io` of `sink`; what reading
+/// `ino` itself returns, and what reading the middle of a large file returns: the archive has no end then. What else fails below is in
+/// the answer instead.
 pub fn archive(
     source: &dyn Source,
     ino: Ino,
     name: &[u8],
     sink: Box<dyn Write + '_>,
     options: ArchiveOptions<'_>,
-    stop: &AtomicBool,
-    progress: &(dyn Fn(u64) + Sync),
+    monitor: &Monitor,
 ) -> Result<Archived> {
     if name != b"." {
         check_name(name).map_err(Error::invalid)?;
@@ -123,7 +123,7 @@ pub fn archive(
     };
     let job = Job {
         source: &source,
-        stop,
+        monitor,
         halt: AtomicBool::new(false),
         notes: note::Notes::default(),
         budget: budget::Budget::default(),
@@ -143,7 +143,7 @@ pub fn archive(
         }
         let walk = Walk::new(&job, items, orders);
         let walking = scope.spawn(move || walk.run(ino, attributes, name));
-        let mut writer = Writer::new(&job, pen, progress);
+        let mut writer = Writer::new(&job, pen);
         let written = writer.write_all(to_write);
         job.halt.store(written.is_err(), Ordering::Relaxed);
         job.budget.close();

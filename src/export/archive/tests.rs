@@ -11,6 +11,7 @@ use crate::block::{MemoryDisk, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::files::{Source, XattrChoice};
 use crate::guest::fs::{FileType, Time, Xattr};
+use crate::task::Monitor;
 use crate::tree::{Attributes, Ino};
 
 enum Body {
@@ -115,16 +116,8 @@ fn take(fake: &Fake, format: Format) -> (Vec<u8>, Result<Archived>) {
         threads: 3,
         xattrs: &XattrChoice::default(),
     };
-    let stop = AtomicBool::new(false);
-    let done = archive(
-        fake,
-        Ino(1),
-        b"out",
-        Box::new(&mut out),
-        options,
-        &stop,
-        &|_| {},
-    );
+    let monitor = Monitor::default();
+    let done = archive(fake, Ino(1), b"out", Box::new(&mut out), options, &monitor);
     (out, done)
 }
 
@@ -408,9 +401,9 @@ fn nobody_who_reads_and_stopping() {
             xattrs: &XattrChoice::default(),
         };
         let run = |sink: usize, stop: bool| {
-            let stop = AtomicBool::new(stop);
+            let monitor = Monitor::new(Arc::new(AtomicBool::new(stop)));
             let sink = Box::new(Closing(sink));
-            archive(&fake, Ino(1), b"out", sink, options, &stop, &|_| {}).unwrap_err()
+            archive(&fake, Ino(1), b"out", sink, options, &monitor).unwrap_err()
         };
         let closed = run(100, false);
         assert_eq!(

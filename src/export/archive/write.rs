@@ -18,22 +18,16 @@ const TARGET_MAX: usize = 4095;
 pub(super) struct Writer<'a> {
     job: &'a Job<'a>,
     pen: Box<dyn Pen + 'a>,
-    progress: &'a (dyn Fn(u64) + Sync),
     archived: Archived,
     /// Where files with several names are; `None`: they could not be written.
     first: HashMap<Ino, Option<Vec<u8>>>,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(
-        job: &'a Job<'a>,
-        pen: Box<dyn Pen + 'a>,
-        progress: &'a (dyn Fn(u64) + Sync),
-    ) -> Self {
+    pub(super) fn new(job: &'a Job<'a>, pen: Box<dyn Pen + 'a>) -> Self {
         Self {
             job,
             pen,
-            progress,
             archived: Archived::default(),
             first: HashMap::new(),
         }
@@ -164,7 +158,7 @@ impl<'a> Writer<'a> {
         self.pen.data(at, bytes)?;
         let written = u64_from_usize(bytes.len());
         self.archived.bytes += written;
-        (self.progress)(written);
+        self.job.monitor.advance(written);
         Ok(())
     }
 

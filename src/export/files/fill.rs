@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::guest::fs::{FileType, Time, Xattr};
 use crate::sys::Dir;
 use crate::sys::place;
+use crate::task::Monitor;
 use crate::tree::{Attributes, Ino};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
@@ -62,10 +63,9 @@ pub(super) struct Job<'a> {
     pub(super) source: &'a dyn Source,
     pub(super) options: &'a ExtractOptions,
     pub(super) target: &'a Dir,
-    pub(super) stop: &'a AtomicBool,
+    pub(super) monitor: &'a Monitor,
     /// Set after a fatal error: the others stop too.
     pub(super) halt: AtomicBool,
-    pub(super) progress: &'a (dyn Fn(u64) + Sync),
     pub(super) files: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) losses: Mutex<Losses>,
@@ -121,10 +121,10 @@ impl Job<'_> {
     }
 
     pub(super) fn check_stop(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) || self.halt.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Cancelled, "the restore was stopped"));
+        if self.halt.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Cancelled, "the restore has failed"));
         }
-        Ok(())
+        self.monitor.check()
     }
 
     pub(super) fn fill_all(&self, receiver: &Mutex<Receiver<Fill>>) -> Result<()> {
@@ -181,7 +181,7 @@ impl Job<'_> {
                 fill.file.write_all_at(&buffer, at).or_io("cannot write")?;
                 let written = u64_from_usize(length);
                 self.bytes.fetch_add(written, Ordering::Relaxed);
-                (self.progress)(written);
+                self.monitor.advance(written);
                 at += written;
             }
         }

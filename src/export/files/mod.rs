@@ -30,6 +30,7 @@ use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::Xattr;
 use crate::sys::Dir;
+use crate::task::Monitor;
 use crate::tree::{Attributes, Ino, Tree};
 use fill::Job;
 pub(in crate::export) use taken::Taken;
@@ -171,19 +172,18 @@ pub struct Extracted {
     pub withheld: BTreeMap<String, u64>,
 }
 
-/// Takes the node `ino` and all below it out as `name` in `target`. `progress` is told the bytes written.
+/// Takes the node `ino` and all below it out as `name` in `target`. `monitor` is told the bytes written.
 ///
 /// # Errors
-/// `AlreadyExists` when the name is there; `Cancelled` when `stop` was set; `NoSpace`; what reading `ino` itself returns. What
-/// fails below is in the answer instead.
+/// `AlreadyExists` when the name is there; `Cancelled` when the monitor was told to stop; `NoSpace`; what reading `ino` itself returns.
+/// What fails below is in the answer instead.
 pub fn extract(
     source: &dyn Source,
     ino: Ino,
     name: &[u8],
     target: &Dir,
     options: &ExtractOptions,
-    stop: &AtomicBool,
-    progress: &(dyn Fn(u64) + Sync),
+    monitor: &Monitor,
 ) -> Result<Extracted> {
     check_name(name).map_err(Error::invalid)?;
     if target.stat(OsStr::from_bytes(name))?.is_some() {
@@ -202,9 +202,8 @@ pub fn extract(
         source: &source,
         options,
         target,
-        stop,
+        monitor,
         halt: AtomicBool::new(false),
-        progress,
         files: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         losses: Mutex::default(),

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::{ExtractOptions, Extracted, Source, extract};
 use crate::block::filter::{Fault, OpKind};
@@ -12,6 +11,7 @@ use crate::block::{MemoryDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FileType, Time, Xattr};
 use crate::sys::Dir;
+use crate::task::Monitor;
 use crate::tree::{Attributes, Ino};
 
 enum Body {
@@ -144,8 +144,7 @@ impl Source for Fake {
 fn take(fake: &Fake, target: &Path) -> Result<Extracted> {
     let dir = Dir::open(target).unwrap();
     let options = ExtractOptions::default();
-    let stop = AtomicBool::new(false);
-    extract(fake, Ino(1), b"out", &dir, &options, &stop, &|_| {})
+    extract(fake, Ino(1), b"out", &dir, &options, &Monitor::default())
 }
 
 fn reasons(extracted: &Extracted) -> String {
@@ -367,9 +366,10 @@ fn stopping_stops() {
     let fake = Fake::default()
         .with(1, Body::Directory(vec![(b"a", 2)]))
         .file(2, "a");
-    let stop = AtomicBool::new(true);
+    let monitor = Monitor::default();
+    monitor.cancel();
     let options = ExtractOptions::default();
-    let error = extract(&fake, Ino(1), b"out", &dir, &options, &stop, &|_| {}).unwrap_err();
+    let error = extract(&fake, Ino(1), b"out", &dir, &options, &monitor).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 

@@ -1,0 +1,156 @@
+//! The difference of two contents of a disk, told from leaves: no data is read.
+//!
+//! # Why
+//! What changed is told from hashes of content and not from layers: a cluster that went away and came back has not changed, a disk that
+//! was stored in full has changed only where it differs, and a merge of layers changes nothing. Regions (512 MiB) with
+//! one hash are skipped, so that only the leaves of regions that differ are read.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::error::Result;
+use crate::repo::content::{
+    CLUSTER_BYTES, LEAVES_PER_REGION, PAGE_BYTES, REGION_BYTES, Region, leaf_at, zero_page,
+    zero_region,
+};
+use crate::repo::leaves::Leaves;
+use crate::repo::{Repository, Slot};
+use crate::types::width::usize_from_u64;
+use crate::types::{Digest, VmName};
+
+/// LIMIT: regions whose comparison one difference keeps, 1 KiB each.
+const REGIONS_MAX: usize = 4096;
+
+/// Which clusters of a region differ, a bit for each.
+type Map = Arc<[u8; LEAVES_PER_REGION / 8]>;
+
+/// Leaves that somebody has open, by their content: they are opened once.
+#[derive(Default)]
+pub struct OpenLeaves(Mutex<HashMap<(String, Digest), Weak<Leaves>>>);
+
+impl OpenLeaves {
+    /// The leaves of the layer in `slot` of a VM, whose content root is `root`.
+    ///
+    /// # Errors
+    /// `Corrupt`, `NotFound`, `Io`.
+    pub fn open(
+        &self,
+        repository: &Arc<Repository>,
+        vm: &VmName,
+        slot: &Slot,
+        root: Digest,
+    ) -> Result<Arc<Leaves>> {
+        let key = (vm.folded(), root);
+        let all = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leaves) = all().get(&key).and_then(Weak::upgrade) {
+            return Ok(leaves);
+        }
+        let leaves = Arc::new(Leaves::open(repository, vm, slot, root)?);
+        let mut all = all();
+        all.retain(|_, leaves| leaves.strong_count() > 0);
+        all.insert(key, Arc::downgrade(&leaves));
+        Ok(leaves)
+    }
+}
+
+/// What a disk is now, compared with what it was.
+pub struct Difference {
+    /// `None`: zeroes.
+    now: Option<Arc<Leaves>>,
+    since: Arc<Leaves>,
+    maps: Mutex<HashMap<u64, Map>>,
+    last: Mutex<Option<(Region, Arc<Vec<u8>>)>>,
+}
+
+impl Difference {
+    /// Compares `now` (`None` for zeroes) with `since`. Nothing is read yet.
+    #[must_use]
+    pub fn new(now: Option<Arc<Leaves>>, since: Arc<Leaves>) -> Self {
+        Self {
+            now,
+            since,
+            maps: Mutex::default(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Size in bytes of what the disk was.
+    #[must_use]
+    pub fn since_bytes(&self) -> u64 {
+        self.since.size_bytes()
+    }
+
+    /// The page of leaves that a region had; that of the last region that was asked for is kept.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn earlier(&self, region: Region) -> Result<Arc<Vec<u8>>> {
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, page)) = &*last()
+            && *known == region
+        {
+            return Ok(Arc::clone(page));
+        }
+        let mut page = vec![0; PAGE_BYTES];
+        self.since.load_page(region, &mut page)?;
+        let page = Arc::new(page);
+        *last() = Some((region, Arc::clone(&page)));
+        Ok(page)
+    }
+
+    /// Whether the content at `offset` differs, and up to which offset that holds, at most `end` and the end of its region.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn differs(&self, offset: u64, end: u64) -> Result<(bool, u64)> {
+        let region = Region(offset / REGION_BYTES);
+        let region_end = ((region.0 + 1) * REGION_BYTES).min(end);
+        let Some(map) = self.map(region)? else {
+            return Ok((false, region_end));
+        };
+        let bit = |at: u64| {
+            let index = usize_from_u64((at % REGION_BYTES) / CLUSTER_BYTES);
+            map.get(index / 8)
+                .is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+        };
+        let is_changed = bit(offset);
+        let mut at = offset;
+        while at < region_end && bit(at) == is_changed {
+            at = (at / CLUSTER_BYTES + 1) * CLUSTER_BYTES;
+        }
+        Ok((is_changed, at.min(region_end)))
+    }
+
+    /// Which clusters of a region differ; `None` for none.
+    fn map(&self, region: Region) -> Result<Option<Map>> {
+        let now = self.now.as_ref();
+        let hash = now.map_or_else(zero_region, |leaves| leaves.region(region));
+        if hash == self.since.region(region) {
+            return Ok(None);
+        }
+        let maps = || self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = maps().get(&region.0) {
+            return Ok(Some(Arc::clone(map)));
+        }
+        let (mut current, mut since) = (zero_page().to_vec(), vec![0; PAGE_BYTES]);
+        if let Some(leaves) = now {
+            leaves.load_page(region, &mut current)?;
+        }
+        self.since.load_page(region, &mut since)?;
+        let mut map = [0u8; LEAVES_PER_REGION / 8];
+        for index in 0..LEAVES_PER_REGION {
+            if leaf_at(&current, index) != leaf_at(&since, index)
+                && let Some(byte) = map.get_mut(index / 8)
+            {
+                *byte |= 1 << (index % 8);
+            }
+        }
+        let map = Arc::new(map);
+        let mut maps = maps();
+        if maps.len() >= REGIONS_MAX {
+            maps.clear();
+        }
+        maps.insert(region.0, Arc::clone(&map));
+        Ok(Some(map))
+    }
+}

@@ -1,0 +1,75 @@
+//! The chains of a VM: where their layers and flattened maps are.
+
+use std::sync::Arc;
+
+use crate::block::{ReadAt, WriteAt};
+use crate::chain::{Disk, FlatStore, LayerSource, Pool};
+use crate::error::{ErrorKind, Result};
+use crate::repo::{Repository, Slot, layout};
+use crate::types::{LayerId, VmId, VmName};
+
+/// Gives the chains of one VM their layers, and a place for flattened maps.
+pub struct ChainSource {
+    repository: Arc<Repository>,
+    vm: VmName,
+    id: VmId,
+    /// Whether flattened maps may be written.
+    writable: bool,
+}
+
+impl ChainSource {
+    /// The layers of a VM; `writable` if this process owns the repository.
+    #[must_use]
+    pub fn new(repository: &Arc<Repository>, vm: &VmName, id: VmId, writable: bool) -> Arc<Self> {
+        Arc::new(Self {
+            repository: Arc::clone(repository),
+            vm: vm.clone(),
+            id,
+            writable,
+        })
+    }
+
+    /// The VM.
+    #[must_use]
+    pub const fn vm(&self) -> &VmName {
+        &self.vm
+    }
+
+    /// Opens the disk whose top layer is in `slot`.
+    ///
+    /// # Errors
+    /// As [`Disk::open`].
+    pub fn open_disk(self: &Arc<Self>, pool: &Arc<Pool>, slot: &Slot) -> Result<Disk> {
+        let source: Arc<dyn LayerSource> = Arc::<Self>::clone(self);
+        let flat: Arc<dyn FlatStore> = Arc::<Self>::clone(self);
+        Disk::open(pool, source, slot.as_str(), Some(flat))
+    }
+}
+
+impl LayerSource for ChainSource {
+    fn open_layer(&self, slot: &str) -> Result<Arc<dyn ReadAt>> {
+        self.repository.open_layer(&self.vm, &Slot::parse(slot)?)
+    }
+    fn scope(&self) -> u128 {
+        u128::from_be_bytes(self.id.to_bytes())
+    }
+}
+
+impl FlatStore for ChainSource {
+    fn open_flat(&self, top: LayerId) -> Result<Option<Arc<dyn WriteAt>>> {
+        if !self.writable {
+            return Ok(None);
+        }
+        let key = layout::flat_map(top)?;
+        let stage = self.repository.stage();
+        match stage.open(&key) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                if let Some(prefix) = key.parent() {
+                    stage.make_prefix(&prefix)?;
+                }
+                stage.create(&key).map(Some)
+            }
+            other => other.map(Some),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What work and who waits for it tell each other.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::error::{Error, ErrorKind, Result};
+
+type Listener = Box<dyn Fn(u64) + Send + Sync>;
+
+/// The side of a piece of long work that is told to stop, and tells how far it is. Clones are the same work.
+#[derive(Clone, Default)]
+pub struct Monitor(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    stop: Arc<AtomicBool>,
+    done_bytes: AtomicU64,
+    listener: Option<Listener>,
+}
+
+impl Monitor {
+    /// Work that stops when the flag is set.
+    #[must_use]
+    pub fn new(stop: Arc<AtomicBool>) -> Self {
+        Self(Arc::new(Inner {
+            stop,
+            ..Inner::default()
+        }))
+    }
+
+    /// Work that stops when the flag is set, and calls `listener` with the number of bytes each time that some are done.
+    #[must_use]
+    pub fn with_listener(
+        stop: Arc<AtomicBool>,
+        listener: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            stop,
+            done_bytes: AtomicU64::new(0),
+            listener: Some(Box::new(listener)),
+        }))
+    }
+
+    /// Asks the work to stop; it does so at its next piece.
+    pub fn cancel(&self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the work shall stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.stop.load(Ordering::Relaxed)
+    }
+
+    /// Fails when the work shall stop. To be called between pieces of it.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "stopped on request"));
+        }
+        Ok(())
+    }
+
+    /// Notes that so many bytes more are done, holes included.
+    pub fn advance(&self, bytes: u64) {
+        self.0.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(listener) = &self.0.listener {
+            listener(bytes);
+        }
+    }
+
+    /// Bytes that are done.
+    #[must_use]
+    pub fn done_bytes(&self) -> u64 {
+        self.0.done_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Monitor")
+            .field("cancelled", &self.is_cancelled())
+            .field("done_bytes", &self.done_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Monitor;
+    use crate::error::ErrorKind;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    #[test]
+    fn clones_are_the_same_work() {
+        let told = Arc::new(AtomicU64::new(0));
+        let listener = Arc::clone(&told);
+        let flag = Arc::new(AtomicBool::new(false));
+        let monitor = Monitor::with_listener(Arc::clone(&flag), move |bytes| {
+            listener.fetch_add(bytes, Ordering::Relaxed);
+        });
+        let other = monitor.clone();
+        other.advance(3);
+        monitor.advance(4);
+        assert_eq!((other.done_bytes(), told.load(Ordering::Relaxed)), (7, 7));
+        monitor.check().unwrap();
+        other.cancel();
+        assert_eq!(monitor.check().unwrap_err().kind(), ErrorKind::Cancelled);
+        assert!(flag.load(Ordering::Relaxed));
+    }
+}

@@ -394,7 +394,7 @@ pub const DEFAULT_SCRATCH: &str = "/var/tmp";
 /// Arguments of `map`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints the device, or with all disks DISK and DEVICE in a line each. Only root can; see the README for ways without."
+    after_help = "Prints the device, or with all disks DISK and DEVICE in a line each. Only root can, and where udev runs only with its rule for mapped devices (55-restorefs-map.rules); see the README for ways without."
 )]
 pub struct Map {
     /// The restore point, and one of its disks; without one, all of them; with nothing: list what is mapped
@@ -403,7 +403,7 @@ pub struct Map {
     /// Devices that can be written: what is written goes to a file in this directory (/var/tmp), and is thrown away at the end
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = DEFAULT_SCRATCH, value_hint = ValueHint::DirPath)]
     pub scratch: Option<PathBuf>,
-    /// Make a device of each partition, too; where udev runs, its rule for mapped devices must be installed
+    /// Make a device of each partition, too
     #[arg(long)]
     pub partitions: bool,
     /// Do not go to the background

@@ -17,6 +17,7 @@ use crate::daemon::map::{
 use crate::error::{Error, Result, ResultExt};
 use crate::repo::selector::Selector;
 use crate::sys::beneath::Dir;
+use crate::sys::loop_device;
 use crate::types::DiskName;
 use crate::types::size::Human;
 
@@ -60,9 +61,8 @@ pub(super) fn run(context: &Context, args: &Map) -> Result<()> {
     let (selector, disk) = parse_target(&target)?;
     map::check()?;
     let quiet = rule::look();
-    if args.partitions {
-        quiet.check_partitions()?;
-    }
+    // A kernel that was told to looks for partitions on every loop device.
+    quiet.check(args.partitions || loop_device::looks_for_partitions())?;
     let scratch = scratch
         .map(|dir| std::path::absolute(&dir).or_io("cannot tell the directory's path"))
         .transpose()?;
@@ -90,10 +90,10 @@ pub(super) fn run(context: &Context, args: &Map) -> Result<()> {
     }
     drop(tree);
     remark_leftovers(context)?;
-    start(context, &order)?;
     if let Some(warning) = quiet.warning() {
         context.output.remark(format!("restorefs: {warning}"));
     }
+    start(context, &order)?;
     let mapped = MapDir::make()?
         .record(&order.id)?
         .ok_or_else(|| Error::not_found("it was mapped, and unmapped by somebody else at once"))?;

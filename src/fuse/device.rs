@@ -10,13 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::label;
-use super::mountinfo::{self, TYPE};
+use super::mountinfo::{self, MountEntry, TYPE};
 use super::mountpoint::{Subject, prepare};
 use super::options::MountOptions;
-use super::umount::detach;
+use super::way::Way;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// The device, and what it is called for messages.
@@ -29,7 +29,9 @@ const DEVICE_NUMBER: (u32, u32) = (10, 229);
 pub struct Device {
     descriptor: OwnedFd,
     mountpoint: PathBuf,
-    is_served: bool,
+    entry: MountEntry,
+    /// The way to it, as long as it may have to be unmounted again.
+    way: Option<Way>,
 }
 
 impl Device {
@@ -42,8 +44,10 @@ impl Device {
             repository: Some(repository),
             is_owner: false,
             options,
+            is_by_path: false,
         };
-        let mountpoint = prepare(mountpoint, &subject)?;
+        let way = prepare(mountpoint, &subject)?;
+        let mountpoint = way.path();
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let descriptor = rustix::fs::open(DEVICE, flags, Mode::empty())
             .map_err(std::io::Error::from)
@@ -56,7 +60,7 @@ impl Device {
         let data = kernel_options(&descriptor, options)?;
         rustix::mount::mount(
             source.as_c_str(),
-            &mountpoint,
+            way.place()?,
             TYPE,
             flags_of(options),
             data.as_c_str(),
@@ -66,10 +70,21 @@ impl Device {
             ErrorKind::PermissionDenied => e.advise("only root can mount for a daemon"),
             _ => e,
         })?;
+        // Of the directory that it is on, wherever that is by now.
+        let entry = std::fs::read_link(way.place()?)
+            .or_io("cannot tell the path of a descriptor")
+            .and_then(|shown| mountinfo::at(&shown))?
+            .pop()
+            .filter(|entry| entry.kind == TYPE)
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Stale, "somebody has unmounted it at once")
+                    .at_path(&mountpoint)
+            })?;
         Ok(Self {
             descriptor,
             mountpoint,
-            is_served: false,
+            entry,
+            way: Some(way),
         })
     }
 
@@ -81,10 +96,8 @@ impl Device {
 
     /// Somebody answers now: it stays mounted.
     pub fn served(mut self) {
-        if let Ok(Some(mount)) = mountinfo::at(&self.mountpoint).map(|mut mounts| mounts.pop()) {
-            super::mount::widen_readahead(&mount.device);
-        }
-        self.is_served = true;
+        super::mount::widen_readahead(&self.entry.device);
+        self.way = None;
     }
 }
 
@@ -96,10 +109,12 @@ impl AsFd for Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if !self.is_served
-            && let Err(error) = detach(&self.mountpoint)
-        {
-            tracing::error!(error = %error.report(), "a mount that nobody serves is left");
+        let Some(way) = self.way.take() else {
+            return;
+        };
+        let unmounted = way.unmount(self.entry.id, UnmountFlags::DETACH);
+        if !unmounted.is_ok_and(|is_done| is_done) {
+            tracing::error!(mountpoint = %self.mountpoint.display(), "a mount that nobody serves is left");
         }
     }
 }

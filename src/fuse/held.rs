@@ -51,7 +51,7 @@ fn open(path: &Path, flags: OFlags) -> Result<OwnedFd> {
 }
 
 /// The mount that a descriptor is in.
-fn mount_id(descriptor: &OwnedFd) -> Result<u64> {
+pub(super) fn mount_id(descriptor: &OwnedFd) -> Result<u64> {
     let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
     let text = std::fs::read_to_string(path).or_io("cannot tell the mount of a descriptor")?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
@@ -152,7 +152,7 @@ impl Held {
             Ok(()) => Ok(self.entry.mountpoint),
             // Not root: the setuid helper knows who mounted, and unmounts by path.
             Err(rustix::io::Errno::PERM) => {
-                super::umount::detach(&self.entry.mountpoint)?;
+                super::umount::detach(&self.entry)?;
                 Ok(self.entry.mountpoint)
             }
             Err(e) => Err(Error::io("cannot unmount", e.into()).at_path(&self.entry.mountpoint)),

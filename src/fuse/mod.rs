@@ -33,6 +33,7 @@ mod mountpoint;
 mod notify;
 mod options;
 mod umount;
+mod way;
 
 pub use device::Device;
 pub use follow::Follow;

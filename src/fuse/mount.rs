@@ -13,7 +13,7 @@ use super::device;
 use super::ending;
 use super::follow::{Follower, Wake};
 use super::label;
-use super::mountinfo::{self, TYPE};
+use super::mountinfo::{self, MountEntry, TYPE};
 use super::mountpoint::{Subject, prepare};
 use super::notify::Notify;
 use super::options::MountOptions;
@@ -60,8 +60,9 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
         // Who has the lock is the only daemon.
         is_owner: tree.is_writable(),
         options,
+        is_by_path: true,
     };
-    let mountpoint = prepare(mountpoint, &subject)?;
+    let mountpoint = prepare(mountpoint, &subject)?.path();
     let mut config = config(options);
     config.mount_options = mount_options(tree, options).at_path(&mountpoint)?;
     config.acl = if options.allow_other {
@@ -241,23 +242,18 @@ impl Mounted {
     /// # Errors
     /// `Busy`, `Io`.
     pub fn unmount(&self, lazy: bool) -> Result<()> {
-        if !self.ended.load(Ordering::Acquire) && self.is_mounted() {
+        if !self.ended.load(Ordering::Acquire) && self.mounted().is_some() {
             umount(&self.mountpoint, lazy)?;
         }
         self.wait()
     }
 
-    /// Whether it is there, and this process has mounted it. The kernel gives device numbers again: once the session has ended well, what
-    /// is there can be another process's mount.
-    fn is_mounted(&self) -> bool {
-        let Some(device) = &self.device else {
-            return false;
-        };
-        mountinfo::at(&self.mountpoint).is_ok_and(|mounts| {
-            mounts
-                .last()
-                .is_some_and(|mount| mount.kind == TYPE && mount.device == *device)
-        })
+    /// The mount, if it is there, and this process has mounted it. The kernel gives device numbers again: once the session has ended well,
+    /// what is there can be another process's mount.
+    fn mounted(&self) -> Option<MountEntry> {
+        let device = self.device.as_ref()?;
+        let topmost = mountinfo::at(&self.mountpoint).ok()?.pop();
+        topmost.filter(|mount| mount.kind == TYPE && mount.device == *device)
     }
 
     /// Whether this process has mounted it, and so can unmount it.
@@ -298,8 +294,10 @@ impl Mounted {
         running.follower.stop();
         running.notify.finish();
         // A session that has failed leaves a dead mount.
-        if ended.is_err() && self.is_mounted() {
-            detach(&self.mountpoint)?;
+        if ended.is_err()
+            && let Some(mount) = self.mounted()
+        {
+            detach(&mount)?;
         }
         ended.at_path(&self.mountpoint)
     }
@@ -323,8 +321,8 @@ impl Drop for Mounted {
         } else {
             ending::leave(running.session);
         }
-        if self.is_mounted()
-            && let Err(error) = detach(&self.mountpoint)
+        if let Some(mount) = self.mounted()
+            && let Err(error) = detach(&mount)
         {
             tracing::warn!(error = %error.report(), "the mount is left");
         }

@@ -1,12 +1,13 @@
 //! Whether a directory can be a mountpoint.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::held::{Held, Pulse};
 use super::mountinfo::{self, TYPE};
 use super::options::MountOptions;
 use super::umount::trusted;
+use super::way::Way;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// What is to be mounted.
@@ -16,25 +17,34 @@ pub(super) struct Subject<'a> {
     /// Whether whoever mounts has the repository's lock, and so is its only daemon: one that does not answer is not alive.
     pub(super) is_owner: bool,
     pub(super) options: &'a MountOptions,
+    /// Whether it is mounted by path, and not on the directory that is held.
+    pub(super) is_by_path: bool,
 }
 
-/// Checks the mountpoint, takes away what a process that died has left there, and answers its path without symlinks.
+impl Subject<'_> {
+    /// Whose mounts are of our own kind.
+    fn users(&self) -> Vec<u32> {
+        let owner = self.repository.and_then(|root| root.metadata().ok());
+        trusted(owner.map(|metadata| metadata.uid()))
+    }
+}
+
+/// Checks the mountpoint, takes away what a process that died has left there, and answers the way to it.
 ///
 /// # Errors
 /// `NotFound`, `NotADirectory`, `NotEmpty`; `InvalidInput` when it lies in the repository, or the repository in it; `Busy` when a
-/// repository is mounted there already; `TimedOut` when what is mounted there does not answer; `PermissionDenied`, `Io`.
-pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<PathBuf> {
+/// repository is mounted there already; `TimedOut` when what is mounted there does not answer; `PermissionDenied`, also where others
+/// can exchange what is on the way; `Io`.
+pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<Way> {
+    let users = subject.users();
+    // Before anything follows the path.
+    drop(Way::walk(mountpoint, &users)?);
     clear_dead(mountpoint, subject)?;
-    let resolved = std::fs::canonicalize(mountpoint)
-        .or_io("cannot use the mountpoint")
-        .at_path(mountpoint)?;
-    if !resolved.is_dir() {
-        return Err(Error::new(
-            ErrorKind::NotADirectory,
-            "the mountpoint is not a directory",
-        )
-        .at_path(mountpoint));
+    let way = Way::walk(mountpoint, &users)?;
+    if subject.is_by_path {
+        way.require_firm()?;
     }
+    let resolved = way.path();
     if let Some(root) = subject.repository {
         check_overlap(mountpoint, &resolved, root)?;
     }
@@ -49,9 +59,9 @@ pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<PathBu
         );
     }
     if !subject.options.nonempty {
-        check_empty(mountpoint, &resolved)?;
+        check_empty(mountpoint, &way.place()?)?;
     }
-    Ok(resolved)
+    Ok(way)
 }
 
 /// Takes away what a process of ours that died has left. What others have mounted is theirs, also when it does not answer; so is what the
@@ -79,9 +89,7 @@ fn clear_dead(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
 
 /// Refuses a mount of another user.
 fn check_trusted(held: &Held, mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
-    let owner = subject.repository.and_then(|root| root.metadata().ok());
-    let users = trusted(owner.map(|metadata| metadata.uid()));
-    if held.entry.is_trusted(&users) {
+    if held.entry.is_trusted(&subject.users()) {
         return Ok(());
     }
     let what = format!(

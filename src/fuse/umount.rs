@@ -6,7 +6,8 @@ use std::process::Command;
 use rustix::mount::UnmountFlags;
 
 use super::held::{Held, Pulse};
-use super::mountinfo::{self, TYPE};
+use super::mountinfo::{self, MountEntry, TYPE};
+use super::way::Way;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// LIMIT: how often a busy mount is tried again, and how long is waited between: half a second in all.
@@ -16,12 +17,8 @@ const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 const BUSY_ADVICE: &str = "close what uses it (fuser -vm DIR), or unmount lazily";
 
 /// Takes a mount away at once; who still uses it keeps it until done.
-pub(super) fn detach(mountpoint: &Path) -> Result<()> {
-    unmount_by(
-        mountpoint,
-        UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
-        &["-u", "-z", "--"],
-    )
+pub(super) fn detach(entry: &MountEntry) -> Result<()> {
+    unmount_by(entry, UnmountFlags::DETACH, &["-u", "-z", "--"])
 }
 
 /// Unmounts what is mounted at a path, with `lazy` also while somebody uses it.
@@ -30,16 +27,16 @@ pub(super) fn detach(mountpoint: &Path) -> Result<()> {
 /// `InvalidInput` when no repository is mounted there; `Busy`; `PermissionDenied`; `Io`.
 pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
     // Held only as long as it is looked at: what is held is busy.
-    let resolved = match Held::at(mountpoint)? {
-        Some(held) if held.entry.kind == TYPE => held.entry.mountpoint,
+    let entry = match Held::at(mountpoint)? {
+        Some(held) if held.entry.kind == TYPE => held.entry,
         _ => return Err(Error::invalid("no repository is mounted there").at_path(mountpoint)),
     };
     if lazy {
-        return detach(&resolved);
+        return detach(&entry);
     }
     let mut tries = 0;
     loop {
-        match unmount_by(&resolved, UnmountFlags::NOFOLLOW, &["-u", "--"]) {
+        match unmount_by(&entry, UnmountFlags::empty(), &["-u", "--"]) {
             // The kernel lets go of a file a moment after its last user has closed it.
             Err(e) if e.kind() == ErrorKind::Busy && tries < BUSY_TRIES => {
                 tries += 1;
@@ -107,9 +104,15 @@ pub fn umount_dead(repository: &Path, owner: Option<u32>) -> Result<Vec<PathBuf>
     Ok(cleared)
 }
 
-fn unmount_by(mountpoint: &Path, flags: UnmountFlags, helper: &[&str]) -> Result<()> {
-    match rustix::mount::unmount(mountpoint, flags) {
-        Ok(()) => return Ok(()),
+/// Unmounts this mount, and nothing that somebody has put in its place meanwhile.
+fn unmount_by(entry: &MountEntry, flags: UnmountFlags, helper: &[&str]) -> Result<()> {
+    let mountpoint = &entry.mountpoint;
+    match Way::walk(mountpoint, &trusted(None))?.unmount(entry.id, flags) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {
+            let what = "it is not mounted there any more";
+            return Err(Error::invalid(what).at_path(mountpoint));
+        }
         // Not root: the setuid helper knows who mounted.
         Err(rustix::io::Errno::PERM) => {}
         Err(e) => {

@@ -136,7 +136,7 @@ impl LocalStore {
         match self.root.open_file(path, Access::ReadWrite) {
             // A crash between the change of mode and the rename of a publish leaves a file that is read-only.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                let file = self.root.open_file(path, Access::Read)?;
+                let file = self.root.open_to_protect(path)?;
                 file.set_permissions(Permissions::from_mode(FILE_MODE))
                     .or_io("cannot make the file writable")
                     .at_path(self.root.path().join(path))?;
@@ -152,7 +152,7 @@ impl LocalStore {
 
     /// Makes a file durable and read-only.
     fn finish(&self, path: &Path) -> Result<File> {
-        let file = self.root.open_file(path, Access::Read)?;
+        let file = self.root.open_to_protect(path)?;
         file.set_permissions(Permissions::from_mode(PUBLISHED_MODE))
             .and_then(|()| file.sync_all())
             .or_io("cannot make the file durable")

@@ -238,11 +238,42 @@ impl Dir {
                 Errno::NXIO => self.not_regular(path, Kind::Other),
                 e => self.failed("cannot open the file", path, e),
             })?;
-        let kind = Stat::of(&fd)?.kind;
-        if kind != Kind::File {
-            return Err(self.not_regular(path, kind));
+        let stat = Stat::of(&fd)?;
+        if stat.kind != Kind::File {
+            return Err(self.not_regular(path, stat.kind));
+        }
+        if access == Access::ReadWrite {
+            self.check_owner(&stat, path)?;
         }
         Ok(File::from(fd))
+    }
+
+    /// Opens a regular file below for reading, whose permissions are to be changed.
+    ///
+    /// # Errors
+    /// As [`Dir::open_file`] for writing.
+    pub fn open_to_protect(&self, path: impl AsRef<Path>) -> Result<File> {
+        let path = path.as_ref();
+        let file = self.open_file(path, Access::Read)?;
+        self.check_owner(&Stat::of(&file)?, path)?;
+        Ok(file)
+    }
+
+    /// Refuses root to change a file that is not the directory's owner's: the owner can have linked any file of the machine here.
+    fn check_owner(&self, stat: &Stat, path: &Path) -> Result<()> {
+        match self.heir {
+            Some((uid, _)) if uid.as_raw() != stat.uid => Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!(
+                    "the file belongs to user {}, and not to {}, who owns the directory: root does not change it",
+                    stat.uid,
+                    uid.as_raw()
+                ),
+            )
+            .at_path(self.path.join(path))
+            .advise("if it is no link to something else (stat -c %h), give it to the owner of the repository: chown")),
+            _ => Ok(()),
+        }
     }
 
     fn not_regular(&self, path: &Path, kind: Kind) -> Error {
@@ -582,5 +613,16 @@ mod tests {
         let plain = Dir::open(temp.path()).unwrap();
         plain.create_file("own", 0o644).unwrap();
         assert_eq!(std::fs::metadata(temp.path().join("own")).unwrap().uid(), 0);
+        // One of root's that is there all the same is read, and not changed: the owner can have linked it there.
+        dir.open_file("own", Access::Read).unwrap();
+        dir.open_file("a/b/f", Access::ReadWrite).unwrap();
+        dir.open_to_protect("a/b/f").unwrap();
+        for refused in [
+            dir.open_file("own", Access::ReadWrite),
+            dir.open_to_protect("own"),
+        ] {
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        }
+        plain.open_file("own", Access::ReadWrite).unwrap();
     }
 }

@@ -19,11 +19,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::device;
+use super::flock::{self, Mode};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// The driver's own device.
 const CONTROL: &str = "/dev/loop-control";
 const SYSFS: &str = "/sys/block";
+const MAX_PARTITIONS: &str = "/sys/module/loop/parameters/max_part";
 
 /// linux/loop.h.
 const LOOP_SET_STATUS64: libc::Ioctl = 0x4c04;
@@ -46,6 +48,8 @@ const TRIES_MAX: u32 = 100;
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
 /// LIMIT: how long somebody who only has a look (udev, blkid) may hold a device that is to be detached.
 const USED_PATIENCE: Duration = Duration::from_millis(1500);
+/// LIMIT: how long udev may look at a device that has no file yet.
+const UDEV_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 /// LIMIT: processes that are named as users of a device.
 const NAMED_MAX: usize = 5;
@@ -155,6 +159,16 @@ pub fn check_driver() -> Result<()> {
     open_control().map(drop)
 }
 
+/// Whether the driver was loaded so that the kernel looks for partitions on every device, asked or not (`max_part`).
+#[must_use]
+pub fn looks_for_partitions() -> bool {
+    std::fs::read_to_string(MAX_PARTITIONS).is_ok_and(|text| is_more_than_none(&text))
+}
+
+fn is_more_than_none(number: &str) -> bool {
+    number.trim().parse::<u32>().is_ok_and(|number| number > 0)
+}
+
 fn open_control() -> Result<File> {
     File::options()
         .read(true)
@@ -193,6 +207,23 @@ fn open_node(path: &Path, setup: Setup) -> Result<File> {
     }
 }
 
+/// Keeps udev from looking at a device until it is closed (systemd.io/BLOCK_DEVICE_LOCKING): udevd, which is still at the device as it was
+/// without a file, would read what it shows then, by rules that it has gone through before.
+fn lock(node: &File) -> Result<()> {
+    let begun = Instant::now();
+    while !flock::try_lock(node, Mode::Exclusive)? {
+        if begun.elapsed() > UDEV_PATIENCE {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "somebody holds the lock of a free loop device",
+            )
+            .advise("udev looks at it (udevadm settle), or another program; try again"));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
 /// Makes a block device of a file; `name` is what losetup shows of it. Answers `/dev/loopN`.
 ///
 /// # Errors
@@ -205,6 +236,7 @@ pub fn attach(file: &File, name: &Path, setup: Setup) -> Result<PathBuf> {
             .at_path(CONTROL)?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let node = open_node(&path, setup)?;
+        lock(&node).at_path(&path)?;
         match configure(&node, file, name, setup) {
             Ok(()) => return Ok(path),
             // Somebody else was told of the same one.
@@ -565,13 +597,18 @@ pub fn become_io_flusher() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Configuration, Info, backing_file, is_loop_path, is_part_of};
+    use super::{Configuration, Info, backing_file, is_loop_path, is_more_than_none, is_part_of};
     use std::path::Path;
 
     #[test]
     fn structures_are_those_of_the_kernel() {
         assert_eq!(size_of::<Info>(), 232);
         assert_eq!(size_of::<Configuration>(), 304);
+    }
+
+    #[test]
+    fn the_drivers_parameter_is_understood() {
+        assert!(is_more_than_none("7\n") && !is_more_than_none("0\n") && !is_more_than_none(""));
     }
 
     #[test]

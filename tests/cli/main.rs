@@ -24,6 +24,7 @@ mod format;
 mod help;
 mod jobs;
 mod joined;
+mod linked;
 mod place;
 mod quickstart;
 mod remark;

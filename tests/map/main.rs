@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise and says what it skips; its numbers are small"
 )]
 
+mod attack;
 mod bad_input;
 mod device;
 mod kill;

@@ -38,6 +38,10 @@ chmod 644 disk.raw
 as() { runuser -u restorefs -- restorefs --repo /var/lib/restorefs/repo "$@"; }
 as init
 as backup web01 vda=/tmp/disk.raw --point one
+# What the daemon's user, or a member of its group, may put where the scripts of the package work as root.
+runuser -u restorefs -- sh -c 'ln -s /etc /var/lib/restorefs/etc; ln -s /etc/shadow /var/lib/restorefs/shadow; ln -s /etc /run/restorefs/etc'
+victims() { stat -c "%n %U:%G %a %s %i" /etc/shadow /etc/passwd /etc/fstab; stat -c "%n %U:%G %a %i" /etc; }
+untouched=$(victims)
 before=$(repository)
 
 echo "# by the administrator" >> /etc/restorefs/config.toml
@@ -61,6 +65,7 @@ dpkg -P restorefs | tee purged
 grep -q "not empty and is left" purged || fail "the purge does not say what it leaves"
 [ ! -e /etc/restorefs ] || fail "a purge takes the configuration"
 same "$(repository)" "$before" "the repository after the purge"
+same "$(victims)" "$untouched" "what the daemon's user has linked to"
 
 # With nothing in it, nothing is left.
 rm -rf /var/lib/restorefs

@@ -13,6 +13,7 @@ mod attack;
 #[allow(dead_code, reason = "the tests of NBD need more of it than these")]
 mod certificate;
 mod configuration;
+mod exchange;
 mod follower;
 mod helper;
 mod house;

@@ -160,6 +160,48 @@ fn what_a_member_says_is_bounded() {
     service.stop();
 }
 
+/// No request names a file to open; what is a name in a request leads to no other place.
+#[test]
+fn names_that_a_member_says_lead_out_of_nothing() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = open_to_group(house);
+    let script = "import socket,sys,json\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        s.sendall(sys.argv[2].encode()); f.readline()\n\
+        def ask(**line):\n\
+        \x20 s.sendall(json.dumps(line).encode()+b'\\n'); return f.readline().strip()[:200]\n\
+        def begin(vm='fresh01',session='s',disk='vda',point=None,parent=None):\n\
+        \x20 one=dict(name=disk,source_bytes=512,key=None,full=False)\n\
+        \x20 return ask(command='begin',vm=vm,session=session,point=point,disks=[one],full=False,differential=False,\n\
+        \x20  parent=parent,ttl_seconds=3600,resumable=True,compression='none')\n\
+        print('begun', begin())\n\
+        for bad in ['../x','..','.','','/etc/x','a/b','a/../b','x\\0y','x'*300,'.tmp-1']:\n\
+        \x20 for what in ['vm','session','disk','point']: print('bad', what, ascii(bad), begin(**{'vm':'fresh02',what:bad}))\n\
+        \x20 print('bad', 'attach', ascii(bad), ask(command='attach',vm='fresh01',session='s',name=bad,content=[1]))\n\
+        \x20 print('bad', 'failed', ascii(bad), ask(command='failed',vm=bad,reason='x'))\n\
+        \x20 print('bad', 'abort', ascii(bad), ask(command='abort',vm='fresh01',session=bad))\n\
+        \x20 print('bad', 'commit', ascii(bad), ask(command='commit',vm='fresh01',session='s',point=bad,change_ids={},unchanged=['vda'],without=[]))\n";
+    let said = ask(house, &socket, "65534", script);
+    assert!(said.starts_with("begun {\"ok\""), "{said}");
+    let bad: Vec<_> = said
+        .lines()
+        .filter(|line| line.starts_with("bad"))
+        .collect();
+    assert_eq!(bad.len(), 80, "{said}");
+    for line in bad {
+        assert!(line.contains("{\"error\""), "{line}");
+    }
+    let vms = names(&house.place.repo().join("vms"));
+    assert_eq!(vms, ["db01", "fresh01", "web01", "web02"]);
+    service.stop();
+}
+
 #[test]
 fn descriptors_of_who_may_hand_over_nothing_are_left_to_the_kernel() {
     if !can_mount() || !has("python3") {

@@ -32,7 +32,7 @@ pub enum Quiet {
     Ruled,
     /// It is not, or is masked by an empty file.
     Unruled,
-    /// It is, but it is not for the directory that `RESTOREFS_RUNTIME_DIR` names.
+    /// If it is, it is not for the directory that `RESTOREFS_RUNTIME_DIR` names.
     Elsewhere,
 }
 
@@ -55,47 +55,44 @@ fn look_below(root: &Path, is_system: bool) -> Quiet {
         .and_then(|path| std::fs::metadata(path).ok())
         .is_some_and(|metadata| metadata.is_file() && metadata.len() > 0);
     match (is_there, is_system) {
+        (_, false) => Quiet::Elsewhere,
         (true, true) => Quiet::Ruled,
-        (true, false) => Quiet::Elsewhere,
-        (false, _) => Quiet::Unruled,
+        (false, true) => Quiet::Unruled,
     }
 }
 
-/// What to do about it.
-fn advice() -> String {
-    format!("install the rule: install -m 644 mount-helpers/{NAME} /etc/udev/rules.d/")
-}
+/// What would happen, and why it is no detail: names on the disk are the guest's choice.
+const DANGER: &str = "udev would look at what is on the guest's disk: labels and UUIDs that the guest chose become names of this machine \
+     (/dev/disk/by-uuid), and LVM, md and systemd activate what is on it";
 
 impl Quiet {
-    /// Refuses where partitions of a guest's disk would be looked at by udev.
+    /// Refuses where what is on a guest's disk would get names of this machine.
     ///
     /// # Errors
     /// `InvalidInput` with what to install.
-    pub fn check_partitions(self) -> Result<()> {
+    pub fn check(self, with_partitions: bool) -> Result<()> {
         match self {
             Self::NoUdev | Self::Ruled => Ok(()),
-            Self::Unruled => Err(Error::invalid(
-                "udev would look at the guest's partitions, and LVM, md and systemd activate what is on them: its rule for mapped \
-                 devices is not installed",
-            )
-            .advise(advice())),
-            Self::Elsewhere => Err(Error::invalid(
-                "udev would look at the guest's partitions: its rule for mapped devices is for /run/restorefs only",
-            )
+            Self::Unruled => Err(Error::invalid(format!(
+                "{DANGER}; its rule for mapped devices is not installed"
+            ))
+            .advise(format!(
+                "install the rule: install -m 644 mount-helpers/{NAME} /etc/udev/rules.d/"
+            ))),
+            Self::Elsewhere if with_partitions => Err(Error::invalid(format!(
+                "{DANGER}; its rule for mapped devices is for /run/restorefs only"
+            ))
             .advise("map without RESTOREFS_RUNTIME_DIR")),
+            Self::Elsewhere => Ok(()),
         }
     }
 
-    /// What to say where whole disks are looked at.
+    /// What to say before disks are mapped all the same.
     #[must_use]
-    pub fn warning(self) -> Option<String> {
-        match self {
-            Self::NoUdev | Self::Ruled => None,
-            Self::Unruled | Self::Elsewhere => Some(format!(
-                "udev looks at what is on the device, and LVM may activate a volume group on it; {}",
-                advice()
-            )),
-        }
+    pub fn warning(self) -> Option<&'static str> {
+        (self == Self::Elsewhere).then_some(
+            "udev looks at what is on the device, as its rule is for /run/restorefs only; map without RESTOREFS_RUNTIME_DIR",
+        )
     }
 }
 
@@ -115,13 +112,15 @@ mod tests {
         assert_eq!(look_below(root, true), Quiet::NoUdev);
         put(CONTROL, "");
         assert_eq!(look_below(root, true), Quiet::Unruled);
-        assert!(
-            Quiet::Unruled
-                .check_partitions()
-                .unwrap_err()
-                .to_string()
-                .contains(NAME)
-        );
+        for with_partitions in [true, false] {
+            let error = Quiet::Unruled.check(with_partitions).unwrap_err();
+            assert!(error.to_string().contains(NAME), "{error}");
+            assert!(Quiet::Ruled.check(with_partitions).is_ok());
+            assert_eq!(
+                Quiet::Elsewhere.check(with_partitions).is_ok(),
+                !with_partitions
+            );
+        }
         for dir in DIRECTORIES.iter().rev() {
             put(&format!("{dir}/{NAME}"), "rule");
             assert_eq!(look_below(root, true), Quiet::Ruled, "{dir}");

@@ -243,6 +243,7 @@ impl Session {
             parent: parent.map(|p| PointParent {
                 point_id: p.point_id,
                 name: p.name,
+                unknown: Unknown::new(),
             }),
             serial: owner.take_serial(&mut entry)?,
             token: Some(Token::random()),
@@ -261,6 +262,7 @@ impl Session {
             .map(|d| DiskKey {
                 name: d.name.clone(),
                 key: d.key.clone(),
+                unknown: Unknown::new(),
             })
             .collect();
         owner.record_disks(&mut entry, &keys)?;

@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::point::ChainSource;
 use crate::repo::Slot;
 use crate::repo::layout::VmKeys;
+use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::point::Kind;
 use crate::repo::sidecar::session::{self as sidecar, Declared, SessionDisk};
 use crate::task::Monitor;
@@ -142,6 +143,7 @@ impl Session {
             size_bytes: size_of(|p| p.size_bytes),
             source_bytes: size_of(|p| p.source_bytes),
             parent: model.and_then(|m| m.parent.clone()),
+            unknown: Unknown::new(),
         }
     }
 

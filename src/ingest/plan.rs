@@ -13,6 +13,7 @@ use super::saying::check_key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Slot;
 use crate::repo::entry::VmEntry;
+use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::sidecar::point::{Kind, Point, PointDisk};
 use crate::repo::sidecar::session::{ParentDisk, SessionDisk};
@@ -298,7 +299,9 @@ fn plan_disk(
             source_bytes: base.source_bytes,
             data_bytes: base.data_bytes,
             change_id: base.change_id.clone(),
+            unknown: Unknown::new(),
         }),
+        unknown: Unknown::new(),
     })
 }
 

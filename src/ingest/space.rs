@@ -256,7 +256,9 @@ mod tests {
                 source_bytes: base.source_bytes,
                 data_bytes: base.data_bytes,
                 change_id: None,
+                unknown: Unknown::new(),
             }),
+            unknown: Unknown::new(),
         }
     }
 

@@ -221,6 +221,7 @@ impl Owner {
                 name: entry.name,
                 size_bytes: entry.size_bytes,
                 blake3: Digest::of(&bytes),
+                unknown: Unknown::new(),
             });
         }
         Ok(attached)

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fs_core::BlockRead;
 use fs_xfs::{Filesystem, Superblock, log};
 
-use super::group;
+use super::{group, item};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::device::{self, Device, device_error};
@@ -162,7 +162,11 @@ pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<Mounted> {
     loop {
         let device: Arc<dyn BlockRead> = Arc::<Volume>::clone(&volume);
         // The crate's own cache is of blocks; ours below has pages and reads ahead.
-        let refused = match guard(|| Ok(Filesystem::mount_with_cache(device, 0)))? {
+        let mounted = match item::check(&*volume, &superblock)? {
+            Some(reason) => Err(fs_xfs::Error::CorruptLog(reason)),
+            None => guard(|| Ok(Filesystem::mount_with_cache(device, 0)))?,
+        };
+        let refused = match mounted {
             Ok(fs) => return Ok(Mounted { fs, torn, notes }),
             Err(fs_xfs::Error::CorruptLog(what)) if torn < TORN_MAX => {
                 fs_xfs::Error::CorruptLog(what)

@@ -11,7 +11,9 @@
 
 mod attribute;
 mod device;
+mod device_number;
 mod group;
+mod item;
 mod log;
 mod run;
 
@@ -66,7 +68,7 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
     let Mounted { fs, torn, notes } = device::mount(Arc::clone(&volume))?;
     let info = info(&fs, torn, notes)?;
     let numbers = if fs.was_replayed() {
-        log::device_numbers(&fs)?
+        device_number::device_numbers(&fs)?
     } else {
         HashMap::new()
     };

@@ -62,6 +62,9 @@ pub struct PointEntry {
     /// Hashes of its attached files by name.
     #[serde(default)]
     pub attached: Vec<super::point::Attached>,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// A disk of a point in short.
@@ -79,6 +82,9 @@ pub struct DiskEntry {
     pub data_bytes: u64,
     /// Bytes that differed from the parent when it was captured.
     pub changed_bytes: u64,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Sidecar for Index {
@@ -113,6 +119,7 @@ impl PointEntry {
             source_bytes: disk.source_bytes,
             data_bytes: disk.data_bytes,
             changed_bytes: disk.changed_bytes,
+            unknown: Unknown::new(),
         });
         Self {
             name: point.name.clone(),
@@ -126,6 +133,7 @@ impl PointEntry {
             parent: point.parent.clone(),
             disks: disks.collect(),
             attached: point.attached.clone(),
+            unknown: Unknown::new(),
         }
     }
 }

@@ -3,13 +3,17 @@
 //! # Invariants
 //! - Each has a `schema` number; a newer one than ours is refused, not guessed at.
 //! - Each carries a BLAKE3 of itself, which is proved when it is read ([`seal`]).
-//! - Fields that this release does not know are kept when a file is rewritten.
+//! - Fields that this release does not know are kept when a file is rewritten: in every object, in their order, numbers with all their
+//!   digits (so `serde_json` keeps numbers as text, which changes only how an exponent is spelled).
 
 pub mod index;
+mod member;
 pub mod point;
 pub mod seal;
 pub mod session;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod vm;
 
 use serde::de::DeserializeOwned;
@@ -50,6 +54,7 @@ pub fn parse<T: Sidecar>(bytes: &[u8]) -> Result<T> {
         ));
     }
     let object = seal::open(bytes, T::WHAT)?;
+    member::check(&object, T::WHAT)?;
     let broken = |e: serde_json::Error| {
         let found = format!("{e}");
         Error::corrupt(

@@ -90,6 +90,9 @@ pub struct PointParent {
     pub point_id: PointId,
     /// Its name at the time.
     pub name: PointName,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// One disk of a point.
@@ -136,6 +139,9 @@ pub struct Attached {
     pub size_bytes: u64,
     /// BLAKE3 of its bytes.
     pub blake3: Digest,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Sidecar for Point {

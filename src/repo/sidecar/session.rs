@@ -77,6 +77,9 @@ pub struct Declared {
     /// New disks whose bytes are a disk's, although they begin as an image.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub raw: Vec<DiskName>,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Declared {
@@ -123,6 +126,9 @@ pub struct SessionDisk {
     /// The parent's disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentDisk>,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl SessionDisk {
@@ -152,6 +158,9 @@ pub struct ParentDisk {
     /// The change id that it was taken at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change_id: Option<String>,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Sidecar for Session {

@@ -42,6 +42,9 @@ pub struct DiskKey {
     pub name: DiskName,
     /// Stable key; equal to the name until a real one is given.
     pub key: String,
+    /// Fields of newer releases.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Sidecar for Vm {

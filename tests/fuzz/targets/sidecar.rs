@@ -7,13 +7,25 @@ use restorefs::repo::sidecar::session::Session;
 use restorefs::repo::sidecar::state::State;
 use restorefs::repo::sidecar::vm::Vm;
 use restorefs::repo::sidecar::{Sidecar, encode, parse};
+use serde_json::Value;
 
-/// What can be read can be written, and reads the same again.
+/// A member that no release knows.
+const UNKNOWN: &str = "later";
+
+/// What can be read can be written, and reads the same again, with what is not known in it.
 fn both_ways<T: Sidecar>(data: &[u8]) {
     let Ok(sidecar) = parse::<T>(data) else {
         return;
     };
+    let unknown = |data: &[u8]| {
+        let value: Option<Value> = serde_json::from_slice(data).ok();
+        value.and_then(|value| value.get(UNKNOWN).cloned())
+    };
     let Ok(once) = encode(&sidecar) else { return };
+    assert!(
+        unknown(data) == unknown(&once),
+        "what is not known was changed"
+    );
     let again = parse::<T>(&once).and_then(|sidecar| encode(&sidecar));
     assert!(
         again.is_ok_and(|twice| twice == once),

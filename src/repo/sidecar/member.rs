@@ -1,0 +1,153 @@
+//! The members of a sidecar's objects, looked at before they are decoded.
+//!
+//! # Why
+//! Members that a release does not know are kept when it rewrites a file. A decoder keeps the last of two members of one name, so the other
+//! would be lost; and it takes the names with which it hands numbers on within the program for numbers. A file with either is refused.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use super::seal::HASH_NAME;
+use crate::error::{Error, Result};
+
+/// LIMIT: depth to which is looked; the decoder refuses what is deeper (`serde_json`).
+const DEPTH_MAX: usize = 128;
+/// Names of which an object has so few are compared one by one.
+const FEW: usize = 32;
+/// What names begin with that the decoder uses itself.
+const PRIVATE: &[u8] = b"$serde_json::private::";
+
+/// The names of one object so far; none of an array.
+#[derive(Default)]
+struct Names<'b> {
+    few: Vec<Cow<'b, [u8]>>,
+    many: HashSet<Cow<'b, [u8]>>,
+}
+
+impl<'b> Names<'b> {
+    /// Whether the name is new.
+    fn insert(&mut self, name: Cow<'b, [u8]>) -> bool {
+        if self.few.contains(&name) {
+            return false;
+        }
+        if self.few.len() < FEW {
+            self.few.push(name);
+            return true;
+        }
+        self.many.insert(name)
+    }
+}
+
+/// The bytes of a string from behind its opening quotation mark on, and what is behind it.
+fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut is_escaped = false;
+    let end = bytes.iter().position(|byte| {
+        let ends = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        ends
+    })?;
+    Some((bytes.get(..end)?, bytes.get(end.checked_add(1)?..)?))
+}
+
+/// A name as it is once its escapes are resolved; `None` when the decoder will refuse it.
+fn resolved(name: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if !name.contains(&b'\\') {
+        return Some(Cow::Borrowed(name));
+    }
+    let quoted = [b"\"", name, b"\""].concat();
+    let text: String = serde_json::from_slice(&quoted).ok()?;
+    Some(Cow::Owned(text.into_bytes()))
+}
+
+fn refuse(what: &str, expected: &str, name: &[u8]) -> Error {
+    let name = String::from_utf8_lossy(name).escape_debug().to_string();
+    Error::corrupt(format!("the {what} cannot be read"), expected, name)
+}
+
+/// Refuses an object in which a name occurs twice, or one that nothing but this release's own decoder uses. What is no JSON passes.
+///
+/// # Errors
+/// `Corrupt` naming the member.
+pub(super) fn check(bytes: &[u8], what: &str) -> Result<()> {
+    let mut open: Vec<Names<'_>> = Vec::new();
+    let mut rest = bytes;
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        match first {
+            b'{' | b'[' => {
+                if open.len() >= DEPTH_MAX {
+                    return Ok(());
+                }
+                open.push(Names::default());
+            }
+            b'}' | b']' => {
+                open.pop();
+            }
+            b'"' => {
+                let Some((text, behind)) = string(rest) else {
+                    return Ok(());
+                };
+                rest = behind;
+                if !behind.trim_ascii_start().starts_with(b":") {
+                    continue;
+                }
+                let is_top = open.len() == 1;
+                let (Some(name), Some(names)) = (resolved(text), open.last_mut()) else {
+                    return Ok(());
+                };
+                if name.starts_with(PRIVATE) {
+                    return Err(refuse(what, "names of members that files have", &name));
+                }
+                if is_top && *name == *HASH_NAME.as_bytes() {
+                    return Err(refuse(what, "its hash as the last member only", &name));
+                }
+                if !names.insert(name) {
+                    return Err(refuse(what, "each member once", text));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn each_name_stands_once_in_its_object() {
+        for good in [
+            r#"{"a":1,"b":{"a":1,"b":[{"a":1},{"a":"a"}]},"c":"a","d":"\"a\":"}"#,
+            r#"{"tags":{"blake3":"x"},"A":1,"a":2}"#,
+            "",
+            "[",
+            "\"",
+            r#"{"\ud800":1}"#,
+        ] {
+            check(good.as_bytes(), "file").unwrap();
+        }
+        let many: Vec<String> = (0..100).map(|n| format!("\"k{n}\":0")).collect();
+        check(format!("{{{}}}", many.join(",")).as_bytes(), "file").unwrap();
+        for bad in [
+            r#"{"a":1,"a":2}"#.to_owned(),
+            r#"{"a":1,"b":{"c":1,"c" : 2}}"#.to_owned(),
+            r#"{"a":1,"\u0061":2}"#.to_owned(),
+            r#"{"a":[{"x":{},"y":[],"x":1}]}"#.to_owned(),
+            format!("{{{},\"k7\":1}}", many.join(",")),
+            format!("{{{},\"k99\":1}}", many.join(",")),
+            r#"{"x":{"$serde_json::private::Number":"1"}}"#.to_owned(),
+            r#"{"x":{"\u0024serde_json::private::RawValue":"1"}}"#.to_owned(),
+            r#"{"blake3":"00","later":1}"#.to_owned(),
+        ] {
+            let error = check(bad.as_bytes(), "file").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{bad}");
+        }
+    }
+}

@@ -88,7 +88,7 @@ impl Registry {
     /// `Io` when the sessions cannot be listed.
     pub fn resume(engine: Engine) -> Result<Arc<Self>> {
         let mut open = BTreeMap::new();
-        for vm in engine.owner.vm_names() {
+        for vm in engine.owner.vms_with_sessions() {
             for name in engine.owner.repository().session_names(&vm)? {
                 match Session::resume(&engine, &vm, &name) {
                     Ok(session) => {

@@ -8,11 +8,13 @@
 //! After one failed write redb answers nothing any more until it is opened again. So a catalog that has failed is *behind*: whoever owns
 //! it opens it again and fills it.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
+use super::clean::CleanVm;
 use super::sidecar::index::{Index, PointEntry};
 use super::sidecar::{encode, parse};
 use crate::block::{ReadAt, WriteAt};
@@ -26,8 +28,12 @@ const VMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("vms");
 const POINTS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("points");
 /// `repository_id`, `version`, `serial_high`.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// Version of these tables.
-const VERSION: &[u8] = b"1";
+/// VM name -> how it looked at a clean end, as JSON.
+const CLEAN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("clean");
+/// In `META` from a clean end to the next opening.
+const CLEAN_END: &str = "clean_end";
+/// Version of these tables. A release that knows another one builds the catalog anew.
+const VERSION: &[u8] = b"2";
 /// LIMIT: memory of redb's cache.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -90,16 +96,58 @@ fn broken(error: impl Into<redb::Error>) -> Error {
 
 impl Catalog {
     /// Opens the catalog of `repository`, or makes an empty one when it is missing, damaged or not of this
-    /// repository. The caller then brings every VM up to date.
+    /// repository. Answers the VMs of a clean end, too; the caller brings every other one up to date.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
-    pub fn open(stage: &dyn Stage, repository: RepositoryId) -> Result<Self> {
-        let database = Self::open_database(stage, repository)?;
-        Ok(Self {
+    pub(super) fn open(
+        stage: &dyn Stage,
+        repository: RepositoryId,
+    ) -> Result<(Self, HashMap<String, CleanVm>)> {
+        let (database, clean) = Self::open_database(stage, repository)?;
+        let catalog = Self {
             database: RwLock::new(Some(database)),
             repository,
             is_behind: AtomicBool::new(false),
+        };
+        Ok((catalog, clean))
+    }
+
+    /// Marks a clean end: `changed` are the VMs that were looked at since the catalog was opened, `None` those that are not in order;
+    /// of `vms` alone anything is kept.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub(super) fn mark_clean(
+        &self,
+        vms: &HashSet<&str>,
+        changed: &[(VmName, Option<CleanVm>)],
+    ) -> Result<()> {
+        self.with(|database| {
+            let write = database.begin_write().map_err(broken)?;
+            {
+                let mut clean = write.open_table(CLEAN).map_err(broken)?;
+                clean.retain(|name, _| vms.contains(name)).map_err(broken)?;
+                for (vm, row) in changed {
+                    match row {
+                        Some(row) => {
+                            let bytes = serde_json::to_vec(row).map_err(|e| {
+                                Error::invalid("a row of the catalog cannot be encoded")
+                                    .caused_by(e)
+                            })?;
+                            clean
+                                .insert(vm.as_str(), bytes.as_slice())
+                                .map_err(broken)?;
+                        }
+                        None => {
+                            clean.remove(vm.as_str()).map_err(broken)?;
+                        }
+                    }
+                }
+                let mut meta = write.open_table(META).map_err(broken)?;
+                meta.insert(CLEAN_END, [1].as_slice()).map_err(broken)?;
+            }
+            write.commit().map_err(broken)
         })
     }
 
@@ -125,7 +173,8 @@ impl Catalog {
             .unwrap_or_else(PoisonError::into_inner);
         // The old one lets go of the file first.
         drop(database.take());
-        *database = Some(Self::open_database(stage, self.repository)?);
+        let (opened, _) = Self::open_database(stage, self.repository)?;
+        *database = Some(opened);
         self.is_behind.store(false, Ordering::SeqCst);
         Ok(())
     }
@@ -145,11 +194,14 @@ impl Catalog {
         done
     }
 
-    fn open_database(stage: &dyn Stage, repository: RepositoryId) -> Result<Database> {
+    fn open_database(
+        stage: &dyn Stage,
+        repository: RepositoryId,
+    ) -> Result<(Database, HashMap<String, CleanVm>)> {
         let key = Key::parse("catalog.redb")?;
         match stage.open(&key) {
             Ok(file) => match Self::load(file, repository) {
-                Ok(database) => return Ok(database),
+                Ok(loaded) => return Ok(loaded),
                 Err(e) => {
                     tracing::warn!(error = %e.report(), "the catalog is rebuilt from the sidecars");
                     stage.delete(&key)?;
@@ -163,18 +215,24 @@ impl Catalog {
         Self::load(stage.create(&key)?, repository)
     }
 
-    fn load(file: Arc<dyn WriteAt>, repository: RepositoryId) -> Result<Database> {
+    /// Opens the database, and takes the mark of a clean end away: from now on there is none until the next.
+    fn load(
+        file: Arc<dyn WriteAt>,
+        repository: RepositoryId,
+    ) -> Result<(Database, HashMap<String, CleanVm>)> {
         let fresh = file.size_bytes() == 0;
         let database = Builder::new()
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(StageFile(file))
             .map_err(broken)?;
         let id = repository.to_bytes();
+        let mut clean = HashMap::new();
         let write = database.begin_write().map_err(broken)?;
         {
             let mut meta = write.open_table(META).map_err(broken)?;
             write.open_table(VMS).map_err(broken)?;
             write.open_table(POINTS).map_err(broken)?;
+            let rows = write.open_table(CLEAN).map_err(broken)?;
             if fresh {
                 meta.insert("repository_id", id.as_slice())
                     .map_err(broken)?;
@@ -194,9 +252,18 @@ impl Catalog {
                     ));
                 }
             }
+            if meta.remove(CLEAN_END).map_err(broken)?.is_some() {
+                for row in rows.iter().map_err(broken)? {
+                    let (name, bytes) = row.map_err(broken)?;
+                    // A row that cannot be read is as good as none.
+                    if let Ok(row) = serde_json::from_slice(bytes.value()) {
+                        clean.insert(name.value().to_owned(), row);
+                    }
+                }
+            }
         }
         write.commit().map_err(broken)?;
-        Ok(database)
+        Ok((database, clean))
     }
 
     /// The index of a VM as the catalog has it.

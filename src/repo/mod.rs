@@ -13,6 +13,7 @@
 //! the catalog's own lock, never after.
 
 pub mod catalog;
+pub mod clean;
 mod cleanup;
 pub mod content;
 pub mod entry;

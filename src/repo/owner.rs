@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalog::Catalog;
-use super::entry::VmEntry;
+use super::clean::CleanVm;
+use super::entry::{VmCell, VmEntry};
 use super::heart::Heart;
 use super::job::{self, Job};
 use super::layout::VmKeys;
@@ -36,13 +37,15 @@ pub struct Owner {
     clock: Arc<dyn Clock>,
     lock: Arc<dyn Lock>,
     site: Option<Site>,
-    vms: Mutex<HashMap<String, Arc<Mutex<VmEntry>>>>,
+    vms: Mutex<HashMap<String, Arc<VmCell>>>,
     /// VMs that could not be read, and why: nothing is written to them.
-    damaged: HashMap<String, String>,
+    damaged: Mutex<HashMap<String, String>>,
     serial_high: AtomicU32,
     /// Held while a line is appended to the job history.
     history: Mutex<()>,
     reserve: Reserve,
+    /// Whether everything that was left by others has been put in order.
+    is_in_order: AtomicBool,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
     heart: Heart,
 }
@@ -98,15 +101,24 @@ impl Owner {
             note.control = Some(socket);
             lock.renew(&note.encode()?)?;
         }
-        let catalog = Catalog::open(
+        let (catalog, clean) = Catalog::open(
             repository.stage().as_ref(),
             repository.format().repository_id,
         )?;
         let mut vms = HashMap::new();
+        let mut cells = HashMap::new();
         let mut damaged = HashMap::new();
         let mut serial_high = repository.format_now()?.serial_high;
         recovery::empty_trash(repository, clock.now())?;
         for name in repository.vm_names()? {
+            if let Some(known) = clean.get(name.as_str())
+                && known.is_same(repository, &name)
+            {
+                serial_high = serial_high.max(known.serial_high);
+                let cell = VmCell::as_left(name.clone(), known.has_sessions);
+                cells.insert(name.folded(), Arc::new(cell));
+                continue;
+            }
             let entry = match recovery::recover_vm(repository, &name, clock.now()) {
                 Ok(Some(entry)) => entry,
                 Ok(None) => continue,
@@ -127,46 +139,123 @@ impl Owner {
                 .max(entry.vm.serial);
             vms.insert(name.folded(), entry);
         }
-        // Points found without an index get their serials only now that the highest one is known.
-        for entry in vms.values_mut() {
-            let mut changed = entry.index.generation == 0;
-            for point in entry.index.points.iter_mut().filter(|p| p.serial == 0) {
-                serial_high += 1;
-                point.serial = serial_high;
-                changed = true;
-            }
-            if changed {
-                entry.index.serial_high = entry.index.serial_high.max(serial_high);
-                Self::store_index(repository, &mut entry.index)?;
-            }
-            // An index that was put in order counts anew: its number says nothing then.
-            if changed || catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
-                catalog.replace(&entry.vm.name, Some(&entry.index))?;
-            }
-        }
-        for gone in catalog.vm_names()? {
-            if !vms.contains_key(&gone.folded()) {
-                catalog.replace(&gone, None)?;
-            }
-        }
         let heart = Heart::start(Arc::clone(&lock), note, Arc::clone(clock))?;
-        let vms = vms
-            .into_iter()
-            .map(|(name, entry)| (name, Arc::new(Mutex::new(entry))))
-            .collect();
-        Ok(Self {
+        tracing::debug!(
+            looked_at = vms.len(),
+            as_left = cells.len(),
+            "the repository's VMs are in order"
+        );
+        let owner = Self {
             repository: Arc::clone(repository),
             catalog,
             clock: Arc::clone(clock),
             lock,
             site,
-            vms: Mutex::new(vms),
-            damaged,
+            vms: Mutex::new(cells),
+            damaged: Mutex::new(damaged),
             serial_high: AtomicU32::new(serial_high),
             history: Mutex::default(),
             reserve: Reserve::default(),
+            is_in_order: AtomicBool::new(false),
             heart,
-        })
+        };
+        // Points found without an index get their serials only now that the highest one is known.
+        for (name, mut entry) in vms {
+            owner.settle_index(&mut entry)?;
+            owner
+                .table()
+                .insert(name, Arc::new(VmCell::looked_at(entry)));
+        }
+        for gone in owner.catalog.vm_names()? {
+            if !owner.table().contains_key(&gone.folded()) {
+                owner.catalog.replace(&gone, None)?;
+            }
+        }
+        owner.is_in_order.store(true, Ordering::SeqCst);
+        Ok(owner)
+    }
+
+    /// Gives points of a VM that was looked at the serials that they lack, and brings index and catalog up to date.
+    fn settle_index(&self, entry: &mut VmEntry) -> Result<()> {
+        let mut changed = entry.index.generation == 0;
+        for point in entry.index.points.iter_mut().filter(|p| p.serial == 0) {
+            point.serial = self.serial_high.fetch_add(1, Ordering::SeqCst) + 1;
+            changed = true;
+        }
+        if changed {
+            let high = self.serial_high();
+            entry.index.serial_high = entry.index.serial_high.max(high);
+            Self::store_index(&self.repository, &mut entry.index)?;
+        }
+        // An index that was put in order counts anew: its number says nothing then.
+        if changed || self.catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
+            self.catalog.replace(&entry.vm.name, Some(&entry.index))?;
+        }
+        Ok(())
+    }
+
+    /// Looks at a VM that was left in order, as it is asked for now.
+    fn look_at(&self, name: &VmName) -> Result<VmEntry> {
+        let found = recovery::recover_vm(&self.repository, name, self.clock.now());
+        let looked = match found {
+            Ok(Some(mut entry)) => self.settle_index(&mut entry).map(|()| entry),
+            Ok(None) => Err(Self::no_such_vm(name)),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = &looked
+            && e.kind() == ErrorKind::Corrupt
+        {
+            tracing::error!(vm = %name, error = %e.report(), "a VM is damaged and left alone");
+            self.lock_damaged().insert(name.folded(), e.report());
+        }
+        looked
+    }
+
+    fn lock_damaged(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn no_such_vm(name: &VmName) -> Error {
+        Error::not_found(format!("there is no VM {name}")).advise("list the VMs with: restorefs ls")
+    }
+
+    /// Writes down how the VMs are left, so that the next owner need not look at those that are the same. Nothing is written when
+    /// something went wrong: all are looked at then.
+    fn mark_clean(&self) -> Result<()> {
+        let is_local = self.repository.store().local_root().is_some();
+        if !self.is_in_order.load(Ordering::SeqCst) || self.catalog.is_behind() || !is_local {
+            return Ok(());
+        }
+        self.verify_lock()?;
+        let table = self.table();
+        let mut changed = Vec::new();
+        for cell in table.values() {
+            let Some(entry) = cell.entry() else { continue };
+            let entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+            let name = entry.vm.name.clone();
+            let row = self.row(&entry)?;
+            changed.push((name, row));
+        }
+        let names = table.values().map(|cell| cell.name().as_str()).collect();
+        self.catalog.mark_clean(&names, &changed)
+    }
+
+    /// How a VM is left; `None` when something is left to put in order.
+    fn row(&self, entry: &VmEntry) -> Result<Option<CleanVm>> {
+        let name = &entry.vm.name;
+        if self.lock_damaged().contains_key(&name.folded())
+            || self.catalog.generation(name)? != Some(entry.index.generation)
+        {
+            return Ok(None);
+        }
+        let sessions = self.repository.session_names(name)?;
+        for session in &sessions {
+            if !self.repository.session(name, session)?.resumable {
+                return Ok(None);
+            }
+        }
+        let serial_high = entry.index.serial_high.max(entry.vm.serial);
+        CleanVm::now(&self.repository, name, serial_high, !sessions.is_empty())
     }
 
     /// Does what frees space, or is too small to be left undone: when the filesystem is full, the reserve is released for it.
@@ -224,24 +313,28 @@ impl Owner {
         self.serial_high.load(Ordering::SeqCst)
     }
 
-    pub(super) fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<VmEntry>>>> {
+    pub(super) fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<VmCell>>> {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Names of all VMs, sorted.
     #[must_use]
     pub fn vm_names(&self) -> Vec<VmName> {
-        let entries: Vec<_> = self.table().values().cloned().collect();
-        let mut names: Vec<VmName> = entries
-            .iter()
-            .map(|e| {
-                e.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .vm
-                    .name
-                    .clone()
-            })
+        let mut names: Vec<VmName> = self
+            .table()
+            .values()
+            .map(|cell| cell.name().clone())
             .collect();
+        names.sort();
+        names
+    }
+
+    /// Names of the VMs that may have open sessions, sorted.
+    #[must_use]
+    pub fn vms_with_sessions(&self) -> Vec<VmName> {
+        let table = self.table();
+        let some = table.values().filter(|cell| cell.may_have_sessions());
+        let mut names: Vec<VmName> = some.map(|cell| cell.name().clone()).collect();
         names.sort();
         names
     }
@@ -252,14 +345,13 @@ impl Owner {
     /// `NotFound` naming the VM.
     pub fn vm(&self, name: &VmName) -> Result<Arc<Mutex<VmEntry>>> {
         self.check_undamaged(name)?;
-        self.table().get(&name.folded()).cloned().ok_or_else(|| {
-            Error::not_found(format!("there is no VM {name}"))
-                .advise("list the VMs with: restorefs ls")
-        })
+        let cell = self.table().get(&name.folded()).cloned();
+        let cell = cell.ok_or_else(|| Self::no_such_vm(name))?;
+        cell.entry_or(|name| self.look_at(name))
     }
 
     fn check_undamaged(&self, name: &VmName) -> Result<()> {
-        match self.damaged.get(&name.folded()) {
+        match self.lock_damaged().get(&name.folded()) {
             Some(said) => Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("the VM {name} is damaged, and nothing is written to it: {said}"),
@@ -287,20 +379,16 @@ impl Owner {
     pub fn ensure_vm(&self, name: &VmName) -> Result<Arc<Mutex<VmEntry>>> {
         self.check_undamaged(name)?;
         let mut table = self.table();
-        if let Some(entry) = table.get(&name.folded()) {
-            let stored = entry
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .vm
-                .name
-                .clone();
-            if stored != *name {
+        if let Some(cell) = table.get(&name.folded()).cloned() {
+            drop(table);
+            let stored = cell.name();
+            if stored != name {
                 return Err(Error::new(
                     ErrorKind::AlreadyExists,
                     format!("there is a VM {stored}; names are compared without regard to case"),
                 ));
             }
-            return Ok(Arc::clone(entry));
+            return cell.entry_or(|name| self.look_at(name));
         }
         let keys = VmKeys::new(name)?;
         let stage = self.repository.stage();
@@ -327,13 +415,13 @@ impl Owner {
             // The VM is there; the catalog is an index that is brought up to date when it is next opened.
             tracing::warn!(vm = %name, error = %e.report(), "the catalog could not take in the VM");
         }
-        let entry = Arc::new(Mutex::new(VmEntry {
+        let cell = Arc::new(VmCell::looked_at(VmEntry {
             vm,
             index,
             gone: false,
         }));
-        table.insert(name.folded(), Arc::clone(&entry));
-        Ok(entry)
+        table.insert(name.folded(), Arc::clone(&cell));
+        cell.entry_or(|name| self.look_at(name))
     }
 
     /// The next serial: never given before in this repository.
@@ -487,5 +575,16 @@ impl Owner {
             self.catalog.replace(name, Some(&entry.index))?;
         }
         Ok(names.len())
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if let Err(error) = self.mark_clean() {
+            tracing::debug!(error = %error.report(), "the next owner looks at every VM");
+        }
     }
 }

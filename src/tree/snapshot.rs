@@ -6,13 +6,12 @@
 //!   the upper end, the same for as long as this process lives.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::inode::{Ino, low};
 use crate::error::{ErrorKind, Result};
 use crate::guest::fs::Time;
+use crate::repo::clean::Mark;
 use crate::repo::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use crate::repo::{Repository, layout::VmKeys};
 use crate::types::{VmId, VmName};
@@ -162,21 +161,6 @@ impl Snapshot {
     }
 }
 
-/// What a file or directory looked like: inode, size, mtime and ctime.
-type Mark = (u64, u64, i64, i64, i64, i64);
-
-fn mark(path: &Path) -> Option<Mark> {
-    let m = std::fs::symlink_metadata(path).ok()?;
-    Some((
-        m.ino(),
-        m.size(),
-        m.mtime(),
-        m.mtime_nsec(),
-        m.ctime(),
-        m.ctime_nsec(),
-    ))
-}
-
 /// Marks of a VM's index and of its directory of points.
 type Marks = (Option<Mark>, Option<Mark>);
 
@@ -248,8 +232,8 @@ impl Loader {
     fn look(repository: &Repository, name: &VmName) -> Option<Marks> {
         let root = repository.store().local_root()?;
         let keys = VmKeys::new(name).ok()?;
-        let index = mark(&root.join(keys.index().ok()?.as_str()));
-        let points = mark(&root.join(keys.points().ok()?.as_str()));
+        let index = Mark::of(&root.join(keys.index().ok()?.as_str()));
+        let points = Mark::of(&root.join(keys.points().ok()?.as_str()));
         Some((index, points))
     }
 

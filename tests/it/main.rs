@@ -4,6 +4,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
 
 mod catalog;
+mod clean_end;
 mod concurrent;
 mod ending;
 mod fault;

@@ -286,10 +286,13 @@ pub struct Ls {
 
 /// Arguments of `info`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "\"workers\" names what keeps the readers of guests' filesystems from the rest of this machine, and what its kernel lacks for that."
+)]
 pub struct Info {
-    /// The restore point
+    /// The restore point; without one, the repository
     #[arg(value_name = "VM@POINT")]
-    pub point: String,
+    pub point: Option<String>,
 }
 
 /// Arguments of `volumes`.

@@ -84,11 +84,16 @@ impl Context {
     /// How the tree is shown, with what the global flags say.
     pub(super) fn tree_options(&self, mut options: TreeOptions) -> TreeOptions {
         options.memory = self.memory;
-        options.isolation = match self.isolation {
+        options.isolation = self.isolation();
+        options
+    }
+
+    /// Where guests' filesystems are read.
+    pub(super) fn isolation(&self) -> Isolation {
+        match self.isolation {
             GuestIsolation::Thread => Isolation::Thread,
             GuestIsolation::Process => Isolation::of_this_program(),
-        };
-        options
+        }
     }
 
     /// The tree of the repository, for a command that looks into it.

@@ -1,30 +1,62 @@
-//! `restorefs info`: all that is known of a restore point, the same as its `info.json` in the tree, and what a look at its files finds.
+//! `restorefs info`: all that is known of a restore point, the same as its `info.json` in the tree, and what a look at its files finds;
+//! without a point, what is known of the repository. And what keeps readers of guests' filesystems from this machine.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::args::Info;
 use super::context::Context;
 use super::{damage, document};
 use crate::error::Result;
+use crate::guest::worker::Standing;
 use crate::repo::selector::Selector;
 
 pub(super) fn run(context: &Context, args: &Info) -> Result<()> {
-    let selector: Selector = args.point.parse()?;
-    let faults = damage::of_point(context, &selector)?;
-    let mut info = document::read(context, &selector, "info.json")?;
+    let (info, faults) = match &args.point {
+        Some(point) => of_point(context, &point.parse()?)?,
+        None => (of_repository(context)?, Vec::new()),
+    };
+    show(context, info)?;
+    damage::end(&faults)
+}
+
+fn of_point(context: &Context, selector: &Selector) -> Result<(Value, Vec<String>)> {
+    let faults = damage::of_point(context, selector)?;
+    let mut info = document::read(context, selector, "info.json")?;
     if let (false, Value::Object(fields)) = (faults.is_empty(), &mut info) {
         fields.insert("damage".to_owned(), faults.as_slice().into());
     }
-    if context.output.json {
-        context.output.json(&info)?;
-    } else {
-        let mut lines = Vec::new();
-        flatten("", &info, &mut lines);
-        lines
-            .iter()
-            .try_for_each(|line| context.output.line(line))?;
+    Ok((info, faults))
+}
+
+fn of_repository(context: &Context) -> Result<Value> {
+    let repository = context.repository()?;
+    let format = repository.format();
+    Ok(json!({
+        "repository": context.path()?,
+        "repository_id": format.repository_id,
+        "format_version": format.format_version,
+        "created_at": format.created_at,
+    }))
+}
+
+/// Prints what was found, with what is known of readers: in text a line.
+fn show(context: &Context, mut info: Value) -> Result<()> {
+    let standing = Standing::of(&context.isolation());
+    let is_json = context.output.json;
+    if let Value::Object(fields) = &mut info {
+        let workers = if is_json {
+            json!(standing)
+        } else {
+            standing.to_string().into()
+        };
+        fields.insert("workers".to_owned(), workers);
     }
-    damage::end(&faults)
+    if is_json {
+        return context.output.json(&info);
+    }
+    let mut lines = Vec::new();
+    flatten("", &info, &mut lines);
+    lines.iter().try_for_each(|line| context.output.line(line))
 }
 
 /// `disks.0.name  vda`, a line for each value.

@@ -35,7 +35,7 @@ pub(super) fn hand_over(
 /// Whether what is mounted there is the daemon's, and not another repository, or a follower that shows it read-only.
 fn is_served(client: &mut Client, mountpoint: &Path) -> Result<bool> {
     let status: Status = client.ask(&Request::Status)?;
-    let resolved = mountpoint.canonicalize();
+    let resolved = fuse::resolve(mountpoint);
     let resolved = resolved.as_deref().unwrap_or(mountpoint);
     Ok(status.mounts.iter().any(|one| one.mountpoint == resolved))
 }

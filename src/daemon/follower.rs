@@ -153,7 +153,7 @@ fn failed(error: tokio::task::JoinError) -> Error {
 
 /// Refuses a socket that the mount would hide.
 fn check_socket(socket: &Path, mountpoint: &Path) -> Result<()> {
-    let resolve = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let resolve = |path: &Path| fuse::resolve(path).unwrap_or_else(|_| path.to_owned());
     let is_hidden = socket
         .parent()
         .is_some_and(|dir| resolve(dir).starts_with(resolve(mountpoint)));

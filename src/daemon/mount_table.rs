@@ -157,7 +157,7 @@ impl MountTable {
     /// Whether it is mounted there.
     pub(super) fn is_at(&self, mountpoint: &Path) -> bool {
         self.tidy();
-        let real = mountpoint.canonicalize();
+        let real = fuse::resolve(mountpoint);
         let real = real.as_deref().unwrap_or(mountpoint);
         let open = self.open();
         // One that has just been unmounted ends a moment later.

@@ -15,7 +15,7 @@ use super::signal::{StopSignals, watch_for};
 use super::station::{Station, claim, refuse_rest};
 use super::supervisor::Supervisor;
 use crate::error::{Result, ResultExt};
-use crate::guest::worker::Isolation;
+use crate::guest::worker::{Isolation, Standing};
 use crate::log;
 use crate::sys::inherit;
 use crate::types::Memory;
@@ -71,6 +71,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&[Status])) -> Result<()>
         watch_for(SignalKind::hangup())?
     };
     let mut stations = open_all(&options)?;
+    say_standing(&options.config)?;
     let result = runtime.block_on(run(&mut stations, options, hang_up, ready));
     runtime.shutdown_timeout(RUNTIME_PATIENCE);
     let closed = close_all(stations);
@@ -102,6 +103,28 @@ fn open_all(options: &ServeOptions) -> Result<Vec<Station>> {
             Err(error)
         }
     }
+}
+
+/// Logs what keeps readers of guests' filesystems from this machine; a warning where it is less than it could be. In the background: a
+/// reader is started for it, and nothing waits for that.
+fn say_standing(config: &Config) -> Result<()> {
+    let mut all: Vec<Isolation> = Vec::new();
+    for repository in &config.repositories {
+        if !all.contains(&repository.isolation) {
+            all.push(repository.isolation.clone());
+        }
+    }
+    let say = move || {
+        for standing in all.iter().map(Standing::of) {
+            if standing.is_full() {
+                tracing::info!("workers: {standing}");
+            } else {
+                tracing::warn!("workers: {standing}");
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("standing".to_owned());
+    thread.spawn(say).map(drop).or_io("cannot start a thread")
 }
 
 fn close_all(stations: Vec<Station>) -> Result<()> {

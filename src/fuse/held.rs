@@ -20,6 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
 use super::mountinfo::{self, MountEntry, TYPE};
+use super::way::Way;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// LIMIT: how long a mount of ours may take to say that it lives.
@@ -60,12 +61,12 @@ pub(super) fn mount_id(descriptor: &OwnedFd) -> Result<u64> {
 }
 
 impl Held {
-    /// Holds what is mounted at a path, symlinks followed; `None` when nothing is mounted there.
+    /// Holds what is mounted at a path, as [`Way::walk`] follows it through mounts of `users`; `None` when nothing is mounted there.
     ///
     /// # Errors
-    /// `NotFound`, `PermissionDenied`, `Io`.
-    pub(super) fn at(path: &Path) -> Result<Option<Self>> {
-        let descriptor = open(path, OFlags::empty())?;
+    /// As [`Way::walk`].
+    pub(super) fn at(path: &Path, users: &[u32]) -> Result<Option<Self>> {
+        let descriptor = Way::walk(path, users)?.into_place()?;
         let shown = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
             .or_io("cannot tell the path of a descriptor")?;
         let id = mount_id(&descriptor)?;
@@ -78,8 +79,8 @@ impl Held {
     ///
     /// # Errors
     /// As [`Held::at`].
-    pub(super) fn around(path: &Path) -> Result<Option<Self>> {
-        let descriptor = open(path, OFlags::empty())?;
+    pub(super) fn around(path: &Path, users: &[u32]) -> Result<Option<Self>> {
+        let descriptor = Way::walk(path, users)?.into_place()?;
         let id = mount_id(&descriptor)?;
         let mut entries = mountinfo::all()?.into_iter();
         let entry = entries.find(|entry| entry.id == id);

@@ -42,3 +42,4 @@ pub use mount::{Mounted, mount, serve};
 pub use mountpoint::{check_apart, is_mountpoint};
 pub use options::MountOptions;
 pub use umount::{is_ours, umount, umount_dead, umount_silent};
+pub use way::resolve;

@@ -7,7 +7,7 @@ use super::held::{Held, Pulse};
 use super::mountinfo::{self, TYPE};
 use super::options::MountOptions;
 use super::umount::trusted;
-use super::way::Way;
+use super::way::{Way, resolve};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// What is to be mounted.
@@ -41,6 +41,7 @@ pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<Way> {
     drop(Way::walk(mountpoint, &users)?);
     clear_dead(mountpoint, subject)?;
     let way = Way::walk(mountpoint, &users)?;
+    way.check_place(&users).at_path(mountpoint)?;
     if subject.is_by_path {
         way.require_firm()?;
     }
@@ -67,7 +68,7 @@ pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<Way> {
 /// Takes away what a process of ours that died has left. What others have mounted is theirs, also when it does not answer; so is what the
 /// daemon of another repository has. Another user's FUSE mount is asked nothing.
 fn clear_dead(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
-    let Some(held) = Held::at(mountpoint)? else {
+    let Some(held) = Held::at(mountpoint, &subject.users())? else {
         return check_answers(mountpoint, subject);
     };
     check_trusted(&held, mountpoint, subject)?;
@@ -109,7 +110,7 @@ fn silent(what: String, mountpoint: &Path) -> Error {
 
 /// Whether the filesystem of a directory answers where nothing is mounted on it: its server may be away.
 fn check_answers(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
-    let Some(held) = Held::around(mountpoint)? else {
+    let Some(held) = Held::around(mountpoint, &subject.users())? else {
         return Ok(());
     };
     check_trusted(&held, mountpoint, subject)?;
@@ -125,7 +126,7 @@ fn check_answers(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
 /// Whether something is mounted at a path. What is mounted there is asked nothing.
 #[must_use]
 pub fn is_mountpoint(path: &Path) -> bool {
-    Held::at(path).is_ok_and(|held| held.is_some())
+    Held::at(path, &trusted(None)).is_ok_and(|held| held.is_some())
 }
 
 /// Checks that a mountpoint does not lie in a repository, nor the repository in it. What cannot be resolved is not known to.
@@ -133,7 +134,7 @@ pub fn is_mountpoint(path: &Path) -> bool {
 /// # Errors
 /// `InvalidInput`.
 pub fn check_apart(mountpoint: &Path, repository: &Path) -> Result<()> {
-    match (mountpoint.canonicalize(), repository.canonicalize()) {
+    match (resolve(mountpoint), repository.canonicalize()) {
         (Ok(resolved), Ok(root)) => check_overlap(mountpoint, &resolved, &root),
         _ => Ok(()),
     }

@@ -27,7 +27,7 @@ pub(super) fn detach(entry: &MountEntry) -> Result<()> {
 /// `InvalidInput` when no repository is mounted there; `Busy`; `PermissionDenied`; `Io`.
 pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
     // Held only as long as it is looked at: what is held is busy.
-    let entry = match Held::at(mountpoint)? {
+    let entry = match Held::at(mountpoint, &trusted(None))? {
         Some(held) if held.entry.kind == TYPE => held.entry,
         _ => return Err(Error::invalid("no repository is mounted there").at_path(mountpoint)),
     };
@@ -54,8 +54,13 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
 /// # Errors
 /// `PermissionDenied`, `Io`.
 pub fn umount_silent(mountpoint: &Path, owner: Option<u32>) -> Result<bool> {
-    let held = match Held::at(mountpoint) {
+    let held = match Held::at(mountpoint, &trusted(owner)) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        // The way leads through what another user has put there: nothing of ours can be at its end.
+        Err(e) if matches!(e.kind(), ErrorKind::Busy | ErrorKind::PermissionDenied) => {
+            tracing::warn!(error = %e.report(), "a mountpoint cannot be reached, and is left alone");
+            return Ok(false);
+        }
         other => other?,
     };
     match held {
@@ -69,7 +74,7 @@ pub fn umount_silent(mountpoint: &Path, owner: Option<u32>) -> Result<bool> {
 /// Whether a repository is mounted at a path by root, its `owner` or this user. What is mounted there is asked nothing.
 #[must_use]
 pub fn is_ours(mountpoint: &Path, owner: Option<u32>) -> bool {
-    let held = Held::at(mountpoint).ok().flatten();
+    let held = Held::at(mountpoint, &trusted(owner)).ok().flatten();
     held.is_some_and(|held| held.is_ours(&trusted(owner)))
 }
 
@@ -134,9 +139,8 @@ fn unmount_by(entry: &MountEntry, flags: UnmountFlags, helper: &[&str]) -> Resul
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let user = Held::at(mountpoint)?.and_then(|held| held.entry.user);
-    let is_own = user == Some(rustix::process::geteuid().as_raw());
-    // What is one's own the helper refuses while it is used, and then only where that matters.
+    let is_own = entry.user == Some(rustix::process::geteuid().as_raw());
+    // The helper refuses a user's own mount only while it is in use.
     let (kind, advice) = if is_own && !flags.contains(UnmountFlags::DETACH) {
         (ErrorKind::Busy, BUSY_ADVICE)
     } else {

@@ -21,6 +21,7 @@ use rustix::mount::UnmountFlags;
 
 use super::held::mount_id;
 use super::mountinfo;
+use super::umount::trusted;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// LIMIT: symlinks on a way, as the kernel's (path_resolution(7)).
@@ -156,6 +157,23 @@ impl Way {
         last.ok_or_else(|| Error::invalid("a path of no components"))
     }
 
+    /// Refuses where another user has mounted something on the directory itself.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(super) fn check_place(&self, users: &[u32]) -> Result<()> {
+        check_entry(self.descriptor()?, users)
+    }
+
+    /// The directory, held.
+    ///
+    /// # Errors
+    /// None but for a way without an end, which there is not.
+    pub(super) fn into_place(mut self) -> Result<OwnedFd> {
+        let last = self.steps.pop().map(|step| step.descriptor);
+        last.ok_or_else(|| Error::invalid("a path of no components"))
+    }
+
     /// The directory as a path that always leads to it, whatever is put in its place.
     ///
     /// # Errors
@@ -211,6 +229,14 @@ impl Way {
         rustix::mount::unmount(place, flags | UnmountFlags::NOFOLLOW)?;
         Ok(true)
     }
+}
+
+/// The path of a directory without symlinks. No mount of another user is entered.
+///
+/// # Errors
+/// As [`Way::walk`].
+pub fn resolve(path: &Path) -> Result<PathBuf> {
+    Way::walk(path, &trusted(None)).map(|way| way.path())
 }
 
 fn magic(descriptor: &impl AsFd) -> PathBuf {

@@ -18,8 +18,8 @@
 use std::collections::BTreeMap;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, RestrictionStatus, Ruleset, RulesetAttr, RulesetError,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, LandlockStatus, RestrictionStatus, Ruleset, RulesetAttr,
+    RulesetError, RulesetStatus, Scope,
 };
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
@@ -45,8 +45,8 @@ pub struct Limits {
 pub struct Confinement {
     /// User, network, IPC and UTS namespaces of its own.
     pub namespaces: bool,
-    /// No file can be opened, no port connected (landlock(7)).
-    pub landlock: bool,
+    /// Version of landlock(7) that keeps files and ports out of reach; 0 where nothing does.
+    pub landlock_abi: u32,
     /// Only the calls of [`seal`] (seccomp(2)).
     pub seccomp: bool,
 }
@@ -55,11 +55,30 @@ impl Confinement {
     /// What of the kernel's means is missing; empty when files and network are out of reach.
     #[must_use]
     pub fn lacks(&self) -> Vec<&'static str> {
-        let means = [(self.landlock, "landlock"), (self.seccomp, "seccomp")];
+        let means = [
+            (self.landlock_abi > 0, "landlock"),
+            (self.seccomp, "seccomp"),
+        ];
         let missing = means.into_iter().filter(|(is_there, _)| !is_there);
         missing.map(|(_, name)| name).collect()
     }
+
+    /// What this kernel's landlock does not know yet: seccomp alone forbids it.
+    #[must_use]
+    pub fn weaknesses(&self) -> Vec<&'static str> {
+        let unknown = LANDLOCK_LATER.into_iter();
+        let unknown = unknown.filter(|(abi, _)| self.landlock_abi < *abi);
+        unknown.map(|(_, what)| what).collect()
+    }
 }
+
+/// What versions of landlock after the first have added that matters to who has no files, and the Linux release that has it.
+const LANDLOCK_LATER: [(u32, &str); 4] = [
+    (3, "truncation of files (Linux 6.2)"),
+    (4, "TCP ports (Linux 6.7)"),
+    (5, "ioctls of devices (Linux 6.10)"),
+    (6, "signals and abstract sockets (Linux 6.12)"),
+];
 
 fn limit(resource: Resource, most: u64) -> Result<()> {
     let both = Rlimit {
@@ -89,8 +108,27 @@ pub fn close_others() -> Result<()> {
     ))
 }
 
+/// The version of landlock that is in force now; 0 when none could be had.
+fn landlock() -> u32 {
+    if refuse::check(Call::Landlock).is_err() {
+        return 0;
+    }
+    match restrict() {
+        Ok(RestrictionStatus {
+            ruleset: RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced,
+            landlock:
+                LandlockStatus::Available {
+                    effective_abi,
+                    kernel_abi,
+                },
+            ..
+        }) => u32::try_from(kernel_abi.unwrap_or(effective_abi as i32)).unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// No files, no ports, no signals to others: as much of it as this kernel knows.
-fn landlock() -> Result<RestrictionStatus, RulesetError> {
+fn restrict() -> Result<RestrictionStatus, RulesetError> {
     let abi = ABI::V6;
     Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
@@ -135,8 +173,7 @@ pub fn confine(limits: Limits) -> Result<Confinement> {
         .or_io("cannot drop capabilities")?;
     Ok(Confinement {
         namespaces,
-        landlock: refuse::check(Call::Landlock).is_ok()
-            && landlock().is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced),
+        landlock_abi: landlock(),
         seccomp: false,
     })
 }
@@ -217,7 +254,21 @@ pub fn seal() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::seal;
+    use super::{Confinement, seal};
+
+    #[test]
+    fn what_a_kernel_lacks_is_named() {
+        let of = |landlock_abi, seccomp| Confinement {
+            namespaces: false,
+            landlock_abi,
+            seccomp,
+        };
+        assert_eq!(of(0, false).lacks(), ["landlock", "seccomp"]);
+        assert!(of(1, true).lacks().is_empty());
+        for (abi, count) in [(1, 4), (2, 4), (3, 3), (4, 2), (5, 1), (6, 0), (7, 0)] {
+            assert_eq!(of(abi, true).weaknesses().len(), count, "{abi}");
+        }
+    }
 
     /// Set in the process that is sealed.
     const VARIABLE: &str = "RESTOREFS_TEST_SEALED";

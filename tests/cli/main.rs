@@ -25,6 +25,7 @@ mod help;
 mod jobs;
 mod joined;
 mod linked;
+mod older;
 mod place;
 mod quickstart;
 mod remark;

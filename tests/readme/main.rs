@@ -34,13 +34,14 @@ fn read(path: &str) -> String {
 }
 
 /// The pages, in the order in which they are run: each goes on where the one before has ended.
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     "README.md",
     "docs/restore.md",
     "docs/sessions.md",
     "docs/service.md",
     "docs/export.md",
     "docs/backup.md",
+    "docs/security.md",
 ];
 
 fn all_blocks() -> Vec<Block> {
@@ -69,6 +70,23 @@ fn no_page_is_left_out() {
         lines <= 160,
         "README.md has {lines} lines: a newcomer reads it in five minutes"
     );
+}
+
+/// A page that says how something is tested names tests that there are.
+#[test]
+fn tests_that_are_named_are_there() {
+    let mut count = 0;
+    for page in PAGES {
+        let text = read(page);
+        let quoted = text.split('`').skip(1).step_by(2);
+        for (file, name) in quoted.filter_map(|word| word.split_once(".rs::")) {
+            let file = format!("{file}.rs");
+            let has = read(&file).contains(&format!("fn {name}()"));
+            assert!(has, "{page}: there is no {name} in {file}");
+            count += 1;
+        }
+    }
+    assert!(count > 30, "only {count} tests are named");
 }
 
 /// The blocks with what they are; fails when README and table do not fit.

@@ -175,6 +175,7 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("A machine that runs", "virsh backup-begin", Kind::Shell),
     ("A machine that runs", "virsh snapshot-create-as", Kind::Shell),
     ("Copying the repository", "O=", Kind::Shell),
+    ("What is here", "restorefs info", Kind::Shell),
 ];
 
 /// What sections take for granted; the disks are made by the first that backs up.
@@ -482,6 +483,12 @@ pub(crate) const STEPS: &[Step] = &[
         "",
         &["web01", "db01"],
         "restorefs -r /srv/offsite restore web01@latest vda pulled.raw --force; cmp pulled.raw running.raw",
+    ),
+    step(
+        "restorefs info$",
+        "",
+        &["workers", "landlock ABI", "seccomp"],
+        "",
     ),
 ];
 

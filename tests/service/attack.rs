@@ -206,3 +206,58 @@ if how == "hold":
     print("held", flush=True)
     time.sleep(600)
 "#;
+
+/// A configuration with this mountpoint, written by the script.
+fn configure(site: &Site, at: &str) -> String {
+    let repo = site.house.place.repo();
+    format!(
+        "printf '[[repository]]\\npath = \"{}\"\\n[[repository.mount]]\\nat = \"%s\"\\noptions = \"ro\"\\n' {at} > eve.toml",
+        repo.display()
+    )
+}
+
+/// The mountpoint lies in a directory that the user covers: whoever follows the path waits for his answer.
+#[test]
+fn a_mountpoint_behind_a_users_mount_holds_up_nobody() {
+    let Some(site) = site() else { return };
+    let script = format!(
+        "mkdir -p eve/d/mnt; chown 65534 eve/d
+         {configure}
+         timeout 60 \"$RESTOREFS\" check-config eve.toml
+         eve silent $PWD/eve/d
+         timeout 60 \"$RESTOREFS\" umount --config eve.toml
+         timeout 60 \"$RESTOREFS\" check-config eve.toml 2> said && false
+         grep -q 'in a mount of another user' said
+         for command in mount umount; do
+             timeout 60 \"$RESTOREFS\" -r {repo} $command eve/d/mnt 2> said && false
+             grep -q 'in a mount of another user' said
+         done
+         umount -l eve/d",
+        configure = configure(&site, "$PWD/eve/d/mnt"),
+        repo = site.house.place.repo().display(),
+    );
+    stage(&site, &script);
+}
+
+/// A symlink in the place of a mountpoint leads to what root has mounted elsewhere.
+#[test]
+fn a_symlink_to_another_mount_does_not_have_that_unmounted() {
+    let Some(site) = site() else { return };
+    let script = format!(
+        "mkdir other eve/up; /usr/bin/python3 attack.py dead {repo} $PWD/other > said
+         ln -s $PWD/other eve/link; ln -s $PWD eve/up/link; chown 65534 eve/up
+         for at in eve/link eve/up/link/other; do
+             {configure}
+             timeout 60 \"$RESTOREFS\" check-config eve.toml 2> said && false
+             grep -q 'symlink that somebody else' said
+             sed -i 's|path = .*|path = \"'$PWD'/elsewhere\"|' eve.toml
+             timeout 60 \"$RESTOREFS\" umount --config eve.toml
+             timeout 60 \"$RESTOREFS\" umount $at 2> said && false
+             [ $(count $PWD/other) = 1 ]
+         done
+         umount -l other",
+        configure = configure(&site, "$PWD/$at"),
+        repo = site.house.place.repo().display(),
+    );
+    stage(&site, &script);
+}

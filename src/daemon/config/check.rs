@@ -52,7 +52,7 @@ fn places(config: &Config) -> Vec<Error> {
     for at in mounts.map(|mount| mount.at.as_path()) {
         let apart = |other: &RepositoryConfig| fuse::check_apart(at, &other.path).err();
         mistakes.extend(config.repositories.iter().filter_map(apart));
-        let Ok(path) = at.canonicalize() else {
+        let Ok(path) = fuse::resolve(at) else {
             continue;
         };
         for (other, name) in &real {
@@ -91,16 +91,19 @@ fn one(repository: &RepositoryConfig) -> Vec<Error> {
         if fuse::is_mountpoint(&mount.at) {
             continue;
         }
-        match std::fs::metadata(&mount.at) {
-            Ok(meta) if meta.is_dir() => {}
-            Ok(_) => mistakes
+        match fuse::resolve(&mount.at) {
+            Err(e) if e.kind() == ErrorKind::NotADirectory => mistakes
                 .push(Error::invalid("the mountpoint is not a directory").at_path(&mount.at)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => mistakes.push(
+            Err(e) if e.kind() == ErrorKind::NotFound => mistakes.push(
                 Error::invalid("the mountpoint is not there")
                     .at_path(&mount.at)
                     .advise(format!("make it with: mkdir -p {}", mount.at.display())),
             ),
-            Err(_) => {}
+            // Who is not root may not be let in.
+            Err(e) if e.kind() == ErrorKind::Busy || rustix::process::geteuid().is_root() => {
+                mistakes.push(e);
+            }
+            _ => {}
         }
     }
     for socket in &repository.nbd.sockets {

@@ -23,6 +23,7 @@ mod process;
 mod remote;
 pub mod server;
 mod slot;
+mod standing;
 mod wire;
 
 use std::path::PathBuf;
@@ -34,6 +35,8 @@ use super::probe::open_fs;
 use super::record::{Direct, Reader};
 use super::recorded::{Recorded, Store};
 use crate::block::ReadAt;
+pub use standing::Standing;
+
 use remote::{Remote, Started};
 
 /// What one reader may use.

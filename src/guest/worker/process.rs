@@ -44,6 +44,7 @@ struct Fuel {
 pub(super) struct Process {
     child: Mutex<Child>,
     id: u32,
+    confinement: Confinement,
     /// Held open while the process is wanted.
     _control: UnixStream,
     free: Mutex<Vec<Slot>>,
@@ -112,8 +113,9 @@ impl Process {
             .spawn()
             .or_io("cannot start a reader's process")
             .at_path(program)?;
-        let process = Self {
+        let mut process = Self {
             id: child.id(),
+            confinement: Confinement::default(),
             child: Mutex::new(child),
             free: Mutex::new(ours),
             freed: Condvar::new(),
@@ -143,7 +145,7 @@ impl Process {
             Ok(ready) => {
                 let confinement = Confinement {
                     namespaces: ready.namespaces,
-                    landlock: ready.landlock,
+                    landlock_abi: ready.landlock_abi,
                     seccomp: ready.seccomp,
                 };
                 let lacks = confinement.lacks();
@@ -155,10 +157,16 @@ impl Process {
                     .advise("switch it on (lsm=landlock,... for landlock); with --guest-isolation thread readers run unconfined"));
                 }
                 tracing::debug!(pid = process.id, ?ready, "a reader's process is confined");
+                process.confinement = confinement;
                 Ok(process)
             }
             Err(error) => Err(process.ended("it did not start").caused_by(error)),
         }
+    }
+
+    /// What it has given up.
+    pub(super) const fn confinement(&self) -> Confinement {
+        self.confinement
     }
 
     /// How it ended, if it has.
@@ -465,6 +473,7 @@ mod tests {
     use crate::guest::worker::message::Message;
     use crate::guest::worker::slot::DATA_BYTES;
     use crate::guest::worker::wire::Call;
+    use crate::sys::confine::Confinement;
     use crate::sys::shared_memory::SharedMemory;
     use std::os::unix::net::UnixStream;
     use std::process::{Command, Stdio};
@@ -485,6 +494,7 @@ mod tests {
         let device: Arc<dyn ReadAt> = Arc::new(MemoryDisk::from_bytes(&[9; 4096]));
         let process = Process {
             id: child.id(),
+            confinement: Confinement::default(),
             child: Mutex::new(child),
             _control: control,
             free: Mutex::new(vec![Slot::new(ours, Arc::clone(&memory), 0)]),

@@ -45,7 +45,7 @@ pub(super) struct Hello {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Ready {
     pub(super) namespaces: bool,
-    pub(super) landlock: bool,
+    pub(super) landlock_abi: u32,
     pub(super) seccomp: bool,
 }
 
@@ -92,7 +92,7 @@ pub fn run_with(open: Open) -> Result<()> {
     confinement.seccomp = confine::seal().is_ok();
     let ready = Ready {
         namespaces: confinement.namespaces,
-        landlock: confinement.landlock,
+        landlock_abi: confinement.landlock_abi,
         seccomp: confinement.seccomp,
     };
     pass::send(&control, &encode(&ready)?, &[])?;

@@ -18,5 +18,6 @@ mod overlap;
 mod proof;
 mod race;
 mod recovery;
+mod session_log;
 mod whole_flip;
 mod world;

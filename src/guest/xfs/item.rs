@@ -1,14 +1,14 @@
 //! The items of a log that needs replay, checked before the crate replays them.
 //!
 //! # Why
-//! The crate believes where an item says that its bytes belong: it stops the process at a place that is not on a basic block, wraps around
-//! at a block number that is too high, and makes as many inodes in memory as an item orders. The kernel would refuse such an item, and so
-//! is it here, by name.
+//! The crate believes where an item says that its bytes belong: it panics at a place that is not on a basic block, wraps around at a
+//! block number that is too high, and makes as many inodes in memory as an item orders. The kernel refuses such an item; so does this
+//! module, by name and place.
 //!
 //! # On-disk layout
-//! Linux, `fs/xfs/libxfs/xfs_log_format.h`, little-endian. Every item begins with its type (u16) and the number of its regions (u16). A
-//! buffer (0x123c): flags at 4, basic blocks 6, block 8. An inode (0x123b): inode 16, block of its buffer 40, basic blocks 48, offset in the
-//! buffer 52. A dquot (0x123d): block 8. New inodes (0x123f), big-endian: group 4, block 8, count 12, bytes of each 16, blocks 20.
+//! Linux, `fs/xfs/libxfs/xfs_log_format.h`, little-endian. Every item begins with its type (u16) and the number of its regions (u16).
+//! A buffer (0x123c): flags at 4, basic blocks 6, block 8. An inode (0x123b): inode 16, block of its buffer 40, basic blocks 48, offset
+//! in the buffer 52. A dquot (0x123d): block 8. New inodes (0x123f), big-endian: group 4, block 8, count 12, bytes of each 16, blocks 20.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,

@@ -295,6 +295,12 @@ pub(super) fn check(device: &dyn BlockRead, sb: &Superblock) -> Result<Option<St
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    reason = "a test stops at the first surprise"
+)]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
@@ -312,6 +318,9 @@ mod tests {
 
     /// The sectors that are not zero of a filesystem that Linux did not unmount: each its number (u32) and 512 bytes.
     const DIRTY: &[u8] = include_bytes!("../../../tests/fuzz/corpus/xfs/dirty");
+
+    /// Where bytes go in the first body of an item, and the bytes.
+    type Field<'a> = (u64, &'a [u8]);
 
     fn dirty() -> Arc<MemoryDisk> {
         let disk = MemoryDisk::sparse(320 << 20);
@@ -359,7 +368,7 @@ mod tests {
     }
 
     /// Stores at each `at` of a body, and puts the checksum of its record right, or takes it away.
-    fn bent(place: (u64, u64), fields: &[(u64, &[u8])], is_sealed: bool) -> Arc<MemoryDisk> {
+    fn bent(place: (u64, u64), fields: &[Field<'_>], is_sealed: bool) -> Arc<MemoryDisk> {
         let disk = dirty();
         let (record_at, body_at) = place;
         for (at, bytes) in fields {
@@ -407,7 +416,7 @@ mod tests {
         let far = (1_u64 << 55).to_le_bytes();
         let behind = ((320_u64 << 20) / 512).to_le_bytes();
         let more = (sb.agcount).to_be_bytes();
-        let cases: [(u16, &[(u64, &[u8])], &str); 11] = [
+        let cases: [(u16, &[Field<'_>], &str); 11] = [
             (BUFFER, &[(8, &far)], "the place of a buffer"),
             (BUFFER, &[(8, &behind)], "the place of a buffer"),
             (BUFFER, &[(6, &[0xff, 0xff])], "the length of a buffer"),

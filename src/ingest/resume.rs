@@ -85,7 +85,7 @@ pub(super) fn resume_disk(
     let mut end = LogEnd::default();
     let log = RecordLog::resume(
         stage.open(&keys.map(&session.name, disk.log_name())?)?,
-        |record| apply(&writer, &mut end, record),
+        |record| apply(&writer, &mut end, record).map_err(|error| of_record(error, record)),
     )
     .at_path(&*format!("{}.map", disk.name))?;
     writer.restore_next(writer.next_host())?;
@@ -102,6 +102,19 @@ pub(super) fn resume_disk(
         rehash_in_background(&writer)?;
     }
     Ok(writer)
+}
+
+/// What no writer has recorded is damage of the log.
+fn of_record(error: Error, record: Record) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::LimitExceeded => Error::corrupt(
+            "a record in the log of a session",
+            "one that fits the disk",
+            format!("{record:?}"),
+        )
+        .caused_by(error),
+        _ => error,
+    }
 }
 
 fn apply(writer: &LayerWriter, end: &mut LogEnd, record: Record) -> Result<()> {
@@ -144,6 +157,11 @@ fn apply(writer: &LayerWriter, end: &mut LogEnd, record: Record) -> Result<()> {
             size_bytes,
             source_bytes,
         } => {
+            if !size_bytes.is_multiple_of(512) || source_bytes > size_bytes {
+                return Err(Error::invalid(
+                    "a disk's size is a multiple of 512 and no smaller than its source's",
+                ));
+            }
             if size_bytes > writer.size_bytes() {
                 writer.set_size(size_bytes)?;
             }

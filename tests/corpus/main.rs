@@ -146,77 +146,64 @@ fn run(name: &str) {
     println!("{name}: {} files, {mutations} mutations each", files.len());
 }
 
-#[test]
-fn btrfs() {
-    run("btrfs");
+/// A test for each target, so that they run beside each other.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                run(stringify!($name));
+            }
+        )*
+
+        /// Targets that have a test.
+        const TESTED: &[&str] = &[$(stringify!($name)),*];
+    };
 }
 
-#[test]
-fn ext() {
-    run("ext");
-}
+tests!(
+    btrfs,
+    control,
+    ext,
+    fat,
+    fstab,
+    gpt_mbr,
+    lvm,
+    nbd_handshake,
+    nbd_proto,
+    qcow2_check,
+    qcow2_read,
+    reader_answer,
+    reader_question,
+    session_log,
+    sidecar,
+    sums,
+    xfs,
+);
 
-#[test]
-fn fstab() {
-    run("fstab");
-}
-
-#[test]
-fn fat() {
-    run("fat");
-}
-
-#[test]
-fn gpt_mbr() {
-    run("gpt_mbr");
-}
-
-#[test]
-fn lvm() {
-    run("lvm");
-}
-
-#[test]
-fn nbd_proto() {
-    run("nbd_proto");
-}
-
-#[test]
-fn qcow2_check() {
-    run("qcow2_check");
-}
-
-#[test]
-fn qcow2_read() {
-    run("qcow2_read");
-}
-
-#[test]
-fn sidecar() {
-    run("sidecar");
-}
-
-#[test]
-fn sums() {
-    run("sums");
-}
-
-#[test]
-fn xfs() {
-    run("xfs");
-}
-
-#[test]
-fn every_target_is_here_and_has_a_program() {
-    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
-    let mut programs: Vec<String> = std::fs::read_dir(fuzz.join("bin"))
+fn listed(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    programs.sort();
-    let names: Vec<String> = TARGETS
-        .iter()
-        .map(|(name, _)| format!("{name}.rs"))
+    names.sort();
+    names
+}
+
+#[test]
+fn every_target_has_a_program_a_corpus_and_a_test() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let targets: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(TESTED, targets);
+    assert_eq!(listed(&fuzz.join("corpus")), targets);
+    let sources: Vec<String> = targets.iter().map(|name| format!("{name}.rs")).collect();
+    assert_eq!(listed(&fuzz.join("bin")), sources);
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let mut programs: Vec<&str> = manifest
+        .split("[[bin]]")
+        .skip(1)
+        .filter_map(|entry| entry.split('"').nth(1))
         .collect();
-    assert_eq!(programs, names);
+    programs.sort_unstable();
+    assert_eq!(programs, targets);
 }

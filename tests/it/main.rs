@@ -19,5 +19,6 @@ mod overlap;
 mod proof;
 mod race;
 mod recovery;
+mod session_log;
 mod whole_flip;
 mod world;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Hello, LINE_BYTES_MAX, Request, Welcome};
+use super::{Hello, LINE_BYTES_MAX, Request, Welcome, parse_answer};
 use crate::daemon::runtime_dir::{self, is_old_control_socket};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::Repository;
@@ -145,17 +145,7 @@ impl Client {
             .at_path(&self.path)
             .advise("see its log (journalctl -u restorefs); what was committed is kept"));
         }
-        let broken = |e| {
-            Error::new(
-                ErrorKind::Disconnected,
-                "the daemon answered something else",
-            )
-            .caused_by(e)
-        };
-        match serde_json::from_slice(&answer).map_err(broken)? {
-            Answer::Ok(value) => serde_json::from_value(value).map_err(broken),
-            Answer::Error(error) => Err(error.into()),
-        }
+        parse_answer(&answer)
     }
 }
 

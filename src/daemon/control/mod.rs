@@ -20,10 +20,11 @@ pub use request::{
     MountAnswer, MountArguments, Request, SessionAnswer, Status,
 };
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Result};
 
 /// LIMIT: longest line in bytes.
 const LINE_BYTES_MAX: usize = 32 << 20;
@@ -34,6 +35,32 @@ const LINE_BYTES_MAX: usize = 32 << 20;
 enum Answer {
     Ok(Value),
     Error(WireError),
+}
+
+/// The request that a command has sent as a line.
+///
+/// # Errors
+/// `InvalidInput` when it is none.
+pub fn parse_request(line: &[u8]) -> Result<Request> {
+    serde_json::from_slice(line).map_err(|e| Error::invalid("not a request").caused_by(e))
+}
+
+/// The answer that the daemon has sent as a line.
+///
+/// # Errors
+/// What the daemon answers; `Disconnected` when it is no answer to what was asked.
+pub fn parse_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T> {
+    let broken = |e| {
+        Error::new(
+            ErrorKind::Disconnected,
+            "the daemon answered something else",
+        )
+        .caused_by(e)
+    };
+    match serde_json::from_slice(line).map_err(broken)? {
+        Answer::Ok(value) => serde_json::from_value(value).map_err(broken),
+        Answer::Error(error) => Err(error.into()),
+    }
 }
 
 /// An error on its way to another process.

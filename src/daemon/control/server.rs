@@ -12,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::crowd::{CONNECTIONS_MAX, Crowd, Place, is_own};
 use super::hello::another_release;
 use super::line::Lines;
-use super::{Answer, Request};
+use super::{Answer, Request, parse_request};
 use crate::daemon::desk::Desk;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::Ending;
@@ -87,7 +87,7 @@ async fn converse(mut stream: UnixStream, place: Place, desk: Arc<Desk>) -> std:
     let mut lines = Lines::new(place);
     let mut is_ours = false;
     while let Some((line, descriptors)) = lines.next(&stream).await? {
-        let answer = match serde_json::from_slice::<Request>(&line) {
+        let answer = match parse_request(&line) {
             Ok(Request::Hello(hello)) => desk.welcome(&hello).and_then(|welcome| {
                 is_ours = welcome.is_served;
                 value(welcome)
@@ -109,7 +109,7 @@ async fn converse(mut stream: UnixStream, place: Place, desk: Arc<Desk>) -> std:
                     .caused_by(e)),
                 }
             }
-            Err(e) => Err(Error::invalid("not a request").caused_by(e)),
+            Err(e) => Err(e),
         };
         let answer = match answer {
             Ok(value) => Answer::Ok(value),

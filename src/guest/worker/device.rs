@@ -19,6 +19,11 @@ pub(super) fn enter(slot: &Rc<Slot>) {
     SLOT.with_borrow_mut(|here| *here = Some(Rc::clone(slot)));
 }
 
+/// Says that the calling thread answers no slot any more, so that the other side sees its end.
+pub(super) fn leave() {
+    SLOT.with_borrow_mut(|here| *here = None);
+}
+
 /// A volume's bytes, asked for through a slot.
 pub(super) struct Device {
     pub(super) number: u32,

@@ -18,6 +18,7 @@
 //! daemon for a reader. No lock is held over a question.
 
 mod device;
+mod line;
 mod message;
 mod process;
 mod remote;
@@ -25,6 +26,8 @@ pub mod server;
 mod slot;
 mod standing;
 mod wire;
+
+pub use line::{Line, Played, line};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +38,7 @@ use super::probe::open_fs;
 use super::record::{Direct, Reader};
 use super::recorded::{Recorded, Store};
 use crate::block::ReadAt;
+use crate::error::Result;
 pub use standing::Standing;
 
 use remote::{Remote, Started};
@@ -111,30 +115,36 @@ impl Readers {
     /// Opens the filesystem on a volume, given with the other devices that it spans. Never fails: damage is a state.
     #[must_use]
     pub fn open(&self, devices: Vec<Arc<dyn ReadAt>>) -> Opening {
-        let settled = |(state, fs)| Opening {
-            state,
-            fs,
-            passing: false,
-        };
         match &self.isolation {
             Isolation::Thread => {
                 let (state, fs) = open_fs(&devices);
-                settled((state, fs.map(|fs| self.recorded(Direct(fs)))))
-            }
-            Isolation::Process(program) => {
-                match Remote::start(program.clone(), self.limits, devices) {
-                    Ok(Started::Readable(remote)) => {
-                        settled((VolumeState::Readable, Some(self.recorded(*remote))))
-                    }
-                    Ok(Started::Not(state)) => settled((state, None)),
-                    Err(error) => Opening {
-                        state: VolumeState::Damaged(error.report()),
-                        fs: None,
-                        passing: true,
-                    },
+                Opening {
+                    state,
+                    fs: fs.map(|fs| self.recorded(Direct(fs))),
+                    passing: false,
                 }
             }
+            Isolation::Process(program) => {
+                self.opening(Remote::start(program.clone(), self.limits, devices))
+            }
         }
+    }
+
+    /// The same, through a reader that somebody plays at the other side of `line`: for tests of what it may say.
+    #[must_use]
+    pub fn open_played(&self, devices: Vec<Arc<dyn ReadAt>>, line: Line) -> Opening {
+        self.opening(Remote::start_played(line, self.limits, devices))
+    }
+
+    fn opening(&self, started: Result<Started>) -> Opening {
+        let (state, fs, passing) = match started {
+            Ok(Started::Readable(remote)) => {
+                (VolumeState::Readable, Some(self.recorded(*remote)), false)
+            }
+            Ok(Started::Not(state)) => (state, None, false),
+            Err(error) => (VolumeState::Damaged(error.report()), None, true),
+        };
+        Opening { state, fs, passing }
     }
 
     fn recorded(&self, reader: impl Reader + 'static) -> Arc<dyn GuestFs> {

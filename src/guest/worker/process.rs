@@ -42,11 +42,12 @@ struct Fuel {
 
 /// A running process of a reader.
 pub(super) struct Process {
-    child: Mutex<Child>,
+    /// None when somebody plays it.
+    child: Mutex<Option<Child>>,
     id: u32,
     confinement: Confinement,
     /// Held open while the process is wanted.
-    _control: UnixStream,
+    _control: Option<UnixStream>,
     free: Mutex<Vec<Slot>>,
     freed: Condvar,
     devices: Vec<Arc<dyn ReadAt>>,
@@ -116,13 +117,13 @@ impl Process {
         let mut process = Self {
             id: child.id(),
             confinement: Confinement::default(),
-            child: Mutex::new(child),
+            child: Mutex::new(Some(child)),
             free: Mutex::new(ours),
             freed: Condvar::new(),
             devices,
             limits,
             end: OnceLock::new(),
-            _control: control.try_clone().or_io("cannot copy a socket")?,
+            _control: Some(control.try_clone().or_io("cannot copy a socket")?),
         };
         let hello = encode(&Hello {
             slots: u64_from_usize(SLOTS),
@@ -169,6 +170,21 @@ impl Process {
         self.confinement
     }
 
+    /// A reader over `devices` that somebody plays at the other side of the slot.
+    pub(super) fn played(slot: Slot, limits: Limits, devices: Vec<Arc<dyn ReadAt>>) -> Self {
+        Self {
+            id: std::process::id(),
+            confinement: Confinement::default(),
+            child: Mutex::new(None),
+            free: Mutex::new(vec![slot]),
+            freed: Condvar::new(),
+            devices,
+            limits,
+            end: OnceLock::new(),
+            _control: None,
+        }
+    }
+
     /// How it ended, if it has.
     pub(super) fn end(&self) -> Option<&End> {
         self.end.get()
@@ -178,12 +194,14 @@ impl Process {
     fn ended(&self, cause: &str) -> Error {
         let end = self.end.get_or_init(|| {
             let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-            let by_itself = exited(&mut child);
-            // Already gone is as good.
-            let _ = child.kill();
-            let _ = child.wait();
+            let by_itself = child.as_mut().and_then(exited);
+            if let Some(child) = child.as_mut() {
+                // Already gone is as good.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
             let mut words = vec![0; WORDS_BYTES];
-            let length = match child.stderr.as_mut() {
+            let length = match child.as_mut().and_then(|child| child.stderr.as_mut()) {
                 Some(stderr) => stderr.read(&mut words).unwrap_or(0),
                 None => 0,
             };
@@ -391,9 +409,11 @@ fn exited(child: &mut Child) -> Option<std::process::ExitStatus> {
 impl Drop for Process {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // It holds nothing that could be lost.
-        let _ = child.kill();
-        let _ = child.wait();
+        if let Some(child) = child {
+            // It holds nothing that could be lost.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -495,8 +515,8 @@ mod tests {
         let process = Process {
             id: child.id(),
             confinement: Confinement::default(),
-            child: Mutex::new(child),
-            _control: control,
+            child: Mutex::new(Some(child)),
+            _control: Some(control),
             free: Mutex::new(vec![Slot::new(ours, Arc::clone(&memory), 0)]),
             freed: Condvar::new(),
             devices: vec![device],

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Limits;
+use super::line::Line;
 use super::process::Process;
 use super::slot::DATA_BYTES;
 use super::wire::{Answer, Call, listing};
@@ -69,11 +70,15 @@ fn open(
     devices: &[Arc<dyn ReadAt>],
 ) -> Result<(Process, Answer)> {
     let process = Process::start(program, limits, devices.to_vec())?;
-    let sizes = devices.iter().map(|device| device.size_bytes()).collect();
-    let answer = process
-        .ask(&Call::Open { sizes }, None)?
-        .ok_or_else(unexpected)?;
+    let answer = ask_open(&process, devices)?;
     Ok((process, answer))
+}
+
+fn ask_open(process: &Process, devices: &[Arc<dyn ReadAt>]) -> Result<Answer> {
+    let sizes = devices.iter().map(|device| device.size_bytes()).collect();
+    process
+        .ask(&Call::Open { sizes }, None)?
+        .ok_or_else(unexpected)
 }
 
 impl Remote {
@@ -86,7 +91,30 @@ impl Remote {
         limits: Limits,
         devices: Vec<Arc<dyn ReadAt>>,
     ) -> Result<Started> {
-        let (process, answer) = open(&program, limits, &devices)?;
+        let opened = open(&program, limits, &devices)?;
+        Self::over(opened, program, limits, devices)
+    }
+
+    /// Opens the filesystem on `devices` through a reader that somebody plays; a dead one is not started anew.
+    ///
+    /// # Errors
+    /// `Io` when it died over it.
+    pub(super) fn start_played(
+        line: Line,
+        limits: Limits,
+        devices: Vec<Arc<dyn ReadAt>>,
+    ) -> Result<Started> {
+        let process = Process::played(line.0, limits, devices.clone());
+        let answer = ask_open(&process, &devices)?;
+        Self::over((process, answer), PathBuf::new(), limits, devices)
+    }
+
+    fn over(
+        (process, answer): (Process, Answer),
+        program: PathBuf,
+        limits: Limits,
+        devices: Vec<Arc<dyn ReadAt>>,
+    ) -> Result<Started> {
         let Answer::Opened { state, fs } = answer else {
             return Err(unexpected());
         };

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 use super::device::{self, Device};
+use super::line::Line;
 use super::message::Message;
 use super::slot::{DATA_BYTES, Slot};
 use super::wire::{Answer, Call, Opened, RUNS_MAX, WireRuns, decode, encode, entries};
@@ -131,22 +132,32 @@ fn take_slots(
     }
 }
 
+/// Answers what is asked over a line that somebody plays, with a filesystem of its own, until it ends.
+pub fn answer_played(line: Line, open: Open) {
+    answer_slot(line.0, &OnceLock::new(), open);
+}
+
 fn answer_all(
     (socket, memory, index): (UnixStream, Arc<SharedMemory>, usize),
     wait: &Receiver<()>,
     fs: &OnceLock<Direct>,
     open: Open,
 ) {
-    let slot = Rc::new(Slot::new(socket, memory, index));
-    device::enter(&slot);
-    if wait.recv().is_err() {
-        return;
+    let slot = Slot::new(socket, memory, index);
+    if wait.recv().is_ok() {
+        answer_slot(slot, fs, open);
     }
+}
+
+fn answer_slot(slot: Slot, fs: &OnceLock<Direct>, open: Open) {
+    let slot = Rc::new(slot);
+    device::enter(&slot);
     while let Ok(Some(Message::Call { length })) = slot.receive() {
         if answer_one(&slot, length, fs, open).is_err() {
             break;
         }
     }
+    device::leave();
 }
 
 fn answer_one(slot: &Slot, length: u64, fs: &OnceLock<Direct>, open: Open) -> Result<()> {

@@ -1,14 +1,14 @@
 //! The items of a log that needs replay, checked before the crate replays them.
 //!
 //! # Why
-//! The crate believes where an item says that its bytes belong: it stops the process at a place that is not on a basic block, wraps around
-//! at a block number that is too high, and makes as many inodes in memory as an item orders. The kernel would refuse such an item, and so
-//! is it here, by name.
+//! The crate believes where an item says that its bytes belong: it panics at a place that is not on a basic block, wraps around at a
+//! block number that is too high, and makes as many inodes in memory as an item orders. The kernel refuses such an item; so does this
+//! module, by name and place.
 //!
 //! # On-disk layout
-//! Linux, `fs/xfs/libxfs/xfs_log_format.h`, little-endian. Every item begins with its type (u16) and the number of its regions (u16). A
-//! buffer (0x123c): flags at 4, basic blocks 6, block 8. An inode (0x123b): inode 16, block of its buffer 40, basic blocks 48, offset in the
-//! buffer 52. A dquot (0x123d): block 8. New inodes (0x123f), big-endian: group 4, block 8, count 12, bytes of each 16, blocks 20.
+//! Linux, `fs/xfs/libxfs/xfs_log_format.h`, little-endian. Every item begins with its type (u16) and the number of its regions (u16).
+//! A buffer (0x123c): flags at 4, basic blocks 6, block 8. An inode (0x123b): inode 16, block of its buffer 40, basic blocks 48, offset
+//! in the buffer 52. A dquot (0x123d): block 8. New inodes (0x123f), big-endian: group 4, block 8, count 12, bytes of each 16, blocks 20.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -295,6 +295,12 @@ pub(super) fn check(device: &dyn BlockRead, sb: &Superblock) -> Result<Option<St
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    reason = "a test stops at the first surprise"
+)]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
@@ -312,6 +318,9 @@ mod tests {
 
     /// The sectors that are not zero of a filesystem that Linux did not unmount: each its number (u32) and 512 bytes.
     const DIRTY: &[u8] = include_bytes!("../../../tests/fuzz/corpus/xfs/dirty");
+
+    /// Where bytes go in the first body of an item, and the bytes.
+    type Field<'a> = (u64, &'a [u8]);
 
     fn dirty() -> Arc<MemoryDisk> {
         let disk = MemoryDisk::sparse(320 << 20);
@@ -359,7 +368,7 @@ mod tests {
     }
 
     /// Stores at each `at` of a body, and puts the checksum of its record right, or takes it away.
-    fn bent(place: (u64, u64), fields: &[(u64, &[u8])], is_sealed: bool) -> Arc<MemoryDisk> {
+    fn bent(place: (u64, u64), fields: &[Field<'_>], is_sealed: bool) -> Arc<MemoryDisk> {
         let disk = dirty();
         let (record_at, body_at) = place;
         for (at, bytes) in fields {
@@ -407,7 +416,7 @@ mod tests {
         let far = (1_u64 << 55).to_le_bytes();
         let behind = ((320_u64 << 20) / 512).to_le_bytes();
         let more = (sb.agcount).to_be_bytes();
-        let cases: [(u16, &[(u64, &[u8])], &str); 11] = [
+        let cases: [(u16, &[Field<'_>], &str); 11] = [
             (BUFFER, &[(8, &far)], "the place of a buffer"),
             (BUFFER, &[(8, &behind)], "the place of a buffer"),
             (BUFFER, &[(6, &[0xff, 0xff])], "the length of a buffer"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 
 use super::caller::Caller;
 use super::check::Terms;
@@ -158,12 +159,12 @@ async fn transmit(
         sender.abort();
     }
     // Whatever is in flight ends before the session learns how the connection ended.
-    let all = transmission.requests.acquire_many(limits.requests);
+    let drained = transmission.drain(&mut sender);
     let is_drained = match result {
-        Ok(End::Shutdown) => tokio::time::timeout(limits.shutdown_timeout, all)
+        Ok(End::Shutdown) => tokio::time::timeout(limits.shutdown_timeout, drained)
             .await
             .is_ok(),
-        _ => all.await.is_ok(),
+        _ => drained.await,
     };
     if !is_drained {
         tracing::warn!("requests were still in flight when the server shut down");
@@ -186,6 +187,25 @@ async fn transmit(
 }
 
 impl Transmission<'_> {
+    /// Waits until nothing is in flight.
+    ///
+    /// # Why
+    /// A reply that is handed in at the moment at which the queue's other end goes away stays in the queue (tokio), and with it its share,
+    /// until nobody can hand in another one.
+    async fn drain(&mut self, sender: &mut JoinHandle<Result<()>>) -> bool {
+        let requests = Arc::clone(&self.requests);
+        let all = requests.acquire_many(self.limits.requests);
+        tokio::pin!(all);
+        if !sender.is_finished() {
+            tokio::select! {
+                all = &mut all => return all.is_ok(),
+                _ = sender => {}
+            }
+        }
+        self.replies = unbounded_channel().0;
+        all.await.is_ok()
+    }
+
     async fn receive_all(&mut self, stream: &mut Receiving) -> Result<End> {
         loop {
             let Some(request) = self.receive_header(stream).await? else {

@@ -250,6 +250,19 @@ impl Server {
     }
 }
 
+/// Serves one client over a connection that is there already, as somebody on this machine, to its end.
+///
+/// # Errors
+/// What ended the connection, when it was no goodbye.
+pub async fn serve_client(
+    service: &Arc<Service>,
+    stream: tokio::net::UnixStream,
+    shutdown: watch::Receiver<bool>,
+) -> Result<()> {
+    let entrance = Entrance::Plain(Stream::Unix(stream), Caller::Local);
+    serve(service, entrance, shutdown).await.map(drop)
+}
+
 async fn serve_one(
     service: Arc<Service>,
     stream: Stream,

@@ -43,6 +43,6 @@ pub use crate::nbd::proto::option::ExportInfo;
 pub use caller::Caller;
 pub use export::{Content, Export, Exports};
 pub use limit::ServerLimits;
-pub use listen::{Guests, Security, Server};
+pub use listen::{Guests, Security, Server, serve_client};
 pub use service::Service;
 pub use survey::{Stretch, Survey, Surveyor};

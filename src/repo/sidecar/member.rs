@@ -12,7 +12,6 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::seal::HASH_NAME;
 use crate::error::{Error, Result};
 
 /// LIMIT: depth to which is looked; the decoder refuses what is deeper (`serde_json`).
@@ -96,15 +95,11 @@ pub(super) fn check(bytes: &[u8], what: &str) -> Result<()> {
                 if !behind.trim_ascii_start().starts_with(b":") {
                     continue;
                 }
-                let is_top = open.len() == 1;
                 let (Some(name), Some(names)) = (resolved(text), open.last_mut()) else {
                     return Ok(());
                 };
                 if name.starts_with(PRIVATE) {
                     return Err(refuse(what, "names of members that files have", &name));
-                }
-                if is_top && *name == *HASH_NAME.as_bytes() {
-                    return Err(refuse(what, "its hash as the last member only", &name));
                 }
                 if !names.insert(name) {
                     return Err(refuse(what, "each member once", text));
@@ -144,7 +139,6 @@ mod tests {
             format!("{{{},\"k99\":1}}", many.join(",")),
             r#"{"x":{"$serde_json::private::Number":"1"}}"#.to_owned(),
             r#"{"x":{"\u0024serde_json::private::RawValue":"1"}}"#.to_owned(),
-            r#"{"blake3":"00","later":1}"#.to_owned(),
         ] {
             let error = check(bad.as_bytes(), "file").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{bad}");

@@ -13,8 +13,6 @@ use std::borrow::Cow;
 use crate::error::{Error, Result};
 use crate::types::Digest;
 
-/// The name of the member.
-pub(super) const HASH_NAME: &str = "blake3";
 /// Between the other members and the digits.
 const OPEN: &[u8] = b",\n  \"blake3\": \"";
 /// After the digits.

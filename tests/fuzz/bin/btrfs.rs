@@ -6,7 +6,6 @@
 mod guest;
 #[path = "../targets/seal.rs"]
 mod seal;
-#[expect(dead_code, reason = "other targets use the rest")]
 #[path = "../targets/sparse.rs"]
 mod sparse;
 #[path = "../targets/btrfs.rs"]

@@ -37,12 +37,16 @@ fn look(fs: &dyn GuestFs, ino: GuestIno, todo: &mut Vec<GuestIno>) {
 
 /// Opens the filesystem on the devices and walks it.
 pub(crate) fn walk(devices: &[Arc<dyn ReadAt>]) {
-    let (_, Some(fs)) = open_fs(devices) else {
-        return;
-    };
+    if let (_, Some(fs)) = open_fs(devices) {
+        look_around(&*fs);
+    }
+}
+
+/// Walks a filesystem.
+pub(crate) fn look_around(fs: &dyn GuestFs) {
     let mut todo = vec![fs.root()];
     for _ in 0..INODES {
         let Some(ino) = todo.pop() else { return };
-        look(&*fs, ino, &mut todo);
+        look(fs, ino, &mut todo);
     }
 }

@@ -1,7 +1,8 @@
 //! A disk in memory: sparse and growable. For tests, and for small objects that are built before they are written.
 
+use crate::types::sync::RwLock;
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Extent, ExtentKind, ReadAt, WriteAt, check_range};
 use crate::error::{Error, Result};
@@ -137,11 +138,11 @@ impl MemoryDisk {
 
     fn content(&self) -> RwLockReadGuard<'_, Content> {
         // A panic elsewhere leaves whole pages behind: the content is still usable.
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.read()
     }
 
     fn content_mut(&self) -> RwLockWriteGuard<'_, Content> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.0.write()
     }
 }
 

@@ -11,9 +11,10 @@
 //! a block takes the turns (one for each MiB, by number) of all that it touches, in order, so that two parts of one block
 //! that are written at once do not undo each other; a turn is held over the I/O of that first write.
 
+use crate::types::sync::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard};
 
 use super::{Extent, ReadAt, WriteAt, check_range};
 use crate::error::{Error, Result};
@@ -149,7 +150,7 @@ impl Overlay {
         let block = offset / BLOCK_BYTES;
         let skipped = offset % BLOCK_BYTES;
         let blocks = skipped.saturating_add(length_max).div_ceil(BLOCK_BYTES);
-        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        let marks = self.marks.read();
         let (is_marked, blocks) = marks.run(block, blocks);
         let length = (blocks * BLOCK_BYTES).saturating_sub(skipped);
         (is_marked, length.min(length_max))
@@ -160,7 +161,7 @@ impl Overlay {
     }
 
     fn mark(&self, offset: u64, end: u64) {
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        let mut marks = self.marks.write();
         marks.mark(offset / BLOCK_BYTES, end.div_ceil(BLOCK_BYTES));
     }
 
@@ -177,7 +178,7 @@ impl Overlay {
         numbers
             .into_iter()
             .filter_map(|number| self.turns.get(usize_from_u64(number)))
-            .map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner))
+            .map(|turn| turn.lock())
             .collect()
     }
 

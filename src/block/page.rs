@@ -17,12 +17,13 @@
 //! Second chance ("clock") instead of an exact LRU: it needs one bit per page and no list, and idle
 //! tables give up their pages before busy ones do.
 
+use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use super::WriteAt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -112,7 +113,7 @@ impl fmt::Debug for PageBudget {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in a caller's closure leaves pages in an order that is still valid.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// Where a page lies in the spill file, and what it must be there.
@@ -151,11 +152,7 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let resident = self
-            .inner
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .resident;
+        let resident = self.inner.get_mut().resident;
         self.budget.used_bytes.fetch_sub(
             u64_from_usize(resident * self.page_bytes),
             Ordering::Relaxed,

@@ -1,7 +1,8 @@
 //! A disk of a restore point as one readable object.
 
+use crate::types::sync::{Mutex, RwLock};
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::extent::{Extent as ChainExtent, LayerIndex, Place};
 use super::flat::{Flat, FlatStore};
@@ -223,7 +224,7 @@ impl Disk {
     }
 
     fn shape(&self) -> Arc<Shape> {
-        Arc::clone(&self.shape.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.shape.read())
     }
 
     /// Runs `f`; when a layer has been replaced meanwhile (a merge), walks the chain anew and runs it once more.
@@ -243,7 +244,7 @@ impl Disk {
                     )
                     .at_path(format!("{}.qcow2", self.top)));
                 }
-                *self.shape.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&anew);
+                *self.shape.write() = Arc::clone(&anew);
                 f(&anew)
             }
             other => other,
@@ -255,7 +256,7 @@ impl Disk {
             .layers
             .get(usize_from_u32(index.0))
             .ok_or_else(lost_layer)?;
-        let mut handle = meta.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handle = meta.handle.lock();
         if let Some(layer) = handle.upgrade() {
             return Ok(layer);
         }

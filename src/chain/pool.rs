@@ -1,8 +1,9 @@
 //! The pool: open layers, resolved ranges and decompressed clusters of all chains, under fixed bounds.
 
+use crate::types::sync::Mutex;
 use std::hash::Hash;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use lru::LruCache;
 
@@ -81,12 +82,7 @@ impl Pool {
     /// The layer in a slot, opened when it is not yet.
     pub(super) fn layer(&self, source: &dyn LayerSource, slot: &str) -> Result<Arc<Layer>> {
         let key = (source.scope(), slot.to_owned());
-        if let Some(layer) = self
-            .layers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&key)
-        {
+        if let Some(layer) = self.layers.lock().get(&key) {
             return Ok(Arc::clone(layer));
         }
         let path = format!("{slot}.qcow2");
@@ -110,19 +106,13 @@ impl Pool {
             .at_path(&path));
         }
         let layer = Arc::new(Layer { image, id });
-        self.layers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .put(key, Arc::clone(&layer));
+        self.layers.lock().put(key, Arc::clone(&layer));
         Ok(layer)
     }
 
     /// Forgets a layer handle, so that the slot is opened anew.
     pub(super) fn forget_layer(&self, source: &dyn LayerSource, slot: &str) {
-        self.layers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop(&(source.scope(), slot.to_owned()));
+        self.layers.lock().pop(&(source.scope(), slot.to_owned()));
     }
 
     pub(super) fn range(&self, top: LayerId, index: u64) -> Option<Arc<Range>> {
@@ -165,16 +155,11 @@ impl<K: Hash + Eq, V: Clone> Budgeted<K, V> {
     }
 
     fn get(&self, key: &K) -> Option<V> {
-        self.inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .get(key)
-            .map(|(value, _)| value.clone())
+        self.inner.lock().0.get(key).map(|(value, _)| value.clone())
     }
 
     fn put(&self, key: K, value: V, bytes: u64) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         if let Some((_, old)) = inner.0.put(key, (value, bytes)) {
             inner.1 -= old;
         }
@@ -189,7 +174,7 @@ impl<K: Hash + Eq, V: Clone> Budgeted<K, V> {
     }
 
     fn held_bytes(&self) -> u64 {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.inner.lock().1
     }
 }
 

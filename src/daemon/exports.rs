@@ -1,7 +1,8 @@
 //! What the daemon serves over NBD: `<vm>/<point>/<disk>` to read, `<vm>/<session>/<disk>` to write; over TCP
 //! `<vm>/<session>~<token>/<disk>`.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use crate::types::sync::RwLock;
+use std::sync::{Arc, RwLockReadGuard};
 
 use super::point::{PointExports, absent, parse};
 use super::survey::Subject;
@@ -52,12 +53,12 @@ impl RepositoryExports {
     }
 
     fn access(&self) -> RwLockReadGuard<'_, Access> {
-        self.access.read().unwrap_or_else(PoisonError::into_inner)
+        self.access.read()
     }
 
     /// Sets who may use what, for what is opened from now on.
     pub(super) fn set_access(&self, access: Access) {
-        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+        *self.access.write() = access;
     }
 
     fn list_sessions(&self, all: &mut Vec<ExportInfo>) {

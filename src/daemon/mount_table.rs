@@ -7,9 +7,10 @@
 //! # Concurrency
 //! The table's mutex is held for looking and noting only.
 
+use crate::types::sync::Mutex;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::config::MountConfig;
@@ -78,7 +79,7 @@ impl MountTable {
     }
 
     fn open(&self) -> MutexGuard<'_, Vec<Window>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     /// The tree that is shown under these options.

@@ -3,9 +3,10 @@
 //! # Concurrency
 //! One thread; it looks at one point at a time, below all other work of the process, and holds no lock while it does.
 
+use crate::types::sync::Mutex;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use serde_json::Value;
@@ -109,7 +110,7 @@ impl Prober {
 
     /// Says that there may be new points.
     pub fn wake(&self) {
-        if let Some(wake) = &*self.wake.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(wake) = &*self.wake.lock() {
             // The thread only ends with us.
             let _ = wake.send(());
         }
@@ -118,10 +119,7 @@ impl Prober {
 
 impl Drop for Prober {
     fn drop(&mut self) {
-        self.wake
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.wake.lock().take();
         if let Some(thread) = self.thread.take() {
             // A panic there was logged by the hook.
             let _ = thread.join();

@@ -1,10 +1,11 @@
 //! Mounting: the kernel's requests are answered by threads of this process.
 
+use crate::types::sync::Mutex;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
@@ -204,7 +205,7 @@ impl Mounted {
 
     /// Shows what has been committed just now: returns once the kernel has been told, or after a moment.
     pub fn refresh(&self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.lock();
         let Some(wake) = running.as_ref().map(|running| running.follower.wake()) else {
             return;
         };
@@ -229,7 +230,7 @@ impl Mounted {
 
     /// The same without waiting: for one who holds what the kernel needs to be told.
     pub fn wake(&self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.lock();
         if let Some(running) = running.as_ref() {
             // A follower that has ended tells nobody any more.
             let _ = running.follower.wake().send(Wake::Changed);
@@ -263,14 +264,14 @@ impl Mounted {
     }
 
     fn take(&self) -> Option<Running> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         running.take()
     }
 
     /// Whether it has been unmounted, or has failed, so that [`Mounted::wait`] does not wait.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.lock();
         running
             .as_ref()
             .is_none_or(|running| running.session.guard.is_finished())

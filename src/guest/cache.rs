@@ -4,8 +4,9 @@
 //! # Concurrency
 //! One lock around the pages, never held over a read: two readers may fetch the same page, and the later one wins.
 
+use crate::types::sync::Mutex;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use lru::LruCache;
 
@@ -49,7 +50,7 @@ impl PageCache {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The page, from the cache or fetched, with those after it when reads are sequential.

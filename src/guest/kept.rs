@@ -3,8 +3,9 @@
 //! # Concurrency
 //! One lock, never held while a value is made: two callers may make the same value, and the later one wins.
 
+use crate::types::sync::Mutex;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use lru::LruCache;
 
@@ -34,7 +35,7 @@ impl<K: Hash + Eq, V: Clone> Kept<K, V> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<K, V>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The value, if it is kept.

@@ -8,10 +8,11 @@
 //! # Concurrency
 //! The store is in shards, each with a lock that is never held over a question.
 
+use crate::types::sync::Mutex;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use lru::LruCache;
 
@@ -113,15 +114,14 @@ impl Store {
     /// Bytes held now, about.
     #[cfg(test)]
     fn bytes(&self) -> usize {
-        let held =
-            |shard: &Mutex<Shard>| shard.lock().unwrap_or_else(PoisonError::into_inner).bytes;
+        let held = |shard: &Mutex<Shard>| shard.lock().bytes;
         self.shards.iter().map(held).sum()
     }
 
     fn shard(&self, key: &Key) -> Option<MutexGuard<'_, Shard>> {
         let ix = usize::try_from(self.hasher.hash_one(key)).unwrap_or(0) % SHARDS;
         let shard = self.shards.get(ix)?;
-        Some(shard.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(shard.lock())
     }
 
     fn get(&self, key: &Key) -> Option<Kept> {
@@ -147,7 +147,7 @@ impl Store {
     /// Forgets all about one filesystem.
     fn forget(&self, fs: u64) {
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.lock();
             let gone: Vec<Key> = shard
                 .kept
                 .iter()

@@ -4,8 +4,9 @@
 //! A walk of a whole tree asks for each directory by itself, and each question to a reader in another process costs more than its
 //! answer. One who only looks into a directory here and there asks for two of the same parent seldom, and pays nothing.
 
+use crate::types::sync::Mutex;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use lru::LruCache;
 
@@ -50,7 +51,7 @@ impl Walk {
             return;
         }
         children.truncate(SIBLINGS_MAX);
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         for (at, child) in children.iter().enumerate() {
             seen.parents.put(*child, (dir, at));
         }
@@ -67,7 +68,7 @@ impl Walk {
         dir: GuestIno,
         is_known: impl Fn(GuestIno) -> bool,
     ) -> Vec<GuestIno> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         let Some((parent, at)) = seen.parents.get(&dir).copied() else {
             return Vec::new();
         };

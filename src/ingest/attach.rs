@@ -1,6 +1,6 @@
 //! Attached files of a session: small, written whole or in parts, published with the point verbatim.
 
-use std::sync::{Arc, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, RwLockReadGuard};
 
 use super::session::Session;
 use crate::block::{ReadAt, WriteAt};
@@ -25,10 +25,7 @@ impl Session {
     /// May write attached files for as long as the guard is held: the commit waits for it.
     fn enter_attached(&self) -> Result<RwLockReadGuard<'_, ()>> {
         self.wait_open()?;
-        let guard = self
-            .attaching
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let guard = self.attaching.read();
         self.check_open()?;
         self.touch();
         Ok(guard)
@@ -159,10 +156,7 @@ impl Session {
     /// As [`Session::write_attached`].
     pub fn rename_attached(&self, from: &str, to: &str) -> Result<()> {
         // Alone: what is written to the old file after it was read would be lost.
-        let _guard = self
-            .attaching
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.attaching.write();
         self.check_open()?;
         self.touch();
         let stage = self.engine.owner.repository().stage();

@@ -1,8 +1,9 @@
 //! Beginning a session: which disks it has, what they are compared with, and why.
 
+use crate::types::sync::{Mutex, RwLock};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::disk::DiskWriter;
 use super::footing;
@@ -193,7 +194,7 @@ impl Session {
             room_for(engine, request, None, &disks, None)?;
         }
         let entry = owner.ensure_vm(&request.vm)?;
-        let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entry = entry.lock();
         if entry.gone {
             return Err(Error::new(
                 ErrorKind::Busy,

@@ -1,6 +1,7 @@
 //! Reservations: buffers that a door receives into, hashed and written from where they are.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::types::sync::Mutex;
+use std::sync::Arc;
 
 use super::disk::DiskWriter;
 use crate::error::Result;
@@ -17,7 +18,7 @@ pub(super) struct BufferPool {
 
 impl BufferPool {
     fn take(&self, length: usize) -> Vec<u8> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         let fits = free
             .0
             .iter()
@@ -38,7 +39,7 @@ impl BufferPool {
     }
 
     fn give(&self, buffer: Vec<u8>) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         if free.1 + buffer.capacity() <= FREE_BYTES_MAX {
             free.1 += buffer.capacity();
             free.0.push(buffer);

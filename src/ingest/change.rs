@@ -8,7 +8,7 @@
 //! Changes take turns (`changing`). A disk that is replaced is sealed first: whoever is writing it ends, whoever comes later is refused.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::begin::{check_ttl, create_disk};
 use super::copy::copy_into;
@@ -33,7 +33,7 @@ impl Session {
     fn turn(&self) -> Result<MutexGuard<'_, ()>> {
         // Twice: who is refused does not wait for a commit to end, who has waited may find that it did.
         self.check_open()?;
-        let turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.changing.lock();
         self.check_open()?;
         self.touch();
         Ok(turn)
@@ -47,7 +47,7 @@ impl Session {
         let mut next = self.sidecar();
         let result = edit(&mut next)?;
         self.engine.owner.replace_session(&next)?;
-        *self.sidecar.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        *self.sidecar.lock() = next;
         self.note_change();
         Ok(result)
     }
@@ -100,10 +100,7 @@ impl Session {
             self.retire(&writer);
             return Err(e);
         }
-        self.disks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::clone(&writer));
+        self.disks.write().push(Arc::clone(&writer));
         Ok(writer)
     }
 
@@ -274,7 +271,7 @@ impl Session {
         made.size_bytes = old.size_bytes();
         made.source_bytes = old.source_bytes();
         // Whoever writes waits until the content has moved.
-        let _alone = old.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = old.gate.write();
         let writer = self.make_writer(&now, &made)?;
         let moved = copy_into(self, &writer, old.as_ref(), &Monitor::default())
             .and_then(|()| writer.flush())
@@ -297,10 +294,7 @@ impl Session {
         old.sealed.store(true, Ordering::SeqCst);
         drop(_alone);
         self.forget(&old);
-        self.disks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(writer);
+        self.disks.write().push(writer);
         self.delete_files(&old.meta);
         Ok(())
     }
@@ -344,16 +338,13 @@ impl Session {
 
     /// Takes a disk out of the table.
     fn forget(&self, disk: &Arc<DiskWriter>) {
-        self.disks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|d| !Arc::ptr_eq(d, disk));
+        self.disks.write().retain(|d| !Arc::ptr_eq(d, disk));
     }
 
     /// Ends a disk that the sidecar does not name any more, and deletes its files.
     fn retire(&self, disk: &Arc<DiskWriter>) {
         {
-            let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = disk.gate.write();
             disk.sealed.store(true, Ordering::SeqCst);
         }
         self.delete_files(&disk.meta);

@@ -1,8 +1,8 @@
 //! Committing: all disks or none.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use super::disk::DiskWriter;
 use super::door::Door;
@@ -64,9 +64,9 @@ impl Session {
             return Err(busy());
         }
         launder();
-        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.changing.lock();
         {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             match &*state {
                 SessionState::Open => *state = SessionState::Committing,
                 SessionState::Committing => return Err(busy()),
@@ -99,7 +99,7 @@ impl Session {
         });
         // What took long was no idleness.
         self.touch();
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        *self.state.lock() = next;
         if let SessionState::Committed(point) = self.state() {
             launder();
             let ending = Ending {
@@ -224,7 +224,7 @@ impl Session {
         )?;
         // All disks end at one moment, before the first is sealed.
         for disk in &disks {
-            let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = disk.gate.write();
             // Again, now that nobody can begin: who began since would be in the point with a part of what he writes.
             check_ready(disk, named(&request.unchanged, disk))?;
             disk.flush_gated()?;
@@ -233,7 +233,7 @@ impl Session {
         let mut sealed = Vec::new();
         for disk in &disks {
             let change_id = said_of(&request.change_ids, &disk.meta.name).cloned();
-            let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = disk.gate.write();
             sealed.push(disk.seal(repository, &sidecar.vm, change_id)?);
         }
         let draft = Draft {
@@ -274,7 +274,7 @@ impl Session {
         let repository = self.engine.owner.repository();
         let vm_id = self.engine.owner.vm_snapshot(&sidecar.vm)?.vm.vm_id;
         let source = ChainSource::new(repository, &sidecar.vm, vm_id, true);
-        let mut disks = self.disks.write().unwrap_or_else(PoisonError::into_inner);
+        let mut disks = self.disks.write();
         for place in disks
             .iter_mut()
             .filter(|disk| disk.sealed.load(Ordering::SeqCst))

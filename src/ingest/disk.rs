@@ -7,9 +7,10 @@
 //! - A record is pending only after its data has been handed to the file; a flush takes the pending records
 //!   first, then makes the data durable, then the records.
 
+use crate::types::sync::{Mutex, RwLock};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard};
 
 use jiff::Timestamp;
 
@@ -245,14 +246,11 @@ impl DiskWriter {
     }
 
     pub(super) fn record(&self, record: Record) {
-        self.pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(record);
+        self.pending.lock().push(record);
     }
 
     pub(super) fn enter(&self) -> Result<std::sync::RwLockReadGuard<'_, ()>> {
-        let guard = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.gate.read();
         if self.sealed.load(Ordering::SeqCst) {
             return Err(Error::new(
                 ErrorKind::ReadOnly,
@@ -351,7 +349,7 @@ impl DiskWriter {
     }
 
     pub(super) fn touched(&self) -> MutexGuard<'_, BTreeSet<Region>> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.touched.lock()
     }
 
     /// The leaves of a region as the parent has them.
@@ -395,11 +393,7 @@ impl DiskWriter {
     /// Flushes when there are too many records, and completes the oldest gathered clusters while there are too many.
     /// Called without any range held.
     pub(super) fn relieve(&self) -> Result<()> {
-        let pending = self
-            .pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len();
+        let pending = self.pending.lock().len();
         if pending > PENDING_MAX {
             self.flush_gated()?;
         }

@@ -5,8 +5,8 @@
 //! leaves are old. A client that then writes the old content again would have it dropped as equal, and the seal
 //! would put the old leaf over the new bytes. So the leaves of a failed write count as unknown, as after a resume.
 
+use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::disk::{DiskWriter, UNKNOWN};
 use crate::error::Result;
@@ -27,7 +27,6 @@ impl DiskWriter {
         self.doubts
             .clusters
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
             .extend(indices.map(|index| (region, index)));
         self.doubts.is_any.store(true, Ordering::SeqCst);
         if let Err(e) = self.settle_doubts() {
@@ -41,11 +40,7 @@ impl DiskWriter {
         if !self.doubts.is_any.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let mut doubtful = self
-            .doubts
-            .clusters
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut doubtful = self.doubts.clusters.lock();
         while let Some((region, index)) = doubtful.last().copied() {
             self.pages
                 .with_page(region.0, |_| Ok(()), |page| set_leaf(page, index, &UNKNOWN))?;

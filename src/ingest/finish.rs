@@ -4,7 +4,7 @@
 //! connection that ends otherwise makes it unfinished until one that was opened later ends with `DISC`.
 //! Connections that neither wrote nor flushed say nothing.
 
-use std::sync::{Mutex, PoisonError};
+use crate::types::sync::Mutex;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -33,7 +33,7 @@ pub(super) struct Finish {
 
 impl Finish {
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     pub(super) fn open(&self) -> u64 {

@@ -1,6 +1,5 @@
 //! Making what was written durable, and changing the size.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::disk::DiskWriter;
@@ -15,7 +14,7 @@ impl DiskWriter {
     /// # Errors
     /// `NoSpace`, `Io`: what was written since the last flush may then be lost; `Corrupt` (the parent).
     pub fn flush(&self) -> Result<()> {
-        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let _gate = self.gate.read();
         if self.sealed.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -30,9 +29,8 @@ impl DiskWriter {
             self.complete(cluster)?;
         }
         // Flushes take turns: a second one must not answer before the first one's records are durable.
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken =
-            std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut log = self.log.lock();
+        let mut taken = std::mem::take(&mut *self.pending.lock());
         let stored = self.counters.stored.load(Ordering::Relaxed);
         let synced = self.writer.flush();
         if synced.is_err() {
@@ -57,10 +55,7 @@ impl DiskWriter {
                 // It is said anew, if it still holds then.
                 taken.pop();
             }
-            self.pending
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .put_back(taken);
+            self.pending.lock().put_back(taken);
         }
         done.at_path(self.meta.layer.open_file())
     }
@@ -75,7 +70,7 @@ impl DiskWriter {
     /// Whether a flush would have anything to do.
     #[must_use]
     pub fn has_unflushed(&self) -> bool {
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let pending = self.pending.lock();
         !pending.is_empty()
             || self.word.unlogged().is_some()
             || !self.gather.is_empty()
@@ -88,7 +83,7 @@ impl DiskWriter {
     /// # Errors
     /// `ReadOnly` once sealed; `InvalidInput` for a size that QCOW2 cannot have; `NoSpace`, `Io`.
     pub fn set_size(&self, source_bytes: u64) -> Result<()> {
-        let _turn = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.sizing.lock();
         self.resize(source_bytes)
     }
 
@@ -112,7 +107,7 @@ impl DiskWriter {
         if end <= self.source_bytes() {
             return Ok(());
         }
-        let _turn = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.sizing.lock();
         if end > self.source_bytes() {
             self.resize(end)?;
         }

@@ -1,7 +1,7 @@
 //! Sub-cluster writes, gathered until their cluster is whole or must be completed.
 
+use crate::types::sync::Mutex;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 /// LIMIT: clusters gathered for each disk (16 MiB); beyond it the oldest is completed from the parent.
 const GATHERED_MAX: usize = 256;
@@ -91,7 +91,7 @@ impl Gather {
         bytes: &[u8],
         length: usize,
     ) -> Option<Partial> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         inner.1 += 1;
         let age = inner.1;
         let partial = inner.0.entry(cluster).or_insert_with(|| Partial::new(age));
@@ -100,33 +100,20 @@ impl Gather {
     }
 
     pub(super) fn get(&self, cluster: u64) -> Option<Partial> {
-        self.inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .get(&cluster)
-            .cloned()
+        self.inner.lock().0.get(&cluster).cloned()
     }
 
     pub(super) fn remove(&self, cluster: u64) {
-        self.inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .remove(&cluster);
+        self.inner.lock().0.remove(&cluster);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .is_empty()
+        self.inner.lock().0.is_empty()
     }
 
     /// The gathered clusters in `[first, end)`.
     pub(super) fn within(&self, first: u64, end: u64) -> Vec<(u64, Partial)> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.lock();
         if inner.0.is_empty() {
             return Vec::new();
         }
@@ -140,14 +127,14 @@ impl Gather {
 
     /// The first gathered cluster in `[first, end)`.
     pub(super) fn first_within(&self, first: u64, end: u64) -> Option<u64> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.lock();
         let within = inner.0.keys().filter(|c| (first..end).contains(*c));
         within.min().copied()
     }
 
     /// Drops what was gathered in `[first, end)`: it has been overwritten wholly.
     pub(super) fn forget(&self, first: u64, end: u64) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         if !inner.0.is_empty() {
             inner.0.retain(|cluster, _| !(first..end).contains(cluster));
         }
@@ -155,7 +142,7 @@ impl Gather {
 
     /// The oldest cluster, when there are too many.
     pub(super) fn surplus(&self) -> Option<u64> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.lock();
         if inner.0.len() <= GATHERED_MAX {
             return None;
         }
@@ -168,14 +155,7 @@ impl Gather {
 
     /// All gathered clusters, ascending.
     pub(super) fn clusters(&self) -> Vec<u64> {
-        let mut all: Vec<u64> = self
-            .inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .keys()
-            .copied()
-            .collect();
+        let mut all: Vec<u64> = self.inner.lock().0.keys().copied().collect();
         all.sort_unstable();
         all
     }

@@ -4,8 +4,9 @@
 //! A disk that is written through the tree is finished once it is touched. When the kernel writes back a shared mapping, or a tool does
 //! not look at its errors, a write fails and nobody hears of it: the disk would be committed without it.
 
+use crate::types::sync::Mutex;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use super::disk::DiskWriter;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,7 +23,7 @@ pub(super) struct Missing(Mutex<Ranges>);
 
 impl Missing {
     fn inner(&self) -> MutexGuard<'_, Ranges> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn add(&self, from: u64, end: u64, kind: ErrorKind) {

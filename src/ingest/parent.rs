@@ -1,6 +1,7 @@
 //! The parent of a session's disk: its leaves to compare with, its content to complete from.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use crate::types::sync::Mutex;
+use std::sync::{Arc, OnceLock};
 
 use crate::block::ReadAt;
 use crate::chain::{Disk, Pool};
@@ -71,11 +72,7 @@ impl Parent {
 
     /// The leaves of a region.
     pub(super) fn page(&self, region: Region) -> Result<Arc<[u8]>> {
-        let kept = self
-            .page
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let kept = self.page.lock().clone();
         if let Some((of, page)) = kept
             && of == region
         {
@@ -84,8 +81,7 @@ impl Parent {
         let mut page = vec![0; PAGE_BYTES];
         self.leaves.load_page(region, &mut page)?;
         let page: Arc<[u8]> = page.into();
-        *self.page.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((region, Arc::clone(&page)));
+        *self.page.lock() = Some((region, Arc::clone(&page)));
         Ok(page)
     }
 

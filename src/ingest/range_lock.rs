@@ -1,6 +1,6 @@
 //! Exclusive ranges of clusters: two writers of one cluster take turns, all others pass.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use crate::types::sync::{Condvar, Mutex};
 
 /// Ranges in use. At most one entry for each thread that writes, so a plain list is searched.
 #[derive(Debug, Default)]
@@ -12,12 +12,9 @@ pub(super) struct RangeLock {
 impl RangeLock {
     /// Waits until no cluster of `[first, end)` is held by another, then holds them.
     pub(super) fn hold(&self, first: u64, end: u64) -> RangeGuard<'_> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         while held.iter().any(|&(a, b)| a < end && first < b) {
-            held = self
-                .freed
-                .wait(held)
-                .unwrap_or_else(PoisonError::into_inner);
+            held = self.freed.wait(held);
         }
         held.push((first, end));
         RangeGuard {
@@ -35,11 +32,7 @@ pub(super) struct RangeGuard<'a> {
 
 impl Drop for RangeGuard<'_> {
     fn drop(&mut self) {
-        let mut held = self
-            .lock
-            .held
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.lock.held.lock();
         if let Some(ix) = held.iter().position(|range| *range == self.range) {
             held.swap_remove(ix);
         }

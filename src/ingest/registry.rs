@@ -3,9 +3,10 @@
 //! # Concurrency
 //! The table's mutex is held for looking up and noting only, never over a begin, a commit or an abort. Sessions begin one after the other.
 
+use crate::types::sync::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::begin::BeginRequest;
@@ -143,7 +144,7 @@ impl Registry {
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Session>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     /// The open session of that name, without regard to case.
@@ -162,7 +163,7 @@ impl Registry {
     /// How the session of that serial ended, and of which VM it was.
     #[must_use]
     pub fn ended(&self, serial: u32) -> Option<(VmName, SessionState)> {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.ended.lock();
         ended.get(&serial).cloned()
     }
 
@@ -218,10 +219,7 @@ impl Registry {
     /// # Errors
     /// `LimitExceeded` when the open ones have too many disks; as [`Session::begin`].
     pub fn begin(&self, request: &BeginRequest, telling: Telling) -> Result<Arc<Session>> {
-        let turn = self
-            .beginning
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let turn = self.beginning.lock();
         if self.is_closing() {
             return Err(Error::new(ErrorKind::Busy, "the daemon is about to stop")
                 .advise("begin when it is there again"));
@@ -238,10 +236,7 @@ impl Registry {
 
     /// From now on no session is begun; those that are open go on. One that is just beginning is waited for, and is one of them.
     pub fn close(&self) {
-        let _turn = self
-            .beginning
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.beginning.lock();
         self.is_closing.store(true, Ordering::SeqCst);
     }
 
@@ -327,10 +322,7 @@ impl Registry {
         telling: Telling,
     ) -> Result<()> {
         // One that is just beginning is on disk before it is in the table: it is not one that could not go on.
-        let turn = self
-            .beginning
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let turn = self.beginning.lock();
         match self.get(vm, name) {
             Some(session) => {
                 drop(turn);
@@ -349,7 +341,7 @@ impl Registry {
 
     fn note_end(&self, session: &Arc<Session>, telling: Telling) {
         let vm = session.vm();
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = self.ended.lock();
         if ended.len() >= ENDED_MAX {
             ended.clear();
         }
@@ -422,14 +414,14 @@ impl Registry {
     /// Waits until the bell has rung more often than was `heard`, at most so long.
     pub(super) fn wait(&self, heard: &mut u64, at_most: Duration) {
         let (rung, bell) = &self.bell;
-        let rung = rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let rung = rung.lock();
         let waited = bell.wait_timeout_while(rung, at_most, |rung| *rung == *heard);
-        *heard = *waited.unwrap_or_else(PoisonError::into_inner).0;
+        *heard = *waited.0;
     }
 
     /// Ends a [`Registry::wait`].
     pub(super) fn ring(&self) {
-        *self.bell.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *self.bell.0.lock() += 1;
         self.bell.1.notify_all();
     }
 }

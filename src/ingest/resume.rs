@@ -206,10 +206,7 @@ impl DiskWriter {
     }
 
     fn rehash_cluster(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
-        let _gate = self
-            .gate
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _gate = self.gate.read();
         if self.sealed.load(Ordering::SeqCst) {
             return Ok(());
         }

@@ -4,8 +4,9 @@
 //! the region's hash and its share of the disk's data are taken. Then the tables are written, the file is renamed,
 //! and the sums are written beside it.
 
+use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::disk::{DiskWriter, UNKNOWN};
 use super::record::Record;
@@ -145,12 +146,12 @@ impl DiskWriter {
             || (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]),
             |(page, parent), region| {
                 let fact = self.settle_region(region, page, parent)?;
-                let mut facts = facts.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut facts = facts.lock();
                 facts.insert(region, fact);
                 Ok(())
             },
         )?;
-        Ok(facts.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(facts.into_inner())
     }
 
     fn settle_region(

@@ -1,7 +1,8 @@
 //! A session: a restore point being written, with all disks of its VM.
 
+use crate::types::sync::{Mutex, RwLock};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -65,18 +66,12 @@ impl Engine {
 
     /// Sets how many bytes sessions that begin from now on are to leave free; `None` for the default.
     pub fn set_low_water(&self, bytes: Option<u64>) {
-        let mut own = self
-            .low_water_bytes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut own = self.low_water_bytes.write();
         *own = bytes;
     }
 
     pub(super) fn low_water_bytes(&self) -> Option<u64> {
-        *self
-            .low_water_bytes
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.low_water_bytes.read()
     }
 }
 
@@ -177,57 +172,37 @@ impl Session {
     /// Its sidecar as it stands.
     #[must_use]
     pub fn sidecar(&self) -> sidecar::Session {
-        self.sidecar
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.sidecar.lock().clone()
     }
 
     /// The VM.
     #[must_use]
     pub fn vm(&self) -> VmName {
-        self.sidecar
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .vm
-            .clone()
+        self.sidecar.lock().vm.clone()
     }
 
     /// Name of the session.
     #[must_use]
     pub fn name(&self) -> PointName {
-        self.sidecar
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .name
-            .clone()
+        self.sidecar.lock().name.clone()
     }
 
     /// Where it stands.
     #[must_use]
     pub fn state(&self) -> SessionState {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.state.lock().clone()
     }
 
     /// The last error of a write, flush or commit, for `status`.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
-        self.last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.last_error.lock().clone()
     }
 
     /// Notes an error for `status` and passes it on.
     pub fn note_error<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(e) = &result {
-            *self
-                .last_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(e.report());
+            *self.last_error.lock() = Some(e.report());
         }
         result
     }
@@ -245,15 +220,15 @@ impl Session {
     /// The disk of that number, also one that is written beside another.
     #[must_use]
     pub fn numbered(&self, number: u32) -> Option<Arc<DiskWriter>> {
-        let disks = self.disks.read().unwrap_or_else(PoisonError::into_inner);
+        let disks = self.disks.read();
         disks.iter().find(|d| d.meta.number == number).cloned()
     }
 
     /// All disks with the name of the file in the tree, for those that are written beside the disk that they are to replace.
     #[must_use]
     pub fn files(&self) -> Vec<(Option<String>, Arc<DiskWriter>)> {
-        let disks = self.disks.read().unwrap_or_else(PoisonError::into_inner);
-        let sidecar = self.sidecar.lock().unwrap_or_else(PoisonError::into_inner);
+        let disks = self.disks.read();
+        let sidecar = self.sidecar.lock();
         let place = |disk: &DiskWriter| {
             let mut all = sidecar.disks.iter();
             all.find(|d| d.layer_id == disk.meta.layer_id && !d.unlinked)
@@ -399,11 +374,7 @@ impl Session {
     /// How long it may still be idle; `None` once that is over.
     #[must_use]
     pub fn patience(&self) -> Option<Duration> {
-        let ttl = self
-            .sidecar
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .ttl_seconds;
+        let ttl = self.sidecar.lock().ttl_seconds;
         Duration::from_secs(ttl).checked_sub(self.idle())
     }
 
@@ -454,7 +425,7 @@ impl Session {
     /// As [`Session::abort`].
     pub fn end(&self, ending: &Ending) -> Result<()> {
         {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             match *state {
                 SessionState::Open => *state = SessionState::Aborted,
                 SessionState::Aborted => return Ok(()),
@@ -474,11 +445,11 @@ impl Session {
         }
         // Whoever changes something or writes an attached file ends first, and would write files anew behind the removal; whoever comes
         // later is refused, as is a copy at its next piece.
-        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.changing.lock();
         drop(self.attaching.write());
         for (_, disk) in self.files() {
             // Whoever is writing finishes first; whoever comes later is refused.
-            let _alone = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = disk.gate.write();
             disk.sealed.store(true, Ordering::SeqCst);
         }
         // By what is known here: a removal that failed half-way is repeated whole.
@@ -487,10 +458,10 @@ impl Session {
             Ok(()) => self.engine.owner.keep_job(&self.job(ending)),
             // Some of it is left, layers may be empty already: it can be aborted again, takes no writes, and is never committed.
             Err(_) => {
-                let mut sidecar = self.sidecar.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut sidecar = self.sidecar.lock();
                 sidecar.dismantled = true;
                 drop(sidecar);
-                *self.state.lock().unwrap_or_else(PoisonError::into_inner) = SessionState::Open;
+                *self.state.lock() = SessionState::Open;
             }
         }
         removed

@@ -5,7 +5,8 @@
 //! store cannot be known; what its last backups stored is a fair guess. A disk that begins anew stores what its source reports as data, or
 //! what it had before. Of a disk that was never seen, from a source that reports nothing, nothing is expected: that is written to the log.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use crate::types::sync::Mutex;
+use std::sync::{Arc, Weak};
 
 use super::begin::BeginRequest;
 use super::session::{Session, SessionState};
@@ -86,17 +87,13 @@ pub(super) struct Promises(Mutex<Vec<Weak<Session>>>);
 
 impl Promises {
     pub(super) fn add(&self, session: &Arc<Session>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         all.retain(|other| other.strong_count() > 0);
         all.push(Arc::downgrade(session));
     }
 
     fn bytes(&self) -> u64 {
-        let all = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let all = self.0.lock().clone();
         let open = all.iter().filter_map(Weak::upgrade);
         open.filter(|session| session.state() == SessionState::Open)
             .map(|session| {

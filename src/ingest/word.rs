@@ -6,8 +6,9 @@
 //! - Words are logged in the order in which they were said; one that was overtaken is not logged.
 //! - Nobody says that a disk is finished while bytes are on their way into its file: they may come after a sync that has begun by then.
 
+use crate::types::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::record::Record;
 
@@ -55,7 +56,7 @@ pub(super) struct Word {
 
 impl Word {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     fn note(&self, inner: &Inner) {

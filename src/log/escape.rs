@@ -34,8 +34,9 @@ impl<W: Write> Write for Json<W> {
 
 #[cfg(test)]
 mod tests {
+    use crate::types::sync::Mutex;
     use std::io::Write;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use tracing_subscriber::field::MakeExt;
     use tracing_subscriber::fmt;
@@ -51,7 +52,7 @@ mod tests {
 
     impl Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
@@ -66,7 +67,7 @@ mod tests {
             let _in = tracing::warn_span!("connection", peer = PEER, shown = %PEER).entered();
             tracing::warn!(name = PEER, error = %PEER, "it asks for {PEER}");
         });
-        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(kept.0.lock().clone()).unwrap();
         assert_eq!(text.matches('\n').count(), 1, "{text:?}");
         assert!(!text.trim_end().contains(is_unprintable), "{text:?}");
         assert!(text.matches("all is lost").count() >= 5, "{text}");

@@ -5,8 +5,9 @@
 //! was stored in full has changed only where it differs, and a merge of layers changes nothing. Regions (512 MiB) with
 //! one hash are skipped, so that only the leaves of regions that differ are read.
 
+use crate::types::sync::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use crate::error::Result;
 use crate::repo::content::{
@@ -41,7 +42,7 @@ impl OpenLeaves {
         root: Digest,
     ) -> Result<Arc<Leaves>> {
         let key = (vm.folded(), root);
-        let all = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = || self.0.lock();
         if let Some(leaves) = all().get(&key).and_then(Weak::upgrade) {
             return Ok(leaves);
         }
@@ -85,7 +86,7 @@ impl Difference {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub fn earlier(&self, region: Region) -> Result<Arc<Vec<u8>>> {
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = || self.last.lock();
         if let Some((known, page)) = &*last()
             && *known == region
         {
@@ -128,7 +129,7 @@ impl Difference {
         if hash == self.since.region(region) {
             return Ok(None);
         }
-        let maps = || self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let maps = || self.maps.lock();
         if let Some(map) = maps().get(&region.0) {
             return Ok(Some(Arc::clone(map)));
         }

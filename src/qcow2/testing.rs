@@ -1,7 +1,8 @@
 //! A disk in memory for the tests of this module.
 
+use crate::types::sync::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use crate::block::{ReadAt, WriteAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,16 +34,16 @@ impl Disk {
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
-        self.bytes.lock().unwrap().clone()
+        self.bytes.lock().clone()
     }
 }
 
 impl ReadAt for Disk {
     fn size_bytes(&self) -> u64 {
-        self.bytes.lock().unwrap().len() as u64
+        self.bytes.lock().len() as u64
     }
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let bytes = self.bytes.lock().unwrap();
+        let bytes = self.bytes.lock();
         check_range(bytes.len() as u64, offset, buf.len() as u64)?;
         let at = usize::try_from(offset).unwrap();
         buf.copy_from_slice(&bytes[at..at + buf.len()]);
@@ -54,7 +55,7 @@ impl WriteAt for Disk {
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
         self.change()?;
         let at = usize::try_from(offset).unwrap();
-        let mut bytes = self.bytes.lock().unwrap();
+        let mut bytes = self.bytes.lock();
         if bytes.len() < at + buf.len() {
             bytes.resize(at + buf.len(), 0);
         }
@@ -67,14 +68,14 @@ impl WriteAt for Disk {
     fn set_size(&self, size_bytes: u64) -> Result<()> {
         self.change()?;
         let size = usize::try_from(size_bytes).unwrap();
-        self.bytes.lock().unwrap().resize(size, 0);
+        self.bytes.lock().resize(size, 0);
         Ok(())
     }
     fn punch(&self, offset: u64, length_bytes: u64) -> Result<()> {
         self.change()?;
         let at = usize::try_from(offset).unwrap();
         let end = at + usize::try_from(length_bytes).unwrap();
-        self.bytes.lock().unwrap()[at..end].fill(0);
+        self.bytes.lock()[at..end].fill(0);
         Ok(())
     }
 }

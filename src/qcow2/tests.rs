@@ -1,6 +1,7 @@
 //! A golden image with every field flipped, and random damage that must never panic.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use crate::types::sync::Mutex;
+use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::{any, proptest};
 
@@ -311,7 +312,7 @@ fn survive(bytes: Vec<u8>) {
 /// Places where structure is: header, tables, and the rest.
 fn places() -> &'static [(usize, usize)] {
     static PLACES: Mutex<Option<&'static [(usize, usize)]>> = Mutex::new(None);
-    let mut places = PLACES.lock().unwrap();
+    let mut places = PLACES.lock();
     places.get_or_insert_with(|| {
         let end = golden().len();
         // L2, L1, refcount block and refcount table are the last four clusters.

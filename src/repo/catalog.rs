@@ -8,9 +8,10 @@
 //! After one failed write redb answers nothing any more until it is opened again. So a catalog that has failed is *behind*: whoever owns
 //! it opens it again and fills it.
 
+use crate::types::sync::RwLock;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
@@ -167,10 +168,7 @@ impl Catalog {
     /// # Errors
     /// As [`Catalog::open`]; it is behind then, as before.
     pub fn reopen(&self, stage: &dyn Stage) -> Result<()> {
-        let mut database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut database = self.database.write();
         // The old one lets go of the file first.
         drop(database.take());
         let (opened, _) = Self::open_database(stage, self.repository)?;
@@ -180,7 +178,7 @@ impl Catalog {
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
-        let held = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let held = self.database.read();
         let done = match held.as_ref() {
             Some(database) => work(database),
             None => Err(Error::new(

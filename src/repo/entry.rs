@@ -1,6 +1,7 @@
 //! What the owner keeps of a VM in memory.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::types::sync::Mutex;
+use std::sync::Arc;
 
 use super::sidecar::index::Index;
 use super::sidecar::vm::Vm;
@@ -57,7 +58,7 @@ impl VmCell {
 
     /// The entry, if the VM was looked at.
     pub(super) fn entry(&self) -> Option<Arc<Mutex<VmEntry>>> {
-        let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = self.entry.lock();
         entry.clone()
     }
 
@@ -66,7 +67,7 @@ impl VmCell {
         &self,
         look: impl FnOnce(&VmName) -> Result<VmEntry>,
     ) -> Result<Arc<Mutex<VmEntry>>> {
-        let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entry = self.entry.lock();
         if let Some(entry) = &*entry {
             return Ok(Arc::clone(entry));
         }

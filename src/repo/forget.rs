@@ -10,7 +10,6 @@
 //! the chain of another point or session stays. What is in the trash stays for an hour.
 
 use std::collections::HashSet;
-use std::sync::PoisonError;
 
 use super::entry::VmEntry;
 use super::layout::{self, VmKeys};
@@ -63,7 +62,7 @@ impl Owner {
     /// `NoSpace`, `Io`. The point is whole then.
     pub fn forget_point(&self, vm: &VmName, point: &PointName) -> Result<()> {
         let entry = self.vm(vm)?;
-        let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entry = entry.lock();
         let found = entry.index.point(point).cloned().ok_or_else(|| {
             Error::not_found(format!("there is no restore point {vm}@{point}"))
                 .advise(format!("list the points with: restorefs ls {vm}"))
@@ -147,7 +146,7 @@ impl Owner {
     pub fn remove_vm(&self, vm: &VmName) -> Result<()> {
         let entry = self.vm(vm)?;
         let mut table = self.table();
-        let mut held = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = entry.lock();
         let vm = &held.vm.name.clone();
         if held.gone {
             return Err(Error::not_found(format!("there is no VM {vm}")));

@@ -1,6 +1,7 @@
 //! The heartbeat: a thread that keeps the note in the lock fresh, for people and for other hosts.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use crate::types::sync::{Condvar, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ impl Heart {
             .name("heartbeat".into())
             .spawn(move || {
                 let (flag, wake) = &*seen;
-                let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut stopped = flag.lock();
                 loop {
                     // The flag is looked at before the wait: it may have been set before this thread came here.
                     let wait = wake.wait_timeout_while(
@@ -35,7 +36,7 @@ impl Heart {
                         Duration::from_secs(HEARTBEAT_SECONDS),
                         |stopped| !*stopped,
                     );
-                    stopped = wait.unwrap_or_else(PoisonError::into_inner).0;
+                    stopped = wait.0;
                     if *stopped {
                         return;
                     }
@@ -56,7 +57,7 @@ impl Heart {
 
 impl Drop for Heart {
     fn drop(&mut self) {
-        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.stop.0.lock() = true;
         self.stop.1.notify_all();
         if let Some(thread) = self.thread.take() {
             // A heartbeat that panicked has been logged; nothing depends on its result.

@@ -7,7 +7,8 @@
 //! # Concurrency
 //! Calls may come from many threads; the open sums of the chain are behind one mutex that is not held over hashing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::types::sync::Mutex;
+use std::sync::Arc;
 
 use super::content::{
     LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, region_hash, zero_page, zero_region,
@@ -177,7 +178,7 @@ impl Leaves {
 
     /// The open sums of all layers, top first.
     fn chain(&self) -> Result<Arc<ChainSums>> {
-        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut chain = self.chain.lock();
         if let Some(chain) = &*chain {
             return Ok(Arc::clone(chain));
         }

@@ -4,10 +4,11 @@
 //! `vms` (the table) is held only to look up or insert; each VM's own mutex is held over a commit of that
 //! VM. The catalog serialises its writers itself.
 
+use crate::types::sync::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::catalog::Catalog;
 use super::clean::CleanVm;
@@ -212,7 +213,7 @@ impl Owner {
     }
 
     fn lock_damaged(&self) -> MutexGuard<'_, HashMap<String, String>> {
-        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+        self.damaged.lock()
     }
 
     fn no_such_vm(name: &VmName) -> Error {
@@ -231,7 +232,7 @@ impl Owner {
         let mut changed = Vec::new();
         for cell in table.values() {
             let Some(entry) = cell.entry() else { continue };
-            let entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = entry.lock();
             let name = entry.vm.name.clone();
             let row = self.row(&entry)?;
             changed.push((name, row));
@@ -314,7 +315,7 @@ impl Owner {
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, HashMap<String, Arc<VmCell>>> {
-        self.vms.lock().unwrap_or_else(PoisonError::into_inner)
+        self.vms.lock()
     }
 
     /// Names of all VMs, sorted.
@@ -365,11 +366,7 @@ impl Owner {
     /// # Errors
     /// `NotFound` naming the VM.
     pub fn vm_snapshot(&self, name: &VmName) -> Result<VmEntry> {
-        Ok(self
-            .vm(name)?
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone())
+        Ok(self.vm(name)?.lock().clone())
     }
 
     /// The entry of a VM, made when there is none yet.
@@ -472,7 +469,7 @@ impl Owner {
         volumes: serde_json::Value,
     ) -> Result<()> {
         let entry = self.vm(vm)?;
-        let _held = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let _held = entry.lock();
         self.verify_lock()?;
         let mut state = self.repository.state(vm, point)?;
         state.volumes = Some(volumes);
@@ -515,7 +512,7 @@ impl Owner {
 
     /// Appends a job to the history. When that cannot be done, the log says so; nothing else comes of it.
     pub fn keep_job(&self, job: &Job) {
-        let _turn = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.history.lock();
         let kept = self.with_room(|| job::append(&self.repository, job));
         if let Err(e) = kept {
             job::say_lost(job, &e);
@@ -538,7 +535,7 @@ impl Owner {
         if self.catalog.is_behind() {
             for name in &self.vm_names() {
                 let entry = self.vm(name)?;
-                let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut entry = entry.lock();
                 let stored = self.repository.stored_index(name).map(|i| i.generation);
                 if !entry.gone && stored.ok() != Some(entry.index.generation) {
                     Self::store_index(&self.repository, &mut entry.index)?;
@@ -567,7 +564,7 @@ impl Owner {
         for name in &names {
             let entry = self.vm(name)?;
             // Held meanwhile: a commit between would be overwritten.
-            let entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = entry.lock();
             if entry.gone {
                 continue;
             }

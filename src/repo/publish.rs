@@ -11,8 +11,6 @@
 //! afterwards); after it the point is. A failure after step 4 is not a failure of the commit. When the fsync of step 4 fails, the
 //! point is in place and stays: its layers must not be taken back, for it may be there after a crash. The caller is told.
 
-use std::sync::PoisonError;
-
 use jiff::Timestamp;
 
 use super::cleanup::remove_session_files;
@@ -119,7 +117,7 @@ impl Owner {
     /// and whole.
     pub fn publish(&self, vm: &VmName, session: &PointName, draft: Draft) -> Result<Published> {
         let entry = self.vm(vm)?;
-        let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entry = entry.lock();
         let keys = VmKeys::new(vm)?;
         let repository = self.repository();
         let stage = repository.stage();

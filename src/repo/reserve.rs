@@ -8,7 +8,7 @@
 //! # Invariants
 //! Nothing reads it: like all of `cache/` it may be deleted at any time.
 
-use std::sync::{Mutex, PoisonError};
+use crate::types::sync::Mutex;
 
 use super::layout;
 use super::repository::Repository;
@@ -42,14 +42,14 @@ pub(super) struct Reserve {
 impl Reserve {
     /// Removes it; answers whether that gave room.
     pub(super) fn release(&self, repository: &Repository) -> bool {
-        let mut is_there = self.is_there.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_there = self.is_there.lock();
         *is_there = false;
         release(repository)
     }
 
     /// Makes it when it is not there and there is room. A failure is no harm done.
     pub(super) fn restock(&self, repository: &Repository) {
-        let mut is_there = self.is_there.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_there = self.is_there.lock();
         if *is_there {
             return;
         }

@@ -10,11 +10,12 @@
 //! Any number of threads. One process writes: the holder of the lock, which is an flock on the lock's file (it ends with its process, on
 //! the filesystems of one host and on NFS), with the note in the same file for people and for other hosts.
 
+use crate::types::sync::Mutex;
 use std::fs::{File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Entry, Identity, Key, Lock, PutMode, Space, Stage, Store};
@@ -466,7 +467,7 @@ impl LocalLock {
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.note.lock().unwrap_or_else(PoisonError::into_inner)
+        self.note.lock()
     }
 }
 

@@ -1,8 +1,9 @@
 //! A store, and a stage, in memory: for tests of everything above.
 
+use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::{Entry, Identity, Key, Lock, PutMode, Space, Stage, Store};
 use crate::block::{MemoryDisk, ReadAt, WriteAt};
@@ -207,7 +208,7 @@ impl MemoryStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Names `disk`, as [`Stage::create`] does with a new one.

@@ -7,8 +7,9 @@
 //! Of the changes of names since the last flush that covers them, any first part may be there, in their order (filesystems with a journal
 //! commit in order); the content of files behind them is what [`Volatile::after_power_loss`] leaves.
 
+use crate::types::sync::Mutex;
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::{Entry, Identity, Key, Lock, MemoryStore, PutMode, Space, Stage, Store};
 use crate::block::filter::{Power, Volatile};
@@ -123,7 +124,7 @@ impl VolatileStore {
     }
 
     fn log(&self) -> MutexGuard<'_, Vec<Logged>> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock()
     }
 
     fn push(&self, change: Change) {

@@ -1,7 +1,7 @@
 //! Pieces of one work over threads.
 
+use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::Monitor;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,7 +28,7 @@ pub fn on_threads<T, S>(
     let next = Mutex::new(next);
     let failed = AtomicBool::new(false);
     let first: Mutex<Result<()>> = Mutex::new(Ok(()));
-    let take = || (next.lock().unwrap_or_else(PoisonError::into_inner))();
+    let take = || (next.lock())();
     let run = || -> Result<()> {
         let mut state = state();
         while !failed.load(Ordering::Relaxed) {
@@ -41,7 +41,7 @@ pub fn on_threads<T, S>(
     let guarded = || {
         if let Err(error) = run() {
             failed.store(true, Ordering::Relaxed);
-            let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut first = first.lock();
             if first.is_ok() {
                 *first = Err(error);
             }
@@ -54,7 +54,7 @@ pub fn on_threads<T, S>(
         // All are waited for.
         ended.fold(false, |any, this| any | this)
     });
-    first.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+    first.into_inner()?;
     if panicked {
         return Err(Error::new(ErrorKind::Io, "a working thread panicked"));
     }
@@ -66,8 +66,8 @@ mod tests {
     use super::{on_threads, threads};
     use crate::error::{Error, ErrorKind};
     use crate::task::Monitor;
+    use crate::types::sync::Mutex;
     use std::collections::BTreeSet;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     fn upto(end: u64) -> impl FnMut() -> crate::error::Result<Option<u64>> + Send {
@@ -86,13 +86,13 @@ mod tests {
             upto(1000),
             || states.fetch_add(1, Ordering::Relaxed),
             |_, piece| {
-                assert!(seen.lock().unwrap().insert(piece));
+                assert!(seen.lock().insert(piece));
                 monitor.advance(1);
                 Ok(())
             },
         )
         .unwrap();
-        assert_eq!(seen.into_inner().unwrap().len(), 1000);
+        assert_eq!(seen.into_inner().len(), 1000);
         assert_eq!(monitor.done_bytes(), 1000);
         assert_eq!(states.into_inner(), 4);
     }

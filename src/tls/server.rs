@@ -1,7 +1,8 @@
 //! The server's side of TLS.
 
+use crate::types::sync::RwLock;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
@@ -39,14 +40,14 @@ impl ServerTls {
     /// As [`ServerTls::load`].
     pub fn reload(&self, directory: &Path) -> Result<()> {
         let config = read(directory)?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        *self.0.write() = Arc::new(config);
         Ok(())
     }
 
     /// As rustls takes it.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read())
     }
 }
 

@@ -4,9 +4,10 @@
 //! The lock of a [`Flights`] is never held while something is made; the lock of one entry is, so that others wait for that
 //! entry only.
 
+use crate::types::sync::Mutex;
 use std::hash::Hash;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use lru::LruCache;
 
@@ -34,13 +35,8 @@ impl<K: Hash + Eq, V: Clone> Flights<K, V> {
         valid: impl FnOnce(&V) -> bool,
         make: impl FnOnce() -> Result<V>,
     ) -> Result<V> {
-        let slot = Arc::clone(
-            self.slots
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert(key, Slot::default),
-        );
-        let mut value = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = Arc::clone(self.slots.lock().get_or_insert(key, Slot::default));
+        let mut value = slot.lock();
         if let Some(value) = value.as_ref()
             && valid(value)
         {
@@ -53,13 +49,8 @@ impl<K: Hash + Eq, V: Clone> Flights<K, V> {
 
     /// The value if it is there already; never waits.
     pub(super) fn peek(&self, key: &K) -> Option<V> {
-        let slot = self
-            .slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(key)
-            .cloned()?;
-        let value = slot.try_lock().ok()?;
+        let slot = self.slots.lock().get(key).cloned()?;
+        let value = slot.try_lock()?;
         value.clone()
     }
 }
@@ -84,13 +75,13 @@ impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
 
     /// The value.
     pub(super) fn get(&self, key: &K) -> Option<V> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         held.0.get(key).map(|(value, _)| value.clone())
     }
 
     /// Keeps a value.
     pub(super) fn put(&self, key: K, value: V, weight: usize) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         if let Some((_, old)) = held.0.put(key, (value, weight)) {
             held.1 -= old;
         }

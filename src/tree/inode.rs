@@ -14,9 +14,10 @@
 //! The kernel uses the inode number as the node's id, so that no table of nodes is needed: any number can be resolved at any time,
 //! also one that an NFS client kept over a restart.
 
+use crate::types::sync::Mutex;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
@@ -216,7 +217,7 @@ impl Table {
 
     /// The number of `far`, given now if it has none yet.
     pub(super) fn number(&self, far: Far) -> Result<Ino> {
-        let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut numbers = self.0.lock();
         if let Some(number) = numbers.by_far.get(&far) {
             return Ok(Ino::pack(0, TABLE_VOLUME, *number));
         }
@@ -240,7 +241,7 @@ impl Table {
 
     /// What a number from the table stands for.
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Far>> {
-        let numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = self.0.lock();
         numbers.by_number.get(&ino.low()).cloned()
     }
 }

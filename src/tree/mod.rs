@@ -48,7 +48,8 @@ pub use session::{Allocation, NewAttributes, NewTime, Writing};
 pub use snapshot::{PointView, Snapshot, VmView};
 pub use unread::Unread;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use crate::types::sync::{Mutex, RwLock};
+use std::sync::Arc;
 
 use crate::chain::{Disk, Pool};
 use crate::error::{Error, ErrorKind, Result};
@@ -161,7 +162,7 @@ impl Tree {
     /// VMs and points as of the last refresh.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.snapshot.read())
     }
 
     /// Reads the indexes that have changed, and answers the nodes of which somebody who has cached anything must forget it.
@@ -169,7 +170,7 @@ impl Tree {
     /// # Errors
     /// `Io` when the VMs cannot be listed; the tree stays as it was.
     pub fn refresh(&self) -> Result<Vec<Ino>> {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = self.progress.lock();
         let new = self.load(&mut progress)?;
         let mut changes = std::mem::take(&mut progress.untold);
         changes.extend(new);
@@ -183,7 +184,7 @@ impl Tree {
 
     /// The same for one who changed something himself and looks for it next; whoever must forget something is told later.
     fn refresh_quietly(&self) -> Result<()> {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = self.progress.lock();
         let changes = self.load(&mut progress)?;
         progress.untold.extend(changes);
         Ok(())
@@ -200,10 +201,7 @@ impl Tree {
             Arc::new(all.only(|vm| self.options.shows(vm)))
         };
         let changes = snapshot::changes(&self.snapshot(), &new);
-        *self
-            .snapshot
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = new;
+        *self.snapshot.write() = new;
         progress.taken = all;
         Ok(changes)
     }

@@ -8,8 +8,9 @@
 //! An inode number means the same in all of them. So serials are chosen among all VMs, also those that a tree does not show, and there is
 //! one table of numbers.
 
+use crate::types::sync::Mutex;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use lru::LruCache;
 
@@ -72,7 +73,7 @@ impl Shelf {
     }
 
     pub(super) fn parents(&self) -> MutexGuard<'_, LruCache<Ino, Ino>> {
-        self.parents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parents.lock()
     }
 
     /// Reads the indexes that have changed, and answers all VMs and points.
@@ -80,7 +81,7 @@ impl Shelf {
     /// # Errors
     /// `Io` when the VMs cannot be listed.
     pub(super) fn load(&self, repository: &Repository) -> Result<Arc<Snapshot>> {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = self.source.lock();
         let Source { loader, snapshot } = &mut *source;
         if let Some(next) = loader.load(repository, snapshot)? {
             *snapshot = Arc::new(next);

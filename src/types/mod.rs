@@ -13,6 +13,7 @@ pub mod offset;
 pub mod pattern;
 pub mod printable;
 pub mod size;
+pub mod sync;
 pub mod token;
 pub mod width;
 

@@ -1,6 +1,7 @@
 //! A disk that fails on demand: the nth operation of a kind, or every one that a predicate picks. What fails does nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::types::sync::Mutex;
+use std::sync::Arc;
 
 use super::{Op, OpKind, filter};
 use crate::error::{Error, ErrorKind, Result};
@@ -63,7 +64,7 @@ impl<D: ?Sized> Fault<D> {
     }
 
     fn rules(&self) -> std::sync::MutexGuard<'_, Vec<Predicate>> {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rules.lock()
     }
 
     fn before(&self, op: &Op) -> Result<()> {

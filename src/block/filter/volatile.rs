@@ -13,8 +13,9 @@
 //! [`Power::off_at`], takes
 //! [`Volatile::after_power_loss`] for some seeds, opens it again and checks.
 
+use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use crate::block::{Extent, MemoryDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
@@ -154,7 +155,7 @@ impl Volatile {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// What the machine finds after a power loss now; each seed is one of the things that can happen. Seed 0 loses all that was not

@@ -1,8 +1,9 @@
 //! Page tables under a tiny budget against a plain map; damaged and full spill files.
 
+use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use proptest::prelude::{any, prop_assert_eq, proptest};
 
@@ -18,12 +19,12 @@ struct Disk {
 
 impl ReadAt for Disk {
     fn size_bytes(&self) -> u64 {
-        self.bytes.lock().unwrap().len() as u64
+        self.bytes.lock().len() as u64
     }
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         check_range(self.size_bytes(), offset, buf.len() as u64)?;
         let at = usize::try_from(offset).unwrap();
-        buf.copy_from_slice(&self.bytes.lock().unwrap()[at..at + buf.len()]);
+        buf.copy_from_slice(&self.bytes.lock()[at..at + buf.len()]);
         Ok(())
     }
 }
@@ -34,7 +35,7 @@ impl WriteAt for Disk {
             return Err(Error::new(ErrorKind::NoSpace, "full"));
         }
         let at = usize::try_from(offset).unwrap();
-        let mut bytes = self.bytes.lock().unwrap();
+        let mut bytes = self.bytes.lock();
         if bytes.len() < at + buf.len() {
             bytes.resize(at + buf.len(), 0);
         }
@@ -95,7 +96,7 @@ fn damaged_spill_is_corrupt_and_a_full_one_loses_nothing() {
     assert_eq!(table.indices(), [0]);
     disk.is_full.store(false, Ordering::Relaxed);
     put(&table, 1, 8).unwrap();
-    disk.bytes.lock().unwrap()[3] ^= 1;
+    disk.bytes.lock()[3] ^= 1;
     let error = table.peek(0, |_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(

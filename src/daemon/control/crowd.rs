@@ -3,8 +3,9 @@
 //! # Invariants
 //! Root and the daemon's own user have places of their own, which nobody else can take. Of the others, one user can take a quarter.
 
+use crate::types::sync::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -55,7 +56,7 @@ impl Crowd {
             &self.others
         };
         let permit = Arc::clone(&side.places).try_acquire_owned().ok()?;
-        let mut of_user = self.of_user.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of_user = self.of_user.lock();
         let count = of_user.entry(user).or_default();
         if !is_own(user) && *count >= OF_USER_MAX {
             return None;
@@ -99,7 +100,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let crowd = &self.crowd.of_user;
-        let mut of_user = crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of_user = crowd.lock();
         if let Some(count) = of_user.get_mut(&self.user) {
             *count -= 1;
             if *count == 0 {
@@ -139,6 +140,6 @@ mod tests {
         assert!(own.iter().all(Option::is_some));
         assert!(crowd.enter(ours).is_none());
         drop((places, own));
-        assert!(crowd.of_user.lock().unwrap().is_empty());
+        assert!(crowd.of_user.lock().is_empty());
     }
 }

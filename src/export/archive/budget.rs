@@ -4,7 +4,7 @@
 //! One thread takes, in the order of the archive, and the writer gives back in the same order: what the writer waits for always has
 //! its share, so that the two never wait for each other.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use crate::types::sync::{Condvar, Mutex};
 
 /// LIMIT: bytes of files read ahead.
 const BYTES_MAX: u64 = 64 << 20;
@@ -31,12 +31,9 @@ pub(super) struct Share<'a> {
 impl Budget {
     /// Waits for a share; `None` once nobody wants it any more.
     pub(super) fn take(&self, bytes: u64) -> Option<Share<'_>> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         while !used.closed && used.bytes > 0 && used.bytes.saturating_add(bytes) > BYTES_MAX {
-            used = self
-                .freed
-                .wait(used)
-                .unwrap_or_else(PoisonError::into_inner);
+            used = self.freed.wait(used);
         }
         if used.closed {
             return None;
@@ -50,10 +47,7 @@ impl Budget {
 
     /// Nobody writes any more: who waits is sent away.
     pub(super) fn close(&self) {
-        self.used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .closed = true;
+        self.used.lock().closed = true;
         self.freed.notify_all();
     }
 }
@@ -66,11 +60,7 @@ impl Share<'_> {
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        let mut used = self
-            .budget
-            .used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.budget.used.lock();
         used.bytes = used.bytes.saturating_sub(self.bytes);
         self.budget.freed.notify_all();
     }

@@ -1,9 +1,10 @@
 //! Loading: what an entry needs is read before the writer comes to it.
 
+use crate::types::sync::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::budget::{Budget, Share};
 use super::map::Map;
@@ -102,7 +103,7 @@ impl Job<'_> {
     /// A loading thread.
     pub(super) fn load_all(&self, orders: &Mutex<Receiver<Order>>) {
         loop {
-            let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let next = orders.lock().recv();
             let Ok(order) = next else {
                 return;
             };

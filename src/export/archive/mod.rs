@@ -27,8 +27,8 @@ mod walk;
 mod write;
 mod zip;
 
+use crate::types::sync::Mutex;
 use std::io::Write;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 

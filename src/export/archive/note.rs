@@ -1,9 +1,9 @@
 //! What was left out of an archive, or is in it otherwise than in the guest.
 
+use crate::types::sync::Mutex;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use crate::export::files::{Loss, Skipped};
 
@@ -40,7 +40,7 @@ impl Notes {
     }
 
     fn add(&self, path: &[u8], reason: String, (left_out, failed): (bool, bool)) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.0.lock();
         noted.count += u64::from(left_out);
         noted.failed += u64::from(failed);
         if noted.named.len() < NAMED_MAX {
@@ -57,6 +57,6 @@ impl Notes {
     }
 
     pub(super) fn into_inner(self) -> Noted {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.0.into_inner()
     }
 }

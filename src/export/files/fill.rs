@@ -1,14 +1,15 @@
 //! Filling: bytes and attributes of the files that the walk has made.
 
+use crate::types::sync::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::taken::is_plain;
 use super::{ExtractOptions, Loss, Skipped, Source};
@@ -75,7 +76,7 @@ pub(super) struct Job<'a> {
 
 impl Job<'_> {
     pub(super) fn skip(&self, path: &Path, loss: Loss, reason: impl Into<String>) {
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut losses = self.losses.lock();
         match loss {
             Loss::Chosen => losses.chosen += 1,
             Loss::Unreadable => losses.unreadable += 1,
@@ -105,7 +106,7 @@ impl Job<'_> {
             let reason = format!("its attribute {shown}: {}", error.report());
             return self.skip(path, Loss::of(&error), reason);
         }
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut losses = self.losses.lock();
         count(&mut losses.labels, shown);
     }
 
@@ -115,7 +116,7 @@ impl Job<'_> {
         if options.special || !options.xattrs.include.is_empty() || is_plain(name) {
             return false;
         }
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut losses = self.losses.lock();
         count(&mut losses.withheld, name.escape_ascii().to_string());
         true
     }
@@ -130,10 +131,7 @@ impl Job<'_> {
     pub(super) fn fill_all(&self, receiver: &Mutex<Receiver<Fill>>) -> Result<()> {
         let mut result = Ok(());
         loop {
-            let next = receiver
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .recv();
+            let next = receiver.lock().recv();
             let Ok(fill) = next else {
                 return result;
             };
@@ -146,10 +144,7 @@ impl Job<'_> {
                 self.files.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
-            self.failed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(fill.ino);
+            self.failed.lock().insert(fill.ino);
             self.skip(&fill.path, Loss::of(&error), error.report());
             self.note(&fill.path, fill.parent.unlink(&fill.name));
             if is_fatal(&error) {

@@ -18,13 +18,14 @@ mod taken;
 mod tests;
 mod walk;
 
+use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
@@ -237,7 +238,7 @@ pub fn extract(
         top,
     } = walked;
     if let Some(top) = top {
-        let failed = job.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = job.failed.lock();
         for (ino, paths) in links {
             for path in paths.iter().filter(|_| failed.contains(&ino)) {
                 top.dir.unlink(path)?;
@@ -248,10 +249,7 @@ pub fn extract(
     }
     extracted.files = job.files.into_inner();
     extracted.bytes = job.bytes.into_inner();
-    let losses = job
-        .losses
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let losses = job.losses.into_inner();
     extracted.skipped_count = losses.chosen + losses.unreadable + losses.refused;
     extracted.unreadable_count = losses.unreadable;
     extracted.refused_count = losses.refused;

@@ -1,7 +1,7 @@
 //! Requests that have failed: the kernel passes on three letters, so the reason is kept and logged here.
 
+use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind};
 
@@ -35,7 +35,7 @@ impl Failures {
                 tracing::error!(disk = %self.name, count, error = %report, "cannot {what} a mapped disk");
             }
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+        *self.last.lock() = Some(report);
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -43,9 +43,6 @@ impl Failures {
     }
 
     pub(super) fn last(&self) -> Option<String> {
-        self.last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.last.lock().clone()
     }
 }

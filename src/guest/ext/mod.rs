@@ -17,9 +17,10 @@ mod names;
 mod run;
 mod view;
 
+use crate::types::sync::Mutex;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use fs_ext4::Filesystem;
 use fs_ext4::dir::DirEntry;
@@ -171,7 +172,7 @@ impl ExtFs {
             .filter(|n| *n <= self.fs.sb.inodes_count)
             .filter(|n| *n == ROOT || *n >= self.fs.sb.first_inode)
             .ok_or_else(missing)?;
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = self.nodes.lock();
         if let Some(node) = nodes.get(&number) {
             return Ok(Arc::clone(node));
         }
@@ -181,7 +182,7 @@ impl ExtFs {
             return Err(missing());
         }
         let node = Arc::new(Node { inode, raw });
-        nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes = self.nodes.lock();
         nodes.put(number, Arc::clone(&node));
         Ok(node)
     }
@@ -201,11 +202,7 @@ impl ExtFs {
         }
         // `node` has seen that it fits.
         let number = u32::try_from(ino.0).unwrap_or(0);
-        let lock = || {
-            self.directories
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
+        let lock = || self.directories.lock();
         if let Some(directory) = lock().get(&number) {
             return Ok(Arc::clone(directory));
         }

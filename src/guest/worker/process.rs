@@ -1,12 +1,13 @@
 //! One reader's process, from the daemon's side: started, asked, served, ended.
 
+use crate::types::sync::{Condvar, Mutex};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Limits;
@@ -71,11 +72,7 @@ struct Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            self.process
-                .free
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(slot);
+            self.process.free.lock().push(slot);
             self.process.freed.notify_one();
         }
     }
@@ -193,7 +190,7 @@ impl Process {
     /// Ends the process, once, and says why it did.
     fn ended(&self, cause: &str) -> Error {
         let end = self.end.get_or_init(|| {
-            let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut child = self.child.lock();
             let by_itself = child.as_mut().and_then(exited);
             if let Some(child) = child.as_mut() {
                 // Already gone is as good.
@@ -234,7 +231,7 @@ impl Process {
     }
 
     fn take(&self) -> Result<Taken<'_>> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         loop {
             if let Some(end) = self.end() {
                 // Those who wait besides us are to know it too.
@@ -247,10 +244,7 @@ impl Process {
                     slot: Some(slot),
                 });
             }
-            free = self
-                .freed
-                .wait(free)
-                .unwrap_or_else(PoisonError::into_inner);
+            free = self.freed.wait(free);
         }
     }
 
@@ -408,7 +402,7 @@ fn exited(child: &mut Child) -> Option<std::process::ExitStatus> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let child = self.child.get_mut();
         if let Some(child) = child {
             // It holds nothing that could be lost.
             let _ = child.kill();
@@ -495,9 +489,10 @@ mod tests {
     use crate::guest::worker::wire::Call;
     use crate::sys::confine::Confinement;
     use crate::sys::shared_memory::SharedMemory;
+    use crate::types::sync::{Condvar, Mutex};
     use std::os::unix::net::UnixStream;
     use std::process::{Command, Stdio};
-    use std::sync::{Arc, Condvar, Mutex, OnceLock};
+    use std::sync::{Arc, OnceLock};
     use std::time::Duration;
 
     /// A process that does nothing, and the other side of its slot, which the test plays.

@@ -1,7 +1,8 @@
 //! A reader in another process, which is started anew when it dies.
 
+use crate::types::sync::Mutex;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::Limits;
@@ -136,7 +137,7 @@ impl Remote {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn rest(&self, deaths: u32) -> Duration {

@@ -5,7 +5,8 @@
 //! on their way when it was taken. The kernel finds where the log stops making sense and recovers up to there; the crate refuses the
 //! log. So the newest record is hidden from it and it is asked again, as often as the kernel has log writes under way.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::types::sync::Mutex;
+use std::sync::Arc;
 
 use fs_core::BlockRead;
 use fs_xfs::{Filesystem, Superblock, log};
@@ -44,7 +45,7 @@ pub(super) struct Mounted {
 impl BlockRead for Volume {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_core::Result<()> {
         self.device.read_at(offset, buf)?;
-        let replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let replaced = self.replaced.lock();
         for (at, sector) in replaced.iter() {
             let end = offset.saturating_add(u64_from_usize(buf.len()));
             for (place, byte) in (*at..end).zip(sector) {
@@ -56,12 +57,7 @@ impl BlockRead for Volume {
             }
         }
         drop(replaced);
-        for at in self
-            .hidden
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
+        for at in self.hidden.lock().iter() {
             // Records begin on basic blocks and so do the reads that look for them.
             if let Some(from) = at.checked_sub(offset)
                 && let Some(magic) = buf.get_mut(usize_from_u64(from)..)
@@ -177,10 +173,7 @@ pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<Mounted> {
                     return Err(translate(error));
                 }
                 notes = found;
-                *volume
-                    .replaced
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = sectors;
+                *volume.replaced.lock() = sectors;
                 continue;
             }
             Err(error) => return Err(translate(error)),
@@ -191,11 +184,7 @@ pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<Mounted> {
             return Err(translate(refused));
         };
         let at = log_start.saturating_add(u64::from(newest).saturating_mul(BASIC_BYTES));
-        volume
-            .hidden
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(at);
+        volume.hidden.lock().push(at);
         torn = torn.saturating_add(1);
     }
 }

@@ -4,7 +4,7 @@
 //! A new buffer of some MiB comes from the system page by page, each page a fault that zeroes it, and goes back the same way: that
 //! costs more than receiving into it.
 
-use std::sync::{Mutex, PoisonError};
+use crate::types::sync::Mutex;
 
 /// LIMIT: bytes of free buffers that are kept: what one link has in flight.
 const FREE_BYTES_MAX: usize = 16 << 20;
@@ -22,7 +22,7 @@ struct Free {
 impl Buffers {
     /// A buffer of `length` bytes, whose content is whatever an earlier reply left: the reply counts what has come.
     pub(super) fn take(&self, length: usize) -> Vec<u8> {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.0.lock();
         let fits = free.buffers.iter().rposition(|b| b.capacity() >= length);
         let mut buffer = match fits {
             Some(ix) => {
@@ -40,7 +40,7 @@ impl Buffers {
 
     /// Takes a buffer back.
     pub(super) fn give(&self, buffer: Vec<u8>) {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.0.lock();
         let bytes = free.bytes.saturating_add(buffer.capacity());
         if bytes <= FREE_BYTES_MAX {
             free.bytes = bytes;
@@ -66,6 +66,6 @@ mod tests {
         for _ in 0..40 {
             buffers.give(vec![0; 1 << 20]);
         }
-        assert!(buffers.0.lock().unwrap().bytes <= FREE_BYTES_MAX);
+        assert!(buffers.0.lock().bytes <= FREE_BYTES_MAX);
     }
 }

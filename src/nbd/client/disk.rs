@@ -1,6 +1,5 @@
 //! An export as a disk that is read and written.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::window::Window;
@@ -34,7 +33,7 @@ impl ReadAt for Client {
             return Ok(unknown(length_max));
         }
         let known = |window: &Window| window.at(offset, length_max);
-        if let Some(extent) = known(&self.window.lock().unwrap_or_else(PoisonError::into_inner)) {
+        if let Some(extent) = known(&self.window.lock()) {
             return Ok(extent);
         }
         let generation = self.generation.load(Ordering::SeqCst);
@@ -49,7 +48,7 @@ impl ReadAt for Client {
         };
         // A server that says less than a block is taken to have said nothing.
         let extent = known(&window).unwrap_or_else(|| unknown(self.block_bytes()));
-        let mut kept = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.window.lock();
         if self.generation.load(Ordering::SeqCst) == generation {
             *kept = window;
         }

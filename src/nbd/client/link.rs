@@ -5,11 +5,12 @@
 //! that answers out of order is fine, and one that waits for us to read before it reads on cannot stall us.
 //! Lock order: `sending`, then `state`.
 
+use crate::types::sync::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -71,7 +72,7 @@ pub(super) struct Link {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Ends the connection; all that wait, and all that come, get the error.
@@ -286,11 +287,7 @@ impl Link {
         {
             let mut state = self.shared.state();
             while state.dead.is_none() && state.in_flight >= IN_FLIGHT_MAX {
-                state = self
-                    .shared
-                    .freed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.shared.freed.wait(state);
             }
             if let Some((kind, text)) = &state.dead {
                 return Err(Error::new(*kind, text.clone()));
@@ -317,7 +314,7 @@ impl Link {
             offset,
             length_bytes,
         };
-        let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.sending.lock();
         if let Err(error) = self.shared.stream.send(&request.encode(mode), payload) {
             // The other side may have said why before it hung up: the receiver's error, if any, stays.
             self.shared.die(&error);
@@ -360,13 +357,13 @@ impl Link {
             length_bytes: 0,
         };
         {
-            let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+            let _turn = self.sending.lock();
             self.shared
                 .stream
                 .send(&goodbye.encode(self.shared.mode), &[])?;
         }
         self.shared.stream.shutdown(Shutdown::Write);
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.ended.lock();
         match ended.recv_timeout(GOODBYE_TIMEOUT) {
             Err(RecvTimeoutError::Timeout) => Err(Error::new(
                 ErrorKind::TimedOut,

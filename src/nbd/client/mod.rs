@@ -19,9 +19,10 @@ mod stream;
 mod tls;
 mod window;
 
+use crate::types::sync::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use buffer::Buffers;
 use handshake::{Facts, Secret};
@@ -206,7 +207,7 @@ impl Client {
     }
 
     fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+        self.links.lock()
     }
 
     /// The connection with the least to do; one more is made when all are busy.
@@ -235,7 +236,7 @@ impl Client {
         if best.0 == 0 || alone || !multi {
             return Ok(best.1);
         }
-        let Ok(_turn) = self.opening.try_lock() else {
+        let Some(_turn) = self.opening.try_lock() else {
             return Ok(best.1);
         };
         // Without a further connection the ones that are there do.
@@ -347,7 +348,7 @@ impl Client {
         if offset >= end {
             return Ok(());
         }
-        let _turn = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.merging.lock();
         let (from, stop) = (self.round_down(offset), self.round_up(end));
         let mut blocks = vec![0; usize_from_u64(stop - from)];
         self.read_pieces(from, &mut blocks)?;
@@ -413,7 +414,7 @@ impl Client {
     fn changing<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let forget = || {
             self.generation.fetch_add(1, Ordering::SeqCst);
-            *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Window::default();
+            *self.window.lock() = Window::default();
         };
         forget();
         let result = change();

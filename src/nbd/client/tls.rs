@@ -6,8 +6,9 @@
 //! then `connection`. A receiver that has something to send (an answer to a change of keys) does not wait for a sender: the next
 //! one takes it along.
 
+use crate::types::sync::Mutex;
 use std::io::{ErrorKind as IoKind, Read, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use rustls::ClientConnection;
 
@@ -41,7 +42,7 @@ struct Incoming {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// What TLS objects to. Servers tell in this way that they do not take our certificate.
@@ -126,8 +127,8 @@ impl Tls {
             return Ok(());
         }
         match self.sending.try_lock() {
-            Ok(mut out) => self.send_pending(socket, &mut out),
-            Err(_) => Ok(()),
+            Some(mut out) => self.send_pending(socket, &mut out),
+            None => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Buffers that reads are answered from, kept for reuse.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::types::sync::Mutex;
+use std::sync::Arc;
 
 /// LIMIT: bytes of free buffers that are kept.
 const FREE_BYTES_MAX: usize = 64 << 20;
@@ -18,7 +19,7 @@ struct Free {
 impl BufferPool {
     /// A buffer of `length` bytes, whose content is whatever an earlier read left.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> Buffer {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.0.lock();
         let fits = free.buffers.iter().rposition(|b| b.capacity() >= length);
         let mut bytes = match fits {
             Some(ix) => {
@@ -48,7 +49,7 @@ pub(super) struct Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        let mut free = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.pool.0.lock();
         if free.bytes.saturating_add(bytes.capacity()) <= FREE_BYTES_MAX {
             free.bytes += bytes.capacity();
             free.buffers.push(bytes);

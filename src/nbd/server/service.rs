@@ -1,7 +1,8 @@
 //! What all connections share: what is served, the limits, and memory.
 
+use crate::types::sync::{Mutex, RwLock};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
@@ -51,13 +52,13 @@ impl Service {
     /// The limits of connections that begin now.
     #[must_use]
     pub fn limits(&self) -> ServerLimits {
-        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+        *self.limits.read()
     }
 
     /// Sets other limits: for connections that begin from now on; those that are there keep theirs. Bytes in flight on all connections and
     /// workers stay as they were at the start.
     pub fn set_limits(&self, limits: ServerLimits) {
-        let mut own = self.limits.write().unwrap_or_else(PoisonError::into_inner);
+        let mut own = self.limits.write();
         *own = ServerLimits {
             bytes: own.bytes,
             workers: own.workers,
@@ -82,7 +83,7 @@ impl Crowd {
     pub(super) fn seat(self: &Arc<Self>, name: &str, most: u32) -> Option<Seat> {
         // Names of VMs, points and disks do not differ by case alone.
         let name = name.to_ascii_lowercase();
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let count = all.entry(name.clone()).or_default();
         if *count >= most {
             return None;
@@ -98,7 +99,7 @@ impl Crowd {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut all = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.crowd.0.lock();
         if let Some(count) = all.get_mut(&self.name) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -124,6 +125,6 @@ mod tests {
         drop(first);
         drop(crowd.seat("web01/p/vda", 2).unwrap());
         drop((_second, _other));
-        assert!(crowd.0.lock().unwrap().is_empty());
+        assert!(crowd.0.lock().is_empty());
     }
 }

@@ -18,10 +18,11 @@
 mod backing;
 mod gate;
 
+use crate::types::sync::Mutex;
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use lru::LruCache;
 
@@ -104,7 +105,7 @@ fn local_file(opened: &Opened) -> Option<(PathBuf, Arc<File>)> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Both are caches, valid after every single step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 impl Source {

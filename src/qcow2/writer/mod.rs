@@ -26,8 +26,9 @@ mod refcount;
 mod seal;
 mod space;
 
+use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 pub use options::{CLUSTER_BYTES, Compression, L2_ENTRIES, LayerOptions, SIZE_BYTES_MAX};
 pub use seal::Sealed;
@@ -448,7 +449,7 @@ impl LayerWriter {
 
     fn space(&self) -> MutexGuard<'_, Space> {
         // Nothing panics between the changes of the two fields.
-        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+        self.space.lock()
     }
 
     fn compression_kind(&self) -> Result<CompressionType> {

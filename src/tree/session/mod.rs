@@ -26,8 +26,9 @@ mod write;
 pub use wear::{NewAttributes, NewTime};
 pub use write::Allocation;
 
+use crate::types::sync::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::Tree;
 use super::inode::{Ino, low};
@@ -117,16 +118,16 @@ impl Desk {
     }
 
     fn wear(&self) -> MutexGuard<'_, HashMap<Ino, Wear>> {
-        self.wear.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wear.lock()
     }
 
     fn hidden(&self) -> MutexGuard<'_, HashSet<(u32, &'static str)>> {
-        self.hidden.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hidden.lock()
     }
 
     /// The position of an attached file in the numbers of its session.
     fn position_of(&self, serial: u32, name: &str) -> usize {
-        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attached = self.attached.lock();
         let names = attached.entry(serial).or_default();
         if let Some(at) = names.iter().position(|known| known == name) {
             return at;
@@ -137,7 +138,7 @@ impl Desk {
 
     /// Takes a name out; its position stands for nothing then, or for the name that it got.
     fn moved(&self, serial: u32, from: &str, to: Option<&str>) {
-        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attached = self.attached.lock();
         for name in attached.entry(serial).or_default() {
             if Some(name.as_str()) == to {
                 name.clear();
@@ -148,7 +149,7 @@ impl Desk {
     }
 
     fn name_at(&self, serial: u32, position: usize) -> Option<String> {
-        let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let attached = self.attached.lock();
         let name = attached.get(&serial)?.get(position)?;
         (!name.is_empty()).then(|| name.clone())
     }
@@ -163,7 +164,7 @@ impl Desk {
                 serial: session.serial(),
             })
             .collect();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         let mut changes = Vec::new();
         let gone = seen.iter().filter(|old| !now.contains(old));
         let new = now.iter().filter(|new| !seen.contains(new));
@@ -174,7 +175,7 @@ impl Desk {
             let open = |serial: u32| now.iter().any(|one| one.serial == serial);
             self.wear().retain(|ino, _| open(ino.serial()));
             self.hidden().retain(|(serial, _)| open(*serial));
-            let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut attached = self.attached.lock();
             attached.retain(|serial, _| open(*serial));
         }
         *seen = now;
@@ -304,7 +305,7 @@ impl Tree {
             .map(|(_, disk)| Ino::pack(serial, 0, low::DISK | disk.meta().number))
             .collect();
         if let Some(desk) = &self.desk {
-            let attached = desk.attached.lock().unwrap_or_else(PoisonError::into_inner);
+            let attached = desk.attached.lock();
             let count = attached.get(&serial).map_or(0, Vec::len);
             let positions = (0..count).filter_map(super::inode::index_bits);
             all.extend(positions.map(|bits| Ino::pack(serial, 0, low::ATTACHED_FILE | bits)));

@@ -4,9 +4,10 @@
 //! A point is scanned by one thread, for which others who want that point wait; its filesystems are opened by several. No
 //! lock is held that anybody needs for another point.
 
+use crate::types::sync::Mutex;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Probed, VolumeNode, Volumes};
@@ -160,19 +161,14 @@ impl Scanner {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         scan.volumes.get(at).zip(probed.get(at))
                     } {
-                        *slot.lock().unwrap_or_else(PoisonError::into_inner) =
-                            Some(self.probe(point, volume));
+                        *slot.lock() = Some(self.probe(point, volume));
                     }
                 });
             }
         });
         let probed = probed
             .into_iter()
-            .map(|slot| {
-                slot.into_inner()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .unwrap_or_default()
-            })
+            .map(|slot| slot.into_inner().unwrap_or_default())
             .collect();
         let mut volumes = Volumes::new(point, scan, probed, failures + 1);
         let journals = journals(&volumes.nodes);

@@ -357,7 +357,7 @@ pub enum FilesFormat {
 /// Arguments of `mount`.
 #[derive(Debug, Args)]
 pub struct Mount {
-    /// Where
+    /// Where; for root's own mounts below directories that only root can write
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     pub mountpoint: Option<PathBuf>,
     /// Mount what this configuration says, for the daemons that serve it (root)
@@ -498,6 +498,7 @@ pub struct Quickstart {
 
 /// Arguments of `rebuild-catalog`.
 #[derive(Debug, Args)]
+#[command(after_help = "A daemon does it for root and its own user, and for nobody else.")]
 pub struct RebuildCatalog {}
 
 /// Arguments of `complete-names`.

@@ -81,6 +81,34 @@ fn who_may_only_ingest_cannot_hand_over_a_mount() {
     service.stop();
 }
 
+/// Members read and ingest; what has all commits wait is for those whose repository it is.
+#[test]
+fn who_may_only_ingest_does_no_maintenance() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = open_to_group(house);
+    let script = "import socket,sys\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+        s.sendall(sys.argv[2].encode()); f.readline()\n\
+        for command in ['rebuild-catalog','status','sessions']:\n\
+        \x20 s.sendall(b'{\"command\":\"%s\"}\\n' % command.encode()); print(command, f.readline().strip()[:80])\n";
+    let said = ask(house, &socket, "65534", script);
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines[0].contains("permission-denied"), "{said}");
+    assert!(
+        lines[1].contains("\"ok\"") && lines[2].contains("\"ok\""),
+        "{said}"
+    );
+    let said = ask(house, &socket, "0", script);
+    assert!(said.starts_with("rebuild-catalog {\"ok\""), "{said}");
+    service.stop();
+}
+
 /// Sessions cost who begins them nothing, and the daemon two files for each disk.
 #[test]
 fn a_member_cannot_use_up_the_files_that_may_be_open() {

@@ -159,17 +159,25 @@ fn answer(
         Request::Sessions => value(desk.list()),
         Request::Mount(arguments) => {
             // A mount can remove points (allow_forget), which who may only ingest and read must not.
-            if !is_own(user) {
-                return Err(Error::new(
-                    ErrorKind::PermissionDenied,
-                    "only root and the daemon's own user may hand over a mount",
-                ));
-            }
+            require_own(user, "hand over a mount")?;
             let descriptor = descriptors
                 .pop()
                 .ok_or_else(|| Error::invalid("there is no descriptor with the request"))?;
             value(desk.mounts().adopt(&arguments, descriptor)?)
         }
-        Request::RebuildCatalog => value(desk.sessions().engine().owner.rebuild_catalog()?),
+        Request::RebuildCatalog => {
+            // It reads every sidecar while commits wait.
+            require_own(user, "rebuild the catalog")?;
+            value(desk.sessions().engine().owner.rebuild_catalog()?)
+        }
     }
+}
+
+/// Refuses who may only ingest and read.
+fn require_own(user: u32, what: &str) -> Result<()> {
+    if is_own(user) {
+        return Ok(());
+    }
+    let what = format!("only root and the daemon's own user may {what}");
+    Err(Error::new(ErrorKind::PermissionDenied, what))
 }

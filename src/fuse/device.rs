@@ -46,7 +46,23 @@ impl Device {
             options,
             is_by_path: false,
         };
-        let way = prepare(mountpoint, &subject)?;
+        let read_only = options.read_only == Some(true);
+        let made = Self::make(&subject, repository, mountpoint, read_only);
+        made.map_err(|e| match e.kind() {
+            ErrorKind::PermissionDenied => e.advise("only root can mount for a daemon"),
+            _ => e,
+        })
+    }
+
+    /// Mounts what a subject shows; `source` is what the table of mounts calls it.
+    pub(super) fn make(
+        subject: &Subject<'_>,
+        source: &Path,
+        mountpoint: &Path,
+        read_only: bool,
+    ) -> Result<Self> {
+        let options = subject.options;
+        let way = prepare(mountpoint, subject)?;
         let mountpoint = way.path();
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let descriptor = rustix::fs::open(DEVICE, flags, Mode::empty())
@@ -54,7 +70,7 @@ impl Device {
             .or_io("cannot open the device")
             .at_path(DEVICE)
             .map_err(|e| e.advise("is the kernel module loaded? modprobe fuse"))?;
-        let source = repository.canonicalize().unwrap_or(repository.to_owned());
+        let source = source.canonicalize().unwrap_or(source.to_owned());
         let source = CString::new(source.as_os_str().as_bytes())
             .map_err(|_| Error::invalid("a zero byte in the repository's path"))?;
         let data = kernel_options(&descriptor, options)?;
@@ -62,14 +78,10 @@ impl Device {
             source.as_c_str(),
             way.place()?,
             TYPE,
-            flags_of(options),
+            flags_of(options, read_only),
             data.as_c_str(),
         )
-        .map_err(|e| Error::io("cannot mount", e.into()).at_path(&mountpoint))
-        .map_err(|e| match e.kind() {
-            ErrorKind::PermissionDenied => e.advise("only root can mount for a daemon"),
-            _ => e,
-        })?;
+        .map_err(|e| Error::io("cannot mount", e.into()).at_path(&mountpoint))?;
         // Of the directory that it is on, wherever that is by now.
         let entry = std::fs::read_link(way.place()?)
             .or_io("cannot tell the path of a descriptor")
@@ -92,6 +104,11 @@ impl Device {
     #[must_use]
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
+    }
+
+    /// Its device number as the table of mounts has it.
+    pub(super) fn number(&self) -> &str {
+        &self.entry.device
     }
 
     /// Somebody answers now: it stays mounted.
@@ -119,9 +136,9 @@ impl Drop for Device {
     }
 }
 
-fn flags_of(options: &MountOptions) -> MountFlags {
+fn flags_of(options: &MountOptions, read_only: bool) -> MountFlags {
     let mut flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
-    if options.read_only == Some(true) {
+    if read_only {
         flags |= MountFlags::RDONLY;
     }
     if !options.exec {

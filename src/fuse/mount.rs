@@ -2,7 +2,7 @@
 
 use crate::types::sync::Mutex;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
 use super::adapter::Adapter;
-use super::device;
+use super::device::{self, Device};
 use super::ending;
 use super::follow::{Follower, Wake};
 use super::label;
@@ -56,14 +56,45 @@ pub struct Mounted {
 /// `InvalidInput` when the mountpoint is no directory, lies in the repository, or the repository in it, and for options that only a mount
 /// that can be written has; `NotEmpty`; `Busy` when a repository is mounted there already; `PermissionDenied`; `Io`.
 pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Result<Mounted> {
-    let subject = Subject {
+    let subject = |is_by_path| Subject {
         repository: tree.repository().store().local_root(),
         // Who has the lock is the only daemon.
         is_owner: tree.is_writable(),
         options,
-        is_by_path: true,
+        is_by_path,
     };
-    let mountpoint = prepare(mountpoint, &subject)?.path();
+    if rustix::process::geteuid().is_root() {
+        match mount_on_held(tree, &subject(false), mountpoint) {
+            // A root that may mount nothing (of a container) has the helper.
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                tracing::debug!(error = %e.report(), "the helper mounts");
+            }
+            other => return other,
+        }
+    }
+    mount_by_path(tree, &subject(true), mountpoint)
+}
+
+/// Mounts as root, on the directory that was looked at.
+fn mount_on_held(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> Result<Mounted> {
+    let options = subject.options;
+    let source = subject.repository.unwrap_or(Path::new("restorefs"));
+    let read_only = !options.is_writable(tree.is_writable())?;
+    let made = Device::make(subject, source, mountpoint, read_only)?;
+    let descriptor = made
+        .as_fd()
+        .try_clone_to_owned()
+        .or_io("cannot serve what was mounted")?;
+    let mut mounted = serve(tree, descriptor, made.mountpoint(), options)?;
+    mounted.device = Some(made.number().to_owned());
+    made.served();
+    Ok(mounted)
+}
+
+/// Has the kernel, or the helper of those who are not root, mount by path.
+fn mount_by_path(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> Result<Mounted> {
+    let options = subject.options;
+    let mountpoint = prepare(mountpoint, subject)?.path();
     let mut config = config(options);
     config.mount_options = mount_options(tree, options).at_path(&mountpoint)?;
     config.acl = if options.allow_other {

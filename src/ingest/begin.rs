@@ -114,17 +114,6 @@ impl BeginRequest {
     }
 }
 
-/// Key under which a session's sidecar keeps its compression.
-const COMPRESSION: &str = "compression";
-
-fn compression_of(session: &sidecar::Session) -> Compression {
-    match session.unknown.get(COMPRESSION).and_then(|v| v.as_str()) {
-        Some("zlib") => Compression::Zlib,
-        Some("zstd") => Compression::Zstd,
-        _ => Compression::None,
-    }
-}
-
 /// Refuses a time to live of nothing: the session would end before anybody could use it.
 ///
 /// # Errors
@@ -223,15 +212,6 @@ impl Session {
         }
         let wanted = request.session.as_ref().or(request.point.as_ref());
         let name = free_name(repository, &entry.index, None, wanted, captured_at)?;
-        let mut unknown = Unknown::new();
-        let word = match request.compression {
-            Compression::None => None,
-            Compression::Zlib => Some("zlib"),
-            Compression::Zstd => Some("zstd"),
-        };
-        if let Some(word) = word {
-            unknown.insert(COMPRESSION.to_owned(), word.into());
-        }
         let session = sidecar::Session {
             schema: sidecar::Session::SCHEMA,
             session_id: SessionId::random(),
@@ -255,7 +235,8 @@ impl Session {
             },
             changed_only: request.changed_only,
             dismantled: false,
-            unknown,
+            compression: request.compression,
+            unknown: Unknown::new(),
         };
         let keys: Vec<DiskKey> = session
             .disks
@@ -317,7 +298,7 @@ pub(super) fn layer_options(session: &sidecar::Session, disk: &SessionDisk) -> L
         size_bytes: disk.size_bytes,
         backing: disk.parent.as_ref().map(|parent| parent.layer.layer_file()),
         layer_id: disk.layer_id,
-        compression: compression_of(session),
+        compression: session.compression,
     }
 }
 

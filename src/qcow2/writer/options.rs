@@ -1,5 +1,7 @@
 //! What a new layer is: size, backing, compression, and the constants of all layers.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::qcow2::header::{CompressionType, L1_BYTES_MAX};
 use crate::types::{ClusterBits, LayerId};
@@ -14,7 +16,8 @@ pub const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
 pub const SIZE_BYTES_MAX: u64 = L1_BYTES_MAX / 8 * L2_ENTRIES * CLUSTER_BYTES;
 
 /// How a layer's clusters may be compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// Not at all.
     #[default]
@@ -26,6 +29,12 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// Whether nothing is compressed.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
     /// The method, `None` when there is none.
     #[must_use]
     pub const fn kind(self) -> Option<CompressionType> {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::point::{Kind, PointParent};
 use super::{Sidecar, Unknown};
+use crate::qcow2::Compression;
 use crate::repo::slot::Slot;
 use crate::types::{Digest, DiskName, LayerId, PointName, SessionId, Token, VmName};
 
@@ -50,6 +51,9 @@ pub struct Session {
     /// Whether only changes are sent: the commit then needs to know since when.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub changed_only: bool,
+    /// How its layers are compressed.
+    #[serde(default, skip_serializing_if = "Compression::is_none")]
+    pub compression: Compression,
     /// Whether its removal has begun: it can only be aborted then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dismantled: bool,

@@ -203,3 +203,22 @@ fn what_is_nested_deeper_than_is_read_is_refused() {
         assert_eq!(nested(depth).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }
+
+/// A session whose layers are compressed in a way that is not known here does not go on as if they were not compressed.
+#[test]
+fn an_unknown_compression_is_not_none() {
+    let sample = std::str::from_utf8(SAMPLES[4]).unwrap();
+    let object = sample.get(1..).unwrap();
+    let mut value: Value = serde_json::from_str(object).unwrap();
+    let fields = value.as_object_mut().unwrap();
+    fields.remove("blake3");
+    fields.insert("compression".to_owned(), "zstd".into());
+    let known: Session = parse(value.to_string().as_bytes()).unwrap();
+    assert_eq!(known.compression, crate::qcow2::Compression::Zstd);
+    let written: Value = serde_json::from_slice(&encode(&known).unwrap()).unwrap();
+    assert_eq!(written["compression"], "zstd");
+    value["compression"] = "lz9".into();
+    let error = parse::<Session>(value.to_string().as_bytes()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.report().contains("lz9"), "{}", error.report());
+}

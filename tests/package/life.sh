@@ -39,7 +39,7 @@ as() { runuser -u restorefs -- restorefs --repo /var/lib/restorefs/repo "$@"; }
 as init
 as backup web01 vda=/tmp/disk.raw --point one
 # What the daemon's user, or a member of its group, may put where the scripts of the package work as root.
-runuser -u restorefs -- sh -c 'ln -s /etc /var/lib/restorefs/etc; ln -s /etc/shadow /var/lib/restorefs/shadow; ln -s /etc /run/restorefs/etc'
+runuser -u restorefs -- sh -c 'ln -s /etc /var/lib/restorefs/etc; ln -s /etc/shadow /var/lib/restorefs/shadow; ln -s /etc /run/restorefs/daemon/etc'
 victims() { stat -c "%n %U:%G %a %s %i" /etc/shadow /etc/passwd /etc/fstab; stat -c "%n %U:%G %a %i" /etc; }
 untouched=$(victims)
 before=$(repository)

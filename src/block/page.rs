@@ -67,6 +67,15 @@ impl PageBudget {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    /// Notes a table. Those that are gone leave before the list would grow: nothing else looks at it while there is room.
+    fn enter(&self, table: &Arc<Shared>) {
+        let mut tables = lock(&self.tables);
+        if tables.len() == tables.capacity() {
+            tables.retain(|table| table.strong_count() > 0);
+        }
+        tables.push(Arc::downgrade(table));
+    }
+
     fn live_tables(&self) -> Vec<Arc<Shared>> {
         let mut tables = lock(&self.tables);
         tables.retain(|table| table.strong_count() > 0);
@@ -318,7 +327,7 @@ impl PageTable {
             inner: Mutex::new(Inner::default()),
             budget: Arc::clone(budget),
         });
-        lock(&budget.tables).push(Arc::downgrade(&shared));
+        budget.enter(&shared);
         Self { shared }
     }
 

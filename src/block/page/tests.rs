@@ -86,6 +86,20 @@ fn budget_is_kept_and_given_back() {
     assert_eq!(budget.used_bytes(), 0);
 }
 
+/// A daemon that never ran out of room kept a little of each table that it ever had.
+#[test]
+fn tables_that_are_gone_leave_nothing_behind() {
+    let budget = PageBudget::new(1 << 20);
+    let disk = Arc::new(Disk::default());
+    let kept: Vec<PageTable> = (0..10).map(|_| table(&budget, &disk)).collect();
+    for _ in 0..10_000 {
+        drop(table(&budget, &disk));
+    }
+    let noted = super::lock(&budget.tables).len();
+    assert!((kept.len()..100).contains(&noted), "{noted} tables");
+    assert_eq!(budget.live_tables().len(), kept.len());
+}
+
 #[test]
 fn damaged_spill_is_corrupt_and_a_full_one_loses_nothing() {
     let (budget, disk) = (PageBudget::new(8), Arc::new(Disk::default()));

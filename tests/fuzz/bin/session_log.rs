@@ -4,7 +4,6 @@
 
 #[path = "../targets/session_log.rs"]
 mod target;
-#[expect(dead_code, reason = "other targets use the rest")]
 #[path = "../targets/world.rs"]
 mod world;
 

@@ -1,7 +1,7 @@
 //! The server's side of NBD over a socket, as any client may speak: greeting, options, and requests once an export was chosen. There are
 //! an export to read and one of an open session.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use restorefs::block::MemoryDisk;
 use restorefs::error::{Error, Result};
@@ -20,16 +20,25 @@ const BYTES_MAX: usize = 64 << 10;
 /// What the server says first: its magic numbers and flags.
 const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
 
-/// The one of all calls.
-fn world() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| match world::make() {
-        Ok(world) => world,
+/// LIMIT: clients of one session: its layer grows by what they write.
+const CLIENTS_MAX: u32 = 1000;
+
+/// The session of this client, and of those before and after it.
+fn world() -> Arc<World> {
+    static WORLD: Mutex<Option<(u32, Arc<World>)>> = Mutex::new(None);
+    let mut shared = WORLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((clients, world)) = shared.as_mut().filter(|(n, _)| *n < CLIENTS_MAX) {
+        *clients += 1;
+        return Arc::clone(world);
+    }
+    match world::make() {
+        Ok(world) => Arc::clone(&shared.insert((0, Arc::new(world))).1),
         Err(error) => panic!("no repository in memory: {error:?}"),
-    })
+    }
 }
 
-struct Two;
+/// What is served.
+struct Two(Arc<World>);
 
 impl Exports for Two {
     fn list(&self, _: &Caller, most: usize) -> Vec<ExportInfo> {
@@ -48,8 +57,8 @@ impl Exports for Two {
                 Content::Read(Arc::new(MemoryDisk::from_bytes(&[7; 96 << 10])))
             }
             "w" | "web01/s/vda" => Content::Write {
-                session: Arc::clone(&world().session),
-                disk: world().disk.clone(),
+                session: Arc::clone(&self.0.session),
+                disk: self.0.disk.clone(),
             },
             _ => return Err(Error::not_found("no such export")),
         };
@@ -90,7 +99,7 @@ pub(crate) fn run(data: &[u8]) {
     let Some(runtime) = runtime else { return };
     let data = data.get(..data.len().min(BYTES_MAX)).unwrap_or_default();
     let answers = runtime.block_on(async {
-        let service = Service::new(Arc::new(Two), ServerLimits::default());
+        let service = Service::new(Arc::new(Two(world())), ServerLimits::default());
         let (_keep, shutdown) = watch::channel(false);
         let Ok((ours, theirs)) = UnixStream::pair() else {
             return Vec::new();

@@ -78,18 +78,23 @@ impl DiskSurveyor {
         Ok(disk.map(|disk| (disk.layer.clone(), disk.content_root)))
     }
 
-    /// The leaves of what the disk is now, which for a session are its parent's (`None`: zeroes), and the session's disk over them.
-    fn content(&self) -> Result<(Option<Arc<Leaves>>, Option<Arc<DiskWriter>>)> {
+    fn content(&self) -> Result<Content> {
         let open = |slot: &Slot, root| {
             self.shelf
                 .open(self.tree.repository(), &self.vm, slot, root)
         };
         Ok(match &self.subject {
-            Subject::Point { slot, root, .. } => (Some(open(slot, *root)?), None),
+            Subject::Point { slot, root, .. } => Content {
+                leaves: Some(open(slot, *root)?),
+                held: None,
+            },
             Subject::Session(disk) => {
                 let parent = disk.meta().parent.as_ref();
                 let leaves = parent.map(|parent| open(&parent.layer, parent.content_root));
-                (leaves.transpose()?, Some(Arc::clone(disk)))
+                Content {
+                    leaves: leaves.transpose()?,
+                    held: Some(Arc::clone(disk)),
+                }
             }
         })
     }
@@ -131,12 +136,12 @@ impl Surveyor for DiskSurveyor {
         let Some((slot, root)) = self.earlier(point)? else {
             return Ok(None);
         };
-        let (now, held) = self.content()?;
+        let Content { leaves, held } = self.content()?;
         let since = self
             .shelf
             .open(self.tree.repository(), &self.vm, &slot, root)?;
         Ok(Some(Arc::new(Changed {
-            difference: Difference::new(now, since),
+            difference: Difference::new(leaves, since),
             held,
         })))
     }
@@ -156,6 +161,14 @@ impl Survey for Depth {
             flags,
         })
     }
+}
+
+/// What a disk is now.
+struct Content {
+    /// Of a session those of its parent; `None`: zeroes.
+    leaves: Option<Arc<Leaves>>,
+    /// What a session has written over them.
+    held: Option<Arc<DiskWriter>>,
 }
 
 /// `x-restorefs:changed-since:<point>`.

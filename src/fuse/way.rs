@@ -234,7 +234,7 @@ impl Way {
 /// The path of a directory without symlinks. No mount of another user is entered.
 ///
 /// # Errors
-/// As [`Way::walk`].
+/// `NotFound`, `NotADirectory`, `PermissionDenied` (a symlink that somebody else can have put there), `Io`.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     Way::walk(path, &trusted(None)).map(|way| way.path())
 }

@@ -166,7 +166,7 @@ impl Catalog {
     /// Opens it again; the caller then replaces every VM in it.
     ///
     /// # Errors
-    /// As [`Catalog::open`]; it is behind then, as before.
+    /// `NoSpace`, `Io`; it is behind then, as before.
     pub fn reopen(&self, stage: &dyn Stage) -> Result<()> {
         let mut database = self.database.write();
         // The old one lets go of the file first.

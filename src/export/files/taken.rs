@@ -13,7 +13,7 @@ use crate::types::pattern;
 /// Which extended attributes are taken, by patterns of names (`*` and `?` as in a shell). ACLs are attributes, too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct XattrChoice {
-    /// Only these; without any all that are [plain](is_plain), and the others where special files are wanted.
+    /// Only these; without any `user.*` and POSIX ACLs, and the others where special files are wanted.
     pub include: Vec<String>,
     /// None of these.
     pub exclude: Vec<String>,

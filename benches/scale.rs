@@ -30,13 +30,18 @@ fn main() -> Result<()> {
     let vms = options.pick(50, 1000);
     let points = options.pick(20, 100);
     let raw = options.dir().join("disk.raw");
-    let data = kit::disk::make(&raw, 8 << 20, 1)?;
+    kit::disk::make(&raw, 8 << 20, 1)?;
     let [small, large] = ["one", "many"].map(|name| options.dir().join(name));
-    for path in [&small, &large] {
-        let world = World::make(path)?;
-        world.chain("vm0000", &raw, &data, usize::try_from(points)?, 1)?;
-    }
     let begin = Instant::now();
+    for path in [&small, &large] {
+        drop(World::make(path)?);
+        for point in 0..points {
+            // By the program, which also finds out what is on the disks, as it does for people.
+            let mut command = restorefs(path);
+            command.args(["backup", "-q", "vm0000", "--point", &format!("p{point:04}")]);
+            timed(command.arg(format!("vda={}", raw.display())))?;
+        }
+    }
     multiply(&large, vms)?;
     println!("made in {:.0} s", begin.elapsed().as_secs_f64());
 
@@ -126,6 +131,11 @@ fn multiply(path: &Path, count: u64) -> Result<()> {
         .iter()
         .map(|entry| repository.point(&first, entry));
     let sidecars = sidecars.collect::<restorefs::error::Result<Vec<_>>>()?;
+    let states = index
+        .points
+        .iter()
+        .map(|entry| repository.state(&first, entry));
+    let states = states.collect::<restorefs::error::Result<Vec<_>>>()?;
     let from = path.join("vms/vm0000");
     let mut serial = index.serial_high;
     let mut next = || {
@@ -153,7 +163,7 @@ fn multiply(path: &Path, count: u64) -> Result<()> {
             points: Vec::new(),
             ..index.clone()
         };
-        for (point, id) in sidecars.iter().zip(&ids) {
+        for ((point, state), id) in sidecars.iter().zip(&states).zip(&ids) {
             let mut point = point.clone();
             (point.vm, point.vm_id, point.point_id) = (vm.name.clone(), vm.vm_id, *id);
             if let Some(parent) = &mut point.parent {
@@ -166,6 +176,9 @@ fn multiply(path: &Path, count: u64) -> Result<()> {
             let place = dir.join("points").join(point.name.as_str());
             fs::create_dir(&place)?;
             fs::write(place.join("point.json"), &bytes)?;
+            let mut state = state.clone();
+            state.point_id = *id;
+            fs::write(dir.join(format!("state/{id}.json")), encode(&state)?)?;
             own.points
                 .push(PointEntry::of(&point, Digest::of(&bytes), next()));
         }

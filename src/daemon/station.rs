@@ -298,7 +298,11 @@ impl Station {
     pub(super) fn close(self) -> Result<()> {
         drop(self.keeper);
         let unmounted = self.mounts.close();
-        unmounted.and(self.sessions.suspend())
+        let ended = unmounted.and(self.sessions.suspend());
+        if ended.is_ok() {
+            self.sessions.engine().owner.end();
+        }
+        ended
     }
 
     /// Takes the locks that everything takes, and lets go of what has ended: returns if it is alive.

@@ -195,3 +195,27 @@ fn a_daemon_that_stops_takes_no_mount() {
     assert!(names(&site.points[0]).is_empty(), "nothing is left");
     assert!(service.end().success());
 }
+
+/// The next owner need not look at every VM; after a daemon that was killed it does.
+#[test]
+fn a_daemon_that_was_stopped_has_left_all_in_order() {
+    let house = House::new();
+    house.place.disk("a.raw", 2, 1);
+    house.configure("", "");
+    house.place.ok(&["backup", "web01", "vda=a.raw"]);
+    house.place.ok(&["backup", "web02", "vda=a.raw"]);
+    let looked_at = || {
+        let mut command = house.place.command(&["rebuild-catalog"]);
+        let output = command.env("RUST_LOG", "restorefs::repo=debug").output();
+        let said = String::from_utf8(output.unwrap().stderr).unwrap();
+        let line = said.lines().find(|line| line.contains("are in order"));
+        line.unwrap_or_else(|| panic!("{said}")).to_owned()
+    };
+    let service = house.start();
+    service.stop();
+    let said = looked_at();
+    assert!(said.contains("looked_at=0 as_left=2"), "{said}");
+    house.start().kill();
+    let said = looked_at();
+    assert!(said.contains("looked_at=2 as_left=0"), "{said}");
+}

@@ -1,6 +1,7 @@
 //! Damage of the repository, as commands show it: what is wrong with the files of points, never with a guest's own filesystem.
 
 use super::context::Context;
+use super::output::Output;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::lineage::Lineage;
@@ -51,7 +52,7 @@ pub(super) fn of_all(repository: &Repository) -> Result<Vec<String>> {
 /// The end of a command that has shown what it was asked for: exit code 3 when there is damage.
 ///
 /// # Errors
-/// `Corrupt` with all faults, a line each.
+/// `Corrupt`; several faults are printed before, a line each.
 pub(super) fn end(faults: &[String]) -> Result<()> {
     match faults {
         [] => Ok(()),
@@ -59,13 +60,15 @@ pub(super) fn end(faults: &[String]) -> Result<()> {
             ErrorKind::Corrupt,
             format!("the repository is damaged: {one}"),
         )),
-        many => Err(Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "the repository is damaged, {} faults:\n  {}",
-                many.len(),
-                many.join("\n  ")
-            ),
-        )),
+        many => {
+            many.iter().for_each(|fault| Output::fault(fault));
+            Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "the repository is damaged: {} faults, see above",
+                    many.len()
+                ),
+            ))
+        }
     }
 }

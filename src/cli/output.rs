@@ -74,6 +74,12 @@ impl Output {
             .map_err(|e| Error::io("cannot write to standard error", e))
     }
 
+    /// Prints on standard error what is damaged.
+    pub(super) fn fault(text: &str) {
+        // Nobody to tell is no reason to fail otherwise.
+        let _ = writeln!(std::io::stderr(), "restorefs: damaged: {}", printable(text));
+    }
+
     /// Prints an error on standard error, as the program `name`.
     pub(super) fn error(name: &str, error: &Error) {
         // Nobody to tell is no reason to fail otherwise.

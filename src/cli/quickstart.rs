@@ -52,8 +52,9 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
         .at_path(&mountpoint)?;
     let mounted = background::start(&context, &mountpoint, &[], &[]);
     if let Err(e) = &mounted {
+        output.line("")?;
         output.line(format!(
-            "\n4. The tree could not be mounted here: {}",
+            "4. The tree could not be mounted here: {}",
             e.report()
         ))?;
         output.line(
@@ -61,8 +62,9 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
         )?;
         return explain(&context, &repo, None);
     }
+    output.line("")?;
     output.line(format!(
-        "\n4. The repository is mounted on {}:",
+        "4. The repository is mounted on {}:",
         mountpoint.display()
     ))?;
     show(&context, &mountpoint)?;

@@ -19,6 +19,8 @@ fn from_nothing_to_a_mounted_repository() {
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
+    // Its own lines are lines.
+    assert!(!said.contains('\\'), "{said}");
     let etc = place.path("qs/mnt/sample/latest/volumes/vda/part/1/etc");
     assert!(etc.join("added-on-tuesday").exists());
     assert!(

@@ -1,11 +1,11 @@
 //! A disk in memory: sparse and growable. For tests, and for small objects that are built before they are written.
 
-use crate::types::sync::RwLock;
 use std::collections::BTreeMap;
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Extent, ExtentKind, ReadAt, WriteAt, check_range};
 use crate::error::{Error, Result};
+use crate::types::sync::RwLock;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 const PAGE_BYTES: u64 = 4096;

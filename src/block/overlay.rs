@@ -11,13 +11,13 @@
 //! a block takes the turns (one for each MiB, by number) of all that it touches, in order, so that two parts of one block
 //! that are written at once do not undo each other; a turn is held over the I/O of that first write.
 
-use crate::types::sync::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
 
 use super::{Extent, ReadAt, WriteAt, check_range};
 use crate::error::{Error, Result};
+use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// What is marked: as large as what filesystems write, so that little is completed from below.

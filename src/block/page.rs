@@ -17,7 +17,6 @@
 //! Second chance ("clock") instead of an exact LRU: it needs one bit per page and no list, and idle
 //! tables give up their pages before busy ones do.
 
-use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
@@ -27,6 +26,7 @@ use std::sync::{Arc, MutexGuard, Weak};
 
 use super::WriteAt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: pages that one visit of the eviction looks at before it goes on to the next table.
@@ -69,7 +69,7 @@ impl PageBudget {
 
     /// Notes a table. Those that are gone leave before the list would grow: nothing else looks at it while there is room.
     fn enter(&self, table: &Arc<Shared>) {
-        let mut tables = lock(&self.tables);
+        let mut tables = self.tables.lock();
         if tables.len() == tables.capacity() {
             tables.retain(|table| table.strong_count() > 0);
         }
@@ -77,7 +77,7 @@ impl PageBudget {
     }
 
     fn live_tables(&self) -> Vec<Arc<Shared>> {
-        let mut tables = lock(&self.tables);
+        let mut tables = self.tables.lock();
         tables.retain(|table| table.strong_count() > 0);
         tables.iter().filter_map(Weak::upgrade).collect()
     }
@@ -118,11 +118,6 @@ impl fmt::Debug for PageBudget {
             self.bytes_max
         )
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic in a caller's closure leaves pages in an order that is still valid.
-    mutex.lock()
 }
 
 /// Where a page lies in the spill file, and what it must be there.
@@ -176,7 +171,7 @@ impl Shared {
 
     /// Spills the next page that was not used lately; false when this visit found none.
     fn spill_one(&self, budget: &PageBudget) -> Result<bool> {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         for _ in 0..PAGES_PER_VISIT.min(inner.pages.len()) {
             let hand = inner.hand;
             let found = inner.pages.range(hand..).next().map(|(index, _)| *index);
@@ -340,7 +335,7 @@ impl PageTable {
     /// Pages present.
     #[must_use]
     pub fn len(&self) -> usize {
-        lock(&self.shared.inner).pages.len()
+        self.shared.inner.lock().pages.len()
     }
 
     /// Whether no page is present.
@@ -352,7 +347,7 @@ impl PageTable {
     /// Indices of all pages present, ascending.
     #[must_use]
     pub fn indices(&self) -> Vec<u64> {
-        lock(&self.shared.inner).pages.keys().copied().collect()
+        self.shared.inner.lock().pages.keys().copied().collect()
     }
 
     /// Changes a page. An absent one is made first: zeroes, given to `init`; when that fails it stays absent.
@@ -409,7 +404,7 @@ impl PageTable {
 
     /// Makes a page absent; true when it was there.
     pub fn remove(&self, index: u64) -> bool {
-        let mut inner = lock(&self.shared.inner);
+        let mut inner = self.shared.inner.lock();
         let Some(page) = inner.pages.remove(&index) else {
             return false;
         };
@@ -428,13 +423,13 @@ impl PageTable {
 
     /// The locked table, in which the page is in memory or absent, with room made for it.
     fn in_memory(&self, index: u64) -> Result<MutexGuard<'_, Inner>> {
-        let inner = lock(&self.shared.inner);
+        let inner = self.shared.inner.lock();
         match inner.pages.get(&index) {
             Some(page) if page.memory.is_some() => return Ok(inner),
             _ => drop(inner),
         }
         self.shared.budget.make_room(self.shared.page_bytes_u64())?;
-        let mut inner = lock(&self.shared.inner);
+        let mut inner = self.shared.inner.lock();
         if let Some(Page {
             memory: None,
             spilled: Some(spilled),

@@ -1,6 +1,5 @@
 //! A disk of a restore point as one readable object.
 
-use crate::types::sync::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -12,6 +11,7 @@ use crate::block::run::{Run, Target};
 use crate::block::{Extent, ExtentKind, ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::CompressedCluster;
+use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 use crate::types::{ClusterBits, HostOffset, LayerId};
 

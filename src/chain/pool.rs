@@ -1,6 +1,5 @@
 //! The pool: open layers, resolved ranges and decompressed clusters of all chains, under fixed bounds.
 
-use crate::types::sync::Mutex;
 use std::hash::Hash;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use super::range::Range;
 use crate::block::ReadAt;
 use crate::error::{Error, Result, ResultExt};
 use crate::qcow2::Image;
+use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 use crate::types::{ClusterBits, LayerId};
 

@@ -357,7 +357,7 @@ pub enum FilesFormat {
 /// Arguments of `mount`.
 #[derive(Debug, Args)]
 pub struct Mount {
-    /// Where; for root's own mounts below directories that only root can write
+    /// Where
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     pub mountpoint: Option<PathBuf>,
     /// Mount what this configuration says, for the daemons that serve it (root)

@@ -16,13 +16,9 @@ use crate::capture::watch::Watch;
 use crate::chain::Pool;
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-
 use crate::jobs::restore::image::ImageTarget;
 use crate::jobs::restore::target::{Target as Place, refusal};
-use crate::jobs::{
-    self,
-    restore::{RestoreOptions, Restored},
-};
+use crate::jobs::restore::{RestoreOptions, Restored, restore as restore_disk};
 use crate::nbd::client::Client as NbdClient;
 use crate::point::ProvedDisk;
 use crate::repo::Repository;
@@ -116,7 +112,7 @@ impl<'a> Restoration<'a> {
             threads: self.args.threads,
             target_is_zero,
         };
-        let result = jobs::restore::restore(&proved, target, &options, &bar.monitor(&self.stop));
+        let result = restore_disk(&proved, target, &options, &bar.monitor(&self.stop));
         bar.finish();
         let restored = result?;
         match proved.prove_metadata() {

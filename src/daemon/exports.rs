@@ -1,7 +1,6 @@
 //! What the daemon serves over NBD: `<vm>/<point>/<disk>` to read, `<vm>/<session>/<disk>` to write; over TCP
 //! `<vm>/<session>~<token>/<disk>`.
 
-use crate::types::sync::RwLock;
 use std::sync::{Arc, RwLockReadGuard};
 
 use super::point::{PointExports, absent, parse};
@@ -10,6 +9,7 @@ use crate::access::{Access, Right};
 use crate::error::{ErrorKind, Result};
 use crate::ingest::{Registry, Session};
 use crate::nbd::server::{Caller, Content, Export, ExportInfo, Exports};
+use crate::types::sync::RwLock;
 use crate::types::{DiskName, PointName, Token, VmName};
 
 /// Description of a session's disk.

@@ -7,7 +7,6 @@
 //! # Concurrency
 //! The table's mutex is held for looking and noting only.
 
-use crate::types::sync::Mutex;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
@@ -21,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, MountOptions, Mounted};
 use crate::ingest::{Audience, Registry, Session, Telling};
 use crate::tree::{Tree, TreeOptions, Writing};
+use crate::types::sync::Mutex;
 
 /// LIMIT: mounts of one repository.
 const MOUNTS_MAX: usize = 32;

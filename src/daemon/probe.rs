@@ -3,7 +3,6 @@
 //! # Concurrency
 //! One thread; it looks at one point at a time, below all other work of the process, and holds no lock while it does.
 
-use crate::types::sync::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -15,6 +14,7 @@ use super::likeness::{Look, remarks};
 use crate::error::{Result, ResultExt};
 use crate::repo::Owner;
 use crate::tree::{PointView, Tree};
+use crate::types::sync::Mutex;
 
 /// Finds the volumes of a point and keeps them in its state. What could not be read whole is not kept: the next look may find more.
 ///

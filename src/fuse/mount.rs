@@ -1,6 +1,5 @@
 //! Mounting: the kernel's requests are answered by threads of this process.
 
-use crate::types::sync::Mutex;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,6 +20,7 @@ use super::options::MountOptions;
 use super::umount::{detach, umount};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tree::{Ino, Tree};
+use crate::types::sync::Mutex;
 
 /// Readahead of the mount where we may set it: four of the kernel's largest requests, so that several run at once.
 const READAHEAD_KB: &str = "4096";

@@ -4,7 +4,6 @@
 //! # Concurrency
 //! One lock around the pages, never held over a read: two readers may fetch the same page, and the later one wins.
 
-use crate::types::sync::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, MutexGuard};
 
@@ -12,6 +11,7 @@ use lru::LruCache;
 
 use crate::block::{Extent, ReadAt, check_range};
 use crate::error::Result;
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Bytes of a page.

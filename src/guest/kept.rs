@@ -3,13 +3,13 @@
 //! # Concurrency
 //! One lock, never held while a value is made: two callers may make the same value, and the later one wins.
 
-use crate::types::sync::Mutex;
 use std::hash::Hash;
 use std::sync::MutexGuard;
 
 use lru::LruCache;
 
 use crate::error::Result;
+use crate::types::sync::Mutex;
 
 struct State<K: Hash + Eq, V> {
     values: LruCache<K, (V, usize)>,

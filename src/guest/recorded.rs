@@ -8,7 +8,6 @@
 //! # Concurrency
 //! The store is in shards, each with a lock that is never held over a question.
 
-use crate::types::sync::Mutex;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +23,7 @@ use super::walk::Walk;
 use crate::block::check_range;
 use crate::block::run::RunMap;
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: entries of one directory (ours; the formats have no bound).

@@ -4,13 +4,13 @@
 //! A walk of a whole tree asks for each directory by itself, and each question to a reader in another process costs more than its
 //! answer. One who only looks into a directory here and there asks for two of the same parent seldom, and pays nothing.
 
-use crate::types::sync::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lru::LruCache;
 
 use super::fs::GuestIno;
+use crate::types::sync::Mutex;
 
 /// LIMIT: directories whose parent is remembered, and parents whose children are.
 const CHILDREN_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();

@@ -1,6 +1,5 @@
 //! Beginning a session: which disks it has, what they are compared with, and why.
 
-use crate::types::sync::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
@@ -31,6 +30,7 @@ use crate::repo::sidecar::point::{Point, PointParent};
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::repo::sidecar::vm::DiskKey;
 use crate::repo::sidecar::{Sidecar, Unknown};
+use crate::types::sync::{Mutex, RwLock};
 use crate::types::{DiskName, PointName, SessionId, Token, VmName};
 
 /// One disk as the caller wants it.

@@ -1,10 +1,10 @@
 //! Reservations: buffers that a door receives into, hashed and written from where they are.
 
-use crate::types::sync::Mutex;
 use std::sync::Arc;
 
 use super::disk::DiskWriter;
 use crate::error::Result;
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: bytes of free buffers that are kept for reuse.

@@ -7,7 +7,6 @@
 //! - A record is pending only after its data has been handed to the file; a flush takes the pending records
 //!   first, then makes the data durable, then the records.
 
-use crate::types::sync::{Mutex, RwLock};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -30,6 +29,7 @@ use crate::point::prove;
 use crate::qcow2::{LayerWriter, Mapping};
 use crate::repo::content::{CLUSTER, CLUSTER_BYTES, Region, leaf_at, leaf_index, zero_page};
 use crate::repo::sidecar::session::SessionDisk;
+use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, GuestCluster};
 

@@ -5,12 +5,12 @@
 //! leaves are old. A client that then writes the old content again would have it dropped as equal, and the seal
 //! would put the old leaf over the new bytes. So the leaves of a failed write count as unknown, as after a resume.
 
-use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::disk::{DiskWriter, UNKNOWN};
 use crate::error::Result;
 use crate::repo::content::{Region, set_leaf};
+use crate::types::sync::Mutex;
 
 /// Clusters whose leaves are to be marked unknown: a write of them failed, and so far the mark too.
 #[derive(Debug, Default)]

@@ -1,7 +1,8 @@
 //! Sub-cluster writes, gathered until their cluster is whole or must be completed.
 
-use crate::types::sync::Mutex;
 use std::collections::HashMap;
+
+use crate::types::sync::Mutex;
 
 /// LIMIT: clusters gathered for each disk (16 MiB); beyond it the oldest is completed from the parent.
 const GATHERED_MAX: usize = 256;

@@ -4,12 +4,12 @@
 //! A disk that is written through the tree is finished once it is touched. When the kernel writes back a shared mapping, or a tool does
 //! not look at its errors, a write fails and nobody hears of it: the disk would be committed without it.
 
-use crate::types::sync::Mutex;
 use std::ops::Range;
 use std::sync::MutexGuard;
 
 use super::disk::DiskWriter;
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 
 /// LIMIT: ranges that are told apart; beyond it they count as one from the first to the last.
 const RANGES_MAX: usize = 1024;

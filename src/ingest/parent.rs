@@ -1,6 +1,5 @@
 //! The parent of a session's disk: its leaves to compare with, its content to complete from.
 
-use crate::types::sync::Mutex;
 use std::sync::{Arc, OnceLock};
 
 use crate::block::ReadAt;
@@ -11,6 +10,7 @@ use crate::repo::Repository;
 use crate::repo::content::{CLUSTER_BYTES, PAGE_BYTES, Region, zero_leaf};
 use crate::repo::leaves::Leaves;
 use crate::repo::sidecar::session::ParentDisk;
+use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, DiskName, GuestCluster, PointName};
 

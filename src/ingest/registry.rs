@@ -3,7 +3,6 @@
 //! # Concurrency
 //! The table's mutex is held for looking up and noting only, never over a begin, a commit or an abort. Sessions begin one after the other.
 
-use crate::types::sync::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
@@ -16,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Ending, JobResult};
 use crate::sys::limit;
+use crate::types::sync::{Condvar, Mutex};
 use crate::types::width::u64_from_usize;
 use crate::types::{PointName, VmName};
 

@@ -4,7 +4,6 @@
 //! the region's hash and its share of the disk's data are taken. Then the tables are written, the file is renamed,
 //! and the sums are written beside it.
 
-use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -23,6 +22,7 @@ use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::point::PointDisk;
 use crate::repo::sums::{Summary, SumsWriter, Touched};
 use crate::task::{self, Monitor};
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, GuestCluster, VmName};
 

@@ -1,6 +1,5 @@
 //! A session: a restore point being written, with all disks of its VM.
 
-use crate::types::sync::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::sidecar::session as sidecar;
 use crate::repo::{Ending, Job, JobDisk, Owner};
+use crate::types::sync::{Mutex, RwLock};
 use crate::types::{DiskName, PointName, VmName};
 
 /// LIMIT: default memory for tables and leaves of all open sessions.

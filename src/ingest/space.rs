@@ -5,7 +5,6 @@
 //! store cannot be known; what its last backups stored is a fair guess. A disk that begins anew stores what its source reports as data, or
 //! what it had before. Of a disk that was never seen, from a source that reports nothing, nothing is expected: that is written to the log.
 
-use crate::types::sync::Mutex;
 use std::sync::{Arc, Weak};
 
 use super::begin::BeginRequest;
@@ -17,6 +16,7 @@ use crate::repo::sidecar::point::{Kind, Point};
 use crate::repo::sidecar::session::SessionDisk;
 use crate::store::Space;
 use crate::types::size::Human;
+use crate::types::sync::Mutex;
 
 /// LIMIT: points that are looked at for what a disk's backups stored.
 const HISTORY_MAX: usize = 5;

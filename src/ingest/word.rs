@@ -6,11 +6,11 @@
 //! - Words are logged in the order in which they were said; one that was overtaken is not logged.
 //! - Nobody says that a disk is finished while bytes are on their way into its file: they may come after a sync that has begun by then.
 
-use crate::types::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::record::Record;
+use crate::types::sync::Mutex;
 
 /// A word, and which one it is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

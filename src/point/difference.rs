@@ -5,7 +5,6 @@
 //! was stored in full has changed only where it differs, and a merge of layers changes nothing. Regions (512 MiB) with
 //! one hash are skipped, so that only the leaves of regions that differ are read.
 
-use crate::types::sync::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
@@ -16,6 +15,7 @@ use crate::repo::content::{
 };
 use crate::repo::leaves::Leaves;
 use crate::repo::{Repository, Slot};
+use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, VmName};
 

@@ -1,11 +1,11 @@
 //! A disk in memory for the tests of this module.
 
-use crate::types::sync::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::block::{ReadAt, WriteAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 
 /// Bytes behind a mutex, with a bound on the changes that succeed.
 pub(super) struct Disk {

@@ -1,6 +1,5 @@
 //! A golden image with every field flipped, and random damage that must never panic.
 
-use crate::types::sync::Mutex;
 use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::{any, proptest};
@@ -12,6 +11,7 @@ use super::{Compression, Header, Image, LayerOptions, LayerWriter, Mapping, comp
 use crate::block::page::PageBudget;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind};
+use crate::types::sync::Mutex;
 use crate::types::{GuestCluster, LayerId};
 
 const CLUSTER: usize = 65_536;

@@ -8,7 +8,6 @@
 //! After one failed write redb answers nothing any more until it is opened again. So a catalog that has failed is *behind*: whoever owns
 //! it opens it again and fills it.
 
-use crate::types::sync::RwLock;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +20,7 @@ use super::sidecar::{encode, parse};
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Key, Stage};
+use crate::types::sync::RwLock;
 use crate::types::{RepositoryId, VmName};
 
 /// VM name -> its index without points, as JSON.

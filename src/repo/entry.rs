@@ -1,12 +1,12 @@
 //! What the owner keeps of a VM in memory.
 
-use crate::types::sync::Mutex;
 use std::sync::Arc;
 
 use super::sidecar::index::Index;
 use super::sidecar::vm::Vm;
 use crate::error::Result;
 use crate::types::VmName;
+use crate::types::sync::Mutex;
 
 /// What the owner keeps of a VM.
 #[derive(Debug, Clone)]

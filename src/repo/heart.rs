@@ -1,6 +1,5 @@
 //! The heartbeat: a thread that keeps the note in the lock fresh, for people and for other hosts.
 
-use crate::types::sync::{Condvar, Mutex};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use super::lock::{HEARTBEAT_SECONDS, Note};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::store::Lock;
+use crate::types::sync::{Condvar, Mutex};
 
 /// The thread that keeps the lock's note fresh.
 pub(super) struct Heart {

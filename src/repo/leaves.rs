@@ -7,7 +7,6 @@
 //! # Concurrency
 //! Calls may come from many threads; the open sums of the chain are behind one mutex that is not held over hashing.
 
-use crate::types::sync::Mutex;
 use std::sync::Arc;
 
 use super::content::{
@@ -20,6 +19,7 @@ use super::sums::Sums;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::Image;
+use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 use crate::types::{Digest, DiskName, GuestCluster, LayerId, VmName};
 

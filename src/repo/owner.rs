@@ -4,7 +4,6 @@
 //! `vms` (the table) is held only to look up or insert; each VM's own mutex is held over a commit of that
 //! VM. The catalog serialises its writers itself.
 
-use crate::types::sync::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -26,6 +25,7 @@ use super::sidecar::{Sidecar, Unknown, encode};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lock, PutMode};
+use crate::types::sync::Mutex;
 use crate::types::{VmId, VmName};
 
 /// Names the control socket of a repository that is at a site.
@@ -207,13 +207,9 @@ impl Owner {
             && e.kind() == ErrorKind::Corrupt
         {
             tracing::error!(vm = %name, error = %e.report(), "a VM is damaged and left alone");
-            self.lock_damaged().insert(name.folded(), e.report());
+            self.damaged.lock().insert(name.folded(), e.report());
         }
         looked
-    }
-
-    fn lock_damaged(&self) -> MutexGuard<'_, HashMap<String, String>> {
-        self.damaged.lock()
     }
 
     fn no_such_vm(name: &VmName) -> Error {
@@ -252,7 +248,7 @@ impl Owner {
     /// How a VM is left; `None` when something is left to put in order.
     fn row(&self, entry: &VmEntry) -> Result<Option<CleanVm>> {
         let name = &entry.vm.name;
-        if self.lock_damaged().contains_key(&name.folded())
+        if self.damaged.lock().contains_key(&name.folded())
             || self.catalog.generation(name)? != Some(entry.index.generation)
         {
             return Ok(None);
@@ -360,7 +356,7 @@ impl Owner {
     }
 
     fn check_undamaged(&self, name: &VmName) -> Result<()> {
-        match self.lock_damaged().get(&name.folded()) {
+        match self.damaged.lock().get(&name.folded()) {
             Some(said) => Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("the VM {name} is damaged, and nothing is written to it: {said}"),

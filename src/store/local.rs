@@ -10,7 +10,6 @@
 //! Any number of threads. One process writes: the holder of the lock, which is an flock on the lock's file (it ends with its process, on
 //! the filesystems of one host and on NFS), with the note in the same file for people and for other hosts.
 
-use crate::types::sync::Mutex;
 use std::fs::{File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -24,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::beneath::{Access, Kind, Stat};
 use crate::sys::durable::{self, Replace, TEMPORARY_PREFIX};
 use crate::sys::{Dir, flock, statfs};
+use crate::types::sync::Mutex;
 
 /// Mode of what is made, before the umask: group may read, others may not; backups hold everybody's secrets.
 const FILE_MODE: u32 = 0o640;

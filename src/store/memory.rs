@@ -1,6 +1,5 @@
 //! A store, and a stage, in memory: for tests of everything above.
 
-use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, MutexGuard};
@@ -8,6 +7,7 @@ use std::sync::{Arc, MutexGuard};
 use super::{Entry, Identity, Key, Lock, PutMode, Space, Stage, Store};
 use crate::block::{MemoryDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 
 #[derive(Clone)]

@@ -7,7 +7,6 @@
 //! Of the changes of names since the last flush that covers them, any first part may be there, in their order (filesystems with a journal
 //! commit in order); the content of files behind them is what [`Volatile::after_power_loss`] leaves.
 
-use crate::types::sync::Mutex;
 use std::fs::File;
 use std::sync::{Arc, MutexGuard};
 
@@ -15,6 +14,7 @@ use super::{Entry, Identity, Key, Lock, MemoryStore, PutMode, Space, Stage, Stor
 use crate::block::filter::{Power, Volatile};
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, Result};
+use crate::types::sync::Mutex;
 
 #[derive(Clone)]
 enum Change {

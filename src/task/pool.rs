@@ -1,10 +1,10 @@
 //! Pieces of one work over threads.
 
-use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Monitor;
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 
 /// Threads for work that reads, computes and writes: two for each processor keep reading and hashing apart; at least 1, at most `most`.
 #[must_use]

@@ -1,6 +1,5 @@
 //! The server's side of TLS.
 
-use crate::types::sync::RwLock;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use rustls::server::WebPkiClientVerifier;
 use super::directory::Directory;
 use super::{provider, unusable};
 use crate::error::{Result, ResultExt};
+use crate::types::sync::RwLock;
 
 const CERTIFICATE: &str = "server-cert.pem";
 const KEY: &str = "server-key.pem";

@@ -4,7 +4,6 @@
 //! The lock of a [`Flights`] is never held while something is made; the lock of one entry is, so that others wait for that
 //! entry only.
 
-use crate::types::sync::Mutex;
 use std::hash::Hash;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use crate::error::Result;
+use crate::types::sync::Mutex;
 
 type Slot<V> = Arc<Mutex<Option<V>>>;
 

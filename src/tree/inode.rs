@@ -14,7 +14,6 @@
 //! The kernel uses the inode number as the node's id, so that no table of nodes is needed: any number can be resolved at any time,
 //! also one that an NFS client kept over a restart.
 
-use crate::types::sync::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::{Repository, layout};
 use crate::types::SessionId;
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// The lower 32 bits of what the tree itself shows (volume 0).

@@ -48,7 +48,6 @@ pub use session::{Allocation, NewAttributes, NewTime, Writing};
 pub use snapshot::{PointView, Snapshot, VmView};
 pub use unread::Unread;
 
-use crate::types::sync::{Mutex, RwLock};
 use std::sync::Arc;
 
 use crate::chain::{Disk, Pool};
@@ -58,6 +57,7 @@ use crate::repo::selector::Which;
 use crate::repo::sidecar::index::DiskEntry;
 use crate::store::Space;
 use crate::types::size::Count;
+use crate::types::sync::{Mutex, RwLock};
 use crate::types::{DiskName, VmName};
 use session::Desk;
 use shelf::Shelf;

@@ -8,7 +8,6 @@
 //! An inode number means the same in all of them. So serials are chosen among all VMs, also those that a tree does not show, and there is
 //! one table of numbers.
 
-use crate::types::sync::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, MutexGuard};
 
@@ -26,6 +25,7 @@ use crate::chain::Pool;
 use crate::error::Result;
 use crate::repo::Repository;
 use crate::types::PointId;
+use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 
 /// LIMIT: points of which is remembered what their state has of volumes.

@@ -1,4 +1,5 @@
-//! Locks without poisoning: a thread that panicked with a lock held has been told of, and what the lock guards is used on.
+//! Locks without poisoning: when a thread panics while it holds a lock, the panic is logged, and other threads go on using what the
+//! lock guards.
 //!
 //! # Why
 //! No invariant here spans a panic: state is changed at the end of what can fail. `std`'s poisoned locks would turn one caught panic (of a

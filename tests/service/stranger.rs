@@ -32,6 +32,13 @@ fn hello(house: &House) -> String {
         + "\n"
 }
 
+/// What every script of a member begins with: it connects, says hello, and `ask` sends a request and answers the beginning of the reply.
+const MEMBER: &str = "import socket,sys,json\n\
+    s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
+    s.sendall(sys.argv[2].encode()); f.readline()\n\
+    def ask(**line):\n\
+    \x20 s.sendall(json.dumps(line).encode()+b'\\n'); return f.readline().strip()[:200]\n";
+
 /// A script of Python's that is run on the socket as a user of the group 65534; its second argument is what is said first.
 fn script(house: &House, socket: &Path, user: &str, text: &str) -> Command {
     let mut command = Command::new("setpriv");
@@ -125,15 +132,12 @@ fn a_member_cannot_use_up_the_files_that_may_be_open() {
         .args(["--pid", &pid, "--nofile=400:400"])
         .status();
     assert!(limited.unwrap().success());
-    let script = "import socket,sys,json\n\
-        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
-        s.sendall(sys.argv[2].encode()); f.readline()\n\
-        for n in range(8):\n\
+    let script = "for n in range(8):\n\
         \x20 disks=[dict(name='d%d'%k,source_bytes=512,key=None,full=False) for k in range(40)]\n\
         \x20 s.sendall(json.dumps(dict(command='begin',vm='many%d'%n,session='s',point=None,disks=disks,full=False,differential=False,\n\
         \x20  parent=None,ttl_seconds=3600,resumable=True,compression='none')).encode()+b'\\n')\n\
         \x20 print(n, f.readline()[:200])\n";
-    let said = ask(house, &socket, "65534", script);
+    let said = ask(house, &socket, "65534", &format!("{MEMBER}{script}"));
     assert!(
         said.contains("2 {\"ok\"") && said.contains("7 {\"error\":{\"kind\":\"limit-exceeded\""),
         "{said}"
@@ -155,12 +159,7 @@ fn what_a_member_says_is_bounded() {
     house.configure("", "");
     let service = site.start();
     let socket = open_to_group(house);
-    let script = "import socket,sys,json\n\
-        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
-        s.sendall(sys.argv[2].encode()); f.readline()\n\
-        def ask(**line):\n\
-        \x20 s.sendall(json.dumps(line).encode()+b'\\n'); return f.readline().strip()[:200]\n\
-        def begin(key):\n\
+    let script = "def begin(key):\n\
         \x20 disk=dict(name='vda',source_bytes=512,key=key,full=False)\n\
         \x20 return ask(command='begin',vm='fresh01',session='s',point=None,disks=[disk],full=False,differential=False,\n\
         \x20  parent=None,ttl_seconds=3600,resumable=True,compression='none')\n\
@@ -169,7 +168,7 @@ fn what_a_member_says_is_bounded() {
         print('id', ask(command='commit',vm='fresh01',session='s',point=None,change_ids={'vda':'z'*65537},unchanged=[],without=[]))\n\
         for n in range(1000): last=attach('f%d'%n)\n\
         print('last', last); print('again', attach('f7')); print('more', attach('more'))\n";
-    let said = ask(house, &socket, "65534", script);
+    let said = ask(house, &socket, "65534", &format!("{MEMBER}{script}"));
     for (what, answer) in [
         ("long", "invalid-input"),
         ("red", "invalid-input"),
@@ -199,12 +198,7 @@ fn names_that_a_member_says_lead_out_of_nothing() {
     house.configure("", "");
     let service = site.start();
     let socket = open_to_group(house);
-    let script = "import socket,sys,json\n\
-        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
-        s.sendall(sys.argv[2].encode()); f.readline()\n\
-        def ask(**line):\n\
-        \x20 s.sendall(json.dumps(line).encode()+b'\\n'); return f.readline().strip()[:200]\n\
-        def begin(vm='fresh01',session='s',disk='vda',point=None,parent=None):\n\
+    let script = "def begin(vm='fresh01',session='s',disk='vda',point=None,parent=None):\n\
         \x20 one=dict(name=disk,source_bytes=512,key=None,full=False)\n\
         \x20 return ask(command='begin',vm=vm,session=session,point=point,disks=[one],full=False,differential=False,\n\
         \x20  parent=parent,ttl_seconds=3600,resumable=True,compression='none')\n\
@@ -215,7 +209,7 @@ fn names_that_a_member_says_lead_out_of_nothing() {
         \x20 print('bad', 'failed', ascii(bad), ask(command='failed',vm=bad,reason='x'))\n\
         \x20 print('bad', 'abort', ascii(bad), ask(command='abort',vm='fresh01',session=bad))\n\
         \x20 print('bad', 'commit', ascii(bad), ask(command='commit',vm='fresh01',session='s',point=bad,change_ids={},unchanged=['vda'],without=[]))\n";
-    let said = ask(house, &socket, "65534", script);
+    let said = ask(house, &socket, "65534", &format!("{MEMBER}{script}"));
     assert!(said.starts_with("begun {\"ok\""), "{said}");
     let bad: Vec<_> = said
         .lines()

@@ -22,7 +22,8 @@ const BANS: [Ban; 6] = [
     },
     Ban {
         rule: "ignored",
-        words: &["#[ignore"],
+        // Put together, so that a search for ignored tests finds none here.
+        words: &[concat!("#[", "ignore")],
         allowed: &["tests/tidy/"],
         in_tests: true,
         say: "a test runs, or prints SKIP and fails with CI_REQUIRE=1",
@@ -166,7 +167,7 @@ fn planted() {
     plant(
         check,
         "tests/it/main.rs",
-        "#[ignore]\nfn f() {}",
+        concat!("#[", "ignore]\nfn f() {}"),
         &["ignored"],
     );
     plant(check, "src/repo/mod.rs", "println!(\"x\")", &["print"]);

@@ -1,10 +1,10 @@
 //! A disk that fails on demand: the nth operation of a kind, or every one that a predicate picks. What fails does nothing.
 
-use crate::types::sync::Mutex;
 use std::sync::Arc;
 
 use super::{Op, OpKind, filter};
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 
 type Predicate = Box<dyn FnMut(&Op) -> Option<ErrorKind> + Send>;
 

@@ -13,12 +13,12 @@
 //! [`Power::off_at`], takes
 //! [`Volatile::after_power_loss`] for some seeds, opens it again and checks.
 
-use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 
 use crate::block::{Extent, MemoryDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// What a device writes whole or not at all, in bytes.

@@ -1,6 +1,5 @@
 //! Page tables under a tiny budget against a plain map; damaged and full spill files.
 
-use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +9,7 @@ use proptest::prelude::{any, prop_assert_eq, proptest};
 use super::{PageBudget, PageTable};
 use crate::block::{ReadAt, WriteAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 
 #[derive(Default)]
 struct Disk {
@@ -95,7 +95,7 @@ fn tables_that_are_gone_leave_nothing_behind() {
     for _ in 0..10_000 {
         drop(table(&budget, &disk));
     }
-    let noted = super::lock(&budget.tables).len();
+    let noted = budget.tables.lock().len();
     assert!((kept.len()..100).contains(&noted), "{noted} tables");
     assert_eq!(budget.live_tables().len(), kept.len());
 }

@@ -3,9 +3,10 @@
 //! # Invariants
 //! Root and the daemon's own user have places of their own, which nobody else can take. Of the others, one user can take a quarter.
 
-use crate::types::sync::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use crate::types::sync::Mutex;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 

@@ -1,6 +1,5 @@
 //! Loading: what an entry needs is read before the writer comes to it.
 
-use crate::types::sync::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +14,7 @@ use crate::export::files::Source;
 use crate::guest::fs::{FileType, Xattr};
 use crate::task::Monitor;
 use crate::tree::{Attributes, Ino};
+use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 
 /// LIMIT: files up to this are read whole before their header is written, so that one that cannot be read is left out.

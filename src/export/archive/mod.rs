@@ -27,7 +27,6 @@ mod walk;
 mod write;
 mod zip;
 
-use crate::types::sync::Mutex;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -36,6 +35,7 @@ use super::files::{Skipped, Source, Taken, XattrChoice, check_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Monitor;
 use crate::tree::Ino;
+use crate::types::sync::Mutex;
 use entry::Pen;
 use load::Job;
 pub use out::CLOSED;

@@ -1,11 +1,11 @@
 //! What was left out of an archive, or is in it otherwise than in the guest.
 
-use crate::types::sync::Mutex;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::export::files::{Loss, Skipped};
+use crate::types::sync::Mutex;
 
 /// LIMIT: what is named; the rest is counted.
 const NAMED_MAX: usize = 10_000;

@@ -1,6 +1,5 @@
 //! Filling: bytes and attributes of the files that the walk has made.
 
-use crate::types::sync::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,6 +18,7 @@ use crate::sys::Dir;
 use crate::sys::place;
 use crate::task::Monitor;
 use crate::tree::{Attributes, Ino};
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Bytes read and written at once.

@@ -18,7 +18,6 @@ mod taken;
 mod tests;
 mod walk;
 
-use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -33,6 +32,7 @@ use crate::guest::fs::Xattr;
 use crate::sys::Dir;
 use crate::task::Monitor;
 use crate::tree::{Attributes, Ino, Tree};
+use crate::types::sync::Mutex;
 use fill::Job;
 pub(in crate::export) use taken::Taken;
 pub use taken::XattrChoice;

@@ -1,9 +1,9 @@
 //! Requests that have failed: the kernel passes on three letters, so the reason is kept and logged here.
 
-use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, ErrorKind};
+use crate::types::sync::Mutex;
 
 /// LIMIT: failures of one file that are logged one by one; later ones at each doubling of their number.
 const LOGGED_MAX: u64 = 100;

@@ -17,7 +17,6 @@ mod names;
 mod run;
 mod view;
 
-use crate::types::sync::Mutex;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -32,6 +31,7 @@ use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Xattr};
 use crate::block::run::RunMap;
 use crate::block::{ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 use device::{guard, translate};
 use view::View;

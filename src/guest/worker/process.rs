@@ -1,6 +1,5 @@
 //! One reader's process, from the daemon's side: started, asked, served, ended.
 
-use crate::types::sync::{Condvar, Mutex};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -21,6 +20,7 @@ use crate::sys::confine::Confinement;
 use crate::sys::refuse;
 use crate::sys::shared_memory::SharedMemory;
 use crate::sys::{host, pass};
+use crate::types::sync::{Condvar, Mutex};
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 
 /// Questions that one reader answers at a time.

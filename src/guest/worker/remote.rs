@@ -1,6 +1,5 @@
 //! A reader in another process, which is started anew when it dies.
 
-use crate::types::sync::Mutex;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FsInfo, GuestIno, Subvolume, Trouble, VolumeState, Xattr};
 use crate::guest::record::{Listing, Reader, Record};
 use crate::types::size::Count;
+use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: runs of one file.

@@ -5,7 +5,6 @@
 //! on their way when it was taken. The kernel finds where the log stops making sense and recovers up to there; the crate refuses the
 //! log. So the newest record is hidden from it and it is asked again, as often as the kernel has log writes under way.
 
-use crate::types::sync::Mutex;
 use std::sync::Arc;
 
 use fs_core::BlockRead;
@@ -15,6 +14,7 @@ use super::{group, item};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::device::{self, Device, device_error};
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: records at the end of the log that may be incomplete (Linux: `XLOG_MAX_ICLOGS`).

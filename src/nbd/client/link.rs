@@ -5,7 +5,6 @@
 //! that answers out of order is fine, and one that waits for us to read before it reads on cannot stall us.
 //! Lock order: `sending`, then `state`.
 
-use crate::types::sync::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +22,7 @@ use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::{ChunkFlags, CommandFlags};
 use crate::nbd::proto::reply::{ChunkType, Header, Recipient};
+use crate::types::sync::{Condvar, Mutex};
 use crate::types::width::usize_from_u64;
 
 /// LIMIT: requests in flight on one connection; nbdkit and QEMU work on 16 at a time.

@@ -19,7 +19,6 @@ mod stream;
 mod tls;
 mod window;
 
-use crate::types::sync::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -40,6 +39,7 @@ use crate::nbd::proto::flag::{CommandFlags, TransmissionFlags};
 use crate::nbd::proto::option::{BlockSize, ExportInfo};
 use crate::nbd::proto::uri::Uri;
 use crate::tls::{ClientTls, default_directory};
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: connections to one export.

@@ -6,14 +6,13 @@
 //! then `connection`. A receiver that has something to send (an answer to a change of keys) does not wait for a sender: the next
 //! one takes it along.
 
-use crate::types::sync::Mutex;
 use std::io::{ErrorKind as IoKind, Read, Write};
-use std::sync::MutexGuard;
 
 use rustls::ClientConnection;
 
 use super::stream::{Socket, failure};
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 
 /// LIMIT: bytes that are received from the socket at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -39,10 +38,6 @@ struct Incoming {
     bytes: Vec<u8>,
     from: usize,
     end: usize,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }
 
 /// What TLS objects to. Servers tell in this way that they do not take our certificate.
@@ -80,7 +75,7 @@ impl Tls {
 
     /// Fills `buf`.
     pub(super) fn receive(&self, socket: &Socket, buf: &mut [u8]) -> Result<()> {
-        let mut incoming = lock(&self.incoming);
+        let mut incoming = self.incoming.lock();
         let mut rest = buf;
         while !rest.is_empty() {
             let count = self.decrypted(rest)?;
@@ -100,7 +95,7 @@ impl Tls {
 
     /// Takes what has been decrypted; 0 when there is nothing yet.
     fn decrypted(&self, buf: &mut [u8]) -> Result<usize> {
-        match lock(&self.connection).reader().read(buf) {
+        match self.connection.lock().reader().read(buf) {
             // The server has ended TLS.
             Ok(0) => Err(failure(IoKind::UnexpectedEof.into())),
             Ok(count) => Ok(count),
@@ -115,7 +110,7 @@ impl Tls {
             .bytes
             .get(incoming.from..incoming.end)
             .unwrap_or_default();
-        let mut connection = lock(&self.connection);
+        let mut connection = self.connection.lock();
         let count = connection.read_tls(&mut part).map_err(failure)?;
         incoming.from = incoming.from.saturating_add(count).min(incoming.end);
         let state = connection.process_new_packets().map(|_| ());
@@ -123,7 +118,7 @@ impl Tls {
     }
 
     fn send_if_free(&self, socket: &Socket) -> Result<()> {
-        if !lock(&self.connection).wants_write() {
+        if !self.connection.lock().wants_write() {
             return Ok(());
         }
         match self.sending.try_lock() {
@@ -134,11 +129,11 @@ impl Tls {
 
     /// Sends both parts.
     pub(super) fn send(&self, socket: &Socket, first: &[u8], second: &[u8]) -> Result<()> {
-        let mut out = lock(&self.sending);
+        let mut out = self.sending.lock();
         let pieces = first.chunks(PIECE_BYTES).chain(second.chunks(PIECE_BYTES));
         for piece in pieces {
             {
-                let mut connection = lock(&self.connection);
+                let mut connection = self.connection.lock();
                 connection.writer().write_all(piece).map_err(failure)?;
                 take(&mut connection, &mut out)?;
             }
@@ -150,14 +145,14 @@ impl Tls {
     }
 
     fn send_pending(&self, socket: &Socket, out: &mut Vec<u8>) -> Result<()> {
-        take(&mut lock(&self.connection), out)?;
+        take(&mut self.connection.lock(), out)?;
         send_all(socket, out)
     }
 
     /// Says that nothing more comes.
     pub(super) fn end(&self, socket: &Socket) {
-        let mut out = lock(&self.sending);
-        lock(&self.connection).send_close_notify();
+        let mut out = self.sending.lock();
+        self.connection.lock().send_close_notify();
         // A server that is gone does not need to know.
         let _ = self.send_pending(socket, &mut out);
     }

@@ -1,7 +1,8 @@
 //! Buffers that reads are answered from, kept for reuse.
 
-use crate::types::sync::Mutex;
 use std::sync::Arc;
+
+use crate::types::sync::Mutex;
 
 /// LIMIT: bytes of free buffers that are kept.
 const FREE_BYTES_MAX: usize = 64 << 20;

@@ -8,17 +8,17 @@
 //!   just come from the same address.)
 //! - What strangers do is at most one line of the log in a minute.
 
-use crate::types::sync::Mutex;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::limit::ServerLimits;
 use crate::error::Error;
+use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u32;
 
 /// LIMIT: how often the log has a line of strangers.
@@ -77,11 +77,6 @@ fn party(address: IpAddr) -> IpAddr {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Counters and a table, valid after every single step.
-    mutex.lock()
-}
-
 impl Room {
     fn seats_of(&self, address: IpAddr) -> usize {
         let guests = self.guests.values();
@@ -115,7 +110,7 @@ impl Lobby {
     /// A seat for who has connected; somebody makes room where none is free.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Seat {
         let address = party(address);
-        let mut room = lock(&self.room);
+        let mut room = self.room.lock();
         let is_full = |most: u32, seats: usize| seats >= usize_from_u32(most);
         let from = if is_full(self.limits.strangers_of_one, room.seats_of(address)) {
             Some(address)
@@ -147,7 +142,7 @@ impl Lobby {
 
     /// Writes to the log that a stranger has gone, at most once in a minute.
     pub(super) fn tell(&self, address: IpAddr, why: &Error) {
-        let mut strangers = lock(&self.strangers);
+        let mut strangers = self.strangers.lock();
         strangers.count += 1;
         if strangers
             .told
@@ -200,7 +195,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        lock(&self.lobby.room).guests.remove(&self.number);
+        self.lobby.room.lock().guests.remove(&self.number);
     }
 }
 

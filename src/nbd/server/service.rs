@@ -1,6 +1,5 @@
 //! What all connections share: what is served, the limits, and memory.
 
-use crate::types::sync::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::buffer::BufferPool;
 use super::export::Exports;
 use super::limit::ServerLimits;
+use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::usize_from_u32;
 
 /// LIMIT: lists of exports that are made at a time; each may have 65,536 names.

@@ -18,11 +18,10 @@
 mod backing;
 mod gate;
 
-use crate::types::sync::Mutex;
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use lru::LruCache;
 
@@ -33,6 +32,7 @@ use super::entry::{CompressedCluster, Mapping};
 use super::image::{Image, L2Table};
 use crate::block::{Extent, ExtentKind, ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{GuestOffset, HostOffset};
 
@@ -101,11 +101,6 @@ impl std::fmt::Debug for Source {
 fn local_file(opened: &Opened) -> Option<(PathBuf, Arc<File>)> {
     let file = opened.local.as_ref()?;
     Some((opened.path.clone(), Arc::clone(file)))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Both are caches, valid after every single step.
-    mutex.lock()
 }
 
 impl Source {
@@ -294,14 +289,14 @@ impl Source {
     }
 
     fn table(&self, level: usize, image: &Image, l1_index: u64) -> Result<Option<Arc<L2Table>>> {
-        if let Some(table) = lock(&self.tables).lru.get(&(level, l1_index)) {
+        if let Some(table) = self.tables.lock().lru.get(&(level, l1_index)) {
             return Ok(Some(Arc::clone(table)));
         }
         let Some(table) = image.load_l2(l1_index)? else {
             return Ok(None);
         };
         let table = Arc::new(table);
-        let mut tables = lock(&self.tables);
+        let mut tables = self.tables.lock();
         tables.bytes = tables.bytes.saturating_add(table.byte_len());
         if let Some(old) = tables.lru.put((level, l1_index), Arc::clone(&table)) {
             tables.bytes = tables.bytes.saturating_sub(old.byte_len());
@@ -343,7 +338,7 @@ impl Source {
     }
 
     fn unpack(&self, level: usize, image: &Image, packed: CompressedCluster) -> Result<Arc<[u8]>> {
-        if let Some((at, host, bytes)) = &*lock(&self.unpacked)
+        if let Some((at, host, bytes)) = &*self.unpacked.lock()
             && (*at, *host) == (level, packed.host)
         {
             return Ok(Arc::clone(bytes));
@@ -351,7 +346,7 @@ impl Source {
         let mut bytes = vec![0; usize_from_u64(image.cluster_bits().size_bytes())];
         image.read_compressed(packed, &mut bytes)?;
         let bytes: Arc<[u8]> = bytes.into();
-        *lock(&self.unpacked) = Some((level, packed.host, Arc::clone(&bytes)));
+        *self.unpacked.lock() = Some((level, packed.host, Arc::clone(&bytes)));
         Ok(bytes)
     }
 

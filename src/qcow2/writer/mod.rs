@@ -26,7 +26,6 @@ mod refcount;
 mod seal;
 mod space;
 
-use crate::types::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 
@@ -43,6 +42,7 @@ use super::header::{BACKING_NAME_BYTES_MAX, CompressionType};
 use crate::block::WriteAt;
 use crate::block::page::{OpenSpill, PageBudget, PageTable};
 use crate::error::{Error, Result, ResultExt};
+use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 use crate::types::{ClusterBits, GuestCluster, HostCluster, HostOffset, LayerId};
 

@@ -26,7 +26,6 @@ mod write;
 pub use wear::{NewAttributes, NewTime};
 pub use write::Allocation;
 
-use crate::types::sync::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard};
 
@@ -39,6 +38,7 @@ use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{DiskWriter, Registry, Session, SessionState};
 use crate::types::PointName;
+use crate::types::sync::Mutex;
 use wear::Wear;
 use write::OpenDisk;
 

@@ -4,7 +4,6 @@
 //! A point is scanned by one thread, for which others who want that point wait; its filesystems are opened by several. No
 //! lock is held that anybody needs for another point.
 
-use crate::types::sync::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +22,7 @@ use crate::tree::disk::Disks;
 use crate::tree::files::Files;
 use crate::tree::snapshot::PointView;
 use crate::types::PointId;
+use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 
 /// LIMIT: points whose volumes are remembered.

@@ -42,7 +42,10 @@ pub mod tree;
 pub mod capture;
 pub mod export;
 pub mod jobs;
+// 11
+pub mod service;
 // 12
+pub mod control;
 pub mod fuse;
 // 13
 pub mod daemon;

@@ -1,30 +1,17 @@
 //! `restorefs abort`: ends a session without a point, with or without a daemon.
 
 use super::args::Abort;
-use super::context::{Context, Writer};
+use super::context::Context;
 use super::target::parse_session;
-use crate::daemon::control::Request;
 use crate::error::Result;
-use crate::repo::Ending;
 
 pub(super) fn run(context: &Context, args: &Abort) -> Result<()> {
-    let (vm, session) = parse_session(&args.session)?;
-    match context.writer("abort")? {
-        Writer::Daemon(mut client) => client.ask::<()>(&Request::Abort {
-            vm: vm.clone(),
-            session: session.clone(),
-            failure: None,
-        })?,
-        Writer::Here(owner) => {
-            owner.end_session(&vm, &session, &Ending::aborted())?;
-        }
-    }
+    let session = parse_session(&args.session)?;
+    context.writer("abort")?.service.abort(&session, None)?;
     if context.output.json {
-        return context
-            .output
-            .json(&serde_json::json!({"vm": vm, "session": session, "aborted": true}));
+        return context.output.json(
+            &serde_json::json!({"vm": session.vm, "session": session.session, "aborted": true}),
+        );
     }
-    context
-        .output
-        .outcome(format!("session {vm}/{session} aborted"))
+    context.output.outcome(format!("session {session} aborted"))
 }

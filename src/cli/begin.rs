@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::args::Begin;
 use super::context::Context;
 use super::target::{parse_disk, parse_disks, parse_ids, plain, split_list, split_pairs, untangle};
-use crate::daemon::control::{BeginAnswer, BeginArguments, Client, DiskArguments, Request};
+use crate::control::Client;
 use crate::error::Result;
+use crate::service::{BeginRequest, DiskRequest, Service};
 use crate::types::duration::parse_seconds;
 use crate::types::size;
 use crate::types::{DiskName, PointName, VmName};
@@ -16,7 +17,7 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
     let mut disks = Vec::new();
     for text in &texts {
         let (name, bytes) = parse_disk(plain(text)?, "SIZE")?;
-        disks.push(DiskArguments {
+        disks.push(DiskRequest {
             name,
             source_bytes: Some(size::parse(&bytes)?),
             key: None,
@@ -24,7 +25,7 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         });
     }
     let full = mark(&mut disks, &full, &args.key)?;
-    let arguments = BeginArguments {
+    let request = BeginRequest {
         vm: VmName::new(vm)?,
         session: args.session.as_deref().map(PointName::new).transpose()?,
         point: args.point.as_deref().map(PointName::new).transpose()?,
@@ -32,21 +33,22 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         without: parse_disks(&args.without)?,
         full,
         differential: args.differential,
-        parent: args.parent.clone(),
+        parent: args.parent.as_deref().map(str::parse).transpose()?,
         changed_only: args.changed_only,
         previous_change_ids: parse_ids(&args.previous_change_id)?,
         // What is written over NBD may be less than all of it.
         whole: Vec::new(),
+        empty: false,
         ttl_seconds: parse_seconds(&args.ttl)?,
         resumable: true,
-        compression: args.compress.clone(),
+        compression: args.compress.parse()?,
         low_water_bytes: None,
-        no_room_check: args.no_room_check,
+        checks_room: !args.no_room_check,
         origins: BTreeMap::new(),
     };
-    let new_vm = context.new_vm_remark(&arguments.vm)?;
+    let new_vm = context.new_vm_remark(&request.vm)?;
     let repository = context.repository()?;
-    let answer: BeginAnswer = Client::require(&repository)?.ask(&Request::Begin(arguments))?;
+    let answer = Client::require(&repository)?.begin(&request)?;
     if let Some(remark) = new_vm {
         context.output.remark(remark);
     }
@@ -90,17 +92,13 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
 ///
 /// # Errors
 /// `InvalidInput`, `NameTooLong`.
-pub(super) fn mark(
-    disks: &mut Vec<DiskArguments>,
-    full: &[String],
-    keys: &[String],
-) -> Result<bool> {
-    let place = |disks: &mut Vec<DiskArguments>, name: &DiskName| -> usize {
+pub(super) fn mark(disks: &mut Vec<DiskRequest>, full: &[String], keys: &[String]) -> Result<bool> {
+    let place = |disks: &mut Vec<DiskRequest>, name: &DiskName| -> usize {
         disks
             .iter()
             .position(|d| d.name.folded() == name.folded())
             .unwrap_or_else(|| {
-                disks.push(DiskArguments {
+                disks.push(DiskRequest {
                     name: name.clone(),
                     source_bytes: None,
                     key: None,

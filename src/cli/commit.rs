@@ -3,17 +3,15 @@
 use super::args::Commit;
 use super::context::Context;
 use super::target::{parse_disks, parse_ids, parse_session};
-use crate::daemon::control::{Client, CommitAnswer, CommitArguments, Request};
+use crate::control::Client;
 use crate::error::Result;
-use crate::repo::sidecar::index::PointEntry;
+use crate::service::{CommitAnswer, CommitRequest, Service};
+use crate::types::PointName;
 use crate::types::size::{Count, Human};
-use crate::types::{PointName, VmName};
 
 pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
-    let (vm, session) = parse_session(&args.session)?;
-    let arguments = CommitArguments {
-        vm,
-        session,
+    let session = parse_session(&args.session)?;
+    let request = CommitRequest {
         point: args.point.as_deref().map(PointName::new).transpose()?,
         change_ids: parse_ids(&args.change_id)?,
         previous_change_ids: parse_ids(&args.previous_change_id)?,
@@ -24,15 +22,16 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
         consistency_note: None,
     };
     let repository = context.repository()?;
-    let answer: CommitAnswer = Client::require(&repository)?.ask(&Request::Commit(arguments))?;
-    print(context, &answer.vm, &answer.point)
+    let answer = Client::require(&repository)?.commit(&session, &request)?;
+    print(context, &answer)
 }
 
 /// Says what was committed.
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn print(context: &Context, vm: &VmName, point: &PointEntry) -> Result<()> {
+pub(super) fn print(context: &Context, answer: &CommitAnswer) -> Result<()> {
+    let CommitAnswer { vm, point } = answer;
     if context.output.json {
         return context
             .output

@@ -6,17 +6,19 @@ use std::time::{Duration, Instant};
 
 use super::args::{Cli, GuestIsolation};
 use super::output::Output;
+use crate::access::Caller;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
-use crate::daemon::control::Client;
+use crate::control::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::worker::Isolation;
-use crate::ingest::Engine;
+use crate::ingest::{Engine, Registry};
 use crate::repo::lock::Holder;
 use crate::repo::selector::Selector;
 use crate::repo::sidecar::index::{Index, PointEntry};
 use crate::repo::sidecar::point::Point;
 use crate::repo::{Owner, Repository};
+use crate::service::{Served, Service};
 use crate::tree::{Tree, TreeOptions};
 use crate::types::duration::parse_seconds;
 use crate::types::{Memory, VmName, likeness, size};
@@ -35,12 +37,12 @@ pub(super) struct Context {
     pub(super) output: Output,
 }
 
-/// Whoever can write to the repository.
-pub(super) enum Writer {
-    /// A daemon has the lock.
-    Daemon(Client),
-    /// This process has it.
-    Here(Arc<Owner>),
+/// What can change the repository.
+pub(super) struct Writer {
+    /// The operations.
+    pub(super) service: Box<dyn Service>,
+    /// The holder of the lock, when that is this process.
+    pub(super) owner: Option<Arc<Owner>>,
 }
 
 impl Context {
@@ -161,13 +163,18 @@ impl Context {
     fn writer_now(&self, role: &str) -> Result<Writer> {
         let repository = self.repository()?;
         if let Some(client) = Client::connect(&repository)? {
-            return Ok(Writer::Daemon(client));
+            return Ok(Writer {
+                service: Box::new(client),
+                owner: None,
+            });
         }
-        Ok(Writer::Here(Arc::new(Owner::open(
-            repository,
-            Arc::new(SystemClock),
-            role,
-        )?)))
+        let owner = Arc::new(Owner::open(repository, Arc::new(SystemClock), role)?);
+        let sessions = Registry::empty(Engine::new(Arc::clone(&owner), self.pool()));
+        let service = Served::new(sessions, Vec::new()).of_caller(Caller::Owner);
+        Ok(Writer {
+            service: Box::new(service),
+            owner: Some(owner),
+        })
     }
 
     /// What a person is told once a session of a VM has begun whose name is new, and which one it is like: a mistyped name begins a chain
@@ -195,12 +202,6 @@ impl Context {
             memory_bytes: self.memory.chain_bytes(),
             ..PoolLimits::default()
         })
-    }
-
-    /// The engine over an owner.
-    #[must_use]
-    pub(super) fn engine(&self, owner: &Arc<Owner>) -> Engine {
-        Engine::new(Arc::clone(owner), self.pool())
     }
 }
 

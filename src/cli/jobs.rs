@@ -14,7 +14,8 @@ pub(super) fn run(context: &Context, args: &Jobs) -> Result<()> {
     let repository = context.repository()?;
     let mut jobs: Vec<Job> = Vec::new();
     repository.jobs(|job| {
-        let is_asked = vm.as_ref().is_none_or(|vm| vm.folded() == job.vm.folded());
+        let folded = job.vm.as_ref().map(VmName::folded);
+        let is_asked = vm.is_none() || vm.as_ref().map(VmName::folded) == folded;
         if is_asked {
             jobs.push(job);
         }
@@ -29,7 +30,7 @@ pub(super) fn run(context: &Context, args: &Jobs) -> Result<()> {
     let rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
     context.output.table(
         &[
-            "ENDED", "VM", "SESSION", "RESULT", "POINT", "RECEIVED", "STORED", "REASON",
+            "ENDED", "KIND", "VM", "SESSION", "RESULT", "POINT", "RECEIVED", "STORED", "REASON",
         ],
         &["RECEIVED", "STORED"],
         &rows,
@@ -46,7 +47,10 @@ fn row(job: &Job) -> Vec<String> {
     let reason = job.reason.as_deref().unwrap_or_default();
     vec![
         job.ended_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-        job.vm.to_string(),
+        job.kind.clone(),
+        job.vm
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), ToString::to_string),
         name(&job.session),
         job.result.as_str().to_owned(),
         name(&job.point),

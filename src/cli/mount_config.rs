@@ -5,36 +5,37 @@ use std::path::Path;
 
 use super::context::Context;
 use super::serve::load;
-use crate::daemon::control::{Client, MountArguments, Request, Status};
+use crate::control::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, Device, MountOptions};
 use crate::repo::Repository;
+use crate::service::{MountRequest, Service};
 
 /// Mounts a repository's tree and hands it to its daemon.
 ///
 /// # Errors
 /// As the checks of the mountpoint; what the daemon answers, and then nothing is mounted.
 pub(super) fn hand_over(
-    client: &mut Client,
+    client: &Client,
     repository: &Path,
     mountpoint: &Path,
     (options, text): (&MountOptions, &str),
 ) -> Result<()> {
     let device = Device::mount(repository, mountpoint, options)?;
-    let request = Request::Mount(MountArguments {
+    let request = MountRequest {
         mountpoint: device.mountpoint().to_owned(),
         options: text.to_owned(),
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
-    });
-    let () = client.hand_over(&request, std::os::fd::AsFd::as_fd(&device))?;
+    };
+    client.hand_over(request, std::os::fd::AsFd::as_fd(&device))?;
     device.served();
     Ok(())
 }
 
 /// Whether what is mounted there is the daemon's, and not another repository, or a follower that shows it read-only.
-fn is_served(client: &mut Client, mountpoint: &Path) -> Result<bool> {
-    let status: Status = client.ask(&Request::Status)?;
+fn is_served(client: &Client, mountpoint: &Path) -> Result<bool> {
+    let status = client.status()?;
     let resolved = fuse::resolve(mountpoint);
     let resolved = resolved.as_deref().unwrap_or(mountpoint);
     Ok(status.mounts.iter().any(|one| one.mountpoint == resolved))
@@ -73,7 +74,7 @@ pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
             continue;
         }
         let client = Repository::open(&repository.path).and_then(|repo| Client::require(&repo));
-        let mut client = match client {
+        let client = match client {
             Ok(client) => client,
             Err(error) => {
                 result = first(result, error);
@@ -82,11 +83,11 @@ pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
         };
         for mount in &repository.mounts {
             let options = (&mount.options, mount.text.as_str());
-            match hand_over(&mut client, &repository.path, &mount.at, options) {
+            match hand_over(&client, &repository.path, &mount.at, options) {
                 Ok(()) => context
                     .output
                     .remark(format!("mounted on {}", mount.at.display())),
-                Err(e) if e.kind() == ErrorKind::Busy => match is_served(&mut client, &mount.at) {
+                Err(e) if e.kind() == ErrorKind::Busy => match is_served(&client, &mount.at) {
                     Ok(true) => context
                         .output
                         .remark(format!("{} is mounted already", mount.at.display())),

@@ -12,7 +12,7 @@ use super::args::Cli;
 use super::context::Context;
 use super::output::Output;
 use super::{background, mount_config};
-use crate::daemon::control::Client;
+use crate::control::Client;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::{MountOptions, split_options};
 use crate::log::{self, LogFormat, LogOptions};
@@ -139,10 +139,10 @@ impl Helper {
         if self.fake {
             return Ok(());
         }
-        if let Some(mut client) = client {
+        if let Some(client) = client {
             let text = texts.join(",");
             let options = (&options, text.as_str());
-            return mount_config::hand_over(&mut client, &self.source, &self.mountpoint, options);
+            return mount_config::hand_over(&client, &self.source, &self.mountpoint, options);
         }
         // mount(8) says rw whenever nobody said ro.
         if options.read_only == Some(false) {

@@ -8,12 +8,12 @@ use super::context::Context;
 use crate::daemon::config::{
     Config, MountConfig, NbdConfig, RepositoryConfig, STOP_TIMEOUT, TcpConfig,
 };
-use crate::daemon::control::Status;
 use crate::daemon::serve::{ServeOptions, Source, serve};
 use crate::error::{Error, Result};
 use crate::fuse::MountOptions;
 use crate::log::{self, LogOptions};
 use crate::nbd::server::ServerLimits;
+use crate::service::Status;
 use crate::tree::TreeOptions;
 use crate::types::duration::parse_seconds;
 use crate::types::size;

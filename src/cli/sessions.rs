@@ -1,14 +1,15 @@
 //! `restorefs sessions`: lists the open sessions, with or without a daemon.
 
 use super::context::Context;
-use crate::daemon::control::{Client, Request, SessionAnswer};
+use crate::control::Client;
 use crate::error::Result;
+use crate::service::{Service, SessionAnswer};
 use crate::types::size::Human;
 
 pub(super) fn run(context: &Context) -> Result<()> {
     let repository = context.repository()?;
     let mut sessions: Vec<SessionAnswer> = match Client::connect(&repository)? {
-        Some(mut client) => client.ask(&Request::Sessions)?,
+        Some(client) => client.sessions()?,
         None => Vec::new(),
     };
     for vm in repository.vm_names()? {

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use super::args::Backup;
 use super::context::Context;
 use super::target::{parse_disk_path, split_paths};
-use crate::block::magic;
+use crate::block::{ReadAt, magic};
 use crate::capture::source::{OpenSource, Source};
 use crate::error::{Error, Result};
 use crate::ingest::{Lookalike, Origin};
@@ -72,6 +72,13 @@ impl Sources {
 
     pub(super) fn all(&self) -> &[Copied] {
         &self.all
+    }
+
+    /// The disks by name.
+    pub(super) fn disks(&self) -> impl Iterator<Item = (DiskName, &dyn ReadAt)> {
+        self.all
+            .iter()
+            .map(|one| (one.name.clone(), one.open.disk.as_ref()))
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &DiskName> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::repo::selector::Selector;
-use crate::types::{DiskName, PointName, VmName};
+use crate::types::{DiskName, PointName, SessionRef, VmName};
 
 /// `VM[@POINT][:/PATH]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,14 +83,17 @@ pub(super) fn plain(text: &OsStr) -> Result<&str> {
 ///
 /// # Errors
 /// `InvalidInput`, `NameTooLong`.
-pub(super) fn parse_session(text: &str) -> Result<(VmName, PointName)> {
+pub(super) fn parse_session(text: &str) -> Result<SessionRef> {
     let (vm, session) = text.split_once('/').ok_or_else(|| {
         Error::invalid(format!(
             "\"{}\" is not a session; write VM/SESSION",
             text.escape_debug()
         ))
     })?;
-    Ok((VmName::new(vm)?, PointName::new(session)?))
+    Ok(SessionRef {
+        vm: VmName::new(vm)?,
+        session: PointName::new(session)?,
+    })
 }
 
 /// Parses `DISK=VALUE`.

@@ -2,8 +2,6 @@
 //! own nothing, and show what there is: followers, and those of mapped disks.
 
 pub mod config;
-pub mod control;
-mod desk;
 mod exports;
 pub mod follower;
 pub mod interrupt;
@@ -12,7 +10,6 @@ pub mod map;
 mod mount_table;
 mod point;
 pub mod probe;
-pub mod runtime_dir;
 pub mod serve;
 mod signal;
 mod station;

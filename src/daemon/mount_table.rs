@@ -8,18 +8,19 @@
 //! The table's mutex is held for looking and noting only.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::config::MountConfig;
-use super::control::{self, MountAnswer, MountArguments};
 use super::probe::Prober;
+use crate::access::Caller;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, MountOptions, Mounted};
-use crate::ingest::{Audience, Registry, Session, Telling};
-use crate::tree::{Tree, TreeOptions, Writing};
+use crate::ingest::{Change, Hook, Session, Telling};
+use crate::service::{Host, MountAnswer, MountRequest, Served};
+use crate::tree::{Tree, TreeOptions};
 use crate::types::sync::Mutex;
 
 /// LIMIT: mounts of one repository.
@@ -43,9 +44,7 @@ struct Viewer {
 
 /// The mounts of one repository that a daemon answers for.
 pub(super) struct MountTable {
-    sessions: Arc<Registry>,
-    /// The socket that `nbd-targets` names.
-    socket: PathBuf,
+    served: Arc<Served>,
     /// A tree that nobody mounts, for those who look at points within this process; the others are beside it.
     base: Arc<Tree>,
     open: Mutex<Vec<Window>>,
@@ -54,22 +53,22 @@ pub(super) struct MountTable {
 
 impl MountTable {
     pub(super) fn new(
-        sessions: &Arc<Registry>,
+        served: &Arc<Served>,
         pool: &Arc<Pool>,
         view: TreeOptions,
-        socket: PathBuf,
     ) -> Result<Arc<Self>> {
+        let sessions = served.sessions();
         let repository = sessions.engine().owner.repository();
         let base = Tree::new(Arc::clone(repository), Arc::clone(pool), view)?;
         let prober = Prober::start(&base, &sessions.engine().owner)?;
         let table = Arc::new(Self {
-            sessions: Arc::clone(sessions),
-            socket,
+            served: Arc::clone(served),
             base,
             open: Mutex::default(),
             prober,
         });
-        sessions.set_audience(Box::new(Onlooker(Arc::clone(&table))));
+        sessions.add_hook(Box::new(Onlooker(Arc::clone(&table))));
+        served.set_host(Arc::clone(&table) as Arc<dyn Host>);
         Ok(table)
     }
 
@@ -85,15 +84,11 @@ impl MountTable {
     /// The tree that is shown under these options.
     fn tree(&self, options: &MountOptions, viewer: Viewer) -> Result<Arc<Tree>> {
         let view = options.tree_options(viewer.uid, viewer.gid, true);
-        let socket = self.socket.clone();
-        let writing = Writing {
-            sessions: Arc::clone(&self.sessions),
-            targets: Box::new(move |session| {
-                control::BeginAnswer::of(session, &socket, None).nbd_targets_string
-            }),
+        let caller = Caller::Mount {
             allow_forget: options.allow_forget,
         };
-        self.base.beside(view, writing)
+        let sessions = Arc::new(self.served.of_caller(caller));
+        self.base.beside(view, sessions)
     }
 
     /// Mounts a tree here.
@@ -109,50 +104,6 @@ impl MountTable {
         let mounted = Arc::new(fuse::mount(&tree, &config.at, &config.options)?);
         self.open().push(Window { tree, mounted });
         Ok(())
-    }
-
-    /// Serves what a helper has mounted.
-    ///
-    /// # Errors
-    /// `InvalidInput` (options, descriptor); `LimitExceeded`; `Disconnected` when the daemon is about to stop; as [`fuse::serve`].
-    pub(super) fn adopt(&self, arguments: &MountArguments, descriptor: OwnedFd) -> Result<()> {
-        if self.sessions.is_closing() {
-            // It would be dead in a moment.
-            return Err(
-                Error::new(ErrorKind::Disconnected, "the daemon is about to stop")
-                    .advise("mount when it is there again"),
-            );
-        }
-        self.tidy();
-        if self.open().len() >= MOUNTS_MAX {
-            return Err(Error::new(
-                ErrorKind::LimitExceeded,
-                format!("the repository is mounted {MOUNTS_MAX} times already"),
-            ));
-        }
-        let mut options = MountOptions::default();
-        options.parse(&arguments.options)?;
-        options.is_writable(true)?;
-        let viewer = Viewer {
-            uid: arguments.uid,
-            gid: arguments.gid,
-        };
-        let tree = self.tree(&options, viewer)?;
-        let mounted = fuse::serve(&tree, descriptor, &arguments.mountpoint, &options)?;
-        let mounted = Arc::new(mounted);
-        self.open().push(Window { tree, mounted });
-        Ok(())
-    }
-
-    /// Where the repository is mounted.
-    pub(super) fn list(&self) -> Vec<MountAnswer> {
-        self.tidy();
-        let open = self.open();
-        let answer = |window: &Window| MountAnswer {
-            mountpoint: window.mounted.mountpoint().to_owned(),
-            vms: window.tree.options().vms.clone(),
-        };
-        open.iter().map(answer).collect()
     }
 
     /// Whether it is mounted there.
@@ -225,17 +176,58 @@ impl MountTable {
     }
 }
 
+impl Host for MountTable {
+    fn mounts(&self) -> Vec<MountAnswer> {
+        self.tidy();
+        let open = self.open();
+        let answer = |window: &Window| MountAnswer {
+            mountpoint: window.mounted.mountpoint().to_owned(),
+            vms: window.tree.options().vms.clone(),
+        };
+        open.iter().map(answer).collect()
+    }
+
+    fn adopt(&self, request: &MountRequest, device: OwnedFd) -> Result<()> {
+        if self.served.sessions().is_closing() {
+            // It would be dead in a moment.
+            return Err(
+                Error::new(ErrorKind::Disconnected, "the daemon is about to stop")
+                    .advise("mount when it is there again"),
+            );
+        }
+        self.tidy();
+        if self.open().len() >= MOUNTS_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("the repository is mounted {MOUNTS_MAX} times already"),
+            ));
+        }
+        let mut options = MountOptions::default();
+        options.parse(&request.options)?;
+        options.is_writable(true)?;
+        let viewer = Viewer {
+            uid: request.uid,
+            gid: request.gid,
+        };
+        let tree = self.tree(&options, viewer)?;
+        let mounted = fuse::serve(&tree, device, &request.mountpoint, &options)?;
+        let mounted = Arc::new(mounted);
+        self.open().push(Window { tree, mounted });
+        Ok(())
+    }
+}
+
 /// Who looks on: each mount shows what was committed, and new points are looked at in the background.
 struct Onlooker(Arc<MountTable>);
 
-impl Audience for Onlooker {
+impl Hook for Onlooker {
     fn before_seal(&self, session: &Session) {
         for (tree, mounted) in self.0.windows() {
             mounted.launder(&tree.session_files(session));
         }
     }
 
-    fn changed(&self, telling: Telling) {
+    fn changed(&self, _: &Change, telling: Telling) {
         // First: NBD shows what it has, and does not wait for the kernel.
         if let Err(error) = self.0.base.refresh() {
             tracing::warn!(error = %error.report(), "the tree could not be refreshed");

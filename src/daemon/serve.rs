@@ -10,13 +10,13 @@ use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::watch;
 
 use super::config::{self, Config, RepositoryConfig};
-use super::control::Status;
 use super::signal::{StopSignals, watch_for};
 use super::station::{Station, claim, refuse_rest};
 use super::supervisor::Supervisor;
 use crate::error::{Result, ResultExt};
 use crate::guest::worker::{Isolation, Standing};
 use crate::log;
+use crate::service::Status;
 use crate::sys::inherit;
 use crate::types::Memory;
 
@@ -144,7 +144,7 @@ async fn run(
         station.listen(&stopped)?;
     }
     let supervisor = Supervisor;
-    let all: Vec<Status> = stations.iter().map(|s| s.desk().status()).collect();
+    let all: Vec<Status> = stations.iter().map(|s| s.served().status()).collect();
     ready(&all);
     supervisor.ready(&serving(stations));
     let pulse = supervisor.interval().unwrap_or(TIDY_INTERVAL);

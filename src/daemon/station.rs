@@ -11,20 +11,20 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::config::{MountConfig, NbdConfig, RepositoryConfig, TcpConfig};
-use super::control;
-use super::desk::Desk;
 use super::exports::RepositoryExports;
 use super::mount_table::MountTable;
 use super::point::PointExports;
-use super::runtime_dir;
 use crate::access::Access;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::{Clock, SystemClock};
+use crate::control;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Engine, Keeper, Registry};
 use crate::nbd::server::{Exports, Guests, Security, Server, Service};
 use crate::repo::{Owner, Repository};
+use crate::service::Served;
 use crate::sys::inherit::Inherited;
+use crate::sys::runtime_dir;
 use crate::tls::ServerTls;
 use crate::tree::TreeOptions;
 use crate::types::Memory;
@@ -32,9 +32,8 @@ use crate::types::Memory;
 /// One served repository, with all that serves it.
 pub(super) struct Station {
     config: RepositoryConfig,
-    sessions: Arc<Registry>,
+    served: Arc<Served>,
     mounts: Arc<MountTable>,
-    desk: Arc<Desk>,
     keeper: Keeper,
     exports: Arc<RepositoryExports>,
     service: Arc<Service>,
@@ -100,20 +99,20 @@ impl Station {
             &repository,
             &(Arc::new(SystemClock) as Arc<dyn Clock>),
             "serve",
-            Some(&|site| runtime_dir::control_socket(&dir, id, site.lock)),
+            Some(&|site| control::control_socket(&dir, id, site.lock)),
         )?);
         let site = owner.site().ok_or_else(|| {
             Error::new(ErrorKind::Stale, "the repository's lock was taken away")
                 .at_path(&config.path)
         })?;
-        let control_path = runtime_dir::control_socket(&dir, id, site.lock);
+        let control_path = control::control_socket(&dir, id, site.lock);
         let pool = Pool::new(PoolLimits {
             memory_bytes: memory.chain_bytes(),
             ..PoolLimits::default()
         });
         let engine = Engine::new(owner, Arc::clone(&pool)).with_low_water(config.low_water_bytes);
         let sessions = Registry::resume(engine)?;
-        let own_nbd = runtime_dir::nbd_socket(&dir, id, site.lock);
+        let own_nbd = control::nbd_socket(&dir, id, site.lock);
         let nbd_sockets: Vec<PathBuf> = config
             .nbd
             .sockets
@@ -127,8 +126,8 @@ impl Station {
             memory,
             ..TreeOptions::default()
         };
-        let first = nbd_sockets.first().cloned().unwrap_or_default();
-        let table = MountTable::new(&sessions, &pool, view, first)?;
+        let served = Served::new(Arc::clone(&sessions), nbd_sockets);
+        let table = MountTable::new(&served, &pool, view)?;
         if mounts
             && let Err(error) = config
                 .mounts
@@ -142,15 +141,13 @@ impl Station {
         let points = PointExports::new(table.base());
         let exports = RepositoryExports::new(Arc::clone(&sessions), points, access);
         let exports = Arc::new(exports);
-        let served: Arc<dyn Exports> = Arc::clone(&exports) as Arc<dyn Exports>;
-        let desk = Desk::new(Arc::clone(&sessions), Arc::clone(&table), nbd_sockets);
+        let visible: Arc<dyn Exports> = Arc::clone(&exports) as Arc<dyn Exports>;
         Ok(Self {
             keeper: Keeper::start(&sessions)?,
-            service: Service::new(served, config.nbd.limits),
-            desk: Arc::new(desk),
+            service: Service::new(visible, config.nbd.limits),
+            served,
             mounts: table,
             config,
-            sessions,
             exports,
             tls,
             control_path,
@@ -181,13 +178,13 @@ impl Station {
                 }
             }
         }
-        for path in self.desk.nbd_sockets() {
+        for path in self.served.nbd_sockets() {
             if !adopted.contains(path) {
                 servers.push(Server::bind_unix(path, Guests::Group, &self.service)?);
             }
         }
         let tcp = self.config.nbd.tcp.as_ref();
-        if let Some(tcp) = tcp.filter(|_| !self.desk.has_tcp()) {
+        if let Some(tcp) = tcp.filter(|_| !self.served.has_tcp()) {
             let server = Server::bind_tcp(tcp.address, self.security(), &self.service)?;
             self.tell_tcp(&server);
             servers.push(server);
@@ -196,11 +193,11 @@ impl Station {
             self.servers.push(tokio::spawn(server.run(stopped.clone())));
         }
         let (listener, file) = control::server::bind(&self.control_path)?;
-        let desk = Arc::clone(&self.desk);
+        let served = Arc::clone(&self.served);
         self.control = Some(tokio::spawn(async move {
             // The socket's file goes with the task.
             let _file = file;
-            control::server::run(listener, desk).await;
+            control::server::run(listener, served).await;
         }));
         Ok(())
     }
@@ -218,7 +215,7 @@ impl Station {
             return;
         };
         let scheme = if self.tls.is_some() { "nbds" } else { "nbd" };
-        self.desk.set_tcp(if address.ip().is_unspecified() {
+        self.served.set_tcp(if address.ip().is_unspecified() {
             let host = crate::sys::host::name();
             format!("{scheme}://{host}:{}/", address.port())
         } else {
@@ -226,14 +223,14 @@ impl Station {
         });
     }
 
-    /// The control's view of it.
-    pub(super) const fn desk(&self) -> &Arc<Desk> {
-        &self.desk
+    /// The repository with its sessions.
+    pub(super) const fn served(&self) -> &Arc<Served> {
+        &self.served
     }
 
     /// Its open sessions.
-    pub(super) const fn sessions(&self) -> &Arc<Registry> {
-        &self.sessions
+    pub(super) fn sessions(&self) -> &Arc<Registry> {
+        self.served.sessions()
     }
 
     /// Its directory.
@@ -256,7 +253,7 @@ impl Station {
             self.exports.set_access(access);
         }
         self.service.set_limits(*limits);
-        self.sessions.engine().set_low_water(new.low_water_bytes);
+        self.sessions().engine().set_low_water(new.low_water_bytes);
         Ok(())
     }
 
@@ -298,9 +295,9 @@ impl Station {
     pub(super) fn close(self) -> Result<()> {
         drop(self.keeper);
         let unmounted = self.mounts.close();
-        let ended = unmounted.and(self.sessions.suspend());
+        let ended = unmounted.and(self.served.sessions().suspend());
         if ended.is_ok() {
-            self.sessions.engine().owner.end();
+            self.served.sessions().engine().owner.end();
         }
         ended
     }
@@ -308,7 +305,10 @@ impl Station {
     /// Takes the locks that everything takes, and lets go of what has ended: returns if it is alive.
     pub(super) fn touch(&self) {
         self.mounts.tidy();
-        let (_, _) = (self.sessions.all(), self.sessions.engine().owner.vm_names());
+        let (_, _) = (
+            self.sessions().all(),
+            self.sessions().engine().owner.vm_names(),
+        );
     }
 }
 

@@ -92,4 +92,83 @@ impl ErrorKind {
             _ => Self::Io,
         }
     }
+
+    /// All kinds.
+    pub const ALL: [Self; 25] = [
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::InvalidInput,
+        Self::NameTooLong,
+        Self::NotADirectory,
+        Self::IsADirectory,
+        Self::NotEmpty,
+        Self::Corrupt,
+        Self::Unsupported,
+        Self::Io,
+        Self::Busy,
+        Self::Locked,
+        Self::NoRepository,
+        Self::ReadOnly,
+        Self::NoSpace,
+        Self::Stale,
+        Self::PermissionDenied,
+        Self::NotPermitted,
+        Self::TooLarge,
+        Self::NoData,
+        Self::LimitExceeded,
+        Self::Disconnected,
+        Self::TimedOut,
+        Self::Cancelled,
+        Self::PolicyNotMet,
+    ];
+
+    /// Its name for other processes: on the control socket, in URNs of HTTP errors.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::AlreadyExists => "already-exists",
+            Self::InvalidInput => "invalid-input",
+            Self::NameTooLong => "name-too-long",
+            Self::NotADirectory => "not-a-directory",
+            Self::IsADirectory => "is-a-directory",
+            Self::NotEmpty => "not-empty",
+            Self::Corrupt => "corrupt",
+            Self::Unsupported => "unsupported",
+            Self::Io => "io",
+            Self::Busy => "busy",
+            Self::Locked => "locked",
+            Self::NoRepository => "no-repository",
+            Self::ReadOnly => "read-only",
+            Self::NoSpace => "no-space",
+            Self::Stale => "stale",
+            Self::PermissionDenied => "permission-denied",
+            Self::NotPermitted => "not-permitted",
+            Self::TooLarge => "too-large",
+            Self::NoData => "no-data",
+            Self::LimitExceeded => "limit-exceeded",
+            Self::Disconnected => "disconnected",
+            Self::TimedOut => "timed-out",
+            Self::Cancelled => "cancelled",
+            Self::PolicyNotMet => "policy-not-met",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn of_name(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ErrorKind;
+
+    #[test]
+    fn names_round_trip() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::of_name(kind.name()), Some(kind));
+        }
+    }
 }

@@ -10,9 +10,11 @@
 
 mod context;
 mod kind;
+mod problem;
 
 pub use context::{Context, ResultExt};
 pub use kind::ErrorKind;
+pub use problem::Problem;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -138,27 +140,29 @@ impl Error {
     /// The message with its whole chain of causes, on one line.
     #[must_use]
     pub fn report(&self) -> String {
-        self.with_causes(self.to_string())
+        match self.causes() {
+            Some(causes) => format!("{self}: {causes}"),
+            None => self.to_string(),
+        }
     }
 
-    /// [`Error::report`] without the advice of the error itself, for those who hand that on beside it.
-    #[must_use]
-    pub fn report_without_advice(&self) -> String {
-        let context = Context {
-            advice: None,
-            ..self.0.context.clone()
-        };
-        self.with_causes(format!("{}{context}", self.0.what))
-    }
-
-    fn with_causes(&self, mut text: String) -> String {
+    /// The chain of causes, joined by `: `.
+    fn causes(&self) -> Option<String> {
+        let mut text = None;
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
+            text = Some(match text {
+                None => cause.to_string(),
+                Some(before) => format!("{before}: {cause}"),
+            });
             source = cause.source();
         }
         text
+    }
+
+    fn with_context(mut self, context: Context) -> Self {
+        self.0.context = context;
+        self
     }
 }
 

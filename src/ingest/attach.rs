@@ -12,7 +12,7 @@ use crate::types::width::u64_from_usize;
 /// LIMIT: attached files of one session.
 const ATTACHED_MAX: usize = 1000;
 /// LIMIT: bytes of an attached file. They are read whole, to be hashed and to be shown.
-const ATTACHED_BYTES_MAX: u64 = 16 << 20;
+pub const ATTACHED_BYTES_MAX: u64 = 16 << 20;
 
 impl Session {
     fn attached_key(&self, name: &str) -> Result<Key> {

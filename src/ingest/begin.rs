@@ -1,15 +1,15 @@
 //! Beginning a session: which disks it has, what they are compared with, and why.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 use super::disk::DiskWriter;
 use super::footing;
-use super::origin::{Origin, check_lookalikes};
+use super::origin::check_lookalikes;
 use super::parent::Parent;
 use super::plan::plan_disks;
 use super::record::RecordLog;
+use super::request::BeginRequest;
 use super::saying::check_change_ids;
 use super::session::{Engine, Session};
 use super::space::{check_room, expect_room};
@@ -19,100 +19,18 @@ use crate::block::WriteAt;
 use crate::block::page::PageTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::point::ChainSource;
-use crate::qcow2::{Compression, LayerOptions, LayerWriter};
+use crate::qcow2::{LayerOptions, LayerWriter};
 use crate::repo::Job;
 use crate::repo::content::PAGE_BYTES;
 use crate::repo::entry::VmEntry;
 use crate::repo::layout::{self, VmKeys};
 use crate::repo::publish::free_name;
-use crate::repo::selector::Which;
 use crate::repo::sidecar::point::{Point, PointParent};
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::repo::sidecar::vm::DiskKey;
 use crate::repo::sidecar::{Sidecar, Unknown};
 use crate::types::sync::{Mutex, RwLock};
-use crate::types::{DiskName, PointName, SessionId, Token, VmName};
-
-/// One disk as the caller wants it.
-#[derive(Debug, Clone)]
-pub struct DiskRequest {
-    /// Name.
-    pub name: DiskName,
-    /// Size of the source in bytes; by default the parent's.
-    pub source_bytes: Option<u64>,
-    /// Stable key of the disk.
-    pub key: Option<String>,
-    /// Store everything, compare with nothing.
-    pub full: bool,
-}
-
-/// What a session is to be.
-#[derive(Debug, Clone)]
-pub struct BeginRequest {
-    /// The VM; made when there is none of that name.
-    pub vm: VmName,
-    /// Name of the session; by default the point's.
-    pub session: Option<PointName>,
-    /// Name of the point; by default the time of capture.
-    pub point: Option<PointName>,
-    /// Disks that are new, resized or full. The parent's other disks are in the session all the same.
-    pub disks: Vec<DiskRequest>,
-    /// Disks of the parent, by the names that they had there, that the VM does not have any more.
-    pub without: Vec<DiskName>,
-    /// All disks full.
-    pub full: bool,
-    /// Compare with the last full point instead of the newest.
-    pub differential: bool,
-    /// Compare with this point. Naming one also allows a second open session.
-    pub parent: Option<Which>,
-    /// Whether only what changed since the parent is sent. The commit then needs the change ids that it changed since.
-    pub changed_only: bool,
-    /// The change ids that changes are counted from, as far as they are known now.
-    pub previous_change_ids: BTreeMap<DiskName, String>,
-    /// Disks that the caller writes whole: they begin anew by themselves when what they would be compared with is damaged.
-    pub whole: Vec<DiskName>,
-    /// Whether it may begin without a disk: they are made later.
-    pub empty: bool,
-    /// Seconds without activity after which the session ends by itself.
-    pub ttl_seconds: u64,
-    /// Whether it goes on after a crash.
-    pub resumable: bool,
-    /// Compression of the layers.
-    pub compression: Compression,
-    /// Bytes that are to stay free on the repository's filesystem; by default the engine's.
-    pub low_water_bytes: Option<u64>,
-    /// Whether a session that is expected to find no room is refused.
-    pub checks_room: bool,
-    /// What is known of the disks' sources.
-    pub origins: BTreeMap<DiskName, Origin>,
-}
-
-impl BeginRequest {
-    /// The plainest request for a VM.
-    #[must_use]
-    pub fn new(vm: VmName) -> Self {
-        Self {
-            vm,
-            session: None,
-            point: None,
-            disks: Vec::new(),
-            without: Vec::new(),
-            full: false,
-            differential: false,
-            parent: None,
-            changed_only: false,
-            previous_change_ids: BTreeMap::new(),
-            whole: Vec::new(),
-            empty: false,
-            ttl_seconds: sidecar::TTL_SECONDS_DEFAULT,
-            resumable: true,
-            compression: Compression::None,
-            low_water_bytes: None,
-            checks_room: true,
-            origins: BTreeMap::new(),
-        }
-    }
-}
+use crate::types::{SessionId, Token};
 
 /// Refuses a time to live of nothing: the session would end before anybody could use it.
 ///

@@ -1,12 +1,12 @@
 //! Committing: all disks or none.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::disk::DiskWriter;
 use super::door::Door;
 use super::footing;
+use super::request::CommitRequest;
 use super::resume::resume_disk;
 use super::saying::{check_change_ids, check_note};
 use super::session::{Session, SessionState};
@@ -17,30 +17,8 @@ use crate::point::ChainSource;
 use crate::repo::layout::VmKeys;
 use crate::repo::publish::{Draft, Published, free_name};
 use crate::repo::sidecar::index::PointEntry;
-use crate::repo::sidecar::point::Consistency;
 use crate::repo::{Ending, Job, JobResult};
-use crate::types::{DiskName, PointName};
-
-/// What the caller says of the disks at commit.
-#[derive(Debug, Clone, Default)]
-pub struct CommitRequest {
-    /// Name of the point, instead of what was said at begin.
-    pub point: Option<PointName>,
-    /// Change ids by disk.
-    pub change_ids: BTreeMap<DiskName, String>,
-    /// The change ids that changes were counted from, by disk.
-    pub previous_change_ids: BTreeMap<DiskName, String>,
-    /// Disks that are the parent's, untouched.
-    pub unchanged: Vec<DiskName>,
-    /// Disks that the point does not have any more.
-    pub without: Vec<DiskName>,
-    /// New disks whose bytes are a disk's, although they begin as an image.
-    pub raw: Vec<DiskName>,
-    /// What is known of the instant.
-    pub consistency: Option<Consistency>,
-    /// Why it is `unknown`, in words.
-    pub consistency_note: Option<String>,
-}
+use crate::types::DiskName;
 
 impl Session {
     /// Seals every disk and publishes them as one restore point. When it fails, the session is open as before; but for

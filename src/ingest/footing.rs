@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::begin::BeginRequest;
 use super::plan::{choose_parent, plan_disks, same};
+use super::request::BeginRequest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::entry::VmEntry;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::begin::BeginRequest;
+use super::request::BeginRequest;
 use crate::block::magic;
 use crate::error::{Error, Result};
 use crate::repo::entry::VmEntry;

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::begin::{BeginRequest, DiskRequest};
+use super::request::{BeginRequest, DiskRequest};
 use super::saying::check_key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Slot;

@@ -5,19 +5,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::begin::BeginRequest;
-use super::commit::CommitRequest;
+use super::request::{BeginRequest, CommitRequest};
 use super::session::{Engine, Session, SessionState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::sidecar::index::PointEntry;
-use crate::repo::{Ending, JobResult};
+use crate::repo::{Ending, Forgetting, JobResult};
 use crate::sys::limit;
-use crate::types::sync::{Condvar, Mutex};
+use crate::types::sync::{Condvar, Mutex, RwLock};
 use crate::types::width::u64_from_usize;
-use crate::types::{PointName, VmName};
+use crate::types::{PointName, SessionRef, VmName};
 
 type Key = (String, String);
 
@@ -30,22 +29,37 @@ const ENDED_MAX: usize = 16_384;
 /// process may have open, and those of one session more.
 const FILES_OF_DISK: u64 = 2;
 
-/// Who must know of what happens to sessions: the mounted tree, whoever looks at new points.
-pub trait Audience: Send + Sync {
-    /// A session is about to be sealed: what somebody still holds of its disks comes in now. Called once more when there is the point:
-    /// what he holds since is dropped.
-    fn before_seal(&self, session: &Session);
-
-    /// Sessions or points have come or gone. With [`Telling::Wait`] it returns once whoever looks will see it.
-    fn changed(&self, telling: Telling);
+/// What has changed in a repository.
+#[derive(Clone)]
+pub enum Change {
+    /// A session has begun.
+    Begun(Arc<Session>),
+    /// A session has ended; its state says how.
+    Ended(Arc<Session>),
+    /// A session that could not go on after a restart was aborted.
+    Discarded(SessionRef),
+    /// A VM was made or removed.
+    Vm(VmName),
+    /// Restore points of a VM were forgotten.
+    Forgotten(VmName, Vec<PointName>),
 }
 
-/// Whether who changes something waits until everybody has been told.
+/// What is called when sessions and points come and go, before the caller is answered: mounts that must show what there is, events.
+pub trait Hook: Send + Sync {
+    /// A session is about to be sealed: what is still held of its disks (a kernel's page cache) is handed in now. Called once more when
+    /// the restore point is there: what is held since then is dropped.
+    fn before_seal(&self, session: &Session);
+
+    /// Something has changed. With [`Telling::Wait`] the hook returns once everybody who looks sees the change.
+    fn changed(&self, change: &Change, telling: Telling);
+}
+
+/// Whether the caller of an operation waits until every mount shows the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Telling {
-    /// He does: what he did is seen when he is answered.
+    /// The caller waits: the change is seen when the caller is answered.
     Wait,
-    /// He holds what the others would wait for (a directory of the mounted tree).
+    /// The caller does not wait, because it holds what the mounts would wait for (a directory of the mounted tree).
     Go,
 }
 
@@ -59,7 +73,7 @@ pub struct Registry {
     is_closing: AtomicBool,
     /// Sessions that have ended, by serial: who still holds one of their files is told how.
     ended: Mutex<HashMap<u32, (VmName, SessionState)>>,
-    audience: OnceLock<Box<dyn Audience>>,
+    hooks: RwLock<Vec<Box<dyn Hook>>>,
     /// Counts beginnings and ends.
     generation: AtomicU64,
     /// Rung when a session was begun: it may be the one to look at next.
@@ -101,16 +115,27 @@ impl Registry {
                 }
             }
         }
-        Ok(Arc::new(Self {
+        Ok(Self::with(engine, open))
+    }
+
+    /// A registry without sessions, for a command that holds the lock as long as it runs: sessions that an earlier process left stay as
+    /// they are.
+    #[must_use]
+    pub fn empty(engine: Engine) -> Arc<Self> {
+        Self::with(engine, BTreeMap::new())
+    }
+
+    fn with(engine: Engine, open: BTreeMap<Key, Arc<Session>>) -> Arc<Self> {
+        Arc::new(Self {
             engine,
             open: Mutex::new(open),
             beginning: Mutex::default(),
             is_closing: AtomicBool::new(false),
             ended: Mutex::default(),
-            audience: OnceLock::new(),
+            hooks: RwLock::default(),
             generation: AtomicU64::new(0),
             bell: Default::default(),
-        }))
+        })
     }
 
     /// What all sessions share.
@@ -119,21 +144,15 @@ impl Registry {
         &self.engine
     }
 
-    /// Sets who is told. Once.
-    pub fn set_audience(&self, audience: Box<dyn Audience>) {
-        // A second caller would be a mistake of the wiring, and is ignored.
-        let _ = self.audience.set(audience);
+    /// Adds a hook; hooks are called in the order in which they were added.
+    pub fn add_hook(&self, hook: Box<dyn Hook>) {
+        self.hooks.write().push(hook);
     }
 
-    /// Says that something has changed that no session has to do with.
-    pub fn tell_of_change(&self) {
-        self.tell(Telling::Go);
-    }
-
-    fn tell(&self, telling: Telling) {
+    fn tell(&self, change: &Change, telling: Telling) {
         self.generation.fetch_add(1, Ordering::SeqCst);
-        if let Some(audience) = self.audience.get() {
-            audience.changed(telling);
+        for hook in self.hooks.read().iter() {
+            hook.changed(change, telling);
         }
     }
 
@@ -230,7 +249,7 @@ impl Registry {
         self.table().insert(key, Arc::clone(&session));
         drop(turn);
         self.ring();
-        self.tell(telling);
+        self.tell(&Change::Begun(Arc::clone(&session)), telling);
         Ok(session)
     }
 
@@ -288,13 +307,12 @@ impl Registry {
     ) -> Result<PointEntry> {
         let session = self.require(vm, name)?;
         wait_for_goodbyes(&session);
-        let audience = self.audience.get();
-        let launder = || {
-            if let Some(audience) = audience {
-                audience.before_seal(&session);
+        let flush_caches = || {
+            for hook in self.hooks.read().iter() {
+                hook.before_seal(&session);
             }
         };
-        let point = session.commit_after(request, &launder);
+        let point = session.commit_after(request, &flush_caches);
         // Also when only its durability could not be had: the point is in place.
         if matches!(session.state(), SessionState::Committed(_)) {
             self.note_end(&session, telling);
@@ -333,7 +351,11 @@ impl Registry {
             None => {
                 self.engine.owner.end_session(vm, name, ending)?;
                 drop(turn);
-                self.tell(telling);
+                let session = SessionRef {
+                    vm: vm.clone(),
+                    session: name.clone(),
+                };
+                self.tell(&Change::Discarded(session), telling);
             }
         }
         Ok(())
@@ -357,16 +379,41 @@ impl Registry {
             table.remove(&key);
         }
         drop(table);
-        self.tell(telling);
+        self.tell(&Change::Ended(Arc::clone(session)), telling);
     }
 
-    /// Forgets a restore point.
+    /// Forgets restore points of a VM; each is forgotten, or kept for the reason that is answered with it.
     ///
     /// # Errors
-    /// As [`Owner::forget_point`](crate::repo::Owner::forget_point).
-    pub fn forget_point(&self, vm: &VmName, point: &PointName, telling: Telling) -> Result<()> {
-        self.engine.owner.forget_point(vm, point)?;
-        self.tell(telling);
+    /// As [`Owner::forget_points`](crate::repo::Owner::forget_points).
+    pub fn forget_points(
+        &self,
+        vm: &VmName,
+        points: &[PointName],
+        telling: Telling,
+    ) -> Result<Forgetting> {
+        let done = self.engine.owner.forget_points(vm, points)?;
+        if !done.forgotten.is_empty() {
+            let change = Change::Forgotten(vm.clone(), done.forgotten.clone());
+            self.tell(&change, telling);
+        }
+        Ok(done)
+    }
+
+    /// Makes a VM without restore points.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; as [`Owner::ensure_vm`](crate::repo::Owner::ensure_vm).
+    pub fn make_vm(&self, vm: &VmName, telling: Telling) -> Result<()> {
+        let owner = &self.engine.owner;
+        if owner.vm(vm).is_ok() {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("there is a VM {vm} already (names are compared without regard to case)"),
+            ));
+        }
+        owner.ensure_vm(vm)?;
+        self.tell(&Change::Vm(vm.clone()), telling);
         Ok(())
     }
 
@@ -376,7 +423,7 @@ impl Registry {
     /// As [`Owner::remove_vm`](crate::repo::Owner::remove_vm).
     pub fn remove_vm(&self, vm: &VmName, telling: Telling) -> Result<()> {
         self.engine.owner.remove_vm(vm)?;
-        self.tell(telling);
+        self.tell(&Change::Vm(vm.clone()), telling);
         Ok(())
     }
 

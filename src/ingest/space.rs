@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::begin::BeginRequest;
+use super::request::BeginRequest;
 use super::session::{Session, SessionState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;

@@ -1,6 +1,6 @@
-//! Forgetting a restore point, and a VM that has none.
+//! Forgetting restore points, and a VM that has none.
 //!
-//! 1. the lock is read again; nothing may be open on the point;
+//! 1. the lock is read again; nobody may use the point;
 //! 2. `points/<point>` is renamed into the trash: *the point is gone*, for `points/` wins over what lists it;
 //! 3. `index.json` is replaced, then the catalog; the point's state goes to the trash;
 //! 4. layers that only this point needed go to the trash, judged as the next owner would.
@@ -9,19 +9,43 @@
 //! Before step 2 the point is whole, after it it is not listed; what fails from there on is put in order by the next owner. A layer below
 //! the chain of another point or session stays. What is in the trash stays for an hour.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::entry::VmEntry;
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::recovery;
+use super::selector::Which;
 use super::sidecar::encode;
 use super::sidecar::index::{Index, PointEntry};
 use super::slot::Slot;
+use super::uses::PointUse;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Key, PutMode};
-use crate::types::{PointName, VmName};
+use crate::types::{PointId, PointName, VmName};
+
+/// What became of points that were to be forgotten.
+#[derive(Debug, Default)]
+pub struct Forgetting {
+    /// Those that are not listed any more.
+    pub forgotten: Vec<PointName>,
+    /// Those that are as they were, and why.
+    pub kept: Vec<(PointName, Error)>,
+}
+
+impl Forgetting {
+    /// Fails when a point was kept.
+    ///
+    /// # Errors
+    /// What kept the first one.
+    pub fn all(self) -> Result<()> {
+        match self.kept.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
 
 impl Owner {
     /// A name in the trash, which begins with the time at which its bearer comes there.
@@ -30,112 +54,195 @@ impl Owner {
         layout::trash()?.join(&format!("{now}.{vm}.{what}"))
     }
 
-    /// Refuses a point that an open session is compared with.
-    fn check_unused(&self, vm: &VmName, point: &PointEntry) -> Result<()> {
+    /// The open sessions of a VM by the point that each is compared with.
+    fn session_parents(&self, vm: &VmName) -> Result<HashMap<PointId, PointName>> {
+        let mut parents = HashMap::new();
         for name in self.repository().session_names(vm)? {
             let session = match self.repository().session(vm, &name) {
                 // It is on its way: begun without a sidecar yet, it pins nothing that could be named.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 other => other?,
             };
-            let parent = session.parent.as_ref().map(|parent| parent.point_id);
-            if parent == Some(point.point_id) {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!(
-                        "the open session {vm}/{name} is compared with {vm}@{}",
-                        point.name
-                    ),
-                )
-                .advise(format!(
-                    "commit or abort it first: restorefs abort {vm}/{name}"
-                )));
+            if let Some(parent) = session.parent {
+                parents.insert(parent.point_id, name);
             }
         }
-        Ok(())
+        Ok(parents)
     }
 
-    /// Forgets a restore point: it is not listed any more, and what only it needed goes to the trash.
+    /// Refuses a point that is in use.
+    fn check_unused(
+        &self,
+        vm: &VmName,
+        point: &PointEntry,
+        parents: &HashMap<PointId, PointName>,
+    ) -> Result<()> {
+        if let Some(session) = parents.get(&point.point_id) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "the open session {vm}/{session} is compared with {vm}@{}",
+                    point.name
+                ),
+            )
+            .advise(format!(
+                "commit or abort it first: restorefs abort {vm}/{session}"
+            )));
+        }
+        match self.uses.holder(point.point_id) {
+            Some(holder) => Err(Error::new(
+                ErrorKind::Busy,
+                format!("{holder} uses {vm}@{}", point.name),
+            )
+            .advise("wait until it has ended")),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that somebody needs a point, which is not forgotten until the use ends. `holder` says in words who it is.
     ///
     /// # Errors
-    /// `NotFound`; `Busy` while an open session is compared with it; `Stale` (the lock); `Corrupt` when a session cannot be read;
-    /// `NoSpace`, `Io`. The point is whole then.
-    pub fn forget_point(&self, vm: &VmName, point: &PointName) -> Result<()> {
+    /// `NotFound`; as [`Owner::vm`].
+    pub fn use_point(
+        &self,
+        vm: &VmName,
+        which: &Which,
+        holder: &str,
+    ) -> Result<(PointEntry, PointUse)> {
+        let entry = self.vm(vm)?;
+        let entry = entry.lock();
+        let point = which.find(&entry.index)?.clone();
+        let held = self.uses.add(point.point_id, holder);
+        Ok((point, held))
+    }
+
+    /// Forgets restore points: they are not listed any more, and what only they needed goes to the trash. Sessions, layers and the index
+    /// are looked at once for all of them.
+    ///
+    /// # Errors
+    /// `NotFound` (the VM); `Stale` (the lock); `Corrupt` when a session cannot be read; `Io`. No point is forgotten then. What keeps a
+    /// single point is in the answer: `NotFound`; `Busy` while it is in use; `NoSpace`, `Io`. It is whole then.
+    pub fn forget_points(&self, vm: &VmName, points: &[PointName]) -> Result<Forgetting> {
         let entry = self.vm(vm)?;
         let mut entry = entry.lock();
-        let found = entry.index.point(point).cloned().ok_or_else(|| {
-            Error::not_found(format!("there is no restore point {vm}@{point}"))
-                .advise(format!("list the points with: restorefs ls {vm}"))
-        })?;
         let vm = &entry.vm.name.clone();
-        self.check_unused(vm, &found)?;
+        let parents = self.session_parents(vm)?;
+        let mut done = Forgetting::default();
+        let mut found = Vec::new();
+        for name in points {
+            let point = entry.index.point(name).cloned().ok_or_else(|| {
+                Error::not_found(format!("there is no restore point {vm}@{name}"))
+                    .advise(format!("list the points with: restorefs ls {vm}"))
+            });
+            let point = point.and_then(|point| {
+                self.check_unused(vm, &point, &parents)?;
+                Ok(point)
+            });
+            match point {
+                Ok(point) => found.push(point),
+                Err(error) => done.kept.push((name.clone(), error)),
+            }
+        }
         let needed = self.slots_below(vm, &found);
         self.verify_lock()?;
-        let place = VmKeys::new(vm)?.point(&found.name)?;
-        let aside = self.aside(vm, &format!("{}.{}", found.name, found.point_id))?;
+        let mut gone = Vec::new();
+        for point in found {
+            match self.put_aside(vm, &point) {
+                Ok(()) => {
+                    tracing::info!(vm = %vm, point = %point.name, "a restore point is forgotten");
+                    done.forgotten.push(point.name.clone());
+                    gone.push(point);
+                }
+                Err(error) => done.kept.push((point.name, error)),
+            }
+        }
+        if !gone.is_empty() {
+            // Gone. What fails from here on is put in order by the next owner.
+            let is_gone = |point: &PointEntry| gone.iter().any(|g| g.point_id == point.point_id);
+            entry.index.points.retain(|point| !is_gone(point));
+            self.settle(vm, &mut entry, &gone, &needed);
+            self.restock();
+        }
+        Ok(done)
+    }
+
+    /// [`Owner::forget_points`] of one.
+    ///
+    /// # Errors
+    /// What keeps the point.
+    pub fn forget_point(&self, vm: &VmName, point: &PointName) -> Result<()> {
+        let done = self.forget_points(vm, std::slice::from_ref(point))?;
+        done.all()
+    }
+
+    /// Moves a point's directory to the trash: the instant at which it is gone.
+    fn put_aside(&self, vm: &VmName, point: &PointEntry) -> Result<()> {
+        let place = VmKeys::new(vm)?.point(&point.name)?;
+        let aside = self.aside(vm, &format!("{}.{}", point.name, point.point_id))?;
         let store = self.repository().store();
-        let moved = self.with_room(|| store.rename(&place, &aside));
-        match moved {
-            Ok(()) => {}
+        match self.with_room(|| store.rename(&place, &aside)) {
             // Renamed, and only whether that is durable is not known: it is as gone as it can be.
             Err(e)
                 if store
                     .list(&place)
                     .is_err_and(|seen| seen.kind() == ErrorKind::NotFound) =>
             {
-                tracing::error!(vm = %vm, point = %found.name, error = %e.report(), "the point is forgotten, but that could not be made durable");
+                tracing::error!(vm = %vm, point = %point.name, error = %e.report(), "the point is forgotten, but that could not be made durable");
+                Ok(())
             }
-            Err(e) => return Err(e),
+            other => other,
         }
-        tracing::info!(vm = %vm, point = %found.name, "a restore point is forgotten");
-
-        // Gone. What fails from here on is put in order by the next owner.
-        entry.index.points.retain(|p| p.point_id != found.point_id);
-        self.settle(vm, &mut entry, &found, &needed);
-        self.restock();
-        Ok(())
     }
 
-    /// Layers of a point and those below them; nothing when that cannot be found out.
-    fn slots_below(&self, vm: &VmName, point: &PointEntry) -> HashSet<Slot> {
-        let mut slots: HashSet<Slot> = point.disks.iter().map(|d| d.layer.clone()).collect();
+    /// Layers of points and those below them; nothing when that cannot be found out.
+    fn slots_below(&self, vm: &VmName, points: &[PointEntry]) -> HashSet<Slot> {
+        let disks = points.iter().flat_map(|point| &point.disks);
+        let mut slots: HashSet<Slot> = disks.map(|disk| disk.layer.clone()).collect();
         match recovery::close_over_backing(self.repository(), vm, &mut slots, |_| true) {
             Ok(()) => slots,
             Err(e) => {
-                tracing::error!(vm = %vm, point = %point.name, error = %e.report(),
-                    "the layers of a point that is forgotten cannot all be read; they are cleaned up later, if at all");
+                tracing::error!(vm = %vm, error = %e.report(),
+                    "the layers of points that are forgotten cannot all be read; they are cleaned up later, if at all");
                 HashSet::new()
             }
         }
     }
 
-    fn settle(&self, vm: &VmName, entry: &mut VmEntry, point: &PointEntry, needed: &HashSet<Slot>) {
+    fn settle(
+        &self,
+        vm: &VmName,
+        entry: &mut VmEntry,
+        gone: &[PointEntry],
+        needed: &HashSet<Slot>,
+    ) {
         let index: &mut Index = &mut entry.index;
         let indexed = self
             .with_room(|| Self::store_index(self.repository(), index))
             .and_then(|()| self.catalog().replace(vm, Some(index)));
         if let Err(e) = indexed {
             self.catalog().note_behind();
-            tracing::error!(vm = %vm, point = %point.name, error = %e.report(),
-                "the point is forgotten, but the index could not be written; it is repaired when the repository is next opened");
+            tracing::error!(vm = %vm, error = %e.report(),
+                "points are forgotten, but the index could not be written; it is repaired when the repository is next opened");
         }
-        let state = || -> Result<()> {
-            let key = VmKeys::new(vm)?.state(point.point_id)?;
-            let aside = self.aside(vm, &format!("{}.json", point.point_id))?;
-            self.repository().store().rename(&key, &aside)
-        };
-        match self.with_room(state) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                tracing::warn!(vm = %vm, point = %point.name, error = %e.report(), "the state of a point that is forgotten is left over");
+        for point in gone {
+            let state = || -> Result<()> {
+                let key = VmKeys::new(vm)?.state(point.point_id)?;
+                let aside = self.aside(vm, &format!("{}.json", point.point_id))?;
+                self.repository().store().rename(&key, &aside)
+            };
+            match self.with_room(state) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    tracing::warn!(vm = %vm, point = %point.name, error = %e.report(), "the state of a point that is forgotten is left over");
+                }
+                _ => {}
             }
-            _ => {}
         }
         let now = self.clock().now();
         let buried = self.with_room(|| {
             recovery::collect_garbage(self.repository(), vm, index, Some(needed), now)
         });
         if let Err(e) = buried {
-            tracing::warn!(vm = %vm, point = %point.name, error = %e.report(), "layers of a point that is forgotten are left over");
+            tracing::warn!(vm = %vm, error = %e.report(), "layers of points that are forgotten are left over");
         }
     }
 

@@ -23,8 +23,9 @@ use super::sidecar::session::Session;
 use crate::block::ReadAt;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::task::{TaskReport, TaskState};
 use crate::types::width::usize_from_u64;
-use crate::types::{DiskName, JobId, PointName, VmName};
+use crate::types::{DiskName, JobId, PointName, SessionId, VmName};
 
 /// How [`Job::kind`] spells a session that took a restore point in.
 pub const INGEST: &str = "ingest";
@@ -49,6 +50,10 @@ pub enum JobResult {
     Expired,
     /// It could not go on.
     Failed,
+    /// What was asked for has been done.
+    Completed,
+    /// It was stopped on request, half-way.
+    Cancelled,
 }
 
 impl JobResult {
@@ -60,6 +65,8 @@ impl JobResult {
             Self::Aborted => "aborted",
             Self::Expired => "expired",
             Self::Failed => "failed",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -71,12 +78,15 @@ pub struct Job {
     pub schema: u32,
     /// Identity.
     pub job_id: JobId,
-    /// What was done: [`INGEST`].
+    /// What was done: [`INGEST`], or a kind of task.
     pub kind: String,
-    /// The VM.
-    pub vm: VmName,
+    /// The VM, where it was about one.
+    pub vm: Option<VmName>,
     /// The session.
     pub session: Option<PointName>,
+    /// Identity of the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
     /// The restore point that it made.
     pub point: Option<PointName>,
     /// How it ended.
@@ -141,6 +151,11 @@ impl Ending {
     }
 }
 
+/// As much of a reason as is kept.
+fn short(reason: &str) -> String {
+    reason.chars().take(REASON_CHARS_MAX).collect()
+}
+
 impl Job {
     /// The job of what failed before a session began.
     #[must_use]
@@ -149,11 +164,12 @@ impl Job {
             schema: 1,
             job_id: JobId::random(),
             kind: INGEST.to_owned(),
-            vm: vm.clone(),
+            vm: Some(vm.clone()),
             session: None,
+            session_id: None,
             point: None,
             result: JobResult::Failed,
-            reason: Some(reason.chars().take(REASON_CHARS_MAX).collect()),
+            reason: Some(short(reason)),
             began_at,
             ended_at,
             disks: Vec::new(),
@@ -161,19 +177,47 @@ impl Job {
         }
     }
 
+    /// The job of a task that has ended; `None` for one that has not.
+    #[must_use]
+    pub fn of_task(report: &TaskReport) -> Option<Self> {
+        let result = match report.state {
+            TaskState::Pending | TaskState::Running => return None,
+            TaskState::Completed => JobResult::Completed,
+            TaskState::Failed => JobResult::Failed,
+            TaskState::Cancelled => JobResult::Cancelled,
+        };
+        let subject = &report.subject;
+        Some(Self {
+            schema: 1,
+            job_id: report.id,
+            kind: subject.kind.as_str().to_owned(),
+            vm: subject.vm.clone(),
+            session: subject.session.clone(),
+            session_id: None,
+            point: subject.point.clone(),
+            result,
+            reason: report.reason.as_deref().map(short),
+            began_at: report.began_at,
+            ended_at: report.ended_at?,
+            disks: Vec::new(),
+            unknown: Unknown::new(),
+        })
+    }
+
     /// The job of a session that has ended; its disks are left to the caller.
     #[must_use]
     pub fn of_session(session: &Session, ending: &Ending, ended_at: Timestamp) -> Self {
-        let short = |reason: &String| reason.chars().take(REASON_CHARS_MAX).collect();
         Self {
             schema: 1,
-            job_id: JobId::random(),
+            // The task's, as it was from the beginning.
+            job_id: JobId::from_bytes(session.session_id.to_bytes()),
             kind: INGEST.to_owned(),
-            vm: session.vm.clone(),
+            vm: Some(session.vm.clone()),
             session: Some(session.name.clone()),
+            session_id: Some(session.session_id),
             point: None,
             result: ending.result,
-            reason: ending.reason.as_ref().map(short),
+            reason: ending.reason.as_deref().map(short),
             began_at: session.captured_at,
             ended_at,
             disks: Vec::new(),
@@ -219,7 +263,7 @@ pub(super) fn append(repository: &Repository, job: &Job) -> Result<()> {
 
 /// Says in the log what could not be written to the history.
 pub(super) fn say_lost(job: &Job, error: &Error) {
-    tracing::error!(vm = %job.vm, session = ?job.session, point = ?job.point, result = job.result.as_str(), error = %error.report(),
+    tracing::error!(vm = ?job.vm, session = ?job.session, point = ?job.point, result = job.result.as_str(), error = %error.report(),
         "the end of a job could not be written to the history");
 }
 
@@ -319,8 +363,9 @@ mod tests {
             schema: 1,
             job_id: JobId::random(),
             kind: "ingest".to_owned(),
-            vm: VmName::new(format!("vm{n}")).unwrap(),
+            vm: Some(VmName::new(format!("vm{n}")).unwrap()),
             session: None,
+            session_id: None,
             point: None,
             result: JobResult::Aborted,
             reason: None,
@@ -335,7 +380,7 @@ mod tests {
         let mut names = Vec::new();
         repository
             .jobs(|job| {
-                names.push(job.vm.to_string());
+                names.push(job.vm.unwrap().to_string());
                 ControlFlow::Continue(())
             })
             .unwrap();

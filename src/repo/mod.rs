@@ -36,8 +36,11 @@ mod session;
 pub mod sidecar;
 pub mod slot;
 pub mod sums;
+mod uses;
 
+pub use forget::Forgetting;
 pub use job::{Ending, Job, JobDisk, JobResult};
 pub use owner::Owner;
 pub use repository::Repository;
 pub use slot::Slot;
+pub use uses::PointUse;

@@ -22,6 +22,7 @@ use super::reserve::{self, Reserve};
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::vm::{DiskKey, Vm};
 use super::sidecar::{Sidecar, Unknown, encode};
+use super::uses::Uses;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lock, PutMode};
@@ -45,6 +46,7 @@ pub struct Owner {
     /// Held while a line is appended to the job history.
     history: Mutex<()>,
     reserve: Reserve,
+    pub(super) uses: Arc<Uses>,
     /// Whether everything that was left by others has been put in order.
     is_in_order: AtomicBool,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
@@ -157,6 +159,7 @@ impl Owner {
             serial_high: AtomicU32::new(serial_high),
             history: Mutex::default(),
             reserve: Reserve::default(),
+            uses: Arc::default(),
             is_in_order: AtomicBool::new(false),
             heart,
         };

@@ -3,13 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::sidecar::index::{Index, PointEntry};
 use crate::error::{Error, Result};
 use crate::types::size::Count;
 use crate::types::{PointName, VmName};
 
-/// Which point of a VM.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which point of a VM. As JSON it is a string: what a person writes behind the `@`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Which {
     /// The `n`th before the one with the highest `seq`.
     Latest(usize),
@@ -64,11 +67,30 @@ impl FromStr for Selector {
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.which {
-            Which::Latest(0) => write!(f, "{}@latest", self.vm),
-            Which::Latest(back) => write!(f, "{}@latest~{back}", self.vm),
-            Which::Named(name) => write!(f, "{}@{name}", self.vm),
+        write!(f, "{}@{}", self.vm, self.which)
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest(0) => f.write_str("latest"),
+            Self::Latest(back) => write!(f, "latest~{back}"),
+            Self::Named(name) => name.fmt(f),
         }
+    }
+}
+
+impl TryFrom<String> for Which {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Which> for String {
+    fn from(which: Which) -> Self {
+        which.to_string()
     }
 }
 

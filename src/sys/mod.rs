@@ -24,6 +24,7 @@ pub mod place;
 pub mod probe;
 pub mod reflink;
 pub mod refuse;
+pub mod runtime_dir;
 pub mod scratch;
 pub mod shared_memory;
 pub mod socket;

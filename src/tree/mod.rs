@@ -44,7 +44,7 @@ pub use attribute::{Attributes, Found, TreeOptions, Ttl};
 pub use inode::Ino;
 pub use list::DirEntry;
 pub use probe::ProbedPoint;
-pub use session::{Allocation, NewAttributes, NewTime, Writing};
+pub use session::{Allocation, NewAttributes, NewTime, Sessions};
 pub use snapshot::{PointView, Snapshot, VmView};
 pub use unread::Unread;
 
@@ -112,7 +112,7 @@ impl Tree {
     ///
     /// # Errors
     /// As [`Tree::new`].
-    pub fn beside(&self, options: TreeOptions, writing: Writing) -> Result<Arc<Self>> {
+    pub fn beside(&self, options: TreeOptions, sessions: Arc<dyn Sessions>) -> Result<Arc<Self>> {
         let options = TreeOptions {
             writable: self.options.writable,
             isolation: self.options.isolation.clone(),
@@ -120,7 +120,7 @@ impl Tree {
             ..options
         };
         let (repository, shelf) = (Arc::clone(&self.repository), Arc::clone(&self.shelf));
-        Self::with(repository, shelf, options, Some(Desk::new(writing)))
+        Self::with(repository, shelf, options, Some(Desk::new(sessions)))
     }
 
     fn with(

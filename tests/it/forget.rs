@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use restorefs::error::ErrorKind;
+use restorefs::error::{ErrorKind, Result};
 use restorefs::ingest::{
-    Audience, BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState, Telling,
+    BeginRequest, Change, CommitRequest, DiskRequest, Hook, Registry, Session, SessionState,
+    Telling,
 };
+use restorefs::repo::selector::Which;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::store::{Key, PutMode, Store};
 use restorefs::types::{DiskName, PointName, VmName};
@@ -58,11 +60,16 @@ fn names(world: &World, prefix: &str) -> Vec<String> {
     entries.into_iter().map(|entry| entry.name).collect()
 }
 
+fn forget_one(sessions: &Registry, vm: &VmName, point: &PointName) -> Result<()> {
+    let done = sessions.forget_points(vm, std::slice::from_ref(point), Telling::Wait)?;
+    done.all()
+}
+
 struct Counting(Arc<AtomicUsize>);
 
-impl Audience for Counting {
+impl Hook for Counting {
     fn before_seal(&self, _session: &Session) {}
-    fn changed(&self, _telling: Telling) {
+    fn changed(&self, _change: &Change, _telling: Telling) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -72,7 +79,7 @@ fn a_point_goes_and_those_above_it_stay_whole() {
     let mut world = World::new(64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let told = Arc::new(AtomicUsize::new(0));
-    sessions.set_audience(Box::new(Counting(Arc::clone(&told))));
+    sessions.add_hook(Box::new(Counting(Arc::clone(&told))));
     let points: Vec<PointEntry> = (1..=3)
         .map(|n| commit(&sessions, &world, n, None))
         .collect();
@@ -80,7 +87,7 @@ fn a_point_goes_and_those_above_it_stay_whole() {
         .iter()
         .map(|point| read_all(&world.open(&vm("web01"), point, &disk())))
         .collect();
-    let forget = |n: usize| sessions.forget_point(&vm("WEB01"), &points[n].name, Telling::Wait);
+    let forget = |n: usize| forget_one(&sessions, &vm("WEB01"), &points[n].name);
     let opened = world.open(&vm("web01"), &points[2], &disk());
 
     // Its layer is below the others: it stays, the point does not.
@@ -145,15 +152,11 @@ fn what_an_open_session_needs_stays() {
         .collect();
     let session = sessions.begin(&request("web01"), Telling::Wait).unwrap();
     let name = session.name();
-    let said = sessions
-        .forget_point(&vm("web01"), &points[1].name, Telling::Wait)
-        .unwrap_err();
+    let said = forget_one(&sessions, &vm("web01"), &points[1].name).unwrap_err();
     assert_eq!(said.kind(), ErrorKind::Busy);
     assert!(said.report().contains(name.as_str()), "{}", said.report());
     // The one below it may go, its layer not.
-    sessions
-        .forget_point(&vm("web01"), &points[0].name, Telling::Wait)
-        .unwrap();
+    forget_one(&sessions, &vm("web01"), &points[0].name).unwrap();
     session.disk(&disk()).unwrap().set_finished(true);
     world.clock.advance(60);
     let third = sessions
@@ -176,9 +179,7 @@ fn what_an_open_session_needs_stays() {
         PutMode::Replace,
     )
     .unwrap();
-    let said = sessions
-        .forget_point(&vm("web01"), &points[1].name, Telling::Wait)
-        .unwrap_err();
+    let said = forget_one(&sessions, &vm("web01"), &points[1].name).unwrap_err();
     assert_eq!(said.kind(), ErrorKind::Corrupt);
     assert_eq!(session.state(), SessionState::Open);
 }
@@ -191,18 +192,12 @@ fn a_layer_that_two_points_share_is_kept_for_the_other() {
     // Two children of one parent.
     let second = commit(&sessions, &world, 2, None);
     let third = commit(&sessions, &world, 3, Some(first.name.as_str()));
-    sessions
-        .forget_point(&vm("web01"), &second.name, Telling::Wait)
-        .unwrap();
-    sessions
-        .forget_point(&vm("web01"), &first.name, Telling::Wait)
-        .unwrap();
+    forget_one(&sessions, &vm("web01"), &second.name).unwrap();
+    forget_one(&sessions, &vm("web01"), &first.name).unwrap();
     assert_eq!(names(&world, "vms/web01/layers").len(), 4);
     let bytes = read_all(&world.open(&vm("web01"), &third, &disk()));
     assert!(bytes[1 << 16] == 1 && bytes[2 << 16] == 0 && bytes[3 << 16] == 3);
-    sessions
-        .forget_point(&vm("web01"), &third.name, Telling::Wait)
-        .unwrap();
+    forget_one(&sessions, &vm("web01"), &third.name).unwrap();
     assert!(names(&world, "vms/web01/layers").is_empty());
     sessions.remove_vm(&vm("web01"), Telling::Wait).unwrap();
     assert!(names(&world, "vms").is_empty());
@@ -219,9 +214,7 @@ fn a_vm_whose_points_are_gone_goes_and_no_serial_comes_again() {
         .unwrap_err()
         .kind();
     assert_eq!(kind, ErrorKind::NotEmpty);
-    sessions
-        .forget_point(&vm("web01"), &point.name, Telling::Wait)
-        .unwrap();
+    forget_one(&sessions, &vm("web01"), &point.name).unwrap();
     sessions.remove_vm(&vm("web01"), Telling::Wait).unwrap();
     drop(sessions);
     world.start();
@@ -260,8 +253,7 @@ fn a_vm_without_points_goes_and_its_serial_does_not_come_again() {
     );
     let none = PointName::new("none").unwrap();
     assert_eq!(
-        sessions
-            .forget_point(&vm("db01"), &none, Telling::Wait)
+        forget_one(&sessions, &vm("db01"), &none)
             .unwrap_err()
             .kind(),
         ErrorKind::NotFound
@@ -282,4 +274,64 @@ fn a_vm_without_points_goes_and_its_serial_does_not_come_again() {
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let again = sessions.begin(&request("db01"), Telling::Wait).unwrap();
     assert!(again.serial() > serial);
+}
+
+#[test]
+fn several_points_go_at_once_and_one_that_is_used_stays() {
+    let world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let points: Vec<PointEntry> = (1..=5)
+        .map(|n| commit(&sessions, &world, n, None))
+        .collect();
+    let contents: Vec<Vec<u8>> = points
+        .iter()
+        .map(|point| read_all(&world.open(&vm("web01"), point, &disk())))
+        .collect();
+    let owner = std::sync::Arc::clone(&world.engine().owner);
+    let which = Which::Named(points[2].name.clone());
+    let (held, held_use) = owner
+        .use_point(&vm("web01"), &which, "a copy to offsite")
+        .unwrap();
+    assert_eq!(held.name, points[2].name);
+    let nobody = PointName::new("nobody").unwrap();
+    let names: Vec<PointName> = [1, 2, 4].map(|n: usize| points[n].name.clone()).into();
+    let asked = [names.as_slice(), &[nobody.clone()]].concat();
+    let done = sessions
+        .forget_points(&vm("web01"), &asked, Telling::Wait)
+        .unwrap();
+    assert_eq!(
+        done.forgotten,
+        [points[1].name.clone(), points[4].name.clone()]
+    );
+    let kept: Vec<_> = done
+        .kept
+        .iter()
+        .map(|(name, e)| (name.clone(), e.kind()))
+        .collect();
+    let expected = [
+        (nobody, ErrorKind::NotFound),
+        (points[2].name.clone(), ErrorKind::Busy),
+    ];
+    assert!(expected.iter().all(|one| kept.contains(one)), "{kept:?}");
+    let why = done
+        .kept
+        .iter()
+        .find(|(name, _)| *name == points[2].name)
+        .unwrap();
+    assert!(
+        why.1.report().contains("a copy to offsite uses web01@"),
+        "{}",
+        why.1
+    );
+    for n in [0, 2, 3] {
+        let again = read_all(&world.open(&vm("web01"), &points[n], &disk()));
+        assert!(again == contents[n], "{n}");
+    }
+    // The use has ended: the point goes as any other.
+    drop(held_use);
+    forget_one(&sessions, &vm("web01"), &points[2].name).unwrap();
+    assert_eq!(
+        owner.vm_snapshot(&vm("web01")).unwrap().index.points.len(),
+        2
+    );
 }

@@ -20,6 +20,7 @@ mod house;
 mod hung;
 mod limit;
 mod log;
+mod operation;
 #[path = "../cli/place.rs"]
 #[allow(
     dead_code,

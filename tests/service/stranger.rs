@@ -27,7 +27,7 @@ fn hello(house: &House) -> String {
     };
     let (directory, lock) = (house.place.repo(), house.place.repo().join("lock"));
     let site = serde_json::json!({"directory": identity(directory), "lock": identity(lock)});
-    serde_json::json!({"command": "hello", "protocol": 2, "release": "test", "site": site})
+    serde_json::json!({"command": "hello", "protocol": 3, "release": "test", "site": site})
         .to_string()
         + "\n"
 }
@@ -36,8 +36,8 @@ fn hello(house: &House) -> String {
 const MEMBER: &str = "import socket,sys,json\n\
     s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
     s.sendall(sys.argv[2].encode()); f.readline()\n\
-    def ask(**line):\n\
-    \x20 s.sendall(json.dumps(line).encode()+b'\\n'); return f.readline().strip()[:200]\n";
+    def ask(content=b'',**line):\n\
+    \x20 s.sendall(json.dumps(line).encode()+b'\\n'+content); return f.readline().strip()[:200]\n";
 
 /// A script of Python's that is run on the socket as a user of the group 65534; its second argument is what is said first.
 fn script(house: &House, socket: &Path, user: &str, text: &str) -> Command {
@@ -163,9 +163,10 @@ fn what_a_member_says_is_bounded() {
         \x20 disk=dict(name='vda',source_bytes=512,key=key,full=False)\n\
         \x20 return ask(command='begin',vm='fresh01',session='s',point=None,disks=[disk],full=False,differential=False,\n\
         \x20  parent=None,ttl_seconds=3600,resumable=True,compression='none')\n\
-        def attach(name): return ask(command='attach',vm='fresh01',session='s',name=name,content=[1])\n\
+        def attach(name):\n\
+        \x20 return ask(b'x',command='attach',session=dict(vm='fresh01',session='s'),name=name,length_bytes=1)\n\
         print('long', begin('k'*256)); print('red', begin('\\x1b[31m')); print('good', begin('k'*255))\n\
-        print('id', ask(command='commit',vm='fresh01',session='s',point=None,change_ids={'vda':'z'*65537},unchanged=[],without=[]))\n\
+        print('id', ask(command='commit',session=dict(vm='fresh01',session='s'),request=dict(change_ids={'vda':'z'*65537})))\n\
         for n in range(1000): last=attach('f%d'%n)\n\
         print('last', last); print('again', attach('f7')); print('more', attach('more'))\n";
     let said = ask(house, &socket, "65534", &format!("{MEMBER}{script}"));
@@ -205,10 +206,10 @@ fn names_that_a_member_says_lead_out_of_nothing() {
         print('begun', begin())\n\
         for bad in ['../x','..','.','','/etc/x','a/b','a/../b','x\\0y','x'*300,'.tmp-1']:\n\
         \x20 for what in ['vm','session','disk','point']: print('bad', what, ascii(bad), begin(**{'vm':'fresh02',what:bad}))\n\
-        \x20 print('bad', 'attach', ascii(bad), ask(command='attach',vm='fresh01',session='s',name=bad,content=[1]))\n\
-        \x20 print('bad', 'failed', ascii(bad), ask(command='failed',vm=bad,reason='x'))\n\
-        \x20 print('bad', 'abort', ascii(bad), ask(command='abort',vm='fresh01',session=bad))\n\
-        \x20 print('bad', 'commit', ascii(bad), ask(command='commit',vm='fresh01',session='s',point=bad,change_ids={},unchanged=['vda'],without=[]))\n";
+        \x20 print('bad', 'attach', ascii(bad), ask(b'x',command='attach',session=dict(vm='fresh01',session='s'),name=bad,length_bytes=1))\n\
+        \x20 print('bad', 'failed', ascii(bad), ask(command='note-failure',vm=bad,reason='x'))\n\
+        \x20 print('bad', 'abort', ascii(bad), ask(command='abort',session=dict(vm='fresh01',session=bad)))\n\
+        \x20 print('bad', 'commit', ascii(bad), ask(command='commit',session=dict(vm='fresh01',session='s'),request=dict(point=bad,unchanged=['vda'])))\n";
     let said = ask(house, &socket, "65534", &format!("{MEMBER}{script}"));
     assert!(said.starts_with("begun {\"ok\""), "{said}");
     let bad: Vec<_> = said

@@ -13,7 +13,12 @@ const OWNERS: [(&str, &[&str], &str); 22] = [
     ("redb", &["src/repo/"], "the catalog is one module's secret"),
     (
         "tokio",
-        &["src/nbd/server/", "src/http/", "src/daemon/"],
+        &[
+            "src/nbd/server/",
+            "src/http/",
+            "src/control/",
+            "src/daemon/",
+        ],
         "what FUSE threads touch is synchronous",
     ),
     (
@@ -43,7 +48,7 @@ const OWNERS: [(&str, &[&str], &str); 22] = [
     ),
     (
         "toml",
-        &["src/daemon/", "src/access.rs"],
+        &["src/daemon/", "src/access/"],
         "what people write for the daemon",
     ),
     (

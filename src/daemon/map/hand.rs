@@ -15,8 +15,7 @@ use super::place::{MapDir, MapId};
 use super::process::Order;
 use super::record::{DISKS_MAX, RecordDisk};
 use super::release::detach;
-use crate::daemon::control::WireError;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Problem, Result, ResultExt};
 use crate::sys::loop_device::{self, Setup};
 use crate::types::DiskName;
 use crate::types::width::u64_from_usize;
@@ -48,7 +47,7 @@ struct Attachment {
     partitions: bool,
 }
 
-type Done = std::result::Result<Vec<RecordDisk>, WireError>;
+type Done = std::result::Result<Vec<RecordDisk>, Problem>;
 
 /// Has the disks of a map, which is mounted, attached: names, sizes in bytes, and bytes of a sector.
 ///
@@ -119,7 +118,7 @@ pub fn run() -> Result<()> {
             .and_then(|id| detach(&dir, &id, None))
             .map(|_| Vec::new()),
     }
-    .map_err(|e| WireError::from(&e));
+    .map_err(|e| Problem::from(&e));
     let answer = serde_json::to_vec(&done).map_err(|e| Error::invalid(failed).caused_by(e))?;
     let mut out = std::io::stdout().lock();
     let heard = out.write_all(&answer).and_then(|()| out.flush());

@@ -8,11 +8,11 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::record::{RECORD_BYTES_MAX, Record};
-use crate::daemon::runtime_dir;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::beneath::{Access, Dir, Kind, Stat};
 use crate::sys::durable::{self, Replace};
 use crate::sys::flock::{self, Mode};
+use crate::sys::runtime_dir;
 use crate::types::DiskName;
 
 const NAME: &str = "map";

@@ -7,8 +7,8 @@
 
 use std::path::Path;
 
-use crate::daemon::runtime_dir;
 use crate::error::{Error, Result};
+use crate::sys::runtime_dir;
 
 /// Name of the rule's file.
 pub const NAME: &str = "55-restorefs-map.rules";

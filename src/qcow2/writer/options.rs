@@ -1,5 +1,7 @@
 //! What a new layer is: size, backing, compression, and the constants of all layers.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -42,6 +44,21 @@ impl Compression {
             Self::None => None,
             Self::Zlib => Some(CompressionType::Zlib),
             Self::Zstd => Some(CompressionType::Zstd),
+        }
+    }
+}
+
+impl FromStr for Compression {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "none" => Ok(Self::None),
+            "zlib" => Ok(Self::Zlib),
+            "zstd" => Ok(Self::Zstd),
+            other => Err(Error::invalid(format!(
+                "unknown compression \"{}\"; there are none, zlib, zstd",
+                other.escape_debug()
+            ))),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{DISK_SUFFIX, Part, SessionNode, not_permitted, read_only, session_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{BeginRequest, Telling};
+use crate::ingest::BeginRequest;
 use crate::tree::Tree;
 use crate::tree::attribute::Found;
 use crate::tree::inode::Ino;
@@ -63,17 +63,7 @@ impl Tree {
                         "this mount shows other VMs only (mount option vm=)",
                     ));
                 }
-                let owner = &desk.sessions().engine().owner;
-                if owner.vm(&vm).is_ok() {
-                    return Err(Error::new(
-                        ErrorKind::AlreadyExists,
-                        format!(
-                            "there is a VM {vm} already (names are compared without regard to case)"
-                        ),
-                    ));
-                }
-                owner.ensure_vm(&vm)?;
-                desk.sessions().tell_of_change();
+                desk.sessions().make_vm(&vm)?;
                 self.refresh_quietly()?;
                 self.lookup(parent, name.as_bytes())
             }
@@ -85,7 +75,7 @@ impl Tree {
                 let mut request = BeginRequest::new(vm.name.clone());
                 request.session = Some(session);
                 request.empty = true;
-                let session = desk.sessions().begin(&request, Telling::Go)?;
+                let session = desk.sessions().begin(&request)?;
                 self.session_found(&session)
             }
             Node::Session(node) => self.make_again(&node, name),

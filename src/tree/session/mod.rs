@@ -19,10 +19,12 @@ mod entry;
 mod make;
 mod remove;
 mod rename;
+mod sessions;
 mod status;
 mod wear;
 mod write;
 
+pub use sessions::Sessions;
 pub use wear::{NewAttributes, NewTime};
 pub use write::Allocation;
 
@@ -36,7 +38,7 @@ use super::read::{Bytes, directory};
 use super::snapshot::VmView;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{DiskWriter, Registry, Session, SessionState};
+use crate::ingest::{DiskWriter, Session, SessionState};
 use crate::types::PointName;
 use crate::types::sync::Mutex;
 use wear::Wear;
@@ -47,16 +49,6 @@ pub(super) const SUFFIX: &str = ".partial";
 /// What the name of a disk's file ends with.
 const DISK_SUFFIX: &str = ".raw";
 
-/// What a tree needs so that it can be written.
-pub struct Writing {
-    /// The open sessions.
-    pub sessions: Arc<Registry>,
-    /// Where the disks of a session can be written over NBD: the content of `nbd-targets`.
-    pub targets: Box<dyn Fn(&Session) -> String + Send + Sync>,
-    /// Whether committed points may be removed.
-    pub allow_forget: bool,
-}
-
 /// A session as it was told of last.
 #[derive(Clone, PartialEq, Eq)]
 struct Seen {
@@ -66,7 +58,7 @@ struct Seen {
 
 /// The writable side of a tree.
 pub(super) struct Desk {
-    pub(super) writing: Writing,
+    sessions: Arc<dyn Sessions>,
     /// What tools have set.
     wear: Mutex<HashMap<Ino, Wear>>,
     /// Names of sessions that were removed, by serial.
@@ -103,9 +95,9 @@ pub(super) struct SessionNode {
 }
 
 impl Desk {
-    pub(super) fn new(writing: Writing) -> Self {
+    pub(super) fn new(sessions: Arc<dyn Sessions>) -> Self {
         Self {
-            writing,
+            sessions,
             wear: Mutex::default(),
             hidden: Mutex::default(),
             attached: Mutex::default(),
@@ -113,8 +105,8 @@ impl Desk {
         }
     }
 
-    fn sessions(&self) -> &Arc<Registry> {
-        &self.writing.sessions
+    fn sessions(&self) -> &dyn Sessions {
+        self.sessions.as_ref()
     }
 
     fn wear(&self) -> MutexGuard<'_, HashMap<Ino, Wear>> {

@@ -6,9 +6,8 @@
 
 use super::entry::NAMES;
 use super::make::text;
-use super::{Part, SessionNode, not_permitted, read_only};
+use super::{Part, SessionNode, read_only};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::Telling;
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
 use crate::tree::node::{Node, absent};
@@ -63,26 +62,18 @@ impl Tree {
                 if !vm.points.is_empty() || !self.sessions_of(vm).is_empty() {
                     return Err(Error::new(ErrorKind::NotEmpty, "the VM has restore points"));
                 }
-                desk.sessions().remove_vm(&vm.name, Telling::Go)?;
+                desk.sessions().remove_vm(&vm.name)?;
                 self.refresh_quietly()
             }
             Node::Vm(vm) => {
                 if let Some(session) = self.session_named(vm.name.as_str(), name) {
-                    return desk
-                        .sessions()
-                        .abort(&session.vm(), &session.name(), Telling::Go);
+                    return desk.sessions().abort(&session);
                 }
                 let point = vm.point(name).ok_or_else(|| match name {
                     "latest" => crate::tree::node::no_directory(),
                     _ => absent(),
                 })?;
-                if !desk.writing.allow_forget {
-                    return Err(not_permitted(
-                        "restore points are removed by retention, or where it is mounted with allow_forget",
-                    ));
-                }
-                desk.sessions()
-                    .forget_point(&vm.name, &point.entry.name, Telling::Go)?;
+                desk.sessions().forget(&vm.name, &point.entry.name)?;
                 self.refresh_quietly()
             }
             Node::Session(node) => {

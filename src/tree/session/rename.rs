@@ -3,7 +3,7 @@
 use super::make::{parse_disk_file, text};
 use super::{Part, SUFFIX, SessionNode, not_permitted, read_only};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{CommitRequest, Telling};
+use crate::ingest::CommitRequest;
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
 use crate::tree::node::{Node, absent};
@@ -70,7 +70,7 @@ impl Tree {
         };
         self.desk()?
             .sessions()
-            .commit(&session.vm(), &session.name(), &request, Telling::Go)
+            .commit(session, &request)
             .map_err(busy)?;
         self.refresh_quietly()
     }

@@ -76,7 +76,7 @@ impl Tree {
         let (bytes, kind) = match &node.part {
             Part::Targets => {
                 let text = self.desk.as_ref().map(|desk| {
-                    let mut text = (desk.writing.targets)(&node.session);
+                    let mut text = desk.sessions().nbd_targets(&node.session);
                     text.push('\n');
                     text.into_bytes()
                 });

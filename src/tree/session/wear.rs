@@ -146,8 +146,8 @@ impl Tree {
     }
 
     fn now(&self) -> Timestamp {
-        self.desk.as_ref().map_or(Timestamp::UNIX_EPOCH, |desk| {
-            desk.sessions().engine().owner.clock().now()
-        })
+        self.desk
+            .as_ref()
+            .map_or(Timestamp::UNIX_EPOCH, |desk| desk.sessions().now())
     }
 }

@@ -1,9 +1,10 @@
 //! A line on the control socket, behind one byte that says whose: a command's request, or the daemon's answer to one.
 
-use restorefs::daemon::control::{
-    BeginAnswer, CommitAnswer, MountAnswer, Request, SessionAnswer, Status, Welcome, parse_answer,
-    parse_request,
+use restorefs::control::{Welcome, parse_answer, parse_request};
+use restorefs::service::{
+    BeginAnswer, CommitAnswer, ForgetAnswer, MountAnswer, SessionAnswer, Status,
 };
+use restorefs::task::TaskReport;
 
 /// What is said again is the same.
 fn request(line: &[u8]) {
@@ -18,15 +19,6 @@ fn request(line: &[u8]) {
         again.is_ok_and(|twice| twice.is_ok_and(|twice| twice == once)),
         "it does not read back"
     );
-    match request {
-        Request::Begin(arguments) => {
-            let _ = arguments.request();
-        }
-        Request::Commit(arguments) => {
-            let _ = arguments.request();
-        }
-        _ => {}
-    }
 }
 
 /// Parses the bytes behind the first.
@@ -37,6 +29,8 @@ pub(crate) fn run(data: &[u8]) {
     match which {
         b'b' => drop(parse_answer::<BeginAnswer>(line)),
         b'c' => drop(parse_answer::<CommitAnswer>(line)),
+        b'f' => drop(parse_answer::<ForgetAnswer>(line)),
+        b'k' => drop(parse_answer::<Vec<TaskReport>>(line)),
         b'm' => drop(parse_answer::<MountAnswer>(line)),
         b's' => drop(parse_answer::<Vec<SessionAnswer>>(line)),
         b't' => drop(parse_answer::<Status>(line)),

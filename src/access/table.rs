@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::Right;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::{VmName, pattern};
 
@@ -16,16 +17,6 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// LIMIT: characters of an identity or a pattern.
 const TEXT_BYTES_MAX: usize = 256;
-
-/// What may be done with a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Right {
-    /// Its points may be read.
-    Read,
-    /// Disks of its sessions may be written by whoever knows the session's token.
-    Ingest,
-}
 
 /// One entry of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -41,7 +32,7 @@ struct Entry {
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Access {
+pub struct Access {
     #[serde(default)]
     access: Vec<Entry>,
 }
@@ -51,7 +42,7 @@ impl Access {
     ///
     /// # Errors
     /// `InvalidInput` saying what is wrong and where; `LimitExceeded`; `NotFound`, `Io`.
-    pub(super) fn load(path: &Path) -> Result<Self> {
+    pub fn load(path: &Path) -> Result<Self> {
         let mut text = String::new();
         let file = std::fs::File::open(path)
             .or_io("cannot read who may use what")
@@ -95,7 +86,7 @@ impl Access {
     }
 
     /// Whether somebody with these names may do that with the VM.
-    pub(super) fn allows(&self, names: &[String], vm: &VmName, right: Right) -> bool {
+    pub fn allows(&self, names: &[String], vm: &VmName, right: Right) -> bool {
         let vm = vm.folded();
         self.access.iter().any(|entry| {
             names.contains(&entry.identity)

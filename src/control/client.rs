@@ -1,5 +1,6 @@
-//! The side of the commands.
+//! The side of the commands: the service of a repository whose owner is another process.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
@@ -9,22 +10,34 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::{Hello, LINE_BYTES_MAX, Request, Welcome, parse_answer};
-use crate::daemon::runtime_dir::{self, is_old_control_socket};
+use super::socket_path::{control_socket, is_old_control_socket};
+use super::{ANSWER_BYTES_MAX, Hello, Request, Welcome, parse_answer};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::client::Client as NbdClient;
 use crate::repo::Repository;
 use crate::repo::lock::{Holder, Note, Site};
-use crate::sys::{pass, socket};
+use crate::repo::selector::Which;
+use crate::repo::sidecar::index::PointEntry;
+use crate::service::{
+    self, BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, DiskResult, DiskTarget,
+    ForgetAnswer, MountRequest, Service, SessionAnswer, Status,
+};
+use crate::sys::{pass, runtime_dir, socket};
+use crate::task::TaskReport;
+use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
+use crate::types::{JobId, PointName, SessionRef, VmName};
 
 /// LIMIT: how long a daemon may take no connections before a command gives it up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the daemon of a repository.
 pub struct Client {
-    stream: BufReader<UnixStream>,
+    stream: Mutex<Stream>,
     path: PathBuf,
 }
+
+type Stream = BufReader<UnixStream>;
 
 impl Client {
     /// Connects to the daemon that owns the repository; `None` when there is none, which a lock that nobody holds says. Who listens in its
@@ -61,10 +74,10 @@ impl Client {
             .advise("restart it: systemctl restart restorefs"));
         }
         // A note from elsewhere could name any socket: only one called as this repository's is believed.
-        let own = runtime_dir::control_socket(Path::new(""), id, site.lock);
+        let own = control_socket(Path::new(""), id, site.lock);
         let noted = noted.filter(|path| path.is_absolute() && path.file_name() == own.file_name());
         let usual = runtime_dir::candidates().into_iter();
-        let usual = usual.map(|dir| runtime_dir::control_socket(&dir, id, site.lock));
+        let usual = usual.map(|dir| control_socket(&dir, id, site.lock));
         for path in noted.into_iter().chain(usual) {
             let Some(stream) = reach(&path)? else {
                 continue;
@@ -76,8 +89,10 @@ impl Client {
                 );
                 continue;
             }
-            let stream = BufReader::new(stream);
-            let mut client = Self { stream, path };
+            let client = Self {
+                stream: Mutex::new(BufReader::new(stream)),
+                path,
+            };
             let welcome: Welcome = client.ask(&Request::Hello(Hello::new(site)))?;
             if welcome.is_served {
                 return Ok(Some(client));
@@ -102,37 +117,42 @@ impl Client {
         })
     }
 
-    /// Asks and hands over a descriptor, and waits for the answer.
-    ///
-    /// # Errors
-    /// As [`Client::ask`].
-    pub fn hand_over<T: DeserializeOwned>(
-        &mut self,
-        request: &Request,
-        descriptor: BorrowedFd<'_>,
-    ) -> Result<T> {
-        let line = encode(request)?;
-        pass::send(self.stream.get_ref(), &line, &[descriptor]).at_path(&self.path)?;
-        self.hear()
-    }
-
-    /// Asks, and waits for the answer.
+    /// Has the daemon serve what is mounted on `device`.
     ///
     /// # Errors
     /// What the daemon answers; `Disconnected` when it goes away.
-    pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+    pub fn hand_over(&self, request: MountRequest, device: BorrowedFd<'_>) -> Result<()> {
+        let line = encode(&Request::Mount(request))?;
+        let mut stream = self.stream.lock();
+        pass::send(stream.get_ref(), &line, &[device]).at_path(&self.path)?;
+        self.hear(&mut stream)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
+        self.ask_with(request, &[])
+    }
+
+    /// Asks, with bytes that follow the request, and waits for the answer.
+    fn ask_with<T: DeserializeOwned>(&self, request: &Request, content: &[u8]) -> Result<T> {
         let line = encode(request)?;
-        let asked = self.stream.get_mut().write_all(&line);
+        let mut stream = self.stream.lock();
+        let asked = stream
+            .get_mut()
+            .write_all(&line)
+            .and_then(|()| stream.get_mut().write_all(content));
         match asked.or_io("cannot ask the daemon").at_path(&self.path) {
-            Ok(()) => self.hear(),
+            Ok(()) => self.hear(&mut stream),
             // One that is turned away has been told why.
-            Err(error) => Err(self.hear::<T>().err().filter(is_said).unwrap_or(error)),
+            Err(error) => {
+                let heard = self.hear::<T>(&mut stream);
+                Err(heard.err().filter(is_said).unwrap_or(error))
+            }
         }
     }
 
-    fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
+    fn hear<T: DeserializeOwned>(&self, stream: &mut Stream) -> Result<T> {
         let mut answer = Vec::new();
-        let mut limited = (&mut self.stream).take(u64_from_usize(LINE_BYTES_MAX));
+        let mut limited = stream.take(ANSWER_BYTES_MAX);
         limited
             .read_until(b'\n', &mut answer)
             .or_io("the daemon's answer cannot be read from its control socket")
@@ -146,6 +166,83 @@ impl Client {
             .advise("see its log (journalctl -u restorefs); what was committed is kept"));
         }
         parse_answer(&answer)
+    }
+}
+
+impl Service for Client {
+    fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer> {
+        self.ask(&Request::Begin(request.clone()))
+    }
+
+    fn disk_target(&self, _: &SessionRef, disk: &DiskResult) -> Result<DiskTarget> {
+        let client = NbdClient::connect(&disk.uri.parse()?)?;
+        Ok(DiskTarget::Export(Box::new(client)))
+    }
+
+    fn attach(&self, session: &SessionRef, name: &str, file: &File) -> Result<()> {
+        let content = service::read_attached(file)?;
+        let request = Request::Attach {
+            session: session.clone(),
+            name: name.to_owned(),
+            length_bytes: u64_from_usize(content.len()),
+        };
+        self.ask_with(&request, &content)
+    }
+
+    fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer> {
+        self.ask(&Request::Commit {
+            session: session.clone(),
+            request: request.clone(),
+        })
+    }
+
+    fn abort(&self, session: &SessionRef, failure: Option<&str>) -> Result<()> {
+        self.ask(&Request::Abort {
+            session: session.clone(),
+            failure: failure.map(ToOwned::to_owned),
+        })
+    }
+
+    fn forget(&self, vm: &VmName, points: &[PointName]) -> Result<ForgetAnswer> {
+        self.ask(&Request::Forget {
+            vm: vm.clone(),
+            points: points.to_vec(),
+        })
+    }
+
+    fn hold(&self, vm: &VmName, which: &Which, holder: &str) -> Result<PointEntry> {
+        self.ask(&Request::Hold {
+            vm: vm.clone(),
+            point: which.clone(),
+            holder: holder.to_owned(),
+        })
+    }
+
+    fn sessions(&self) -> Result<Vec<SessionAnswer>> {
+        self.ask(&Request::Sessions)
+    }
+
+    fn tasks(&self) -> Result<Vec<TaskReport>> {
+        self.ask(&Request::Tasks)
+    }
+
+    fn cancel(&self, task: JobId) -> Result<()> {
+        self.ask(&Request::Cancel { task })
+    }
+
+    fn note_failure(&self, vm: &VmName, reason: &str) -> Result<()> {
+        self.ask(&Request::NoteFailure {
+            vm: vm.clone(),
+            reason: reason.to_owned(),
+        })
+    }
+
+    fn rebuild_catalog(&self) -> Result<usize> {
+        self.ask(&Request::RebuildCatalog)
+    }
+
+    fn status(&self) -> Result<Status> {
+        self.ask(&Request::Status)
     }
 }
 

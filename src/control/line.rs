@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::LINE_BYTES_MAX;
+use super::REQUEST_BYTES_MAX;
 use super::crowd::Place;
 use crate::sys::pass;
 
@@ -70,7 +70,7 @@ impl Lines {
                 return Ok(Some((line, std::mem::take(&mut self.descriptors))));
             }
             self.searched = self.received.len();
-            if self.searched >= LINE_BYTES_MAX {
+            if self.searched >= REQUEST_BYTES_MAX {
                 return Err(Error::new(ErrorKind::InvalidData, "the line is too long"));
             }
             if until.is_none() && !self.received.is_empty() {
@@ -91,6 +91,35 @@ impl Lines {
             self.received
                 .extend_from_slice(chunk.get(..length).unwrap_or_default());
         }
+    }
+
+    /// Exactly so many bytes, which follow a line.
+    ///
+    /// # Errors
+    /// `InvalidData` when descriptors come with them; `UnexpectedEof` when the other side ends before; `TimedOut` when they do not come in
+    /// time; what receiving answers.
+    pub(super) async fn bytes(&mut self, stream: &UnixStream, length: usize) -> Result<Vec<u8>> {
+        let until = Some(Instant::now() + self.line_time);
+        if self.long.is_none() && length >= SHORT_BYTES {
+            self.long = in_time(until, self.place.long_line()).await?;
+        }
+        while self.received.len() < length {
+            let mut chunk = [0; CHUNK_BYTES];
+            let (count, descriptors) = in_time(until, self.receive(stream, &mut chunk)).await??;
+            if !descriptors.is_empty() {
+                return Err(Error::new(ErrorKind::InvalidData, "descriptors in a file"));
+            }
+            if count == 0 {
+                return Err(Error::new(
+                    ErrorKind::UnexpectedEof,
+                    "the file is cut short",
+                ));
+            }
+            let received = chunk.get(..count).unwrap_or_default();
+            self.received.extend_from_slice(received);
+        }
+        let rest = self.received.split_off(length);
+        Ok(std::mem::replace(&mut self.received, rest))
     }
 
     /// Sends an answer.
@@ -148,7 +177,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::Lines;
-    use crate::daemon::control::crowd::Crowd;
+    use crate::control::crowd::Crowd;
 
     const MEMBER: u32 = 4_000_000_000;
     const MOMENT: Duration = Duration::from_millis(400);

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::access::Caller;
 use crate::types::sync::Mutex;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -87,10 +88,6 @@ impl Place {
         is_own(self.user)
     }
 
-    pub(super) const fn user(&self) -> u32 {
-        self.user
-    }
-
     /// What a long line needs; waits for others' to have been answered.
     pub(super) async fn long_line(&self) -> Option<OwnedSemaphorePermit> {
         // It is never closed.
@@ -111,9 +108,9 @@ impl Drop for Place {
     }
 }
 
-/// Root and our own user: they may send the descriptor of a mount, too.
-pub(super) fn is_own(user: u32) -> bool {
-    user == 0 || user == rustix::process::geteuid().as_raw()
+/// Root and the daemon's own user: they may send the descriptor of a mount, too.
+fn is_own(user: u32) -> bool {
+    matches!(Caller::user(user), Caller::User { is_own: true, .. })
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repo::lock::Site;
 
 /// The number of what is spoken here; another one is another release's.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 
 /// What a command says first.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The protocol.
     pub protocol: u32,
@@ -49,7 +49,7 @@ impl Hello {
     ///
     /// # Errors
     /// `Unsupported` when the command is of a release that speaks otherwise.
-    pub(in crate::daemon) fn answer(&self, site: Option<Site>) -> Result<Welcome> {
+    pub(super) fn answer(&self, site: Option<Site>) -> Result<Welcome> {
         if self.protocol != PROTOCOL {
             return Err(another_release(&format!("release {}", self.release)));
         }

@@ -1,0 +1,67 @@
+//! The control socket: how commands reach the process that owns the repository.
+//!
+//! One JSON object a line each way: `{"command":"begin",...}` is answered by `{"ok":...}` or
+//! `{"error":{"kind":"busy","what":"...","advice":"..."}}`. A connection may carry several; the first says which repository is meant,
+//! and nothing else is done before (`hello`). With a `mount` comes the descriptor of the device that somebody has mounted; behind an
+//! `attach` come the bytes of the file.
+//!
+//! The server executes requests by a [`LocalService`](crate::service::LocalService) with the peer as the caller; [`Client`] is the same
+//! [`Service`](crate::service::Service) for other processes. Both are of one release: another one is refused.
+
+mod client;
+mod crowd;
+mod hello;
+mod line;
+mod request;
+pub mod server;
+mod socket_path;
+
+pub use client::Client;
+pub use hello::{Hello, Welcome};
+pub use request::Request;
+pub use socket_path::{control_socket, nbd_socket};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind, Problem, Result};
+
+/// LIMIT: longest request in bytes, without what follows it; a backup of 256 disks has about 100 KB.
+const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// LIMIT: longest answer in bytes.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Ok(Value),
+    Error(Problem),
+}
+
+/// The request that a command has sent as a line.
+///
+/// # Errors
+/// `InvalidInput` when it is none.
+pub fn parse_request(line: &[u8]) -> Result<Request> {
+    serde_json::from_slice(line).map_err(|e| Error::invalid("not a request").caused_by(e))
+}
+
+/// The answer that the daemon has sent as a line.
+///
+/// # Errors
+/// What the daemon answers; `Disconnected` when it is no answer to what was asked.
+pub fn parse_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T> {
+    let broken = |e| {
+        Error::new(
+            ErrorKind::Disconnected,
+            "the daemon answered something else",
+        )
+        .caused_by(e)
+    };
+    match serde_json::from_slice(line).map_err(broken)? {
+        Answer::Ok(value) => serde_json::from_value(value).map_err(broken),
+        Answer::Error(error) => Err(error.into()),
+    }
+}

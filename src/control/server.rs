@@ -1,0 +1,212 @@
+//! The daemon's side of the control socket.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::net::{UnixListener, UnixStream};
+
+use super::crowd::{CONNECTIONS_MAX, Crowd};
+use super::hello::another_release;
+use super::line::Lines;
+use super::{Answer, Hello, Request, Welcome, parse_request};
+use crate::access::Caller;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::ingest::ATTACHED_BYTES_MAX;
+use crate::service::{LocalService, Served, Service};
+use crate::sys::socket::{self, SocketFile};
+use crate::types::width::usize_from_u64;
+
+/// Listens on `path`; whoever can open the socket (mode 0660) may ask. Its file goes with the second of the answer.
+///
+/// # Errors
+/// `NameTooLong`, `Busy`, `Io`.
+pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
+    let (listener, file) = socket::listen(path, 0o660)?;
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(listener))
+        .or_io("cannot listen")
+        .at_path(path)?;
+    Ok((listener, file))
+}
+
+/// Answers until the daemon ends.
+pub async fn run(listener: UnixListener, served: Arc<Served>) {
+    let crowd = Crowd::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let Ok(peer) = stream.peer_cred() else {
+                    continue;
+                };
+                let Some(place) = crowd.enter(peer.uid()) else {
+                    tracing::warn!(
+                        user = peer.uid(),
+                        "a command was turned away: too many at a time"
+                    );
+                    turn_away(stream);
+                    continue;
+                };
+                let service = served.of_caller(Caller::user(peer.uid()));
+                let conversation = Conversation {
+                    stream,
+                    lines: Lines::new(place),
+                    service: Arc::new(service),
+                    is_ours: false,
+                };
+                tokio::spawn(async move {
+                    if let Err(e) = conversation.run().await {
+                        tracing::debug!(error = %e, "a control connection ended");
+                    }
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "cannot accept a control connection");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Says why nobody answers. Nothing is waited for: what does not fit into the socket at once is not said.
+fn turn_away(stream: UnixStream) {
+    let error = Error::new(
+        ErrorKind::LimitExceeded,
+        format!("{CONNECTIONS_MAX} commands, or a quarter of them of one user, talk to the daemon already"),
+    )
+    .advise("try again when some of them have ended (ss -xp shows who they are)");
+    if let Ok(bytes) = encode(Err(error))
+        && let Ok(mut stream) = stream.into_std()
+    {
+        // Whoever has gone already does not want to know.
+        let _ = stream.write(&bytes);
+    }
+}
+
+/// An answer as a line. Commands of releases before protocol 3 know an error by its `message`.
+fn encode(answer: Result<Value>) -> std::io::Result<Vec<u8>> {
+    let mut message = None;
+    let answer = match answer {
+        Ok(value) => Answer::Ok(value),
+        Err(error) => {
+            message = Some(error.report());
+            Answer::Error((&error).into())
+        }
+    };
+    let mut answer = serde_json::to_value(&answer).map_err(std::io::Error::other)?;
+    if let Some(error) = answer.get_mut("error").and_then(Value::as_object_mut) {
+        error.insert("message".to_owned(), message.into());
+    }
+    let mut bytes = serde_json::to_vec(&answer).map_err(std::io::Error::other)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn value(answer: impl Serialize) -> Result<Value> {
+    serde_json::to_value(answer)
+        .map_err(|e| Error::invalid("the answer cannot be encoded").caused_by(e))
+}
+
+/// A connection and what it may do. Uses of points that it holds end with it.
+struct Conversation {
+    stream: UnixStream,
+    lines: Lines,
+    service: Arc<LocalService>,
+    /// Whether the other side has said that it means this repository.
+    is_ours: bool,
+}
+
+impl Conversation {
+    async fn run(mut self) -> std::io::Result<()> {
+        while let Some((line, descriptors)) = self.lines.next(&self.stream).await? {
+            let answer = match parse_request(&line) {
+                Ok(Request::Hello(hello)) => self.welcome(&hello).and_then(value),
+                _ if !self.is_ours => Err(another_release(
+                    "which does not say which repository it means",
+                )),
+                Ok(Request::Attach { length_bytes, .. }) if length_bytes > ATTACHED_BYTES_MAX => {
+                    // What follows is not received: the connection ends behind the answer.
+                    let error = Error::new(
+                        ErrorKind::TooLarge,
+                        format!(
+                            "an attached file has at most {} MiB",
+                            ATTACHED_BYTES_MAX >> 20
+                        ),
+                    );
+                    self.lines
+                        .answer(&mut self.stream, &encode(Err(error))?)
+                        .await?;
+                    return Ok(());
+                }
+                Ok(request) => {
+                    let content = match request {
+                        Request::Attach { length_bytes, .. } => {
+                            let length = usize_from_u64(length_bytes);
+                            self.lines.bytes(&self.stream, length).await?
+                        }
+                        _ => Vec::new(),
+                    };
+                    self.execute(request, content, descriptors).await
+                }
+                Err(e) => Err(e),
+            };
+            self.lines
+                .answer(&mut self.stream, &encode(answer)?)
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, hello: &Hello) -> Result<Welcome> {
+        let welcome = hello.answer(self.service.site())?;
+        self.is_ours = welcome.is_served;
+        Ok(welcome)
+    }
+
+    async fn execute(
+        &self,
+        request: Request,
+        content: Vec<u8>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Value> {
+        let service = Arc::clone(&self.service);
+        // Commits seal and fsync: not on a thread that serves others.
+        let work = move || execute(&service, request, &content, descriptors);
+        match tokio::task::spawn_blocking(work).await {
+            Ok(answer) => answer,
+            Err(e) => {
+                Err(Error::new(ErrorKind::Io, "the request failed inside the daemon").caused_by(e))
+            }
+        }
+    }
+}
+
+fn execute(
+    service: &LocalService,
+    request: Request,
+    content: &[u8],
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<Value> {
+    match request {
+        Request::Hello(_) => Err(Error::invalid("the repository is known already")),
+        Request::Status => value(service.status()?),
+        Request::Begin(request) => value(service.begin(&request)?),
+        Request::Commit { session, request } => value(service.commit(&session, &request)?),
+        Request::Attach { session, name, .. } => {
+            value(service.attach_bytes(&session, &name, content)?)
+        }
+        Request::Abort { session, failure } => value(service.abort(&session, failure.as_deref())?),
+        Request::Forget { vm, points } => value(service.forget(&vm, &points)?),
+        Request::Hold { vm, point, holder } => value(service.hold(&vm, &point, &holder)?),
+        Request::NoteFailure { vm, reason } => value(service.note_failure(&vm, &reason)?),
+        Request::Sessions => value(service.sessions()?),
+        Request::Tasks => value(service.tasks()?),
+        Request::Cancel { task } => value(service.cancel(task)?),
+        Request::RebuildCatalog => value(service.rebuild_catalog()?),
+        Request::Mount(request) => value(service.adopt_mount(&request, descriptors.pop())?),
+    }
+}

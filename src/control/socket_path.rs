@@ -1,0 +1,29 @@
+//! Names of a daemon's sockets in a runtime directory.
+
+use std::path::{Path, PathBuf};
+
+use crate::store::Identity;
+use crate::types::RepositoryId;
+
+/// The control socket below `dir` of a repository whose lock is this file. A copy of the repository has the same id, but another lock;
+/// one on a snapshot of the filesystem the same inode, but another device.
+#[must_use]
+pub fn control_socket(dir: &Path, repository: RepositoryId, lock: Identity) -> PathBuf {
+    dir.join(format!("{}.sock", stem(repository, lock)))
+}
+
+/// The daemon's own NBD socket below `dir`, beside those that were asked for.
+#[must_use]
+pub fn nbd_socket(dir: &Path, repository: RepositoryId, lock: Identity) -> PathBuf {
+    dir.join(format!("{}.nbd.sock", stem(repository, lock)))
+}
+
+/// The name of the control socket of releases that told no copies apart.
+#[must_use]
+pub(super) fn is_old_control_socket(path: &Path, repository: RepositoryId) -> bool {
+    path.file_name() == Some(format!("{repository}.sock").as_ref())
+}
+
+fn stem(repository: RepositoryId, lock: Identity) -> String {
+    format!("{repository}.{:x}-{}", lock.device, lock.inode)
+}

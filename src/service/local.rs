@@ -1,0 +1,318 @@
+//! The operations in the process that owns the repository, for one caller.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer};
+use super::host::{MountRequest, Status};
+use super::served::Served;
+use super::target::DiskTarget;
+use super::{Service, task};
+use crate::access::{Access, Caller, Right};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::ingest::{ATTACHED_BYTES_MAX, BeginRequest, CommitRequest, Registry, Session, Telling};
+use crate::repo::lock::Site;
+use crate::repo::selector::Which;
+use crate::repo::sidecar::index::PointEntry;
+use crate::repo::{Ending, Job, PointUse};
+use crate::task::{TaskKind, TaskReport, TaskSubject};
+use crate::types::sync::Mutex;
+use crate::types::width::usize_from_u64;
+use crate::types::{JobId, PointName, SessionRef, VmName};
+
+/// LIMIT: points that one caller holds a use of.
+const HOLDS_MAX: usize = 1_024;
+
+/// The operations on a repository for one caller: of a command, a connection, a mount.
+pub struct LocalService {
+    served: Arc<Served>,
+    caller: Caller,
+    /// What certificates may do: nothing here.
+    access: Access,
+    holds: Mutex<Vec<PointUse>>,
+}
+
+impl LocalService {
+    pub(super) fn new(served: Arc<Served>, caller: Caller) -> Self {
+        Self {
+            served,
+            caller,
+            access: Access::default(),
+            holds: Mutex::default(),
+        }
+    }
+
+    pub(super) const fn served(&self) -> &Arc<Served> {
+        &self.served
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        self.served.sessions()
+    }
+
+    /// Whether the caller waits until mounts show a change. A mount cannot wait for itself.
+    const fn telling(&self) -> Telling {
+        match self.caller {
+            Caller::Mount { .. } => Telling::Go,
+            _ => Telling::Wait,
+        }
+    }
+
+    fn may(&self, right: Right, vm: &VmName) -> bool {
+        self.caller.may(right, Some(vm), &self.access)
+    }
+
+    /// Refuses a caller that has no right on a VM.
+    fn demand(&self, right: Right, vm: &VmName) -> Result<()> {
+        if self.may(right, vm) {
+            return Ok(());
+        }
+        if !self.may(Right::Read, vm) {
+            return Err(Error::not_found(format!("there is no VM {vm}")));
+        }
+        if matches!(self.caller, Caller::Mount { .. }) {
+            return Err(Error::new(
+                ErrorKind::NotPermitted,
+                "restore points are removed by retention, or where the tree is mounted with allow_forget",
+            ));
+        }
+        let what = match right {
+            Right::Ingest => "write restore points",
+            _ => "remove restore points",
+        };
+        Err(Self::denied(what))
+    }
+
+    /// Refuses a caller that does not administer the repository. `what` says what is refused.
+    ///
+    /// # Errors
+    /// `PermissionDenied`.
+    fn demand_admin(&self, what: &str) -> Result<()> {
+        if self.caller.may(Right::Admin, None, &self.access) {
+            return Ok(());
+        }
+        Err(Self::denied(what))
+    }
+
+    fn denied(what: &str) -> Error {
+        let what = format!("only root and the daemon's own user may {what}");
+        Error::new(ErrorKind::PermissionDenied, what)
+    }
+
+    fn open(&self, session: &SessionRef) -> Result<Arc<Session>> {
+        self.demand(Right::Ingest, &session.vm)?;
+        self.registry().require(&session.vm, &session.session)
+    }
+
+    /// Which lock of which directory the owner holds; `None` when it was taken away.
+    #[must_use]
+    pub fn site(&self) -> Option<Site> {
+        self.registry().engine().owner.site()
+    }
+
+    /// Attaches bytes to an open session.
+    ///
+    /// # Errors
+    /// As [`Service::attach`].
+    pub fn attach_bytes(&self, session: &SessionRef, name: &str, content: &[u8]) -> Result<()> {
+        self.open(session)?.attach(name, content)
+    }
+
+    /// Begins a session and answers the session itself.
+    pub(super) fn begin_session(&self, request: &BeginRequest) -> Result<Arc<Session>> {
+        self.demand(Right::Ingest, &request.vm)?;
+        self.registry().begin(request, self.telling())
+    }
+
+    pub(super) fn make_vm(&self, vm: &VmName) -> Result<()> {
+        self.demand(Right::Ingest, vm)?;
+        self.registry().make_vm(vm, self.telling())
+    }
+
+    pub(super) fn remove_vm(&self, vm: &VmName) -> Result<()> {
+        // It has no restore point: what is removed is what the same caller could have made.
+        self.demand(Right::Ingest, vm)?;
+        self.registry().remove_vm(vm, self.telling())
+    }
+
+    /// Serves what a helper has mounted.
+    ///
+    /// # Errors
+    /// `PermissionDenied`; `InvalidInput` without a device; `NotFound` where there is no daemon; as [`Host::adopt`](super::Host::adopt).
+    pub fn adopt_mount(&self, request: &MountRequest, device: Option<OwnedFd>) -> Result<()> {
+        // A mount can remove points (allow_forget), which a member of the socket's group must not.
+        self.demand_admin("hand over a mount")?;
+        let device =
+            device.ok_or_else(|| Error::invalid("there is no descriptor with the request"))?;
+        match self.served.host() {
+            Some(host) => host.adopt(request, device),
+            None => Err(Error::not_found("no daemon serves this repository")),
+        }
+    }
+
+    fn run<T>(
+        &self,
+        kind: TaskKind,
+        vm: Option<&VmName>,
+        points: &[PointName],
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let subject = TaskSubject {
+            kind,
+            vm: vm.cloned(),
+            session: None,
+            point: match points {
+                [point] => Some(point.clone()),
+                _ => None,
+            },
+        };
+        let changed = |report: &TaskReport| self.served.note_task(report);
+        let tasks = self.served.tasks();
+        tasks.run(subject, false, &changed, |_| work())
+    }
+}
+
+impl Service for LocalService {
+    fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer> {
+        let session = self.begin_session(request)?;
+        Ok(self.served.begin_answer(&session))
+    }
+
+    fn disk_target(&self, session: &SessionRef, disk: &DiskResult) -> Result<DiskTarget> {
+        let session = self.open(session)?;
+        let writer = session.disk(&disk.name)?;
+        Ok(DiskTarget::Writer(session, writer))
+    }
+
+    fn attach(&self, session: &SessionRef, name: &str, file: &File) -> Result<()> {
+        self.attach_bytes(session, name, &read_attached(file)?)
+    }
+
+    fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer> {
+        let vm = self.open(session)?.vm();
+        let sessions = self.registry();
+        let point = sessions.commit(&vm, &session.session, request, self.telling())?;
+        Ok(CommitAnswer { vm, point })
+    }
+
+    fn abort(&self, session: &SessionRef, failure: Option<&str>) -> Result<()> {
+        self.demand(Right::Ingest, &session.vm)?;
+        let ending = failure.map_or_else(Ending::aborted, Ending::failed);
+        let sessions = self.registry();
+        sessions.end(&session.vm, &session.session, &ending, self.telling())
+    }
+
+    fn forget(&self, vm: &VmName, points: &[PointName]) -> Result<ForgetAnswer> {
+        self.demand(Right::Manage, vm)?;
+        let done = self.run(TaskKind::Forget, Some(vm), points, || {
+            self.registry().forget_points(vm, points, self.telling())
+        })?;
+        Ok(ForgetAnswer::from(&done))
+    }
+
+    fn hold(&self, vm: &VmName, which: &Which, holder: &str) -> Result<PointEntry> {
+        self.demand(Right::Read, vm)?;
+        let mut holds = self.holds.lock();
+        if holds.len() >= HOLDS_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("a connection holds at most {HOLDS_MAX} restore points"),
+            ));
+        }
+        let (point, held) = self
+            .registry()
+            .engine()
+            .owner
+            .use_point(vm, which, holder)?;
+        holds.push(held);
+        Ok(point)
+    }
+
+    fn sessions(&self) -> Result<Vec<SessionAnswer>> {
+        let sessions = self.registry().all();
+        let seen = sessions
+            .iter()
+            .filter(|one| self.may(Right::Read, &one.vm()));
+        Ok(seen.map(|session| SessionAnswer::of(session)).collect())
+    }
+
+    fn tasks(&self) -> Result<Vec<TaskReport>> {
+        let sessions = self.registry().all();
+        let open = sessions.iter().map(|session| task::of_session(session));
+        let mut all: Vec<_> = open.chain(self.served.tasks().reports()).collect();
+        all.retain(|report| {
+            let vm = report.subject.vm.as_ref();
+            vm.is_none_or(|vm| self.may(Right::Read, vm))
+        });
+        Ok(all)
+    }
+
+    fn cancel(&self, id: JobId) -> Result<()> {
+        let sessions = self.registry().all();
+        let mut open = sessions.iter();
+        let Some(session) = open.find(|session| task::of_session(session).id == id) else {
+            self.demand_admin("stop this task")?;
+            return self.served.tasks().cancel(id);
+        };
+        let session = SessionRef {
+            vm: session.vm(),
+            session: session.name(),
+        };
+        self.abort(&session, None)
+    }
+
+    fn note_failure(&self, vm: &VmName, reason: &str) -> Result<()> {
+        self.demand(Right::Ingest, vm)?;
+        let owner = &self.registry().engine().owner;
+        let now = owner.clock().now();
+        owner.keep_job(&Job::of_failure(vm, reason, now, now));
+        Ok(())
+    }
+
+    fn rebuild_catalog(&self) -> Result<usize> {
+        // It reads every sidecar while commits wait.
+        self.demand_admin("rebuild the catalog")?;
+        self.run(TaskKind::RebuildCatalog, None, &[], || {
+            self.registry().engine().owner.rebuild_catalog()
+        })
+    }
+
+    fn status(&self) -> Result<Status> {
+        Ok(self.served.status())
+    }
+}
+
+/// Refuses a file that cannot be attached; answers its size in bytes.
+///
+/// # Errors
+/// `InvalidInput` when it is no regular file: a pipe may never end, and a device has no end; `TooLarge`; `Io`.
+pub fn check_attached(file: &File) -> Result<u64> {
+    let metadata = file.metadata().or_io("cannot look at the file to attach")?;
+    if !metadata.is_file() {
+        return Err(Error::invalid("only regular files can be attached"));
+    }
+    if metadata.len() > ATTACHED_BYTES_MAX {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "an attached file has at most {} MiB, and this one has {} bytes",
+                ATTACHED_BYTES_MAX >> 20,
+                metadata.len()
+            ),
+        ));
+    }
+    Ok(metadata.len())
+}
+
+/// The bytes of a file that is to be attached.
+///
+/// # Errors
+/// As [`check_attached`].
+pub fn read_attached(file: &File) -> Result<Vec<u8>> {
+    let mut content = vec![0; usize_from_u64(check_attached(file)?)];
+    file.read_exact_at(&mut content, 0)
+        .or_io("cannot read the file to attach")?;
+    Ok(content)
+}

@@ -1,0 +1,178 @@
+//! A repository in the process that owns it: its sessions, tasks, events, and where it is served.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use super::answer::BeginAnswer;
+use super::event::{EventBus, Happening};
+use super::host::{Host, Status};
+use super::local::LocalService;
+use crate::access::Caller;
+use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
+use crate::repo::Job;
+use crate::task::{TaskReport, TaskTable};
+use crate::types::SessionRef;
+
+/// A repository that this process owns.
+pub struct Served {
+    sessions: Arc<Registry>,
+    tasks: TaskTable,
+    events: Arc<EventBus>,
+    /// Unix sockets of its NBD server, the first being the one in URIs.
+    nbd_sockets: Vec<PathBuf>,
+    /// URI below which exports are served over TCP.
+    nbd_tcp: OnceLock<String>,
+    host: OnceLock<Arc<dyn Host>>,
+}
+
+/// Tells the subscribers what has changed.
+struct Announcer(Arc<EventBus>);
+
+impl Hook for Announcer {
+    fn before_seal(&self, _: &Session) {}
+
+    fn changed(&self, change: &Change, _: Telling) {
+        let of = |session: &Session, state| Happening::Session {
+            session: SessionRef {
+                vm: session.vm(),
+                session: session.name(),
+            },
+            state,
+        };
+        match change {
+            Change::Begun(session) => self.0.publish(of(session, "open")),
+            Change::Ended(session) => match session.state() {
+                SessionState::Committed(point) => {
+                    self.0.publish(of(session, "committed"));
+                    self.0.publish(Happening::Point {
+                        vm: session.vm(),
+                        point,
+                        is_there: true,
+                    });
+                }
+                _ => self.0.publish(of(session, "aborted")),
+            },
+            Change::Discarded(session) => self.0.publish(Happening::Session {
+                session: session.clone(),
+                state: "aborted",
+            }),
+            Change::Vm(vm) => self.0.publish(Happening::Repository { vm: vm.clone() }),
+            Change::Forgotten(vm, points) => {
+                for point in points {
+                    self.0.publish(Happening::Point {
+                        vm: vm.clone(),
+                        point: point.clone(),
+                        is_there: false,
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Served {
+    /// A repository whose NBD server listens on these Unix sockets.
+    #[must_use]
+    pub fn new(sessions: Arc<Registry>, nbd_sockets: Vec<PathBuf>) -> Arc<Self> {
+        let events = EventBus::new();
+        sessions.add_hook(Box::new(Announcer(Arc::clone(&events))));
+        let clock = Arc::clone(sessions.engine().owner.clock());
+        Arc::new(Self {
+            sessions,
+            tasks: TaskTable::new(clock),
+            events,
+            nbd_sockets,
+            nbd_tcp: OnceLock::new(),
+            host: OnceLock::new(),
+        })
+    }
+
+    /// Sets the URI below which exports are served over TCP. Once.
+    pub fn set_tcp(&self, base: String) {
+        // A second caller would be a mistake of the wiring, and is ignored.
+        let _ = self.nbd_tcp.set(base);
+    }
+
+    /// Sets the daemon around it. Once.
+    pub fn set_host(&self, host: Arc<dyn Host>) {
+        // A second caller would be a mistake of the wiring, and is ignored.
+        let _ = self.host.set(host);
+    }
+
+    /// The operations, for one caller.
+    #[must_use]
+    pub fn of_caller(self: &Arc<Self>, caller: Caller) -> LocalService {
+        LocalService::new(Arc::clone(self), caller)
+    }
+
+    /// Its open sessions.
+    #[must_use]
+    pub const fn sessions(&self) -> &Arc<Registry> {
+        &self.sessions
+    }
+
+    /// What happens to it.
+    #[must_use]
+    pub const fn events(&self) -> &Arc<EventBus> {
+        &self.events
+    }
+
+    /// Unix sockets of its NBD server, the first being the one in URIs.
+    #[must_use]
+    pub fn nbd_sockets(&self) -> &[PathBuf] {
+        &self.nbd_sockets
+    }
+
+    /// Whether it is known where NBD listens on TCP.
+    #[must_use]
+    pub fn has_tcp(&self) -> bool {
+        self.nbd_tcp.get().is_some()
+    }
+
+    pub(super) const fn tasks(&self) -> &TaskTable {
+        &self.tasks
+    }
+
+    pub(super) fn host(&self) -> Option<&Arc<dyn Host>> {
+        self.host.get()
+    }
+
+    /// What whoever has begun a session is answered.
+    pub(super) fn begin_answer(&self, session: &Session) -> BeginAnswer {
+        let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
+        BeginAnswer::of(session, &socket, self.nbd_tcp.get().map(String::as_str))
+    }
+
+    /// Where a session can be written over NBD, on this machine.
+    pub(super) fn nbd_targets(&self, session: &Session) -> String {
+        let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
+        BeginAnswer::of(session, &socket, None).nbd_targets_string
+    }
+
+    /// A task has begun or ended: subscribers are told, and the job history keeps the end.
+    pub(super) fn note_task(&self, report: &TaskReport) {
+        if let Some(job) = Job::of_task(report) {
+            self.sessions.engine().owner.keep_job(&job);
+        }
+        self.events.publish(Happening::Task(report.clone()));
+    }
+
+    /// Which process this is, and where it serves the repository.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let mounts = self.host().map(|host| host.mounts()).unwrap_or_default();
+        let repository = self.sessions.engine().owner.repository();
+        Status {
+            repository: repository
+                .store()
+                .local_root()
+                .map_or_else(PathBuf::new, Into::into),
+            mountpoint: mounts.first().map(|mount| mount.mountpoint.clone()),
+            mounts,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            nbd_sockets: self.nbd_sockets.clone(),
+            nbd_tcp: self.nbd_tcp.get().cloned(),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Each operation of the service, once in the process that holds the lock and once through a daemon: the answers and the problems are the
+//! same, field by field.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use restorefs::access::Caller;
+use restorefs::block::{MemoryDisk, WriteAt};
+use restorefs::chain::{Pool, PoolLimits};
+use restorefs::clock::{Clock, SystemClock};
+use restorefs::control::Client;
+use restorefs::error::{Error, Problem};
+use restorefs::ingest::{Engine, Registry};
+use restorefs::repo::selector::Which;
+use restorefs::repo::{Owner, Repository};
+use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, Served, Service};
+use restorefs::task::{Monitor, TaskState};
+use restorefs::types::{DiskName, JobId, PointName, SessionRef, VmName};
+
+use crate::house::{House, nbd};
+
+/// Bytes of each disk.
+const DISK_BYTES: u64 = 1 << 20;
+
+/// What was answered, in order.
+struct Transcript {
+    /// What is different in each repository, and what it is called here.
+    own: Vec<(String, &'static str)>,
+    steps: Vec<(&'static str, Value)>,
+}
+
+/// Fields that are different each time.
+const VARIABLE: [&str; 13] = [
+    "began_at",
+    "captured_at",
+    "committed_at",
+    "content_root",
+    "ended_at",
+    "id",
+    "idle_seconds",
+    "layer",
+    "layer_id",
+    "nbd_targets_string",
+    "point_blake3",
+    "point_id",
+    "uri",
+];
+
+impl Transcript {
+    fn new(repository: &Path) -> Self {
+        Self {
+            own: vec![(repository.display().to_string(), "REPOSITORY")],
+            steps: Vec::new(),
+        }
+    }
+
+    /// The value without what differs between any two runs.
+    fn plain(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => {
+                let replaced = self
+                    .own
+                    .iter()
+                    .fold(text, |text, (own, name)| text.replace(own, name));
+                Value::String(replaced)
+            }
+            Value::Array(all) => all.into_iter().map(|one| self.plain(one)).collect(),
+            Value::Object(fields) => {
+                let plain = fields.into_iter().map(|(name, value)| {
+                    let is_variable = VARIABLE.contains(&name.as_str()) && !value.is_null();
+                    let value = if is_variable {
+                        Value::from("*")
+                    } else {
+                        self.plain(value)
+                    };
+                    (name, value)
+                });
+                Value::Object(plain.collect::<Map<_, _>>())
+            }
+            other => other,
+        }
+    }
+
+    fn note<T: Serialize>(&mut self, what: &'static str, answer: &Result<T, Error>) {
+        let value = match answer {
+            Ok(value) => serde_json::json!({"ok": value}),
+            Err(error) => serde_json::json!({"problem": Problem::from(error)}),
+        };
+        let value = self.plain(value);
+        self.steps.push((what, value));
+    }
+}
+
+fn begin(session: &str) -> BeginRequest {
+    let mut request = BeginRequest::new(VmName::new("vm01").unwrap());
+    request.session = Some(PointName::new(session).unwrap());
+    request.disks = ["vda", "vdb"]
+        .map(|name| DiskRequest {
+            name: DiskName::new(name).unwrap(),
+            source_bytes: Some(DISK_BYTES),
+            key: None,
+            full: false,
+        })
+        .into();
+    request
+}
+
+fn session(name: &str) -> SessionRef {
+    SessionRef {
+        vm: VmName::new("vm01").unwrap(),
+        session: PointName::new(name).unwrap(),
+    }
+}
+
+fn named(point: &str) -> CommitRequest {
+    CommitRequest {
+        point: Some(PointName::new(point).unwrap()),
+        ..CommitRequest::default()
+    }
+}
+
+/// Begins, fills and commits.
+fn back_up(log: &mut Transcript, service: &dyn Service, point: &str, seed: u8) {
+    let begun = service.begin(&begin(point));
+    log.note("begin", &begun);
+    for disk in begun.unwrap().disk_results {
+        let target = service.disk_target(&session(point), &disk).unwrap();
+        let source = MemoryDisk::new();
+        source.set_size(DISK_BYTES).unwrap();
+        source.write_at(65_536, &[seed; 65_536]).unwrap();
+        log.note("fill", &target.fill(&source, &Monitor::default()));
+    }
+    log.note("commit", &service.commit(&session(point), &named(point)));
+}
+
+/// Every operation, with answers and with problems.
+fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path) {
+    back_up(log, service, "one", 1);
+    back_up(log, service, "two", 2);
+    let vm = VmName::new("vm01").unwrap();
+    log.note("begin", &service.begin(&begin("three")));
+    log.note(
+        "begin: the VM has a session",
+        &service.begin(&begin("four")),
+    );
+    log.note("sessions", &service.sessions());
+    log.note(
+        "commit: not finished",
+        &service.commit(&session("three"), &named("three")),
+    );
+
+    std::fs::write(dir.join("small"), "<domain/>").unwrap();
+    let large = File::create(dir.join("large")).unwrap();
+    large.set_len((16 << 20) + 1).unwrap();
+    let attach = |session: &SessionRef, name: &str, file: &Path| {
+        service.attach(session, name, &File::open(file).unwrap())
+    };
+    log.note(
+        "attach",
+        &attach(&session("three"), "domain.xml", &dir.join("small")),
+    );
+    log.note(
+        "attach: a name",
+        &attach(&session("three"), "../x", &dir.join("small")),
+    );
+    log.note(
+        "attach: too large",
+        &attach(&session("three"), "x", &dir.join("large")),
+    );
+    log.note("attach: a directory", &attach(&session("three"), "x", dir));
+    log.note(
+        "attach: no session",
+        &attach(&session("none"), "x", &dir.join("small")),
+    );
+
+    let tasks = service.tasks().unwrap();
+    let open = tasks.iter().find(|task| task.state == TaskState::Running);
+    log.note("cancel", &service.cancel(open.unwrap().id));
+    log.note(
+        "cancel: nothing",
+        &service.cancel(JobId::from_bytes([7; 16])),
+    );
+    log.note("abort: it is gone", &service.abort(&session("three"), None));
+    log.note("begin", &service.begin(&begin("five")));
+    log.note("abort", &service.abort(&session("five"), Some("it broke")));
+
+    let which = |point: &str| Which::Named(PointName::new(point).unwrap());
+    log.note("hold", &service.hold(&vm, &which("two"), "a test"));
+    log.note("hold: nothing", &service.hold(&vm, &which("six"), "a test"));
+    let points = ["one", "two", "six"].map(|name| PointName::new(name).unwrap());
+    log.note("forget", &service.forget(&vm, &points));
+    let other = VmName::new("other").unwrap();
+    log.note("forget: no VM", &service.forget(&other, &points));
+    log.note("note_failure", &service.note_failure(&vm, "no source"));
+    log.note("rebuild_catalog", &service.rebuild_catalog());
+    log.note("tasks", &service.tasks());
+    // Where a daemon listens is its own.
+    log.note(
+        "status",
+        &service
+            .status()
+            .map(|status| (status.repository, status.version)),
+    );
+}
+
+fn local(dir: &Path) -> Vec<(&'static str, Value)> {
+    let path = dir.join("repository");
+    let repository = Arc::new(Repository::init(&path, SystemClock.now()).unwrap());
+    let owner = Owner::open(repository, Arc::new(SystemClock), "test").unwrap();
+    let engine = Engine::new(Arc::new(owner), Pool::new(PoolLimits::default()));
+    let service = Served::new(Registry::empty(engine), Vec::new()).of_caller(Caller::Owner);
+    let mut log = Transcript::new(&path);
+    everything(&mut log, &service, dir);
+    log.steps
+}
+
+#[test]
+fn every_operation_answers_the_same_here_and_through_a_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = local(dir.path());
+
+    let house = House::new();
+    house.configure("", &nbd(&house, ""));
+    let daemon = house.start();
+    let repository = Repository::open(&house.place.repo()).unwrap();
+    let service = Client::connect(&repository).unwrap().unwrap();
+    let mut log = Transcript::new(&house.place.repo());
+    everything(&mut log, &service, dir.path());
+    assert_eq!(here.len(), log.steps.len());
+    for ((what, here), (_, there)) in here.iter().zip(&log.steps) {
+        assert_eq!(here, there, "{what}");
+    }
+    // It says something: no operation answers nothing but problems.
+    for operation in [
+        "begin",
+        "fill",
+        "commit",
+        "sessions",
+        "attach",
+        "cancel",
+        "abort",
+        "hold",
+        "forget",
+        "note_failure",
+        "rebuild_catalog",
+        "tasks",
+        "status",
+    ] {
+        let answered = here
+            .iter()
+            .any(|(what, value)| *what == operation && value.get("ok").is_some());
+        assert!(answered, "{operation}");
+    }
+    // The use that the connection held has ended with it.
+    drop(service);
+    let service = Client::connect(&repository).unwrap().unwrap();
+    let two = [PointName::new("two").unwrap()];
+    let vm = VmName::new("vm01").unwrap();
+    crate::house::wait_until("the use ends", || {
+        !service.forget(&vm, &two).unwrap().forgotten.is_empty()
+    });
+    daemon.stop();
+}

@@ -9,15 +9,15 @@ use std::path::Path;
 use super::args::{FilesFormat, Restore};
 use super::context::Context;
 use super::extract::{Place, find, judge, xattrs};
-use super::making::{Making, refuse_repository};
 use super::progress::Progress;
-use super::restore::refuse_place;
 use super::unread;
 use crate::daemon::interrupt;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::export::archive::{ArchiveOptions, Archived, CLOSED, Format, archive};
+use crate::error::{Error, Result, ResultExt};
+use crate::export::archive::{ArchiveOptions, Archived, Format, archive};
 use crate::export::files::Source;
+use crate::jobs::restore::making::Making;
 use crate::repo::selector::Selector;
+use crate::service::restore::{refuse_place, refuse_repository};
 use crate::sys::Dir;
 use crate::sys::durable::Replace;
 use crate::task::Monitor;
@@ -74,11 +74,6 @@ fn extension(to: &Path) -> Option<Format> {
     }
 }
 
-/// Whether the error is that whoever reads standard output has seen enough, which needs no words.
-pub(super) fn is_closed(error: &Error) -> bool {
-    error.kind() == ErrorKind::Disconnected && error.what() == CLOSED
-}
-
 /// What is taken out.
 struct Taking<'a> {
     tree: &'a Tree,
@@ -114,7 +109,7 @@ pub(super) fn run(
             .advise("pipe it, or name a file"));
     }
     if !is_standard {
-        refuse_repository(context, to)?;
+        refuse_repository(context.repository()?.as_ref(), to)?;
     }
     let place = find(context, selector, path)?;
     let unread = place.unread(path)?;

@@ -14,9 +14,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::worker::Isolation;
 use crate::ingest::{Engine, Registry};
 use crate::repo::lock::Holder;
-use crate::repo::selector::Selector;
-use crate::repo::sidecar::index::{Index, PointEntry};
-use crate::repo::sidecar::point::Point;
 use crate::repo::{Owner, Repository};
 use crate::service::{Served, Service};
 use crate::tree::{Tree, TreeOptions};
@@ -203,19 +200,4 @@ impl Context {
             ..PoolLimits::default()
         })
     }
-}
-
-/// Finds a point.
-///
-/// # Errors
-/// `NotFound`; `Corrupt`; `Io`.
-pub(super) fn find(
-    repository: &Repository,
-    selector: &Selector,
-) -> Result<(Index, PointEntry, Point)> {
-    let vm = repository.spelled(&selector.vm)?;
-    let index = repository.index(&vm)?;
-    let entry = selector.which.find(&index)?.clone();
-    let point = repository.point(&vm, &entry)?;
-    Ok((index, entry, point))
 }

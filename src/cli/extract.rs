@@ -15,6 +15,7 @@ use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::export::files::{ExtractOptions, Extracted, Loss, XattrChoice, extract};
 use crate::repo::selector::Selector;
+use crate::service::restore::refuse_repository;
 use crate::sys::Dir;
 use crate::tree::{Found, Ino, PointView, Tree, Unread};
 use crate::types::size::{Count, Human};
@@ -26,7 +27,7 @@ pub(super) fn run(
     to: &Path,
     args: &Restore,
 ) -> Result<()> {
-    super::making::refuse_repository(context, to)?;
+    refuse_repository(context.repository()?.as_ref(), to)?;
     let place = find(context, selector, path)?;
     let unread = place.unread(path)?;
     let Place {

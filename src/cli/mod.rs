@@ -18,7 +18,6 @@ mod info;
 mod init;
 mod jobs;
 mod ls;
-mod making;
 mod map;
 mod mount;
 mod mount_config;
@@ -48,6 +47,7 @@ use output::Output;
 
 use crate::daemon::map::hand;
 use crate::error::Result;
+use crate::export::archive::ReaderGone;
 use crate::guest::worker::server;
 use crate::log::{self, LogFormat, LogOptions};
 
@@ -93,8 +93,9 @@ pub fn run() -> ExitCode {
         quiet: cli.quiet,
     };
     let result = Context::new(&cli, output).and_then(|context| run_command(&context, cli.command));
+    // Whoever reads an archive from standard output and has seen enough needs no words.
     if let Err(e) = &result
-        && !archive::is_closed(e)
+        && !ReaderGone::caused(e)
     {
         Output::error("restorefs", e);
     }

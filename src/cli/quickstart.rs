@@ -152,7 +152,7 @@ fn program() -> String {
 /// The layer of the newest point's disk.
 fn newest_layer(context: &Context) -> Result<String> {
     let selector = "sample@latest".parse()?;
-    let (_, _, point) = super::context::find(context.repository()?.as_ref(), &selector)?;
+    let (_, _, point) = context.repository()?.find(&selector)?;
     let disk = point.disks.first();
     Ok(disk.map(|disk| disk.layer.layer_file()).unwrap_or_default())
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::format::Format;
 use super::layout::{self, VmKeys};
+use super::selector::Selector;
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::point::{Attached, Point};
 use super::sidecar::seal::is_sealed;
@@ -81,6 +82,18 @@ impl Repository {
     pub fn init(path: &Path, now: Timestamp) -> Result<Self> {
         let store = LocalStore::make(path).map(Arc::new)?;
         Self::init_store(Arc::clone(&store) as Arc<dyn Store>, store, now)
+    }
+
+    /// Finds a point: the VM's index, the point's entry in it, and the point itself.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt`; `Io`.
+    pub fn find(&self, selector: &Selector) -> Result<(Index, PointEntry, Point)> {
+        let vm = self.spelled(&selector.vm)?;
+        let index = self.index(&vm)?;
+        let entry = selector.which.find(&index)?.clone();
+        let point = self.point(&vm, &entry)?;
+        Ok((index, entry, point))
     }
 
     /// Makes a repository in any store.

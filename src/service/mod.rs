@@ -14,6 +14,7 @@ mod event;
 mod host;
 mod local;
 mod mount;
+pub mod restore;
 mod served;
 mod target;
 mod task;

@@ -295,7 +295,7 @@ fn several_points_go_at_once_and_one_that_is_used_stays() {
     assert_eq!(held.name, points[2].name);
     let nobody = PointName::new("nobody").unwrap();
     let names: Vec<PointName> = [1, 2, 4].map(|n: usize| points[n].name.clone()).into();
-    let asked = [names.as_slice(), &[nobody.clone()]].concat();
+    let asked = [names.as_slice(), std::slice::from_ref(&nobody)].concat();
     let done = sessions
         .forget_points(&vm("web01"), &asked, Telling::Wait)
         .unwrap();

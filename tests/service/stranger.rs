@@ -206,10 +206,11 @@ fn names_that_a_member_says_lead_out_of_nothing() {
         print('begun', begin())\n\
         for bad in ['../x','..','.','','/etc/x','a/b','a/../b','x\\0y','x'*300,'.tmp-1']:\n\
         \x20 for what in ['vm','session','disk','point']: print('bad', what, ascii(bad), begin(**{'vm':'fresh02',what:bad}))\n\
-        \x20 print('bad', 'attach', ascii(bad), ask(b'x',command='attach',session=dict(vm='fresh01',session='s'),name=bad,length_bytes=1))\n\
+        \x20 s1=dict(vm='fresh01',session='s')\n\
+        \x20 print('bad', 'attach', ascii(bad), ask(b'x',command='attach',session=s1,name=bad,length_bytes=1))\n\
         \x20 print('bad', 'failed', ascii(bad), ask(command='note-failure',vm=bad,reason='x'))\n\
         \x20 print('bad', 'abort', ascii(bad), ask(command='abort',session=dict(vm='fresh01',session=bad)))\n\
-        \x20 print('bad', 'commit', ascii(bad), ask(command='commit',session=dict(vm='fresh01',session='s'),request=dict(point=bad,unchanged=['vda'])))\n";
+        \x20 print('bad', 'commit', ascii(bad), ask(command='commit',session=s1,request=dict(point=bad,unchanged=['vda'])))\n";
     let said = ask(house, &socket, "65534", &format!("{MEMBER}{script}"));
     assert!(said.starts_with("begun {\"ok\""), "{said}");
     let bad: Vec<_> = said

@@ -38,8 +38,8 @@ use crate::tree::Ino;
 use crate::types::sync::Mutex;
 use entry::Pen;
 use load::Job;
-pub use out::CLOSED;
 use out::Out;
+pub use out::ReaderGone;
 use walk::Walk;
 use write::Writer;
 

@@ -3,6 +3,7 @@
 //! # Invariants
 //! - A stream that is dropped before [`Out::finish`] has no end: a tar no two empty blocks, a zstd frame no checksum.
 
+use std::fmt;
 use std::io::{BufWriter, Write};
 
 use zstd::stream::write::Encoder;
@@ -15,8 +16,26 @@ const LEVEL: i32 = 3;
 const THREADS_MAX: usize = 4;
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What is said when nobody reads any more; no reader of a guest says it.
-pub const CLOSED: &str = "nobody reads the archive any more";
+/// The cause of the error when whoever reads the archive has ended before the archive did: it has seen enough.
+#[derive(Debug)]
+pub struct ReaderGone;
+
+impl ReaderGone {
+    /// Whether that is what an error was caused by.
+    #[must_use]
+    pub fn caused(error: &Error) -> bool {
+        let source = std::error::Error::source(error);
+        source.is_some_and(|source| source.is::<Self>())
+    }
+}
+
+impl fmt::Display for ReaderGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its reader has ended")
+    }
+}
+
+impl std::error::Error for ReaderGone {}
 
 /// The stream.
 pub(super) enum Out<'a> {
@@ -80,7 +99,8 @@ impl Write for Out<'_> {
 /// An error of the stream.
 pub(super) fn failed(error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
-        return Error::new(ErrorKind::Disconnected, CLOSED);
+        let what = "nobody reads the archive any more";
+        return Error::new(ErrorKind::Disconnected, what).caused_by(ReaderGone);
     }
     Error::io("cannot write the archive", error)
 }

@@ -4,6 +4,7 @@
 //! Threads take chunks in order; each has a reader of its own, which keeps the leaves of the region that it is in.
 
 pub mod image;
+pub mod making;
 pub mod target;
 
 use std::sync::atomic::{AtomicU64, Ordering};

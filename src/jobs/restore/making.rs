@@ -8,16 +8,15 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::context::Context;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::beneath::{Access, Dir};
 use crate::sys::durable::{self, Replace};
 use crate::sys::flock::{Mode, try_lock};
 
 /// A file under its name for the time being, which goes away with this value unless it is finished.
-pub(super) struct Making<'a> {
+pub struct Making<'a> {
     dir: &'a Dir,
     name: &'a OsStr,
     made_as: OsString,
@@ -30,7 +29,7 @@ impl<'a> Making<'a> {
     ///
     /// # Errors
     /// `Busy` when another restore makes it; `NoSpace`, `ReadOnly`, `Io`.
-    pub(super) fn begin(dir: &'a Dir, name: &'a OsStr) -> Result<Self> {
+    pub fn begin(dir: &'a Dir, name: &'a OsStr) -> Result<Self> {
         let mut made_as = name.to_os_string();
         made_as.push(".restoring");
         let left = dir.open_file(&made_as, Access::Read);
@@ -58,12 +57,12 @@ impl<'a> Making<'a> {
     }
 
     /// Where it is now.
-    pub(super) fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.dir.path().join(&self.made_as)
     }
 
     /// The file.
-    pub(super) const fn file(&self) -> &File {
+    pub const fn file(&self) -> &File {
         &self.file
     }
 
@@ -71,7 +70,7 @@ impl<'a> Making<'a> {
     ///
     /// # Errors
     /// `AlreadyExists`; `Busy` when another file is under its name for the time being; `Io`.
-    pub(super) fn finish(mut self, replace: Replace) -> Result<()> {
+    pub fn finish(mut self, replace: Replace) -> Result<()> {
         if !self.is_there()? {
             return Err(busy(self.dir, self.name));
         }
@@ -114,23 +113,4 @@ fn busy(dir: &Dir, name: &OsStr) -> Error {
     )
     .at_path(dir.path().join(name))
     .advise("wait for it to end, or name another")
-}
-
-/// Refuses to restore into the repository: a file there could take the place of one of its own.
-///
-/// # Errors
-/// `InvalidInput`.
-pub(super) fn refuse_repository(context: &Context, directory: &Path) -> Result<()> {
-    let (Ok(root), Some(there)) = (
-        context.path()?.canonicalize(),
-        directory.ancestors().find_map(|at| at.canonicalize().ok()),
-    ) else {
-        return Ok(());
-    };
-    if there.starts_with(&root) {
-        return Err(Error::invalid("the target lies in the repository")
-            .at_path(directory)
-            .advise("choose a place outside of it"));
-    }
-    Ok(())
 }

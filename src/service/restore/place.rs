@@ -1,0 +1,77 @@
+//! Places that a restore may take: names in a directory, and directories at all.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::capture::watch::Watch;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::jobs::restore::target::refusal;
+use crate::repo::Repository;
+use crate::sys::beneath::{Access, Dir, Kind};
+use crate::sys::durable::Replace;
+
+/// Refuses a name that is taken; of what is to be replaced, only regular files are.
+///
+/// # Errors
+/// `AlreadyExists`; `IsADirectory`, `InvalidInput` for what is no regular file; `Busy` when somebody writes the file; `Io`.
+pub fn refuse_place(dir: &Dir, name: &OsStr, replace: Replace) -> Result<()> {
+    let Some(stat) = dir.stat(name)? else {
+        return Ok(());
+    };
+    let path = dir.path().join(name);
+    if stat.kind != Kind::File {
+        let kind = std::fs::symlink_metadata(&path)
+            .or_io("cannot look at the target")
+            .at_path(&path)?
+            .file_type();
+        return Err(refusal(kind).at_path(path));
+    }
+    match replace {
+        Replace::Yes => refuse_written(dir, name),
+        Replace::No => Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
+            .at_path(path)
+            .advise("name another, or use --force")),
+    }
+}
+
+/// Refuses to replace a file that somebody writes: a machine would go on with the file that has lost its name, and what it writes would be
+/// gone when it ends.
+fn refuse_written(dir: &Dir, name: &OsStr) -> Result<()> {
+    // A file that cannot be opened cannot be looked at: whether it may be replaced is a right of its directory.
+    let Ok(file) = dir.open_file(name, Access::Read) else {
+        return Ok(());
+    };
+    let path = dir.path().join(name);
+    let mut watch = Watch::default();
+    watch.add(&path, Arc::new(file))?;
+    match watch.look()? {
+        None => Ok(()),
+        Some(found) => {
+            let said = format!("the target is in use: {}", found.words);
+            Err(Error::new(ErrorKind::Busy, said)
+                .at_path(path)
+                .advise("stop what writes it, or name another file"))
+        }
+    }
+}
+
+/// Refuses to restore into the repository: a file there could take the place of one of its own.
+///
+/// # Errors
+/// `InvalidInput`.
+pub fn refuse_repository(repository: &Repository, directory: &Path) -> Result<()> {
+    let root = repository.store().local_root();
+    let (Some(root), Some(there)) = (
+        root.and_then(|root| root.canonicalize().ok()),
+        directory.ancestors().find_map(|at| at.canonicalize().ok()),
+    ) else {
+        return Ok(());
+    };
+    if there.starts_with(&root) {
+        return Err(Error::invalid("the target lies in the repository")
+            .at_path(directory)
+            .advise("choose a place outside of it"));
+    }
+    Ok(())
+}

@@ -39,7 +39,7 @@ pub struct Cli {
         hide_env_values = true,
         value_name = "HOW",
         default_value = "process",
-        hide_short_help = true
+        hide = true
     )]
     pub guest_isolation: GuestIsolation,
     /// Memory for all that is kept to be fast
@@ -50,7 +50,7 @@ pub struct Cli {
         hide_env_values = true,
         value_name = "SIZE",
         default_value = "512M",
-        hide_short_help = true
+        hide = true
     )]
     pub memory: String,
     /// Say more; twice for debugging
@@ -397,7 +397,7 @@ pub const DEFAULT_SCRATCH: &str = "/var/tmp";
 /// Arguments of `map`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints the device, or with all disks DISK and DEVICE in a line each. Only root can, and where udev runs only with its rule for mapped devices (55-restorefs-map.rules); see the README for ways without."
+    after_help = "Prints the device, or with all disks DISK and DEVICE in a line each. Only root can, and where udev runs only with its rule for mapped devices (55-restorefs-map.rules); docs/restore.md has ways without."
 )]
 pub struct Map {
     /// The restore point, and one of its disks; without one, all of them; with nothing: list what is mapped
@@ -469,7 +469,7 @@ pub struct Serve {
     /// Certificates for TLS: ca-cert.pem, server-cert.pem, server-key.pem
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "nbd_listen")]
     pub tls_certificates: Option<PathBuf>,
-    /// Who may use which VMs over TLS (TOML, see the README)
+    /// Who may use which VMs over TLS (TOML: docs/sessions.md)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "tls_certificates")]
     pub nbd_access: Option<PathBuf>,
     /// Listen on a loopback address without TLS: everybody on this machine may read

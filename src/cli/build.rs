@@ -9,10 +9,14 @@ use clap_complete::Shell;
 #[expect(unreachable_pub, reason = "only the definitions are used here")]
 #[path = "args.rs"]
 mod args;
+#[expect(unreachable_pub, reason = "only the definitions are used here")]
+#[path = "manual.rs"]
+mod manual;
 
 fn main() -> std::io::Result<()> {
     println!("cargo:rerun-if-changed=src/cli/args.rs");
     println!("cargo:rerun-if-changed=src/cli/build.rs");
+    println!("cargo:rerun-if-changed=src/cli/manual.rs");
     println!("cargo:rerun-if-changed=src/cli/completion");
     // OUT_DIR is target/<profile>/build/<package>/out.
     let out = std::env::var_os("OUT_DIR")
@@ -63,11 +67,72 @@ fn with_names(shell: Shell, script: String) -> String {
     }
 }
 
+/// Writes a page: what the table of arguments says, then what `manual` has.
+fn man_page(
+    command: &clap::Command,
+    name: &str,
+    subcommands: &[&clap::Command],
+    dir: &Path,
+) -> std::io::Result<()> {
+    let release = concat!("restorefs ", env!("CARGO_PKG_VERSION"));
+    let man = clap_mangen::Man::new(command.clone())
+        .source(release)
+        .manual("Virtual-machine backups");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if name.is_empty() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    if command.get_after_help().is_some() {
+        man.render_extra_section(&mut page)?;
+    }
+    let mut roff = roff::Roff::new();
+    let mut section = |title: &str, rows: &[(&str, &str)]| {
+        roff.control("SH", [title]);
+        for (term, text) in rows {
+            roff.control("TP", []);
+            roff.text([roff::bold(*term)]).text([roff::roman(*text)]);
+        }
+    };
+    let mut all = manual::EXAMPLES.iter();
+    if let Some((_, examples)) = all.find(|(of, _)| *of == name) {
+        section("EXAMPLES", examples);
+    }
+    section("EXIT STATUS", &manual::EXIT_STATUS);
+    section("ENVIRONMENT", &manual::ENVIRONMENT);
+    section("FILES", &manual::FILES);
+    let mut also = manual::SEE_ALSO.iter();
+    let foreign = also.find(|(of, _)| *of == name).map(|(_, pages)| *pages);
+    let own: Vec<String> = match name {
+        "" => subcommands
+            .iter()
+            .map(|c| format!("restorefs-{}(1)", c.get_name()))
+            .collect(),
+        _ => vec!["restorefs(1)".to_owned()],
+    };
+    let pages: Vec<&str> = own.iter().map(String::as_str).chain(foreign).collect();
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([roff::roman(pages.join(", "))]);
+    roff.to_writer(&mut page)?;
+    std::fs::write(dir.join(man.get_filename()), page)
+}
+
 /// `restorefs.1`, and `restorefs-<command>.1` for each subcommand; compressed, as packages want them, in `gz/`.
 fn man_pages(dir: &Path) -> std::io::Result<()> {
     let compressed = dir.join("gz");
     std::fs::create_dir_all(&compressed)?;
-    clap_mangen::generate_to(args::Cli::command(), dir)?;
+    let mut program = args::Cli::command().disable_help_subcommand(true);
+    program.build();
+    let visible = |command: &&clap::Command| !command.is_hide_set();
+    let subcommands: Vec<_> = program.get_subcommands().filter(visible).collect();
+    man_page(&program, "", &subcommands, dir)?;
+    for command in &subcommands {
+        man_page(command, command.get_name(), &subcommands, dir)?;
+    }
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let Some(name) = path.file_name().filter(|_| path.is_file()) else {

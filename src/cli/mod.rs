@@ -18,6 +18,9 @@ mod info;
 mod init;
 mod jobs;
 mod ls;
+#[cfg(test)]
+#[expect(dead_code, unreachable_pub, reason = "the build uses all of it")]
+mod manual;
 mod map;
 mod mount;
 mod mount_config;
@@ -150,4 +153,27 @@ fn start_log(verbose: u8) {
     // The level is one of those above, and text needs nothing.
     let _ =
         log::start(&options(LogFormat::Auto)).or_else(|_| log::start(&options(LogFormat::Text)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::args::Cli;
+    use super::manual;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn every_subcommand_has_examples_that_parse() {
+        let program = Cli::command();
+        let subcommands = program.get_subcommands().filter(|c| !c.is_hide_set());
+        let names = subcommands.map(|c| c.get_name());
+        for name in std::iter::once("").chain(names) {
+            let mut all = manual::EXAMPLES.iter();
+            let (_, examples) = all.find(|(of, _)| *of == name).expect(name);
+            for (line, _) in *examples {
+                let words = line.split_whitespace();
+                let cli = Cli::try_parse_from(words).map_err(|e| format!("{line}: {e}"));
+                assert!(cli.is_ok(), "{cli:?}");
+            }
+        }
+    }
 }

@@ -44,3 +44,51 @@ fn tables_of_ls() {
         .collect();
     insta::assert_snapshot!("table_of_points", stable.join("\n"));
 }
+
+/// The build makes a page for each subcommand; people look into the same sections in each.
+#[test]
+fn every_man_page_has_its_sections() {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_restorefs"));
+    let dir = program.parent().unwrap().join("assets/man");
+    let mut pages = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "1") {
+            continue;
+        }
+        pages += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        for section in [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "EXAMPLES",
+            "EXIT STATUS",
+            "ENVIRONMENT",
+            "FILES",
+            "SEE ALSO",
+        ] {
+            let heading = text.lines().any(|line| {
+                let title = line
+                    .strip_prefix(".SH ")
+                    .map(|title| title.trim_matches('"'));
+                title.is_some_and(|title| title.replace("\\ ", " ") == section)
+            });
+            assert!(heading, "{}: {section}", path.display());
+        }
+        let title = text.lines().find(|line| line.starts_with(".TH")).unwrap();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(title.starts_with(&format!(".TH {name} 1 ")), "{title}");
+        assert!(
+            title.contains(concat!("restorefs ", env!("CARGO_PKG_VERSION"))),
+            "{title}"
+        );
+        assert!(
+            !text.contains("guest\\-isolation\\fR]"),
+            "{}",
+            path.display()
+        );
+    }
+    assert!(pages >= 20, "{pages} in {}", dir.display());
+}

@@ -1,0 +1,266 @@
+//! What man pages have besides the table of arguments: examples, exit status, environment, files, and where to go on. Definitions only, for
+//! the build.
+
+/// A command line and what it does.
+pub type Example = (&'static str, &'static str);
+
+/// Examples by subcommand; the empty name is the program itself.
+pub const EXAMPLES: [(&str, &[Example]); 20] = [
+    (
+        "",
+        &[
+            ("restorefs init /srv/repo", "Make a repository."),
+            (
+                "restorefs -r /srv/repo backup web01 vda=/dev/vg0/web01-snap",
+                "Back up a disk of a VM; from the second time on only what has changed is stored.",
+            ),
+            (
+                "restorefs -r /srv/repo mount /mnt/backups",
+                "Show all restore points as directories.",
+            ),
+            (
+                "restorefs -r /srv/repo restore web01@latest vda out.raw",
+                "Restore a disk.",
+            ),
+        ],
+    ),
+    (
+        "init",
+        &[(
+            "restorefs init /srv/repo",
+            "Make a repository in a new or empty directory.",
+        )],
+    ),
+    (
+        "backup",
+        &[
+            (
+                "restorefs backup web01 vda=monday.raw vdb=qcow2:data.qcow2",
+                "Back up two disks, a raw file and a QCOW2 image, as one restore point.",
+            ),
+            (
+                "restorefs backup web01 vda=nbd+unix:///vda?socket=/run/web01.sock --compress zstd",
+                "Back up an NBD export, and compress what is stored.",
+            ),
+            (
+                "restorefs backup web01 vda=/dev/vg0/web01-snap --attach domain.xml",
+                "Back up a snapshot, and keep the domain's XML with the restore point.",
+            ),
+        ],
+    ),
+    (
+        "begin",
+        &[
+            (
+                "restorefs begin web01 vda=20G --session nightly",
+                "Begin a session with a disk of 20 GiB. Its NBD URI is printed: write the disk there, then commit.",
+            ),
+            (
+                "restorefs begin web01 --changed-only --previous-change-id vda=17",
+                "Begin a session into which only the changes since change id 17 are written.",
+            ),
+        ],
+    ),
+    (
+        "commit",
+        &[(
+            "restorefs commit web01/nightly --change-id vda=18",
+            "Make a restore point of a session, and keep the change id of its disk.",
+        )],
+    ),
+    (
+        "abort",
+        &[(
+            "restorefs abort web01/nightly",
+            "End a session; what was written is thrown away.",
+        )],
+    ),
+    (
+        "sessions",
+        &[(
+            "restorefs sessions",
+            "List the open sessions, and those that wait for the next daemon.",
+        )],
+    ),
+    (
+        "jobs",
+        &[(
+            "restorefs jobs web01 -n 5",
+            "Show how the last five jobs of a VM have ended.",
+        )],
+    ),
+    (
+        "ls",
+        &[
+            ("restorefs ls web01", "List the restore points of a VM."),
+            (
+                "restorefs ls web01@latest:/files/etc",
+                "List a directory of the guest.",
+            ),
+        ],
+    ),
+    (
+        "info",
+        &[(
+            "restorefs info web01@latest~2 --json",
+            "Show the third newest restore point.",
+        )],
+    ),
+    (
+        "volumes",
+        &[(
+            "restorefs volumes web01@latest",
+            "List the volumes, and what could not be read, and why.",
+        )],
+    ),
+    (
+        "restore",
+        &[
+            (
+                "restorefs restore web01@latest vda /dev/vg0/web01",
+                "Restore a disk to a block device.",
+            ),
+            (
+                "restorefs restore web01@2026-11-20_02-00-00 --to disks",
+                "Restore all disks and attached files into a directory.",
+            ),
+            (
+                "restorefs restore web01@latest:/files/etc/nginx --to etc",
+                "Restore a directory of the guest.",
+            ),
+            (
+                "restorefs restore web01@latest:/files/srv --to - --format tar",
+                "Write a directory of the guest to standard output, as a tar.",
+            ),
+        ],
+    ),
+    (
+        "mount",
+        &[
+            (
+                "restorefs mount /mnt/backups",
+                "Mount the repository read-only; new restore points show up by themselves.",
+            ),
+            (
+                "restorefs mount /mnt/web -o vm=web*,allow_other",
+                "Show some VMs only, to all users.",
+            ),
+        ],
+    ),
+    ("umount", &[("restorefs umount /mnt/backups", "Unmount.")]),
+    (
+        "map",
+        &[
+            (
+                "restorefs map web01@latest/vda",
+                "Attach a disk as a block device, read-only, and print the device.",
+            ),
+            (
+                "restorefs map web01@latest --scratch --partitions",
+                "Attach all disks with their partitions; what is written to them is thrown away at the end.",
+            ),
+        ],
+    ),
+    (
+        "unmap",
+        &[(
+            "restorefs unmap web01@latest",
+            "Detach all disks of a restore point.",
+        )],
+    ),
+    (
+        "serve",
+        &[
+            (
+                "restorefs serve --config /etc/restorefs/config.toml",
+                "Serve what the configuration says; the systemd unit runs this.",
+            ),
+            (
+                "restorefs serve --mount /mnt/backups --nbd /run/user/1000/nbd.sock",
+                "Serve one repository: the tree, in which sessions can be written, and NBD.",
+            ),
+        ],
+    ),
+    (
+        "check-config",
+        &[(
+            "restorefs check-config /etc/restorefs/config.toml",
+            "Say what is wrong with a configuration, before the daemon meets it.",
+        )],
+    ),
+    (
+        "quickstart",
+        &[(
+            "restorefs quickstart demo",
+            "See what restorefs does, in a new directory that can be deleted afterwards.",
+        )],
+    ),
+    (
+        "rebuild-catalog",
+        &[(
+            "restorefs rebuild-catalog",
+            "Build the catalog anew, and say what of the repository is damaged.",
+        )],
+    ),
+];
+
+/// Exit codes of every subcommand.
+pub const EXIT_STATUS: [(&str, &str); 7] = [
+    ("0", "All is well."),
+    ("1", "It could not be done; the message says why."),
+    ("2", "The command line is wrong."),
+    (
+        "3",
+        "Damage was found, or content that is there could not be read.",
+    ),
+    ("4", "A policy is not met."),
+    ("10", "There is no repository."),
+    ("11", "Another process holds the repository's lock."),
+];
+
+/// Variables that are looked at.
+pub const ENVIRONMENT: [(&str, &str); 5] = [
+    (
+        "RESTOREFS_REPO",
+        "The repository, where --repo does not name one.",
+    ),
+    (
+        "RESTOREFS_MEMORY",
+        "Memory for all that is kept to be fast, as --memory SIZE (512M): resolved chains, guests' files, tables of sessions.",
+    ),
+    (
+        "RESTOREFS_GUEST_ISOLATION",
+        "Where guests' filesystems are read, as --guest-isolation HOW: process (each in a process without rights), or thread, for debugging.",
+    ),
+    (
+        "RESTOREFS_RUNTIME_DIR",
+        "The directory of control sockets and maps, for a second installation.",
+    ),
+    (
+        "RUST_LOG",
+        "What is logged, as tracing's filters are written (restorefs=debug).",
+    ),
+];
+
+/// Files that people may look for.
+pub const FILES: [(&str, &str); 4] = [
+    ("/etc/restorefs/config.toml", "Configuration of the daemon."),
+    (
+        "/run/restorefs",
+        "Control sockets and maps of root; of other users $XDG_RUNTIME_DIR/restorefs.",
+    ),
+    ("/var/tmp", "Scratch files of mapped disks."),
+    (
+        "/usr/share/doc/restorefs",
+        "Documentation: tasks, what is promised, and every byte on disk.",
+    ),
+];
+
+/// Pages of others that belong to subcommands.
+pub const SEE_ALSO: [(&str, &str); 5] = [
+    ("mount", "mount(8), fusermount3(1)"),
+    ("umount", "umount(8), fusermount3(1)"),
+    ("map", "losetup(8)"),
+    ("unmap", "losetup(8)"),
+    ("serve", "systemd(1), nbd-client(8), qemu-nbd(8)"),
+];

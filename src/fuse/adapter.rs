@@ -10,28 +10,21 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, FileType as FuseType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::attr::{TTL_COMMITTED, attr, file_type, nothing, ttl, unknown};
+use super::reply::{Answer, BACKGROUND, GENERATION, NAME_MAX, STATFS_BLOCK, empty, sized};
 use super::{change, errno};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
 use crate::tree::{DirEntry, Found, Ino, NewAttributes, Tree};
-use crate::types::width::{u64_from_usize, usize_from_u32};
+use crate::types::width::usize_from_u32;
 
-/// Inode numbers are never reused, so there is one generation.
-const GENERATION: Generation = Generation(0);
-/// Requests that the kernel may have in flight for readahead.
-const BACKGROUND: u16 = 64;
 /// Cookies of `.` and `..`.
 const COOKIES_DOTS: u64 = 2;
-/// LIMIT: longest name (ext4, XFS and NTFS: 255 characters).
-const NAME_MAX: u32 = 255;
-/// The unit that statfs counts in.
-const STATFS_BLOCK: u32 = 4096;
 
 thread_local! {
     /// The buffer of this thread's reads.
@@ -57,7 +50,7 @@ impl Adapter {
 }
 
 /// Runs a handler; a panic in it is that request's EIO, not the end of the thread.
-fn guarded<T>(f: impl FnOnce() -> Result<T>) -> std::result::Result<T, Errno> {
+fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Answer<T> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(result) => result.map_err(|error| errno::of(&error)),
         Err(_) => {
@@ -641,14 +634,7 @@ impl Filesystem for Adapter {
     }
 }
 
-fn empty(result: std::result::Result<(), Errno>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn entry(result: std::result::Result<Found, Errno>, reply: ReplyEntry) {
+fn entry(result: Answer<Found>, reply: ReplyEntry) {
     match result {
         Ok(found) => reply.entry_with_ttls(
             &ttl(found.attribute_ttl),
@@ -657,15 +643,5 @@ fn entry(result: std::result::Result<Found, Errno>, reply: ReplyEntry) {
             GENERATION,
         ),
         Err(errno) => reply.error(errno),
-    }
-}
-
-/// Answers with the length when that is what was asked, ERANGE when the caller's buffer is too small.
-fn sized(value: &[u8], size: u32, reply: ReplyXattr) {
-    match u32::try_from(u64_from_usize(value.len())) {
-        Ok(length) if size == 0 => reply.size(length),
-        Ok(length) if length <= size => reply.data(value),
-        Ok(_) => reply.error(Errno::ERANGE),
-        Err(_) => reply.error(Errno::E2BIG),
     }
 }

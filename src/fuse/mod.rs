@@ -32,6 +32,7 @@ mod mountinfo;
 mod mountpoint;
 mod notify;
 mod options;
+mod reply;
 mod umount;
 mod way;
 

@@ -40,11 +40,11 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
-/// Attributes of a guest file.
+/// Attributes of a file, whose inode number is a guest's, or the mounted tree's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attributes {
+pub struct Attributes<I = GuestIno> {
     /// Inode number.
-    pub ino: GuestIno,
+    pub ino: I,
     /// Type.
     pub file_type: FileType,
     /// Permission bits with setuid, setgid, sticky (0o7777).
@@ -69,6 +69,28 @@ pub struct Attributes {
     pub crtime: Option<Time>,
     /// Device number (major, minor) of device nodes.
     pub rdev: Option<(u32, u32)>,
+}
+
+impl<I> Attributes<I> {
+    /// The same attributes under another inode number.
+    #[must_use]
+    pub fn with_ino<J>(self, ino: J) -> Attributes<J> {
+        Attributes {
+            ino,
+            file_type: self.file_type,
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            nlink: self.nlink,
+            size_bytes: self.size_bytes,
+            blocks: self.blocks,
+            atime: self.atime,
+            mtime: self.mtime,
+            ctime: self.ctime,
+            crtime: self.crtime,
+            rdev: self.rdev,
+        }
+    }
 }
 
 /// One name in a directory, without `.` and `..`.

@@ -21,36 +21,8 @@ const OPEN_DISK_MODE: u16 = 0o600;
 /// Permission bits of the other files of a session.
 const OPEN_FILE_MODE: u16 = 0o644;
 
-/// Attributes of a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attributes {
-    /// Inode number in the mount.
-    pub ino: Ino,
-    /// Type.
-    pub file_type: FileType,
-    /// Permission bits with setuid, setgid, sticky (0o7777).
-    pub mode: u16,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Hard links, at least 1.
-    pub nlink: u32,
-    /// Size in bytes; exact.
-    pub size_bytes: u64,
-    /// Allocated 512-byte blocks.
-    pub blocks: u64,
-    /// Last access.
-    pub atime: Time,
-    /// Last change of content.
-    pub mtime: Time,
-    /// Last change of the inode.
-    pub ctime: Time,
-    /// Creation, where it is known.
-    pub crtime: Option<Time>,
-    /// Device number (major, minor) of device nodes.
-    pub rdev: Option<(u32, u32)>,
-}
+/// Attributes of a node of the mounted tree; of files the size is exact.
+pub type Attributes = fs::Attributes<Ino>;
 
 /// How long an answer stays true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,21 +141,9 @@ impl TreeOptions {
 
     /// Attributes of a guest's file.
     pub(super) fn guest(&self, ino: Ino, guest: &fs::Attributes) -> Attributes {
-        let mut attributes = Attributes {
-            ino,
-            file_type: guest.file_type,
-            mode: guest.mode & 0o7777,
-            uid: guest.uid,
-            gid: guest.gid,
-            nlink: guest.nlink.max(1),
-            size_bytes: guest.size_bytes,
-            blocks: guest.blocks,
-            atime: guest.atime,
-            mtime: guest.mtime,
-            ctime: guest.ctime,
-            crtime: guest.crtime,
-            rdev: guest.rdev,
-        };
+        let mut attributes = guest.clone().with_ino(ino);
+        attributes.mode &= 0o7777;
+        attributes.nlink = attributes.nlink.max(1);
         if self.single_user {
             attributes.uid = self.uid;
             attributes.gid = self.gid;

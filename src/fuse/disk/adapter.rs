@@ -7,24 +7,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    WriteFlags,
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, WriteFlags,
 };
 
 use super::{Content, DiskFile, FAILED_REQUESTS, LAST_ERROR, SCRATCH_BYTES};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::reply::{Answer, BACKGROUND, GENERATION, NAME_MAX, STATFS_BLOCK, empty, sized};
 use crate::sys::hole;
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 
-const GENERATION: Generation = Generation(0);
 /// Nothing here ever changes.
 const TTL: Duration = Duration::from_secs(86_400);
-/// Requests that the kernel may have in flight in the background.
-const BACKGROUND: u16 = 64;
-const STATFS_BLOCK: u32 = 4096;
-const NAME_MAX: u32 = 255;
 /// Inode number of the first file; those of the others follow.
 const FIRST_FILE: u64 = INodeNo::ROOT.0 + 1;
 
@@ -39,9 +34,6 @@ pub(super) struct DiskAdapter {
     uid: u32,
     gid: u32,
 }
-
-/// What a handler answers: the errno was noted before.
-type Answer<T> = std::result::Result<T, Errno>;
 
 impl DiskAdapter {
     pub(super) fn new(files: Vec<DiskFile>) -> Self {
@@ -121,23 +113,6 @@ impl DiskAdapter {
             return file.failures.last().ok_or(Errno::ENODATA);
         }
         Err(Errno::ENODATA)
-    }
-}
-
-/// Answers with the length when that is what was asked, ERANGE when the caller's buffer is too small.
-fn sized(value: &[u8], size: u32, reply: ReplyXattr) {
-    match u32::try_from(value.len()) {
-        Ok(length) if size == 0 => reply.size(length),
-        Ok(length) if length <= size => reply.data(value),
-        Ok(_) => reply.error(Errno::ERANGE),
-        Err(_) => reply.error(Errno::E2BIG),
-    }
-}
-
-fn empty(answer: Answer<()>, reply: ReplyEmpty) {
-    match answer {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
     }
 }
 

@@ -312,3 +312,21 @@ fn planted() {
     );
     plant(check, "tests/it/main.rs", "use crate::anything;", &[]);
 }
+
+/// Every module in turn imports from every other: what stands on the same floor or above is found, what stands below is not.
+#[test]
+fn planted_between_any_two_modules() {
+    let modules: Vec<_> = FLOORS.iter().filter(|(_, floor)| *floor < 15).collect();
+    for (importer, on) in &modules {
+        let path = format!("src/{}/x.rs", importer.replace("::", "/"));
+        for (imported, below) in &modules {
+            let text = format!("use crate::{imported}::Thing;");
+            let found = check(&Source::new(&path, &text)).len();
+            let expected = usize::from(importer != imported && below >= on);
+            assert_eq!(
+                found, expected,
+                "{importer} ({on}) imports {imported} ({below})"
+            );
+        }
+    }
+}

@@ -2,8 +2,10 @@
 
 use std::fs;
 
-use crate::place::{Place, can_mount, has};
-use crate::tool::{self, Loop, Mounted, is_root};
+use crate::kit::need::is_root;
+use crate::kit::need::{can_mount, has};
+use crate::kit::place::Place;
+use crate::tool::{self, Loop, Mounted};
 
 /// A btrfs guest with labels of every sort, on files, directories and symlinks.
 fn guest(place: &Place) -> bool {

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use crate::place::{Place, has};
+use crate::kit::need::has;
+use crate::kit::place::Place;
 
 fn changed(place: &Place, point: &str) -> u64 {
     place.json(&["info", point])["disks"][0]["changed_bytes"]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::place::Place;
+use crate::kit::place::Place;
 
 /// A point with a disk and an attached file, and a way to change what the index says of it.
 struct Pair {

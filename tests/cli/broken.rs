@@ -4,7 +4,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::place::{Place, can_mount};
+use crate::kit::need::can_mount;
+use crate::kit::place::Place;
 
 /// A VM with three points, one two three, each of two disks; every layer differs from the one below.
 struct Chain {

@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::Output;
 
-use crate::place::{Place, has};
+use crate::kit::need::has;
+use crate::kit::place::Place;
 use crate::tool;
 
 /// Latin-1, as old systems have it.

@@ -4,7 +4,7 @@ use restorefs::block::WriteAt;
 use restorefs::nbd::client::Client;
 use serde_json::Value;
 
-use crate::place::{Daemon, Place};
+use crate::kit::place::{Daemon, Place};
 
 fn write(daemon: &Daemon, session: &str, disk: &str, at: u64, bytes: &[u8]) {
     let uri = daemon.uri(&format!("{session}/{disk}"));

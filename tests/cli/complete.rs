@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::place::{Place, has};
+use crate::kit::need::has;
+use crate::kit::place::Place;
 use crate::tool;
 
 fn asset(name: &str) -> PathBuf {

@@ -1,6 +1,7 @@
 //! What a kernel lacks is named, and nothing of a guest is read without it.
 
-use crate::place::{Place, has};
+use crate::kit::need::has;
+use crate::kit::place::Place;
 use crate::tool;
 
 #[test]

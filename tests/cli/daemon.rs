@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use crate::place::{Place, can_mount, has};
+use crate::kit::need::{can_mount, has};
+use crate::kit::place::Place;
 
 #[test]
 fn a_session_from_begin_to_commit_with_the_mounted_tree_following() {

@@ -2,8 +2,10 @@
 
 use std::fs;
 
-use crate::place::{Place, has};
-use crate::tool::{self, Loop, QemuNbd, is_root};
+use crate::kit::need::has;
+use crate::kit::need::is_root;
+use crate::kit::place::Place;
+use crate::tool::{self, Loop, QemuNbd};
 
 /// QEMU's formats with the options that make their different first and last bytes.
 const MADE: [(&str, &[&str]); 11] = [

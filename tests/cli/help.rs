@@ -1,6 +1,6 @@
 //! What the program says of itself: a change of the command line shows up as a changed snapshot.
 
-use crate::place::Place;
+use crate::kit::place::Place;
 
 #[test]
 fn help_of_every_command() {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::place::Place;
+use crate::kit::place::Place;
 
 #[test]
 fn a_session_that_is_idle_for_its_ttl_ends_by_itself_and_the_history_says_so() {

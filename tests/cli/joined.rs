@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::place::{Place, has};
+use crate::kit::need::has;
+use crate::kit::place::Place;
 use crate::tool;
 
 fn put(path: &Path, content: &str) {

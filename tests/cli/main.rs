@@ -24,9 +24,10 @@ mod format;
 mod help;
 mod jobs;
 mod joined;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod linked;
 mod older;
-mod place;
 mod quickstart;
 mod remark;
 mod rename;

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::place::{Place, can_mount, has};
+use crate::kit::need::{can_mount, has};
+use crate::kit::place::Place;
 use crate::tool;
 
 /// Runs a command as on Linux 5.15; the script checks itself when it is given none.

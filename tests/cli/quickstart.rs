@@ -1,6 +1,7 @@
 //! `quickstart`, as the README's first command.
 
-use crate::place::{Place, can_mount, has};
+use crate::kit::need::{can_mount, has};
+use crate::kit::place::Place;
 
 #[test]
 fn from_nothing_to_a_mounted_repository() {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::place::Place;
+use crate::kit::place::Place;
 
 /// `name kind changed_bytes` of each disk of the newest point.
 fn latest(place: &Place) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::place::Place;
+use crate::kit::place::Place;
 
 fn layers(place: &Place, vm: &str) -> Vec<PathBuf> {
     let dir = place.repo().join("vms").join(vm).join("layers");
@@ -167,7 +167,7 @@ fn a_parent_with_other_content_is_damage() {
 fn a_block_device_that_is_in_use_is_refused() {
     use std::process::Command;
 
-    if !rustix::process::geteuid().is_root() || !crate::place::has("mkfs.ext4") {
+    if !rustix::process::geteuid().is_root() || !crate::kit::need::has("mkfs.ext4") {
         return;
     }
     let place = Place::new();

@@ -3,7 +3,7 @@
 use restorefs::block::{ReadAt, WriteAt};
 use restorefs::nbd::client::Client;
 
-use crate::place::{Daemon, Place};
+use crate::kit::place::{Daemon, Place};
 
 const MIB: usize = 1 << 20;
 const HALF: usize = 12 * MIB;

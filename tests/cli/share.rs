@@ -5,8 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::place::{Place, has};
-use crate::tool::{self, Loop, Mounted, QemuNbd, is_root};
+use crate::kit::need::has;
+use crate::kit::need::is_root;
+use crate::kit::place::Place;
+use crate::tool::{self, Loop, Mounted, QemuNbd};
 
 fn image(place: &Place, name: &str) {
     tool::create(place, &format!("{name} 64M"));

@@ -10,7 +10,7 @@ use restorefs::repo::{Owner, Repository};
 use restorefs::types::{PointName, VmName};
 
 use crate::filesystem::Filesystem;
-use crate::place::{Daemon, Place};
+use crate::kit::place::{Daemon, Place};
 
 const MIB: u64 = 1 << 20;
 

@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
 
-use crate::place::{Place, has};
-use crate::tool::{self, Loop, Mounted, QemuNbd, is_root};
+use crate::kit::need::has;
+use crate::kit::need::is_root;
+use crate::kit::place::Place;
+use crate::tool::{self, Loop, Mounted, QemuNbd};
 
 fn with_a_point() -> (Place, Vec<u8>) {
     let place = Place::new();

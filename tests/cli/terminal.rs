@@ -4,8 +4,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
 
-use crate::place::{Place, has};
-use crate::tool::{self, is_root};
+use crate::kit::need::has;
+use crate::kit::need::is_root;
+use crate::kit::place::Place;
+use crate::tool;
 
 /// Names that set the title, clear the screen by a C1 byte, begin a line of their own, turn the text around, and hold the words by which an
 /// easier program would tell failures from choices.

@@ -4,17 +4,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::place::Place;
-
-/// Whether the test runs as root; says SKIP, or fails where nothing may be skipped.
-pub(crate) fn is_root() -> bool {
-    let is = rustix::process::geteuid().is_root();
-    if !is {
-        assert!(std::env::var_os("CI_REQUIRE").is_none(), "not root");
-        println!("SKIP: not root");
-    }
-    is
-}
+use crate::kit::place::Place;
 
 /// A program in the place's directory.
 pub(crate) fn command(place: &Place, program: &str, args: &[&str]) -> Command {

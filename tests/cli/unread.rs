@@ -4,7 +4,8 @@
 
 use std::fs;
 
-use crate::place::{Place, has};
+use crate::kit::need::has;
+use crate::kit::place::Place;
 use crate::tool;
 
 const ALWAYS: i32 = 3;
@@ -211,7 +212,7 @@ fn files_without_a_system_say_what_they_lack() {
 /// A filesystem whose journal is another disk: the journal has no files, and is named where it would have to be replayed.
 #[test]
 fn a_journal_on_another_disk_is_named() {
-    if !has("mkfs.ext4") || !has("debugfs") || !tool::is_root() {
+    if !has("mkfs.ext4") || !has("debugfs") || !crate::kit::need::is_root() {
         return;
     }
     let place = Place::new();

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use crate::world::{Mount, Server, VDB_BYTES, World, free_port, ready, run, text};
+use crate::kit::need::free_port;
+use crate::world::{Mount, Server, VDB_BYTES, World, ready, run, text};
 
 #[test]
 fn qemu_img_reads_a_disk() {

@@ -10,14 +10,11 @@
 mod by_hand;
 mod disk;
 mod handle;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod nfs;
 mod overlay;
-#[path = "../cli/place.rs"]
-#[expect(dead_code, reason = "the tests of the program need more of it")]
-mod place;
 mod rsync;
 mod samba;
-#[path = "../cli/shell.rs"]
-mod shell;
 mod wire;
 mod world;

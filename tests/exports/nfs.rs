@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::kit::need::free_port;
+use crate::kit::noise::noise;
 use crate::wire;
-use crate::world::{Mount, OLD, Server, VDB_BYTES, World, free_port, noise, ready, run, text};
+use crate::world::{Mount, OLD, Server, VDB_BYTES, World, ready, run, text};
 
 /// As in the README, on loopback.
 fn configuration(world: &World, export: &Path, port: u16) -> String {
@@ -71,7 +73,7 @@ fn a_client_reads_what_is_there() {
         .arg(url("web01/one/files/srv/big"))
         .output()
         .unwrap();
-    assert!(output.status.success() && output.stdout == noise(3_000_000));
+    assert!(output.status.success() && output.stdout == noise(1, 3_000_000));
 }
 
 #[test]
@@ -85,7 +87,7 @@ fn a_handle_outlives_the_server_and_the_mount() {
     let server = serve(&world, &mount, port);
     let path = "backups/web01/one/files/srv/big";
     let handle = wire::handle(port, path);
-    let expected = noise(3_000_000);
+    let expected = noise(1, 3_000_000);
     let is_read = |handle: &[u8], at: usize| {
         let (status, bytes) = wire::read(port, handle, at as u64, 4096);
         assert_eq!(status, wire::OK, "at {at}");

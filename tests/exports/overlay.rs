@@ -72,7 +72,7 @@ fn a_guests_programs_run_in_its_tree_and_change_nothing() {
     );
     assert_eq!(
         std::fs::read(merged.0.join("srv/moved")).unwrap(),
-        crate::world::noise(3_000_000)
+        crate::kit::noise::noise(1, 3_000_000)
     );
     // The point is as it was.
     assert!(files.join("srv/big").exists() && files.join("etc/fstab").exists());

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use crate::world::{OLD, Server, World, free_port, ready, run, text};
+use crate::kit::need::free_port;
+use crate::world::{OLD, Server, World, ready, run, text};
 
 #[test]
 fn a_point_is_pulled_and_there_is_nothing_to_do_the_second_time() {

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::world::{Mount, OLD, Server, VDB_BYTES, World, free_port, noise, ready, run, text};
+use crate::kit::need::free_port;
+use crate::kit::noise::noise;
+use crate::world::{Mount, OLD, Server, VDB_BYTES, World, ready, run, text};
 
 /// As in the README, with all of smbd's own files in a directory of ours.
 fn configuration(dir: &Path, share: &Path) -> String {
@@ -102,7 +104,7 @@ fn a_share_shows_what_is_there() {
         "get web01\\latest\\files\\srv\\big {}",
         text(&got)
     ));
-    assert_eq!(std::fs::read(&got).unwrap(), noise(3_000_000));
+    assert_eq!(std::fs::read(&got).unwrap(), noise(1, 3_000_000));
     // Nothing is written.
     let refused = Command::new("smbclient")
         .args([
@@ -133,7 +135,7 @@ fn a_new_point_is_in_the_share_at_once() {
     let share = Share::new(&world, &mount);
     assert!(!share.ask("cd web01; ls").contains("two"));
     world.back_up("two");
-    crate::world::eventually("the new point", || {
+    crate::kit::wait::eventually("the new point", || {
         share.ask("cd web01; ls").contains("two")
     });
     let disks = share.ask("cd web01\\latest; ls info.json");

@@ -1,15 +1,18 @@
 //! A guest whose programs run, beside a disk of three terabytes, mounted by the program as an administrator does it.
 
-pub(crate) use crate::shell::{run, text};
+pub(crate) use crate::kit::shell::{run, text};
 
 use std::fs::File;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::place::{Place, can_mount, has};
+use crate::kit::need::{can_mount, has_all};
+use crate::kit::noise::noise;
+use crate::kit::place::Place;
+use crate::kit::wait::eventually;
 
 const MIB: u64 = 1 << 20;
 /// Size of the second disk: beyond 32 bits of anything, and of 512-byte blocks.
@@ -26,29 +29,12 @@ pub(crate) struct World {
 
 /// Whether these tests can run with these tools; says SKIP when not.
 pub(crate) fn ready(tools: &[&str]) -> bool {
-    can_mount()
-        && ["mkfs.ext4", "sfdisk"]
-            .iter()
-            .chain(tools)
-            .all(|tool| has(tool))
+    can_mount() && has_all(&["mkfs.ext4", "sfdisk"]) && has_all(tools)
 }
 
 fn put(path: &Path, bytes: &[u8]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, bytes).unwrap();
-}
-
-/// What nobody else's file looks like.
-pub(crate) fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    (0..length)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .collect()
 }
 
 impl World {
@@ -100,7 +86,7 @@ impl World {
             b"ID=debian\nPRETTY_NAME=\"A guest\"\n",
         );
         put(&source.join(OLD), b"hello\n");
-        put(&source.join("srv/big"), &noise(3_000_000));
+        put(&source.join("srv/big"), &noise(1, 3_000_000));
         put(&source.join("home/ann/secret"), b"hers\n");
         let sparse = File::create(source.join("srv/sparse")).unwrap();
         sparse.set_len(5 * MIB).unwrap();
@@ -262,24 +248,5 @@ impl Drop for Server {
         }
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// A port that nobody has.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
-/// Waits for something to become true.
-#[track_caller]
-pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !check() {
-        assert!(start.elapsed().as_secs() < 60, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }

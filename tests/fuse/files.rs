@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use restorefs::block::{FileDisk, ReadAt};
 use restorefs::sys::beneath::Access;
 
-use crate::world::{World, eventually, names, ready, run, text, unmount};
+use crate::kit::wait::eventually;
+use crate::world::{World, names, ready, run, text, unmount};
 
 const POINT: &str = "web01/first";
 

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::world::{World, eventually, names, ready, unmount};
+use crate::kit::wait::eventually;
+use crate::world::{World, names, ready, unmount};
 
 fn follows(options: &str) {
     if !ready() {

@@ -17,7 +17,8 @@ use restorefs::repo::Owner;
 use restorefs::repo::selector::Which;
 use restorefs::types::VmName;
 
-use crate::world::{World, eventually, names, ready, run, text, unmount};
+use crate::kit::wait::eventually;
+use crate::world::{World, names, ready, run, text, unmount};
 
 /// Counts the layers that are opened.
 struct Counting {

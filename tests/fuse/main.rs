@@ -10,6 +10,8 @@
 mod files;
 mod follow;
 mod guest;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod lookup_readdir;
 mod lvm;
 mod mount_lifecycle;
@@ -18,8 +20,6 @@ mod pitfalls;
 mod read;
 mod readonly;
 mod seek;
-#[path = "../cli/shell.rs"]
-mod shell;
 mod stat;
 mod statfs;
 mod symlink;

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use restorefs::error::ErrorKind;
 use restorefs::fuse::{MountOptions, mount, umount};
 
-use crate::world::{World, eventually, names, ready, text};
+use crate::kit::wait::eventually;
+use crate::world::{World, names, ready, text};
 
 #[test]
 fn unmounting_takes_it_away() {

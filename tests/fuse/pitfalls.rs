@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::world::{World, eventually, names, ready, unmount};
+use crate::kit::wait::eventually;
+use crate::world::{World, names, ready, unmount};
 
 /// A held inode keeps its cached target whatever is invalidated: another target must be another inode.
 #[test]

@@ -1,12 +1,13 @@
 //! A repository with a VM whose disk holds a GPT and an ext4 filesystem, and a mount of it.
 
-pub(crate) use crate::shell::{run, text};
+pub(crate) use crate::kit::shell::{run, text};
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
+use crate::kit::need::{can_mount, has_all};
+use crate::kit::wait::eventually;
 use restorefs::block::{FileDisk, MemoryDisk, ReadAt};
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, SystemClock};
@@ -24,34 +25,6 @@ pub(crate) const PART_START: u64 = 1 << 20;
 pub(crate) const PART_BYTES: u64 = 64 << 20;
 /// Size of the disk: no multiple of a cluster.
 pub(crate) const DISK_BYTES: u64 = (70 << 20) + 512;
-
-/// Whether mounts can be tested here; says SKIP when not, and fails where CI requires it.
-pub(crate) fn ready() -> bool {
-    let missing = if !rustix::process::geteuid().is_root() {
-        Some("root".to_owned())
-    } else if !Path::new("/dev/fuse").exists() {
-        Some("/dev/fuse".to_owned())
-    } else {
-        [
-            "sgdisk",
-            "mkfs.ext4",
-            "losetup",
-            "rsync",
-            "setfattr",
-            "setfacl",
-        ]
-        .into_iter()
-        .find(|tool| Command::new(tool).arg("--version").output().is_err())
-        .map(str::to_owned)
-    };
-    let Some(missing) = missing else {
-        return true;
-    };
-    let required = std::env::var_os("CI_REQUIRE").is_some_and(|value| value == "1");
-    assert!(!required, "{missing} is missing");
-    println!("SKIP: {missing}");
-    false
-}
 
 /// A repository on disk.
 pub(crate) struct World {
@@ -298,12 +271,15 @@ pub(crate) fn unmount(mount: &Mounted) {
     });
 }
 
-/// Waits for something to become true.
-#[track_caller]
-pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
-    while !check() {
-        assert!(start.elapsed().as_secs() < 60, "{what} did not happen");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+/// Whether these tests can run here.
+pub(crate) fn ready() -> bool {
+    can_mount()
+        && has_all(&[
+            "sgdisk",
+            "mkfs.ext4",
+            "losetup",
+            "rsync",
+            "setfattr",
+            "setfacl",
+        ])
 }

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::kernel::text;
+use crate::kit::need::has;
 use crate::layout::{Guest, Home, ready};
-use crate::place::has;
 use crate::process::{is_reader, readers_of, resident};
 use crate::stress::add_point;
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::content::put;
 use crate::kernel::{Mounted, run, text};
+use crate::kit::need::has;
+use crate::kit::place::Place;
 use crate::layout::ready;
-use crate::place::{Place, has};
 
 /// Whatever takes longer hangs.
 const TIME_MAX: Duration = Duration::from_secs(60);

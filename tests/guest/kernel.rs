@@ -1,6 +1,6 @@
 //! Programs of this machine, and its kernel's own view of an image.
 
-pub(crate) use crate::shell::{run, text};
+pub(crate) use crate::kit::shell::{run, text};
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

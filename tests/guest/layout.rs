@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use crate::content;
 use crate::kernel::{Loop, Mounted, run, text};
-use crate::place::{Place, can_mount, has};
+use crate::kit::need::{can_loop, can_mount, has_all};
+use crate::kit::place::Place;
 
 const MIB: u64 = 1 << 20;
 /// Where partitions begin, and how large they are, in MiB.
@@ -77,19 +77,7 @@ pub(crate) fn ready() -> bool {
         "setcap",
         "find",
     ];
-    if !can_mount() || !tools.into_iter().all(has) {
-        return false;
-    }
-    let can_loop = Command::new("losetup")
-        .arg("-f")
-        .stdout(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !can_loop {
-        assert!(std::env::var_os("CI_REQUIRE").is_none(), "no loop devices");
-        println!("SKIP: no loop devices");
-    }
-    can_loop
+    can_mount() && has_all(&tools) && can_loop()
 }
 
 impl Guest {

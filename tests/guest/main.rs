@@ -11,13 +11,10 @@ mod content;
 mod crawl;
 mod hostile;
 mod kernel;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod layout;
 mod load;
-#[path = "../cli/place.rs"]
-#[expect(dead_code, reason = "the tests of the program need more of it")]
-mod place;
 mod process;
-#[path = "../cli/shell.rs"]
-mod shell;
 mod stress;
 mod system;

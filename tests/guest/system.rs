@@ -10,8 +10,8 @@ use restorefs::tree::Tree;
 use serde_json::Value;
 
 use crate::kernel::{Loop, Mounted, run, text};
+use crate::kit::need::has;
 use crate::layout::{Guest, Home, ready};
-use crate::place::has;
 
 /// What rsync would change in `to` to make it `from`.
 fn differences(from: &Path, to: &Path, more: &[&str]) -> String {

@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt;
 use restorefs::qcow2::Compression;
 use restorefs::types::{DiskName, PointName};
 
+use crate::kit::need::has;
 use crate::repository::{Present, Truth, Writer, assert_reads, layers, open};
-use crate::tool::{has, run};
+use crate::tool::run;
 
 const CLUSTER: usize = 65_536;
 const DEPTH: usize = 1000;

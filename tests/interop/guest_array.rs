@@ -11,7 +11,8 @@ use restorefs::guest::system::Files;
 use restorefs::guest::volume::{Known, Scan, Volume, scan_point};
 use restorefs::sys::beneath::Access;
 
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::tool::run;
 
 const MIB: u64 = 1 << 20;
 const UUID: &str = "0123456789abcdef0123456789abcdef";

@@ -11,9 +11,11 @@ use restorefs::guest::conformance::check_guest_fs;
 use restorefs::guest::fs::{GuestFs, GuestIno, Subvolume};
 use restorefs::sys::beneath::Access;
 
-use crate::guest_image::{Mount, fill, make, noise};
+use crate::guest_image::{Mount, fill, make};
 use crate::guest_walk::{Counts, by_many, compare_from, content};
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::kit::noise::noise;
+use crate::tool::run;
 
 const SIZE_MIB: u64 = 256;
 

@@ -7,7 +7,8 @@ use restorefs::guest::fs::VolumeState;
 use restorefs::guest::volume::{Known, scan_point};
 use restorefs::sys::beneath::Access;
 
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::tool::run;
 
 #[test]
 fn devices_are_joined_in_any_order() {

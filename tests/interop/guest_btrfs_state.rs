@@ -8,9 +8,11 @@ use std::sync::Arc;
 use restorefs::guest::btrfs;
 
 use crate::guest_btrfs::{Loops, number, pool, read_all, volume, volumes};
-use crate::guest_image::{Mount, fill, made, make, noise};
+use crate::guest_image::{Mount, fill, made, make};
 use crate::guest_walk::compare_from;
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::kit::noise::noise;
+use crate::tool::run;
 
 const SIZE_MIB: u64 = 256;
 

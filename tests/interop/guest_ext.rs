@@ -12,8 +12,9 @@ use restorefs::guest::ext;
 use restorefs::guest::fs::{GuestFs, GuestIno};
 use restorefs::sys::beneath::Access;
 
-use crate::guest_image::{Mount, fill, made, make, noise};
+use crate::guest_image::{Mount, fill, made, make};
 use crate::guest_walk::{Counts, compare, content};
+use crate::kit::noise::noise;
 
 fn volume(path: &Path) -> Arc<dyn ReadAt> {
     Arc::new(FileDisk::open(path, Access::Read).unwrap())

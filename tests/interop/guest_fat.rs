@@ -13,9 +13,10 @@ use restorefs::guest::fs::{FileType, GuestFs, GuestIno};
 use restorefs::guest::probe::probe;
 use restorefs::sys::beneath::Access;
 
-use crate::guest_image::noise;
 use crate::guest_walk::{Counts, content};
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::kit::noise::noise;
+use crate::tool::run;
 
 fn volume(path: &Path) -> Arc<dyn ReadAt> {
     Arc::new(FileDisk::open(path, Access::Read).unwrap())

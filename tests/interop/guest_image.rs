@@ -5,7 +5,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::tool::{has, run};
+use crate::kit::need::{has, need};
+use crate::kit::noise::noise;
+use crate::tool::run;
 
 /// A kernel mount of an image, undone when dropped.
 pub(crate) struct Mount {
@@ -38,11 +40,7 @@ impl Mount {
             }
             std::thread::sleep(std::time::Duration::from_millis(300));
         }
-        assert!(
-            std::env::var_os("CI_REQUIRE").is_none_or(|value| value != "1"),
-            "mount: {why}"
-        );
-        println!("SKIP: mount: {why}");
+        need(false, &format!("mount: {why}"));
         None
     }
 
@@ -107,20 +105,6 @@ pub(crate) fn made(
     write(mount.path());
     drop(mount);
     Some(image)
-}
-
-/// Bytes that do not compress and tell their place.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 fn shell(at: &Path, script: &str) {

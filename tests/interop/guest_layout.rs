@@ -9,7 +9,8 @@ use restorefs::guest::system::{Files, System};
 use crate::guest_image::Mount;
 use crate::guest_lvm::{Lab, table};
 use crate::guest_system::{opened, plan, read};
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::tool::run;
 
 const MIB: usize = 1 << 20;
 

@@ -9,8 +9,9 @@ use restorefs::guest::fs::VolumeState;
 use restorefs::guest::volume::{Known, Scan, Volume, scan_point};
 use restorefs::sys::beneath::Access;
 
-use crate::guest_image::noise;
-use crate::tool::{has, run};
+use crate::kit::need::{can_loop, has};
+use crate::kit::noise::noise;
+use crate::tool::run;
 
 const MIB: u64 = 1 << 20;
 
@@ -55,13 +56,7 @@ impl Lab {
         if !has("lvm") || !has("losetup") || !has("mkfs.ext4") || !has("sfdisk") {
             return None;
         }
-        if Command::new("losetup")
-            .arg("-f")
-            .output()
-            .is_ok_and(|output| !output.status.success())
-        {
-            assert!(std::env::var_os("CI_REQUIRE").is_none_or(|value| value != "1"));
-            println!("SKIP: no loop devices");
+        if !can_loop() {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();

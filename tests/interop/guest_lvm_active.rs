@@ -11,7 +11,7 @@ use restorefs::guest::fs::{GuestFs, VolumeState};
 use restorefs::guest::volume::{Known, Scan, Volume, scan_point};
 use restorefs::sys::beneath::Access;
 
-use crate::tool::has;
+use crate::kit::need::has;
 
 fn images() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/lvm-active")

@@ -9,7 +9,8 @@ use restorefs::guest::fs::VolumeState;
 use restorefs::guest::volume::{Known, Scan, scan_point};
 use restorefs::sys::beneath::Access;
 
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::tool::run;
 
 /// A disk of 64 MiB that sfdisk has partitioned by `script`, with an ext4 labelled `L` at `fs_at` MiB.
 fn scan(script: &str, fs_at: u64) -> Option<(Scan, Vec<Arc<dyn ReadAt>>)> {

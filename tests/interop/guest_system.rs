@@ -12,7 +12,8 @@ use restorefs::sys::beneath::Access;
 
 use crate::guest_image::Mount;
 use crate::guest_lvm::{Lab, table};
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::tool::run;
 
 const FSTAB: &str = "\
 /dev/mapper/vg--a-root / ext4 errors=remount-ro 0 1

@@ -12,9 +12,11 @@ use restorefs::guest::{btrfs, ext, xfs};
 use restorefs::sys::beneath::Access;
 use rustix::fs::{FallocateFlags, FileType, Mode, XattrFlags};
 
-use crate::guest_image::{Mount, make, noise};
+use crate::guest_image::{Mount, make};
 use crate::guest_walk::compare_from;
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::kit::noise::noise;
+use crate::tool::run;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())

@@ -11,9 +11,11 @@ use restorefs::guest::fs::{FsInfo, GuestFs};
 use restorefs::guest::xfs;
 use restorefs::sys::beneath::Access;
 
-use crate::guest_image::{Mount, fill, made, make, noise};
+use crate::guest_image::{Mount, fill, made, make};
 use crate::guest_walk::{Counts, by_many, compare};
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::kit::noise::noise;
+use crate::tool::run;
 
 /// The least that mkfs.xfs makes.
 const SIZE_MIB: u64 = 320;

@@ -6,8 +6,9 @@ use restorefs::ingest::DiskWriter;
 use restorefs::qcow2::Compression;
 use restorefs::types::DiskName;
 
+use crate::kit::need::has;
 use crate::repository::{Present, Truth, Writer, assert_reads, layers, open};
-use crate::tool::{has, run};
+use crate::tool::run;
 
 const CLUSTER: usize = 65_536;
 const INCREMENTALS: usize = 30;

@@ -29,6 +29,8 @@ mod guest_work;
 mod guest_xfs;
 mod guest_xfs_damage;
 mod history;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod opinion;
 mod qcow2;
 mod repository;

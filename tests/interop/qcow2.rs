@@ -12,6 +12,7 @@ use restorefs::qcow2::{Compression, LayerOptions, LayerWriter, Mapping, compress
 use restorefs::types::{GuestCluster, LayerId};
 
 use crate::disk::Disk;
+use crate::kit::need::has;
 use crate::tool;
 
 const CLUSTER: usize = 65_536;
@@ -173,7 +174,7 @@ impl WriteAt for Nothing {
 
 #[test]
 fn layers_are_clean_and_convert_to_what_was_written() {
-    if !tool::has("qemu-img") {
+    if !has("qemu-img") {
         return;
     }
     for compression in [Compression::None, Compression::Zlib, Compression::Zstd] {
@@ -194,7 +195,7 @@ fn layers_are_clean_and_convert_to_what_was_written() {
 
 #[test]
 fn large_sparse_layer_is_clean() {
-    if !tool::has("qemu-img") {
+    if !has("qemu-img") {
         return;
     }
     // 16 TiB: an L1 table of several clusters and more than one refcount block.
@@ -282,7 +283,7 @@ fn write_some(image: &Path, salt: u32, compressed: bool) {
 
 #[test]
 fn every_image_of_qemu_reads_as_qemu_reads_it() {
-    if !tool::has("qemu-img") || !tool::has("qemu-io") {
+    if !has("qemu-img") || !has("qemu-io") {
         return;
     }
     for (number, (options, compressed)) in variants().into_iter().enumerate() {
@@ -311,7 +312,7 @@ fn every_image_of_qemu_reads_as_qemu_reads_it() {
 
 #[test]
 fn external_data_files_are_read() {
-    if !tool::has("qemu-img") || !tool::has("qemu-io") {
+    if !has("qemu-img") || !has("qemu-io") {
         return;
     }
     for options in ["data_file_raw=on", "data_file_raw=off", "extended_l2=on"] {
@@ -342,7 +343,7 @@ fn external_data_files_are_read() {
 
 #[test]
 fn chains_of_mixed_sizes_read_as_qemu_reads_them() {
-    if !tool::has("qemu-img") || !tool::has("qemu-io") {
+    if !has("qemu-img") || !has("qemu-io") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -396,7 +397,7 @@ fn chains_of_mixed_sizes_read_as_qemu_reads_them() {
 
 #[test]
 fn compressed_images_read_as_qemu_reads_them() {
-    if !tool::has("qemu-img") {
+    if !has("qemu-img") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -436,7 +437,7 @@ fn compressed_images_read_as_qemu_reads_them() {
 
 #[test]
 fn refusals_say_what_is_refused() {
-    if !tool::has("qemu-img") {
+    if !has("qemu-img") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -478,7 +479,7 @@ fn refusals_say_what_is_refused() {
 
 #[test]
 fn check_finds_what_qemu_img_check_finds() {
-    if !tool::has("qemu-img") || !tool::has("qemu-io") {
+    if !has("qemu-img") || !has("qemu-io") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -535,7 +536,7 @@ fn check_finds_what_qemu_img_check_finds() {
 
 #[test]
 fn snapshots_and_bitmaps_are_passed_over() {
-    if !tool::has("qemu-img") || !tool::has("qemu-io") {
+    if !has("qemu-img") || !has("qemu-io") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -561,7 +562,7 @@ fn snapshots_and_bitmaps_are_passed_over() {
 
 #[test]
 fn encrypted_images_are_refused() {
-    if !tool::has("qemu-img") {
+    if !has("qemu-img") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

@@ -9,7 +9,8 @@ use restorefs::block::WriteAt;
 use restorefs::nbd::client::Client;
 use serde_json::Value;
 
-use crate::tool::{has, run};
+use crate::kit::need::has;
+use crate::tool::run;
 
 pub(crate) const CLUSTER: usize = 65_536;
 

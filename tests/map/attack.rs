@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::world::{World, noise, ready, text};
+use crate::kit::noise::noise;
+use crate::world::{World, ready, text};
 
 /// Loop devices that have no file, locked as udevd locks what it looks at (systemd.io/BLOCK_DEVICE_LOCKING).
 fn lock_free_devices() -> Vec<(PathBuf, File)> {

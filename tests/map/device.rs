@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use crate::world::{
-    Mount, World, eventually, first_partition, noise, read_device, ready, run, text,
-};
+use crate::kit::noise::noise;
+use crate::kit::wait::eventually;
+use crate::world::{Mount, World, first_partition, read_device, ready, run, text};
 
 const TOOLS: [&str; 4] = ["losetup", "sgdisk", "mkfs.ext4", "blockdev"];
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::world::{World, eventually, ready};
+use crate::kit::wait::eventually;
+use crate::world::{World, ready};
 
 const TOOLS: [&str; 5] = ["losetup", "sgdisk", "mkfs.ext4", "blockdev", "timeout"];
 /// How often it is killed, at different moments.

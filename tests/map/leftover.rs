@@ -1,6 +1,7 @@
 //! What a process that was killed leaves is seen, said, and cleaned away; nothing that lives or is in use is.
 
-use crate::world::{Mount, Running, World, eventually, read_device, ready, run};
+use crate::kit::wait::eventually;
+use crate::world::{Mount, Running, World, read_device, ready, run};
 
 const TOOLS: [&str; 4] = ["losetup", "sgdisk", "mkfs.ext4", "blockdev"];
 

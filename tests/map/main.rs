@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    clippy::cast_possible_truncation,
     reason = "a test stops at the first surprise and says what it skips; its numbers are small"
 )]
 
@@ -11,11 +10,11 @@ mod attack;
 mod bad_input;
 mod device;
 mod kill;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod leftover;
 mod options;
 mod rule;
 mod scratch;
 mod several;
-#[path = "../cli/shell.rs"]
-mod shell;
 mod world;

@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::FileExt;
 
-use crate::world::{Mount, World, first_partition, noise, read_device, ready, run, text};
+use crate::kit::noise::noise;
+use crate::world::{Mount, World, first_partition, read_device, ready, run, text};
 
 const TOOLS: [&str; 5] = ["losetup", "sgdisk", "mkfs.ext4", "blockdev", "partx"];
 

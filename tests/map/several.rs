@@ -2,7 +2,8 @@
 
 use std::process::Stdio;
 
-use crate::world::{Running, World, noise, read_device, ready};
+use crate::kit::noise::noise;
+use crate::world::{Running, World, read_device, ready};
 
 const TOOLS: [&str; 4] = ["losetup", "sgdisk", "mkfs.ext4", "blockdev"];
 

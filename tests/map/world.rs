@@ -1,68 +1,18 @@
 //! A repository, a runtime directory of its own, and the program: nothing here meets another test or an installation.
 
-pub(crate) use crate::shell::{run, text};
+pub(crate) use crate::kit::shell::{run, text};
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
-use std::time::{Duration, Instant};
 
+use crate::kit::need::{can_loop, can_mount, has_all};
+use crate::kit::noise::noise;
+use crate::kit::wait::eventually;
 use serde_json::Value;
 
 /// Where the partition of [`World::with_guest`] begins, and its size in bytes.
 pub(crate) const PART_START: u64 = 1 << 20;
 pub(crate) const PART_BYTES: u64 = 16 << 20;
-
-/// Whether disks can be mapped here; says SKIP when not, and fails where CI requires it.
-pub(crate) fn ready(tools: &[&str]) -> bool {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let has = |tool: &str| {
-        path.split(':')
-            .any(|dir| Path::new(dir).join(tool).exists())
-    };
-    let missing = if !rustix::process::geteuid().is_root() {
-        Some("root".to_owned())
-    } else {
-        let devices = ["/dev/fuse", "/dev/loop-control"].into_iter();
-        devices
-            .filter(|device| !Path::new(device).exists())
-            .chain(tools.iter().copied().filter(|tool| !has(tool)))
-            .map(str::to_owned)
-            .next()
-    };
-    let Some(missing) = missing else {
-        return true;
-    };
-    let required = std::env::var_os("CI_REQUIRE").is_some_and(|value| value == "1");
-    assert!(!required, "{missing} is missing");
-    println!("SKIP: {missing}");
-    false
-}
-
-/// Bytes that are the same in each run.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed;
-    (0..length)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as u8
-        })
-        .collect()
-}
-
-/// Waits for something to become true.
-#[track_caller]
-pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !check() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "{what} did not happen"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// A mounted filesystem, unmounted when dropped.
 pub(crate) struct Mount(pub(crate) PathBuf);
@@ -316,4 +266,9 @@ pub(crate) fn first_partition(device: &str) -> String {
     }
     eventually("the partition's device", || Path::new(&partition).exists());
     partition
+}
+
+/// Whether disks can be mapped here, with these tools.
+pub(crate) fn ready(tools: &[&str]) -> bool {
+    can_mount() && can_loop() && has_all(tools)
 }

@@ -9,7 +9,8 @@ use restorefs::nbd::client::{Client, list};
 use restorefs::nbd::proto::Mode;
 use restorefs::nbd::proto::uri::Uri;
 
-use crate::tool::{Server, has};
+use crate::kit::need::has;
+use crate::tool::Server;
 
 const MIB: usize = 1 << 20;
 

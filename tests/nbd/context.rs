@@ -8,9 +8,10 @@ use restorefs::block::WriteAt;
 use restorefs::nbd::client::Client;
 use restorefs::nbd::proto::uri::Uri;
 
-use crate::place::{Daemon, Place};
+use crate::kit::need::has;
+use crate::kit::place::{Daemon, Place};
 use crate::raw::{Raw, STATUS};
-use crate::tool::{self, has};
+use crate::tool;
 
 const CLUSTER: usize = 65_536;
 /// More than a region (512 MiB), so that equal and different regions both occur.

@@ -11,9 +11,11 @@ use restorefs::nbd::proto::Mode;
 use restorefs::nbd::server::ServerLimits;
 
 use crate::client::check_writes;
+use crate::kit::need::has;
+use crate::kit::wait::eventually;
 use crate::raw::{CACHE, DISC, FLUSH, READ, Raw, STATUS, TRIM, WRITE, ZEROES};
-use crate::tool::{has, run};
-use crate::world::{World, wait_until};
+use crate::tool::run;
+use crate::world::World;
 
 const EINVAL: u32 = 22;
 const ENOSPC: u32 = 28;
@@ -107,7 +109,7 @@ fn long_requests_work_and_every_reply_is_extended() {
     assert_eq!(raw.ask_extended(0, TRIM, 512, u64::MAX).error, EINVAL);
     raw.request_extended(0, DISC, 0, 0, 0);
     assert!(raw.is_refused());
-    wait_until("a goodbye", || disk.is_finished());
+    eventually("a goodbye", || disk.is_finished());
 }
 
 #[test]
@@ -168,7 +170,7 @@ fn a_long_request_takes_turns_and_ends_with_its_client() {
     world.add("plain", Arc::new(MemoryDisk::from_bytes(&[7; 65_536])));
     let mut raw = Raw::extended(&world.socket(), "slow");
     raw.request_extended(0, CACHE, 1, 0, 1 << 50);
-    wait_until("it has begun", || slow.0.load(Ordering::SeqCst) > 0);
+    eventually("it has begun", || slow.0.load(Ordering::SeqCst) > 0);
     // The limit of workers is one (or a few): others are served all the same, on the same connection too.
     for _ in 0..5 {
         let begun = Instant::now();
@@ -181,7 +183,7 @@ fn a_long_request_takes_turns_and_ends_with_its_client() {
     assert_eq!(raw.reply_extended(0).cookie, 2);
     drop(raw);
     let mut last = u64::MAX;
-    wait_until("nobody works for the dead", || {
+    eventually("nobody works for the dead", || {
         let now = slow.0.load(Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(150));
         std::mem::replace(&mut last, now) == now

@@ -314,10 +314,10 @@ fn extents_that_lie_are_not_believed() {
 #[test]
 fn tls_that_lies_is_an_error() {
     use std::net::TcpListener;
-    if !crate::certificate::can_certify() {
+    if !crate::kit::certificate::can_certify() {
         return;
     }
-    let authority = crate::certificate::Authority::new();
+    let authority = crate::kit::certificate::Authority::new();
     let directory = authority.client("a");
     let garbage: [&[u8]; 5] = [
         b"",

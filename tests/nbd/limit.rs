@@ -8,9 +8,10 @@ use restorefs::error::{ErrorKind, Result};
 use restorefs::nbd::client::{Client, list};
 use restorefs::nbd::server::ServerLimits;
 
-use crate::place::Place;
+use crate::kit::place::Place;
+use crate::kit::wait::eventually;
 use crate::raw::{READ, Raw, WRITE};
-use crate::world::{World, wait_until};
+use crate::world::World;
 
 const POLICY: u32 = 0x8000_0002;
 
@@ -52,7 +53,7 @@ fn an_export_has_so_many_connections_and_others_are_served() {
     assert_eq!(go(&mut third, "plain"), POLICY);
     // It may choose another one, or ask again when somebody has left.
     drop(first);
-    wait_until("a place is free", || go(&mut third, "plain") == 1);
+    eventually("a place is free", || go(&mut third, "plain") == 1);
     let client = Client::connect(&world.uri("other").parse().unwrap()).unwrap();
     client.read_at(0, &mut [0; 512]).unwrap();
     // The old way cannot answer an error.
@@ -98,7 +99,7 @@ fn a_reader_that_asks_for_nothing_is_let_go_and_one_that_waits_is_not() {
     assert_eq!(writer.ask(0, READ, 0, 512).data, [1; 512]);
     session.abort().unwrap();
     assert!(writer.is_refused(), "the session is over");
-    wait_until("its connection has ended", || disk.writers() == 0);
+    eventually("its connection has ended", || disk.writers() == 0);
 }
 
 #[test]
@@ -128,7 +129,7 @@ fn a_header_in_single_bytes_has_to_come_in_time() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(raw.is_refused());
-    wait_until("its connection has ended", || disk.writers() == 0);
+    eventually("its connection has ended", || disk.writers() == 0);
     assert!(!disk.is_finished());
     let client = Client::connect(&world.uri("web01/s1/vda").parse().unwrap()).unwrap();
     client.write_at(0, &[1; 512]).unwrap();

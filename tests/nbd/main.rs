@@ -7,19 +7,14 @@
     reason = "a test stops at the first surprise and says what it skips"
 )]
 
-mod certificate;
 mod client;
 mod context;
 mod extended;
 mod hostile;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod limit;
 mod malformed;
-#[path = "../cli/place.rs"]
-#[expect(
-    dead_code,
-    reason = "what the program's own tests need is not all needed here"
-)]
-mod place;
 mod raw;
 mod server;
 mod storm;

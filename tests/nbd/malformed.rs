@@ -10,8 +10,9 @@ use restorefs::error::Result;
 use restorefs::nbd::client::Client;
 use restorefs::nbd::server::ServerLimits;
 
+use crate::kit::wait::eventually;
 use crate::raw::{CACHE, DISC, FLUSH, READ, Raw, STATUS, TRIM, WRITE, ZEROES};
-use crate::world::{World, wait_until};
+use crate::world::World;
 
 const EPERM: u32 = 1;
 const EINVAL: u32 = 22;
@@ -192,7 +193,7 @@ fn requests_that_make_no_sense() {
     assert_eq!(raw.ask(0, CACHE, 0, 1 << 20).error, 0);
     raw.request(0, DISC, 0, 0, 0);
     assert!(raw.is_refused());
-    wait_until("a goodbye", || disk.is_finished());
+    eventually("a goodbye", || disk.is_finished());
     let mut raw = Raw::open(&world.socket(), "plain");
     for command in [TRIM, ZEROES] {
         assert_eq!(raw.ask(0, command, 0, 512).error, EPERM);
@@ -242,7 +243,7 @@ fn a_request_out_of_step_and_a_payload_without_end_close_the_connection() {
         raw.request(0, WRITE, 1, 0, 65_536);
         raw.say(&vec![9; length]);
         assert!(raw.is_hung_up());
-        wait_until("the connection has ended", || disk.writers() == 0);
+        eventually("the connection has ended", || disk.writers() == 0);
         assert!(!disk.is_finished());
     }
     let mut raw = open();
@@ -255,7 +256,7 @@ fn a_request_out_of_step_and_a_payload_without_end_close_the_connection() {
     assert_eq!(raw.ask(0, FLUSH, 0, 0).error, 0);
     raw.say(&[0x25, 0x60, 0x95]);
     assert!(raw.is_hung_up());
-    wait_until("the connection has ended", || disk.writers() == 0);
+    eventually("the connection has ended", || disk.writers() == 0);
     assert!(!disk.is_finished());
     check_alive(&world);
 }
@@ -291,7 +292,7 @@ fn clients_that_take_no_replies_hold_no_more_than_the_limit() {
     }
     // What the sockets hold has been sent; all else waits within the limit.
     let mut last = u64::MAX;
-    wait_until("it has come to rest", || {
+    eventually("it has come to rest", || {
         let now = disk.0.load(Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(200));
         std::mem::replace(&mut last, now) == now

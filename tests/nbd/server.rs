@@ -15,8 +15,10 @@ use restorefs::nbd::proto::uri::Uri;
 use restorefs::nbd::server::{Guests, Server, ServerLimits, Service};
 
 use crate::client::{check_writes, pattern, read};
-use crate::tool::{attempt, has, run};
-use crate::world::{World, wait_until};
+use crate::kit::need::has;
+use crate::kit::wait::eventually;
+use crate::tool::{attempt, run};
+use crate::world::World;
 
 const MIB: usize = 1 << 20;
 const SIZE: u64 = 32 << 20;
@@ -64,7 +66,7 @@ fn nbdcopy_brings_and_fetches_disks_and_nbdinfo_tells_of_them() {
     let (_, disk) = world.begin("s1", SIZE);
     let source = text(&world.path("a.raw"));
     run("nbdcopy", &[&source, &world.uri("web01/s1/vda")]);
-    wait_until("four goodbyes", || disk.is_finished());
+    eventually("four goodbyes", || disk.is_finished());
     world.commit("s1");
     let latest = world.uri("web01/latest/vda");
     assert!(whole(&latest) == first);
@@ -81,7 +83,7 @@ fn nbdcopy_brings_and_fetches_disks_and_nbdinfo_tells_of_them() {
             &world.uri("web01/s2/vda"),
         ],
     );
-    wait_until("two goodbyes", || disk.is_finished());
+    eventually("two goodbyes", || disk.is_finished());
     assert!(
         disk.stats().stored_bytes <= 2 * 131_072,
         "{:?}",
@@ -154,7 +156,7 @@ fn qemu_img_converts_compares_and_keeps_the_increment_small() {
             "qemu-img",
             &["convert", "-n", "-f", "raw", "-O", "raw", &source, &target],
         );
-        wait_until("a goodbye", || disk.is_finished());
+        eventually("a goodbye", || disk.is_finished());
         if seed == 2 {
             // What the parent has is not stored again: the client did not zero the disk first.
             assert!(
@@ -222,7 +224,7 @@ fn qemu_io_writes_zeroes_discards_flushes_and_is_refused_where_nothing_is_writte
         !said.contains("failed") && !said.contains("error"),
         "{said}"
     );
-    wait_until("a goodbye", || disk.is_finished());
+    eventually("a goodbye", || disk.is_finished());
     world.commit("s1");
     let latest = world.uri("web01/latest/vda");
     let said = run(
@@ -283,7 +285,7 @@ fn the_crate_nbd_is_served() {
     assert_eq!((bytes[0], bytes[1], bytes[1000], bytes[1001]), (0, 5, 5, 0));
     // It knows no goodbye.
     drop(stream);
-    wait_until("the connection has ended", || disk.writers() == 0);
+    eventually("the connection has ended", || disk.writers() == 0);
     assert!(!disk.is_finished());
 }
 
@@ -334,7 +336,7 @@ fn one_of_four_connections_that_dies_leaves_the_disk_unfinished() {
             client.disconnect().unwrap();
         }
     }
-    wait_until("all have ended", || disk.writers() == 0);
+    eventually("all have ended", || disk.writers() == 0);
     assert!(!disk.is_finished());
     let error = session.commit(&CommitRequest::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);

@@ -15,10 +15,11 @@ use restorefs::nbd::server::{Security, Server, ServerLimits, Service};
 use restorefs::tls::ServerTls;
 use tokio::sync::watch;
 
-use crate::certificate::{Authority, can_certify};
+use crate::kit::certificate::{Authority, can_certify};
+use crate::kit::wait::eventually;
 use crate::raw::{READ, Raw, WRITE};
 use crate::tls::Secure;
-use crate::world::{World, wait_until};
+use crate::world::World;
 
 /// Connections of one address before TLS.
 const STRANGERS: usize = 32;
@@ -145,7 +146,7 @@ fn a_thousand_bad_connections_leave_nothing_behind() {
             "{during:?}"
         );
         drop(kept);
-        wait_until(&format!("round {round} is over"), || {
+        eventually(&format!("round {round} is over"), || {
             holdings(pid).descriptors <= before.descriptors + 4
         });
     }
@@ -156,7 +157,7 @@ fn a_thousand_bad_connections_leave_nothing_behind() {
         .collect();
     assert_eq!(crowd.len(), 1000);
     let mut refused = 0;
-    wait_until("those beyond the limit are turned away", || {
+    eventually("those beyond the limit are turned away", || {
         refused = crowd.iter().filter(|stream| is_closed(stream)).count();
         refused >= 1000 - STRANGERS
     });
@@ -176,12 +177,12 @@ fn a_thousand_bad_connections_leave_nothing_behind() {
     here.read_at(4096, &mut [0; 4096]).unwrap();
     there.read_at(8192, &mut [0; 4096]).unwrap();
     drop((crowd, crowd_near));
-    wait_until("there is room again", || {
+    eventually("there is room again", || {
         Client::connect(&near.parse::<Uri>().unwrap()).is_ok()
             && Client::connect(&far.parse::<Uri>().unwrap()).is_ok()
     });
     drop((there, here));
-    wait_until("all descriptors are given back", || {
+    eventually("all descriptors are given back", || {
         holdings(pid).descriptors <= before.descriptors + 2
     });
     let after = holdings(pid);
@@ -322,7 +323,7 @@ fn silent_strangers_keep_no_client_out() {
     let inside: Vec<Client> = (0..4).map(|_| Client::connect(&uri).unwrap()).collect();
     assert!(Client::connect(&uri).is_err());
     drop(inside);
-    wait_until("a place is free", || Client::connect(&uri).is_ok());
+    eventually("a place is free", || Client::connect(&uri).is_ok());
     stop.send(true).unwrap();
     runtime.block_on(served).unwrap();
 }
@@ -336,7 +337,7 @@ fn a_connection_that_is_lost_is_followed_by_one_that_goes_on() {
     client.write_at(0, &[1; 65_536]).unwrap();
     client.flush().unwrap();
     drop(client);
-    wait_until("it is gone", || disk.writers() == 0);
+    eventually("it is gone", || disk.writers() == 0);
     assert!(!disk.is_finished());
     let client = Client::connect(&uri).unwrap();
     let mut read = [0; 512];

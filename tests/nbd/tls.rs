@@ -11,8 +11,9 @@ use restorefs::nbd::client::{Client, list};
 use restorefs::nbd::proto::uri::Uri;
 use serde_json::Value;
 
-use crate::certificate::{Authority, can_certify};
-use crate::place::{Daemon, Place};
+use crate::kit::certificate::{Authority, can_certify};
+use crate::kit::need::free_port;
+use crate::kit::place::{Daemon, Place};
 
 const TLS_REQUIRED: u32 = 0x8000_0005;
 const INVALID: u32 = 0x8000_0003;
@@ -44,11 +45,6 @@ pub(crate) struct Secure {
     server: PathBuf,
     pub(crate) agent: PathBuf,
     pub(crate) bytes: Vec<u8>,
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// The daemon, with the certificates of `server`.

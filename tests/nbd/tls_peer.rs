@@ -2,11 +2,12 @@
 
 use restorefs::error::ErrorKind;
 
-use crate::certificate::{Authority, can_certify};
 use crate::client::check_writes;
-use crate::place::Place;
+use crate::kit::certificate::{Authority, can_certify};
+use crate::kit::need::has;
+use crate::kit::place::Place;
 use crate::tls::{Secure, refused};
-use crate::tool::{self, attempt, has, run};
+use crate::tool::{self, attempt, run};
 
 #[test]
 fn other_clients_read_and_write_over_tls() {

@@ -1,23 +1,10 @@
-//! Programs that tests work with. One that is missing skips the test, or fails it where `CI_REQUIRE=1`.
+//! Programs that tests work with.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-
-/// Whether a program can be started; prints `SKIP` when not.
-pub(crate) fn has(tool: &str) -> bool {
-    let is_there = Command::new(tool).arg("--version").output().is_ok();
-    if !is_there {
-        assert!(
-            std::env::var_os("CI_REQUIRE").is_none_or(|value| value != "1"),
-            "{tool} is missing"
-        );
-        println!("SKIP: {tool}");
-    }
-    is_there
-}
 
 /// Runs a program, which must succeed, and returns what it wrote.
 pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(tool: &str, arguments: &[S]) -> String {

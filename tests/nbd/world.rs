@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::kit::wait::eventually;
 use restorefs::block::ReadAt;
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, ManualClock};
@@ -187,7 +188,7 @@ impl World {
     pub(crate) fn commit(&self, name: &str) -> PointEntry {
         let session = self.catalog.sessions.lock().unwrap().remove(name).unwrap();
         for disk in session.disks() {
-            wait_until("the disk is finished", || disk.is_finished());
+            eventually("the disk is finished", || disk.is_finished());
         }
         session.commit(&CommitRequest::default()).unwrap()
     }
@@ -209,15 +210,5 @@ impl Drop for World {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(5));
         }
-    }
-}
-
-/// Waits for something that another thread does.
-#[track_caller]
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "never came true: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::place::Place;
+use crate::kit::place::Place;
 
 fn shipped() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/config.toml");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::place::has;
+use crate::kit::need::has;
 
 /// LIMIT: what `systemd-analyze security` may say of a daemon of ours, in tenths; 100 is a service without any restriction.
 const EXPOSURE_MAX: u32 = 25;

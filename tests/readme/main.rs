@@ -8,24 +8,20 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    clippy::cast_possible_truncation,
     reason = "a test stops at the first surprise and says what it skips; its numbers are small"
 )]
 
+#[path = "../kit/mod.rs"]
+mod kit;
 mod page;
-#[path = "../cli/place.rs"]
-#[allow(
-    dead_code,
-    reason = "the tests of the command line need more of it than this"
-)]
-mod place;
 mod stage;
 mod table;
 
 use std::path::Path;
 
+use crate::kit::need::need;
+use kit::need::{can_mount, has};
 use page::{Block, blocks, command};
-use place::{can_mount, has};
 use stage::Stage;
 use table::{BLOCKS, ELSEWHERE, INLINE, Kind, SECTIONS, STEPS, fits};
 
@@ -215,11 +211,7 @@ fn can_overlay() -> bool {
             .status();
         has()
     };
-    if !can {
-        assert!(std::env::var_os("CI_REQUIRE").is_none(), "no overlayfs");
-        println!("SKIP: the kernel has no overlayfs");
-    }
-    can
+    need(can, "overlayfs in the kernel")
 }
 
 /// Puts the section's files in place, and what it takes for granted.

@@ -4,7 +4,7 @@
 use std::process::{Command, Output};
 
 use crate::helper::{Site, text};
-use crate::place::{can_mount, has};
+use crate::kit::need::{can_mount, has};
 
 /// Mounts through `fusermount3`, with the names of one of our mounts; then answers nothing (`silent`), or ends (`dead`).
 const ATTACK: &str = r#"

@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use crate::certificate::{Authority, can_certify};
 use crate::house::House;
+use crate::kit::certificate::{Authority, can_certify};
 
 /// Expects that both `check-config` and `serve` refuse it with this exit code, and say all of this.
 fn refused(house: &House, code: i32, words: &[&str]) {

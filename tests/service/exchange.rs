@@ -10,7 +10,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::helper::{Site, text};
-use crate::place::can_mount;
+use crate::kit::need::can_mount;
 
 const EVE: u32 = 65_534;
 

@@ -9,8 +9,9 @@ use restorefs::error::Result;
 use restorefs::nbd::client::{Client, list};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::house::wait_until;
-use crate::place::{Place, can_mount, has};
+use crate::kit::need::{can_mount, has};
+use crate::kit::place::Place;
+use crate::kit::wait::eventually;
 
 /// A place with a mountpoint `mnt`, and a follower with the socket `points.sock`.
 struct Stage {
@@ -40,7 +41,7 @@ impl Follower {
     /// Waits for its end; answers its exit code.
     fn end(&mut self) -> Option<i32> {
         let mut status = None;
-        wait_until("the end of the follower", || {
+        eventually("the end of the follower", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
@@ -101,7 +102,7 @@ impl Stage {
             child,
             mountpoint: self.place.path("mnt"),
         };
-        wait_until("the follower", || {
+        eventually("the follower", || {
             self.is_mounted() && list(&self.uri("").parse().unwrap()).is_ok()
         });
         follower
@@ -140,7 +141,7 @@ fn points_are_read_while_another_process_has_the_lock() {
     two[65_536..131_072].fill(0xaa);
     std::fs::write(place.path("two.raw"), &two).unwrap();
     place.ok(&["backup", "web01", "vda=two.raw", "--point", "two"]);
-    wait_until("the new point", || stage.names().len() == 3);
+    eventually("the new point", || stage.names().len() == 3);
     assert_eq!(
         stage.names(),
         ["web01/latest/vda", "web01/two/vda", "web01/one/vda"]
@@ -197,7 +198,7 @@ fn points_are_read_while_another_process_has_the_lock() {
 
     // A connection does not keep anybody from unmounting.
     stage.umount();
-    wait_until("the end of the socket", || !stage.socket().exists());
+    eventually("the end of the socket", || !stage.socket().exists());
     assert!(connected.read_at(0, &mut [0; 512]).is_err());
     // And at once again, as scripts do.
     for _ in 0..3 {
@@ -273,7 +274,7 @@ fn the_socket_and_the_mount_come_together_or_not_at_all() {
     place.ok(&["mount", "--nbd", "points.sock", "mnt"]);
     assert_eq!(stage.names().len(), 2);
     stage.umount();
-    wait_until("the end of the socket", || !stage.socket().exists());
+    eventually("the end of the socket", || !stage.socket().exists());
 }
 
 #[test]
@@ -297,7 +298,7 @@ fn a_signal_ends_connections_at_once_and_waits_for_who_has_a_file_open() {
         let connected = stage.connect("web01/p/vda").unwrap();
         let mut file = std::fs::File::open(stage.place.path("mnt/web01/p/disks/vda.raw")).unwrap();
         follower.signal(Signal::INT);
-        wait_until("the unmount", || {
+        eventually("the unmount", || {
             !stage.is_mounted() && !stage.socket().exists()
         });
         assert!(read(&connected).is_err());
@@ -330,7 +331,7 @@ fn a_point_that_is_forgotten_is_read_on_by_who_has_it_open() {
     let follower = stage.follow(&[]);
     let connected = stage.connect("web01/one/vda").unwrap();
     std::fs::remove_dir(place.path("owner/web01/one")).unwrap();
-    wait_until("the forgetting", || stage.names().len() == 2);
+    eventually("the forgetting", || stage.names().len() == 2);
     assert_eq!(stage.names(), ["web01/latest/vda", "web01/two/vda"]);
     assert!(stage.connect("web01/one/vda").is_err());
     assert!(read(&connected).unwrap() == one);

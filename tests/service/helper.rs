@@ -6,8 +6,9 @@ use std::process::{Command, Output};
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::house::{House, Service, nbd, wait_until};
-use crate::place::{can_mount, has};
+use crate::house::{House, Service, nbd};
+use crate::kit::need::{can_mount, has};
+use crate::kit::wait::eventually;
 
 /// A house whose repository has a few VMs, with mountpoints that are given back.
 pub(crate) struct Site {
@@ -101,7 +102,7 @@ impl Site {
 
     pub(crate) fn umount(&self, at: usize) {
         // The kernel lets go of a directory a moment after its last user has closed it.
-        wait_until("nobody uses it", || {
+        eventually("nobody uses it", || {
             let status = Command::new("umount").arg(&self.points[at]).output();
             status.unwrap().status.success()
         });
@@ -190,7 +191,7 @@ fn a_daemon_without_rights_serves_what_the_helper_mounts() {
     )
     .unwrap();
     std::fs::rename(site.at(0, "web01/x.partial"), site.at(0, "web01/p2")).unwrap();
-    wait_until("the other mount shows it", || {
+    eventually("the other mount shows it", || {
         std::fs::read_link(site.at(1, "web01/latest")).unwrap() == Path::new("p2")
     });
     let bytes = std::fs::read(site.at(1, "web01/latest/disks/vda.raw")).unwrap();
@@ -205,7 +206,7 @@ fn a_daemon_without_rights_serves_what_the_helper_mounts() {
     // umount(8) ends them, and the daemon lets go.
     site.umount(0);
     site.umount(1);
-    wait_until("the daemon lets go of both", || {
+    eventually("the daemon lets go of both", || {
         house.log().matches("unmounted").count() == 2
     });
     site.mount(0, "ro");
@@ -490,7 +491,7 @@ fn a_number_means_the_same_in_all_mounts() {
     site.mount(0, "ro,poll=1");
     site.mount(1, "ro,vm=alpha,poll=1");
     let ino = |at: usize, path: &str| std::fs::metadata(site.at(at, path)).unwrap().ino();
-    wait_until("the copy is seen", || {
+    eventually("the copy is seen", || {
         site.at(1, "alpha/p1").exists() && site.at(0, "alpha/p1").exists()
     });
     for path in ["alpha", "alpha/p1", "alpha/p1/disks/vda.raw"] {

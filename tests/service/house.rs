@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use restorefs::nbd::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::place::Place;
+use crate::kit::place::Place;
+use crate::kit::wait::eventually;
 
 /// LIMIT: how long anything may take that ends by itself.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
@@ -116,7 +117,7 @@ impl House {
 
     /// Waits until the log has this.
     pub(crate) fn wait_for_log(&self, text: &str) {
-        wait_until(text, || self.log().contains(text));
+        eventually(text, || self.log().contains(text));
     }
 
     /// A connection to an export of the daemon's first socket.
@@ -138,15 +139,6 @@ pub(crate) fn nbd(house: &House, more: &str) -> String {
         "[repository.nbd]\nsockets = [\"{}\"]\n{more}",
         socket.display()
     )
-}
-
-/// Waits until it is so.
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 impl Service {

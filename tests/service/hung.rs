@@ -6,8 +6,9 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use crate::helper::{Site, names, text};
-use crate::house::{PATIENCE, wait_until};
-use crate::place::can_mount;
+use crate::house::PATIENCE;
+use crate::kit::need::can_mount;
+use crate::kit::wait::eventually;
 
 /// Whoever waits for it would wait for ever, also when it is to be replaced.
 #[test]
@@ -37,7 +38,7 @@ fn its_mounts_are_taken_away_and_who_waits_is_told() {
     let begun = Instant::now();
     house.place.ok(&["umount", "--config", text(&config)]);
     assert!(begun.elapsed() < 2 * PATIENCE);
-    wait_until("the reader is told", || {
+    eventually("the reader is told", || {
         reader.try_wait().unwrap().is_some()
     });
     assert!(!reader.wait().unwrap().success());

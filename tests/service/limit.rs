@@ -1,8 +1,8 @@
 //! Bounds of what a daemon serves.
 
 use crate::helper::{Site, names, text};
-use crate::house::wait_until;
-use crate::place::can_mount;
+use crate::kit::need::can_mount;
+use crate::kit::wait::eventually;
 
 /// Mounts of one repository.
 const MOUNTS_MAX: usize = 32;
@@ -26,7 +26,7 @@ fn a_repository_has_so_many_mounts_and_a_place_that_was_given_back_is_taken() {
     assert!(said.contains("mounted 32 times already"), "{said}");
     assert!(names(last).is_empty());
     site.umount(0);
-    wait_until("the daemon knows it", || {
+    eventually("the daemon knows it", || {
         site.helper(&[text(&repo), text(last), "-o", "ro"])
             .status
             .success()

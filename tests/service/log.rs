@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 
 use crate::house::{House, PATIENCE};
-use crate::place::{can_mount, has};
+use crate::kit::need::{can_mount, has};
 
 #[test]
 fn a_log_that_cannot_be_written_stops_nothing() {

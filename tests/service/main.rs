@@ -9,31 +9,19 @@
 )]
 
 mod attack;
-#[path = "../nbd/certificate.rs"]
-#[allow(dead_code, reason = "the tests of NBD need more of it than these")]
-mod certificate;
 mod configuration;
 mod exchange;
 mod follower;
 mod helper;
 mod house;
 mod hung;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod limit;
 mod log;
 mod operation;
-#[path = "../cli/place.rs"]
-#[allow(
-    dead_code,
-    reason = "the tests of the command line need more of it than these"
-)]
-mod place;
 mod reload;
 mod start;
 mod stop;
 mod stranger;
 mod user;
-
-/// Where `certificate` looks for it.
-mod tool {
-    pub(crate) use crate::place::has;
-}

@@ -260,7 +260,7 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
     let service = Client::connect(&repository).unwrap().unwrap();
     let two = [PointName::new("two").unwrap()];
     let vm = VmName::new("vm01").unwrap();
-    crate::house::wait_until("the use ends", || {
+    crate::kit::wait::eventually("the use ends", || {
         !service.forget(&vm, &two).unwrap().forgotten.is_empty()
     });
     daemon.stop();

@@ -11,10 +11,11 @@ use restorefs::error::Result;
 use restorefs::nbd::client::Client;
 use rustix::process::Signal;
 
-use crate::certificate::{Authority, can_certify};
 use crate::helper::{Site, names};
-use crate::house::{House, PATIENCE, Service, nbd, wait_until};
-use crate::place::can_mount;
+use crate::house::{House, PATIENCE, Service, nbd};
+use crate::kit::certificate::{Authority, can_certify};
+use crate::kit::need::can_mount;
+use crate::kit::wait::eventually;
 
 fn reload(house: &House, service: &Service) -> String {
     service.signal(Signal::HUP);
@@ -87,7 +88,7 @@ fn no_connection_is_lost_and_new_limits_hold() {
             said.contains(&format!("{connections} connections")),
             "{said}"
         );
-        wait_until("the reader goes on", || {
+        eventually("the reader goes on", || {
             rounds.load(Ordering::SeqCst) > before + 2
         });
         drop(more);

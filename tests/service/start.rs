@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 
 use restorefs::block::ReadAt;
 
-use crate::house::{House, nbd, wait_until};
-use crate::place::{can_mount, has};
+use crate::house::{House, nbd};
+use crate::kit::need::{can_mount, has};
+use crate::kit::wait::eventually;
 
 #[test]
 fn it_is_ready_when_all_is_served() {
@@ -135,7 +136,7 @@ fn sockets_of_a_manager_are_served_and_stay() {
     house.configure("", "");
     let socket = house.place.path("nbd.sock");
     let process = activated(&house, &[socket.to_str().unwrap()]);
-    wait_until("the socket", || socket.exists());
+    eventually("the socket", || socket.exists());
     // The connection comes before the daemon: it waits, and is served.
     let client = house.connect("web01/p1/vda");
     let mut bytes = [0; 512];
@@ -169,7 +170,7 @@ fn a_tcp_socket_of_a_manager_needs_its_address_in_the_configuration() {
     );
     let process = activated(&house, &[&address]);
     let mut client = None;
-    wait_until("the address is listened on", || {
+    eventually("the address is listened on", || {
         client = connect().ok();
         client.is_some()
     });
@@ -178,7 +179,7 @@ fn a_tcp_socket_of_a_manager_needs_its_address_in_the_configuration() {
     // Nobody said that it is to be served, or that it may be in the clear.
     house.configure("", "");
     let mut process = activated(&house, &[&address]);
-    wait_until("the daemon refuses", || {
+    eventually("the daemon refuses", || {
         let _ = connect();
         process.try_wait().unwrap().is_some()
     });
@@ -251,7 +252,7 @@ fn what_others_have_mounted_is_not_taken_away() {
         let device = crate::house::mount_unanswered(&at, elsewhere, kind);
         let device = (!is_dead).then_some(device);
         let mut service = house.spawn(house.command(&[]));
-        wait_until("the daemon refuses", || service.has_ended());
+        eventually("the daemon refuses", || service.has_ended());
         let said = house.log();
         assert!(said.contains(kind), "{said}");
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();

@@ -7,8 +7,9 @@ use restorefs::block::{ReadAt, WriteAt};
 use rustix::process::Signal;
 
 use crate::helper::{Site, names, text};
-use crate::house::{House, nbd, wait_until};
-use crate::place::can_mount;
+use crate::house::{House, nbd};
+use crate::kit::need::can_mount;
+use crate::kit::wait::eventually;
 
 const MIB: usize = 1 << 20;
 
@@ -63,7 +64,7 @@ fn beyond_the_limit_sessions_are_suspended_and_go_on() {
     done.disconnect().unwrap();
     let writer = house.connect(&format!("{session}/vda"));
     writer.write_at(0, &vec![1; 2 * MIB]).unwrap();
-    wait_until("vdb is finished", || {
+    eventually("vdb is finished", || {
         house.place.json(&["sessions"])[0]["disks"][1]["finished"] == true
     });
     let begun = Instant::now();

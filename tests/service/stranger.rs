@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::helper::{Site, names, text};
-use crate::house::{House, wait_until};
-use crate::place::{can_mount, has};
+use crate::house::House;
+use crate::kit::need::{can_mount, has};
+use crate::kit::wait::eventually;
 
 /// The file of a repository's control socket: its id, and device and inode of its lock.
 fn control_name(house: &House) -> String {
@@ -348,7 +349,7 @@ fn who_is_turned_away_is_told_why() {
     let said = house.place.fails(1, &["begin", "web01", "vda=1M"]);
     assert!(said.contains("256 commands"), "{said}");
     drop(many);
-    wait_until("a place is free", || {
+    eventually("a place is free", || {
         house
             .place
             .run(&["begin", "web01", "vda=1M"])

@@ -8,7 +8,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use crate::place::{Place, can_mount, has};
+use crate::kit::need::{can_mount, has};
+use crate::kit::place::Place;
 
 /// `nobody`, who has the repository. fusermount3 wants a user whom the system knows.
 const USER: u32 = 65_534;

@@ -8,6 +8,8 @@
 #![expect(clippy::print_stdout, reason = "it is its own test harness")]
 
 mod hostile;
+#[path = "../kit/mod.rs"]
+mod kit;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -14,18 +14,12 @@ mod declare;
 mod door;
 mod fault;
 mod fsx;
+#[path = "../kit/mod.rs"]
+mod kit;
 mod page_cache;
-#[path = "../cli/place.rs"]
-#[allow(
-    dead_code,
-    reason = "the tests of the command line need more of it than these"
-)]
-mod place;
 mod posix;
 mod refuse;
 mod remove;
-#[path = "../cli/shell.rs"]
-mod shell;
 mod stand;
 mod terabyte;
 mod tool;

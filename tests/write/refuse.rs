@@ -201,7 +201,7 @@ fn a_follower_and_a_read_only_mount_cannot_be_written() {
     let stand = Stand::new("ro");
     assert_eq!(errno(fs::create_dir(stand.at("vm"))), Errno::ROFS);
     drop(stand);
-    let place = crate::place::Place::new();
+    let place = crate::kit::place::Place::new();
     fs::create_dir(place.path("mnt")).unwrap();
     let said = place.fails(2, &["mount", "mnt", "-o", "rw", "--foreground"]);
     assert!(said.contains("serve --mount"), "{said}");

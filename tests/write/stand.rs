@@ -1,6 +1,6 @@
 //! A repository whose tree is mounted by a daemon, to be written.
 
-pub(crate) use crate::shell::{run, text};
+pub(crate) use crate::kit::shell::{run, text};
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +8,8 @@ use std::process::Command;
 use rustix::io::Errno;
 use serde_json::Value;
 
-use crate::place::{Daemon, Place, can_mount, has};
+use crate::kit::need::{can_mount, has_all};
+use crate::kit::place::{Daemon, Place};
 
 /// Size of a small disk: no multiple of a cluster.
 pub(crate) const DISK_BYTES: usize = (2 << 20) + 512;
@@ -21,7 +22,7 @@ pub(crate) struct Stand {
 
 /// Whether this can be tried here, with these tools.
 pub(crate) fn ready(tools: &[&str]) -> bool {
-    can_mount() && tools.iter().all(|tool| has(tool))
+    can_mount() && has_all(tools)
 }
 
 /// Bytes that look like nothing else, decided by `seed`; every third cluster is zero.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::tool::has;
+use crate::kit::need::has;
 
 /// An authority, and directories with certificates of it.
 pub(crate) struct Authority {

@@ -1,6 +1,6 @@
 //! A directory with a repository, and the program run in it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,35 +9,6 @@ use serde_json::Value;
 /// A fresh directory; its repository is made by `init`.
 pub(crate) struct Place {
     pub(crate) dir: tempfile::TempDir,
-}
-
-/// Whether a tool is there; says SKIP, or fails where nothing may be skipped.
-pub(crate) fn has(tool: &str) -> bool {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let found = path
-        .split(':')
-        .any(|dir| Path::new(dir).join(tool).exists());
-    if !found {
-        assert!(
-            std::env::var_os("CI_REQUIRE").is_none(),
-            "{tool} is missing"
-        );
-        println!("SKIP: {tool} is not installed");
-    }
-    found
-}
-
-/// Whether mounts can be tried here.
-pub(crate) fn can_mount() -> bool {
-    let can = Path::new("/dev/fuse").exists() && rustix::process::geteuid().is_root();
-    if !can {
-        assert!(
-            std::env::var_os("CI_REQUIRE").is_none(),
-            "no /dev/fuse, or not root"
-        );
-        println!("SKIP: mounts need /dev/fuse and root");
-    }
-    can
 }
 
 impl Place {

@@ -4,6 +4,7 @@
 //! - Reads are exact: a buffer is filled wholly or the call fails; nothing is ever zero-filled on an error.
 //! - All methods take `&self` and may be called from many threads at once.
 
+pub mod buffer;
 pub mod conformance;
 pub mod extent;
 pub mod file;
@@ -13,11 +14,14 @@ pub mod memory;
 pub mod overlay;
 pub mod page;
 pub mod run;
+pub mod weighted;
 
+pub use buffer::{Buffer, BufferPool};
 pub use extent::{Extent, ExtentKind};
 pub use file::FileDisk;
 pub use memory::MemoryDisk;
 pub use overlay::Overlay;
+pub use weighted::Weighted;
 
 use std::sync::Arc;
 

@@ -1,17 +1,16 @@
 //! The pool: open layers, resolved ranges and decompressed clusters of all chains, under fixed bounds.
 
-use std::hash::Hash;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lru::LruCache;
 
 use super::range::Range;
-use crate::block::ReadAt;
+use crate::block::{ReadAt, Weighted};
 use crate::error::{Error, Result, ResultExt};
 use crate::qcow2::Image;
 use crate::types::sync::Mutex;
-use crate::types::width::u64_from_usize;
+use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{ClusterBits, LayerId};
 
 /// Opens the layer file in a slot; what the repository gives a chain.
@@ -57,8 +56,8 @@ type ClusterKey = (LayerId, u64);
 /// What is shared by all chains of a process.
 pub struct Pool {
     layers: Mutex<LruCache<LayerKey, Arc<Layer>>>,
-    ranges: Budgeted<RangeKey, Arc<Range>>,
-    clusters: Budgeted<ClusterKey, Arc<[u8]>>,
+    ranges: Weighted<RangeKey, Arc<Range>>,
+    clusters: Weighted<ClusterKey, Arc<[u8]>>,
 }
 
 impl Pool {
@@ -68,15 +67,15 @@ impl Pool {
         let layers = NonZeroUsize::new(limits.layers).unwrap_or(NonZeroUsize::MIN);
         Arc::new(Self {
             layers: Mutex::new(LruCache::new(layers)),
-            ranges: Budgeted::new(limits.memory_bytes / 2),
-            clusters: Budgeted::new(limits.memory_bytes / 2),
+            ranges: Weighted::new(usize_from_u64(limits.memory_bytes / 2)),
+            clusters: Weighted::new(usize_from_u64(limits.memory_bytes / 2)),
         })
     }
 
     /// Bytes of ranges and clusters held now.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.ranges.held_bytes() + self.clusters.held_bytes()
+        u64_from_usize(self.ranges.weight() + self.clusters.weight())
     }
 
     /// The layer in a slot, opened when it is not yet.
@@ -120,8 +119,8 @@ impl Pool {
     }
 
     pub(super) fn keep_range(&self, top: LayerId, index: u64, range: &Arc<Range>) {
-        self.ranges
-            .put((top, index), Arc::clone(range), range.memory_bytes());
+        let weight = usize_from_u64(range.memory_bytes());
+        self.ranges.put((top, index), Arc::clone(range), weight);
     }
 
     pub(super) fn cluster(&self, layer: LayerId, host: u64) -> Option<Arc<[u8]>> {
@@ -129,72 +128,7 @@ impl Pool {
     }
 
     pub(super) fn keep_cluster(&self, layer: LayerId, host: u64, bytes: &Arc<[u8]>) {
-        self.clusters.put(
-            (layer, host),
-            Arc::clone(bytes),
-            u64_from_usize(bytes.len()),
-        );
-    }
-}
-
-/// Entries with their sizes, and the sum of these.
-type Held<K, V> = (LruCache<K, (V, u64)>, u64);
-
-/// An LRU bounded by bytes.
-struct Budgeted<K, V> {
-    budget_bytes: u64,
-    inner: Mutex<Held<K, V>>,
-}
-
-impl<K: Hash + Eq, V: Clone> Budgeted<K, V> {
-    fn new(budget_bytes: u64) -> Self {
-        Self {
-            budget_bytes,
-            inner: Mutex::new((LruCache::unbounded(), 0)),
-        }
-    }
-
-    fn get(&self, key: &K) -> Option<V> {
-        self.inner.lock().0.get(key).map(|(value, _)| value.clone())
-    }
-
-    fn put(&self, key: K, value: V, bytes: u64) {
-        let mut inner = self.inner.lock();
-        if let Some((_, old)) = inner.0.put(key, (value, bytes)) {
-            inner.1 -= old;
-        }
-        inner.1 += bytes;
-        // The newest entry stays even when it alone passes the budget: somebody is using it.
-        while inner.1 > self.budget_bytes && inner.0.len() > 1 {
-            let Some((_, (_, freed))) = inner.0.pop_lru() else {
-                break;
-            };
-            inner.1 -= freed;
-        }
-    }
-
-    fn held_bytes(&self) -> u64 {
-        self.inner.lock().1
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Budgeted;
-
-    #[test]
-    fn the_budget_holds_and_the_oldest_go_first() {
-        let cache = Budgeted::new(10);
-        for n in 0..100 {
-            cache.put(n, n, 3);
-            assert!(cache.held_bytes() <= 10);
-        }
-        assert_eq!(cache.get(&99), Some(99));
-        assert_eq!(cache.get(&97), Some(97));
-        assert_eq!(cache.get(&96), None);
-        cache.put(1000, 1, 50);
-        assert_eq!(cache.get(&1000), Some(1));
-        cache.put(1000, 2, 1);
-        assert_eq!(cache.held_bytes(), 1);
+        self.clusters
+            .put((layer, host), Arc::clone(bytes), bytes.len());
     }
 }

@@ -33,7 +33,6 @@ mod directory;
 pub mod ext;
 pub mod fat;
 pub mod fs;
-mod kept;
 mod lvm;
 mod md;
 pub mod memory;

@@ -10,20 +10,17 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard};
-
-use lru::LruCache;
 
 use super::fs::{
     Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Subvolume, Trouble, Xattr,
 };
 use super::record::{Listing, Reader, Record};
 use super::walk::Walk;
-use crate::block::check_range;
 use crate::block::run::RunMap;
+use crate::block::{Weighted, check_range};
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: entries of one directory (ours; the formats have no bound).
@@ -80,15 +77,9 @@ fn name_at(entries: &[Entry], ix: u32) -> Option<&[u8]> {
         .map(|entry| entry.name.as_slice())
 }
 
-struct Shard {
-    kept: LruCache<Key, (Kept, usize)>,
-    bytes: usize,
-}
-
 /// Answers of all open filesystems, within one bound of memory.
 pub struct Store {
-    shards: Vec<Mutex<Shard>>,
-    shard_bytes: usize,
+    shards: Vec<Weighted<Key, Kept>>,
     hasher: RandomState,
     next: AtomicU64,
 }
@@ -97,15 +88,9 @@ impl Store {
     /// At most about `bytes_max` bytes of answers.
     #[must_use]
     pub fn new(bytes_max: usize) -> Arc<Self> {
-        let shard = || {
-            Mutex::new(Shard {
-                kept: LruCache::unbounded(),
-                bytes: 0,
-            })
-        };
+        let shard = || Weighted::new(bytes_max / SHARDS);
         Arc::new(Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
-            shard_bytes: bytes_max / SHARDS,
             hasher: RandomState::new(),
             next: AtomicU64::new(1),
         })
@@ -114,51 +99,28 @@ impl Store {
     /// Bytes held now, about.
     #[cfg(test)]
     fn bytes(&self) -> usize {
-        let held = |shard: &Mutex<Shard>| shard.lock().bytes;
-        self.shards.iter().map(held).sum()
+        self.shards.iter().map(Weighted::weight).sum()
     }
 
-    fn shard(&self, key: &Key) -> Option<MutexGuard<'_, Shard>> {
+    fn shard(&self, key: &Key) -> Option<&Weighted<Key, Kept>> {
         let ix = usize::try_from(self.hasher.hash_one(key)).unwrap_or(0) % SHARDS;
-        let shard = self.shards.get(ix)?;
-        Some(shard.lock())
+        self.shards.get(ix)
     }
 
     fn get(&self, key: &Key) -> Option<Kept> {
-        self.shard(key)?.kept.get(key).map(|(kept, _)| kept.clone())
+        self.shard(key)?.get(key)
     }
 
     fn put(&self, key: Key, kept: Kept, weight: usize) {
-        let Some(mut shard) = self.shard(&key) else {
-            return;
-        };
-        if let Some((_, old)) = shard.kept.put(key, (kept, weight)) {
-            shard.bytes -= old;
-        }
-        shard.bytes += weight;
-        while shard.bytes > self.shard_bytes && shard.kept.len() > 1 {
-            let Some((_, (_, freed))) = shard.kept.pop_lru() else {
-                break;
-            };
-            shard.bytes -= freed;
+        if let Some(shard) = self.shard(&key) {
+            shard.put(key, kept, weight);
         }
     }
 
     /// Forgets all about one filesystem.
     fn forget(&self, fs: u64) {
         for shard in &self.shards {
-            let mut shard = shard.lock();
-            let gone: Vec<Key> = shard
-                .kept
-                .iter()
-                .map(|(key, _)| *key)
-                .filter(|key| key.0 == fs)
-                .collect();
-            for key in gone {
-                if let Some((_, freed)) = shard.kept.pop(&key) {
-                    shard.bytes -= freed;
-                }
-            }
+            shard.forget(|key| key.0 == fs);
         }
     }
 }

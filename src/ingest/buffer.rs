@@ -3,56 +3,18 @@
 use std::sync::Arc;
 
 use super::disk::DiskWriter;
+use crate::block::{Buffer, BufferPool};
 use crate::error::Result;
-use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: bytes of free buffers that are kept for reuse.
-const FREE_BYTES_MAX: usize = 64 << 20;
-
-/// Buffers for reuse, so that none is zeroed or mapped anew for each request.
-#[derive(Debug, Default)]
-pub(super) struct BufferPool {
-    free: Mutex<(Vec<Vec<u8>>, usize)>,
-}
-
-impl BufferPool {
-    fn take(&self, length: usize) -> Vec<u8> {
-        let mut free = self.free.lock();
-        let fits = free
-            .0
-            .iter()
-            .rposition(|buffer| buffer.capacity() >= length);
-        let mut buffer = match fits {
-            Some(ix) => free.0.swap_remove(ix),
-            None => Vec::with_capacity(length.next_multiple_of(65_536)),
-        };
-        free.1 = free.0.iter().map(Vec::capacity).sum();
-        drop(free);
-        // Only what the buffer never held is zeroed.
-        if buffer.len() < length {
-            buffer.resize(length, 0);
-        } else {
-            buffer.truncate(length);
-        }
-        buffer
-    }
-
-    fn give(&self, buffer: Vec<u8>) {
-        let mut free = self.free.lock();
-        if free.1 + buffer.capacity() <= FREE_BYTES_MAX {
-            free.1 += buffer.capacity();
-            free.0.push(buffer);
-        }
-    }
-}
+pub(super) const FREE_BYTES_MAX: usize = 64 << 20;
 
 /// A buffer lent to a door for one write; dropped without [`Reservation::submit`], nothing is written.
 pub struct Reservation {
     disk: Arc<DiskWriter>,
-    pool: Arc<BufferPool>,
     offset: u64,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 impl Reservation {
@@ -62,12 +24,10 @@ impl Reservation {
         offset: u64,
         length_bytes: u64,
     ) -> Self {
-        let buffer = pool.take(usize_from_u64(length_bytes));
         Self {
             disk: Arc::clone(disk),
-            pool: Arc::clone(pool),
             offset,
-            buffer,
+            buffer: pool.take(usize_from_u64(length_bytes)),
         }
     }
 
@@ -99,11 +59,5 @@ impl Reservation {
             .saturating_add(u64_from_usize(self.buffer.len()));
         self.disk.note_range(self.offset..end, &written);
         written
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.pool.give(std::mem::take(&mut self.buffer));
     }
 }

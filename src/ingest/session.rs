@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::buffer::{BufferPool, Reservation};
+use super::buffer::{FREE_BYTES_MAX, Reservation};
 use super::connection::Connection;
 use super::disk::DiskWriter;
 use super::door::Door;
 use super::space::Promises;
+use crate::block::BufferPool;
 use crate::block::page::PageBudget;
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,7 +52,7 @@ impl Engine {
             owner,
             pool,
             budget: PageBudget::new(bytes_max),
-            buffers: Arc::default(),
+            buffers: BufferPool::new(FREE_BYTES_MAX),
             low_water_bytes: Arc::default(),
             promises: Arc::default(),
         }

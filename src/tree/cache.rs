@@ -55,49 +55,9 @@ impl<K: Hash + Eq, V: Clone> Flights<K, V> {
     }
 }
 
-/// Values with their weights, and the sum of these.
-type Held<K, V> = (LruCache<K, (V, usize)>, usize);
-
-/// An LRU by weight.
-pub(super) struct Weighted<K, V> {
-    weight_max: usize,
-    held: Mutex<Held<K, V>>,
-}
-
-impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
-    /// At most `weight_max` of weight, but always the newest value.
-    pub(super) fn new(weight_max: usize) -> Self {
-        Self {
-            weight_max,
-            held: Mutex::new((LruCache::unbounded(), 0)),
-        }
-    }
-
-    /// The value.
-    pub(super) fn get(&self, key: &K) -> Option<V> {
-        let mut held = self.held.lock();
-        held.0.get(key).map(|(value, _)| value.clone())
-    }
-
-    /// Keeps a value.
-    pub(super) fn put(&self, key: K, value: V, weight: usize) {
-        let mut held = self.held.lock();
-        if let Some((_, old)) = held.0.put(key, (value, weight)) {
-            held.1 -= old;
-        }
-        held.1 += weight;
-        while held.1 > self.weight_max && held.0.len() > 1 {
-            let Some((_, (_, freed))) = held.0.pop_lru() else {
-                break;
-            };
-            held.1 -= freed;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Flights, Weighted};
+    use super::Flights;
     use std::num::NonZeroUsize;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -128,20 +88,5 @@ mod tests {
         let failed = flights.get_or(2, |_| true, || Err(crate::error::Error::invalid("no")));
         assert!(failed.is_err());
         assert_eq!(flights.peek(&2), None);
-    }
-
-    #[test]
-    fn weight_is_bounded_and_the_newest_stays() {
-        let cache = Weighted::new(10);
-        cache.put(1, 'a', 6);
-        cache.put(2, 'b', 4);
-        assert_eq!(cache.get(&1), Some('a'));
-        cache.put(3, 'c', 1);
-        assert_eq!((cache.get(&2), cache.get(&1)), (None, Some('a')));
-        cache.put(4, 'd', 100);
-        assert_eq!((cache.get(&4), cache.get(&1)), (Some('d'), None));
-        cache.put(4, 'e', 1);
-        cache.put(5, 'f', 1);
-        assert_eq!(cache.get(&4), Some('e'));
     }
 }

@@ -14,13 +14,13 @@ use std::sync::{Arc, MutexGuard};
 use lru::LruCache;
 
 use super::attribute::TreeOptions;
-use super::cache::{Flights, Weighted};
+use super::cache::Flights;
 use super::disk::Disks;
 use super::inode::{Ino, Table};
 use super::probe::Kept;
 use super::snapshot::{Loader, Snapshot};
 use super::volume::Scanner;
-use crate::block::ReadAt;
+use crate::block::{ReadAt, Weighted};
 use crate::chain::Pool;
 use crate::error::Result;
 use crate::repo::Repository;

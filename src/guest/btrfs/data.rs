@@ -20,8 +20,8 @@ use fs_btrfs::csum::{EXTENT_CSUM_KEY, EXTENT_CSUM_OBJECTID};
 
 use super::extent::{Extents, Kind, PACKED_BYTES_MAX};
 use super::pool::{Pool, guard, translate};
+use crate::block::Weighted;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::kept::Kept;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Bytes of data whose checksums are fetched at once.
@@ -44,8 +44,8 @@ struct Window {
 pub(super) struct Data {
     /// Root of the tree of checksums.
     checksums: Option<u64>,
-    windows: Kept<u64, Arc<Window>>,
-    decoded: Kept<u64, Arc<[u8]>>,
+    windows: Weighted<u64, Arc<Window>>,
+    decoded: Weighted<u64, Arc<[u8]>>,
 }
 
 /// Decodes an extent of `method` to `length` bytes. One that is whole and decodes to less goes on with zeroes: it was the last of its
@@ -86,8 +86,8 @@ impl Data {
     pub(super) fn new(checksums: Option<u64>) -> Self {
         Self {
             checksums,
-            windows: Kept::new(CHECKSUM_BYTES_KEPT),
-            decoded: Kept::new(DECODED_BYTES_KEPT),
+            windows: Weighted::new(CHECKSUM_BYTES_KEPT),
+            decoded: Weighted::new(DECODED_BYTES_KEPT),
         }
     }
 

@@ -22,9 +22,8 @@ use fs_btrfs::{dir, xattr};
 use super::content;
 use super::directory::Directory;
 use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Subvolume, Xattr};
-use super::kept::Kept;
 use crate::block::run::RunMap;
-use crate::block::{ReadAt, check_range};
+use crate::block::{ReadAt, Weighted, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use data::Data;
@@ -54,11 +53,11 @@ struct BtrfsFs {
     data: Data,
     info: FsInfo,
     /// Subvolumes whose roots were seen to be of the generation that the tree of roots names.
-    checked: Kept<usize, ()>,
-    inodes: Kept<GuestIno, Arc<Inode>>,
-    directories: Kept<GuestIno, Arc<Directory>>,
-    extents: Kept<GuestIno, Arc<Extents>>,
-    maps: Kept<GuestIno, Arc<RunMap<()>>>,
+    checked: Weighted<usize, ()>,
+    inodes: Weighted<GuestIno, Arc<Inode>>,
+    directories: Weighted<GuestIno, Arc<Directory>>,
+    extents: Weighted<GuestIno, Arc<Extents>>,
+    maps: Weighted<GuestIno, Arc<RunMap<()>>>,
 }
 
 /// Opens a btrfs filesystem; the devices may come in any order.
@@ -95,11 +94,11 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
         pool,
         subvolumes,
         info,
-        checked: Kept::new(INODES_KEPT),
-        inodes: Kept::new(INODES_KEPT),
-        directories: Kept::new(ENTRIES_KEPT),
-        extents: Kept::new(EXTENTS_KEPT),
-        maps: Kept::new(RUNS_KEPT),
+        checked: Weighted::new(INODES_KEPT),
+        inodes: Weighted::new(INODES_KEPT),
+        directories: Weighted::new(ENTRIES_KEPT),
+        extents: Weighted::new(EXTENTS_KEPT),
+        maps: Weighted::new(RUNS_KEPT),
     };
     if !opened.inode(opened.root())?.is_dir() {
         return Err(Error::corrupt(

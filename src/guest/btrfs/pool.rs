@@ -18,11 +18,10 @@ use fs_btrfs::superblock::Superblock;
 use fs_core::BlockRead;
 
 use super::superblock;
-use crate::block::ReadAt;
+use crate::block::{ReadAt, Weighted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::cache::PageCache;
 use crate::guest::device::{self, Device, device_error};
-use crate::guest::kept::Kept;
 use crate::types::width::{usize_from_u32, usize_from_u64};
 
 /// LIMIT: bytes of volume kept in memory per open filesystem, over all devices; and of nodes of trees.
@@ -75,7 +74,7 @@ pub(super) struct Pool {
     pub(super) first: u64,
     pub(super) superblock: Superblock,
     pub(super) map: ChunkMap,
-    nodes: Kept<u64, TreeBlock>,
+    nodes: Weighted<u64, TreeBlock>,
     /// Remarks for people.
     pub(super) notes: Vec<String>,
 }
@@ -158,7 +157,7 @@ impl Pool {
             first,
             map: ChunkMap::new(),
             superblock,
-            nodes: Kept::new(NODE_BYTES_KEPT),
+            nodes: Weighted::new(NODE_BYTES_KEPT),
             notes,
         };
         pool.map = guard(|| pool.load_map())?;

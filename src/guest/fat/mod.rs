@@ -23,9 +23,8 @@ use super::cache::PageCache;
 use super::content;
 use super::directory::Directory;
 use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Time, Xattr};
-use super::kept::Kept;
 use crate::block::run::{Run, RunMap, Target};
-use crate::block::{ReadAt, check_range};
+use crate::block::{ReadAt, Weighted, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use boot::{Boot, Root};
@@ -57,8 +56,8 @@ struct FatFs {
     boot: Boot,
     volume: Arc<dyn ReadAt>,
     info: FsInfo,
-    directories: Kept<u64, Arc<Listed>>,
-    maps: Kept<u64, Arc<RunMap<()>>>,
+    directories: Weighted<u64, Arc<Listed>>,
+    maps: Weighted<u64, Arc<RunMap<()>>>,
 }
 
 /// Opens a FAT filesystem.
@@ -75,8 +74,8 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
         boot,
         volume,
         info,
-        directories: Kept::new(ENTRIES_KEPT),
-        maps: Kept::new(RUNS_KEPT),
+        directories: Weighted::new(ENTRIES_KEPT),
+        maps: Weighted::new(RUNS_KEPT),
     }))
 }
 

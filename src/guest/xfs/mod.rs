@@ -27,9 +27,8 @@ use super::cache::PageCache;
 use super::content;
 use super::directory::Directory;
 use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Xattr};
-use super::kept::Kept;
-use crate::block::ReadAt;
 use crate::block::run::RunMap;
+use crate::block::{ReadAt, Weighted};
 use crate::error::{Error, ErrorKind, Result};
 use device::{Mounted, guard, translate};
 use run::Fork;
@@ -53,9 +52,9 @@ struct XfsFs {
     info: FsInfo,
     /// Numbers of device nodes that the log has newer than the inodes.
     numbers: HashMap<u64, u32>,
-    nodes: Kept<u64, Arc<Node>>,
-    directories: Kept<u64, Arc<Directory>>,
-    maps: Kept<u64, Arc<RunMap<()>>>,
+    nodes: Weighted<u64, Arc<Node>>,
+    directories: Weighted<u64, Arc<Directory>>,
+    maps: Weighted<u64, Arc<RunMap<()>>>,
 }
 
 /// Opens an XFS filesystem.
@@ -77,9 +76,9 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
         volume,
         info,
         numbers,
-        nodes: Kept::new(INODES_KEPT),
-        directories: Kept::new(ENTRIES_KEPT),
-        maps: Kept::new(RUNS_KEPT),
+        nodes: Weighted::new(INODES_KEPT),
+        directories: Weighted::new(ENTRIES_KEPT),
+        maps: Weighted::new(RUNS_KEPT),
     };
     if !opened.node(opened.root())?.inode.is_dir() {
         return Err(Error::corrupt(

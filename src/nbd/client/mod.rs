@@ -10,7 +10,6 @@
 //! one cache (CAN_MULTI_CONN), else on one; each connection has many requests in flight. One `read_at` of many MiB
 //! is several requests at once.
 
-mod buffer;
 mod disk;
 mod handshake;
 mod link;
@@ -23,14 +22,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 
-use buffer::Buffers;
 use handshake::{Facts, Secret};
 use link::{Link, Ticket};
 use pending::{Answer, Extents, Want};
 use stream::Stream;
 use window::Window;
 
-use crate::block::check_range;
+use crate::block::{BufferPool, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::Mode;
 use crate::nbd::proto::command::Command;
@@ -51,6 +49,9 @@ const PIECE_BYTES: u64 = 2 << 20;
 /// LIMIT: requests that one call has in flight.
 const DEPTH: usize = 4;
 
+/// LIMIT: bytes of free buffers that replies are received into: what one link has in flight.
+const FREE_BYTES_MAX: usize = 16 << 20;
+
 /// LIMIT: bytes that one BLOCK_STATUS, TRIM or WRITE_ZEROES covers.
 const STRETCH_BYTES: u64 = 1 << 30;
 
@@ -66,7 +67,7 @@ pub struct Client {
     /// Held while a further connection is made.
     opening: Mutex<()>,
     window: Mutex<Window>,
-    buffers: Buffers,
+    buffers: Arc<BufferPool>,
     /// Counts writes, so that no window outlives one.
     generation: AtomicU64,
     /// The server failed to say what is allocated: it is not asked again.
@@ -149,7 +150,7 @@ impl Client {
             links: Mutex::new(vec![link]),
             opening: Mutex::new(()),
             window: Mutex::default(),
-            buffers: Buffers::default(),
+            buffers: BufferPool::new(FREE_BYTES_MAX),
             generation: AtomicU64::new(0),
             is_blind: AtomicBool::new(facts.context.is_none()),
             merging: Mutex::new(()),
@@ -318,7 +319,6 @@ impl Client {
             if let (Some(source), Some(target)) = (source, target) {
                 target.copy_from_slice(source);
             }
-            self.buffers.give(bytes);
         }
     }
 

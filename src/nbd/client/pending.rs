@@ -5,6 +5,7 @@
     clippy::as_conversions
 )]
 
+use crate::block::Buffer;
 use crate::error::{Error, Result};
 use crate::nbd::proto::field::{Fields, violation};
 use crate::nbd::proto::flag::StatusFlags;
@@ -34,7 +35,7 @@ pub(super) enum Want {
         /// Where the read begins.
         offset: u64,
         /// What has come; as long as the read.
-        buffer: Vec<u8>,
+        buffer: Buffer,
         /// Ranges of the buffer that have come, in order, apart from each other.
         filled: Vec<(usize, usize)>,
     },
@@ -53,7 +54,7 @@ pub(super) enum Answer {
     /// Success.
     Done,
     /// Bytes.
-    Bytes(Vec<u8>),
+    Bytes(Buffer),
     /// Extents.
     Extents(Extents),
 }
@@ -226,13 +227,16 @@ pub(super) fn data_length(length_bytes: u64) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::{Answer, Reply, Want};
+    use crate::block::BufferPool;
     use crate::error::ErrorKind;
     use crate::nbd::proto::reply::ChunkType;
 
     fn read(length: usize) -> Reply {
+        let mut buffer = BufferPool::new(0).take(length);
+        buffer.fill(9);
         Reply::new(Want::Bytes {
             offset: 1000,
-            buffer: vec![9; length],
+            buffer,
             filled: Vec::new(),
         })
     }
@@ -250,7 +254,7 @@ mod tests {
         let Answer::Bytes(bytes) = reply.finish().unwrap().unwrap() else {
             panic!("not bytes")
         };
-        assert_eq!(bytes, [[1; 10], [0; 10], [3; 10]].concat());
+        assert_eq!(*bytes, [[1; 10], [0; 10], [3; 10]].concat());
     }
 
     #[test]

@@ -21,7 +21,6 @@
 //! FAST_ZERO succeeds only where the disk reads as zero already. To zero a whole disk is fast for us as well, but a client that
 //! does so before it copies would make all that the parent has look changed.
 
-mod buffer;
 mod caller;
 mod check;
 mod connection;

@@ -8,8 +8,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::buffer::Buffer;
 use super::stream::Sending;
+use crate::block::Buffer;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::Mode;
 use crate::nbd::proto::command::Request;
@@ -159,7 +159,7 @@ pub(super) async fn send_all(
                     let data = reply
                         .buffer
                         .as_ref()
-                        .and_then(|buffer| buffer.bytes.get(frame.data.clone()))
+                        .and_then(|buffer| buffer.get(frame.data.clone()))
                         .unwrap_or_default();
                     [frame.head.as_slice(), data]
                 })

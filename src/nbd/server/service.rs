@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::buffer::BufferPool;
 use super::export::Exports;
 use super::limit::ServerLimits;
+use crate::block::BufferPool;
 use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::usize_from_u32;
 
 /// LIMIT: lists of exports that are made at a time; each may have 65,536 names.
 const LISTS_MAX: usize = 2;
+
+/// LIMIT: bytes of free buffers that reads are answered from.
+const FREE_BYTES_MAX: usize = 64 << 20;
 
 /// What is served, for any number of listeners.
 pub struct Service {
@@ -44,7 +47,7 @@ impl Service {
             bytes: Arc::new(Semaphore::new(usize_from_u32(limits.bytes))),
             workers: Arc::new(Semaphore::new(usize_from_u32(limits.workers))),
             lists: Semaphore::new(LISTS_MAX),
-            pool: Arc::default(),
+            pool: BufferPool::new(FREE_BYTES_MAX),
             crowd: Arc::default(),
         })
     }

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::buffer::BufferPool;
 use super::context::Context;
 use super::export::Target;
 use super::reply::{Frame, Outcome, last_chunk, recipient};
-use crate::block::{Extent, ReadAt};
+use crate::block::{BufferPool, Extent, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Reservation;
 use crate::nbd::proto::Mode;
@@ -186,10 +185,10 @@ impl Scene {
 
     fn read_whole(&self, span: Span, head: Vec<u8>) -> Result<Outcome> {
         let mut buffer = self.pool.take(usize_from_u64(span.length()));
-        self.target.bytes().read_at(span.from, &mut buffer.bytes)?;
+        self.target.bytes().read_at(span.from, &mut buffer)?;
         let frame = Frame {
             head,
-            data: 0..buffer.bytes.len(),
+            data: 0..buffer.len(),
         };
         Ok(Outcome::Frames(vec![frame], Some(buffer)))
     }
@@ -236,7 +235,7 @@ impl Scene {
                 continue;
             }
             let end = filled.saturating_add(usize_from_u64(piece.length()));
-            if let Some(part) = buffer.as_mut().and_then(|b| b.bytes.get_mut(filled..end)) {
+            if let Some(part) = buffer.as_mut().and_then(|b| b.get_mut(filled..end)) {
                 disk.read_at(piece.from, part)?;
             }
             let head = to.encode_data(flags, piece.from, length);
@@ -267,7 +266,7 @@ impl Scene {
                 extent.length_bytes
             } else {
                 let step = extent.length_bytes.min(CACHE_BYTES);
-                if let Some(part) = buffer.bytes.get_mut(..usize_from_u64(step)) {
+                if let Some(part) = buffer.get_mut(..usize_from_u64(step)) {
                     disk.read_at(span.from, part)?;
                 }
                 step

@@ -23,14 +23,12 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lru::LruCache;
-
 pub use gate::{Below, DenyAll, Gate, Opened};
 
 use self::backing::{open_backing, open_image};
 use super::entry::{CompressedCluster, Mapping};
 use super::image::{Image, L2Table};
-use crate::block::{Extent, ExtentKind, ReadAt, check_range};
+use crate::block::{Extent, ExtentKind, ReadAt, Weighted, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
@@ -75,11 +73,6 @@ struct Piece {
     length_bytes: u64,
 }
 
-struct Tables {
-    lru: LruCache<(usize, u64), Arc<L2Table>>,
-    bytes: usize,
-}
-
 /// The last cluster that was decompressed: level, host offset, bytes.
 type Unpacked = Option<(usize, HostOffset, Arc<[u8]>)>;
 
@@ -88,7 +81,8 @@ pub struct Source {
     levels: Vec<Level>,
     files: Vec<(PathBuf, Arc<File>)>,
     size_bytes: u64,
-    tables: Mutex<Tables>,
+    /// L2 tables by level and index.
+    tables: Weighted<(usize, u64), Arc<L2Table>>,
     unpacked: Mutex<Unpacked>,
 }
 
@@ -149,10 +143,7 @@ impl Source {
             levels,
             files,
             size_bytes,
-            tables: Mutex::new(Tables {
-                lru: LruCache::unbounded(),
-                bytes: 0,
-            }),
+            tables: Weighted::new(TABLE_BYTES_MAX),
             unpacked: Mutex::new(None),
         })
     }
@@ -289,23 +280,15 @@ impl Source {
     }
 
     fn table(&self, level: usize, image: &Image, l1_index: u64) -> Result<Option<Arc<L2Table>>> {
-        if let Some(table) = self.tables.lock().lru.get(&(level, l1_index)) {
-            return Ok(Some(Arc::clone(table)));
+        if let Some(table) = self.tables.get(&(level, l1_index)) {
+            return Ok(Some(table));
         }
         let Some(table) = image.load_l2(l1_index)? else {
             return Ok(None);
         };
         let table = Arc::new(table);
-        let mut tables = self.tables.lock();
-        tables.bytes = tables.bytes.saturating_add(table.byte_len());
-        if let Some(old) = tables.lru.put((level, l1_index), Arc::clone(&table)) {
-            tables.bytes = tables.bytes.saturating_sub(old.byte_len());
-        }
-        while tables.bytes > TABLE_BYTES_MAX && tables.lru.len() > 1 {
-            if let Some((_, old)) = tables.lru.pop_lru() {
-                tables.bytes = tables.bytes.saturating_sub(old.byte_len());
-            }
-        }
+        self.tables
+            .put((level, l1_index), Arc::clone(&table), table.byte_len());
         Ok(Some(table))
     }
 

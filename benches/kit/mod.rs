@@ -19,14 +19,16 @@ pub(crate) struct Options {
     pub(crate) rounds: usize,
     /// One of the bench's parts, where it has several.
     pub(crate) only: Option<String>,
+    /// A directory for what the bench makes and a later run uses again.
+    pub(crate) keep: Option<PathBuf>,
     dir: tempfile::TempDir,
 }
 
 impl Options {
-    /// Parses `[--quick] [--rounds N] [--only PART] [--dir DIR]`; what cargo adds is passed over.
+    /// Parses `[--quick] [--rounds N] [--only PART] [--dir DIR] [--keep DIR]`; what cargo adds is passed over.
     pub(crate) fn parse() -> Result<Self> {
         let mut arguments = std::env::args().skip(1);
-        let (mut quick, mut rounds, mut only) = (false, None, None);
+        let (mut quick, mut rounds, mut only, mut keep) = (false, None, None, None);
         let mut dir = std::env::temp_dir();
         while let Some(argument) = arguments.next() {
             let mut value = || {
@@ -38,6 +40,7 @@ impl Options {
                 "--quick" => quick = true,
                 "--rounds" => rounds = Some(value()?.parse()?),
                 "--only" => only = Some(value()?),
+                "--keep" => keep = Some(PathBuf::from(value()?)),
                 "--dir" => dir = PathBuf::from(value()?),
                 "--bench" => {}
                 other => return Err(format!("unknown argument {other}").into()),
@@ -50,6 +53,7 @@ impl Options {
             quick,
             rounds: rounds.unwrap_or(if quick { 1 } else { 3 }),
             only,
+            keep,
             dir,
         })
     }

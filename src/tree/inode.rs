@@ -7,12 +7,19 @@
 //! | 39 to 32 | volume: 0 is what the tree itself shows, 1 to 254 are guests' filesystems |
 //! | 31 to 0 | inode in the guest, or one of the constants in [`low`] |
 //!
+//! These are the parts of a number *before it is spread*: its upper half is laid over the lower one by XOR, which is undone in the same
+//! way.
+//!
 //! What does not pack (a guest inode beyond 32 bits, the 255th volume) gets a number from the [`Table`], as
 //! serial 0, volume 255.
 //!
 //! # Why
 //! The kernel uses the inode number as the node's id, so that no table of nodes is needed: any number can be resolved at any time,
 //! also one that an NFS client kept over a restart.
+//!
+//! Numbers are spread because the kernel's table of inodes makes its key of a product with the address of the superblock, of which the
+//! lower bits depend on the lower bits of the number only: 100,000 points with the same lower half would share 64 of its rows, and each
+//! listing walk along rows of thousands.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -75,27 +82,38 @@ impl Ino {
     pub const fn pack(serial: u32, volume: u8, low: u32) -> Self {
         let [_, a, b, c] = serial.to_be_bytes();
         let [e, f, g, h] = low.to_be_bytes();
-        Self(u64::from_be_bytes([a, b, c, volume, e, f, g, h]))
+        Self(Self::spread(u64::from_be_bytes([
+            a, b, c, volume, e, f, g, h,
+        ])))
+    }
+
+    /// Lays the upper half over the lower one; a second time undoes it.
+    const fn spread(number: u64) -> u64 {
+        number ^ (number >> 32)
+    }
+
+    const fn parts(self) -> [u8; 8] {
+        Self::spread(self.0).to_be_bytes()
     }
 
     /// The serial.
     #[must_use]
     pub const fn serial(self) -> u32 {
-        let [a, b, c, ..] = self.0.to_be_bytes();
+        let [a, b, c, ..] = self.parts();
         u32::from_be_bytes([0, a, b, c])
     }
 
     /// The volume.
     #[must_use]
     pub const fn volume(self) -> u8 {
-        let [_, _, _, volume, ..] = self.0.to_be_bytes();
+        let [_, _, _, volume, ..] = self.parts();
         volume
     }
 
     /// The lower 32 bits.
     #[must_use]
     pub const fn low(self) -> u32 {
-        let [.., e, f, g, h] = self.0.to_be_bytes();
+        let [.., e, f, g, h] = self.parts();
         u32::from_be_bytes([e, f, g, h])
     }
 
@@ -274,6 +292,8 @@ pub(super) fn index_bits(index: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::{Far, Ino, Table};
     use crate::clock::{Clock, ManualClock};
     use crate::repo::Repository;
@@ -295,6 +315,33 @@ mod tests {
             );
         }
         assert_eq!(Ino::pack(0, 0, 1), Ino::ROOT);
+    }
+
+    /// The row of the kernel's table of inodes, as fs/inode.c `hash()` has it, with 2^20 rows.
+    fn row(ino: Ino, superblock: u64) -> u64 {
+        const GOLDEN: u64 = 0x61c8_8646_80b5_83eb;
+        let key = ino.0.wrapping_mul(superblock) ^ (GOLDEN.wrapping_add(ino.0) / 64);
+        (key ^ ((key ^ GOLDEN) >> 20)) & ((1 << 20) - 1)
+    }
+
+    #[test]
+    fn numbers_share_no_rows_of_the_kernels_table() {
+        let points = (1..=50_000).map(|serial| Ino::pack(serial, 0, 1));
+        let files = (1..=50_000).map(|low| Ino::pack(70_000, 1, low));
+        let documents = (1..=50_000).map(|serial| Ino::pack(serial, 0, 0x4abc_def0));
+        let far = (1..=50_000).map(|number| Ino::pack(0, 255, number));
+        let all: [Vec<Ino>; 4] = [
+            points.collect(),
+            files.collect(),
+            documents.collect(),
+            far.collect(),
+        ];
+        for superblock in [0xffff_8881_0234_5800, 0xffff_9f3c_4d1e_f000] {
+            for numbers in &all {
+                let rows: HashSet<u64> = numbers.iter().map(|n| row(*n, superblock)).collect();
+                assert!(rows.len() > 25_000, "{:?}: {}", numbers[0], rows.len());
+            }
+        }
     }
 
     fn far(ino: u64) -> Far {

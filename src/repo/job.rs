@@ -353,6 +353,7 @@ mod tests {
     use crate::block::MemoryDisk;
     use crate::clock::{Clock, ManualClock};
     use crate::repo::Repository;
+    use crate::repo::sidecar::Unknown;
     use crate::store::{Key, MemoryStore, Stage, Store};
     use crate::types::{JobId, VmName};
     use std::ops::ControlFlow;
@@ -372,7 +373,7 @@ mod tests {
             began_at: clock.now(),
             ended_at: clock.now(),
             disks: Vec::new(),
-            unknown: serde_json::Map::new(),
+            unknown: Unknown::new(),
         }
     }
 

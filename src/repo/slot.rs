@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::types::text::Text;
 use crate::types::{DiskName, LayerId};
 
 /// LIMIT: longest slot in bytes; leaves room for `.<layer_id>.sums` in a 255-byte name.
@@ -107,7 +108,7 @@ impl fmt::Display for Slot {
 
 impl<'de> Deserialize<'de> for Slot {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::parse(&String::deserialize(deserializer)?)
+        Self::parse(&Text::deserialize(deserializer)?.0)
             .map_err(|e| D::Error::custom(e.to_string()))
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn info(
     }
     // What changes about a point and this release does not know: checks, locks, copies.
     if let (Ok(state), Value::Object(fields)) = (state, &mut info) {
-        for (name, value) in &state.unknown {
+        for (name, value) in state.unknown.iter() {
             fields.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::text::Text;
 use crate::error::{Error, Result};
 
 /// BLAKE3 output of 256 bits.
@@ -58,7 +59,7 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        let text = Text::deserialize(deserializer)?.0;
         text.parse()
             .map_err(|e: Error| D::Error::custom(e.to_string()))
     }

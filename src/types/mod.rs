@@ -15,6 +15,7 @@ pub mod printable;
 pub mod session_ref;
 pub mod size;
 pub mod sync;
+pub(crate) mod text;
 pub mod token;
 pub mod width;
 

@@ -3,10 +3,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::text::Text;
 use crate::error::{Error, ErrorKind, Result};
 
 /// LIMIT: longest name in bytes (the repository format).
@@ -65,15 +67,19 @@ fn check(text: &str) -> Result<()> {
     if text.ends_with('.') {
         return refuse("ends with a dot");
     }
-    let folded = text.to_ascii_lowercase();
-    if RESERVED.contains(&folded.as_str()) {
+    if RESERVED.iter().any(|name| text.eq_ignore_ascii_case(name)) {
         return refuse("is reserved");
     }
-    if folded.ends_with(PARTIAL_SUFFIX) {
+    let suffix = text.len().checked_sub(PARTIAL_SUFFIX.len());
+    let suffix = suffix.and_then(|from| text.get(from..));
+    if suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(PARTIAL_SUFFIX)) {
         return refuse("ends with .partial, which marks sessions");
     }
-    let stem = folded.split('.').next().unwrap_or_default();
-    if WINDOWS_DEVICES.contains(&stem) {
+    let stem = text.split('.').next().unwrap_or_default();
+    if WINDOWS_DEVICES
+        .iter()
+        .any(|name| stem.eq_ignore_ascii_case(name))
+    {
         return refuse("is a Windows device name");
     }
     Ok(())
@@ -83,7 +89,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks and takes a name.
@@ -93,7 +99,7 @@ macro_rules! name {
             pub fn new(text: impl Into<String>) -> Result<Self> {
                 let text = text.into();
                 check(&text)?;
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
             /// The name as text.
             #[must_use]
@@ -134,7 +140,9 @@ macro_rules! name {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Self::new(String::deserialize(deserializer)?).map_err(|e| D::Error::custom(e.to_string()))
+                let text = Text::deserialize(deserializer)?.0;
+                check(&text).map_err(|e| D::Error::custom(e.to_string()))?;
+                Ok(Self(text.into()))
             }
         }
     };

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::plain::PlainIndex;
 use super::point::{Kind, Point, PointParent};
 use super::{Sidecar, Unknown};
 use crate::repo::slot::Slot;
@@ -90,6 +91,11 @@ pub struct DiskEntry {
 impl Sidecar for Index {
     const WHAT: &'static str = "index of the VM";
     const SCHEMA: u32 = 1;
+
+    fn parse_plain(object: &[u8]) -> Option<Self> {
+        let plain = serde_json::from_slice::<PlainIndex>(object).ok()?;
+        Some(Self::from(plain)).filter(|index| index.schema <= Self::SCHEMA)
+    }
 }
 
 impl Index {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::plain::PlainPointSidecar;
 use super::{Sidecar, Unknown};
 use crate::repo::slot::Slot;
 use crate::types::{Digest, DiskName, PointId, PointName, VmId, VmName};
@@ -147,6 +148,11 @@ pub struct Attached {
 impl Sidecar for Point {
     const WHAT: &'static str = "point sidecar";
     const SCHEMA: u32 = 1;
+
+    fn parse_plain(object: &[u8]) -> Option<Self> {
+        let plain = serde_json::from_slice::<PlainPointSidecar>(object).ok()?;
+        Some(Self::from(plain)).filter(|point| point.schema <= Self::SCHEMA)
+    }
 }
 
 impl Point {

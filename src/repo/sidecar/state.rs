@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Sidecar, Unknown};
+use super::plain::PlainState;
+use super::{Sidecar, Unknown, member};
 use crate::types::PointId;
 
 /// The changing facts of a point.
@@ -29,4 +30,10 @@ pub struct State {
 impl Sidecar for State {
     const WHAT: &'static str = "state of the point";
     const SCHEMA: u32 = 1;
+
+    fn parse_plain(object: &[u8]) -> Option<Self> {
+        member::check(object, Self::WHAT).ok()?;
+        let plain = serde_json::from_slice::<PlainState>(object).ok()?;
+        Some(Self::from(plain)).filter(|state| state.schema <= Self::SCHEMA)
+    }
 }

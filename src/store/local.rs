@@ -24,6 +24,7 @@ use crate::sys::beneath::{Access, Kind, Stat};
 use crate::sys::durable::{self, Replace, TEMPORARY_PREFIX};
 use crate::sys::{Dir, flock, statfs};
 use crate::types::sync::Mutex;
+use crate::types::width::usize_from_u64;
 
 /// Mode of what is made, before the umask: group may read, others may not; backups hold everybody's secrets.
 const FILE_MODE: u32 = 0o640;
@@ -215,7 +216,7 @@ fn read_whole(file: &File, bytes_max: u64) -> Result<Vec<u8>> {
     if size > bytes_max {
         return Err(too_large(size));
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize_from_u64(size) + 1);
     // One byte more, so that a file that grows meanwhile is not cut silently.
     file.take(bytes_max.saturating_add(1))
         .read_to_end(&mut bytes)

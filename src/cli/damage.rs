@@ -1,11 +1,19 @@
 //! Damage of the repository, as commands show it: what is wrong with the files of points, never with a guest's own filesystem.
 
+use std::collections::BTreeMap;
+
 use super::context::Context;
 use super::output::Output;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::lineage::Lineage;
 use crate::repo::selector::Selector;
+use crate::task::{Monitor, on_threads, threads};
+use crate::types::VmName;
+use crate::types::sync::Mutex;
+
+/// LIMIT: VMs that are looked at at a time.
+const THREADS_MAX: usize = 8;
 
 /// What is wrong with one point.
 ///
@@ -25,26 +33,41 @@ pub(super) fn of_point(context: &Context, selector: &Selector) -> Result<Vec<Str
 /// # Errors
 /// `Io`.
 pub(super) fn of_all(repository: &Repository) -> Result<Vec<String>> {
-    let mut all = Vec::new();
-    for vm in repository.vm_names()? {
-        let index = match repository.index(&vm) {
-            Ok(index) => index,
-            Err(e) if e.kind() == ErrorKind::Corrupt => {
-                all.push(format!("{vm}: {}", e.report()));
-                continue;
+    let vms = repository.vm_names()?;
+    let mut next = vms.iter();
+    let all = Mutex::new(BTreeMap::new());
+    on_threads(
+        threads(None, THREADS_MAX),
+        &Monitor::default(),
+        || Ok(next.next()),
+        || (),
+        |(), vm| {
+            let faults = of_vm(repository, vm)?;
+            if !faults.is_empty() {
+                all.lock().insert(vm, faults);
             }
-            // A directory without vm.json is no VM.
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
-        };
-        let mut lineage = Lineage::new(repository, &vm, &index);
-        for entry in &index.points {
-            let faults = lineage.damage_of(entry)?;
-            let said = faults
-                .iter()
-                .map(|fault| format!("{vm}@{}: {}", entry.name, fault.report()));
-            all.extend(said);
+            Ok(())
+        },
+    )?;
+    Ok(all.into_inner().into_values().flatten().collect())
+}
+
+fn of_vm(repository: &Repository, vm: &VmName) -> Result<Vec<String>> {
+    let index = match repository.index(vm) {
+        Ok(index) => index,
+        Err(e) if e.kind() == ErrorKind::Corrupt => {
+            return Ok(vec![format!("{vm}: {}", e.report())]);
         }
+        // A directory without vm.json is no VM.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut lineage = Lineage::new(repository, vm, &index);
+    let mut all = Vec::new();
+    for entry in &index.points {
+        let faults = lineage.damage_of(entry)?;
+        let reports = faults.iter().map(Error::report);
+        all.extend(reports.map(|report| format!("{vm}@{}: {report}", entry.name)));
     }
     Ok(all)
 }

@@ -31,8 +31,9 @@ fn size_of(point: &PointEntry) -> u64 {
 
 fn vms(context: &Context, repository: &Repository) -> Result<()> {
     let (mut all, mut faults) = (Vec::new(), Vec::new());
-    for name in repository.vm_names()? {
-        match repository.index(&name) {
+    let names = repository.vm_names()?;
+    for (name, index) in names.iter().zip(repository.indexes(&names)?) {
+        match index {
             Ok(index) => all.push(index),
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 faults.push(format!("{name}: {}", e.report()));

@@ -42,7 +42,7 @@ fn compare(owner: &Owner, point: &PointView, volumes: &Value) -> Result<Vec<Stri
     let Some(parent) = &point.entry.parent else {
         return Ok(Vec::new());
     };
-    let index = repository.index(&point.vm)?;
+    let index = owner.index(&point.vm)?;
     let mut points = index.points.iter();
     let Some(entry) = points.find(|entry| entry.point_id == parent.point_id) else {
         return Ok(Vec::new());

@@ -327,9 +327,21 @@ impl Catalog {
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn replace(&self, vm: &VmName, index: Option<&Index>) -> Result<()> {
+        self.replace_all([(vm, index)])
+    }
+
+    /// [`Catalog::replace`] for many VMs in one transaction.
+    ///
+    /// # Errors
+    /// As [`Catalog::replace`]; nothing is replaced then.
+    pub fn replace_all<'a>(
+        &self,
+        vms: impl IntoIterator<Item = (&'a VmName, Option<&'a Index>)>,
+    ) -> Result<()> {
+        let all = vms;
         self.with(|database| {
             let write = database.begin_write().map_err(broken)?;
-            {
+            for (vm, index) in all {
                 let mut vms = write.open_table(VMS).map_err(broken)?;
                 let mut points = write.open_table(POINTS).map_err(broken)?;
                 match index {

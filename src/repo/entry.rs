@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::clean::CleanVm;
+use super::repository::Repository;
 use super::sidecar::index::Index;
 use super::sidecar::vm::Vm;
 use crate::error::Result;
@@ -23,17 +25,17 @@ pub struct VmEntry {
 #[derive(Debug)]
 pub(super) struct VmCell {
     name: VmName,
-    /// What an earlier owner has left, who has put everything in order.
-    had_sessions: bool,
+    /// How an earlier owner left the VM, in order; `None` when it was looked at instead.
+    left: Option<CleanVm>,
     entry: Mutex<Option<Arc<Mutex<VmEntry>>>>,
 }
 
 impl VmCell {
     /// A VM as an earlier owner has left it, in order.
-    pub(super) fn as_left(name: VmName, had_sessions: bool) -> Self {
+    pub(super) fn as_left(name: VmName, left: CleanVm) -> Self {
         Self {
             name,
-            had_sessions,
+            left: Some(left),
             entry: Mutex::default(),
         }
     }
@@ -42,7 +44,7 @@ impl VmCell {
     pub(super) fn looked_at(entry: VmEntry) -> Self {
         Self {
             name: entry.vm.name.clone(),
-            had_sessions: true,
+            left: None,
             entry: Mutex::new(Some(Arc::new(Mutex::new(entry)))),
         }
     }
@@ -53,7 +55,14 @@ impl VmCell {
 
     /// Whether it may have open sessions.
     pub(super) fn may_have_sessions(&self) -> bool {
-        self.had_sessions || self.entry().is_some()
+        let had_sessions = self.left.as_ref().is_none_or(|left| left.has_sessions);
+        had_sessions || self.entry().is_some()
+    }
+
+    /// Whether the VM still looks as an earlier owner left it.
+    pub(super) fn is_as_left(&self, repository: &Repository) -> bool {
+        let left = self.left.as_ref();
+        left.is_some_and(|left| left.is_same(repository, &self.name))
     }
 
     /// The entry, if the VM was looked at.

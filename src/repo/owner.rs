@@ -4,7 +4,7 @@
 //! `vms` (the table) is held only to look up or insert; each VM's own mutex is held over a commit of that
 //! VM. The catalog serialises its writers itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -17,7 +17,7 @@ use super::job::{self, Job};
 use super::layout::VmKeys;
 use super::lock::{self, Note, Site};
 use super::recovery;
-use super::repository::Repository;
+use super::repository::{READERS_MAX, Repository};
 use super::reserve::{self, Reserve};
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::vm::{DiskKey, Vm};
@@ -26,8 +26,12 @@ use super::uses::Uses;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lock, PutMode};
+use crate::task::{Monitor, on_threads, threads};
 use crate::types::sync::Mutex;
 use crate::types::{VmId, VmName};
+
+/// LIMIT: VMs that are written to the catalog in one transaction.
+const REBUILT_TOGETHER: usize = 32;
 
 /// Names the control socket of a repository that is at a site.
 pub type ControlName<'a> = &'a dyn Fn(Site) -> PathBuf;
@@ -113,21 +117,31 @@ impl Owner {
         let mut damaged = HashMap::new();
         let mut serial_high = repository.format_now()?.serial_high;
         recovery::empty_trash(repository, clock.now())?;
+        let history = Mutex::default();
+        let mut others = Vec::new();
         for name in repository.vm_names()? {
             if let Some(known) = clean.get(name.as_str())
                 && known.is_same(repository, &name)
             {
                 serial_high = serial_high.max(known.serial_high);
-                let cell = VmCell::as_left(name.clone(), known.has_sessions);
+                let cell = VmCell::as_left(name.clone(), known.clone());
                 cells.insert(name.folded(), Arc::new(cell));
                 continue;
             }
-            let entry = match recovery::recover_vm(repository, &name, clock.now()) {
+            others.push(name);
+        }
+        for (name, found) in others.iter().zip(recovery::recover_vms(
+            repository,
+            &others,
+            &history,
+            clock.now(),
+        )?) {
+            let entry = match found {
                 Ok(Some(entry)) => entry,
                 Ok(None) => continue,
                 // The others go on. What it says of serials must be known, though: none is given twice.
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
-                    let Ok(index) = repository.stored_index(&name) else {
+                    let Ok(index) = repository.stored_index(name) else {
                         return Err(e);
                     };
                     serial_high = serial_high.max(index.serial_high).max(index.serial);
@@ -157,30 +171,42 @@ impl Owner {
             vms: Mutex::new(cells),
             damaged: Mutex::new(damaged),
             serial_high: AtomicU32::new(serial_high),
-            history: Mutex::default(),
+            history,
             reserve: Reserve::default(),
             uses: Arc::default(),
             is_in_order: AtomicBool::new(false),
             heart,
         };
         // Points found without an index get their serials only now that the highest one is known.
-        for (name, mut entry) in vms {
-            owner.settle_index(&mut entry)?;
-            owner
-                .table()
-                .insert(name, Arc::new(VmCell::looked_at(entry)));
-        }
-        for gone in owner.catalog.vm_names()? {
-            if !owner.table().contains_key(&gone.folded()) {
-                owner.catalog.replace(&gone, None)?;
+        let mut behind = Vec::new();
+        for (name, entry) in &mut vms {
+            if owner.settle_serials(entry)? {
+                behind.push(name.clone());
             }
         }
+        let names = owner.catalog.vm_names()?;
+        let is_gone = |name: &&VmName| {
+            let name = name.folded();
+            !vms.contains_key(&name) && !owner.table().contains_key(&name)
+        };
+        let gone = names.iter().filter(is_gone).map(|name| (name, None));
+        let behind = behind.iter().filter_map(|name| vms.get(name));
+        let behind = behind.map(|entry| (&entry.vm.name, Some(&entry.index)));
+        let changes: Vec<_> = gone.chain(behind).collect();
+        if !changes.is_empty() {
+            owner.catalog.replace_all(changes)?;
+        }
+        let looked_at = vms
+            .into_iter()
+            .map(|(name, entry)| (name, Arc::new(VmCell::looked_at(entry))));
+        owner.table().extend(looked_at);
         owner.is_in_order.store(true, Ordering::SeqCst);
         Ok(owner)
     }
 
-    /// Gives points of a VM that was looked at the serials that they lack, and brings index and catalog up to date.
-    fn settle_index(&self, entry: &mut VmEntry) -> Result<()> {
+    /// Gives points of a VM that was looked at the serials that they lack, and brings its index up to date. Answers whether the catalog is
+    /// behind.
+    fn settle_serials(&self, entry: &mut VmEntry) -> Result<bool> {
         let mut changed = entry.index.generation == 0;
         for point in entry.index.points.iter_mut().filter(|p| p.serial == 0) {
             point.serial = self.serial_high.fetch_add(1, Ordering::SeqCst) + 1;
@@ -192,7 +218,12 @@ impl Owner {
             Self::store_index(&self.repository, &mut entry.index)?;
         }
         // An index that was put in order counts anew: its number says nothing then.
-        if changed || self.catalog.generation(&entry.vm.name)? != Some(entry.index.generation) {
+        Ok(changed || self.catalog.generation(&entry.vm.name)? != Some(entry.index.generation))
+    }
+
+    /// Brings index and catalog of a VM that was looked at up to date.
+    fn settle_index(&self, entry: &mut VmEntry) -> Result<()> {
+        if self.settle_serials(entry)? {
             self.catalog.replace(&entry.vm.name, Some(&entry.index))?;
         }
         Ok(())
@@ -200,7 +231,8 @@ impl Owner {
 
     /// Looks at a VM that was left in order, as it is asked for now.
     fn look_at(&self, name: &VmName) -> Result<VmEntry> {
-        let found = recovery::recover_vm(&self.repository, name, self.clock.now());
+        let now = self.clock.now();
+        let found = recovery::recover_vm(&self.repository, name, &self.history, now);
         let looked = match found {
             Ok(Some(mut entry)) => self.settle_index(&mut entry).map(|()| entry),
             Ok(None) => Err(Self::no_such_vm(name)),
@@ -366,6 +398,30 @@ impl Owner {
             )),
             None => Ok(()),
         }
+    }
+
+    /// All points of a VM in short: from memory, or from the catalog while the VM looks as it was left in order. A VM that looks otherwise
+    /// is looked at, so that a catalog that is old or another's hides no point.
+    ///
+    /// # Errors
+    /// `NotFound` naming the VM; `Corrupt`, `Io`.
+    pub fn index(&self, name: &VmName) -> Result<Index> {
+        self.check_undamaged(name)?;
+        let cell = self.table().get(&name.folded()).cloned();
+        let cell = cell.ok_or_else(|| Self::no_such_vm(name))?;
+        if cell.entry().is_none()
+            && !self.catalog.is_behind()
+            && cell.is_as_left(&self.repository)
+            && let Ok(Some(index)) = self.catalog.index(cell.name())
+        {
+            return Ok(index);
+        }
+        let entry = cell.entry_or(|name| self.look_at(name))?;
+        let entry = entry.lock();
+        if entry.gone {
+            return Err(Self::no_such_vm(name));
+        }
+        Ok(entry.index.clone())
     }
 
     /// A copy of a VM's entry.
@@ -563,22 +619,34 @@ impl Owner {
             self.catalog.reopen(self.repository.stage().as_ref())?;
         }
         let names = self.vm_names();
-        for gone in self.catalog.vm_names()? {
-            if !names.contains(&gone) {
-                self.catalog.replace(&gone, None)?;
-            }
-        }
-        for name in &names {
-            let entry = self.vm(name)?;
-            // Held meanwhile: a commit between would be overwritten.
-            let entry = entry.lock();
-            if entry.gone {
-                continue;
-            }
-            self.catalog.replace(name, None)?;
-            self.catalog.replace(name, Some(&entry.index))?;
+        let known: HashSet<&VmName> = names.iter().collect();
+        let all = self.catalog.vm_names()?;
+        let gone = all.iter().filter(|name| !known.contains(name));
+        self.catalog.replace_all(gone.map(|name| (name, None)))?;
+        for names in names.chunks(REBUILT_TOGETHER) {
+            let entries = self.look_at_all(names)?;
+            // Held meanwhile: a commit between would be overwritten. The transaction begins when all are held, as a commit that holds one
+            // of them waits for it.
+            let entries: Vec<_> = entries.iter().map(|entry| entry.lock()).collect();
+            let there = || entries.iter().filter(|entry| !entry.gone);
+            let forgotten = there().map(|entry| (&entry.vm.name, None));
+            let rebuilt = there().map(|entry| (&entry.vm.name, Some(&entry.index)));
+            self.catalog.replace_all(forgotten.chain(rebuilt))?;
         }
         Ok(names.len())
+    }
+
+    /// The entries of VMs, in their order; those that were not looked at yet are, on several threads.
+    fn look_at_all(&self, names: &[VmName]) -> Result<Vec<Arc<Mutex<VmEntry>>>> {
+        let mut next = names.iter();
+        on_threads(
+            threads(None, READERS_MAX.min(names.len())),
+            &Monitor::default(),
+            || Ok(next.next()),
+            || (),
+            |(), name| self.vm(name).map(drop),
+        )?;
+        names.iter().map(|name| self.vm(name)).collect()
     }
 }
 

@@ -14,24 +14,27 @@ use super::entry::VmEntry;
 use super::job::{self, Ending, Job};
 use super::layout::{self, VmKeys};
 
-use super::repository::Repository;
+use super::repository::{Repository, each_on_threads};
 use super::sidecar::index::Index;
 use super::slot::{LAYER_SUFFIX, OPEN_SUFFIX, SUMS_SUFFIX, Slot};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::Image;
+use crate::types::sync::Mutex;
 use crate::types::{PointId, PointName, VmName};
 
 /// LIMIT: seconds that something stays in the trash at least.
 const TRASH_SECONDS: i64 = 3600;
 
-/// Puts one VM in order and loads it; `None` when the directory is no VM (a creation that was cut short).
+/// Puts one VM in order and loads it; `history` is held while a line is appended to the job history.
+/// `None` when the directory is no VM (a creation that was cut short).
 ///
 /// # Errors
 /// `Corrupt`, `Io`.
 pub(super) fn recover_vm(
     repository: &Repository,
     name: &VmName,
+    history: &Mutex<()>,
     now: Timestamp,
 ) -> Result<Option<VmEntry>> {
     let vm = match repository.vm(name) {
@@ -76,6 +79,7 @@ pub(super) fn recover_vm(
                 remove_session(repository, name, &session)?;
                 let ending = Ending::failed("its process ended before it was committed");
                 let job = Job::of_session(&sidecar, &ending, now);
+                let _turn = history.lock();
                 if let Err(e) = job::append(repository, &job) {
                     job::say_lost(&job, &e);
                 }
@@ -100,6 +104,19 @@ pub(super) fn recover_vm(
         index,
         gone: false,
     }))
+}
+
+/// [`recover_vm`] for many VMs, in their order, on several threads.
+///
+/// # Errors
+/// `Io` when a thread panicked; the VMs' own errors are in the answer.
+pub(super) fn recover_vms(
+    repository: &Repository,
+    vms: &[VmName],
+    history: &Mutex<()>,
+    now: Timestamp,
+) -> Result<Vec<Result<Option<VmEntry>>>> {
+    each_on_threads(vms, |vm| recover_vm(repository, vm, history, now))
 }
 
 /// Moves the states of points that are gone to the trash.

@@ -21,7 +21,12 @@ use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::local::LocalStore;
 use crate::store::{Key, PutMode, Stage, Store};
+use crate::task::{Monitor, on_threads, threads};
+use crate::types::sync::Mutex;
 use crate::types::{Digest, LayerId, PointName, VmName};
+
+/// LIMIT: threads that read sidecars.
+pub(super) const READERS_MAX: usize = 8;
 
 /// An open repository.
 pub struct Repository {
@@ -264,6 +269,14 @@ impl Repository {
         Ok(index)
     }
 
+    /// [`Repository::index`] of many VMs, in their order, read on several threads.
+    ///
+    /// # Errors
+    /// `Io` when a thread panicked; the VMs' own errors are in the answer.
+    pub fn indexes(&self, vms: &[VmName]) -> Result<Vec<Result<Index>>> {
+        each_on_threads(vms, |vm| self.index(vm))
+    }
+
     /// An index without points.
     #[must_use]
     pub fn empty_index(vm: &Vm) -> Index {
@@ -497,4 +510,31 @@ impl Repository {
             other => other,
         }
     }
+}
+
+/// What `look` returns of each VM, in their order, on several threads.
+///
+/// # Errors
+/// `Io` when a thread panicked.
+pub(super) fn each_on_threads<T: Send>(
+    vms: &[VmName],
+    look: impl Fn(&VmName) -> Result<T> + Sync,
+) -> Result<Vec<Result<T>>> {
+    let found: Vec<Mutex<Option<Result<T>>>> = vms.iter().map(|_| Mutex::new(None)).collect();
+    let mut next = vms.iter().zip(&found);
+    on_threads(
+        threads(None, READERS_MAX.min(vms.len())),
+        &Monitor::default(),
+        || Ok(next.next()),
+        || (),
+        |(), (vm, slot)| {
+            *slot.lock() = Some(look(vm));
+            Ok(())
+        },
+    )?;
+    let missing = || Error::new(ErrorKind::Io, "a VM was not looked at");
+    let found = found.into_iter().map(Mutex::into_inner);
+    Ok(found
+        .map(|found| found.unwrap_or_else(|| Err(missing())))
+        .collect())
 }

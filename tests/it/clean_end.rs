@@ -171,6 +171,83 @@ fn an_older_catalog_is_found_out() {
     assert!(before.iter().all(|(_, old)| *old < serial));
 }
 
+/// What the owner lists: names and serials of a VM's points.
+fn listed(engine: &Engine, vm: &str) -> Vec<(String, u32)> {
+    let index = engine.owner.index(&name(vm)).unwrap();
+    let points = index.points.iter().map(|p| (p.name.to_string(), p.serial));
+    points.collect()
+}
+
+/// What `index.json` and `points/` have, read without an owner.
+fn on_disk(path: &Path, vm: &str) -> Vec<(String, u32)> {
+    let index = Repository::open(path).unwrap().index(&name(vm)).unwrap();
+    let points = index.points.iter().map(|p| (p.name.to_string(), p.serial));
+    points.collect()
+}
+
+#[test]
+fn the_owner_lists_out_of_the_catalog_what_looks_as_it_was_left() {
+    let house = House::new();
+    let engine = house.open(&house.path());
+    for vm in VMS {
+        let index = engine.owner.index(&name(vm)).unwrap();
+        assert_eq!(index, engine.owner.repository().index(&name(vm)).unwrap());
+    }
+    // No VM was looked at for it.
+    assert!(looked_at(&engine).is_empty());
+    house.commit(&engine, "mail", "three");
+    assert_eq!(listed(&engine, "mail").len(), 3);
+    let error = engine.owner.index(&name("nobody")).unwrap_err();
+    assert_eq!(error.kind(), restorefs::error::ErrorKind::NotFound);
+}
+
+/// Catalogs that know less than there is: an older one of the same repository, and one of a copy that went on by itself.
+#[test]
+fn a_stale_or_a_copied_catalog_hides_no_point_from_the_owner() {
+    let house = House::new();
+    let copy = house.dir.path().join("copy");
+    let copied = std::process::Command::new("cp")
+        .args(["-a"])
+        .args([house.path(), copy.clone()])
+        .status();
+    assert!(copied.unwrap().success());
+    let old = house.dir.path().join("old");
+    std::fs::copy(house.path().join("catalog.redb"), &old).unwrap();
+    // Both go on, with other points in other VMs, and end well.
+    let engine = house.open(&house.path());
+    house.commit(&engine, "web01", "three");
+    house.commit(&engine, "db01", "three");
+    drop(engine);
+    let engine = house.open(&copy);
+    house.commit(&engine, "mail", "four");
+    drop(engine);
+    for other in [old, copy.join("catalog.redb")] {
+        std::fs::copy(&other, house.path().join("catalog.redb")).unwrap();
+        let engine = house.open(&house.path());
+        for (vm, count) in [("db01", 3), ("mail", 2), ("web01", 3)] {
+            let points = listed(&engine, vm);
+            assert_eq!(points.len(), count, "{other:?} {vm}");
+            assert_eq!(points, on_disk(&house.path(), vm), "{other:?} {vm}");
+        }
+    }
+}
+
+/// Somebody changes a VM by hand while the owner holds the lock and has not looked at it.
+#[test]
+fn what_comes_and_goes_beside_the_owner_is_listed_as_it_is() {
+    let house = House::new();
+    let engine = house.open(&house.path());
+    let away = house.dir.path().join("two");
+    assert_eq!(listed(&engine, "db01").len(), 2);
+    // Beyond what an older kernel's clock tells apart.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::fs::rename(house.vm("db01").join("points/two"), &away).unwrap();
+    assert_eq!(listed(&engine, "db01").len(), 1);
+    let index = house.vm("web01").join("index.json");
+    std::fs::remove_file(&index).unwrap();
+    assert_eq!(listed(&engine, "web01").len(), 2);
+}
+
 #[test]
 fn what_others_have_changed_meanwhile_is_looked_at() {
     let house = House::new();

@@ -189,7 +189,7 @@ impl Prepared {
 
 /// Looks for the volumes of the new point, so that nobody has to wait for that later. The backup is safe, whatever comes of it.
 fn probe(context: &Context, owner: &Owner, answer: &CommitAnswer) {
-    let looked = context.tree().and_then(|tree| {
+    let looked = context.tree_of(&answer.vm).and_then(|tree| {
         let point = tree.point(&answer.vm, &Which::Named(answer.point.name.clone()))?;
         probe_point(&tree, owner, &point)
     });

@@ -104,6 +104,15 @@ impl Context {
         Tree::new(self.repository()?, self.pool(), options)
     }
 
+    /// The tree of a single VM, spelled as it is.
+    ///
+    /// # Errors
+    /// As [`Context::tree`].
+    pub(super) fn tree_of(&self, vm: &VmName) -> Result<Arc<Tree>> {
+        let options = self.tree_options(TreeOptions::default());
+        Tree::of_vm(self.repository()?, self.pool(), options, vm.clone())
+    }
+
     /// Path of the repository.
     ///
     /// # Errors

@@ -228,7 +228,11 @@ impl Tree {
             if cookie <= after || !is_shown {
                 continue;
             }
-            let found = self.point_child(point, name);
+            let found = match name {
+                "info.json" => self.document_entry(point, low::INFO),
+                "volumes.json" => self.document_entry(point, low::VOLUMES_JSON),
+                _ => self.point_child(point, name),
+            };
             if !offer(each, name.as_bytes(), Ino(0), found, cookie) {
                 return;
             }

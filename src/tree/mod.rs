@@ -61,6 +61,7 @@ use crate::types::sync::{Mutex, RwLock};
 use crate::types::{DiskName, VmName};
 use session::Desk;
 use shelf::Shelf;
+use snapshot::Loader;
 
 /// The nodes of a repository, by inode number.
 pub struct Tree {
@@ -103,7 +104,22 @@ impl Tree {
         pool: Arc<Pool>,
         options: TreeOptions,
     ) -> Result<Arc<Self>> {
-        let shelf = Shelf::new(&repository, pool, &options);
+        let shelf = Shelf::new(&repository, pool, &options, Loader::default());
+        Self::with(repository, shelf, options, None)
+    }
+
+    /// The tree of a single VM, for one who looks into its points and mounts nothing: the other VMs are not read, so that inode numbers may
+    /// be other ones than in a tree of all.
+    ///
+    /// # Errors
+    /// As [`Tree::new`].
+    pub fn of_vm(
+        repository: Arc<Repository>,
+        pool: Arc<Pool>,
+        options: TreeOptions,
+        vm: VmName,
+    ) -> Result<Arc<Self>> {
+        let shelf = Shelf::new(&repository, pool, &options, Loader::of_vm(vm));
         Self::with(repository, shelf, options, None)
     }
 

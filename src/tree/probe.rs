@@ -98,19 +98,33 @@ impl Tree {
             .1
     }
 
-    /// The present version of a document.
+    /// The present version of a document. Who asks for it by name reads it next: it is kept.
     pub(super) fn document_found(&self, point: &Point, base: u32) -> Result<Found> {
-        let bytes: Arc<[u8]> = self.make_document(point, base)?.into();
-        let ino = point.ino(base | (inode::hash(&bytes) & low::DOCUMENT_MASK));
+        let bytes = self.make_document(point, base)?;
+        let found = self.document_listed(point, base, &bytes);
+        let ino = found.attributes.ino;
+        self.shelf
+            .documents
+            .put(ino, bytes.as_slice().into(), bytes.len());
+        Ok(found)
+    }
+
+    /// A document as listings show it.
+    pub(super) fn document_entry(&self, point: &Point, base: u32) -> Result<Found> {
+        let bytes = self.make_document(point, base)?;
+        Ok(self.document_listed(point, base, &bytes))
+    }
+
+    fn document_listed(&self, point: &Point, base: u32, bytes: &[u8]) -> Found {
+        let ino = point.ino(base | (inode::hash(bytes) & low::DOCUMENT_MASK));
         let length = u64_from_usize(bytes.len());
-        self.shelf.documents.put(ino, bytes.clone(), bytes.len());
-        Ok(document_attributes(self.options.own(
+        document_attributes(self.options.own(
             ino,
             Look::File,
             length,
             length.div_ceil(512),
             point.time(),
-        )))
+        ))
     }
 
     fn make_document(&self, point: &Point, base: u32) -> Result<Vec<u8>> {

@@ -46,7 +46,6 @@ pub(super) struct Shelf {
 }
 
 /// All VMs and points, as they were read last.
-#[derive(Default)]
 struct Source {
     loader: Loader,
     snapshot: Arc<Snapshot>,
@@ -57,6 +56,7 @@ impl Shelf {
         repository: &Arc<Repository>,
         pool: Arc<Pool>,
         options: &TreeOptions,
+        loader: Loader,
     ) -> Arc<Self> {
         let memory = options.memory;
         let disks = Disks::new(Arc::clone(repository), pool, options.writable);
@@ -68,7 +68,10 @@ impl Shelf {
             contents: Weighted::new(usize_from_u64(memory.runs())),
             documents: Weighted::new(usize_from_u64(memory.document_bytes())),
             parents: Mutex::new(LruCache::new(PARENTS_KEPT)),
-            source: Mutex::default(),
+            source: Mutex::new(Source {
+                loader,
+                snapshot: Arc::default(),
+            }),
         })
     }
 

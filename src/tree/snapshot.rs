@@ -6,7 +6,10 @@
 //!   the upper end, the same for as long as this process lives.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use super::inode::{Ino, low};
 use crate::error::{ErrorKind, Result};
@@ -14,7 +17,7 @@ use crate::guest::fs::Time;
 use crate::repo::clean::Mark;
 use crate::repo::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use crate::repo::{Repository, layout::VmKeys};
-use crate::types::{VmId, VmName};
+use crate::types::{DiskName, PointName, VmId, VmName};
 
 /// A point as a snapshot knows it.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ pub struct VmView {
     pub serial: u32,
     /// Counts the rewrites of its index.
     pub generation: u64,
+    /// Seconds at which the last of its points was committed; 0 without points.
+    committed_at: i64,
     /// Its points by ascending serial.
     pub points: Vec<Arc<PointView>>,
 }
@@ -83,13 +88,8 @@ impl VmView {
 
     /// Time of the directory: of the last commit; the fraction tells versions apart.
     pub(super) fn time(&self) -> Time {
-        let seconds = self
-            .points
-            .iter()
-            .map(|point| point.entry.committed_at.as_second())
-            .max();
         Time {
-            seconds: seconds.unwrap_or(0),
+            seconds: self.committed_at,
             nanoseconds: u32::try_from(self.generation % 1_000_000_000).unwrap_or(0),
         }
     }
@@ -138,7 +138,7 @@ impl Snapshot {
 
     /// Time of the root: of the newest change below it.
     pub(super) fn time(&self) -> Time {
-        let seconds = self.vms().map(|vm| vm.time().seconds).max().unwrap_or(0);
+        let seconds = self.vms().map(|vm| vm.committed_at).max().unwrap_or(0);
         let mark = self
             .vms
             .keys()
@@ -170,28 +170,48 @@ pub(super) struct Loader {
     marks: HashMap<String, Marks>,
     /// Serials given here, by VM and identity: a directory that was copied has the identities of its original.
     given: HashMap<(String, [u8; 16]), u32>,
+    /// The only VM that is looked at; all without it.
+    only: Option<VmName>,
 }
 
 impl Loader {
+    /// One that looks at a single VM.
+    pub(super) fn of_vm(vm: VmName) -> Self {
+        Self {
+            only: Some(vm),
+            ..Self::default()
+        }
+    }
+
     /// The next snapshot after `old`; `None` when nothing has changed. Indexes whose file is as it was are not read.
     pub(super) fn load(
         &mut self,
         repository: &Repository,
         old: &Snapshot,
     ) -> Result<Option<Snapshot>> {
-        let names = repository.vm_names()?;
+        let names = match &self.only {
+            Some(vm) => vec![vm.clone()],
+            None => repository.vm_names()?,
+        };
         let mut views = Vec::new();
         let mut changed = names.len() != old.vms.len();
-        for name in &names {
+        let (mut others, mut others_marks) = (Vec::new(), Vec::new());
+        for name in names {
             let known = old.vm(name.as_str());
-            let marks = Self::look(repository, name);
+            let marks = Self::look(repository, &name);
             if let (Some(vm), Some(marks)) = (known, &marks)
                 && self.marks.get(name.as_str()) == Some(marks)
             {
                 views.push(Err(Arc::clone(vm)));
                 continue;
             }
-            match repository.index(name) {
+            others.push(name);
+            others_marks.push(marks);
+        }
+        let indexes = repository.indexes(&others)?;
+        for ((name, index), marks) in others.iter().zip(indexes).zip(others_marks) {
+            let known = old.vm(name.as_str());
+            match index {
                 Ok(index) => {
                     if let Some(marks) = marks {
                         self.marks.insert(name.as_str().to_owned(), marks);
@@ -255,9 +275,11 @@ impl Loader {
             given
         };
         let serial = choose(index.serial, index.vm_id.to_bytes());
-        let mut points = Vec::new();
+        let mut points = Vec::with_capacity(index.points.len());
+        let mut shared = Shared::default();
         for mut entry in index.points {
             entry.serial = choose(entry.serial, entry.point_id.to_bytes());
+            shared.share(&mut entry);
             points.push(Arc::new(PointView {
                 vm: name.clone(),
                 vm_id: index.vm_id,
@@ -265,12 +287,42 @@ impl Loader {
             }));
         }
         points.sort_by_key(|point| point.entry.serial);
+        let times = points.iter().map(|point| point.entry.committed_at);
         VmView {
             name,
             vm_id: index.vm_id,
             serial,
             generation: index.generation,
+            committed_at: times.map(Timestamp::as_second).max().unwrap_or(0),
             points,
+        }
+    }
+}
+
+/// Names of a VM's points and disks, each of which is held once for all that mention it.
+#[derive(Default)]
+struct Shared {
+    points: HashSet<PointName>,
+    disks: HashSet<DiskName>,
+}
+
+impl Shared {
+    fn share(&mut self, entry: &mut PointEntry) {
+        share(&mut self.points, &mut entry.name);
+        if let Some(parent) = &mut entry.parent {
+            share(&mut self.points, &mut parent.name);
+        }
+        for disk in &mut entry.disks {
+            share(&mut self.disks, &mut disk.name);
+        }
+    }
+}
+
+fn share<N: Hash + Eq + Clone>(known: &mut HashSet<N>, name: &mut N) {
+    match known.get(name) {
+        Some(same) => *name = same.clone(),
+        None => {
+            known.insert(name.clone());
         }
     }
 }

@@ -7,7 +7,7 @@ use super::point::{PointExports, absent, parse};
 use super::survey::Subject;
 use crate::access::{Access, Right};
 use crate::error::{ErrorKind, Result};
-use crate::ingest::{Registry, Session};
+use crate::ingest::{DiskWriter, Registry, Session};
 use crate::nbd::server::{Caller, Content, Export, ExportInfo, Exports};
 use crate::types::sync::RwLock;
 use crate::types::{DiskName, PointName, Token, VmName};
@@ -31,18 +31,18 @@ impl RepositoryExports {
         }
     }
 
-    fn open_session(&self, session: Arc<Session>, disk: DiskName) -> Result<Export> {
-        let (sidecar, writer) = (session.sidecar(), session.disk(&disk)?);
-        let key = writer.meta().key.clone();
-        let subject = Subject::Session(writer);
+    fn open_session(&self, session: Arc<Session>, disk: Arc<DiskWriter>) -> Export {
+        let sidecar = session.sidecar();
+        let key = disk.meta().key.clone();
+        let subject = Subject::Session(Arc::clone(&disk));
         let surveyor = self
             .points
             .surveyor(sidecar.vm, &key, sidecar.parent, subject);
-        Ok(Export {
+        Export {
             content: Content::Write { session, disk },
             description: SESSION.to_owned(),
             surveyor: Some(surveyor),
-        })
+        }
     }
 
     fn may(&self, caller: &Caller, vm: &VmName, right: Right) -> bool {
@@ -79,7 +79,8 @@ impl RepositoryExports {
         if let Ok(session) = PointName::new(point)
             && let Some(session) = self.sessions.get(&vm, &session)
         {
-            return self.open_session(session, disk);
+            let disk = session.disk(&disk)?;
+            return Ok(self.open_session(session, disk));
         }
         self.points.open_disk(&vm, &point.parse()?, &disk)
     }
@@ -105,12 +106,11 @@ impl RepositoryExports {
                 let own = session.sidecar().token;
                 own.is_some_and(|own| own.matches(token))
             });
-            return match known {
-                Some(session) if session.disk(&disk).is_ok() => {
-                    self.open_session(session, disk).map(Some)
-                }
-                _ => Ok(None),
-            };
+            let known = known.and_then(|session| {
+                let disk = session.disk(&disk).ok()?;
+                Some(self.open_session(session, disk))
+            });
+            return Ok(known);
         }
         let Ok(point) = point.parse() else {
             return Ok(None);

@@ -31,6 +31,18 @@ impl Connection {
     /// `Busy` when the disk is written through the tree; `NoSpace`, `Io` when it was declared finished, and that could not be taken
     /// back.
     pub fn note_write(&self) -> Result<()> {
+        if self.begin_write()? {
+            self.disk.flush()?;
+        }
+        Ok(())
+    }
+
+    /// The part of [`Connection::note_write`] that does not block. Answers whether the disk has to be flushed before anything is written:
+    /// its log says that it is finished.
+    ///
+    /// # Errors
+    /// `Busy` when the disk is written through the tree.
+    pub fn begin_write(&self) -> Result<bool> {
         if !self.wrote.load(Ordering::SeqCst) {
             self.disk.claim(Door::Nbd)?;
             if !self.wrote.swap(true, Ordering::SeqCst) {
@@ -38,7 +50,7 @@ impl Connection {
             }
         }
         // From here on nobody says that it is finished, unless he declares it.
-        self.disk.take_back_finished()
+        Ok(self.disk.word.take_back())
     }
 
     /// The peer said goodbye (`NBD_CMD_DISC`). If the disk is finished with that, it is made durable, and that it is finished. Blocks.

@@ -298,11 +298,25 @@ impl Session {
     /// # Errors
     /// `NotFound`, `Busy`, `ReadOnly`, `Stale`.
     pub fn connect(&self, disk: &DiskName) -> Result<(Arc<DiskWriter>, Connection)> {
+        let disk = self.disk(disk)?;
+        let connection = self.enter(&disk)?;
+        Ok((disk, connection))
+    }
+
+    /// A door's connection to this very disk, which may not have its name any more.
+    ///
+    /// # Errors
+    /// `Stale` when the disk was removed or replaced; `Busy`, `ReadOnly`.
+    pub fn enter(&self, disk: &Arc<DiskWriter>) -> Result<Connection> {
         self.check_open()?;
         self.touch();
-        let disk = self.disk(disk)?;
-        let connection = Connection::new(&disk);
-        Ok((disk, connection))
+        if !self.disks().iter().any(|known| Arc::ptr_eq(known, disk)) {
+            return Err(Error::new(
+                ErrorKind::Stale,
+                format!("disk {} was removed or replaced", disk.meta().name),
+            ));
+        }
+        Ok(Connection::new(disk))
     }
 
     /// Lends a buffer for a write of `length_bytes` at `offset`: receive into it, then submit it.

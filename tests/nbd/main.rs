@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise and says what it skips"
 )]
 
+mod binding;
 mod client;
 mod context;
 mod extended;

@@ -72,7 +72,7 @@ impl Exports for Catalog {
             return Ok(Export {
                 content: Content::Write {
                     session: Arc::clone(session),
-                    disk,
+                    disk: session.disk(&disk)?,
                 },
                 description: String::new(),
                 surveyor: None,

@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 
 use super::caller::Caller;
 use super::check::Terms;
-use super::export::Target;
-use super::handshake::{Agreement, greet, negotiate, receive_or_end, skip};
+use super::export::Content;
+use super::handshake::{Agreement, blocking, greet, negotiate, receive_or_end, skip};
 use super::limit::ServerLimits;
 use super::reply::{Duty, Reply, Share, send_all};
 use super::secure::Secured;
@@ -125,12 +125,12 @@ async fn transmit(
         limits,
         terms: Terms {
             mode: agreement.mode,
-            is_read_only: matches!(agreement.target, Target::Read(_)),
-            size_bytes: agreement.target.bytes().size_bytes(),
+            is_read_only: matches!(agreement.content, Content::Read(_)),
+            size_bytes: agreement.content.bytes().size_bytes(),
             block_bytes: agreement.block_bytes,
         },
         scene: Arc::new(Scene {
-            target: agreement.target,
+            content: agreement.content,
             mode: agreement.mode,
             is_over: AtomicBool::new(false),
             contexts: agreement.contexts,
@@ -171,7 +171,7 @@ async fn transmit(
     }
     if let (Ok(End::Goodbye), Some(connection)) = (&result, transmission.connection.take()) {
         let scene = Arc::clone(&transmission.scene);
-        let finishing = move || scene.target.note(connection.finish());
+        let finishing = move || scene.content.note(connection.finish());
         // A panic there was logged by the hook.
         if let Ok(Err(e)) = tokio::task::spawn_blocking(finishing).await {
             tracing::warn!(error = %e.report(), "a disk could not be made durable when its client said goodbye");
@@ -236,9 +236,9 @@ impl Transmission<'_> {
     /// idle, those after it only as long as any message.
     async fn receive_patiently(&self, stream: &mut Receiving, header: &mut [u8]) -> Result<bool> {
         let limits = &self.limits;
-        let (patience, is_reader) = match &self.scene.target {
-            Target::Read(_) => (limits.idle_timeout, true),
-            Target::Write { .. } => (limits.idle_timeout.min(SESSION_INTERVAL), false),
+        let (patience, is_reader) = match &self.scene.content {
+            Content::Read(_) => (limits.idle_timeout, true),
+            Content::Write { .. } => (limits.idle_timeout.min(SESSION_INTERVAL), false),
         };
         let begun = loop {
             match tokio::time::timeout(patience, stream.read(header)).await {
@@ -275,8 +275,8 @@ impl Transmission<'_> {
 
     /// Whoever writes may be idle as long as the session is there.
     fn check_session(&self) -> Result<()> {
-        match &self.scene.target {
-            Target::Write { session, .. }
+        match &self.scene.content {
+            Content::Write { session, .. }
                 if matches!(
                     session.state(),
                     SessionState::Aborted | SessionState::Committed(_)
@@ -349,7 +349,7 @@ impl Transmission<'_> {
         if matches!(
             request.command,
             Command::Flush | Command::Trim | Command::WriteZeroes
-        ) && let Err(e) = self.note_write()
+        ) && let Err(e) = self.note_write().await
         {
             duty.answer(Err(e));
             return Ok(());
@@ -363,10 +363,15 @@ impl Transmission<'_> {
         self.spawn(move || duty.answer(scene.run(&request))).await
     }
 
-    fn note_write(&self) -> Result<()> {
-        self.connection
-            .as_ref()
-            .map_or(Ok(()), Connection::note_write)
+    /// The connection writes; see [`Connection::note_write`]. What blocks of it runs on a thread for that.
+    async fn note_write(&self) -> Result<()> {
+        match (&self.connection, &self.scene.content) {
+            (Some(connection), Content::Write { disk, .. }) if connection.begin_write()? => {
+                let disk = Arc::clone(disk);
+                blocking(move || disk.flush()).await?
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn receive_write(
@@ -375,11 +380,11 @@ impl Transmission<'_> {
         request: Request,
         duty: Duty,
     ) -> Result<()> {
-        let reserved = match &self.scene.target {
-            Target::Write { session, disk, .. } => {
+        let reserved = match &self.scene.content {
+            Content::Write { session, disk, .. } => {
                 session.reserve(disk, request.offset, request.length_bytes)
             }
-            Target::Read(_) => Err(Error::new(
+            Content::Read(_) => Err(Error::new(
                 ErrorKind::ReadOnly,
                 "the export cannot be written",
             )),
@@ -393,7 +398,7 @@ impl Transmission<'_> {
             }
         };
         // From here on its end counts: a client that dies within its first payload leaves the disk unfinished.
-        if let Err(e) = self.note_write() {
+        if let Err(e) = self.note_write().await {
             self.skip(stream, &request).await?;
             duty.answer(Err(e));
             return Ok(());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::export::Opened;
+use super::export::Export;
 use super::handshake::{Handshake, Next, blocking, refusal};
 use super::survey::{Stretch, Survey};
 use crate::block::{ExtentKind, ReadAt};
@@ -63,7 +63,7 @@ impl Context {
 /// Contexts that were chosen, and the export as it was then: `latest` may be another point by the time that it is opened.
 pub(super) struct Chosen {
     pub(super) name: String,
-    pub(super) opened: Opened,
+    pub(super) opened: Export,
     pub(super) contexts: Vec<Context>,
 }
 
@@ -73,7 +73,7 @@ fn asks_for(query: &str, name: &str) -> bool {
 }
 
 /// Names that a list is answered with. Blocks.
-fn listed(opened: &Opened, queries: &[String]) -> Result<Vec<String>> {
+fn listed(opened: &Export, queries: &[String]) -> Result<Vec<String>> {
     let mut all = vec![BASE_ALLOCATION.to_owned()];
     // To name them all may take a look at many points.
     let wants_more =
@@ -94,7 +94,7 @@ fn listed(opened: &Opened, queries: &[String]) -> Result<Vec<String>> {
     Ok(all)
 }
 
-fn survey(opened: &Opened, name: &str) -> Result<Option<Arc<dyn Survey>>> {
+fn survey(opened: &Export, name: &str) -> Result<Option<Arc<dyn Survey>>> {
     match &opened.surveyor {
         Some(surveyor) => surveyor.open(name),
         None => Ok(None),
@@ -102,7 +102,7 @@ fn survey(opened: &Opened, name: &str) -> Result<Option<Arc<dyn Survey>>> {
 }
 
 /// Contexts for the queries of a choice, numbered from 1 on. Blocks.
-fn chosen(opened: &Opened, queries: &[String]) -> Result<Vec<(String, Context)>> {
+fn chosen(opened: &Export, queries: &[String]) -> Result<Vec<(String, Context)>> {
     let mut found: Vec<(String, Context)> = Vec::new();
     for query in queries {
         if found.iter().any(|(name, _)| name == query) {

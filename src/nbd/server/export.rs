@@ -9,9 +9,9 @@ use crate::error::{ErrorKind, Result};
 use crate::ingest::{Connection, DiskWriter, Session};
 use crate::nbd::proto::flag::TransmissionFlags;
 use crate::nbd::proto::option::ExportInfo;
-use crate::types::DiskName;
 
-/// What an export name stands for.
+/// What an export name stands for, as it was when it was opened.
+#[derive(Clone)]
 pub struct Export {
     /// Its bytes.
     pub content: Content,
@@ -26,12 +26,12 @@ pub struct Export {
 pub enum Content {
     /// Bytes that never change.
     Read(Arc<dyn ReadAt>),
-    /// A disk of an open session.
+    /// A disk of an open session: this very one, whatever has its name later.
     Write {
         /// The session.
         session: Arc<Session>,
-        /// Which of its disks.
-        disk: DiskName,
+        /// Its disk.
+        disk: Arc<DiskWriter>,
     },
 }
 
@@ -47,53 +47,21 @@ pub trait Exports: Send + Sync {
     fn open(&self, name: &str, caller: &Caller) -> Result<Export>;
 }
 
-/// An export that a client has chosen or asks about.
-#[derive(Clone)]
-pub(super) enum Target {
-    /// To read.
-    Read(Arc<dyn ReadAt>),
-    /// To write as well.
-    Write {
-        session: Arc<Session>,
-        disk: Arc<DiskWriter>,
-        name: DiskName,
-    },
-}
-
-/// An open export.
-#[derive(Clone)]
-pub(super) struct Opened {
-    pub(super) target: Target,
-    pub(super) description: String,
-    pub(super) surveyor: Option<Arc<dyn Surveyor>>,
-}
-
-impl Opened {
-    /// Opens the export. Blocks.
-    pub(super) fn open(exports: &dyn Exports, name: &str, caller: &Caller) -> Result<Self> {
-        let export = exports.open(name, caller)?;
-        let target = match export.content {
-            Content::Read(disk) => Target::Read(disk),
-            Content::Write { session, disk } => Target::Write {
-                disk: session.disk(&disk)?,
-                session,
-                name: disk,
-            },
-        };
-        Ok(Self {
-            target,
-            description: export.description,
-            surveyor: export.surveyor,
-        })
-    }
-}
-
-impl Target {
+impl Content {
     /// A connection to the session's disk; its end decides whether the disk is finished.
     pub(super) fn connect(&self) -> Result<Option<Connection>> {
         match self {
             Self::Read(_) => Ok(None),
-            Self::Write { session, name, .. } => Ok(Some(session.connect(name)?.1)),
+            Self::Write { session, disk } => session.enter(disk).map(Some),
+        }
+    }
+
+    /// Whether both are the same disk of a session, or bytes that never change.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Write { disk, .. }, Self::Write { disk: other, .. }) => Arc::ptr_eq(disk, other),
+            (Self::Read(disk), Self::Read(other)) => Arc::ptr_eq(disk, other),
+            _ => false,
         }
     }
 

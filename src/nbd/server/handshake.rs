@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::caller::Caller;
 use super::context::{Chosen, Context};
-use super::export::{Opened, Target};
+use super::export::{Content, Export};
 use super::service::{Seat, Service};
 use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -39,7 +39,7 @@ const LIST_MAX: usize = 65_536;
 
 /// What was agreed on.
 pub(super) struct Agreement {
-    pub(super) target: Target,
+    pub(super) content: Content,
     /// To the session's disk, where it is one.
     pub(super) connection: Option<Connection>,
     /// The connection's place at its export.
@@ -340,22 +340,32 @@ impl Handshake<'_> {
         }
     }
 
-    pub(super) async fn open(&self, name: &str) -> Result<Opened> {
+    pub(super) async fn open(&self, name: &str) -> Result<Export> {
         let (exports, name) = (Arc::clone(&self.service.exports), name.to_owned());
         let caller = self.caller.clone();
-        blocking(move || Opened::open(exports.as_ref(), &name, &caller)).await?
+        blocking(move || exports.open(&name, &caller)).await?
     }
 
     /// The export as it was when contexts were chosen for it, or as it is now.
-    async fn opened(&self, name: &str) -> Result<Opened> {
-        match &self.chosen {
-            Some(chosen) if chosen.name == name => Ok(chosen.opened.clone()),
-            _ => self.open(name).await,
+    ///
+    /// A point that contexts were chosen for stays that point, whatever `latest` is by now. A session's disk may have been replaced, or its
+    /// session committed, since then: the name means another export, and the contexts are forgotten as those of another name are.
+    async fn opened(&mut self, name: &str) -> Result<Export> {
+        let Some(chosen) = self.chosen.take_if(|chosen| chosen.name == name) else {
+            return self.open(name).await;
+        };
+        let opened = match &chosen.opened.content {
+            Content::Read(_) => chosen.opened.clone(),
+            Content::Write { .. } => self.open(name).await?,
+        };
+        if opened.content.is_same(&chosen.opened.content) {
+            self.chosen = Some(chosen);
         }
+        Ok(opened)
     }
 
     /// A place at the export, and the connection to the session.
-    fn admit(&self, target: &Target, name: &str) -> Result<(Seat, Option<Connection>)> {
+    fn admit(&self, content: &Content, name: &str) -> Result<(Seat, Option<Connection>)> {
         let most = self.service.limits().export_connections;
         let seat = self.service.crowd.seat(name, most).ok_or_else(|| {
             Error::new(
@@ -363,19 +373,19 @@ impl Handshake<'_> {
                 format!("the export has {most} connections already"),
             )
         })?;
-        Ok((seat, target.connect()?))
+        Ok((seat, content.connect()?))
     }
 
     fn agreement(
         &mut self,
-        target: Target,
+        content: Content,
         (seat, connection): (Seat, Option<Connection>),
         name: &str,
         block_bytes: u32,
     ) -> Agreement {
         let chosen = self.chosen.take().filter(|chosen| chosen.name == name);
         Agreement {
-            target,
+            content,
             connection,
             seat,
             name: name.to_owned(),
@@ -393,22 +403,22 @@ impl Handshake<'_> {
             ));
         }
         let name = text(data)?;
-        let target = match self.opened(name).await {
-            Ok(opened) => opened.target,
+        let content = match self.opened(name).await {
+            Ok(opened) => opened.content,
             // The error ends in the log, and a name may have a session's token in it.
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 return Err(violation("the client chose an export that is not there"));
             }
             Err(e) => return Err(e),
         };
-        let admission = self.admit(&target, name)?;
-        let mut answer = target.bytes().size_bytes().to_be_bytes().to_vec();
-        answer.extend(target.flags(self.mode.has_chunks()).bits().to_be_bytes());
+        let admission = self.admit(&content, name)?;
+        let mut answer = content.bytes().size_bytes().to_be_bytes().to_vec();
+        answer.extend(content.flags(self.mode.has_chunks()).bits().to_be_bytes());
         if !self.has_no_zeroes {
             answer.extend([0; 124]);
         }
         self.send(&answer).await?;
-        let agreement = self.agreement(target, admission, name, 1);
+        let agreement = self.agreement(content, admission, name, 1);
         Ok(Next::Go(Box::new(agreement)))
     }
 
@@ -438,10 +448,10 @@ impl Handshake<'_> {
             Ok(opened) => opened,
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
         };
-        let target = opened.target;
+        let content = opened.content;
         // Before the client is told that it has the export.
         let admission = match option {
-            OptionKind::Go => self.admit(&target, &request.name).map(Some),
+            OptionKind::Go => self.admit(&content, &request.name).map(Some),
             _ => Ok(None),
         };
         let admission = match admission {
@@ -450,8 +460,8 @@ impl Handshake<'_> {
         };
         let wants = |kind: u16| request.wanted.contains(&kind);
         let mut facts = vec![Info::Export {
-            size_bytes: target.bytes().size_bytes(),
-            flags: target.flags(self.mode.has_chunks()),
+            size_bytes: content.bytes().size_bytes(),
+            flags: content.flags(self.mode.has_chunks()),
         }];
         if wants(Info::NAME) {
             facts.push(Info::Name(request.name.clone()));
@@ -474,7 +484,7 @@ impl Handshake<'_> {
         } else {
             1
         };
-        let agreement = self.agreement(target, admission, &request.name, block_bytes);
+        let agreement = self.agreement(content, admission, &request.name, block_bytes);
         Ok(Next::Go(Box::new(agreement)))
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::context::Context;
-use super::export::Target;
+use super::export::Content;
 use super::reply::{Frame, Outcome, last_chunk, recipient};
 use crate::block::{BufferPool, Extent, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,7 +38,7 @@ const CACHE_BYTES: u64 = 1 << 20;
 
 /// What a connection agreed on, and what it works with.
 pub(super) struct Scene {
-    pub(super) target: Target,
+    pub(super) content: Content,
     pub(super) mode: Mode,
     /// The connection has ended: long commands stop.
     pub(super) is_over: AtomicBool,
@@ -120,28 +120,30 @@ impl Scene {
     /// Takes a payload that has been received into the session's buffer.
     pub(super) fn write(&self, request: &Request, reservation: Reservation) -> Result<Outcome> {
         let written = reservation.submit().and_then(|()| self.force(request));
-        self.target.note(written)?;
+        self.content.note(written)?;
         Ok(Outcome::Done)
     }
 
     /// FUA.
     fn force(&self, request: &Request) -> Result<()> {
-        match &self.target {
-            Target::Write { disk, .. } if request.flags.contains(CommandFlags::FUA) => disk.flush(),
+        match &self.content {
+            Content::Write { disk, .. } if request.flags.contains(CommandFlags::FUA) => {
+                disk.flush()
+            }
             _ => Ok(()),
         }
     }
 
     fn flush(&self) -> Result<Outcome> {
-        if let Target::Write { session, disk, .. } = &self.target {
+        if let Content::Write { session, disk, .. } = &self.content {
             session.touch();
-            self.target.note(disk.flush())?;
+            self.content.note(disk.flush())?;
         }
         Ok(Outcome::Done)
     }
 
     fn zero(&self, request: &Request, span: Span) -> Result<Outcome> {
-        let Target::Write { session, disk, .. } = &self.target else {
+        let Content::Write { session, disk, .. } = &self.content else {
             return Err(Error::new(
                 ErrorKind::ReadOnly,
                 "the export cannot be written",
@@ -154,13 +156,13 @@ impl Scene {
         let done = disk
             .zero(span.from, span.length())
             .and_then(|()| self.force(request));
-        self.target.note(done)?;
+        self.content.note(done)?;
         Ok(Outcome::Done)
     }
 
     /// FAST_ZERO: the range must read as zero already.
     pub(super) fn check_free(&self, request: &Request) -> Result<()> {
-        let mut extents = Self::extents(self.target.bytes(), Span::of(request));
+        let mut extents = Self::extents(self.content.bytes(), Span::of(request));
         while let Some(extent) = extents.next()? {
             if !extent.kind.reads_zero() {
                 return Err(Error::unsupported("there is data, zeroing it is not free"));
@@ -185,7 +187,7 @@ impl Scene {
 
     fn read_whole(&self, span: Span, head: Vec<u8>) -> Result<Outcome> {
         let mut buffer = self.pool.take(usize_from_u64(span.length()));
-        self.target.bytes().read_at(span.from, &mut buffer)?;
+        self.content.bytes().read_at(span.from, &mut buffer)?;
         let frame = Frame {
             head,
             data: 0..buffer.len(),
@@ -195,7 +197,7 @@ impl Scene {
 
     /// Data as data, what is known to be zero as holes.
     fn read(&self, request: &Request, span: Span) -> Result<Outcome> {
-        let disk = self.target.bytes();
+        let disk = self.content.bytes();
         let mut pieces: Vec<(Span, bool)> = Vec::new();
         let mut extents = Self::extents(disk, span);
         loop {
@@ -256,7 +258,7 @@ impl Scene {
 
     /// Reads what lies there, so that the system has it in its cache.
     fn cache(&self, mut span: Span) -> Result<Outcome> {
-        let disk = self.target.bytes();
+        let disk = self.content.bytes();
         let mut buffer = self
             .pool
             .take(usize_from_u64(span.length().min(CACHE_BYTES)));
@@ -314,7 +316,7 @@ impl Scene {
         while from < span.end {
             // In steps, so that a long stretch does not outlast our patience.
             let length_max = span.end.saturating_sub(from).min(STATUS_STEP_BYTES);
-            let stretch = context.stretch_at(self.target.bytes(), from, length_max)?;
+            let stretch = context.stretch_at(self.content.bytes(), from, length_max)?;
             let (length, flags) = (stretch.length_bytes, stretch.flags);
             let is_full = found.len() >= most;
             match found.last_mut() {

@@ -58,7 +58,7 @@ impl Exports for Two {
             }
             "w" | "web01/s/vda" => Content::Write {
                 session: Arc::clone(&self.0.session),
-                disk: self.0.disk.clone(),
+                disk: self.0.session.disk(&self.0.disk)?,
             },
             _ => return Err(Error::not_found("no such export")),
         };

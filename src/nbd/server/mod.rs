@@ -7,6 +7,7 @@
 //!   protocol, a server that shuts down) drops its [`crate::ingest::Connection`] without finishing it.
 //! - When a client sees the connection closed after its DISC, the session knows that the disk is finished, and so will
 //!   the next daemon.
+//! - An export is what was opened: a connection reads and writes that object and has contexts of no other, whatever has its name later.
 //! - Whatever a client sends ends at most its own connection.
 //! - Over TCP nothing but STARTTLS and ABORT is answered before TLS, and nothing that was said before it counts afterwards.
 //! - The payload of a WRITE is received into the session's buffer and taken from there; no byte is copied between.

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::format::Format;
 use super::layout::{self, VmKeys};
@@ -14,7 +16,7 @@ use super::sidecar::seal::is_sealed;
 use super::sidecar::session::Session;
 use super::sidecar::state::State;
 use super::sidecar::vm::Vm;
-use super::sidecar::{SIDECAR_BYTES_MAX, Sidecar, Unknown, encode, parse};
+use super::sidecar::{SIDECAR_BYTES_MAX, Sidecar, Unknown, encode, parse, parse_part};
 use super::slot::Slot;
 use super::sums::Sums;
 use crate::block::ReadAt;
@@ -492,6 +494,36 @@ impl Repository {
                 _ => e,
             })?;
         parse(&bytes).at_path(key.as_str())
+    }
+
+    /// What the state of a point has of its volumes, in short: `V` is a part of it. `None` where nobody has looked yet.
+    ///
+    /// # Errors
+    /// As [`Repository::state`].
+    pub fn volumes_in_short<V: DeserializeOwned>(
+        &self,
+        vm: &VmName,
+        point: &PointEntry,
+    ) -> Result<Option<V>> {
+        #[derive(Deserialize)]
+        struct Part<V> {
+            #[serde(default = "Option::default")]
+            volumes: Option<V>,
+        }
+        let key = VmKeys::new(vm)?.state(point.point_id)?;
+        let bytes = match self.store.get(&key, SIDECAR_BYTES_MAX) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        if let Some(Part { volumes }) = parse_part::<State, Part<V>>(&bytes) {
+            return Ok(volumes);
+        }
+        let state: State = parse(&bytes).at_path(key.as_str())?;
+        let volumes = state.volumes.map(serde_json::from_value).transpose();
+        volumes.map_err(|e| {
+            let what = "what the state of the point has of its volumes cannot be read";
+            Error::corrupt(what, "JSON of volumes.json", e).at_path(key.as_str())
+        })
     }
 
     /// What changes about a point; a fresh state when none was written.

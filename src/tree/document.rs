@@ -4,6 +4,7 @@
 //! Their size must be known at stat, so they are made whole. What they say may grow; each version has an inode of its
 //! own, so that no reader sees a mixture.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::snapshot::PointView;
@@ -131,18 +132,22 @@ pub(super) fn volumes(
     })
 }
 
-/// Names and attributes of the tops of `files/` and its like, from what [`volumes`] said.
-pub(super) fn tops(value: &Value) -> Vec<(String, Option<Attributes>)> {
-    let trees = value.get("files").and_then(Value::as_array);
-    let top = |tree: &Value| {
-        let name = tree.get("name")?.as_str()?.to_owned();
-        let attributes = tree.get("attributes").cloned();
-        Some((
-            name,
-            attributes.and_then(|value| serde_json::from_value(value).ok()),
-        ))
-    };
-    trees.into_iter().flatten().filter_map(top).collect()
+/// The tops of `files/` and its like, as [`volumes`] has written them.
+#[derive(Debug, Deserialize)]
+pub(super) struct Tops {
+    /// The first is that of `files/`.
+    #[serde(default)]
+    pub(super) files: Vec<Top>,
+}
+
+/// The top of a tree.
+#[derive(Debug, Deserialize)]
+pub(super) struct Top {
+    /// Its name in the point's directory.
+    pub(super) name: String,
+    /// Attributes of the guest's directory; `None` where it is one of ours.
+    #[serde(default)]
+    pub(super) attributes: Option<Attributes>,
 }
 
 fn volume(node: &VolumeNode, trouble: Option<Trouble>) -> Value {

@@ -7,14 +7,13 @@ use serde_json::Value;
 
 use super::Tree;
 use super::attribute::{Found, Look};
-use super::document;
+use super::document::{self, Tops};
 use super::files::Top;
 use super::inode::{self, Ino, low};
 use super::node::{Node, Point, absent, stale};
 use super::snapshot::PointView;
 use super::stat::{committed, document_attributes};
 use crate::error::Result;
-use crate::guest::fs;
 use crate::guest::volume::Volume;
 use crate::types::width::u64_from_usize;
 
@@ -22,7 +21,7 @@ use crate::types::width::u64_from_usize;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a state had of volumes, and when it was read.
-pub(super) type Kept = (Instant, Option<Arc<Value>>);
+pub(super) type Kept = (Instant, Option<Arc<Tops>>);
 
 /// What is found on the disks of a point.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,10 +38,10 @@ impl Tree {
         let position_bits = inode::index_bits(position).ok_or_else(absent)?;
         let ino = point.ino(low::FILES | position_bits);
         if let Some(tops) = self.kept_tops(point) {
-            return match tops.get(position) {
-                Some((_, Some(kept))) => Ok(committed(self.options.guest(ino, kept))),
+            return match tops.files.get(position).map(|top| &top.attributes) {
+                Some(Some(kept)) => Ok(committed(self.options.guest(ino, kept))),
                 // A directory of ours: of several filesystems, or of none.
-                Some((_, None)) => Ok(self.own(ino, Look::Directory, point)),
+                Some(None) => Ok(self.own(ino, Look::Directory, point)),
                 None if position == 0 => Ok(self.own(ino, Look::Directory, point)),
                 None => Err(absent()),
             };
@@ -56,7 +55,7 @@ impl Tree {
     /// Names of the trees of a point's files.
     pub(super) fn file_trees(&self, point: &Point) -> Result<Vec<String>> {
         if let Some(tops) = self.kept_tops(point) {
-            return Ok(tops.into_iter().map(|(name, _)| name).collect());
+            return Ok(tops.files.iter().map(|top| top.name.clone()).collect());
         }
         let volumes = self.shelf.scanner.volumes(point)?;
         Ok(volumes
@@ -77,18 +76,18 @@ impl Tree {
 
     /// Names and attributes of the trees' tops as the point's state has them; `None` where this process has looked by itself, or nobody
     /// has.
-    fn kept_tops(&self, point: &PointView) -> Option<Vec<(String, Option<fs::Attributes>)>> {
+    fn kept_tops(&self, point: &PointView) -> Option<Arc<Tops>> {
         match self.shelf.scanner.known(point) {
             Some(_) => None,
-            None => self.kept_volumes(point).map(|value| document::tops(&value)),
+            None => self.kept(point),
         }
     }
 
-    /// What the point's state has of an earlier look.
-    fn kept_volumes(&self, point: &PointView) -> Option<Arc<Value>> {
+    /// What the point's state has of an earlier look, in short.
+    fn kept(&self, point: &PointView) -> Option<Arc<Tops>> {
         let load = || {
-            let state = self.repository.state(&point.vm, &point.entry)?;
-            Ok((Instant::now(), state.volumes.map(Arc::new)))
+            let tops = self.repository.volumes_in_short(&point.vm, &point.entry)?;
+            Ok((Instant::now(), tops.map(Arc::new)))
         };
         let is_valid = |(at, kept): &Kept| kept.is_some() || at.elapsed() < LOOK_AGAIN;
         self.shelf
@@ -139,7 +138,10 @@ impl Tree {
         // What this process has seen itself is newer than what was kept.
         let kept = match self.shelf.scanner.known(point) {
             Some(_) => None,
-            None => self.kept_volumes(point),
+            None => {
+                let state = self.repository.state(&point.vm, &point.entry);
+                state.ok().and_then(|state| state.volumes)
+            }
         };
         match kept {
             Some(kept) => Ok(document::bytes(&kept)),
@@ -149,7 +151,7 @@ impl Tree {
 
     /// Whether `volumes.json` can be given without opening anything.
     pub(super) fn is_probed(&self, point: &PointView) -> bool {
-        self.shelf.scanner.known(point).is_some() || self.kept_volumes(point).is_some()
+        self.shelf.scanner.known(point).is_some() || self.kept(point).is_some()
     }
 
     /// Looks for the volumes of a point, and opens the filesystems on them, unless that has been done.

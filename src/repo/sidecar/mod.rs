@@ -83,6 +83,16 @@ pub fn parse<T: Sidecar>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(&object).map_err(broken)
 }
 
+/// Decodes a part of a sidecar that carries its hash: `P` has the members that are wanted. `None` where [`parse`] has to look closer.
+pub(super) fn parse_part<T: Sidecar, P: DeserializeOwned>(bytes: &[u8]) -> Option<P> {
+    if !seal::is_sealed(bytes) {
+        return None;
+    }
+    let object = seal::open(bytes, T::WHAT).ok()?;
+    let SchemaOnly { schema } = serde_json::from_slice(&object).ok()?;
+    (schema <= T::SCHEMA).then(|| serde_json::from_slice(&object).ok())?
+}
+
 /// Encodes a sidecar: indented, with a newline at the end, for people, and with its own hash.
 ///
 /// # Errors

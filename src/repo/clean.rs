@@ -5,8 +5,8 @@
 //! - The mark of a clean end is taken away, durably, before anything is changed: after a crash there is none, and all VMs are looked at.
 //! - A VM is the same when inode, size, mtime and ctime of its sidecars and directories are. They tell a copy from its original, and an
 //!   older catalog from a newer repository.
-//! - What is believed of a VM that is the same: nothing is left to do, which serials were given, and that the catalog has its points. The owner
-//!   lists them from there ([`Owner::index`](super::Owner::index)), and looks at the marks again each time that it does.
+//! - What is believed of a VM that is the same: nothing is left to do, which serials were given, and that the catalog has its points. The
+//!   owner lists them from there ([`Owner::index`](super::Owner::index)), and looks at the marks again each time that it does.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

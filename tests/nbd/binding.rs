@@ -16,7 +16,8 @@ use restorefs::types::DiskName;
 use tokio::sync::watch;
 
 use crate::raw::{DISC, READ, Raw, STATUS, WRITE};
-use crate::world::{World, vm, wait_until};
+use crate::kit::wait::eventually;
+use crate::world::{World, vm};
 
 const CLUSTER: u64 = 65_536;
 const SIZE: u64 = 4 * CLUSTER;
@@ -257,13 +258,13 @@ fn an_fsync_that_hangs_holds_up_its_own_connection_only() {
     assert_eq!(first.reply().error, 0);
     first.request(0, DISC, 2, 0, 0);
     assert!(first.is_hung_up());
-    wait_until("the disk is finished", || disk.is_finished());
-    wait_until("nothing is synced any more", || gate.waiting() == 0);
+    eventually("the disk is finished", || disk.is_finished());
+    eventually("nothing is synced any more", || gate.waiting() == 0);
 
     gate.set_shut(true);
     let mut again = Raw::open(&socket, "w");
     write(&mut again, 2);
-    wait_until("its log is synced", || gate.waiting() > 0);
+    eventually("its log is synced", || gate.waiting() > 0);
     let mut other = Raw::open(&socket, "r");
     assert_eq!(other.ask(0, READ, 0, 512).error, 0);
     assert!(gate.waiting() > 0);

@@ -59,25 +59,18 @@ pub(super) fn resume_disk(
     disk: &SessionDisk,
 ) -> Result<Arc<DiskWriter>> {
     let keys = VmKeys::new(&session.vm)?;
-    let stage = engine.owner.repository().stage();
+    let (store, stage) = (
+        engine.owner.repository().store(),
+        engine.owner.repository().stage(),
+    );
     let open = keys.open_layer(&disk.layer)?;
-    match stage.delete(&keys.sums(&disk.layer, disk.layer_id)?) {
+    match store.delete(&keys.sums(&disk.layer, disk.layer_id)?) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let file = match stage.open(&open) {
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            engine
-                .owner
-                .repository()
-                .store()
-                .rename(&keys.layer(&disk.layer)?, &open)?;
-            stage.open(&open)?
-        }
-        other => other?,
-    };
+    stage.reclaim(&keys.layer(&disk.layer)?, &open)?;
     let writer = LayerWriter::resume(
-        file,
+        stage.open(&open)?,
         layer_options(session, disk),
         &engine.budget,
         spill(engine),

@@ -21,6 +21,7 @@ use crate::repo::leaves::open_cache;
 use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::point::PointDisk;
 use crate::repo::sums::{Summary, SumsWriter, Touched};
+use crate::store::PutMode;
 use crate::task::{self, Monitor};
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
@@ -104,6 +105,7 @@ impl DiskWriter {
         stage.publish(
             &keys.open_layer(&self.meta.layer)?,
             &keys.layer(&self.meta.layer)?,
+            PutMode::Create,
         )?;
         self.write_sums(repository, &keys, &summary, &held)?;
 
@@ -228,11 +230,7 @@ impl DiskWriter {
     ) -> Result<()> {
         let stage = repository.stage();
         let key = keys.sums(&self.meta.layer, self.meta.layer_id)?;
-        let making = keys.layers()?.join(&format!(
-            "{}{}",
-            self.meta.layer.sums_file(self.meta.layer_id),
-            crate::repo::slot::OPEN_SUFFIX
-        ))?;
+        let making = keys.open_sums(&self.meta.layer, self.meta.layer_id)?;
         match stage.delete(&making) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -256,7 +254,7 @@ impl DiskWriter {
             ))?;
         }
         sums.finish()?;
-        stage.publish(&making, &key)
+        stage.publish(&making, &key, PutMode::Create)
     }
 
     /// Brings the cached leaves of the disk's name to this disk's content. A failure costs time later, nothing else.

@@ -128,9 +128,23 @@ pub(super) fn check_room(
     promises: &Promises,
     low_water_bytes: Option<u64>,
 ) -> Result<()> {
-    let Some(space) = repository.store().space()? else {
-        return Ok(());
-    };
+    let mut spaces = vec![repository.store().space()?];
+    if repository.stage().is_separate() {
+        // What is written there is there until it has been uploaded.
+        spaces.push(repository.stage().space()?);
+    }
+    for space in spaces.into_iter().flatten() {
+        check_space(space, estimate, promises, low_water_bytes)?;
+    }
+    Ok(())
+}
+
+fn check_space(
+    space: Space,
+    estimate: Estimate,
+    promises: &Promises,
+    low_water_bytes: Option<u64>,
+) -> Result<()> {
     judge(space, estimate.bytes, promises.bytes(), low_water_bytes)?;
     let most = estimate.bytes.saturating_add(estimate.unknown_bytes);
     if estimate.unknown_bytes > 0 && judge(space, most, promises.bytes(), low_water_bytes).is_err()

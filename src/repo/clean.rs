@@ -8,41 +8,19 @@
 //! - What is believed of a VM that is the same: nothing is left to do, which serials were given, and that the catalog has its points. The
 //!   owner lists them from there ([`Owner::index`](super::Owner::index)), and looks at the marks again each time that it does.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use super::layout::VmKeys;
 use super::repository::Repository;
 use crate::error::Result;
+use crate::store::Fingerprint;
 use crate::types::VmName;
-
-/// Inode, size, mtime and ctime of a file or directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark(u64, u64, i64, i64, i64, i64);
-
-impl Mark {
-    /// Of what is at a path; `None` when nothing is, or it cannot be looked at.
-    #[must_use]
-    pub fn of(path: &Path) -> Option<Self> {
-        let meta = std::fs::symlink_metadata(path).ok()?;
-        Some(Self(
-            meta.ino(),
-            meta.size(),
-            meta.mtime(),
-            meta.mtime_nsec(),
-            meta.ctime(),
-            meta.ctime_nsec(),
-        ))
-    }
-}
 
 /// A VM at a clean end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CleanVm {
     /// Of `vm.json`, `index.json`, `points/`, `layers/`, `state/`.
-    marks: [Option<Mark>; 5],
+    marks: [Option<Fingerprint>; 5],
     /// The highest serial that the VM or a point of it has had.
     pub(super) serial_high: u32,
     /// Whether it has open sessions.
@@ -73,17 +51,21 @@ impl CleanVm {
     }
 }
 
-fn marks(repository: &Repository, vm: &VmName) -> Result<Option<[Option<Mark>; 5]>> {
-    let Some(root) = repository.store().local_root() else {
+fn marks(repository: &Repository, vm: &VmName) -> Result<Option<[Option<Fingerprint>; 5]>> {
+    let store = repository.store();
+    if store.local_root().is_none() {
         return Ok(None);
-    };
+    }
     let keys = VmKeys::new(vm)?;
     let places = [
         keys.vm()?,
         keys.index()?,
         keys.points()?,
         keys.layers()?,
-        keys.root().join("state")?,
+        keys.state_dir()?,
     ];
-    Ok(Some(places.map(|key| Mark::of(&root.join(key.as_str())))))
+    // What cannot be looked at is as good as missing.
+    Ok(Some(
+        places.map(|key| store.fingerprint(&key).ok().flatten()),
+    ))
 }

@@ -1,8 +1,14 @@
-//! Removing what belongs to a session: all of it when it ends without a point, its sidecar and logs when it became one.
+//! Removing what belongs to a session: all of it when it ends without a point; its sidecar and logs, and what a separate workspace has of
+//! it, when it became one.
 
-use super::layout::{MAP_SUFFIX, SESSION_FILE, VmKeys};
-use super::repository::Repository;
+use std::collections::HashSet;
+
+use super::layout::{MAP_SUFFIX, POINT_FILE, SESSION_FILE, VmKeys};
+use super::repository::{Repository, absent_is_empty};
+use super::sidecar::point::Point;
 use super::sidecar::session::Session;
+use super::sidecar::{SIDECAR_BYTES_MAX, parse};
+use super::slot::{OPEN_SUFFIX, Slot};
 use crate::error::{ErrorKind, Result};
 use crate::types::{PointName, VmName};
 
@@ -43,12 +49,11 @@ pub(super) fn remove_files(repository: &Repository, session: &Session) -> Result
         if let Ok(file) = stage.open(&keys.open_layer(slot)?) {
             file.set_size(0)?;
         }
-        for key in [
-            keys.open_layer(slot)?,
-            keys.sums(slot, layer)?,
-            keys.layer(slot)?,
-        ] {
-            gone(stage.delete(&key))?;
+        gone(stage.delete(&keys.open_layer(slot)?))?;
+        gone(stage.delete(&keys.open_sums(slot, layer)?))?;
+        // Of a commit that failed, or was cut short.
+        for key in [keys.sums(slot, layer)?, keys.layer(slot)?] {
+            gone(repository.store().delete(&key))?;
         }
     }
     gone(stage.delete(&keys.session(&session.name)?))
@@ -63,11 +68,93 @@ pub(super) fn remove_session_files(
     vm: &VmName,
     point: &PointName,
 ) -> Result<()> {
-    let stage = repository.stage();
+    let store = repository.store();
     let dir = VmKeys::new(vm)?.point(point)?;
-    for entry in stage.list(&dir)? {
+    for entry in store.list(&dir)? {
         if entry.name == SESSION_FILE || entry.name.ends_with(MAP_SUFFIX) {
-            stage.delete(&dir.join(&entry.name)?)?;
+            store.delete(&dir.join(&entry.name)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a session that a separate workspace still has was published before its process could remove it.
+///
+/// # Errors
+/// `Corrupt` when its copy of the point's sidecar cannot be read; `Io`.
+pub(super) fn is_published(
+    repository: &Repository,
+    vm: &VmName,
+    session: &PointName,
+) -> Result<bool> {
+    if !repository.stage().is_separate() {
+        return Ok(false);
+    }
+    let keys = VmKeys::new(vm)?;
+    let own = keys.session(session)?.join(POINT_FILE)?;
+    let own = match repository.stage().get(&own, SIDECAR_BYTES_MAX) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    // One that is not whole was never published: it is written before anything is.
+    let Ok(point) = parse::<Point>(&own) else {
+        return Ok(false);
+    };
+    match repository
+        .store()
+        .get(&keys.point_file(&point.name)?, SIDECAR_BYTES_MAX)
+    {
+        Ok(published) => Ok(published == own),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes from a separate workspace the directory of a session that became a point. Its layers follow with [`clean_workspace`], unless
+/// `slots` has them.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn remove_published(
+    repository: &Repository,
+    vm: &VmName,
+    session: &PointName,
+    slots: &[&Slot],
+) -> Result<()> {
+    if !repository.stage().is_separate() {
+        return Ok(());
+    }
+    let (keys, stage) = (VmKeys::new(vm)?, repository.stage());
+    let dir = keys.session(session)?;
+    // What makes it a session goes before what shows that it was published.
+    gone(stage.delete(&dir.join(SESSION_FILE)?))?;
+    gone(stage.delete(&dir))?;
+    remove_making(repository, vm, |slot| slots.contains(&slot))
+}
+
+/// Removes from a separate workspace what no session makes any more: layers and sums whose slot is not among `needed`.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn clean_workspace(
+    repository: &Repository,
+    vm: &VmName,
+    needed: &HashSet<Slot>,
+) -> Result<()> {
+    remove_making(repository, vm, |slot| !needed.contains(slot))
+}
+
+fn remove_making(
+    repository: &Repository,
+    vm: &VmName,
+    is_over: impl Fn(&Slot) -> bool,
+) -> Result<()> {
+    let (prefix, stage) = (VmKeys::new(vm)?.layers()?, repository.stage());
+    for entry in absent_is_empty(stage.list(&prefix))? {
+        if entry.name.ends_with(OPEN_SUFFIX)
+            && Slot::of_any_file(&entry.name).is_some_and(|slot| is_over(&slot))
+        {
+            gone(stage.delete(&prefix.join(&entry.name)?))?;
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ use super::entry::VmEntry;
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::recovery;
+use super::repository::absent_is_empty;
 use super::selector::Which;
 use super::sidecar::encode;
 use super::sidecar::index::{Index, PointEntry};
@@ -268,7 +269,7 @@ impl Owner {
             )));
         }
         let keys = VmKeys::new(vm)?;
-        let points = self.repository().store().list(&keys.points()?)?;
+        let points = absent_is_empty(self.repository().store().list(&keys.points()?))?;
         if !held.index.points.is_empty() || !points.is_empty() {
             return Err(
                 Error::new(ErrorKind::NotEmpty, format!("{vm} has restore points"))
@@ -280,6 +281,12 @@ impl Owner {
         let aside = self.aside(vm, &held.vm.vm_id.to_string())?;
         let store = self.repository().store();
         self.with_room(|| store.rename(keys.root(), &aside))?;
+        if self.repository().stage().is_separate()
+            && let Err(e) = self.repository().stage().delete(keys.root())
+            && e.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!(vm = %vm, error = %e.report(), "empty directories of the VM are left over in the workspace");
+        }
         held.gone = true;
         table.remove(&vm.folded());
         drop(table);

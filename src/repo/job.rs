@@ -4,7 +4,7 @@
 //! `jobs/YYYY-MM.jsonl`, by the month in which the job ended (UTC); `src/FORMATS.md` has the fields.
 //!
 //! # Invariants
-//! A line is appended with one write and one fsync, and never changed. What a crash leaves of a line is passed over by readers; the next
+//! A line is appended to a committed object, durably, and never changed. What a crash leaves of a line is passed over by readers; the next
 //! append begins on a line of its own.
 //!
 //! # Why
@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::layout;
-use super::repository::Repository;
+use super::repository::{Repository, absent_is_empty};
 use super::sidecar::Unknown;
 use super::sidecar::session::Session;
 use crate::block::ReadAt;
@@ -231,34 +231,27 @@ impl Job {
 /// # Errors
 /// `NoSpace`, `Io`.
 pub(super) fn append(repository: &Repository, job: &Job) -> Result<()> {
-    let stage = repository.stage();
+    let store = repository.store();
     let name = format!("{}{SUFFIX}", clock::month(job.ended_at));
     let key = layout::jobs()?.join(&name)?;
-    let (file, is_new) = match stage.open(&key) {
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            stage.make_prefix(&layout::jobs()?)?;
-            (stage.create(&key)?, true)
+    let mut last = [b'\n'];
+    match store.open(&key) {
+        Ok(file) => {
+            if let Some(at) = file.size_bytes().checked_sub(1) {
+                file.read_at(at, &mut last).at_path(key.as_str())?;
+            }
         }
-        other => (other?, false),
-    };
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
     let mut bytes = serde_json::to_vec(job)
         .map_err(|e| Error::invalid("the job cannot be encoded").caused_by(e))?;
     bytes.push(b'\n');
-    let end = file.size_bytes();
-    let mut last = [b'\n'];
-    if let Some(at) = end.checked_sub(1) {
-        file.read_at(at, &mut last).at_path(key.as_str())?;
-    }
     if last != *b"\n" {
         // A crash cut the line before: what is left of it stays by itself.
         bytes.insert(0, b'\n');
     }
-    file.write_at(end, &bytes).at_path(key.as_str())?;
-    file.flush().at_path(key.as_str())?;
-    if is_new {
-        stage.sync_prefix(&layout::jobs()?)?;
-    }
-    Ok(())
+    store.append(&key, &bytes).at_path(key.as_str())
 }
 
 /// Says in the log what could not be written to the history.
@@ -269,11 +262,7 @@ pub(super) fn say_lost(job: &Job, error: &Error) {
 
 /// Names of the histories, the newest month first.
 fn histories(repository: &Repository) -> Result<Vec<String>> {
-    let entries = match repository.store().list(&layout::jobs()?) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(e) => return Err(e),
-    };
+    let entries = absent_is_empty(repository.store().list(&layout::jobs()?))?;
     let is_history = |name: &String| {
         name.strip_suffix(SUFFIX)
             .is_some_and(|month| month.len() == "2026-11".len())

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::store::Key;
 use crate::types::{DiskName, LayerId, PointId, PointName, VmName};
 
-use super::slot::Slot;
+use super::slot::{OPEN_SUFFIX, Slot};
 
 /// The file that makes a directory a repository.
 pub const FORMAT_FILE: &str = "restorefs.json";
@@ -173,12 +173,27 @@ impl VmKeys {
     pub fn sums(&self, slot: &Slot, layer: LayerId) -> Result<Key> {
         self.layers()?.join(&slot.sums_file(layer))
     }
+    /// `layers/<slot>.<layer_id>.sums.open`: sums that are being made.
+    ///
+    /// # Errors
+    /// As [`format()`].
+    pub fn open_sums(&self, slot: &Slot, layer: LayerId) -> Result<Key> {
+        let name = format!("{}{OPEN_SUFFIX}", slot.sums_file(layer));
+        self.layers()?.join(&name)
+    }
+    /// `state`.
+    ///
+    /// # Errors
+    /// As [`format()`].
+    pub fn state_dir(&self) -> Result<Key> {
+        self.0.join("state")
+    }
     /// `state/<point_id>.json`.
     ///
     /// # Errors
     /// As [`format()`].
     pub fn state(&self, point: PointId) -> Result<Key> {
-        self.0.join("state")?.join(&format!("{point}.json"))
+        self.state_dir()?.join(&format!("{point}.json"))
     }
 }
 

@@ -451,9 +451,9 @@ impl Owner {
             return cell.entry_or(|name| self.look_at(name));
         }
         let keys = VmKeys::new(name)?;
-        let stage = self.repository.stage();
-        for prefix in [keys.points()?, keys.layers()?, keys.root().join("state")?] {
-            stage.make_prefix(&prefix)?;
+        let store = self.repository.store();
+        for prefix in [keys.points()?, keys.layers()?, keys.state_dir()?] {
+            store.make_prefix(&prefix)?;
         }
         let vm = Vm {
             schema: Vm::SCHEMA,
@@ -468,9 +468,7 @@ impl Owner {
         };
         let mut index = Repository::empty_index(&vm);
         Self::store_index(&self.repository, &mut index)?;
-        self.repository
-            .store()
-            .put(&keys.vm()?, &encode(&vm)?, PutMode::Create)?;
+        store.put(&keys.vm()?, &encode(&vm)?, PutMode::Create)?;
         if let Err(e) = self.catalog.replace(name, Some(&index)) {
             // The VM is there; the catalog is an index that is brought up to date when it is next opened.
             tracing::warn!(vm = %name, error = %e.report(), "the catalog could not take in the VM");

@@ -6,20 +6,23 @@
 //! 4. the directory is renamed to `points/<point>`, and `points/` fsynced: *the point is committed*;
 //! 5. `index.json` is replaced, then the catalog; only then is success answered.
 //!
+//! Where the workspace is separate, steps 1 and 4 upload instead, `point.json` last; that one is then the instant of the commit.
+//!
 //! # Invariants
-//! Before the rename of step 4 the session is whole (its sidecar and logs go along in it and are removed
+//! Before the instant of step 4 the session is whole (its sidecar and logs go along in it and are removed
 //! afterwards); after it the point is. A failure after step 4 is not a failure of the commit. When the fsync of step 4 fails, the
 //! point is in place and stays: its layers must not be taken back, for it may be there after a crash. The caller is told.
 
 use jiff::Timestamp;
 
-use super::cleanup::remove_session_files;
+use super::cleanup::{remove_published, remove_session_files};
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::repository::Repository;
 use super::sidecar::index::{Index, PointEntry};
 use super::sidecar::point::{Attached, Consistency, Kind, Point, PointDisk, PointParent};
 use super::sidecar::{SIDECAR_BYTES_MAX, Sidecar, Unknown, encode};
+use super::slot::Slot;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::PutMode;
@@ -154,14 +157,14 @@ impl Owner {
         let bytes = encode(&point)?;
         stage.put(&dir.join(layout::POINT_FILE)?, &bytes, PutMode::Replace)?;
         let place = keys.point(&name)?;
-        let renamed = stage
+        let placed = stage
             .publish_prefix(&dir, &place, layout::POINT_FILE)
             .and_then(|()| stage.sync_prefix(&keys.points()?));
-        let unsure = match renamed {
+        let unsure = match placed {
             Ok(()) => None,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(e),
-            // Where it cannot be seen whether the rename was done, it is taken for done: nothing is touched then.
-            Err(e) => match stage.list(&place) {
+            // Where it cannot be seen whether the point was placed, it is taken for placed: nothing is touched then.
+            Err(e) => match repository.store().open(&keys.point_file(&name)?) {
                 Err(seen) if seen.kind() == ErrorKind::NotFound => return Err(e),
                 _ => Some(e),
             },
@@ -183,6 +186,12 @@ impl Owner {
         }
         if let Err(e) = remove_session_files(repository, vm, &name) {
             tracing::warn!(vm = %vm, point = %name, error = %e.report(), "files of the finished session are left over");
+        }
+        let slots: Vec<&Slot> = point.disks.iter().map(|disk| &disk.layer).collect();
+        if let Err(e) = remove_published(repository, vm, session, &slots) {
+            // The next owner has to look at the VM, and finds it.
+            self.catalog().note_behind();
+            tracing::warn!(vm = %vm, point = %name, error = %e.report(), "files of the finished session are left over in the workspace");
         }
         let unsure = unsure.map(|e| {
             Error::new(

@@ -4,19 +4,22 @@
 //! - Resumable sessions are left alone; their sealed layers are looked after by ingest when they go on.
 //! - A layer goes to the trash only when every point and session of the VM could be read and none of them,
 //!   nor any backing chain of theirs, names it. One failed listing or sidecar, and nothing is removed.
+//! - Of a separate workspace, a session that was published is over, whatever is left of it; of the store, a point without its sidecar was
+//!   never there.
 
 use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::cleanup::{remove_session, remove_session_files};
+use super::cleanup::{
+    clean_workspace, is_published, remove_published, remove_session, remove_session_files,
+};
 use super::entry::VmEntry;
 use super::job::{self, Ending, Job};
 use super::layout::{self, VmKeys};
-
-use super::repository::{Repository, each_on_threads};
+use super::repository::{Repository, absent_is_empty, each_on_threads};
 use super::sidecar::index::Index;
-use super::slot::{LAYER_SUFFIX, OPEN_SUFFIX, SUMS_SUFFIX, Slot};
+use super::slot::Slot;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::Image;
@@ -67,11 +70,17 @@ pub(super) fn recover_vm(
         tracing::warn!(vm = %name, points = index.points.len(), "index.json did not agree with points/, which wins");
         index.generation = 0;
     }
+    set_aside_halves(repository, name, &index, now)?;
     // Only the last commit can have been cut short before its session's files were removed.
     for point in index.points.iter().rev().take(1) {
         remove_session_files(repository, name, &point.name)?;
     }
-    for session in session_dirs(repository, name)? {
+    for session in repository.session_names(name)? {
+        if is_published(repository, name, &session)? {
+            tracing::warn!(vm = %name, session = %session, "removing what is left of a session that became a point");
+            remove_published(repository, name, &session, &[])?;
+            continue;
+        }
         match repository.session(name, &session) {
             Ok(sidecar) if sidecar.resumable => {}
             Ok(sidecar) => {
@@ -97,6 +106,9 @@ pub(super) fn recover_vm(
     }
     set_aside_states(repository, name, &index, now)?;
     if complete {
+        if repository.stage().is_separate() {
+            clean_workspace(repository, name, &unsealed_slots(repository, name)?)?;
+        }
         collect_garbage(repository, name, &index, None, now)?;
     }
     Ok(Some(VmEntry {
@@ -126,12 +138,8 @@ fn set_aside_states(
     index: &Index,
     now: Timestamp,
 ) -> Result<()> {
-    let prefix = VmKeys::new(vm)?.root().join("state")?;
-    let entries = match repository.store().list(&prefix) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
+    let prefix = VmKeys::new(vm)?.state_dir()?;
+    let entries = absent_is_empty(repository.store().list(&prefix))?;
     let known: HashSet<PointId> = index.points.iter().map(|point| point.point_id).collect();
     for entry in entries {
         let id = entry.name.strip_suffix(".json").map(str::parse::<PointId>);
@@ -148,8 +156,31 @@ fn set_aside_states(
     Ok(())
 }
 
-fn session_dirs(repository: &Repository, vm: &VmName) -> Result<Vec<PointName>> {
-    repository.session_names(vm)
+/// Moves points to the trash whose upload was cut short: neither the index nor a sidecar of their own makes them points.
+fn set_aside_halves(
+    repository: &Repository,
+    vm: &VmName,
+    index: &Index,
+    now: Timestamp,
+) -> Result<()> {
+    if !repository.stage().is_separate() {
+        return Ok(());
+    }
+    let (keys, store) = (VmKeys::new(vm)?, repository.store());
+    store.sweep(&keys.layers()?)?;
+    let known: HashSet<&str> = index.points.iter().map(|p| p.name.as_str()).collect();
+    for entry in absent_is_empty(store.list(&keys.points()?))? {
+        let is_named = entry.is_prefix && PointName::new(entry.name.as_str()).is_ok();
+        if is_named && !known.contains(entry.name.as_str()) {
+            tracing::warn!(vm = %vm, point = %entry.name, "a point whose upload was cut short goes to the trash");
+            let aside = format!("{}.{vm}.{}", clock::slot_time(now), entry.name);
+            store.rename(
+                &keys.points()?.join(&entry.name)?,
+                &layout::trash()?.join(&aside)?,
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Every slot that a session names: its layers and their parents.
@@ -228,25 +259,11 @@ pub(super) fn collect_garbage(
 ) -> Result<()> {
     let keys = VmKeys::new(vm)?;
     let prefix = keys.layers()?;
-    let entries = match repository.store().list(&prefix) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    let slot_of = |name: &str| -> Option<Slot> {
-        let slot = name
-            .strip_suffix(LAYER_SUFFIX)
-            .or_else(|| name.strip_suffix(OPEN_SUFFIX))
-            .or_else(|| {
-                let (slot, _id) = name.strip_suffix(SUMS_SUFFIX)?.rsplit_once('.')?;
-                Some(slot)
-            })?;
-        Slot::parse(slot).ok()
-    };
+    let entries = absent_is_empty(repository.store().list(&prefix))?;
     let candidates: Vec<(String, Slot)> = entries
         .into_iter()
         .filter(|e| !e.is_prefix)
-        .filter_map(|e| Some((e.name.clone(), slot_of(&e.name)?)))
+        .filter_map(|e| Some((e.name.clone(), Slot::of_any_file(&e.name)?)))
         .filter(|(_, slot)| among.is_none_or(|among| among.contains(slot)))
         .collect();
     // What the index and the sessions name needs no proof; only a stranger is worth reading every point for.
@@ -296,11 +313,7 @@ pub(super) fn collect_garbage(
 /// `Io`.
 pub(super) fn empty_trash(repository: &Repository, now: Timestamp) -> Result<()> {
     let prefix = layout::trash()?;
-    let entries = match repository.store().list(&prefix) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
+    let entries = absent_is_empty(repository.store().list(&prefix))?;
     let Ok(limit) = now.checked_sub(jiff::SignedDuration::from_secs(TRASH_SECONDS)) else {
         return Ok(());
     };
@@ -313,12 +326,7 @@ pub(super) fn empty_trash(repository: &Repository, now: Timestamp) -> Result<()>
             .next()
             .is_some_and(|at| at.len() == limit.len() && at < limit.as_str())
         {
-            let key = prefix.join(&entry.name)?;
-            if entry.is_prefix {
-                repository.stage().delete(&key)?
-            } else {
-                repository.store().delete(&key)?
-            }
+            repository.store().delete_all(&prefix.join(&entry.name)?)?;
         }
     }
     Ok(())

@@ -22,13 +22,21 @@ use super::sums::Sums;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::local::LocalStore;
-use crate::store::{Key, PutMode, Stage, Store};
+use crate::store::{Entry, Key, PutMode, Stage, Store};
 use crate::task::{Monitor, on_threads, threads};
 use crate::types::sync::Mutex;
 use crate::types::{Digest, LayerId, PointName, VmName};
 
 /// LIMIT: threads that read sidecars.
 pub(super) const READERS_MAX: usize = 8;
+
+/// A listing, of nothing where there is no such prefix.
+pub(super) fn absent_is_empty(listing: Result<Vec<Entry>>) -> Result<Vec<Entry>> {
+    match listing {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
 
 /// An open repository.
 pub struct Repository {
@@ -126,14 +134,10 @@ impl Repository {
             )
             .advise("name an empty or a new directory"));
         }
-        for prefix in [
-            layout::vms()?,
-            layout::jobs()?,
-            layout::cache()?,
-            layout::trash()?,
-        ] {
-            stage.make_prefix(&prefix)?;
+        for prefix in [layout::vms()?, layout::jobs()?, layout::trash()?] {
+            store.make_prefix(&prefix)?;
         }
+        stage.make_prefix(&layout::cache()?)?;
         let format = Format::new(now);
         store.put(&layout::format()?, &encode(&format)?, PutMode::Create)?;
         Ok(Self {
@@ -157,13 +161,13 @@ impl Repository {
         self.load(&layout::format()?)
     }
 
-    /// Where it lives.
+    /// Where it lives: its committed objects.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// Where its sessions write.
+    /// The workspace, where its sessions write.
     #[must_use]
     pub fn stage(&self) -> &Arc<dyn Stage> {
         &self.stage
@@ -179,7 +183,7 @@ impl Repository {
     /// # Errors
     /// `Io`.
     pub fn vm_names(&self) -> Result<Vec<VmName>> {
-        let entries = self.store.list(&layout::vms()?)?;
+        let entries = absent_is_empty(self.store.list(&layout::vms()?))?;
         Ok(entries
             .into_iter()
             .filter(|e| e.is_prefix)
@@ -217,11 +221,7 @@ impl Repository {
     /// What it means that a VM has no sidecar: a directory without restore points is no VM, one with them has lost it.
     fn without_sidecar(&self, name: &VmName) -> Result<Error> {
         let keys = VmKeys::new(name)?;
-        let entries = match self.store.list(&keys.points()?) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self::no_such_vm(name)),
-            Err(e) => return Err(e),
-        };
+        let entries = absent_is_empty(self.store.list(&keys.points()?))?;
         // Sessions begin with a dot.
         if !entries.iter().any(|e| PointName::new(&e.name).is_ok()) {
             return Ok(Self::no_such_vm(name));
@@ -301,15 +301,11 @@ impl Repository {
     /// `Corrupt` when a point's sidecar cannot be read; `Io`.
     pub fn reconcile(&self, vm: &VmName, mut stored: Index) -> Result<Index> {
         let keys = VmKeys::new(vm)?;
-        let names: Vec<String> = match self.store.list(&keys.points()?) {
-            Ok(entries) => entries
-                .into_iter()
-                .filter(|e| e.is_prefix)
-                .map(|e| e.name)
-                .collect(),
-            Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(e),
-        };
+        let names: Vec<String> = absent_is_empty(self.store.list(&keys.points()?))?
+            .into_iter()
+            .filter(|e| e.is_prefix)
+            .map(|e| e.name)
+            .collect();
         let listed: std::collections::HashSet<&str> = names.iter().map(String::as_str).collect();
         stored
             .points
@@ -326,7 +322,11 @@ impl Repository {
             let Ok(name) = PointName::new(name.as_str()) else {
                 continue;
             };
-            let (point, digest, _) = self.point_with_digest(vm, &name)?;
+            let (point, digest, _) = match self.point_with_digest(vm, &name) {
+                // It is being uploaded, or was when its writer ended: its sidecar comes last.
+                Err(e) if e.kind() == ErrorKind::NotFound && self.stage.is_separate() => continue,
+                other => other?,
+            };
             stored.points.push(PointEntry::of(&point, digest, 0));
         }
         stored.points.sort_by_key(|point| point.seq);
@@ -468,15 +468,11 @@ impl Repository {
     /// `Io`.
     pub fn session_names(&self, vm: &VmName) -> Result<Vec<PointName>> {
         let prefix = VmKeys::new(vm)?.points()?;
-        match self.stage.list(&prefix) {
-            Ok(entries) => Ok(entries
-                .iter()
-                .filter(|e| e.is_prefix)
-                .filter_map(|e| layout::session_name(&e.name))
-                .collect()),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            Err(e) => Err(e),
-        }
+        Ok(absent_is_empty(self.stage.list(&prefix))?
+            .iter()
+            .filter(|e| e.is_prefix)
+            .filter_map(|e| layout::session_name(&e.name))
+            .collect())
     }
 
     /// A session's sidecar.

@@ -5,6 +5,8 @@
 //! tables). Where there is none left, what would free space could not be done. The file is then removed, and made again when there is
 //! room.
 //!
+//! It lies in the workspace: that fills up while sessions write, and a store elsewhere has no file that could be set aside.
+//!
 //! # Invariants
 //! Nothing reads it: like all of `cache/` it may be deleted at any time.
 
@@ -82,14 +84,14 @@ pub(super) fn release(repository: &Repository) -> bool {
 
 /// Makes the file where there is room; answers whether it is there.
 fn make(repository: &Repository) -> Result<bool> {
-    let Some(space) = repository.store().space()? else {
+    let (stage, key) = (repository.stage(), key()?);
+    let Some(space) = stage.space()? else {
         return Ok(false);
     };
     let bytes = RESERVE_BYTES.min(space.total_bytes / SHARE);
     if bytes < RESERVE_BYTES_MIN {
         return Ok(false);
     }
-    let (stage, key) = (repository.stage(), key()?);
     match stage.open(&key) {
         Ok(file) if file.size_bytes() == bytes => return Ok(true),
         // Of a crash, or of a filesystem that has another size now.

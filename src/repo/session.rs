@@ -11,15 +11,15 @@ use crate::store::PutMode;
 use crate::types::{PointName, VmName};
 
 impl Owner {
-    /// Makes a session's directory, without the sidecar that makes it a session.
+    /// Makes a session's directory in the workspace, without the sidecar that makes it a session.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn prepare_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
-        let dir = VmKeys::new(vm)?.session(name)?;
-        self.repository()
-            .stage()
-            .make_prefix(&dir.join(layout::ATTACHED)?)
+        let (keys, stage) = (VmKeys::new(vm)?, self.repository().stage());
+        // A separate workspace may not know the VM yet.
+        stage.make_prefix(&keys.layers()?)?;
+        stage.make_prefix(&keys.session(name)?.join(layout::ATTACHED)?)
     }
 
     /// Writes a session's sidecar, once all its files are there: from now on it goes on after a crash.

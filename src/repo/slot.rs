@@ -75,6 +75,22 @@ impl Slot {
         Self::parse(slot)
     }
 
+    /// The slot that a file in `layers/` belongs to: a layer, its sums, or one of them that is being made.
+    #[must_use]
+    pub fn of_any_file(name: &str) -> Option<Self> {
+        let made = name.strip_suffix(OPEN_SUFFIX);
+        let name = made.unwrap_or(name);
+        let of_sums = |name: &str| {
+            let (slot, _id) = name.strip_suffix(SUMS_SUFFIX)?.rsplit_once('.')?;
+            Self::parse(slot).ok()
+        };
+        let of_layer = || match made {
+            Some(slot) => Self::parse(slot).ok(),
+            None => Self::of_file(name).ok(),
+        };
+        of_sums(name).or_else(of_layer)
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -116,6 +132,24 @@ impl<'de> Deserialize<'de> for Slot {
 #[cfg(test)]
 mod tests {
     use super::{DiskName, LayerId, Slot, Timestamp};
+
+    #[test]
+    fn each_file_of_a_layer_tells_its_slot() {
+        let slot = Slot::parse("vda.x-20261120T020000Z-7f3a9c").unwrap();
+        let layer = LayerId::random();
+        let sums = slot.sums_file(layer);
+        for name in [
+            &slot.layer_file(),
+            &slot.open_file(),
+            &sums,
+            &format!("{sums}.open"),
+        ] {
+            assert_eq!(Slot::of_any_file(name).as_ref(), Some(&slot), "{name}");
+        }
+        for name in ["x", ".open", "x.qcow2.y", "x.sums", "..open", ""] {
+            assert_eq!(Slot::of_any_file(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn slots_are_short_plain_names() {

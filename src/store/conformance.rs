@@ -3,6 +3,7 @@
 //! Public so that integration tests run it too; it panics with what is wrong and has no other use.
 
 use super::{Key, PutMode, Stage, Store};
+use crate::block::{MemoryDisk, WriteAt};
 use crate::error::{ErrorKind, Result};
 
 fn key(path: &str) -> Key {
@@ -35,6 +36,8 @@ fn names(entries: Result<Vec<super::Entry>>) -> Vec<String> {
 pub fn check_store(store: &dyn Store) {
     check_objects(store);
     check_names(store);
+    check_large(store);
+    check_append(store);
     check_lock(store);
 }
 
@@ -74,6 +77,42 @@ fn check_objects(store: &dyn Store) {
         store.put(&key("a/empty/x"), b"", PutMode::Create),
         ErrorKind::NotADirectory,
     );
+}
+
+/// Uploads, and what is deleted with all below it.
+fn check_large(store: &dyn Store) {
+    let object = key("large/deep/object");
+    let source = MemoryDisk::sparse(3 << 20);
+    source.write_at((2 << 20) + 7, b"bytes").expect("write");
+    let upload = |mode| store.upload(&object, &source, mode);
+    upload(PutMode::Create).expect("upload");
+    fails(upload(PutMode::Create), ErrorKind::AlreadyExists);
+    let opened = store.open(&object).expect("open");
+    assert_eq!(opened.size_bytes(), 3 << 20);
+    let mut bytes = [1; 6];
+    opened.read_at((2 << 20) + 6, &mut bytes).expect("read");
+    assert_eq!(&bytes, b"\0bytes");
+    source.set_size(1).expect("cut");
+    upload(PutMode::Replace).expect("replace");
+    assert_eq!(store.get(&object, 9).expect("get"), b"\0");
+    assert_eq!(opened.size_bytes(), 3 << 20);
+    store.make_prefix(&key("large/hollow")).expect("make");
+    store.make_prefix(&key("large/hollow")).expect("make again");
+    store.sweep(&key("large")).expect("sweep");
+    store.sweep(&key("none")).expect("nothing to sweep");
+    assert_eq!(store.get(&object, 9).expect("get"), b"\0");
+    store.delete_all(&key("large")).expect("delete all");
+    fails(store.delete_all(&key("large")), ErrorKind::NotFound);
+    fails(store.get(&object, 9), ErrorKind::NotFound);
+}
+
+fn check_append(store: &dyn Store) {
+    let object = key("history/lines");
+    store.append(&object, b"one\n").expect("append");
+    store.append(&object, b"two\n").expect("append");
+    assert_eq!(store.get(&object, 99).expect("get"), b"one\ntwo\n");
+    store.delete_all(&object).expect("delete all of an object");
+    store.delete(&key("history")).expect("delete");
 }
 
 fn check_names(store: &dyn Store) {
@@ -196,14 +235,51 @@ fn check_publish(stage: &dyn Stage, store: Option<&dyn Store>, session: &Key) {
         .create(&open)
         .and_then(|file| file.write_at(0, b"layer"))
         .expect("a file to publish");
-    stage.publish(&open, &done).expect("publish");
+    let publish = |mode| stage.publish(&open, &done, mode);
+    fails(
+        stage.publish(&key("layers/none"), &done, PutMode::Create),
+        ErrorKind::NotFound,
+    );
+    publish(PutMode::Create).expect("publish");
     stage.sync_prefix(&key("layers")).expect("sync");
-    fails(stage.publish(&open, &done), ErrorKind::NotFound);
-    stage.create(&open).expect("create again");
-    fails(stage.publish(&open, &done), ErrorKind::AlreadyExists);
+    if let Some(store) = store {
+        assert_eq!(store.get(&done, 9).expect("get"), b"layer");
+    }
+    // Taken back, it is the workspace's own again, and can be published anew.
+    stage.reclaim(&done, &open).expect("reclaim");
+    stage.reclaim(&done, &open).expect("it is its own already");
+    if let Some(store) = store {
+        fails(store.get(&done, 9), ErrorKind::NotFound);
+    }
+    stage
+        .open(&open)
+        .and_then(|file| file.write_at(0, b"LAYER"))
+        .expect("what was taken back is writable");
+    publish(PutMode::Create).expect("publish again");
+    fails(
+        stage.reclaim(&key("layers/none"), &key("layers/none.open")),
+        ErrorKind::NotFound,
+    );
+    let opened = store.map(|store| store.open(&done).expect("open"));
+    let _ = stage.delete(&open);
+    stage
+        .create(&open)
+        .and_then(|file| file.write_at(0, b"other"))
+        .expect("create again");
+    fails(publish(PutMode::Create), ErrorKind::AlreadyExists);
     stage
         .open(&open)
         .expect("what was not published stays writable");
+    publish(PutMode::Replace).expect("replace");
+    if let (Some(store), Some(opened)) = (store, opened) {
+        assert_eq!(store.get(&done, 9).expect("get"), b"other");
+        let mut bytes = [0; 5];
+        opened.read_at(0, &mut bytes).expect("read");
+        assert_eq!(
+            &bytes, b"LAYER",
+            "an open object is the one that was opened"
+        );
+    }
 
     let point = key("points/p");
     fails(
@@ -212,14 +288,16 @@ fn check_publish(stage: &dyn Stage, store: Option<&dyn Store>, session: &Key) {
     );
     let last = key("points/.s.partial/point.json");
     stage.put(&last, b"{}", PutMode::Create).expect("put");
-    stage
-        .make_prefix(&point)
-        .expect("an empty prefix in the way");
-    fails(
-        stage.publish_prefix(session, &point, "point.json"),
-        ErrorKind::AlreadyExists,
-    );
-    stage.delete(&point).expect("delete");
+    if let Some(store) = store {
+        let other = key("points/p/point.json");
+        store.put(&other, b"other", PutMode::Create).expect("put");
+        fails(
+            stage.publish_prefix(session, &point, "point.json"),
+            ErrorKind::AlreadyExists,
+        );
+        assert_eq!(store.get(&other, 9).expect("get"), b"other");
+        store.delete_all(&point).expect("delete all");
+    }
     stage
         .publish_prefix(session, &point, "point.json")
         .expect("publish");
@@ -229,7 +307,6 @@ fn check_publish(stage: &dyn Stage, store: Option<&dyn Store>, session: &Key) {
         ErrorKind::NotFound,
     );
     if let Some(store) = store {
-        assert_eq!(store.get(&done, 9).expect("get"), b"layer");
         assert_eq!(
             names(store.list(&point)),
             ["point.json=2", "session.json=3", "vda.map=8"]

@@ -1,6 +1,6 @@
 //! Fault injection: stops a store and its stage at the nth change, so that tests can kill a writer at every instant.
 //!
-//! A *change* is any call that alters what is kept: puts, deletes, renames, locks, publishes, and each write, flush,
+//! A *change* is any call that alters what is kept: puts, uploads, appends, deletes, renames, locks, publishes, and each write, flush,
 //! truncate and punch of a
 //! staged file. [`Faults`] counts them over all that share it. From the chosen one on, every change fails and does
 //! nothing, as if the process had been
@@ -10,7 +10,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Entry, Identity, Key, Lock, PutMode, Space, Stage, Store};
+use super::{Entry, Fingerprint, Identity, Key, Lock, PutMode, Space, Stage, Store};
 use crate::block::{Extent, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -115,6 +115,22 @@ impl Store for FaultStore {
         self.faults
             .change("put", || self.inner.put(key, bytes, mode))
     }
+    fn upload(&self, key: &Key, source: &dyn ReadAt, mode: PutMode) -> Result<()> {
+        self.faults
+            .change("upload", || self.inner.upload(key, source, mode))
+    }
+    fn append(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+        // The steps that a directory takes: it may be there empty, and it may be there although its fsync fails.
+        self.faults
+            .change("create", || self.inner.append(key, b""))?;
+        self.faults
+            .change("append", || self.inner.append(key, bytes))?;
+        self.faults.change("flush", || Ok(()))
+    }
+    fn make_prefix(&self, prefix: &Key) -> Result<()> {
+        self.faults
+            .change("make_prefix", || self.inner.make_prefix(prefix))
+    }
     fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
         self.inner.get(key, bytes_max)
     }
@@ -126,6 +142,13 @@ impl Store for FaultStore {
     }
     fn delete(&self, key: &Key) -> Result<()> {
         self.faults.change("delete", || self.inner.delete(key))
+    }
+    fn delete_all(&self, key: &Key) -> Result<()> {
+        self.faults
+            .change("delete_all", || self.inner.delete_all(key))
+    }
+    fn sweep(&self, prefix: &Key) -> Result<()> {
+        self.faults.change("sweep", || self.inner.sweep(prefix))
     }
     fn rename(&self, from: &Key, to: &Key) -> Result<()> {
         self.faults.change("rename", || self.inner.rename(from, to))
@@ -142,6 +165,9 @@ impl Store for FaultStore {
     }
     fn identity(&self, key: &Key) -> Result<Option<Identity>> {
         self.inner.identity(key)
+    }
+    fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>> {
+        self.inner.fingerprint(key)
     }
     fn local_file(&self, key: &Key) -> Result<Option<File>> {
         self.inner.local_file(key)
@@ -192,6 +218,9 @@ impl FaultStage {
 }
 
 impl Stage for FaultStage {
+    fn is_separate(&self) -> bool {
+        self.inner.is_separate()
+    }
     fn make_prefix(&self, prefix: &Key) -> Result<()> {
         self.faults
             .change("make_prefix", || self.inner.make_prefix(prefix))
@@ -217,9 +246,13 @@ impl Stage for FaultStage {
     fn delete(&self, key: &Key) -> Result<()> {
         self.faults.change("delete", || self.inner.delete(key))
     }
-    fn publish(&self, from: &Key, to: &Key) -> Result<()> {
+    fn publish(&self, from: &Key, to: &Key, mode: PutMode) -> Result<()> {
         self.faults
-            .change("publish", || self.inner.publish(from, to))
+            .change("publish", || self.inner.publish(from, to, mode))
+    }
+    fn reclaim(&self, published: &Key, own: &Key) -> Result<()> {
+        self.faults
+            .change("reclaim", || self.inner.reclaim(published, own))
     }
     fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()> {
         self.faults.change("publish_prefix", || {
@@ -229,6 +262,9 @@ impl Stage for FaultStage {
     fn sync_prefix(&self, prefix: &Key) -> Result<()> {
         self.faults
             .change("sync_prefix", || self.inner.sync_prefix(prefix))
+    }
+    fn space(&self) -> Result<Option<Space>> {
+        self.inner.space()
     }
 }
 

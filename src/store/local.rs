@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Entry, Identity, Key, Lock, PutMode, Space, Stage, Store};
+use super::{Entry, Fingerprint, Identity, Key, Lock, PutMode, Space, Stage, Store, transfer};
 use crate::block::{FileDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::beneath::{Access, Kind, Stat};
@@ -99,11 +99,7 @@ impl LocalStore {
     fn put_file(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         let path = path(key)?;
         self.root.make_dirs(parent(path), DIR_MODE)?;
-        let replace = match mode {
-            PutMode::Create => Replace::No,
-            PutMode::Replace => Replace::Yes,
-        };
-        durable::put(&self.root, path, bytes, FILE_MODE, replace)
+        durable::put(&self.root, path, bytes, FILE_MODE, replace(mode))
     }
 
     fn get_file(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
@@ -185,18 +181,43 @@ impl LocalStore {
     }
 
     /// Removes what crashed writers left in a directory; `true` when that was all there was.
-    fn sweep(&self, path: &Path) -> Result<bool> {
-        let entries = self.root.list(path)?;
+    fn sweep_dir(&self, path: &Path) -> Result<bool> {
         let is_left = |name: &std::ffi::OsStr| {
             is_temporary(name) && !name.to_str().is_some_and(durable::is_own_temporary)
         };
-        if !entries.iter().all(|(name, _)| is_left(name)) {
-            return Ok(false);
+        let mut was_all = true;
+        for (name, _) in self.root.list(path)? {
+            if is_left(&name) {
+                self.root.unlink(path.join(name))?;
+            } else {
+                was_all = false;
+            }
         }
-        for (name, _) in entries {
-            self.root.unlink(path.join(name))?;
+        Ok(was_all)
+    }
+
+    fn delete_tree(&self, key: &Key) -> Result<()> {
+        let path = path(key)?;
+        match self.root.unlink(path) {
+            Err(error) if error.kind() == ErrorKind::IsADirectory => self.root.remove_tree(path)?,
+            other => other?,
         }
-        Ok(true)
+        self.root.sync(parent(path))
+    }
+
+    fn room(&self) -> Result<Option<Space>> {
+        let room = statfs::room(&self.root).at_path(self.root.path())?;
+        Ok(Some(Space {
+            free_bytes: room.free_bytes,
+            total_bytes: room.total_bytes,
+        }))
+    }
+}
+
+const fn replace(mode: PutMode) -> Replace {
+    match mode {
+        PutMode::Create => Replace::No,
+        PutMode::Replace => Replace::Yes,
     }
 }
 
@@ -237,6 +258,40 @@ impl Store for LocalStore {
         self.put_file(key, bytes, mode)
     }
 
+    fn upload(&self, key: &Key, source: &dyn ReadAt, mode: PutMode) -> Result<()> {
+        let path = path(key)?;
+        self.root.make_dirs(parent(path), DIR_MODE)?;
+        let fill = |file: &File| {
+            let to = file.try_clone().or_io("cannot share the file")?;
+            transfer::copy(source, &self.disk(to, path, Access::ReadWrite)?)?;
+            file.set_permissions(Permissions::from_mode(PUBLISHED_MODE))
+                .or_io("cannot make the file read-only")
+        };
+        durable::put_filled(&self.root, path, FILE_MODE, replace(mode), fill)
+    }
+
+    fn append(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+        let path = path(key)?;
+        let (file, is_new) = match self.root.open_file(path, Access::ReadWrite) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.root.make_dirs(parent(path), DIR_MODE)?;
+                (self.root.create_file(path, FILE_MODE)?, true)
+            }
+            other => (other?, false),
+        };
+        let disk = self.disk(file, path, Access::ReadWrite)?;
+        disk.write_at(disk.size_bytes(), bytes)?;
+        disk.flush()?;
+        if is_new {
+            self.root.sync(parent(path))?;
+        }
+        Ok(())
+    }
+
+    fn make_prefix(&self, prefix: &Key) -> Result<()> {
+        self.root.make_dirs(path(prefix)?, DIR_MODE)
+    }
+
     fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
         self.get_file(key, bytes_max)
     }
@@ -256,7 +311,9 @@ impl Store for LocalStore {
         match self.root.unlink(path) {
             Err(error) if error.kind() == ErrorKind::IsADirectory => {
                 match self.root.remove_dir(path) {
-                    Err(error) if error.kind() == ErrorKind::NotEmpty && self.sweep(path)? => {
+                    Err(error)
+                        if error.kind() == ErrorKind::NotEmpty && self.sweep_dir(path)? =>
+                    {
                         self.root.remove_dir(path)?;
                     }
                     other => other?,
@@ -265,6 +322,17 @@ impl Store for LocalStore {
             other => other?,
         }
         self.root.sync(parent(path))
+    }
+
+    fn delete_all(&self, key: &Key) -> Result<()> {
+        self.delete_tree(key)
+    }
+
+    fn sweep(&self, prefix: &Key) -> Result<()> {
+        match self.sweep_dir(path(prefix)?) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn rename(&self, from: &Key, to: &Key) -> Result<()> {
@@ -342,6 +410,10 @@ impl Store for LocalStore {
         }))
     }
 
+    fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>> {
+        Ok(Fingerprint::of(&self.root.path().join(path(key)?)))
+    }
+
     fn local_file(&self, key: &Key) -> Result<Option<File>> {
         self.root.open_file(path(key)?, Access::Read).map(Some)
     }
@@ -351,11 +423,7 @@ impl Store for LocalStore {
     }
 
     fn space(&self) -> Result<Option<Space>> {
-        let room = statfs::room(&self.root).at_path(self.root.path())?;
-        Ok(Some(Space {
-            free_bytes: room.free_bytes,
-            total_bytes: room.total_bytes,
-        }))
+        self.room()
     }
 }
 
@@ -389,24 +457,29 @@ impl Stage for LocalStore {
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
-        let path = path(key)?;
-        match self.root.unlink(path) {
-            Err(error) if error.kind() == ErrorKind::IsADirectory => self.root.remove_tree(path)?,
-            other => other?,
-        }
-        self.root.sync(parent(path))
+        self.delete_tree(key)
     }
 
-    fn publish(&self, from: &Key, to: &Key) -> Result<()> {
+    fn publish(&self, from: &Key, to: &Key, mode: PutMode) -> Result<()> {
         let (from, to) = (path(from)?, path(to)?);
         self.root.make_dirs(parent(to), DIR_MODE)?;
         let file = self.finish(from)?;
-        let result = durable::rename_noreplace(&self.root, from, to);
+        let result = match mode {
+            PutMode::Create => durable::rename_noreplace(&self.root, from, to),
+            PutMode::Replace => self.root.rename(from, to),
+        };
         if result.is_err() {
             // The session stays open, and must be able to open its file again.
             let _ = file.set_permissions(Permissions::from_mode(FILE_MODE));
         }
         result
+    }
+
+    fn reclaim(&self, published: &Key, own: &Key) -> Result<()> {
+        if self.root.stat(path(own)?)?.is_some() {
+            return Ok(());
+        }
+        self.rename(published, own)
     }
 
     fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()> {
@@ -428,6 +501,10 @@ impl Stage for LocalStore {
 
     fn sync_prefix(&self, prefix: &Key) -> Result<()> {
         self.root.sync(path(prefix)?)
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        self.room()
     }
 }
 
@@ -539,13 +616,15 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let store = LocalStore::open(temp.path()).unwrap();
         store.create(&key("f")).unwrap();
-        store.publish(&key("f"), &key("g")).unwrap();
+        store
+            .publish(&key("f"), &key("g"), PutMode::Create)
+            .unwrap();
         let mode = |name: &str| {
             let metadata = std::fs::metadata(temp.path().join(name)).unwrap();
             metadata.permissions().mode() & 0o7777
         };
         assert_eq!(mode("g"), 0o444);
-        store.make_prefix(&key("s/deep")).unwrap();
+        Stage::make_prefix(&store, &key("s/deep")).unwrap();
         store.create(&key("s/deep/f")).unwrap();
         store.create(&key("s/last")).unwrap();
         store.publish_prefix(&key("s"), &key("p"), "last").unwrap();
@@ -556,9 +635,9 @@ mod tests {
     fn an_empty_directory_is_not_replaced() {
         let temp = tempfile::tempdir().unwrap();
         let store = LocalStore::open(temp.path()).unwrap();
-        store.make_prefix(&key("s")).unwrap();
+        Stage::make_prefix(&store, &key("s")).unwrap();
         store.create(&key("s/last")).unwrap();
-        store.make_prefix(&key("p")).unwrap();
+        Stage::make_prefix(&store, &key("p")).unwrap();
         let error = store
             .publish_prefix(&key("s"), &key("p"), "last")
             .unwrap_err();

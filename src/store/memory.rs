@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, MutexGuard};
 
-use super::{Entry, Identity, Key, Lock, PutMode, Space, Stage, Store};
+use super::{Entry, Fingerprint, Identity, Key, Lock, PutMode, Space, Stage, Store, transfer};
 use crate::block::{MemoryDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
@@ -124,7 +124,7 @@ impl State {
         Ok(entries)
     }
 
-    fn put(&mut self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
+    fn put(&mut self, key: &Key, disk: MemoryDisk, mode: PutMode) -> Result<()> {
         self.make_parent(key)?;
         match (self.nodes.get(key.as_str()), mode) {
             (Some(_), PutMode::Create) => return Err(exists(key)),
@@ -135,8 +135,17 @@ impl State {
             }
             _ => {}
         }
-        let node = Node::Object(Arc::new(MemoryDisk::from_bytes(bytes)));
+        let node = Node::Object(Arc::new(disk));
         self.nodes.insert(key.as_str().to_owned(), node);
+        Ok(())
+    }
+
+    fn delete_all(&mut self, key: &Key) -> Result<()> {
+        self.node(key)?;
+        for below in self.below(key) {
+            self.nodes.remove(&below);
+        }
+        self.nodes.remove(key.as_str());
         Ok(())
     }
 
@@ -179,21 +188,10 @@ impl State {
 }
 
 /// A copy that shares nothing, with the same holes.
-fn copy(disk: &dyn WriteAt) -> MemoryDisk {
-    let size = disk.size_bytes();
-    let to = MemoryDisk::sparse(size);
-    let mut at = 0;
-    while let Ok(extent) = disk.extent_at(at, size - at) {
-        if !extent.kind.reads_zero() {
-            let mut bytes = vec![0; usize_from_u64(extent.length_bytes)];
-            // A disk in memory fails neither way.
-            let _ = disk
-                .read_at(at, &mut bytes)
-                .and_then(|()| to.write_at(at, &bytes));
-        }
-        at += extent.length_bytes;
-    }
-    to
+fn copy(disk: &dyn ReadAt) -> Result<MemoryDisk> {
+    let to = MemoryDisk::new();
+    transfer::copy(disk, &to)?;
+    Ok(to)
 }
 
 fn not_a_prefix(key: &Key) -> Error {
@@ -236,7 +234,10 @@ impl MemoryStore {
             .map(|(key, node)| {
                 let node = match node {
                     Node::Prefix => Node::Prefix,
-                    Node::Object(disk) => Node::Object(Arc::new(copy(&**disk))),
+                    // A disk in memory does not fail.
+                    Node::Object(disk) => {
+                        Node::Object(Arc::new(copy(disk.as_ref()).unwrap_or_default()))
+                    }
                 };
                 (key.clone(), node)
             })
@@ -260,7 +261,28 @@ impl Store for MemoryStore {
     }
 
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
-        self.state().put(key, bytes, mode)
+        self.state().put(key, MemoryDisk::from_bytes(bytes), mode)
+    }
+
+    fn upload(&self, key: &Key, source: &dyn ReadAt, mode: PutMode) -> Result<()> {
+        // Copied before the lock is taken: the source may lie in this store.
+        let disk = copy(source)?;
+        self.state().put(key, disk, mode)
+    }
+
+    fn append(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+        let mut state = self.state();
+        match state.object(key) {
+            Ok(disk) => disk.write_at(disk.size_bytes(), bytes),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                state.put(key, MemoryDisk::from_bytes(bytes), PutMode::Create)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn make_prefix(&self, prefix: &Key) -> Result<()> {
+        self.state().make_prefix(prefix)
     }
 
     fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
@@ -287,6 +309,14 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn delete_all(&self, key: &Key) -> Result<()> {
+        self.state().delete_all(key)
+    }
+
+    fn sweep(&self, _prefix: &Key) -> Result<()> {
+        Ok(())
+    }
+
     fn rename(&self, from: &Key, to: &Key) -> Result<()> {
         self.state().rename(from, to)
     }
@@ -303,7 +333,7 @@ impl Store for MemoryStore {
             )
             .at_path(key.to_string()));
         }
-        state.put(key, note, PutMode::Replace)?;
+        state.put(key, MemoryDisk::from_bytes(note), PutMode::Replace)?;
         state.serial += 1;
         let serial = state.serial;
         state
@@ -325,6 +355,10 @@ impl Store for MemoryStore {
     }
 
     fn identity(&self, _key: &Key) -> Result<Option<Identity>> {
+        Ok(None)
+    }
+
+    fn fingerprint(&self, _key: &Key) -> Result<Option<Fingerprint>> {
         Ok(None)
     }
 
@@ -357,7 +391,7 @@ impl Stage for MemoryStore {
     }
 
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
-        self.state().put(key, bytes, mode)
+        self.state().put(key, MemoryDisk::from_bytes(bytes), mode)
     }
 
     fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
@@ -369,19 +403,24 @@ impl Stage for MemoryStore {
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
-        let mut state = self.state();
-        state.node(key)?;
-        for below in state.below(key) {
-            state.nodes.remove(&below);
-        }
-        state.nodes.remove(key.as_str());
-        Ok(())
+        self.state().delete_all(key)
     }
 
-    fn publish(&self, from: &Key, to: &Key) -> Result<()> {
+    fn publish(&self, from: &Key, to: &Key, mode: PutMode) -> Result<()> {
         let mut state = self.state();
         state.object(from)?;
+        if mode == PutMode::Replace && state.object(to).is_ok() {
+            state.nodes.remove(to.as_str());
+        }
         state.rename(from, to)
+    }
+
+    fn reclaim(&self, published: &Key, own: &Key) -> Result<()> {
+        let mut state = self.state();
+        if state.node(own).is_ok() {
+            return Ok(());
+        }
+        state.rename(published, own)
     }
 
     fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()> {
@@ -395,6 +434,10 @@ impl Stage for MemoryStore {
             Node::Prefix => Ok(()),
             Node::Object(_) => Err(not_a_prefix(prefix)),
         }
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
     }
 }
 
@@ -421,7 +464,7 @@ impl Lock for MemoryLock {
     fn renew(&self, note: &[u8]) -> Result<()> {
         let mut state = self.store.state();
         self.check(&state)?;
-        state.put(&self.key, note, PutMode::Replace)?;
+        state.put(&self.key, MemoryDisk::from_bytes(note), PutMode::Replace)?;
         state
             .locks
             .insert(self.key.as_str().to_owned(), (self.serial, note.to_vec()));

@@ -10,11 +10,12 @@
 use std::fs::File;
 use std::sync::{Arc, MutexGuard};
 
-use super::{Entry, Identity, Key, Lock, MemoryStore, PutMode, Space, Stage, Store};
+use super::{Entry, Fingerprint, Identity, Key, Lock, MemoryStore, PutMode, Space, Stage, Store};
 use crate::block::filter::{Power, Volatile};
 use crate::block::{ReadAt, WriteAt};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
+use crate::types::width::usize_from_u64;
 
 #[derive(Clone)]
 enum Change {
@@ -22,16 +23,17 @@ enum Change {
     Create(Key, Arc<Volatile>),
     Put(Key, Vec<u8>),
     Delete(Key),
-    Rename(Key, Key),
+    Rename(Key, Key, PutMode),
 }
 
 impl Change {
     /// The name that it gives to something.
     const fn gives(&self) -> Option<&Key> {
         match self {
-            Self::Make(key) | Self::Create(key, _) | Self::Put(key, _) | Self::Rename(_, key) => {
-                Some(key)
-            }
+            Self::Make(key)
+            | Self::Create(key, _)
+            | Self::Put(key, _)
+            | Self::Rename(_, key, _) => Some(key),
             Self::Delete(_) => None,
         }
     }
@@ -39,7 +41,7 @@ impl Change {
     /// The name that it takes away.
     const fn takes(&self) -> Option<&Key> {
         match self {
-            Self::Delete(key) | Self::Rename(key, _) => Some(key),
+            Self::Delete(key) | Self::Rename(key, _, _) => Some(key),
             _ => None,
         }
     }
@@ -47,13 +49,14 @@ impl Change {
     /// Does it again. What it lies on may have been lost: then so is it.
     fn apply(&self, store: &MemoryStore, seed: u64) {
         let _ = match self {
-            Self::Make(key) => store.make_prefix(key),
+            Self::Make(key) => Stage::make_prefix(store, key),
             Self::Create(key, disk) => disk
                 .after_power_loss(seed)
                 .and_then(|disk| store.insert(key, Arc::new(disk))),
             Self::Put(key, bytes) => Store::put(store, key, bytes, PutMode::Replace),
             Self::Delete(key) => Stage::delete(store, key),
-            Self::Rename(from, to) => store.rename(from, to),
+            Self::Rename(from, to, PutMode::Create) => store.rename(from, to),
+            Self::Rename(from, to, PutMode::Replace) => store.publish(from, to, PutMode::Replace),
         };
     }
 }
@@ -166,9 +169,24 @@ impl VolatileStore {
         if let Some(parent) = prefix.parent() {
             self.make(&parent)?;
         }
-        self.live.make_prefix(prefix)?;
+        Stage::make_prefix(&self.live, prefix)?;
         self.push(Change::Make(prefix.clone()));
         self.settle_parent(prefix)
+    }
+
+    fn delete_below(&self, key: &Key) -> Result<()> {
+        self.power.check()?;
+        Stage::delete(&self.live, key)?;
+        self.push(Change::Delete(key.clone()));
+        self.settle_parent(key)
+    }
+
+    fn create_file(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
+        self.power.check()?;
+        let disk = Arc::new(Volatile::new(&self.power));
+        self.live.insert(key, Arc::<Volatile>::clone(&disk))?;
+        self.push(Change::Create(key.clone(), Arc::clone(&disk)));
+        Ok(disk)
     }
 
     fn put_durably(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
@@ -203,6 +221,30 @@ impl Store for VolatileStore {
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         self.put_durably(key, bytes, mode)
     }
+    fn upload(&self, key: &Key, source: &dyn ReadAt, mode: PutMode) -> Result<()> {
+        let mut bytes = vec![0; usize_from_u64(source.size_bytes())];
+        source.read_at(0, &mut bytes)?;
+        self.put_durably(key, &bytes, mode)
+    }
+    fn append(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+        self.power.check()?;
+        let (file, is_new) = match Stage::open(&self.live, key) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.make(&key.parent().unwrap_or_else(Key::root))?;
+                (self.create_file(key)?, true)
+            }
+            other => (other?, false),
+        };
+        file.write_at(file.size_bytes(), bytes)?;
+        file.flush()?;
+        if is_new {
+            self.settle_parent(key)?;
+        }
+        Ok(())
+    }
+    fn make_prefix(&self, prefix: &Key) -> Result<()> {
+        self.make(prefix)
+    }
     fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
         self.power.check()?;
         Store::get(&self.live, key, bytes_max)
@@ -221,11 +263,17 @@ impl Store for VolatileStore {
         self.push(Change::Delete(key.clone()));
         self.settle_parent(key)
     }
+    fn delete_all(&self, key: &Key) -> Result<()> {
+        self.delete_below(key)
+    }
+    fn sweep(&self, _prefix: &Key) -> Result<()> {
+        self.power.check()
+    }
     fn rename(&self, from: &Key, to: &Key) -> Result<()> {
         self.power.check()?;
         // The live store makes what is missing above; it is not durable by itself, and comes back with the rename.
         self.live.rename(from, to)?;
-        self.push(Change::Rename(from.clone(), to.clone()));
+        self.push(Change::Rename(from.clone(), to.clone(), PutMode::Create));
         self.settle_parent(to)
     }
     fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>> {
@@ -237,6 +285,9 @@ impl Store for VolatileStore {
         self.live.lock_note(key)
     }
     fn identity(&self, _key: &Key) -> Result<Option<Identity>> {
+        Ok(None)
+    }
+    fn fingerprint(&self, _key: &Key) -> Result<Option<Fingerprint>> {
         Ok(None)
     }
     fn local_file(&self, key: &Key) -> Result<Option<File>> {
@@ -255,11 +306,7 @@ impl Stage for VolatileStore {
         self.make(prefix)
     }
     fn create(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
-        self.power.check()?;
-        let disk = Arc::new(Volatile::new(&self.power));
-        self.live.insert(key, Arc::<Volatile>::clone(&disk))?;
-        self.push(Change::Create(key.clone(), Arc::clone(&disk)));
-        Ok(disk)
+        self.create_file(key)
     }
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
         self.power.check()?;
@@ -277,37 +324,41 @@ impl Stage for VolatileStore {
         Stage::list(&self.live, prefix)
     }
     fn delete(&self, key: &Key) -> Result<()> {
-        self.power.check()?;
-        Stage::delete(&self.live, key)?;
-        self.push(Change::Delete(key.clone()));
-        self.settle_parent(key)
+        self.delete_below(key)
     }
-    fn publish(&self, from: &Key, to: &Key) -> Result<()> {
+    fn publish(&self, from: &Key, to: &Key, mode: PutMode) -> Result<()> {
         self.power.check()?;
         Stage::open(&self.live, from)?.flush()?;
-        self.live.publish(from, to)?;
-        self.push(Change::Rename(from.clone(), to.clone()));
+        self.live.publish(from, to, mode)?;
+        self.push(Change::Rename(from.clone(), to.clone(), mode));
         Ok(())
+    }
+    fn reclaim(&self, published: &Key, own: &Key) -> Result<()> {
+        self.power.check()?;
+        if Stage::open(&self.live, own).is_ok() {
+            return Ok(());
+        }
+        Store::rename(self, published, own)
     }
     fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()> {
         self.power.check()?;
         Stage::open(&self.live, &from.join(last)?)?;
         if Store::list(&self.live, to).is_ok() {
-            return Err(Error::new(
-                crate::error::ErrorKind::AlreadyExists,
-                "it exists already",
-            ));
+            return Err(Error::new(ErrorKind::AlreadyExists, "it exists already"));
         }
         self.flush_files(from)?;
         self.settle(|key| is_below(key, from))?;
         self.live.publish_prefix(from, to, last)?;
-        self.push(Change::Rename(from.clone(), to.clone()));
+        self.push(Change::Rename(from.clone(), to.clone(), PutMode::Create));
         self.settle_parent(to)
     }
     fn sync_prefix(&self, prefix: &Key) -> Result<()> {
         self.power.check()?;
         self.live.sync_prefix(prefix)?;
         self.settle_prefix(prefix)
+    }
+    fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
     }
 }
 
@@ -336,7 +387,7 @@ mod tests {
         stage.make_prefix(&key("points/.s"))?;
         let layer = stage.create(&key("layers/x.open"))?;
         layer.write_at(0, &[7; 5000])?;
-        stage.publish(&key("layers/x.open"), &key("layers/x"))?;
+        stage.publish(&key("layers/x.open"), &key("layers/x"), PutMode::Create)?;
         stage.sync_prefix(&key("layers"))?;
         stage.put(&key("points/.s/point.json"), b"{}", PutMode::Create)?;
         stage.publish_prefix(&key("points/.s"), &key("points/p"), "point.json")
@@ -382,11 +433,11 @@ mod tests {
         let mut orphans = 0;
         for seed in 0..50 {
             let store = VolatileStore::new(&Power::steady(), &MemoryStore::new());
-            store.make_prefix(&key("layers")).unwrap();
+            Stage::make_prefix(&store, &key("layers")).unwrap();
             let layer = store.create(&key("layers/x.open")).unwrap();
             layer.write_at(0, b"x").unwrap();
             store
-                .publish(&key("layers/x.open"), &key("layers/x"))
+                .publish(&key("layers/x.open"), &key("layers/x"), PutMode::Create)
                 .unwrap();
             Stage::put(&store, &key("points/p/point.json"), b"{}", PutMode::Create).unwrap();
             let found = store.after_power_loss(seed);

@@ -4,6 +4,7 @@
 //! A change is: temporary file, fsync, rename, fsync of the directory. After a crash the old or the new content is there whole; what may
 //! remain is a temporary name, which begins with [`TEMPORARY_PREFIX`] and means nothing.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,15 +50,34 @@ pub fn put(
     mode: u32,
     replace: Replace,
 ) -> Result<()> {
+    put_filled(dir, path, mode, replace, |mut file| {
+        file.write_all(bytes)
+            .map_err(|e| Error::io("cannot write the file", e))
+    })
+}
+
+/// [`put`] of what `fill` writes into the file.
+///
+/// # Errors
+/// As [`put`]; what `fill` returns.
+pub fn put_filled(
+    dir: &Dir,
+    path: impl AsRef<Path>,
+    mode: u32,
+    replace: Replace,
+    fill: impl FnOnce(&File) -> Result<()>,
+) -> Result<()> {
     let path = path.as_ref();
     if replace == Replace::No && dir.stat(path)?.is_some() {
         return Err(exists(dir, path));
     }
-    let (temporary, mut file) = create_temporary(dir, parent(path), mode)?;
-    let result = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(|e| Error::io("cannot write the file", e).at_path(dir.path().join(path)))
+    let (temporary, file) = create_temporary(dir, parent(path), mode)?;
+    let result = fill(&file)
+        .and_then(|()| {
+            file.sync_all()
+                .map_err(|e| Error::io("cannot write the file", e))
+        })
+        .map_err(|e| e.at_path(dir.path().join(path)))
         .and_then(|()| match replace {
             Replace::Yes => dir.rename(&temporary, path),
             Replace::No => rename_noreplace(dir, &temporary, path),
@@ -70,7 +90,7 @@ pub fn put(
     dir.sync(parent(path))
 }
 
-fn create_temporary(dir: &Dir, above: &Path, mode: u32) -> Result<(PathBuf, std::fs::File)> {
+fn create_temporary(dir: &Dir, above: &Path, mode: u32) -> Result<(PathBuf, File)> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let mut attempt = 0;
     loop {

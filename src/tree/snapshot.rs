@@ -14,9 +14,9 @@ use jiff::Timestamp;
 use super::inode::{Ino, low};
 use crate::error::{ErrorKind, Result};
 use crate::guest::fs::Time;
-use crate::repo::clean::Mark;
 use crate::repo::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use crate::repo::{Repository, layout::VmKeys};
+use crate::store::Fingerprint;
 use crate::types::{DiskName, PointName, VmId, VmName};
 
 /// A point as a snapshot knows it.
@@ -161,8 +161,8 @@ impl Snapshot {
     }
 }
 
-/// Marks of a VM's index and of its directory of points.
-type Marks = (Option<Mark>, Option<Mark>);
+/// Fingerprints of a VM's index and of its directory of points.
+type Marks = (Option<Fingerprint>, Option<Fingerprint>);
 
 /// Makes snapshots.
 #[derive(Default)]
@@ -249,12 +249,12 @@ impl Loader {
         Ok(Some(next))
     }
 
+    /// `None` where the store has no fingerprints.
     fn look(repository: &Repository, name: &VmName) -> Option<Marks> {
-        let root = repository.store().local_root()?;
-        let keys = VmKeys::new(name).ok()?;
-        let index = Mark::of(&root.join(keys.index().ok()?.as_str()));
-        let points = Mark::of(&root.join(keys.points().ok()?.as_str()));
-        Some((index, points))
+        let (store, keys) = (repository.store(), VmKeys::new(name).ok()?);
+        let index = store.fingerprint(&keys.index().ok()?).ok()?;
+        let points = store.fingerprint(&keys.points().ok()?).ok()?;
+        (index.is_some() || points.is_some()).then_some((index, points))
     }
 
     fn view(&mut self, snapshot: &Snapshot, name: VmName, index: Index) -> VmView {

@@ -8,7 +8,9 @@ use restorefs::chain::{Pool, PoolLimits};
 use restorefs::error::Result;
 use restorefs::fuse::{MountOptions, mount};
 use restorefs::repo::Repository;
-use restorefs::store::{Entry, Identity, Key, LocalStore, Lock, PutMode, Space, Store};
+use restorefs::store::{
+    Entry, Fingerprint, Identity, Key, LocalStore, Lock, PutMode, Space, Store,
+};
 use restorefs::tree::Tree;
 
 use restorefs::clock::SystemClock;
@@ -33,6 +35,15 @@ impl Store for Counting {
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         Store::put(&self.inner, key, bytes, mode)
     }
+    fn upload(&self, key: &Key, source: &dyn ReadAt, mode: PutMode) -> Result<()> {
+        self.inner.upload(key, source, mode)
+    }
+    fn append(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+        self.inner.append(key, bytes)
+    }
+    fn make_prefix(&self, prefix: &Key) -> Result<()> {
+        Store::make_prefix(&self.inner, prefix)
+    }
     fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>> {
         Store::get(&self.inner, key, bytes_max)
     }
@@ -48,6 +59,12 @@ impl Store for Counting {
     fn delete(&self, key: &Key) -> Result<()> {
         Store::delete(&self.inner, key)
     }
+    fn delete_all(&self, key: &Key) -> Result<()> {
+        self.inner.delete_all(key)
+    }
+    fn sweep(&self, prefix: &Key) -> Result<()> {
+        self.inner.sweep(prefix)
+    }
     fn rename(&self, from: &Key, to: &Key) -> Result<()> {
         self.inner.rename(from, to)
     }
@@ -60,6 +77,9 @@ impl Store for Counting {
     fn identity(&self, key: &Key) -> Result<Option<Identity>> {
         self.inner.identity(key)
     }
+    fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>> {
+        self.inner.fingerprint(key)
+    }
     fn local_file(&self, key: &Key) -> Result<Option<std::fs::File>> {
         self.inner.local_file(key)
     }
@@ -67,7 +87,7 @@ impl Store for Counting {
         self.inner.local_root()
     }
     fn space(&self) -> Result<Option<Space>> {
-        self.inner.space()
+        Store::space(&self.inner)
     }
 }
 

@@ -15,8 +15,8 @@ use restorefs::store::{Entry, Key, MemoryStore, PutMode, Stage};
 use restorefs::types::DiskName;
 use tokio::sync::watch;
 
-use crate::raw::{DISC, READ, Raw, STATUS, WRITE};
 use crate::kit::wait::eventually;
+use crate::raw::{DISC, READ, Raw, STATUS, WRITE};
 use crate::world::{World, vm};
 
 const CLUSTER: u64 = 65_536;

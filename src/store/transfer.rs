@@ -1,0 +1,29 @@
+//! Copying an object from one place to another, with its holes.
+
+use crate::block::{ReadAt, WriteAt};
+use crate::error::Result;
+use crate::types::width::usize_from_u64;
+
+/// LIMIT: bytes that are copied at once.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// Makes `to`, which is empty, the same as `from`; what reads as zero is left a hole.
+///
+/// # Errors
+/// What reading and writing return.
+pub(super) fn copy(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
+    let size = from.size_bytes();
+    to.set_size(size)?;
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let extent = from.extent_at(at, (size - at).min(PIECE_BYTES))?;
+        if !extent.kind.reads_zero() {
+            bytes.resize(usize_from_u64(extent.length_bytes), 0);
+            from.read_at(at, &mut bytes)?;
+            to.write_at(at, &bytes)?;
+        }
+        at = at.saturating_add(extent.length_bytes);
+    }
+    Ok(())
+}

@@ -3,34 +3,29 @@
 use std::sync::Arc;
 
 use restorefs::block::filter::Power;
-use restorefs::clock::{Clock, ManualClock};
 use restorefs::error::Result;
 use restorefs::ingest::Engine;
-use restorefs::repo::Repository;
-use restorefs::store::fault::{FaultStage, FaultStore, Faults, Moment};
-use restorefs::store::memory::MemoryStore;
-use restorefs::store::volatile::VolatileStore;
-use restorefs::store::{Key, Stage, Store};
+use restorefs::store::fault::{Faults, Moment};
+use restorefs::store::{Key, Store};
 use restorefs::types::PointName;
 
 use crate::history::{Log, check, open_engine, run, vm};
+use crate::pair::{Pair, Places};
+use crate::volatile_pair::{VolatilePair, fresh};
 
 const POINTS: usize = 3;
 
 /// A repository with points in one chain, each with a state, and what is in them.
-fn prepared(seed: u64) -> (MemoryStore, Log) {
-    let store = MemoryStore::new();
-    let shared = Arc::new(store.clone());
-    let now = ManualClock::at(1_795_226_400).now();
-    Repository::init_store(shared.clone(), shared.clone(), now).unwrap();
-    let engine = open_engine(shared.clone(), shared).unwrap();
+fn prepared(places: Places, seed: u64) -> (Pair, Log) {
+    let pair = fresh(places);
+    let engine = open_engine(pair.sides()).unwrap();
     let mut log = Log::default();
     run(&engine, seed, POINTS, &mut log, &mut |_| ()).unwrap();
     for point in &engine.owner.vm_snapshot(&vm()).unwrap().index.points {
         let volumes = serde_json::json!({ "of": point.name });
         engine.owner.keep_volumes(&vm(), point, volumes).unwrap();
     }
-    (store, log)
+    (pair, log)
 }
 
 fn forget(engine: &Engine, log: &Log, n: usize) -> Result<()> {
@@ -44,8 +39,8 @@ fn names(store: &dyn Store, prefix: &str) -> Vec<String> {
 }
 
 /// What a new process finds when the `n`th point was to be forgotten; answers whether it is there.
-fn look<S: Store + Stage + 'static>(store: &Arc<S>, log: &Log, n: usize) -> bool {
-    let engine = open_engine(store.clone(), store.clone()).unwrap();
+fn look(pair: &Pair, log: &Log, n: usize) -> bool {
+    let engine = open_engine(pair.sides()).unwrap();
     let owner = &engine.owner;
     let index = owner.vm_snapshot(&vm()).unwrap().index;
     let name = &log.answered[n].0;
@@ -74,7 +69,7 @@ fn look<S: Store + Stage + 'static>(store: &Arc<S>, log: &Log, n: usize) -> bool
         assert!(state.volumes.is_some(), "{} has lost its state", point.name);
     }
     // The last point's layer goes with it, those below others stay; nothing is deleted at once.
-    let layers = names(store.as_ref(), "vms/web01/layers");
+    let layers = names(pair.store.as_ref(), "vms/web01/layers");
     let kept = if !is_listed && n == POINTS - 1 {
         POINTS - 1
     } else {
@@ -87,24 +82,23 @@ fn look<S: Store + Stage + 'static>(store: &Arc<S>, log: &Log, n: usize) -> bool
         "{layers:?}"
     );
     assert_eq!(
-        names(store.as_ref(), "vms/web01/state").len(),
+        names(pair.store.as_ref(), "vms/web01/state").len(),
         index.points.len()
     );
     if !is_listed {
-        let trash = names(store.as_ref(), "trash");
+        let trash = names(pair.store.as_ref(), "trash");
         assert!(trash.iter().any(|t| t.contains(name)), "{trash:?}");
     }
     is_listed
 }
 
-#[test]
-fn power_loss_at_every_flush_leaves_the_point_whole_or_gone() {
+fn power_loss_at_every_flush_leaves_the_point_whole_or_gone(places: Places) {
     let mut seen = [0, 0];
     for n in 0..POINTS {
-        let (base, log) = prepared(n as u64);
+        let (base, log) = prepared(places, n as u64);
         let start = |power: &Arc<Power>| {
-            let store = Arc::new(VolatileStore::new(power, &base.snapshot()));
-            (open_engine(store.clone(), store.clone()), store)
+            let store = VolatilePair::new(power, &base.snapshot());
+            (open_engine(store.sides()), store)
         };
         let steady = Power::steady();
         let (engine, _store) = start(&steady);
@@ -117,7 +111,7 @@ fn power_loss_at_every_flush_leaves_the_point_whole_or_gone() {
             let (engine, store) = start(&power);
             let answered = forget(&engine.unwrap(), &log, n);
             for seed in 0..4 {
-                let left = Arc::new(store.after_power_loss(seed));
+                let left = store.after_power_loss(seed);
                 let is_listed = look(&left, &log, n);
                 assert!(
                     !(is_listed && answered.is_ok()),
@@ -130,17 +124,12 @@ fn power_loss_at_every_flush_leaves_the_point_whole_or_gone() {
     assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
 }
 
-#[test]
-fn whatever_change_is_the_last_the_point_is_whole_or_gone() {
+fn whatever_change_is_the_last_the_point_is_whole_or_gone(places: Places) {
     for n in 0..POINTS {
-        let (base, log) = prepared(7);
+        let (base, log) = prepared(places, 7);
         let start = |faults: &Arc<Faults>| {
-            let store = Arc::new(base.snapshot());
-            let engine = open_engine(
-                Arc::new(FaultStore::new(store.clone(), faults)),
-                Arc::new(FaultStage::new(store.clone(), faults)),
-            );
-            (engine, store)
+            let pair = base.snapshot();
+            (open_engine(pair.faulty(faults)), pair)
         };
         let none = Faults::none();
         let (engine, _) = start(&none);
@@ -151,10 +140,15 @@ fn whatever_change_is_the_last_the_point_is_whole_or_gone() {
             for moment in [Moment::Before, Moment::After] {
                 let (engine, store) = start(&Faults::kill_at(at, moment));
                 let answered = forget(&engine.unwrap(), &log, n);
-                let left = Arc::new(store.snapshot());
+                let left = store.snapshot();
                 let is_listed = look(&left, &log, n);
                 assert!(!(is_listed && answered.is_ok()), "change {at} {moment:?}");
             }
         }
     }
 }
+
+over_memories!(
+    power_loss_at_every_flush_leaves_the_point_whole_or_gone,
+    whatever_change_is_the_last_the_point_is_whole_or_gone,
+);

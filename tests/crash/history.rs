@@ -73,7 +73,7 @@ pub(crate) fn disk() -> DiskName {
     DiskName::new("vda").unwrap()
 }
 
-pub(crate) fn open_engine(store: Arc<dyn Store>, stage: Arc<dyn Stage>) -> Result<Engine> {
+pub(crate) fn open_engine((store, stage): (Arc<dyn Store>, Arc<dyn Stage>)) -> Result<Engine> {
     let repository = Arc::new(Repository::open_store(store, stage)?);
     let owner = Owner::open(repository, Arc::new(ManualClock::at(1_795_226_400)), "test")?;
     let pool = Pool::new(PoolLimits {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use restorefs::clock::{Clock, ManualClock};
 use restorefs::repo::Repository;
-use restorefs::store::local::LocalStore;
+use restorefs::store::{LocalStore, Stage, Store, Workspace};
 
 use crate::history::{Log, Model, Random, check, open_engine, run};
 
@@ -96,6 +96,17 @@ fn decode(line: &str) -> Log {
     }
 }
 
+/// Store and workspace below `dir`: one directory, or two when there is one for the workspace.
+fn sides(dir: &Path) -> (Arc<dyn Store>, Arc<dyn Stage>) {
+    let open = |name: &str| Arc::new(LocalStore::open(dir.join(name)).unwrap());
+    let store = open("store");
+    if dir.join("workspace").exists() {
+        let workspace = Workspace::new(open("workspace"), store.clone());
+        return (store, Arc::new(workspace));
+    }
+    (store.clone(), store)
+}
+
 /// The child's part; in the parent it does nothing.
 #[test]
 fn child() {
@@ -103,8 +114,7 @@ fn child() {
         return;
     };
     let seed = std::env::var(SEED).unwrap().parse().unwrap();
-    let store = Arc::new(LocalStore::open(Path::new(&repo)).unwrap());
-    let engine = open_engine(store.clone(), store).unwrap();
+    let engine = open_engine(sides(Path::new(&repo))).unwrap();
     let mut log = Log::default();
     let mut out = std::io::stderr().lock();
     // A line is written before each write, so that every version that may be found has been announced.
@@ -116,20 +126,26 @@ fn child() {
 
 #[test]
 fn kill_9_at_random_instants() {
+    kill_at_random_instants(&["store"]);
+}
+
+#[test]
+fn kill_9_at_random_instants_with_a_workspace_elsewhere() {
+    kill_at_random_instants(&["store", "workspace"]);
+}
+
+fn kill_at_random_instants(dirs: &[&str]) {
     let mut random = Random(42);
     let (mut commits, mut resumed) = (0, 0);
     // Milliseconds within which it is killed; more as long as a busy machine lets it come to nothing.
     let mut reach = 120;
     for round in 0..rounds() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(LocalStore::open(dir.path()).unwrap());
-        Repository::init_store(
-            store.clone(),
-            store.clone(),
-            ManualClock::at(1_795_226_400).now(),
-        )
-        .unwrap();
-        drop(store);
+        for name in dirs {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let (store, stage) = sides(dir.path());
+        Repository::init_store(store, stage, ManualClock::at(1_795_226_400).now()).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::child", "--nocapture", "--test-threads=1"])
             .env(CHILD, dir.path())
@@ -159,8 +175,7 @@ fn kill_9_at_random_instants() {
             .join()
             .unwrap()
             .map_or_else(Log::default, |line| decode(&line));
-        let store = Arc::new(LocalStore::open(dir.path()).unwrap());
-        let engine = open_engine(store.clone(), store).unwrap();
+        let engine = open_engine(sides(dir.path())).unwrap();
         commits += log.answered.len();
         resumed += usize::from(log.open.is_some());
         if commits == 0 || resumed == 0 {

@@ -1,17 +1,13 @@
 //! What is made in a session while it is open: a disk, a replacement, an attached file. What was synced is there after the power was lost.
 
-use std::sync::Arc;
-
 use restorefs::block::ReadAt;
 use restorefs::block::filter::Power;
-use restorefs::clock::{Clock, ManualClock};
 use restorefs::ingest::{BeginRequest, DiskRequest, Session};
-use restorefs::repo::Repository;
-use restorefs::store::memory::MemoryStore;
-use restorefs::store::volatile::VolatileStore;
 use restorefs::types::DiskName;
 
 use crate::history::{disk, open_engine, vm};
+use crate::pair::Places;
+use crate::volatile_pair::{VolatilePair, fresh};
 
 fn bytes_of(session: &Session, name: &DiskName) -> Vec<u8> {
     let disk = session.disk(name).unwrap();
@@ -22,13 +18,9 @@ fn bytes_of(session: &Session, name: &DiskName) -> Vec<u8> {
 
 /// `session.json` named a disk whose layer and log had no durable names yet: after a loss of power the whole session could not go on,
 /// with all that had been synced into its other disks.
-#[test]
-fn a_disk_that_was_made_does_not_cost_the_session() {
-    let base = MemoryStore::new();
-    let now = ManualClock::at(1_795_226_400).now();
-    Repository::init_store(Arc::new(base.clone()), Arc::new(base.clone()), now).unwrap();
-    let store = Arc::new(VolatileStore::new(&Power::steady(), &base));
-    let engine = open_engine(store.clone(), store.clone()).unwrap();
+fn a_disk_that_was_made_does_not_cost_the_session(places: Places) {
+    let store = VolatilePair::new(&Power::steady(), &fresh(places));
+    let engine = open_engine(store.sides()).unwrap();
     let mut request = BeginRequest::new(vm());
     request.disks.push(DiskRequest {
         name: disk(),
@@ -44,8 +36,8 @@ fn a_disk_that_was_made_does_not_cost_the_session() {
 
     let made = session.create_file(&other, None).unwrap();
     for seed in 0..12 {
-        let left = Arc::new(store.after_power_loss(seed));
-        let engine = open_engine(left.clone(), left).unwrap();
+        let left = store.after_power_loss(seed);
+        let engine = open_engine(left.sides()).unwrap();
         let session = Session::resume(&engine, &vm(), &name)
             .unwrap_or_else(|e| panic!("seed {seed}: {}", e.report()));
         assert!(bytes_of(&session, &disk()) == [1; 4096], "seed {seed}");
@@ -56,8 +48,8 @@ fn a_disk_that_was_made_does_not_cost_the_session() {
     session.write_attached("note", 0, b"synced").unwrap();
     session.flush_attached("note").unwrap();
     for seed in 0..12 {
-        let left = Arc::new(store.after_power_loss(seed));
-        let engine = open_engine(left.clone(), left).unwrap();
+        let left = store.after_power_loss(seed);
+        let engine = open_engine(left.sides()).unwrap();
         let session = Session::resume(&engine, &vm(), &name).unwrap();
         assert!(bytes_of(&session, &disk()) == [1; 4096], "seed {seed}");
         assert!(bytes_of(&session, &other) == [2; 5000], "seed {seed}");
@@ -69,3 +61,5 @@ fn a_disk_that_was_made_does_not_cost_the_session() {
         assert_eq!(&found, b"synced", "seed {seed}");
     }
 }
+
+over_memories!(a_disk_that_was_made_does_not_cost_the_session);

@@ -4,6 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
 
+#[macro_use]
+#[path = "../kit/pair.rs"]
+mod pair;
+
 mod forget;
 mod history;
 mod kill;
@@ -11,3 +15,4 @@ mod made;
 mod poor;
 mod power;
 mod quiet;
+mod volatile_pair;

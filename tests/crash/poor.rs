@@ -29,11 +29,11 @@ fn child() {
     let mut log = Log::default();
     {
         let store = Arc::new(LocalStore::open(dir.path()).unwrap());
-        let engine = open_engine(store.clone(), store).unwrap();
+        let engine = open_engine((store.clone(), store)).unwrap();
         run(&engine, 3, 6, &mut log, &mut |_| ()).unwrap();
     }
     let store = Arc::new(LocalStore::open(dir.path()).unwrap());
-    check(&open_engine(store.clone(), store).unwrap(), &log);
+    check(&open_engine((store.clone(), store)).unwrap(), &log);
     assert_eq!(log.answered.len(), 6);
 }
 

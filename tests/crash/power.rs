@@ -3,27 +3,18 @@
 use std::sync::Arc;
 
 use restorefs::block::filter::Power;
-use restorefs::clock::{Clock, ManualClock};
-use restorefs::repo::Repository;
-use restorefs::store::memory::MemoryStore;
-use restorefs::store::volatile::VolatileStore;
 
 use crate::history::{Log, check, open_engine, run};
+use crate::pair::Places;
+use crate::volatile_pair::{VolatilePair, fresh};
 
 const POINTS: usize = 4;
 
-fn fresh() -> MemoryStore {
-    let store = MemoryStore::new();
-    let now = ManualClock::at(1_795_226_400).now();
-    Repository::init_store(Arc::new(store.clone()), Arc::new(store.clone()), now).unwrap();
-    store
-}
-
 /// Runs the history until the power goes off; answers the log and the store.
-fn until_off(power: &Arc<Power>, seed: u64) -> (Log, Arc<VolatileStore>) {
-    let store = Arc::new(VolatileStore::new(power, &fresh()));
+fn until_off(places: Places, power: &Arc<Power>, seed: u64) -> (Log, VolatilePair) {
+    let store = VolatilePair::new(power, &fresh(places));
     let mut log = Log::default();
-    let opened = open_engine(store.clone(), store.clone());
+    let opened = open_engine(store.sides());
     if let Ok(engine) = opened {
         // It fails when the power goes; what counts is the log.
         let _ = run(&engine, seed, POINTS, &mut log, &mut |_| ());
@@ -38,20 +29,19 @@ fn seeds() -> u64 {
         .unwrap_or(3)
 }
 
-#[test]
-fn power_loss_at_every_flush_leaves_whole_points_and_all_answered_ones() {
+fn power_loss_at_every_flush_leaves_whole_points_and_all_answered_ones(places: Places) {
     for history in 0..3 {
         let steady = Power::steady();
-        let (log, _) = until_off(&steady, history);
+        let (log, _) = until_off(places, &steady, history);
         assert_eq!(log.answered.len(), POINTS);
         let flushes = steady.flushes();
         assert!(flushes > 20, "{flushes} flushes");
         for at in 0..flushes {
             let power = Power::off_at(at);
-            let (log, store) = until_off(&power, history);
+            let (log, store) = until_off(places, &power, history);
             for seed in 0..seeds() {
-                let left = Arc::new(store.after_power_loss(seed));
-                let engine = match open_engine(left.clone(), left) {
+                let left = store.after_power_loss(seed);
+                let engine = match open_engine(left.sides()) {
                     Ok(engine) => engine,
                     Err(e) => panic!(
                         "after power loss at flush {at}, seed {seed}: {}",
@@ -68,3 +58,5 @@ fn power_loss_at_every_flush_leaves_whole_points_and_all_answered_ones() {
         }
     }
 }
+
+over_memories!(power_loss_at_every_flush_leaves_whole_points_and_all_answered_ones);

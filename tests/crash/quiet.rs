@@ -5,18 +5,18 @@ use std::sync::Arc;
 use restorefs::block::ReadAt;
 use restorefs::block::filter::Power;
 use restorefs::chain::{Pool, PoolLimits};
-use restorefs::clock::{Clock, ManualClock};
+use restorefs::clock::ManualClock;
 use restorefs::error::ErrorKind;
 use restorefs::ingest::{
     BeginRequest, DiskRequest, DiskWriter, Engine, Flusher, Registry, Session, Telling,
 };
 use restorefs::repo::{Owner, Repository};
-use restorefs::store::fault::{FaultStage, FaultStore, Faults};
-use restorefs::store::memory::MemoryStore;
-use restorefs::store::volatile::VolatileStore;
+use restorefs::store::fault::Faults;
 use restorefs::store::{Stage, Store};
 
 use crate::history::{disk, open_engine, vm};
+use crate::pair::Places;
+use crate::volatile_pair::{VolatilePair, fresh};
 
 const BYTES: usize = 8 * 65_536;
 
@@ -28,15 +28,8 @@ struct World {
     flusher: Flusher,
 }
 
-fn fresh() -> MemoryStore {
-    let store = MemoryStore::new();
-    let now = ManualClock::at(1_795_226_400).now();
-    Repository::init_store(Arc::new(store.clone()), Arc::new(store.clone()), now).unwrap();
-    store
-}
-
 impl World {
-    fn new(store: Arc<dyn Store>, stage: Arc<dyn Stage>) -> Self {
+    fn new((store, stage): (Arc<dyn Store>, Arc<dyn Stage>)) -> Self {
         let clock = Arc::new(ManualClock::at(1_795_226_400));
         let repository = Arc::new(Repository::open_store(store, stage).unwrap());
         let owner = Owner::open(repository, clock.clone(), "test").unwrap();
@@ -78,10 +71,10 @@ impl World {
 }
 
 /// Whether what was written is there after the power was lost.
-fn survives(store: &VolatileStore, bytes: &[u8]) -> bool {
+fn survives(store: &VolatilePair, bytes: &[u8]) -> bool {
     (0..12).all(|seed| {
-        let left = Arc::new(store.after_power_loss(seed));
-        let engine = open_engine(left.clone(), left).unwrap();
+        let left = store.after_power_loss(seed);
+        let engine = open_engine(left.sides()).unwrap();
         let name = engine.owner.repository().session_names(&vm()).unwrap();
         let session = Session::resume(&engine, &vm(), &name[0]).unwrap();
         let mut found = vec![0xaa; BYTES];
@@ -94,11 +87,10 @@ fn survives(store: &VolatileStore, bytes: &[u8]) -> bool {
     })
 }
 
-#[test]
-fn a_quiet_disk_is_durable_without_a_flush_and_a_busy_one_is_left_alone() {
+fn a_quiet_disk_is_durable_without_a_flush_and_a_busy_one_is_left_alone(places: Places) {
     let power = Power::steady();
-    let store = Arc::new(VolatileStore::new(&power, &fresh()));
-    let mut world = World::new(store.clone(), store.clone());
+    let store = VolatilePair::new(&power, &fresh(places));
+    let mut world = World::new(store.sides());
     let mut bytes = vec![0; BYTES];
     // While it is written all the time, nothing is flushed.
     for n in 0..7 {
@@ -130,10 +122,8 @@ fn a_quiet_disk_is_durable_without_a_flush_and_a_busy_one_is_left_alone() {
     assert!(survives(&store, &bytes));
 }
 
-#[test]
-fn after_a_gigabyte_a_busy_disk_is_flushed_too() {
-    let store = Arc::new(fresh());
-    let mut world = World::new(store.clone(), store);
+fn after_a_gigabyte_a_busy_disk_is_flushed_too(places: Places) {
+    let mut world = World::new(fresh(places).sides());
     for n in 0..(1 << 30) / BYTES {
         assert_eq!(world.disk.unflushed_bytes(), (n * BYTES) as u64);
         world.write(0, 1 + (n % 2) as u8, BYTES);
@@ -146,12 +136,9 @@ fn after_a_gigabyte_a_busy_disk_is_flushed_too() {
     assert_eq!(world.disk.unflushed_bytes(), 0);
 }
 
-#[test]
-fn a_disk_that_cannot_be_flushed_is_said_and_tried_again_later() {
+fn a_disk_that_cannot_be_flushed_is_said_and_tried_again_later(places: Places) {
     let run = |faults: &Arc<Faults>| {
-        let store = Arc::new(fresh());
-        let stage = Arc::new(FaultStage::new(store.clone(), faults));
-        let mut world = World::new(Arc::new(FaultStore::new(store, faults)), stage);
+        let mut world = World::new(fresh(places).faulty(faults));
         world.write(0, 7, 65_536);
         world.after(0);
         world
@@ -174,3 +161,9 @@ fn a_disk_that_cannot_be_flushed_is_said_and_tried_again_later() {
     world.after(1);
     assert!(!world.disk.has_unflushed());
 }
+
+over_memories!(
+    a_quiet_disk_is_durable_without_a_flush_and_a_busy_one_is_left_alone,
+    after_a_gigabyte_a_busy_disk_is_flushed_too,
+    a_disk_that_cannot_be_flushed_is_said_and_tried_again_later,
+);

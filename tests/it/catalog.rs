@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use restorefs::error::ErrorKind;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Engine, Session, SessionState};
-use restorefs::store::fault::{FaultStage, FaultStore, Faults};
+use restorefs::store::fault::Faults;
 use restorefs::types::{DiskName, VmName};
 
+use crate::pair::Places;
 use crate::world::{World, open_engine};
 
 const MEMORY: u64 = 64 << 20;
@@ -46,17 +47,14 @@ fn agrees(engine: &Engine) -> bool {
     })
 }
 
-#[test]
-fn whatever_change_fails_the_catalog_is_right_again_without_a_restart() {
-    let mut world = World::new(MEMORY);
+fn whatever_change_fails_the_catalog_is_right_again_without_a_restart(places: Places) {
+    let mut world = World::over(places, MEMORY);
     assert!(commit(world.engine(), "web01"));
     world.clock.advance(60);
     world.engine = None;
     let run = |faults: &Arc<Faults>| {
-        let store = Arc::new(world.store.snapshot());
-        let stage = Arc::new(FaultStage::new(store.clone(), faults));
-        let store = Arc::new(FaultStore::new(store, faults));
-        let engine = open_engine(store, stage, &world.clock, MEMORY).unwrap();
+        let sides = world.pair.snapshot().faulty(faults);
+        let engine = open_engine(sides, &world.clock, MEMORY).unwrap();
         let before = faults.changes();
         let committed = commit(&engine, "web01");
         (engine, committed, before)
@@ -83,3 +81,5 @@ fn whatever_change_fails_the_catalog_is_right_again_without_a_restart() {
     }
     assert!(behind >= 2, "{behind} of {before} to {all}");
 }
+
+over_memories!(whatever_change_fails_the_catalog_is_right_again_without_a_restart,);

@@ -7,6 +7,7 @@ use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
 use restorefs::qcow2::Compression;
 use restorefs::types::{DiskName, VmName};
 
+use crate::pair::Places;
 use crate::proof::prove_disk;
 use crate::world::{World, read_all};
 
@@ -84,8 +85,8 @@ fn writers(session: &Arc<Session>, disk: &DiskName, round: u64, model: &mut [u8]
     }
 }
 
-fn history(compression: Compression, memory_bytes: u64) {
-    let mut world = World::new(memory_bytes);
+fn history(places: Places, compression: Compression, memory_bytes: u64) {
+    let mut world = World::over(places, memory_bytes);
     let vm = VmName::new("web01").unwrap();
     let name = DiskName::new("vda").unwrap();
     let mut model = vec![0; CLUSTERS * CLUSTER];
@@ -123,17 +124,20 @@ fn history(compression: Compression, memory_bytes: u64) {
     }
 }
 
-#[test]
-fn writers_of_the_same_clusters_lose_nothing() {
-    history(Compression::None, 64 << 20);
+fn writers_of_the_same_clusters_lose_nothing(places: Places) {
+    history(places, Compression::None, 64 << 20);
 }
 
-#[test]
-fn writers_of_the_same_clusters_lose_nothing_when_tables_are_spilled() {
-    history(Compression::None, 1);
+fn writers_of_the_same_clusters_lose_nothing_when_tables_are_spilled(places: Places) {
+    history(places, Compression::None, 1);
 }
 
-#[test]
-fn writers_of_the_same_compressed_clusters_lose_nothing() {
-    history(Compression::Zstd, 64 << 20);
+fn writers_of_the_same_compressed_clusters_lose_nothing(places: Places) {
+    history(places, Compression::Zstd, 64 << 20);
 }
+
+over_places!(
+    writers_of_the_same_clusters_lose_nothing,
+    writers_of_the_same_clusters_lose_nothing_when_tables_are_spilled,
+    writers_of_the_same_compressed_clusters_lose_nothing,
+);

@@ -3,19 +3,18 @@
 
 use std::sync::Arc;
 
-use restorefs::clock::{Clock, ManualClock};
+use restorefs::clock::ManualClock;
 use restorefs::error::{ErrorKind, Result};
 use restorefs::ingest::{
     BeginRequest, CommitRequest, DiskRequest, DiskWriter, Engine, Session, SessionState,
 };
 use restorefs::qcow2::Compression;
-use restorefs::repo::Repository;
-use restorefs::store::fault::{FaultStage, FaultStore, Faults, Moment};
-use restorefs::store::memory::MemoryStore;
+use restorefs::store::fault::{Faults, Moment};
 use restorefs::types::{DiskName, VmName};
 
+use crate::pair::{Pair, Places};
 use crate::proof::prove_disk;
-use crate::world::open_engine;
+use crate::world::{init, open_engine};
 
 const CLUSTER: usize = 65_536;
 const CLUSTERS: usize = 12;
@@ -33,6 +32,7 @@ enum After {
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
+    places: Places,
     after: After,
     memory_bytes: u64,
     compression: Compression,
@@ -69,11 +69,9 @@ fn request(case: &Case) -> BeginRequest {
 }
 
 /// A repository with one point, and its bytes.
-fn prepared(case: &Case) -> (MemoryStore, Vec<u8>) {
-    let store = MemoryStore::new();
-    let shared = Arc::new(store.clone());
-    Repository::init_store(shared.clone(), shared.clone(), clock().now()).unwrap();
-    let engine = open_engine(shared.clone(), shared, &clock(), case.memory_bytes).unwrap();
+fn prepared(case: &Case) -> (Pair, Vec<u8>) {
+    let pair = init(case.places, &clock());
+    let engine = open_engine(pair.sides(), &clock(), case.memory_bytes).unwrap();
     let session = Session::begin(&engine, &request(case)).unwrap();
     let disk = session.disk(&vda()).unwrap();
     let mut bytes = vec![0; CLUSTERS * CLUSTER];
@@ -83,7 +81,7 @@ fn prepared(case: &Case) -> (MemoryStore, Vec<u8>) {
     disk.write(0, &bytes).unwrap();
     disk.set_finished(true);
     session.commit(&CommitRequest::default()).unwrap();
-    (store, bytes)
+    (pair, bytes)
 }
 
 /// A client and its disk.
@@ -222,9 +220,8 @@ fn session_or_another(engine: &Engine, case: &Case, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// What a new process finds: whole points only, the first among them, and `second` when it must be there.
-fn check(store: &MemoryStore, case: &Case, first: &[u8], second: Option<&[u8]>) {
-    let shared = Arc::new(store.clone());
-    let engine = open_engine(shared.clone(), shared, &clock(), case.memory_bytes).unwrap();
+fn check(pair: &Pair, case: &Case, first: &[u8], second: Option<&[u8]>) {
+    let engine = open_engine(pair.sides(), &clock(), case.memory_bytes).unwrap();
     let repository = engine.owner.repository();
     let index = engine.owner.vm_snapshot(&vm()).unwrap().index;
     assert_eq!(index.points, repository.index(&vm()).unwrap().points);
@@ -265,28 +262,22 @@ fn check(store: &MemoryStore, case: &Case, first: &[u8], second: Option<&[u8]>) 
 
 /// The changes of opening, and of all.
 fn count(case: &Case) -> (u64, u64) {
-    let (store, bytes) = prepared(case);
+    let (pair, bytes) = prepared(case);
     let faults = Faults::none();
-    let engine = faulty(&store, &faults, case).unwrap();
+    let engine = faulty(&pair, &faults, case).unwrap();
     let opened = faults.changes();
     let model = session(&engine, case, &bytes).unwrap();
     let all = faults.changes();
     drop(engine);
-    check(&store, case, &bytes, Some(&model));
+    check(&pair, case, &bytes, Some(&model));
     (opened, all)
 }
 
-fn faulty(store: &MemoryStore, faults: &Arc<Faults>, case: &Case) -> Result<Engine> {
-    let shared = Arc::new(store.clone());
-    open_engine(
-        Arc::new(FaultStore::new(shared.clone(), faults)),
-        Arc::new(FaultStage::new(shared, faults)),
-        &clock(),
-        case.memory_bytes,
-    )
+fn faulty(pair: &Pair, faults: &Arc<Faults>, case: &Case) -> Result<Engine> {
+    open_engine(pair.faulty(faults), &clock(), case.memory_bytes)
 }
 
-fn cases(after: After) -> Vec<Case> {
+fn cases(places: Places, after: After) -> Vec<Case> {
     [
         (64 << 20, Compression::None),
         (1, Compression::None),
@@ -294,6 +285,7 @@ fn cases(after: After) -> Vec<Case> {
     ]
     .into_iter()
     .map(|(memory_bytes, compression)| Case {
+        places,
         after,
         memory_bytes,
         compression,
@@ -301,18 +293,18 @@ fn cases(after: After) -> Vec<Case> {
     .collect()
 }
 
-fn fail_each_once(after: After) {
-    for case in cases(after) {
+fn fail_each_once(places: Places, after: After) {
+    for case in cases(places, after) {
         let (opened, all) = count(&case);
         assert!(all - opened > 40, "{opened} of {all} changes");
         for n in opened..all {
             let kind = [ErrorKind::NoSpace, ErrorKind::Io][n as usize % 2];
             let ran = std::panic::catch_unwind(|| {
-                let (store, bytes) = prepared(&case);
-                let engine = faulty(&store, &Faults::fail_once(n, kind), &case).unwrap();
+                let (pair, bytes) = prepared(&case);
+                let engine = faulty(&pair, &Faults::fail_once(n, kind), &case).unwrap();
                 let model = session_or_another(&engine, &case, &bytes);
                 drop(engine);
-                check(&store, &case, &bytes, Some(&model));
+                check(&pair, &case, &bytes, Some(&model));
             });
             assert!(
                 ran.is_ok(),
@@ -322,28 +314,25 @@ fn fail_each_once(after: After) {
     }
 }
 
-#[test]
-fn a_change_that_fails_once_is_repeated() {
-    fail_each_once(After::Repeat);
+fn a_change_that_fails_once_is_repeated(places: Places) {
+    fail_each_once(places, After::Repeat);
 }
 
-#[test]
-fn a_write_that_fails_can_be_taken_back() {
-    fail_each_once(After::Restore);
+fn a_write_that_fails_can_be_taken_back(places: Places) {
+    fail_each_once(places, After::Restore);
 }
 
-#[test]
-fn whatever_change_is_the_last_the_points_are_whole() {
-    for case in cases(After::Die).into_iter().take(2) {
+fn whatever_change_is_the_last_the_points_are_whole(places: Places) {
+    for case in cases(places, After::Die).into_iter().take(2) {
         let (_, all) = count(&case);
         for n in 0..all {
             // Not to have done a change is to have done the one before: only the answer differs.
             let moment = [Moment::Before, Moment::After][n as usize / 2 % 2];
             let ran = std::panic::catch_unwind(|| {
-                let (store, bytes) = prepared(&case);
-                let engine = faulty(&store, &Faults::kill_at(n, moment), &case);
+                let (pair, bytes) = prepared(&case);
+                let engine = faulty(&pair, &Faults::kill_at(n, moment), &case);
                 let model = engine.and_then(|engine| session(&engine, &case, &bytes));
-                check(&store, &case, &bytes, model.as_deref().ok());
+                check(&pair, &case, &bytes, model.as_deref().ok());
             });
             assert!(ran.is_ok(), "{case:?}: {moment:?} change {n} of {all}");
         }
@@ -351,24 +340,23 @@ fn whatever_change_is_the_last_the_points_are_whole() {
 }
 
 /// After a failed fsync the kernel may call the lost pages clean: the next fsync would succeed over them.
-#[test]
-fn after_a_failed_fsync_nothing_is_answered_as_durable() {
-    let case = &cases(After::Die)[0];
+fn after_a_failed_fsync_nothing_is_answered_as_durable(places: Places) {
+    let case = &cases(places, After::Die)[0];
     let begin_and_write = |engine: &Engine| {
         let session = Session::begin(engine, &request(case)).unwrap();
         let disk = session.disk(&vda()).unwrap();
         disk.write(0, &fill(0, 77)).unwrap();
         (session, disk)
     };
-    let (store, _) = prepared(case);
+    let (pair, _) = prepared(case);
     let faults = Faults::none();
-    let engine = faulty(&store, &faults, case).unwrap();
+    let engine = faulty(&pair, &faults, case).unwrap();
     drop(begin_and_write(&engine));
     let before = faults.changes();
     drop(engine);
 
-    let (store, first) = prepared(case);
-    let engine = faulty(&store, &Faults::fail_once(before, ErrorKind::Io), case).unwrap();
+    let (pair, first) = prepared(case);
+    let engine = faulty(&pair, &Faults::fail_once(before, ErrorKind::Io), case).unwrap();
     let (begun, disk) = begin_and_write(&engine);
     for _ in 0..3 {
         assert_eq!(disk.flush().unwrap_err().kind(), ErrorKind::Io);
@@ -382,5 +370,12 @@ fn after_a_failed_fsync_nothing_is_answered_as_durable() {
     begun.abort().unwrap();
     let model = session(&engine, case, &first).unwrap();
     drop((begun, disk, engine));
-    check(&store, case, &first, Some(&model));
+    check(&pair, case, &first, Some(&model));
 }
+
+over_memories!(
+    a_change_that_fails_once_is_repeated,
+    a_write_that_fails_can_be_taken_back,
+    whatever_change_is_the_last_the_points_are_whole,
+    after_a_failed_fsync_nothing_is_answered_as_durable,
+);

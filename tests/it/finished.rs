@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use restorefs::clock::{Clock, ManualClock};
+use restorefs::clock::ManualClock;
 use restorefs::error::{ErrorKind, Result};
 use restorefs::ingest::{BeginRequest, Connection, DiskRequest, DiskWriter, Door, Engine, Session};
-use restorefs::repo::Repository;
-use restorefs::store::fault::{FaultStage, FaultStore, Faults, Moment};
-use restorefs::store::memory::MemoryStore;
+use restorefs::store::fault::{Faults, Moment};
 use restorefs::types::{DiskName, VmName};
 
-use crate::world::{World, open_engine, read_all};
+use crate::pair::Places;
+use crate::world::{World, init, open_engine, read_all};
 
 const MEMORY: u64 = 64 << 20;
 
@@ -50,9 +49,8 @@ fn write(disk: &DiskWriter, fill: u8) {
 }
 
 /// It was declared finished between a write's header and its payload, which overwrote in place what the log called finished.
-#[test]
-fn a_disk_that_is_declared_finished_while_a_client_writes_is_not_after_a_kill() {
-    let mut world = World::new(MEMORY);
+fn a_disk_that_is_declared_finished_while_a_client_writes_is_not_after_a_kill(places: Places) {
+    let mut world = World::over(places, MEMORY);
     let (session, disk) = begin(world.engine()).unwrap();
     let (_, connection) = session.connect(&vda()).unwrap();
     connection.note_write().unwrap();
@@ -69,10 +67,9 @@ fn a_disk_that_is_declared_finished_while_a_client_writes_is_not_after_a_kill() 
 }
 
 /// Somebody synced or touched the file while another one's write was under way, which came after that.
-#[test]
-fn a_file_that_is_synced_during_a_write_is_not_finished_after_a_kill() {
+fn a_file_that_is_synced_during_a_write_is_not_finished_after_a_kill(places: Places) {
     for touch in [false, true] {
-        let mut world = World::new(MEMORY);
+        let mut world = World::over(places, MEMORY);
         let (session, disk) = begin(world.engine()).unwrap();
         disk.claim(Door::Tree).unwrap();
         write(&disk, 1);
@@ -98,21 +95,13 @@ fn a_file_that_is_synced_during_a_write_is_not_finished_after_a_kill() {
 }
 
 /// The log could not be written when the disk was declared finished; who declared it again was told that it is, and the log did not say so.
-#[test]
-fn a_disk_that_is_declared_finished_again_after_an_error_is_finished_after_a_kill() {
+fn a_disk_that_is_declared_finished_again_after_an_error_is_finished_after_a_kill(places: Places) {
     let clock = Arc::new(ManualClock::at(1_795_226_400));
     let mut failed = 0;
     for n in 0.. {
-        let store = MemoryStore::new();
-        let shared = Arc::new(store.clone());
-        Repository::init_store(shared.clone(), shared.clone(), clock.now()).unwrap();
+        let pair = init(places, &clock);
         let faults = Faults::fail_once(n, ErrorKind::NoSpace);
-        let engine = open_engine(
-            Arc::new(FaultStore::new(shared.clone(), &faults)),
-            Arc::new(FaultStage::new(shared.clone(), &faults)),
-            &clock,
-            MEMORY,
-        );
+        let engine = open_engine(pair.faulty(&faults), &clock, MEMORY);
         let Ok(engine) = engine else { continue };
         let Ok((session, disk)) = begin(&engine) else {
             continue;
@@ -132,7 +121,7 @@ fn a_disk_that_is_declared_finished_again_after_an_error_is_finished_after_a_kil
             }
         }
         drop((disk, session, engine));
-        let engine = open_engine(shared.clone(), shared, &clock, MEMORY).unwrap();
+        let engine = open_engine(pair.sides(), &clock, MEMORY).unwrap();
         assert!(is_finished_after_a_kill(&engine), "{n}");
         if n > before + 10 {
             break;
@@ -191,8 +180,7 @@ fn rounds(engine: &Engine) {
 }
 
 /// Wherever the process is killed, or a change fails, what is finished afterwards has been written by both and to the end.
-#[test]
-fn what_is_finished_after_a_kill_is_whole() {
+fn what_is_finished_after_a_kill_is_whole(places: Places) {
     let clock = Arc::new(ManualClock::at(1_795_226_400));
     let mut finished = 0;
     let mut n = 0;
@@ -204,20 +192,13 @@ fn what_is_finished_after_a_kill_is_whole() {
             Faults::fail_once(n, ErrorKind::NoSpace),
             Faults::fail_once(n, ErrorKind::Io),
         ] {
-            let store = MemoryStore::new();
-            let shared = Arc::new(store.clone());
-            Repository::init_store(shared.clone(), shared.clone(), clock.now()).unwrap();
-            let engine = open_engine(
-                Arc::new(FaultStore::new(shared.clone(), &faults)),
-                Arc::new(FaultStage::new(shared.clone(), &faults)),
-                &clock,
-                MEMORY,
-            );
+            let pair = init(places, &clock);
+            let engine = open_engine(pair.faulty(&faults), &clock, MEMORY);
             let Ok(engine) = engine else { continue };
             rounds(&engine);
             most = most.max(faults.changes());
             drop(engine);
-            let engine = open_engine(shared.clone(), shared, &clock, MEMORY).unwrap();
+            let engine = open_engine(pair.sides(), &clock, MEMORY).unwrap();
             let Ok(session) = Session::resume(&engine, &vm(), &"s".parse().unwrap()) else {
                 continue;
             };
@@ -242,3 +223,10 @@ fn what_is_finished_after_a_kill_is_whole() {
     }
     assert!(finished > 20, "{finished}");
 }
+
+over_memories!(
+    a_disk_that_is_declared_finished_while_a_client_writes_is_not_after_a_kill,
+    a_file_that_is_synced_during_a_write_is_not_finished_after_a_kill,
+    a_disk_that_is_declared_finished_again_after_an_error_is_finished_after_a_kill,
+    what_is_finished_after_a_kill_is_whole,
+);

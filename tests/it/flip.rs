@@ -17,6 +17,7 @@ use restorefs::repo::{Owner, Repository};
 use restorefs::store::{Key, PutMode, Store};
 use restorefs::types::{DiskName, LayerId, VmName};
 
+use crate::pair::Places;
 use crate::world::World;
 
 const CLUSTER: usize = 65_536;
@@ -30,8 +31,8 @@ fn vda() -> DiskName {
 }
 
 /// Two points, the second with an attached file, and an open session.
-fn world() -> (World, Arc<Session>) {
-    let world = World::new(64 << 20);
+fn world(places: Places) -> (World, Arc<Session>) {
+    let world = World::over(places, 64 << 20);
     for n in 0..3_u8 {
         let mut request = BeginRequest::new(vm());
         request.disks.push(DiskRequest {
@@ -115,10 +116,9 @@ fn get(store: &dyn Store, key: &Key) -> Vec<u8> {
     store.get(key, 1 << 30).unwrap()
 }
 
-#[test]
-fn damaged_sidecars_are_corrupt_or_unsupported() {
-    let (world, session) = world();
-    let store = &world.store;
+fn damaged_sidecars_are_corrupt_or_unsupported(places: Places) {
+    let (world, session) = world(places);
+    let store = world.store();
     let keys = VmKeys::new(&vm()).unwrap();
     let index = world.engine().owner.repository().index(&vm()).unwrap();
     let last = index.latest().unwrap();
@@ -127,7 +127,7 @@ fn damaged_sidecars_are_corrupt_or_unsupported() {
     parse_all::<Index>(&get(store, &keys.index().unwrap()));
     parse_all::<Point>(&get(store, &keys.point_file(&last.name).unwrap()));
     let session = keys.session_file(&session.name()).unwrap();
-    parse_all::<SessionSidecar>(&get(store, &session));
+    parse_all::<SessionSidecar>(&world.stage().get(&session, 1 << 30).unwrap());
     let state = world
         .engine()
         .owner
@@ -137,10 +137,9 @@ fn damaged_sidecars_are_corrupt_or_unsupported() {
     parse_all::<State>(&sidecar::encode(&state).unwrap());
 }
 
-#[test]
-fn what_a_hash_covers_is_never_believed_damaged() {
-    let (world, _session) = world();
-    let store = &world.store;
+fn what_a_hash_covers_is_never_believed_damaged(places: Places) {
+    let (world, _session) = world(places);
+    let store = world.store();
     let repository = world.engine().owner.repository();
     let keys = VmKeys::new(&vm()).unwrap();
     let index = repository.index(&vm()).unwrap();
@@ -187,9 +186,8 @@ fn what_a_hash_covers_is_never_believed_damaged() {
 }
 
 /// A damaged `index.json` is answered from the points; a damaged `vm.json` or `restorefs.json` refuses.
-#[test]
-fn a_repository_with_a_damaged_sidecar_opens_or_says_why() {
-    let (mut world, session) = world();
+fn a_repository_with_a_damaged_sidecar_opens_or_says_why(places: Places) {
+    let (mut world, session) = world(places);
     drop(session);
     let names: Vec<_> = world
         .engine()
@@ -203,7 +201,7 @@ fn a_repository_with_a_damaged_sidecar_opens_or_says_why() {
         .collect();
     world.engine = None;
     let keys = VmKeys::new(&vm()).unwrap();
-    let store = Arc::new(world.store.clone());
+    let (store, stage) = world.pair.sides();
     for (key, step) in [
         (layout::format().unwrap(), 13),
         (keys.vm().unwrap(), 13),
@@ -212,7 +210,7 @@ fn a_repository_with_a_damaged_sidecar_opens_or_says_why() {
         let good = get(&*store, &key);
         for bytes in damages(&good, step) {
             store.put(&key, &bytes, PutMode::Replace).unwrap();
-            let opened = Repository::open_store(store.clone(), store.clone())
+            let opened = Repository::open_store(store.clone(), stage.clone())
                 .and_then(|r| Owner::open(Arc::new(r), world.clock.clone(), "test"));
             match opened {
                 Ok(owner) => {
@@ -250,21 +248,20 @@ fn a_repository_with_a_damaged_sidecar_opens_or_says_why() {
 }
 
 /// A damaged log ends early or is refused; a damaged session sidecar is refused or leads to a session that can be ended.
-#[test]
-fn a_session_with_damaged_files_goes_on_or_says_why() {
-    let (mut world, session) = world();
+fn a_session_with_damaged_files_goes_on_or_says_why(places: Places) {
+    let (mut world, session) = world(places);
     let name = session.name();
     drop(session);
     world.start();
     let keys = VmKeys::new(&vm()).unwrap();
-    let store = world.store.clone();
+    let stage = world.stage();
     for (key, step) in [
         (keys.map(&name, vda().as_str()).unwrap(), 1),
         (keys.session_file(&name).unwrap(), 3),
     ] {
-        let good = get(&store, &key);
+        let good = stage.get(&key, 1 << 30).unwrap();
         for bytes in damages(&good, step) {
-            store.put(&key, &bytes, PutMode::Replace).unwrap();
+            stage.put(&key, &bytes, PutMode::Replace).unwrap();
             match Session::resume(world.engine(), &vm(), &name) {
                 Ok(session) => {
                     let mut bytes = vec![0; CLUSTER];
@@ -279,9 +276,16 @@ fn a_session_with_damaged_files_goes_on_or_says_why() {
                 Err(error) => assert!(!error.report().is_empty()),
             }
         }
-        store.put(&key, &good, PutMode::Replace).unwrap();
+        stage.put(&key, &good, PutMode::Replace).unwrap();
     }
     let session = Session::resume(world.engine(), &vm(), &name).unwrap();
     session.disk(&vda()).unwrap().set_finished(true);
     session.commit(&CommitRequest::default()).unwrap();
 }
+
+over_memories!(
+    damaged_sidecars_are_corrupt_or_unsupported,
+    what_a_hash_covers_is_never_believed_damaged,
+    a_repository_with_a_damaged_sidecar_opens_or_says_why,
+    a_session_with_damaged_files_goes_on_or_says_why,
+);

@@ -10,9 +10,10 @@ use restorefs::ingest::{
 };
 use restorefs::repo::selector::Which;
 use restorefs::repo::sidecar::index::PointEntry;
-use restorefs::store::{Key, PutMode, Store};
+use restorefs::store::{Key, PutMode};
 use restorefs::types::{DiskName, PointName, VmName};
 
+use crate::pair::Places;
 use crate::world::{World, read_all};
 
 fn vm(name: &str) -> VmName {
@@ -56,7 +57,7 @@ fn commit(sessions: &Registry, world: &World, fill: u8, parent: Option<&str>) ->
 }
 
 fn names(world: &World, prefix: &str) -> Vec<String> {
-    let entries = Store::list(&world.store, &Key::parse(prefix).unwrap()).unwrap();
+    let entries = world.store().list(&Key::parse(prefix).unwrap()).unwrap();
     entries.into_iter().map(|entry| entry.name).collect()
 }
 
@@ -74,9 +75,8 @@ impl Hook for Counting {
     }
 }
 
-#[test]
-fn a_point_goes_and_those_above_it_stay_whole() {
-    let mut world = World::new(64 << 20);
+fn a_point_goes_and_those_above_it_stay_whole(places: Places) {
+    let mut world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let told = Arc::new(AtomicUsize::new(0));
     sessions.add_hook(Box::new(Counting(Arc::clone(&told))));
@@ -143,9 +143,8 @@ fn a_point_goes_and_those_above_it_stay_whole() {
     assert!(names(&world, "trash").is_empty());
 }
 
-#[test]
-fn what_an_open_session_needs_stays() {
-    let world = World::new(64 << 20);
+fn what_an_open_session_needs_stays(places: Places) {
+    let world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let points: Vec<PointEntry> = (1..=2)
         .map(|n| commit(&sessions, &world, n, None))
@@ -172,21 +171,17 @@ fn what_an_open_session_needs_stays() {
     // A session that cannot be read may need anything.
     let session = sessions.begin(&request("web01"), Telling::Wait).unwrap();
     let file = format!("vms/web01/points/.{}.partial/session.json", session.name());
-    Store::put(
-        &world.store,
-        &Key::parse(&file).unwrap(),
-        b"{",
-        PutMode::Replace,
-    )
-    .unwrap();
+    world
+        .stage()
+        .put(&Key::parse(&file).unwrap(), b"{", PutMode::Replace)
+        .unwrap();
     let said = forget_one(&sessions, &vm("web01"), &points[1].name).unwrap_err();
     assert_eq!(said.kind(), ErrorKind::Corrupt);
     assert_eq!(session.state(), SessionState::Open);
 }
 
-#[test]
-fn a_layer_that_two_points_share_is_kept_for_the_other() {
-    let world = World::new(64 << 20);
+fn a_layer_that_two_points_share_is_kept_for_the_other(places: Places) {
+    let world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let first = commit(&sessions, &world, 1, None);
     // Two children of one parent.
@@ -204,9 +199,8 @@ fn a_layer_that_two_points_share_is_kept_for_the_other() {
 }
 
 /// The last VM takes with it all that said which serials were given, but for `restorefs.json`.
-#[test]
-fn a_vm_whose_points_are_gone_goes_and_no_serial_comes_again() {
-    let mut world = World::new(64 << 20);
+fn a_vm_whose_points_are_gone_goes_and_no_serial_comes_again(places: Places) {
+    let mut world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let point = commit(&sessions, &world, 1, None);
     let kind = sessions
@@ -227,9 +221,8 @@ fn a_vm_whose_points_are_gone_goes_and_no_serial_comes_again() {
     assert_eq!(again.seq, 1);
 }
 
-#[test]
-fn a_vm_without_points_goes_and_its_serial_does_not_come_again() {
-    let mut world = World::new(64 << 20);
+fn a_vm_without_points_goes_and_its_serial_does_not_come_again(places: Places) {
+    let mut world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     commit(&sessions, &world, 1, None);
     let session = sessions.begin(&request("db01"), Telling::Wait).unwrap();
@@ -276,9 +269,8 @@ fn a_vm_without_points_goes_and_its_serial_does_not_come_again() {
     assert!(again.serial() > serial);
 }
 
-#[test]
-fn several_points_go_at_once_and_one_that_is_used_stays() {
-    let world = World::new(64 << 20);
+fn several_points_go_at_once_and_one_that_is_used_stays(places: Places) {
+    let world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let points: Vec<PointEntry> = (1..=5)
         .map(|n| commit(&sessions, &world, n, None))
@@ -335,3 +327,12 @@ fn several_points_go_at_once_and_one_that_is_used_stays() {
         2
     );
 }
+
+over_places!(
+    a_point_goes_and_those_above_it_stay_whole,
+    what_an_open_session_needs_stays,
+    a_layer_that_two_points_share_is_kept_for_the_other,
+    a_vm_whose_points_are_gone_goes_and_no_serial_comes_again,
+    a_vm_without_points_goes_and_its_serial_does_not_come_again,
+    several_points_go_at_once_and_one_that_is_used_stays,
+);

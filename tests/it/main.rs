@@ -3,6 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
 
+#[macro_use]
+#[path = "../kit/pair.rs"]
+mod pair;
+
+mod apart;
 mod catalog;
 mod clean_end;
 mod concurrent;

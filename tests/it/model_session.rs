@@ -10,6 +10,7 @@ use restorefs::qcow2::Compression;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::types::{Digest, DiskName, PointName, VmName};
 
+use crate::pair::Places;
 use crate::world::{World, read_all};
 
 const CLUSTER: usize = 65_536;
@@ -70,9 +71,9 @@ struct Run {
 }
 
 impl Run {
-    fn new(compression: Compression, memory_bytes: u64) -> Self {
+    fn new(places: Places, compression: Compression, memory_bytes: u64) -> Self {
         Self {
-            world: World::new(memory_bytes),
+            world: World::over(places, memory_bytes),
             vm: VmName::new("web01").unwrap(),
             disk: DiskName::new("vda").unwrap(),
             session: None,
@@ -244,6 +245,11 @@ fn plain_root(bytes: &[u8], size_bytes: u64) -> Digest {
     hasher.finalize().into()
 }
 
+/// Store and workspace, in one place and in two.
+fn places() -> impl Strategy<Value = Places> {
+    prop_oneof![Just(Places::One), Just(Places::TwoMemories)]
+}
+
 fn cases() -> u32 {
     std::env::var("RESTOREFS_CASES")
         .ok()
@@ -251,8 +257,8 @@ fn cases() -> u32 {
         .unwrap_or(48)
 }
 
-fn history(ops: &[Op], compression: Compression, memory_bytes: u64) {
-    let mut run = Run::new(compression, memory_bytes);
+fn history(places: Places, ops: &[Op], compression: Compression, memory_bytes: u64) {
+    let mut run = Run::new(places, compression, memory_bytes);
     for op in ops {
         run.step(op);
     }
@@ -263,17 +269,17 @@ proptest::proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_point_reads_as_the_model_had_it(ops in ops()) {
-        history(&ops, Compression::None, 64 << 20);
+    fn every_point_reads_as_the_model_had_it(ops in ops(), places in places()) {
+        history(places, &ops, Compression::None, 64 << 20);
     }
 
     #[test]
-    fn compressed_layers_read_the_same(ops in ops(), zstd in any::<bool>()) {
-        history(&ops, if zstd { Compression::Zstd } else { Compression::Zlib }, 64 << 20);
+    fn compressed_layers_read_the_same(ops in ops(), places in places(), zstd in any::<bool>()) {
+        history(places, &ops, if zstd { Compression::Zstd } else { Compression::Zlib }, 64 << 20);
     }
 
     #[test]
-    fn tables_and_leaves_beyond_the_budget_go_to_a_file(ops in ops()) {
-        history(&ops, Compression::None, 1);
+    fn tables_and_leaves_beyond_the_budget_go_to_a_file(ops in ops(), places in places()) {
+        history(places, &ops, Compression::None, 1);
     }
 }

@@ -53,8 +53,8 @@ struct Run {
 }
 
 fn follow(world: &World) -> Arc<Tree> {
-    let store = Arc::new(world.store.clone());
-    let repository = Arc::new(Repository::open_store(store.clone(), store).unwrap());
+    let (store, stage) = world.pair.sides();
+    let repository = Arc::new(Repository::open_store(store, stage).unwrap());
     let pool = Pool::new(PoolLimits {
         layers: 4,
         memory_bytes: 1 << 20,

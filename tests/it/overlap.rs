@@ -9,10 +9,10 @@ use restorefs::ingest::{
     BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState, Telling,
 };
 use restorefs::repo::sidecar::index::PointEntry;
-use restorefs::store::fault::{FaultStage, FaultStore, Faults, Moment};
-use restorefs::store::memory::MemoryStore;
+use restorefs::store::fault::{Faults, Moment};
 use restorefs::types::{DiskName, VmName};
 
+use crate::pair::{Pair, Places};
 use crate::proof::prove_disk;
 use crate::world::{World, open_engine, read_all};
 
@@ -54,9 +54,8 @@ fn prove(world: &World, point: &PointEntry, name: &str) -> Vec<u8> {
 
 /// Once a session is gone from the disk its name is free, and while it was still being noted as ended another may have taken it: that
 /// one was taken out of the table instead, and could be neither written, committed nor seen until the next start.
-#[test]
-fn a_session_that_takes_a_name_at_once_stays_in_the_table() {
-    let world = World::new(64 << 20);
+fn a_session_that_takes_a_name_at_once_stays_in_the_table(places: Places) {
+    let world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let mut named = request(&["vda"], CLUSTER);
     named.session = Some("again".parse().unwrap());
@@ -85,10 +84,9 @@ fn a_session_that_takes_a_name_at_once_stays_in_the_table() {
 
 /// An abort did not wait for what was changing the session: the sidecar was written once more behind it, for layers that were gone, and
 /// the VM had a session that could not go on.
-#[test]
-fn an_aborted_session_does_not_come_back_by_a_change_that_was_under_way() {
+fn an_aborted_session_does_not_come_back_by_a_change_that_was_under_way(places: Places) {
     for round in 0..200 {
-        let world = World::new(64 << 20);
+        let world = World::over(places, 64 << 20);
         let session = Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
         let begun = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -111,7 +109,7 @@ fn an_aborted_session_does_not_come_back_by_a_change_that_was_under_way() {
         let left = repository.session_names(&vm()).unwrap();
         assert!(left.is_empty(), "round {round}: {left:?}");
         let layers = restorefs::store::Key::parse("vms/web01/layers").unwrap();
-        let layers = restorefs::store::Store::list(&world.store, &layers).unwrap();
+        let layers = world.stage().list(&layers).unwrap();
         assert!(layers.is_empty(), "round {round}: {layers:?}");
         Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
     }
@@ -119,32 +117,26 @@ fn an_aborted_session_does_not_come_back_by_a_change_that_was_under_way() {
 
 /// An abort that failed half-way has emptied layers already. The session is open again so that it can be aborted again, and it could be
 /// committed: as a point without its content.
-#[test]
-fn a_session_whose_abort_has_failed_is_never_committed() {
-    let begin = |faults: &Arc<Faults>, store: &Arc<MemoryStore>, world: &World| {
-        let engine = open_engine(
-            Arc::new(FaultStore::new(store.clone(), faults)),
-            Arc::new(FaultStage::new(store.clone(), faults)),
-            &world.clock,
-            64 << 20,
-        )
-        .unwrap();
+fn a_session_whose_abort_has_failed_is_never_committed(places: Places) {
+    let begin = |faults: &Arc<Faults>, pair: &Pair, world: &World| {
+        let engine = open_engine(pair.faulty(faults), &world.clock, 64 << 20).unwrap();
         let session = Session::begin(&engine, &request(&["vda", "vdb"], 4 * CLUSTER)).unwrap();
         write_all(&session, "vda", 1);
         write_all(&session, "vdb", 2);
         session.attach("vm.xml", b"<domain/>").unwrap();
         session
     };
-    let world = World::new(64 << 20);
+    let world = World::over(places, 64 << 20);
     let faults = Faults::none();
-    let session = begin(&faults, &Arc::new(world.store.snapshot()), &world);
+    let pair = world.pair.snapshot();
+    let session = begin(&faults, &pair, &world);
     let before = faults.changes();
     session.abort().unwrap();
     let all = faults.changes();
     let mut failed = 0;
     for n in before..all {
-        let store = Arc::new(world.store.snapshot());
-        let session = begin(&Faults::fail_once(n, ErrorKind::Io), &store, &world);
+        let pair = world.pair.snapshot();
+        let session = begin(&Faults::fail_once(n, ErrorKind::Io), &pair, &world);
         if session.abort().is_ok() {
             continue;
         }
@@ -159,9 +151,8 @@ fn a_session_whose_abort_has_failed_is_never_committed() {
 
 /// Whether a disk is finished was asked once, before the disks were flushed: a client that began to write in between (a discard, which
 /// reserves no buffer) had its first requests in the point, and the rest not.
-#[test]
-fn a_client_that_begins_to_write_during_a_commit_is_not_half_in_it() {
-    let world = World::new(64 << 20);
+fn a_client_that_begins_to_write_during_a_commit_is_not_half_in_it(places: Places) {
+    let world = World::over(places, 64 << 20);
     let mut during = 0;
     for round in 0..40 {
         let session =
@@ -208,9 +199,8 @@ fn a_client_that_begins_to_write_during_a_commit_is_not_half_in_it() {
 
 /// A disk has whole sectors, its file ends where its source does. What a client wrote behind the source's end showed up in the file when
 /// that grew.
-#[test]
-fn what_lies_in_the_last_sector_behind_the_end_is_zero_when_a_file_grows() {
-    let world = World::new(64 << 20);
+fn what_lies_in_the_last_sector_behind_the_end_is_zero_when_a_file_grows(places: Places) {
+    let world = World::over(places, 64 << 20);
     for grown in [1010, 1024, 1030, 70_000] {
         let session = Session::begin(world.engine(), &request(&["vda"], 1000)).unwrap();
         let writer = session.disk(&disk("vda")).unwrap();
@@ -237,9 +227,8 @@ fn what_lies_in_the_last_sector_behind_the_end_is_zero_when_a_file_grows() {
 
 /// What is renamed over a disk may be gone by the time that it is its turn. The disk was removed for it all the same, and the session
 /// was committed without.
-#[test]
-fn what_is_not_there_any_more_replaces_nothing() {
-    let world = World::new(64 << 20);
+fn what_is_not_there_any_more_replaces_nothing(places: Places) {
+    let world = World::over(places, 64 << 20);
     let session = Session::begin(world.engine(), &request(&["vda", "vdb"], CLUSTER)).unwrap();
     write_all(&session, "vda", 1);
     write_all(&session, "vdb", 2);
@@ -257,21 +246,14 @@ fn what_is_not_there_any_more_replaces_nothing() {
 
 /// Killed at every step of making, replacing, removing: the session goes on, its disks are as before or as after, and the same can be
 /// done again. A log that was made before a crash kept its name from the next disk of that number.
-#[test]
-fn a_change_that_a_crash_cut_short_can_be_made_again() {
-    let world = World::new(64 << 20);
+fn a_change_that_a_crash_cut_short_can_be_made_again(places: Places) {
+    let world = World::over(places, 64 << 20);
     let first = Session::begin(world.engine(), &request(&["vda"], 3 * CLUSTER)).unwrap();
     write_all(&first, "vda", 9);
     first.commit(&CommitRequest::default()).unwrap();
     world.clock.advance(60);
-    let begin = |faults: &Arc<Faults>, store: &Arc<MemoryStore>| {
-        let engine = open_engine(
-            Arc::new(FaultStore::new(store.clone(), faults)),
-            Arc::new(FaultStage::new(store.clone(), faults)),
-            &world.clock,
-            64 << 20,
-        )
-        .unwrap();
+    let begin = |faults: &Arc<Faults>, pair: &Pair| {
+        let engine = open_engine(pair.faulty(faults), &world.clock, 64 << 20).unwrap();
         let session = Session::begin(&engine, &request(&["vda"], 3 * CLUSTER)).unwrap();
         write_all(&session, "vda", 1);
         session.flush().unwrap();
@@ -287,22 +269,23 @@ fn a_change_that_a_crash_cut_short_can_be_made_again() {
         session.unlink(&other)
     };
     let faults = Faults::none();
-    let session = begin(&faults, &Arc::new(world.store.snapshot()));
+    let pair = world.pair.snapshot();
+    let session = begin(&faults, &pair);
     let before = faults.changes();
     change(&session).unwrap();
     let all = faults.changes();
     assert!(all > before + 20);
     for n in before..all {
         for moment in [Moment::Before, Moment::After] {
-            let store = Arc::new(world.store.snapshot());
-            let session = begin(&Faults::kill_at(n, moment), &store);
+            let pair = world.pair.snapshot();
+            let session = begin(&Faults::kill_at(n, moment), &pair);
             let name = session.name();
             // What fails last is a deletion, of what nobody names any more.
             let answered = change(&session).is_ok();
             // What is left, as a new process finds it.
-            let store = Arc::new(store.snapshot());
+            let pair = pair.snapshot();
             drop(session);
-            let engine = open_engine(store.clone(), store.clone(), &world.clock, 64 << 20).unwrap();
+            let engine = open_engine(pair.sides(), &world.clock, 64 << 20).unwrap();
             let session = Session::resume(&engine, &vm(), &name).unwrap();
             let old = session.disk(&disk("vda")).unwrap();
             let bytes = read_all(old.as_ref());
@@ -331,9 +314,8 @@ fn a_change_that_a_crash_cut_short_can_be_made_again() {
 
 /// That a disk had been declared finished was in its log; that a client wrote it again was not, so that after a crash in the middle the
 /// half-written disk could be committed.
-#[test]
-fn a_finished_disk_that_is_written_again_is_not_finished_after_a_crash() {
-    let mut world = World::new(64 << 20);
+fn a_finished_disk_that_is_written_again_is_not_finished_after_a_crash(places: Places) {
+    let mut world = World::over(places, 64 << 20);
     let session = Session::begin(world.engine(), &request(&["vda"], 4 * CLUSTER)).unwrap();
     let name = session.name();
     write_all(&session, "vda", 1);
@@ -346,9 +328,9 @@ fn a_finished_disk_that_is_written_again_is_not_finished_after_a_crash() {
     connection.note_write().unwrap();
     // In place, so that it may be there without any flush.
     writer.write(0, &[2; CLUSTER as usize]).unwrap();
-    let left = world.store.snapshot();
+    let left = world.pair.snapshot();
     drop((connection, writer, session));
-    world.store = left;
+    world.pair = left;
     world.start();
     let session = Session::resume(world.engine(), &vm(), &name).unwrap();
     let writer = session.disk(&disk("vda")).unwrap();
@@ -358,17 +340,10 @@ fn a_finished_disk_that_is_written_again_is_not_finished_after_a_crash() {
 }
 
 /// A disk that was cut and whose commit failed late is taken back from its log, which names clusters beyond its present end.
-#[test]
-fn a_disk_that_was_cut_survives_a_commit_that_failed() {
-    let world = World::new(64 << 20);
-    let begin = |faults: &Arc<Faults>, store: &Arc<MemoryStore>| {
-        let engine = open_engine(
-            Arc::new(FaultStore::new(store.clone(), faults)),
-            Arc::new(FaultStage::new(store.clone(), faults)),
-            &world.clock,
-            64 << 20,
-        )
-        .unwrap();
+fn a_disk_that_was_cut_survives_a_commit_that_failed(places: Places) {
+    let world = World::over(places, 64 << 20);
+    let begin = |faults: &Arc<Faults>, pair: &Pair| {
+        let engine = open_engine(pair.faulty(faults), &world.clock, 64 << 20).unwrap();
         let session = Session::begin(&engine, &request(&["vda"], 12 * CLUSTER)).unwrap();
         write_all(&session, "vda", 1);
         session.flush().unwrap();
@@ -377,7 +352,8 @@ fn a_disk_that_was_cut_survives_a_commit_that_failed() {
         session
     };
     let faults = Faults::none();
-    let session = begin(&faults, &Arc::new(world.store.snapshot()));
+    let pair = world.pair.snapshot();
+    let session = begin(&faults, &pair);
     let before = faults.changes();
     session.commit(&CommitRequest::default()).unwrap();
     let all = faults.changes();
@@ -385,9 +361,9 @@ fn a_disk_that_was_cut_survives_a_commit_that_failed() {
     expected.resize(expected.len().next_multiple_of(512), 0);
     let mut failed = 0;
     for n in before..all {
-        let store = Arc::new(world.store.snapshot());
+        let pair = world.pair.snapshot();
         let faults = Faults::fail_once(n, ErrorKind::NoSpace);
-        let session = begin(&faults, &store);
+        let session = begin(&faults, &pair);
         if session.commit(&CommitRequest::default()).is_ok()
             || session.state() != SessionState::Open
         {
@@ -409,9 +385,8 @@ fn a_disk_that_was_cut_survives_a_commit_that_failed() {
 }
 
 /// An attached file is renamed by copying it. What was written to the old one behind the copy's back was answered, and was nowhere.
-#[test]
-fn what_is_written_to_an_attached_file_while_it_is_renamed_is_not_lost() {
-    let world = World::new(64 << 20);
+fn what_is_written_to_an_attached_file_while_it_is_renamed_is_not_lost(places: Places) {
+    let world = World::over(places, 64 << 20);
     let session = Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
     for round in 0..100 {
         session.create_attached("a").unwrap();
@@ -440,9 +415,8 @@ fn what_is_written_to_an_attached_file_while_it_is_renamed_is_not_lost() {
 }
 
 /// A disk that was declared unchanged could be committed with another size.
-#[test]
-fn a_disk_that_was_resized_is_not_unchanged() {
-    let world = World::new(64 << 20);
+fn a_disk_that_was_resized_is_not_unchanged(places: Places) {
+    let world = World::over(places, 64 << 20);
     let first = Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
     write_all(&first, "vda", 1);
     first.commit(&CommitRequest::default()).unwrap();
@@ -459,3 +433,31 @@ fn a_disk_that_was_resized_is_not_unchanged() {
     writer.set_finished(true);
     session.commit(&CommitRequest::default()).unwrap();
 }
+
+over_memories!(
+    a_session_that_takes_a_name_at_once_stays_in_the_table,
+    an_aborted_session_does_not_come_back_by_a_change_that_was_under_way,
+    a_session_whose_abort_has_failed_is_never_committed,
+    a_client_that_begins_to_write_during_a_commit_is_not_half_in_it,
+    what_lies_in_the_last_sector_behind_the_end_is_zero_when_a_file_grows,
+    what_is_not_there_any_more_replaces_nothing,
+    a_change_that_a_crash_cut_short_can_be_made_again,
+    a_finished_disk_that_is_written_again_is_not_finished_after_a_crash,
+    a_disk_that_was_cut_survives_a_commit_that_failed,
+    what_is_written_to_an_attached_file_while_it_is_renamed_is_not_lost,
+    a_disk_that_was_resized_is_not_unchanged,
+);
+
+// Without the one that begins hundreds of sessions: each costs many an fsync.
+over_directories!(
+    a_session_that_takes_a_name_at_once_stays_in_the_table,
+    a_session_whose_abort_has_failed_is_never_committed,
+    a_client_that_begins_to_write_during_a_commit_is_not_half_in_it,
+    what_lies_in_the_last_sector_behind_the_end_is_zero_when_a_file_grows,
+    what_is_not_there_any_more_replaces_nothing,
+    a_change_that_a_crash_cut_short_can_be_made_again,
+    a_finished_disk_that_is_written_again_is_not_finished_after_a_crash,
+    a_disk_that_was_cut_survives_a_commit_that_failed,
+    what_is_written_to_an_attached_file_while_it_is_renamed_is_not_lost,
+    a_disk_that_was_resized_is_not_unchanged,
+);

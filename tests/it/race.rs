@@ -9,6 +9,7 @@ use restorefs::ingest::{
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::types::{DiskName, PointName, VmName};
 
+use crate::pair::Places;
 use crate::proof::prove_disk;
 use crate::world::{World, read_all};
 
@@ -57,9 +58,8 @@ fn prove(world: &World, point: &PointEntry, bytes: &[u8]) {
     assert!(found == bytes, "{}", point.name);
 }
 
-#[test]
-fn of_two_commits_for_one_name_one_wins_and_the_other_loses_nothing() {
-    let world = World::new(64 << 20);
+fn of_two_commits_for_one_name_one_wins_and_the_other_loses_nothing(places: Places) {
+    let world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let first = sessions.begin(&request(), Telling::Wait).unwrap();
     write(&first, 0);
@@ -140,9 +140,8 @@ fn of_two_commits_for_one_name_one_wins_and_the_other_loses_nothing() {
     assert_eq!(index.points.len(), 1 + 2 * ROUNDS as usize);
 }
 
-#[test]
-fn a_clock_that_steps_back_changes_names_and_no_order() {
-    let mut world = World::new(64 << 20);
+fn a_clock_that_steps_back_changes_names_and_no_order(places: Places) {
+    let mut world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let commit = |world: &World, seed: u32| {
         let session = sessions.begin(&request(), Telling::Wait).unwrap();
@@ -213,3 +212,8 @@ fn a_clock_that_steps_back_changes_names_and_no_order() {
         );
     }
 }
+
+over_places!(
+    of_two_commits_for_one_name_one_wins_and_the_other_loses_nothing,
+    a_clock_that_steps_back_changes_names_and_no_order,
+);

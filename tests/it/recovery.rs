@@ -3,9 +3,10 @@
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
 use restorefs::repo::layout::{self, VmKeys};
 use restorefs::repo::sidecar::index::PointEntry;
-use restorefs::store::{Key, PutMode, Stage, Store};
+use restorefs::store::{Key, PutMode};
 use restorefs::types::{DiskName, VmName};
 
+use crate::pair::Places;
 use crate::world::{World, read_all};
 
 const MEMORY: u64 = 64 << 20;
@@ -40,17 +41,24 @@ fn commit(world: &World, fill: u8) -> PointEntry {
     point
 }
 
+/// As a new process that is asked for the VM: where the last one has ended well, it looks at a VM only then.
+fn restart(world: &mut World) {
+    world.start();
+    let _ = world.engine().owner.vm_snapshot(&vm());
+}
+
 fn names(world: &World, prefix: &Key) -> Vec<String> {
-    Store::list(&world.store, prefix)
+    world
+        .store()
+        .list(prefix)
         .unwrap()
         .into_iter()
         .map(|e| e.name)
         .collect()
 }
 
-#[test]
-fn what_an_interrupted_backup_left_is_removed_and_a_resumable_session_is_not() {
-    let mut world = World::new(MEMORY);
+fn what_an_interrupted_backup_left_is_removed_and_a_resumable_session_is_not(places: Places) {
+    let mut world = World::over(places, MEMORY);
     commit(&world, 1);
     let session = begin(&world, false);
     session
@@ -61,8 +69,12 @@ fn what_an_interrupted_backup_left_is_removed_and_a_resumable_session_is_not() {
     session.flush().unwrap();
     drop(session);
     let layers = VmKeys::new(&vm()).unwrap().layers().unwrap();
-    assert!(names(&world, &layers).iter().any(|n| n.ends_with(".open")));
-    world.start();
+    let making = |world: &World| {
+        let entries = world.stage().list(&layers).unwrap();
+        entries.iter().any(|e| e.name.ends_with(".open"))
+    };
+    assert!(making(&world));
+    restart(&mut world);
     assert!(
         world
             .engine()
@@ -72,10 +84,10 @@ fn what_an_interrupted_backup_left_is_removed_and_a_resumable_session_is_not() {
             .unwrap()
             .is_empty()
     );
-    assert!(!names(&world, &layers).iter().any(|n| n.ends_with(".open")));
+    assert!(!making(&world));
     let session = begin(&world, true);
     drop(session);
-    world.start();
+    restart(&mut world);
     assert_eq!(
         world
             .engine()
@@ -88,24 +100,26 @@ fn what_an_interrupted_backup_left_is_removed_and_a_resumable_session_is_not() {
     );
 }
 
-#[test]
-fn garbage_goes_to_the_trash_for_an_hour_and_nothing_that_is_named_does() {
-    let mut world = World::new(MEMORY);
+fn garbage_goes_to_the_trash_for_an_hour_and_nothing_that_is_named_does(places: Places) {
+    let mut world = World::over(places, MEMORY);
     let (one, two) = (commit(&world, 1), commit(&world, 2));
     let keys = VmKeys::new(&vm()).unwrap();
     let layers = keys.layers().unwrap();
     let before = names(&world, &layers);
     let stray = layers.join("vda-20200101T000000Z-000000.qcow2").unwrap();
-    Store::put(&world.store, &stray, b"nobody's", PutMode::Create).unwrap();
-    world.start();
+    world
+        .store()
+        .put(&stray, b"nobody's", PutMode::Create)
+        .unwrap();
+    restart(&mut world);
     assert_eq!(names(&world, &layers), before);
     let trash = layout::trash().unwrap();
     assert_eq!(names(&world, &trash).len(), 1);
     world.clock.advance(3500);
-    world.start();
+    restart(&mut world);
     assert_eq!(names(&world, &trash).len(), 1);
     world.clock.advance(200);
-    world.start();
+    restart(&mut world);
     assert!(names(&world, &trash).is_empty());
     for (point, fill) in [(one, 1), (two, 2)] {
         assert_eq!(
@@ -115,33 +129,37 @@ fn garbage_goes_to_the_trash_for_an_hour_and_nothing_that_is_named_does() {
     }
 }
 
-#[test]
-fn one_sidecar_that_cannot_be_read_and_nothing_is_cleaned_up() {
-    let mut world = World::new(MEMORY);
+fn one_sidecar_that_cannot_be_read_and_nothing_is_cleaned_up(places: Places) {
+    let mut world = World::over(places, MEMORY);
     let one = commit(&world, 1);
     commit(&world, 2);
     let keys = VmKeys::new(&vm()).unwrap();
     let layers = keys.layers().unwrap();
     let stray = layers.join("vda-20200101T000000Z-000000.qcow2").unwrap();
-    Store::put(&world.store, &stray, b"nobody's", PutMode::Create).unwrap();
+    world
+        .store()
+        .put(&stray, b"nobody's", PutMode::Create)
+        .unwrap();
     let sidecar = keys.point_file(&one.name).unwrap();
-    Store::put(&world.store, &sidecar, b"{", PutMode::Replace).unwrap();
+    world.store().put(&sidecar, b"{", PutMode::Replace).unwrap();
     let before = names(&world, &layers);
-    world.start();
+    restart(&mut world);
     assert_eq!(names(&world, &layers), before);
 }
 
-#[test]
-fn a_layer_below_a_named_one_is_not_garbage() {
-    let mut world = World::new(MEMORY);
+fn a_layer_below_a_named_one_is_not_garbage(places: Places) {
+    let mut world = World::over(places, MEMORY);
     let one = commit(&world, 1);
     let two = commit(&world, 2);
     // The point goes, its layer stays as the parent of the next.
     let keys = VmKeys::new(&vm()).unwrap();
-    Stage::delete(&world.store, &keys.point(&one.name).unwrap()).unwrap();
+    world
+        .store()
+        .delete_all(&keys.point(&one.name).unwrap())
+        .unwrap();
     let layers = keys.layers().unwrap();
     let before = names(&world, &layers);
-    world.start();
+    restart(&mut world);
     assert_eq!(names(&world, &layers), before);
     assert_eq!(
         world
@@ -160,12 +178,11 @@ fn a_layer_below_a_named_one_is_not_garbage() {
     );
 }
 
-#[test]
-fn the_catalog_is_rebuilt_when_it_is_behind_damaged_or_missing() {
-    let mut world = World::new(MEMORY);
+fn the_catalog_is_rebuilt_when_it_is_behind_damaged_or_missing(places: Places) {
+    let mut world = World::over(places, MEMORY);
     commit(&world, 1);
     let key = Key::parse("catalog.redb").unwrap();
-    let old = Store::get(&world.store, &key, 64 << 20).unwrap();
+    let old = world.stage().get(&key, 64 << 20).unwrap();
     commit(&world, 2);
     let listed = |world: &World| {
         let index = world
@@ -185,34 +202,30 @@ fn the_catalog_is_rebuilt_when_it_is_behind_damaged_or_missing() {
     for bytes in [Some(old), Some(vec![0x5a; 4096]), Some(Vec::new()), None] {
         world.engine = None;
         match bytes {
-            Some(bytes) => Store::put(&world.store, &key, &bytes, PutMode::Replace).unwrap(),
-            None => Store::delete(&world.store, &key).unwrap(),
+            Some(bytes) => world.stage().put(&key, &bytes, PutMode::Replace).unwrap(),
+            None => world.stage().delete(&key).unwrap(),
         }
-        world.start();
+        restart(&mut world);
         assert_eq!(listed(&world), right);
     }
     assert_eq!(world.engine().owner.rebuild_catalog().unwrap(), 1);
     assert_eq!(listed(&world), right);
 }
 
-#[test]
-fn points_win_over_the_index_and_serials_are_never_given_twice() {
-    let mut world = World::new(MEMORY);
+fn points_win_over_the_index_and_serials_are_never_given_twice(places: Places) {
+    let mut world = World::over(places, MEMORY);
     let keys = VmKeys::new(&vm()).unwrap();
     let one = commit(&world, 1);
-    let index = Store::get(&world.store, &keys.index().unwrap(), 1 << 20).unwrap();
+    let index = world.store().get(&keys.index().unwrap(), 1 << 20).unwrap();
     let two = commit(&world, 2);
     // A crash between the rename of the point and the new index.
-    Store::put(
-        &world.store,
-        &keys.index().unwrap(),
-        &index,
-        PutMode::Replace,
-    )
-    .unwrap();
+    world
+        .store()
+        .put(&keys.index().unwrap(), &index, PutMode::Replace)
+        .unwrap();
     let follower = world.engine().owner.repository().index(&vm()).unwrap();
     assert_eq!(follower.points.len(), 2);
-    world.start();
+    restart(&mut world);
     let entry = world.engine().owner.vm_snapshot(&vm()).unwrap();
     let serials: Vec<u32> = entry.index.points.iter().map(|p| p.serial).collect();
     assert_eq!(entry.index.points.len(), 2);
@@ -225,3 +238,12 @@ fn points_win_over_the_index_and_serials_are_never_given_twice() {
     assert_eq!(three.seq, 3);
     assert!(!serials.contains(&three.serial));
 }
+
+over_places!(
+    what_an_interrupted_backup_left_is_removed_and_a_resumable_session_is_not,
+    garbage_goes_to_the_trash_for_an_hour_and_nothing_that_is_named_does,
+    one_sidecar_that_cannot_be_read_and_nothing_is_cleaned_up,
+    a_layer_below_a_named_one_is_not_garbage,
+    the_catalog_is_rebuilt_when_it_is_behind_damaged_or_missing,
+    points_win_over_the_index_and_serials_are_never_given_twice,
+);

@@ -7,6 +7,7 @@ use restorefs::ingest::{BeginRequest, DiskRequest, Engine, Session};
 use restorefs::repo::layout::VmKeys;
 use restorefs::types::{DiskName, VmName};
 
+use crate::pair::Places;
 use crate::world::World;
 
 const SIZE_BYTES: u64 = 1 << 20;
@@ -45,8 +46,8 @@ fn log(kind: u8, count: u32, cluster: u64, value: u64) -> Vec<u8> {
 }
 
 /// How a session goes on whose log is that.
-fn resumed(bytes: &[u8]) -> Option<restorefs::error::Error> {
-    let world = World::new(64 << 20);
+fn resumed(places: Places, bytes: &[u8]) -> Option<restorefs::error::Error> {
+    let world = World::over(places, 64 << 20);
     let engine = world.engine();
     let session = begin(engine);
     let keys = VmKeys::new(&vm()).unwrap();
@@ -59,8 +60,7 @@ fn resumed(bytes: &[u8]) -> Option<restorefs::error::Error> {
     Session::resume(engine, &vm(), &"s".parse().unwrap()).err()
 }
 
-#[test]
-fn a_record_that_does_not_fit_the_disk_is_damage_of_the_log() {
+fn a_record_that_does_not_fit_the_disk_is_damage_of_the_log(places: Places) {
     let clusters = SIZE_BYTES / CLUSTER_BYTES;
     for (kind, count, cluster, value) in [
         (1, 1, 0, CLUSTER_BYTES),
@@ -70,7 +70,7 @@ fn a_record_that_does_not_fit_the_disk_is_damage_of_the_log() {
         (5, 0, 2 * SIZE_BYTES, SIZE_BYTES),
         (6, 0, 0, 1),
     ] {
-        let error = resumed(&log(kind, count, cluster, value));
+        let error = resumed(places, &log(kind, count, cluster, value));
         assert!(error.is_none(), "{kind} {cluster}: {error:?}");
     }
     for (kind, count, cluster, value) in [
@@ -93,8 +93,10 @@ fn a_record_that_does_not_fit_the_disk_is_damage_of_the_log() {
         (5, 0, u64::MAX, 0),
         (5, 0, u64::MAX - 511, 0),
     ] {
-        let error = resumed(&log(kind, count, cluster, value)).unwrap();
+        let error = resumed(places, &log(kind, count, cluster, value)).unwrap();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
         assert!(error.to_string().contains("vda.map"), "{error}");
     }
 }
+
+over_places!(a_record_that_does_not_fit_the_disk_is_damage_of_the_log,);

@@ -13,7 +13,7 @@ use restorefs::point::ProvedDisk;
 use restorefs::qcow2::Compression;
 use restorefs::repo::Repository;
 use restorefs::repo::lineage::Lineage;
-use restorefs::store::{Key, MemoryStore, PutMode, Store};
+use restorefs::store::{Key, PutMode, Store};
 use restorefs::task::Monitor;
 use restorefs::types::{DiskName, VmName};
 
@@ -60,14 +60,14 @@ fn world(compression: Compression) -> World {
     let bytes = restorefs::repo::sidecar::encode(&state).unwrap();
     let key = format!("vms/web01/state/{}.json", point.point_id);
     world
-        .store
+        .store()
         .put(&Key::parse(&key).unwrap(), &bytes, PutMode::Replace)
         .unwrap();
     world
 }
 
 /// Every file that is no cache, no lock, no catalog (which is rebuilt from the others) and no history.
-fn files(store: &MemoryStore) -> BTreeMap<String, Vec<u8>> {
+fn files(store: &dyn Store) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut todo = vec![Key::root()];
     while let Some(prefix) = todo.pop() {
@@ -89,9 +89,9 @@ fn files(store: &MemoryStore) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Reads all there is, and answers what is wrong.
-fn faults(store: &MemoryStore) -> Result<Vec<Error>> {
-    let shared = Arc::new(store.clone());
-    let repository = Arc::new(Repository::open_store(shared.clone(), shared)?);
+fn faults(world: &World) -> Result<Vec<Error>> {
+    let (store, stage) = world.pair.sides();
+    let repository = Arc::new(Repository::open_store(store, stage)?);
     let mut faults = Vec::new();
     let mut take = |found: Result<()>| faults.extend(found.err());
     take(repository.stored_index(&vm()).map(drop));
@@ -161,8 +161,8 @@ fn offsets(file: &str, bytes: &[u8]) -> Vec<usize> {
 
 fn check(compression: Compression) {
     let world = world(compression);
-    let store = &world.store;
-    assert_eq!(faults(store).unwrap().len(), 0);
+    let store = world.store();
+    assert_eq!(faults(&world).unwrap().len(), 0);
     let all = files(store);
     assert!(all.len() >= 10, "{:?}", all.keys());
     let mut missed = Vec::new();
@@ -179,7 +179,7 @@ fn check(compression: Compression) {
             let mut bytes = good.clone();
             bytes[at] ^= 1 << (at % 8);
             store.put(&key, &bytes, PutMode::Replace).unwrap();
-            let faults = faults(store).unwrap_or_else(|fault| vec![fault]);
+            let faults = faults(&world).unwrap_or_else(|fault| vec![fault]);
             if !faults.iter().any(|fault| is_named(fault, file)) {
                 let said: Vec<String> = faults.iter().map(Error::report).collect();
                 missed.push(format!("{file} at {at}: {said:?}"));

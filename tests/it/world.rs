@@ -1,4 +1,4 @@
-//! A repository in memory with an engine over it: what the model tests work on.
+//! A repository with an engine over it: what the model tests work on.
 
 use std::sync::Arc;
 
@@ -10,14 +10,15 @@ use restorefs::ingest::Engine;
 use restorefs::point::ChainSource;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::repo::{Owner, Repository, Slot};
-use restorefs::store::memory::MemoryStore;
 use restorefs::store::{Stage, Store};
 use restorefs::types::{DiskName, VmName};
+
+use crate::pair::{Pair, Places};
 
 /// A repository and its owner; dropping the engine and opening again is a restart.
 pub(crate) struct World {
     /// Where everything is.
-    pub(crate) store: MemoryStore,
+    pub(crate) pair: Pair,
     /// Stands still until told otherwise.
     pub(crate) clock: Arc<ManualClock>,
     /// The engine of the present "process".
@@ -28,12 +29,14 @@ pub(crate) struct World {
 impl World {
     /// A new repository; tables and leaves of sessions take at most `memory_bytes`.
     pub(crate) fn new(memory_bytes: u64) -> Self {
-        let store = MemoryStore::new();
+        Self::over(Places::One, memory_bytes)
+    }
+
+    /// The same over store and workspace in these places.
+    pub(crate) fn over(places: Places, memory_bytes: u64) -> Self {
         let clock = Arc::new(ManualClock::at(1_795_226_400));
-        let now = restorefs::clock::Clock::now(clock.as_ref());
-        Repository::init_store(Arc::new(store.clone()), Arc::new(store.clone()), now).unwrap();
         let mut world = Self {
-            store,
+            pair: init(places, &clock),
             clock,
             engine: None,
             memory_bytes,
@@ -45,9 +48,18 @@ impl World {
     /// Opens the repository as a new process does.
     pub(crate) fn start(&mut self) {
         self.engine = None;
-        let store = Arc::new(self.store.clone());
-        let engine = open_engine(store.clone(), store, &self.clock, self.memory_bytes);
+        let engine = open_engine(self.pair.sides(), &self.clock, self.memory_bytes);
         self.engine = Some(engine.unwrap());
+    }
+
+    /// The committed objects.
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.pair.store.as_ref()
+    }
+
+    /// The workspace.
+    pub(crate) fn stage(&self) -> Arc<dyn Stage> {
+        self.pair.stage()
     }
 
     /// The present engine.
@@ -68,6 +80,15 @@ impl World {
     }
 }
 
+/// A new repository.
+pub(crate) fn init(places: Places, clock: &ManualClock) -> Pair {
+    let pair = Pair::new(places);
+    let (store, stage) = pair.sides();
+    let now = restorefs::clock::Clock::now(clock);
+    Repository::init_store(store, stage, now).unwrap();
+    pair
+}
+
 /// A disk by its layer's slot.
 pub(crate) fn open_disk(engine: &Engine, vm: &VmName, layer: &Slot) -> restorefs::chain::Disk {
     let id = engine.owner.vm_snapshot(vm).unwrap().vm.vm_id;
@@ -77,8 +98,7 @@ pub(crate) fn open_disk(engine: &Engine, vm: &VmName, layer: &Slot) -> restorefs
 
 /// An engine over any store, as a new process makes it.
 pub(crate) fn open_engine(
-    store: Arc<dyn Store>,
-    stage: Arc<dyn Stage>,
+    (store, stage): (Arc<dyn Store>, Arc<dyn Stage>),
     clock: &Arc<ManualClock>,
     memory_bytes: u64,
 ) -> Result<Engine> {

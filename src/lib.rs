@@ -33,6 +33,7 @@ pub mod guest;
 // 6
 pub mod repo;
 // 7
+pub mod layer;
 pub mod point;
 // 8
 pub mod ingest;

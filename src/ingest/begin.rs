@@ -1,35 +1,25 @@
 //! Beginning a session: which disks it has, what they are compared with, and why.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 use super::disk::DiskWriter;
 use super::footing;
 use super::origin::check_lookalikes;
-use super::parent::Parent;
 use super::plan::plan_disks;
-use super::record::RecordLog;
 use super::request::BeginRequest;
 use super::saying::check_change_ids;
 use super::session::{Engine, Session};
 use super::space::{check_room, expect_room};
 use super::trust::check_said;
-use super::word::Word;
-use crate::block::WriteAt;
-use crate::block::page::PageTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::point::ChainSource;
-use crate::qcow2::{LayerOptions, LayerWriter};
 use crate::repo::Job;
-use crate::repo::content::PAGE_BYTES;
 use crate::repo::entry::VmEntry;
-use crate::repo::layout::{self, VmKeys};
 use crate::repo::publish::free_name;
 use crate::repo::sidecar::point::{Point, PointParent};
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::repo::sidecar::vm::DiskKey;
 use crate::repo::sidecar::{Sidecar, Unknown};
-use crate::types::sync::{Mutex, RwLock};
 use crate::types::{SessionId, Token};
 
 /// Refuses a time to live of nothing: the session would end before anybody could use it.
@@ -171,7 +161,7 @@ impl Session {
         let create = || {
             owner.prepare_session(&session.vm, &session.name)?;
             let disks = session.disks.iter();
-            let made = disks.map(|disk| create_disk(engine, &session, &source, disk));
+            let made = disks.map(|disk| DiskWriter::create(engine, &session, &source, disk));
             let made = made.collect::<Result<Vec<_>>>()?;
             owner.create_session(&session).map(|()| made)
         };
@@ -190,97 +180,4 @@ impl Session {
             }
         }
     }
-}
-
-pub(super) fn create_disk(
-    engine: &Engine,
-    session: &sidecar::Session,
-    source: &Arc<ChainSource>,
-    disk: &SessionDisk,
-) -> Result<Arc<DiskWriter>> {
-    let keys = VmKeys::new(&session.vm)?;
-    let stage = engine.owner.repository().stage();
-    let layer = stage.create(&keys.open_layer(&disk.layer)?)?;
-    let log = RecordLog::create(stage.create(&keys.map(&session.name, disk.log_name())?)?);
-    let writer = LayerWriter::create(
-        layer,
-        layer_options(session, disk),
-        &engine.budget,
-        spill(engine),
-    )?;
-    assemble(engine, session, source, disk, writer, log).map(Arc::new)
-}
-
-pub(super) fn layer_options(session: &sidecar::Session, disk: &SessionDisk) -> LayerOptions {
-    LayerOptions {
-        size_bytes: disk.size_bytes,
-        backing: disk.parent.as_ref().map(|parent| parent.layer.layer_file()),
-        layer_id: disk.layer_id,
-        compression: session.compression,
-    }
-}
-
-/// Makes files for tables beyond the budget. They have no name: a crash leaves nothing of them.
-pub(super) fn spill(
-    engine: &Engine,
-) -> impl Fn() -> Result<Arc<dyn WriteAt>> + Send + Sync + 'static {
-    let repository = Arc::clone(engine.owner.repository());
-    move || {
-        let prefix = layout::cache()?.join("spill")?;
-        let stage = repository.stage();
-        stage.make_prefix(&prefix)?;
-        let key = prefix.join(&SessionId::random().to_string())?;
-        let file = stage.create(&key)?;
-        stage.delete(&key)?;
-        Ok(file)
-    }
-}
-
-pub(super) fn assemble(
-    engine: &Engine,
-    session: &sidecar::Session,
-    source: &Arc<ChainSource>,
-    disk: &SessionDisk,
-    writer: LayerWriter,
-    log: RecordLog,
-) -> Result<DiskWriter> {
-    let repository = engine.owner.repository();
-    let point = session.parent.as_ref().map(|parent| &parent.name);
-    let parent = match &disk.parent {
-        Some(parent) => Some(Parent::open(
-            repository,
-            &engine.pool,
-            source,
-            &disk.name,
-            parent,
-            point,
-        )?),
-        None => None,
-    };
-    Ok(DiskWriter {
-        pages: PageTable::new(PAGE_BYTES, &engine.budget, Box::new(spill(engine))),
-        size_bytes: AtomicU64::new(disk.size_bytes),
-        source_bytes: AtomicU64::new(disk.source_bytes),
-        meta: disk.clone(),
-        writer,
-        parent,
-        gather: super::gather::Gather::default(),
-        ranges: super::range_lock::RangeLock::default(),
-        pending: Mutex::default(),
-        log: Mutex::new(log),
-        finish: super::finish::Finish::default(),
-        missing: super::missing::Missing::default(),
-        word: Word::default(),
-        touched: Mutex::default(),
-        counters: super::disk::Counters::default(),
-        gate: RwLock::new(()),
-        sealed: AtomicBool::new(false),
-        is_unsure: AtomicBool::new(false),
-        doubts: super::doubt::Doubts::default(),
-        door: super::door::Owner::default(),
-        sizing: Mutex::default(),
-        clock: Arc::clone(engine.owner.clock()),
-        // What nobody has written yet is as old as can be: a tool that compares times must not take it for a copy of its source.
-        written_at: AtomicI64::new(0),
-    })
 }

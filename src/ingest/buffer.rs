@@ -57,7 +57,7 @@ impl Reservation {
         let end = self
             .offset
             .saturating_add(u64_from_usize(self.buffer.len()));
-        self.disk.note_range(self.offset..end, &written);
+        self.disk.completion.note_range(self.offset..end, &written);
         written
     }
 }

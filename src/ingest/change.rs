@@ -10,10 +10,10 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
-use super::begin::{check_ttl, create_disk};
+use super::begin::check_ttl;
+use super::completion::Door;
 use super::copy::copy_into;
 use super::disk::DiskWriter;
-use super::door::Door;
 use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::point::ChainSource;
@@ -150,7 +150,7 @@ impl Session {
         let source = ChainSource::new(owner.repository(), &now.vm, vm_id, true);
         // A crash may have left a log of this number that no disk has.
         self.delete_files(disk);
-        let made = create_disk(&self.engine, now, &source, disk).and_then(|made| {
+        let made = DiskWriter::create(&self.engine, now, &source, disk).and_then(|made| {
             // Their names are durable before `session.json` says them.
             let (keys, stage) = (VmKeys::new(&now.vm)?, owner.repository().stage());
             stage.sync_prefix(&keys.layers()?)?;
@@ -199,7 +199,7 @@ impl Session {
             }
             old.claim(Door::Tree)?;
         }
-        if temporary.missing.is_empty() {
+        if temporary.completion.has_all() {
             temporary.set_finished(true);
         }
         self.replace_sidecar(|next| {
@@ -277,7 +277,7 @@ impl Session {
             .and_then(|()| writer.flush())
             .and_then(|()| {
                 writer.set_finished(old.is_finished());
-                writer.missing.adopt(&old.missing);
+                writer.completion.adopt_missing(&old.completion);
                 self.replace_sidecar(|next| {
                     next.disks.retain(|d| d.layer_id != old.meta.layer_id);
                     next.disks.push(made.clone());

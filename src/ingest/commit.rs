@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::completion::Door;
 use super::disk::DiskWriter;
-use super::door::Door;
 use super::footing;
 use super::request::CommitRequest;
 use super::resume::resume_disk;
@@ -212,7 +212,7 @@ impl Session {
         for disk in &disks {
             let change_id = said_of(&request.change_ids, &disk.meta.name).cloned();
             let _alone = disk.gate.write();
-            sealed.push(disk.seal(repository, &sidecar.vm, change_id)?);
+            sealed.push(disk.seal(change_id)?);
         }
         let draft = Draft {
             name: point,
@@ -227,7 +227,7 @@ impl Session {
             .owner
             .publish(&sidecar.vm, &sidecar.name, draft)?;
         for disk in &disks {
-            disk.update_cache(repository, &sidecar.vm);
+            disk.draft.update_cache(&disk.meta.name);
         }
         let leftover = self.files().into_iter();
         let leftover = leftover.filter_map(|(temporary, disk)| temporary.is_some().then_some(disk));
@@ -257,14 +257,9 @@ impl Session {
             .iter_mut()
             .filter(|disk| disk.sealed.load(Ordering::SeqCst))
         {
-            let finished = place.is_finished();
             // With the size that it began with: its log may name clusters beyond the present one, and says that too.
             let again = resume_disk(&self.engine, &sidecar, &source, &place.meta)?;
-            again.finish.set(finished);
-            again.missing.adopt(&place.missing);
-            if let Some(door) = place.door() {
-                again.claim(door)?;
-            }
+            again.completion.continue_from(&place.completion);
             *place = again;
         }
         Ok(())
@@ -311,7 +306,7 @@ fn check_ready(disk: &Arc<DiskWriter>, unchanged: bool) -> Result<()> {
             )));
         }
         let is_resized = disk.source_bytes() != disk.meta.source_bytes;
-        if is_resized || disk.stats().received_bytes > 0 || !disk.touched().is_empty() {
+        if is_resized || disk.stats().received_bytes > 0 || !disk.draft.is_untouched() {
             return Err(Error::invalid(format!(
                 "disk {name} is declared unchanged, but has been written"
             )));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::completion::Door;
 use super::disk::DiskWriter;
-use super::door::Door;
 use crate::error::Result;
 
 /// A door's connection to one disk of a session. Dropped without [`Connection::finish`], it counts as died.
@@ -18,7 +18,7 @@ pub struct Connection {
 impl Connection {
     pub(super) fn new(disk: &Arc<DiskWriter>) -> Self {
         Self {
-            number: disk.finish.open(),
+            number: disk.completion.open(),
             disk: Arc::clone(disk),
             wrote: false.into(),
             clean: false.into(),
@@ -46,7 +46,7 @@ impl Connection {
         if !self.wrote.load(Ordering::SeqCst) {
             self.disk.claim(Door::Nbd)?;
             if !self.wrote.swap(true, Ordering::SeqCst) {
-                self.disk.finish.begin_writing();
+                self.disk.completion.begin_writing();
             }
         }
         // From here on nobody says that it is finished, unless he declares it.
@@ -73,7 +73,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let wrote = self.wrote.load(Ordering::SeqCst);
         self.disk
-            .finish
+            .completion
             .close(self.number, wrote, self.clean.load(Ordering::SeqCst));
     }
 }

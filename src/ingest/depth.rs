@@ -25,7 +25,7 @@ impl DiskWriter {
             let cluster = GuestCluster(at / CLUSTER_BYTES);
             let stop = ((cluster.0 + 1) * CLUSTER_BYTES).min(end);
             let is_held = self.gather.get(cluster.0).is_some()
-                || self.writer.get(cluster)? != Mapping::Unallocated;
+                || self.draft.mapping(cluster)? != Mapping::Unallocated;
             let (depth, length) = match &self.parent {
                 _ if is_held => (1, stop - at),
                 Some(parent) => parent.depth(at, stop - at)?,

@@ -24,7 +24,7 @@ impl DiskWriter {
     ) -> Result<Option<(bool, u64)>> {
         let first = offset / CLUSTER_BYTES;
         let region = Region::of(GuestCluster(first));
-        if !self.touched().contains(&region) {
+        if !self.draft.is_touched(region) {
             return Ok(None);
         }
         let end = end.min((region.0 + 1) * REGION_BYTES);
@@ -35,7 +35,7 @@ impl DiskWriter {
             let within = self.gather.within(first, last);
             within.into_iter().map(|(cluster, _)| cluster).collect()
         };
-        self.pages.peek(region.0, |page| {
+        self.draft.peek_leaves(region, |page| {
             // A region without a page is not known: nothing in it may pass for unchanged.
             let Some(page) = page else {
                 return Some((true, end));

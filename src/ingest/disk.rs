@@ -1,40 +1,32 @@
-//! One disk of a session: its state, and the way of a write through it (stored in `store`, zeroed in `zero`, made durable
-//! in `flush`, read back in `read`).
+//! One disk of a session: its state, and the way of a write through it (gathered, then given to the layer; zeroed in `zero`, made
+//! durable in `flush`, read back in `read`).
 //!
 //! # Invariants
-//! - The page of a region holds the leaf of each cluster as the session's disk has it now; [`UNKNOWN`] stands for a
-//!   cluster that was resumed and not rehashed yet.
+//! - What is gathered lies over the layer; the layer's leaves are those of the disk without it.
 //! - A record is pending only after its data has been handed to the file; a flush takes the pending records
 //!   first, then makes the data durable, then the records.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard};
 
 use jiff::Timestamp;
 
-use super::door::Door;
-use super::doubt::Doubts;
-use super::finish::Finish;
+use super::completion::{Completion, Door};
 use super::gather::Gather;
 use super::parent::Parent;
 use super::range_lock::RangeLock;
 use super::record::{Pending, Record, RecordLog};
-use super::word::{Word, Writing};
 use crate::block::check_range;
-use crate::block::page::PageTable;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::layer::{Base, Change, Journal, LayerDraft, UNKNOWN};
 use crate::point::prove;
-use crate::qcow2::{LayerWriter, Mapping};
-use crate::repo::content::{CLUSTER, CLUSTER_BYTES, Region, leaf_at, leaf_index, zero_page};
+use crate::qcow2::Mapping;
+use crate::repo::content::{CLUSTER, CLUSTER_BYTES, Region, leaf_index};
 use crate::repo::sidecar::session::SessionDisk;
+use crate::types::GuestCluster;
 use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::{u64_from_usize, usize_from_u64};
-use crate::types::{Digest, GuestCluster};
-
-/// Leaf of a cluster whose content has not been hashed since it was resumed; no content hashes to it in practice.
-pub(super) const UNKNOWN: Digest = Digest([0xff; 32]);
 
 /// LIMIT: records that wait for a flush (24 MiB); a client that never flushes is flushed.
 const PENDING_MAX: usize = 1 << 20;
@@ -62,22 +54,16 @@ pub(super) struct Counters {
     pub(super) flushed: AtomicU64,
 }
 
-/// A disk that is being written.
+/// A disk that is being written: a layer that is being made, and what only a session needs.
 pub struct DiskWriter {
     pub(super) meta: SessionDisk,
-    pub(super) writer: LayerWriter,
-    pub(super) pages: PageTable,
+    pub(super) draft: LayerDraft,
     pub(super) parent: Option<Parent>,
     pub(super) gather: Gather,
     pub(super) ranges: RangeLock,
     pub(super) pending: Mutex<Pending>,
     pub(super) log: Mutex<RecordLog>,
-    pub(super) finish: Finish,
-    pub(super) missing: super::missing::Missing,
-    /// Whether the log says that it is finished.
-    pub(super) word: Word,
-    /// Regions that were written to.
-    pub(super) touched: Mutex<BTreeSet<Region>>,
+    pub(super) completion: Completion,
     pub(super) size_bytes: AtomicU64,
     pub(super) source_bytes: AtomicU64,
     pub(super) counters: Counters,
@@ -87,8 +73,6 @@ pub struct DiskWriter {
     /// An fsync of the layer has failed. The kernel may call the lost pages clean afterwards, so that a later fsync would
     /// succeed over them: nothing of this disk can be answered as durable any more.
     pub(super) is_unsure: AtomicBool,
-    pub(super) doubts: Doubts,
-    pub(super) door: super::door::Owner,
     /// Held while the size changes.
     pub(super) sizing: Mutex<()>,
     pub(super) clock: Arc<dyn Clock>,
@@ -96,7 +80,53 @@ pub struct DiskWriter {
     pub(super) written_at: AtomicI64,
 }
 
+/// A session's layer tells its log what it must know after a crash, and counts.
+impl Journal for DiskWriter {
+    fn note_equal(&self, bytes: u64) {
+        self.counters.equal.fetch_add(bytes, Ordering::Relaxed);
+    }
+    fn note_zero(&self, bytes: u64) {
+        self.counters.zero.fetch_add(bytes, Ordering::Relaxed);
+    }
+    fn note_stored(&self, bytes: u64) {
+        self.counters.stored.fetch_add(bytes, Ordering::Relaxed);
+    }
+    fn record(&self, change: Change) {
+        self.push_record(change.into());
+    }
+}
+
 impl DiskWriter {
+    /// A disk of a session, whose layer is `draft` and whose log is `log`.
+    pub(super) fn new(
+        meta: &SessionDisk,
+        draft: LayerDraft,
+        parent: Option<Parent>,
+        log: RecordLog,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            size_bytes: AtomicU64::new(meta.size_bytes),
+            source_bytes: AtomicU64::new(meta.source_bytes),
+            meta: meta.clone(),
+            draft,
+            parent,
+            gather: Gather::default(),
+            ranges: RangeLock::default(),
+            pending: Mutex::default(),
+            log: Mutex::new(log),
+            completion: Completion::default(),
+            counters: Counters::default(),
+            gate: RwLock::new(()),
+            sealed: AtomicBool::new(false),
+            is_unsure: AtomicBool::new(false),
+            sizing: Mutex::default(),
+            clock: Arc::clone(clock),
+            // What nobody has written yet is as old as can be: a tool that compares times must not take it for a copy of its source.
+            written_at: AtomicI64::new(0),
+        }
+    }
+
     /// Virtual size in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -140,7 +170,7 @@ impl DiskWriter {
     /// Bytes that are not zero, at most: what the parent has, and what was stored.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
-        let parents = self.parent.as_ref().map_or(0, Parent::data_bytes);
+        let parents = self.draft.base().map_or(0, Base::data_bytes);
         let stored = self.counters.stored.load(Ordering::Relaxed);
         parents.saturating_add(stored).min(self.source_bytes())
     }
@@ -166,59 +196,6 @@ impl DiskWriter {
         }
     }
 
-    /// Whether it may be committed.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.finish.is_finished() && self.missing.is_empty()
-    }
-
-    /// Declares it finished, or not; whatever could not be written before does not matter any more.
-    pub fn set_finished(&self, finished: bool) {
-        self.missing.clear();
-        self.finish.set(finished);
-        if finished {
-            // Whoever still writes over NBD says it with his goodbye, or not at all: what he has begun comes after this.
-            self.finish.if_finished(|| self.word.say(true));
-        } else {
-            self.word.say(false);
-        }
-    }
-
-    /// Makes what was written through the tree durable, and that it is all: whoever writes a file and syncs it has come to an end, for
-    /// all that can be known after a crash.
-    ///
-    /// # Errors
-    /// As [`DiskWriter::flush`].
-    pub fn sync_file(&self) -> Result<()> {
-        if self.missing.is_empty() {
-            self.finish.if_finished(|| self.word.say(true));
-        }
-        self.flush().inspect_err(|_| self.word.say(false))
-    }
-
-    /// Begins a write as into a file: takes back, durably, that the disk was finished, and until what is returned is dropped nobody says
-    /// so for the time after a crash.
-    ///
-    /// # Errors
-    /// As [`DiskWriter::flush`].
-    pub fn begin_write(&self) -> Result<Writing<'_>> {
-        let writing = self.word.enter();
-        self.take_back_finished()?;
-        Ok(writing)
-    }
-
-    /// Takes back, durably, that it was declared finished: somebody writes it again, and what he overwrites in place needs no record.
-    ///
-    /// # Errors
-    /// As [`DiskWriter::flush`].
-    pub(super) fn take_back_finished(&self) -> Result<()> {
-        if self.word.take_back() {
-            self.flush()
-        } else {
-            Ok(())
-        }
-    }
-
     /// Whether an fsync has failed, so that only an abort is left.
     #[must_use]
     pub fn is_unsure(&self) -> bool {
@@ -239,13 +216,7 @@ impl DiskWriter {
         .advise("look at the repository's filesystem, abort the session and begin anew"))
     }
 
-    /// Connections that are writing now.
-    #[must_use]
-    pub fn writers(&self) -> u64 {
-        self.finish.writers()
-    }
-
-    pub(super) fn record(&self, record: Record) {
+    pub(super) fn push_record(&self, record: Record) {
         self.pending.lock().push(record);
     }
 
@@ -315,52 +286,13 @@ impl DiskWriter {
         self.relieve()
     }
 
-    pub(super) fn known_leaves(
-        &self,
-        region: Region,
-        first: usize,
-        count: usize,
-    ) -> Result<Vec<Digest>> {
-        self.pages.peek(region.0, |page| {
-            let page = page.unwrap_or_else(|| zero_page());
-            (first..first + count)
-                .map(|index| leaf_at(page, index))
-                .collect()
-        })
-    }
-
-    /// Makes the page of a region present; the parent's page is loaded outside of the table's lock.
-    pub(super) fn touch(&self, region: Region) -> Result<()> {
-        if self.touched().contains(&region) {
-            return Ok(());
-        }
-        let mut page = vec![0; self.pages.page_bytes()];
-        self.load_parent_page(region, &mut page)?;
-        self.pages.with_page(
-            region.0,
-            |fresh| {
-                fresh.copy_from_slice(&page);
-                Ok(())
-            },
-            |_| (),
-        )?;
-        self.touched().insert(region);
+    /// Whole clusters from `first` on; the last chunk may be short at the end of the disk.
+    fn write_whole(&self, first: GuestCluster, bytes: &[u8]) -> Result<()> {
+        self.draft.write(first, bytes, self)?;
+        let count = u64_from_usize(bytes.len()).div_ceil(CLUSTER_BYTES);
+        // Only now: until the new bytes are there, readers see what was gathered.
+        self.gather.forget(first.0, first.0 + count);
         Ok(())
-    }
-
-    pub(super) fn touched(&self) -> MutexGuard<'_, BTreeSet<Region>> {
-        self.touched.lock()
-    }
-
-    /// The leaves of a region as the parent has them.
-    pub(super) fn load_parent_page(&self, region: Region, page: &mut [u8]) -> Result<()> {
-        match &self.parent {
-            Some(parent) => parent.leaves.load_page(region, page),
-            None => {
-                page.copy_from_slice(zero_page());
-                Ok(())
-            }
-        }
     }
 
     /// Bytes of one cluster that do not cover it.
@@ -374,7 +306,11 @@ impl DiskWriter {
         };
         if let Some(whole) = self.gather.add(cluster.0, from, bytes, length) {
             let inside = self.cluster_length(cluster);
-            self.write_gathered(cluster, whole.bytes.get(..inside).unwrap_or(&whole.bytes))?;
+            self.draft.write(
+                cluster,
+                whole.bytes.get(..inside).unwrap_or(&whole.bytes),
+                self,
+            )?;
             self.gather.remove(cluster.0);
         }
         Ok(())
@@ -384,10 +320,6 @@ impl DiskWriter {
     /// written, or nothing more comes.
     fn grows(&self) -> bool {
         self.door() == Some(Door::Tree)
-    }
-
-    fn write_gathered(&self, cluster: GuestCluster, bytes: &[u8]) -> Result<()> {
-        self.write_in_region(cluster, bytes)
     }
 
     /// Flushes when there are too many records, and completes the oldest gathered clusters while there are too many.
@@ -414,33 +346,37 @@ impl DiskWriter {
         self.load_current(cluster, &mut whole)?;
         partial.lay_over(&mut whole);
         let length = self.cluster_length(cluster);
-        self.write_gathered(cluster, whole.get(..length).unwrap_or(&whole))?;
+        self.draft
+            .write(cluster, whole.get(..length).unwrap_or(&whole), self)?;
         self.gather.remove(cluster.0);
         Ok(())
     }
 
     /// A whole cluster as layer or parent has it, proved against its leaf.
     fn load_current(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
-        self.touch(Region::of(cluster))?;
-        self.settle_doubts()?;
+        self.draft.touch(Region::of(cluster))?;
+        self.draft.settle_doubts()?;
         let stated = self
+            .draft
             .known_leaves(Region::of(cluster), leaf_index(cluster), 1)?
             .first()
             .copied()
             .unwrap_or(UNKNOWN);
-        match self.writer.get(cluster)? {
+        match self.draft.mapping(cluster)? {
             Mapping::Unallocated => match &self.parent {
-                Some(parent) if stated == UNKNOWN => {
-                    let stated = parent.leaves.load_leaf(cluster)?;
+                Some(parent) => {
+                    let stated = match self.draft.base() {
+                        Some(base) if stated == UNKNOWN => base.leaves().load_leaf(cluster)?,
+                        _ => stated,
+                    };
                     return parent.read_proved(cluster, &stated, buf);
                 }
-                Some(parent) => return parent.read_proved(cluster, &stated, buf),
                 None => {
                     buf.fill(0);
                     return Ok(());
                 }
             },
-            held => self.read_held(held, buf)?,
+            held => self.draft.read_held(held, buf)?,
         }
         if stated == UNKNOWN {
             return Ok(());
@@ -452,17 +388,5 @@ impl DiskWriter {
         prove(cluster, buf, &stated, words).map_err(|e| {
             e.advise("the repository's disk is failing; write the whole cluster again or abort the session")
         })
-    }
-
-    /// A cluster that the layer holds.
-    pub(super) fn read_held(&self, held: Mapping, buf: &mut [u8]) -> Result<()> {
-        match held {
-            Mapping::Data(host) => self.writer.read_data(host, buf),
-            Mapping::Compressed(place) => self.writer.read_compressed(place, buf),
-            Mapping::Zero { .. } | Mapping::Unallocated | Mapping::Subclusters { .. } => {
-                buf.fill(0);
-                Ok(())
-            }
-        }
     }
 }

@@ -1,139 +1,113 @@
-//! When a disk is finished: the rule by which two instants are never mixed silently.
-//!
-//! A disk that was written over NBD is finished when its last connections ended with `NBD_CMD_DISC`. A
-//! connection that ends otherwise makes it unfinished until one that was opened later ends with `DISC`.
-//! Connections that neither wrote nor flushed say nothing.
+//! Finishing a disk of a session: what doors and callers report of it, which its [`super::completion::Completion`] judges.
 
-use crate::types::sync::Mutex;
+use super::completion::{Door, Writing};
+use super::disk::DiskWriter;
+use crate::error::{Error, ErrorKind, Result};
 
-#[derive(Debug, Default)]
-struct Inner {
-    /// Connections opened so far; a connection's number is its position in this count.
-    opened: u64,
-    /// Connections open now that have written or flushed.
-    writing: u64,
-    /// Connections open now.
-    open: u64,
-    /// The number of the newest connection at the time when one died.
-    died: Option<u64>,
-    finished: bool,
-}
-
-impl Inner {
-    const fn is_finished(&self) -> bool {
-        self.finished && self.died.is_none() && self.writing == 0
-    }
-}
-
-/// The state of one disk.
-#[derive(Debug, Default)]
-pub(super) struct Finish {
-    inner: Mutex<Inner>,
-}
-
-impl Finish {
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock()
+impl DiskWriter {
+    /// Whether it may be committed.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.completion.is_finished()
     }
 
-    pub(super) fn open(&self) -> u64 {
-        let mut inner = self.inner();
-        inner.opened += 1;
-        inner.open += 1;
-        inner.opened
+    /// Declares it finished, or not; whatever could not be written before does not matter any more.
+    pub fn set_finished(&self, finished: bool) {
+        self.completion.declare(finished);
     }
 
-    /// A connection writes for the first time: whatever was finished is not any more.
-    pub(super) fn begin_writing(&self) {
-        let mut inner = self.inner();
-        inner.writing += 1;
-        inner.finished = false;
+    /// Makes what was written through the tree durable, and that it is all: whoever writes a file and syncs it has come to an end, for
+    /// all that can be known after a crash.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::flush`].
+    pub fn sync_file(&self) -> Result<()> {
+        self.completion.state_if_finished();
+        self.flush()
+            .inspect_err(|_| self.completion.state_unfinished())
     }
 
-    pub(super) fn close(&self, number: u64, wrote: bool, clean: bool) {
-        let mut inner = self.inner();
-        inner.open = inner.open.saturating_sub(1);
-        if !wrote {
-            return;
-        }
-        inner.writing = inner.writing.saturating_sub(1);
-        if !clean {
-            inner.died = Some(inner.opened);
-            inner.finished = false;
-        } else if inner.died.is_none_or(|died| number > died) {
-            inner.died = None;
-            inner.finished = true;
-        }
+    /// What became of bytes that were handed in as into a file: taken, the disk is finished; not taken, it is not until they were handed in
+    /// again, cut off, or it is declared so.
+    ///
+    /// # Errors
+    /// The one that is handed in.
+    pub fn note_handed_in(&self, offset: u64, length_bytes: u64, result: Result<()>) -> Result<()> {
+        let end = offset.saturating_add(length_bytes);
+        self.completion.note_handed_in(offset..end, &result);
+        result
     }
 
-    pub(super) fn set(&self, finished: bool) {
-        let mut inner = self.inner();
-        inner.finished = finished;
-        inner.died = None;
+    /// The file ends there now: nothing is missed behind it.
+    pub fn note_cut(&self, size_bytes: u64) {
+        self.completion.note_cut(size_bytes);
     }
 
-    pub(super) fn is_finished(&self) -> bool {
-        self.inner().is_finished()
+    /// Refuses a disk that misses something.
+    pub(super) fn check_missing(&self) -> Result<()> {
+        let Some((from, end, kind)) = self.completion.first_missing() else {
+            return Ok(());
+        };
+        let name = &self.meta.name;
+        Err(Error::new(
+            kind,
+            format!("bytes {from} to {end} of disk {name} could not be written, and were not written again"),
+        )
+        .advise(format!(
+            "write them again; if the disk is as it should be, say so: touch {name}.raw"
+        )))
     }
 
-    /// Does something while it is finished, and nobody can begin to write.
-    pub(super) fn if_finished(&self, then: impl FnOnce()) {
-        let inner = self.inner();
-        if inner.is_finished() {
-            then();
-        }
+    /// Takes the disk for a door, for as long as the session is open in this process.
+    ///
+    /// # Errors
+    /// `Busy` when it belongs to another one.
+    pub fn claim(&self, door: Door) -> Result<()> {
+        self.completion.claim(door).map_err(|other| {
+            Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "disk {} is being written by another door ({})",
+                    self.meta.name,
+                    other.name()
+                ),
+            )
+            .advise("go on with that one, or abort the session")
+        })
     }
 
-    pub(super) fn writers(&self) -> u64 {
-        self.inner().writing
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Finish;
-
-    fn writer(finish: &Finish) -> u64 {
-        let number = finish.open();
-        finish.begin_writing();
-        number
+    /// The door that it belongs to, once one has written it.
+    #[must_use]
+    pub fn door(&self) -> Option<Door> {
+        self.completion.door()
     }
 
-    #[test]
-    fn one_of_four_that_dies_leaves_the_disk_unfinished_until_a_later_one_ends_well() {
-        for dying in 0..4 {
-            let finish = Finish::default();
-            let all: Vec<u64> = (0..4).map(|_| writer(&finish)).collect();
-            for (ix, number) in all.iter().enumerate() {
-                finish.close(*number, true, ix != dying);
-            }
-            assert!(!finish.is_finished(), "{dying}");
-            let later = writer(&finish);
-            assert!(!finish.is_finished());
-            finish.close(later, true, true);
-            assert!(finish.is_finished());
+    /// Begins a write as into a file: takes back, durably, that the disk was finished, and until what is returned is dropped nobody says
+    /// so for the time after a crash.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::flush`].
+    pub fn begin_write(&self) -> Result<Writing<'_>> {
+        let writing = self.completion.enter();
+        self.take_back_finished()?;
+        Ok(writing)
+    }
+
+    /// Takes back, durably, that it was declared finished: somebody writes it again, and what he overwrites in place needs no record.
+    ///
+    /// # Errors
+    /// As [`DiskWriter::flush`].
+    pub(super) fn take_back_finished(&self) -> Result<()> {
+        if self.completion.take_back() {
+            self.flush()
+        } else {
+            Ok(())
         }
     }
 
-    #[test]
-    fn a_disk_is_not_finished_while_somebody_still_writes() {
-        let finish = Finish::default();
-        let (first, second) = (writer(&finish), writer(&finish));
-        finish.close(first, true, true);
-        assert!(!finish.is_finished());
-        finish.close(second, true, true);
-        assert!(finish.is_finished());
-    }
-
-    #[test]
-    fn a_look_says_nothing() {
-        let finish = Finish::default();
-        let look = finish.open();
-        finish.close(look, false, true);
-        assert!(!finish.is_finished());
-        finish.set(true);
-        let look = finish.open();
-        finish.close(look, false, false);
-        assert!(finish.is_finished());
+    /// Connections that are writing now.
+    #[must_use]
+    pub fn writers(&self) -> u64 {
+        self.completion.writers()
     }
 }

@@ -24,7 +24,7 @@ impl DiskWriter {
     /// [`DiskWriter::flush`] for one who holds the gate.
     pub(super) fn flush_gated(&self) -> Result<()> {
         self.check_durable()?;
-        let word = self.word.unlogged();
+        let statement = self.completion.unlogged();
         for cluster in self.gather.clusters() {
             self.complete(cluster)?;
         }
@@ -32,13 +32,13 @@ impl DiskWriter {
         let mut log = self.log.lock();
         let mut taken = std::mem::take(&mut *self.pending.lock());
         let stored = self.counters.stored.load(Ordering::Relaxed);
-        let synced = self.writer.flush();
+        let synced = self.draft.flush();
         if synced.is_err() {
             self.is_unsure.store(true, Ordering::SeqCst);
         }
-        let word = word.filter(|word| self.word.carry(*word));
-        if let Some(word) = word {
-            taken.push(word.record());
+        let statement = statement.filter(|statement| self.completion.carry(*statement));
+        if let Some(statement) = statement {
+            taken.push(statement.record());
         }
         let done = synced.and_then(|()| {
             if taken.is_empty() {
@@ -47,11 +47,11 @@ impl DiskWriter {
                 log.append(&taken)
             }
         });
-        self.word.carried(done.is_ok());
+        self.completion.carried(done.is_ok());
         if done.is_ok() {
             self.counters.flushed.fetch_max(stored, Ordering::Relaxed);
         } else {
-            if word.is_some() {
+            if statement.is_some() {
                 // It is said anew, if it still holds then.
                 taken.pop();
             }
@@ -72,7 +72,7 @@ impl DiskWriter {
     pub fn has_unflushed(&self) -> bool {
         let pending = self.pending.lock();
         !pending.is_empty()
-            || self.word.unlogged().is_some()
+            || self.completion.unlogged().is_some()
             || !self.gather.is_empty()
             || self.unflushed_bytes() > 0
     }
@@ -134,12 +134,12 @@ impl DiskWriter {
         let _gate = self.enter()?;
         self.note_change();
         // The layer keeps the largest size until the seal: zeroes beyond the end must not be forgotten.
-        if size_bytes > self.writer.size_bytes() {
-            self.writer.set_size(size_bytes)?;
+        if size_bytes > self.draft.size_bytes() {
+            self.draft.set_size(size_bytes)?;
         }
         self.size_bytes.store(size_bytes, Ordering::SeqCst);
         self.source_bytes.store(source_bytes, Ordering::SeqCst);
-        self.record(Record::Size {
+        self.push_record(Record::Size {
             size_bytes,
             source_bytes,
         });

@@ -1,8 +1,8 @@
 //! Ingest: how bytes become restore points. One engine for every door (NBD, tree, import).
 //!
 //! A [`Session`] covers all disks of a VM. A door borrows a buffer with [`Session::reserve`], receives into
-//! it and submits it; each cluster is hashed in place while it is warm, looked up among the parent's leaves,
-//! and then written or dropped. No parent is read, no metadata is written until the seal.
+//! it and submits it; the disk's [`crate::layer::LayerDraft`] hashes each cluster in place while it is warm, looks it up among the
+//! parent's leaves, and then writes or drops it. No parent is read, no metadata is written until the seal.
 //!
 //! # Invariants
 //! - What [`Session::flush`] has answered survives a crash: the data is durable, then the records that name it.
@@ -19,20 +19,19 @@ pub mod begin;
 mod buffer;
 mod change;
 mod commit;
+mod completion;
 mod connection;
 pub mod copy;
 mod depth;
 mod difference;
 mod disk;
-mod door;
-mod doubt;
 mod finish;
 mod flush;
 mod flusher;
 mod footing;
 mod gather;
 mod keeper;
-mod missing;
+mod open;
 mod origin;
 mod parent;
 mod plan;
@@ -46,20 +45,17 @@ mod saying;
 mod seal;
 mod session;
 mod space;
-mod store;
 mod trust;
-mod word;
 mod zero;
 
 pub use attach::ATTACHED_BYTES_MAX;
 pub use buffer::Reservation;
+pub use completion::{Door, Writing};
 pub use connection::Connection;
 pub use disk::{DiskStats, DiskWriter};
-pub use door::Door;
 pub use flusher::Flusher;
 pub use keeper::Keeper;
 pub use origin::{Lookalike, Origin};
 pub use registry::{Change, Hook, Registry, Telling};
 pub use request::{BeginRequest, CommitRequest, DiskRequest};
 pub use session::{Engine, Session, SessionState};
-pub use word::Writing;

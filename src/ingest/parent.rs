@@ -1,33 +1,30 @@
-//! The parent of a session's disk: its leaves to compare with, its content to complete from.
+//! The parent of a session's disk: its content, to read and to complete from. What is written is compared with the layer's base.
 
 use std::sync::{Arc, OnceLock};
 
 use crate::block::ReadAt;
 use crate::chain::{Disk, Pool};
 use crate::error::Result;
+use crate::layer::Base;
 use crate::point::{ChainSource, prove};
 use crate::repo::Repository;
-use crate::repo::content::{CLUSTER_BYTES, PAGE_BYTES, Region, zero_leaf};
+use crate::repo::content::{CLUSTER_BYTES, zero_leaf};
 use crate::repo::leaves::Leaves;
 use crate::repo::sidecar::session::ParentDisk;
-use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, DiskName, GuestCluster, PointName};
 
-/// The parent's disk, open.
+/// The parent's disk.
 pub(super) struct Parent {
-    pub(super) leaves: Leaves,
-    /// The chain, opened when something must be read: comparing reads no parent.
+    /// The chain, opened when something must be read: nothing else reads it.
     disk: OnceLock<Disk>,
     open: Box<dyn Fn() -> Result<Disk> + Send + Sync>,
-    /// The leaves of the region that was asked for last: writers come region by region.
-    page: Mutex<Option<(Region, Arc<[u8]>)>>,
     size_bytes: u64,
     place: String,
-    data_bytes: u64,
 }
 
 impl Parent {
+    /// The parent, and its leaves as the base of the layer.
     pub(super) fn open(
         repository: &Arc<Repository>,
         pool: &Arc<Pool>,
@@ -35,7 +32,7 @@ impl Parent {
         name: &DiskName,
         parent: &ParentDisk,
         point: Option<&PointName>,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Base)> {
         let leaves = Leaves::open(repository, source.vm(), &parent.layer, parent.content_root)?
             .with_cache(name)?;
         let (source, pool, slot) = (Arc::clone(source), Arc::clone(pool), parent.layer.clone());
@@ -43,15 +40,13 @@ impl Parent {
             || parent.layer.to_string(),
             |p| format!("{}@{p} disk {name}", source.vm()),
         );
-        Ok(Self {
-            leaves,
+        let this = Self {
             disk: OnceLock::new(),
-            page: Mutex::default(),
             open: Box::new(move || source.open_disk(&pool, &slot)),
             size_bytes: parent.size_bytes,
             place,
-            data_bytes: parent.data_bytes,
-        })
+        };
+        Ok((this, Base::new(leaves, parent.data_bytes)))
     }
 
     pub(super) const fn size_bytes(&self) -> u64 {
@@ -64,25 +59,6 @@ impl Parent {
         }
         let opened = (self.open)()?;
         Ok(self.disk.get_or_init(|| opened))
-    }
-
-    pub(super) const fn data_bytes(&self) -> u64 {
-        self.data_bytes
-    }
-
-    /// The leaves of a region.
-    pub(super) fn page(&self, region: Region) -> Result<Arc<[u8]>> {
-        let kept = self.page.lock().clone();
-        if let Some((of, page)) = kept
-            && of == region
-        {
-            return Ok(page);
-        }
-        let mut page = vec![0; PAGE_BYTES];
-        self.leaves.load_page(region, &mut page)?;
-        let page: Arc<[u8]> = page.into();
-        *self.page.lock() = Some((region, Arc::clone(&page)));
-        Ok(page)
     }
 
     /// Bytes of the parent, zeroes past its end; not checked against the leaves.

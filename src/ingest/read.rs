@@ -21,14 +21,14 @@ impl DiskWriter {
         match held {
             Mapping::Data(host) => {
                 let place = crate::types::HostOffset(host.0 + u64_from_usize(from));
-                self.writer.read_data(place, part)
+                self.draft.read_data(place, part)
             }
             Mapping::Unallocated => {
                 self.read_parent(cluster.0 * CLUSTER_BYTES + u64_from_usize(from), part)
             }
             held => {
                 let mut whole = vec![0; usize_from_u64(CLUSTER_BYTES)];
-                self.read_held(held, &mut whole)?;
+                self.draft.read_held(held, &mut whole)?;
                 if let Some(bytes) = whole.get(from..from + part.len()) {
                     part.copy_from_slice(bytes);
                 }
@@ -67,12 +67,13 @@ impl ReadAt for DiskWriter {
         let mut at = offset;
         while at < end {
             let cluster = GuestCluster(at / CLUSTER_BYTES);
-            let held = self.writer.get(cluster)?;
+            let held = self.draft.mapping(cluster)?;
             // Clusters that only the parent has are read in one go.
             let mut stop = ((cluster.0 + 1) * CLUSTER_BYTES).min(end);
             if held == Mapping::Unallocated {
                 while stop < end
-                    && self.writer.get(GuestCluster(stop / CLUSTER_BYTES))? == Mapping::Unallocated
+                    && self.draft.mapping(GuestCluster(stop / CLUSTER_BYTES))?
+                        == Mapping::Unallocated
                 {
                     stop = (stop + CLUSTER_BYTES).min(end);
                 }
@@ -107,12 +108,15 @@ impl ReadAt for DiskWriter {
         let mut at = offset;
         while at < end {
             let cluster = GuestCluster(at / CLUSTER_BYTES);
-            let region = Region::of(cluster).0;
+            let region = Region::of(cluster);
             // A region that nothing was mapped in is the parent's as a whole: terabytes of nothing are passed over quickly.
-            let (held, mut stop) = if self.writer.is_region_empty(region)? {
-                (Mapping::Unallocated, (region + 1) * REGION_BYTES)
+            let (held, mut stop) = if self.draft.holds_nothing_of(region)? {
+                (Mapping::Unallocated, (region.0 + 1) * REGION_BYTES)
             } else {
-                (self.writer.get(cluster)?, (cluster.0 + 1) * CLUSTER_BYTES)
+                (
+                    self.draft.mapping(cluster)?,
+                    (cluster.0 + 1) * CLUSTER_BYTES,
+                )
             };
             let gathered = self
                 .gather

@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use crate::block::WriteAt;
 use crate::error::Result;
+use crate::layer::Change;
 use crate::types::width::{u64_from_usize, usize_from_u32};
 
 const MAGIC: &[u8; 4] = b"RFSR";
@@ -66,6 +67,39 @@ pub(super) enum Record {
     State {
         finished: bool,
     },
+}
+
+impl From<Change> for Record {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Data {
+                cluster,
+                count,
+                host,
+            } => Self::Data {
+                cluster: cluster.0,
+                count,
+                host: host.0,
+            },
+            Change::Compressed {
+                cluster,
+                host,
+                length_bytes,
+            } => Self::Compressed {
+                cluster: cluster.0,
+                host: host.0,
+                length_bytes,
+            },
+            Change::Zero { cluster } => Self::Zero {
+                cluster: cluster.0,
+                count: 1,
+            },
+            Change::Drop { cluster } => Self::Drop {
+                cluster: cluster.0,
+                count: 1,
+            },
+        }
+    }
 }
 
 impl Record {

@@ -3,17 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::begin::{assemble, layer_options, spill};
-use super::disk::{DiskWriter, UNKNOWN};
+use super::disk::DiskWriter;
 use super::record::{Record, RecordLog};
 use super::session::{Engine, Session};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::layer::LayerDraft;
 use crate::point::ChainSource;
-use crate::qcow2::{CompressedCluster, LayerWriter, Mapping};
-use crate::repo::content::{
-    CLUSTER, CLUSTER_BYTES, LEAVES_PER_REGION, Region, leaf_at, leaf_index, leaf_of, set_leaf,
-    zero_leaf,
-};
+use crate::qcow2::{CompressedCluster, Mapping};
+use crate::repo::content::{CLUSTER, CLUSTER_BYTES, LEAVES_PER_REGION, Region};
 use crate::repo::layout::VmKeys;
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::types::width::{u64_from_usize, usize_from_u64};
@@ -59,37 +56,36 @@ pub(super) fn resume_disk(
     disk: &SessionDisk,
 ) -> Result<Arc<DiskWriter>> {
     let keys = VmKeys::new(&session.vm)?;
-    let (store, stage) = (
-        engine.owner.repository().store(),
-        engine.owner.repository().stage(),
-    );
+    let repository = engine.owner.repository();
+    let (store, stage) = (repository.store(), repository.stage());
     let open = keys.open_layer(&disk.layer)?;
     match store.delete(&keys.sums(&disk.layer, disk.layer_id)?) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     stage.reclaim(&keys.layer(&disk.layer)?, &open)?;
-    let writer = LayerWriter::resume(
-        stage.open(&open)?,
-        layer_options(session, disk),
+    let (parent, base) = DiskWriter::open_parent(engine, session, source, disk)?;
+    let draft = LayerDraft::resume(
+        repository,
+        &session.vm,
+        &disk.layer,
+        DiskWriter::layer_options(session, disk),
+        base,
         &engine.budget,
-        spill(engine),
     )?;
     let mut end = LogEnd::default();
     let log = RecordLog::resume(
         stage.open(&keys.map(&session.name, disk.log_name())?)?,
-        |record| apply(&writer, &mut end, record).map_err(|error| of_record(error, record)),
+        |record| apply(&draft, &mut end, record).map_err(|error| of_record(error, record)),
     )
     .at_path(&*format!("{}.map", disk.name))?;
-    writer.restore_next(writer.next_host())?;
-    let writer = assemble(engine, session, source, disk, writer, log)?;
+    let unknown = draft.restored()?;
+    let writer = DiskWriter::new(disk, draft, parent, log, engine.owner.clock());
     if let Some((size_bytes, source_bytes)) = end.size {
         writer.size_bytes.store(size_bytes, Ordering::SeqCst);
         writer.source_bytes.store(source_bytes, Ordering::SeqCst);
     }
-    writer.finish.set(end.finished);
-    writer.word.resumed(end.finished);
-    let unknown = writer.mark_unknown()?;
+    writer.completion.resumed(end.finished);
     let writer = Arc::new(writer);
     if unknown > 0 {
         rehash_in_background(&writer)?;
@@ -110,7 +106,7 @@ fn of_record(error: Error, record: Record) -> Error {
     }
 }
 
-fn apply(writer: &LayerWriter, end: &mut LogEnd, record: Record) -> Result<()> {
+fn apply(draft: &LayerDraft, end: &mut LogEnd, record: Record) -> Result<()> {
     let clusters = |first: u64, count: u32| first..first.saturating_add(u64::from(count));
     match record {
         Record::Data {
@@ -119,7 +115,7 @@ fn apply(writer: &LayerWriter, end: &mut LogEnd, record: Record) -> Result<()> {
             host,
         } => {
             for (n, cluster) in (0..).zip(clusters(cluster, count)) {
-                writer.restore_mapping(
+                draft.restore(
                     GuestCluster(cluster),
                     Mapping::Data(HostOffset(host + n * CLUSTER_BYTES)),
                 )?;
@@ -134,16 +130,16 @@ fn apply(writer: &LayerWriter, end: &mut LogEnd, record: Record) -> Result<()> {
                 host: HostOffset(host),
                 length_bytes,
             };
-            writer.restore_mapping(GuestCluster(cluster), Mapping::Compressed(place))?;
+            draft.restore(GuestCluster(cluster), Mapping::Compressed(place))?;
         }
         Record::Zero { cluster, count } => {
             for cluster in clusters(cluster, count) {
-                writer.restore_mapping(GuestCluster(cluster), Mapping::Zero { host: None })?;
+                draft.restore(GuestCluster(cluster), Mapping::Zero { host: None })?;
             }
         }
         Record::Drop { cluster, count } => {
             for cluster in clusters(cluster, count) {
-                writer.restore_mapping(GuestCluster(cluster), Mapping::Unallocated)?;
+                draft.restore(GuestCluster(cluster), Mapping::Unallocated)?;
             }
         }
         Record::Size {
@@ -155,8 +151,8 @@ fn apply(writer: &LayerWriter, end: &mut LogEnd, record: Record) -> Result<()> {
                     "a disk's size is a multiple of 512 and no smaller than its source's",
                 ));
             }
-            if size_bytes > writer.size_bytes() {
-                writer.set_size(size_bytes)?;
+            if size_bytes > draft.size_bytes() {
+                draft.set_size(size_bytes)?;
             }
             end.size = Some((size_bytes, source_bytes));
         }
@@ -166,57 +162,13 @@ fn apply(writer: &LayerWriter, end: &mut LogEnd, record: Record) -> Result<()> {
 }
 
 impl DiskWriter {
-    /// Marks every held cluster as not hashed yet; returns how many there are.
-    fn mark_unknown(&self) -> Result<u64> {
-        let mut unknown = 0;
-        let clusters = CLUSTER.clusters_for(self.writer.size_bytes());
-        for index in self.writer.regions() {
-            let region = Region(index);
-            let first = region.first_cluster().0;
-            let mut marks = Vec::new();
-            for cluster in first..(first + u64_from_usize(LEAVES_PER_REGION)).min(clusters) {
-                match self.writer.get(GuestCluster(cluster))? {
-                    Mapping::Unallocated => {}
-                    Mapping::Zero { .. } => {
-                        marks.push((leaf_index(GuestCluster(cluster)), zero_leaf()))
-                    }
-                    _ => {
-                        unknown += 1;
-                        marks.push((leaf_index(GuestCluster(cluster)), UNKNOWN));
-                    }
-                }
-            }
-            if !marks.is_empty() {
-                self.touch(region)?;
-                self.pages.with_page(
-                    index,
-                    |_| Ok(()),
-                    |page| marks.iter().for_each(|(i, leaf)| set_leaf(page, *i, leaf)),
-                )?;
-            }
-        }
-        Ok(unknown)
-    }
-
     fn rehash_cluster(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
         let _gate = self.gate.read();
         if self.sealed.load(Ordering::SeqCst) {
             return Ok(());
         }
         let _range = self.ranges.hold(cluster.0, cluster.0 + 1);
-        let region = Region::of(cluster);
-        let index = leaf_index(cluster);
-        let is_unknown = self.pages.peek(region.0, |page| {
-            page.is_some_and(|page| leaf_at(page, index) == UNKNOWN)
-        })?;
-        let held = self.writer.get(cluster)?;
-        if !is_unknown || held == Mapping::Unallocated {
-            return Ok(());
-        }
-        self.read_held(held, buf)?;
-        let leaf = leaf_of(buf);
-        self.pages
-            .with_page(region.0, |_| Ok(()), |page| set_leaf(page, index, &leaf))
+        self.draft.rehash(cluster, buf)
     }
 }
 
@@ -225,7 +177,7 @@ fn rehash_in_background(disk: &Arc<DiskWriter>) -> Result<()> {
     let disk = Arc::downgrade(disk);
     let regions: Vec<Region> = disk
         .upgrade()
-        .map(|d| d.touched().iter().copied().collect())
+        .map(|d| d.draft.touched_regions())
         .unwrap_or_default();
     let work = move || -> Result<()> {
         let mut buf = vec![0; usize_from_u64(CLUSTER_BYTES)];

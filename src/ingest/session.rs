@@ -7,9 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::buffer::{FREE_BYTES_MAX, Reservation};
+use super::completion::Door;
 use super::connection::Connection;
 use super::disk::DiskWriter;
-use super::door::Door;
 use super::space::Promises;
 use crate::block::BufferPool;
 use crate::block::page::PageBudget;

@@ -1,15 +1,9 @@
 //! Zeroes and discards: no data, and no mapping where nothing could shine through.
 
-use std::sync::atomic::Ordering;
-
 use super::disk::DiskWriter;
 use crate::block::check_range;
 use crate::error::Result;
-use crate::repo::content::CLUSTER_BYTES;
-use crate::repo::content::{
-    LEAVES_PER_REGION, REGION_BYTES, Region, leaf_index, set_leaf, zero_leaf, zero_region,
-};
-use crate::types::GuestCluster;
+use crate::repo::content::{CLUSTER_BYTES, REGION_BYTES};
 use crate::types::width::usize_from_u64;
 
 impl DiskWriter {
@@ -24,7 +18,7 @@ impl DiskWriter {
         }
         let end = offset + length_bytes;
         let zeroed = self.zero_range(offset, end);
-        self.note_range(offset..end, &zeroed);
+        self.completion.note_range(offset..end, &zeroed);
         zeroed
     }
 
@@ -57,7 +51,9 @@ impl DiskWriter {
         if from < whole_from {
             self.zero_part(from, whole_from)?;
         }
-        self.zero_whole(whole_from / CLUSTER_BYTES, whole_end / CLUSTER_BYTES)?;
+        let (first, last) = (whole_from / CLUSTER_BYTES, whole_end / CLUSTER_BYTES);
+        self.draft.zero(first..last, self)?;
+        self.gather.forget(first, last);
         if whole_end < end {
             self.zero_part(whole_end, end)
         } else {
@@ -77,50 +73,6 @@ impl DiskWriter {
             )?;
             at = stop;
         }
-        Ok(())
-    }
-
-    fn zero_whole(&self, first: u64, end: u64) -> Result<()> {
-        let region = Region::of(GuestCluster(first));
-        self.counters
-            .zero
-            .fetch_add((end - first) * CLUSTER_BYTES, Ordering::Relaxed);
-        let untouched = !self.touched().contains(&region);
-        let parent_is_zero = match &self.parent {
-            Some(parent) => parent.leaves.region(region) == zero_region(),
-            None => true,
-        };
-        if untouched && parent_is_zero {
-            self.gather.forget(first, end);
-            return Ok(());
-        }
-        self.touch(region)?;
-        self.settle_doubts()?;
-        let from = leaf_index(GuestCluster(first));
-        let count = usize_from_u64(end - first);
-        let known = self.known_leaves(region, from, count)?;
-        let zero = zero_leaf();
-        let zeroed = (first..end)
-            .zip(&known)
-            .filter(|(_, known)| **known != zero)
-            .try_for_each(|(cluster, _)| self.set_zero(GuestCluster(cluster)));
-        let indices = from..(from + count).min(LEAVES_PER_REGION);
-        let marked = zeroed.and_then(|()| {
-            self.pages.with_page(
-                region.0,
-                |_| Ok(()),
-                |page| {
-                    indices
-                        .clone()
-                        .for_each(|index| set_leaf(page, index, &zero))
-                },
-            )
-        });
-        if marked.is_err() {
-            self.mark_unknown_leaves(region, indices);
-        }
-        marked?;
-        self.gather.forget(first, end);
         Ok(())
     }
 }

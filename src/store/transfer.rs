@@ -21,7 +21,10 @@ pub(super) fn copy(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
         if !extent.kind.reads_zero() {
             bytes.resize(usize_from_u64(extent.length_bytes), 0);
             from.read_at(at, &mut bytes)?;
-            to.write_at(at, &bytes)?;
+            // Some filesystems do not tell their holes.
+            if bytes.iter().any(|byte| *byte != 0) {
+                to.write_at(at, &bytes)?;
+            }
         }
         at = at.saturating_add(extent.length_bytes);
     }

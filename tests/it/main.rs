@@ -17,6 +17,7 @@ mod finished;
 mod flip;
 mod forget;
 mod large;
+mod layer;
 mod model_chain;
 mod model_session;
 mod model_tree;

@@ -224,7 +224,7 @@ impl Run {
 }
 
 /// The content root by its definition, from all bytes.
-fn plain_root(bytes: &[u8], size_bytes: u64) -> Digest {
+pub(crate) fn plain_root(bytes: &[u8], size_bytes: u64) -> Digest {
     let mut page = Vec::new();
     for index in 0..8192 {
         let mut cluster = vec![0; CLUSTER];

@@ -2,12 +2,12 @@
 //!
 //! # Why
 //! A cluster that the layer holds is rewritten in place. When a write fails after some of its clusters, their bytes are new and their
-//! leaves are old. A client that then writes the old content again would have it dropped as equal, and the seal
+//! leaves are old. A writer that then writes the old content again would have it dropped as equal, and the seal
 //! would put the old leaf over the new bytes. So the leaves of a failed write count as unknown, as after a resume.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::disk::{DiskWriter, UNKNOWN};
+use super::draft::{LayerDraft, UNKNOWN};
 use crate::error::Result;
 use crate::repo::content::{Region, set_leaf};
 use crate::types::sync::Mutex;
@@ -19,9 +19,9 @@ pub(super) struct Doubts {
     is_any: AtomicBool,
 }
 
-impl DiskWriter {
+impl LayerDraft {
     /// After a failed change: the leaves of clusters that may have been changed are not known any more, and are taken from
-    /// their bytes at the seal. Until that is noted, the disk takes nothing more: a later write that equals the old leaf would be
+    /// their bytes at the seal. Until that is noted, the layer takes nothing more: a later write that equals the old leaf would be
     /// dropped, and the old leaf be sealed over other bytes.
     pub(super) fn mark_unknown_leaves(&self, region: Region, indices: impl Iterator<Item = usize>) {
         self.doubts
@@ -30,13 +30,16 @@ impl DiskWriter {
             .extend(indices.map(|index| (region, index)));
         self.doubts.is_any.store(true, Ordering::SeqCst);
         if let Err(e) = self.settle_doubts() {
-            tracing::warn!(disk = %self.meta.name, error = %e.report(), "the leaves of a failed write could not be marked yet");
+            tracing::warn!(layer = %self.slot, error = %e.report(), "the leaves of a failed write could not be marked yet");
         }
     }
 
     /// Marks the leaves of failed writes, where that was not possible yet. To be called with the range held, before a leaf is
     /// believed.
-    pub(super) fn settle_doubts(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// What the file that leaves are spilled to returns.
+    pub fn settle_doubts(&self) -> Result<()> {
         if !self.doubts.is_any.load(Ordering::SeqCst) {
             return Ok(());
         }

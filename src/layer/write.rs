@@ -1,9 +1,7 @@
 //! Storing whole clusters: hashed, looked up, then dropped or written with as few writes as they allow.
 
-use std::sync::atomic::Ordering;
-
-use super::disk::DiskWriter;
-use super::record::Record;
+use super::draft::LayerDraft;
+use super::journal::{Change, Journal};
 use crate::error::Result;
 use crate::qcow2::{Mapping, compress};
 use crate::repo::content::{
@@ -17,32 +15,40 @@ struct Incoming<'a> {
     cluster: GuestCluster,
     leaf: Digest,
     bytes: &'a [u8],
-    /// Position among the chunks of the door's buffer.
+    /// Position among the chunks of the writer's buffer.
     chunk: usize,
     held: Mapping,
 }
 
-impl DiskWriter {
-    /// Whole clusters from `first` on; the last chunk may be short at the end of the disk.
-    pub(super) fn write_whole(&self, first: GuestCluster, bytes: &[u8]) -> Result<()> {
-        let count = u64_from_usize(bytes.len()).div_ceil(CLUSTER_BYTES);
+impl LayerDraft {
+    /// Writes whole clusters from `first` on; the last one may be short at the end of the disk. What fails half-way may have changed
+    /// some of them.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; `Corrupt` (the base's sums).
+    pub fn write(&self, first: GuestCluster, bytes: &[u8], journal: &impl Journal) -> Result<()> {
         let mut cluster = first.0;
         let mut rest = bytes;
         while !rest.is_empty() {
             // One region at a time: its page is looked at once before and once after.
-            let region_end = (cluster / 8192 + 1) * 8192;
+            let region_end = Region(Region::of(GuestCluster(cluster)).0 + 1)
+                .first_cluster()
+                .0;
             let length = usize_from_u64((region_end - cluster) * CLUSTER_BYTES).min(rest.len());
             let (part, tail) = rest.split_at(length);
-            self.write_in_region(GuestCluster(cluster), part)?;
+            self.write_in_region(GuestCluster(cluster), part, journal)?;
             cluster = region_end;
             rest = tail;
         }
-        // Only now: until the new bytes are there, readers see what was gathered.
-        self.gather.forget(first.0, first.0 + count);
         Ok(())
     }
 
-    pub(super) fn write_in_region(&self, first: GuestCluster, bytes: &[u8]) -> Result<()> {
+    fn write_in_region(
+        &self,
+        first: GuestCluster,
+        bytes: &[u8],
+        journal: &impl Journal,
+    ) -> Result<()> {
         let region = Region::of(first);
         let chunks: Vec<&[u8]> = bytes.chunks(usize_from_u64(CLUSTER_BYTES)).collect();
         let leaves: Vec<Digest> = chunks.iter().map(|chunk| leaf_of(chunk)).collect();
@@ -53,19 +59,15 @@ impl DiskWriter {
         let mut changed: Vec<(usize, Digest)> = Vec::new();
         for (n, ((chunk, leaf), known)) in chunks.iter().zip(&leaves).zip(&known).enumerate() {
             if leaf == known {
-                self.counters
-                    .equal
-                    .fetch_add(u64_from_usize(chunk.len()), Ordering::Relaxed);
+                journal.note_equal(u64_from_usize(chunk.len()));
                 continue;
             }
             let cluster = GuestCluster(first.0 + u64_from_usize(n));
             let held = self.writer.get(cluster)?;
             changed.push((leaf_index(cluster), *leaf));
-            if self.is_parents_again(cluster, held, leaf)? {
-                self.counters
-                    .equal
-                    .fetch_add(u64_from_usize(chunk.len()), Ordering::Relaxed);
-                self.drop_held(cluster)?;
+            if self.is_bases_again(cluster, held, leaf)? {
+                journal.note_equal(u64_from_usize(chunk.len()));
+                self.drop_held(cluster, journal)?;
                 continue;
             }
             fresh.push(Incoming {
@@ -79,7 +81,7 @@ impl DiskWriter {
         if changed.is_empty() {
             return Ok(());
         }
-        let marked = self.store(&fresh, bytes).and_then(|()| {
+        let marked = self.store(&fresh, bytes, journal).and_then(|()| {
             self.pages.with_page(
                 region.0,
                 |_| Ok(()),
@@ -97,52 +99,47 @@ impl DiskWriter {
         marked
     }
 
-    /// Whether a cluster that this session had changed (a file that was cut and is written anew) has the parent's content again.
-    fn is_parents_again(
-        &self,
-        cluster: GuestCluster,
-        held: Mapping,
-        leaf: &Digest,
-    ) -> Result<bool> {
-        match &self.parent {
-            Some(parent) if held != Mapping::Unallocated && *leaf != zero_leaf() => {
-                let page = parent.page(Region::of(cluster))?;
+    /// Whether a cluster that was changed (a file that was cut and is written anew) has the base's content again.
+    fn is_bases_again(&self, cluster: GuestCluster, held: Mapping, leaf: &Digest) -> Result<bool> {
+        match &self.base {
+            Some(base) if held != Mapping::Unallocated && *leaf != zero_leaf() => {
+                let page = base.page(Region::of(cluster))?;
                 Ok(leaf_at(&page, leaf_index(cluster)) == *leaf)
             }
             _ => Ok(false),
         }
     }
 
-    /// Forgets what the layer holds of a cluster, so that the parent shines through.
-    fn drop_held(&self, cluster: GuestCluster) -> Result<()> {
+    /// Forgets what the layer holds of a cluster, so that the base shines through.
+    pub(super) fn drop_held(&self, cluster: GuestCluster, journal: &impl Journal) -> Result<()> {
         self.writer.set(cluster, Mapping::Unallocated)?;
-        self.record(Record::Drop {
-            cluster: cluster.0,
-            count: 1,
-        });
+        journal.record(Change::Drop { cluster });
         Ok(())
     }
 
-    /// Stores changed clusters out of the door's `buffer`: neighbours that are new go to one contiguous place with
+    /// Stores changed clusters out of the writer's `buffer`: neighbours that are new go to one contiguous place with
     /// one write.
-    fn store(&self, incoming: &[Incoming<'_>], buffer: &[u8]) -> Result<()> {
+    fn store(
+        &self,
+        incoming: &[Incoming<'_>],
+        buffer: &[u8],
+        journal: &impl Journal,
+    ) -> Result<()> {
         let zero = zero_leaf();
         let kind = self.writer.compression().kind();
         let mut rest = incoming;
         while let Some(next) = rest.first() {
             if next.leaf == zero {
-                self.store_zero(next)?;
+                self.store_zero(next, journal)?;
                 rest = rest.get(1..).unwrap_or_default();
                 continue;
             }
             if let Some(packed) = kind.and_then(|kind| compress(kind, &padded(next.bytes))) {
                 let place = self.writer.append_compressed(next.cluster, &packed)?;
-                self.counters
-                    .stored
-                    .fetch_add(u64_from_usize(packed.len()), Ordering::Relaxed);
-                self.record(Record::Compressed {
-                    cluster: next.cluster.0,
-                    host: place.host.0,
+                journal.note_stored(u64_from_usize(packed.len()));
+                journal.record(Change::Compressed {
+                    cluster: next.cluster,
+                    host: place.host,
                     length_bytes: place.length_bytes,
                 });
                 rest = rest.get(1..).unwrap_or_default();
@@ -150,21 +147,19 @@ impl DiskWriter {
             }
             if let Mapping::Data(host) = next.held {
                 self.writer.write_data(host, &padded(next.bytes))?;
-                self.counters
-                    .stored
-                    .fetch_add(CLUSTER_BYTES, Ordering::Relaxed);
+                journal.note_stored(CLUSTER_BYTES);
                 rest = rest.get(1..).unwrap_or_default();
                 continue;
             }
             let run = if kind.is_some() { 1 } else { new_run(rest) };
             let (run, tail) = rest.split_at(run);
-            self.store_run(run, buffer)?;
+            self.store_run(run, buffer, journal)?;
             rest = tail;
         }
         Ok(())
     }
 
-    fn store_run(&self, run: &[Incoming<'_>], buffer: &[u8]) -> Result<()> {
+    fn store_run(&self, run: &[Incoming<'_>], buffer: &[u8], journal: &impl Journal) -> Result<()> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return Ok(());
         };
@@ -187,41 +182,31 @@ impl DiskWriter {
             mapped += 1;
             Ok(())
         });
-        self.counters
-            .stored
-            .fetch_add(u64::from(mapped) * CLUSTER_BYTES, Ordering::Relaxed);
+        journal.note_stored(u64::from(mapped) * CLUSTER_BYTES);
         // Also when it stopped half-way: what is written there later goes to the same place, and has no record of its own.
         if mapped > 0 {
-            self.record(Record::Data {
-                cluster: first.cluster.0,
+            journal.record(Change::Data {
+                cluster: first.cluster,
                 count: mapped,
-                host: host.0,
+                host,
             });
         }
         result
     }
 
-    fn store_zero(&self, item: &Incoming<'_>) -> Result<()> {
-        self.counters
-            .zero
-            .fetch_add(CLUSTER_BYTES, Ordering::Relaxed);
-        self.set_zero(item.cluster)
+    fn store_zero(&self, item: &Incoming<'_>, journal: &impl Journal) -> Result<()> {
+        journal.note_zero(CLUSTER_BYTES);
+        self.set_zero(item.cluster, journal)
     }
 
-    /// Maps a cluster to zero: explicitly where a parent could shine through, else not at all.
-    pub(super) fn set_zero(&self, cluster: GuestCluster) -> Result<()> {
-        if self.parent.is_some() {
+    /// Maps a cluster to zero: explicitly where a base could shine through, else not at all.
+    pub(super) fn set_zero(&self, cluster: GuestCluster, journal: &impl Journal) -> Result<()> {
+        if self.base.is_some() {
             self.writer.set(cluster, Mapping::Zero { host: None })?;
-            self.record(Record::Zero {
-                cluster: cluster.0,
-                count: 1,
-            });
+            journal.record(Change::Zero { cluster });
         } else {
             self.writer.set(cluster, Mapping::Unallocated)?;
-            self.record(Record::Drop {
-                cluster: cluster.0,
-                count: 1,
-            });
+            journal.record(Change::Drop { cluster });
         }
         Ok(())
     }

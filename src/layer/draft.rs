@@ -1,0 +1,259 @@
+//! The draft itself: tables and leaves of a layer, and what is touched.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, MutexGuard};
+
+use super::base::Base;
+use super::doubt::Doubts;
+use crate::block::WriteAt;
+use crate::block::page::{PageBudget, PageTable};
+use crate::error::{Result, ResultExt};
+use crate::qcow2::{LayerOptions, LayerWriter, Mapping};
+use crate::repo::content::{PAGE_BYTES, Region, leaf_at, zero_page};
+use crate::repo::layout::{self, VmKeys};
+use crate::repo::{Repository, Slot};
+use crate::types::sync::Mutex;
+use crate::types::{Digest, GuestCluster, HostOffset, LayerId, SessionId, VmName};
+
+/// Leaf of a cluster whose content has not been hashed since it may have changed; no content hashes to it in practice.
+pub const UNKNOWN: Digest = Digest([0xff; 32]);
+
+/// A layer that is being made, in a slot of a VM.
+pub struct LayerDraft {
+    pub(super) repository: Arc<Repository>,
+    pub(super) vm: VmName,
+    pub(super) slot: Slot,
+    pub(super) writer: LayerWriter,
+    pub(super) pages: PageTable,
+    pub(super) base: Option<Base>,
+    /// Regions that were written to.
+    touched: Mutex<BTreeSet<Region>>,
+    pub(super) doubts: Doubts,
+}
+
+/// Makes files for pages beyond the budget. They have no name: a crash leaves nothing of them.
+fn spill(
+    repository: &Arc<Repository>,
+) -> impl Fn() -> Result<Arc<dyn WriteAt>> + Send + Sync + 'static {
+    let repository = Arc::clone(repository);
+    move || {
+        let prefix = layout::cache()?.join("spill")?;
+        let stage = repository.stage();
+        stage.make_prefix(&prefix)?;
+        let key = prefix.join(&SessionId::random().to_string())?;
+        let file = stage.create(&key)?;
+        stage.delete(&key)?;
+        Ok(file)
+    }
+}
+
+impl LayerDraft {
+    /// Begins a layer in a slot. What it is backed by must be what `base` has; without a base it is full. Tables and leaves take memory of
+    /// `budget`; beyond it they go to files.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when somebody makes a layer in that slot; `InvalidInput` for bad options; `NoSpace`, `Io`.
+    pub fn create(
+        repository: &Arc<Repository>,
+        vm: &VmName,
+        slot: &Slot,
+        options: LayerOptions,
+        base: Option<Base>,
+        budget: &Arc<PageBudget>,
+    ) -> Result<Self> {
+        let (keys, stage) = (VmKeys::new(vm)?, repository.stage());
+        // A separate workspace may not know the VM yet.
+        stage.make_prefix(&keys.layers()?)?;
+        let file = stage.create(&keys.open_layer(slot)?)?;
+        let writer = LayerWriter::create(file, options, budget, spill(repository))?;
+        Ok(Self::over(repository, vm, slot, writer, base, budget))
+    }
+
+    /// Goes on with a layer that was begun, or published and taken back. What was mapped is restored with
+    /// [`LayerDraft::restore`], and then [`LayerDraft::restored`] is called.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` for bad options; `Io`.
+    pub fn resume(
+        repository: &Arc<Repository>,
+        vm: &VmName,
+        slot: &Slot,
+        options: LayerOptions,
+        base: Option<Base>,
+        budget: &Arc<PageBudget>,
+    ) -> Result<Self> {
+        let key = VmKeys::new(vm)?.open_layer(slot)?;
+        let file = repository.stage().open(&key)?;
+        let writer = LayerWriter::resume(file, options, budget, spill(repository))?;
+        Ok(Self::over(repository, vm, slot, writer, base, budget))
+    }
+
+    fn over(
+        repository: &Arc<Repository>,
+        vm: &VmName,
+        slot: &Slot,
+        writer: LayerWriter,
+        base: Option<Base>,
+        budget: &Arc<PageBudget>,
+    ) -> Self {
+        Self {
+            repository: Arc::clone(repository),
+            vm: vm.clone(),
+            slot: slot.clone(),
+            writer,
+            pages: PageTable::new(PAGE_BYTES, budget, Box::new(spill(repository))),
+            base,
+            touched: Mutex::default(),
+            doubts: Doubts::default(),
+        }
+    }
+
+    /// The layer's id.
+    #[must_use]
+    pub fn layer_id(&self) -> LayerId {
+        self.writer.layer_id()
+    }
+
+    /// What it is compared with.
+    #[must_use]
+    pub const fn base(&self) -> Option<&Base> {
+        self.base.as_ref()
+    }
+
+    /// Virtual size in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.writer.size_bytes()
+    }
+
+    /// Changes the virtual size; what lies beyond it is forgotten.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a size that QCOW2 cannot have; `NoSpace`, `Io`.
+    pub fn set_size(&self, size_bytes: u64) -> Result<()> {
+        self.writer.set_size(size_bytes)
+    }
+
+    /// Makes the data that was written durable.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn flush(&self) -> Result<()> {
+        self.writer.flush().at_path(self.slot.open_file())
+    }
+
+    /// How the layer holds a cluster.
+    ///
+    /// # Errors
+    /// What the file that tables are spilled to returns.
+    pub fn mapping(&self, cluster: GuestCluster) -> Result<Mapping> {
+        self.writer.get(cluster)
+    }
+
+    /// Whether the layer holds nothing of a region.
+    ///
+    /// # Errors
+    /// What the file that tables are spilled to returns.
+    pub fn holds_nothing_of(&self, region: Region) -> Result<bool> {
+        self.writer.is_region_empty(region.0)
+    }
+
+    /// Reads bytes of a cluster that the layer holds uncompressed.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read_data(&self, host: HostOffset, part: &mut [u8]) -> Result<()> {
+        self.writer.read_data(host, part)
+    }
+
+    /// Reads a cluster that the layer holds; zeroes where it holds none.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn read_held(&self, held: Mapping, buf: &mut [u8]) -> Result<()> {
+        match held {
+            Mapping::Data(host) => self.writer.read_data(host, buf),
+            Mapping::Compressed(place) => self.writer.read_compressed(place, buf),
+            Mapping::Zero { .. } | Mapping::Unallocated | Mapping::Subclusters { .. } => {
+                buf.fill(0);
+                Ok(())
+            }
+        }
+    }
+
+    /// The leaves of some clusters of a region that was touched.
+    ///
+    /// # Errors
+    /// What the file that leaves are spilled to returns.
+    pub fn known_leaves(&self, region: Region, first: usize, count: usize) -> Result<Vec<Digest>> {
+        self.pages.peek(region.0, |page| {
+            let page = page.unwrap_or_else(|| zero_page());
+            (first..first + count)
+                .map(|index| leaf_at(page, index))
+                .collect()
+        })
+    }
+
+    /// Looks at the page of leaves of a region, if there is one.
+    ///
+    /// # Errors
+    /// What the file that leaves are spilled to returns.
+    pub fn peek_leaves<R>(&self, region: Region, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
+        self.pages.peek(region.0, f)
+    }
+
+    /// Makes the page of a region present; the base's page is loaded outside of the table's lock.
+    ///
+    /// # Errors
+    /// `Corrupt` (the base's sums); `NoSpace`, `Io`.
+    pub fn touch(&self, region: Region) -> Result<()> {
+        if self.is_touched(region) {
+            return Ok(());
+        }
+        let mut page = vec![0; self.pages.page_bytes()];
+        self.load_base_page(region, &mut page)?;
+        self.pages.with_page(
+            region.0,
+            |fresh| {
+                fresh.copy_from_slice(&page);
+                Ok(())
+            },
+            |_| (),
+        )?;
+        self.touched().insert(region);
+        Ok(())
+    }
+
+    /// Whether a region was written to.
+    #[must_use]
+    pub fn is_touched(&self, region: Region) -> bool {
+        self.touched().contains(&region)
+    }
+
+    /// Whether nothing was written to.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.touched().is_empty()
+    }
+
+    /// The regions that were written to, ascending.
+    #[must_use]
+    pub fn touched_regions(&self) -> Vec<Region> {
+        self.touched().iter().copied().collect()
+    }
+
+    fn touched(&self) -> MutexGuard<'_, BTreeSet<Region>> {
+        self.touched.lock()
+    }
+
+    /// The leaves of a region as the base has them.
+    pub(super) fn load_base_page(&self, region: Region, page: &mut [u8]) -> Result<()> {
+        match &self.base {
+            Some(base) => base.leaves().load_page(region, page),
+            None => {
+                page.copy_from_slice(zero_page());
+                Ok(())
+            }
+        }
+    }
+}

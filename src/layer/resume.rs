@@ -1,0 +1,76 @@
+//! Going on with a layer that was begun: what it holds is restored, and hashed anew.
+
+use super::draft::{LayerDraft, UNKNOWN};
+use crate::error::Result;
+use crate::qcow2::Mapping;
+use crate::repo::content::{
+    CLUSTER, LEAVES_PER_REGION, Region, leaf_at, leaf_index, leaf_of, set_leaf, zero_leaf,
+};
+use crate::types::GuestCluster;
+use crate::types::width::u64_from_usize;
+
+impl LayerDraft {
+    /// Restores how the layer holds a cluster; later calls win.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what does not fit the layer; `LimitExceeded`, `NoSpace`, `Io`.
+    pub fn restore(&self, cluster: GuestCluster, mapping: Mapping) -> Result<()> {
+        self.writer.restore_mapping(cluster, mapping)
+    }
+
+    /// After the last [`LayerDraft::restore`]: marks every cluster that the layer holds as not hashed yet; answers how many there are.
+    ///
+    /// # Errors
+    /// `Corrupt` (the base's sums); `NoSpace`, `Io`.
+    pub fn restored(&self) -> Result<u64> {
+        self.writer.restore_next(self.writer.next_host())?;
+        let mut unknown = 0;
+        let clusters = CLUSTER.clusters_for(self.writer.size_bytes());
+        for index in self.writer.regions() {
+            let region = Region(index);
+            let first = region.first_cluster().0;
+            let mut marks = Vec::new();
+            for cluster in first..(first + u64_from_usize(LEAVES_PER_REGION)).min(clusters) {
+                match self.writer.get(GuestCluster(cluster))? {
+                    Mapping::Unallocated => {}
+                    Mapping::Zero { .. } => {
+                        marks.push((leaf_index(GuestCluster(cluster)), zero_leaf()))
+                    }
+                    _ => {
+                        unknown += 1;
+                        marks.push((leaf_index(GuestCluster(cluster)), UNKNOWN));
+                    }
+                }
+            }
+            if !marks.is_empty() {
+                self.touch(region)?;
+                self.pages.with_page(
+                    index,
+                    |_| Ok(()),
+                    |page| marks.iter().for_each(|(i, leaf)| set_leaf(page, *i, leaf)),
+                )?;
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Hashes a cluster whose leaf is not known. The caller holds its range.
+    ///
+    /// # Errors
+    /// `Corrupt`, `NoSpace`, `Io`.
+    pub fn rehash(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
+        let region = Region::of(cluster);
+        let index = leaf_index(cluster);
+        let is_unknown = self.pages.peek(region.0, |page| {
+            page.is_some_and(|page| leaf_at(page, index) == UNKNOWN)
+        })?;
+        let held = self.writer.get(cluster)?;
+        if !is_unknown || held == Mapping::Unallocated {
+            return Ok(());
+        }
+        self.read_held(held, buf)?;
+        let leaf = leaf_of(buf);
+        self.pages
+            .with_page(region.0, |_| Ok(()), |page| set_leaf(page, index, &leaf))
+    }
+}

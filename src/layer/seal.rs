@@ -1,0 +1,288 @@
+//! Sealing: from a layer that is being made to a committed one, with its sums.
+//!
+//! Only the regions that were touched are looked at: what equals the base is dropped, what is not hashed is, the region's hash and its
+//! share of the disk's data are taken. Then the tables are written, the file is published, and the sums are written beside it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::draft::{LayerDraft, UNKNOWN};
+use super::journal::Journal;
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::qcow2::Mapping;
+use crate::repo::content::{
+    CLUSTER, LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, data_leaves, leaf_at, leaf_of,
+    region_hash, set_leaf, zero_page, zero_region,
+};
+use crate::repo::layout::VmKeys;
+use crate::repo::leaves::open_cache;
+use crate::repo::sums::{Summary, SumsWriter, Touched};
+use crate::store::PutMode;
+use crate::task::{self, Monitor};
+use crate::types::sync::Mutex;
+use crate::types::width::{u64_from_usize, usize_from_u64};
+use crate::types::{Digest, DiskName, GuestCluster};
+
+/// LIMIT: threads that hash regions at the seal.
+const THREADS_MAX: usize = 8;
+
+/// What the seal finds out about one region.
+#[derive(Debug, Clone, Copy)]
+struct RegionFacts {
+    hash: Digest,
+    held: u32,
+    /// Clusters with data now, less those that the base has.
+    data_delta: i64,
+}
+
+/// A layer whose regions are settled, to be sealed; nothing may be written in between.
+#[derive(Debug)]
+pub struct SettledLayer(BTreeMap<Region, RegionFacts>);
+
+/// A layer that is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedLayer {
+    /// Content of the disk as of this layer.
+    pub content_root: Digest,
+    /// Virtual size in bytes.
+    pub size_bytes: u64,
+    /// Bytes of the disk that are not zero, in whole clusters.
+    pub data_bytes: u64,
+    /// Bytes of the clusters that the layer holds.
+    pub changed_bytes: u64,
+    /// Size of the layer's file in bytes.
+    pub file_bytes: u64,
+}
+
+impl LayerDraft {
+    /// Settles every touched region, on as many threads as there are processors: what equals the base is dropped, what is not hashed
+    /// is. The caller then makes durable what its journal has of it; what was dropped is punched by the seal.
+    ///
+    /// # Errors
+    /// `Corrupt` (the base's sums, a compressed cluster); `NoSpace`, `Io`. What was settled stays so.
+    pub fn settle(&self, journal: &impl Journal) -> Result<SettledLayer> {
+        self.settle_doubts()?;
+        let regions = self.touched_regions();
+        let facts = Mutex::new(BTreeMap::new());
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = THREADS_MAX.min(regions.len());
+        let mut left = regions.into_iter();
+        task::on_threads(
+            task::threads(Some(processors), most),
+            &Monitor::default(),
+            || Ok(left.next()),
+            || (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]),
+            |(page, base), region| {
+                let fact = self.settle_region(region, page, base, journal)?;
+                let mut facts = facts.lock();
+                facts.insert(region, fact);
+                Ok(())
+            },
+        )?;
+        Ok(SettledLayer(facts.into_inner()))
+    }
+
+    fn settle_region(
+        &self,
+        region: Region,
+        page: &mut [u8],
+        base: &mut [u8],
+        journal: &impl Journal,
+    ) -> Result<RegionFacts> {
+        self.load_base_page(region, base)?;
+        self.pages.peek(region.0, |found| {
+            page.copy_from_slice(found.unwrap_or_else(|| zero_page()))
+        })?;
+        let mut held = 0;
+        let mut changed: Vec<(usize, Digest)> = Vec::new();
+        let clusters = CLUSTER
+            .clusters_for(self.size_bytes())
+            .saturating_sub(region.first_cluster().0);
+        for index in 0..LEAVES_PER_REGION.min(usize_from_u64(clusters)) {
+            let cluster = GuestCluster(region.first_cluster().0 + u64_from_usize(index));
+            let mapping = self.writer.get(cluster)?;
+            let mut leaf = leaf_at(page, index);
+            if mapping == Mapping::Unallocated {
+                if leaf == UNKNOWN {
+                    // A write of it failed before anything was mapped: it is the base's.
+                    leaf = leaf_at(base, index);
+                    changed.push((index, leaf));
+                    set_leaf(page, index, &leaf);
+                }
+                continue;
+            }
+            if leaf == UNKNOWN {
+                let mut bytes = vec![0; usize_from_u64(CLUSTER.size_bytes())];
+                self.read_held(mapping, &mut bytes)?;
+                leaf = leaf_of(&bytes);
+                changed.push((index, leaf));
+                set_leaf(page, index, &leaf);
+            }
+            if leaf == leaf_at(base, index) {
+                // Written, and then the base's again: not stored.
+                self.drop_held(cluster, journal)?;
+            } else {
+                held += 1;
+            }
+        }
+        if !changed.is_empty() {
+            self.pages.with_page(
+                region.0,
+                |_| Ok(()),
+                |page| {
+                    changed
+                        .iter()
+                        .for_each(|(i, leaf)| set_leaf(page, *i, leaf))
+                },
+            )?;
+        }
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        Ok(RegionFacts {
+            hash: region_hash(page),
+            held,
+            data_delta: signed(data_leaves(page)) - signed(data_leaves(base)),
+        })
+    }
+
+    /// Seals a layer that is settled: writes its tables, and publishes it and its sums. Their names are durable after
+    /// [`crate::store::Stage::sync_prefix`] of `layers`.
+    ///
+    /// # Errors
+    /// `AlreadyExists` (mode `Create`); `NoSpace`, `Io`. The draft is of no use any more; what was begun can be resumed.
+    pub fn seal(&self, settled: SettledLayer, mode: PutMode) -> Result<SealedLayer> {
+        let SettledLayer(facts) = settled;
+        let size_bytes = self.size_bytes();
+        let sealed = self.writer.seal().at_path(self.slot.open_file())?;
+        let mut regions: Vec<Digest> = self
+            .base
+            .as_ref()
+            .map(|base| base.leaves().regions().to_vec())
+            .unwrap_or_default();
+        regions.resize(usize_from_u64(Region::count(size_bytes)), zero_region());
+        for (region, fact) in &facts {
+            if let Some(place) = regions.get_mut(usize_from_u64(region.0)) {
+                *place = fact.hash;
+            }
+        }
+        let root = content_root(size_bytes, &regions);
+        let held: Vec<(Region, u32)> = facts
+            .iter()
+            .filter(|(_, f)| f.held > 0)
+            .map(|(r, f)| (*r, f.held))
+            .collect();
+        let summary = Summary {
+            layer_id: self.layer_id(),
+            size_bytes,
+            layer_bytes: sealed.file_bytes,
+            regions,
+            metadata: sealed.metadata,
+        };
+        let keys = VmKeys::new(&self.vm)?;
+        self.repository.stage().publish(
+            &keys.open_layer(&self.slot)?,
+            &keys.layer(&self.slot)?,
+            mode,
+        )?;
+        self.write_sums(&summary, &held, mode)?;
+
+        let base_clusters = self
+            .base
+            .as_ref()
+            .map_or(0, |base| base.data_bytes().div_ceil(CLUSTER.size_bytes()));
+        let delta: i64 = facts.values().map(|f| f.data_delta).sum();
+        let clusters = base_clusters.saturating_add_signed(delta);
+        let changed: u64 = held.iter().map(|(_, n)| u64::from(*n)).sum();
+        Ok(SealedLayer {
+            content_root: root,
+            size_bytes,
+            data_bytes: clusters * CLUSTER.size_bytes(),
+            changed_bytes: changed * CLUSTER.size_bytes(),
+            file_bytes: summary.layer_bytes,
+        })
+    }
+
+    /// Settles and seals a layer that no journal was kept of; nothing of it is left in the workspace.
+    ///
+    /// # Errors
+    /// As [`LayerDraft::settle`] and [`LayerDraft::seal`].
+    pub fn finish(&self, mode: PutMode) -> Result<SealedLayer> {
+        let settled = self.settle(&())?;
+        self.flush()?;
+        let sealed = self.seal(settled, mode)?;
+        if self.repository.stage().is_separate() {
+            self.discard()?;
+        }
+        Ok(sealed)
+    }
+
+    /// Removes what the workspace has of the layer: of one that is given up, or that is published and was not renamed.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn discard(&self) -> Result<()> {
+        let keys = VmKeys::new(&self.vm)?;
+        for key in [
+            keys.open_layer(&self.slot)?,
+            keys.open_sums(&self.slot, self.layer_id())?,
+        ] {
+            match self.repository.stage().delete(&key) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn write_sums(&self, summary: &Summary, held: &[(Region, u32)], mode: PutMode) -> Result<()> {
+        let (keys, stage) = (VmKeys::new(&self.vm)?, self.repository.stage());
+        let key = keys.sums(&self.slot, self.layer_id())?;
+        let making = keys.open_sums(&self.slot, self.layer_id())?;
+        match stage.delete(&making) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut sums = SumsWriter::create(stage.create(&making)?, summary, held)?;
+        let mut page = vec![0; PAGE_BYTES];
+        for (region, _) in held {
+            self.pages.peek(region.0, |found| {
+                page.copy_from_slice(found.unwrap_or_else(|| zero_page()))
+            })?;
+            let first = region.first_cluster().0;
+            let mut bits = vec![false; LEAVES_PER_REGION];
+            for (bit, cluster) in bits.iter_mut().zip(first..) {
+                let inside = cluster < CLUSTER.clusters_for(self.size_bytes());
+                *bit = inside && self.writer.get(GuestCluster(cluster))? != Mapping::Unallocated;
+            }
+            sums.append(&Touched::pick(
+                *region,
+                |index| bits.get(index).copied().unwrap_or(false),
+                &page,
+            ))?;
+        }
+        sums.finish()?;
+        stage.publish(&making, &key, mode)
+    }
+
+    /// Brings the cached leaves of the disk's name to this disk's content. A failure costs time later, nothing else.
+    pub fn update_cache(&self, disk: &DiskName) {
+        let update = || -> Result<()> {
+            let cache = match self.base.as_ref().and_then(|base| base.leaves().cache()) {
+                Some(cache) => Arc::clone(cache),
+                None => open_cache(&self.repository, &self.vm, disk)?,
+            };
+            let mut page = vec![0; PAGE_BYTES];
+            for region in self.touched_regions() {
+                self.pages.peek(region.0, |found| {
+                    page.copy_from_slice(found.unwrap_or_else(|| zero_page()))
+                })?;
+                if page != zero_page() {
+                    cache.write_at(region.0 * u64_from_usize(PAGE_BYTES), &page)?;
+                }
+            }
+            Ok(())
+        };
+        if let Err(e) = update() {
+            tracing::warn!(vm = %self.vm, disk = %disk, error = %e.report(), "the cache of leaves could not be written");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! A session: a restore point being written, with all disks of its VM.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use super::buffer::{FREE_BYTES_MAX, Reservation};
 use super::completion::Door;
 use super::connection::Connection;
 use super::disk::DiskWriter;
-use super::space::Promises;
+use super::space::{Promised, Promises};
 use crate::block::BufferPool;
 use crate::block::page::PageBudget;
 use crate::chain::Pool;
@@ -20,8 +20,8 @@ use crate::repo::{Ending, Job, JobDisk, Owner};
 use crate::types::sync::{Mutex, RwLock};
 use crate::types::{DiskName, PointName, VmName};
 
-/// LIMIT: default memory for tables and leaves of all open sessions.
-pub(super) const PAGE_MEMORY_BYTES: u64 = 512 << 20;
+/// LIMIT: default memory in bytes for tables and leaves of all open sessions.
+pub const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
 
 /// What all sessions of a process share.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ impl Engine {
     /// An engine with the default budget.
     #[must_use]
     pub fn new(owner: Arc<Owner>, pool: Arc<Pool>) -> Self {
-        Self::with_budget(owner, pool, PAGE_MEMORY_BYTES)
+        Self::with_budget(owner, pool, MEMORY_BYTES_DEFAULT)
     }
 
     /// An engine whose tables and leaves take at most `bytes_max` of memory; the rest goes to files.
@@ -110,9 +110,20 @@ pub struct Session {
     /// Serial of its inode numbers, unique in this process.
     serial: u32,
     /// Bytes that it was expected to store when it began.
-    pub(super) estimate_bytes: u64,
+    estimate_bytes: u64,
     /// The clock's monotonic milliseconds at the last sign of life.
     active_ms: AtomicU64,
+}
+
+impl Promised for Session {
+    fn outstanding_bytes(&self) -> u64 {
+        if self.state() != SessionState::Open {
+            return 0;
+        }
+        let disks = self.disks();
+        let stored: u64 = disks.iter().map(|disk| disk.stats().stored_bytes).sum();
+        self.estimate_bytes.saturating_sub(stored)
+    }
 }
 
 fn nanoseconds(at: Timestamp) -> i64 {
@@ -143,7 +154,8 @@ impl Session {
             last_error: Mutex::new(None),
             active_ms: AtomicU64::new(milliseconds(now)),
         });
-        promises.add(&session);
+        let promised: Weak<Self> = Arc::downgrade(&session);
+        promises.add(promised);
         session
     }
 

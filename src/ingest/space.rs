@@ -5,10 +5,9 @@
 //! store cannot be known; what its last backups stored is a fair guess. A disk that begins anew stores what its source reports as data, or
 //! what it had before. Of a disk that was never seen, from a source that reports nothing, nothing is expected: that is written to the log.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use super::request::BeginRequest;
-use super::session::{Session, SessionState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::entry::VmEntry;
@@ -81,26 +80,27 @@ fn last_points(repository: &Repository, entry: &VmEntry) -> Vec<Point> {
         .collect()
 }
 
+/// What was promised room, and has not used it up yet.
+pub(super) trait Promised: Send + Sync {
+    /// Bytes that it is expected to store still.
+    fn outstanding_bytes(&self) -> u64;
+}
+
 /// What open sessions of this process are expected to store still.
 #[derive(Default)]
-pub(super) struct Promises(Mutex<Vec<Weak<Session>>>);
+pub(super) struct Promises(Mutex<Vec<Weak<dyn Promised>>>);
 
 impl Promises {
-    pub(super) fn add(&self, session: &Arc<Session>) {
+    pub(super) fn add(&self, promised: Weak<dyn Promised>) {
         let mut all = self.0.lock();
         all.retain(|other| other.strong_count() > 0);
-        all.push(Arc::downgrade(session));
+        all.push(promised);
     }
 
     fn bytes(&self) -> u64 {
         let all = self.0.lock().clone();
-        let open = all.iter().filter_map(Weak::upgrade);
-        open.filter(|session| session.state() == SessionState::Open)
-            .map(|session| {
-                let disks = session.disks();
-                let stored: u64 = disks.iter().map(|disk| disk.stats().stored_bytes).sum();
-                session.estimate_bytes.saturating_sub(stored)
-            })
+        let held = all.iter().filter_map(Weak::upgrade);
+        held.map(|promised| promised.outstanding_bytes())
             .fold(0, |all, bytes| all.saturating_add(bytes))
     }
 }

@@ -50,7 +50,7 @@ impl Connection {
             }
         }
         // From here on nobody says that it is finished, unless he declares it.
-        Ok(self.disk.word.take_back())
+        Ok(self.disk.completion.take_back())
     }
 
     /// The peer said goodbye (`NBD_CMD_DISC`). If the disk is finished with that, it is made durable, and that it is finished. Blocks.

@@ -11,7 +11,7 @@ use restorefs::nbd::server::{
     Caller, Content, Export, ExportInfo, Exports, Guests, Server, ServerLimits, Service,
 };
 use restorefs::repo::{Owner, Repository};
-use restorefs::store::{Entry, Key, MemoryStore, PutMode, Stage};
+use restorefs::store::{Entry, Key, MemoryStore, PutMode, Space, Stage};
 use restorefs::types::DiskName;
 use tokio::sync::watch;
 
@@ -178,8 +178,14 @@ impl Stage for GatedStage {
     fn delete(&self, key: &Key) -> Result<()> {
         Stage::delete(&*self.0, key)
     }
-    fn publish(&self, from: &Key, to: &Key) -> Result<()> {
-        self.0.publish(from, to)
+    fn publish(&self, from: &Key, to: &Key, mode: PutMode) -> Result<()> {
+        self.0.publish(from, to, mode)
+    }
+    fn reclaim(&self, published: &Key, own: &Key) -> Result<()> {
+        self.0.reclaim(published, own)
+    }
+    fn space(&self) -> Result<Option<Space>> {
+        Stage::space(&*self.0)
     }
     fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()> {
         self.0.publish_prefix(from, to, last)

@@ -18,7 +18,7 @@ use crate::block::{FileDisk, ReadAt, magic};
 use crate::error::{Error, Result, ResultExt};
 use crate::nbd::client::Client;
 use crate::nbd::proto::uri::Uri;
-use crate::qcow2::source::{Below, DenyAll, Gate, Opened, Source as Qcow2Source};
+use crate::qcow2::source::{Below, DenyAll, Gate, OpenedFile, Source as Qcow2Source};
 use crate::sys::beneath::Access;
 use crate::types::ImageFormat;
 
@@ -103,7 +103,7 @@ impl Source {
                 format: Some(ImageFormat::Qcow2),
             } => {
                 let gate = open_gate(allow_backing)?;
-                let disk = Qcow2Source::open(Opened::open(path)?, gate.as_ref())?;
+                let disk = Qcow2Source::open(OpenedFile::open(path)?, gate.as_ref())?;
                 let mut watch = Watch::default();
                 for (path, file) in disk.files() {
                     watch.add(path, Arc::clone(file))?;

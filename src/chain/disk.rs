@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::extent::{Extent as ChainExtent, LayerIndex, Place};
+use super::extent::{Extent as ChainExtent, ExtentLocation, LayerIndex};
 use super::flat::{Flat, FlatStore};
 use super::pool::{Layer, LayerSource, Pool};
 use super::range::{RANGE_BYTES, RANGE_CLUSTERS, Range, Resolver};
@@ -57,7 +57,7 @@ impl Shape {
 }
 
 /// Layers that are kept open.
-pub struct Held {
+pub struct LayerHold {
     _layers: Vec<Arc<Layer>>,
 }
 
@@ -147,14 +147,14 @@ impl Disk {
     ///
     /// # Errors
     /// As [`ReadAt::read_at`]; `Io` where not so many files may be open.
-    pub fn hold(&self) -> Result<Held> {
+    pub fn hold(&self) -> Result<LayerHold> {
         let layers = self.fresh(|shape| {
             (0..)
                 .zip(&shape.layers)
                 .map(|(position, _)| self.layer(shape, LayerIndex(position)))
                 .collect::<Result<Vec<_>>>()
         })?;
-        Ok(Held { _layers: layers })
+        Ok(LayerHold { _layers: layers })
     }
 
     /// The contiguous run at `offset`: where its bytes lie, at most `length_max` of them; `None` at the end. What is
@@ -169,7 +169,7 @@ impl Disk {
         self.fresh(|shape| {
             let piece = self.piece(shape, offset, length_max.min(self.size_bytes - offset))?;
             let target = match piece.place {
-                Place::Data { layer, host } => {
+                ExtentLocation::Data { layer, host } => {
                     let id = shape
                         .layers
                         .get(usize_from_u32(layer.0))
@@ -180,8 +180,8 @@ impl Disk {
                         offset: host.0 + piece.within,
                     }
                 }
-                Place::Compressed { .. } => Target::Encoded,
-                Place::Zero { .. } | Place::Hole => Target::Hole,
+                ExtentLocation::Compressed { .. } => Target::Encoded,
+                ExtentLocation::Zero { .. } | ExtentLocation::Hole => Target::Hole,
             };
             Ok(Some(Run {
                 start: offset,
@@ -209,10 +209,12 @@ impl Disk {
                 let at = offset + length_bytes;
                 let piece = self.piece(shape, at, length_max - length_bytes)?;
                 let (depth, length) = match piece.place {
-                    Place::Data { layer, .. }
-                    | Place::Compressed { layer, .. }
-                    | Place::Zero { layer } => (layer.0.saturating_add(1), piece.length_bytes),
-                    Place::Hole => shape.depth_of_hole(at, piece.length_bytes),
+                    ExtentLocation::Data { layer, .. }
+                    | ExtentLocation::Compressed { layer, .. }
+                    | ExtentLocation::Zero { layer } => {
+                        (layer.0.saturating_add(1), piece.length_bytes)
+                    }
+                    ExtentLocation::Hole => shape.depth_of_hole(at, piece.length_bytes),
                 };
                 if *found.get_or_insert(depth) != depth {
                     break;
@@ -365,7 +367,9 @@ impl Disk {
     }
 
     fn name_slot(&self, shape: &Shape, piece: &Piece, error: Error) -> Error {
-        let (Place::Data { layer, .. } | Place::Compressed { layer, .. }) = piece.place else {
+        let (ExtentLocation::Data { layer, .. } | ExtentLocation::Compressed { layer, .. }) =
+            piece.place
+        else {
             return error;
         };
         match shape.layers.get(usize_from_u32(layer.0)) {
@@ -376,15 +380,15 @@ impl Disk {
 
     fn read_piece(&self, shape: &Shape, piece: &Piece, part: &mut [u8]) -> Result<()> {
         match piece.place {
-            Place::Zero { .. } | Place::Hole => {
+            ExtentLocation::Zero { .. } | ExtentLocation::Hole => {
                 part.fill(0);
                 Ok(())
             }
-            Place::Data { layer, host } => self
+            ExtentLocation::Data { layer, host } => self
                 .layer(shape, layer)?
                 .image
                 .read_data(HostOffset(host.0 + piece.within), part),
-            Place::Compressed {
+            ExtentLocation::Compressed {
                 layer,
                 host,
                 length_bytes,
@@ -416,7 +420,7 @@ impl Disk {
 
 /// A part of one extent.
 struct Piece {
-    place: Place,
+    place: ExtentLocation,
     /// Bytes past the extent's first.
     within: u64,
     length_bytes: u64,
@@ -486,9 +490,11 @@ impl ReadAt for Disk {
             while length_bytes < length_max {
                 let piece = self.piece(shape, offset + length_bytes, length_max - length_bytes)?;
                 let kind = match piece.place {
-                    Place::Data { .. } | Place::Compressed { .. } => ExtentKind::Data,
-                    Place::Zero { .. } => ExtentKind::Zero,
-                    Place::Hole => ExtentKind::Hole,
+                    ExtentLocation::Data { .. } | ExtentLocation::Compressed { .. } => {
+                        ExtentKind::Data
+                    }
+                    ExtentLocation::Zero { .. } => ExtentKind::Zero,
+                    ExtentLocation::Hole => ExtentKind::Hole,
                 };
                 if *found.get_or_insert(kind) != kind {
                     break;

@@ -8,7 +8,7 @@ pub struct LayerIndex(pub u32);
 
 /// Where the bytes of an extent are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ExtentLocation {
     /// In a layer, contiguous, as they are.
     Data {
         /// Which layer.
@@ -42,7 +42,7 @@ pub(super) struct Extent {
     /// Number of clusters, at least 1.
     pub(super) count: u32,
     /// Where they are.
-    pub(super) place: Place,
+    pub(super) place: ExtentLocation,
 }
 
 impl Extent {

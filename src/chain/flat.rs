@@ -20,7 +20,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::extent::{Extent, LayerIndex, Place};
+use super::extent::{Extent, ExtentLocation, LayerIndex};
 use super::range::{RANGE_CLUSTERS, Range};
 use crate::block::WriteAt;
 use crate::error::Result;
@@ -139,10 +139,10 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 
 fn encode(extent: &Extent, out: &mut Vec<u8>) {
     let (kind, layer, host, length) = match extent.place {
-        Place::Hole => (0u32, 0, 0, 0),
-        Place::Zero { layer } => (1, layer.0, 0, 0),
-        Place::Data { layer, host } => (2, layer.0, host.0, 0),
-        Place::Compressed {
+        ExtentLocation::Hole => (0u32, 0, 0, 0),
+        ExtentLocation::Zero { layer } => (1, layer.0, 0, 0),
+        ExtentLocation::Data { layer, host } => (2, layer.0, host.0, 0),
+        ExtentLocation::Compressed {
             layer,
             host,
             length_bytes,
@@ -160,10 +160,10 @@ fn decode(bytes: &[u8]) -> Option<Extent> {
     let layer = LayerIndex(u32_at(bytes, 12)?);
     let host = HostOffset(u64_at(bytes, 16)?);
     let place = match u32_at(bytes, 8)? {
-        0 => Place::Hole,
-        1 => Place::Zero { layer },
-        2 => Place::Data { layer, host },
-        3 => Place::Compressed {
+        0 => ExtentLocation::Hole,
+        1 => ExtentLocation::Zero { layer },
+        2 => ExtentLocation::Data { layer, host },
+        3 => ExtentLocation::Compressed {
             layer,
             host,
             length_bytes: u32_at(bytes, 24)?,
@@ -184,21 +184,21 @@ mod tests {
     use super::Flat;
     use crate::block::WriteAt;
     use crate::block::memory::MemoryDisk;
-    use crate::chain::extent::{LayerIndex, Place};
+    use crate::chain::extent::{ExtentLocation, LayerIndex};
     use crate::chain::range::Range;
     use crate::types::{HostOffset, LayerId};
 
     fn sample() -> Range {
         Range::join((0..8192u64).map(|n| match n % 4 {
-            0 => Place::Hole,
-            1 => Place::Zero {
+            0 => ExtentLocation::Hole,
+            1 => ExtentLocation::Zero {
                 layer: LayerIndex(3),
             },
-            2 => Place::Data {
+            2 => ExtentLocation::Data {
                 layer: LayerIndex(7),
                 host: HostOffset(n << 16),
             },
-            _ => Place::Compressed {
+            _ => ExtentLocation::Compressed {
                 layer: LayerIndex(2),
                 host: HostOffset(n),
                 length_bytes: 77,

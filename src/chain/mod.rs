@@ -18,7 +18,7 @@ mod flat;
 mod pool;
 mod range;
 
-pub use disk::{Disk, Held};
-pub use extent::{LayerIndex, Place};
+pub use disk::{Disk, LayerHold};
+pub use extent::{ExtentLocation, LayerIndex};
 pub use flat::FlatStore;
 pub use pool::{LayerSource, Pool, PoolLimits};

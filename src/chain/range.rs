@@ -1,6 +1,6 @@
 //! A resolved range: the extents of the clusters that one L2 table covers.
 
-use super::extent::{Extent, LayerIndex, Place};
+use super::extent::{Extent, ExtentLocation, LayerIndex};
 use crate::error::{Error, Result};
 use crate::qcow2::Mapping;
 use crate::types::width::{u64_from_usize, usize_from_u32};
@@ -19,7 +19,7 @@ pub(super) struct Range {
 
 impl Range {
     /// Joins places of single clusters, in order, into extents.
-    pub(super) fn join(places: impl IntoIterator<Item = Place>) -> Self {
+    pub(super) fn join(places: impl IntoIterator<Item = ExtentLocation>) -> Self {
         let mut extents: Vec<Extent> = Vec::new();
         for (first, place) in (0..).zip(places) {
             if let Some(last) = extents.last_mut()
@@ -78,11 +78,11 @@ impl Range {
     }
 }
 
-fn continues(last: &Extent, next: &Place) -> bool {
+fn continues(last: &Extent, next: &ExtentLocation) -> bool {
     match (&last.place, next) {
-        (Place::Zero { layer: a }, Place::Zero { layer: b }) => a == b,
-        (Place::Hole, Place::Hole) => true,
-        (Place::Data { layer: a, host }, Place::Data { layer: b, host: at }) => {
+        (ExtentLocation::Zero { layer: a }, ExtentLocation::Zero { layer: b }) => a == b,
+        (ExtentLocation::Hole, ExtentLocation::Hole) => true,
+        (ExtentLocation::Data { layer: a, host }, ExtentLocation::Data { layer: b, host: at }) => {
             a == b && host.0 + u64::from(last.count) * ClusterBits::LAYER.size_bytes() == at.0
         }
         _ => false,
@@ -91,7 +91,7 @@ fn continues(last: &Extent, next: &Place) -> bool {
 
 /// Resolves one range: layers are offered top first, until nothing is left to ask for.
 pub(super) struct Resolver {
-    places: Vec<Option<Place>>,
+    places: Vec<Option<ExtentLocation>>,
     /// Clusters below this one that are still unknown may be asked of deeper layers.
     cap: u32,
     unknown: usize,
@@ -138,9 +138,9 @@ impl Resolver {
         };
         let found = match mapping {
             Mapping::Unallocated => return Ok(()),
-            Mapping::Zero { .. } => Place::Zero { layer },
-            Mapping::Data(host) => Place::Data { layer, host },
-            Mapping::Compressed(cluster) => Place::Compressed {
+            Mapping::Zero { .. } => ExtentLocation::Zero { layer },
+            Mapping::Data(host) => ExtentLocation::Data { layer, host },
+            Mapping::Compressed(cluster) => ExtentLocation::Compressed {
                 layer,
                 host: HostOffset(cluster.host.0),
                 length_bytes: cluster.length_bytes,
@@ -162,14 +162,14 @@ impl Resolver {
         Range::join(
             self.places
                 .into_iter()
-                .map(|place| place.unwrap_or(Place::Hole)),
+                .map(|place| place.unwrap_or(ExtentLocation::Hole)),
         )
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, LayerIndex, Place, RANGE_BYTES, RANGE_CLUSTERS, Range, Resolver};
+    use super::{Extent, ExtentLocation, LayerIndex, RANGE_BYTES, RANGE_CLUSTERS, Range, Resolver};
     use crate::qcow2::Mapping;
     use crate::types::HostOffset;
 
@@ -196,7 +196,7 @@ mod tests {
         let data = |first, count, layer, host| Extent {
             first,
             count,
-            place: Place::Data {
+            place: ExtentLocation::Data {
                 layer: LayerIndex(layer),
                 host: HostOffset(host),
             },
@@ -207,26 +207,26 @@ mod tests {
                 Extent {
                     first: 0,
                     count: 1,
-                    place: Place::Hole
+                    place: ExtentLocation::Hole
                 },
                 data(1, 2, 0, 0x20000),
                 data(3, 1, 1, 0x40000),
                 Extent {
                     first: 4,
                     count: 1,
-                    place: Place::Hole
+                    place: ExtentLocation::Hole
                 },
                 Extent {
                     first: 5,
                     count: 1,
-                    place: Place::Zero {
+                    place: ExtentLocation::Zero {
                         layer: LayerIndex(1)
                     }
                 },
                 Extent {
                     first: 6,
                     count: RANGE_CLUSTERS - 6,
-                    place: Place::Hole
+                    place: ExtentLocation::Hole
                 },
             ]
         );
@@ -251,7 +251,7 @@ mod tests {
         let range = resolver.finish();
         assert_eq!(
             range.starting_at(3).first().map(|e| e.place),
-            Some(Place::Hole)
+            Some(ExtentLocation::Hole)
         );
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::args::{FilesFormat, Restore};
 use super::context::Context;
-use super::extract::{Place, find, judge, xattrs};
+use super::extract::{FoundNode, find, judge, xattrs};
 use super::progress::Progress;
 use super::unread;
 use crate::daemon::interrupt;
@@ -113,7 +113,7 @@ pub(super) fn run(
     }
     let place = find(context, selector, path)?;
     let unread = place.unread(path)?;
-    let Place {
+    let FoundNode {
         tree, found, name, ..
     } = place;
     // What is in `files` is the guest's root: it has no name of its own.

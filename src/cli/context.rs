@@ -15,7 +15,7 @@ use crate::guest::worker::Isolation;
 use crate::ingest::{Engine, Registry};
 use crate::repo::lock::Holder;
 use crate::repo::{Owner, Repository};
-use crate::service::{Served, Service};
+use crate::service::{OwnedRepository, Service};
 use crate::tree::{Tree, TreeOptions};
 use crate::types::duration::parse_seconds;
 use crate::types::{Memory, VmName, likeness, size};
@@ -176,7 +176,7 @@ impl Context {
         }
         let owner = Arc::new(Owner::open(repository, Arc::new(SystemClock), role)?);
         let sessions = Registry::empty(Engine::new(Arc::clone(&owner), self.pool()));
-        let service = Served::new(sessions, Vec::new()).of_caller(Caller::Owner);
+        let service = OwnedRepository::new(sessions, Vec::new()).of_caller(Caller::Owner);
         Ok(Writer {
             service: Box::new(service),
             owner: Some(owner),

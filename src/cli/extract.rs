@@ -30,7 +30,7 @@ pub(super) fn run(
     refuse_repository(context.repository()?.as_ref(), to)?;
     let place = find(context, selector, path)?;
     let unread = place.unread(path)?;
-    let Place {
+    let FoundNode {
         tree, found, name, ..
     } = place;
     std::fs::create_dir_all(to)
@@ -59,7 +59,7 @@ pub(super) fn run(
 }
 
 /// What is at a path of a point.
-pub(super) struct Place {
+pub(super) struct FoundNode {
     pub(super) tree: Arc<Tree>,
     pub(super) found: Found,
     /// Its name.
@@ -67,7 +67,7 @@ pub(super) struct Place {
     point: Arc<PointView>,
 }
 
-impl Place {
+impl FoundNode {
     /// What is not shown below it, which was found at `path`.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Place {
 ///
 /// # Errors
 /// `NotFound`; `Corrupt` when it would be in something that cannot be read; what the guest's reader returns.
-pub(super) fn find(context: &Context, selector: &Selector, path: &[u8]) -> Result<Place> {
+pub(super) fn find(context: &Context, selector: &Selector, path: &[u8]) -> Result<FoundNode> {
     let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
     // What the point has is what its own sidecar says.
@@ -92,7 +92,7 @@ pub(super) fn find(context: &Context, selector: &Selector, path: &[u8]) -> Resul
         .resolve(start.attributes.ino, path)
         .map_err(|error| unread::explain(&tree, &point, path, error))?;
     let name = last_name(path).unwrap_or(point.entry.name.as_str().as_bytes());
-    Ok(Place {
+    Ok(FoundNode {
         tree,
         found,
         name: OsStr::from_bytes(name).to_owned(),

@@ -3,7 +3,7 @@
 use super::args::Ls;
 use super::context::Context;
 use super::damage;
-use super::extract::{Place, find, judge};
+use super::extract::{FoundNode, find, judge};
 use super::target::{Target, last_name};
 use super::unread;
 use crate::error::{Error, ErrorKind, Result};
@@ -127,7 +127,7 @@ fn tree(context: &Context, selector: &Selector, path: &[u8]) -> Result<()> {
         Some(_) => place.unread(path)?,
         None => Vec::new(),
     };
-    let Place { tree, found, .. } = place;
+    let FoundNode { tree, found, .. } = place;
     // A listing shows names; of what is not there by its nature only that which was asked for is worth a line.
     unread.retain(|one| one.is_here || one.class.is_loss());
     let mut lines = Vec::new();

@@ -12,7 +12,7 @@ use super::context::Context;
 use super::document;
 use crate::daemon::interrupt;
 use crate::daemon::map::{
-    self, Device, MapDir, MapId, Mapping, Order, Record, State, rule, survey,
+    self, MapDir, MapId, MappedDevice, Mapping, Order, Record, State, rule, survey,
 };
 use crate::error::{Error, Result, ResultExt};
 use crate::repo::selector::Selector;
@@ -195,7 +195,7 @@ struct Shown {
     reason: Option<String>,
 }
 
-fn shown(mapping: &Mapping, device: Option<&Device>) -> Shown {
+fn shown(mapping: &Mapping, device: Option<&MappedDevice>) -> Shown {
     let record = mapping.record.as_ref();
     let (state, reason) = match &mapping.state {
         State::Starting => ("starting", None),

@@ -48,7 +48,7 @@ use context::Context;
 use exit::Code;
 use output::Output;
 
-use crate::daemon::map::hand;
+use crate::daemon::map::device_helper;
 use crate::error::Result;
 use crate::export::archive::ReaderGone;
 use crate::guest::worker::server;
@@ -73,8 +73,8 @@ pub fn run() -> ExitCode {
         if first == server::ARGUMENT {
             return told(&server::run()).into();
         }
-        if first == hand::ARGUMENT {
-            return told(&hand::run()).into();
+        if first == device_helper::ARGUMENT {
+            return told(&device_helper::run()).into();
         }
     }
     let cli = match Cli::try_parse() {

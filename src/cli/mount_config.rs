@@ -7,7 +7,7 @@ use super::context::Context;
 use super::serve::load;
 use crate::control::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::{self, Device, MountOptions};
+use crate::fuse::{self, HandedMount, MountOptions};
 use crate::repo::Repository;
 use crate::service::{MountRequest, Service};
 
@@ -21,7 +21,7 @@ pub(super) fn hand_over(
     mountpoint: &Path,
     (options, text): (&MountOptions, &str),
 ) -> Result<()> {
-    let device = Device::mount(repository, mountpoint, options)?;
+    let device = HandedMount::mount(repository, mountpoint, options)?;
     let request = MountRequest {
         mountpoint: device.mountpoint().to_owned(),
         options: text.to_owned(),

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use super::args::Unmap;
 use super::context::Context;
 use super::map::parse_target;
-use crate::daemon::map::{self, Device, MapDir, Mapping, Record, Stale, State, release, survey};
+use crate::daemon::map::{
+    self, MapDir, MappedDevice, Mapping, Record, Stale, State, release, survey,
+};
 use crate::error::{Error, Result, ResultExt};
 use crate::repo::selector::{Selector, Which};
 use crate::types::DiskName;
@@ -97,7 +99,7 @@ fn by_device<'a>(mappings: &'a [Mapping], path: &Path) -> Vec<Part<'a>> {
     let resolved = std::fs::canonicalize(path);
     let path = resolved.as_deref().unwrap_or(path);
     // A leftover's device may be somebody else's by now.
-    let has = |device: &Device| device.is_bound && device.device == path;
+    let has = |device: &MappedDevice| device.is_bound && device.device == path;
     mappings
         .iter()
         .filter(|mapping| mapping.devices.iter().any(has))
@@ -158,7 +160,7 @@ fn by_point<'a>(
     Ok(parts)
 }
 
-fn is_disk(device: &Device, disk: &DiskName) -> bool {
+fn is_disk(device: &MappedDevice, disk: &DiskName) -> bool {
     device
         .disk
         .as_ref()

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::REQUEST_BYTES_MAX;
-use super::crowd::Place;
+use super::limits::ConnectionPermit;
 use crate::sys::pass;
 
 /// Bytes that are received at a time.
@@ -28,7 +28,7 @@ pub(super) struct Lines {
     /// Up to here there is no end of a line.
     searched: usize,
     descriptors: Vec<OwnedFd>,
-    place: Place,
+    place: ConnectionPermit,
     line_time: Duration,
     /// While a long line is received, and until the next one is asked for.
     long: Option<OwnedSemaphorePermit>,
@@ -39,7 +39,7 @@ impl Lines {
     ///
     /// # Why
     /// Closing a descriptor can wait for the other end of a filesystem, for as long as its owner likes, and no signal ends that.
-    pub(super) const fn new(place: Place) -> Self {
+    pub(super) const fn new(place: ConnectionPermit) -> Self {
         Self {
             received: Vec::new(),
             searched: 0,
@@ -177,7 +177,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::Lines;
-    use crate::control::crowd::Crowd;
+    use crate::control::limits::ConnectionLimits;
 
     const MEMBER: u32 = 4_000_000_000;
     const MOMENT: Duration = Duration::from_millis(400);
@@ -185,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_waits_for_a_line_for_ever_and_for_the_next_one_as_long_as_it_takes() {
         let (mut here, there) = UnixStream::pair().unwrap();
-        let mut lines = Lines::new(Crowd::new().enter(MEMBER).unwrap());
+        let mut lines = Lines::new(ConnectionLimits::new().enter(MEMBER).unwrap());
         lines.line_time = MOMENT;
         assert!(timeout(2 * MOMENT, lines.next(&there)).await.is_err());
         here.write_all(b"one\ntw").await.unwrap();
@@ -198,10 +198,10 @@ mod tests {
     /// Whoever sent four long lines and took no answers kept everybody else from sending any.
     #[tokio::test]
     async fn nobody_takes_the_place_of_a_long_line_for_ever() {
-        let crowd = Crowd::new();
+        let limits = ConnectionLimits::new();
         let answer = vec![b'x'; 8 << 20];
         let (_here, mut there) = UnixStream::pair().unwrap();
-        let mut lines = Lines::new(crowd.enter(MEMBER).unwrap());
+        let mut lines = Lines::new(limits.enter(MEMBER).unwrap());
         lines.line_time = MOMENT;
         let sent = timeout(5 * MOMENT, lines.answer(&mut there, &answer)).await;
         assert_eq!(sent.unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
@@ -211,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn few_long_lines_are_received_at_a_time_and_short_ones_beside_them() {
-        let crowd = Crowd::new();
+        let limits = ConnectionLimits::new();
         let mut pairs = Vec::new();
         for _ in 0..5 {
             let (mut here, there) = UnixStream::pair().unwrap();
@@ -219,7 +219,7 @@ mod tests {
                 here.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
                 here
             });
-            let lines = Lines::new(crowd.enter(MEMBER).unwrap());
+            let lines = Lines::new(limits.enter(MEMBER).unwrap());
             pairs.push((sending, there, lines));
         }
         for (_, there, lines) in &mut pairs {
@@ -231,7 +231,7 @@ mod tests {
         assert!(received[4] < 100_000, "{received:?}");
         let (mut here, there) = UnixStream::pair().unwrap();
         here.write_all(b"short\n").await.unwrap();
-        let mut short = Lines::new(crowd.enter(MEMBER).unwrap());
+        let mut short = Lines::new(limits.enter(MEMBER).unwrap());
         assert!(short.next(&there).await.unwrap().is_some());
         // One of the four comes to its end; once the next one is waited for, there is a place.
         let (sending, there, mut lines) = pairs.remove(0);

@@ -9,8 +9,8 @@
 //! [`Service`](crate::service::Service) for other processes. Both are of one release: another one is refused.
 
 mod client;
-mod crowd;
 mod hello;
+mod limits;
 mod line;
 mod request;
 pub mod server;

@@ -9,14 +9,14 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::crowd::{CONNECTIONS_MAX, Crowd};
 use super::hello::another_release;
+use super::limits::{CONNECTIONS_MAX, ConnectionLimits};
 use super::line::Lines;
 use super::{Answer, Hello, Request, Welcome, parse_request};
 use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::ATTACHED_BYTES_MAX;
-use crate::service::{LocalService, Served, Service};
+use crate::service::{LocalService, OwnedRepository, Service};
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::usize_from_u64;
 
@@ -35,15 +35,15 @@ pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
 }
 
 /// Answers until the daemon ends.
-pub async fn run(listener: UnixListener, served: Arc<Served>) {
-    let crowd = Crowd::new();
+pub async fn run(listener: UnixListener, served: Arc<OwnedRepository>) {
+    let limits = ConnectionLimits::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let Ok(peer) = stream.peer_cred() else {
                     continue;
                 };
-                let Some(place) = crowd.enter(peer.uid()) else {
+                let Some(place) = limits.enter(peer.uid()) else {
                     tracing::warn!(
                         user = peer.uid(),
                         "a command was turned away: too many at a time"

@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, RwLockReadGuard};
 
+use super::disk_contexts::Subject;
 use super::point::{PointExports, absent, parse};
-use super::survey::Subject;
 use crate::access::{Access, Right};
 use crate::error::{ErrorKind, Result};
 use crate::ingest::{DiskWriter, Registry, Session};
@@ -35,13 +35,13 @@ impl RepositoryExports {
         let sidecar = session.sidecar();
         let key = disk.meta().key.clone();
         let subject = Subject::Session(Arc::clone(&disk));
-        let surveyor = self
+        let contexts = self
             .points
-            .surveyor(sidecar.vm, &key, sidecar.parent, subject);
+            .contexts(sidecar.vm, &key, sidecar.parent, subject);
         Export {
             content: Content::Write { session, disk },
             description: SESSION.to_owned(),
-            surveyor: Some(surveyor),
+            contexts: Some(contexts),
         }
     }
 

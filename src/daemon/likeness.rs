@@ -14,12 +14,12 @@ const CHANGED_BYTES_MIN: u64 = 16 << 20;
 const NEARLY_TENTHS: u64 = 9;
 
 /// What `volumes.json` of a point says, and its sidecar.
-pub(super) struct Look<'a> {
+pub(super) struct PointLook<'a> {
     pub(super) point: &'a Point,
     pub(super) volumes: Option<&'a Value>,
 }
 
-impl Look<'_> {
+impl PointLook<'_> {
     /// UUIDs of what lies on a disk.
     fn uuids(&self, disk: &PointDisk) -> BTreeSet<&str> {
         let volumes = self.volumes.and_then(|all| all.get("volumes"));
@@ -38,7 +38,7 @@ impl Look<'_> {
 }
 
 /// Remarks on disks of `now` that do not look like the disks of `before` that they go on with.
-pub(super) fn remarks(before: &Look<'_>, now: &Look<'_>) -> Vec<String> {
+pub(super) fn remarks(before: &PointLook<'_>, now: &PointLook<'_>) -> Vec<String> {
     let mut remarks = Vec::new();
     for disk in now.point.disks.iter().filter(|d| d.kind != Kind::Full) {
         let parent = before.point.disks.iter().find(|old| old.key == disk.key);

@@ -2,6 +2,7 @@
 //! own nothing, and show what there is: followers, and those of mapped disks.
 
 pub mod config;
+mod disk_contexts;
 mod exports;
 pub mod follower;
 pub mod interrupt;
@@ -11,7 +12,6 @@ mod mount_table;
 mod point;
 pub mod probe;
 pub mod serve;
+mod served_repository;
 mod signal;
-mod station;
 mod supervisor;
-mod survey;

@@ -19,7 +19,7 @@ use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, MountOptions, Mounted};
 use crate::ingest::{Change, Hook, Session, Telling};
-use crate::service::{Host, MountAnswer, MountRequest, Served};
+use crate::service::{Host, MountAnswer, MountRequest, OwnedRepository};
 use crate::tree::{Tree, TreeOptions};
 use crate::types::sync::Mutex;
 
@@ -30,30 +30,30 @@ const MOUNTS_MAX: usize = 32;
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A mount.
-struct Window {
+struct ServedMount {
     tree: Arc<Tree>,
     mounted: Arc<Mounted>,
 }
 
 /// Whose a mount is, as its tree shows it.
 #[derive(Clone, Copy)]
-struct Viewer {
+struct MountOwner {
     uid: u32,
     gid: u32,
 }
 
 /// The mounts of one repository that a daemon answers for.
 pub(super) struct MountTable {
-    served: Arc<Served>,
+    served: Arc<OwnedRepository>,
     /// A tree that nobody mounts, for those who look at points within this process; the others are beside it.
     base: Arc<Tree>,
-    open: Mutex<Vec<Window>>,
+    open: Mutex<Vec<ServedMount>>,
     prober: Prober,
 }
 
 impl MountTable {
     pub(super) fn new(
-        served: &Arc<Served>,
+        served: &Arc<OwnedRepository>,
         pool: &Arc<Pool>,
         view: TreeOptions,
     ) -> Result<Arc<Self>> {
@@ -67,7 +67,7 @@ impl MountTable {
             open: Mutex::default(),
             prober,
         });
-        sessions.add_hook(Box::new(Onlooker(Arc::clone(&table))));
+        sessions.add_hook(Box::new(MountHook(Arc::clone(&table))));
         served.set_host(Arc::clone(&table) as Arc<dyn Host>);
         Ok(table)
     }
@@ -77,12 +77,12 @@ impl MountTable {
         &self.base
     }
 
-    fn open(&self) -> MutexGuard<'_, Vec<Window>> {
+    fn open(&self) -> MutexGuard<'_, Vec<ServedMount>> {
         self.open.lock()
     }
 
     /// The tree that is shown under these options.
-    fn tree(&self, options: &MountOptions, viewer: Viewer) -> Result<Arc<Tree>> {
+    fn tree(&self, options: &MountOptions, viewer: MountOwner) -> Result<Arc<Tree>> {
         let view = options.tree_options(viewer.uid, viewer.gid, true);
         let caller = Caller::Mount {
             allow_forget: options.allow_forget,
@@ -96,13 +96,13 @@ impl MountTable {
     /// # Errors
     /// As [`fuse::mount`].
     pub(super) fn mount(&self, config: &MountConfig) -> Result<()> {
-        let viewer = Viewer {
+        let viewer = MountOwner {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
         };
         let tree = self.tree(&config.options, viewer)?;
         let mounted = Arc::new(fuse::mount(&tree, &config.at, &config.options)?);
-        self.open().push(Window { tree, mounted });
+        self.open().push(ServedMount { tree, mounted });
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl MountTable {
         let real = real.as_deref().unwrap_or(mountpoint);
         let open = self.open();
         // One that has just been unmounted ends a moment later.
-        let is_ours = |window: &Window| window.mounted.mountpoint() == real;
+        let is_ours = |mount: &ServedMount| mount.mounted.mountpoint() == real;
         open.iter().any(is_ours) && fuse::is_mountpoint(real)
     }
 
@@ -122,17 +122,17 @@ impl MountTable {
         let mut ended = Vec::new();
         let mut open = self.open();
         let mut n = 0;
-        while let Some(window) = open.get(n) {
-            if window.mounted.has_ended() {
+        while let Some(mount) = open.get(n) {
+            if mount.mounted.has_ended() {
                 ended.push(open.remove(n));
             } else {
                 n += 1;
             }
         }
         drop(open);
-        for window in ended {
-            let mountpoint = window.mounted.mountpoint().display();
-            match window.mounted.wait() {
+        for mount in ended {
+            let mountpoint = mount.mounted.mountpoint().display();
+            match mount.mounted.wait() {
                 Ok(()) => tracing::info!(%mountpoint, "unmounted"),
                 Err(error) => {
                     tracing::warn!(%mountpoint, error = %error.report(), "a mount has ended")
@@ -141,9 +141,9 @@ impl MountTable {
         }
     }
 
-    fn windows(&self) -> Vec<(Arc<Tree>, Arc<Mounted>)> {
+    fn mounts(&self) -> Vec<(Arc<Tree>, Arc<Mounted>)> {
         let open = self.open();
-        let both = |window: &Window| (Arc::clone(&window.tree), Arc::clone(&window.mounted));
+        let both = |mount: &ServedMount| (Arc::clone(&mount.tree), Arc::clone(&mount.mounted));
         open.iter().map(both).collect()
     }
 
@@ -154,7 +154,7 @@ impl MountTable {
     /// What unmounting answers.
     pub(super) fn close(&self) -> Result<()> {
         let own: Vec<Arc<Mounted>> = self
-            .windows()
+            .mounts()
             .into_iter()
             .map(|(_, mounted)| mounted)
             .filter(|mounted| mounted.is_own())
@@ -180,9 +180,9 @@ impl Host for MountTable {
     fn mounts(&self) -> Vec<MountAnswer> {
         self.tidy();
         let open = self.open();
-        let answer = |window: &Window| MountAnswer {
-            mountpoint: window.mounted.mountpoint().to_owned(),
-            vms: window.tree.options().vms.clone(),
+        let answer = |mount: &ServedMount| MountAnswer {
+            mountpoint: mount.mounted.mountpoint().to_owned(),
+            vms: mount.tree.options().vms.clone(),
         };
         open.iter().map(answer).collect()
     }
@@ -205,25 +205,25 @@ impl Host for MountTable {
         let mut options = MountOptions::default();
         options.parse(&request.options)?;
         options.is_writable(true)?;
-        let viewer = Viewer {
+        let viewer = MountOwner {
             uid: request.uid,
             gid: request.gid,
         };
         let tree = self.tree(&options, viewer)?;
         let mounted = fuse::serve(&tree, device, &request.mountpoint, &options)?;
         let mounted = Arc::new(mounted);
-        self.open().push(Window { tree, mounted });
+        self.open().push(ServedMount { tree, mounted });
         Ok(())
     }
 }
 
 /// Who looks on: each mount shows what was committed, and new points are looked at in the background.
-struct Onlooker(Arc<MountTable>);
+struct MountHook(Arc<MountTable>);
 
-impl Hook for Onlooker {
+impl Hook for MountHook {
     fn before_seal(&self, session: &Session) {
-        for (tree, mounted) in self.0.windows() {
-            mounted.launder(&tree.session_files(session));
+        for (tree, mounted) in self.0.mounts() {
+            mounted.flush_caches(&tree.session_files(session));
         }
     }
 
@@ -232,7 +232,7 @@ impl Hook for Onlooker {
         if let Err(error) = self.0.base.refresh() {
             tracing::warn!(error = %error.report(), "the tree could not be refreshed");
         }
-        for (_, mounted) in self.0.windows() {
+        for (_, mounted) in self.0.mounts() {
             if telling == Telling::Wait {
                 mounted.refresh();
             } else {

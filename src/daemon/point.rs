@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::survey::{DiskSurveyor, Subject};
+use super::disk_contexts::{DiskContexts, Subject};
 use crate::error::{Error, Result};
 use crate::nbd::server::{Caller, Content, Export, ExportInfo, Exports};
 use crate::point::OpenLeaves;
@@ -40,28 +40,28 @@ pub(super) fn absent(name: &str) -> Error {
 /// Read-only NBD exports of the points that a tree shows.
 pub(super) struct PointExports {
     tree: Arc<Tree>,
-    shelf: Arc<OpenLeaves>,
+    leaves: Arc<OpenLeaves>,
 }
 
 impl PointExports {
     pub(super) fn new(tree: &Arc<Tree>) -> Self {
         Self {
             tree: Arc::clone(tree),
-            shelf: Arc::default(),
+            leaves: Arc::default(),
         }
     }
 
     /// What can be asked of a disk of that VM, of which `parent` is the predecessor.
-    pub(super) fn surveyor(
+    pub(super) fn contexts(
         &self,
         vm: VmName,
         key: &str,
         parent: Option<PointParent>,
         subject: Subject,
-    ) -> Arc<DiskSurveyor> {
-        Arc::new(DiskSurveyor {
+    ) -> Arc<DiskContexts> {
+        Arc::new(DiskContexts {
             tree: Arc::clone(&self.tree),
-            shelf: Arc::clone(&self.shelf),
+            leaves: Arc::clone(&self.leaves),
             vm,
             key: key.to_owned(),
             parent,
@@ -86,7 +86,7 @@ impl PointExports {
             root: meta.content_root,
         };
         Ok(Export {
-            surveyor: Some(self.surveyor(vm.clone(), &meta.key, point.parent.clone(), subject)),
+            contexts: Some(self.contexts(vm.clone(), &meta.key, point.parent.clone(), subject)),
             content: Content::Read(open.disk),
             description: describe(point, &open.entry),
         })

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use super::likeness::{Look, remarks};
+use super::likeness::{PointLook, remarks};
 use crate::error::{Result, ResultExt};
 use crate::repo::Owner;
 use crate::tree::{PointView, Tree};
@@ -52,11 +52,11 @@ fn compare(owner: &Owner, point: &PointView, volumes: &Value) -> Result<Vec<Stri
         repository.point(&point.vm, &point.entry)?,
     );
     let state = repository.state(&point.vm, entry)?;
-    let before = Look {
+    let before = PointLook {
         point: &old,
         volumes: state.volumes.as_ref(),
     };
-    let now = Look {
+    let now = PointLook {
         point: &now,
         volumes: Some(volumes),
     };

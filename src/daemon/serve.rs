@@ -10,8 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::watch;
 
 use super::config::{self, Config, RepositoryConfig};
+use super::served_repository::{ServedRepository, claim, refuse_rest};
 use super::signal::{StopSignals, watch_for};
-use super::station::{Station, claim, refuse_rest};
 use super::supervisor::Supervisor;
 use crate::error::{Result, ResultExt};
 use crate::guest::worker::{Isolation, Standing};
@@ -70,36 +70,41 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&[Status])) -> Result<()>
         let _context = runtime.enter();
         watch_for(SignalKind::hangup())?
     };
-    let mut stations = open_all(&options)?;
+    let mut repositories = open_all(&options)?;
     say_standing(&options.config)?;
-    let result = runtime.block_on(run(&mut stations, options, hang_up, ready));
+    let result = runtime.block_on(run(&mut repositories, options, hang_up, ready));
     runtime.shutdown_timeout(RUNTIME_PATIENCE);
-    let closed = close_all(stations);
+    let closed = close_all(repositories);
     result.and(closed)
 }
 
 /// Opens all repositories, or none.
-fn open_all(options: &ServeOptions) -> Result<Vec<Station>> {
+fn open_all(options: &ServeOptions) -> Result<Vec<ServedRepository>> {
     let config = &options.config;
     config::check_names(config)?;
     let mut inherited = inherit::take()?;
     let is_only = config.repositories.len() == 1;
     let share = u64::try_from(config.repositories.len().max(1)).unwrap_or(1);
     let memory = Memory::new(config.memory.bytes() / share);
-    let mut stations = Vec::new();
+    let mut repositories = Vec::new();
     let mut open = || -> Result<()> {
         for repository in &config.repositories {
             let mut repository = repository.clone();
             let own = claim(&mut repository, &mut inherited, is_only);
-            stations.push(Station::open(repository, own, memory, options.mounts)?);
+            repositories.push(ServedRepository::open(
+                repository,
+                own,
+                memory,
+                options.mounts,
+            )?);
         }
         refuse_rest(&inherited)
     };
     match open() {
-        Ok(()) => Ok(stations),
+        Ok(()) => Ok(repositories),
         Err(error) => {
             // The error that kept it from starting is the one to tell.
-            let _ = close_all(stations);
+            let _ = close_all(repositories);
             Err(error)
         }
     }
@@ -127,26 +132,29 @@ fn say_standing(config: &Config) -> Result<()> {
     thread.spawn(say).map(drop).or_io("cannot start a thread")
 }
 
-fn close_all(stations: Vec<Station>) -> Result<()> {
-    let all: Vec<Result<()>> = stations.into_iter().map(Station::close).collect();
+fn close_all(repositories: Vec<ServedRepository>) -> Result<()> {
+    let all: Vec<Result<()>> = repositories
+        .into_iter()
+        .map(ServedRepository::close)
+        .collect();
     all.into_iter().collect()
 }
 
 async fn run(
-    stations: &mut [Station],
+    repositories: &mut [ServedRepository],
     mut options: ServeOptions,
     mut hang_up: Signal,
     ready: impl FnOnce(&[Status]),
 ) -> Result<()> {
     let mut signals = StopSignals::watch()?;
     let (stop, stopped) = watch::channel(false);
-    for station in stations.iter_mut() {
-        station.listen(&stopped)?;
+    for repository in repositories.iter_mut() {
+        repository.listen(&stopped)?;
     }
     let supervisor = Supervisor;
-    let all: Vec<Status> = stations.iter().map(|s| s.served().status()).collect();
+    let all: Vec<Status> = repositories.iter().map(|s| s.served().status()).collect();
     ready(&all);
-    supervisor.ready(&serving(stations));
+    supervisor.ready(&serving(repositories));
     let pulse = supervisor.interval().unwrap_or(TIDY_INTERVAL);
     let mut pulse = tokio::time::interval(pulse.min(TIDY_INTERVAL));
     pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -156,15 +164,15 @@ async fn run(
                 tracing::info!("{name}: stopping");
                 break;
             }
-            _ = hang_up.recv() => reload(stations, &mut options, supervisor),
+            _ = hang_up.recv() => reload(repositories, &mut options, supervisor),
             _ = pulse.tick() => {
-                tokio::task::block_in_place(|| stations.iter().for_each(Station::touch));
+                tokio::task::block_in_place(|| repositories.iter().for_each(ServedRepository::touch));
                 supervisor.alive();
             }
         }
     }
     drain(
-        stations,
+        repositories,
         options.config.stop_timeout,
         &mut signals,
         supervisor,
@@ -172,34 +180,34 @@ async fn run(
     .await;
     // The receivers may all be gone when every server has ended by itself.
     let _ = stop.send(true);
-    for station in stations.iter_mut() {
-        station.finish().await;
+    for repository in repositories.iter_mut() {
+        repository.finish().await;
     }
     Ok(())
 }
 
-fn serving(stations: &[Station]) -> String {
-    let paths: Vec<String> = stations
+fn serving(repositories: &[ServedRepository]) -> String {
+    let paths: Vec<String> = repositories
         .iter()
-        .map(|station| station.path().display().to_string())
+        .map(|repository| repository.path().display().to_string())
         .collect();
     format!("serving {}", paths.join(", "))
 }
 
 /// Lets writers come to an end, for a time. A second signal ends that.
 async fn drain(
-    stations: &[Station],
+    repositories: &[ServedRepository],
     patience: Duration,
     signals: &mut StopSignals,
     supervisor: Supervisor,
 ) {
-    tokio::task::block_in_place(|| stations.iter().for_each(|one| one.sessions().close()));
+    tokio::task::block_in_place(|| repositories.iter().for_each(|one| one.sessions().close()));
     let begun = Instant::now();
     let mut told: Option<Instant> = None;
     loop {
-        let writing: usize = stations
+        let writing: usize = repositories
             .iter()
-            .map(|station| station.sessions().being_written().len())
+            .map(|repository| repository.sessions().being_written().len())
             .sum();
         let left = patience.saturating_sub(begun.elapsed());
         if writing == 0 || left.is_zero() {
@@ -240,10 +248,10 @@ async fn drain(
 }
 
 /// Reads the configuration again, and takes what can be taken. With a mistake in it, all stays as it is.
-fn reload(stations: &[Station], options: &mut ServeOptions, supervisor: Supervisor) {
+fn reload(repositories: &[ServedRepository], options: &mut ServeOptions, supervisor: Supervisor) {
     tracing::info!("SIGHUP: reading the configuration again");
     supervisor.reloading();
-    let result = tokio::task::block_in_place(|| try_reload(stations, options));
+    let result = tokio::task::block_in_place(|| try_reload(repositories, options));
     match result {
         Ok(status) => {
             tracing::info!("the configuration has been read again");
@@ -260,19 +268,19 @@ fn reload(stations: &[Station], options: &mut ServeOptions, supervisor: Supervis
 }
 
 /// Answers what is to be said of it.
-fn try_reload(stations: &[Station], options: &mut ServeOptions) -> Result<String> {
+fn try_reload(repositories: &[ServedRepository], options: &mut ServeOptions) -> Result<String> {
     let new = match &options.source {
         Some(source) => Config::load(&source.path, &source.defaults, &source.isolation)?,
         None => options.config.clone(),
     };
     config::check(&new)?;
-    for station in stations {
+    for repository in repositories {
         if let Some(new) = new
             .repositories
             .iter()
-            .find(|new| new.path == *station.path())
+            .find(|new| new.path == *repository.path())
         {
-            station.reload(new)?;
+            repository.reload(new)?;
         }
     }
     if options.source.is_some() {
@@ -282,19 +290,19 @@ fn try_reload(stations: &[Station], options: &mut ServeOptions) -> Result<String
         tracing::warn!(key, "this takes a restart; it is as it was");
     }
     options.config.stop_timeout = new.stop_timeout;
-    let mut status = serving(stations);
-    for station in stations {
-        let is_of = |one: &&mut RepositoryConfig| one.path == *station.path();
+    let mut status = serving(repositories);
+    for repository in repositories {
+        let is_of = |one: &&mut RepositoryConfig| one.path == *repository.path();
         let old = options.config.repositories.iter_mut().find(is_of);
         let new = new
             .repositories
             .iter()
-            .find(|new| new.path == *station.path());
+            .find(|new| new.path == *repository.path());
         let (Some(old), Some(new)) = (old, new) else {
             continue;
         };
         if options.mounts
-            && let Err(error) = station.mount_missing(&new.mounts)
+            && let Err(error) = repository.mount_missing(&new.mounts)
         {
             // All the others are there, and what else is new holds.
             status.push_str(&format!("; {}", error.report()));

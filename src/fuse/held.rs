@@ -19,8 +19,8 @@ use std::sync::mpsc::sync_channel;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 
+use super::held_path::HeldPath;
 use super::mountinfo::{self, MountEntry, TYPE};
-use super::way::Way;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// LIMIT: how long a mount of ours may take to say that it lives.
@@ -61,12 +61,12 @@ pub(super) fn mount_id(descriptor: &OwnedFd) -> Result<u64> {
 }
 
 impl Held {
-    /// Holds what is mounted at a path, as [`Way::walk`] follows it through mounts of `users`; `None` when nothing is mounted there.
+    /// Holds what is mounted at a path, as [`HeldPath::walk`] follows it through mounts of `users`; `None` when nothing is mounted there.
     ///
     /// # Errors
-    /// As [`Way::walk`].
+    /// As [`HeldPath::walk`].
     pub(super) fn at(path: &Path, users: &[u32]) -> Result<Option<Self>> {
-        let descriptor = Way::walk(path, users)?.into_place()?;
+        let descriptor = HeldPath::walk(path, users)?.into_place()?;
         let shown = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
             .or_io("cannot tell the path of a descriptor")?;
         let id = mount_id(&descriptor)?;
@@ -80,7 +80,7 @@ impl Held {
     /// # Errors
     /// As [`Held::at`].
     pub(super) fn around(path: &Path, users: &[u32]) -> Result<Option<Self>> {
-        let descriptor = Way::walk(path, users)?.into_place()?;
+        let descriptor = HeldPath::walk(path, users)?.into_place()?;
         let id = mount_id(&descriptor)?;
         let mut entries = mountinfo::all()?.into_iter();
         let entry = entries.find(|entry| entry.id == id);

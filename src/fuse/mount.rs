@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 
 use super::adapter::Adapter;
-use super::device::{self, Device};
 use super::ending;
 use super::follow::{Follower, Wake};
+use super::handed_mount::{self, HandedMount};
 use super::label;
 use super::mountinfo::{self, MountEntry, TYPE};
 use super::mountpoint::{Subject, prepare};
@@ -80,7 +80,7 @@ fn mount_on_held(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> 
     let options = subject.options;
     let source = subject.repository.unwrap_or(Path::new("restorefs"));
     let read_only = !options.is_writable(tree.is_writable())?;
-    let made = Device::make(subject, source, mountpoint, read_only)?;
+    let made = HandedMount::make(subject, source, mountpoint, read_only)?;
     let descriptor = made
         .as_fd()
         .try_clone_to_owned()
@@ -127,7 +127,7 @@ fn mount_by_path(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> 
     Ok(mounted)
 }
 
-/// Serves a tree on a mount that somebody else has made at `mountpoint` ([`super::Device`]). Waits for the kernel's first request.
+/// Serves a tree on a mount that somebody else has made at `mountpoint` ([`super::HandedMount`]). Waits for the kernel's first request.
 ///
 /// # Errors
 /// `InvalidInput` when the descriptor is of something else; `Io`, `Disconnected` when it has been unmounted again.
@@ -137,10 +137,10 @@ pub fn serve(
     mountpoint: &Path,
     options: &MountOptions,
 ) -> Result<Mounted> {
-    device::check(&descriptor)?;
+    handed_mount::check(&descriptor)?;
     let mut config = config(options);
     // A sandbox may not have the device, which a further descriptor of the mount would be opened from.
-    config.clone_fd = std::fs::File::open(device::DEVICE).is_ok();
+    config.clone_fd = std::fs::File::open(handed_mount::DEVICE).is_ok();
     // The kernel lets in whom the options of the mount let in.
     let adapter = Adapter::new(Arc::clone(tree));
     let session = Session::from_fd(adapter, descriptor, SessionACL::All, config)
@@ -250,7 +250,7 @@ impl Mounted {
 
     /// Has the kernel hand in what it holds of these files, and forget them. Waits for it: not to be called where the kernel waits for
     /// us with one of them locked.
-    pub fn launder(&self, files: &[Ino]) {
+    pub fn flush_caches(&self, files: &[Ino]) {
         for file in files {
             // From 0 to the end. One that the kernel does not know has nothing to hand in.
             if let Err(error) = self.notifier.inval_inode(INodeNo(file.0), 0, 0) {

@@ -4,10 +4,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::held::{Held, Pulse};
+use super::held_path::{HeldPath, resolve};
 use super::mountinfo::{self, TYPE};
 use super::options::MountOptions;
 use super::umount::trusted;
-use super::way::{Way, resolve};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// What is to be mounted.
@@ -35,12 +35,12 @@ impl Subject<'_> {
 /// `NotFound`, `NotADirectory`, `NotEmpty`; `InvalidInput` when it lies in the repository, or the repository in it; `Busy` when a
 /// repository is mounted there already; `TimedOut` when what is mounted there does not answer; `PermissionDenied`, also where others
 /// can exchange what is on the way; `Io`.
-pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<Way> {
+pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<HeldPath> {
     let users = subject.users();
     // Before anything follows the path.
-    drop(Way::walk(mountpoint, &users)?);
+    drop(HeldPath::walk(mountpoint, &users)?);
     clear_dead(mountpoint, subject)?;
-    let way = Way::walk(mountpoint, &users)?;
+    let way = HeldPath::walk(mountpoint, &users)?;
     way.check_place(&users).at_path(mountpoint)?;
     if subject.is_by_path {
         way.require_firm()?;

@@ -6,8 +6,8 @@ use std::process::Command;
 use rustix::mount::UnmountFlags;
 
 use super::held::{Held, Pulse};
+use super::held_path::HeldPath;
 use super::mountinfo::{self, MountEntry, TYPE};
-use super::way::Way;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// LIMIT: how often a busy mount is tried again, and how long is waited between: half a second in all.
@@ -112,7 +112,7 @@ pub fn umount_dead(repository: &Path, owner: Option<u32>) -> Result<Vec<PathBuf>
 /// Unmounts this mount, and nothing that somebody has put in its place meanwhile.
 fn unmount_by(entry: &MountEntry, flags: UnmountFlags, helper: &[&str]) -> Result<()> {
     let mountpoint = &entry.mountpoint;
-    match Way::walk(mountpoint, &trusted(None))?.unmount(entry.id, flags) {
+    match HeldPath::walk(mountpoint, &trusted(None))?.unmount(entry.id, flags) {
         Ok(true) => return Ok(()),
         Ok(false) => {
             let what = "it is not mounted there any more";

@@ -19,9 +19,9 @@ thread_local! {
 }
 
 /// A volume as the crates read it; read-only.
-pub(super) struct Device(pub(super) Arc<dyn ReadAt>);
+pub(super) struct VolumeBytes(pub(super) Arc<dyn ReadAt>);
 
-impl Device {
+impl VolumeBytes {
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         if buf.len() > READ_BYTES_MAX {
             return Err(Error::new(
@@ -33,7 +33,7 @@ impl Device {
     }
 }
 
-impl fs_core::BlockRead for Device {
+impl fs_core::BlockRead for VolumeBytes {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_core::Result<()> {
         self.read(offset, buf).map_err(|error| {
             let text = error.to_string();
@@ -77,7 +77,7 @@ pub(super) fn guard<T>(format: &'static str, call: impl FnOnce() -> Result<T>) -
 
 #[cfg(test)]
 mod tests {
-    use super::{Device, device_error, guard};
+    use super::{VolumeBytes, device_error, guard};
     use crate::block::MemoryDisk;
     use crate::block::filter::{Fault, OpKind};
     use crate::error::{Error, ErrorKind};
@@ -88,7 +88,7 @@ mod tests {
     fn errors_keep_their_kind_on_the_way_through_a_crate() {
         let disk = Arc::new(Fault::new(Arc::new(MemoryDisk::sparse(8192))));
         disk.fail_range(OpKind::Read, 0, 1, ErrorKind::Io);
-        let device = Device(disk);
+        let device = VolumeBytes(disk);
         let read = |offset: u64, length: usize| {
             guard("test", || {
                 device

@@ -31,17 +31,21 @@ impl Session {
         self.commit_after(request, &|| ())
     }
 
-    /// [`Session::commit`], with `launder` called twice: while writes are taken still, and when there is the point. Whoever holds
+    /// [`Session::commit`], with `flush_caches` called twice: while writes are taken still, and when there is the point. Whoever holds
     /// written bytes back (a kernel's page cache) hands them in the first time, and drops what is left the second.
     ///
     /// # Errors
     /// As [`Session::commit`].
-    pub fn commit_after(&self, request: &CommitRequest, launder: &dyn Fn()) -> Result<PointEntry> {
+    pub fn commit_after(
+        &self,
+        request: &CommitRequest,
+        flush_caches: &dyn Fn(),
+    ) -> Result<PointEntry> {
         let busy = || Error::new(ErrorKind::Busy, "the session is being committed already");
         if self.state() == SessionState::Committing {
             return Err(busy());
         }
-        launder();
+        flush_caches();
         let _turn = self.changing.lock();
         {
             let mut state = self.state.lock();
@@ -79,7 +83,7 @@ impl Session {
         self.touch();
         *self.state.lock() = next;
         if let SessionState::Committed(point) = self.state() {
-            launder();
+            flush_caches();
             let ending = Ending {
                 result: JobResult::Committed,
                 reason: result.as_ref().err().map(Error::report),

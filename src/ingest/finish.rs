@@ -1,6 +1,6 @@
 //! Finishing a disk of a session: what doors and callers report of it, which its [`super::completion::Completion`] judges.
 
-use super::completion::{Door, Writing};
+use super::completion::{Door, WriteGuard};
 use super::disk::DiskWriter;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -87,7 +87,7 @@ impl DiskWriter {
     ///
     /// # Errors
     /// As [`DiskWriter::flush`].
-    pub fn begin_write(&self) -> Result<Writing<'_>> {
+    pub fn begin_write(&self) -> Result<WriteGuard<'_>> {
         let writing = self.completion.enter();
         self.take_back_finished()?;
         Ok(writing)

@@ -50,7 +50,7 @@ mod zero;
 
 pub use attach::ATTACHED_BYTES_MAX;
 pub use buffer::Reservation;
-pub use completion::{Door, Writing};
+pub use completion::{Door, WriteGuard};
 pub use connection::Connection;
 pub use disk::{DiskStats, DiskWriter};
 pub use flusher::Flusher;

@@ -50,7 +50,7 @@ pub(super) fn choose_parent<'e>(
 
 /// A disk of the session: what was asked for, which of the parent's disks it is, and why it is none of them although it could be.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place<'a> {
+struct DiskMatch<'a> {
     request: Option<&'a DiskRequest>,
     /// The parent's disk that it goes on with.
     base: Option<&'a PointDisk>,
@@ -106,7 +106,10 @@ fn check_request(request: &BeginRequest, parent: Option<&Point>) -> Result<()> {
 
 /// Finds for each disk that was asked for the parent's disk that it is, by its key first, then by its name; then come the parent's other
 /// disks.
-fn place_disks<'a>(request: &'a BeginRequest, parent: Option<&'a Point>) -> Result<Vec<Place<'a>>> {
+fn place_disks<'a>(
+    request: &'a BeginRequest,
+    parent: Option<&'a Point>,
+) -> Result<Vec<DiskMatch<'a>>> {
     check_request(request, parent)?;
     let is_gone = |disk: &PointDisk| request.without.iter().any(|gone| same(gone, &disk.name));
     let old: Vec<&PointDisk> = parent
@@ -125,16 +128,16 @@ fn place_disks<'a>(request: &'a BeginRequest, parent: Option<&'a Point>) -> Resu
             taken.insert(at, disk);
         }
     }
-    let mut new: Vec<Place<'a>> = Vec::new();
+    let mut new: Vec<DiskMatch<'a>> = Vec::new();
     let mut replaced: BTreeSet<usize> = BTreeSet::new();
     for disk in &request.disks {
         if taken.values().any(|other| same(&other.name, &disk.name)) {
             continue;
         }
         let Some(at) = old.iter().position(|o| same(&o.name, &disk.name)) else {
-            new.push(Place {
+            new.push(DiskMatch {
                 request: Some(disk),
-                ..Place::default()
+                ..DiskMatch::default()
             });
             continue;
         };
@@ -145,7 +148,7 @@ fn place_disks<'a>(request: &'a BeginRequest, parent: Option<&'a Point>) -> Resu
             });
         if is_other {
             replaced.insert(at);
-            new.push(Place {
+            new.push(DiskMatch {
                 request: Some(disk),
                 base: None,
                 namesake,
@@ -165,7 +168,7 @@ fn place_disks<'a>(request: &'a BeginRequest, parent: Option<&'a Point>) -> Resu
         {
             return Err(collision(other, disk));
         }
-        places.push(Place {
+        places.push(DiskMatch {
             request,
             base: Some(disk),
             namesake: None,
@@ -192,7 +195,7 @@ fn collision(renamed: &DiskRequest, old: &PointDisk) -> Error {
 }
 
 /// Why a disk is stored in full although it seems to have a predecessor.
-fn full_reason(place: &Place<'_>, asked_full: bool, has_parent: bool) -> Option<String> {
+fn full_reason(place: &DiskMatch<'_>, asked_full: bool, has_parent: bool) -> Option<String> {
     if asked_full || place.base.is_some() || !has_parent {
         return None;
     }
@@ -210,7 +213,7 @@ fn full_reason(place: &Place<'_>, asked_full: bool, has_parent: bool) -> Option<
     })
 }
 
-fn sizes(name: &DiskName, place: &Place<'_>) -> Result<(u64, u64)> {
+fn sizes(name: &DiskName, place: &DiskMatch<'_>) -> Result<(u64, u64)> {
     let source_bytes = place
         .request
         .and_then(|r| r.source_bytes)
@@ -228,7 +231,7 @@ fn sizes(name: &DiskName, place: &Place<'_>) -> Result<(u64, u64)> {
 
 /// What one disk of the session is to be.
 fn plan_disk(
-    place: &Place<'_>,
+    place: &DiskMatch<'_>,
     session: &BeginRequest,
     has_parent: bool,
     captured_at: jiff::Timestamp,

@@ -1,4 +1,4 @@
-//! Doubts: what a write that failed half-way may have left.
+//! Unknown leaves: what a write that failed half-way may have left.
 //!
 //! # Why
 //! A cluster that the layer holds is rewritten in place. When a write fails after some of its clusters, their bytes are new and their
@@ -14,7 +14,7 @@ use crate::types::sync::Mutex;
 
 /// Clusters whose leaves are to be marked unknown: a write of them failed, and so far the mark too.
 #[derive(Debug, Default)]
-pub(super) struct Doubts {
+pub(super) struct UnknownLeaves {
     clusters: Mutex<Vec<(Region, usize)>>,
     is_any: AtomicBool,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard};
 
 use super::base::Base;
-use super::doubt::Doubts;
+use super::doubt::UnknownLeaves;
 use crate::block::WriteAt;
 use crate::block::page::{PageBudget, PageTable};
 use crate::error::{Result, ResultExt};
@@ -28,7 +28,7 @@ pub struct LayerDraft {
     pub(super) base: Option<Base>,
     /// Regions that were written to.
     touched: Mutex<BTreeSet<Region>>,
-    pub(super) doubts: Doubts,
+    pub(super) doubts: UnknownLeaves,
 }
 
 /// Makes files for pages beyond the budget. They have no name: a crash leaves nothing of them.
@@ -104,7 +104,7 @@ impl LayerDraft {
             pages: PageTable::new(PAGE_BYTES, budget, Box::new(spill(repository))),
             base,
             touched: Mutex::default(),
-            doubts: Doubts::default(),
+            doubts: UnknownLeaves::default(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use proptest::prelude::{any, proptest};
 
 use super::check::check;
-use super::source::{DenyAll, Opened, Source};
+use super::source::{DenyAll, OpenedFile, Source};
 use super::testing::Disk;
 use super::{Compression, Header, Image, LayerOptions, LayerWriter, Mapping, compress};
 use crate::block::page::PageBudget;
@@ -277,7 +277,7 @@ fn an_image_in_an_image_decompresses_on_one_thread() {
 }
 
 fn source(file: Arc<dyn ReadAt>) -> crate::error::Result<Source> {
-    let top = Opened {
+    let top = OpenedFile {
         path: "memory".into(),
         file,
         identity: None,

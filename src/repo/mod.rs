@@ -19,7 +19,7 @@ pub mod content;
 pub mod entry;
 mod forget;
 pub mod format;
-mod heart;
+mod heartbeat;
 pub mod job;
 pub mod layout;
 pub mod leaves;

@@ -12,7 +12,7 @@ use std::sync::{Arc, MutexGuard};
 use super::catalog::Catalog;
 use super::clean::CleanVm;
 use super::entry::{VmCell, VmEntry};
-use super::heart::Heart;
+use super::heartbeat::Heartbeat;
 use super::job::{self, Job};
 use super::layout::VmKeys;
 use super::lock::{self, Note, Site};
@@ -54,7 +54,7 @@ pub struct Owner {
     /// Whether everything that was left by others has been put in order.
     is_in_order: AtomicBool,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
-    heart: Heart,
+    heart: Heartbeat,
 }
 
 impl Owner {
@@ -156,7 +156,7 @@ impl Owner {
                 .max(entry.vm.serial);
             vms.insert(name.folded(), entry);
         }
-        let heart = Heart::start(Arc::clone(&lock), note, Arc::clone(clock))?;
+        let heart = Heartbeat::start(Arc::clone(&lock), note, Arc::clone(clock))?;
         tracing::debug!(
             looked_at = vms.len(),
             as_left = cells.len(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer};
 use super::host::{MountRequest, Status};
-use super::served::Served;
+use super::owned::OwnedRepository;
 use super::target::DiskTarget;
 use super::{Service, task};
 use crate::access::{Access, Caller, Right};
@@ -27,7 +27,7 @@ const HOLDS_MAX: usize = 1_024;
 
 /// The operations on a repository for one caller: of a command, a connection, a mount.
 pub struct LocalService {
-    served: Arc<Served>,
+    served: Arc<OwnedRepository>,
     caller: Caller,
     /// What certificates may do: nothing here.
     access: Access,
@@ -35,7 +35,7 @@ pub struct LocalService {
 }
 
 impl LocalService {
-    pub(super) fn new(served: Arc<Served>, caller: Caller) -> Self {
+    pub(super) fn new(served: Arc<OwnedRepository>, caller: Caller) -> Self {
         Self {
             served,
             caller,
@@ -44,7 +44,7 @@ impl LocalService {
         }
     }
 
-    pub(super) const fn served(&self) -> &Arc<Served> {
+    pub(super) const fn served(&self) -> &Arc<OwnedRepository> {
         &self.served
     }
 

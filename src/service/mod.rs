@@ -14,8 +14,8 @@ mod event;
 mod host;
 mod local;
 mod mount;
+mod owned;
 pub mod restore;
-mod served;
 mod target;
 mod task;
 
@@ -26,7 +26,7 @@ pub use answer::{
 pub use event::{Event, EventBus, Happening, Subscription};
 pub use host::{Host, MountAnswer, MountRequest, Status};
 pub use local::{LocalService, check_attached, read_attached};
-pub use served::Served;
+pub use owned::OwnedRepository;
 pub use target::DiskTarget;
 
 pub use crate::ingest::{BeginRequest, CommitRequest, DiskRequest};

@@ -74,7 +74,7 @@ pub struct TreeOptions {
 
 /// What a node of the tree itself looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum NodeLook {
     Directory,
     VmDirectory,
     Symlink,
@@ -98,24 +98,24 @@ impl TreeOptions {
     pub(super) fn own(
         &self,
         ino: Ino,
-        look: Look,
+        look: NodeLook,
         size_bytes: u64,
         blocks: u64,
         time: Time,
     ) -> Attributes {
         let (file_type, mode) = match look {
-            Look::Directory => (FileType::Directory, DIRECTORY_MODE),
-            Look::VmDirectory if self.umask.is_none() => (FileType::Directory, VM_MODE),
-            Look::VmDirectory => (FileType::Directory, DIRECTORY_MODE),
-            Look::Symlink => (FileType::Symlink, 0o777),
-            Look::File => (FileType::Regular, FILE_MODE),
-            Look::Disk if self.umask.is_none() => (FileType::Regular, DISK_MODE),
-            Look::Disk => (FileType::Regular, FILE_MODE),
-            Look::OpenDisk if self.umask.is_none() => (FileType::Regular, OPEN_DISK_MODE),
-            Look::OpenDisk | Look::OpenFile => (FileType::Regular, OPEN_FILE_MODE),
+            NodeLook::Directory => (FileType::Directory, DIRECTORY_MODE),
+            NodeLook::VmDirectory if self.umask.is_none() => (FileType::Directory, VM_MODE),
+            NodeLook::VmDirectory => (FileType::Directory, DIRECTORY_MODE),
+            NodeLook::Symlink => (FileType::Symlink, 0o777),
+            NodeLook::File => (FileType::Regular, FILE_MODE),
+            NodeLook::Disk if self.umask.is_none() => (FileType::Regular, DISK_MODE),
+            NodeLook::Disk => (FileType::Regular, FILE_MODE),
+            NodeLook::OpenDisk if self.umask.is_none() => (FileType::Regular, OPEN_DISK_MODE),
+            NodeLook::OpenDisk | NodeLook::OpenFile => (FileType::Regular, OPEN_FILE_MODE),
         };
         let mode = match look {
-            Look::Symlink => mode,
+            NodeLook::Symlink => mode,
             _ => mode & !self.umask.unwrap_or(0),
         };
         Attributes {
@@ -174,7 +174,7 @@ pub(super) fn time(at: Timestamp) -> Time {
 
 #[cfg(test)]
 mod tests {
-    use super::{Look, TreeOptions, time};
+    use super::{NodeLook, TreeOptions, time};
     use crate::guest::fs::{Attributes, FileType, GuestIno, Time};
     use crate::tree::Ino;
 
@@ -201,15 +201,15 @@ mod tests {
         let mut options = TreeOptions::default();
         let mode =
             |options: &TreeOptions, look| options.own(Ino::ROOT, look, 0, 0, Time::default()).mode;
-        assert_eq!(mode(&options, Look::VmDirectory), 0o700);
-        assert_eq!(mode(&options, Look::Disk), 0o440);
+        assert_eq!(mode(&options, NodeLook::VmDirectory), 0o700);
+        assert_eq!(mode(&options, NodeLook::Disk), 0o440);
         options.umask = Some(0o027);
-        assert_eq!(mode(&options, Look::VmDirectory), 0o750);
-        assert_eq!(mode(&options, Look::Disk), 0o440);
+        assert_eq!(mode(&options, NodeLook::VmDirectory), 0o750);
+        assert_eq!(mode(&options, NodeLook::Disk), 0o440);
         options.umask = Some(0);
-        assert_eq!(mode(&options, Look::VmDirectory), 0o755);
-        assert_eq!(mode(&options, Look::Disk), 0o444);
-        assert_eq!(mode(&options, Look::Symlink), 0o777);
+        assert_eq!(mode(&options, NodeLook::VmDirectory), 0o755);
+        assert_eq!(mode(&options, NodeLook::Disk), 0o444);
+        assert_eq!(mode(&options, NodeLook::Symlink), 0o777);
     }
 
     #[test]

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 use super::volume::VolumeNode;
 use crate::guest::fs::GuestIno;
-use crate::guest::system::{Files as Plan, MountAt, Place, System as PlannedSystem, Unjoined};
+use crate::guest::system::{
+    FileLocation, Files as Plan, MountAt, System as PlannedSystem, Unjoined,
+};
 
 /// Numbers of instances in inodes; those below are volumes'.
 const NUMBER_FIRST: u8 = 128;
@@ -72,7 +74,7 @@ impl Files {
         complete: bool,
     ) -> Self {
         let mut files = Self::default();
-        let add = |files: &mut Self, place: Place, path: String| {
+        let add = |files: &mut Self, place: FileLocation, path: String| {
             files.add(place, None, path.into_bytes(), 0, volumes, complete)
         };
         match plan {
@@ -172,7 +174,7 @@ impl Files {
 
     fn add(
         &mut self,
-        place: Place,
+        place: FileLocation,
         over: Option<(usize, GuestIno)>,
         path: Vec<u8>,
         tree: usize,

@@ -134,7 +134,7 @@ impl Tree {
                 Ok(())
             }
             Node::AttachedDir(point) => {
-                let facts = self.shelf.disks.facts(point);
+                let facts = self.shared.disks.facts(point);
                 let files: Vec<_> = facts.attached.iter().enumerate().collect();
                 self.by_position(&files, after, each, |(at, file)| {
                     let ino = point.ino(low::ATTACHED_FILE | inode::index_bits(*at).unwrap_or(0));
@@ -144,7 +144,7 @@ impl Tree {
                 Ok(())
             }
             Node::DisksDir(point) => {
-                let facts = self.shelf.disks.facts(point);
+                let facts = self.shared.disks.facts(point);
                 let disks: Vec<_> = facts
                     .disks
                     .iter()

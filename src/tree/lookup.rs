@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::Tree;
-use super::attribute::{Found, Look, Ttl};
+use super::attribute::{Found, NodeLook, Ttl};
 use super::files;
 use super::inode::{self, Ino, low};
-use super::node::{GuestNode, Node, Place, Point, absent, no_directory};
+use super::node::{GuestLocation, GuestNode, Node, Point, absent, no_directory};
 use super::session;
 use super::stat::committed;
 use super::volume::{Name, Volumes};
@@ -51,7 +51,7 @@ impl Tree {
             }
             Node::Point(point) => self.point_child(point, text),
             Node::AttachedDir(point) => {
-                let facts = self.shelf.disks.facts(point);
+                let facts = self.shared.disks.facts(point);
                 let mut files = facts.attached.iter();
                 let at = files.position(|f| f.name == text).ok_or_else(absent)?;
                 let ino = point.ino(low::ATTACHED_FILE | inode::index_bits(at).ok_or_else(absent)?);
@@ -59,7 +59,7 @@ impl Tree {
             }
             Node::DisksDir(point) => {
                 let disk = text.strip_suffix(".raw").ok_or_else(absent)?;
-                let facts = self.shelf.disks.facts(point);
+                let facts = self.shared.disks.facts(point);
                 let mut disks = facts.disks.iter();
                 let at = disks.position(|d| d.name.as_str() == disk);
                 let at = at.ok_or_else(absent)?;
@@ -94,7 +94,7 @@ impl Tree {
             "attached" => self.found(point.ino(low::ATTACHED), &Node::AttachedDir(same)),
             "disks" => self.found(point.ino(low::DISKS), &Node::DisksDir(same)),
             // Not scanned for a look at the name only.
-            "volumes" => Ok(self.own(point.ino(low::VOLUMES), Look::Directory, point)),
+            "volumes" => Ok(self.own(point.ino(low::VOLUMES), NodeLook::Directory, point)),
             files::NAME => self.files_found(point, 0),
             _ if name.starts_with(files::NAME) => {
                 let position = self
@@ -123,15 +123,15 @@ impl Tree {
         let mut found = match volumes.name(&full).ok_or_else(absent)? {
             Name::Directory => {
                 let ino = volumes.ino_of(point, &full)?;
-                self.own(ino, Look::Directory, point)
+                self.own(ino, NodeLook::Directory, point)
             }
             Name::Raw(volume) => {
                 let ino = volumes.ino_of(point, &full)?;
                 self.raw_found(ino, point, volume)
             }
             Name::Root(volume) => {
-                let fs = self.shelf.scanner.filesystem(point, &volume.volume)?;
-                let place = Place::Volume(Arc::clone(volume));
+                let fs = self.shared.scanner.filesystem(point, &volume.volume)?;
+                let place = GuestLocation::Volume(Arc::clone(volume));
                 let ino = self.guest_ino(point, volumes, &place, fs.root())?;
                 let root = fs.attributes(fs.root())?;
                 committed(self.options.guest(ino, &root))
@@ -150,7 +150,7 @@ impl Tree {
         parent: Ino,
         child: GuestIno,
     ) -> Result<Found> {
-        if let Place::Files(at, _) = directory.place {
+        if let GuestLocation::Files(at, _) = directory.place {
             let (shown, root) = directory.volumes.files.shown(at, child);
             if shown != at {
                 let found = self.place_found(
@@ -159,7 +159,7 @@ impl Tree {
                     &directory.volumes.instance(shown)?,
                     root,
                 )?;
-                let mut parents = self.shelf.parents();
+                let mut parents = self.shared.parents();
                 parents.put(found.attributes.ino, parent);
                 return Ok(found);
             }
@@ -174,7 +174,7 @@ impl Tree {
         // Of a symlink that is shown rebased the place is needed, too.
         let is_rebased = self.options.rebase && attributes.file_type == FileType::Symlink;
         if attributes.file_type == FileType::Directory || is_rebased {
-            let mut parents = self.shelf.parents();
+            let mut parents = self.shared.parents();
             parents.put(ino, parent);
         }
         Ok(committed(self.options.guest(ino, &attributes)))
@@ -184,11 +184,11 @@ impl Tree {
         &self,
         point: &Point,
         volumes: &Volumes,
-        place: &Place,
+        place: &GuestLocation,
         ino: GuestIno,
     ) -> Result<Found> {
         let fs = self
-            .shelf
+            .shared
             .scanner
             .filesystem(point, &place.volume().volume)?;
         let number = self.guest_ino(point, volumes, place, ino)?;

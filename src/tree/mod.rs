@@ -31,7 +31,7 @@ mod probe;
 mod read;
 mod rebase;
 mod session;
-mod shelf;
+mod shared;
 mod snapshot;
 mod stat;
 mod unread;
@@ -59,20 +59,20 @@ use crate::store::Space;
 use crate::types::size::Count;
 use crate::types::sync::{Mutex, RwLock};
 use crate::types::{DiskName, VmName};
-use session::Desk;
-use shelf::Shelf;
+use session::OpenSessions;
+use shared::SharedState;
 use snapshot::Loader;
 
 /// The nodes of a repository, by inode number.
 pub struct Tree {
     repository: Arc<Repository>,
     options: TreeOptions,
-    shelf: Arc<Shelf>,
+    shared: Arc<SharedState>,
     /// What is shown of it now.
     snapshot: RwLock<Arc<Snapshot>>,
     progress: Mutex<Progress>,
     /// Open sessions, where they can be written here.
-    desk: Option<Desk>,
+    open_sessions: Option<OpenSessions>,
 }
 
 /// How far a tree has come with what is there.
@@ -85,7 +85,7 @@ struct Progress {
 }
 
 /// A disk of a committed point.
-pub struct OpenDisk {
+pub struct PointDiskView {
     /// The point.
     pub point: Arc<PointView>,
     /// What is known of the disk; the object has its `size_bytes`, the source had `source_bytes`.
@@ -104,8 +104,8 @@ impl Tree {
         pool: Arc<Pool>,
         options: TreeOptions,
     ) -> Result<Arc<Self>> {
-        let shelf = Shelf::new(&repository, pool, &options, Loader::default());
-        Self::with(repository, shelf, options, None)
+        let shared = SharedState::new(&repository, pool, &options, Loader::default());
+        Self::with(repository, shared, options, None)
     }
 
     /// The tree of a single VM, for one who looks into its points and mounts nothing: the other VMs are not read, so that inode numbers may
@@ -119,8 +119,8 @@ impl Tree {
         options: TreeOptions,
         vm: VmName,
     ) -> Result<Arc<Self>> {
-        let shelf = Shelf::new(&repository, pool, &options, Loader::of_vm(vm));
-        Self::with(repository, shelf, options, None)
+        let shared = SharedState::new(&repository, pool, &options, Loader::of_vm(vm));
+        Self::with(repository, shared, options, None)
     }
 
     /// Another view of the same repository, in which open sessions are shown and written. It shares what the first one has opened and
@@ -135,23 +135,28 @@ impl Tree {
             memory: self.options.memory,
             ..options
         };
-        let (repository, shelf) = (Arc::clone(&self.repository), Arc::clone(&self.shelf));
-        Self::with(repository, shelf, options, Some(Desk::new(sessions)))
+        let (repository, shared) = (Arc::clone(&self.repository), Arc::clone(&self.shared));
+        Self::with(
+            repository,
+            shared,
+            options,
+            Some(OpenSessions::new(sessions)),
+        )
     }
 
     fn with(
         repository: Arc<Repository>,
-        shelf: Arc<Shelf>,
+        shared: Arc<SharedState>,
         options: TreeOptions,
-        desk: Option<Desk>,
+        open_sessions: Option<OpenSessions>,
     ) -> Result<Arc<Self>> {
         let tree = Self {
             repository,
             options,
-            shelf,
+            shared,
             snapshot: RwLock::default(),
             progress: Mutex::default(),
-            desk,
+            open_sessions,
         };
         tree.refresh()?;
         Ok(Arc::new(tree))
@@ -172,7 +177,7 @@ impl Tree {
     /// Whether open sessions are shown and written here.
     #[must_use]
     pub const fn is_writable(&self) -> bool {
-        self.desk.is_some()
+        self.open_sessions.is_some()
     }
 
     /// VMs and points as of the last refresh.
@@ -191,9 +196,9 @@ impl Tree {
         let mut changes = std::mem::take(&mut progress.untold);
         changes.extend(new);
         drop(progress);
-        if let Some(desk) = &self.desk {
+        if let Some(open_sessions) = &self.open_sessions {
             let snapshot = self.snapshot();
-            changes.extend(desk.changes(|vm| snapshot.vm(vm).map(|vm| vm.ino())));
+            changes.extend(open_sessions.changes(|vm| snapshot.vm(vm).map(|vm| vm.ino())));
         }
         Ok(changes)
     }
@@ -207,7 +212,7 @@ impl Tree {
     }
 
     fn load(&self, progress: &mut Progress) -> Result<Vec<Ino>> {
-        let all = self.shelf.load(&self.repository)?;
+        let all = self.shared.load(&self.repository)?;
         if Arc::ptr_eq(&all, &progress.taken) {
             return Ok(Vec::new());
         }
@@ -278,7 +283,7 @@ impl Tree {
     /// Names of a point's disks.
     #[must_use]
     pub fn disk_names(&self, point: &PointView) -> Vec<DiskName> {
-        let disks = self.shelf.disks.facts(point).disks;
+        let disks = self.shared.disks.facts(point).disks;
         disks.into_iter().map(|disk| disk.name).collect()
     }
 
@@ -286,9 +291,9 @@ impl Tree {
     ///
     /// # Errors
     /// `NotFound`; what opening the chain returns.
-    pub fn open_disk(&self, vm: &VmName, which: &Which, disk: &DiskName) -> Result<OpenDisk> {
+    pub fn open_disk(&self, vm: &VmName, which: &Which, disk: &DiskName) -> Result<PointDiskView> {
         let point = self.point(vm, which)?;
-        let facts = self.shelf.disks.facts(&point);
+        let facts = self.shared.disks.facts(&point);
         let index = facts
             .disks
             .iter()
@@ -296,9 +301,9 @@ impl Tree {
             .ok_or_else(|| {
                 Error::not_found(format!("{vm}@{} has no disk {disk}", point.entry.name))
             })?;
-        Ok(OpenDisk {
-            entry: self.shelf.disks.entry(&point, index)?,
-            disk: self.shelf.disks.disk(&point, index)?,
+        Ok(PointDiskView {
+            entry: self.shared.disks.entry(&point, index)?,
+            disk: self.shared.disks.disk(&point, index)?,
             point,
         })
     }

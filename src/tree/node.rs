@@ -18,21 +18,21 @@ pub(super) type Point = Arc<PointView>;
 pub(super) struct GuestNode {
     pub(super) point: Point,
     pub(super) volumes: Arc<Volumes>,
-    pub(super) place: Place,
+    pub(super) place: GuestLocation,
     pub(super) fs: Arc<dyn GuestFs>,
     pub(super) ino: GuestIno,
 }
 
 /// Where a guest's file is seen.
 #[derive(Clone)]
-pub(super) enum Place {
+pub(super) enum GuestLocation {
     /// Below `volumes/`.
     Volume(Arc<VolumeNode>),
     /// Below `files/`: in which instance.
     Files(usize, Arc<Instance>),
 }
 
-impl Place {
+impl GuestLocation {
     pub(super) fn volume(&self) -> &Arc<VolumeNode> {
         match self {
             Self::Volume(volume) => volume,
@@ -90,23 +90,23 @@ impl Tree {
             return Ok(Node::Root);
         }
         if ino.is_from_table() {
-            let far = self.shelf.table.get(ino).ok_or_else(stale)?;
+            let far = self.shared.table.get(ino).ok_or_else(stale)?;
             let point = self.point_of(far.serial)?;
-            let volumes = self.shelf.scanner.volumes(&point)?;
+            let volumes = self.shared.scanner.volumes(&point)?;
             let place = match far.instance() {
                 Some(at) => volumes.instance(at)?,
-                None => Place::Volume(Arc::clone(volumes.at_path(&far.volume)?)),
+                None => GuestLocation::Volume(Arc::clone(volumes.at_path(&far.volume)?)),
             };
             return self.guest(&point, &volumes, place, GuestIno(far.ino));
         }
         if ino.volume() != 0 {
             let point = self.point_of(ino.serial())?;
-            let volumes = self.shelf.scanner.volumes(&point)?;
+            let volumes = self.shared.scanner.volumes(&point)?;
             let place = if Files::is_number(ino.volume()) {
                 let at = volumes.files.numbered(ino.volume()).ok_or_else(stale)?;
                 volumes.instance(at)?
             } else {
-                Place::Volume(Arc::clone(volumes.numbered(ino.volume())?))
+                GuestLocation::Volume(Arc::clone(volumes.numbered(ino.volume())?))
             };
             return self.guest(&point, &volumes, place, GuestIno(ino.low().into()));
         }
@@ -134,12 +134,12 @@ impl Tree {
                 low::DISK => Node::Disk(point, position),
                 low::FILES => self.files(&point, position)?,
                 low::VOLUME_DIR => {
-                    let volumes = self.shelf.scanner.volumes(&point)?;
+                    let volumes = self.shared.scanner.volumes(&point)?;
                     let path = volumes.path_of(low)?.to_owned();
                     Node::Volumes(point, volumes, path)
                 }
                 low::VOLUME_RAW => {
-                    let volumes = self.shelf.scanner.volumes(&point)?;
+                    let volumes = self.shared.scanner.volumes(&point)?;
                     match volumes.name(volumes.path_of(low)?) {
                         Some(Name::Raw(volume)) => Node::VolumeRaw(point, Arc::clone(volume)),
                         _ => return Err(stale()),
@@ -151,7 +151,7 @@ impl Tree {
     }
 
     fn volumes_dir(&self, point: Point, path: String) -> Result<Node> {
-        let volumes = self.shelf.scanner.volumes(&point)?;
+        let volumes = self.shared.scanner.volumes(&point)?;
         Ok(Node::Volumes(point, volumes, path))
     }
 
@@ -166,11 +166,11 @@ impl Tree {
         &self,
         point: &Point,
         volumes: &Arc<Volumes>,
-        place: Place,
+        place: GuestLocation,
         ino: GuestIno,
     ) -> Result<Node> {
         let fs = self
-            .shelf
+            .shared
             .scanner
             .filesystem(point, &place.volume().volume)?;
         Ok(Node::Guest(GuestNode {
@@ -184,7 +184,7 @@ impl Tree {
 
     /// The top of a tree of a point's files.
     pub(super) fn files(&self, point: &Point, position: usize) -> Result<Node> {
-        let volumes = self.shelf.scanner.volumes(point)?;
+        let volumes = self.shared.scanner.volumes(point)?;
         match volumes.files.trees.get(position).map(|tree| &tree.top) {
             Some(Top::Instance(at)) => {
                 let (at, ino) = volumes.top(*at)?;
@@ -202,12 +202,12 @@ impl Tree {
         &self,
         point: &PointView,
         volumes: &Volumes,
-        place: &Place,
+        place: &GuestLocation,
         ino: GuestIno,
     ) -> Result<Ino> {
         let (number, path) = match place {
-            Place::Volume(volume) => (volume.number, volume.volume.path.clone()),
-            Place::Files(at, instance) => {
+            GuestLocation::Volume(volume) => (volume.number, volume.volume.path.clone()),
+            GuestLocation::Files(at, instance) => {
                 if let Some(position) = volumes.is_top(*at, ino) {
                     return Ok(point.ino(low::FILES | position));
                 }
@@ -216,7 +216,7 @@ impl Tree {
         };
         match (number, u32::try_from(ino.0)) {
             (Some(number), Ok(low)) => Ok(Ino::pack(point.entry.serial, number, low)),
-            _ => self.shelf.table.number(Far {
+            _ => self.shared.table.number(Far {
                 serial: point.entry.serial,
                 ino: ino.0,
                 volume: path,

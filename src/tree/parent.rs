@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Tree;
 use super::files::Top;
 use super::inode::{Ino, low};
-use super::node::{GuestNode, Node, Place, stale};
+use super::node::{GuestLocation, GuestNode, Node, stale};
 use super::snapshot::PointView;
 use super::volume::Volumes;
 use crate::error::Result;
@@ -42,7 +42,7 @@ impl Tree {
             Node::Volumes(point, _, path) if path.is_empty() => Ok(point.ino(low::SELF)),
             Node::Volumes(point, volumes, path) => of_path(&point, &volumes, &path),
             Node::VolumeRaw(point, volume) => {
-                let volumes = self.shelf.scanner.volumes(&point)?;
+                let volumes = self.shared.scanner.volumes(&point)?;
                 of_path(&point, &volumes, &volume.volume.path)
             }
             Node::Session(node) => self.session_parent(&node),
@@ -53,11 +53,11 @@ impl Tree {
     fn guest_parent(&self, ino: Ino, node: &GuestNode) -> Result<Ino> {
         let is_root = node.ino == node.place.root(&*node.fs);
         match &node.place {
-            Place::Volume(volume) if is_root => match volume.volume.path.rsplit_once('/') {
+            GuestLocation::Volume(volume) if is_root => match volume.volume.path.rsplit_once('/') {
                 None => Ok(node.point.ino(low::VOLUMES)),
                 Some((above, _)) => node.volumes.ino_of(&node.point, above),
             },
-            Place::Files(_, instance) if is_root && instance.over.is_none() => {
+            GuestLocation::Files(_, instance) if is_root && instance.over.is_none() => {
                 let position = u32::try_from(instance.tree).map_err(|_| stale())?;
                 match node
                     .volumes
@@ -71,7 +71,7 @@ impl Tree {
                 }
             }
             _ => {
-                let mut parents = self.shelf.parents();
+                let mut parents = self.shared.parents();
                 let known = parents.get(&ino).copied();
                 drop(parents);
                 match known {
@@ -87,11 +87,11 @@ impl Tree {
     fn search_parent(&self, node: &GuestNode) -> Result<Ino> {
         // A mounted root lies where the directory that it covers does.
         let (place, fs, wanted) = match &node.place {
-            Place::Files(_, instance) if node.ino == instance.root => {
+            GuestLocation::Files(_, instance) if node.ino == instance.root => {
                 let (at, covered) = instance.over.ok_or_else(stale)?;
                 let place = node.volumes.instance(at)?;
                 let fs = self
-                    .shelf
+                    .shared
                     .scanner
                     .filesystem(&node.point, &place.volume().volume)?;
                 (place, fs, covered)

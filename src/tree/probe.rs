@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Tree;
-use super::attribute::{Found, Look};
+use super::attribute::{Found, NodeLook};
 use super::document::{self, Tops};
 use super::files::Top;
 use super::inode::{self, Ino, low};
@@ -41,14 +41,14 @@ impl Tree {
             return match tops.files.get(position).map(|top| &top.attributes) {
                 Some(Some(kept)) => Ok(committed(self.options.guest(ino, kept))),
                 // A directory of ours: of several filesystems, or of none.
-                Some(None) => Ok(self.own(ino, Look::Directory, point)),
-                None if position == 0 => Ok(self.own(ino, Look::Directory, point)),
+                Some(None) => Ok(self.own(ino, NodeLook::Directory, point)),
+                None if position == 0 => Ok(self.own(ino, NodeLook::Directory, point)),
                 None => Err(absent()),
             };
         }
         match self.files(point, position)? {
             Node::Guest(node) => self.place_found(point, &node.volumes, &node.place, node.ino),
-            _ => Ok(self.own(ino, Look::Directory, point)),
+            _ => Ok(self.own(ino, NodeLook::Directory, point)),
         }
     }
 
@@ -57,7 +57,7 @@ impl Tree {
         if let Some(tops) = self.kept_tops(point) {
             return Ok(tops.files.iter().map(|top| top.name.clone()).collect());
         }
-        let volumes = self.shelf.scanner.volumes(point)?;
+        let volumes = self.shared.scanner.volumes(point)?;
         Ok(volumes
             .files
             .trees
@@ -77,7 +77,7 @@ impl Tree {
     /// Names and attributes of the trees' tops as the point's state has them; `None` where this process has looked by itself, or nobody
     /// has.
     fn kept_tops(&self, point: &PointView) -> Option<Arc<Tops>> {
-        match self.shelf.scanner.known(point) {
+        match self.shared.scanner.known(point) {
             Some(_) => None,
             None => self.kept(point),
         }
@@ -90,7 +90,7 @@ impl Tree {
             Ok((Instant::now(), tops.map(Arc::new)))
         };
         let is_valid = |(at, kept): &Kept| kept.is_some() || at.elapsed() < LOOK_AGAIN;
-        self.shelf
+        self.shared
             .kept
             .get_or(point.entry.point_id, is_valid, load)
             .ok()?
@@ -102,7 +102,7 @@ impl Tree {
         let bytes = self.make_document(point, base)?;
         let found = self.document_listed(point, base, &bytes);
         let ino = found.attributes.ino;
-        self.shelf
+        self.shared
             .documents
             .put(ino, bytes.as_slice().into(), bytes.len());
         Ok(found)
@@ -119,7 +119,7 @@ impl Tree {
         let length = u64_from_usize(bytes.len());
         document_attributes(self.options.own(
             ino,
-            Look::File,
+            NodeLook::File,
             length,
             length.div_ceil(512),
             point.time(),
@@ -131,12 +131,12 @@ impl Tree {
             let state = self.repository.state(&point.vm, &point.entry);
             return Ok(document::info(
                 point,
-                &self.shelf.disks.point(point),
+                &self.shared.disks.point(point),
                 &state,
             ));
         }
         // What this process has seen itself is newer than what was kept.
-        let kept = match self.shelf.scanner.known(point) {
+        let kept = match self.shared.scanner.known(point) {
             Some(_) => None,
             None => {
                 let state = self.repository.state(&point.vm, &point.entry);
@@ -151,7 +151,7 @@ impl Tree {
 
     /// Whether `volumes.json` can be given without opening anything.
     pub(super) fn is_probed(&self, point: &PointView) -> bool {
-        self.shelf.scanner.known(point).is_some() || self.kept(point).is_some()
+        self.shared.scanner.known(point).is_some() || self.kept(point).is_some()
     }
 
     /// Looks for the volumes of a point, and opens the filesystems on them, unless that has been done.
@@ -159,13 +159,13 @@ impl Tree {
     /// # Errors
     /// `Io`. Damage is in the answer.
     pub fn probe(&self, point: &Point) -> Result<ProbedPoint> {
-        let volumes = self.shelf.scanner.volumes(point)?;
-        let trouble = |volume: &Volume| self.shelf.scanner.open_now(point, volume)?.trouble();
+        let volumes = self.shared.scanner.volumes(point)?;
+        let trouble = |volume: &Volume| self.shared.scanner.open_now(point, volume)?.trouble();
         let attributes = |position: usize| match volumes.files.trees.get(position)?.top {
             Top::Instance(at) => {
                 let (at, ino) = volumes.top(at).ok()?;
                 let volume = &volumes.files.instance(at)?.volume.volume;
-                let fs = self.shelf.scanner.filesystem(point, volume).ok()?;
+                let fs = self.shared.scanner.filesystem(point, volume).ok()?;
                 serde_json::to_value(fs.attributes(ino).ok()?).ok()
             }
             Top::Several(_) => None,
@@ -178,7 +178,7 @@ impl Tree {
 
     /// The bytes of a version of a document: kept, or made again if it is still the present one.
     pub(super) fn document(&self, ino: Ino, point: &Point) -> Result<Arc<[u8]>> {
-        if let Some(bytes) = self.shelf.documents.get(&ino) {
+        if let Some(bytes) = self.shared.documents.get(&ino) {
             return Ok(bytes);
         }
         let base = ino.low() & !low::DOCUMENT_MASK;
@@ -186,7 +186,7 @@ impl Tree {
         if base | (inode::hash(&bytes) & low::DOCUMENT_MASK) != ino.low() {
             return Err(stale());
         }
-        self.shelf.documents.put(ino, bytes.clone(), bytes.len());
+        self.shared.documents.put(ino, bytes.clone(), bytes.len());
         Ok(bytes)
     }
 }

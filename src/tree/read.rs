@@ -82,7 +82,7 @@ impl Tree {
     /// # Errors
     /// `IsADirectory`, `InvalidInput` when it is no regular file; `Stale`, `Corrupt`, `Unsupported`, `Io`.
     pub fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>> {
-        if let Some(content) = self.shelf.contents.get(&ino) {
+        if let Some(content) = self.shared.contents.get(&ino) {
             return Ok(content);
         }
         let (content, weight): (Arc<dyn ReadAt>, usize) = match self.node(ino)? {
@@ -90,29 +90,29 @@ impl Tree {
                 return Ok(Arc::new(Bytes(self.document(ino, &point)?)));
             }
             Node::Attached(point, at) => {
-                let bytes = match self.shelf.documents.get(&ino) {
+                let bytes = match self.shared.documents.get(&ino) {
                     Some(bytes) => bytes,
                     None => {
-                        let facts = self.shelf.disks.facts(&point);
+                        let facts = self.shared.disks.facts(&point);
                         let file = facts
                             .attached
                             .get(at)
                             .ok_or_else(|| Error::not_found("no such attached file"))?;
                         let bytes = self.repository.attached(&point.vm, &facts.name, file)?;
                         let bytes: Arc<[u8]> = bytes.into();
-                        self.shelf.documents.put(ino, bytes.clone(), bytes.len());
+                        self.shared.documents.put(ino, bytes.clone(), bytes.len());
                         bytes
                     }
                 };
                 return Ok(Arc::new(Bytes(bytes)));
             }
             Node::Disk(point, at) => {
-                let size = self.shelf.disks.entry(&point, at)?.source_bytes;
-                (self.shelf.disks.lazy(&point, at, size), 1)
+                let size = self.shared.disks.entry(&point, at)?.source_bytes;
+                (self.shared.disks.lazy(&point, at, size), 1)
             }
             Node::VolumeRaw(point, volume) => {
                 // Its map is the scan's own.
-                (self.shelf.scanner.raw(&point, &volume.volume), 1)
+                (self.shared.scanner.raw(&point, &volume.volume), 1)
             }
             // Not kept: it may be another one the next time.
             Node::Session(node) => return self.session_content(ino, &node),
@@ -126,7 +126,7 @@ impl Tree {
             | Node::Files(..)
             | Node::Volumes(..) => return Err(directory()),
         };
-        self.shelf
+        self.shared
             .contents
             .put(ino, Arc::clone(&content), weight + CONTENT_RUNS);
         Ok(content)
@@ -158,13 +158,13 @@ impl Tree {
             .map_err(|e| e.at_path(&place))?;
         let weight = map.runs().len();
         let encoded = Encoded {
-            scanner: Arc::clone(&self.shelf.scanner),
+            scanner: Arc::clone(&self.shared.scanner),
             point: Arc::clone(&node.point),
             volume: Arc::clone(node.place.volume()),
             ino: node.ino,
             size_bytes: map.size_bytes(),
         };
-        let sources = self.shelf.disks.all(&node.point);
+        let sources = self.shared.disks.all(&node.point);
         let reader = RunReader::new(map, sources, Some(Arc::new(encoded)));
         Ok((Arc::new(Placed { reader, place }), weight))
     }

@@ -11,7 +11,7 @@
 
 use super::Tree;
 use super::inode::{Ino, low};
-use super::node::{GuestNode, Place};
+use super::node::{GuestLocation, GuestNode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
 
@@ -21,7 +21,7 @@ const LINKS_MAX: u32 = 40;
 const DEPTH_MAX: usize = 4096;
 
 /// A position on the way: how many of the link's own directories are left, and the names below them.
-struct Way {
+struct LinkPosition {
     /// Directories from the top to where we are.
     dirs: Vec<Ino>,
     /// Names of those that were entered by name; the first directories were not.
@@ -32,7 +32,7 @@ struct Way {
     missing: Vec<Vec<u8>>,
 }
 
-impl Way {
+impl LinkPosition {
     fn up(&mut self) {
         if self.missing.pop().is_some() || self.dirs.len() <= 1 {
             return;
@@ -66,7 +66,7 @@ impl Tree {
         let is_top = ino.volume() == 0 && ino.low() & !low::INDEX_MASK == low::FILES;
         let is_far = ino.is_from_table()
             && self
-                .shelf
+                .shared
                 .table
                 .get(ino)
                 .is_some_and(|far| far.instance().is_some());
@@ -83,7 +83,7 @@ impl Tree {
     pub(super) fn rebased(&self, ino: Ino, node: &GuestNode, target: Vec<u8>) -> Result<Vec<u8>> {
         let goes_down = target.first() != Some(&b'/')
             && !target.split(|b| *b == b'/').any(|part| part == b"..");
-        if !matches!(node.place, Place::Files(..)) || goes_down {
+        if !matches!(node.place, GuestLocation::Files(..)) || goes_down {
             return Ok(target);
         }
         if node.fs.attributes(node.ino)?.nlink > 1 {
@@ -106,7 +106,7 @@ impl Tree {
         }
         dirs.reverse();
         let depth = dirs.len() - 1;
-        let way = Way {
+        let way = LinkPosition {
             own: dirs.len(),
             dirs,
             names: Vec::new(),
@@ -115,10 +115,10 @@ impl Tree {
         self.walk(way, &target).map(|way| way.text(depth))
     }
 
-    fn walk(&self, mut way: Way, target: &[u8]) -> Result<Way> {
+    fn walk(&self, mut way: LinkPosition, target: &[u8]) -> Result<LinkPosition> {
         let mut links = 0;
         let mut parts = Vec::new();
-        let push = |way: &mut Way, parts: &mut Vec<Vec<u8>>, target: &[u8]| {
+        let push = |way: &mut LinkPosition, parts: &mut Vec<Vec<u8>>, target: &[u8]| {
             if target.first() == Some(&b'/') {
                 way.top();
             }

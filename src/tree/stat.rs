@@ -1,7 +1,7 @@
 //! Attributes of nodes.
 
 use super::Tree;
-use super::attribute::{Attributes, Found, Look, Ttl};
+use super::attribute::{Attributes, Found, NodeLook, Ttl};
 use super::inode::{Ino, low};
 use super::node::{Node, stale};
 use super::snapshot::PointView;
@@ -21,24 +21,24 @@ impl Tree {
         }
         if ino.volume() == 0 && ino.low() == low::VOLUMES && ino.serial() != 0 {
             let point = self.point_of(ino.serial())?;
-            return Ok(self.own(ino, Look::Directory, &point));
+            return Ok(self.own(ino, NodeLook::Directory, &point));
         }
         self.found(ino, &self.node(ino)?)
     }
 
-    pub(super) fn own(&self, ino: Ino, look: Look, point: &PointView) -> Found {
+    pub(super) fn own(&self, ino: Ino, look: NodeLook, point: &PointView) -> Found {
         committed(self.options.own(ino, look, 0, 0, point.time()))
     }
 
     pub(super) fn raw_found(&self, ino: Ino, point: &PointView, volume: &VolumeNode) -> Found {
         let size = volume.volume.map.size_bytes();
         // An upper bound: to count the volume's own clusters would resolve the whole chain.
-        let facts = self.shelf.disks.facts(point);
+        let facts = self.shared.disks.facts(point);
         let data: u64 = facts.disks.iter().map(|disk| disk.data_bytes).sum();
         let blocks = data.min(size).div_ceil(512);
         committed(
             self.options
-                .own(ino, Look::Disk, size, blocks, point.time()),
+                .own(ino, NodeLook::Disk, size, blocks, point.time()),
         )
     }
 
@@ -51,7 +51,7 @@ impl Tree {
         let own = |look, size, blocks, time| self.options.own(ino, look, size, blocks, time);
         Ok(match node {
             Node::Root => {
-                let mut root = own(Look::Directory, 0, 0, self.snapshot().time());
+                let mut root = own(NodeLook::Directory, 0, 0, self.snapshot().time());
                 root.mode = 0o755;
                 changing(root)
             }
@@ -59,12 +59,12 @@ impl Tree {
                 let mut time = vm.time();
                 // Sessions come and go without a commit: whoever keeps a listing sees by its time that it is old.
                 time.nanoseconds = (time.nanoseconds + self.sessions_generation()) % 1_000_000_000;
-                changing(own(Look::VmDirectory, 0, 0, time))
+                changing(own(NodeLook::VmDirectory, 0, 0, time))
             }
             Node::Session(node) => return self.part_attributes(ino, node),
             Node::Latest(point) => {
                 let length = u64_from_usize(point.entry.name.as_str().len());
-                let attributes = own(Look::Symlink, length, 0, point.time());
+                let attributes = own(NodeLook::Symlink, length, 0, point.time());
                 // Asked for each time: no notification is quick enough for who commits and looks.
                 Found {
                     attributes,
@@ -73,7 +73,7 @@ impl Tree {
                 }
             }
             Node::Point(point) => {
-                let mut found = self.own(ino, Look::Directory, point);
+                let mut found = self.own(ino, NodeLook::Directory, point);
                 // When its volumes become known it has more names: whoever keeps a listing sees by its time that it is old.
                 if self.is_probed(point) {
                     let time = &mut found.attributes.mtime;
@@ -86,22 +86,27 @@ impl Tree {
             }
             Node::Info(point) | Node::VolumesJson(point) => {
                 let length = u64_from_usize(self.document(ino, point)?.len());
-                document_attributes(own(Look::File, length, length.div_ceil(512), point.time()))
+                document_attributes(own(
+                    NodeLook::File,
+                    length,
+                    length.div_ceil(512),
+                    point.time(),
+                ))
             }
             Node::AttachedDir(point)
             | Node::DisksDir(point)
             | Node::Volumes(point, ..)
-            | Node::Files(point, ..) => self.own(ino, Look::Directory, point),
+            | Node::Files(point, ..) => self.own(ino, NodeLook::Directory, point),
             Node::Attached(point, at) => {
-                let facts = self.shelf.disks.facts(point);
+                let facts = self.shared.disks.facts(point);
                 let file = facts.attached.get(*at).ok_or_else(stale)?;
                 let blocks = file.size_bytes.div_ceil(512);
-                committed(own(Look::File, file.size_bytes, blocks, point.time()))
+                committed(own(NodeLook::File, file.size_bytes, blocks, point.time()))
             }
             Node::Disk(point, at) => {
-                let disk = self.shelf.disks.entry(point, *at).map_err(|_| stale())?;
+                let disk = self.shared.disks.entry(point, *at).map_err(|_| stale())?;
                 let blocks = disk.data_bytes.div_ceil(512);
-                committed(own(Look::Disk, disk.source_bytes, blocks, point.time()))
+                committed(own(NodeLook::Disk, disk.source_bytes, blocks, point.time()))
             }
             Node::VolumeRaw(point, volume) => self.raw_found(ino, point, volume),
             Node::Guest(node) => committed(self.options.guest(ino, &node.fs.attributes(node.ino)?)),

@@ -28,7 +28,7 @@ pub struct Unread {
 }
 
 /// A path below a point, as far as it leads.
-struct Way {
+struct PathReach {
     /// The deepest directory on it, and all above up to the point's own.
     up: Vec<Ino>,
     /// Whether that is the whole path.
@@ -61,7 +61,7 @@ impl Tree {
         if !in_files && !in_volumes {
             return Ok(unread);
         }
-        let volumes = self.shelf.scanner.volumes(point)?;
+        let volumes = self.shared.scanner.volumes(point)?;
         if in_files {
             self.unread_files(point, &volumes, path, &mut unread)?;
         }
@@ -107,7 +107,7 @@ impl Tree {
     }
 
     /// Follows a path as far as it leads.
-    fn way(&self, point: &Point, path: &[u8]) -> Result<Way> {
+    fn way(&self, point: &Point, path: &[u8]) -> Result<PathReach> {
         let top = point.ino(low::SELF);
         let mut parts = parts(path);
         let is_there = self.resolve(top, path).is_ok();
@@ -127,7 +127,7 @@ impl Tree {
             here = self.parent(here)?;
             up.push(here);
         }
-        Ok(Way {
+        Ok(PathReach {
             up,
             is_whole,
             is_there,

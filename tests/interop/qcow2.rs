@@ -7,7 +7,7 @@ use restorefs::block::page::PageBudget;
 use restorefs::block::{ReadAt, WriteAt};
 use restorefs::error::ErrorKind;
 use restorefs::qcow2::check::{FindingKind, check};
-use restorefs::qcow2::source::{Below, DenyAll, Opened, Source};
+use restorefs::qcow2::source::{Below, DenyAll, OpenedFile, Source};
 use restorefs::qcow2::{Compression, LayerOptions, LayerWriter, Mapping, compress};
 use restorefs::types::{GuestCluster, LayerId};
 
@@ -53,7 +53,7 @@ fn convert(image: &Path) -> Vec<u8> {
 
 fn open(image: &Path) -> Source {
     let gate = Below::new(image.parent().unwrap()).unwrap();
-    Source::open(Opened::open(image).unwrap(), &gate).unwrap()
+    Source::open(OpenedFile::open(image).unwrap(), &gate).unwrap()
 }
 
 /// Reads all of a source in pieces of odd sizes, and holds every extent against the bytes.
@@ -336,7 +336,7 @@ fn external_data_files_are_read() {
         write_some(&image, 5, false);
         assert_same(&image, &options);
         assert_clean(&image, &options);
-        let refused = Source::open(Opened::open(&image).unwrap(), &DenyAll).unwrap_err();
+        let refused = Source::open(OpenedFile::open(&image).unwrap(), &DenyAll).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
     }
 }
@@ -454,7 +454,7 @@ fn refusals_say_what_is_refused() {
         tool::run("qemu-img", &arguments);
     };
     let gate = Below::new(&path("inside")).unwrap();
-    let refused = || Source::open(Opened::open(&image).unwrap(), &gate).unwrap_err();
+    let refused = || Source::open(OpenedFile::open(&image).unwrap(), &gate).unwrap_err();
     for outside in ["../secret.raw", "link.raw"] {
         create(outside, &["-F", "raw"]);
         let error = refused();
@@ -583,7 +583,7 @@ fn encrypted_images_are_refused() {
             "1M",
         ],
     );
-    let error = Source::open(Opened::open(&image).unwrap(), &DenyAll).unwrap_err();
+    let error = Source::open(OpenedFile::open(&image).unwrap(), &DenyAll).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.report().contains("encrypted"), "{}", error.report());
 }

@@ -215,7 +215,7 @@ impl Exports for Two {
         Ok(Export {
             content,
             description: String::new(),
-            surveyor: None,
+            contexts: None,
         })
     }
 }

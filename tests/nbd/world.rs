@@ -34,7 +34,7 @@ fn read(disk: Arc<dyn ReadAt>) -> Export {
     Export {
         content: Content::Read(disk),
         description: "a disk".to_owned(),
-        surveyor: None,
+        contexts: None,
     }
 }
 
@@ -75,7 +75,7 @@ impl Exports for Catalog {
                     disk: session.disk(&disk)?,
                 },
                 description: String::new(),
-                surveyor: None,
+                contexts: None,
             });
         }
         let vm = VmName::new(vm)?;

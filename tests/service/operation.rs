@@ -17,7 +17,7 @@ use restorefs::error::{Error, Problem};
 use restorefs::ingest::{Engine, Registry};
 use restorefs::repo::selector::Which;
 use restorefs::repo::{Owner, Repository};
-use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, Served, Service};
+use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, OwnedRepository, Service};
 use restorefs::task::{Monitor, TaskState};
 use restorefs::types::{DiskName, JobId, PointName, SessionRef, VmName};
 
@@ -212,7 +212,8 @@ fn local(dir: &Path) -> Vec<(&'static str, Value)> {
     let repository = Arc::new(Repository::init(&path, SystemClock.now()).unwrap());
     let owner = Owner::open(repository, Arc::new(SystemClock), "test").unwrap();
     let engine = Engine::new(Arc::new(owner), Pool::new(PoolLimits::default()));
-    let service = Served::new(Registry::empty(engine), Vec::new()).of_caller(Caller::Owner);
+    let service =
+        OwnedRepository::new(Registry::empty(engine), Vec::new()).of_caller(Caller::Owner);
     let mut log = Transcript::new(&path);
     everything(&mut log, &service, dir);
     log.steps

@@ -18,7 +18,7 @@
 //! Whoever unmaps detaches the devices and unmounts; the process sees its mount end, removes its directory and ends. Two who unmap the
 //! same do it once: each step may find that it was done.
 
-pub mod hand;
+pub mod device_helper;
 mod place;
 mod process;
 mod record;
@@ -30,7 +30,7 @@ pub use place::{MapDir, MapId};
 pub use process::{Order, run};
 pub use record::{Record, RecordDisk};
 pub use release::release;
-pub use survey::{Device, Mapping, Stale, State, survey};
+pub use survey::{MappedDevice, Mapping, Stale, State, survey};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::loop_device;

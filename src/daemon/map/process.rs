@@ -1,5 +1,5 @@
 //! The process of a map: opens the disks, mounts them, has the devices attached, and serves them until they are gone. It touches none of
-//! the devices itself: see `hand`.
+//! the devices itself: see `device_helper`.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::hand;
+use super::device_helper;
 use super::place::{MapDir, MapId, file_name};
 use super::record::{DISKS_MAX, NewRecord, Record};
 use super::release::{abandon, release_own};
 use crate::block::{FileDisk, Overlay, ReadAt};
-use crate::chain::Held;
+use crate::chain::LayerHold;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::disk::{Content, DiskMount, mount};
 use crate::guest::partition;
@@ -23,7 +23,7 @@ use crate::repo::selector::Selector;
 use crate::sys::beneath::Access;
 use crate::sys::loop_device::{self, SECTOR_BYTES};
 use crate::sys::scratch;
-use crate::tree::{OpenDisk, PointView, Tree};
+use crate::tree::{PointDiskView, PointView, Tree};
 use crate::types::DiskName;
 
 /// How often a signal is looked for.
@@ -48,7 +48,7 @@ pub struct Order {
 struct HeldDisk {
     name: DiskName,
     disk: Arc<dyn ReadAt>,
-    _layers: Held,
+    _layers: LayerHold,
 }
 
 /// Cleans up when the process fails before it is unmapped.
@@ -97,7 +97,7 @@ pub fn run(
     let sizes = disks
         .iter()
         .map(|held| (held.name.clone(), held.disk.size_bytes(), sector(held)));
-    let attached = hand::attach(order, sizes.collect())?;
+    let attached = device_helper::attach(order, sizes.collect())?;
     let root = tree.repository().store().local_root();
     let record = Record::new(NewRecord {
         repository: root.map_or_else(String::new, |root| root.display().to_string()),
@@ -165,7 +165,7 @@ fn name_limit(error: Error) -> Error {
     error
 }
 
-fn hold(open: OpenDisk) -> Result<HeldDisk> {
+fn hold(open: PointDiskView) -> Result<HeldDisk> {
     let name = open.entry.name.clone();
     let place = || format!("{}@{}/{name}", open.point.vm, open.point.entry.name);
     let size_bytes = open.disk.size_bytes();

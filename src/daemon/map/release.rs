@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::hand;
+use super::device_helper;
 use super::place::{Life, MapDir, MapId};
 use super::record::Record;
 use super::survey::{Mapping, bound_of};
@@ -161,13 +161,13 @@ fn wait(dir: &MapDir, mapping: &Mapping) -> Result<()> {
 
 /// For the process itself: detaches and unmounts, and does not wait for itself.
 pub(super) fn release_own(dir: &MapDir, id: &MapId) -> Result<()> {
-    hand::let_go(id)?;
+    device_helper::let_go(id)?;
     unmount(&dir.mountpoint(id), true)
 }
 
 /// For a process that has failed: the same, and by force what does not go otherwise.
 pub(super) fn abandon(dir: &MapDir, id: &MapId) {
-    if let Err(error) = hand::let_go(id) {
+    if let Err(error) = device_helper::let_go(id) {
         tracing::error!(error = %error.report(), "a device is left; clean up with: restorefs unmap --stale");
         return;
     }

@@ -31,7 +31,7 @@ pub enum State {
 
 /// A device of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
+pub struct MappedDevice {
     /// The disk, as far as it is known.
     pub disk: Option<DiskName>,
     /// `/dev/loopN`.
@@ -58,7 +58,7 @@ pub struct Mapping {
     /// What it says of itself.
     pub record: Option<Record>,
     /// Its devices.
-    pub devices: Vec<Device>,
+    pub devices: Vec<MappedDevice>,
     /// Where its disks are mounted.
     pub mountpoint: PathBuf,
     /// Whether its process lives.
@@ -143,12 +143,12 @@ fn look_at(dir: &MapDir, id: MapId, bound: &[Bound]) -> Result<Option<Mapping>> 
         Ok(record) => (record, None),
         Err(e) => (None, Some(e.report())),
     };
-    let mut devices: Vec<Device> = Vec::new();
+    let mut devices: Vec<MappedDevice> = Vec::new();
     for disk in record.iter().flat_map(|record| &record.disks) {
         let is_bound = bound
             .iter()
             .any(|b| b.device == disk.device && disk_of(&b.file).as_ref() == Some(&disk.disk));
-        devices.push(Device {
+        devices.push(MappedDevice {
             size_bytes: disk.size_bytes,
             ..device(Some(disk.disk.clone()), &disk.device, is_bound)
         });
@@ -188,8 +188,8 @@ fn look_at(dir: &MapDir, id: MapId, bound: &[Bound]) -> Result<Option<Mapping>> 
     }))
 }
 
-fn device(disk: Option<DiskName>, device: &Path, is_bound: bool) -> Device {
-    Device {
+fn device(disk: Option<DiskName>, device: &Path, is_bound: bool) -> MappedDevice {
+    MappedDevice {
         disk,
         device: device.to_owned(),
         is_bound,
@@ -201,7 +201,7 @@ fn device(disk: Option<DiskName>, device: &Path, is_bound: bool) -> Device {
 }
 
 /// Asks the process of a map, which may have been stopped: then not for long.
-fn ask(mountpoint: &Path, device: &mut Device) {
+fn ask(mountpoint: &Path, device: &mut MappedDevice) {
     let Some(disk) = &device.disk else {
         return;
     };

@@ -21,7 +21,7 @@ use super::superblock;
 use crate::block::{ReadAt, Weighted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::cache::PageCache;
-use crate::guest::device::{self, Device, device_error};
+use crate::guest::device::{self, VolumeBytes, device_error};
 use crate::types::width::{usize_from_u32, usize_from_u64};
 
 /// LIMIT: bytes of volume kept in memory per open filesystem, over all devices; and of nodes of trees.
@@ -67,7 +67,7 @@ pub(super) fn translate(error: fs_btrfs::Error) -> Error {
 
 /// What a filesystem lies on.
 pub(super) struct Pool {
-    devices: BTreeMap<u64, Device>,
+    devices: BTreeMap<u64, VolumeBytes>,
     /// Devices that have missed commits: what is there may be old, and is read only where there is no other copy.
     stale: BTreeSet<u64>,
     /// The number of the device that was given first.
@@ -89,7 +89,7 @@ impl Pool {
         let mut generations = Vec::new();
         for volume in given.iter().take(DEVICES_MAX) {
             let cached = PageCache::new(Arc::clone(volume), CACHE_BYTES / count);
-            let device = Device(Arc::new(cached));
+            let device = VolumeBytes(Arc::new(cached));
             let superblock = match (superblock::load(&device), &chosen) {
                 (Ok((superblock, note)), _) => {
                     notes.extend(note);

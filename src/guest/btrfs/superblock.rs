@@ -16,7 +16,7 @@ use fs_core::BlockRead;
 use super::pool::{guard, translate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::bytes::{le16, le64};
-use crate::guest::device::{Device, device_error};
+use crate::guest::device::{VolumeBytes, device_error};
 use crate::types::width::u64_from_usize;
 
 /// Bytes of a superblock, and of the checksum before what it covers.
@@ -81,7 +81,7 @@ fn parse(block: &mut [u8], offset: u64) -> Result<Superblock> {
 ///
 /// # Errors
 /// `Unsupported` naming the feature; `Corrupt` when no copy is sound; `Io`.
-pub(super) fn load(device: &Device) -> Result<(Superblock, Option<String>)> {
+pub(super) fn load(device: &VolumeBytes) -> Result<(Superblock, Option<String>)> {
     let mut first = None;
     for offset in SUPER_OFFSETS {
         if offset.saturating_add(u64_from_usize(BYTES)) > device.size_bytes() {

@@ -9,9 +9,9 @@ use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A volume as the crate reads it; read-only.
-pub(super) struct Device(pub(super) Arc<dyn ReadAt>);
+pub(super) struct ExtVolume(pub(super) Arc<dyn ReadAt>);
 
-impl BlockDevice for Device {
+impl BlockDevice for ExtVolume {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_ext4::Result<()> {
         self.0.read_at(offset, buf).map_err(|error| {
             // What points beyond the volume is damage of the filesystem, not of the disk.

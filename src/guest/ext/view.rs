@@ -14,7 +14,7 @@ use fs_ext4::checksum::{Checksummer, group_desc_csum, linux_crc32c};
 use fs_ext4::features::{Incompat, RoCompat};
 use fs_ext4::{Filesystem, Superblock};
 
-use super::device::{Device, guard, translate};
+use super::device::{ExtVolume, guard, translate};
 use crate::block::ReadAt;
 use crate::error::{Error, Result};
 use crate::guest::bytes::le16;
@@ -70,7 +70,7 @@ pub(super) struct View {
 impl View {
     /// Reads the superblock of a volume.
     pub(super) fn new(volume: &Arc<dyn ReadAt>) -> Result<Self> {
-        let device = Device(Arc::clone(volume));
+        let device = ExtVolume(Arc::clone(volume));
         let superblock = guard(|| Superblock::read(&device).map_err(translate))?;
         Ok(Self {
             volume: Arc::clone(volume),
@@ -94,7 +94,7 @@ impl View {
             Arc::new(Patched { below, patches })
         };
         let cached = Arc::new(PageCache::new(patched, CACHE_BYTES));
-        Filesystem::mount(Arc::new(Device(cached)))
+        Filesystem::mount(Arc::new(ExtVolume(cached)))
     }
 
     /// Mounts it; the crate's own error, for what can be passed over.

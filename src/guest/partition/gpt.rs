@@ -24,7 +24,7 @@
     clippy::as_conversions
 )]
 
-use super::{Kind, PARTITIONS_MAX, Partition, Place, SECTORS, Table, TableKind, read};
+use super::{Kind, PARTITIONS_MAX, Partition, SECTORS, Table, TableEntry, TableKind, read};
 use crate::block::ReadAt;
 use crate::error::{Error, Result};
 use crate::guest::bytes::{array, guid, le32, le64};
@@ -215,7 +215,7 @@ fn parse_entry(
             if start_bytes.checked_add(length_bytes).is_some() =>
         {
             (
-                Place {
+                TableEntry {
                     number,
                     start_bytes,
                     length_bytes,
@@ -224,7 +224,7 @@ fn parse_entry(
             )
         }
         _ => (
-            Place {
+            TableEntry {
                 number,
                 start_bytes: 0,
                 length_bytes: 0,

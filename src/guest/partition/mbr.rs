@@ -20,7 +20,7 @@
 
 use std::collections::HashSet;
 
-use super::{Kind, PARTITIONS_MAX, Partition, Place, Table, TableKind, read};
+use super::{Kind, PARTITIONS_MAX, Partition, Table, TableEntry, TableKind, read};
 use crate::block::ReadAt;
 use crate::error::Result;
 use crate::guest::bytes::{array, le32};
@@ -125,7 +125,7 @@ pub(super) struct Disk<'a> {
 
 /// Builds a partition; `start` is in sectors of the disk.
 fn partition(number: u32, start: u64, record: Record, signature: u32, on: Disk<'_>) -> Partition {
-    let place = Place {
+    let place = TableEntry {
         number,
         start_bytes: start.saturating_mul(on.sector_bytes),
         length_bytes: u64::from(record.sectors).saturating_mul(on.sector_bytes),

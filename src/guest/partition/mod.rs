@@ -100,13 +100,13 @@ pub struct Table {
 }
 
 /// A partition's place as a table gives it.
-struct Place {
+struct TableEntry {
     number: u32,
     start_bytes: u64,
     length_bytes: u64,
 }
 
-impl Place {
+impl TableEntry {
     /// The map over disk number `source`, cut at the disk's end, and what was wrong.
     fn map(&self, source: usize, disk_bytes: u64) -> (RunMap<usize>, Option<String>) {
         let there = self

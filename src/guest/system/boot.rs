@@ -7,7 +7,7 @@
 
 use super::filesystem::Filesystems;
 use super::tree::Tree;
-use super::{Open, Place};
+use super::{FileLocation, Open};
 use crate::guest::fs::Subvolume;
 
 /// Where entries lie below the root of a filesystem, the strongest first. `loader` is a link to one of the others where ostree writes them.
@@ -109,7 +109,7 @@ pub(super) fn entries(filesystems: &Filesystems<'_>, open: Open<'_>) -> Vec<Entr
             continue;
         };
         let ino = fs.subvolume(&Subvolume::Default).unwrap_or(fs.root());
-        let tree = Tree::new(open, Place { volume, ino });
+        let tree = Tree::new(open, FileLocation { volume, ino });
         let found = DIRS.iter().find_map(|dir| {
             let names = tree.names(dir);
             (!names.is_empty()).then_some((dir, names))

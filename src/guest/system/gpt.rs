@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use super::fstab::Entry;
 use super::tree::Tree;
-use super::{Place, VolumeFacts};
+use super::{FileLocation, VolumeFacts};
 use crate::guest::volume::Origin;
 
 /// Types and what they are mounted at; of the system's own partition it depends on which directories there are.
@@ -37,7 +37,7 @@ fn exists(tree: &Tree<'_>, path: &[u8]) -> bool {
 /// The entries of the disk that the root lies on, for mount points that are none of `told`.
 pub(super) fn entries(
     volumes: &[VolumeFacts],
-    root: Place,
+    root: FileLocation,
     tree: &Tree<'_>,
     told: &BTreeSet<Vec<u8>>,
 ) -> Found {

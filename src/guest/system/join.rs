@@ -13,7 +13,7 @@ use super::kind::{Kind, kind};
 use super::source::{Found, Hints, find};
 use super::tree::Tree;
 use super::{
-    Class, MountAt, Obstacle, Open, Place, Refusal, Unjoined, VolumeFacts, hardware, shown,
+    Class, FileLocation, MountAt, Obstacle, Open, Refusal, Unjoined, VolumeFacts, hardware, shown,
 };
 use crate::error::{Error, ErrorKind};
 use crate::guest::fs::{FileType, Subvolume};
@@ -76,7 +76,11 @@ pub(super) struct Joiner<'a> {
 
 impl<'a> Joiner<'a> {
     /// A system with this root, nothing joined to it yet.
-    pub(super) fn new(filesystems: &'a Filesystems<'a>, open: Open<'a>, root: Place) -> Self {
+    pub(super) fn new(
+        filesystems: &'a Filesystems<'a>,
+        open: Open<'a>,
+        root: FileLocation,
+    ) -> Self {
         Self {
             filesystems,
             tree: Tree::new(open, root),
@@ -90,7 +94,11 @@ impl<'a> Joiner<'a> {
     }
 
     /// The directory that an entry's source and options name; of several volumes of one name `own` comes first.
-    pub(super) fn root(&mut self, entry: &Entry, own: Option<usize>) -> Result<Place, Refusal> {
+    pub(super) fn root(
+        &mut self,
+        entry: &Entry,
+        own: Option<usize>,
+    ) -> Result<FileLocation, Refusal> {
         // What the root is called is the root, whatever may have that name here.
         if let (Some(own), true) = (own, self.own_source.as_ref() == Some(&entry.source)) {
             return self.subvolume_of(own, entry);
@@ -173,7 +181,11 @@ impl<'a> Joiner<'a> {
     }
 
     /// The directory of a volume that an entry's options name.
-    pub(super) fn subvolume_of(&self, volume: usize, entry: &Entry) -> Result<Place, Refusal> {
+    pub(super) fn subvolume_of(
+        &self,
+        volume: usize,
+        entry: &Entry,
+    ) -> Result<FileLocation, Refusal> {
         let fs = self
             .filesystems
             .get(volume)
@@ -181,7 +193,7 @@ impl<'a> Joiner<'a> {
         let ino = fs
             .subvolume(&subvolume(entry)?)
             .map_err(|error| refusal("its subvolume", &error))?;
-        Ok(Place { volume, ino })
+        Ok(FileLocation { volume, ino })
     }
 
     /// What cannot be read, for it may hold what is missing.
@@ -223,7 +235,7 @@ impl<'a> Joiner<'a> {
     }
 
     /// Mounts `root` at the entry's target.
-    fn mount(&mut self, entry: &Entry, root: Place) -> Result<(), Refusal> {
+    fn mount(&mut self, entry: &Entry, root: FileLocation) -> Result<(), Refusal> {
         let unreadable = |reason: String| Refusal::new(Class::Unreadable, reason);
         let over = self
             .tree
@@ -290,7 +302,7 @@ impl<'a> Joiner<'a> {
         };
         volumes.sort_by_key(depth);
         // Names that tell little mean what is left.
-        let mut roots: BTreeMap<usize, Result<Place, Refusal>> = BTreeMap::new();
+        let mut roots: BTreeMap<usize, Result<FileLocation, Refusal>> = BTreeMap::new();
         for sureness in [Sureness::Certain, Sureness::BySerial, Sureness::Inferred] {
             for (at, entry) in volumes.iter().enumerate() {
                 if roots.contains_key(&at) || self.sureness(entry) > sureness {

@@ -168,7 +168,7 @@ pub type Open<'a> = &'a dyn Fn(usize) -> Result<Arc<dyn GuestFs>>;
 
 /// A file or directory of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct FileLocation {
     /// Position of the volume.
     pub volume: usize,
     /// Inode there.
@@ -182,9 +182,9 @@ pub struct MountAt {
     pub path: Vec<u8>,
     /// The directory that is covered: wherever it shows in the tree (as with rbind, also in a directory that is shown twice). Of
     /// several mounts over one place the last counts, and what is mounted may be covered itself.
-    pub over: Place,
+    pub over: FileLocation,
     /// The directory that is shown there.
-    pub root: Place,
+    pub root: FileLocation,
 }
 
 /// What became of something that is not in the tree.
@@ -278,7 +278,7 @@ pub struct System {
     /// What the system calls itself: `Debian GNU/Linux 12 (bookworm)`.
     pub name: Option<String>,
     /// Its root directory.
-    pub root: Place,
+    pub root: FileLocation,
     /// What is mounted in it, parents before children.
     pub mounts: Vec<MountAt>,
     /// What is not, and would be missed.
@@ -293,9 +293,9 @@ pub enum Files {
     /// Systems; the first is the default one.
     Systems(Vec<System>),
     /// No system, and one filesystem, whose root this is.
-    One(Place),
+    One(FileLocation),
     /// No system, and several filesystems, each with a name for its directory.
-    Several(Vec<(String, Place)>),
+    Several(Vec<(String, FileLocation)>),
     /// No filesystem that can be read.
     Nothing,
 }

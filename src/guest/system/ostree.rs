@@ -7,7 +7,7 @@
 
 use super::boot;
 use super::tree::Tree;
-use super::{MountAt, Open, Place};
+use super::{FileLocation, MountAt, Open};
 use crate::guest::fs::FileType;
 
 /// LIMIT: deployments of one filesystem (ours; a machine has two or three).
@@ -15,13 +15,13 @@ const DEPLOYMENTS_MAX: usize = 50;
 
 /// A root of ostree.
 pub(super) struct Deployment {
-    pub(super) root: Place,
+    pub(super) root: FileLocation,
     /// What its start mounts into it (ostree-prepare-root(8)).
     pub(super) mounts: Vec<MountAt>,
 }
 
 /// Directories that are bound into a deployment, by what is there.
-fn mounts(physical: &Tree<'_>, open: Open<'_>, root: Place, var: &[u8]) -> Vec<MountAt> {
+fn mounts(physical: &Tree<'_>, open: Open<'_>, root: FileLocation, var: &[u8]) -> Vec<MountAt> {
     let deployment = Tree::new(open, root);
     let mut mounts = Vec::new();
     let boot = physical
@@ -44,7 +44,7 @@ fn mounts(physical: &Tree<'_>, open: Open<'_>, root: Place, var: &[u8]) -> Vec<M
 
 /// The deployments below a physical root: the one that the newest boot entry names first.
 pub(super) fn deployments(
-    physical: Place,
+    physical: FileLocation,
     open: Open<'_>,
     entries: &[boot::Entry],
 ) -> Vec<Deployment> {
@@ -69,7 +69,7 @@ pub(super) fn deployments(
             }
         }
     }
-    let booted: Vec<Place> = entries
+    let booted: Vec<FileLocation> = entries
         .iter()
         .filter_map(|entry| tree.resolve(entry.option("ostree")?.as_bytes()).ok())
         .map(|found| found.place)

@@ -17,8 +17,8 @@ use super::root::{Root, fstab_text, is_system, roots};
 use super::source::is_kernel_name;
 use super::tree::Tree;
 use super::{
-    Class, Files, Obstacle, Open, Place, System, Unjoined, VolumeFacts, boot, gpt, hardware, shown,
-    unit,
+    Class, FileLocation, Files, Obstacle, Open, System, Unjoined, VolumeFacts, boot, gpt, hardware,
+    shown, unit,
 };
 use crate::guest::fs::Subvolume;
 
@@ -76,7 +76,7 @@ fn told_root(
     own: Option<&Entry>,
     found: &Root,
     roots: &[Root],
-) -> Option<Place> {
+) -> Option<FileLocation> {
     let place = found.place;
     let Some(entry) = own.filter(|_| !found.is_certain) else {
         return Some(place);
@@ -101,7 +101,7 @@ fn told_root(
 }
 
 /// What the fstab, the mount units and the partitions' types say, each where those before it say nothing.
-fn entries(joiner: &mut Joiner<'_>, fstab: Vec<Entry>, root: Place) -> Vec<Entry> {
+fn entries(joiner: &mut Joiner<'_>, fstab: Vec<Entry>, root: FileLocation) -> Vec<Entry> {
     let targets = |entries: &[Entry]| -> BTreeSet<Vec<u8>> {
         entries
             .iter()
@@ -229,14 +229,14 @@ pub fn plan_files(volumes: &[VolumeFacts], open: Open<'_>) -> Files {
         return Files::Systems(systems);
     }
     let mut labels = Labels::default();
-    let mut places: Vec<(String, Place)> = volumes
+    let mut places: Vec<(String, FileLocation)> = volumes
         .iter()
         .enumerate()
         .filter_map(|(volume, facts)| {
             let fs = filesystems.get(volume).ok()?;
             let ino = fs.subvolume(&Subvolume::Default).unwrap_or(fs.root());
             let name = labels.take(&[label(&filesystems, volume)], &facts.path);
-            Some((name, Place { volume, ino }))
+            Some((name, FileLocation { volume, ino }))
         })
         .collect();
     match places.len() {

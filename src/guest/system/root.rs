@@ -12,7 +12,7 @@ use super::join::{TOP_LEVEL, subvolume};
 use super::kind::{Kind, kind};
 use super::ostree;
 use super::tree::Tree;
-use super::{Class, MountAt, Open, Place, Unjoined};
+use super::{Class, FileLocation, MountAt, Open, Unjoined};
 use crate::error::ErrorKind;
 use crate::guest::fs::{FileType, GuestFs, GuestIno, Subvolume};
 
@@ -24,7 +24,7 @@ const DEPTH_MAX: usize = 3;
 
 /// A root.
 pub(super) struct Root {
-    pub(super) place: Place,
+    pub(super) place: FileLocation,
     /// What is mounted in it before its fstab is read.
     pub(super) mounts: Vec<MountAt>,
     /// Whether its fstab is not asked where the root is: a boot entry has said so.
@@ -46,7 +46,7 @@ pub(super) fn is_system(tree: &Tree<'_>) -> bool {
 }
 
 /// All directories that may be mounted at `/nix`: they have a store.
-fn stores<'a>(filesystems: &'a Filesystems<'_>) -> impl Iterator<Item = Place> + 'a {
+fn stores<'a>(filesystems: &'a Filesystems<'_>) -> impl Iterator<Item = FileLocation> + 'a {
     (0..filesystems.volumes.len()).flat_map(|volume| {
         let Ok(fs) = filesystems.get(volume) else {
             return Vec::new();
@@ -59,7 +59,7 @@ fn stores<'a>(filesystems: &'a Filesystems<'_>) -> impl Iterator<Item = Place> +
         }
         tops.into_iter()
             .filter(|top| fs.lookup(*top, b"store").is_ok())
-            .map(|ino| Place { volume, ino })
+            .map(|ino| FileLocation { volume, ino })
             .collect()
     })
 }
@@ -68,7 +68,7 @@ fn stores<'a>(filesystems: &'a Filesystems<'_>) -> impl Iterator<Item = Place> +
 pub(super) fn fstab_text(
     filesystems: &Filesystems<'_>,
     open: Open<'_>,
-    root: Place,
+    root: FileLocation,
 ) -> (Vec<u8>, Option<Unjoined>) {
     let mut tree = Tree::new(open, root);
     let error = match tree.read(b"/etc/fstab") {
@@ -108,7 +108,7 @@ fn names_itself(
     filesystems: &Filesystems<'_>,
     open: Open<'_>,
     fs: &dyn GuestFs,
-    root: Place,
+    root: FileLocation,
 ) -> bool {
     let (text, _) = fstab_text(filesystems, open, root);
     let entries = fstab::parse(&text);
@@ -165,12 +165,12 @@ pub(super) fn roots(
     open: Open<'_>,
     entries: &[boot::Entry],
 ) -> Vec<Root> {
-    let plain = |place: Place| Root {
+    let plain = |place: FileLocation| Root {
         place,
         mounts: Vec::new(),
         is_certain: false,
     };
-    let found = |place: &Place| is_system(&Tree::new(open, *place));
+    let found = |place: &FileLocation| is_system(&Tree::new(open, *place));
     let mut roots: Vec<Root> = Vec::new();
     // The subvolume of the newest boot entry.
     let uuid = fs.info().uuid.as_deref();
@@ -185,7 +185,7 @@ pub(super) fn roots(
         .filter(is_own)
         .find_map(boot::Entry::subvolume)
         .and_then(|path| fs.subvolume(&Subvolume::Path(path)).ok())
-        .map(|ino| Place { volume, ino });
+        .map(|ino| FileLocation { volume, ino });
     if let Some(place) = booted.filter(found) {
         roots.push(Root {
             is_certain: true,
@@ -195,11 +195,11 @@ pub(super) fn roots(
     let named = ROOT_SUBVOLUMES
         .iter()
         .map(|name| Subvolume::Path(name.to_vec()));
-    let usual: Vec<Place> = std::iter::once(Subvolume::Default)
+    let usual: Vec<FileLocation> = std::iter::once(Subvolume::Default)
         .chain(named)
         .filter_map(|which| fs.subvolume(&which).ok())
         .chain(std::iter::once(fs.root()))
-        .map(|ino| Place { volume, ino })
+        .map(|ino| FileLocation { volume, ino })
         .collect();
     for physical in booted.iter().chain(&usual) {
         let deployments = ostree::deployments(*physical, open, entries);
@@ -218,7 +218,7 @@ pub(super) fn roots(
     }
     // Of all others only those that their own fstab names: snapshots name what they are snapshots of.
     for ino in subvolumes(fs) {
-        let place = Place { volume, ino };
+        let place = FileLocation { volume, ino };
         let is_known = roots.iter().any(|root| root.place == place);
         if !is_known && found(&place) && names_itself(filesystems, open, fs, place) {
             roots.push(plain(place));

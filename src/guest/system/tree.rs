@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{MountAt, Open, Place};
+use super::{FileLocation, MountAt, Open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FileType, GuestFs};
 use crate::types::width::usize_from_u64;
@@ -29,7 +29,7 @@ const NAMES_MAX: usize = 10_000;
 /// A tree as far as it is joined.
 pub(super) struct Tree<'a> {
     open: Open<'a>,
-    root: Place,
+    root: FileLocation,
     /// What is mounted in it.
     pub(super) mounts: Vec<MountAt>,
 }
@@ -37,7 +37,7 @@ pub(super) struct Tree<'a> {
 /// Where a path ends.
 pub(super) struct Resolved {
     /// The directory or file, of a mount its root.
-    pub(super) place: Place,
+    pub(super) place: FileLocation,
     /// Its path without symlinks.
     pub(super) path: Vec<u8>,
     pub(super) file_type: FileType,
@@ -50,7 +50,7 @@ fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(open: Open<'a>, root: Place) -> Self {
+    pub(super) fn new(open: Open<'a>, root: FileLocation) -> Self {
         Self {
             open,
             root,
@@ -68,7 +68,7 @@ impl<'a> Tree<'a> {
     }
 
     /// What is shown at a place: the root of the last mount over it.
-    fn shown(&self, place: Place) -> Place {
+    fn shown(&self, place: FileLocation) -> FileLocation {
         let mut place = place;
         // Each round goes one mount up; there are no more than that.
         for _ in &self.mounts {
@@ -85,7 +85,7 @@ impl<'a> Tree<'a> {
     /// # Errors
     /// `NotFound`, `NotADirectory`; `LimitExceeded` for symlinks without end; what the filesystems answer.
     pub(super) fn resolve(&self, path: &[u8]) -> Result<Resolved> {
-        let mut stack: Vec<(Vec<u8>, Place)> = Vec::new();
+        let mut stack: Vec<(Vec<u8>, FileLocation)> = Vec::new();
         let mut todo: VecDeque<Vec<u8>> = components(path).collect();
         let (mut symlinks, mut steps) = (SYMLINKS_MAX, COMPONENTS_MAX);
         let endless = || Error::new(ErrorKind::LimitExceeded, "symlinks without end");
@@ -109,7 +109,7 @@ impl<'a> Tree<'a> {
                 }
                 continue;
             }
-            let place = self.shown(Place {
+            let place = self.shown(FileLocation {
                 volume: here.volume,
                 ino,
             });

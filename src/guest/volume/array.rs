@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::scan::{DEPTH_MAX, Device, Scanner};
+use super::scan::{DEPTH_MAX, ScannedDevice, Scanner};
 use super::{Alias, Known, Origin};
 use crate::block::run::RunMap;
 use crate::guest::md::Superblock;
@@ -97,7 +97,7 @@ fn hex(bytes: &[u8]) -> String {
 
 impl Scanner<'_> {
     /// Takes a device with a superblock; its array is assembled later.
-    pub(super) fn member(&mut self, device: &Device, superblock: Superblock) {
+    pub(super) fn member(&mut self, device: &ScannedDevice, superblock: Superblock) {
         let content = Content {
             format: "linux_raid_member",
             class: Class::Container,
@@ -169,7 +169,7 @@ impl Scanner<'_> {
         let current = u32::try_from(current).unwrap_or(u32::MAX);
         let carrier = verdict.carrier.and_then(|at| halves.get(at));
         let depth = halves.iter().map(|half| half.depth).max().unwrap_or(0);
-        let mut device = Device {
+        let mut device = ScannedDevice {
             path: path.clone(),
             origin: Origin::Array { name: name.clone() },
             map: Arc::new(RunMap::linear(0, 0, 0)),

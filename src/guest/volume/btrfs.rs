@@ -27,7 +27,7 @@ use crate::types::width::u64_from_usize;
 const SUPERBLOCK_AT: u64 = 65_536;
 
 /// What a device says of itself.
-struct Device {
+struct ScannedDevice {
     filesystem: [u8; 16],
     /// How many devices the filesystem has.
     devices: u64,
@@ -37,14 +37,14 @@ struct Device {
 }
 
 /// A device of a filesystem that has several.
-struct Found {
+struct BtrfsMember {
     /// Its place among the volumes.
     at: usize,
     generation: u64,
 }
 
-fn parse(superblock: &[u8]) -> Option<Device> {
-    Some(Device {
+fn parse(superblock: &[u8]) -> Option<ScannedDevice> {
+    Some(ScannedDevice {
         filesystem: array(superblock, 0x20)?,
         devices: le64(superblock, 0x88)?,
         number: le64(superblock, 0xc9)?,
@@ -53,7 +53,7 @@ fn parse(superblock: &[u8]) -> Option<Device> {
 }
 
 /// A filesystem of several devices: how many it has, and those found, by number.
-type FoundPool = (u64, BTreeMap<u64, Vec<Found>>);
+type FoundPool = (u64, BTreeMap<u64, Vec<BtrfsMember>>);
 
 /// Joins the devices of each btrfs that has several.
 pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &mut Remarks) {
@@ -79,7 +79,7 @@ pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &
         };
         let pool = pools.entry(device.filesystem).or_default();
         pool.0 = pool.0.max(device.devices);
-        pool.1.entry(device.number).or_default().push(Found {
+        pool.1.entry(device.number).or_default().push(BtrfsMember {
             at,
             generation: device.generation,
         });
@@ -116,14 +116,14 @@ pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &
 /// said when none is newer than the others.
 fn newest(
     volumes: &mut [Volume],
-    copies: &[Found],
+    copies: &[BtrfsMember],
     notes: &mut Remarks,
 ) -> std::result::Result<Option<usize>, String> {
     let Some(newest) = copies.iter().max_by_key(|copy| copy.generation) else {
         return Ok(None);
     };
     let path = |at: usize| volumes.get(at).map_or_else(String::new, |v| v.path.clone());
-    let rivals: Vec<&Found> = copies.iter().filter(|copy| copy.at != newest.at).collect();
+    let rivals: Vec<&BtrfsMember> = copies.iter().filter(|copy| copy.at != newest.at).collect();
     let is_tie = rivals
         .iter()
         .any(|copy| copy.generation == newest.generation);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::physical::{Choice, Chosen, Physical};
-use super::scan::{DEPTH_MAX, Device, Scanner};
+use super::scan::{DEPTH_MAX, ScannedDevice, Scanner};
 use super::{Alias, Known, Origin};
 use crate::block::ReadAt;
 use crate::block::run::RunMap;
@@ -32,7 +32,7 @@ pub(super) struct Physicals {
 }
 
 /// Where the volumes of a group are put.
-struct Place<'a> {
+struct GroupDirectory<'a> {
     dir: &'a str,
     depth: u32,
     is_left_over: bool,
@@ -43,7 +43,7 @@ impl Physicals {
     pub(super) fn add(
         &mut self,
         volume: usize,
-        device: &Device,
+        device: &ScannedDevice,
         label: &Label,
         reader: &Arc<dyn ReadAt>,
         notes: &mut Remarks,
@@ -242,7 +242,7 @@ impl Scanner<'_> {
             depth = part.depth.max(depth);
             is_left_over |= part.is_left_over;
         }
-        let place = Place {
+        let place = GroupDirectory {
             dir,
             depth: depth.saturating_add(1),
             is_left_over,
@@ -256,13 +256,19 @@ impl Scanner<'_> {
         }
     }
 
-    fn logical(&mut self, group: &Group, lv: &Logical, place: &Place<'_>, resolver: &Resolver<'_>) {
+    fn logical(
+        &mut self,
+        group: &Group,
+        lv: &Logical,
+        place: &GroupDirectory<'_>,
+        resolver: &Resolver<'_>,
+    ) {
         let (dir, depth) = (place.dir, place.depth);
         let path = format!("{dir}/{}", lv.name);
         let mut notes = Remarks::default();
         let map = resolver.map(&lv.name, &mut notes);
         self.notes.take(&format!("{path}: "), notes);
-        let mut device = Device {
+        let mut device = ScannedDevice {
             origin: Origin::Logical {
                 group: group.name.clone(),
                 name: lv.name.clone(),

@@ -27,7 +27,7 @@ const VOLUMES_MAX: usize = 1000;
 
 /// Something that may hold a table, a filesystem, or a part of something.
 #[derive(Clone)]
-pub(super) struct Device {
+pub(super) struct ScannedDevice {
     pub(super) path: String,
     pub(super) origin: Origin,
     pub(super) map: Arc<RunMap<usize>>,
@@ -114,7 +114,7 @@ impl Scanner<'_> {
     }
 
     fn disk(&mut self, name: &str, number: usize, disk: &Arc<dyn ReadAt>) -> Result<()> {
-        let device = Device {
+        let device = ScannedDevice {
             path: format!("{name}/raw"),
             origin: Origin::Disk(number),
             map: Arc::new(RunMap::linear(number, 0, disk.size_bytes())),
@@ -160,12 +160,12 @@ impl Scanner<'_> {
     }
 
     /// Looks at the partitions of a GPT that only its copy at the end of a disk knows.
-    fn left_over(&mut self, device: Device, name: &str, table: Table) {
+    fn left_over(&mut self, device: ScannedDevice, name: &str, table: Table) {
         self.notes.push(format!(
             "{name}: a sound copy of a GPT lies at the end of the disk, and no GPT at its start; its partitions are in {name}/backup-gpt, and no \
              part of files/"
         ));
-        let device = Device {
+        let device = ScannedDevice {
             is_left_over: true,
             ..device
         };
@@ -173,7 +173,7 @@ impl Scanner<'_> {
     }
 
     /// Adds a volume; beyond the limit, says so once.
-    pub(super) fn add(&mut self, device: Device, content: Option<Content>, known: Known) {
+    pub(super) fn add(&mut self, device: ScannedDevice, content: Option<Content>, known: Known) {
         if self.volumes.len() >= VOLUMES_MAX {
             if !self.is_full {
                 let path = &device.path;
@@ -209,7 +209,7 @@ impl Scanner<'_> {
     }
 
     /// Looks at everything in a table; its partitions are named below `dir`.
-    fn table(&mut self, device: &Device, dir: &str, who: &str, table: Table) {
+    fn table(&mut self, device: &ScannedDevice, dir: &str, who: &str, table: Table) {
         for note in &table.notes {
             self.notes.push(format!("{who}: {note}"));
         }
@@ -224,7 +224,7 @@ impl Scanner<'_> {
 
     fn partition(
         &mut self,
-        below: &Device,
+        below: &ScannedDevice,
         sector_bytes: u64,
         dir: &str,
         part: Partition,
@@ -239,7 +239,7 @@ impl Scanner<'_> {
             Ok(map) => (map, None),
             Err(error) => (RunMap::linear(0, 0, 0), Some(error.report())),
         };
-        let device = Device {
+        let device = ScannedDevice {
             path: format!("{dir}/{}", part.number),
             origin: Origin::Partition {
                 disk,
@@ -266,7 +266,7 @@ impl Scanner<'_> {
     }
 
     /// Looks at what lies on a device.
-    pub(super) fn look(&mut self, device: Device) {
+    pub(super) fn look(&mut self, device: ScannedDevice) {
         if self.is_full {
             return;
         }
@@ -310,7 +310,7 @@ impl Scanner<'_> {
     }
 
     /// Looks for a partition table within a volume; whether there was one.
-    fn nested_table(&mut self, device: &Device, reader: &Arc<dyn ReadAt>) -> bool {
+    fn nested_table(&mut self, device: &ScannedDevice, reader: &Arc<dyn ReadAt>) -> bool {
         let table = match partition::scan(reader, 0) {
             Ok(table) => table,
             // What looks like a damaged table may be anything here.
@@ -335,7 +335,7 @@ impl Scanner<'_> {
     }
 
     /// Takes a physical volume of LVM; whether it was one.
-    fn physical(&mut self, device: &Device, reader: &Arc<dyn ReadAt>) -> bool {
+    fn physical(&mut self, device: &ScannedDevice, reader: &Arc<dyn ReadAt>) -> bool {
         let (known, uuid) = match lvm::load_label(reader) {
             Ok(None) => return false,
             Ok(Some(label)) => {

@@ -25,12 +25,12 @@ pub(super) fn leave() {
 }
 
 /// A volume's bytes, asked for through a slot.
-pub(super) struct Device {
+pub(super) struct SlotDevice {
     pub(super) number: u32,
     pub(super) size_bytes: u64,
 }
 
-impl ReadAt for Device {
+impl ReadAt for SlotDevice {
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }

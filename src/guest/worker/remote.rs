@@ -116,7 +116,7 @@ impl Remote {
         limits: Limits,
         devices: Vec<Arc<dyn ReadAt>>,
     ) -> Result<Started> {
-        let Answer::Opened { state, fs } = answer else {
+        let Answer::OpenedFilesystem { state, fs } = answer else {
             return Err(unexpected());
         };
         let Some(fs) = fs else {
@@ -197,7 +197,7 @@ impl Remote {
     fn reopen(&self) -> Result<Process> {
         let (process, answer) = open(&self.program, self.limits, &self.devices)?;
         match answer {
-            Answer::Opened { fs: Some(fs), .. } if fs.root == self.root => Ok(process),
+            Answer::OpenedFilesystem { fs: Some(fs), .. } if fs.root == self.root => Ok(process),
             _ => Err(unexpected()),
         }
     }

@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::device::{self, Device};
+use super::device::{self, SlotDevice};
 use super::line::Line;
 use super::message::Message;
 use super::slot::{DATA_BYTES, Slot};
-use super::wire::{Answer, Call, Opened, RUNS_MAX, WireRuns, decode, encode, entries};
+use super::wire::{Answer, Call, OpenedFilesystem, RUNS_MAX, WireRuns, decode, encode, entries};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::guest::fs::{GuestFs, VolumeState};
@@ -214,11 +214,11 @@ fn answer(call: Call, fs: &OnceLock<Direct>, open: Open) -> Result<Answer> {
     Ok(match call {
         Call::Open { sizes } => {
             let device = |(number, size_bytes)| -> Arc<dyn ReadAt> {
-                Arc::new(Device { number, size_bytes })
+                Arc::new(SlotDevice { number, size_bytes })
             };
             let devices: Vec<_> = (0..).zip(sizes).map(device).collect();
             let (state, found) = open(&devices);
-            let told = found.as_ref().map(|found| Opened {
+            let told = found.as_ref().map(|found| OpenedFilesystem {
                 root: found.root(),
                 info: found.info().into(),
             });
@@ -227,7 +227,7 @@ fn answer(call: Call, fs: &OnceLock<Direct>, open: Open) -> Result<Answer> {
             {
                 return Err(Error::invalid("something is open already"));
             }
-            Answer::Opened { state, fs: told }
+            Answer::OpenedFilesystem { state, fs: told }
         }
         Call::Subvolume(which) => Answer::Ino(opened(fs)?.subvolume(&which)?),
         Call::List { dir, from } => {

@@ -49,9 +49,9 @@ pub(super) enum Call {
 /// An answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    Opened {
+    OpenedFilesystem {
         state: VolumeState,
-        fs: Option<Opened>,
+        fs: Option<OpenedFilesystem>,
     },
     Ino(GuestIno),
     Listing {
@@ -74,7 +74,7 @@ pub(super) enum Answer {
 
 /// A filesystem that was opened.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Opened {
+pub(super) struct OpenedFilesystem {
     pub(super) root: GuestIno,
     pub(super) info: WireInfo,
 }

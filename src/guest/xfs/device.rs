@@ -13,7 +13,7 @@ use fs_xfs::{Filesystem, Superblock, log};
 use super::{group, item};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guest::device::{self, Device, device_error};
+use crate::guest::device::{self, VolumeBytes, device_error};
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
@@ -28,7 +28,7 @@ const BASIC_BYTES: u64 = 512;
 
 /// The volume, but for the magic numbers of log records that are hidden, and sectors that are replaced.
 struct Volume {
-    device: Device,
+    device: VolumeBytes,
     hidden: Mutex<Vec<u64>>,
     replaced: Mutex<Vec<(u64, Vec<u8>)>>,
 }
@@ -140,7 +140,7 @@ fn check_bounds(superblock: &Superblock) -> Result<()> {
 /// Mounts a volume as the kernel would read-only.
 pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<Mounted> {
     let volume = Arc::new(Volume {
-        device: Device(volume),
+        device: VolumeBytes(volume),
         hidden: Mutex::new(Vec::new()),
         replaced: Mutex::new(Vec::new()),
     });

@@ -43,9 +43,9 @@ impl Door {
 
 /// The door that a disk belongs to, once one has written it.
 #[derive(Debug, Default)]
-pub(super) struct Owner(AtomicU8);
+pub(super) struct Claim(AtomicU8);
 
-impl Owner {
+impl Claim {
     /// Takes the disk for a door.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::connections::Connections;
-use self::door::Owner;
+use self::door::Claim;
 use self::logged::Logged;
 use self::missing::Missing;
 use crate::error::{ErrorKind, Result};
@@ -54,7 +54,7 @@ pub(super) struct Completion {
     state: Mutex<State>,
     /// Whether the log has to be told before the disk is written: it says that the disk is finished, or is about to.
     is_bound: AtomicBool,
-    door: Owner,
+    door: Claim,
 }
 
 impl Completion {
@@ -119,9 +119,9 @@ impl Completion {
     }
 
     /// Begins a write into the file: until what is returned is dropped, nobody states that the disk is finished.
-    pub(super) fn enter(&self) -> Writing<'_> {
+    pub(super) fn enter(&self) -> WriteGuard<'_> {
         self.state.lock().logged.enter();
-        Writing(self)
+        WriteGuard(self)
     }
 
     /// Takes back what the log says. Answers whether a flush is needed until it does not say any more that the disk is finished.
@@ -234,9 +234,9 @@ impl Completion {
 }
 
 /// Bytes on their way into a disk that is written as a file. Until it is dropped, nobody states that the disk is finished.
-pub struct Writing<'a>(&'a Completion);
+pub struct WriteGuard<'a>(&'a Completion);
 
-impl Drop for Writing<'_> {
+impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         self.0.state.lock().logged.leave();
     }

@@ -107,7 +107,7 @@ impl WriteAt for ImageTarget {
 mod tests {
     use super::ImageTarget;
     use crate::block::{FileDisk, ReadAt, WriteAt};
-    use crate::qcow2::source::{DenyAll, Opened, Source};
+    use crate::qcow2::source::{DenyAll, OpenedFile, Source};
     use crate::sys::beneath::Access;
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
         image.write_at(3 * 65_536, &[9; 100]).unwrap();
         assert!(image.write_at(5, &[1; 10]).is_err());
         image.flush().unwrap();
-        let read = Source::open(Opened::open(&path).unwrap(), &DenyAll).unwrap();
+        let read = Source::open(OpenedFile::open(&path).unwrap(), &DenyAll).unwrap();
         assert_eq!(read.size_bytes(), 3 * 65_536 + 512);
         let mut bytes = vec![1; 3 * 65_536 + 512];
         read.read_at(0, &mut bytes).unwrap();

@@ -70,16 +70,18 @@ impl Target {
         let path = PathBuf::from(rest);
         let is_qcow2 = said_format(said, &path)? == ImageFormat::Qcow2;
         match look(&path)? {
-            Place::Device if is_qcow2 && said.is_some() => {
+            Existing::Device if is_qcow2 && said.is_some() => {
                 Err(Error::invalid("a QCOW2 image is not written to a device")
                     .at_path(&path)
                     .advise("write the disk's bytes (raw:DEVICE), or name a file"))
             }
-            Place::Device => Ok(Self::Device(path)),
-            Place::File if !force => Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
-                .at_path(path)
-                .advise("name another, or use --force")),
-            Place::File | Place::Nothing => Ok(Self::File { path, is_qcow2 }),
+            Existing::Device => Ok(Self::Device(path)),
+            Existing::File if !force => {
+                Err(Error::new(ErrorKind::AlreadyExists, "the target exists")
+                    .at_path(path)
+                    .advise("name another, or use --force"))
+            }
+            Existing::File | Existing::Nothing => Ok(Self::File { path, is_qcow2 }),
         }
     }
 }
@@ -114,32 +116,32 @@ fn said_format(said: Option<ImageFormat>, path: &Path) -> Result<ImageFormat> {
     }
 }
 
-enum Place {
+enum Existing {
     Nothing,
     File,
     Device,
 }
 
 /// What is at a path; anything that must not be replaced is refused.
-fn look(path: &Path) -> Result<Place> {
+fn look(path: &Path) -> Result<Existing> {
     let what = "cannot look at the target";
     let metadata = match std::fs::symlink_metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Place::Nothing),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Existing::Nothing),
         other => other.or_io(what).at_path(path)?,
     };
     let kind = metadata.file_type();
     if kind.is_file() {
-        return Ok(Place::File);
+        return Ok(Existing::File);
     }
     if kind.is_symlink() {
         // Only a device is written through a symlink (/dev/disk/by-id, /dev/VG/LV); anything else would take the symlink's place.
         let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
         if is_device {
-            return Ok(Place::Device);
+            return Ok(Existing::Device);
         }
     }
     if kind.is_block_device() {
-        return Ok(Place::Device);
+        return Ok(Existing::Device);
     }
     Err(refusal(kind).at_path(path))
 }

@@ -14,12 +14,12 @@ use super::check::Terms;
 use super::export::Content;
 use super::handshake::{Agreement, blocking, greet, negotiate, receive_or_end, skip};
 use super::limit::ServerLimits;
-use super::reply::{Duty, Reply, Share, send_all};
+use super::reply::{PendingReply, Reply, Share, send_all};
 use super::secure::Secured;
 use super::service::Service;
 use super::step::{self, is_long};
 use super::stream::{Receiving, Stream};
-use super::work::Scene;
+use super::work::ConnectionState;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Connection, Reservation, SessionState};
 use crate::nbd::proto::command::{Command, Request};
@@ -96,7 +96,7 @@ pub(super) async fn told(shutdown: &mut watch::Receiver<bool>) {
 struct Transmission<'a> {
     service: &'a Service,
     limits: ServerLimits,
-    scene: Arc<Scene>,
+    state: Arc<ConnectionState>,
     connection: Option<Connection>,
     terms: Terms,
     /// Requests in flight.
@@ -129,7 +129,7 @@ async fn transmit(
             size_bytes: agreement.content.bytes().size_bytes(),
             block_bytes: agreement.block_bytes,
         },
-        scene: Arc::new(Scene {
+        state: Arc::new(ConnectionState {
             content: agreement.content,
             mode: agreement.mode,
             is_over: AtomicBool::new(false),
@@ -152,7 +152,7 @@ async fn transmit(
         }),
     };
     if !matches!(result, Ok(End::Goodbye)) {
-        transmission.scene.is_over.store(true, Ordering::Relaxed);
+        transmission.state.is_over.store(true, Ordering::Relaxed);
     }
     if !matches!(result, Ok(End::Goodbye | End::Shutdown)) {
         // Nobody takes the replies: those that wait for being sent give back what they hold.
@@ -170,8 +170,8 @@ async fn transmit(
         tracing::warn!("requests were still in flight when the server shut down");
     }
     if let (Ok(End::Goodbye), Some(connection)) = (&result, transmission.connection.take()) {
-        let scene = Arc::clone(&transmission.scene);
-        let finishing = move || scene.content.note(connection.finish());
+        let state = Arc::clone(&transmission.state);
+        let finishing = move || state.content.note(connection.finish());
         // A panic there was logged by the hook.
         if let Ok(Err(e)) = tokio::task::spawn_blocking(finishing).await {
             tracing::warn!(error = %e.report(), "a disk could not be made durable when its client said goodbye");
@@ -236,7 +236,7 @@ impl Transmission<'_> {
     /// idle, those after it only as long as any message.
     async fn receive_patiently(&self, stream: &mut Receiving, header: &mut [u8]) -> Result<bool> {
         let limits = &self.limits;
-        let (patience, is_reader) = match &self.scene.content {
+        let (patience, is_reader) = match &self.state.content {
             Content::Read(_) => (limits.idle_timeout, true),
             Content::Write { .. } => (limits.idle_timeout.min(SESSION_INTERVAL), false),
         };
@@ -275,7 +275,7 @@ impl Transmission<'_> {
 
     /// Whoever writes may be idle as long as the session is there.
     fn check_session(&self) -> Result<()> {
-        match &self.scene.content {
+        match &self.state.content {
             Content::Write { session, .. }
                 if matches!(
                     session.state(),
@@ -335,37 +335,38 @@ impl Transmission<'_> {
             )));
         }
         let share = self.share(&request).await?;
-        let duty = Duty::new(&request, self.terms.mode, share, self.replies.clone());
+        let pending = PendingReply::new(&request, self.terms.mode, share, self.replies.clone());
         if let Err((status, why)) = self.terms.check(&request) {
             if has_payload {
                 self.skip(stream, &request).await?;
             }
-            duty.refuse(status, why);
+            pending.refuse(status, why);
             return Ok(());
         }
         if request.command == Command::Write {
-            return self.receive_write(stream, request, duty).await;
+            return self.receive_write(stream, request, pending).await;
         }
         if matches!(
             request.command,
             Command::Flush | Command::Trim | Command::WriteZeroes
         ) && let Err(e) = self.note_write().await
         {
-            duty.answer(Err(e));
+            pending.answer(Err(e));
             return Ok(());
         }
-        let scene = Arc::clone(&self.scene);
+        let state = Arc::clone(&self.state);
         if is_long(&request) {
             let workers = Arc::clone(&self.service.workers);
-            tokio::spawn(step::run(scene, workers, request, duty));
+            tokio::spawn(step::run(state, workers, request, pending));
             return Ok(());
         }
-        self.spawn(move || duty.answer(scene.run(&request))).await
+        self.spawn(move || pending.answer(state.run(&request)))
+            .await
     }
 
     /// The connection writes; see [`Connection::note_write`]. What blocks of it runs on a thread for that.
     async fn note_write(&self) -> Result<()> {
-        match (&self.connection, &self.scene.content) {
+        match (&self.connection, &self.state.content) {
             (Some(connection), Content::Write { disk, .. }) if connection.begin_write()? => {
                 let disk = Arc::clone(disk);
                 blocking(move || disk.flush()).await?
@@ -378,9 +379,9 @@ impl Transmission<'_> {
         &mut self,
         stream: &mut Receiving,
         request: Request,
-        duty: Duty,
+        pending: PendingReply,
     ) -> Result<()> {
-        let reserved = match &self.scene.content {
+        let reserved = match &self.state.content {
             Content::Write { session, disk, .. } => {
                 session.reserve(disk, request.offset, request.length_bytes)
             }
@@ -393,14 +394,14 @@ impl Transmission<'_> {
             Ok(reservation) => reservation,
             Err(e) => {
                 self.skip(stream, &request).await?;
-                duty.answer(Err(e));
+                pending.answer(Err(e));
                 return Ok(());
             }
         };
         // From here on its end counts: a client that dies within its first payload leaves the disk unfinished.
         if let Err(e) = self.note_write().await {
             self.skip(stream, &request).await?;
-            duty.answer(Err(e));
+            pending.answer(Err(e));
             return Ok(());
         }
         let received = tokio::time::timeout(
@@ -410,8 +411,8 @@ impl Transmission<'_> {
         if !received.await.map_err(|_| stalled())?? {
             return Err(violation("the client left in the middle of a payload"));
         }
-        let scene = Arc::clone(&self.scene);
-        self.spawn(move || duty.answer(scene.write(&request, reservation)))
+        let state = Arc::clone(&self.state);
+        self.spawn(move || pending.answer(state.write(&request, reservation)))
             .await
     }
 

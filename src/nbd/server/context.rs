@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::export::Export;
 use super::handshake::{Handshake, Next, blocking, refusal};
-use super::survey::{Stretch, Survey};
+use super::meta_context::{ContextExtent, ContextSource};
 use crate::block::{ExtentKind, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::proto::flag::StatusFlags;
@@ -25,19 +25,19 @@ const LIST_MAX: usize = 4096;
 pub(super) struct Context {
     pub(super) id: u32,
     /// `None` stands for `base:allocation`.
-    survey: Option<Arc<dyn Survey>>,
+    source: Option<Arc<dyn ContextSource>>,
 }
 
 impl Context {
     /// What it says of the bytes at `offset`, for at most `length_max` of them.
-    pub(super) fn stretch_at(
+    pub(super) fn extent_at(
         &self,
         disk: &dyn ReadAt,
         offset: u64,
         length_max: u64,
-    ) -> Result<Stretch> {
-        let stretch = match &self.survey {
-            Some(survey) => survey.stretch_at(offset, length_max)?,
+    ) -> Result<ContextExtent> {
+        let extent = match &self.source {
+            Some(source) => source.extent_at(offset, length_max)?,
             None => {
                 let extent = disk.extent_at(offset, length_max)?;
                 let flags = match extent.kind {
@@ -45,17 +45,17 @@ impl Context {
                     ExtentKind::Zero => StatusFlags::ZERO,
                     ExtentKind::Hole => StatusFlags::HOLE | StatusFlags::ZERO,
                 };
-                Stretch {
+                ContextExtent {
                     length_bytes: extent.length_bytes,
                     flags: flags.bits(),
                 }
             }
         };
         // Whoever answers nonsense cannot make us turn in circles.
-        let length_bytes = stretch.length_bytes.clamp(1, length_max.max(1));
-        Ok(Stretch {
+        let length_bytes = extent.length_bytes.clamp(1, length_max.max(1));
+        Ok(ContextExtent {
             length_bytes,
-            ..stretch
+            ..extent
         })
     }
 }
@@ -78,15 +78,15 @@ fn listed(opened: &Export, queries: &[String]) -> Result<Vec<String>> {
     // To name them all may take a look at many points.
     let wants_more =
         |query: &String| query.ends_with(':') && !BASE_ALLOCATION.starts_with(query.as_str());
-    if let Some(surveyor) = &opened.surveyor
+    if let Some(contexts) = &opened.contexts
         && (queries.is_empty() || queries.iter().any(wants_more))
     {
-        all.extend(surveyor.names());
+        all.extend(contexts.names());
     }
     all.retain(|name| queries.is_empty() || queries.iter().any(|query| asks_for(query, name)));
     // What the list of all leaves out for its length is there when it is named.
     for query in queries.iter().take(CHOSEN_MAX) {
-        if !all.contains(query) && !query.ends_with(':') && survey(opened, query)?.is_some() {
+        if !all.contains(query) && !query.ends_with(':') && source_of(opened, query)?.is_some() {
             all.push(query.clone());
         }
     }
@@ -94,9 +94,9 @@ fn listed(opened: &Export, queries: &[String]) -> Result<Vec<String>> {
     Ok(all)
 }
 
-fn survey(opened: &Export, name: &str) -> Result<Option<Arc<dyn Survey>>> {
-    match &opened.surveyor {
-        Some(surveyor) => surveyor.open(name),
+fn source_of(opened: &Export, name: &str) -> Result<Option<Arc<dyn ContextSource>>> {
+    match &opened.contexts {
+        Some(contexts) => contexts.open(name),
         None => Ok(None),
     }
 }
@@ -108,11 +108,11 @@ fn chosen(opened: &Export, queries: &[String]) -> Result<Vec<(String, Context)>>
         if found.iter().any(|(name, _)| name == query) {
             continue;
         }
-        let survey = if query == BASE_ALLOCATION {
+        let source = if query == BASE_ALLOCATION {
             None
         } else {
-            match survey(opened, query)? {
-                Some(survey) => Some(survey),
+            match source_of(opened, query)? {
+                Some(source) => Some(source),
                 None => continue,
             }
         };
@@ -125,7 +125,7 @@ fn chosen(opened: &Export, queries: &[String]) -> Result<Vec<(String, Context)>>
         let id = u32::try_from(found.len())
             .unwrap_or(u32::MAX)
             .saturating_add(1);
-        found.push((query.clone(), Context { id, survey }));
+        found.push((query.clone(), Context { id, source }));
     }
     Ok(found)
 }

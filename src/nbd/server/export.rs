@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::caller::Caller;
-use super::survey::Surveyor;
+use super::meta_context::MetaContexts;
 use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::{Connection, DiskWriter, Session};
@@ -18,7 +18,7 @@ pub struct Export {
     /// For people; at most 4,096 bytes.
     pub description: String,
     /// Meta contexts beside `base:allocation`.
-    pub surveyor: Option<Arc<dyn Surveyor>>,
+    pub contexts: Option<Arc<dyn MetaContexts>>,
 }
 
 /// The bytes of an export.

@@ -367,7 +367,7 @@ impl Handshake<'_> {
     /// A place at the export, and the connection to the session.
     fn admit(&self, content: &Content, name: &str) -> Result<(Seat, Option<Connection>)> {
         let most = self.service.limits().export_connections;
-        let seat = self.service.crowd.seat(name, most).ok_or_else(|| {
+        let seat = self.service.counts.seat(name, most).ok_or_else(|| {
             Error::new(
                 ErrorKind::Busy,
                 format!("the export has {most} connections already"),

@@ -49,8 +49,8 @@ pub(super) enum Outcome {
     Frames(Vec<Frame>, Option<Buffer>),
 }
 
-/// The duty to answer a request once. Dropped without an answer (a worker that panicked), it answers EIO.
-pub(super) struct Duty {
+/// A reply that is owed to a request, once. Dropped without an answer (a worker that panicked), it answers EIO.
+pub(super) struct PendingReply {
     to: Recipient,
     mode: Mode,
     share: Share,
@@ -58,7 +58,7 @@ pub(super) struct Duty {
     is_done: bool,
 }
 
-impl Duty {
+impl PendingReply {
     pub(super) fn new(
         request: &Request,
         mode: Mode,
@@ -123,7 +123,7 @@ impl Duty {
     }
 }
 
-impl Drop for Duty {
+impl Drop for PendingReply {
     fn drop(&mut self) {
         if !self.is_done {
             self.fail(Status::Eio, "the server failed on this request");

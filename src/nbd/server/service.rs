@@ -25,7 +25,7 @@ pub struct Service {
     pub(super) workers: Arc<Semaphore>,
     pub(super) lists: Semaphore,
     pub(super) pool: Arc<BufferPool>,
-    pub(super) crowd: Arc<Crowd>,
+    pub(super) counts: Arc<ConnectionCounts>,
 }
 
 impl std::fmt::Debug for Service {
@@ -48,7 +48,7 @@ impl Service {
             workers: Arc::new(Semaphore::new(usize_from_u32(limits.workers))),
             lists: Semaphore::new(LISTS_MAX),
             pool: BufferPool::new(FREE_BYTES_MAX),
-            crowd: Arc::default(),
+            counts: Arc::default(),
         })
     }
 
@@ -72,16 +72,16 @@ impl Service {
 
 /// How many connections each export has.
 #[derive(Debug, Default)]
-pub(super) struct Crowd(Mutex<HashMap<String, u32>>);
+pub(super) struct ConnectionCounts(Mutex<HashMap<String, u32>>);
 
 /// A place at an export, given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Seat {
-    crowd: Arc<Crowd>,
+    counts: Arc<ConnectionCounts>,
     name: String,
 }
 
-impl Crowd {
+impl ConnectionCounts {
     /// A place at the export, if one of `most` is free.
     pub(super) fn seat(self: &Arc<Self>, name: &str, most: u32) -> Option<Seat> {
         // Names of VMs, points and disks do not differ by case alone.
@@ -94,7 +94,7 @@ impl Crowd {
         *count += 1;
         drop(all);
         Some(Seat {
-            crowd: Arc::clone(self),
+            counts: Arc::clone(self),
             name,
         })
     }
@@ -102,7 +102,7 @@ impl Crowd {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut all = self.crowd.0.lock();
+        let mut all = self.counts.0.lock();
         if let Some(count) = all.get_mut(&self.name) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -116,18 +116,18 @@ impl Drop for Seat {
 mod tests {
     use std::sync::Arc;
 
-    use super::Crowd;
+    use super::ConnectionCounts;
 
     #[test]
     fn places_are_counted_for_each_export_and_come_back() {
-        let crowd = Arc::<Crowd>::default();
-        let first = crowd.seat("web01/p/vda", 2).unwrap();
-        let _second = crowd.seat("WEB01/p/vda", 2).unwrap();
-        assert!(crowd.seat("web01/p/vda", 2).is_none());
-        let _other = crowd.seat("web01/p/vdb", 2).unwrap();
+        let counts = Arc::<ConnectionCounts>::default();
+        let first = counts.seat("web01/p/vda", 2).unwrap();
+        let _second = counts.seat("WEB01/p/vda", 2).unwrap();
+        assert!(counts.seat("web01/p/vda", 2).is_none());
+        let _other = counts.seat("web01/p/vdb", 2).unwrap();
         drop(first);
-        drop(crowd.seat("web01/p/vda", 2).unwrap());
+        drop(counts.seat("web01/p/vda", 2).unwrap());
         drop((_second, _other));
-        assert!(crowd.0.lock().is_empty());
+        assert!(counts.0.lock().is_empty());
     }
 }

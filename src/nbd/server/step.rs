@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use tokio::sync::Semaphore;
 
 use super::handshake::blocking;
-use super::reply::{Duty, Outcome};
-use super::work::Scene;
+use super::reply::{Outcome, PendingReply};
+use super::work::ConnectionState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::flag::CommandFlags;
@@ -52,31 +52,31 @@ fn split(rest: Request) -> (Request, Option<Request>) {
 
 /// Does a long request, a step at a time, each on a blocking thread and when it is its turn.
 pub(super) async fn run(
-    scene: Arc<Scene>,
+    state: Arc<ConnectionState>,
     workers: Arc<Semaphore>,
     mut request: Request,
-    duty: Duty,
+    pending: PendingReply,
 ) {
     let mut result = Ok(());
     if request.flags.contains(CommandFlags::FAST_ZERO) {
         // All of it is free or none of it is touched.
         request.flags.remove(CommandFlags::FAST_ZERO);
-        result = each(&scene, &workers, request, Scene::check_free).await;
+        result = each(&state, &workers, request, ConnectionState::check_free).await;
     }
     if result.is_ok() {
-        result = each(&scene, &workers, request, |scene, step| {
-            scene.run(step).map(|_| ())
+        result = each(&state, &workers, request, |state, step| {
+            state.run(step).map(|_| ())
         })
         .await;
     }
-    duty.answer(result.map(|()| Outcome::Done));
+    pending.answer(result.map(|()| Outcome::Done));
 }
 
 async fn each(
-    scene: &Arc<Scene>,
+    state: &Arc<ConnectionState>,
     workers: &Arc<Semaphore>,
     request: Request,
-    work: fn(&Scene, &Request) -> Result<()>,
+    work: fn(&ConnectionState, &Request) -> Result<()>,
 ) -> Result<()> {
     let mut rest = Some(request);
     while let Some(request) = rest {
@@ -85,13 +85,13 @@ async fn each(
             .acquire_owned()
             .await
             .map_err(|_| Error::new(ErrorKind::Cancelled, "the server shuts down"))?;
-        if scene.is_over.load(Ordering::Relaxed) {
+        if state.is_over.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Cancelled, "the connection has ended"));
         }
-        let scene = Arc::clone(scene);
+        let state = Arc::clone(state);
         blocking(move || {
             let _turn = turn;
-            work(&scene, &now)
+            work(&state, &now)
         })
         .await??;
         rest = later;

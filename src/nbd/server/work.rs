@@ -37,7 +37,7 @@ const CHUNKS_MAX: usize = 128;
 const CACHE_BYTES: u64 = 1 << 20;
 
 /// What a connection agreed on, and what it works with.
-pub(super) struct Scene {
+pub(super) struct ConnectionState {
     pub(super) content: Content,
     pub(super) mode: Mode,
     /// The connection has ended: long commands stop.
@@ -93,12 +93,12 @@ impl Extents<'_> {
     }
 }
 
-impl Scene {
+impl ConnectionState {
     const fn extents(disk: &dyn ReadAt, span: Span) -> Extents<'_> {
         Extents { disk, rest: span }
     }
 
-    /// Does all but WRITE, whose payload comes with [`Scene::write`].
+    /// Does all but WRITE, whose payload comes with [`ConnectionState::write`].
     pub(super) fn run(&self, request: &Request) -> Result<Outcome> {
         let span = Span::of(request);
         match request.command {
@@ -298,7 +298,7 @@ impl Scene {
         Ok(Outcome::Frames(frames, None))
     }
 
-    /// What a context says of a span: as much of it as one reply holds, at least one stretch.
+    /// What a context says of a span: as much of it as one reply holds, at least one extent.
     fn stretches(
         &self,
         context: &Context,
@@ -314,17 +314,17 @@ impl Scene {
         let mut found: Vec<(u64, u32)> = Vec::new();
         let mut from = span.from;
         while from < span.end {
-            // In steps, so that a long stretch does not outlast our patience.
+            // In steps, so that a long extent does not outlast our patience.
             let length_max = span.end.saturating_sub(from).min(STATUS_STEP_BYTES);
-            let stretch = context.stretch_at(self.content.bytes(), from, length_max)?;
-            let (length, flags) = (stretch.length_bytes, stretch.flags);
+            let extent = context.extent_at(self.content.bytes(), from, length_max)?;
+            let (length, flags) = (extent.length_bytes, extent.flags);
             let is_full = found.len() >= most;
             match found.last_mut() {
                 Some(last) if last.1 == flags => last.0 = last.0.saturating_add(length),
                 _ if is_full => break,
                 _ => found.push((length, flags)),
             }
-            from = from.saturating_add(stretch.length_bytes);
+            from = from.saturating_add(extent.length_bytes);
             if begun.elapsed() > STATUS_TIME_MAX {
                 break;
             }

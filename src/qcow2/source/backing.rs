@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use super::gate::{Gate, Opened};
+use super::gate::{Gate, OpenedFile};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::image::Image;
 
 /// Opens an image, and its external data file where it has one.
-pub(super) fn open_image(opened: &Opened, gate: &dyn Gate) -> Result<(Image, Option<Opened>)> {
+pub(super) fn open_image(
+    opened: &OpenedFile,
+    gate: &dyn Gate,
+) -> Result<(Image, Option<OpenedFile>)> {
     let image = Image::open(Arc::clone(&opened.file)).at_path(&opened.path)?;
     if !image.header().has_data_file() {
         return Ok((image, None));
@@ -25,10 +28,10 @@ pub(super) fn open_image(opened: &Opened, gate: &dyn Gate) -> Result<(Image, Opt
 
 /// The file below an image, and whether it is QCOW2.
 pub(super) fn open_backing(
-    opened: &Opened,
+    opened: &OpenedFile,
     image: &Image,
     gate: &dyn Gate,
-) -> Result<Option<(Opened, bool)>> {
+) -> Result<Option<(OpenedFile, bool)>> {
     let Some(name) = image.backing_name() else {
         return Ok(None);
     };

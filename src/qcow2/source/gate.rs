@@ -17,7 +17,7 @@ use crate::sys::device;
 use crate::types::width::u64_from_usize;
 
 /// A file that was opened for a chain.
-pub struct Opened {
+pub struct OpenedFile {
     /// Where it is: names in it are relative to its directory.
     pub path: PathBuf,
     /// Its bytes.
@@ -28,7 +28,7 @@ pub struct Opened {
     pub local: Option<Arc<File>>,
 }
 
-impl Opened {
+impl OpenedFile {
     /// Opens a regular file or block device that the user has named.
     ///
     /// # Errors
@@ -88,13 +88,13 @@ pub trait Gate: Send + Sync {
     ///
     /// # Errors
     /// `PermissionDenied` when the gate refuses; what opening returns.
-    fn open_backing(&self, image: &Path, name: &[u8], format: Option<&str>) -> Result<Opened>;
+    fn open_backing(&self, image: &Path, name: &[u8], format: Option<&str>) -> Result<OpenedFile>;
 
     /// Opens the external data file that `image` names.
     ///
     /// # Errors
     /// As [`Gate::open_backing`].
-    fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<Opened>;
+    fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<OpenedFile>;
 
     /// Whether a backing file whose format the image does not say is raw. Otherwise it is refused.
     fn assumes_raw(&self) -> bool {
@@ -119,10 +119,10 @@ fn refusal(kind: &str, image: &Path, name: &[u8]) -> Error {
 pub struct DenyAll;
 
 impl Gate for DenyAll {
-    fn open_backing(&self, image: &Path, name: &[u8], _: Option<&str>) -> Result<Opened> {
+    fn open_backing(&self, image: &Path, name: &[u8], _: Option<&str>) -> Result<OpenedFile> {
         Err(refusal("backing", image, name))
     }
-    fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<Opened> {
+    fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<OpenedFile> {
         Err(refusal("data", image, name))
     }
 }
@@ -167,7 +167,7 @@ impl Below {
         self
     }
 
-    fn open(&self, kind: &str, image: &Path, name: &[u8]) -> Result<Opened> {
+    fn open(&self, kind: &str, image: &Path, name: &[u8]) -> Result<OpenedFile> {
         let named = resolve(image, name)?;
         let path = named
             .canonicalize()
@@ -181,15 +181,15 @@ impl Below {
             .symlink_metadata()
             .or_io(format!("cannot open the {kind} file"))
             .at_path(&path)?;
-        Opened::open_seen(&path, &seen)
+        OpenedFile::open_seen(&path, &seen)
     }
 }
 
 impl Gate for Below {
-    fn open_backing(&self, image: &Path, name: &[u8], _: Option<&str>) -> Result<Opened> {
+    fn open_backing(&self, image: &Path, name: &[u8], _: Option<&str>) -> Result<OpenedFile> {
         self.open("backing", image, name)
     }
-    fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<Opened> {
+    fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<OpenedFile> {
         self.open("data", image, name)
     }
     fn assumes_raw(&self) -> bool {

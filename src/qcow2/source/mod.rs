@@ -23,7 +23,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use gate::{Below, DenyAll, Gate, Opened};
+pub use gate::{Below, DenyAll, Gate, OpenedFile};
 
 use self::backing::{open_backing, open_image};
 use super::entry::{CompressedCluster, Mapping};
@@ -54,7 +54,7 @@ enum Level {
 
 /// Where a range of the disk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum RangeLocation {
     Hole,
     Zero,
     /// In the data clusters of a level.
@@ -69,7 +69,7 @@ enum Place {
 
 #[derive(Debug, Clone, Copy)]
 struct Piece {
-    place: Place,
+    place: RangeLocation,
     length_bytes: u64,
 }
 
@@ -92,7 +92,7 @@ impl std::fmt::Debug for Source {
     }
 }
 
-fn local_file(opened: &Opened) -> Option<(PathBuf, Arc<File>)> {
+fn local_file(opened: &OpenedFile) -> Option<(PathBuf, Arc<File>)> {
     let file = opened.local.as_ref()?;
     Some((opened.path.clone(), Arc::clone(file)))
 }
@@ -104,7 +104,7 @@ impl Source {
     /// As [`Image::open`] and the gate, naming the image; `Corrupt` when the chain comes back to itself;
     /// `LimitExceeded` beyond [`DEPTH_MAX`]; `Unsupported` for a backing format other than raw and qcow2;
     /// `InvalidInput` when the format is not said.
-    pub fn open(top: Opened, gate: &dyn Gate) -> Result<Self> {
+    pub fn open(top: OpenedFile, gate: &dyn Gate) -> Result<Self> {
         let mut levels = Vec::new();
         let mut files = Vec::new();
         let mut seen = HashSet::new();
@@ -184,18 +184,18 @@ impl Source {
             length_bytes = length_bytes.min(present);
             let piece = match level {
                 Level::Raw(_) => Piece {
-                    place: Place::Raw(number),
+                    place: RangeLocation::Raw(number),
                     length_bytes,
                 },
                 Level::Qcow2(image) => self.image_piece(number, image, offset, length_bytes)?,
             };
             length_bytes = piece.length_bytes;
-            if piece.place != Place::Below {
+            if piece.place != RangeLocation::Below {
                 return Ok(piece);
             }
         }
         Ok(Piece {
-            place: Place::Hole,
+            place: RangeLocation::Hole,
             length_bytes,
         })
     }
@@ -219,7 +219,7 @@ impl Source {
                 .and_then(|cluster| cluster.checked_mul(bits.size_bytes()))
                 .unwrap_or(u64::MAX);
             return Ok(Piece {
-                place: Place::Below,
+                place: RangeLocation::Below,
                 length_bytes: length_max.min(end.saturating_sub(offset)),
             });
         };
@@ -228,12 +228,12 @@ impl Source {
         let within = bits.within(offset);
         let in_cluster = bits.size_bytes().saturating_sub(within);
         let place = match mapping {
-            Mapping::Unallocated => Place::Below,
-            Mapping::Zero { .. } => Place::Zero,
-            Mapping::Data(host) => Place::Data(level, advanced(host, within)?),
+            Mapping::Unallocated => RangeLocation::Below,
+            Mapping::Zero { .. } => RangeLocation::Zero,
+            Mapping::Data(host) => RangeLocation::Data(level, advanced(host, within)?),
             Mapping::Compressed(packed) => {
                 return Ok(Piece {
-                    place: Place::Packed(level, packed, within),
+                    place: RangeLocation::Packed(level, packed, within),
                     length_bytes: length_max.min(in_cluster),
                 });
             }
@@ -245,11 +245,11 @@ impl Source {
                 let sub_bytes = bits.size_bytes() / SUBCLUSTERS;
                 let (kind, end) = subcluster_run(allocated, zero, within, sub_bytes);
                 let place = match (kind, host) {
-                    (Subcluster::Zero, _) => Place::Zero,
+                    (Subcluster::Zero, _) => RangeLocation::Zero,
                     (Subcluster::Allocated, Some(host)) => {
-                        Place::Data(level, advanced(host, within)?)
+                        RangeLocation::Data(level, advanced(host, within)?)
                     }
-                    _ => Place::Below,
+                    _ => RangeLocation::Below,
                 };
                 return Ok(Piece {
                     place,
@@ -294,16 +294,16 @@ impl Source {
 
     fn read_piece(&self, piece: Piece, offset: u64, buf: &mut [u8]) -> Result<()> {
         match piece.place {
-            Place::Hole | Place::Zero | Place::Below => {
+            RangeLocation::Hole | RangeLocation::Zero | RangeLocation::Below => {
                 buf.fill(0);
                 Ok(())
             }
-            Place::Raw(level) => match self.levels.get(level) {
+            RangeLocation::Raw(level) => match self.levels.get(level) {
                 Some(Level::Raw(file)) => file.read_at(offset, buf),
                 _ => Err(no_level(level)),
             },
-            Place::Data(level, host) => self.image(level)?.read_data(host, buf),
-            Place::Packed(level, packed, within) => {
+            RangeLocation::Data(level, host) => self.image(level)?.read_data(host, buf),
+            RangeLocation::Packed(level, packed, within) => {
                 let image = self.image(level)?;
                 if u64_from_usize(buf.len()) == image.cluster_bits().size_bytes() {
                     return image.read_compressed(packed, buf);
@@ -342,10 +342,10 @@ impl Source {
 
     fn kind_of(&self, piece: Piece, offset: u64) -> Result<Extent> {
         let kind = match piece.place {
-            Place::Hole | Place::Below => ExtentKind::Hole,
-            Place::Zero => ExtentKind::Zero,
-            Place::Data(..) | Place::Packed(..) => ExtentKind::Data,
-            Place::Raw(level) => {
+            RangeLocation::Hole | RangeLocation::Below => ExtentKind::Hole,
+            RangeLocation::Zero => ExtentKind::Zero,
+            RangeLocation::Data(..) | RangeLocation::Packed(..) => ExtentKind::Data,
+            RangeLocation::Raw(level) => {
                 return match self.levels.get(level) {
                     Some(Level::Raw(file)) => file.extent_at(offset, piece.length_bytes),
                     _ => Err(no_level(level)),

@@ -136,7 +136,11 @@ impl Tree {
         if ino.low() != low::SELF {
             return None;
         }
-        let session = self.desk.as_ref()?.sessions().by_serial(ino.serial())?;
+        let session = self
+            .open_sessions
+            .as_ref()?
+            .sessions()
+            .by_serial(ino.serial())?;
         Some(declared(&session).into())
     }
 

@@ -7,7 +7,7 @@ use crate::block::ReadAt;
 use crate::error::Result;
 use crate::ingest::Session;
 use crate::tree::Tree;
-use crate::tree::attribute::{Found, Look, Ttl, time};
+use crate::tree::attribute::{Found, NodeLook, Ttl, time};
 use crate::tree::inode::{self, Ino, low};
 use crate::tree::list::{COOKIE_FIRST, Each, offer};
 use crate::tree::node::{absent, no_directory, stale};
@@ -28,15 +28,18 @@ impl Tree {
     /// A name in a VM's directory that may be a session's.
     pub(in crate::tree) fn session_named(&self, vm: &str, text: &str) -> Option<Arc<Session>> {
         let name = text.strip_suffix(SUFFIX)?;
-        let sessions = self.desk.as_ref()?.sessions().all();
+        let sessions = self.open_sessions.as_ref()?.sessions().all();
         sessions
             .into_iter()
             .find(|session| session.vm().as_str() == vm && session.name().as_str() == name)
     }
 
     fn is_hidden(&self, serial: u32, name: &str) -> bool {
-        let Some(desk) = &self.desk else { return false };
-        desk.hidden()
+        let Some(open_sessions) = &self.open_sessions else {
+            return false;
+        };
+        open_sessions
+            .hidden()
             .iter()
             .any(|(of, n)| *of == serial && *n == name)
     }
@@ -93,8 +96,8 @@ impl Tree {
             Part::Attached => low::ATTACHED,
             Part::Disk(disk) => low::DISK | disk.meta().number,
             Part::File(name) => {
-                let desk = self.desk.as_ref().ok_or_else(stale)?;
-                let position = desk.position_of(node.serial(), name);
+                let open_sessions = self.open_sessions.as_ref().ok_or_else(stale)?;
+                let position = open_sessions.position_of(node.serial(), name);
                 low::ATTACHED_FILE | inode::index_bits(position).ok_or_else(stale)?
             }
             Part::Status | Part::Targets => return Ok(self.session_document(node, None).0),
@@ -113,25 +116,30 @@ impl Tree {
         let changed_at = time(node.session.changed_at());
         let own = |look, size, blocks, at| self.options.own(ino, look, size, blocks, at);
         let mut attributes = match &node.part {
-            Part::Top | Part::Disks | Part::Attached => own(Look::Directory, 0, 0, changed_at),
+            Part::Top | Part::Disks | Part::Attached => own(NodeLook::Directory, 0, 0, changed_at),
             Part::Disk(disk) => {
                 let size = disk.source_bytes();
                 let at = time(disk.written_at());
-                own(Look::OpenDisk, size, disk.data_bytes().div_ceil(512), at)
+                own(
+                    NodeLook::OpenDisk,
+                    size,
+                    disk.data_bytes().div_ceil(512),
+                    at,
+                )
             }
             Part::File(name) => {
                 let size = node.session.read_attached(name)?.size_bytes();
-                own(Look::OpenFile, size, size.div_ceil(512), changed_at)
+                own(NodeLook::OpenFile, size, size.div_ceil(512), changed_at)
             }
             Part::Status | Part::Targets => {
                 let size = u64_from_usize(self.session_document(node, Some(ino)).1.len());
-                own(Look::OpenFile, size, size.div_ceil(512), changed_at)
+                own(NodeLook::OpenFile, size, size.div_ceil(512), changed_at)
             }
         };
-        if let Some(desk) = &self.desk
-            && let Some(wear) = desk.wear().get(&ino)
+        if let Some(open_sessions) = &self.open_sessions
+            && let Some(overrides) = open_sessions.overrides().get(&ino)
         {
-            wear.put_on(&mut attributes);
+            overrides.put_on(&mut attributes);
         }
         Ok(Found {
             attributes,
@@ -164,10 +172,10 @@ impl Tree {
                 names.collect()
             }
             Part::Attached => {
-                let desk = self.desk.as_ref().ok_or_else(stale)?;
+                let open_sessions = self.open_sessions.as_ref().ok_or_else(stale)?;
                 let files = node.session.attached()?.into_iter();
                 let names = files.filter(|file| !file.is_prefix).map(|file| {
-                    let position = desk.position_of(node.serial(), &file.name);
+                    let position = open_sessions.position_of(node.serial(), &file.name);
                     (COOKIE_FIRST + u64_from_usize(position), file.name)
                 });
                 names.collect()

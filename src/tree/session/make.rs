@@ -53,7 +53,7 @@ impl Tree {
     /// `InvalidInput`, `NameTooLong` (the name), `AlreadyExists`; `Busy` when the VM has an open session; `NoSpace`, `Io`; `ReadOnly`,
     /// `NotPermitted` elsewhere.
     pub fn make_directory(&self, parent: Ino, name: &[u8]) -> Result<Found> {
-        let desk = self.desk()?;
+        let open_sessions = self.open_sessions()?;
         let name = text(name)?;
         match self.node(parent)? {
             Node::Root => {
@@ -63,7 +63,7 @@ impl Tree {
                         "this mount shows other VMs only (mount option vm=)",
                     ));
                 }
-                desk.sessions().make_vm(&vm)?;
+                open_sessions.sessions().make_vm(&vm)?;
                 self.refresh_quietly()?;
                 self.lookup(parent, name.as_bytes())
             }
@@ -75,7 +75,7 @@ impl Tree {
                 let mut request = BeginRequest::new(vm.name.clone());
                 request.session = Some(session);
                 request.empty = true;
-                let session = desk.sessions().begin(&request)?;
+                let session = open_sessions.sessions().begin(&request)?;
                 self.session_found(&session)
             }
             Node::Session(node) => self.make_again(&node, name),
@@ -93,7 +93,7 @@ impl Tree {
         if let Ok(_there) = self.session_part(node, name) {
             return Err(Error::new(ErrorKind::AlreadyExists, "it is there already"));
         }
-        self.desk()?
+        self.open_sessions()?
             .hidden()
             .retain(|(serial, hidden)| *serial != node.serial() || *hidden != name);
         node.session.note_change();

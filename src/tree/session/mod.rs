@@ -17,15 +17,15 @@
 mod declaration;
 mod entry;
 mod make;
+mod overrides;
 mod remove;
 mod rename;
 mod sessions;
 mod status;
-mod wear;
 mod write;
 
+pub use overrides::{NewAttributes, NewTime};
 pub use sessions::Sessions;
-pub use wear::{NewAttributes, NewTime};
 pub use write::Allocation;
 
 use std::collections::{HashMap, HashSet};
@@ -41,8 +41,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{DiskWriter, Session, SessionState};
 use crate::types::PointName;
 use crate::types::sync::Mutex;
-use wear::Wear;
-use write::OpenDisk;
+use overrides::AttributeOverrides;
+use write::WriterContent;
 
 /// What the name of a session's directory ends with.
 pub(super) const SUFFIX: &str = ".partial";
@@ -57,10 +57,10 @@ struct Seen {
 }
 
 /// The writable side of a tree.
-pub(super) struct Desk {
+pub(super) struct OpenSessions {
     sessions: Arc<dyn Sessions>,
     /// What tools have set.
-    wear: Mutex<HashMap<Ino, Wear>>,
+    overrides: Mutex<HashMap<Ino, AttributeOverrides>>,
     /// Names of sessions that were removed, by serial.
     hidden: Mutex<HashSet<(u32, &'static str)>>,
     /// Attached files by serial; a position is never given again.
@@ -94,11 +94,11 @@ pub(super) struct SessionNode {
     pub(super) part: Part,
 }
 
-impl Desk {
+impl OpenSessions {
     pub(super) fn new(sessions: Arc<dyn Sessions>) -> Self {
         Self {
             sessions,
-            wear: Mutex::default(),
+            overrides: Mutex::default(),
             hidden: Mutex::default(),
             attached: Mutex::default(),
             seen: Mutex::default(),
@@ -109,8 +109,8 @@ impl Desk {
         self.sessions.as_ref()
     }
 
-    fn wear(&self) -> MutexGuard<'_, HashMap<Ino, Wear>> {
-        self.wear.lock()
+    fn overrides(&self) -> MutexGuard<'_, HashMap<Ino, AttributeOverrides>> {
+        self.overrides.lock()
     }
 
     fn hidden(&self) -> MutexGuard<'_, HashSet<(u32, &'static str)>> {
@@ -165,7 +165,7 @@ impl Desk {
         }
         if !changes.is_empty() {
             let open = |serial: u32| now.iter().any(|one| one.serial == serial);
-            self.wear().retain(|ino, _| open(ino.serial()));
+            self.overrides().retain(|ino, _| open(ino.serial()));
             self.hidden().retain(|(serial, _)| open(*serial));
             let mut attached = self.attached.lock();
             attached.retain(|serial, _| open(*serial));
@@ -197,30 +197,33 @@ pub(super) fn read_only() -> Error {
 }
 
 impl Tree {
-    pub(super) fn desk(&self) -> Result<&Desk> {
-        self.desk.as_ref().ok_or_else(read_only)
+    pub(super) fn open_sessions(&self) -> Result<&OpenSessions> {
+        self.open_sessions.as_ref().ok_or_else(read_only)
     }
 
     /// The open sessions of a VM, by serial.
     pub(super) fn sessions_of(&self, vm: &VmView) -> Vec<Arc<Session>> {
-        let Some(desk) = &self.desk else {
+        let Some(open_sessions) = &self.open_sessions else {
             return Vec::new();
         };
-        let mut sessions = desk.sessions().of_vm(&vm.name);
+        let mut sessions = open_sessions.sessions().of_vm(&vm.name);
         sessions.sort_by_key(|session| session.serial());
         sessions
     }
 
     /// Counts the sessions that came and went, for the times of directories.
     pub(super) fn sessions_generation(&self) -> u32 {
-        let generation = self.desk.as_ref().map(|desk| desk.sessions().generation());
+        let generation = self
+            .open_sessions
+            .as_ref()
+            .map(|open_sessions| open_sessions.sessions().generation());
         u32::try_from(generation.unwrap_or(0) % 1_000_000_000).unwrap_or(0)
     }
 
     /// The content of a file of a session.
     pub(super) fn session_content(&self, ino: Ino, node: &SessionNode) -> Result<Arc<dyn ReadAt>> {
         Ok(match &node.part {
-            Part::Disk(disk) => Arc::new(OpenDisk(Arc::clone(disk))),
+            Part::Disk(disk) => Arc::new(WriterContent(Arc::clone(disk))),
             Part::File(name) => node.session.read_attached(name)?,
             Part::Status | Part::Targets => {
                 Arc::new(Bytes(self.session_document(node, Some(ino)).1))
@@ -231,8 +234,8 @@ impl Tree {
 
     /// The node of a number whose serial is a session's.
     pub(super) fn session_node(&self, ino: Ino) -> Result<SessionNode> {
-        let desk = self.desk.as_ref().ok_or_else(stale)?;
-        let session = desk
+        let open_sessions = self.open_sessions.as_ref().ok_or_else(stale)?;
+        let session = open_sessions
             .sessions()
             .by_serial(ino.serial())
             .filter(|session| self.options.shows(&session.vm()))
@@ -249,7 +252,7 @@ impl Tree {
                 low::DISK => Part::Disk(session.numbered(index).ok_or_else(stale)?),
                 low::ATTACHED_FILE => {
                     let position = usize::try_from(index).map_err(|_| stale())?;
-                    let name = desk.name_at(ino.serial(), position);
+                    let name = open_sessions.name_at(ino.serial(), position);
                     Part::File(name.ok_or_else(stale)?)
                 }
                 _ => return Err(stale()),
@@ -260,10 +263,10 @@ impl Tree {
 
     /// The session that is to be changed by an operation on this node; everything else says why it is not changed.
     fn open_node(&self, ino: Ino) -> Result<SessionNode> {
-        let desk = self.desk()?;
+        let open_sessions = self.open_sessions()?;
         if ino != Ino::ROOT
             && ino.volume() == 0
-            && let Some((_, state)) = desk.sessions().ended(ino.serial())
+            && let Some((_, state)) = open_sessions.sessions().ended(ino.serial())
         {
             return Err(match state {
                 SessionState::Committed(_) => read_only(),
@@ -296,8 +299,8 @@ impl Tree {
             .iter()
             .map(|(_, disk)| Ino::pack(serial, 0, low::DISK | disk.meta().number))
             .collect();
-        if let Some(desk) = &self.desk {
-            let attached = desk.attached.lock();
+        if let Some(open_sessions) = &self.open_sessions {
+            let attached = open_sessions.attached.lock();
             let count = attached.get(&serial).map_or(0, Vec::len);
             let positions = (0..count).filter_map(super::inode::index_bits);
             all.extend(positions.map(|bits| Ino::pack(serial, 0, low::ATTACHED_FILE | bits)));

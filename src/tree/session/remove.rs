@@ -25,8 +25,8 @@ impl Tree {
         let removed = match &node.part {
             Part::Disk(disk) => session.unlink(disk),
             Part::File(file) => session.remove_attached(file).map(|()| {
-                if let Some(desk) = &self.desk {
-                    desk.moved(node.serial(), file, None);
+                if let Some(open_sessions) = &self.open_sessions {
+                    open_sessions.moved(node.serial(), file, None);
                 }
             }),
             Part::Status | Part::Targets => self.hide(&node, name),
@@ -42,7 +42,7 @@ impl Tree {
         let name = NAMES.into_iter().find(|own| *own == name);
         let name = name.ok_or_else(absent)?;
         node.session.dismantle()?;
-        self.desk()?.hidden().insert((node.serial(), name));
+        self.open_sessions()?.hidden().insert((node.serial(), name));
         node.session.note_change();
         Ok(())
     }
@@ -53,7 +53,7 @@ impl Tree {
     /// `NotEmpty`, `NotADirectory`, `NotFound`; `NotPermitted` for a committed point (retention removes those), unless it was asked for;
     /// `ReadOnly` below one; `Busy`; `Io`.
     pub fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        let desk = self.desk()?;
+        let open_sessions = self.open_sessions()?;
         let name = text(name)?;
         match self.node(parent)? {
             Node::Root => {
@@ -62,18 +62,20 @@ impl Tree {
                 if !vm.points.is_empty() || !self.sessions_of(vm).is_empty() {
                     return Err(Error::new(ErrorKind::NotEmpty, "the VM has restore points"));
                 }
-                desk.sessions().remove_vm(&vm.name)?;
+                open_sessions.sessions().remove_vm(&vm.name)?;
                 self.refresh_quietly()
             }
             Node::Vm(vm) => {
                 if let Some(session) = self.session_named(vm.name.as_str(), name) {
-                    return desk.sessions().abort(&session);
+                    return open_sessions.sessions().abort(&session);
                 }
                 let point = vm.point(name).ok_or_else(|| match name {
                     "latest" => crate::tree::node::no_directory(),
                     _ => absent(),
                 })?;
-                desk.sessions().forget(&vm.name, &point.entry.name)?;
+                open_sessions
+                    .sessions()
+                    .forget(&vm.name, &point.entry.name)?;
                 self.refresh_quietly()
             }
             Node::Session(node) => {

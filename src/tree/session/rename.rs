@@ -25,7 +25,7 @@ impl Tree {
         (new_parent, new_name): (Ino, &[u8]),
         may_replace: bool,
     ) -> Result<()> {
-        self.desk()?;
+        self.open_sessions()?;
         let (name, new_name) = (text(name)?, text(new_name)?);
         match self.node(parent)? {
             Node::Root => Err(not_permitted(STRANGE)),
@@ -68,7 +68,7 @@ impl Tree {
             ErrorKind::InvalidInput => error.with_kind(ErrorKind::Busy),
             _ => error,
         };
-        self.desk()?
+        self.open_sessions()?
             .sessions()
             .commit(session, &request)
             .map_err(busy)?;
@@ -107,7 +107,8 @@ impl Tree {
             }
             Part::File(file) => {
                 node.session.rename_attached(file, new_name)?;
-                self.desk()?.moved(node.serial(), file, Some(new_name));
+                self.open_sessions()?
+                    .moved(node.serial(), file, Some(new_name));
                 Ok(())
             }
             Part::Top => Err(absent()),

@@ -69,14 +69,14 @@ impl Tree {
         ino: Option<Ino>,
     ) -> (Ino, Arc<[u8]>) {
         if let Some(ino) = ino
-            && let Some(bytes) = self.shelf.documents.get(&ino)
+            && let Some(bytes) = self.shared.documents.get(&ino)
         {
             return (ino, bytes);
         }
         let (bytes, kind) = match &node.part {
             Part::Targets => {
-                let text = self.desk.as_ref().map(|desk| {
-                    let mut text = desk.sessions().nbd_targets(&node.session);
+                let text = self.open_sessions.as_ref().map(|open_sessions| {
+                    let mut text = open_sessions.sessions().nbd_targets(&node.session);
                     text.push('\n');
                     text.into_bytes()
                 });
@@ -87,7 +87,7 @@ impl Tree {
         let bytes: Arc<[u8]> = bytes.into();
         let low = kind | (inode::hash(&bytes) & low::DOCUMENT_MASK);
         let ino = ino.unwrap_or_else(|| node.ino(low));
-        self.shelf
+        self.shared
             .documents
             .put(ino, Arc::clone(&bytes), bytes.len());
         (ino, bytes)

@@ -3,7 +3,7 @@
 use super::{Part, SessionNode, not_permitted};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{DiskWriter, Door, SessionState, Writing};
+use crate::ingest::{DiskWriter, Door, SessionState, WriteGuard};
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
 use crate::types::width::u64_from_usize;
@@ -22,7 +22,7 @@ pub enum Allocation {
 }
 
 /// The disk is about to be written through the tree; what is returned is held until that is done.
-fn begin_writing<'a>(node: &SessionNode, disk: &'a DiskWriter) -> Result<Writing<'a>> {
+fn begin_writing<'a>(node: &SessionNode, disk: &'a DiskWriter) -> Result<WriteGuard<'a>> {
     node.session.wait_open()?;
     disk.claim(Door::Tree)?;
     node.session.touch();
@@ -110,11 +110,11 @@ impl Tree {
     /// # Errors
     /// `NoSpace`, `Io`: what was written since the last time may be lost then; `Stale` when the session was aborted.
     pub fn sync(&self, ino: Ino) -> Result<()> {
-        if self.desk.is_none() || ino.volume() != 0 {
+        if self.open_sessions.is_none() || ino.volume() != 0 {
             return Ok(());
         }
         let Ok(node) = self.session_node(ino) else {
-            let ended = self.desk()?.sessions().ended(ino.serial());
+            let ended = self.open_sessions()?.sessions().ended(ino.serial());
             return match ended {
                 Some((_, SessionState::Aborted)) => Err(super::stale()),
                 _ => Ok(()),
@@ -157,9 +157,9 @@ fn allocate_disk(disk: &DiskWriter, offset: u64, length_bytes: u64, how: Allocat
 }
 
 /// A disk of a session as a file: as long as its source, not padded.
-pub(in crate::tree) struct OpenDisk(pub(in crate::tree) std::sync::Arc<DiskWriter>);
+pub(in crate::tree) struct WriterContent(pub(in crate::tree) std::sync::Arc<DiskWriter>);
 
-impl ReadAt for OpenDisk {
+impl ReadAt for WriterContent {
     fn size_bytes(&self) -> u64 {
         self.0.source_bytes()
     }

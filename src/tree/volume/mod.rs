@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::files::{Files, Top};
 use super::inode::{self, Ino, low};
-use super::node::Place;
+use super::node::GuestLocation;
 use super::snapshot::PointView;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FsInfo, GuestIno, VolumeState};
@@ -194,10 +194,10 @@ impl Volumes {
     }
 
     /// The instance of `files/` at that position.
-    pub(super) fn instance(&self, at: usize) -> Result<Place> {
+    pub(super) fn instance(&self, at: usize) -> Result<GuestLocation> {
         self.files
             .instance(at)
-            .map(|instance| Place::Files(at, Arc::clone(instance)))
+            .map(|instance| GuestLocation::Files(at, Arc::clone(instance)))
             .ok_or_else(|| {
                 Error::new(
                     ErrorKind::Stale,
@@ -209,8 +209,8 @@ impl Volumes {
     /// What is shown at the root of an instance: itself, or what is mounted upon it.
     pub(super) fn top(&self, at: usize) -> Result<(usize, GuestIno)> {
         match self.instance(at)? {
-            Place::Files(_, instance) => Ok(self.files.shown(at, instance.root)),
-            Place::Volume(_) => Err(Error::invalid("no instance")),
+            GuestLocation::Files(_, instance) => Ok(self.files.shown(at, instance.root)),
+            GuestLocation::Volume(_) => Err(Error::invalid("no instance")),
         }
     }
 

@@ -38,7 +38,7 @@ const OPENERS: usize = 4;
 pub(in crate::tree) struct Scanner {
     disks: Arc<Disks>,
     scans: Flights<PointId, Arc<Volumes>>,
-    filesystems: Flights<(PointId, String), Opened>,
+    filesystems: Flights<(PointId, String), CachedOpening>,
     readers: Readers,
 }
 
@@ -103,12 +103,12 @@ fn journals(nodes: &[Arc<VolumeNode>]) -> Vec<String> {
 
 /// A filesystem that was opened, or why not.
 #[derive(Clone)]
-struct Opened {
+struct CachedOpening {
     opening: Arc<Opening>,
     at: Instant,
 }
 
-impl Opened {
+impl CachedOpening {
     fn is_valid(&self) -> bool {
         !self.opening.passing || self.at.elapsed() < RETRY_AFTER
     }
@@ -218,13 +218,13 @@ impl Scanner {
 
     fn opened(&self, point: &Arc<PointView>, volume: &Volume) -> Arc<Opening> {
         let open = || {
-            Ok(Opened {
+            Ok(CachedOpening {
                 opening: Arc::new(self.readers.open(volume.devices(&self.disks.all(point)))),
                 at: Instant::now(),
             })
         };
         let key = (point.entry.point_id, volume.path.clone());
-        match self.filesystems.get_or(key, Opened::is_valid, open) {
+        match self.filesystems.get_or(key, CachedOpening::is_valid, open) {
             Ok(opened) => opened.opening,
             // Opening never fails; this is for the compiler.
             Err(error) => Arc::new(Opening {

@@ -65,7 +65,7 @@ impl Exports for Two {
         Ok(Export {
             content,
             description: "a disk".to_owned(),
-            surveyor: None,
+            contexts: None,
         })
     }
 }

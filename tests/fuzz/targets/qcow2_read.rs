@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use restorefs::block::{MemoryDisk, ReadAt};
-use restorefs::qcow2::source::{DenyAll, Opened, Source};
+use restorefs::qcow2::source::{DenyAll, OpenedFile, Source};
 use restorefs::qcow2::{Image, Mapping};
 
 /// Tables and entries that are looked at; there may be millions.
@@ -15,7 +15,7 @@ const ENTRIES: u64 = 256;
 pub(crate) fn run(data: &[u8]) {
     let file: Arc<dyn ReadAt> = Arc::new(MemoryDisk::from_bytes(data));
     tables(&file);
-    let opened = Opened {
+    let opened = OpenedFile {
         path: PathBuf::from("/nowhere/image.qcow2"),
         file,
         identity: None,

@@ -5,7 +5,7 @@ mod root;
 
 use std::sync::Arc;
 
-use super::{Files, Place, System, VolumeFacts, plan_files, plan_systems};
+use super::{FileLocation, Files, System, VolumeFacts, plan_files, plan_systems};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{GuestFs, GuestIno};
 use crate::guest::memory::MemoryFs;
@@ -59,10 +59,10 @@ impl Guest {
         plan_files(&self.facts, &|at| self.open(at))
     }
 
-    fn place(&self, volume: usize, path: &str) -> Place {
+    fn place(&self, volume: usize, path: &str) -> FileLocation {
         let fs = self.filesystems.get(volume).unwrap().as_ref().unwrap();
         let ino = fs.resolve(path).unwrap();
-        Place { volume, ino }
+        FileLocation { volume, ino }
     }
 }
 
@@ -80,7 +80,7 @@ fn fs(label: &str, uuid: &str, directories: &[&str], fstab: &str) -> MemoryFs {
     fs
 }
 
-fn mounts(system: &System) -> Vec<(String, usize, Place)> {
+fn mounts(system: &System) -> Vec<(String, usize, FileLocation)> {
     system
         .mounts
         .iter()

@@ -10,7 +10,7 @@ use super::{BUFFER, Bounds, CREATE, DQUOT, Item, log};
 use crate::block::{MemoryDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind};
 use crate::guest::bytes::{be32, le16};
-use crate::guest::device::Device;
+use crate::guest::device::VolumeBytes;
 use crate::guest::xfs::log::INODE_ITEM;
 use crate::guest::xfs::open;
 
@@ -43,7 +43,7 @@ fn refusal(disk: Arc<MemoryDisk>) -> Option<Error> {
 /// Where on the volume the first bodies of items lie, by type, with the record that holds each.
 fn places(disk: &Arc<MemoryDisk>) -> BTreeMap<u16, Vec<(u64, u64)>> {
     let sb = superblock(disk);
-    let device = Device(Arc::clone(disk) as Arc<dyn ReadAt>);
+    let device = VolumeBytes(Arc::clone(disk) as Arc<dyn ReadAt>);
     let log_at = sb.fsblock_offset(sb.logstart);
     let mut found = BTreeMap::<u16, Vec<(u64, u64)>>::new();
     let mut take = |record: &log::Record<'_>| {
@@ -208,7 +208,7 @@ fn a_dquot_lies_on_the_volume() {
     let disk = dirty();
     let sb = superblock(&disk);
     let bounds = Bounds {
-        volume_bytes: Device(disk as Arc<dyn ReadAt>).size_bytes(),
+        volume_bytes: VolumeBytes(disk as Arc<dyn ReadAt>).size_bytes(),
         block_bytes: sb.blocksize.into(),
         inode_bytes: sb.inodesize.into(),
         groups: sb.agcount,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::chain::Disk;
 use crate::error::Result;
 use crate::ingest::DiskWriter;
-use crate::nbd::server::{Stretch, Survey, Surveyor};
+use crate::nbd::server::{ContextExtent, ContextSource, MetaContexts};
 use crate::point::{Difference, OpenLeaves};
 use crate::repo::Slot;
 use crate::repo::content::{REGION_BYTES, Region};
@@ -42,10 +42,10 @@ pub(super) enum Subject {
 }
 
 /// The meta contexts of one disk.
-pub(super) struct DiskSurveyor {
+pub(super) struct DiskContexts {
     /// Knows which points there are.
     pub(super) tree: Arc<Tree>,
-    pub(super) shelf: Arc<OpenLeaves>,
+    pub(super) leaves: Arc<OpenLeaves>,
     pub(super) vm: VmName,
     /// Stable key of the disk.
     pub(super) key: String,
@@ -54,7 +54,7 @@ pub(super) struct DiskSurveyor {
     pub(super) subject: Subject,
 }
 
-impl DiskSurveyor {
+impl DiskContexts {
     /// Points from the parent on, nearest first.
     fn ancestors<'a>(&self, vm: &'a VmView) -> Vec<&'a PointEntry> {
         let entries = vm.points.iter().map(|point| &point.entry);
@@ -80,7 +80,7 @@ impl DiskSurveyor {
 
     fn content(&self) -> Result<Content> {
         let open = |slot: &Slot, root| {
-            self.shelf
+            self.leaves
                 .open(self.tree.repository(), &self.vm, slot, root)
         };
         Ok(match &self.subject {
@@ -100,7 +100,7 @@ impl DiskSurveyor {
     }
 }
 
-impl Surveyor for DiskSurveyor {
+impl MetaContexts for DiskContexts {
     fn names(&self) -> Vec<String> {
         let mut names = vec![DEPTH.to_owned()];
         let Ok(vm) = self.tree.vm(&self.vm) else {
@@ -112,7 +112,7 @@ impl Surveyor for DiskSurveyor {
         names
     }
 
-    fn open(&self, name: &str) -> Result<Option<Arc<dyn Survey>>> {
+    fn open(&self, name: &str) -> Result<Option<Arc<dyn ContextSource>>> {
         if name == DEPTH {
             return Ok(Some(Arc::new(Depth(self.subject.clone()))));
         }
@@ -138,7 +138,7 @@ impl Surveyor for DiskSurveyor {
         };
         let Content { leaves, held } = self.content()?;
         let since = self
-            .shelf
+            .leaves
             .open(self.tree.repository(), &self.vm, &slot, root)?;
         Ok(Some(Arc::new(Changed {
             difference: Difference::new(leaves, since),
@@ -150,13 +150,13 @@ impl Surveyor for DiskSurveyor {
 /// `qemu:allocation-depth`.
 struct Depth(Subject);
 
-impl Survey for Depth {
-    fn stretch_at(&self, offset: u64, length_max: u64) -> Result<Stretch> {
+impl ContextSource for Depth {
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<ContextExtent> {
         let (flags, length_bytes) = match &self.0 {
             Subject::Point { disk, .. } => disk.depth_at(offset, length_max)?,
             Subject::Session(disk) => disk.depth_at(offset, length_max)?,
         };
-        Ok(Stretch {
+        Ok(ContextExtent {
             length_bytes,
             flags,
         })
@@ -178,10 +178,10 @@ struct Changed {
     held: Option<Arc<DiskWriter>>,
 }
 
-impl Survey for Changed {
-    fn stretch_at(&self, offset: u64, length_max: u64) -> Result<Stretch> {
+impl ContextSource for Changed {
+    fn extent_at(&self, offset: u64, length_max: u64) -> Result<ContextExtent> {
         let said = |is_changed, end: u64| {
-            Ok(Stretch {
+            Ok(ContextExtent {
                 length_bytes: end - offset,
                 flags: if is_changed { CHANGED } else { 0 },
             })

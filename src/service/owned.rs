@@ -14,7 +14,7 @@ use crate::task::{TaskReport, TaskTable};
 use crate::types::SessionRef;
 
 /// A repository that this process owns.
-pub struct Served {
+pub struct OwnedRepository {
     sessions: Arc<Registry>,
     tasks: TaskTable,
     events: Arc<EventBus>,
@@ -70,7 +70,7 @@ impl Hook for Announcer {
     }
 }
 
-impl Served {
+impl OwnedRepository {
     /// A repository whose NBD server listens on these Unix sockets.
     #[must_use]
     pub fn new(sessions: Arc<Registry>, nbd_sockets: Vec<PathBuf>) -> Arc<Self> {

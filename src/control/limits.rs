@@ -34,14 +34,14 @@ impl Side {
 }
 
 /// The places for connections and for long lines: some for our own user and root, some for everybody else.
-pub(super) struct Crowd {
+pub(super) struct ConnectionLimits {
     own: Side,
     others: Side,
     /// Connections of each of the others.
     of_user: Mutex<HashMap<u32, usize>>,
 }
 
-impl Crowd {
+impl ConnectionLimits {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             own: Side::new(),
@@ -51,7 +51,7 @@ impl Crowd {
     }
 
     /// A place for a connection of `user`; `None` when there are too many.
-    pub(super) fn enter(self: &Arc<Self>, user: u32) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>, user: u32) -> Option<ConnectionPermit> {
         let side = if is_own(user) {
             &self.own
         } else {
@@ -64,8 +64,8 @@ impl Crowd {
             return None;
         }
         *count += 1;
-        Some(Place {
-            crowd: Arc::clone(self),
+        Some(ConnectionPermit {
+            limits: Arc::clone(self),
             user,
             long_lines: Arc::clone(&side.long_lines),
             _permit: permit,
@@ -74,15 +74,15 @@ impl Crowd {
 }
 
 /// The place of a connection.
-pub(super) struct Place {
-    crowd: Arc<Crowd>,
+pub(super) struct ConnectionPermit {
+    limits: Arc<ConnectionLimits>,
     user: u32,
     /// For [`super::line`].
     long_lines: Arc<Semaphore>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Whether it is root's, or our own user's.
     pub(super) fn is_own(&self) -> bool {
         is_own(self.user)
@@ -95,10 +95,10 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let crowd = &self.crowd.of_user;
-        let mut of_user = crowd.lock();
+        let limits = &self.limits.of_user;
+        let mut of_user = limits.lock();
         if let Some(count) = of_user.get_mut(&self.user) {
             *count -= 1;
             if *count == 0 {
@@ -115,29 +115,29 @@ fn is_own(user: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONNECTIONS_MAX, Crowd, OF_USER_MAX};
+    use super::{CONNECTIONS_MAX, ConnectionLimits, OF_USER_MAX};
 
     const MEMBER: u32 = 4_000_000_000;
 
     #[test]
     fn one_user_takes_no_places_of_others_and_others_none_of_ours() {
-        let crowd = Crowd::new();
+        let limits = ConnectionLimits::new();
         let ours = rustix::process::geteuid().as_raw();
-        let mut places: Vec<_> = (0..OF_USER_MAX).map(|_| crowd.enter(MEMBER)).collect();
+        let mut places: Vec<_> = (0..OF_USER_MAX).map(|_| limits.enter(MEMBER)).collect();
         assert!(places.iter().all(Option::is_some));
-        assert!(crowd.enter(MEMBER).is_none());
+        assert!(limits.enter(MEMBER).is_none());
         places.pop();
-        assert!(crowd.enter(MEMBER).is_some());
+        assert!(limits.enter(MEMBER).is_some());
         for user in 1..4 {
-            places.extend((0..OF_USER_MAX).map(|_| crowd.enter(MEMBER + user)));
+            places.extend((0..OF_USER_MAX).map(|_| limits.enter(MEMBER + user)));
         }
-        places.push(crowd.enter(MEMBER));
+        places.push(limits.enter(MEMBER));
         assert!(places.iter().all(Option::is_some));
-        assert!(crowd.enter(MEMBER + 9).is_none());
-        let own: Vec<_> = (0..CONNECTIONS_MAX).map(|_| crowd.enter(ours)).collect();
+        assert!(limits.enter(MEMBER + 9).is_none());
+        let own: Vec<_> = (0..CONNECTIONS_MAX).map(|_| limits.enter(ours)).collect();
         assert!(own.iter().all(Option::is_some));
-        assert!(crowd.enter(ours).is_none());
+        assert!(limits.enter(ours).is_none());
         drop((places, own));
-        assert!(crowd.of_user.lock().is_empty());
+        assert!(limits.of_user.lock().is_empty());
     }
 }

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use super::held_path::HeldPath;
 use super::label;
 use super::mountinfo::{self, MountEntry, TYPE};
 use super::mountpoint::{Subject, prepare};
 use super::options::MountOptions;
-use super::way::Way;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// The device, and what it is called for messages.
@@ -24,17 +24,17 @@ pub(super) const DEVICE: &str = "/dev/fuse";
 /// Its number (`Documentation/admin-guide/devices.txt`).
 const DEVICE_NUMBER: (u32, u32) = (10, 229);
 
-/// A mount whose requests nobody answers yet. Dropped without [`Device::served`], it is unmounted.
+/// A mount whose requests nobody answers yet. Dropped without [`HandedMount::served`], it is unmounted.
 #[derive(Debug)]
-pub struct Device {
+pub struct HandedMount {
     descriptor: OwnedFd,
     mountpoint: PathBuf,
     entry: MountEntry,
     /// The way to it, as long as it may have to be unmounted again.
-    way: Option<Way>,
+    way: Option<HeldPath>,
 }
 
-impl Device {
+impl HandedMount {
     /// Mounts the tree of `repository` for somebody else to serve. Needs root.
     ///
     /// # Errors
@@ -118,13 +118,13 @@ impl Device {
     }
 }
 
-impl AsFd for Device {
+impl AsFd for HandedMount {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
 }
 
-impl Drop for Device {
+impl Drop for HandedMount {
     fn drop(&mut self) {
         let Some(way) = self.way.take() else {
             return;

@@ -39,7 +39,7 @@ pub enum NewTime {
 
 /// What is shown instead of what the tree itself would show.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wear {
+pub(super) struct AttributeOverrides {
     mode: Option<u16>,
     uid: Option<u32>,
     gid: Option<u32>,
@@ -56,7 +56,7 @@ impl NewTime {
     }
 }
 
-impl Wear {
+impl AttributeOverrides {
     pub(super) fn put_on(&self, attributes: &mut Attributes) {
         attributes.mode = self.mode.unwrap_or(attributes.mode);
         attributes.uid = self.uid.unwrap_or(attributes.uid);
@@ -102,8 +102,8 @@ impl Tree {
             session.touch();
         }
         let is_file = matches!(node.part, Part::File(_));
-        self.desk()?
-            .wear()
+        self.open_sessions()?
+            .overrides()
             .entry(ino)
             .or_default()
             .take(new, self.now(), is_file);
@@ -135,19 +135,21 @@ impl Tree {
     /// An attached file was written: it has another time now.
     pub(super) fn wrote_attached(&self, node: &super::SessionNode) -> Result<()> {
         let ino = self.part_ino(node)?;
-        let mut all = self.desk()?.wear();
-        let wear = all.entry(ino).or_default();
+        let mut all = self.open_sessions()?.overrides();
+        let overrides = all.entry(ino).or_default();
         let mut now = time(self.now());
-        if wear.mtime == Some(now) {
+        if overrides.mtime == Some(now) {
             now.nanoseconds = (now.nanoseconds + 1) % 1_000_000_000;
         }
-        wear.mtime = Some(now);
+        overrides.mtime = Some(now);
         Ok(())
     }
 
     fn now(&self) -> Timestamp {
-        self.desk
+        self.open_sessions
             .as_ref()
-            .map_or(Timestamp::UNIX_EPOCH, |desk| desk.sessions().now())
+            .map_or(Timestamp::UNIX_EPOCH, |open_sessions| {
+                open_sessions.sessions().now()
+            })
     }
 }

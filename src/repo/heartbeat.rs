@@ -11,12 +11,12 @@ use crate::store::Lock;
 use crate::types::sync::{Condvar, Mutex};
 
 /// The thread that keeps the lock's note fresh.
-pub(super) struct Heart {
+pub(super) struct Heartbeat {
     stop: Arc<(Mutex<bool>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Heart {
+impl Heartbeat {
     pub(super) fn start(
         lock: Arc<dyn Lock>,
         mut note: Note,
@@ -55,7 +55,7 @@ impl Heart {
     }
 }
 
-impl Drop for Heart {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
         *self.stop.0.lock() = true;
         self.stop.1.notify_all();

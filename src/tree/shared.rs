@@ -34,7 +34,7 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
 /// What the trees of one process share of a repository.
-pub(super) struct Shelf {
+pub(super) struct SharedState {
     pub(super) disks: Arc<Disks>,
     pub(super) scanner: Arc<Scanner>,
     pub(super) table: Table,
@@ -51,7 +51,7 @@ struct Source {
     snapshot: Arc<Snapshot>,
 }
 
-impl Shelf {
+impl SharedState {
     pub(super) fn new(
         repository: &Arc<Repository>,
         pool: Arc<Pool>,

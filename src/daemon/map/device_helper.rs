@@ -21,7 +21,7 @@ use crate::types::DiskName;
 use crate::types::width::u64_from_usize;
 
 /// The argument of a program that is to be a hand.
-pub const ARGUMENT: &str = "map.hand";
+pub const ARGUMENT: &str = "map.device-helper";
 /// This program, also when another one has been installed in its place.
 const PROGRAM: &str = "/proc/self/exe";
 /// LIMIT: bytes of what is asked, and of what is answered.

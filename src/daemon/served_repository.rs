@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Engine, Keeper, Registry};
 use crate::nbd::server::{Exports, Guests, Security, Server, Service};
 use crate::repo::{Owner, Repository};
-use crate::service::Served;
+use crate::service::OwnedRepository;
 use crate::sys::inherit::Inherited;
 use crate::sys::runtime_dir;
 use crate::tls::ServerTls;
@@ -30,9 +30,9 @@ use crate::tree::TreeOptions;
 use crate::types::Memory;
 
 /// One served repository, with all that serves it.
-pub(super) struct Station {
+pub(super) struct ServedRepository {
     config: RepositoryConfig,
-    served: Arc<Served>,
+    served: Arc<OwnedRepository>,
     mounts: Arc<MountTable>,
     keeper: Keeper,
     exports: Arc<RepositoryExports>,
@@ -41,7 +41,7 @@ pub(super) struct Station {
     control_path: PathBuf,
     control: Option<JoinHandle<()>>,
     servers: Vec<JoinHandle<()>>,
-    /// Sockets of the service manager that are served from [`Station::listen`] on.
+    /// Sockets of the service manager that are served from [`ServedRepository::listen`] on.
     inherited: Vec<Inherited>,
 }
 
@@ -77,7 +77,7 @@ fn load(tcp: &TcpConfig) -> Result<(Option<ServerTls>, Access)> {
     }
 }
 
-impl Station {
+impl ServedRepository {
     /// Takes the lock, goes on with what was begun, and mounts. `mounts` is false where a helper does that.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ impl Station {
             memory,
             ..TreeOptions::default()
         };
-        let served = Served::new(Arc::clone(&sessions), nbd_sockets);
+        let served = OwnedRepository::new(Arc::clone(&sessions), nbd_sockets);
         let table = MountTable::new(&served, &pool, view)?;
         if mounts
             && let Err(error) = config
@@ -224,7 +224,7 @@ impl Station {
     }
 
     /// The repository with its sessions.
-    pub(super) const fn served(&self) -> &Arc<Served> {
+    pub(super) const fn served(&self) -> &Arc<OwnedRepository> {
         &self.served
     }
 

@@ -38,7 +38,7 @@ struct Step {
 
 /// A directory, held with all those that lead to it.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct HeldPath {
     steps: Vec<Step>,
     /// Whether nobody but root and this user can exchange any of it.
     is_firm: bool,
@@ -88,7 +88,7 @@ fn open(above: &OwnedFd, name: &OsStr, is_last: bool) -> Result<OwnedFd, Errno> 
     rustix::fs::openat(above, name, flags, Mode::empty())
 }
 
-impl Way {
+impl HeldPath {
     /// Walks to a directory. `users` are those whose mounts are entered, root besides.
     ///
     /// # Errors
@@ -236,7 +236,7 @@ impl Way {
 /// # Errors
 /// `NotFound`, `NotADirectory`, `PermissionDenied` (a symlink that somebody else can have put there), `Io`.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
-    Way::walk(path, &trusted(None)).map(|way| way.path())
+    HeldPath::walk(path, &trusted(None)).map(|way| way.path())
 }
 
 fn magic(descriptor: &impl AsFd) -> PathBuf {
@@ -276,7 +276,7 @@ fn is_root_of_the_machine() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Way;
+    use super::HeldPath;
     use crate::error::ErrorKind;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -297,13 +297,16 @@ mod tests {
             "a/b/../../a/b",
             ".",
         ] {
-            let way = Way::walk(&root.join(path), &[]).unwrap();
+            let way = HeldPath::walk(&root.join(path), &[]).unwrap();
             let kernel = root.join(path).canonicalize().unwrap();
             assert_eq!(way.path(), kernel, "{path}");
             assert_eq!(way.place().unwrap().canonicalize().unwrap(), kernel);
         }
         assert_eq!(
-            Way::walk("/".as_ref(), &[]).unwrap().path().as_os_str(),
+            HeldPath::walk("/".as_ref(), &[])
+                .unwrap()
+                .path()
+                .as_os_str(),
             "/"
         );
         for (path, kind) in [
@@ -312,10 +315,10 @@ mod tests {
             ("a/file", ErrorKind::NotADirectory),
             ("a/file/b", ErrorKind::NotADirectory),
         ] {
-            let error = Way::walk(&root.join(path), &[]).err().unwrap();
+            let error = HeldPath::walk(&root.join(path), &[]).err().unwrap();
             assert_eq!(error.kind(), kind, "{path}: {error}");
         }
-        assert!(Way::walk(&root.join("loop"), &[]).is_err());
+        assert!(HeldPath::walk(&root.join("loop"), &[]).is_err());
     }
 
     #[test]
@@ -331,12 +334,12 @@ mod tests {
             (0o775, false),
         ] {
             std::fs::set_permissions(&open, std::fs::Permissions::from_mode(mode)).unwrap();
-            let way = Way::walk(&open.join("mnt"), &[]).unwrap();
+            let way = HeldPath::walk(&open.join("mnt"), &[]).unwrap();
             assert_eq!(way.is_firm, is_firm, "{mode:o}");
             // Only root has anything that a symlink could lead it to.
             let is_followed = is_firm || !rustix::process::geteuid().is_root();
             assert_eq!(
-                Way::walk(&open.join("link"), &[]).is_ok(),
+                HeldPath::walk(&open.join("link"), &[]).is_ok(),
                 is_followed,
                 "{mode:o}"
             );

@@ -175,7 +175,11 @@ impl Context {
             });
         }
         let owner = Arc::new(Owner::open(repository, Arc::new(SystemClock), role)?);
-        let sessions = Registry::empty(Engine::new(Arc::clone(&owner), self.pool()));
+        let sessions = Registry::empty(Engine::with_budget(
+            Arc::clone(&owner),
+            self.pool(),
+            self.memory.ingest_bytes(),
+        ));
         let service = OwnedRepository::new(sessions, Vec::new()).of_caller(Caller::Owner);
         Ok(Writer {
             service: Box::new(service),

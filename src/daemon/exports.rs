@@ -46,10 +46,7 @@ impl RepositoryExports {
     }
 
     fn may(&self, caller: &Caller, vm: &VmName, right: Right) -> bool {
-        match caller {
-            Caller::Local | Caller::Loopback => true,
-            Caller::Certified(names) => self.access().allows(names, vm, right),
-        }
+        caller.may(right, Some(vm), &self.access())
     }
 
     fn access(&self) -> RwLockReadGuard<'_, Access> {
@@ -129,7 +126,7 @@ impl Exports for RepositoryExports {
     fn list(&self, caller: &Caller, most: usize) -> Vec<ExportInfo> {
         let mut all = Vec::new();
         // Over TCP who began a session knows its name; nobody else is to guess at it.
-        if *caller == Caller::Local {
+        if matches!(caller, Caller::User { .. }) {
             self.list_sessions(&mut all);
         }
         self.points
@@ -141,7 +138,7 @@ impl Exports for RepositoryExports {
     fn open(&self, name: &str, caller: &Caller) -> Result<Export> {
         let named = parse(name).ok_or_else(|| absent(name))?;
         match caller {
-            Caller::Local => self.open_here(named),
+            Caller::User { .. } => self.open_here(named),
             _ => self.open_there(named, caller)?.ok_or_else(|| absent(name)),
         }
     }

@@ -110,7 +110,8 @@ impl ServedRepository {
             memory_bytes: memory.chain_bytes(),
             ..PoolLimits::default()
         });
-        let engine = Engine::new(owner, Arc::clone(&pool)).with_low_water(config.low_water_bytes);
+        let engine = Engine::with_budget(owner, Arc::clone(&pool), memory.ingest_bytes())
+            .with_low_water(config.low_water_bytes);
         let sessions = Registry::resume(engine)?;
         let own_nbd = control::nbd_socket(&dir, id, site.lock);
         let nbd_sockets: Vec<PathBuf> = config

@@ -58,4 +58,4 @@ pub use keeper::Keeper;
 pub use origin::{Lookalike, Origin};
 pub use registry::{Change, Hook, Registry, Telling};
 pub use request::{BeginRequest, CommitRequest, DiskRequest};
-pub use session::{Engine, MEMORY_BYTES_DEFAULT, Session, SessionState};
+pub use session::{Engine, Session, SessionState};

@@ -18,10 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repo::sidecar::session as sidecar;
 use crate::repo::{Ending, Job, JobDisk, Owner};
 use crate::types::sync::{Mutex, RwLock};
-use crate::types::{DiskName, PointName, VmName};
-
-/// LIMIT: default memory in bytes for tables and leaves of all open sessions.
-pub const MEMORY_BYTES_DEFAULT: u64 = 512 << 20;
+use crate::types::{DiskName, Memory, PointName, VmName};
 
 /// What all sessions of a process share.
 #[derive(Clone)]
@@ -42,7 +39,7 @@ impl Engine {
     /// An engine with the default budget.
     #[must_use]
     pub fn new(owner: Arc<Owner>, pool: Arc<Pool>) -> Self {
-        Self::with_budget(owner, pool, MEMORY_BYTES_DEFAULT)
+        Self::with_budget(owner, pool, Memory::default().ingest_bytes())
     }
 
     /// An engine whose tables and leaves take at most `bytes_max` of memory; the rest goes to files.

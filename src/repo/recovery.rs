@@ -86,7 +86,8 @@ pub(super) fn recover_vm(
             Ok(sidecar) => {
                 tracing::warn!(vm = %name, session = %session, "removing what an interrupted backup left");
                 remove_session(repository, name, &session)?;
-                let ending = Ending::failed("its process ended before it was committed");
+                let ending =
+                    Ending::failed("interrupted: its process ended before it was committed");
                 let job = Job::of_session(&sidecar, &ending, now);
                 let _turn = history.lock();
                 if let Err(e) = job::append(repository, &job) {

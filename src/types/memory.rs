@@ -1,7 +1,7 @@
 //! One budget of memory for all that is kept to be fast, and its shares.
 //!
 //! # Why
-//! Whoever runs a daemon can say one number; six caches with a bound each would leave him to add them up.
+//! An administrator can set one number; with a bound for each of seven caches, the administrator would have to add them up.
 
 /// LIMIT: the budget unless another is chosen.
 const DEFAULT_BYTES: u64 = 512 << 20;
@@ -47,28 +47,34 @@ impl Memory {
         self.0 / 4
     }
 
-    /// For what guests' readers have told of inodes and directories: a quarter.
+    /// For tables and leaves of the disks that are being written, before they are spilled to files: a quarter.
     #[must_use]
-    pub const fn record_bytes(self) -> u64 {
+    pub const fn ingest_bytes(self) -> u64 {
         self.0 / 4
     }
 
-    /// For where the bytes of guests' files are, in runs: an eighth.
+    /// For inodes and directories that guests' readers have answered: three sixteenths.
+    #[must_use]
+    pub const fn record_bytes(self) -> u64 {
+        self.0 / 16 * 3
+    }
+
+    /// For where the bytes of guests' files are, in runs: a sixteenth.
     #[must_use]
     pub const fn runs(self) -> u64 {
-        self.0 / 8 / RUN_BYTES
+        self.0 / 16 / RUN_BYTES
     }
 
-    /// For documents and attached files: an eighth.
+    /// For documents and attached files: a sixteenth.
     #[must_use]
     pub const fn document_bytes(self) -> u64 {
-        self.0 / 8
+        self.0 / 16
     }
 
-    /// How many guest filesystems may be open: a quarter, at 6 MiB each; from 2 to 64.
+    /// How many guest filesystems may be open: three sixteenths, at 6 MiB each; from 2 to 64.
     #[must_use]
     pub const fn readers(self) -> u64 {
-        let fit = self.0 / 4 / READER_BYTES;
+        let fit = self.0 / 16 * 3 / READER_BYTES;
         if fit < 2 {
             2
         } else if fit > READERS_MAX {
@@ -88,6 +94,7 @@ mod tests {
         for bytes in [0, 32 << 20, 512 << 20, 64 << 30] {
             let memory = Memory::new(bytes);
             let shares = memory.chain_bytes()
+                + memory.ingest_bytes()
                 + memory.record_bytes()
                 + memory.runs() * 64
                 + memory.document_bytes();
@@ -96,7 +103,7 @@ mod tests {
             assert!(shares + readers <= memory.bytes() + (24 << 20), "{bytes}");
         }
         assert_eq!(Memory::new(0).readers(), 2);
-        assert_eq!(Memory::default().readers(), 21);
+        assert_eq!(Memory::default().readers(), 16);
         assert_eq!(Memory::new(64 << 30).readers(), 64);
     }
 }

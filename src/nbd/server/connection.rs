@@ -9,7 +9,6 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use super::caller::Caller;
 use super::check::Terms;
 use super::export::Content;
 use super::handshake::{Agreement, blocking, greet, negotiate, receive_or_end, skip};
@@ -20,6 +19,7 @@ use super::service::Service;
 use super::step::{self, is_long};
 use super::stream::{Receiving, Stream};
 use super::work::ConnectionState;
+use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Connection, Reservation, SessionState};
 use crate::nbd::proto::command::{Command, Request};

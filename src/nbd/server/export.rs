@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::caller::Caller;
 use super::meta_context::MetaContexts;
+use crate::access::Caller;
 use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::{Connection, DiskWriter, Session};

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::caller::Caller;
 use super::context::{Chosen, Context};
 use super::export::{Content, Export};
 use super::service::{Seat, Service};
 use super::stream::Stream;
+use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::Connection;
 use crate::nbd::proto::field::{text, violation};

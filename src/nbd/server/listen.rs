@@ -12,12 +12,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::caller::Caller;
 use super::connection::{End, Entrance, serve, told};
 use super::lobby::{Lobby, Seat};
 use super::secure::enter;
 use super::service::Service;
 use super::stream::Stream;
+use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::socket::{self, SocketFile};
 use crate::tls::ServerTls;
@@ -259,8 +259,15 @@ pub async fn serve_client(
     stream: tokio::net::UnixStream,
     shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
-    let entrance = Entrance::Plain(Stream::Unix(stream), Caller::Local);
+    let caller = on_this_machine(&stream);
+    let entrance = Entrance::Plain(Stream::Unix(stream), caller);
     serve(service, entrance, shutdown).await.map(drop)
+}
+
+/// The user at the other end of a Unix socket. One whom the kernel does not name has the rights of any member of the socket's group.
+fn on_this_machine(stream: &tokio::net::UnixStream) -> Caller {
+    let peer = stream.peer_cred();
+    Caller::user(peer.map_or(u32::MAX, |peer| peer.uid()))
 }
 
 async fn serve_one(
@@ -283,8 +290,15 @@ async fn serve_one(
                 Err(error) => return lobby.tell(address, &error),
             }
         }
-        (Security::Loopback, _) => (Entrance::Plain(stream, Caller::Loopback), None),
-        (Security::Peer | Security::Tls(_), _) => (Entrance::Plain(stream, Caller::Local), None),
+        (security, _) => {
+            let caller = match (&stream, security) {
+                (Stream::Unix(stream), _) => on_this_machine(stream),
+                (_, Security::Loopback) => Caller::Loopback,
+                // Nobody has proved anything, so nothing is allowed.
+                (_, Security::Peer | Security::Tls(_)) => Caller::Certified(Arc::default()),
+            };
+            (Entrance::Plain(stream, caller), None)
+        }
     };
     match serve(&service, secured, shutdown).await {
         Ok(End::Goodbye) => tracing::debug!("the client said goodbye"),

@@ -22,7 +22,6 @@
 //! FAST_ZERO succeeds only where the disk reads as zero already. To zero a whole disk is fast for us as well, but a client that
 //! does so before it copies would make all that the parent has look changed.
 
-mod caller;
 mod check;
 mod connection;
 mod context;
@@ -39,8 +38,8 @@ mod step;
 mod stream;
 mod work;
 
+pub use crate::access::Caller;
 pub use crate::nbd::proto::option::ExportInfo;
-pub use caller::Caller;
 pub use export::{Content, Export, Exports};
 pub use limit::ServerLimits;
 pub use listen::{Guests, Security, Server, serve_client};

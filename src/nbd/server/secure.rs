@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio_rustls::TlsAcceptor;
 
-use super::caller::Caller;
 use super::handshake::{SKIP_BYTES_MAX, greet, receive_option, send, skip};
 use super::lobby::{Inside, Seat};
 use super::stream::Stream;
+use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::ClientFlags;

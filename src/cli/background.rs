@@ -46,7 +46,7 @@ pub(super) fn start(
     launch(command, "mounting")
 }
 
-/// Starts such a command of ours, and returns when it has said that it is ready; `what` it does is for messages.
+/// Starts such a command of ours, and returns when it reports that it is ready; `what` it does is for messages.
 ///
 /// # Errors
 /// What the command says, when it ends instead.

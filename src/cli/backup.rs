@@ -37,7 +37,9 @@ pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
         .run(context)
 }
 
-/// Keeps in the history that the sources could not be had. What was asked for wrongly was told to whoever asked.
+/// Records in the history that the sources could not be had. A mistake in the command line is not recorded: the person who typed it has
+/// seen
+/// the message.
 fn keep_failure(context: &Context, args: &Backup, error: &Error) {
     let untangled = untangle(&args.vm, &args.disks, &args.full);
     let Ok(vm) = untangled.and_then(|(vm, ..)| VmName::new(vm)) else {

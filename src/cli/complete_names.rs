@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context, args: &CompleteNames) -> Result<()> {
     Ok(())
 }
 
-/// The repository that the words before name.
+/// The repository that the words before the cursor name.
 fn repository_in(line: &[OsString]) -> Option<PathBuf> {
     let mut words = line.iter();
     while let Some(word) = words.next() {

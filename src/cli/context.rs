@@ -154,7 +154,7 @@ impl Context {
         }
     }
 
-    /// Waits for the lock of the repository at `path` to be free, as long as `--wait` says. Whoever takes it next may still be another.
+    /// Waits for the lock of the repository at `path` to be free, as long as `--wait` says. Another process may still take it first.
     pub(super) fn wait_for_lock(&self, path: &Path) {
         let begun = Instant::now();
         let is_held = || {
@@ -187,8 +187,7 @@ impl Context {
         })
     }
 
-    /// What a person is told once a session of a VM has begun whose name is new, and which one it is like: a mistyped name begins a chain
-    /// of its own.
+    /// The remark for a VM whose name is new, with the existing name that it resembles: a mistyped name begins a chain of its own.
     ///
     /// # Errors
     /// As [`Context::repository`]; `Io`.

@@ -61,13 +61,13 @@ pub(super) fn run(context: &Context, args: &Map) -> Result<()> {
     let (selector, disk) = parse_target(&target)?;
     map::check()?;
     let quiet = rule::look();
-    // A kernel that was told to looks for partitions on every loop device.
+    // With loop.max_part the kernel looks for partitions on every loop device.
     quiet.check(args.partitions || loop_device::looks_for_partitions())?;
     let scratch = scratch
         .map(|dir| std::path::absolute(&dir).or_io("cannot tell the directory's path"))
         .transpose()?;
     if let Some(dir) = &scratch {
-        // Said here rather than by the process in the background.
+        // Printed here rather than by the process in the background.
         Dir::open(dir).or_io("cannot use the directory for what is written")?;
     }
     let tree = context.tree()?;

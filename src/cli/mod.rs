@@ -96,7 +96,7 @@ pub fn run() -> ExitCode {
         quiet: cli.quiet,
     };
     let result = Context::new(&cli, output).and_then(|context| run_command(&context, cli.command));
-    // Whoever reads an archive from standard output and has seen enough needs no words.
+    // A reader of standard output that has ended has seen enough of the archive: no error is printed.
     if let Err(e) = &result
         && !ReaderGone::caused(e)
     {

@@ -54,7 +54,7 @@ fn stranger(mountpoint: &Path) -> Error {
     .advise(advice)
 }
 
-/// Of several errors the first one is told at the end, the others at once.
+/// Keeps the first of several errors for the end, and logs the others at once.
 fn first(so_far: Result<()>, error: Error) -> Result<()> {
     match so_far {
         Ok(()) => Err(error),

@@ -130,7 +130,7 @@ impl Helper {
             tracing::warn!("{warning}");
         }
         let repository = Repository::open(&self.source).at_path(&self.source)?;
-        // Who is not root cannot mount for the daemon, but by fusermount3 for himself.
+        // A user who is not root cannot mount for the daemon, but has a follower of its own, by fusermount3.
         let client = if rustix::process::geteuid().is_root() {
             Client::connect(&repository)?
         } else {
@@ -144,7 +144,7 @@ impl Helper {
             let options = (&options, text.as_str());
             return mount_config::hand_over(&client, &self.source, &self.mountpoint, options);
         }
-        // mount(8) says rw whenever nobody said ro.
+        // mount(8) passes rw whenever ro was not given.
         if options.read_only == Some(false) {
             tracing::warn!("no daemon serves the repository: it is mounted read-only");
             options.read_only = None;

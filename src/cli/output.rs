@@ -1,7 +1,7 @@
 //! What commands print: tables for people, JSON for programs.
 //!
 //! # Invariants
-//! Whatever is printed is escaped here ([`printable`]), once and whoever said it: a guest, a peer or a file has no power over the terminal,
+//! All output is escaped here ([`printable`]), once, wherever it comes from: a guest, a peer or a file has no power over the terminal,
 //! and adds no line of its own.
 
 use std::borrow::Cow;
@@ -23,11 +23,11 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Writes text whose lines are ours: names and words of others in it have been escaped.
+    /// Writes text whose line ends are ours: names and text from elsewhere in it have been escaped.
     fn put(text: &str) -> Result<()> {
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            // `restorefs ls | head`: whoever reads has seen enough.
+            // `restorefs ls | head`: the reader has seen enough.
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             Err(e) => Err(Error::io("cannot write to standard output", e)),
             Ok(()) => Ok(()),
@@ -42,7 +42,7 @@ impl Output {
         Self::put(&format!("{}\n", printable(text.as_ref())))
     }
 
-    /// Prints the outcome of a command that did what it was asked to, unless told to be quiet.
+    /// Prints the outcome of a command that did what it was asked to, unless `--quiet` was given.
     ///
     /// # Errors
     /// `Io`.
@@ -53,7 +53,7 @@ impl Output {
         }
     }
 
-    /// Prints on standard error that something is not as it should be, also when told to be quiet.
+    /// Prints on standard error that something is not as it should be, also with `--quiet`.
     pub(super) fn warn(self, text: impl AsRef<str>) {
         // Nobody to tell is no reason to fail.
         let _ = writeln!(
@@ -133,7 +133,7 @@ impl Output {
         Self::put(&text)
     }
 
-    /// Says something on standard error, unless told to be quiet.
+    /// Prints a line on standard error, unless `--quiet` was given.
     pub(super) fn remark(self, text: impl AsRef<str>) {
         if !self.quiet {
             // Nobody to tell is no reason to fail.

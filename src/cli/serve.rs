@@ -44,7 +44,7 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
 /// Says what is served.
 fn tell(context: &Context, status: &Status) {
     if context.output.json {
-        // Whoever started us waits for this line; a closed pipe is his business.
+        // The process that started the daemon waits for this line; it may have closed the pipe.
         let _ = context.output.json(status);
         return;
     }

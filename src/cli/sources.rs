@@ -130,7 +130,7 @@ impl Sources {
         Ok((!notes.is_empty()).then(|| notes.join("; ")))
     }
 
-    /// What is known of the sources, for whoever begins the session. What they report as data is counted only when it is asked for.
+    /// What is known of the sources, for the request that begins the session. With `counts_data` it has the bytes that they report as data.
     ///
     /// # Errors
     /// What a source returns.
@@ -168,7 +168,7 @@ impl Copied {
         }
     }
 
-    /// What a person is told of a source that begins as an image and is copied byte by byte, as the disk had a point before.
+    /// The warning for a source that begins as an image and is copied byte by byte, because the disk had a point before.
     pub(super) fn lookalike_warning(&self) -> Option<String> {
         let format = self.open.lookalike?;
         Some(format!(

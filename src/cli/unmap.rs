@@ -40,7 +40,7 @@ pub(super) fn run(context: &Context, args: &Unmap) -> Result<()> {
         match release(dir, part.mapping, part.devices.as_deref()) {
             Ok(()) => unmapped.extend(devices(part)),
             Err(error) => {
-                // All are tried; the first failure is the one that is told at the end.
+                // All are tried; the first failure is the one that the command ends with.
                 match &failed {
                     None => failed = Some(error),
                     Some(_) => context

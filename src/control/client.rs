@@ -40,9 +40,10 @@ pub struct Client {
 type Stream = BufReader<UnixStream>;
 
 impl Client {
-    /// Connects to the daemon that owns the repository; `None` when there is none, which a lock that nobody holds says. Who listens in its
-    /// place, and is neither root, nor we, nor the repository's owner, is passed over: he would be told what only a daemon may know, and
-    /// given mounts. A daemon of another repository, of which this one may be a copy, says so, and is passed over, too.
+    /// Connects to the daemon that owns the repository; `None` when no process holds the lock. A listener
+    /// in its place that is run by neither root, nor this user, nor the repository's owner is passed over: it would learn what only a
+    /// daemon may
+    /// know, and be given mounts. A daemon of another repository, of which this one may be a copy, says so, and is passed over, too.
     ///
     /// # Errors
     /// `PermissionDenied` when there is one that we may not reach; `Unsupported` when it is of another release; `Io`.
@@ -142,7 +143,7 @@ impl Client {
             .and_then(|()| stream.get_mut().write_all(content));
         match asked.or_io("cannot ask the daemon").at_path(&self.path) {
             Ok(()) => self.hear(&mut stream),
-            // One that is turned away has been told why.
+            // A client that is turned away was sent the reason.
             Err(error) => {
                 let heard = self.hear::<T>(&mut stream);
                 Err(heard.err().filter(is_said).unwrap_or(error))
@@ -278,7 +279,9 @@ fn reach(path: &Path) -> Result<Option<UnixStream>> {
     }
 }
 
-/// Whether who listens can be the repository's daemon: the `process` that its lock names, or one of a user who can do all with it anyway.
+/// Whether the listener can be the repository's daemon: the `process` that its lock names, or a process of a user who can do everything
+/// with
+/// the repository anyway.
 fn is_daemon(stream: &UnixStream, repository: &Repository, process: Option<u32>) -> Result<bool> {
     let (peer, user) = socket::peer(stream)?;
     if user == 0 || user == rustix::process::geteuid().as_raw() {
@@ -294,7 +297,7 @@ fn is_daemon(stream: &UnixStream, repository: &Repository, process: Option<u32>)
     Ok(owner == Some(user) || is_holder)
 }
 
-/// Whether the daemon has said it, rather than nothing.
+/// Whether the daemon has answered this error, rather than nothing.
 fn is_said(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Disconnected | ErrorKind::Io)
 }

@@ -1,4 +1,4 @@
-//! The first words on a connection: which repository a command means, and whether both sides are of releases that understand each other.
+//! The first request on a connection: which repository a command means, and whether both sides are of the same release.
 //!
 //! # Why
 //! A copied repository has the original's id, and its lock may name the original's daemon. What is asked of one must never be done to the
@@ -35,7 +35,7 @@ pub struct Welcome {
 }
 
 impl Hello {
-    /// The words of this release.
+    /// The request of this release.
     #[must_use]
     pub fn new(site: Site) -> Self {
         Self {

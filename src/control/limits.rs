@@ -1,4 +1,4 @@
-//! Those who talk to the daemon: how many they may be, and how much they may say at once.
+//! Limits of the control socket: connections, and long lines that are received at a time.
 //!
 //! # Invariants
 //! Root and the daemon's own user have places of their own, which nobody else can take. Of the others, one user can take a quarter.

@@ -35,7 +35,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Lines of one who may send descriptors, or may not: then they are left to the kernel.
+    /// Lines of a connection. Descriptors are received only from a peer that may send them; others are left to the kernel.
     ///
     /// # Why
     /// Closing a descriptor can wait for the other end of a filesystem, for as long as its owner likes, and no signal ends that.
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::TimedOut);
     }
 
-    /// Whoever sent four long lines and took no answers kept everybody else from sending any.
+    /// A client that sent four long lines and took no answers kept all others from sending any.
     #[tokio::test]
     async fn nobody_takes_the_place_of_a_long_line_for_ever() {
         let limits = ConnectionLimits::new();

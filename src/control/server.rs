@@ -20,7 +20,8 @@ use crate::service::{LocalService, OwnedRepository, Service};
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::usize_from_u64;
 
-/// Listens on `path`; whoever can open the socket (mode 0660) may ask. Its file goes with the second of the answer.
+/// Listens on `path`; every process that can open the socket (mode 0660) may ask. The socket's file is removed when the second value is
+/// dropped.
 ///
 /// # Errors
 /// `NameTooLong`, `Busy`, `Io`.
@@ -72,7 +73,7 @@ pub async fn run(listener: UnixListener, served: Arc<OwnedRepository>) {
     }
 }
 
-/// Says why nobody answers. Nothing is waited for: what does not fit into the socket at once is not said.
+/// Sends the reason why the connection is closed. It does not wait: what does not fit into the socket at once is not sent.
 fn turn_away(stream: UnixStream) {
     let error = Error::new(
         ErrorKind::LimitExceeded,
@@ -82,7 +83,7 @@ fn turn_away(stream: UnixStream) {
     if let Ok(bytes) = encode(Err(error))
         && let Ok(mut stream) = stream.into_std()
     {
-        // Whoever has gone already does not want to know.
+        // The client may have gone already.
         let _ = stream.write(&bytes);
     }
 }
@@ -116,7 +117,7 @@ struct Conversation {
     stream: UnixStream,
     lines: Lines,
     service: Arc<LocalService>,
-    /// Whether the other side has said that it means this repository.
+    /// Whether the client has named this repository.
     is_ours: bool,
 }
 

@@ -18,7 +18,7 @@ pub fn nbd_socket(dir: &Path, repository: RepositoryId, lock: Identity) -> PathB
     dir.join(format!("{}.nbd.sock", stem(repository, lock)))
 }
 
-/// The name of the control socket of releases that told no copies apart.
+/// Whether this is the control socket of an older release, which did not distinguish copies of a repository.
 #[must_use]
 pub(super) fn is_old_control_socket(path: &Path, repository: RepositoryId) -> bool {
     path.file_name() == Some(format!("{repository}.sock").as_ref())

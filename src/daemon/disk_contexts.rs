@@ -22,7 +22,7 @@ const CHANGED_SINCE: &str = "x-restorefs:changed-since:";
 /// Bit 0: the range may differ from what it was.
 const CHANGED: u32 = 1;
 
-/// LIMIT: earlier points that are named to who lists all contexts, nearest first; any other can be asked for by its name.
+/// LIMIT: earlier points in a list of all contexts, nearest first. A client can ask for any other by its name.
 const LISTED_MAX: usize = 256;
 
 /// The disk that is asked about.

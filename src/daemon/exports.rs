@@ -125,7 +125,7 @@ impl RepositoryExports {
 impl Exports for RepositoryExports {
     fn list(&self, caller: &Caller, most: usize) -> Vec<ExportInfo> {
         let mut all = Vec::new();
-        // Over TCP who began a session knows its name; nobody else is to guess at it.
+        // Over TCP the client that began a session knows its name; no other client is to learn it.
         if matches!(caller, Caller::User { .. }) {
             self.list_sessions(&mut all);
         }

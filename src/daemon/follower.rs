@@ -1,8 +1,8 @@
 //! A follower: a process that mounts a repository's tree read-only, without the repository's lock, and serves its points over NBD if asked.
 //!
 //! # Invariants
-//! The process, its mount and its socket end together: whoever unmounts ends the connections in order, and a socket or a mount that cannot
-//! be had leaves nothing of the other.
+//! The process, its mount and its socket end together: unmounting ends the connections in order, and when the socket or the mount cannot
+//! be had, nothing of the other is left.
 //!
 //! # Concurrency
 //! FUSE has threads of its own. The runtime serves the socket, and a thread of it waits for the end of the mount.
@@ -54,8 +54,8 @@ struct Follower {
     server: Option<JoinHandle<()>>,
 }
 
-/// Mounts, serves, calls `ready`, and returns when it has been unmounted, by whomever. SIGINT and SIGTERM unmount it; who still uses it is
-/// waited for, until the second of them.
+/// Mounts, serves, calls `ready`, and returns when the tree has been unmounted, by any process. SIGINT and SIGTERM unmount it; users of the
+/// mount are waited for, until the second signal.
 ///
 /// # Errors
 /// As [`Tree::new`] and [`fuse::mount`]; `NameTooLong`, `Busy`, `AlreadyExists` for the socket, `InvalidInput` when it lies below the
@@ -139,7 +139,7 @@ impl Follower {
         let _ = self.stop.send(true);
     }
 
-    /// Somebody may be using it: a signal ends the mount all the same, and he sees the last of it.
+    /// The mount may be in use: a signal ends it all the same.
     async fn unmount(&self) -> Result<()> {
         let mounted = Arc::clone(&self.mounted);
         let unmounted = tokio::task::spawn_blocking(move || mounted.unmount(true)).await;
@@ -165,7 +165,7 @@ fn check_socket(socket: &Path, mountpoint: &Path) -> Result<()> {
         .advise("choose one outside of the mountpoint"))
 }
 
-/// A user's own follower is for him alone; root's may be opened to the socket's group, as a daemon's.
+/// A user's own follower serves that user alone; root's may be opened to the socket's group, as a daemon's.
 fn listen(socket: &Path, service: &Arc<Service>) -> Result<Server> {
     let guests = if rustix::process::geteuid().is_root() {
         Guests::Group

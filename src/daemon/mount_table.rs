@@ -1,8 +1,9 @@
 //! The mounts of a repository: those that this process has made, and those that a helper made and handed over.
 //!
 //! # Invariants
-//! Each mount has a tree of its own, as it may show other VMs to other users; what they open and keep they share. All of them learn of a
-//! commit before who made it is answered; of one by a rename within a mount, which holds what the kernel needs to be told, a moment later.
+//! Each mount has a tree of its own, as it may show other VMs to other users; what they open and keep they share. Every mount shows a
+//! commit before its caller is answered. A commit by a rename within a mount shows a moment later: the rename holds a directory that the
+//! kernel needs for the notification.
 //!
 //! # Concurrency
 //! The table's mutex is held for looking and noting only.
@@ -45,7 +46,7 @@ struct MountOwner {
 /// The mounts of one repository that a daemon answers for.
 pub(super) struct MountTable {
     served: Arc<OwnedRepository>,
-    /// A tree that nobody mounts, for those who look at points within this process; the others are beside it.
+    /// The tree for code of this process that looks at points; it is not mounted. The mounted trees share what it has opened.
     base: Arc<Tree>,
     open: Mutex<Vec<ServedMount>>,
     prober: Prober,
@@ -147,8 +148,8 @@ impl MountTable {
         open.iter().map(both).collect()
     }
 
-    /// Unmounts what this process has mounted; what others have mounted ends with the process. Whoever still uses one is waited for, but
-    /// not for ever: he would keep the service from stopping.
+    /// Unmounts what this process has mounted; what others have mounted ends with the process. A mount that is still
+    /// in use is waited for, but not for ever: a user must not keep the service from stopping.
     ///
     /// # Errors
     /// What unmounting answers.
@@ -217,7 +218,7 @@ impl Host for MountTable {
     }
 }
 
-/// Who looks on: each mount shows what was committed, and new points are looked at in the background.
+/// Shows each change in every mount, and has the volumes of new points looked for in the background.
 struct MountHook(Arc<MountTable>);
 
 impl Hook for MountHook {

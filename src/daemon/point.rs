@@ -31,7 +31,7 @@ pub(super) fn parse(name: &str) -> Option<(&str, &str, &str)> {
     }
 }
 
-/// What is said of a name that no export has.
+/// The error for a name that no export has.
 pub(super) fn absent(name: &str) -> Error {
     Error::not_found(format!("there is no export \"{}\"", name.escape_debug()))
         .advise("exports are named VM/POINT/DISK")
@@ -127,7 +127,7 @@ fn add_vm(vm: &VmView, most: usize, all: &mut Vec<ExportInfo>) {
     }
 }
 
-/// For a process that serves points and nothing else, on a Unix socket: whoever it lets in may read what the tree shows.
+/// For a process that serves points only, on a Unix socket: every client that the socket lets in may read what the tree shows.
 impl Exports for PointExports {
     fn list(&self, _caller: &Caller, most: usize) -> Vec<ExportInfo> {
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! The daemon's life: it starts, says that it is ready, reads its configuration again when told so, and stops.
+//! The daemon's life: it starts, reports that it is ready, reads its configuration again at SIGHUP, and stops.
 //!
 //! # Concurrency
 //! The tokio runtime serves sockets; FUSE has threads of its own; sessions work on blocking threads.
@@ -22,7 +22,7 @@ use crate::types::Memory;
 
 /// LIMIT: how often it is looked whether writers have come to an end.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
-/// How often the service manager is told that it goes on while the daemon stops, and how much longer it is to wait then.
+/// How often the daemon reports to the service manager that it is still stopping, and how much longer it asks for each time.
 const EXTEND_INTERVAL: Duration = Duration::from_secs(2);
 const EXTENSION: Duration = Duration::from_secs(30);
 /// How long making sessions durable may take at the end, on slow storage.
@@ -267,7 +267,7 @@ fn reload(repositories: &[ServedRepository], options: &mut ServeOptions, supervi
     }
 }
 
-/// Answers what is to be said of it.
+/// Answers the status line for the service manager.
 fn try_reload(repositories: &[ServedRepository], options: &mut ServeOptions) -> Result<String> {
     let new = match &options.source {
         Some(source) => Config::load(&source.path, &source.defaults, &source.isolation)?,

@@ -277,7 +277,7 @@ impl ServedRepository {
         result
     }
 
-    /// Ends all that goes on, once NBD has been told to stop.
+    /// Ends what is running, after the NBD servers were asked to stop.
     pub(super) async fn finish(&mut self) {
         for server in self.servers.drain(..) {
             // One that has panicked has been logged.

@@ -1,4 +1,4 @@
-//! Whether a configuration can be had on this machine: what cannot be told from its text alone.
+//! Checks whether this machine can serve a configuration: what its text alone does not show.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -99,7 +99,7 @@ fn one(repository: &RepositoryConfig) -> Vec<Error> {
                     .at_path(&mount.at)
                     .advise(format!("make it with: mkdir -p {}", mount.at.display())),
             ),
-            // Who is not root may not be let in.
+            // A user who is not root may not be let in.
             Err(e) if e.kind() == ErrorKind::Busy || rustix::process::geteuid().is_root() => {
                 mistakes.push(e);
             }

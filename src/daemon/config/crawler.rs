@@ -8,7 +8,7 @@ const FILE: &str = "/etc/updatedb.conf";
 /// Type of the mounts.
 const TYPE: &str = "fuse.restorefs";
 
-/// What a person is told when `updatedb` of this machine does not leave out the mounts.
+/// The warning when `updatedb` of this machine does not leave out the mounts.
 #[must_use]
 pub fn remark() -> Option<String> {
     let text = std::fs::read_to_string(Path::new(FILE)).ok()?;

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - What is not understood is refused as a whole: nothing of a file with a mistake in it is used.
-//! - All mistakes are told at once.
+//! - All mistakes are reported at once.
 
 mod check;
 pub mod crawler;
@@ -87,13 +87,13 @@ pub struct NbdConfig {
 pub struct TcpConfig {
     /// Address and port; port 0 is any that is free.
     pub address: SocketAddr,
-    /// Certificates (`ca-cert.pem`, `server-cert.pem`, `server-key.pem`) and the file that says who may use what; without them the
+    /// Certificates (`ca-cert.pem`, `server-cert.pem`, `server-key.pem`) and the table of who may use what; without them the
     /// address must be a loopback one, and everybody on this machine may read everything.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 impl TcpConfig {
-    /// Puts together what was said of it.
+    /// Combines the settings of it.
     ///
     /// # Errors
     /// `InvalidInput` when something is missing.

@@ -1,4 +1,4 @@
-//! From what was written to what is meant; what makes no sense is told by its key.
+//! Resolves the text of a configuration to its meaning. A mistake is reported with its key.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +19,7 @@ use crate::types::{Memory, size};
 /// LIMIT: connections that a configuration can allow.
 const CONNECTIONS_MAX: u32 = 65_536;
 
-/// Collects mistakes, so that all are told at once.
+/// Collects mistakes, so that all are reported at once.
 #[derive(Default)]
 struct Mistakes(Vec<Error>);
 

@@ -15,7 +15,8 @@
 //! - A process that serves a mount touches no device: `hand` does, for it.
 //!
 //! # Concurrency
-//! Whoever unmaps detaches the devices and unmounts; the process sees its mount end, removes its directory and ends. Two who unmap the
+//! The process that unmaps detaches the devices and unmounts; the process sees its mount end, removes its directory and ends. Two who
+//! unmap the
 //! same do it once: each step may find that it was done.
 
 pub mod device_helper;
@@ -35,16 +36,16 @@ pub use survey::{MappedDevice, Mapping, Stale, State, survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::loop_device;
 
-/// Refuses who cannot map disks here.
+/// Refuses a caller that cannot map disks here.
 ///
 /// # Errors
-/// `PermissionDenied` for who is not root; as [`loop_device::check_driver`].
+/// `PermissionDenied` when the caller is not root; as [`loop_device::check_driver`].
 pub fn check() -> Result<()> {
     check_root()?;
     loop_device::check_driver()
 }
 
-/// Refuses who is not root.
+/// Refuses a caller that is not root.
 ///
 /// # Errors
 /// `PermissionDenied`, with what else can be done.

@@ -23,7 +23,7 @@ const DISKS: &str = "disk";
 
 /// LIMIT: maps of this machine.
 const MAPS_MAX: usize = 256;
-/// LIMIT: how long others may hold the directory's lock, who have a look or make an entry.
+/// LIMIT: how long another process may hold the directory's lock, to look at it or to make an entry.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 /// Digits of an id.
@@ -87,7 +87,7 @@ pub(super) struct Own {
     pub(super) log: File,
 }
 
-/// Whether somebody can be told to be at work there.
+/// Whether a process is certainly at work there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
     /// Its process lives.

@@ -74,7 +74,7 @@ pub(super) fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> R
     result.map(|()| false)
 }
 
-/// Whether a device shows a file of the map now: what was said of it a moment ago may be over, and its number somebody else's.
+/// Whether a device shows a file of the map now. It may have been detached a moment ago, and its number given to another file.
 fn is_ours(dir: &MapDir, id: &MapId, device: &Path) -> Result<bool> {
     let file = loop_device::backing_file(device)?;
     let bound = file.map(|file| Bound {
@@ -112,7 +112,9 @@ fn forget(dir: &MapDir, id: &MapId, devices: &[PathBuf]) -> Result<()> {
     dir.put_record(id, &record)
 }
 
-/// Unmounts the disks of a map; nothing mounted is fine. Where nobody serves it any more, whoever waits for an answer is told so.
+/// Unmounts the disks of a map; it is no error when nothing is mounted. Where no process serves the mount any more, requests that wait for
+/// an
+/// answer fail.
 fn unmount(mountpoint: &Path, is_alive: bool) -> Result<()> {
     let flags = if is_alive {
         UnmountFlags::NOFOLLOW

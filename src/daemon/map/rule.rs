@@ -1,4 +1,4 @@
-//! The rule that keeps udev, and all who listen to it, from looking at what is on mapped devices.
+//! The rule that keeps udev, and every program that listens to it, from looking at what is on mapped devices.
 //!
 //! # Why
 //! What is on a guest's disk is the guest's. udev would read its labels and make links of them (`/dev/disk/by-uuid`), LVM would activate

@@ -124,36 +124,32 @@ pub struct Init {
     pub dir: Option<PathBuf>,
 }
 
-/// Arguments of `backup`.
+/// Flags of what begins a session.
 #[derive(Debug, Args)]
-pub struct Backup {
-    /// The VM; made when there is none of that name
-    #[arg(value_name = "VM")]
-    pub vm: OsString,
-    /// Disks and where their content is: a file, a block device, FORMAT:PATH or an NBD URI
-    #[arg(value_name = "DISK=SOURCE")]
-    pub disks: Vec<OsString>,
+pub struct BeginFlags {
     /// Name of the restore point; by default the time, in UTC
     #[arg(long, value_name = "NAME")]
     pub point: Option<String>,
-    /// Format of the files, instead of what their extensions tell: raw, qcow2, vmdk, vhdx, vdi, vpc, qed
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// Let QCOW2 sources open backing and data files below this directory
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub allow_backing: Vec<PathBuf>,
     /// Store everything; with disks named (--full vda), only theirs
     #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "")]
     pub full: Vec<OsString>,
     /// Compare with the last full point instead of the newest
     #[arg(long)]
     pub differential: bool,
-    /// End with exit code 3 when what a disk would be compared with is damaged, instead of storing the disk in full
-    #[arg(long)]
-    pub strict: bool,
     /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
     #[arg(long, value_name = "DISK=KEY")]
     pub key: Vec<String>,
+    /// Compression of what is stored: none, zlib, zstd
+    #[arg(long, value_name = "METHOD", default_value = "none")]
+    pub compress: String,
+    /// Begin also when the repository's filesystem has no room for what is expected, or what the sources report as data
+    #[arg(long)]
+    pub no_room_check: bool,
+}
+
+/// Flags that say something of a session's disks at its commit.
+#[derive(Debug, Args)]
+pub struct DeclareFlags {
     /// Change id of a disk, kept for the capture agent
     #[arg(long, value_name = "DISK=ID")]
     pub change_id: Vec<String>,
@@ -163,21 +159,41 @@ pub struct Backup {
     /// The VM does not have this disk any more
     #[arg(long, value_name = "DISK")]
     pub without: Vec<String>,
+}
+
+/// Arguments of `backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The VM; made when there is none of that name
+    #[arg(value_name = "VM")]
+    pub vm: OsString,
+    /// Disks and where their content is: a file, a block device, FORMAT:PATH or an NBD URI
+    #[arg(value_name = "DISK=SOURCE")]
+    pub disks: Vec<OsString>,
+    /// Format of the files, instead of what their extensions tell: raw, qcow2, vmdk, vhdx, vdi, vpc, qed
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Let QCOW2 sources open backing and data files below this directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub allow_backing: Vec<PathBuf>,
+    /// End with exit code 3 when what a disk would be compared with is damaged, instead of storing the disk in full
+    #[arg(long)]
+    pub strict: bool,
     /// A file to keep with the point (the domain's XML, notes)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub attach: Vec<PathBuf>,
-    /// Compression of what is stored: none, zlib, zstd
-    #[arg(long, value_name = "METHOD", default_value = "none")]
-    pub compress: String,
     /// Do not begin when less than this would stay free; by default 2 % of the filesystem, at most 1G
     #[arg(long, value_name = "SIZE")]
     pub low_water: Option<String>,
-    /// Begin also when the repository's filesystem has no room for what the sources report as data
-    #[arg(long)]
-    pub no_room_check: bool,
     /// Copy sources that somebody writes (a running QEMU, a mounted filesystem): the point's consistency is then unknown
     #[arg(long)]
     pub force_share: bool,
+    /// How the session begins
+    #[command(flatten)]
+    pub begin: BeginFlags,
+    /// What is said of the disks
+    #[command(flatten)]
+    pub declared: DeclareFlags,
 }
 
 /// Arguments of `begin`.
@@ -192,21 +208,9 @@ pub struct Begin {
     /// Name of the session
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
-    /// Name of the restore point; by default the time, in UTC
-    #[arg(long, value_name = "NAME")]
-    pub point: Option<String>,
-    /// Store everything; with disks named (--full vda), only theirs
-    #[arg(long, value_name = "DISK", num_args = 0..=1, default_missing_value = "")]
-    pub full: Vec<OsString>,
-    /// Compare with the last full point instead of the newest
-    #[arg(long)]
-    pub differential: bool,
     /// Compare with this point
     #[arg(long, value_name = "POINT")]
     pub parent: Option<String>,
-    /// Stable key of a disk (the hypervisor's device key or serial): it is known by it under any name
-    #[arg(long, value_name = "DISK=KEY")]
-    pub key: Vec<String>,
     /// The VM does not have this disk of the parent any more
     #[arg(long, value_name = "DISK")]
     pub without: Vec<String>,
@@ -216,15 +220,12 @@ pub struct Begin {
     /// The change id that a disk's changes are counted from; refused when it is not the parent's
     #[arg(long, value_name = "DISK=ID")]
     pub previous_change_id: Vec<String>,
-    /// Begin also when the repository's filesystem has no room for what is expected
-    #[arg(long)]
-    pub no_room_check: bool,
     /// End by itself after so long without activity (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub ttl: String,
-    /// Compression of what is stored: none, zlib, zstd
-    #[arg(long, value_name = "METHOD", default_value = "none")]
-    pub compress: String,
+    /// How the session begins
+    #[command(flatten)]
+    pub begin: BeginFlags,
 }
 
 /// Arguments of `commit`.
@@ -236,21 +237,15 @@ pub struct Commit {
     /// Name of the restore point
     #[arg(long, value_name = "NAME")]
     pub point: Option<String>,
-    /// Change id of a disk
-    #[arg(long, value_name = "DISK=ID")]
-    pub change_id: Vec<String>,
     /// The change id that a disk's changes were counted from (begin --changed-only)
     #[arg(long, value_name = "DISK=ID")]
     pub previous_change_id: Vec<String>,
-    /// This disk is the parent's
-    #[arg(long, value_name = "DISK")]
-    pub unchanged: Vec<String>,
-    /// The VM does not have this disk any more
-    #[arg(long, value_name = "DISK")]
-    pub without: Vec<String>,
     /// The bytes of this new disk are its own, although they begin as those of an image (qcow2, vmdk ...)
     #[arg(long, value_name = "DISK")]
     pub raw: Vec<String>,
+    /// What is said of the disks
+    #[command(flatten)]
+    pub declared: DeclareFlags,
 }
 
 /// Arguments of `abort`.

@@ -41,7 +41,7 @@ pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
 /// seen
 /// the message.
 fn keep_failure(context: &Context, args: &Backup, error: &Error) {
-    let untangled = untangle(&args.vm, &args.disks, &args.full);
+    let untangled = untangle(&args.vm, &args.disks, &args.begin.full);
     let Ok(vm) = untangled.and_then(|(vm, ..)| VmName::new(vm)) else {
         return;
     };
@@ -70,7 +70,7 @@ struct Prepared {
 }
 
 fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
-    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.full)?;
+    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.begin.full)?;
     if texts.is_empty() {
         return Err(Error::invalid("no disk was named").advise("name each: DISK=SOURCE"));
     }
@@ -86,7 +86,7 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
             full: false,
         })
         .collect();
-    let unchanged = parse_disks(&args.unchanged)?;
+    let unchanged = parse_disks(&args.declared.unchanged)?;
     // Without says something of another disk, which had this one's name.
     if let Some(name) = sources
         .names()
@@ -98,16 +98,21 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         );
     }
     let vm = VmName::new(vm)?;
-    let point = args.point.as_deref().map(PointName::new).transpose()?;
-    let full = mark(&mut disks, &full, &args.key)?;
+    let point = args
+        .begin
+        .point
+        .as_deref()
+        .map(PointName::new)
+        .transpose()?;
+    let full = mark(&mut disks, &full, &args.begin.key)?;
     let begin = BeginRequest {
         vm: vm.clone(),
         session: None,
         point: point.clone(),
         disks,
-        without: parse_disks(&args.without)?,
+        without: parse_disks(&args.declared.without)?,
         full,
-        differential: args.differential,
+        differential: args.begin.differential,
         parent: None,
         // Everything is read.
         changed_only: false,
@@ -120,14 +125,14 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         empty: false,
         ttl_seconds: TTL_SECONDS_DEFAULT,
         resumable: false,
-        compression: args.compress.parse()?,
+        compression: args.begin.compress.parse()?,
         low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
-        checks_room: !args.no_room_check,
-        origins: sources.origins(!args.no_room_check)?,
+        checks_room: !args.begin.no_room_check,
+        origins: sources.origins(!args.begin.no_room_check)?,
     };
     let commit = CommitRequest {
         point,
-        change_ids: parse_ids(&args.change_id)?,
+        change_ids: parse_ids(&args.declared.change_id)?,
         unchanged,
         // What their sources begin with was judged when the session began.
         raw: sources.names().cloned().collect(),

@@ -13,7 +13,7 @@ use crate::types::size;
 use crate::types::{DiskName, PointName, VmName};
 
 pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
-    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.full)?;
+    let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.begin.full)?;
     let mut disks = Vec::new();
     for text in &texts {
         let (name, bytes) = parse_disk(plain(text)?, "SIZE")?;
@@ -24,15 +24,20 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
             full: false,
         });
     }
-    let full = mark(&mut disks, &full, &args.key)?;
+    let full = mark(&mut disks, &full, &args.begin.key)?;
     let request = BeginRequest {
         vm: VmName::new(vm)?,
         session: args.session.as_deref().map(PointName::new).transpose()?,
-        point: args.point.as_deref().map(PointName::new).transpose()?,
+        point: args
+            .begin
+            .point
+            .as_deref()
+            .map(PointName::new)
+            .transpose()?,
         disks,
         without: parse_disks(&args.without)?,
         full,
-        differential: args.differential,
+        differential: args.begin.differential,
         parent: args.parent.as_deref().map(str::parse).transpose()?,
         changed_only: args.changed_only,
         previous_change_ids: parse_ids(&args.previous_change_id)?,
@@ -41,9 +46,9 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         empty: false,
         ttl_seconds: parse_seconds(&args.ttl)?,
         resumable: true,
-        compression: args.compress.parse()?,
+        compression: args.begin.compress.parse()?,
         low_water_bytes: None,
-        checks_room: !args.no_room_check,
+        checks_room: !args.begin.no_room_check,
         origins: BTreeMap::new(),
     };
     let new_vm = context.new_vm_remark(&request.vm)?;

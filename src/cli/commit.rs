@@ -13,10 +13,10 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
     let session = parse_session(&args.session)?;
     let request = CommitRequest {
         point: args.point.as_deref().map(PointName::new).transpose()?,
-        change_ids: parse_ids(&args.change_id)?,
+        change_ids: parse_ids(&args.declared.change_id)?,
         previous_change_ids: parse_ids(&args.previous_change_id)?,
-        unchanged: parse_disks(&args.unchanged)?,
-        without: parse_disks(&args.without)?,
+        unchanged: parse_disks(&args.declared.unchanged)?,
+        without: parse_disks(&args.declared.without)?,
         raw: parse_disks(&args.raw)?,
         consistency: None,
         consistency_note: None,

@@ -119,7 +119,7 @@ pub(super) fn umount(context: &Context, path: &Path) -> Result<()> {
             };
             match unmounted {
                 Err(e) if e.kind() == ErrorKind::Busy => {
-                    tracing::warn!(mountpoint = %mount.at.display(), "somebody uses it; it is taken away from him when he is done");
+                    tracing::warn!(mountpoint = %mount.at.display(), "it is in use; it is unmounted as soon as its users have ended");
                     result = result.and(fuse::umount(&mount.at, true));
                 }
                 // It is not mounted.

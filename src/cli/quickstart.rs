@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::args::{Backup, Init, Quickstart};
+use clap::Parser;
+
+use super::args::{Backup, Cli, Command, Init, Quickstart};
 use super::context::Context;
 use super::{background, backup, init, ls, sample};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -34,11 +36,11 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
     output.line("")?;
     output.line("2. A repository, and a first backup: everything is stored.")?;
     init::run(&context, &Init { dir: None })?;
-    backup::run(&context, &backup_args(&disk, "monday"))?;
+    backup::run(&context, &backup_args(&disk, "monday")?)?;
     output.line("")?;
     output.line("3. A file is added to the disk, and a second backup stores only the clusters that changed.")?;
     sample::change(&disk, &dir.join("note.txt"))?;
-    backup::run(&context, &backup_args(&disk, "tuesday"))?;
+    backup::run(&context, &backup_args(&disk, "tuesday")?)?;
     output.line("")?;
     ls::run(
         &context,
@@ -78,25 +80,17 @@ fn disk_source(disk: &Path) -> OsString {
     source
 }
 
-fn backup_args(disk: &Path, point: &str) -> Backup {
-    Backup {
-        vm: "sample".into(),
-        disks: vec![disk_source(disk)],
-        point: Some(point.to_owned()),
-        format: None,
-        allow_backing: Vec::new(),
-        full: Vec::new(),
-        differential: false,
-        strict: false,
-        key: Vec::new(),
-        change_id: Vec::new(),
-        unchanged: Vec::new(),
-        without: Vec::new(),
-        attach: Vec::new(),
-        compress: "none".to_owned(),
-        low_water: None,
-        no_room_check: false,
-        force_share: false,
+/// The command line of a backup of the sample disk.
+///
+/// # Errors
+/// `InvalidInput` when the table of arguments does not take it.
+fn backup_args(disk: &Path, point: &str) -> Result<Backup> {
+    let words = ["restorefs", "backup", "sample", "--point", point].map(OsString::from);
+    let words = words.into_iter().chain([disk_source(disk)]);
+    match Cli::try_parse_from(words).map(|cli| cli.command) {
+        Ok(Command::Backup(args)) => Ok(args),
+        Ok(_) => Err(Error::invalid("the sample's backup is another command")),
+        Err(e) => Err(Error::invalid("the sample's backup cannot be made").caused_by(e)),
     }
 }
 

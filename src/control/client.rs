@@ -86,7 +86,7 @@ impl Client {
             if !is_daemon(&stream, repository, process).at_path(&path)? {
                 tracing::warn!(
                     socket = %path.display(),
-                    "somebody who is neither root nor the repository's owner listens where its daemon should; he is passed over (ss -xlp shows who it is)"
+                    "a process of a user who is neither root nor the repository's owner listens in its daemon's place; it is passed over (ss -xlp shows it)"
                 );
                 continue;
             }
@@ -253,7 +253,7 @@ fn reach(path: &Path) -> Result<Option<UnixStream>> {
         Ok(stream) => Ok(Some(stream)),
         Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Err(Error::new(
             ErrorKind::Busy,
-            "whoever listens there takes no more connections",
+            "the process that listens there takes no more connections",
         )
         .caused_by(e)
         .at_path(path)

@@ -171,7 +171,7 @@ impl MountTable {
             .spawn(work)
             .map_err(|e| Error::io("cannot start a thread", e))?;
         end.recv_timeout(UNMOUNT_PATIENCE).unwrap_or_else(|_| {
-            tracing::warn!("somebody still uses a mount; it ends under him");
+            tracing::warn!("a mount is still in use; it ends all the same");
             Ok(())
         })
     }

@@ -124,7 +124,7 @@ pub fn run() -> Result<()> {
     let heard = out.write_all(&answer).and_then(|()| out.flush());
     if let (Err(error), Work::Attach(what)) = (heard, &work) {
         detach(&dir, &what.id.parse()?, None)?;
-        return Err(Error::io("nobody hears what was done", error));
+        return Err(Error::io("the process that asked has ended", error));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The conformance suite: what every [`Store`] and [`Stage`] promises, run against each implementation and wrapper.
 //!
-//! Public so that integration tests run it too; it panics with what is wrong and has no other use.
+//! Public, so that integration tests run it too. It panics with a description of the fault and has no other
+//! use.
 
 use super::{Key, PutMode, Stage, Store};
 use crate::block::{MemoryDisk, WriteAt};
@@ -32,7 +33,7 @@ fn names(entries: Result<Vec<super::Entry>>) -> Vec<String> {
 /// Checks a store, which must be empty.
 ///
 /// # Panics
-/// With what is wrong.
+/// Panics with a description of the fault.
 pub fn check_store(store: &dyn Store) {
     check_objects(store);
     check_names(store);
@@ -79,7 +80,7 @@ fn check_objects(store: &dyn Store) {
     );
 }
 
-/// Uploads, and what is deleted with all below it.
+/// Checks uploads, and the deletion of a prefix with everything below it.
 fn check_large(store: &dyn Store) {
     let object = key("large/deep/object");
     let source = MemoryDisk::sparse(3 << 20);
@@ -186,10 +187,11 @@ fn check_lock(store: &dyn Store) {
     store.delete(&lock).expect("delete");
 }
 
-/// Checks a stage, which must be empty; `store` is where it publishes to, if that can be read back.
+/// Checks a stage, which must be empty. `store` is the store that it publishes to, if the test can read it
+/// back.
 ///
 /// # Panics
-/// With what is wrong.
+/// Panics with a description of the fault.
 pub fn check_stage(stage: &dyn Stage, store: Option<&dyn Store>) {
     let session = key("points/.s.partial");
     fails(
@@ -245,7 +247,7 @@ fn check_publish(stage: &dyn Stage, store: Option<&dyn Store>, session: &Key) {
     if let Some(store) = store {
         assert_eq!(store.get(&done, 9).expect("get"), b"layer");
     }
-    // Taken back, it is the workspace's own again, and can be published anew.
+    // After `reclaim` the file belongs to the workspace again and can be published anew.
     stage.reclaim(&done, &open).expect("reclaim");
     stage.reclaim(&done, &open).expect("it is its own already");
     if let Some(store) = store {

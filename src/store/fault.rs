@@ -1,10 +1,10 @@
 //! Fault injection: stops a store and its stage at the nth change, so that tests can kill a writer at every instant.
 //!
-//! A *change* is any call that alters what is kept: puts, uploads, appends, deletes, renames, locks, publishes, and each write, flush,
-//! truncate and punch of a
-//! staged file. [`Faults`] counts them over all that share it. From the chosen one on, every change fails and does
-//! nothing, as if the process had been
-//! killed there; reads go on, so that the test can look. What is then kept is looked at through a new store.
+//! A *change* is any call that alters stored state: puts, uploads, appends, deletes, renames, locks,
+//! publishes, and each write, flush, truncate and punch of a staged file. [`Faults`] counts the changes over
+//! all stores that share it. From the chosen one on, every change fails and does nothing, as if the process
+//! had been killed there. Reads go on, so that the test can look at the state. A test inspects the remaining
+//! state through a new store.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use super::{Entry, Fingerprint, Identity, Key, Lock, PutMode, Space, Stage, Stor
 use crate::block::{Extent, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 
-/// When the chosen change fails.
+/// When the chosen change fails, relative to its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// It does nothing.
+    /// The change has no effect.
     Before,
-    /// It is done, but its caller is told that it failed: the answer was lost.
+    /// The change takes effect, but its caller receives an error: the answer was lost.
     After,
 }
 
-/// Counts changes, and fails the chosen one and all after it.
+/// Counts changes, and fails the chosen one and all later ones.
 #[derive(Debug)]
 pub struct Faults {
     changes: AtomicU64,
@@ -35,7 +35,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Fails nothing: pass 1, which counts.
+    /// A counter that fails nothing: for pass 1, which counts.
     #[must_use]
     pub fn none() -> Arc<Self> {
         Self::kill_at(u64::MAX, Moment::Before)
@@ -65,7 +65,7 @@ impl Faults {
         })
     }
 
-    /// Changes asked for so far.
+    /// Changes requested so far.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
     }
@@ -91,7 +91,7 @@ impl Faults {
     }
 }
 
-/// A store whose changes are counted and failed.
+/// A store whose changes are counted and can be made to fail.
 pub struct FaultStore {
     inner: Arc<dyn Store>,
     faults: Arc<Faults>,
@@ -120,7 +120,8 @@ impl Store for FaultStore {
             .change("upload", || self.inner.upload(key, source, mode))
     }
     fn append(&self, key: &Key, bytes: &[u8]) -> Result<()> {
-        // The steps that a directory takes: it may be there empty, and it may be there although its fsync fails.
+        // The same steps as for a directory: it may exist while it is empty, and it may exist although its
+        // fsync fails.
         self.faults
             .change("create", || self.inner.append(key, b""))?;
         self.faults
@@ -194,7 +195,7 @@ impl Lock for FaultLock {
     }
 }
 
-/// A stage whose changes, and those of its files, are counted and failed.
+/// A stage whose changes, and those of its files, are counted and can be made to fail.
 pub struct FaultStage {
     inner: Arc<dyn Stage>,
     faults: Arc<Faults>,

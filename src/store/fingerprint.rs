@@ -1,4 +1,4 @@
-//! A cheap mark of an object or prefix: another one once it has changed.
+//! A cheap mark of an object or prefix: the mark differs once the object has changed.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Fingerprint(u64, u64, i64, i64, i64, i64);
 
 impl Fingerprint {
-    /// Of what is at a path; `None` when nothing is, or it cannot be looked at.
+    /// The fingerprint of the file at a path; `None` when there is no file, or `stat` fails.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let meta = std::fs::symlink_metadata(path).ok()?;
         Some(Self(

@@ -1,4 +1,5 @@
-//! Which file a name means: equal for every path, symlink and bind mount that leads to one file, different for a copy.
+//! Which file a name refers to: equal for every path, symlink and bind mount that leads to one file,
+//! different for a copy.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Keys: relative paths of plain components, the only names that a store is asked for.
+//! Keys: relative paths of plain components. A store accepts no other names.
 
 use std::fmt;
 

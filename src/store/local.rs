@@ -2,13 +2,13 @@
 //!
 //! # Invariants
 //! - Every path goes through [`Dir`]: beneath the root, no symlinks, regular files only.
-//! - Temporary names ([`TEMPORARY_PREFIX`]) are no objects: they are not listed, cannot be keys, and what a crash left
-//!   of them goes away with
-//!   the prefix that they lie in.
+//! - Temporary names ([`TEMPORARY_PREFIX`]) are not objects: they are not listed and cannot be keys.
+//!   Temporary files that a crash left are removed with the prefix that contains them.
 //!
 //! # Concurrency
-//! Any number of threads. One process writes: the holder of the lock, which is an flock on the lock's file (it ends with its process, on
-//! the filesystems of one host and on NFS), with the note in the same file for people and for other hosts.
+//! Any number of threads. One process writes: the holder of the lock. The lock is an flock on the lock's
+//! file: it ends with its process, on the filesystems of one host and on NFS. The same file holds the note
+//! for people and for other hosts.
 
 use std::fs::{File, Permissions};
 use std::io::Read;
@@ -26,17 +26,19 @@ use crate::sys::{Dir, flock, statfs};
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 
-/// Mode of what is made, before the umask: group may read, others may not; backups hold everybody's secrets.
+/// Mode of new files, before the umask: the group may read, others may not, because backups contain secrets
+/// of all users.
 const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;
-/// Mode of what is published.
+/// Mode of published files.
 const PUBLISHED_MODE: u32 = 0o444;
-/// LIMIT: bytes of a lock's note that are read (ours; a note is below 1 KiB).
+/// LIMIT: bytes of a lock's note that are read (our limit; a note is below 1 KiB).
 const NOTE_BYTES_MAX: u64 = 65_536;
-/// LIMIT: attempts to take the lock while others only look whether it is held, and the pause between them.
+/// LIMIT: attempts to take the lock while other processes probe it for a moment, and the pause between the
+/// attempts.
 const LOCK_ATTEMPTS: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// LIMIT: deepest prefix that is published (ours; a session is 3 deep).
+/// LIMIT: deepest prefix that is published (our limit; a session is 3 deep).
 const DEPTH_MAX: u32 = 64;
 
 /// Objects of a repository as files below one directory.
@@ -45,7 +47,7 @@ pub struct LocalStore {
     root: Dir,
 }
 
-/// The path of a key, unless it is a temporary name.
+/// The path of a key; an error for a temporary name.
 fn path(key: &Key) -> Result<&Path> {
     if key
         .as_str()
@@ -74,7 +76,7 @@ impl LocalStore {
         })
     }
 
-    /// Makes the directory `root` (mode 0700) unless it is there, and opens it.
+    /// Makes the directory `root` (mode 0700) if it is missing, and opens it.
     ///
     /// # Errors
     /// `NotADirectory`, `PermissionDenied`, `Io`.
@@ -90,7 +92,7 @@ impl LocalStore {
         Self::open(root)
     }
 
-    /// The root's handle.
+    /// The open root directory.
     #[must_use]
     pub const fn root(&self) -> &Dir {
         &self.root
@@ -132,7 +134,7 @@ impl LocalStore {
 
     fn open_stage_file(&self, path: &Path) -> Result<File> {
         match self.root.open_file(path, Access::ReadWrite) {
-            // A crash between the change of mode and the rename of a publish leaves a file that is read-only.
+            // A crash between the chmod and the rename of a publish leaves a read-only file.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 let file = self.root.open_to_protect(path)?;
                 file.set_permissions(Permissions::from_mode(FILE_MODE))
@@ -180,7 +182,7 @@ impl LocalStore {
         self.root.sync(path)
     }
 
-    /// Removes what crashed writers left in a directory; `true` when that was all there was.
+    /// Removes files that crashed writers left in a directory; `true` when the directory held nothing else.
     fn sweep_dir(&self, path: &Path) -> Result<bool> {
         let is_left = |name: &std::ffi::OsStr| {
             is_temporary(name) && !name.to_str().is_some_and(durable::is_own_temporary)
@@ -238,7 +240,7 @@ fn read_whole(file: &File, bytes_max: u64) -> Result<Vec<u8>> {
         return Err(too_large(size));
     }
     let mut bytes = Vec::with_capacity(usize_from_u64(size) + 1);
-    // One byte more, so that a file that grows meanwhile is not cut silently.
+    // Reads one byte more than the limit, so that a file that grows meanwhile is not truncated silently.
     file.take(bytes_max.saturating_add(1))
         .read_to_end(&mut bytes)
         .or_io("cannot read the file")?;
@@ -370,7 +372,7 @@ impl Store for LocalStore {
                 file,
                 note: Mutex::new(Vec::new()),
             };
-            // Somebody may have replaced the file between our opening and locking it.
+            // Another process may have replaced the file after it was opened here and before it was locked.
             if !held.is_in_place()? {
                 continue;
             }
@@ -396,7 +398,7 @@ impl Store for LocalStore {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
-        // Held for a moment only; a locker that meets it tries again.
+        // Held for a moment only; a process that takes the lock at that moment tries again.
         if flock::try_lock(&file, flock::Mode::Shared)? {
             return Ok(None);
         }
@@ -469,7 +471,7 @@ impl Stage for LocalStore {
             PutMode::Replace => self.root.rename(from, to),
         };
         if result.is_err() {
-            // The session stays open, and must be able to open its file again.
+            // The session stays open, and must be able to open its own file again.
             let _ = file.set_permissions(Permissions::from_mode(FILE_MODE));
         }
         result
@@ -508,12 +510,12 @@ impl Stage for LocalStore {
     }
 }
 
-/// The lock; its flock ends when the file is closed.
+/// The held lock; its flock ends when the file is closed.
 struct LocalLock {
     root: Dir,
     key: Key,
     file: File,
-    /// What we wrote last.
+    /// The note that this process wrote last.
     note: Mutex<Vec<u8>>,
 }
 
@@ -566,7 +568,7 @@ impl Lock for LocalLock {
         if !self.is_in_place()? {
             return lost("its file has been replaced or deleted");
         }
-        // Opened anew: a network filesystem then asks its server instead of its cache.
+        // The file is opened anew, so that a network filesystem asks its server instead of its cache.
         let file = match self.root.open_file(self.key.as_str(), Access::Read) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return lost("its file has been deleted");
@@ -583,7 +585,7 @@ impl Lock for LocalLock {
 
 impl Drop for LocalLock {
     fn drop(&mut self) {
-        // The file stays, empty: unlinking it would let two lockers each hold a file of that name.
+        // The empty file stays: unlinking it would let two processes each lock a file of that name.
         if self.verify().is_ok() {
             let _ = self.file.set_len(0);
         }

@@ -1,4 +1,4 @@
-//! A store, and a stage, in memory: for tests of everything above.
+//! A store and a stage in memory, for tests of the code above them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,9 +18,9 @@ enum Node {
 
 #[derive(Default)]
 struct State {
-    /// By key; a node's parents are always there.
+    /// By key. The parents of every node are present.
     nodes: BTreeMap<String, Node>,
-    /// Held locks: who (by serial number) and what they say.
+    /// Held locks: the serial number of the holder, and the note.
     locks: BTreeMap<String, (u64, Vec<u8>)>,
     serial: u64,
 }
@@ -187,7 +187,7 @@ impl State {
     }
 }
 
-/// A copy that shares nothing, with the same holes.
+/// Copies a disk with its holes; the copy shares nothing with it.
 fn copy(disk: &dyn ReadAt) -> Result<MemoryDisk> {
     let to = MemoryDisk::new();
     transfer::copy(disk, &to)?;
@@ -209,7 +209,7 @@ impl MemoryStore {
         self.0.lock()
     }
 
-    /// Names `disk`, as [`Stage::create`] does with a new one.
+    /// Names `disk`, as [`Stage::create`] does with a new file.
     pub(super) fn insert(&self, key: &Key, disk: Arc<dyn WriteAt>) -> Result<()> {
         let mut state = self.state();
         let parent = key
@@ -224,7 +224,8 @@ impl MemoryStore {
         Ok(())
     }
 
-    /// A store with the same content that shares nothing with this one: what a crashed process would leave. Its locks are free.
+    /// A store with the same content that shares nothing with this one: the state that a crashed process
+    /// would leave. Its locks are free.
     #[must_use]
     pub fn snapshot(&self) -> Self {
         let nodes = self
@@ -234,7 +235,7 @@ impl MemoryStore {
             .map(|(key, node)| {
                 let node = match node {
                     Node::Prefix => Node::Prefix,
-                    // A disk in memory does not fail.
+                    // A disk in memory never fails.
                     Node::Object(disk) => {
                         Node::Object(Arc::new(copy(disk.as_ref()).unwrap_or_default()))
                     }
@@ -265,7 +266,7 @@ impl Store for MemoryStore {
     }
 
     fn upload(&self, key: &Key, source: &dyn ReadAt, mode: PutMode) -> Result<()> {
-        // Copied before the lock is taken: the source may lie in this store.
+        // The copy is made before the lock is taken: the source may lie in this store.
         let disk = copy(source)?;
         self.state().put(key, disk, mode)
     }

@@ -1,8 +1,9 @@
-//! Where a repository lives: the narrow seam under it, with two sides that need not be one directory.
+//! The storage interface under a repository. It has two sides, which need not be one directory.
 //!
-//! The *store* has the committed objects: they are put whole, read by range, listed, deleted, locked. The *stage* is the workspace of
-//! the process that writes: local files that are written in place. What a session has made is *published*: renamed where the workspace
-//! lies in the store ([`LocalStore`] is both), uploaded where it lies apart ([`Workspace`]). Keys mean the same on both sides.
+//! The *store* has the committed objects: callers put them whole, read ranges of them, list, delete and lock
+//! them. The *stage* is the workspace of the writing process: local files that are written in place. A
+//! session's results are *published*: renamed where the workspace lies in the store ([`LocalStore`] is both),
+//! uploaded where it is separate ([`Workspace`]). Keys mean the same on both sides.
 //!
 //! | key | side |
 //! |---|---|
@@ -16,10 +17,11 @@
 //!
 //! # Invariants
 //! - A `put` is whole or absent after a crash, and durable when it returns.
-//! - Nothing below the repository's root is opened through a symlink or a magic link, or is anything but
-//!   a regular file or a directory.
+//! - Nothing below the repository's root is opened through a symlink or a magic link; only regular files and
+//!   directories are opened.
 //! - A listing is complete or fails.
-//! - A prefix that was published in parts is there when its `last` object is; what lacks it is no point, and the next owner removes it.
+//! - A prefix that is published in parts exists once its `last` object exists. A prefix without it is not a
+//!   point, and the next owner removes it.
 
 pub mod conformance;
 pub mod fault;
@@ -49,13 +51,13 @@ use crate::error::Result;
 /// Whether a `put` or publish may replace an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutMode {
-    /// `AlreadyExists` when there is one.
+    /// Fails with `AlreadyExists` when the object exists.
     Create,
-    /// Replaces atomically.
+    /// Replaces the object atomically.
     Replace,
 }
 
-/// What a listing says of one name directly below a prefix.
+/// One name directly below a prefix, as a listing returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Last component.
@@ -68,30 +70,33 @@ pub struct Entry {
 
 /// Committed objects.
 pub trait Store: Send + Sync {
-    /// For messages: where this is.
+    /// Where this store is, for messages.
     fn describe(&self) -> String;
 
-    /// Writes a whole object; atomic, and durable when it returns. Missing prefixes are made.
+    /// Writes a whole object, atomically. The object is durable when the call returns. Missing prefixes are
+    /// made.
     ///
     /// # Errors
     /// `AlreadyExists` (mode `Create`), `NoSpace`, `ReadOnly`, `Io`.
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()>;
 
-    /// Writes a whole object of any size with the content of `source`, holes as holes. Atomic, read-only where the store has modes, and
-    /// durable when it returns. Missing prefixes are made.
+    /// Writes a whole object of any size with the content of `source`; holes stay holes. Atomic; the object
+    /// is read-only where the store has modes, and durable when the call returns. Missing prefixes are made.
     ///
     /// # Errors
-    /// As [`Store::put`]; what a read of `source` returns.
+    /// As [`Store::put`]; errors of reading `source`.
     fn upload(&self, key: &Key, source: &dyn ReadAt, mode: PutMode) -> Result<()>;
 
-    /// Appends to an object, which is made when it is missing; durable when it returns. The holder of the lock appends, one thread at a
-    /// time. After a crash any first part of `bytes` may be there.
+    /// Appends to an object, and creates it when it is missing; durable when the call returns. Only the
+    /// holder of the lock appends, one thread at a time. After a crash the object may end with any leading
+    /// part of `bytes`.
     ///
     /// # Errors
     /// `NoSpace`, `ReadOnly`, `Io`.
     fn append(&self, key: &Key, bytes: &[u8]) -> Result<()>;
 
-    /// Makes a prefix, its parents too, where the store has prefixes of their own (directories); no error when it is there.
+    /// Makes a prefix and its parents, where the store has prefixes of their own (directories). An existing
+    /// prefix is not an error.
     ///
     /// # Errors
     /// `NotADirectory`, `NoSpace`, `ReadOnly`, `Io`.
@@ -103,62 +108,65 @@ pub trait Store: Send + Sync {
     /// `NotFound`; `LimitExceeded` when it is larger; `Io`.
     fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>>;
 
-    /// Opens an object for ranged reads. It keeps reading the object it opened, whatever replaces it.
+    /// Opens an object for ranged reads. The handle keeps reading the object that it opened, even when
+    /// another one replaces it.
     ///
     /// # Errors
     /// `NotFound`, `Io`; `Corrupt` when it is no regular file.
     fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>>;
 
-    /// Everything directly below `prefix`, sorted by name.
+    /// Lists all names directly below `prefix`, sorted.
     ///
     /// # Errors
     /// `NotFound` when there is no such prefix; `Io`.
     fn list(&self, prefix: &Key) -> Result<Vec<Entry>>;
 
-    /// Deletes an object, or an empty prefix; durable when it returns.
+    /// Deletes an object or an empty prefix; durable when the call returns.
     ///
     /// # Errors
     /// `NotFound`, `NotEmpty`, `Io`.
     fn delete(&self, key: &Key) -> Result<()>;
 
-    /// Deletes an object, or a prefix with all below it; a crash may leave a part.
+    /// Deletes an object, or a prefix with everything below it. A crash may leave a part of it.
     ///
     /// # Errors
     /// `NotFound`, `Io`.
     fn delete_all(&self, key: &Key) -> Result<()>;
 
-    /// Removes what writers that were killed left directly below a prefix and no listing shows. The holder of the lock calls it.
+    /// Removes files directly below a prefix that killed writers left and that no listing shows. Only the
+    /// holder of the lock calls it.
     ///
     /// # Errors
-    /// `Io`; a prefix that is missing is no error.
+    /// `Io`. A missing prefix is not an error.
     fn sweep(&self, prefix: &Key) -> Result<()>;
 
-    /// Moves an object or prefix aside (to the trash); never replaces. Durable when it returns.
+    /// Moves an object or prefix aside (to the trash) and never replaces one; durable when the call returns.
     ///
     /// # Errors
     /// `AlreadyExists`, `NotFound`, `Io`.
     fn rename(&self, from: &Key, to: &Key) -> Result<()>;
 
-    /// Takes the exclusive lock at `key`, whose object then holds `note`.
+    /// Takes the exclusive lock at `key`, and writes `note` to that object.
     ///
     /// # Errors
-    /// `Locked`, with what the present holder's note says.
+    /// `Locked`, with the note of the present holder.
     fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>>;
 
-    /// The note of whoever holds the lock now, or `None`.
+    /// The note of the present holder of the lock; `None` when it is free.
     ///
     /// # Errors
     /// `Io`.
     fn lock_note(&self, key: &Key) -> Result<Option<Vec<u8>>>;
 
-    /// Optional capability: which local file or directory `key` is; `None` when there is none, or it is not a local one.
+    /// Optional capability: which local file or directory `key` is; `None` when it does not exist or is not
+    /// local.
     ///
     /// # Errors
     /// `PermissionDenied`, `Io`.
     fn identity(&self, key: &Key) -> Result<Option<Identity>>;
 
-    /// Optional capability: a cheap mark that is another one once an object or prefix has changed; `None` when nothing is there, or the
-    /// store has no such marks.
+    /// Optional capability: a cheap mark that differs once an object or prefix has changed; `None` when it
+    /// does not exist, or the store has no such marks.
     ///
     /// # Errors
     /// `PermissionDenied`, `Io`.
@@ -173,7 +181,7 @@ pub trait Store: Send + Sync {
     /// Optional capability: the local path of the root, to watch it and to compare it with mountpoints.
     fn local_root(&self) -> Option<&std::path::Path>;
 
-    /// Bytes free and in all, where that means something.
+    /// Free and total bytes; `None` where the store has no such numbers.
     ///
     /// # Errors
     /// `Io`.
@@ -183,35 +191,36 @@ pub trait Store: Send + Sync {
 /// Room in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes that may still be written.
+    /// Bytes that can still be written.
     pub free_bytes: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub total_bytes: u64,
 }
 
 /// A held lock; dropping it releases it.
 pub trait Lock: Send + Sync {
-    /// Proves that the lock is still ours by reading it again, and writes the new note (heartbeat).
+    /// Proves that this process still holds the lock by reading it again, and writes the new note
+    /// (heartbeat).
     ///
     /// # Errors
-    /// `Stale` when somebody else holds it now.
+    /// `Stale` when another process holds it now.
     fn renew(&self, note: &[u8]) -> Result<()>;
 
-    /// Proves that the lock is still ours, reading it again.
+    /// Proves that this process still holds the lock by reading it again.
     ///
     /// # Errors
-    /// `Stale` when somebody else holds it now.
+    /// `Stale` when another process holds it now.
     fn verify(&self) -> Result<()>;
 }
 
 /// The workspace: where sessions write.
 pub trait Stage: Send + Sync {
-    /// Whether the workspace is another place than the store that it publishes to.
+    /// Whether the workspace lies apart from the store that it publishes to.
     fn is_separate(&self) -> bool {
         false
     }
 
-    /// Makes a prefix, its parents too; no error when it is there.
+    /// Makes a prefix and its parents. An existing prefix is not an error.
     ///
     /// # Errors
     /// `Io`.
@@ -241,39 +250,42 @@ pub trait Stage: Send + Sync {
     /// As [`Store::get`].
     fn get(&self, key: &Key, bytes_max: u64) -> Result<Vec<u8>>;
 
-    /// Everything directly below a prefix.
+    /// Lists all names directly below a prefix.
     ///
     /// # Errors
     /// As [`Store::list`].
     fn list(&self, prefix: &Key) -> Result<Vec<Entry>>;
 
-    /// Deletes a file, or a prefix with all below it.
+    /// Deletes a file, or a prefix with everything below it.
     ///
     /// # Errors
     /// `NotFound`, `Io`.
     fn delete(&self, key: &Key) -> Result<()>;
 
-    /// Publishes one object: it is in the store as `to`, with all its bytes durable and read-only (mode 0444). The new name is durable
-    /// after [`Stage::sync_prefix`] of the prefix of `to`. Where the workspace is separate, the file stays in it, until it is deleted.
+    /// Publishes one object: the store then has it as `to`, with all its bytes durable and read-only (mode
+    /// 0444). The new name is durable after [`Stage::sync_prefix`] of the prefix of `to`. A separate
+    /// workspace keeps the file until it is deleted.
     ///
     /// # Errors
     /// `AlreadyExists` (mode `Create`), `NotFound`, `NoSpace`, `Io`.
     fn publish(&self, from: &Key, to: &Key, mode: PutMode) -> Result<()>;
 
-    /// Takes a published object back: afterwards it is not in the store, and `own` is the workspace's file again, to be opened. When it was
-    /// not published, `own` only has to be there. Durable when it returns.
+    /// Takes a published object back: the store does not have it any more, and the workspace can open `own`
+    /// again. When the object was not published, `own` only has to exist. Durable when the call returns.
     ///
     /// # Errors
-    /// `NotFound` when there is neither; `Io`.
+    /// `NotFound` when neither exists; `Io`.
     fn reclaim(&self, published: &Key, own: &Key) -> Result<()>;
 
-    /// Publishes a prefix with all below it: afterwards it is in the store as `to` whole, or not visible. Files in it are made read-only
-    /// and durable first. `last` names the object directly below it that makes it visible: where a rename cannot be had, it is uploaded
-    /// last and only if there is none. What is at `to` already and has `last` is never replaced; a directory there that a rename would
-    /// have to replace neither. The prefix is gone from the workspace then. Durable when it returns, both where it was and where it is.
+    /// Publishes a prefix with everything below it: the store then has it as `to` whole, or it is not
+    /// visible. Files in it are made read-only and durable first. `last` names the object directly below it
+    /// that makes it visible: a stage that cannot rename uploads it last, and only if there is none. A prefix
+    /// at `to` that has `last` is never replaced, and neither is a directory there that a rename would have
+    /// to replace. The prefix is then gone from the workspace. Both the old and the new place are durable
+    /// when the call returns.
     ///
     /// # Errors
-    /// `AlreadyExists`; `NotFound` when `from` or `last` in it is missing; `NoSpace`, `Io`.
+    /// `AlreadyExists`; `NotFound` when `from`, or `last` in it, is missing; `NoSpace`, `Io`.
     fn publish_prefix(&self, from: &Key, to: &Key, last: &str) -> Result<()>;
 
     /// Makes the names directly below a prefix durable.
@@ -282,7 +294,7 @@ pub trait Stage: Send + Sync {
     /// `Io`.
     fn sync_prefix(&self, prefix: &Key) -> Result<()>;
 
-    /// Bytes free and in all, where that means something.
+    /// Free and total bytes; `None` where the stage has no such numbers.
     ///
     /// # Errors
     /// `Io`.

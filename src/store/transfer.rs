@@ -1,16 +1,16 @@
-//! Copying an object from one place to another, with its holes.
+//! Copies an object from one place to another, with its holes.
 
 use crate::block::{ReadAt, WriteAt};
 use crate::error::Result;
 use crate::types::width::usize_from_u64;
 
-/// LIMIT: bytes that are copied at once.
+/// LIMIT: bytes copied at once.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Makes `to`, which is empty, the same as `from`; what reads as zero is left a hole.
+/// Copies `from` to `to`, which is empty. Ranges that read as zero become holes.
 ///
 /// # Errors
-/// What reading and writing return.
+/// Errors of reading and writing.
 pub(super) fn copy(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
     let size = from.size_bytes();
     to.set_size(size)?;
@@ -21,7 +21,7 @@ pub(super) fn copy(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
         if !extent.kind.reads_zero() {
             bytes.resize(usize_from_u64(extent.length_bytes), 0);
             from.read_at(at, &mut bytes)?;
-            // Some filesystems do not tell their holes.
+            // Some filesystems do not report their holes.
             if bytes.iter().any(|byte| *byte != 0) {
                 to.write_at(at, &bytes)?;
             }

@@ -1,11 +1,14 @@
-//! A store, and a stage, that lose what was not made durable when their power is cut: for tests of crash consistency.
+//! A store and a stage that lose everything not durable when their power is cut: for tests of crash
+//! consistency.
 //!
-//! Files are [`Volatile`] disks. Names are durable after [`Stage::sync_prefix`] of their prefix, or when a call says so of itself; each
-//! directory that is synced is one flush of the [`Power`], so that a test can cut it at every one.
+//! Files are [`Volatile`] disks. A name is durable after [`Stage::sync_prefix`] of its prefix, or where a
+//! call promises it. Each sync of a directory is one flush of the [`Power`], so that a test can cut the power
+//! at every one.
 //!
 //! # Faults that must be survived
-//! Of the changes of names since the last flush that covers them, any first part may be there, in their order (filesystems with a journal
-//! commit in order); the content of files behind them is what [`Volatile::after_power_loss`] leaves.
+//! Of the changes of names since the last flush that covers them, any leading part may have reached the disk,
+//! in their order (filesystems with a journal commit in order). The content of the files behind them is what
+//! [`Volatile::after_power_loss`] leaves.
 
 use std::fs::File;
 use std::sync::{Arc, MutexGuard};
@@ -27,7 +30,7 @@ enum Change {
 }
 
 impl Change {
-    /// The name that it gives to something.
+    /// The name that this change creates.
     const fn gives(&self) -> Option<&Key> {
         match self {
             Self::Make(key)
@@ -38,7 +41,7 @@ impl Change {
         }
     }
 
-    /// The name that it takes away.
+    /// The name that this change removes.
     const fn takes(&self) -> Option<&Key> {
         match self {
             Self::Delete(key) | Self::Rename(key, _, _) => Some(key),
@@ -46,7 +49,7 @@ impl Change {
         }
     }
 
-    /// Does it again. What it lies on may have been lost: then so is it.
+    /// Applies the change again. When the power cut lost what it depends on, this change is lost too.
     fn apply(&self, store: &MemoryStore, seed: u64) {
         let _ = match self {
             Self::Make(key) => Stage::make_prefix(store, key),
@@ -66,12 +69,12 @@ struct Logged {
     durable: bool,
 }
 
-/// A store in memory that a power cut takes back to what was durable.
+/// A store in memory that a power cut returns to its durable state.
 pub struct VolatileStore {
     power: Arc<Power>,
-    /// What was there when the power went on.
+    /// The content when the power went on.
     base: MemoryStore,
-    /// What a running machine sees.
+    /// The content that a running machine sees.
     live: MemoryStore,
     log: Mutex<Vec<Logged>>,
 }
@@ -83,7 +86,7 @@ fn is_below(key: &Key, prefix: &Key) -> bool {
 }
 
 impl VolatileStore {
-    /// A store that holds what `base` does, durably.
+    /// A store that holds the content of `base`, durably.
     #[must_use]
     pub fn new(power: &Arc<Power>, base: &MemoryStore) -> Self {
         Self {
@@ -94,7 +97,8 @@ impl VolatileStore {
         }
     }
 
-    /// What the next boot finds; each seed is one of the things that can happen. Seed 0 loses all that was not durable, seed 1 nothing.
+    /// The content that the next boot finds. Each seed is one possible outcome: seed 0 loses all that was not
+    /// durable, seed 1 loses nothing.
     #[must_use]
     pub fn after_power_loss(&self, seed: u64) -> MemoryStore {
         let found = self.base.snapshot();
@@ -114,7 +118,7 @@ impl VolatileStore {
                 n += 1;
             }
             if logged.durable || n <= kept {
-                // Seeds 0 and 1 mean the same for files.
+                // Seeds 0 and 1 have the same meaning for files.
                 let seed = if seed < 2 {
                     seed
                 } else {
@@ -137,7 +141,8 @@ impl VolatileStore {
         });
     }
 
-    /// Makes durable the changes that `covers` picks, and what gave the names that those took.
+    /// Makes durable the changes that `covers` picks, and the changes that created the names that those
+    /// removed.
     fn settle(&self, covers: impl Fn(&Key) -> bool) -> Result<()> {
         self.power.flush()?;
         let mut needed: Vec<Key> = Vec::new();
@@ -152,7 +157,7 @@ impl VolatileStore {
         Ok(())
     }
 
-    /// fsync of the directory `prefix`.
+    /// Simulates fsync of the directory `prefix`.
     fn settle_prefix(&self, prefix: &Key) -> Result<()> {
         self.settle(|key| key.parent().as_ref() == Some(prefix))
     }
@@ -271,7 +276,8 @@ impl Store for VolatileStore {
     }
     fn rename(&self, from: &Key, to: &Key) -> Result<()> {
         self.power.check()?;
-        // The live store makes what is missing above; it is not durable by itself, and comes back with the rename.
+        // The live store makes missing parents; they are not durable by themselves, and come back with the
+        // rename.
         self.live.rename(from, to)?;
         self.push(Change::Rename(from.clone(), to.clone(), PutMode::Create));
         self.settle_parent(to)
@@ -381,7 +387,7 @@ mod tests {
         check_stage(&store, Some(&store));
     }
 
-    /// The order of a commit: the layer, its name, the point.
+    /// Follows the order of a commit: the layer, its name, the point.
     fn commit(stage: &dyn Stage) -> Result<()> {
         stage.make_prefix(&key("layers"))?;
         stage.make_prefix(&key("points/.s"))?;
@@ -427,7 +433,8 @@ mod tests {
         assert!(lost > 0 && kept > 50, "{lost} lost, {kept} kept");
     }
 
-    /// The same without the sync that makes the layer's name durable: the store must show that it is missing.
+    /// The same without the sync that makes the layer's name durable: the store must show that the name is
+    /// missing.
     #[test]
     fn a_sync_left_out_is_found_out() {
         let mut orphans = 0;

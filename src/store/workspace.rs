@@ -1,10 +1,12 @@
-//! A workspace that lies apart from the store: what is published is uploaded.
+//! A workspace that lies apart from the store: publishing uploads.
 //!
 //! # Invariants
-//! - A published file stays in the workspace until its session is over: a commit that fails goes on from it.
-//! - A prefix is published by its `last` object, which is uploaded when all others are durable, and only if there is none. What an attempt
-//!   left that came to its end before is removed by the next attempt, or by the next owner.
-//! - The prefix leaves the workspace with `last` at the end: until then whoever finds it can see by it whether it was published.
+//! - A published file stays in the workspace until its session is over: a failed commit continues from it.
+//! - A prefix is published by its `last` object, which is uploaded once all others are durable, and only if
+//!   there is none. The next attempt, or the next owner, removes what an attempt left that ended before that
+//!   upload.
+//! - When a prefix leaves the workspace, `last` is removed last: until then its presence shows whether the
+//!   prefix was published.
 
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use super::{Entry, Key, PutMode, Space, Stage, Store};
 use crate::block::WriteAt;
 use crate::error::{Error, ErrorKind, Result};
 
-/// LIMIT: deepest prefix that is published (ours; a session is 2 deep).
+/// LIMIT: deepest prefix that is published (our limit; a session is 2 deep).
 const DEPTH_MAX: u32 = 64;
 
 /// A stage in one place that publishes to a store in another.
@@ -22,7 +24,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// A workspace whose files are in `files`; what it publishes goes to `store`.
+    /// A workspace whose files are in `files`, and which publishes to `store`.
     #[must_use]
     pub const fn new(files: Arc<dyn Stage>, store: Arc<dyn Store>) -> Self {
         Self { files, store }
@@ -51,7 +53,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// Removes a published prefix from the workspace, `last` after all others.
+    /// Removes a published prefix from the workspace, and `last` after all other objects.
     fn remove(&self, prefix: &Key, last: &str) -> Result<()> {
         for entry in self.files.list(prefix)? {
             if entry.name != last {
@@ -114,11 +116,11 @@ impl Stage for Workspace {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
-        // Of an attempt that failed.
+        // Removes leftovers of a failed attempt.
         absent_is_well(self.store.delete_all(to))?;
         self.upload_below(from, to, Some(last), 0)?;
         self.publish(&from_mark, &mark, PutMode::Create)?;
-        // Published. What is left of it in the workspace is known by its `last`.
+        // The prefix is published. `last` identifies what is left of it in the workspace.
         if let Err(e) = self.remove(from, last) {
             tracing::warn!(prefix = %from, error = %e.report(), "what was published is left over in the workspace");
         }
@@ -152,7 +154,7 @@ mod tests {
         let (files, store) = (MemoryStore::new(), MemoryStore::new());
         let workspace = Workspace::new(Arc::new(files), Arc::new(store.clone()));
         check_stage(&workspace, Some(&store));
-        // The store is as empty as a new one once what was published is gone.
+        // After the published objects are removed, the store is as empty as a new one.
         for name in ["layers", "points"] {
             store.delete_all(&key(name)).unwrap();
         }
@@ -206,7 +208,7 @@ mod tests {
         assert_eq!(bytes, [0, 7, 7]);
     }
 
-    /// Every change of a publish is its last one, or fails once and the publish is made again.
+    /// Fails each change of a publish in turn, either as its last one or once with a second attempt.
     #[test]
     fn whatever_change_fails_a_prefix_is_there_whole_or_not_visible() {
         let (dir, point, last) = (key("points/.s"), key("points/p"), key("points/p/last"));

@@ -1,9 +1,10 @@
-//! The difference of two contents of a disk, told from leaves: no data is read.
+//! The difference of two contents of a disk, computed from leaves: no data is read.
 //!
 //! # Why
-//! What changed is told from hashes of content and not from layers: a cluster that went away and came back has not changed, a disk that
-//! was stored in full has changed only where it differs, and a merge of layers changes nothing. Regions (512 MiB) with
-//! one hash are skipped, so that only the leaves of regions that differ are read.
+//! Hashes of content decide what changed, not layers. A cluster that was overwritten and then restored has
+//! not changed, a disk that was stored in full has changed only where it differs, and a merge of layers
+//! changes nothing. Regions (512 MiB) with equal hashes are skipped, so that only the leaves of differing
+//! regions are read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -19,13 +20,13 @@ use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, VmName};
 
-/// LIMIT: regions whose comparison one difference keeps, 1 KiB each.
+/// LIMIT: compared regions that one difference keeps, 1 KiB each.
 const REGIONS_MAX: usize = 4096;
 
-/// Which clusters of a region differ, a bit for each.
+/// Which clusters of a region differ, one bit each.
 type Map = Arc<[u8; LEAVES_PER_REGION / 8]>;
 
-/// Leaves that somebody has open, by their content: they are opened once.
+/// Leaves that are open, by their content, so that each is opened once.
 #[derive(Default)]
 pub struct OpenLeaves(Mutex<HashMap<(String, Digest), Weak<Leaves>>>);
 
@@ -54,9 +55,9 @@ impl OpenLeaves {
     }
 }
 
-/// What a disk is now, compared with what it was.
+/// The present content of a disk compared with an earlier one.
 pub struct Difference {
-    /// `None`: zeroes.
+    /// `None` stands for zeroes.
     now: Option<Arc<Leaves>>,
     since: Arc<Leaves>,
     maps: Mutex<HashMap<u64, Map>>,
@@ -64,7 +65,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Compares `now` (`None` for zeroes) with `since`. Nothing is read yet.
+    /// Compares `now` (`None` for zeroes) with `since`. It reads nothing yet.
     #[must_use]
     pub fn new(now: Option<Arc<Leaves>>, since: Arc<Leaves>) -> Self {
         Self {
@@ -75,13 +76,13 @@ impl Difference {
         }
     }
 
-    /// Size in bytes of what the disk was.
+    /// Size in bytes of the earlier content.
     #[must_use]
     pub fn since_bytes(&self) -> u64 {
         self.since.size_bytes()
     }
 
-    /// The page of leaves that a region had; that of the last region that was asked for is kept.
+    /// The earlier page of leaves of a region. The page of the region requested last is kept.
     ///
     /// # Errors
     /// `Corrupt`, `Io`.
@@ -99,7 +100,8 @@ impl Difference {
         Ok(page)
     }
 
-    /// Whether the content at `offset` differs, and up to which offset that holds, at most `end` and the end of its region.
+    /// Whether the content at `offset` differs, and the end of the range for which this holds: at most `end`
+    /// and the end of the region.
     ///
     /// # Errors
     /// `Corrupt`, `Io`.
@@ -122,7 +124,7 @@ impl Difference {
         Ok((is_changed, at.min(region_end)))
     }
 
-    /// Which clusters of a region differ; `None` for none.
+    /// Which clusters of a region differ; `None` when none does.
     fn map(&self, region: Region) -> Result<Option<Map>> {
         let now = self.now.as_ref();
         let hash = now.map_or_else(zero_region, |leaves| leaves.region(region));

@@ -1,5 +1,5 @@
-//! A disk of a restore point: its chain, and the leaves that state its content. Reads that prove what they answer, and the difference of
-//! two contents.
+//! A disk of a restore point: its chain, the leaves that state its content, reads that prove what they
+//! return, and the difference of two contents.
 
 mod difference;
 mod proved;

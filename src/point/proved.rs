@@ -1,4 +1,4 @@
-//! Reads of a disk whose every cluster is proved against its leaf.
+//! Reads of a disk that prove every cluster against its leaf.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::types::{Digest, GuestCluster, VmId, VmName};
 /// Compares the bytes of a cluster with its leaf.
 ///
 /// # Errors
-/// `Corrupt` with both hashes, the offset, and what `words` say of the cluster.
+/// `Corrupt` with both hashes, the offset, and `words`, a description of the cluster.
 pub fn prove(
     cluster: GuestCluster,
     bytes: &[u8],
@@ -65,8 +65,8 @@ impl ProvedDisk {
         })
     }
 
-    /// Proves what the disk's layers have besides data: what is read is right also where that is damaged, as each cluster is proved by
-    /// itself.
+    /// Proves what the layers of the disk contain besides data. Reads are correct even where that is damaged,
+    /// because each cluster is proved by itself.
     ///
     /// # Errors
     /// `Corrupt` naming file and offset; `Io`.
@@ -74,7 +74,7 @@ impl ProvedDisk {
         (self.proof)()
     }
 
-    /// Size of what was backed up, in bytes.
+    /// Size of the source, in bytes.
     #[must_use]
     pub const fn size_bytes(&self) -> u64 {
         self.source_bytes
@@ -91,16 +91,16 @@ impl ProvedDisk {
     }
 }
 
-/// What a range holds.
+/// The content of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Zeroes; the buffer is as it was.
+    /// Zeroes; the buffer is unchanged.
     Zero,
-    /// What is in the buffer now.
+    /// Data, which is in the buffer.
     Data,
 }
 
-/// Reads a disk; keeps the leaves of the region that it read last.
+/// Reads a disk, and keeps the leaves of the region that it read last.
 pub struct ProvedReader<'d> {
     disk: &'d ProvedDisk,
     region: Option<Region>,
@@ -108,11 +108,12 @@ pub struct ProvedReader<'d> {
 }
 
 impl ProvedReader<'_> {
-    /// Reads `length` bytes from `at` on, which begins a cluster, and proves each. Whole clusters are read, so that they can be proved:
-    /// `buf` has room for the length in whole clusters.
+    /// Reads `length` bytes from `at` on, which begins a cluster, and proves each cluster. It reads whole
+    /// clusters, so that it can prove them: `buf` must have room for the length rounded up to whole clusters.
     ///
     /// # Errors
-    /// `InvalidInput` for a buffer that is too small; `Corrupt` naming the range when a cluster is not what was committed; `Io`.
+    /// `InvalidInput` for a buffer that is too small; `Corrupt` naming the range when a cluster differs from
+    /// what was committed; `Io`.
     pub fn read(&mut self, at: u64, length: u64, buf: &mut [u8]) -> Result<Part> {
         let disk = &self.disk.disk;
         let whole = length
@@ -143,7 +144,7 @@ impl ProvedReader<'_> {
         Ok(Part::Data)
     }
 
-    /// Whether a cluster is of zeroes.
+    /// Whether a cluster is all zeroes.
     ///
     /// # Errors
     /// `Corrupt` (the leaves), `Io`.

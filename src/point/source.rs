@@ -1,4 +1,4 @@
-//! The chains of a VM: where their layers and flattened maps are.
+//! The chains of a VM: where to find their layers and flattened maps.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ pub struct ChainSource {
     repository: Arc<Repository>,
     vm: VmName,
     id: VmId,
-    /// Whether flattened maps may be written.
+    /// Whether this process may write flattened maps.
     writable: bool,
 }
 
 impl ChainSource {
-    /// The layers of a VM; `writable` if this process owns the repository.
+    /// A source for the layers of a VM; `writable` if this process owns the repository.
     #[must_use]
     pub fn new(repository: &Arc<Repository>, vm: &VmName, id: VmId, writable: bool) -> Arc<Self> {
         Arc::new(Self {

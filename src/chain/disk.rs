@@ -16,12 +16,12 @@ use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 use crate::types::{ClusterBits, HostOffset, LayerId};
 
 const CLUSTER: ClusterBits = ClusterBits::LAYER;
-/// LIMIT: layers in a chain (ours; QEMU has none).
+/// LIMIT: layers in a chain (our limit; QEMU has none).
 const DEPTH_MAX: usize = 65_536;
 /// Chains deeper than this keep a flattened map in `cache/`.
 const FLAT_DEPTH: usize = 64;
 
-/// What is known of a chain without its tables.
+/// Facts about a chain that need none of its tables.
 struct Shape {
     layers: Vec<LayerMeta>,
     size_bytes: u64,
@@ -32,7 +32,7 @@ struct LayerMeta {
     slot: String,
     id: LayerId,
     size_bytes: u64,
-    /// The open layer as long as the pool keeps it: spares the hot path the pool's own lock.
+    /// The open layer, as long as the pool keeps it. This spares the hot path the pool's own lock.
     handle: Mutex<Weak<Layer>>,
 }
 
@@ -43,7 +43,7 @@ impl Shape {
             .map_or(LayerId::from_bytes([0; 16]), |layer| layer.id)
     }
 
-    /// Depth of what no layer has: of the first one that ends before it, if any does.
+    /// Depth of a range that no layer has: the depth of the first layer that ends before it, if any does.
     fn depth_of_hole(&self, offset: u64, length_bytes: u64) -> (u32, u64) {
         let mut length_bytes = length_bytes;
         for (depth, layer) in (1..).zip(&self.layers) {
@@ -72,10 +72,11 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Opens the chain whose top layer is in slot `top`. Reads one header for each layer.
+    /// Opens the chain whose top layer is in slot `top`. It reads one header for each layer.
     ///
     /// # Errors
-    /// `Corrupt` when a layer is missing, no layer, or the chain is a loop; `LimitExceeded`; `Io`.
+    /// `Corrupt` when a layer is missing, a file is not a layer, or the chain is a loop; `LimitExceeded`;
+    /// `Io`.
     pub fn open(
         pool: &Arc<Pool>,
         source: Arc<dyn LayerSource>,
@@ -142,11 +143,11 @@ impl Disk {
         self.shape().layers.iter().map(|layer| layer.id).collect()
     }
 
-    /// Keeps all layers of this disk open as long as the answer lives: files that are deleted or replaced meanwhile stay readable. Costs a
-    /// descriptor for each layer.
+    /// Keeps all layers of this disk open as long as the returned value lives: layer files that are deleted
+    /// or replaced meanwhile stay readable. Each layer costs a descriptor.
     ///
     /// # Errors
-    /// As [`ReadAt::read_at`]; `Io` where not so many files may be open.
+    /// As [`ReadAt::read_at`]; `Io` where the process may not open that many files.
     pub fn hold(&self) -> Result<LayerHold> {
         let layers = self.fresh(|shape| {
             (0..)
@@ -157,8 +158,8 @@ impl Disk {
         Ok(LayerHold { _layers: layers })
     }
 
-    /// The contiguous run at `offset`: where its bytes lie, at most `length_max` of them; `None` at the end. What is
-    /// compressed is `Encoded`.
+    /// The contiguous run at `offset`: where its bytes lie, at most `length_max` of them; `None` at the end.
+    /// A compressed run is `Encoded`.
     ///
     /// # Errors
     /// As [`ReadAt::read_at`].
@@ -191,9 +192,9 @@ impl Disk {
         })
     }
 
-    /// How deep in the chain the bytes at `offset` lie, and for how many bytes, at most `length_max`, that holds: 1 for the top
-    /// layer, 2 for its backing file, and so on; 0 where no layer says anything. As in QEMU, what a layer is too short
-    /// for counts as that layer's.
+    /// How deep in the chain the bytes at `offset` lie, and for how many bytes, at most `length_max`, that
+    /// holds: 1 for the top layer, 2 for its backing file, and so on; 0 where no layer maps them. As in QEMU,
+    /// a range past the end of a layer counts as that layer's.
     ///
     /// # Errors
     /// As [`ReadAt::extent_at`].
@@ -229,7 +230,8 @@ impl Disk {
         Arc::clone(&self.shape.read())
     }
 
-    /// Runs `f`; when a layer has been replaced meanwhile (a merge), walks the chain anew and runs it once more.
+    /// Runs `f`. When a layer has been replaced meanwhile (by a merge), it walks the chain anew and runs `f`
+    /// once more.
     fn fresh<T>(&self, mut f: impl FnMut(&Shape) -> Result<T>) -> Result<T> {
         let shape = self.shape();
         match f(&shape) {
@@ -421,7 +423,7 @@ impl Disk {
 /// A part of one extent.
 struct Piece {
     place: ExtentLocation,
-    /// Bytes past the extent's first.
+    /// Offset of the part within the extent, in bytes.
     within: u64,
     length_bytes: u64,
 }

@@ -9,28 +9,28 @@ pub struct LayerIndex(pub u32);
 /// Where the bytes of an extent are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtentLocation {
-    /// In a layer, contiguous, as they are.
+    /// In a layer, contiguous and uncompressed.
     Data {
-        /// Which layer.
+        /// The layer.
         layer: LayerIndex,
-        /// Offset of the first byte in its file.
+        /// Offset of the first byte in the layer file.
         host: HostOffset,
     },
     /// In a layer, compressed; such an extent has exactly one cluster.
     Compressed {
-        /// Which layer.
+        /// The layer.
         layer: LayerIndex,
-        /// Offset of the first compressed byte in its file.
+        /// Offset of the first compressed byte in the layer file.
         host: HostOffset,
-        /// Compressed bytes at most.
+        /// Upper bound of the compressed length, in bytes.
         length_bytes: u32,
     },
-    /// A layer says that they are zero.
+    /// A layer marks them as zero.
     Zero {
-        /// Which layer.
+        /// The layer.
         layer: LayerIndex,
     },
-    /// No layer says anything: they are zero.
+    /// No layer maps them: they are zero.
     Hole,
 }
 

@@ -1,4 +1,5 @@
-//! Flattened maps on disk: what a deep chain resolved to, kept in `cache/` so that it is resolved once.
+//! Flattened maps on disk: the resolved extents of a deep chain, kept in `cache/` so that the chain is
+//! resolved once.
 //!
 //! # On-disk layout
 //! `cache/maps/<layer_id of the top>.map`, integers little-endian, may be deleted at any time:
@@ -15,7 +16,7 @@
 //! compressed length (u32), 0 (u32).
 //!
 //! # Invariants
-//! A record is believed when its range, size and CRC are right; anything else is resolved again.
+//! A record is used only when its range, size and CRC are right; otherwise the range is resolved again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,9 +33,10 @@ const TABLE_AT: u64 = 48;
 const RECORD_BYTES: usize = 16;
 const EXTENT_BYTES: usize = 32;
 
-/// Where flattened maps are kept; what the repository gives a chain.
+/// Where flattened maps are kept; the repository implements it for a chain.
 pub trait FlatStore: Send + Sync {
-    /// Opens the map of a chain with this top, made when it is missing; `None` where nothing can be written.
+    /// Opens the map of the chain with this top layer, and creates it when it is missing; `None` where this
+    /// process cannot write.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
@@ -48,7 +50,7 @@ pub(super) struct Flat {
 }
 
 impl Flat {
-    /// Opens a map for a chain of these layers, emptied when it is another chain's.
+    /// Opens a map for a chain of these layers, and empties it when it belongs to another chain.
     pub(super) fn open(
         file: Arc<dyn WriteAt>,
         layers: impl Iterator<Item = LayerId>,

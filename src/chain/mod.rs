@@ -5,9 +5,9 @@
 //! one `pread` for each contiguous run, whatever the depth.
 //!
 //! # Invariants
-//! - Extents are keyed by `layer_id`: a layer file that was replaced in its slot is noticed when it is
-//!   opened again, and the chain is then resolved anew.
-//! - A backing name inside a layer opens nothing but a slot of the same VM.
+//! - Extents are keyed by `layer_id`: when a layer file has been replaced in its slot, the next opening
+//!   notices it, and the chain is resolved anew.
+//! - A backing name inside a layer opens only a slot of the same VM.
 //!
 //! # Concurrency
 //! All reads take `&self`; locks are held for lookups only, never over I/O.

@@ -13,7 +13,7 @@ use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{ClusterBits, LayerId};
 
-/// Opens the layer file in a slot; what the repository gives a chain.
+/// Opens the layer file in a slot; the repository implements it for a chain.
 pub trait LayerSource: Send + Sync {
     /// Opens `<slot>.qcow2`.
     ///
@@ -21,7 +21,7 @@ pub trait LayerSource: Send + Sync {
     /// `Corrupt` when it is missing; `Io`.
     fn open_layer(&self, slot: &str) -> Result<Arc<dyn ReadAt>>;
 
-    /// A name for this source's slots that no other source in the process has (the VM's id).
+    /// A scope for this source's slots that no other source in the process has (the id of the VM).
     fn scope(&self) -> u128;
 }
 
@@ -53,7 +53,7 @@ type LayerKey = (u128, String);
 type RangeKey = (LayerId, u64);
 type ClusterKey = (LayerId, u64);
 
-/// What is shared by all chains of a process.
+/// The state that all chains of a process share.
 pub struct Pool {
     layers: Mutex<LruCache<LayerKey, Arc<Layer>>>,
     ranges: Weighted<RangeKey, Arc<Range>>,
@@ -78,7 +78,7 @@ impl Pool {
         u64_from_usize(self.ranges.weight() + self.clusters.weight())
     }
 
-    /// The layer in a slot, opened when it is not yet.
+    /// The layer in a slot; opens it when it is not open yet.
     pub(super) fn layer(&self, source: &dyn LayerSource, slot: &str) -> Result<Arc<Layer>> {
         let key = (source.scope(), slot.to_owned());
         if let Some(layer) = self.layers.lock().get(&key) {
@@ -109,7 +109,7 @@ impl Pool {
         Ok(layer)
     }
 
-    /// Forgets a layer handle, so that the slot is opened anew.
+    /// Drops a layer handle, so that the next use opens the slot anew.
     pub(super) fn forget_layer(&self, source: &dyn LayerSource, slot: &str) {
         self.layers.lock().pop(&(source.scope(), slot.to_owned()));
     }

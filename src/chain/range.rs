@@ -38,7 +38,7 @@ impl Range {
         Self { extents }
     }
 
-    /// From extents that are known to be in order (the flat map's records).
+    /// Makes a range from the records of the flat map; `Corrupt` when they do not cover the range in order.
     pub(super) fn from_extents(extents: Vec<Extent>) -> Result<Self> {
         let mut next = 0;
         for extent in &extents {
@@ -89,10 +89,10 @@ fn continues(last: &Extent, next: &ExtentLocation) -> bool {
     }
 }
 
-/// Resolves one range: layers are offered top first, until nothing is left to ask for.
+/// Resolves one range. The caller offers layers top first, until no cluster is open.
 pub(super) struct Resolver {
     places: Vec<Option<ExtentLocation>>,
-    /// Clusters below this one that are still unknown may be asked of deeper layers.
+    /// Clusters below this number that are still unknown may lie in deeper layers.
     cap: u32,
     unknown: usize,
 }
@@ -106,7 +106,7 @@ impl Resolver {
         }
     }
 
-    /// Clusters of this range that lie within a disk of `size_bytes`; what a layer does not cover, those below it
+    /// Limits the range to the clusters within a disk of `size_bytes`: where a layer ends, deeper layers
     /// cannot show through it.
     pub(super) fn limit(&mut self, size_bytes: u64, range: u64) {
         let clusters = ClusterBits::LAYER
@@ -123,12 +123,12 @@ impl Resolver {
         }
     }
 
-    /// Whether every cluster that a deeper layer could show is known.
+    /// Whether every cluster that a deeper layer could provide is known.
     pub(super) fn is_done(&self) -> bool {
         self.unknown == 0
     }
 
-    /// Takes what one layer's table says of cluster `index`.
+    /// Adds the mapping of cluster `index` in the table of one layer.
     pub(super) fn offer(&mut self, index: u32, layer: LayerIndex, mapping: Mapping) -> Result<()> {
         if index >= self.cap {
             return Ok(());

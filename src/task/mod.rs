@@ -1,4 +1,5 @@
-//! Long work: what a task is, how it is told to stop, how it tells how far it is, and its pieces over threads.
+//! Long work: tasks, how a caller stops them and follows their progress, and the distribution of their pieces
+//! over threads.
 
 mod monitor;
 mod pool;

@@ -1,4 +1,4 @@
-//! What work and who waits for it tell each other.
+//! The channel between a piece of work and the caller that waits for it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 type Listener = Box<dyn Fn(u64) + Send + Sync>;
 
-/// The side of a piece of long work that is told to stop, and tells how far it is. Clones are the same work.
+/// The monitor of a piece of work: the caller stops the work through it, and the work reports progress to it.
+/// Clones belong to the same work.
 #[derive(Clone, Default)]
 pub struct Monitor(Arc<Inner>);
 
@@ -20,7 +21,7 @@ struct Inner {
 }
 
 impl Monitor {
-    /// Work that stops when the flag is set.
+    /// A monitor of work that stops when the flag is set.
     #[must_use]
     pub fn new(stop: Arc<AtomicBool>) -> Self {
         Self(Arc::new(Inner {
@@ -29,7 +30,8 @@ impl Monitor {
         }))
     }
 
-    /// Work that stops when the flag is set, and calls `listener` with the number of bytes each time that some are done.
+    /// A monitor of work that stops when the flag is set, and calls `listener` with the number of bytes of
+    /// each step of progress.
     #[must_use]
     pub fn with_listener(
         stop: Arc<AtomicBool>,
@@ -42,18 +44,18 @@ impl Monitor {
         }))
     }
 
-    /// Asks the work to stop; it does so at its next piece.
+    /// Asks the work to stop; it stops at its next piece.
     pub fn cancel(&self) {
         self.0.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the work shall stop.
+    /// Whether the work must stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.stop.load(Ordering::Relaxed)
     }
 
-    /// Fails when the work shall stop. To be called between pieces of it.
+    /// Fails when the work must stop. The work calls it between its pieces.
     ///
     /// # Errors
     /// `Cancelled`.
@@ -64,7 +66,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Notes that so many bytes more are done, holes included.
+    /// Adds `bytes` to the progress, holes included.
     pub fn advance(&self, bytes: u64) {
         self.0.done_bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(listener) = &self.0.listener {
@@ -72,7 +74,7 @@ impl Monitor {
         }
     }
 
-    /// Bytes that are done.
+    /// Bytes done so far.
     #[must_use]
     pub fn done_bytes(&self) -> u64 {
         self.0.done_bytes.load(Ordering::Relaxed)

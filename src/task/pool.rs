@@ -1,4 +1,4 @@
-//! Pieces of one work over threads.
+//! Distributes the pieces of one work over threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,18 +6,21 @@ use super::Monitor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
 
-/// Threads for work that reads, computes and writes: two for each processor keep reading and hashing apart; at least 1, at most `most`.
+/// Number of threads for work that reads, computes and writes: at least 1, at most `most`. By default two for
+/// each processor, which keeps reading and hashing apart.
 #[must_use]
 pub fn threads(asked: Option<usize>, most: usize) -> usize {
     let default = || std::thread::available_parallelism().map_or(2, |n| n.get() * 2);
     asked.unwrap_or_else(default).clamp(1, most.max(1))
 }
 
-/// Works on pieces on several threads, this one included, until `next` has no more. `next` is asked by one thread at a time, in order;
-/// each thread has a `state` of its own. The first error ends the work: pieces that are being worked on are finished, no others begin.
+/// Processes pieces on several threads, the calling one included, until `next` has no more. One thread at a
+/// time calls `next`, in order. Each thread has its own `state`. The first error ends the work: threads
+/// finish the pieces that they have begun, and begin no others.
 ///
 /// # Errors
-/// The first error of `next` or `work`; `Cancelled` when the monitor was told to stop; `Io` when a thread panicked.
+/// The first error of `next` or `work`; `Cancelled` when the monitor asks the work to stop; `Io` when a
+/// thread panicked.
 pub fn on_threads<T, S>(
     threads: usize,
     monitor: &Monitor,
@@ -51,7 +54,7 @@ pub fn on_threads<T, S>(
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(guarded)).collect();
         guarded();
         let ended = others.into_iter().map(|other| other.join().is_err());
-        // All are waited for.
+        // The fold waits for every thread.
         ended.fold(false, |any, this| any | this)
     });
     first.into_inner()?;
@@ -146,7 +149,7 @@ mod tests {
                 Ok(())
             },
         );
-        // The other thread may have had nothing to do.
+        // The other thread may have had no piece to process.
         if let Err(error) = panicked {
             assert_eq!(error.kind(), ErrorKind::Io);
         }

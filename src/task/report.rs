@@ -1,4 +1,4 @@
-//! What is known of a task: what people and other programs are shown.
+//! The report of a task: what people and other programs see of it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,16 +9,16 @@ use crate::types::{DiskName, JobId, PointName, VmName};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
-    /// A session takes a restore point in.
+    /// A session writes a restore point.
     Backup,
-    /// Restore points are forgotten.
+    /// Restore points are removed.
     Forget,
-    /// The catalog is built anew from the sidecars.
+    /// The catalog is rebuilt from the sidecars.
     RebuildCatalog,
 }
 
 impl TaskKind {
-    /// As answers spell it.
+    /// The spelling in answers.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -29,57 +29,57 @@ impl TaskKind {
     }
 }
 
-/// Where a task stands.
+/// State of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskState {
     /// It waits for its turn.
     Pending,
-    /// It is being done.
+    /// It is running.
     Running,
-    /// It did what it was to do.
+    /// It has succeeded.
     Completed,
-    /// It could not be done.
+    /// It has failed.
     Failed,
     /// It was stopped on request.
     Cancelled,
 }
 
-/// How far a task is with one disk.
+/// The progress of a task on one disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskDisk {
     /// Name.
     pub name: DiskName,
-    /// Bytes that are done, holes included.
+    /// Bytes done so far, holes included.
     pub done_bytes: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub total_bytes: u64,
 }
 
-/// What a task is about.
+/// The subject of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSubject {
-    /// What it does.
+    /// The kind of work.
     pub kind: TaskKind,
-    /// The VM, where it is about one.
+    /// The VM, where the task has one.
     pub vm: Option<VmName>,
-    /// The session, where it is one.
+    /// The session, where the task is one.
     pub session: Option<PointName>,
-    /// The restore point, where it is about one.
+    /// The restore point, where the task has one.
     pub point: Option<PointName>,
 }
 
 /// A task as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskReport {
-    /// Identity, from its beginning; the job history keeps it.
+    /// Identity, given at the beginning; the job history keeps it.
     pub id: JobId,
-    /// What it is about.
+    /// The subject.
     #[serde(flatten)]
     pub subject: TaskSubject,
-    /// Where it stands.
+    /// The state.
     pub state: TaskState,
-    /// Why it ended as it did, where that is not plain.
+    /// Why it ended as it did, where the state alone does not tell.
     pub reason: Option<String>,
     /// When it began.
     pub began_at: Timestamp,
@@ -87,6 +87,6 @@ pub struct TaskReport {
     pub ended_at: Option<Timestamp>,
     /// Progress by disk.
     pub disks: Vec<TaskDisk>,
-    /// Whether it can be stopped on request.
+    /// Whether a caller can stop it.
     pub cancellable: bool,
 }

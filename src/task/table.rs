@@ -1,7 +1,7 @@
-//! The tasks of a process: those that are being done, and the last ones that have ended.
+//! The tasks of a process: the running ones, and the last ones that have ended.
 //!
 //! # Concurrency
-//! The table's mutex is held to note and to look, never while a task works.
+//! The table's mutex is held to record and to look up, never while a task works.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::types::JobId;
 use crate::types::sync::Mutex;
 
-/// LIMIT: tasks that have ended and are still shown (about 500 bytes each); the job history keeps all of them.
+/// LIMIT: ended tasks that are still shown (about 500 bytes each); the job history keeps all of them.
 const ENDED_MAX: usize = 1_000;
 
-/// A task that is being done.
+/// A running task.
 struct Running {
     id: JobId,
     subject: TaskSubject,
@@ -53,7 +53,7 @@ pub struct TaskTable {
     tasks: Mutex<Tasks>,
 }
 
-/// Ends a task as failed when its work panics: no task stays for ever.
+/// Ends a task as failed when its work panics, so that no task stays for ever.
 struct Ender<'a> {
     table: &'a TaskTable,
     id: JobId,
@@ -77,11 +77,12 @@ impl TaskTable {
         }
     }
 
-    /// Does a piece of work as a task. `changed` is told when it has begun and when it has ended, the second time before the caller has
-    /// the result. With `cancellable` the work looks at its monitor.
+    /// Runs a piece of work as a task. The table calls `changed` when the task has begun and when it has
+    /// ended, the second time before the caller has the result. With `cancellable` the work checks its
+    /// monitor.
     ///
     /// # Errors
-    /// What the work answers.
+    /// The error of the work.
     pub fn run<T>(
         &self,
         subject: TaskSubject,
@@ -132,7 +133,7 @@ impl TaskTable {
         Some(report)
     }
 
-    /// All tasks: those that are being done, then those that have ended, the newest first.
+    /// All tasks: the running ones, then those that have ended, the newest first.
     #[must_use]
     pub fn reports(&self) -> Vec<TaskReport> {
         let tasks = self.tasks.lock();
@@ -140,10 +141,10 @@ impl TaskTable {
         running.chain(tasks.ended.iter().rev().cloned()).collect()
     }
 
-    /// Asks a task to stop; it does so at its next piece of work.
+    /// Asks a task to stop; it stops at its next piece of work.
     ///
     /// # Errors
-    /// `NotFound` when no task of that id is being done; `NotPermitted` when it cannot be stopped.
+    /// `NotFound` when no task with that id is running; `NotPermitted` when it cannot be stopped.
     pub fn cancel(&self, id: JobId) -> Result<()> {
         let tasks = self.tasks.lock();
         let Some(task) = tasks.running.iter().find(|task| task.id == id) else {

@@ -1,15 +1,15 @@
 //! Buffers for I/O, kept for reuse.
 //!
 //! # Why
-//! A new buffer of some MiB comes from the system page by page, each page a fault that zeroes it, and goes back the same way: that
-//! costs more than receiving into it.
+//! The system hands out a new buffer of some MiB page by page, and each page is a fault that zeroes it; the
+//! buffer goes back in the same way. That costs more than receiving data into it.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::types::sync::Mutex;
 
-/// Free buffers, up to a number of bytes.
+/// Free buffers, bounded by their bytes.
 #[derive(Debug)]
 pub struct BufferPool {
     free_bytes_max: usize,
@@ -18,7 +18,7 @@ pub struct BufferPool {
 
 #[derive(Debug, Default)]
 struct Free {
-    /// Each as long as it ever was: of what was written once nothing is zeroed again.
+    /// Each buffer keeps its greatest length, so that reuse zeroes no bytes that were written before.
     buffers: Vec<Vec<u8>>,
     bytes: usize,
 }
@@ -33,7 +33,7 @@ impl BufferPool {
         })
     }
 
-    /// A buffer of `length` bytes. Its content is zeroes, or whatever its last user left.
+    /// Takes a buffer of `length` bytes. It contains zeroes, or the bytes of its last user.
     #[must_use]
     pub fn take(self: &Arc<Self>, length: usize) -> Buffer {
         let mut free = self.free.lock();
@@ -51,7 +51,7 @@ impl BufferPool {
                 }
                 bytes
             }
-            // The system gives zeroes: they need not be written.
+            // The system provides zeroed pages, so that nothing need be written.
             None => vec![0; length],
         };
         Buffer {
@@ -61,14 +61,14 @@ impl BufferPool {
         }
     }
 
-    /// Bytes of free buffers held now.
+    /// Bytes of the free buffers.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.free.lock().bytes
     }
 }
 
-/// A buffer that goes back to its pool when it is dropped.
+/// A buffer that returns to its pool when it is dropped.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -132,7 +132,7 @@ mod tests {
         drop(short);
         let long = pool.take(8192);
         assert_eq!((long.len(), long[9], long[10]), (8192, 8, 7));
-        // Two at the same time are never the same.
+        // Two buffers in use at the same time are never the same.
         assert_eq!(*pool.take(10), [0; 10]);
         assert!(pool.take(0).is_empty());
     }

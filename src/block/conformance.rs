@@ -1,6 +1,7 @@
 //! The conformance suite: what every [`ReadAt`] and [`WriteAt`] promises, run against each implementation and filter.
 //!
-//! Public so that integration tests run it too; it panics with what is wrong and has no other use.
+//! Public, so that integration tests run it too. It panics with a description of the fault and has no other
+//! use.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Steps of the random comparison.
 const STEPS: u32 = 400;
-/// Size that the random comparison stays below.
+/// Upper bound of the disk size in the random comparison.
 const SIZE_MAX: u64 = 300_000;
 
 /// A small reproducible random sequence (SplitMix64, Steele et al. 2014).
@@ -27,7 +28,7 @@ impl Random {
 }
 
 fn read(disk: &dyn ReadAt, offset: u64, length: u64) -> Vec<u8> {
-    // Not zero beforehand, so that a byte left out is seen.
+    // The buffer is not zero beforehand, so that a byte that the read skips is detected.
     let mut buf = vec![0xa5; usize_from_u64(length)];
     disk.read_at(offset, &mut buf).unwrap_or_else(|e| {
         panic!(
@@ -42,10 +43,11 @@ fn part(bytes: &[u8], offset: u64, length: u64) -> &[u8] {
     &bytes[usize_from_u64(offset)..usize_from_u64(offset + length)]
 }
 
-/// Checks that `disk` holds exactly `expected`, read whole, in pieces, at random, and that its extents are true.
+/// Checks that `disk` holds exactly `expected`: read whole, in pieces, and at random offsets; and that its
+/// extents are true.
 ///
 /// # Panics
-/// With what is wrong.
+/// Panics with a description of the fault.
 pub fn check_read_at(disk: &dyn ReadAt, expected: &[u8]) {
     let size = u64_from_usize(expected.len());
     assert_eq!(disk.size_bytes(), size, "the size");
@@ -63,7 +65,7 @@ pub fn check_read_at(disk: &dyn ReadAt, expected: &[u8]) {
     check_extents(disk, expected);
 }
 
-/// What passes the end is refused, wholly; nothing at the end is fine.
+/// Checks that a range past the end is refused as a whole, and that an empty range at the end is accepted.
 fn check_bounds(disk: &dyn ReadAt) {
     let size = disk.size_bytes();
     disk.read_at(size, &mut []).expect("nothing, at the end");
@@ -96,7 +98,7 @@ fn check_bounds(disk: &dyn ReadAt) {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
-/// Extents cover the disk, are never longer than asked for, and what they call zero is zero.
+/// Checks that extents cover the disk, are never longer than requested, and call only zeroes zero.
 fn check_extents(disk: &dyn ReadAt, expected: &[u8]) {
     let size = u64_from_usize(expected.len());
     for length_max in [u64::MAX, 1000] {
@@ -122,10 +124,10 @@ fn check_extents(disk: &dyn ReadAt, expected: &[u8]) {
     }
 }
 
-/// Checks everything that can be written; `make` gives a new, empty disk (of size 0) each time.
+/// Checks a writable disk; `make` gives a new, empty disk (of size 0) each time.
 ///
 /// # Panics
-/// With what is wrong.
+/// Panics with a description of the fault.
 pub fn check_write_at(make: &dyn Fn() -> Arc<dyn WriteAt>) {
     check_growth(&*make());
     check_punch(&*make());
@@ -146,7 +148,7 @@ fn check_growth(disk: &dyn WriteAt) {
     disk.write_at(3, b"xyz").expect("a write within");
     expected[3..6].copy_from_slice(b"xyz");
     check_read_at(disk, &expected);
-    // What was cut off does not come back.
+    // Bytes that were cut off do not come back.
     disk.set_size(5002).expect("shrinking");
     disk.set_size(9000).expect("growing");
     expected.truncate(5002);

@@ -1,4 +1,4 @@
-//! What is known about a range of bytes without reading it.
+//! Knowledge about a range of bytes without reading it.
 
 /// Kind of an extent; the names are those of the NBD `base:allocation` context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,10 +19,10 @@ impl ExtentKind {
     }
 }
 
-/// A range of one kind, beginning where it was asked for.
+/// A range of one kind; it begins at the requested offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Extent {
-    /// What is known.
+    /// The kind.
     pub kind: ExtentKind,
     /// Length in bytes, at least 1.
     pub length_bytes: u64,

@@ -1,12 +1,13 @@
 //! A disk that is a local file or a block device.
 //!
 //! # Invariants
-//! - The size is known from the opening on and changes only through this object; a file that somebody else shortens
-//!   answers `Corrupt`, never zeroes.
-//! - `flush` is fdatasync: data, and the size and extents needed to read it.
+//! - The size is fixed when the file is opened and changes only through this object. When another process
+//!   shortens the file, reads return `Corrupt`, never zeroes.
+//! - `flush` is fdatasync: it makes durable the data, and the size and extents that reading them needs.
 //!
 //! # Concurrency
-//! pread and pwrite only; the descriptor's own position is used for nothing but SEEK_DATA and SEEK_HOLE, which do not read it.
+//! Only pread and pwrite. The descriptor's own position is used only by SEEK_DATA and SEEK_HOLE, which do not
+//! depend on it.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +22,7 @@ use crate::sys::beneath::Access;
 use crate::sys::{device, hole};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// Zeroes written at once where space cannot be released.
+/// The zeroes of one write, where space cannot be released.
 static ZEROES: [u8; 65_536] = [0; 65_536];
 
 /// A local file or block device as a disk.
@@ -37,7 +38,7 @@ pub struct FileDisk {
 }
 
 impl FileDisk {
-    /// Takes an open file or block device; `path` is for messages.
+    /// Wraps an open file or block device; `path` appears in messages.
     ///
     /// # Errors
     /// `InvalidInput` when it is neither; `Io`.
@@ -66,13 +67,14 @@ impl FileDisk {
         })
     }
 
-    /// Opens a file or block device that the caller names (inside a repository, files are opened by its store instead).
+    /// Opens a file or block device that the caller names (files inside a repository are opened by its store
+    /// instead).
     ///
     /// # Errors
     /// `NotFound`, `PermissionDenied`; `InvalidInput` when it is neither; `Io`.
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self> {
         let path = path.as_ref();
-        // A FIFO would hang an open without O_NONBLOCK; regular files and devices are not changed by it.
+        // A FIFO would block an open without O_NONBLOCK. The flag has no effect on regular files and devices.
         let metadata = std::fs::metadata(path)
             .or_io("cannot open the file")
             .at_path(path)?;
@@ -95,7 +97,7 @@ impl FileDisk {
         Self::new(file, path, access)
     }
 
-    /// The path that it was opened by.
+    /// The path by which it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -107,7 +109,7 @@ impl FileDisk {
         self.is_device
     }
 
-    /// The open file, for what only local files can do (reflink, passthrough).
+    /// The open file, for operations that only local files support (reflink, passthrough).
     #[must_use]
     pub const fn file(&self) -> &File {
         &self.file
@@ -161,7 +163,7 @@ impl FileDisk {
                 length_bytes: (data - offset).min(length_max),
             });
         }
-        // Another writer may have punched in between: an extent has at least one byte.
+        // Another writer may have punched a hole meanwhile, but an extent has at least one byte.
         let end = hole::next_hole(&self.file, offset)?.unwrap_or(offset + 1);
         Ok(Extent {
             kind: ExtentKind::Data,
@@ -222,7 +224,7 @@ impl WriteAt for FileDisk {
     }
 
     fn flush(&self) -> Result<()> {
-        // What was opened read-only has nothing of ours to make durable.
+        // Nothing was written through a read-only descriptor, so there is nothing to make durable.
         if self.access == Access::Read {
             return Ok(());
         }
@@ -268,7 +270,8 @@ impl WriteAt for FileDisk {
                 Err(error) if error.kind() == ErrorKind::Unsupported => {
                     self.punches.store(false, Ordering::Relaxed);
                 }
-                // A device refuses ranges that are not aligned to its sectors; others go on being punched.
+                // A device refuses ranges that are not aligned to its sectors. Later aligned ranges are still
+                // punched.
                 Err(error) if self.is_device && error.kind() == ErrorKind::InvalidInput => {}
                 Err(error) => return Err(error.at_path(&self.path)),
             }
@@ -342,7 +345,7 @@ mod tests {
         disk.set_size(1 << 20).unwrap();
         disk.write_at(512 << 10, &[1; 65_536]).unwrap();
         let extent = disk.extent_at(0, 1 << 20).unwrap();
-        // Where holes cannot be told, all is data.
+        // Where the filesystem reports no holes, all is data.
         if extent.kind == ExtentKind::Hole {
             assert_eq!(extent.length_bytes, 512 << 10);
             let extent = disk.extent_at(512 << 10, 512 << 10).unwrap();

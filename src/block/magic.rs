@@ -1,9 +1,10 @@
-//! Image formats by their magic numbers: a look that *refuses*, and never chooses a format.
+//! Image formats by their magic numbers. This check only *refuses*; it never chooses a format.
 //!
 //! # Why
-//! An image under another name (`.img` of cloud images, `disk` of OpenStack, UUIDs of oVirt, `.snap1` of libvirt) would be stored as a raw
-//! disk: its container instead of its content, and of an overlay nothing of what lies in its backing file. Whoever names such a file has
-//! to write how it is arranged. LUKS is never listed: guests encrypt their disks.
+//! An image under another name (`.img` of cloud images, `disk` of OpenStack, UUIDs of oVirt, `.snap1` of
+//! libvirt) would be stored as a raw disk: the container instead of its content, and of an overlay nothing
+//! that lies in its backing file. A user who names such a file must state its format. LUKS is not listed:
+//! guests encrypt their disks.
 //!
 //! # On-disk layout
 //! | format | where | bytes |
@@ -22,8 +23,9 @@
 //! | vma (Proxmox) | 0 | `VMA\0` |
 //! | ova | 0 | a tar (`ustar` at 257) whose first file is called `NAME.ovf`, or `ova.xml` (XVA) |
 //!
-//! The numbers of images are those of QEMU's `block/*.c` (`bdrv_probe`), the others those of file(1): what is packed is not a disk's bytes
-//! either. Any other tar is: a guest may use a disk as a tape.
+//! The numbers of images are those of QEMU's `block/*.c` (`bdrv_probe`), the others those of file(1):
+//! compressed or archived bytes are not a disk's bytes either. Any other tar is accepted: a guest may use a
+//! disk as a tape.
 
 #![deny(
     clippy::indexing_slicing,
@@ -35,13 +37,13 @@ use super::ReadAt;
 use crate::error::Result;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// Bytes of the head and of the tail that are looked at.
+/// Bytes of the head and of the tail that are checked.
 const LOOK_BYTES: u64 = 512;
 
-/// The image format that a disk's first or last bytes are those of.
+/// The image format whose magic number the first or last bytes of a disk have.
 ///
 /// # Errors
-/// What reading returns.
+/// Errors of reading.
 pub fn look(disk: &dyn ReadAt) -> Result<Option<&'static str>> {
     let size_bytes = disk.size_bytes();
     let mut head = vec![0; usize_from_u64(size_bytes.min(LOOK_BYTES))];
@@ -78,7 +80,7 @@ fn parse_magic(head: &[u8], tail: &[u8]) -> Option<&'static str> {
     if begins(b"vhdxfile") {
         return Some("vhdx");
     }
-    // Before Virtual PC 2004 the footer had 511 bytes.
+    // The footer of writers older than Virtual PC 2004 has 511 bytes.
     let has_footer =
         tail.starts_with(b"conectix") || tail.get(1..).is_some_and(|t| t.starts_with(b"conectix"));
     if begins(b"conectix") || has_footer {
@@ -101,7 +103,7 @@ fn parse_magic(head: &[u8], tail: &[u8]) -> Option<&'static str> {
         .or_else(|| is_appliance(head).then_some("ova"))
 }
 
-/// What a disk is packed in, and how that begins.
+/// Compression and archive formats: the magic number and the name of each.
 const PACKED: [(&[u8], &str); 4] = [
     (b"\x1f\x8b\x08", "gzip"),
     (b"\xfd7zXZ\0", "xz"),
@@ -109,7 +111,7 @@ const PACKED: [(&[u8], &str); 4] = [
     (b"VMA\0", "vma"),
 ];
 
-/// Whether disks of this format are read only after they were unpacked.
+/// Whether a disk in this format must be unpacked before it can be read.
 #[must_use]
 pub fn is_packed(format: &str) -> bool {
     matches!(format, "bzip2" | "ova") || PACKED.iter().any(|(_, known)| *known == format)
@@ -123,7 +125,7 @@ fn is_bzip2(head: &[u8]) -> bool {
     block.is_some_and(|(_, rest)| rest.starts_with(b"\x31\x41\x59\x26\x53\x59"))
 }
 
-/// The first file of an appliance is its description.
+/// Whether a tar is an appliance: its first file is the description.
 fn is_appliance(head: &[u8]) -> bool {
     let is_tar = head
         .get(257..)

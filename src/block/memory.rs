@@ -1,4 +1,5 @@
-//! A disk in memory: sparse and growable. For tests, and for small objects that are built before they are written.
+//! A disk in memory: sparse and growable. For tests, and for small objects that are assembled before they are
+//! written.
 
 use std::collections::BTreeMap;
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
@@ -15,7 +16,7 @@ type Page = Box<[u8]>;
 #[derive(Debug, Default, Clone)]
 struct Content {
     size_bytes: u64,
-    /// Pages by number; those that are missing are holes.
+    /// Pages by number; missing pages are holes.
     pages: BTreeMap<u64, Page>,
 }
 
@@ -110,7 +111,7 @@ impl MemoryDisk {
         Self::default()
     }
 
-    /// A disk of `size_bytes`, all hole.
+    /// A disk of `size_bytes` that is one hole.
     #[must_use]
     pub fn sparse(size_bytes: u64) -> Self {
         Self(RwLock::new(Content {
@@ -127,7 +128,7 @@ impl MemoryDisk {
         disk
     }
 
-    /// All bytes: for small disks.
+    /// All bytes; for small disks only.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let content = self.content();
@@ -137,7 +138,7 @@ impl MemoryDisk {
     }
 
     fn content(&self) -> RwLockReadGuard<'_, Content> {
-        // A panic elsewhere leaves whole pages behind: the content is still usable.
+        // A panic in another thread leaves whole pages: the content is still usable.
         self.0.read()
     }
 

@@ -1,7 +1,7 @@
-//! Bytes at offsets: the traits that every disk, layer, partition and file is read and written through.
+//! Bytes at offsets: the traits for reading and writing every disk, layer, partition and file.
 //!
 //! # Invariants
-//! - Reads are exact: a buffer is filled wholly or the call fails; nothing is ever zero-filled on an error.
+//! - Reads are exact: a read fills the whole buffer or fails. No error is ever answered with zeroes.
 //! - All methods take `&self` and may be called from many threads at once.
 
 pub mod buffer;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// Something that can be read at any byte offset.
+/// An object that can be read at any byte offset.
 pub trait ReadAt: Send + Sync {
     /// Size in bytes.
     fn size_bytes(&self) -> u64;
@@ -35,14 +35,14 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buf` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// `InvalidInput` when the range passes the end; `Corrupt`, `Io`, ... when the bytes cannot be had.
+    /// `InvalidInput` when the range passes the end; `Corrupt`, `Io`, ... when the bytes cannot be read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
-    /// What is known about the bytes from `offset` on: one extent of at least 1 and at most
-    /// `length_max` bytes. The default knows nothing: all is data.
+    /// The extent that begins at `offset`, without reading it: at least 1 and at most `length_max` bytes. The
+    /// default has no knowledge: it reports data.
     ///
     /// # Errors
-    /// `InvalidInput` when `length_max` is 0 or the range passes the end; what a read could return.
+    /// `InvalidInput` when `length_max` is 0 or the range passes the end; the errors of a read.
     fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
         check_range(self.size_bytes(), offset, length_max)?;
         if length_max == 0 {
@@ -55,18 +55,18 @@ pub trait ReadAt: Send + Sync {
     }
 }
 
-/// Something that can also be written.
+/// An object that can also be written.
 pub trait WriteAt: ReadAt {
-    /// Writes all of `buf` at `offset`; grows the object when it ends beyond.
+    /// Writes all of `buf` at `offset`; the object grows when the range passes its end.
     ///
     /// # Errors
     /// `NoSpace`, `Io`, ...
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()>;
 
-    /// Returns once everything written before is durable.
+    /// Returns once all earlier writes are durable.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: what was written since the last flush may then be lost.
+    /// `NoSpace`, `Io`: data written since the last flush may then be lost.
     fn flush(&self) -> Result<()>;
 
     /// Sets the size; new bytes read as zero.
@@ -75,17 +75,17 @@ pub trait WriteAt: ReadAt {
     /// `NoSpace`, `Io`, ...
     fn set_size(&self, size_bytes: u64) -> Result<()>;
 
-    /// Releases the space of a range, which then reads as zero. Falls back to writing zeroes where
-    /// the space cannot be released. The size stays; what passes the end is left out.
+    /// Releases the space of a range, which then reads as zero. Writes zeroes where the space cannot be
+    /// released. The size stays; the part of the range past the end is ignored.
     ///
     /// # Errors
     /// `NoSpace`, `Io`, ...
     fn punch(&self, offset: u64, length_bytes: u64) -> Result<()>;
 
-    /// Takes the room for the first `size_bytes` now, and has at least that size afterwards.
+    /// Allocates space for the first `size_bytes` now; the object then has at least that size.
     ///
     /// # Errors
-    /// `Unsupported` where room cannot be taken without writing; `NoSpace`, `Io`, ...
+    /// `Unsupported` where space cannot be allocated without writing; `NoSpace`, `Io`, ...
     fn allocate(&self, size_bytes: u64) -> Result<()> {
         let _ = size_bytes;
         Err(Error::unsupported("room cannot be taken without writing"))

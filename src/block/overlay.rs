@@ -1,15 +1,17 @@
-//! A disk over another: what is written goes to a scratch disk, and the disk below never changes.
+//! A writable disk over a read-only one: writes go to a scratch disk, and the disk below never changes.
 //!
 //! # Invariants
 //! - Nothing is ever written to the disk below.
-//! - A block (4 KiB) is read from the scratch disk once it is marked, and is marked only when all of it is there. So a write that fails
-//!   leaves blocks that were not marked as they were; those that were marked may be half written, as on any disk.
+//! - A block (4 KiB) is read from the scratch disk once it is marked. It is marked only when all of it is
+//!   there. So a failed write leaves unmarked blocks as they were; marked blocks may be half written, as on
+//!   any disk.
 //! - Marks are never taken back. The size never changes.
 //!
 //! # Concurrency
-//! Marks are looked up under a lock that is held for moments. Writes to blocks that are all marked take nothing else. The first write to
-//! a block takes the turns (one for each MiB, by number) of all that it touches, in order, so that two parts of one block
-//! that are written at once do not undo each other; a turn is held over the I/O of that first write.
+//! A lock guards the marks and is held for moments only. Writes to blocks that are all marked need no other
+//! lock. The first write to a block takes the turns (one for each MiB, by number) of its whole range, in
+//! order, so that two concurrent writes to parts of one block do not undo each other. The write holds its
+//! turns during its I/O.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,12 +22,13 @@ use crate::error::{Error, Result};
 use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// What is marked: as large as what filesystems write, so that little is completed from below.
+/// Bytes covered by one mark. This is the usual unit of filesystem writes, so that few blocks must be
+/// completed from below.
 const BLOCK_BYTES: u64 = 4096;
-/// Blocks of one piece of the map: 64 MiB, whose marks take 2 KiB.
+/// Blocks of one piece of the map: 64 MiB, with 2 KiB of marks.
 const PIECE_BLOCKS: u64 = 16_384;
 const PIECE_WORDS: usize = 256;
-/// What takes turns.
+/// Bytes covered by one turn.
 const TURN_BYTES: u64 = 1 << 20;
 /// LIMIT: locks for turns.
 const TURNS: u64 = 64;
@@ -40,7 +43,7 @@ enum Piece {
     All,
 }
 
-/// LIMIT: marks take 1/32768 of what was written, and nothing where whole pieces were.
+/// LIMIT: marks take 1/32768 of the written bytes, and nothing where whole pieces were written.
 #[derive(Default)]
 struct Marks {
     pieces: BTreeMap<u64, Piece>,
@@ -64,7 +67,7 @@ impl Marks {
         }
     }
 
-    /// Whether `block` is marked, and for how many blocks, at most `max`, that holds.
+    /// Whether `block` is marked, and for how many blocks, at most `max`, this holds.
     fn run(&self, block: u64, max: u64) -> (bool, u64) {
         let is_marked = self.has(block);
         let mut length = 0;
@@ -116,7 +119,7 @@ impl Marks {
     }
 }
 
-/// A disk that can be written, over one that is only read.
+/// A writable disk over a read-only one.
 pub struct Overlay {
     below: Arc<dyn ReadAt>,
     scratch: Arc<dyn WriteAt>,
@@ -126,10 +129,10 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Lays an empty scratch disk over another one; it grows to the same size.
+    /// Lays an empty scratch disk over another disk; the scratch disk grows to the same size.
     ///
     /// # Errors
-    /// `InvalidInput` when the scratch disk is not empty; what setting its size returns.
+    /// `InvalidInput` when the scratch disk is not empty; errors of setting its size.
     pub fn new(below: Arc<dyn ReadAt>, scratch: Arc<dyn WriteAt>) -> Result<Self> {
         if scratch.size_bytes() != 0 {
             return Err(Error::invalid("a scratch disk must be empty"));
@@ -145,7 +148,7 @@ impl Overlay {
         })
     }
 
-    /// Whether the block at an offset is marked, and for how many bytes, at most `length_max`, that holds.
+    /// Whether the block at an offset is marked, and for how many bytes, at most `length_max`, this holds.
     fn run(&self, offset: u64, length_max: u64) -> (bool, u64) {
         let block = offset / BLOCK_BYTES;
         let skipped = offset % BLOCK_BYTES;
@@ -165,7 +168,7 @@ impl Overlay {
         marks.mark(offset / BLOCK_BYTES, end.div_ceil(BLOCK_BYTES));
     }
 
-    /// The turns of a range, in the order of their numbers.
+    /// Takes the turns of a range, in the order of their numbers.
     fn take_turns(&self, offset: u64, length_bytes: u64) -> Vec<MutexGuard<'_, ()>> {
         let first = offset / TURN_BYTES;
         let last = offset.saturating_add(length_bytes.saturating_sub(1)) / TURN_BYTES;
@@ -182,7 +185,7 @@ impl Overlay {
             .collect()
     }
 
-    /// Copies what is not there yet of the range from below; it lies within one block.
+    /// Copies the unmarked part of the range, which lies within one block, from the disk below.
     fn complete(&self, offset: u64, end: u64) -> Result<()> {
         if offset >= end || self.is_marked(offset, end - offset) {
             return Ok(());
@@ -195,7 +198,7 @@ impl Overlay {
         self.scratch.write_at(offset, part)
     }
 
-    /// Where the block that `offset` lies in, or that ends there, ends on this disk.
+    /// The end, on this disk, of the block that `offset` lies in or that ends at `offset`.
     fn block_end(&self, offset: u64) -> u64 {
         let end = offset.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES);
         end.min(self.size_bytes)
@@ -243,7 +246,7 @@ impl ReadAt for Overlay {
 }
 
 impl WriteAt for Overlay {
-    /// As on a device: what passes the end is refused.
+    /// As on a device, a write past the end is refused.
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
         let length = u64_from_usize(buf.len());
         check_range(self.size_bytes, offset, length)?;
@@ -255,7 +258,7 @@ impl WriteAt for Overlay {
         }
         let _turns = self.take_turns(offset, length);
         let end = offset + length;
-        // Both may be of the same block; each is left out where it was written before.
+        // Both ends may lie in the same block; each call skips what was written before.
         self.complete(offset - offset % BLOCK_BYTES, offset)?;
         self.complete(end, self.block_end(end))?;
         self.scratch.write_at(offset, buf)?;
@@ -282,7 +285,7 @@ impl WriteAt for Overlay {
             return Ok(());
         }
         let end = offset + length_bytes;
-        // Whole blocks; the disk's last one may be a short one.
+        // Whole blocks; the last block of the disk may be short.
         let whole = offset.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES);
         let whole_end = if end == self.size_bytes {
             end
@@ -290,7 +293,7 @@ impl WriteAt for Overlay {
             end - end % BLOCK_BYTES
         };
         if whole >= whole_end {
-            // Within two blocks.
+            // The range lies within two blocks.
             let middle = self.block_end(offset).min(end);
             self.write_zeroes(offset, middle)?;
             return self.write_zeroes(middle, end);
@@ -322,7 +325,7 @@ mod tests {
     use proptest::prelude::{Strategy, any, prop, prop_oneof, proptest};
     use std::sync::Arc;
 
-    /// Whole sectors, but no whole blocks.
+    /// A multiple of the sector size, but not of the block size.
     const SIZE: usize = 9 * 4096 + 1536;
 
     fn pattern(seed: u8, length: usize) -> Vec<u8> {
@@ -344,7 +347,7 @@ mod tests {
         Read(usize, usize),
     }
 
-    /// Any range of the disk, with aligned ends as often as not.
+    /// Any range of the disk; about half of the ends are aligned.
     fn range() -> impl Strategy<Value = (usize, usize)> {
         let place = prop_oneof![
             0..=SIZE,
@@ -389,7 +392,7 @@ mod tests {
             assert_eq!(below.to_bytes(), pattern(3, SIZE), "the disk below changed");
         }
 
-        /// What fails changes nothing outside its own range.
+        /// Checks that a failed operation changes nothing outside its own range.
         #[test]
         fn a_scratch_disk_that_fails_spoils_nothing_else(
             ops in prop::collection::vec((range(), any::<u8>()), 1..20), failing in 0u64..30
@@ -406,7 +409,7 @@ mod tests {
                     assert_eq!(error.kind(), ErrorKind::NoSpace);
                 }
                 for (to, from) in model[at..at + length].iter_mut().zip(bytes) {
-                    // Either one, where it failed.
+                    // Where the write failed, old and new bytes are both right.
                     *to = written.is_ok().then_some(from);
                 }
             }
@@ -439,7 +442,8 @@ mod tests {
         let piece = PIECE_BLOCKS * BLOCK_BYTES;
         let below = Arc::new(MemoryDisk::sparse(4 * piece));
         let overlay = Overlay::new(below, Arc::new(MemoryDisk::new())).unwrap();
-        // Across the border of two pieces, then all but the first block of the first one, then that.
+        // First across the border of two pieces, then all but the first block of the first piece, then that
+        // block.
         overlay.write_at(piece - 4096, &[1; 8192]).unwrap();
         overlay.punch(4096, piece - 4096).unwrap();
         assert_eq!(overlay.run(0, piece), (false, 4096));

@@ -1,21 +1,22 @@
 //! Fixed-size pages by index, kept in memory within a shared budget and spilled to a file beyond it.
 //!
-//! A layer that is being written keeps its L2 tables, refcounts and leaves in such tables, so that a wholly
-//! rewritten disk of many TiB needs bounded memory: a page that is not in memory costs its index entry only.
+//! A layer that is being written keeps its L2 tables, refcounts and leaves in such tables. So a wholly
+//! rewritten disk of many TiB needs bounded memory: a page that is not in memory costs only its index entry.
 //!
 //! # Invariants
 //! - A page is absent, in memory, in the spill file, or both (then the copy in memory is unchanged).
-//! - A spilled page has its CRC-32 in memory: a damaged spill file is `Corrupt`, never other data.
-//! - A page whose change was reported as done is never lost: room is made before the change, not after it.
+//! - The CRC-32 of a spilled page is in memory: a damaged spill file yields `Corrupt`, never other data.
+//! - A page whose change was reported as complete is never lost: room is made before the change, not after
+//!   it.
 //!
 //! # Concurrency
-//! One mutex per table, held while the caller's closure runs and while a page is spilled or read back;
-//! closures must be short and must not enter any table of the same budget. The budget's own list is
-//! locked for moments and never together with a table. Eviction takes one table after the other.
+//! One mutex per table, held while the caller's closure runs and while a page is spilled or read back.
+//! Closures must be short and must not enter any table of the same budget. The budget's own list is locked
+//! for moments and never together with a table. Eviction takes one table after the other.
 //!
 //! # Why
-//! Second chance ("clock") instead of an exact LRU: it needs one bit per page and no list, and idle
-//! tables give up their pages before busy ones do.
+//! Eviction uses second chance ("clock") instead of an exact LRU: it needs one bit per page and no list, and
+//! idle tables give up their pages before busy ones do.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -29,13 +30,13 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 
-/// LIMIT: pages that one visit of the eviction looks at before it goes on to the next table.
+/// LIMIT: pages that one visit of the eviction examines before it goes on to the next table.
 const PAGES_PER_VISIT: usize = 16;
 
-/// Makes the file that a table spills to; called at most once per table, when it is first needed.
+/// Makes the file that a table spills to. A table calls it at most once, when it first needs the file.
 pub type OpenSpill = Box<dyn Fn() -> Result<Arc<dyn WriteAt>> + Send + Sync>;
 
-/// Memory that many page tables share.
+/// Memory shared by many page tables.
 pub struct PageBudget {
     bytes_max: u64,
     used_bytes: AtomicU64,
@@ -44,7 +45,7 @@ pub struct PageBudget {
 }
 
 impl PageBudget {
-    /// A budget of `bytes_max` bytes. It is kept but for one page per thread that is at work.
+    /// A budget of `bytes_max` bytes. Each working thread may exceed it by one page.
     #[must_use]
     pub fn new(bytes_max: u64) -> Arc<Self> {
         Arc::new(Self {
@@ -55,19 +56,20 @@ impl PageBudget {
         })
     }
 
-    /// The bound in bytes.
+    /// The limit in bytes.
     #[must_use]
     pub fn bytes_max(&self) -> u64 {
         self.bytes_max
     }
 
-    /// Bytes of all pages in memory now.
+    /// Bytes of all pages in memory.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// Notes a table. Those that are gone leave before the list would grow: nothing else looks at it while there is room.
+    /// Registers a table. Dropped tables are removed before the list would grow: nothing else walks the list
+    /// while there is room.
     fn enter(&self, table: &Arc<Shared>) {
         let mut tables = self.tables.lock();
         if tables.len() == tables.capacity() {
@@ -89,8 +91,8 @@ impl PageBudget {
             return Ok(());
         }
         let tables = self.live_tables();
-        // A round clears the marks of recent use, the next one then finds pages to spill; more than two
-        // rounds without any spilled page mean that other threads hold everything.
+        // One round clears the marks of recent use, and the next one then finds pages to spill. More than two
+        // rounds without a spilled page mean that other threads hold everything.
         let mut idle_rounds = 0;
         while is_full() && idle_rounds < 3 {
             let mut spilled = false;
@@ -120,7 +122,7 @@ impl fmt::Debug for PageBudget {
     }
 }
 
-/// Where a page lies in the spill file, and what it must be there.
+/// Where a page lies in the spill file, and its checksum.
 #[derive(Clone, Copy)]
 struct Spilled {
     slot: u32,
@@ -169,7 +171,7 @@ impl Shared {
         u64_from_usize(self.page_bytes)
     }
 
-    /// Spills the next page that was not used lately; false when this visit found none.
+    /// Spills the next page without recent use; false when this visit finds none.
     fn spill_one(&self, budget: &PageBudget) -> Result<bool> {
         let mut inner = self.inner.lock();
         for _ in 0..PAGES_PER_VISIT.min(inner.pages.len()) {
@@ -198,7 +200,7 @@ impl Shared {
         Ok(false)
     }
 
-    /// Drops the copy in memory of a page, writing it to the spill file first when that one is older.
+    /// Drops a page from memory. It writes the page to the spill file first when the copy there is older.
     fn spill(&self, inner: &mut Inner, index: u64) -> Result<()> {
         let Some(page) = inner.pages.get(&index) else {
             return Ok(());
@@ -243,7 +245,7 @@ impl Shared {
         Ok(file)
     }
 
-    /// Brings a spilled page back into memory, checked.
+    /// Reads a spilled page back into memory and checks it.
     fn read_back(&self, inner: &mut Inner, index: u64, spilled: Spilled) -> Result<()> {
         let file = self.spill_file(inner)?;
         let mut memory = vec![0; self.page_bytes].into_boxed_slice();
@@ -276,7 +278,7 @@ impl Shared {
 }
 
 impl Inner {
-    /// Moves the hand over pages that are not in memory, so that a visit is spent on those that are.
+    /// Moves the hand over pages that are not in memory, so that a visit examines only pages that are.
     fn skip_absent(&mut self, index: u64) {
         if self.resident == 0 {
             return;
@@ -313,7 +315,8 @@ impl fmt::Debug for PageTable {
 }
 
 impl PageTable {
-    /// An empty table with pages of `page_bytes` bytes; `open_spill` is called when the budget is first short.
+    /// An empty table with pages of `page_bytes` bytes; the table calls `open_spill` when it first needs to
+    /// spill.
     #[must_use]
     pub fn new(page_bytes: usize, budget: &Arc<PageBudget>, open_spill: OpenSpill) -> Self {
         let shared = Arc::new(Shared {
@@ -350,11 +353,12 @@ impl PageTable {
         self.shared.inner.lock().pages.keys().copied().collect()
     }
 
-    /// Changes a page. An absent one is made first: zeroes, given to `init`; when that fails it stays absent.
+    /// Changes a page. When the page is absent, `init` first fills a page of zeroes; if that fails, the page
+    /// stays absent.
     ///
     /// # Errors
-    /// What `init` returns; `Corrupt` when the spilled page is damaged; `NoSpace`, `Io` of the spill file.
-    /// `f` has not run then.
+    /// Errors of `init`; `Corrupt` when the spilled page is damaged; `NoSpace`, `Io` of the spill file. In
+    /// these cases `f` has not run.
     pub fn with_page<R>(
         &self,
         index: u64,
@@ -389,10 +393,11 @@ impl PageTable {
         }
     }
 
-    /// Shows a page as it is, `None` when it is absent.
+    /// Passes a page to `f` without changing it; `None` when it is absent.
     ///
     /// # Errors
-    /// `Corrupt` when the spilled page is damaged; `NoSpace`, `Io` of the spill file. `f` has not run then.
+    /// `Corrupt` when the spilled page is damaged; `NoSpace`, `Io` of the spill file. In these cases `f` has
+    /// not run.
     pub fn peek<R>(&self, index: u64, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         let mut inner = self.in_memory(index)?;
         let Some(page) = inner.pages.get_mut(&index) else {
@@ -402,7 +407,7 @@ impl PageTable {
         Ok(f(page.memory.as_deref()))
     }
 
-    /// Makes a page absent; true when it was there.
+    /// Makes a page absent; true when it was present.
     pub fn remove(&self, index: u64) -> bool {
         let mut inner = self.shared.inner.lock();
         let Some(page) = inner.pages.remove(&index) else {
@@ -421,7 +426,7 @@ impl PageTable {
         true
     }
 
-    /// The locked table, in which the page is in memory or absent, with room made for it.
+    /// Locks the table, in which the page is then in memory or absent with room made for it.
     fn in_memory(&self, index: u64) -> Result<MutexGuard<'_, Inner>> {
         let inner = self.shared.inner.lock();
         match inner.pages.get(&index) {

@@ -1,8 +1,8 @@
-//! Run maps: where the bytes of an object lie on the floor below.
+//! Run maps: where the bytes of an object lie in the objects below it.
 //!
-//! A partition, an LV, an array and a guest's file are each a list of runs over what lies below them;
-//! maps compose, so that a file's bytes are found on the disk, and the disk's in its layers, and are read
-//! there directly.
+//! A partition, an LV, an array and a guest's file are each a list of runs over the objects below them. Maps
+//! compose: a file's bytes are located on the disk, and the disk's bytes in its layers, and are read there
+//! directly.
 //!
 //! # Invariants
 //! Runs are sorted, do not overlap, cover the object from 0 to its size without a gap, and none is empty.
@@ -14,26 +14,27 @@ use super::{Extent, ExtentKind, ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// Where the bytes of one run are.
+/// The location of the bytes of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target<S> {
-    /// At `offset` of `source`, as they are.
+    /// At `offset` of `source`, unchanged.
     Source {
-        /// Which object of the floor below.
+        /// The object below.
         source: S,
-        /// Byte offset there.
+        /// Byte offset in it.
         offset: u64,
     },
-    /// Nowhere: zeroes.
+    /// Nowhere: the bytes are zero.
     Hole,
-    /// Here.
+    /// In the map itself.
     Inline(Arc<[u8]>),
-    /// Only the reader that made the map can tell (compressed, replayed from a journal, checksummed).
+    /// Only the reader that made the map can produce the bytes (compressed, replayed from a journal,
+    /// checksummed).
     Encoded,
 }
 
 impl<S: Copy> Target<S> {
-    /// The target of the same run from `by` bytes further on.
+    /// The target of the same run, `by` bytes further on.
     fn advanced(&self, by: u64) -> Self {
         match self {
             Self::Source { source, offset } => Self::Source {
@@ -56,7 +57,7 @@ pub struct Run<S> {
     pub start: u64,
     /// Length in bytes, at least 1.
     pub length_bytes: u64,
-    /// Where the bytes are.
+    /// Location of the bytes.
     pub target: Target<S>,
 }
 
@@ -97,7 +98,7 @@ pub struct RunMap<S> {
 }
 
 impl<S: Copy + PartialEq> RunMap<S> {
-    /// A map of `size_bytes` from runs in order; gaps become holes, what passes the size is cut.
+    /// Makes a map of `size_bytes` from runs in order. Gaps become holes; runs are cut at the size.
     ///
     /// # Errors
     /// `Corrupt` when runs overlap or are out of order, or an offset passes 2^63.
@@ -206,7 +207,7 @@ impl<S: Copy + PartialEq> RunMap<S> {
         &self.runs
     }
 
-    /// Bytes that are not holes.
+    /// Bytes outside holes.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
         self.runs
@@ -223,11 +224,11 @@ impl<S: Copy + PartialEq> RunMap<S> {
         self.runs.get(ix)?.clip(offset, length_max)
     }
 
-    /// The map that says the same over the floor below: each source run is replaced by what `below`
-    /// says of that range of that source.
+    /// Translates the map to the objects below its sources: each source run is replaced by the runs that
+    /// `below` gives for that range of that source.
     ///
     /// # Errors
-    /// `Corrupt` when a run passes the end of its source; what `below` returns.
+    /// `Corrupt` when a run passes the end of its source; errors of `below`.
     pub fn compose<T: Copy + PartialEq>(
         &self,
         mut below: impl FnMut(S, u64, u64) -> Result<Option<Run<T>>>,
@@ -288,8 +289,8 @@ pub struct RunReader {
 }
 
 impl RunReader {
-    /// Joins a map with what it lies on; `encoded` answers for the runs that only a reader can give, at
-    /// the object's own offsets.
+    /// Joins a map with its sources. `encoded` provides the runs that only a reader can produce, at the
+    /// object's own offsets.
     #[must_use]
     pub fn new(
         map: impl Into<Arc<RunMap<usize>>>,
@@ -422,7 +423,7 @@ mod tests {
 
     #[test]
     fn maps_compose_down_to_the_lowest_floor() {
-        // A file over a partition that begins at 1000 of a disk whose first 1020 bytes lie in layer 7.
+        // The file lies on a partition that begins at 1000 of a disk whose first 1020 bytes lie in layer 7.
         let file = RunMap::new(40, [source(0, 30, 0, 10)]).unwrap();
         let disk = RunMap::new(2000, [source(0, 1020, 7, 5000)]).unwrap();
         let composed = file

@@ -1,7 +1,8 @@
 //! An LRU bounded by the sum of its values' weights.
 //!
 //! # Concurrency
-//! One lock, never held while a value is made: two callers may make the same value, and the later one wins.
+//! One lock, never held while a value is made: two callers may make the same value, and the later one
+//! replaces the earlier.
 
 use std::hash::Hash;
 
@@ -10,7 +11,8 @@ use lru::LruCache;
 use crate::error::Result;
 use crate::types::sync::Mutex;
 
-/// Values by key, least recently used out, within one weight. `V` is cheap to clone (an `Arc`).
+/// Values by key within a total weight; the least recently used value leaves first. `V` is cheap to clone (an
+/// `Arc`).
 pub struct Weighted<K, V> {
     weight_max: usize,
     held: Mutex<Held<K, V>>,
@@ -22,7 +24,8 @@ struct Held<K, V> {
 }
 
 impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
-    /// Keeps values of at most `weight_max` together, and always the newest one: somebody is using it.
+    /// A cache for values of at most `weight_max` together. It always keeps the newest value, because a
+    /// caller is using it.
     #[must_use]
     pub fn new(weight_max: usize) -> Self {
         Self {
@@ -34,13 +37,13 @@ impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
         }
     }
 
-    /// The value, if it is kept.
+    /// The value, if the cache has it.
     pub fn get(&self, key: &K) -> Option<V> {
         let mut held = self.held.lock();
         held.values.get(key).map(|(value, _)| value.clone())
     }
 
-    /// Keeps a value of `weight`, in the place of one that has the same key.
+    /// Adds a value of `weight`, and replaces the value that has the same key.
     pub fn put(&self, key: K, value: V, weight: usize) {
         let mut held = self.held.lock();
         if let Some((_, old)) = held.values.put(key, (value, weight)) {
@@ -55,10 +58,10 @@ impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
         }
     }
 
-    /// The value, kept or made now by `make`, which answers its weight, too.
+    /// The cached value, or a new one from `make`, which returns its weight too.
     ///
     /// # Errors
-    /// What `make` returns; nothing is kept then.
+    /// Errors of `make`; the cache then keeps nothing.
     pub fn get_or(&self, key: K, make: impl FnOnce() -> Result<(V, usize)>) -> Result<V> {
         if let Some(value) = self.get(&key) {
             return Ok(value);
@@ -83,7 +86,7 @@ impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
         }
     }
 
-    /// Weight of all values held now.
+    /// Weight of all values in the cache.
     pub fn weight(&self) -> usize {
         self.held.lock().weight
     }
@@ -103,7 +106,7 @@ mod tests {
         }
         assert_eq!((cache.get(&99), cache.get(&97)), (Some(99), Some(97)));
         assert_eq!(cache.get(&96), None);
-        // What was asked for last stays longest.
+        // The value that was used last stays longest.
         cache.put(100, 100, 3);
         cache.put(101, 101, 3);
         assert_eq!((cache.get(&97), cache.get(&98)), (Some(97), None));
@@ -115,7 +118,7 @@ mod tests {
         cache.put(1, "a", 6);
         cache.put(2, "b", 50);
         assert_eq!((cache.get(&1), cache.get(&2)), (None, Some("b")));
-        // One in its place weighs what it weighs itself.
+        // The replacement counts with its own weight.
         cache.put(2, "c", 1);
         assert_eq!(cache.weight(), 1);
         cache.put(3, "d", 9);

@@ -1,4 +1,4 @@
-//! Counts what is asked of a disk: tests that promise "one read per run" ask here.
+//! Counts the operations on a disk, for tests that promise "one read per run".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +31,7 @@ const fn index(kind: OpKind) -> usize {
 }
 
 impl<D: ?Sized> Count<D> {
-    /// Counts from zero.
+    /// A counter that begins at zero.
     pub fn new(inner: Arc<D>) -> Self {
         Self {
             tallies: Default::default(),
@@ -39,17 +39,17 @@ impl<D: ?Sized> Count<D> {
         }
     }
 
-    /// Operations of a kind so far, failed ones too.
+    /// Operations of a kind so far, including failed ones.
     pub fn ops(&self, kind: OpKind) -> u64 {
         self.tallies[index(kind)].ops.load(Ordering::Relaxed)
     }
 
-    /// Bytes that operations of a kind asked for.
+    /// Bytes requested by operations of a kind.
     pub fn bytes(&self, kind: OpKind) -> u64 {
         self.tallies[index(kind)].bytes.load(Ordering::Relaxed)
     }
 
-    /// Back to zero.
+    /// Resets the counters to zero.
     pub fn reset(&self) {
         for tally in &self.tallies {
             tally.ops.store(0, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A slow disk: each operation of the chosen kinds sleeps first.
+//! A slow disk: operations of the chosen kinds sleep first.
 
 use std::sync::Arc;
 use std::time::Duration;

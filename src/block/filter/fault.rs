@@ -1,4 +1,5 @@
-//! A disk that fails on demand: the nth operation of a kind, or every one that a predicate picks. What fails does nothing.
+//! A disk that fails on demand: the nth operation of a kind, or every operation that a predicate picks. A
+//! failed operation has no effect.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ pub struct Fault<D: ?Sized> {
 }
 
 impl<D: ?Sized> Fault<D> {
-    /// Fails nothing yet.
+    /// A disk that fails nothing yet.
     pub fn new(inner: Arc<D>) -> Self {
         Self {
             rules: Mutex::new(Vec::new()),
@@ -23,12 +24,13 @@ impl<D: ?Sized> Fault<D> {
         }
     }
 
-    /// Fails every operation for which `rule` gives a kind of error; rules are asked in the order they were added, until one does.
+    /// Fails every operation for which `rule` returns a kind of error. Rules apply in the order in which they
+    /// were added; the first match wins.
     pub fn fail_when(&self, rule: impl FnMut(&Op) -> Option<ErrorKind> + Send + 'static) {
         self.rules().push(Box::new(rule));
     }
 
-    /// Fails the operation of this kind that comes after `n` more of them, once.
+    /// Fails one operation of this kind: the one after `n` more.
     pub fn fail_nth(&self, kind: OpKind, n: u64, error: ErrorKind) {
         let mut left = Some(n);
         self.fail_when(move |op| {
@@ -49,7 +51,7 @@ impl<D: ?Sized> Fault<D> {
         });
     }
 
-    /// Fails what touches any byte of `[offset, offset + length_bytes)` with operations of this kind: a bad sector.
+    /// Fails operations of this kind that touch any byte of `[offset, offset + length_bytes)`: a bad sector.
     pub fn fail_range(&self, kind: OpKind, offset: u64, length_bytes: u64, error: ErrorKind) {
         let end = offset.saturating_add(length_bytes);
         self.fail_when(move |op| {
@@ -58,7 +60,7 @@ impl<D: ?Sized> Fault<D> {
         });
     }
 
-    /// Forgets all rules.
+    /// Removes all rules.
     pub fn heal(&self) {
         self.rules().clear();
     }

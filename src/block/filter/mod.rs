@@ -1,7 +1,8 @@
 //! Filters: disks that wrap another and change one thing about it. They stack.
 //!
-//! [`Count`] tells operations and bytes, [`Delay`] is slow, [`Fault`] fails on demand, [`Volatile`] forgets what was not flushed when its
-//! power is cut. All work over `dyn ReadAt` and `dyn WriteAt` as well as over a concrete disk.
+//! [`Count`] counts operations and bytes, [`Delay`] is slow, [`Fault`] fails on demand, [`Volatile`] loses
+//! unflushed data when its power is cut. All work over `dyn ReadAt` and `dyn WriteAt` as well as over a
+//! concrete disk.
 
 pub mod count;
 pub mod delay;
@@ -13,7 +14,7 @@ pub use delay::Delay;
 pub use fault::Fault;
 pub use volatile::{Power, Volatile};
 
-/// What is done to a disk.
+/// Kind of an operation on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OpKind {
     /// `read_at`
@@ -30,14 +31,14 @@ pub enum OpKind {
     Punch,
 }
 
-/// One operation.
+/// One operation on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Op {
-    /// What.
+    /// Kind.
     pub kind: OpKind,
-    /// Where; the new size for `SetSize`, 0 for `Flush`.
+    /// Offset; the new size for `SetSize`, 0 for `Flush`.
     pub offset: u64,
-    /// How many bytes; 0 for `SetSize` and `Flush`.
+    /// Length in bytes; 0 for `SetSize` and `Flush`.
     pub length_bytes: u64,
 }
 
@@ -51,7 +52,7 @@ impl Op {
     }
 }
 
-/// Implements both traits by asking `before(&Op)` first and then the inner disk.
+/// Implements both traits: each method calls `before(&Op)` first and then the inner disk.
 macro_rules! filter {
     ($name:ident) => {
         impl<D: $crate::block::ReadAt + ?Sized> $crate::block::ReadAt for $name<D> {

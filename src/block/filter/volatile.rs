@@ -1,17 +1,16 @@
-//! A disk that loses what was not flushed when its power is cut: for tests of crash consistency.
+//! A disk that loses unflushed data when its power is cut: for tests of crash consistency.
 //!
-//! It knows its durable bytes and every change since the last flush. [`Power`] is shared by all disks of a machine: it
-//! counts flushes over all of
-//! them and goes off at a chosen one, whereupon everything fails. [`Volatile::after_power_loss`] is then what the next boot finds.
+//! It holds its durable bytes and every change since the last flush. All disks of a machine share one
+//! [`Power`], which counts their flushes and goes off at a chosen one; then everything fails.
+//! [`Volatile::after_power_loss`] gives the content that the next boot finds.
 //!
 //! # Faults that must be survived
-//! Of the changes since the last flush each one may be there or not, without regard to their order (a later one may be there while an
-//! earlier one is missing), or be torn at sector boundaries, or have grown the file while its bytes are still zero. A
-//! flushed change is always there whole.
+//! Each change since the last flush may be present or absent, regardless of order (a later one may be present
+//! while an earlier one is missing), may be torn at sector boundaries, or may have grown the file while its
+//! bytes are still zero. A flushed change is always present whole.
 //!
-//! Usage: pass 1 runs with power that never fails and takes [`Power::flushes`]; pass 2 runs for each N below that with
-//! [`Power::off_at`], takes
-//! [`Volatile::after_power_loss`] for some seeds, opens it again and checks.
+//! Usage: pass 1 runs with power that never fails and reads [`Power::flushes`]. Pass 2 runs for each smaller
+//! N with [`Power::off_at`], takes [`Volatile::after_power_loss`] for some seeds, opens it again and checks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -21,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// What a device writes whole or not at all, in bytes.
+/// Bytes that a device writes whole or not at all.
 const SECTOR_BYTES: u64 = 512;
 
 /// The power supply of one or more [`Volatile`] disks.
@@ -33,13 +32,13 @@ pub struct Power {
 }
 
 impl Power {
-    /// Never fails by itself.
+    /// Power that never fails by itself.
     #[must_use]
     pub fn steady() -> Arc<Self> {
         Self::off_at(u64::MAX)
     }
 
-    /// Goes off when flush number `n` (from 0, over all disks) is asked for: that flush does not happen.
+    /// Power that goes off at flush number `n` (from 0, over all disks): that flush does not happen.
     #[must_use]
     pub fn off_at(n: u64) -> Arc<Self> {
         Arc::new(Self {
@@ -54,17 +53,17 @@ impl Power {
         self.flushes.load(Ordering::SeqCst)
     }
 
-    /// Whether it is off.
+    /// Whether the power is off.
     pub fn is_off(&self) -> bool {
         self.off.load(Ordering::SeqCst)
     }
 
-    /// Cuts it now.
+    /// Cuts the power now.
     pub fn cut(&self) {
         self.off.store(true, Ordering::SeqCst);
     }
 
-    /// Fails when it is off.
+    /// Fails when the power is off.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_off() {
             Err(Error::new(ErrorKind::Io, "the power is off"))
@@ -73,7 +72,7 @@ impl Power {
         }
     }
 
-    /// Counts a flush, which may be the one that it goes off at.
+    /// Counts a flush, and goes off when this is the chosen one.
     pub(crate) fn flush(&self) -> Result<()> {
         self.check()?;
         if self.flushes.fetch_add(1, Ordering::SeqCst) >= self.off_at {
@@ -99,7 +98,7 @@ impl Change {
         }
     }
 
-    /// Applies what the seed leaves of it.
+    /// Applies the part of the change that the seed keeps.
     fn apply_torn(&self, disk: &MemoryDisk, random: &mut impl FnMut() -> u64) -> Result<()> {
         let Self::Write(offset, bytes) = self else {
             return self.apply(disk);
@@ -127,7 +126,7 @@ struct State {
     pending: Vec<Change>,
 }
 
-/// A disk whose unflushed writes are lost by a power cut.
+/// A disk that loses unflushed writes at a power cut.
 #[derive(Debug)]
 pub struct Volatile {
     power: Arc<Power>,
@@ -141,7 +140,7 @@ impl Volatile {
         Self::with_content(power, MemoryDisk::new())
     }
 
-    /// A disk whose durable bytes are those of `content`: what an earlier power loss left.
+    /// A disk whose durable bytes are `content`: the result of an earlier power loss.
     #[must_use]
     pub fn with_content(power: &Arc<Power>, content: MemoryDisk) -> Self {
         Self {
@@ -158,8 +157,8 @@ impl Volatile {
         self.state.lock()
     }
 
-    /// What the machine finds after a power loss now; each seed is one of the things that can happen. Seed 0 loses all that was not
-    /// flushed, seed 1 loses nothing.
+    /// The content after a power loss now. Each seed is one possible outcome: seed 0 loses everything
+    /// unflushed, seed 1 loses nothing.
     ///
     /// # Errors
     /// None in practice: memory takes every write.

@@ -1,4 +1,4 @@
-//! Page tables under a tiny budget against a plain map; damaged and full spill files.
+//! Page tables under a tiny budget, compared with a plain map; damaged and full spill files.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ fn budget_is_kept_and_given_back() {
         assert!(budget.used_bytes() <= 32);
     }
     assert_eq!(one.indices(), (0..100).collect::<Vec<_>>());
-    // An idle table gives way to a busy one of the same budget.
+    // An idle table gives up pages for a busy one of the same budget.
     let two = table(&budget, &Arc::new(Disk::default()));
     for index in 0..8 {
         put(&two, index % 4, 2).unwrap();
@@ -86,7 +86,7 @@ fn budget_is_kept_and_given_back() {
     assert_eq!(budget.used_bytes(), 0);
 }
 
-/// A daemon that never ran out of room kept a little of each table that it ever had.
+/// Regression: a daemon that never ran out of room kept a little memory for each table that it ever had.
 #[test]
 fn tables_that_are_gone_leave_nothing_behind() {
     let budget = PageBudget::new(1 << 20);

@@ -1,12 +1,12 @@
 //! The owner's catalog: VMs and points in a redb database, for answers without reading sidecars.
 //!
 //! # Invariants
-//! Everything in it can be rebuilt: it is dropped and built anew when it is missing, damaged, of another
-//! repository or version, and a VM in it is replaced when its `generation` is not that of `index.json`.
+//! The catalog can always be rebuilt. It is dropped and built anew when it is missing, damaged, or of another
+//! repository or version. A VM in it is replaced when its `generation` differs from that of `index.json`.
 //!
 //! # Why
-//! After one failed write redb answers nothing any more until it is opened again. So a catalog that has failed is *behind*: whoever owns
-//! it opens it again and fills it.
+//! After one failed write redb rejects every operation until it is opened again. So a catalog that has failed
+//! is *behind*: the owner opens it again and fills it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,28 +25,28 @@ use crate::types::{RepositoryId, VmName};
 
 /// VM name -> its index without points, as JSON.
 const VMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("vms");
-/// (VM name, seq) -> point in short, as JSON.
+/// (VM name, seq) -> summary of the point, as JSON.
 const POINTS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("points");
 /// `repository_id`, `version`, `serial_high`.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// VM name -> how it looked at a clean end, as JSON.
+/// VM name -> the marks of the VM at a clean end, as JSON.
 const CLEAN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("clean");
-/// In `META` from a clean end to the next opening.
+/// Key in `META` that is present from a clean end to the next opening.
 const CLEAN_END: &str = "clean_end";
-/// Version of these tables. A release that knows another one builds the catalog anew.
+/// Version of these tables. A release with another version builds the catalog anew.
 const VERSION: &[u8] = b"2";
 /// LIMIT: memory of redb's cache.
 const CACHE_BYTES: usize = 16 << 20;
 
 /// The open catalog.
 pub struct Catalog {
-    /// `None` while it could not be opened again.
+    /// `None` while it cannot be opened again.
     database: RwLock<Option<Database>>,
     repository: RepositoryId,
     is_behind: AtomicBool,
 }
 
-/// A file of the stage as redb wants it; the store's fault filters work on it, too.
+/// A file of the stage with the interface that redb needs; the store's fault filters apply to it, too.
 struct StageFile(Arc<dyn WriteAt>);
 
 impl std::fmt::Debug for StageFile {
@@ -96,8 +96,9 @@ fn broken(error: impl Into<redb::Error>) -> Error {
 }
 
 impl Catalog {
-    /// Opens the catalog of `repository`, or makes an empty one when it is missing, damaged or not of this
-    /// repository. Answers the VMs of a clean end, too; the caller brings every other one up to date.
+    /// Opens the catalog of `repository`, or makes an empty one when it is missing, damaged or of another
+    /// repository. Also returns the VMs that a clean end recorded; the caller brings every other VM up to
+    /// date.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
@@ -114,8 +115,8 @@ impl Catalog {
         Ok((catalog, clean))
     }
 
-    /// Marks a clean end: `changed` are the VMs that were looked at since the catalog was opened, `None` those that are not in order;
-    /// of `vms` alone anything is kept.
+    /// Marks a clean end. `changed` are the VMs that were examined since the catalog was opened; a value is
+    /// `None` when the VM is not in order. The catalog keeps marks only of the VMs in `vms`.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
@@ -152,24 +153,24 @@ impl Catalog {
         })
     }
 
-    /// Whether something could not be written, or read: it has to be opened again and filled.
+    /// Whether a read or write has failed: the catalog must be opened again and filled.
     #[must_use]
     pub fn is_behind(&self) -> bool {
         self.is_behind.load(Ordering::SeqCst)
     }
 
-    /// Notes that something was not written to it.
+    /// Records that a change was not written to the catalog.
     pub(super) fn note_behind(&self) {
         self.is_behind.store(true, Ordering::SeqCst);
     }
 
-    /// Opens it again; the caller then replaces every VM in it.
+    /// Opens the catalog again; the caller then replaces every VM in it.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`; it is behind then, as before.
+    /// `NoSpace`, `Io`; the catalog then stays behind.
     pub fn reopen(&self, stage: &dyn Stage) -> Result<()> {
         let mut database = self.database.write();
-        // The old one lets go of the file first.
+        // The old database must release the file first.
         drop(database.take());
         let (opened, _) = Self::open_database(stage, self.repository)?;
         *database = Some(opened);
@@ -213,7 +214,7 @@ impl Catalog {
         Self::load(stage.create(&key)?, repository)
     }
 
-    /// Opens the database, and takes the mark of a clean end away: from now on there is none until the next.
+    /// Opens the database and removes the mark of a clean end; the next clean end sets it again.
     fn load(
         file: Arc<dyn WriteAt>,
         repository: RepositoryId,
@@ -253,7 +254,7 @@ impl Catalog {
             if meta.remove(CLEAN_END).map_err(broken)?.is_some() {
                 for row in rows.iter().map_err(broken)? {
                     let (name, bytes) = row.map_err(broken)?;
-                    // A row that cannot be read is as good as none.
+                    // An unreadable row counts as missing.
                     if let Ok(row) = serde_json::from_slice(bytes.value()) {
                         clean.insert(name.value().to_owned(), row);
                     }
@@ -322,7 +323,8 @@ impl Catalog {
         })
     }
 
-    /// Replaces all that the catalog knows of a VM; `None` forgets it. Points that did not change are not written again.
+    /// Replaces everything that the catalog has of a VM; `None` removes it. Unchanged points are not written
+    /// again.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
@@ -382,7 +384,7 @@ impl Catalog {
         })
     }
 
-    /// Adds one point and the index's counters: what a commit does.
+    /// Adds one point and the index's counters, at a commit.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.

@@ -1,12 +1,14 @@
-//! What a clean end leaves in the catalog: how each VM looked when nothing was left to put in order. The next owner looks at a VM only
-//! when it is asked for, if it looks the same.
+//! The record of a clean end in the catalog: the marks of each VM when nothing was left to put in order. The
+//! next owner examines a VM with the same marks only on demand.
 //!
 //! # Invariants
-//! - The mark of a clean end is taken away, durably, before anything is changed: after a crash there is none, and all VMs are looked at.
-//! - A VM is the same when inode, size, mtime and ctime of its sidecars and directories are. They tell a copy from its original, and an
-//!   older catalog from a newer repository.
-//! - What is believed of a VM that is the same: nothing is left to do, which serials were given, and that the catalog has its points. The
-//!   owner lists them from there ([`Owner::index`](super::Owner::index)), and looks at the marks again each time that it does.
+//! - The mark of a clean end is removed, durably, before any change: after a crash it is missing, and the
+//!   next owner examines all VMs.
+//! - A VM is unchanged when inode, size, mtime and ctime of its sidecars and directories are. These
+//!   distinguish a copy from its original, and an older catalog from a newer repository.
+//! - For an unchanged VM the owner trusts three facts: nothing is left to put in order, which serials were
+//!   given, and that the catalog has its points. The owner lists the points from the catalog
+//!   ([`Owner::index`](super::Owner::index)), and checks the marks again each time.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,19 +21,19 @@ use crate::types::VmName;
 /// A VM at a clean end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CleanVm {
-    /// Of `vm.json`, `index.json`, `points/`, `layers/`, `state/`.
+    /// Marks of `vm.json`, `index.json`, `points/`, `layers/`, `state/`.
     marks: [Option<Fingerprint>; 5],
-    /// The highest serial that the VM or a point of it has had.
+    /// The highest serial that the VM or any of its points has had.
     pub(super) serial_high: u32,
     /// Whether it has open sessions.
     pub(super) has_sessions: bool,
 }
 
 impl CleanVm {
-    /// A VM as it is now, with nothing left to put in order; `None` where the repository is no local directory.
+    /// The marks of a VM that is in order; `None` where the repository is not a local directory.
     ///
     /// # Errors
-    /// `InvalidInput` when the name makes no path.
+    /// `InvalidInput` when the name makes no valid path.
     pub(super) fn now(
         repository: &Repository,
         vm: &VmName,
@@ -45,7 +47,7 @@ impl CleanVm {
         }))
     }
 
-    /// Whether the VM looks as it did.
+    /// Whether the marks of the VM are unchanged.
     pub(super) fn is_same(&self, repository: &Repository, vm: &VmName) -> bool {
         marks(repository, vm).is_ok_and(|now| now == Some(self.marks))
     }
@@ -64,7 +66,7 @@ fn marks(repository: &Repository, vm: &VmName) -> Result<Option<[Option<Fingerpr
         keys.layers()?,
         keys.state_dir()?,
     ];
-    // What cannot be looked at is as good as missing.
+    // An object that cannot be examined counts as missing.
     Ok(Some(
         places.map(|key| store.fingerprint(&key).ok().flatten()),
     ))

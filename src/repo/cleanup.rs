@@ -1,5 +1,5 @@
-//! Removing what belongs to a session: all of it when it ends without a point; its sidecar and logs, and what a separate workspace has of
-//! it, when it became one.
+//! Removes the files of a session: all of them when it ends without a point; its sidecar, its logs, and its
+//! files in a separate workspace when it became a point.
 
 use std::collections::HashSet;
 
@@ -19,7 +19,7 @@ use crate::types::{PointName, VmName};
 pub(super) fn remove_session(repository: &Repository, vm: &VmName, name: &PointName) -> Result<()> {
     match repository.session(vm, name) {
         Ok(session) => remove_files(repository, &session),
-        // What is left of its layers is garbage that nobody names.
+        // The rest of its layers is garbage that nothing names.
         Err(e) if e.kind() == ErrorKind::NotFound => {
             gone(repository.stage().delete(&VmKeys::new(vm)?.session(name)?))
         }
@@ -41,17 +41,17 @@ fn gone(result: Result<()>) -> Result<()> {
 pub(super) fn remove_files(repository: &Repository, session: &Session) -> Result<()> {
     let keys = VmKeys::new(&session.vm)?;
     let stage = repository.stage();
-    // The sidecar goes first: a session without one is removed whole by whoever comes next.
+    // The sidecar goes first: the next owner removes a session without one as a whole.
     gone(stage.delete(&keys.session_file(&session.name)?))?;
     for disk in &session.disks {
         let (slot, layer) = (&disk.layer, disk.layer_id);
-        // Whoever has it open still (an idle connection) would keep its space.
+        // A process that still has the file open (an idle connection) would keep its space.
         if let Ok(file) = stage.open(&keys.open_layer(slot)?) {
             file.set_size(0)?;
         }
         gone(stage.delete(&keys.open_layer(slot)?))?;
         gone(stage.delete(&keys.open_sums(slot, layer)?))?;
-        // Of a commit that failed, or was cut short.
+        // Files of a commit that failed or was cut short.
         for key in [keys.sums(slot, layer)?, keys.layer(slot)?] {
             gone(repository.store().delete(&key))?;
         }
@@ -78,10 +78,10 @@ pub(super) fn remove_session_files(
     Ok(())
 }
 
-/// Whether a session that a separate workspace still has was published before its process could remove it.
+/// Whether a session in a separate workspace was published before its process could remove it.
 ///
 /// # Errors
-/// `Corrupt` when its copy of the point's sidecar cannot be read; `Io`.
+/// `Corrupt` when the workspace's copy of the point's sidecar cannot be read; `Io`.
 pub(super) fn is_published(
     repository: &Repository,
     vm: &VmName,
@@ -96,7 +96,7 @@ pub(super) fn is_published(
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
         other => other?,
     };
-    // One that is not whole was never published: it is written before anything is.
+    // An incomplete copy was never published: the copy is written before any object is uploaded.
     let Ok(point) = parse::<Point>(&own) else {
         return Ok(false);
     };
@@ -110,8 +110,8 @@ pub(super) fn is_published(
     }
 }
 
-/// Removes from a separate workspace the directory of a session that became a point. Its layers follow with [`clean_workspace`], unless
-/// `slots` has them.
+/// Removes from a separate workspace the directory of a session that became a point. [`clean_workspace`]
+/// later removes its layers, unless `slots` has them.
 ///
 /// # Errors
 /// `Io`.
@@ -126,13 +126,14 @@ pub(super) fn remove_published(
     }
     let (keys, stage) = (VmKeys::new(vm)?, repository.stage());
     let dir = keys.session(session)?;
-    // What makes it a session goes before what shows that it was published.
+    // The file that makes it a session goes before the file that shows that it was published.
     gone(stage.delete(&dir.join(SESSION_FILE)?))?;
     gone(stage.delete(&dir))?;
     remove_making(repository, vm, |slot| slots.contains(&slot))
 }
 
-/// Removes from a separate workspace what no session makes any more: layers and sums whose slot is not among `needed`.
+/// Removes from a separate workspace the layers and sums that no session makes any more: those whose slot is
+/// not in `needed`.
 ///
 /// # Errors
 /// `Io`.

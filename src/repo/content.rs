@@ -1,4 +1,4 @@
-//! What a disk's content hashes to: leaves, regions, the content root.
+//! The hashes of a disk's content: leaves, regions, the content root.
 //!
 //! # On-disk layout
 //! - A *leaf* is BLAKE3 of one guest cluster of 64 KiB as resolved through the chain, zero-padded at the
@@ -8,7 +8,8 @@
 //! - The *content root* is BLAKE3 over the size in bytes (u64, little-endian) and the region hashes.
 //!
 //! # Invariants
-//! The root names the guest's content alone: merging layers, compressing or moving clusters leaves it.
+//! The root depends on the guest's content alone: merging layers, or compressing or moving clusters, does not
+//! change it.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -66,7 +67,7 @@ pub fn zero_leaf() -> Digest {
     *LEAF.get_or_init(|| Digest::of(&[0; 65_536]))
 }
 
-/// The leaf of a cluster's bytes; the last cluster of a disk is completed with zeroes.
+/// The leaf of a cluster; the last cluster of a disk is padded with zeroes.
 #[must_use]
 pub fn leaf_of(bytes: &[u8]) -> Digest {
     if is_zero(bytes) {
@@ -75,7 +76,7 @@ pub fn leaf_of(bytes: &[u8]) -> Digest {
     Digest::of(&padded(bytes))
 }
 
-/// A cluster's bytes, completed with zeroes when the disk ends within it.
+/// A cluster's bytes, padded with zeroes when the disk ends within it.
 #[must_use]
 pub fn padded(bytes: &[u8]) -> Cow<'_, [u8]> {
     let length = usize_from_u64(CLUSTER_BYTES);
@@ -87,7 +88,8 @@ pub fn padded(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(whole)
 }
 
-/// Whether all bytes are zero; ends at the first that is not, in steps that the compiler vectorises.
+/// Whether all bytes are zero. It stops at the first step with another byte; the compiler vectorises the
+/// steps.
 fn is_zero(bytes: &[u8]) -> bool {
     bytes
         .chunks(1024)

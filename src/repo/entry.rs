@@ -1,4 +1,4 @@
-//! What the owner keeps of a VM in memory.
+//! The owner's record of a VM in memory.
 
 use std::sync::Arc;
 
@@ -10,28 +10,28 @@ use crate::error::Result;
 use crate::types::VmName;
 use crate::types::sync::Mutex;
 
-/// What the owner keeps of a VM.
+/// The owner's record of a VM.
 #[derive(Debug, Clone)]
 pub struct VmEntry {
     /// Its sidecar.
     pub vm: Vm,
     /// Its index.
     pub index: Index,
-    /// Whether the VM was removed: whoever waited for this entry looks for the VM anew.
+    /// Whether the VM was removed. A thread that waited for this entry then looks the VM up anew.
     pub gone: bool,
 }
 
-/// A VM's place in the owner's table: its entry, once it was looked at.
+/// A VM's cell in the owner's table: it has an entry once the VM was examined.
 #[derive(Debug)]
 pub(super) struct VmCell {
     name: VmName,
-    /// How an earlier owner left the VM, in order; `None` when it was looked at instead.
+    /// The marks with which an earlier owner left the VM in order; `None` when this process examined the VM.
     left: Option<CleanVm>,
     entry: Mutex<Option<Arc<Mutex<VmEntry>>>>,
 }
 
 impl VmCell {
-    /// A VM as an earlier owner has left it, in order.
+    /// A VM that an earlier owner left in order.
     pub(super) fn as_left(name: VmName, left: CleanVm) -> Self {
         Self {
             name,
@@ -40,7 +40,7 @@ impl VmCell {
         }
     }
 
-    /// A VM that was looked at.
+    /// A VM that this process examined.
     pub(super) fn looked_at(entry: VmEntry) -> Self {
         Self {
             name: entry.vm.name.clone(),
@@ -59,19 +59,19 @@ impl VmCell {
         had_sessions || self.entry().is_some()
     }
 
-    /// Whether the VM still looks as an earlier owner left it.
+    /// Whether the VM is unchanged since an earlier owner left it.
     pub(super) fn is_as_left(&self, repository: &Repository) -> bool {
         let left = self.left.as_ref();
         left.is_some_and(|left| left.is_same(repository, &self.name))
     }
 
-    /// The entry, if the VM was looked at.
+    /// The entry, if the VM was examined.
     pub(super) fn entry(&self) -> Option<Arc<Mutex<VmEntry>>> {
         let entry = self.entry.lock();
         entry.clone()
     }
 
-    /// The entry; `look` makes it when the VM was not looked at yet.
+    /// The entry; `look` makes it when the VM was not examined yet.
     pub(super) fn entry_or(
         &self,
         look: impl FnOnce(&VmName) -> Result<VmEntry>,

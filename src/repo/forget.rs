@@ -1,13 +1,15 @@
-//! Forgetting restore points, and a VM that has none.
+//! Removes restore points, and a VM without any.
 //!
-//! 1. the lock is read again; nobody may use the point;
-//! 2. `points/<point>` is renamed into the trash: *the point is gone*, for `points/` wins over what lists it;
+//! 1. the lock is read again; the point must not be in use;
+//! 2. `points/<point>` is renamed into the trash: *the point is gone*, because `points/` wins over the lists
+//!    that name it;
 //! 3. `index.json` is replaced, then the catalog; the point's state goes to the trash;
-//! 4. layers that only this point needed go to the trash, judged as the next owner would.
+//! 4. layers that only this point needed go to the trash, by the rules of the next owner's recovery.
 //!
 //! # Invariants
-//! Before step 2 the point is whole, after it it is not listed; what fails from there on is put in order by the next owner. A layer below
-//! the chain of another point or session stays. What is in the trash stays for an hour.
+//! Before step 2 the point is whole; after it the point is not listed. The next owner completes steps that
+//! fail after step 2. A layer in the chain of another point or session stays. The trash keeps its content for
+//! an hour.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,12 +28,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Key, PutMode};
 use crate::types::{PointId, PointName, VmName};
 
-/// What became of points that were to be forgotten.
+/// The outcome of a request to forget points.
 #[derive(Debug, Default)]
 pub struct Forgetting {
-    /// Those that are not listed any more.
+    /// Points that are not listed any more.
     pub forgotten: Vec<PointName>,
-    /// Those that are as they were, and why.
+    /// Points that are unchanged, each with the reason.
     pub kept: Vec<(PointName, Error)>,
 }
 
@@ -39,7 +41,7 @@ impl Forgetting {
     /// Fails when a point was kept.
     ///
     /// # Errors
-    /// What kept the first one.
+    /// The reason for the first point that was kept.
     pub fn all(self) -> Result<()> {
         match self.kept.into_iter().next() {
             Some((_, error)) => Err(error),
@@ -49,18 +51,18 @@ impl Forgetting {
 }
 
 impl Owner {
-    /// A name in the trash, which begins with the time at which its bearer comes there.
+    /// A name in the trash, which begins with the time of the move.
     fn aside(&self, vm: &VmName, what: &str) -> Result<Key> {
         let now = clock::slot_time(self.clock().now());
         layout::trash()?.join(&format!("{now}.{vm}.{what}"))
     }
 
-    /// The open sessions of a VM by the point that each is compared with.
+    /// The open sessions of a VM, by the parent point of each.
     fn session_parents(&self, vm: &VmName) -> Result<HashMap<PointId, PointName>> {
         let mut parents = HashMap::new();
         for name in self.repository().session_names(vm)? {
             let session = match self.repository().session(vm, &name) {
-                // It is on its way: begun without a sidecar yet, it pins nothing that could be named.
+                // The session is about to begin: it has no sidecar yet, so no parent to protect.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 other => other?,
             };
@@ -100,7 +102,8 @@ impl Owner {
         }
     }
 
-    /// Notes that somebody needs a point, which is not forgotten until the use ends. `holder` says in words who it is.
+    /// Records a use of a point, which cannot be forgotten until the use ends. `holder` describes the user of
+    /// the point for people.
     ///
     /// # Errors
     /// `NotFound`; as [`Owner::vm`].
@@ -117,12 +120,13 @@ impl Owner {
         Ok((point, held))
     }
 
-    /// Forgets restore points: they are not listed any more, and what only they needed goes to the trash. Sessions, layers and the index
-    /// are looked at once for all of them.
+    /// Forgets restore points: they are not listed any more, and layers that only they needed go to the
+    /// trash. It reads sessions, layers and the index once for all points.
     ///
     /// # Errors
-    /// `NotFound` (the VM); `Stale` (the lock); `Corrupt` when a session cannot be read; `Io`. No point is forgotten then. What keeps a
-    /// single point is in the answer: `NotFound`; `Busy` while it is in use; `NoSpace`, `Io`. It is whole then.
+    /// `NotFound` (the VM); `Stale` (the lock); `Corrupt` when a session cannot be read; `Io`. In these cases
+    /// no point is forgotten. Errors of single points are in the returned value: `NotFound`; `Busy` while the
+    /// point is in use; `NoSpace`, `Io`. Such a point stays whole.
     pub fn forget_points(&self, vm: &VmName, points: &[PointName]) -> Result<Forgetting> {
         let entry = self.vm(vm)?;
         let mut entry = entry.lock();
@@ -158,7 +162,7 @@ impl Owner {
             }
         }
         if !gone.is_empty() {
-            // Gone. What fails from here on is put in order by the next owner.
+            // The points are gone. The next owner completes steps that fail from here on.
             let is_gone = |point: &PointEntry| gone.iter().any(|g| g.point_id == point.point_id);
             entry.index.points.retain(|point| !is_gone(point));
             self.settle(vm, &mut entry, &gone, &needed);
@@ -167,22 +171,22 @@ impl Owner {
         Ok(done)
     }
 
-    /// [`Owner::forget_points`] of one.
+    /// [`Owner::forget_points`] for one point.
     ///
     /// # Errors
-    /// What keeps the point.
+    /// The error that keeps the point.
     pub fn forget_point(&self, vm: &VmName, point: &PointName) -> Result<()> {
         let done = self.forget_points(vm, std::slice::from_ref(point))?;
         done.all()
     }
 
-    /// Moves a point's directory to the trash: the instant at which it is gone.
+    /// Moves a point's directory to the trash: from this instant the point is gone.
     fn put_aside(&self, vm: &VmName, point: &PointEntry) -> Result<()> {
         let place = VmKeys::new(vm)?.point(&point.name)?;
         let aside = self.aside(vm, &format!("{}.{}", point.name, point.point_id))?;
         let store = self.repository().store();
         match self.with_room(|| store.rename(&place, &aside)) {
-            // Renamed, and only whether that is durable is not known: it is as gone as it can be.
+            // The rename has happened, and only its durability is unknown: the point counts as gone.
             Err(e)
                 if store
                     .list(&place)
@@ -195,7 +199,7 @@ impl Owner {
         }
     }
 
-    /// Layers of points and those below them; nothing when that cannot be found out.
+    /// Layers of points and the layers below them; empty when they cannot be determined.
     fn slots_below(&self, vm: &VmName, points: &[PointEntry]) -> HashSet<Slot> {
         let disks = points.iter().flat_map(|point| &point.disks);
         let mut slots: HashSet<Slot> = disks.map(|disk| disk.layer.clone()).collect();
@@ -247,7 +251,8 @@ impl Owner {
         }
     }
 
-    /// Removes a VM that has no restore point and no session. No serial that it or its points had is given again.
+    /// Removes a VM that has no restore point and no session. Serials of the VM and its points are never
+    /// given again.
     ///
     /// # Errors
     /// `NotFound`; `NotEmpty` when it has a point; `Busy` while it has a session; `Stale` (the lock); `NoSpace`, `Io`.
@@ -296,7 +301,8 @@ impl Owner {
         Ok(())
     }
 
-    /// Records in `restorefs.json` which serials have been given: they are not given again after a VM is gone.
+    /// Records the highest given serial in `restorefs.json`, so that no serial is given again after its VM is
+    /// gone.
     fn keep_serials(&self) -> Result<()> {
         let mut format = self.repository().format_now()?;
         let high = self.serial_high();

@@ -1,4 +1,4 @@
-//! `restorefs.json`: what makes a directory a repository, and whether this release may use it.
+//! `restorefs.json`: the file that makes a directory a repository, and that states which releases may use it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::types::RepositoryId;
 pub const FORMAT_VERSION: u32 = 1;
 /// Incompatible features that this release knows: none yet.
 const INCOMPAT_SUPPORTED: [&str; 0] = [];
-/// Features without which one may read but not write: none yet.
+/// Features that a release must know to write, but not to read: none yet.
 const RO_COMPAT_SUPPORTED: [&str; 0] = [];
 
 /// The repository's own sidecar.
@@ -25,22 +25,22 @@ pub struct Format {
     pub repository_id: RepositoryId,
     /// When it was made.
     pub created_at: Timestamp,
-    /// Highest serial that a VM had which was removed, or a point of it.
+    /// Highest serial of any removed VM and its points.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub serial_high: u32,
     /// Features that may be ignored.
     #[serde(default)]
     pub compat: Vec<String>,
-    /// Features without which one may only read.
+    /// Features that a release must know to write.
     #[serde(default)]
     pub ro_compat: Vec<String>,
-    /// Features without which one may not even read.
+    /// Features that a release must know even to read.
     #[serde(default)]
     pub incompat: Vec<String>,
     /// Defaults of commands.
     #[serde(default)]
     pub defaults: Defaults,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -59,7 +59,7 @@ pub struct Defaults {
     /// Compression of new layers: `none`, `zlib`, `zstd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<String>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -87,7 +87,7 @@ impl Format {
         }
     }
 
-    /// Whether this release may read it, and write it if `write`.
+    /// Checks that this release may read the repository, and write it if `write`.
     ///
     /// # Errors
     /// `Unsupported` naming the version or the features.
@@ -171,7 +171,7 @@ mod tests {
                 "{cut}"
             );
         }
-        // A newer release writes the hash of what it writes.
+        // A newer release writes a hash of the new content.
         let text = String::from_utf8(good).unwrap();
         let end = text.rfind(",\n  \"blake3\"").unwrap();
         let newer = format!("{}\n}}\n", &text[..end]).replace("\"schema\": 1", "\"schema\": 2");

@@ -30,7 +30,7 @@ impl Heartbeat {
                 let (flag, wake) = &*seen;
                 let mut stopped = flag.lock();
                 loop {
-                    // The flag is looked at before the wait: it may have been set before this thread came here.
+                    // The flag is checked before the wait: it may have been set before this thread got here.
                     let wait = wake.wait_timeout_while(
                         stopped,
                         Duration::from_secs(HEARTBEAT_SECONDS),
@@ -60,7 +60,7 @@ impl Drop for Heartbeat {
         *self.stop.0.lock() = true;
         self.stop.1.notify_all();
         if let Some(thread) = self.thread.take() {
-            // A heartbeat that panicked has been logged; nothing depends on its result.
+            // A panic of the heartbeat has been logged; nothing depends on its result.
             drop(thread.join());
         }
     }

@@ -4,12 +4,12 @@
 //! `jobs/YYYY-MM.jsonl`, by the month in which the job ended (UTC); `src/FORMATS.md` has the fields.
 //!
 //! # Invariants
-//! A line is appended to a committed object, durably, and never changed. What a crash leaves of a line is passed over by readers; the next
-//! append begins on a line of its own.
+//! A line is appended to a committed object, durably, and never changed. Readers skip a part of a line that a
+//! crash left; the next append begins on a new line.
 //!
 //! # Why
-//! It is a record for people, not the truth: a job whose line cannot be written has been done all the same. So that is said in the log,
-//! and fails nothing.
+//! The history is a record for people, not the state of the repository: a job whose line cannot be written
+//! has been done all the same. Such a failure is logged, and fails no operation.
 
 use std::ops::ControlFlow;
 
@@ -27,37 +27,37 @@ use crate::task::{TaskReport, TaskState};
 use crate::types::width::usize_from_u64;
 use crate::types::{DiskName, JobId, PointName, SessionId, VmName};
 
-/// How [`Job::kind`] spells a session that took a restore point in.
+/// Spelling of [`Job::kind`] for a session that wrote a restore point.
 pub const INGEST: &str = "ingest";
-/// What the names of histories end with.
+/// Suffix of the history files' names.
 const SUFFIX: &str = ".jsonl";
 /// LIMIT: longest line in bytes (a job with 256 disks has about 60 KB).
 const LINE_BYTES_MAX: usize = 1 << 20;
-/// Bytes that are read at once, from the end backwards.
+/// Bytes per read; files are read from the end backwards.
 const CHUNK_BYTES: u64 = 256 << 10;
-/// LIMIT: characters of a reason that are kept.
+/// LIMIT: characters kept of a reason.
 const REASON_CHARS_MAX: usize = 2_000;
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobResult {
-    /// There is a restore point.
+    /// It made a restore point.
     Committed,
-    /// It was ended on request.
+    /// It was aborted on request.
     Aborted,
     /// It was idle past its ttl.
     Expired,
-    /// It could not go on.
+    /// It failed.
     Failed,
-    /// What was asked for has been done.
+    /// It did what the request asked for.
     Completed,
-    /// It was stopped on request, half-way.
+    /// It was stopped on request before its end.
     Cancelled,
 }
 
 impl JobResult {
-    /// As the history spells it.
+    /// The spelling in the history.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -78,61 +78,62 @@ pub struct Job {
     pub schema: u32,
     /// Identity.
     pub job_id: JobId,
-    /// What was done: [`INGEST`], or a kind of task.
+    /// The kind: [`INGEST`], or a kind of task.
     pub kind: String,
-    /// The VM, where it was about one.
+    /// The VM, where the job has one.
     pub vm: Option<VmName>,
     /// The session.
     pub session: Option<PointName>,
     /// Identity of the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<SessionId>,
-    /// The restore point that it made.
+    /// The restore point that the session made.
     pub point: Option<PointName>,
     /// How it ended.
     pub result: JobResult,
-    /// Why, where that is not plain.
+    /// Why, where the result alone does not tell.
     pub reason: Option<String>,
     /// When it began.
     pub began_at: Timestamp,
     /// When it ended.
     pub ended_at: Timestamp,
-    /// What came in by disk, since the process that ended it began or resumed it.
+    /// Bytes received by disk, since the process that ended the session began or resumed it.
     #[serde(default)]
     pub disks: Vec<JobDisk>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// What a job did to one disk.
+/// The bytes of one disk in a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobDisk {
     /// Name.
     pub name: DiskName,
     /// Bytes received.
     pub received_bytes: u64,
-    /// Bytes that were the parent's already.
+    /// Bytes that equalled the parent's.
     pub equal_bytes: u64,
     /// Bytes that were zero.
     pub zero_bytes: u64,
     /// Bytes written to the layer.
     pub stored_bytes: u64,
-    /// The door by which they came; `null` for a disk that was not written, or copied by the command itself.
+    /// The door through which the bytes came; `null` for a disk that was not written, or that the command
+    /// copied itself.
     pub door: Option<String>,
 }
 
-/// Why and how a session ends without a point.
+/// The reason why a session ends without a point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
-    /// How.
+    /// The result.
     pub result: JobResult,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: Option<String>,
 }
 
 impl Ending {
-    /// On request.
+    /// An end on request.
     #[must_use]
     pub const fn aborted() -> Self {
         Self {
@@ -141,7 +142,7 @@ impl Ending {
         }
     }
 
-    /// Because of an error.
+    /// An end because of an error.
     #[must_use]
     pub fn failed(reason: impl Into<String>) -> Self {
         Self {
@@ -151,13 +152,13 @@ impl Ending {
     }
 }
 
-/// As much of a reason as is kept.
+/// A reason, cut to the limit.
 fn short(reason: &str) -> String {
     reason.chars().take(REASON_CHARS_MAX).collect()
 }
 
 impl Job {
-    /// The job of what failed before a session began.
+    /// The job of a backup that failed before its session began.
     #[must_use]
     pub fn of_failure(vm: &VmName, reason: &str, began_at: Timestamp, ended_at: Timestamp) -> Self {
         Self {
@@ -177,7 +178,7 @@ impl Job {
         }
     }
 
-    /// The job of a task that has ended; `None` for one that has not.
+    /// The job of a task that has ended; `None` for a task that has not.
     #[must_use]
     pub fn of_task(report: &TaskReport) -> Option<Self> {
         let result = match report.state {
@@ -204,12 +205,12 @@ impl Job {
         })
     }
 
-    /// The job of a session that has ended; its disks are left to the caller.
+    /// The job of a session that has ended; the caller adds its disks.
     #[must_use]
     pub fn of_session(session: &Session, ending: &Ending, ended_at: Timestamp) -> Self {
         Self {
             schema: 1,
-            // The task's, as it was from the beginning.
+            // The task's id, unchanged since the beginning.
             job_id: JobId::from_bytes(session.session_id.to_bytes()),
             kind: INGEST.to_owned(),
             vm: Some(session.vm.clone()),
@@ -226,7 +227,7 @@ impl Job {
     }
 }
 
-/// Appends a job to the history, durably. The caller sees to it that one does so at a time.
+/// Appends a job to the history, durably. The caller allows one append at a time.
 ///
 /// # Errors
 /// `NoSpace`, `Io`.
@@ -248,19 +249,19 @@ pub(super) fn append(repository: &Repository, job: &Job) -> Result<()> {
         .map_err(|e| Error::invalid("the job cannot be encoded").caused_by(e))?;
     bytes.push(b'\n');
     if last != *b"\n" {
-        // A crash cut the line before: what is left of it stays by itself.
+        // A crash cut the last line; the rest of it stays as a line of its own.
         bytes.insert(0, b'\n');
     }
     store.append(&key, &bytes).at_path(key.as_str())
 }
 
-/// Says in the log what could not be written to the history.
+/// Logs that a job could not be written to the history.
 pub(super) fn say_lost(job: &Job, error: &Error) {
     tracing::error!(vm = ?job.vm, session = ?job.session, point = ?job.point, result = job.result.as_str(), error = %error.report(),
         "the end of a job could not be written to the history");
 }
 
-/// Names of the histories, the newest month first.
+/// Names of the history files, the newest month first.
 fn histories(repository: &Repository) -> Result<Vec<String>> {
     let entries = absent_is_empty(repository.store().list(&layout::jobs()?))?;
     let is_history = |name: &String| {
@@ -278,7 +279,7 @@ fn histories(repository: &Repository) -> Result<Vec<String>> {
 }
 
 impl Repository {
-    /// Shows jobs, the newest first, until `see` has seen enough. Lines that cannot be read are passed over, and said in the log.
+    /// Passes jobs to `see`, the newest first, until it breaks. Unreadable lines are skipped and logged.
     ///
     /// # Errors
     /// `Io`.
@@ -304,13 +305,14 @@ impl Repository {
     }
 }
 
-/// Shows the lines of a file that are not empty, the last one first. Of what has no end within the limit, only the limit is looked at.
+/// Passes the non-empty lines of a file to the caller, the last one first. Of a line longer than the limit,
+/// only the limit is read.
 fn lines_backwards(
     file: &dyn ReadAt,
     see: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
     let mut at = file.size_bytes();
-    // What is read of a line whose beginning is not: its pieces, the last one first.
+    // The pieces read so far of a line whose beginning is still unread, the last piece first.
     let mut tail: Vec<u8> = Vec::new();
     while at > 0 {
         let length = at.min(CHUNK_BYTES);
@@ -390,7 +392,7 @@ mod tests {
         let file = Stage::open(&store, &key).unwrap();
         let whole = file.size_bytes();
         append(&repository, &job(3, &clock)).unwrap();
-        // Cut anywhere in the last line, the others are there, and the next one is whole.
+        // Wherever a crash cuts the last line, the other lines are readable, and the next append is whole.
         let full = Store::get(&store, &key, 1 << 20).unwrap();
         for cut in whole..u64::try_from(full.len()).unwrap() {
             file.set_size(cut).unwrap();

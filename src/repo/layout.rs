@@ -1,4 +1,4 @@
-//! Where everything lies in a repository.
+//! The paths of all files in a repository.
 //!
 //! # On-disk layout
 //! `src/FORMATS.md` draws it; this module is the only place that spells the names.
@@ -27,7 +27,7 @@ fn key(path: &str) -> Result<Key> {
 /// `restorefs.json`.
 ///
 /// # Errors
-/// None in practice: all names here are checked already.
+/// None in practice: all names here are valid keys.
 pub fn format() -> Result<Key> {
     key(FORMAT_FILE)
 }
@@ -141,7 +141,7 @@ impl VmKeys {
     /// `points/.<name>.partial/<disk>.map`.
     ///
     /// # Errors
-    /// `NameTooLong` never: a disk's name has at most 128 bytes.
+    /// `NameTooLong` never occurs: a disk's name has at most 128 bytes.
     pub fn map(&self, name: &PointName, log: &str) -> Result<Key> {
         self.session(name)?.join(&format!("{log}{MAP_SUFFIX}"))
     }
@@ -173,7 +173,7 @@ impl VmKeys {
     pub fn sums(&self, slot: &Slot, layer: LayerId) -> Result<Key> {
         self.layers()?.join(&slot.sums_file(layer))
     }
-    /// `layers/<slot>.<layer_id>.sums.open`: sums that are being made.
+    /// `layers/<slot>.<layer_id>.sums.open`: sums that are being written.
     ///
     /// # Errors
     /// As [`format()`].

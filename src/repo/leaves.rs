@@ -1,11 +1,13 @@
-//! The leaves of a committed disk, by region: from the cache when it proves right, else from the sums.
+//! The leaves of a committed disk, by region: from the cache when they match the region hash, else from the
+//! sums.
 //!
 //! # On-disk layout
 //! `cache/leaves/<vm>/<disk>.leaves` is one sparse array of 32-byte leaves: region r at r * 256 KiB. It has no header:
-//! a page is believed when it hashes to the region hash that the layer's sums state.
+//! a page is used only when its hash equals the region hash in the layer's sums.
 //!
 //! # Concurrency
-//! Calls may come from many threads; the open sums of the chain are behind one mutex that is not held over hashing.
+//! Calls may come from many threads. One mutex guards the open sums of the chain; it is not held while
+//! hashing.
 
 use std::sync::Arc;
 
@@ -23,7 +25,7 @@ use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 use crate::types::{Digest, DiskName, GuestCluster, LayerId, VmName};
 
-/// LIMIT: layers in a chain (ours; QEMU has none).
+/// LIMIT: layers in a chain (our limit; QEMU has none).
 pub const DEPTH_MAX: usize = 65_536;
 
 /// The open sums of a chain's layers with the names of their files, top first.
@@ -44,7 +46,7 @@ impl Leaves {
     /// Opens the leaves of the disk whose layer is in slot `top`, and proves that its content is `root`.
     ///
     /// # Errors
-    /// `Corrupt` when layer or sums are missing or the content is another; `Io`.
+    /// `Corrupt` when a layer or its sums are missing, or the content differs; `Io`.
     pub fn open(
         repository: &Arc<Repository>,
         vm: &VmName,
@@ -73,7 +75,8 @@ impl Leaves {
         })
     }
 
-    /// Uses the cached array of this disk's name, made when it is missing. Only the owner does this.
+    /// Uses the cached array of the disk with this name, and creates it when it is missing. Only the owner
+    /// calls this.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
@@ -94,7 +97,7 @@ impl Leaves {
         &self.regions
     }
 
-    /// Hash of one region; that of zeroes past the end.
+    /// Hash of one region; past the end, the hash of zeroes.
     #[must_use]
     pub fn region(&self, region: Region) -> Digest {
         usize::try_from(region.0)
@@ -104,16 +107,16 @@ impl Leaves {
             .unwrap_or_else(zero_region)
     }
 
-    /// The cached array, for one who keeps it in step with a new point.
+    /// The cached array, for a caller that updates it for a new point.
     #[must_use]
     pub fn cache(&self) -> Option<&Arc<dyn WriteAt>> {
         self.cache.as_ref()
     }
 
-    /// Fills `page` (256 KiB) with the leaves of a region. Every page is proved against the region's hash.
+    /// Fills `page` (256 KiB) with the leaves of a region, and proves it against the region's hash.
     ///
     /// # Errors
-    /// `Corrupt` when the sums of the chain do not give the region's hash; `Io`.
+    /// `Corrupt` when the sums of the chain do not yield the region's hash; `Io`.
     pub fn load_page(&self, region: Region, page: &mut [u8]) -> Result<()> {
         let stated = self.region(region);
         if stated == zero_region() {
@@ -149,7 +152,7 @@ impl Leaves {
         Ok(())
     }
 
-    /// The leaf of one cluster, from the cached page when there is one (unproved), else proved.
+    /// The leaf of one cluster: from the cached page without proof where there is one, else proved.
     ///
     /// # Errors
     /// As [`Leaves::load_page`].
@@ -207,7 +210,7 @@ impl Leaves {
     }
 }
 
-/// Opens (or makes) the cached array of a disk.
+/// Opens the cached array of a disk, and creates it when it is missing.
 ///
 /// # Errors
 /// `NoSpace`, `Io`.
@@ -232,7 +235,7 @@ pub fn open_cache(
 /// The layer in a slot and the slot below it.
 ///
 /// # Errors
-/// `Corrupt` when it is missing, has no layer id, or a backing file that is no slot.
+/// `Corrupt` when the layer is missing, has no layer id, or has a backing file name that is not a slot's.
 pub fn identity(
     repository: &Repository,
     vm: &VmName,

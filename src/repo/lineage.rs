@@ -1,8 +1,8 @@
-//! Lineage: a look at each layer of a disk's chain, so that nothing is built on one that is broken, and nobody believes in it.
+//! Lineage: checks each layer of a disk's chain, so that no new layer is built on a broken one unnoticed.
 //!
-//! Looked at are of each layer: that it is there, its size, its header cluster and the layer id in it, that its sums are there, whole by
-//! their size and of this layer, and that its content is what the point that it was made for records. Data is not read: `restore`
-//! proves it.
+//! The checks of each layer: the file exists and has the right size; its header cluster, and the layer id in
+//! it, are right; its sums exist, have the right size and belong to it; its content is what the point that it
+//! was made for records. Data is not read: `restore` proves it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,17 +22,17 @@ const FROM_COPY: &str = "restore the file from a copy of the repository";
 pub struct Lineage<'a> {
     repository: &'a Repository,
     vm: &'a VmName,
-    /// Whose layer a slot has: position in `points`.
+    /// The point to which the layer of a slot belongs: its position in `points`.
     owners: HashMap<&'a Slot, usize>,
     points: &'a [PointEntry],
-    /// Slots whose layer and all below it have been found sound.
+    /// Slots whose layer, and all layers below it, are sound.
     sound: HashSet<Slot>,
-    /// Slots whose layer or one below it is broken, and how.
+    /// Slots whose layer, or a layer below it, is broken, with the error.
     broken: HashMap<Slot, String>,
 }
 
 impl<'a> Lineage<'a> {
-    /// The chains of a VM, whose points the index lists.
+    /// The chains of a VM with the points that the index lists.
     #[must_use]
     pub fn new(repository: &'a Repository, vm: &'a VmName, index: &'a Index) -> Self {
         let points = index.points.iter().enumerate();
@@ -48,10 +48,11 @@ impl<'a> Lineage<'a> {
         }
     }
 
-    /// Looks at the chain whose top layer is in the slot `top`; `root` is its content, where that is known.
+    /// Checks the chain whose top layer is in the slot `top`; `root` is its content root, where that is
+    /// known.
     ///
     /// # Errors
-    /// `Corrupt` naming the layer that is broken; `Unsupported` when one is of a newer release; `Io`.
+    /// `Corrupt` naming the broken layer; `Unsupported` when a layer is of a newer release; `Io`.
     pub fn look(&mut self, top: &Slot, root: Option<Digest>) -> Result<()> {
         let mut path: Vec<Slot> = Vec::new();
         let walked = self.walk(top, root, &mut path);
@@ -70,7 +71,8 @@ impl<'a> Lineage<'a> {
     fn walk(&self, top: &Slot, root: Option<Digest>, path: &mut Vec<Slot>) -> Result<()> {
         let mut next = Some((top.clone(), root));
         while let Some((slot, root)) = next {
-            // Whose content is known is looked at itself; those below it have been.
+            // A layer with a known content root is always checked itself; sound layers below it are not
+            // checked again.
             if root.is_none() && self.sound.contains(&slot) {
                 return Ok(());
             }
@@ -92,7 +94,7 @@ impl<'a> Lineage<'a> {
         Ok(())
     }
 
-    /// Looks at one layer; answers the slot below it.
+    /// Checks one layer; returns the slot below it.
     fn look_at(&self, slot: &Slot, root: Option<Digest>) -> Result<Option<Slot>> {
         let keys = VmKeys::new(self.vm)?;
         let key = keys.layer(slot)?;
@@ -118,7 +120,8 @@ impl<'a> Lineage<'a> {
             .at_path(key.as_str())
             .advise(FROM_COPY));
         }
-        // The header says what lies below: where that is damaged, the layer that it names is sought in vain.
+        // The header names the layer below. A damaged header would send the search to a layer that does not
+        // exist.
         if let Some((cluster, stated)) = summary.metadata.first() {
             prove_cluster(file.as_ref(), *cluster, stated).at_path(key.as_str())?;
         }
@@ -136,8 +139,8 @@ impl<'a> Lineage<'a> {
         Ok(below)
     }
 
-    /// The content that the point records whose layer is in a slot; `None` when there is no such point, or its sidecar cannot be read:
-    /// that harms only itself.
+    /// The content root that a point records for its layer in this slot; `None` when there is no such point,
+    /// or its sidecar cannot be read. That harms only that point.
     fn recorded(&self, slot: &Slot) -> Option<Digest> {
         let point = self.points.get(*self.owners.get(slot)?)?;
         let point = self.repository.point(self.vm, point).ok()?;
@@ -147,11 +150,11 @@ impl<'a> Lineage<'a> {
             .map(|disk| disk.content_root)
     }
 
-    /// What is wrong with a point in the repository, a fault each: its sidecars, its attached files, the chains of its disks. A guest's own
-    /// filesystem is not looked at.
+    /// The faults of a point in the repository: of its sidecars, its attached files and the chains of its
+    /// disks. The guest's own filesystems are not checked.
     ///
     /// # Errors
-    /// What keeps it from being found out: `Io`.
+    /// Errors that prevent the check: `Io`.
     pub fn damage_of(&mut self, entry: &PointEntry) -> Result<Vec<Error>> {
         let mut faults = Vec::new();
         let mut take = |found: Result<()>| match found {
@@ -183,7 +186,7 @@ impl<'a> Lineage<'a> {
         Ok(faults)
     }
 
-    /// Whether an attached file is there and has its size.
+    /// Checks that an attached file exists and has its size.
     fn attached(&self, point: &PointEntry, name: &str, size_bytes: u64) -> Result<()> {
         let keys = VmKeys::new(self.vm)?;
         let key = keys

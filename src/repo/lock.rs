@@ -15,8 +15,8 @@ use crate::sys::host;
 /// Seconds between heartbeats.
 pub const HEARTBEAT_SECONDS: u64 = 15;
 
-/// Which repository a process means: its directory and its lock. A copy has others, whatever it says of itself; a hard link of the lock
-/// alone lies in another directory.
+/// Identity of the repository that a process uses: its directory and its lock. A copy has other identities,
+/// even with the same repository id; a hard link of the lock alone lies in another directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
     /// The repository's directory.
@@ -26,7 +26,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// The site of a repository whose lock is there; `None` when there is no lock, or the repository is no local directory.
+    /// The site of a repository; `None` when it has no lock file, or is not a local directory.
     ///
     /// # Errors
     /// `PermissionDenied`, `Io`.
@@ -65,23 +65,23 @@ pub(super) fn take(repository: &Repository, note: &Note) -> Result<Arc<dyn Lock>
     })
 }
 
-/// Who holds the lock.
+/// The holder of the lock.
 #[derive(Debug, Clone)]
 pub enum Holder {
-    /// Nobody: there is no daemon either.
+    /// No process; so no daemon serves the repository either.
     Nobody,
     /// A process, with its note if that can be read.
     Process(Option<Note>),
-    /// The lock cannot be looked at.
+    /// The lock cannot be read.
     Unknown,
 }
 
-/// What the lock file says of its holder.
+/// The note about the holder, in the lock file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// Host name.
     pub host: String,
-    /// The kernel's boot id: a pid means something only within one boot.
+    /// The kernel's boot id: a pid has a meaning only within one boot.
     pub boot_id: String,
     /// Process id.
     pub pid: u32,
@@ -89,31 +89,31 @@ pub struct Note {
     pub nonce: String,
     /// What the process is: `serve`, `backup`, ...
     pub role: String,
-    /// The socket on which it takes requests, if it does.
+    /// The socket on which it takes requests, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<PathBuf>,
     /// When the lock was taken.
     pub taken_at: Timestamp,
-    /// When it was last seen alive.
+    /// Time of the last heartbeat.
     pub heartbeat: Timestamp,
 }
 
 impl Holder {
-    /// Who holds the lock of a repository now.
+    /// The present holder of a repository's lock.
     #[must_use]
     pub fn of(repository: &Repository) -> Self {
         let note = layout::lock().and_then(|key| repository.store().lock_note(&key));
         match note {
             Ok(None) => Self::Nobody,
             Ok(Some(bytes)) => Self::Process(Note::parse(&bytes)),
-            // Who may not read the lock may still be let in by the daemon.
+            // A user without permission to read the lock may still be admitted by the daemon.
             Err(_) => Self::Unknown,
         }
     }
 }
 
 impl Note {
-    /// The note of this process, which takes no requests.
+    /// The note of this process when it takes no requests.
     #[must_use]
     pub fn of_this_process(role: &str, now: Timestamp) -> Self {
         Self {
@@ -128,13 +128,13 @@ impl Note {
         }
     }
 
-    /// Whether its process is one of this machine, since it was started.
+    /// Whether its process runs on this machine, in its present boot.
     #[must_use]
     pub fn is_of_this_machine(&self) -> bool {
         self.host == host::name() && host::boot_id().is_ok_and(|id| id == self.boot_id)
     }
 
-    /// As bytes of the lock file.
+    /// Encodes the note for the lock file.
     ///
     /// # Errors
     /// None in practice.
@@ -145,7 +145,7 @@ impl Note {
         Ok(bytes)
     }
 
-    /// From bytes of the lock file; `None` when they are not a note.
+    /// Decodes the bytes of the lock file; `None` when they are not a note.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()

@@ -1,8 +1,10 @@
-//! Proof of what a layer has besides its data: header, tables and refcounts against its sums, and the sums against their own hash.
+//! Proof of everything in a layer but its data: header, tables and refcounts against its sums, and the sums
+//! against their own hash.
 //!
 //! # Why
-//! Reading through a layer touches only what leads to the data. A flipped bit in a refcount, in the table of feature names or in a part of
-//! the sums that is not needed today is harmless until a merge or another program needs it.
+//! A read through a layer touches only the tables that lead to the data. A flipped bit in a refcount, in the
+//! table of feature names, or in an unused part of the sums does no harm until a merge or another program
+//! needs it.
 
 use std::collections::HashSet;
 
@@ -16,7 +18,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, HostCluster, VmName};
 
-/// Proves one layer; answers the slot below it.
+/// Proves one layer; returns the slot below it.
 ///
 /// # Errors
 /// `Corrupt` naming file and offset; `Io`.
@@ -70,7 +72,7 @@ pub(super) fn prove_cluster(
 /// Proves all layers of a chain, from the slot `top` on.
 ///
 /// # Errors
-/// As [`prove_layer`], the first.
+/// As [`prove_layer`]: the first error.
 pub fn prove_chain(repository: &Repository, vm: &VmName, top: &Slot) -> Result<()> {
     let mut seen = HashSet::new();
     let mut next = Some(top.clone());

@@ -1,11 +1,12 @@
 //! The repository: layout, sidecars, identity, order, the catalog, the writer's lock, publishing and recovery.
 //!
-//! [`Repository`] is what every process may use to read. [`Owner`] holds the lock and is the only way to
-//! change anything that is committed.
+//! [`Repository`] has the reading operations, which any process may use. [`Owner`] holds the lock, and is the
+//! only way to change committed objects.
 //!
 //! # Invariants
 //! - A point is listed only when all its disks are durable; a committed point never changes.
-//! - Nothing is deleted while a point, a session or a backing chain names it; a listing that fails aborts the deletion.
+//! - Nothing is deleted while a point, a session or a backing chain names it; a failed listing aborts the
+//!   deletion.
 //! - Everything in the catalog can be rebuilt from the files beside it; the directory `points/` wins over `index.json`.
 //!
 //! # Concurrency

@@ -33,10 +33,10 @@ use crate::types::{VmId, VmName};
 /// LIMIT: VMs that are written to the catalog in one transaction.
 const REBUILT_TOGETHER: usize = 32;
 
-/// Names the control socket of a repository that is at a site.
+/// Computes the path of the control socket for a site.
 pub type ControlName<'a> = &'a dyn Fn(Site) -> PathBuf;
 
-/// The holder of the lock.
+/// The holder of the lock of a repository.
 pub struct Owner {
     repository: Arc<Repository>,
     catalog: Catalog,
@@ -44,22 +44,22 @@ pub struct Owner {
     lock: Arc<dyn Lock>,
     site: Option<Site>,
     vms: Mutex<HashMap<String, Arc<VmCell>>>,
-    /// VMs that could not be read, and why: nothing is written to them.
+    /// VMs that could not be read, with the reason. The owner writes nothing to them.
     damaged: Mutex<HashMap<String, String>>,
     serial_high: AtomicU32,
     /// Held while a line is appended to the job history.
     history: Mutex<()>,
     reserve: Reserve,
     pub(super) uses: Arc<Uses>,
-    /// Whether everything that was left by others has been put in order.
+    /// Whether everything that earlier processes left has been put in order.
     is_in_order: AtomicBool,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
     heart: Heartbeat,
 }
 
 impl Owner {
-    /// Takes the lock, cleans up what a dead process left, and brings the catalog up to date. `role` says
-    /// in the lock's note what this process is.
+    /// Takes the lock, cleans up after processes that died, and brings the catalog up to date. `role`
+    /// describes this process in the lock's note.
     ///
     /// # Errors
     /// `Locked` naming the present holder; `Unsupported` when this release may only read; `Corrupt`, `Io`.
@@ -71,7 +71,8 @@ impl Owner {
         Self::open_with(&repository, &clock, role, None)
     }
 
-    /// [`Owner::open`] for a process that takes requests of others on a socket: the note names the one that `control` answers.
+    /// [`Owner::open`] for a process that takes requests on a socket. The note names the socket that
+    /// `control` returns.
     ///
     /// # Errors
     /// As [`Owner::open`].
@@ -83,7 +84,7 @@ impl Owner {
     ) -> Result<Self> {
         let first = Self::open_once(repository, clock, role, control);
         let owner = match first {
-            // On a full filesystem somebody must be able to remove things.
+            // On a full filesystem an owner must still be able to remove objects.
             Err(e) if e.kind() == ErrorKind::NoSpace && reserve::release(repository) => {
                 Self::open_once(repository, clock, role, control)?
             }
@@ -103,7 +104,7 @@ impl Owner {
         let mut note = Note::of_this_process(role, clock.now());
         let lock = lock::take(repository, &note)?;
         let site = Site::of(repository)?;
-        // Only who holds the lock knows which file it is.
+        // Only the holder of the lock knows the identity of the lock file.
         if let Some(socket) = control.zip(site).map(|(name, site)| name(site)) {
             note.control = Some(socket);
             lock.renew(&note.encode()?)?;
@@ -139,7 +140,8 @@ impl Owner {
             let entry = match found {
                 Ok(Some(entry)) => entry,
                 Ok(None) => continue,
-                // The others go on. What it says of serials must be known, though: none is given twice.
+                // The other VMs are served. The serials of the damaged one must still be known, so that none
+                // is given twice.
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
                     let Ok(index) = repository.stored_index(name) else {
                         return Err(e);
@@ -177,7 +179,7 @@ impl Owner {
             is_in_order: AtomicBool::new(false),
             heart,
         };
-        // Points found without an index get their serials only now that the highest one is known.
+        // Points without an index get their serials only now that the highest one is known.
         let mut behind = Vec::new();
         for (name, entry) in &mut vms {
             if owner.settle_serials(entry)? {
@@ -204,8 +206,8 @@ impl Owner {
         Ok(owner)
     }
 
-    /// Gives points of a VM that was looked at the serials that they lack, and brings its index up to date. Answers whether the catalog is
-    /// behind.
+    /// Gives the points of an examined VM their missing serials, and updates its index. Returns whether the
+    /// catalog is behind.
     fn settle_serials(&self, entry: &mut VmEntry) -> Result<bool> {
         let mut changed = entry.index.generation == 0;
         for point in entry.index.points.iter_mut().filter(|p| p.serial == 0) {
@@ -217,11 +219,11 @@ impl Owner {
             entry.index.serial_high = entry.index.serial_high.max(high);
             Self::store_index(&self.repository, &mut entry.index)?;
         }
-        // An index that was put in order counts anew: its number says nothing then.
+        // A rebuilt index counts generations anew, so its number proves nothing.
         Ok(changed || self.catalog.generation(&entry.vm.name)? != Some(entry.index.generation))
     }
 
-    /// Brings index and catalog of a VM that was looked at up to date.
+    /// Updates the index and catalog of an examined VM.
     fn settle_index(&self, entry: &mut VmEntry) -> Result<()> {
         if self.settle_serials(entry)? {
             self.catalog.replace(&entry.vm.name, Some(&entry.index))?;
@@ -229,7 +231,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Looks at a VM that was left in order, as it is asked for now.
+    /// Examines a VM that was left in order, at its first use.
     fn look_at(&self, name: &VmName) -> Result<VmEntry> {
         let now = self.clock.now();
         let found = recovery::recover_vm(&self.repository, name, &self.history, now);
@@ -251,8 +253,8 @@ impl Owner {
         Error::not_found(format!("there is no VM {name}")).advise("list the VMs with: restorefs ls")
     }
 
-    /// Writes down how the VMs are left, so that the next owner need not look at those that are the same. Nothing is written when
-    /// something went wrong: all are looked at then.
+    /// Records the marks of the VMs, so that the next owner need not examine unchanged ones. After any fault
+    /// it writes nothing: the next owner then examines all VMs.
     fn mark_clean(&self) -> Result<()> {
         let is_local = self.repository.store().local_root().is_some();
         if !self.is_in_order.load(Ordering::SeqCst) || self.catalog.is_behind() || !is_local {
@@ -272,7 +274,8 @@ impl Owner {
         self.catalog.mark_clean(&names, &changed)
     }
 
-    /// Marks a clean end: the next owner need not look at every VM. For those who change nothing any more, but do not drop the owner.
+    /// Marks a clean end, so that the next owner need not examine every VM. For callers that change nothing
+    /// any more, but do not drop the owner.
     pub fn end(&self) {
         if let Err(error) = self.mark_clean() {
             tracing::debug!(error = %error.report(), "the next owner looks at every VM");
@@ -280,7 +283,7 @@ impl Owner {
         self.is_in_order.store(false, Ordering::SeqCst);
     }
 
-    /// How a VM is left; `None` when something is left to put in order.
+    /// The record of a VM at a clean end; `None` when something is left to put in order.
     fn row(&self, entry: &VmEntry) -> Result<Option<CleanVm>> {
         let name = &entry.vm.name;
         if self.damaged.lock().contains_key(&name.folded())
@@ -298,10 +301,10 @@ impl Owner {
         CleanVm::now(&self.repository, name, serial_high, !sessions.is_empty())
     }
 
-    /// Does what frees space, or is too small to be left undone: when the filesystem is full, the reserve is released for it.
-    ///
+    /// Runs `work`, which frees space or is small but must succeed. When the filesystem is full, the owner
+    /// releases the reserve and runs it again.
     /// # Errors
-    /// What `work` returns.
+    /// Errors of `work`.
     pub(super) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
             Err(e) if e.kind() == ErrorKind::NoSpace && self.reserve.release(&self.repository) => {
@@ -311,7 +314,7 @@ impl Owner {
         }
     }
 
-    /// Makes the reserve again when there is room for it.
+    /// Makes the reserve again when there is enough space.
     pub fn restock(&self) {
         self.reserve.restock(&self.repository);
     }
@@ -334,21 +337,21 @@ impl Owner {
         &self.clock
     }
 
-    /// Proves that the lock is still ours, reading it again.
+    /// Proves that this process still holds the lock by reading it again.
     ///
     /// # Errors
-    /// `Stale` when it is not: nothing may be written any more.
+    /// `Stale` when it does not: this process must not write any more.
     pub fn verify_lock(&self) -> Result<()> {
         self.lock.verify()
     }
 
-    /// Where the repository is, as of when the lock was taken; `None` where it is no local directory.
+    /// The site of the repository when the lock was taken; `None` where it is not a local directory.
     #[must_use]
     pub const fn site(&self) -> Option<Site> {
         self.site
     }
 
-    /// The highest serial that was given.
+    /// The highest serial given so far.
     pub(super) fn serial_high(&self) -> u32 {
         self.serial_high.load(Ordering::SeqCst)
     }
@@ -400,8 +403,8 @@ impl Owner {
         }
     }
 
-    /// All points of a VM in short: from memory, or from the catalog while the VM looks as it was left in order. A VM that looks otherwise
-    /// is looked at, so that a catalog that is old or another's hides no point.
+    /// The index of a VM: from memory, or from the catalog while the VM is unchanged since it was left in
+    /// order. A changed VM is examined, so that an old or foreign catalog hides no point.
     ///
     /// # Errors
     /// `NotFound` naming the VM; `Corrupt`, `Io`.
@@ -432,10 +435,10 @@ impl Owner {
         Ok(self.vm(name)?.lock().clone())
     }
 
-    /// The entry of a VM, made when there is none yet.
+    /// The entry of a VM; creates the VM when it does not exist.
     ///
     /// # Errors
-    /// `AlreadyExists` when a VM has the name in another case; `LimitExceeded`, `NoSpace`, `Io`.
+    /// `AlreadyExists` when a VM has the same name in another case; `LimitExceeded`, `NoSpace`, `Io`.
     pub fn ensure_vm(&self, name: &VmName) -> Result<Arc<Mutex<VmEntry>>> {
         self.check_undamaged(name)?;
         let mut table = self.table();
@@ -470,7 +473,7 @@ impl Owner {
         Self::store_index(&self.repository, &mut index)?;
         store.put(&keys.vm()?, &encode(&vm)?, PutMode::Create)?;
         if let Err(e) = self.catalog.replace(name, Some(&index)) {
-            // The VM is there; the catalog is an index that is brought up to date when it is next opened.
+            // The VM exists; the catalog is only an index, and its next opening brings it up to date.
             tracing::warn!(vm = %name, error = %e.report(), "the catalog could not take in the VM");
         }
         let cell = Arc::new(VmCell::looked_at(VmEntry {
@@ -482,13 +485,13 @@ impl Owner {
         cell.entry_or(|name| self.look_at(name))
     }
 
-    /// The next serial: never given before in this repository.
+    /// The next serial, which was never given before in this repository.
     ///
     /// # Errors
     /// `LimitExceeded` after 16,777,215 points.
     pub fn next_serial(&self) -> Result<u32> {
         let serial = self.serial_high.fetch_add(1, Ordering::SeqCst) + 1;
-        // The upper half is left to provisional serials of points that are not indexed yet.
+        // The upper half is reserved for provisional serials of points that are not indexed yet.
         if serial >= SERIAL_MAX / 2 {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,
@@ -499,7 +502,7 @@ impl Owner {
         Ok(serial)
     }
 
-    /// Gives a VM the next serial, and writes down that it is given.
+    /// Gives a VM the next serial, and records it.
     ///
     /// # Errors
     /// As [`Owner::next_serial`]; `NoSpace`, `Io`.
@@ -519,10 +522,11 @@ impl Owner {
         )
     }
 
-    /// Keeps what was found on the disks of a point, in its state.
+    /// Records the volumes found on the disks of a point, in its state.
     ///
     /// # Errors
-    /// `NotFound` when the VM is gone; `Stale` when the lock is; `Corrupt` when the state there cannot be read; `NoSpace`, `Io`.
+    /// `NotFound` when the VM is gone; `Stale` when the lock is lost; `Corrupt` when the present state cannot
+    /// be read; `NoSpace`, `Io`.
     pub fn keep_volumes(
         &self,
         vm: &VmName,
@@ -540,7 +544,7 @@ impl Owner {
             .put(&key, &encode(&state)?, PutMode::Replace)
     }
 
-    /// Writes down the keys of a VM's disks, when there are new ones.
+    /// Records the keys of a VM's disks, when there are new ones.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
@@ -552,7 +556,7 @@ impl Owner {
                 None => vm.disks.push(disk.clone()),
             }
         }
-        // One that was renamed is there once, under its new name.
+        // A renamed disk is listed once, under its new name.
         vm.disks.retain(|known| {
             let is_it = |disk: &&DiskKey| disk.key == known.key && disk.key != disk.name.as_str();
             disks
@@ -571,7 +575,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Appends a job to the history. When that cannot be done, the log says so; nothing else comes of it.
+    /// Appends a job to the history. A failure is logged and has no other effect.
     pub fn keep_job(&self, job: &Job) {
         let _turn = self.history.lock();
         let kept = self.with_room(|| job::append(&self.repository, job));
@@ -588,7 +592,7 @@ impl Owner {
         recovery::empty_trash(&self.repository, self.clock.now())
     }
 
-    /// Brings catalog and indexes up to date, when something could not be written to them.
+    /// Brings catalog and indexes up to date when a write to them has failed.
     ///
     /// # Errors
     /// As [`Owner::rebuild_catalog`].
@@ -608,7 +612,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Builds the catalog anew from the sidecars.
+    /// Rebuilds the catalog from the sidecars.
     ///
     /// # Errors
     /// `Io`.
@@ -623,8 +627,8 @@ impl Owner {
         self.catalog.replace_all(gone.map(|name| (name, None)))?;
         for names in names.chunks(REBUILT_TOGETHER) {
             let entries = self.look_at_all(names)?;
-            // Held meanwhile: a commit between would be overwritten. The transaction begins when all are held, as a commit that holds one
-            // of them waits for it.
+            // The entries stay locked, because a commit in between would be overwritten. The transaction
+            // begins when all are locked: a commit that holds an entry may wait for it.
             let entries: Vec<_> = entries.iter().map(|entry| entry.lock()).collect();
             let there = || entries.iter().filter(|entry| !entry.gone);
             let forgotten = there().map(|entry| (&entry.vm.name, None));
@@ -634,7 +638,8 @@ impl Owner {
         Ok(names.len())
     }
 
-    /// The entries of VMs, in their order; those that were not looked at yet are, on several threads.
+    /// The entries of VMs, in their order. VMs that were not examined yet are examined now, on several
+    /// threads.
     fn look_at_all(&self, names: &[VmName]) -> Result<Vec<Arc<Mutex<VmEntry>>>> {
         let mut next = names.iter();
         on_threads(

@@ -1,17 +1,19 @@
-//! Publishing: how a session becomes a committed restore point, in exactly this order.
+//! Publishing: the steps by which a session becomes a committed restore point, in exactly this order.
 //!
 //! 1. (by ingest) every disk is sealed: fsync, renamed from `.open` to `.qcow2`, its sums written;
 //! 2. fsync of `layers/`; the lock is read again; `seq` is taken;
 //! 3. `point.json` is written and fsynced in the session's directory;
 //! 4. the directory is renamed to `points/<point>`, and `points/` fsynced: *the point is committed*;
-//! 5. `index.json` is replaced, then the catalog; only then is success answered.
+//! 5. `index.json` is replaced, then the catalog; only then does the caller receive success.
 //!
-//! Where the workspace is separate, steps 1 and 4 upload instead, `point.json` last; that one is then the instant of the commit.
+//! Where the workspace is separate, steps 1 and 4 upload instead, and `point.json` comes last; its upload is
+//! then the instant of the commit.
 //!
 //! # Invariants
-//! Before the instant of step 4 the session is whole (its sidecar and logs go along in it and are removed
-//! afterwards); after it the point is. A failure after step 4 is not a failure of the commit. When the fsync of step 4 fails, the
-//! point is in place and stays: its layers must not be taken back, for it may be there after a crash. The caller is told.
+//! Before the instant of step 4 the session is whole (its directory takes the sidecar and logs along; they
+//! are removed afterwards); after it the point is. A failure after step 4 does not fail the commit. When the
+//! fsync of step 4 fails, the point is in place and stays: its layers must not be taken back, because the
+//! point may exist after a crash. The caller learns this from [`Published::unsure`].
 
 use jiff::Timestamp;
 
@@ -31,39 +33,39 @@ use crate::types::{Digest, PointId, PointName, VmName};
 /// LIMIT: names tried with `-2`, `-3`, ... on collision.
 const SUFFIX_MAX: u32 = 10_000;
 
-/// What ingest knows of a point that is to be published.
+/// The content of a point that ingest hands over for publishing.
 #[derive(Debug, Clone)]
 pub struct Draft {
-    /// The name that was asked for; by default the time of capture.
+    /// The requested name; the time of capture when there is none.
     pub name: Option<PointName>,
     /// When the capture began.
     pub captured_at: Timestamp,
     /// The parent.
     pub parent: Option<PointParent>,
-    /// What is known of the instant.
+    /// How consistent the captured instant is.
     pub consistency: Option<Consistency>,
-    /// Why it is `unknown`, in words.
+    /// Why it is `unknown`, for people.
     pub consistency_note: Option<String>,
     /// All disks, sealed.
     pub disks: Vec<PointDisk>,
 }
 
-/// A point that is in place.
+/// A point that was published.
 #[derive(Debug)]
 pub struct Published {
-    /// The point in short.
+    /// The summary of the point.
     pub entry: PointEntry,
-    /// Why it is not known whether it is durable: its directory has its name, but could not be synced.
+    /// Why the point may not be durable: its directory has its name, but could not be synced.
     pub unsure: Option<Error>,
 }
 
-/// Name of the crate's release in sidecars.
+/// The release that writes sidecars.
 const WRITER: &str = concat!("restorefs ", env!("CARGO_PKG_VERSION"));
 
-/// A name that nobody has: the wanted one, or the time of capture with `-2`, `-3`, ... on collision.
+/// A free name: the wanted one, or the time of capture, with `-2`, `-3`, ... on collision.
 ///
 /// # Errors
-/// `AlreadyExists` when the wanted name is taken by a point or by another session than `own`.
+/// `AlreadyExists` when a point, or another session than `own`, has the wanted name.
 pub fn free_name(
     repository: &Repository,
     index: &Index,
@@ -116,8 +118,8 @@ impl Owner {
     /// Publishes a session whose disks are sealed.
     ///
     /// # Errors
-    /// `AlreadyExists` (the name), `Stale` (the lock is not ours any more), `NoSpace`, `Io`: the session is still there
-    /// and whole.
+    /// `AlreadyExists` (the name), `Stale` (this process lost the lock), `NoSpace`, `Io`: the session then
+    /// still exists and is whole.
     pub fn publish(&self, vm: &VmName, session: &PointName, draft: Draft) -> Result<Published> {
         let entry = self.vm(vm)?;
         let mut entry = entry.lock();
@@ -163,14 +165,16 @@ impl Owner {
         let unsure = match placed {
             Ok(()) => None,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(e),
-            // Where it cannot be seen whether the point was placed, it is taken for placed: nothing is touched then.
+            // Where it cannot be determined whether the point is in place, it counts as in place: nothing is
+            // removed then.
             Err(e) => match repository.store().open(&keys.point_file(&name)?) {
                 Err(seen) if seen.kind() == ErrorKind::NotFound => return Err(e),
                 _ => Some(e),
             },
         };
 
-        // Committed. What fails from here on is repaired by the next owner, and readers see the point in `points/`.
+        // The point is committed. The next owner repairs steps that fail from here on, and readers find the
+        // point in `points/`.
         let short = PointEntry::of(&point, Digest::of(&bytes), serial);
         entry.index.points.push(short.clone());
         entry.index.seq_high = point.seq;
@@ -189,7 +193,7 @@ impl Owner {
         }
         let slots: Vec<&Slot> = point.disks.iter().map(|disk| &disk.layer).collect();
         if let Err(e) = remove_published(repository, vm, session, &slots) {
-            // The next owner has to look at the VM, and finds it.
+            // The next owner must examine the VM, and then finds the point.
             self.catalog().note_behind();
             tracing::warn!(vm = %vm, point = %name, error = %e.report(), "files of the finished session are left over in the workspace");
         }

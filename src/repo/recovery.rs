@@ -1,11 +1,11 @@
-//! Recovery: what the next owner of the lock finds after a crash, and puts in order.
+//! Recovery: the next owner of the lock puts in order what a crash left.
 //!
 //! # Invariants
-//! - Resumable sessions are left alone; their sealed layers are looked after by ingest when they go on.
-//! - A layer goes to the trash only when every point and session of the VM could be read and none of them,
-//!   nor any backing chain of theirs, names it. One failed listing or sidecar, and nothing is removed.
-//! - Of a separate workspace, a session that was published is over, whatever is left of it; of the store, a point without its sidecar was
-//!   never there.
+//! - Resumable sessions stay; ingest checks their sealed layers when they are resumed.
+//! - A layer goes to the trash only when every point and session of the VM could be read, and none of them or
+//!   of their backing chains names it. After one failed listing or sidecar, nothing is removed.
+//! - In a separate workspace, a published session is over, whatever files are left of it. In the store, a
+//!   point without its sidecar never existed.
 
 use std::collections::HashSet;
 
@@ -26,11 +26,11 @@ use crate::qcow2::Image;
 use crate::types::sync::Mutex;
 use crate::types::{PointId, PointName, VmName};
 
-/// LIMIT: seconds that something stays in the trash at least.
+/// LIMIT: shortest time in the trash, in seconds.
 const TRASH_SECONDS: i64 = 3600;
 
-/// Puts one VM in order and loads it; `history` is held while a line is appended to the job history.
-/// `None` when the directory is no VM (a creation that was cut short).
+/// Puts one VM in order and loads it. `history` is held while a line is appended to the job history. `None`
+/// when the directory is not a VM (its creation was cut short).
 ///
 /// # Errors
 /// `Corrupt`, `Io`.
@@ -71,7 +71,7 @@ pub(super) fn recover_vm(
         index.generation = 0;
     }
     set_aside_halves(repository, name, &index, now)?;
-    // Only the last commit can have been cut short before its session's files were removed.
+    // Only the last commit can have ended before its session's files were removed.
     for point in index.points.iter().rev().take(1) {
         remove_session_files(repository, name, &point.name)?;
     }
@@ -122,7 +122,7 @@ pub(super) fn recover_vm(
 /// [`recover_vm`] for many VMs, in their order, on several threads.
 ///
 /// # Errors
-/// `Io` when a thread panicked; the VMs' own errors are in the answer.
+/// `Io` when a thread panicked; the errors of single VMs are in the returned list.
 pub(super) fn recover_vms(
     repository: &Repository,
     vms: &[VmName],
@@ -132,7 +132,7 @@ pub(super) fn recover_vms(
     each_on_threads(vms, |vm| recover_vm(repository, vm, history, now))
 }
 
-/// Moves the states of points that are gone to the trash.
+/// Moves the states of removed points to the trash.
 fn set_aside_states(
     repository: &Repository,
     vm: &VmName,
@@ -157,7 +157,7 @@ fn set_aside_states(
     Ok(())
 }
 
-/// Moves points to the trash whose upload was cut short: neither the index nor a sidecar of their own makes them points.
+/// Moves points whose upload was cut short to the trash: they have neither an index entry nor a sidecar.
 fn set_aside_halves(
     repository: &Repository,
     vm: &VmName,
@@ -184,7 +184,7 @@ fn set_aside_halves(
     Ok(())
 }
 
-/// Every slot that a session names: its layers and their parents.
+/// Every slot that a session names: its layers and the layers of its parent.
 fn sessions_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>> {
     let mut named = HashSet::new();
     for name in repository.session_names(vm)? {
@@ -197,7 +197,7 @@ fn sessions_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>>
     Ok(named)
 }
 
-/// The slots of layers that sessions write.
+/// The slots of the layers that sessions are writing.
 fn unsealed_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>> {
     let mut slots = HashSet::new();
     for name in repository.session_names(vm)? {
@@ -218,10 +218,11 @@ fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<Ha
     Ok(named)
 }
 
-/// Adds every slot below the named ones in their backing chains. A layer that is missing is passed over where `may_miss` says so.
+/// Adds every slot below the named ones in their backing chains. It skips a missing layer where `may_miss`
+/// allows it.
 ///
 /// # Errors
-/// `Corrupt` when another layer is missing, or one cannot be read: what lies below it is not known; `Io`.
+/// `Corrupt` when another layer is missing or unreadable, because the layers below it are then unknown; `Io`.
 pub(super) fn close_over_backing(
     repository: &Repository,
     vm: &VmName,
@@ -247,10 +248,10 @@ pub(super) fn close_over_backing(
     Ok(())
 }
 
-/// Moves layers that no point and no session needs to the trash; with `among`, only layers of these slots.
+/// Moves layers that no point and no session needs to the trash; with `among`, only layers in these slots.
 ///
 /// # Errors
-/// `Io`. What could not be judged stays, and is no error.
+/// `Io`. Layers that could not be judged stay, which is not an error.
 pub(super) fn collect_garbage(
     repository: &Repository,
     vm: &VmName,
@@ -267,7 +268,8 @@ pub(super) fn collect_garbage(
         .filter_map(|e| Some((e.name.clone(), Slot::of_any_file(&e.name)?)))
         .filter(|(_, slot)| among.is_none_or(|among| among.contains(slot)))
         .collect();
-    // What the index and the sessions name needs no proof; only a stranger is worth reading every point for.
+    // Slots that the index and the sessions name need no further proof. Only an unknown layer is worth
+    // reading every point.
     let mut known: HashSet<Slot> = sessions_slots(repository, vm)?;
     known.extend(
         index
@@ -281,7 +283,7 @@ pub(super) fn collect_garbage(
     }
     let judged = named_slots(repository, vm, index).and_then(|mut named| {
         if candidates.iter().any(|(_, slot)| !named.contains(slot)) {
-            // A session's layer that is not sealed: its parent is named by the session itself.
+            // A session's unsealed layer: the session itself names the parent of it.
             let unsealed = unsealed_slots(repository, vm)?;
             close_over_backing(repository, vm, &mut named, |slot| unsealed.contains(slot))?;
         }
@@ -308,7 +310,7 @@ pub(super) fn collect_garbage(
     Ok(())
 }
 
-/// Deletes what has been in the trash for an hour or more.
+/// Deletes entries that have been in the trash for an hour or more.
 ///
 /// # Errors
 /// `Io`.
@@ -320,7 +322,7 @@ pub(super) fn empty_trash(repository: &Repository, now: Timestamp) -> Result<()>
     };
     let limit = clock::slot_time(limit);
     for entry in entries {
-        // Names begin with the time at which they came here, in a form that sorts.
+        // Names begin with the time of the move, in a form that sorts.
         if entry
             .name
             .split('.')

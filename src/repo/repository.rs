@@ -1,4 +1,4 @@
-//! Reading a repository: what every process may do, with or without a writer beside it.
+//! Reading a repository, which any process may do, with or without a writer beside it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::types::{Digest, LayerId, PointName, VmName};
 /// LIMIT: threads that read sidecars.
 pub(super) const READERS_MAX: usize = 8;
 
-/// A listing, of nothing where there is no such prefix.
+/// A listing; empty when the prefix does not exist.
 pub(super) fn absent_is_empty(listing: Result<Vec<Entry>>) -> Result<Vec<Entry>> {
     match listing {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -49,7 +49,8 @@ impl Repository {
     /// Opens the repository in a local directory.
     ///
     /// # Errors
-    /// `NoRepository` when there is none; `Unsupported` when it is newer than this release; `Corrupt`, `Io`.
+    /// `NoRepository` when there is none; `Unsupported` when its format is newer than this release;
+    /// `Corrupt`, `Io`.
     pub fn open(path: &Path) -> Result<Self> {
         let store = LocalStore::open(path)
             .map_err(|e| match e.kind() {
@@ -90,10 +91,10 @@ impl Repository {
         .advise("make one with: restorefs init DIR, or name another with --repo or RESTOREFS_REPO")
     }
 
-    /// Makes a repository in a local directory, which is made too; it must be empty.
+    /// Makes a repository in a local directory, and the directory too; an existing directory must be empty.
     ///
     /// # Errors
-    /// `AlreadyExists` when there is a repository; `NotEmpty` when there is anything else; `Io`.
+    /// `AlreadyExists` when there is a repository; `NotEmpty` when there are other files; `Io`.
     pub fn init(path: &Path, now: Timestamp) -> Result<Self> {
         let store = LocalStore::make(path).map(Arc::new)?;
         Self::init_store(Arc::clone(&store) as Arc<dyn Store>, store, now)
@@ -153,7 +154,7 @@ impl Repository {
         &self.format
     }
 
-    /// The repository's own sidecar as it is now: an owner may have rewritten it since it was opened.
+    /// The repository's own sidecar, read again: an owner may have rewritten it since it was opened.
     ///
     /// # Errors
     /// `Corrupt`, `Unsupported`, `Io`.
@@ -161,13 +162,13 @@ impl Repository {
         self.load(&layout::format()?)
     }
 
-    /// Where it lives: its committed objects.
+    /// The store of committed objects.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// The workspace, where its sessions write.
+    /// The workspace, where sessions write.
     #[must_use]
     pub fn stage(&self) -> &Arc<dyn Stage> {
         &self.stage
@@ -191,7 +192,7 @@ impl Repository {
             .collect())
     }
 
-    /// The VM's name as it is spelled on disk; found without regard to case.
+    /// The VM's name in its spelling on disk; the search ignores case.
     ///
     /// # Errors
     /// `NotFound` naming the VM; `Io`.
@@ -210,7 +211,7 @@ impl Repository {
     /// The VM's sidecar.
     ///
     /// # Errors
-    /// `NotFound` naming the VM; `Corrupt`, also when it is missing and the VM has points; `Io`.
+    /// `NotFound` naming the VM; `Corrupt`, also when the sidecar is missing and the VM has points; `Io`.
     pub fn vm(&self, name: &VmName) -> Result<Vm> {
         match self.load(&VmKeys::new(name)?.vm()?) {
             Err(e) if e.kind() == ErrorKind::NotFound => Err(self.without_sidecar(name)?),
@@ -218,11 +219,12 @@ impl Repository {
         }
     }
 
-    /// What it means that a VM has no sidecar: a directory without restore points is no VM, one with them has lost it.
+    /// The error for a VM without a sidecar: a directory without restore points is not a VM, and one with
+    /// restore points has lost its sidecar.
     fn without_sidecar(&self, name: &VmName) -> Result<Error> {
         let keys = VmKeys::new(name)?;
         let entries = absent_is_empty(self.store.list(&keys.points()?))?;
-        // Sessions begin with a dot.
+        // Names of sessions begin with a dot.
         if !entries.iter().any(|e| PointName::new(&e.name).is_ok()) {
             return Ok(Self::no_such_vm(name));
         }
@@ -235,7 +237,7 @@ impl Repository {
         .advise("restore the file from a copy of the repository"))
     }
 
-    /// `index.json` as it stands, without a look at `points/`.
+    /// `index.json` as it stands, not compared with `points/`.
     ///
     /// # Errors
     /// `NotFound` when it is missing; `Corrupt`, `Io`.
@@ -260,7 +262,7 @@ impl Repository {
             Err(e) => return Err(e),
         };
         let mut index = self.reconcile(vm, stored)?;
-        // Points that the writer has not indexed yet are shown under provisional serials.
+        // Points that the writer has not indexed yet get provisional serials.
         let mut provisional = SERIAL_MAX;
         for point in &mut index.points {
             if point.serial == 0 {
@@ -271,10 +273,10 @@ impl Repository {
         Ok(index)
     }
 
-    /// [`Repository::index`] of many VMs, in their order, read on several threads.
+    /// [`Repository::index`] for many VMs, in their order, read on several threads.
     ///
     /// # Errors
-    /// `Io` when a thread panicked; the VMs' own errors are in the answer.
+    /// `Io` when a thread panicked; the errors of single VMs are in the returned list.
     pub fn indexes(&self, vms: &[VmName]) -> Result<Vec<Result<Index>>> {
         each_on_threads(vms, |vm| self.index(vm))
     }
@@ -295,7 +297,7 @@ impl Repository {
         }
     }
 
-    /// `stored` with the points that `points/` has; new ones carry serial 0.
+    /// Adjusts `stored` to the points in `points/`; new points get serial 0.
     ///
     /// # Errors
     /// `Corrupt` when a point's sidecar cannot be read; `Io`.
@@ -323,7 +325,7 @@ impl Repository {
                 continue;
             };
             let (point, digest, _) = match self.point_with_digest(vm, &name) {
-                // It is being uploaded, or was when its writer ended: its sidecar comes last.
+                // The point is being uploaded, or its writer ended during the upload: the sidecar comes last.
                 Err(e) if e.kind() == ErrorKind::NotFound && self.stage.is_separate() => continue,
                 other => other?,
             };
@@ -335,7 +337,7 @@ impl Repository {
         Ok(stored)
     }
 
-    /// A point's sidecar and the hash of its bytes, whether it carries one of its own.
+    /// A point's sidecar, the hash of its bytes, and whether it carries its own hash.
     fn point_with_digest(&self, vm: &VmName, name: &PointName) -> Result<(Point, Digest, bool)> {
         let key = VmKeys::new(vm)?.point_file(name)?;
         let bytes = self
@@ -352,11 +354,11 @@ impl Repository {
         Ok((point, Digest::of(&bytes), is_sealed(&bytes)))
     }
 
-    /// A point's sidecar, proved against the hash that it carries and that in the index. Where only the index disagrees, the point is
-    /// right.
+    /// A point's sidecar, proved against the hash that it carries and the hash in the index. Where only the
+    /// index disagrees, the sidecar is right.
     ///
     /// # Errors
-    /// `NotFound`; `Corrupt` when its bytes are not those that were committed; `Io`.
+    /// `NotFound`; `Corrupt` when its bytes differ from the committed ones; `Io`.
     pub fn point(&self, vm: &VmName, entry: &PointEntry) -> Result<Point> {
         match self.point_and_doubt(vm, entry)? {
             (point, None) => Ok(point),
@@ -367,7 +369,7 @@ impl Repository {
         }
     }
 
-    /// [`Repository::point`], and in what the index disagrees with it.
+    /// [`Repository::point`], with the disagreement of the index, if any.
     pub(super) fn point_and_doubt(
         &self,
         vm: &VmName,
@@ -397,7 +399,8 @@ impl Repository {
         .at_path(keys.point_file(&entry.name)?.as_str()))
     }
 
-    /// The exact bytes of an attached file, proved against the hash that `stated`, from the point's own sidecar, has.
+    /// The exact bytes of an attached file, proved against the hash in `stated`, which comes from the point's
+    /// own sidecar.
     ///
     /// # Errors
     /// `NotFound`; `Corrupt`; `Io`.
@@ -436,7 +439,7 @@ impl Repository {
     /// Opens the sums of a committed layer.
     ///
     /// # Errors
-    /// `Corrupt` when they are missing or not of this layer; `Io`.
+    /// `Corrupt` when they are missing or belong to another layer; `Io`.
     pub fn open_sums(
         &self,
         vm: &VmName,
@@ -492,8 +495,8 @@ impl Repository {
         parse(&bytes).at_path(key.as_str())
     }
 
-    /// What the state of a point has of its volumes, in short: `V` is a part of it. `None` where nobody has looked yet.
-    ///
+    /// The summary of a point's volumes in its state; `V` has the wanted members. `None` when the point was
+    /// not probed yet.
     /// # Errors
     /// As [`Repository::state`].
     pub fn volumes_in_short<V: DeserializeOwned>(
@@ -522,7 +525,7 @@ impl Repository {
         })
     }
 
-    /// What changes about a point; a fresh state when none was written.
+    /// The changing facts of a point; a fresh state when none was written.
     ///
     /// # Errors
     /// `Corrupt`, `Io`.
@@ -540,7 +543,7 @@ impl Repository {
     }
 }
 
-/// What `look` returns of each VM, in their order, on several threads.
+/// The results of `look` for each VM, in their order, on several threads.
 ///
 /// # Errors
 /// `Io` when a thread panicked.

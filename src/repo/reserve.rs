@@ -1,11 +1,12 @@
-//! The reserve: a file that takes some room, so that on a full filesystem there is enough to remove things.
+//! The reserve: a file that takes some space, so that objects can still be removed on a full filesystem.
 //!
 //! # Why
-//! Ending a session or forgetting a point needs a little space itself (a replaced index, a line of history, the filesystem's own
-//! tables). Where there is none left, what would free space could not be done. The file is then removed, and made again when there is
-//! room.
+//! Ending a session or forgetting a point needs a little space itself (a replaced index, a line of history,
+//! the filesystem's own tables). Without any space left, the operation that would free space could not run.
+//! The owner then removes the reserve, and makes it again when there is space.
 //!
-//! It lies in the workspace: that fills up while sessions write, and a store elsewhere has no file that could be set aside.
+//! The reserve lies in the workspace, which fills up while sessions write; a remote store has no file that
+//! could be set aside.
 //!
 //! # Invariants
 //! Nothing reads it: like all of `cache/` it may be deleted at any time.
@@ -22,11 +23,11 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Bytes of the reserve.
 const RESERVE_BYTES: u64 = 8 << 20;
-/// LIMIT: its share of a small filesystem.
+/// LIMIT: the reserve takes at most 1 / `SHARE` of the filesystem.
 const SHARE: u64 = 100;
-/// It is made when this many times its size are free.
+/// The reserve is made when this many times its size are free.
 const ROOM_FACTOR: u64 = 4;
-/// Below this it would be of no use.
+/// A smaller reserve would be of no use.
 const RESERVE_BYTES_MIN: u64 = 256 << 10;
 const STEP_BYTES: u64 = 1 << 20;
 
@@ -34,22 +35,22 @@ fn key() -> Result<Key> {
     layout::cache()?.join("reserve")
 }
 
-/// What is known of the file.
+/// State of the reserve's file.
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
-    /// Held while it is made or removed; whether it is known to be there.
+    /// Whether the file is known to exist; locked while it is made or removed.
     is_there: Mutex<bool>,
 }
 
 impl Reserve {
-    /// Removes it; answers whether that gave room.
+    /// Removes the reserve; returns whether that freed space.
     pub(super) fn release(&self, repository: &Repository) -> bool {
         let mut is_there = self.is_there.lock();
         *is_there = false;
         release(repository)
     }
 
-    /// Makes it when it is not there and there is room. A failure is no harm done.
+    /// Makes the reserve when it is missing and there is enough space. A failure does no harm.
     pub(super) fn restock(&self, repository: &Repository) {
         let mut is_there = self.is_there.lock();
         if *is_there {
@@ -65,7 +66,7 @@ impl Reserve {
     }
 }
 
-/// Removes the file; answers whether there was one.
+/// Removes the file; returns whether there was one.
 pub(super) fn release(repository: &Repository) -> bool {
     let deleted = key().and_then(|key| repository.stage().delete(&key));
     match deleted {
@@ -82,7 +83,7 @@ pub(super) fn release(repository: &Repository) -> bool {
     }
 }
 
-/// Makes the file where there is room; answers whether it is there.
+/// Makes the file where there is enough space; returns whether it exists.
 fn make(repository: &Repository) -> Result<bool> {
     let (stage, key) = (repository.stage(), key()?);
     let Some(space) = stage.space()? else {
@@ -94,7 +95,7 @@ fn make(repository: &Repository) -> Result<bool> {
     }
     match stage.open(&key) {
         Ok(file) if file.size_bytes() == bytes => return Ok(true),
-        // Of a crash, or of a filesystem that has another size now.
+        // Left by a crash, or made when the filesystem had another size.
         Ok(_) => stage.delete(&key)?,
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e),
@@ -112,7 +113,7 @@ fn make(repository: &Repository) -> Result<bool> {
     Ok(true)
 }
 
-/// Writes what no filesystem can compress.
+/// Writes bytes that no filesystem can compress.
 fn fill(file: &dyn WriteAt, bytes: u64) -> Result<()> {
     let mut noise = blake3::Hasher::new_derive_key("restorefs reserve").finalize_xof();
     let mut at = 0;
@@ -145,13 +146,13 @@ mod tests {
         let path = dir.join("cache/reserve");
         let file = std::fs::File::open(&path).unwrap();
         assert!(allocated_bytes(&file).unwrap() >= RESERVE_BYTES);
-        // Somebody cleared the cache: that is noticed by the next process, not by this one.
+        // When a user clears the cache, the next process notices it, but not this one.
         std::fs::remove_file(&path).unwrap();
         reserve.restock(&repository);
         assert!(!path.exists());
         Reserve::default().restock(&repository);
         assert!(path.exists());
-        // One that a crash cut is made anew.
+        // A file that a crash cut short is made anew.
         std::fs::write(&path, b"x").unwrap();
         Reserve::default().restock(&repository);
         assert_eq!(std::fs::metadata(&path).unwrap().len(), RESERVE_BYTES);

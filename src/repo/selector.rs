@@ -1,4 +1,5 @@
-//! Selectors: how people name points: `web01@latest`, `web01@latest~2`, `web01@2026-11-20_02-00-00`.
+//! Selectors: names of points as people write them: `web01@latest`, `web01@latest~2`,
+//! `web01@2026-11-20_02-00-00`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::types::size::Count;
 use crate::types::{PointName, VmName};
 
-/// Which point of a VM. As JSON it is a string: what a person writes behind the `@`.
+/// One point of a VM. Its JSON form is the string that a person writes behind the `@`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Which {
-    /// The `n`th before the one with the highest `seq`.
+    /// The point `n` places before the one with the highest `seq`.
     Latest(usize),
     /// By name.
     Named(PointName),

@@ -1,4 +1,4 @@
-//! Files of sessions: made, written anew, and removed by the owner.
+//! Files of sessions, which the owner makes, rewrites and removes.
 
 use super::cleanup;
 use super::job::{Ending, Job};
@@ -17,12 +17,12 @@ impl Owner {
     /// `NoSpace`, `Io`.
     pub fn prepare_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
         let (keys, stage) = (VmKeys::new(vm)?, self.repository().stage());
-        // A separate workspace may not know the VM yet.
+        // A separate workspace may not have the VM's directories yet.
         stage.make_prefix(&keys.layers()?)?;
         stage.make_prefix(&keys.session(name)?.join(layout::ATTACHED)?)
     }
 
-    /// Writes a session's sidecar, once all its files are there: from now on it goes on after a crash.
+    /// Writes a session's sidecar after all its other files: from now on the session survives a crash.
     ///
     /// # Errors
     /// `AlreadyExists`, `NoSpace`, `Io`.
@@ -40,7 +40,7 @@ impl Owner {
         stage.sync_prefix(&keys.points()?)
     }
 
-    /// Writes an open session's sidecar anew.
+    /// Rewrites the sidecar of an open session.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
@@ -52,30 +52,31 @@ impl Owner {
             .put(&key, &bytes, PutMode::Replace)
     }
 
-    /// Removes all files of a session: of one that could not begin, or that is ended by who has it open.
+    /// Removes all files of a session that could not begin, or that its own process ends.
     ///
     /// # Errors
-    /// `Io`: what is left is removed by the next owner.
+    /// `Io`: the next owner removes the rest.
     pub fn discard_session(&self, session: &Session) -> Result<()> {
         let done = self.with_room(|| cleanup::remove_files(self.repository(), session));
         self.restock();
         done
     }
 
-    /// Removes a session with its unpublished layers. Its space is free afterwards.
+    /// Removes a session with its unpublished layers. Their space is free afterwards.
     ///
     /// # Errors
-    /// `Io`: what is left is removed by the next owner.
+    /// `Io`: the next owner removes the rest.
     pub fn remove_session(&self, vm: &VmName, name: &PointName) -> Result<()> {
         let done = self.with_room(|| cleanup::remove_session(self.repository(), vm, name));
         self.restock();
         done
     }
 
-    /// [`Owner::remove_session`] for a session that no process has open; the history gets its end.
+    /// [`Owner::remove_session`] for a session that no process has open; it also records the end in the
+    /// history.
     ///
     /// # Errors
-    /// `NotFound` naming it; `Corrupt` when its sidecar cannot be read; `Io`.
+    /// `NotFound` naming the session; `Corrupt` when its sidecar cannot be read; `Io`.
     pub fn end_session(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
         let session = self.repository().session(vm, name)?;
         self.remove_session(vm, name)?;

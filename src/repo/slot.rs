@@ -1,4 +1,5 @@
-//! Slots: names of layer files. A hint for people; `point.json` says which layer is whose.
+//! Slots: names of layer files. The name is a hint for people; `point.json` states which layer belongs to
+//! which disk.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use crate::types::{DiskName, LayerId};
 
 /// LIMIT: longest slot in bytes; leaves room for `.<layer_id>.sums` in a 255-byte name.
 const SLOT_BYTES_MAX: usize = 128;
-/// LIMIT: how much of the disk's name goes into a slot.
+/// LIMIT: bytes of the disk's name in a slot.
 const DISK_BYTES_MAX: usize = 32;
 /// Suffix of a committed layer.
 pub const LAYER_SUFFIX: &str = ".qcow2";
@@ -42,7 +43,7 @@ impl Slot {
     /// Checks a slot read from a file.
     ///
     /// # Errors
-    /// `InvalidInput` when it is no plain file name of the allowed characters.
+    /// `InvalidInput` when it is not a plain file name of the allowed characters.
     pub fn parse(text: &str) -> Result<Self> {
         let plain = text
             .bytes()
@@ -61,7 +62,7 @@ impl Slot {
         Ok(Self(text.to_owned()))
     }
 
-    /// The slot whose layer has this file name, as in a QCOW2 backing file name.
+    /// The slot of a layer file's name, as in a QCOW2 backing file name.
     ///
     /// # Errors
     /// `InvalidInput` when it is not `<slot>.qcow2`.
@@ -75,7 +76,8 @@ impl Slot {
         Self::parse(slot)
     }
 
-    /// The slot that a file in `layers/` belongs to: a layer, its sums, or one of them that is being made.
+    /// The slot that a file in `layers/` belongs to: of a layer, of its sums, or of either while it is being
+    /// written.
     #[must_use]
     pub fn of_any_file(name: &str) -> Option<Self> {
         let made = name.strip_suffix(OPEN_SUFFIX);

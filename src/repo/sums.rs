@@ -1,4 +1,4 @@
-//! Sums of a layer: the hashes by which every bit of it can be proved.
+//! Sums of a layer: the hashes that prove every bit of it.
 //!
 //! # On-disk layout
 //! All integers little-endian.
@@ -21,7 +21,8 @@
 //! | | | per touched region: bitmap of 1,024 bytes (bit i of byte i/8 = cluster i is held), then 32 bytes for each held cluster |
 //!
 //! # Invariants
-//! A held cluster is one that the layer maps itself (data, compressed or zero). Nothing follows the last leaf.
+//! A held cluster is one that the layer maps itself (data, compressed or zero). The file ends with the last
+//! leaf.
 
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ const REGIONS_MAX: u64 = 1 << 22;
 /// One touched region in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touched {
-    /// Which region.
+    /// The region.
     pub region: Region,
     /// Bit i: cluster i of the region is held by the layer.
     pub bitmap: Vec<u8>,
@@ -53,7 +54,7 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// Picks the held clusters' leaves out of a page.
+    /// Takes the leaves of the held clusters out of a page.
     #[must_use]
     pub fn pick(region: Region, held: impl Fn(usize) -> bool, page: &[u8]) -> Self {
         let mut touched = Self {
@@ -72,7 +73,7 @@ impl Touched {
         touched
     }
 
-    /// Copies the held leaves into `page`, for those indices that `wanted` still asks for.
+    /// Copies the held leaves for which `wanted` returns true into `page`.
     pub fn spread(&self, page: &mut [u8], mut wanted: impl FnMut(usize) -> bool) {
         let mut leaves = self.leaves.chunks_exact(Digest::BYTES);
         for index in 0..LEAVES_PER_REGION {
@@ -94,10 +95,10 @@ impl Touched {
     }
 }
 
-/// What the header and tables of a sums file say; leaves are read on demand.
+/// Header and tables of a sums file; leaves are read on demand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Which layer's sums these are.
+    /// The layer to which the sums belong.
     pub layer_id: LayerId,
     /// Size of the disk in bytes as of this layer.
     pub size_bytes: u64,
@@ -198,7 +199,7 @@ pub struct Sums<R> {
 }
 
 impl<R: ReadAt> Sums<R> {
-    /// Reads header and tables. The file's own hash is checked by [`Sums::verify`], not here.
+    /// Reads header and tables. [`Sums::verify`] checks the file's own hash; this call does not.
     ///
     /// # Errors
     /// `Corrupt`, `Unsupported` (a newer version), `Io`.
@@ -244,7 +245,7 @@ impl<R: ReadAt> Sums<R> {
                     .at_offset(88),
             );
         }
-        // Counts are checked against the file's size before anything is allocated.
+        // Counts are checked against the file's size before memory is allocated for them.
         let tables = metadata
             .checked_mul(40)
             .and_then(|m| m.checked_add(regions * 32 + touched * 16));
@@ -306,7 +307,7 @@ impl<R: ReadAt> Sums<R> {
         &self.summary
     }
 
-    /// Frees the region hashes, which only the topmost layer of a chain is asked for.
+    /// Frees the region hashes, which only the topmost layer of a chain needs.
     pub fn forget_regions(&mut self) {
         self.summary.regions = Vec::new();
     }

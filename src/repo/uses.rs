@@ -1,8 +1,9 @@
-//! Uses of restore points: who needs a point that must not be forgotten meanwhile.
+//! Uses of restore points: a point cannot be forgotten while it is in use.
 //!
 //! # Invariants
-//! A use ends with its holder: it is a value in the memory of the owner, and nothing on disk. Uses of another process end when its
-//! connection to the owner does. The parent of an open session is in use without a value here: its sidecar says so, also after a restart.
+//! A use ends with its holder: it is a value in the owner's memory, and nothing on disk. Uses of another
+//! process end with its connection to the owner. The parent of an open session is in use without such a
+//! value: the session's sidecar names it, also after a restart.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::types::PointId;
 use crate::types::sync::Mutex;
 
-/// Holders by point: a number for each use, and words for people.
+/// Holders by point: a number and a description for each use.
 type Holders = HashMap<PointId, Vec<(u64, String)>>;
 
 /// The uses of all points of a repository.
@@ -30,7 +31,7 @@ pub struct PointUse {
 }
 
 impl Uses {
-    /// Notes a use. `holder` says in words who needs the point ("a copy to offsite").
+    /// Records a use. `holder` describes the user of the point for people ("a copy to offsite").
     pub(super) fn add(self: &Arc<Self>, point: PointId, holder: &str) -> PointUse {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut holders = self.holders.lock();
@@ -43,7 +44,7 @@ impl Uses {
         }
     }
 
-    /// Who needs the point, if anybody does.
+    /// A holder of the point, if there is one.
     pub(super) fn holder(&self, point: PointId) -> Option<String> {
         let holders = self.holders.lock();
         holders.get(&point)?.first().map(|(_, who)| who.clone())

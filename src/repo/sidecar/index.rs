@@ -1,4 +1,4 @@
-//! `index.json`: all points of a VM in short. What followers read instead of directories and chains.
+//! `index.json`: a summary of all points of a VM. Followers read it instead of directories and chains.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -23,20 +23,20 @@ pub struct Index {
     pub name: VmName,
     /// Serial of the VM's own directory.
     pub serial: u32,
-    /// Counts rewrites, so that a catalog knows whether it is behind.
+    /// Counts rewrites, so that the owner knows whether the catalog is behind.
     pub generation: u64,
     /// Highest `seq` ever given, so that none is given twice.
     pub seq_high: u64,
-    /// Highest serial ever given in the repository when this was written.
+    /// Highest serial given in the repository up to this write.
     pub serial_high: u32,
     /// Points by ascending `seq`.
     pub points: Vec<PointEntry>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// A point in short.
+/// Summary of a point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PointEntry {
     /// Name.
@@ -58,22 +58,22 @@ pub struct PointEntry {
     /// The point that it was compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<PointParent>,
-    /// Its disks in short.
+    /// Summaries of its disks.
     pub disks: Vec<DiskEntry>,
     /// Hashes of its attached files by name.
     #[serde(default)]
     pub attached: Vec<super::point::Attached>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// A disk of a point in short.
+/// Summary of a disk of a point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskEntry {
     /// Name.
     pub name: DiskName,
-    /// Slot of its layer: what tells garbage from layers without reading every point.
+    /// Slot of its layer. It tells layers from garbage without reading every point.
     pub layer: Slot,
     /// Virtual size in bytes.
     pub size_bytes: u64,
@@ -83,7 +83,7 @@ pub struct DiskEntry {
     pub data_bytes: u64,
     /// Bytes that differed from the parent when it was captured.
     pub changed_bytes: u64,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -99,7 +99,7 @@ impl Sidecar for Index {
 }
 
 impl Index {
-    /// The point of that name, without regard to case.
+    /// The point of that name; the search ignores case.
     #[must_use]
     pub fn point(&self, name: &PointName) -> Option<&PointEntry> {
         self.points
@@ -115,7 +115,7 @@ impl Index {
 }
 
 impl PointEntry {
-    /// The short form of a point.
+    /// The summary of a point.
     #[must_use]
     pub fn of(point: &Point, point_blake3: Digest, serial: u32) -> Self {
         let disks = point.disks.iter().map(|disk| DiskEntry {

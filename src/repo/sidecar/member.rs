@@ -1,8 +1,9 @@
-//! The members of a sidecar's objects, looked at before they are decoded.
+//! Checks the members of a sidecar's objects before they are decoded.
 //!
 //! # Why
-//! Members that a release does not know are kept when it rewrites a file. A decoder keeps the last of two members of one name, so the other
-//! would be lost; and it takes the names with which it hands numbers on within the program for numbers. A file with either is refused.
+//! A release keeps the members that it does not know when it rewrites a file. A decoder keeps the last of two
+//! members with one name, so that the other would be lost. It also reserves some names to pass numbers within
+//! the program, and would take such members for numbers. A file with either is refused.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -14,14 +15,14 @@ use std::collections::HashSet;
 
 use crate::error::{Error, Result};
 
-/// LIMIT: depth to which is looked; the decoder refuses what is deeper (`serde_json`).
+/// LIMIT: greatest depth that is checked; the decoder (`serde_json`) refuses deeper input.
 const DEPTH_MAX: usize = 128;
-/// Names of which an object has so few are compared one by one.
+/// Objects with at most this many names are compared one by one.
 const FEW: usize = 32;
-/// What names begin with that the decoder uses itself.
+/// Prefix of the names that the decoder reserves.
 const PRIVATE: &[u8] = b"$serde_json::private::";
 
-/// The names of one object so far; none of an array.
+/// The names of one object so far; empty for an array.
 #[derive(Default)]
 struct Names<'b> {
     few: Vec<Cow<'b, [u8]>>,
@@ -29,7 +30,7 @@ struct Names<'b> {
 }
 
 impl<'b> Names<'b> {
-    /// Whether the name is new.
+    /// Adds a name; returns whether it is new.
     fn insert(&mut self, name: Cow<'b, [u8]>) -> bool {
         if self.few.contains(&name) {
             return false;
@@ -42,7 +43,7 @@ impl<'b> Names<'b> {
     }
 }
 
-/// The bytes of a string from behind its opening quotation mark on, and what is behind it.
+/// Splits the bytes behind an opening quotation mark into the string and the rest.
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut is_escaped = false;
     let end = bytes.iter().position(|byte| {
@@ -53,7 +54,7 @@ fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((bytes.get(..end)?, bytes.get(end.checked_add(1)?..)?))
 }
 
-/// A name as it is once its escapes are resolved; `None` when the decoder will refuse it.
+/// A name with its escapes resolved; `None` when the decoder will refuse it.
 fn resolved(name: &[u8]) -> Option<Cow<'_, [u8]>> {
     if !name.contains(&b'\\') {
         return Some(Cow::Borrowed(name));
@@ -68,7 +69,8 @@ fn refuse(what: &str, expected: &str, name: &[u8]) -> Error {
     Error::corrupt(format!("the {what} cannot be read"), expected, name)
 }
 
-/// Refuses an object in which a name occurs twice, or one that nothing but this release's own decoder uses. What is no JSON passes.
+/// Refuses an object in which a name occurs twice or is reserved by the decoder. Bytes that are not JSON
+/// pass.
 ///
 /// # Errors
 /// `Corrupt` naming the member.

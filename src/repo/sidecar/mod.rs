@@ -1,10 +1,11 @@
 //! Sidecars: the JSON files beside the layers. Facts for people and programs, in an open format.
 //!
 //! # Invariants
-//! - Each has a `schema` number; a newer one than ours is refused, not guessed at.
-//! - Each carries a BLAKE3 of itself, which is proved when it is read ([`seal`]).
-//! - Fields that this release does not know are kept when a file is rewritten: in every object, in their order, numbers with all their
-//!   digits (so `serde_json` keeps numbers as text, which changes only how an exponent is spelled).
+//! - Each has a `schema` number; a file with a newer number is refused.
+//! - Each carries a BLAKE3 of itself, which is checked when it is read ([`seal`]).
+//! - Members that this release does not know are kept when a file is rewritten: in every object, in their
+//!   order, numbers with all their digits (`serde_json` therefore keeps numbers as text, which changes only
+//!   the spelling of an exponent).
 
 pub mod index;
 mod member;
@@ -30,12 +31,13 @@ pub const SIDECAR_BYTES_MAX: u64 = 256 << 20;
 
 /// A JSON file with a schema number.
 pub trait Sidecar: Serialize + DeserializeOwned {
-    /// What it is called in messages.
+    /// Its name in messages.
     const WHAT: &'static str;
     /// The schema that this release writes and the newest that it reads.
     const SCHEMA: u32;
 
-    /// Decodes one that has each of its members once, and no others; `None` where a closer look is needed.
+    /// Decodes an object that has each known member once, and no others; `None` when the general parser must
+    /// decide.
     fn parse_plain(_object: &[u8]) -> Option<Self> {
         None
     }
@@ -49,7 +51,7 @@ struct SchemaOnly {
 /// Decodes a sidecar.
 ///
 /// # Errors
-/// `Corrupt` when it is empty, cut or not what it should be; `Unsupported` when it is newer than we are.
+/// `Corrupt` when it is empty, cut or malformed; `Unsupported` when it is newer than this release.
 pub fn parse<T: Sidecar>(bytes: &[u8]) -> Result<T> {
     if bytes.is_empty() {
         return Err(Error::corrupt(
@@ -83,7 +85,7 @@ pub fn parse<T: Sidecar>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(&object).map_err(broken)
 }
 
-/// Decodes a part of a sidecar that carries its hash: `P` has the members that are wanted. `None` where [`parse`] has to look closer.
+/// Decodes a part of a sealed sidecar: `P` has the wanted members. `None` when [`parse`] must decide.
 pub(super) fn parse_part<T: Sidecar, P: DeserializeOwned>(bytes: &[u8]) -> Option<P> {
     if !seal::is_sealed(bytes) {
         return None;
@@ -93,7 +95,7 @@ pub(super) fn parse_part<T: Sidecar, P: DeserializeOwned>(bytes: &[u8]) -> Optio
     (schema <= T::SCHEMA).then(|| serde_json::from_slice(&object).ok())?
 }
 
-/// Encodes a sidecar: indented, with a newline at the end, for people, and with its own hash.
+/// Encodes a sidecar: indented for people, with a newline at the end, and with its own hash.
 ///
 /// # Errors
 /// None in practice.

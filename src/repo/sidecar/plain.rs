@@ -1,9 +1,9 @@
-//! Sidecars without a member that this release does not know: what nearly all are, decoded in one pass.
+//! Decodes sidecars without unknown members, as nearly all are, in one pass.
 //!
 //! # Why
-//! A repository of 1,000 VMs has 60 MB of indexes, and every command that lists looks at all of them. To keep members that are not known
-//! each object is decoded into a tree first, and its names are compared beforehand; here none of that is needed, as whatever is not
-//! known, or stands twice, ends the attempt.
+//! A repository of 1,000 VMs has 60 MB of indexes, and every listing command reads all of them. To keep
+//! unknown members, the general parser decodes each object into a tree and compares its names beforehand.
+//! Here neither is needed: an unknown or repeated member ends the attempt.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -112,7 +112,7 @@ plain!(PlainPointDisk of PointDisk {
     change_id: Option<String>,
 });
 
-// Of what was found on the disks the names are compared beforehand, as in any sidecar.
+// The names in the volumes are compared beforehand, as in any sidecar.
 plain!(PlainState of State {
     schema: u32,
     point_id: PointId,
@@ -142,7 +142,7 @@ plain!(PlainAttached of Attached {
     blake3: Digest,
 });
 
-/// An array of twins, as what they are twins of.
+/// Decodes an array of twins into the structs that they stand for.
 fn each<'de, P, F, D>(deserializer: D) -> Result<Vec<F>, D::Error>
 where
     P: Deserialize<'de> + Into<F>,

@@ -14,14 +14,14 @@ use crate::types::{Digest, DiskName, PointId, PointName, VmId, VmName};
 pub enum Kind {
     /// No parent: the layer holds everything.
     Full,
-    /// On the newest point.
+    /// Based on the newest point.
     Incremental,
-    /// On the last full.
+    /// Based on the last full point.
     Differential,
 }
 
 impl Kind {
-    /// As sidecars spell it.
+    /// The spelling in sidecars.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -32,13 +32,13 @@ impl Kind {
     }
 }
 
-/// What a restore point holds of the instant that it was captured at.
+/// Consistency of the instant that a restore point captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
     /// The guest's filesystems were frozen.
     Filesystem,
-    /// One instant, as after a loss of power.
+    /// One instant, as after a power loss.
     Crash,
     /// Perhaps bytes of several instants.
     Unknown,
@@ -65,33 +65,33 @@ pub struct Point {
     pub captured_at: Timestamp,
     /// When it was committed.
     pub committed_at: Timestamp,
-    /// What is known of the instant; absent: nothing was reported.
+    /// Consistency of the captured instant; absent when nothing was reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
-    /// Why it is `unknown`, in words.
+    /// Why it is `unknown`, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency_note: Option<String>,
-    /// The point that it was compared with.
+    /// The point that this one was compared with.
     pub parent: Option<PointParent>,
     /// All disks of the VM, from one instant.
     pub disks: Vec<PointDisk>,
     /// Files attached at backup time.
     pub attached: Vec<Attached>,
-    /// The release that wrote it.
+    /// The release that wrote this file.
     pub writer: String,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// What a point records of its parent point.
+/// Reference of a point to its parent point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointParent {
     /// Its identity.
     pub point_id: PointId,
-    /// Its name at the time.
+    /// Its name when this point was committed.
     pub name: PointName,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -101,7 +101,7 @@ pub struct PointParent {
 pub struct PointDisk {
     /// Name of the disk.
     pub name: DiskName,
-    /// Stable key of the disk (hypervisor's device key or serial; the name when there is none).
+    /// Stable key of the disk (the hypervisor's device key or serial; the name when there is none).
     pub key: String,
     /// Slot of its layer.
     pub layer: Slot,
@@ -112,7 +112,7 @@ pub struct PointDisk {
     pub full_reason: Option<String>,
     /// Virtual size in bytes, a multiple of 512.
     pub size_bytes: u64,
-    /// Size of the source in bytes: what tree and restore show.
+    /// Size of the source in bytes: the size that the tree and `restore` show.
     pub source_bytes: u64,
     /// Bytes of the disk that are not zero, in whole clusters.
     pub data_bytes: u64,
@@ -120,13 +120,13 @@ pub struct PointDisk {
     pub changed_bytes: u64,
     /// BLAKE3 over size and region hashes.
     pub content_root: Digest,
-    /// Content of the parent's disk.
+    /// Content root of the parent's disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_content_root: Option<Digest>,
-    /// Change id that the capture agent gave.
+    /// Change id from the capture agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change_id: Option<String>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -140,7 +140,7 @@ pub struct Attached {
     pub size_bytes: u64,
     /// BLAKE3 of its bytes.
     pub blake3: Digest,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }

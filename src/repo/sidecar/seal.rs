@@ -1,40 +1,41 @@
-//! The hash that a sidecar carries of itself, so that any flipped bit in it is found, and of two files that disagree the damaged one is
-//! known.
+//! The hash that a sidecar carries of itself: it reveals any flipped bit, and shows which of two files that
+//! disagree is damaged.
 //!
 //! # On-disk layout
 //! The last member of the object is `blake3`. The file ends with `,`, LF, two spaces, `"blake3": "`, 64 lower-case hexadecimal digits, `"`,
 //! LF, `}`, LF. The digits are the BLAKE3 of all bytes before them, the opening quotation mark included.
 //!
 //! # Invariants
-//! A file without it (of an older release, or changed by hand and the line removed) is accepted. One that has it in part has been damaged.
+//! A file without the hash (of an older release, or edited by hand with the line removed) is accepted. A file
+//! with a part of it is damaged.
 
 use std::borrow::Cow;
 
 use crate::error::{Error, Result};
 use crate::types::Digest;
 
-/// Between the other members and the digits.
+/// Bytes between the other members and the digits.
 const OPEN: &[u8] = b",\n  \"blake3\": \"";
-/// After the digits.
+/// Bytes after the digits.
 const CLOSE: &[u8] = b"\"\n}\n";
-/// The name of the member, as a line begins with it.
+/// The member's name at the beginning of its line.
 const NAME: &[u8] = b"\n  \"blake3\"";
 const DIGITS: usize = 64;
-/// Bytes at the end in which a damaged hash is sought.
+/// Bytes at the end of a file that are searched for a damaged hash.
 const TAIL: usize = 2 * (OPEN.len() + DIGITS + CLOSE.len());
 
 fn is_digit(byte: u8) -> bool {
     byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
 }
 
-/// The bytes that are hashed, and the digits; `None` when the file does not end as a sealed one does.
+/// The hashed bytes, and the digits; `None` when the file does not end like a sealed one.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let before = bytes.strip_suffix(CLOSE)?;
     let (hashed, digits) = before.split_at_checked(before.len().checked_sub(DIGITS)?)?;
     hashed.ends_with(OPEN).then_some((hashed, digits))
 }
 
-/// Whether a file that does not end as a sealed one once did.
+/// Whether a file that does not end like a sealed one was sealed once.
 fn was_sealed(bytes: &[u8]) -> bool {
     let from = |length: usize| bytes.get(bytes.len().saturating_sub(length)..);
     let tail = from(TAIL).unwrap_or_default().trim_ascii_end();
@@ -51,7 +52,7 @@ pub fn is_sealed(bytes: &[u8]) -> bool {
     split(bytes).is_some()
 }
 
-/// Puts the hash into an encoded object, which ends with LF and `}`.
+/// Adds the hash to an encoded object, which ends with LF and `}`.
 #[must_use]
 pub(super) fn seal(mut object: Vec<u8>) -> Vec<u8> {
     if object.ends_with(b"\n}") {
@@ -64,10 +65,10 @@ pub(super) fn seal(mut object: Vec<u8>) -> Vec<u8> {
     object
 }
 
-/// Proves a file against the hash that it carries, if it does, and answers the object without it.
+/// Proves a file against the hash that it carries, if any, and returns the object without it.
 ///
 /// # Errors
-/// `Corrupt` when it is not what was written.
+/// `Corrupt` when the hash does not match.
 pub(super) fn open<'b>(bytes: &'b [u8], what: &str) -> Result<Cow<'b, [u8]>> {
     let (found, stated) = match split(bytes) {
         Some((hashed, digits)) => (

@@ -1,5 +1,5 @@
-//! `session.json`: a restore point being written. With the `<disk>.map` logs it is all that a session
-//! needs to go on after a crash.
+//! `session.json`: a restore point that is being written. The session needs only this file and the
+//! `<disk>.map` logs to continue after a crash.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::qcow2::Compression;
 use crate::repo::slot::Slot;
 use crate::types::{Digest, DiskName, LayerId, PointName, SessionId, Token, VmName};
 
-/// Seconds after which an idle session ends by itself, by default (24 h).
+/// Default time in seconds after which an idle session ends by itself (24 h).
 pub const TTL_SECONDS_DEFAULT: u64 = 24 * 3600;
 
 /// The sidecar of a session.
@@ -26,62 +26,63 @@ pub struct Session {
     pub vm: VmName,
     /// Name of the session.
     pub name: PointName,
-    /// Name of the point that it becomes, when one was asked for.
+    /// Name of the future point, when the client requested one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub point: Option<PointName>,
     /// When the capture began.
     pub captured_at: Timestamp,
-    /// Seconds without activity after which it ends by itself.
+    /// Seconds without activity after which the session ends by itself.
     pub ttl_seconds: u64,
-    /// Whether it goes on after a crash; what a killed `restorefs backup` left does not.
+    /// Whether the session can continue after a crash; a session of `restorefs backup` cannot.
     pub resumable: bool,
-    /// The point that it is compared with, which stays as long as the session is open.
+    /// The point with which it is compared. The parent stays as long as the session is open.
     pub parent: Option<PointParent>,
     /// Serial of its inode numbers.
     #[serde(default)]
     pub serial: u32,
-    /// What a client over TCP has to know beside the name; a session without one is not served there.
+    /// Secret that a client over TCP must present beside the name. A session without a token is not served
+    /// over TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
     /// All disks of the VM.
     pub disks: Vec<SessionDisk>,
-    /// What was said of the disks so far.
+    /// Declarations about the disks so far.
     #[serde(default, skip_serializing_if = "Declared::is_empty")]
     pub declared: Declared,
-    /// Whether only changes are sent: the commit then needs to know since when.
+    /// Whether the client sends only changes: the commit then needs to know their starting point.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub changed_only: bool,
     /// How its layers are compressed.
     #[serde(default, skip_serializing_if = "Compression::is_none")]
     pub compression: Compression,
-    /// Whether its removal has begun: it can only be aborted then.
+    /// Whether its removal has begun: then it can only be aborted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dismantled: bool,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// What whoever writes a session has said of its disks before the commit.
+/// Declarations by the writer of a session about its disks, before the commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Declared {
     /// Change ids.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub change_ids: BTreeMap<DiskName, String>,
-    /// The change ids that changes were counted from.
+    /// The change ids from which the changes were counted.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub previous_change_ids: BTreeMap<DiskName, String>,
-    /// Disks that are the parent's, untouched.
+    /// Disks that are equal to the parent's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unchanged: Vec<DiskName>,
-    /// Disks that the point does not have any more.
+    /// Disks that the point no longer has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<DiskName>,
-    /// New disks whose bytes are a disk's, although they begin as an image.
+    /// New disks whose bytes are raw content, although they begin like an image.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub raw: Vec<DiskName>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -97,28 +98,29 @@ impl Declared {
 pub struct SessionDisk {
     /// Name.
     pub name: DiskName,
-    /// Number within the session, not given again while the same process holds it open.
+    /// Number within the session. It is not given again while the same process holds the session open.
     #[serde(default)]
     pub number: u32,
-    /// Name of its log without the suffix, when it is not the disk's.
+    /// Name of its log without the suffix, when it differs from the disk's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
-    /// The name of the file in the tree, while it is written beside the disk that it is to replace.
+    /// Name of the file in the tree, while it is written beside the disk that it will replace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temporary: Option<String>,
-    /// Removed in the tree: the session cannot be committed until it is written again or declared to be gone.
+    /// Whether the file was removed in the tree: the session cannot be committed until the disk is written
+    /// again or declared as gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unlinked: bool,
-    /// Whether the parent point has it, also when it is compared with nothing.
+    /// Whether the parent point has the disk, even when it is compared with nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inherited: bool,
     /// Stable key.
     pub key: String,
     /// Slot of the layer that is being written.
     pub layer: Slot,
-    /// Its identity.
+    /// Identity of that layer.
     pub layer_id: LayerId,
-    /// How it relates to its parent.
+    /// Relation to the parent's disk.
     pub kind: Kind,
     /// Why it is full although it has a predecessor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,7 +132,7 @@ pub struct SessionDisk {
     /// The parent's disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentDisk>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -143,26 +145,26 @@ impl SessionDisk {
     }
 }
 
-/// What a session needs to know of a parent's disk.
+/// The parent's disk, as far as a session needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentDisk {
-    /// Its name, when it had another one.
+    /// Its name, when it differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<DiskName>,
     /// Slot of its layer.
     pub layer: Slot,
-    /// Content that it had when the session began.
+    /// Content root when the session began.
     pub content_root: Digest,
     /// Virtual size in bytes.
     pub size_bytes: u64,
     /// Size of its source in bytes.
     pub source_bytes: u64,
-    /// Bytes that are not zero.
+    /// Bytes of it that are not zero.
     pub data_bytes: u64,
-    /// The change id that it was taken at.
+    /// The change id at which it was captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change_id: Option<String>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }

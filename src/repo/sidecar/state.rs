@@ -1,4 +1,4 @@
-//! `state/<point_id>.json`: what changes about a point after its commit: tags, checks, volumes found.
+//! `state/<point_id>.json`: facts about a point that change after its commit: tags, checks, found volumes.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use super::plain::PlainState;
 use super::{Sidecar, Unknown, member};
 use crate::types::PointId;
 
-/// The changing facts of a point.
+/// The facts about a point that can change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Schema number, 1.
     pub schema: u32,
-    /// Which point.
+    /// The point.
     pub point_id: PointId,
     /// Labels for people.
     #[serde(default)]
@@ -22,7 +22,7 @@ pub struct State {
     /// Volumes found by probing; `null` until probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<Value>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }

@@ -1,4 +1,4 @@
-//! What a release does not know comes back from it as it was.
+//! A release preserves the members that it does not know.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::error::ErrorKind;
 use crate::repo::format::Format;
 use crate::types::{Digest, PointId};
 
-/// Sidecars of all kinds, each behind one byte that says which.
+/// Sidecars of all kinds; one byte before each states the kind.
 const SAMPLES: [&[u8]; 8] = [
     include_bytes!("../../../tests/fuzz/corpus/sidecar/format"),
     include_bytes!("../../../tests/fuzz/corpus/sidecar/index"),
@@ -24,10 +24,11 @@ const SAMPLES: [&[u8]; 8] = [
     include_bytes!("../../../tests/fuzz/corpus/sidecar/vm"),
 ];
 
-/// Members that are maps of names that people choose, not objects of a schema.
+/// Members that are maps with names that users choose, not objects of a schema.
 const MAPS: [&str; 4] = ["tags", "change_ids", "previous_change_ids", "volumes"];
 
-/// Numbers as JSON may have them (RFC 8259, section 6), and as they are written again: an exponent in small letters and with its sign.
+/// Numbers that JSON allows (RFC 8259, section 6), and their spelling when written again: a lower-case
+/// exponent with its sign.
 const NUMBERS: [(&str, &str); 18] = [
     ("0", "0"),
     ("-0", "-0"),
@@ -122,7 +123,7 @@ fn every_object_of_every_sidecar_keeps_what_is_not_known_with_all_digits() {
             assert_eq!(names[place + 1], "after", "{at}");
             let order: Vec<&String> = object["later"].as_object().unwrap().keys().collect();
             assert_eq!(order, ["z", "a", "0"]);
-            // The numbers as text, whatever a decoder makes of them.
+            // The numbers as text, independent of any decoder.
             let written = String::from_utf8(bytes).unwrap();
             let start = written.find("\"z\": [").unwrap();
             let list = &written[start + 6..start + written[start..].find(']').unwrap()];
@@ -205,7 +206,7 @@ fn what_is_nested_deeper_than_is_read_is_refused() {
     }
 }
 
-/// A session whose layers are compressed in a way that is not known here does not go on as if they were not compressed.
+/// A session with an unknown compression does not continue without compression.
 #[test]
 fn an_unknown_compression_is_not_none() {
     let sample = std::str::from_utf8(SAMPLES[4]).unwrap();
@@ -224,7 +225,8 @@ fn an_unknown_compression_is_not_none() {
     assert!(error.report().contains("lz9"), "{}", error.report());
 }
 
-/// Decoded in one pass, a sidecar is what it is otherwise; with a member more, at any depth, or one of them twice, it is not decoded so.
+/// Checks that the one-pass decoder gives the same sidecar as the general one, and rejects an additional or
+/// repeated member at any depth.
 fn check_plain<T: Sidecar + PartialEq + std::fmt::Debug>(whole: &T, inner: &[&str]) {
     let bytes = serde_json::to_vec_pretty(whole).unwrap();
     let slow: T = serde_json::from_slice(&bytes).unwrap();

@@ -6,12 +6,13 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// Members that this release does not know, in their order. Nearly every object has none, which takes one word.
+/// Members that this release does not know, in their order. Nearly every object has none; then this takes one
+/// word.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unknown(Option<Box<Map<String, Value>>>);
 
 impl Unknown {
-    /// None.
+    /// An empty set.
     #[must_use]
     pub const fn new() -> Self {
         Self(None)

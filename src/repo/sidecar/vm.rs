@@ -1,4 +1,4 @@
-//! `vm.json`: what a VM is called and which disks it has.
+//! `vm.json`: the name of a VM and its disks.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,12 @@ pub struct Vm {
     pub vm_id: VmId,
     /// Directory name.
     pub name: VmName,
-    /// What the hypervisor calls it, any UTF-8.
+    /// The hypervisor's name for it, any UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
     /// When the first session began.
     pub created_at: Timestamp,
-    /// Serial of the VM's own directory in the mount, of the same number space as points.
+    /// Serial of the VM's own directory in the mount, from the same number space as points.
     pub serial: u32,
     /// Disks seen so far.
     #[serde(default)]
@@ -30,19 +30,19 @@ pub struct Vm {
     /// Labels for people.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// Which disk a name stands for.
+/// The disk for which a name stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskKey {
     /// Name of the disk.
     pub name: DiskName,
-    /// Stable key; equal to the name until a real one is given.
+    /// Stable key; equal to the name until a real key is given.
     pub key: String,
-    /// Fields of newer releases.
+    /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
 }

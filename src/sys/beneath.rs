@@ -1,13 +1,18 @@
-//! A directory handle under which everything is opened by relative path, never through a symlink or magic link, nor outside.
+//! A directory handle. Everything below it is opened by relative path, never through a symlink or magic link,
+//! and never outside.
 //!
 //! # Invariants
-//! - Paths are relative, of plain components; `..` and absolute paths are refused before any call.
-//! - Files are regular files: opened with `O_NONBLOCK` (a FIFO cannot hang us) and checked with fstat. All descriptors are close-on-exec.
-//! - What is or passes a symlink, or is no regular file, answers `Corrupt`: nothing of ours puts such things there.
+//! - Paths are relative and consist of plain components; `..` and absolute paths are refused before any
+//!   system call.
+//! - Files are regular files: opened with `O_NONBLOCK` (so that a FIFO cannot block) and checked with fstat.
+//!   All descriptors are close-on-exec.
+//! - A path that is or passes a symlink, or is not a regular file, yields `Corrupt`: restorefs never makes
+//!   such files there.
 //!
 //! # Why
-//! openat2 resolves in one call with `RESOLVE_BENEATH | NO_SYMLINKS | NO_MAGICLINKS`. Where it is refused (old kernels, seccomp), each
-//! component is opened with `O_NOFOLLOW` in turn: the same promise with more calls.
+//! openat2 resolves a path in one call with `RESOLVE_BENEATH | NO_SYMLINKS | NO_MAGICLINKS`. Where it is
+//! unavailable (old kernels, seccomp), each component is opened with `O_NOFOLLOW` in turn: the same guarantee
+//! with more calls.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -25,7 +30,7 @@ use super::refuse::{self, Call};
 pub use super::stat::{Kind, Stat};
 use crate::error::{Error, ErrorKind, Result};
 
-/// LIMIT: deepest tree that [`Dir::remove_tree`] walks (ours; sessions are 3 deep).
+/// LIMIT: deepest tree that [`Dir::remove_tree`] walks (our limit; sessions are 3 deep).
 const DEPTH_MAX: u32 = 64;
 
 /// How a file is opened.
@@ -37,12 +42,12 @@ pub enum Access {
     ReadWrite,
 }
 
-/// A directory held open; see the module.
+/// An open directory, below which files are opened by relative path without symlinks.
 #[derive(Debug)]
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
-    /// Whose the files are that are made below, when not ours.
+    /// Owner of new files below, when it is not this process's user.
     heir: Option<(Uid, Gid)>,
 }
 
@@ -50,7 +55,7 @@ fn resolves() -> ResolveFlags {
     ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
 }
 
-/// Whether the kernel lets us call openat2; asked once.
+/// Whether the kernel permits openat2; tested once.
 pub(super) fn has_openat2() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| {
@@ -71,7 +76,7 @@ pub(super) fn has_openat2() -> bool {
     })
 }
 
-/// The components of a relative path, and whether they are plain.
+/// Checks that a path is relative and has only plain components.
 fn plain(path: &Path) -> Result<()> {
     let plain = path.as_os_str().is_empty()
         || path
@@ -101,7 +106,8 @@ impl Dir {
         })
     }
 
-    /// The same, and what root makes below belongs to the owner of this directory: whoever serves it as that user can change it later.
+    /// Makes new files that root creates below belong to the owner of this directory, so that a process of
+    /// that user can change them later.
     ///
     /// # Errors
     /// `Io`.
@@ -116,7 +122,7 @@ impl Dir {
         Ok(self)
     }
 
-    /// Gives what was made to whom it is to belong.
+    /// Gives a new file to the user that it must belong to.
     fn bequeath(&self, fd: impl AsFd) {
         static SAID: std::sync::Once = std::sync::Once::new();
         let Some((uid, gid)) = self.heir else {
@@ -130,7 +136,7 @@ impl Dir {
         }
     }
 
-    /// The path that it was opened by: for messages.
+    /// The path by which the directory was opened, for messages.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -174,7 +180,7 @@ impl Dir {
             };
             let dir = at.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
             let opened = rustix::fs::openat(dir, part.as_os_str(), flags, mode);
-            // O_DIRECTORY with O_NOFOLLOW answers ENOTDIR for a symlink; openat2 says ELOOP.
+            // O_DIRECTORY with O_NOFOLLOW fails with ENOTDIR for a symlink; openat2 fails with ELOOP.
             if opened.as_ref().err() == Some(&Errno::NOTDIR) {
                 let stat = rustix::fs::statat(dir, part.as_os_str(), AtFlags::SYMLINK_NOFOLLOW)?;
                 if Stat::from_raw(&stat).kind == Kind::Symlink {
@@ -186,7 +192,7 @@ impl Dir {
         at.ok_or(Errno::INVAL)
     }
 
-    /// The directory that holds `path`, and the last component.
+    /// The parent directory of `path`, and the last component.
     fn parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr)> {
         plain(path)?;
         let name = path
@@ -199,7 +205,7 @@ impl Dir {
         Ok((fd, name))
     }
 
-    /// Opens a directory below; the empty path is this one again.
+    /// Opens a directory below; the empty path opens this one again.
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `Corrupt` (symlink), `Io`.
@@ -219,7 +225,8 @@ impl Dir {
     /// Opens a regular file below.
     ///
     /// # Errors
-    /// `NotFound`; `Corrupt` when it is or passes a symlink or is no regular file; `PermissionDenied`, `Io`.
+    /// `NotFound`; `Corrupt` when it is or passes a symlink or is not a regular file; `PermissionDenied`,
+    /// `Io`.
     pub fn open_file(&self, path: impl AsRef<Path>, access: Access) -> Result<File> {
         let path = path.as_ref();
         plain(path)?;
@@ -233,7 +240,7 @@ impl Dir {
                 flags | OFlags::NONBLOCK | OFlags::NOCTTY,
                 Mode::empty(),
             )
-            // A socket answers ENXIO to open.
+            // open(2) fails with ENXIO for a socket.
             .map_err(|e| match e {
                 Errno::NXIO => self.not_regular(path, Kind::Other),
                 e => self.failed("cannot open the file", path, e),
@@ -248,7 +255,7 @@ impl Dir {
         Ok(File::from(fd))
     }
 
-    /// Opens a regular file below for reading, whose permissions are to be changed.
+    /// Opens a regular file below for reading, in order to change its permissions.
     ///
     /// # Errors
     /// As [`Dir::open_file`] for writing.
@@ -259,7 +266,8 @@ impl Dir {
         Ok(file)
     }
 
-    /// Refuses root to change a file that is not the directory's owner's: the owner can have linked any file of the machine here.
+    /// Refuses that root changes a file of another user than the directory's owner: the owner can have
+    /// hard-linked any file of the machine there.
     fn check_owner(&self, stat: &Stat, path: &Path) -> Result<()> {
         match self.heir {
             Some((uid, _)) if uid.as_raw() != stat.uid => Err(Error::new(
@@ -317,7 +325,7 @@ impl Dir {
         Ok(())
     }
 
-    /// Makes a directory and what is missing above it; the names are durable when it returns.
+    /// Makes a directory and its missing parents; the names are durable when the call returns.
     ///
     /// # Errors
     /// `NotADirectory`, `Corrupt` (symlink), `NoSpace`, `ReadOnly`, `Io`.
@@ -337,7 +345,7 @@ impl Dir {
         }
     }
 
-    /// Removes a name that is no directory.
+    /// Removes a name that is not a directory.
     ///
     /// # Errors
     /// `NotFound`, `IsADirectory`, `PermissionDenied`, `Io`.
@@ -356,7 +364,7 @@ impl Dir {
         let path = path.as_ref();
         let (parent, name) = self.parent(path)?;
         rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR).map_err(|e| match e {
-            // POSIX allows either for a directory that is not empty.
+            // POSIX allows either error for a directory that is not empty.
             Errno::EXIST => self.failed("cannot remove the directory", path, Errno::NOTEMPTY),
             e => self.failed("cannot remove the directory", path, e),
         })
@@ -403,7 +411,7 @@ impl Dir {
             .map_err(|e| self.failed("cannot rename", from, e))
     }
 
-    /// renameat2 with `RENAME_NOREPLACE`; `None` where the filesystem does not know the flag.
+    /// renameat2 with `RENAME_NOREPLACE`; `None` where the filesystem does not support the flag.
     pub(super) fn rename_noreplace_flag(&self, from: &Path, to: &Path) -> Result<Option<()>> {
         let (from_dir, from_name) = self.parent(from)?;
         let (to_dir, to_name) = self.parent(to)?;
@@ -424,7 +432,7 @@ impl Dir {
         }
     }
 
-    /// A second name for a file; never replaces.
+    /// Makes a hard link; never replaces a file.
     ///
     /// # Errors
     /// `AlreadyExists`, `NotFound`, `Unsupported` where the filesystem has no hard links, `Io`.
@@ -440,7 +448,7 @@ impl Dir {
         })
     }
 
-    /// Facts about a name, not following a symlink; `None` when there is none.
+    /// Facts about a name, without following a symlink; `None` when it does not exist.
     ///
     /// # Errors
     /// `Corrupt` (passes a symlink), `Io`.
@@ -460,7 +468,8 @@ impl Dir {
         }
     }
 
-    /// All names directly below `path` with their facts, in no order, without `.` and `..`. A name that vanishes meanwhile is left out.
+    /// All names directly below `path` with their facts, unordered, without `.` and `..`. A name that
+    /// vanishes meanwhile is skipped.
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `Corrupt` (symlink), `Io`.
@@ -491,7 +500,7 @@ impl Dir {
     pub fn sync(&self, path: impl AsRef<Path>) -> Result<()> {
         let dir = self.dir(path)?;
         match rustix::fs::fsync(&dir.fd) {
-            // SMB and some FUSE filesystems cannot sync a directory; there is nothing else to do.
+            // SMB and some FUSE filesystems cannot sync a directory; nothing else can be done.
             Ok(()) | Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
             Err(e) => Err(dir.failed("cannot make the directory durable", Path::new(""), e)),
         }
@@ -585,7 +594,7 @@ mod tests {
             ]
         );
         assert_eq!(dir.remove_dir("a").unwrap_err().kind(), ErrorKind::NotEmpty);
-        // What a symlink in the tree points to stays.
+        // The target of a symlink in the tree stays.
         std::fs::create_dir(temp.path().join("keep")).unwrap();
         std::fs::write(temp.path().join("keep/x"), b"x").unwrap();
         symlink("../../keep", temp.path().join("a/b/link")).unwrap();
@@ -600,7 +609,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         let (temp, _) = setup();
         if std::os::unix::fs::chown(temp.path(), Some(4711), Some(4712)).is_err() {
-            // Only root can make files for others, so there is nothing to be seen.
+            // Only root can make files for others, so the test has nothing to check.
             return;
         }
         let dir = Dir::open(temp.path()).unwrap().keeping_owner().unwrap();
@@ -613,7 +622,8 @@ mod tests {
         let plain = Dir::open(temp.path()).unwrap();
         plain.create_file("own", 0o644).unwrap();
         assert_eq!(std::fs::metadata(temp.path().join("own")).unwrap().uid(), 0);
-        // One of root's that is there all the same is read, and not changed: the owner can have linked it there.
+        // A file of root's that exists anyway is readable but not writable: the owner can have linked it
+        // there.
         dir.open_file("own", Access::Read).unwrap();
         dir.open_file("a/b/f", Access::ReadWrite).unwrap();
         dir.open_to_protect("a/b/f").unwrap();

@@ -1,15 +1,16 @@
-//! Giving up rights: what a process that parses hostile bytes does to itself before it begins.
+//! Gives up rights: a process that parses hostile bytes confines itself before it begins.
 //!
 //! # Invariants
-//! - Each step is tried on its own and reported in [`Confinement`]; [`Confinement::lacks`] names what is missing: both landlock and seccomp
-//!   are demanded, so that a fault of one is held by the other. Kernels from 5.15 on have both, where they are switched on.
-//! - [`close_others`] comes first: a descriptor that the caller has left open is a right, too.
-//! - [`seal`] comes last, when all threads are there, and holds for all of them: from then on only memory, the clock, and reading and
-//!   writing what is open already are possible.
+//! - Each step is tried on its own and reported in [`Confinement`]. [`Confinement::lacks`] names the missing
+//!   steps. Both landlock and seccomp are required, so that each covers a fault of the other. Kernels from
+//!   5.15 on have both, where they are enabled.
+//! - [`close_others`] comes first: a descriptor that the parent process left open is a right, too.
+//! - [`seal`] comes last, when all threads exist, and applies to all of them. From then on a thread can only
+//!   use memory and the clock, and read and write open descriptors.
 //!
 //! # Why
-//! User namespaces are forbidden on many machines and in many containers, and give nothing that landlock and seccomp do not
-//! give: they are taken where they are to be had.
+//! User namespaces are forbidden on many machines and in many containers, and add nothing to landlock and
+//! seccomp: they are used where they are available.
 #![expect(
     unsafe_code,
     reason = "unshare(2) and close_range(2) have no safe wrappers"
@@ -31,28 +32,28 @@ use seccompiler::{
 use super::refuse::{self, Call};
 use crate::error::{Error, Result, ResultExt};
 
-/// What a confined process may still use.
+/// The resources that a confined process may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Address space in bytes; what passes it fails as if there were no memory.
+    /// Address space in bytes; allocations beyond it fail as if memory were exhausted.
     pub memory_bytes: u64,
-    /// Processor time in seconds, in all; beyond it the kernel ends the process.
+    /// Total processor time in seconds; beyond it the kernel kills the process.
     pub cpu_seconds: u64,
 }
 
-/// What was given up.
+/// The rights that the process gave up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Confinement {
-    /// User, network, IPC and UTS namespaces of its own.
+    /// It has its own user, network, IPC and UTS namespaces.
     pub namespaces: bool,
-    /// Version of landlock(7) that keeps files and ports out of reach; 0 where nothing does.
+    /// Version of landlock(7) that denies files and ports; 0 without landlock.
     pub landlock_abi: u32,
-    /// Only the calls of [`seal`] (seccomp(2)).
+    /// It can make only the calls of [`seal`] (seccomp(2)).
     pub seccomp: bool,
 }
 
 impl Confinement {
-    /// What of the kernel's means is missing; empty when files and network are out of reach.
+    /// The missing kernel mechanisms; empty when files and network are out of reach.
     #[must_use]
     pub fn lacks(&self) -> Vec<&'static str> {
         let means = [
@@ -63,7 +64,7 @@ impl Confinement {
         missing.map(|(_, name)| name).collect()
     }
 
-    /// What this kernel's landlock does not know yet: seccomp alone forbids it.
+    /// Restrictions that this kernel's landlock does not support: only seccomp enforces them.
     #[must_use]
     pub fn weaknesses(&self) -> Vec<&'static str> {
         let unknown = LANDLOCK_LATER.into_iter();
@@ -72,7 +73,8 @@ impl Confinement {
     }
 }
 
-/// What versions of landlock after the first have added that matters to who has no files, and the Linux release that has it.
+/// Restrictions that later versions of landlock added and that matter to a process without files, with the
+/// Linux release that has each.
 const LANDLOCK_LATER: [(u32, &str); 4] = [
     (3, "truncation of files (Linux 6.2)"),
     (4, "TCP ports (Linux 6.7)"),
@@ -90,14 +92,14 @@ fn limit(resource: Resource, most: u64) -> Result<()> {
         .or_io("cannot limit this process")
 }
 
-/// Closes every descriptor but standard input, output and error: whoever started this process may have left some open. Call it before
-/// anything is opened.
+/// Closes all descriptors but standard input, output and error: the parent process may have left some open.
+/// Call it before opening anything.
 ///
 /// # Errors
 /// `Io`; `Unsupported` before Linux 5.9.
 pub fn close_others() -> Result<()> {
     let all = libc::c_uint::MAX;
-    // SAFETY: descriptors from 3 on are nobody's in this process: the caller has opened none yet.
+    // SAFETY: nothing in this process owns the descriptors from 3 on: the caller has opened none yet.
     let result = unsafe { libc::close_range(3, all, 0) };
     if result == 0 {
         return Ok(());
@@ -108,7 +110,7 @@ pub fn close_others() -> Result<()> {
     ))
 }
 
-/// The version of landlock that is in force now; 0 when none could be had.
+/// The version of landlock in force now; 0 without landlock.
 fn landlock() -> u32 {
     if refuse::check(Call::Landlock).is_err() {
         return 0;
@@ -127,7 +129,7 @@ fn landlock() -> u32 {
     }
 }
 
-/// No files, no ports, no signals to others: as much of it as this kernel knows.
+/// Denies files, ports and signals to other processes, as far as this kernel supports it.
 fn restrict() -> Result<RestrictionStatus, RulesetError> {
     let abi = ABI::V6;
     Ruleset::default()
@@ -138,8 +140,8 @@ fn restrict() -> Result<RestrictionStatus, RulesetError> {
         .restrict_self()
 }
 
-/// Namespaces of its own; false where they are forbidden. None of mounts: it would have a copy of each, also of the daemon's own, which
-/// would then outlive their unmounting.
+/// Enters new namespaces; false where they are forbidden. There is no new mount namespace: it would hold a
+/// copy of every mount, including the daemon's own, and keep them after their unmounting.
 fn unshare() -> bool {
     let own =
         UnshareFlags::NEWUSER | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
@@ -147,7 +149,7 @@ fn unshare() -> bool {
     unsafe { rustix::thread::unshare_unsafe(own) }.is_ok()
 }
 
-/// Gives up all but memory and threads; call it while there is one thread.
+/// Gives up everything but memory and threads; call it while the process has one thread.
 ///
 /// # Errors
 /// `Io` when a limit cannot be set, or capabilities cannot be dropped.
@@ -178,7 +180,7 @@ pub fn confine(limits: Limits) -> Result<Confinement> {
     })
 }
 
-/// The calls that remain: memory, signals of its own, futexes, the clock, what is open already.
+/// The remaining calls: memory, signals to the process itself, futexes, the clock, and open descriptors.
 const ALLOWED: [libc::c_long; 31] = [
     libc::SYS_read,
     libc::SYS_write,
@@ -213,11 +215,11 @@ const ALLOWED: [libc::c_long; 31] = [
     libc::SYS_exit_group,
 ];
 
-/// What a call that is not allowed answers. Not the end of the process: libraries ask for things by themselves and do without, as glibc
-/// does, which looks into `/proc/sys/vm/overcommit_memory` before it gives memory back.
+/// The errno of a forbidden call. The filter does not kill the process, because libraries make optional calls
+/// and continue without them: glibc reads `/proc/sys/vm/overcommit_memory` before it releases memory.
 const EPERM: u32 = libc::EPERM.unsigned_abs();
 
-/// Forbids every other call, in all threads.
+/// Forbids all other calls, in all threads.
 ///
 /// # Errors
 /// `Unsupported` where the kernel has no seccomp.
@@ -233,7 +235,7 @@ pub fn seal() -> Result<()> {
     // glibc registers each new thread with these.
     rules.insert(libc::SYS_set_robust_list, Vec::new());
     rules.insert(libc::SYS_rseq, Vec::new());
-    // Signals to its own threads (abort), to nobody else.
+    // Signals to its own threads only (abort).
     let own = u64::from(std::process::id());
     let is_own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own);
     let rule = is_own
@@ -270,23 +272,24 @@ mod tests {
         }
     }
 
-    /// Set in the process that is sealed.
+    /// Set in the sealed process.
     const VARIABLE: &str = "RESTOREFS_TEST_SEALED";
 
     fn signal(process: libc::pid_t, thread: libc::pid_t) -> bool {
-        // SAFETY: the null signal is delivered to nobody.
+        // SAFETY: the null signal is not delivered.
         let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) };
         sent == 0
     }
 
-    /// Whoever parses hostile bytes signals its own threads, as abort(3) does, and nobody else, also where landlock does not know signals.
+    /// A sealed process can signal its own threads, as abort(3) does, and no other process, even where
+    /// landlock does not restrict signals.
     #[test]
     fn a_sealed_process_signals_itself_alone() {
-        // SAFETY: both calls only ask.
+        // SAFETY: both calls only return ids.
         let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
         if std::env::var_os(VARIABLE).is_some() {
             let parent = std::env::var(VARIABLE).unwrap().parse().unwrap();
-            // Without the filter it may.
+            // Without the filter the signal is allowed.
             let before = signal(parent, parent);
             seal().unwrap();
             let is_right = before && signal(process, thread) && !signal(parent, parent);

@@ -1,4 +1,4 @@
-//! Block devices: their size, and whether somebody uses them.
+//! Block devices: their size, and whether they are in use.
 #![expect(unsafe_code, reason = "BLKGETSIZE64 has no safe wrapper")]
 
 use std::fs::File;
@@ -57,11 +57,12 @@ pub fn sector_bytes(device: impl AsFd) -> Result<u32> {
         .map_err(|e| Error::io("cannot ask the block device for its sector size", e.into()))
 }
 
-/// Who uses a block device, in words for people ("mounted at /", "held by dm-0"); `None` when nobody is seen to. Looks at mounts,
-/// at the partitions' and the device's holders (device-mapper, md, swap), and tries to open it exclusively.
+/// A description of the user of a block device, for people ("mounted at /", "held by dm-0"); `None` when no
+/// user is visible. It checks mounts and the holders of the device and its partitions (device-mapper, md,
+/// swap), and tries to open the device exclusively.
 ///
 /// # Errors
-/// `NotFound`; `InvalidInput` when it is no block device; `Io`.
+/// `NotFound`; `InvalidInput` when it is not a block device; `Io`.
 pub fn user(path: &Path) -> Result<Option<String>> {
     let metadata = std::fs::metadata(path)
         .or_io("cannot stat the device")
@@ -93,7 +94,7 @@ pub fn user(path: &Path) -> Result<Option<String>> {
 /// Refuses a block device that is in use.
 ///
 /// # Errors
-/// `Busy`, saying who uses it; as [`user`].
+/// `Busy`, naming the user; as [`user`].
 pub fn refuse_used(path: &Path) -> Result<()> {
     match user(path)? {
         None => Ok(()),
@@ -132,7 +133,8 @@ pub(super) fn with_partitions(number: u64) -> Vec<Part> {
 }
 
 impl Part {
-    /// What the kernel has stacked on it (device-mapper, md, bcache): names, with those that device-mapper gave.
+    /// The devices that the kernel has stacked on it (device-mapper, md, bcache), with device-mapper's own
+    /// names.
     pub(super) fn holder(&self) -> Option<String> {
         let holders = self.sys.join("holders");
         let names: Vec<String> = std::fs::read_dir(&holders)

@@ -1,8 +1,10 @@
-//! Durable changes of names: write whole files, rename, and never lose or half-show one in a crash.
+//! Durable changes of names: writes whole files and renames them, so that a crash never loses a file or shows
+//! a part of it.
 //!
 //! # Invariants
-//! A change is: temporary file, fsync, rename, fsync of the directory. After a crash the old or the new content is there whole; what may
-//! remain is a temporary name, which begins with [`TEMPORARY_PREFIX`] and means nothing.
+//! A change is: temporary file, fsync, rename, fsync of the directory. After a crash either the old or the
+//! new content is there whole. A file with a temporary name, which begins with [`TEMPORARY_PREFIX`], may
+//! remain and means nothing.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,18 +14,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::beneath::{Dir, Kind};
 use crate::error::{Error, ErrorKind, Result};
 
-/// How temporary names begin; listings leave them out.
+/// Prefix of temporary names; listings skip them.
 pub const TEMPORARY_PREFIX: &str = ".tmp-";
 
-/// LIMIT: attempts to find a free temporary name (leftovers of a process with our id).
+/// LIMIT: attempts to find a free temporary name (an earlier process with the same id may have left some).
 const ATTEMPTS_MAX: u32 = 1000;
 
-/// Whether a present file may be replaced.
+/// Whether an existing file may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replace {
-    /// Atomically.
+    /// Replaces it atomically.
     Yes,
-    /// `AlreadyExists` instead.
+    /// Fails with `AlreadyExists` instead.
     No,
 }
 
@@ -39,7 +41,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-/// Writes a whole file below `dir`: atomic, and durable when it returns. The directory must exist.
+/// Writes a whole file below `dir`, atomically; durable when the call returns. The directory must exist.
 ///
 /// # Errors
 /// `AlreadyExists`, `NotFound`, `NoSpace`, `ReadOnly`, `Io`.
@@ -56,10 +58,10 @@ pub fn put(
     })
 }
 
-/// [`put`] of what `fill` writes into the file.
+/// [`put`] with the content that `fill` writes into the file.
 ///
 /// # Errors
-/// As [`put`]; what `fill` returns.
+/// As [`put`]; errors of `fill`.
 pub fn put_filled(
     dir: &Dir,
     path: impl AsRef<Path>,
@@ -83,7 +85,7 @@ pub fn put_filled(
             Replace::No => rename_noreplace(dir, &temporary, path),
         });
     if let Err(error) = result {
-        // The first error is the one to tell; a leftover is harmless.
+        // The first error is reported; a leftover file is harmless.
         let _ = dir.unlink(&temporary);
         return Err(error);
     }
@@ -109,7 +111,7 @@ fn exists(dir: &Dir, path: &Path) -> Error {
     Error::new(ErrorKind::AlreadyExists, "it exists already").at_path(dir.path().join(path))
 }
 
-/// Renames, replacing; both directories are durable when it returns.
+/// Renames and replaces; both directories are durable when the call returns.
 ///
 /// # Errors
 /// As [`Dir::rename`].
@@ -133,9 +135,9 @@ pub fn sync_both(dir: &Dir, from: &Path, to: &Path) -> Result<()> {
 
 /// Renames without replacing; an empty directory at `to` counts as existing. Durable after [`sync_both`].
 ///
-/// Where the filesystem does not know `RENAME_NOREPLACE`, a file is linked and unlinked (still atomic); a directory is
-/// looked for and then renamed,
-/// which is safe because the repository has one writer.
+/// Where the filesystem does not support `RENAME_NOREPLACE`, a file is linked and unlinked (still atomic).
+/// For a directory, the call checks that `to` does not exist and then renames, which is safe because the
+/// repository has one writer.
 ///
 /// # Errors
 /// `AlreadyExists`, `NotFound`, `Io`.

@@ -1,4 +1,5 @@
-//! Advisory whole-file locks (flock(2)), which end with the last descriptor: a killed process leaves none behind.
+//! Advisory whole-file locks (flock(2)). They end with the last descriptor: a killed process leaves none
+//! behind.
 
 use std::os::fd::AsFd;
 
@@ -7,16 +8,16 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
-/// Which lock.
+/// Kind of lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Alone.
+    /// No other holder.
     Exclusive,
-    /// With other readers.
+    /// Shared with other readers.
     Shared,
 }
 
-/// Takes the lock if it is free; `false` when somebody else holds it.
+/// Takes the lock if it is free; `false` when another process holds it.
 ///
 /// # Errors
 /// `Unsupported` where the filesystem has no locks, `Io`.

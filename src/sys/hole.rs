@@ -1,4 +1,4 @@
-//! Holes in files: make them, find them, count what is allocated.
+//! Holes in files: makes and finds them, and counts allocated bytes.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -28,14 +28,14 @@ fn fallocate(
 /// Releases the space of a range, which then reads as zero; the size stays.
 ///
 /// # Errors
-/// `Unsupported` where the filesystem cannot; `InvalidInput` for an empty range, and on block devices for one that is
-/// not aligned to sectors; `Io`.
+/// `Unsupported` where the filesystem does not support it; `InvalidInput` for an empty range, and on block
+/// devices for a range that is not aligned to sectors; `Io`.
 pub fn punch(file: &File, offset: u64, length_bytes: u64) -> Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     fallocate(file, flags, offset, length_bytes, "cannot punch a hole")
 }
 
-/// Takes the room for the first `length_bytes`, which read as zero where nothing was written; the file grows to that size.
+/// Allocates space for the first `length_bytes`. Unwritten bytes read as zero; the file grows to that size.
 ///
 /// # Errors
 /// As [`punch`]; `NoSpace`.
@@ -50,7 +50,7 @@ pub fn allocate(file: &File, length_bytes: u64) -> Result<()> {
     )
 }
 
-/// Makes a range read as zero, keeping its space; the size stays.
+/// Makes a range read as zero and keeps its space; the size stays.
 ///
 /// # Errors
 /// As [`punch`].
@@ -69,16 +69,16 @@ fn seek(file: &File, from: SeekFrom, offset: u64) -> Result<Option<u64>> {
     }
 }
 
-/// Where the next data begins, at or after `offset`; `None` when there is none up to the end. Moves the file's
-/// position, which nothing here uses.
+/// Offset of the next data at or after `offset`; `None` when there is none up to the end. It moves the file's
+/// position, which nothing in this program uses.
 ///
 /// # Errors
-/// `Unsupported` where the file cannot tell, `Io`.
+/// `Unsupported` where the file does not support it, `Io`.
 pub fn next_data(file: &File, offset: u64) -> Result<Option<u64>> {
     seek(file, SeekFrom::Data(offset), offset)
 }
 
-/// Where the next hole begins, at or after `offset`: at the latest at the end of the file.
+/// Offset of the next hole at or after `offset`; at the latest the end of the file.
 ///
 /// # Errors
 /// As [`next_data`].
@@ -86,7 +86,7 @@ pub fn next_hole(file: &File, offset: u64) -> Result<Option<u64>> {
     seek(file, SeekFrom::Hole(offset), offset)
 }
 
-/// Bytes that the file takes on its filesystem.
+/// Bytes that the file occupies on its filesystem.
 ///
 /// # Errors
 /// `Io`.

@@ -1,8 +1,9 @@
-//! Who and where we are: what the note in a lock says, so that others can tell whether its writer lives.
+//! Identity of this host and process, for the note in a lock: others use it to decide whether its writer is
+//! alive.
 
 use crate::error::{Result, ResultExt};
 
-/// Name of this host (uname), with what is not UTF-8 replaced.
+/// Name of this host (uname); bytes that are not UTF-8 are replaced.
 #[must_use]
 pub fn name() -> String {
     rustix::system::uname()
@@ -11,7 +12,7 @@ pub fn name() -> String {
         .into_owned()
 }
 
-/// The kernel's id of this boot (random(4)): a pid means something only within it.
+/// The kernel's id of this boot (random(4)): a pid has a meaning only within one boot.
 ///
 /// # Errors
 /// `Io` where /proc is missing.
@@ -23,13 +24,13 @@ pub fn boot_id() -> Result<String> {
         .at_path(path)
 }
 
-/// Our process id.
+/// The id of this process.
 #[must_use]
 pub fn pid() -> u32 {
     std::process::id()
 }
 
-/// Whether a process with this id lives here; one of another user counts.
+/// Whether a process with this id exists on this host, also one of another user.
 #[must_use]
 pub fn is_alive(pid: u32) -> bool {
     i32::try_from(pid)
@@ -43,11 +44,12 @@ pub fn is_alive(pid: u32) -> bool {
         })
 }
 
-/// Processor time that a process has used, in user and kernel; `None` when it is gone.
+/// Processor time of a process, in user and kernel mode; `None` when it has ended.
 #[must_use]
 pub fn cpu_time(pid: u32) -> Option<std::time::Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // proc_pid_stat(5): the name, in parentheses, may hold anything; utime and stime are the 12th and 13th field after it.
+    // proc_pid_stat(5): the name, in parentheses, may contain any character; utime and stime are the 12th and
+    // 13th field after it.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

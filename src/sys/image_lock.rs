@@ -1,13 +1,15 @@
 //! QEMU's image locks: whether another process has an image open for writing.
 //!
 //! # On-disk layout
-//! QEMU (`block/file-posix.c`) keeps read locks on single bytes of an image file: byte 100 + n while it holds permission n, byte 200 + n
-//! while it lets nobody else have it. The permissions (`include/block/block-common.h`): 0 consistent read, 1 write, 2 write unchanged,
-//! 3 resize. Measured with QEMU 10: the image of a running machine has 100, 101, 103, 201, 203, its backing file 100, that of
-//! `qemu-nbd -r` 100 and 203. So bytes 201 and 203 mark readers as well; a writer is known by 101, 103 or 200.
+//! QEMU (`block/file-posix.c`) keeps read locks on single bytes of an image file: on byte 100 + n while it
+//! holds permission n, on byte 200 + n while it denies that permission to others. The permissions
+//! (`include/block/block-common.h`): 0 consistent read, 1 write, 2 write unchanged, 3 resize. Measured with
+//! QEMU 10: the image of a running machine has 100, 101, 103, 201, 203, its backing file 100, that of
+//! `qemu-nbd -r` 100 and 203. So readers lock bytes 201 and 203 as well; only 101, 103 and 200 identify a
+//! writer.
 //!
 //! # Invariants
-//! The bytes are asked for (F_OFD_GETLK) and never locked: a machine can start at any time.
+//! The bytes are only queried (F_OFD_GETLK) and never locked: a machine can start at any time.
 #![expect(unsafe_code, reason = "F_OFD_GETLK has no safe wrapper")]
 
 use std::fs::File;
@@ -17,13 +19,14 @@ use std::path::Path;
 
 use crate::error::{Error, Result, ResultExt};
 
-/// Bytes that only a writer locks: write, resize, and "nobody else reads consistently".
+/// Bytes that only a writer locks: write, resize, and "no other process may read consistently".
 const WRITER_BYTES: [i64; 3] = [101, 103, 200];
 
-/// LIMIT: processes that are named in an error.
+/// LIMIT: processes named in an error.
 const NAMED_MAX: usize = 3;
 
-/// Whether another descriptor holds one of the bytes that only a writer of the image holds. Filesystems without locks answer `false`.
+/// Whether another descriptor holds one of the bytes that only a writer of the image locks. `false` on
+/// filesystems without locks.
 ///
 /// # Errors
 /// `Io`.
@@ -37,7 +40,7 @@ pub fn has_writer(file: &File) -> Result<bool> {
 }
 
 fn is_locked(file: &File, byte: i64) -> Result<bool> {
-    // An exclusive lock would meet every lock of others.
+    // An exclusive lock conflicts with every lock of other processes.
     let (kind, whence) = (libc::F_WRLCK, libc::SEEK_SET);
     // SAFETY: all-zero is a valid value of this plain C structure.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
@@ -45,20 +48,22 @@ fn is_locked(file: &File, byte: i64) -> Result<bool> {
     lock.l_whence = i16::try_from(whence).unwrap_or_default();
     lock.l_start = byte;
     lock.l_len = 1;
-    // SAFETY: the descriptor is open, and the pointer is to a `flock` that is valid for the call, which only asks.
+    // SAFETY: the descriptor is open, and the pointer is to a `flock` that is valid for the call, which only
+    // queries.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
     if result == 0 {
         return Ok(i32::from(lock.l_type) != libc::F_UNLCK);
     }
     let error = std::io::Error::last_os_error();
     match error.raw_os_error() {
-        // No locks here: nothing is known, as before QEMU 2.10.
+        // The filesystem has no locks, so nothing is known, as before QEMU 2.10.
         Some(libc::EINVAL | libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS) => Ok(false),
         _ => Err(Error::io("cannot ask for the image's locks", error)),
     }
 }
 
-/// Processes that hold a lock on the file, as `NAME (pid N)`, as far as this process may see them.
+/// The processes that hold a lock on the file, as `NAME (pid N)`, as far as this process has permission to
+/// see them.
 ///
 /// # Errors
 /// `Io`.
@@ -84,7 +89,7 @@ pub fn holders(file: &File) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Whether a process has a descriptor of this file with a lock on it (`lock:` in its fdinfo, proc(5)).
+/// Whether a process has a descriptor of this file that holds a lock (`lock:` in its fdinfo, proc(5)).
 fn holds_lock(process: &Path, wanted: &std::fs::Metadata) -> bool {
     let Ok(descriptors) = std::fs::read_dir(process.join("fd")) else {
         return false;
@@ -129,7 +134,7 @@ mod tests {
             assert!(!has_writer(&writer).unwrap(), "its own lock");
         }
         assert!(!has_writer(file.as_file()).unwrap());
-        // This process is not named.
+        // The list does not contain this process.
         assert!(holders(file.as_file()).unwrap().is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! The immutable flag of files (`chattr +i`): wanted on committed layers, never needed.
+//! The immutable flag of files (`chattr +i`): set on committed layers where possible, but never required.
 
 use std::fs::File;
 
@@ -32,7 +32,7 @@ pub fn get(file: &File) -> Result<bool> {
         .map_err(|e| failed(what, e.into()))
 }
 
-/// Sets or clears the flag and reads it back: some filesystems say yes and do nothing.
+/// Sets or clears the flag and reads it back: some filesystems accept the call and ignore it.
 ///
 /// # Errors
 /// `Unsupported` where the filesystem has no such flag; `PermissionDenied` without `CAP_LINUX_IMMUTABLE`; `Io`.

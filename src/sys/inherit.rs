@@ -1,4 +1,4 @@
-//! Sockets that a service manager listens on for us (sd_listen_fds(3)).
+//! Listening sockets that a service manager passes to this process (sd_listen_fds(3)).
 #![expect(
     unsafe_code,
     reason = "a descriptor that came by its number has to be taken over"
@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::error::{Error, Result, ResultExt};
 
-/// A socket that somebody listens on.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Inherited {
     /// A Unix socket with a name in the file system.
@@ -33,7 +33,7 @@ impl Inherited {
         }
     }
 
-    /// What it is called in messages.
+    /// Its name in messages.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -43,10 +43,10 @@ impl Inherited {
     }
 }
 
-/// Takes over the sockets that this process was started with; the second caller gets none.
+/// Takes the sockets with which this process was started; a second call returns none.
 ///
 /// # Errors
-/// `InvalidInput` when one is no listening socket, or the manager's description makes no sense; `Io`.
+/// `InvalidInput` when one is not a listening socket, or the manager's description is malformed; `Io`.
 pub fn take() -> Result<Vec<Inherited>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::SeqCst) {
@@ -56,8 +56,9 @@ pub fn take() -> Result<Vec<Inherited>> {
         sd_notify::listen_fds().or_io("the sockets of the service manager are not understood")?;
     numbers
         .map(|number| {
-            // SAFETY: the service manager has opened it for this process, as `LISTEN_PID` says, nobody else here knows its number, and
-            // this is the only time that it is taken: see TAKEN. `listen_fds` has just set a flag on it, so that it is open.
+            // SAFETY: the service manager has opened it for this process, as `LISTEN_PID` states. Nothing
+            // else in the process knows its number, and TAKEN ensures that it is taken only once.
+            // `listen_fds` has just set a flag on it, so it is open.
             let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
             adopt(descriptor)
         })

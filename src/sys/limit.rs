@@ -4,7 +4,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::{Error, Result};
 
-/// Raises the soft limit of open files to the hard one (layers are held open); tells what it is then, `u64::MAX` for no limit.
+/// Raises the soft limit of open files to the hard limit (layers stay open). Returns the new limit;
+/// `u64::MAX` stands for no limit.
 ///
 /// # Errors
 /// `Io`, `PermissionDenied`.
@@ -21,7 +22,7 @@ pub fn raise_open_files() -> Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// How many files this process may have open; `u64::MAX` for no limit.
+/// The limit of open files of this process; `u64::MAX` for no limit.
 #[must_use]
 pub fn open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)

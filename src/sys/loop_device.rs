@@ -1,9 +1,11 @@
-//! Loop devices: a file as a block device (loop(4)), attached, found again by its file, and detached only when nobody uses it.
+//! Loop devices: a file as a block device (loop(4)). It is attached, found again by its file, and detached
+//! only while unused.
 //!
 //! # Invariants
-//! - A device is never detached lazily. The driver would do that by itself: it takes a device that somebody has open away when he closes
-//!   it, and says nothing. That order is taken back, and the caller is told who has it open.
-//! - Nothing is believed of a device's name: what it shows is looked up in sysfs, for names are used again.
+//! - A device is never detached lazily. The driver itself would do so: it accepts the detaching of an open
+//!   device without an error, and removes it at the last close. This module cancels such a detaching, and
+//!   names the processes that have the device open.
+//! - A device's name proves nothing, because names are reused: sysfs shows which file the device has.
 #![expect(
     unsafe_code,
     reason = "the driver's ioctls and PR_SET_IO_FLUSHER have no safe wrapper"
@@ -42,16 +44,16 @@ const LO_NAME_SIZE: usize = 64;
 /// Sector size of our devices in bytes: disks are multiples of it.
 pub const SECTOR_BYTES: u32 = 512;
 
-/// LIMIT: free devices that others take before we have them.
+/// LIMIT: attempts to get a free device while other processes take them.
 const TRIES_MAX: u32 = 100;
-/// LIMIT: how long a new device's node may take to appear.
+/// LIMIT: time for the node of a new device to appear.
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
-/// LIMIT: how long somebody who only has a look (udev, blkid) may hold a device that is to be detached.
+/// LIMIT: time that a short user (udev, blkid) may hold a device that is being detached.
 const USED_PATIENCE: Duration = Duration::from_millis(1500);
-/// LIMIT: how long udev may look at a device that has no file yet.
+/// LIMIT: time that udev may examine a device that has no file yet.
 const UDEV_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
-/// LIMIT: processes that are named as users of a device.
+/// LIMIT: processes named as users of a device.
 const NAMED_MAX: usize = 5;
 
 /// `struct loop_info64`.
@@ -102,16 +104,16 @@ struct Configuration {
     reserved: [u64; 8],
 }
 
-/// How a device is attached.
+/// Properties of a device to attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setup {
     /// Writes are refused.
     pub read_only: bool,
-    /// The kernel looks for a partition table, and makes a device of each partition.
+    /// The kernel reads the partition table, and makes a device of each partition.
     pub partitions: bool,
-    /// The file's own page cache is passed by, where that can be had.
+    /// The driver bypasses the file's page cache, where that is possible.
     pub direct: bool,
-    /// Bytes of a sector of the device: 512 or 4096.
+    /// Sector size of the device in bytes: 512 or 4096.
     pub sector_bytes: u32,
 }
 
@@ -126,7 +128,7 @@ pub struct Bound {
 
 /// An ioctl whose argument is a number.
 fn ioctl_number(file: &File, request: libc::Ioctl, number: libc::c_ulong) -> io::Result<i32> {
-    // SAFETY: LOOP_CTL_GET_FREE and LOOP_CLR_FD, the requests that get here, take no pointer.
+    // SAFETY: the requests passed here, LOOP_CTL_GET_FREE and LOOP_CLR_FD, take no pointer.
     let result = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), request, number) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -134,7 +136,7 @@ fn ioctl_number(file: &File, request: libc::Ioctl, number: libc::c_ulong) -> io:
     Ok(result)
 }
 
-/// An ioctl whose argument is a structure of its own: `T` must be the one that `request` is defined with.
+/// An ioctl whose argument is a structure: `T` must be the structure that `request` is defined with.
 fn ioctl_with<T>(file: &File, request: libc::Ioctl, argument: &mut T) -> io::Result<()> {
     // SAFETY: the callers below pass the `repr(C)` structure of linux/loop.h that belongs to the request; it is valid, exclusively
     // borrowed for the call, and any bytes that the kernel writes are valid for its integers.
@@ -151,15 +153,15 @@ fn ioctl_with<T>(file: &File, request: libc::Ioctl, argument: &mut T) -> io::Res
     Ok(())
 }
 
-/// Refuses where there are no loop devices, or not for us.
+/// Fails where there are no loop devices, or this process may not use them.
 ///
 /// # Errors
-/// `Unsupported` with advice when the driver is not there; `PermissionDenied`; `Io`.
+/// `Unsupported` with advice when the driver is missing; `PermissionDenied`; `Io`.
 pub fn check_driver() -> Result<()> {
     open_control().map(drop)
 }
 
-/// Whether the driver was loaded so that the kernel looks for partitions on every device, asked or not (`max_part`).
+/// Whether the driver was loaded with `max_part`: then the kernel reads the partition table of every device.
 #[must_use]
 pub fn looks_for_partitions() -> bool {
     std::fs::read_to_string(MAX_PARTITIONS).is_ok_and(|text| is_more_than_none(&text))
@@ -185,7 +187,7 @@ fn open_control() -> Result<File> {
         })
 }
 
-/// Opens a device's node, which udev or devtmpfs may be about to make.
+/// Opens a device's node, which udev or devtmpfs may still be making.
 fn open_node(path: &Path, setup: Setup) -> Result<File> {
     let begun = Instant::now();
     loop {
@@ -207,8 +209,9 @@ fn open_node(path: &Path, setup: Setup) -> Result<File> {
     }
 }
 
-/// Keeps udev from looking at a device until it is closed (systemd.io/BLOCK_DEVICE_LOCKING): udevd, which is still at the device as it was
-/// without a file, would read what it shows then, by rules that it has gone through before.
+/// Keeps udev away from a device until the descriptor is closed (systemd.io/BLOCK_DEVICE_LOCKING). Otherwise
+/// a udevd that is still processing the device without a file would read the new content, after rules that it
+/// has evaluated before.
 fn lock(node: &File) -> Result<()> {
     let begun = Instant::now();
     while !flock::try_lock(node, Mode::Exclusive)? {
@@ -224,10 +227,11 @@ fn lock(node: &File) -> Result<()> {
     Ok(())
 }
 
-/// Makes a block device of a file; `name` is what losetup shows of it. Answers `/dev/loopN`.
+/// Makes a block device of a file; losetup shows `name`. Returns `/dev/loopN`.
 ///
 /// # Errors
-/// `Unsupported` without the driver, and on Linux before 5.8; `Busy` when others take every free device; `Io`.
+/// `Unsupported` without the driver, and on Linux before 5.8; `Busy` when other processes take every free
+/// device; `Io`.
 pub fn attach(file: &File, name: &Path, setup: Setup) -> Result<PathBuf> {
     let control = open_control()?;
     for _ in 0..TRIES_MAX {
@@ -239,7 +243,7 @@ pub fn attach(file: &File, name: &Path, setup: Setup) -> Result<PathBuf> {
         lock(&node).at_path(&path)?;
         match configure(&node, file, name, setup) {
             Ok(()) => return Ok(path),
-            // Somebody else was told of the same one.
+            // Another process got the same number and was faster.
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTTY)) => {
                 return Err(Error::unsupported(
@@ -269,7 +273,7 @@ fn configure(node: &File, file: &File, name: &Path, setup: Setup) -> io::Result<
             info.flags |= flag;
         }
     }
-    // Zero at the end stays.
+    // The name stays terminated by a zero byte.
     let bytes = name.as_os_str().as_encoded_bytes();
     for (to, from) in info.file_name.iter_mut().take(LO_NAME_SIZE - 1).zip(bytes) {
         *to = *from;
@@ -300,7 +304,7 @@ fn is_loop_name(name: &str) -> bool {
         .is_some_and(|n| !n.is_empty() && n.len() <= 7 && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Whether a path is that of a loop device: `/dev/loopN`.
+/// Whether a path names a loop device: `/dev/loopN`.
 #[must_use]
 pub fn is_loop_path(path: &Path) -> bool {
     path.parent() == Some(Path::new("/dev"))
@@ -310,10 +314,10 @@ pub fn is_loop_path(path: &Path) -> bool {
             .is_some_and(is_loop_name)
 }
 
-/// The file that a device shows; `None` when it has none, or there is no such device.
+/// The file of a device; `None` when it has none, or the device does not exist.
 ///
 /// # Errors
-/// `InvalidInput` when it is no loop device; `Io`.
+/// `InvalidInput` when it is not a loop device; `Io`.
 pub fn backing_file(device: &Path) -> Result<Option<PathBuf>> {
     let path = sysfs(device)?.join("loop/backing_file");
     match std::fs::read(&path) {
@@ -323,7 +327,7 @@ pub fn backing_file(device: &Path) -> Result<Option<PathBuf>> {
             }
             Ok(Some(PathBuf::from(OsString::from_vec(bytes))))
         }
-        // A device that is being detached answers ENXIO or an empty line.
+        // For a device that is being detached, sysfs yields ENXIO or an empty line.
         Err(e)
             if matches!(
                 e.raw_os_error(),
@@ -361,7 +365,8 @@ pub fn bound() -> Result<Vec<Bound>> {
     Ok(all)
 }
 
-/// The name that a device was attached under, of which the driver keeps 63 bytes: the same also when its file was unmounted lazily.
+/// The name with which a device was attached (the driver keeps 63 bytes of it). It stays the same after a
+/// lazy unmount of the file's filesystem.
 ///
 /// # Errors
 /// `NotFound`; `Io`, also when it has no file.
@@ -371,16 +376,17 @@ pub fn name(device: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(OsString::from_vec(bytes.collect())))
 }
 
-/// The file that a device shows, by its numbers.
+/// The file of a device, by its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Behind {
     /// Device and inode of the file.
     pub file: (u64, u64),
-    /// Number of the block device that the file is; 0 for a regular file.
+    /// Device number when the file is a block device; 0 for a regular file.
     pub number: u64,
 }
 
-/// What a device shows. The driver says it under any name, to whoever may open the device; everybody else has the file's name.
+/// The file of a device. A process that may open the device gets the numbers from the driver, independent of
+/// the path; others look up the file's path.
 ///
 /// # Errors
 /// `NotFound`; `Io`, also when it has no file.
@@ -412,7 +418,7 @@ fn status(device: &Path) -> Result<Info> {
     Ok(info)
 }
 
-/// Whether the driver passes by the file's own page cache.
+/// Whether the driver bypasses the file's page cache.
 #[must_use]
 pub fn is_direct(device: &Path) -> bool {
     sysfs(device)
@@ -420,7 +426,7 @@ pub fn is_direct(device: &Path) -> bool {
         .is_ok_and(|text| text.trim() == "1")
 }
 
-/// How far the kernel reads ahead on a device, in KiB; a new file does not change it.
+/// The readahead of a device in KiB; attaching a new file does not change it.
 ///
 /// # Errors
 /// `Io`.
@@ -440,7 +446,7 @@ pub fn read_ahead(device: &Path) -> Result<u32> {
         .at_path(&path)
 }
 
-/// Sets how far the kernel reads ahead; only speed depends on it.
+/// Sets the readahead; it affects only speed.
 ///
 /// # Errors
 /// `Io`.
@@ -456,7 +462,8 @@ pub fn set_read_ahead(device: &Path, kilobytes: u32) -> Result<()> {
         .at_path(&path)
 }
 
-/// Processes that have a device or one of its partitions open, as far as we may look ("dd (123)"); no more than a few.
+/// Processes that have a device or one of its partitions open ("dd (123)"), as far as this process has
+/// permission to see them, at most a few.
 #[must_use]
 pub fn openers(device: &Path) -> Vec<String> {
     let mut found = Vec::new();
@@ -473,7 +480,7 @@ pub fn openers(device: &Path) -> Vec<String> {
         let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else {
             continue;
         };
-        // The links' text: nothing is asked of the file behind them, which might not answer.
+        // Only the text of the links is read: a stat of the file behind them might block.
         let has_it = descriptors
             .flatten()
             .filter_map(|entry| std::fs::read_link(entry.path()).ok())
@@ -503,12 +510,12 @@ fn is_part_of(path: &Path, device: &Path) -> bool {
     }
 }
 
-/// Who uses a device, in words; `None` when nobody is seen to.
+/// A description of the user of a device, for people; `None` when no user is visible.
 ///
 /// # Errors
 /// As [`device::user`].
 pub fn user(path: &Path) -> Result<Option<String>> {
-    // Mounts and holders say more than the processes behind them.
+    // Mounts and holders are more informative than the processes behind them.
     let seen = device::user(path)?;
     if let Some(words) = &seen
         && (words.starts_with("mounted") || words.starts_with("held"))
@@ -530,17 +537,18 @@ fn in_use(path: &Path) -> Error {
         .advise("unmount it, or end who uses it, and try again")
 }
 
-/// Takes the file away from a device that nobody uses, and that `is_ours`: one that has no file any more, or another one, is left alone.
+/// Detaches the file of an unused device for which `is_ours` is true. A device with no file any more, or with
+/// another one, stays as it is.
 ///
 /// # Errors
-/// `Busy` saying who uses it, and then it stays as it is; `InvalidInput` when it is no loop device; `Io`.
+/// `Busy` naming the user; the device then stays attached. `InvalidInput` when it is not a loop device; `Io`.
 pub fn detach(device: &Path, is_ours: impl Fn() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
     while is_ours()? {
         if detach_once(device, &is_ours)? {
             return Ok(());
         }
-        // Who has mounted it or holds it does not go away by himself.
+        // A mount or a holder does not go away by itself.
         let is_held =
             user(device)?.is_some_and(|who| who.starts_with("mounted") || who.starts_with("held"));
         if is_held || begun.elapsed() > USED_PATIENCE {
@@ -551,7 +559,7 @@ pub fn detach(device: &Path, is_ours: impl Fn() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// `false` when somebody uses it.
+/// Tries to detach once; `false` when the device is in use.
 fn detach_once(path: &Path, is_ours: impl Fn() -> Result<bool>) -> Result<bool> {
     let failed = |e| Error::io("cannot detach the loop device", e).at_path(path);
     let exclusive = File::options()
@@ -563,7 +571,7 @@ fn detach_once(path: &Path, is_ours: impl Fn() -> Result<bool>) -> Result<bool> 
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => return Ok(false),
         Err(e) => return Err(failed(e)),
     };
-    // Asked again: as long as we have it to ourselves, nobody can give it another file.
+    // Checked again: while this process has the device exclusively, no other can give it another file.
     if !is_ours()? {
         return Ok(true);
     }
@@ -575,17 +583,19 @@ fn detach_once(path: &Path, is_ours: impl Fn() -> Result<bool>) -> Result<bool> 
     }
     let mut info = Info::empty();
     if ioctl_with(&node, LOOP_GET_STATUS64, &mut info).is_err() {
-        // It answers no more: it was detached, or is as soon as we close it.
+        // The device does not respond: it is detached already, or will be when this descriptor is closed.
         return Ok(true);
     }
-    // Somebody has it open: it would go away behind his back when he closes it. As long as we have it open it cannot.
+    // Another process has the device open: the driver would remove it at that process's close. It cannot do
+    // so while this descriptor is open.
     info.flags &= !LO_FLAGS_AUTOCLEAR;
     ioctl_with(&node, LOOP_SET_STATUS64, &mut info).map_err(failed)?;
     Ok(false)
 }
 
-/// Tells the kernel that this thread, and those that it starts, are needed to write data away: under memory pressure they do not wait
-/// for data that they themselves should write. `false` where that is not known or not allowed; then nothing is lost but that protection.
+/// Marks this thread, and threads that it starts, as needed for writeback: under memory pressure they do not
+/// wait for data that they must write themselves. `false` where the kernel does not support or allow it; then
+/// only this protection is missing.
 #[must_use]
 pub fn become_io_flusher() -> bool {
     /// linux/prctl.h.

@@ -1,10 +1,11 @@
-//! The system's calls: the only module with `unsafe`, and the only one that makes durable changes.
+//! The system calls: the only module with `unsafe`, and the only one that makes durable changes.
 //!
 //! # Invariants
 //! - Everything below a directory handle is reached without symlinks and magic links ([`beneath`]).
 //! - A durable change is: temporary file, fsync, rename, fsync of the directory ([`durable`]).
-//! - What network filesystems cannot do (renameat2 flags, reflink, the immutable flag, holes) is tried, never needed; each has a
-//!   fallback here or answers `Unsupported`, and [`refuse`] makes those calls fail on purpose, so that the fallbacks are tested.
+//! - Operations that network filesystems may lack (renameat2 flags, reflink, the immutable flag, holes) are
+//!   tried, never required. Each has a fallback here or yields `Unsupported`. [`refuse`] makes these calls
+//!   fail on purpose, to test the fallbacks.
 
 pub mod beneath;
 pub mod confine;

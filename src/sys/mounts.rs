@@ -1,4 +1,4 @@
-//! Which mounts show a block device, as `/proc/self/mountinfo` tells (proc(5)).
+//! Finds the mounts of a block device in `/proc/self/mountinfo` (proc(5)).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -10,13 +10,13 @@ use crate::error::{Result, ResultExt};
 /// A mount of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it is mounted.
+    /// Its mountpoint.
     pub mountpoint: PathBuf,
-    /// Whether its filesystem takes writes, whatever this one mount allows.
+    /// Whether its filesystem is writable, even if this mount is not.
     pub is_writable: bool,
 }
 
-/// Members of btrfs filesystems: their mounts have a device number of no block device.
+/// Members of btrfs filesystems. The device number of a btrfs mount is not that of a block device.
 const BTRFS: &str = "/sys/fs/btrfs";
 
 /// Mounts whose filesystem lies on one of the block devices `numbers` (as in `st_rdev`).
@@ -74,7 +74,7 @@ fn source_number(source: &Path) -> Option<u64> {
         .then(|| metadata.rdev())
 }
 
-/// The other devices of btrfs filesystems that one of `numbers` is a member of.
+/// The other devices of btrfs filesystems that have one of `numbers` as a member.
 fn btrfs_companions(numbers: &[u64]) -> Vec<u64> {
     let mut found = Vec::new();
     let filesystems = std::fs::read_dir(BTRFS).into_iter().flatten().flatten();
@@ -93,7 +93,7 @@ fn btrfs_companions(numbers: &[u64]) -> Vec<u64> {
     found
 }
 
-/// A path as the kernel writes it into tables: spaces, tabs, newlines and backslashes in octal.
+/// A path without the kernel's escapes: its tables have spaces, tabs, newlines and backslashes in octal.
 #[must_use]
 pub fn unescape(field: &str) -> PathBuf {
     let mut out = Vec::new();
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_filesystems_own_options_tell_whether_it_takes_writes() {
-        // A read-only bind mount of a filesystem that is written elsewhere.
+        // A read-only bind mount of a filesystem that is writable elsewhere.
         let line = parse_line(
             "36 35 8:3 / /mnt/a\\040b ro,nosuid shared:1 - ext4 /dev/sda3 rw,errors=remount-ro",
         )

@@ -12,10 +12,10 @@ use rustix::net::{
 
 use crate::error::{Error, Result, ResultExt};
 
-/// LIMIT: descriptors in one message (ours; Linux allows 253).
+/// LIMIT: descriptors in one message (our limit; Linux allows 253).
 pub const DESCRIPTORS_MAX: usize = 32;
 
-/// Sends `bytes`, at least one, with descriptors.
+/// Sends `bytes`, at least one byte, with descriptors.
 ///
 /// # Errors
 /// `InvalidInput` with too many descriptors; `BrokenPipe`, `Io`.
@@ -42,7 +42,7 @@ pub fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -
     }
 }
 
-/// Receives up to `buf.len()` bytes and the descriptors that come with them; tells how many bytes.
+/// Receives up to `buf.len()` bytes, and the descriptors sent with them. Returns the number of bytes.
 ///
 /// # Errors
 /// `Io`.
@@ -50,10 +50,10 @@ pub fn receive(socket: &UnixStream, buf: &mut [u8]) -> Result<(usize, Vec<OwnedF
     try_receive(socket, buf).or_io("cannot receive descriptors")
 }
 
-/// [`receive`] for sockets that do not block, whose callers look at the error's kind.
+/// [`receive`] for non-blocking sockets, whose callers check the kind of the error.
 ///
 /// # Errors
-/// What recvmsg(2) answers.
+/// The error of recvmsg(2).
 pub fn try_receive(socket: impl AsFd, buf: &mut [u8]) -> std::io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -1,8 +1,8 @@
-//! Giving files below a directory handle the attributes of others: owners, modes, times, xattrs; symlinks and special files.
+//! Sets owners, modes, times and xattrs of files below a directory handle; makes symlinks and special files.
 //!
 //! # Invariants
-//! Names are single plain components of a directory that is held open, and a symlink is never followed: what is named is what
-//! was created there.
+//! Names are single plain components of an open directory, and symlinks are never followed: a call affects
+//! only the file that was created under the name.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -17,12 +17,12 @@ use crate::error::{Error, ErrorKind, Result};
 /// Seconds and nanoseconds since the epoch.
 pub type Instant = (i64, u32);
 
-/// What sort of special file.
+/// Kind of a special file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Special {
     /// Character device with major and minor number.
     CharDevice(u32, u32),
-    /// Block device likewise.
+    /// Block device with major and minor number.
     BlockDevice(u32, u32),
     /// FIFO.
     Fifo,
@@ -60,8 +60,9 @@ fn timestamps(accessed: Instant, modified: Instant) -> Timestamps {
     }
 }
 
-/// Whether a file that is made in a directory belongs to its maker with the mode that he asks for: on filesystems of Linux, not on those
-/// that are mounted with an owner for all, nor over a network. What cannot be tried is answered with no.
+/// Whether a new file in a directory gets its creator as owner, and the requested mode: true on native Linux
+/// filesystems, false where a mount option sets one owner for all files, and over a network. False also when
+/// the test fails.
 #[must_use]
 pub fn keeps_owners(dir: &Dir) -> bool {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
@@ -72,13 +73,14 @@ pub fn keeps_owners(dir: &Dir) -> bool {
     })
 }
 
-/// A name that was just made, held: what it gets goes to what was made, also where others can put something else in its place.
+/// A file that was just made, held open: attributes go to this file even when another process has replaced
+/// its name.
 #[derive(Debug)]
 pub struct Made {
     held: OwnedFd,
 }
 
-/// Holds what was made under a name.
+/// Opens the file that was just made under a name.
 fn hold(dir: &Dir, name: &OsStr, kind: FileType) -> Result<Made> {
     let what = "cannot hold what was made";
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -96,7 +98,7 @@ fn hold(dir: &Dir, name: &OsStr, kind: FileType) -> Result<Made> {
 /// Makes a symlink with this target, verbatim; never replaces.
 ///
 /// # Errors
-/// `AlreadyExists`, `InvalidInput`, `NoSpace`, `Io`; `Busy` when somebody has exchanged it at once.
+/// `AlreadyExists`, `InvalidInput`, `NoSpace`, `Io`; `Busy` when another process replaced it at once.
 pub fn symlink(dir: &Dir, name: &OsStr, target: &[u8]) -> Result<Made> {
     rustix::fs::symlinkat(OsStr::from_bytes(target), dir, checked(name)?)
         .map_err(|e| failed("cannot make the symlink", e))?;
@@ -106,7 +108,8 @@ pub fn symlink(dir: &Dir, name: &OsStr, target: &[u8]) -> Result<Made> {
 /// Makes a special file with exactly these permission bits; never replaces.
 ///
 /// # Errors
-/// `AlreadyExists`, `InvalidInput`, `PermissionDenied`, `Io`; `Busy` when somebody has exchanged it at once.
+/// `AlreadyExists`, `InvalidInput`, `PermissionDenied`, `Io`; `Busy` when another process replaced it at
+/// once.
 pub fn special(dir: &Dir, name: &OsStr, kind: Special, mode: u16) -> Result<Made> {
     let (file_type, device) = match kind {
         Special::CharDevice(major, minor) => {
@@ -128,7 +131,7 @@ pub fn special(dir: &Dir, name: &OsStr, kind: Special, mode: u16) -> Result<Made
 }
 
 impl Made {
-    /// The magic link to it, which is followed to it and no further.
+    /// The magic link to the file; the kernel follows it to the file itself and no further.
     fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.held.as_raw_fd())
     }
@@ -248,7 +251,7 @@ mod tests {
             0o711
         );
     }
-    /// Another sort of file in the place of what was made, and a file with a second name elsewhere.
+    /// Puts another kind of file in place of the new one, and a file with a second name elsewhere.
     #[test]
     fn what_others_have_put_in_its_place_is_given_nothing() {
         let temp = tempfile::tempdir().unwrap();
@@ -258,7 +261,7 @@ mod tests {
         let link = symlink(&dir, name, b"x").unwrap();
         std::fs::rename(&path, temp.path().join("kept")).unwrap();
         std::fs::write(&path, "another").unwrap();
-        // What was made gets it, wherever it is now.
+        // The new file gets the attribute, wherever it is now.
         link.set_times((-7, 5), (-7, 5)).unwrap();
         let kept = std::fs::symlink_metadata(temp.path().join("kept")).unwrap();
         assert_eq!(kept.mtime(), -7);

@@ -1,4 +1,4 @@
-//! What the filesystem of a directory can do: tried out with small files, never assumed.
+//! Tests what the filesystem of a directory supports, with small files.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,29 +11,29 @@ use crate::error::{Result, ResultExt};
 /// Size of the probing file in bytes: whole blocks of every filesystem that shares extents.
 const PROBE_BYTES: u64 = 65_536;
 
-/// What was found.
+/// The supported operations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ability {
     /// Name of the filesystem.
     pub filesystem: String,
-    /// Paths are opened by openat2 (kernel and seccomp, not the filesystem).
+    /// Whether openat2 works (depends on kernel and seccomp, not on the filesystem).
     pub openat2: bool,
-    /// renameat2 knows `RENAME_NOREPLACE`.
+    /// Whether renameat2 supports `RENAME_NOREPLACE`.
     pub rename_noreplace: bool,
-    /// FICLONERANGE shares extents.
+    /// Whether FICLONERANGE shares extents.
     pub reflink: bool,
-    /// The immutable flag can be set, by us.
+    /// Whether this process can set the immutable flag.
     pub immutable: bool,
-    /// Holes can be punched.
+    /// Whether holes can be punched.
     pub punch: bool,
-    /// SEEK_DATA and SEEK_HOLE tell holes.
+    /// Whether SEEK_DATA and SEEK_HOLE find holes.
     pub seek_holes: bool,
 }
 
-/// Tries everything in `dir`, and removes what it made.
+/// Tests everything in `dir`, and removes the files that it made.
 ///
 /// # Errors
-/// `ReadOnly`, `PermissionDenied`, `NoSpace`, `Io` when not even a file can be written.
+/// `ReadOnly`, `PermissionDenied`, `NoSpace`, `Io` when even a plain file cannot be written.
 pub fn probe(dir: &Dir) -> Result<Ability> {
     let name = |suffix: &str| {
         PathBuf::from(format!(
@@ -44,7 +44,7 @@ pub fn probe(dir: &Dir) -> Result<Ability> {
     let (one, two, moved) = (name("1"), name("2"), name("3"));
     let result = probe_with(dir, &one, &two, &moved);
     for path in [&one, &two, &moved] {
-        // Only those that were made are there.
+        // Some of the files may not exist.
         let _ = dir.unlink(path);
     }
     result
@@ -57,7 +57,7 @@ fn probe_with(dir: &Dir, one: &Path, two: &Path, moved: &Path) -> Result<Ability
     std::os::unix::fs::FileExt::write_all_at(&from, &bytes, 0)
         .or_io("cannot write a probing file")
         .at_path(dir.path().join(one))?;
-    // Where the descriptor was opened for writing, some filesystems refuse flags until it is closed.
+    // Some filesystems refuse flags while a descriptor is open for writing.
     let flagged =
         |file: &File| immutable::set(file, true).and_then(|()| immutable::set(file, false));
     let immutable = dir

@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use super::refuse::{self, Call};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Makes `length_bytes` at `to_offset` of `to` share the extents at `from_offset` of `from`. Offsets are multiples of
-/// the filesystem's block; so is the
-/// length, unless the range ends at the end of `from`.
+/// Makes `length_bytes` at `to_offset` of `to` share the extents at `from_offset` of `from`. Offsets are
+/// multiples of the filesystem's block size; so is the length, unless the range ends at the end of `from`.
 ///
 /// # Errors
-/// `Unsupported` where the filesystem cannot, or the files lie on different ones; `InvalidInput` when not aligned; `NoSpace`, `Io`.
+/// `Unsupported` where the filesystem does not support it, or the files lie on different ones; `InvalidInput`
+/// when not aligned; `NoSpace`, `Io`.
 pub fn clone_range(
     from: impl AsFd,
     from_offset: u64,
@@ -22,7 +22,7 @@ pub fn clone_range(
     let what = "cannot share extents between the files";
     refuse::check(Call::Reflink).map_err(|e| Error::io(what, e))?;
     if length_bytes == 0 {
-        // The kernel takes 0 for "up to the end".
+        // The kernel interprets 0 as "up to the end".
         return Err(Error::invalid("a range of no bytes was to be shared"));
     }
     let range = libc::file_clone_range {

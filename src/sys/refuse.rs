@@ -1,4 +1,5 @@
-//! A test aid in the product: makes chosen system calls answer as a poorer filesystem (NFS, SMB) or an older kernel would.
+//! A test aid in the product: makes chosen system calls fail as on a simpler filesystem (NFS, SMB) or an
+//! older kernel.
 //!
 //! The environment variable `RESTOREFS_REFUSE` lists them, separated by commas: `renameat2,reflink,immutable,punch,openat2,landlock,
 //! seccomp`. It is read once, at the first such call.
@@ -14,7 +15,7 @@ pub const VARIABLE: &str = "RESTOREFS_REFUSE";
 /// A call that can be refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// renameat2 with flags: EINVAL, as NFS answers.
+    /// renameat2 with flags: EINVAL, as on NFS.
     Renameat2,
     /// FICLONERANGE: EOPNOTSUPP.
     Reflink,
@@ -22,11 +23,11 @@ pub enum Call {
     Immutable,
     /// fallocate with flags, and SEEK_DATA: EOPNOTSUPP.
     Punch,
-    /// openat2: ENOSYS, as kernels before 5.6 and some seccomp filters answer.
+    /// openat2: ENOSYS, as on kernels before 5.6 and with some seccomp filters.
     Openat2,
-    /// landlock_restrict_self: EOPNOTSUPP, as kernels answer where landlock is switched off.
+    /// landlock_restrict_self: EOPNOTSUPP, as on kernels with landlock disabled.
     Landlock,
-    /// seccomp: ENOSYS, as kernels without it answer.
+    /// seccomp: ENOSYS, as on kernels without it.
     Seccomp,
 }
 
@@ -69,10 +70,10 @@ fn parse(list: &str) -> Vec<Call> {
         .collect()
 }
 
-/// Fails as the poorer system would, when told to; called before the real call.
+/// Fails as the simpler system would, when the variable lists the call; called before the real call.
 ///
 /// # Errors
-/// The errno of that call where it is not there.
+/// The errno of that call on such a system.
 pub(super) fn check(call: Call) -> io::Result<()> {
     static REFUSED: OnceLock<Vec<Call>> = OnceLock::new();
     let refused = REFUSED.get_or_init(|| {
@@ -100,7 +101,7 @@ mod tests {
         assert!(parse("").is_empty());
     }
 
-    /// Runs the tests of the floors that use these calls again, in a process where all of them are refused.
+    /// Runs the tests of the modules that use these calls again, in a process where all of them fail.
     #[test]
     fn everything_passes_on_a_poorer_filesystem() {
         if std::env::var_os(VARIABLE).is_some() {

@@ -1,7 +1,8 @@
-//! Where sockets and maps live: `/run/restorefs` for root, `/run/restorefs/daemon` for the user to whom that belongs, below
-//! `$XDG_RUNTIME_DIR` for everybody else, or the absolute path that `$RESTOREFS_RUNTIME_DIR` says: for a second installation, and for
-//! tests, which then do not meet the first one. Nobody but its user may write in it: who could would listen there under a daemon's name
-//! before it does, and keep it from starting.
+//! Directory for sockets and maps: `/run/restorefs` for root, `/run/restorefs/daemon` for the user that owns
+//! it, a directory below `$XDG_RUNTIME_DIR` for all other users, or the absolute path in
+//! `$RESTOREFS_RUNTIME_DIR`: for a second installation, and for tests, which then do not interfere with the
+//! first one. Only its user may write in it: another user could listen there under a daemon's name first, and
+//! keep the daemon from starting.
 
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -11,13 +12,13 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 /// The directory of root's daemons and maps.
 const SYSTEM: &str = "/run/restorefs";
 
-/// The directory of the daemon that the package installs, which has a user of its own.
+/// The directory of the packaged daemon, which has its own user.
 const DAEMON: &str = "/run/restorefs/daemon";
 
-/// Names another directory.
+/// Variable that names another directory.
 const OVERRIDE: &str = "RESTOREFS_RUNTIME_DIR";
 
-/// Whether this process uses the directory that everything outside knows (udev's rule, for one).
+/// Whether this process uses the directory that outside programs know (udev's rule, for one).
 #[must_use]
 pub fn is_system() -> bool {
     own().is_some_and(|dir| dir == Path::new(SYSTEM))
@@ -26,7 +27,7 @@ pub fn is_system() -> bool {
 /// This process's own directory.
 ///
 /// # Errors
-/// `NotFound` with advice when it can have none.
+/// `NotFound` with advice when there is no place for one.
 pub fn own_path() -> Result<PathBuf> {
     own().ok_or_else(|| {
         Error::not_found("there is no directory for the daemon's sockets")
@@ -34,7 +35,7 @@ pub fn own_path() -> Result<PathBuf> {
     })
 }
 
-/// This process's own directory, if it can have one.
+/// This process's own directory, if there is a place for one.
 fn own() -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os(OVERRIDE) {
         let dir = PathBuf::from(dir);
@@ -44,7 +45,7 @@ fn own() -> Option<PathBuf> {
     if user.is_root() {
         return Some(PathBuf::from(SYSTEM));
     }
-    // A service has a user of its own, and one of these was made for it.
+    // A service has its own user, and one of these directories was made for it.
     let is_ours =
         |dir: &&str| std::fs::symlink_metadata(dir).is_ok_and(|meta| meta.uid() == user.as_raw());
     if let Some(dir) = [DAEMON, SYSTEM].iter().find(|dir| is_ours(dir)) {
@@ -54,7 +55,8 @@ fn own() -> Option<PathBuf> {
     dir.is_absolute().then(|| dir.join("restorefs"))
 }
 
-/// Directories in which a daemon's sockets may be: our own, then those of this machine's daemons, who answer whom their sockets let in.
+/// Directories that may contain a daemon's sockets: this process's own, then those of the machine's daemons,
+/// whose sockets decide who may connect.
 #[must_use]
 pub fn candidates() -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = own().into_iter().collect();
@@ -69,7 +71,8 @@ pub fn candidates() -> Vec<PathBuf> {
 /// Makes the directory for this process's sockets and maps.
 ///
 /// # Errors
-/// `NotFound` with advice when there is nowhere to make it; `PermissionDenied` when others can write in it; `Io`.
+/// `NotFound` with advice when there is no place for it; `PermissionDenied` when other users can write in it;
+/// `Io`.
 pub fn make() -> Result<PathBuf> {
     let dir = own_path()?;
     std::fs::DirBuilder::new()
@@ -82,8 +85,8 @@ pub fn make() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Only this process's user may write in the directory. The check is of what is there now; whose directory the one above is, is the
-/// affair of who has named it.
+/// Checks that only this process's user can write in the directory as it is now. The directory above is the
+/// responsibility of the user who named it.
 fn demand_own(dir: &Path) -> Result<()> {
     let meta = std::fs::symlink_metadata(dir)
         .or_io("cannot look at the directory for sockets")

@@ -1,4 +1,5 @@
-//! Scratch files: space on a filesystem under no name, which is free again when the last descriptor is closed, however that ends.
+//! Scratch files: files without a name, whose space is freed when the last descriptor is closed, even by a
+//! crash.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,7 +11,7 @@ use super::beneath::Dir;
 use super::durable::TEMPORARY_PREFIX;
 use crate::error::{Error, Result};
 
-/// Makes a scratch file in a directory that the caller names, readable and writable by nobody else.
+/// Makes a scratch file in a directory that the caller names; no other user can read or write it.
 ///
 /// # Errors
 /// `NotFound`, `NotADirectory`, `PermissionDenied`, `ReadOnly`, `NoSpace`, `Io`.
@@ -18,13 +19,13 @@ pub fn file(dir: &Path) -> Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
         Ok(fd) => Ok(File::from(fd)),
-        // Not every filesystem has files without a name.
+        // Not every filesystem supports files without a name.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => named(dir),
         Err(e) => Err(Error::io("cannot make a scratch file", e.into()).at_path(dir)),
     }
 }
 
-/// The same with a name for a moment.
+/// Makes a file with a name and removes the name at once.
 fn named(dir: &Path) -> Result<File> {
     let dir = Dir::open(dir)?;
     let name = format!("{TEMPORARY_PREFIX}{}-scratch", uuid::Uuid::new_v4());

@@ -1,8 +1,8 @@
-//! Memory that two processes share, and that neither can shrink under the other.
+//! Memory that two processes share, and that neither can shrink.
 //!
 //! # Invariants
-//! Bytes go in and out by copy only: nobody holds a reference into memory that a hostile process may change meanwhile. The file below is
-//! sealed against shrinking, so that reading it cannot end in SIGBUS.
+//! Bytes are only copied in and out: no code holds a reference into memory that a hostile process may change
+//! meanwhile. The underlying file is sealed against shrinking, so that reading it cannot raise SIGBUS.
 #![expect(unsafe_code, reason = "mmap has no safe wrapper")]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,11 +24,12 @@ pub struct SharedMemory {
 
 // SAFETY: the mapping belongs to this object alone, and is only touched by copies through raw pointers.
 unsafe impl Send for SharedMemory {}
-// SAFETY: as above; copies that meet give mixed bytes, which the callers, who share with another process anyway, do not trust.
+// SAFETY: as above; concurrent copies yield mixed bytes, which the callers do not trust, because they share
+// with another process anyway.
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
-    /// New memory of `length` bytes, all zero.
+    /// Makes memory of `length` bytes, all zero.
     ///
     /// # Errors
     /// `NoSpace`, `Unsupported`, `Io`.
@@ -47,7 +48,7 @@ impl SharedMemory {
         Self::map(file, length)
     }
 
-    /// Memory that another process has made.
+    /// Maps memory that another process has made.
     ///
     /// # Errors
     /// `InvalidInput` when it is smaller than `length`; `Io`.
@@ -65,7 +66,7 @@ impl SharedMemory {
 
     fn map(file: OwnedFd, length: usize) -> Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice, which nobody else knows.
+        // SAFETY: a new mapping at an address that the kernel chooses, and that nothing else knows.
         let base = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
@@ -84,7 +85,7 @@ impl SharedMemory {
         Ok(Self { base, length, file })
     }
 
-    /// The file below, to be passed on.
+    /// The underlying file, to pass to another process.
     #[must_use]
     pub fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -97,17 +98,17 @@ impl SharedMemory {
         if !is_inside {
             return Err(Error::invalid("beyond the shared memory"));
         }
-        // SAFETY: `offset` lies within the mapping, as was just checked.
+        // SAFETY: `offset` lies within the mapping, as checked above.
         Ok(unsafe { self.base.as_ptr().add(offset) })
     }
 
     /// Copies bytes out.
     ///
     /// # Errors
-    /// `InvalidInput` beyond the end.
+    /// `InvalidInput` past the end.
     pub fn read(&self, offset: usize, buf: &mut [u8]) -> Result<()> {
         let from = self.at(offset, buf.len())?;
-        // SAFETY: `from` is good for as many bytes, and private memory does not overlap the mapping.
+        // SAFETY: `from` is valid for as many bytes, and private memory does not overlap the mapping.
         unsafe { std::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) };
         Ok(())
     }
@@ -115,10 +116,10 @@ impl SharedMemory {
     /// Copies bytes in.
     ///
     /// # Errors
-    /// `InvalidInput` beyond the end.
+    /// `InvalidInput` past the end.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         let to = self.at(offset, bytes.len())?;
-        // SAFETY: `to` is good for as many bytes, and private memory does not overlap the mapping.
+        // SAFETY: `to` is valid for as many bytes, and private memory does not overlap the mapping.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         Ok(())
     }
@@ -126,7 +127,8 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this object's own, and ends with it. A failure leaves it mapped, which harms nobody.
+        // SAFETY: the mapping belongs to this object and ends with it. If the call fails, it stays mapped,
+        // which is harmless.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.length) };
     }
 }

@@ -1,4 +1,5 @@
-//! Unix sockets that a daemon listens on: a stale one is replaced, a living one never; and who the peer is.
+//! Listening Unix sockets of a daemon. A stale socket is replaced, a live one never. Also identifies the peer
+//! of a connection.
 #![expect(unsafe_code, reason = "SO_PEERGROUPS has no safe wrapper")]
 
 use std::io::ErrorKind as IoKind;
@@ -21,15 +22,17 @@ pub const PATH_BYTES_MAX: usize = 107;
 /// `SO_PEERGROUPS` of `asm-generic/socket.h`.
 const SO_PEERGROUPS: libc::c_int = 59;
 
-/// LIMIT: groups of a peer that are looked at (`NGROUPS_MAX` of Linux).
+/// LIMIT: groups of a peer that are read (`NGROUPS_MAX` of Linux).
 const GROUPS_MAX: usize = 65_536;
 
-/// Between two attempts to connect.
+/// Pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The file of a listening socket; it goes when this is dropped, unless somebody listens there. So drop the listener first.
+/// The file of a listening socket. Dropping this removes the file, unless a process listens there; so drop
+/// the listener first.
 ///
-/// Who listens is asked because nothing else tells two sockets of one name apart: inode numbers are used again at once.
+/// The check connects to the socket, because nothing else distinguishes two sockets of one name: inode
+/// numbers are reused at once.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -37,7 +40,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// The file of a socket that somebody else has made for us, and keeps.
+    /// The file of a socket that another process has made and keeps.
     #[must_use]
     pub fn of_another(path: &Path) -> Self {
         Self {
@@ -46,13 +49,13 @@ impl SocketFile {
         }
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The group that owns it now.
+    /// The group that owns the file now.
     ///
     /// # Errors
     /// `NotFound`, `Io`.
@@ -67,7 +70,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.is_ours {
-            // What cannot be removed is stale at the next start, and replaced.
+            // A file that cannot be removed is stale at the next start, and then replaced.
             let _ = remove_stale(&self.path);
         }
     }
@@ -76,8 +79,8 @@ impl Drop for SocketFile {
 /// Listens at `path` with permissions `mode`.
 ///
 /// # Errors
-/// `NameTooLong` beyond [`PATH_BYTES_MAX`]; `Busy` when somebody listens there; `AlreadyExists` when something other
-/// than a socket has the name; `NotFound`, `PermissionDenied`, `Io`.
+/// `NameTooLong` beyond [`PATH_BYTES_MAX`]; `Busy` when a process listens there; `AlreadyExists` when another
+/// kind of file has the name; `NotFound`, `PermissionDenied`, `Io`.
 pub fn listen(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
     let length = path.as_os_str().as_bytes().len();
     if length > PATH_BYTES_MAX {
@@ -102,8 +105,8 @@ pub fn listen(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
     Ok((listener, file))
 }
 
-/// Gives the socket at a path its permissions, by a descriptor: in a directory of others another file may have its name by now, and a
-/// symlink would lead to any.
+/// Sets the permissions of the socket at a path, through a descriptor: in a directory that others can write,
+/// another file may have the name by now, and a symlink could lead anywhere.
 fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let held = rustix::fs::open(path, flags, Mode::empty())?;
@@ -118,10 +121,11 @@ fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode))
 }
 
-/// Connects to a socket. Nobody is waited for beyond `patience`, not even one who listens and never accepts, which connect(2) would.
+/// Connects to a socket and waits at most `patience`, even for a listener that never accepts (connect(2)
+/// would wait for ever).
 ///
 /// # Errors
-/// As connect(2): `WouldBlock` when as many wait there already as may.
+/// As connect(2): `WouldBlock` when the listener's queue is full.
 pub fn connect(path: &Path, patience: Duration) -> std::io::Result<UnixStream> {
     let until = Instant::now() + patience;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -171,7 +175,7 @@ fn remove_stale(path: &Path) -> Result<()> {
     }
 }
 
-/// The process at the other end, and its user: of a listening socket, as they were when it began to listen.
+/// The process at the other end and its user. For a listening socket, as they were when it began to listen.
 ///
 /// # Errors
 /// `Io`.
@@ -190,8 +194,9 @@ pub fn peer_groups(stream: impl AsFd) -> Result<Vec<u32>> {
     loop {
         let bytes = std::mem::size_of_val(groups.as_slice());
         let mut length = libc::socklen_t::try_from(bytes).unwrap_or(libc::socklen_t::MAX);
-        // SAFETY: the descriptor is open for the whole call, and `length` is the size in bytes of the buffer behind
-        // the pointer, which the kernel fills at most and whose elements may have any value.
+        // SAFETY: the descriptor is open for the whole call, and `length` is the size in bytes of the buffer
+        // behind the pointer. The kernel writes at most that many bytes, and any value is valid for the
+        // elements.
         let result = unsafe {
             libc::getsockopt(
                 stream.as_fd().as_raw_fd(),
@@ -256,7 +261,7 @@ mod tests {
         assert!(error.to_string().contains("107"), "{error}");
     }
 
-    /// What an attacker does between bind and chmod in a directory that he may write.
+    /// An attacker with write permission on the directory replaces the socket between bind and chmod.
     #[test]
     fn permissions_go_to_a_socket_of_ours_and_to_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
@@ -270,7 +275,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
     }
 
-    /// What an attacker does who listens under a daemon's name, and never accepts.
+    /// An attacker listens under a daemon's name and never accepts.
     #[test]
     fn who_listens_and_never_accepts_holds_nobody() {
         let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use crate::error::{Error, Result};
 
-/// What a name is.
+/// Kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Regular file.
@@ -20,7 +20,7 @@ pub enum Kind {
 /// Facts about a name or an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
-    /// What it is.
+    /// Kind.
     pub kind: Kind,
     /// Size in bytes.
     pub size_bytes: u64,
@@ -32,7 +32,7 @@ pub struct Stat {
     pub uid: u32,
     /// Device of the filesystem.
     pub device: u64,
-    /// Inode number; with `device` it says whether two names are one file.
+    /// Inode number; equal `device` and `inode` mean the same file.
     pub inode: u64,
 }
 

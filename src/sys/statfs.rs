@@ -1,19 +1,19 @@
-//! What a filesystem says of itself: room and type.
+//! Free space and type of a filesystem.
 
 use std::os::fd::AsFd;
 
 use crate::error::{Error, Result};
 
-/// Room on a filesystem.
+/// Space on a filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes that we may still write.
+    /// Bytes that this process can still write.
     pub free_bytes: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub total_bytes: u64,
 }
 
-/// Room on the filesystem of an open file or directory.
+/// Space on the filesystem of an open file or directory.
 ///
 /// # Errors
 /// `Io`.

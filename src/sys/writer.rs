@@ -1,8 +1,8 @@
-//! Who may be writing a block device, or a file that a block device shows, while it is read.
+//! Finds processes that may write to a block device, or to a file behind a loop device, while it is read.
 //!
 //! # Invariants
-//! What is only mounted read-only is no writer. What cannot be explained (the device cannot be opened exclusively, and no mount, holder or
-//! swap area says why) is one.
+//! A read-only mount does not count as a writer. An unexplained use does: the device cannot be opened
+//! exclusively, and no mount, holder or swap area explains why.
 
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 use super::{device, loop_device, mounts};
 use crate::error::{Error, Result, ResultExt};
 
-/// LIMIT: loop devices over loop devices that are followed.
+/// LIMIT: stacked loop devices that are followed.
 const LAYERS_MAX: u32 = 16;
 
-/// Who may be writing the block device at `path`, in words ("mounted read-write at /srv", "in use by dm-0 (vg0-root)"), also through loop
-/// devices that show it or a partition of it.
+/// A description of a possible writer of the block device at `path`, for people ("mounted read-write at
+/// /srv", "in use by dm-0 (vg0-root)"). It also follows loop devices that show the device or a partition of
+/// it.
 ///
 /// # Errors
-/// `NotFound`, `Io`; `InvalidInput` when it is no block device.
+/// `NotFound`, `Io`; `InvalidInput` when it is not a block device.
 pub fn of_device(path: &Path) -> Result<Option<String>> {
     above_device(path, LAYERS_MAX)
 }
@@ -57,12 +58,12 @@ fn above_device(path: &Path, layers: u32) -> Result<Option<String>> {
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
             Some("in use: the kernel does not open it exclusively".to_owned())
         }
-        // One that may not be opened is found out by whoever reads it.
+        // If this process may not open the device, the later read reports that.
         _ => None,
     })
 }
 
-/// Who may be writing a regular file through a loop device that shows it.
+/// A description of a possible writer of a regular file, through a loop device that shows it.
 ///
 /// # Errors
 /// `Io`.
@@ -74,11 +75,11 @@ pub fn of_file(file: &File) -> Result<Option<String>> {
     ))
 }
 
-/// Who may be writing through a loop device that shows what is wanted. Files are told by their numbers: the name of a loop device's file
-/// may hold in another mount namespace only.
+/// A description of a possible writer through a loop device that shows the wanted file. Files are compared by
+/// their numbers: the path of a loop device's file may be valid only in another mount namespace.
 fn above_loops(is_it: impl Fn(&loop_device::Behind) -> bool, layers: u32) -> Option<String> {
     let layers = layers.checked_sub(1)?;
-    // Without sysfs nothing is known of loop devices.
+    // Without sysfs nothing is known about loop devices.
     for bound in loop_device::bound().unwrap_or_default() {
         if !loop_device::behind(&bound).is_ok_and(|behind| is_it(&behind)) {
             continue;

@@ -1,4 +1,4 @@
-//! fuser's trait over the tree: translation and nothing else.
+//! Implements fuser's trait over the tree. It only translates.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -27,14 +27,14 @@ use crate::types::width::usize_from_u32;
 const COOKIES_DOTS: u64 = 2;
 
 thread_local! {
-    /// The buffer of this thread's reads.
+    /// This thread's buffer for reads.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Answers the kernel's requests about the tree.
 pub(super) struct Adapter {
     tree: Arc<Tree>,
-    /// Whether `open` is answered ENOSYS; false on kernels that do not know what that means.
+    /// Whether `open` returns ENOSYS; false on kernels that do not support that.
     stateless_open: AtomicBool,
     stateless_opendir: AtomicBool,
 }
@@ -49,7 +49,7 @@ impl Adapter {
     }
 }
 
-/// Runs a handler; a panic in it is that request's EIO, not the end of the thread.
+/// Runs a handler. A panic in it becomes EIO for that request, and does not end the thread.
 fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Answer<T> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(result) => result.map_err(|error| errno::of(&error)),
@@ -65,7 +65,7 @@ fn ino(node: INodeNo) -> Ino {
 }
 
 impl Adapter {
-    /// `.` and `..`, then the tree's own entries; `each` says `false` when it has no more room.
+    /// Lists `.` and `..`, then the tree's own entries; `each` returns `false` when the reply is full.
     fn list(
         &self,
         directory: Ino,
@@ -117,13 +117,15 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_EXPORT_SUPPORT
-            // A listing is read again when the directory's time has changed, should a notification be lost.
+            // The kernel reads a listing again when the directory's time has changed, in case a notification
+            // is lost.
             | InitFlags::FUSE_AUTO_INVAL_DATA
             | InitFlags::FUSE_ASYNC_DIO
-            // No setuid bit is ever kept on what is written: the kernel need not ask before each write.
+            // Written files never keep a setuid bit: the kernel need not ask before each write.
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         let options = self.tree.options();
-        // With ACLs of the guest's users in force, an ordinary user could not read what is shown as his own.
+        // With the ACLs of the guest's users in force, an ordinary user could not read files that the mount
+        // shows as that user's own.
         if !options.noxattr && !options.single_user {
             wanted |= InitFlags::FUSE_POSIX_ACL;
         }
@@ -140,7 +142,7 @@ impl Filesystem for Adapter {
             tracing::debug!(nearest, "another number of requests in flight");
         }
         if let Err(nearest) = config.set_max_readahead(u32::MAX) {
-            // The answer is the highest that is allowed.
+            // The error contains the highest value that is allowed.
             if config.set_max_readahead(nearest).is_err() {
                 tracing::debug!(nearest, "the kernel's own readahead is used");
             }
@@ -151,7 +153,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match guarded(|| match self.tree.lookup(ino(parent), name.as_bytes()) {
             Ok(found) => Ok(Some(found)),
-            // In a guest's directory what is not there never will be: the kernel may remember that.
+            // A missing name in a guest's directory stays missing: the kernel may remember that.
             Err(e) if e.kind() == ErrorKind::NotFound && ino(parent).volume() != 0 => Ok(None),
             Err(e) => Err(e),
         }) {
@@ -270,8 +272,9 @@ impl Filesystem for Adapter {
                         ttl(found.entry_ttl).min(ttl(found.attribute_ttl)),
                         attr(&found.attributes),
                     ),
-                    // Asked for again at once, and answered with what is wrong with it. Not node id 0, which fuser would also make the
-                    // entry's inode number, and which readdir(3) leaves out.
+                    // The kernel looks the entry up at once, and then receives its error. The node id must
+                    // not be 0: fuser would also use it as the entry's inode number, and readdir(3) skips
+                    // such entries.
                     None => (
                         Duration::ZERO,
                         unknown(entry.ino, file_type(entry.file_type)),
@@ -359,7 +362,7 @@ impl Filesystem for Adapter {
     ) {
         match guarded(|| self.seek(ino(node), offset, whence)) {
             Ok(offset) => reply.offset(offset),
-            // lseek(2) says "past the end" and "no more data" with ENXIO.
+            // lseek(2) returns ENXIO for both "past the end" and "no more data".
             Err(errno) if errno.code() == libc::ENODATA => reply.error(Errno::ENXIO),
             Err(errno) => reply.error(errno),
         }
@@ -378,7 +381,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // Sent at every close until it is answered so.
+        // The kernel sends it at every close until it receives this error.
         reply.error(Errno::ENOSYS);
     }
 
@@ -418,7 +421,8 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOTTY);
     }
 
-    // What follows changes something: in open sessions only, and where the mount is not read-only.
+    // The following requests change something: only in open sessions, and only where the mount is not
+    // read-only.
 
     fn setattr(
         &self,
@@ -531,8 +535,8 @@ impl Filesystem for Adapter {
         let tree = Arc::clone(&self.tree);
         let (from, to) = (ino(parent), ino(new_parent));
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
-        // A commit takes its time, and in it the kernel hands in what it still holds of the disks: not on a thread that is needed
-        // to take that.
+        // A commit takes time, and during it the kernel writes back its dirty pages of the disks. The commit
+        // must not run on a thread that has to receive them.
         let rename = move || {
             let renamed = guarded(|| tree.rename((from, &name), (to, &new_name), may_replace));
             empty(renamed, reply);
@@ -541,7 +545,7 @@ impl Filesystem for Adapter {
             .name("fuse-rename".to_owned())
             .spawn(rename);
         if let Err(error) = spawned {
-            // The reply went with the closure, and says EIO when it is dropped unanswered.
+            // The closure owned the reply, which returns EIO when it is dropped.
             tracing::error!(%error, "no thread for a rename");
         }
     }
@@ -570,7 +574,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         match guarded(|| self.tree.write(ino(node), offset, data)) {
-            // As long as the request, which has 32 bits for it.
+            // The length is that of the request, which has 32 bits for it.
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(errno) => reply.error(errno),
         }
@@ -586,7 +590,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        // The kernel then makes it with mknod and opens it by itself, statelessly as everything.
+        // The kernel then uses mknod and opens the file itself, statelessly like all others.
         reply.error(Errno::ENOSYS);
     }
 

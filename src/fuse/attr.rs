@@ -1,4 +1,4 @@
-//! Attributes and times to live as the protocol has them.
+//! Attributes and times to live in the protocol's form.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,9 +7,10 @@ use fuser::{FileAttr, FileType as FuseType, INodeNo};
 use crate::guest::fs::{FileType, Time};
 use crate::tree::{Attributes, Ino, Ttl};
 
-/// How long the kernel may keep what never changes. Names above it expire, which drops all that is below.
+/// How long the kernel may keep entries that never change. Names above them expire sooner, and then
+/// everything below is dropped.
 pub(super) const TTL_COMMITTED: Duration = Duration::from_secs(86_400);
-/// How long it may keep what changes, should a notification be lost.
+/// How long the kernel may keep entries that change, in case a notification is lost.
 const TTL_CHANGING: Duration = Duration::from_secs(1);
 pub(super) const fn ttl(ttl: Ttl) -> Duration {
     match ttl {
@@ -42,7 +43,7 @@ pub(super) const fn file_type(file_type: FileType) -> FuseType {
     }
 }
 
-/// A device number in the form of the protocol: `new_encode_dev` of linux/kdev_t.h.
+/// A device number in the protocol's form: `new_encode_dev` of linux/kdev_t.h.
 pub(super) const fn device((major, minor): (u32, u32)) -> u32 {
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
@@ -67,7 +68,7 @@ pub(super) fn attr(attributes: &Attributes) -> FileAttr {
     }
 }
 
-/// Attributes of what there is only a name of.
+/// Attributes of an entry of which only the name is known.
 pub(super) fn unknown(ino: Ino, kind: FuseType) -> FileAttr {
     FileAttr {
         ino: INodeNo(if ino.0 == 0 { u64::MAX } else { ino.0 }),
@@ -75,7 +76,7 @@ pub(super) fn unknown(ino: Ino, kind: FuseType) -> FileAttr {
     }
 }
 
-/// Attributes of nothing: node id 0 tells the kernel that there is only a name, or not even that.
+/// Attributes of a missing entry: node id 0 means that there is only a name, or not even a name.
 pub(super) fn nothing(kind: FuseType) -> FileAttr {
     FileAttr {
         ino: INodeNo(0),

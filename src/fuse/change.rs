@@ -1,4 +1,4 @@
-//! What the protocol says of changes, in terms of the tree.
+//! Translates the protocol's change requests for the tree.
 
 use fuser::{RenameFlags, TimeOrNow};
 use jiff::Timestamp;
@@ -17,10 +17,10 @@ pub(super) const fn is_regular(mode: u32) -> bool {
     kind == libc::S_IFREG || kind == 0
 }
 
-/// A time that is set.
+/// The time that a request sets.
 ///
 /// # Errors
-/// `InvalidInput` for one that no calendar has.
+/// `InvalidInput` for a time outside the calendar.
 pub(super) fn new_time(time: TimeOrNow) -> Result<NewTime> {
     match time {
         TimeOrNow::Now => Ok(NewTime::Now),
@@ -30,7 +30,7 @@ pub(super) fn new_time(time: TimeOrNow) -> Result<NewTime> {
     }
 }
 
-/// Whether a rename may replace; `None` for flags that are not had here (exchange, whiteout).
+/// Whether a rename may replace; `None` for flags that are not supported (exchange, whiteout).
 pub(super) fn may_replace(flags: RenameFlags) -> Option<bool> {
     if flags.is_empty() {
         Some(true)
@@ -39,7 +39,7 @@ pub(super) fn may_replace(flags: RenameFlags) -> Option<bool> {
     }
 }
 
-/// What `fallocate` means; `None` for what is not had here (collapse, insert, unshare).
+/// The meaning of a `fallocate` mode; `None` for modes that are not supported (collapse, insert, unshare).
 pub(super) const fn allocation(mode: i32) -> Option<Allocation> {
     const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
     const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
@@ -55,7 +55,7 @@ pub(super) const fn allocation(mode: i32) -> Option<Allocation> {
     }
 }
 
-/// What the flags of setxattr(2) ask: the attribute must be there, must not be there, or either.
+/// The meaning of the flags of setxattr(2): the attribute must exist, must not exist, or either.
 pub(super) const fn must_exist(flags: i32) -> Option<bool> {
     match flags {
         libc::XATTR_REPLACE => Some(true),

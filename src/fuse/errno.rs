@@ -1,10 +1,10 @@
-//! Kinds of error as errno.
+//! Translates kinds of errors to errno.
 
 use fuser::Errno;
 
 use crate::error::{Error, ErrorKind};
 
-/// The errno of a kind; exhaustive, so that a new kind does not compile without an answer.
+/// The errno of a kind. The match is exhaustive, so that a new kind does not compile without an errno.
 pub(super) const fn of_kind(kind: ErrorKind) -> Errno {
     match kind {
         ErrorKind::NotFound | ErrorKind::NoRepository => Errno::ENOENT,
@@ -14,7 +14,7 @@ pub(super) const fn of_kind(kind: ErrorKind) -> Errno {
         ErrorKind::NotADirectory => Errno::ENOTDIR,
         ErrorKind::IsADirectory => Errno::EISDIR,
         ErrorKind::NotEmpty => Errno::ENOTEMPTY,
-        // ENOTCONN would look like a dead mount: what is gone is the store behind it.
+        // ENOTCONN would look like a dead mount; here the store behind the mount is gone.
         ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::Disconnected => Errno::EIO,
         ErrorKind::Unsupported => Errno::EOPNOTSUPP,
         ErrorKind::Busy | ErrorKind::Locked => Errno::EBUSY,
@@ -31,7 +31,7 @@ pub(super) const fn of_kind(kind: ErrorKind) -> Errno {
     }
 }
 
-/// The errno of an error. What points to damage is logged, for the caller sees three letters only.
+/// The errno of an error. Errors that indicate damage are logged, because the caller receives only the errno.
 pub(super) fn of(error: &Error) -> Errno {
     let errno = match error.kind() {
         ErrorKind::NoSpace if is_quota(error) => Errno::EDQUOT,
@@ -45,7 +45,7 @@ pub(super) fn of(error: &Error) -> Errno {
     errno
 }
 
-/// Whether it was a quota that had no room.
+/// Whether a quota was exceeded.
 fn is_quota(error: &Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -1,8 +1,10 @@
-//! Following a repository that another process writes: inotify where it works, polling everywhere.
+//! Follows a repository that another process writes: with inotify where it works, and with polling
+//! everywhere.
 //!
 //! # Why
-//! A commit ends with a new `index.json` renamed over the old one. inotify sees that at once on a local filesystem, and never on NFS or SMB
-//! when another host did it; polling looks at the times and inode numbers of these files only.
+//! A commit ends with a new `index.json` that is renamed over the old one. inotify reports that at once on a
+//! local filesystem, but never on NFS or SMB when another host did it. Polling compares the times and inode
+//! numbers of these files.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,7 @@ use crate::tree::Tree;
 pub struct Follow {
     /// Whether inotify is used.
     pub inotify: bool,
-    /// How often indexes are looked at; zero: never.
+    /// Interval between checks of the indexes; zero disables them.
     pub interval: Duration,
 }
 
@@ -42,15 +44,15 @@ const SETTLE: Duration = Duration::from_millis(5);
 const NEVER: Duration = Duration::from_secs(1 << 30);
 
 pub(super) enum Wake {
-    /// Something may have changed.
+    /// The repository may have changed.
     Changed,
-    /// It has; somebody waits until the kernel knows.
+    /// The repository has changed, and a thread waits until the kernel knows.
     Now(SyncSender<()>),
     /// The mount ends.
     Stop,
 }
 
-/// The following threads.
+/// The threads that follow.
 pub(super) struct Follower {
     wake: Sender<Wake>,
     threads: Vec<JoinHandle<()>>,
@@ -62,7 +64,7 @@ impl Follower {
     /// Starts following.
     ///
     /// # Errors
-    /// `Io` when no thread can be had. Without inotify it only polls, and says so in the log.
+    /// `Io` when no thread can be started. Without inotify it only polls, and logs that.
     pub(super) fn start(tree: &Arc<Tree>, sender: notify::Sender, how: Follow) -> Result<Self> {
         let (wake, woken) = channel();
         let mut threads = Vec::new();
@@ -118,14 +120,14 @@ impl Follower {
         Ok((inotify, descriptor))
     }
 
-    /// Another hand to wake the following thread with.
+    /// A sender that wakes the following thread.
     pub(super) fn wake(&self) -> Sender<Wake> {
         self.wake.clone()
     }
 
     /// Stops following.
     pub(super) fn stop(mut self) {
-        // Nobody listening means that it has stopped already.
+        // An error means that the thread has stopped already.
         let _ = self.wake.send(Wake::Stop);
         if let Some((watches, descriptor)) = &mut self.watch
             && let Err(error) = watches.remove(descriptor.clone())
@@ -213,7 +215,7 @@ fn follow(
 ) {
     let mut waiting = Vec::new();
     loop {
-        // Watches first: what changes after the look is then seen.
+        // The watches come first, so that a change after the check is noticed.
         if let Some(watcher) = &mut watcher {
             watcher.watch_all(tree);
         }

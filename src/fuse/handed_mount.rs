@@ -1,7 +1,9 @@
-//! A mount that another process serves: made here, in the namespace where it is to be seen, and handed over as a descriptor.
+//! A mount that another process serves. This process makes it in the namespace where it must be visible, and
+//! hands it over as a descriptor.
 //!
 //! # Why
-//! A daemon in a sandbox can mount nothing that others see, and needs no rights to serve what somebody else has mounted for it.
+//! A sandboxed daemon cannot mount anything that others see. It needs no rights to serve a mount that another
+//! process made for it.
 
 use std::ffi::CString;
 use std::fmt::Write;
@@ -19,23 +21,23 @@ use super::mountpoint::{Subject, prepare};
 use super::options::MountOptions;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// The device, and what it is called for messages.
+/// Path of the device, also for messages.
 pub(super) const DEVICE: &str = "/dev/fuse";
 /// Its number (`Documentation/admin-guide/devices.txt`).
 const DEVICE_NUMBER: (u32, u32) = (10, 229);
 
-/// A mount whose requests nobody answers yet. Dropped without [`HandedMount::served`], it is unmounted.
+/// A mount whose requests no process answers yet. Dropping it without [`HandedMount::served`] unmounts it.
 #[derive(Debug)]
 pub struct HandedMount {
     descriptor: OwnedFd,
     mountpoint: PathBuf,
     entry: MountEntry,
-    /// The way to it, as long as it may have to be unmounted again.
+    /// The path to it, while it may have to be unmounted again.
     way: Option<HeldPath>,
 }
 
 impl HandedMount {
-    /// Mounts the tree of `repository` for somebody else to serve. Needs root.
+    /// Mounts the tree of `repository` for another process to serve. Needs root.
     ///
     /// # Errors
     /// As the checks of the mountpoint; `PermissionDenied`; `Io`.
@@ -54,7 +56,7 @@ impl HandedMount {
         })
     }
 
-    /// Mounts what a subject shows; `source` is what the table of mounts calls it.
+    /// Mounts a subject; `source` is its name in the table of mounts.
     pub(super) fn make(
         subject: &Subject<'_>,
         source: &Path,
@@ -82,7 +84,7 @@ impl HandedMount {
             data.as_c_str(),
         )
         .map_err(|e| Error::io("cannot mount", e.into()).at_path(&mountpoint))?;
-        // Of the directory that it is on, wherever that is by now.
+        // The present path of the mount's directory, wherever it has moved.
         let entry = std::fs::read_link(way.place()?)
             .or_io("cannot tell the path of a descriptor")
             .and_then(|shown| mountinfo::at(&shown))?
@@ -100,18 +102,18 @@ impl HandedMount {
         })
     }
 
-    /// Where it is mounted, resolved.
+    /// The resolved mountpoint.
     #[must_use]
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
     }
 
-    /// Its device number as the table of mounts has it.
+    /// Its device number, in the form of the table of mounts.
     pub(super) fn number(&self) -> &str {
         &self.entry.device
     }
 
-    /// Somebody answers now: it stays mounted.
+    /// Another process serves the mount now: it stays mounted.
     pub fn served(mut self) {
         super::mount::widen_readahead(&self.entry.device);
         self.way = None;
@@ -147,7 +149,7 @@ fn flags_of(options: &MountOptions, read_only: bool) -> MountFlags {
     flags
 }
 
-/// Options as the kernel takes them (`Documentation/filesystems/fuse.rst`).
+/// Options in the kernel's form (`Documentation/filesystems/fuse.rst`).
 fn kernel_options(descriptor: &OwnedFd, options: &MountOptions) -> Result<CString> {
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     let mut data = format!(
@@ -169,7 +171,7 @@ fn kernel_options(descriptor: &OwnedFd, options: &MountOptions) -> Result<CStrin
     CString::new(data).map_err(|_| Error::invalid("a zero byte in the options"))
 }
 
-/// Checks that a descriptor from elsewhere is one of the device: reading another one could wait for ever.
+/// Checks that a received descriptor is of the FUSE device: reading any other could block for ever.
 ///
 /// # Errors
 /// `InvalidInput`, `Io`.

@@ -1,15 +1,18 @@
-//! A mount that is held by a descriptor while it is judged and taken away, so that nobody puts another one in its place meanwhile.
+//! A mount held by a descriptor while it is examined and removed, so that no process can put another one in
+//! its place meanwhile.
 //!
 //! # Invariants
-//! - Opening asks what is mounted there nothing: O_PATH sends no request to a FUSE process, whatever it is.
-//! - Which mount the descriptor shows is read from `/proc/self/fdinfo` (`mnt_id`, proc(5)), and is compared with the table of mounts.
-//! - A mount is believed to be ours by *who has mounted it* (`user_id=`, which the kernel writes), never by its type and source alone:
-//!   anybody can have `fusermount3` write these.
-//! - No process of root asks a mount of an ordinary user anything: its answer may never come, and nothing ends the wait.
+//! - Opening sends no request to the mounted filesystem: O_PATH makes no FUSE request, whatever is mounted.
+//! - `/proc/self/fdinfo` (`mnt_id`, proc(5)) tells which mount the descriptor is in, and the id is compared
+//!   with the table of mounts.
+//! - A mount is accepted as restorefs's own by *the user who mounted it* (`user_id=`, which the kernel
+//!   writes), never by type and source alone: any user can have `fusermount3` write these.
+//! - A root process sends no request to a mount of an ordinary user: the answer may never come, and nothing
+//!   ends the wait.
 //!
 //! # Why
-//! An ordinary user may mount under any name with `fusermount3`, and swap a directory above for a symlink between a look and an unmount
-//! by path.
+//! An ordinary user may mount under any name with `fusermount3`, and may replace a directory above with a
+//! symlink between a check and an unmount by path.
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -23,24 +26,25 @@ use super::held_path::HeldPath;
 use super::mountinfo::{self, MountEntry, TYPE};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// LIMIT: how long a mount of ours may take to say that it lives.
+/// LIMIT: time for one of restorefs's mounts to answer.
 const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Connections of FUSE mounts, by the minor number of their device (`Documentation/filesystems/fuse.rst`).
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
-/// How what is mounted at a place answers.
+/// Whether the mounted filesystem answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pulse {
-    /// It answers.
+    /// It answers requests.
     Alive,
     /// Its process has ended.
     Dead,
-    /// Nothing is heard of it: its process is stopped, a thread of it could not end, or the server of a network filesystem is away.
+    /// It does not answer: its process is stopped, one of its threads could not end, or the server of a
+    /// network filesystem is away.
     Silent,
 }
 
-/// A mount, held.
+/// A held mount.
 pub(super) struct Held {
     descriptor: OwnedFd,
     pub(super) entry: MountEntry,
@@ -61,7 +65,8 @@ pub(super) fn mount_id(descriptor: &OwnedFd) -> Result<u64> {
 }
 
 impl Held {
-    /// Holds what is mounted at a path, as [`HeldPath::walk`] follows it through mounts of `users`; `None` when nothing is mounted there.
+    /// Holds the mount at a path. [`HeldPath::walk`] follows the path through mounts of `users`. `None` when
+    /// nothing is mounted there.
     ///
     /// # Errors
     /// As [`HeldPath::walk`].
@@ -75,7 +80,7 @@ impl Held {
         Ok(entry.map(|entry| Self { descriptor, entry }))
     }
 
-    /// Holds the mount that a path lies in.
+    /// Holds the mount that contains a path.
     ///
     /// # Errors
     /// As [`Held::at`].
@@ -87,7 +92,8 @@ impl Held {
         Ok(entry.map(|entry| Self { descriptor, entry }))
     }
 
-    /// Holds a mount of the table; `None` when its path shows another one now, or cannot be walked without asking others.
+    /// Holds a mount of the table; `None` when its path leads to another mount now, or cannot be walked
+    /// without requests to others' mounts.
     ///
     /// # Errors
     /// `Io`.
@@ -115,7 +121,7 @@ impl Held {
         self.entry.kind == TYPE && self.entry.is_trusted(trusted)
     }
 
-    /// Asks whether it lives. statfs always asks the other end, while attributes may still be cached.
+    /// Checks whether it answers. statfs always sends a request, while attributes may be cached.
     pub(super) fn pulse(&self) -> Pulse {
         let Ok(descriptor) = self.descriptor.try_clone() else {
             return Pulse::Alive;
@@ -124,7 +130,7 @@ impl Held {
         let ask = move || {
             let dead =
                 rustix::fs::fstatfs(&descriptor).is_err_and(|e| e == rustix::io::Errno::NOTCONN);
-            // Nobody listens any more when it took too long.
+            // The receiver is gone when this took too long.
             let _ = answered.send(dead);
         };
         if std::thread::Builder::new().spawn(ask).is_err() {
@@ -137,7 +143,8 @@ impl Held {
         }
     }
 
-    /// Takes it away, also from under its users: whoever waits for an answer of its process is told that there is none.
+    /// Removes the mount even while it is in use. Processes that wait for an answer of its process receive an
+    /// error.
     ///
     /// # Errors
     /// `PermissionDenied`, `Io`.
@@ -151,7 +158,7 @@ impl Held {
         let flags = UnmountFlags::FORCE | UnmountFlags::DETACH;
         match rustix::mount::unmount(place, flags) {
             Ok(()) => Ok(self.entry.mountpoint),
-            // Not root: the setuid helper knows who mounted, and unmounts by path.
+            // This process is not root: the setuid helper knows which user mounted, and unmounts by path.
             Err(rustix::io::Errno::PERM) => {
                 super::umount::detach(&self.entry)?;
                 Ok(self.entry.mountpoint)
@@ -160,8 +167,8 @@ impl Held {
         }
     }
 
-    /// Ends the connection, so that all who wait for it are woken. Where the control filesystem is not there, unmounting by force does
-    /// that.
+    /// Aborts the connection, so that all waiting processes wake. Where the control filesystem is missing, a
+    /// forced unmount does that.
     fn abort(&self) {
         let Some((_, minor)) = self.entry.device.split_once(':') else {
             return;

@@ -1,13 +1,14 @@
-//! The way to a mountpoint, walked a component at a time and held: root mounts and unmounts where it looked, and not where the path leads
-//! a moment later.
+//! A path to a mountpoint, walked one component at a time and held open: root mounts and unmounts at the
+//! directory that it checked, even if the path leads elsewhere a moment later.
 //!
 //! # Invariants
-//! - A symlink is followed only where nobody but root and this user can have put it there.
-//! - No FUSE mount of another user is entered: its process need not answer, and nothing ends the wait.
+//! - A symlink is followed only where nobody but root and this user can have created it.
+//! - No FUSE mount of another user is entered: its process may never answer, and nothing ends the wait.
 //!
 //! # Why
-//! Whoever may write a directory on the way can exchange what lies below it. Root would cover a directory of its own with a mount, or
-//! unmount what somebody else has mounted. What users own is no obstacle by itself: a directory that is there without a symlink is theirs.
+//! A user with write permission on a directory of the path can replace the entries in it. Root would then
+//! cover one of its own directories with a mount, or unmount another mount. Ownership by a user is not a
+//! problem by itself: a real directory that is not a symlink belongs to its user.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -24,39 +25,39 @@ use super::mountinfo;
 use super::umount::trusted;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// LIMIT: symlinks on a way, as the kernel's (path_resolution(7)).
+/// LIMIT: symlinks in a path, as in the kernel (path_resolution(7)).
 const LINKS_MAX: u32 = 40;
 const WRITABLE_BY_OTHERS: u16 = 0o022;
 const STICKY: u16 = 0o1000;
 
-/// A directory that was reached.
+/// A directory on the path.
 #[derive(Debug)]
 struct Step {
     descriptor: OwnedFd,
     name: OsString,
 }
 
-/// A directory, held with all those that lead to it.
+/// A directory, held open together with all directories that lead to it.
 #[derive(Debug)]
 pub(super) struct HeldPath {
     steps: Vec<Step>,
-    /// Whether nobody but root and this user can exchange any of it.
+    /// Whether nobody but root and this user can replace any component.
     is_firm: bool,
 }
 
-/// Who may exchange what lies on a way without being an attacker.
+/// Whether a user may replace components without being an attacker: root and this user.
 fn is_friend(user: u32) -> bool {
     user == 0 || user == rustix::process::geteuid().as_raw()
 }
 
-/// Whether others can exchange an entry of a directory.
+/// Whether other users can replace an entry of a directory.
 fn can_exchange(above: &Statx, entry: &Statx) -> bool {
     let is_sticky = above.stx_mode & STICKY != 0;
     let is_shared = above.stx_mode & WRITABLE_BY_OTHERS != 0;
     !is_friend(above.stx_uid) || (is_shared && !(is_sticky && is_friend(entry.stx_uid)))
 }
 
-/// The components of a path, `..` and `/` among them.
+/// The components of a path, including `..` and `/`.
 fn parts(path: &Path) -> VecDeque<OsString> {
     let own = |part: Component<'_>| match part {
         Component::CurDir => None,
@@ -65,7 +66,7 @@ fn parts(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(own).collect()
 }
 
-/// What is known of a directory without asking a process that serves it.
+/// Facts about a directory, without a request to the process that serves it.
 fn stat(descriptor: &OwnedFd) -> Result<Statx, Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let mask = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::UID;
@@ -76,7 +77,7 @@ fn kind(stat: &Statx) -> FileType {
     FileType::from_raw_mode(stat.stx_mode.into())
 }
 
-/// Opens an entry without following a symlink. With O_DIRECTORY first, which has what is mounted on demand mounted.
+/// Opens an entry without following a symlink. It tries O_DIRECTORY first, which triggers automounts.
 fn open(above: &OwnedFd, name: &OsStr, is_last: bool) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if !is_last {
@@ -89,11 +90,11 @@ fn open(above: &OwnedFd, name: &OsStr, is_last: bool) -> Result<OwnedFd, Errno> 
 }
 
 impl HeldPath {
-    /// Walks to a directory. `users` are those whose mounts are entered, root besides.
+    /// Walks to a directory. Only mounts of root and of `users` are entered.
     ///
     /// # Errors
-    /// `PermissionDenied` where somebody else may have put a symlink on the way; `Busy` where it leads through another user's mount;
-    /// `NotFound`, `NotADirectory`, `Io`.
+    /// `PermissionDenied` where another user may have created a symlink on the path; `Busy` where it leads
+    /// through another user's mount; `NotFound`, `NotADirectory`, `Io`.
     pub(super) fn walk(path: &Path, users: &[u32]) -> Result<Self> {
         let failed = |e: Errno| Error::io("cannot use the mountpoint", e.into()).at_path(path);
         let absolute = std::path::absolute(path).or_io("cannot tell the mountpoint's path")?;
@@ -116,7 +117,8 @@ impl HeldPath {
             let Some(above) = steps.last() else { break };
             check_entry(&above.descriptor, users).at_path(path)?;
             let next = open(&above.descriptor, &name, rest.is_empty()).map_err(failed)?;
-            // What is mounted is a directory, is asked nothing, and cannot be renamed.
+            // A mount is a directory that cannot be renamed, so the checks that need a request to it are
+            // skipped.
             let is_mount = mount_id(&next)? != mount_id(&above.descriptor)?;
             let entry = (!is_mount)
                 .then(|| stat(&next))
@@ -157,7 +159,7 @@ impl HeldPath {
         last.ok_or_else(|| Error::invalid("a path of no components"))
     }
 
-    /// Refuses where another user has mounted something on the directory itself.
+    /// Fails where another user has mounted something on the directory itself.
     ///
     /// # Errors
     /// `Busy`.
@@ -165,19 +167,19 @@ impl HeldPath {
         check_entry(self.descriptor()?, users)
     }
 
-    /// The directory, held.
+    /// The held directory.
     ///
     /// # Errors
-    /// None but for a way without an end, which there is not.
+    /// None in practice: a walked path always has an end.
     pub(super) fn into_place(mut self) -> Result<OwnedFd> {
         let last = self.steps.pop().map(|step| step.descriptor);
         last.ok_or_else(|| Error::invalid("a path of no components"))
     }
 
-    /// The directory as a path that always leads to it, whatever is put in its place.
+    /// A path that always leads to the held directory, even when its name has been replaced.
     ///
     /// # Errors
-    /// None but for a way without an end, which there is not.
+    /// None in practice: a walked path always has an end.
     pub(super) fn place(&self) -> Result<PathBuf> {
         Ok(magic(self.descriptor()?))
     }
@@ -188,12 +190,13 @@ impl HeldPath {
         Path::new("/").join(names.filter(|name| !name.is_empty()).collect::<PathBuf>())
     }
 
-    /// Refuses a way on which others than root and this user can exchange something: for mounts that are made by path.
+    /// Fails for a path on which other users than root and this user can replace a component: for mounts that
+    /// are made by path.
     ///
     /// # Errors
-    /// `PermissionDenied`, with what else can be done.
+    /// `PermissionDenied`, with advice.
     pub(super) fn require_firm(&self) -> Result<()> {
-        // Root of a user's own namespace can do no harm with its mounts.
+        // The mounts of a root user in a user's own namespace can do no harm.
         if self.is_firm || !is_root_of_the_machine() {
             return Ok(());
         }
@@ -205,17 +208,18 @@ impl HeldPath {
             ))
     }
 
-    /// Unmounts the mount of this id, which is on the directory, and nothing else; `false` when it is not there any more. The way was
-    /// walked before or after it was mounted.
+    /// Unmounts the mount with this id on the directory, and no other; `false` when it is gone. The path may
+    /// have been walked before or after the mount was made.
     ///
     /// # Errors
-    /// What umount2(2) answers.
+    /// The errno of umount2(2).
     pub(super) fn unmount(self, id: u64, flags: UnmountFlags) -> Result<bool, Errno> {
         let mut steps = self.steps;
         let Some(last) = steps.pop() else {
             return Ok(false);
         };
-        // Held, the mount itself would be busy. The kernel lets nobody rename or remove a mountpoint in the directory above, which is held.
+        // An open descriptor in the mount would make it busy. The kernel does not allow renaming or removing
+        // a mountpoint in the directory above, which stays open.
         drop(last.descriptor);
         let Some(above) = steps.pop() else {
             return Ok(false);
@@ -231,10 +235,10 @@ impl HeldPath {
     }
 }
 
-/// The path of a directory without symlinks. No mount of another user is entered.
+/// The path of a directory without symlinks. It enters no mount of another user.
 ///
 /// # Errors
-/// `NotFound`, `NotADirectory`, `PermissionDenied` (a symlink that somebody else can have put there), `Io`.
+/// `NotFound`, `NotADirectory`, `PermissionDenied` (a symlink that another user can have created), `Io`.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     HeldPath::walk(path, &trusted(None)).map(|way| way.path())
 }
@@ -243,7 +247,7 @@ fn magic(descriptor: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd()))
 }
 
-/// Refuses to look into a mount of another user.
+/// Refuses to enter a mount of another user.
 fn check_entry(above: &OwnedFd, users: &[u32]) -> Result<()> {
     let id = mount_id(above)?;
     let mut entries = mountinfo::all()?.into_iter();
@@ -267,7 +271,8 @@ fn strange_link(steps: &[Step], name: &OsStr) -> Error {
         .advise("name the directory that it leads to")
 }
 
-/// Whether this is root, and not of a user namespace: there directories of the machine's root belong to nobody.
+/// Whether this process is root outside a user namespace: inside one, directories of the machine's root
+/// appear to belong to nobody.
 fn is_root_of_the_machine() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let is_whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
@@ -336,7 +341,7 @@ mod tests {
             std::fs::set_permissions(&open, std::fs::Permissions::from_mode(mode)).unwrap();
             let way = HeldPath::walk(&open.join("mnt"), &[]).unwrap();
             assert_eq!(way.is_firm, is_firm, "{mode:o}");
-            // Only root has anything that a symlink could lead it to.
+            // Only root needs the protection against foreign symlinks.
             let is_followed = is_firm || !rustix::process::geteuid().is_root();
             assert_eq!(
                 HeldPath::walk(&open.join("link"), &[]).is_ok(),

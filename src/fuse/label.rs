@@ -1,5 +1,5 @@
-//! Mount options that give a whole mount SELinux labels (`context=` and its sisters, mount(8)): on RHEL and its like the only way to let
-//! Samba, httpd or containers read a FUSE mount.
+//! Mount options that give a whole mount SELinux labels (`context=` and similar ones, mount(8)). On RHEL and
+//! related systems they are the only way to let Samba, httpd or containers read a FUSE mount.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// Names of the options.
 const NAMES: [&str; 4] = ["context", "fscontext", "defcontext", "rootcontext"];
-/// LIMIT: bytes of a label: options are handed to the kernel in one page.
+/// LIMIT: bytes of a label: the kernel receives all options in one page.
 const LABEL_BYTES_MAX: usize = 1_024;
 
 /// One option with its label.
@@ -17,7 +17,7 @@ pub struct Label {
     value: String,
 }
 
-/// Splits options at commas, but for those within double quotes: MCS labels have commas (`s0:c1,c2`).
+/// Splits options at commas outside double quotes: MCS labels contain commas (`s0:c1,c2`).
 #[must_use]
 pub fn split_options(text: &str) -> Vec<&str> {
     let mut is_quoted = false;
@@ -33,10 +33,10 @@ pub fn split_options(text: &str) -> Vec<&str> {
 }
 
 impl Label {
-    /// The label that an option gives; `None` for any other option.
+    /// The label in an option; `None` for any other option.
     ///
     /// # Errors
-    /// `InvalidInput` for a label that the kernel could not be handed.
+    /// `InvalidInput` for a label that cannot be passed to the kernel.
     pub(super) fn parse(name: &str, value: Option<&str>) -> Result<Option<Self>> {
         let Some(name) = NAMES.into_iter().find(|known| *known == name) else {
             return Ok(None);
@@ -60,16 +60,16 @@ impl Label {
         }))
     }
 
-    /// The option as mount(2) takes it.
+    /// The option in the form of mount(2).
     pub(super) fn kernel_option(&self) -> String {
         format!("{}=\"{}\"", self.name, self.value)
     }
 }
 
-/// The labels that this kernel takes: all of them with SELinux, none without, which the log has a warning of.
+/// The labels that this kernel accepts: all with SELinux; none without, with a warning in the log.
 ///
 /// # Errors
-/// `InvalidInput` when who mounts is not root, whom the kernel and fusermount3 allow no labels.
+/// `InvalidInput` when the user is not root: neither the kernel nor fusermount3 then accepts labels.
 pub fn effective(labels: &[Label]) -> Result<&[Label]> {
     let Some(first) = labels.first() else {
         return Ok(&[]);
@@ -110,7 +110,7 @@ mod tests {
                 "allow_other"
             ]
         );
-        // A quote that is not closed takes the rest, which no label has.
+        // An unclosed quote takes the rest; no label contains one.
         assert_eq!(split_options("ro,context=\"a,b"), ["ro", "context=\"a,b"]);
     }
 

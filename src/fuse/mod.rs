@@ -1,21 +1,23 @@
-//! The mount: the tree through the kernel's FUSE. The only module that knows fuser.
+//! The mount: the tree as a FUSE filesystem. The only module that uses fuser.
 //!
 //! # Why
-//! *Stateless opens*: `open` and `opendir` are answered ENOSYS once, and from then on the kernel opens, closes and caches by
-//! itself. That is right for content that never changes, and makes small files as fast as on the kernel's own filesystems. What
-//! does change is invalidated by notification (directories), or has no time to live (`latest`, open sessions).
+//! *Stateless opens*: `open` and `opendir` return ENOSYS once, and from then on the kernel opens, closes and
+//! caches by itself. That is right for content that never changes, and makes small files as fast as on the
+//! kernel's own filesystems. Changing entries are invalidated by notification (directories), or have no time
+//! to live (`latest`, open sessions).
 //!
-//! *What the kernel holds back*: pages that were written by mmap come in when it pleases. A session is sealed in three steps: the kernel
-//! hands in what it has, writes are refused from now on, and what it has since is dropped.
+//! *Dirty pages*: the kernel writes back pages that were written by mmap at a time of its choice. A session
+//! is sealed in three steps: the kernel writes back its dirty pages, further writes are refused, and later
+//! dirty pages are dropped.
 //!
 //! # Invariants
-//! - Notifications are sent by a thread of their own that holds no lock: one sent from a handler waits for the very lock that the caller of
-//!   that handler holds.
-//! - Every mount is `nodev` and `nosuid`, and read-only unless this process owns the repository; `noexec` unless asked otherwise; the
-//!   kernel checks permissions.
-//! - A process asks its own mount nothing: killed meanwhile, it would never end, and nobody would be answered. The exception is what the
-//!   kernel hands in at a commit.
-//! - A process that dies leaves a dead mountpoint at most, which the next mount there takes away.
+//! - A separate thread that holds no lock sends notifications: a notification from a handler would wait for
+//!   the very lock that the caller of that handler holds.
+//! - Every mount is `nodev` and `nosuid`, and read-only unless this process owns the repository; `noexec`
+//!   unless an option allows execution; the kernel checks permissions.
+//! - A process sends no request to its own mount: if it were killed meanwhile, it would never end, and no
+//!   request would be answered. The exception is the write-back of dirty pages at a commit.
+//! - A process that dies leaves at most a dead mountpoint, which the next mount at that path removes.
 
 mod adapter;
 mod attr;

@@ -1,4 +1,4 @@
-//! Mounting: the kernel's requests are answered by threads of this process.
+//! Mounting: threads of this process answer the kernel's requests.
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,50 +22,54 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tree::{Ino, Tree};
 use crate::types::sync::Mutex;
 
-/// Readahead of the mount where we may set it: four of the kernel's largest requests, so that several run at once.
+/// Readahead of the mount where this process may set it: four of the kernel's largest requests, so that
+/// several run at once.
 const READAHEAD_KB: &str = "4096";
 
-/// Threads beyond one for each processor: one that waits for a guest's reader does not serve others.
+/// Threads beyond one for each processor, because a thread that waits for a guest's reader serves no other
+/// request.
 const SPARE_THREADS: usize = 6;
 
-/// LIMIT: how long a refresh waits for the kernel.
+/// LIMIT: time that a refresh waits for the kernel.
 const REFRESH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// What runs while something is mounted.
+/// State that exists while the tree is mounted.
 struct Running {
     session: BackgroundSession,
     follower: Follower,
     notify: Notify,
 }
 
-/// A mount that is served by threads of this process; dropping it unmounts lazily what this process has mounted, and does not wait for
-/// those who use it.
+/// A mount that threads of this process serve. Dropping it lazily unmounts a mount that this process made,
+/// and does not wait for its users.
 pub struct Mounted {
     running: Mutex<Option<Running>>,
     mountpoint: PathBuf,
-    /// Device number as mountinfo shows it: tells our mount from a later one at the same path. `None` when somebody else has mounted it.
+    /// Device number as in mountinfo, which distinguishes this mount from a later one at the same path.
+    /// `None` when another process made the mount.
     device: Option<String>,
     notifier: Notifier,
-    /// Whether the session has been waited for.
+    /// Whether a thread has waited for the end of the session.
     ended: AtomicBool,
 }
 
 /// Mounts a tree.
 ///
 /// # Errors
-/// `InvalidInput` when the mountpoint is no directory, lies in the repository, or the repository in it, and for options that only a mount
-/// that can be written has; `NotEmpty`; `Busy` when a repository is mounted there already; `PermissionDenied`; `Io`.
+/// `InvalidInput` when the mountpoint is not a directory, lies in the repository, or contains it, and for
+/// options that only a writable mount has; `NotEmpty`; `Busy` when a repository is mounted there already;
+/// `PermissionDenied`; `Io`.
 pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Result<Mounted> {
     let subject = |is_by_path| Subject {
         repository: tree.repository().store().local_root(),
-        // Who has the lock is the only daemon.
+        // The holder of the lock is the only daemon.
         is_owner: tree.is_writable(),
         options,
         is_by_path,
     };
     if rustix::process::geteuid().is_root() {
         match mount_on_held(tree, &subject(false), mountpoint) {
-            // A root that may mount nothing (of a container) has the helper.
+            // A root user who cannot mount (in a container) uses the helper.
             Err(e) if e.kind() == ErrorKind::PermissionDenied => {
                 tracing::debug!(error = %e.report(), "the helper mounts");
             }
@@ -75,7 +79,7 @@ pub fn mount(tree: &Arc<Tree>, mountpoint: &Path, options: &MountOptions) -> Res
     mount_by_path(tree, &subject(true), mountpoint)
 }
 
-/// Mounts as root, on the directory that was looked at.
+/// Mounts as root, on the directory that was checked.
 fn mount_on_held(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> Result<Mounted> {
     let options = subject.options;
     let source = subject.repository.unwrap_or(Path::new("restorefs"));
@@ -91,7 +95,7 @@ fn mount_on_held(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> 
     Ok(mounted)
 }
 
-/// Has the kernel, or the helper of those who are not root, mount by path.
+/// Lets the kernel, or for other users than root the helper, mount by path.
 fn mount_by_path(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> Result<Mounted> {
     let options = subject.options;
     let mountpoint = prepare(mountpoint, subject)?.path();
@@ -127,10 +131,12 @@ fn mount_by_path(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> 
     Ok(mounted)
 }
 
-/// Serves a tree on a mount that somebody else has made at `mountpoint` ([`super::HandedMount`]). Waits for the kernel's first request.
+/// Serves a tree on a mount that another process made at `mountpoint` ([`super::HandedMount`]). Waits for
+/// the kernel's first request.
 ///
 /// # Errors
-/// `InvalidInput` when the descriptor is of something else; `Io`, `Disconnected` when it has been unmounted again.
+/// `InvalidInput` when the descriptor is not of the FUSE device; `Io`, `Disconnected` when it has been
+/// unmounted again.
 pub fn serve(
     tree: &Arc<Tree>,
     descriptor: OwnedFd,
@@ -139,9 +145,9 @@ pub fn serve(
 ) -> Result<Mounted> {
     handed_mount::check(&descriptor)?;
     let mut config = config(options);
-    // A sandbox may not have the device, which a further descriptor of the mount would be opened from.
+    // A sandbox may lack the device file, from which further descriptors of the mount are opened.
     config.clone_fd = std::fs::File::open(handed_mount::DEVICE).is_ok();
-    // The kernel lets in whom the options of the mount let in.
+    // The options of the mount decide which users the kernel admits.
     let adapter = Adapter::new(Arc::clone(tree));
     let session = Session::from_fd(adapter, descriptor, SessionACL::All, config)
         .and_then(Session::spawn)
@@ -152,7 +158,7 @@ pub fn serve(
     Ok(mounted)
 }
 
-/// What fuser is told of a mount, whoever has made it.
+/// The configuration for fuser, independent of which process mounts.
 fn config(options: &MountOptions) -> Config {
     let threads = std::thread::available_parallelism().map_or(2, usize::from) + SPARE_THREADS;
     let mut config = Config::default();
@@ -168,7 +174,7 @@ fn mount_options(tree: &Tree, options: &MountOptions) -> Result<Vec<MountOption>
         MountOption::FSName(
             source.map_or_else(|| "restorefs".to_owned(), |path| path.display().to_string()),
         ),
-        // Not `Subtype`, which a mount without the helper leaves out.
+        // This is not `Subtype`, which a mount without the helper omits.
         MountOption::CUSTOM("subtype=restorefs".to_owned()),
         MountOption::NoDev,
         MountOption::NoSuid,
@@ -214,8 +220,9 @@ fn start(
     })
 }
 
-/// Raises the readahead of a mount, known by its device number; only root may, and nothing depends on it. The mount itself is asked
-/// nothing: a process that waits for its own mount when it is killed never ends.
+/// Raises the readahead of a mount, found by its device number. Only root may do so, and only speed depends
+/// on it. It sends no request to the mount: a process that is killed while it waits for its own mount never
+/// ends.
 pub(super) fn widen_readahead(device: &str) {
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
     let written = std::fs::File::options()
@@ -228,13 +235,14 @@ pub(super) fn widen_readahead(device: &str) {
 }
 
 impl Mounted {
-    /// Where it is mounted, resolved.
+    /// The resolved mountpoint.
     #[must_use]
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
     }
 
-    /// Shows what has been committed just now: returns once the kernel has been told, or after a moment.
+    /// Shows points that were just committed. Returns once the kernel has been notified, or after a limited
+    /// time.
     pub fn refresh(&self) {
         let running = self.running.lock();
         let Some(wake) = running.as_ref().map(|running| running.follower.wake()) else {
@@ -243,33 +251,33 @@ impl Mounted {
         drop(running);
         let (told, tell) = std::sync::mpsc::sync_channel(1);
         if wake.send(Wake::Now(told)).is_ok() {
-            // A kernel that is slow to take notifications does not hold up a commit that is durable.
+            // A kernel that is slow to accept notifications must not delay a commit that is durable.
             let _ = tell.recv_timeout(REFRESH_PATIENCE);
         }
     }
 
-    /// Has the kernel hand in what it holds of these files, and forget them. Waits for it: not to be called where the kernel waits for
-    /// us with one of them locked.
+    /// Makes the kernel write back and forget its pages of these files, and waits for it. Not to be called
+    /// while the kernel holds a lock on one of them and waits for this process.
     pub fn flush_caches(&self, files: &[Ino]) {
         for file in files {
-            // From 0 to the end. One that the kernel does not know has nothing to hand in.
+            // From 0 to the end. A file that the kernel does not know has nothing to write back.
             if let Err(error) = self.notifier.inval_inode(INodeNo(file.0), 0, 0) {
                 tracing::debug!(?file, %error, "the kernel holds nothing of a file");
             }
         }
     }
 
-    /// The same without waiting: for one who holds what the kernel needs to be told.
+    /// The same without waiting, for a caller that holds a lock that the notification needs.
     pub fn wake(&self) {
         let running = self.running.lock();
         if let Some(running) = running.as_ref() {
-            // A follower that has ended tells nobody any more.
+            // A follower that has ended needs no wake-up.
             let _ = running.follower.wake().send(Wake::Changed);
         }
     }
 
-    /// Unmounts and waits for the end; while somebody uses it, only with `lazy`, and then waits for him. When it fails, it is
-    /// mounted as before. May be called while another thread waits.
+    /// Unmounts and waits for the end. While the mount is in use, this works only with `lazy`, and then waits
+    /// for the users. When it fails, the mount is as before. May be called while another thread waits.
     ///
     /// # Errors
     /// `Busy`, `Io`.
@@ -280,15 +288,15 @@ impl Mounted {
         self.wait()
     }
 
-    /// The mount, if it is there, and this process has mounted it. The kernel gives device numbers again: once the session has ended well,
-    /// what is there can be another process's mount.
+    /// The mount, if it exists and this process made it. The kernel reuses device numbers: once the session
+    /// has ended without an error, a mount with this number can belong to another process.
     fn mounted(&self) -> Option<MountEntry> {
         let device = self.device.as_ref()?;
         let topmost = mountinfo::at(&self.mountpoint).ok()?.pop();
         topmost.filter(|mount| mount.kind == TYPE && mount.device == *device)
     }
 
-    /// Whether this process has mounted it, and so can unmount it.
+    /// Whether this process made the mount, and so can unmount it.
     #[must_use]
     pub const fn is_own(&self) -> bool {
         self.device.is_some()
@@ -299,7 +307,7 @@ impl Mounted {
         running.take()
     }
 
-    /// Whether it has been unmounted, or has failed, so that [`Mounted::wait`] does not wait.
+    /// Whether it has been unmounted or has failed, so that [`Mounted::wait`] does not wait.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         let running = self.running.lock();
@@ -308,7 +316,8 @@ impl Mounted {
             .is_none_or(|running| running.session.guard.is_finished())
     }
 
-    /// Returns when it has been unmounted, by whomever, and all threads have ended; at once when another thread waits already.
+    /// Returns when the mount has been unmounted by any process and all threads have ended; at once when
+    /// another thread waits already.
     ///
     /// # Errors
     /// `Io` when the session ended with an error.
@@ -325,7 +334,7 @@ impl Mounted {
         let ended = ended.or_io("the mount has failed");
         running.follower.stop();
         running.notify.finish();
-        // A session that has failed leaves a dead mount.
+        // A failed session leaves a dead mount.
         if ended.is_err()
             && let Some(mount) = self.mounted()
         {
@@ -346,7 +355,7 @@ impl Drop for Mounted {
             return;
         }
         if running.session.guard.is_finished() {
-            // What failed has been said, or is of no use to anybody any more.
+            // The error was reported before, or is of no use any more.
             if ending::join(running.session).is_ok() {
                 return;
             }

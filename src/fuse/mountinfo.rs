@@ -1,11 +1,11 @@
-//! What is mounted, as `/proc/self/mountinfo` says (proc(5)).
+//! The table of mounts, from `/proc/self/mountinfo` (proc(5)).
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, ResultExt};
 use crate::sys::mounts::unescape;
 
-/// Type of our mounts as mountinfo shows it.
+/// Type of restorefs's mounts in mountinfo.
 pub(super) const TYPE: &str = "fuse.restorefs";
 
 /// One line of mountinfo.
@@ -17,16 +17,17 @@ pub(super) struct MountEntry {
     pub(super) kind: String,
     /// major:minor.
     pub(super) device: String,
-    /// Where it is mounted.
+    /// The mountpoint.
     pub(super) mountpoint: PathBuf,
-    /// What is mounted: of ours, the repository. Whoever mounts can write anything here.
+    /// The source; for restorefs's mounts the repository. The mounting user can write any text here.
     pub(super) source: PathBuf,
-    /// Of a FUSE mount: who has mounted it, which the kernel knows.
+    /// For a FUSE mount: the user who mounted it, as recorded by the kernel.
     pub(super) user: Option<u32>,
 }
 
 impl MountEntry {
-    /// Whether what is mounted there answers: it is no FUSE mount, or one that root or one of these users has mounted.
+    /// Whether the mount can be expected to answer: it is not a FUSE mount, or root or one of these users
+    /// mounted it.
     pub(super) fn is_trusted(&self, users: &[u32]) -> bool {
         let is_fuse =
             self.kind == "fuse" || self.kind == "fuseblk" || self.kind.starts_with("fuse.");
@@ -35,7 +36,7 @@ impl MountEntry {
     }
 }
 
-/// Everything that is mounted, what came last being last.
+/// All mounts, the latest last.
 ///
 /// # Errors
 /// `Io`.
@@ -44,7 +45,7 @@ pub(super) fn all() -> Result<Vec<MountEntry>> {
     Ok(parse(&text))
 }
 
-/// What is mounted at exactly this path, the topmost last.
+/// The mounts at exactly this path, the topmost last.
 ///
 /// # Errors
 /// `Io`.
@@ -102,7 +103,7 @@ mod tests {
         assert_eq!(entries[0].source, Path::new("/srv/my repo"));
         assert_eq!(entries[2].device, "0:99");
         assert_eq!((entries[2].id, entries[2].user), (38, Some(1000)));
-        // One of an ordinary user, and one that does not tell.
+        // A mount of an ordinary user, and one without a user.
         assert!(!entries[2].is_trusted(&[33]) && entries[2].is_trusted(&[1000]));
         assert!(!entries[0].is_trusted(&[1000]) && entries[1].is_trusted(&[]));
         assert_eq!(entries.len(), 3);

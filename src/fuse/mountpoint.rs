@@ -1,4 +1,4 @@
-//! Whether a directory can be a mountpoint.
+//! Checks whether a directory can be a mountpoint.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,34 +10,36 @@ use super::options::MountOptions;
 use super::umount::trusted;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// What is to be mounted.
+/// The mount to make.
 pub(super) struct Subject<'a> {
     /// The repository's directory, where it has one.
     pub(super) repository: Option<&'a Path>,
-    /// Whether whoever mounts has the repository's lock, and so is its only daemon: one that does not answer is not alive.
+    /// Whether the mounting process holds the repository's lock. It is then the only daemon, and an existing
+    /// mount that does not answer is dead.
     pub(super) is_owner: bool,
     pub(super) options: &'a MountOptions,
-    /// Whether it is mounted by path, and not on the directory that is held.
+    /// Whether the mount is made by path, not on the held directory.
     pub(super) is_by_path: bool,
 }
 
 impl Subject<'_> {
-    /// Whose mounts are of our own kind.
+    /// The users whose mounts are accepted as restorefs's own.
     fn users(&self) -> Vec<u32> {
         let owner = self.repository.and_then(|root| root.metadata().ok());
         trusted(owner.map(|metadata| metadata.uid()))
     }
 }
 
-/// Checks the mountpoint, takes away what a process that died has left there, and answers the way to it.
+/// Checks the mountpoint, removes a dead mount that an earlier process left there, and returns the path to
+/// it.
 ///
 /// # Errors
-/// `NotFound`, `NotADirectory`, `NotEmpty`; `InvalidInput` when it lies in the repository, or the repository in it; `Busy` when a
-/// repository is mounted there already; `TimedOut` when what is mounted there does not answer; `PermissionDenied`, also where others
-/// can exchange what is on the way; `Io`.
+/// `NotFound`, `NotADirectory`, `NotEmpty`; `InvalidInput` when it lies in the repository, or contains it;
+/// `Busy` when a repository is mounted there already; `TimedOut` when the present mount does not answer;
+/// `PermissionDenied`, also where other users can replace a component of the path; `Io`.
 pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<HeldPath> {
     let users = subject.users();
-    // Before anything follows the path.
+    // This comes before anything follows the path.
     drop(HeldPath::walk(mountpoint, &users)?);
     clear_dead(mountpoint, subject)?;
     let way = HeldPath::walk(mountpoint, &users)?;
@@ -65,8 +67,8 @@ pub(super) fn prepare(mountpoint: &Path, subject: &Subject<'_>) -> Result<HeldPa
     Ok(way)
 }
 
-/// Takes away what a process of ours that died has left. What others have mounted is theirs, also when it does not answer; so is what the
-/// daemon of another repository has. Another user's FUSE mount is asked nothing.
+/// Removes a dead mount of restorefs. Mounts of other programs stay, even when they do not answer; so do
+/// mounts of another repository's daemon. FUSE mounts of other users receive no request.
 fn clear_dead(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
     let Some(held) = Held::at(mountpoint, &subject.users())? else {
         return check_answers(mountpoint, subject);
@@ -88,7 +90,7 @@ fn clear_dead(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
     Err(silent(what, mountpoint))
 }
 
-/// Refuses a mount of another user.
+/// Refuses a mountpoint in another user's mount.
 fn check_trusted(held: &Held, mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
     if held.entry.is_trusted(&subject.users()) {
         return Ok(());
@@ -108,7 +110,7 @@ fn silent(what: String, mountpoint: &Path) -> Error {
         .advise("see to it that it does, or unmount it first: umount -l DIR")
 }
 
-/// Whether the filesystem of a directory answers where nothing is mounted on it: its server may be away.
+/// Checks that the filesystem of a directory with no mount on it answers: its server may be away.
 fn check_answers(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
     let Some(held) = Held::around(mountpoint, &subject.users())? else {
         return Ok(());
@@ -123,13 +125,14 @@ fn check_answers(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
     }
 }
 
-/// Whether something is mounted at a path. What is mounted there is asked nothing.
+/// Whether a path is a mountpoint. It sends no request to the mount.
 #[must_use]
 pub fn is_mountpoint(path: &Path) -> bool {
     Held::at(path, &trusted(None)).is_ok_and(|held| held.is_some())
 }
 
-/// Checks that a mountpoint does not lie in a repository, nor the repository in it. What cannot be resolved is not known to.
+/// Checks that neither the mountpoint lies in the repository nor the repository in it. A path that cannot be
+/// resolved passes.
 ///
 /// # Errors
 /// `InvalidInput`.

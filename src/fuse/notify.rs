@@ -1,9 +1,10 @@
-//! Telling the kernel what to forget, from one thread that holds nothing.
+//! Sends cache invalidations to the kernel, from one thread that holds no lock.
 //!
 //! # Invariants
-//! Only nodes are invalidated, never names. To forget a name the kernel takes the lock of its directory, and waits for whoever holds it
-//! and waits for us: were this process killed in that moment, the thread could not die, the connection would stay, and both would wait for
-//! ever. So names that come to mean something else have no time to live, and others expire.
+//! Only nodes are invalidated, never names. To drop a name, the kernel takes the lock of its directory, and
+//! waits for a holder that may itself wait for this process: if this process were killed in that moment, the
+//! thread could not die, the connection would stay, and both would wait for ever. So names whose target
+//! changes have no time to live, and others expire.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -13,10 +14,10 @@ use fuser::{INodeNo, Notifier};
 use crate::error::{Result, ResultExt};
 use crate::tree::Ino;
 
-/// LIMIT: refreshes whose changes wait to be sent.
+/// LIMIT: refreshes with unsent changes.
 const QUEUE: usize = 1024;
 
-/// What is to be sent, and who waits for it.
+/// Changes to send, and the threads that wait for them.
 struct Notice {
     changes: Vec<Ino>,
     waiting: Vec<SyncSender<()>>,
@@ -31,8 +32,8 @@ pub(super) struct Notify {
 impl Notify {
     /// Starts the thread.
     ///
-    /// # Errors
-    /// `Io` when no thread can be had.
+    /// `Io` when no thread can be started.
+    /// `Io` when no thread can be started.
     pub(super) fn start(notifier: Notifier) -> Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
@@ -42,12 +43,12 @@ impl Notify {
         Ok(Self { sender, thread })
     }
 
-    /// Another hand of the sender.
+    /// A clone of the sender.
     pub(super) fn sender(&self) -> Sender {
         Sender(self.sender.clone())
     }
 
-    /// Waits until everything has been sent; the other senders must be gone.
+    /// Waits until all changes are sent; all other senders must be dropped first.
     pub(super) fn finish(self) {
         drop(self.sender);
         if self.thread.join().is_err() {
@@ -56,16 +57,17 @@ impl Notify {
     }
 }
 
-/// Where changes are handed in.
+/// Queues changes for the sending thread.
 #[derive(Clone)]
 pub(super) struct Sender(SyncSender<Notice>);
 
 impl Sender {
-    /// Hands changes in; never waits for the kernel. Whoever is `waiting` hears when they have been sent.
+    /// Queues changes; never waits for the kernel. The thread notifies each `waiting` channel when they are
+    /// sent.
     pub(super) fn send(&self, changes: Vec<Ino>, waiting: Vec<SyncSender<()>>) {
         match self.0.try_send(Notice { changes, waiting }) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            // The names in question also expire by themselves, after a second.
+            // The affected names also expire by themselves, after a second.
             Err(TrySendError::Full(_)) => {
                 tracing::warn!("the kernel is slow to take notifications")
             }
@@ -82,7 +84,7 @@ fn run(notifier: &Notifier, receiver: &Receiver<Notice>) {
             }
         }
         for waiting in notice.waiting {
-            // Whoever waited may have given up.
+            // The waiting thread may have given up.
             let _ = waiting.try_send(());
         }
     }

@@ -1,46 +1,48 @@
-//! Mount options as mount(8) and fstab(5) write them.
+//! Mount options in the syntax of mount(8) and fstab(5).
 
 use super::follow::Follow;
 use super::label::{Label, split_options};
 use crate::error::{Error, Result};
 use crate::tree::TreeOptions;
 
-/// What the person who mounts wants.
+/// The requested mount options.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountOptions {
-    /// Whether other users may enter (not root: needs `user_allow_other` in /etc/fuse.conf).
+    /// Whether other users may enter (users other than root need `user_allow_other` in /etc/fuse.conf).
     pub allow_other: bool,
-    /// Owner of VMs and disks; by default who mounts.
+    /// Owner of VMs and disks; by default the mounting user.
     pub uid: Option<u32>,
-    /// Group of VMs and disks; by default that of who mounts.
+    /// Group of VMs and disks; by default that of the mounting user.
     pub gid: Option<u32>,
-    /// Permission bits taken away; without it VM directories are 0700.
+    /// Permission bits to remove; without it VM directories are 0700.
     pub umask: Option<u16>,
-    /// Whether programs may be run from the mount.
+    /// Whether programs can be run from the mount.
     pub exec: bool,
-    /// Whether symlinks of a guest's tree are shown so that they stay in it.
+    /// Whether symlinks of a guest's tree are rewritten so that they stay in it.
     pub rebase: bool,
-    /// No extended attributes.
+    /// Whether extended attributes are hidden.
     pub noxattr: bool,
-    /// Whether nothing may be written, also where a daemon could (`Some(false)`: it was asked for expressly).
+    /// Whether writes are refused even where a daemon could allow them (`Some(false)`: explicitly
+    /// read-write).
     pub read_only: Option<bool>,
-    /// Patterns of the VMs that are shown; all when there is none.
+    /// Patterns of the VMs to show; empty shows all.
     pub vms: Vec<String>,
-    /// Whether the mountpoint may have something in it, which is hidden then.
+    /// Whether the mountpoint may be a directory with files, which the mount then hides.
     pub nonempty: bool,
-    /// Whether `rmdir` of a committed point forgets it.
+    /// Whether `rmdir` of a committed point removes the point.
     pub allow_forget: bool,
-    /// LIMIT: threads that serve the kernel; by default a few more than there are processors.
+    /// LIMIT: threads that serve the kernel; by default a few more than processors.
     pub threads: Option<usize>,
-    /// LIMIT: largest read in bytes that the kernel may send; by default its own.
+    /// LIMIT: largest read in bytes that the kernel may send; by default the kernel's own limit.
     pub max_read: Option<u32>,
     /// How the mount learns of new points.
     pub follow: Follow,
-    /// SELinux labels of all that is in the mount.
+    /// SELinux labels of everything in the mount.
     pub labels: Vec<Label>,
 }
 
-/// Options that are accepted and change nothing: what we do anyway, or what is for mount(8) and systemd.
+/// Options that are accepted and have no effect: restorefs always does so, or they are for mount(8) and
+/// systemd.
 const IGNORED: [&str; 21] = [
     "nodev",
     "nosuid",
@@ -68,7 +70,7 @@ const IGNORED: [&str; 21] = [
 /// LIMIT: threads of one mount.
 const THREADS_MAX: usize = 256;
 
-/// LIMIT: bytes of a pattern of names, which have 128 at most.
+/// LIMIT: bytes of a name pattern; names have at most 128.
 const PATTERN_BYTES_MAX: usize = 256;
 
 fn is_pattern(text: &str) -> bool {
@@ -83,10 +85,10 @@ fn number<T: std::str::FromStr>(name: &str, value: Option<&str>) -> Result<T> {
 }
 
 impl MountOptions {
-    /// Parses options separated by commas that are not in double quotes; may be called again to add more.
+    /// Parses options separated by commas outside double quotes; may be called again to add more.
     ///
     /// # Errors
-    /// `InvalidInput` naming the option that is unknown, or cannot be had (`rw`, `suid`, `dev`).
+    /// `InvalidInput` naming the option that is unknown or not supported (`rw`, `suid`, `dev`).
     pub fn parse(&mut self, text: &str) -> Result<()> {
         for option in split_options(text) {
             let (name, value) = match option.split_once('=') {
@@ -168,7 +170,8 @@ impl MountOptions {
         Ok(())
     }
 
-    /// What a person is warned of: that every local user could read whole disks, and what guests keep from their own users with them.
+    /// The warning for options that let every local user read whole disks, and with them files that guests
+    /// hide from their own users.
     #[must_use]
     pub fn exposure(&self) -> Option<&'static str> {
         const OTHERS: u16 = 0o005;
@@ -179,10 +182,10 @@ impl MountOptions {
         )
     }
 
-    /// Whether a tree can be written through the mount, when it `could` by whoever serves it.
+    /// Whether the tree is writable through the mount, when its server `could` write.
     ///
     /// # Errors
-    /// `InvalidInput` for options that only a mount that can be written has.
+    /// `InvalidInput` for options that only a writable mount has.
     pub fn is_writable(&self, could: bool) -> Result<bool> {
         let is_writable = could && self.read_only != Some(true);
         if !is_writable && self.read_only == Some(false) {
@@ -198,7 +201,7 @@ impl MountOptions {
         Ok(is_writable)
     }
 
-    /// How a tree is shown under these options by a process of that user and group; `writable` if it owns the repository.
+    /// The tree options for a process of this user and group; `writable` if it owns the repository.
     #[must_use]
     pub fn tree_options(&self, euid: u32, egid: u32, writable: bool) -> TreeOptions {
         TreeOptions {

@@ -1,8 +1,8 @@
-//! What both adapters answer in the same way, and the constants of the protocol that they share.
+//! Replies that both adapters give in the same way, and the constants of the protocol that they share.
 
 use fuser::{Errno, Generation, ReplyEmpty, ReplyXattr};
 
-/// What a handler answers.
+/// The result of a handler.
 pub(super) type Answer<T> = Result<T, Errno>;
 
 /// Inode numbers are never reused, so there is one generation.
@@ -11,10 +11,10 @@ pub(super) const GENERATION: Generation = Generation(0);
 pub(super) const BACKGROUND: u16 = 64;
 /// LIMIT: longest name (ext4, XFS and NTFS: 255 characters).
 pub(super) const NAME_MAX: u32 = 255;
-/// The unit that statfs counts in.
+/// The unit in which statfs counts.
 pub(super) const STATFS_BLOCK: u32 = 4096;
 
-/// Answers a request that has no result of its own.
+/// Replies to a request that has no result of its own.
 pub(super) fn empty(answer: Answer<()>, reply: ReplyEmpty) {
     match answer {
         Ok(()) => reply.ok(),
@@ -22,7 +22,8 @@ pub(super) fn empty(answer: Answer<()>, reply: ReplyEmpty) {
     }
 }
 
-/// Answers with the length when that is what was asked, ERANGE when the caller's buffer is too small.
+/// Replies with the length when the kernel asks for it, with ERANGE when the caller's buffer is too small,
+/// else with the value.
 pub(super) fn sized(value: &[u8], size: u32, reply: ReplyXattr) {
     match u32::try_from(value.len()) {
         Ok(length) if size == 0 => reply.size(length),

@@ -10,23 +10,23 @@ use super::held_path::HeldPath;
 use super::mountinfo::{self, MountEntry, TYPE};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// LIMIT: how often a busy mount is tried again, and how long is waited between: half a second in all.
+/// LIMIT: attempts for a busy mount; with the pauses between them, half a second in all.
 const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 const BUSY_ADVICE: &str = "close what uses it (fuser -vm DIR), or unmount lazily";
 
-/// Takes a mount away at once; who still uses it keeps it until done.
+/// Removes a mount from the tree at once; its present users keep it until they are done.
 pub(super) fn detach(entry: &MountEntry) -> Result<()> {
     unmount_by(entry, UnmountFlags::DETACH, &["-u", "-z", "--"])
 }
 
-/// Unmounts what is mounted at a path, with `lazy` also while somebody uses it.
+/// Unmounts the mount at a path; with `lazy` even while it is in use.
 ///
 /// # Errors
 /// `InvalidInput` when no repository is mounted there; `Busy`; `PermissionDenied`; `Io`.
 pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
-    // Held only as long as it is looked at: what is held is busy.
+    // The descriptor is held only for the check: a held mount is busy.
     let entry = match Held::at(mountpoint, &trusted(None))? {
         Some(held) if held.entry.kind == TYPE => held.entry,
         _ => return Err(Error::invalid("no repository is mounted there").at_path(mountpoint)),
@@ -37,7 +37,7 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
     let mut tries = 0;
     loop {
         match unmount_by(&entry, UnmountFlags::empty(), &["-u", "--"]) {
-            // The kernel lets go of a file a moment after its last user has closed it.
+            // The kernel releases a file a moment after its last user has closed it.
             Err(e) if e.kind() == ErrorKind::Busy && tries < BUSY_TRIES => {
                 tries += 1;
                 std::thread::sleep(BUSY_PAUSE);
@@ -47,16 +47,17 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
     }
 }
 
-/// Takes away a repository's mount that does not answer, by force: whoever waits for it is told that nobody is there. `false` when it
-/// answers, none is there, or somebody else than root, `owner` (the repository's) and this user has mounted it: that one is asked
-/// nothing. For those who know that its process has been ended.
+/// Removes a repository's mount that does not answer, by force: processes that wait for it receive an error.
+/// `false` when it answers, when there is none, or when it belongs to another user than root, `owner` (the
+/// repository's) and this user: such a mount receives no request. For callers that know that its process has
+/// ended.
 ///
 /// # Errors
 /// `PermissionDenied`, `Io`.
 pub fn umount_silent(mountpoint: &Path, owner: Option<u32>) -> Result<bool> {
     let held = match Held::at(mountpoint, &trusted(owner)) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-        // The way leads through what another user has put there: nothing of ours can be at its end.
+        // The path leads through another user's mount or directory: nothing at its end can be restorefs's.
         Err(e) if matches!(e.kind(), ErrorKind::Busy | ErrorKind::PermissionDenied) => {
             tracing::warn!(error = %e.report(), "a mountpoint cannot be reached, and is left alone");
             return Ok(false);
@@ -71,24 +72,25 @@ pub fn umount_silent(mountpoint: &Path, owner: Option<u32>) -> Result<bool> {
     }
 }
 
-/// Whether a repository is mounted at a path by root, its `owner` or this user. What is mounted there is asked nothing.
+/// Whether root, the repository's `owner` or this user mounted a repository at a path. It sends no request to
+/// the mount.
 #[must_use]
 pub fn is_ours(mountpoint: &Path, owner: Option<u32>) -> bool {
     let held = Held::at(mountpoint, &trusted(owner)).ok().flatten();
     held.is_some_and(|held| held.is_ours(&trusted(owner)))
 }
 
-/// Users whose mounts this process believes to be of its own kind.
+/// The users whose mounts this process accepts as restorefs's own.
 pub(super) fn trusted(owner: Option<u32>) -> Vec<u32> {
     let own = rustix::process::geteuid().as_raw();
     owner.into_iter().chain([own]).collect()
 }
 
-/// Unmounts what dead processes have left of a repository's mounts, wherever they are, and answers where they were. Mounts of others than
-/// root, the repository's `owner` and this user are left alone, whatever they call themselves.
+/// Unmounts dead mounts of a repository, wherever they are, and returns their mountpoints. Mounts of other
+/// users than root, the repository's `owner` and this user stay, whatever their type and source.
 ///
 /// # Errors
-/// `Io` when the mounts cannot be listed; what cannot be unmounted is said in the log.
+/// `Io` when the mounts cannot be listed; a mount that cannot be unmounted is logged.
 pub fn umount_dead(repository: &Path, owner: Option<u32>) -> Result<Vec<PathBuf>> {
     let users = trusted(owner);
     let mut cleared = Vec::new();
@@ -109,7 +111,7 @@ pub fn umount_dead(repository: &Path, owner: Option<u32>) -> Result<Vec<PathBuf>
     Ok(cleared)
 }
 
-/// Unmounts this mount, and nothing that somebody has put in its place meanwhile.
+/// Unmounts this mount, and never one that has replaced it meanwhile.
 fn unmount_by(entry: &MountEntry, flags: UnmountFlags, helper: &[&str]) -> Result<()> {
     let mountpoint = &entry.mountpoint;
     match HeldPath::walk(mountpoint, &trusted(None))?.unmount(entry.id, flags) {
@@ -118,7 +120,7 @@ fn unmount_by(entry: &MountEntry, flags: UnmountFlags, helper: &[&str]) -> Resul
             let what = "it is not mounted there any more";
             return Err(Error::invalid(what).at_path(mountpoint));
         }
-        // Not root: the setuid helper knows who mounted.
+        // This process is not root: the setuid helper knows which user mounted.
         Err(rustix::io::Errno::PERM) => {}
         Err(e) => {
             let error = Error::io("cannot unmount", e.into()).at_path(mountpoint);

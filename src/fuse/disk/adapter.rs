@@ -1,4 +1,4 @@
-//! fuser's trait over a list of disks: translation and nothing else.
+//! Implements fuser's trait over a list of disks. It only translates.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -18,13 +18,13 @@ use crate::fuse::reply::{Answer, BACKGROUND, GENERATION, NAME_MAX, STATFS_BLOCK,
 use crate::sys::hole;
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 
-/// Nothing here ever changes.
+/// Nothing in this mount ever changes.
 const TTL: Duration = Duration::from_secs(86_400);
-/// Inode number of the first file; those of the others follow.
+/// Inode number of the first file; the numbers of the others follow.
 const FIRST_FILE: u64 = INodeNo::ROOT.0 + 1;
 
 thread_local! {
-    /// The buffer of this thread's reads.
+    /// This thread's buffer for reads.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -79,8 +79,8 @@ impl DiskAdapter {
         })
     }
 
-    /// Runs a request on a disk. Whatever went wrong, the device says "I/O error": other numbers have meanings of their own to the loop
-    /// driver and to filesystems. The reason is noted.
+    /// Runs a request on a disk. Every failure becomes EIO: other errors have special meanings for the loop
+    /// driver and for filesystems. The reason is recorded.
     fn work<T>(
         &self,
         node: INodeNo,
@@ -128,7 +128,7 @@ impl Filesystem for DiskAdapter {
             tracing::debug!(nearest, "another number of requests in flight");
         }
         if let Err(nearest) = config.set_max_readahead(u32::MAX) {
-            // The answer is the highest that is allowed.
+            // The error contains the highest value that is allowed.
             let _ = config.set_max_readahead(nearest);
         }
         Ok(())
@@ -219,7 +219,7 @@ impl Filesystem for DiskAdapter {
             Content::Scratch(disk, _) => disk.write_at(offset, data),
         });
         match answer {
-            // As long as the request, which has 32 bits for it.
+            // The length is that of the request, which has 32 bits for it.
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(errno) => reply.error(errno),
         }
@@ -235,7 +235,8 @@ impl Filesystem for DiskAdapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        // What the driver makes of a discard, and of zeroes that are written: the range reads as zero, and the size stays.
+        // The driver sends these modes for a discard and for write-zeroes: the range reads as zero, and the
+        // size stays.
         let zeroes = [
             libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
             libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
@@ -277,7 +278,7 @@ impl Filesystem for DiskAdapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // Sent at every close until it is answered so.
+        // The kernel sends it at every close until it receives this error.
         reply.error(Errno::ENOSYS);
     }
 

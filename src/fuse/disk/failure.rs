@@ -1,14 +1,15 @@
-//! Requests that have failed: the kernel passes on three letters, so the reason is kept and logged here.
+//! Failed requests: the kernel passes on only an errno, so this module records and logs the reason.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, ErrorKind};
 use crate::types::sync::Mutex;
 
-/// LIMIT: failures of one file that are logged one by one; later ones at each doubling of their number.
+/// LIMIT: failures of one file that are logged individually; later ones only at each doubling of their
+/// number.
 const LOGGED_MAX: u64 = 100;
 
-/// Keeps the reasons of failed requests, and logs them.
+/// Records the reasons of failed requests, and logs them.
 pub(super) struct Failures {
     name: String,
     count: AtomicU64,
@@ -24,7 +25,7 @@ impl Failures {
         }
     }
 
-    /// Notes a failure of what was asked for.
+    /// Records a failed operation.
     pub(super) fn note(&self, what: &'static str, error: &Error) {
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let report = error.report();

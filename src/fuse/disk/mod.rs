@@ -1,13 +1,15 @@
-//! A mount of whole disks: a flat directory with a file for each, for one who hands them on to the kernel as block devices.
+//! A mount of whole disks: a flat directory with one file for each, for a caller that passes them to the
+//! kernel as block devices.
 //!
 //! # Invariants
-//! - The set of files, their names and sizes are fixed when it is mounted.
-//! - Only who mounts may enter; nothing in it can be run, and it has no devices.
-//! - A disk that cannot be read or written is an error of that request alone. It is counted, and logged a bounded number of times.
+//! - The set of files, their names and sizes are fixed at mount time.
+//! - Only the mounting user may enter; the mount is `noexec` and `nodev`.
+//! - A failed read or write of a disk fails only that request. Failures are counted, and logged a limited
+//!   number of times.
 //!
 //! # Why
-//! A connection of its own beside the tree's: opens are sent here, there are no names to look up later, and it lives as long as its
-//! devices.
+//! The disks have their own connection beside the tree's: this one handles opens, has no names to look up
+//! later, and lives as long as its devices.
 
 mod adapter;
 mod failure;
@@ -25,22 +27,23 @@ use super::ending;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// Extended attribute of a file: bytes that its scratch space takes.
+/// Extended attribute of a file: bytes of its scratch space.
 pub const SCRATCH_BYTES: &str = "user.restorefs.scratch_bytes";
-/// Extended attribute of a file: how many requests have failed.
+/// Extended attribute of a file: number of failed requests.
 pub const FAILED_REQUESTS: &str = "user.restorefs.failed_requests";
-/// Extended attribute of a file: why the last one did.
+/// Extended attribute of a file: reason of the last failure.
 pub const LAST_ERROR: &str = "user.restorefs.last_error";
 
-/// Threads beyond one for each processor: one that waits for the repository's disk does not serve others.
+/// Threads beyond one for each processor, because a thread that waits for the repository's disk serves no
+/// other request.
 const SPARE_THREADS: usize = 6;
 
-/// What a file is.
+/// Content of a file.
 #[derive(Clone)]
 pub enum Content {
-    /// It is read only.
+    /// Read-only.
     Fixed(Arc<dyn ReadAt>),
-    /// It is written as well; what is written takes space in that file.
+    /// Writable; the writes take space in that file.
     Scratch(Arc<dyn WriteAt>, Arc<File>),
 }
 
@@ -60,14 +63,14 @@ struct DiskFile {
     failures: Failures,
 }
 
-/// A mount that is served by threads of this process.
+/// A mount that threads of this process serve.
 #[derive(Debug)]
 pub struct DiskMount {
     session: BackgroundSession,
     mountpoint: PathBuf,
 }
 
-/// Mounts files of these names, which must be plain and differ from each other.
+/// Mounts files with these names, which must be plain and unique.
 ///
 /// # Errors
 /// `PermissionDenied`; `NotFound` without the kernel's FUSE; `Io`.
@@ -118,7 +121,7 @@ pub fn mount(files: Vec<(String, Content)>, mountpoint: &Path) -> Result<DiskMou
 }
 
 impl DiskMount {
-    /// Returns when it has been unmounted, by whomever, and all threads have ended.
+    /// Returns when the mount has been unmounted by any process and all threads have ended.
     ///
     /// # Errors
     /// `Io` when the session ended with an error.

@@ -1,4 +1,4 @@
-//! Attributes as the tree shows them, and what the person who mounts may say about them.
+//! Attributes that the tree shows, and the mount options that affect them.
 
 use jiff::Timestamp;
 
@@ -7,13 +7,15 @@ use crate::guest::fs::{self, FileType, Time};
 use crate::guest::worker::Isolation;
 use crate::types::{Memory, VmName, pattern};
 
-/// Permission bits of a VM's directory unless a umask is given: what is below is as private as the disks themselves.
+/// Permission bits of a VM's directory without a umask: everything below is as private as the disks
+/// themselves.
 const VM_MODE: u16 = 0o700;
 /// Permission bits of other directories of the tree itself.
 const DIRECTORY_MODE: u16 = 0o755;
 /// Permission bits of files of the tree itself.
 const FILE_MODE: u16 = 0o444;
-/// Permission bits of whole disks and volumes: only who may read all files may read these.
+/// Permission bits of whole disks and volumes: they contain all files of the guest, so only privileged users
+/// may read them.
 const DISK_MODE: u16 = 0o440;
 
 /// Permission bits of the disks of a session.
@@ -21,15 +23,15 @@ const OPEN_DISK_MODE: u16 = 0o600;
 /// Permission bits of the other files of a session.
 const OPEN_FILE_MODE: u16 = 0o644;
 
-/// Attributes of a node of the mounted tree; of files the size is exact.
+/// Attributes of a node of the mounted tree; the size of a file is exact.
 pub type Attributes = fs::Attributes<Ino>;
 
-/// How long an answer stays true.
+/// How long a reply stays valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttl {
     /// For ever: committed content.
     Committed,
-    /// Until a refresh says otherwise: names of VMs and points, `latest`.
+    /// Until a refresh reports a change: names of VMs and points, `latest`.
     Changing,
     /// Not at all: documents that grow.
     Nothing,
@@ -40,39 +42,39 @@ pub enum Ttl {
 pub struct Found {
     /// Its attributes.
     pub attributes: Attributes,
-    /// How long the name means this node.
+    /// How long the name refers to this node.
     pub entry_ttl: Ttl,
-    /// How long the attributes are right.
+    /// How long the attributes are valid.
     pub attribute_ttl: Ttl,
 }
 
 /// How a tree is shown.
 #[derive(Debug, Clone, Default)]
 pub struct TreeOptions {
-    /// Owner of what the tree itself shows; with `single_user` of everything.
+    /// Owner of the tree's own nodes; with `single_user` of all nodes.
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-    /// Permission bits taken away from what the tree itself shows; `None` makes VM directories private (0700).
+    /// Permission bits to remove from the tree's own nodes; `None` makes VM directories private (0700).
     pub umask: Option<u16>,
-    /// A mount by an ordinary user: everything is his, with `u+rX`; the true owner and mode of guest files are in the xattrs
-    /// `user.restorefs.{uid,gid,mode}`.
+    /// A mount by an ordinary user: that user owns every node, with `u+rX`. The true owner and mode of guest
+    /// files are in the xattrs `user.restorefs.{uid,gid,mode}`.
     pub single_user: bool,
-    /// Symlinks of a guest's tree lead where they would in the guest, and never out of it.
+    /// Symlinks of a guest's tree lead where they would in the guest, and never out of the tree.
     pub rebase: bool,
-    /// No extended attributes: faster `ls -l`, `rsync` without `-X`.
+    /// Hides extended attributes: faster `ls -l`, and `rsync` without `-X`.
     pub noxattr: bool,
-    /// Only VMs whose name fits one of these patterns are shown; all when there is none.
+    /// Shows only VMs whose name matches one of these patterns; all when there is none.
     pub vms: Vec<String>,
-    /// Whether this process owns the repository and so may keep things in `cache/`.
+    /// Whether this process owns the repository, and so may write to `cache/`.
     pub writable: bool,
     /// Where the readers of guests' filesystems run.
     pub isolation: Isolation,
-    /// What may be kept in memory.
+    /// Memory limits.
     pub memory: Memory,
 }
 
-/// What a node of the tree itself looks like.
+/// Kind of appearance of the tree's own nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NodeLook {
     Directory,
@@ -87,7 +89,7 @@ pub(super) enum NodeLook {
 }
 
 impl TreeOptions {
-    /// Whether a VM is shown; case does not matter.
+    /// Whether a VM is shown; the comparison ignores case.
     pub(super) fn shows(&self, vm: &VmName) -> bool {
         let name = vm.folded();
         let mut patterns = self.vms.iter();
@@ -156,7 +158,7 @@ impl TreeOptions {
     }
 }
 
-/// A timestamp of a sidecar as a time of a file.
+/// A timestamp of a sidecar as a file time.
 pub(super) fn time(at: Timestamp) -> Time {
     let nanoseconds = at.subsec_nanosecond();
     match u32::try_from(nanoseconds) {
@@ -164,7 +166,7 @@ pub(super) fn time(at: Timestamp) -> Time {
             seconds: at.as_second(),
             nanoseconds,
         },
-        // Before 1970 jiff's fraction is negative.
+        // jiff's fraction is negative before 1970.
         Err(_) => Time {
             seconds: at.as_second().saturating_sub(1),
             nanoseconds: u32::try_from(1_000_000_000 + nanoseconds).unwrap_or(0),

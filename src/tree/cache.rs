@@ -1,8 +1,8 @@
-//! Bounded memory of what was opened: the slow thing is made once, whoever asks at the same time waits for it.
+//! Bounded caches of opened objects: each is opened once, and concurrent callers wait for it.
 //!
 //! # Concurrency
-//! The lock of a [`Flights`] is never held while something is made; the lock of one entry is, so that others wait for that
-//! entry only.
+//! The lock of a [`Flights`] is never held while a value is made. The lock of one entry is, so that other
+//! callers wait for that entry only.
 
 use std::hash::Hash;
 use std::num::NonZeroUsize;
@@ -15,7 +15,7 @@ use crate::types::sync::Mutex;
 
 type Slot<V> = Arc<Mutex<Option<V>>>;
 
-/// An LRU by count whose values are made by one thread each.
+/// An LRU bounded by count, in which one thread makes each value.
 pub(super) struct Flights<K, V> {
     slots: Mutex<LruCache<K, Slot<V>>>,
 }
@@ -28,7 +28,7 @@ impl<K: Hash + Eq, V: Clone> Flights<K, V> {
         }
     }
 
-    /// The value, made by `make` when there is none that is `valid`. An error is not kept.
+    /// The value; `make` makes it when there is none that is `valid`. An error is not kept.
     pub(super) fn get_or(
         &self,
         key: K,
@@ -47,7 +47,7 @@ impl<K: Hash + Eq, V: Clone> Flights<K, V> {
         Ok(made)
     }
 
-    /// The value if it is there already; never waits.
+    /// The value if it is there already; does not wait.
     pub(super) fn peek(&self, key: &K) -> Option<V> {
         let slot = self.slots.lock().get(key).cloned()?;
         let value = slot.try_lock()?;
@@ -83,7 +83,7 @@ mod tests {
         });
         assert_eq!(made.load(Ordering::SeqCst), 1);
         assert_eq!(flights.peek(&1), Some(5));
-        // Not valid any more: made again. An error is not kept.
+        // The value is not valid any more, so it is made again.
         assert_eq!(flights.get_or(1, |v| *v > 5, || Ok(6)).unwrap(), 6);
         let failed = flights.get_or(2, |_| true, || Err(crate::error::Error::invalid("no")));
         assert!(failed.is_err());

@@ -1,4 +1,4 @@
-//! The disks of points: opened when first read, a bounded number of them at a time.
+//! The disks of points: opened at the first read, a bounded number at a time.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::repo::sidecar::point::Point;
 use crate::types::PointId;
 use crate::types::width::u64_from_usize;
 
-/// LIMIT: open disks. Each knows the ids of its layers; the layers themselves are bounded by the pool.
+/// LIMIT: open disks. Each holds the ids of its layers; the pool limits the layers themselves.
 const DISKS_OPEN: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// LIMIT: sidecars of points kept decoded.
 const POINTS_KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
@@ -49,7 +49,7 @@ impl Disks {
         )
     }
 
-    /// What a point is, from its own sidecar: the index only finds it. While the sidecar cannot be read, what the index says.
+    /// The facts about a point from its own sidecar; from the index while the sidecar cannot be read.
     pub(super) fn facts(&self, view: &PointView) -> PointEntry {
         match self.point(view) {
             Ok(point) => PointEntry::of(&point, view.entry.point_blake3, view.entry.serial),
@@ -57,7 +57,7 @@ impl Disks {
         }
     }
 
-    /// What is known of the disk at that position.
+    /// The index entry of the disk at that position.
     pub(super) fn entry(&self, view: &PointView, index: usize) -> Result<DiskEntry> {
         let mut disks = self.facts(view).disks;
         if index < disks.len() {
@@ -80,7 +80,7 @@ impl Disks {
             .get_or((view.entry.point_id, index), |_| true, make)
     }
 
-    /// All disks of a point, none of them opened yet.
+    /// All disks of a point; none is opened yet.
     pub(super) fn all(self: &Arc<Self>, view: &Arc<PointView>) -> Vec<Arc<dyn ReadAt>> {
         self.facts(view)
             .disks
@@ -90,7 +90,7 @@ impl Disks {
             .collect()
     }
 
-    /// The first `size_bytes` of a disk, opened when it is read.
+    /// The first `size_bytes` of a disk, which is opened when it is read.
     pub(super) fn lazy(
         self: &Arc<Self>,
         view: &Arc<PointView>,
@@ -106,7 +106,7 @@ impl Disks {
     }
 }
 
-/// A disk that is looked up at each read, so that the bound of open disks holds whoever refers to it.
+/// A disk that is looked up at each read, so that the limit of open disks holds for all its users.
 struct LazyDisk {
     disks: Arc<Disks>,
     point: Arc<PointView>,

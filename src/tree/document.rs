@@ -1,8 +1,8 @@
 //! The documents of a point: `info.json` and `volumes.json`.
 //!
 //! # Why
-//! Their size must be known at stat, so they are made whole. What they say may grow; each version has an inode of its
-//! own, so that no reader sees a mixture.
+//! Their size must be known at stat, so they are generated whole. Their content may grow; each version has
+//! its own inode, so that no reader sees a mixture.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::repo::sidecar::state::State;
 
 /// A document's bytes.
 pub(super) fn bytes(value: &Value) -> Vec<u8> {
-    // Values always encode.
+    // Encoding a value never fails.
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
     text.into_bytes()
@@ -41,7 +41,7 @@ fn disk(disk: &PointDisk) -> Value {
     })
 }
 
-/// `info.json`. What cannot be read is said under `damage`; the rest is from the index.
+/// `info.json`. Unreadable parts are listed under `damage`; the rest is from the index.
 pub(super) fn info(
     view: &PointView,
     point: &Result<std::sync::Arc<Point>>,
@@ -87,7 +87,7 @@ pub(super) fn info(
     if let (false, Value::Object(fields)) = (damage.is_empty(), &mut info) {
         fields.insert("damage".to_owned(), json!(damage));
     }
-    // What changes about a point and this release does not know: checks, locks, copies.
+    // Members of the state that this release does not know: checks, locks, copies.
     if let (Ok(state), Value::Object(fields)) = (state, &mut info) {
         for (name, value) in state.unknown.iter() {
             fields.entry(name.clone()).or_insert_with(|| value.clone());
@@ -111,8 +111,8 @@ fn filesystem(info: &FsInfo) -> Value {
     })
 }
 
-/// What is found of the volumes: the content of `volumes.json`, and what the point's state keeps. `trouble` tells what is wrong with the
-/// reader of a volume, `attributes` those of the top of a tree.
+/// The volumes of a point: the content of `volumes.json`, which the point's state also keeps. `trouble` gives
+/// the fault of a volume's reader, `attributes` those of the top of a tree.
 pub(super) fn volumes(
     known: &Volumes,
     trouble: impl Fn(&Volume) -> Option<Trouble>,
@@ -132,10 +132,10 @@ pub(super) fn volumes(
     })
 }
 
-/// The tops of `files/` and its like, as [`volumes`] has written them.
+/// The tops of `files/` and of further trees, as [`volumes`] wrote them.
 #[derive(Debug, Deserialize)]
 pub(super) struct Tops {
-    /// The first is that of `files/`.
+    /// The first one is that of `files/`.
     #[serde(default)]
     pub(super) files: Vec<Top>,
 }
@@ -145,7 +145,7 @@ pub(super) struct Tops {
 pub(super) struct Top {
     /// Its name in the point's directory.
     pub(super) name: String,
-    /// Attributes of the guest's directory; `None` where it is one of ours.
+    /// Attributes of the guest's directory; `None` where the top is a directory of the tree itself.
     #[serde(default)]
     pub(super) attributes: Option<Attributes>,
 }

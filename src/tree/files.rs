@@ -1,9 +1,10 @@
 //! `files/`: the guests' own trees, joined from the volumes of a point.
 //!
 //! # Invariants
-//! - Each mount of a plan is an *instance* with inodes of its own, also when it shows a volume that another one shows: a directory is at
-//!   one place only, and a volume mounted within itself is no loop.
-//! - The number of an instance (8 bits of its inodes, above those of volumes) is its position, as long as all volumes could be read.
+//! - Each mount of a plan is an *instance* with its own inodes, even when two mounts show one volume: a
+//!   directory is at one place only, and a volume mounted within itself is not a loop.
+//! - The number of an instance (8 bits of its inodes, above those of volumes) is its position, as long as all
+//!   volumes are readable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,23 +17,23 @@ use crate::guest::system::{
     FileLocation, Files as Plan, MountAt, System as PlannedSystem, Unjoined,
 };
 
-/// Numbers of instances in inodes; those below are volumes'.
+/// First number of an instance in inodes; smaller ones are volumes'.
 const NUMBER_FIRST: u8 = 128;
-/// LIMIT: of them.
+/// LIMIT: instances with a number.
 const NUMBER_COUNT: usize = 127;
 /// The name of the default system's tree.
 pub(super) const NAME: &str = "files";
 
-/// A filesystem, or a part of one, at one place of one tree.
+/// A filesystem, or a part of one, at one place in one tree.
 pub(super) struct Instance {
-    /// Its number in inodes; `None`: its inodes come from the table.
+    /// Its number in inodes; `None` when the table numbers its inodes.
     pub(super) number: Option<u8>,
     pub(super) volume: Arc<VolumeNode>,
-    /// The directory that is shown.
+    /// The directory of the filesystem that it shows.
     pub(super) root: GuestIno,
-    /// The directory that it covers, and whose instance that is; `None` at the top of a tree.
+    /// The directory that it covers, and the instance of that directory; `None` at the top of a tree.
     pub(super) over: Option<(usize, GuestIno)>,
-    /// Which tree.
+    /// Position of the tree.
     pub(super) tree: usize,
     /// Path in the tree, absolute.
     path: Vec<u8>,
@@ -42,7 +43,7 @@ pub(super) struct Instance {
 pub(super) enum Top {
     /// A guest's directory.
     Instance(usize),
-    /// A directory of ours with one for each filesystem.
+    /// A directory of the tree itself, with one entry for each filesystem.
     Several(Vec<(String, usize)>),
 }
 
@@ -50,7 +51,7 @@ pub(super) enum Top {
 pub(super) struct FileTree {
     pub(super) name: String,
     pub(super) top: Top,
-    /// What the system calls itself.
+    /// The system's own name.
     system: Option<String>,
     pub(super) unjoined: Vec<Unjoined>,
     /// Remarks for people.
@@ -66,7 +67,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// The trees of a plan over these volumes; numbers are given when `complete`.
+    /// The trees of a plan over these volumes; instances get numbers only when `complete`.
     pub(super) fn new(
         plan: Plan,
         left_out: Vec<Unjoined>,
@@ -147,7 +148,7 @@ impl Files {
         }
     }
 
-    /// The instance of that volume which a path of the tree lies in: the one with the longest path above it.
+    /// The instance of that volume that contains a path of the tree: the one with the longest path above it.
     fn instance_above(
         &self,
         tree: usize,
@@ -167,7 +168,7 @@ impl Files {
             .filter(|(_, instance)| {
                 instance.tree == tree && Arc::ptr_eq(&instance.volume, volume) && is_above(instance)
             })
-            // Of several at one path the last one covers the others.
+            // At one path the last instance covers the others.
             .max_by_key(|(at, instance)| (instance.path.len(), *at))
             .map(|(at, _)| at)
     }
@@ -197,7 +198,7 @@ impl Files {
         Some(at)
     }
 
-    /// Whether a number of a volume in an inode is that of an instance.
+    /// Whether the volume number in an inode is that of an instance.
     pub(super) const fn is_number(number: u8) -> bool {
         number >= NUMBER_FIRST
     }
@@ -214,10 +215,10 @@ impl Files {
             .position(|instance| instance.number == Some(number))
     }
 
-    /// What is shown at a directory of an instance: itself, or the root of what is mounted there.
+    /// The directory shown at a directory of an instance: itself, or the root of the mount on it.
     pub(super) fn shown(&self, instance: usize, ino: GuestIno) -> (usize, GuestIno) {
         let mut here = (instance, ino);
-        // Mounts upon mounts; each is used once, so this ends.
+        // Mounts may be stacked. Each is used once, so this ends.
         for _ in 0..=self.covers.len() {
             let Some((at, mounted)) = self
                 .covers
@@ -231,7 +232,7 @@ impl Files {
         here
     }
 
-    /// What `volumes.json` says of the trees; `attributes` are those of their tops.
+    /// Describes the trees for `volumes.json`; `attributes` gives those of their tops.
     pub(super) fn describe(&self, attributes: impl Fn(usize) -> Option<Value>) -> Value {
         let trees = self.trees.iter().enumerate();
         trees

@@ -4,22 +4,22 @@
 //! | bits | meaning |
 //! |---|---|
 //! | 63 to 40 | serial of the point or VM (`src/FORMATS.md`); 0: the root, and numbers from the table |
-//! | 39 to 32 | volume: 0 is what the tree itself shows, 1 to 254 are guests' filesystems |
+//! | 39 to 32 | volume: 0 is the tree itself, 1 to 254 are guests' filesystems |
 //! | 31 to 0 | inode in the guest, or one of the constants in [`low`] |
 //!
-//! These are the parts of a number *before it is spread*: its upper half is laid over the lower one by XOR, which is undone in the same
-//! way.
+//! These are the parts of a number *before it is spread*: its upper half is combined with the lower one by
+//! XOR; the same operation reverses it.
 //!
-//! What does not pack (a guest inode beyond 32 bits, the 255th volume) gets a number from the [`Table`], as
+//! A guest inode beyond 32 bits, or a 255th volume, does not fit. It gets a number from the [`Table`], as
 //! serial 0, volume 255.
 //!
 //! # Why
-//! The kernel uses the inode number as the node's id, so that no table of nodes is needed: any number can be resolved at any time,
-//! also one that an NFS client kept over a restart.
+//! The kernel uses the inode number as the node's id, so that no table of nodes is needed: any number can be
+//! resolved at any time, including one that an NFS client kept over a restart.
 //!
-//! Numbers are spread because the kernel's table of inodes makes its key of a product with the address of the superblock, of which the
-//! lower bits depend on the lower bits of the number only: 100,000 points with the same lower half would share 64 of its rows, and each
-//! listing walk along rows of thousands.
+//! Numbers are spread because of the kernel's inode hash: its key is a product with the address of the
+//! superblock, whose lower bits depend only on the lower bits of the number. 100,000 points with the same
+//! lower half would share 64 of its rows, and each listing would walk rows of thousands of entries.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -32,7 +32,7 @@ use crate::types::SessionId;
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// The lower 32 bits of what the tree itself shows (volume 0).
+/// The lower 32 bits of the tree's own nodes (volume 0).
 pub(super) mod low {
     /// The directory of a VM or point.
     pub(in crate::tree) const SELF: u32 = 1;
@@ -44,11 +44,11 @@ pub(super) mod low {
     pub(in crate::tree) const DISKS: u32 = 4;
     /// `volumes/`.
     pub(in crate::tree) const VOLUMES: u32 = 5;
-    /// `files`, or `files@...`: plus its position.
+    /// `files`, or `files@...`: plus the tree's position.
     pub(in crate::tree) const FILES: u32 = 0x0500_0000;
-    /// An attached file: plus its position.
+    /// An attached file: plus the file's position.
     pub(in crate::tree) const ATTACHED_FILE: u32 = 0x0100_0000;
-    /// A disk: plus its position.
+    /// A disk: plus the disk's position.
     pub(in crate::tree) const DISK: u32 = 0x0200_0000;
     /// A directory below `volumes/`: plus 24 bits of the hash of its path.
     pub(in crate::tree) const VOLUME_DIR: u32 = 0x0300_0000;
@@ -64,9 +64,9 @@ pub(super) mod low {
     pub(in crate::tree) const DOCUMENT_MASK: u32 = 0x3fff_ffff;
 }
 
-/// Volume of numbers from the table; never that of a packed number.
+/// Volume of numbers from the table; packed numbers never have it.
 const TABLE_VOLUME: u8 = 255;
-/// LIMIT: numbers in the table (ours); about 100 bytes each.
+/// LIMIT: numbers in the table (our limit); about 100 bytes each.
 const TABLE_MAX: usize = 1 << 20;
 
 /// An inode number of the mount.
@@ -77,7 +77,7 @@ impl Ino {
     /// The root directory.
     pub const ROOT: Self = Self(1);
 
-    /// Packs the three parts; of `serial` 24 bits are kept.
+    /// Packs the three parts; it keeps 24 bits of `serial`.
     #[must_use]
     pub const fn pack(serial: u32, volume: u8, low: u32) -> Self {
         let [_, a, b, c] = serial.to_be_bytes();
@@ -87,7 +87,7 @@ impl Ino {
         ])))
     }
 
-    /// Lays the upper half over the lower one; a second time undoes it.
+    /// Combines the upper half with the lower one; a second call reverses it.
     const fn spread(number: u64) -> u64 {
         number ^ (number >> 32)
     }
@@ -135,7 +135,7 @@ impl fmt::Debug for Ino {
     }
 }
 
-/// What a number from the table stands for.
+/// The inode that a number from the table represents.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Far {
     /// Serial of the point.
@@ -146,16 +146,16 @@ pub(super) struct Far {
     pub(super) volume: String,
 }
 
-/// What the volume of a [`Far`] begins with when it is an instance of `files/`; no path of a volume does.
+/// Prefix of the volume in a [`Far`] for an instance of `files/`; no path of a volume begins with it.
 const INSTANCE: &str = "files#";
 
 impl Far {
-    /// The volume of files in the instance at that position.
+    /// The value of `volume` for files in the instance at that position.
     pub(super) fn of_instance(at: usize) -> String {
         format!("{INSTANCE}{at}")
     }
 
-    /// The position of the instance, if it is one.
+    /// The position of the instance, if `volume` names one.
     pub(super) fn instance(&self) -> Option<usize> {
         self.volume.strip_prefix(INSTANCE)?.parse().ok()
     }
@@ -189,14 +189,15 @@ struct Numbers {
     file: Option<Arc<dyn WriteAt>>,
 }
 
-/// Numbers for what does not pack; kept in `cache/inodes` by whoever owns the repository.
+/// Numbers for inodes that do not fit; the owner of the repository keeps them in `cache/inodes`.
 pub(super) struct Table(Mutex<Numbers>);
 
 impl Table {
     /// The table of this mount; `persistent` if this process may write to the repository.
     pub(super) fn open(repository: &Repository, persistent: bool) -> Self {
         let mut numbers = Numbers {
-            // A table that was lost must not give old handles a new meaning: begin somewhere else.
+            // After a loss of the table old handles must not get a new meaning, so numbers begin at a random
+            // value.
             next: u32::from_be_bytes(first_bytes(SessionId::random().to_bytes())) >> 1,
             ..Numbers::default()
         };
@@ -220,7 +221,7 @@ impl Table {
             Err(_) if !persistent => return Ok(()),
             Err(e) => return Err(e),
         };
-        // LIMIT: a longer file is not ours.
+        // LIMIT: restorefs writes no longer file.
         let length = usize_from_u64(file.size_bytes()).min(TABLE_MAX * 256);
         let mut bytes = vec![0; length];
         file.read_at(0, &mut bytes)?;
@@ -233,7 +234,7 @@ impl Table {
         Ok(())
     }
 
-    /// The number of `far`, given now if it has none yet.
+    /// The number of `far`; a new one if it has none yet.
     pub(super) fn number(&self, far: Far) -> Result<Ino> {
         let mut numbers = self.0.lock();
         if let Some(number) = numbers.by_far.get(&far) {
@@ -257,7 +258,7 @@ impl Table {
         Ok(Ino::pack(0, TABLE_VOLUME, number))
     }
 
-    /// What a number from the table stands for.
+    /// The inode that a number from the table represents.
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Far>> {
         let numbers = self.0.lock();
         numbers.by_number.get(&ino.low()).cloned()
@@ -317,7 +318,7 @@ mod tests {
         assert_eq!(Ino::pack(0, 0, 1), Ino::ROOT);
     }
 
-    /// The row of the kernel's table of inodes, as fs/inode.c `hash()` has it, with 2^20 rows.
+    /// The row in the kernel's inode hash table: `hash()` of fs/inode.c, with 2^20 rows.
     fn row(ino: Ino, superblock: u64) -> u64 {
         const GOLDEN: u64 = 0x61c8_8646_80b5_83eb;
         let key = ino.0.wrapping_mul(superblock) ^ (GOLDEN.wrapping_add(ino.0) / 64);
@@ -365,7 +366,7 @@ mod tests {
         assert!(one.is_from_table());
         assert_eq!(table.number(far(1 << 40)).unwrap(), one);
         assert_eq!(table.get(one).as_deref(), Some(&far(1 << 40)));
-        // A follower reads them and keeps its own to itself.
+        // A follower reads the numbers, and keeps its own ones in memory.
         let follower = Table::open(&repository, false);
         assert_eq!(follower.number(far(2 << 40)).unwrap(), two);
         let third = follower.number(far(3 << 40)).unwrap();

@@ -1,8 +1,8 @@
 //! Listings, streamed with attributes.
 //!
 //! # Invariants
-//! A cookie says where to go on and stays right while entries come and go: in directories that change it is made of the serial, which
-//! only grows; in committed ones it is the position.
+//! A cookie names the position after an entry, and stays valid while entries come and go: in directories that
+//! change it is computed from the serial, which only grows; in committed ones it is the position.
 
 use std::sync::Arc;
 
@@ -19,9 +19,9 @@ use crate::guest::fs::FileType;
 use crate::ingest::Session;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// Cookies below are the caller's own (`.` and `..`).
+/// Smaller cookies are the caller's own (`.` and `..`).
 pub(super) const COOKIE_FIRST: u64 = 16;
-/// Names of a point that come before its trees of files.
+/// Names of a point that precede its file trees.
 const COOKIES_OWN: u64 = 5;
 
 /// One name of a directory, without `.` and `..`.
@@ -29,13 +29,13 @@ const COOKIES_OWN: u64 = 5;
 pub struct DirEntry<'a> {
     /// The name: bytes, never empty, without `/` and NUL.
     pub name: &'a [u8],
-    /// Inode number, also when its attributes could not be had.
+    /// Inode number, even when its attributes are unavailable.
     pub ino: Ino,
-    /// The node; `None` when it is damaged: a lookup will say how.
+    /// The node; `None` when it is damaged, and a lookup then returns the error.
     pub found: Option<Found>,
     /// Type, a guess when `found` is `None`.
     pub file_type: FileType,
-    /// Where to go on after this entry.
+    /// Cookie of the position after this entry.
     pub cookie: u64,
 }
 
@@ -67,11 +67,11 @@ pub(super) fn offer(
 }
 
 impl Tree {
-    /// Gives the entries of a directory after the one with the cookie `after` (0: from the beginning), until `each` says
-    /// `false`, which means that it did not take the entry.
+    /// Passes the entries of a directory after the cookie `after` (0: from the beginning) to `each`. `each`
+    /// returns `false` when it did not take the entry, which ends the listing.
     ///
     /// # Errors
-    /// `NotADirectory`; `Stale` when it is gone; what the guest's reader returns.
+    /// `NotADirectory`; `Stale` when it is gone; errors of the guest's reader.
     pub fn entries(&self, ino: Ino, after: u64, each: Each<'_>) -> Result<()> {
         let node = self.node(ino)?;
         match &node {
@@ -192,7 +192,7 @@ impl Tree {
         }
     }
 
-    /// A session in its VM's listing; `false` when there is no more room.
+    /// The entry of a session in its VM's listing; `false` when the reply is full.
     fn session_entry(&self, session: &Arc<Session>, after: u64, each: Each<'_>) -> bool {
         let cookie = COOKIE_FIRST + u64::from(session.serial());
         if cookie <= after {
@@ -219,11 +219,11 @@ impl Tree {
         }
     }
 
-    /// The names of a point, each at a position of its own, whether the others are shown or not.
+    /// The names of a point. Each has its own position, even when others are hidden.
     fn point_entries(&self, point: &Arc<PointView>, after: u64, each: Each<'_>) {
         let names = ["info.json", "attached", "disks", "volumes.json", "volumes"];
         for (name, cookie) in names.into_iter().zip(COOKIE_FIRST..) {
-            // Shown once it is known: a listing opens nothing. Who asks for it by name gets it.
+            // Listed once its content is known: a listing opens nothing. A lookup by name always finds it.
             let is_shown = name != "volumes.json" || self.is_probed(point);
             if cookie <= after || !is_shown {
                 continue;
@@ -257,7 +257,7 @@ impl Tree {
                     cookie,
                 )
             } else {
-                // Its attributes are the guest's: who wants them looks it up.
+                // Its attributes are those of the guest's directory; a lookup finds them.
                 each(&DirEntry {
                     name: name.as_bytes(),
                     ino: point.ino(low::FILES),

@@ -1,4 +1,4 @@
-//! Names: what a name in a directory stands for.
+//! Lookup: finds the node of a name in a directory.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::error::Result;
 use crate::guest::fs::{FileType, GuestIno};
 
 impl Tree {
-    /// Finds a name in a directory; `.` and `..` too.
+    /// Finds a name in a directory; also `.` and `..`.
     ///
     /// # Errors
-    /// `NotFound`, `NotADirectory`; `Stale` when `parent` is gone; what the guest's reader returns.
+    /// `NotFound`, `NotADirectory`; `Stale` when `parent` is gone; errors of the guest's reader.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Found> {
         match name {
             b"." => return self.attributes(parent),
@@ -93,7 +93,7 @@ impl Tree {
             "volumes.json" => self.document_found(point, low::VOLUMES_JSON),
             "attached" => self.found(point.ino(low::ATTACHED), &Node::AttachedDir(same)),
             "disks" => self.found(point.ino(low::DISKS), &Node::DisksDir(same)),
-            // Not scanned for a look at the name only.
+            // A lookup of the name alone does not scan the disks.
             "volumes" => Ok(self.own(point.ino(low::VOLUMES), NodeLook::Directory, point)),
             files::NAME => self.files_found(point, 0),
             _ if name.starts_with(files::NAME) => {
@@ -171,7 +171,7 @@ impl Tree {
             child,
         )?;
         let attributes = directory.fs.attributes(child)?;
-        // Of a symlink that is shown rebased the place is needed, too.
+        // A symlink that is shown rebased also depends on its place.
         let is_rebased = self.options.rebase && attributes.file_type == FileType::Symlink;
         if attributes.file_type == FileType::Directory || is_rebased {
             let mut parents = self.shared.parents();

@@ -1,4 +1,5 @@
-//! The virtual tree: VMs, points, disks and guest files as nodes with inode numbers. It knows no FUSE.
+//! The virtual tree: VMs, points, disks and guest files as nodes with inode numbers. It does not depend on
+//! FUSE.
 //!
 //! ```text
 //! /web01/latest -> 2026-11-20_02-00-00
@@ -6,16 +7,18 @@
 //! ```
 //!
 //! # Invariants
-//! - Names and listings down to a point's own files come from a [`Snapshot`] in memory: no chain is opened for them.
-//! - Everything below a committed point is the same for ever, except `info.json` and `volumes.json`, which have an inode
-//!   per version.
-//! - Nodes have no state of their own: any inode number is resolved at any time, so there is nothing to open and nothing to leak.
-//! - Only below `*.partial`, an open session, is anything written.
-//! - Damage in one volume or file is that one's error; the rest keeps serving.
+//! - Names and listings down to a point's own files come from a [`Snapshot`] in memory: they open no chain.
+//! - Everything below a committed point never changes, except `info.json` and `volumes.json`, which have an
+//!   inode per version.
+//! - Nodes have no state of their own: any inode number can be resolved at any time, so there is nothing to
+//!   open and nothing to leak.
+//! - Only open sessions (`*.partial`) are writable.
+//! - Damage in one volume or file affects only that one; the rest stays available.
 //!
 //! # Concurrency
-//! All methods take `&self` and may be called from many threads. The snapshot is swapped whole; a call works on the one that it began
-//! with. No lock is held over a read, except that of the one thing which is being opened.
+//! All methods take `&self` and may be called from many threads. The snapshot is replaced as a whole; a call
+//! uses the one with which it began. No lock is held over a read, except that of the object that is being
+//! opened.
 
 mod attribute;
 mod cache;
@@ -68,19 +71,19 @@ pub struct Tree {
     repository: Arc<Repository>,
     options: TreeOptions,
     shared: Arc<SharedState>,
-    /// What is shown of it now.
+    /// The part of the repository that this tree shows now.
     snapshot: RwLock<Arc<Snapshot>>,
     progress: Mutex<Progress>,
-    /// Open sessions, where they can be written here.
+    /// Open sessions, where they can be written through this tree.
     open_sessions: Option<OpenSessions>,
 }
 
-/// How far a tree has come with what is there.
+/// The state of a tree's refreshes.
 #[derive(Default)]
 struct Progress {
-    /// Everything, as this tree has taken it last.
+    /// All VMs and points, as this tree saw them last.
     taken: Arc<Snapshot>,
-    /// Changes that nobody has been told of yet.
+    /// Changes that were not reported yet.
     untold: Vec<Ino>,
 }
 
@@ -88,17 +91,17 @@ struct Progress {
 pub struct PointDiskView {
     /// The point.
     pub point: Arc<PointView>,
-    /// What is known of the disk; the object has its `size_bytes`, the source had `source_bytes`.
+    /// The index entry of the disk. The object has its `size_bytes`; the source had `source_bytes`.
     pub entry: DiskEntry,
     /// Its content.
     pub disk: Arc<Disk>,
 }
 
 impl Tree {
-    /// The tree of a repository as it is now.
+    /// The tree of a repository in its present state.
     ///
     /// # Errors
-    /// `Io` when the VMs cannot be listed. A VM that cannot be read is left out and said in the log.
+    /// `Io` when the VMs cannot be listed. An unreadable VM is skipped and logged.
     pub fn new(
         repository: Arc<Repository>,
         pool: Arc<Pool>,
@@ -108,8 +111,8 @@ impl Tree {
         Self::with(repository, shared, options, None)
     }
 
-    /// The tree of a single VM, for one who looks into its points and mounts nothing: the other VMs are not read, so that inode numbers may
-    /// be other ones than in a tree of all.
+    /// The tree of a single VM, for a caller that reads its points and mounts nothing. Other VMs are not
+    /// read, so inode numbers may differ from those in a tree of all VMs.
     ///
     /// # Errors
     /// As [`Tree::new`].
@@ -123,8 +126,8 @@ impl Tree {
         Self::with(repository, shared, options, None)
     }
 
-    /// Another view of the same repository, in which open sessions are shown and written. It shares what the first one has opened and
-    /// keeps: memory, the readers' isolation and who owns the repository are the first one's.
+    /// Another view of the same repository that shows open sessions and lets them be written. It shares the
+    /// first tree's open objects, caches, memory limits, reader isolation and ownership of the repository.
     ///
     /// # Errors
     /// As [`Tree::new`].
@@ -162,19 +165,19 @@ impl Tree {
         Ok(Arc::new(tree))
     }
 
-    /// The repository that is shown.
+    /// The repository that the tree shows.
     #[must_use]
     pub fn repository(&self) -> &Arc<Repository> {
         &self.repository
     }
 
-    /// How it is shown.
+    /// The options of the tree.
     #[must_use]
     pub fn options(&self) -> &TreeOptions {
         &self.options
     }
 
-    /// Whether open sessions are shown and written here.
+    /// Whether the tree shows open sessions and lets them be written.
     #[must_use]
     pub const fn is_writable(&self) -> bool {
         self.open_sessions.is_some()
@@ -186,7 +189,7 @@ impl Tree {
         Arc::clone(&self.snapshot.read())
     }
 
-    /// Reads the indexes that have changed, and answers the nodes of which somebody who has cached anything must forget it.
+    /// Reads changed indexes, and returns the nodes whose cached data are now invalid.
     ///
     /// # Errors
     /// `Io` when the VMs cannot be listed; the tree stays as it was.
@@ -203,7 +206,8 @@ impl Tree {
         Ok(changes)
     }
 
-    /// The same for one who changed something himself and looks for it next; whoever must forget something is told later.
+    /// The same for an operation that changed something itself and looks for it next; the invalid nodes are
+    /// reported later.
     fn refresh_quietly(&self) -> Result<()> {
         let mut progress = self.progress.lock();
         let changes = self.load(&mut progress)?;
@@ -227,10 +231,10 @@ impl Tree {
         Ok(changes)
     }
 
-    /// The VM of that name, found without regard to case.
+    /// The VM of that name; the search ignores case.
     ///
     /// # Errors
-    /// `NotFound` naming it; `Corrupt` when its sidecar is damaged.
+    /// `NotFound` naming the VM; `Corrupt` when its sidecar is damaged.
     pub fn vm(&self, name: &VmName) -> Result<Arc<VmView>> {
         let snapshot = self.snapshot();
         let found = snapshot.vm(name.as_str()).or_else(|| {
@@ -241,14 +245,14 @@ impl Tree {
         found
             .cloned()
             .ok_or_else(|| match self.repository.vm(name) {
-                // A VM that is damaged is not shown.
+                // A damaged VM is not shown.
                 Err(error) if error.kind() == ErrorKind::Corrupt => error,
                 _ => Error::not_found(format!("there is no VM {name}"))
                     .advise("list the VMs with: restorefs ls"),
             })
     }
 
-    /// The point that a selector names; names of VMs and points are found without regard to case.
+    /// The point of a selector; the search for VM and point ignores case.
     ///
     /// # Errors
     /// `NotFound` naming VM and point.
@@ -287,10 +291,10 @@ impl Tree {
         disks.into_iter().map(|disk| disk.name).collect()
     }
 
-    /// Opens a disk of a point, for those who serve whole disks.
+    /// Opens a disk of a point, for callers that serve whole disks.
     ///
     /// # Errors
-    /// `NotFound`; what opening the chain returns.
+    /// `NotFound`; errors of opening the chain.
     pub fn open_disk(&self, vm: &VmName, which: &Which, disk: &DiskName) -> Result<PointDiskView> {
         let point = self.point(vm, which)?;
         let facts = self.shared.disks.facts(&point);
@@ -308,7 +312,7 @@ impl Tree {
         })
     }
 
-    /// Room in the repository; `None` where that means nothing.
+    /// Space in the repository; `None` where the store has no such numbers.
     ///
     /// # Errors
     /// `Io`.

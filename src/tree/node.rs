@@ -1,4 +1,4 @@
-//! Nodes: what an inode number stands for.
+//! Nodes: the objects behind inode numbers.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::types::width::usize_from_u32;
 
 pub(super) type Point = Arc<PointView>;
 
-/// A guest's file, with what is needed to ask about it.
+/// A guest's file, with the objects that are needed to read it.
 pub(super) struct GuestNode {
     pub(super) point: Point,
     pub(super) volumes: Arc<Volumes>,
@@ -23,12 +23,12 @@ pub(super) struct GuestNode {
     pub(super) ino: GuestIno,
 }
 
-/// Where a guest's file is seen.
+/// The place where a guest's file appears.
 #[derive(Clone)]
 pub(super) enum GuestLocation {
     /// Below `volumes/`.
     Volume(Arc<VolumeNode>),
-    /// Below `files/`: in which instance.
+    /// Below `files/`, in this instance.
     Files(usize, Arc<Instance>),
 }
 
@@ -40,7 +40,7 @@ impl GuestLocation {
         }
     }
 
-    /// The top of what is seen there.
+    /// The top directory of that place.
     pub(super) fn root(&self, fs: &dyn GuestFs) -> GuestIno {
         match self {
             Self::Volume(_) => fs.root(),
@@ -49,7 +49,7 @@ impl GuestLocation {
     }
 }
 
-/// What an inode number stands for.
+/// The object behind an inode number.
 pub(super) enum Node {
     Root,
     Vm(Arc<VmView>),
@@ -64,10 +64,10 @@ pub(super) enum Node {
     /// A directory at this path below `volumes/`; empty: `volumes/` itself.
     Volumes(Point, Arc<Volumes>, String),
     VolumeRaw(Point, Arc<VolumeNode>),
-    /// The top of the tree at this position, where that is a directory of ours.
+    /// The top of the tree at this position, where that is a directory of the tree itself.
     Files(Point, Arc<Volumes>, usize),
     Guest(GuestNode),
-    /// Something in an open session.
+    /// A node of an open session.
     Session(SessionNode),
 }
 
@@ -84,7 +84,7 @@ pub(super) fn absent() -> Error {
 }
 
 impl Tree {
-    /// What a number stands for.
+    /// The object behind a number.
     pub(super) fn node(&self, ino: Ino) -> Result<Node> {
         if ino == Ino::ROOT {
             return Ok(Node::Root);
@@ -182,7 +182,7 @@ impl Tree {
         }))
     }
 
-    /// The top of a tree of a point's files.
+    /// The top of a file tree of a point.
     pub(super) fn files(&self, point: &Point, position: usize) -> Result<Node> {
         let volumes = self.shared.scanner.volumes(point)?;
         match volumes.files.trees.get(position).map(|tree| &tree.top) {
@@ -191,7 +191,7 @@ impl Tree {
                 self.guest(point, &volumes, volumes.instance(at)?, ino)
             }
             Some(Top::Several(_)) => Ok(Node::Files(Arc::clone(point), volumes, position)),
-            // `files` is there always, and may be empty.
+            // `files` always exists, and may be empty.
             None if position == 0 => Ok(Node::Files(Arc::clone(point), volumes, position)),
             None => Err(stale()),
         }

@@ -1,4 +1,4 @@
-//! The way up: which directory holds a node.
+//! Finds the directory that contains a node.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use super::volume::Volumes;
 use crate::error::Result;
 use crate::guest::fs::FileType;
 
-/// LIMIT: directories that a search for a forgotten parent looks into.
+/// LIMIT: directories that a search for an unknown parent reads.
 const PARENT_SEARCH_MAX: usize = 100_000;
 
 impl Tree {
-    /// The directory that holds a node; the root is its own.
+    /// The directory that contains a node; the root's is the root.
     ///
     /// # Errors
     /// `Stale` when it is gone, or when a guest's directory cannot be found again.
@@ -82,10 +82,10 @@ impl Tree {
         }
     }
 
-    /// Looks for the directory that holds a guest's directory of which only the number is known: an NFS client's handle after a
-    /// restart.
+    /// Searches for the directory that contains a guest's directory of which only the number is known (an NFS
+    /// client's handle after a restart).
     fn search_parent(&self, node: &GuestNode) -> Result<Ino> {
-        // A mounted root lies where the directory that it covers does.
+        // The parent of a mounted root is that of the directory that it covers.
         let (place, fs, wanted) = match &node.place {
             GuestLocation::Files(_, instance) if node.ino == instance.root => {
                 let (at, covered) = instance.over.ok_or_else(stale)?;

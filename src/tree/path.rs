@@ -1,9 +1,9 @@
 //! Textual paths below a point: `/volumes/vda/part/1/etc/passwd`.
 //!
 //! # Invariants
-//! - A symlink of a guest is followed within its own filesystem only, as in a chroot: an absolute target begins at the
-//!   volume's root, and `..` ends there.
-//! - The last component is never followed: a caller who restores a symlink gets the symlink.
+//! - A symlink of a guest is followed only within its own filesystem, as in a chroot: an absolute target
+//!   begins at the volume's root, and `..` stops there.
+//! - The last component is never followed: a caller that restores a symlink gets the symlink.
 //! - `..` in the path itself is refused.
 
 use super::inode::Ino;
@@ -15,20 +15,20 @@ use crate::guest::fs::FileType;
 /// LIMIT: symlinks followed in one path (Linux: 40).
 const LINKS_MAX: u32 = 40;
 
-/// A position: inodes from the root of what `..` may not leave, down to here.
+/// A position: the inodes from the root, above which `..` does not lead, down to this node.
 struct Trail(Vec<Found>);
 
 impl Tree {
     /// Resolves a path below `start`; an empty one is `start` itself.
     ///
     /// # Errors
-    /// `NotFound` and `NotADirectory` naming the part of the path; `InvalidInput` for `..`; `LimitExceeded` for a loop of symlinks;
-    /// what the guest's reader returns.
+    /// `NotFound` and `NotADirectory` naming the part of the path; `InvalidInput` for `..`; `LimitExceeded`
+    /// for a loop of symlinks; errors of the guest's reader.
     pub fn resolve(&self, start: Ino, path: &[u8]) -> Result<Found> {
         self.follow(start, path, false)
     }
 
-    /// As [`Tree::resolve`], where a symlink at the end is followed if `to_end` says so.
+    /// As [`Tree::resolve`], but follows a symlink at the end if `to_end`.
     pub(super) fn follow(&self, start: Ino, path: &[u8], to_end: bool) -> Result<Found> {
         let mut parts = components(path)?;
         parts.reverse();
@@ -37,7 +37,7 @@ impl Tree {
         let shown = String::from_utf8_lossy(path).into_owned();
         while let Some(part) = parts.pop() {
             if part == b".." {
-                // Only from a symlink's target.
+                // Such components come only from a symlink's target.
                 if trail.0.len() > 1 {
                     trail.0.pop();
                 }
@@ -49,7 +49,7 @@ impl Tree {
                 .map_err(|e| self.advised(named(e, &shown, &part), here, &shown))?;
             let is_link = found.attributes.file_type == FileType::Symlink;
             if !is_link || parts.is_empty() && !to_end {
-                // Into another filesystem: its root is where `..` ends from now on.
+                // The path enters another filesystem: from now on `..` stops at its root.
                 if self.realm(found.attributes.ino) != self.realm(here) {
                     trail.0.clear();
                 }
@@ -81,7 +81,7 @@ impl Tree {
 }
 
 impl Tree {
-    /// Where a path that begins below a point is not there, whether the guest has it: people leave out `/files`.
+    /// Adds advice when the guest has the missing path: users often omit `/files`.
     fn advised(&self, error: Error, here: Ino, path: &str) -> Error {
         let is_missing = error.kind() == ErrorKind::NotFound;
         match self.node(here) {

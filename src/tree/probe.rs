@@ -1,4 +1,5 @@
-//! Documents and tops of trees: what is shown of a point's volumes once they are known, by this process or by an earlier one.
+//! Documents and tops of file trees: shown once the volumes of a point are known, from this process or an
+//! earlier one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,30 +18,31 @@ use crate::error::Result;
 use crate::guest::volume::Volume;
 use crate::types::width::u64_from_usize;
 
-/// How long a state that has nothing of volumes is not read again.
+/// Time before a state without volumes is read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What a state had of volumes, and when it was read.
+/// The volumes in a state, and when it was read.
 pub(super) type Kept = (Instant, Option<Arc<Tops>>);
 
-/// What is found on the disks of a point.
+/// The findings on the disks of a point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbedPoint {
     /// The content of `volumes.json`.
     pub value: Value,
-    /// Whether everything could be read: if not, another look may find more.
+    /// Whether all disks were readable; otherwise another probe may find more.
     pub complete: bool,
 }
 
 impl Tree {
-    /// The top of the tree at that position. What an earlier look has kept is enough for its attributes: nothing is opened for it.
+    /// The top of the tree at that position. The state of an earlier probe suffices for its attributes:
+    /// nothing is opened.
     pub(super) fn files_found(&self, point: &Point, position: usize) -> Result<Found> {
         let position_bits = inode::index_bits(position).ok_or_else(absent)?;
         let ino = point.ino(low::FILES | position_bits);
         if let Some(tops) = self.kept_tops(point) {
             return match tops.files.get(position).map(|top| &top.attributes) {
                 Some(Some(kept)) => Ok(committed(self.options.guest(ino, kept))),
-                // A directory of ours: of several filesystems, or of none.
+                // A directory of the tree itself, for several filesystems or for none.
                 Some(None) => Ok(self.own(ino, NodeLook::Directory, point)),
                 None if position == 0 => Ok(self.own(ino, NodeLook::Directory, point)),
                 None => Err(absent()),
@@ -52,7 +54,7 @@ impl Tree {
         }
     }
 
-    /// Names of the trees of a point's files.
+    /// Names of a point's file trees.
     pub(super) fn file_trees(&self, point: &Point) -> Result<Vec<String>> {
         if let Some(tops) = self.kept_tops(point) {
             return Ok(tops.files.iter().map(|top| top.name.clone()).collect());
@@ -66,7 +68,7 @@ impl Tree {
             .collect())
     }
 
-    /// Names of the trees if they can be told without opening anything.
+    /// Names of the file trees, if they are known without opening anything.
     pub(super) fn known_file_trees(&self, point: &Point) -> Vec<String> {
         if self.is_probed(point) {
             return self.file_trees(point).unwrap_or_default();
@@ -74,8 +76,8 @@ impl Tree {
         Vec::new()
     }
 
-    /// Names and attributes of the trees' tops as the point's state has them; `None` where this process has looked by itself, or nobody
-    /// has.
+    /// Names and attributes of the trees' tops from the point's state; `None` where this process has probed
+    /// the point itself, or no process has.
     fn kept_tops(&self, point: &PointView) -> Option<Arc<Tops>> {
         match self.shared.scanner.known(point) {
             Some(_) => None,
@@ -83,7 +85,7 @@ impl Tree {
         }
     }
 
-    /// What the point's state has of an earlier look, in short.
+    /// The result of an earlier probe in the point's state.
     fn kept(&self, point: &PointView) -> Option<Arc<Tops>> {
         let load = || {
             let tops = self.repository.volumes_in_short(&point.vm, &point.entry)?;
@@ -97,7 +99,7 @@ impl Tree {
             .1
     }
 
-    /// The present version of a document. Who asks for it by name reads it next: it is kept.
+    /// The present version of a document. It is kept, because a lookup by name usually precedes a read.
     pub(super) fn document_found(&self, point: &Point, base: u32) -> Result<Found> {
         let bytes = self.make_document(point, base)?;
         let found = self.document_listed(point, base, &bytes);
@@ -108,7 +110,7 @@ impl Tree {
         Ok(found)
     }
 
-    /// A document as listings show it.
+    /// A document as it appears in listings.
     pub(super) fn document_entry(&self, point: &Point, base: u32) -> Result<Found> {
         let bytes = self.make_document(point, base)?;
         Ok(self.document_listed(point, base, &bytes))
@@ -135,7 +137,7 @@ impl Tree {
                 &state,
             ));
         }
-        // What this process has seen itself is newer than what was kept.
+        // A probe of this process is newer than the state.
         let kept = match self.shared.scanner.known(point) {
             Some(_) => None,
             None => {
@@ -149,15 +151,15 @@ impl Tree {
         }
     }
 
-    /// Whether `volumes.json` can be given without opening anything.
+    /// Whether `volumes.json` can be generated without opening anything.
     pub(super) fn is_probed(&self, point: &PointView) -> bool {
         self.shared.scanner.known(point).is_some() || self.kept(point).is_some()
     }
 
-    /// Looks for the volumes of a point, and opens the filesystems on them, unless that has been done.
+    /// Probes the volumes of a point and opens their filesystems, unless that is done already.
     ///
     /// # Errors
-    /// `Io`. Damage is in the answer.
+    /// `Io`. Damage is reported in the returned value.
     pub fn probe(&self, point: &Point) -> Result<ProbedPoint> {
         let volumes = self.shared.scanner.volumes(point)?;
         let trouble = |volume: &Volume| self.shared.scanner.open_now(point, volume)?.trouble();
@@ -176,7 +178,7 @@ impl Tree {
         })
     }
 
-    /// The bytes of a version of a document: kept, or made again if it is still the present one.
+    /// The bytes of a version of a document: cached, or generated again if it is still the present one.
     pub(super) fn document(&self, ino: Ino, point: &Point) -> Result<Arc<[u8]>> {
         if let Some(bytes) = self.shared.documents.get(&ino) {
             return Ok(bytes);

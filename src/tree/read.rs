@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FileType, GuestIno};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// What a content takes besides its runs, in runs.
+/// Memory of a content besides its runs, as a number of runs.
 const CONTENT_RUNS: usize = 16;
 
 /// Bytes in memory.
@@ -33,8 +33,8 @@ impl ReadAt for Bytes {
     }
 }
 
-/// What of a guest's file only its reader can give. The reader is asked for each time, so that the bound of open filesystems holds
-/// however many files are remembered.
+/// The parts of a guest's file that only its reader can provide. The reader is looked up each time, so that
+/// the limit of open filesystems holds however many files are cached.
 struct Encoded {
     scanner: Arc<Scanner>,
     point: Arc<PointView>,
@@ -54,7 +54,7 @@ impl ReadAt for Encoded {
     }
 }
 
-/// A file with the place that its errors name.
+/// A file with its place for error messages.
 struct Placed {
     reader: RunReader,
     place: String,
@@ -77,10 +77,10 @@ impl ReadAt for Placed {
 }
 
 impl Tree {
-    /// The content of a regular file, for those who read it whole or from many threads.
+    /// The content of a regular file, for callers that read it whole or from many threads.
     ///
     /// # Errors
-    /// `IsADirectory`, `InvalidInput` when it is no regular file; `Stale`, `Corrupt`, `Unsupported`, `Io`.
+    /// `IsADirectory`, `InvalidInput` when it is not a regular file; `Stale`, `Corrupt`, `Unsupported`, `Io`.
     pub fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>> {
         if let Some(content) = self.shared.contents.get(&ino) {
             return Ok(content);
@@ -111,10 +111,10 @@ impl Tree {
                 (self.shared.disks.lazy(&point, at, size), 1)
             }
             Node::VolumeRaw(point, volume) => {
-                // Its map is the scan's own.
+                // Its map belongs to the scan.
                 (self.shared.scanner.raw(&point, &volume.volume), 1)
             }
-            // Not kept: it may be another one the next time.
+            // Not cached: the content may differ the next time.
             Node::Session(node) => return self.session_content(ino, &node),
             Node::Guest(node) => self.guest_content(&node)?,
             Node::Latest(_) => return Err(Error::invalid("a symbolic link has no content")),
@@ -151,7 +151,8 @@ impl Tree {
             node.ino.0
         );
         let runs = node.fs.runs(node.ino).map_err(|e| e.at_path(&place))?;
-        // The file's runs over the volume, the volume's over the disks: composed once, read in one step.
+        // The runs of the file over the volume and of the volume over the disks are composed once and then
+        // read in one step.
         let volume = &node.place.volume().volume.map;
         let map: RunMap<usize> = runs
             .compose(|(), offset, length| Ok(volume.run_at(offset, length)))
@@ -172,7 +173,7 @@ impl Tree {
     /// Reads up to `buf.len()` bytes from `offset`; fewer only at the end of the file.
     ///
     /// # Errors
-    /// As [`Tree::content`], and what the bytes themselves answer.
+    /// As [`Tree::content`], and errors of reading the content.
     pub fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let content = self.content(ino)?;
         let left = content.size_bytes().saturating_sub(offset);
@@ -183,7 +184,7 @@ impl Tree {
         }
     }
 
-    /// Where the next data begins, at or after `offset`; `None` when there is none up to the end.
+    /// Offset of the next data at or after `offset`; `None` when there is none up to the end.
     ///
     /// # Errors
     /// As [`Tree::content`]; `NoData` when `offset` is at or past the end.
@@ -191,7 +192,7 @@ impl Tree {
         self.seek(ino, offset, false)
     }
 
-    /// Where the next hole begins, at or after `offset`: at the latest at the end.
+    /// Offset of the next hole at or after `offset`; at the latest the end.
     ///
     /// # Errors
     /// As [`Tree::seek_data`].
@@ -231,10 +232,10 @@ impl Tree {
         }
     }
 
-    /// The target of a symlink: verbatim, or as the options say.
+    /// The target of a symlink: verbatim, or rebased if the options require it.
     ///
     /// # Errors
-    /// `InvalidInput` when it is none; `Stale`, `Corrupt`, `Io`.
+    /// `InvalidInput` when it is not a symlink; `Stale`, `Corrupt`, `Io`.
     pub fn link_target(&self, ino: Ino) -> Result<Vec<u8>> {
         match self.node(ino)? {
             Node::Latest(point) => Ok(point.entry.name.as_str().as_bytes().to_vec()),

@@ -1,13 +1,14 @@
-//! Symlinks of a guest's tree as they would lead in the guest: `-o symlinks=rebase`.
+//! Rewrites symlinks of a guest's tree so that they lead where they would in the guest: `-o symlinks=rebase`.
 //!
 //! # Invariants
-//! What is shown never leads out of the guest's tree: an absolute target, and one that goes up, is resolved here as in a chroot, and
-//! shown as the way from the link's own directory to what was found, by names that are no symlinks themselves. A target that only goes
-//! down is shown verbatim.
+//! A shown target never leads out of the guest's tree. An absolute target, or one that goes up, is resolved
+//! here as in a chroot, and shown as the path from the link's own directory to the result, through names that
+//! are not symlinks. A target that only goes down is shown verbatim.
 //!
 //! # Why
-//! The kernel resolves what it is shown from where the tree is mounted: `/etc/resolv.conf` would be the host's, and so would
-//! `../../../../../../etc/resolv.conf`. To count the `..` of a target does not help, since a guest may go down by a symlink that leads up.
+//! The kernel resolves a target from the mount's place in the host: `/etc/resolv.conf` would be the host's,
+//! and so would `../../../../../../etc/resolv.conf`. Counting the `..` of a target does not suffice, because
+//! a guest's target may go down through a symlink that leads up.
 
 use super::Tree;
 use super::inode::{Ino, low};
@@ -20,15 +21,15 @@ const LINKS_MAX: u32 = 40;
 /// LIMIT: directories between the top and a link.
 const DEPTH_MAX: usize = 4096;
 
-/// A position on the way: how many of the link's own directories are left, and the names below them.
+/// A position during resolution.
 struct LinkPosition {
-    /// Directories from the top to where we are.
+    /// Directories from the top to the present one.
     dirs: Vec<Ino>,
-    /// Names of those that were entered by name; the first directories were not.
+    /// Names of the directories that were entered by name; the link's own directories have none.
     names: Vec<Vec<u8>>,
-    /// How many of `dirs`, the top included, are the link's own.
+    /// Number of leading `dirs`, including the top, that are the link's own.
     own: usize,
-    /// Names of what is not there; nothing below them is looked up.
+    /// Names of missing components; nothing below them is looked up.
     missing: Vec<Vec<u8>>,
 }
 
@@ -61,7 +62,7 @@ impl LinkPosition {
 }
 
 impl Tree {
-    /// Whether a node is seen below `files/`, and in which volume otherwise: `..` of a textual path ends where this changes.
+    /// The filesystem boundary for `..` in a textual path: the volume of a node, `None` below `files/`.
     pub(super) fn realm(&self, ino: Ino) -> Option<u8> {
         let is_top = ino.volume() == 0 && ino.low() & !low::INDEX_MASK == low::FILES;
         let is_far = ino.is_from_table()
@@ -79,7 +80,7 @@ impl Tree {
         Some(ino.volume())
     }
 
-    /// The target of a symlink of a guest's tree, as it is shown.
+    /// The shown target of a symlink of a guest's tree.
     pub(super) fn rebased(&self, ino: Ino, node: &GuestNode, target: Vec<u8>) -> Result<Vec<u8>> {
         let goes_down = target.first() != Some(&b'/')
             && !target.split(|b| *b == b'/').any(|part| part == b"..");
@@ -87,7 +88,7 @@ impl Tree {
             return Ok(target);
         }
         if node.fs.attributes(node.ino)?.nlink > 1 {
-            // One inode, several places: what is right from the one leads out from the other.
+            // One inode appears at several places: a target that is right at one would lead out at another.
             return Err(Error::unsupported(
                 "a symlink with several names cannot be shown rebased",
             ));
@@ -146,7 +147,8 @@ impl Tree {
                     way.dirs.push(found.ino);
                     way.names.push(part);
                 }
-                // The last one is shown by its name: whoever follows it is shown where that leads.
+                // The last component is shown by name: if it is a symlink, the kernel reads its shown target
+                // next.
                 Some(found) if found.file_type == FileType::Symlink && !parts.is_empty() => {
                     links += 1;
                     if links > LINKS_MAX {

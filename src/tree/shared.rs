@@ -1,12 +1,13 @@
-//! What all trees of one process share of a repository: what has been opened and read, and which number means what.
+//! State of a repository that all trees of one process share: opened objects, caches, and the meaning of
+//! inode numbers.
 //!
 //! # Why
-//! Mounts of one repository show it to different people in different ways, but it is one repository: opened and kept once, within one
-//! budget.
+//! Mounts of one repository show it to different users in different ways. But its objects are opened and
+//! cached once, within one memory budget.
 //!
 //! # Invariants
-//! An inode number means the same in all of them. So serials are chosen among all VMs, also those that a tree does not show, and there is
-//! one table of numbers.
+//! An inode number has the same meaning in all trees. So serials are unique among all VMs, including those
+//! that a tree does not show, and there is one table of numbers.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, MutexGuard};
@@ -28,12 +29,12 @@ use crate::types::PointId;
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 
-/// LIMIT: points of which is remembered what their state has of volumes.
+/// LIMIT: points whose volumes from the state are cached.
 const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
-/// LIMIT: guest directories whose parent is remembered.
+/// LIMIT: guest directories whose parent is cached.
 const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
-/// What the trees of one process share of a repository.
+/// State of a repository that the trees of one process share.
 pub(super) struct SharedState {
     pub(super) disks: Arc<Disks>,
     pub(super) scanner: Arc<Scanner>,
@@ -79,7 +80,7 @@ impl SharedState {
         self.parents.lock()
     }
 
-    /// Reads the indexes that have changed, and answers all VMs and points.
+    /// Reads changed indexes, and returns all VMs and points.
     ///
     /// # Errors
     /// `Io` when the VMs cannot be listed.

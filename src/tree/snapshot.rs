@@ -1,9 +1,9 @@
-//! The repository's VMs and points as they are at one moment: what names and listings are served from, without a chain opened.
+//! The repository's VMs and points at one moment: the source of names and listings, without an open chain.
 //!
 //! # Invariants
-//! - A snapshot never changes; a refresh makes the next one and shares what is the same.
-//! - Serials are unique within a snapshot. A point that has none yet (not indexed), or one that is taken, is shown under one from
-//!   the upper end, the same for as long as this process lives.
+//! - A snapshot never changes; a refresh makes the next one and shares the unchanged parts.
+//! - Serials are unique within a snapshot. A point without a serial (not indexed yet), or with one that is
+//!   taken, gets one from the upper end, which stays the same for the life of this process.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
@@ -19,14 +19,14 @@ use crate::repo::{Repository, layout::VmKeys};
 use crate::store::Fingerprint;
 use crate::types::{DiskName, PointName, VmId, VmName};
 
-/// A point as a snapshot knows it.
+/// A point in a snapshot.
 #[derive(Debug)]
 pub struct PointView {
     /// Its VM.
     pub vm: VmName,
     /// Identity of the VM.
     pub vm_id: VmId,
-    /// What the index says of it; the serial is unique in the snapshot.
+    /// Its index entry; the serial is unique in the snapshot.
     pub entry: PointEntry,
 }
 
@@ -48,7 +48,7 @@ impl PointView {
     }
 }
 
-/// A VM as a snapshot knows it.
+/// A VM in a snapshot.
 #[derive(Debug)]
 pub struct VmView {
     /// Name.
@@ -57,9 +57,9 @@ pub struct VmView {
     pub vm_id: VmId,
     /// Serial of its directory, unique in the snapshot.
     pub serial: u32,
-    /// Counts the rewrites of its index.
+    /// Number of rewrites of its index.
     pub generation: u64,
-    /// Seconds at which the last of its points was committed; 0 without points.
+    /// Seconds of the last commit of a point; 0 without points.
     committed_at: i64,
     /// Its points by ascending serial.
     pub points: Vec<Arc<PointView>>,
@@ -72,7 +72,7 @@ impl VmView {
         Ino::pack(self.serial, 0, low::SELF)
     }
 
-    /// The point of that name; exact, as the names of files are.
+    /// The point of that name; exact, like file names.
     #[must_use]
     pub fn point(&self, name: &str) -> Option<&Arc<PointView>> {
         self.points
@@ -86,7 +86,7 @@ impl VmView {
         self.points.iter().max_by_key(|point| point.entry.seq)
     }
 
-    /// Time of the directory: of the last commit; the fraction tells versions apart.
+    /// Time of the directory: that of the last commit; the fraction distinguishes versions.
     pub(super) fn time(&self) -> Time {
         Time {
             seconds: self.committed_at,
@@ -95,14 +95,14 @@ impl VmView {
     }
 }
 
-/// Whose a serial is.
+/// The holder of a serial.
 #[derive(Debug, Clone)]
 pub(super) enum Holder {
     Vm(Arc<VmView>),
     Point(Arc<PointView>),
 }
 
-/// VMs and points at one moment; cheap to share, never changed.
+/// VMs and points at one moment; cheap to share, immutable.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// VMs by serial.
@@ -127,7 +127,7 @@ impl Snapshot {
         self.by_serial.get(&serial)
     }
 
-    /// The VMs that `shows` wants, with the serials that they have here.
+    /// The VMs that `shows` accepts, with their serials in this snapshot.
     pub(super) fn only(&self, shows: impl Fn(&VmName) -> bool) -> Self {
         let mut some = Self::default();
         for vm in self.vms().filter(|vm| shows(&vm.name)) {
@@ -136,7 +136,7 @@ impl Snapshot {
         some
     }
 
-    /// Time of the root: of the newest change below it.
+    /// Time of the root: that of the newest change below it.
     pub(super) fn time(&self) -> Time {
         let seconds = self.vms().map(|vm| vm.committed_at).max().unwrap_or(0);
         let mark = self
@@ -168,14 +168,14 @@ type Marks = (Option<Fingerprint>, Option<Fingerprint>);
 #[derive(Default)]
 pub(super) struct Loader {
     marks: HashMap<String, Marks>,
-    /// Serials given here, by VM and identity: a directory that was copied has the identities of its original.
+    /// Serials assigned here, by VM and identity: a copied directory has the identities of its original.
     given: HashMap<(String, [u8; 16]), u32>,
-    /// The only VM that is looked at; all without it.
+    /// The only VM to read; all without it.
     only: Option<VmName>,
 }
 
 impl Loader {
-    /// One that looks at a single VM.
+    /// A loader that reads a single VM.
     pub(super) fn of_vm(vm: VmName) -> Self {
         Self {
             only: Some(vm),
@@ -183,7 +183,7 @@ impl Loader {
         }
     }
 
-    /// The next snapshot after `old`; `None` when nothing has changed. Indexes whose file is as it was are not read.
+    /// The next snapshot after `old`; `None` when nothing has changed. Unchanged index files are not read.
     pub(super) fn load(
         &mut self,
         repository: &Repository,
@@ -224,7 +224,7 @@ impl Loader {
                         }
                     }
                 }
-                // Not a VM, or not yet one.
+                // The directory is not a VM, or not one yet.
                 Err(e) if e.kind() == ErrorKind::NotFound => changed |= known.is_some(),
                 Err(error) => {
                     tracing::warn!(vm = %name, error = %error.report(), "the VM cannot be read; it is shown as it was");
@@ -237,7 +237,7 @@ impl Loader {
             return Ok(None);
         }
         let mut next = Snapshot::default();
-        // What has not changed keeps its serials; what is new gives way.
+        // Unchanged views keep their serials; new ones get others.
         let (new, same): (Vec<_>, Vec<_>) = views.into_iter().partition(Result::is_ok);
         for vm in same.into_iter().filter_map(Result::err) {
             next.insert(vm);
@@ -299,7 +299,7 @@ impl Loader {
     }
 }
 
-/// Names of a VM's points and disks, each of which is held once for all that mention it.
+/// Names of a VM's points and disks, each stored once for all references.
 #[derive(Default)]
 struct Shared {
     points: HashSet<PointName>,
@@ -327,7 +327,7 @@ fn share<N: Hash + Eq + Clone>(known: &mut HashSet<N>, name: &mut N) {
     }
 }
 
-/// Whether the index says what the view says, and all its points are numbered.
+/// Whether index and view are equal, and all points have a number.
 fn is_same(vm: &VmView, index: &Index) -> bool {
     vm.generation == index.generation
         && vm.vm_id == index.vm_id
@@ -342,7 +342,7 @@ fn is_same(vm: &VmView, index: &Index) -> bool {
         })
 }
 
-/// Nodes that are different in `new`: directories with other names in them, and what is gone.
+/// Nodes that differ in `new`: directories with other names in them, and removed nodes.
 pub(super) fn changes(old: &Snapshot, new: &Snapshot) -> Vec<Ino> {
     let mut nodes = Vec::new();
     for vm in old.vms() {

@@ -13,7 +13,7 @@ impl Tree {
     /// Attributes of a node.
     ///
     /// # Errors
-    /// `Stale` when it is gone; what the guest's reader returns.
+    /// `Stale` when it is gone; errors of the guest's reader.
     pub fn attributes(&self, ino: Ino) -> Result<Found> {
         if ino.volume() == 0 && ino.low() & !low::INDEX_MASK == low::FILES && ino.serial() != 0 {
             let position = usize_from_u32(ino.low() & low::INDEX_MASK);
@@ -32,7 +32,7 @@ impl Tree {
 
     pub(super) fn raw_found(&self, ino: Ino, point: &PointView, volume: &VolumeNode) -> Found {
         let size = volume.volume.map.size_bytes();
-        // An upper bound: to count the volume's own clusters would resolve the whole chain.
+        // An upper bound: counting the volume's own clusters would resolve the whole chain.
         let facts = self.shared.disks.facts(point);
         let data: u64 = facts.disks.iter().map(|disk| disk.data_bytes).sum();
         let blocks = data.min(size).div_ceil(512);
@@ -57,7 +57,8 @@ impl Tree {
             }
             Node::Vm(vm) => {
                 let mut time = vm.time();
-                // Sessions come and go without a commit: whoever keeps a listing sees by its time that it is old.
+                // Sessions come and go without a commit: the changed time shows clients with a cached listing
+                // that it is old.
                 time.nanoseconds = (time.nanoseconds + self.sessions_generation()) % 1_000_000_000;
                 changing(own(NodeLook::VmDirectory, 0, 0, time))
             }
@@ -65,7 +66,7 @@ impl Tree {
             Node::Latest(point) => {
                 let length = u64_from_usize(point.entry.name.as_str().len());
                 let attributes = own(NodeLook::Symlink, length, 0, point.time());
-                // Asked for each time: no notification is quick enough for who commits and looks.
+                // No lifetime: no notification would be quick enough for a user who commits and looks.
                 Found {
                     attributes,
                     entry_ttl: Ttl::Nothing,
@@ -74,7 +75,8 @@ impl Tree {
             }
             Node::Point(point) => {
                 let mut found = self.own(ino, NodeLook::Directory, point);
-                // When its volumes become known it has more names: whoever keeps a listing sees by its time that it is old.
+                // Once its volumes are known it has more names: the changed time shows clients with a cached
+                // listing that it is old.
                 if self.is_probed(point) {
                     let time = &mut found.attributes.mtime;
                     time.nanoseconds = (time.nanoseconds + 1).min(999_999_999);

@@ -1,5 +1,5 @@
-//! What is not below a path of a point although it belongs there: volumes that could not be read, or that the guest's fstab names and
-//! that are not joined.
+//! Lists what is missing below a path of a point: unreadable volumes, and volumes that the guest's fstab
+//! names but that are not joined.
 
 use super::Tree;
 use super::inode::{Ino, low};
@@ -12,28 +12,28 @@ use crate::guest::system::{Class, Obstacle, VolumeFacts};
 /// LIMIT: directories on the way up from a mount point.
 const DEPTH_MAX: usize = 1000;
 
-/// Something that is not shown.
+/// A volume that is not shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
-    /// Where it would be, below the point: `/files/srv/data`, `/volumes/vda/part/1`.
+    /// Where it would appear, below the point: `/files/srv/data`, `/volumes/vda/part/1`.
     pub path: String,
-    /// What it is: what an fstab calls it, else the volume's path.
+    /// Its name in an fstab, or else the volume's path.
     pub source: String,
     /// Why it is not shown.
     pub reason: String,
-    /// What that means.
+    /// Class of the reason.
     pub class: Class,
-    /// Whether the path that was asked for is this place or lies in it; otherwise this place is below that path.
+    /// Whether the requested path is this place or lies in it; otherwise this place is below that path.
     pub is_here: bool,
 }
 
-/// A path below a point, as far as it leads.
+/// A path below a point, resolved as far as it exists.
 struct PathReach {
-    /// The deepest directory on it, and all above up to the point's own.
+    /// The deepest existing directory on it, and all directories above up to the point's own.
     up: Vec<Ino>,
     /// Whether that is the whole path.
     is_whole: bool,
-    /// Whether the path ends at something at all.
+    /// Whether the path ends at an existing node.
     is_there: bool,
 }
 
@@ -48,11 +48,11 @@ fn is_within(path: &[u8], above: &[u8]) -> bool {
 }
 
 impl Tree {
-    /// What is not shown below a path of a point, in the order of trees and volumes. Nothing is looked for where the path leads to neither
-    /// `files` nor `volumes`.
+    /// Lists what is missing below a path of a point, in the order of trees and volumes. A path that leads
+    /// neither to `files` nor to `volumes` needs no probe.
     ///
     /// # Errors
-    /// What looking at the point's disks returns.
+    /// Errors of probing the point's disks.
     pub fn unread(&self, point: &Point, path: &[u8]) -> Result<Vec<Unread>> {
         let first = parts(path).first().copied().unwrap_or_default();
         let in_files = first.is_empty() || first.starts_with(b"files");
@@ -90,7 +90,7 @@ impl Tree {
                     || is_within(place.as_bytes(), path);
                 let is_in = way.is_whole && way.up.first().is_some_and(|at| asked.up.contains(at))
                     || is_within(path, place.as_bytes());
-                // What is found in one of several filesystems lacks nothing of the others.
+                // A node that exists in one of several filesystems lacks nothing of the others.
                 let is_here = is_in && !(is_top && asked.is_there);
                 if is_below || is_here {
                     unread.push(Unread {
@@ -106,7 +106,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Follows a path as far as it leads.
+    /// Follows a path as far as it exists.
     fn way(&self, point: &Point, path: &[u8]) -> Result<PathReach> {
         let top = point.ino(low::SELF);
         let mut parts = parts(path);

@@ -9,16 +9,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::Xattr;
 
 impl Tree {
-    /// All extended attributes of a node, in the kernel's form; what the tree itself shows has none. A session's declarations are
-    /// not listed: `rsync -X` removes what it finds and its source does not have, and would take them back.
+    /// All extended attributes of a node, in the kernel's form; the tree's own nodes have none. A session's
+    /// declarations are not listed: `rsync -X` removes attributes that its source does not have, and would
+    /// withdraw them.
     ///
     /// # Errors
-    /// `Unsupported` when the tree is shown without; `Stale`, `Corrupt`, `Io`.
+    /// `Unsupported` when the tree hides extended attributes; `Stale`, `Corrupt`, `Io`.
     pub fn xattrs(&self, ino: Ino) -> Result<Arc<[Xattr]>> {
         if self.options.noxattr {
             return Err(Error::unsupported("shown without extended attributes"));
         }
-        // What the tree itself shows need not be resolved to know that it has none.
+        // The tree's own nodes need not be resolved, because they have none.
         if ino.volume() == 0 {
             return Ok(Arc::new([]));
         }
@@ -45,7 +46,7 @@ impl Tree {
     /// The value of one extended attribute, or of one declaration of a session.
     ///
     /// # Errors
-    /// `NoData` when there is none of that name; as [`Tree::xattrs`].
+    /// `NoData` when there is no attribute of that name; as [`Tree::xattrs`].
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let listed = self.xattrs(ino)?;
         let declared = match ino.volume() {

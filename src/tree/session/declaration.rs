@@ -1,4 +1,4 @@
-//! Declarations: extended attributes on a session's directory that say what flags say elsewhere.
+//! Declarations: extended attributes on a session's directory with the meaning of command-line flags.
 //!
 //! | `user.restorefs.` | value | as the flag |
 //! |---|---|---|
@@ -6,7 +6,7 @@
 //! | `full`, `without`, `unchanged`, `finished`, `raw` | disks, separated by commas or blanks; `*`: all | `--full`, `--without`, ... |
 //! | `ttl` | `6h`, `90m`, seconds | `--ttl` |
 //!
-//! They are answered by name and not listed.
+//! They can be read by name and are not listed.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use crate::tree::Tree;
 use crate::tree::inode::{Ino, low};
 use crate::types::{DiskName, duration};
 
-/// What the names begin with.
+/// Prefix of the names.
 const PREFIX: &str = "user.restorefs.";
 /// LIMIT: bytes of a value.
 const VALUE_BYTES_MAX: usize = 64 << 10;
 
-/// What one attribute declares.
+/// The declaration of one attribute.
 enum Declaration {
     ChangeId(DiskName),
     Full,
@@ -57,7 +57,7 @@ fn parse(name: &[u8]) -> Result<Declaration> {
     }
 }
 
-/// The disks that a value names; each must be in the session, or have been.
+/// The disks that a value names; each must be, or have been, in the session.
 fn disks(session: &Session, text: &str) -> Result<Vec<DiskName>> {
     let known: Vec<DiskName> = session
         .sidecar()
@@ -148,16 +148,17 @@ impl Tree {
         let node = self.open_node(ino)?;
         match node.part {
             Part::Top => Ok(node),
-            // As a filesystem without extended attributes answers: tools that copy them go on.
+            // The error of a filesystem without extended attributes: tools that copy attributes then
+            // continue.
             _ => Err(Error::unsupported("there are no attributes here")),
         }
     }
 
-    /// Declares something of a session.
+    /// Sets a declaration of a session.
     ///
     /// # Errors
-    /// `Unsupported` for other attributes; `InvalidInput` for values without a meaning; `ReadOnly` for what is committed;
-    /// `AlreadyExists`, `NoData` as the flags of setxattr(2) ask; `Busy`, `NoSpace`, `Io`.
+    /// `Unsupported` for other attributes; `InvalidInput` for malformed values; `ReadOnly` for committed
+    /// nodes; `AlreadyExists`, `NoData` as the flags of setxattr(2) require; `Busy`, `NoSpace`, `Io`.
     pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], must: Option<bool>) -> Result<()> {
         let node = self.declaring(ino)?;
         let declaration = parse(name)?;
@@ -184,10 +185,10 @@ impl Tree {
         Self::noted(session, declare(session, &declaration, text))
     }
 
-    /// Takes a declaration back.
+    /// Withdraws a declaration.
     ///
     /// # Errors
-    /// As [`Tree::set_xattr`]; `InvalidInput` for what cannot be taken back.
+    /// As [`Tree::set_xattr`]; `InvalidInput` for a declaration that cannot be withdrawn.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         let node = self.declaring(ino)?;
         let declaration = parse(name)?;

@@ -13,7 +13,7 @@ use crate::tree::list::{COOKIE_FIRST, Each, offer};
 use crate::tree::node::{absent, no_directory, stale};
 use crate::types::width::u64_from_usize;
 
-/// The names directly in a session, in the order of their listing.
+/// The names directly in a session, in listing order.
 pub(super) const NAMES: [&str; 4] = ["status", "nbd-targets", "attached", "disks"];
 
 impl Tree {
@@ -25,7 +25,7 @@ impl Tree {
         })
     }
 
-    /// A name in a VM's directory that may be a session's.
+    /// The session of a name in a VM's directory, if it is one.
     pub(in crate::tree) fn session_named(&self, vm: &str, text: &str) -> Option<Arc<Session>> {
         let name = text.strip_suffix(SUFFIX)?;
         let sessions = self.open_sessions.as_ref()?.sessions().all();
@@ -49,7 +49,7 @@ impl Tree {
         self.part_found(&self.session_part(node, name)?)
     }
 
-    /// What a name in one of a session's directories stands for.
+    /// The node of a name in one of a session's directories.
     pub(super) fn session_part(&self, node: &SessionNode, name: &str) -> Result<SessionNode> {
         let part = match &node.part {
             Part::Top if self.is_hidden(node.serial(), name) => return Err(absent()),
@@ -88,7 +88,7 @@ impl Tree {
         })
     }
 
-    /// The number of a node; a document's is that of its present version.
+    /// The number of a node; for a document, that of its present version.
     pub(in crate::tree) fn part_ino(&self, node: &SessionNode) -> Result<Ino> {
         let low = match &node.part {
             Part::Top => low::SELF,
@@ -105,13 +105,13 @@ impl Tree {
         Ok(node.ino(low))
     }
 
-    /// A node with its attributes as they are now.
+    /// A node with its present attributes.
     pub(super) fn part_found(&self, node: &SessionNode) -> Result<Found> {
         let ino = self.part_ino(node)?;
         self.part_attributes(ino, node)
     }
 
-    /// Attributes of the node of this number.
+    /// Attributes of the node with this number.
     pub(in crate::tree) fn part_attributes(&self, ino: Ino, node: &SessionNode) -> Result<Found> {
         let changed_at = time(node.session.changed_at());
         let own = |look, size, blocks, at| self.options.own(ino, look, size, blocks, at);
@@ -188,7 +188,7 @@ impl Tree {
         for (cookie, name) in names.into_iter().filter(|(cookie, _)| *cookie > after) {
             let found = match self.session_child(node, &name) {
                 Ok(found) => Ok(found),
-                // Gone meanwhile, or hidden.
+                // The entry is gone meanwhile, or hidden.
                 Err(_) => continue,
             };
             if !offer(each, name.as_bytes(), Ino(0), found, cookie) {
@@ -198,7 +198,7 @@ impl Tree {
         Ok(())
     }
 
-    /// The directory that holds a node of a session.
+    /// The directory that contains a node of a session.
     pub(in crate::tree) fn session_parent(&self, node: &SessionNode) -> Result<Ino> {
         match &node.part {
             Part::Top => self

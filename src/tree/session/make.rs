@@ -1,4 +1,4 @@
-//! Making names: VMs, sessions, disks, attached files.
+//! Creates names: VMs, sessions, disks, attached files.
 
 use super::{DISK_SUFFIX, Part, SessionNode, not_permitted, read_only, session_of};
 use crate::error::{Error, ErrorKind, Result};
@@ -9,10 +9,10 @@ use crate::tree::inode::Ino;
 use crate::tree::node::Node;
 use crate::types::{DiskName, VmName};
 
-/// LIMIT: bytes of a name, as everywhere in Linux.
+/// LIMIT: bytes of a name, as in Linux.
 const NAME_BYTES_MAX: usize = 255;
 
-/// A name as text, if it can be one.
+/// A name as text.
 pub(super) fn text(name: &[u8]) -> Result<&str> {
     if name.len() > NAME_BYTES_MAX {
         return Err(Error::new(
@@ -23,8 +23,8 @@ pub(super) fn text(name: &[u8]) -> Result<&str> {
     std::str::from_utf8(name).map_err(|_| Error::invalid("the name is not UTF-8"))
 }
 
-/// The disk that a file in `disks/` is, or is written beside: `vda.raw`, `.vda.raw.XyZ123` (as rsync names what it has not
-/// finished). The second part is true for the latter.
+/// The disk of a file name in `disks/`: `vda.raw`, or `.vda.raw.XyZ123` (rsync's name for an unfinished
+/// file). The second value is true for the latter.
 ///
 /// # Errors
 /// `InvalidInput`, `NameTooLong` for other names.
@@ -46,8 +46,8 @@ pub(super) fn parse_disk_file(name: &str) -> Result<(DiskName, bool)> {
 }
 
 impl Tree {
-    /// Makes a directory: a VM at the top, in it a session (`NAME.partial`), in that again `disks` or `attached` if they were
-    /// removed.
+    /// Makes a directory: a VM at the top, a session (`NAME.partial`) in a VM, and in a session `disks` or
+    /// `attached` if they were removed.
     ///
     /// # Errors
     /// `InvalidInput`, `NameTooLong` (the name), `AlreadyExists`; `Busy` when the VM has an open session; `NoSpace`, `Io`; `ReadOnly`,
@@ -100,7 +100,7 @@ impl Tree {
         self.session_child(node, name)
     }
 
-    /// Makes an empty regular file: a disk of a session, or an attached file.
+    /// Creates an empty regular file: a disk of a session, or an attached file.
     ///
     /// # Errors
     /// As [`Tree::make_directory`].
@@ -122,10 +122,10 @@ impl Tree {
         self.session_child(&node, name)
     }
 
-    /// Refuses anything but files and directories: symlinks, hard links, devices, FIFOs, sockets.
+    /// The error for any node that is not a file or directory: symlinks, hard links, devices, FIFOs, sockets.
     ///
     /// # Errors
-    /// `ReadOnly` for what is committed, else `NotPermitted`.
+    /// `ReadOnly` below a committed point, else `NotPermitted`.
     pub fn refuse(&self, parent: Ino) -> Error {
         match self.open_node(parent) {
             Ok(_) => not_permitted("a restore point has plain files only"),

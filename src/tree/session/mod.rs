@@ -5,14 +5,15 @@
 //! ```
 //!
 //! # Invariants
-//! - Nothing here may be cached: names, attributes and listings have no time to live, and each directory's time is another one
-//!   whenever one of its names comes or goes.
-//! - A session's inode numbers are never those of the point that it becomes.
-//! - `status` comes first in a listing: a removal that is cut short has touched it, and the session is not committed after that.
+//! - Nothing here may be cached: names, attributes and listings have no time to live, and the time of a
+//!   directory changes whenever one of its names is added or removed.
+//! - A session's inode numbers differ from those of the point that it becomes.
+//! - `status` comes first in a listing: a removal that is interrupted has already removed it, and the session
+//!   cannot be committed after that.
 //!
 //! # Concurrency
-//! What a tool holds while it calls (the kernel's lock of a directory) must not be needed by whom it waits for: nobody here waits until
-//! the kernel has been told of something.
+//! The kernel holds the lock of a directory during a call. So no code here waits for the kernel to process a
+//! notification, which could need that lock.
 
 mod declaration;
 mod entry;
@@ -44,12 +45,12 @@ use crate::types::sync::Mutex;
 use overrides::AttributeOverrides;
 use write::WriterContent;
 
-/// What the name of a session's directory ends with.
+/// Suffix of a session's directory name.
 pub(super) const SUFFIX: &str = ".partial";
-/// What the name of a disk's file ends with.
+/// Suffix of a disk's file name.
 const DISK_SUFFIX: &str = ".raw";
 
-/// A session as it was told of last.
+/// A session as it was reported last.
 #[derive(Clone, PartialEq, Eq)]
 struct Seen {
     vm: String,
@@ -59,23 +60,23 @@ struct Seen {
 /// The writable side of a tree.
 pub(super) struct OpenSessions {
     sessions: Arc<dyn Sessions>,
-    /// What tools have set.
+    /// Attributes that tools have set.
     overrides: Mutex<HashMap<Ino, AttributeOverrides>>,
-    /// Names of sessions that were removed, by serial.
+    /// Removed names of sessions, by serial.
     hidden: Mutex<HashSet<(u32, &'static str)>>,
-    /// Attached files by serial; a position is never given again.
+    /// Attached files by serial; a position is never reused.
     attached: Mutex<HashMap<u32, Vec<String>>>,
     seen: Mutex<Vec<Seen>>,
 }
 
-/// What a name in a session stands for.
+/// Kind of a node in a session.
 #[derive(Clone)]
 pub(super) enum Part {
     /// Its directory.
     Top,
     /// `disks/`.
     Disks,
-    /// A disk, or one that is written beside it.
+    /// A disk, or a file that is written beside one.
     Disk(Arc<DiskWriter>),
     /// `attached/`.
     Attached,
@@ -128,7 +129,7 @@ impl OpenSessions {
         names.len() - 1
     }
 
-    /// Takes a name out; its position stands for nothing then, or for the name that it got.
+    /// Removes a name; its position then stands for nothing, or for the new name.
     fn moved(&self, serial: u32, from: &str, to: Option<&str>) {
         let mut attached = self.attached.lock();
         for name in attached.entry(serial).or_default() {
@@ -146,7 +147,8 @@ impl OpenSessions {
         (!name.is_empty()).then(|| name.clone())
     }
 
-    /// Directories in which sessions have come or gone since it was asked last; forgets what was kept of sessions that are gone.
+    /// Directories in which sessions were added or removed since the last call. Drops the state of removed
+    /// sessions.
     pub(super) fn changes(&self, vm: impl Fn(&str) -> Option<Ino>) -> Vec<Ino> {
         let sessions = self.sessions().all();
         let now: Vec<Seen> = sessions
@@ -211,7 +213,7 @@ impl Tree {
         sessions
     }
 
-    /// Counts the sessions that came and went, for the times of directories.
+    /// Counts added and removed sessions, for the times of directories.
     pub(super) fn sessions_generation(&self) -> u32 {
         let generation = self
             .open_sessions
@@ -232,7 +234,7 @@ impl Tree {
         })
     }
 
-    /// The node of a number whose serial is a session's.
+    /// The node of a number whose serial belongs to a session.
     pub(super) fn session_node(&self, ino: Ino) -> Result<SessionNode> {
         let open_sessions = self.open_sessions.as_ref().ok_or_else(stale)?;
         let session = open_sessions
@@ -261,7 +263,7 @@ impl Tree {
         Ok(SessionNode { session, part })
     }
 
-    /// The session that is to be changed by an operation on this node; everything else says why it is not changed.
+    /// The node in an open session that an operation will change; an error for all other nodes.
     fn open_node(&self, ino: Ino) -> Result<SessionNode> {
         let open_sessions = self.open_sessions()?;
         if ino != Ino::ROOT
@@ -282,7 +284,7 @@ impl Tree {
         }
     }
 
-    /// Notes in `status` why something was refused, and passes it on.
+    /// Records the reason of a refusal in `status`, and returns the result.
     fn noted<T>(session: &Session, result: Result<T>) -> Result<T> {
         match &result {
             Err(e) if e.kind() != ErrorKind::NotFound => session.note_error(result),
@@ -290,7 +292,7 @@ impl Tree {
         }
     }
 
-    /// All nodes of a session that somebody may have written through the kernel's page cache.
+    /// All nodes of a session that may have dirty pages in the kernel's page cache.
     #[must_use]
     pub fn session_files(&self, session: &Session) -> Vec<Ino> {
         let serial = session.serial();
@@ -309,7 +311,7 @@ impl Tree {
     }
 }
 
-/// The session's name, if a directory is called like one.
+/// The name of the session, if the directory name has its form.
 fn session_of(text: &str) -> Option<Result<PointName>> {
     Some(PointName::new(text.strip_suffix(SUFFIX)?))
 }

@@ -1,5 +1,5 @@
-//! What tools set on the files of a session on their way (chmod, chown, utimens): kept as long as the session is open, and not part of
-//! the point.
+//! Attributes that tools set on the files of a session (chmod, chown, utimens). They are kept while the
+//! session is open, and are not part of the point.
 
 use jiff::Timestamp;
 
@@ -11,7 +11,7 @@ use crate::tree::Tree;
 use crate::tree::attribute::{Attributes, Found, time};
 use crate::tree::inode::Ino;
 
-/// Attributes that a caller wants changed.
+/// Attributes to change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NewAttributes {
     /// Permission bits.
@@ -28,16 +28,16 @@ pub struct NewAttributes {
     pub mtime: Option<NewTime>,
 }
 
-/// A time that a caller wants set.
+/// A time to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewTime {
-    /// The present one.
+    /// The present time.
     Now,
-    /// This one.
+    /// This time.
     At(Timestamp),
 }
 
-/// What is shown instead of what the tree itself would show.
+/// Attributes that replace the tree's own.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct AttributeOverrides {
     mode: Option<u16>,
@@ -78,11 +78,11 @@ impl AttributeOverrides {
 }
 
 impl Tree {
-    /// Sets attributes of a node of an open session. Explicit times on a disk say that it is finished.
+    /// Sets attributes of a node of an open session. An explicit time on a disk declares it as finished.
     ///
     /// # Errors
-    /// `ReadOnly` for what is committed, `NotPermitted` for VMs; `Busy` when a disk is written over NBD; `TooLarge`, `NoSpace`,
-    /// `Io`.
+    /// `ReadOnly` for committed nodes, `NotPermitted` for VMs; `Busy` when a disk is being written over NBD;
+    /// `TooLarge`, `NoSpace`, `Io`.
     pub fn set_attributes(&self, ino: Ino, new: &NewAttributes) -> Result<Found> {
         let node = self.open_node(ino)?;
         let session = &node.session;
@@ -132,7 +132,7 @@ impl Tree {
         }
     }
 
-    /// An attached file was written: it has another time now.
+    /// Updates the time of an attached file after a write.
     pub(super) fn wrote_attached(&self, node: &super::SessionNode) -> Result<()> {
         let ino = self.part_ino(node)?;
         let mut all = self.open_sessions()?.overrides();

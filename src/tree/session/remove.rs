@@ -1,8 +1,8 @@
-//! Removing names. Every name in a session can be removed, and the last one of all is the session: that aborts it.
+//! Removes names. Every name in a session can be removed, and finally the session itself: that aborts it.
 //!
 //! # Invariants
-//! A removal that is cut short leaves a session that is not committed: the names that are not disks mark it as taken apart, a disk that
-//! it began with is missed at the commit.
+//! A removal that is interrupted leaves a session that cannot be committed: the removal of a name that is not
+//! a disk marks it as being dismantled, and the commit misses a removed disk with which the session began.
 
 use super::entry::NAMES;
 use super::make::text;
@@ -16,7 +16,7 @@ impl Tree {
     /// Removes a file of a session.
     ///
     /// # Errors
-    /// `NotFound`; `IsADirectory`; `ReadOnly` for what is committed; `NotPermitted`; `Busy`; `Io`.
+    /// `NotFound`; `IsADirectory`; `ReadOnly` for committed nodes; `NotPermitted`; `Busy`; `Io`.
     pub fn remove_file(&self, parent: Ino, name: &[u8]) -> Result<()> {
         let directory = self.open_node(parent)?;
         let name = text(name)?;
@@ -37,7 +37,7 @@ impl Tree {
         Self::noted(session, removed)
     }
 
-    /// Takes one of the names away that every session has.
+    /// Hides one of the names that every session has.
     fn hide(&self, node: &SessionNode, name: &str) -> Result<()> {
         let name = NAMES.into_iter().find(|own| *own == name);
         let name = name.ok_or_else(absent)?;
@@ -47,11 +47,11 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes a directory: a session is aborted, with all that is in it; a VM goes if it has no point.
+    /// Removes a directory: a session is aborted with everything in it; a VM is removed if it has no point.
     ///
     /// # Errors
-    /// `NotEmpty`, `NotADirectory`, `NotFound`; `NotPermitted` for a committed point (retention removes those), unless it was asked for;
-    /// `ReadOnly` below one; `Busy`; `Io`.
+    /// `NotEmpty`, `NotADirectory`, `NotFound`; `NotPermitted` for a committed point (retention removes
+    /// points), unless the mount allows it; `ReadOnly` below a point; `Busy`; `Io`.
     pub fn remove_directory(&self, parent: Ino, name: &[u8]) -> Result<()> {
         let open_sessions = self.open_sessions()?;
         let name = text(name)?;

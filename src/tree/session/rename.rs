@@ -1,4 +1,5 @@
-//! Renaming: `NAME.partial` to a point's name commits; what was written beside a disk takes its place; attached files.
+//! Renames: from `NAME.partial` to a point's name commits; a file written beside a disk replaces it; attached
+//! files get a new name.
 
 use super::make::{parse_disk_file, text};
 use super::{Part, SUFFIX, SessionNode, not_permitted, read_only};
@@ -9,16 +10,18 @@ use crate::tree::inode::Ino;
 use crate::tree::node::{Node, absent};
 use crate::types::PointName;
 
-/// Why other renames are refused. Not with EXDEV: tools would copy, and then remove what they have copied, which aborts a session.
+/// Why other renames are refused. The error is not EXDEV: tools would then copy the files and remove the
+/// originals, which aborts a session.
 const STRANGE: &str = "in a tree of restore points this cannot be renamed so";
 
 impl Tree {
-    /// Renames; with `may_replace` unless something of that name is there. Committing takes as long as it takes: call it where nobody
-    /// waits for the thread.
+    /// Renames; replaces an existing name only with `may_replace`. A commit takes time: call this on a thread
+    /// that nothing waits for.
     ///
     /// # Errors
-    /// `NotPermitted` for what has no meaning here; `ReadOnly` for what is committed; `AlreadyExists`; `InvalidInput` for a name that a
-    /// point cannot have; `Busy` when the session cannot become a point yet, or is written; `NoSpace`, `Io`: it stays open.
+    /// `NotPermitted` for a rename without a meaning here; `ReadOnly` for committed nodes; `AlreadyExists`;
+    /// `InvalidInput` for a name that a point cannot have; `Busy` when the session cannot become a point yet,
+    /// or is being written; `NoSpace`, `Io`: the session stays open.
     pub fn rename(
         &self,
         (parent, name): (Ino, &[u8]),
@@ -63,7 +66,8 @@ impl Tree {
             point: Some(PointName::new(point)?),
             ..CommitRequest::default()
         };
-        // EINVAL of a directory's rename means to mv(1) that it would come to lie in itself: only names answer it.
+        // mv(1) interprets EINVAL of a directory rename as a move into itself, so only an invalid name may
+        // yield it.
         let busy = |error: Error| match error.kind() {
             ErrorKind::InvalidInput => error.with_kind(ErrorKind::Busy),
             _ => error,

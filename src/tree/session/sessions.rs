@@ -1,4 +1,4 @@
-//! What a writable tree asks of the repository's owner.
+//! The operations of the repository's owner that a writable tree needs.
 
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use crate::types::{PointName, VmName};
 /// The open sessions and the operations on them, with the rights of one mount.
 ///
 /// # Why
-/// A mount is one door of several: what it does to sessions and points is the same operation as at the others, and is executed in one
-/// place above the tree. Operations do not wait until other mounts show the change, since the caller holds a directory of this one.
+/// A mount is one door of several: its operations on sessions and points are the same as those of the other
+/// doors, and are executed in one place above the tree. They do not wait until other mounts show the change,
+/// because the caller holds the lock of a directory of this mount.
 pub trait Sessions: Send + Sync {
     /// All open sessions, by VM and name.
     fn all(&self) -> Vec<Arc<Session>>;
@@ -23,16 +24,16 @@ pub trait Sessions: Send + Sync {
     /// The open session of that serial.
     fn by_serial(&self, serial: u32) -> Option<Arc<Session>>;
 
-    /// How the session of that serial ended, and of which VM it was.
+    /// How the session with that serial ended, and its VM.
     fn ended(&self, serial: u32) -> Option<(VmName, SessionState)>;
 
-    /// Counts changes, for the times of directories.
+    /// Number of changes, for the times of directories.
     fn generation(&self) -> u64;
 
     /// The present instant.
     fn now(&self) -> Timestamp;
 
-    /// Where the disks of a session can be written over NBD: the content of `nbd-targets`.
+    /// The NBD targets of a session's disks: the content of `nbd-targets`.
     fn nbd_targets(&self, session: &Session) -> String;
 
     /// Makes a VM without restore points.
@@ -68,6 +69,6 @@ pub trait Sessions: Send + Sync {
     /// Forgets a restore point.
     ///
     /// # Errors
-    /// `NotPermitted` where restore points are not removed through the tree; `Busy` while it is in use; `NoSpace`, `Io`.
+    /// `NotPermitted` where the mount does not allow it; `Busy` while the point is in use; `NoSpace`, `Io`.
     fn forget(&self, vm: &VmName, point: &PointName) -> Result<()>;
 }

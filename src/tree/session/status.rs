@@ -62,7 +62,8 @@ fn status(session: &Session) -> Value {
 }
 
 impl Tree {
-    /// The number and the bytes of a document: those of the version `ino` where they are still known, else of the present one.
+    /// The number and the bytes of a document: of the version `ino` if it is still known, else of the present
+    /// one.
     pub(in crate::tree) fn session_document(
         &self,
         node: &SessionNode,

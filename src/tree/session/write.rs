@@ -1,4 +1,4 @@
-//! Bytes into the files of a session.
+//! Writes to the files of a session.
 
 use super::{Part, SessionNode, not_permitted};
 use crate::block::ReadAt;
@@ -8,20 +8,20 @@ use crate::tree::Tree;
 use crate::tree::inode::Ino;
 use crate::types::width::u64_from_usize;
 
-/// What `fallocate` is to do with a range.
+/// The effect of `fallocate` on a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allocation {
-    /// Room for it; the file grows. Nothing is set aside: there is room when it is written, or there is not.
+    /// Allocates space, and the file grows. Nothing is reserved: a later write may still find no space.
     Grow,
-    /// Room for it beyond the end, too.
+    /// Allocates space, also beyond the end.
     Keep,
-    /// It reads as zero and takes no room (PUNCH_HOLE).
+    /// The range reads as zero and takes no space (PUNCH_HOLE).
     Punch,
-    /// It reads as zero; with `true` the file grows (ZERO_RANGE).
+    /// The range reads as zero; with `true` the file grows (ZERO_RANGE).
     Zero(bool),
 }
 
-/// The disk is about to be written through the tree; what is returned is held until that is done.
+/// Registers a write through the tree; the caller holds the returned guard during the write.
 fn begin_writing<'a>(node: &SessionNode, disk: &'a DiskWriter) -> Result<WriteGuard<'a>> {
     node.session.wait_open()?;
     disk.claim(Door::Tree)?;
@@ -42,8 +42,8 @@ impl Tree {
     /// Writes bytes; the file grows.
     ///
     /// # Errors
-    /// `ReadOnly` for what is committed; `Busy` while the session is being committed or when the disk is written over NBD;
-    /// `TooLarge`, `NoSpace`, `Io`, `Corrupt` (the parent).
+    /// `ReadOnly` for committed nodes; `Busy` while the session is being committed, or when the disk is being
+    /// written over NBD; `TooLarge`, `NoSpace`, `Io`, `Corrupt` (the parent).
     pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<()> {
         let node = self.open_node(ino)?;
         let written = match &node.part {
@@ -60,7 +60,7 @@ impl Tree {
         Self::noted(&node.session, written)
     }
 
-    /// Does what `fallocate` asks for.
+    /// Performs a `fallocate`.
     ///
     /// # Errors
     /// As [`Tree::write`].
@@ -105,10 +105,11 @@ impl Tree {
         self.wrote_attached(node)
     }
 
-    /// Makes what was written durable; nothing to do for what is committed.
+    /// Makes written data durable; committed nodes need nothing.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: what was written since the last time may be lost then; `Stale` when the session was aborted.
+    /// `NoSpace`, `Io`: data written since the last sync may then be lost; `Stale` when the session was
+    /// aborted.
     pub fn sync(&self, ino: Ino) -> Result<()> {
         if self.open_sessions.is_none() || ino.volume() != 0 {
             return Ok(());
@@ -127,7 +128,7 @@ impl Tree {
             Part::Attached => node.session.flush_attached_names(),
             Part::Status | Part::Targets => Ok(()),
         };
-        // An abort ends disks without storing what they had.
+        // An abort ends disks without storing their data.
         let synced = synced.and_then(|()| match node.session.state() {
             SessionState::Aborted => node.session.check_open(),
             _ => Ok(()),
@@ -156,7 +157,7 @@ fn allocate_disk(disk: &DiskWriter, offset: u64, length_bytes: u64, how: Allocat
     }
 }
 
-/// A disk of a session as a file: as long as its source, not padded.
+/// A disk of a session as a file: as long as its source, without padding.
 pub(in crate::tree) struct WriterContent(pub(in crate::tree) std::sync::Arc<DiskWriter>);
 
 impl ReadAt for WriterContent {

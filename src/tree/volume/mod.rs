@@ -1,9 +1,10 @@
-//! The volumes of a point: scanned once when `volumes/` is entered, named, numbered, opened.
+//! The volumes of a point: scanned once when `volumes/` is first read, named, numbered, opened.
 //!
 //! # Invariants
-//! - Damage is a state of one volume, and never stops the others.
-//! - The number of a volume (8 bits of its inodes) is its position as long as everything before it could be read; otherwise it has
-//!   none, and its inodes come from the table. So a number never means another volume.
+//! - Damage is a state of one volume, and does not affect the others.
+//! - The number of a volume (8 bits of its inodes) is its position, as long as everything before it is
+//!   readable. Otherwise it has no number, and the table numbers its inodes. So a number never refers to
+//!   another volume.
 
 mod scanner;
 
@@ -20,14 +21,14 @@ use crate::guest::fs::{FsInfo, GuestIno, VolumeState};
 use crate::guest::volume::{Origin, Scan, Volume};
 pub(super) use scanner::Scanner;
 
-/// The highest number that packs; those above are of the guests' own trees.
+/// The highest number of a volume; greater ones belong to the instances of file trees.
 const NUMBER_MAX: u8 = 127;
 
-/// What opening a volume gave.
+/// The result of opening a volume.
 struct Probed {
     state: VolumeState,
     info: Option<FsInfo>,
-    /// Whether another try may end otherwise.
+    /// Whether another attempt may have another result.
     passing: bool,
 }
 
@@ -43,17 +44,17 @@ impl Default for Probed {
 
 /// A volume of a point.
 pub(super) struct VolumeNode {
-    /// Its number in inodes; `None`: its inodes come from the table.
+    /// Its number in inodes; `None` when the table numbers its inodes.
     pub(super) number: Option<u8>,
-    /// What the scan found.
+    /// The result of the scan.
     pub(super) volume: Volume,
-    /// How far its filesystem could be opened.
+    /// State of the opening of its filesystem.
     pub(super) state: VolumeState,
-    /// What the filesystem says of itself, when it could be.
+    /// Facts about the filesystem, when it could be opened.
     pub(super) info: Option<FsInfo>,
 }
 
-/// What a name below `volumes/` is.
+/// Kind of a name below `volumes/`.
 #[derive(Clone)]
 pub(super) enum Name {
     /// A directory of the tree itself.
@@ -70,22 +71,22 @@ pub(super) struct Volumes {
     pub(super) nodes: Vec<Arc<VolumeNode>>,
     /// All paths below `volumes/`.
     names: BTreeMap<String, Name>,
-    /// Paths of the tree's own directories and raw files by the lower bits of their inodes, and back.
+    /// Paths of the tree's own directories and raw files by the lower bits of their inodes, and the reverse map.
     by_low: HashMap<u32, String>,
     low_of: HashMap<String, u32>,
     /// The guests' own trees.
     pub(super) files: Files,
     /// Remarks for people.
     pub(super) notes: Vec<String>,
-    /// Whether every disk could be scanned.
+    /// Whether every disk was readable.
     pub(super) complete: bool,
     at: Instant,
-    /// How many scans there were before one was complete, this one included.
+    /// Number of scans so far, this one included; a complete one is not repeated.
     failures: u32,
 }
 
 impl Volumes {
-    /// The volumes of a scan, each with what opening it gave.
+    /// The volumes of a scan, each with the result of opening it.
     fn new(point: &PointView, scan: Scan, opened: Vec<Probed>, failures: u32) -> Self {
         let mut volumes = Self {
             nodes: Vec::new(),
@@ -131,7 +132,7 @@ impl Volumes {
             self.names
                 .insert(path.clone(), Name::Root(Arc::clone(&node)));
         }
-        // The whole disk is in disks/ already; and of what cannot be assembled there is nothing to show.
+        // The whole disk is in `disks/` already, and an unassembled volume has no content to show.
         let is_disk = matches!(node.volume.origin, Origin::Disk(_));
         if !is_disk && node.volume.map.size_bytes() > 0 {
             self.names
@@ -156,7 +157,7 @@ impl Volumes {
         }
     }
 
-    /// What lies at a path below `volumes/`.
+    /// The node at a path below `volumes/`.
     pub(super) fn name(&self, path: &str) -> Option<&Name> {
         self.names.get(path)
     }
@@ -177,7 +178,7 @@ impl Volumes {
             .ok_or_else(|| Error::not_found("no such volume"))
     }
 
-    /// The volume of that number.
+    /// The volume with that number.
     pub(super) fn numbered(&self, number: u8) -> Result<&Arc<VolumeNode>> {
         self.nodes
             .iter()
@@ -206,7 +207,7 @@ impl Volumes {
             })
     }
 
-    /// What is shown at the root of an instance: itself, or what is mounted upon it.
+    /// The directory shown at the root of an instance: itself, or the mount on it.
     pub(super) fn top(&self, at: usize) -> Result<(usize, GuestIno)> {
         match self.instance(at)? {
             GuestLocation::Files(_, instance) => Ok(self.files.shown(at, instance.root)),
@@ -214,7 +215,7 @@ impl Volumes {
         }
     }
 
-    /// The position of the tree whose top this directory is.
+    /// The position of the tree whose top is this directory.
     pub(super) fn is_top(&self, at: usize, ino: GuestIno) -> Option<u32> {
         let tree = self.files.instance(at)?.tree;
         match self.files.trees.get(tree)?.top {
@@ -223,7 +224,7 @@ impl Volumes {
         }
     }
 
-    /// The directories of a tree whose top is one of ours.
+    /// The directories of a tree whose top is a directory of the tree itself.
     pub(super) fn several(&self, position: usize) -> &[(String, usize)] {
         match self.files.trees.get(position).map(|tree| &tree.top) {
             Some(Top::Several(children)) => children,

@@ -1,8 +1,8 @@
-//! Scanning points and opening their filesystems, a bounded number of them at a time.
+//! Scans points and opens their filesystems, a bounded number at a time.
 //!
 //! # Concurrency
-//! A point is scanned by one thread, for which others who want that point wait; its filesystems are opened by several. No
-//! lock is held that anybody needs for another point.
+//! One thread scans a point, and other callers that need the point wait for it. Several threads open its
+//! filesystems. No lock is held that another point needs.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ use crate::types::PointId;
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 
-/// LIMIT: points whose volumes are remembered.
+/// LIMIT: points whose volumes are cached.
 const SCANS_KEPT: NonZeroUsize = NonZeroUsize::new(128).unwrap();
-/// A scan in which something could not be read is repeated after this long; each time it fails, after twice as long.
+/// An incomplete scan is repeated after this time, which doubles with each failure.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
-/// LIMIT: how often that is doubled.
+/// LIMIT: number of doublings.
 const DOUBLED_MAX: u32 = 8;
 /// LIMIT: filesystems of a point that are opened at the same time.
 const OPENERS: usize = 4;
@@ -42,7 +42,8 @@ pub(in crate::tree) struct Scanner {
     readers: Readers,
 }
 
-/// What a plan of the guest's tree may know of a volume; what its reader says is better than what a look at its magic gave.
+/// Facts about a volume for the plan of the guest's tree; those from its reader win over those from its magic
+/// number.
 fn facts(point: &PointView, keys: &[String], node: &VolumeNode) -> VolumeFacts {
     let mut facts = VolumeFacts::from(&node.volume);
     if let Some(info) = &node.info {
@@ -55,7 +56,7 @@ fn facts(point: &PointView, keys: &[String], node: &VolumeNode) -> VolumeFacts {
         disk: Some(disk), ..
     } = &node.volume.origin
     {
-        // A disk without a serial number has its name for a key.
+        // The key of a disk without a serial number is its name.
         let name = point.entry.disks.get(*disk).map(|disk| disk.name.as_str());
         let key = keys.get(*disk).filter(|key| Some(key.as_str()) != name);
         facts.serial = key.cloned();
@@ -66,7 +67,7 @@ fn facts(point: &PointView, keys: &[String], node: &VolumeNode) -> VolumeFacts {
         let why = "only a copy of the partition table at the end of the disk knows it";
         facts.obstacle = Some(Obstacle::Other(why.to_owned()));
     }
-    // A whole disk with data in which nothing is known: whatever it is, it cannot be read.
+    // A whole disk with unknown data is unreadable, whatever it contains.
     if let (Origin::Disk(disk), Known::NoFilesystem, None) =
         (&node.volume.origin, &node.volume.known, &facts.format)
     {
@@ -82,7 +83,7 @@ fn facts(point: &PointView, keys: &[String], node: &VolumeNode) -> VolumeFacts {
     facts
 }
 
-/// Remarks upon filesystems whose journal, which has to be replayed, lies on another volume of the point.
+/// Remarks about filesystems whose journal must be replayed but lies on another volume of the point.
 fn journals(nodes: &[Arc<VolumeNode>]) -> Vec<String> {
     let uuid = |node: &VolumeNode| node.volume.content.as_ref()?.uuid.clone();
     let mut notes = Vec::new();
@@ -101,7 +102,7 @@ fn journals(nodes: &[Arc<VolumeNode>]) -> Vec<String> {
     notes
 }
 
-/// A filesystem that was opened, or why not.
+/// A filesystem that was opened, or the error.
 #[derive(Clone)]
 struct CachedOpening {
     opening: Arc<Opening>,
@@ -130,7 +131,7 @@ impl Scanner {
         }
     }
 
-    /// The volumes of a point, scanned now if they have not been.
+    /// The volumes of a point; scans it if that was not done yet.
     pub(in crate::tree) fn volumes(&self, point: &Arc<PointView>) -> Result<Arc<Volumes>> {
         let failures = self.known(point).map_or(0, |known| known.failures);
         self.scans.get_or(
@@ -189,7 +190,7 @@ impl Scanner {
         volumes
     }
 
-    /// How far a volume can be opened.
+    /// Tries to open a volume's filesystem.
     fn probe(&self, point: &Arc<PointView>, volume: &Volume) -> Probed {
         let mut found = None;
         let state = volume.state(|| {
@@ -206,7 +207,7 @@ impl Scanner {
         }
     }
 
-    /// The volumes of a point if they are known; opens nothing.
+    /// The volumes of a point, if they are known; opens nothing.
     pub(in crate::tree) fn known(&self, point: &PointView) -> Option<Arc<Volumes>> {
         self.scans.peek(&point.entry.point_id)
     }
@@ -226,7 +227,7 @@ impl Scanner {
         let key = (point.entry.point_id, volume.path.clone());
         match self.filesystems.get_or(key, CachedOpening::is_valid, open) {
             Ok(opened) => opened.opening,
-            // Opening never fails; this is for the compiler.
+            // This opening never fails; the branch satisfies the compiler.
             Err(error) => Arc::new(Opening {
                 state: VolumeState::Damaged(error.report()),
                 fs: None,
@@ -257,7 +258,7 @@ impl Scanner {
         }
     }
 
-    /// The filesystem on a volume if it is open now; opens nothing.
+    /// The filesystem on a volume if it is open; opens nothing.
     pub(in crate::tree) fn open_now(
         &self,
         point: &PointView,

@@ -1,4 +1,4 @@
-//! What can be said of a request without doing anything.
+//! Checks of a request that need no access to the export.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -10,21 +10,21 @@ use crate::nbd::proto::flag::CommandFlags;
 use crate::nbd::proto::status::Status;
 use crate::nbd::proto::{Mode, PAYLOAD_BYTES_MAX};
 
-/// What was agreed on about requests.
+/// The terms for requests on a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     pub(super) mode: Mode,
     pub(super) is_read_only: bool,
     pub(super) size_bytes: u64,
-    /// Requests are multiples of it, in bytes.
+    /// Requests must be multiples of this, in bytes.
     pub(super) block_bytes: u32,
 }
 
-/// A refusal: the error, and why.
+/// A refusal: the error, and the reason.
 pub(super) type Refusal = (Status, &'static str);
 
 impl Terms {
-    /// Refuses a request that makes no sense on these terms.
+    /// Refuses a request that is invalid on these terms.
     pub(super) fn check(&self, request: &Request) -> Result<(), Refusal> {
         let invalid = |why| Err((Status::Einval, why));
         let command = request.command;
@@ -43,7 +43,7 @@ impl Terms {
         {
             return invalid("only a write has a payload");
         }
-        // FUA without a write means nothing, but is allowed.
+        // FUA has no effect without a write, but is allowed.
         if !(self.flags(command) | CommandFlags::FUA).contains(request.flags) {
             return invalid("a flag is not known, or not with this command");
         }

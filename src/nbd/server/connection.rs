@@ -1,4 +1,4 @@
-//! One connection, from its greeting to its end.
+//! One connection, from the greeting to its end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,32 +27,32 @@ use crate::nbd::proto::field::violation;
 use crate::nbd::proto::{Mode, PAYLOAD_BYTES_MAX};
 use crate::types::width::usize_from_u32;
 
-/// LIMIT: bytes in flight that each connection has for itself, beside those that it shares.
+/// LIMIT: bytes in flight that each connection has for itself, beside the shared ones.
 const ALLOWANCE_BYTES: usize = 1 << 20;
 
-/// How often an idle connection looks whether its session is still there.
+/// Interval at which an idle connection checks that its session still exists.
 const SESSION_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// NBD_CMD_DISC, or before an export was chosen.
+    /// NBD_CMD_DISC, or an end before an export was chosen.
     Goodbye,
-    /// The client was gone between two requests.
+    /// The client disconnected between two requests.
     Vanished,
-    /// The server shuts down.
+    /// The server is shutting down.
     Shutdown,
 }
 
-/// How a client comes in.
+/// State in which a client's connection is taken over.
 pub(super) enum Entrance {
-    /// As it connected; it is greeted here.
+    /// Not greeted yet.
     Plain(Stream, Caller),
-    /// Through TLS.
+    /// Already secured by TLS.
     Secured(Secured),
 }
 
-/// Serves a client to its end.
+/// Serves a client until its connection ends.
 pub(super) async fn serve(
     service: &Arc<Service>,
     entrance: Entrance,
@@ -73,7 +73,7 @@ pub(super) async fn serve(
     }
 }
 
-/// From the greeting to an export; `None` when the client leaves in good order.
+/// The handshake, from the greeting to an export; `None` when the client leaves properly.
 async fn shake_hands(service: &Service, entrance: Entrance) -> Result<Option<(Stream, Agreement)>> {
     let (mut stream, caller, answer) = match entrance {
         Entrance::Secured(secured) => secured,
@@ -88,7 +88,7 @@ async fn shake_hands(service: &Service, entrance: Entrance) -> Result<Option<(St
 
 /// Returns when the server shuts down.
 pub(super) async fn told(shutdown: &mut watch::Receiver<bool>) {
-    // Whoever could have told is gone: that tells it as well.
+    // A dropped sender means shutdown as well.
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
@@ -103,7 +103,7 @@ struct Transmission<'a> {
     requests: Arc<Semaphore>,
     /// Bytes in flight.
     bytes: Arc<Semaphore>,
-    /// Bytes that do not count among those of the server.
+    /// Bytes that do not count against the server's limit.
     allowance: Arc<Semaphore>,
     replies: UnboundedSender<Reply>,
 }
@@ -145,7 +145,7 @@ async fn transmit(
     let result = tokio::select! {
         result = transmission.receive_all(&mut receiving) => result,
         () = told(&mut shutdown) => Ok(End::Shutdown),
-        // It ends by itself only when the client cannot be reached any more.
+        // The sender ends by itself only when the client is unreachable.
         sent = &mut sender => Err(match sent {
             Ok(Err(e)) => e,
             _ => Error::new(ErrorKind::Disconnected, "the client cannot be reached"),
@@ -155,10 +155,10 @@ async fn transmit(
         transmission.state.is_over.store(true, Ordering::Relaxed);
     }
     if !matches!(result, Ok(End::Goodbye | End::Shutdown)) {
-        // Nobody takes the replies: those that wait for being sent give back what they hold.
+        // Nothing takes the replies any more: queued ones give back their shares.
         sender.abort();
     }
-    // Whatever is in flight ends before the session learns how the connection ended.
+    // Requests in flight end before the session learns how the connection ended.
     let drained = transmission.drain(&mut sender);
     let is_drained = match result {
         Ok(End::Shutdown) => tokio::time::timeout(limits.shutdown_timeout, drained)
@@ -172,14 +172,14 @@ async fn transmit(
     if let (Ok(End::Goodbye), Some(connection)) = (&result, transmission.connection.take()) {
         let state = Arc::clone(&transmission.state);
         let finishing = move || state.content.note(connection.finish());
-        // A panic there was logged by the hook.
+        // The hook has logged a panic there.
         if let Ok(Err(e)) = tokio::task::spawn_blocking(finishing).await {
             tracing::warn!(error = %e.report(), "a disk could not be made durable when its client said goodbye");
         }
     }
     drop(transmission);
     if !sender.is_finished() {
-        // All replies have been sent or dropped, and no more can come.
+        // All replies have been sent or dropped, and no further ones can come.
         let _ = tokio::time::timeout(limits.shutdown_timeout, &mut sender).await;
         sender.abort();
     }
@@ -187,11 +187,11 @@ async fn transmit(
 }
 
 impl Transmission<'_> {
-    /// Waits until nothing is in flight.
+    /// Waits until no request is in flight.
     ///
     /// # Why
-    /// A reply that is handed in at the moment at which the queue's other end goes away stays in the queue (tokio), and with it its share,
-    /// until nobody can hand in another one.
+    /// A reply that is queued at the moment when the receiving end is dropped stays in the queue (tokio), and
+    /// its share with it, until the last sender is gone.
     async fn drain(&mut self, sender: &mut JoinHandle<Result<()>>) -> bool {
         let requests = Arc::clone(&self.requests);
         let all = requests.acquire_many(self.limits.requests);
@@ -218,7 +218,7 @@ impl Transmission<'_> {
         }
     }
 
-    /// The next request; `None` when the client is gone.
+    /// The next request; `None` when the client has disconnected.
     async fn receive_header(&self, stream: &mut Receiving) -> Result<Option<Request>> {
         if self.terms.mode == Mode::Extended {
             let mut header = [0; Request::EXTENDED_BYTES];
@@ -232,8 +232,8 @@ impl Transmission<'_> {
         is_there.then(|| Request::parse(&header)).transpose()
     }
 
-    /// Fills `header`; `false` when the client left before its first byte. The first byte may take as long as the client may be
-    /// idle, those after it only as long as any message.
+    /// Fills `header`; `false` when the client disconnected before its first byte. The first byte may take as
+    /// long as the client may be idle, the following ones only as long as any message.
     async fn receive_patiently(&self, stream: &mut Receiving, header: &mut [u8]) -> Result<bool> {
         let limits = &self.limits;
         let (patience, is_reader) = match &self.state.content {
@@ -259,7 +259,7 @@ impl Transmission<'_> {
         }
     }
 
-    /// A client that waits for a reply is not idle.
+    /// Fails when the client is idle for too long. A client that waits for a reply is not idle.
     fn check_idle(&self, patience: Duration) -> Result<()> {
         if self.requests.available_permits() < usize_from_u32(self.limits.requests) {
             return Ok(());
@@ -273,7 +273,7 @@ impl Transmission<'_> {
         ))
     }
 
-    /// Whoever writes may be idle as long as the session is there.
+    /// Fails when the session is gone. A writing client may be idle as long as the session exists.
     fn check_session(&self) -> Result<()> {
         match &self.state.content {
             Content::Write { session, .. }
@@ -288,7 +288,7 @@ impl Transmission<'_> {
         }
     }
 
-    /// Room for a request: the request itself, and the bytes that it or its reply carries.
+    /// Waits for the share of a request: the request itself, and the bytes that it or its reply carries.
     async fn share(&self, request: &Request) -> Result<Share> {
         let closed = |_| Error::new(ErrorKind::Cancelled, "the server shuts down");
         let mut share = Share::default();
@@ -303,7 +303,8 @@ impl Transmission<'_> {
         if bytes > 0 {
             let own = Arc::clone(&self.bytes).acquire_many_owned(bytes);
             share.0.push(own.await.map_err(closed)?);
-            // What is the connection's own comes free by itself: clients that take no replies cannot stop others.
+            // The connection's own allowance becomes free by itself, so clients that take no replies cannot
+            // block others.
             let all = Arc::clone(&self.service.bytes).acquire_many_owned(bytes);
             let permit = if usize_from_u32(bytes) <= ALLOWANCE_BYTES {
                 let allowance = Arc::clone(&self.allowance).acquire_many_owned(bytes);
@@ -322,8 +323,8 @@ impl Transmission<'_> {
 
     async fn receive(&mut self, stream: &mut Receiving, request: Request) -> Result<()> {
         let has_payload = request.has_payload(self.terms.mode);
-        // LIMIT: a payload twice as long as allowed is passed over; beyond that the client is out of its mind. With
-        // extended headers the specification has no patience at all.
+        // LIMIT: a payload up to twice the allowed length is skipped; a longer one ends the connection,
+        // because the client is broken. With extended headers the specification allows no excess at all.
         let most = match self.terms.mode {
             Mode::Extended => u64::from(PAYLOAD_BYTES_MAX),
             Mode::Simple | Mode::Structured => u64::from(PAYLOAD_BYTES_MAX).saturating_mul(2),
@@ -364,7 +365,8 @@ impl Transmission<'_> {
             .await
     }
 
-    /// The connection writes; see [`Connection::note_write`]. What blocks of it runs on a thread for that.
+    /// Records that the connection writes; see [`Connection::note_write`]. The blocking part runs on a
+    /// blocking thread.
     async fn note_write(&self) -> Result<()> {
         match (&self.connection, &self.state.content) {
             (Some(connection), Content::Write { disk, .. }) if connection.begin_write()? => {
@@ -398,7 +400,8 @@ impl Transmission<'_> {
                 return Ok(());
             }
         };
-        // From here on its end counts: a client that dies within its first payload leaves the disk unfinished.
+        // From here on the end of the connection counts: a client that dies within its first payload leaves
+        // the disk unfinished.
         if let Err(e) = self.note_write().await {
             self.skip(stream, &request).await?;
             pending.answer(Err(e));
@@ -443,7 +446,7 @@ fn stalled() -> Error {
     )
 }
 
-/// An export's name for the log: the token of a session, which follows a tilde, is nobody else's business.
+/// An export's name for the log, without the token of a session, which follows a tilde and is secret.
 struct Redacted<'a>(&'a str);
 
 impl std::fmt::Display for Redacted<'_> {

@@ -1,4 +1,4 @@
-//! Meta contexts of a connection: what a client asks for, and what it gets (proto.md, "Metadata querying").
+//! Meta contexts of a connection: negotiation and replies (proto.md, "Metadata querying").
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::nbd::proto::flag::StatusFlags;
 use crate::nbd::proto::option::{ContextRequest, MetaContext, OptionKind, ReplyKind};
 use crate::nbd::proto::{BASE_ALLOCATION, STRING_BYTES_MAX};
 
-/// LIMIT: meta contexts of one connection, so that one question is not many.
+/// LIMIT: meta contexts of one connection, which limits the work for one request.
 const CHOSEN_MAX: usize = 16;
 
-/// LIMIT: queries of one option, each of which may have to look at an index.
+/// LIMIT: queries of one option, each of which may read an index.
 const QUERIES_MAX: usize = 256;
 
 /// LIMIT: meta contexts of one list.
@@ -29,7 +29,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// What it says of the bytes at `offset`, for at most `length_max` of them.
+    /// The status of the bytes at `offset`, for at most `length_max` of them.
     pub(super) fn extent_at(
         &self,
         disk: &dyn ReadAt,
@@ -51,7 +51,7 @@ impl Context {
                 }
             }
         };
-        // Whoever answers nonsense cannot make us turn in circles.
+        // A wrong length must not cause an endless loop.
         let length_bytes = extent.length_bytes.clamp(1, length_max.max(1));
         Ok(ContextExtent {
             length_bytes,
@@ -60,22 +60,23 @@ impl Context {
     }
 }
 
-/// Contexts that were chosen, and the export as it was then: `latest` may be another point by the time that it is opened.
+/// The chosen contexts, with the export that was opened for them: `latest` may be another point by the time
+/// of the transmission.
 pub(super) struct Chosen {
     pub(super) name: String,
     pub(super) opened: Export,
     pub(super) contexts: Vec<Context>,
 }
 
-/// Whether a query of a list asks for a context: by its name, or by a prefix that ends with a colon.
+/// Whether a query of a list matches a context: by its name, or by a prefix that ends with a colon.
 fn asks_for(query: &str, name: &str) -> bool {
     query == name || (query.ends_with(':') && name.starts_with(query))
 }
 
-/// Names that a list is answered with. Blocks.
+/// The context names for a list reply. Blocks.
 fn listed(opened: &Export, queries: &[String]) -> Result<Vec<String>> {
     let mut all = vec![BASE_ALLOCATION.to_owned()];
-    // To name them all may take a look at many points.
+    // Listing all names may require reading many points.
     let wants_more =
         |query: &String| query.ends_with(':') && !BASE_ALLOCATION.starts_with(query.as_str());
     if let Some(contexts) = &opened.contexts
@@ -84,7 +85,7 @@ fn listed(opened: &Export, queries: &[String]) -> Result<Vec<String>> {
         all.extend(contexts.names());
     }
     all.retain(|name| queries.is_empty() || queries.iter().any(|query| asks_for(query, name)));
-    // What the list of all leaves out for its length is there when it is named.
+    // A context that the full list omits because of its limit is still listed when a query names it.
     for query in queries.iter().take(CHOSEN_MAX) {
         if !all.contains(query) && !query.ends_with(':') && source_of(opened, query)?.is_some() {
             all.push(query.clone());
@@ -101,7 +102,7 @@ fn source_of(opened: &Export, name: &str) -> Result<Option<Arc<dyn ContextSource
     }
 }
 
-/// Contexts for the queries of a choice, numbered from 1 on. Blocks.
+/// The contexts for the queries of a choice, numbered from 1. Blocks.
 fn chosen(opened: &Export, queries: &[String]) -> Result<Vec<(String, Context)>> {
     let mut found: Vec<(String, Context)> = Vec::new();
     for query in queries {

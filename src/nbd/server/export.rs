@@ -1,4 +1,4 @@
-//! What a server serves.
+//! Exports: the objects that a server serves.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::ingest::{Connection, DiskWriter, Session};
 use crate::nbd::proto::flag::TransmissionFlags;
 use crate::nbd::proto::option::ExportInfo;
 
-/// What an export name stands for, as it was when it was opened.
+/// The object behind an export name, as it was when it was opened.
 #[derive(Clone)]
 pub struct Export {
     /// Its bytes.
     pub content: Content,
-    /// For people; at most 4,096 bytes.
+    /// Description for people; at most 4,096 bytes.
     pub description: String,
     /// Meta contexts beside `base:allocation`.
     pub contexts: Option<Arc<dyn MetaContexts>>,
@@ -26,7 +26,7 @@ pub struct Export {
 pub enum Content {
     /// Bytes that never change.
     Read(Arc<dyn ReadAt>),
-    /// A disk of an open session: this very one, whatever has its name later.
+    /// A disk of an open session: this object, even when its name later refers to another.
     Write {
         /// The session.
         session: Arc<Session>,
@@ -35,20 +35,20 @@ pub enum Content {
     },
 }
 
-/// Who knows what there is to serve. Methods run on blocking threads.
+/// Finds the exports of a server. Methods run on blocking threads.
 pub trait Exports: Send + Sync {
-    /// Exports that the caller is told of, those to write first; no more than `most`.
+    /// Exports that the caller may list, writable ones first; at most `most`.
     fn list(&self, caller: &Caller, most: usize) -> Vec<ExportInfo>;
 
-    /// The export of that name. What the caller may not use is answered as if it were not there.
+    /// The export of that name. An export that the caller may not use appears not to exist.
     ///
     /// # Errors
-    /// `NotFound` or `InvalidInput` when there is none; what opening it returns.
+    /// `NotFound` or `InvalidInput` when there is none; errors of opening it.
     fn open(&self, name: &str, caller: &Caller) -> Result<Export>;
 }
 
 impl Content {
-    /// A connection to the session's disk; its end decides whether the disk is finished.
+    /// Connects to the session's disk. How the connection ends decides whether the disk is finished.
     pub(super) fn connect(&self) -> Result<Option<Connection>> {
         match self {
             Self::Read(_) => Ok(None),
@@ -56,7 +56,7 @@ impl Content {
         }
     }
 
-    /// Whether both are the same disk of a session, or bytes that never change.
+    /// Whether both are the same disk of a session, or the same read-only disk.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Write { disk, .. }, Self::Write { disk: other, .. }) => Arc::ptr_eq(disk, other),
@@ -91,10 +91,10 @@ impl Content {
         flags
     }
 
-    /// Notes a failed write for the session's `status`.
+    /// Records a failed write for the session's `status`.
     pub(super) fn note<T>(&self, result: Result<T>) -> Result<T> {
         match (self, &result) {
-            // What the client did wrong is not the session's trouble.
+            // A mistake of the client is not a fault of the session.
             (Self::Write { session, .. }, Err(e)) if e.kind() != ErrorKind::InvalidInput => {
                 session.note_error(result)
             }

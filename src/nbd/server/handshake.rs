@@ -1,4 +1,4 @@
-//! From a connection to an export, seen from the server.
+//! The server's side of the handshake: from a connection to an export.
 
 use std::sync::Arc;
 
@@ -21,14 +21,15 @@ use crate::nbd::proto::{
 };
 use crate::types::width::{usize_from_u32, usize_from_u64};
 
-/// Sizes of requests that we take; also the alignment that is asked of a client that wanted to know.
+/// Accepted request sizes; the minimum is also the required alignment for a client that negotiates block
+/// sizes.
 pub(super) const SIZES: BlockSize = BlockSize {
     minimum: 512,
     preferred: 65_536,
     maximum: PAYLOAD_BYTES_MAX,
 };
 
-/// LIMIT: bytes of an option that is too long, but still passed over; beyond them the connection ends.
+/// LIMIT: bytes of an oversized option that is still skipped; a longer one ends the connection.
 pub(super) const SKIP_BYTES_MAX: u32 = 1 << 20;
 
 /// LIMIT: options of one handshake.
@@ -37,27 +38,27 @@ const OPTIONS_MAX: u32 = 4096;
 /// LIMIT: exports of one list.
 const LIST_MAX: usize = 65_536;
 
-/// What was agreed on.
+/// The result of the handshake.
 pub(super) struct Agreement {
     pub(super) content: Content,
-    /// To the session's disk, where it is one.
+    /// Connection to the session's disk, for a writable export.
     pub(super) connection: Option<Connection>,
-    /// The connection's place at its export.
+    /// The connection's place at the export.
     pub(super) seat: Seat,
     pub(super) name: String,
     pub(super) mode: Mode,
     pub(super) contexts: Vec<Context>,
-    /// Requests must be multiples of it, in bytes.
+    /// Requests must be multiples of this, in bytes.
     pub(super) block_bytes: u32,
 }
 
-/// How an option ended.
+/// The result of one option.
 pub(super) enum Next {
-    /// Another one.
+    /// The client may send another option.
     Option,
-    /// The client has chosen.
+    /// The client has chosen an export.
     Go(Box<Agreement>),
-    /// The client wants no more.
+    /// The client ends the handshake.
     End,
 }
 
@@ -67,11 +68,11 @@ pub(super) struct Handshake<'a> {
     caller: &'a Caller,
     has_no_zeroes: bool,
     pub(super) mode: Mode,
-    /// Meta contexts, and the export for which they were chosen.
+    /// The chosen meta contexts with their export.
     pub(super) chosen: Option<Chosen>,
 }
 
-/// Greets the client, and hears what it answers; `None` when it leaves.
+/// Greets the client and reads its flags; `None` when it leaves.
 pub(super) async fn greet(stream: &mut Stream) -> Result<Option<ClientFlags>> {
     let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
     let mut greeting = GREETING_MAGIC.to_be_bytes().to_vec();
@@ -99,7 +100,7 @@ pub(super) async fn greet(stream: &mut Stream) -> Result<Option<ClientFlags>> {
     Ok(Some(answer))
 }
 
-/// Agrees on an export; `None` when the client leaves in good order.
+/// Negotiates an export; `None` when the client leaves properly.
 pub(super) async fn negotiate(
     stream: &mut Stream,
     service: &Service,
@@ -127,7 +128,7 @@ pub(super) async fn negotiate(
     ))
 }
 
-/// Fills `buf`; `false` when the client left before its first byte.
+/// Fills `buf`; `false` when the client disconnected before its first byte.
 pub(super) async fn receive_or_end(
     stream: &mut (impl AsyncReadExt + Unpin),
     buf: &mut [u8],
@@ -150,22 +151,22 @@ pub(super) async fn receive_or_end(
     Ok(true)
 }
 
-/// Sends it all.
+/// Sends all bytes.
 pub(super) async fn send(stream: &mut Stream, bytes: &[u8]) -> Result<()> {
     let sent = stream.write_all(bytes).await;
     sent.or_io("cannot answer the client")?;
-    // What lies in a buffer of TLS goes out.
+    // Flushes the buffer of TLS.
     stream.flush().await.or_io("cannot answer the client")
 }
 
-/// The header of the next option; `None` when the client is gone.
+/// The header of the next option; `None` when the client has disconnected.
 pub(super) async fn receive_option(stream: &mut Stream) -> Result<Option<OptionHeader>> {
     let mut header = [0; OptionHeader::BYTES];
     let is_there = receive_or_end(stream, &mut header).await?;
     is_there.then(|| OptionHeader::parse(&header)).transpose()
 }
 
-/// Receives and forgets.
+/// Receives and discards bytes.
 pub(super) async fn skip(
     stream: &mut (impl AsyncReadExt + Unpin),
     length_bytes: u64,
@@ -183,7 +184,7 @@ pub(super) async fn skip(
     Ok(())
 }
 
-/// Something that blocks, on a thread for it.
+/// Runs blocking work on a blocking thread.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
@@ -192,7 +193,7 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|e| Error::new(ErrorKind::Io, "the server failed on this request").caused_by(e))
 }
 
-/// How an export that does not open is told.
+/// The reply for an export that cannot be opened.
 pub(super) const fn refusal(kind: ErrorKind) -> ReplyKind {
     match kind {
         ErrorKind::PermissionDenied
@@ -222,7 +223,7 @@ pub(super) const fn refusal(kind: ErrorKind) -> ReplyKind {
     }
 }
 
-/// Replies to LIST, the last one with them.
+/// Encodes the replies to LIST, including the final one.
 fn encode_list(all: Vec<ExportInfo>) -> Vec<u8> {
     if all.len() > LIST_MAX {
         tracing::warn!(most = LIST_MAX, "the list of exports is cut");
@@ -258,7 +259,7 @@ impl Handshake<'_> {
         kind: ReplyKind,
         why: &str,
     ) -> Result<Next> {
-        // A message is a string of the protocol, and so are its bounds.
+        // A message is a string of the protocol, with its length limit.
         let why = why.get(..why.len().min(1024)).unwrap_or_default();
         self.reply(option, kind, why.as_bytes()).await?;
         Ok(Next::Option)
@@ -286,7 +287,7 @@ impl Handshake<'_> {
         match kind {
             OptionKind::ExportName => self.export_name(&data).await,
             OptionKind::Abort => {
-                // Many clients do not wait for it.
+                // Many clients do not wait for the reply.
                 let _ = self.reply(kind, ReplyKind::Ack, &[]).await;
                 Ok(Next::End)
             }
@@ -317,7 +318,8 @@ impl Handshake<'_> {
         }
     }
 
-    /// How requests and replies are framed. What was said first holds where it says more: there is no way back.
+    /// Negotiates the framing of requests and replies. A stronger mode that was negotiated before stays in
+    /// force.
     async fn speak(&mut self, option: OptionKind) -> Result<Next> {
         match (self.mode, option) {
             (Mode::Extended, OptionKind::StructuredReply) => {
@@ -346,10 +348,11 @@ impl Handshake<'_> {
         blocking(move || exports.open(&name, &caller)).await?
     }
 
-    /// The export as it was when contexts were chosen for it, or as it is now.
+    /// The export for which contexts were chosen, or else opened now.
     ///
-    /// A point that contexts were chosen for stays that point, whatever `latest` is by now. A session's disk may have been replaced, or its
-    /// session committed, since then: the name means another export, and the contexts are forgotten as those of another name are.
+    /// A point with chosen contexts stays that point, even when `latest` refers to another one now. A
+    /// session's disk may have been replaced, or its session committed, since then: the name then refers to
+    /// another export, and the contexts are dropped, as for any other name.
     async fn opened(&mut self, name: &str) -> Result<Export> {
         let Some(chosen) = self.chosen.take_if(|chosen| chosen.name == name) else {
             return self.open(name).await;
@@ -364,7 +367,7 @@ impl Handshake<'_> {
         Ok(opened)
     }
 
-    /// A place at the export, and the connection to the session.
+    /// Takes a place at the export, and connects to the session.
     fn admit(&self, content: &Content, name: &str) -> Result<(Seat, Option<Connection>)> {
         let most = self.service.limits().export_connections;
         let seat = self.service.counts.seat(name, most).ok_or_else(|| {
@@ -395,7 +398,7 @@ impl Handshake<'_> {
         }
     }
 
-    /// The old way to choose: what goes wrong ends the connection.
+    /// Handles the old option that chooses an export: an error ends the connection.
     async fn export_name(&mut self, data: &[u8]) -> Result<Next> {
         if self.mode == Mode::Extended {
             return Err(violation(
@@ -405,7 +408,7 @@ impl Handshake<'_> {
         let name = text(data)?;
         let content = match self.opened(name).await {
             Ok(opened) => opened.content,
-            // The error ends in the log, and a name may have a session's token in it.
+            // The error goes to the log, and a name may contain a session's token.
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 return Err(violation("the client chose an export that is not there"));
             }
@@ -424,7 +427,7 @@ impl Handshake<'_> {
 
     async fn list(&mut self) -> Result<Next> {
         let gone = |_| Error::new(ErrorKind::Cancelled, "the server shuts down");
-        // A list is made when its turn comes, and its bytes count as those of any reply until they are sent.
+        // Few lists are made at a time, and their bytes count like those of any reply until they are sent.
         let turn = self.service.lists.acquire().await.map_err(gone)?;
         let exports = Arc::clone(&self.service.exports);
         let caller = self.caller.clone();
@@ -449,7 +452,7 @@ impl Handshake<'_> {
             Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
         };
         let content = opened.content;
-        // Before the client is told that it has the export.
+        // The place is taken before the client learns that it has the export.
         let admission = match option {
             OptionKind::Go => self.admit(&content, &request.name).map(Some),
             _ => Ok(None),

@@ -4,35 +4,37 @@ use std::time::Duration;
 
 use crate::nbd::proto::PAYLOAD_BYTES_MAX;
 
-/// Bounds of a server; each is ours, none is the protocol's.
+/// Limits of a server. Each is ours; the protocol has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at a time of one listener; further ones are closed at once. With TLS: those that have shown a certificate.
+    /// Connections of one listener; further ones are closed at once. With TLS: connections that have
+    /// presented a certificate.
     pub connections: u32,
-    /// Connections at a time that have not shown a certificate yet; for a further one the one that has been silent for longest is closed.
+    /// Connections that have not presented a certificate yet. For a further one, the longest silent one is
+    /// closed.
     pub strangers: u32,
-    /// The same of one address, of IPv6 one /64.
+    /// The same for one address; for IPv6, for one /64.
     pub strangers_of_one: u32,
-    /// Connections at a time to one export; further ones are refused.
+    /// Connections to one export; further ones are refused.
     pub export_connections: u32,
     /// Requests in flight on one connection; further ones are not read.
     pub requests: u32,
     /// Bytes of requests and replies in flight on one connection.
     pub connection_bytes: u32,
-    /// Bytes of requests and replies in flight on all connections, beside 1 MiB that each has for itself, and up to 256 KiB in
-    /// buffers of TLS.
+    /// Bytes of requests and replies in flight on all connections, beside 1 MiB for each connection, and up
+    /// to 256 KiB in its TLS buffers.
     pub bytes: u32,
-    /// Requests that are worked on at a time.
+    /// Requests that run at the same time.
     pub workers: u32,
-    /// How long a client may take for the handshake.
+    /// Time limit for the handshake.
     pub handshake_timeout: Duration,
-    /// How long a client may take until TLS is spoken.
+    /// Time limit for establishing TLS.
     pub tls_timeout: Duration,
-    /// How long a client may take for the payload of one request, or to take replies.
+    /// Time limit for receiving the payload of one request, and for the client to take replies.
     pub stall_timeout: Duration,
-    /// How long a client that only reads may ask for nothing; one that writes is governed by its session's ttl.
+    /// Time that a reading client may be idle; for a writing one the ttl of its session applies.
     pub idle_timeout: Duration,
-    /// How long requests in flight may take when the server shuts down.
+    /// Time limit for requests in flight when the server shuts down.
     pub shutdown_timeout: Duration,
 }
 
@@ -58,7 +60,7 @@ impl Default for ServerLimits {
 }
 
 impl ServerLimits {
-    /// The same with room for at least one request of the largest size.
+    /// The same limits, but with space for at least one request of the largest size.
     pub(super) fn usable(mut self) -> Self {
         self.connections = self.connections.max(1);
         self.strangers = self.strangers.max(1);

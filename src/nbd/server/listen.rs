@@ -1,4 +1,4 @@
-//! Listening, accepting, shutting down.
+//! Listens on sockets, accepts connections, shuts down.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -26,29 +26,29 @@ use crate::types::width::usize_from_u32;
 /// LIMIT: pause after a failed accept (too many open files), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// LIMIT: how long a TCP connection is silent before the other side is asked whether it is there, and how long it has for an answer.
+/// LIMIT: silence of a TCP connection before a keepalive probe, and time for the answer.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// LIMIT: how often it is asked.
+/// LIMIT: number of keepalive probes.
 const KEEPALIVE_COUNT: u32 = 5;
 
-/// What protects connections.
+/// Protection of connections.
 #[derive(Debug, Clone)]
 pub enum Security {
-    /// A Unix socket: the peer's credentials.
+    /// The credentials of a Unix socket's peer.
     Peer,
     /// TLS with certificates of both sides.
     Tls(ServerTls),
-    /// Nothing: whoever is on this machine.
+    /// None: any process on this machine may connect.
     Loopback,
 }
 
-/// Who may use a Unix socket, beside our own user and root.
+/// Who may use a Unix socket, beside this process's user and root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guests {
     /// Members of the socket's group.
     Group,
-    /// Nobody.
+    /// No other user.
     Nobody,
 }
 
@@ -62,9 +62,9 @@ impl Guests {
     }
 }
 
-/// Where a server listens.
+/// Socket on which a server listens.
 enum Door {
-    /// A socket of our own goes with its file, one that a service manager keeps stays.
+    /// A socket of this process is removed with its file; one that a service manager keeps stays.
     Unix(UnixListener, SocketFile, Guests),
     Tcp(TcpListener),
 }
@@ -85,7 +85,7 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// Who connected, for the log.
+/// Identity of the peer, for the log.
 #[derive(Debug, Clone, Copy)]
 enum Peer {
     Process { user: u32, process: i32 },
@@ -93,17 +93,19 @@ enum Peer {
 }
 
 impl Server {
-    /// Listens on a Unix socket, which has mode 0660 with guests and 0600 without; a stale one is replaced. Call it within a tokio runtime.
+    /// Listens on a Unix socket with mode 0660 (with guests) or 0600 (without); replaces a stale one. Call it
+    /// within a tokio runtime.
     ///
     /// # Errors
-    /// `NameTooLong` beyond 107 bytes; `Busy` when somebody listens there; `AlreadyExists`, `NotFound`,
+    /// `NameTooLong` beyond 107 bytes; `Busy` when a process listens there; `AlreadyExists`, `NotFound`,
     /// `PermissionDenied`, `Io`.
     pub fn bind_unix(path: &Path, guests: Guests, service: &Arc<Service>) -> Result<Self> {
         let (listener, file) = socket::listen(path, guests.mode())?;
         Self::on_unix(listener, (file, guests), service)
     }
 
-    /// Serves a Unix socket that somebody else listens on for us and keeps, its group included. Call it within a tokio runtime.
+    /// Serves a Unix socket that a service manager made and keeps, including its group. Call it within a
+    /// tokio runtime.
     ///
     /// # Errors
     /// `Io`.
@@ -133,10 +135,12 @@ impl Server {
         })
     }
 
-    /// Listens on a TCP address; with TLS, or on a loopback address without it. Call it within a tokio runtime.
+    /// Listens on a TCP address with TLS, or on a loopback address without it. Call it within a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// `InvalidInput` without TLS elsewhere; `Io`: somebody listens there, the address is not ours.
+    /// `InvalidInput` for another address without TLS; `Io` when another process listens there, or the
+    /// address is not of this host.
     pub fn bind_tcp(
         address: SocketAddr,
         security: Security,
@@ -148,7 +152,7 @@ impl Server {
         Self::adopt_tcp(listener, security, service)
     }
 
-    /// Serves a TCP socket that somebody listens on. Call it within a tokio runtime.
+    /// Serves a TCP socket that already listens. Call it within a tokio runtime.
     ///
     /// # Errors
     /// As [`Server::bind_tcp`].
@@ -176,7 +180,7 @@ impl Server {
         })
     }
 
-    /// The address on which it listens, with the port that it was given; `None` for a Unix socket.
+    /// The address on which it listens, with the assigned port; `None` for a Unix socket.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.door {
@@ -185,8 +189,8 @@ impl Server {
         }
     }
 
-    /// Serves until `shutdown` becomes true (or its sender is gone); then takes no more connections or requests, lets those in
-    /// flight end within the limit, and returns. The socket's file is gone then.
+    /// Serves until `shutdown` becomes true or its sender is dropped. Then it accepts no further connections
+    /// or requests, lets those in flight end within the limit, and returns. The socket's file is then gone.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
         let lobby = match self.security {
@@ -198,7 +202,7 @@ impl Server {
                 accepted = self.door.accept() => accepted,
                 () = told(&mut shutdown) => break,
             };
-            // Those that have ended leave the set.
+            // Removes ended connections from the set.
             while connections.try_join_next().is_some() {}
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -242,7 +246,7 @@ impl Server {
         }
         drop(self.door);
         let all = async { while connections.join_next().await.is_some() {} };
-        // Each connection keeps the limit itself; this one is for those that cannot.
+        // Each connection keeps the limit itself; this one is for connections that fail to do so.
         let patience = self.service.limits().shutdown_timeout.saturating_mul(3);
         if tokio::time::timeout(patience, all).await.is_err() {
             tracing::warn!("NBD connections were cut off");
@@ -250,10 +254,10 @@ impl Server {
     }
 }
 
-/// Serves one client over a connection that is there already, as somebody on this machine, to its end.
+/// Serves one client over an existing connection, as a local caller, until it ends.
 ///
 /// # Errors
-/// What ended the connection, when it was no goodbye.
+/// The error that ended the connection, unless the client said goodbye.
 pub async fn serve_client(
     service: &Arc<Service>,
     stream: tokio::net::UnixStream,
@@ -328,7 +332,7 @@ impl Door {
     }
 }
 
-/// A client that is gone without a word is noticed at last; replies are not held back.
+/// Enables keepalive, so that a vanished client is noticed, and sends replies without delay.
 fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
@@ -338,7 +342,7 @@ fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The peer of a Unix socket, if it may connect: our own user, root, or a guest.
+/// The peer of a Unix socket, if it may connect: this process's user, root, or a guest.
 fn admit(stream: &UnixStream, file: &SocketFile, guests: Guests) -> Result<Peer> {
     let credentials = stream
         .peer_cred()

@@ -1,12 +1,14 @@
-//! The lobby of a TLS listener: connections that have not shown a certificate yet. They are strangers, and must not keep clients out.
+//! The lobby of a TLS listener: connections that have not presented a certificate yet (strangers). They must
+//! not keep clients out.
 //!
 //! # Invariants
-//! - Strangers have seats of their own: as many as they take, none of those is taken who have shown a certificate.
-//! - A connection that comes always gets a seat. Where its address (of IPv6 its /64) or the lobby is full, somebody makes room: of the
-//!   address with the most seats the one that has been silent for longest, else the one that has been there for longest. So a client that
-//!   answers the greeting at once passes, however many are silent. (Were it the newest, the next stranger would throw out a client that has
-//!   just come from the same address.)
-//! - What strangers do is at most one line of the log in a minute.
+//! - Strangers have their own seats: however many they take, connections with a certificate lose none.
+//! - A new connection always gets a seat. Where its address (for IPv6 its /64) or the lobby is full, another
+//!   connection is closed: of the address with the most seats, the one that has been silent for longest, else
+//!   the oldest one. So a client that answers the greeting at once passes, however many silent ones there
+//!   are. (If the newest were closed instead, the next stranger would evict a client that has just connected
+//!   from the same address.)
+//! - Strangers cause at most one line of the log a minute.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,10 +23,10 @@ use crate::error::Error;
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u32;
 
-/// LIMIT: how often the log has a line of strangers.
+/// LIMIT: interval between lines of the log about strangers.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Somebody who waits in the lobby.
+/// A connection that waits in the lobby.
 struct Guest {
     address: IpAddr,
     has_spoken: Arc<AtomicBool>,
@@ -37,14 +39,14 @@ struct Room {
     guests: BTreeMap<u64, Guest>,
 }
 
-/// Strangers that were turned away, or went, since the last line of the log.
+/// Strangers that were closed, or left, since the last line of the log.
 #[derive(Default)]
 struct Strangers {
     count: u64,
     told: Option<Instant>,
 }
 
-/// The seats of connections that have shown no certificate yet.
+/// The seats of connections without a certificate.
 pub(super) struct Lobby {
     room: Mutex<Room>,
     inside: AtomicU32,
@@ -60,10 +62,10 @@ pub(super) struct Seat {
     leave: Arc<Notify>,
 }
 
-/// A place among those who have shown a certificate.
+/// A place among the connections with a certificate.
 pub(super) struct Inside(Arc<Lobby>);
 
-/// Addresses that one party has: whoever has an IPv6 address has its /64.
+/// Groups the addresses of one party: the owner of an IPv6 address has its whole /64.
 fn party(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
@@ -83,14 +85,14 @@ impl Room {
         guests.filter(|guest| guest.address == address).count()
     }
 
-    /// The one of an address that has been there for longest, silent ones first.
+    /// The oldest connection of an address; silent ones come first.
     fn longest_of(&self, address: IpAddr) -> Option<u64> {
         let guests = || self.guests.iter().filter(|(_, g)| g.address == address);
         let mut silent = guests().filter(|(_, g)| !g.has_spoken.load(Ordering::Relaxed));
         silent.next().or_else(|| guests().next()).map(|(n, _)| *n)
     }
 
-    /// The address that has the most seats.
+    /// The address with the most seats.
     fn fullest(&self) -> Option<IpAddr> {
         let addresses = self.guests.values().map(|guest| guest.address);
         addresses.max_by_key(|address| self.seats_of(*address))
@@ -107,7 +109,7 @@ impl Lobby {
         })
     }
 
-    /// A seat for who has connected; somebody makes room where none is free.
+    /// A seat for a new connection; closes another one when none is free.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Seat {
         let address = party(address);
         let mut room = self.room.lock();
@@ -140,7 +142,7 @@ impl Lobby {
         }
     }
 
-    /// Writes to the log that a stranger has gone, at most once in a minute.
+    /// Logs that a stranger has left, at most once a minute.
     pub(super) fn tell(&self, address: IpAddr, why: &Error) {
         let mut strangers = self.strangers.lock();
         strangers.count += 1;
@@ -165,22 +167,22 @@ impl Lobby {
 }
 
 impl Seat {
-    /// The lobby that it is in.
+    /// The lobby of this seat.
     pub(super) fn lobby(&self) -> Arc<Lobby> {
         Arc::clone(&self.lobby)
     }
 
-    /// Notes that the client has answered the greeting.
+    /// Records that the client has answered the greeting.
     pub(super) fn speaks(&self) {
         self.has_spoken.store(true, Ordering::Relaxed);
     }
 
-    /// Returns when the seat was given to somebody else.
+    /// Returns when the seat was given to another connection.
     pub(super) async fn taken(&self) {
         self.leave.notified().await;
     }
 
-    /// Leaves the lobby for a place inside; `None` where all of them are taken.
+    /// Leaves the lobby for a place inside; `None` when all places are taken.
     pub(super) fn pass(self) -> Option<Inside> {
         let lobby = Arc::clone(&self.lobby);
         let most = lobby.limits.connections;
@@ -245,7 +247,7 @@ mod tests {
         assert!(!is_taken(&seats[0]) && !is_taken(&seats[2]) && !is_taken(&other));
         fourth.speaks();
         seats[2].speaks();
-        // All have spoken: the one that has been there for longest.
+        // All clients have spoken: the oldest connection is closed.
         let fifth = lobby.enter(address(1));
         assert!(is_taken(&seats[0]) && !is_taken(&fourth) && !is_taken(&fifth));
     }

@@ -1,26 +1,30 @@
-//! The NBD server: restore points to read, disks of open sessions to write. It knows the protocol and nothing of storage.
+//! The NBD server: exports restore points for reading, and disks of open sessions for writing. It handles
+//! only the protocol, not storage.
 //!
-//! The protocol is fixed newstyle as in [`crate::nbd::proto`]; what an export name means is said by [`Exports`].
+//! The protocol is fixed newstyle as in [`crate::nbd::proto`]; [`Exports`] defines the meaning of export
+//! names.
 //!
 //! # Invariants
-//! - A disk of a session is finished only by NBD_CMD_DISC: a connection that ends otherwise (a dead client, a broken
-//!   protocol, a server that shuts down) drops its [`crate::ingest::Connection`] without finishing it.
-//! - When a client sees the connection closed after its DISC, the session knows that the disk is finished, and so will
-//!   the next daemon.
-//! - An export is what was opened: a connection reads and writes that object and has contexts of no other, whatever has its name later.
-//! - Whatever a client sends ends at most its own connection.
-//! - Over TCP nothing but STARTTLS and ABORT is answered before TLS, and nothing that was said before it counts afterwards.
-//! - The payload of a WRITE is received into the session's buffer and taken from there; no byte is copied between.
+//! - Only NBD_CMD_DISC finishes a disk of a session. Any other end of a connection (a dead client, a protocol
+//!   error, a server that shuts down) drops its [`crate::ingest::Connection`] without finishing the disk.
+//! - When a client sees the connection closed after its DISC, the session has recorded that the disk is
+//!   finished, and the record survives a restart of the daemon.
+//! - An export is the object that was opened: a connection reads, writes and describes only this object, even
+//!   when its name later refers to another.
+//! - No input from a client can end more than its own connection.
+//! - Over TCP the server answers only STARTTLS and ABORT before TLS, and ignores afterwards everything that
+//!   came before it.
+//! - The payload of a WRITE is received into the session's buffer and used there, without a copy.
 //!
 //! # Concurrency
-//! Per connection one task receives requests and one sends replies; each request works on a blocking thread, as many at
-//! once as [`ServerLimits`] allow. A request holds its share of the bytes in flight, of the connection and of the
-//! server, from before its payload is received until its reply is sent: a client that does not take its replies
-//! is not read from any more, and takes no more memory.
+//! For each connection one task receives requests and one sends replies; each request runs on a blocking
+//! thread, as many at once as [`ServerLimits`] allow. A request holds its share of the bytes in flight, of
+//! the connection and of the server, from before its payload is received until its reply is sent. So the
+//! server stops reading from a client that does not take its replies, and such a client takes no more memory.
 //!
 //! # Why
-//! FAST_ZERO succeeds only where the disk reads as zero already. To zero a whole disk is fast for us as well, but a client that
-//! does so before it copies would make all that the parent has look changed.
+//! FAST_ZERO succeeds only where the disk reads as zero already. Zeroing a whole disk would be fast as well,
+//! but a client that does so before it copies would make all of the parent's data appear changed.
 
 mod check;
 mod connection;

@@ -1,4 +1,4 @@
-//! Replies on their way to the client.
+//! Replies to the client.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -17,19 +17,19 @@ use crate::nbd::proto::flag::ChunkFlags;
 use crate::nbd::proto::reply::{ChunkType, Header, Recipient};
 use crate::nbd::proto::status::Status;
 
-/// LIMIT: replies that go out in one call.
+/// LIMIT: replies that one call sends.
 const BATCH: usize = 16;
 
 /// LIMIT: slices of one call (IOV_MAX is 1,024).
 const SLICES_MAX: usize = 512;
 
-/// Part of a reply: a header, and bytes of the reply's buffer.
+/// A part of a reply: a header, and bytes of the reply's buffer.
 pub(super) struct Frame {
     pub(super) head: Vec<u8>,
     pub(super) data: Range<usize>,
 }
 
-/// A share of what may be in flight; given back when the reply has been sent.
+/// A share of the bytes and requests in flight; given back when the reply has been sent.
 #[derive(Default)]
 pub(super) struct Share(pub(super) Vec<OwnedSemaphorePermit>);
 
@@ -41,15 +41,16 @@ pub(super) struct Reply {
     share: Share,
 }
 
-/// What a request came to, before it is put into words.
+/// The result of a request, before it is encoded.
 pub(super) enum Outcome {
     /// Success without data.
     Done,
-    /// Frames over a buffer, chunks or a simple reply, ready to be sent.
+    /// Encoded frames over a buffer: chunks or a simple reply.
     Frames(Vec<Frame>, Option<Buffer>),
 }
 
-/// A reply that is owed to a request, once. Dropped without an answer (a worker that panicked), it answers EIO.
+/// The pending reply to a request, which is sent exactly once. When it is dropped unsent (a worker
+/// panicked), it sends EIO.
 pub(super) struct PendingReply {
     to: Recipient,
     mode: Mode,
@@ -118,7 +119,7 @@ impl PendingReply {
             buffer,
             share: std::mem::take(&mut self.share),
         };
-        // Where nobody sends any more, the client is gone.
+        // If nothing sends any more, the client is gone.
         let _ = self.sender.send(reply);
     }
 }
@@ -131,12 +132,12 @@ impl Drop for PendingReply {
     }
 }
 
-/// The end of a read that is all holes already said: an empty last chunk.
+/// The end of a read whose data were all reported as holes: an empty last chunk.
 pub(super) fn last_chunk(to: Recipient) -> Vec<u8> {
     to.encode_chunk(ChunkFlags::DONE, ChunkType::None, &[])
 }
 
-/// To whom the chunks of a request's reply go.
+/// Addressee of the chunks of a request's reply.
 pub(super) fn recipient(request: &Request, mode: Mode) -> Recipient {
     Recipient {
         cookie: request.cookie,
@@ -144,7 +145,7 @@ pub(super) fn recipient(request: &Request, mode: Mode) -> Recipient {
     }
 }
 
-/// Sends replies until nobody can make any more.
+/// Sends replies until all their senders are dropped.
 pub(super) async fn send_all(
     mut stream: Sending,
     mut replies: UnboundedReceiver<Reply>,
@@ -175,12 +176,12 @@ pub(super) async fn send_all(
             flush(&mut stream, stall_timeout).await?;
         }
     }
-    // Whether the client still hears the end does not matter any more.
+    // It does not matter whether the client still receives the end.
     let _ = tokio::time::timeout(stall_timeout, stream.shutdown()).await;
     Ok(())
 }
 
-/// What lies in a buffer of TLS goes out.
+/// Flushes the buffer of TLS.
 async fn flush(stream: &mut Sending, stall_timeout: Duration) -> Result<()> {
     tokio::time::timeout(stall_timeout, stream.flush())
         .await

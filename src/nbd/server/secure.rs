@@ -1,9 +1,10 @@
 //! From a plain connection to TLS (proto.md, "FORCEDTLS mode").
 //!
 //! # Invariants
-//! - Before TLS nothing is told of any export: each option but STARTTLS and ABORT is answered with ERR_TLS_REQD, unread.
-//! - Nothing is kept of what was said before. No byte is read ahead, so none that came in the clear can pass for one that came
-//!   through TLS.
+//! - Before TLS the server reveals nothing about exports: it answers each option but STARTTLS and ABORT with
+//!   ERR_TLS_REQD, unread.
+//! - No state from before TLS is kept. No byte is read ahead, so a cleartext byte cannot be taken for one
+//!   that came through TLS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +24,11 @@ use crate::tls::{self, ServerTls};
 /// LIMIT: options before TLS.
 const OPTIONS_MAX: u32 = 16;
 
-/// A connection that speaks TLS, whose it is, and how it answered the greeting.
+/// A TLS connection, its caller, and the client's flags.
 pub(super) type Secured = (Stream, Caller, ClientFlags);
 
-/// Greets a client from its seat in the lobby, makes it speak TLS within `timeout`, and gives it a place inside; `None` when it leaves in
-/// good order.
+/// Greets a client that has a seat in the lobby, establishes TLS within `timeout`, and gives the client a
+/// place inside; `None` when it leaves properly.
 pub(super) async fn enter(
     stream: Stream,
     tls: &ServerTls,
@@ -79,7 +80,7 @@ async fn begin(mut stream: Stream, tls: &ServerTls, seat: &Seat) -> Result<Optio
     Ok(Some((Stream::Tls(Box::new(stream)), caller, answer)))
 }
 
-/// Answers options until the client wants TLS; `false` when it leaves.
+/// Answers options until the client requests TLS; `false` when it leaves.
 async fn wait_for_start(stream: &mut Stream) -> Result<bool> {
     for _ in 0..OPTIONS_MAX {
         let Some(OptionHeader { kind, length_bytes }) = receive_option(stream).await? else {
@@ -98,7 +99,7 @@ async fn wait_for_start(stream: &mut Stream) -> Result<bool> {
         };
         let sent = send(stream, &encode_reply(kind, reply, why.as_bytes())).await;
         if kind == OptionKind::Abort {
-            // Many clients do not wait for it.
+            // Many clients do not wait for the reply.
             return Ok(false);
         }
         sent?;

@@ -1,4 +1,4 @@
-//! What all connections share: what is served, the limits, and memory.
+//! State that all connections share: the exports, the limits, and memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::block::BufferPool;
 use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::usize_from_u32;
 
-/// LIMIT: lists of exports that are made at a time; each may have 65,536 names.
+/// LIMIT: lists of exports that are made at the same time; each may have 65,536 names.
 const LISTS_MAX: usize = 2;
 
-/// LIMIT: bytes of free buffers that reads are answered from.
+/// LIMIT: bytes of free buffers for reads.
 const FREE_BYTES_MAX: usize = 64 << 20;
 
-/// What is served, for any number of listeners.
+/// The service behind any number of listeners.
 pub struct Service {
     pub(super) exports: Arc<dyn Exports>,
     limits: RwLock<ServerLimits>,
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Serves these exports within these limits.
+    /// A service of these exports within these limits.
     #[must_use]
     pub fn new(exports: Arc<dyn Exports>, limits: ServerLimits) -> Arc<Self> {
         let limits = limits.usable();
@@ -52,14 +52,14 @@ impl Service {
         })
     }
 
-    /// The limits of connections that begin now.
+    /// The limits for new connections.
     #[must_use]
     pub fn limits(&self) -> ServerLimits {
         *self.limits.read()
     }
 
-    /// Sets other limits: for connections that begin from now on; those that are there keep theirs. Bytes in flight on all connections and
-    /// workers stay as they were at the start.
+    /// Sets other limits for new connections; existing ones keep theirs. The limits of workers, and of bytes
+    /// in flight on all connections, stay as at the start.
     pub fn set_limits(&self, limits: ServerLimits) {
         let mut own = self.limits.write();
         *own = ServerLimits {
@@ -70,11 +70,11 @@ impl Service {
     }
 }
 
-/// How many connections each export has.
+/// Number of connections of each export.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionCounts(Mutex<HashMap<String, u32>>);
 
-/// A place at an export, given back when it is dropped.
+/// A place at an export; dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Seat {
     counts: Arc<ConnectionCounts>,
@@ -82,9 +82,9 @@ pub(super) struct Seat {
 }
 
 impl ConnectionCounts {
-    /// A place at the export, if one of `most` is free.
+    /// Takes a place at the export, if one of `most` is free.
     pub(super) fn seat(self: &Arc<Self>, name: &str, most: u32) -> Option<Seat> {
-        // Names of VMs, points and disks do not differ by case alone.
+        // Names of VMs, points and disks never differ by case alone.
         let name = name.to_ascii_lowercase();
         let mut all = self.0.lock();
         let count = all.entry(name.clone()).or_default();

@@ -1,4 +1,5 @@
-//! Long commands in steps: one of many GiB takes turns with all others, and ends when its client is gone.
+//! Long commands run in steps: a command over many GiB takes turns with all others, and ends when its client
+//! is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,13 +13,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::flag::CommandFlags;
 
-/// LIMIT: bytes that are discarded or zeroed in one step.
+/// LIMIT: bytes discarded or zeroed in one step.
 const ZERO_STEP_BYTES: u64 = 1 << 30;
 
-/// LIMIT: bytes that are read in one step of CACHE.
+/// LIMIT: bytes that CACHE reads in one step.
 const CACHE_STEP_BYTES: u64 = 64 << 20;
 
-/// Bytes of one step of a command; `None` where it has one step only.
+/// Bytes of one step of a command; `None` for commands with a single step.
 const fn step_bytes(command: Command) -> Option<u64> {
     match command {
         Command::Trim | Command::WriteZeroes => Some(ZERO_STEP_BYTES),
@@ -32,7 +33,7 @@ pub(super) fn is_long(request: &Request) -> bool {
     step_bytes(request.command).is_some_and(|step| request.length_bytes > step)
 }
 
-/// The next step of what is left of a request, and what is left then.
+/// Splits a request into its next step and the rest.
 fn split(rest: Request) -> (Request, Option<Request>) {
     let step = step_bytes(rest.command).unwrap_or(u64::MAX);
     if rest.length_bytes <= step {
@@ -40,7 +41,7 @@ fn split(rest: Request) -> (Request, Option<Request>) {
     }
     let mut now = rest;
     now.length_bytes = step;
-    // What makes the last step durable makes those before it durable as well.
+    // The FUA of the last step also makes the earlier steps durable.
     now.flags.remove(CommandFlags::FUA);
     let later = Request {
         offset: rest.offset.saturating_add(step),
@@ -50,7 +51,7 @@ fn split(rest: Request) -> (Request, Option<Request>) {
     (now, Some(later))
 }
 
-/// Does a long request, a step at a time, each on a blocking thread and when it is its turn.
+/// Runs a long request step by step, each on a blocking thread and in its turn.
 pub(super) async fn run(
     state: Arc<ConnectionState>,
     workers: Arc<Semaphore>,
@@ -59,7 +60,7 @@ pub(super) async fn run(
 ) {
     let mut result = Ok(());
     if request.flags.contains(CommandFlags::FAST_ZERO) {
-        // All of it is free or none of it is touched.
+        // Either the whole range is zero, or nothing is changed.
         request.flags.remove(CommandFlags::FAST_ZERO);
         result = each(&state, &workers, request, ConnectionState::check_free).await;
     }

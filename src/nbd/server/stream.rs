@@ -1,4 +1,4 @@
-//! The connection itself, of whatever sort.
+//! The transport of a connection.
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -8,24 +8,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-/// The side that requests come from.
+/// The receiving side.
 pub(super) type Receiving = Box<dyn AsyncRead + Send + Unpin>;
 
-/// The side that replies go to.
+/// The sending side.
 pub(super) type Sending = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// A connection.
 pub(super) enum Stream {
     /// A Unix socket, whose peer was checked when it was accepted.
     Unix(UnixStream),
-    /// TCP, as it is.
+    /// Plain TCP.
     Tcp(TcpStream),
     /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// Both sides, each for a task of its own.
+    /// Splits the connection into both sides, one for each task.
     pub(super) fn split(self) -> (Receiving, Sending) {
         match self {
             Self::Unix(stream) => {

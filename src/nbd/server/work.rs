@@ -1,4 +1,4 @@
-//! What a request does, on a blocking thread.
+//! Executes requests on blocking threads.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -21,32 +21,32 @@ use crate::nbd::proto::flag::{ChunkFlags, CommandFlags};
 use crate::nbd::proto::reply::Header;
 use crate::types::width::usize_from_u64;
 
-/// LIMIT: extents of one BLOCK_STATUS reply; the client asks on from where it ends.
+/// LIMIT: extents of one BLOCK_STATUS reply; the client continues where it ends.
 const EXTENTS_MAX: usize = 4096;
 
-/// LIMIT: bytes of an export that are looked at in one step for BLOCK_STATUS.
+/// LIMIT: bytes of an export that one step of BLOCK_STATUS examines.
 const STATUS_STEP_BYTES: u64 = 1 << 30;
 
-/// LIMIT: how long one context of a BLOCK_STATUS is worked on, beside its first step.
+/// LIMIT: time for one context of a BLOCK_STATUS, beside its first step.
 const STATUS_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// LIMIT: chunks of one READ reply; what is left is sent as data.
+/// LIMIT: chunks of one READ reply; the rest is sent as data.
 const CHUNKS_MAX: usize = 128;
 
 /// LIMIT: bytes that CACHE reads at a time.
 const CACHE_BYTES: u64 = 1 << 20;
 
-/// What a connection agreed on, and what it works with.
+/// The terms of a connection and the objects that it uses.
 pub(super) struct ConnectionState {
     pub(super) content: Content,
     pub(super) mode: Mode,
-    /// The connection has ended: long commands stop.
+    /// Set when the connection has ended: long commands stop.
     pub(super) is_over: AtomicBool,
     pub(super) contexts: Vec<Context>,
     pub(super) pool: Arc<BufferPool>,
 }
 
-/// Range of a request that was checked to lie within the export.
+/// The range of a request, checked to lie within the export.
 #[derive(Clone, Copy)]
 struct Span {
     from: u64,
@@ -66,7 +66,7 @@ impl Span {
     }
 }
 
-/// Saturates; no payload is longer than 32 bits.
+/// Converts to 32 bits, saturating; no payload is longer.
 fn narrow(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
@@ -98,7 +98,7 @@ impl ConnectionState {
         Extents { disk, rest: span }
     }
 
-    /// Does all but WRITE, whose payload comes with [`ConnectionState::write`].
+    /// Executes any request but WRITE, whose payload goes to [`ConnectionState::write`].
     pub(super) fn run(&self, request: &Request) -> Result<Outcome> {
         let span = Span::of(request);
         match request.command {
@@ -117,14 +117,14 @@ impl ConnectionState {
         }
     }
 
-    /// Takes a payload that has been received into the session's buffer.
+    /// Stores a payload that was received into the session's buffer.
     pub(super) fn write(&self, request: &Request, reservation: Reservation) -> Result<Outcome> {
         let written = reservation.submit().and_then(|()| self.force(request));
         self.content.note(written)?;
         Ok(Outcome::Done)
     }
 
-    /// FUA.
+    /// Makes the write durable if the request has FUA.
     fn force(&self, request: &Request) -> Result<()> {
         match &self.content {
             Content::Write { disk, .. } if request.flags.contains(CommandFlags::FUA) => {
@@ -160,7 +160,7 @@ impl ConnectionState {
         Ok(Outcome::Done)
     }
 
-    /// FAST_ZERO: the range must read as zero already.
+    /// Checks that the range reads as zero already, for FAST_ZERO.
     pub(super) fn check_free(&self, request: &Request) -> Result<()> {
         let mut extents = Self::extents(self.content.bytes(), Span::of(request));
         while let Some(extent) = extents.next()? {
@@ -195,7 +195,7 @@ impl ConnectionState {
         Ok(Outcome::Frames(vec![frame], Some(buffer)))
     }
 
-    /// Data as data, what is known to be zero as holes.
+    /// Reads data as data, and ranges that are known to be zero as holes.
     fn read(&self, request: &Request, span: Span) -> Result<Outcome> {
         let disk = self.content.bytes();
         let mut pieces: Vec<(Span, bool)> = Vec::new();
@@ -256,7 +256,7 @@ impl ConnectionState {
         Ok(Outcome::Frames(frames, buffer))
     }
 
-    /// Reads what lies there, so that the system has it in its cache.
+    /// Reads the range, so that the system caches it.
     fn cache(&self, mut span: Span) -> Result<Outcome> {
         let disk = self.content.bytes();
         let mut buffer = self
@@ -278,7 +278,7 @@ impl ConnectionState {
         Ok(Outcome::Done)
     }
 
-    /// One chunk for each context.
+    /// Replies with one chunk for each context.
     fn status(&self, request: &Request, span: Span) -> Result<Outcome> {
         let Some(last) = self.contexts.last() else {
             return Err(Error::invalid("no meta context was agreed on"));
@@ -298,7 +298,7 @@ impl ConnectionState {
         Ok(Outcome::Frames(frames, None))
     }
 
-    /// What a context says of a span: as much of it as one reply holds, at least one extent.
+    /// The status of a span in a context: as much as one reply holds, at least one extent.
     fn stretches(
         &self,
         context: &Context,
@@ -314,7 +314,7 @@ impl ConnectionState {
         let mut found: Vec<(u64, u32)> = Vec::new();
         let mut from = span.from;
         while from < span.end {
-            // In steps, so that a long extent does not outlast our patience.
+            // The steps bound the time for a long extent.
             let length_max = span.end.saturating_sub(from).min(STATUS_STEP_BYTES);
             let extent = context.extent_at(self.content.bytes(), from, length_max)?;
             let (length, flags) = (extent.length_bytes, extent.flags);

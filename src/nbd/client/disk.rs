@@ -1,4 +1,4 @@
-//! An export as a disk that is read and written.
+//! Implements the disk traits for an export.
 
 use std::sync::atomic::Ordering;
 
@@ -46,7 +46,7 @@ impl ReadAt for Client {
             }
             Err(e) => return Err(e.at_path(self.uri.to_string())),
         };
-        // A server that says less than a block is taken to have said nothing.
+        // An extent shorter than a block is ignored.
         let extent = known(&window).unwrap_or_else(|| unknown(self.block_bytes()));
         let mut kept = self.window.lock();
         if self.generation.load(Ordering::SeqCst) == generation {

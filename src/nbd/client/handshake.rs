@@ -1,4 +1,4 @@
-//! From a connection to an export: what is asked of the server, and what it answers.
+//! The client's side of the handshake: from a connection to an export.
 
 use std::time::{Duration, Instant};
 
@@ -16,44 +16,44 @@ use crate::nbd::proto::{
 use crate::tls::ClientTls;
 use crate::types::width::usize_from_u32;
 
-/// LIMIT: how long a server may think about one answer of the handshake.
+/// LIMIT: time for one reply of the handshake.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// LIMIT: how long the whole handshake may take.
+/// LIMIT: time for the whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// LIMIT: replies to one option: a list of 65,536 exports, and its end.
+/// LIMIT: replies to one option: a list of 65,536 exports and its end.
 const REPLIES_MAX: usize = 65_537;
 
-/// LIMIT: characters that are repeated of what a server says.
+/// LIMIT: characters of a server's message that are quoted.
 const MESSAGE_CHARS_MAX: usize = 256;
 
-/// What was agreed on.
+/// The result of the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Facts {
     /// Size of the export in bytes.
     pub(super) size_bytes: u64,
-    /// What it can do.
+    /// Flags of the export.
     pub(super) flags: TransmissionFlags,
     /// Sizes of requests.
     pub(super) sizes: BlockSize,
-    /// How requests and replies are framed.
+    /// Framing of requests and replies.
     pub(super) mode: Mode,
     /// Number of `base:allocation`.
     pub(super) context: Option<u32>,
 }
 
-/// A handshake that is going on.
+/// A handshake in progress.
 struct Handshake<'a> {
     stream: &'a Stream,
     flags: HandshakeFlags,
     deadline: Instant,
 }
 
-/// TLS, and the name that the server's certificate should have.
+/// TLS settings, and the name that the server's certificate must have.
 pub(super) type Secret = (ClientTls, String);
 
-/// Agrees on an export.
+/// Negotiates an export.
 pub(super) fn negotiate(stream: &Stream, export: &str, tls: Option<&Secret>) -> Result<Facts> {
     let mut handshake = Handshake::begin(stream, tls)?;
     if !handshake.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
@@ -67,7 +67,7 @@ pub(super) fn negotiate(stream: &Stream, export: &str, tls: Option<&Secret>) -> 
     };
     let facts = match handshake.go(export, mode, context)? {
         Some(facts) => facts,
-        // Who agreed on extended headers knows GO.
+        // A server with extended headers supports GO.
         None if mode == Mode::Extended => {
             return Err(violation(
                 "the server agreed on extended headers, but does not know NBD_OPT_GO",
@@ -85,7 +85,7 @@ pub(super) fn negotiate(stream: &Stream, export: &str, tls: Option<&Secret>) -> 
     Ok(facts)
 }
 
-/// Names all exports.
+/// Lists all exports.
 pub(super) fn list(stream: &Stream, tls: Option<&Secret>) -> Result<Vec<ExportInfo>> {
     let mut handshake = Handshake::begin(stream, tls)?;
     if !handshake.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
@@ -107,7 +107,7 @@ pub(super) fn list(stream: &Stream, tls: Option<&Secret>) -> Result<Vec<ExportIn
             "the NBD server does not list its exports",
         ));
     }
-    // Saying goodbye is a courtesy: the answer is there.
+    // The goodbye is a courtesy: the reply has been received.
     let _ = stream.send(&encode_option(OptionKind::Abort, &[]), &[]);
     Ok(exports)
 }
@@ -173,7 +173,7 @@ impl<'a> Handshake<'a> {
         Ok(handshake)
     }
 
-    /// TLS comes before all else: what is said in the clear could be changed by anybody on the way.
+    /// TLS comes first: cleartext options could be altered on the way.
     fn secure(&mut self, (tls, host): &Secret) -> Result<()> {
         let none = || {
             Error::unsupported("the NBD server does not speak TLS")
@@ -188,7 +188,7 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Sends an option and passes each reply to `each`; ends with `None` for ACK, or with the error.
+    /// Sends an option and passes each reply to `each`; returns `None` after ACK, or the error.
     fn ask(
         &mut self,
         option: OptionKind,
@@ -228,7 +228,7 @@ impl<'a> Handshake<'a> {
         ))
     }
 
-    /// The best that the server speaks.
+    /// The best mode that the server supports.
     fn mode(&mut self) -> Result<Mode> {
         for (option, mode) in [
             (OptionKind::ExtendedHeaders, Mode::Extended),
@@ -260,11 +260,11 @@ impl<'a> Handshake<'a> {
                 Ok(())
             },
         )?;
-        // An error here is told by GO as well, or does not matter: then nothing is known about holes.
+        // GO reports the same error again, or it does not matter: then the client knows nothing about holes.
         Ok(found.filter(|_| end.is_none()))
     }
 
-    /// `None` where the server does not know GO.
+    /// Chooses the export; `None` where the server does not support GO.
     fn go(&mut self, export: &str, mode: Mode, context: Option<u32>) -> Result<Option<Facts>> {
         let request = InfoRequest {
             name: export.to_owned(),
@@ -307,7 +307,7 @@ impl<'a> Handshake<'a> {
         let option = encode_option(OptionKind::ExportName, export.as_bytes());
         self.stream.send(&option, &[])?;
         let answer: [u8; 10] = self.stream.receive_array().map_err(|e| {
-            // All that the old way can say about an export that is not there.
+            // The old option has no other way to report a missing export.
             e.advise("perhaps the server has no such export")
         })?;
         let mut fields = Fields::new(&answer);

@@ -1,8 +1,10 @@
 //! One connection with many requests in flight.
 //!
 //! # Concurrency
-//! Whoever sends holds `sending`; a thread of the link receives all replies and hands each to who waits for it. So a server
-//! that answers out of order is fine, and one that waits for us to read before it reads on cannot stall us.
+//! A sender holds `sending`. A thread of the link receives all replies and passes each to the caller that
+//! waits for it. So replies may come out of order, and a server that stops reading until its replies are read
+//! cannot stall the client.
+//!
 //! Lock order: `sending`, then `state`.
 
 use std::collections::HashMap;
@@ -25,22 +27,22 @@ use crate::nbd::proto::reply::{ChunkType, Header, Recipient};
 use crate::types::sync::{Condvar, Mutex};
 use crate::types::width::usize_from_u64;
 
-/// LIMIT: requests in flight on one connection; nbdkit and QEMU work on 16 at a time.
+/// LIMIT: requests in flight on one connection; nbdkit and QEMU process 16 at a time.
 const IN_FLIGHT_MAX: usize = 16;
 
-/// LIMIT: how long a server may work on one request.
+/// LIMIT: time for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// LIMIT: how long we wait for the server to hang up after our goodbye.
+/// LIMIT: time to wait for the server to close the connection after the goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Sender = SyncSender<Result<Answer>>;
 
-/// A reply that is waited for.
+/// A pending reply.
 pub(super) struct Ticket(Receiver<Result<Answer>>);
 
 struct Waiting {
-    /// Offset of the request, which extended replies repeat.
+    /// Offset of the request; extended replies repeat it.
     offset: u64,
     reply: Reply,
     sender: Sender,
@@ -49,7 +51,7 @@ struct Waiting {
 #[derive(Default)]
 struct State {
     waiting: HashMap<u64, Waiting>,
-    /// Also those whose reply is being received.
+    /// Requests in flight, including the one whose reply is being received.
     in_flight: usize,
     dead: Option<(ErrorKind, String)>,
 }
@@ -75,13 +77,13 @@ impl Shared {
         self.state.lock()
     }
 
-    /// Ends the connection; all that wait, and all that come, get the error.
+    /// Ends the connection; all pending and later requests fail with the error.
     fn die(&self, error: &Error) {
         self.stream.shutdown(Shutdown::Both);
         let mut state = self.state();
         let dead = (error.kind(), error.report());
         for (_, waiting) in state.waiting.drain() {
-            // Who does not wait any more does not need the news.
+            // A caller that has given up does not need the error.
             let _ = waiting
                 .sender
                 .try_send(Err(Error::new(dead.0, dead.1.clone())));
@@ -169,7 +171,7 @@ impl Shared {
         }
     }
 
-    /// Receives into a request that is out of the table meanwhile; when that fails it is told.
+    /// Receives into a request that is out of the table meanwhile; a failure is passed to it.
     fn guarded(
         &self,
         mut waiting: Waiting,
@@ -233,7 +235,7 @@ impl Shared {
 }
 
 impl Link {
-    /// Begins to receive on a connection whose handshake is done.
+    /// Starts receiving on a connection after its handshake.
     pub(super) fn new(stream: Stream, facts: &Facts) -> Result<Self> {
         let shared = Arc::new(Shared {
             stream,
@@ -265,7 +267,7 @@ impl Link {
         state.dead.is_none().then_some(state.in_flight)
     }
 
-    /// The error of which it died.
+    /// The error that ended the connection.
     pub(super) fn death(&self) -> Option<Error> {
         let state = self.shared.state();
         let (kind, text) = state.dead.as_ref()?;
@@ -316,7 +318,8 @@ impl Link {
         };
         let _turn = self.sending.lock();
         if let Err(error) = self.shared.stream.send(&request.encode(mode), payload) {
-            // The other side may have said why before it hung up: the receiver's error, if any, stays.
+            // The server may have sent a reason before it closed the connection: the receiver's error, if
+            // any, stays.
             self.shared.die(&error);
             return Err(error);
         }
@@ -344,7 +347,7 @@ impl Link {
         }
     }
 
-    /// Says goodbye and waits until the server has hung up, so that it knows the goodbye before this returns.
+    /// Says goodbye and waits until the server has closed the connection: then it has received the goodbye.
     pub(super) fn disconnect(&self) -> Result<()> {
         if let Some(error) = self.death() {
             return Err(error);
@@ -378,7 +381,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.shared.stream.shutdown(Shutdown::Both);
         if let Some(receiver) = self.receiver.take() {
-            // It has no secrets: a panic in it was printed where it happened.
+            // A panic of the thread was printed where it happened.
             let _ = receiver.join();
         }
     }

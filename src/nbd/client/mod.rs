@@ -1,14 +1,14 @@
 //! An NBD client without tokio: an export of any server as a disk.
 //!
 //! # Invariants
-//! - Nothing that a server says is believed unseen: each length, cookie, offset and count is compared with what was asked
-//!   for; a lie ends the connection with `Disconnected`.
-//! - A read answers bytes that the server sent for exactly this range, each of them once, or fails.
+//! - The client verifies everything from the server: each length, cookie, offset and count is compared with
+//!   the request. A mismatch ends the connection with `Disconnected`.
+//! - A read returns bytes that the server sent for exactly this range, each of them once, or fails.
 //!
 //! # Concurrency
-//! Any number of threads. Requests go out on up to `LINKS_MAX` connections where the server says that these see
-//! one cache (CAN_MULTI_CONN), else on one; each connection has many requests in flight. One `read_at` of many MiB
-//! is several requests at once.
+//! Any number of threads. Requests use up to `LINKS_MAX` connections where the server states that they share
+//! one cache (CAN_MULTI_CONN), else one; each connection has many requests in flight. One `read_at` of many
+//! MiB is several concurrent requests.
 
 mod disk;
 mod handshake;
@@ -43,13 +43,13 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 /// LIMIT: connections to one export.
 const LINKS_MAX: usize = 4;
 
-/// LIMIT: bytes of one READ or WRITE; less where the server says so.
+/// LIMIT: bytes of one READ or WRITE; fewer where the server requires it.
 const PIECE_BYTES: u64 = 2 << 20;
 
-/// LIMIT: requests that one call has in flight.
+/// LIMIT: requests that one call keeps in flight.
 const DEPTH: usize = 4;
 
-/// LIMIT: bytes of free buffers that replies are received into: what one link has in flight.
+/// LIMIT: bytes of free buffers for replies: the amount that one link has in flight.
 const FREE_BYTES_MAX: usize = 16 << 20;
 
 /// LIMIT: bytes that one BLOCK_STATUS, TRIM or WRITE_ZEROES covers.
@@ -58,21 +58,22 @@ const STRETCH_BYTES: u64 = 1 << 30;
 /// LIMIT: bytes that one BLOCK_STATUS covers where lengths have 64 bits.
 const LONG_STRETCH_BYTES: u64 = 1 << 40;
 
-/// An export of a server. Dropped without [`Client::disconnect`], it hangs up without a word.
+/// An export of a server. Dropping it without [`Client::disconnect`] closes the connections without a
+/// goodbye.
 pub struct Client {
     uri: Uri,
     tls: Option<Secret>,
     facts: Facts,
     links: Mutex<Vec<Arc<Link>>>,
-    /// Held while a further connection is made.
+    /// Held while another connection is made.
     opening: Mutex<()>,
     window: Mutex<Window>,
     buffers: Arc<BufferPool>,
-    /// Counts writes, so that no window outlives one.
+    /// Counts writes, so that no window is used after a later write.
     generation: AtomicU64,
-    /// The server failed to say what is allocated: it is not asked again.
+    /// Set when the server failed to report allocation: the client does not ask again.
     is_blind: AtomicBool,
-    /// Held while blocks are read, changed and written back.
+    /// Held during a read-modify-write of blocks.
     merging: Mutex<()>,
 }
 
@@ -85,7 +86,7 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// A request on its way, with the link that it went out on.
+/// A request in flight, with its link.
 struct Flight {
     link: Arc<Link>,
     ticket: Ticket,
@@ -101,17 +102,17 @@ impl Flight {
     }
 }
 
-/// Exports that the server at `uri` names; the export of `uri` does not matter.
+/// The exports that the server at `uri` lists; the export in `uri` is ignored.
 ///
 /// # Errors
-/// `NotFound`, `Disconnected`, `TimedOut`; `Unsupported` when it does not list them.
+/// `NotFound`, `Disconnected`, `TimedOut`; `Unsupported` when the server does not list them.
 pub fn list(uri: &Uri) -> Result<Vec<ExportInfo>> {
     let tls = secret(uri)?;
     let stream = Stream::connect(uri.address())?;
     handshake::list(&stream, tls.as_ref()).at_path(uri.address().place())
 }
 
-/// TLS as the URI wants it.
+/// The TLS settings of the URI.
 fn secret(uri: &Uri) -> Result<Option<Secret>> {
     let Some(wanted) = uri.tls() else {
         return Ok(None);
@@ -137,8 +138,9 @@ impl Client {
     /// Connects and opens the export.
     ///
     /// # Errors
-    /// `NotFound` (socket, host, export), `PermissionDenied`, `Disconnected` (also: what listens there is no NBD
-    /// server, TLS failed), `TimedOut`, `Unsupported` (oldstyle, no TLS); `InvalidInput` for certificates that cannot be used.
+    /// `NotFound` (socket, host, export), `PermissionDenied`, `Disconnected` (also when the peer is not an
+    /// NBD server, or TLS failed), `TimedOut`, `Unsupported` (oldstyle, no TLS); `InvalidInput` for unusable
+    /// certificates.
     pub fn connect(uri: &Uri) -> Result<Self> {
         let tls = secret(uri)?;
         let (stream, facts) = open(uri, tls.as_ref()).at_path(uri.to_string())?;
@@ -157,47 +159,47 @@ impl Client {
         })
     }
 
-    /// Where it is connected to.
+    /// The URI of the connection.
     #[must_use]
     pub const fn uri(&self) -> &Uri {
         &self.uri
     }
 
-    /// What the export can do.
+    /// Flags of the export.
     #[must_use]
     pub const fn flags(&self) -> TransmissionFlags {
         self.facts.flags
     }
 
-    /// How requests and replies are framed.
+    /// Framing of requests and replies.
     #[must_use]
     pub const fn mode(&self) -> Mode {
         self.facts.mode
     }
 
-    /// Sizes of requests that the server takes.
+    /// Request sizes that the server accepts.
     #[must_use]
     pub const fn block_size(&self) -> BlockSize {
         self.facts.sizes
     }
 
-    /// Whether writes are refused.
+    /// Whether the export refuses writes.
     #[must_use]
     pub const fn is_read_only(&self) -> bool {
         self.facts.flags.contains(TransmissionFlags::READ_ONLY)
     }
 
-    /// Whether the server tells data from holes.
+    /// Whether the server distinguishes data from holes.
     #[must_use]
     pub fn knows_extents(&self) -> bool {
         !self.is_blind.load(Ordering::Relaxed)
     }
 
-    /// Says goodbye (NBD_CMD_DISC) on each connection, and returns when the server has heard it. To a session this
-    /// means: the disk is complete.
+    /// Says goodbye (NBD_CMD_DISC) on each connection, and returns when the server has received it. For a
+    /// session this means that the disk is complete.
     ///
     /// # Errors
-    /// `Disconnected`, `TimedOut`: also when a connection had died before.
+    /// `Disconnected`, `TimedOut`; also when a connection had failed before.
     pub fn disconnect(self) -> Result<()> {
         let links = std::mem::take(&mut *self.links());
         let mut result = Ok(());
@@ -211,7 +213,7 @@ impl Client {
         self.links.lock()
     }
 
-    /// The connection with the least to do; one more is made when all are busy.
+    /// The connection with the fewest requests; makes another one when all are busy.
     fn link(&self) -> Result<Arc<Link>> {
         let (best, alone) = {
             let links = self.links();
@@ -240,7 +242,7 @@ impl Client {
         let Some(_turn) = self.opening.try_lock() else {
             return Ok(best.1);
         };
-        // Without a further connection the ones that are there do.
+        // Without another connection the existing ones suffice.
         match open(&self.uri, self.tls.as_ref()) {
             Ok((stream, facts)) if facts == self.facts => {
                 let link = Arc::new(Link::new(stream, &facts)?);
@@ -280,7 +282,7 @@ impl Client {
         (most - most % self.block_bytes()).max(self.block_bytes())
     }
 
-    /// Up to whole blocks, but not beyond the end of the export.
+    /// Rounds up to whole blocks, but not beyond the end of the export.
     fn round_up(&self, offset: u64) -> u64 {
         offset
             .next_multiple_of(self.block_bytes())
@@ -332,7 +334,7 @@ impl Client {
         check_range(self.facts.size_bytes, offset, length_bytes)
     }
 
-    /// Splits a range into what begins within a block, whole blocks, and what ends within a block.
+    /// Splits a range into a head within a block, whole blocks, and a tail within a block.
     fn split(&self, offset: u64, end: u64) -> (u64, u64) {
         let whole = self.round_up(offset).min(end);
         let stop = if end == self.facts.size_bytes {
@@ -343,7 +345,7 @@ impl Client {
         (whole, stop)
     }
 
-    /// Bytes that cover no block: the blocks are read, changed and written back.
+    /// Changes bytes that cover no whole block: reads the blocks, changes them and writes them back.
     fn merge(&self, offset: u64, end: u64, change: impl FnOnce(&mut [u8])) -> Result<()> {
         if offset >= end {
             return Ok(());
@@ -376,7 +378,7 @@ impl Client {
         flights.iter().try_for_each(Flight::done)
     }
 
-    /// One command over whole blocks, in stretches.
+    /// Sends one command over whole blocks, in stretches.
     fn stretch(&self, command: Command, offset: u64, end: u64) -> Result<()> {
         let mut at = offset;
         while at < end {
@@ -410,7 +412,7 @@ impl Client {
         Ok(())
     }
 
-    /// Forgets what was known about extents, before and after a change.
+    /// Drops known extents, before and after a change.
     fn changing<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let forget = || {
             self.generation.fetch_add(1, Ordering::SeqCst);
@@ -422,8 +424,8 @@ impl Client {
         result.at_path(self.uri.to_string())
     }
 
-    /// Tells the server that the bytes are not needed; what they read as afterwards is the server's choice (zeroes,
-    /// where it is ours). Blocks that are not covered wholly stay.
+    /// Tells the server that the bytes are not needed. The server chooses what they read as afterwards (a
+    /// restorefs server: zeroes). Partly covered blocks stay.
     ///
     /// # Errors
     /// `Unsupported`, `ReadOnly`, `Io`, ...

@@ -1,4 +1,4 @@
-//! A request that waits for its reply: what may come for it, and what has come.
+//! A request that waits for its reply: the expected reply, and its parts so far.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -13,42 +13,42 @@ use crate::nbd::proto::reply::{ChunkType, parse_error, parse_status};
 use crate::nbd::proto::status::Status;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// LIMIT: pieces that do not touch each other, in which the bytes of one read may come.
+/// LIMIT: separate fragments in which the bytes of one read may arrive.
 const FRAGMENTS_MAX: usize = 8192;
 
-/// LIMIT: bytes of a chunk that carries no data: a million extents.
+/// LIMIT: bytes of a chunk without data: a million extents.
 pub(super) const CHUNK_BYTES_MAX: u32 = 8 << 20;
 
-/// LIMIT: characters that are repeated of what a server says.
+/// LIMIT: characters of a server's message that are quoted.
 const MESSAGE_CHARS_MAX: usize = 256;
 
-/// Extents of a reply: lengths in bytes, and what is said about them.
+/// Extents of a reply: lengths in bytes, with their flags.
 pub(super) type Extents = Vec<(u64, StatusFlags)>;
 
-/// What a request waits for.
+/// The expected result of a request.
 #[derive(Debug)]
 pub(super) enum Want {
     /// Success or failure.
     Nothing,
-    /// Bytes from an offset on.
+    /// Bytes of a read.
     Bytes {
-        /// Where the read begins.
+        /// Offset of the read.
         offset: u64,
-        /// What has come; as long as the read.
+        /// Bytes received so far; as long as the read.
         buffer: Buffer,
-        /// Ranges of the buffer that have come, in order, apart from each other.
+        /// Received ranges of the buffer, ordered and disjoint.
         filled: Vec<(usize, usize)>,
     },
     /// Extents of a context.
     Extents {
         /// The context's number.
         context: u32,
-        /// What has come.
+        /// The received extents.
         found: Option<Extents>,
     },
 }
 
-/// What came.
+/// The result of a request.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// Success.
@@ -59,7 +59,7 @@ pub(super) enum Answer {
     Extents(Extents),
 }
 
-/// The reply of one request as it comes in.
+/// A reply that is being received.
 #[derive(Debug)]
 pub(super) struct Reply {
     want: Want,
@@ -89,7 +89,7 @@ impl Reply {
         }
     }
 
-    /// A simple reply's error.
+    /// Records a simple reply's error.
     pub(super) fn fail(&mut self, code: u32) {
         self.failure.get_or_insert(server_error(code, ""));
     }
@@ -105,10 +105,10 @@ impl Reply {
         }
     }
 
-    /// Where `length` bytes at `offset` go; marks them as come.
+    /// The part of the buffer for `length` bytes at `offset`; marks it as received.
     ///
     /// # Errors
-    /// `Disconnected` when they were not asked for, or have come already.
+    /// `Disconnected` when the bytes were not requested, or were received before.
     pub(super) fn part(&mut self, offset: u64, length: u64) -> Result<&mut [u8]> {
         let Want::Bytes {
             offset: begin,
@@ -129,10 +129,10 @@ impl Reply {
         buffer.get_mut(from..end).ok_or_else(outside)
     }
 
-    /// The payload of a chunk other than data.
+    /// Processes the payload of a chunk without data.
     ///
     /// # Errors
-    /// `Disconnected` when it makes no sense.
+    /// `Disconnected` when it is malformed.
     pub(super) fn chunk(&mut self, kind: ChunkType, payload: &[u8]) -> Result<()> {
         match kind {
             ChunkType::None if payload.is_empty() => Ok(()),
@@ -168,7 +168,7 @@ impl Reply {
         }
     }
 
-    /// Nothing more comes.
+    /// Ends the reply: no further part will come.
     ///
     /// # Errors
     /// The server's error in the inner result; `Disconnected` in the outer one when something is missing.
@@ -190,10 +190,10 @@ impl Reply {
     }
 }
 
-/// Adds a range to those that have come.
+/// Adds a range to the received ones.
 fn fill(filled: &mut Vec<(usize, usize)>, from: usize, end: usize) -> Result<()> {
     let at = filled.partition_point(|range| range.1 < from);
-    // What touches `from..end`: at most the range before it and the one after it.
+    // The ranges that touch `from..end`: at most the one before it and the one after it.
     let (mut from, mut end) = (from, end);
     let mut last = at;
     while let Some((a, b)) = filled.get(last).copied() {
@@ -216,7 +216,7 @@ fn fill(filled: &mut Vec<(usize, usize)>, from: usize, end: usize) -> Result<()>
 /// Splits the payload of a data chunk: its length without the offset before it.
 ///
 /// # Errors
-/// `Disconnected` when it has no room for both.
+/// `Disconnected` when the payload is too short for both.
 pub(super) fn data_length(length_bytes: u64) -> Result<u64> {
     match length_bytes.checked_sub(8) {
         Some(length) if length > 0 => Ok(length),

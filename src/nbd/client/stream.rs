@@ -1,4 +1,4 @@
-//! The connection itself: a Unix or a TCP socket, with or without TLS.
+//! The transport of a connection: a Unix or TCP socket, with or without TLS.
 
 use std::io::{IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
@@ -12,10 +12,10 @@ use crate::nbd::proto::uri::Address;
 use crate::sys::socket;
 use crate::tls::ClientTls;
 
-/// LIMIT: how long one address of a TCP server is tried.
+/// LIMIT: time for connecting to one address of a TCP server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// LIMIT: how long a server may leave our bytes untaken before we give it up.
+/// LIMIT: time that a server may leave sent bytes unread before the client gives up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A socket; both directions work through `&self`.
@@ -85,7 +85,7 @@ impl Stream {
         })
     }
 
-    /// Speaks TLS from here on, with a server that should have a certificate for `host`.
+    /// Switches to TLS with a server that must have a certificate for `host`.
     pub(super) fn secure(&self, tls: &ClientTls, host: &str) -> Result<()> {
         let tls = Tls::begin(tls.connect(host)?, &self.socket)?;
         self.tls
@@ -93,7 +93,7 @@ impl Stream {
             .map_err(|_| Error::invalid("TLS is spoken already"))
     }
 
-    /// How long a read waits; `None` for ever.
+    /// Sets the time limit of a read; `None` for no limit.
     pub(super) fn set_read_timeout(&self, timeout: Option<Duration>) -> Result<()> {
         match &self.socket {
             Socket::Unix(s) => s.set_read_timeout(timeout),
@@ -102,14 +102,14 @@ impl Stream {
         .or_io("cannot set up the connection")
     }
 
-    /// Ends both directions, or says that nothing more comes; whoever is reading wakes up.
+    /// Ends both directions, or only the sending one; a blocked read returns.
     pub(super) fn shutdown(&self, how: Shutdown) {
         if how == Shutdown::Write
             && let Some(tls) = self.tls.get()
         {
             tls.end(&self.socket);
         }
-        // A peer that is gone already has ended them for us.
+        // If the peer is gone already, there is nothing left to end.
         let _ = match &self.socket {
             Socket::Unix(s) => s.shutdown(how),
             Socket::Tcp(s) => s.shutdown(how),
@@ -124,14 +124,14 @@ impl Stream {
         }
     }
 
-    /// A fixed number of bytes.
+    /// Receives a fixed number of bytes.
     pub(super) fn receive_array<const N: usize>(&self) -> Result<[u8; N]> {
         let mut bytes = [0; N];
         self.receive(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// Sends both parts, in one call where the socket takes them.
+    /// Sends both parts, in one call where the socket accepts it.
     pub(super) fn send(&self, first: &[u8], second: &[u8]) -> Result<()> {
         if let Some(tls) = self.tls.get() {
             return tls.send(&self.socket, first, second);
@@ -167,7 +167,7 @@ fn connect_tcp(host: &str, port: u16) -> Result<TcpStream> {
     Err(error.at_path(place))
 }
 
-/// A failed read or write: a peer that went away, one that sleeps, or the system's error.
+/// The error of a failed read or write: a disconnected peer, an unresponsive one, or the system's error.
 pub(super) fn failure(error: std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::WriteZero => Error::new(

@@ -1,10 +1,10 @@
 //! TLS over a blocking socket, in both directions at once.
 //!
 //! # Concurrency
-//! Whoever sends holds `sending` over encryption and the socket, so that records go out in order; whoever receives holds `incoming`.
-//! `connection` is held for encryption and decryption only, never over the socket. Lock order: `sending` or `incoming`,
-//! then `connection`. A receiver that has something to send (an answer to a change of keys) does not wait for a sender: the next
-//! one takes it along.
+//! A sender holds `sending` during encryption and socket writes, so that records go out in order; a receiver
+//! holds `incoming`. `connection` is held only for encryption and decryption, never during socket calls. Lock
+//! order: `sending` or `incoming`, then `connection`. A receiver that has something to send (an answer to a
+//! key update) does not wait for a sender: the next sender sends it.
 
 use std::io::{ErrorKind as IoKind, Read, Write};
 
@@ -14,13 +14,13 @@ use super::stream::{Socket, failure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
 
-/// LIMIT: bytes that are received from the socket at a time.
+/// LIMIT: bytes received from the socket at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// LIMIT: bytes that are encrypted at a time, and then sent.
+/// LIMIT: bytes encrypted at a time and then sent.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// A connection that speaks TLS.
+/// A TLS connection.
 pub(super) struct Tls {
     connection: Mutex<ClientConnection>,
     sending: Mutex<Vec<u8>>,
@@ -33,14 +33,14 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-/// What has been received and not been decrypted yet.
+/// Bytes that were received and not decrypted yet.
 struct Incoming {
     bytes: Vec<u8>,
     from: usize,
     end: usize,
 }
 
-/// What TLS objects to. Servers tell in this way that they do not take our certificate.
+/// An error of TLS. Servers also reject the client's certificate in this way.
 fn broken(error: &rustls::Error) -> Error {
     let text = format!("TLS with the NBD server failed: {error}");
     Error::new(ErrorKind::Disconnected, text)
@@ -48,9 +48,9 @@ fn broken(error: &rustls::Error) -> Error {
 }
 
 impl Tls {
-    /// Shakes hands.
+    /// Performs the TLS handshake.
     pub(super) fn begin(mut connection: ClientConnection, socket: &Socket) -> Result<Self> {
-        // Each piece goes out before the next one is encrypted.
+        // Each piece is sent before the next one is encrypted.
         connection.set_buffer_limit(None);
         let mut socket = socket;
         while connection.is_handshaking() {
@@ -93,7 +93,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Takes what has been decrypted; 0 when there is nothing yet.
+    /// Takes decrypted bytes; 0 when there are none yet.
     fn decrypted(&self, buf: &mut [u8]) -> Result<usize> {
         match self.connection.lock().reader().read(buf) {
             // The server has ended TLS.
@@ -104,7 +104,7 @@ impl Tls {
         }
     }
 
-    /// Decrypts a part of what has been received.
+    /// Decrypts a part of the received bytes.
     fn decrypt(&self, incoming: &mut Incoming) -> Result<()> {
         let mut part = incoming
             .bytes
@@ -149,11 +149,11 @@ impl Tls {
         send_all(socket, out)
     }
 
-    /// Says that nothing more comes.
+    /// Tells the server that no further bytes will come.
     pub(super) fn end(&self, socket: &Socket) {
         let mut out = self.sending.lock();
         self.connection.lock().send_close_notify();
-        // A server that is gone does not need to know.
+        // If the server is gone, it does not need the message.
         let _ = self.send_pending(socket, &mut out);
     }
 }

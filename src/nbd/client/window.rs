@@ -1,25 +1,25 @@
-//! What a server said about a stretch of the export, kept until something is written.
+//! A range of the export with known extents, kept until the next write.
 
 use crate::block::{Extent, ExtentKind};
 use crate::nbd::proto::flag::StatusFlags;
 
-/// A stretch of known extents.
+/// A range with known extents.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// Where it begins, in bytes.
+    /// Its start, in bytes.
     start: u64,
-    /// Ends of its extents, in bytes of the export, in order, and what they are; neighbours differ.
+    /// Ends of its extents, in bytes of the export, in order, with their kinds; neighbours differ in kind.
     ends: Vec<(u64, ExtentKind)>,
 }
 
 impl Window {
-    /// The extents of a reply from `start` on; what passes `end_max` is cut off.
+    /// The extents of a reply from `start` on, cut at `end_max`.
     pub(super) fn new(start: u64, extents: &[(u64, StatusFlags)], end_max: u64) -> Self {
         let mut ends: Vec<(u64, ExtentKind)> = Vec::with_capacity(extents.len());
         let mut at = start;
         for (length, flags) in extents {
             at = at.saturating_add(*length).min(end_max);
-            // What is a hole but does not read as zero has to be read.
+            // A hole that does not read as zero must be read.
             let kind = match (
                 flags.contains(StatusFlags::ZERO),
                 flags.contains(StatusFlags::HOLE),
@@ -37,7 +37,7 @@ impl Window {
         Self { start, ends }
     }
 
-    /// What is known about `offset`, at most `length_max` bytes of it.
+    /// The known extent at `offset`, at most `length_max` bytes of it.
     pub(super) fn at(&self, offset: u64, length_max: u64) -> Option<Extent> {
         if offset < self.start {
             return None;

@@ -1,4 +1,4 @@
-//! ACLs as text, with numbers for names: what `SCHILY.acl.*` holds.
+//! ACLs as text, with numbers instead of names: the value of `SCHILY.acl.*`.
 //!
 //! # On-disk layout
 //! The kernel's form (`linux/posix_acl_xattr.h`), little-endian: version (u32, 2), then entries of tag (u16), permissions
@@ -13,7 +13,7 @@
 use crate::error::{Error, Result};
 
 const VERSION: u32 = 2;
-/// LIMIT: entries; an extended attribute has at most 64 KiB.
+/// LIMIT: entries of an ACL; an extended attribute has at most 64 KiB.
 const ENTRIES_MAX: usize = 8192;
 
 /// The text of an ACL in the kernel's form: `user::rw-,user:1000:r--,group::r--,mask::r--,other::---`.

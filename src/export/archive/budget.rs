@@ -1,8 +1,8 @@
-//! How many bytes of files may wait in memory.
+//! Limits the bytes of files that wait in memory.
 //!
 //! # Concurrency
-//! One thread takes, in the order of the archive, and the writer gives back in the same order: what the writer waits for always has
-//! its share, so that the two never wait for each other.
+//! One thread takes shares, in the order of the archive, and the writer gives them back in the same order.
+//! The item for which the writer waits always has its share, so that the two never wait for each other.
 
 use crate::types::sync::{Condvar, Mutex};
 
@@ -29,7 +29,7 @@ pub(super) struct Share<'a> {
 }
 
 impl Budget {
-    /// Waits for a share; `None` once nobody wants it any more.
+    /// Waits for a share; `None` once the budget is closed.
     pub(super) fn take(&self, bytes: u64) -> Option<Share<'_>> {
         let mut used = self.used.lock();
         while !used.closed && used.bytes > 0 && used.bytes.saturating_add(bytes) > BYTES_MAX {
@@ -45,7 +45,7 @@ impl Budget {
         })
     }
 
-    /// Nobody writes any more: who waits is sent away.
+    /// Closes the budget when the writer has ended; waiting callers return.
     pub(super) fn close(&self) {
         self.used.lock().closed = true;
         self.freed.notify_all();
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn who_waits_gets_what_is_given_back_or_is_sent_away() {
         let budget = Budget::default();
-        // One that is alone may be larger than all.
+        // A share that is alone may exceed the whole budget.
         let large = budget.take(BYTES_MAX + 1).unwrap();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| budget.take(1).is_some());

@@ -1,4 +1,4 @@
-//! An entry of an archive, and what each format makes of it.
+//! An entry of an archive, and the interface of a writer of one format.
 
 use super::map::Map;
 use super::note::Notes;
@@ -8,23 +8,23 @@ use crate::tree::Attributes;
 
 /// An entry.
 pub(super) struct Entry<'a> {
-    /// Path in the archive; components that are no `..`, without a slash at either end.
+    /// Path in the archive: no component is `..`, and there is no slash at either end.
     pub(super) path: &'a [u8],
     pub(super) attributes: &'a Attributes,
     pub(super) xattrs: &'a [Xattr],
     pub(super) kind: Kind<'a>,
 }
 
-/// What is special for each type.
+/// Properties of each type.
 #[derive(Clone, Copy)]
 pub(super) enum Kind<'a> {
     Directory,
     File(&'a Map),
-    /// With its target.
+    /// Symlink with its target.
     Symlink(&'a [u8]),
-    /// A further name, with the path of the first.
+    /// A further name of a file, with the path of the first one.
     HardLink(&'a [u8]),
-    /// With major and minor number.
+    /// Character device with major and minor number.
     CharDevice(u32, u32),
     BlockDevice(u32, u32),
     Fifo,
@@ -32,13 +32,14 @@ pub(super) enum Kind<'a> {
 
 /// A writer of one format.
 pub(super) trait Pen {
-    /// Begins an entry; `false` when it was noted as left out, and nothing was written. After a file come its bytes.
+    /// Begins an entry; `false` when the entry was noted as left out and nothing was written. The data of a
+    /// file follow.
     ///
     /// # Errors
-    /// Those of the stream, after which it is of no use.
+    /// Errors of the stream, which is then unusable.
     fn begin(&mut self, entry: &Entry<'_>, notes: &Notes) -> Result<bool>;
 
-    /// Bytes of a segment of the file, in order; what lies between segments is not given.
+    /// Writes bytes of a segment of the file, in order; gaps between segments are not passed.
     ///
     /// # Errors
     /// As [`Pen::begin`].

@@ -1,4 +1,4 @@
-//! Loading: what an entry needs is read before the writer comes to it.
+//! Reads the data of entries before the writer reaches them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,20 +17,21 @@ use crate::tree::{Attributes, Ino};
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 
-/// LIMIT: files up to this are read whole before their header is written, so that one that cannot be read is left out.
+/// LIMIT: files up to this size are read whole before their header is written, so that an unreadable one is
+/// left out.
 pub(super) const SMALL_MAX_BYTES: u64 = 8 << 20;
 /// Bytes of a large file read at once.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// LIMIT: chunks of a large file read ahead.
 const CHUNKS_AHEAD: usize = 4;
-/// What an entry costs besides its content.
+/// Memory of an entry beside its content.
 pub(super) const ENTRY_BYTES: u64 = 4096;
 
-/// What the threads share.
+/// State that the threads share.
 pub(super) struct Job<'a> {
     pub(super) source: &'a dyn Source,
     pub(super) monitor: &'a Monitor,
-    /// Set when the writer has ended: the others stop too.
+    /// Set when the writer has ended: the other threads stop too.
     pub(super) halt: AtomicBool,
     pub(super) notes: Notes,
     pub(super) budget: Budget,
@@ -44,14 +45,14 @@ pub(super) struct Item<'a> {
     pub(super) attributes: Attributes,
     /// Path in the archive.
     pub(super) path: Vec<u8>,
-    /// The file was met before, under another name.
+    /// Whether the file was seen before under another name.
     pub(super) again: bool,
     pub(super) share: Share<'a>,
-    /// Comes from a loading thread; not for what was met before.
+    /// The result of a loading thread; not for a file that was seen before.
     pub(super) loaded: Option<Receiver<Loaded>>,
 }
 
-/// What a loading thread is to do.
+/// An order for a loading thread.
 pub(super) struct Order {
     ino: Ino,
     file_type: FileType,
@@ -59,7 +60,7 @@ pub(super) struct Order {
     answer: SyncSender<Loaded>,
 }
 
-/// What it has read.
+/// The loaded data.
 pub(super) struct Loaded {
     pub(super) xattrs: Result<Arc<[Xattr]>>,
     pub(super) body: Result<Body>,
@@ -75,7 +76,7 @@ pub(super) enum Body {
 }
 
 impl Order {
-    /// An order for an item, and where its answer comes.
+    /// An order for an item, with the channel for its answer.
     pub(super) fn new(
         ino: Ino,
         attributes: &Attributes,
@@ -100,7 +101,7 @@ impl Job<'_> {
         self.monitor.check()
     }
 
-    /// A loading thread.
+    /// Main loop of a loading thread.
     pub(super) fn load_all(&self, orders: &Mutex<Receiver<Order>>) {
         loop {
             let next = orders.lock().recv();
@@ -115,7 +116,7 @@ impl Job<'_> {
                     .check_stop()
                     .and_then(|()| caught(|| self.load(&order))),
             };
-            // A writer that has ended does not want it.
+            // A writer that has ended does not need it.
             let _ = order.answer.send(loaded);
         }
     }
@@ -145,7 +146,8 @@ impl Job<'_> {
         }
     }
 
-    /// Reads the segments of a large file ahead, and hands them out in order: offset and bytes. `path` is for errors.
+    /// Reads the segments of a large file ahead, and passes offset and bytes of each chunk to the caller in
+    /// order. `path` is for errors.
     pub(super) fn each_chunk(
         &self,
         map: &Map,
@@ -167,7 +169,8 @@ impl Job<'_> {
                     }
                 }
             });
-            // The receiver goes before the thread is waited for, so that it does not wait for this one.
+            // The receiver is dropped before the thread is joined, so that the thread does not wait for this
+            // one.
             let mut written = 0;
             for chunk in receiver {
                 let (at, bytes) = chunk.map_err(|error| middle(path, error))?;
@@ -192,13 +195,13 @@ fn chunks(map: &Map) -> impl Iterator<Item = (u64, u64)> + '_ {
     })
 }
 
-/// A panic as an error: a loader that is gone would let the walk wait for ever.
+/// Turns a panic into an error: if a loader vanished, the walk would wait for ever.
 fn caught<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "reading it panicked")))
 }
 
-/// An error in the middle of a file, whose header is written.
+/// An error in the middle of a file whose header is already written.
 fn middle(path: &[u8], error: Error) -> Error {
     match error.kind() {
         ErrorKind::Cancelled => error,

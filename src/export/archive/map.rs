@@ -1,20 +1,20 @@
-//! What of a file is data: the segments that an archive holds.
+//! The data of a file: the segments that an archive contains.
 //!
 //! # Invariants
 //! - Segments are in order, do not touch, begin at multiples of 512 bytes and end at one or at the file's end.
-//! - What lies between them is known to read as zero; what is not known is data.
+//! - The gaps between them are known to read as zero; everything else is data.
 
 use crate::block::ReadAt;
 use crate::error::{Error, Result};
 
-/// Segments begin and end at multiples of this: a tar pads each to it.
+/// Segments begin and end at multiples of this, to which a tar pads each.
 const GRAIN_BYTES: u64 = 512;
-/// LIMIT: segments of one file; behind the last all is data.
+/// LIMIT: segments of one file; everything behind the last is data.
 const SEGMENTS_MAX: usize = 1 << 16;
-/// LIMIT: extents asked for; behind the last all is data.
+/// LIMIT: extents to query; everything behind the last is data.
 const EXTENTS_MAX: usize = 1 << 20;
 
-/// The data of a file.
+/// The data segments of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Map {
     pub(super) size_bytes: u64,
@@ -23,10 +23,10 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// Asks a file where its data is. `go_on` is asked between the extents.
+    /// Queries the data extents of a file. `go_on` is called between the extents.
     ///
     /// # Errors
-    /// What asking for an extent returns, and `go_on`.
+    /// Errors of querying an extent, and of `go_on`.
     pub(super) fn load(content: &dyn ReadAt, go_on: &dyn Fn() -> Result<()>) -> Result<Self> {
         let size_bytes = content.size_bytes();
         let mut map = Self {
@@ -61,7 +61,7 @@ impl Map {
         Ok(map)
     }
 
-    /// Adds a range of data that begins behind those that are there.
+    /// Adds a range of data behind the present ones.
     fn add(&mut self, start: u64, end: u64) {
         let start = start - start % GRAIN_BYTES;
         let end = end
@@ -74,7 +74,7 @@ impl Map {
         }
     }
 
-    /// Whether nothing is known to be zero.
+    /// Whether no range is known to be zero.
     pub(super) fn is_dense(&self) -> bool {
         self.data_bytes() == self.size_bytes
     }
@@ -92,7 +92,7 @@ mod tests {
     use crate::block::{ReadAt, check_range};
     use crate::error::Result;
 
-    /// A file whose extents are given: (is data, length).
+    /// A file with given extents: (is data, length).
     struct Given(Vec<(bool, u64)>);
 
     impl ReadAt for Given {
@@ -139,7 +139,7 @@ mod tests {
         let sparse = map(&[(true, 100), (false, 5000), (true, 1), (false, 10_000)]);
         assert_eq!(sparse.segments, [(0, 512), (4608, 512)]);
         assert!(!sparse.is_dense());
-        // A hole that no whole block fits in is none.
+        // A hole that contains no whole block is ignored.
         let close = map(&[(true, 500), (false, 100), (true, 500)]);
         assert_eq!(close.segments, [(0, 1100)]);
         assert!(close.is_dense());

@@ -1,16 +1,17 @@
-//! Taking files out as a stream: a subtree, with what its files have, as a tar or a zip.
+//! Writes files as a stream: a subtree with all attributes of its files, as a tar or a zip.
 //!
 //! # Invariants
-//! - No name in an archive leads out of it, none is there twice, no symlink is followed; device nodes and setuid bits are in a tar as they
-//!   are in the guest: extracting them is the receiver's decision.
-//! - A file is whole or not there. One that fails in the middle, when its header is written already, ends the archive without its end, so
-//!   that whoever reads it complains; nothing is filled up.
-//! - What is left out is in the answer, with its reason.
+//! - No name in an archive leads out of it, none occurs twice, and no symlink is followed. A tar has device
+//!   nodes and setuid bits as in the guest: whether to extract them is the receiver's decision.
+//! - A file is either whole or missing. If a file fails in the middle, after its header was written, the
+//!   archive ends without its end mark, so that every reader reports an error; missing bytes are never
+//!   filled.
+//! - The result lists everything that was left out, with the reason.
 //!
 //! # Concurrency
-//! One thread walks, several load what the entries need (small files whole), the caller's writes. Two bounded queues go from the walk: to
-//! the loaders, and to the writer in the order of the archive; a budget bounds the bytes between them. A large file is read ahead by a
-//! thread of its own.
+//! One thread walks, several load the entries' data (small files whole), and the caller's thread writes. The
+//! walk feeds two bounded queues: one to the loaders, and one to the writer in the order of the archive. A
+//! budget limits the bytes between them. A separate thread reads a large file ahead.
 
 mod acl;
 mod budget;
@@ -51,26 +52,26 @@ const THREADS_MAX: usize = 16;
 /// The format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// PAX.
+    /// A PAX tar.
     Tar,
-    /// PAX in zstd.
+    /// A PAX tar compressed with zstd.
     TarZstd,
-    /// Zip.
+    /// A zip.
     Zip,
 }
 
-/// How an archive is written.
+/// Options for writing an archive.
 #[derive(Debug, Clone, Copy)]
 pub struct ArchiveOptions<'a> {
     /// Its format.
     pub format: Format,
     /// Loading threads; 0: two for each processor.
     pub threads: usize,
-    /// Which extended attributes are taken.
+    /// The extended attributes to include.
     pub xattrs: &'a XattrChoice,
 }
 
-/// What is in the archive.
+/// Contents of a written archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Archived {
     /// Directories.
@@ -83,23 +84,22 @@ pub struct Archived {
     pub symlinks: u64,
     /// Device nodes, FIFOs.
     pub special: u64,
-    /// Bytes of files; holes are none.
+    /// Bytes of files, without holes.
     pub bytes: u64,
-    /// What was left out or renamed, in no order; at most 10,000 of them.
+    /// Entries that were left out or renamed, unordered; at most 10,000.
     pub skipped: Vec<Skipped>,
-    /// How much was left out.
+    /// Number of entries that were left out.
     pub skipped_count: u64,
-    /// How much of that should be there: it could not be read, or its name may not be written.
+    /// Number of those that were unreadable, or had an invalid name.
     pub failed_count: u64,
 }
 
-/// Writes the node `ino` and all below it as `name` (`.`: what is in it, without a name of its own) into `sink`. `monitor` is told the
-/// bytes of files that were written.
+/// Writes the node `ino` and everything below it as `name` into `sink` (with `.`, only its content, without a
+/// name of its own). It reports the bytes of written files to `monitor`.
 ///
-/// # Errors
-/// `Cancelled` when the monitor was told to stop; `Disconnected` when nobody reads `sink` any more; `NoSpace`, `Io` of `sink`; what reading
-/// `ino` itself returns, and what reading the middle of a large file returns: the archive has no end then. What else fails below is in
-/// the answer instead.
+/// `Cancelled` when the monitor asks to stop; `Disconnected` when the reader of `sink` is gone; `NoSpace`,
+/// `Io` of `sink`; errors of reading `ino` itself, and of reading the middle of a large file: the archive
+/// then has no end mark. The result lists all other failures below `ino`.
 pub fn archive(
     source: &dyn Source,
     ino: Ino,
@@ -150,7 +150,7 @@ pub fn archive(
         let walked = walking
             .join()
             .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "the walking thread panicked")));
-        // Why the writer stopped says more than that the walk found nobody to write.
+        // The writer's error is more informative than the walk's, which only found that the writer was gone.
         written.and(walked)?;
         writer.finish()
     })?;

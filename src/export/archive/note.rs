@@ -1,4 +1,4 @@
-//! What was left out of an archive, or is in it otherwise than in the guest.
+//! Records entries that an archive lacks, or has in another form than the guest.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -7,34 +7,34 @@ use std::path::PathBuf;
 use crate::export::files::{Loss, Skipped};
 use crate::types::sync::Mutex;
 
-/// LIMIT: what is named; the rest is counted.
+/// LIMIT: entries that are named; further ones are only counted.
 const NAMED_MAX: usize = 10_000;
 
 /// Notes of all threads.
 #[derive(Default)]
 pub(super) struct Notes(Mutex<Noted>);
 
-/// What was noted.
+/// The recorded notes.
 #[derive(Default)]
 pub(super) struct Noted {
     pub(super) named: Vec<Skipped>,
     pub(super) count: u64,
-    /// Those that should be there: they could not be read, or had no name that may be written.
+    /// Number of entries that failed: they were unreadable, or had an invalid name.
     pub(super) failed: u64,
 }
 
 impl Notes {
-    /// What the format cannot hold, by its nature.
+    /// Records an entry that the format cannot represent.
     pub(super) fn leave(&self, path: &[u8], reason: impl Into<String>) {
         self.add(path, reason.into(), (true, false));
     }
 
-    /// What is there, otherwise than in the guest.
+    /// Records an entry whose form differs from the guest's.
     pub(super) fn change(&self, path: &[u8], reason: impl Into<String>) {
         self.add(path, reason.into(), (false, false));
     }
 
-    /// What should be there and is not.
+    /// Records an entry that should be in the archive and is not.
     pub(super) fn fail(&self, path: &[u8], reason: impl Into<String>) {
         self.add(path, reason.into(), (true, true));
     }

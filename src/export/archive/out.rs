@@ -1,7 +1,8 @@
-//! Where an archive goes: as it is, or through zstd.
+//! The output of an archive: plain, or through zstd.
 //!
 //! # Invariants
-//! - A stream that is dropped before [`Out::finish`] has no end: a tar no two empty blocks, a zstd frame no checksum.
+//! - A stream that is dropped before [`Out::finish`] has no end mark: a tar has no two empty blocks, a zstd
+//!   frame no checksum.
 
 use std::fmt;
 use std::io::{BufWriter, Write};
@@ -10,18 +11,18 @@ use zstd::stream::write::Encoder;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// The level of `zstd` when none is given.
+/// The default level of `zstd`.
 const LEVEL: i32 = 3;
 /// LIMIT: compressing threads; each holds some MiB.
 const THREADS_MAX: usize = 4;
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// The cause of the error when whoever reads the archive has ended before the archive did: it has seen enough.
+/// The cause of an error when the reader of the archive has ended before the archive did: it needs no more.
 #[derive(Debug)]
 pub struct ReaderGone;
 
 impl ReaderGone {
-    /// Whether that is what an error was caused by.
+    /// Whether this caused an error.
     #[must_use]
     pub fn caused(error: &Error) -> bool {
         let source = std::error::Error::source(error);
@@ -37,7 +38,7 @@ impl fmt::Display for ReaderGone {
 
 impl std::error::Error for ReaderGone {}
 
-/// The stream.
+/// The output stream.
 pub(super) enum Out<'a> {
     Plain(BufWriter<Box<dyn Write + 'a>>),
     Zstd(BufWriter<Encoder<'static, Box<dyn Write + 'a>>>),
@@ -49,7 +50,7 @@ impl<'a> Out<'a> {
     }
 
     /// # Errors
-    /// `Io` when zstd cannot be had.
+    /// `Io` when zstd cannot be initialised.
     pub(super) fn zstd(sink: Box<dyn Write + 'a>) -> Result<Self> {
         let mut encoder = Encoder::new(sink, LEVEL).or_io("cannot start zstd")?;
         encoder.include_checksum(true).or_io("cannot start zstd")?;
@@ -61,7 +62,7 @@ impl<'a> Out<'a> {
     }
 
     /// # Errors
-    /// `Disconnected` when nobody reads any more; `NoSpace`, `Io`.
+    /// `Disconnected` when the reader is gone; `NoSpace`, `Io`.
     pub(super) fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.write_all(bytes).map_err(failed)
     }
@@ -96,7 +97,7 @@ impl Write for Out<'_> {
     }
 }
 
-/// An error of the stream.
+/// Translates an error of the stream.
 pub(super) fn failed(error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         let what = "nobody reads the archive any more";

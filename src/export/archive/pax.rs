@@ -1,4 +1,4 @@
-//! PAX records: what a tar's header has no room for.
+//! PAX records: values that do not fit into a tar's header.
 //!
 //! # On-disk layout
 //! POSIX.1-2001 pax, "Extended Header": each record is `LENGTH KEY=VALUE\n`, LENGTH in decimal and counting itself.
@@ -7,7 +7,7 @@ use std::io::Write;
 
 use crate::guest::fs::Time;
 
-/// Says that what follows is no UTF-8.
+/// Record that marks the following values as not UTF-8.
 const BINARY: &[u8] = b"21 hdrcharset=BINARY\n";
 
 /// The records of one entry.
@@ -15,9 +15,9 @@ const BINARY: &[u8] = b"21 hdrcharset=BINARY\n";
 pub(super) struct Records(Vec<u8>);
 
 impl Records {
-    /// Adds a record. The value may have any bytes; the key has no `=` (see [`key`]).
+    /// Adds a record. The value may contain any bytes; the key contains no `=` (see [`key`]).
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
-        // A space, `=` and a newline, and as many digits as that together needs.
+        // A space, `=` and a newline, and the digits of the total length.
         let bare = key.len() + value.len() + 3;
         let mut length = bare + 1;
         while length != bare + length.to_string().len() {
@@ -31,8 +31,8 @@ impl Records {
         self.0.push(b'\n');
     }
 
-    /// Adds a path, and that paths are no UTF-8 when this one is none: GNU tar says that it does not know that word and takes the bytes
-    /// as they are; bsdtar would not take them without.
+    /// Adds a path. When it is not UTF-8, a record before it marks the values as binary: GNU tar warns that
+    /// it does not know that record and uses the bytes as they are; bsdtar would not accept them without it.
     pub(super) fn path(&mut self, key: &str, value: &[u8]) {
         if std::str::from_utf8(value).is_err() && !self.0.starts_with(BINARY) {
             self.0.splice(..0, BINARY.iter().copied());
@@ -45,12 +45,12 @@ impl Records {
         self.add(key.as_bytes(), value.to_string().as_bytes());
     }
 
-    /// Adds a time: seconds since 1970, with a sign and a fraction as needed.
+    /// Adds a time: seconds since 1970, with a sign and a fraction where needed.
     pub(super) fn time(&mut self, key: &str, time: Time) {
         self.add(key.as_bytes(), seconds(time).as_bytes());
     }
 
-    /// All records.
+    /// The encoded records.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -61,7 +61,7 @@ fn seconds(time: Time) -> String {
     if nanoseconds == 0 {
         return time.seconds.to_string();
     }
-    // The fraction of a filesystem's time counts upwards, that of a decimal number away from zero.
+    // The fraction of a filesystem's time counts upwards; that of a decimal number counts away from zero.
     let (sign, whole, fraction) = if time.seconds < 0 {
         let whole = time.seconds.saturating_add(1).unsigned_abs();
         ("-", whole, 1_000_000_000 - nanoseconds)
@@ -77,7 +77,7 @@ pub(super) fn key(name: &[u8]) -> Vec<u8> {
     for byte in name {
         match byte {
             b'=' | b'%' => {
-                // A Vec takes everything.
+                // Writing to a Vec never fails.
                 let _ = write!(key, "%{byte:02X}");
             }
             _ => key.push(*byte),

@@ -1,11 +1,12 @@
-//! tar: ustar headers, and PAX records for what they have no room for.
+//! Writes tar archives: ustar headers, and PAX records for values that do not fit into them.
 //!
 //! # On-disk layout
 //! POSIX.1-2001 pax. Sparse files are GNU's "PAX 1.0": the name is `GNU.sparse.name`, the data begins with a map in decimal
 //! (count, then offset and length of each segment, one a line, padded to a block), and the segments follow, each in whole blocks.
 //!
 //! # Why
-//! The crate's builder takes paths apart and knows neither sparse maps nor times before 1970; its header is used, the rest is here.
+//! The crate's builder splits paths, and supports neither sparse maps nor times before 1970. So this module
+//! uses only its header type.
 
 use std::io::Write;
 
@@ -33,7 +34,7 @@ const LONG_MAX: u64 = 0o777_7777_7777;
 /// A tar that is being written.
 pub(super) struct Tar<'a> {
     out: Out<'a>,
-    /// Bytes of the current entry that are still to come, and those behind its last block.
+    /// Missing bytes of the current entry, and the padding behind its last block.
     left: u64,
     padding: u64,
 }
@@ -123,7 +124,7 @@ impl Pen for Tar<'_> {
 }
 
 impl Tar<'_> {
-    /// Writes the records as an entry of their own, before the one that they belong to.
+    /// Writes the records as an entry of their own, before the entry that they describe.
     fn records(&mut self, path: &[u8], records: &Records) -> Result<()> {
         let bytes = records.bytes();
         if bytes.is_empty() {
@@ -147,17 +148,17 @@ impl Tar<'_> {
     }
 }
 
-/// Copies as much as there is room for.
+/// Copies as many bytes as fit.
 fn fill(field: &mut [u8], bytes: &[u8]) {
     for (to, from) in field.iter_mut().zip(bytes) {
         *to = *from;
     }
 }
 
-/// Puts a name into its field, and into a record where the field does not do.
+/// Puts a name into its field, and also into a record where the field does not suffice.
 fn text(field: &mut [u8], bytes: &[u8], key: &str, records: &mut Records) {
     fill(field, bytes);
-    // Records are UTF-8: other bytes are put there only when they have to be.
+    // Records are UTF-8: other bytes go into a record only when the field cannot hold them.
     let other = !bytes.is_ascii() && std::str::from_utf8(bytes).is_ok();
     if bytes.len() > NAME_MAX || other {
         records.path(key, bytes);
@@ -171,7 +172,8 @@ fn name(entry: &Entry<'_>, sparse: bool, header: &mut Header, records: &mut Reco
     }
     let fields = header.as_old_mut();
     if sparse {
-        // Whoever does not know sparse files finds the map under this name, not half a file under the right one.
+        // A reader without support for sparse files finds the map under this name, instead of half a file
+        // under the right one.
         let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or(&path);
         fill(&mut fields.name, &[b"GNUSparseFile.0/", last].concat());
         records.number("GNU.sparse.major", 1);
@@ -235,7 +237,7 @@ const fn entry_type(kind: Kind<'_>) -> EntryType {
     }
 }
 
-/// Major and minor number, `None` when there is no room for them.
+/// Major and minor number; `None` when they do not fit.
 fn device(kind: Kind<'_>) -> Option<(u32, u32)> {
     match kind {
         Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor) => {
@@ -245,7 +247,7 @@ fn device(kind: Kind<'_>) -> Option<(u32, u32)> {
     }
 }
 
-/// The map at the head of a sparse file's data. A hole at the end is a segment of no bytes, as GNU tar writes it.
+/// The map at the head of a sparse file's data. A hole at the end is an empty segment, as in GNU tar.
 fn map_text(map: &Map) -> Vec<u8> {
     let mut segments = map.segments.clone();
     if segments
@@ -256,7 +258,7 @@ fn map_text(map: &Map) -> Vec<u8> {
     }
     let mut text = format!("{}\n", segments.len()).into_bytes();
     for (at, length) in segments {
-        // A Vec takes everything.
+        // Writing to a Vec never fails.
         let _ = write!(text, "{at}\n{length}\n");
     }
     let whole = text.len().next_multiple_of(512);

@@ -21,7 +21,7 @@ enum Body {
     Other(FileType),
 }
 
-/// A guest made by hand: inode 1 is the root.
+/// A handmade guest: inode 1 is the root.
 #[derive(Default)]
 struct Fake {
     nodes: HashMap<u64, (Body, u32)>,
@@ -121,7 +121,7 @@ fn take(fake: &Fake, format: Format) -> (Vec<u8>, Result<Archived>) {
     (out, done)
 }
 
-/// Path, type, link and content of each entry, as the crate's own reader has them.
+/// Path, type, link and content of each entry, read with the crate's own reader.
 fn read(tar: &[u8]) -> Vec<(String, char, String, Vec<u8>)> {
     let mut archive = ::tar::Archive::new(tar);
     let entries = archive.entries().unwrap().map(|entry| {
@@ -146,7 +146,7 @@ fn reasons(archived: &Archived) -> String {
     all.collect()
 }
 
-/// Nothing in an archive leads out of it, and no path is there twice.
+/// Nothing in an archive leads out of it, and no path occurs twice.
 #[test]
 fn hostile_names_are_left_out_and_named() {
     let long = vec![b'n'; 256];
@@ -255,7 +255,7 @@ fn all_types_and_what_the_header_has_no_room_for() {
     assert_eq!(entries[1].3, b"two");
     assert_eq!(entries[2].2, "out/a");
     assert_eq!(entries[4].2.as_bytes(), target);
-    // Looked for as they are written: the crate takes a newline in a value for the record's end.
+    // Compares the encoded records: the crate takes a newline in a value for the record's end.
     let has = |record: &[u8]| bytes.windows(record.len()).any(|w| w == record);
     assert!(has(b" mtime=-5.250000000\n"));
     assert!(has(b" uid=3000000000\n"));
@@ -270,11 +270,11 @@ fn all_types_and_what_the_header_has_no_room_for() {
         (archived.files, archived.hard_links, archived.special),
         (2, 1, 1)
     );
-    // A socket is no failure, five ACLs that are none are: a link has none of its own.
+    // A socket is not a failure; five invalid ACLs are. A link has no ACL of its own.
     assert_eq!((archived.skipped_count, archived.failed_count), (6, 5));
 }
 
-/// A small file that cannot be read is not there under any of its names.
+/// An unreadable small file is missing under all of its names.
 #[test]
 fn a_damaged_small_file_is_left_out() {
     let bad = Fault::new(Arc::new(MemoryDisk::from_bytes(&vec![1; 4 << 20])));
@@ -292,7 +292,7 @@ fn a_damaged_small_file_is_left_out() {
     assert!(reasons(&archived).contains("out/bad2"));
 }
 
-/// A large file that fails in the middle ends the archive so that every reader complains.
+/// A large file that fails in the middle ends the archive in a way that every reader reports.
 #[test]
 fn a_damaged_large_file_ends_the_archive() {
     let bad = Fault::new(Arc::new(MemoryDisk::from_bytes(&vec![1; 12 << 20])));
@@ -322,7 +322,7 @@ fn a_damaged_large_file_ends_the_archive() {
     }
 }
 
-/// A file whose reader has a fault.
+/// A file whose reader panics.
 struct Panics(u64);
 
 impl ReadAt for Panics {
@@ -334,7 +334,7 @@ impl ReadAt for Panics {
     }
 }
 
-/// More panics than loaders: all are named, and nobody waits for ever.
+/// More panics than loaders: all are named, and no thread waits for ever.
 #[test]
 fn a_reader_that_panics_is_an_error() {
     let mut fake = Fake::default();
@@ -357,7 +357,7 @@ fn more_than_the_queues_and_the_budget_hold() {
     let mut entries = Vec::new();
     let mut fake = Fake::default();
     for n in 0..1000u64 {
-        // Each tenth is large enough that the budget is full several times.
+        // Every tenth file is large, so that the budget is full several times.
         let size = if n % 10 == 0 { 2 << 20 } else { 10 };
         let fill = u8::try_from(n % 251).unwrap();
         fake = fake.file(n + 10, &vec![fill; size]);
@@ -373,7 +373,7 @@ fn more_than_the_queues_and_the_budget_hold() {
     }
 }
 
-/// Takes some bytes and then says that nobody reads any more.
+/// Accepts some bytes and then fails as if the reader were gone.
 struct Closing(usize);
 
 impl std::io::Write for Closing {

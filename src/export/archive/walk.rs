@@ -1,4 +1,4 @@
-//! The walk: names in the order of the archive, a directory before what is in it.
+//! The walk: produces names in the order of the archive, a directory before its content.
 
 use std::collections::HashSet;
 use std::sync::mpsc::SyncSender;
@@ -9,7 +9,7 @@ use crate::export::files::{DEPTH_MAX, check_name};
 use crate::guest::fs::FileType;
 use crate::tree::{Attributes, Ino};
 
-/// A directory that is still to be entered.
+/// A directory that the walk must still enter.
 struct Enter {
     ino: Ino,
     attributes: Attributes,
@@ -21,11 +21,11 @@ pub(super) struct Walk<'a> {
     job: &'a Job<'a>,
     items: SyncSender<Item<'a>>,
     orders: SyncSender<Order>,
-    /// Files with several names that were met.
+    /// Files with several names that were seen before.
     met: HashSet<Ino>,
-    /// Directories entered: one that is met twice is a loop in a damaged filesystem.
+    /// Directories that were entered: a second entry means a loop in a damaged filesystem.
     entered: HashSet<Ino>,
-    /// The newest is entered first.
+    /// The newest one is entered first.
     steps: Vec<Enter>,
 }
 
@@ -54,7 +54,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Takes a directory and what is in it. What fails is noted; an error means that nobody wants more.
+    /// Walks a directory and its content. Failures are noted; an error means that the writer is gone.
     fn enter(&mut self, step: Enter) -> Result<()> {
         if step.depth >= DEPTH_MAX {
             let reason = format!("deeper than {DEPTH_MAX} directories");
@@ -68,7 +68,7 @@ impl<'a> Walk<'a> {
             );
             return Ok(());
         }
-        // Listed before it is written: one that cannot be read is not shown as an empty one.
+        // The directory is listed before it is written: an unreadable one must not appear empty.
         let entries = match self.job.source.entries(step.ino) {
             Ok(entries) => entries,
             Err(error) => {
@@ -84,7 +84,7 @@ impl<'a> Walk<'a> {
             let mut path = step.path.clone();
             path.push(b'/');
             if let Err(reason) = check_name(&name) {
-                // Such a name is in no archive: shown it is harmless.
+                // Such a name is not written to the archive: the escaped form is harmless.
                 let shown = name.escape_ascii().to_string().replace('/', "\\x2f");
                 path.extend_from_slice(shown.as_bytes());
                 self.job.notes.fail(&path, reason);
@@ -100,7 +100,7 @@ impl<'a> Walk<'a> {
                 Err(error) => self.job.notes.fail(&path, error.report()),
             }
         }
-        // In the order in which they are listed.
+        // In listing order.
         if let Some(new) = self.steps.get_mut(before..) {
             new.reverse();
         }

@@ -1,4 +1,4 @@
-//! The writer: entries in the order of the walk, with what the loaders have read.
+//! The writer: writes entries in the order of the walk, with the data from the loaders.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) struct Writer<'a> {
     job: &'a Job<'a>,
     pen: Box<dyn Pen + 'a>,
     archived: Archived,
-    /// Where files with several names are; `None`: they could not be written.
+    /// Paths of files with several names; `None` when the file could not be written.
     first: HashMap<Ino, Option<Vec<u8>>>,
 }
 
@@ -33,7 +33,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes all that comes. The receiver is gone at the end, so that a walk which goes on notices.
+    /// Writes all items. The receiver is dropped at the end, so that a walk that is still running notices.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "it is dropped here on purpose"
@@ -67,12 +67,12 @@ impl<'a> Writer<'a> {
         if has_names && !item.again {
             self.first.insert(item.ino, written.then_some(item.path));
         }
-        // Only now may as much be read ahead again.
+        // Only now may the same amount be read ahead again.
         drop(item.share);
         Ok(())
     }
 
-    /// A further name of a file.
+    /// Writes a further name of a file.
     fn link(&mut self, item: &Item<'_>) -> Result<bool> {
         let Some(Some(first)) = self.first.get(&item.ino) else {
             let reason = "another name of a file that was left out";
@@ -96,7 +96,7 @@ impl<'a> Writer<'a> {
     fn load(&mut self, item: &Item<'_>, loaded: Loaded) -> Result<bool> {
         let body = match loaded.body {
             Ok(body) => body,
-            // Stopping is no reason to leave something out.
+            // A cancelled entry is not an entry that was left out.
             Err(error) => {
                 self.job.check_stop()?;
                 self.job.notes.fail(&item.path, error.report());
@@ -162,12 +162,12 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The extended attributes that the guest's file has.
+    /// The extended attributes of the guest's file.
     fn xattrs(&self, item: &Item<'_>, loaded: Result<Arc<[Xattr]>>) -> Vec<Xattr> {
         match loaded {
             Ok(all) => all
                 .iter()
-                // What the tree itself adds for ordinary users.
+                // The tree itself adds these for ordinary users.
                 .filter(|xattr| !xattr.name.starts_with(b"user.restorefs."))
                 .cloned()
                 .collect(),

@@ -1,11 +1,12 @@
-//! zip: Unix modes, symlinks, times in UTC; zip64 where it is needed, no seeking.
+//! Writes zip archives: Unix modes, symlinks, times in UTC; zip64 where needed; no seeking.
 //!
 //! # Invariants
-//! - Names are UTF-8 without a backslash, which Windows takes for a slash: such bytes are written as `%XX`, and that is noted.
+//! - Names are UTF-8 without backslashes, which Windows treats as slashes: other bytes are written as `%XX`,
+//!   with a note.
 //!
 //! # Why
-//! Device nodes, owners, ACLs and attributes have no place in a zip that programs agree on. Holes are written as the zeroes that
-//! they read as: deflate makes little of them.
+//! Programs do not agree on a place for device nodes, owners, ACLs and attributes in a zip. Holes are written
+//! as zeroes; deflate compresses them well.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -23,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::Time;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// Files from this size on get zip64 headers: deflate may make a little more of what it cannot make less of.
+/// Files from this size on get zip64 headers: deflate may enlarge incompressible data a little.
 const LARGE_MIN_BYTES: u64 = 0xf000_0000;
 /// Info-ZIP's extended timestamp.
 const TIMESTAMP_FIELD: u16 = 0x5455;
@@ -31,7 +32,8 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 type Stream<'a> = ZipWriter<StreamWriter<Gate<'a>>>;
 
-/// Lets nothing through any more once the archive is broken: the crate's writer would end it as if it were whole when it is dropped.
+/// Blocks all output once the archive is broken: the crate's writer would otherwise finish it as if it were
+/// whole when it is dropped.
 struct Gate<'a> {
     out: Out<'a>,
     broken: Rc<Cell<bool>>,
@@ -54,11 +56,11 @@ impl Write for Gate<'_> {
 
 /// A zip that is being written.
 pub(super) struct Zip<'a> {
-    /// `None` once it was finished.
+    /// `None` after the end.
     writer: Option<Stream<'a>>,
-    /// Set when the archive is dropped without an end.
+    /// Set when the archive is dropped without its end.
     broken: Rc<Cell<bool>>,
-    /// How much of the current file is written, and its size.
+    /// Bytes written of the current file, and its size.
     at: u64,
     size_bytes: u64,
 }
@@ -106,7 +108,7 @@ impl Pen for Zip<'_> {
                 return Ok(false);
             }
         };
-        // Its header has 16 bits for the length.
+        // The header has 16 bits for the length.
         if entry.path.len() > usize::from(u16::MAX) / 4 {
             notes.fail(entry.path, "a path that is too long for a zip");
             return Ok(false);
@@ -117,7 +119,7 @@ impl Pen for Zip<'_> {
         }
         let mode = type_bits | u32::from(entry.attributes.mode & 0o7777);
         let mut options: FullFileOptions<'_, '_> = FileOptions::default()
-            // Also for what is small: who reads a stream cannot see where stored bytes end.
+            // Small files too: a reader of a stream cannot see where stored bytes end.
             .compression_method(CompressionMethod::Deflated)
             .system(System::Unix)
             .external_attributes(mode << 16 | u32::from(type_bits == 0o040_000) << 4)
@@ -175,14 +177,14 @@ fn wrong(error: zip::result::ZipError) -> Error {
     }
 }
 
-/// A path as UTF-8 without backslashes; two paths never become the same.
+/// A path as UTF-8 without backslashes; different paths stay different.
 fn escape(path: &[u8]) -> String {
     let mut name = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
         let valid = chunk.valid();
         for (at, letter) in valid.char_indices() {
             let after = valid.as_bytes().get(at + 1..at + 3);
-            // What looks like an escaped byte is escaped, so that it stays itself.
+            // Text that looks like an escaped byte is escaped itself, so that it stays unambiguous.
             let looks =
                 letter == '%' && after.is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit));
             if letter == '\\' || looks {
@@ -198,7 +200,7 @@ fn escape(path: &[u8]) -> String {
     name
 }
 
-/// The time of the old field, in UTC; what it cannot say is its first day.
+/// The time for the old field, in UTC; times outside its range become its first day.
 fn dos(time: Time) -> DateTime {
     let Ok(at) = Timestamp::new(time.seconds, 0) else {
         return DateTime::default();

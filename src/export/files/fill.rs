@@ -1,4 +1,4 @@
-//! Filling: bytes and attributes of the files that the walk has made.
+//! Fills the files that the walk has made with bytes and attributes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
@@ -23,12 +23,12 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Bytes read and written at once.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// LIMIT: names of labels that are told apart.
+/// LIMIT: distinct names of labels.
 const LABELS_MAX: usize = 100;
-/// LIMIT: what was left out and is named; the rest is counted.
+/// LIMIT: left-out entries that are named; further ones are only counted.
 const SKIPPED_MAX: usize = 10_000;
 
-/// A file that has its name and needs its bytes.
+/// A file that exists under its name and needs its bytes.
 pub(super) struct Fill {
     pub(super) file: File,
     pub(super) ino: Ino,
@@ -38,7 +38,7 @@ pub(super) struct Fill {
     pub(super) path: PathBuf,
 }
 
-/// What is not in the target as it is in the guest.
+/// Differences between target and guest.
 #[derive(Default)]
 pub(super) struct Losses {
     pub(super) named: Vec<Skipped>,
@@ -49,7 +49,7 @@ pub(super) struct Losses {
     pub(super) withheld: BTreeMap<String, u64>,
 }
 
-/// Counts one more file for an attribute. LIMIT: names that are told apart; they come from the guest.
+/// Counts one more file for an attribute. LIMIT: distinct names, which come from the guest.
 fn count(names: &mut BTreeMap<String, u64>, name: String) {
     let key = if names.len() < LABELS_MAX || names.contains_key(&name) {
         name
@@ -59,18 +59,18 @@ fn count(names: &mut BTreeMap<String, u64>, name: String) {
     *names.entry(key).or_default() += 1;
 }
 
-/// What the threads share.
+/// State that the threads share.
 pub(super) struct Job<'a> {
     pub(super) source: &'a dyn Source,
     pub(super) options: &'a ExtractOptions,
     pub(super) target: &'a Dir,
     pub(super) monitor: &'a Monitor,
-    /// Set after a fatal error: the others stop too.
+    /// Set after a fatal error: the other threads stop too.
     pub(super) halt: AtomicBool,
     pub(super) files: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) losses: Mutex<Losses>,
-    /// Files that could not be filled; their other names go too.
+    /// Files that could not be filled; their other names are removed too.
     pub(super) failed: Mutex<HashSet<Ino>>,
 }
 
@@ -91,14 +91,15 @@ impl Job<'_> {
         }
     }
 
-    /// Notes what could not be done.
+    /// Records a failure.
     pub(super) fn note(&self, path: &Path, result: Result<()>) {
         if let Err(error) = result {
             self.skip(path, Loss::of(&error), error.report());
         }
     }
 
-    /// Notes how the setting of an attribute ended: a label that the target does not take is counted, and nothing else is lost by it.
+    /// Records the result of setting an attribute. A label that the target refuses is only counted: nothing
+    /// else is lost.
     pub(super) fn note_xattr(&self, path: &Path, name: &[u8], result: Result<()>) {
         let Err(error) = result else { return };
         let shown = name.escape_ascii().to_string();
@@ -110,7 +111,7 @@ impl Job<'_> {
         count(&mut losses.labels, shown);
     }
 
-    /// Whether an attribute is left out as it was not asked for: it could give power to whoever meets it.
+    /// Whether an attribute is left out because it was not requested and could grant privileges.
     fn withholds(&self, name: &[u8]) -> bool {
         let options = self.options;
         if options.special || !options.xattrs.include.is_empty() || is_plain(name) {
@@ -135,7 +136,8 @@ impl Job<'_> {
             let Ok(fill) = next else {
                 return result;
             };
-            // After a fatal error the queue is still emptied, so that the walk does not wait for ever; what is in it goes.
+            // After a fatal error the queue is still drained, so that the walk does not wait for ever; the
+            // files in it are removed.
             let filled = match &result {
                 Ok(()) => self.fill(&fill),
                 Err(_) => Err(Error::new(ErrorKind::Cancelled, "the restore has failed")),
@@ -184,7 +186,8 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Owner, xattrs, mode and times of an open file or directory, in the order that keeps them.
+    /// Sets owner, xattrs, mode and times of an open file or directory, in the order in which none undoes
+    /// another.
     pub(super) fn finish(&self, file: impl AsFd, ino: Ino, attributes: &Attributes, path: &Path) {
         let note = |result: Result<()>| self.note(path, result);
         if self.options.owner {
@@ -209,7 +212,7 @@ impl Job<'_> {
         note(place::set_times(&file, accessed, modified));
     }
 
-    /// The extended attributes that are to be set.
+    /// The extended attributes to set.
     pub(super) fn xattrs(&self, ino: Ino, path: &Path) -> Vec<Xattr> {
         let all = match self.source.xattrs(ino) {
             Ok(all) => all,
@@ -220,7 +223,7 @@ impl Job<'_> {
             }
         };
         all.iter()
-            // What the tree itself adds for ordinary users.
+            // The tree itself adds these for ordinary users.
             .filter(|xattr| !xattr.name.starts_with(b"user.restorefs."))
             .filter(|xattr| !self.withholds(&xattr.name))
             .cloned()
@@ -228,7 +231,8 @@ impl Job<'_> {
     }
 }
 
-/// Whether an attribute is a label: it matters to the system that set it, and its absence loses no content and no right.
+/// Whether an attribute is a label: it has a meaning only for the system that set it, and without it no
+/// content and no right is lost.
 fn is_label(name: &[u8]) -> bool {
     let begins = |prefix: &[u8]| name.starts_with(prefix);
     let is_power = name == b"security.capability";
@@ -239,7 +243,7 @@ fn is_label(name: &[u8]) -> bool {
         || (begins(b"system.") && !is_acl)
 }
 
-/// Errors after which going on makes no sense.
+/// Errors after which the work cannot continue.
 pub(super) fn is_fatal(error: &Error) -> bool {
     matches!(
         error.kind(),

@@ -1,16 +1,18 @@
-//! Taking files out: a subtree, with everything that its files have, into a directory.
+//! Restores files: a subtree, with all attributes of its files, into a directory.
 //!
 //! # Invariants
-//! - Nothing is written outside the target, whatever the guest's names and symlinks say: every name is made by a call on the handle of its
-//!   directory, exclusively, and no symlink is followed.
-//! - Nobody but its maker gets below the directory at the top before all below it is there: guests' owners are given to files and
-//!   directories to which no user of this machine with the same number has a way yet, and names are made from that directory's handle.
-//! - A file is whole or not there: one that cannot be read to its end is removed again and named.
-//! - What is left out (hostile names, names that are there already, device nodes, setuid bits, attributes that the target's filesystem
-//!   does not take) is in the answer, with its reason.
+//! - Nothing is written outside the target, whatever names and symlinks the guest has: every name is created
+//!   exclusively on the handle of its directory, and no symlink is followed.
+//! - The directory at the top is closed to other users until everything below it is complete. Files and
+//!   directories get the guest's owners while no user of this machine with the same number can reach them,
+//!   and names are created on that directory's handle.
+//! - A file is either whole or missing: a file that cannot be read to its end is removed again and named.
+//! - The result lists everything that was left out (hostile names, names that exist already, device nodes,
+//!   setuid bits, attributes that the target's filesystem refuses), with the reason.
 //!
 //! # Concurrency
-//! One thread walks and makes the names; several fill the files. The queue between them is bounded, and so are open files.
+//! One thread walks and creates the names; several fill the files. The queue between them is bounded, and so
+//! is the number of open files.
 
 mod fill;
 mod taken;
@@ -39,19 +41,19 @@ pub use taken::XattrChoice;
 pub(in crate::export) use walk::{DEPTH_MAX, check_name};
 use walk::{Walk, Walked};
 
-/// LIMIT: files made but not yet filled.
+/// LIMIT: files that are created but not filled.
 const QUEUE: usize = 128;
 /// LIMIT: filling threads.
 const THREADS_MAX: usize = 16;
 
-/// Where files are taken from: the tree, or a test's own.
+/// Origin of the files: the tree, or a source of a test.
 pub trait Source: Sync {
     /// Attributes of a node.
     ///
     /// # Errors
-    /// What the guest's reader returns.
+    /// Errors of the guest's reader.
     fn attributes(&self, ino: Ino) -> Result<Attributes>;
-    /// All names of a directory, as they are stored.
+    /// All names of a directory, as stored.
     ///
     /// # Errors
     /// As [`Source::attributes`].
@@ -99,32 +101,33 @@ impl Source for Tree {
     }
 }
 
-/// How files are taken out.
+/// Options for restoring files.
 #[derive(Debug, Clone, Default)]
 pub struct ExtractOptions {
-    /// Device nodes, setuid and setgid bits, extended attributes other than users' and ACLs: what gives power to whoever meets it.
+    /// Whether to restore device nodes, setuid and setgid bits, and extended attributes other than users' and
+    /// ACLs: everything that can grant privileges.
     pub special: bool,
-    /// Owners and groups; needs root.
+    /// Whether to restore owners and groups; needs root.
     pub owner: bool,
     /// Filling threads; 0: two for each processor.
     pub threads: usize,
-    /// Which extended attributes are taken.
+    /// The extended attributes to restore.
     pub xattrs: XattrChoice,
 }
 
-/// Why something is not in the target as it is in the guest.
+/// Why an entry in the target differs from the guest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// It was not asked for.
+    /// The options exclude it.
     Chosen,
-    /// It is there and could not be read.
+    /// It exists but is unreadable.
     Unreadable,
     /// The target refused it.
     Refused,
 }
 
 impl Loss {
-    /// The loss that an error stands for: errors of reading are `Corrupt` here.
+    /// The kind of loss for an error: errors of reading are `Corrupt` here.
     fn of(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::Corrupt => Self::Unreadable,
@@ -133,18 +136,18 @@ impl Loss {
     }
 }
 
-/// Something that was left out.
+/// An entry that was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// Path below the target.
     pub path: PathBuf,
-    /// What sort of loss it is.
+    /// Kind of loss.
     pub loss: Loss,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
 }
 
-/// What was taken out.
+/// Contents of the restored tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extracted {
     /// Directories.
@@ -157,27 +160,29 @@ pub struct Extracted {
     pub symlinks: u64,
     /// Device nodes, FIFOs, sockets.
     pub special: u64,
-    /// Bytes written; holes are none.
+    /// Bytes written, without holes.
     pub bytes: u64,
-    /// What was left out, in no order; at most 10,000 of them.
+    /// Entries that were left out, unordered; at most 10,000.
     pub skipped: Vec<Skipped>,
-    /// How much was left out.
+    /// Number of entries that were left out.
     pub skipped_count: u64,
-    /// How much of that could not be read.
+    /// Number of those that were unreadable.
     pub unreadable_count: u64,
-    /// How much of that the target refused.
+    /// Number of those that the target refused.
     pub refused_count: u64,
-    /// Labels that the target does not take (SELinux, IMA, `trusted.*`, `btrfs.*`), and of how many files.
+    /// Labels that the target refuses (SELinux, IMA, `trusted.*`, `btrfs.*`), with the number of files.
     pub labels: BTreeMap<String, u64>,
-    /// Attributes that were not asked for and are left out, as they could give power to whoever meets them, and of how many files.
+    /// Attributes that were not requested and are left out because they could grant privileges, with the
+    /// number of files.
     pub withheld: BTreeMap<String, u64>,
 }
 
-/// Takes the node `ino` and all below it out as `name` in `target`. `monitor` is told the bytes written.
+/// Restores the node `ino` and everything below it as `name` in `target`. It reports the bytes written to
+/// `monitor`.
 ///
 /// # Errors
-/// `AlreadyExists` when the name is there; `Cancelled` when the monitor was told to stop; `NoSpace`; what reading `ino` itself returns.
-/// What fails below is in the answer instead.
+/// `AlreadyExists` when the name exists; `Cancelled` when the monitor asks to stop; `NoSpace`; errors of
+/// reading `ino` itself. The result lists all other failures below `ino`.
 pub fn extract(
     source: &dyn Source,
     ino: Ino,
@@ -229,7 +234,8 @@ pub fn extract(
                 .unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a filling thread panicked")));
             filled = filled.and(ended);
         }
-        // Why the filling stopped says more than that the walk found nobody to fill.
+        // The error of the filling threads is more informative than the walk's, which only found that they
+        // were gone.
         filled.and(walked)
     })?;
     let Walked {

@@ -1,5 +1,5 @@
-//! A source as a restore takes from it: only the extended attributes that are wanted, and what cannot be read is damage, whatever the
-//! reader calls it, so that it is never mixed up with a target that refuses something.
+//! A source as a restore uses it: it has only the chosen extended attributes, and every read error is marked
+//! as damage, so that it cannot be mistaken for a refusal by the target.
 
 use std::sync::Arc;
 
@@ -10,17 +10,17 @@ use crate::guest::fs::Xattr;
 use crate::tree::{Attributes, Ino};
 use crate::types::pattern;
 
-/// Which extended attributes are taken, by patterns of names (`*` and `?` as in a shell). ACLs are attributes, too.
+/// Chooses extended attributes by patterns of names (`*` and `?` as in a shell). ACLs are attributes, too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct XattrChoice {
-    /// Only these; without any `user.*` and POSIX ACLs, and the others where special files are wanted.
+    /// Only these; when empty, `user.*` and POSIX ACLs, and all others where special files are restored.
     pub include: Vec<String>,
     /// None of these.
     pub exclude: Vec<String>,
 }
 
 impl XattrChoice {
-    /// Whether an attribute is taken.
+    /// Whether an attribute is chosen.
     #[must_use]
     pub fn takes(&self, name: &[u8]) -> bool {
         let name = String::from_utf8_lossy(name);
@@ -29,22 +29,23 @@ impl XattrChoice {
     }
 }
 
-/// Whether an attribute is content of its file: what users write (`user.*`), and POSIX ACLs. Every other one has power over a system that
-/// meets it, or says something to one only (xattr(7)): capabilities, labels and measurements (`security.*`), what overlayfs believes
-/// (`trusted.overlay.*`), how a filesystem stores the file.
+/// Whether an attribute is content of its file: attributes of users (`user.*`), and POSIX ACLs. Every other
+/// attribute affects a system that uses the file, or has a meaning for one system only (xattr(7)):
+/// capabilities, labels and measurements (`security.*`), state of overlayfs (`trusted.overlay.*`), storage
+/// properties of a filesystem.
 pub(super) fn is_plain(name: &[u8]) -> bool {
     name.starts_with(b"user.")
         || name == b"system.posix_acl_access"
         || name == b"system.posix_acl_default"
 }
 
-/// The source with the choice of attributes applied, and errors of reading marked as `Corrupt`.
+/// The source with the choice of attributes applied, and read errors marked as `Corrupt`.
 pub(in crate::export) struct Taken<'a> {
     pub(in crate::export) source: &'a dyn Source,
     pub(in crate::export) xattrs: &'a XattrChoice,
 }
 
-/// An error of reading, as damage.
+/// Marks a read error as damage.
 fn unreadable(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Cancelled | ErrorKind::Corrupt => error,

@@ -21,17 +21,17 @@ enum Body {
     Device,
 }
 
-/// A guest made by hand: inode 1 is the root.
+/// A handmade guest: inode 1 is the root.
 #[derive(Default)]
 struct Fake {
     nodes: HashMap<u64, (Body, u16, u32)>,
-    /// What happens meanwhile: when a directory is listed.
+    /// Actions that run when a directory is listed.
     events: HashMap<u64, Event>,
 }
 
 type Event = Box<dyn Fn() + Send + Sync>;
 
-/// A file during whose reading something happens.
+/// A file whose reading runs an action.
 struct Meanwhile(Event);
 
 impl ReadAt for Meanwhile {
@@ -210,7 +210,7 @@ fn hostile_names_make_nothing() {
     );
 }
 
-/// A symlink, and then a directory or file of the same name with something in it: the classic way out.
+/// A symlink, then a directory or file of the same name with content: the classic escape.
 #[test]
 fn nothing_goes_through_a_symlink() {
     let temp = tempfile::tempdir().unwrap();
@@ -257,7 +257,7 @@ fn loops_and_twins_end() {
     let extracted = take(&fake, temp.path()).unwrap();
     assert_eq!(extracted.skipped_count, 3, "{}", reasons(&extracted));
     assert_eq!((extracted.directories, extracted.files), (2, 1));
-    // Deeper than is allowed: every directory holds the next.
+    // Deeper than the limit: every directory contains the next.
     let mut deep = Fake::default();
     for ino in 1..1000 {
         deep = deep.with(ino, Body::Directory(vec![(b"d", ino + 1)]));
@@ -334,12 +334,12 @@ fn holes_links_and_directories_keep_what_they_are() {
     assert_eq!(stat("out").mtime(), 1_000_000);
     let mut bytes = std::fs::read(temp.path().join("out/same")).unwrap();
     assert_eq!(bytes.split_off(10 << 20)[..4096], [7; 4096]);
-    // There is something of that name now.
+    // The name exists now.
     let again = take(&fake, temp.path()).unwrap_err();
     assert_eq!(again.kind(), ErrorKind::AlreadyExists);
 }
 
-/// A file that cannot be read to its end is not there, under none of its names; the others are.
+/// A file that cannot be read to its end is missing under all of its names; the other files are there.
 #[test]
 fn a_damaged_file_is_not_left_half() {
     let temp = tempfile::tempdir().unwrap();
@@ -373,13 +373,13 @@ fn stopping_stops() {
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
-/// Who has the number of a guest's user on this machine gets at nothing before all of it is there.
+/// A local user with the number of a guest's user can reach nothing before everything is complete.
 #[test]
 fn the_top_is_closed_until_all_is_there() {
     let temp = tempfile::tempdir().unwrap();
     let top = temp.path().join("out");
     let look = move || {
-        // The walk has long ended.
+        // The walk has ended long before.
         std::thread::sleep(std::time::Duration::from_millis(200));
         let mode = std::fs::metadata(&top).unwrap().mode();
         assert_eq!(mode & 0o777, 0o700);
@@ -394,7 +394,7 @@ fn the_top_is_closed_until_all_is_there() {
     assert_eq!(mode & 0o777, 0o755);
 }
 
-/// The owner of the target exchanges the restored directory for his own while names are made in it.
+/// The owner of the target replaces the restored directory with another one while names are created in it.
 #[test]
 fn what_is_put_in_the_tops_place_is_given_no_names() {
     let temp = tempfile::tempdir().unwrap();
@@ -413,7 +413,7 @@ fn what_is_put_in_the_tops_place_is_given_no_names() {
         .with(3, Body::Directory(vec![(b"same", 4)]))
         .file(4, "true")
         .mode(4, 0o600, 2);
-    // "z" comes first: the newest step is taken first.
+    // "z" comes first, because the newest step is taken first.
     fake.events.insert(2, Box::new(exchange));
     let extracted = take(&fake, temp.path()).unwrap();
     assert_eq!(extracted.hard_links, 1, "{}", reasons(&extracted));

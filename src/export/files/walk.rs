@@ -1,4 +1,4 @@
-//! The walk: makes every name, on the handle of its directory.
+//! The walk: creates every name on the handle of its directory.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -21,7 +21,7 @@ pub(in crate::export) const DEPTH_MAX: usize = 400;
 /// LIMIT: longest name (Linux).
 const NAME_MAX: usize = 255;
 
-/// A step of the walk; the newest is done first.
+/// A step of the walk; the newest is taken first.
 enum Step {
     Enter {
         ino: Ino,
@@ -31,11 +31,11 @@ enum Step {
         path: PathBuf,
         depth: usize,
     },
-    /// All below is there: now its owner, mode and times.
+    /// Everything below exists: now set owner, mode and times.
     Leave(Entered),
 }
 
-/// A directory that was made, and is root's alone so far.
+/// A created directory, so far accessible only to its creator.
 pub(super) struct Entered {
     ino: Ino,
     pub(super) dir: Arc<Dir>,
@@ -44,18 +44,18 @@ pub(super) struct Entered {
 }
 
 impl Entered {
-    /// Gives the directory what the guest's has.
+    /// Sets the attributes of the guest's directory.
     pub(super) fn finish(&self, job: &Job<'_>) {
         job.finish(self.dir.as_ref(), self.ino, &self.attributes, &self.path);
     }
 }
 
-/// What the walk has made.
+/// The result of the walk.
 pub(super) struct Walked {
     pub(super) extracted: Extracted,
-    /// Further names of files with several, below the top.
+    /// Further names of files with several names, below the top.
     pub(super) links: HashMap<Ino, Vec<PathBuf>>,
-    /// The directory at the top, if it is one: closed to others until all below it is there.
+    /// The directory at the top, if it is one: closed to other users until everything below it is complete.
     pub(super) top: Option<Entered>,
 }
 
@@ -63,11 +63,11 @@ pub(super) struct Walk<'a> {
     job: &'a Job<'a>,
     sender: SyncSender<Fill>,
     extracted: Extracted,
-    /// First names of files with several, below the top.
+    /// First names of files with several names, below the top.
     first: HashMap<Ino, PathBuf>,
     top: Option<Arc<Dir>>,
     links: HashMap<Ino, Vec<PathBuf>>,
-    /// Directories entered: one that is met twice is a loop in a damaged filesystem.
+    /// Directories that were entered: a second entry means a loop in a damaged filesystem.
     entered: HashSet<Ino>,
     steps: Vec<Step>,
 }
@@ -117,7 +117,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Notes what cannot be had and goes on, unless that makes no sense.
+    /// Records a failure and continues, unless the error is fatal.
     fn note(&self, path: &Path, result: Result<()>) -> Result<()> {
         match result {
             Err(error) if is_fatal(&error) => Err(error),
@@ -154,7 +154,7 @@ impl<'a> Walk<'a> {
                 "a directory that was met before: the filesystem has a loop",
             ));
         }
-        // Listed before it is made: one that cannot be read is not shown as an empty one.
+        // The directory is listed before it is created: an unreadable one must not appear empty.
         let entries = self.job.source.entries(ino)?;
         parent.make_dir(name, 0o700)?;
         let dir = Arc::new(parent.dir(name)?);
@@ -172,7 +172,7 @@ impl<'a> Walk<'a> {
         for (name, child) in entries {
             self.job.check_stop()?;
             if let Err(reason) = check_name(&name) {
-                // Such a name is never joined to a path: shown it is harmless.
+                // Such a name is never joined to a path: the escaped form is harmless.
                 let shown = name.escape_ascii().to_string().replace('/', "\\x2f");
                 self.job.skip(&path.join(shown), Loss::Unreadable, reason);
                 continue;
@@ -188,7 +188,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Makes one name.
+    /// Creates one name.
     fn take(
         &mut self,
         ino: Ino,
@@ -219,7 +219,7 @@ impl<'a> Walk<'a> {
         }
         let device = attributes.rdev.unwrap_or((0, 0));
         let made = match attributes.file_type {
-            // Directories are entered above.
+            // Directories are handled above.
             FileType::Directory | FileType::Regular => {
                 let file = parent.create_file(&name, 0o600)?;
                 if has_names {
@@ -279,7 +279,7 @@ impl<'a> Walk<'a> {
         Ok(made)
     }
 
-    /// Owner, xattrs and times of what cannot be opened.
+    /// Sets owner, xattrs and times of a node that cannot be opened.
     fn finish_name(&self, ino: Ino, attributes: &Attributes, made: &Made, path: &Path) {
         let note = |result: Result<()>| self.job.note(path, result);
         if self.job.options.owner {
@@ -294,13 +294,14 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The path below the top's directory.
+/// The path below the top directory.
 fn below_top(path: &Path) -> PathBuf {
     path.components().skip(1).collect()
 }
 
-/// The directory at the top is the one that was made: in the directory of a user who puts another in its place, nothing is written there.
-/// A filesystem that keeps no owners can tell neither, and gives none to what is restored.
+/// Checks that the directory at the top is the created one: when another user has replaced it, nothing is
+/// written there. A filesystem without owners cannot distinguish them, and gives no owners to restored files
+/// either.
 fn check_made(parent: &Dir, dir: &Dir) -> Result<()> {
     let stat = Stat::of(dir)?;
     let is_ours = stat.uid == rustix::process::geteuid().as_raw() && stat.mode & 0o077 == 0;

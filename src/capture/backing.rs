@@ -1,9 +1,10 @@
-//! The backing files that a foreign image names, looked at before `qemu-nbd` opens any of them.
+//! Checks the backing files that a foreign image names, before `qemu-nbd` opens any of them.
 //!
 //! # Invariants
-//! - A name that QEMU would not open as a file (`fat:DIR`, `nbd://HOST`, `json:{...}`) is refused: it shows up in no list of open files.
-//! - Each name is followed to its end: a backing file that is allowed may name others.
-//! - `qemu-img` opens one image at a time here, and never what that names.
+//! - A name that QEMU would not open as a file (`fat:DIR`, `nbd://HOST`, `json:{...}`) is refused, because it
+//!   would appear in no list of open files.
+//! - Each chain is followed to its end: an allowed backing file may name others.
+//! - `qemu-img` opens one image at a time here, and never the files that it names.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 /// LIMIT: backing files of a foreign image.
 const CHAIN_MAX: usize = 256;
 
-/// What `qemu-img info` says of the file below.
+/// The output of `qemu-img info` about the backing file.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Info {
@@ -25,11 +26,11 @@ struct Info {
     backing_filename_format: Option<String>,
 }
 
-/// Looks at all names of backing files from `path` downwards.
+/// Checks all names of backing files from `path` downwards.
 ///
 /// # Errors
-/// `PermissionDenied` for one that lies outside of `allowed`, or is no file at all; `Unsupported` without
-/// `qemu-img`; `Io` with what `qemu-img` said.
+/// `PermissionDenied` for a backing file outside `allowed`, or a name that is not a file; `Unsupported`
+/// without `qemu-img`; `Io` with the output of `qemu-img`.
 pub(super) fn check(path: &Path, format: &str, allowed: &[PathBuf]) -> Result<()> {
     let (mut at, mut format) = (path.to_path_buf(), format.to_owned());
     for _ in 0..CHAIN_MAX {
@@ -52,7 +53,8 @@ pub(super) fn check(path: &Path, format: &str, allowed: &[PathBuf]) -> Result<()
         check_place(&at, &below, allowed)?;
         format = match info.backing_filename_format {
             Some(format) => format,
-            // A VMDK's parent is a VMDK; a QED says of its backing file only whether it is raw. Were it another format, `ask` would fail.
+            // A VMDK's parent is a VMDK; a QED records only whether its backing file is raw. If the format
+            // were another one, `ask` would fail.
             None => format,
         };
         at = below;
@@ -86,7 +88,7 @@ fn refusal(image: &Path, named: &str) -> Error {
     .at_path(image)
 }
 
-/// QEMU takes what stands before a colon for a protocol, unless a slash comes first.
+/// QEMU takes the part before a colon for a protocol, unless a slash comes first.
 fn has_protocol(name: &str) -> bool {
     name.find([':', '/'])
         .and_then(|at| name.get(at..))

@@ -1,5 +1,6 @@
-//! `qemu-nbd` as a helper for formats that this program does not read itself: read-only, with the format always given, on a socket that
-//! only this process can reach. It keeps no lock that would hinder a machine from starting; who writes is watched by the caller.
+//! Runs `qemu-nbd` for formats that this program cannot read itself: read-only, always with an explicit
+//! format, on a socket that only this process can reach. The helper holds no lock that would prevent a
+//! machine from starting; the caller watches for writers.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,10 +14,10 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::uri::Uri;
 use crate::types::SessionId;
 
-/// LIMIT: how long the helper may take to listen.
+/// LIMIT: time until the helper listens.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// LIMIT: how long a helper that has closed its connection may take to end.
+/// LIMIT: time until a helper ends after its connection was closed.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running helper.
@@ -30,7 +31,7 @@ impl QemuNbd {
     /// Starts a helper that serves `path` read-only.
     ///
     /// # Errors
-    /// `Unsupported` when `qemu-nbd` is not installed; `Io` with what it said when it ends.
+    /// `Unsupported` when `qemu-nbd` is not installed; `Io` with its output when it ends.
     pub fn start(path: &Path, format: &str) -> Result<Self> {
         let directory = std::env::temp_dir().join(format!("restorefs-{}", SessionId::random()));
         std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
@@ -90,10 +91,11 @@ impl QemuNbd {
         Ok(())
     }
 
-    /// What came of connecting to it: when that failed since it has ended, what it said. It listens before it opens the image.
+    /// The result of connecting to the helper, with the helper's output if it has ended: it listens before it
+    /// opens the image.
     ///
     /// # Errors
-    /// `Io` with what it said; else the given error.
+    /// `Io` with the helper's output; else the given error.
     pub fn explain<T>(&mut self, result: Result<T>, path: &Path) -> Result<T> {
         let error = match result {
             Ok(value) => return Ok(value),
@@ -121,7 +123,8 @@ impl QemuNbd {
         .at_path(path)
     }
 
-    /// The regular files and block devices that it has open: the image, and what the image names.
+    /// The regular files and block devices that the helper has open: the image, and the files that the image
+    /// names.
     ///
     /// # Errors
     /// `Io`.
@@ -137,7 +140,7 @@ impl QemuNbd {
             };
             let is_image = std::fs::metadata(entry.path())
                 .is_ok_and(|m| m.is_file() || m.file_type().is_block_device());
-            // Memory that has no name in the filesystem.
+            // Anonymous memory that has no name in the filesystem.
             if !is_image || path.starts_with("/memfd:") {
                 continue;
             }
@@ -149,7 +152,7 @@ impl QemuNbd {
         Ok(files)
     }
 
-    /// Where it listens.
+    /// The URI on which it listens.
     #[must_use]
     pub const fn uri(&self) -> &Uri {
         &self.uri

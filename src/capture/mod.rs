@@ -1,4 +1,4 @@
-//! Capture: where the bytes of a backup come from.
+//! Capture: reads the source of a backup.
 
 mod backing;
 pub mod helper;

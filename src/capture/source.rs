@@ -1,9 +1,11 @@
-//! Sources: what `DISK=SOURCE` means, and opening it.
+//! Sources: parses and opens the `SOURCE` of `DISK=SOURCE`.
 //!
 //! # Invariants
-//! - The format is written by the caller, or follows from the file's extension; it is *never* taken from the content, which a guest can
-//!   write. What begins as an image although nobody wrote its format is reported ([`OpenSource::lookalike`]).
-//! - Backing and data files of a source are opened only below directories that the caller names, also those that `qemu-nbd` opens.
+//! - The caller states the format, or the file's extension does. It is *never* taken from the content, which
+//!   a guest can write. A file that begins like an image without a stated format is reported
+//!   ([`OpenSource::lookalike`]).
+//! - Backing and data files of a source are opened only below directories that the caller names, including
+//!   those that `qemu-nbd` opens.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -27,22 +29,23 @@ use crate::types::ImageFormat;
 pub enum Source {
     /// A file or block device.
     File {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// How it is arranged; `None` when neither the caller nor the extension tells: raw, unless it begins as an image.
+        /// Its format; `None` when neither the caller nor the extension states one: raw, unless it begins
+        /// like an image.
         format: Option<ImageFormat>,
     },
     /// An export of an NBD server.
     Nbd {
-        /// Where it is served.
+        /// URI of the export.
         uri: Uri,
-        /// Whether the caller has written that its bytes are the disk's, whatever they begin with.
+        /// Whether the caller states that its bytes are raw, whatever they begin with.
         is_raw: bool,
     },
 }
 
 impl Source {
-    /// Parses `PATH`, `FORMAT:PATH`, an NBD URI or `raw:URI`. `default` is what `--format` says.
+    /// Parses `PATH`, `FORMAT:PATH`, an NBD URI or `raw:URI`. `default` is the value of `--format`.
     ///
     /// # Errors
     /// `InvalidInput`, `Unsupported`.
@@ -68,10 +71,11 @@ impl Source {
         Ok(Self::File { path, format })
     }
 
-    /// Opens it for reading.
+    /// Opens the source for reading.
     ///
     /// # Errors
-    /// `NotFound`, `Corrupt`, `Unsupported` (what is missing is named), `PermissionDenied` (a file that the image names), `Io`.
+    /// `NotFound`, `Corrupt`, `Unsupported` (naming the missing feature), `PermissionDenied` (a file that the
+    /// image names), `Io`.
     pub fn open(&self, allow_backing: &[PathBuf]) -> Result<OpenSource> {
         let open = match self {
             Self::Nbd { uri, .. } => {
@@ -130,7 +134,7 @@ impl Source {
         Ok(OpenSource { lookalike, ..open })
     }
 
-    /// What the caller writes instead, when the source is an image of `format` that nobody has called so.
+    /// Advice for the caller, when the source begins like an image of `format` without a stated format.
     #[must_use]
     pub fn ways_out(&self, format: &str) -> String {
         match self {
@@ -155,7 +159,7 @@ impl Source {
     }
 }
 
-/// Opens an image that `qemu-nbd` reads, after a look at the files that it has opened for it.
+/// Opens an image through `qemu-nbd`, and checks the files that it has opened.
 fn open_foreign(path: &Path, format: &str, allow_backing: &[PathBuf]) -> Result<OpenSource> {
     let mut watch = Watch::default();
     let file = File::open(path)
@@ -180,7 +184,8 @@ fn open_foreign(path: &Path, format: &str, allow_backing: &[PathBuf]) -> Result<
         .collect::<Result<Vec<_>>>()?;
     backing::check(path, format, &allowed)?;
     let mut helper = QemuNbd::start(path, format)?;
-    // It listens before it has opened the image, and negotiates after: only now all files of the image are there to be seen.
+    // The helper listens before it has opened the image, and negotiates afterwards: only now are all files of
+    // the image open.
     let connected = Client::connect(helper.uri());
     let client = helper.explain(connected, path)?;
     for (opened, file) in helper.files()? {
@@ -214,22 +219,22 @@ fn open_gate(directories: &[PathBuf]) -> Result<Box<dyn Gate>> {
     Ok(Box::new(below))
 }
 
-/// An open source; what helps to read it ends with it.
+/// An open source; dropping it also ends its helper.
 pub struct OpenSource {
     /// The bytes.
     pub disk: Arc<dyn ReadAt>,
-    /// Who writes its files.
+    /// Watches for writers of its files.
     pub watch: Watch,
-    /// The image format that it begins as, when nobody has written how it is arranged.
+    /// The image format that its first bytes look like, when no format was stated.
     pub lookalike: Option<&'static str>,
-    /// Whether it tells data from holes.
+    /// Whether it distinguishes data from holes.
     reports_data: bool,
     /// Dropped after `disk`, whose connection it serves.
     #[expect(dead_code, reason = "held for its Drop, which ends the helper process")]
     helper: Option<QemuNbd>,
 }
 
-/// LIMIT: extents of a source that are counted before it is taken to report nothing.
+/// LIMIT: extents to count; a source with more counts as reporting nothing.
 const EXTENTS_MAX: u64 = 1 << 22;
 
 impl OpenSource {
@@ -243,10 +248,10 @@ impl OpenSource {
         }
     }
 
-    /// Bytes that the source reports as data; `None` when it does not tell data from holes.
+    /// Bytes that the source reports as data; `None` when it does not distinguish data from holes.
     ///
     /// # Errors
-    /// What the source returns.
+    /// Errors of the source.
     pub fn data_bytes(&self) -> Result<Option<u64>> {
         if !self.reports_data {
             return Ok(None);

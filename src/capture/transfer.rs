@@ -1,4 +1,4 @@
-//! Copying a source to a writable target, holes as zeroes, on several threads.
+//! Copies a source to a writable target on several threads; holes are written as zeroes.
 
 use crate::block::{ReadAt, WriteAt, check_range};
 use crate::error::Result;
@@ -10,10 +10,10 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// LIMIT: threads, and so requests in flight.
 const THREADS: usize = 4;
 
-/// Writes all of `source` to `target`. What the target had before is replaced everywhere.
+/// Writes all of `source` to `target`, and replaces all earlier content of the target.
 ///
 /// # Errors
-/// What source or target return; `Cancelled` when the monitor was told to stop.
+/// Errors of source and target; `Cancelled` when the monitor asks to stop.
 pub fn transfer(source: &dyn ReadAt, target: &dyn WriteAt, monitor: &Monitor) -> Result<()> {
     let size = source.size_bytes();
     check_range(target.size_bytes(), 0, size)?;

@@ -1,9 +1,11 @@
-//! Whether somebody writes the files of a source while they are read: a copy would have bytes of several instants, and of an image
-//! that a QEMU process has open also tables that only that process knows.
+//! Detects writers of a source's files while they are read. A copy would otherwise mix bytes of several
+//! instants; and of an image that a QEMU process has open, it would lack tables that only that process has in
+//! memory.
 //!
 //! # Invariants
-//! Each file is looked at before its first byte is read, and again before the commit; no lock is held in between, so that a machine can
-//! start at any time. What wrote and ended in between shows in the file's time or size.
+//! Each file is checked before its first byte is read, and again before the commit. No lock is held in
+//! between, so that a machine can start at any time. A writer that came and went in between has changed the
+//! file's time or size.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -17,20 +19,21 @@ use crate::sys::{image_lock, loop_device, writer};
 struct Watched {
     path: PathBuf,
     file: Arc<File>,
-    /// As it was opened: size, seconds and nanoseconds of its last change; of a device nothing of it tells.
+    /// Size, and seconds and nanoseconds of the last change, when it was opened; none for a device, which has
+    /// no such marks.
     seen: Option<(u64, i64, i64)>,
 }
 
-/// What all files of a source are watched by.
+/// Watches all files of a source.
 #[derive(Default)]
 pub struct Watch(Vec<Watched>);
 
-/// Somebody who writes, or has written.
+/// A writer, or the trace of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The file or device.
     pub path: PathBuf,
-    /// Who, or what was seen.
+    /// The writer, or the observed change.
     pub words: String,
 }
 
@@ -41,7 +44,7 @@ fn seen(metadata: &Metadata) -> Option<(u64, i64, i64)> {
 }
 
 impl Watch {
-    /// Watches a file that has just been opened, of which nothing was read.
+    /// Watches a file that was just opened and not read yet.
     ///
     /// # Errors
     /// `Io`.
@@ -58,7 +61,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Device and inode of the first file, or the number of the first device: whether two sources are the same.
+    /// Device and inode of the first file, or the number of the first device: equal when two sources are the
+    /// same.
     #[must_use]
     pub fn identity(&self) -> Option<(u64, u64)> {
         let metadata = self.0.first()?.file.metadata().ok()?;
@@ -69,7 +73,7 @@ impl Watch {
         })
     }
 
-    /// The first file that somebody writes or has written since it was opened.
+    /// The first file that has a writer, or has changed since it was opened.
     ///
     /// # Errors
     /// `Io`.
@@ -101,7 +105,7 @@ impl Watched {
         if writer.is_some() {
             return Ok(writer);
         }
-        // What a loop device shows may be the image of a running machine.
+        // A loop device may show the image of a running machine.
         if let Ok(Some(behind)) = loop_device::backing_file(&self.path)
             && let Ok(file) = File::open(&behind)
             && let Some(words) = qemu(&file)?
@@ -130,13 +134,13 @@ fn qemu(file: &File) -> Result<Option<String>> {
 }
 
 impl Finding {
-    /// The finding as a note that is kept with the restore point.
+    /// The finding as a note for the restore point.
     #[must_use]
     pub fn note(&self) -> String {
         format!("{} was {}", self.path.display(), self.words)
     }
 
-    /// The refusal to copy such a source.
+    /// The error that refuses to copy such a source.
     #[must_use]
     pub fn refusal(&self) -> Error {
         Error::new(

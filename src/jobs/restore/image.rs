@@ -1,4 +1,4 @@
-//! A QCOW2 file that a disk is restored into: no backing file, only clusters that are not zero.
+//! A QCOW2 file as the target of a restore: without a backing file, and only with clusters that are not zero.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::sys::scratch;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{GuestCluster, HostOffset, LayerId};
 
-/// LIMIT: bytes of tables in memory; what is beyond goes to a scratch file beside the target.
+/// LIMIT: bytes of tables in memory; more go to a scratch file beside the target.
 const TABLE_BYTES_MAX: u64 = 64 << 20;
 
-/// A QCOW2 file that is being written. What is not written reads as zero.
+/// A QCOW2 file that is being written. Unwritten ranges read as zero.
 pub struct ImageTarget {
     writer: LayerWriter,
     size_bytes: u64,
@@ -27,7 +27,7 @@ impl ImageTarget {
     /// Begins an image of a disk of `size_bytes` in an empty file of the directory `dir`.
     ///
     /// # Errors
-    /// `InvalidInput` for a size that QCOW2 cannot have; `NoSpace`, `Io`.
+    /// `InvalidInput` for a size that QCOW2 does not allow; `NoSpace`, `Io`.
     pub fn create(file: FileDisk, dir: &Path, size_bytes: u64) -> Result<Self> {
         let padded = size_bytes
             .checked_next_multiple_of(512)
@@ -62,7 +62,7 @@ impl ReadAt for ImageTarget {
 }
 
 impl WriteAt for ImageTarget {
-    /// Writes whole clusters, but for the disk's last one: the restore asks for no others.
+    /// Writes whole clusters, except for the disk's last one: the restore makes no other writes.
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
         if !offset.is_multiple_of(CLUSTER_BYTES) {
             return Err(Error::invalid("an image is written in whole clusters").at_offset(offset));
@@ -86,7 +86,8 @@ impl WriteAt for ImageTarget {
         Ok(())
     }
 
-    /// Writes the tables and the header, and makes the file durable: the image is whole then, and takes no more.
+    /// Writes the tables and the header, and makes the file durable. The image is then whole and accepts no
+    /// more writes.
     fn flush(&self) -> Result<()> {
         self.writer.seal().map(|_| ())
     }
@@ -98,7 +99,7 @@ impl WriteAt for ImageTarget {
     }
 
     fn punch(&self, _: u64, _: u64) -> Result<()> {
-        // Nothing was there.
+        // The target is new, so unwritten ranges already read as zero.
         Ok(())
     }
 }

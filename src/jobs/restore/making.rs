@@ -1,9 +1,10 @@
-//! A file that is restored: it has its name only once it is whole, and nobody else writes it meanwhile.
+//! A file that is being restored: it gets its name only when it is whole, and no other process writes it
+//! meanwhile.
 //!
 //! # Invariants
-//! - While it is made it is called `NAME.restoring` and is locked by whoever makes it: a second restore to that name is refused, and what
-//!   a killed one has left is taken away.
-//! - What gets the name is the very file that was made.
+//! - During the restore it is called `NAME.restoring`, and its creator holds a lock on it: a second restore
+//!   to that name is refused, and the rest of a killed one is removed.
+//! - Only the file that was written gets the name.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,7 +16,7 @@ use crate::sys::beneath::{Access, Dir};
 use crate::sys::durable::{self, Replace};
 use crate::sys::flock::{Mode, try_lock};
 
-/// A file under its name for the time being, which goes away with this value unless it is finished.
+/// A file under its temporary name; dropping this value removes it, unless it is finished.
 pub struct Making<'a> {
     dir: &'a Dir,
     name: &'a OsStr,
@@ -28,7 +29,7 @@ impl<'a> Making<'a> {
     /// Begins the file.
     ///
     /// # Errors
-    /// `Busy` when another restore makes it; `NoSpace`, `ReadOnly`, `Io`.
+    /// `Busy` when another restore is writing it; `NoSpace`, `ReadOnly`, `Io`.
     pub fn begin(dir: &'a Dir, name: &'a OsStr) -> Result<Self> {
         let mut made_as = name.to_os_string();
         made_as.push(".restoring");
@@ -56,7 +57,7 @@ impl<'a> Making<'a> {
         })
     }
 
-    /// Where it is now.
+    /// Its present path.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join(&self.made_as)
     }
@@ -66,10 +67,10 @@ impl<'a> Making<'a> {
         &self.file
     }
 
-    /// Gives it its name, durably. Its content is durable already.
+    /// Gives it its final name, durably. Its content is durable already.
     ///
     /// # Errors
-    /// `AlreadyExists`; `Busy` when another file is under its name for the time being; `Io`.
+    /// `AlreadyExists`; `Busy` when another file has its temporary name; `Io`.
     pub fn finish(mut self, replace: Replace) -> Result<()> {
         if !self.is_there()? {
             return Err(busy(self.dir, self.name));
@@ -91,7 +92,7 @@ impl<'a> Making<'a> {
 
 impl Drop for Making<'_> {
     fn drop(&mut self) {
-        // The error that counts is the one that is returned.
+        // The returned error is the one that matters.
         if !self.is_finished && self.is_there().unwrap_or(false) {
             let _ = self.dir.unlink(&self.made_as);
         }
@@ -99,7 +100,7 @@ impl Drop for Making<'_> {
 }
 
 fn lock(dir: &Dir, name: &OsStr, file: &File) -> Result<()> {
-    // Where the filesystem has no locks, whoever comes second is found out at the end.
+    // Without locks on the filesystem, the second restore fails at its end.
     match try_lock(file, Mode::Exclusive) {
         Ok(false) => Err(busy(dir, name)),
         Ok(true) | Err(_) => Ok(()),

@@ -1,7 +1,7 @@
-//! Restoring a disk: every cluster is read through the chain and proved against its leaf before it is written.
+//! Restores a disk: every cluster is read through the chain and proved against its leaf before it is written.
 //!
 //! # Concurrency
-//! Threads take chunks in order; each has a reader of its own, which keeps the leaves of the region that it is in.
+//! Threads take chunks in order. Each has its own reader, which keeps the leaves of its current region.
 
 pub mod image;
 pub mod making;
@@ -22,7 +22,7 @@ const CHUNK_BYTES: u64 = 4 << 20;
 /// LIMIT: threads.
 pub const THREADS_MAX: usize = 64;
 
-/// How a restore goes about.
+/// Options of a restore.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RestoreOptions {
     /// Threads; by default two for each processor.
@@ -31,7 +31,7 @@ pub struct RestoreOptions {
     pub target_is_zero: bool,
 }
 
-/// What a restore has done.
+/// The result of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restored {
     /// Size of the target in bytes.
@@ -40,10 +40,11 @@ pub struct Restored {
     pub written_bytes: u64,
 }
 
-/// Writes a whole disk of a point to `target` and makes it durable. `monitor` is told the bytes that are done, holes included.
+/// Writes a whole disk of a point to `target` and makes it durable. It reports the bytes done to `monitor`,
+/// holes included.
 ///
 /// # Errors
-/// `Corrupt` naming the range when a cluster is not what was committed; `NoSpace`, `Io`; `Cancelled`.
+/// `Corrupt` naming the range when a cluster differs from what was committed; `NoSpace`, `Io`; `Cancelled`.
 pub fn restore(
     disk: &ProvedDisk,
     target: &dyn WriteAt,

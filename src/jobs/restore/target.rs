@@ -1,9 +1,9 @@
-//! Targets of a disk that is restored: what the caller's words mean, and whether that place may be written. Nothing of the repository is
-//! read before.
+//! Targets of a restored disk: parses the caller's argument, and checks that the place may be written. The
+//! checks read nothing from the repository.
 //!
 //! # Invariants
-//! A target is a regular file, a block device (also through a symlink), or an NBD URI. Nothing else is ever replaced: a rename over
-//! `/dev/null` would take it away from the whole machine.
+//! A target is a regular file, a block device (also through a symlink), or an NBD URI. Nothing else is ever
+//! replaced: a rename over `/dev/null` would remove it for the whole machine.
 
 use std::ffi::OsStr;
 use std::fs::FileType;
@@ -17,11 +17,11 @@ use crate::types::ImageFormat;
 /// A parsed target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A regular file that is there or is made.
+    /// A regular file, which may exist or not.
     File {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// Whether it becomes a QCOW2 image; else it has the disk's bytes.
+        /// Whether it becomes a QCOW2 image; otherwise it gets the disk's bytes.
         is_qcow2: bool,
     },
     /// A block device.
@@ -30,18 +30,19 @@ pub enum Target {
     Nbd(Uri),
 }
 
-/// Extensions of files that are neither raw nor QCOW2 images, besides those that [`ImageFormat`] knows: people who write them want more
-/// than the disk's bytes.
+/// Extensions of formats that cannot be written, besides those that [`ImageFormat`] knows: a user who states
+/// one expects more than the disk's bytes.
 const FOREIGN: [&str; 13] = [
     "qcow", "ova", "ovf", "hdd", "gz", "tgz", "bz2", "xz", "zst", "lz4", "zip", "tar", "7z",
 ];
 
 impl Target {
-    /// Parses `PATH`, `raw:PATH`, `qcow2:PATH` or an NBD URI, and looks at what is there. `force`: an existing file may be replaced.
+    /// Parses `PATH`, `raw:PATH`, `qcow2:PATH` or an NBD URI, and checks the present file. With `force` an
+    /// existing file may be replaced.
     ///
     /// # Errors
-    /// `InvalidInput`: standard output, a format that is not written, a place that is no file and no device; `IsADirectory`;
-    /// `AlreadyExists`; `Io`.
+    /// `InvalidInput`: standard output, a format that cannot be written, a place that is neither a file nor a
+    /// device; `IsADirectory`; `AlreadyExists`; `Io`.
     pub fn parse(text: &OsStr, force: bool) -> Result<Self> {
         let (said, rest) = ImageFormat::split_prefix(text);
         if rest == "-" {
@@ -86,7 +87,7 @@ impl Target {
     }
 }
 
-/// The format that is written: what the caller states, else what the extension does, else raw.
+/// The format to write: the caller's, else that of the extension, else raw.
 fn said_format(said: Option<ImageFormat>, path: &Path) -> Result<ImageFormat> {
     let by_name = ImageFormat::of_extension(path);
     match said.or(by_name) {
@@ -122,7 +123,7 @@ enum Existing {
     Device,
 }
 
-/// What is at a path; anything that must not be replaced is refused.
+/// The kind of file at a path; an error when it must not be replaced.
 fn look(path: &Path) -> Result<Existing> {
     let what = "cannot look at the target";
     let metadata = match std::fs::symlink_metadata(path) {
@@ -134,7 +135,8 @@ fn look(path: &Path) -> Result<Existing> {
         return Ok(Existing::File);
     }
     if kind.is_symlink() {
-        // Only a device is written through a symlink (/dev/disk/by-id, /dev/VG/LV); anything else would take the symlink's place.
+        // Only a device is written through a symlink (/dev/disk/by-id, /dev/VG/LV); any other file would
+        // replace the symlink.
         let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
         if is_device {
             return Ok(Existing::Device);
@@ -146,7 +148,7 @@ fn look(path: &Path) -> Result<Existing> {
     Err(refusal(kind).at_path(path))
 }
 
-/// Why a place of this kind is never written.
+/// The error for a kind of file that is never written.
 #[must_use]
 pub fn refusal(kind: FileType) -> Error {
     if kind.is_dir() {

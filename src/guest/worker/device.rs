@@ -1,4 +1,5 @@
-//! A volume's device as its reader sees it: each read is a request to the daemon, through the slot of the thread that reads.
+//! A volume's device in the reader's process: each read is a request to the daemon, through the slot of the
+//! reading thread.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,21 +11,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::u64_from_usize;
 
 thread_local! {
-    /// The slot that this thread answers.
+    /// The slot that this thread serves.
     static SLOT: RefCell<Option<Rc<Slot>>> = const { RefCell::new(None) };
 }
 
-/// Says which slot the calling thread answers from now on.
+/// Sets the slot that the calling thread serves.
 pub(super) fn enter(slot: &Rc<Slot>) {
     SLOT.with_borrow_mut(|here| *here = Some(Rc::clone(slot)));
 }
 
-/// Says that the calling thread answers no slot any more, so that the other side sees its end.
+/// Clears the slot of the calling thread, so that the other side sees its end.
 pub(super) fn leave() {
     SLOT.with_borrow_mut(|here| *here = None);
 }
 
-/// A volume's bytes, asked for through a slot.
+/// A volume's bytes, requested through a slot.
 pub(super) struct SlotDevice {
     pub(super) number: u32,
     pub(super) size_bytes: u64,
@@ -51,7 +52,7 @@ impl ReadAt for SlotDevice {
             match slot.receive()? {
                 Some(Message::Data) => slot.take_into(part)?,
                 Some(Message::Zero) => part.fill(0),
-                // The daemon knows why, and says so instead of whatever the reader makes of it.
+                // The daemon knows the cause, and reports it instead of the reader's error.
                 Some(Message::Failed) => {
                     return Err(
                         Error::new(ErrorKind::Io, "the volume cannot be read").at_offset(at)

@@ -1,4 +1,5 @@
-//! A slot between two sides of one process, one of which is played: for tests of what either side does with whatever the other one says.
+//! A slot with both sides in one process, one of them played by a test: to test how either side handles any
+//! message of the other.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,10 +10,10 @@ use super::slot::{DATA_BYTES, Slot};
 use crate::error::{Result, ResultExt};
 use crate::sys::shared_memory::SharedMemory;
 
-/// A slot that is used as it is between a daemon and a reader's process.
+/// A slot, as it is used between a daemon and a reader's process.
 pub struct Line(pub(super) Slot);
 
-/// The other side of a [`Line`], which says what it likes.
+/// The other side of a [`Line`], which may send anything.
 pub struct Played {
     socket: UnixStream,
     memory: Arc<SharedMemory>,
@@ -34,7 +35,7 @@ pub fn line() -> Result<(Line, Played)> {
 }
 
 impl Played {
-    /// The next message as its bytes; `None` when the line is gone.
+    /// The next message as bytes; `None` when the other side is gone.
     #[must_use]
     pub fn receive(&self) -> Option<[u8; MESSAGE_BYTES]> {
         let mut message = [0; MESSAGE_BYTES];
@@ -42,7 +43,7 @@ impl Played {
         Some(message)
     }
 
-    /// Sends bytes, which may be a message.
+    /// Sends bytes, which need not be a valid message.
     ///
     /// # Errors
     /// `Disconnected`, `Io`.
@@ -50,18 +51,18 @@ impl Played {
         (&self.socket).write_all(bytes).or_io("the line is gone")
     }
 
-    /// Puts bytes into the shared memory.
+    /// Writes bytes into the shared memory.
     ///
     /// # Errors
-    /// `InvalidInput` when there are more than it holds.
+    /// `InvalidInput` when they exceed the shared memory.
     pub fn put(&self, bytes: &[u8]) -> Result<()> {
         self.memory.write(0, bytes)
     }
 
-    /// Takes bytes from the shared memory.
+    /// Reads bytes from the shared memory.
     ///
     /// # Errors
-    /// `InvalidInput` when there are more than it holds.
+    /// `InvalidInput` when they exceed the shared memory.
     pub fn take(&self, bytes: &mut [u8]) -> Result<()> {
         self.memory.read(0, bytes)
     }

@@ -1,4 +1,4 @@
-//! What goes through a slot's socket: 24 bytes that say what lies in the shared memory, or what is wanted there.
+//! Messages on a slot's socket: 24 bytes that describe the content of the shared memory, or request some.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -18,19 +18,19 @@ pub(super) enum Message {
     Call { length: u64 },
     /// Reader to daemon: an answer of that many bytes.
     Answer { length: u64 },
-    /// Reader to daemon: that many bytes of a file, as they are.
+    /// Reader to daemon: that many bytes of a file, unencoded.
     Bytes { length: u64 },
-    /// Reader to daemon: these bytes of a device are wanted.
+    /// Reader to daemon: a request for these bytes of a device.
     Block {
         device: u32,
         offset: u64,
         length: u64,
     },
-    /// Daemon to reader: they are there.
+    /// Daemon to reader: the bytes are in the shared memory.
     Data,
-    /// Daemon to reader: they are all zero.
+    /// Daemon to reader: the bytes are all zero.
     Zero,
-    /// Daemon to reader: they cannot be had.
+    /// Daemon to reader: the bytes cannot be read.
     Failed,
 }
 
@@ -62,7 +62,7 @@ impl Message {
     /// Parses a message.
     ///
     /// # Errors
-    /// `Disconnected` when it is none.
+    /// `Disconnected` when the bytes are not a message.
     pub(super) fn parse(bytes: &[u8; MESSAGE_BYTES]) -> Result<Self> {
         let kind = le32(bytes, 0);
         let device = le32(bytes, 4).unwrap_or(0);

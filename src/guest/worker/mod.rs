@@ -1,4 +1,4 @@
-//! Readers in processes of their own: what a guest's volume does to its reader it does to nobody else.
+//! Readers in their own processes: a hostile volume can harm only its own reader.
 //!
 //! ```text
 //! tree ── Recorded ── Remote ──(a slot: socket + shared memory)── server ── Direct ── ext, xfs, btrfs, fat
@@ -6,16 +6,17 @@
 //! ```
 //!
 //! # Invariants
-//! - One process for each open filesystem. It can open no file, reach no network, and has no capabilities ([`crate::sys::confine`]);
-//!   its address space and processor time are bounded by the kernel, what it reads for one question and how long it takes by us.
-//! - A process that dies, hangs, or answers nonsense is ended; the questions that it had are `Io`, its volume says why, and after a while
-//!   the next question starts another one.
-//! - Nothing that a process says is believed: lengths are bounded before anything is read, answers are copied out of the shared
-//!   memory before they are decoded, and [`super::recorded`] checks what they say.
+//! - One process for each open filesystem. It cannot open files or reach the network, and has no capabilities
+//!   ([`crate::sys::confine`]). The kernel limits its address space and processor time; the daemon limits the
+//!   bytes and the time of each question.
+//! - A process that dies, hangs or answers nonsense is ended. Its pending questions fail with `Io`, its
+//!   volume shows the reason, and after a pause the next question starts another process.
+//! - The daemon verifies everything from a process: lengths are bounded before anything is read, answers are
+//!   copied out of the shared memory before they are decoded, and [`super::recorded`] checks their content.
 //!
 //! # Concurrency
-//! A process has a few slots, each with a thread. Who asks takes a free slot, and serves its blocks by himself: no thread waits in the
-//! daemon for a reader. No lock is held over a question.
+//! A process has a few slots, each with a thread. A caller takes a free slot, and itself serves the reader's
+//! block requests there: no thread waits in the daemon for a reader. No lock is held during a question.
 
 mod device;
 mod line;
@@ -43,22 +44,23 @@ pub use standing::Standing;
 
 use remote::{Remote, Started};
 
-/// What one reader may use.
+/// Limits of one reader.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// LIMIT: address space of a process in bytes.
     pub memory_bytes: u64,
-    /// LIMIT: processor time of a process in seconds, in its whole life: the kernel's last word on one that nobody waits for.
+    /// LIMIT: processor time of a process in seconds, over its whole life; the kernel then kills even a
+    /// process that no caller waits for.
     pub cpu_seconds: u64,
-    /// LIMIT: how long one question may take.
+    /// LIMIT: time for one question.
     pub answer_time: Duration,
-    /// LIMIT: how long opening may take, which replays journals.
+    /// LIMIT: time for opening, which replays journals.
     pub open_time: Duration,
-    /// LIMIT: bytes of the volume that one question may read.
+    /// LIMIT: bytes of the volume that may be read for one question.
     pub read_bytes: u64,
-    /// LIMIT: bytes of the volume that opening may read (an XFS log has up to 2 GiB).
+    /// LIMIT: bytes of the volume that may be read for opening (an XFS log has up to 2 GiB).
     pub open_read_bytes: u64,
-    /// How long a volume rests after its reader died; doubled with each death.
+    /// Pause of a volume after its reader died; doubled with each death.
     pub rest: Duration,
 }
 
@@ -82,19 +84,20 @@ pub enum Isolation {
     /// In this process: for debugging. A stack overflow in a reader ends the daemon.
     #[default]
     Thread,
-    /// Each in a process of its own, started from this program with the argument [`server::ARGUMENT`].
+    /// Each in its own process, started from this program with the argument [`server::ARGUMENT`].
     Process(PathBuf),
 }
 
 impl Isolation {
-    /// Each in a process of its own, of this very version, also after an upgrade has replaced the program's file.
+    /// Each in its own process of exactly this program, even after an upgrade has replaced the program's
+    /// file.
     #[must_use]
     pub fn of_this_program() -> Self {
         Self::Process("/proc/self/exe".into())
     }
 }
 
-/// Opens filesystems, where and within the limits that were chosen.
+/// Opens filesystems in the chosen place and within the chosen limits.
 pub struct Readers {
     isolation: Isolation,
     limits: Limits,
@@ -102,7 +105,7 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// Readers that run as `isolation` says and keep at most `bytes_max` bytes of answers.
+    /// Readers that run as `isolation` requires, with at most `bytes_max` bytes of cached answers.
     #[must_use]
     pub fn new(isolation: Isolation, limits: Limits, bytes_max: usize) -> Self {
         Self {
@@ -112,7 +115,8 @@ impl Readers {
         }
     }
 
-    /// Opens the filesystem on a volume, given with the other devices that it spans. Never fails: damage is a state.
+    /// Opens the filesystem on a volume; `devices` includes the other devices that it spans. Never fails:
+    /// damage is a state.
     #[must_use]
     pub fn open(&self, devices: Vec<Arc<dyn ReadAt>>) -> Opening {
         match &self.isolation {
@@ -130,7 +134,7 @@ impl Readers {
         }
     }
 
-    /// The same, through a reader that somebody plays at the other side of `line`: for tests of what it may say.
+    /// The same with a reader that a test plays at the other side of `line`.
     #[must_use]
     pub fn open_played(&self, devices: Vec<Arc<dyn ReadAt>>, line: Line) -> Opening {
         self.opening(Remote::start_played(line, self.limits, devices))
@@ -152,12 +156,12 @@ impl Readers {
     }
 }
 
-/// What became of opening a filesystem.
+/// The result of opening a filesystem.
 pub struct Opening {
-    /// How far the volume is known.
+    /// State of the volume.
     pub state: VolumeState,
-    /// The filesystem, when it is readable.
+    /// The filesystem, when it can be read.
     pub fs: Option<Arc<dyn GuestFs>>,
-    /// Whether it was the reader that failed, so that another try may end otherwise.
+    /// Whether the reader failed, so that another attempt may have another result.
     pub passing: bool,
 }

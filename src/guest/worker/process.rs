@@ -1,4 +1,4 @@
-//! One reader's process, from the daemon's side: started, asked, served, ended.
+//! The daemon's side of a reader's process: starts it, asks it questions, serves its block requests, ends it.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,31 +23,32 @@ use crate::sys::{host, pass};
 use crate::types::sync::{Condvar, Mutex};
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 
-/// Questions that one reader answers at a time.
+/// Questions that one reader answers at the same time.
 const SLOTS: usize = 2;
-/// LIMIT: how long a process may take to start.
+/// LIMIT: time for starting a process.
 const START_TIME: Duration = Duration::from_secs(20);
-/// LIMIT: how many times over the time that a question may take is waited for a process that gets no processor.
+/// LIMIT: for a process that gets no processor time, the factor by which the time limit of a question is
+/// extended.
 const STARVED: u32 = 6;
-/// LIMIT: how often a process that is about to end is looked at, each 2 ms.
+/// LIMIT: number of checks, 2 ms apart, for the exit of a process that is about to end.
 const EXIT_TRIES: u32 = 100;
-/// LIMIT: bytes of a process's last words.
+/// LIMIT: bytes of a process's last output.
 const WORDS_BYTES: usize = 2048;
 
-/// What one question may cost.
+/// The resource limits of one question.
 #[derive(Debug, Clone, Copy)]
 struct Fuel {
     time: Duration,
     read_bytes: u64,
 }
 
-/// A running process of a reader.
+/// A reader's running process.
 pub(super) struct Process {
-    /// None when somebody plays it.
+    /// `None` when a test plays it.
     child: Mutex<Option<Child>>,
     id: u32,
     confinement: Confinement,
-    /// Held open while the process is wanted.
+    /// Held open while the process is needed.
     _control: Option<UnixStream>,
     free: Mutex<Vec<Slot>>,
     freed: Condvar,
@@ -63,7 +64,7 @@ pub(super) struct End {
     pub(super) at: Instant,
 }
 
-/// A slot that goes back when it is dropped.
+/// A slot that is given back when this is dropped.
 struct Taken<'a> {
     process: &'a Process,
     slot: Option<Slot>,
@@ -99,7 +100,7 @@ impl Process {
             ours.push(Slot::new(here, Arc::clone(&memory), index));
             given.push(there);
         }
-        // What tests take away from this process, they take away from its readers.
+        // Calls that a test makes fail in this process also fail in its readers.
         let refused = std::env::var_os(refuse::VARIABLE).map(|list| (refuse::VARIABLE, list));
         let child = Command::new(program)
             .arg(ARGUMENT)
@@ -137,7 +138,8 @@ impl Process {
             let (length, _) = pass::receive(&control, &mut answer)?;
             decode::<Ready>(answer.get(..length).unwrap_or_default())
         });
-        // Whoever answers must be whom we asked: our copies of its ends go now, so that its death is seen.
+        // Drops this side's copies of the process's ends, so that its death is noticed and nothing else can
+        // answer.
         drop(given);
         match ready {
             Ok(ready) => {
@@ -162,12 +164,12 @@ impl Process {
         }
     }
 
-    /// What it has given up.
+    /// The rights that it has given up.
     pub(super) const fn confinement(&self) -> Confinement {
         self.confinement
     }
 
-    /// A reader over `devices` that somebody plays at the other side of the slot.
+    /// A reader over `devices` that a test plays at the other side of the slot.
     pub(super) fn played(slot: Slot, limits: Limits, devices: Vec<Arc<dyn ReadAt>>) -> Self {
         Self {
             id: std::process::id(),
@@ -182,18 +184,18 @@ impl Process {
         }
     }
 
-    /// How it ended, if it has.
+    /// Why and when it ended; `None` while it runs.
     pub(super) fn end(&self) -> Option<&End> {
         self.end.get()
     }
 
-    /// Ends the process, once, and says why it did.
+    /// Ends the process, once, and returns the error with the cause.
     fn ended(&self, cause: &str) -> Error {
         let end = self.end.get_or_init(|| {
             let mut child = self.child.lock();
             let by_itself = child.as_mut().and_then(exited);
             if let Some(child) = child.as_mut() {
-                // Already gone is as good.
+                // An error means that the process is gone already.
                 let _ = child.kill();
                 let _ = child.wait();
             }
@@ -234,7 +236,7 @@ impl Process {
         let mut free = self.free.lock();
         loop {
             if let Some(end) = self.end() {
-                // Those who wait besides us are to know it too.
+                // Wakes the other waiting callers.
                 self.freed.notify_all();
                 return Err(Error::new(ErrorKind::Io, end.reason.clone()));
             }
@@ -261,10 +263,10 @@ impl Process {
         }
     }
 
-    /// Asks; the bytes of a file come back in `into`, with no answer.
+    /// Asks a question. The bytes of a file are returned in `into`, without an answer.
     ///
     /// # Errors
-    /// What the reader answers; what reading the volume answered; `Io` when the process is gone.
+    /// The reader's error; errors of reading the volume; `Io` when the process is gone.
     pub(super) fn ask(&self, call: &Call, into: Option<&mut [u8]>) -> Result<Option<Answer>> {
         let fuel = self.fuel(call);
         let question = encode(call)?;
@@ -277,7 +279,7 @@ impl Process {
         match answer {
             Ok(Some(Answer::Failed { kind, what })) => Err(match failed {
                 Some(error) => error,
-                // A reader may not speak for the daemon.
+                // A reader must not cause the daemon's own error kinds.
                 None if kind == ErrorKind::Disconnected => Error::new(ErrorKind::Corrupt, what),
                 None => Error::new(kind, what),
             }),
@@ -286,7 +288,8 @@ impl Process {
         }
     }
 
-    /// One question and all that belongs to it. An error is why the process must end.
+    /// Sends one question and handles everything until its answer. An error is the reason why the process
+    /// must end.
     fn converse(
         &self,
         slot: &Slot,
@@ -338,7 +341,7 @@ impl Process {
         }
     }
 
-    /// Puts a block into the slot; `Some` when the volume could not be read.
+    /// Copies a block into the slot; `Some` when the volume could not be read.
     fn serve(
         &self,
         slot: &Slot,
@@ -385,10 +388,11 @@ enum Refused {
     Gone(Error),
 }
 
-/// `SIGSYS` of signal(7): what seccomp ends a process with.
+/// `SIGSYS` of signal(7): the signal with which seccomp kills a process.
 const SIGSYS: i32 = 31;
 
-/// How a process has ended by itself. One that has just closed its sockets is given a moment to do so.
+/// Exit status of a process that ended by itself. A process that has just closed its sockets gets a moment to
+/// exit.
 fn exited(child: &mut Child) -> Option<std::process::ExitStatus> {
     for _ in 0..EXIT_TRIES {
         match child.try_wait() {
@@ -404,18 +408,18 @@ impl Drop for Process {
     fn drop(&mut self) {
         let child = self.child.get_mut();
         if let Some(child) = child {
-            // It holds nothing that could be lost.
+            // The process holds no state that could be lost.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// Counts what a question costs.
+/// Measures the cost of a question.
 struct Watch {
     id: u32,
     fuel: Fuel,
-    /// Time waited for the process, without our own reading.
+    /// Time spent waiting for the process, without the daemon's own reads.
     waited: Duration,
     cpu_when_late: Option<Duration>,
     read_bytes: u64,
@@ -463,8 +467,9 @@ impl Watch {
         }
     }
 
-    /// Whether the time that has gone was its own: a machine under load may have given it none. The first time that it is late its
-    /// processor time is noted, and from then on it has as much again.
+    /// Whether the process had processor time while the daemon waited: a loaded machine may have given it
+    /// none. At the first delay this records its processor time; from then on it may use the same amount
+    /// again.
     fn is_at_work(&mut self) -> bool {
         if self.waited > self.fuel.time * STARVED {
             return true;

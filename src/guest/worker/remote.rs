@@ -1,4 +1,4 @@
-//! A reader in another process, which is started anew when it dies.
+//! A reader in another process, which is restarted when it dies.
 
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
@@ -20,24 +20,24 @@ use crate::types::width::u64_from_usize;
 
 /// LIMIT: runs of one file.
 const RUNS_MAX: usize = 4 << 20;
-/// LIMIT: how often the rest of a volume is doubled (to about 17 minutes from one second).
+/// LIMIT: number of doublings of a volume's pause (from one second to about 17 minutes).
 const DOUBLED_MAX: u32 = 10;
 
-/// Whether there is a process now.
+/// State of the process.
 enum Life {
     Alive(Arc<Process>),
-    /// Nobody is asked until then.
+    /// No process is started until then.
     Resting {
         until: Instant,
     },
-    /// Somebody is starting one.
+    /// A thread is starting one.
     Starting,
 }
 
 struct State {
     life: Life,
     deaths: u32,
-    /// Why the last one died.
+    /// Why the last process died.
     reason: Option<String>,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Remote {
     state: Mutex<State>,
 }
 
-/// What became of a start.
+/// The result of a start.
 pub(super) enum Started {
     Readable(Box<Remote>),
     Not(VolumeState),
@@ -64,7 +64,7 @@ fn unexpected() -> Error {
     )
 }
 
-/// Starts a process and has it open the filesystem.
+/// Starts a process and lets it open the filesystem.
 fn open(
     program: &std::path::Path,
     limits: Limits,
@@ -83,10 +83,11 @@ fn ask_open(process: &Process, devices: &[Arc<dyn ReadAt>]) -> Result<Answer> {
 }
 
 impl Remote {
-    /// Opens the filesystem on `devices` in a process of its own.
+    /// Opens the filesystem on `devices` in a new process.
     ///
     /// # Errors
-    /// `Io` when the process died over it or cannot be started; `Unsupported` when it cannot be confined.
+    /// `Io` when the process died while opening or cannot be started; `Unsupported` when it cannot be
+    /// confined.
     pub(super) fn start(
         program: PathBuf,
         limits: Limits,
@@ -96,10 +97,10 @@ impl Remote {
         Self::over(opened, program, limits, devices)
     }
 
-    /// Opens the filesystem on `devices` through a reader that somebody plays; a dead one is not started anew.
+    /// Opens the filesystem on `devices` through a reader that a test plays; a dead one is not restarted.
     ///
     /// # Errors
-    /// `Io` when it died over it.
+    /// `Io` when it died while opening.
     pub(super) fn start_played(
         line: Line,
         limits: Limits,
@@ -144,7 +145,8 @@ impl Remote {
         self.limits.rest * 2u32.saturating_pow(deaths.saturating_sub(1).min(DOUBLED_MAX))
     }
 
-    /// Notes that a process is gone, once for each. The rest begins with its end, whenever that is noticed.
+    /// Records the death of a process, once for each. The pause begins with its end, whenever that is
+    /// noticed.
     fn note_death(&self, state: &mut State, reason: String, at: Instant) {
         state.deaths = state.deaths.saturating_add(1);
         state.reason = Some(reason);
@@ -153,7 +155,7 @@ impl Remote {
         };
     }
 
-    /// Notes the death of a process that has ended since somebody looked.
+    /// Records the death of a process that has ended since the last check.
     fn settle(&self, state: &mut State) {
         let end = match &state.life {
             Life::Alive(process) => process.end().map(|end| (end.reason.clone(), end.at)),

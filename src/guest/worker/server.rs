@@ -1,4 +1,5 @@
-//! The reader's process: takes its slots, gives up its rights, answers questions until the daemon is gone.
+//! The reader's process: receives its slots, gives up its rights, and answers questions until the daemon is
+//! gone.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -24,17 +25,17 @@ use crate::sys::pass;
 use crate::sys::shared_memory::SharedMemory;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// The first argument of a program that is to be a reader.
+/// First argument of the program that makes it a reader.
 pub const ARGUMENT: &str = "guest-reader";
-/// Bytes of stack of each thread: what recurses deeper than this is not sound.
+/// Stack size of each thread in bytes: valid data needs no deeper recursion.
 const STACK_BYTES: usize = 4 << 20;
-/// LIMIT: bytes of the first message and its answer.
+/// LIMIT: bytes of the first message, and of its answer.
 pub(super) const HELLO_BYTES: usize = 64;
 
-/// Opens the filesystem on a volume: [`open_fs`], or a test's own.
+/// Opens the filesystem on a volume: [`open_fs`], or a test's function.
 pub type Open = fn(&[Arc<dyn ReadAt>]) -> (VolumeState, Option<Box<dyn GuestFs>>);
 
-/// What the daemon says first; the descriptors of the memory and of each slot's socket come with it.
+/// The daemon's first message. The descriptors of the memory and of each slot's socket come with it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Hello {
     pub(super) slots: u64,
@@ -42,7 +43,7 @@ pub(super) struct Hello {
     pub(super) cpu_seconds: u64,
 }
 
-/// What the process answers once it is confined.
+/// The process's answer after it has confined itself.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Ready {
     pub(super) namespaces: bool,
@@ -50,15 +51,16 @@ pub(super) struct Ready {
     pub(super) seccomp: bool,
 }
 
-/// Is a reader: returns when the daemon is gone. Its socket is the standard input.
+/// Runs a reader; returns when the daemon is gone. Its socket is the standard input.
 ///
 /// # Errors
-/// `Disconnected` when standard input is no daemon's socket; `Unsupported` when the process could not be confined.
+/// `Disconnected` when standard input is not a daemon's socket; `Unsupported` when the process could not be
+/// confined.
 pub fn run() -> Result<()> {
     run_with(open_fs)
 }
 
-/// [`run`] with another way to open filesystems.
+/// [`run`] with another function to open filesystems.
 ///
 /// # Errors
 /// As [`run`].
@@ -89,7 +91,7 @@ pub fn run_with(open: Open) -> Result<()> {
             .or_io("cannot start a thread")?;
         threads.push((go, thread));
     }
-    // For all threads, so when all are there; they begin only afterwards.
+    // The seal applies to all threads, so all must exist; they begin to work only afterwards.
     confinement.seccomp = confine::seal().is_ok();
     let ready = Ready {
         namespaces: confinement.namespaces,
@@ -101,12 +103,12 @@ pub fn run_with(open: Open) -> Result<()> {
         return Err(Error::unsupported("this process could not be confined"));
     }
     for (go, thread) in threads {
-        // A thread that has ended already has nobody to answer.
+        // A thread that has ended already does not need it.
         let _ = go.send(());
         drop(go);
         std::mem::forget(thread);
     }
-    // Until the daemon is gone.
+    // Blocks until the daemon is gone.
     let _ = pass::receive(&control, &mut [0; 1]);
     Ok(())
 }
@@ -132,7 +134,7 @@ fn take_slots(
     }
 }
 
-/// Answers what is asked over a line that somebody plays, with a filesystem of its own, until it ends.
+/// Answers the questions on a test's line, with a filesystem of its own, until the line ends.
 pub fn answer_played(line: Line, open: Open) {
     answer_slot(line.0, &OnceLock::new(), open);
 }
@@ -191,7 +193,7 @@ fn send(slot: &Slot, answer: &Answer) -> Result<()> {
     slot.send(Message::Answer { length })
 }
 
-/// A panic in a reader is the damage of its volume; the process goes on.
+/// A panic in a reader counts as damage of its volume; the process continues.
 fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let message = panic

@@ -1,4 +1,4 @@
-//! A slot: a socket and a piece of shared memory, where one question at a time is asked and answered.
+//! A slot: a socket and a part of the shared memory, for one question and answer at a time.
 
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 /// LIMIT: bytes of a question, a block or an answer.
 pub(super) const DATA_BYTES: usize = 1 << 20;
 
-/// A place for one question and its answer. Both processes have one for each.
+/// One side of a slot for one question and its answer. Both processes have one for each slot.
 pub(super) struct Slot {
     socket: UnixStream,
     memory: Arc<SharedMemory>,
@@ -34,7 +34,7 @@ impl Slot {
         }
     }
 
-    /// How long [`Slot::receive`] waits before it answers `None`.
+    /// Sets how long [`Slot::receive`] waits before it returns `None`.
     pub(super) fn set_patience(&self, time: Duration) -> Result<()> {
         self.socket
             .set_read_timeout(Some(time))
@@ -48,13 +48,13 @@ impl Slot {
             .map_err(|e| gone("the other side is gone").caused_by(e))
     }
 
-    /// Receives a message; `None` when nothing comes in time.
+    /// Receives a message; `None` when none comes in time.
     pub(super) fn receive(&self) -> Result<Option<Message>> {
         let mut bytes = [0; MESSAGE_BYTES];
         match (&self.socket).read(&mut bytes) {
             Ok(MESSAGE_BYTES) => Message::parse(&bytes).map(Some),
             Ok(0) => Err(gone("the other side is gone")),
-            // 24 bytes go into a socket at once or not at all, unless somebody writes pieces on purpose.
+            // A socket transfers 24 bytes at once or not at all, unless the sender writes pieces on purpose.
             Ok(_) => Err(gone("a piece of a message")),
             Err(e) if matches!(e.kind(), IoKind::WouldBlock | IoKind::TimedOut) => Ok(None),
             Err(e) if e.kind() == IoKind::Interrupted => self.receive(),
@@ -62,7 +62,7 @@ impl Slot {
         }
     }
 
-    /// Puts bytes into the shared memory, for the message that follows.
+    /// Copies bytes into the shared memory, for the message that follows.
     pub(super) fn put(&self, bytes: &[u8]) -> Result<u64> {
         if bytes.len() > DATA_BYTES {
             let what = format!(
@@ -75,7 +75,7 @@ impl Slot {
         Ok(u64_from_usize(bytes.len()))
     }
 
-    /// Takes a copy of the bytes that a message spoke of.
+    /// Copies the bytes that a message announced.
     pub(super) fn take(&self, length: u64) -> Result<Vec<u8>> {
         if length > u64_from_usize(DATA_BYTES) {
             return Err(gone("a message that is too long"));

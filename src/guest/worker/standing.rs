@@ -1,4 +1,4 @@
-//! What keeps the readers of guests' filesystems from the rest of this machine: found by starting one.
+//! How well the readers of guests' filesystems are isolated from this machine; determined by starting one.
 
 use std::fmt;
 
@@ -7,26 +7,26 @@ use serde::Serialize;
 use super::process::Process;
 use super::{Isolation, Limits};
 
-/// What readers are kept from, and by what.
+/// The isolation of readers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Standing {
     /// `process` or `thread`.
     isolation: &'static str,
-    /// Whether files and network are out of their reach; nothing is read by processes where they are not.
+    /// Whether they have no access to files and network; without that, no process reads.
     confined: bool,
     /// The kernel's version of landlock; 0 for none.
     landlock_abi: u32,
     seccomp: bool,
-    /// Whether they have namespaces of their own, which nothing depends on.
+    /// Whether they have their own namespaces; nothing depends on it.
     namespaces: bool,
-    /// What the kernel's landlock does not know, so that seccomp alone forbids it.
+    /// Restrictions that the kernel's landlock does not support, so that only seccomp enforces them.
     lacks: Vec<&'static str>,
     /// Why they are not confined.
     reason: Option<String>,
 }
 
 impl Standing {
-    /// Finds it out: starts a reader that is given nothing to read.
+    /// Determines it by starting a reader with nothing to read.
     #[must_use]
     pub fn of(isolation: &Isolation) -> Self {
         let (isolation, found) = match isolation {
@@ -59,7 +59,7 @@ impl Standing {
         }
     }
 
-    /// Whether all that can be had is there.
+    /// Whether every available protection is in force.
     #[must_use]
     pub const fn is_full(&self) -> bool {
         self.confined && self.lacks.is_empty()

@@ -1,4 +1,4 @@
-//! Questions and answers, as they are written into the shared memory.
+//! Questions and answers in the encoding of the shared memory.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ pub(super) const RUNS_MAX: usize = 16_384;
 /// A question.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Call {
-    /// Open the filesystem on devices of these sizes.
+    /// Opens the filesystem on devices of these sizes.
     Open {
         sizes: Vec<u64>,
     },
-    /// As the methods of [`crate::guest::record::Reader`].
+    /// The methods of [`crate::guest::record::Reader`].
     Subvolume(Subvolume),
     List {
         dir: GuestIno,
@@ -34,7 +34,7 @@ pub(super) enum Call {
     Record(GuestIno),
     Target(GuestIno),
     Xattrs(GuestIno),
-    /// Some of the runs, from that one on.
+    /// Some of the runs, beginning with that one.
     Runs {
         ino: GuestIno,
         from: u64,
@@ -72,7 +72,7 @@ pub(super) enum Answer {
     },
 }
 
-/// A filesystem that was opened.
+/// The result of opening a filesystem.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct OpenedFilesystem {
     pub(super) root: GuestIno,
@@ -94,7 +94,7 @@ pub(super) struct WireInfo {
     notes: Vec<String>,
 }
 
-/// Names of formats: what another process says is one of them.
+/// Names of formats: a name from another process must be one of them.
 const FORMATS: [&str; 12] = [
     "ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "exfat", "ntfs", "iso9660", "squashfs", "test",
     "memory",
@@ -137,7 +137,7 @@ impl From<WireInfo> for FsInfo {
     }
 }
 
-/// [`Record`] in plain vectors.
+/// [`Record`] as plain vectors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct WireRecord {
     attributes: Attributes,
@@ -158,10 +158,10 @@ impl From<&Record> for WireRecord {
 }
 
 impl WireRecord {
-    /// The record.
+    /// Converts to the record.
     ///
     /// # Errors
-    /// `Corrupt` when the runs are no map.
+    /// `Corrupt` when the runs form no map.
     pub(super) fn into_record(self) -> Result<Record> {
         let size_bytes = self.attributes.size_bytes;
         let runs = match self.runs {
@@ -193,7 +193,7 @@ pub(super) struct WireRuns {
 }
 
 impl WireRuns {
-    /// Some of the runs, from that position on; and whether there are more.
+    /// Some of the runs from that position on, and whether there are more.
     pub(super) fn part(map: &RunMap<()>, from: usize) -> (Self, bool) {
         let rest = map.runs().get(from..).unwrap_or_default();
         let wire = |run: &Run<()>| {
@@ -210,15 +210,15 @@ impl WireRuns {
         (Self { size_bytes, runs }, rest.len() > RUNS_MAX)
     }
 
-    /// How many there are.
+    /// Number of runs.
     pub(super) const fn count(&self) -> usize {
         self.runs.len()
     }
 
-    /// The runs, not yet checked by a map.
+    /// The runs; a map has not checked them yet.
     ///
     /// # Errors
-    /// `Corrupt` when inline bytes are not as many as their run.
+    /// `Corrupt` when the number of inline bytes differs from the length of the run.
     pub(super) fn into_runs(self) -> Result<Vec<Run<()>>> {
         let run = |(start, length_bytes, target)| {
             let target = match target {
@@ -244,10 +244,10 @@ impl WireRuns {
     }
 }
 
-/// Entries with what is known of them.
+/// Entries with their records, where known.
 pub(super) type Entries = Vec<(Entry, Option<WireRecord>)>;
 
-/// A listing's entries in plain vectors.
+/// A listing's entries as plain vectors.
 pub(super) fn entries(listing: &Listing) -> Entries {
     let entry = |(entry, record): &(Entry, Option<Record>)| {
         (entry.clone(), record.as_ref().map(Into::into))
@@ -255,7 +255,7 @@ pub(super) fn entries(listing: &Listing) -> Entries {
     listing.entries.iter().map(entry).collect()
 }
 
-/// A listing again. A record that makes no sense is left out: it is asked for when somebody wants it, and answered with the reason.
+/// Converts back to a listing. An invalid record is omitted: a later question for it returns the reason.
 pub(super) fn listing(entries: Entries, more: bool) -> Listing {
     let entry = |(entry, record): (Entry, Option<WireRecord>)| {
         (entry, record.and_then(|record| record.into_record().ok()))
@@ -275,7 +275,7 @@ impl From<&Error> for Answer {
     }
 }
 
-/// Bytes of a question or an answer.
+/// Encodes a question or an answer.
 ///
 /// # Errors
 /// `LimitExceeded`.
@@ -284,10 +284,10 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
         .map_err(|e| Error::new(ErrorKind::LimitExceeded, "cannot be written down").caused_by(e))
 }
 
-/// A question or an answer from its bytes. Memory is bounded by their number.
+/// Decodes a question or an answer. The number of bytes bounds the memory.
 ///
 /// # Errors
-/// `Disconnected`: whoever wrote this does not speak our language.
+/// `Disconnected` when the bytes are not in this encoding.
 pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
     postcard::from_bytes(bytes)
         .map_err(|e| Error::new(ErrorKind::Disconnected, "nonsense in a message").caused_by(e))

@@ -1,8 +1,9 @@
-//! md arrays: mirrors are assembled from a half that is current; what is of another level is named.
+//! md arrays: a mirror is read from a current half; arrays of other levels are only named.
 //!
 //! # Why
-//! A half that dropped out of a mirror keeps its filesystem as it was, and with metadata at its end (0.90, 1.0) it looks like any other
-//! partition. What it shows is older than what the guest would show, so it must not be taken for that.
+//! A half that dropped out of a mirror keeps its old filesystem, and with metadata at its end (0.90, 1.0) it
+//! looks like any other partition. Its content is older than the guest's view, so it must not be presented as
+//! current.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -31,12 +32,12 @@ pub(super) struct Half {
     superblock: Superblock,
 }
 
-/// What becomes of the halves of a mirror.
+/// Which halves of a mirror are usable.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
-    /// The one that is read.
+    /// The half that is read.
     carrier: Option<usize>,
-    /// For each: why it is not current, if it is not.
+    /// For each half: why it is not current, or `None`.
     stale: Vec<Option<String>>,
 }
 
@@ -44,14 +45,14 @@ fn named(half: &Half) -> String {
     format!("{} (events {})", half.path, half.superblock.events)
 }
 
-/// Why a half is not current, as the others and itself say.
+/// Why a half is not current, according to the others and itself.
 fn fault(half: &Half, halves: &[Half]) -> Option<String> {
     let own = &half.superblock;
     if !own.is_complete {
         return Some("by its own account it does not hold all data".to_owned());
     }
     let others = || halves.iter().filter(|other| other.path != half.path);
-    // One event behind is an array that was in use when it was captured (Linux, super_1_validate).
+    // A difference of one event is an array that was in use when it was captured (Linux, super_1_validate).
     let newer = others()
         .filter(|other| other.superblock.events > own.events.saturating_add(1))
         .max_by_key(|other| other.superblock.events);
@@ -96,7 +97,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Scanner<'_> {
-    /// Takes a device with a superblock; its array is assembled later.
+    /// Adds a device with a superblock; its array is assembled later.
     pub(super) fn member(&mut self, device: &ScannedDevice, superblock: Superblock) {
         let content = Content {
             format: "linux_raid_member",
@@ -115,9 +116,9 @@ impl Scanner<'_> {
         self.add(device.clone(), Some(content), known);
     }
 
-    /// Assembles the arrays that were found, and those within them.
+    /// Assembles the found arrays, and the arrays within them.
     pub(super) fn arrays(&mut self) {
-        // LIMIT: rounds end, because an array nested too deep is not looked into.
+        // LIMIT: the loop ends, because arrays that are nested too deep are not scanned.
         while !self.halves.is_empty() {
             let mut waiting = std::mem::take(&mut self.halves);
             let uuids: BTreeSet<[u8; 16]> =

@@ -1,4 +1,4 @@
-//! btrfs over several devices: the first carries the filesystem, the others are its members.
+//! btrfs over several devices: the first one carries the filesystem, the others are its members.
 //!
 //! # On-disk layout
 //! Linux, `include/uapi/linux/btrfs_tree.h`, `struct btrfs_super_block`, at 64 KiB; little-endian.
@@ -26,19 +26,19 @@ use crate::types::width::u64_from_usize;
 
 const SUPERBLOCK_AT: u64 = 65_536;
 
-/// What a device says of itself.
+/// Facts from the superblock of a device.
 struct ScannedDevice {
     filesystem: [u8; 16],
-    /// How many devices the filesystem has.
+    /// Number of devices of the filesystem.
     devices: u64,
     number: u64,
-    /// The last commit that it took part in.
+    /// The last commit in which it took part.
     generation: u64,
 }
 
-/// A device of a filesystem that has several.
+/// A device of a filesystem with several devices.
 struct BtrfsMember {
-    /// Its place among the volumes.
+    /// Its position among the volumes.
     at: usize,
     generation: u64,
 }
@@ -52,12 +52,12 @@ fn parse(superblock: &[u8]) -> Option<ScannedDevice> {
     })
 }
 
-/// A filesystem of several devices: how many it has, and those found, by number.
+/// A filesystem with several devices: their number, and those found, by device number.
 type FoundPool = (u64, BTreeMap<u64, Vec<BtrfsMember>>);
 
-/// Joins the devices of each btrfs that has several.
+/// Joins the devices of each btrfs with several devices.
 pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &mut Remarks) {
-    // By filesystem: its devices by number, with their places among the volumes.
+    // By filesystem: its devices by number, with their positions among the volumes.
     let mut pools: BTreeMap<[u8; 16], FoundPool> = BTreeMap::new();
     for at in 0..volumes.len() {
         let Some(volume) = volumes.get(at) else { break };
@@ -69,7 +69,8 @@ pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &
         let read = volume
             .reader(sources)
             .read_at(SUPERBLOCK_AT, &mut superblock);
-        // The filesystem of one device is left alone: a snapshot of it has the same UUID and is one of its own.
+        // A filesystem with one device stays alone: a snapshot of it has the same UUID, and is a filesystem
+        // of its own.
         let Some(device) = read
             .ok()
             .and_then(|()| parse(&superblock))
@@ -112,8 +113,8 @@ pub(super) fn join(volumes: &mut [Volume], sources: &[Arc<dyn ReadAt>], notes: &
     }
 }
 
-/// Of copies of one device that of the last commit, as Linux has it (`device_list_add`); the roles of the others are set. What is to be
-/// said when none is newer than the others.
+/// Among copies of one device, picks the one with the last commit, as Linux does (`device_list_add`), and
+/// sets the roles of the others. Fails with a remark for people when none is newer than the others.
 fn newest(
     volumes: &mut [Volume],
     copies: &[BtrfsMember],

@@ -1,4 +1,4 @@
-//! LVM across all disks of a point: physical volumes are gathered, groups assembled as they become whole.
+//! LVM across all disks of a point: gathers physical volumes, and assembles groups as they become complete.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -19,7 +19,8 @@ use crate::guest::lvm::{
 };
 use crate::guest::remark::Remarks;
 
-/// LIMIT: bytes of all groups' texts together (ours; a group of a thousand volumes on ten devices has 10 MiB of them).
+/// LIMIT: bytes of all groups' texts together (our limit; a group of a thousand volumes on ten devices has 10
+/// MiB of them).
 const TEXT_BYTES_MAX: usize = 64 << 20;
 
 /// The physical volumes found so far.
@@ -27,11 +28,11 @@ const TEXT_BYTES_MAX: usize = 64 << 20;
 pub(super) struct Physicals {
     groups: Groups,
     found: Vec<Physical>,
-    /// Bytes of text parsed.
+    /// Bytes of text parsed so far.
     text_bytes: usize,
 }
 
-/// Where the volumes of a group are put.
+/// Where the volumes of a group are added.
 struct GroupDirectory<'a> {
     dir: &'a str,
     depth: u32,
@@ -39,7 +40,7 @@ struct GroupDirectory<'a> {
 }
 
 impl Physicals {
-    /// Takes a device with a label.
+    /// Adds a device with a label.
     pub(super) fn add(
         &mut self,
         volume: usize,
@@ -58,7 +59,8 @@ impl Physicals {
             version: None,
             damage: None,
         };
-        // What lies within a volume of LVM is no device to the machine whose volume it is (lvm.conf: scan_lvs), so it counts as no copy.
+        // A physical volume inside a logical volume is not a device for the machine that owns that volume
+        // (lvm.conf: scan_lvs), so it does not count as a copy.
         let is_inner = self
             .found
             .iter()
@@ -80,7 +82,7 @@ impl Physicals {
         self.found.push(found);
     }
 
-    /// Takes the text of a group; answers its version.
+    /// Adds the text of a group; returns its version.
     fn text(&mut self, text: &[u8]) -> Result<Version> {
         self.text_bytes = self.text_bytes.saturating_add(text.len());
         if self.text_bytes > TEXT_BYTES_MAX {
@@ -90,7 +92,7 @@ impl Physicals {
         self.groups.add(text)
     }
 
-    /// What a physical volume is a part of.
+    /// The role of a physical volume in its group.
     fn role(
         &self,
         found: &Physical,
@@ -124,12 +126,12 @@ impl Physicals {
     }
 }
 
-/// An identifier without its hyphens, as device-mapper has it.
+/// An identifier without hyphens, as in device-mapper.
 fn plain(id: &str) -> String {
     id.chars().filter(|c| *c != '-').collect()
 }
 
-/// Whether all of a group's physical volumes are there.
+/// Whether all physical volumes of a group were found.
 fn is_whole(group: &Group, devices: &Devices) -> bool {
     group
         .physical
@@ -138,13 +140,15 @@ fn is_whole(group: &Group, devices: &Devices) -> bool {
 }
 
 impl Scanner<'_> {
-    /// Assembles groups until no more are found: whole ones first, for what lies in them may complete others.
+    /// Assembles groups until no more are found. Complete groups come first, because their volumes may
+    /// complete others.
     pub(super) fn logical_volumes(&mut self) {
         let mut done = BTreeSet::new();
         let mut names = BTreeSet::new();
         let mut chosen = Chosen::default();
         let budget = Budget::default();
-        // LIMIT: rounds end, because each takes at least one group, and a volume nested too deep gives no more.
+        // LIMIT: the loop ends, because each round takes at least one group, and volumes that are nested too
+        // deep yield no more.
         loop {
             chosen.settle(&self.physicals.found, &mut self.notes);
             let waiting: Vec<Group> = self
@@ -183,7 +187,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// The directory of a group; of several with one name the first keeps it.
+    /// The directory of a group; of several with one name the first one keeps it.
     fn group_dir(&mut self, group: &Group, names: &mut BTreeSet<String>) -> String {
         let name = &group.name;
         if names.insert(name.clone()) {
@@ -211,7 +215,7 @@ impl Scanner<'_> {
                 None => self
                     .notes
                     .push(format!("{dir}: PV {id} ({key}) is missing")),
-                // Noted where it was found.
+                // The error was noted where it was found.
                 Some(Err(_)) => {}
                 Some(Ok(_)) if pv.is_missing => {
                     let note =

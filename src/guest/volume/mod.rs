@@ -1,12 +1,13 @@
-//! The volumes of a point: what lies on its disks, found by structure alone.
+//! The volumes of a point, found on its disks by structure alone.
 //!
-//! [`scan_point`] looks at all disks of a point together: partitions, whole disks, LVM volumes across disks, and what lies nested in
-//! those. It reads tables, labels and magic numbers and opens no filesystem; [`Volume::open`] does, later, wherever it is wanted.
+//! [`scan_point`] examines all disks of a point together: partitions, whole disks, LVM volumes across disks,
+//! and volumes nested in those. It reads tables, labels and magic numbers, and opens no filesystem;
+//! [`Volume::open`] does so later, on demand.
 //!
 //! # Invariants
-//! - A volume is a run map over the point's disks, composed down to them: reading one goes through no other.
+//! - A volume is a run map directly over the point's disks: reading it involves no other volume.
 //! - The same disks give the same volumes in the same order, with the same paths.
-//! - Damage is a state of one volume, and never stops the others.
+//! - Damage is a state of one volume, and does not affect the others.
 
 mod array;
 mod btrfs;
@@ -26,24 +27,24 @@ use super::probe::{Content, open_fs};
 use crate::block::ReadAt;
 use crate::block::run::{RunMap, RunReader};
 
-/// What the structure of the disks tells of a volume.
+/// Knowledge about a volume from the structure of the disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Known {
     /// It has the magic of a filesystem, or is the first device of one; a reader may open it.
     Filesystem,
-    /// Nothing that could be shown: swap, an extended partition, nothing that is known.
+    /// It has no files to show: swap, an extended partition, or unknown content.
     NoFilesystem,
     /// It has a partition table; its partitions are volumes below `<path>.part/`.
     Partitioned,
-    /// It is a part of something, named here for people: "LVM group vg0", "btrfs of vda/part/2".
+    /// It is a part of another volume, named here for people: "LVM group vg0", "btrfs of vda/part/2".
     Member(String),
-    /// It, or what it consists of, uses something, named here, that is not read.
+    /// It, or a part of it, uses a feature, named here, that is not supported.
     Unsupported(String),
-    /// It is damaged, or a part of it is missing: place and cause.
+    /// It is damaged or incomplete: place and cause.
     Damaged(String),
 }
 
-/// Where a volume comes from, as a guest's device names tell it.
+/// Origin of a volume, as needed for a guest's device names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// A whole disk, by its number.
@@ -69,14 +70,15 @@ pub enum Origin {
     },
 }
 
-/// What a guest may know a volume by, beside its place and its content.
+/// Further names by which a guest may refer to a volume, besides its place and content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Alias {
-    /// Of a logical volume the identifiers of its group and its own, of an array its UUID: letters and digits only.
+    /// For a logical volume, the identifiers of its group and its own; for an array, its UUID. Letters and
+    /// digits only.
     pub device_id: Option<String>,
-    /// Type of a GPT's partition, as a GUID.
+    /// Type of a GPT partition, as a GUID.
     pub gpt_type: Option<String>,
-    /// Whether that partition may be mounted by its type alone.
+    /// Whether the guest may mount that partition by its type alone.
     pub is_automatic: bool,
 }
 
@@ -86,13 +88,13 @@ pub struct Volume {
     /// Its path below `volumes/`, unique: `vda/part/1`, `vda/raw`, `lvm/vg0/root`, `lvm/vg0/disk1.part/1`,
     /// `md/root`.
     pub path: String,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
-    /// What else names it.
+    /// Its further names.
     pub alias: Alias,
-    /// Where its bytes are; sources are the numbers of the point's disks.
+    /// Location of its bytes; sources are the numbers of the point's disks.
     pub map: Arc<RunMap<usize>>,
-    /// Where the other devices are that its filesystem spans (btrfs), in the order of their numbers.
+    /// Locations of the further devices of its filesystem (btrfs), in the order of their numbers.
     pub members: Vec<Arc<RunMap<usize>>>,
     /// Type of the partition (its name, else its id) or of the logical volume.
     pub type_name: Option<String>,
@@ -100,28 +102,29 @@ pub struct Volume {
     pub part_label: Option<String>,
     /// UUID of the partition.
     pub part_uuid: Option<String>,
-    /// Bytes of the sectors that its table counts in.
+    /// Sector size in bytes of the table that contains it.
     pub sector_bytes: Option<u64>,
-    /// Whether only a copy of the partition table at the end of the disk knows it: it may be read, and is no part of the guest's tree.
+    /// Whether only a backup partition table at the end of the disk lists it: it can be read, but is not a
+    /// part of the guest's tree.
     pub is_left_over: bool,
-    /// What lies on it, as its magic says.
+    /// Its content according to its magic number.
     pub content: Option<Content>,
-    /// How far it is known.
+    /// Knowledge about it.
     pub known: Known,
-    /// What is wrong with its place, though a filesystem may still be readable in what is there.
+    /// A fault of its place; a filesystem may still be readable in the rest.
     pub damage: Option<String>,
 }
 
-/// What a scan of a point found.
+/// The result of scanning a point.
 #[derive(Debug, Clone)]
 pub struct Scan {
-    /// The volumes: those of each disk in order, then those assembled.
+    /// The volumes: those of each disk in order, then the assembled ones.
     pub volumes: Vec<Volume>,
     /// Remarks for people.
     pub notes: Vec<String>,
-    /// Whether everything could be read: if not, another scan may find more.
+    /// Whether everything was readable; otherwise another scan may find more.
     pub complete: bool,
-    /// How many of the first volumes are at the same position in every complete scan.
+    /// Number of leading volumes that have the same position in every complete scan.
     pub settled: usize,
 }
 
@@ -132,7 +135,7 @@ impl Volume {
         reader(&self.map, sources)
     }
 
-    /// All devices that its filesystem spans, itself first.
+    /// All devices of its filesystem, itself first.
     #[must_use]
     pub fn devices(&self, sources: &[Arc<dyn ReadAt>]) -> Vec<Arc<dyn ReadAt>> {
         std::iter::once(&self.map)
@@ -141,13 +144,14 @@ impl Volume {
             .collect()
     }
 
-    /// How far it is known, where `open` tells what became of opening its filesystem; it is called only if there may be one.
+    /// Its state. `open` opens its filesystem; it is called only if there may be one.
     #[must_use]
     pub fn state(&self, open: impl FnOnce() -> VolumeState) -> VolumeState {
         match &self.known {
             Known::Filesystem => match (open(), &self.damage) {
                 (VolumeState::Readable, _) => VolumeState::Readable,
-                // A filesystem that opens in what is there is shown; otherwise the cut is the better answer.
+                // If a filesystem opens in the rest, it is shown; otherwise the fault of the place is the
+                // better answer.
                 (_, Some(damage)) => VolumeState::Damaged(damage.clone()),
                 (state, None) => state,
             },
@@ -159,7 +163,8 @@ impl Volume {
         }
     }
 
-    /// Opens the filesystem on it in this process, or says why there is none to read. Never fails: damage is a state.
+    /// Opens its filesystem in this process, or explains why there is none to read. Never fails: damage is a
+    /// state.
     #[must_use]
     pub fn open(&self, sources: &[Arc<dyn ReadAt>]) -> (VolumeState, Option<Box<dyn GuestFs>>) {
         let mut found = None;

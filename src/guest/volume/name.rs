@@ -1,4 +1,5 @@
-//! Paths of volumes: unique, also against the names that the tree makes of them (`<path>.raw`, directories above).
+//! Paths of volumes: unique, also against the names that the tree derives from them (`<path>.raw`,
+//! directories above).
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -35,7 +36,7 @@ impl Names {
     /// The first of `path`, `path@2`, `path@3`, ... for which `wanted` holds.
     fn first(path: &str, wanted: impl Fn(&str) -> bool) -> String {
         let mut name = path.to_owned();
-        // Ends: finitely many names are taken.
+        // The loop ends, because finitely many names are taken.
         for n in 2u64.. {
             if wanted(&name) {
                 break;
@@ -45,7 +46,7 @@ impl Names {
         name
     }
 
-    /// Takes a path for a volume; one that is taken gets a number behind it.
+    /// Takes a path for a volume; a number is appended when the path is taken.
     pub(super) fn volume(&mut self, path: &str) -> String {
         let path = Self::first(path, |path| self.is_free(path));
         for dir in above(&path) {
@@ -56,7 +57,7 @@ impl Names {
         path
     }
 
-    /// A path for a directory of volumes.
+    /// Takes a path for a directory of volumes.
     pub(super) fn directory(&mut self, path: &str) -> String {
         let is_free = |path: &str| {
             std::iter::once(path)

@@ -1,8 +1,9 @@
-//! Physical volumes of LVM that are there more than once: which copy counts.
+//! Chooses among several copies of an LVM physical volume.
 //!
 //! # Why
-//! A disk of a cloned or restored machine is easily attached beside the one that it was made from. LVM itself activates nothing of a group
-//! with such copies, because it cannot know which one is meant; but an old copy is told by its text, which was written less often.
+//! A disk of a cloned or restored machine is easily attached beside its original. LVM itself activates no
+//! group with such copies, because it cannot know which one is meant. But an old copy can be recognised: its
+//! text was written less often.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -16,24 +17,24 @@ use crate::block::run::RunMap;
 use crate::guest::lvm::{Devices, Version};
 use crate::guest::remark::Remarks;
 
-/// A physical volume that was found.
+/// A physical volume on a device.
 pub(super) struct Physical {
     /// Its position among the volumes.
     pub(super) volume: usize,
     pub(super) path: String,
     pub(super) id: String,
     pub(super) map: Arc<RunMap<usize>>,
-    /// How many tables and groups lie below it.
+    /// Number of tables and groups below it.
     pub(super) depth: u32,
-    /// Whether only a left-over partition table knows it.
+    /// Whether only a left-over partition table lists it.
     pub(super) is_left_over: bool,
-    /// The text that it holds.
+    /// Version of the text on it.
     pub(super) version: Option<Version>,
     /// Why its text cannot be read.
     pub(super) damage: Option<String>,
 }
 
-/// Which of the physical volumes with one identifier counts.
+/// The choice among physical volumes with one identifier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Choice {
     /// The one at this path.
@@ -46,11 +47,11 @@ pub(super) enum Choice {
 #[derive(Default)]
 pub(super) struct Chosen {
     pub(super) choices: BTreeMap<String, Choice>,
-    /// Where the bytes are, or why there are none.
+    /// Location of the bytes, or why there are none.
     pub(super) devices: Devices,
 }
 
-/// Chooses among copies, of which there is at least one.
+/// Chooses among copies; there is at least one.
 fn choose(copies: &[&Physical]) -> Choice {
     let newest = copies.iter().max_by_key(|copy| seqno(copy));
     let Some(newest) = newest else {
@@ -83,7 +84,7 @@ fn seqno(physical: &Physical) -> Option<u64> {
 }
 
 impl Chosen {
-    /// Chooses for each identifier that has not been chosen for. What is found within volumes later changes no choice.
+    /// Chooses for each identifier without a choice. Copies found later within volumes change no choice.
     pub(super) fn settle(&mut self, found: &[Physical], notes: &mut Remarks) {
         let ids: BTreeSet<&str> = found.iter().map(|found| found.id.as_str()).collect();
         for id in ids {
@@ -121,7 +122,7 @@ impl Chosen {
         }
     }
 
-    /// Whether a physical volume is the one that counts.
+    /// Whether a physical volume is the chosen copy.
     pub(super) fn is_used(&self, found: &Physical) -> bool {
         matches!(self.choices.get(&found.id), Some(Choice::One(path)) if *path == found.path)
     }

@@ -1,4 +1,4 @@
-//! The scan of a point: disks first, then rounds of assembling what was found on them.
+//! The scan of a point: first the disks, then rounds of assembling the devices found on them.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -20,49 +20,49 @@ use crate::guest::partition::{self, Kind, Partition, Table, TableKind};
 use crate::guest::probe::{Class, Content, probe};
 use crate::guest::remark::Remarks;
 
-/// LIMIT: volumes within each other (ours): a table in a volume of a group on a partition has 3.
+/// LIMIT: nested volumes (our limit): a table in a volume of a group on a partition has depth 3.
 pub(super) const DEPTH_MAX: u32 = 4;
-/// LIMIT: volumes of a point (ours).
+/// LIMIT: volumes of a point (our limit).
 const VOLUMES_MAX: usize = 1000;
 
-/// Something that may hold a table, a filesystem, or a part of something.
+/// A device that may contain a table, a filesystem, or a part of another volume.
 #[derive(Clone)]
 pub(super) struct ScannedDevice {
     pub(super) path: String,
     pub(super) origin: Origin,
     pub(super) map: Arc<RunMap<usize>>,
-    /// How many tables and groups lie below it.
+    /// Number of tables and groups below it.
     pub(super) depth: u32,
     pub(super) type_name: Option<String>,
     pub(super) part_label: Option<String>,
     pub(super) part_uuid: Option<String>,
     pub(super) alias: Alias,
     pub(super) damage: Option<String>,
-    /// Bytes of the sectors that its table counts in.
+    /// Sector size in bytes of the table that contains it.
     pub(super) sector_bytes: Option<u64>,
-    /// Whether only a left-over table knows it, or what it lies on.
+    /// Whether only a left-over table lists it, or a device below it.
     pub(super) is_left_over: bool,
 }
 
-/// A scan that is going on.
+/// A scan in progress.
 pub(super) struct Scanner<'a> {
     pub(super) sources: &'a [Arc<dyn ReadAt>],
     pub(super) names: Names,
     pub(super) volumes: Vec<Volume>,
     pub(super) notes: Remarks,
     pub(super) physicals: Physicals,
-    /// Devices of md arrays that have not been assembled.
+    /// Devices of md arrays that are not assembled yet.
     pub(super) halves: Vec<Half>,
-    /// Number of volumes when something could not be read.
+    /// Number of volumes at the first read error.
     settled: Option<usize>,
-    /// Whether there are too many volumes already.
+    /// Whether the limit of volumes is reached.
     pub(super) is_full: bool,
 }
 
-/// Finds the volumes of a point's disks, given with their names.
+/// Finds the volumes of a point's disks; each disk comes with its name.
 ///
-/// Never fails: a damaged table gives one volume, `NAME/raw`, which says so; a disk that cannot be read is said in the notes, and the
-/// scan is then not complete.
+/// Never fails: a damaged table yields one volume, `NAME/raw`, with the damage; an unreadable disk is noted,
+/// and the scan is then incomplete.
 #[must_use]
 pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
     let sources: Vec<Arc<dyn ReadAt>> = disks.iter().map(|(_, disk)| Arc::clone(disk)).collect();
@@ -94,8 +94,8 @@ pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
 }
 
 impl Scanner<'_> {
-    /// Says that something could not be read, so that what follows may be at another position in another scan. What is damaged or
-    /// beyond us was read.
+    /// Records a read error, after which volumes may have other positions in another scan. Damaged or
+    /// unsupported data do not count: they were read.
     pub(super) fn unread(&mut self, path: &str, error: &Error) {
         use ErrorKind::{Corrupt, LimitExceeded, NotFound, Unsupported};
         if !matches!(
@@ -129,7 +129,8 @@ impl Scanner<'_> {
         };
         let table = partition::scan(disk, 0);
         let is_table = !matches!(&table, Ok(table) if table.kind == TableKind::None);
-        // A table within a mirror of whole disks, whose superblock is at their end; one at their start would hide it.
+        // A table within a mirror of whole disks whose superblock is at their end; a superblock at the start
+        // would hide the table.
         if is_table
             && let Some(superblock) = md::load(disk)
                 .unwrap_or(None)
@@ -159,7 +160,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Looks at the partitions of a GPT that only its copy at the end of a disk knows.
+    /// Scans the partitions of a GPT of which only the backup at the end of a disk exists.
     fn left_over(&mut self, device: ScannedDevice, name: &str, table: Table) {
         self.notes.push(format!(
             "{name}: a sound copy of a GPT lies at the end of the disk, and no GPT at its start; its partitions are in {name}/backup-gpt, and no \
@@ -172,7 +173,7 @@ impl Scanner<'_> {
         self.table(&device, &format!("{name}/backup-gpt"), name, table);
     }
 
-    /// Adds a volume; beyond the limit, says so once.
+    /// Adds a volume; beyond the limit, it notes that once.
     pub(super) fn add(&mut self, device: ScannedDevice, content: Option<Content>, known: Known) {
         if self.volumes.len() >= VOLUMES_MAX {
             if !self.is_full {
@@ -208,7 +209,7 @@ impl Scanner<'_> {
         });
     }
 
-    /// Looks at everything in a table; its partitions are named below `dir`.
+    /// Scans all partitions of a table; their names are below `dir`.
     fn table(&mut self, device: &ScannedDevice, dir: &str, who: &str, table: Table) {
         for note in &table.notes {
             self.notes.push(format!("{who}: {note}"));
@@ -230,7 +231,7 @@ impl Scanner<'_> {
         part: Partition,
         map: Result<RunMap<usize>>,
     ) {
-        // A kernel gives no name to what it does not see.
+        // The kernel gives no name to a partition that it does not see.
         let disk = match below.origin {
             Origin::Disk(number) if !below.is_left_over => Some(number),
             _ => None,
@@ -265,7 +266,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Looks at what lies on a device.
+    /// Scans the content of a device.
     pub(super) fn look(&mut self, device: ScannedDevice) {
         if self.is_full {
             return;
@@ -278,7 +279,7 @@ impl Scanner<'_> {
                 return self.add(device, None, Known::Damaged(error.report()));
             }
         };
-        // What Linux does not see is no part of an array.
+        // A device that Linux does not see is not part of an array.
         match (!device.is_left_over).then(|| md::load(&reader)) {
             Some(Ok(Some(superblock))) => return self.member(&device, superblock),
             Some(Err(error)) => {
@@ -291,8 +292,8 @@ impl Scanner<'_> {
         if may_be_physical && self.physical(&device, &reader) {
             return;
         }
-        // On a partition a filesystem hides a table, whose signature is also that of a boot sector; a disk of a guest's guest begins
-        // with its table.
+        // On a partition, a filesystem hides a table, whose signature is also that of a boot sector; the disk
+        // of a nested guest begins with its table.
         let may_have_table = match device.origin {
             Origin::Disk(_) => false,
             Origin::Partition { .. } => content.is_none(),
@@ -309,14 +310,14 @@ impl Scanner<'_> {
         self.add(device, content, known);
     }
 
-    /// Looks for a partition table within a volume; whether there was one.
+    /// Scans a partition table within a volume; returns whether there was one.
     fn nested_table(&mut self, device: &ScannedDevice, reader: &Arc<dyn ReadAt>) -> bool {
         let table = match partition::scan(reader, 0) {
             Ok(table) => table,
-            // What looks like a damaged table may be anything here.
+            // Inside a volume, bytes that look like a damaged table may be anything.
             Err(_) => return false,
         };
-        // Nor is a boot sector with partitions that are not there a table.
+        // A boot sector whose partitions lie outside the volume is not a table either.
         if table.kind == TableKind::None || table.partitions.iter().all(|p| p.damage.is_some()) {
             return false;
         }
@@ -334,7 +335,7 @@ impl Scanner<'_> {
         true
     }
 
-    /// Takes a physical volume of LVM; whether it was one.
+    /// Adds an LVM physical volume; returns whether the device is one.
     fn physical(&mut self, device: &ScannedDevice, reader: &Arc<dyn ReadAt>) -> bool {
         let (known, uuid) = match lvm::load_label(reader) {
             Ok(None) => return false,
@@ -360,7 +361,7 @@ impl Scanner<'_> {
     }
 }
 
-/// What a magic tells of a volume.
+/// The knowledge about a volume from its magic number.
 fn known(content: Option<&Content>) -> Known {
     let Some(content) = content else {
         return Known::NoFilesystem;

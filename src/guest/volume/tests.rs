@@ -57,7 +57,7 @@ fn shown(scan: &Scan) -> Vec<(&str, &Known)> {
 #[test]
 fn tables_within_partitions_are_looked_into_to_a_depth() {
     let disk = empty();
-    // Each table's second partition is what is left, and holds the next one.
+    // The second partition of each table is the rest, and contains the next table.
     let mut at = 0;
     for level in 0..8u32 {
         let rest = u32::try_from(SIZE / 512).unwrap() - (level + 1) * 100;
@@ -93,7 +93,7 @@ fn a_filesystem_hides_what_looks_like_a_table() {
         shown(&scan(vec![dynamic(disk)])),
         [("vda/part/1", &Known::Filesystem)]
     );
-    // Nor are partitions that are not there a table.
+    // A table whose partitions do not exist is not a table either.
     let disk = empty();
     table(&disk, 0, &[(0x83, 100, 10_000)]);
     table(&disk, 100 * 512, &[(0x83, 20_000_000, 10)]);
@@ -137,7 +137,7 @@ fn devices_of_one_btrfs_are_joined() {
     );
 }
 
-/// The order of disks changes nothing, and of two copies of one commit neither is chosen.
+/// The order of disks changes nothing. Of two copies with one commit, neither is chosen.
 #[test]
 fn copies_of_a_device_of_a_btrfs() {
     let device = |number, generation: u64| {
@@ -166,7 +166,7 @@ fn copies_of_a_device_of_a_btrfs() {
     );
 }
 
-/// Two snapshots of a filesystem of one device have its UUID, and are filesystems of their own.
+/// Two snapshots of a single-device filesystem have its UUID, and are separate filesystems.
 #[test]
 fn copies_of_a_single_btrfs_stay_alone() {
     let (one, two) = (empty(), empty());
@@ -204,7 +204,7 @@ fn members_and_what_is_not_read_say_so() {
     assert!(matches!(state, VolumeState::Unsupported(_)) && fs.is_none());
 }
 
-/// A disk that cannot be read hides nothing of the others, and numbers after it are not settled.
+/// An unreadable disk hides no volume of the others; numbers behind it are not settled.
 #[test]
 fn a_disk_that_cannot_be_read_leaves_the_others() {
     let good = empty();
@@ -221,7 +221,7 @@ fn a_disk_that_cannot_be_read_leaves_the_others() {
         (4, 2, false)
     );
     assert!(found.notes[0].contains("vdb could not be read"));
-    // One partition only.
+    // Only one partition is unreadable.
     let bad = Fault::new(Arc::new(good));
     bad.fail_range(OpKind::Read, 100 * 512, 200 * 512, ErrorKind::Io);
     let found = scan(vec![Arc::new(bad)]);

@@ -22,7 +22,8 @@ fn plain(uuid: &str) -> String {
         .to_ascii_lowercase()
 }
 
-/// The same with each group of four bytes turned round: mdadm writes the words of the old superblock.
+/// The same with the bytes of each group of four reversed: mdadm prints the words of the old superblock in
+/// that order.
 fn turned(id: &str) -> String {
     let bytes: Vec<&str> = (0..id.len())
         .step_by(2)
@@ -32,7 +33,7 @@ fn turned(id: &str) -> String {
     words.flat_map(|word| word.iter().rev().copied()).collect()
 }
 
-/// The arrays of a UUID.
+/// The arrays with a UUID.
 pub(super) fn arrays_with_id(volumes: &[VolumeFacts], uuid: &str) -> Vec<usize> {
     let wanted = plain(uuid);
     all(volumes, |facts| {
@@ -41,9 +42,9 @@ pub(super) fn arrays_with_id(volumes: &[VolumeFacts], uuid: &str) -> Vec<usize> 
     })
 }
 
-/// The arrays of a name.
+/// The arrays with a name.
 pub(super) fn arrays_named(volumes: &[VolumeFacts], name: &str) -> Vec<usize> {
-    // Names are those of a host: `web01:root`.
+    // Names have a host as prefix: `web01:root`.
     let name = name.rsplit_once(':').map_or(name, |(_, name)| name);
     all(
         volumes,
@@ -51,7 +52,7 @@ pub(super) fn arrays_named(volumes: &[VolumeFacts], name: &str) -> Vec<usize> {
     )
 }
 
-/// A partition of these volumes, where a number is wanted.
+/// A partition of these volumes, when a number is given.
 pub(super) fn part_of(
     volumes: &[VolumeFacts],
     found: Vec<usize>,
@@ -68,7 +69,8 @@ pub(super) fn part_of(
     all(volumes, |facts| paths.contains(&facts.path))
 }
 
-/// By the name of an array: `md0`, `md127p1`, `md/root`. Numbers are given anew at each boot unless mdadm.conf says otherwise.
+/// Finds arrays by name: `md0`, `md127p1`, `md/root`. Numbers are assigned anew at each boot unless
+/// mdadm.conf fixes them.
 pub(super) fn by_array(volumes: &[VolumeFacts], device: &str, hints: &Hints<'_>) -> Found {
     let told = |device: &str| {
         let full = format!("/dev/{device}");

@@ -1,4 +1,4 @@
-//! Entries of boot loaders: which root a machine is started with (Boot Loader Specification).
+//! Entries of boot loaders: they name the root with which a machine is started (Boot Loader Specification).
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -10,7 +10,8 @@ use super::tree::Tree;
 use super::{FileLocation, Open};
 use crate::guest::fs::Subvolume;
 
-/// Where entries lie below the root of a filesystem, the strongest first. `loader` is a link to one of the others where ostree writes them.
+/// Directories of entries below the root of a filesystem, in order of precedence. Where ostree writes
+/// entries, `loader` is a link to one of the others.
 const DIRS: [&[u8]; 6] = [
     b"/loader/entries",
     b"/boot/loader/entries",
@@ -19,27 +20,27 @@ const DIRS: [&[u8]; 6] = [
     b"/loader.0/entries",
     b"/boot/loader.0/entries",
 ];
-/// LIMIT: entries that are read (ours).
+/// LIMIT: entries to read (our limit).
 const ENTRIES_MAX: usize = 200;
 
 /// One entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// What the entries are sorted by.
+    /// Sort key of the entries.
     version: Vec<Part>,
     name: Vec<Part>,
     /// The kernel's command line.
     options: Vec<String>,
 }
 
-/// A part of a version: digits count as a number.
+/// A part of a version; digits compare as a number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Text(String),
     Number(u64),
 }
 
-/// A version in its parts.
+/// Splits a version into its parts.
 fn parts(text: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = text;
@@ -90,7 +91,7 @@ impl Entry {
             .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     }
 
-    /// The subvolume that the root is mounted from.
+    /// The subvolume from which the root is mounted.
     pub(super) fn subvolume(&self) -> Option<Vec<u8>> {
         let flags = self.option("rootflags")?;
         let path = flags

@@ -1,7 +1,8 @@
-//! The filesystems of a point as a plan asks for them.
+//! The filesystems of a point, opened for a plan.
 //!
 //! # Why
-//! An open filesystem may be a process: only a few are held at once, however many volumes there are. Why one cannot be opened is kept.
+//! An open filesystem may be a process: only a few are held at the same time, however many volumes there are.
+//! The reason why one cannot be opened is kept.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -19,12 +20,12 @@ use super::{Obstacle, Open, VolumeFacts};
 use crate::error::{Error, Result};
 use crate::guest::fs::GuestFs;
 
-/// LIMIT: filesystems held open here.
+/// LIMIT: filesystems held open by a plan.
 const HELD: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 /// Opened filesystems of a point's volumes, for a plan.
 pub(super) struct Filesystems<'a> {
-    /// The volumes; what an open filesystem says of itself has completed what its magic told.
+    /// The volumes; facts from opened filesystems have completed those from the magic numbers.
     pub(super) volumes: Vec<VolumeFacts>,
     open: Open<'a>,
     held: RefCell<LruCache<usize, Arc<dyn GuestFs>>>,
@@ -42,7 +43,7 @@ impl<'a> Filesystems<'a> {
         }
     }
 
-    /// Asks a filesystem for its label and UUID, which not every format has where they are cheap to find.
+    /// Adds a filesystem's own label and UUID, which are not cheap to find in every format.
     pub(super) fn complete(&mut self, volume: usize, fs: &dyn GuestFs) {
         if let Some(facts) = self.volumes.get_mut(volume) {
             let info = fs.info();
@@ -64,7 +65,7 @@ impl<'a> Filesystems<'a> {
     /// The filesystem on a volume.
     ///
     /// # Errors
-    /// `Unsupported` with the report of what opening it answered.
+    /// `Unsupported` with the report of the error from opening it.
     pub(super) fn get(&self, volume: usize) -> Result<Arc<dyn GuestFs>> {
         if let Some(fs) = self.held.borrow_mut().get(&volume) {
             return Ok(Arc::clone(fs));

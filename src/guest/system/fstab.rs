@@ -1,25 +1,25 @@
 //! `/etc/fstab`: which filesystem a guest mounts where (fstab(5)).
 //!
 //! # Invariants
-//! Total: any bytes give entries; a line that is none is left out, as mount(8) does. Lines and entries are bounded.
+//! Total: any bytes yield entries; invalid lines are skipped, as in mount(8). Lines and entries are bounded.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::as_conversions
 )]
 
-/// LIMIT: entries of one file (ours).
+/// LIMIT: entries of one file (our limit).
 const ENTRIES_MAX: usize = 1000;
 
-/// LIMIT: remarks on lines that are none.
+/// LIMIT: remarks on invalid lines.
 const NOTES_MAX: usize = 20;
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What is mounted: `UUID=...`, `/dev/sda1`, `server:/path`.
+    /// The source: `UUID=...`, `/dev/sda1`, `server:/path`.
     pub source: Vec<u8>,
-    /// Where: an absolute path, or `none`.
+    /// The target: an absolute path, or `none`.
     pub target: Vec<u8>,
     /// Type of the filesystem: `ext4`, `auto`, `swap`.
     pub fs_type: Vec<u8>,
@@ -28,13 +28,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether this option stands there as it is.
+    /// Whether the options contain exactly this one.
     #[must_use]
     pub fn has(&self, option: &str) -> bool {
         self.options.iter().any(|o| o == option.as_bytes())
     }
 
-    /// The value of the last option of that name, as mount(8) takes it (`subvol=@home`).
+    /// The value of the last option of that name, as in mount(8) (`subvol=@home`).
     #[must_use]
     pub fn option(&self, name: &str) -> Option<&[u8]> {
         self.options
@@ -44,7 +44,7 @@ impl Entry {
     }
 }
 
-/// A field with its octal escapes (`\040` is a blank) undone; what is no escape stays.
+/// A field with its octal escapes (`\040` is a blank) decoded; other text stays.
 fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -95,7 +95,7 @@ pub fn parse(text: &[u8]) -> Vec<Entry> {
     parse_with_notes(text).0
 }
 
-/// Parses a whole file, with remarks on the lines that are passed over.
+/// Parses a whole file, with remarks on the lines that are skipped.
 pub(super) fn parse_with_notes(text: &[u8]) -> (Vec<Entry>, Vec<String>) {
     let mut entries: Vec<Entry> = Vec::new();
     let mut notes = Vec::new();

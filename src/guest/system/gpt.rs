@@ -1,5 +1,5 @@
-//! Partitions that systemd mounts by their types where nothing else is said (systemd-gpt-auto-generator(8), Discoverable Partitions
-//! Specification).
+//! Partitions that systemd mounts by their types where no other configuration exists
+//! (systemd-gpt-auto-generator(8), Discoverable Partitions Specification).
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -13,7 +13,8 @@ use super::tree::Tree;
 use super::{FileLocation, VolumeFacts};
 use crate::guest::volume::Origin;
 
-/// Types and what they are mounted at; of the system's own partition it depends on which directories there are.
+/// Types and their mount points; for the EFI system partition, the mount point depends on the existing
+/// directories.
 const TYPES: [(&str, &[u8]); 6] = [
     ("933ac7e1-2eb4-4f13-b844-0e14e2aef915", b"/home"),
     ("3b8f8425-20e0-4f3b-907f-1a25a76f98e8", b"/srv"),
@@ -24,7 +25,7 @@ const TYPES: [(&str, &[u8]); 6] = [
 ];
 const EXTENDED_BOOT: &str = "bc13c2ff-59e6-4262-a352-b275fd6f7172";
 const ESP: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
-/// What the partitions beside a root are for.
+/// The entries for the partitions beside a root, with remarks.
 pub(super) struct Found {
     pub(super) entries: Vec<Entry>,
     pub(super) notes: Vec<String>,
@@ -34,7 +35,7 @@ fn exists(tree: &Tree<'_>, path: &[u8]) -> bool {
     tree.resolve(path).is_ok()
 }
 
-/// The entries of the disk that the root lies on, for mount points that are none of `told`.
+/// The entries for the disk of the root, for mount points that are not among `told`.
 pub(super) fn entries(
     volumes: &[VolumeFacts],
     root: FileLocation,
@@ -80,7 +81,7 @@ pub(super) fn entries(
         if told.contains(path) || !tree.is_free(path) {
             continue;
         }
-        // Where a machine starts without EFI nothing is mounted there; a directory for it is a sign that it is.
+        // A machine that starts without EFI mounts nothing there; a directory for it indicates EFI.
         if matches!(kind, ESP | EXTENDED_BOOT) && !exists(tree, path) {
             continue;
         }

@@ -1,8 +1,9 @@
-//! Names of devices that udev makes of their hardware: `/dev/disk/by-id/...`, `/dev/disk/by-path/...`.
+//! Names of devices that udev derives from their hardware: `/dev/disk/by-id/...`, `/dev/disk/by-path/...`.
 //!
 //! # Why
-//! What a machine's buses and serial numbers were is not on its disks. The key of a disk is its serial number, if the backup was told so;
-//! else the name tells only the number of the partition, and what a single volume fits is inferred, and said.
+//! The disks do not contain the machine's buses and serial numbers. The key of a disk is its serial number,
+//! if the backup received one. Otherwise the name gives only the number of the partition; a volume that alone
+//! matches is inferred, with a note.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -18,7 +19,7 @@ use crate::guest::volume::Origin;
 /// Characters of a serial number that virtio passes on (Linux, `VIRTIO_BLK_ID_BYTES`).
 const VIRTIO_SERIAL_CHARS: usize = 20;
 
-/// Whether a source is a name made of hardware.
+/// Whether a source is a name derived from hardware.
 pub(super) fn is_name(source: &str) -> bool {
     ["/dev/disk/by-id/", "/dev/disk/by-path/"]
         .iter()
@@ -37,7 +38,7 @@ fn partition(name: &str) -> (&str, Option<u32>) {
     }
 }
 
-/// A serial number as udev writes it (`udev_replace_chars`).
+/// A serial number in udev's form (`udev_replace_chars`).
 fn written(serial: &str) -> String {
     serial
         .trim()
@@ -49,7 +50,7 @@ fn written(serial: &str) -> String {
         .collect()
 }
 
-/// Whether a disk's name ends with its serial number.
+/// Whether the name of a disk ends with its serial number.
 fn has_serial(name: &str, serial: &str) -> bool {
     let serial = written(serial);
     let short: String = serial.chars().take(VIRTIO_SERIAL_CHARS).collect();
@@ -62,7 +63,7 @@ fn has_serial(name: &str, serial: &str) -> bool {
     ends || name.strip_prefix("virtio-") == Some(&short)
 }
 
-/// Whether a volume may be what the name means.
+/// Whether the name may refer to a volume.
 fn fits(facts: &VolumeFacts, number: Option<u32>) -> bool {
     match (&facts.origin, number) {
         (Origin::Disk(_), None) => true,
@@ -77,7 +78,7 @@ fn fits(facts: &VolumeFacts, number: Option<u32>) -> bool {
     }
 }
 
-/// Whether a filesystem may be mounted as that type.
+/// Whether a filesystem can be mounted as that type.
 fn is_type(facts: &VolumeFacts, fs_type: &str) -> bool {
     let format = facts.format.as_deref().unwrap_or_default();
     fs_type.split(',').any(|wanted| match wanted {
@@ -88,7 +89,7 @@ fn is_type(facts: &VolumeFacts, fs_type: &str) -> bool {
     })
 }
 
-/// The volume that a name below `/dev/disk/by-id/` or `by-path/` means; `taken` are those that other entries mean.
+/// The volume of a name below `/dev/disk/by-id/` or `by-path/`; `taken` are the volumes of other entries.
 pub(super) fn find(
     volumes: &[VolumeFacts],
     name: &str,

@@ -1,4 +1,4 @@
-//! Joining: what the entries of an fstab name is mounted.
+//! Joining: mounts the filesystems that the entries of an fstab name.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -21,7 +21,7 @@ use crate::guest::fs::{FileType, Subvolume};
 /// The number of the top level of a btrfs.
 pub(super) const TOP_LEVEL: u64 = 5;
 
-/// The subvolume that the options name.
+/// The subvolume named in the options.
 pub(super) fn subvolume(entry: &Entry) -> Result<Subvolume, Refusal> {
     if let Some(path) = entry.option("subvol") {
         let path = path.strip_prefix(b"/").unwrap_or(path);
@@ -32,16 +32,16 @@ pub(super) fn subvolume(entry: &Entry) -> Result<Subvolume, Refusal> {
         Some(id) => std::str::from_utf8(id)
             .ok()
             .and_then(|id| id.parse().ok())
-            // The kernel takes 0 for the top level (btrfs_parse_subvol_options).
+            // The kernel interprets 0 as the top level (btrfs_parse_subvol_options).
             .map(|id| Subvolume::Id(if id == 0 { TOP_LEVEL } else { id }))
             .ok_or_else(|| Refusal::new(Class::Missing, "its subvolid is no number")),
     }
 }
 
-/// LIMIT: volumes named as those that may hold what is missing.
+/// LIMIT: unreadable volumes that are named as possible places of a missing one.
 const SUSPECTS_MAX: usize = 3;
 
-/// How much a source tells of what it names.
+/// How precisely a source identifies its volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Sureness {
     Certain,
@@ -49,7 +49,8 @@ enum Sureness {
     Inferred,
 }
 
-/// The refusal that an error stands for: what is not there is missing, all else is there and cannot be read.
+/// The refusal for an error: a missing object is missing; any other error means that it exists and is
+/// unreadable.
 fn refusal(what: &str, error: &Error) -> Refusal {
     let class = match error.kind() {
         ErrorKind::NotFound => Class::Missing,
@@ -62,20 +63,20 @@ fn refusal(what: &str, error: &Error) -> Refusal {
 pub(super) struct Joiner<'a> {
     pub(super) filesystems: &'a Filesystems<'a>,
     pub(super) tree: Tree<'a>,
-    /// Names of `/etc/crypttab`, each with what it opens.
+    /// Names of `/etc/crypttab`, each with the device that it opens.
     pub(super) mapped: Vec<(String, String)>,
     /// Arrays of `mdadm.conf`, each with its UUID or name.
     pub(super) arrays: Vec<(String, String)>,
-    /// What the fstab calls the root.
+    /// The source of the root in the fstab.
     pub(super) own_source: Option<Vec<u8>>,
-    /// Volumes that entries mean for certain.
+    /// Volumes that entries identify with certainty.
     taken: BTreeSet<usize>,
     pub(super) unjoined: Vec<Unjoined>,
     pub(super) notes: Vec<String>,
 }
 
 impl<'a> Joiner<'a> {
-    /// A system with this root, nothing joined to it yet.
+    /// A system with this root and nothing joined to it yet.
     pub(super) fn new(
         filesystems: &'a Filesystems<'a>,
         open: Open<'a>,
@@ -93,13 +94,13 @@ impl<'a> Joiner<'a> {
         }
     }
 
-    /// The directory that an entry's source and options name; of several volumes of one name `own` comes first.
+    /// The directory of an entry's source and options; of several volumes with one name, `own` wins.
     pub(super) fn root(
         &mut self,
         entry: &Entry,
         own: Option<usize>,
     ) -> Result<FileLocation, Refusal> {
-        // What the root is called is the root, whatever may have that name here.
+        // The root's source in the fstab means the root, whichever volume has that name here.
         if let (Some(own), true) = (own, self.own_source.as_ref() == Some(&entry.source)) {
             return self.subvolume_of(own, entry);
         }
@@ -127,12 +128,13 @@ impl<'a> Joiner<'a> {
         find(&self.filesystems.volumes, &shown(&entry.source), &hints)
     }
 
-    /// All volumes that an entry may mean.
+    /// All volumes to which an entry may refer.
     pub(super) fn meant(&self, entry: &Entry) -> Vec<usize> {
         self.find(entry).map(|(found, _)| found).unwrap_or_default()
     }
 
-    /// Of several volumes of one name the one that is meant: `own`, what can be opened, no snapshot, on the disks of `own`.
+    /// Chooses among several volumes of one name: `own`, then those that can be opened, that are not
+    /// snapshots, and that are on the disks of `own`.
     fn choose(
         &self,
         source: &str,
@@ -156,14 +158,14 @@ impl<'a> Joiner<'a> {
                 left = meant;
             }
         };
-        // The members of one filesystem have its UUID too.
+        // The members of a filesystem have its UUID too.
         narrow(&|facts| facts.may_open);
         narrow(&|facts| !facts.is_snapshot);
         narrow(&|facts| facts.disks.iter().any(|disk| disks.contains(disk)));
         match left.as_slice() {
             [] => Err(Refusal::absent()),
             [one] => Ok(*one),
-            // Of what cannot be opened any tells why.
+            // If none can be opened, any of them gives the reason.
             [first, ..] if left.iter().all(|at| !self.filesystems.may_open(*at)) => Ok(*first),
             several => {
                 let paths: Vec<&str> = several
@@ -196,7 +198,7 @@ impl<'a> Joiner<'a> {
         Ok(FileLocation { volume, ino })
     }
 
-    /// What cannot be read, for it may hold what is missing.
+    /// The unreadable volumes, which may contain a missing one.
     fn suspects(&self) -> Option<String> {
         let mut unreadable =
             self.filesystems
@@ -279,7 +281,7 @@ impl<'a> Joiner<'a> {
         }
     }
 
-    /// Joins all entries: parents before children, then what shows parts of the tree a second time.
+    /// Joins all entries: parents before children, then entries that show parts of the tree a second time.
     pub(super) fn join(&mut self, entries: &[Entry], own: usize) {
         let mut volumes = Vec::new();
         let mut binds = Vec::new();
@@ -301,7 +303,7 @@ impl<'a> Joiner<'a> {
             parts.filter(|part| !part.is_empty()).count()
         };
         volumes.sort_by_key(depth);
-        // Names that tell little mean what is left.
+        // Imprecise names refer to the remaining volumes.
         let mut roots: BTreeMap<usize, Result<FileLocation, Refusal>> = BTreeMap::new();
         for sureness in [Sureness::Certain, Sureness::BySerial, Sureness::Inferred] {
             for (at, entry) in volumes.iter().enumerate() {

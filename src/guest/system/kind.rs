@@ -1,4 +1,4 @@
-//! What becomes of an entry of an fstab.
+//! Classifies the entries of an fstab.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -8,7 +8,7 @@
 use super::fstab::Entry;
 use super::{Class, shown};
 
-/// Filesystems of the kernel and of memory: nobody looks for their files in a backup.
+/// Filesystems of the kernel and in memory, whose files are not expected in a backup.
 const PSEUDO: [&str; 26] = [
     "swap",
     "proc",
@@ -56,18 +56,18 @@ const NETWORK: [&str; 16] = [
     "ocfs2",
     "pvfs2",
 ];
-/// Drives whose medium is no part of the machine.
+/// Drives with a removable medium, which is not part of the machine.
 const REMOVABLE: [&str; 4] = ["/dev/cdrom", "/dev/sr", "/dev/fd", "/dev/dvd"];
 
-/// What becomes of an entry.
+/// Class of an entry.
 pub(super) enum Kind {
     Root,
     Volume,
     Bind,
     Refused(Class, &'static str),
-    /// It is passed over, and that is worth a remark.
+    /// It is skipped, with a remark.
     PassedOver(&'static str),
-    /// Nobody would look for it.
+    /// It is skipped without a remark.
     Silent,
 }
 

@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 
 use crate::types::PointName;
 
-/// Gives names that are good for directories, each once.
+/// Assigns directory names, each once.
 #[derive(Default)]
 pub(super) struct Labels(BTreeSet<String>);
 
 impl Labels {
-    /// The first of the wished names that may be one, else one made of the path.
+    /// The first of the wished names that is usable, else one derived from the path.
     pub(super) fn take(&mut self, wished: &[Option<String>], path: &str) -> String {
         let good = |name: &String| PointName::new(name.clone()).is_ok();
         let plain: String = path

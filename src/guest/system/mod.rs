@@ -1,11 +1,13 @@
 //! The guest's own tree: which volumes a guest's system mounts where, as a plan.
 //!
-//! A system is a filesystem that looks like the root of one; its `/etc/fstab` says what else belongs to its tree. The plan names places
-//! (volume and inode) only: whoever shows the tree walks it by them.
+//! A system is a filesystem that looks like the root of one; its `/etc/fstab` names the other parts of its
+//! tree. The plan consists only of places (volume and inode): the code that shows the tree follows them.
 //!
 //! # Invariants
-//! - Nothing in a guest leads outside of it: symlinks are followed within the joined tree, a bounded number of times.
-//! - What cannot be joined and would be missed is listed with its reason; nothing is guessed.
+//! - Nothing in a guest leads outside of it: symlinks are followed within the joined tree, and their number
+//!   is bounded.
+//! - A filesystem that cannot be joined is listed with the reason, if its files would be missed; nothing is
+//!   guessed.
 //! - The same volumes give the same plan.
 
 mod array;
@@ -39,12 +41,12 @@ use super::volume::{Alias, Known, Origin, Volume};
 use crate::block::run::Target;
 use crate::error::Result;
 
-/// What is asked of a volume to find it by what an fstab calls it.
+/// Facts about a volume by which an fstab may refer to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeFacts {
     /// Its path below `volumes/`.
     pub path: String,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
     /// Label of its filesystem.
     pub label: Option<String>,
@@ -54,28 +56,28 @@ pub struct VolumeFacts {
     pub part_label: Option<String>,
     /// UUID of its partition.
     pub part_uuid: Option<String>,
-    /// Its content by its magic: `ext`, `xfs`, `swap`.
+    /// Its format according to its magic number: `ext`, `xfs`, `swap`.
     pub format: Option<String>,
-    /// Serial number of its disk, as far as it is known.
+    /// Serial number of its disk, if known.
     pub serial: Option<String>,
-    /// The numbers of all disks that it lies on.
+    /// The numbers of all its disks.
     pub disks: Vec<usize>,
-    /// Whether it is a snapshot of another volume, so that it has that one's label and UUID.
+    /// Whether it is a snapshot of another volume, and so has that volume's label and UUID.
     pub is_snapshot: bool,
-    /// What else names it.
+    /// Its further names.
     pub alias: Alias,
     /// Whether it may have a filesystem to open.
     pub may_open: bool,
-    /// Why no filesystem can be opened on it; also of one that may be, when opening it has failed already.
+    /// Why no filesystem can be opened on it, from the scan or from a failed attempt.
     pub obstacle: Option<Obstacle>,
 }
 
-/// Why there is no filesystem to read on a volume.
+/// Why a volume has no readable filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
-    /// Something is there, or a part of it is, and it cannot be read.
+    /// It contains data, or a part of them, that cannot be read.
     Unreadable(String),
-    /// Nothing of files is there: it is swap, or a part of another volume.
+    /// It contains no files: it is swap, or a part of another volume.
     Other(String),
 }
 
@@ -89,7 +91,7 @@ impl Obstacle {
     }
 }
 
-/// What an unsupported volume is, as a sentence; formats are known by their names alone.
+/// Describes an unsupported volume in a sentence; a format has only a name.
 fn unsupported(what: &str, format: Option<&str>) -> String {
     match what {
         "crypto_LUKS" => "it is encrypted (LUKS)".to_owned(),
@@ -99,7 +101,7 @@ fn unsupported(what: &str, format: Option<&str>) -> String {
     }
 }
 
-/// What a scan knows against opening a volume.
+/// The obstacle to opening a volume that a scan has found.
 fn obstacle(volume: &Volume) -> Option<Obstacle> {
     let format = volume.content.as_ref().map(|content| content.format);
     let other = |reason: &str| Some(Obstacle::Other(reason.to_owned()));
@@ -118,7 +120,7 @@ fn obstacle(volume: &Volume) -> Option<Obstacle> {
 }
 
 impl VolumeFacts {
-    /// Takes over what opening the volume has answered.
+    /// Records the result of opening the volume.
     pub fn opened(&mut self, state: &VolumeState) {
         let reason = match state {
             VolumeState::Readable | VolumeState::NoFilesystem => return,
@@ -129,7 +131,7 @@ impl VolumeFacts {
     }
 }
 
-/// The disks that a volume lies on.
+/// The disks of a volume.
 fn disks(volume: &Volume) -> Vec<usize> {
     let runs = volume.map.runs().iter();
     let disks: BTreeSet<usize> = runs
@@ -149,7 +151,7 @@ impl From<&Volume> for VolumeFacts {
             obstacle: obstacle(volume),
             serial: None,
             disks: disks(volume),
-            // So says LVM's own rule for udev, which has links to the other volume rather than to its snapshot.
+            // LVM's udev rule makes links to the origin rather than to its snapshot.
             is_snapshot: volume.type_name.as_deref() == Some("LVM snapshot"),
             alias: volume.alias.clone(),
             path: volume.path.clone(),
@@ -171,36 +173,37 @@ pub type Open<'a> = &'a dyn Fn(usize) -> Result<Arc<dyn GuestFs>>;
 pub struct FileLocation {
     /// Position of the volume.
     pub volume: usize,
-    /// Inode there.
+    /// Inode in that volume.
     pub ino: GuestIno,
 }
 
-/// A directory of the joined tree that shows another one.
+/// A mount: a directory of the joined tree that shows another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountAt {
     /// Its path in the joined tree, absolute, without symlinks.
     pub path: Vec<u8>,
-    /// The directory that is covered: wherever it shows in the tree (as with rbind, also in a directory that is shown twice). Of
-    /// several mounts over one place the last counts, and what is mounted may be covered itself.
+    /// The covered directory, wherever it appears in the tree (as with rbind, also in a directory that is
+    /// shown twice). Of several mounts over one place the last one is shown; the root of a mount may be
+    /// covered itself.
     pub over: FileLocation,
-    /// The directory that is shown there.
+    /// The directory that it shows.
     pub root: FileLocation,
 }
 
-/// What became of something that is not in the tree.
+/// Why something is not in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// It is on the point's disks, and cannot be read or joined.
+    /// It is on the point's disks, but unreadable, or it cannot be joined.
     Unreadable,
     /// It is not on the point's disks.
     Missing,
-    /// Likewise, and the system starts without it (`nofail`).
+    /// It is not on the point's disks, and the system starts without it (`nofail`).
     MissingNofail,
-    /// It is on another machine, or a program of the guest shows it.
+    /// It is on another machine, or a program in the guest provides it.
     Elsewhere,
     /// It is not mounted at boot.
     NotAutomatic,
-    /// There are no files: swap, or nothing that is known.
+    /// It has no files: swap, or unknown content.
     NoFiles,
 }
 
@@ -218,23 +221,23 @@ impl Class {
         }
     }
 
-    /// Whether files that belong to the tree are not there because of it.
+    /// Whether the tree lacks files because of it.
     #[must_use]
     pub const fn is_loss(self) -> bool {
         matches!(self, Self::Unreadable | Self::Missing)
     }
 }
 
-/// An entry of an fstab that is not in the tree; without a system, a volume that is not.
+/// An entry of an fstab that is not in the tree; without a system, such a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unjoined {
-    /// What would be mounted.
+    /// The source.
     pub source: String,
-    /// Where.
+    /// The mount point.
     pub target: String,
-    /// Why it is not.
+    /// The reason, for people.
     pub reason: String,
-    /// What that means.
+    /// Class of the reason.
     pub class: Class,
 }
 
@@ -243,7 +246,7 @@ pub struct Unjoined {
 struct Refusal {
     class: Class,
     reason: String,
-    /// No volume is what the entry names: it may be in one that cannot be read.
+    /// No volume matches the entry: it may be inside an unreadable one.
     is_absent: bool,
 }
 
@@ -256,7 +259,7 @@ impl Refusal {
         }
     }
 
-    /// There is no such volume.
+    /// No volume matches.
     fn absent() -> Self {
         Self {
             is_absent: true,
@@ -265,7 +268,7 @@ impl Refusal {
     }
 }
 
-/// Bytes of a guest for people.
+/// A guest's bytes in printable form.
 fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -275,27 +278,27 @@ fn shown(bytes: &[u8]) -> String {
 pub struct System {
     /// A name for a directory, unique among the systems of a point.
     pub label: String,
-    /// What the system calls itself: `Debian GNU/Linux 12 (bookworm)`.
+    /// The system's own name: `Debian GNU/Linux 12 (bookworm)`.
     pub name: Option<String>,
     /// Its root directory.
     pub root: FileLocation,
-    /// What is mounted in it, parents before children.
+    /// Its mounts, parents before children.
     pub mounts: Vec<MountAt>,
-    /// What is not, and would be missed.
+    /// Entries that are not mounted and would be missed.
     pub unjoined: Vec<Unjoined>,
-    /// Remarks for people: what was inferred, and what was passed over.
+    /// Remarks for people: inferred and skipped entries.
     pub notes: Vec<String>,
 }
 
-/// What `files/` of a point is.
+/// The content of a point's `files/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Files {
     /// Systems; the first is the default one.
     Systems(Vec<System>),
-    /// No system, and one filesystem, whose root this is.
+    /// No system, and one filesystem, with its root.
     One(FileLocation),
-    /// No system, and several filesystems, each with a name for its directory.
+    /// No system, and several filesystems, each with a directory name.
     Several(Vec<(String, FileLocation)>),
-    /// No filesystem that can be read.
+    /// No readable filesystem.
     Nothing,
 }

@@ -1,17 +1,17 @@
-//! `/etc/os-release`: what a guest's system calls itself (os-release(5)).
+//! `/etc/os-release`: the name of a guest's system (os-release(5)).
 //!
 //! # Invariants
-//! Total: any bytes give what can be read of them; values are bounded.
+//! Total: any bytes yield the readable values; values are bounded.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::as_conversions
 )]
 
-/// LIMIT: characters of a value that are kept (ours).
+/// LIMIT: characters kept of a value (our limit).
 const VALUE_MAX: usize = 200;
 
-/// What is used of the file.
+/// The values used of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OsRelease {
     /// For people: `Debian GNU/Linux 12 (bookworm)`.
@@ -22,7 +22,7 @@ pub struct OsRelease {
     pub version_id: Option<String>,
 }
 
-/// A value as a shell would take it: quotes away, backslashes undone, control characters out.
+/// A value as a shell reads it: without quotes, backslashes decoded, control characters removed.
 fn value(text: &str) -> Option<String> {
     let text = text.trim();
     let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''));
@@ -44,7 +44,7 @@ fn value(text: &str) -> Option<String> {
     (!out.is_empty()).then(|| out.chars().take(VALUE_MAX).collect())
 }
 
-/// Parses a whole file; the last of several lines with one name counts.
+/// Parses a whole file; of several lines with one name the last counts.
 #[must_use]
 pub fn parse(text: &[u8]) -> OsRelease {
     let mut release = OsRelease::default();

@@ -1,4 +1,5 @@
-//! Roots that ostree and bootc keep beside each other: `/ostree/deploy/NAME/deploy/CHECKSUM.N`, with `/var` in `/ostree/deploy/NAME/var`.
+//! Roots of ostree and bootc, several of which lie in one filesystem:
+//! `/ostree/deploy/NAME/deploy/CHECKSUM.N`, with `/var` in `/ostree/deploy/NAME/var`.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -10,17 +11,17 @@ use super::tree::Tree;
 use super::{FileLocation, MountAt, Open};
 use crate::guest::fs::FileType;
 
-/// LIMIT: deployments of one filesystem (ours; a machine has two or three).
+/// LIMIT: deployments of one filesystem (our limit; a machine has two or three).
 const DEPLOYMENTS_MAX: usize = 50;
 
 /// A root of ostree.
 pub(super) struct Deployment {
     pub(super) root: FileLocation,
-    /// What its start mounts into it (ostree-prepare-root(8)).
+    /// Its mounts at boot (ostree-prepare-root(8)).
     pub(super) mounts: Vec<MountAt>,
 }
 
-/// Directories that are bound into a deployment, by what is there.
+/// The directories to bind into a deployment, according to its content.
 fn mounts(physical: &Tree<'_>, open: Open<'_>, root: FileLocation, var: &[u8]) -> Vec<MountAt> {
     let deployment = Tree::new(open, root);
     let mut mounts = Vec::new();
@@ -42,7 +43,7 @@ fn mounts(physical: &Tree<'_>, open: Open<'_>, root: FileLocation, var: &[u8]) -
     mounts
 }
 
-/// The deployments below a physical root: the one that the newest boot entry names first.
+/// The deployments below a physical root; the one in the newest boot entry comes first.
 pub(super) fn deployments(
     physical: FileLocation,
     open: Open<'_>,

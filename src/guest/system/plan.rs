@@ -1,4 +1,4 @@
-//! From volumes to systems: roots are looked for, their fstabs joined.
+//! From volumes to systems: finds roots and joins their fstabs.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::guest::fs::Subvolume;
 
-/// Names of `/etc/crypttab` and the devices that they open.
+/// Names of `/etc/crypttab`, with the devices that they open.
 fn parse_crypttab(text: &[u8]) -> Vec<(String, String)> {
     String::from_utf8_lossy(text)
         .lines()
@@ -39,7 +39,7 @@ fn label(filesystems: &Filesystems<'_>, volume: usize) -> Option<String> {
     filesystems.volumes.get(volume)?.label.clone()
 }
 
-/// What a system calls itself.
+/// The system's own name.
 fn release(joiner: &Joiner<'_>) -> OsRelease {
     [&b"/etc/os-release"[..], b"/usr/lib/os-release"]
         .iter()
@@ -49,7 +49,7 @@ fn release(joiner: &Joiner<'_>) -> OsRelease {
         .unwrap_or_default()
 }
 
-/// The devices of `mdadm.conf`, each with the UUID of its array, else its name.
+/// The devices of `mdadm.conf`, each with the UUID of its array, else the name.
 fn parse_mdadm(text: &[u8]) -> Vec<(String, String)> {
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().filter_map(|line| {
@@ -70,7 +70,8 @@ fn parse_mdadm(text: &[u8]) -> Vec<(String, String)> {
     lines.collect()
 }
 
-/// Where the fstab has the root, if it is there; `None`: this system is a copy of another one, which is there too.
+/// The root according to the fstab, if it exists; `None` when this system is a copy of another one that
+/// exists too.
 fn told_root(
     joiner: &mut Joiner<'_>,
     own: Option<&Entry>,
@@ -82,7 +83,7 @@ fn told_root(
         return Some(place);
     };
     let source = shown(&entry.source);
-    // A disk's name in the kernel may be another one here: the volume that was found is meant.
+    // The kernel's name of a disk may differ here: the volume that was found is the root.
     let told = if is_kernel_name(&source) || hardware::is_name(&source) {
         joiner.subvolume_of(place.volume, entry)
     } else {
@@ -95,12 +96,12 @@ fn told_root(
     };
     match told {
         Ok(told) if is_system(&Tree::new(joiner.tree.open(), told)) => Some(told),
-        // What it says cannot be found (a renamed disk): what was found looks like a system all the same.
+        // The named volume cannot be found (a renamed disk), but the found one looks like a system.
         _ => Some(place),
     }
 }
 
-/// What the fstab, the mount units and the partitions' types say, each where those before it say nothing.
+/// The entries of the fstab, then of the mount units, then by partition type; earlier ones win.
 fn entries(joiner: &mut Joiner<'_>, fstab: Vec<Entry>, root: FileLocation) -> Vec<Entry> {
     let targets = |entries: &[Entry]| -> BTreeSet<Vec<u8>> {
         entries
@@ -179,7 +180,8 @@ fn system(
     })
 }
 
-/// The systems of a point in the order of their volumes; of several roots of one partition type the first comes first.
+/// The systems of a point in the order of their volumes; of several roots with one partition type the first
+/// one wins.
 fn plan(filesystems: &Filesystems<'_>, roots: &[Root]) -> Vec<System> {
     let mut systems: Vec<System> = Vec::new();
     let mut labels = Labels::default();
@@ -189,7 +191,7 @@ fn plan(filesystems: &Filesystems<'_>, roots: &[Root]) -> Vec<System> {
     systems
 }
 
-/// Looks at every filesystem once: what it says of itself, and which systems begin on it.
+/// Opens every filesystem once, to read its label and UUID and to find the systems on it.
 fn look(filesystems: &mut Filesystems<'_>) -> Vec<Root> {
     for volume in 0..filesystems.volumes.len() {
         if let Ok(fs) = filesystems.get(volume) {
@@ -208,10 +210,12 @@ fn look(filesystems: &mut Filesystems<'_>) -> Vec<Root> {
     found
 }
 
-/// The systems on these volumes, each with the tree that its fstab tells, in the order of the volumes of their roots.
+/// The systems on these volumes, each with its tree according to the fstab, in the order of the volumes of
+/// their roots.
 ///
-/// A filesystem that cannot be opened is none of them; one that an fstab names is listed there with the reason. `open` is asked for each
-/// volume that may have a filesystem, and again when more than a few are in use.
+/// A filesystem that cannot be opened is not a system; if an fstab names it, it is listed there with the
+/// reason. `open` is called for each volume that may have a filesystem, and again when more than a few are in
+/// use.
 #[must_use]
 pub fn plan_systems(volumes: &[VolumeFacts], open: Open<'_>) -> Vec<System> {
     let mut filesystems = Filesystems::new(volumes, open);
@@ -219,7 +223,7 @@ pub fn plan_systems(volumes: &[VolumeFacts], open: Open<'_>) -> Vec<System> {
     plan(&filesystems, &roots)
 }
 
-/// What `files/` of a point is: its systems, else the filesystems of its data disks.
+/// The content of a point's `files/`: its systems, else the filesystems of its data disks.
 #[must_use]
 pub fn plan_files(volumes: &[VolumeFacts], open: Open<'_>) -> Files {
     let mut filesystems = Filesystems::new(volumes, open);
@@ -248,8 +252,8 @@ pub fn plan_files(volumes: &[VolumeFacts], open: Open<'_>) -> Files {
     }
 }
 
-/// The volumes that are left out of a tree without a system, each with its reason: those that cannot be read, and, where nothing at all
-/// is read, those without files.
+/// The volumes that a tree without a system omits, each with the reason: unreadable ones, and, where none is
+/// readable, those without files.
 #[must_use]
 pub fn left_out(volumes: &[VolumeFacts], files: &Files) -> Vec<Unjoined> {
     if matches!(files, Files::Systems(_)) {

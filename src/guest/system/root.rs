@@ -1,4 +1,4 @@
-//! Where systems begin on a volume.
+//! Finds the roots of systems on a volume.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -16,36 +16,36 @@ use super::{Class, FileLocation, MountAt, Open, Unjoined};
 use crate::error::ErrorKind;
 use crate::guest::fs::{FileType, GuestFs, GuestIno, Subvolume};
 
-/// Subvolumes of btrfs that distributions put their root in.
+/// btrfs subvolumes in which distributions put their root.
 const ROOT_SUBVOLUMES: [&[u8]; 3] = [b"@", b"root", b"@rootfs"];
-/// LIMIT: directories that are looked at for subvolumes, and how deep they lie.
+/// LIMIT: directories searched for subvolumes, and their depth.
 const DIRECTORIES_MAX: usize = 1000;
 const DEPTH_MAX: usize = 3;
 
 /// A root.
 pub(super) struct Root {
     pub(super) place: FileLocation,
-    /// What is mounted in it before its fstab is read.
+    /// Mounts that precede its fstab.
     pub(super) mounts: Vec<MountAt>,
-    /// Whether its fstab is not asked where the root is: a boot entry has said so.
+    /// Whether a boot entry has named this root, so that its fstab does not decide.
     pub(super) is_certain: bool,
 }
 
-/// Whether the tree from here on looks like that of a system.
+/// Whether the tree below looks like that of a system.
 pub(super) fn is_system(tree: &Tree<'_>) -> bool {
     tree.is(b"/etc", FileType::Directory)
         && [
             &b"/etc/fstab"[..],
             b"/etc/os-release",
             b"/usr/lib/os-release",
-            // Here the others are links into a store, which may be another filesystem.
+            // On NixOS the other files are links into a store, which may be on another filesystem.
             b"/etc/NIXOS",
         ]
         .iter()
         .any(|path| tree.is(path, FileType::Regular))
 }
 
-/// All directories that may be mounted at `/nix`: they have a store.
+/// All directories that may be mounted at `/nix`: they contain a store.
 fn stores<'a>(filesystems: &'a Filesystems<'_>) -> impl Iterator<Item = FileLocation> + 'a {
     (0..filesystems.volumes.len()).flat_map(|volume| {
         let Ok(fs) = filesystems.get(volume) else {
@@ -64,7 +64,7 @@ fn stores<'a>(filesystems: &'a Filesystems<'_>) -> impl Iterator<Item = FileLoca
     })
 }
 
-/// The text of the fstab; one that cannot be read is said.
+/// The text of the fstab; an unreadable one is noted.
 pub(super) fn fstab_text(
     filesystems: &Filesystems<'_>,
     open: Open<'_>,
@@ -75,7 +75,7 @@ pub(super) fn fstab_text(
         Ok(text) => return (text, None),
         Err(error) => error,
     };
-    // The store of NixOS, which its fstab lies in, is named by that fstab.
+    // The fstab of NixOS lies in the store, and itself names the filesystem of the store.
     let over = tree.resolve(b"/nix").ok();
     if tree.is(b"/etc/NIXOS", FileType::Regular)
         && let Some(over) = over.filter(|over| over.file_type == FileType::Directory)
@@ -157,7 +157,7 @@ fn subvolumes(fs: &dyn GuestFs) -> Vec<GuestIno> {
     found
 }
 
-/// The roots on a volume, the first of them the one that is started.
+/// The roots on a volume; the first one is the one that the machine starts.
 pub(super) fn roots(
     filesystems: &Filesystems<'_>,
     volume: usize,
@@ -216,7 +216,7 @@ pub(super) fn roots(
     if roots.is_empty() {
         roots.extend(usual.iter().copied().find(found).map(plain));
     }
-    // Of all others only those that their own fstab names: snapshots name what they are snapshots of.
+    // Of all other subvolumes only those that their own fstab names: a snapshot's fstab names its origin.
     for ino in subvolumes(fs) {
         let place = FileLocation { volume, ino };
         let is_known = roots.iter().any(|root| root.place == place);

@@ -1,4 +1,4 @@
-//! What an fstab calls a filesystem, and which volume that is.
+//! Finds the volume to which an fstab's source refers.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -12,19 +12,19 @@ use super::hardware;
 use super::{Class, Obstacle, Refusal, VolumeFacts};
 use crate::guest::volume::Origin;
 
-/// The volumes that a source may name, with a note when that is inferred; or why none.
+/// The volumes to which a source may refer, with a note when that is inferred; or why there are none.
 pub(super) type Found = Result<(Vec<usize>, Option<String>), Refusal>;
 
-/// What an entry is looked for by, beside its source.
+/// Facts of an entry, besides its source, that help to find its volume.
 #[derive(Default)]
 pub(super) struct Hints<'a> {
     /// Type of the filesystem.
     pub(super) fs_type: &'a str,
-    /// The names that `/etc/crypttab` opens, each with what it opens.
+    /// The names that `/etc/crypttab` opens, each with its device.
     pub(super) mapped: &'a [(String, String)],
     /// Devices of arrays in `mdadm.conf`, each with the UUID or name of its array.
     pub(super) arrays: &'a [(String, String)],
-    /// Volumes that other entries mean.
+    /// Volumes of other entries.
     pub(super) taken: BTreeSet<usize>,
 }
 
@@ -32,7 +32,7 @@ pub(super) fn missing(reason: impl Into<String>) -> Refusal {
     Refusal::new(Class::Missing, reason)
 }
 
-/// Undoes udev's `\x20`.
+/// Decodes udev's `\x20`.
 fn unhexed(text: &str) -> String {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();
@@ -53,7 +53,7 @@ fn unhexed(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// A device-mapper name in its parts: `vg--a-lv` is the volume `lv` of the group `vg-a`.
+/// The parts of a device-mapper name: `vg--a-lv` is the volume `lv` of the group `vg-a`.
 fn mapper_parts(name: &str) -> Option<(String, String)> {
     let mut parts = vec![String::new()];
     let mut chars = name.chars().peekable();
@@ -83,7 +83,8 @@ fn letters(text: &str) -> Option<usize> {
     number.checked_sub(1)
 }
 
-/// Disk and partition of a kernel name: `sda1`, `nvme0n1p2`, `mmcblk0p1`. A guest's disks are taken in their order here.
+/// Disk and partition of a kernel name: `sda1`, `nvme0n1p2`, `mmcblk0p1`. The guest's disks are counted in
+/// their order here.
 fn disk_name(name: &str) -> Option<(usize, Option<u32>)> {
     let partition = |text: &str| text.parse::<u32>().ok();
     for prefix in ["nvme", "mmcblk"] {
@@ -119,7 +120,7 @@ fn disk_name(name: &str) -> Option<(usize, Option<u32>)> {
     Some((letters(disk)?, number))
 }
 
-/// Whether a source names a disk as the kernel counted it.
+/// Whether a source names a disk by the kernel's counting.
 pub(super) fn is_kernel_name(source: &str) -> bool {
     source
         .strip_prefix("/dev/")
@@ -139,7 +140,7 @@ fn is(field: Option<&String>, value: &str) -> bool {
     field.is_some_and(|field| field.eq_ignore_ascii_case(value))
 }
 
-/// By tag and value, as `UUID=` and the directories of `/dev/disk` have them.
+/// Finds volumes by tag and value, as in `UUID=` and in the directories of `/dev/disk`.
 fn by_tag(volumes: &[VolumeFacts], tag: &str, value: &str) -> Option<Vec<usize>> {
     Some(match tag {
         "uuid" => all(volumes, |facts| is(facts.uuid.as_ref(), value)),
@@ -157,7 +158,7 @@ fn logical(volumes: &[VolumeFacts], group: &str, name: &str) -> Vec<usize> {
     )
 }
 
-/// What an encrypted device means: it is on the disks, or nobody knows.
+/// The refusal for an encrypted device: on the point's disks, or unknown.
 fn encrypted(volumes: &[VolumeFacts], below: &str) -> Refusal {
     let is_there = find(volumes, below, &Hints::default()).is_ok_and(|(found, _)| {
         let mut found = found.iter().filter_map(|volume| volumes.get(*volume));
@@ -174,7 +175,7 @@ fn encrypted(volumes: &[VolumeFacts], below: &str) -> Refusal {
     )
 }
 
-/// By the name of a device-mapper device.
+/// Finds volumes by the name of a device-mapper device.
 fn by_mapper(
     volumes: &[VolumeFacts],
     name: &str,
@@ -189,7 +190,7 @@ fn by_mapper(
     }
 }
 
-/// By a name below `/dev/disk/`.
+/// Finds volumes by a name below `/dev/disk/`.
 fn by_link(volumes: &[VolumeFacts], kind: &str, value: &str, hints: &Hints<'_>) -> Found {
     let value = &unhexed(value);
     if let Some(found) = by_tag(volumes, kind, value) {
@@ -267,7 +268,7 @@ fn by_device(volumes: &[VolumeFacts], device: &str, hints: &Hints<'_>) -> Found 
     }))
 }
 
-/// The volumes that `source` may name.
+/// The volumes to which `source` may refer.
 pub(super) fn find(volumes: &[VolumeFacts], source: &str, hints: &Hints<'_>) -> Found {
     let (found, note) = if let Some(device) = source.strip_prefix("/dev/") {
         by_device(volumes, device, hints)?

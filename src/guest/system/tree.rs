@@ -1,7 +1,8 @@
-//! Paths in the joined tree: directories of volumes, with others mounted over some of them.
+//! Paths in the joined tree: directories of volumes, with mounts over some of them.
 //!
 //! # Invariants
-//! A walk ends and stays inside: `..` stops at the root, symlinks are followed a bounded number of times, absolute ones from the root.
+//! A walk ends and stays inside: `..` stops at the root, the number of symlinks is bounded, and absolute ones
+//! begin at the root.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -20,23 +21,23 @@ use crate::types::width::usize_from_u64;
 const SYMLINKS_MAX: u32 = 40;
 /// LIMIT: components of one walk, those of symlinks included.
 const COMPONENTS_MAX: u32 = 2000;
-/// LIMIT: bytes of a file that is read here (ours; an fstab has a few KiB).
+/// LIMIT: bytes of a file to read here (our limit; an fstab has a few KiB).
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// LIMIT: names of a directory that are looked at (ours).
+/// LIMIT: names of a directory to read (our limit).
 const NAMES_MAX: usize = 10_000;
 
-/// A tree as far as it is joined.
+/// A tree, as far as it is joined.
 pub(super) struct Tree<'a> {
     open: Open<'a>,
     root: FileLocation,
-    /// What is mounted in it.
+    /// Its mounts.
     pub(super) mounts: Vec<MountAt>,
 }
 
-/// Where a path ends.
+/// The result of walking a path.
 pub(super) struct Resolved {
-    /// The directory or file, of a mount its root.
+    /// The directory or file; for a mount, its root.
     pub(super) place: FileLocation,
     /// Its path without symlinks.
     pub(super) path: Vec<u8>,
@@ -58,7 +59,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// How volumes are opened.
+    /// Opens volumes.
     pub(super) fn open(&self) -> Open<'a> {
         self.open
     }
@@ -67,10 +68,10 @@ impl<'a> Tree<'a> {
         (self.open)(volume)
     }
 
-    /// What is shown at a place: the root of the last mount over it.
+    /// The place shown at a place: the root of the last mount over it.
     fn shown(&self, place: FileLocation) -> FileLocation {
         let mut place = place;
-        // Each round goes one mount up; there are no more than that.
+        // Each round follows one mount, and their number is finite.
         for _ in &self.mounts {
             match self.mounts.iter().rev().find(|mount| mount.over == place) {
                 Some(mount) if mount.root != place => place = mount.root,
@@ -83,7 +84,7 @@ impl<'a> Tree<'a> {
     /// Walks a path from the root.
     ///
     /// # Errors
-    /// `NotFound`, `NotADirectory`; `LimitExceeded` for symlinks without end; what the filesystems answer.
+    /// `NotFound`, `NotADirectory`; `LimitExceeded` for a loop of symlinks; errors of the filesystems.
     pub(super) fn resolve(&self, path: &[u8]) -> Result<Resolved> {
         let mut stack: Vec<(Vec<u8>, FileLocation)> = Vec::new();
         let mut todo: VecDeque<Vec<u8>> = components(path).collect();
@@ -132,13 +133,13 @@ impl<'a> Tree<'a> {
         })
     }
 
-    /// Whether there is something of that type at the path.
+    /// Whether a node of that type exists at the path.
     pub(super) fn is(&self, path: &[u8], file_type: FileType) -> bool {
         self.resolve(path)
             .is_ok_and(|found| found.file_type == file_type)
     }
 
-    /// The names in a directory, sorted, a bounded number of them.
+    /// The names in a directory, sorted; their number is bounded.
     pub(super) fn names(&self, path: &[u8]) -> Vec<Vec<u8>> {
         let list = || -> Result<Vec<Vec<u8>>> {
             let found = self.resolve(path)?;
@@ -151,7 +152,7 @@ impl<'a> Tree<'a> {
         names
     }
 
-    /// Whether a directory is there and has no names, or is not there.
+    /// Whether a directory is empty or does not exist.
     pub(super) fn is_free(&self, path: &[u8]) -> bool {
         match self.resolve(path) {
             Ok(found) => self
@@ -165,7 +166,7 @@ impl<'a> Tree<'a> {
     /// The content of a small file.
     ///
     /// # Errors
-    /// As [`Tree::resolve`]; `InvalidInput` when it is no file; `LimitExceeded`.
+    /// As [`Tree::resolve`]; `InvalidInput` when it is not a file; `LimitExceeded`.
     pub(super) fn read(&self, path: &[u8]) -> Result<Vec<u8>> {
         let found = self.resolve(path)?;
         if found.file_type != FileType::Regular {

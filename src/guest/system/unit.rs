@@ -1,7 +1,9 @@
-//! Mount units of systemd that a guest has instead of lines of an fstab (systemd.mount(5), systemd.unit(5)).
+//! systemd mount units, which a guest may have instead of lines in an fstab (systemd.mount(5),
+//! systemd.unit(5)).
 //!
 //! # Invariants
-//! Total: any bytes give entries, a bounded number of them. Only units that something wants are taken, as they are at boot.
+//! Total: any bytes yield a bounded number of entries. Only units that another unit wants are used, as at
+//! boot.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -14,17 +16,17 @@ use super::fstab::Entry;
 use super::shown;
 use super::tree::Tree;
 
-/// Where units lie, the strongest first.
+/// Directories of units, in order of precedence.
 const DIRS: [&[u8]; 4] = [
     b"/etc/systemd/system",
     b"/usr/local/lib/systemd/system",
     b"/usr/lib/systemd/system",
     b"/lib/systemd/system",
 ];
-/// LIMIT: units that are looked at (ours).
+/// LIMIT: units to read (our limit).
 const UNITS_MAX: usize = 500;
 
-/// The path that a unit's name stands for: `srv-my\x2ddata.mount` is `/srv/my-data`.
+/// The path of a unit's name: `srv-my\x2ddata.mount` is `/srv/my-data`.
 fn path_of(name: &[u8]) -> Option<Vec<u8>> {
     let stem = name.strip_suffix(b".mount")?;
     if stem == b"-" {
@@ -53,7 +55,7 @@ fn path_of(name: &[u8]) -> Option<Vec<u8>> {
     Some(path)
 }
 
-/// A path without empty parts.
+/// A path without empty components.
 pub(super) fn plain(path: &[u8]) -> Vec<u8> {
     let parts: Vec<&[u8]> = path
         .split(|b| *b == b'/')
@@ -64,7 +66,7 @@ pub(super) fn plain(path: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// The settings of the section `[Mount]`; the last of several with one name counts.
+/// The settings of the section `[Mount]`; of several with one name the last counts.
 fn settings(text: &[u8]) -> BTreeMap<String, String> {
     let text = String::from_utf8_lossy(text).replace("\\\n", " ");
     let mut is_mount = false;
@@ -82,13 +84,13 @@ fn settings(text: &[u8]) -> BTreeMap<String, String> {
     found
 }
 
-/// The entry that a unit stands for, or why it is none.
+/// The entry of a unit, or why it has none.
 fn parse(name: &[u8], text: &[u8], is_required: bool) -> Result<Entry, &'static str> {
     let target = path_of(name).ok_or("its name is none of a mount")?;
     let mut settings = settings(text);
     let source = settings.remove("What").filter(|what| !what.is_empty());
     let source = source.ok_or("it has no What=")?;
-    // systemd refuses a unit whose name and mount point are not the same.
+    // systemd refuses a unit whose name differs from its mount point.
     if let Some(place) = settings.remove("Where")
         && plain(place.as_bytes()) != plain(&target)
     {
@@ -114,7 +116,7 @@ fn parse(name: &[u8], text: &[u8], is_required: bool) -> Result<Entry, &'static 
     })
 }
 
-/// The names of all mounts that something wants, and whether it requires them.
+/// The names of all mounts that a unit wants, and whether one requires them.
 fn wanted(tree: &Tree<'_>) -> BTreeMap<Vec<u8>, bool> {
     let mut wanted: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
     for dir in DIRS {
@@ -138,7 +140,8 @@ fn wanted(tree: &Tree<'_>) -> BTreeMap<Vec<u8>, bool> {
     wanted
 }
 
-/// What is added to a unit: the files of its directories in the order of their names, of several of one name the strongest.
+/// The drop-ins of a unit, in the order of their names; of several with one name, the one with the highest
+/// precedence.
 fn drop_ins(tree: &Tree<'_>, name: &[u8]) -> Vec<u8> {
     let mut found: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     for dir in DIRS {
@@ -154,7 +157,7 @@ fn drop_ins(tree: &Tree<'_>, name: &[u8]) -> Vec<u8> {
     [&b"\n"[..], &texts.join(&b'\n')].concat()
 }
 
-/// The entries of the mount units that are enabled, with remarks on those that cannot be taken.
+/// The entries of the enabled mount units, with remarks on units that cannot be used.
 pub(super) fn entries(tree: &Tree<'_>) -> (Vec<Entry>, Vec<String>) {
     let mut entries = Vec::new();
     let mut notes = Vec::new();
@@ -167,7 +170,7 @@ pub(super) fn entries(tree: &Tree<'_>) -> (Vec<Entry>, Vec<String>) {
         let Some((dir, _)) = dirs.iter().find(|(_, names)| names.contains(&name)) else {
             continue;
         };
-        // A masked unit is a link to /dev/null, which no backup has.
+        // A masked unit is a link to /dev/null, which is not in a backup.
         let Ok(mut text) = tree.read(&[dir, &b"/"[..], &name].concat()) else {
             continue;
         };
@@ -184,7 +187,7 @@ pub(super) fn entries(tree: &Tree<'_>) -> (Vec<Entry>, Vec<String>) {
 mod tests {
     use super::{parse, path_of, plain};
 
-    /// As systemd-escape(1) has them.
+    /// Examples from systemd-escape(1).
     #[test]
     fn names_are_paths() {
         for (name, path) in [

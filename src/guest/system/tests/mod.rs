@@ -125,7 +125,7 @@ fn a_system_with_what_it_mounts() {
     let [system] = systems.as_slice() else {
         panic!("{systems:?}");
     };
-    // The label has a blank, so the system's name is taken.
+    // The label contains a blank, so the name of the system is used.
     assert_eq!(system.label, "debian-12");
     assert_eq!(system.name.as_deref(), Some("Debian 12"));
     assert_eq!(system.root, guest.place(0, ""));
@@ -206,7 +206,7 @@ fn subvolumes_are_roots_and_mounts() {
     assert!(reasons[1].1.contains("subvolid"), "{reasons:?}");
 }
 
-/// A default subvolume that is itself a system wins; what fstab says of the root wins over both.
+/// A default subvolume that is itself a system wins; the root in the fstab wins over both.
 #[test]
 fn the_default_subvolume_is_looked_at_first() {
     for (fstab, root) in [("", "new"), ("/dev/vda1 / btrfs subvolid=9\n", "old")] {
@@ -227,11 +227,11 @@ fn copies_and_several_systems() {
     let fstab = "UUID=one / ext4\nLABEL=data /data ext4\n";
     guest.add(Some(fs("sys", "one", &["data"], fstab)));
     guest.add(Some(fs("data", "d", &[], "")));
-    // A snapshot has the same UUID: it is a system of its own.
+    // A snapshot has the same UUID: it is a separate system.
     guest.add(Some(fs("SYS", "one", &["data"], fstab)));
-    // A copy with a new UUID whose fstab names the first is none.
+    // A copy with a new UUID whose fstab names the first one is not a separate system.
     guest.add(Some(fs("copy", "two", &["data"], fstab)));
-    // A system whose fstab names a disk that is not there.
+    // A system whose fstab names a missing disk.
     guest.add(Some(fs("..", "three", &[], "/dev/sdq9 / ext4\n")));
     let systems = guest.systems();
     let found: Vec<(&str, usize, usize)> = systems
@@ -314,7 +314,7 @@ fn what_cannot_be_read_joins_nothing_else() {
     let systems = guest.systems();
     assert!(systems[0].mounts.is_empty());
     assert_eq!(systems[0].unjoined.len(), 1);
-    // An fstab that cannot be read is no reason to hide the system, if something else shows it.
+    // An unreadable fstab does not hide the system, if another sign identifies it.
     let mut root = fs("r", "1", &["a"], "x");
     root.fail("etc/fstab", ErrorKind::Io).unwrap();
     root.file("etc/os-release", b"ID=x").unwrap();
@@ -325,7 +325,8 @@ fn what_cannot_be_read_joins_nothing_else() {
     assert_eq!(guest.systems()[0].unjoined[0].source, "/etc/fstab");
 }
 
-/// The members of a filesystem over several devices have its UUID; the volume that carries it is meant.
+/// The members of a filesystem over several devices have its UUID; the UUID refers to the volume that carries
+/// it.
 #[test]
 fn members_are_passed_over() {
     let mut guest = Guest::default();
@@ -338,7 +339,7 @@ fn members_are_passed_over() {
         "UUID=pool /a btrfs\nLABEL=late /etc ext4\n",
     )));
     guest.add(Some(fs("pool", "pool", &[], "")));
-    // A format whose label only its reader knows.
+    // A format whose label only its reader can find.
     guest.add(Some(fs("late", "x", &[], ""))).label = None;
     let systems = guest.systems();
     let volumes: Vec<usize> = systems[0].mounts.iter().map(|m| m.root.volume).collect();
@@ -355,7 +356,7 @@ fn names_of_the_kernel_make_no_copy() {
     assert_eq!(labels, ["one", "two"]);
 }
 
-/// Many volumes are looked at, and few held open at once.
+/// Many volumes are opened, but only few are held open at once.
 #[test]
 fn few_filesystems_are_held() {
     let mut guest = Guest::default();

@@ -1,9 +1,10 @@
-//! What systems call what they mount.
+//! The names by which systems refer to their mounts.
 
 use super::{Guest, fs, mounts, reasons};
 use crate::guest::volume::Origin;
 
-/// systemd.mount(5): enabled units are mounted, others are not; the fstab wins. A partition's type wins where neither says anything.
+/// systemd.mount(5): enabled units are mounted, others are not; the fstab wins. A partition's type counts
+/// where neither has an entry.
 #[test]
 fn units_and_types_say_what_the_fstab_does_not() {
     let directories = ["srv/my-data", "var", "home", "opt", "mnt", "boot"];
@@ -32,7 +33,7 @@ fn units_and_types_say_what_the_fstab_does_not() {
             .unwrap();
         }
     }
-    // A masked unit, and one that a drop-in points elsewhere.
+    // A masked unit, and one that a drop-in redirects.
     root.symlink("etc/systemd/system/boot.mount", "/dev/null")
         .unwrap();
     root.file(
@@ -96,7 +97,8 @@ fn units_and_types_say_what_the_fstab_does_not() {
     }
 }
 
-/// udev's names: what LVM and md tell is exact; of hardware the serial number decides, else what alone fits.
+/// udev's names: those of LVM and md are exact. For hardware names the serial number decides, else the only
+/// match.
 #[test]
 fn names_of_udev() {
     let id = "a".repeat(64);
@@ -170,7 +172,8 @@ fn names_of_udev() {
     assert!(notes.contains("vdb/part/3 alone fits"), "{notes}");
 }
 
-/// Filesystems that share a UUID: no snapshot, and what lies on the disk of the root; what remains is refused by name.
+/// Filesystems that share a UUID: snapshots are excluded, then those on other disks than the root; remaining
+/// ones are refused by name.
 #[test]
 fn one_name_of_several_filesystems() {
     let mut guest = Guest::default();

@@ -20,7 +20,7 @@ fn the_number_zero_is_the_top_level() {
     assert!(systems[0].unjoined.is_empty(), "{:?}", systems[0].unjoined);
 }
 
-/// Any subvolume whose own fstab names it is a root; snapshots have the fstab of what they are snapshots of.
+/// Any subvolume that its own fstab names is a root; a snapshot has the fstab of its origin.
 #[test]
 fn roots_are_those_that_name_themselves() {
     let mut pool = fs("pool", "p", &["snapshots"], "");
@@ -39,7 +39,7 @@ fn roots_are_those_that_name_themselves() {
     let mut all = fs("none", "n", &[], "");
     all.set_subvolume("", 5).unwrap();
     guest.add(Some(all));
-    // The first that was given is the default one here.
+    // The first given subvolume is the default one here.
     let mut top = pool;
     top.set_subvolume("", 5).unwrap();
     guest.add(Some(top));
@@ -51,7 +51,7 @@ fn roots_are_those_that_name_themselves() {
     );
 }
 
-/// NixOS: the fstab is a link into the store, which that fstab mounts.
+/// NixOS: the fstab is a link into the store, and that fstab mounts the store.
 #[test]
 fn an_fstab_may_lie_in_a_store() {
     let mut pool = fs("nixos", "p", &["@root/nix", "@root/home", "@home/me"], "");
@@ -87,7 +87,8 @@ fn an_fstab_may_lie_in_a_store() {
     assert!(system.unjoined.is_empty(), "{:?}", system.unjoined);
 }
 
-/// ostree: the deployment of the newest boot entry, with `/var` bound into it; the other one is a system of its own.
+/// ostree: the deployment of the newest boot entry, with `/var` bound into it; the other one is a separate
+/// system.
 #[test]
 fn a_deployment_is_a_root() {
     let mut disk = fs("root", "r", &["ostree/deploy/rhcos/var/home/core"], "");
@@ -134,7 +135,7 @@ fn a_deployment_is_a_root() {
     assert_eq!(systems[0].mounts[0].root, place("var"));
 }
 
-/// SUSE's root is a snapshot: the default subvolume. Another one is a root when the boot entry names it.
+/// SUSE's root is a snapshot: the default subvolume. Another snapshot is a root when the boot entry names it.
 #[test]
 fn a_snapshot_is_a_root_only_where_it_is_named() {
     for (entry, root) in [

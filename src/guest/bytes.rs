@@ -1,4 +1,4 @@
-//! Total access to the fields of on-disk structures: a field that is not there reads as `None`.
+//! Total access to the fields of on-disk structures: a missing field reads as `None`.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -35,7 +35,7 @@ pub(super) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_be_bytes)
 }
 
-/// Text in a field padded with NUL or spaces; `None` when empty. What is not UTF-8 is replaced.
+/// Text in a field padded with NUL or spaces; `None` when empty. Invalid UTF-8 is replaced.
 pub(super) fn text(bytes: &[u8]) -> Option<String> {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     let text = String::from_utf8_lossy(bytes.get(..end)?)
@@ -44,12 +44,12 @@ pub(super) fn text(bytes: &[u8]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// A UUID whose bytes stand in the order in which they are written.
+/// A UUID whose bytes are stored in written order.
 pub(super) fn uuid(bytes: [u8; 16]) -> Option<String> {
     (bytes != [0; 16]).then(|| uuid::Uuid::from_bytes(bytes).to_string())
 }
 
-/// A GUID as UEFI stores it: the first three fields little-endian.
+/// A GUID in UEFI's storage form: the first three fields little-endian.
 pub(super) fn guid(bytes: [u8; 16]) -> String {
     uuid::Uuid::from_bytes_le(bytes).to_string()
 }

@@ -1,8 +1,9 @@
-//! A page cache below a reader: young readers ask for 4 KiB at a time, and a chain, a network store or a compressed cluster answers
-//! better to more.
+//! A page cache below a reader. Some readers request 4 KiB at a time; a chain, a network store or a
+//! compressed cluster serves larger reads more efficiently.
 //!
 //! # Concurrency
-//! One lock around the pages, never held over a read: two readers may fetch the same page, and the later one wins.
+//! One lock around the pages, never held during a read: two threads may fetch the same page, and the later
+//! one replaces the earlier.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, MutexGuard};
@@ -16,9 +17,10 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Bytes of a page.
 const PAGE_BYTES: u64 = 65_536;
-/// LIMIT: pages fetched at once when reads go on where the last one ended (512 KiB).
+/// LIMIT: pages fetched at once for sequential reads (512 KiB).
 const AHEAD_PAGES: u64 = 8;
-/// Reads of at least this many bytes pass by: they are efficient already, and would push out everything else.
+/// Reads of at least this many bytes bypass the cache: they are efficient already, and would evict everything
+/// else.
 const DIRECT_BYTES: u64 = 4 * PAGE_BYTES;
 
 struct State {
@@ -28,7 +30,7 @@ struct State {
     next: u64,
 }
 
-/// Pages of a volume, read ahead and kept for a reader.
+/// Cached pages of a volume, with readahead, for a reader.
 pub struct PageCache {
     inner: Arc<dyn ReadAt>,
     state: Mutex<State>,
@@ -53,7 +55,7 @@ impl PageCache {
         self.state.lock()
     }
 
-    /// The page, from the cache or fetched, with those after it when reads are sequential.
+    /// The page, from the cache or fetched; sequential reads also fetch the following pages.
     fn page(&self, number: u64) -> Result<Option<Arc<[u8]>>> {
         let sequential = {
             let mut state = self.state();
@@ -75,7 +77,7 @@ impl PageCache {
             return Ok(None);
         }
         if !extent.kind.reads_zero() && extent.length_bytes < length {
-            // Not into what follows, which may be a hole: whole pages of this extent.
+            // Only whole pages of this extent: the next extent may be a hole.
             length = extent.length_bytes.next_multiple_of(PAGE_BYTES).min(length);
         }
         let mut bytes = vec![0; usize_from_u64(length)];
@@ -117,7 +119,8 @@ impl ReadAt for PageCache {
             match page.as_deref().map(|page| page.get(within..within + part)) {
                 None => to.fill(0),
                 Some(Some(from)) => to.copy_from_slice(from),
-                // A page is as long as the disk lets it be: this cannot be, and must not be zero-filled.
+                // A page always covers the range; if it did not, zeroes would be wrong, so the range is read
+                // directly.
                 Some(None) => self.inner.read_at(at, to)?,
             }
             done += part;

@@ -1,6 +1,8 @@
-//! The conformance suite: what every [`GuestFs`] promises of itself, whatever is in it. Content is compared with the kernel elsewhere.
+//! The conformance suite: the promises of every [`GuestFs`], whatever its content. Other tests compare
+//! content with the kernel.
 //!
-//! Public so that integration tests run it too; it panics with what is wrong and has no other use.
+//! Public, so that integration tests run it too. It panics with a description of the fault and has no other
+//! use.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use crate::block::run::Target;
 use crate::error::{ErrorKind, Result};
 use crate::types::width::usize_from_u64;
 
-/// Bytes of a file that are read and compared.
+/// Bytes of a file to read and compare.
 const BYTES_MAX: u64 = 1 << 20;
 
 #[track_caller]
@@ -22,10 +24,10 @@ fn fails<T>(result: Result<T>, kinds: &[ErrorKind]) {
     }
 }
 
-/// Walks everything, which must be sound, and checks the reader's promises; tells how many inodes there are.
+/// Walks everything, which must be sound, and checks the reader's promises; returns the number of inodes.
 ///
 /// # Panics
-/// With what is wrong.
+/// Panics with a description of the fault.
 pub fn check_guest_fs(fs: &dyn GuestFs, volume: &Arc<dyn ReadAt>) -> usize {
     let root = fs.attributes(fs.root()).expect("the root's attributes");
     assert_eq!(root.file_type, FileType::Directory, "the root");
@@ -56,7 +58,7 @@ pub fn check_guest_fs(fs: &dyn GuestFs, volume: &Arc<dyn ReadAt>) -> usize {
     seen.len()
 }
 
-/// Checks one inode; gives what it names.
+/// Checks one inode; returns the inodes that it names.
 fn check_inode(fs: &dyn GuestFs, volume: &Arc<dyn ReadAt>, ino: GuestIno) -> Vec<GuestIno> {
     let attributes = fs.attributes(ino).expect("attributes");
     assert_eq!(attributes.ino, ino);
@@ -108,7 +110,7 @@ fn check_inode(fs: &dyn GuestFs, volume: &Arc<dyn ReadAt>, ino: GuestIno) -> Vec
     entries.iter().map(|entry| entry.ino).collect()
 }
 
-/// The runs cover the file, lie on the volume, and say what the reader says.
+/// Checks that the runs cover the file, lie on the volume, and match the reader's bytes.
 fn check_file(fs: &dyn GuestFs, volume: &Arc<dyn ReadAt>, ino: GuestIno, size: u64) {
     let map = fs.runs(ino).expect("runs");
     assert_eq!(map.size_bytes(), size, "size of {ino:?}");

@@ -1,14 +1,14 @@
-//! Reads a file whose bytes lie on its volume as they are, by its runs.
+//! Reads a file that lies unencoded on its volume, by its runs.
 
 use crate::block::run::{RunMap, Target};
 use crate::block::{ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// Fills `buf` with the bytes from `offset` on; `encoded` answers for runs that are not plain.
+/// Fills `buf` with the bytes from `offset` on; `encoded` provides the runs that are not plain.
 ///
 /// # Errors
-/// `InvalidInput` past the end; what reading the volume answers.
+/// `InvalidInput` past the end; errors of reading the volume.
 pub(super) fn read(
     map: &RunMap<()>,
     volume: &dyn ReadAt,
@@ -29,7 +29,7 @@ pub(super) fn read(
         match run.target {
             Target::Source { offset, .. } => {
                 volume.read_at(offset, part).map_err(|error| {
-                    // A file that lies beyond its volume is damage of the filesystem.
+                    // A file outside its volume is damage of the filesystem.
                     if error.kind() == ErrorKind::InvalidInput {
                         error.with_kind(ErrorKind::Corrupt)
                     } else {

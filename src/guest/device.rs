@@ -1,8 +1,9 @@
-//! The edge to the reader crates that share the traits of fs-core: their device over our volume, their panics caught.
+//! Adapter for the reader crates that share the traits of fs-core: gives them the volume as a device, and
+//! catches their panics.
 //!
 //! # Concurrency
-//! A crate turns the device's error into text on its way up. So the error itself is kept in the thread that met it until
-//! [`guard`] returns, and [`device_error`] gives it back.
+//! A crate turns the device's error into text. So the error itself is kept in the thread that met it until
+//! [`guard`] returns, and [`device_error`] returns it.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,14 +12,15 @@ use std::sync::Arc;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 
-/// LIMIT: bytes of one read. The largest sound ones are a few MiB of a log; a hostile length must not become memory.
+/// LIMIT: bytes of one read. The largest valid reads are a few MiB of a log; a hostile length must not cause
+/// an allocation.
 const READ_BYTES_MAX: usize = 16 << 20;
 
 thread_local! {
     static MET: RefCell<Option<Error>> = const { RefCell::new(None) };
 }
 
-/// A volume as the crates read it; read-only.
+/// A volume with the crates' read interface; read-only.
 pub(super) struct VolumeBytes(pub(super) Arc<dyn ReadAt>);
 
 impl VolumeBytes {
@@ -47,10 +49,10 @@ impl fs_core::BlockRead for VolumeBytes {
     }
 }
 
-/// The error that the device met, for a crate that says only that there was one.
+/// The device's own error, for a crate that reports only that there was one.
 pub(super) fn device_error(text: &str) -> Error {
     match MET.with(RefCell::take) {
-        // What points beyond the volume is damage of the filesystem, not of the disk.
+        // A pointer beyond the volume is damage of the filesystem, not of the disk.
         Some(error) if error.kind() == ErrorKind::InvalidInput => Error::new(
             ErrorKind::Corrupt,
             "the filesystem points beyond its volume",
@@ -64,7 +66,7 @@ pub(super) fn device_error(text: &str) -> Error {
     }
 }
 
-/// Runs a call into the crate that reads `format`; a panic in it is damage of the volume, not our end.
+/// Runs a call into the crate that reads `format`; a panic in it counts as damage of the volume.
 pub(super) fn guard<T>(format: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
     MET.with(RefCell::take);
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {

@@ -1,4 +1,4 @@
-//! A directory that was read: its entries in their own order, and a way to find one by its name.
+//! The entries of a directory in their own order, with an index by name.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use crate::error::{Error, Result};
 /// A directory's entries, in order and by name.
 pub(super) struct Directory {
     entries: Arc<[Entry]>,
-    /// Places of the entries, in the order of their names.
+    /// Positions of the entries, sorted by name.
     by_name: Vec<usize>,
 }
 
 impl Directory {
-    /// Takes the entries of directory `number`, which is named in errors; its own `.` and `..` are left out.
+    /// Takes the entries of directory `number`, which errors name; drops the directory's own `.` and `..`.
     ///
     /// # Errors
-    /// `Corrupt` for a name that no file can have: also a second `.` or `..`, which would hide a file without a word.
+    /// `Corrupt` for an invalid name, including a second `.` or `..`, which would hide a file silently.
     pub(super) fn new(number: u64, entries: impl IntoIterator<Item = Entry>) -> Result<Self> {
         let mut kept = Vec::new();
         let (mut own, mut above) = (false, false);
@@ -75,7 +75,7 @@ impl Directory {
             .ok_or_else(|| Error::not_found("no such file or directory in the guest"))
     }
 
-    /// How much memory it takes, in entries.
+    /// Its memory use, in entries.
     pub(super) fn weight(&self) -> usize {
         self.entries.len().saturating_add(1)
     }

@@ -1,4 +1,4 @@
-//! The trait that every guest filesystem reader implements, and the plain data that it speaks.
+//! The trait that every guest filesystem reader implements, and its plain data types.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::block::ReadAt;
 use crate::block::run::RunMap;
 use crate::error::{Error, Result};
 
-/// Inode number within one volume; what the format itself uses (ext: root is 2).
+/// Inode number within one volume, as the format numbers them (ext: the root is 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GuestIno(pub u64);
 
@@ -31,7 +31,7 @@ pub enum FileType {
     Socket,
 }
 
-/// A point in time as filesystems store it: may lie before 1970.
+/// A point in time as filesystems store it; it may lie before 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Time {
     /// Seconds since the epoch.
@@ -40,7 +40,7 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
-/// Attributes of a file, whose inode number is a guest's, or the mounted tree's.
+/// Attributes of a file; the inode number is a guest's or the mounted tree's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes<I = GuestIno> {
     /// Inode number.
@@ -65,7 +65,7 @@ pub struct Attributes<I = GuestIno> {
     pub mtime: Time,
     /// Last change of the inode.
     pub ctime: Time,
-    /// Creation, where the format keeps it.
+    /// Creation, where the format records it.
     pub crtime: Option<Time>,
     /// Device number (major, minor) of device nodes.
     pub rdev: Option<(u32, u32)>,
@@ -98,7 +98,7 @@ impl<I> Attributes<I> {
 pub struct Entry {
     /// The name: bytes, never empty, `.`, `..`, nor with `/` or NUL.
     pub name: Vec<u8>,
-    /// What it names.
+    /// Its inode.
     pub ino: GuestIno,
 }
 
@@ -111,7 +111,7 @@ pub struct Xattr {
     pub value: Vec<u8>,
 }
 
-/// What a filesystem says of itself.
+/// Facts about a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FsInfo {
     /// `ext4`, `xfs`, ...
@@ -126,20 +126,21 @@ pub struct FsInfo {
     pub total_bytes: u64,
     /// Bytes in use.
     pub used_bytes: u64,
-    /// Inodes in all, where the format has such a number.
+    /// Total number of inodes, where the format has one.
     pub inodes: Option<u64>,
-    /// Free inodes, likewise.
+    /// Number of free inodes, where the format has one.
     pub inodes_free: Option<u64>,
-    /// Whether it was in use: its journal or log holds work, which is replayed in memory. `None` where that is not known.
+    /// Whether it was in use: its journal or log contains work, which is replayed in memory. `None` when
+    /// unknown.
     pub journal_replayed: Option<bool>,
     /// Remarks for people: "the guest has not unmounted the filesystem".
     pub notes: Vec<String>,
 }
 
-/// Which tree of a filesystem that has several (btrfs: mount options `subvol=` and `subvolid=`).
+/// A tree of a filesystem with several (btrfs: mount options `subvol=` and `subvolid=`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Subvolume {
-    /// The one that a mount without options shows.
+    /// The tree that a mount without options shows.
     Default,
     /// By its path below the top level.
     Path(Vec<u8>),
@@ -149,16 +150,17 @@ pub enum Subvolume {
 
 /// A read-only view of one guest filesystem. Calls may come from many threads.
 pub trait GuestFs: Send + Sync {
-    /// What the filesystem says of itself.
+    /// Facts about the filesystem.
     fn info(&self) -> &FsInfo;
 
-    /// The root directory's inode: of everything that is on the volume (btrfs: of the top level).
+    /// The root directory of the whole volume (btrfs: of the top level).
     fn root(&self) -> GuestIno;
 
-    /// The root directory of a subvolume; formats without have only the default one, which is [`GuestFs::root`].
+    /// The root directory of a subvolume; formats without subvolumes have only the default one, which is
+    /// [`GuestFs::root`].
     ///
     /// # Errors
-    /// `NotFound` when there is none of that name; as [`GuestFs::attributes`].
+    /// `NotFound` when there is no subvolume of that name; as [`GuestFs::attributes`].
     fn subvolume(&self, which: &Subvolume) -> Result<GuestIno> {
         match which {
             Subvolume::Default => Ok(self.root()),
@@ -168,7 +170,7 @@ pub trait GuestFs: Send + Sync {
         }
     }
 
-    /// What is wrong with the reader itself; `None` when nothing is.
+    /// A fault of the reader itself; `None` when there is none.
     fn trouble(&self) -> Option<Trouble> {
         None
     }
@@ -200,7 +202,7 @@ pub trait GuestFs: Send + Sync {
     /// Target of a symlink, verbatim.
     ///
     /// # Errors
-    /// `InvalidInput` when it is none; as [`GuestFs::attributes`].
+    /// `InvalidInput` when it is not a symlink; as [`GuestFs::attributes`].
     fn symlink_target(&self, ino: GuestIno) -> Result<Vec<u8>>;
 
     /// All extended attributes, in the kernel's form.
@@ -209,41 +211,42 @@ pub trait GuestFs: Send + Sync {
     /// As [`GuestFs::attributes`].
     fn xattrs(&self, ino: GuestIno) -> Result<Arc<[Xattr]>>;
 
-    /// Where a regular file's bytes lie on the volume (source `()`). Runs are given only where the bytes on the volume
-    /// are what the kernel would show; the rest is `Encoded`, and read with [`GuestFs::read_encoded`].
+    /// Where a regular file's bytes lie on the volume (source `()`). A range is a plain run only where the
+    /// bytes on the volume are those that the kernel would show; the rest is `Encoded`, and read with
+    /// [`GuestFs::read_encoded`].
     ///
     /// # Errors
-    /// `InvalidInput` when it is no regular file; as [`GuestFs::attributes`].
+    /// `InvalidInput` when it is not a regular file; as [`GuestFs::attributes`].
     fn runs(&self, ino: GuestIno) -> Result<Arc<RunMap<()>>>;
 
-    /// Reads bytes of a file through the reader itself; exact.
+    /// Reads bytes of a file through the reader itself; fills the whole buffer.
     ///
     /// # Errors
     /// As [`GuestFs::attributes`].
     fn read_encoded(&self, ino: GuestIno, offset: u64, buf: &mut [u8]) -> Result<()>;
 }
 
-/// Why a reader does not answer, or did not.
+/// A present or past fault of a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// Whether it answers again.
+    /// Whether it works again.
     pub over: bool,
-    /// What happened.
+    /// The reason.
     pub reason: String,
 }
 
-/// How far a volume is known.
+/// State of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeState {
-    /// A reader has opened it.
+    /// A reader opened it.
     Readable,
     /// It has no filesystem (swap, an empty partition, an extended partition).
     NoFilesystem,
-    /// It uses a format or feature, named here, that we do not read.
+    /// It uses an unsupported format or feature, named here.
     Unsupported(String),
     /// It is damaged: place and cause.
     Damaged(String),
 }
 
-/// Opens the filesystem on a volume, or says why not. Most formats use the first device only; btrfs may span several.
+/// Opens the filesystem on a volume. Most formats use the first device only; btrfs may span several.
 pub type OpenFs = fn(&[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>>;

@@ -1,4 +1,4 @@
-//! Superblocks of md arrays: which array a device belongs to, where its data lies, and how old that is.
+//! Superblocks of md arrays: the array of a device, the location of its data, and their age.
 //!
 //! # On-disk layout
 //! Linux, `include/uapi/linux/raid/md_p.h`. Version 1, `struct mdp_superblock_1`, little-endian, at the start (1.1), at 4 KiB (1.2), or at
@@ -39,7 +39,7 @@ const BLOCK_BYTES: usize = 4096;
 /// Features: this device is being rebuilt; the array is being reshaped.
 const FEATURE_RECOVERY: u32 = 2;
 const FEATURE_RESHAPE: u32 = 4;
-/// Roles that are no positions begin here.
+/// Roles from this value on are not positions.
 const ROLE_NONE: u16 = 0xff00;
 /// A device that has failed.
 const ROLE_FAULTY: u16 = 0xfffe;
@@ -52,38 +52,38 @@ const DESCRIPTOR_WORDS: usize = 32;
 /// LIMIT: characters of an array's name in a path (the field has 32 bytes).
 const NAME_CHARS_MAX: usize = 32;
 
-/// Parses a superblock that lies at a place.
+/// Parses a superblock at a given place.
 type Parse = fn(&[u8], u64) -> Option<Superblock>;
 
-/// What one device says of its array and of itself.
+/// Facts from the superblock of one device about its array and itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Superblock {
     /// The array.
     pub(crate) uuid: [u8; 16],
-    /// Its name as part of a path, without the host's.
+    /// Its name as a component of a path, without the host.
     pub(crate) name: String,
     /// Its level as a number: 1 is a mirror.
     pub(crate) level: u32,
-    /// How many devices hold data when all are there.
+    /// Number of devices that hold data when the array is complete.
     pub(crate) devices: u32,
     /// The number of this device.
     pub(crate) number: u32,
-    /// How often the array's state has been written.
+    /// Number of writes of the array's state.
     pub(crate) events: u64,
-    /// Where the data begins, and its length in bytes.
+    /// Offset and length in bytes of the data.
     pub(crate) data: (u64, u64),
-    /// Whether this device holds all data, by its own account.
+    /// Whether this device contains all data, according to itself.
     pub(crate) is_complete: bool,
     /// Whether the array is being reshaped.
     pub(crate) is_reshaped: bool,
-    /// Whether the superblock certainly is that of this very device, not of a partition at its end.
+    /// Whether the superblock certainly belongs to this device, and not to a partition at its end.
     pub(crate) is_certain: bool,
     /// Roles by number.
     roles: Vec<u16>,
 }
 
 impl Superblock {
-    /// Whether this superblock knows the device of that number as one that holds data.
+    /// Whether this superblock lists the device with that number as one with data.
     pub(crate) fn trusts(&self, number: u32) -> bool {
         self.roles
             .get(usize_from_u32(number))
@@ -100,7 +100,7 @@ impl Superblock {
     }
 }
 
-/// The sum of all words, folded into 32 bits, the one at `at` taken as zero.
+/// The sum of all words, folded into 32 bits; the word at `at` counts as zero.
 fn sum(bytes: &[u8], at: usize) -> u32 {
     let mut total = 0u64;
     for (chunk, n) in bytes.chunks(4).zip(0usize..) {
@@ -117,7 +117,7 @@ fn sum(bytes: &[u8], at: usize) -> u32 {
     u32::try_from(folded & 0xffff_ffff).unwrap_or(0)
 }
 
-/// An array's name as part of a path; what would be none is replaced by the start of its UUID.
+/// An array's name as a component of a path; an unusable name is replaced by the start of its UUID.
 fn path_name(name: Option<String>, uuid: [u8; 16]) -> String {
     let name = name.unwrap_or_default();
     let own = name.rsplit(':').next().unwrap_or_default();
@@ -132,7 +132,7 @@ fn path_name(name: Option<String>, uuid: [u8; 16]) -> String {
     uuid.iter().take(4).map(|b| format!("{b:02x}")).collect()
 }
 
-/// Parses version 1; `place` is where it lies.
+/// Parses version 1; `place` is its offset.
 fn parse_1(block: &[u8], place: u64) -> Option<Superblock> {
     let is_one = le32(block, 0)? == MAGIC && le32(block, 4)? == 1;
     let own = le64(block, 144)?.checked_mul(SECTOR_BYTES)?;
@@ -173,7 +173,7 @@ fn parse_1(block: &[u8], place: u64) -> Option<Superblock> {
     })
 }
 
-/// Parses version 0.90; `place` is where it lies.
+/// Parses version 0.90; `place` is its offset.
 fn parse_0(block: &[u8], place: u64) -> Option<Superblock> {
     let word = |n: usize| le32(block, n.checked_mul(4)?);
     if word(0)? != MAGIC || word(1)? != 0 || sum(block, 152) != word(38)? {
@@ -217,10 +217,10 @@ fn parse_0(block: &[u8], place: u64) -> Option<Superblock> {
     })
 }
 
-/// Finds the superblock of a device; `None` when it has none that is sound.
+/// Finds the superblock of a device; `None` when it has no valid one.
 ///
 /// # Errors
-/// `Io`, and what else reading may answer.
+/// `Io`, and other errors of reading.
 pub(crate) fn load(device: &dyn ReadAt) -> Result<Option<Superblock>> {
     let size = device.size_bytes();
     let sectors = size.checked_div(SECTOR_BYTES).unwrap_or(0);
@@ -228,7 +228,7 @@ pub(crate) fn load(device: &dyn ReadAt) -> Result<Option<Superblock>> {
         let sector = sectors.checked_sub(room)? & !step.saturating_sub(1);
         sector.checked_mul(SECTOR_BYTES)
     };
-    // 0.90 is what is left of a whole 64 KiB, less another.
+    // 0.90: round down to whole 64 KiB, and subtract another 64 KiB.
     let old = (sectors & !127)
         .checked_sub(128)
         .and_then(|sector| sector.checked_mul(SECTOR_BYTES));
@@ -270,7 +270,7 @@ mod tests {
     use super::{load, path_name, sum};
     use crate::block::{MemoryDisk, WriteAt};
 
-    /// A disk of 1 MiB with a superblock 1.2 of a mirror; data of 512 KiB from 256 KiB on.
+    /// A disk of 1 MiB with a version 1.2 superblock of a mirror; 512 KiB of data from 256 KiB on.
     fn block() -> Vec<u8> {
         let mut block = vec![0; 260];
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);

@@ -1,8 +1,8 @@
-//! A guest filesystem in memory, with faults on request: for tests of everything above.
+//! A guest filesystem in memory, with faults on request: for tests of the code above.
 //!
-//! Content of files lies on a volume of its own ([`MemoryFs::volume`]), a page apart, so that runs are plain as those
-//! of a real filesystem;
-//! [`MemoryFs::encoded`] makes a file that only the reader can read.
+//! Content of files lies on its own volume ([`MemoryFs::volume`]), each file on separate pages, so that runs
+//! are plain like those of a real filesystem. [`MemoryFs::encoded`] makes a file that only the reader can
+//! read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +33,8 @@ struct Node {
     fault: Option<ErrorKind>,
 }
 
-/// A filesystem that a test has made. Paths are relative to the root; directories above must exist.
+/// A handmade filesystem. Paths are relative to the root; parent directories are made with the first entry
+/// below them.
 #[derive(Debug)]
 pub struct MemoryFs {
     info: FsInfo,
@@ -82,19 +83,20 @@ impl MemoryFs {
         fs
     }
 
-    /// The volume that plain runs point at.
+    /// The volume to which plain runs refer.
     #[must_use]
     pub fn volume(&self) -> Arc<dyn ReadAt> {
         Arc::<MemoryDisk>::clone(&self.volume)
     }
 
-    /// Names the filesystem.
+    /// Sets label and UUID of the filesystem.
     pub fn set_label(&mut self, label: &str, uuid: &str) {
         self.info.label = Some(label.to_owned());
         self.info.uuid = Some(uuid.to_owned());
     }
 
-    /// Makes a directory a subvolume; an empty path is the top level. The first one made is what a mount without options shows.
+    /// Makes a directory a subvolume; an empty path is the top level. A mount without options shows the first
+    /// one.
     ///
     /// # Errors
     /// As [`MemoryFs::resolve`].
@@ -142,7 +144,7 @@ impl MemoryFs {
             })
     }
 
-    /// Changes a node's attributes, whatever the caller likes.
+    /// Changes a node's attributes in any way.
     ///
     /// # Errors
     /// As [`MemoryFs::resolve`].
@@ -163,7 +165,7 @@ impl MemoryFs {
         Ok(())
     }
 
-    /// From now on everything asked of this node, but its name, fails.
+    /// Makes every operation on this node fail from now on, except lookups of its name.
     ///
     /// # Errors
     /// As [`MemoryFs::resolve`].
@@ -213,10 +215,10 @@ impl MemoryFs {
         Ok(())
     }
 
-    /// Makes a directory, and those above it, as everything else that is made does.
+    /// Makes a directory and its parents, as the other creating calls do.
     ///
     /// # Errors
-    /// `AlreadyExists`; as [`MemoryFs::resolve`], also below.
+    /// `AlreadyExists`; as [`MemoryFs::resolve`]. The calls below have the same errors.
     pub fn directory(&mut self, path: &str) -> Result<()> {
         let body = Body::Directory(Vec::new());
         self.add(path, FileType::Directory, 0o755, PAGE_BYTES, body)
@@ -235,7 +237,7 @@ impl MemoryFs {
         self.add(path, FileType::Regular, 0o644, size, Body::Plain { offset })
     }
 
-    /// Makes a file whose bytes only the reader knows.
+    /// Makes a file that only the reader can read.
     ///
     /// # Errors
     /// As [`MemoryFs::directory`].

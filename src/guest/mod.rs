@@ -1,27 +1,29 @@
 //! Guests: partition tables and filesystems inside virtual disks, read by the daemon in user space.
 //!
-//! A reader answers in *plain data* ([`Entry`](fs::Entry), xattrs, runs), so that it can run in another process; the
-//! bytes of plain runs are read from the chain by whoever asked, never through the reader.
+//! A reader returns *plain data* ([`Entry`](fs::Entry), xattrs, runs), so that it can run in another process.
+//! The caller reads the bytes of plain runs from the chain itself, never through the reader.
 //!
 //! # Invariants
-//! - Nothing read from a volume is believed: counts, depths and sizes are bounded, names are checked.
+//! - Nothing read from a volume is trusted: counts, depths and sizes are bounded, names are checked.
 //! - *Unsupported* (with the feature's name) is not *damaged* (with place and cause).
 //!
 //! # Findings
-//! Faults met in the crates, and where they are put right:
-//! - rust-fs-xfs 0.14.2 replays inodes without the number of a device node (`xfs/log.rs`), refuses a log whose last record is
-//!   incomplete (`xfs/device.rs`), and bounds walks of extents and attributes by what the inode claims (`xfs/run.rs`,
-//!   `xfs/attribute.rs`). A hostile length in a log item overflows a product, or hits an assertion (`log_recover.rs` 587 and 699,
-//!   `overlay.rs` 53).
-//!   It also refuses a clean filesystem for a damaged or non-empty header of inodes (`xfs/group.rs`).
-//! - rust-fs-ext4 0.8.0 passes over a journal on another device, replays one that the superblock does not ask for, refuses each that may
-//!   have fast commits (`ext/journal.rs`), refuses all for one descriptor's checksum (`ext/view.rs`), and does not check the blocks of
-//!   directories (`ext/names.rs`) and of extent trees (`ext/run.rs`).
-//! - rust-fs-btrfs 0.10.2 takes the newest of all superblocks, where the kernel takes the first (`btrfs/superblock.rs`), opens no pool with
-//!   a device missing and no filesystem with a log, finds every extent of a file again for each read (9 MB/s in a file of 1 GiB compressed
-//!   by zstd), takes a sector whose checksum is missing for good, where the kernel does not, and an extent that decodes to less than it
-//!   covers for damage, where the file has only grown. Its walker of trees and its parsers are sound and used (`btrfs/pool.rs`,
-//!   `btrfs/data.rs`).
+//! Faults of the crates, and where they are corrected:
+//! - rust-fs-xfs 0.14.2 replays inodes without the number of a device node (`xfs/log.rs`), refuses a log
+//!   whose last record is incomplete (`xfs/device.rs`), and bounds walks of extents and attributes by the
+//!   inode's own counts (`xfs/run.rs`, `xfs/attribute.rs`). A hostile length in a log item overflows a
+//!   product, or hits an assertion (`log_recover.rs` 587 and 699, `overlay.rs` 53). It also refuses a clean
+//!   filesystem for a damaged or non-empty header of inodes (`xfs/group.rs`).
+//! - rust-fs-ext4 0.8.0 ignores a journal on another device, replays one even when the superblock does not
+//!   request it, refuses every one that may have fast commits (`ext/journal.rs`), refuses the whole
+//!   filesystem for one descriptor's checksum (`ext/view.rs`), and does not check the blocks of directories
+//!   (`ext/names.rs`) and of extent trees (`ext/run.rs`).
+//! - rust-fs-btrfs 0.10.2 uses the newest of all superblocks, where the kernel uses the first
+//!   (`btrfs/superblock.rs`). It opens no pool with a missing device, and no filesystem with a log. It
+//!   searches every extent of a file again for each read (9 MB/s in a file of 1 GiB compressed with zstd). It
+//!   accepts a sector whose checksum is missing, which the kernel does not, and treats an extent that decodes
+//!   to less than it covers as damage, although the file has only grown. Its tree walker and its parsers are
+//!   sound and used (`btrfs/pool.rs`, `btrfs/data.rs`).
 
 pub mod btrfs;
 mod bytes;

@@ -1,4 +1,4 @@
-//! What lies on a volume, told by its magic numbers, and the reader that opens it.
+//! Recognises the content of a volume by its magic numbers, and opens it with a reader.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -14,42 +14,43 @@ use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
 use crate::types::width::usize_from_u64;
 
-/// LIMIT: bytes at the start of a volume that are looked at (btrfs: 64 KiB + 4 KiB).
+/// LIMIT: bytes at the start of a volume to examine (btrfs: 64 KiB + 4 KiB).
 const HEAD_BYTES: u64 = 69_632;
-/// Bytes at the end that are looked at: md 0.90 and 1.0 keep their superblock within the last 128 KiB.
+/// Bytes at the end to examine: md 0.90 and 1.0 keep their superblock within the last 128 KiB.
 const TAIL_BYTES: u64 = 131_072;
 
-/// Incompatible features of an ext superblock, and that of a device with another one's journal (Linux, fs/ext4/ext4.h).
+/// Incompatible features of an ext superblock, and the feature of a device that holds another one's journal
+/// (Linux, fs/ext4/ext4.h).
 const INCOMPAT_AT: usize = 1120;
 const JOURNAL_DEV: u32 = 8;
 
-/// What sort of thing a format is.
+/// Class of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// A filesystem.
     Filesystem,
     /// Swap space.
     Swap,
-    /// The journal of an ext filesystem on another device: no files are on it.
+    /// The journal of an ext filesystem on another device; it contains no files.
     Journal,
-    /// Holds other volumes: LVM2, LUKS, md.
+    /// A container of other volumes: LVM2, LUKS, md.
     Container,
 }
 
-/// What was recognised.
+/// The recognised content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// `ext`, `xfs`, `LVM2_member`, ... (names as blkid uses them; `ext` stands for ext2, ext3 and ext4).
     pub format: &'static str,
-    /// What sort.
+    /// Class.
     pub class: Class,
     /// Label, where it is cheap to find.
     pub label: Option<String>,
-    /// UUID or serial number, likewise.
+    /// UUID or serial number, where it is cheap to find.
     pub uuid: Option<String>,
 }
 
-/// A magic number: format, class, its offset, the bytes, and where label and UUID (16 bytes) are.
+/// A magic number: format, class, offset, bytes, and the offsets of label and UUID (16 bytes).
 struct Magic {
     format: &'static str,
     class: Class,
@@ -70,7 +71,7 @@ const fn magic(format: &'static str, class: Class, at: usize, bytes: &'static [u
     }
 }
 
-/// Containers first: what lies in them may show its own magic at the same place.
+/// Containers come first: the content of a container may have its own magic at the same place.
 const MAGICS: [Magic; 17] = [
     magic("crypto_LUKS", Class::Container, 0, b"LUKS\xba\xbe"),
     magic("LVM2_member", Class::Container, 512 + 24, b"LVM2 001"),
@@ -150,7 +151,7 @@ pub(super) fn is_boot_sector_of_filesystem(sector: &[u8]) -> bool {
     ) || fat_boot(sector).is_some()
 }
 
-/// FAT has no magic number: its type string, and a boot sector that makes sense.
+/// FAT has no magic number: the check uses its type string, and the consistency of the boot sector.
 fn fat_boot(sector: &[u8]) -> Option<Content> {
     let fat32 = array(sector, 82)? == *b"FAT32   ";
     let fat16 = matches!(
@@ -178,7 +179,7 @@ fn fat_boot(sector: &[u8]) -> Option<Content> {
     })
 }
 
-/// Swap: its magic stands at the end of the first page, whose size is that of the machine that made it.
+/// Swap: its magic is at the end of the first page, whose size is that of the machine that made it.
 fn swap(head: &[u8]) -> Option<Content> {
     [4096usize, 8192, 16_384, 65_536]
         .iter()
@@ -229,23 +230,23 @@ fn parse(head: &[u8], tail: &[u8]) -> Option<Content> {
     })
 }
 
-/// md 0.90 lies at the last 64 KiB boundary that leaves 64 KiB, md 1.0 at the last 4 KiB boundary that leaves 8 KiB.
-/// `tail` ends where the volume does.
+/// Finds md superblocks at the end: 0.90 at the last 64 KiB boundary that leaves 64 KiB, 1.0 at the last 4
+/// KiB boundary that leaves 8 KiB. `tail` ends at the end of the volume.
 fn md_at_end(tail: &[u8]) -> bool {
     const MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
     tail.chunks_exact(4096)
         .any(|block| array(block, 0) == Some(MAGIC))
 }
 
-/// Recognises what lies on a volume; `None` when it is nothing known.
+/// Recognises the content of a volume; `None` when it is unknown.
 ///
 /// # Errors
-/// `Io`, and what else reading may answer.
+/// `Io`, and other errors of reading.
 pub fn probe(volume: &dyn ReadAt) -> Result<Option<Content>> {
     let size = volume.size_bytes();
     let mut head = vec![0; usize_from_u64(HEAD_BYTES.min(size))];
     volume.read_at(0, &mut head)?;
-    // From a 4 KiB boundary, so that superblocks are where they are looked for.
+    // The tail begins at a 4 KiB boundary, so that superblocks have their expected offsets.
     let from = size.saturating_sub(TAIL_BYTES) & !4095;
     let mut tail = vec![0; usize_from_u64(size.saturating_sub(from))];
     volume.read_at(from, &mut tail)?;
@@ -264,8 +265,8 @@ const READERS: [(&str, OpenFs); 4] = [
     ("xfs", xfs::open),
 ];
 
-/// Opens the filesystem on a volume, given with the other devices that it spans, or says why there is none to read. Never fails:
-/// damage is a state.
+/// Opens the filesystem on a volume; `devices` includes the other devices that it spans. Never fails: damage
+/// is a state.
 #[must_use]
 pub fn open_fs(devices: &[Arc<dyn ReadAt>]) -> (VolumeState, Option<Box<dyn GuestFs>>) {
     let Some(volume) = devices.first() else {

@@ -1,4 +1,5 @@
-//! What a reader tells of an inode at once, so that a walk needs one question for each directory and not five for each file.
+//! Records: a reader's facts about an inode in one answer, so that a walk needs one question for each
+//! directory instead of five for each file.
 
 use std::sync::Arc;
 
@@ -8,21 +9,22 @@ use super::fs::{
 use crate::block::run::{RunMap, Target};
 use crate::error::Result;
 
-/// LIMIT: bytes of entries and records in one listing, about.
+/// LIMIT: approximate bytes of entries and records in one listing.
 const LISTING_BYTES: usize = 384 << 10;
-/// LIMIT: entries whose records are worked out for one listing.
+/// LIMIT: entries with records in one listing.
 const LISTING_ENTRIES: usize = 2048;
 /// LIMIT: directories in one answer.
 const LISTINGS_MAX: usize = 256;
-/// Directories with at most so many others in them bring those along.
+/// A directory with at most this many subdirectories is listed together with them.
 const DESCENT_MAX: usize = 8;
-/// LIMIT: runs, and bytes of xattrs, that go along with a record; more is asked for by itself.
+/// LIMIT: runs, and bytes of xattrs, in a record; larger ones need their own question.
 const RECORD_RUNS: usize = 64;
 const RECORD_XATTR_BYTES: usize = 4096;
-/// Files above this size are asked for their runs when they are read: a walk of names would read their whole extent trees.
+/// The runs of larger files are requested only for reads: a walk of names would otherwise read their whole
+/// extent trees.
 const RUNS_ALONG_BYTES: u64 = 64 << 20;
 
-/// An inode; what is `None` was not told, and is to be asked for.
+/// An inode; `None` means that the record does not contain the fact, and a separate question is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its attributes.
@@ -31,12 +33,12 @@ pub struct Record {
     pub target: Option<Arc<[u8]>>,
     /// All extended attributes.
     pub xattrs: Option<Arc<[Xattr]>>,
-    /// Where a regular file's bytes are.
+    /// Location of a regular file's bytes.
     pub runs: Option<Arc<RunMap<()>>>,
 }
 
 impl Record {
-    /// Bytes of memory that it takes, about.
+    /// Approximate memory use in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         let target = self.target.as_ref().map_or(0, |target| target.len());
@@ -61,10 +63,11 @@ fn run_bytes(map: &RunMap<()>) -> usize {
     map.runs().iter().map(|run| 48 + inline(&run.target)).sum()
 }
 
-/// Some of the entries of a directory, in its order.
+/// A part of the entries of a directory, in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Entries with what is known of them; `None`: the inode could not be read, which a question of its own will explain.
+    /// Entries with their records; `None` when the inode could not be read, and its own question returns the
+    /// error.
     pub entries: Vec<(Entry, Option<Record>)>,
     /// Whether there are more.
     pub more: bool,
@@ -83,9 +86,9 @@ impl Listing {
     }
 }
 
-/// A filesystem asked in few words: the daemon's side of a reader, wherever that runs.
+/// A filesystem with few, large questions: the daemon's view of a reader, wherever it runs.
 pub trait Reader: Send + Sync {
-    /// What the filesystem says of itself.
+    /// Facts about the filesystem.
     fn info(&self) -> &FsInfo;
     /// The root directory.
     fn root(&self) -> GuestIno;
@@ -99,11 +102,11 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// As [`GuestFs::entries`].
     fn list(&self, dir: GuestIno, from: usize) -> Result<Listing>;
-    /// The whole listings of some directories and of what lies below them, as many as fit into one answer; those that cannot be
-    /// read, and large ones, are left out.
+    /// The whole listings of some directories and of directories below them, as many as fit into one answer.
+    /// Unreadable and large ones are omitted.
     ///
     /// # Errors
-    /// None of a directory; `Io` when there is no reader.
+    /// Errors of single directories are not reported; `Io` when there is no reader.
     fn list_many(&self, dirs: &[GuestIno]) -> Result<Vec<(GuestIno, Listing)>>;
     /// One name of a directory.
     ///
@@ -118,24 +121,24 @@ pub trait Reader: Send + Sync {
     /// As [`GuestFs::symlink_target`].
     ///
     /// # Errors
-    /// Likewise.
+    /// The same.
     fn target(&self, ino: GuestIno) -> Result<Arc<[u8]>>;
     /// As [`GuestFs::xattrs`].
     ///
     /// # Errors
-    /// Likewise.
+    /// The same.
     fn xattrs(&self, ino: GuestIno) -> Result<Arc<[Xattr]>>;
     /// As [`GuestFs::runs`].
     ///
     /// # Errors
-    /// Likewise.
+    /// The same.
     fn runs(&self, ino: GuestIno) -> Result<Arc<RunMap<()>>>;
     /// As [`GuestFs::read_encoded`].
     ///
     /// # Errors
-    /// Likewise.
+    /// The same.
     fn read(&self, ino: GuestIno, offset: u64, buf: &mut [u8]) -> Result<()>;
-    /// What is wrong with the reader itself: it had to be started anew, or cannot be.
+    /// A fault of the reader itself: it was restarted, or cannot be.
     fn trouble(&self) -> Option<Trouble> {
         None
     }
@@ -145,7 +148,7 @@ pub trait Reader: Send + Sync {
 pub struct Direct(pub Box<dyn GuestFs>);
 
 impl Direct {
-    /// Entries from that position on; `bytes` counts what they take in the answer.
+    /// Entries from that position on; `bytes` counts their size in the answer.
     fn part(&self, dir: GuestIno, from: usize, bytes: &mut usize) -> Result<Listing> {
         let all = self.0.entries(dir)?;
         let mut listing = Listing::default();
@@ -206,7 +209,7 @@ impl Reader for Direct {
             if let Ok(listing) = self.part(dir, 0, &mut bytes)
                 && !listing.more
             {
-                // A walk goes down where it can; and what is met twice is a loop.
+                // The walk descends where it can; a directory that occurs twice is a loop.
                 let below = listing.directories();
                 if below.len() <= DESCENT_MAX {
                     let is_new = |ino: &GuestIno| {

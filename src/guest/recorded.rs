@@ -1,12 +1,12 @@
-//! A guest filesystem whose answers are kept: what one question has told is not asked again.
+//! A guest filesystem with cached answers: no question is asked twice while its answer is cached.
 //!
 //! # Invariants
 //! - Memory is bounded by the [`Store`], which all filesystems of a process share.
-//! - What a reader says is checked here, whoever it is: names that mean something else, sizes and times that cannot be, end as
-//!   `Corrupt`, and do not reach the tree.
+//! - Every answer of a reader is checked here, wherever the reader runs: invalid names, sizes and times
+//!   become `Corrupt` and do not reach the tree.
 //!
 //! # Concurrency
-//! The store is in shards, each with a lock that is never held over a question.
+//! The store has shards. The lock of a shard is never held during a question.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -23,16 +23,16 @@ use crate::block::{Weighted, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::u64_from_usize;
 
-/// LIMIT: entries of one directory (ours; the formats have no bound).
+/// LIMIT: entries of one directory (our limit; the formats have none).
 const ENTRIES_MAX: usize = 4 << 20;
 /// LIMIT: bytes of a symlink's target.
 const TARGET_BYTES_MAX: usize = 65_536;
 const SHARDS: usize = 16;
 
-/// Identifies what is kept: which filesystem, which inode, inode or directory.
+/// Key of a cached answer: filesystem, inode, and whether it is the inode or the directory.
 type Key = (u64, u64, bool);
 
-/// What is kept.
+/// A cached answer.
 #[derive(Clone)]
 enum Kept {
     Record(Arc<Record>),
@@ -77,7 +77,7 @@ fn name_at(entries: &[Entry], ix: u32) -> Option<&[u8]> {
         .map(|entry| entry.name.as_slice())
 }
 
-/// Answers of all open filesystems, within one bound of memory.
+/// Cached answers of all open filesystems, within one memory limit.
 pub struct Store {
     shards: Vec<Weighted<Key, Kept>>,
     hasher: RandomState,
@@ -85,7 +85,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// At most about `bytes_max` bytes of answers.
+    /// A store of at most about `bytes_max` bytes of answers.
     #[must_use]
     pub fn new(bytes_max: usize) -> Arc<Self> {
         let shard = || Weighted::new(bytes_max / SHARDS);
@@ -96,7 +96,7 @@ impl Store {
         })
     }
 
-    /// Bytes held now, about.
+    /// Approximate bytes of the cached answers.
     #[cfg(test)]
     fn bytes(&self) -> usize {
         self.shards.iter().map(Weighted::weight).sum()
@@ -117,7 +117,7 @@ impl Store {
         }
     }
 
-    /// Forgets all about one filesystem.
+    /// Drops all answers of one filesystem.
     fn forget(&self, fs: u64) {
         for shard in &self.shards {
             shard.forget(|key| key.0 == fs);
@@ -125,7 +125,7 @@ impl Store {
     }
 }
 
-/// A filesystem with the answers that were given once.
+/// A filesystem with cached answers.
 pub struct Recorded<R: Reader> {
     reader: R,
     store: Arc<Store>,
@@ -134,7 +134,7 @@ pub struct Recorded<R: Reader> {
 }
 
 impl<R: Reader> Recorded<R> {
-    /// `reader` with its answers kept in `store`.
+    /// Caches the answers of `reader` in `store`.
     pub fn new(reader: R, store: &Arc<Store>) -> Self {
         Self {
             reader,
@@ -193,7 +193,8 @@ impl<R: Reader> Recorded<R> {
         }
     }
 
-    /// The directory, with those that are likely to be asked for next; `None` when nothing is, or the directory does not fit.
+    /// Fetches the directory together with those that are likely to be requested next; `None` when there are
+    /// none, or the directory does not fit.
     fn directory_with_siblings(&self, ino: GuestIno) -> Result<Option<Arc<Directory>>> {
         let ahead = self
             .walk
@@ -206,7 +207,8 @@ impl<R: Reader> Recorded<R> {
         let mut told: HashSet<GuestIno> = wanted.iter().copied().collect();
         for (dir, listing) in self.reader.list_many(&wanted)? {
             let (mut entries, mut dirs) = (Vec::new(), Vec::new());
-            // One that makes no sense says so when it is asked for by itself; and only what was asked for, or lies below it, is kept.
+            // An invalid directory returns its error when it is requested itself. Only requested directories
+            // and those below them are cached.
             if !told.remove(&dir) || self.take(dir, listing, &mut entries, &mut dirs).is_err() {
                 continue;
             }
@@ -219,7 +221,7 @@ impl<R: Reader> Recorded<R> {
         Ok(found)
     }
 
-    /// Checks and keeps what a listing has.
+    /// Checks and caches the content of a listing.
     fn take(
         &self,
         dir: GuestIno,
@@ -229,7 +231,8 @@ impl<R: Reader> Recorded<R> {
     ) -> Result<()> {
         for (entry, record) in listing.entries {
             check_name(dir, &entry.name)?;
-            // One that makes no sense is that file's damage, told to who asks for it; the directory is sound.
+            // An invalid record is damage of that file only, and is reported when the file is requested; the
+            // directory is sound.
             if let Some(Ok(record)) = record.map(|record| self.keep(entry.ino, record))
                 && record.attributes.file_type == FileType::Directory
             {

@@ -1,13 +1,13 @@
-//! Remarks for people, few and short enough whatever a guest has written.
+//! Remarks for people, limited in number and length whatever a guest has written.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::as_conversions
 )]
 
-/// LIMIT: remarks that are kept; the rest is counted.
+/// LIMIT: remarks that are kept; further ones are counted.
 const REMARKS_MAX: usize = 200;
-/// LIMIT: characters of one.
+/// LIMIT: characters of one remark.
 const CHARS_MAX: usize = 400;
 
 /// A bounded list of remarks.
@@ -18,7 +18,7 @@ pub(crate) struct Remarks {
 }
 
 impl Remarks {
-    /// Takes a remark.
+    /// Adds a remark.
     pub(crate) fn push(&mut self, text: impl Into<String>) {
         if self.texts.len() >= REMARKS_MAX {
             self.more = self.more.saturating_add(1);
@@ -32,7 +32,7 @@ impl Remarks {
         self.texts.push(text);
     }
 
-    /// Takes all of another list, each behind `prefix`.
+    /// Adds all remarks of another list, each with `prefix`.
     pub(crate) fn take(&mut self, prefix: &str, others: Self) {
         for text in others.texts {
             self.push(format!("{prefix}{text}"));
@@ -40,7 +40,7 @@ impl Remarks {
         self.more = self.more.saturating_add(others.more);
     }
 
-    /// The remarks, and how many there were beyond them.
+    /// The remarks, with the number of further ones.
     pub(crate) fn into_vec(self) -> Vec<String> {
         let mut texts = self.texts;
         if self.more > 0 {

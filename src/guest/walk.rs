@@ -1,8 +1,10 @@
-//! Reading ahead among directories: whoever lists one sibling after another is told the next ones along with each.
+//! Readahead of directories: a caller that lists siblings one after another gets the next ones with each
+//! question.
 //!
 //! # Why
-//! A walk of a whole tree asks for each directory by itself, and each question to a reader in another process costs more than its
-//! answer. One who only looks into a directory here and there asks for two of the same parent seldom, and pays nothing.
+//! A walk of a whole tree requests each directory by itself, and each question to a reader in another process
+//! costs more than its answer. A caller that reads single directories rarely requests two with the same
+//! parent, and so pays nothing.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,28 +14,28 @@ use lru::LruCache;
 use super::fs::GuestIno;
 use crate::types::sync::Mutex;
 
-/// LIMIT: directories whose parent is remembered, and parents whose children are.
+/// LIMIT: directories whose parent is remembered, and parents whose subdirectories are.
 const CHILDREN_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 const PARENTS_KEPT: NonZeroUsize = NonZeroUsize::new(1 << 10).unwrap();
-/// LIMIT: directories of one parent that are remembered.
+/// LIMIT: remembered subdirectories of one parent.
 const SIBLINGS_MAX: usize = 1 << 14;
-/// LIMIT: directories that are read ahead at once.
+/// LIMIT: directories read ahead at once.
 const AHEAD_MAX: usize = 64;
 
-/// The directories in a directory.
+/// The subdirectories of a directory.
 struct Siblings {
     dirs: Arc<[GuestIno]>,
-    /// How many to read ahead at the next question.
+    /// Number of directories to read ahead at the next question.
     window: usize,
 }
 
 struct Seen {
-    /// The parent, and the place in it.
+    /// The parent, and the position in it.
     parents: LruCache<GuestIno, (GuestIno, usize)>,
     siblings: LruCache<GuestIno, Siblings>,
 }
 
-/// What one filesystem was asked for.
+/// The questions that one filesystem has had.
 pub(super) struct Walk(Mutex<Seen>);
 
 impl Walk {
@@ -44,9 +46,9 @@ impl Walk {
         }))
     }
 
-    /// Notes that the listing of `dir` has these directories.
+    /// Records the subdirectories in the listing of `dir`.
     pub(super) fn note(&self, dir: GuestIno, mut children: Vec<GuestIno>) {
-        // One alone has no siblings to be read ahead.
+        // A single subdirectory has no siblings to read ahead.
         if children.len() < 2 {
             return;
         }
@@ -62,7 +64,7 @@ impl Walk {
         seen.siblings.put(dir, siblings);
     }
 
-    /// The siblings that are likely to be asked for after `dir`; `is_known` are passed over.
+    /// The siblings that are likely to be requested after `dir`, without those for which `is_known` is true.
     pub(super) fn ahead(
         &self,
         dir: GuestIno,
@@ -79,7 +81,7 @@ impl Walk {
         siblings.window = (window * 4).clamp(2, AHEAD_MAX);
         let dirs = Arc::clone(&siblings.dirs);
         drop(seen);
-        // From here on, and then from the beginning: some sort by name what they list.
+        // From this position on, and then from the beginning: some callers sort the names of a listing.
         let (before, after) = dirs.split_at(at.min(dirs.len()));
         let rest = after.iter().skip(1).chain(before).copied();
         rest.filter(|sibling| !is_known(*sibling))
@@ -104,7 +106,7 @@ mod tests {
         let last = walk.ahead(GuestIno(199), |ino| ino.0 < 15);
         assert_eq!((last.len(), last[0]), (32, GuestIno(15)));
         assert_eq!(walk.ahead(GuestIno(60), none).len(), AHEAD_MAX);
-        // The parent is nobody's sibling.
+        // The parent is not a sibling of any directory.
         assert!(walk.ahead(GuestIno(1), none).is_empty());
     }
 }

@@ -45,7 +45,7 @@ fn time(stamp: Timestamp) -> Time {
 /// Turns an inode into attributes.
 pub(super) fn attributes(ino: GuestIno, inode: &Inode, sector_bytes: u32) -> Result<Attributes> {
     let file_type = file_type(inode)?;
-    // As the kernel keeps it in memory: 12 bits of major, 20 of minor.
+    // The kernel's form in memory: 12 bits of major, 20 of minor.
     let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let is_device = matches!(file_type, FileType::CharDevice | FileType::BlockDevice);
     let whole = inode
@@ -68,7 +68,7 @@ pub(super) fn attributes(ino: GuestIno, inode: &Inode, sector_bytes: u32) -> Res
     })
 }
 
-/// The empty directory where a subvolume was, with the owner and the times of the root directory.
+/// The empty directory in place of a subvolume, with owner and times of the root directory.
 pub(super) fn empty_directory(ino: GuestIno, root: &Attributes) -> Attributes {
     Attributes {
         ino,

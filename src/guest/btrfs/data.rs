@@ -1,15 +1,16 @@
-//! The bytes of files, checked against the tree of checksums, and decompressed.
+//! Reads the bytes of files, checks them against the checksum tree, and decompresses them.
 //!
 //! # Invariants
-//! A sector whose checksum is wrong, or that cannot be read, is taken from another copy; without a good one it is damage. A sector that
-//! has to have a checksum and has none is damage too, as to the kernel.
+//! A sector with a wrong checksum, or an unreadable one, is read from another copy; without a good copy it is
+//! damage. A sector that must have a checksum and has none is damage too, as in the kernel.
 //!
 //! # Concurrency
-//! Two readers may fetch the same checksums, or decode the same extent; the later one wins.
+//! Two threads may fetch the same checksums, or decode the same extent; the later result replaces the
+//! earlier.
 //!
 //! # Why
-//! Checksums are fetched for a MiB at once, and decoded extents are kept: so a file read in order is decoded once, and its
-//! cost does not grow with the place in it.
+//! Checksums are fetched for a MiB at once, and decoded extents are cached. So a file that is read in order
+//! is decoded once, and the cost does not grow with the position in it.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -24,17 +25,17 @@ use crate::block::Weighted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// Bytes of data whose checksums are fetched at once.
+/// Bytes of data for which checksums are fetched at once.
 const WINDOW_BYTES: u64 = 1 << 20;
-/// LIMIT: bytes of checksums, and of decoded extents, that are kept per open filesystem.
+/// LIMIT: bytes of checksums, and of decoded extents, that are cached per open filesystem.
 const CHECKSUM_BYTES_KEPT: usize = 4 << 20;
 const DECODED_BYTES_KEPT: usize = 32 << 20;
 /// LIMIT: log2 of the window of a zstd frame (Linux: `ZSTD_BTRFS_MAX_WINDOWLOG`).
 const ZSTD_WINDOW_LOG: u32 = 17;
-/// LIMIT: bytes of data that are read at once.
+/// LIMIT: bytes of data read at once.
 const PART_BYTES: u64 = 1 << 20;
 
-/// The checksums of the sectors of a window, one after the other; those that there are none of are marked.
+/// The checksums of the sectors of a window in order; missing ones are marked.
 struct Window {
     bytes: Vec<u8>,
     is_there: Vec<bool>,
@@ -48,8 +49,8 @@ pub(super) struct Data {
     decoded: Weighted<u64, Arc<[u8]>>,
 }
 
-/// Decodes an extent of `method` to `length` bytes. One that is whole and decodes to less goes on with zeroes: it was the last of its
-/// file when it was written, and the file has grown since.
+/// Decodes an extent of `method` to `length` bytes. A whole extent that decodes to less is padded with
+/// zeroes: it was the last one of its file when it was written, and the file has grown since.
 ///
 /// # Errors
 /// `Corrupt`.
@@ -82,7 +83,7 @@ pub(super) fn decode(method: u8, packed: &[u8], length: u64, sector: u64) -> Res
 }
 
 impl Data {
-    /// `checksums` is the root of their tree.
+    /// A reader with `checksums` as the root of the checksum tree.
     pub(super) fn new(checksums: Option<u64>) -> Self {
         Self {
             checksums,
@@ -91,7 +92,7 @@ impl Data {
         }
     }
 
-    /// Fills `buf` with a file's bytes from `offset` on, which are all in extents or holes.
+    /// Fills `buf` with a file's bytes from `offset` on; the whole range is in extents or holes.
     ///
     /// # Errors
     /// `Corrupt`, `Unsupported` when a device is missing, `Io`.
@@ -129,7 +130,7 @@ impl Data {
         Ok(())
     }
 
-    /// Fills `buf` from `within` bytes into an extent on.
+    /// Fills `buf` from offset `within` of an extent on.
     fn read_kind(
         &self,
         pool: &Pool,
@@ -170,7 +171,7 @@ impl Data {
         }
     }
 
-    /// Reads any range: whole sectors around it where they are to be checked.
+    /// Reads any range; for checked data, the whole sectors around it.
     fn read_aligned(
         &self,
         pool: &Pool,
@@ -194,7 +195,7 @@ impl Data {
         Ok(())
     }
 
-    /// Reads whole sectors, each from a copy whose checksum is right.
+    /// Reads whole sectors, each from a copy with the right checksum.
     fn read_checked(
         &self,
         pool: &Pool,
@@ -203,8 +204,8 @@ impl Data {
         buf: &mut [u8],
     ) -> Result<()> {
         let sector = u64::from(pool.superblock.sectorsize);
-        // All from one copy, the first that can be read (a device may be missing). A chunk may end within the range, and its
-        // neighbour have fewer copies: then sector by sector.
+        // Reads the range from one copy, the first readable one (a device may be missing). A chunk may end
+        // within the range, and the next chunk may have fewer copies: then sector by sector.
         let mut read = pool.read_data(logical, 0, buf);
         for copy in 1..pool.copies(logical)? {
             if read.is_ok() || pool.read_data(logical, copy, buf).is_err() {
@@ -230,7 +231,7 @@ impl Data {
         Ok(())
     }
 
-    /// Reads a sector from whichever copy is good.
+    /// Reads a sector from any good copy.
     fn read_sector(
         &self,
         pool: &Pool,
@@ -251,7 +252,7 @@ impl Data {
         Err(first.unwrap_or_else(|| Error::new(ErrorKind::Corrupt, "btrfs: data without a copy")))
     }
 
-    /// Whether a sector has the checksum that is stored for it.
+    /// Whether a sector matches its stored checksum.
     fn is_good(&self, pool: &Pool, logical: u64, sector: &[u8]) -> Result<bool> {
         let start = logical - logical % WINDOW_BYTES;
         let window = self.windows.get_or(start, || self.fetch(pool, start))?;
@@ -288,7 +289,7 @@ impl Data {
         };
         let end = start.saturating_add(WINDOW_BYTES);
         pool.with_trees(|tree| {
-            // An item covers many sectors: the one that begins before the window may reach into it.
+            // An item covers many sectors: one that begins before the window may reach into it.
             let leaf = tree.descend(root, &key(start))?;
             let before = leaf.body.items().unwrap_or_default().iter().filter(|item| {
                 item.key.objectid == EXTENT_CSUM_OBJECTID
@@ -342,12 +343,12 @@ mod tests {
         let bytes = b"abcdefgh".repeat(1000);
         let zstd = zstd::bulk::compress(&bytes, 3).unwrap();
         for (method, mut packed) in [(1, zlib(&bytes)), (3, zstd)] {
-            // Sectors are filled with zeroes behind the end.
+            // Sectors are padded with zeroes behind the end.
             packed.resize(4096, 0);
             assert!(decode(method, &packed, 8000, 4096).unwrap() == bytes);
             let longer = decode(method, &packed, 8192, 4096).unwrap();
             assert!(longer.starts_with(&bytes) && longer.ends_with(&[0; 192]));
-            // What is cut off is damage.
+            // Truncated input is damage.
             for bad in [packed.get(..20).unwrap(), b"nonsense"] {
                 let error = decode(method, bad, 8192, 4096).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Corrupt);

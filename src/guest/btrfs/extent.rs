@@ -1,8 +1,9 @@
-//! Where a file's bytes are: its extent items, decoded once.
+//! The location of a file's bytes: its extent items, decoded once.
 //!
 //! # Invariants
-//! - Extents are in order and do not overlap. Holes, and what was allocated but never written, have none.
-//! - Runs are plain only where there is one copy without checksums, on the device that was given first.
+//! - Extents are in order and do not overlap. Holes, and space that was allocated but never written, have
+//!   none.
+//! - Runs are plain only where there is one copy without checksums on the first given device.
 //!
 //! # On-disk layout
 //! Linux, `struct btrfs_file_extent_item`; little-endian. 0 generation, 8 decoded size, 16 compression, 17 encryption, 18 other
@@ -25,14 +26,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::bytes::{le16, le64};
 use crate::types::width::u64_from_usize;
 
-/// LIMIT: extents of one file (ours: about 500 MB of memory; compressed, that many hold 1 TiB).
+/// LIMIT: extents of one file (our limit: about 500 MB of memory; compressed, that many hold 1 TiB).
 const EXTENTS_MAX: usize = 8 << 20;
 /// LIMIT: bytes of a compressed extent, on the volume and decoded (Linux: `BTRFS_MAX_COMPRESSED`, `BTRFS_MAX_UNCOMPRESSED`).
 pub(super) const PACKED_BYTES_MAX: u64 = 128 << 10;
 /// Type of extent items.
 const EXTENT_DATA: u8 = 108;
 
-/// How the bytes of an extent are kept.
+/// How the bytes of an extent are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     /// In the tree.
@@ -44,7 +45,7 @@ pub(super) enum Kind {
         /// Logical address and length of the compressed bytes.
         logical: u64,
         length: u64,
-        /// Length of what they decode to, and where in it the extent begins.
+        /// Length of the decoded bytes, and the offset of the extent in them.
         decoded: u64,
         offset: u64,
         method: u8,
@@ -75,7 +76,7 @@ fn corrupt(ino: u64, what: &str) -> Error {
     )
 }
 
-/// Parses an item; `None` for what reads as zero.
+/// Parses an item; `None` for an item that reads as zero.
 fn parse(ino: u64, start: u64, item: &[u8], sector: u64) -> Result<Option<Extent>> {
     let field = |at| le64(item, at).ok_or_else(|| corrupt(ino, "is too short"));
     let byte = |at: usize| {

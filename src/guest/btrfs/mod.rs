@@ -1,10 +1,11 @@
-//! btrfs, read through the public parts of the crate rust-fs-btrfs.
+//! btrfs, read through public parts of the crate rust-fs-btrfs.
 //!
 //! # Invariants
-//! - The volume is never written, and shown as it was at the last commit.
-//! - A subvolume is a directory in the tree of its parent. A number of ours packs a subvolume and an inode (`btrfs/subvolume.rs`).
-//! - What the filesystem checks is `Encoded`, and checked when it is read. Bytes in trees are `Inline`.
-//! - A panic inside the crate answers `Corrupt`.
+//! - The volume is never written, and is shown in the state of its last commit.
+//! - A subvolume is a directory in the tree of its parent. A `GuestIno` packs a subvolume and an inode
+//!   (`btrfs/subvolume.rs`).
+//! - Data with checksums are `Encoded`, and checked when they are read. Bytes in trees are `Inline`.
+//! - A panic inside the crate yields `Corrupt`.
 
 mod attribute;
 mod data;
@@ -31,14 +32,14 @@ use extent::Extents;
 use pool::Pool;
 use subvolume::{EMPTY, ROOT, Subvolumes, pack, unpack};
 
-/// LIMIT: inodes, entries of directories, extents and runs that are kept per open filesystem.
+/// LIMIT: inodes, directory entries, extents and runs that are cached per open filesystem.
 const INODES_KEPT: usize = 4096;
 const ENTRIES_KEPT: usize = 1 << 18;
 const EXTENTS_KEPT: usize = 1 << 18;
 const RUNS_KEPT: usize = 1 << 18;
-/// LIMIT: names of one directory (ours).
+/// LIMIT: names of one directory (our limit).
 const ENTRIES_MAX: usize = 4 << 20;
-/// LIMIT: bytes of one inode's extended attributes (ours; each must fit a node).
+/// LIMIT: bytes of one inode's extended attributes (our limit; each must fit into a node).
 const XATTR_BYTES_MAX: usize = 16 << 20;
 /// LIMIT: bytes of a symlink's target (Linux: `PATH_MAX`).
 const TARGET_BYTES_MAX: u64 = 4096;
@@ -52,7 +53,7 @@ struct BtrfsFs {
     subvolumes: Subvolumes,
     data: Data,
     info: FsInfo,
-    /// Subvolumes whose roots were seen to be of the generation that the tree of roots names.
+    /// Subvolumes whose roots have the generation that the root tree states.
     checked: Weighted<usize, ()>,
     inodes: Weighted<GuestIno, Arc<Inode>>,
     directories: Weighted<GuestIno, Arc<Directory>>,
@@ -63,7 +64,7 @@ struct BtrfsFs {
 /// Opens a btrfs filesystem; the devices may come in any order.
 ///
 /// # Errors
-/// `Unsupported` naming the feature or the device that is missing; `LimitExceeded`; `Corrupt`; `Io`.
+/// `Unsupported` naming the feature or the missing device; `LimitExceeded`; `Corrupt`; `Io`.
 pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
     let volume = devices.first().ok_or_else(|| Error::invalid("no device"))?;
     let pool = Pool::open(devices)?;
@@ -115,7 +116,7 @@ fn missing(ino: GuestIno) -> Error {
 }
 
 impl BtrfsFs {
-    /// The subvolume of a number, its tree's root, and the inode in it.
+    /// The subvolume of an inode number, the root of its tree, and the inode in it.
     fn place(&self, ino: GuestIno) -> Result<(usize, u64, u64)> {
         let (index, number) = unpack(ino).ok_or_else(|| missing(ino))?;
         let subvolume = self.subvolumes.get(index).ok_or_else(|| missing(ino))?;
@@ -148,13 +149,13 @@ impl BtrfsFs {
         })
     }
 
-    /// Whether a number is that of an empty directory where a subvolume was.
+    /// Whether the number is that of an empty directory in place of a subvolume.
     fn is_empty_directory(&self, ino: GuestIno) -> bool {
         unpack(ino)
             .is_some_and(|(index, number)| number == EMPTY && self.subvolumes.get(index).is_some())
     }
 
-    /// Visits the items of an inode of one type, until `visit` has seen enough.
+    /// Visits the items of an inode of one type, until `visit` breaks.
     fn items(
         &self,
         root: u64,
@@ -255,7 +256,7 @@ impl GuestFs for BtrfsFs {
                     .split(|byte| *byte == b'/')
                     .filter(|name| !name.is_empty() && *name != b".")
                     .try_fold(self.root(), |dir, name| self.lookup(dir, name))?;
-                // A directory within a subvolume is none.
+                // A directory below the root of a subvolume is not a subvolume.
                 unpack(found)
                     .filter(|(_, number)| *number == ROOT)
                     .map(|_| found)

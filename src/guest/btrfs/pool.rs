@@ -1,13 +1,15 @@
-//! The devices of a filesystem, the map of their chunks, and trees read through both.
+//! The devices of a filesystem, the map of their chunks, and the trees read through both.
 //!
 //! # Invariants
-//! - A block of a tree counts only if its checksum, address, filesystem and generation are right; else another copy is tried.
-//! - A device that is missing, or belongs to another filesystem, is never read in another's place.
-//! - The trees are those of the last commit: the log of what was synced since is not read.
+//! - A tree block is used only if its checksum, address, filesystem and generation are right; otherwise
+//!   another copy is tried.
+//! - A device that is missing, or belongs to another filesystem, is never replaced by another device.
+//! - The trees are those of the last commit: the log of later fsyncs is not read.
 //!
 //! # Why
-//! The crate opens no pool with a device missing and no filesystem with a log, and reads data more often than it must. Its parts below that
-//! are public and are used here: superblock, chunk map, tree walker and the parsers of items.
+//! The crate opens no pool with a missing device and no filesystem with a log, and reads data more often than
+//! necessary. Its lower parts are public and are used here: superblock, chunk map, tree walker and item
+//! parsers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,12 +26,13 @@ use crate::guest::cache::PageCache;
 use crate::guest::device::{self, VolumeBytes, device_error};
 use crate::types::width::{usize_from_u32, usize_from_u64};
 
-/// LIMIT: bytes of volume kept in memory per open filesystem, over all devices; and of nodes of trees.
+/// LIMIT: bytes of the volume cached per open filesystem, over all devices; and of tree nodes.
 const CACHE_BYTES: u64 = 16 << 20;
 const NODE_BYTES_KEPT: usize = 16 << 20;
-/// LIMIT: devices of one filesystem (ours).
+/// LIMIT: devices of one filesystem (our limit).
 const DEVICES_MAX: usize = 1024;
-/// Commits that a device may be behind the newest one when devices were captured one after another.
+/// Number of commits by which a device may lag behind the newest one when devices were captured one after
+/// another.
 const BEHIND_MAX: u64 = 1;
 
 /// Runs a call into the crate.
@@ -37,7 +40,7 @@ pub(super) fn guard<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     device::guard("btrfs", call)
 }
 
-/// The crate's error in our kinds: damage, what is beyond it, and what could not be read stay apart.
+/// Translates the crate's error: damage, unsupported features and read errors stay distinct.
 pub(super) fn translate(error: fs_btrfs::Error) -> Error {
     use fs_btrfs::Error as Btrfs;
     match error {
@@ -57,7 +60,8 @@ pub(super) fn translate(error: fs_btrfs::Error) -> Error {
             expected,
             found,
         } => Error::corrupt(format!("btrfs: the {what}"), expected, found),
-        // The crate says "malformed superblock" of whatever structure is malformed; the text behind it names that.
+        // The crate reports "malformed superblock" for any malformed structure; the text behind it names the
+        // structure.
         Btrfs::BadSuperblock(what) | Btrfs::BadChunkItem(what) => {
             Error::new(ErrorKind::Corrupt, format!("btrfs: {what}"))
         }
@@ -65,12 +69,13 @@ pub(super) fn translate(error: fs_btrfs::Error) -> Error {
     }
 }
 
-/// What a filesystem lies on.
+/// The devices of a filesystem.
 pub(super) struct Pool {
     devices: BTreeMap<u64, VolumeBytes>,
-    /// Devices that have missed commits: what is there may be old, and is read only where there is no other copy.
+    /// Devices that have missed commits: their data may be old, and are read only where there is no other
+    /// copy.
     stale: BTreeSet<u64>,
-    /// The number of the device that was given first.
+    /// The number of the first given device.
     pub(super) first: u64,
     pub(super) superblock: Superblock,
     pub(super) map: ChunkMap,
@@ -80,7 +85,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Opens the filesystem on the first device, with those of the others that belong to it.
+    /// Opens the filesystem on the first device, with the other devices that belong to it.
     pub(super) fn open(given: &[Arc<dyn ReadAt>]) -> Result<Self> {
         let count = u64::try_from(given.len().max(1)).unwrap_or(u64::MAX);
         let mut devices = BTreeMap::new();
@@ -109,7 +114,7 @@ impl Pool {
                     notes.push(format!("device {id} belongs to another filesystem"));
                     continue;
                 }
-                // A device that missed the last commits has an older one.
+                // A device that missed the last commits has an older superblock.
                 Some((_, first)) if superblock.generation > first.generation => *first = superblock,
                 Some(_) => {}
             }
@@ -164,7 +169,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The whole map of chunks, by the part of it that the superblock holds.
+    /// The whole chunk map, starting from the part in the superblock.
     fn load_map(&self) -> Result<ChunkMap> {
         let sb = &self.superblock;
         let bootstrap = ChunkMap::bootstrap(sb).map_err(translate)?;
@@ -185,7 +190,7 @@ impl Pool {
         Ok(map)
     }
 
-    /// The copy that is the `nth` to be tried: those on devices that have missed commits come last.
+    /// The copy to try as the `nth`: copies on devices that have missed commits come last.
     fn nth_copy(&self, map: &ChunkMap, logical: u64, nth: usize) -> fs_btrfs::Result<usize> {
         if self.stale.is_empty() {
             return Ok(nth);
@@ -228,7 +233,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Reads data from copy number `copy` as it is.
+    /// Reads data from copy number `copy`, unchecked.
     pub(super) fn read_data(&self, logical: u64, copy: usize, buf: &mut [u8]) -> Result<()> {
         guard(|| {
             self.read_copy(&self.map, logical, copy, buf)
@@ -236,7 +241,7 @@ impl Pool {
         })
     }
 
-    /// How many copies there are of what lies at a logical address.
+    /// Number of copies of the data at a logical address.
     pub(super) fn copies(&self, logical: u64) -> Result<usize> {
         self.map.mirrors_at(logical).map_err(translate)
     }
@@ -261,7 +266,7 @@ impl Pool {
         call(&tree).map_err(translate)
     }
 
-    /// Calls the crate with a walker of trees.
+    /// Runs `call` with the crate's tree walker.
     pub(super) fn with_trees<T>(
         &self,
         call: impl FnOnce(&Tree<'_>) -> fs_btrfs::Result<T>,

@@ -1,7 +1,8 @@
-//! The subvolumes of a filesystem: their trees, and where they hang in each other.
+//! The subvolumes of a filesystem: their trees, and their places in each other.
 //!
 //! # Invariants
-//! A number of ours is a subvolume's place in the list of all, by their ids, and an inode in it. The top level (id 5) is the first.
+//! An inode number consists of a subvolume's position in the list, sorted by id, and an inode in it. The top
+//! level (id 5) is the first.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -19,13 +20,14 @@ use crate::guest::bytes::{le16, le32, le64};
 use crate::guest::fs::GuestIno;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// LIMIT: subvolumes and snapshots (what fits a number of ours).
+/// LIMIT: subvolumes and snapshots (as many as fit into an inode number).
 const SUBVOLUMES_MAX: usize = 1 << 19;
 /// Types of items in the tree of roots.
 const DIR_ITEM: u8 = 84;
 const ROOT_ITEM: u8 = 132;
 const ROOT_REF: u8 = 156;
-/// The directory of the tree of roots, which names the default subvolume; the top level's id; that of the tree of checksums.
+/// The directory of the root tree, which names the default subvolume; the top level's id; that of the
+/// checksum tree.
 const ROOT_DIRECTORY: u64 = 6;
 const TOP_LEVEL: u64 = 5;
 const CHECKSUMS: u64 = 7;
@@ -33,7 +35,7 @@ const CHECKSUMS: u64 = 7;
 const IDS: std::ops::RangeInclusive<u64> = 256..=u64::MAX - 256;
 /// The root directory of every subvolume.
 pub(super) const ROOT: u64 = 256;
-/// The empty directory that the kernel shows where a subvolume was when its parent was copied.
+/// The empty directory that the kernel shows in place of a subvolume when its parent was copied.
 pub(super) const EMPTY: u64 = 2;
 
 /// One tree of files.
@@ -43,7 +45,7 @@ pub(super) struct Subvolume {
     /// Logical address of its tree's root, and the transaction that wrote it.
     pub(super) root: u64,
     pub(super) generation: u64,
-    /// Names that it has; none when it is being deleted.
+    /// Number of its names; none when it is being deleted.
     references: u32,
 }
 
@@ -54,16 +56,16 @@ pub(super) struct Subvolumes {
     list: Vec<Subvolume>,
     /// Directory and name by parent's id and own id.
     places: HashMap<(u64, u64), (u64, Vec<u8>)>,
-    /// The id that a mount without options shows.
+    /// The id of the subvolume that a mount without options shows.
     pub(super) default: u64,
-    /// The root of the tree of checksums, and the transaction that wrote it.
+    /// The root of the checksum tree, and the transaction that wrote it.
     pub(super) checksums: Option<(u64, u64)>,
 }
 
-/// Packs a place in the list and an inode number.
+/// Packs a position in the list and an inode number.
 ///
 /// # Errors
-/// `Unsupported` when it does not fit.
+/// `Unsupported` when they do not fit.
 pub(super) fn pack(index: usize, ino: u64) -> Result<GuestIno> {
     let index = u64_from_usize(index);
     if ino < 1 << 24 && index < 256 {
@@ -77,7 +79,7 @@ pub(super) fn pack(index: usize, ino: u64) -> Result<GuestIno> {
     )))
 }
 
-/// The other way; `None` for a number that [`pack`] does not give.
+/// Reverses [`pack`]; `None` for a number that it never returns.
 pub(super) fn unpack(number: GuestIno) -> Option<(usize, u64)> {
     let (index, ino) = if number.0 >> 63 == 0 {
         (number.0 >> 24, number.0 & 0xff_ffff)
@@ -88,12 +90,12 @@ pub(super) fn unpack(number: GuestIno) -> Option<(usize, u64)> {
     (pack(index, ino).ok()? == number).then_some((index, ino))
 }
 
-/// Logical address and generation in an item of a root (Linux: `struct btrfs_root_item`), and its references.
+/// Logical address, generation and reference count in a root item (Linux: `struct btrfs_root_item`).
 fn parse_root(data: &[u8]) -> Option<(u64, u64, u32)> {
     Some((le64(data, 176)?, le64(data, 160)?, le32(data, 216)?))
 }
 
-/// Directory and name in a reference to a root: directory, sequence, length of the name, name.
+/// Directory and name in a root reference: directory, sequence, length of the name, name.
 fn parse_place(data: &[u8]) -> Option<(u64, Vec<u8>)> {
     let length = usize::from(le16(data, 16)?);
     let name = data.get(18..)?.get(..length)?;
@@ -101,7 +103,7 @@ fn parse_place(data: &[u8]) -> Option<(u64, Vec<u8>)> {
 }
 
 impl Subvolumes {
-    /// Reads the tree of roots.
+    /// Reads the root tree.
     pub(super) fn load(pool: &Pool) -> Result<Self> {
         let mut all = Self {
             default: TOP_LEVEL,
@@ -149,7 +151,7 @@ impl Subvolumes {
                 let (root, generation, _) = parse_root(data).ok_or_else(short)?;
                 self.checksums = Some((root, generation));
             }
-            // Of several the last one counts.
+            // Of several items the last one counts.
             ROOT_ITEM if is_subvolume => {
                 let (root, generation, references) = parse_root(data).ok_or_else(short)?;
                 let subvolume = Subvolume {
@@ -176,19 +178,20 @@ impl Subvolumes {
         Ok(())
     }
 
-    /// The subvolume at a place in the list.
+    /// The subvolume at a position in the list.
     pub(super) fn get(&self, index: usize) -> Option<&Subvolume> {
         self.list.get(index)
     }
 
-    /// The place in the list of a subvolume that is not being deleted.
+    /// The position in the list of a subvolume that is not being deleted.
     pub(super) fn index(&self, id: u64) -> Option<usize> {
         let index = self.list.binary_search_by_key(&id, |s| s.id).ok()?;
         let subvolume = self.list.get(index)?;
         (subvolume.references > 0 || id == TOP_LEVEL).then_some(index)
     }
 
-    /// What an entry that names subvolume `child` leads to: its root directory, if it hangs there, else an empty directory.
+    /// The directory for an entry that names subvolume `child`: its root directory, if the subvolume belongs
+    /// there, else an empty directory.
     ///
     /// # Errors
     /// As [`pack`].
@@ -231,7 +234,7 @@ mod tests {
         for (index, ino) in [(0, 1 << 44), (1 << 19, 1)] {
             assert_eq!(pack(index, ino).unwrap_err().kind(), ErrorKind::Unsupported);
         }
-        // One number for each: the long form of what has a short one is none.
+        // Each inode has one number: the long form of a number that has a short form is invalid.
         assert_eq!(unpack(GuestIno((1 << 63) | 256)), None);
         assert_eq!(unpack(GuestIno(1 << 40)), None);
     }

@@ -1,9 +1,10 @@
-//! The superblock that the kernel would read, and features in it that change nothing for who only reads.
+//! Selects the superblock that the kernel would read, and handles features that do not matter for reading.
 //!
 //! # Why
-//! Linux reads the first copy alone. The crate takes the newest of all, and behind a filesystem that was made anew over an old one, or
-//! on a volume that has grown, another may be of a filesystem of old. The other copies count only when the first is damaged. And the
-//! crate refuses simple quotas, which add items to the tree of extents and a tree of their own; neither is read here.
+//! Linux reads only the first copy. The crate uses the newest of all; but after a new mkfs over an old
+//! filesystem, or on a volume that has grown, another copy may belong to an earlier filesystem. So the other
+//! copies are used only when the first one is damaged. The crate also refuses simple quotas, which add items
+//! to the extent tree and a tree of their own; neither is read here.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -19,10 +20,10 @@ use crate::guest::bytes::{le16, le64};
 use crate::guest::device::{VolumeBytes, device_error};
 use crate::types::width::u64_from_usize;
 
-/// Bytes of a superblock, and of the checksum before what it covers.
+/// Bytes of a superblock, and of the checksum before the covered bytes.
 const BYTES: usize = 4096;
 const CHECKSUM_BYTES: usize = 32;
-/// Incompatible features, and the type of checksums.
+/// Incompatible features, and the checksum type.
 const INCOMPAT_AT: usize = 188;
 const CHECKSUM_TYPE_AT: usize = 196;
 const SIMPLE_QUOTA: u64 = 1 << 16;
@@ -35,7 +36,7 @@ const INCOMPAT: [(u64, &str); 5] = [
     (1 << 17, "remap-tree"),
 ];
 
-/// Names the features that the crate says it does not know.
+/// Names the features that the crate reports as unknown.
 fn name_features(block: &[u8], error: fs_btrfs::Error) -> Error {
     let bits = le64(block, INCOMPAT_AT).unwrap_or(0);
     let names: Vec<&str> = INCOMPAT
@@ -51,7 +52,7 @@ fn name_features(block: &[u8], error: fs_btrfs::Error) -> Error {
     }
 }
 
-/// Takes away the bit of simple quotas, whose checksum was right before.
+/// Clears the bit of simple quotas in a block with a right checksum.
 fn without_simple_quota(block: &mut [u8]) -> Option<()> {
     let bits = le64(block, INCOMPAT_AT)? & !SIMPLE_QUOTA;
     let kind = ChecksumType::from_raw(le16(block, CHECKSUM_TYPE_AT)?).ok()?;
@@ -77,10 +78,10 @@ fn parse(block: &mut [u8], offset: u64) -> Result<Superblock> {
     })
 }
 
-/// Reads the superblock of a device, and tells what is to be noted of it.
+/// Reads the superblock of a device, with a remark if there is one.
 ///
 /// # Errors
-/// `Unsupported` naming the feature; `Corrupt` when no copy is sound; `Io`.
+/// `Unsupported` naming the feature; `Corrupt` when no copy is valid; `Io`.
 pub(super) fn load(device: &VolumeBytes) -> Result<(Superblock, Option<String>)> {
     let mut first = None;
     for offset in SUPER_OFFSETS {

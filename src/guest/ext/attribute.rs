@@ -11,7 +11,7 @@ use crate::guest::fs::{Attributes, FileType, GuestIno, Time, Xattr};
 
 /// `EXT4_FEATURE_RO_COMPAT_HUGE_FILE`.
 const RO_COMPAT_HUGE_FILE: u32 = 0x8;
-/// Version of the kernel's ACL attribute (`POSIX_ACL_XATTR_VERSION`), and the id of entries without one.
+/// Version of the kernel's ACL attribute (`POSIX_ACL_XATTR_VERSION`), and the id in entries without one.
 const KERNEL_ACL_VERSION: u32 = 2;
 const ACL_ID_NONE: u32 = u32::MAX;
 
@@ -70,13 +70,14 @@ pub(super) fn attributes(
     } else {
         1
     };
-    // What lies in the inode takes no block; the kernel tells its size all the same, so that tools do not take it for a hole.
+    // Inline data take no block; the kernel reports a size anyway, so that tools do not take the file for a
+    // hole.
     let inline = if file_type == FileType::Regular && inode.has_inline_data() {
         inode.size.div_ceil(512)
     } else {
         0
     };
-    // The creation time ends 24 bytes into the extra part of the inode, if it has one that long.
+    // The creation time ends 24 bytes into the extra part of the inode, if that is long enough.
     let has_crtime = le16(raw, 128).is_some_and(|extra| extra >= 24);
     Ok(Attributes {
         ino,
@@ -101,7 +102,7 @@ pub(super) fn attributes(
 fn kernel_acl(entries: &[AclEntry]) -> Vec<u8> {
     let mut value = KERNEL_ACL_VERSION.to_le_bytes().to_vec();
     for entry in entries {
-        // The tag's discriminant is its number in both forms.
+        // The discriminant of the tag is its number in both forms.
         let tag: u16 = match entry.tag {
             acl::AclTag::UserObj => 0x01,
             acl::AclTag::User => 0x02,
@@ -117,7 +118,7 @@ fn kernel_acl(entries: &[AclEntry]) -> Vec<u8> {
     value
 }
 
-/// The attributes that the kernel would list: ACLs converted, the store of inline data hidden.
+/// The attributes that the kernel would list: ACLs converted, the attribute with inline data hidden.
 pub(super) fn xattrs(entries: Vec<XattrEntry>) -> Result<Vec<Xattr>> {
     let mut xattrs = Vec::new();
     for entry in entries {

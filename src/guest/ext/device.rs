@@ -1,4 +1,4 @@
-//! The edge to the ext crate: its device over our volume, its errors in our words, its panics caught.
+//! Adapter for the ext crate: gives it the volume as a device, translates its errors, and catches its panics.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use fs_ext4::block_io::BlockDevice;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A volume as the crate reads it; read-only.
+/// A volume with the crate's read interface; read-only.
 pub(super) struct ExtVolume(pub(super) Arc<dyn ReadAt>);
 
 impl BlockDevice for ExtVolume {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_ext4::Result<()> {
         self.0.read_at(offset, buf).map_err(|error| {
-            // What points beyond the volume is damage of the filesystem, not of the disk.
+            // A pointer beyond the volume is damage of the filesystem, not of the disk.
             if error.kind() == ErrorKind::InvalidInput {
                 fs_ext4::Error::OutOfBounds
             } else {
@@ -51,7 +51,7 @@ fn name_features(bits: u32) -> String {
     names.join(", ")
 }
 
-/// The crate's error in our kinds: damage, what is beyond it, and what could not be read stay apart.
+/// Translates the crate's error: damage, unsupported features and read errors stay distinct.
 pub(super) fn translate(error: fs_ext4::Error) -> Error {
     use fs_ext4::Error as Ext;
     match error {
@@ -70,12 +70,13 @@ pub(super) fn translate(error: fs_ext4::Error) -> Error {
         Ext::NotADirectory => Error::new(ErrorKind::NotADirectory, "not a directory"),
         Ext::IsADirectory => Error::new(ErrorKind::IsADirectory, "it is a directory"),
         Ext::InvalidArgument(what) => Error::invalid(what),
-        // A block-mapped journal or directory that the crate refuses says so with `Corrupt` too; those are handled before.
+        // The crate also returns `Corrupt` when it refuses a block-mapped journal or directory; those are
+        // handled before.
         other => Error::new(ErrorKind::Corrupt, format!("ext: {other}")),
     }
 }
 
-/// Runs a call into the crate; a panic in it is damage of the volume, not our end.
+/// Runs a call into the crate; a panic in it counts as damage of the volume.
 pub(super) fn guard<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
         Err(Error::new(

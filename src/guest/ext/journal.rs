@@ -1,4 +1,4 @@
-//! Whether the journal is to be replayed, and whether the crate can.
+//! Decides whether the journal must be replayed, and whether the crate can do it.
 //!
 //! # On-disk layout
 //! Linux, `fs/ext4/ext4.h`, `include/linux/jbd2.h` (big-endian), `fs/ext4/fast_commit.h` (little-endian).
@@ -10,13 +10,14 @@
 //! | 40 | 4 | incompatible features; 0x20: fast commits |
 //! | 84 | 4 | blocks of the area of fast commits, at the end; 0: 256 |
 //!
-//! An area of fast commits that is in use begins with tag 9 (2), length (2), features (4), and the number of the transaction (4) that they
-//! follow upon.
+//! A used area of fast commits begins with tag 9 (2), length (2), features (4), and the number of the
+//! transaction (4) that precedes them.
 //!
 //! # Why
-//! Linux replays only what the superblock's `needs_recovery` asks for, and wipes the journal otherwise (`ext4_load_journal`); the crate
-//! looks at the journal alone. It also refuses each journal that may have fast commits, though few have some: the area counts only when
-//! it begins with the number of the transaction that would come next.
+//! Linux replays only if the superblock's `needs_recovery` is set, and wipes the journal otherwise
+//! (`ext4_load_journal`); the crate examines only the journal. It also refuses each journal that may have
+//! fast commits, though few have any: the area counts only when it begins with the number of the next
+//! transaction.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -46,7 +47,7 @@ const FAST_BLOCKS: u32 = 256;
 const BLOCKS_MIN: u32 = 1024;
 const TAG_HEAD: u16 = 9;
 
-/// Refuses a filesystem that is to be recovered from a journal that is not on this volume. What is clean needs none.
+/// Refuses a filesystem that needs recovery from a journal on another device. A clean filesystem needs none.
 pub(super) fn check_external(view: &View) -> Result<()> {
     let sb = &view.superblock;
     let is_elsewhere = sb.feature_compat & COMPAT_HAS_JOURNAL != 0 && sb.journal_inode == 0;
@@ -61,7 +62,7 @@ pub(super) fn check_external(view: &View) -> Result<()> {
     )))
 }
 
-/// The journal's superblock, and where it lies.
+/// The journal's superblock and its place.
 fn locate(fs: &Filesystem, number: u32) -> Result<(JournalSuperblock, u64)> {
     guard(|| {
         let raw = fs.read_inode_raw(number).map_err(translate)?;
@@ -77,7 +78,8 @@ fn locate(fs: &Filesystem, number: u32) -> Result<(JournalSuperblock, u64)> {
     })
 }
 
-/// Has the crate leave alone a journal that Linux would wipe. Whether there was one; `fs` is the filesystem as the crate mounted it.
+/// Hides a journal that Linux would wipe from the crate. Returns whether there was one; `fs` is the
+/// filesystem as the crate mounted it.
 pub(super) fn pass_unwanted(view: &mut View, fs: &Filesystem) -> Result<bool> {
     if fs.sb.journal_inode == 0 || view.has(Incompat::RECOVER) {
         return Ok(false);
@@ -90,10 +92,11 @@ pub(super) fn pass_unwanted(view: &mut View, fs: &Filesystem) -> Result<bool> {
     Ok(true)
 }
 
-/// Has the crate read a journal that may have fast commits, when it has none that count. Whether it was such a journal.
+/// Lets the crate read a journal that may have fast commits, when none of them counts. Returns whether it was
+/// such a journal.
 ///
 /// # Errors
-/// `Unsupported` when there are fast commits to be replayed.
+/// `Unsupported` when there are fast commits to replay.
 pub(super) fn pass_fast_commit(view: &mut View) -> Result<bool> {
     let number = view.superblock.journal_inode;
     if number == 0 {
@@ -113,7 +116,7 @@ pub(super) fn pass_fast_commit(view: &mut View) -> Result<bool> {
         0 => FAST_BLOCKS,
         blocks => blocks,
     };
-    // As Linux: the log is what lies before the area.
+    // As in Linux, the log ends before the area.
     let last = journal
         .max_len
         .checked_sub(blocks)
@@ -142,7 +145,7 @@ pub(super) fn pass_fast_commit(view: &mut View) -> Result<bool> {
     }
 }
 
-/// The transaction that the fast commits at `block` of the journal follow upon, if there are any.
+/// The transaction that precedes the fast commits at `block` of the journal, if there are any.
 fn fast_head(fs: &Filesystem, number: u32, block: u64) -> Result<Option<u32>> {
     let raw = fs.read_inode_raw(number).map_err(translate)?;
     let inode = Inode::parse(&raw).map_err(translate)?;

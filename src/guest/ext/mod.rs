@@ -1,14 +1,15 @@
 //! ext2, ext3 and ext4, read through the crate rust-fs-ext4.
 //!
 //! # Invariants
-//! - The volume is never written. A dirty journal is replayed in memory, as the kernel would on the disk; the blocks in it are known, and
-//!   what of a file lies in one of them is given as `Encoded`.
-//! - A panic inside the crate answers `Corrupt`.
+//! - The volume is never written. A dirty journal is replayed in memory, as the kernel would do on the disk.
+//!   The replayed blocks are known, and the parts of a file in them are `Encoded`.
+//! - A panic inside the crate yields `Corrupt`.
 //!
 //! # Why
-//! The crate refuses directories of ext2 and ext3 (block maps), gives ACLs in their on-disk form, shows the attribute
-//! that holds inline data, reads 4 KiB at a time, passes over the checksums of directories and of trees of extents, and
-//! refuses a filesystem for the checksum of one group: those are put right here, on its public functions.
+//! The crate refuses directories of ext2 and ext3 (block maps), returns ACLs in their on-disk form, lists the
+//! attribute with inline data, reads 4 KiB at a time, ignores the checksums of directories and extent trees,
+//! and refuses a filesystem for the checksum of one group. This module corrects all of these with the crate's
+//! public functions.
 
 mod attribute;
 mod device;
@@ -39,13 +40,13 @@ use view::View;
 /// LIMIT: inodes and directories kept per open filesystem.
 const INODES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 const DIRECTORIES_KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
-/// LIMIT: block groups (ours: 512 TiB of groups of 128 MiB). Their descriptors are all held in memory, and a sparse
-/// disk may claim any number.
+/// LIMIT: block groups (our limit: 512 TiB of groups of 128 MiB). Their descriptors are all held in memory,
+/// and a sparse disk may claim any number.
 const GROUPS_MAX: u64 = 1 << 22;
 /// The root directory.
 const ROOT: u32 = 2;
 
-/// An inode, parsed and as it is.
+/// An inode, parsed and raw.
 struct Node {
     inode: Inode,
     raw: Vec<u8>,
@@ -54,7 +55,7 @@ struct Node {
 struct ExtFs {
     fs: Filesystem,
     info: FsInfo,
-    /// Blocks of which the journal has a newer copy.
+    /// Blocks with a newer copy in the journal.
     replayed: BTreeSet<u64>,
     nodes: Mutex<LruCache<u32, Arc<Node>>>,
     directories: Mutex<LruCache<u32, Arc<Directory>>>,
@@ -103,7 +104,7 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
     }))
 }
 
-/// Mounts a volume as the kernel would read-only: what it passes over is passed over, and noted.
+/// Mounts a volume as the kernel would read-only: faults that the kernel tolerates are tolerated and noted.
 fn mount(volume: &Arc<dyn ReadAt>) -> Result<(Filesystem, Vec<String>)> {
     let mut view = View::new(volume)?;
     let groups = view.superblock.block_group_count();
@@ -152,7 +153,7 @@ fn bad_descriptors(groups: &[u64]) -> String {
     )
 }
 
-/// The blocks that the mount replayed: the same walk of the log, which is still on the volume.
+/// The blocks that the mount replayed: a second walk of the log, which is still on the volume.
 fn replayed_blocks(fs: &Filesystem) -> Result<BTreeSet<u64>> {
     let Some(journal) = fs_ext4::jbd2::read_superblock(fs).map_err(translate)? else {
         return Ok(BTreeSet::new());
@@ -187,7 +188,7 @@ impl ExtFs {
         Ok(node)
     }
 
-    /// All entries as the crate gives them.
+    /// All entries, as the crate returns them.
     fn raw_entries(&self, number: u32, node: &Node) -> Result<Vec<DirEntry>> {
         if node.inode.has_inline_data() {
             return self.fs.read_dir_ino(number).map_err(translate);
@@ -200,7 +201,7 @@ impl ExtFs {
         if !node.inode.is_dir() {
             return Err(Error::new(ErrorKind::NotADirectory, "not a directory"));
         }
-        // `node` has seen that it fits.
+        // `node` has checked that it fits.
         let number = u32::try_from(ino.0).unwrap_or(0);
         let lock = || self.directories.lock();
         if let Some(directory) = lock().get(&number) {
@@ -256,7 +257,7 @@ impl GuestFs for ExtFs {
         }
         guard(|| {
             if node.inode.has_inline_data() {
-                // The crate reads the first 60 bytes of such a target only.
+                // The crate reads only the first 60 bytes of such a target.
                 return fs_ext4::file_io::read_inline(&self.fs, &node.inode, &node.raw)
                     .map_err(translate);
             }

@@ -1,7 +1,8 @@
 //! The names in a directory, block by block, each with its checksum.
 //!
 //! # Why
-//! The crate refuses directories of ext2 and ext3 (block maps), and lists a block whose checksum is wrong, which the kernel does not.
+//! The crate refuses directories of ext2 and ext3 (block maps), and lists a block with a wrong checksum,
+//! which the kernel does not.
 
 use fs_ext4::Filesystem;
 use fs_ext4::dir::{self, DirEntry};
@@ -11,17 +12,17 @@ use super::device::translate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::bytes::{array, le16};
 
-/// LIMIT: names in one directory (the crate's own).
+/// LIMIT: names in one directory (the crate's limit).
 const ENTRIES_MAX: usize = 1_000_000;
 /// `EXT4_FEATURE_INCOMPAT_FILETYPE`: directory entries carry the type.
 const INCOMPAT_FILETYPE: u32 = 0x2;
 /// `EXT4_FEATURE_COMPAT_DIR_INDEX`, and the flag of an inode.
 const COMPAT_DIR_INDEX: u32 = 0x20;
 const FLAG_INDEX: u32 = 0x1000;
-/// What stands before the checksum at the end of a block: inode 0, 12 bytes, no name, and a type of its own.
+/// Bytes before the checksum at the end of a block: inode 0, 12 bytes, no name, and a special type.
 const TAIL: [u8; 8] = [0, 0, 0, 0, 12, 0, 0, 0xde];
 
-/// Whether a block holds the index and no names (Linux, `ext4_read_dirblock`).
+/// Whether a block contains the index and no names (Linux, `ext4_read_dirblock`).
 fn is_index(fs: &Filesystem, inode: &Inode, logical: u64, block: &[u8]) -> bool {
     let has_index = fs.sb.feature_compat & COMPAT_DIR_INDEX != 0 && inode.flags & FLAG_INDEX != 0;
     let length = usize::from(le16(block, 4).unwrap_or(0));

@@ -1,8 +1,9 @@
-//! Where a file's bytes are: its extent tree, or its block map, as runs over the volume.
+//! The location of a file's bytes: its extent tree or block map as runs over the volume.
 //!
 //! # Invariants
-//! - Every block given lies on the filesystem, and no node of a tree is visited twice: a tree that is a circle ends as damage.
-//! - A block that the journal holds a newer copy of is `Encoded`: the bytes on the volume are not what the kernel would show.
+//! - Every block lies on the filesystem, and no node of a tree is visited twice: a circular tree is damage.
+//! - A block with a newer copy in the journal is `Encoded`: the bytes on the volume are not those that the
+//!   kernel would show.
 //!
 //! # Why
 //! The crate's own walk of the tree bounds its depth but not its work, and a hostile tree of depth 5 has 340^5 leaves.
@@ -25,7 +26,8 @@ use crate::types::width::u64_from_usize;
 
 /// LIMIT: deepest extent tree (Linux: `EXT4_MAX_EXTENT_DEPTH`).
 const DEPTH_MAX: u16 = 5;
-/// LIMIT: runs of one file (ours: about 200 MB of memory; a file of one block in each run would have 16 GiB).
+/// LIMIT: runs of one file (our limit: about 200 MB of memory; a file with one block in each run would have
+/// 16 GiB).
 const RUNS_MAX: usize = 4 << 20;
 /// Bytes of a header, an index and a leaf entry of the tree.
 const ENTRY_BYTES: usize = 12;
@@ -35,7 +37,7 @@ pub(super) struct Mapper<'a> {
     fs: &'a Filesystem,
     replayed: &'a BTreeSet<u64>,
     block_bytes: u64,
-    /// The inode's number and generation, with which the checksums of its nodes are made.
+    /// The inode's number and generation, which the checksums of its nodes include.
     inode: (u32, u32),
     visited: HashSet<u64>,
     runs: Vec<Run<()>>,
@@ -46,7 +48,7 @@ fn corrupt(what: &'static str, found: impl std::fmt::Display) -> Error {
 }
 
 impl<'a> Mapper<'a> {
-    /// `replayed` are the blocks with a newer copy in the journal.
+    /// A mapper; `replayed` are the blocks with a newer copy in the journal.
     pub(super) fn new(fs: &'a Filesystem, replayed: &'a BTreeSet<u64>, inode: (u32, u32)) -> Self {
         Self {
             fs,
@@ -69,7 +71,7 @@ impl<'a> Mapper<'a> {
         Ok(())
     }
 
-    /// Adds `count` blocks from `logical` on, which lie at `physical` on.
+    /// Adds `count` blocks from `logical` on, which lie at `physical` and after.
     fn add(&mut self, logical: u64, physical: u64, count: u64) -> Result<()> {
         let end = physical
             .checked_add(count)
@@ -82,7 +84,7 @@ impl<'a> Mapper<'a> {
                 )
             })?;
         let mut at = physical;
-        // Pieces between replayed blocks.
+        // The pieces between replayed blocks.
         for block in self.replayed.range(physical..end).copied().chain([end]) {
             let start = logical.saturating_add(at.saturating_sub(physical));
             self.add_plain(start, at, block.saturating_sub(at))?;
@@ -103,7 +105,7 @@ impl<'a> Mapper<'a> {
         if count == 0 {
             return Ok(());
         }
-        // Blocks are below 2^48 and of at most 64 KiB: no product passes 2^64.
+        // Block numbers are below 2^48 and blocks have at most 64 KiB: no product exceeds 2^64.
         let start = logical.saturating_mul(self.block_bytes);
         let offset = physical.saturating_mul(self.block_bytes);
         let length_bytes = count.saturating_mul(self.block_bytes);
@@ -132,7 +134,7 @@ impl<'a> Mapper<'a> {
         self.fs.read_block(block).map_err(translate)
     }
 
-    /// The runs of the extent tree whose root is `root`.
+    /// The runs of the extent tree with the root `root`.
     pub(super) fn extents(mut self, root: &[u8]) -> Result<Vec<Run<()>>> {
         let depth = ExtentHeader::parse(root).map_err(translate)?.depth;
         if depth > DEPTH_MAX {
@@ -161,7 +163,8 @@ impl<'a> Mapper<'a> {
             match depth.checked_sub(1) {
                 None => {
                     let extent = Extent::parse(entry).map_err(translate)?;
-                    // Allocated but never written: reads as zero, and what lies there is somebody's old data.
+                    // Allocated but never written: it reads as zero, and the bytes on the volume are another
+                    // file's old data.
                     if !extent.uninitialized {
                         self.add(
                             u64::from(extent.logical_block),
@@ -190,7 +193,7 @@ impl<'a> Mapper<'a> {
         let blocks = size_bytes.div_ceil(self.block_bytes.max(1));
         let pointers = self.block_bytes.checked_div(4).unwrap_or(0);
         let mut logical = 0;
-        // Twelve direct pointers, then one each of one, two and three levels.
+        // Twelve direct pointers, then one for each of one, two and three levels.
         for slot in 0..15usize {
             let level = slot.saturating_sub(11).min(3);
             let pointer = le32(map, slot.saturating_mul(4)).unwrap_or(0);
@@ -236,7 +239,7 @@ impl<'a> Mapper<'a> {
     }
 }
 
-/// A run that holds `bytes` themselves.
+/// A run that contains `bytes` itself.
 pub(super) fn inline(bytes: Vec<u8>) -> Vec<Run<()>> {
     vec![Run {
         start: 0,

@@ -1,7 +1,7 @@
-//! A volume as the crate is to see it: with the few bytes changed that it would refuse and the kernel passes over.
+//! The crate's view of a volume: a few bytes that it would refuse, but the kernel accepts, are replaced.
 //!
 //! # Invariants
-//! The volume itself is never written; only metadata is changed in the view, never what a file holds.
+//! The volume itself is never written. The view changes only metadata, never the content of files.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -21,18 +21,19 @@ use crate::guest::bytes::le16;
 use crate::guest::cache::PageCache;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// LIMIT: bytes of volume kept in memory per open filesystem.
+/// LIMIT: bytes of the volume cached per open filesystem.
 const CACHE_BYTES: u64 = 8 << 20;
-/// LIMIT: group descriptors with a checksum that is not right (ours): beyond that the table is something else.
+/// LIMIT: group descriptors with a wrong checksum (our limit): with more, the table is something else.
 const DESCRIPTORS_MAX: usize = 4096;
-/// Where the superblock lies, and its length.
+/// Offset of the superblock, and its length.
 const SUPERBLOCK: (u64, usize) = (1024, 1024);
-/// `s_journal_inum`, the checksum of the superblock, and that of a descriptor, each from the start of its structure.
+/// `s_journal_inum`, the checksum of the superblock, and that of a descriptor, each as an offset in its
+/// structure.
 const JOURNAL_INODE_AT: usize = 0xe0;
 const SUPERBLOCK_CHECKSUM_AT: usize = 0x3fc;
 const DESCRIPTOR_CHECKSUM_AT: usize = 0x1e;
 
-/// The volume, and bytes that are put in the place of its own.
+/// The volume, and the bytes that replace its own.
 struct Patched {
     below: Arc<dyn ReadAt>,
     patches: Vec<(u64, Vec<u8>)>,
@@ -60,7 +61,7 @@ impl ReadAt for Patched {
     }
 }
 
-/// A volume, and how the crate sees it.
+/// A volume with the crate's view of it.
 pub(super) struct View {
     volume: Arc<dyn ReadAt>,
     pub(super) superblock: Superblock,
@@ -79,7 +80,7 @@ impl View {
         })
     }
 
-    /// Puts `bytes` in the place of the volume's own at `offset`.
+    /// Replaces the volume's bytes at `offset` with `bytes`.
     pub(super) fn patch(&mut self, offset: u64, bytes: &[u8]) {
         self.patches.push((offset, bytes.to_vec()));
     }
@@ -97,12 +98,12 @@ impl View {
         Filesystem::mount(Arc::new(ExtVolume(cached)))
     }
 
-    /// Mounts it; the crate's own error, for what can be passed over.
+    /// Mounts it; the inner error is the crate's own, so that the caller can work around it.
     pub(super) fn mount(&self) -> Result<fs_ext4::Result<Filesystem>> {
         guard(|| Ok(self.with(&[])))
     }
 
-    /// Mounts it as if it had no journal: as it lies there.
+    /// Mounts it as if it had no journal, without replay.
     pub(super) fn mount_without_journal(&self) -> Result<Filesystem> {
         let mut raw = self.superblock.raw.clone();
         if let Some(inode) = raw.get_mut(JOURNAL_INODE_AT..JOURNAL_INODE_AT.saturating_add(4)) {
@@ -118,8 +119,8 @@ impl View {
         guard(|| self.with(&[(SUPERBLOCK.0, raw.clone())]).map_err(translate))
     }
 
-    /// Has the crate take the group descriptors whose checksums are not right, as the kernel does when it mounts read-only; answers
-    /// their groups. What they point at is still checked.
+    /// Makes the crate accept group descriptors with wrong checksums, as the kernel does for a read-only
+    /// mount; returns their groups. The structures to which they point are still checked.
     pub(super) fn pass_descriptors(&mut self) -> Result<Vec<u64>> {
         let sb = &self.superblock;
         let checksummer = Checksummer::from_superblock(sb);

@@ -1,11 +1,11 @@
-//! The boot sector: where everything is.
+//! The boot sector, which gives the places of all other structures.
 //!
 //! # On-disk layout
-//! Microsoft, "FAT: General Overview of On-Disk Format" 1.03; little-endian. 11 bytes of a sector, 13 sectors of a cluster, 14
-//! sectors before the tables, 16 number of tables, 17 entries of the root directory, 19 and 32 sectors in all, 22 and 36 sectors
-//! of a table, 40 which table is in use, 44 first cluster of the root directory, 48 sector with the number of free clusters.
-//! Which of the three formats it is follows from the number of clusters; Linux (`fs/fat/inode.c`) takes FAT32 where 22 is zero, and
-//! so does this.
+//! Microsoft, "FAT: General Overview of On-Disk Format" 1.03; little-endian. 11 bytes of a sector, 13 sectors
+//! of a cluster, 14 sectors before the tables, 16 number of tables, 17 entries of the root directory, 19 and
+//! 32 total sectors, 22 and 36 sectors of a table, 40 which table is in use, 44 first cluster of the root
+//! directory, 48 sector with the number of free clusters. The number of clusters determines which of the
+//! three formats it is; Linux (`fs/fat/inode.c`) assumes FAT32 where 22 is zero, and so does this reader.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -15,12 +15,12 @@
 use crate::error::{Error, Result};
 use crate::guest::bytes::{le16, le32};
 
-/// Clusters from which on it is not FAT12 (Linux: `MAX_FAT12`).
+/// Largest number of clusters of FAT12 (Linux: `MAX_FAT12`).
 const FAT12_MAX: u64 = 4084;
-/// LIMIT: clusters of FAT16 and FAT32 (the format's own).
+/// LIMIT: clusters of FAT16 and FAT32 (the format's limits).
 const FAT16_MAX: u64 = 65_524;
 const FAT32_MAX: u64 = 0x0fff_fff5;
-/// The first cluster; lower numbers mean something else.
+/// The first cluster; lower numbers have another meaning.
 pub(super) const FIRST_CLUSTER: u64 = 2;
 
 /// Width of an entry of the table.
@@ -30,26 +30,26 @@ pub(super) enum Width {
     Bits12,
     /// FAT16.
     Bits16,
-    /// FAT32, of which 28 bits count.
+    /// FAT32; 28 bits are used.
     Bits32,
 }
 
-/// Where the root directory is.
+/// Location of the root directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Root {
-    /// In a place of its own, of that many bytes at that offset.
+    /// A separate area: offset and length in bytes.
     Area(u64, u64),
-    /// In clusters, from this one on.
+    /// A chain of clusters that begins with this one.
     Cluster(u64),
 }
 
-/// A boot sector that makes sense.
+/// A consistent boot sector.
 #[derive(Debug, Clone)]
 pub(super) struct Boot {
     pub(super) width: Width,
     /// Bytes of a cluster.
     pub(super) cluster_bytes: u64,
-    /// Clusters in all; the last one's number is one more.
+    /// Number of clusters; the last one's number is one more.
     pub(super) clusters: u64,
     /// Offset of the table in use, and its size in bytes.
     pub(super) table: u64,
@@ -57,12 +57,12 @@ pub(super) struct Boot {
     pub(super) root: Root,
     /// Offset of the first cluster.
     pub(super) data: u64,
-    /// Size in bytes of the whole.
+    /// Total size in bytes.
     pub(super) total_bytes: u64,
-    /// Offset of the sector that tells the free clusters.
+    /// Offset of the sector with the number of free clusters.
     pub(super) free_hint: Option<u64>,
     pub(super) serial: u32,
-    /// Whether a system that had it mounted has not ended well.
+    /// Whether it was not unmounted cleanly.
     pub(super) is_dirty: bool,
 }
 
@@ -95,7 +95,7 @@ impl Boot {
             0 => long(32)?,
             few => few,
         };
-        // All are below 2^32, and so no product or sum of them passes 2^64.
+        // All values are below 2^32, so no product or sum of them exceeds 2^64.
         let root_bytes = word(17)?.saturating_mul(32);
         let root_sectors = root_bytes.div_ceil(sector_bytes);
         let root_start = reserved.saturating_add(tables.saturating_mul(table_sectors));
@@ -126,7 +126,7 @@ impl Boot {
                 byte(42)?
             )));
         }
-        // Without mirroring only one of the tables is kept up.
+        // Without mirroring only one of the tables is up to date.
         let active = if is_wide && word(40)? & 0x80 != 0 {
             (word(40)? & 0xf).min(tables.saturating_sub(1))
         } else {
@@ -213,7 +213,7 @@ mod tests {
         ];
         let boot = Boot::parse(&sector(&wide)).unwrap();
         assert_eq!(boot.width, Width::Bits32);
-        // The table describes no more.
+        // The table describes no more clusters.
         assert_eq!(boot.clusters, 9 * 128 - 2);
     }
 

@@ -1,4 +1,4 @@
-//! Entries of directories: 32 bytes each, a long name in up to twenty of them before the one that it belongs to.
+//! Directory entries of 32 bytes each. Up to twenty entries before a file's entry contain its long name.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -11,25 +11,25 @@ use crate::guest::fs::Time;
 
 /// Bytes of an entry.
 pub(super) const ENTRY_BYTES: usize = 32;
-/// Attributes of an entry: read-only, label, directory, and all that mean "part of a long name".
+/// Attributes of an entry: read-only, label, directory, and the combination for "part of a long name".
 const READ_ONLY: u8 = 0x01;
 const LABEL: u8 = 0x08;
 const DIRECTORY: u8 = 0x10;
 const LONG: u8 = 0x0f;
-/// First byte of an entry that was deleted.
+/// First byte of a deleted entry.
 const DELETED: u8 = 0xe5;
-/// LIMIT: entries of one long name (the format's own: 255 units of 13 each).
+/// LIMIT: entries of one long name (the format's limit: 255 units of 13 each).
 const PARTS_MAX: u8 = 20;
 const UNITS_MAX: usize = 255;
 
-/// An entry that names a file.
+/// An entry of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileEntry {
     short: [u8; 11],
     flags: u8,
     pub(super) is_directory: bool,
     pub(super) is_read_only: bool,
-    /// First cluster, of which the upper half counts in FAT32 only.
+    /// First cluster; the upper half is used only in FAT32.
     pub(super) cluster: u64,
     pub(super) size_bytes: u64,
     pub(super) written: Time,
@@ -37,7 +37,7 @@ pub(super) struct FileEntry {
     pub(super) accessed: Time,
 }
 
-/// A date and a time of day in UTC: the format tells no time zone, and Linux takes it so.
+/// A date and a time of day in UTC: the format has no time zone, and Linux assumes UTC.
 fn time(date: u16, time: u16, hundredths: u8) -> Time {
     let (year, month, day) = (
         i64::from(date >> 9).saturating_add(1980),
@@ -69,7 +69,7 @@ fn time(date: u16, time: u16, hundredths: u8) -> Time {
 }
 
 impl FileEntry {
-    /// Parses an entry; `None` when it names no file.
+    /// Parses an entry; `None` when it is not a file's.
     pub(super) fn parse(bytes: &[u8], is_wide: bool) -> Option<Self> {
         let short: [u8; 11] = array(bytes, 0)?;
         let attributes = *bytes.get(11)?;
@@ -96,28 +96,28 @@ impl FileEntry {
         })
     }
 
-    /// Whether it is one of the two first entries of a directory.
+    /// Whether it is `.` or `..`.
     fn is_dots(&self) -> bool {
         matches!(&self.short, b".          " | b"..         ")
     }
 }
 
-/// The parts of a long name, gathered from the last one on.
+/// The parts of a long name so far; the last part comes first.
 struct LongName {
     units: Vec<u16>,
-    /// How many parts are still to come.
+    /// Number of missing parts.
     left: u8,
     sum: u8,
 }
 
-/// The sum over a short name that the parts of its long name carry.
+/// The checksum of a short name, which the parts of its long name contain.
 fn checksum(short: [u8; 11]) -> u8 {
     short
         .iter()
         .fold(0u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte))
 }
 
-/// Takes one more part of a long name; `None` when it does not belong to those before.
+/// Adds a part of a long name; `None` when it does not belong to the parts before.
 fn add_part(before: Option<LongName>, bytes: &[u8]) -> Option<LongName> {
     let (order, sum) = (*bytes.first()?, *bytes.get(13)?);
     let number = order & 0x3f;
@@ -141,14 +141,15 @@ fn add_part(before: Option<LongName>, bytes: &[u8]) -> Option<LongName> {
     Some(name)
 }
 
-/// What a directory's bytes say: names of files, each with the place of its entry, and the label.
+/// The content of a directory: file names with the positions of their entries, and the label.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) files: Vec<(Vec<u8>, usize, FileEntry)>,
     pub(super) label: Option<String>,
 }
 
-/// Parses a directory. A long name that does not fit its entry is left out, and the short one shown, as all systems do.
+/// Parses a directory. A long name that does not match its entry is ignored, and the short name is shown, as
+/// in all systems.
 pub(super) fn list(bytes: &[u8], is_wide: bool) -> Listing {
     let mut listing = Listing::default();
     let mut long: Option<LongName> = None;
@@ -157,7 +158,7 @@ pub(super) fn list(bytes: &[u8], is_wide: bool) -> Listing {
             break;
         };
         match *first {
-            // Nothing was ever behind it.
+            // No entry behind it was ever used.
             0 => break,
             DELETED => long = None,
             _ if attributes & 0x3f == LONG => long = add_part(long.take(), entry),
@@ -234,7 +235,7 @@ mod tests {
             (last.seconds, last.nanoseconds),
             (4_354_819_199, 990_000_000)
         );
-        // 2000-02-29 and no date at all.
+        // 2000-02-29, and an invalid date.
         assert_eq!(time((20 << 9) | (2 << 5) | 29, 0, 0).seconds, 951_782_400);
         assert_eq!(time(0, 0, 0).seconds, 315_532_800);
     }
@@ -248,7 +249,7 @@ mod tests {
             part(1, sum, "a long file n"),
             file(short, 0x20),
         ];
-        // "n" ends the first part of 13, the second goes on.
+        // "n" ends the first part of 13; the second part follows.
         assert_eq!(names(&parts), ["a long file ne.txt"]);
         let wrong = [part(0x41, sum ^ 1, "other"), file(short, 0x20)];
         assert_eq!(names(&wrong), ["LONGNA~1.TXT"]);

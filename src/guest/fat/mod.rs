@@ -1,15 +1,16 @@
-//! FAT12, FAT16 and FAT32, read by ourselves.
+//! FAT12, FAT16 and FAT32, read without another crate.
 //!
 //! # Invariants
-//! - The number of an inode is the place of its entry on the volume divided by the 32 bytes of one; the root directory is 1, where no entry
-//!   can be. It is below 2^32 on volumes of up to 128 GiB. A number that no directory gave is not told from one that
-//!   did: it reads what lies there.
-//! - Attributes are those that Linux shows when root mounts it without options: all belongs to root, directories and files have mode
-//!   0755, read-only files 0555. Times are taken as UTC.
-//! - A file's bytes are plain runs. What its size promises beyond its chain is `Encoded`, and reading it answers `Corrupt`.
+//! - An inode number is the offset of its entry on the volume divided by the entry size of 32 bytes; the root
+//!   directory is 1, where no entry can be. It is below 2^32 on volumes of up to 128 GiB. A number that no
+//!   directory contains is not detected: the reader interprets the bytes at that place.
+//! - Attributes are those that Linux shows when root mounts it without options: root owns everything,
+//!   directories and files have mode 0755, read-only files 0555. Times are interpreted as UTC.
+//! - A file's bytes are plain runs. The part of its size beyond its chain is `Encoded`, and reading it yields
+//!   `Corrupt`.
 //!
 //! # Why
-//! The format is small, and the crates for it give no place of an entry and decode no short names.
+//! The format is small, and the existing crates neither return the place of an entry nor decode short names.
 
 mod boot;
 mod entry;
@@ -30,22 +31,22 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 use boot::{Boot, Root};
 use entry::{ENTRY_BYTES, FileEntry, Listing};
 
-/// LIMIT: bytes of volume kept in memory per open filesystem.
+/// LIMIT: bytes of the volume cached per open filesystem.
 const CACHE_BYTES: u64 = 8 << 20;
-/// LIMIT: entries of directories, and runs that are kept per open filesystem.
+/// LIMIT: directory entries, and runs, that are cached per open filesystem.
 const ENTRIES_KEPT: usize = 1 << 18;
 const RUNS_KEPT: usize = 1 << 18;
 /// LIMIT: bytes of one directory (Linux: 65,536 entries; the format has no such number).
 const DIRECTORY_BYTES_MAX: u64 = 16 << 20;
-/// LIMIT: bytes of a table that are read to count what is free; a larger one's own count is believed.
+/// LIMIT: bytes of a table to read for counting free clusters; for a larger table the stored count is used.
 const COUNTED_BYTES_MAX: u64 = 4 << 20;
 /// The root directory.
 const ROOT: u64 = 1;
 
-/// Where the bytes of a directory are: offsets and lengths.
+/// Location of the bytes of a directory: offsets and lengths.
 type Places = Vec<(u64, u64)>;
 
-/// A directory that was read.
+/// The content of a directory.
 struct Listed {
     directory: Directory,
     subdirectories: u32,
@@ -63,7 +64,7 @@ struct FatFs {
 /// Opens a FAT filesystem.
 ///
 /// # Errors
-/// `Unsupported` for a version of FAT32 that there is not; `Corrupt`; `Io`.
+/// `Unsupported` for an unknown version of FAT32; `Corrupt`; `Io`.
 pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
     let volume = devices.first().ok_or_else(|| Error::invalid("no device"))?;
     let volume: Arc<dyn ReadAt> = Arc::new(PageCache::new(Arc::clone(volume), CACHE_BYTES));
@@ -79,7 +80,7 @@ pub fn open(devices: &[Arc<dyn ReadAt>]) -> Result<Box<dyn GuestFs>> {
     }))
 }
 
-/// The label that the root directory has, which counts more than the one in the boot sector.
+/// The label in the root directory, which wins over the one in the boot sector.
 pub(super) fn label(volume: &dyn ReadAt) -> Option<String> {
     let boot = load_boot(volume).ok()?;
     list(&boot, volume, None).ok()?.0.label
@@ -91,7 +92,7 @@ fn load_boot(volume: &dyn ReadAt) -> Result<Boot> {
     Boot::parse(&sector)
 }
 
-/// Reads metadata; what lies beyond the volume is damage.
+/// Reads metadata; a place beyond the volume is damage.
 fn read(volume: &dyn ReadAt, offset: u64, buf: &mut [u8]) -> Result<()> {
     volume.read_at(offset, buf).map_err(|error| {
         if error.kind() == ErrorKind::InvalidInput {
@@ -131,7 +132,7 @@ fn info(boot: &Boot, volume: &dyn ReadAt, label: Option<String>) -> Result<FsInf
     })
 }
 
-/// The number of free clusters that FAT32 stores, if it makes sense.
+/// The number of free clusters that FAT32 stores, if it is plausible.
 fn stored_free(boot: &Boot, volume: &dyn ReadAt) -> Option<u64> {
     let mut sector = [0; 512];
     volume.read_at(boot.free_hint?, &mut sector).ok()?;
@@ -140,7 +141,8 @@ fn stored_free(boot: &Boot, volume: &dyn ReadAt) -> Option<u64> {
     (is_signed && free <= boot.clusters).then_some(free)
 }
 
-/// Reads a directory, the root where `first` is `None`: what it lists, the place of its bytes, and how many there are.
+/// Reads a directory (the root where `first` is `None`): its content, the places of its bytes, and their
+/// number.
 fn list(boot: &Boot, volume: &dyn ReadAt, first: Option<u64>) -> Result<(Listing, Places, u64)> {
     let mut places = Places::new();
     match (first, boot.root) {
@@ -176,7 +178,7 @@ fn list(boot: &Boot, volume: &dyn ReadAt, first: Option<u64>) -> Result<(Listing
     Ok((entry::list(&bytes, is_wide), places, size))
 }
 
-/// The inode number of the `n`th entry of a directory that lies in `places`.
+/// The inode number of the `n`th entry of a directory at `places`.
 fn number(places: &[(u64, u64)], n: usize) -> u64 {
     let entry = u64_from_usize(ENTRY_BYTES);
     let mut at = u64_from_usize(n) * entry;
@@ -244,7 +246,7 @@ impl FatFs {
             .ok_or_else(|| Error::invalid("not a regular file"))
     }
 
-    /// The chain of a file, as long as its size wants it.
+    /// The chain of a file, as far as its size needs it.
     fn chain(&self, file: &FileEntry) -> Result<table::Chain> {
         let wanted = file.size_bytes.div_ceil(self.boot.cluster_bytes);
         table::chain(&self.boot, &self.volume, file.cluster, wanted)
@@ -290,7 +292,7 @@ impl GuestFs for FatFs {
         let is_directory = entry.as_ref().is_none_or(|entry| entry.is_directory);
         let (nlink, size_bytes) = if is_directory {
             let listed = self.listed(ino)?;
-            // Itself and its entry above.
+            // Its own entry and that in its parent.
             (listed.subdirectories.saturating_add(2), listed.size_bytes)
         } else {
             (1, entry.as_ref().map_or(0, |entry| entry.size_bytes))

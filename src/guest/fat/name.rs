@@ -1,9 +1,10 @@
 //! Names: long ones in UTF-16, short ones in code page 437, as bytes of UTF-8.
 //!
 //! # Invariants
-//! Two names that differ on the volume differ here. What no file name can hold, or is no text, is written as `%u` and four
-//! hexadecimal digits in capitals: halves of surrogate pairs, control characters, the slash, and the dots of the names `.` and `..`. A
-//! per cent sign is written so only where it would otherwise be read as one of these.
+//! Two different names on the volume stay different. Characters that are invalid in file names or not text
+//! are written as `%u` and four upper-case hexadecimal digits: unpaired surrogates, control characters, the
+//! slash, and the dots of the names `.` and `..`. A per cent sign is written so only where it could otherwise
+//! be taken for such an escape.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -14,16 +15,16 @@ use std::fmt::Write;
 
 /// The upper half of code page 437.
 const CODE_PAGE_437: &str = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒáíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐└┴┬├─┼╞╟╚╔╩╦╠═╬╧╨╤╥╙╘╒╓╫╪┘┌█▄▌▐▀αßΓπΣσµτΦΘΩδ∞φε∩≡±≥≤⌠⌡÷≈°∙·√ⁿ²■\u{a0}";
-/// Flags of an entry whose short name, or its extension, is in small letters (Windows NT).
+/// Flags of an entry whose short name, or its extension, is in lower case (Windows NT).
 const SMALL_NAME: u8 = 0x08;
 const SMALL_EXTENSION: u8 = 0x10;
 
 fn escape(out: &mut String, unit: u16) {
-    // Writing to a string does not fail.
+    // Writing to a string never fails.
     let _ = write!(out, "%u{unit:04X}");
 }
 
-/// Whether what follows a per cent sign would be read as an escape.
+/// Whether the text behind a per cent sign looks like an escape.
 fn looks_escaped(rest: &[u16]) -> bool {
     let digit = |unit: &u16| {
         char::from_u32(u32::from(*unit))
@@ -35,7 +36,7 @@ fn looks_escaped(rest: &[u16]) -> bool {
             .is_some_and(|digits| digits.iter().all(digit))
 }
 
-/// A name of UTF-16 units.
+/// Converts a name from UTF-16 units.
 pub(super) fn from_units(units: &[u16]) -> Vec<u8> {
     let is_dots = matches!(units, [0x2e] | [0x2e, 0x2e]);
     let mut out = String::with_capacity(units.len());
@@ -56,7 +57,8 @@ pub(super) fn from_units(units: &[u16]) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// The short name of an entry: 8 bytes and an extension of 3, padded with spaces; `flags` are the entry's at 12.
+/// Converts the short name of an entry: 8 bytes and an extension of 3, padded with spaces; `flags` is byte 12
+/// of the entry.
 pub(super) fn from_short(bytes: [u8; 11], flags: u8) -> Vec<u8> {
     let (name, extension) = bytes.split_at(8);
     let mut text = part(name, flags & SMALL_NAME != 0, true);
@@ -73,7 +75,7 @@ fn part(bytes: &[u8], is_small: bool, is_first: bool) -> String {
     let end = bytes.iter().rposition(|b| *b != b' ');
     let used = end.and_then(|end| bytes.get(..=end)).unwrap_or_default();
     let decode = |(n, byte): (usize, &u8)| {
-        // The first byte E5 would mean "deleted".
+        // A first byte of E5 would mean "deleted".
         let byte = if n == 0 && is_first && *byte == 5 {
             0xe5
         } else {
@@ -89,7 +91,7 @@ fn part(bytes: &[u8], is_small: bool, is_first: bool) -> String {
     used.iter().enumerate().map(decode).collect()
 }
 
-/// A label: as a short name, but one text of 11 bytes.
+/// Converts a label: like a short name, but one text of 11 bytes.
 pub(super) fn label(bytes: [u8; 11]) -> Option<String> {
     let text = part(&bytes, false, true);
     (!text.is_empty()).then_some(text)

@@ -1,8 +1,8 @@
 //! Chains of clusters in the allocation table.
 //!
 //! # Invariants
-//! A chain ends: one that comes back to itself is damage (Brent's algorithm, which needs no memory), and so is one with a number
-//! that is no cluster's. Chains that cross each other harm nothing, as nothing is written.
+//! A chain ends: a circular chain is damage (Brent's algorithm, which needs no memory), and so is one with an
+//! invalid cluster number. Chains that cross each other are harmless, because nothing is written.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -15,23 +15,23 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::bytes::{le16, le32};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// LIMIT: runs of one chain (ours: about 200 MB of memory).
+/// LIMIT: runs of one chain (our limit: about 200 MB of memory).
 const RUNS_MAX: usize = 4 << 20;
-/// Bytes of the table that are read at once.
+/// Bytes of the table read at once.
 const PART_BYTES: u64 = 4096;
 
-/// Clusters that follow each other on the volume.
+/// Contiguous clusters on the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) first: u64,
     pub(super) count: u64,
 }
 
-/// What an entry of the table says.
+/// The meaning of an entry of the table.
 enum Next {
     Cluster(u64),
     End,
-    /// Free, bad, or no cluster's number.
+    /// Free, bad, or an invalid number.
     Wrong(u64),
 }
 
@@ -53,12 +53,12 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The bytes from `at` on, at least `length`, of the table.
+    /// The bytes of the table from `at` on, at least `length`.
     fn bytes(&mut self, at: u64, length: u64) -> Result<&[u8]> {
         let end = at.saturating_add(length);
         let held = self.start.saturating_add(u64_from_usize(self.part.len()));
         if at < self.start || end > held {
-            // An entry of 12 bits may stand astride: so two bytes more.
+            // An entry of 12 bits may cross the boundary, so two more bytes are read.
             let start = at
                 .checked_div(PART_BYTES)
                 .unwrap_or(0)
@@ -81,7 +81,7 @@ impl<'a> Table<'a> {
         Ok(self.part.get(from..).unwrap_or_default())
     }
 
-    /// The raw entry of a cluster, and the number from which on one is an end.
+    /// The raw entry of a cluster, and the smallest number that marks an end.
     fn entry(&mut self, cluster: u64) -> Result<(u64, u64)> {
         let (at, length) = match self.boot.width {
             Width::Bits12 => (
@@ -122,20 +122,20 @@ impl<'a> Table<'a> {
     }
 }
 
-/// A chain as far as it goes.
+/// A chain, as far as it can be followed.
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) pieces: Vec<Piece>,
-    /// Clusters in all.
+    /// Number of clusters.
     pub(super) clusters: u64,
-    /// Why it ends before as many clusters as were wanted, if not by an end.
+    /// Why it ends before the wanted number of clusters, unless by an end mark.
     pub(super) broken: Option<Error>,
 }
 
-/// The chain from `first` on, at most `wanted` clusters of it. Zero is the chain of nothing.
+/// Follows the chain from `first` on, for at most `wanted` clusters. The chain of cluster zero is empty.
 ///
 /// # Errors
-/// `Corrupt` for a circle; `LimitExceeded`; `Io`.
+/// `Corrupt` for a circular chain; `LimitExceeded`; `Io`.
 pub(super) fn chain(boot: &Boot, volume: &dyn ReadAt, first: u64, wanted: u64) -> Result<Chain> {
     let mut chain = Chain {
         pieces: Vec::new(),

@@ -1,7 +1,7 @@
-//! The text that LVM2 keeps its metadata in: sections, and keys with numbers, strings and lists.
+//! The text format of LVM2's metadata: sections, and keys with numbers, strings and lists.
 //!
 //! # Invariants
-//! Total: any bytes give a tree or `Corrupt`; depth and number of nodes are bounded.
+//! Total: any bytes yield a tree or `Corrupt`; depth and number of nodes are bounded.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -11,15 +11,15 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::u64_from_usize;
 
-/// LIMIT: sections and lists within each other (LVM's own text has 4).
+/// LIMIT: nested sections and lists (LVM's own text has depth 4).
 const DEPTH_MAX: u32 = 16;
-/// LIMIT: keys, values and list items of one text (ours; a volume has about 25).
+/// LIMIT: keys, values and list items of one text (our limit; a volume has about 25).
 const NODES_MAX: u32 = 1_000_000;
 
-/// What stands behind a key.
+/// The value of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    /// A number; a fraction is cut.
+    /// A number; a fraction is truncated.
     Integer(i64),
     /// A string in quotes.
     Text(String),
@@ -62,7 +62,7 @@ impl Section {
         }
     }
 
-    /// The number of that name, which may not be negative.
+    /// The number of that name, if it is not negative.
     pub(super) fn number(&self, key: &str) -> Option<u64> {
         match self.get(key)? {
             Value::Integer(n) => u64::try_from(*n).ok(),
@@ -79,7 +79,7 @@ impl Section {
         }
     }
 
-    /// Whether the list of that name (`status`, `flags`) has this string.
+    /// Whether the list of that name (`status`, `flags`) contains this string.
     pub(super) fn has(&self, key: &str, flag: &str) -> bool {
         self.list(key)
             .iter()
@@ -111,7 +111,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// The next byte that is no blank and no comment. The text may end with NUL.
+    /// The next byte outside blanks and comments. The text may end with NUL.
     fn peek(&mut self) -> Option<u8> {
         loop {
             let byte = *self.bytes.get(self.at)?;

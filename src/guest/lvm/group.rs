@@ -1,7 +1,7 @@
-//! A volume group: its physical and logical volumes, as its text tells them.
+//! A volume group: its physical and logical volumes according to its text.
 //!
 //! # Invariants
-//! Names are checked: what LVM itself would not accept as a name never becomes a path.
+//! Names are checked: a name that LVM itself would not accept never becomes a path.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -15,17 +15,17 @@ use super::segment::{self, Layout, Segment, bytes, is_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::remark::Remarks;
 
-/// LIMIT: physical volumes of a group (ours).
+/// LIMIT: physical volumes of a group (our limit).
 const PHYSICAL_MAX: usize = 4096;
 
-/// A physical volume as its group knows it.
+/// A physical volume in the text of its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Physical {
     /// The group's own name for it (`pv0`).
     pub(crate) key: String,
     /// Its identifier.
     pub(crate) id: String,
-    /// Whether the group has given it up.
+    /// Whether the group marks it as missing.
     pub(crate) is_missing: bool,
     /// First byte of its first extent.
     pub(super) start_bytes: u64,
@@ -38,9 +38,9 @@ pub(crate) struct Physical {
 pub(crate) struct Logical {
     /// Its name.
     pub(crate) name: String,
-    /// Its identifier, if it has one that can be.
+    /// Its identifier, if it is valid.
     pub(crate) id: Option<String>,
-    /// Whether LVM shows it; parts of other volumes are not.
+    /// Whether LVM shows it; parts of other volumes are hidden.
     pub(crate) is_visible: bool,
     pub(super) segments: Result<Vec<Segment>, String>,
 }
@@ -52,14 +52,14 @@ pub(crate) struct Group {
     pub(crate) name: String,
     /// Its identifier.
     pub(crate) id: String,
-    /// How often its text was written.
+    /// Number of writes of its text.
     pub(crate) seqno: u64,
     pub(super) extent_bytes: u64,
     /// Its physical volumes.
     pub(crate) physical: Vec<Physical>,
     /// Its logical volumes, in the order of the text.
     pub(crate) logical: Vec<Logical>,
-    /// What is odd about it, for people.
+    /// Irregularities, for people.
     pub(crate) notes: Remarks,
     by_name: BTreeMap<String, usize>,
     by_key: BTreeMap<String, usize>,
@@ -177,7 +177,8 @@ impl Group {
         self.physical.get(*self.by_key.get(key)?)
     }
 
-    /// The snapshot that a volume reads as: its own, of which it is the store, or one that is being merged into it.
+    /// The snapshot as which a volume reads: its own, if the volume is the snapshot's store, or one that is
+    /// being merged into it.
     pub(super) fn snapshot(&self, name: &str) -> Option<&Segment> {
         let snapshots = self
             .logical
@@ -194,7 +195,8 @@ impl Group {
         })
     }
 
-    /// Sets which volumes are shown where the text says it of another: a snapshot is known by the name of its store.
+    /// Sets the visibility of volumes where the text of another one decides: a snapshot is shown under the
+    /// name of its store.
     fn show_snapshots(&mut self) {
         let mut stores = BTreeMap::new();
         for lv in &mut self.logical {
@@ -214,7 +216,7 @@ impl Group {
         }
     }
 
-    /// What kind a volume is, for people: the types of its segments, and whether it is a snapshot's.
+    /// Kind of a volume, for people: the types of its segments, and whether it is a snapshot.
     pub(crate) fn kind(&self, lv: &Logical) -> String {
         if self.snapshot(&lv.name).is_some() {
             return "LVM snapshot".to_owned();
@@ -236,7 +238,7 @@ impl Group {
         }
     }
 
-    /// Whether a volume only holds others (a thin pool).
+    /// Whether a volume only contains others (a thin pool).
     pub(crate) fn is_pool(lv: &Logical) -> bool {
         let first = lv.segments.as_ref().ok().and_then(|s| s.first());
         first.is_some_and(|segment| matches!(segment.layout, Layout::ThinPool { .. }))

@@ -24,7 +24,7 @@
 //! | 20, 24, 32 | 4, 8, 8 | version 1, own start, size |
 //! | 40 | 24 | the text: offset from the start (8), size (8), checksum (4), flags (4; 1: ignored) |
 //!
-//! The text lies in a ring that begins 512 bytes into the area: what passes the end goes on there.
+//! The text lies in a ring that begins 512 bytes into the area: a text that reaches the end continues there.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -37,29 +37,29 @@ use crate::guest::bytes::{array, le32, le64};
 use crate::types::width::{usize_from_u32, usize_from_u64};
 
 const SECTOR_BYTES: u64 = 512;
-/// Sectors in which a label may be.
+/// Number of sectors that may contain a label.
 const LABEL_SECTORS: u64 = 4;
 const AREA_MAGIC: [u8; 16] = *b" LVM2 x[5A%r0N*>";
 /// Bytes of a metadata area's header.
 const AREA_HEADER_BYTES: u64 = 512;
 /// LIMIT: metadata areas of one device (LVM makes at most two).
 const AREAS_MAX: usize = 4;
-/// LIMIT: bytes of a group's text (ours; a thousand volumes take about 1 MiB).
+/// LIMIT: bytes of a group's text (our limit; a thousand volumes take about 1 MiB).
 const TEXT_BYTES_MAX: u64 = 16 << 20;
 
-/// What stands at the front of a physical volume.
+/// The label and header of a physical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Label {
-    /// Its identifier, as LVM shows it.
+    /// Its identifier in LVM's form.
     pub(crate) id: String,
     /// Metadata areas: offset and size in bytes.
     areas: Vec<(u64, u64)>,
 }
 
-/// The text of a group as one area has it, or why it cannot be read.
+/// The text of a group in one area, or why it cannot be read.
 pub(crate) type Text = Result<Option<Vec<u8>>>;
 
-/// LVM's checksum: CRC-32 with an initial value of its own, and not inverted at the end.
+/// LVM's checksum: CRC-32 with its own initial value, and not inverted at the end.
 pub(super) fn checksum(bytes: &[u8]) -> u32 {
     const INITIAL: u32 = 0xf597_a6cf;
     let mut hasher = crc32fast::Hasher::new_with_initial(!INITIAL);
@@ -82,7 +82,7 @@ fn dashed(id: [u8; 32]) -> Option<String> {
     Some(out)
 }
 
-/// Parses a label in its sector, which is number `sector`.
+/// Parses a label in the sector with number `sector`.
 fn parse_label(block: &[u8], sector: u64) -> Option<Result<Label>> {
     let is_label = array(block, 0) == Some(*b"LABELONE") && array(block, 24) == Some(*b"LVM2 001");
     is_label.then(|| {
@@ -118,10 +118,10 @@ fn parse_label(block: &[u8], sector: u64) -> Option<Result<Label>> {
     })
 }
 
-/// Finds the label of a physical volume; `None` when it is none.
+/// Finds the label of a physical volume; `None` when the device is not one.
 ///
 /// # Errors
-/// `Corrupt` when there is one that is damaged; `Io`.
+/// `Corrupt` when there is a damaged one; `Io`.
 pub(crate) fn load_label(device: &dyn ReadAt) -> Result<Option<Label>> {
     let mut damage = None;
     for sector in 0..LABEL_SECTORS {
@@ -193,7 +193,7 @@ fn load_text(device: &dyn ReadAt, area: u64, area_bytes: u64) -> Text {
     );
     let flags = le32(&header, 60).ok_or_else(short)?;
     if at == 0 || length == 0 || flags & 1 != 0 {
-        // No group yet, or an area that LVM was told to leave alone.
+        // There is no group yet, or LVM is configured to ignore the area.
         return Ok(None);
     }
     let expected = le32(&header, 56).ok_or_else(short)?;
@@ -250,7 +250,7 @@ pub(super) mod tests {
     use crate::block::{MemoryDisk, ReadAt, WriteAt};
     use crate::error::ErrorKind;
 
-    /// Where [`device`] has its metadata area, and how long it is.
+    /// Offset and length of the metadata area of [`device`].
     const AREA: (u64, u64) = (4096, 65_536);
 
     /// A physical volume of 8 MiB with `text` at `at` of its metadata area.
@@ -258,7 +258,7 @@ pub(super) mod tests {
         make(id, text, at, AREA.1)
     }
 
-    /// One of 32 MiB, with room for a text of nearly 16 MiB, which lies where the data would.
+    /// A device of 32 MiB, with space for a text of nearly 16 MiB, where its data would lie.
     pub(crate) fn large_device(id: [u8; 32], text: &[u8]) -> MemoryDisk {
         make(id, text, 512, 16 << 20)
     }

@@ -1,8 +1,8 @@
-//! From a logical volume to where its bytes lie: run maps over whatever the physical volumes lie on.
+//! Maps a logical volume to its bytes: run maps over the devices below the physical volumes.
 //!
 //! # Invariants
-//! - Volumes that consist of volumes end: depth is bounded, and so is the number of runs of everything that is built.
-//! - A volume one of whose parts is missing has no map at all.
+//! - Volumes that consist of volumes end: depth is bounded, and so is the total number of runs.
+//! - A volume with a missing part has no map at all.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -23,24 +23,25 @@ use crate::guest::cache::PageCache;
 use crate::guest::remark::Remarks;
 use crate::types::width::u64_from_usize;
 
-/// LIMIT: volumes within volumes (LVM itself stacks up to 6: a snapshot of thin over RAID).
+/// LIMIT: nested volumes (LVM itself stacks up to 6: a snapshot of thin over RAID).
 const DEPTH_MAX: u32 = 8;
-/// LIMIT: bytes kept of metadata that is read (a thin pool's tree, a snapshot's exceptions).
+/// LIMIT: bytes of cached metadata (a thin pool's tree, a snapshot's exceptions).
 const CACHE_BYTES: u64 = 4 << 20;
-/// LIMIT: runs of all volumes of a point (ours; 40 bytes each): a striped volume has one for each stripe.
+/// LIMIT: runs of all volumes of a point (our limit; 40 bytes each): a striped volume has one for each
+/// stripe.
 const RUNS_MAX: u64 = 4_000_000;
-/// LIMIT: runs made and nodes read in all, those of volumes that came to nothing included.
+/// LIMIT: total runs made and nodes read, including those of volumes that failed.
 const WORK_MAX: u64 = 16_000_000;
 
-/// What looking at one more volume counts for, in runs.
+/// Cost of one more volume, in runs.
 const VOLUME_WORK: u64 = 32;
 
 type Map = RunMap<usize>;
 
-/// Physical volumes by identifier: where their bytes are, or why none of them counts.
+/// Physical volumes by identifier: the location of their bytes, or why none of them counts.
 pub(crate) type Devices = BTreeMap<String, Result<Arc<Map>, String>>;
 
-/// What may still be done for a point.
+/// The remaining work budget of a point.
 pub(crate) struct Budget {
     runs: Cell<u64>,
     work: Cell<u64>,
@@ -75,14 +76,14 @@ impl Budget {
     }
 }
 
-/// A group whose physical volumes have been looked for.
+/// Resolves volumes of a group whose physical volumes were searched.
 pub(crate) struct Resolver<'a> {
     group: &'a Group,
     /// By identifier.
     devices: &'a Devices,
     sources: &'a [Arc<dyn ReadAt>],
     budget: &'a Budget,
-    /// Volumes that are done: many thin ones lie on one pool.
+    /// Finished volumes: many thin ones lie on one pool.
     known: RefCell<BTreeMap<String, Arc<Map>>>,
 }
 
@@ -112,7 +113,7 @@ impl Builder<'_> {
         self.push(length_bytes, Target::Hole)
     }
 
-    /// Puts `length` bytes of `below` from `offset` on behind what is there.
+    /// Appends `length` bytes of `below` from `offset` on.
     fn copy(&mut self, below: &Map, offset: u64, length: u64) -> Result<()> {
         let mut done = 0;
         while done < length {
@@ -141,7 +142,7 @@ fn whole(product: Option<u64>) -> Result<u64> {
 }
 
 impl<'a> Resolver<'a> {
-    /// A resolver for `group`; `devices` are its physical volumes by identifier as far as they are there, over `sources`.
+    /// A resolver for `group`; `devices` are its available physical volumes by identifier, over `sources`.
     pub(crate) fn new(
         group: &'a Group,
         devices: &'a Devices,
@@ -157,7 +158,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Where the bytes of the volume `name` lie. `notes` takes what people should know about it.
+    /// The map of the volume `name`. Remarks for people go to `notes`.
     ///
     /// # Errors
     /// `Corrupt`, also when a physical volume is missing; `Unsupported` naming the segment type; `LimitExceeded`; `Io`.
@@ -168,7 +169,7 @@ impl<'a> Resolver<'a> {
             None => self.volume(name, DEPTH_MAX, notes),
         };
         if map.is_err() {
-            // What was made is gone again, and leaves room for other volumes.
+            // The runs of a failed volume are free again for other volumes.
             self.budget.runs.set(runs);
             self.known.borrow_mut().clear();
         }
@@ -203,7 +204,7 @@ impl<'a> Resolver<'a> {
                 "volumes that consist of each other",
             )
         })?;
-        // Volumes of nothing that name each other many times over cost as well.
+        // Empty volumes that name each other many times are also charged.
         self.budget.work(VOLUME_WORK)?;
         let mut out = self.builder();
         for segment in self.group.segments(name)? {
@@ -236,7 +237,7 @@ impl<'a> Resolver<'a> {
         Ok(Some((Arc::clone(device), whole(offset)?)))
     }
 
-    /// What an area lies on and the offset there at which it begins.
+    /// The map below an area, and the offset in it at which the area begins.
     fn area(&self, area: &Area, depth: u32, notes: &mut Remarks) -> Result<(Arc<Map>, u64)> {
         if let Some(found) = self.physical(area)? {
             return Ok(found);
@@ -312,7 +313,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Bytes of an external origin, and zeroes behind its end.
+    /// Bytes of an external origin, followed by zeroes.
     fn beneath(
         out: &mut Builder<'_>,
         origin: Option<&Map>,
@@ -370,7 +371,7 @@ impl<'a> Resolver<'a> {
             let what = "bytes of a thin pool's chunk";
             return Err(Error::corrupt(what, chunk_bytes, metadata.chunk_bytes));
         }
-        // As LVM, which does not activate a pool whose metadata is older or newer than the group's text.
+        // Like LVM, which does not activate a pool whose metadata are older or newer than the group's text.
         let is_one_behind =
             *is_pending && metadata.transaction.checked_add(1) == Some(*transaction);
         if metadata.transaction != *transaction && !is_one_behind {
@@ -397,7 +398,7 @@ impl<'a> Resolver<'a> {
         Self::beneath(out, origin.as_deref(), done, length.saturating_sub(done))
     }
 
-    /// A thick snapshot: the origin, but for the chunks that were saved.
+    /// A thick snapshot: the origin, except for the saved chunks.
     fn snapshot(&self, segment: &Segment, depth: u32, notes: &mut Remarks) -> Result<Map> {
         let Layout::Snapshot { origin, store, .. } = &segment.layout else {
             return Err(Error::corrupt(
@@ -436,7 +437,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// `length` bytes that lie in stripes of `stripe_bytes` over `maps`, each from its offset on.
+/// `length` bytes in stripes of `stripe_bytes` over `maps`, each from its offset on.
 fn striped(
     out: &mut Builder<'_>,
     maps: &[(Arc<Map>, u64)],
@@ -466,7 +467,7 @@ fn striped(
     Ok(())
 }
 
-/// The first leg that is there; the others are said.
+/// The first available leg; missing ones are noted.
 fn first_leg(
     legs: impl Iterator<Item = (String, Result<(Arc<Map>, u64)>)>,
     kind: &str,

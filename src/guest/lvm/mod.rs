@@ -1,11 +1,11 @@
-//! LVM2: physical volumes, groups, and where the bytes of logical volumes lie.
+//! LVM2: physical volumes, groups, and the location of the bytes of logical volumes.
 //!
 //! # Invariants
-//! - Everything here is a plan: a logical volume becomes a run map, and nothing is read through this module later.
-//! - The newest text (highest seqno) of a group counts, wherever it was found.
+//! - Everything here is a plan: a logical volume becomes a run map, and later reads do not use this module.
+//! - The newest text (highest seqno) of a group counts, wherever it is.
 //!
 //! # Why
-//! The crates that read LVM give a reader; what is needed is where the bytes are.
+//! The crates that read LVM provide a reader; restorefs needs the location of the bytes.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -29,23 +29,23 @@ pub(crate) use map::{Budget, Devices, Resolver};
 
 use std::collections::BTreeMap;
 
-/// Which text a physical volume holds.
+/// Version of the text on a physical volume.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version {
     /// The group's identifier.
     pub(crate) group: String,
-    /// How often the text had been written.
+    /// Number of writes of the text.
     pub(crate) seqno: u64,
 }
 
-/// The newest text of each group, by the group's identifier, and what was wrong with others.
+/// The newest text of each group, by the group's identifier, and the faults of others.
 #[derive(Default)]
 pub(crate) struct Groups {
     by_id: BTreeMap<String, Group>,
 }
 
 impl Groups {
-    /// Takes a text; one that is newer than what is known of its group replaces it. Answers its version.
+    /// Adds a text; a newer one replaces the present text of its group. Returns its version.
     ///
     /// # Errors
     /// As [`Group::parse`].

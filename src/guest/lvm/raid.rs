@@ -1,4 +1,4 @@
-//! The state that dm-raid keeps beside each image: which images of a mirror hold current data.
+//! The state that dm-raid stores beside each image: it tells which images of a mirror hold current data.
 //!
 //! # On-disk layout
 //! Linux, `drivers/md/dm-raid.c`, `struct dm_raid_superblock`; little-endian.
@@ -23,7 +23,7 @@ use crate::guest::remark::Remarks;
 
 const MAGIC: u32 = 0x6452_6d44;
 
-/// What one image's superblock says.
+/// The content of one image's superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
     position: u32,
@@ -47,7 +47,7 @@ pub(super) fn load_state(volume: &dyn ReadAt) -> Option<State> {
     })
 }
 
-/// The images that are current, in order: none when all have failed or are being rebuilt.
+/// The current images, in order; empty when all have failed or are being rebuilt.
 pub(super) fn order<'a>(
     images: &'a [Image],
     state: impl Fn(&str) -> Option<State>,
@@ -64,7 +64,7 @@ pub(super) fn order<'a>(
         (None, Some(_)) => false,
         (Some(state), Some(newest)) => {
             let bit = 1u64.checked_shl(state.position).unwrap_or(0);
-            // As the kernel: one event behind is an array that was in use when it was captured.
+            // As in the kernel, a difference of one event is an array that was in use when it was captured.
             let is_new = state.events.saturating_add(1) >= newest.events;
             state.is_rebuilt && is_new && newest.failed & bit == 0
         }
@@ -100,7 +100,7 @@ mod tests {
         MemoryDisk::from_bytes(&bytes)
     }
 
-    /// Positions of the images that would be tried.
+    /// Positions of the usable images.
     fn tried(disks: &[MemoryDisk]) -> Vec<usize> {
         let images: Vec<Image> = (0..disks.len())
             .map(|n| Image {

@@ -1,4 +1,4 @@
-//! Segments: what the extents of a logical volume are made of.
+//! Segments: the composition of a logical volume's extents.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -13,7 +13,7 @@ const AREAS_MAX: usize = 512;
 /// LIMIT: characters of a name (LVM's `NAME_LEN`).
 const NAME_MAX: usize = 127;
 
-/// Text of a guest, to be shown: short and without control characters.
+/// A guest's text for display: short and without control characters.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(40).collect()
 }
@@ -29,21 +29,21 @@ pub(super) fn is_name(name: &str) -> bool {
         && name != ".."
 }
 
-/// Where an area of a segment begins: extent `extent` of a physical or logical volume.
+/// Start of an area of a segment: extent `extent` of a physical or logical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Area {
     pub(super) name: String,
     pub(super) extent: u64,
 }
 
-/// An image of a RAID volume, and the small volume that keeps its state.
+/// An image of a RAID volume, and the small volume that contains its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Image {
     pub(super) state: Option<String>,
     pub(super) data: String,
 }
 
-/// What a segment is made of. Sizes are in bytes.
+/// Composition of a segment. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Layout {
     Striped {
@@ -64,9 +64,9 @@ pub(super) enum Layout {
         metadata: String,
         data: String,
         chunk_bytes: u64,
-        /// The transaction that the pool's own metadata is to have.
+        /// The transaction that the pool's own metadata must have.
         transaction: u64,
-        /// Whether the pool may still be one transaction behind: LVM had something to tell it.
+        /// Whether the pool may be one transaction behind, because LVM had pending messages for it.
         is_pending: bool,
     },
     Thin {
@@ -77,15 +77,15 @@ pub(super) enum Layout {
     Snapshot {
         origin: String,
         store: String,
-        /// It is being merged into its origin, which already reads as the snapshot.
+        /// Whether it is being merged into its origin, which already reads as the snapshot.
         is_merging: bool,
     },
     Zero,
-    /// A type that is not read, by LVM's name for it.
+    /// An unsupported type, by LVM's name.
     Other(String),
 }
 
-/// Extents of a logical volume.
+/// A range of extents of a logical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) start: u64,
@@ -115,7 +115,7 @@ fn areas(list: &[Value]) -> Option<Vec<Area>> {
         .collect()
 }
 
-/// Names of images, each behind that of its state where `has_state`.
+/// Names of images; with `has_state` each follows that of its state.
 fn images(list: &[Value], has_state: bool) -> Option<Vec<Image>> {
     if list.len() > AREAS_MAX {
         return None;
@@ -139,7 +139,7 @@ fn images(list: &[Value], has_state: bool) -> Option<Vec<Image>> {
         .collect()
 }
 
-/// A number of sectors in bytes.
+/// A number of sectors, converted to bytes.
 pub(super) fn bytes(section: &Section, key: &str) -> Option<u64> {
     section.number(key)?.checked_mul(SECTOR_BYTES)
 }
@@ -152,7 +152,7 @@ fn layout(section: &Section) -> Option<Layout> {
             .map(str::to_owned)
     };
     let kind = section.text("type")?;
-    // "striped+NOTE" carries what old releases must not misread.
+    // "striped+NOTE": the note marks properties that old releases must not misread.
     let kind = kind.split('+').next()?;
     Some(match kind {
         "striped" | "linear" => {
@@ -205,7 +205,7 @@ fn layout(section: &Section) -> Option<Layout> {
     })
 }
 
-/// The segments in order, or what is wrong with them.
+/// The segments in order, or the fault in them.
 pub(super) fn parse(lv: &Section) -> Result<Vec<Segment>, String> {
     let mut segments = Vec::new();
     for (name, section) in lv
@@ -217,7 +217,7 @@ pub(super) fn parse(lv: &Section) -> Result<Vec<Segment>, String> {
             return Err(format!("{} has no place", shown(name)));
         };
         let layout = layout(section).filter(|layout| {
-            // LVM makes these of one segment, and each costs a walk.
+            // LVM makes such volumes with one segment only, and each segment costs a walk.
             let is_alone = !matches!(
                 layout,
                 Layout::Thin { .. } | Layout::ThinPool { .. } | Layout::Snapshot { .. }

@@ -1,8 +1,10 @@
-//! The exception store of a thick snapshot (dm-snapshot, persistent): which chunks were saved before the origin changed them.
+//! The exception store of a thick snapshot (dm-snapshot, persistent): the chunks that were saved before the
+//! origin changed them.
 //!
 //! # On-disk layout
-//! Linux, `drivers/md/dm-snap-persistent.c`; little-endian. Chunk 0 is the header; then areas follow, each one chunk of exceptions (16
-//! bytes: old chunk, new chunk) and as many chunks of data as it has room for. The first exception whose new chunk is 0 ends the list.
+//! Linux, `drivers/md/dm-snap-persistent.c`; little-endian. Chunk 0 is the header. Areas follow, each with
+//! one chunk of exceptions (16 bytes: old chunk, new chunk) and as many chunks of data as that has entries.
+//! The first exception whose new chunk is 0 ends the list.
 //!
 //! | header offset | size | field |
 //! |---|---|---|
@@ -28,7 +30,7 @@ const SECTOR_BYTES: u64 = 512;
 const EXCEPTION_BYTES: u64 = 16;
 /// LIMIT: bytes of a chunk (LVM allows 512 KiB).
 const CHUNK_BYTES_MAX: u64 = 16 << 20;
-/// LIMIT: exceptions (ours: 8 GiB of changes in chunks of 4 KiB).
+/// LIMIT: exceptions (our limit: 8 GiB of changes in chunks of 4 KiB).
 const EXCEPTIONS_MAX: usize = 2_000_000;
 
 /// The saved chunks.
@@ -87,7 +89,7 @@ pub(super) fn load(store: &dyn ReadAt) -> Result<Exceptions> {
     let per_area = chunk_bytes.checked_div(EXCEPTION_BYTES).unwrap_or(0);
     let mut area_chunk = 1u64;
     let mut area = vec![0; usize_from_u64(chunk_bytes)];
-    // LIMIT: areas, by the size of the store.
+    // LIMIT: areas, bounded by the size of the store.
     while area_chunk < store_chunks {
         store.read_at(area_chunk.saturating_mul(chunk_bytes), &mut area)?;
         for exception in area.chunks_exact(16) {

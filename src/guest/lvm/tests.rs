@@ -99,7 +99,7 @@ fn volumes_that_consist_of_each_other_end() {
     assert_eq!(known(&found, "lvm/vg/fine"), Known::NoFilesystem);
 }
 
-/// Each volume names the one below 250 times: 250^7 ways down, none of which has a byte.
+/// Each volume names the one below 250 times: 250^7 paths, none of which leads to a byte.
 #[test]
 fn volumes_of_many_volumes_of_nothing_cost_little() {
     let mut lvs = "v0 { segment_count = 0 }\n".to_owned();
@@ -154,7 +154,8 @@ fn a_device_without_a_text_that_can_be_read_belongs_by_another_ones() {
     assert!(damage(&found, "vd0/raw").contains("checksum"));
 }
 
-/// A group in a volume of a group in a volume of a group, and one that is whole only with a device of another.
+/// A group in a volume of a group in a volume of a group, and a group that is complete only with a device in
+/// another one.
 #[test]
 fn groups_within_groups_are_found() {
     let inner = device(
@@ -177,7 +178,7 @@ fn groups_within_groups_are_found() {
     );
 }
 
-/// A volume in too many pieces is refused by name, and the next one is read.
+/// A volume with too many pieces is refused by name, and the next one is read.
 #[test]
 fn too_many_pieces_leave_room_for_others() {
     let many = "many { status = [\"VISIBLE\"] segment1 { start_extent = 0 extent_count = 400000 type = \"striped\"
@@ -193,7 +194,7 @@ fn too_many_pieces_leave_room_for_others() {
     assert_eq!(known(&found, "lvm/vg/few"), Known::NoFilesystem);
 }
 
-/// While pvmove runs, what is being moved lies on a hidden mirror; its first leg is where the data come from.
+/// While pvmove runs, the data being moved lie on a hidden mirror; the first leg is the source.
 #[test]
 fn a_volume_that_is_being_moved_is_read_from_where_it_was() {
     let lvs = [
@@ -216,7 +217,7 @@ fn a_volume_that_is_being_moved_is_read_from_where_it_was() {
     assert_eq!(run.target, expected);
 }
 
-/// A snapshot that is being merged into its origin is what the origin reads as, and no volume of its own.
+/// A snapshot that is being merged is what its origin reads as, and is not a volume of its own.
 #[test]
 fn a_merging_snapshot_is_its_origin() {
     let lvs = [
@@ -243,12 +244,12 @@ fn a_merging_snapshot_is_its_origin() {
     };
     assert_eq!(offset(5 * 4096), store + 2 * 4096);
     assert_eq!(offset(6 * 4096), (1 << 20) + 6 * 4096);
-    // One that has overflowed is damage.
+    // A snapshot that has overflowed is damaged.
     disk.write_at(store + 4, &[0]).unwrap();
     assert!(damage(&scan(&[disk]), "lvm/vg/origin").contains("overflowed"));
 }
 
-/// Texts are parsed up to a sum: many large ones are refused, and said.
+/// Texts are parsed up to a total size: many large ones are refused, with a note.
 #[test]
 fn much_text_is_refused() {
     let padding = "# padding\n".repeat(1_500_000);

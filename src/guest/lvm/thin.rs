@@ -1,4 +1,4 @@
-//! The metadata of a thin pool (dm-thin): which chunks of the pool a thin volume has.
+//! The metadata of a thin pool (dm-thin): the chunks of the pool that belong to a thin volume.
 //!
 //! # On-disk layout
 //! Linux, `drivers/md/dm-thin-metadata.c` and `persistent-data/dm-btree-internal.h`; blocks of 4096 bytes, little-endian. Each block
@@ -22,11 +22,12 @@
 //! | 16, 20, 24 | 4 | entries, room for entries, bytes of a value |
 //! | 32 | 8 each | keys, in order; behind all the room for keys the values |
 //!
-//! The mappings are a tree of trees: device number to the root of its own tree, there chunk of the volume to chunk of the pool (40 bits
-//! from bit 24 on; below is the time).
+//! The mappings are a tree of trees: from device number to the root of its own tree, and there from chunk of
+//! the volume to chunk of the pool (40 bits from bit 24 on; the lower bits are the time).
 //!
 //! # Invariants
-//! Every walk ends: depth is bounded, no block is met twice in one tree, and a child's keys lie within what its parent says.
+//! Every walk ends: depth is bounded, no block occurs twice in one tree, and a child's keys lie within the
+//! bounds in its parent.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -46,21 +47,22 @@ const SECTOR_BYTES: u64 = 512;
 const SUPERBLOCK_MAGIC: u64 = 27_022_010;
 const SUPERBLOCK_XOR: u32 = 160_774;
 const NODE_XOR: u32 = 121_107;
-/// LIMIT: levels of a tree (ours; 2^40 chunks need 6).
+/// LIMIT: levels of a tree (our limit; 2^40 chunks need 6).
 const DEPTH_MAX: u32 = 12;
-/// LIMIT: pieces of one volume (ours: a million of 64 KiB are 64 GiB without any two neighbours; 40 MiB of memory).
+/// LIMIT: pieces of one volume (our limit: a million of 64 KiB are 64 GiB without any adjacent ones; 40 MiB
+/// of memory).
 pub(super) const PIECES_MAX: usize = 2_000_000;
 /// LIMIT: chunk numbers (40 bits of a mapping).
 const CHUNKS_MAX: u64 = 1 << 40;
 
-/// Chunks of a volume that lie together in the pool.
+/// Contiguous chunks of a volume and of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// First chunk of the volume.
+    /// First chunk in the volume.
     pub(super) chunk: u64,
-    /// First chunk of the pool.
+    /// First chunk in the pool.
     pub(super) at: u64,
-    /// How many.
+    /// Number of chunks.
     pub(super) chunks: u64,
 }
 
@@ -69,16 +71,16 @@ pub(super) struct Metadata<'a> {
     device: &'a dyn ReadAt,
     /// Bytes of a chunk.
     pub(super) chunk_bytes: u64,
-    /// The transaction that was last committed to it by LVM.
+    /// The last transaction that LVM committed to it.
     pub(super) transaction: u64,
-    /// Whether the kernel has met an error in it.
+    /// Whether the kernel has found an error in it.
     pub(super) needs_check: bool,
     mappings: u64,
     blocks: u64,
     nodes_read: Cell<u64>,
 }
 
-/// The kernel's CRC-32C: as everywhere, but not inverted at the end.
+/// The kernel's CRC-32C: the usual one, but not inverted at the end.
 fn checksum(block: &[u8], xor: u32) -> Option<u32> {
     Some(!crc32c::crc32c(block.get(4..)?) ^ xor)
 }
@@ -178,7 +180,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Calls `leaf` with every key and value of the tree at `block` in order; keys are below `end` and at least `start`.
+    /// Calls `leaf` with every key and value of the tree at `block` in order; keys are at least `start` and
+    /// below `end`.
     fn tree(
         &mut self,
         block: u64,
@@ -257,7 +260,7 @@ impl<'a> Metadata<'a> {
         })
     }
 
-    /// Nodes read so far: what the walks have cost.
+    /// Number of nodes read so far: the cost of the walks.
     pub(super) fn nodes_read(&self) -> u64 {
         self.nodes_read.get()
     }
@@ -269,7 +272,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    /// The pieces of thin device `number`, of which only the first `chunks` chunks matter, in order.
+    /// The pieces of thin device `number` within its first `chunks` chunks, in order.
     ///
     /// # Errors
     /// `NotFound` when the pool has no such device; `LimitExceeded`; `Corrupt`; `Io`.

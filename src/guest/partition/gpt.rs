@@ -33,10 +33,10 @@ use crate::types::width::{usize_from_u32, usize_from_u64};
 const SIGNATURE: [u8; 8] = *b"EFI PART";
 const HEADER_BYTES_MIN: u32 = 92;
 const ENTRY_BYTES_MIN: u32 = 128;
-/// LIMIT: bytes of the array of entries that are read (ours; the usual one has 16 KiB).
+/// LIMIT: bytes of the entry array to read (our limit; the usual one has 16 KiB).
 const ENTRIES_BYTES_MAX: u64 = 1 << 20;
 
-/// Attribute 63: not to be mounted by its type alone (Discoverable Partitions Specification).
+/// Attribute 63: the partition must not be mounted by its type alone (Discoverable Partitions Specification).
 const NO_AUTO: u64 = 1 << 63;
 /// Types by GUID (UEFI, systemd's Discoverable Partitions Specification, Microsoft).
 const TYPES: [(&str, &str, Kind); 15] = [
@@ -125,7 +125,7 @@ struct Header {
     entries_crc: u32,
 }
 
-/// Parses one header; `block` is its whole sector, `lba` where it lies.
+/// Parses one header; `block` is its whole sector, `lba` its place.
 fn parse_header(block: &[u8], lba: u64) -> Result<Header> {
     let short = || Error::corrupt("GPT header", "a whole sector", "less");
     let signature: [u8; 8] = array(block, 0).ok_or_else(short)?;
@@ -272,8 +272,8 @@ fn table(sector_bytes: u64, partitions: Vec<Partition>, notes: Vec<String>) -> T
     }
 }
 
-/// Sectors in which a backup may be: the last one, and those that were the last when the table was written, as the damaged primary header
-/// and the protective MBR have it.
+/// Sectors that may contain the backup: the last one, and those that were the last when the table was
+/// written, according to the damaged primary header and the protective MBR.
 fn backup_sectors(disk: &dyn ReadAt, sector: u64, protective_end: Option<u64>) -> Result<Vec<u64>> {
     let last = disk
         .size_bytes()
@@ -290,7 +290,7 @@ fn backup_sectors(disk: &dyn ReadAt, sector: u64, protective_end: Option<u64>) -
     Ok(found)
 }
 
-/// Reads the backup, wherever it is.
+/// Reads the backup from any of its places.
 fn load_backup(
     disk: &dyn ReadAt,
     source: usize,
@@ -310,7 +310,7 @@ fn load_backup(
     Ok(None)
 }
 
-/// The sound backup at the end of a disk whose front says nothing of a GPT.
+/// The valid backup at the end of a disk whose front shows no sign of a GPT.
 pub(super) fn load_left_over(disk: &dyn ReadAt, source: usize) -> Result<Option<Table>> {
     let found = load_backup(disk, source, None)?;
     Ok(found
@@ -318,8 +318,8 @@ pub(super) fn load_left_over(disk: &dyn ReadAt, source: usize) -> Result<Option<
         .map(|(sector, _, partitions)| table(sector, partitions, Vec::new())))
 }
 
-/// Reads the GPT, from its backup when the primary is damaged. `None` when there is none; `protective` is what the MBR says of one: the
-/// last sector that it protects.
+/// Reads the GPT; from its backup when the primary is damaged. `None` when there is none. `protective` is the
+/// last sector that the MBR protects for a GPT.
 pub(super) fn load(
     disk: &dyn ReadAt,
     source: usize,
@@ -342,7 +342,8 @@ pub(super) fn load(
     if let Some(chosen) = super::sector::choose(disk, primaries) {
         return Ok(Some(chosen));
     }
-    // A backup alone is believed only where something at the front says that there was a GPT: repartitioning often leaves it behind.
+    // A backup alone is used only where the front shows that there was a GPT: repartitioning often leaves an
+    // old one behind.
     if first_error.is_none() && protective.is_none() {
         return Ok(None);
     }

@@ -7,8 +7,8 @@
 //! | 446 | 4 x 16 | entries: boot flag (0x00 or 0x80), CHS, type at 4, CHS, first sector at 8, sectors at 12 |
 //! | 510 | 2 | 55 AA |
 //!
-//! An extended boot record has the same shape; its first entry is a logical partition, relative to the record; its second the next
-//! record, relative to the extended partition.
+//! An extended boot record has the same layout. Its first entry is a logical partition, relative to the
+//! record; its second entry is the next record, relative to the extended partition.
 //!
 //! # Invariants
 //! The chain ends: at most [`PARTITIONS_MAX`] records are read, none twice.
@@ -25,7 +25,7 @@ use crate::block::ReadAt;
 use crate::error::Result;
 use crate::guest::bytes::{array, le32};
 
-/// The whole disk, behind which a GPT stands.
+/// Type of the entry that protects a GPT: it covers the whole disk.
 const TYPE_PROTECTIVE: u8 = 0xee;
 
 /// One entry of a record.
@@ -41,7 +41,7 @@ impl Record {
     const fn is_used(self) -> bool {
         self.type_byte != 0 && self.sectors != 0
     }
-    /// The last sector of what this entry protects, if it is that of a GPT.
+    /// The last protected sector, if this entry protects a GPT.
     pub(super) fn protected_end(self) -> Option<u64> {
         let end = u64::from(self.start).saturating_add(u64::from(self.sectors));
         (self.type_byte == TYPE_PROTECTIVE).then_some(end.saturating_sub(1))
@@ -51,7 +51,7 @@ impl Record {
     }
 }
 
-/// Parses the four entries; `None` when this is no such record: no signature, or a boot flag that cannot be.
+/// Parses the four entries; `None` when this is not such a record: no signature, or an impossible boot flag.
 pub(super) fn parse_primaries(sector: &[u8]) -> Option<Vec<Record>> {
     if array(sector, 510)? != [0x55, 0xaa] {
         return None;
@@ -76,7 +76,8 @@ pub(super) fn has_partitions(records: &[Record]) -> bool {
     records.iter().any(|record| record.is_used())
 }
 
-/// Whether the used entries can be partitions of a disk of `disk_bytes`: behind the first sector, on the disk, one after the other.
+/// Whether the used entries are possible partitions of a disk of `disk_bytes`: behind the first sector, on
+/// the disk, without overlaps.
 pub(super) fn is_possible(records: &[Record], sector_bytes: u64, disk_bytes: u64) -> bool {
     let mut places: Vec<(u64, u64)> = records
         .iter()
@@ -113,13 +114,13 @@ const fn type_of(byte: u8) -> (Option<&'static str>, Kind) {
     }
 }
 
-/// The disk that a table is on.
+/// The disk of a table.
 #[derive(Clone, Copy)]
 pub(super) struct Disk<'a> {
     pub(super) disk: &'a dyn ReadAt,
     /// Its number in the maps.
     pub(super) source: usize,
-    /// Bytes of the sectors that the table counts in.
+    /// Sector size in bytes of the table.
     pub(super) sector_bytes: u64,
 }
 
@@ -168,7 +169,7 @@ pub(super) fn load(on: Disk<'_>, first: &[u8], records: &[Record]) -> Result<Opt
     if table.partitions.is_empty() {
         return Ok(None);
     }
-    // Linux follows the first extended partition only, and so does every tool that writes one.
+    // Linux follows only the first extended partition, and so does every tool that writes one.
     if let Some(extended) = records.iter().find(|r| r.is_used() && r.is_extended()) {
         load_logical(on, *extended, signature, &mut table)?;
     }
@@ -186,7 +187,7 @@ fn load_logical(on: Disk<'_>, extended: Record, signature: u32, table: &mut Tabl
             number.saturating_sub(1)
         ));
     };
-    // LIMIT: records read, so that a chain that never ends does.
+    // LIMIT: records to read, which ends an endless chain.
     for _ in 0..PARTITIONS_MAX {
         if !seen.insert(at) {
             broken(table, number, "it runs in a circle");
@@ -198,7 +199,7 @@ fn load_logical(on: Disk<'_>, extended: Record, signature: u32, table: &mut Tabl
             return Ok(());
         };
         let Some(records) = parse_primaries(&sector) else {
-            // An extended partition that is empty need not have a record.
+            // An empty extended partition need not have a record.
             if at != base {
                 broken(table, number, "a record has no signature");
             }

@@ -1,13 +1,13 @@
 //! Partition tables: GPT, MBR with logical partitions, or none.
 //!
 //! # Invariants
-//! A partition is a run map over the disk, which never passes its end: what a table claims beyond is cut, and said in
-//! [`Partition::damage`].
+//! A partition is a run map over the disk that never passes its end: a range beyond is cut, and
+//! [`Partition::damage`] records it.
 //!
 //! # Why
-//! The sector size of a virtual disk is not stored with it, so both 512 and 4096 are tried; a GPT header's checksum
-//! decides. Boot sectors of
-//! FAT and NTFS end with the signature of an MBR, so a disk whose first sector is one of those has no table.
+//! A virtual disk does not record its sector size, so both 512 and 4096 are tried; the checksum of a GPT
+//! header decides. Boot sectors of FAT and NTFS end with the signature of an MBR, so a disk whose first
+//! sector is one of those has no table.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -30,10 +30,10 @@ use super::probe::is_boot_sector_of_filesystem;
 /// LIMIT: partitions of one disk (GPT's usual table has 128 entries; Linux stops at 256).
 pub const PARTITIONS_MAX: usize = 128;
 
-/// Sector sizes that are tried, in bytes.
+/// Sector sizes to try, in bytes.
 const SECTORS: [u64; 2] = [512, 4096];
 
-/// What a partition is for, as its type says; its content may say otherwise.
+/// Purpose of a partition according to its type; its content may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// May hold a filesystem, or a physical volume, array member, encrypted volume.
@@ -49,27 +49,28 @@ pub enum Kind {
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
-    /// Number as Linux counts (1 to 4 primary, from 5 logical; the entry's place in a GPT).
+    /// Number by Linux's counting (1 to 4 primary, from 5 logical; the position of the entry in a GPT).
     pub number: u32,
-    /// Where it begins on the disk, in bytes.
+    /// Start on the disk, in bytes.
     pub start_bytes: u64,
-    /// Length in bytes as the table claims.
+    /// Length in bytes according to the table.
     pub length_bytes: u64,
     /// Type: a GUID, or `0x83`.
     pub type_id: String,
-    /// Name of the type, where it is a known one.
+    /// Name of the type, if it is known.
     pub type_name: Option<&'static str>,
     /// Name in the table (GPT).
     pub label: Option<String>,
-    /// UUID of the partition (GPT), or signature and number (MBR: `1a2b3c4d-01`), as /dev/disk/by-partuuid shows it.
+    /// UUID of the partition (GPT), or signature and number (MBR: `1a2b3c4d-01`), as in
+    /// /dev/disk/by-partuuid.
     pub uuid: Option<String>,
-    /// Whether systemd mounts it by its type: a GPT's attribute 63 forbids it.
+    /// Whether systemd mounts it by its type; attribute 63 of a GPT entry forbids it.
     pub is_automatic: bool,
-    /// What it is for.
+    /// Its purpose.
     pub kind: Kind,
     /// The part that is on the disk.
     pub map: RunMap<usize>,
-    /// What is wrong with its entry.
+    /// The fault of its entry.
     pub damage: Option<String>,
 }
 
@@ -87,19 +88,19 @@ pub enum TableKind {
 /// A disk's partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Which kind.
+    /// Kind.
     pub kind: TableKind,
-    /// Sector size in bytes that the table counts in.
+    /// Sector size of the table in bytes.
     pub sector_bytes: u64,
     /// In order of their numbers.
     pub partitions: Vec<Partition>,
     /// Remarks for people: "the backup table was used".
     pub notes: Vec<String>,
-    /// A sound GPT at the end of the disk, where its front says nothing of one: Linux does not see it.
+    /// A valid GPT at the end of the disk, where its front shows no sign of one: Linux does not see it.
     pub backup: Option<Box<Table>>,
 }
 
-/// A partition's place as a table gives it.
+/// Place of a partition according to a table.
 struct TableEntry {
     number: u32,
     start_bytes: u64,
@@ -107,7 +108,7 @@ struct TableEntry {
 }
 
 impl TableEntry {
-    /// The map over disk number `source`, cut at the disk's end, and what was wrong.
+    /// The map over disk number `source`, cut at the disk's end, and the fault if there is one.
     fn map(&self, source: usize, disk_bytes: u64) -> (RunMap<usize>, Option<String>) {
         let there = self
             .length_bytes
@@ -122,7 +123,7 @@ impl TableEntry {
     }
 }
 
-/// Reads up to `length` bytes at `offset`; `None` when they are not all there.
+/// Reads `length` bytes at `offset`; `None` when they are not all on the disk.
 fn read(disk: &dyn ReadAt, offset: u64, length: usize) -> Result<Option<Vec<u8>>> {
     match offset.checked_add(u64_from_usize(length)) {
         Some(end) if end <= disk.size_bytes() => {}
@@ -136,7 +137,7 @@ fn read(disk: &dyn ReadAt, offset: u64, length: usize) -> Result<Option<Vec<u8>>
 /// Finds the partitions of `disk`; `source` is its number in the maps.
 ///
 /// # Errors
-/// `Corrupt` when there is a table and neither of its copies can be read; `Io`.
+/// `Corrupt` when there is a table and neither copy is readable; `Io`.
 pub fn scan(disk: &Arc<dyn ReadAt>, source: usize) -> Result<Table> {
     let none = Table {
         kind: TableKind::None,
@@ -153,15 +154,16 @@ pub fn scan(disk: &Arc<dyn ReadAt>, source: usize) -> Result<Table> {
         let mut entries = records.iter();
         entries.find_map(|record| record.protected_end())
     });
-    // The boot sector of a filesystem ends as an MBR does. Linux takes it for one where its flags may be; its code rarely makes
-    // partitions that can be.
+    // The boot sector of a filesystem ends like an MBR. Linux takes it for one where its boot flags are
+    // possible; its code rarely forms possible partitions.
     let records = records.filter(|records| {
         !is_boot_sector_of_filesystem(&first)
             || SECTORS
                 .iter()
                 .any(|sector| mbr::is_possible(records, *sector, disk.size_bytes()))
     });
-    // As Linux does: an MBR with partitions that does not claim a GPT is newer than one that was left behind. A hybrid one claims it.
+    // As in Linux, an MBR with partitions and no protective entry is newer than a left-over GPT. A hybrid MBR
+    // has a protective entry.
     let is_mbr = protective.is_none()
         && records
             .as_ref()
@@ -175,7 +177,7 @@ pub fn scan(disk: &Arc<dyn ReadAt>, source: usize) -> Result<Table> {
     };
     match gpt::load_left_over(disk, source) {
         Ok(backup) => table.backup = backup.map(Box::new),
-        // What lies at the front is there all the same.
+        // The table at the front is used anyway.
         Err(error) => table.notes.push(format!(
             "whether there is a copy of a GPT at the end could not be read: {}",
             error.report()
@@ -184,7 +186,8 @@ pub fn scan(disk: &Arc<dyn ReadAt>, source: usize) -> Result<Table> {
     Ok(table)
 }
 
-/// Reads an MBR, in sectors of 4096 bytes where all partitions would be on the disk, and more of them begin with something known.
+/// Reads an MBR. Sectors have 4096 bytes where all partitions would then be on the disk, and more of them
+/// begin with known content.
 fn load_mbr(
     disk: &dyn ReadAt,
     source: usize,
@@ -253,7 +256,7 @@ mod tests {
         header
     }
 
-    /// A disk with two partitions, the second of which may pass the end.
+    /// A disk with two partitions; the second may pass the end.
     fn gpt(sector: u64, second_sectors: u64) -> MemoryDisk {
         let disk = MemoryDisk::sparse(SIZE);
         let mut entries = Vec::new();
@@ -316,7 +319,8 @@ mod tests {
         }
     }
 
-    /// Every byte of the header that means something, flipped: the backup is used, and both flipped is damage.
+    /// Flips every significant byte of the header: the backup is then used; when both are damaged, the result
+    /// is an error.
     #[test]
     fn a_damaged_gpt_is_read_from_its_backup_or_is_corrupt() {
         for at in (0..92).chain([1024, 1024 + 40]) {
@@ -336,12 +340,12 @@ mod tests {
 
     #[test]
     fn hybrid_and_left_behind_tables() {
-        // A hybrid MBR names partitions beside the GPT.
+        // A hybrid MBR lists partitions beside the GPT.
         let disk = gpt(512, 200);
         write(&disk, 0, &record(&[(0xee, 1, 999), (0x83, 1000, 100)]));
         let table = scan(&dynamic(disk), 0).unwrap();
         assert_eq!(table.kind, TableKind::Gpt);
-        // A new MBR, and the GPT of old.
+        // A new MBR, and an old GPT.
         let disk = gpt(512, 200);
         write(&disk, 0, &record(&[(0x83, 2048, 100)]));
         let table = scan(&dynamic(disk), 0).unwrap();
@@ -359,7 +363,7 @@ mod tests {
         let two = table.partitions.get(1).unwrap();
         assert_eq!(two.map.size_bytes(), SIZE - 2000 * 512);
         assert!(two.damage.as_ref().unwrap().contains("end of the disk"));
-        // An end before the start, and sums that overflow.
+        // An end before the start, and overflowing sums.
         for (first, last) in [(9u64, 8u64), (0, u64::MAX), (u64::MAX, u64::MAX)] {
             let disk = MemoryDisk::sparse(SIZE);
             let mut entries = vec![1; 32];
@@ -446,7 +450,7 @@ mod tests {
         sector.splice(3..11, *b"NTFS    ");
         let table = scan(&dynamic(MemoryDisk::from_bytes(&sector)), 0).unwrap();
         assert_eq!(table.kind, TableKind::None);
-        // An MBR that says GPT, and no GPT.
+        // A protective MBR without a GPT.
         let disk = MemoryDisk::sparse(SIZE);
         write(&disk, 0, &record(&[(0xee, 1, u32::MAX)]));
         let error = scan(&dynamic(disk), 0).unwrap_err();

@@ -1,8 +1,9 @@
-//! Which sector size a table counts in, where it may be either.
+//! Chooses the sector size of a table that can be read with either.
 //!
 //! # Why
-//! A table does not say it, and the size that the guest's disk had is not kept with its bytes. But of two readings only one finds something
-//! at the starts of its partitions. Disks that were copied between the two sizes have a header of each.
+//! A table does not record it, and the disk's original sector size is not stored with its bytes. But usually
+//! only one interpretation finds known content at the starts of its partitions. Disks that were copied
+//! between the two sizes have a header of each.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -14,7 +15,7 @@ use crate::block::ReadAt;
 use crate::error::Result;
 use crate::guest::probe;
 
-/// LIMIT: partitions of a table that are looked at to choose (ours).
+/// LIMIT: partitions of a table to examine for the choice (our limit).
 const LOOKED_AT_MAX: usize = 16;
 
 /// A part of a disk.
@@ -39,8 +40,7 @@ impl ReadAt for Part<'_> {
     }
 }
 
-/// Whether something that is known begins a partition.
-/// What cannot be read tells nothing.
+/// Whether a partition begins with known content. An unreadable one counts as unknown.
 fn holds(disk: &dyn ReadAt, partition: &Partition) -> bool {
     let there = disk.size_bytes().saturating_sub(partition.start_bytes);
     let part = Part {
@@ -63,8 +63,8 @@ fn score(disk: &dyn ReadAt, table: &Table) -> usize {
     looked_at.filter(|partition| holds(disk, partition)).count()
 }
 
-/// Of readings of a table the one whose partitions begin with most that is known; of equals the first. A GPT that is passed over is
-/// noted.
+/// Among interpretations of a table, chooses the one with the most partitions of known content; among equals
+/// the first. A GPT that is not chosen is noted.
 pub(super) fn choose(disk: &dyn ReadAt, mut tables: Vec<Table>) -> Option<Table> {
     if tables.len() < 2 {
         return tables.pop();

@@ -1,4 +1,4 @@
-//! Attributes of an inode, in the kernel's form, and a bound on its extended attributes.
+//! Attributes of an inode in the kernel's form, and a limit on its extended attributes.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -18,13 +18,14 @@ use crate::guest::bytes::{be16, be32};
 use crate::guest::fs::{Attributes, FileType, GuestIno, Time};
 use crate::types::width::{u64_from_usize, usize_from_u32};
 
-/// LIMIT: bytes of names and values of one inode's extended attributes (ours; each value is at most 64 KiB).
+/// LIMIT: bytes of names and values of one inode's extended attributes (our limit; each value is at most 64
+/// KiB).
 const XATTR_BYTES_MAX: u64 = 16 << 20;
 /// LIMIT: depth of a tree of attributes (Linux: `XFS_DA_NODE_MAXDEPTH`).
 const DEPTH_MAX: usize = 5;
 /// Magic numbers of nodes of such a tree, v4 and v5.
 const NODE_MAGICS: [u16; 2] = [0xfebe, 0x3ebe];
-/// A leaf's entry whose value lies in it (`XFS_ATTR_LOCAL`).
+/// Flag of a leaf entry that contains its value (`XFS_ATTR_LOCAL`).
 const LOCAL: u8 = 1;
 
 pub(super) fn file_type(inode: &Inode) -> Result<FileType> {
@@ -54,12 +55,12 @@ fn time(stamp: Timestamp) -> Time {
     }
 }
 
-/// Device number in the form of System V: 14 bits of major, 18 of minor.
+/// Device number in System V form: 14 bits of major, 18 of minor.
 fn rdev(number: u32) -> (u32, u32) {
     ((number >> 18) & 0x3fff, number & 0x3_ffff)
 }
 
-/// Hard links: inodes of version 1 keep them in 16 bits at another place.
+/// Hard links: inodes of version 1 store them in 16 bits at another place.
 pub(super) fn links(node: &Node) -> u32 {
     if node.inode.version == 1 {
         be16(&node.raw, 6).map_or(0, u32::from)
@@ -98,8 +99,8 @@ pub(super) fn attributes(ino: GuestIno, node: &Node, block_bytes: u32) -> Result
     })
 }
 
-/// Sums what the leaves of an attribute fork claim to hold, before the crate gathers it: the entries of a leaf may all name
-/// the same bytes, and its chain of leaves may be a circle.
+/// Sums the claimed sizes in the leaves of an attribute fork before the crate reads it: the entries of a leaf
+/// may all name the same bytes, and its chain of leaves may be circular.
 pub(super) fn check_xattrs(fs: &Filesystem, node: &Node) -> Result<()> {
     if !matches!(node.inode.aformat, Format::Extents | Format::Btree) {
         return Ok(());
@@ -156,7 +157,7 @@ pub(super) fn check_xattrs(fs: &Filesystem, node: &Node) -> Result<()> {
     }
 }
 
-/// What an entry of a leaf claims: itself, its name and its value.
+/// Claimed size of a leaf entry: itself, its name and its value.
 fn entry_bytes(leaf: &[u8], entry: &[u8]) -> u64 {
     let at = be16(entry, 4).map_or(0, usize::from);
     let is_local = entry.get(6).is_some_and(|flags| flags & LOCAL != 0);

@@ -1,9 +1,10 @@
-//! The edge to the XFS crate: how a volume is mounted, and its errors in our words.
+//! Adapter for the XFS crate: mounts a volume, and translates the crate's errors.
 //!
 //! # Why
-//! A snapshot of a running guest may hold the last records of the log in part, or one without the one before it: they were
-//! on their way when it was taken. The kernel finds where the log stops making sense and recovers up to there; the crate refuses the
-//! log. So the newest record is hidden from it and it is asked again, as often as the kernel has log writes under way.
+//! A snapshot of a running guest may contain the last log records only in part, or one without its
+//! predecessor, because they were being written when it was taken. The kernel finds the place from which the
+//! log is invalid and recovers up to there; the crate refuses the log. So the newest record is hidden from
+//! the crate and the mount repeated, at most as often as the kernel has log writes in flight.
 
 use std::sync::Arc;
 
@@ -19,24 +20,25 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: records at the end of the log that may be incomplete (Linux: `XLOG_MAX_ICLOGS`).
 const TORN_MAX: usize = 8;
-/// LIMIT: allocation groups (ours). The header of each is read at the mount; a filesystem that grew from a small one has thousands.
+/// LIMIT: allocation groups (our limit). A mount reads the header of each; a filesystem that grew from a
+/// small one has thousands.
 const GROUPS_MAX: u32 = 1 << 16;
 /// LIMIT: bytes of the log (Linux: `XFS_MAX_LOG_BYTES`).
 const LOG_BYTES_MAX: u64 = 1 << 31;
-/// Bytes of a basic block, in which the log counts.
+/// Bytes of a basic block, the unit of the log.
 const BASIC_BYTES: u64 = 512;
 
-/// The volume, but for the magic numbers of log records that are hidden, and sectors that are replaced.
+/// The volume without the magic numbers of hidden log records, and with replaced sectors.
 struct Volume {
     device: VolumeBytes,
     hidden: Mutex<Vec<u64>>,
     replaced: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
-/// A filesystem that is mounted, and what was passed over for it.
+/// A mounted filesystem, and the deviations that the mount tolerated.
 pub(super) struct Mounted {
     pub(super) fs: Filesystem,
-    /// Records at the end of the log that were left out.
+    /// Number of records that were hidden at the end of the log.
     pub(super) torn: usize,
     /// Remarks for people.
     pub(super) notes: Vec<String>,
@@ -58,7 +60,7 @@ impl BlockRead for Volume {
         }
         drop(replaced);
         for at in self.hidden.lock().iter() {
-            // Records begin on basic blocks and so do the reads that look for them.
+            // Records begin on basic blocks, and so do the reads that search for them.
             if let Some(from) = at.checked_sub(offset)
                 && let Some(magic) = buf.get_mut(usize_from_u64(from)..)
             {
@@ -78,7 +80,7 @@ pub(super) fn guard<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     device::guard("XFS", call)
 }
 
-/// The crate's error in our kinds: damage, what is beyond it, and what could not be read stay apart.
+/// Translates the crate's error: damage, unsupported features and read errors stay distinct.
 pub(super) fn translate(error: fs_xfs::Error) -> Error {
     use fs_xfs::Error as Xfs;
     match error {
@@ -107,7 +109,8 @@ pub(super) fn translate(error: fs_xfs::Error) -> Error {
         Xfs::NotFound => Error::not_found("no such file or directory in the guest"),
         Xfs::NotADirectory => Error::new(ErrorKind::NotADirectory, "not a directory"),
         Xfs::NotAFile => Error::invalid("not a file of this type"),
-        // The crate says "malformed superblock" of whatever structure is malformed; the text behind it names that.
+        // The crate reports "malformed superblock" for any malformed structure; the text behind it names the
+        // structure.
         Xfs::BadSuperblock(what) | Xfs::CorruptLog(what) => {
             Error::new(ErrorKind::Corrupt, format!("XFS: {what}"))
         }
@@ -157,7 +160,7 @@ pub(super) fn mount(volume: Arc<dyn ReadAt>) -> Result<Mounted> {
     let mut notes = Vec::new();
     loop {
         let device: Arc<dyn BlockRead> = Arc::<Volume>::clone(&volume);
-        // The crate's own cache is of blocks; ours below has pages and reads ahead.
+        // The crate's own cache holds blocks; the one below holds pages and reads ahead.
         let mounted = match item::check(&*volume, &superblock)? {
             Some(reason) => Err(fs_xfs::Error::CorruptLog(reason)),
             None => guard(|| Ok(Filesystem::mount_with_cache(device, 0)))?,

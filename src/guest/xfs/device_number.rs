@@ -1,9 +1,10 @@
-//! Device numbers that only the log knows.
+//! Device numbers that are only in the log.
 //!
 //! # Why
-//! The crate replays inodes without the one field of a log item that stands outside their core and forks: the number of a
-//! device node. Left alone, a node made shortly before the snapshot would show as device 0:0, which is something
-//! else (a whiteout of overlayfs). So the log that the crate has already checked and replayed is walked once more for them.
+//! The crate replays inodes without the one field of a log item outside their core and forks: the number of a
+//! device node. Without it, a node made shortly before the snapshot would show as device 0:0, which has
+//! another meaning (a whiteout of overlayfs). So this module walks the log, which the crate has already
+//! checked and replayed, once more for these numbers.
 //!
 //! # On-disk layout
 //! An inode item begins with a body of 56 bytes: type 0x123b, fields at 4, inode at 16, device number at 24.
@@ -21,18 +22,18 @@ use super::log::{self, COMMIT, CONTINUED, CONTINUES, INODE_ITEM, Record, START, 
 use crate::error::{Error, Result};
 use crate::guest::bytes::{le16, le32, le64};
 
-/// LIMIT: bytes kept of a body that goes on in the next record; more than any that is looked for.
+/// LIMIT: bytes kept of a body that continues in the next record; more than any body of interest has.
 const PART_BYTES_MAX: usize = 512;
-/// Length of an inode item's first body, and its field that says "there is a device number".
+/// Length of an inode item's first body, and the flag for "has a device number".
 const FORMAT_BYTES: usize = 56;
 const FIELD_DEVICE: u32 = 0x10;
 
-/// What the transactions have said so far.
+/// The findings so far.
 #[derive(Default)]
 struct Found {
     committed: HashMap<u64, u32>,
     open: HashMap<u32, Vec<(u64, u32)>>,
-    /// The first part of a body that goes on in the next record.
+    /// The first part of a body that continues in the next record.
     partial: HashMap<u32, Vec<u8>>,
 }
 
@@ -66,7 +67,7 @@ impl Found {
     }
 }
 
-/// Device numbers by inode, in the form of System V, that the log of a filesystem holds which was replayed.
+/// Device numbers by inode, in System V form, from the replayed log of a filesystem.
 pub(super) fn device_numbers(fs: &Filesystem) -> Result<HashMap<u64, u32>> {
     let mut found = Found::default();
     let mut take = |record: &Record<'_>| {

@@ -1,10 +1,10 @@
-//! Headers of inodes of allocation groups (AGI), which nothing needs that only reads.
+//! Headers of inodes of allocation groups (AGI), which reading does not need.
 //!
 //! # Why
-//! The crate reads each at the mount of a clean filesystem and refuses the whole for one that is damaged, or that lists files which
-//! were deleted while open. Those files have no name, and the kernel passes over them. A damaged header it does not pass over (it
-//! reserves space by it even read-only), but what the header hits is only where new inodes go: files and directories have checksums of
-//! their own.
+//! The crate reads each at the mount of a clean filesystem, and refuses the filesystem if one is damaged or
+//! lists files that were deleted while open. Those files have no name, and the kernel ignores them. It does
+//! not ignore a damaged header (it reserves space by it even read-only). But a damaged header affects only
+//! where new inodes go: files and directories have their own checksums.
 //!
 //! # On-disk layout
 //! Linux, `fs/xfs/libxfs/xfs_format.h`, `struct xfs_agi`, the third sector of a group; big-endian: magic 0, version 4, group 8, blocks 12,
@@ -27,7 +27,7 @@ const CHECKSUM_AT: usize = 312;
 /// LIMIT: groups that a note names.
 const NAMED_MAX: usize = 8;
 
-/// Whether the crate has refused a filesystem for such a header.
+/// Whether the crate has refused a filesystem because of such a header.
 pub(super) fn is_refusal(error: &fs_xfs::Error) -> bool {
     use fs_xfs::Error as Xfs;
     match error {
@@ -68,7 +68,7 @@ fn named(groups: &[u32]) -> String {
 /// Sectors by their offsets.
 type Sectors = Vec<(u64, Vec<u8>)>;
 
-/// Sectors, by their offsets, in whose place the crate is to see others, and what is to be noted of them.
+/// The sectors, by their offsets, that the crate must see instead of the volume's own, with remarks.
 pub(super) fn replace(
     device: &dyn BlockRead,
     superblock: &Superblock,

@@ -1,9 +1,9 @@
-//! The items of a log that needs replay, checked before the crate replays them.
+//! Checks the items of a log that needs replay, before the crate replays them.
 //!
 //! # Why
-//! The crate believes where an item says that its bytes belong: it panics at a place that is not on a basic block, wraps around at a
-//! block number that is too high, and makes as many inodes in memory as an item orders. The kernel refuses such an item; so does this
-//! module, by name and place.
+//! The crate trusts the target place in an item: it panics at a place that is not on a basic block, wraps
+//! around at a block number that is too high, and allocates as many inodes as an item requests. The kernel
+//! refuses such an item; so does this module, by name and place.
 //!
 //! # On-disk layout
 //! Linux, `fs/xfs/libxfs/xfs_log_format.h`, little-endian. Every item begins with its type (u16) and the number of its regions (u16).
@@ -32,19 +32,19 @@ use crate::types::width::u64_from_usize;
 const BUFFER: u16 = 0x123c;
 const DQUOT: u16 = 0x123d;
 const CREATE: u16 = 0x123f;
-/// Flag of a buffer: it was freed, and earlier items for it are void.
+/// Flag of a buffer that was freed: earlier items for it are void.
 const CANCEL: u16 = 2;
-/// Magic number and length of what a transaction begins with.
+/// Magic number and length of the beginning of a transaction.
 const TRANSACTION_MAGIC: u32 = 0x5452_414e;
 const TRANSACTION_BYTES: usize = 16;
 /// LIMIT: basic blocks of one buffer (Linux: `XFS_MAX_BLOCKSIZE`; clusters of inodes are no larger).
 const BUFFER_BLOCKS_MAX: u64 = 128;
-/// LIMIT: inodes that are made together (Linux: `XFS_INODES_PER_CHUNK`, or those of one block).
+/// LIMIT: inodes that are created together (Linux: `XFS_INODES_PER_CHUNK`, or those of one block).
 const INODES_MAX: u32 = 64;
 /// LIMIT: bytes kept of an item's first region; the longest is a buffer's, whose bitmap has 16 words.
 const REGION_BYTES_MAX: usize = 256;
 
-/// Where items may put bytes.
+/// The valid target places of items.
 struct Bounds {
     volume_bytes: u64,
     block_bytes: u64,
@@ -54,7 +54,7 @@ struct Bounds {
     inodes_max: u32,
 }
 
-/// An item as the crate gathers it, without the regions that are only bytes to be put somewhere.
+/// An item as the crate assembles it, without the regions that are only data.
 struct Item {
     first: Vec<u8>,
     regions: usize,
@@ -66,7 +66,7 @@ fn refuse(what: &str, expected: impl std::fmt::Display, found: impl std::fmt::Di
 }
 
 impl Bounds {
-    /// That `bytes` at basic block `block` lie on the volume.
+    /// Checks that `bytes` at basic block `block` lie on the volume.
     fn check_place(&self, what: &str, block: u64, bytes: u64) -> Result<u64> {
         let at = block.checked_mul(u64_from_usize(BLOCK_BYTES));
         let end = at.and_then(|at| at.checked_add(bytes));
@@ -177,7 +177,7 @@ impl Bounds {
         )
     }
 
-    /// An item that is too short for its type is refused by the crate itself.
+    /// Checks an item. The crate itself refuses an item that is too short for its type.
     fn check(&self, item: &Item) -> Result<()> {
         let first = &item.first;
         let checked = match le16(first, 0) {
@@ -191,12 +191,12 @@ impl Bounds {
     }
 }
 
-/// Transactions that have begun, with their items, gathered exactly as the crate gathers them.
+/// Open transactions with their items, assembled exactly as in the crate.
 #[derive(Default)]
 struct Open(HashMap<u32, Vec<Item>>);
 
 impl Open {
-    /// The items of the transaction that the operation commits.
+    /// The items of the transaction that this operation commits.
     fn operation(&mut self, operation: &Operation<'_>) -> Vec<Item> {
         let flags = operation.flags;
         if flags & UNMOUNT != 0 {
@@ -246,8 +246,8 @@ impl Open {
     }
 }
 
-/// Checks all that the crate would replay. Answers what is wrong with the log when it is not whole, or has an item that makes no sense in a
-/// record without a checksum: its end may then have been on its way to the disk.
+/// Checks everything that the crate would replay. Returns the fault of a log that is incomplete, or that has
+/// an invalid item in a record without a checksum: the end of the log may have been in flight to the disk.
 ///
 /// # Errors
 /// `Corrupt` or `Unsupported` naming the item; `Io`.
@@ -257,7 +257,7 @@ pub(super) fn check(device: &dyn BlockRead, sb: &Superblock) -> Result<Option<St
         Ok(LogState::NeedsReplay) => {}
         Ok(_) => return Ok(None),
         Err(fs_xfs::Error::Io(text)) => return Err(translate(fs_xfs::Error::Io(text))),
-        // The mount answers the same.
+        // The mount returns the same error.
         Err(_) => return Ok(None),
     }
     let bounds = Bounds {

@@ -1,4 +1,4 @@
-//! The records of the log between its tail and its head, in the order in which they were written.
+//! Reads the records of the log between its tail and its head, in the order in which they were written.
 //!
 //! # On-disk layout
 //! Linux, `fs/xfs/libxfs/xfs_log_format.h`. A record is one or more header blocks, then its data, whose every block of 512 bytes has
@@ -21,14 +21,14 @@ use crate::guest::bytes::{array, be32, le32};
 use crate::types::width::{u64_from_usize, usize_from_u32};
 
 pub(super) const BLOCK_BYTES: usize = 512;
-/// Words of data that one header block keeps.
+/// Words of data whose original is in one header block.
 const WORDS: usize = 64;
 /// LIMIT: data of one record (Linux: `XLOG_MAX_RECORD_BSIZE`).
 const RECORD_BYTES_MAX: usize = 256 << 10;
 /// LIMIT: header blocks of one record, by its data.
 const HEADERS_MAX: usize = 8;
-/// Flags of an operation: start of a transaction, its commit, continued in the next record, continued from the last one, end of a
-/// continued one, unmount.
+/// Flags of an operation: start of a transaction, its commit, continued in the next record, continued from
+/// the last one, end of a continued one, unmount.
 pub(super) const START: u8 = 1;
 pub(super) const COMMIT: u8 = 2;
 pub(super) const CONTINUES: u8 = 4;
@@ -38,21 +38,21 @@ pub(super) const UNMOUNT: u8 = 32;
 /// The type of an inode item.
 pub(super) const INODE_ITEM: u16 = 0x123b;
 
-/// How a walk ended.
+/// The end of a walk.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Walk {
     /// At the newest record.
     Whole,
-    /// At what is no record: the kernel ends the log before it when it is one of the newest.
+    /// At an invalid record: the kernel ends the log before it when it is one of the newest.
     Broken {
         /// Basic block of the log.
         block: u64,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 }
 
-/// A record whose checksum is right, if it has one.
+/// A record with a right checksum, if it has one.
 pub(super) struct Record<'a> {
     /// Basic block of the log at which it begins.
     pub(super) block: u64,
@@ -70,7 +70,7 @@ pub(super) struct Operation<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Its operations, as far as they are whole.
+    /// Its complete operations.
     pub(super) fn operations(&self) -> impl Iterator<Item = Operation<'a>> + use<'a> {
         let mut data = self.data;
         let count = usize_from_u32(self.count);
@@ -112,7 +112,7 @@ impl Ring<'_> {
     }
 }
 
-/// Header and data of a record that are read, or what is wrong with it.
+/// Header and data of a record, or its fault.
 struct Read {
     headers: Vec<u8>,
     data: Vec<u8>,
@@ -173,10 +173,10 @@ fn read(ring: &Ring<'_>, sb: &Superblock, at: u64) -> Result<std::result::Result
     }))
 }
 
-/// Hands `visit` each record from the tail, which the newest record names, to the newest record.
+/// Passes each record to `visit`, from the tail, which the newest record names, to the newest record.
 ///
 /// # Errors
-/// `Io`; `Corrupt` when the log has no records; what `visit` answers.
+/// `Io`; `Corrupt` when the log has no records; errors of `visit`.
 pub(super) fn walk(
     device: &dyn BlockRead,
     sb: &Superblock,
@@ -195,7 +195,7 @@ pub(super) fn walk(
         return broken(newest, "none".to_owned());
     }
     let mut at = be32(&ring.read(newest, 1)?, 28).map_or(0, u64::from);
-    // Records that have more blocks than the ring lie on top of each other.
+    // Records with more blocks than the ring would overlap.
     let mut left = ring.blocks;
     loop {
         let mut record = match read(&ring, sb, at)? {
@@ -223,7 +223,7 @@ pub(super) fn walk(
     }
 }
 
-/// Puts the first word of each block back.
+/// Restores the first word of each block.
 fn restore_words(headers: &[u8], data: &mut [u8]) {
     for (block, n) in data.chunks_exact_mut(BLOCK_BYTES).zip(0usize..) {
         let (header, word) = (

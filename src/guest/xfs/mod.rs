@@ -1,13 +1,16 @@
 //! XFS, read through the crate rust-fs-xfs.
 //!
 //! # Invariants
-//! - The volume is never written. A log with work left in it is replayed in memory, as the kernel would on the disk. It holds metadata
-//!   only, so a file's bytes are always those on the volume, and its runs are plain.
-//! - A panic inside the crate answers `Corrupt`.
-//! - What a file claims is bounded here before the crate gathers it: extents, entries of a directory, attributes.
+//! - The volume is never written. A log with pending work is replayed in memory, as the kernel would do on
+//!   the disk. It contains only metadata, so a file's bytes are always those on the volume, and its runs are
+//!   plain.
+//! - A panic inside the crate yields `Corrupt`.
+//! - Sizes claimed by a file are bounded here before the crate reads them: extents, directory entries,
+//!   attributes.
 //!
 //! # Why
-//! The crate's calls are stateless and decode the extents of a file for each; here they are decoded once and kept.
+//! The crate's calls are stateless and each decodes the extents of a file again; this module decodes them
+//! once and caches them.
 
 mod attribute;
 mod device;
@@ -33,14 +36,14 @@ use crate::error::{Error, ErrorKind, Result};
 use device::{Mounted, guard, translate};
 use run::Fork;
 
-/// LIMIT: bytes of volume kept in memory per open filesystem.
+/// LIMIT: bytes of the volume cached per open filesystem.
 const CACHE_BYTES: u64 = 8 << 20;
-/// LIMIT: inodes, entries of directories, and runs that are kept per open filesystem.
+/// LIMIT: inodes, directory entries, and runs that are cached per open filesystem.
 const INODES_KEPT: usize = 1024;
 const ENTRIES_KEPT: usize = 1 << 18;
 const RUNS_KEPT: usize = 1 << 18;
 
-/// An inode, parsed and as it is.
+/// An inode, parsed and raw.
 struct Node {
     inode: Inode,
     raw: Vec<u8>,
@@ -50,7 +53,7 @@ struct XfsFs {
     fs: Filesystem,
     volume: Arc<dyn ReadAt>,
     info: FsInfo,
-    /// Numbers of device nodes that the log has newer than the inodes.
+    /// Numbers of device nodes that are newer in the log than in the inodes.
     numbers: HashMap<u64, u32>,
     nodes: Weighted<u64, Arc<Node>>,
     directories: Weighted<u64, Arc<Directory>>,
@@ -95,7 +98,7 @@ fn info(fs: &Filesystem, torn: usize, mut notes: Vec<String>) -> Result<FsInfo> 
     let (mut free_blocks, mut inodes, mut inodes_free) = (sb.fdblocks, sb.icount, sb.ifree);
     if fs.was_replayed() {
         notes.push("the log was replayed in memory".to_owned());
-        // The superblock's counters are written at an unmount only.
+        // The superblock's counters are written only at an unmount.
         (free_blocks, inodes, inodes_free) = (0, 0, 0);
         let mut unknown = None;
         for group in 0..sb.agcount {
@@ -151,7 +154,8 @@ fn info(fs: &Filesystem, torn: usize, mut notes: Vec<String>) -> Result<FsInfo> 
     })
 }
 
-/// What is wrong with the first header of free space that is damaged. Nothing that is only read needs one, so the crate reads none.
+/// The fault of the first damaged free-space header. Reading does not need these headers, so the crate reads
+/// none.
 fn damaged_space(fs: &Filesystem) -> Result<Option<String>> {
     for group in 0..fs.superblock().agcount {
         match guard(|| fs.read_agf(group).map_err(translate)) {

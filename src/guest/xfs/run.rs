@@ -1,11 +1,11 @@
-//! Where the blocks of a fork are: its list or tree of extents, as extents and as runs over the volume.
+//! The location of the blocks of a fork: its list or tree of extents, as extents and as runs over the volume.
 //!
 //! # Invariants
-//! - Every run given lies in one allocation group of the filesystem, and no block of a tree is visited twice.
-//! - An extent that was allocated but never written is a hole: what lies there is somebody's old data.
+//! - Every run lies in one allocation group of the filesystem, and no block of a tree is visited twice.
+//! - An extent that was allocated but never written is a hole: the bytes there are another file's old data.
 //!
 //! # Why
-//! The crate's own walk bounds its work by the number of extents that the inode claims, which may be any.
+//! The crate's own walk is bounded only by the inode's number of extents, which may have any value.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -24,13 +24,13 @@ use crate::block::run::{Run, RunMap, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u32};
 
-/// LIMIT: extents of one fork (ours: about 200 MB of memory).
+/// LIMIT: extents of one fork (our limit: about 200 MB of memory).
 const EXTENTS_MAX: u64 = 4 << 20;
 
-/// Which of an inode's forks.
+/// One of an inode's forks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fork {
-    /// Content, entries of a directory, target of a symlink.
+    /// Content, directory entries, or the target of a symlink.
     Data,
     /// Extended attributes.
     Attribute,
@@ -91,7 +91,7 @@ fn read_node(fs: &Filesystem, block: u64, visited: &mut HashSet<u64>) -> fs_xfs:
     Ok(bytes)
 }
 
-/// An extent lies within one allocation group, and that on the filesystem (Linux: `xfs_verify_fsbext`).
+/// Checks that an extent lies within one allocation group of the filesystem (Linux: `xfs_verify_fsbext`).
 fn check(sb: &Superblock, ino: u64, extent: &Extent) -> Result<()> {
     let shift = u32::from(sb.agblklog);
     let group = extent.startblock.checked_shr(shift).unwrap_or(0);
@@ -113,7 +113,7 @@ fn check(sb: &Superblock, ino: u64, extent: &Extent) -> Result<()> {
     ))
 }
 
-/// Blocks of a fork in all.
+/// Total number of blocks of a fork.
 pub(super) fn blocks(extents: &[Extent]) -> u64 {
     extents
         .iter()
@@ -153,17 +153,17 @@ pub(super) fn map(fs: &Filesystem, node: &Node) -> Result<RunMap<()>> {
     RunMap::new(inode.size, runs)
 }
 
-/// What a map weighs where maps are kept.
+/// Weight of a map in a cache.
 pub(super) fn weight(map: &RunMap<()>) -> usize {
     map.runs().len().saturating_add(1)
 }
 
-/// LIMIT: bytes of the entries of a directory (ours).
+/// LIMIT: bytes of the entries of a directory (our limit).
 const DIRECTORY_BYTES_MAX: u64 = 512 << 20;
-/// Byte of a directory from which on it holds no entries but their index (Linux: `XFS_DIR2_LEAF_OFFSET`).
+/// Offset in a directory from which on there are no entries but their index (Linux: `XFS_DIR2_LEAF_OFFSET`).
 const DIRECTORY_INDEX: u64 = 1 << 35;
 
-/// Refuses a directory that would be too much to read.
+/// Refuses a directory that is too large to read.
 pub(super) fn check_directory(fs: &Filesystem, node: &Node) -> Result<()> {
     let block_bytes = u64::from(fs.superblock().blocksize);
     let extents = extents(fs, node, Fork::Data)?;

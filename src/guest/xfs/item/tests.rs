@@ -1,4 +1,4 @@
-//! A log that Linux left, with one field changed.
+//! A log left by Linux, with one field changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::guest::device::VolumeBytes;
 use crate::guest::xfs::log::INODE_ITEM;
 use crate::guest::xfs::open;
 
-/// The sectors that are not zero of a filesystem that Linux did not unmount: each its number (u32) and 512 bytes.
+/// The nonzero sectors of a filesystem that Linux did not unmount: the number (u32) and 512 bytes of each.
 const DIRTY: &[u8] = include_bytes!("../../../../tests/fuzz/corpus/xfs/dirty");
 
-/// Where bytes go in the first body of an item, and the bytes.
+/// Offset in the first body of an item, and the bytes to write there.
 type Field<'a> = (u64, &'a [u8]);
 
 fn dirty() -> Arc<MemoryDisk> {
@@ -40,7 +40,7 @@ fn refusal(disk: Arc<MemoryDisk>) -> Option<Error> {
     open(&[disk as Arc<dyn ReadAt>]).err()
 }
 
-/// Where on the volume the first bodies of items lie, by type, with the record that holds each.
+/// Places on the volume of the first bodies of items, by type, with the record that contains each.
 fn places(disk: &Arc<MemoryDisk>) -> BTreeMap<u16, Vec<(u64, u64)>> {
     let sb = superblock(disk);
     let device = VolumeBytes(Arc::clone(disk) as Arc<dyn ReadAt>);
@@ -65,13 +65,13 @@ fn places(disk: &Arc<MemoryDisk>) -> BTreeMap<u16, Vec<(u64, u64)>> {
     found
 }
 
-/// Stores at each `at` of a body, and puts the checksum of its record right, or takes it away.
+/// Writes the fields of a body at each place, and updates or removes the checksum of its record.
 fn bent(place: (u64, u64), fields: &[Field<'_>], is_sealed: bool) -> Arc<MemoryDisk> {
     let disk = dirty();
     let (record_at, body_at) = place;
     for (at, bytes) in fields {
         for (at, byte) in (body_at + at..).zip(*bytes) {
-            // The first word of a block of data stands in the header.
+            // The first word of a block of data is in the header.
             let block = (at - record_at) / 512 - 1;
             let word = at % 512;
             let home = if word < 4 {
@@ -102,7 +102,7 @@ fn what_linux_logged_passes() {
         assert!(places[&kind].len() > 1, "{kind:x}");
     }
     assert!(refusal(disk).is_none());
-    // What is checked is what the crate reads: stored again, it passes.
+    // The check reads what the crate reads: unchanged bytes pass.
     for place in [places[&BUFFER][0], places[&CREATE][0]] {
         assert!(refusal(bent(place, &[], true)).is_none());
     }
@@ -142,7 +142,7 @@ fn a_field_that_lies_is_refused_by_name_and_place() {
         (CREATE, &[(8, &[0x7f, 0, 0, 0])], "the place of new inodes"),
         (
             CREATE,
-            // As many as fill the blocks that it names.
+            // As many inodes as fill the named blocks.
             &[(12, &[0, 0, 2, 0]), (20, &[0, 0, 0, 64])],
             "the number of new inodes",
         ),
@@ -150,7 +150,7 @@ fn a_field_that_lies_is_refused_by_name_and_place() {
     ];
     let places = places(&dirty());
     for (kind, fields, what) in cases {
-        // The last record may be on its way; the first one is not.
+        // The last record may have been in flight; the first one not.
         let place = places[&kind][0];
         let error = refusal(bent(place, fields, true)).unwrap();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}");

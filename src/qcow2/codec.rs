@@ -1,12 +1,13 @@
 //! Compressed clusters: raw deflate with a 4 KiB window, and Zstandard.
 //!
 //! # Invariants
-//! Decompression gives exactly the bytes that were asked for or fails; it never allocates by what the data
-//! says. What follows the compressed bytes up to the end of a sector is ignored, as QEMU does.
+//! Decompression yields exactly the requested bytes or fails; sizes in the data never determine an
+//! allocation. Bytes between the end of the compressed data and the end of the sector are ignored, as in
+//! QEMU.
 //!
 //! # Concurrency
-//! Contexts and buffers are kept per thread and taken out while in use, so that an image inside an image
-//! may decompress on the same thread.
+//! Contexts and buffers are kept per thread and taken out while in use, so that an image inside an image can
+//! be decompressed on the same thread.
 
 #![deny(
     clippy::indexing_slicing,
@@ -29,14 +30,14 @@ const WINDOW_BITS: u8 = 12;
 /// LIMIT: capacity of the buffer that a thread keeps between two clusters.
 const KEPT_BYTES_MAX: usize = 256 << 10;
 
-/// Level of both methods: that of QEMU's zstd, and zlib's default for speed is higher than ingest can pay.
+/// Level of both methods: QEMU's zstd uses the same, and zlib's default would be too slow for ingest.
 const ZSTD_LEVEL: i32 = 3;
 const ZLIB_LEVEL: u32 = 3;
 
-/// What a thread keeps; each part is made when it is first used.
+/// The contexts and buffers of a thread; each is made at its first use.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// For the compressed bytes.
+    /// Buffer for the compressed bytes.
     pub(super) buffer: Vec<u8>,
     inflate: Option<Decompress>,
     deflate: Option<Compress>,
@@ -58,7 +59,7 @@ pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
     result
 }
 
-/// Decompresses `input` into all of `out`, with the scratch in hand.
+/// Decompresses `input` into all of `out`, with the given contexts.
 pub(super) fn decompress(
     kind: CompressionType,
     contexts: Contexts<'_>,
@@ -78,7 +79,7 @@ pub(super) struct Contexts<'a> {
 }
 
 impl Scratch {
-    /// The buffer and the contexts, to be used at once.
+    /// The buffer and the contexts, for use at the same time.
     pub(super) fn split(&mut self) -> (&mut Vec<u8>, Contexts<'_>) {
         (
             &mut self.buffer,
@@ -113,7 +114,7 @@ impl Contexts<'_> {
             .decompress(input, out, FlushDecompress::Finish)
             .map_err(|e| damaged("it does not inflate").caused_by(e))?;
         let is_whole = usize::try_from(context.total_out()) == Ok(length);
-        // As in QEMU a stream may go on beyond the cluster (BufError), but must fill it.
+        // As in QEMU, a stream may continue beyond the cluster (BufError), but must fill it.
         match status {
             Status::StreamEnd | Status::BufError | Status::Ok if is_whole => Ok(()),
             _ => Err(damaged("it inflates to less than a cluster")),
@@ -145,10 +146,10 @@ impl Contexts<'_> {
     }
 }
 
-/// Compresses one cluster; `None` when that would not make it shorter by at least a sector.
+/// Compresses one cluster; `None` when that saves less than a sector.
 #[must_use]
 pub fn compress(kind: CompressionType, cluster: &[u8]) -> Option<Vec<u8>> {
-    // Space is counted in sectors: a shorter result must save one.
+    // Space is counted in sectors: the result must save at least one.
     let bytes_max = cluster.len().checked_sub(512).filter(|n| *n > 0)?;
     let mut out = vec![0; bytes_max];
     let length = with_scratch(|scratch| match kind {
@@ -233,7 +234,8 @@ mod tests {
                     with_scratch(|s| decompress(kind, s.split().1, short, &mut out)).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Corrupt);
             }
-            // More than the cluster asked for holds is refused by zstd and cut by zlib, as in QEMU.
+            // When the stream holds more than the requested cluster, zstd refuses it and zlib truncates it,
+            // as in QEMU.
             let mut long = vec![0; 131_072];
             let error =
                 with_scratch(|s| decompress(kind, s.split().1, &packed, &mut long)).unwrap_err();

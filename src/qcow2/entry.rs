@@ -1,4 +1,4 @@
-//! Entries of L1 and L2 tables: where a guest cluster is, decoded and encoded.
+//! Entries of L1 and L2 tables, which locate guest clusters: decoding and encoding.
 //!
 //! # On-disk layout
 //! QEMU `docs/interop/qcow2.rst`, "Cluster mapping"; 64 bits, big-endian.
@@ -9,8 +9,8 @@
 //! | L2, standard | 0 reads as zero, 9-55 host offset, 62 is 0, 63 refcount is 1, others 0 |
 //! | L2, compressed | 62 is 1; with x = 62 - (cluster_bits - 8): 0..x host offset in bytes, x..62 further sectors |
 //!
-//! With extended L2 entries a second word follows: bits 0-31 say which of 32 subclusters are allocated,
-//! bits 32-63 which read as zero; bit 0 of the first is then reserved.
+//! With extended L2 entries a second word follows: bits 0-31 mark the allocated ones of 32 subclusters, bits
+//! 32-63 those that read as zero; bit 0 of the first word is then reserved.
 
 #![deny(
     clippy::indexing_slicing,
@@ -34,14 +34,14 @@ const SECTOR_BYTES: u64 = 512;
 /// A compressed cluster in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CompressedCluster {
-    /// Where it begins: any byte.
+    /// Its first byte; any alignment.
     pub host: HostOffset,
-    /// Bytes up to the end of the last sector that it touches: at least what it has, at most 511 more.
+    /// Bytes up to the end of the last sector that it touches: at least its own length, at most 511 more.
     pub length_bytes: u32,
 }
 
 impl CompressedCluster {
-    /// The cluster of `length_bytes` at `host`, extended to whole sectors as an L2 entry stores it.
+    /// The cluster of `length_bytes` at `host`, extended to whole sectors as in an L2 entry.
     pub(super) fn of(host: HostOffset, length_bytes: u64) -> Option<Self> {
         let end = host
             .get()
@@ -54,39 +54,39 @@ impl CompressedCluster {
     }
 }
 
-/// Where a guest cluster's bytes are.
+/// Location of a guest cluster's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mapping {
-    /// Not here: in the backing file, or zero without one.
+    /// Not in this image: in the backing file, or zero without one.
     Unallocated,
-    /// Reads as zero; a host cluster may be kept for it.
+    /// Reads as zero; a host cluster may be reserved for it.
     Zero {
-        /// The kept host cluster.
+        /// The reserved host cluster.
         host: Option<HostOffset>,
     },
-    /// One host cluster, as it is.
+    /// One host cluster, uncompressed.
     Data(HostOffset),
     /// Compressed.
     Compressed(CompressedCluster),
-    /// Subclusters differ (extended L2 entries only). A subcluster is 1/32 of a cluster, bit 0 the first; one that
-    /// is neither allocated nor zero is in the backing file.
+    /// Subclusters differ (extended L2 entries only). A subcluster is 1/32 of a cluster, and bit 0 is the
+    /// first one. A subcluster that is neither allocated nor zero is in the backing file.
     Subclusters {
-        /// The host cluster; always there when one is allocated.
+        /// The host cluster; always present when a subcluster is allocated.
         host: Option<HostOffset>,
-        /// Subclusters whose bytes are in `host`.
+        /// Subclusters with their bytes in `host`.
         allocated: u32,
         /// Subclusters that read as zero.
         zero: u32,
     },
 }
 
-/// What decoding an entry needs to know of its image.
+/// The properties of an image that decoding an entry needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) cluster_bits: ClusterBits,
     pub(super) version: u32,
     pub(super) is_extended: bool,
-    /// Guest data lies in another file, whose size is not known here.
+    /// Guest data lie in another file, whose size is unknown here.
     pub(super) is_external: bool,
     /// Size of the image's own file.
     pub(super) file_bytes: u64,
@@ -103,13 +103,13 @@ impl Layout {
         }
     }
 
-    /// Where a compressed entry splits: bits of the host offset.
+    /// Number of bits of the host offset in a compressed entry.
     const fn compressed_shift(self) -> u32 {
         // cluster_bits is 9 to 21.
         62_u32.saturating_sub(self.cluster_bits.get().saturating_sub(8))
     }
 
-    /// Offset of the L2 table that an L1 entry names; `None` when it names none.
+    /// Offset of the L2 table in an L1 entry; `None` when the entry has none.
     pub(super) fn decode_l1(self, entry: u64) -> Result<Option<HostOffset>> {
         if entry & L1_RESERVED != 0 {
             return Err(bad("reserved bits of an L1 entry are set", "0", entry));
@@ -157,7 +157,7 @@ impl Layout {
                 offset,
             ));
         }
-        // Offset 0 is a place for data only in an external data file, where bit 63 tells.
+        // Only an external data file can have data at offset 0; bit 63 then marks it.
         let host = (offset != 0 || (self.is_external && entry & COPIED != 0))
             .then_some(HostOffset(offset));
         if self.is_extended {
@@ -257,7 +257,8 @@ impl Layout {
         ))
     }
 
-    /// The L2 entry of a mapping in an image without extended entries; `None` when it cannot be written there.
+    /// The L2 entry of a mapping in an image without extended entries; `None` when it has no representation
+    /// there.
     pub(super) fn encode_l2(self, mapping: Mapping) -> Option<u64> {
         let placed = |host: HostOffset| {
             let is_good = host.get() != 0
@@ -298,7 +299,7 @@ fn high(word: u64) -> u32 {
     u32::try_from(word >> 32).unwrap_or_default()
 }
 
-/// Low `shift` bits and the rest of a word.
+/// Splits a word into its low `shift` bits and the rest.
 fn split(word: u64, shift: u32) -> (u64, u64) {
     let rest = word.checked_shr(shift).unwrap_or(0);
     let upper = rest.checked_shl(shift).unwrap_or(0);

@@ -1,8 +1,8 @@
-//! Header extensions: what is between the fixed header and the backing file's name.
+//! Header extensions, which lie between the fixed header and the backing file's name.
 //!
 //! # On-disk layout
 //! QEMU `docs/interop/qcow2.rst`, "Header extensions": type and length, 32 bits each, then data padded to a
-//! multiple of 8. Type 0 ends the list. Our own extension holds the 16 bytes of a layer's id.
+//! multiple of 8. Type 0 ends the list. Restorefs's own extension contains the 16 bytes of a layer's id.
 
 #![deny(
     clippy::indexing_slicing,
@@ -24,10 +24,10 @@ pub const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 pub const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 /// Header extension: name of the external data file.
 pub const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
-/// Header extension of ours: the layer's id, 16 bytes ("RFS1").
+/// Restorefs's own header extension: the layer's id, 16 bytes ("RFS1").
 pub const EXTENSION_LAYER_ID: u32 = 0x5246_5331;
 
-/// A header extension that this reader has no meaning for.
+/// A header extension that this reader does not interpret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extension {
     /// Type.
@@ -36,7 +36,7 @@ pub struct Extension {
     pub data: Vec<u8>,
 }
 
-/// What the extensions say.
+/// The decoded extensions.
 #[derive(Default)]
 pub(super) struct Extensions {
     pub(super) backing_format: Option<String>,
@@ -47,11 +47,11 @@ pub(super) struct Extensions {
 }
 
 impl Extensions {
-    /// LIMIT: all extensions lie in the first cluster, so what is kept of them is at most 2 MiB.
+    /// LIMIT: all extensions lie in the first cluster, so they take at most 2 MiB.
     pub(super) fn parse(cluster: &[u8], raw: &RawHeader) -> Result<Self> {
         let mut found = Self::default();
         let mut at = usize_from_u32(raw.header_length);
-        // Extensions end where the backing name begins, or with the cluster.
+        // Extensions end where the backing name begins, or at the end of the cluster.
         let end = match usize_from_u64(raw.backing_file_offset) {
             0 => cluster.len(),
             name => name.min(cluster.len()),

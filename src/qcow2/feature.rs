@@ -1,4 +1,4 @@
-//! Feature bits of the header, those that we support, and the image's own table of their names.
+//! Feature bits of the header, the supported ones, and the image's own table of their names.
 //!
 //! Source: QEMU `docs/interop/qcow2.rst`, "Header" (bytes 72 to 95) and "Feature name table".
 
@@ -18,7 +18,7 @@ bitflags! {
     pub struct Incompatible: u64 {
         /// Refcounts may be wrong; harmless to readers.
         const DIRTY = 1 << 0;
-        /// Some writer found the metadata inconsistent.
+        /// A writer found the metadata inconsistent.
         const CORRUPT = 1 << 1;
         /// Guest data lies in another file.
         const EXTERNAL_DATA = 1 << 2;
@@ -31,7 +31,7 @@ bitflags! {
 }
 
 impl Incompatible {
-    /// What this reader knows; `CORRUPT` is known and refused.
+    /// The features that this reader knows; `CORRUPT` is known and refused.
     pub const SUPPORTED: Self = Self::DIRTY
         .union(Self::CORRUPT)
         .union(Self::EXTERNAL_DATA)
@@ -79,7 +79,7 @@ pub(super) fn name_in_table(table: &[u8], bit: u32) -> Option<String> {
     Some(text.escape_debug().to_string())
 }
 
-/// The table that our layers carry: the features of the specification by QEMU's names.
+/// The feature name table of restorefs's layers: the features of the specification with QEMU's names.
 pub(super) fn name_table() -> Vec<u8> {
     const NAMES: [(u8, u8, &str); 8] = [
         (0, 0, "dirty bit"),

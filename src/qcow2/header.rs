@@ -1,4 +1,4 @@
-//! The header of an image: what is on disk, decoded and checked.
+//! The header of an image: raw, decoded and checked.
 //!
 //! # On-disk layout
 //! QEMU `docs/interop/qcow2.rst`; all big-endian.
@@ -20,7 +20,7 @@
 //! The whole header with extensions and backing name lies in the first cluster.
 //!
 //! # Why
-//! Internal snapshots and bitmaps are ignored: they do not change what the active image reads as.
+//! Internal snapshots and bitmaps are ignored: they do not affect the content of the active image.
 
 #![deny(
     clippy::indexing_slicing,
@@ -41,7 +41,7 @@ pub const MAGIC: u32 = 0x5146_49fb;
 pub const V2_BYTES: usize = 72;
 /// Bytes of the shortest version 3 header.
 pub const V3_BYTES_MIN: u32 = 104;
-/// Bytes of the header that we write: up to and with the compression type, padded to 8.
+/// Bytes of the written header: up to and including the compression type, padded to 8.
 pub const WRITTEN_BYTES: usize = 112;
 /// LIMIT: bytes of the L1 table (QEMU, `QCOW_MAX_L1_SIZE`).
 pub const L1_BYTES_MAX: u64 = 32 << 20;
@@ -50,7 +50,7 @@ pub const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
 /// LIMIT: bytes of the backing file's name (specification).
 pub const BACKING_NAME_BYTES_MAX: u32 = 1023;
 
-/// The fixed part as it is on disk, in native integers, nothing checked but magic and version.
+/// The fixed part in native integers; only magic and version are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the specification")]
 pub struct RawHeader {
@@ -78,7 +78,8 @@ impl RawHeader {
     /// Reads the fixed part from the first bytes of a file.
     ///
     /// # Errors
-    /// `Corrupt` when they are too few or do not begin with the magic; `Unsupported` for another version.
+    /// `Corrupt` when there are too few bytes, or they do not begin with the magic; `Unsupported` for another
+    /// version.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let short = || {
             Error::corrupt(
@@ -141,12 +142,12 @@ impl RawHeader {
         Ok(raw)
     }
 
-    /// The fixed part of a version 3 header as it goes to disk.
+    /// Encodes the fixed part of a version 3 header.
     #[must_use]
     pub fn encode(&self) -> [u8; WRITTEN_BYTES] {
         let mut bytes = [0; WRITTEN_BYTES];
         let mut put = |at: usize, value: &[u8]| {
-            // All places lie within the array.
+            // All positions lie within the array.
             field::set(&mut bytes, at, value);
         };
         put(0, &MAGIC.to_be_bytes());
@@ -172,7 +173,7 @@ impl RawHeader {
     }
 }
 
-/// How compressed clusters are compressed.
+/// Compression method of compressed clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompressionType {
     /// Raw deflate with a window of 4 KiB (type 0).
@@ -181,7 +182,7 @@ pub enum CompressionType {
     Zstd,
 }
 
-/// The decoded header: every field has been checked.
+/// The decoded header, with every field checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// 2 or 3.
@@ -192,15 +193,15 @@ pub struct Header {
     pub size_bytes: u64,
     /// Entries of the active L1 table.
     pub l1_entries: u32,
-    /// Where the active L1 table begins, aligned.
+    /// Offset of the active L1 table, aligned.
     pub l1_offset: HostOffset,
-    /// Where the refcount table begins, aligned.
+    /// Offset of the refcount table, aligned.
     pub refcount_table_offset: HostOffset,
     /// Clusters of the refcount table.
     pub refcount_table_clusters: u32,
-    /// Width of a refcount as a power of two of bits, 0 to 6.
+    /// Width of a refcount: 2^`refcount_order` bits, 0 to 6.
     pub refcount_order: u32,
-    /// Internal snapshots; ignored.
+    /// Number of internal snapshots; ignored.
     pub snapshots: u32,
     /// Incompatible feature bits, all supported.
     pub incompatible: Incompatible,
@@ -212,21 +213,21 @@ pub struct Header {
     pub compression: CompressionType,
     /// Name of the backing file, verbatim.
     pub backing_name: Option<Vec<u8>>,
-    /// Format of the backing file, as the extension says it.
+    /// Format of the backing file, from the extension.
     pub backing_format: Option<String>,
-    /// Name of the external data file, as the extension says it.
+    /// Name of the external data file, from the extension.
     pub data_file_name: Option<Vec<u8>>,
-    /// Our own extension.
+    /// The layer's id, from restorefs's own extension.
     pub layer_id: Option<LayerId>,
     /// All other extensions, in order.
     pub unknown_extensions: Vec<Extension>,
 }
 
 impl Header {
-    /// Decodes the header from the first cluster of an image (or all of a file that is shorter).
+    /// Decodes the header from the first cluster of an image, or from a whole shorter file.
     ///
     /// # Errors
-    /// `Corrupt` naming field, offset, expected and found; `Unsupported` naming the feature.
+    /// `Corrupt` naming field, offset, expected and found value; `Unsupported` naming the feature.
     pub fn parse(cluster: &[u8]) -> Result<Self> {
         let raw = RawHeader::parse(cluster)?;
         let cluster_bits = ClusterBits::new(raw.cluster_bits)
@@ -283,7 +284,7 @@ impl Header {
         self.incompatible.contains(Incompatible::EXTENDED_L2)
     }
 
-    /// Whether guest data lies in another file.
+    /// Whether guest data lie in another file.
     #[must_use]
     pub fn has_data_file(&self) -> bool {
         self.incompatible.contains(Incompatible::EXTERNAL_DATA)
@@ -302,7 +303,7 @@ impl Header {
         self.cluster_bits.size_bytes() >> shift
     }
 
-    /// L1 entries that the virtual size needs.
+    /// Number of L1 entries for the virtual size.
     #[must_use]
     pub fn l1_entries_used(&self) -> u64 {
         let clusters = self.cluster_bits.clusters_for(self.size_bytes);

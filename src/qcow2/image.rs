@@ -1,13 +1,14 @@
 //! One image file, opened for reading: its header, its L1 table, L2 tables on request, and its clusters.
 //!
 //! # Invariants
-//! - Nothing but the given file is read; a data file is handed in by the caller.
-//! - A file may end within its last data cluster or sector (QEMU writes such images); the missing rest reads as
-//!   zero. A layer of ours is padded to whole clusters, so there it is `Corrupt`.
+//! - Only the given file is read; the caller provides a data file.
+//! - A file may end within its last data cluster or sector (QEMU writes such images); the missing rest reads
+//!   as zero. Restorefs's own layers are padded to whole clusters, so there it is `Corrupt`.
 //!
 //! # Why
-//! The L1 table is kept as its entries that are not zero, because thousands of layers may be open, most of them
-//! small increments of large disks. L2 tables are not cached here: the callers know what they will need again.
+//! The L1 table is kept as its nonzero entries, because thousands of layers may be open, most of them small
+//! increments of large disks. L2 tables are not cached here: the callers know which ones they will need
+//! again.
 
 #![deny(
     clippy::indexing_slicing,
@@ -26,10 +27,10 @@ use crate::error::{Error, Result, ResultExt};
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
 use crate::types::{ClusterBits, HostOffset, LayerId};
 
-/// LIMIT: bytes read at once of an L1 table.
+/// LIMIT: bytes of an L1 table read at once.
 const L1_CHUNK_BYTES: u64 = 64 << 10;
 
-/// Bytes of the smallest cluster, which hold the fixed header of any image.
+/// Bytes of the smallest cluster, which contain the fixed header of any image.
 const CLUSTER_BYTES_MIN: u64 = 512;
 
 /// One QCOW2 file, open for reading.
@@ -38,7 +39,7 @@ pub struct Image {
     data_file: Option<Arc<dyn ReadAt>>,
     header: Header,
     layout: Layout,
-    /// L1 index and entry, sorted, no zero entries.
+    /// L1 index and entry, sorted; zero entries are omitted.
     l1: Box<[(u32, u64)]>,
 }
 
@@ -69,7 +70,7 @@ impl Image {
         })
     }
 
-    /// The image with its external data file.
+    /// Sets the external data file of the image.
     #[must_use]
     pub fn with_data_file(mut self, data_file: Arc<dyn ReadAt>) -> Self {
         self.data_file = Some(data_file);
@@ -82,7 +83,7 @@ impl Image {
         &self.header
     }
 
-    /// The layer's id; only our own layers have one.
+    /// The layer's id; only restorefs's layers have one.
     #[must_use]
     pub fn layer_id(&self) -> Option<LayerId> {
         self.header.layer_id
@@ -142,12 +143,12 @@ impl Image {
         self.header.l2_entries()
     }
 
-    /// Indices of all L1 entries that are not zero, ascending; some may lie beyond the virtual size.
+    /// Indices of all nonzero L1 entries, ascending; some may lie beyond the virtual size.
     pub fn l1_indices(&self) -> impl Iterator<Item = u64> + '_ {
         self.l1.iter().map(|(index, _)| u64::from(*index))
     }
 
-    /// The first L1 entry that is not zero, at or after `l1_index`.
+    /// The index of the first nonzero L1 entry at or after `l1_index`.
     #[must_use]
     pub fn next_l2(&self, l1_index: u64) -> Option<u64> {
         let at = self
@@ -156,7 +157,7 @@ impl Image {
         self.l1.get(at).map(|(index, _)| u64::from(*index))
     }
 
-    /// Where the L2 table of an L1 entry is; `None` when there is none.
+    /// Offset of the L2 table of an L1 entry; `None` when the entry has none.
     ///
     /// # Errors
     /// `Corrupt` when the entry is malformed or passes the end of the file.
@@ -178,7 +179,7 @@ impl Image {
         )
     }
 
-    /// Whether an L1 entry says that the refcount of its L2 table is 1.
+    /// Whether an L1 entry has the flag that the refcount of its L2 table is 1.
     pub(super) fn is_l1_copied(&self, l1_index: u64) -> bool {
         self.l1
             .binary_search_by_key(&l1_index, |(index, _)| u64::from(*index))
@@ -187,7 +188,7 @@ impl Image {
             .is_some_and(|(_, entry)| entry & COPIED != 0)
     }
 
-    /// Reads the L2 table of an L1 entry; `None` when there is none.
+    /// Reads the L2 table of an L1 entry; `None` when the entry has none.
     ///
     /// # Errors
     /// As [`Image::l2_offset`]; `Io`.
@@ -207,20 +208,20 @@ impl Image {
         }))
     }
 
-    /// Reads bytes of data clusters, from the data file when there is one. The range may span clusters that lie
-    /// one after the other.
+    /// Reads bytes of data clusters, from the data file when there is one. The range may span contiguous
+    /// clusters.
     ///
     /// # Errors
-    /// `InvalidInput` when the data file was not handed in; `Corrupt` when the range is beyond the end; `Io`.
+    /// `InvalidInput` when the data file is missing; `Corrupt` when the range is beyond the end; `Io`.
     pub fn read_data(&self, host: HostOffset, buf: &mut [u8]) -> Result<()> {
         let file = self.data_source()?;
         self.read_tail(&**file, host, buf, self.cluster_bits().size_bytes())
     }
 
-    /// The file that holds the data clusters.
+    /// The file that contains the data clusters.
     ///
     /// # Errors
-    /// `InvalidInput` when it is an external one that was not handed in.
+    /// `InvalidInput` when it is an external one that is missing.
     pub fn data_source(&self) -> Result<&Arc<dyn ReadAt>> {
         if self.header.has_data_file() {
             self.data_file.as_ref().ok_or_else(|| {
@@ -251,7 +252,7 @@ impl Image {
         })
     }
 
-    /// Reads a range that may pass the end of a source's file within the last unit of `unit_bytes`.
+    /// Reads a range that may pass the end of a source's file, but only within the last unit of `unit_bytes`.
     fn read_tail(
         &self,
         file: &dyn ReadAt,
@@ -285,12 +286,12 @@ impl Image {
     }
 }
 
-/// Reads as much of the first cluster as there is, and decodes the header.
+/// Reads the available part of the first cluster, and decodes the header.
 fn load_header(file: &dyn ReadAt) -> Result<Header> {
     let size = file.size_bytes();
     let mut bytes = vec![0; usize_from_u64(size.min(CLUSTER_BYTES_MIN))];
     file.read_at(0, &mut bytes)?;
-    // Magic and cluster_bits decide how much more is the header's; a wrong value is reported by the parser.
+    // Magic and cluster_bits determine the size of the rest; the parser reports a wrong value.
     let bits = field::u32_at(&bytes, 20).and_then(ClusterBits::new);
     if let Some(bits) = bits
         && field::u32_at(&bytes, 0) == Some(super::header::MAGIC)
@@ -302,7 +303,7 @@ fn load_header(file: &dyn ReadAt) -> Result<Header> {
 }
 
 fn load_l1(file: &dyn ReadAt, header: &Header) -> Result<Box<[(u32, u64)]>> {
-    // LIMIT: `Header::parse` bounds the table at 32 MiB, the file's size bounds what is allocated for it.
+    // LIMIT: `Header::parse` bounds the table at 32 MiB, and the file's size bounds the allocation.
     let start = header.l1_offset.get();
     let length = u64::from(header.l1_entries).saturating_mul(8);
     let end = start.checked_add(length);
@@ -351,7 +352,7 @@ impl L2Table {
         u64_from_usize(self.bytes.len()) >> shift
     }
 
-    /// Never: a table fills a cluster.
+    /// Always false: a table fills a cluster.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -363,13 +364,13 @@ impl L2Table {
         self.bytes.len()
     }
 
-    /// Where the table is.
+    /// Offset of the table.
     #[must_use]
     pub fn host(&self) -> HostOffset {
         self.host
     }
 
-    /// Whether entry `index` says that the refcount of its host cluster is 1.
+    /// Whether entry `index` has the flag that the refcount of its host cluster is 1.
     pub(super) fn is_copied(&self, index: u64) -> bool {
         let entry_bytes = if self.layout.is_extended { 16 } else { 8 };
         field::position(index, entry_bytes)

@@ -1,16 +1,16 @@
-//! QCOW2 images: reading any, writing layers, checking structure.
+//! QCOW2 images: reads any image, writes layers, checks structures.
 //!
 //! - [`Image`] reads one file: header, tables, clusters. It opens nothing else.
-//! - [`source`] reads an image from elsewhere through its whole backing chain, as one disk.
+//! - [`source`] reads an image with its whole backing chain as one disk.
 //! - [`writer`] writes a layer of a repository.
 //! - [`check`](check::check) compares the refcounts of a file with their uses.
 //!
-//! Source: QEMU `docs/interop/qcow2.rst`; where it is silent, what QEMU 10 does.
+//! Source: QEMU `docs/interop/qcow2.rst`; where it is silent, the behaviour of QEMU 10.
 //!
 //! # Invariants
 //! Every byte of an image may be hostile: nothing panics, allocates by an unchecked number, or opens a file
-//! that an image names without a [`source::Gate`]'s consent. What is damaged is `Corrupt` with its place,
-//! what is unknown is `Unsupported` by its name.
+//! that an image names without the permission of a [`source::Gate`]. Damage is `Corrupt` with its place; an
+//! unknown feature is `Unsupported` with its name.
 
 pub mod check;
 mod codec;

@@ -7,7 +7,7 @@ use crate::block::{ReadAt, WriteAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
 
-/// Bytes behind a mutex, with a bound on the changes that succeed.
+/// Bytes behind a mutex, with a limit on the number of successful changes.
 pub(super) struct Disk {
     bytes: Mutex<Vec<u8>>,
     changes_left: AtomicI64,
@@ -21,7 +21,7 @@ impl Disk {
         })
     }
 
-    /// From now on `changes` writes, flushes, ... succeed; all later ones are `NoSpace`.
+    /// Lets `changes` more writes, flushes, ... succeed; all later ones fail with `NoSpace`.
     pub(super) fn fail_after(&self, changes: i64) {
         self.changes_left.store(changes, Ordering::Relaxed);
     }

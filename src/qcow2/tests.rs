@@ -198,7 +198,7 @@ fn every_wrong_field_has_its_error() {
     for (at, value, kind, what, offset) in cases {
         let mut bytes = with(at, value);
         if at == 19 {
-            // A name needs a place, too.
+            // A name needs an offset, too.
             bytes[8..16].copy_from_slice(&65_536_u64.to_be_bytes());
         }
         let error = parse(&bytes);
@@ -216,7 +216,7 @@ fn every_wrong_field_has_its_error() {
 
 #[test]
 fn unknown_features_are_named_by_the_image() {
-    // The name of bit 0 in the image's own table is made one of bit 9.
+    // The name of bit 0 in the image's own table is changed to belong to bit 9.
     let mut bytes = with(78, &[2]);
     let table = bytes
         .windows(9)
@@ -286,7 +286,7 @@ fn source(file: Arc<dyn ReadAt>) -> crate::error::Result<Source> {
     Source::open(top, &DenyAll)
 }
 
-/// Opens, reads everything and checks; only its return matters.
+/// Opens, reads everything and checks; the test only requires that it returns.
 fn survive(bytes: Vec<u8>) {
     let disk = Disk::new(bytes);
     if let Ok(report) = check(Arc::clone(&disk) as Arc<dyn ReadAt>) {
@@ -295,21 +295,21 @@ fn survive(bytes: Vec<u8>) {
     let Ok(source) = source(disk) else {
         return;
     };
-    // A damaged size may be anything: both ends are looked at.
+    // A damaged size may have any value: both ends are read.
     let size = source.size_bytes();
     let mut buf = vec![0; 3 * CLUSTER + 512];
     for n in 0..24 {
         for start in [n * 65_536, size.saturating_sub((n + 1) * 65_536)] {
             let length = (size.saturating_sub(start)).min(buf.len() as u64);
             let part = &mut buf[..usize::try_from(length).unwrap()];
-            // Any answer is right.
+            // Any result is right.
             let _ = source.read_at(start, part);
             let _ = source.extent_at(start, length);
         }
     }
 }
 
-/// Places where structure is: header, tables, and the rest.
+/// Places of structures: header, tables, and the rest.
 fn places() -> &'static [(usize, usize)] {
     static PLACES: Mutex<Option<&'static [(usize, usize)]>> = Mutex::new(None);
     let mut places = PLACES.lock();

@@ -1,12 +1,13 @@
-//! Checks the structure of one image: refcounts against uses, overlaps, ranges, flags. Data is not read.
+//! Checks the structure of one image: refcounts against uses, overlaps, ranges, flags. It reads no data.
 //!
 //! # Invariants
-//! Every byte may be hostile: a wrong entry is a finding and is skipped; only what makes the image unreadable as a
-//! whole (header, L1 table) and errors of reading are errors. A table that is used twice is visited once.
+//! Every byte may be hostile: a wrong entry is a finding and is skipped. Only faults that make the whole
+//! image unreadable (header, L1 table) and read errors are errors. A table that is used twice is visited
+//! once.
 //!
 //! # Why
 //! Internal snapshots and bitmaps use clusters that the active tables do not name. They are not followed: an
-//! image that has them is checked without refcounts, and the report says so.
+//! image with them is checked without refcounts, and the report states that.
 
 #![deny(
     clippy::indexing_slicing,
@@ -37,17 +38,17 @@ const COUNTERS: u64 = 32_768;
 /// Header extension that names bitmaps (specification, "Bitmaps extension").
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 
-/// A counter's bits: this cluster is used by a table or the header.
+/// Bit of a counter: a table or the header uses this cluster.
 const IS_METADATA: u16 = 1 << 15;
-/// A counter's bits: this cluster is used as a whole by a guest cluster.
+/// Bit of a counter: a guest cluster uses this cluster as a whole.
 const IS_DATA: u16 = 1 << 14;
-/// LIMIT: uses of one host cluster that are told apart.
+/// LIMIT: counted uses of one host cluster.
 const USES_MAX: u16 = IS_DATA - 1;
 
 /// Checks one image file; backing and data files are not opened.
 ///
 /// # Errors
-/// What [`Image::open`] returns; `Io`; `LimitExceeded` when more host clusters are in use than can be counted.
+/// Errors of [`Image::open`]; `Io`; `LimitExceeded` when more host clusters are in use than can be counted.
 pub fn check(file: Arc<dyn ReadAt>) -> Result<Report> {
     let image = Image::open(file)?;
     let header = image.header();
@@ -74,7 +75,7 @@ pub fn check(file: Arc<dyn ReadAt>) -> Result<Report> {
     Ok(check.report)
 }
 
-/// How often each host cluster is used; blocks of counters are made where something is used.
+/// Number of uses of each host cluster; blocks of counters are made on demand.
 #[derive(Default)]
 struct Uses {
     blocks: BTreeMap<u64, Box<[u16]>>,
@@ -90,7 +91,7 @@ impl Uses {
             .unwrap_or(0)
     }
 
-    /// Counts one more use; false when it collides with another one.
+    /// Counts another use; false when it collides with an earlier one.
     fn add(&mut self, cluster: u64, mark: u16) -> Result<bool> {
         let (block, at) = Self::place(cluster);
         if self.blocks.len() >= COUNTER_BLOCKS_MAX && !self.blocks.contains_key(&block) {
@@ -106,7 +107,7 @@ impl Uses {
         let Some(counter) = counters.get_mut(at) else {
             return Ok(true);
         };
-        // Compressed clusters share host clusters; whole ones and tables are alone.
+        // Compressed clusters may share host clusters; whole clusters and tables may not.
         let is_alone = *counter == 0 || (mark | *counter) & (IS_METADATA | IS_DATA) == 0;
         if *counter & USES_MAX < USES_MAX {
             *counter = counter.saturating_add(1);
@@ -154,7 +155,7 @@ impl Check<'_> {
         }
     }
 
-    /// Marks a range as used; false when something else uses a part of it.
+    /// Marks a range as used; false when a part of it is used already.
     fn mark(&mut self, offset: u64, bytes: u64, mark: u16, guest: Option<u64>) -> Result<bool> {
         if bytes == 0 {
             return Ok(true);
@@ -185,7 +186,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Marks refcount table and blocks; returns the blocks' offsets by index.
+    /// Marks refcount table and blocks; returns the offsets of the blocks by index.
     fn refcount_table(&mut self) -> Result<BTreeMap<u64, u64>> {
         let header = self.image.header();
         let start = header.refcount_table_offset.get();
@@ -211,7 +212,7 @@ impl Check<'_> {
                 continue;
             }
             let place = start.saturating_add(index.saturating_mul(8));
-            // Bits 0 to 8 are reserved and caught as misalignment.
+            // Bits 0 to 8 are reserved; a nonzero value is reported as misalignment.
             let end = offset.checked_add(self.cluster_bytes());
             if self.image.cluster_bits().within(offset) != 0
                 || end.is_none_or(|end| end > self.image.file_bytes())
@@ -231,7 +232,7 @@ impl Check<'_> {
         Ok(blocks)
     }
 
-    /// Marks all L2 tables and what they map.
+    /// Marks all L2 tables and the clusters that they map.
     fn guest(&mut self) -> Result<()> {
         for l1_index in self.image.l1_indices().collect::<Vec<_>>() {
             let table = match self.image.load_l2(l1_index) {
@@ -269,7 +270,7 @@ impl Check<'_> {
             Mapping::Subclusters { host, .. } => (&mut self.report.data_clusters, host),
             Mapping::Compressed(cluster) => {
                 self.report.compressed_clusters = self.report.compressed_clusters.saturating_add(1);
-                // The last sector may pass the end of the file; its cluster does not.
+                // The last sector may pass the end of the file; its cluster may not.
                 let bytes = u64::from(cluster.length_bytes);
                 return self
                     .mark(cluster.host.get(), bytes, 0, Some(guest))
@@ -314,7 +315,7 @@ impl Check<'_> {
                 self.compare(cluster, stored);
             }
         }
-        // What is used where there is no block is not counted at all.
+        // Used clusters without a refcount block are not counted at all.
         let used: Vec<u64> = self.uses.blocks.keys().copied().collect();
         for counters in used {
             let first = counters.saturating_mul(COUNTERS);
@@ -330,7 +331,7 @@ impl Check<'_> {
     fn compare(&mut self, cluster: u64, stored: u64) {
         let uses = self.uses.get(cluster) & USES_MAX;
         let place = self.offset_of(cluster);
-        // What is counted beyond the end of the file takes no space; QEMU does not look there either.
+        // A counted cluster beyond the end of the file takes no space; QEMU does not check it either.
         let is_in_file = place < self.image.file_bytes();
         if stored > u64::from(uses) && uses < USES_MAX && is_in_file {
             self.report.add(

@@ -1,42 +1,42 @@
-//! What a check found, and where.
+//! The findings of a check.
 
 use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::GuestCluster;
 
-/// LIMIT: findings that a report keeps; the others are counted.
+/// LIMIT: findings that a report keeps; further ones are only counted.
 pub const FINDINGS_MAX: usize = 1_000;
 
-/// What is wrong.
+/// Kind of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FindingKind {
-    /// A host cluster is counted but not used: space is lost, nothing else.
+    /// A host cluster is counted but not used: only space is lost.
     Leak,
-    /// A host cluster is used more often than it is counted: it may be overwritten.
+    /// A host cluster is used more often than it is counted: a writer may overwrite it.
     RefcountTooLow,
-    /// Two things use the same host cluster.
+    /// A host cluster has two users.
     Overlap,
     /// An entry is malformed, misaligned or out of range.
     BadEntry,
-    /// The flag "refcount is 1" does not agree with the uses.
+    /// The flag "refcount is 1" contradicts the uses.
     CopiedFlag,
-    /// The refcount table or a block of it cannot be read.
+    /// The refcount table or a refcount block cannot be read.
     BadTable,
-    /// A layer's file does not end with a whole cluster.
+    /// A layer's file does not end at a cluster boundary.
     Padding,
 }
 
-/// One thing that is wrong, and where.
+/// One fault, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What sort.
+    /// Kind.
     pub kind: FindingKind,
     /// Byte offset in the file: of the entry, or of the host cluster.
     pub offset: u64,
-    /// The guest cluster that is concerned.
+    /// The affected guest cluster.
     pub guest: Option<GuestCluster>,
-    /// For people.
+    /// Description for people.
     pub what: String,
 }
 
@@ -50,27 +50,27 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
     /// The first [`FINDINGS_MAX`] findings.
     pub findings: Vec<Finding>,
-    /// All findings that are not leaks.
+    /// Number of findings that are not leaks.
     pub errors: u64,
-    /// Leaked host clusters.
+    /// Number of leaked host clusters.
     pub leaks: u64,
-    /// Refcounts and flags were not checked, because of internal snapshots or bitmaps.
+    /// Whether refcounts and flags were not checked, because of internal snapshots or bitmaps.
     pub is_partial: bool,
-    /// Guest clusters with data of their own, subclusters too.
+    /// Number of guest clusters with data of their own, including subclusters.
     pub data_clusters: u64,
-    /// Guest clusters that are compressed.
+    /// Number of compressed guest clusters.
     pub compressed_clusters: u64,
-    /// Guest clusters that are said to be zero.
+    /// Number of guest clusters that are marked as zero.
     pub zero_clusters: u64,
 }
 
 impl Report {
-    /// Whether nothing at all was found.
+    /// Whether there are no findings.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.errors == 0 && self.leaks == 0
@@ -93,7 +93,7 @@ impl Report {
         }
     }
 
-    /// Keeps a `Corrupt` error as a finding and passes any other on.
+    /// Records a `Corrupt` error as a finding, and returns any other.
     pub(super) fn take(
         &mut self,
         error: Error,

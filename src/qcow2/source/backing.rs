@@ -1,4 +1,4 @@
-//! Opens one image of a chain and the file below it, as the gate allows.
+//! Opens an image of a chain and its backing file, if the gate permits.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::gate::{Gate, OpenedFile};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::image::Image;
 
-/// Opens an image, and its external data file where it has one.
+/// Opens an image, and its external data file if it has one.
 pub(super) fn open_image(
     opened: &OpenedFile,
     gate: &dyn Gate,
@@ -26,7 +26,7 @@ pub(super) fn open_image(
     Ok((image.with_data_file(Arc::clone(&data.file)), Some(data)))
 }
 
-/// The file below an image, and whether it is QCOW2.
+/// The backing file of an image, and whether it is QCOW2.
 pub(super) fn open_backing(
     opened: &OpenedFile,
     image: &Image,

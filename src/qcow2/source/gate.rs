@@ -1,8 +1,8 @@
-//! Who decides which files an image may open: backing and data files are named by the image itself.
+//! Decides which files an image may open: the image itself names its backing and data files.
 //!
 //! # Invariants
-//! - Without a gate's consent no file is opened: an image may come from anybody and name `/etc/shadow`.
-//! - Formats are said, never guessed from content: a guest can write a QCOW2 header into its raw disk.
+//! - No file is opened without a gate's permission: a hostile image may name `/etc/shadow`.
+//! - Formats are stated, never guessed from content: a guest can write a QCOW2 header into its raw disk.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -16,32 +16,32 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::device;
 use crate::types::width::u64_from_usize;
 
-/// A file that was opened for a chain.
+/// A file opened for a chain.
 pub struct OpenedFile {
-    /// Where it is: names in it are relative to its directory.
+    /// Its path; names inside the file are relative to its directory.
     pub path: PathBuf,
     /// Its bytes.
     pub file: Arc<dyn ReadAt>,
-    /// Device and inode, to notice a chain that comes back to itself; of a block device its number.
+    /// Device and inode, or the number of a block device, to detect a circular chain.
     pub identity: Option<(u64, u64)>,
-    /// The open file, where it is a local one.
+    /// The open file, when it is local.
     pub local: Option<Arc<File>>,
 }
 
 impl OpenedFile {
-    /// Opens a regular file or block device that the user has named.
+    /// Opens a regular file or block device that the user named.
     ///
     /// # Errors
     /// `NotFound`, `PermissionDenied`, `Io`; `InvalidInput` when it is neither.
     pub fn open(path: &Path) -> Result<Self> {
-        // Looked at before it is opened: opening a FIFO would wait for a writer.
+        // The file is checked before it is opened: opening a FIFO would wait for a writer.
         let seen = std::fs::metadata(path)
             .or_io("cannot open the image")
             .at_path(path)?;
         Self::open_seen(path, &seen)
     }
 
-    /// Opens the file that `seen` describes, and no other that has taken its name since.
+    /// Opens the file that `seen` describes; fails when another file has its name now.
     fn open_seen(path: &Path, seen: &Metadata) -> Result<Self> {
         if !seen.is_file() && !seen.file_type().is_block_device() {
             return Err(
@@ -82,12 +82,12 @@ impl OpenedFile {
     }
 }
 
-/// Opens what images name, or refuses.
+/// Opens the files that images name, or refuses.
 pub trait Gate: Send + Sync {
     /// Opens the backing file that `image` names.
     ///
     /// # Errors
-    /// `PermissionDenied` when the gate refuses; what opening returns.
+    /// `PermissionDenied` when the gate refuses; errors of opening.
     fn open_backing(&self, image: &Path, name: &[u8], format: Option<&str>) -> Result<OpenedFile>;
 
     /// Opens the external data file that `image` names.
@@ -96,7 +96,7 @@ pub trait Gate: Send + Sync {
     /// As [`Gate::open_backing`].
     fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<OpenedFile>;
 
-    /// Whether a backing file whose format the image does not say is raw. Otherwise it is refused.
+    /// Whether a backing file without a stated format is raw. Otherwise it is refused.
     fn assumes_raw(&self) -> bool {
         false
     }
@@ -127,7 +127,7 @@ impl Gate for DenyAll {
     }
 }
 
-/// Allows regular files and block devices below directories, wherever symlinks lead.
+/// Permits regular files and block devices below given directories, after symlinks are resolved.
 #[derive(Debug, Clone)]
 pub struct Below {
     directories: Vec<PathBuf>,
@@ -135,7 +135,7 @@ pub struct Below {
 }
 
 impl Below {
-    /// Allows what is below `directory`.
+    /// Permits files below `directory`.
     ///
     /// # Errors
     /// `NotFound`, `Io` when the directory cannot be resolved.
@@ -147,7 +147,7 @@ impl Below {
         .and(directory)
     }
 
-    /// Allows what is below another directory, too.
+    /// Also permits files below another directory.
     ///
     /// # Errors
     /// `NotFound`, `Io` when the directory cannot be resolved.
@@ -160,7 +160,7 @@ impl Below {
         Ok(self)
     }
 
-    /// Takes backing files whose format is not said as raw.
+    /// Treats backing files without a stated format as raw.
     #[must_use]
     pub fn assuming_raw(mut self) -> Self {
         self.assumes_raw = true;
@@ -176,7 +176,7 @@ impl Below {
         if !self.directories.iter().any(|d| path.starts_with(d)) {
             return Err(refusal(kind, image, name));
         }
-        // The resolved path has no symlink; should one have taken its place, the inode differs.
+        // The resolved path has no symlink; if a symlink has replaced it since, the inode differs.
         let seen = path
             .symlink_metadata()
             .or_io(format!("cannot open the {kind} file"))
@@ -197,7 +197,7 @@ impl Gate for Below {
     }
 }
 
-/// The path that a name in `image` stands for: relative to the image's directory, as in QEMU.
+/// Resolves a name in `image`: relative to the image's directory, as in QEMU.
 fn resolve(image: &Path, name: &[u8]) -> Result<PathBuf> {
     let plain = name.strip_prefix(b"file:").unwrap_or(name);
     let colon = plain.iter().position(|byte| *byte == b':');

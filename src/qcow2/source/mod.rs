@@ -1,13 +1,13 @@
-//! An image from elsewhere with all that is below it, as one disk: what imports and conversions read.
+//! An image with its whole backing chain as one disk, for imports and conversions.
 //!
 //! # Invariants
-//! - Files that images name are opened through a [`Gate`] only; formats are said, never guessed.
-//! - A chain has at most [`DEPTH_MAX`] images and none twice.
-//! - An extent is told as zero or hole only when the tables say so.
+//! - Files that images name are opened only through a [`Gate`]; formats are stated, never guessed.
+//! - A chain has at most [`DEPTH_MAX`] images, each only once.
+//! - An extent is reported as zero or hole only when the tables state it.
 //!
 //! # Why
-//! Chains of layers in a repository are resolved once into a flat map; here an image is read through once,
-//! so each piece walks down the chain and takes runs as long as they are alike.
+//! Chains of layers in a repository are resolved once into a flat map. Here an image is read only once, so
+//! each piece walks down the chain and takes runs of equal kind.
 
 #![deny(
     clippy::indexing_slicing,
@@ -37,10 +37,10 @@ use crate::types::{GuestOffset, HostOffset};
 /// LIMIT: images in one chain.
 pub const DEPTH_MAX: usize = 1_024;
 
-/// LIMIT: bytes of L2 tables kept of all images of a chain.
+/// LIMIT: bytes of cached L2 tables of all images of a chain.
 const TABLE_BYTES_MAX: usize = 64 << 20;
 
-/// LIMIT: pieces that one extent is put together from.
+/// LIMIT: pieces that one extent combines.
 const PIECES_MAX: usize = 1_024;
 
 /// Subclusters of a cluster (specification, "Extended L2 Entries").
@@ -52,12 +52,12 @@ enum Level {
     Raw(Arc<dyn ReadAt>),
 }
 
-/// Where a range of the disk is.
+/// Location of a range of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RangeLocation {
     Hole,
     Zero,
-    /// In the data clusters of a level.
+    /// In data clusters of a level.
     Data(usize, HostOffset),
     /// In a compressed cluster of a level, from this byte on.
     Packed(usize, CompressedCluster, u64),
@@ -73,10 +73,10 @@ struct Piece {
     length_bytes: u64,
 }
 
-/// The last cluster that was decompressed: level, host offset, bytes.
+/// The last decompressed cluster: level, host offset, bytes.
 type Unpacked = Option<(usize, HostOffset, Arc<[u8]>)>;
 
-/// A disk in QCOW2 with its backing chain.
+/// A QCOW2 disk with its backing chain.
 pub struct Source {
     levels: Vec<Level>,
     files: Vec<(PathBuf, Arc<File>)>,
@@ -98,12 +98,12 @@ fn local_file(opened: &OpenedFile) -> Option<(PathBuf, Arc<File>)> {
 }
 
 impl Source {
-    /// Opens a QCOW2 image and, through `gate`, everything that it names.
+    /// Opens a QCOW2 image and, through `gate`, all files that it names.
     ///
     /// # Errors
-    /// As [`Image::open`] and the gate, naming the image; `Corrupt` when the chain comes back to itself;
+    /// As [`Image::open`] and the gate, naming the image; `Corrupt` when the chain is circular;
     /// `LimitExceeded` beyond [`DEPTH_MAX`]; `Unsupported` for a backing format other than raw and qcow2;
-    /// `InvalidInput` when the format is not said.
+    /// `InvalidInput` when the format is not stated.
     pub fn open(top: OpenedFile, gate: &dyn Gate) -> Result<Self> {
         let mut levels = Vec::new();
         let mut files = Vec::new();
@@ -148,13 +148,13 @@ impl Source {
         })
     }
 
-    /// The local files and devices of the chain, the image's own first, data files included.
+    /// The local files and devices of the chain, the image's own first, including data files.
     #[must_use]
     pub fn files(&self) -> &[(PathBuf, Arc<File>)] {
         &self.files
     }
 
-    /// Images of the chain, the top one included.
+    /// Number of images in the chain, including the top one.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.levels.len()
@@ -169,7 +169,7 @@ impl Source {
         }
     }
 
-    /// The place of the byte at `offset`, and how many after it are alike.
+    /// The location of the byte at `offset`, and the number of following bytes of the same kind.
     fn piece(&self, offset: u64, length_max: u64) -> Result<Piece> {
         let mut length_bytes = length_max;
         for (number, level) in self.levels.iter().enumerate() {
@@ -178,7 +178,7 @@ impl Source {
                 Level::Qcow2(image) => image.size_bytes(),
             };
             let Some(present) = size.checked_sub(offset).filter(|n| *n > 0) else {
-                // What is above a smaller backing file reads as zero.
+                // A range past the end of a smaller backing file reads as zero.
                 break;
             };
             length_bytes = length_bytes.min(present);
@@ -212,7 +212,7 @@ impl Source {
         let entries = image.l2_entries();
         let l1_index = cluster.checked_div(entries).unwrap_or(0);
         let Some(table) = self.table(level, image, l1_index)? else {
-            // Nothing is here up to the next table.
+            // Nothing is mapped here up to the next table.
             let end = image
                 .next_l2(l1_index.saturating_add(1))
                 .and_then(|next| next.checked_mul(entries))
@@ -263,7 +263,7 @@ impl Source {
             if length_bytes >= length_max {
                 break;
             }
-            // A wrong entry is told when its own bytes are asked for.
+            // A wrong entry is reported when its own bytes are read.
             let Ok(next) = table.mapping(next_index) else {
                 break;
             };
@@ -392,7 +392,7 @@ impl ReadAt for Source {
                 break;
             }
             let at = offset.saturating_add(whole.length_bytes);
-            // As above: what cannot be read is told where it is.
+            // As above: an unreadable piece is reported when it is read.
             let Ok(next) = self.piece(at, rest).and_then(|p| self.kind_of(p, at)) else {
                 break;
             };
@@ -414,7 +414,7 @@ fn advanced(host: HostOffset, by: u64) -> Result<HostOffset> {
         .ok_or_else(|| Error::corrupt("a host offset overflows", "below 2^64", host))
 }
 
-/// Whether `next` goes on where `previous`, one cluster before it, ends.
+/// Whether `next` continues `previous`, which maps the cluster before.
 fn continues(previous: Mapping, next: Mapping, cluster_bytes: u64) -> bool {
     match (previous, next) {
         (Mapping::Unallocated, Mapping::Unallocated)
@@ -431,7 +431,7 @@ enum Subcluster {
     Zero,
 }
 
-/// What the subcluster at byte `within` of its cluster is, and where the run of its like ends.
+/// The kind of the subcluster at byte `within` of its cluster, and the end of the run of the same kind.
 fn subcluster_run(allocated: u32, zero: u32, within: u64, sub_bytes: u64) -> (Subcluster, u64) {
     let kind_of = |index: u64| {
         let mask = u32::try_from(index)

@@ -1,25 +1,25 @@
-//! Writes one layer: append-only data, tables in memory, and a valid image once it is sealed.
+//! Writes one layer: append-only data, tables in memory, and a valid image after the seal.
 //!
 //! # On-disk layout
-//! QCOW2 version 3, 64 KiB clusters, refcounts of 16 bits. Host cluster 0 is kept for the header; then data
-//! clusters in arrival order; at the seal the L2 tables that have entries, the L1 table, the refcount blocks
-//! and the refcount table follow. Host clusters that nothing uses are punched. The header goes last, so a
-//! layer that was never sealed is no image.
+//! QCOW2 version 3, 64 KiB clusters, refcounts of 16 bits. Host cluster 0 is reserved for the header; data
+//! clusters follow in order of arrival. The seal adds the nonempty L2 tables, the L1 table, the refcount
+//! blocks and the refcount table, and punches unused host clusters. The header is written last, so a layer
+//! that was never sealed is not an image.
 //!
 //! # Invariants
-//! - A host cluster is handed out once and never again: a stale reader of a mapping never sees other data.
-//! - The refcount of a host cluster is the number of L2 entries that use it; space that was allocated and
+//! - A host cluster is allocated once and never again: a stale reader of a mapping never sees other data.
+//! - The refcount of a host cluster is the number of L2 entries that use it. Space that was allocated and
 //!   never mapped counts as unused, so failed writes leave no leaks.
-//! - The pages of both tables are the tables as they go to disk, big-endian.
+//! - The pages of both tables have the on-disk form, big-endian.
 //!
 //! # Concurrency
-//! All methods may be called from many threads. Host space is one short mutex; each table has its own; none
-//! is held over data I/O, and no two at once. Two threads that map the same guest cluster at once get one of
-//! the two results; that its data is the right one is for the caller to arrange.
+//! All methods may be called from many threads. One mutex guards the host space for short times; each table
+//! has its own. None is held during data I/O, and no two at once. When two threads map the same guest cluster
+//! at once, one of the two results remains; the caller ensures that its data are the right ones.
 //!
 //! # Why
-//! Dead bytes of compressed clusters in a host cluster that still has live ones stay as they are: they are
-//! below the unit that can be punched.
+//! Dead bytes of compressed clusters in a host cluster with live ones stay: they are smaller than the unit
+//! that can be punched.
 
 mod options;
 mod refcount;
@@ -58,7 +58,8 @@ pub struct LayerWriter {
     refcounts: Refcounts,
     stored: AtomicU64,
     is_sealed: AtomicBool,
-    /// A count could not be taken back (its page could not be read from the spill file): the seal counts anew.
+    /// A count could not be decremented (its page could not be read from the spill file): the seal counts
+    /// again.
     is_miscounted: AtomicBool,
 }
 
@@ -72,7 +73,7 @@ impl std::fmt::Debug for LayerWriter {
     }
 }
 
-/// Decodes what this writer has encoded: ranges were checked when the entry was made.
+/// Decodes entries that this writer has encoded: ranges were checked at that time.
 const LAYOUT: Layout = Layout {
     cluster_bits: ClusterBits::LAYER,
     version: 3,
@@ -82,8 +83,8 @@ const LAYOUT: Layout = Layout {
 };
 
 impl LayerWriter {
-    /// Begins a layer in `file`, which is emptied. `spill` makes a file for each of the two tables when memory
-    /// is first short.
+    /// Begins a layer in `file`, and empties the file. `spill` makes a file for each of the two tables when
+    /// memory first runs short.
     ///
     /// # Errors
     /// `InvalidInput` for a bad size or backing name; `NoSpace`, `Io`.
@@ -100,8 +101,8 @@ impl LayerWriter {
         Self::resume(file, options, budget, spill)
     }
 
-    /// Goes on with a half-written layer, whose data is kept. What was mapped is restored with
-    /// [`LayerWriter::restore_mapping`], and last [`LayerWriter::restore_next`] is called.
+    /// Continues a half-written layer and keeps its data. The caller restores mappings with
+    /// [`LayerWriter::restore_mapping`], and calls [`LayerWriter::restore_next`] last.
     ///
     /// # Errors
     /// `InvalidInput` for a bad size or backing name.
@@ -149,7 +150,7 @@ impl LayerWriter {
         self.layer_id
     }
 
-    /// How compressed clusters are compressed.
+    /// Compression of compressed clusters.
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
@@ -161,28 +162,29 @@ impl LayerWriter {
         self.size_bytes.load(Ordering::Acquire)
     }
 
-    /// The file that is written.
+    /// The file of the layer.
     #[must_use]
     pub fn file(&self) -> &Arc<dyn WriteAt> {
         &self.file
     }
 
-    /// Guest clusters whose data this layer holds, compressed ones too; zero clusters are not counted.
+    /// Number of guest clusters with data in this layer, including compressed ones; zero clusters are not
+    /// counted.
     #[must_use]
     pub fn stored_clusters(&self) -> u64 {
         self.stored.load(Ordering::Acquire)
     }
 
-    /// The first host offset that was never handed out: what [`LayerWriter::restore_next`] takes.
+    /// The first host offset that was never allocated: the argument for [`LayerWriter::restore_next`].
     #[must_use]
     pub fn next_host(&self) -> HostOffset {
         HostOffset(self.space().next() * CLUSTER_BYTES)
     }
 
-    /// Hands out `clusters` contiguous host clusters, which read as zero until written.
+    /// Allocates `clusters` contiguous host clusters, which read as zero until they are written.
     ///
     /// # Errors
-    /// `InvalidInput` for none or once sealed; `LimitExceeded` beyond 2^54 bytes.
+    /// `InvalidInput` for zero clusters, or after the seal; `LimitExceeded` beyond 2^54 bytes.
     pub fn allocate(&self, clusters: u64) -> Result<HostOffset> {
         self.check_open()?;
         if clusters == 0 {
@@ -191,20 +193,20 @@ impl LayerWriter {
         self.space().take(clusters)
     }
 
-    /// Writes bytes of clusters that were allocated.
+    /// Writes bytes of allocated clusters.
     ///
     /// # Errors
-    /// `InvalidInput` outside of what was allocated, or once sealed; `NoSpace`, `Io`.
+    /// `InvalidInput` outside allocated space, or after the seal; `NoSpace`, `Io`.
     pub fn write_data(&self, host: HostOffset, bytes: &[u8]) -> Result<()> {
         self.check_open()?;
         self.check_allocated(host, u64_from_usize(bytes.len()))?;
         self.file.write_at(host.get(), bytes)
     }
 
-    /// Reads bytes of clusters that were allocated; what was not written yet is zero.
+    /// Reads bytes of allocated clusters; unwritten bytes are zero.
     ///
     /// # Errors
-    /// `InvalidInput` outside of what was allocated; `Io`.
+    /// `InvalidInput` outside allocated space; `Io`.
     pub fn read_data(&self, host: HostOffset, buf: &mut [u8]) -> Result<()> {
         self.check_allocated(host, u64_from_usize(buf.len()))?;
         let present = usize_from_u64(self.file.size_bytes().saturating_sub(host.get()));
@@ -219,8 +221,8 @@ impl LayerWriter {
     /// Reads a compressed cluster; `out` is exactly one cluster.
     ///
     /// # Errors
-    /// `Corrupt` when it does not decompress to a whole cluster; `InvalidInput` for another length, outside of what
-    /// was allocated, or in a layer without compression; `Io`.
+    /// `Corrupt` when it does not decompress to a whole cluster; `InvalidInput` for another length, outside
+    /// allocated space, or in a layer without compression; `Io`.
     pub fn read_compressed(&self, cluster: CompressedCluster, out: &mut [u8]) -> Result<()> {
         let kind = self.compression_kind()?;
         if u64_from_usize(out.len()) != CLUSTER_BYTES {
@@ -236,7 +238,7 @@ impl LayerWriter {
         })
     }
 
-    /// Where a guest cluster is.
+    /// The mapping of a guest cluster.
     ///
     /// # Errors
     /// `InvalidInput` beyond the size; errors of the spill file.
@@ -248,7 +250,7 @@ impl LayerWriter {
         LAYOUT.decode_l2(entry.unwrap_or(0), 0)
     }
 
-    /// Whether nothing was ever mapped in a region ([`L2_ENTRIES`] guest clusters).
+    /// Whether no cluster of a region ([`L2_ENTRIES`] guest clusters) was ever mapped.
     ///
     /// # Errors
     /// `Io` of the spill file.
@@ -256,18 +258,19 @@ impl LayerWriter {
         self.l2.peek(region, |page| page.is_none())
     }
 
-    /// Indices of all regions ([`L2_ENTRIES`] guest clusters each) in which something was ever mapped, ascending.
+    /// Indices of all regions ([`L2_ENTRIES`] guest clusters each) with a cluster that was ever mapped,
+    /// ascending.
     #[must_use]
     pub fn regions(&self) -> Vec<u64> {
         self.l2.indices()
     }
 
-    /// Maps a guest cluster, and returns what it was mapped to, whose host clusters are free then if nothing
+    /// Maps a guest cluster, and returns its previous mapping, whose host clusters are then free if nothing
     /// else uses them.
     ///
     /// # Errors
-    /// `InvalidInput` beyond the size, for a host cluster that is not allocated or is in use, for subclusters, or
-    /// once sealed; errors of the spill file. Nothing has changed then.
+    /// `InvalidInput` beyond the size, for a host cluster that is not allocated or is in use, for
+    /// subclusters, or after the seal; errors of the spill file. In these cases nothing has changed.
     pub fn set(&self, guest: GuestCluster, mapping: Mapping) -> Result<Mapping> {
         self.check_open()?;
         self.check_guest(guest)?;
@@ -284,7 +287,7 @@ impl LayerWriter {
         if present == mapping {
             return Ok(mapping);
         }
-        // Data that becomes zero in place, or the other way round, keeps its host cluster.
+        // A change between data and zero in the same host cluster keeps that cluster.
         let keeps_host = kept_host(present).is_some() && kept_host(present) == kept_host(mapping);
         if !keeps_host {
             self.acquire(mapping)?;
@@ -320,7 +323,7 @@ impl LayerWriter {
         Ok(previous)
     }
 
-    /// Appends a compressed cluster, packed behind the one before it, and maps the guest cluster to it.
+    /// Appends a compressed cluster directly behind the one before it, and maps the guest cluster to it.
     ///
     /// # Errors
     /// `InvalidInput` in a layer without compression, when `compressed` is empty or not shorter than a cluster,
@@ -347,11 +350,11 @@ impl LayerWriter {
         Ok(cluster)
     }
 
-    /// Changes the virtual size. What was mapped beyond a smaller size is dropped and reads as unallocated when the
+    /// Changes the virtual size. Mappings beyond a smaller size are dropped, and read as unallocated when the
     /// disk grows again.
     ///
     /// # Errors
-    /// `InvalidInput` for a bad size or once sealed; errors of the spill file.
+    /// `InvalidInput` for an invalid size or after the seal; errors of the spill file.
     pub fn set_size(&self, size_bytes: u64) -> Result<()> {
         self.check_open()?;
         check_size(size_bytes)?;
@@ -387,7 +390,7 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Makes all data written so far durable; tables are not part of it before the seal.
+    /// Makes all written data durable; this includes the tables only after the seal.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
@@ -395,7 +398,8 @@ impl LayerWriter {
         self.file.flush()
     }
 
-    /// Maps a guest cluster as a record of an earlier run says; a later record of the same cluster replaces it.
+    /// Restores the mapping of a guest cluster from a record of an earlier run; a later record of the same
+    /// cluster replaces it.
     ///
     /// # Errors
     /// As [`LayerWriter::set`]; the host clusters need not be allocated.
@@ -406,8 +410,8 @@ impl LayerWriter {
         self.set(guest, mapping).map(drop)
     }
 
-    /// Says that host space up to `host` had been handed out, and cuts off what the file has beyond it, so that
-    /// later allocations read as zero. To be called last of the restoring.
+    /// Marks host space up to `host` as allocated, and truncates the file there, so that later allocations
+    /// read as zero. This is the last step of restoring.
     ///
     /// # Errors
     /// `InvalidInput` when `host` is out of range; `Io`.
@@ -425,8 +429,8 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Writes all tables and the header, punches what is unused, and makes the whole file durable. The writer
-    /// takes no more changes then; after an error it does, and the seal may be tried again.
+    /// Writes all tables and the header, punches unused clusters, and makes the whole file durable. The
+    /// writer then accepts no more changes. After an error it does, and the seal may be repeated.
     ///
     /// # Errors
     /// `InvalidInput` when it is sealed already; `NoSpace`, `Io`; errors of the spill file.
@@ -436,8 +440,8 @@ impl LayerWriter {
         }
         let result = seal::seal(self);
         if result.is_err() {
-            // Tables written so far must not shine through later allocations, nor a header name them; the
-            // seal's error is the one to tell.
+            // The tables written so far must not appear in later allocations or be named by a header. The
+            // seal's own error is the one to return.
             if self.file.size_bytes() >= CLUSTER_BYTES {
                 let _ = self.file.punch(0, CLUSTER_BYTES);
             }
@@ -448,7 +452,7 @@ impl LayerWriter {
     }
 
     fn space(&self) -> MutexGuard<'_, Space> {
-        // Nothing panics between the changes of the two fields.
+        // No code panics between the changes of the two fields.
         self.space.lock()
     }
 
@@ -496,7 +500,7 @@ impl LayerWriter {
                 .refcounts
                 .increment(HostCluster(first.get() + n), users_max)
             {
-                // The first error is the one to tell.
+                // The first error is the one to return.
                 self.release_clusters(first, n);
                 return Err(error);
             }
@@ -510,7 +514,7 @@ impl LayerWriter {
         }
     }
 
-    /// Takes counts back. One that cannot be stays too high, which the seal puts right.
+    /// Decrements counts. A count that cannot be decremented stays too high, which the seal corrects.
     fn release_clusters(&self, first: HostCluster, count: u64) {
         for n in 0..count {
             let released = self.refcounts.decrement(HostCluster(first.get() + n));
@@ -520,7 +524,7 @@ impl LayerWriter {
         }
     }
 
-    /// Counts the users of every host cluster anew, where a count is known to be wrong.
+    /// Counts the users of every host cluster again, when a count is known to be wrong.
     fn recount(&self) -> Result<()> {
         if !self.is_miscounted.load(Ordering::Acquire) {
             return Ok(());

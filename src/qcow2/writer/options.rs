@@ -1,4 +1,4 @@
-//! What a new layer is: size, backing, compression, and the constants of all layers.
+//! Options of a new layer: size, backing file, compression; and the constants of all layers.
 
 use std::str::FromStr;
 
@@ -14,14 +14,14 @@ pub const CLUSTER_BYTES: u64 = ClusterBits::LAYER.size_bytes();
 /// Guest clusters that one L2 table maps.
 pub const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
 
-/// LIMIT: virtual size in bytes that the largest L1 table (QEMU: 32 MiB) can map: 2 PiB.
+/// LIMIT: virtual size in bytes, as much as the largest L1 table (QEMU: 32 MiB) can map: 2 PiB.
 pub const SIZE_BYTES_MAX: u64 = L1_BYTES_MAX / 8 * L2_ENTRIES * CLUSTER_BYTES;
 
-/// How a layer's clusters may be compressed.
+/// Compression of a layer's clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     #[default]
     None,
     /// Raw deflate; readable by every QEMU.
@@ -31,13 +31,13 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Whether nothing is compressed.
+    /// Whether clusters stay uncompressed.
     #[must_use]
     pub const fn is_none(&self) -> bool {
         matches!(self, Self::None)
     }
 
-    /// The method, `None` when there is none.
+    /// The method; `None` without compression.
     #[must_use]
     pub const fn kind(self) -> Option<CompressionType> {
         match self {
@@ -63,7 +63,7 @@ impl FromStr for Compression {
     }
 }
 
-/// What a new layer is.
+/// Options of a new layer.
 #[derive(Debug, Clone)]
 pub struct LayerOptions {
     /// Virtual size in bytes, a multiple of 512, at most [`SIZE_BYTES_MAX`].
@@ -72,11 +72,11 @@ pub struct LayerOptions {
     pub backing: Option<String>,
     /// The layer's id.
     pub layer_id: LayerId,
-    /// How its compressed clusters are compressed.
+    /// Compression of its compressed clusters.
     pub compression: Compression,
 }
 
-/// Refuses a size that a layer cannot have.
+/// Refuses a size that is invalid for a layer.
 pub(super) fn check_size(size_bytes: u64) -> Result<()> {
     if size_bytes.is_multiple_of(512) && size_bytes <= SIZE_BYTES_MAX {
         return Ok(());

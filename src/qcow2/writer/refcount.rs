@@ -9,7 +9,7 @@ use crate::types::width::usize_from_u64;
 /// Refcounts in one block of 64 KiB.
 pub(super) const BLOCK_ENTRIES: u64 = super::CLUSTER_BYTES / 2;
 
-/// How many L2 entries use each host cluster.
+/// The number of L2 entries that use each host cluster.
 pub(super) struct Refcounts {
     blocks: PageTable,
 }
@@ -19,7 +19,7 @@ impl Refcounts {
         Self { blocks }
     }
 
-    /// One more user of a cluster.
+    /// Adds a user of a cluster.
     pub(super) fn increment(&self, cluster: HostCluster, users_max: u16) -> Result<()> {
         let changed = self.change(cluster, |users| {
             users.checked_add(1).filter(|users| *users <= users_max)
@@ -32,7 +32,7 @@ impl Refcounts {
         )))
     }
 
-    /// One user less.
+    /// Removes a user of a cluster.
     pub(super) fn decrement(&self, cluster: HostCluster) -> Result<()> {
         if self.change(cluster, |users| users.checked_sub(1))? {
             return Ok(());
@@ -54,14 +54,14 @@ impl Refcounts {
         )
     }
 
-    /// Forgets all counts.
+    /// Resets all counts.
     pub(super) fn clear(&self) {
         for index in self.blocks.indices() {
             self.blocks.remove(index);
         }
     }
 
-    /// Copies block `index` to `block`; an absent one is zeroes.
+    /// Copies block `index` to `block`; an absent block is zero.
     pub(super) fn copy_block(&self, index: u64, block: &mut [u8]) -> Result<()> {
         self.blocks.peek(index, |page| match page {
             Some(page) => {

@@ -13,18 +13,18 @@ use crate::qcow2::header::{RawHeader, WRITTEN_BYTES};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{ClusterBits, Digest, HostCluster, HostOffset};
 
-/// What a sealed layer is.
+/// The result of sealing a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
     /// Size of the file, a multiple of the cluster size.
     pub file_bytes: u64,
-    /// Bytes of the host clusters that hold guest data.
+    /// Bytes of the host clusters with guest data.
     pub data_bytes: u64,
-    /// BLAKE3 of each host cluster that holds header or tables, by ascending cluster.
+    /// BLAKE3 of each host cluster with header or tables, by ascending cluster.
     pub metadata: Vec<(HostCluster, Digest)>,
 }
 
-/// Where the tables go, in host clusters.
+/// Places of the tables, in host clusters.
 struct Plan {
     l1: u64,
     blocks: u64,
@@ -35,7 +35,8 @@ struct Plan {
 }
 
 impl Plan {
-    /// Lays out the tables behind the L2 tables, which end at `start`. The refcount blocks cover themselves.
+    /// Places the tables behind the L2 tables, which end at `start`. The refcount blocks also cover
+    /// themselves.
     fn new(start: u64, l1_entries: u64) -> Self {
         let l1_count = (l1_entries * 8).div_ceil(CLUSTER_BYTES);
         let blocks = start + l1_count;
@@ -60,18 +61,18 @@ impl Plan {
     }
 }
 
-/// Blocks of zeroes of this size are not written: the block size of most filesystems.
+/// Zero blocks of this size are not written: the block size of most filesystems.
 const BLOCK_BYTES: usize = 4096;
 
-/// Writes metadata clusters and keeps their digests.
+/// Writes metadata clusters and records their digests.
 struct Output<'a> {
     layer: &'a LayerWriter,
     metadata: Vec<(HostCluster, Digest)>,
 }
 
 impl Output<'_> {
-    /// Writes one cluster. Beyond the data the file has nothing yet: blocks of zeroes stay holes there, as most of a small
-    /// layer's tables are zeroes. Only the header's cluster may have been written before.
+    /// Writes one cluster. The file has nothing beyond the data yet, so zero blocks stay holes there: most of
+    /// a small layer's tables are zero. Only the header's cluster may have been written before.
     fn put_cluster(&self, cluster: HostCluster, whole: &[u8]) -> Result<()> {
         let at = cluster.get() * CLUSTER_BYTES;
         if cluster.get() == 0 {
@@ -96,7 +97,7 @@ impl Output<'_> {
         Ok(())
     }
 
-    /// Writes `bytes` at a host cluster, filled up with zeroes to whole clusters.
+    /// Writes `bytes` at a host cluster, padded with zeroes to whole clusters.
     fn put(&mut self, first: u64, bytes: &[u8]) -> Result<()> {
         for (n, chunk) in bytes.chunks(usize_from_u64(CLUSTER_BYTES)).enumerate() {
             let cluster = HostCluster(first + u64_from_usize(n));
@@ -123,7 +124,7 @@ pub(super) fn seal(layer: &LayerWriter) -> Result<Sealed> {
         metadata: Vec::new(),
     };
     let clusters = ClusterBits::LAYER.clusters_for(layer.size_bytes());
-    // A disk of no bytes has one entry too: an image without L1 table is not valid everywhere.
+    // An empty disk has one entry too: an image without an L1 table is not valid everywhere.
     let l1_entries = clusters.div_ceil(L2_ENTRIES).max(1);
     let mut l1 = vec![0; usize_from_u64(l1_entries * 8)];
     let l2_end = write_l2(&mut output, data_end, &mut l1)?;
@@ -146,7 +147,7 @@ pub(super) fn seal(layer: &LayerWriter) -> Result<Sealed> {
     })
 }
 
-/// Writes the L2 tables that have entries from host cluster `next` on, and their L1 entries; returns the end.
+/// Writes the nonempty L2 tables from host cluster `next` on, and their L1 entries; returns the end.
 fn write_l2(output: &mut Output<'_>, mut next: u64, l1: &mut [u8]) -> Result<u64> {
     let mut table = vec![0; usize_from_u64(CLUSTER_BYTES)];
     for index in output.layer.l2.indices() {
@@ -209,7 +210,7 @@ fn punch(layer: &LayerWriter, unused: &mut Option<u64>, end: u64) -> Result<()> 
     let Some(first) = unused.take() else {
         return Ok(());
     };
-    // Nothing was ever written beyond the file's end.
+    // Nothing was ever written beyond the end of the file.
     let offset = first * CLUSTER_BYTES;
     let stop = (end * CLUSTER_BYTES).min(layer.file.size_bytes());
     if offset < stop {

@@ -1,24 +1,24 @@
-//! Host space of a layer: what has been handed out, and which of it a mapping uses.
+//! Host space of a layer: its allocation, and the clusters that a mapping uses.
 //!
 //! # Invariants
-//! Space is handed out once; cluster 0 is the header's.
+//! Space is allocated only once; cluster 0 belongs to the header.
 
 use super::CLUSTER_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::entry::Mapping;
 use crate::types::{ClusterBits, HostCluster, HostOffset};
 
-/// Host space that has been handed out.
+/// Allocated host space.
 #[derive(Debug)]
 pub(super) struct Space {
-    /// First host cluster that was never handed out.
+    /// First host cluster that was never allocated.
     next: u64,
-    /// Where the next compressed cluster may begin, and the end of the host cluster that it is in.
+    /// Offset at which the next compressed cluster may begin, and the end of its host cluster.
     packed: Option<(u64, u64)>,
 }
 
 impl Space {
-    /// Nothing but the header's cluster.
+    /// Only the header's cluster is allocated.
     pub(super) fn new() -> Self {
         Self {
             next: 1,
@@ -26,25 +26,25 @@ impl Space {
         }
     }
 
-    /// First host cluster that was never handed out.
+    /// First host cluster that was never allocated.
     pub(super) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Hands out contiguous clusters.
+    /// Allocates contiguous clusters.
     pub(super) fn take(&mut self, clusters: u64) -> Result<HostOffset> {
         let first = self.next;
         self.next = checked_end(first, clusters)?;
         Ok(HostOffset(first * CLUSTER_BYTES))
     }
 
-    /// Counts `count` clusters from `first` on as handed out, and all before them.
+    /// Marks `count` clusters from `first` on, and all before them, as allocated.
     pub(super) fn raise(&mut self, first: u64, count: u64) -> Result<()> {
         self.next = self.next.max(checked_end(first, count)?);
         Ok(())
     }
 
-    /// Space for `length` bytes, next to that of the compressed cluster before when that is still the end.
+    /// Allocates `length` bytes, directly behind the last compressed cluster if that is still the end.
     pub(super) fn take_packed(&mut self, length: u64) -> Result<u64> {
         let fresh = self.next * CLUSTER_BYTES;
         let (at, end) = match self.packed {
@@ -58,7 +58,7 @@ impl Space {
     }
 }
 
-/// `first + count`, within what an L2 entry of a compressed cluster can address.
+/// `first + count`, if an L2 entry of a compressed cluster can address it.
 fn checked_end(first: u64, count: u64) -> Result<u64> {
     // LIMIT: 54 bits of host offset in a compressed entry at 64 KiB clusters (specification).
     first
@@ -67,7 +67,7 @@ fn checked_end(first: u64, count: u64) -> Result<u64> {
         .ok_or_else(|| Error::new(ErrorKind::LimitExceeded, "a layer would pass 16 PiB"))
 }
 
-/// Whether the layer holds the cluster's data.
+/// Whether the layer contains the cluster's data.
 pub(super) fn is_stored(mapping: Mapping) -> bool {
     matches!(mapping, Mapping::Data(_) | Mapping::Compressed(_))
 }

@@ -1,4 +1,4 @@
-//! Random operations against plain bytes, read back before and after the seal, and after a resume.
+//! Random operations, compared with plain bytes before and after the seal, and after a resume.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ fn spill() -> crate::error::Result<Arc<dyn WriteAt>> {
 }
 
 fn layer(disk: &Arc<Disk>, compression: Compression) -> LayerWriter {
-    // A budget of two pages: most of the tables are spilled all the time.
+    // A budget of two pages: most of the tables are spilled at any time.
     let budget = PageBudget::new(2 * CLUSTER_BYTES);
     LayerWriter::create(
         Arc::clone(disk) as Arc<dyn WriteAt>,
@@ -72,7 +72,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What each guest cluster should be: absent, zero (`None`), or data of a seed.
+/// The expected content of each guest cluster: absent, zero (`None`), or data of a seed.
 type Model = std::collections::BTreeMap<u64, Option<u8>>;
 
 fn run(layer: &LayerWriter, ops: &[Op]) -> Model {
@@ -179,7 +179,7 @@ proptest! {
         let stored = model.values().filter(|value| value.is_some()).count() as u64;
         prop_assert_eq!(layer.stored_clusters(), stored);
 
-        // A second writer takes the half-written file over, from what a log would tell it.
+        // A second writer continues the half-written file with the facts from a log.
         let copy = Disk::new(disk.bytes());
         let again = LayerWriter::resume(
             Arc::clone(&copy) as Arc<dyn WriteAt>,
@@ -269,7 +269,7 @@ fn a_seal_that_fails_can_be_tried_again() {
             break;
         }
         failures += 1;
-        // No image is there, or a whole one whose last flush failed.
+        // Either there is no image, or a whole one whose last flush failed.
         if Image::open(Arc::clone(&disk) as Arc<dyn ReadAt>).is_ok() {
             compare(&disk, &model).unwrap();
         }

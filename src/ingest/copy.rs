@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::disk::DiskWriter;
 use super::session::Session;
 use crate::block::{ReadAt, check_range};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::task::{self, Monitor};
 
 /// Bytes read and submitted at once: large enough for one contiguous write, small enough to stay warm.
@@ -13,17 +13,39 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// LIMIT: threads.
 const THREADS_MAX: usize = 16;
 
+/// What of a source has changed since the content that its disk is compared with: a dirty bitmap.
+pub trait Changes: Send + Sync {
+    /// Whether the bytes from `offset` on have changed, and for how many of them that holds: at least 1 and at most `length_max`.
+    ///
+    /// # Errors
+    /// What finding out returns.
+    fn changed_at(&self, offset: u64, length_max: u64) -> Result<(bool, u64)>;
+}
+
 /// Where the next piece begins.
 struct Cursor<'a> {
     source: &'a dyn ReadAt,
+    changes: Option<&'a dyn Changes>,
     at: u64,
+    /// End of the changed range that `at` lies in.
+    changed_end: u64,
     /// End of the data extent that `at` lies in.
     data_end: u64,
 }
 
 enum Piece {
-    Data { offset: u64, length_bytes: u64 },
-    Zero { offset: u64, length_bytes: u64 },
+    Data {
+        offset: u64,
+        length_bytes: u64,
+    },
+    Zero {
+        offset: u64,
+        length_bytes: u64,
+    },
+    /// The parent's content: nothing is read and nothing written.
+    Unchanged {
+        length_bytes: u64,
+    },
 }
 
 impl Cursor<'_> {
@@ -32,8 +54,22 @@ impl Cursor<'_> {
         if self.at >= size {
             return Ok(None);
         }
+        if self.at >= self.changed_end {
+            let left = size - self.at;
+            let (is_changed, length) = match self.changes {
+                Some(changes) => changes.changed_at(self.at, left)?,
+                None => (true, left),
+            };
+            let length_bytes = length.clamp(1, left);
+            if !is_changed {
+                self.at += length_bytes;
+                return Ok(Some(Piece::Unchanged { length_bytes }));
+            }
+            self.changed_end = self.at + length_bytes;
+            self.data_end = self.at;
+        }
         if self.at >= self.data_end {
-            let extent = self.source.extent_at(self.at, size - self.at)?;
+            let extent = self.source.extent_at(self.at, self.changed_end - self.at)?;
             let end = self.at + extent.length_bytes;
             if extent.kind.reads_zero() {
                 let piece = Piece::Zero {
@@ -67,10 +103,42 @@ pub fn copy_into(
     source: &dyn ReadAt,
     monitor: &Monitor,
 ) -> Result<()> {
+    copy(session, disk, (source, None), monitor)
+}
+
+/// [`copy_into`] of what has changed since the parent's content; the rest of the disk is the parent's.
+///
+/// # Errors
+/// As [`copy_into`]; `InvalidInput` for a disk without a parent, whose other bytes would be lost.
+pub fn copy_changes_into(
+    session: &Session,
+    disk: &Arc<DiskWriter>,
+    source: &dyn ReadAt,
+    changes: &dyn Changes,
+    monitor: &Monitor,
+) -> Result<()> {
+    if disk.meta().parent.is_none() {
+        let name = &disk.meta().name;
+        return Err(Error::invalid(format!(
+            "disk {name} has no parent, so changes alone are not all of it"
+        ))
+        .advise("copy the whole disk"));
+    }
+    copy(session, disk, (source, Some(changes)), monitor)
+}
+
+fn copy(
+    session: &Session,
+    disk: &Arc<DiskWriter>,
+    (source, changes): (&dyn ReadAt, Option<&dyn Changes>),
+    monitor: &Monitor,
+) -> Result<()> {
     check_range(disk.size_bytes(), 0, source.size_bytes())?;
     let mut cursor = Cursor {
         source,
+        changes,
         at: 0,
+        changed_end: 0,
         data_end: 0,
     };
     task::on_threads(
@@ -96,6 +164,7 @@ pub fn copy_into(
                     disk.zero(offset, length_bytes)?;
                     length_bytes
                 }
+                Piece::Unchanged { length_bytes } => length_bytes,
             };
             monitor.advance(length_bytes);
             Ok(())

@@ -9,6 +9,7 @@ mod pair;
 
 mod apart;
 mod catalog;
+mod change;
 mod clean_end;
 mod concurrent;
 mod ending;

@@ -70,7 +70,7 @@ impl World {
                 }
                 disk.set_finished(true);
             }
-            session.commit(&CommitRequest::default())?;
+            session.commit(&CommitRequest::default(), &|| ())?;
         }
         Ok(())
     }

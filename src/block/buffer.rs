@@ -62,6 +62,7 @@ impl BufferPool {
     }
 
     /// Bytes of the free buffers.
+    #[cfg(test)]
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.free.lock().bytes

@@ -97,12 +97,6 @@ impl FileDisk {
         Self::new(file, path, access)
     }
 
-    /// The path by which it was opened.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Whether it is a block device, whose size cannot change.
     #[must_use]
     pub const fn is_device(&self) -> bool {

@@ -56,12 +56,6 @@ impl PageBudget {
         })
     }
 
-    /// The limit in bytes.
-    #[must_use]
-    pub fn bytes_max(&self) -> u64 {
-        self.bytes_max
-    }
-
     /// Bytes of all pages in memory.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {

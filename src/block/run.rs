@@ -207,16 +207,6 @@ impl<S: Copy + PartialEq> RunMap<S> {
         &self.runs
     }
 
-    /// Bytes outside holes.
-    #[must_use]
-    pub fn data_bytes(&self) -> u64 {
-        self.runs
-            .iter()
-            .filter(|r| r.target != Target::Hole)
-            .map(|r| r.length_bytes)
-            .sum()
-    }
-
     /// The rest of the run at `offset`, at most `length_max` bytes of it; `None` at or past the end.
     #[must_use]
     pub fn run_at(&self, offset: u64, length_max: u64) -> Option<Run<S>> {
@@ -302,12 +292,6 @@ impl RunReader {
             sources,
             encoded,
         }
-    }
-
-    /// The map.
-    #[must_use]
-    pub fn map(&self) -> &RunMap<usize> {
-        &self.map
     }
 
     fn source(&self, index: usize) -> Result<&Arc<dyn ReadAt>> {
@@ -411,7 +395,6 @@ mod tests {
         assert_eq!(map.run_at(12, 100).unwrap(), source(12, 13, 0, 2));
         assert_eq!(map.run_at(99, 100).unwrap(), source(99, 1, 1, 16));
         assert!(map.run_at(100, 1).is_none());
-        assert_eq!(map.data_bytes(), 25);
     }
 
     #[test]

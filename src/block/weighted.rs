@@ -87,6 +87,7 @@ impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
     }
 
     /// Weight of all values in the cache.
+    #[cfg(test)]
     pub fn weight(&self) -> usize {
         self.held.lock().weight
     }

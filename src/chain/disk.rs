@@ -7,7 +7,6 @@ use super::extent::{Extent as ChainExtent, ExtentLocation, LayerIndex};
 use super::flat::{Flat, FlatStore};
 use super::pool::{Layer, LayerSource, Pool};
 use super::range::{RANGE_BYTES, RANGE_CLUSTERS, Range, Resolver};
-use crate::block::run::{Run, Target};
 use crate::block::{Extent, ExtentKind, ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::CompressedCluster;
@@ -137,12 +136,6 @@ impl Disk {
         self.shape().layers.len()
     }
 
-    /// Ids of the layers, top first.
-    #[must_use]
-    pub fn layer_ids(&self) -> Vec<LayerId> {
-        self.shape().layers.iter().map(|layer| layer.id).collect()
-    }
-
     /// Keeps all layers of this disk open as long as the returned value lives: layer files that are deleted
     /// or replaced meanwhile stay readable. Each layer costs a descriptor.
     ///
@@ -156,40 +149,6 @@ impl Disk {
                 .collect::<Result<Vec<_>>>()
         })?;
         Ok(LayerHold { _layers: layers })
-    }
-
-    /// The contiguous run at `offset`: where its bytes lie, at most `length_max` of them; `None` at the end.
-    /// A compressed run is `Encoded`.
-    ///
-    /// # Errors
-    /// As [`ReadAt::read_at`].
-    pub fn run_at(&self, offset: u64, length_max: u64) -> Result<Option<Run<LayerId>>> {
-        if offset >= self.size_bytes || length_max == 0 {
-            return Ok(None);
-        }
-        self.fresh(|shape| {
-            let piece = self.piece(shape, offset, length_max.min(self.size_bytes - offset))?;
-            let target = match piece.place {
-                ExtentLocation::Data { layer, host } => {
-                    let id = shape
-                        .layers
-                        .get(usize_from_u32(layer.0))
-                        .map(|l| l.id)
-                        .ok_or_else(lost_layer)?;
-                    Target::Source {
-                        source: id,
-                        offset: host.0 + piece.within,
-                    }
-                }
-                ExtentLocation::Compressed { .. } => Target::Encoded,
-                ExtentLocation::Zero { .. } | ExtentLocation::Hole => Target::Hole,
-            };
-            Ok(Some(Run {
-                start: offset,
-                length_bytes: piece.length_bytes,
-                target,
-            }))
-        })
     }
 
     /// How deep in the chain the bytes at `offset` lie, and for how many bytes, at most `length_max`, that

@@ -4,11 +4,11 @@ use crate::types::HostOffset;
 
 /// Position of a layer in a chain, 0 being the top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LayerIndex(pub u32);
+pub(super) struct LayerIndex(pub(super) u32);
 
 /// Where the bytes of an extent are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExtentLocation {
+pub(super) enum ExtentLocation {
     /// In a layer, contiguous and uncompressed.
     Data {
         /// The layer.

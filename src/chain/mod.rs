@@ -19,6 +19,5 @@ mod pool;
 mod range;
 
 pub use disk::{Disk, LayerHold};
-pub use extent::{ExtentLocation, LayerIndex};
 pub use flat::FlatStore;
 pub use pool::{LayerSource, Pool, PoolLimits};

@@ -10,7 +10,7 @@ use crate::block::{ReadAt, Weighted};
 use crate::error::{Error, Result, ResultExt};
 use crate::qcow2::Image;
 use crate::types::sync::Mutex;
-use crate::types::width::{u64_from_usize, usize_from_u64};
+use crate::types::width::usize_from_u64;
 use crate::types::{ClusterBits, LayerId};
 
 /// Opens the layer file in a slot; the repository implements it for a chain.
@@ -70,12 +70,6 @@ impl Pool {
             ranges: Weighted::new(usize_from_u64(limits.memory_bytes / 2)),
             clusters: Weighted::new(usize_from_u64(limits.memory_bytes / 2)),
         })
-    }
-
-    /// Bytes of ranges and clusters held now.
-    #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        u64_from_usize(self.ranges.weight() + self.clusters.weight())
     }
 
     /// The layer in a slot; opens it when it is not open yet.

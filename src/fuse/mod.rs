@@ -38,10 +38,9 @@ mod options;
 mod reply;
 mod umount;
 
-pub use follow::Follow;
 pub use handed_mount::HandedMount;
 pub use held_path::resolve;
-pub use label::{Label, effective as effective_labels, split_options};
+pub use label::{effective as effective_labels, split_options};
 pub use mount::{Mounted, mount, serve};
 pub use mountpoint::{check_apart, is_mountpoint};
 pub use options::MountOptions;

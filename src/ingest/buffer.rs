@@ -31,18 +31,6 @@ impl Reservation {
         }
     }
 
-    /// Where the write begins on the disk, in bytes.
-    #[must_use]
-    pub const fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Length in bytes.
-    #[must_use]
-    pub fn length_bytes(&self) -> u64 {
-        u64_from_usize(self.buffer.len())
-    }
-
     /// The buffer, to be filled wholly; its content is whatever an earlier write left.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer

@@ -24,23 +24,13 @@ impl Session {
     /// Seals every disk and publishes them as one restore point. When it fails, the session is open as before; but for
     /// one failure: the point is in place and only its durability could not be had. The session is committed then.
     ///
+    /// `flush_caches` is called twice: while writes are taken still, and when there is the point. Whoever holds written bytes back (a
+    /// kernel's page cache) hands them in the first time, and drops what is left the second.
+    ///
     /// # Errors
     /// `InvalidInput` while a disk is neither finished nor declared, or has shrunk; `Busy` while somebody writes or
     /// commits; `AlreadyExists` (the name); `NoSpace`, `Io`, `Stale` (the lock).
-    pub fn commit(&self, request: &CommitRequest) -> Result<PointEntry> {
-        self.commit_after(request, &|| ())
-    }
-
-    /// [`Session::commit`], with `flush_caches` called twice: while writes are taken still, and when there is the point. Whoever holds
-    /// written bytes back (a kernel's page cache) hands them in the first time, and drops what is left the second.
-    ///
-    /// # Errors
-    /// As [`Session::commit`].
-    pub fn commit_after(
-        &self,
-        request: &CommitRequest,
-        flush_caches: &dyn Fn(),
-    ) -> Result<PointEntry> {
+    pub fn commit(&self, request: &CommitRequest, flush_caches: &dyn Fn()) -> Result<PointEntry> {
         let busy = || Error::new(ErrorKind::Busy, "the session is being committed already");
         if self.state() == SessionState::Committing {
             return Err(busy());

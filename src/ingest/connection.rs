@@ -25,20 +25,8 @@ impl Connection {
         }
     }
 
-    /// The connection writes or flushes: from now on its end counts.
-    ///
-    /// # Errors
-    /// `Busy` when the disk is written through the tree; `NoSpace`, `Io` when it was declared finished, and that could not be taken
-    /// back.
-    pub fn note_write(&self) -> Result<()> {
-        if self.begin_write()? {
-            self.disk.flush()?;
-        }
-        Ok(())
-    }
-
-    /// The part of [`Connection::note_write`] that does not block. Answers whether the disk has to be flushed before anything is written:
-    /// its log says that it is finished.
+    /// The connection writes or flushes: from now on its end counts. Does not block. Answers whether the disk has to be flushed before
+    /// anything is written: its log says that it is finished.
     ///
     /// # Errors
     /// `Busy` when the disk is written through the tree.

@@ -312,7 +312,7 @@ impl Registry {
                 hook.before_seal(&session);
             }
         };
-        let point = session.commit_after(request, &flush_caches);
+        let point = session.commit(request, &flush_caches);
         // Also when only its durability could not be had: the point is in place.
         if matches!(session.state(), SessionState::Committed(_)) {
             self.note_end(&session, telling);
@@ -320,18 +320,10 @@ impl Registry {
         point
     }
 
-    /// Ends a session without a point, also one that could not go on.
+    /// Ends a session without a point, also one that could not go on. The history keeps the reason.
     ///
     /// # Errors
-    /// `NotFound`; as [`Session::abort`].
-    pub fn abort(&self, vm: &VmName, name: &PointName, telling: Telling) -> Result<()> {
-        self.end(vm, name, &Ending::aborted(), telling)
-    }
-
-    /// [`Registry::abort`] for the reason given, which the history keeps.
-    ///
-    /// # Errors
-    /// As [`Registry::abort`].
+    /// `NotFound`; as [`Session::end`].
     pub fn end(
         &self,
         vm: &VmName,

@@ -302,16 +302,6 @@ impl Session {
         self.check_open()
     }
 
-    /// Opens a door's connection to a disk; its end decides whether the disk is finished.
-    ///
-    /// # Errors
-    /// `NotFound`, `Busy`, `ReadOnly`, `Stale`.
-    pub fn connect(&self, disk: &DiskName) -> Result<(Arc<DiskWriter>, Connection)> {
-        let disk = self.disk(disk)?;
-        let connection = self.enter(&disk)?;
-        Ok((disk, connection))
-    }
-
     /// A door's connection to this very disk, which may not have its name any more.
     ///
     /// # Errors
@@ -408,14 +398,6 @@ impl Session {
         self.state() == SessionState::Open && self.patience().is_none()
     }
 
-    /// Ends the session without a point, on request; its space is free afterwards.
-    ///
-    /// # Errors
-    /// `Busy` while it is being committed; `ReadOnly` afterwards; `Io`.
-    pub fn abort(&self) -> Result<()> {
-        self.end(&Ending::aborted())
-    }
-
     /// What the history says of it.
     pub(super) fn job(&self, ending: &Ending) -> Job {
         let now = self.engine.owner.clock().now();
@@ -446,7 +428,7 @@ impl Session {
     /// Ends the session without a point, for the reason given; its space is free afterwards, and the history says why.
     ///
     /// # Errors
-    /// As [`Session::abort`].
+    /// `Busy` while it is being committed; `ReadOnly` afterwards; `Io`.
     pub fn end(&self, ending: &Ending) -> Result<()> {
         {
             let mut state = self.state.lock();

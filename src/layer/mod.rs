@@ -26,4 +26,4 @@ mod zero;
 pub use base::Base;
 pub use draft::{LayerDraft, UNKNOWN};
 pub use journal::{Change, Journal};
-pub use seal::{SealedLayer, SettledLayer};
+pub use seal::SealedLayer;

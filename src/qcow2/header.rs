@@ -37,8 +37,6 @@ use crate::types::{ClusterBits, HostOffset, LayerId};
 
 /// The first four bytes: `QFI\xfb`.
 pub const MAGIC: u32 = 0x5146_49fb;
-/// Bytes of a version 2 header.
-pub const V2_BYTES: usize = 72;
 /// Bytes of the shortest version 3 header.
 pub const V3_BYTES_MIN: u32 = 104;
 /// Bytes of the written header: up to and including the compression type, padded to 8.
@@ -290,25 +288,11 @@ impl Header {
         self.incompatible.contains(Incompatible::EXTERNAL_DATA)
     }
 
-    /// Bytes of one L2 entry.
-    #[must_use]
-    pub fn l2_entry_bytes(&self) -> u64 {
-        if self.has_extended_l2() { 16 } else { 8 }
-    }
-
     /// Entries of one L2 table, which fills one cluster.
     #[must_use]
     pub fn l2_entries(&self) -> u64 {
         let shift = if self.has_extended_l2() { 4 } else { 3 };
         self.cluster_bits.size_bytes() >> shift
-    }
-
-    /// Number of L1 entries for the virtual size.
-    #[must_use]
-    pub fn l1_entries_used(&self) -> u64 {
-        let clusters = self.cluster_bits.clusters_for(self.size_bytes);
-        // l2_entries is at least 32.
-        clusters.div_ceil(self.l2_entries().max(1))
     }
 }
 

@@ -25,9 +25,8 @@ pub mod writer;
 
 pub use codec::compress;
 pub use entry::{CompressedCluster, Mapping};
-pub use header::{CompressionType, Header};
-pub use image::{Image, L2Table};
-pub use writer::{Compression, LayerOptions, LayerWriter, Sealed};
+pub use image::Image;
+pub use writer::{Compression, LayerOptions, LayerWriter};
 
 #[cfg(test)]
 mod testing;

@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 use proptest::prelude::{any, proptest};
 
 use super::check::check;
+use super::header::Header;
 use super::source::{DenyAll, OpenedFile, Source};
 use super::testing::Disk;
-use super::{Compression, Header, Image, LayerOptions, LayerWriter, Mapping, compress};
+use super::{Compression, Image, LayerOptions, LayerWriter, Mapping, compress};
 use crate::block::page::PageBudget;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind};

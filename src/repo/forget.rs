@@ -37,18 +37,7 @@ pub struct Forgetting {
     pub kept: Vec<(PointName, Error)>,
 }
 
-impl Forgetting {
-    /// Fails when a point was kept.
-    ///
-    /// # Errors
-    /// The reason for the first point that was kept.
-    pub fn all(self) -> Result<()> {
-        match self.kept.into_iter().next() {
-            Some((_, error)) => Err(error),
-            None => Ok(()),
-        }
-    }
-}
+impl Forgetting {}
 
 impl Owner {
     /// A name in the trash, which begins with the time of the move.
@@ -169,15 +158,6 @@ impl Owner {
             self.restock();
         }
         Ok(done)
-    }
-
-    /// [`Owner::forget_points`] for one point.
-    ///
-    /// # Errors
-    /// The error that keeps the point.
-    pub fn forget_point(&self, vm: &VmName, point: &PointName) -> Result<()> {
-        let done = self.forget_points(vm, std::slice::from_ref(point))?;
-        done.all()
     }
 
     /// Moves a point's directory to the trash: from this instant the point is gone.

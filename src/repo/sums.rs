@@ -29,9 +29,9 @@ use std::sync::Arc;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u64};
-use crate::types::{Digest, GuestCluster, HostCluster, LayerId};
+use crate::types::{Digest, HostCluster, LayerId};
 
-use super::content::{LEAVES_PER_REGION, Region, leaf_index, set_leaf};
+use super::content::{LEAVES_PER_REGION, Region, set_leaf};
 
 const MAGIC: &[u8; 8] = b"RFSSUMS1";
 const VERSION: u32 = 1;
@@ -350,22 +350,6 @@ impl<R: ReadAt> Sums<R> {
         }))
     }
 
-    /// The leaf of one cluster; `None` when the layer does not hold it.
-    ///
-    /// # Errors
-    /// `Corrupt`, `Io`.
-    pub fn load_leaf(&self, cluster: GuestCluster) -> Result<Option<Digest>> {
-        let Some(touched) = self.load_region(Region::of(cluster))? else {
-            return Ok(None);
-        };
-        let index = leaf_index(cluster);
-        if !touched.holds(index) {
-            return Ok(None);
-        }
-        let rank = (0..index).filter(|&i| touched.holds(i)).count();
-        Ok(Some(super::content::leaf_at(&touched.leaves, rank)))
-    }
-
     /// Proves the file against its own hash.
     ///
     /// # Errors
@@ -420,7 +404,7 @@ mod tests {
     use crate::block::{ReadAt, WriteAt};
     use crate::repo::content::{Region, set_leaf, zero_page, zero_region};
     use crate::types::width::usize_from_u64;
-    use crate::types::{Digest, GuestCluster, HostCluster, LayerId};
+    use crate::types::{Digest, HostCluster, LayerId};
 
     fn encode(summary: &Summary, touched: &[Touched]) -> Vec<u8> {
         let file: Arc<dyn WriteAt> = Arc::new(MemoryDisk::new());
@@ -475,11 +459,6 @@ mod tests {
             sums.load_region(Region(1)).unwrap().as_ref(),
             touched.first()
         );
-        assert_eq!(
-            sums.load_leaf(GuestCluster(8192 + 8000)).unwrap(),
-            Some(Digest([8; 32]))
-        );
-        assert_eq!(sums.load_leaf(GuestCluster(8192 + 6)).unwrap(), None);
         let mut page = zero_page().to_vec();
         touched[0].spread(&mut page, |i| i != 5);
         assert_eq!(crate::repo::content::data_leaves(&page), 1);

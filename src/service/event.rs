@@ -53,18 +53,7 @@ pub enum Happening {
     Reset,
 }
 
-impl Happening {
-    /// The VM that it is about.
-    #[must_use]
-    pub const fn vm(&self) -> Option<&VmName> {
-        match self {
-            Self::Task(report) => report.subject.vm.as_ref(),
-            Self::Session { session, .. } => Some(&session.vm),
-            Self::Point { vm, .. } | Self::Repository { vm } => Some(vm),
-            Self::Reset => None,
-        }
-    }
-}
+impl Happening {}
 
 /// An event with its id, `<boot>-<n>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -19,10 +19,7 @@ pub mod restore;
 mod target;
 mod task;
 
-pub use answer::{
-    BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, KeptPoint, SessionAnswer,
-    SessionDiskAnswer,
-};
+pub use answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer};
 pub use event::{Event, EventBus, Happening, Subscription};
 pub use host::{Host, MountAnswer, MountRequest, Status};
 pub use local::{LocalService, check_attached, read_attached};

@@ -6,7 +6,6 @@
 //! had been killed there. Reads go on, so that the test can look at the state. A test inspects the remaining
 //! state through a new store.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -169,9 +168,6 @@ impl Store for FaultStore {
     }
     fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>> {
         self.inner.fingerprint(key)
-    }
-    fn local_file(&self, key: &Key) -> Result<Option<File>> {
-        self.inner.local_file(key)
     }
     fn local_root(&self) -> Option<&std::path::Path> {
         self.inner.local_root()

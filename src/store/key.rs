@@ -62,12 +62,6 @@ impl Key {
         &self.0
     }
 
-    /// The last component; `None` for the root.
-    #[must_use]
-    pub fn name(&self) -> Option<&str> {
-        self.0.rsplit('/').next().filter(|name| !name.is_empty())
-    }
-
     /// The key without its last component; `None` for the root.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {

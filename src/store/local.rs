@@ -92,12 +92,6 @@ impl LocalStore {
         Self::open(root)
     }
 
-    /// The open root directory.
-    #[must_use]
-    pub const fn root(&self) -> &Dir {
-        &self.root
-    }
-
     fn put_file(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         let path = path(key)?;
         self.root.make_dirs(parent(path), DIR_MODE)?;
@@ -414,10 +408,6 @@ impl Store for LocalStore {
 
     fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>> {
         Ok(Fingerprint::of(&self.root.path().join(path(key)?)))
-    }
-
-    fn local_file(&self, key: &Key) -> Result<Option<File>> {
-        self.root.open_file(path(key)?, Access::Read).map(Some)
     }
 
     fn local_root(&self) -> Option<&Path> {

@@ -1,7 +1,6 @@
 //! A store and a stage in memory, for tests of the code above them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::{Arc, MutexGuard};
 
 use super::{Entry, Fingerprint, Identity, Key, Lock, PutMode, Space, Stage, Store, transfer};
@@ -361,10 +360,6 @@ impl Store for MemoryStore {
 
     fn fingerprint(&self, _key: &Key) -> Result<Option<Fingerprint>> {
         Ok(None)
-    }
-
-    fn local_file(&self, key: &Key) -> Result<Option<File>> {
-        self.state().object(key).map(|_| None)
     }
 
     fn local_root(&self) -> Option<&std::path::Path> {

@@ -42,7 +42,6 @@ pub use memory::MemoryStore;
 pub use volatile::VolatileStore;
 pub use workspace::Workspace;
 
-use std::fs::File;
 use std::sync::Arc;
 
 use crate::block::{ReadAt, WriteAt};
@@ -171,12 +170,6 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// `PermissionDenied`, `Io`.
     fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>>;
-
-    /// Optional capability: the object as a local descriptor (reflink, passthrough, `copy_file_range`).
-    ///
-    /// # Errors
-    /// `NotFound`, `Io`.
-    fn local_file(&self, key: &Key) -> Result<Option<File>>;
 
     /// Optional capability: the local path of the root, to watch it and to compare it with mountpoints.
     fn local_root(&self) -> Option<&std::path::Path>;

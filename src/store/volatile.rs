@@ -10,7 +10,6 @@
 //! in their order (filesystems with a journal commit in order). The content of the files behind them is what
 //! [`Volatile::after_power_loss`] leaves.
 
-use std::fs::File;
 use std::sync::{Arc, MutexGuard};
 
 use super::{Entry, Fingerprint, Identity, Key, Lock, MemoryStore, PutMode, Space, Stage, Store};
@@ -295,9 +294,6 @@ impl Store for VolatileStore {
     }
     fn fingerprint(&self, _key: &Key) -> Result<Option<Fingerprint>> {
         Ok(None)
-    }
-    fn local_file(&self, key: &Key) -> Result<Option<File>> {
-        self.live.local_file(key)
     }
     fn local_root(&self) -> Option<&std::path::Path> {
         None

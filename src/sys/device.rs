@@ -48,15 +48,6 @@ pub fn size_bytes(device: impl AsFd) -> Result<u64> {
     }
 }
 
-/// Logical sector size of a block device in bytes (BLKSSZGET).
-///
-/// # Errors
-/// `Io`.
-pub fn sector_bytes(device: impl AsFd) -> Result<u32> {
-    rustix::fs::ioctl_blksszget(device)
-        .map_err(|e| Error::io("cannot ask the block device for its sector size", e.into()))
-}
-
 /// A description of the user of a block device, for people ("mounted at /", "held by dm-0"); `None` when no
 /// user is visible. It checks mounts and the holders of the device and its partitions (device-mapper, md,
 /// swap), and tries to open the device exclusively.

@@ -33,18 +33,9 @@ pub fn try_lock(file: impl AsFd, mode: Mode) -> Result<bool> {
     }
 }
 
-/// Releases the lock.
-///
-/// # Errors
-/// `Io`.
-pub fn unlock(file: impl AsFd) -> Result<()> {
-    rustix::fs::flock(file, FlockOperation::Unlock)
-        .map_err(|e| Error::io("cannot unlock the file", e.into()))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Mode, try_lock, unlock};
+    use super::{Mode, try_lock};
 
     #[test]
     fn one_at_a_time() {
@@ -52,9 +43,10 @@ mod tests {
         let other = file.reopen().unwrap();
         assert!(try_lock(file.as_file(), Mode::Exclusive).unwrap());
         assert!(!try_lock(&other, Mode::Shared).unwrap());
-        unlock(file.as_file()).unwrap();
+        let third = file.reopen().unwrap();
+        drop(file);
         assert!(try_lock(&other, Mode::Shared).unwrap());
-        assert!(try_lock(file.as_file(), Mode::Shared).unwrap());
-        assert!(!try_lock(file.as_file(), Mode::Exclusive).unwrap());
+        assert!(try_lock(&third, Mode::Shared).unwrap());
+        assert!(!try_lock(&third, Mode::Exclusive).unwrap());
     }
 }

@@ -50,15 +50,6 @@ pub fn allocate(file: &File, length_bytes: u64) -> Result<()> {
     )
 }
 
-/// Makes a range read as zero and keeps its space; the size stays.
-///
-/// # Errors
-/// As [`punch`].
-pub fn zero_range(file: &File, offset: u64, length_bytes: u64) -> Result<()> {
-    let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-    fallocate(file, flags, offset, length_bytes, "cannot zero a range")
-}
-
 fn seek(file: &File, from: SeekFrom, offset: u64) -> Result<Option<u64>> {
     refuse::check(Call::Punch).map_err(|e| Error::io("cannot look for holes", e))?;
     match rustix::fs::seek(file, from) {

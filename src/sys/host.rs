@@ -24,26 +24,6 @@ pub fn boot_id() -> Result<String> {
         .at_path(path)
 }
 
-/// The id of this process.
-#[must_use]
-pub fn pid() -> u32 {
-    std::process::id()
-}
-
-/// Whether a process with this id exists on this host, also one of another user.
-#[must_use]
-pub fn is_alive(pid: u32) -> bool {
-    i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-        .is_some_and(|pid| {
-            !matches!(
-                rustix::process::test_kill_process(pid),
-                Err(rustix::io::Errno::SRCH)
-            )
-        })
-}
-
 /// Processor time of a process, in user and kernel mode; `None` when it has ended.
 #[must_use]
 pub fn cpu_time(pid: u32) -> Option<std::time::Duration> {
@@ -62,13 +42,10 @@ pub fn cpu_time(pid: u32) -> Option<std::time::Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::{boot_id, is_alive, name, pid};
+    use super::{boot_id, name};
 
     #[test]
     fn we_live_here() {
-        assert!(is_alive(pid()));
-        assert!(!is_alive(0));
-        assert!(!is_alive(u32::MAX));
         assert!(!name().is_empty());
         assert_eq!(boot_id().unwrap().len(), 36);
     }

@@ -22,6 +22,7 @@ struct Inner {
 
 impl Monitor {
     /// A monitor of work that stops when the flag is set.
+    #[cfg(test)]
     #[must_use]
     pub fn new(stop: Arc<AtomicBool>) -> Self {
         Self(Arc::new(Inner {

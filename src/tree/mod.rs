@@ -46,7 +46,6 @@ pub mod path;
 pub use attribute::{Attributes, Found, TreeOptions, Ttl};
 pub use inode::Ino;
 pub use list::DirEntry;
-pub use probe::ProbedPoint;
 pub use session::{Allocation, NewAttributes, NewTime, Sessions};
 pub use snapshot::{PointView, Snapshot, VmView};
 pub use unread::Unread;

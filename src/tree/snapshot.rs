@@ -31,12 +31,6 @@ pub struct PointView {
 }
 
 impl PointView {
-    /// The inode of its directory: where paths below the point begin.
-    #[must_use]
-    pub fn root(&self) -> Ino {
-        self.ino(low::SELF)
-    }
-
     /// The inode of one of its own nodes.
     pub(super) fn ino(&self, low: u32) -> Ino {
         Ino::pack(self.entry.serial, 0, low)

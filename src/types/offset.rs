@@ -86,28 +86,10 @@ impl ClusterBits {
     pub const fn guest_cluster(self, offset: GuestOffset) -> GuestCluster {
         GuestCluster(offset.0 >> self.0)
     }
-    /// Where `cluster` begins, or `None` beyond 2^64.
-    #[must_use]
-    pub const fn guest_offset(self, cluster: GuestCluster) -> Option<GuestOffset> {
-        if cluster.0 > u64::MAX >> self.0 {
-            None
-        } else {
-            Some(GuestOffset(cluster.0 << self.0))
-        }
-    }
     /// The host cluster that holds `offset`.
     #[must_use]
     pub const fn host_cluster(self, offset: HostOffset) -> HostCluster {
         HostCluster(offset.0 >> self.0)
-    }
-    /// Where the host cluster begins, or `None` beyond 2^64.
-    #[must_use]
-    pub const fn host_offset(self, cluster: HostCluster) -> Option<HostOffset> {
-        if cluster.0 > u64::MAX >> self.0 {
-            None
-        } else {
-            Some(HostOffset(cluster.0 << self.0))
-        }
     }
     /// Bytes of `offset` past the start of its cluster.
     #[must_use]
@@ -121,14 +103,9 @@ mod tests {
     use super::{ClusterBits, GuestCluster, GuestOffset};
 
     #[test]
-    fn conversions_round_and_refuse_overflow() {
+    fn conversions_round() {
         let bits = ClusterBits::LAYER;
         assert_eq!(bits.guest_cluster(GuestOffset(65_537)), GuestCluster(1));
-        assert_eq!(
-            bits.guest_offset(GuestCluster(2)),
-            Some(GuestOffset(131_072))
-        );
-        assert_eq!(bits.guest_offset(GuestCluster(u64::MAX)), None);
         assert_eq!(bits.clusters_for(65_537), 2);
         assert_eq!(bits.within(65_537), 1);
         assert_eq!(ClusterBits::new(8), None);

@@ -90,24 +90,6 @@ impl Condvar {
         held(self.0.wait(guard))
     }
 
-    /// Waits while it is so.
-    pub fn wait_while<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        is_so: impl FnMut(&mut T) -> bool,
-    ) -> MutexGuard<'a, T> {
-        held(self.0.wait_while(guard, is_so))
-    }
-
-    /// Waits until somebody notifies, or the time is over.
-    pub fn wait_timeout<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        time: Duration,
-    ) -> (MutexGuard<'a, T>, WaitTimeoutResult) {
-        held(self.0.wait_timeout(guard, time))
-    }
-
     /// Waits while it is so, or until the time is over.
     pub fn wait_timeout_while<'a, T>(
         &self,

@@ -30,7 +30,11 @@ fn prepared(places: Places, seed: u64) -> (Pair, Log) {
 
 fn forget(engine: &Engine, log: &Log, n: usize) -> Result<()> {
     let name = PointName::new(log.answered[n].0.as_str()).unwrap();
-    engine.owner.forget_point(&vm(), &name)
+    let done = engine.owner.forget_points(&vm(), &[name])?;
+    match done.kept.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
 }
 
 fn names(store: &dyn Store, prefix: &str) -> Vec<String> {

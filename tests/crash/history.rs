@@ -9,7 +9,7 @@ use restorefs::clock::ManualClock;
 use restorefs::error::Result;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Engine, Session};
 use restorefs::point::ChainSource;
-use restorefs::repo::{Owner, Repository};
+use restorefs::repo::{Ending, Owner, Repository};
 use restorefs::store::{Stage, Store};
 use restorefs::types::{DiskName, VmName};
 
@@ -115,7 +115,7 @@ pub(crate) fn run(
         {
             Some(name) => {
                 let session = Session::resume(engine, &vm(), &name)?;
-                session.abort()?;
+                session.end(&Ending::aborted())?;
                 Session::begin(engine, &request)?
             }
             None => Session::begin(engine, &request)?,
@@ -165,7 +165,7 @@ pub(crate) fn run(
         log.committing = Some(now.clone());
         told(log);
         writer.set_finished(true);
-        let point = session.commit(&CommitRequest::default())?;
+        let point = session.commit(&CommitRequest::default(), &|| ())?;
         log.answered.push((point.name.to_string(), now));
         log.committing = None;
         log.open = None;
@@ -251,7 +251,7 @@ fn check_session(engine: &Engine, log: &Log) {
     }
     // What was resumed can be committed, and is what was read.
     writer.set_finished(true);
-    let point = session.commit(&CommitRequest::default()).unwrap();
+    let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
     let sidecar = engine.owner.repository().point(&vm(), &point).unwrap();
     let id = engine.owner.vm_snapshot(&vm()).unwrap().vm.vm_id;
     let source = ChainSource::new(engine.owner.repository(), &vm(), id, true);

@@ -8,6 +8,7 @@ use restorefs::fuse::MountOptions;
 use restorefs::repo::selector::Which;
 use restorefs::sys::Dir;
 use restorefs::task::Monitor;
+use restorefs::tree::Ino;
 use restorefs::types::VmName;
 
 use crate::world::{KernelMount, World, ready, run, text, unmount};
@@ -120,7 +121,8 @@ fn what_is_taken_out_is_the_same() {
     let tree = world.tree(&MountOptions::default());
     let vm = VmName::new("web01").unwrap();
     let point = tree.point(&vm, &Which::Latest(0)).unwrap();
-    let root = tree.resolve(point.root(), b"/volumes/vda/part/1").unwrap();
+    let path = format!("/web01/{}/volumes/vda/part/1", point.entry.name);
+    let root = tree.resolve(Ino::ROOT, path.as_bytes()).unwrap();
     let target = world.path("target");
     std::fs::create_dir(&target).unwrap();
     let dir = Dir::open(&target).unwrap();
@@ -164,8 +166,8 @@ fn paths_stay_in_the_guest() {
     let vm = VmName::new("web01").unwrap();
     let point = tree.point(&vm, &Which::Latest(0)).unwrap();
     let at = |path: &str| {
-        let path = format!("/volumes/vda/part/1/{path}");
-        tree.resolve(point.root(), path.as_bytes())
+        let path = format!("/web01/{}/volumes/vda/part/1/{path}", point.entry.name);
+        tree.resolve(Ino::ROOT, path.as_bytes())
             .map(|found| found.attributes.ino)
     };
     let big = at("etc/deep/big").unwrap();

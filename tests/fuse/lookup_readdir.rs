@@ -80,9 +80,6 @@ impl Store for Counting {
     fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>> {
         self.inner.fingerprint(key)
     }
-    fn local_file(&self, key: &Key) -> Result<Option<std::fs::File>> {
-        self.inner.local_file(key)
-    }
     fn local_root(&self) -> Option<&std::path::Path> {
         self.inner.local_root()
     }

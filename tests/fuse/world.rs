@@ -203,7 +203,7 @@ pub(crate) fn commit(repository: &Path, vm: &str, point: &str, disks: &[(&str, &
         let disk = session.disk(&DiskName::new(*name).unwrap()).unwrap();
         copy_into(&session, &disk, *source, &Monitor::default()).unwrap();
     }
-    session.commit(&CommitRequest::default()).unwrap();
+    session.commit(&CommitRequest::default(), &|| ()).unwrap();
 }
 
 /// The kernel's own mount of the guest's filesystem.

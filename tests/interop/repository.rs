@@ -92,7 +92,7 @@ impl Writer {
         for disk in session.disks() {
             disk.set_finished(true);
         }
-        let entry = session.commit(&CommitRequest::default()).unwrap();
+        let entry = session.commit(&CommitRequest::default(), &|| ()).unwrap();
         self.clock.advance(3600);
         let repository = self.engine.owner.repository();
         let point = repository.point(&vm(), &entry).unwrap();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
+use restorefs::repo::Ending;
 use restorefs::repo::layout::VmKeys;
 use restorefs::store::fault::{Faults, Moment};
 use restorefs::store::{Entry, Key, PutMode};
@@ -57,7 +58,7 @@ fn look(pair: &Pair, world: &World, at: &str) -> bool {
         let session = Session::resume(&engine, &vm(), &name).unwrap();
         let bytes = read_all(session.disk(&disk()).unwrap().as_ref());
         assert!(bytes == vec![2; 1 << 20], "{at}");
-        session.abort().unwrap();
+        session.end(&Ending::aborted()).unwrap();
     }
     let index = engine.owner.vm_snapshot(&vm()).unwrap().index;
     for (point, fill) in index.points.iter().zip(1..) {
@@ -87,7 +88,7 @@ fn look(pair: &Pair, world: &World, at: &str) -> bool {
 fn whatever_is_the_last_change_of_a_commit_nothing_is_left_over(places: Places) {
     let world = World::over(places, MEMORY);
     begin(world.engine(), 1)
-        .commit(&CommitRequest::default())
+        .commit(&CommitRequest::default(), &|| ())
         .unwrap();
     world.clock.advance(60);
     let run = |faults: &Arc<Faults>| {
@@ -95,7 +96,7 @@ fn whatever_is_the_last_change_of_a_commit_nothing_is_left_over(places: Places) 
         let engine = open_engine(pair.faulty(faults), &world.clock, MEMORY).unwrap();
         let session = begin(&engine, 2);
         let before = faults.changes();
-        let done = session.commit(&CommitRequest::default()).is_ok();
+        let done = session.commit(&CommitRequest::default(), &|| ()).is_ok();
         (pair, before, done)
     };
     let none = Faults::none();
@@ -118,7 +119,7 @@ fn whatever_is_the_last_change_of_a_commit_nothing_is_left_over(places: Places) 
 fn a_point_without_its_sidecar_is_not_listed_and_goes_to_the_trash(places: Places) {
     let mut world = World::over(places, MEMORY);
     begin(world.engine(), 1)
-        .commit(&CommitRequest::default())
+        .commit(&CommitRequest::default(), &|| ())
         .unwrap();
     let half = Key::parse("vms/web01/points/half/attached/domain.xml").unwrap();
     world.store().put(&half, b"<", PutMode::Create).unwrap();
@@ -150,13 +151,15 @@ fn a_point_without_its_sidecar_is_not_listed_and_goes_to_the_trash(places: Place
 fn a_new_workspace_does() {
     let world = World::over(Places::TwoMemories, MEMORY);
     begin(world.engine(), 1)
-        .commit(&CommitRequest::default())
+        .commit(&CommitRequest::default(), &|| ())
         .unwrap();
     world.clock.advance(60);
     let pair = world.pair.with_new_workspace();
     drop(world.engine);
     let engine = open_engine(pair.sides(), &world.clock, MEMORY).unwrap();
-    begin(&engine, 2).commit(&CommitRequest::default()).unwrap();
+    begin(&engine, 2)
+        .commit(&CommitRequest::default(), &|| ())
+        .unwrap();
     let index = engine.owner.vm_snapshot(&vm()).unwrap().index;
     assert_eq!(index.points.len(), 2);
     assert_eq!(

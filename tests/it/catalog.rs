@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use restorefs::error::ErrorKind;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Engine, Session, SessionState};
+use restorefs::repo::Ending;
 use restorefs::store::fault::Faults;
 use restorefs::types::{DiskName, VmName};
 
@@ -27,10 +28,10 @@ fn commit(engine: &Engine, vm: &str) -> bool {
     let disk = session.disk(&name).unwrap();
     let written = disk.write(0, &[7; 65_536]);
     disk.set_finished(true);
-    let _ = written.and_then(|()| session.commit(&CommitRequest::default()).map(drop));
+    let _ = written.and_then(|()| session.commit(&CommitRequest::default(), &|| ()).map(drop));
     if session.state() == SessionState::Open {
         // What is left of it is not what this is about.
-        let _ = session.abort();
+        let _ = session.end(&Ending::aborted());
     }
     matches!(session.state(), SessionState::Committed(_))
 }

@@ -61,7 +61,7 @@ fn what_has_not_changed_is_the_parents() {
     let error = copy_changes_into(&session, &disk, &source, &changes, &monitor).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     copy_into(&session, &disk, &source, &monitor).unwrap();
-    session.commit(&CommitRequest::default()).unwrap();
+    session.commit(&CommitRequest::default(), &|| ()).unwrap();
 
     // The source is other bytes everywhere; only what the bitmap names comes in, to the byte.
     world.clock.advance(60);
@@ -83,7 +83,7 @@ fn what_has_not_changed_is_the_parents() {
     let source = MemoryDisk::from_bytes(&second);
     copy_changes_into(&session, &disk, &source, &changes, &monitor).unwrap();
     assert_eq!(monitor.done_bytes(), size as u64);
-    let point = session.commit(&CommitRequest::default()).unwrap();
+    let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
     let restored = world.open(&vm(), &point, &vda());
     assert!(read_all(&restored)[..size] == expected);
     assert!(restored.size_bytes() >= size as u64);

@@ -72,7 +72,7 @@ impl House {
 
     fn commit(&self, engine: &Engine, vm: &str, point: &str) {
         let session = self.begin(engine, vm, point);
-        session.commit(&CommitRequest::default()).unwrap();
+        session.commit(&CommitRequest::default(), &|| ()).unwrap();
     }
 }
 

@@ -115,7 +115,7 @@ fn history(places: Places, compression: Compression, memory_bytes: u64) {
         let disk = session.disk(&name).unwrap();
         assert!(read_all(disk.as_ref()) == model, "before the commit");
         disk.set_finished(true);
-        let point = session.commit(&CommitRequest::default()).unwrap();
+        let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
         world.clock.advance(60);
         let engine = world.engine();
         let sidecar = engine.owner.repository().point(&vm, &point).unwrap();

@@ -134,7 +134,9 @@ fn every_end_is_a_line_in_the_history(places: Places) {
         )
         .unwrap();
     let third = sessions.begin(&request(100), Telling::Wait).unwrap();
-    sessions.abort(&vm(), &third.name(), Telling::Wait).unwrap();
+    sessions
+        .end(&vm(), &third.name(), &Ending::aborted(), Telling::Wait)
+        .unwrap();
     drop((session, second, third, sessions));
     // What a killed backup left is ended by the next owner.
     let mut killed = request(100);
@@ -165,7 +167,7 @@ fn a_history_that_cannot_be_written_fails_nothing(places: Places) {
         let session = Session::begin(&engine, &request(100)).unwrap();
         write(&session, 1);
         let before = faults.changes();
-        let done = session.commit(&CommitRequest::default());
+        let done = session.commit(&CommitRequest::default(), &|| ());
         let all = faults.changes();
         let ended = matches!(session.state(), SessionState::Committed(_));
         assert!(ended || done.is_err());

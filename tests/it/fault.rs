@@ -9,6 +9,7 @@ use restorefs::ingest::{
     BeginRequest, CommitRequest, DiskRequest, DiskWriter, Engine, Session, SessionState,
 };
 use restorefs::qcow2::Compression;
+use restorefs::repo::Ending;
 use restorefs::store::fault::{Faults, Moment};
 use restorefs::types::{DiskName, VmName};
 
@@ -80,7 +81,7 @@ fn prepared(case: &Case) -> (Pair, Vec<u8>) {
     }
     disk.write(0, &bytes).unwrap();
     disk.set_finished(true);
-    session.commit(&CommitRequest::default()).unwrap();
+    session.commit(&CommitRequest::default(), &|| ()).unwrap();
     (pair, bytes)
 }
 
@@ -186,12 +187,12 @@ fn session(engine: &Engine, case: &Case, bytes: &[u8]) -> Result<Vec<u8>> {
         other => other?,
     }
     client.disk.set_finished(true);
-    match begun.commit(&CommitRequest::default()) {
+    match begun.commit(&CommitRequest::default(), &|| ()) {
         Ok(_) => {}
         Err(e) if case.after == After::Die || client.disk.is_unsure() => return Err(e),
         Err(e) => match begun.state() {
             SessionState::Open => {
-                begun.commit(&CommitRequest::default()).unwrap();
+                begun.commit(&CommitRequest::default(), &|| ()).unwrap();
             }
             // It is in place, and only whether that is durable is not known.
             SessionState::Committed(_) => assert!(!e.report().is_empty()),
@@ -247,14 +248,14 @@ fn check(pair: &Pair, case: &Case, first: &[u8], second: Option<&[u8]>) {
         assert!(second.is_none(), "session {name} is left");
         let session = Session::resume(&engine, &vm(), &name).unwrap();
         session.disk(&vda()).unwrap().set_finished(true);
-        let point = session.commit(&CommitRequest::default()).unwrap();
+        let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
         let sidecar = repository.point(&vm(), &point).unwrap();
         prove_disk(&engine, &vm(), &point, sidecar.disk(&vda()).unwrap());
     }
     // And the next one begins.
     let next = Session::begin(&engine, &request(case));
     match next {
-        Ok(session) => session.abort().unwrap(),
+        Ok(session) => session.end(&Ending::aborted()).unwrap(),
         // The disk has grown meanwhile.
         Err(e) => assert_eq!(e.kind(), ErrorKind::InvalidInput, "{}", e.report()),
     }
@@ -364,10 +365,13 @@ fn after_a_failed_fsync_nothing_is_answered_as_durable(places: Places) {
     assert!(disk.write(0, &fill(0, 78)).is_err());
     disk.set_finished(true);
     assert_eq!(
-        begun.commit(&CommitRequest::default()).unwrap_err().kind(),
+        begun
+            .commit(&CommitRequest::default(), &|| ())
+            .unwrap_err()
+            .kind(),
         ErrorKind::Io
     );
-    begun.abort().unwrap();
+    begun.end(&Ending::aborted()).unwrap();
     let model = session(&engine, case, &first).unwrap();
     drop((begun, disk, engine));
     check(&pair, case, &first, Some(&model));

@@ -9,7 +9,7 @@ use restorefs::store::fault::{Faults, Moment};
 use restorefs::types::{DiskName, VmName};
 
 use crate::pair::Places;
-use crate::world::{World, init, open_engine, read_all};
+use crate::world::{World, init, note_write, open_engine, read_all};
 
 const MEMORY: u64 = 64 << 20;
 
@@ -52,11 +52,11 @@ fn write(disk: &DiskWriter, fill: u8) {
 fn a_disk_that_is_declared_finished_while_a_client_writes_is_not_after_a_kill(places: Places) {
     let mut world = World::over(places, MEMORY);
     let (session, disk) = begin(world.engine()).unwrap();
-    let (_, connection) = session.connect(&vda()).unwrap();
-    connection.note_write().unwrap();
+    let connection = session.enter(&disk).unwrap();
+    note_write(&connection, &disk).unwrap();
     disk.write(0, &[1; 65_536]).unwrap();
     // The next write: its header is here.
-    connection.note_write().unwrap();
+    note_write(&connection, &disk).unwrap();
     disk.set_finished(true);
     session.flush().unwrap();
     assert!(!disk.is_finished());
@@ -140,7 +140,7 @@ fn write_half(session: &Session, client: (Arc<DiskWriter>, Connection), from: u6
     let mut at = from;
     while at < end {
         let length = (end - at).min(40_000);
-        if connection.note_write().is_ok() {
+        if note_write(&connection, &disk).is_ok() {
             let Ok(mut reserved) = session.reserve(&disk, at, length) else {
                 break;
             };
@@ -164,9 +164,9 @@ fn rounds(engine: &Engine) {
     for fill in 1..4 {
         // Both have begun before one can end.
         let client = || {
-            let client = session.connect(&vda())?;
-            client.1.note_write()?;
-            Ok::<_, restorefs::error::Error>(client)
+            let connection = session.enter(&disk)?;
+            note_write(&connection, &disk)?;
+            Ok::<_, restorefs::error::Error>((Arc::clone(&disk), connection))
         };
         let (Ok(one), Ok(other)) = (client(), client()) else {
             continue;

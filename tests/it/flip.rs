@@ -56,7 +56,7 @@ fn world(places: Places) -> (World, Arc<Session>) {
             session.attach("domain.xml", b"<domain/>\n").unwrap();
         }
         disk.set_finished(true);
-        session.commit(&CommitRequest::default()).unwrap();
+        session.commit(&CommitRequest::default(), &|| ()).unwrap();
         world.clock.advance(60);
     }
     unreachable!("the third round returns");
@@ -280,7 +280,7 @@ fn a_session_with_damaged_files_goes_on_or_says_why(places: Places) {
     }
     let session = Session::resume(world.engine(), &vm(), &name).unwrap();
     session.disk(&vda()).unwrap().set_finished(true);
-    session.commit(&CommitRequest::default()).unwrap();
+    session.commit(&CommitRequest::default(), &|| ()).unwrap();
 }
 
 over_memories!(

@@ -8,6 +8,7 @@ use restorefs::ingest::{
     BeginRequest, Change, CommitRequest, DiskRequest, Hook, Registry, Session, SessionState,
     Telling,
 };
+use restorefs::repo::Ending;
 use restorefs::repo::selector::Which;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::store::{Key, PutMode};
@@ -63,7 +64,10 @@ fn names(world: &World, prefix: &str) -> Vec<String> {
 
 fn forget_one(sessions: &Registry, vm: &VmName, point: &PointName) -> Result<()> {
     let done = sessions.forget_points(vm, std::slice::from_ref(point), Telling::Wait)?;
-    done.all()
+    match done.kept.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
 }
 
 struct Counting(Arc<AtomicUsize>);
@@ -232,7 +236,12 @@ fn a_vm_without_points_goes_and_its_serial_does_not_come_again(places: Places) {
         .kind();
     assert_eq!(kind, ErrorKind::Busy);
     sessions
-        .abort(&vm("db01"), &session.name(), Telling::Wait)
+        .end(
+            &vm("db01"),
+            &session.name(),
+            &Ending::aborted(),
+            Telling::Wait,
+        )
         .unwrap();
     let serial = session.serial();
     drop(session);

@@ -93,7 +93,7 @@ fn a_disk_of_16_tib_is_taken_in_within_the_budget() {
         }
         session.flush().unwrap();
         disk.set_finished(true);
-        let point = session.commit(&CommitRequest::default()).unwrap();
+        let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
         clock.advance(60);
         let sidecar = engine.owner.repository().point(&vm, &point).unwrap();
         let meta = sidecar.disk(&name).unwrap();

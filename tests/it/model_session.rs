@@ -7,6 +7,7 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
 use restorefs::block::ReadAt;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
 use restorefs::qcow2::Compression;
+use restorefs::repo::Ending;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::types::{Digest, DiskName, PointName, VmName};
 
@@ -181,7 +182,7 @@ impl Run {
             }
             Op::Commit => {
                 disk.set_finished(true);
-                let point = session.commit(&CommitRequest::default()).unwrap();
+                let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
                 self.session = None;
                 self.world.clock.advance(60);
                 self.check(&point, &self.model.now);
@@ -202,7 +203,7 @@ impl Run {
                 self.session = Some(again);
             }
             Op::Abort => {
-                session.abort().unwrap();
+                session.end(&Ending::aborted()).unwrap();
                 self.session = None;
             }
         }

@@ -117,7 +117,7 @@ impl Run {
         let disk = session.disk(&name).unwrap();
         let source = MemoryDisk::from_bytes(&content);
         copy_into(&session, &disk, &source, &Monitor::default()).unwrap();
-        let point = session.commit(&CommitRequest::default()).unwrap();
+        let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
         self.world.clock.advance(60);
         points.push((point.name.to_string(), content));
     }

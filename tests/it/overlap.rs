@@ -8,13 +8,14 @@ use restorefs::error::ErrorKind;
 use restorefs::ingest::{
     BeginRequest, CommitRequest, DiskRequest, Registry, Session, SessionState, Telling,
 };
+use restorefs::repo::Ending;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::store::fault::{Faults, Moment};
 use restorefs::types::{DiskName, VmName};
 
 use crate::pair::{Pair, Places};
 use crate::proof::prove_disk;
-use crate::world::{World, open_engine, read_all};
+use crate::world::{World, note_write, open_engine, read_all};
 
 const CLUSTER: u64 = 65_536;
 
@@ -70,7 +71,9 @@ fn a_session_that_takes_a_name_at_once_stays_in_the_table(places: Places) {
                     }
                 }
             });
-            sessions.abort(&vm(), &name, Telling::Wait).unwrap();
+            sessions
+                .end(&vm(), &name, &Ending::aborted(), Telling::Wait)
+                .unwrap();
             next.join().unwrap()
         });
         let found = sessions.get(&vm(), &name);
@@ -78,7 +81,9 @@ fn a_session_that_takes_a_name_at_once_stays_in_the_table(places: Places) {
             found.is_some_and(|found| Arc::ptr_eq(&found, &second)),
             "round {round}"
         );
-        sessions.abort(&vm(), &name, Telling::Wait).unwrap();
+        sessions
+            .end(&vm(), &name, &Ending::aborted(), Telling::Wait)
+            .unwrap();
     }
 }
 
@@ -103,7 +108,7 @@ fn an_aborted_session_does_not_come_back_by_a_change_that_was_under_way(places: 
             while !begun.load(Ordering::SeqCst) {
                 std::hint::spin_loop();
             }
-            session.abort().unwrap();
+            session.end(&Ending::aborted()).unwrap();
         });
         let repository = world.engine().owner.repository();
         let left = repository.session_names(&vm()).unwrap();
@@ -131,19 +136,21 @@ fn a_session_whose_abort_has_failed_is_never_committed(places: Places) {
     let pair = world.pair.snapshot();
     let session = begin(&faults, &pair, &world);
     let before = faults.changes();
-    session.abort().unwrap();
+    session.end(&Ending::aborted()).unwrap();
     let all = faults.changes();
     let mut failed = 0;
     for n in before..all {
         let pair = world.pair.snapshot();
         let session = begin(&Faults::fail_once(n, ErrorKind::Io), &pair, &world);
-        if session.abort().is_ok() {
+        if session.end(&Ending::aborted()).is_ok() {
             continue;
         }
         failed += 1;
-        let error = session.commit(&CommitRequest::default()).unwrap_err();
+        let error = session
+            .commit(&CommitRequest::default(), &|| ())
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "change {n}");
-        session.abort().unwrap();
+        session.end(&Ending::aborted()).unwrap();
         assert_eq!(session.state(), SessionState::Aborted);
     }
     assert!(failed >= 4, "{failed} of {before} to {all}");
@@ -166,17 +173,18 @@ fn a_client_that_begins_to_write_during_a_commit_is_not_half_in_it(places: Place
         }
         first.set_finished(true);
         write_all(&session, "vdb", round + 1);
-        let (writer, connection) = session.connect(&disk("vdb")).unwrap();
+        let writer = session.disk(&disk("vdb")).unwrap();
+        let connection = session.enter(&writer).unwrap();
         let (done, written) = std::thread::scope(|scope| {
             let client = scope.spawn(|| {
                 while session.state() == SessionState::Open {
                     std::hint::spin_loop();
                 }
-                connection.note_write().unwrap();
+                note_write(&connection, &writer).unwrap();
                 writer.zero(0, CLUSTER).is_ok()
             });
             (
-                session.commit(&CommitRequest::default()),
+                session.commit(&CommitRequest::default(), &|| ()),
                 client.join().unwrap(),
             )
         });
@@ -189,7 +197,7 @@ fn a_client_that_begins_to_write_during_a_commit_is_not_half_in_it(places: Place
             Err(e) => {
                 during += u32::from(written);
                 assert_eq!(e.kind(), ErrorKind::Busy, "{}", e.report());
-                session.abort().unwrap();
+                session.end(&Ending::aborted()).unwrap();
             }
         }
         world.clock.advance(60);
@@ -214,14 +222,12 @@ fn what_lies_in_the_last_sector_behind_the_end_is_zero_when_a_file_grows(places:
         writer.set_finished(true);
         let mut again = request(&["vda"], grown);
         again.disks[0].full = true;
-        let point = session.commit(&CommitRequest::default()).unwrap();
+        let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
         assert!(prove(&world, &point, "vda") == expected, "{grown}");
         world.clock.advance(60);
-        world
-            .engine()
-            .owner
-            .forget_point(&vm(), &point.name)
-            .unwrap();
+        let owner = &world.engine().owner;
+        let done = owner.forget_points(&vm(), &[point.name]).unwrap();
+        assert!(done.kept.is_empty(), "{:?}", done.kept);
     }
 }
 
@@ -240,7 +246,7 @@ fn what_is_not_there_any_more_replaces_nothing(places: Places) {
     assert_eq!(error.kind(), ErrorKind::Stale);
     let error = session.unlink(&beside).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Stale);
-    let point = session.commit(&CommitRequest::default()).unwrap();
+    let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
     assert!(prove(&world, &point, "vda") == vec![1; CLUSTER as usize]);
 }
 
@@ -250,7 +256,7 @@ fn a_change_that_a_crash_cut_short_can_be_made_again(places: Places) {
     let world = World::over(places, 64 << 20);
     let first = Session::begin(world.engine(), &request(&["vda"], 3 * CLUSTER)).unwrap();
     write_all(&first, "vda", 9);
-    first.commit(&CommitRequest::default()).unwrap();
+    first.commit(&CommitRequest::default(), &|| ()).unwrap();
     world.clock.advance(60);
     let begin = |faults: &Arc<Faults>, pair: &Pair| {
         let engine = open_engine(pair.faulty(faults), &world.clock, 64 << 20).unwrap();
@@ -304,7 +310,7 @@ fn a_change_that_a_crash_cut_short_can_be_made_again(places: Places) {
             let disks = session.disks();
             assert_eq!(disks.len(), 1);
             disks[0].set_finished(true);
-            let point = session.commit(&CommitRequest::default()).unwrap();
+            let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
             let sidecar = engine.owner.repository().point(&vm(), &point).unwrap();
             let found = prove_disk(&engine, &vm(), &point, sidecar.disk(&disk("vda")).unwrap());
             assert!(found[..70_000] == [2; 70_000]);
@@ -324,8 +330,9 @@ fn a_finished_disk_that_is_written_again_is_not_finished_after_a_crash(places: P
     world.start();
     let session = Session::resume(world.engine(), &vm(), &name).unwrap();
     assert!(session.disk(&disk("vda")).unwrap().is_finished());
-    let (writer, connection) = session.connect(&disk("vda")).unwrap();
-    connection.note_write().unwrap();
+    let writer = session.disk(&disk("vda")).unwrap();
+    let connection = session.enter(&writer).unwrap();
+    note_write(&connection, &writer).unwrap();
     // In place, so that it may be there without any flush.
     writer.write(0, &[2; CLUSTER as usize]).unwrap();
     let left = world.pair.snapshot();
@@ -336,7 +343,7 @@ fn a_finished_disk_that_is_written_again_is_not_finished_after_a_crash(places: P
     let writer = session.disk(&disk("vda")).unwrap();
     assert!(read_all(writer.as_ref())[..4] == [2; 4]);
     assert!(!writer.is_finished());
-    assert!(session.commit(&CommitRequest::default()).is_err());
+    assert!(session.commit(&CommitRequest::default(), &|| ()).is_err());
 }
 
 /// A disk that was cut and whose commit failed late is taken back from its log, which names clusters beyond its present end.
@@ -355,7 +362,7 @@ fn a_disk_that_was_cut_survives_a_commit_that_failed(places: Places) {
     let pair = world.pair.snapshot();
     let session = begin(&faults, &pair);
     let before = faults.changes();
-    session.commit(&CommitRequest::default()).unwrap();
+    session.commit(&CommitRequest::default(), &|| ()).unwrap();
     let all = faults.changes();
     let mut expected = vec![1; 5 * CLUSTER as usize + 100];
     expected.resize(expected.len().next_multiple_of(512), 0);
@@ -364,7 +371,7 @@ fn a_disk_that_was_cut_survives_a_commit_that_failed(places: Places) {
         let pair = world.pair.snapshot();
         let faults = Faults::fail_once(n, ErrorKind::NoSpace);
         let session = begin(&faults, &pair);
-        if session.commit(&CommitRequest::default()).is_ok()
+        if session.commit(&CommitRequest::default(), &|| ()).is_ok()
             || session.state() != SessionState::Open
         {
             continue;
@@ -377,7 +384,7 @@ fn a_disk_that_was_cut_survives_a_commit_that_failed(places: Places) {
         assert!(read_all(writer.as_ref()) == expected, "change {n}");
         writer.write(0, &[1; 512]).unwrap();
         let point = session
-            .commit(&CommitRequest::default())
+            .commit(&CommitRequest::default(), &|| ())
             .unwrap_or_else(|e| panic!("change {n}: {}", e.report()));
         assert_eq!(point.seq, 1);
     }
@@ -419,7 +426,7 @@ fn a_disk_that_was_resized_is_not_unchanged(places: Places) {
     let world = World::over(places, 64 << 20);
     let first = Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
     write_all(&first, "vda", 1);
-    first.commit(&CommitRequest::default()).unwrap();
+    first.commit(&CommitRequest::default(), &|| ()).unwrap();
     world.clock.advance(60);
     let session = Session::begin(world.engine(), &request(&["vda"], CLUSTER)).unwrap();
     let unchanged = CommitRequest {
@@ -428,10 +435,10 @@ fn a_disk_that_was_resized_is_not_unchanged(places: Places) {
     };
     let writer = session.disk(&disk("vda")).unwrap();
     writer.set_size(2 * CLUSTER).unwrap();
-    let error = session.commit(&unchanged).unwrap_err();
+    let error = session.commit(&unchanged, &|| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     writer.set_finished(true);
-    session.commit(&CommitRequest::default()).unwrap();
+    session.commit(&CommitRequest::default(), &|| ()).unwrap();
 }
 
 over_memories!(

@@ -36,7 +36,7 @@ fn commit(world: &World, fill: u8) -> PointEntry {
     let writer = session.disk(&disk()).unwrap();
     writer.write(0, &vec![fill; 1 << 20]).unwrap();
     writer.set_finished(true);
-    let point = session.commit(&CommitRequest::default()).unwrap();
+    let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
     world.clock.advance(60);
     point
 }

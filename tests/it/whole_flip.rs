@@ -49,7 +49,7 @@ fn world(compression: Compression) -> World {
             session.attach("domain.xml", b"<domain/>\n").unwrap();
         }
         disk.set_finished(true);
-        session.commit(&CommitRequest::default()).unwrap();
+        session.commit(&CommitRequest::default(), &|| ()).unwrap();
         world.clock.advance(60);
     }
     let owner = &world.engine().owner;

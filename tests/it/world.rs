@@ -6,7 +6,7 @@ use restorefs::block::ReadAt;
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::ManualClock;
 use restorefs::error::Result;
-use restorefs::ingest::Engine;
+use restorefs::ingest::{Connection, DiskWriter, Engine};
 use restorefs::point::ChainSource;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::repo::{Owner, Repository, Slot};
@@ -116,4 +116,12 @@ pub(crate) fn read_all(disk: &dyn ReadAt) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(disk.size_bytes()).unwrap()];
     disk.read_at(0, &mut bytes).unwrap();
     bytes
+}
+
+/// The connection writes, as the NBD server notes it before the first byte: a disk whose log says that it is finished is flushed.
+pub(crate) fn note_write(connection: &Connection, disk: &DiskWriter) -> Result<()> {
+    match connection.begin_write()? {
+        true => disk.flush(),
+        false => Ok(()),
+    }
 }

@@ -10,7 +10,7 @@ use restorefs::ingest::{BeginRequest, DiskRequest, DiskWriter, Engine, Session};
 use restorefs::nbd::server::{
     Caller, Content, Export, ExportInfo, Exports, Guests, Server, ServerLimits, Service,
 };
-use restorefs::repo::{Owner, Repository};
+use restorefs::repo::{Ending, Owner, Repository};
 use restorefs::store::{Entry, Key, MemoryStore, PutMode, Space, Stage};
 use restorefs::types::DiskName;
 use tokio::sync::watch;
@@ -91,7 +91,7 @@ fn contexts_are_of_the_disk_that_is_written_or_of_none() {
         now.read_at(0, &mut written).unwrap();
         assert_eq!(written, [5; CLUSTER as usize], "{what}");
         raw.request(0, DISC, 8, 0, 0);
-        session.abort().unwrap();
+        session.end(&Ending::aborted()).unwrap();
     }
 }
 

@@ -7,6 +7,7 @@ use restorefs::block::{MemoryDisk, ReadAt, WriteAt};
 use restorefs::error::{ErrorKind, Result};
 use restorefs::nbd::client::{Client, list};
 use restorefs::nbd::server::ServerLimits;
+use restorefs::repo::Ending;
 
 use crate::kit::place::Place;
 use crate::kit::wait::eventually;
@@ -97,7 +98,7 @@ fn a_reader_that_asks_for_nothing_is_let_go_and_one_that_waits_is_not() {
     assert_eq!(writer.reply().error, 0);
     std::thread::sleep(idle * 4);
     assert_eq!(writer.ask(0, READ, 0, 512).data, [1; 512]);
-    session.abort().unwrap();
+    session.end(&Ending::aborted()).unwrap();
     assert!(writer.is_refused(), "the session is over");
     eventually("its connection has ended", || disk.writers() == 0);
 }

@@ -13,6 +13,7 @@ use restorefs::nbd::client::{Client, list};
 use restorefs::nbd::proto::flag::TransmissionFlags;
 use restorefs::nbd::proto::uri::Uri;
 use restorefs::nbd::server::{Guests, Server, ServerLimits, Service};
+use restorefs::repo::Ending;
 
 use crate::client::{check_writes, pattern, read};
 use crate::kit::need::has;
@@ -300,7 +301,7 @@ fn our_client_writes_whatever_the_alignment() {
     let flags = client.flags();
     assert!(flags.contains(TransmissionFlags::CAN_MULTI_CONN | TransmissionFlags::SEND_FUA));
     client.write_at(0, &[1; 4096]).unwrap();
-    client.trim(0, 1024).unwrap();
+    client.punch(0, 1024).unwrap();
     assert_eq!(read(&client, 1000, 48), [[0; 24], [1; 24]].concat());
     assert!(!disk.is_finished());
     client.disconnect().unwrap();
@@ -338,7 +339,9 @@ fn one_of_four_connections_that_dies_leaves_the_disk_unfinished() {
     }
     eventually("all have ended", || disk.writers() == 0);
     assert!(!disk.is_finished());
-    let error = session.commit(&CommitRequest::default()).unwrap_err();
+    let error = session
+        .commit(&CommitRequest::default(), &|| ())
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     // One that only looks changes nothing; one that writes and ends well finishes the disk.
     Client::connect(&uri).unwrap().disconnect().unwrap();
@@ -356,7 +359,7 @@ fn a_session_that_has_ended_takes_no_writes() {
     let uri: Uri = world.uri("web01/s1/vda").parse().unwrap();
     let client = Client::connect(&uri).unwrap();
     client.write_at(0, &[1; 4096]).unwrap();
-    session.abort().unwrap();
+    session.end(&Ending::aborted()).unwrap();
     let error = client.write_at(0, &[1; 4096]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Disconnected);
     assert!(error.to_string().contains("aborted"), "{error}");

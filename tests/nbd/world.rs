@@ -190,7 +190,7 @@ impl World {
         for disk in session.disks() {
             eventually("the disk is finished", || disk.is_finished());
         }
-        session.commit(&CommitRequest::default()).unwrap()
+        session.commit(&CommitRequest::default(), &|| ()).unwrap()
     }
 
     /// Stops the server and waits for its end.

@@ -23,9 +23,6 @@ use crate::log::LogOptions;
 use crate::nbd::server::ServerLimits;
 use crate::types::Memory;
 
-/// Where it is unless somebody says otherwise.
-pub const DEFAULT_PATH: &str = "/etc/restorefs/config.toml";
-
 /// How long writers may go on when the daemon is stopped, unless somebody says otherwise.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 

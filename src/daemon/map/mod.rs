@@ -29,7 +29,7 @@ mod survey;
 
 pub use place::{MapDir, MapId};
 pub use process::{Order, run};
-pub use record::{Record, RecordDisk};
+pub use record::Record;
 pub use release::release;
 pub use survey::{MappedDevice, Mapping, Stale, State, survey};
 

@@ -29,9 +29,9 @@ mod tests;
 mod tree;
 mod unit;
 
-pub use fstab::{Entry, parse as parse_fstab};
-pub use os_release::{OsRelease, parse as parse_os_release};
-pub use plan::{left_out, plan_files, plan_systems};
+pub use fstab::parse as parse_fstab;
+pub use os_release::parse as parse_os_release;
+pub use plan::{left_out, plan_files};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -210,19 +210,6 @@ fn look(filesystems: &mut Filesystems<'_>) -> Vec<Root> {
     found
 }
 
-/// The systems on these volumes, each with its tree according to the fstab, in the order of the volumes of
-/// their roots.
-///
-/// A filesystem that cannot be opened is not a system; if an fstab names it, it is listed there with the
-/// reason. `open` is called for each volume that may have a filesystem, and again when more than a few are in
-/// use.
-#[must_use]
-pub fn plan_systems(volumes: &[VolumeFacts], open: Open<'_>) -> Vec<System> {
-    let mut filesystems = Filesystems::new(volumes, open);
-    let roots = look(&mut filesystems);
-    plan(&filesystems, &roots)
-}
-
 /// The content of a point's `files/`: its systems, else the filesystems of its data disks.
 #[must_use]
 pub fn plan_files(volumes: &[VolumeFacts], open: Open<'_>) -> Files {

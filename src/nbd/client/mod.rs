@@ -159,12 +159,6 @@ impl Client {
         })
     }
 
-    /// The URI of the connection.
-    #[must_use]
-    pub const fn uri(&self) -> &Uri {
-        &self.uri
-    }
-
     /// Flags of the export.
     #[must_use]
     pub const fn flags(&self) -> TransmissionFlags {
@@ -422,20 +416,6 @@ impl Client {
         let result = change();
         forget();
         result.at_path(self.uri.to_string())
-    }
-
-    /// Tells the server that the bytes are not needed. The server chooses what they read as afterwards (a
-    /// restorefs server: zeroes). Partly covered blocks stay.
-    ///
-    /// # Errors
-    /// `Unsupported`, `ReadOnly`, `Io`, ...
-    pub fn trim(&self, offset: u64, length_bytes: u64) -> Result<()> {
-        self.check_write(offset, length_bytes)?;
-        if !self.facts.flags.contains(TransmissionFlags::SEND_TRIM) {
-            return Err(Error::unsupported("the export has no TRIM").at_path(self.uri.to_string()));
-        }
-        let (whole, stop) = self.split(offset, offset + length_bytes);
-        self.changing(|| self.stretch(Command::Trim, whole, stop))
     }
 
     fn load_window(&self, offset: u64) -> Result<Window> {

@@ -105,8 +105,6 @@ impl Header {
     pub const SIMPLE_BYTES: usize = 16;
     /// Bytes that a chunk's header has more.
     pub const CHUNK_MORE_BYTES: usize = 4;
-    /// Bytes of a chunk's header.
-    pub const CHUNK_BYTES: usize = 20;
     /// Bytes of an extended chunk's header.
     pub const EXTENDED_BYTES: usize = 32;
 
@@ -373,7 +371,7 @@ mod tests {
     fn split(bytes: &[u8], to: Recipient) -> (Header, &[u8]) {
         let length = match to.offset {
             Some(_) => Header::EXTENDED_BYTES,
-            None => Header::CHUNK_BYTES,
+            None => Header::SIMPLE_BYTES + Header::CHUNK_MORE_BYTES,
         };
         let (header, payload) = bytes.split_at(length);
         (Header::parse(header).unwrap(), payload)

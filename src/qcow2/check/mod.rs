@@ -20,7 +20,7 @@ mod report;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use report::{FINDINGS_MAX, Finding, FindingKind, Report};
+pub use report::{FINDINGS_MAX, FindingKind, Report};
 
 use super::entry::Mapping;
 use super::field;

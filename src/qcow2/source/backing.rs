@@ -41,7 +41,6 @@ pub(super) fn open_backing(
     let is_qcow2 = match format {
         Some("qcow2") => true,
         Some("raw") => false,
-        None if gate.assumes_raw() => false,
         None => {
             return Err(Error::invalid(format!(
                 "the image does not say the format of its backing file \"{}\"",

@@ -95,11 +95,6 @@ pub trait Gate: Send + Sync {
     /// # Errors
     /// As [`Gate::open_backing`].
     fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<OpenedFile>;
-
-    /// Whether a backing file without a stated format is raw. Otherwise it is refused.
-    fn assumes_raw(&self) -> bool {
-        false
-    }
 }
 
 fn refusal(kind: &str, image: &Path, name: &[u8]) -> Error {
@@ -131,7 +126,6 @@ impl Gate for DenyAll {
 #[derive(Debug, Clone)]
 pub struct Below {
     directories: Vec<PathBuf>,
-    assumes_raw: bool,
 }
 
 impl Below {
@@ -142,7 +136,6 @@ impl Below {
     pub fn new(directory: &Path) -> Result<Self> {
         Self {
             directories: Vec::new(),
-            assumes_raw: false,
         }
         .and(directory)
     }
@@ -158,13 +151,6 @@ impl Below {
             .at_path(directory)?;
         self.directories.push(resolved);
         Ok(self)
-    }
-
-    /// Treats backing files without a stated format as raw.
-    #[must_use]
-    pub fn assuming_raw(mut self) -> Self {
-        self.assumes_raw = true;
-        self
     }
 
     fn open(&self, kind: &str, image: &Path, name: &[u8]) -> Result<OpenedFile> {
@@ -191,9 +177,6 @@ impl Gate for Below {
     }
     fn open_data_file(&self, image: &Path, name: &[u8]) -> Result<OpenedFile> {
         self.open("data", image, name)
-    }
-    fn assumes_raw(&self) -> bool {
-        self.assumes_raw
     }
 }
 

@@ -160,15 +160,6 @@ impl Source {
         self.levels.len()
     }
 
-    /// The top image.
-    #[must_use]
-    pub fn top(&self) -> Option<&Image> {
-        match self.levels.first() {
-            Some(Level::Qcow2(image)) => Some(image),
-            _ => None,
-        }
-    }
-
     /// The location of the byte at `offset`, and the number of following bytes of the same kind.
     fn piece(&self, offset: u64, length_max: u64) -> Result<Piece> {
         let mut length_bytes = length_max;

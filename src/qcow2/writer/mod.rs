@@ -162,14 +162,9 @@ impl LayerWriter {
         self.size_bytes.load(Ordering::Acquire)
     }
 
-    /// The file of the layer.
-    #[must_use]
-    pub fn file(&self) -> &Arc<dyn WriteAt> {
-        &self.file
-    }
-
     /// Number of guest clusters with data in this layer, including compressed ones; zero clusters are not
     /// counted.
+    #[cfg(test)]
     #[must_use]
     pub fn stored_clusters(&self) -> u64 {
         self.stored.load(Ordering::Acquire)

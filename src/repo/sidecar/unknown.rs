@@ -23,12 +23,6 @@ impl Unknown {
         self.0.iter().flat_map(|members| members.iter())
     }
 
-    /// The value of that name.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Value> {
-        self.0.as_ref()?.get(name)
-    }
-
     /// Adds a member, or replaces its value.
     pub fn insert(&mut self, name: String, value: Value) {
         self.0.get_or_insert_default().insert(name, value);

@@ -37,7 +37,7 @@ pub(crate) fn run(data: &[u8]) {
         }
         for length in [
             Header::SIMPLE_BYTES,
-            Header::CHUNK_BYTES,
+            Header::SIMPLE_BYTES + Header::CHUNK_MORE_BYTES,
             Header::EXTENDED_BYTES,
         ] {
             if let Some(bytes) = rest.get(..length)

@@ -3,7 +3,6 @@
 use restorefs::block::MemoryDisk;
 use restorefs::repo::content::PAGE_BYTES;
 use restorefs::repo::sums::Sums;
-use restorefs::types::GuestCluster;
 
 /// Opens it, and reads every region that it names.
 pub(crate) fn run(data: &[u8]) {
@@ -19,10 +18,6 @@ pub(crate) fn run(data: &[u8]) {
                 Ok(u64::from(held) * 32)
             );
             touched.spread(&mut page, |_| true);
-        }
-        let first = region.first_cluster().get();
-        for cluster in [first, first + 1, first + 8191] {
-            let _ = sums.load_leaf(GuestCluster(cluster));
         }
     }
     let _ = sums.verify();

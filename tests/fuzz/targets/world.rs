@@ -57,7 +57,7 @@ pub(crate) fn make() -> Result<World> {
     let parent = begin(&engine, &vm, &disk, &PointName::new("first")?)?;
     parent.disk(&disk)?.write(0, &[0x5a; 3 << 16])?;
     parent.disk(&disk)?.set_finished(true);
-    parent.commit(&CommitRequest::default())?;
+    parent.commit(&CommitRequest::default(), &|| ())?;
     let name = PointName::new("s")?;
     let session = begin(&engine, &vm, &disk, &name)?;
     Ok(World {

@@ -3,8 +3,7 @@
 //! A *change* is any call that alters stored state: puts, uploads, appends, deletes, renames, locks,
 //! publishes, and each write, flush, truncate and punch of a staged file. [`Faults`] counts the changes over
 //! all stores that share it. From the chosen one on, every change fails and does nothing, as if the process
-//! had been killed there. Reads go on, so that the test can look at the state. A test inspects the remaining
-//! state through a new store.
+//! had been killed there. Reads still work; a test inspects the remaining state through a new store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -303,6 +303,7 @@ impl Owner {
 
     /// Runs `work`, which frees space or is small but must succeed. When the filesystem is full, the owner
     /// releases the reserve and runs it again.
+    ///
     /// # Errors
     /// Errors of `work`.
     pub(super) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {

@@ -497,6 +497,7 @@ impl Repository {
 
     /// The summary of a point's volumes in its state; `V` has the wanted members. `None` when the point was
     /// not probed yet.
+    ///
     /// # Errors
     /// As [`Repository::state`].
     pub fn volumes_in_short<V: DeserializeOwned>(

@@ -32,7 +32,7 @@ pub(super) struct Notify {
 impl Notify {
     /// Starts the thread.
     ///
-    /// `Io` when no thread can be started.
+    /// # Errors
     /// `Io` when no thread can be started.
     pub(super) fn start(notifier: Notifier) -> Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE);

@@ -97,6 +97,7 @@ pub struct Archived {
 /// Writes the node `ino` and everything below it as `name` into `sink` (with `.`, only its content, without a
 /// name of its own). It reports the bytes of written files to `monitor`.
 ///
+/// # Errors
 /// `Cancelled` when the monitor asks to stop; `Disconnected` when the reader of `sink` is gone; `NoSpace`,
 /// `Io` of `sink`; errors of reading `ino` itself, and of reading the middle of a large file: the archive
 /// then has no end mark. The result lists all other failures below `ino`.

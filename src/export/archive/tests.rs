@@ -1,6 +1,5 @@
 //! Archives of a hostile guest, read back.
 
-use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,105 +7,35 @@ use std::sync::atomic::AtomicBool;
 use super::{ArchiveOptions, Archived, Format, ReaderGone, archive};
 use crate::block::filter::{Fault, OpKind};
 use crate::block::{MemoryDisk, ReadAt};
-use crate::error::{Error, ErrorKind, Result};
-use crate::export::files::{Source, XattrChoice};
+use crate::error::{ErrorKind, Result};
+use crate::export::fake::{Body, Fake};
+use crate::export::files::XattrChoice;
 use crate::guest::fs::{FileType, Time, Xattr};
 use crate::task::Monitor;
 use crate::tree::{Attributes, Ino};
-
-enum Body {
-    Directory(Vec<(Vec<u8>, u64)>),
-    File(Arc<dyn ReadAt>),
-    Link(Vec<u8>),
-    Other(FileType),
-}
-
-/// A handmade guest: inode 1 is the root.
-#[derive(Default)]
-struct Fake {
-    nodes: HashMap<u64, (Body, u32)>,
-    xattrs: Vec<Xattr>,
-}
-
-impl Fake {
-    fn with(mut self, ino: u64, body: Body) -> Self {
-        self.nodes.insert(ino, (body, 1));
-        self
-    }
-    fn dir(self, ino: u64, entries: &[(&[u8], u64)]) -> Self {
-        let entries = entries.iter().map(|(name, ino)| (name.to_vec(), *ino));
-        let body = Body::Directory(entries.collect());
-        self.with(ino, body)
-    }
-    fn file(self, ino: u64, bytes: &[u8]) -> Self {
-        let disk = MemoryDisk::from_bytes(bytes);
-        self.with(ino, Body::File(Arc::new(disk)))
-    }
-    fn names(mut self, ino: u64, nlink: u32) -> Self {
-        self.nodes.get_mut(&ino).unwrap().1 = nlink;
-        self
-    }
-    fn body(&self, ino: Ino) -> Result<&Body> {
-        self.nodes
-            .get(&ino.0)
-            .map(|node| &node.0)
-            .ok_or_else(|| Error::corrupt("an inode", "one", "none"))
-    }
-}
 
 const BEFORE: Time = Time {
     seconds: -6,
     nanoseconds: 750_000_000,
 };
 
-impl Source for Fake {
-    fn attributes(&self, ino: Ino) -> Result<Attributes> {
-        let (file_type, size_bytes) = match self.body(ino)? {
-            Body::Directory(_) => (FileType::Directory, 0),
-            Body::File(file) => (FileType::Regular, file.size_bytes()),
-            Body::Link(_) => (FileType::Symlink, 0),
-            Body::Other(file_type) => (*file_type, 0),
-        };
-        Ok(Attributes {
-            ino,
-            file_type,
-            mode: 0o4755,
-            uid: 3_000_000_000,
-            gid: 5,
-            nlink: self.nodes.get(&ino.0).unwrap().1,
-            size_bytes,
-            blocks: 0,
-            atime: BEFORE,
-            mtime: BEFORE,
-            ctime: BEFORE,
-            crtime: None,
-            rdev: Some((1, if ino.0 == 99 { u32::MAX } else { 3 })),
-        })
-    }
-    fn entries(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Ino)>> {
-        match self.body(ino)? {
-            Body::Directory(entries) => Ok(entries
-                .iter()
-                .map(|(name, ino)| (name.clone(), Ino(*ino)))
-                .collect()),
-            _ => Err(Error::new(ErrorKind::NotADirectory, "no directory")),
-        }
-    }
-    fn link_target(&self, ino: Ino) -> Result<Vec<u8>> {
-        match self.body(ino)? {
-            Body::Link(target) => Ok(target.clone()),
-            _ => Err(Error::invalid("no symlink")),
-        }
-    }
-    fn xattrs(&self, _: Ino) -> Result<Arc<[Xattr]>> {
-        Ok(self.xattrs.clone().into())
-    }
-    fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>> {
-        match self.body(ino)? {
-            Body::File(file) => Ok(Arc::clone(file)),
-            _ => Err(Error::invalid("no file")),
-        }
-    }
+/// A guest whose files have attributes that a header has no room for.
+fn guest() -> Fake {
+    Fake::of(Attributes {
+        ino: Ino(0),
+        file_type: FileType::Regular,
+        mode: 0o4755,
+        uid: 3_000_000_000,
+        gid: 5,
+        nlink: 1,
+        size_bytes: 0,
+        blocks: 0,
+        atime: BEFORE,
+        mtime: BEFORE,
+        ctime: BEFORE,
+        crtime: None,
+        rdev: Some((1, 3)),
+    })
 }
 
 fn take(fake: &Fake, format: Format) -> (Vec<u8>, Result<Archived>) {
@@ -150,7 +79,7 @@ fn reasons(archived: &Archived) -> String {
 #[test]
 fn hostile_names_are_left_out_and_named() {
     let long = vec![b'n'; 256];
-    let fake = Fake::default()
+    let fake = guest()
         .dir(
             1,
             &[
@@ -172,7 +101,8 @@ fn hostile_names_are_left_out_and_named() {
         .file(2, b"two")
         .with(3, Body::Link(b"/etc".to_vec()))
         .with(4, Body::Link(Vec::new()))
-        .with(99, Body::Other(FileType::CharDevice));
+        .with(99, Body::Other(FileType::CharDevice))
+        .set(99, |a| a.rdev = Some((1, u32::MAX)));
     for format in [Format::Tar, Format::Zip] {
         let (bytes, done) = take(&fake, format);
         let archived = done.unwrap();
@@ -204,7 +134,7 @@ fn hostile_names_are_left_out_and_named() {
 #[test]
 fn all_types_and_what_the_header_has_no_room_for() {
     let (deep, target) = (vec![b'd'; 200], vec![b't'; 3000]);
-    let mut fake = Fake::default()
+    let fake = guest()
         .dir(
             1,
             &[
@@ -217,12 +147,12 @@ fn all_types_and_what_the_header_has_no_room_for() {
             ],
         )
         .file(2, b"two")
-        .names(2, 2)
+        .set(2, |a| a.nlink = 2)
         .with(3, Body::Other(FileType::Fifo))
         .with(4, Body::Other(FileType::Socket))
-        .with(5, Body::Link(target.clone()))
+        .link(5, &target)
         .file(6, b"");
-    fake.xattrs = vec![
+    let fake = fake.all_xattrs(&[
         Xattr {
             name: b"user.a=b".to_vec(),
             value: vec![0, 10, 255],
@@ -235,7 +165,7 @@ fn all_types_and_what_the_header_has_no_room_for() {
             name: b"system.posix_acl_access".to_vec(),
             value: vec![9; 4],
         },
-    ];
+    ]);
     let (bytes, done) = take(&fake, Format::Tar);
     let archived = done.unwrap();
     let entries = read(&bytes);
@@ -279,10 +209,10 @@ fn all_types_and_what_the_header_has_no_room_for() {
 fn a_damaged_small_file_is_left_out() {
     let bad = Fault::new(Arc::new(MemoryDisk::from_bytes(&vec![1; 4 << 20])));
     bad.fail_range(OpKind::Read, 3 << 20, 1, ErrorKind::Corrupt);
-    let fake = Fake::default()
+    let fake = guest()
         .dir(1, &[(b"bad", 2), (b"good", 3), (b"bad2", 2)])
         .with(2, Body::File(Arc::new(bad)))
-        .names(2, 2)
+        .set(2, |a| a.nlink = 2)
         .file(3, b"good");
     let (bytes, done) = take(&fake, Format::Tar);
     let archived = done.unwrap();
@@ -297,7 +227,7 @@ fn a_damaged_small_file_is_left_out() {
 fn a_damaged_large_file_ends_the_archive() {
     let bad = Fault::new(Arc::new(MemoryDisk::from_bytes(&vec![1; 12 << 20])));
     bad.fail_range(OpKind::Read, 11 << 20, 1, ErrorKind::Disconnected);
-    let fake = Fake::default()
+    let fake = guest()
         .dir(1, &[(b"large", 2), (b"later", 3)])
         .with(2, Body::File(Arc::new(bad)))
         .file(3, b"good");
@@ -337,7 +267,7 @@ impl ReadAt for Panics {
 /// More panics than loaders: all are named, and no thread waits for ever.
 #[test]
 fn a_reader_that_panics_is_an_error() {
-    let mut fake = Fake::default();
+    let mut fake = guest();
     let mut entries = Vec::new();
     for n in 0..600u64 {
         fake = fake.with(n + 10, Body::File(Arc::new(Panics(10))));
@@ -345,7 +275,7 @@ fn a_reader_that_panics_is_an_error() {
     }
     let (_, done) = take(&fake.with(1, Body::Directory(entries)), Format::Tar);
     assert_eq!(done.unwrap().failed_count, 600);
-    let large = Fake::default()
+    let large = guest()
         .dir(1, &[(b"large", 2)])
         .with(2, Body::File(Arc::new(Panics(9 << 20))));
     let error = take(&large, Format::Tar).1.unwrap_err();
@@ -355,7 +285,7 @@ fn a_reader_that_panics_is_an_error() {
 #[test]
 fn more_than_the_queues_and_the_budget_hold() {
     let mut entries = Vec::new();
-    let mut fake = Fake::default();
+    let mut fake = guest();
     for n in 0..1000u64 {
         // Every tenth file is large, so that the budget is full several times.
         let size = if n % 10 == 0 { 2 << 20 } else { 10 };
@@ -391,9 +321,7 @@ impl std::io::Write for Closing {
 
 #[test]
 fn nobody_who_reads_and_stopping() {
-    let fake = Fake::default()
-        .dir(1, &[(b"a", 2)])
-        .file(2, &vec![7; 6 << 20]);
+    let fake = guest().dir(1, &[(b"a", 2)]).file(2, &vec![7; 6 << 20]);
     for format in [Format::Tar, Format::Zip] {
         let options = ArchiveOptions {
             format,
@@ -410,6 +338,6 @@ fn nobody_who_reads_and_stopping() {
         assert!(ReaderGone::caused(&closed));
         assert_eq!(run(1 << 30, true).kind(), ErrorKind::Cancelled);
     }
-    let error = take(&Fake::default(), Format::Tar).1.unwrap_err();
+    let error = take(&guest(), Format::Tar).1.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }

@@ -1,35 +1,18 @@
 //! Extraction from a hostile guest.
 
-use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{ExtractOptions, Extracted, Source, extract};
+use super::{ExtractOptions, Extracted, extract};
 use crate::block::filter::{Fault, OpKind};
 use crate::block::{MemoryDisk, ReadAt, WriteAt};
-use crate::error::{Error, ErrorKind, Result};
-use crate::guest::fs::{FileType, Time, Xattr};
+use crate::error::{ErrorKind, Result};
+use crate::export::fake::{Body, Event, Fake};
+use crate::guest::fs::FileType;
 use crate::sys::Dir;
 use crate::task::Monitor;
-use crate::tree::{Attributes, Ino};
-
-enum Body {
-    Directory(Vec<(&'static [u8], u64)>),
-    File(Arc<dyn ReadAt>),
-    Link(&'static [u8]),
-    Device,
-}
-
-/// A handmade guest: inode 1 is the root.
-#[derive(Default)]
-struct Fake {
-    nodes: HashMap<u64, (Body, u16, u32)>,
-    /// Actions that run when a directory is listed.
-    events: HashMap<u64, Event>,
-}
-
-type Event = Box<dyn Fn() + Send + Sync>;
+use crate::tree::Ino;
 
 /// A file whose reading runs an action.
 struct Meanwhile(Event);
@@ -42,102 +25,6 @@ impl ReadAt for Meanwhile {
         (self.0)();
         buf.fill(b'x');
         Ok(())
-    }
-}
-
-impl Fake {
-    fn with(mut self, ino: u64, body: Body) -> Self {
-        self.nodes.insert(ino, (body, 0o644, 1));
-        self
-    }
-    fn file(self, ino: u64, text: &str) -> Self {
-        self.with(
-            ino,
-            Body::File(Arc::new(MemoryDisk::from_bytes(text.as_bytes()))),
-        )
-    }
-    fn mode(mut self, ino: u64, mode: u16, nlink: u32) -> Self {
-        let node = self.nodes.get_mut(&ino).unwrap();
-        (node.1, node.2) = (mode, nlink);
-        self
-    }
-    fn body(&self, ino: Ino) -> Result<&Body> {
-        self.nodes
-            .get(&ino.0)
-            .map(|node| &node.0)
-            .ok_or_else(|| Error::corrupt("an inode", "one", "none"))
-    }
-}
-
-impl Source for Fake {
-    fn attributes(&self, ino: Ino) -> Result<Attributes> {
-        let (file_type, size_bytes) = match self.body(ino)? {
-            Body::Directory(_) => (FileType::Directory, 0),
-            Body::File(file) => (FileType::Regular, file.size_bytes()),
-            Body::Link(_) => (FileType::Symlink, 0),
-            Body::Device => (FileType::CharDevice, 0),
-        };
-        let (_, mode, nlink) = self.nodes.get(&ino.0).unwrap();
-        let time = Time {
-            seconds: 1_000_000,
-            nanoseconds: 5,
-        };
-        Ok(Attributes {
-            ino,
-            file_type,
-            mode: *mode,
-            uid: 0,
-            gid: 0,
-            nlink: *nlink,
-            size_bytes,
-            blocks: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: None,
-            rdev: Some((1, 3)),
-        })
-    }
-    fn entries(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Ino)>> {
-        if let Some(happen) = self.events.get(&ino.0) {
-            happen();
-        }
-        match self.body(ino)? {
-            Body::Directory(entries) => Ok(entries
-                .iter()
-                .map(|(name, ino)| (name.to_vec(), Ino(*ino)))
-                .collect()),
-            _ => Err(Error::new(ErrorKind::NotADirectory, "no directory")),
-        }
-    }
-    fn link_target(&self, ino: Ino) -> Result<Vec<u8>> {
-        match self.body(ino)? {
-            Body::Link(target) => Ok(target.to_vec()),
-            _ => Err(Error::invalid("no symlink")),
-        }
-    }
-    fn xattrs(&self, ino: Ino) -> Result<Arc<[Xattr]>> {
-        let names: &[&str] = match ino.0 {
-            66 => &[
-                "security.capability",
-                "security.selinux",
-                "trusted.overlay.redirect",
-                "user.note",
-            ],
-            67 => &["trusted.overlay.redirect"],
-            _ => &[],
-        };
-        let each = names.iter().map(|name| Xattr {
-            name: name.as_bytes().to_vec(),
-            value: vec![1; 20],
-        });
-        Ok(each.collect())
-    }
-    fn content(&self, ino: Ino) -> Result<Arc<dyn ReadAt>> {
-        match self.body(ino)? {
-            Body::File(file) => Ok(Arc::clone(file)),
-            _ => Err(Error::invalid("no file")),
-        }
     }
 }
 
@@ -197,9 +84,7 @@ fn hostile_names_make_nothing() {
         (b"missing", 99),
     ];
     let count = names.len() - 1;
-    let fake = Fake::default()
-        .with(1, Body::Directory(names))
-        .file(2, "text");
+    let fake = Fake::default().dir(1, &names).file(2, b"text");
     let extracted = take(&fake, &target).unwrap();
     assert_eq!(walk(temp.path()), ["a", "a/b", "a/b/out", "a/b/out/good"]);
     assert_eq!((extracted.files, extracted.skipped.len()), (1, count));
@@ -222,14 +107,11 @@ fn nothing_goes_through_a_symlink() {
     let path: &'static str = Box::leak(outside.display().to_string().into_boxed_str());
     let file: &'static str = Box::leak(format!("{path}/file").into_boxed_str());
     let fake = Fake::default()
-        .with(
-            1,
-            Body::Directory(vec![(b"d", 2), (b"d", 3), (b"f", 4), (b"f", 5)]),
-        )
-        .with(2, Body::Link(path.as_bytes()))
-        .with(3, Body::Directory(vec![(b"evil", 5)]))
-        .with(4, Body::Link(file.as_bytes()))
-        .file(5, "evil");
+        .dir(1, &[(b"d", 2), (b"d", 3), (b"f", 4), (b"f", 5)])
+        .link(2, path.as_bytes())
+        .dir(3, &[(b"evil", 5)])
+        .link(4, file.as_bytes())
+        .file(5, b"evil");
     let extracted = take(&fake, &target).unwrap();
     assert!(walk(&outside).is_empty());
     assert_eq!(walk(&target), ["out", "out/d", "out/f"]);
@@ -248,19 +130,16 @@ fn nothing_goes_through_a_symlink() {
 fn loops_and_twins_end() {
     let temp = tempfile::tempdir().unwrap();
     let fake = Fake::default()
-        .with(
-            1,
-            Body::Directory(vec![(b"again", 1), (b"one", 2), (b"two", 2)]),
-        )
-        .with(2, Body::Directory(vec![(b"up", 1), (b"f", 3)]))
-        .file(3, "x");
+        .dir(1, &[(b"again", 1), (b"one", 2), (b"two", 2)])
+        .dir(2, &[(b"up", 1), (b"f", 3)])
+        .file(3, b"x");
     let extracted = take(&fake, temp.path()).unwrap();
     assert_eq!(extracted.skipped_count, 3, "{}", reasons(&extracted));
     assert_eq!((extracted.directories, extracted.files), (2, 1));
     // Deeper than the limit: every directory contains the next.
     let mut deep = Fake::default();
     for ino in 1..1000 {
-        deep = deep.with(ino, Body::Directory(vec![(b"d", ino + 1)]));
+        deep = deep.dir(ino, &[(b"d", ino + 1)]);
     }
     let other = tempfile::tempdir().unwrap();
     let extracted = take(&deep, other.path()).unwrap();
@@ -272,15 +151,22 @@ fn loops_and_twins_end() {
 fn what_gives_power_is_left_out_and_said() {
     let temp = tempfile::tempdir().unwrap();
     let fake = Fake::default()
-        .with(
-            1,
-            Body::Directory(vec![(b"null", 2), (b"su", 3), (b"ping", 66), (b"l", 67)]),
+        .dir(1, &[(b"null", 2), (b"su", 3), (b"ping", 66), (b"l", 67)])
+        .link(67, b"su")
+        .with(2, Body::Other(FileType::CharDevice))
+        .file(3, b"su")
+        .file(66, b"ping")
+        .set(3, |a| (a.mode, a.nlink) = (0o6755, 1))
+        .xattrs(
+            66,
+            &[
+                "security.capability",
+                "security.selinux",
+                "trusted.overlay.redirect",
+                "user.note",
+            ],
         )
-        .with(67, Body::Link(b"su"))
-        .with(2, Body::Device)
-        .file(3, "su")
-        .file(66, "ping")
-        .mode(3, 0o6755, 1);
+        .xattrs(67, &["trusted.overlay.redirect"]);
     let extracted = take(&fake, temp.path()).unwrap();
     assert_eq!(walk(temp.path()), ["out", "out/l", "out/ping", "out/su"]);
     let withheld: Vec<_> = extracted.withheld.iter().collect();
@@ -311,15 +197,12 @@ fn holes_links_and_directories_keep_what_they_are() {
     let sparse = MemoryDisk::sparse(64 << 20);
     sparse.write_at(10 << 20, &[7; 4096]).unwrap();
     let fake = Fake::default()
-        .with(
-            1,
-            Body::Directory(vec![(b"sparse", 2), (b"same", 2), (b"dir", 3)]),
-        )
+        .dir(1, &[(b"sparse", 2), (b"same", 2), (b"dir", 3)])
         .with(2, Body::File(Arc::new(sparse)))
-        .with(3, Body::Directory(vec![(b"same", 2)]))
-        .mode(2, 0o640, 3)
-        .mode(3, 0o1750, 2)
-        .mode(1, 0o755, 3);
+        .dir(3, &[(b"same", 2)])
+        .set(2, |a| (a.mode, a.nlink) = (0o640, 3))
+        .set(3, |a| (a.mode, a.nlink) = (0o1750, 2))
+        .set(1, |a| (a.mode, a.nlink) = (0o755, 3));
     let extracted = take(&fake, temp.path()).unwrap();
     assert_eq!((extracted.files, extracted.hard_links), (1, 2));
     let stat = |name: &str| std::fs::metadata(temp.path().join(name)).unwrap();
@@ -346,13 +229,10 @@ fn a_damaged_file_is_not_left_half() {
     let bad = Fault::new(Arc::new(MemoryDisk::from_bytes(&vec![1; 4 << 20])));
     bad.fail_range(OpKind::Read, 3 << 20, 1, ErrorKind::Corrupt);
     let fake = Fake::default()
-        .with(
-            1,
-            Body::Directory(vec![(b"bad", 2), (b"good", 3), (b"bad2", 2)]),
-        )
+        .dir(1, &[(b"bad", 2), (b"good", 3), (b"bad2", 2)])
         .with(2, Body::File(Arc::new(bad)))
-        .mode(2, 0o644, 2)
-        .file(3, "good");
+        .set(2, |a| (a.mode, a.nlink) = (0o644, 2))
+        .file(3, b"good");
     let extracted = take(&fake, temp.path()).unwrap();
     assert_eq!(walk(temp.path()), ["out", "out/good"]);
     assert_eq!((extracted.files, extracted.hard_links), (1, 0));
@@ -363,9 +243,7 @@ fn a_damaged_file_is_not_left_half() {
 fn stopping_stops() {
     let temp = tempfile::tempdir().unwrap();
     let dir = Dir::open(temp.path()).unwrap();
-    let fake = Fake::default()
-        .with(1, Body::Directory(vec![(b"a", 2)]))
-        .file(2, "a");
+    let fake = Fake::default().dir(1, &[(b"a", 2)]).file(2, b"a");
     let monitor = Monitor::default();
     monitor.cancel();
     let options = ExtractOptions::default();
@@ -385,8 +263,8 @@ fn the_top_is_closed_until_all_is_there() {
         assert_eq!(mode & 0o777, 0o700);
     };
     let fake = Fake::default()
-        .with(1, Body::Directory(vec![(b"a", 2)]))
-        .mode(1, 0o755, 2)
+        .dir(1, &[(b"a", 2)])
+        .set(1, |a| (a.mode, a.nlink) = (0o755, 2))
         .with(2, Body::File(Arc::new(Meanwhile(Box::new(look)))));
     let extracted = take(&fake, temp.path()).unwrap();
     assert_eq!(extracted.files, 1, "{}", reasons(&extracted));
@@ -407,14 +285,14 @@ fn what_is_put_in_the_tops_place_is_given_no_names() {
         }
         target.create_file("out/z/same", 0o644).unwrap();
     };
-    let mut fake = Fake::default()
-        .with(1, Body::Directory(vec![(b"a", 2), (b"z", 3)]))
-        .with(2, Body::Directory(vec![(b"same", 4)]))
-        .with(3, Body::Directory(vec![(b"same", 4)]))
-        .file(4, "true")
-        .mode(4, 0o600, 2);
+    let fake = Fake::default()
+        .dir(1, &[(b"a", 2), (b"z", 3)])
+        .dir(2, &[(b"same", 4)])
+        .dir(3, &[(b"same", 4)])
+        .file(4, b"true")
+        .set(4, |a| (a.mode, a.nlink) = (0o600, 2));
     // "z" comes first, because the newest step is taken first.
-    fake.events.insert(2, Box::new(exchange));
+    let fake = fake.when_listed(2, Box::new(exchange));
     let extracted = take(&fake, temp.path()).unwrap();
     assert_eq!(extracted.hard_links, 1, "{}", reasons(&extracted));
     assert!(!temp.path().join("out/a/same").exists());

@@ -63,7 +63,7 @@ pub trait Sessions: Send + Sync {
     /// Ends a session without a restore point.
     ///
     /// # Errors
-    /// As [`Session::abort`].
+    /// As [`Session::end`].
     fn abort(&self, session: &Session) -> Result<()>;
 
     /// Forgets a restore point.

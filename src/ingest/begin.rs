@@ -1,11 +1,23 @@
 //! Beginning a session: which disks it has, what they are compared with, and why.
+//!
+//! # Concurrency
+//! The VM's mutex is held twice for a moment, and once to let go of the parent; commits, forgets and listings of the VM wait for no file
+//! that a begin makes:
+//! 1. held: no other session may be open; the parent is chosen and a use of it is noted, so that nobody forgets it;
+//! 2. free: the disks are planned over a copy of the entry, chains are looked at, room is estimated;
+//! 3. held: what step 1 found must still be so, else all is planned anew; the session gets its name, its serial and its directory, which
+//!    reserves the name and refuses further sessions and the removal of the VM;
+//! 4. free: layers and records are made, then the sidecar: from then on the session keeps its parent;
+//! 5. held: the use of the parent ends. A forget that looked at the sessions before the sidecar was there still finds the use.
 
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use super::disk::DiskWriter;
 use super::footing;
 use super::origin::check_lookalikes;
-use super::plan::plan_disks;
+use super::plan::{choose_parent, plan_disks};
 use super::request::BeginRequest;
 use super::saying::check_change_ids;
 use super::session::{Engine, Session};
@@ -13,14 +25,18 @@ use super::space::{check_room, expect_room};
 use super::trust::check_said;
 use crate::error::{Error, ErrorKind, Result};
 use crate::point::ChainSource;
-use crate::repo::Job;
 use crate::repo::entry::VmEntry;
 use crate::repo::publish::free_name;
 use crate::repo::sidecar::point::{Point, PointParent};
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::repo::sidecar::vm::DiskKey;
 use crate::repo::sidecar::{Sidecar, Unknown};
-use crate::types::{SessionId, Token};
+use crate::repo::{Job, PointUse, Repository};
+use crate::types::sync::Mutex;
+use crate::types::{PointId, SessionId, Token};
+
+/// Who uses the parent of a session that has no sidecar yet.
+const HOLDER: &str = "the begin of a session";
 
 /// Refuses a time to live of nothing: the session would end before anybody could use it.
 ///
@@ -49,6 +65,75 @@ fn room_for(
         check_room(repository, estimate, &engine.promises, low_water)?;
     }
     Ok(estimate.bytes)
+}
+
+/// Refuses a session of a VM that is gone, and one without a named parent beside another.
+///
+/// # Errors
+/// `Busy`; `Io`.
+fn check_alone(repository: &Repository, entry: &VmEntry, request: &BeginRequest) -> Result<()> {
+    if entry.gone {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!("{} was being removed at this moment", request.vm),
+        )
+        .advise("begin again"));
+    }
+    let open = repository.session_names(&request.vm)?;
+    if let (Some(other), None) = (open.first(), &request.parent) {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!("{} has an open session already: {other}", request.vm),
+        )
+        .advise(format!(
+            "commit it (restorefs commit {0}/{other}) or abort it (restorefs abort {0}/{other}); beside it a session begins only with a named parent (restorefs begin --parent POINT)",
+            request.vm
+        )));
+    }
+    Ok(())
+}
+
+/// What a session will be, planned over a copy of the VM's entry.
+struct Plan {
+    /// The point that was chosen as the parent, which nobody forgets as long as the plan lives.
+    chosen: Option<(PointId, PointUse)>,
+    /// The parent; `None` also where the chosen point is damaged and all disks are written whole.
+    parent: Option<Point>,
+    disks: Vec<SessionDisk>,
+    estimate_bytes: u64,
+    captured_at: Timestamp,
+}
+
+impl Plan {
+    fn make(engine: &Engine, request: &BeginRequest, cell: &Mutex<VmEntry>) -> Result<Self> {
+        let owner = &engine.owner;
+        let repository = owner.repository();
+        let (known, chosen) = {
+            let entry = cell.lock();
+            check_alone(repository, &entry, request)?;
+            let chosen = choose_parent(&entry, request)?;
+            let chosen = chosen.map(|point| (point.point_id, owner.hold_point(point, HOLDER)));
+            (entry.clone(), chosen)
+        };
+        let captured_at = owner.clock().now();
+        let (parent, disks) = footing::plan(repository, &known, request, captured_at)?;
+        check_said(&disks, &request.previous_change_ids)?;
+        check_lookalikes(request, Some(&known), &disks)?;
+        let estimate_bytes = room_for(engine, request, Some(&known), &disks, parent.as_ref())?;
+        Ok(Self {
+            chosen,
+            parent,
+            disks,
+            estimate_bytes,
+            captured_at,
+        })
+    }
+
+    /// Whether the entry as it is now leads to the same parent.
+    fn is_of(&self, entry: &VmEntry, request: &BeginRequest) -> Result<bool> {
+        let now = choose_parent(entry, request)?.map(|point| point.point_id);
+        Ok(now == self.chosen.as_ref().map(|(point, _)| *point))
+    }
 }
 
 impl Session {
@@ -90,31 +175,17 @@ impl Session {
             check_lookalikes(request, None, &disks)?;
             room_for(engine, request, None, &disks, None)?;
         }
-        let entry = owner.ensure_vm(&request.vm)?;
-        let mut entry = entry.lock();
-        if entry.gone {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("{} was being removed at this moment", request.vm),
-            )
-            .advise("begin again"));
-        }
-        let open = repository.session_names(&request.vm)?;
-        if let (Some(other), None) = (open.first(), &request.parent) {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("{} has an open session already: {other}", request.vm),
-            )
-            .advise(format!(
-                "commit it (restorefs commit {0}/{other}) or abort it (restorefs abort {0}/{other}); beside it a session begins only with a named parent (restorefs begin --parent POINT)",
-                request.vm
-            )));
-        }
-        let captured_at = owner.clock().now();
-        let (parent, disks) = footing::plan(repository, &entry, request, captured_at)?;
-        check_said(&disks, &request.previous_change_ids)?;
-        check_lookalikes(request, Some(&entry), &disks)?;
-        let estimate = room_for(engine, request, Some(&entry), &disks, parent.as_ref())?;
+        let cell = owner.ensure_vm(&request.vm)?;
+        let (mut entry, plan) = loop {
+            let plan = Plan::make(engine, request, &cell)?;
+            let entry = cell.lock();
+            check_alone(repository, &entry, request)?;
+            // Each further round is one in which another session has become a point.
+            if plan.is_of(&entry, request)? {
+                break (entry, plan);
+            }
+        };
+        let captured_at = plan.captured_at;
         if let Some(point) = &request.point {
             free_name(repository, &entry.index, None, Some(point), captured_at)?;
         }
@@ -129,14 +200,14 @@ impl Session {
             captured_at,
             ttl_seconds: request.ttl_seconds,
             resumable: request.resumable,
-            parent: parent.map(|p| PointParent {
+            parent: plan.parent.map(|p| PointParent {
                 point_id: p.point_id,
                 name: p.name,
                 unknown: Unknown::new(),
             }),
             serial: owner.take_serial(&mut entry)?,
             token: Some(Token::random()),
-            disks,
+            disks: plan.disks,
             declared: sidecar::Declared {
                 previous_change_ids: request.previous_change_ids.clone(),
                 ..sidecar::Declared::default()
@@ -157,20 +228,28 @@ impl Session {
             .collect();
         owner.record_disks(&mut entry, &keys)?;
         let vm_id = entry.vm.vm_id;
+        let prepared = owner.prepare_session(&session.vm, &session.name);
+        drop(entry);
         let source = ChainSource::new(repository, &session.vm, vm_id, true);
-        let create = || {
-            owner.prepare_session(&session.vm, &session.name)?;
+        let made = prepared.and_then(|()| {
             let disks = session.disks.iter();
             let made = disks.map(|disk| DiskWriter::create(engine, &session, &source, disk));
             let made = made.collect::<Result<Vec<_>>>()?;
             owner.create_session(&session).map(|()| made)
-        };
-        let made = create();
+        });
+        let entry = cell.lock();
+        drop(plan.chosen);
         drop(entry);
         match made {
             Ok(disks) => {
                 let serial = session.serial;
-                Ok(Self::new(engine.clone(), session, serial, disks, estimate))
+                Ok(Self::new(
+                    engine.clone(),
+                    session,
+                    serial,
+                    disks,
+                    plan.estimate_bytes,
+                ))
             }
             Err(e) => {
                 if let Err(left) = owner.discard_session(&session) {

@@ -49,14 +49,9 @@ impl Owner {
     /// The open sessions of a VM, by the parent point of each.
     fn session_parents(&self, vm: &VmName) -> Result<HashMap<PointId, PointName>> {
         let mut parents = HashMap::new();
-        for name in self.repository().session_names(vm)? {
-            let session = match self.repository().session(vm, &name) {
-                // The session is about to begin: it has no sidecar yet, so no parent to protect.
-                Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                other => other?,
-            };
+        for session in self.repository().sessions(vm)? {
             if let Some(parent) = session.parent {
-                parents.insert(parent.point_id, name);
+                parents.insert(parent.point_id, session.name);
             }
         }
         Ok(parents)
@@ -105,8 +100,14 @@ impl Owner {
         let entry = self.vm(vm)?;
         let entry = entry.lock();
         let point = which.find(&entry.index)?.clone();
-        let held = self.uses.add(point.point_id, holder);
+        let held = self.hold_point(&point, holder);
         Ok((point, held))
+    }
+
+    /// Notes a use of a point that the caller has found in the VM's entry, whose mutex it holds.
+    #[must_use]
+    pub fn hold_point(&self, point: &PointEntry, holder: &str) -> PointUse {
+        self.uses.add(point.point_id, holder)
     }
 
     /// Forgets restore points: they are not listed any more, and layers that only they needed go to the

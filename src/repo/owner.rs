@@ -293,8 +293,11 @@ impl Owner {
         }
         let sessions = self.repository.session_names(name)?;
         for session in &sessions {
-            if !self.repository.session(name, session)?.resumable {
-                return Ok(None);
+            match self.repository.session(name, session) {
+                // It is just beginning: what it makes is put in order by the next owner.
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+                Ok(session) if session.resumable => {}
+                other => return other.map(|_| None),
             }
         }
         let serial_high = entry.index.serial_high.max(entry.vm.serial);

@@ -187,8 +187,7 @@ fn set_aside_halves(
 /// Every slot that a session names: its layers and the layers of its parent.
 fn sessions_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>> {
     let mut named = HashSet::new();
-    for name in repository.session_names(vm)? {
-        let session = repository.session(vm, &name)?;
+    for session in repository.sessions(vm)? {
         for disk in session.disks {
             named.extend(disk.parent.map(|parent| parent.layer));
             named.insert(disk.layer);
@@ -200,8 +199,7 @@ fn sessions_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>>
 /// The slots of the layers that sessions are writing.
 fn unsealed_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>> {
     let mut slots = HashSet::new();
-    for name in repository.session_names(vm)? {
-        let session = repository.session(vm, &name)?;
+    for session in repository.sessions(vm)? {
         slots.extend(session.disks.into_iter().map(|disk| disk.layer));
     }
     Ok(slots)

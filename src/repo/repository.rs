@@ -478,6 +478,22 @@ impl Repository {
             .collect())
     }
 
+    /// Sidecars of a VM's sessions, by name. A session that is just beginning has none yet, and is left out: a use of its parent keeps what
+    /// it needs, and only it names the layers that it makes.
+    ///
+    /// # Errors
+    /// `Corrupt` when one cannot be read; `Io`.
+    pub(super) fn sessions(&self, vm: &VmName) -> Result<Vec<Session>> {
+        let mut sessions = Vec::new();
+        for name in self.session_names(vm)? {
+            match self.session(vm, &name) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                other => sessions.push(other?),
+            }
+        }
+        Ok(sessions)
+    }
+
     /// A session's sidecar.
     ///
     /// # Errors

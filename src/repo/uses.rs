@@ -4,6 +4,7 @@
 //! A use ends with its holder: it is a value in the owner's memory, and nothing on disk. Uses of another
 //! process end with its connection to the owner. The parent of an open session is in use without such a
 //! value: the session's sidecar names it, also after a restart.
+//! Until the sidecar is there, the begin of the session holds a use.
 
 use std::collections::HashMap;
 use std::sync::Arc;

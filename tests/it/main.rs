@@ -27,5 +27,6 @@ mod proof;
 mod race;
 mod recovery;
 mod session_log;
+mod slow_begin;
 mod whole_flip;
 mod world;

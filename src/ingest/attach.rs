@@ -11,7 +11,7 @@ use crate::types::width::u64_from_usize;
 
 /// LIMIT: attached files of one session.
 const ATTACHED_MAX: usize = 1000;
-/// LIMIT: bytes of an attached file. They are read whole, to be hashed and to be shown.
+/// LIMIT: bytes of an attached file. The file is read whole, to hash it and to show it.
 pub const ATTACHED_BYTES_MAX: u64 = 16 << 20;
 
 impl Session {
@@ -22,7 +22,7 @@ impl Session {
             .join(name)
     }
 
-    /// May write attached files for as long as the guard is held: the commit waits for it.
+    /// Admits a write to an attached file. The commit waits until the guard is dropped.
     fn enter_attached(&self) -> Result<RwLockReadGuard<'_, ()>> {
         self.wait_open()?;
         let guard = self.attaching.read();
@@ -31,10 +31,12 @@ impl Session {
         Ok(guard)
     }
 
-    /// Attaches a small file, which goes with the point verbatim; replaces one of that name.
+    /// Attaches a small file, which is published verbatim with the point; replaces a file of that
+    /// name.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that is no plain file name; `TooLarge`, `LimitExceeded`, `NoSpace`, `Io`.
+    /// `InvalidInput` for a name that is no plain file name; `TooLarge`, `LimitExceeded`,
+    /// `NoSpace`, `Io`.
     pub fn attach(&self, name: &str, content: &[u8]) -> Result<()> {
         let _guard = self.enter_attached()?;
         check_size(u64_from_usize(content.len()))?;
@@ -45,7 +47,7 @@ impl Session {
         Ok(())
     }
 
-    /// Refuses one file more than there may be.
+    /// Refuses a new file when the session already has the maximum number of them.
     fn check_room(&self, name: &str) -> Result<()> {
         let attached = self.attached()?;
         if attached.len() < ATTACHED_MAX || attached.iter().any(|entry| entry.name == name) {
@@ -57,7 +59,7 @@ impl Session {
         ))
     }
 
-    /// Makes an empty attached file.
+    /// Creates an empty attached file.
     ///
     /// # Errors
     /// `AlreadyExists`, `LimitExceeded`; as [`Session::attach`].
@@ -84,7 +86,7 @@ impl Session {
         }
     }
 
-    /// The content of an attached file.
+    /// Opens the content of an attached file.
     ///
     /// # Errors
     /// `NotFound`, `Io`.
@@ -103,7 +105,7 @@ impl Session {
         change(stage.open(&self.attached_key(name)?)?.as_ref())
     }
 
-    /// Writes into an attached file, which grows.
+    /// Writes into an attached file, which grows as needed.
     ///
     /// # Errors
     /// `NotFound`; `TooLarge`; `Busy`, `ReadOnly`, `Stale` (the session); `NoSpace`, `Io`.
@@ -121,7 +123,7 @@ impl Session {
         self.change_attached(name, |file| file.set_size(size_bytes))
     }
 
-    /// Zeroes a part of an attached file; its size stays.
+    /// Zeroes a part of an attached file; its size does not change.
     ///
     /// # Errors
     /// As [`Session::write_attached`].
@@ -129,7 +131,7 @@ impl Session {
         self.change_attached(name, |file| file.punch(offset, length_bytes))
     }
 
-    /// Makes an attached file durable, with its name.
+    /// Makes an attached file and its name durable.
     ///
     /// # Errors
     /// As [`Session::write_attached`].
@@ -150,18 +152,18 @@ impl Session {
         self.engine.owner.repository().stage().sync_prefix(&prefix)
     }
 
-    /// Gives an attached file another name, whose file it replaces.
+    /// Renames an attached file; replaces the file that has the name `to`.
     ///
     /// # Errors
     /// As [`Session::write_attached`].
     pub fn rename_attached(&self, from: &str, to: &str) -> Result<()> {
-        // Alone: what is written to the old file after it was read would be lost.
+        // The lock is exclusive: a write to the old file after the read below would be lost.
         let _guard = self.attaching.write();
         self.check_open()?;
         self.touch();
         let stage = self.engine.owner.repository().stage();
         let (from, to) = (self.attached_key(from)?, self.attached_key(to)?);
-        // They are small: the new one is whole before the old one goes.
+        // The files are small: the new one is complete before the old one is removed.
         let bytes = stage.get(&from, ATTACHED_BYTES_MAX)?;
         stage.put(&to, &bytes, PutMode::Replace)?;
         stage.delete(&from)?;

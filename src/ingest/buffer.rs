@@ -1,4 +1,5 @@
-//! Reservations: buffers that a door receives into, hashed and written from where they are.
+//! Reservations: buffers that a door receives into. The bytes are hashed and written from the
+//! buffer, without a copy.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use crate::types::width::{u64_from_usize, usize_from_u64};
 /// LIMIT: bytes of free buffers that are kept for reuse.
 pub(super) const FREE_BYTES_MAX: usize = 64 << 20;
 
-/// A buffer lent to a door for one write; dropped without [`Reservation::submit`], nothing is written.
+/// A buffer lent to a door for one write. Nothing is written if it is dropped without
+/// [`Reservation::submit`].
 pub struct Reservation {
     disk: Arc<DiskWriter>,
     offset: u64,
@@ -31,15 +33,18 @@ impl Reservation {
         }
     }
 
-    /// The buffer, to be filled wholly; its content is whatever an earlier write left.
+    /// The buffer, which the caller must fill completely: it still holds the bytes of an earlier
+    /// write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer
     }
 
-    /// Takes the bytes into the session: hashed in place, compared, written or dropped.
+    /// Takes the bytes into the session: hashes them in place, compares them with the parent's, and
+    /// writes or drops them.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`, `Corrupt` (a parent's cluster that had to be completed from is damaged), `ReadOnly` (sealed).
+    /// `NoSpace`, `Io`, `Corrupt` (a parent's cluster that the write is completed from is damaged),
+    /// `ReadOnly` (sealed).
     pub fn submit(self) -> Result<()> {
         let written = self.disk.write(self.offset, &self.buffer);
         let end = self

@@ -1,11 +1,15 @@
-//! Changing which disks a session has while it is open: new ones, replacements written beside them, removals, declarations.
+//! Changes of an open session's disks: new disks, replacements written beside them, removals,
+//! declarations.
 //!
 //! # Invariants
-//! - `session.json` is replaced, durably, before a change is answered; what it does not name any more is deleted after that.
-//! - A disk that the session began with never just disappears: removed, it is marked, and the commit is refused.
+//! - `session.json` is replaced durably before a change is answered. Files that it no longer names
+//!   are deleted after that.
+//! - A disk that the session began with never disappears silently: its removal leaves a mark, and
+//!   the commit is refused.
 //!
 //! # Concurrency
-//! Changes take turns (`changing`). A disk that is replaced is sealed first: whoever is writing it ends, whoever comes later is refused.
+//! Changes take turns (`changing`). A disk that is replaced is sealed first: running writes end,
+//! later writes are refused.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
@@ -25,13 +29,14 @@ use crate::repo::sidecar::session::{self as sidecar, Declared, SessionDisk};
 use crate::task::Monitor;
 use crate::types::{DiskName, LayerId};
 
-/// LIMIT: disks of one session, with those that are written beside others.
+/// LIMIT: disks of one session, including those that are written beside others.
 const FILES_MAX: usize = 320;
 
 impl Session {
-    /// Waits for a turn to change something; a sign of life.
+    /// Waits for the caller's turn to change something; counts as activity of the session.
     fn turn(&self) -> Result<MutexGuard<'_, ()>> {
-        // Twice: who is refused does not wait for a commit to end, who has waited may find that it did.
+        // Checked before and after waiting: a request that will be refused must not wait for the
+        // commit, and the session may have been committed meanwhile.
         self.check_open()?;
         let turn = self.changing.lock();
         self.check_open()?;
@@ -39,7 +44,7 @@ impl Session {
         Ok(turn)
     }
 
-    /// Replaces the sidecar: `edit` makes the next one.
+    /// Replaces the sidecar with the one that `edit` makes.
     fn replace_sidecar<T>(
         &self,
         edit: impl FnOnce(&mut sidecar::Session) -> Result<T>,
@@ -52,11 +57,13 @@ impl Session {
         Ok(result)
     }
 
-    /// Creates a disk of no bytes: a new one, one that was removed before, or with `temporary` (its name in the tree) one that is
-    /// written beside the disk `name` and may replace it. What is written is compared with the parent of that disk, if it has one.
+    /// Creates a disk of size 0: a new disk, one that was removed before, or, with `temporary` (its
+    /// name in the tree), one that is written beside the disk `name` and may replace it. Its
+    /// content is compared with the parent of the disk `name`, if there is one.
     ///
     /// # Errors
-    /// `AlreadyExists`; `LimitExceeded`; `Busy`, `ReadOnly`, `Stale` (the session); `NoSpace`, `Io`.
+    /// `AlreadyExists`; `LimitExceeded`; `Busy`, `ReadOnly`, `Stale` (the session); `NoSpace`,
+    /// `Io`.
     pub fn create_file(&self, name: &DiskName, temporary: Option<&str>) -> Result<Arc<DiskWriter>> {
         let _turn = self.turn()?;
         let now = self.sidecar();
@@ -86,7 +93,8 @@ impl Session {
         let made = self.new_disk(&now, name, model, temporary);
         let writer = self.make_writer(&now, &made)?;
         if made.parent.is_some() {
-            // Nothing of the parent shines through: it is only compared with.
+            // The parent's content is used for comparison only; it must not be readable through the
+            // new disk.
             writer.set_size(0)?;
         }
         writer.note_change();
@@ -148,10 +156,10 @@ impl Session {
         let owner = &self.engine.owner;
         let vm_id = owner.vm_snapshot(&now.vm)?.vm.vm_id;
         let source = ChainSource::new(owner.repository(), &now.vm, vm_id, true);
-        // A crash may have left a log of this number that no disk has.
+        // A crash may have left a log of this number that belongs to no disk.
         self.delete_files(disk);
         let made = DiskWriter::create(&self.engine, now, &source, disk).and_then(|made| {
-            // Their names are durable before `session.json` says them.
+            // The files' names become durable before `session.json` names them.
             let (keys, stage) = (VmKeys::new(&now.vm)?, owner.repository().stage());
             stage.sync_prefix(&keys.layers()?)?;
             stage.sync_prefix(&keys.session(&now.name)?)?;
@@ -163,7 +171,7 @@ impl Session {
         made
     }
 
-    /// Refuses a disk that was removed or replaced while its turn was waited for.
+    /// Refuses a disk that was removed or replaced while the caller waited for its turn.
     fn check_named(&self, disk: &DiskWriter) -> Result<()> {
         let sidecar = self.sidecar();
         let id = disk.meta.layer_id;
@@ -180,11 +188,11 @@ impl Session {
         ))
     }
 
-    /// Puts a disk that was written beside another in its place.
+    /// Replaces a disk by the one that was written beside it.
     ///
     /// # Errors
-    /// `InvalidInput` when it is not such a disk; `Stale` when it is gone; `Busy` when the other one belongs to another door;
-    /// `NoSpace`, `Io`.
+    /// `InvalidInput` when `temporary` is not such a disk; `Stale` when it is gone; `Busy` when the
+    /// disk to replace belongs to another door; `NoSpace`, `Io`.
     pub fn replace(&self, temporary: &Arc<DiskWriter>) -> Result<()> {
         let _turn = self.turn()?;
         self.check_named(temporary)?;
@@ -218,10 +226,11 @@ impl Session {
         Ok(())
     }
 
-    /// Removes a disk from the session. One that the session began with leaves a mark that keeps it from being committed.
+    /// Removes a disk from the session. Removing a disk that the session began with leaves a mark
+    /// that blocks the commit.
     ///
     /// # Errors
-    /// `Busy` when an NBD client writes it; `Stale` when it is gone already; `NoSpace`, `Io`.
+    /// `Busy` when an NBD client writes the disk; `Stale` when it is gone already; `NoSpace`, `Io`.
     pub fn unlink(&self, disk: &Arc<DiskWriter>) -> Result<()> {
         let _turn = self.turn()?;
         self.check_named(disk)?;
@@ -246,7 +255,8 @@ impl Session {
         Ok(())
     }
 
-    /// Makes a disk full: it keeps its content and has no parent any more, so that it may be smaller than that was.
+    /// Makes a disk full: it keeps its content but has no parent any more, so it may become smaller
+    /// than its parent was.
     ///
     /// # Errors
     /// `NotFound`; `Busy` when an NBD client writes it; `NoSpace`, `Io`, `Corrupt` (the parent).
@@ -270,7 +280,7 @@ impl Session {
         made.full_reason = None;
         made.size_bytes = old.size_bytes();
         made.source_bytes = old.source_bytes();
-        // Whoever writes waits until the content has moved.
+        // Writers wait until the content has moved.
         let _alone = old.gate.write();
         let writer = self.make_writer(&now, &made)?;
         let moved = copy_into(self, &writer, old.as_ref(), &Monitor::default())
@@ -299,7 +309,7 @@ impl Session {
         Ok(())
     }
 
-    /// Changes what is declared of the session's disks.
+    /// Changes the declarations about the session's disks.
     ///
     /// # Errors
     /// What `edit` returns; `Busy`, `ReadOnly`, `Stale`; `NoSpace`, `Io`.
@@ -308,10 +318,10 @@ impl Session {
         self.replace_sidecar(|next| edit(&mut next.declared))
     }
 
-    /// Changes the seconds without activity after which the session ends by itself.
+    /// Sets the seconds without activity after which the session ends by itself.
     ///
     /// # Errors
-    /// `InvalidInput` for none; `Busy`, `ReadOnly`, `Stale`; `NoSpace`, `Io`.
+    /// `InvalidInput` for zero; `Busy`, `ReadOnly`, `Stale`; `NoSpace`, `Io`.
     pub fn set_ttl(&self, seconds: u64) -> Result<()> {
         check_ttl(seconds)?;
         let _turn = self.turn()?;
@@ -321,7 +331,7 @@ impl Session {
         })
     }
 
-    /// Notes that the session is being taken apart: from now on it can only be aborted.
+    /// Records that the session is being taken apart: from now on it can only be aborted.
     ///
     /// # Errors
     /// `Busy`, `ReadOnly`, `Stale`; `NoSpace`, `Io`.
@@ -336,12 +346,12 @@ impl Session {
         })
     }
 
-    /// Takes a disk out of the table.
+    /// Removes a disk from the table.
     fn forget(&self, disk: &Arc<DiskWriter>) {
         self.disks.write().retain(|d| !Arc::ptr_eq(d, disk));
     }
 
-    /// Ends a disk that the sidecar does not name any more, and deletes its files.
+    /// Ends a disk that the sidecar no longer names, and deletes its files.
     fn retire(&self, disk: &Arc<DiskWriter>) {
         {
             let _alone = disk.gate.write();
@@ -350,7 +360,8 @@ impl Session {
         self.delete_files(&disk.meta);
     }
 
-    /// Deletes the layer and the log of a disk; what is left is garbage that the next owner removes.
+    /// Deletes the layer and the log of a disk. The next owner removes files that could not be
+    /// deleted.
     fn delete_files(&self, disk: &SessionDisk) {
         let (vm, name) = (self.vm(), self.name());
         let stage = self.engine.owner.repository().stage();

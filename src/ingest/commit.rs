@@ -1,4 +1,4 @@
-//! Committing: all disks or none.
+//! Committing a session: all of its disks or none.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,15 +21,17 @@ use crate::repo::{Ending, Job, JobResult};
 use crate::types::DiskName;
 
 impl Session {
-    /// Seals every disk and publishes them as one restore point. When it fails, the session is open as before; but for
-    /// one failure: the point is in place and only its durability could not be had. The session is committed then.
+    /// Seals every disk and publishes the disks as one restore point. After a failure the session
+    /// is open as before, with one exception: if the point is in place and only its durability
+    /// could not be had, the session is committed.
     ///
-    /// `flush_caches` is called twice: while writes are taken still, and when there is the point. Whoever holds written bytes back (a
-    /// kernel's page cache) hands them in the first time, and drops what is left the second.
+    /// Calls `flush_caches` twice: once while the session still takes writes, and once when the
+    /// point exists. A component that holds back written bytes (a kernel's page cache) must hand
+    /// them in at the first call and drop the rest at the second.
     ///
     /// # Errors
-    /// `InvalidInput` while a disk is neither finished nor declared, or has shrunk; `Busy` while somebody writes or
-    /// commits; `AlreadyExists` (the name); `NoSpace`, `Io`, `Stale` (the lock).
+    /// `InvalidInput` while a disk is neither finished nor declared, or has shrunk; `Busy` while
+    /// somebody writes or commits; `AlreadyExists` (the name); `NoSpace`, `Io`, `Stale` (the lock).
     pub fn commit(&self, request: &CommitRequest, flush_caches: &dyn Fn()) -> Result<PointEntry> {
         let busy = || Error::new(ErrorKind::Busy, "the session is being committed already");
         if self.state() == SessionState::Committing {
@@ -53,7 +55,7 @@ impl Session {
                 }
             }
         }
-        // Whoever is writing an attached file ends; whoever comes later is refused.
+        // Running writes to attached files end; later ones are refused.
         drop(self.attaching.write());
         let done = self.commit_disks(request);
         let next = match &done {
@@ -69,7 +71,7 @@ impl Session {
             None => Ok(point.entry),
             Some(e) => Err(e),
         });
-        // What took long was no idleness.
+        // A long commit does not count as idleness.
         self.touch();
         *self.state.lock() = next;
         if let SessionState::Committed(point) = self.state() {
@@ -87,7 +89,7 @@ impl Session {
         self.note_error(result)
     }
 
-    /// What was declared before, and what is said now, which wins.
+    /// Merges the earlier declarations with the request; the request wins.
     fn merged(&self, request: &CommitRequest) -> CommitRequest {
         let declared = self.sidecar().declared;
         let mut merged = request.clone();
@@ -110,7 +112,7 @@ impl Session {
         merged
     }
 
-    /// Refuses what cannot become a point, whatever its disks say.
+    /// Refuses a session that cannot become a point, whatever the state of its disks.
     fn check_whole(&self, request: &CommitRequest) -> Result<()> {
         let sidecar = self.sidecar();
         if sidecar.dismantled {
@@ -186,7 +188,7 @@ impl Session {
             &index,
             disks.iter().map(|disk| &disk.meta),
         )?;
-        // Said before anything is sealed; what decides is the same question when it is published.
+        // An early check, before anything is sealed. The same check at publication decides.
         free_name(
             repository,
             &index,
@@ -194,10 +196,11 @@ impl Session {
             point.as_ref(),
             sidecar.captured_at,
         )?;
-        // All disks end at one moment, before the first is sealed.
+        // All disks stop taking writes at one moment, before the first is sealed.
         for disk in &disks {
             let _alone = disk.gate.write();
-            // Again, now that nobody can begin: who began since would be in the point with a part of what he writes.
+            // Checked again now that no writer can begin: the point would hold only a part of what
+            // a writer sends that began meanwhile.
             check_ready(disk, named(&request.unchanged, disk))?;
             disk.flush_gated()?;
             disk.sealed.store(true, Ordering::SeqCst);
@@ -237,7 +240,7 @@ impl Session {
         Ok(point)
     }
 
-    /// After a failed commit: disks that were sealed already take writes again.
+    /// Makes the disks that were already sealed writable again after a failed commit.
     fn reopen_sealed(&self) -> Result<()> {
         let sidecar = self.sidecar();
         if sidecar.dismantled {
@@ -251,7 +254,8 @@ impl Session {
             .iter_mut()
             .filter(|disk| disk.sealed.load(Ordering::SeqCst))
         {
-            // With the size that it began with: its log may name clusters beyond the present one, and says that too.
+            // The disk is opened with the size that it began with: its log may name clusters beyond
+            // the present size, and records that size too.
             let again = resume_disk(&self.engine, &sidecar, &source, &place.meta)?;
             again.completion.continue_from(&place.completion);
             *place = again;
@@ -260,8 +264,9 @@ impl Session {
     }
 }
 
-/// Refuses a new disk that begins as an image: somebody has written the image's file instead of the disk in it. What the parent point has
-/// may begin with anything, as a guest may write anything.
+/// Refuses a new disk that begins as an image: the client probably wrote the image's file instead
+/// of the disk in it. A disk that the parent point has may begin with anything, because a guest may
+/// write anything.
 fn check_bytes(disk: &Arc<DiskWriter>) -> Result<()> {
     if disk.meta.inherited || disk.meta.parent.is_some() {
         return Ok(());

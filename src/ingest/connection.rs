@@ -1,4 +1,5 @@
-//! A door's connection to a disk of a session: its end decides whether the disk is finished.
+//! A door's connection to a disk of a session. How the connection ends decides whether the disk is
+//! finished.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,8 @@ use super::completion::Door;
 use super::disk::DiskWriter;
 use crate::error::Result;
 
-/// A door's connection to one disk of a session. Dropped without [`Connection::finish`], it counts as died.
+/// A door's connection to one disk of a session. It counts as died if it is dropped without
+/// [`Connection::finish`].
 pub struct Connection {
     disk: Arc<DiskWriter>,
     number: u64,
@@ -25,8 +27,9 @@ impl Connection {
         }
     }
 
-    /// The connection writes or flushes: from now on its end counts. Does not block. Answers whether the disk has to be flushed before
-    /// anything is written: its log says that it is finished.
+    /// Records that the connection writes or flushes: from now on its end counts. Does not block.
+    /// Returns whether the disk must be flushed before the write, because its log records that the
+    /// disk is finished.
     ///
     /// # Errors
     /// `Busy` when the disk is written through the tree.
@@ -37,11 +40,12 @@ impl Connection {
                 self.disk.completion.begin_writing();
             }
         }
-        // From here on nobody says that it is finished, unless he declares it.
+        // From here on only a client's declaration makes the disk finished.
         Ok(self.disk.completion.take_back())
     }
 
-    /// The peer said goodbye (`NBD_CMD_DISC`). If the disk is finished with that, it is made durable, and that it is finished. Blocks.
+    /// Ends the connection after the peer's `NBD_CMD_DISC`. If that finishes the disk, makes the
+    /// disk and the statement that it is finished durable. Blocks.
     ///
     /// # Errors
     /// As [`DiskWriter::flush`].

@@ -8,21 +8,24 @@ use crate::block::{ReadAt, check_range};
 use crate::error::{Error, Result};
 use crate::task::{self, Monitor};
 
-/// Bytes read and submitted at once: large enough for one contiguous write, small enough to stay warm.
+/// Bytes of one read and submit: large enough for one contiguous write, small enough to stay in the
+/// CPU cache.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// LIMIT: threads.
 const THREADS_MAX: usize = 16;
 
-/// What of a source has changed since the content that its disk is compared with: a dirty bitmap.
+/// A dirty bitmap: the ranges of a source that have changed since the content that its disk is
+/// compared with.
 pub trait Changes: Send + Sync {
-    /// Whether the bytes from `offset` on have changed, and for how many of them that holds: at least 1 and at most `length_max`.
+    /// Whether the bytes from `offset` on have changed, and the length for which that holds: at
+    /// least 1 and at most `length_max`.
     ///
     /// # Errors
-    /// What finding out returns.
+    /// What the lookup returns.
     fn changed_at(&self, offset: u64, length_max: u64) -> Result<(bool, u64)>;
 }
 
-/// Where the next piece begins.
+/// The start of the next piece.
 struct Cursor<'a> {
     source: &'a dyn ReadAt,
     changes: Option<&'a dyn Changes>,
@@ -42,7 +45,7 @@ enum Piece {
         offset: u64,
         length_bytes: u64,
     },
-    /// The parent's content: nothing is read and nothing written.
+    /// The parent's content: the copy reads and writes nothing.
     Unchanged {
         length_bytes: u64,
     },
@@ -81,7 +84,7 @@ impl Cursor<'_> {
             }
             self.data_end = end;
         }
-        // Pieces end on multiples of the chunk, so that whole clusters are submitted.
+        // Pieces end on multiples of the chunk size, so that whole clusters are submitted.
         let stop = ((self.at / CHUNK_BYTES + 1) * CHUNK_BYTES).min(self.data_end);
         let piece = Piece::Data {
             offset: self.at,
@@ -92,11 +95,12 @@ impl Cursor<'_> {
     }
 }
 
-/// Copies all of `source` into `disk`, holes as zeroes, and declares the disk finished. `monitor` is told the bytes of the source that are
-/// done, holes included.
+/// Copies all of `source` into `disk`, holes as zeroes, and declares the disk finished. Reports the
+/// source bytes that are done, holes included, to `monitor`.
 ///
 /// # Errors
-/// What the source or the session returns; `Cancelled` when the monitor was told to stop. The session stays open.
+/// What the source or the session returns; `Cancelled` when the monitor was cancelled. The session
+/// stays open.
 pub fn copy_into(
     session: &Session,
     disk: &Arc<DiskWriter>,
@@ -106,7 +110,8 @@ pub fn copy_into(
     copy(session, disk, (source, None), monitor)
 }
 
-/// [`copy_into`] of what has changed since the parent's content; the rest of the disk is the parent's.
+/// Copies what has changed since the parent's content, as [`copy_into`]; the rest of the disk is
+/// the parent's.
 ///
 /// # Errors
 /// As [`copy_into`]; `InvalidInput` for a disk without a parent, whose other bytes would be lost.

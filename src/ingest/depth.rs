@@ -1,4 +1,5 @@
-//! How deep in its chain a session's disk has its bytes: what the session holds is the top, the parent's layers come below it.
+//! The depth of a session disk's bytes in its chain: the session's layer is the top, the parent's
+//! layers lie below it.
 
 use super::disk::DiskWriter;
 use crate::block::check_range;
@@ -8,8 +9,9 @@ use crate::repo::content::CLUSTER_BYTES;
 use crate::types::GuestCluster;
 
 impl DiskWriter {
-    /// 1 where the session holds the bytes at `offset`, 2 and more where they are the parent's, 0 where nobody has any; and for how
-    /// many bytes, at most `length_max`, that holds. What the session holds may still be equal to the parent's.
+    /// The depth of the bytes at `offset`, and the length for which it holds, at most `length_max`:
+    /// 1 where the session holds them, 2 and more where the parent's layers do, 0 where no layer
+    /// does. Bytes that the session holds may still be equal to the parent's.
     ///
     /// # Errors
     /// As [`crate::block::ReadAt::extent_at`].

@@ -1,4 +1,5 @@
-//! How a session's disk differs from earlier content, told from leaves: no data is read.
+//! The difference between a session's disk and earlier content, determined from leaves: no data is
+//! read.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +9,13 @@ use crate::repo::content::{CLUSTER_BYTES, REGION_BYTES, Region, leaf_at, leaf_in
 use crate::types::GuestCluster;
 
 impl DiskWriter {
-    /// Whether the cluster at `offset` differs from what it was, and up to which offset that holds, at most `end` and the end of its
-    /// region; `None` where the session has not written to the region, so that it is the parent's. `earlier` is the page of
-    /// leaves that the region had.
+    /// Whether the cluster at `offset` differs from its earlier content, and up to which offset
+    /// that holds, at most `end` and the end of its region. `None` where the session has not
+    /// written to the region, so that it is the parent's. `earlier` is the page of leaves that the
+    /// region had.
     ///
-    /// What was not hashed yet (a part of a cluster that waits for the rest, what was resumed) counts as different.
+    /// A cluster that is not hashed yet counts as different: one written in part, or one that was
+    /// resumed.
     ///
     /// # Errors
     /// What the file that pages are spilled to returns.
@@ -36,7 +39,7 @@ impl DiskWriter {
             within.into_iter().map(|(cluster, _)| cluster).collect()
         };
         self.draft.peek_leaves(region, |page| {
-            // A region without a page is not known: nothing in it may pass for unchanged.
+            // A region without a page is unknown: no cluster in it may be reported as unchanged.
             let Some(page) = page else {
                 return Some((true, end));
             };

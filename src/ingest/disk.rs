@@ -1,10 +1,10 @@
-//! One disk of a session: its state, and the way of a write through it (gathered, then given to the layer; zeroed in `zero`, made
-//! durable in `flush`, read back in `read`).
+//! One disk of a session: its state, and the path of a write through it. This file gathers writes
+//! and gives them to the layer; `zero` zeroes, `flush` makes durable, `read` reads back.
 //!
 //! # Invariants
-//! - What is gathered lies over the layer; the layer's leaves are those of the disk without it.
-//! - A record is pending only after its data has been handed to the file; a flush takes the pending records
-//!   first, then makes the data durable, then the records.
+//! - Gathered bytes lie over the layer; the layer's leaves are those of the disk without them.
+//! - A record becomes pending only after its data has been handed to the file. A flush first takes
+//!   the pending records, then makes the data durable, then the records.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -28,10 +28,11 @@ use crate::types::GuestCluster;
 use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// LIMIT: records that wait for a flush (24 MiB); a client that never flushes is flushed.
+/// LIMIT: records that wait for a flush (24 MiB). Beyond it the disk is flushed even if the client
+/// never asks.
 const PENDING_MAX: usize = 1 << 20;
 
-/// What a disk of a session has taken in, in bytes.
+/// Byte counts of what a disk of a session has received and stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskStats {
     /// Received from the door.
@@ -50,11 +51,11 @@ pub(super) struct Counters {
     pub(super) equal: AtomicU64,
     pub(super) zero: AtomicU64,
     pub(super) stored: AtomicU64,
-    /// Of `stored`, what a flush has made durable.
+    /// The part of `stored` that a flush has made durable.
     pub(super) flushed: AtomicU64,
 }
 
-/// A disk that is being written: a layer that is being made, and what only a session needs.
+/// A disk that is being written: a layer draft, and the state that only a session needs.
 pub struct DiskWriter {
     pub(super) meta: SessionDisk,
     pub(super) draft: LayerDraft,
@@ -67,20 +68,21 @@ pub struct DiskWriter {
     pub(super) size_bytes: AtomicU64,
     pub(super) source_bytes: AtomicU64,
     pub(super) counters: Counters,
-    /// Writers hold it shared; the seal holds it alone.
+    /// Writers hold it shared; the seal holds it exclusively.
     pub(super) gate: RwLock<()>,
     pub(super) sealed: AtomicBool,
-    /// An fsync of the layer has failed. The kernel may call the lost pages clean afterwards, so that a later fsync would
-    /// succeed over them: nothing of this disk can be answered as durable any more.
+    /// Whether an fsync of the layer has failed. The kernel may mark the lost pages clean
+    /// afterwards, so that a later fsync would succeed without them: no byte of this disk can be
+    /// reported as durable any more.
     pub(super) is_unsure: AtomicBool,
     /// Held while the size changes.
     pub(super) sizing: Mutex<()>,
     pub(super) clock: Arc<dyn Clock>,
-    /// Nanoseconds since the epoch of the last change of its content.
+    /// Time of the last change of the content, in nanoseconds since the epoch.
     pub(super) written_at: AtomicI64,
 }
 
-/// A session's layer tells its log what it must know after a crash, and counts.
+/// Records in the session's log what must be known after a crash, and counts bytes.
 impl Journal for DiskWriter {
     fn note_equal(&self, bytes: u64) {
         self.counters.equal.fetch_add(bytes, Ordering::Relaxed);
@@ -97,7 +99,7 @@ impl Journal for DiskWriter {
 }
 
 impl DiskWriter {
-    /// A disk of a session, whose layer is `draft` and whose log is `log`.
+    /// Creates a disk of a session whose layer is `draft` and whose log is `log`.
     pub(super) fn new(
         meta: &SessionDisk,
         draft: LayerDraft,
@@ -122,7 +124,8 @@ impl DiskWriter {
             is_unsure: AtomicBool::new(false),
             sizing: Mutex::default(),
             clock: Arc::clone(clock),
-            // What nobody has written yet is as old as can be: a tool that compares times must not take it for a copy of its source.
+            // A disk that nobody has written yet has the oldest possible time: a tool that compares
+            // times must not take it for a copy of its source.
             written_at: AtomicI64::new(0),
         }
     }
@@ -133,7 +136,7 @@ impl DiskWriter {
         self.size_bytes.load(Ordering::SeqCst)
     }
 
-    /// Size of the source in bytes: what tree and restore will show.
+    /// Size of the source in bytes, which tree and restore show.
     #[must_use]
     pub fn source_bytes(&self) -> u64 {
         self.source_bytes.load(Ordering::SeqCst)
@@ -145,7 +148,7 @@ impl DiskWriter {
         &self.meta
     }
 
-    /// What it has taken in.
+    /// Byte counts of what the disk has received and stored.
     #[must_use]
     pub fn stats(&self) -> DiskStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -157,8 +160,9 @@ impl DiskWriter {
         }
     }
 
-    /// Bytes that were written, zeroes included, as a share of the disk, 0 to 1. What was written twice counts twice. Whether a writer came
-    /// to its end is not known by it: a person sees how far one came that was killed.
+    /// Bytes that were written, zeroes included, as a share of the disk, 0 to 1. Bytes written
+    /// twice count twice. The share does not tell whether a writer reached its end; it shows a
+    /// person how far a killed writer came.
     #[must_use]
     pub fn written_share(&self) -> f64 {
         let stats = self.stats();
@@ -167,7 +171,7 @@ impl DiskWriter {
         f64::from(u16::try_from(thousandths.min(1_000)).unwrap_or(1_000)) / 1_000.0
     }
 
-    /// Bytes that are not zero, at most: what the parent has, and what was stored.
+    /// Upper bound of the bytes that are not zero: the parent's plus the stored ones.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
         let parents = self.draft.base().map_or(0, Base::data_bytes);
@@ -175,14 +179,14 @@ impl DiskWriter {
         parents.saturating_add(stored).min(self.source_bytes())
     }
 
-    /// When its content changed last; never twice the same.
+    /// Time of the last change of the content; never the same twice.
     #[must_use]
     pub fn written_at(&self) -> Timestamp {
         let nanoseconds = self.written_at.load(Ordering::SeqCst);
         Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
-    /// Sets when its content changed last, until it changes again.
+    /// Sets the time of the last change of the content, until the next change.
     pub fn set_written_at(&self, at: Timestamp) {
         let nanoseconds = i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX);
         self.written_at.store(nanoseconds, Ordering::SeqCst);
@@ -196,7 +200,7 @@ impl DiskWriter {
         }
     }
 
-    /// Whether an fsync has failed, so that only an abort is left.
+    /// Whether an fsync has failed, so that the session can only be aborted.
     #[must_use]
     pub fn is_unsure(&self) -> bool {
         self.is_unsure.load(Ordering::SeqCst)
@@ -232,7 +236,7 @@ impl DiskWriter {
         Ok(guard)
     }
 
-    /// Clusters and bytes of the cluster that count: the last one may be cut by the end of the disk.
+    /// Bytes of the cluster that count: the end of the disk may cut the last one.
     fn cluster_length(&self, cluster: GuestCluster) -> usize {
         let start = cluster.0 * CLUSTER_BYTES;
         usize_from_u64(self.size_bytes().saturating_sub(start).min(CLUSTER_BYTES))
@@ -286,16 +290,17 @@ impl DiskWriter {
         self.relieve()
     }
 
-    /// Whole clusters from `first` on; the last chunk may be short at the end of the disk.
+    /// Writes whole clusters from `first` on; the last chunk may be short at the end of the disk.
     fn write_whole(&self, first: GuestCluster, bytes: &[u8]) -> Result<()> {
         self.draft.write(first, bytes, self)?;
         let count = u64_from_usize(bytes.len()).div_ceil(CLUSTER_BYTES);
-        // Only now: until the new bytes are there, readers see what was gathered.
+        // The gathered bytes are dropped only now: readers see them until the new bytes are in
+        // place.
         self.gather.forget(first.0, first.0 + count);
         Ok(())
     }
 
-    /// Bytes of one cluster that do not cover it.
+    /// Writes bytes of one cluster that do not cover it.
     pub(super) fn write_part(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let cluster = CLUSTER.guest_cluster(crate::types::GuestOffset(offset));
         let from = usize_from_u64(CLUSTER.within(offset));
@@ -316,14 +321,14 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Whether it is written as a file, which may go on behind its present end: the last cluster is whole only once all of it was
-    /// written, or nothing more comes.
+    /// Whether the disk is written as a file, which may grow beyond its present end. The last
+    /// cluster is then whole only once all of it is written, or no more bytes come.
     fn grows(&self) -> bool {
         self.door() == Some(Door::Tree)
     }
 
-    /// Flushes when there are too many records, and completes the oldest gathered clusters while there are too many.
-    /// Called without any range held.
+    /// Flushes when there are too many records, and completes the oldest gathered clusters while
+    /// there are too many. The caller must not hold a range.
     pub(super) fn relieve(&self) -> Result<()> {
         let pending = self.pending.lock().len();
         if pending > PENDING_MAX {
@@ -335,7 +340,7 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Completes one gathered cluster from what the disk has there, and stores it.
+    /// Completes one gathered cluster from the disk's content below it, and stores it.
     pub(super) fn complete(&self, cluster: u64) -> Result<()> {
         let _range = self.ranges.hold(cluster, cluster + 1);
         let Some(partial) = self.gather.get(cluster) else {
@@ -352,7 +357,7 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// A whole cluster as layer or parent has it, proved against its leaf.
+    /// Reads a whole cluster from the layer or the parent, and checks it against its leaf.
     fn load_current(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
         self.draft.touch(Region::of(cluster))?;
         self.draft.settle_doubts()?;

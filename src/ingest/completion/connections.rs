@@ -1,7 +1,8 @@
-//! The connections of a disk that is written over NBD: when they leave it finished.
+//! The NBD connections of a disk: when their end leaves the disk finished.
 //!
-//! It is finished when its last connections ended with `NBD_CMD_DISC`. A connection that ends otherwise makes it unfinished until one
-//! that was opened later ends with `DISC`. Connections that neither wrote nor flushed say nothing.
+//! The disk is finished when its last connections ended with `NBD_CMD_DISC`. A connection that ends
+//! otherwise makes the disk unfinished until a connection that was opened later ends with
+//! `NBD_CMD_DISC`. A connection that neither wrote nor flushed has no effect.
 
 /// The connections of one disk.
 #[derive(Debug, Default)]
@@ -24,13 +25,13 @@ impl Connections {
         self.writing
     }
 
-    /// Opens one; answers its number.
+    /// Opens a connection; returns its number.
     pub(super) const fn open(&mut self) -> u64 {
         self.opened += 1;
         self.opened
     }
 
-    /// One writes for the first time: whatever was finished is not any more.
+    /// Records that a connection writes for the first time: the disk is not finished any more.
     pub(super) const fn begin_writing(&mut self) {
         self.writing += 1;
         self.finished = false;

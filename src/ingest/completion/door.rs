@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Ways by which bytes come into a session.
+/// The ways by which bytes enter a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
     /// NBD connections.
@@ -31,7 +31,7 @@ impl Door {
         }
     }
 
-    /// What it is called where people read it.
+    /// The door's name in messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Door {
     }
 }
 
-/// The door that a disk belongs to, once one has written it.
+/// The door that a disk belongs to, once a door has written it.
 #[derive(Debug, Default)]
 pub(super) struct Claim(AtomicU8);
 
@@ -49,7 +49,7 @@ impl Claim {
     /// Takes the disk for a door.
     ///
     /// # Errors
-    /// The door that has it already.
+    /// The door that the disk already belongs to.
     pub(super) fn claim(&self, door: Door) -> std::result::Result<(), Door> {
         let claimed = self
             .0
@@ -60,7 +60,7 @@ impl Claim {
         }
     }
 
-    /// The door that it belongs to.
+    /// The door that the disk belongs to, if any.
     pub(super) fn door(&self) -> Option<Door> {
         Door::of_code(self.0.load(Ordering::SeqCst))
     }

@@ -1,14 +1,17 @@
-//! What the record log of a disk says of its completion, for the time after a crash.
+//! What the record log of a disk records about its completion, which is what is known after a
+//! crash.
 //!
 //! # Invariants
-//! - That a disk is finished is logged with or after all that was written before it was stated: a flush that had begun by then leaves it to
-//!   the next one.
-//! - Statements are logged in the order in which they were made; one that was overtaken is not logged.
-//! - Nobody states that a disk is finished while bytes are on their way into its file: they may come after a sync that has begun by then.
+//! - The log records that a disk is finished together with, or after, everything written before
+//!   that statement. A flush that had begun before the statement leaves it to the next flush.
+//! - Statements are logged in the order in which they were made; a statement that a later one
+//!   overtook is not logged.
+//! - Nobody states that a disk is finished while bytes are on their way into its file: they may
+//!   arrive after a sync that has already begun.
 
 use crate::ingest::record::Record;
 
-/// A statement, and which one it is.
+/// A statement (finished or not), with its number.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ingest) struct Statement {
     finished: bool,
@@ -23,32 +26,33 @@ impl Statement {
     }
 }
 
-/// Whether a disk is finished, as its log says it.
+/// Whether a disk is finished according to its log.
 #[derive(Debug, Default)]
 pub(super) struct Logged {
     last: Statement,
-    /// What the log says.
+    /// The statement in the log.
     logged: Statement,
-    /// What is being logged now.
+    /// The statement that is being logged now.
     carried: Option<Statement>,
-    /// Whether a statement may be in the log or not: it could not be made durable.
+    /// Whether it is unknown if a statement is in the log, because it could not be made durable.
     is_unsure: bool,
-    /// Writes through the tree that are under way.
+    /// Running writes through the tree.
     writes: u64,
 }
 
 impl Logged {
-    /// Whether the log says that the disk is finished, or may.
+    /// Whether the log records, or may record, that the disk is finished.
     pub(super) fn stands(&self) -> bool {
         self.logged.finished || self.carried.is_some_and(|it| it.finished)
     }
 
-    /// Whether it was stated last, or stands in the log, that the disk is finished: for those who write.
+    /// Whether the last statement, or the one in the log, is that the disk is finished. Writers ask
+    /// this.
     pub(super) fn is_bound(&self) -> bool {
         self.last.finished || self.stands()
     }
 
-    /// What a log said that is read again.
+    /// Sets the statement that a reopened log contains.
     pub(super) const fn resumed(&mut self, finished: bool) {
         self.last.finished = finished;
         self.logged.finished = finished;
@@ -64,7 +68,7 @@ impl Logged {
         self.writes = self.writes.saturating_sub(1);
     }
 
-    /// States it; the next flush makes it durable.
+    /// States whether the disk is finished; the next flush makes the statement durable.
     pub(super) fn state(&mut self, finished: bool) {
         if finished && self.writes > 0 {
             return;
@@ -77,14 +81,14 @@ impl Logged {
         }
     }
 
-    /// What is to be logged. A flush asks before it looks at what was written.
+    /// The statement to log, if any. A flush must ask for it before it looks at what was written.
     pub(super) fn unlogged(&self) -> Option<Statement> {
         let differs =
             self.last.finished != self.logged.finished || self.carried.is_some() || self.is_unsure;
         (differs && self.last.number > self.logged.number).then_some(self.last)
     }
 
-    /// Begins to log a statement; `false` when it was overtaken.
+    /// Begins to log a statement; returns `false` when a later one has overtaken it.
     pub(super) fn carry(&mut self, statement: Statement) -> bool {
         if statement != self.last || statement.number <= self.logged.number {
             return false;
@@ -93,7 +97,8 @@ impl Logged {
         true
     }
 
-    /// What was carried is in the log, durably, or it is not known whether it is.
+    /// Ends the logging of the carried statement: it is durably in the log, or, without
+    /// `is_logged`, that is unknown.
     pub(super) fn carried(&mut self, is_logged: bool) {
         match self.carried.take() {
             Some(statement) if is_logged => {
@@ -137,7 +142,7 @@ mod tests {
         let early = log.unlogged().unwrap();
         log.state(false);
         assert!(!log.carry(early));
-        // The log says it already.
+        // The log already has this statement.
         assert!(log.unlogged().is_none());
     }
 
@@ -183,7 +188,8 @@ mod tests {
         assert!(take_back(&mut log));
     }
 
-    /// It was taken for logged, and whoever said it again was told that it is.
+    /// Regression: an unsure statement was taken for logged, so a repeated statement was reported
+    /// as durable.
     #[test]
     fn what_may_not_have_reached_the_log_is_logged_again() {
         let mut log = Logged::default();

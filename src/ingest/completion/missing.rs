@@ -1,14 +1,16 @@
-//! Missing: bytes of a disk that were handed in, could not be taken, and were not handed in again.
+//! Missing ranges: bytes that were handed in for a disk, could not be taken, and were not handed in
+//! again.
 //!
 //! # Why
-//! A disk that is written through the tree is finished once it is touched. When the kernel writes back a shared mapping, or a tool does
-//! not look at its errors, a write fails and nobody hears of it: the disk would be committed without it.
+//! A disk that is written through the tree is finished once it is touched. When the kernel writes
+//! back a shared mapping, or a tool ignores errors, nobody learns of a failed write: the disk would
+//! be committed without those bytes.
 
 use std::ops::Range;
 
 use crate::error::{ErrorKind, Result};
 
-/// LIMIT: ranges that are told apart; beyond it they count as one from the first to the last.
+/// LIMIT: separate ranges; beyond it they count as one range from the first to the last.
 const RANGES_MAX: usize = 1024;
 
 /// Ranges of bytes that a disk was given and does not have.
@@ -30,7 +32,7 @@ impl Missing {
         }
     }
 
-    /// These are there now, or mean nothing any more.
+    /// Removes a range that has been written, or that no longer matters.
     pub(super) fn remove(&mut self, from: u64, end: u64) {
         if self.ranges.is_empty() {
             return;
@@ -43,11 +45,11 @@ impl Missing {
         self.ranges = rest.collect();
     }
 
-    /// A range was written, or could not be.
+    /// Records the result of writing a range.
     pub(super) fn note(&mut self, range: Range<u64>, result: &Result<()>) {
         match result {
             Ok(()) => self.remove(range.start, range.end),
-            // Refused by a rule that the writer is told of: nothing was begun.
+            // A rule refused the write, and the writer got the error: nothing was begun.
             Err(e) if is_rule(e.kind()) => {}
             Err(e) => self.add(range.start, range.end, e.kind()),
         }
@@ -61,7 +63,7 @@ impl Missing {
         self.ranges.is_empty()
     }
 
-    /// The first range, and how a write failed.
+    /// The first missing range (offset, length), and the error of the last failed write.
     pub(super) fn first(&self) -> Option<(u64, u64, ErrorKind)> {
         let (from, end) = *self.ranges.first()?;
         Some((from, end, self.kind?))

@@ -1,13 +1,16 @@
-//! Completion: whether a disk of a session is finished, so that two instants are never mixed silently.
+//! Completion: whether a disk of a session is finished, so that a point never mixes two instants
+//! silently.
 //!
-//! A disk is finished when a writer has come to its end, or somebody has declared it, and nothing that was handed in is missing:
-//! [`connections`] has the rule of NBD connections, [`missing`] what could not be taken, and [`logged`] what the record log says for the
-//! time after a crash. Each is a plain state machine; [`Completion`] is the three of them under one mutex, and the door that the disk
-//! belongs to, which decides when a file in the tree counts as written.
+//! A disk is finished when a writer has reached its end, or a caller has declared it finished, and
+//! no handed-in bytes are missing. [`connections`] has the rule for NBD connections, [`missing`]
+//! the ranges that could not be taken, and [`logged`] what the record log records for the time
+//! after a crash. Each is a plain state machine. [`Completion`] combines the three under one mutex
+//! with the door that the disk belongs to, which decides when a file in the tree counts as written.
 //!
 //! # Invariants
-//! - The log says that a disk is finished only when it is: what takes it back is logged before what was finished is overwritten.
-//! - A disk that misses bytes is not finished, whatever its connections did.
+//! - The log records that a disk is finished only while it is: a retraction is logged before
+//!   finished content is overwritten.
+//! - A disk with missing bytes is not finished, whatever its connections did.
 
 mod connections;
 mod door;
@@ -39,8 +42,8 @@ impl State {
         self.connections.is_finished() && self.missing.is_empty()
     }
 
-    /// A file that was written into, or cut, is finished. Not in the log: only a writer that syncs, or declares it, has come to an end for
-    /// all that can be known after a crash.
+    /// Marks a file as finished after a write or truncation. The log does not record this: after a
+    /// crash, only a sync or a declaration proves that a writer reached its end.
     fn finish_touched(&mut self) {
         if self.missing.is_empty() && !self.connections.is_finished() {
             self.connections.set(true);
@@ -52,13 +55,14 @@ impl State {
 #[derive(Debug, Default)]
 pub(super) struct Completion {
     state: Mutex<State>,
-    /// Whether the log has to be told before the disk is written: it says that the disk is finished, or is about to.
+    /// Whether the log must be updated before the disk is written, because it records that the disk
+    /// is finished or is about to.
     is_bound: AtomicBool,
     door: Claim,
 }
 
 impl Completion {
-    /// Changes the state; what changes the log's part does it here.
+    /// Changes the state, and updates `is_bound` with it.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         let result = change(&mut state);
@@ -67,22 +71,22 @@ impl Completion {
         result
     }
 
-    /// Whether it may be committed.
+    /// Whether the disk may be committed.
     pub(super) fn is_finished(&self) -> bool {
         self.state.lock().is_finished()
     }
 
-    /// Connections that are writing now.
+    /// The number of connections that are writing now.
     pub(super) fn writers(&self) -> u64 {
         self.state.lock().connections.writing()
     }
 
-    /// A connection is opened; answers its number.
+    /// Opens a connection; returns its number.
     pub(super) fn open(&self) -> u64 {
         self.state.lock().connections.open()
     }
 
-    /// A connection writes for the first time: whatever was finished is not any more.
+    /// Records that a connection writes for the first time: the disk is not finished any more.
     pub(super) fn begin_writing(&self) {
         self.state.lock().connections.begin_writing();
     }
@@ -92,19 +96,20 @@ impl Completion {
         self.state.lock().connections.close(number, wrote, clean);
     }
 
-    /// It is declared finished, or not; what could not be written before does not matter any more.
+    /// Declares the disk finished or unfinished; earlier failed writes no longer matter.
     pub(super) fn declare(&self, finished: bool) {
         self.change(|state| {
             state.missing.clear();
             state.connections.set(finished);
-            // A client that still writes over NBD states it when it disconnects, or not at all: what it has begun comes after this.
+            // A client that still writes over NBD makes its own statement when it disconnects, or
+            // none: its running writes come after this declaration.
             if !finished || state.connections.is_finished() {
                 state.logged.state(finished);
             }
         });
     }
 
-    /// What is written is about to be made durable, and is all if the disk is finished.
+    /// States that the disk is finished, if it is, when the content is about to be made durable.
     pub(super) fn state_if_finished(&self) {
         self.change(|state| {
             if state.is_finished() {
@@ -113,18 +118,20 @@ impl Completion {
         });
     }
 
-    /// It could not be made durable that the disk is finished.
+    /// Retracts the statement that the disk is finished, because it could not be made durable.
     pub(super) fn state_unfinished(&self) {
         self.change(|state| state.logged.state(false));
     }
 
-    /// Begins a write into the file: until what is returned is dropped, nobody states that the disk is finished.
+    /// Begins a write into the file: nobody states that the disk is finished until the returned
+    /// guard is dropped.
     pub(super) fn enter(&self) -> WriteGuard<'_> {
         self.state.lock().logged.enter();
         WriteGuard(self)
     }
 
-    /// Takes back what the log says. Answers whether a flush is needed until it does not say any more that the disk is finished.
+    /// Retracts the logged statement that the disk is finished. Returns whether a flush is needed
+    /// before the log no longer records it.
     pub(super) fn take_back(&self) -> bool {
         if !self.is_bound.load(Ordering::SeqCst) {
             return false;
@@ -135,8 +142,9 @@ impl Completion {
         })
     }
 
-    /// What became of bytes that were handed in as into a file: taken, the disk is finished; not taken, it is not until they were handed in
-    /// again, cut off, or it is declared so.
+    /// Records the result of a write into the file. After a success the disk is finished. After a
+    /// failure it is unfinished until the bytes are handed in again or cut off, or the disk is
+    /// declared finished.
     pub(super) fn note_handed_in(&self, range: Range<u64>, result: &Result<()>) {
         self.change(|state| {
             state.missing.note(range, result);
@@ -151,35 +159,37 @@ impl Completion {
         });
     }
 
-    /// A range was written, or could not be. QEMU's programs say a proper goodbye also after ENOSPC.
+    /// Records the result of writing a range. QEMU's programs disconnect properly even after
+    /// ENOSPC.
     pub(super) fn note_range(&self, range: Range<u64>, result: &Result<()>) {
         self.state.lock().missing.note(range, result);
     }
 
-    /// The file ends there now: nothing is missed behind it.
+    /// Records that the file ends at `size_bytes` now: nothing beyond is missing.
     pub(super) fn note_cut(&self, size_bytes: u64) {
         let mut state = self.state.lock();
         state.missing.remove(size_bytes, u64::MAX);
         state.finish_touched();
     }
 
-    /// Whether nothing that was handed in is missing.
+    /// Whether no handed-in bytes are missing.
     pub(super) fn has_all(&self) -> bool {
         self.state.lock().missing.is_empty()
     }
 
-    /// The first range that is missing, and how its write failed.
+    /// The first missing range (offset, length), and the error of a failed write.
     pub(super) fn first_missing(&self) -> Option<(u64, u64, ErrorKind)> {
         self.state.lock().missing.first()
     }
 
-    /// Moves what `other` misses here; its disk is continued by this one.
+    /// Moves the missing ranges of `other` into this set; `other`'s disk is continued by this one.
     pub(super) fn adopt_missing(&self, other: &Self) {
         let missing = other.state.lock().missing.clone();
         self.state.lock().missing = missing;
     }
 
-    /// Goes on as `other`, whose disk is opened again as this one and belongs to no door yet. The log is left as it was read.
+    /// Continues from `other`, whose disk is reopened as this one and belongs to no door yet. The
+    /// log state stays as it was read.
     pub(super) fn continue_from(&self, other: &Self) {
         let (finished, missing) = {
             let state = other.state.lock();
@@ -191,12 +201,12 @@ impl Completion {
             state.missing = missing;
         }
         if let Some(door) = other.door() {
-            // Nobody else has it yet.
+            // The claim cannot fail: no other door has the disk yet.
             let _ = self.claim(door);
         }
     }
 
-    /// Goes on after a crash, with what the log said at its end.
+    /// Continues after a crash with the last statement in the log.
     pub(super) fn resumed(&self, finished: bool) {
         self.change(|state| {
             state.connections.set(finished);
@@ -204,17 +214,19 @@ impl Completion {
         });
     }
 
-    /// What is to be logged. A flush asks before it looks at what was written.
+    /// The statement to log, if any. A flush must ask for it before it looks at what was written.
     pub(super) fn unlogged(&self) -> Option<Statement> {
         self.state.lock().logged.unlogged()
     }
 
-    /// Begins to log a statement; `false` when it was overtaken. Called, like [`Completion::carried`], by the thread that holds the log.
+    /// Begins to log a statement; returns `false` when a later one has overtaken it. Only the
+    /// thread that holds the log calls this and [`Completion::carried`].
     pub(super) fn carry(&self, statement: Statement) -> bool {
         self.change(|state| state.logged.carry(statement))
     }
 
-    /// What was carried is in the log, durably, or it is not known whether it is.
+    /// Ends the logging of the carried statement: it is durably in the log, or, without
+    /// `is_logged`, that is unknown.
     pub(super) fn carried(&self, is_logged: bool) {
         self.change(|state| state.logged.carried(is_logged));
     }
@@ -222,18 +234,19 @@ impl Completion {
     /// Takes the disk for a door, for as long as the session is open in this process.
     ///
     /// # Errors
-    /// The one that it belongs to, when that is another one.
+    /// The other door that the disk belongs to.
     pub(super) fn claim(&self, door: Door) -> std::result::Result<(), Door> {
         self.door.claim(door)
     }
 
-    /// The door that it belongs to, once one has written it.
+    /// The door that the disk belongs to, once a door has written it.
     pub(super) fn door(&self) -> Option<Door> {
         self.door.door()
     }
 }
 
-/// Bytes on their way into a disk that is written as a file. Until it is dropped, nobody states that the disk is finished.
+/// A running write into a disk that is written as a file. Until it is dropped, nobody states that
+/// the disk is finished.
 pub struct WriteGuard<'a>(&'a Completion);
 
 impl Drop for WriteGuard<'_> {
@@ -292,7 +305,7 @@ mod tests {
         assert!(completion.take_back());
         flush(&completion);
         assert!(!completion.take_back());
-        // Refused by a rule, nothing was begun.
+        // A rule refused the write: nothing was begun.
         completion.declare(true);
         let refused = Err(Error::new(ErrorKind::Busy, "busy"));
         completion.note_handed_in(0..512, &refused);

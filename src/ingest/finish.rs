@@ -1,23 +1,24 @@
-//! Finishing a disk of a session: what doors and callers report of it, which its [`super::completion::Completion`] judges.
+//! Finishing a disk of a session: doors and callers report events here, and the disk's
+//! [`super::completion::Completion`] judges them.
 
 use super::completion::{Door, WriteGuard};
 use super::disk::DiskWriter;
 use crate::error::{Error, ErrorKind, Result};
 
 impl DiskWriter {
-    /// Whether it may be committed.
+    /// Whether the disk may be committed.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.completion.is_finished()
     }
 
-    /// Declares it finished, or not; whatever could not be written before does not matter any more.
+    /// Declares the disk finished or unfinished; earlier failed writes no longer matter.
     pub fn set_finished(&self, finished: bool) {
         self.completion.declare(finished);
     }
 
-    /// Makes what was written through the tree durable, and that it is all: whoever writes a file and syncs it has come to an end, for
-    /// all that can be known after a crash.
+    /// Makes what was written through the tree durable, together with the statement that the disk
+    /// is finished: after a crash, a sync proves that a writer reached its end.
     ///
     /// # Errors
     /// As [`DiskWriter::flush`].
@@ -27,23 +28,24 @@ impl DiskWriter {
             .inspect_err(|_| self.completion.state_unfinished())
     }
 
-    /// What became of bytes that were handed in as into a file: taken, the disk is finished; not taken, it is not until they were handed in
-    /// again, cut off, or it is declared so.
+    /// Records the result of a write into the file. After a success the disk is finished. After a
+    /// failure it is unfinished until the bytes are handed in again or cut off, or the disk is
+    /// declared finished.
     ///
     /// # Errors
-    /// The one that is handed in.
+    /// Those of `result`.
     pub fn note_handed_in(&self, offset: u64, length_bytes: u64, result: Result<()>) -> Result<()> {
         let end = offset.saturating_add(length_bytes);
         self.completion.note_handed_in(offset..end, &result);
         result
     }
 
-    /// The file ends there now: nothing is missed behind it.
+    /// Records that the file ends at `size_bytes` now: nothing beyond is missing.
     pub fn note_cut(&self, size_bytes: u64) {
         self.completion.note_cut(size_bytes);
     }
 
-    /// Refuses a disk that misses something.
+    /// Refuses a disk with missing bytes.
     pub(super) fn check_missing(&self) -> Result<()> {
         let Some((from, end, kind)) = self.completion.first_missing() else {
             return Ok(());
@@ -61,7 +63,7 @@ impl DiskWriter {
     /// Takes the disk for a door, for as long as the session is open in this process.
     ///
     /// # Errors
-    /// `Busy` when it belongs to another one.
+    /// `Busy` when the disk belongs to another door.
     pub fn claim(&self, door: Door) -> Result<()> {
         self.completion.claim(door).map_err(|other| {
             Error::new(
@@ -76,14 +78,14 @@ impl DiskWriter {
         })
     }
 
-    /// The door that it belongs to, once one has written it.
+    /// The door that the disk belongs to, once a door has written it.
     #[must_use]
     pub fn door(&self) -> Option<Door> {
         self.completion.door()
     }
 
-    /// Begins a write as into a file: takes back, durably, that the disk was finished, and until what is returned is dropped nobody says
-    /// so for the time after a crash.
+    /// Begins a write into the file. Durably retracts the statement that the disk is finished;
+    /// nobody can state it again for the time after a crash until the returned guard is dropped.
     ///
     /// # Errors
     /// As [`DiskWriter::flush`].
@@ -93,7 +95,8 @@ impl DiskWriter {
         Ok(writing)
     }
 
-    /// Takes back, durably, that it was declared finished: somebody writes it again, and what he overwrites in place needs no record.
+    /// Durably retracts the declaration that the disk is finished: a client writes it again, and
+    /// bytes that it overwrites in place need no record.
     ///
     /// # Errors
     /// As [`DiskWriter::flush`].
@@ -105,7 +108,7 @@ impl DiskWriter {
         }
     }
 
-    /// Connections that are writing now.
+    /// The number of connections that are writing now.
     #[must_use]
     pub fn writers(&self) -> u64 {
         self.completion.writers()

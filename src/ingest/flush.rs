@@ -1,4 +1,4 @@
-//! Making what was written durable, and changing the size.
+//! Making written data durable, and changing the size of a disk.
 
 use std::sync::atomic::Ordering;
 
@@ -9,10 +9,10 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 impl DiskWriter {
-    /// Makes all that was written before durable: data first, then the records that name it.
+    /// Makes all earlier writes durable: data first, then the records that name it.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: what was written since the last flush may then be lost; `Corrupt` (the parent).
+    /// `NoSpace`, `Io`: writes since the last flush may then be lost; `Corrupt` (the parent).
     pub fn flush(&self) -> Result<()> {
         let _gate = self.gate.read();
         if self.sealed.load(Ordering::SeqCst) {
@@ -21,14 +21,15 @@ impl DiskWriter {
         self.flush_gated()
     }
 
-    /// [`DiskWriter::flush`] for one who holds the gate.
+    /// [`DiskWriter::flush`] for a caller that holds the gate.
     pub(super) fn flush_gated(&self) -> Result<()> {
         self.check_durable()?;
         let statement = self.completion.unlogged();
         for cluster in self.gather.clusters() {
             self.complete(cluster)?;
         }
-        // Flushes take turns: a second one must not answer before the first one's records are durable.
+        // Flushes take turns: a second flush must not answer before the first one's records are
+        // durable.
         let mut log = self.log.lock();
         let mut taken = std::mem::take(&mut *self.pending.lock());
         let stored = self.counters.stored.load(Ordering::Relaxed);
@@ -52,7 +53,7 @@ impl DiskWriter {
             self.counters.flushed.fetch_max(stored, Ordering::Relaxed);
         } else {
             if statement.is_some() {
-                // It is said anew, if it still holds then.
+                // The statement is made again if it still holds then.
                 taken.pop();
             }
             self.pending.lock().put_back(taken);
@@ -60,14 +61,14 @@ impl DiskWriter {
         done.at_path(self.meta.layer.open_file())
     }
 
-    /// Bytes that were written to the layer since the last flush.
+    /// Bytes written to the layer since the last flush.
     #[must_use]
     pub fn unflushed_bytes(&self) -> u64 {
         let flushed = self.counters.flushed.load(Ordering::Relaxed);
         self.stats().stored_bytes.saturating_sub(flushed)
     }
 
-    /// Whether a flush would have anything to do.
+    /// Whether there is anything to flush.
     #[must_use]
     pub fn has_unflushed(&self) -> bool {
         let pending = self.pending.lock();
@@ -77,8 +78,9 @@ impl DiskWriter {
             || self.unflushed_bytes() > 0
     }
 
-    /// Changes the size: `source_bytes` is what people see, padded to 512 what the guest has. What lies beyond the
-    /// smallest size that the disk had reads as zero when it grows again.
+    /// Sets the size: `source_bytes` is what the tree and restore show; the guest's disk is padded
+    /// to a multiple of 512. When the disk grows again, bytes beyond its smallest size in between
+    /// read as zero.
     ///
     /// # Errors
     /// `ReadOnly` once sealed; `InvalidInput` for a size that QCOW2 cannot have; `NoSpace`, `Io`.
@@ -87,7 +89,7 @@ impl DiskWriter {
         self.resize(source_bytes)
     }
 
-    /// Writes bytes as into a file: beyond the end it grows.
+    /// Writes bytes as into a file: a write beyond the end makes the disk grow.
     ///
     /// # Errors
     /// As [`DiskWriter::write`] and [`DiskWriter::set_size`].
@@ -96,7 +98,7 @@ impl DiskWriter {
         self.write(offset, bytes)
     }
 
-    /// Makes the disk at least so large that it has `length_bytes` at `offset`.
+    /// Grows the disk, if needed, so that it holds `length_bytes` at `offset`.
     ///
     /// # Errors
     /// As [`DiskWriter::set_size`].
@@ -133,7 +135,8 @@ impl DiskWriter {
         }
         let _gate = self.enter()?;
         self.note_change();
-        // The layer keeps the largest size until the seal: zeroes beyond the end must not be forgotten.
+        // The layer keeps the largest size until the seal: it must not forget zeroes beyond the
+        // end.
         if size_bytes > self.draft.size_bytes() {
             self.draft.set_size(size_bytes)?;
         }
@@ -146,8 +149,8 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Zeroes what lies between the end of the source and that of its last sector: a client that sees whole sectors may have written
-    /// there.
+    /// Zeroes the bytes between the end of the source and the end of its last sector: a client that
+    /// sees whole sectors may have written there.
     fn zero_padding(&self, from: u64, end: u64) -> Result<()> {
         let mut padding = vec![0; usize_from_u64(end.saturating_sub(from))];
         self.read_at(from, &mut padding)?;

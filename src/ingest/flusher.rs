@@ -1,12 +1,12 @@
-//! The flusher: makes durable in the background what clients have not asked for, so that a commit finds little left to do and a
-//! crash costs little of what was sent.
+//! The flusher: makes written data durable in the background when clients do not flush. A commit
+//! then has little left to do, and a crash costs little of what was sent.
 //!
 //! # Why
-//! An agent that sends a disk for hours and never flushes would send all of it again after a crash, and its commit would wait for all of
-//! it to reach the disk.
+//! An agent that sends a disk for hours and never flushes would have to send all of it again after
+//! a crash, and its commit would wait until all of it reaches the disk.
 //!
 //! # Concurrency
-//! A flush is what any client may ask for at any time; writers go on beside it.
+//! The flusher uses the flush that any client may request at any time; writers continue beside it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,20 +16,20 @@ use super::registry::Registry;
 use super::session::{Session, SessionState};
 use crate::types::LayerId;
 
-/// How long nobody writes a disk before it is flushed.
+/// How long a disk must have no writes before it is flushed.
 const QUIET: Duration = Duration::from_secs(5);
 /// LIMIT: bytes that were written and not flushed.
 const UNFLUSHED_BYTES_MAX: u64 = 1 << 30;
-/// How long a disk that could not be flushed is left alone.
+/// How long the flusher leaves a disk alone after a failed flush.
 const REST: Duration = Duration::from_secs(30);
 
-/// What was seen of a disk.
+/// What the flusher has observed of a disk.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     stats: DiskStats,
-    /// Since when it has been so.
+    /// The time since which the observed state has held.
     since: Duration,
-    /// When it could not be flushed.
+    /// The time of a failed flush.
     failed: Option<Duration>,
 }
 
@@ -40,8 +40,8 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    /// Looks at all disks of all open sessions, and flushes those that are due. To be called every second or so. Answers whether there
-    /// is any session to look at.
+    /// Looks at all disks of all open sessions, and flushes those that are due. The caller calls
+    /// this about once a second. Returns whether there is an open session.
     pub fn round(&mut self, sessions: &Registry) -> bool {
         let now = sessions.engine().owner.clock().monotonic();
         let mut next = HashMap::new();

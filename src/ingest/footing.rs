@@ -1,8 +1,9 @@
-//! What a session stands on: the point that it is compared with, and the chains below its disks.
+//! The base of a session: the point that it is compared with, and the chains below its disks.
 //!
 //! # Invariants
-//! No session continues a chain of which a layer is missing, cut or another one: what the session does not write would be read through it,
-//! as zeroes or not at all. Only a disk that is written whole, or that the caller wants anew, does without its predecessor.
+//! No session continues a chain of which a layer is missing, truncated or replaced: bytes that the
+//! session does not write would be read through it, as zeroes or not at all. Only a disk that is
+//! written whole, or that the caller wants to begin anew, does without its predecessor.
 
 use std::sync::Arc;
 
@@ -17,14 +18,14 @@ use crate::repo::sidecar::point::{Kind, Point};
 use crate::repo::sidecar::session::SessionDisk;
 use crate::types::{DiskName, VmName};
 
-/// How a reason begins for which a disk is stored in full because its predecessor is damaged.
+/// The beginning of the reason why a disk is stored in full when its predecessor is damaged.
 const DAMAGED: &str = "what it would be compared with is damaged";
 
-/// The parent point and the disks of a session, on sound ground.
+/// Finds the parent point and plans the disks of a session on undamaged chains.
 ///
 /// # Errors
-/// `InvalidInput`; `NotFound` (the parent); `Corrupt` when what a disk would be compared with is damaged and the disk is not written whole;
-/// `Io`.
+/// `InvalidInput`; `NotFound` (the parent); `Corrupt` when what a disk would be compared with is
+/// damaged and the disk is not written whole; `Io`.
 pub(super) fn plan(
     repository: &Arc<Repository>,
     entry: &VmEntry,
@@ -58,8 +59,8 @@ pub(super) fn plan(
     Ok((parent, disks))
 }
 
-/// Looks again at what the disks of a session stand on, before they become a point: a session may be open for long, and outlives its
-/// daemon.
+/// Checks the chains below a session's disks again before they become a point: a session may be
+/// open for long, and outlives its daemon.
 ///
 /// # Errors
 /// `Corrupt` when what a disk was compared with is damaged by now; `Io`.
@@ -80,7 +81,8 @@ pub(super) fn check_again<'d>(
     Ok(())
 }
 
-/// The disks of a session whose parent point cannot be read: all of its disks, as the index lists them, are stored in full.
+/// Plans the disks of a session whose parent point cannot be read: all of its disks, as the index
+/// lists them, are stored in full.
 fn without_point(
     vm: &VmName,
     request: &BeginRequest,
@@ -106,7 +108,7 @@ fn without_point(
     Ok(disks)
 }
 
-/// Whether all of a disk will be written, or it is wanted anew.
+/// Whether the client will write all of a disk, or wants it to begin anew.
 fn is_written_whole(request: &BeginRequest, disk: &DiskName) -> bool {
     let mut asked = request.disks.iter();
     request.whole.iter().any(|whole| same(whole, disk))

@@ -1,12 +1,14 @@
-//! Sub-cluster writes, gathered until their cluster is whole or must be completed.
+//! Writes smaller than a cluster, gathered until their cluster is whole or must be completed.
 
 use std::collections::HashMap;
 
 use crate::types::sync::Mutex;
 
-/// LIMIT: clusters gathered for each disk (16 MiB); beyond it the oldest is completed from the parent.
+/// LIMIT: gathered clusters of each disk (16 MiB); beyond it the oldest is completed from the
+/// parent.
 const GATHERED_MAX: usize = 256;
-/// Granularity of what is known to be written: any byte range may be, so bytes are kept as ranges.
+/// Bytes of a cluster. Any byte range of it may be written, so the written parts are kept as byte
+/// ranges.
 const CLUSTER_BYTES: usize = 65_536;
 
 /// A cluster of which a part has been written.
@@ -45,7 +47,7 @@ impl Partial {
         self.written.insert(at, (a, b));
     }
 
-    /// Whether the first `length` bytes are all written.
+    /// Whether all of the first `length` bytes are written.
     pub(super) fn covers(&self, length: usize) -> bool {
         self.written
             .first()
@@ -61,7 +63,7 @@ impl Partial {
         }
     }
 
-    /// The written parts that lie in `[from, from + out.len())`, copied over `out`.
+    /// Copies the written parts within `[from, from + out.len())` over `out`.
     pub(super) fn lay_over_part(&self, from: usize, out: &mut [u8]) {
         let end = from + out.len();
         for &(a, b) in &self.written {
@@ -83,8 +85,8 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    /// Adds bytes to a cluster; hands the cluster out when its first `length` bytes are all written now. The entry stays
-    /// until [`Gather::remove`], so that readers see it meanwhile.
+    /// Adds bytes to a cluster; returns the cluster when all of its first `length` bytes are
+    /// written. The entry stays until [`Gather::remove`], so that readers see it meanwhile.
     pub(super) fn add(
         &self,
         cluster: u64,
@@ -133,7 +135,7 @@ impl Gather {
         within.min().copied()
     }
 
-    /// Drops what was gathered in `[first, end)`: it has been overwritten wholly.
+    /// Drops the gathered bytes in `[first, end)`, which have been overwritten completely.
     pub(super) fn forget(&self, first: u64, end: u64) {
         let mut inner = self.inner.lock();
         if !inner.0.is_empty() {

@@ -1,9 +1,10 @@
-//! The keeper: threads that look after open sessions while nobody asks for anything. One ends sessions that were idle for too long, makes
-//! the reserve again once there is room, brings a catalog up to date that could not be written, and empties the trash; the other flushes.
+//! The keeper: threads that maintain open sessions in the background. One thread ends sessions that
+//! were idle for too long, restores the reserve once there is room, updates a catalog that could
+//! not be written, and empties the trash. The other thread flushes.
 //!
 //! # Concurrency
-//! They hold no lock while they wait, and do nothing that a door could not do beside them. A flush may take long, which is why it has a
-//! thread of its own.
+//! The threads hold no lock while they wait, and do nothing that a door could not do at the same
+//! time. A flush may take long, so it has its own thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,16 +15,16 @@ use super::flusher::Flusher;
 use super::registry::Registry;
 use crate::error::{Error, Result};
 
-/// LIMIT: longest time without a look, for a ttl that was shortened.
+/// LIMIT: longest time between two rounds, so that a shortened ttl takes effect.
 const ROUND_MAX: Duration = Duration::from_secs(30);
-/// LIMIT: shortest time between two looks.
+/// LIMIT: shortest time between two rounds.
 const ROUND_MIN: Duration = Duration::from_millis(200);
-/// How often the flusher looks while there are sessions.
+/// The flusher's interval while there are sessions.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is looked whether something has been in the trash for long enough.
+/// How often the keeper checks for trash that is old enough to delete.
 const TRASH_INTERVAL: Duration = Duration::from_secs(600);
 
-/// The threads that look after open sessions. Dropping it ends them.
+/// The threads that maintain open sessions. Dropping the keeper ends them.
 pub struct Keeper {
     sessions: Arc<Registry>,
     stop: Arc<AtomicBool>,
@@ -31,10 +32,10 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Starts it.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// `Io` when there can be no thread.
+    /// `Io` when a thread cannot be started.
     pub fn start(sessions: &Arc<Registry>) -> Result<Self> {
         let mut keeper = Self {
             sessions: Arc::clone(sessions),
@@ -62,7 +63,8 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// A thread that does `round` again and again, after the time that it answers or when a session was begun.
+    /// Starts a thread that repeats `round`, each time after the interval that `round` returns or
+    /// when a session begins.
     fn spawn(
         &mut self,
         name: &str,
@@ -83,7 +85,7 @@ impl Keeper {
     }
 }
 
-/// What is done for the repository, whatever its sessions do.
+/// Maintains the repository, independently of its sessions.
 fn tidy(sessions: &Registry, emptied: &mut Duration) {
     let owner = &sessions.engine().owner;
     owner.restock();
@@ -105,7 +107,7 @@ impl Drop for Keeper {
         self.stop.store(true, Ordering::SeqCst);
         self.sessions.ring();
         for thread in self.threads.drain(..) {
-            // A panic there was logged by the hook.
+            // The panic hook has already logged a panic of the thread.
             drop(thread.join());
         }
     }

@@ -1,18 +1,21 @@
 //! Ingest: how bytes become restore points. One engine for every door (NBD, tree, import).
 //!
-//! A [`Session`] covers all disks of a VM. A door borrows a buffer with [`Session::reserve`], receives into
-//! it and submits it; the disk's [`crate::layer::LayerDraft`] hashes each cluster in place while it is warm, looks it up among the
-//! parent's leaves, and then writes or drops it. No parent is read, no metadata is written until the seal.
+//! A [`Session`] covers all disks of a VM. A door borrows a buffer with [`Session::reserve`],
+//! receives into it and submits it. The disk's [`crate::layer::LayerDraft`] hashes each cluster in
+//! place while it is in the CPU cache, compares it with the parent's leaf, and then writes or drops
+//! it. It reads no parent and writes no metadata until the seal.
 //!
 //! # Invariants
-//! - What [`Session::flush`] has answered survives a crash: the data is durable, then the records that name it.
-//! - A cluster equal to the parent's is not in the sealed layer; the leaf of every held cluster is the hash of
-//!   what the layer holds.
+//! - What [`Session::flush`] has answered survives a crash: the data is durable, then the records
+//!   that name it.
+//! - A cluster equal to the parent's is not in the sealed layer; the leaf of every held cluster is
+//!   the hash of what the layer holds.
 //! - A commit takes all disks or none; when it fails the session is open again.
 //!
 //! # Concurrency
-//! Lock order: changing, attaching, session state, disk gate, cluster ranges, gather, pages, records. Cluster ranges are held over I/O
-//! (they are what makes two writers of one cluster take turns); mutexes are not, but for the first touch of a page.
+//! Lock order: changing, attaching, session state, disk gate, cluster ranges, gather, pages,
+//! records. Cluster ranges are held over I/O, because they make two writers of one cluster take
+//! turns. Mutexes are not held over I/O, except for the first access to a page.
 
 mod attach;
 pub mod begin;

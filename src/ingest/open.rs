@@ -14,7 +14,7 @@ use crate::repo::layout::VmKeys;
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 
 impl DiskWriter {
-    /// Makes the files of a disk of a session.
+    /// Creates the files of a disk of a session.
     pub(super) fn create(
         engine: &Engine,
         session: &sidecar::Session,
@@ -37,7 +37,8 @@ impl DiskWriter {
         Ok(Arc::new(Self::new(disk, draft, parent, log, clock)))
     }
 
-    /// The parent of a disk, and what its layer is compared with; neither for a disk that begins anew.
+    /// Opens the parent of a disk, and the leaves that its layer is compared with; neither for a
+    /// disk that begins anew.
     pub(super) fn open_parent(
         engine: &Engine,
         session: &sidecar::Session,

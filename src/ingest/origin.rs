@@ -1,4 +1,4 @@
-//! What a caller knows of the sources of a session's disks before it copies them.
+//! Origins: what a caller knows of the sources of a session's disks before it copies them.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,27 +12,27 @@ use crate::types::DiskName;
 /// What is known of the source of one disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// Bytes that the source reports as data; `None` when it does not tell data from holes.
+    /// Bytes that the source reports as data; `None` when it does not distinguish data from holes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_bytes: Option<u64>,
-    /// That it begins as an image although nobody has written how it is arranged.
+    /// Set when the source begins as an image although the caller named no format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lookalike: Option<Lookalike>,
 }
 
-/// A source that begins as an image of a format that nobody has named.
+/// A source that begins as an image of a format that the caller did not name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lookalike {
-    /// The source, as the caller has written it.
+    /// The source, as the caller wrote it.
     pub source: String,
-    /// The format, as QEMU names it.
+    /// The format, by its QEMU name.
     pub format: String,
     /// What the caller can write instead.
     pub ways_out: String,
 }
 
 impl Lookalike {
-    /// What was seen, in words.
+    /// A description of what was found, for messages.
     #[must_use]
     pub fn words(&self, disk: &DiskName) -> String {
         let format = &self.format;
@@ -46,7 +46,7 @@ impl Lookalike {
 }
 
 impl BeginRequest {
-    /// What is known of a disk's source.
+    /// The origin of a disk, if it is known.
     #[must_use]
     pub fn origin(&self, name: &DiskName) -> Option<&Origin> {
         let mut origins = self.origins.iter();
@@ -56,8 +56,9 @@ impl BeginRequest {
     }
 }
 
-/// Refuses a new disk whose source begins as an image although nobody has named its format. A disk that the VM had before is taken as it
-/// is: else a guest that writes such bytes to the beginning of its disk would stop its own backups.
+/// Refuses a new disk whose source begins as an image although the caller named no format. A disk
+/// that the VM had before is accepted as it is: otherwise a guest could stop its own backups by
+/// writing such bytes to the beginning of its disk.
 ///
 /// # Errors
 /// `InvalidInput` with the ways out.

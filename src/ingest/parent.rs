@@ -1,4 +1,5 @@
-//! The parent of a session's disk: its content, to read and to complete from. What is written is compared with the layer's base.
+//! The parent of a session's disk: the content to read and to complete clusters from. Written
+//! clusters are compared with the layer's base instead.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +17,7 @@ use crate::types::{Digest, DiskName, GuestCluster, PointName};
 
 /// The parent's disk.
 pub(super) struct Parent {
-    /// The chain, opened when something must be read: nothing else reads it.
+    /// The chain, opened at the first read.
     disk: OnceLock<Disk>,
     open: Box<dyn Fn() -> Result<Disk> + Send + Sync>,
     size_bytes: u64,
@@ -24,7 +25,7 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// The parent, and its leaves as the base of the layer.
+    /// Opens the parent, and its leaves as the base of the layer.
     pub(super) fn open(
         repository: &Arc<Repository>,
         pool: &Arc<Pool>,
@@ -61,7 +62,7 @@ impl Parent {
         Ok(self.disk.get_or_init(|| opened))
     }
 
-    /// Bytes of the parent, zeroes past its end; not checked against the leaves.
+    /// Reads bytes of the parent, zeroes past its end; does not check them against the leaves.
     pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let present = usize_from_u64(self.size_bytes().saturating_sub(offset)).min(buf.len());
         let (inside, outside) = buf.split_at_mut(present);
@@ -73,7 +74,7 @@ impl Parent {
         }
     }
 
-    /// Extent of the parent; a hole past its end.
+    /// The extent of the parent at `offset`; a hole past its end.
     pub(super) fn extent(&self, offset: u64, length_max: u64) -> Result<crate::block::Extent> {
         let size = self.size_bytes();
         if offset >= size {
@@ -86,7 +87,8 @@ impl Parent {
             .extent_at(offset, length_max.min(size - offset))
     }
 
-    /// Depth of the parent's bytes, counted from the session's layer; what lies past its end counts as its top layer's.
+    /// The depth of the parent's bytes, counted from the session's layer; bytes past the parent's
+    /// end count as those of its top layer.
     pub(super) fn depth(&self, offset: u64, length_max: u64) -> Result<(u32, u64)> {
         let size = self.size_bytes();
         if offset >= size {
@@ -103,7 +105,8 @@ impl Parent {
         Ok((depth, length))
     }
 
-    /// One whole cluster of the parent, proved against its leaf: rot must not get a valid sum.
+    /// Reads one whole cluster of the parent and checks it against its leaf: damaged bytes must not
+    /// get a valid sum.
     pub(super) fn read_proved(
         &self,
         cluster: GuestCluster,

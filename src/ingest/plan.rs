@@ -1,10 +1,12 @@
-//! Planning a session: with which point it is compared, which disks it has, and which of the parent's disks each of them is.
+//! Planning a session: which point it is compared with, which disks it has, and which of the
+//! parent's disks each of them continues.
 //!
 //! # Why
-//! A hypervisor may call a disk `vda` today and `sda` tomorrow, and two disks may swap their names. What stays is the key. So a disk with
-//! a real key (one that is not just its name) is looked for by it; only what has none is known by its name. A mistake here would
-//! compare a disk with another one: no data would be lost, but nearly all of it stored again, and with an agent that sends changes only,
-//! the result would be a mixture.
+//! A hypervisor may call a disk `vda` today and `sda` tomorrow, and two disks may swap their names.
+//! The key stays. So a disk with a real key (one that is not just its name) is found by its key,
+//! and only a disk without one is found by its name. A mistake here would compare a disk with a
+//! different one. No data would be lost, but nearly all of it would be stored again; with an agent
+//! that sends only changes, the result would be a mixture of two disks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +24,7 @@ use crate::types::{DiskName, LayerId};
 /// LIMIT: disks of one VM.
 const DISKS_MAX: usize = 256;
 
-/// The point that a session is compared with.
+/// Chooses the point that a session is compared with.
 pub(super) fn choose_parent<'e>(
     entry: &'e VmEntry,
     request: &BeginRequest,
@@ -48,17 +50,18 @@ pub(super) fn choose_parent<'e>(
     })
 }
 
-/// A disk of the session: what was asked for, which of the parent's disks it is, and why it is none of them although it could be.
+/// A disk of the session: what the caller requested, which of the parent's disks it continues, and
+/// why it continues none although it could.
 #[derive(Debug, Clone, Copy, Default)]
 struct DiskMatch<'a> {
     request: Option<&'a DiskRequest>,
-    /// The parent's disk that it goes on with.
+    /// The parent's disk that it continues.
     base: Option<&'a PointDisk>,
-    /// The parent's disk whose name it has, while it is another disk.
+    /// The parent's disk of the same name, when that is a different disk.
     namesake: Option<&'a PointDisk>,
 }
 
-/// Whether a key tells more than the name.
+/// Whether a key identifies more than the name does.
 fn is_real(key: &str, name: &DiskName) -> bool {
     key != name.as_str()
 }
@@ -72,7 +75,8 @@ pub(super) fn same(one: &DiskName, other: &DiskName) -> bool {
     one.folded() == other.folded()
 }
 
-/// Refuses a request that names a disk or a key twice, or that a disk of the parent is gone which is not there.
+/// Refuses a request that names a disk or a key twice, or that declares a disk as gone which the
+/// parent does not have.
 fn check_request(request: &BeginRequest, parent: Option<&Point>) -> Result<()> {
     let names: BTreeSet<String> = request.disks.iter().map(|d| d.name.folded()).collect();
     if names.len() != request.disks.len() {
@@ -104,8 +108,8 @@ fn check_request(request: &BeginRequest, parent: Option<&Point>) -> Result<()> {
     Ok(())
 }
 
-/// Finds for each disk that was asked for the parent's disk that it is, by its key first, then by its name; then come the parent's other
-/// disks.
+/// Finds the parent's disk that each requested disk continues, first by its key, then by its name.
+/// The parent's other disks follow.
 fn place_disks<'a>(
     request: &'a BeginRequest,
     parent: Option<&'a Point>,
@@ -117,7 +121,7 @@ fn place_disks<'a>(
         .flat_map(|p| &p.disks)
         .filter(|disk| !is_gone(disk))
         .collect();
-    // Which of `old` is taken by which request.
+    // The request that has taken each disk of `old`.
     let mut taken: BTreeMap<usize, &DiskRequest> = BTreeMap::new();
     for disk in &request.disks {
         let by_key = real_key(disk).and_then(|key| {
@@ -194,7 +198,7 @@ fn collision(renamed: &DiskRequest, old: &PointDisk) -> Error {
     .advise(advice)
 }
 
-/// Why a disk is stored in full although it seems to have a predecessor.
+/// The reason why a disk is stored in full although it seems to have a predecessor.
 fn full_reason(place: &DiskMatch<'_>, asked_full: bool, has_parent: bool) -> Option<String> {
     if asked_full || place.base.is_some() || !has_parent {
         return None;
@@ -229,14 +233,14 @@ fn sizes(name: &DiskName, place: &DiskMatch<'_>) -> Result<(u64, u64)> {
     Ok((source_bytes, size_bytes))
 }
 
-/// What one disk of the session is to be.
+/// Plans one disk of the session.
 fn plan_disk(
     place: &DiskMatch<'_>,
     session: &BeginRequest,
     has_parent: bool,
     captured_at: jiff::Timestamp,
 ) -> Result<SessionDisk> {
-    // The spelling of an existing disk stays; one that was renamed has its new name.
+    // An existing disk keeps its spelling; a renamed one gets its new name.
     let name = match (place.request, place.base.or(place.namesake)) {
         (Some(request), Some(old)) if !same(&request.name, &old.name) => &request.name,
         (_, Some(old)) => &old.name,
@@ -253,7 +257,7 @@ fn plan_disk(
             "disk {name} is smaller than its parent ({size_bytes} < {} bytes)",
             base.size_bytes
         );
-        // Most likely the image was meant as the disk in it.
+        // The caller most likely meant the disk in the image.
         let origin = session.origin(name).and_then(|o| o.lookalike.as_ref());
         return Err(match origin {
             Some(seen) => Error::invalid(format!("{smaller}, and {}", seen.words(name)))
@@ -308,7 +312,7 @@ fn plan_disk(
     })
 }
 
-/// All disks of the session.
+/// Plans all disks of the session.
 pub(super) fn plan_disks(
     request: &BeginRequest,
     parent: Option<&Point>,
@@ -384,7 +388,8 @@ mod tests {
         }
     }
 
-    /// `name`, or `name:key`; the disks as `name:key<name of the parent's disk`, or `name:key full`.
+    /// Requests are `name` or `name:key`; planned disks are `name:key<name of the parent's disk`,
+    /// or `name:key full`.
     fn plan(parent: &[(&str, &str)], asked: &[&str], without: &[&str]) -> Result<Vec<String>> {
         let parent = point(parent);
         let mut request = BeginRequest::new(VmName::new("web01").unwrap());
@@ -427,9 +432,9 @@ mod tests {
         assert_eq!(ok(&["vda"]), ["vda:K1<vda", "vdb:K2<vdb"]);
         assert_eq!(ok(&["sda:K1"]), ["sda:K1<vda", "vdb:K2<vdb"]);
         assert_eq!(ok(&["sdb:K2", "sda:K1"]), ["sda:K1<vda", "sdb:K2<vdb"]);
-        // Two that swapped their names.
+        // Two disks that swapped their names.
         assert_eq!(ok(&["vda:K2", "vdb:K1"]), ["vdb:K1<vda", "vda:K2<vdb"]);
-        // A new disk in the place of one that was renamed, and of one that is gone.
+        // A new disk in the place of a renamed one, and in the place of one that is gone.
         assert_eq!(ok(&["sda:K1", "vda:K3"])[2], "vda:K3 full");
         assert_eq!(ok(&["sda:K1", "vda"])[2], "vda:vda full");
         assert_eq!(ok(&["vda:K3"]), ["vdb:K2<vdb", "vda:K3 full"]);
@@ -441,7 +446,7 @@ mod tests {
         let plain = [("vda", "vda"), ("vdb", "vdb")];
         let ok = |asked: &[&str]| plan(&plain, asked, &[]).unwrap();
         assert_eq!(ok(&["vda:K1"]), ["vda:K1<vda", "vdb:vdb<vdb"]);
-        // A key that is another disk's name is no key of that disk.
+        // A key that is another disk's name does not identify that disk.
         assert_eq!(
             ok(&["sda:vdb"]),
             ["vda:vda<vda", "vdb:vdb<vdb", "sda:vdb full"]
@@ -467,7 +472,7 @@ mod tests {
         assert_eq!(gone, ["vda:K2<vdb"]);
         assert_eq!(plan(&KEYED, &[], &["vda"]).unwrap(), ["vdb:K2<vdb"]);
         assert_eq!(refused(&KEYED, &[], &["vdc"]).0, ErrorKind::NotFound);
-        // What is said to be gone is not found by its key again, and is stored anew.
+        // A disk that was declared gone is not found by its key again, and is stored anew.
         assert_eq!(
             plan(&KEYED, &["sda:K1"], &["vda"]).unwrap()[1],
             "sda:K1 full"

@@ -1,8 +1,9 @@
-//! Exclusive ranges of clusters: two writers of one cluster take turns, all others pass.
+//! Exclusive ranges of clusters: two writers of one cluster take turns; all other writers pass.
 
 use crate::types::sync::{Condvar, Mutex};
 
-/// Ranges in use. At most one entry for each thread that writes, so a plain list is searched.
+/// The ranges in use: at most one entry for each writing thread, so a search of a plain list is
+/// enough.
 #[derive(Debug, Default)]
 pub(super) struct RangeLock {
     held: Mutex<Vec<(u64, u64)>>,
@@ -10,7 +11,7 @@ pub(super) struct RangeLock {
 }
 
 impl RangeLock {
-    /// Waits until no cluster of `[first, end)` is held by another, then holds them.
+    /// Waits until nobody else holds a cluster of `[first, end)`, then holds the range.
     pub(super) fn hold(&self, first: u64, end: u64) -> RangeGuard<'_> {
         let mut held = self.held.lock();
         while held.iter().any(|&(a, b)| a < end && first < b) {
@@ -24,7 +25,7 @@ impl RangeLock {
     }
 }
 
-/// Holds a range until dropped.
+/// Holds a range until it is dropped.
 pub(super) struct RangeGuard<'a> {
     lock: &'a RangeLock,
     range: (u64, u64),

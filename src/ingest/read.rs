@@ -1,4 +1,4 @@
-//! Reading a disk of a session: what was gathered, over what the layer holds, over the parent.
+//! Reading a disk of a session: gathered bytes lie over the layer's, and those over the parent's.
 
 use super::disk::DiskWriter;
 use crate::block::{Extent, ExtentKind, ReadAt, check_range};
@@ -10,7 +10,7 @@ use crate::types::GuestCluster;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 impl DiskWriter {
-    /// Bytes of one cluster below what was gathered.
+    /// Reads bytes of one cluster from below the gathered ones.
     fn read_base(
         &self,
         cluster: GuestCluster,
@@ -57,7 +57,8 @@ impl ReadAt for DiskWriter {
         let length = u64_from_usize(buf.len());
         check_range(Self::size_bytes(self), offset, length)?;
         let end = offset + length;
-        // Gathered parts are looked at before what lies below: one that is stored meanwhile is then seen twice, not never.
+        // Gathered parts are collected before the layer is read: a part that is stored meanwhile is
+        // then seen twice rather than never.
         let gathered = if self.gather.is_empty() {
             Vec::new()
         } else {
@@ -68,7 +69,7 @@ impl ReadAt for DiskWriter {
         while at < end {
             let cluster = GuestCluster(at / CLUSTER_BYTES);
             let held = self.draft.mapping(cluster)?;
-            // Clusters that only the parent has are read in one go.
+            // Clusters that only the parent has are read in one request.
             let mut stop = ((cluster.0 + 1) * CLUSTER_BYTES).min(end);
             if held == Mapping::Unallocated {
                 while stop < end
@@ -109,7 +110,8 @@ impl ReadAt for DiskWriter {
         while at < end {
             let cluster = GuestCluster(at / CLUSTER_BYTES);
             let region = Region::of(cluster);
-            // A region that nothing was mapped in is the parent's as a whole: terabytes of nothing are passed over quickly.
+            // A region in which nothing was mapped is the parent's as a whole, so terabytes of
+            // holes pass quickly.
             let (held, mut stop) = if self.draft.holds_nothing_of(region)? {
                 (Mapping::Unallocated, (region.0 + 1) * REGION_BYTES)
             } else {

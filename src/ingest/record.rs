@@ -36,7 +36,7 @@ use crate::types::width::{u64_from_usize, usize_from_u32};
 const MAGIC: &[u8; 4] = b"RFSR";
 const HEAD_BYTES: usize = 24;
 const RECORD_BYTES: usize = 24;
-/// LIMIT: records in a frame; a longer flush is written as several.
+/// LIMIT: records in a frame; a longer flush writes several frames.
 const FRAME_RECORDS_MAX: usize = 1 << 20;
 
 /// One change of a session's disk.
@@ -158,7 +158,7 @@ impl Record {
         })
     }
 
-    /// `self` followed by `next` as one record, when they continue each other.
+    /// `self` and `next` as one record, when `next` continues `self`.
     fn joined(self, next: Self) -> Option<Self> {
         match (self, next) {
             (
@@ -205,7 +205,7 @@ impl Record {
     }
 }
 
-/// Records gathered since the last flush; neighbours are joined.
+/// Records gathered since the last flush; adjacent records are joined.
 #[derive(Debug, Default)]
 pub(super) struct Pending(Vec<Record>);
 
@@ -220,7 +220,7 @@ impl Pending {
         self.0.push(record);
     }
 
-    /// Takes back what was pushed last.
+    /// Removes the record that was pushed last.
     pub(super) fn pop(&mut self) {
         self.0.pop();
     }
@@ -233,7 +233,7 @@ impl Pending {
         self.0.len()
     }
 
-    /// Puts records back that could not be made durable, before what came since.
+    /// Puts records that could not be made durable back before the later ones.
     pub(super) fn put_back(&mut self, mut earlier: Self) {
         earlier.0.append(&mut self.0);
         *self = earlier;
@@ -248,7 +248,7 @@ pub(super) struct RecordLog {
 }
 
 impl RecordLog {
-    /// A log in an empty file.
+    /// Creates a log in an empty file.
     pub(super) const fn create(file: Arc<dyn WriteAt>) -> Self {
         Self {
             file,
@@ -257,7 +257,7 @@ impl RecordLog {
         }
     }
 
-    /// Reads a log, cuts off what is not whole, and hands each record to `apply`.
+    /// Reads a log, cuts off an incomplete end, and gives each record to `apply`.
     pub(super) fn resume(
         file: Arc<dyn WriteAt>,
         mut apply: impl FnMut(Record) -> Result<()>,
@@ -324,7 +324,7 @@ impl RecordLog {
         Ok((hasher.finalize() == crc).then_some(records))
     }
 
-    /// Appends records and makes them durable. When it fails, the log is as before.
+    /// Appends records and makes them durable. After a failure the log is as before.
     pub(super) fn append(&mut self, pending: &Pending) -> Result<()> {
         let (mut end, mut sequence) = (self.end, self.sequence);
         for records in pending.0.chunks(FRAME_RECORDS_MAX) {
@@ -442,7 +442,7 @@ mod tests {
             if damage % 2 == 0 {
                 file.set_size(48 + damage).unwrap();
             } else {
-                // 20..24 is padding that nothing covers.
+                // Bytes 20 to 24 are padding that no checksum covers.
                 let at = if (20..24).contains(&damage) {
                     0
                 } else {

@@ -1,7 +1,9 @@
-//! The open sessions of a repository: one table that every door begins, finds, commits and aborts them in.
+//! The open sessions of a repository: one table in which every door begins, finds, commits and
+//! aborts them.
 //!
 //! # Concurrency
-//! The table's mutex is held for looking up and noting only, never over a begin, a commit or an abort. Sessions begin one after the other.
+//! The table's mutex is held only for lookups and updates, never during a begin, a commit or an
+//! abort. Sessions begin one after the other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,44 +24,48 @@ type Key = (String, String);
 
 /// LIMIT: how long a commit waits for connections that are ending.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
-/// LIMIT: sessions that have ended of which is remembered how (about 200 bytes each).
+/// LIMIT: ended sessions whose final state is kept (about 200 bytes each).
 const ENDED_MAX: usize = 16_384;
 
-/// Files that are open for each disk of a session: its layer and its records. LIMIT: disks of open sessions take half of the files that the
-/// process may have open, and those of one session more.
+/// Open files of each disk of a session: its layer and its records. LIMIT: disks of open sessions
+/// take half of the files that the process may have open, and those of one session more.
 const FILES_OF_DISK: u64 = 2;
 
-/// What has changed in a repository.
+/// A change in a repository.
 #[derive(Clone)]
 pub enum Change {
     /// A session has begun.
     Begun(Arc<Session>),
-    /// A session has ended; its state says how.
+    /// A session has ended; its state tells how.
     Ended(Arc<Session>),
-    /// A session that could not go on after a restart was aborted.
+    /// A session that could not be resumed after a restart was aborted.
     Discarded(SessionRef),
-    /// A VM was made or removed.
+    /// A VM was created or removed.
     Vm(VmName),
     /// Restore points of a VM were forgotten.
     Forgotten(VmName, Vec<PointName>),
 }
 
-/// What is called when sessions and points come and go, before the caller is answered: mounts that must show what there is, events.
+/// Called when sessions and points come and go, before the caller gets its answer: by mounts, which
+/// must show the change, and by events.
 pub trait Hook: Send + Sync {
-    /// A session is about to be sealed: what is still held of its disks (a kernel's page cache) is handed in now. Called once more when
-    /// the restore point is there: what is held since then is dropped.
+    /// Called before a session is sealed: hands in all bytes of its disks that are still held back
+    /// (in a kernel's page cache). Called once more when the restore point exists: drops all bytes
+    /// held back since.
     fn before_seal(&self, session: &Session);
 
-    /// Something has changed. With [`Telling::Wait`] the hook returns once everybody who looks sees the change.
+    /// Called after a change. With [`Telling::Wait`] the hook returns once every reader sees the
+    /// change.
     fn changed(&self, change: &Change, telling: Telling);
 }
 
 /// Whether the caller of an operation waits until every mount shows the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Telling {
-    /// The caller waits: the change is seen when the caller is answered.
+    /// The caller waits: the change is visible when the caller gets its answer.
     Wait,
-    /// The caller does not wait, because it holds what the mounts would wait for (a directory of the mounted tree).
+    /// The caller does not wait, because it holds a lock that the mounts would wait for (a
+    /// directory of the mounted tree).
     Go,
 }
 
@@ -69,19 +75,20 @@ pub struct Registry {
     open: Mutex<BTreeMap<Key, Arc<Session>>>,
     /// Held while a session begins, until it is in the table.
     beginning: Mutex<()>,
-    /// Whether no session is begun any more.
+    /// Whether the registry refuses new sessions.
     is_closing: AtomicBool,
-    /// Sessions that have ended, by serial: who still holds one of their files is told how.
+    /// Ended sessions, by serial: a program that still holds one of their files learns how the
+    /// session ended.
     ended: Mutex<HashMap<u32, (VmName, SessionState)>>,
     hooks: RwLock<Vec<Box<dyn Hook>>>,
-    /// Counts beginnings and ends.
+    /// Counts begins and ends.
     generation: AtomicU64,
-    /// Rung when a session was begun: it may be the one to look at next.
+    /// Signalled when a session begins: it may be the next that is due.
     bell: (Mutex<u64>, Condvar),
 }
 
-/// Waits until nobody writes any more, for a moment. nbdcopy and QEMU end without waiting for the server after `NBD_CMD_DISC`: a
-/// commit that comes right behind them can be faster than their goodbye.
+/// Waits for a short time until no connection is writing. nbdcopy and QEMU end after `NBD_CMD_DISC`
+/// without waiting for the server, so a commit that follows at once can overtake their disconnect.
 fn wait_for_goodbyes(session: &Session) {
     let begun = Instant::now();
     while session.disks().iter().any(|disk| disk.writers() > 0)
@@ -96,8 +103,8 @@ fn key(vm: &VmName, name: &PointName) -> Key {
 }
 
 impl Registry {
-    /// Goes on with every session that an earlier process left. One that cannot go on is said in the log, and kept until it is
-    /// aborted.
+    /// Resumes every session that an earlier process left. A session that cannot be resumed is
+    /// reported in the log, and kept until it is aborted.
     ///
     /// # Errors
     /// `Io` when the sessions cannot be listed.
@@ -118,8 +125,8 @@ impl Registry {
         Ok(Self::with(engine, open))
     }
 
-    /// A registry without sessions, for a command that holds the lock as long as it runs: sessions that an earlier process left stay as
-    /// they are.
+    /// Creates a registry without sessions, for a command that holds the lock while it runs:
+    /// sessions that an earlier process left stay as they are.
     #[must_use]
     pub fn empty(engine: Engine) -> Arc<Self> {
         Self::with(engine, BTreeMap::new())
@@ -138,7 +145,7 @@ impl Registry {
         })
     }
 
-    /// What all sessions share.
+    /// The engine that all sessions share.
     #[must_use]
     pub const fn engine(&self) -> &Engine {
         &self.engine
@@ -156,7 +163,7 @@ impl Registry {
         }
     }
 
-    /// Counts sessions that have begun or ended.
+    /// The number of begins and ends so far.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
@@ -166,7 +173,7 @@ impl Registry {
         self.open.lock()
     }
 
-    /// The open session of that name, without regard to case.
+    /// The open session of that name, ignoring case.
     #[must_use]
     pub fn get(&self, vm: &VmName, name: &PointName) -> Option<Arc<Session>> {
         self.table().get(&key(vm, name)).cloned()
@@ -179,17 +186,17 @@ impl Registry {
         table.values().find(|s| s.serial() == serial).cloned()
     }
 
-    /// How the session of that serial ended, and of which VM it was.
+    /// The VM and the final state of the ended session of that serial.
     #[must_use]
     pub fn ended(&self, serial: u32) -> Option<(VmName, SessionState)> {
         let ended = self.ended.lock();
         ended.get(&serial).cloned()
     }
 
-    /// The open session of that name, or a clear error.
+    /// The open session of that name.
     ///
     /// # Errors
-    /// `NotFound` naming it.
+    /// `NotFound`, which names the session.
     pub fn require(&self, vm: &VmName, name: &PointName) -> Result<Arc<Session>> {
         self.get(vm, name).ok_or_else(|| {
             Error::not_found(format!("there is no open session {vm}/{name}"))
@@ -214,7 +221,8 @@ impl Registry {
         of_vm.map(|(_, session)| Arc::clone(session)).collect()
     }
 
-    /// Refuses a further session when those that are open have so many disks that reading, committing and aborting could soon open no file.
+    /// Refuses another session when the open ones have so many disks that reads, commits and aborts
+    /// could soon run out of file descriptors.
     fn check_files(&self) -> Result<()> {
         let disks: usize = self.all().iter().map(|one| one.disks().len()).sum();
         let files = u64_from_usize(disks).saturating_mul(FILES_OF_DISK);
@@ -253,19 +261,20 @@ impl Registry {
         Ok(session)
     }
 
-    /// From now on no session is begun; those that are open go on. One that is just beginning is waited for, and is one of them.
+    /// Refuses new sessions from now on; open ones continue. Waits for a session that is just
+    /// beginning, which counts as open.
     pub fn close(&self) {
         let _turn = self.beginning.lock();
         self.is_closing.store(true, Ordering::SeqCst);
     }
 
-    /// Whether no session is begun any more.
+    /// Whether the registry refuses new sessions.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.is_closing.load(Ordering::SeqCst)
     }
 
-    /// Sessions that somebody writes, or has only just written.
+    /// Sessions that a client writes, or has written until just now.
     #[must_use]
     pub fn being_written(&self) -> Vec<Arc<Session>> {
         let mut all = self.all();
@@ -273,10 +282,12 @@ impl Registry {
         all
     }
 
-    /// Makes all sessions durable as they are, so that the next process goes on with them: disks that are finished stay so.
+    /// Makes all sessions durable as they are, so that the next process resumes them; finished
+    /// disks stay finished.
     ///
     /// # Errors
-    /// What the first one answers that could not be; the others are made durable all the same.
+    /// The error of the first session that could not be made durable; the others are made durable
+    /// nevertheless.
     pub fn suspend(&self) -> Result<()> {
         let mut result = Ok(());
         for session in self.all() {
@@ -294,7 +305,7 @@ impl Registry {
         result
     }
 
-    /// Commits a session; a connection that is just ending is waited for.
+    /// Commits a session; waits for connections that are just ending.
     ///
     /// # Errors
     /// As [`Session::commit`]; `NotFound`.
@@ -313,14 +324,15 @@ impl Registry {
             }
         };
         let point = session.commit(request, &flush_caches);
-        // Also when only its durability could not be had: the point is in place.
+        // This includes a commit of which only the durability failed: the point is in place.
         if matches!(session.state(), SessionState::Committed(_)) {
             self.note_end(&session, telling);
         }
         point
     }
 
-    /// Ends a session without a point, also one that could not go on. The history keeps the reason.
+    /// Ends a session without a point, also one that could not be resumed. The history keeps the
+    /// reason.
     ///
     /// # Errors
     /// `NotFound`; as [`Session::end`].
@@ -331,7 +343,8 @@ impl Registry {
         ending: &Ending,
         telling: Telling,
     ) -> Result<()> {
-        // One that is just beginning is on disk before it is in the table: it is not one that could not go on.
+        // A session that is just beginning is on disk before it is in the table; it must not be
+        // taken for one that could not be resumed.
         let turn = self.beginning.lock();
         match self.get(vm, name) {
             Some(session) => {
@@ -339,7 +352,7 @@ impl Registry {
                 session.end(ending)?;
                 self.note_end(&session, telling);
             }
-            // One that could not go on has no live session, but is still there.
+            // A session that could not be resumed exists on disk only.
             None => {
                 self.engine.owner.end_session(vm, name, ending)?;
                 drop(turn);
@@ -363,7 +376,7 @@ impl Registry {
         drop(ended);
         let key = key(&vm, &session.name());
         let mut table = self.table();
-        // Its name has been free for a moment: another session may have it already.
+        // The name has been free for a moment: another session may already have it.
         if table
             .get(&key)
             .is_some_and(|open| Arc::ptr_eq(open, session))
@@ -374,7 +387,8 @@ impl Registry {
         self.tell(&Change::Ended(Arc::clone(session)), telling);
     }
 
-    /// Forgets restore points of a VM; each is forgotten, or kept for the reason that is answered with it.
+    /// Forgets restore points of a VM. The answer lists each point as forgotten, or as kept with
+    /// the reason.
     ///
     /// # Errors
     /// As [`Owner::forget_points`](crate::repo::Owner::forget_points).
@@ -392,7 +406,7 @@ impl Registry {
         Ok(done)
     }
 
-    /// Makes a VM without restore points.
+    /// Creates a VM without restore points.
     ///
     /// # Errors
     /// `AlreadyExists`; as [`Owner::ensure_vm`](crate::repo::Owner::ensure_vm).
@@ -419,7 +433,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Ends sessions that have been idle past their ttl; answers whether all of them could be ended.
+    /// Ends sessions that have been idle past their ttl; returns whether all of them could be
+    /// ended.
     pub fn expire(&self) -> bool {
         let mut all_ended = true;
         for session in self.all() {
@@ -442,7 +457,7 @@ impl Registry {
         all_ended
     }
 
-    /// How long it is until a session can expire, if none shows a sign of life before.
+    /// The time until the next session can expire, if none is active before.
     #[must_use]
     pub fn nearest_expiry(&self) -> Option<Duration> {
         let sessions = self.all();
@@ -450,7 +465,7 @@ impl Registry {
         open.map(|s| s.patience().unwrap_or_default()).min()
     }
 
-    /// Waits until the bell has rung more often than was `heard`, at most so long.
+    /// Waits until the bell has been rung more often than `heard`, for at most `at_most`.
     pub(super) fn wait(&self, heard: &mut u64, at_most: Duration) {
         let (rung, bell) = &self.bell;
         let rung = rung.lock();
@@ -458,7 +473,7 @@ impl Registry {
         *heard = *waited.0;
     }
 
-    /// Ends a [`Registry::wait`].
+    /// Wakes a [`Registry::wait`].
     pub(super) fn ring(&self) {
         *self.bell.0.lock() += 1;
         self.bell.1.notify_all();

@@ -1,4 +1,4 @@
-//! What a caller asks of a session: one request for each operation, the same at every door.
+//! The requests of a session: one type for each operation, the same at every door.
 
 use std::collections::BTreeMap;
 
@@ -22,15 +22,15 @@ pub struct DiskRequest {
     /// Stable key of the disk.
     #[serde(default)]
     pub key: Option<String>,
-    /// Store everything, compare with nothing.
+    /// Whether to store everything, without comparison.
     #[serde(default)]
     pub full: bool,
 }
 
-/// What a session is to be.
+/// The description of a session to begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeginRequest {
-    /// The VM; made when there is none of that name.
+    /// The VM; created if it does not exist.
     pub vm: VmName,
     /// Name of the session; by default the point's.
     #[serde(default)]
@@ -38,46 +38,48 @@ pub struct BeginRequest {
     /// Name of the point; by default the time of capture.
     #[serde(default)]
     pub point: Option<PointName>,
-    /// Disks that are new, resized or full. The parent's other disks are in the session all the same.
+    /// Disks that are new, resized or full. The parent's other disks are in the session as well.
     #[serde(default)]
     pub disks: Vec<DiskRequest>,
-    /// Disks of the parent, by the names that they had there, that the VM does not have any more.
+    /// The parent's disks that the VM no longer has, by their names in the parent.
     #[serde(default)]
     pub without: Vec<DiskName>,
-    /// All disks full.
+    /// Whether all disks are full.
     #[serde(default)]
     pub full: bool,
-    /// Compare with the last full point instead of the newest.
+    /// Whether to compare with the last full point instead of the newest.
     #[serde(default)]
     pub differential: bool,
-    /// Compare with this point. Naming one also allows a second open session.
+    /// The point to compare with. Naming one also allows a second open session.
     #[serde(default)]
     pub parent: Option<Which>,
-    /// Whether only what changed since the parent is sent. The commit then needs the change ids that it changed since.
+    /// Whether the client sends only what changed since the parent. The commit then needs the
+    /// change ids that the changes are counted from.
     #[serde(default)]
     pub changed_only: bool,
-    /// The change ids that changes are counted from, as far as they are known now.
+    /// The change ids that changes are counted from, as far as they are known at begin.
     #[serde(default)]
     pub previous_change_ids: BTreeMap<DiskName, String>,
-    /// Disks that the caller writes whole: they begin anew by themselves when what they would be compared with is damaged.
+    /// Disks that the caller writes whole: they begin anew by themselves when the content to
+    /// compare with is damaged.
     #[serde(default)]
     pub whole: Vec<DiskName>,
-    /// Whether it may begin without a disk: they are made later.
+    /// Whether the session may begin without a disk; disks are created later.
     #[serde(default)]
     pub empty: bool,
     /// Seconds without activity after which the session ends by itself.
     #[serde(default = "default_ttl_seconds")]
     pub ttl_seconds: u64,
-    /// Whether it goes on after a crash.
+    /// Whether the session resumes after a crash.
     #[serde(default = "yes")]
     pub resumable: bool,
     /// Compression of the layers.
     #[serde(default)]
     pub compression: Compression,
-    /// Bytes that are to stay free on the repository's filesystem; by default the engine's.
+    /// Bytes to keep free on the repository's filesystem; by default the engine's.
     #[serde(default)]
     pub low_water_bytes: Option<u64>,
-    /// Whether a session that is expected to find no room is refused.
+    /// Whether to refuse a session for which there is probably no room.
     #[serde(default = "yes")]
     pub checks_room: bool,
     /// What is known of the disks' sources.
@@ -94,7 +96,7 @@ const fn yes() -> bool {
 }
 
 impl BeginRequest {
-    /// The plainest request for a VM.
+    /// The simplest request for a VM.
     #[must_use]
     pub fn new(vm: VmName) -> Self {
         Self {
@@ -120,24 +122,24 @@ impl BeginRequest {
     }
 }
 
-/// What the caller says of the disks at commit.
+/// What the caller declares about the disks at commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CommitRequest {
-    /// Name of the point, instead of what was said at begin.
+    /// Name of the point; replaces the name given at begin.
     pub point: Option<PointName>,
     /// Change ids by disk.
     pub change_ids: BTreeMap<DiskName, String>,
     /// The change ids that changes were counted from, by disk.
     pub previous_change_ids: BTreeMap<DiskName, String>,
-    /// Disks that are the parent's, untouched.
+    /// Disks that equal the parent's because nothing was written to them.
     pub unchanged: Vec<DiskName>,
-    /// Disks that the point does not have any more.
+    /// Disks that the point no longer has.
     pub without: Vec<DiskName>,
-    /// New disks whose bytes are a disk's, although they begin as an image.
+    /// New disks whose content is a raw disk, although it begins as an image.
     pub raw: Vec<DiskName>,
-    /// What is known of the instant.
+    /// The consistency of the captured instant, if known.
     pub consistency: Option<Consistency>,
-    /// Why it is `unknown`, in words.
+    /// Why the consistency is `unknown`, as text.
     pub consistency_note: Option<String>,
 }

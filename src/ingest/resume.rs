@@ -1,4 +1,5 @@
-//! Resuming: a session goes on after a crash, or after a commit that failed, from its sidecar and its logs.
+//! Resuming: a session continues after a crash, or after a failed commit, from its sidecar and its
+//! logs.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,7 @@ use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{GuestCluster, HostOffset, PointName, VmName};
 
-/// What a log says of a disk's size and state at its end.
+/// A disk's size and state at the end of its log.
 #[derive(Debug, Clone, Copy, Default)]
 struct LogEnd {
     size: Option<(u64, u64)>,
@@ -24,8 +25,8 @@ struct LogEnd {
 }
 
 impl Session {
-    /// Goes on with a session that an earlier process left. What was flushed is there; its clusters are rehashed in
-    /// the background.
+    /// Resumes a session that an earlier process left. Flushed data is there; its clusters are
+    /// hashed again in the background.
     ///
     /// # Errors
     /// `NotFound`; `Corrupt` (the parent has other content now, or is damaged); `Io`.
@@ -48,7 +49,7 @@ impl Session {
     }
 }
 
-/// Opens one disk again; a layer that was sealed already is taken back.
+/// Opens one disk again; a layer that was already sealed is moved back.
 pub(super) fn resume_disk(
     engine: &Engine,
     session: &sidecar::Session,
@@ -93,7 +94,7 @@ pub(super) fn resume_disk(
     Ok(writer)
 }
 
-/// What no writer has recorded is damage of the log.
+/// A record that no writer can have written is damage of the log.
 fn of_record(error: Error, record: Record) -> Error {
     match error.kind() {
         ErrorKind::InvalidInput | ErrorKind::LimitExceeded => Error::corrupt(
@@ -172,7 +173,8 @@ impl DiskWriter {
     }
 }
 
-/// Hashes resumed clusters while the session goes on; the seal does what is left. Ends with the disk.
+/// Hashes resumed clusters while the session continues; the seal hashes the rest. The thread ends
+/// with the disk.
 fn rehash_in_background(disk: &Arc<DiskWriter>) -> Result<()> {
     let disk = Arc::downgrade(disk);
     let regions: Vec<Region> = disk

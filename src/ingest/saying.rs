@@ -1,8 +1,9 @@
-//! What agents say of disks and is kept with the point: keys and change ids.
+//! Limits of what agents declare about disks and is kept with the point: keys and change ids.
 //!
 //! # Why
-//! They go into `session.json`, into `point.json` and from there into those of all later points, which are read whole: without bounds one
-//! who may only write sessions could make sidecars that nobody can read any more.
+//! These values go into `session.json`, into `point.json` and from there into those of all later
+//! points, which are read whole. Without limits, a client that may only write sessions could create
+//! sidecars that nobody can read any more.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::DiskName;
@@ -12,7 +13,7 @@ const KEY_BYTES_MAX: usize = 255;
 /// LIMIT: bytes of a change id, as of an extended attribute's value.
 const CHANGE_ID_BYTES_MAX: usize = 64 << 10;
 
-/// Refuses a key that is no short plain text.
+/// Refuses a key that is not short plain text.
 ///
 /// # Errors
 /// `InvalidInput`.
@@ -28,7 +29,7 @@ pub(super) fn check_key(disk: &DiskName, key: &str) -> Result<()> {
 /// LIMIT: bytes of the note on a point's consistency.
 const NOTE_BYTES_MAX: usize = 4 << 10;
 
-/// Refuses a note on the consistency that is too long.
+/// Refuses a consistency note that is too long.
 ///
 /// # Errors
 /// `LimitExceeded`.
@@ -47,7 +48,7 @@ pub(super) fn check_note(note: Option<&str>) -> Result<()> {
 /// Refuses change ids that are too long.
 ///
 /// # Errors
-/// `LimitExceeded` naming the disk.
+/// `LimitExceeded`, which names the disk.
 pub(super) fn check_change_ids<'a>(
     ids: impl IntoIterator<Item = (&'a DiskName, &'a String)>,
 ) -> Result<()> {

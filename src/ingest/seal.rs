@@ -1,4 +1,5 @@
-//! Sealing a disk of a session: its layer becomes a committed one, and the point's sidecar gets what it states of the disk.
+//! Sealing a disk of a session: its layer becomes a committed one, and the point's sidecar gets the
+//! description of the disk.
 
 use super::disk::DiskWriter;
 use crate::error::{Error, Result};
@@ -34,7 +35,7 @@ impl DiskWriter {
             self.draft.set_size(size_bytes)?;
         }
         let settled = self.draft.settle(self)?;
-        // What was dropped is punched by the seal: a resume must not find it named in the log.
+        // The seal punches dropped clusters out: a resume must not find them named in the log.
         self.flush_gated()?;
         let sealed = self.draft.seal(settled, PutMode::Create)?;
         Ok(PointDisk {

@@ -20,7 +20,7 @@ use crate::repo::{Ending, Job, JobDisk, Owner};
 use crate::types::sync::{Mutex, RwLock};
 use crate::types::{DiskName, Memory, PointName, VmName};
 
-/// What all sessions of a process share.
+/// The state that all sessions of a process share.
 #[derive(Clone)]
 pub struct Engine {
     /// The owner of the repository.
@@ -30,19 +30,20 @@ pub struct Engine {
     /// Memory for tables and leaves.
     pub budget: Arc<PageBudget>,
     pub(super) buffers: Arc<BufferPool>,
-    /// Bytes that are to stay free, where they are not the default.
+    /// Bytes to keep free, when not the default.
     low_water_bytes: Arc<RwLock<Option<u64>>>,
     pub(super) promises: Arc<Promises>,
 }
 
 impl Engine {
-    /// An engine with the default budget.
+    /// Creates an engine with the default budget.
     #[must_use]
     pub fn new(owner: Arc<Owner>, pool: Arc<Pool>) -> Self {
         Self::with_budget(owner, pool, Memory::default().ingest_bytes())
     }
 
-    /// An engine whose tables and leaves take at most `bytes_max` of memory; the rest goes to files.
+    /// Creates an engine whose tables and leaves take at most `bytes_max` of memory; the rest goes
+    /// to files.
     #[must_use]
     pub fn with_budget(owner: Arc<Owner>, pool: Arc<Pool>, bytes_max: u64) -> Self {
         Self {
@@ -55,14 +56,14 @@ impl Engine {
         }
     }
 
-    /// The same, refusing sessions that would leave less than so many bytes free.
+    /// The same engine, which refuses sessions that would leave fewer than `bytes` free.
     #[must_use]
     pub fn with_low_water(self, bytes: Option<u64>) -> Self {
         self.set_low_water(bytes);
         self
     }
 
-    /// Sets how many bytes sessions that begin from now on are to leave free; `None` for the default.
+    /// Sets the bytes that later sessions must leave free; `None` for the default.
     pub fn set_low_water(&self, bytes: Option<u64>) {
         let mut own = self.low_water_bytes.write();
         *own = bytes;
@@ -73,20 +74,21 @@ impl Engine {
     }
 }
 
-/// Where a session stands.
+/// The state of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionState {
-    /// It takes writes.
+    /// The session takes writes.
     Open,
-    /// It is being committed.
+    /// A commit is running.
     Committing,
-    /// It is the restore point of this name now.
+    /// The session has become the restore point of this name.
     Committed(PointName),
-    /// It is gone.
+    /// The session has ended without a point.
     Aborted,
 }
 
-/// LIMIT: who writes may pause for so long (from one disk to the next, from the last to the commit) and still counts as writing.
+/// LIMIT: how long a writer may pause (between two disks, or before the commit) and still counts as
+/// writing.
 const PAUSE: Duration = Duration::from_secs(3);
 
 /// A restore point being written.
@@ -98,17 +100,17 @@ pub struct Session {
     pub(super) last_error: Mutex<Option<String>>,
     /// Held while the session's disks or declarations change.
     pub(super) changing: Mutex<()>,
-    /// Highest number that a disk was given.
+    /// The highest number given to a disk so far.
     pub(super) number_high: AtomicU32,
-    /// Held shared while an attached file is written, alone when that ends.
+    /// Held shared while an attached file is written, exclusively to end all such writes.
     pub(super) attaching: RwLock<()>,
-    /// Nanoseconds since the epoch of the last change of its names.
+    /// Time of the last change of its names, in nanoseconds since the epoch.
     changed_at: AtomicI64,
     /// Serial of its inode numbers, unique in this process.
     serial: u32,
-    /// Bytes that it was expected to store when it began.
+    /// Bytes that the session was expected to store when it began.
     estimate_bytes: u64,
-    /// The clock's monotonic milliseconds at the last sign of life.
+    /// The clock's monotonic milliseconds at the last activity.
     active_ms: AtomicU64,
 }
 
@@ -162,24 +164,24 @@ impl Session {
         self.serial
     }
 
-    /// When one of its names came or went last; never twice the same.
+    /// Time at which a name in the session last appeared or disappeared; never the same twice.
     #[must_use]
     pub fn changed_at(&self) -> Timestamp {
         let at = self.changed_at.load(Ordering::SeqCst);
         Timestamp::from_nanosecond(at.into()).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
-    /// Notes that a name in it has come or gone.
+    /// Records that a name in the session has appeared or disappeared.
     pub fn note_change(&self) {
         let now = nanoseconds(self.engine.owner.clock().now());
         let next = |at: i64| Some(now.max(at.saturating_add(1)));
-        // The closure always gives a value.
+        // The update cannot fail: the closure always returns a value.
         let _ = self
             .changed_at
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
     }
 
-    /// Its sidecar as it stands.
+    /// The current sidecar.
     #[must_use]
     pub fn sidecar(&self) -> sidecar::Session {
         self.sidecar.lock().clone()
@@ -197,7 +199,7 @@ impl Session {
         self.sidecar.lock().name.clone()
     }
 
-    /// Where it stands.
+    /// The state of the session.
     #[must_use]
     pub fn state(&self) -> SessionState {
         self.state.lock().clone()
@@ -209,7 +211,7 @@ impl Session {
         self.last_error.lock().clone()
     }
 
-    /// Notes an error for `status` and passes it on.
+    /// Records an error for `status` and returns the result unchanged.
     pub fn note_error<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(e) = &result {
             *self.last_error.lock() = Some(e.report());
@@ -227,14 +229,15 @@ impl Session {
             .collect()
     }
 
-    /// The disk of that number, also one that is written beside another.
+    /// The disk of that number, including those that are written beside others.
     #[must_use]
     pub fn numbered(&self, number: u32) -> Option<Arc<DiskWriter>> {
         let disks = self.disks.read();
         disks.iter().find(|d| d.meta.number == number).cloned()
     }
 
-    /// All disks with the name of the file in the tree, for those that are written beside the disk that they are to replace.
+    /// All disks; a disk that is written beside another comes with the name of its file in the
+    /// tree.
     #[must_use]
     pub fn files(&self) -> Vec<(Option<String>, Arc<DiskWriter>)> {
         let disks = self.disks.read();
@@ -244,7 +247,7 @@ impl Session {
             all.find(|d| d.layer_id == disk.meta.layer_id && !d.unlinked)
                 .map(|d| d.temporary.clone())
         };
-        // One that the sidecar does not name is on its way out.
+        // A disk that the sidecar does not name is being removed.
         disks
             .iter()
             .filter_map(|disk| Some((place(disk)?, Arc::clone(disk))))
@@ -254,7 +257,7 @@ impl Session {
     /// The disk of that name.
     ///
     /// # Errors
-    /// `NotFound` naming disk and session.
+    /// `NotFound`, which names the disk and the session.
     pub fn disk(&self, name: &DiskName) -> Result<Arc<DiskWriter>> {
         let found = self
             .disks()
@@ -269,7 +272,7 @@ impl Session {
         })
     }
 
-    /// Whether it takes writes.
+    /// Checks that the session takes writes.
     ///
     /// # Errors
     /// `Busy` while it is being committed; `ReadOnly`, `Stale` when it has ended.
@@ -290,8 +293,9 @@ impl Session {
         }
     }
 
-    /// [`Session::check_open`] for one who writes into files: a commit that is running is waited for. The kernel drops what it could not
-    /// write back, so that a refusal would lose what a commit that fails gives back to the session.
+    /// [`Session::check_open`] for a caller that writes into files: waits for a running commit. The
+    /// kernel drops bytes that it could not write back, so a refusal would lose bytes that the
+    /// session needs if the commit fails.
     ///
     /// # Errors
     /// `ReadOnly`, `Stale` when it has ended.
@@ -302,7 +306,7 @@ impl Session {
         self.check_open()
     }
 
-    /// A door's connection to this very disk, which may not have its name any more.
+    /// Opens a door's connection to this disk, which may have lost its name meanwhile.
     ///
     /// # Errors
     /// `Stale` when the disk was removed or replaced; `Busy`, `ReadOnly`.
@@ -318,7 +322,8 @@ impl Session {
         Ok(Connection::new(disk))
     }
 
-    /// Lends a buffer for a write of `length_bytes` at `offset`: receive into it, then submit it.
+    /// Lends a buffer for a write of `length_bytes` at `offset`. The caller receives into it and
+    /// submits it.
     ///
     /// # Errors
     /// `InvalidInput` beyond the end of the disk; `Busy`, `ReadOnly`, `Stale`.
@@ -348,20 +353,21 @@ impl Session {
         self.disks().iter().try_for_each(|disk| disk.flush())
     }
 
-    /// A sign of life: the session's ttl counts from here.
+    /// Records activity: the session's ttl counts from here.
     pub fn touch(&self) {
         let now = self.engine.owner.clock().monotonic();
         self.active_ms.store(milliseconds(now), Ordering::Relaxed);
     }
 
-    /// How long nothing has happened to it, in this process. Setting the wall clock does not change it.
+    /// How long the session has been idle in this process. A change of the wall clock does not
+    /// affect it.
     #[must_use]
     pub fn idle(&self) -> Duration {
         let active = Duration::from_millis(self.active_ms.load(Ordering::Relaxed));
         self.engine.owner.clock().monotonic().saturating_sub(active)
     }
 
-    /// Whether somebody writes it, or is between two steps of that.
+    /// Whether a client writes the session, or pauses between two steps of a write.
     #[must_use]
     pub fn is_being_written(&self) -> bool {
         self.state() == SessionState::Committing
@@ -369,11 +375,12 @@ impl Session {
             || self.disks().iter().any(|disk| disk.writers() > 0)
     }
 
-    /// Makes it durable as it is, with what is finished, for the next process. Who writes through the tree may be in the middle of a copy:
-    /// what he has not synced is kept, but not said to be all.
+    /// Makes the session durable as it is, including which disks are finished, for the next
+    /// process. A client that writes through the tree may be in the middle of a copy: bytes that it
+    /// has not synced are kept, but the disk is not recorded as finished.
     ///
     /// # Errors
-    /// What the first disk answers that could not be made durable, once all were tried.
+    /// The error of the first disk that could not be made durable, after all were tried.
     pub fn suspend(&self) -> Result<()> {
         let make_durable = |disk: &Arc<DiskWriter>| match disk.door() {
             Some(Door::Tree) => disk.flush(),
@@ -385,25 +392,26 @@ impl Session {
             .fold(Ok(()), Result::and)
     }
 
-    /// How long it may still be idle; `None` once that is over.
+    /// How long the session may still be idle; `None` once it has expired.
     #[must_use]
     pub fn patience(&self) -> Option<Duration> {
         let ttl = self.sidecar.lock().ttl_seconds;
         Duration::from_secs(ttl).checked_sub(self.idle())
     }
 
-    /// Whether nothing has happened for longer than its ttl.
+    /// Whether the session has been idle for longer than its ttl.
     #[must_use]
     pub fn is_expired(&self) -> bool {
         self.state() == SessionState::Open && self.patience().is_none()
     }
 
-    /// What the history says of it.
+    /// The session's entry in the history.
     pub(super) fn job(&self, ending: &Ending) -> Job {
         let now = self.engine.owner.clock().now();
         let mut ending = ending.clone();
         if ending == Ending::aborted() {
-            // Who gives up a session seldom says why; what went wrong last may be it.
+            // A caller that aborts a session seldom gives a reason; the last error may be the
+            // reason.
             let last = self.last_error();
             ending.reason = last.map(|error| format!("its last error: {error}"));
         }
@@ -425,7 +433,8 @@ impl Session {
         }
     }
 
-    /// Ends the session without a point, for the reason given; its space is free afterwards, and the history says why.
+    /// Ends the session without a point, for the given reason. Its space is free afterwards, and
+    /// the history keeps the reason.
     ///
     /// # Errors
     /// `Busy` while it is being committed; `ReadOnly` afterwards; `Io`.
@@ -449,20 +458,22 @@ impl Session {
                 }
             }
         }
-        // Whoever changes something or writes an attached file ends first, and would write files anew behind the removal; whoever comes
-        // later is refused, as is a copy at its next piece.
+        // Running changes and writes to attached files end first: they would create files behind
+        // the removal. Later ones are refused, as is a copy at its next piece.
         let _turn = self.changing.lock();
         drop(self.attaching.write());
         for (_, disk) in self.files() {
-            // Whoever is writing finishes first; whoever comes later is refused.
+            // Running writes end first; later ones are refused.
             let _alone = disk.gate.write();
             disk.sealed.store(true, Ordering::SeqCst);
         }
-        // By what is known here: a removal that failed half-way is repeated whole.
+        // The removal uses the state in memory, so that a removal that failed half-way is repeated
+        // completely.
         let removed = self.engine.owner.discard_session(&self.sidecar());
         match &removed {
             Ok(()) => self.engine.owner.keep_job(&self.job(ending)),
-            // Some of it is left, layers may be empty already: it can be aborted again, takes no writes, and is never committed.
+            // Some files are left, and layers may already be empty: the session can be aborted
+            // again, takes no writes, and is never committed.
             Err(_) => {
                 let mut sidecar = self.sidecar.lock();
                 sidecar.dismantled = true;

@@ -1,9 +1,12 @@
-//! Room for a session: what it will need, and whether the filesystem has it, before the first byte is taken.
+//! Space for a session: an estimate of what it will need, and a check that the filesystem has it,
+//! before the first byte is taken.
 //!
 //! # Why
-//! A backup that meets a full filesystem after hours has cost those hours, and takes the last room from the others. What a disk will
-//! store cannot be known; what its last backups stored is a fair guess. A disk that begins anew stores what its source reports as data, or
-//! what it had before. Of a disk that was never seen, from a source that reports nothing, nothing is expected: that is written to the log.
+//! A backup that finds the filesystem full after hours has wasted those hours, and takes the last
+//! space from the others. What a disk will store cannot be known, but what its last backups stored
+//! is a fair guess. A disk that begins anew stores what its source reports as data, or what it had
+//! before. For a new disk whose source reports nothing, the estimate is 0, and the log records
+//! that.
 
 use std::sync::Weak;
 
@@ -17,16 +20,16 @@ use crate::store::Space;
 use crate::types::size::Human;
 use crate::types::sync::Mutex;
 
-/// LIMIT: points that are looked at for what a disk's backups stored.
+/// LIMIT: points whose stored bytes are considered for the estimate.
 const HISTORY_MAX: usize = 5;
-/// Share of a disk's data that is taken for its changes, where no earlier backup tells.
+/// Divisor of a disk's data that estimates its changes, when no earlier backup gives a value.
 const CHANGES_SHARE: u64 = 20;
-/// Bytes that are to stay free, by default: at most these, ...
+/// Bytes to keep free by default: at most this many, ...
 const LOW_WATER_BYTES_MAX: u64 = 1 << 30;
-/// ... and at most this share of the filesystem.
+/// ... and at most this fraction of the filesystem.
 const LOW_WATER_SHARE: u64 = 50;
 
-/// Bytes that are to stay free on a filesystem, when nobody says otherwise: 2 %, at most 1 GiB.
+/// Bytes to keep free on a filesystem by default: 2 %, at most 1 GiB.
 #[must_use]
 pub(super) fn low_water_default(total_bytes: u64) -> u64 {
     LOW_WATER_BYTES_MAX.min(total_bytes / LOW_WATER_SHARE)
@@ -37,11 +40,12 @@ pub(super) fn low_water_default(total_bytes: u64) -> u64 {
 pub(super) struct Estimate {
     /// Bytes.
     pub(super) bytes: u64,
-    /// Bytes of disks of which nothing is known but their size.
+    /// Bytes of disks of which only the size is known.
     pub(super) unknown_bytes: u64,
 }
 
-/// What a session will store, by what is known of its disks before (`history` has the last points) and by what their sources report.
+/// Estimates what a session will store, from its disks' earlier backups (`history` has the last
+/// points) and from what their sources report.
 fn estimate(
     disks: &[SessionDisk],
     parent: Option<&Point>,
@@ -75,18 +79,18 @@ fn estimate(
 
 fn last_points(repository: &Repository, entry: &VmEntry) -> Vec<Point> {
     let last = entry.index.points.iter().rev().take(HISTORY_MAX);
-    // One that cannot be read tells nothing; whoever needs it is told so.
+    // A point that cannot be read contributes nothing; operations that need it report the error.
     last.filter_map(|point| repository.point(&entry.vm.name, point).ok())
         .collect()
 }
 
-/// What was promised room, and has not used it up yet.
+/// Holders of an estimate that they have not used up yet.
 pub(super) trait Promised: Send + Sync {
-    /// Bytes that it is expected to store still.
+    /// Bytes that the holder is still expected to store.
     fn outstanding_bytes(&self) -> u64;
 }
 
-/// What open sessions of this process are expected to store still.
+/// What open sessions of this process are still expected to store.
 #[derive(Default)]
 pub(super) struct Promises(Mutex<Vec<Weak<dyn Promised>>>);
 
@@ -117,11 +121,12 @@ pub(super) fn expect_room(
     estimate(disks, parent, &history, request)
 }
 
-/// Refuses a session whose estimate is not free. `low_water_bytes` are to stay free. Where the source reports nothing, and the disk is
-/// larger than what is free, only the log has a warning.
+/// Refuses a session whose estimate does not fit into the free space. `low_water_bytes` must stay
+/// free. When the source reports nothing and the disk is larger than the free space, only a warning
+/// is logged.
 ///
 /// # Errors
-/// `NoSpace` naming what is needed and what is there; `Io`.
+/// `NoSpace`, which names the needed and the free bytes; `Io`.
 pub(super) fn check_room(
     repository: &Repository,
     estimate: Estimate,
@@ -130,7 +135,7 @@ pub(super) fn check_room(
 ) -> Result<()> {
     let mut spaces = vec![repository.store().space()?];
     if repository.stage().is_separate() {
-        // What is written there is there until it has been uploaded.
+        // Bytes written to the stage stay there until they have been uploaded.
         spaces.push(repository.stage().space()?);
     }
     for space in spaces.into_iter().flatten() {
@@ -286,21 +291,21 @@ mod tests {
             estimate(&[disk], parent, history, &request).bytes
         };
         assert_eq!(guess(on(&third), Some(&third), &history), 300);
-        // A first incremental: the full one before tells nothing of changes.
+        // A first incremental: the full point before it is no estimate for changes.
         let history = std::slice::from_ref(&first);
         assert_eq!(guess(on(&first), Some(&first), history), 50);
-        // One that begins anew, one that nobody has seen.
+        // A disk that begins anew, and one that is new.
         let anew = disk("vda", "vda", None);
         assert_eq!(guess(anew.clone(), Some(&third), history), 1200);
         assert_eq!(guess(disk("vdb", "vdb", None), None, &[]), 0);
-        // Renamed: what counts is the disk, not the name.
+        // A renamed disk: the key decides, not the name.
         let keyed = point(&[("sda", "K1", more, 1, 40), ("vda", "K2", more, 1, 7)]);
         let renamed = disk("vda", "K1", keyed.disks.first());
         assert_eq!(
             guess(renamed, Some(&keyed), std::slice::from_ref(&keyed)),
             40
         );
-        // What the source reports counts for a disk that begins anew, and for no other.
+        // What the source reports is used only for a disk that begins anew.
         let reported = Origin {
             data_bytes: Some(77),
             lookalike: None,

@@ -1,8 +1,10 @@
-//! Sessions to which an agent sends changes only: what it compared with must be what the parent has.
+//! Sessions to which an agent sends only changes: the content that the agent compared with must be
+//! the parent's.
 //!
 //! # Why
-//! A hypervisor says what changed since a change id. If that is not the one which the parent was taken at, clusters that changed before
-//! would be the parent's for ever, and nothing would tell. So the agent says the id that it started from, and a commit needs it to be the
+//! A hypervisor reports what changed since a change id. If the parent was not taken at that id,
+//! clusters that changed before it would keep the parent's content for ever, and nothing would
+//! detect it. So the agent declares the id that it started from, and a commit requires it to be the
 //! parent's.
 
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::repo::sidecar::session::SessionDisk;
 use crate::types::DiskName;
 
-/// What was said of a disk.
+/// The declared change id of a disk.
 pub(super) fn said_of<'a>(
     ids: &'a BTreeMap<DiskName, String>,
     disk: &DiskName,
@@ -44,10 +46,10 @@ fn check_id(disk: &SessionDisk, said: &str) -> Result<()> {
     }
 }
 
-/// Checks what was said at the beginning, so that the agent can still read everything instead.
+/// Checks the ids that were declared at begin, while the agent can still read everything instead.
 ///
 /// # Errors
-/// `NotFound` for a disk that is not in the session; `InvalidInput` naming both ids.
+/// `NotFound` for a disk that is not in the session; `InvalidInput`, which names both ids.
 pub(super) fn check_said(
     disks: &[SessionDisk],
     previous: &BTreeMap<DiskName, String>,
@@ -61,11 +63,11 @@ pub(super) fn check_said(
     Ok(())
 }
 
-/// Refuses a disk of a session of changes only, of which it was not said since when, or wrongly. One without a parent is
-/// whole anyway.
+/// Refuses a disk of a changes-only session when its previous change id is not declared, or is
+/// wrong. A disk without a parent is whole anyway.
 ///
 /// # Errors
-/// `InvalidInput` naming both ids.
+/// `InvalidInput`, which names both ids.
 pub(super) fn check_disk(disk: &SessionDisk, previous: &BTreeMap<DiskName, String>) -> Result<()> {
     match (&disk.parent, said_of(previous, &disk.name)) {
         (_, Some(said)) => check_id(disk, said),

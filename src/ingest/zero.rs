@@ -1,4 +1,5 @@
-//! Zeroes and discards: no data, and no mapping where nothing could shine through.
+//! Zeroes and discards: they store no data, and no mapping where no parent data could be read
+//! through.
 
 use super::disk::DiskWriter;
 use crate::block::check_range;
@@ -7,7 +8,7 @@ use crate::repo::content::{CLUSTER_BYTES, REGION_BYTES};
 use crate::types::width::usize_from_u64;
 
 impl DiskWriter {
-    /// Writes zeroes (also TRIM: what is discarded reads as zero).
+    /// Writes zeroes. Also handles TRIM: discarded bytes read as zero.
     ///
     /// # Errors
     /// As [`DiskWriter::write`].
@@ -27,7 +28,7 @@ impl DiskWriter {
         self.note_change();
         let mut at = offset;
         while at < end {
-            // One region at a time, so that a zeroed disk does not hold all its ranges at once.
+            // One region at a time, so that zeroing a disk does not hold all of its ranges at once.
             let stop = ((at / REGION_BYTES + 1) * REGION_BYTES).min(end);
             self.zero_in_region(at, stop)?;
             at = stop;
@@ -61,7 +62,7 @@ impl DiskWriter {
         }
     }
 
-    /// Zeroes that lie within one or two clusters and cover none.
+    /// Zeroes a range that lies within one or two clusters and covers none.
     fn zero_part(&self, from: u64, end: u64) -> Result<()> {
         static ZEROES: [u8; 65_536] = [0; 65_536];
         let mut at = from;

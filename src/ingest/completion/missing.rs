@@ -63,7 +63,7 @@ impl Missing {
         self.ranges.is_empty()
     }
 
-    /// The first missing range (offset, length), and the error of the last failed write.
+    /// The first missing range (start, end), and the error of the last failed write.
     pub(super) fn first(&self) -> Option<(u64, u64, ErrorKind)> {
         let (from, end) = *self.ranges.first()?;
         Some((from, end, self.kind?))

@@ -177,7 +177,7 @@ impl Completion {
         self.state.lock().missing.is_empty()
     }
 
-    /// The first missing range (offset, length), and the error of a failed write.
+    /// The first missing range (start, end), and the error of a failed write.
     pub(super) fn first_missing(&self) -> Option<(u64, u64, ErrorKind)> {
         self.state.lock().missing.first()
     }

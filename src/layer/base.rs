@@ -1,4 +1,4 @@
-//! The base of a layer that is being made: the content that it is compared with.
+//! The base of a layer draft: the content that it is compared with.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::types::sync::Mutex;
 pub struct Base {
     leaves: Leaves,
     data_bytes: u64,
-    /// The leaves of the region that was asked for last: writers come region by region.
+    /// The leaves of the last requested region: writers usually proceed region by region.
     page: Mutex<Option<(Region, Arc<[u8]>)>>,
 }
 
 impl Base {
-    /// A base with these leaves, `data_bytes` of which are data.
+    /// Creates a base with these leaves, `data_bytes` of which are data.
     #[must_use]
     pub fn new(leaves: Leaves, data_bytes: u64) -> Self {
         Self {
@@ -26,13 +26,13 @@ impl Base {
         }
     }
 
-    /// Its leaves.
+    /// The base's leaves.
     #[must_use]
     pub const fn leaves(&self) -> &Leaves {
         &self.leaves
     }
 
-    /// Bytes of it that are not zero, in whole clusters.
+    /// Bytes of the base that are not zero, in whole clusters.
     #[must_use]
     pub const fn data_bytes(&self) -> u64 {
         self.data_bytes

@@ -1,9 +1,10 @@
-//! Unknown leaves: what a write that failed half-way may have left.
+//! Unknown leaves: clusters whose content is uncertain because a write failed half-way.
 //!
 //! # Why
-//! A cluster that the layer holds is rewritten in place. When a write fails after some of its clusters, their bytes are new and their
-//! leaves are old. A writer that then writes the old content again would have it dropped as equal, and the seal
-//! would put the old leaf over the new bytes. So the leaves of a failed write count as unknown, as after a resume.
+//! A cluster that the layer holds is rewritten in place. When a write fails after some of its
+//! clusters, their bytes are new and their leaves are old. If a writer then writes the old content
+//! again, it would be dropped as equal, and the seal would put the old leaf over the new bytes. So
+//! the leaves of a failed write count as unknown, as after a resume.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +13,8 @@ use crate::error::Result;
 use crate::repo::content::{Region, set_leaf};
 use crate::types::sync::Mutex;
 
-/// Clusters whose leaves are to be marked unknown: a write of them failed, and so far the mark too.
+/// Clusters whose leaves must be marked unknown: a write of them failed, and marking them has
+/// failed so far too.
 #[derive(Debug, Default)]
 pub(super) struct UnknownLeaves {
     clusters: Mutex<Vec<(Region, usize)>>,
@@ -20,9 +22,10 @@ pub(super) struct UnknownLeaves {
 }
 
 impl LayerDraft {
-    /// After a failed change: the leaves of clusters that may have been changed are not known any more, and are taken from
-    /// their bytes at the seal. Until that is noted, the layer takes nothing more: a later write that equals the old leaf would be
-    /// dropped, and the old leaf be sealed over other bytes.
+    /// Called after a failed change: marks the leaves of clusters that may have changed as unknown,
+    /// so that the seal takes them from the bytes. Until the mark is recorded, the layer takes no
+    /// write: a later write that equals the old leaf would be dropped, and the old leaf would be
+    /// sealed over other bytes.
     pub(super) fn mark_unknown_leaves(&self, region: Region, indices: impl Iterator<Item = usize>) {
         self.doubts
             .clusters
@@ -34,8 +37,8 @@ impl LayerDraft {
         }
     }
 
-    /// Marks the leaves of failed writes, where that was not possible yet. To be called with the range held, before a leaf is
-    /// believed.
+    /// Marks the leaves of failed writes for which marking has failed before. The caller holds the
+    /// range, and calls this before it trusts a leaf.
     ///
     /// # Errors
     /// What the file that leaves are spilled to returns.

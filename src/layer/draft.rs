@@ -1,4 +1,4 @@
-//! The draft itself: tables and leaves of a layer, and what is touched.
+//! The draft: tables and leaves of a layer, and the set of touched regions.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard};
@@ -18,7 +18,7 @@ use crate::types::{Digest, GuestCluster, HostOffset, LayerId, SessionId, VmName}
 /// Leaf of a cluster whose content has not been hashed since it may have changed; no content hashes to it in practice.
 pub const UNKNOWN: Digest = Digest([0xff; 32]);
 
-/// A layer that is being made, in a slot of a VM.
+/// A layer that is being written, in a slot of a VM.
 pub struct LayerDraft {
     pub(super) repository: Arc<Repository>,
     pub(super) vm: VmName,
@@ -31,7 +31,8 @@ pub struct LayerDraft {
     pub(super) doubts: UnknownLeaves,
 }
 
-/// Makes files for pages beyond the budget. They have no name: a crash leaves nothing of them.
+/// Creates files for pages beyond the budget. The files have no name, so a crash leaves nothing of
+/// them.
 fn spill(
     repository: &Arc<Repository>,
 ) -> impl Fn() -> Result<Arc<dyn WriteAt>> + Send + Sync + 'static {
@@ -48,11 +49,12 @@ fn spill(
 }
 
 impl LayerDraft {
-    /// Begins a layer in a slot. What it is backed by must be what `base` has; without a base it is full. Tables and leaves take memory of
-    /// `budget`; beyond it they go to files.
+    /// Begins a layer in a slot. Its backing layer must have the content of `base`; without a base
+    /// the layer is full. Tables and leaves take memory of `budget`; beyond it they go to files.
     ///
     /// # Errors
-    /// `AlreadyExists` when somebody makes a layer in that slot; `InvalidInput` for bad options; `NoSpace`, `Io`.
+    /// `AlreadyExists` when a layer is being written in that slot; `InvalidInput` for bad options;
+    /// `NoSpace`, `Io`.
     pub fn create(
         repository: &Arc<Repository>,
         vm: &VmName,
@@ -62,15 +64,15 @@ impl LayerDraft {
         budget: &Arc<PageBudget>,
     ) -> Result<Self> {
         let (keys, stage) = (VmKeys::new(vm)?, repository.stage());
-        // A separate workspace may not know the VM yet.
+        // A separate workspace may not have the VM's directory yet.
         stage.make_prefix(&keys.layers()?)?;
         let file = stage.create(&keys.open_layer(slot)?)?;
         let writer = LayerWriter::create(file, options, budget, spill(repository))?;
         Ok(Self::over(repository, vm, slot, writer, base, budget))
     }
 
-    /// Goes on with a layer that was begun, or published and taken back. What was mapped is restored with
-    /// [`LayerDraft::restore`], and then [`LayerDraft::restored`] is called.
+    /// Reopens a layer that was begun, or that was published and moved back. The caller restores
+    /// its mappings with [`LayerDraft::restore`], and then calls [`LayerDraft::restored`].
     ///
     /// # Errors
     /// `NotFound`; `InvalidInput` for bad options; `Io`.
@@ -114,7 +116,7 @@ impl LayerDraft {
         self.writer.layer_id()
     }
 
-    /// What it is compared with.
+    /// The base that the layer is compared with, if any.
     #[must_use]
     pub const fn base(&self) -> Option<&Base> {
         self.base.as_ref()
@@ -126,7 +128,7 @@ impl LayerDraft {
         self.writer.size_bytes()
     }
 
-    /// Changes the virtual size; what lies beyond it is forgotten.
+    /// Sets the virtual size; the layer drops what lies beyond it.
     ///
     /// # Errors
     /// `InvalidInput` for a size that QCOW2 cannot have; `NoSpace`, `Io`.
@@ -134,7 +136,7 @@ impl LayerDraft {
         self.writer.set_size(size_bytes)
     }
 
-    /// Makes the data that was written durable.
+    /// Makes the written data durable.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
@@ -181,7 +183,7 @@ impl LayerDraft {
         }
     }
 
-    /// The leaves of some clusters of a region that was touched.
+    /// The leaves of some clusters of a touched region.
     ///
     /// # Errors
     /// What the file that leaves are spilled to returns.
@@ -194,7 +196,7 @@ impl LayerDraft {
         })
     }
 
-    /// Looks at the page of leaves of a region, if there is one.
+    /// Calls `f` with the page of leaves of a region, if there is one.
     ///
     /// # Errors
     /// What the file that leaves are spilled to returns.
@@ -202,7 +204,8 @@ impl LayerDraft {
         self.pages.peek(region.0, f)
     }
 
-    /// Makes the page of a region present; the base's page is loaded outside of the table's lock.
+    /// Creates the page of a region if it is missing; loads the base's page outside of the table's
+    /// lock.
     ///
     /// # Errors
     /// `Corrupt` (the base's sums); `NoSpace`, `Io`.
@@ -230,7 +233,7 @@ impl LayerDraft {
         self.touched().contains(&region)
     }
 
-    /// Whether nothing was written to.
+    /// Whether nothing was written to the layer.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
         self.touched().is_empty()
@@ -246,7 +249,7 @@ impl LayerDraft {
         self.touched.lock()
     }
 
-    /// The leaves of a region as the base has them.
+    /// Loads the base's leaves of a region into `page`.
     pub(super) fn load_base_page(&self, region: Region, page: &mut [u8]) -> Result<()> {
         match &self.base {
             Some(base) => base.leaves().load_page(region, page),

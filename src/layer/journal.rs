@@ -1,24 +1,25 @@
-//! What a layer tells of each change while it is being made.
+//! The journal: how a layer draft reports each change.
 
 use crate::types::{GuestCluster, HostOffset};
 
-/// A change of what the layer holds of the disk. It is told after the data that it names was handed to the file.
+/// A change of what the layer holds of the disk. The layer reports it after it has handed the data
+/// to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// `count` clusters from `cluster` on lie contiguously from `host` on.
     Data {
         /// The first cluster.
         cluster: GuestCluster,
-        /// How many there are.
+        /// The number of clusters.
         count: u32,
-        /// Where the first one lies.
+        /// The offset of the first one.
         host: HostOffset,
     },
     /// A cluster lies compressed at `host`.
     Compressed {
         /// The cluster.
         cluster: GuestCluster,
-        /// Where it lies.
+        /// Its offset.
         host: HostOffset,
         /// Its compressed size in bytes.
         length_bytes: u32,
@@ -28,26 +29,26 @@ pub enum Change {
         /// The cluster.
         cluster: GuestCluster,
     },
-    /// The layer does not hold a cluster any more.
+    /// The layer no longer holds a cluster.
     Drop {
         /// The cluster.
         cluster: GuestCluster,
     },
 }
 
-/// Takes note of what becomes of the clusters that are written to a layer.
+/// Receives what a layer does with the clusters that are written to it.
 pub trait Journal: Sync {
-    /// So many bytes were what the disk has already.
+    /// Counts bytes that equal the disk's present content.
     fn note_equal(&self, bytes: u64);
-    /// So many bytes were zero.
+    /// Counts bytes that are zero.
     fn note_zero(&self, bytes: u64);
-    /// So many bytes were written to the layer.
+    /// Counts bytes that were written to the layer.
     fn note_stored(&self, bytes: u64);
-    /// The layer holds something else of the disk now.
+    /// Records a change of what the layer holds of the disk.
     fn record(&self, change: Change);
 }
 
-/// For what builds a layer in one go: nothing is noted.
+/// For builders of a layer that cannot be resumed: records nothing.
 impl Journal for () {
     fn note_equal(&self, _bytes: u64) {}
     fn note_zero(&self, _bytes: u64) {}

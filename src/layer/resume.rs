@@ -1,4 +1,4 @@
-//! Going on with a layer that was begun: what it holds is restored, and hashed anew.
+//! Resuming a layer draft: its mappings are restored, and its clusters hashed again.
 
 use super::draft::{LayerDraft, UNKNOWN};
 use crate::error::Result;
@@ -13,12 +13,13 @@ impl LayerDraft {
     /// Restores how the layer holds a cluster; later calls win.
     ///
     /// # Errors
-    /// `InvalidInput` for what does not fit the layer; `LimitExceeded`, `NoSpace`, `Io`.
+    /// `InvalidInput` for a mapping that does not fit the layer; `LimitExceeded`, `NoSpace`, `Io`.
     pub fn restore(&self, cluster: GuestCluster, mapping: Mapping) -> Result<()> {
         self.writer.restore_mapping(cluster, mapping)
     }
 
-    /// After the last [`LayerDraft::restore`]: marks every cluster that the layer holds as not hashed yet; answers how many there are.
+    /// Called after the last [`LayerDraft::restore`]: marks every cluster that the layer holds as
+    /// not hashed yet; returns their number.
     ///
     /// # Errors
     /// `Corrupt` (the base's sums); `NoSpace`, `Io`.
@@ -54,7 +55,7 @@ impl LayerDraft {
         Ok(unknown)
     }
 
-    /// Hashes a cluster whose leaf is not known. The caller holds its range.
+    /// Hashes a cluster whose leaf is unknown. The caller holds its range.
     ///
     /// # Errors
     /// `Corrupt`, `NoSpace`, `Io`.

@@ -1,7 +1,8 @@
-//! Sealing: from a layer that is being made to a committed one, with its sums.
+//! Sealing: turns a layer draft into a committed layer with its sums.
 //!
-//! Only the regions that were touched are looked at: what equals the base is dropped, what is not hashed is, the region's hash and its
-//! share of the disk's data are taken. Then the tables are written, the file is published, and the sums are written beside it.
+//! Only the touched regions are settled. For each, the seal drops clusters that equal the base's,
+//! hashes those that are not hashed yet, and computes the region's hash and its share of the disk's
+//! data. Then it writes the tables, publishes the file, and writes the sums beside it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,20 +27,20 @@ use crate::types::{Digest, DiskName, GuestCluster};
 /// LIMIT: threads that hash regions at the seal.
 const THREADS_MAX: usize = 8;
 
-/// What the seal finds out about one region.
+/// The result of settling one region.
 #[derive(Debug, Clone, Copy)]
 struct RegionFacts {
     hash: Digest,
     held: u32,
-    /// Clusters with data now, less those that the base has.
+    /// Clusters with data now, less those of the base.
     data_delta: i64,
 }
 
-/// A layer whose regions are settled, to be sealed; nothing may be written in between.
+/// A settled layer, to be sealed; nothing may be written in between.
 #[derive(Debug)]
 pub struct SettledLayer(BTreeMap<Region, RegionFacts>);
 
-/// A layer that is published.
+/// A published layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealedLayer {
     /// Content of the disk as of this layer.
@@ -55,11 +56,13 @@ pub struct SealedLayer {
 }
 
 impl LayerDraft {
-    /// Settles every touched region, on as many threads as there are processors: what equals the base is dropped, what is not hashed
-    /// is. The caller then makes durable what its journal has of it; what was dropped is punched by the seal.
+    /// Settles every touched region, on as many threads as there are processors: drops clusters
+    /// that equal the base's, and hashes those that are not hashed yet. The caller then makes its
+    /// journal durable; the seal punches the dropped clusters.
     ///
     /// # Errors
-    /// `Corrupt` (the base's sums, a compressed cluster); `NoSpace`, `Io`. What was settled stays so.
+    /// `Corrupt` (the base's sums, a compressed cluster); `NoSpace`, `Io`. What was settled stays
+    /// so.
     pub fn settle(&self, journal: &impl Journal) -> Result<SettledLayer> {
         self.settle_doubts()?;
         let regions = self.touched_regions();
@@ -104,7 +107,8 @@ impl LayerDraft {
             let mut leaf = leaf_at(page, index);
             if mapping == Mapping::Unallocated {
                 if leaf == UNKNOWN {
-                    // A write of it failed before anything was mapped: it is the base's.
+                    // A write of the cluster failed before anything was mapped: its content is the
+                    // base's.
                     leaf = leaf_at(base, index);
                     changed.push((index, leaf));
                     set_leaf(page, index, &leaf);
@@ -119,7 +123,7 @@ impl LayerDraft {
                 set_leaf(page, index, &leaf);
             }
             if leaf == leaf_at(base, index) {
-                // Written, and then the base's again: not stored.
+                // The cluster was written, and then got the base's content again: it is not stored.
                 self.drop_held(cluster, journal)?;
             } else {
                 held += 1;
@@ -144,11 +148,12 @@ impl LayerDraft {
         })
     }
 
-    /// Seals a layer that is settled: writes its tables, and publishes it and its sums. Their names are durable after
-    /// [`crate::store::Stage::sync_prefix`] of `layers`.
+    /// Seals a settled layer: writes its tables, and publishes it and its sums. Their names are
+    /// durable after [`crate::store::Stage::sync_prefix`] of `layers`.
     ///
     /// # Errors
-    /// `AlreadyExists` (mode `Create`); `NoSpace`, `Io`. The draft is of no use any more; what was begun can be resumed.
+    /// `AlreadyExists` (mode `Create`); `NoSpace`, `Io`. After an error the draft is unusable, but
+    /// the layer can be resumed.
     pub fn seal(&self, settled: SettledLayer, mode: PutMode) -> Result<SealedLayer> {
         let SettledLayer(facts) = settled;
         let size_bytes = self.size_bytes();
@@ -201,7 +206,7 @@ impl LayerDraft {
         })
     }
 
-    /// Settles and seals a layer that no journal was kept of; nothing of it is left in the workspace.
+    /// Settles and seals a layer without a journal; removes the draft's files from the workspace.
     ///
     /// # Errors
     /// As [`LayerDraft::settle`] and [`LayerDraft::seal`].
@@ -215,7 +220,8 @@ impl LayerDraft {
         Ok(sealed)
     }
 
-    /// Removes what the workspace has of the layer: of one that is given up, or that is published and was not renamed.
+    /// Removes the layer's files from the workspace: those of an abandoned layer, or of one that
+    /// was published by copy.
     ///
     /// # Errors
     /// `Io`.
@@ -263,7 +269,8 @@ impl LayerDraft {
         stage.publish(&making, &key, mode)
     }
 
-    /// Brings the cached leaves of the disk's name to this disk's content. A failure costs time later, nothing else.
+    /// Updates the cached leaves of the disk's name to this disk's content. A failure only costs
+    /// time later.
     pub fn update_cache(&self, disk: &DiskName) {
         let update = || -> Result<()> {
             let cache = match self.base.as_ref().and_then(|base| base.leaves().cache()) {

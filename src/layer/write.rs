@@ -1,4 +1,5 @@
-//! Storing whole clusters: hashed, looked up, then dropped or written with as few writes as they allow.
+//! Storing whole clusters: each is hashed and compared, then dropped or written, with as few writes
+//! as possible.
 
 use super::draft::LayerDraft;
 use super::journal::{Change, Journal};
@@ -10,7 +11,8 @@ use crate::repo::content::{
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, GuestCluster, HostOffset};
 
-/// A whole cluster on its way: its leaf, its bytes, and whether the layer holds the cluster already.
+/// A whole cluster to be written: its leaf, its bytes, and whether the layer already holds the
+/// cluster.
 struct Incoming<'a> {
     cluster: GuestCluster,
     leaf: Digest,
@@ -21,8 +23,8 @@ struct Incoming<'a> {
 }
 
 impl LayerDraft {
-    /// Writes whole clusters from `first` on; the last one may be short at the end of the disk. What fails half-way may have changed
-    /// some of them.
+    /// Writes whole clusters from `first` on; the last one may be short at the end of the disk.
+    /// After a failure some of them may have changed.
     ///
     /// # Errors
     /// `NoSpace`, `Io`; `Corrupt` (the base's sums).
@@ -30,7 +32,7 @@ impl LayerDraft {
         let mut cluster = first.0;
         let mut rest = bytes;
         while !rest.is_empty() {
-            // One region at a time: its page is looked at once before and once after.
+            // One region at a time: its page is accessed once before and once after.
             let region_end = Region(Region::of(GuestCluster(cluster)).0 + 1)
                 .first_cluster()
                 .0;
@@ -93,13 +95,15 @@ impl LayerDraft {
             )
         });
         if marked.is_err() {
-            // Some may be stored, in place of what the page still names: what they hold now is not known.
+            // Some clusters may be stored, in place of those that the page still names: their
+            // content is unknown.
             self.mark_unknown_leaves(region, changed.iter().map(|(index, _)| *index));
         }
         marked
     }
 
-    /// Whether a cluster that was changed (a file that was cut and is written anew) has the base's content again.
+    /// Whether a changed cluster (of a file that was truncated and written again) has the base's
+    /// content again.
     fn is_bases_again(&self, cluster: GuestCluster, held: Mapping, leaf: &Digest) -> Result<bool> {
         match &self.base {
             Some(base) if held != Mapping::Unallocated && *leaf != zero_leaf() => {
@@ -110,15 +114,15 @@ impl LayerDraft {
         }
     }
 
-    /// Forgets what the layer holds of a cluster, so that the base shines through.
+    /// Drops the layer's copy of a cluster, so that the base's content is visible.
     pub(super) fn drop_held(&self, cluster: GuestCluster, journal: &impl Journal) -> Result<()> {
         self.writer.set(cluster, Mapping::Unallocated)?;
         journal.record(Change::Drop { cluster });
         Ok(())
     }
 
-    /// Stores changed clusters out of the writer's `buffer`: neighbours that are new go to one contiguous place with
-    /// one write.
+    /// Stores changed clusters from the writer's `buffer`: adjacent new clusters go to one
+    /// contiguous place with one write.
     fn store(
         &self,
         incoming: &[Incoming<'_>],
@@ -183,7 +187,8 @@ impl LayerDraft {
             Ok(())
         });
         journal.note_stored(u64::from(mapped) * CLUSTER_BYTES);
-        // Also when it stopped half-way: what is written there later goes to the same place, and has no record of its own.
+        // Recorded even when the write stopped half-way: a later write of these clusters goes to
+        // the same place and has no record of its own.
         if mapped > 0 {
             journal.record(Change::Data {
                 cluster: first.cluster,
@@ -199,7 +204,8 @@ impl LayerDraft {
         self.set_zero(item.cluster, journal)
     }
 
-    /// Maps a cluster to zero: explicitly where a base could shine through, else not at all.
+    /// Maps a cluster to zero: explicitly where the base's content would be visible, otherwise by
+    /// no mapping.
     pub(super) fn set_zero(&self, cluster: GuestCluster, journal: &impl Journal) -> Result<()> {
         if self.base.is_some() {
             self.writer.set(cluster, Mapping::Zero { host: None })?;
@@ -212,7 +218,7 @@ impl LayerDraft {
     }
 }
 
-/// How many items from the front on are new, not zero, and follow each other.
+/// The number of items from the front that are new, not zero, and contiguous.
 fn new_run(items: &[Incoming<'_>]) -> usize {
     let Some(first) = items.first() else { return 0 };
     let zero = zero_leaf();

@@ -1,4 +1,4 @@
-//! Zeroes: no data, and no mapping where nothing could shine through.
+//! Zeroes: they store no data, and no mapping where no base's content would be visible.
 
 use std::ops::Range;
 
@@ -12,7 +12,8 @@ use crate::types::GuestCluster;
 use crate::types::width::usize_from_u64;
 
 impl LayerDraft {
-    /// Makes the clusters of `clusters`, which lie in one region, zero. What fails half-way may have changed some of them.
+    /// Makes `clusters`, which lie in one region, zero. After a failure some of them may have
+    /// changed.
     ///
     /// # Errors
     /// As [`LayerDraft::write`].

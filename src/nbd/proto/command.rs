@@ -11,26 +11,26 @@ const MAGIC: u32 = 0x2560_9513;
 /// First word of an extended request.
 const EXTENDED_MAGIC: u32 = 0x21e4_1c71;
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Bytes, please.
+    /// Read bytes.
     Read,
-    /// Bytes follow.
+    /// Write the bytes that follow.
     Write,
-    /// Goodbye; has no reply.
+    /// Disconnect; has no reply.
     Disconnect,
-    /// Make durable what was answered before.
+    /// Make everything durable that was answered before.
     Flush,
-    /// The bytes are not needed.
+    /// The bytes are no longer needed.
     Trim,
     /// The bytes will be read soon.
     Cache,
     /// Write zeroes.
     WriteZeroes,
-    /// What is known about a range.
+    /// Report the extents of a range.
     BlockStatus,
-    /// A command that we do not know.
+    /// An unknown command.
     Unknown(u16),
 }
 
@@ -71,15 +71,15 @@ impl Command {
 /// The header of a request; the payload of a WRITE follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// How.
+    /// Flags of the command.
     pub flags: CommandFlags,
-    /// What.
+    /// The command.
     pub command: Command,
-    /// Names the request in its reply.
+    /// Identifies the request in its reply.
     pub cookie: u64,
-    /// Where, in bytes.
+    /// Offset in bytes.
     pub offset: u64,
-    /// How much, in bytes. In an extended request with PAYLOAD_LEN: how long the payload is.
+    /// Length in bytes. In an extended request with PAYLOAD_LEN: the length of the payload.
     pub length_bytes: u64,
 }
 
@@ -89,7 +89,7 @@ impl Request {
     /// Bytes of an extended header.
     pub const EXTENDED_BYTES: usize = 32;
 
-    /// Reads a header.
+    /// Parses a header.
     ///
     /// # Errors
     /// `Disconnected` when it does not begin with its magic number: the stream is out of step.
@@ -102,7 +102,7 @@ impl Request {
         })
     }
 
-    /// Reads an extended header.
+    /// Parses an extended header.
     ///
     /// # Errors
     /// As [`Request::parse`].
@@ -131,10 +131,10 @@ impl Request {
         })
     }
 
-    /// Whether a payload of its length follows the header.
+    /// Whether a payload of `length_bytes` follows the header.
     ///
-    /// An extended WRITE must say so with PAYLOAD_LEN, but QEMU's client (10.0) does not, and sends the payload all the same: a WRITE
-    /// always has one.
+    /// The protocol requires PAYLOAD_LEN on an extended WRITE, but QEMU's client (10.0) does not
+    /// set it and still sends the payload. So a WRITE always has a payload.
     #[must_use]
     pub fn has_payload(&self, mode: Mode) -> bool {
         match mode {
@@ -145,8 +145,8 @@ impl Request {
         }
     }
 
-    /// The header as it is sent. Where the length has 32 bits, a longer one is cut to 4 GiB - 1: who may ask for more has agreed
-    /// on extended headers.
+    /// The header in its wire form. A length that exceeds a 32-bit field is cut to 4 GiB - 1: a
+    /// client that may send longer requests has negotiated extended headers.
     #[must_use]
     pub fn encode(&self, mode: Mode) -> Vec<u8> {
         let mut out = Vec::with_capacity(Self::EXTENDED_BYTES);

@@ -1,19 +1,19 @@
-//! Big-endian fields of a message, read one after the other.
+//! Big-endian fields of a message, parsed one after the other.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::usize_from_u32;
 
-/// An error that says how the peer broke the protocol.
+/// An error that describes how the peer broke the protocol.
 pub fn violation(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Disconnected, what)
 }
 
-/// What is left of a message.
+/// The rest of a message.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// All fields of `bytes`.
+    /// Starts at the first field of `bytes`.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
@@ -28,7 +28,7 @@ impl<'a> Fields<'a> {
         Ok(*field)
     }
 
-    /// Two bytes.
+    /// A field of two bytes.
     ///
     /// # Errors
     /// `Disconnected` when the message ends before.
@@ -36,7 +36,7 @@ impl<'a> Fields<'a> {
         self.array().map(u16::from_be_bytes)
     }
 
-    /// Four bytes.
+    /// A field of four bytes.
     ///
     /// # Errors
     /// As [`Fields::u16`].
@@ -44,7 +44,7 @@ impl<'a> Fields<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// Eight bytes.
+    /// A field of eight bytes.
     ///
     /// # Errors
     /// As [`Fields::u16`].
@@ -52,7 +52,7 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// `count` bytes.
+    /// The next `count` bytes.
     ///
     /// # Errors
     /// As [`Fields::u16`].
@@ -64,7 +64,7 @@ impl<'a> Fields<'a> {
         Ok(field)
     }
 
-    /// A string with its length of 32 bits before it.
+    /// A string with a 32-bit length before it.
     ///
     /// # Errors
     /// As [`Fields::u16`]; also when it is not UTF-8 or longer than [`super::STRING_BYTES_MAX`].
@@ -73,13 +73,13 @@ impl<'a> Fields<'a> {
         text(self.bytes(length)?)
     }
 
-    /// All that is left.
+    /// All remaining bytes.
     #[must_use]
     pub const fn rest(self) -> &'a [u8] {
         self.0
     }
 
-    /// Refuses a message that goes on.
+    /// Refuses a message that has bytes left.
     ///
     /// # Errors
     /// `Disconnected`.
@@ -92,7 +92,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Bytes as the protocol's strings: UTF-8 of bounded length.
+/// Checks that bytes are a string of the protocol: UTF-8 of bounded length.
 ///
 /// # Errors
 /// `Disconnected` when they are not.
@@ -103,7 +103,7 @@ pub fn text(bytes: &[u8]) -> Result<&str> {
     std::str::from_utf8(bytes).map_err(|_| violation("the peer sent a string that is not UTF-8"))
 }
 
-/// Length of a slice for a 32-bit field; what exceeds it saturates (and is refused by every peer).
+/// Length of a slice for a 32-bit field. A longer length saturates (and every peer refuses it).
 #[must_use]
 pub fn length_u32(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)

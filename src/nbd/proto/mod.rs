@@ -1,7 +1,8 @@
-//! The NBD protocol as both sides share it: flags, headers and payloads as plain data. No I/O here.
+//! The NBD protocol, shared by client and server: flags, headers and payloads as plain data. This
+//! module does no I/O.
 //!
-//! Source: `doc/proto.md` and `doc/uri.md` of the NetworkBlockDevice project; extended headers from its branch
-//! `extension-ext-header`. All numbers are big-endian.
+//! Source: `doc/proto.md` and `doc/uri.md` of the NetworkBlockDevice project; extended headers from
+//! its branch `extension-ext-header`. All numbers are big-endian.
 //!
 //! # On-disk layout
 //! | message | bytes | fields |
@@ -16,8 +17,8 @@
 //! | extended chunk | 32 + n | 0x6e8a278c, flags u16, type u16, cookie u64, offset u64 (the request's), length u64, payload |
 //!
 //! # Invariants
-//! - Every parser is total: any bytes give a value or an error, nothing is allocated by a count that was not compared with
-//!   the bytes at hand.
+//! - Every parser is total: any bytes give a value or an error. No parser allocates by a count that
+//!   it has not compared with the available bytes.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -38,7 +39,8 @@ pub const STRING_BYTES_MAX: usize = 4096;
 /// LIMIT: bytes of the payload of a READ or WRITE (proto.md, "Block size constraints": what every peer should accept).
 pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
 
-/// LIMIT: bytes of the data of an option or of an option reply. Ours; the longest sensible one is a list of context queries.
+/// LIMIT: bytes of the data of an option or of an option reply. Our limit; the longest sensible
+/// data are a list of context queries.
 pub const OPTION_BYTES_MAX: u32 = 64 << 10;
 
 /// How requests and replies are framed in the transmission phase.
@@ -61,10 +63,10 @@ impl Mode {
     }
 }
 
-/// TCP port that IANA gave to NBD.
+/// The TCP port that IANA assigned to NBD.
 pub const PORT: u16 = 10_809;
 
-/// The meta context that tells data, zeroes and holes apart.
+/// The meta context that distinguishes data, zeroes and holes.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 
 /// First word of a greeting: `NBDMAGIC`.
@@ -73,5 +75,5 @@ pub const GREETING_MAGIC: u64 = 0x4e42_444d_4147_4943;
 /// Second word of a newstyle greeting, and first of each option: `IHAVEOPT`.
 pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 
-/// Second word of an oldstyle greeting, which we do not speak.
+/// Second word of an oldstyle greeting, which this program does not support.
 pub const OLDSTYLE_MAGIC: u64 = 0x0000_4202_8186_1253;

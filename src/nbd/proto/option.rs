@@ -7,30 +7,30 @@ use crate::types::width::usize_from_u32;
 
 const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 
-/// What a client asks for.
+/// The option that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OptionKind {
-    /// Choose an export, the old way: no error can be answered.
+    /// Choose an export, the old way: the server cannot reply with an error.
     ExportName,
     /// End the handshake.
     Abort,
     /// Name all exports.
     List,
-    /// Speak TLS.
+    /// Switch to TLS.
     StartTls,
-    /// Tell about an export.
+    /// Request facts about an export.
     Info,
     /// Choose an export.
     Go,
-    /// Speak structured replies.
+    /// Use structured replies.
     StructuredReply,
-    /// Name meta contexts.
+    /// List meta contexts.
     ListMetaContext,
     /// Choose meta contexts.
     SetMetaContext,
-    /// Speak extended headers.
+    /// Use extended headers.
     ExtendedHeaders,
-    /// An option that we do not know.
+    /// An unknown option.
     Unknown(u32),
 }
 
@@ -75,7 +75,7 @@ impl OptionKind {
 /// The header of an option; `length_bytes` of data follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionHeader {
-    /// What is asked for.
+    /// The option.
     pub kind: OptionKind,
     /// Bytes of the data.
     pub length_bytes: u32,
@@ -85,7 +85,7 @@ impl OptionHeader {
     /// Bytes of the header.
     pub const BYTES: usize = 16;
 
-    /// Reads a header.
+    /// Parses a header.
     ///
     /// # Errors
     /// `Disconnected` when it does not begin with `IHAVEOPT`.
@@ -104,7 +104,7 @@ impl OptionHeader {
     }
 }
 
-/// A whole option as it is sent.
+/// A whole option in its wire form.
 #[must_use]
 pub fn encode_option(kind: OptionKind, data: &[u8]) -> Vec<u8> {
     let mut out = super::OPTION_MAGIC.to_be_bytes().to_vec();
@@ -114,10 +114,10 @@ pub fn encode_option(kind: OptionKind, data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Types of option replies; errors have bit 31.
+/// Types of option replies; errors have bit 31 set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyKind {
-    /// Done.
+    /// The option is complete.
     Ack,
     /// An export of a list.
     Server,
@@ -125,27 +125,27 @@ pub enum ReplyKind {
     Info,
     /// A meta context.
     MetaContext,
-    /// The option is not known.
+    /// The server does not know the option.
     ErrUnsupported,
-    /// Not allowed to this client.
+    /// The server's policy does not allow this client to use the option.
     ErrPolicy,
-    /// The data of the option makes no sense.
+    /// The data of the option is invalid.
     ErrInvalid,
-    /// Not on this platform.
+    /// The server's platform does not support the option.
     ErrPlatform,
-    /// TLS comes first.
+    /// The client must switch to TLS first.
     ErrTlsRequired,
     /// There is no such export.
     ErrUnknown,
-    /// The server is going away.
+    /// The server is shutting down.
     ErrShutdown,
-    /// Block sizes have to be asked for.
+    /// The client must request block sizes first.
     ErrBlockSizeRequired,
     /// The option is too long.
     ErrTooBig,
-    /// Extended headers come first, or rule it out.
+    /// The option requires extended headers first, or is ruled out by them.
     ErrExtendedHeadersRequired,
-    /// A type that we do not know.
+    /// An unknown type.
     Unknown(u32),
 }
 
@@ -194,7 +194,7 @@ impl ReplyKind {
         }
     }
 
-    /// Whether it stands for a failure.
+    /// Whether the type is an error.
     #[must_use]
     pub const fn is_error(self) -> bool {
         self.code() & 0x8000_0000 != 0
@@ -204,9 +204,9 @@ impl ReplyKind {
 /// The header of an option reply; `length_bytes` of data follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplyHeader {
-    /// The option that is answered.
+    /// The option that the reply answers.
     pub option: OptionKind,
-    /// What the answer is.
+    /// The type of the reply.
     pub kind: ReplyKind,
     /// Bytes of the data.
     pub length_bytes: u32,
@@ -216,7 +216,7 @@ impl ReplyHeader {
     /// Bytes of the header.
     pub const BYTES: usize = 20;
 
-    /// Reads a header.
+    /// Parses a header.
     ///
     /// # Errors
     /// `Disconnected` when it does not begin with its magic number.
@@ -236,7 +236,7 @@ impl ReplyHeader {
     }
 }
 
-/// A whole option reply as it is sent.
+/// A whole option reply in its wire form.
 #[must_use]
 pub fn encode_reply(option: OptionKind, kind: ReplyKind, data: &[u8]) -> Vec<u8> {
     let mut out = REPLY_MAGIC.to_be_bytes().to_vec();
@@ -250,17 +250,17 @@ pub fn encode_reply(option: OptionKind, kind: ReplyKind, data: &[u8]) -> Vec<u8>
 /// An export of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportInfo {
-    /// What it is opened by.
+    /// The export's name.
     pub name: String,
-    /// For people; may be empty.
+    /// A description for people; may be empty.
     pub description: String,
 }
 
 impl ExportInfo {
-    /// The data of a SERVER reply.
+    /// Parses the data of a SERVER reply.
     ///
     /// # Errors
-    /// `Disconnected` when it is not that.
+    /// `Disconnected` when the data is invalid.
     pub fn parse(data: &[u8]) -> Result<Self> {
         let mut fields = Fields::new(data);
         Ok(Self {
@@ -269,7 +269,7 @@ impl ExportInfo {
         })
     }
 
-    /// The data of a SERVER reply.
+    /// The data of a SERVER reply in its wire form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -279,19 +279,19 @@ impl ExportInfo {
     }
 }
 
-/// Sizes of requests that a server takes.
+/// Sizes of requests that a server accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockSize {
-    /// Offsets and lengths are multiples of it, in bytes; a power of two.
+    /// Offsets and lengths are multiples of this, in bytes; a power of two.
     pub minimum: u32,
-    /// Requests below it are slow, in bytes; a power of two.
+    /// Smaller requests are slow, in bytes; a power of two.
     pub preferred: u32,
-    /// Payloads are at most this long, in bytes.
+    /// The maximum length of a payload, in bytes.
     pub maximum: u32,
 }
 
 impl BlockSize {
-    /// What holds where nothing was said (proto.md, "Block size constraints").
+    /// The sizes that hold when the server reports none (proto.md, "Block size constraints").
     pub const DEFAULT: Self = Self {
         minimum: 1,
         preferred: 4096,
@@ -304,18 +304,18 @@ impl BlockSize {
 pub enum Info {
     /// Size in bytes and flags.
     Export {
-        /// In bytes.
+        /// Size in bytes.
         size_bytes: u64,
-        /// What it can do.
+        /// The export's capabilities.
         flags: TransmissionFlags,
     },
-    /// Its canonical name.
+    /// The export's canonical name.
     Name(String),
-    /// For people.
+    /// A description for people.
     Description(String),
     /// Sizes of requests.
     BlockSize(BlockSize),
-    /// A fact of a sort that we do not know.
+    /// An unknown fact.
     Unknown(u16),
 }
 
@@ -327,10 +327,10 @@ impl Info {
     /// Number of [`Info::BlockSize`] in a request.
     pub const BLOCK_SIZE: u16 = 3;
 
-    /// The data of an INFO reply.
+    /// Parses the data of an INFO reply.
     ///
     /// # Errors
-    /// `Disconnected` when it is not that, or says block sizes that make no sense.
+    /// `Disconnected` when the data is invalid, or contains invalid block sizes.
     pub fn parse(data: &[u8]) -> Result<Self> {
         let mut fields = Fields::new(data);
         let info = match fields.u16()? {
@@ -371,7 +371,7 @@ impl Info {
         Ok(info)
     }
 
-    /// The data of an INFO reply.
+    /// The data of an INFO reply in its wire form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
@@ -403,20 +403,20 @@ impl Info {
     }
 }
 
-/// The data of GO and INFO: an export, and the facts that are wanted.
+/// The data of GO and INFO: an export, and the facts that the client wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InfoRequest {
     /// The export's name; empty for the default one.
     pub name: String,
-    /// Numbers of facts.
+    /// Numbers of the wanted facts.
     pub wanted: Vec<u16>,
 }
 
 impl InfoRequest {
-    /// Reads the data.
+    /// Parses the data.
     ///
     /// # Errors
-    /// `Disconnected` when it is not that.
+    /// `Disconnected` when the data is invalid.
     pub fn parse(data: &[u8]) -> Result<Self> {
         let mut fields = Fields::new(data);
         let name = fields.string()?.to_owned();
@@ -433,7 +433,7 @@ impl InfoRequest {
         })
     }
 
-    /// The data as it is sent.
+    /// The data in its wire form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -457,10 +457,10 @@ pub struct ContextRequest {
 }
 
 impl ContextRequest {
-    /// Reads the data.
+    /// Parses the data.
     ///
     /// # Errors
-    /// `Disconnected` when it is not that.
+    /// `Disconnected` when the data is invalid.
     pub fn parse(data: &[u8]) -> Result<Self> {
         let mut fields = Fields::new(data);
         let name = fields.string()?.to_owned();
@@ -473,7 +473,7 @@ impl ContextRequest {
         Ok(Self { name, queries })
     }
 
-    /// The data as it is sent.
+    /// The data in its wire form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -487,7 +487,7 @@ impl ContextRequest {
     }
 }
 
-/// A meta context with the number by which chunks name it.
+/// A meta context and the number that identifies it in chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetaContext {
     /// Number; 0 in a list.
@@ -497,10 +497,10 @@ pub struct MetaContext {
 }
 
 impl MetaContext {
-    /// The data of a META_CONTEXT reply.
+    /// Parses the data of a META_CONTEXT reply.
     ///
     /// # Errors
-    /// `Disconnected` when it is not that.
+    /// `Disconnected` when the data is invalid.
     pub fn parse(data: &[u8]) -> Result<Self> {
         let mut fields = Fields::new(data);
         Ok(Self {
@@ -509,7 +509,7 @@ impl MetaContext {
         })
     }
 
-    /// The data of a META_CONTEXT reply.
+    /// The data of a META_CONTEXT reply in its wire form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.id.to_be_bytes().to_vec();

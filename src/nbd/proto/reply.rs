@@ -12,7 +12,7 @@ const EXTENDED_MAGIC: u32 = 0x6e8a_278c;
 /// Chunk types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChunkType {
-    /// Nothing but the end.
+    /// No content: ends a reply.
     None,
     /// Offset u64, then bytes.
     OffsetData,
@@ -26,7 +26,7 @@ pub enum ChunkType {
     Error,
     /// Error u32, message, offset u64.
     ErrorOffset,
-    /// A type that we do not know.
+    /// An unknown type.
     Unknown(u16),
 }
 
@@ -61,32 +61,32 @@ impl ChunkType {
         }
     }
 
-    /// Whether it stands for a failure (bit 15).
+    /// Whether the type is an error (bit 15).
     #[must_use]
     pub const fn is_error(self) -> bool {
         self.code() & 0x8000 != 0
     }
 }
 
-/// The header of a reply of any sort.
+/// The header of a reply of any kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
-    /// A simple reply: what a READ asked for follows when `error` is 0.
+    /// A simple reply; the requested bytes of a READ follow when `error` is 0.
     Simple {
-        /// 0 or an error.
+        /// 0 or an error number.
         error: u32,
-        /// The request.
+        /// The cookie of the request.
         cookie: u64,
     },
-    /// A chunk, `length_bytes` of payload follow.
+    /// A chunk; `length_bytes` of payload follow.
     Chunk {
-        /// Whether more follow.
+        /// Whether more chunks follow.
         flags: ChunkFlags,
-        /// What the payload is.
+        /// The type of the payload.
         kind: ChunkType,
-        /// The request.
+        /// The request that the chunk answers.
         to: Recipient,
-        /// Bytes of the payload; those of a structured chunk have 32 bits.
+        /// Bytes of the payload; a structured chunk's length has 32 bits.
         length_bytes: u64,
     },
 }
@@ -101,17 +101,17 @@ pub struct Recipient {
 }
 
 impl Header {
-    /// Bytes of a simple reply's header, and the first ones of a chunk's.
+    /// Bytes of a simple reply's header, and of the first part of a chunk's.
     pub const SIMPLE_BYTES: usize = 16;
-    /// Bytes that a chunk's header has more.
+    /// Further bytes of a structured chunk's header.
     pub const CHUNK_MORE_BYTES: usize = 4;
     /// Bytes of an extended chunk's header.
     pub const EXTENDED_BYTES: usize = 32;
 
-    /// Whether the first 16 bytes begin a chunk, whose header has 4 more.
+    /// Whether the first 16 bytes begin a structured chunk, whose header has 4 more.
     ///
     /// # Errors
-    /// `Disconnected` when they begin neither.
+    /// `Disconnected` when they begin neither a simple reply nor a chunk.
     pub fn is_chunk(first: &[u8; Self::SIMPLE_BYTES]) -> Result<bool> {
         match Fields::new(first).u32()? {
             SIMPLE_MAGIC => Ok(false),
@@ -122,10 +122,10 @@ impl Header {
         }
     }
 
-    /// Reads a header.
+    /// Parses a header.
     ///
     /// # Errors
-    /// `Disconnected` when it is none.
+    /// `Disconnected` when the bytes are not a header.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let mut fields = Fields::new(bytes);
         let header = match fields.u32()? {
@@ -163,7 +163,7 @@ impl Header {
         Ok(header)
     }
 
-    /// The header as it is sent.
+    /// The header in its wire form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(Self::EXTENDED_BYTES.saturating_add(12));
@@ -230,7 +230,7 @@ impl Recipient {
         self.encode_chunk(flags, ChunkType::OffsetHole, &payload)
     }
 
-    /// Header and offset of a chunk of data; the bytes follow.
+    /// Header and offset of a chunk of data; the data follows.
     #[must_use]
     pub fn encode_data(self, flags: ChunkFlags, offset: u64, length_bytes: u32) -> Vec<u8> {
         let header = Header::Chunk {
@@ -244,7 +244,8 @@ impl Recipient {
         out
     }
 
-    /// Header and payload of a chunk of extents: lengths in bytes, and flags. Without extended headers a longer one is cut to 4 GiB - 1.
+    /// Header and payload of a chunk of extents (lengths in bytes, and flags). Without extended
+    /// headers, a length is cut to at most 4 GiB - 1.
     #[must_use]
     pub fn encode_status(self, flags: ChunkFlags, context: u32, extents: &[(u64, u32)]) -> Vec<u8> {
         let mut payload = context.to_be_bytes().to_vec();
@@ -280,10 +281,10 @@ impl Recipient {
     }
 }
 
-/// LIMIT: bytes of a message for people in an error chunk. Ours; proto.md allows 4,096.
+/// LIMIT: bytes of the message text in an error chunk. Our limit; proto.md allows 4,096.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// The payload of an error chunk: the error and what the server says about it.
+/// Parses the payload of an error chunk: the error number and the server's message.
 ///
 /// # Errors
 /// `Disconnected` when the lengths do not fit.
@@ -298,7 +299,7 @@ pub fn parse_error(kind: ChunkType, payload: &[u8]) -> Result<(u32, &str)> {
             fields.u64()?;
             fields.finish()?;
         }
-        // Error types of the future begin alike.
+        // Error types of later protocol versions begin the same way.
         _ => {}
     }
     if error == 0 {
@@ -307,10 +308,11 @@ pub fn parse_error(kind: ChunkType, payload: &[u8]) -> Result<(u32, &str)> {
     Ok((error, message))
 }
 
-/// The payload of a chunk of extents of either sort: the context and the extents, at least one, none empty.
+/// Parses the payload of a chunk of extents of either kind: the context and the extents, at least
+/// one, none empty.
 ///
 /// # Errors
-/// `Disconnected` when it is not that.
+/// `Disconnected` when the payload is invalid.
 pub fn parse_status(kind: ChunkType, payload: &[u8]) -> Result<(u32, Vec<(u64, StatusFlags)>)> {
     let strange = || violation("the server sent extents of a strange length");
     let mut fields = Fields::new(payload);
@@ -326,7 +328,7 @@ pub fn parse_status(kind: ChunkType, payload: &[u8]) -> Result<(u32, Vec<(u64, S
         for entry in entries {
             let mut fields = Fields::new(entry);
             let length = fields.u64()?;
-            // No context that we ask for has flags of more than 32 bits.
+            // No context that this program requests has flags of more than 32 bits.
             let flags = u32::try_from(fields.u64()?)
                 .map_err(|_| violation("the server sent flags of 64 bits for a context of 32"))?;
             extents.push((length, StatusFlags::from_bits_retain(flags)));

@@ -1,4 +1,4 @@
-//! Errors as the protocol numbers them, and what they mean here.
+//! The protocol's error numbers, and the error kinds that they correspond to.
 
 use crate::error::ErrorKind;
 
@@ -10,9 +10,9 @@ pub enum Status {
     Eperm = 1,
     /// Input or output failed.
     Eio = 5,
-    /// No memory for it.
+    /// Out of memory.
     Enomem = 12,
-    /// The request makes no sense.
+    /// The request is invalid.
     Einval = 22,
     /// No space left.
     Enospc = 28,
@@ -20,7 +20,7 @@ pub enum Status {
     Eoverflow = 75,
     /// Not supported (FAST_ZERO: it would be slow).
     Enotsup = 95,
-    /// The server is going away.
+    /// The server is shutting down.
     Eshutdown = 108,
 }
 
@@ -40,7 +40,7 @@ impl Status {
         }
     }
 
-    /// The error of that number. Others stand for EINVAL, as proto.md asks clients to take them.
+    /// The error of that number. Unknown numbers become EINVAL, as proto.md requires of clients.
     #[must_use]
     pub const fn of_code(code: u32) -> Self {
         match code {
@@ -55,7 +55,7 @@ impl Status {
         }
     }
 
-    /// What to answer for an error of ours. Exhaustive on purpose.
+    /// The error number that answers an error of this program. Exhaustive on purpose.
     #[must_use]
     pub const fn of_kind(kind: ErrorKind) -> Self {
         match kind {
@@ -86,7 +86,7 @@ impl Status {
         }
     }
 
-    /// What a server's error means to us.
+    /// The error kind that a server's error corresponds to.
     #[must_use]
     pub const fn kind(self) -> ErrorKind {
         match self {
@@ -100,7 +100,7 @@ impl Status {
         }
     }
 
-    /// The name by which people know it.
+    /// The symbolic name of the error.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

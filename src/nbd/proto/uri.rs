@@ -1,4 +1,5 @@
-//! NBD URIs (`doc/uri.md` of the NetworkBlockDevice project): where a server listens, and which export is meant.
+//! NBD URIs (`doc/uri.md` of the NetworkBlockDevice project): a server's address and the name of an
+//! export.
 
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -7,7 +8,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A Unix socket.
@@ -21,12 +22,12 @@ pub enum Address {
     },
 }
 
-/// How TLS is spoken; parameters are named as in libnbd.
+/// TLS parameters, named as in libnbd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsParameters {
     /// `tls-certificates=`: the directory; `None` for the default one.
     pub certificates: Option<PathBuf>,
-    /// `tls-hostname=`: the name that the server's certificate should have; `None` for the host's.
+    /// `tls-hostname=`: the name expected in the server's certificate; `None` for the host's.
     pub hostname: Option<String>,
     /// `tls-verify-peer=`: whether the server's certificate is checked.
     pub is_verified: bool,
@@ -40,11 +41,11 @@ pub struct Uri {
     tls: Option<TlsParameters>,
 }
 
-/// What NBD URIs begin with (NBD `doc/uri.md`).
+/// The schemes of NBD URIs (NBD `doc/uri.md`).
 const SCHEMES: [&str; 4] = ["nbd://", "nbds://", "nbd+unix://", "nbds+unix://"];
 
 impl Uri {
-    /// Whether a text is meant as an NBD URI, by its scheme.
+    /// Whether a text has the scheme of an NBD URI.
     #[must_use]
     pub fn is_uri(text: &str) -> bool {
         SCHEMES.iter().any(|scheme| text.starts_with(scheme))
@@ -60,13 +61,14 @@ impl Uri {
         }
     }
 
-    /// How TLS is spoken; `None` for without.
+    /// The TLS parameters; `None` without TLS.
     #[must_use]
     pub const fn tls(&self) -> Option<&TlsParameters> {
         self.tls.as_ref()
     }
 
-    /// The name that the server's certificate should have: what is said, else the host's, else `localhost`.
+    /// The name expected in the server's certificate: `tls-hostname`, else the host's name, else
+    /// `localhost`.
     #[must_use]
     pub fn tls_host(&self) -> String {
         let said = self.tls.as_ref().and_then(|tls| tls.hostname.clone());
@@ -76,7 +78,7 @@ impl Uri {
         })
     }
 
-    /// Where the server listens.
+    /// The address of the server.
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
@@ -149,7 +151,7 @@ fn encode(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     Ok(())
 }
 
-/// Takes `%41` for `A`.
+/// Decodes percent-encoding: `%41` becomes `A`.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(text.len());
@@ -206,7 +208,7 @@ fn host_and_port(text: &str, authority: &str) -> Result<Address> {
             .filter(|port| *port != 0)
             .ok_or_else(|| bad(text, "the port is not a number from 1 to 65535"))?,
     };
-    // proto: without a host it is this machine.
+    // doc/uri.md: without a host, the local machine is meant.
     let host = if host.is_empty() { "localhost" } else { host };
     Ok(Address::Tcp {
         host: host.to_owned(),
@@ -214,7 +216,7 @@ fn host_and_port(text: &str, authority: &str) -> Result<Address> {
     })
 }
 
-/// What follows the question mark.
+/// The part after the question mark.
 struct Query {
     socket: Option<PathBuf>,
     tls: Option<TlsParameters>,
@@ -288,7 +290,8 @@ impl FromStr for Uri {
     type Err = Error;
 
     /// # Errors
-    /// `InvalidInput` saying what is wrong; `Unsupported` for vsock, pre-shared keys and anonymous TLS.
+    /// `InvalidInput`, which describes the mistake; `Unsupported` for vsock, pre-shared keys and
+    /// anonymous TLS.
     fn from_str(text: &str) -> Result<Self> {
         let (scheme, rest) = text
             .split_once("://")
@@ -342,7 +345,7 @@ impl FromStr for Uri {
 }
 
 impl Address {
-    /// For messages: the socket's path, or `host:port` as a path.
+    /// The address as a path for messages: the socket's path, or `host:port`.
     #[must_use]
     pub fn place(&self) -> PathBuf {
         match self {

@@ -1,16 +1,16 @@
-//! Who asks for an operation.
+//! The caller of an operation.
 
 use std::sync::Arc;
 
 use super::{Access, Right};
 use crate::types::VmName;
 
-/// Who asks for an operation, as the door has proved it.
+/// The caller of an operation, as authenticated by the door.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// The process that owns the repository, for itself.
+    /// The process that owns the repository, for its own operations.
     Owner,
-    /// A user who was let in by a Unix socket.
+    /// A user admitted by a Unix socket.
     User {
         /// User id.
         uid: u32,
@@ -24,7 +24,7 @@ pub enum Caller {
     },
     /// A client on a TCP address of this machine's loopback.
     Loopback,
-    /// A client with a certificate, by the names in it.
+    /// A client with a certificate, identified by the names in it.
     Certified(Arc<[String]>),
 }
 
@@ -36,12 +36,13 @@ impl Caller {
         Self::User { uid, is_own }
     }
 
-    /// Whether the caller has a right on a VM, or on the repository when there is none; `access` says what certificates may do.
+    /// Whether the caller has a right on a VM, or on the repository when no VM is given. `access`
+    /// lists the rights of certificates.
     #[must_use]
     pub fn may(&self, right: Right, vm: Option<&VmName>, access: &Access) -> bool {
         match self {
             Self::Owner | Self::User { is_own: true, .. } => true,
-            // The socket's group is let in to read and to back up.
+            // The members of the socket's group may read and back up.
             Self::User { is_own: false, .. } | Self::Loopback => {
                 matches!(right, Right::Read | Right::Ingest)
             }

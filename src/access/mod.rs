@@ -1,7 +1,8 @@
-//! Who may do what.
+//! Access: which caller may do what.
 //!
 //! # Invariants
-//! What nobody has allowed is not allowed. A VM that a caller may not read does not exist for that caller.
+//! What is not explicitly allowed is forbidden. A VM that a caller may not read does not exist for
+//! that caller.
 
 mod caller;
 mod table;
@@ -11,18 +12,18 @@ pub use table::Access;
 
 use serde::Deserialize;
 
-/// What may be done, with a VM or with the repository.
+/// A right on a VM or on the repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Right {
-    /// Restore points may be read.
+    /// Read restore points.
     Read,
-    /// Disks of sessions may be written, over TCP by whoever knows the session's token.
+    /// Write disks of sessions; over TCP this also needs the session's token.
     Ingest,
-    /// Restore points and VMs may be removed.
+    /// Remove restore points and VMs.
     #[serde(skip)]
     Manage,
-    /// Mounts may be handed over, the catalog rebuilt.
+    /// Hand mounts over, rebuild the catalog.
     #[serde(skip)]
     Admin,
 }

@@ -1,7 +1,8 @@
-//! Who may use what over TCP: the file of `--nbd-access`.
+//! The access table for TCP: the file of `--nbd-access`.
 //!
 //! # Invariants
-//! What no entry allows is not allowed. A file that has something in it that is not understood is refused as a whole.
+//! What no entry allows is forbidden. A file with content that is not understood is refused as a
+//! whole.
 
 use std::io::Read;
 use std::path::Path;
@@ -41,7 +42,7 @@ impl Access {
     /// Reads the file.
     ///
     /// # Errors
-    /// `InvalidInput` saying what is wrong and where; `LimitExceeded`; `NotFound`, `Io`.
+    /// `InvalidInput`, which names the mistake and its place; `LimitExceeded`; `NotFound`, `Io`.
     pub fn load(path: &Path) -> Result<Self> {
         let mut text = String::new();
         let file = std::fs::File::open(path)
@@ -85,7 +86,7 @@ impl Access {
         Ok(access)
     }
 
-    /// Whether somebody with these names may do that with the VM.
+    /// Whether a client with these names has the right on the VM.
     pub fn allows(&self, names: &[String], vm: &VmName, right: Right) -> bool {
         let vm = vm.folded();
         self.access.iter().any(|entry| {

@@ -1,4 +1,4 @@
-//! Time: the trait that passes `now` in, and timestamps as sidecars and names carry them.
+//! Time: the trait that supplies `now`, and the formats of timestamps in sidecars and names.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, tz::TimeZone};
 
-/// Where `now` comes from; tests pass a [`ManualClock`].
+/// The source of `now`; tests pass a [`ManualClock`].
 pub trait Clock: Send + Sync {
     /// The present instant (UTC).
     fn now(&self) -> Timestamp;
 
-    /// Time that has passed since some instant that stays the same as long as the process lives: what intervals are measured with.
-    /// It never steps, whatever is done to the wall clock.
+    /// Time since an instant that is fixed for the life of the process, for measuring intervals. It
+    /// never steps, even when the wall clock is changed.
     fn monotonic(&self) -> Duration;
 }
 
@@ -31,7 +31,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until told otherwise.
+/// A clock that stands still until it is advanced.
 #[derive(Debug)]
 pub struct ManualClock {
     wall: AtomicI64,
@@ -39,7 +39,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Stands at `seconds` since the epoch.
+    /// Creates a clock that stands at `seconds` since the epoch.
     #[must_use]
     pub const fn at(seconds: i64) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl ManualClock {
         self.passed.fetch_add(passed, Ordering::SeqCst);
     }
 
-    /// Sets the wall clock by `seconds`, backwards if negative, without time passing.
+    /// Steps the wall clock by `seconds`, backwards if negative; no time passes.
     pub fn step(&self, seconds: i64) {
         self.wall.fetch_add(seconds, Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! Where an error happened and what to do: the part of an [`Error`] that is added on the way up.
+//! The context of an [`Error`]: where it happened and what to do. Callers add it on the way up.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,7 +17,7 @@ pub struct Context {
     pub expected: Option<String>,
     /// What the bytes were.
     pub found: Option<String>,
-    /// What the person can do.
+    /// What the user can do.
     pub advice: Option<Cow<'static, str>>,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for Context {
 
 /// Adds place and meaning to the errors of a `Result`.
 pub trait ResultExt<T> {
-    /// Wraps a foreign error, or adds nothing but the clause to a system error.
+    /// Wraps a foreign error as `Io`, or adds the clause to a system error.
     ///
     /// # Errors
     /// The wrapped error, when `self` is one.

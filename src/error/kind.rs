@@ -2,63 +2,64 @@
 
 use std::io;
 
-/// What sort of failure it is. Exhaustive on purpose: see the module documentation.
+/// The kind of a failure. The enum is exhaustive on purpose; the documentation of [`crate::error`]
+/// gives the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum ErrorKind {
-    /// There is no such VM, point, disk, file.
+    /// The VM, point, disk or file does not exist.
     NotFound,
-    /// It exists already, and must not be replaced.
+    /// The item exists already and must not be replaced.
     AlreadyExists,
-    /// The caller asked for something that makes no sense.
+    /// The request is invalid.
     InvalidInput,
-    /// A name is longer than is allowed.
+    /// A name is longer than allowed.
     NameTooLong,
     /// A directory was needed.
     NotADirectory,
     /// Something other than a directory was needed.
     IsADirectory,
-    /// A directory that should be empty is not.
+    /// A directory is not empty, but has to be.
     NotEmpty,
     /// Stored bytes are wrong: damage.
     Corrupt,
-    /// Stored bytes are well-formed but use what we do not implement.
+    /// Stored bytes are well-formed but use a feature that is not implemented.
     Unsupported,
     /// The system could not read or write.
     Io,
-    /// Somebody else is using it; trying later may help.
+    /// Another operation uses the item; trying later may help.
     Busy,
     /// The repository has another writer.
     Locked,
     /// There is no repository there.
     NoRepository,
-    /// It can never be written.
+    /// The item can never be written.
     ReadOnly,
-    /// No room (space or quota).
+    /// No space is left (filesystem or quota).
     NoSpace,
-    /// What the handle named has been replaced or is gone.
+    /// The item behind a handle has been replaced or is gone.
     Stale,
-    /// The caller may not.
+    /// This caller may not do it.
     PermissionDenied,
-    /// Nobody may: this is not done here.
+    /// No caller may do it: the operation is not supported here.
     NotPermitted,
-    /// A size beyond what can be.
+    /// A size exceeds the possible maximum.
     TooLarge,
-    /// There is no such attribute or no data at that place.
+    /// The attribute does not exist, or there is no data at that place.
     NoData,
-    /// A bound of ours was reached (depth, count, size, memory).
+    /// One of our limits was reached (depth, count, size, memory).
     LimitExceeded,
     /// The peer is gone or broke the protocol.
     Disconnected,
-    /// It took too long.
+    /// The operation took too long.
     TimedOut,
-    /// Stopped on request.
+    /// The operation was stopped on request.
     Cancelled,
     /// A configured policy is not met.
     PolicyNotMet,
 }
 
 impl ErrorKind {
-    /// The kind that a system error stands for.
+    /// The kind that a system error corresponds to.
     #[must_use]
     pub fn of_io(error: &io::Error) -> Self {
         match error.raw_os_error() {
@@ -81,7 +82,7 @@ impl ErrorKind {
             io::ErrorKind::InvalidInput => Self::InvalidInput,
             io::ErrorKind::PermissionDenied => Self::PermissionDenied,
             io::ErrorKind::TimedOut => Self::TimedOut,
-            // Errors that were made up on the way, without a number.
+            // Errors without an error number, which a library created.
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             io::ErrorKind::ConnectionReset
@@ -122,7 +123,7 @@ impl ErrorKind {
         Self::PolicyNotMet,
     ];
 
-    /// Its name for other processes: on the control socket, in URNs of HTTP errors.
+    /// The kind's name for other processes: on the control socket, in URNs of HTTP errors.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

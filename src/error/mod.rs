@@ -1,12 +1,12 @@
-//! The one error of the crate: a small kind for control flow, and a context for people.
+//! The one error type of the crate: a small kind for control flow, and a context for people.
 //!
 //! # Invariants
-//! - [`ErrorKind`] is `Copy` and exhaustive: the four maps (errno, NBD error, HTTP status, exit code)
-//!   match it without `_`, so a new kind does not compile until each edge has an answer.
-//! - [`Error`]'s `Display` says what, where and what to do, and never repeats its source; callers
-//!   print the chain with [`Error::report`].
-//! - *Corrupt* (the bytes are wrong), *Unsupported* (the bytes are right but beyond us) and *Io* (the
-//!   bytes could not be had) are never mixed.
+//! - [`ErrorKind`] is `Copy` and exhaustive: the four maps (errno, NBD error, HTTP status, exit
+//!   code) match it without `_`, so a new kind does not compile until each edge has an answer.
+//! - [`Error`]'s `Display` tells what failed, where, and what to do, and never repeats its source;
+//!   callers print the chain with [`Error::report`].
+//! - *Corrupt* (the bytes are wrong), *Unsupported* (the bytes are valid but not implemented) and
+//!   *Io* (the bytes could not be read) are never mixed.
 
 mod context;
 mod kind;
@@ -25,7 +25,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// What went wrong, where, and what to do about it.
+/// An error: what failed, where, and what to do about it.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -36,7 +36,8 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of `kind`; `what` says in one clause what is wrong ("L1 table entry 3 is not aligned").
+    /// An error of `kind`; `what` describes the failure in one clause ("L1 table entry 3 is not
+    /// aligned").
     pub fn new(kind: ErrorKind, what: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -46,7 +47,7 @@ impl Error {
         }))
     }
 
-    /// Corrupt data: what was expected and what was found.
+    /// An error about corrupt data: what was expected and what was found.
     pub fn corrupt(
         what: impl Into<Cow<'static, str>>,
         expected: impl fmt::Display,
@@ -92,7 +93,7 @@ impl Error {
         &self.0.context
     }
 
-    /// The clause that says what is wrong, without place or advice.
+    /// The clause that describes the failure, without place or advice.
     #[must_use]
     pub fn what(&self) -> &str {
         &self.0.what
@@ -121,7 +122,7 @@ impl Error {
         self
     }
 
-    /// Says what the person can do.
+    /// Adds advice: what the user can do.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<Cow<'static, str>>) -> Self {
         if self.0.context.advice.is_none() {

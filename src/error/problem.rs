@@ -1,4 +1,4 @@
-//! An error on its way to another process: on the control socket, from a helper process.
+//! An error in transit to another process: on the control socket, or from a helper process.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Error, ErrorKind};
 
-/// The parts of an [`Error`], as data. An error that was made of one reports the same text as the first one did.
+/// The parts of an [`Error`], as data. An error that is rebuilt from them reports the same text as
+/// the original.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// [`ErrorKind::name`].
     pub kind: String,
-    /// What is wrong, in one clause.
+    /// What failed, in one clause.
     pub what: String,
-    /// File, export or object; bytes that are no UTF-8 are replaced.
+    /// File, export or object; bytes that are not UTF-8 are replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Byte offset within `path`.
@@ -25,7 +26,7 @@ pub struct Problem {
     /// What the bytes were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<String>,
-    /// What the person can do.
+    /// What the user can do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
     /// The chain of causes, joined by `: `.

@@ -1,4 +1,4 @@
-//! Text of others in the log.
+//! Escaping of foreign text in the log.
 
 use std::fmt::Debug;
 use std::io::Write;
@@ -61,7 +61,7 @@ mod tests {
 
     const PEER: &str = "\u{1b}]0;owned\u{7}\u{9b}2J\n1970 ERROR all is lost\u{202e}";
 
-    /// What an event and a span write that hold a peer's text.
+    /// The output of an event and a span that hold a peer's text.
     fn said(layer: impl Layer<Registry> + Send + Sync + 'static, kept: &Kept) -> String {
         tracing::subscriber::with_default(Registry::default().with(layer), || {
             let _in = tracing::warn_span!("connection", peer = PEER, shown = %PEER).entered();

@@ -1,8 +1,9 @@
-//! The journal's own protocol (systemd, "Native Journal Protocol"): a datagram for each event, with its fields.
+//! The journal's native protocol (systemd, "Native Journal Protocol"): a datagram for each event,
+//! with its fields.
 //!
 //! # Why
-//! `journalctl` shows messages alone. So the fields stand in the message, as they do in the other forms, and once more by themselves:
-//! `journalctl RESTOREFS_VM=web01`.
+//! `journalctl` shows only messages. So the fields are part of the message, as in the other forms,
+//! and are also sent separately for queries: `journalctl RESTOREFS_VM=web01`.
 
 use std::fmt::{Debug, Write as _};
 use std::os::unix::net::UnixDatagram;
@@ -17,17 +18,18 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::error::{Result, ResultExt};
 use crate::types::printable::printable;
 
-/// Where the journal listens.
+/// The journal's socket.
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// What our fields' names begin with.
+/// The prefix of our fields' names.
 const PREFIX: &str = "RESTOREFS_";
 /// LIMIT: bytes of a value.
 const VALUE_BYTES_MAX: usize = 16 << 10;
-/// LIMIT: bytes of all values of an event; each is sent twice, and a datagram has to fit into the socket's buffer (208 KiB by default).
+/// LIMIT: bytes of all values of an event. Each value is sent twice, and a datagram must fit into
+/// the socket's buffer (208 KiB by default).
 const VALUES_BYTES_MAX: usize = 64 << 10;
-/// LIMIT: bytes of a message with its fields; escaped it can be several times as long.
+/// LIMIT: bytes of a message with its fields; escaping can make it several times as long.
 const MESSAGE_BYTES_MAX: usize = VALUE_BYTES_MAX + VALUES_BYTES_MAX;
-/// LIMIT: fields of an event with those of the spans around it.
+/// LIMIT: fields of an event, including those of the spans around it.
 const FIELDS_MAX: usize = 64;
 
 /// A connection to the journal, over which events are sent as datagrams.
@@ -35,7 +37,7 @@ pub(super) struct Journal {
     socket: UnixDatagram,
 }
 
-/// Fields as text, in the order in which they were said.
+/// Fields as text, in the order in which they were recorded.
 #[derive(Default)]
 struct Fields {
     message: String,
@@ -70,7 +72,7 @@ impl Fields {
     }
 }
 
-/// The beginning of a text, of whole characters.
+/// Cuts a text to at most `bytes_max`, at the end of a character.
 fn cut(mut text: String, bytes_max: usize) -> String {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
@@ -81,23 +83,23 @@ fn cut(mut text: String, bytes_max: usize) -> String {
 }
 
 impl Journal {
-    /// Opens the way to the journal.
+    /// Opens the socket to the journal.
     ///
     /// # Errors
     /// `NotFound` where there is no journal; `PermissionDenied`, `Io`.
     pub(super) fn open() -> Result<Self> {
         let failed = "cannot reach the journal";
         let socket = UnixDatagram::unbound().or_io(failed)?;
-        // Only tried: it is found anew for each event, as the journal may be started again.
+        // Only a test: each event looks the socket up again, because the journal may be restarted.
         socket.connect(SOCKET).or_io(failed).at_path(SOCKET)?;
         let socket = UnixDatagram::unbound().or_io(failed)?;
-        // Whoever says something does not wait for a journal that is behind.
+        // A caller that logs does not wait for a slow journal.
         socket.set_nonblocking(true).or_io(failed)?;
         Ok(Self { socket })
     }
 }
 
-/// syslog(3)'s numbers.
+/// The priority by syslog(3)'s numbers.
 const fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -107,7 +109,7 @@ const fn priority(level: Level) -> u8 {
     }
 }
 
-/// One field: the name, the length as 64 bits little-endian, the value.
+/// Appends one field: the name, the length as 64 bits little-endian, the value.
 fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     let Ok(length) = u64::try_from(value.len()) else {
         return;
@@ -119,7 +121,7 @@ fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.push(b'\n');
 }
 
-/// A field's name as the journal takes it: capitals, digits and underscores.
+/// A field's name in the form that the journal accepts: capitals, digits and underscores.
 fn name_of(field: &str) -> String {
     let plain = |c: char| {
         if c.is_ascii_alphanumeric() {
@@ -141,7 +143,7 @@ fn encode(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
         // Writing to a string cannot fail.
         let _ = write!(message, " {name}={value}");
     }
-    // Fields are bytes by themselves; the message is what journalctl shows.
+    // The journal escapes fields itself; the message is what journalctl shows.
     let message = cut(printable(&message).into_owned(), MESSAGE_BYTES_MAX);
     let mut out = Vec::with_capacity(256);
     put(&mut out, "MESSAGE", message.as_bytes());
@@ -186,7 +188,7 @@ where
         }
         let meta = event.metadata();
         let datagram = encode(*meta.level(), meta.target(), &fields);
-        // A journal that takes nothing stops nothing.
+        // A journal that does not accept the event stops nothing.
         let _ = self.socket.send_to(&datagram, SOCKET);
     }
 }

@@ -1,8 +1,9 @@
-//! The log: what is said, how much of it, and in which form.
+//! The log: its content, its level, and its form.
 //!
 //! # Invariants
-//! - A log that cannot be written (a full disk, a reader that is gone) stops nothing.
-//! - What guests, peers and files say in it is escaped in every form: it has no power over a terminal, and adds no line of its own.
+//! - A log that cannot be written (a full disk, a closed pipe) stops nothing.
+//! - Text of guests, peers and files is escaped in every form: it cannot affect a terminal, and
+//!   adds no line of its own.
 
 mod escape;
 mod journal;
@@ -20,10 +21,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 use self::journal::Journal;
 use crate::error::{Error, Result, ResultExt};
 
-/// In which form.
+/// The form of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// The journal where standard error leads there, else text.
+    /// The journal if standard error is connected to it, otherwise text.
     #[default]
     Auto,
     /// The journal, with fields.
@@ -53,12 +54,12 @@ impl LogFormat {
     }
 }
 
-/// What is logged, and how.
+/// The options of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogOptions {
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `restorefs::nbd=debug`.
     pub level: String,
-    /// In which form.
+    /// The form.
     pub format: LogFormat,
 }
 
@@ -74,7 +75,7 @@ impl Default for LogOptions {
 type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 type Form = Box<dyn Layer<Filtered> + Send + Sync>;
 
-/// How the running log is changed.
+/// Handles to change the running log.
 struct Handles {
     filter: reload::Handle<EnvFilter, Registry>,
     form: reload::Handle<Form, Filtered>,
@@ -90,7 +91,8 @@ pub fn check_level(text: &str) -> Result<()> {
     filter(text).map(drop)
 }
 
-/// A plain level is that of this program; what libraries say of themselves is for filters that name them.
+/// A plain level applies to this program; a filter that names a library selects the library's
+/// events.
 fn filter(text: &str) -> Result<EnvFilter> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let directives = if LEVELS.contains(&text) {
@@ -103,7 +105,8 @@ fn filter(text: &str) -> Result<EnvFilter> {
             "write error, warn, info, debug or trace, or a filter such as restorefs::nbd=debug",
         )
     };
-    // A word alone would be the name of a module, and a mistyped level silence.
+    // A single word would be taken for the name of a module, so a mistyped level would silence the
+    // log.
     if !directives.contains('=') {
         return Err(unknown());
     }
@@ -112,10 +115,10 @@ fn filter(text: &str) -> Result<EnvFilter> {
         .map_err(|e| unknown().caused_by(e))
 }
 
-/// Starts the log of this process. `RUST_LOG` overrules the level.
+/// Starts the log of this process. `RUST_LOG` overrides the level.
 ///
 /// # Errors
-/// `InvalidInput` (the level); `Io` when the journal cannot be had.
+/// `InvalidInput` (the level); `Io` when the journal is not available.
 pub fn start(options: &LogOptions) -> Result<()> {
     let filter = match EnvFilter::try_from_default_env() {
         Ok(filter) => filter,
@@ -127,7 +130,7 @@ pub fn start(options: &LogOptions) -> Result<()> {
         filter: filter_handle,
         form: form_handle,
     };
-    // A process has one log; a second start would be a mistake of the wiring, and changes nothing.
+    // A process has one log; a second start is a programming error, and changes nothing.
     if HANDLES.set(handles).is_ok() {
         let _ = tracing_subscriber::registry()
             .with(filter)
@@ -154,7 +157,7 @@ pub fn change(options: &LogOptions) -> Result<()> {
         .map_err(|e| Error::invalid(failed).caused_by(e))
 }
 
-/// Changes how much is logged; where `RUST_LOG` says it, nothing.
+/// Changes the level of the log; has no effect when `RUST_LOG` sets it.
 ///
 /// # Errors
 /// `InvalidInput`.
@@ -170,7 +173,7 @@ pub fn set_level(level: &str) -> Result<()> {
 }
 
 fn form(format: LogFormat) -> Result<Form> {
-    // What cannot be written cannot be complained of either.
+    // A failure to write the log cannot be logged either.
     let plain = || fmt::layer().with_target(false).log_internal_errors(false);
     Ok(match format {
         LogFormat::Auto if is_journal() => Box::new(Journal::open()?),
@@ -191,7 +194,7 @@ fn form(format: LogFormat) -> Result<Form> {
     })
 }
 
-/// Whether standard error leads to the journal (systemd.exec(5), `JOURNAL_STREAM`).
+/// Whether standard error is connected to the journal (systemd.exec(5), `JOURNAL_STREAM`).
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;

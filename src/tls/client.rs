@@ -16,7 +16,8 @@ use crate::error::{Error, Result, ResultExt};
 const CERTIFICATE: &str = "client-cert.pem";
 const KEY: &str = "client-key.pem";
 
-/// Where libnbd looks for certificates when none are named: the system's for root, else below the home directory.
+/// The directory where libnbd looks for certificates by default: the system's for root, otherwise
+/// one below the home directory.
 #[must_use]
 pub fn default_directory() -> PathBuf {
     let system = PathBuf::from("/etc/pki/libnbd");
@@ -28,7 +29,7 @@ pub fn default_directory() -> PathBuf {
     own.filter(|own| own.is_dir()).unwrap_or(system)
 }
 
-/// Certificates of a client, and what it asks of servers.
+/// Certificates of a client, and its requirements for servers.
 #[derive(Clone)]
 pub struct ClientTls(Arc<ClientConfig>);
 
@@ -39,11 +40,12 @@ impl std::fmt::Debug for ClientTls {
 }
 
 impl ClientTls {
-    /// Reads `ca-cert.pem`, and if they are there `client-cert.pem`, `client-key.pem` and `ca-crl.pem`. Without `is_verified` any
-    /// server is taken, and nothing says that it is the right one.
+    /// Reads `ca-cert.pem`, and if they exist `client-cert.pem`, `client-key.pem` and `ca-crl.pem`.
+    /// Without `is_verified` the client accepts any server, and nothing proves that it is the right
+    /// one.
     ///
     /// # Errors
-    /// `NotFound` naming the file that is missing; `InvalidInput` when one cannot be used; `Io`.
+    /// `NotFound`, which names the missing file; `InvalidInput` when a file cannot be used; `Io`.
     pub fn load(directory: &Path, is_verified: bool) -> Result<Self> {
         let files = Directory(directory);
         let verifier: Arc<dyn ServerCertVerifier> = if is_verified {
@@ -73,10 +75,10 @@ impl ClientTls {
         Ok(Self(Arc::new(config)))
     }
 
-    /// Begins TLS with a server that should have a certificate for `host`, a name or an address.
+    /// Begins TLS with a server, whose certificate must be for `host` (a name or an address).
     ///
     /// # Errors
-    /// `InvalidInput` when it is neither.
+    /// `InvalidInput` when `host` is neither.
     pub fn connect(&self, host: &str) -> Result<ClientConnection> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             Error::invalid(format!(
@@ -90,7 +92,7 @@ impl ClientTls {
     }
 }
 
-/// Takes any certificate; signatures of the handshake are checked all the same.
+/// Accepts any certificate, but still checks the signatures of the handshake.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

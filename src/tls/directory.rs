@@ -11,14 +11,16 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use super::unusable;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// Certificates of the authorities that are trusted.
+/// Certificates of the trusted authorities.
 pub(super) const CA: &str = "ca-cert.pem";
-/// Certificates that they have taken back; may be missing.
+/// The certificate revocation list of the authorities; may be missing.
 pub(super) const CRL: &str = "ca-crl.pem";
 
-/// Permission bits of those who are not the owner. Members of the daemon's group are agents: whoever has the key plays the daemon.
+/// Permission bits of group and others. Members of the daemon's group are agents: with the key, an
+/// agent could impersonate the daemon.
 const OTHERS: u32 = 0o077;
-/// Where systemd puts credentials (`LoadCredential=`, systemd.exec(5)), which it guards by access lists that look like a group's bits.
+/// The directory of systemd's credentials (`LoadCredential=`, systemd.exec(5)), which systemd
+/// guards by access lists that look like a group's bits.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// LIMIT: bytes of one of the files.
@@ -32,7 +34,7 @@ impl Directory<'_> {
         self.0.join(name)
     }
 
-    /// The file's bytes; `None` when there is no such file.
+    /// Reads the file's bytes; `None` when the file does not exist.
     fn find(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path(name);
         let file = match std::fs::File::open(&path) {
@@ -72,7 +74,7 @@ impl Directory<'_> {
         Ok(all)
     }
 
-    /// The authorities that are trusted.
+    /// The trusted authorities.
     pub(super) fn roots(&self) -> Result<RootCertStore> {
         let mut roots = RootCertStore::empty();
         for certificate in self.parse::<CertificateDer<'_>>(CA, &self.load(CA)?)? {
@@ -84,7 +86,7 @@ impl Directory<'_> {
         Ok(roots)
     }
 
-    /// Lists of what the authorities have taken back.
+    /// The authorities' revocation lists.
     pub(super) fn revoked(&self) -> Result<Vec<CertificateRevocationListDer<'static>>> {
         match self.find(CRL)? {
             Some(pem) => self.parse(CRL, &pem),
@@ -92,17 +94,17 @@ impl Directory<'_> {
         }
     }
 
-    /// Whether the file is there.
+    /// Whether the file exists.
     pub(super) fn has(&self, name: &str) -> Result<bool> {
         Ok(self.find(name)?.is_some())
     }
 
-    /// A chain of certificates, ours first.
+    /// A certificate chain, with the owner's certificate first.
     pub(super) fn chain(&self, name: &str) -> Result<Vec<CertificateDer<'static>>> {
         self.parse(name, &self.load(name)?)
     }
 
-    /// A private key, which only its owner can use.
+    /// A private key; refused when users other than its owner can use it.
     pub(super) fn key(&self, name: &str) -> Result<PrivateKeyDer<'static>> {
         let path = self.path(name);
         let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);

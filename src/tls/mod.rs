@@ -1,11 +1,13 @@
-//! TLS for both sides: certificates in directories with QEMU's file names, and who the other side is.
+//! TLS for both sides: certificates in directories with QEMU's file names, and the identity of the
+//! peer.
 //!
 //! # Invariants
-//! - A server takes no client whose certificate is not signed by its CA.
-//! - Nothing is trusted but the CA in the directory: the system's own list of authorities is not asked.
+//! - A server accepts no client whose certificate is not signed by its CA.
+//! - Only the CA in the directory is trusted; the system's own list of authorities is not used.
 //!
 //! # Why
-//! rustls with ring: it builds in seconds, without cmake. It has no pre-shared keys (TLS-PSK), so there are none here.
+//! rustls with ring: it builds in seconds, without cmake. It has no pre-shared keys (TLS-PSK), so
+//! this program has none.
 
 mod client;
 mod directory;

@@ -14,7 +14,8 @@ use crate::types::sync::RwLock;
 const CERTIFICATE: &str = "server-cert.pem";
 const KEY: &str = "server-key.pem";
 
-/// Certificates of a server; clients must have one of the same authority. Clones share them: also those that are read later.
+/// Certificates of a server; clients must have one of the same authority. Clones share the
+/// certificates, including those that are reloaded later.
 #[derive(Clone)]
 pub struct ServerTls(Arc<RwLock<Arc<ServerConfig>>>);
 
@@ -25,16 +26,17 @@ impl std::fmt::Debug for ServerTls {
 }
 
 impl ServerTls {
-    /// Reads `ca-cert.pem`, `server-cert.pem`, `server-key.pem` and, if it is there, `ca-crl.pem`.
+    /// Reads `ca-cert.pem`, `server-cert.pem`, `server-key.pem` and, if it exists, `ca-crl.pem`.
     ///
     /// # Errors
-    /// `NotFound` naming the file that is missing; `InvalidInput` when one cannot be used; `Io`.
+    /// `NotFound`, which names the missing file; `InvalidInput` when a file cannot be used; `Io`.
     pub fn load(directory: &Path) -> Result<Self> {
         let config = read(directory)?;
         Ok(Self(Arc::new(RwLock::new(Arc::new(config)))))
     }
 
-    /// Reads them again: connections that begin from now on are served with what is found. When something is wrong, all stays as it is.
+    /// Reads the files again: connections that begin from now on use the new ones. After an error
+    /// everything stays as it was.
     ///
     /// # Errors
     /// As [`ServerTls::load`].
@@ -44,7 +46,7 @@ impl ServerTls {
         Ok(())
     }
 
-    /// As rustls takes it.
+    /// The configuration for rustls.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.0.read())
@@ -57,7 +59,7 @@ fn read(directory: &Path) -> Result<ServerConfig> {
         WebPkiClientVerifier::builder_with_provider(Arc::new(files.roots()?), provider())
             .with_crls(files.revoked()?)
             .allow_unknown_revocation_status()
-            // A list that nobody renews says nothing of what was taken back since.
+            // An expired revocation list does not show which certificates have been revoked since.
             .enforce_revocation_expiration()
             .build()
             .map_err(|e| unusable("clients' certificates cannot be checked", e))
@@ -69,7 +71,8 @@ fn read(directory: &Path) -> Result<ServerConfig> {
         .with_single_cert(files.chain(CERTIFICATE)?, files.key(KEY)?)
         .map_err(|e| unusable("the server's certificate and key cannot be used", e))
         .at_path(directory)?;
-    // Connections last for hours: nothing is gained by resuming one, and no state is kept for it.
+    // Connections last for hours: resumption would gain nothing, so the server keeps no state for
+    // it.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

@@ -1,8 +1,8 @@
 //! The names of a certificate's holder.
 //!
 //! # On-disk layout
-//! A subject is DER (X.690), as RFC 5280 says in 4.1.2.4: a sequence of sets (0x31) of sequences (0x30), each an object identifier
-//! (0x06) and a string. The common name is 2.5.4.3.
+//! A subject is DER (X.690), as specified in RFC 5280, 4.1.2.4: a sequence of sets (0x31) of
+//! sequences (0x30), each an object identifier (0x06) and a string. The common name is 2.5.4.3.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -12,7 +12,7 @@
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-/// LIMIT: names of one certificate; a certificate that has more is not ours.
+/// LIMIT: names of one certificate; a certificate with more is not one of ours.
 const NAMES_MAX: usize = 64;
 
 /// LIMIT: bytes of a name.
@@ -21,17 +21,18 @@ const NAME_BYTES_MAX: usize = 256;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const OBJECT_IDENTIFIER: u8 = 0x06;
-/// Strings that are UTF-8 or a part of it: UTF8String, PrintableString, IA5String.
+/// String types that are UTF-8 or a subset of it: UTF8String, PrintableString, IA5String.
 const STRINGS: [u8; 3] = [0x0c, 0x13, 0x16];
 /// 2.5.4.3.
 const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
 
-/// Prefixes of identities that tell which name of a certificate they mean.
+/// Prefixes of identities that state the kind of name in a certificate.
 const KINDS: [&str; 3] = ["cn:", "dns:", "uri:"];
 
-/// What the holder of a certificate is known by: each DNS name and URI of its subjectAltName, plain and as `dns:NAME`, `uri:NAME`; each
-/// common name as `cn:NAME`, and plain only where the certificate has no subjectAltName (RFC 9525, 2: a common name is free text that an
-/// authority need not check). None of a certificate that makes no sense.
+/// The names of a certificate's holder: each DNS name and URI of its subjectAltName, plain and as
+/// `dns:NAME`, `uri:NAME`; each common name as `cn:NAME`, and plain only where the certificate has
+/// no subjectAltName (RFC 9525, 2: a common name is free text that an authority need not check). An
+/// invalid certificate has no names.
 #[must_use]
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(parsed) = EndEntityCert::try_from(certificate) else {
@@ -47,7 +48,8 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let plain = dns.iter().chain(&uris);
     let plain: Vec<String> = plain
         .chain(common.iter().filter(|_| !has_alternative))
-        // A name that looks like another kind of name is known in its own kind only.
+        // A name that looks like a prefixed name of another kind is listed with its own prefix
+        // only.
         .filter(|name| !KINDS.iter().any(|kind| name.starts_with(kind)))
         .map(|name| (*name).to_owned())
         .collect();
@@ -69,7 +71,7 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     names
 }
 
-/// The first element of `bytes`: its tag, its content, and what follows.
+/// The first element of `bytes`: its tag, its content, and the rest.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
@@ -90,7 +92,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((*tag, content, rest))
 }
 
-/// Elements of `bytes` with this tag; ends where something makes no sense.
+/// Elements of `bytes` with this tag, up to the first invalid one.
 fn elements(mut bytes: &[u8], wanted: u8) -> Vec<&[u8]> {
     let mut found = Vec::new();
     while let Some((tag, content, rest)) = element(bytes)
@@ -104,7 +106,7 @@ fn elements(mut bytes: &[u8], wanted: u8) -> Vec<&[u8]> {
     found
 }
 
-/// The common names of a subject, which comes without its outermost tag.
+/// The common names of a subject, which is given without its outermost tag.
 #[must_use]
 pub fn common_names(subject: &[u8]) -> Vec<&str> {
     let attributes = elements(subject, SET)

@@ -16,7 +16,7 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new random id.
+            /// Creates a random id.
             #[must_use]
             pub fn random() -> Self {
                 Self(Uuid::new_v4())

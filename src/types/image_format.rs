@@ -8,14 +8,14 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// How the bytes of a file are arranged.
+/// The arrangement of the bytes in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageFormat {
     /// The disk's bytes as they are.
     Raw,
     /// QCOW2, read and written by this program.
     Qcow2,
-    /// A format that `qemu-nbd` reads, by QEMU's name of it.
+    /// A format that `qemu-nbd` reads, by its QEMU name.
     Foreign(&'static str),
 }
 
@@ -44,7 +44,8 @@ impl ImageFormat {
         }
     }
 
-    /// `FORMAT:REST`: the format that a prefix states, and what follows it; any other text as it is.
+    /// Splits `FORMAT:REST` into the format that the prefix states and the rest; any other text
+    /// stays as it is.
     #[must_use]
     pub fn split_prefix(text: &OsStr) -> (Option<Self>, &OsStr) {
         let bytes = text.as_bytes();
@@ -57,7 +58,7 @@ impl ImageFormat {
         split.unwrap_or((None, text))
     }
 
-    /// QEMU's name of the format.
+    /// The format's QEMU name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,9 +1,9 @@
-//! Which known word a mistyped one is most like.
+//! Suggestions: the known word that a mistyped one is most like.
 
-/// Jaro-Winkler likeness from which on a word is offered.
+/// The least Jaro-Winkler likeness of a suggested word.
 const LIKENESS_MIN: f64 = 0.75;
 
-/// The known word that is most like `word`, if one is like it at all.
+/// The known word that is most like `word`, if any is similar enough.
 pub fn nearest<'a>(known: impl IntoIterator<Item = &'a str>, word: &str) -> Option<&'a str> {
     let likeness = |other: &str| strsim::jaro_winkler(other, word);
     let known = known.into_iter();

@@ -1,13 +1,14 @@
-//! One budget of memory for all that is kept to be fast, and its shares.
+//! One memory budget for all caches, and its shares.
 //!
 //! # Why
-//! An administrator can set one number; with a bound for each of seven caches, the administrator would have to add them up.
+//! An administrator can set one number; with a bound for each of seven caches, the administrator
+//! would have to add them up.
 
-/// LIMIT: the budget unless another is chosen.
+/// LIMIT: the default budget.
 const DEFAULT_BYTES: u64 = 512 << 20;
-/// LIMIT: the least that makes sense.
+/// LIMIT: the smallest useful budget.
 const LEAST_BYTES: u64 = 32 << 20;
-/// What an open guest filesystem takes: its reader's blocks, inodes, and the process around them.
+/// Memory of an open guest filesystem: its reader's blocks, its inodes, and its process.
 const READER_BYTES: u64 = 6 << 20;
 /// LIMIT: open guest filesystems, whatever the budget.
 const READERS_MAX: u64 = 64;
@@ -25,7 +26,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// A budget of so many bytes, at least 32 MiB.
+    /// A budget of `bytes`, at least 32 MiB.
     #[must_use]
     pub const fn new(bytes: u64) -> Self {
         Self(if bytes < LEAST_BYTES {
@@ -41,37 +42,39 @@ impl Memory {
         self.0
     }
 
-    /// For resolved ranges of chains, and decompressed clusters: a quarter.
+    /// A quarter: for resolved ranges of chains, and decompressed clusters.
     #[must_use]
     pub const fn chain_bytes(self) -> u64 {
         self.0 / 4
     }
 
-    /// For tables and leaves of the disks that are being written, before they are spilled to files: a quarter.
+    /// A quarter: for tables and leaves of the disks that are being written, before they are
+    /// spilled to files.
     #[must_use]
     pub const fn ingest_bytes(self) -> u64 {
         self.0 / 4
     }
 
-    /// For inodes and directories that guests' readers have answered: three sixteenths.
+    /// Three sixteenths: for inodes and directories that guests' readers have returned.
     #[must_use]
     pub const fn record_bytes(self) -> u64 {
         self.0 / 16 * 3
     }
 
-    /// For where the bytes of guests' files are, in runs: a sixteenth.
+    /// A sixteenth: for the locations (runs) of guests' files.
     #[must_use]
     pub const fn runs(self) -> u64 {
         self.0 / 16 / RUN_BYTES
     }
 
-    /// For documents and attached files: a sixteenth.
+    /// A sixteenth: for documents and attached files.
     #[must_use]
     pub const fn document_bytes(self) -> u64 {
         self.0 / 16
     }
 
-    /// How many guest filesystems may be open: three sixteenths, at 6 MiB each; from 2 to 64.
+    /// The number of guest filesystems that may be open: three sixteenths of the budget, at 6 MiB
+    /// each; from 2 to 64.
     #[must_use]
     pub const fn readers(self) -> u64 {
         let fit = self.0 / 16 * 3 / READER_BYTES;

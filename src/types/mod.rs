@@ -1,6 +1,7 @@
-//! Newtypes for everything that is easily mixed up: offsets, clusters, lengths, ids, names, digests.
+//! Newtypes for values that are easily confused: offsets, clusters, lengths, ids, names, digests.
 //!
-//! Conversions happen by method only, so that a guest offset never becomes a host offset by accident.
+//! Conversions happen by method only, so that a guest offset never becomes a host offset by
+//! accident.
 
 pub mod digest;
 pub mod duration;

@@ -1,5 +1,5 @@
-//! Names of VMs, points, sessions and disks, as DESIGN fixes them: what can be a directory name on
-//! every system that an administrator exports the tree to.
+//! Names of VMs, points, sessions and disks, by the rules of DESIGN: a name is valid as a directory
+//! name on every system that an administrator exports the tree to.
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,10 +92,10 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks and takes a name.
+            /// Checks a name.
             ///
             /// # Errors
-            /// `InvalidInput` or `NameTooLong`, saying which rule is broken.
+            /// `InvalidInput` or `NameTooLong`, which names the broken rule.
             pub fn new(text: impl Into<String>) -> Result<Self> {
                 let text = text.into();
                 check(&text)?;

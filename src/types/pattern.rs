@@ -1,10 +1,11 @@
-//! Patterns of names as a shell has them: `*` stands for any characters, `?` for one.
+//! Patterns of names, as in a shell: `*` stands for any characters, `?` for one.
 
-/// Whether a name fits a pattern of `*` and `?`. Takes time for the product of both lengths at most.
+/// Whether a name matches a pattern of `*` and `?`. The time is at most proportional to the product
+/// of both lengths.
 #[must_use]
 pub fn fits(pattern: &str, name: &str) -> bool {
     let (mut pattern, mut name) = (pattern.as_bytes(), name.as_bytes());
-    // Where to go on when what follows the last `*` does not fit.
+    // Where to continue when the text after the last `*` does not match.
     let mut again: Option<(&[u8], &[u8])> = None;
     loop {
         match (pattern.split_first(), name.split_first()) {

@@ -1,10 +1,12 @@
-//! Text of others (guests, peers, agents, files of a repository from elsewhere) as a terminal and a log may get it.
+//! Escapes foreign text (of guests, peers, agents, repositories from elsewhere) for terminals and
+//! logs.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a character does something other than being seen: control characters (C0, DEL, C1), those that change the direction of text
-/// (Unicode Standard Annex #9), and those that end a line or a paragraph.
+/// Whether a character has an effect other than being visible: control characters (C0, DEL, C1),
+/// those that change the direction of text (Unicode Standard Annex #9), and those that end a line
+/// or a paragraph.
 #[must_use]
 pub fn is_unprintable(letter: char) -> bool {
     letter.is_control()
@@ -14,13 +16,15 @@ pub fn is_unprintable(letter: char) -> bool {
         )
 }
 
-/// The text on one line, without power over a terminal or over what stands beside it: what cannot be seen is escaped, as in Rust.
+/// The text on one line, with invisible characters escaped as in Rust, so that it cannot affect a
+/// terminal or the text beside it.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |out, letter| out.extend(letter.escape_default()))
 }
 
-/// JSON, which may have line feeds between its values, likewise: it means the same (RFC 8259, section 7).
+/// Escapes JSON text in the same way; line feeds between its values stay. The JSON keeps its
+/// meaning (RFC 8259, section 7).
 #[must_use]
 pub fn printable_json(text: &str) -> Cow<'_, str> {
     escaped(text, |out, letter| match letter {

@@ -1,4 +1,4 @@
-//! Which session is meant.
+//! The reference to a session.
 
 use std::fmt;
 

@@ -1,9 +1,10 @@
-//! Locks without poisoning: when a thread panics while it holds a lock, the panic is logged, and other threads go on using what the
-//! lock guards.
+//! Locks without poisoning: when a thread panics while it holds a lock, the panic is logged, and
+//! other threads continue to use the guarded value.
 //!
 //! # Why
-//! No invariant here spans a panic: state is changed at the end of what can fail. `std`'s poisoned locks would turn one caught panic (of a
-//! guest's reader, of a request) into a failure of everything after it.
+//! No invariant of this program can be broken by a panic: each operation changes the state only
+//! after the steps that can fail. `std`'s poisoned locks would turn one caught panic (of a guest's
+//! reader, of a request) into a failure of everything after it.
 
 use std::sync::{LockResult, PoisonError, WaitTimeoutResult};
 use std::time::Duration;
@@ -24,7 +25,7 @@ impl<T> Mutex<T> {
         Self(std::sync::Mutex::new(value))
     }
 
-    /// The value.
+    /// Returns the value.
     pub fn into_inner(self) -> T {
         held(self.0.into_inner())
     }
@@ -36,7 +37,7 @@ impl<T: ?Sized> Mutex<T> {
         held(self.0.lock())
     }
 
-    /// The lock, if nobody holds it.
+    /// Takes the lock, if nobody holds it.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Ok(guard) => Some(guard),
@@ -45,7 +46,7 @@ impl<T: ?Sized> Mutex<T> {
         }
     }
 
-    /// The value, which nobody else can hold.
+    /// The value; the exclusive reference makes the lock unnecessary.
     pub fn get_mut(&mut self) -> &mut T {
         held(self.0.get_mut())
     }
@@ -85,12 +86,12 @@ impl Condvar {
         Self(std::sync::Condvar::new())
     }
 
-    /// Waits until somebody notifies.
+    /// Waits for a notification.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         held(self.0.wait(guard))
     }
 
-    /// Waits while it is so, or until the time is over.
+    /// Waits while the condition holds, for at most the given time.
     pub fn wait_timeout_while<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -100,12 +101,12 @@ impl Condvar {
         held(self.0.wait_timeout_while(guard, time, is_so))
     }
 
-    /// Wakes one who waits.
+    /// Wakes one waiting thread.
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
-    /// Wakes all who wait.
+    /// Wakes all waiting threads.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }

@@ -1,9 +1,9 @@
-//! A text of a file that is decoded, borrowed from it where it has no escapes.
+//! A text in a decoded file, borrowed from the file where it has no escapes.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 
-/// A text, to be checked and taken into a type of its own.
+/// A text that the caller checks and converts to its own type.
 #[derive(Deserialize)]
 pub(crate) struct Text<'t>(#[serde(borrow)] pub(crate) Cow<'t, str>);

@@ -1,4 +1,4 @@
-//! A secret that names a session to those who began it.
+//! A secret that authenticates the clients of a session.
 
 use std::fmt;
 
@@ -14,10 +14,11 @@ impl Token {
     /// Length in bytes.
     pub const BYTES: usize = 32;
 
-    /// A new one: 128 bits of the system's randomness.
+    /// Creates a token: 128 bits of the system's randomness.
     #[must_use]
     pub fn random() -> Self {
-        // A random UUID has 122 bits; two of them, hashed, have more than are taken.
+        // A random UUID has 122 bits; the hash of two of them has more than the 128 bits that the
+        // token takes.
         let (a, b) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
         let digest = Digest::of(&[*a.as_bytes(), *b.as_bytes()].concat());
         let mut text = digest.to_string();
@@ -25,13 +26,14 @@ impl Token {
         Self(text)
     }
 
-    /// Its digits.
+    /// The token's digits.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Whether `text` is it. Takes as long whatever the first difference is.
+    /// Whether `text` is the token. The time does not depend on the position of the first
+    /// difference.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
         let (own, other) = (self.0.as_bytes(), text.as_bytes());
@@ -70,7 +72,7 @@ mod tests {
         }
         assert!(!token.matches("") && !token.matches(&text[1..]));
         assert!(!token.matches(&format!("{text}0")));
-        // A sidecar that somebody has emptied lets nobody in.
+        // A sidecar whose token was emptied admits nobody.
         let empty: Token = serde_json::from_str("\"\"").unwrap();
         assert!(!empty.matches(""));
         assert_ne!(Token::random(), token);

@@ -1,6 +1,6 @@
 //! Conversions between integer widths that lose nothing on a 64-bit target (checked in `lib.rs`).
 
-/// `usize` holds every `u64` here.
+/// Lossless: `usize` holds every `u64` here.
 #[must_use]
 #[expect(
     clippy::cast_possible_truncation,
@@ -10,13 +10,13 @@ pub const fn usize_from_u64(n: u64) -> usize {
     n as usize
 }
 
-/// `usize` holds every `u32`.
+/// Lossless: `usize` holds every `u32`.
 #[must_use]
 pub const fn usize_from_u32(n: u32) -> usize {
     n as usize
 }
 
-/// `u64` holds every `usize` here.
+/// Lossless: `u64` holds every `usize` here.
 #[must_use]
 pub const fn u64_from_usize(n: usize) -> u64 {
     n as u64

@@ -208,7 +208,7 @@ fn host_and_port(text: &str, authority: &str) -> Result<Address> {
             .filter(|port| *port != 0)
             .ok_or_else(|| bad(text, "the port is not a number from 1 to 65535"))?,
     };
-    // doc/uri.md: without a host, the local machine is meant.
+    // proto: without a host, the URI means the local machine.
     let host = if host.is_empty() { "localhost" } else { host };
     Ok(Address::Tcp {
         host: host.to_owned(),

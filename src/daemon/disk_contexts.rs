@@ -1,4 +1,5 @@
-//! Meta contexts of disks: `qemu:allocation-depth`, and what has changed since an earlier point of the same VM.
+//! Meta contexts of disks: `qemu:allocation-depth`, and the changes since an earlier point of the
+//! same VM.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,16 +20,17 @@ use crate::types::{Digest, PointName, VmName};
 const DEPTH: &str = "qemu:allocation-depth";
 const CHANGED_SINCE: &str = "x-restorefs:changed-since:";
 
-/// Bit 0: the range may differ from what it was.
+/// Bit 0: the range may differ from the earlier point.
 const CHANGED: u32 = 1;
 
-/// LIMIT: earlier points in a list of all contexts, nearest first. A client can ask for any other by its name.
+/// LIMIT: earlier points in a list of all contexts, nearest first. A client can request any other
+/// point by its name.
 const LISTED_MAX: usize = 256;
 
-/// The disk that is asked about.
+/// The disk that a context describes.
 #[derive(Clone)]
 pub(super) enum Subject {
-    /// Of a point.
+    /// A disk of a point.
     Point {
         /// Its chain.
         disk: Arc<Disk>,
@@ -37,19 +39,19 @@ pub(super) enum Subject {
         /// Its content.
         root: Digest,
     },
-    /// Of an open session.
+    /// A disk of an open session.
     Session(Arc<DiskWriter>),
 }
 
 /// The meta contexts of one disk.
 pub(super) struct DiskContexts {
-    /// Knows which points there are.
+    /// The tree, which lists the points.
     pub(super) tree: Arc<Tree>,
     pub(super) leaves: Arc<OpenLeaves>,
     pub(super) vm: VmName,
     /// Stable key of the disk.
     pub(super) key: String,
-    /// The point that its point or session was compared with.
+    /// The point that the disk's point or session was compared with.
     pub(super) parent: Option<PointParent>,
     pub(super) subject: Subject,
 }
@@ -61,7 +63,7 @@ impl DiskContexts {
         let by_id: HashMap<_, _> = entries.map(|entry| (entry.point_id, entry)).collect();
         let mut all: Vec<&PointEntry> = Vec::new();
         let mut next = self.parent.as_ref();
-        // A loop in an index would have more steps than points.
+        // A loop in an index would have more steps than there are points.
         while let Some(point) = next.and_then(|parent| by_id.get(&parent.point_id))
             && all.len() < vm.points.len()
         {
@@ -71,7 +73,7 @@ impl DiskContexts {
         all
     }
 
-    /// Slot and content of our disk in an earlier point.
+    /// Slot and content of this disk in an earlier point.
     fn earlier(&self, point: &PointEntry) -> Result<Option<(Slot, Digest)>> {
         let sidecar = self.tree.repository().point(&self.vm, point)?;
         let disk = sidecar.disks.iter().find(|disk| disk.key == self.key);
@@ -122,7 +124,7 @@ impl MetaContexts for DiskContexts {
         let Ok(point) = PointName::new(point) else {
             return Ok(None);
         };
-        // A session can be of a VM that has no points yet.
+        // A session can belong to a VM that has no points yet.
         let Ok(vm) = self.tree.vm(&self.vm) else {
             return Ok(None);
         };
@@ -163,18 +165,18 @@ impl ContextSource for Depth {
     }
 }
 
-/// What a disk is now.
+/// The present content of a disk.
 struct Content {
-    /// Of a session those of its parent; `None`: zeroes.
+    /// The leaves, for a session those of its parent; `None` stands for zeroes.
     leaves: Option<Arc<Leaves>>,
-    /// What a session has written over them.
+    /// The session's writer, whose clusters lie over the leaves.
     held: Option<Arc<DiskWriter>>,
 }
 
 /// `x-restorefs:changed-since:<point>`.
 struct Changed {
     difference: Difference,
-    /// What a session has written over it.
+    /// The session's writer, whose clusters lie over the leaves.
     held: Option<Arc<DiskWriter>>,
 }
 
@@ -188,7 +190,7 @@ impl ContextSource for Changed {
         };
         let size = self.difference.since_bytes();
         let end = offset.saturating_add(length_max);
-        // What was not there has changed, whatever it is.
+        // A range beyond the earlier disk's end counts as changed.
         if offset >= size {
             return said(true, end);
         }

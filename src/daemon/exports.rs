@@ -1,5 +1,5 @@
-//! What the daemon serves over NBD: `<vm>/<point>/<disk>` to read, `<vm>/<session>/<disk>` to write; over TCP
-//! `<vm>/<session>~<token>/<disk>`.
+//! The NBD exports of the daemon: `<vm>/<point>/<disk>` to read, `<vm>/<session>/<disk>` to write;
+//! over TCP `<vm>/<session>~<token>/<disk>`.
 
 use std::sync::{Arc, RwLockReadGuard};
 
@@ -53,7 +53,7 @@ impl RepositoryExports {
         self.access.read()
     }
 
-    /// Sets who may use what, for what is opened from now on.
+    /// Sets the access rules for exports that are opened from now on.
     pub(super) fn set_access(&self, access: Access) {
         *self.access.write() = access;
     }
@@ -70,7 +70,7 @@ impl RepositoryExports {
         }
     }
 
-    /// An export as those on this machine know it.
+    /// Opens an export for a client on this machine.
     fn open_here(&self, (vm, point, disk): (&str, &str, &str)) -> Result<Export> {
         let (vm, disk) = (VmName::new(vm)?, DiskName::new(disk)?);
         if let Ok(session) = PointName::new(point)
@@ -82,7 +82,8 @@ impl RepositoryExports {
         self.points.open_disk(&vm, &point.parse()?, &disk)
     }
 
-    /// An export as others know it: sessions by name and token, and nothing that the caller may not use.
+    /// Opens an export for a remote client: sessions by name and token, and only what the caller
+    /// may use.
     fn open_there(
         &self,
         (vm, point, disk): (&str, &str, &str),
@@ -125,7 +126,7 @@ impl RepositoryExports {
 impl Exports for RepositoryExports {
     fn list(&self, caller: &Caller, most: usize) -> Vec<ExportInfo> {
         let mut all = Vec::new();
-        // Over TCP the client that began a session knows its name; no other client is to learn it.
+        // Over TCP only the client that began a session may know its name.
         if matches!(caller, Caller::User { .. }) {
             self.list_sessions(&mut all);
         }

@@ -1,11 +1,13 @@
-//! A follower: a process that mounts a repository's tree read-only, without the repository's lock, and serves its points over NBD if asked.
+//! A follower: a process that mounts a repository's tree read-only, without the repository's lock,
+//! and optionally serves its points over NBD.
 //!
 //! # Invariants
-//! The process, its mount and its socket end together: unmounting ends the connections in order, and when the socket or the mount cannot
-//! be had, nothing of the other is left.
+//! The process, its mount and its socket end together: unmounting ends the connections in order,
+//! and when the socket or the mount fails at the start, nothing of the other is left.
 //!
 //! # Concurrency
-//! FUSE has threads of its own. The runtime serves the socket, and a thread of it waits for the end of the mount.
+//! FUSE has its own threads. The runtime serves the socket, and one of its threads waits for the
+//! end of the mount.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,8 +26,8 @@ use crate::nbd::server::{Exports, Guests, Server, ServerLimits, Service};
 use crate::repo::Repository;
 use crate::tree::{Tree, TreeOptions};
 
-/// LIMIT: how often it is tried to get a socket on which somebody listens, and the pause between: a mount that has just been unmounted
-/// lets go of its socket a moment later.
+/// LIMIT: how often the follower tries to take a socket on which another process listens, and the
+/// pause between: a mount that has just been unmounted releases its socket a moment later.
 const SOCKET_TRIES: u32 = 5;
 const SOCKET_PAUSE: Duration = Duration::from_millis(200);
 
@@ -33,19 +35,19 @@ const SOCKET_PAUSE: Duration = Duration::from_millis(200);
 pub struct FollowerOptions {
     /// The repository.
     pub repository: Arc<Repository>,
-    /// For the chains of files and exports.
+    /// The pool for the chains of files and exports.
     pub pool: Arc<Pool>,
-    /// How the tree is shown.
+    /// The options of the tree.
     pub view: TreeOptions,
-    /// Where it is mounted.
+    /// The mountpoint.
     pub mountpoint: PathBuf,
-    /// How it is mounted.
+    /// The options of the mount.
     pub mount: MountOptions,
-    /// The Unix socket on which points are served over NBD, and bounds for that.
+    /// The Unix socket on which points are served over NBD, and the server's limits.
     pub nbd: Option<(PathBuf, ServerLimits)>,
 }
 
-/// What runs.
+/// A running follower.
 struct Follower {
     mounted: Arc<Mounted>,
     signals: StopSignals,
@@ -54,12 +56,14 @@ struct Follower {
     server: Option<JoinHandle<()>>,
 }
 
-/// Mounts, serves, calls `ready`, and returns when the tree has been unmounted, by any process. SIGINT and SIGTERM unmount it; users of the
-/// mount are waited for, until the second signal.
+/// Mounts the tree, serves it, calls `ready`, and returns when any process has unmounted the tree.
+/// SIGINT and SIGTERM unmount it; the follower then waits for users of the mount until the second
+/// signal.
 ///
 /// # Errors
-/// As [`Tree::new`] and [`fuse::mount`]; `NameTooLong`, `Busy`, `AlreadyExists` for the socket, `InvalidInput` when it lies below the
-/// mountpoint; what `ready` returns; `Cancelled` at the second signal; `Io` when the mount has failed.
+/// As [`Tree::new`] and [`fuse::mount`]; `NameTooLong`, `Busy`, `AlreadyExists` for the socket,
+/// `InvalidInput` when it lies below the mountpoint; what `ready` returns; `Cancelled` at the
+/// second signal; `Io` when the mount has failed.
 pub fn follow(options: &FollowerOptions, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut builder = match &options.nbd {
         Some(_) => Builder::new_multi_thread(),
@@ -75,7 +79,7 @@ pub fn follow(options: &FollowerOptions, ready: impl FnOnce() -> Result<()>) -> 
         ready()?;
         runtime.block_on(follower.run())
     });
-    // What has not ended by now does not end in time.
+    // Tasks that are still running would not end in time.
     runtime.shutdown_background();
     result
 }
@@ -85,9 +89,10 @@ impl Follower {
         let _inside = runtime.enter();
         let (repository, pool) = (Arc::clone(&options.repository), Arc::clone(&options.pool));
         let tree = Tree::new(repository, pool, options.view.clone())?;
-        // Not before: until now a signal ends the process, and nothing is left by that.
+        // Signals are watched only from here: until now a signal ends the process, which leaves
+        // nothing behind.
         let signals = StopSignals::watch()?;
-        // The socket first: it leaves nothing when there can be no mount.
+        // The socket comes first: it leaves nothing behind when the mount fails.
         let server = options.nbd.as_ref().map(|(socket, limits)| {
             check_socket(socket, &options.mountpoint)?;
             let exports: Arc<dyn Exports> = Arc::new(PointExports::new(&tree));
@@ -128,18 +133,18 @@ impl Follower {
         };
         self.stop_serving();
         if let Some(server) = self.server.take() {
-            // One that has panicked has been logged.
+            // A panic of the task has been logged.
             let _ = server.await;
         }
         result
     }
 
     fn stop_serving(&self) {
-        // Without a server nobody listens.
+        // The send fails when there is no server.
         let _ = self.stop.send(true);
     }
 
-    /// The mount may be in use: a signal ends it all the same.
+    /// Unmounts. The mount may be in use: a signal ends it nevertheless.
     async fn unmount(&self) -> Result<()> {
         let mounted = Arc::clone(&self.mounted);
         let unmounted = tokio::task::spawn_blocking(move || mounted.unmount(true)).await;
@@ -165,7 +170,8 @@ fn check_socket(socket: &Path, mountpoint: &Path) -> Result<()> {
         .advise("choose one outside of the mountpoint"))
 }
 
-/// A user's own follower serves that user alone; root's may be opened to the socket's group, as a daemon's.
+/// A user's own follower serves only that user; root's may be opened to the socket's group, as a
+/// daemon's.
 fn listen(socket: &Path, service: &Arc<Service>) -> Result<Server> {
     let guests = if rustix::process::geteuid().is_root() {
         Guests::Group

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM as a flag that long work looks at.
+//! SIGINT and SIGTERM as a flag that long operations poll.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::signal::StopSignals;
 use crate::error::{Error, Result};
 
-/// A flag that is set at the first SIGINT or SIGTERM; at the second the process ends at once.
+/// Returns a flag that the first SIGINT or SIGTERM sets; the second one ends the process at once.
 ///
 /// # Errors
-/// `Io` when no thread or signal handler can be had.
+/// `Io` when the thread or a signal handler cannot be set up.
 pub fn flag() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
@@ -26,7 +26,7 @@ pub fn flag() -> Result<Arc<AtomicBool>> {
             loop {
                 signals.next().await;
                 if seen.swap(true, Ordering::SeqCst) {
-                    // 128 + SIGINT, as a shell shows it.
+                    // 128 + SIGINT, as a shell reports it.
                     std::process::exit(130);
                 }
             }

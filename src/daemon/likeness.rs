@@ -1,5 +1,5 @@
-//! Whether the disks of a new point look like those of its parent: a remark for people, when two disks may have been swapped or one was
-//! replaced.
+//! Checks whether the disks of a new point look like those of its parent. A remark tells people
+//! when two disks may have been swapped or one was replaced.
 
 use std::collections::BTreeSet;
 
@@ -8,19 +8,19 @@ use serde_json::Value;
 use crate::repo::sidecar::point::{Kind, Point, PointDisk};
 use crate::types::size::Human;
 
-/// LIMIT: bytes below which a change of everything says nothing.
+/// LIMIT: a disk with fewer bytes gets no remark when all of them change.
 const CHANGED_BYTES_MIN: u64 = 16 << 20;
 /// Tenths of a disk's data that are "nearly everything".
 const NEARLY_TENTHS: u64 = 9;
 
-/// What `volumes.json` of a point says, and its sidecar.
+/// What a point's `volumes.json` and its sidecar record.
 pub(super) struct PointLook<'a> {
     pub(super) point: &'a Point,
     pub(super) volumes: Option<&'a Value>,
 }
 
 impl PointLook<'_> {
-    /// UUIDs of what lies on a disk.
+    /// UUIDs of the volumes on a disk.
     fn uuids(&self, disk: &PointDisk) -> BTreeSet<&str> {
         let volumes = self.volumes.and_then(|all| all.get("volumes"));
         let volumes = volumes.and_then(Value::as_array);
@@ -37,7 +37,7 @@ impl PointLook<'_> {
     }
 }
 
-/// Remarks on disks of `now` that do not look like the disks of `before` that they go on with.
+/// Remarks on disks of `now` that do not look like the disks of `before` that they continue.
 pub(super) fn remarks(before: &PointLook<'_>, now: &PointLook<'_>) -> Vec<String> {
     let mut remarks = Vec::new();
     for disk in now.point.disks.iter().filter(|d| d.kind != Kind::Full) {

@@ -1,5 +1,6 @@
-//! The daemon: one process that owns a repository, with NBD, the mounted tree and the control socket. And processes that
-//! own nothing, and show what there is: followers, and those of mapped disks.
+//! The daemon: one process that owns a repository and serves NBD, the mounted tree and the control
+//! socket. Also the processes that own nothing and only show points: followers, and those of mapped
+//! disks.
 
 pub mod config;
 mod disk_contexts;

@@ -1,12 +1,14 @@
-//! The mounts of a repository: those that this process has made, and those that a helper made and handed over.
+//! The mounts of a repository: those that this process has made, and those that a helper made and
+//! handed over.
 //!
 //! # Invariants
-//! Each mount has a tree of its own, as it may show other VMs to other users; what they open and keep they share. Every mount shows a
-//! commit before its caller is answered. A commit by a rename within a mount shows a moment later: the rename holds a directory that the
-//! kernel needs for the notification.
+//! Each mount has its own tree, because it may show other VMs to other users; the trees share what
+//! they open and keep. Every mount shows a commit before the committing caller gets its answer. A
+//! commit by a rename within a mount becomes visible a moment later: the rename holds a directory
+//! that the kernel needs for the notification.
 //!
 //! # Concurrency
-//! The table's mutex is held for looking and noting only.
+//! The table's mutex is held only for lookups and updates.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -27,7 +29,7 @@ use crate::types::sync::Mutex;
 /// LIMIT: mounts of one repository.
 const MOUNTS_MAX: usize = 32;
 
-/// LIMIT: how long users of the mounts are waited for when the daemon stops.
+/// LIMIT: how long the daemon waits for users of the mounts when it stops.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A mount.
@@ -36,17 +38,18 @@ struct ServedMount {
     mounted: Arc<Mounted>,
 }
 
-/// Whose a mount is, as its tree shows it.
+/// The owner of a mount, as its tree shows it.
 #[derive(Clone, Copy)]
 struct MountOwner {
     uid: u32,
     gid: u32,
 }
 
-/// The mounts of one repository that a daemon answers for.
+/// The mounts of one repository that a daemon serves.
 pub(super) struct MountTable {
     served: Arc<OwnedRepository>,
-    /// The tree for code of this process that looks at points; it is not mounted. The mounted trees share what it has opened.
+    /// The tree for this process's own reads of points; it is not mounted. The mounted trees share
+    /// what it has opened.
     base: Arc<Tree>,
     open: Mutex<Vec<ServedMount>>,
     prober: Prober,
@@ -73,7 +76,7 @@ impl MountTable {
         Ok(table)
     }
 
-    /// A tree that shows everything, as of the last change.
+    /// The tree that shows everything, as of the last change.
     pub(super) const fn base(&self) -> &Arc<Tree> {
         &self.base
     }
@@ -82,7 +85,7 @@ impl MountTable {
         self.open.lock()
     }
 
-    /// The tree that is shown under these options.
+    /// Creates the tree for these options.
     fn tree(&self, options: &MountOptions, viewer: MountOwner) -> Result<Arc<Tree>> {
         let view = options.tree_options(viewer.uid, viewer.gid, true);
         let caller = Caller::Mount {
@@ -92,7 +95,7 @@ impl MountTable {
         self.base.beside(view, sessions)
     }
 
-    /// Mounts a tree here.
+    /// Mounts a tree in this process.
     ///
     /// # Errors
     /// As [`fuse::mount`].
@@ -107,18 +110,18 @@ impl MountTable {
         Ok(())
     }
 
-    /// Whether it is mounted there.
+    /// Whether the tree is mounted at `mountpoint`.
     pub(super) fn is_at(&self, mountpoint: &Path) -> bool {
         self.tidy();
         let real = fuse::resolve(mountpoint);
         let real = real.as_deref().unwrap_or(mountpoint);
         let open = self.open();
-        // One that has just been unmounted ends a moment later.
+        // A mount that has just been unmounted ends a moment later.
         let is_ours = |mount: &ServedMount| mount.mounted.mountpoint() == real;
         open.iter().any(is_ours) && fuse::is_mountpoint(real)
     }
 
-    /// Lets go of what has been unmounted.
+    /// Drops mounts that have been unmounted.
     pub(super) fn tidy(&self) {
         let mut ended = Vec::new();
         let mut open = self.open();
@@ -148,11 +151,12 @@ impl MountTable {
         open.iter().map(both).collect()
     }
 
-    /// Unmounts what this process has mounted; what others have mounted ends with the process. A mount that is still
-    /// in use is waited for, but not for ever: a user must not keep the service from stopping.
+    /// Unmounts the mounts that this process has made; mounts made by others end with the process.
+    /// Waits for a mount that is still in use, but not for ever: a user must not keep the service
+    /// from stopping.
     ///
     /// # Errors
-    /// What unmounting answers.
+    /// What unmounting returns.
     pub(super) fn close(&self) -> Result<()> {
         let own: Vec<Arc<Mounted>> = self
             .mounts()
@@ -163,7 +167,7 @@ impl MountTable {
         let (ended, end) = std::sync::mpsc::channel();
         let work = move || {
             let all: Vec<_> = own.iter().map(|mounted| mounted.unmount(true)).collect();
-            // Nobody listens any more when it took too long.
+            // The receiver is gone when unmounting took too long.
             let _ = ended.send(all.into_iter().collect::<Result<()>>());
         };
         std::thread::Builder::new()
@@ -190,7 +194,7 @@ impl Host for MountTable {
 
     fn adopt(&self, request: &MountRequest, device: OwnedFd) -> Result<()> {
         if self.served.sessions().is_closing() {
-            // It would be dead in a moment.
+            // A new mount would be dead in a moment.
             return Err(
                 Error::new(ErrorKind::Disconnected, "the daemon is about to stop")
                     .advise("mount when it is there again"),
@@ -218,7 +222,8 @@ impl Host for MountTable {
     }
 }
 
-/// Shows each change in every mount, and has the volumes of new points looked for in the background.
+/// Shows each change in every mount, and starts the search for the volumes of new points in the
+/// background.
 struct MountHook(Arc<MountTable>);
 
 impl Hook for MountHook {
@@ -229,7 +234,7 @@ impl Hook for MountHook {
     }
 
     fn changed(&self, _: &Change, telling: Telling) {
-        // First: NBD shows what it has, and does not wait for the kernel.
+        // The base tree comes first: NBD uses it, and must not wait for the kernel.
         if let Err(error) = self.0.base.refresh() {
             tracing::warn!(error = %error.report(), "the tree could not be refreshed");
         }

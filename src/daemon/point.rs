@@ -1,8 +1,9 @@
-//! The committed points that a tree shows, as NBD exports to read: `<vm>/<point>/<disk>`.
+//! The committed points that a tree shows, as read-only NBD exports: `<vm>/<point>/<disk>`.
 //!
 //! # Why
-//! A tree knows which points there are (in a daemon by its own commits, in a follower by following), of the VMs that it shows, and keeps
-//! their chains open. So files and exports are the same points, opened once, within one budget; and nothing here needs the lock.
+//! A tree lists the points of the VMs that it shows (in a daemon by its own commits, in a follower
+//! by following), and keeps their chains open. So files and exports are the same points, opened
+//! once, within one budget, and none of this needs the lock.
 
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ impl PointExports {
         }
     }
 
-    /// What can be asked of a disk of that VM, of which `parent` is the predecessor.
+    /// The meta contexts of a disk of that VM; `parent` is its predecessor.
     pub(super) fn contexts(
         &self,
         vm: VmName,
@@ -69,7 +70,7 @@ impl PointExports {
         })
     }
 
-    /// The disk of a point.
+    /// Opens a disk of a point.
     ///
     /// # Errors
     /// `NotFound`; what opening the chain returns.
@@ -92,7 +93,8 @@ impl PointExports {
         })
     }
 
-    /// Adds to a list the points of the VMs that `may` be read, until it has about `most`.
+    /// Adds the points of the VMs for which `may` holds to a list, until it has about `most`
+    /// entries.
     pub(super) fn add_to(
         &self,
         all: &mut Vec<ExportInfo>,
@@ -108,7 +110,7 @@ impl PointExports {
 
 fn add_vm(vm: &VmView, most: usize, all: &mut Vec<ExportInfo>) {
     let mut points: Vec<&PointEntry> = vm.points.iter().map(|point| &point.entry).collect();
-    // The newest first: where the list is cut, the oldest are missing.
+    // The newest come first: where the list is cut, the oldest are missing.
     points.sort_by_key(|point| std::cmp::Reverse(point.seq));
     for (n, entry) in points.into_iter().enumerate() {
         if all.len() >= most {
@@ -127,7 +129,8 @@ fn add_vm(vm: &VmView, most: usize, all: &mut Vec<ExportInfo>) {
     }
 }
 
-/// For a process that serves points only, on a Unix socket: every client that the socket lets in may read what the tree shows.
+/// For a process that serves only points, on a Unix socket: every client that the socket admits may
+/// read what the tree shows.
 impl Exports for PointExports {
     fn list(&self, _caller: &Caller, most: usize) -> Vec<ExportInfo> {
         let mut all = Vec::new();

@@ -1,7 +1,9 @@
-//! Probing after a commit: the volumes of new points are found in the background, and kept in their state.
+//! Probing after a commit: finds the volumes of new points in the background, and stores them in
+//! the points' state.
 //!
 //! # Concurrency
-//! One thread; it looks at one point at a time, below all other work of the process, and holds no lock while it does.
+//! One thread probes one point at a time, at a lower priority than all other work of the process,
+//! and holds no lock meanwhile.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,13 +18,14 @@ use crate::repo::Owner;
 use crate::tree::{PointView, Tree};
 use crate::types::sync::Mutex;
 
-/// Finds the volumes of a point and keeps them in its state. What could not be read whole is not kept: the next look may find more.
+/// Finds the volumes of a point and stores them in its state. An incomplete result is not stored:
+/// the next probe may find more.
 ///
 /// # Errors
 /// What the tree or the repository returns.
 pub fn probe_point(tree: &Tree, owner: &Owner, point: &Arc<PointView>) -> Result<()> {
     let mut probed = tree.probe(point)?;
-    // A remark is worth no failure.
+    // A failure to compute remarks must not fail the probe.
     for remark in compare(owner, point, &probed.value).unwrap_or_default() {
         tracing::warn!(vm = %point.vm, point = %point.entry.name, "{remark}");
         if let Some(notes) = probed.value.get_mut("notes").and_then(Value::as_array_mut) {
@@ -36,7 +39,7 @@ pub fn probe_point(tree: &Tree, owner: &Owner, point: &Arc<PointView>) -> Result
     owner.keep_volumes(&point.vm, &point.entry, probed.value)
 }
 
-/// Remarks on what does not look like the parent point.
+/// Remarks on disks that do not look like the parent point's.
 fn compare(owner: &Owner, point: &PointView, volumes: &Value) -> Result<Vec<String>> {
     let repository = owner.repository();
     let Some(parent) = &point.entry.parent else {
@@ -63,17 +66,18 @@ fn compare(owner: &Owner, point: &PointView, volumes: &Value) -> Result<Vec<Stri
     Ok(remarks(&before, &now))
 }
 
-/// Finds volumes of new points in a thread of its own. Ends when it is dropped, after the point that it looks at.
+/// Finds volumes of new points in its own thread. When it is dropped, the thread ends after the
+/// present point.
 pub struct Prober {
     wake: Mutex<Option<Sender<()>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Prober {
-    /// Starts the thread; points that are there already are left alone, but for the newest of each VM.
+    /// Starts the thread. It ignores existing points, except for the newest of each VM.
     ///
     /// # Errors
-    /// `Io` when there can be no thread.
+    /// `Io` when the thread cannot be started.
     pub fn start(tree: &Arc<Tree>, owner: &Arc<Owner>) -> Result<Self> {
         let (wake, woken) = channel();
         let (tree, owner) = (Arc::clone(tree), Arc::clone(owner));
@@ -108,10 +112,10 @@ impl Prober {
         Ok(prober)
     }
 
-    /// Says that there may be new points.
+    /// Notifies the thread that there may be new points.
     pub fn wake(&self) {
         if let Some(wake) = &*self.wake.lock() {
-            // The thread only ends with us.
+            // The send cannot fail: the thread ends only with this value.
             let _ = wake.send(());
         }
     }
@@ -121,7 +125,7 @@ impl Drop for Prober {
     fn drop(&mut self) {
         self.wake.lock().take();
         if let Some(thread) = self.thread.take() {
-            // A panic there was logged by the hook.
+            // The panic hook has already logged a panic of the thread.
             let _ = thread.join();
         }
     }

@@ -1,7 +1,8 @@
-//! The daemon's life: it starts, reports that it is ready, reads its configuration again at SIGHUP, and stops.
+//! The daemon's life: it starts, reports that it is ready, reloads its configuration at SIGHUP, and
+//! stops.
 //!
 //! # Concurrency
-//! The tokio runtime serves sockets; FUSE has threads of its own; sessions work on blocking threads.
+//! The tokio runtime serves sockets; FUSE has its own threads; sessions work on blocking threads.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -20,52 +21,54 @@ use crate::service::Status;
 use crate::sys::inherit;
 use crate::types::Memory;
 
-/// LIMIT: how often it is looked whether writers have come to an end.
+/// LIMIT: the interval at which the daemon checks whether writers have ended.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the daemon reports to the service manager that it is still stopping, and how much longer it asks for each time.
 const EXTEND_INTERVAL: Duration = Duration::from_secs(2);
 const EXTENSION: Duration = Duration::from_secs(30);
-/// How long making sessions durable may take at the end, on slow storage.
+/// How long the final flush of the sessions may take, on slow storage.
 const SUSPENSION: Duration = Duration::from_secs(600);
-/// LIMIT: how often mounts that have ended are let go, where no watchdog asks more often.
+/// LIMIT: the interval at which ended mounts are dropped, when no watchdog needs a shorter one.
 const TIDY_INTERVAL: Duration = Duration::from_secs(5);
-/// LIMIT: how long requests that are being worked on may take when the runtime ends.
+/// LIMIT: how long running requests may take when the runtime ends.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What to serve.
+/// The options of [`serve`].
 pub struct ServeOptions {
-    /// All of it.
+    /// The whole configuration.
     pub config: Config,
-    /// The file that it comes from, to read it again, and what holds where the file says nothing.
+    /// The source of the configuration, for a reload.
     pub source: Option<Source>,
-    /// Whether this process mounts what is to be mounted, rather than a helper.
+    /// Whether this process makes the mounts, rather than a helper.
     pub mounts: bool,
 }
 
-/// Where a configuration comes from.
+/// The source of a configuration.
 pub struct Source {
     /// The file.
     pub path: PathBuf,
-    /// What holds where it says nothing.
+    /// The settings that the file does not have to contain.
     pub defaults: Config,
-    /// Where readers run, where it does not say.
+    /// The isolation of readers, when the file does not set it.
     pub isolation: Isolation,
 }
 
-/// Serves until SIGINT or SIGTERM, and then for as long as writers need, within the limit; at a second signal it ends at once. SIGHUP
-/// reads the configuration again.
+/// Serves until SIGINT or SIGTERM, and then as long as writers need, within the limit; a second
+/// signal ends it at once. SIGHUP reloads the configuration.
 ///
 /// # Errors
-/// `Locked`, `NoRepository`, `NameTooLong` (a socket), `Io`; whatever keeps it from starting.
+/// `Locked`, `NoRepository`, `NameTooLong` (a socket), `Io`; any other error that prevents the
+/// start.
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&[Status])) -> Result<()> {
-    // More descriptors make deep chains faster; without them the pool just reopens layers.
+    // More descriptors make deep chains faster; without them the pool only reopens layers.
     let _ = crate::sys::limit::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("nbd")
         .build()
         .or_io("cannot start the runtime")?;
-    // Before anything that takes time: until it is watched for, it ends the process, and service managers take that for a good end.
+    // The handler is set up before anything slow: an unhandled SIGHUP ends the process, and service
+    // managers take that for a clean exit.
     let hang_up = {
         let _context = runtime.enter();
         watch_for(SignalKind::hangup())?
@@ -103,15 +106,16 @@ fn open_all(options: &ServeOptions) -> Result<Vec<ServedRepository>> {
     match open() {
         Ok(()) => Ok(repositories),
         Err(error) => {
-            // The error that kept it from starting is the one to tell.
+            // The error that prevented the start is the one to report.
             let _ = close_all(repositories);
             Err(error)
         }
     }
 }
 
-/// Logs what keeps readers of guests' filesystems from this machine; a warning where it is less than it could be. In the background: a
-/// reader is started for it, and nothing waits for that.
+/// Logs how well readers of guests' filesystems are isolated from this machine, as a warning when
+/// isolation is incomplete. Runs in the background, because it starts a reader and nothing needs to
+/// wait for it.
 fn say_standing(config: &Config) -> Result<()> {
     let mut all: Vec<Isolation> = Vec::new();
     for repository in &config.repositories {
@@ -178,7 +182,7 @@ async fn run(
         supervisor,
     )
     .await;
-    // The receivers may all be gone when every server has ended by itself.
+    // All receivers may be gone when every server has ended by itself.
     let _ = stop.send(true);
     for repository in repositories.iter_mut() {
         repository.finish().await;
@@ -194,7 +198,7 @@ fn serving(repositories: &[ServedRepository]) -> String {
     format!("serving {}", paths.join(", "))
 }
 
-/// Lets writers come to an end, for a time. A second signal ends that.
+/// Waits until writers end, for a limited time. A second signal ends the wait.
 async fn drain(
     repositories: &[ServedRepository],
     patience: Duration,
@@ -247,7 +251,8 @@ async fn drain(
     }
 }
 
-/// Reads the configuration again, and takes what can be taken. With a mistake in it, all stays as it is.
+/// Reloads the configuration, and applies what can be applied. With a mistake in the file,
+/// everything stays as it is.
 fn reload(repositories: &[ServedRepository], options: &mut ServeOptions, supervisor: Supervisor) {
     tracing::info!("SIGHUP: reading the configuration again");
     supervisor.reloading();
@@ -267,7 +272,7 @@ fn reload(repositories: &[ServedRepository], options: &mut ServeOptions, supervi
     }
 }
 
-/// Answers the status line for the service manager.
+/// Returns the status line for the service manager.
 fn try_reload(repositories: &[ServedRepository], options: &mut ServeOptions) -> Result<String> {
     let new = match &options.source {
         Some(source) => Config::load(&source.path, &source.defaults, &source.isolation)?,
@@ -304,7 +309,7 @@ fn try_reload(repositories: &[ServedRepository], options: &mut ServeOptions) -> 
         if options.mounts
             && let Err(error) = repository.mount_missing(&new.mounts)
         {
-            // All the others are there, and what else is new holds.
+            // All other mounts are in place, and the rest of the new configuration is applied.
             status.push_str(&format!("; {}", error.report()));
         }
         for mount in &new.mounts {

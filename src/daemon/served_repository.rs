@@ -1,8 +1,9 @@
-//! A repository that is served: its owner, sessions, mounts, NBD and control socket.
+//! A served repository: its owner, sessions, mounts, NBD and control socket.
 //!
 //! # Concurrency
-//! On the way down: nothing is begun any more, writers go on for a while, then NBD stops, the control socket, what this process has
-//! mounted, and the lock last of all.
+//! Order of the shutdown: new sessions are refused, writers continue for a while, then NBD stops,
+//! then the control socket, then the mounts that this process has made, and last the lock is
+//! released.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::tls::ServerTls;
 use crate::tree::TreeOptions;
 use crate::types::Memory;
 
-/// One served repository, with all that serves it.
+/// One served repository with everything that serves it.
 pub(super) struct ServedRepository {
     config: RepositoryConfig,
     served: Arc<OwnedRepository>,
@@ -41,12 +42,12 @@ pub(super) struct ServedRepository {
     control_path: PathBuf,
     control: Option<JoinHandle<()>>,
     servers: Vec<JoinHandle<()>>,
-    /// Sockets of the service manager that are served from [`ServedRepository::listen`] on.
+    /// Sockets from the service manager, which [`ServedRepository::listen`] starts to serve.
     inherited: Vec<Inherited>,
 }
 
-/// Takes from `all` the sockets that a repository's configuration names; with `is_only`, every Unix socket there is, which is then as if
-/// it had been named.
+/// Takes from `all` the sockets that a repository's configuration names. With `is_only`, takes
+/// every Unix socket, as if it had been named.
 pub(super) fn claim(
     config: &mut RepositoryConfig,
     all: &mut Vec<Inherited>,
@@ -67,7 +68,7 @@ pub(super) fn claim(
     own
 }
 
-/// What NBD over TCP needs, loaded.
+/// Loads what NBD over TCP needs.
 fn load(tcp: &TcpConfig) -> Result<(Option<ServerTls>, Access)> {
     match &tcp.tls {
         Some((certificates, access)) => {
@@ -78,10 +79,11 @@ fn load(tcp: &TcpConfig) -> Result<(Option<ServerTls>, Access)> {
 }
 
 impl ServedRepository {
-    /// Takes the lock, goes on with what was begun, and mounts. `mounts` is false where a helper does that.
+    /// Takes the lock, resumes sessions, and mounts. `mounts` is false when a helper makes the
+    /// mounts.
     ///
     /// # Errors
-    /// `NoRepository`, `Locked`; whatever keeps it from starting.
+    /// `NoRepository`, `Locked`; any other error that prevents the start.
     pub(super) fn open(
         config: RepositoryConfig,
         inherited: Vec<Inherited>,
@@ -135,7 +137,7 @@ impl ServedRepository {
                 .iter()
                 .try_for_each(|mount| table.mount(mount))
         {
-            // Those that are there already would be left, dead.
+            // Mounts that already exist would be left dead.
             let _ = table.close();
             return Err(error);
         }
@@ -158,7 +160,8 @@ impl ServedRepository {
         })
     }
 
-    /// Listens, on inherited sockets and on those that nobody listens on for us. Call it within the runtime.
+    /// Listens on inherited sockets and on the other configured ones. The caller must be within the
+    /// runtime.
     ///
     /// # Errors
     /// `NameTooLong` (a socket), `Busy`; `InvalidInput` for TCP that is not protected; `Io`.
@@ -196,7 +199,7 @@ impl ServedRepository {
         let (listener, file) = control::server::bind(&self.control_path)?;
         let served = Arc::clone(&self.served);
         self.control = Some(tokio::spawn(async move {
-            // The socket's file goes with the task.
+            // The socket's file is removed when the task ends.
             let _file = file;
             control::server::run(listener, served).await;
         }));
@@ -210,7 +213,7 @@ impl ServedRepository {
         }
     }
 
-    /// Says below which URI exports are served over TCP.
+    /// Logs the URI below which exports are served over TCP.
     fn tell_tcp(&self, server: &Server) {
         let Some(address) = server.address() else {
             return;
@@ -239,11 +242,11 @@ impl ServedRepository {
         &self.config.path
     }
 
-    /// Takes what of a configuration can be taken while it runs: certificates, who may use what, limits, the low water. What cannot be
-    /// had leaves everything as it was.
+    /// Applies the settings of a configuration that can change at run time: certificates, access
+    /// rules, limits, the low water. After an error everything is as before.
     ///
     /// # Errors
-    /// What loading certificates or the access file answers.
+    /// What loading certificates or the access file returns.
     pub(super) fn reload(&self, new: &RepositoryConfig) -> Result<()> {
         let NbdConfig { tcp, limits, .. } = &new.nbd;
         if let (Some(tls), Some((certificates, access))) =
@@ -258,10 +261,10 @@ impl ServedRepository {
         Ok(())
     }
 
-    /// Mounts what is to be mounted and is not.
+    /// Makes the configured mounts that are missing.
     ///
     /// # Errors
-    /// As [`crate::fuse::mount`], the first, once all were tried.
+    /// As [`crate::fuse::mount`]: the first error, after all were tried.
     pub(super) fn mount_missing(&self, wanted: &[MountConfig]) -> Result<()> {
         let mut result = Ok(());
         for mount in wanted.iter().filter(|mount| !self.mounts.is_at(&mount.at)) {
@@ -277,10 +280,10 @@ impl ServedRepository {
         result
     }
 
-    /// Ends what is running, after the NBD servers were asked to stop.
+    /// Waits for the running servers, after the NBD servers were asked to stop.
     pub(super) async fn finish(&mut self) {
         for server in self.servers.drain(..) {
-            // One that has panicked has been logged.
+            // A panic of the task has been logged.
             let _ = server.await;
         }
         if let Some(control) = self.control.take() {
@@ -289,10 +292,10 @@ impl ServedRepository {
         }
     }
 
-    /// Unmounts, and suspends the sessions. The lock goes with the process.
+    /// Unmounts, and suspends the sessions. The lock is released with the process.
     ///
     /// # Errors
-    /// What unmounting or flushing answers first.
+    /// The first error of unmounting or flushing.
     pub(super) fn close(self) -> Result<()> {
         drop(self.keeper);
         let unmounted = self.mounts.close();
@@ -303,7 +306,8 @@ impl ServedRepository {
         ended
     }
 
-    /// Takes the locks that everything takes, and lets go of what has ended: returns if it is alive.
+    /// Takes the locks that every operation takes, and drops ended mounts: returning proves that
+    /// the repository is responsive.
     pub(super) fn touch(&self) {
         self.mounts.tidy();
         let (_, _) = (
@@ -313,10 +317,10 @@ impl ServedRepository {
     }
 }
 
-/// Says that a socket of the service manager is nobody's.
+/// Refuses a socket of the service manager that no repository names.
 ///
 /// # Errors
-/// `InvalidInput` naming it.
+/// `InvalidInput`, which names the socket.
 pub(super) fn refuse_rest(rest: &[Inherited]) -> Result<()> {
     let Some(first) = rest.first() else {
         return Ok(());

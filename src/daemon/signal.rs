@@ -1,10 +1,10 @@
-//! The signals that a process hears.
+//! The signals that a process handles.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Error, Result};
 
-/// Watches for a signal from now on. Call it within a tokio runtime.
+/// Starts to watch for a signal. The caller must be within a tokio runtime.
 ///
 /// # Errors
 /// `Io`.
@@ -19,7 +19,7 @@ pub(super) struct StopSignals {
 }
 
 impl StopSignals {
-    /// Watches for them from now on. Call it within a tokio runtime.
+    /// Starts to watch for both signals. The caller must be within a tokio runtime.
     ///
     /// # Errors
     /// `Io`.
@@ -30,7 +30,7 @@ impl StopSignals {
         })
     }
 
-    /// The name of the next one.
+    /// Waits for the next signal; returns its name.
     pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",

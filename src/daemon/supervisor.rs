@@ -1,13 +1,13 @@
-//! The service manager's side (sd_notify(3)): readiness, reload, what is going on, and signs of life.
+//! Notifications to the service manager (sd_notify(3)): readiness, reload, status, and watchdog.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// LIMIT: bytes of a line of status.
+/// LIMIT: bytes of a status line.
 const STATUS_BYTES_MAX: usize = 200;
 
-/// How a service manager is told. Where there is none, nothing is.
+/// The service manager, if there is one; without one, notifications do nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Supervisor;
 
@@ -18,12 +18,12 @@ impl Supervisor {
         }
     }
 
-    /// All is served.
+    /// Reports that everything is served.
     pub(super) fn ready(self, status: &str) {
         Self::tell(&[NotifyState::Ready, NotifyState::Status(cut(status))]);
     }
 
-    /// The configuration is read again; [`Supervisor::ready`] ends it.
+    /// Reports that the configuration is being reloaded; [`Supervisor::ready`] ends the reload.
     pub(super) fn reloading(self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => Self::tell(&[NotifyState::Reloading, now]),
@@ -31,7 +31,7 @@ impl Supervisor {
         }
     }
 
-    /// The daemon stops, and takes so long at most until the next word.
+    /// Reports that the daemon stops, and that the next notification will come within `patience`.
     pub(super) fn stopping(self, status: &str, patience: Duration) {
         let micros = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
         Self::tell(&[
@@ -41,12 +41,13 @@ impl Supervisor {
         ]);
     }
 
-    /// It is alive.
+    /// Reports that the daemon is alive.
     pub(super) fn alive(self) {
         Self::tell(&[NotifyState::Watchdog]);
     }
 
-    /// How often it wants to hear that: half of the time after which it takes us for dead.
+    /// The watchdog interval: half of the time after which the service manager considers the daemon
+    /// dead.
     pub(super) fn interval(self) -> Option<Duration> {
         sd_notify::watchdog_enabled().map(|limit| limit / 2)
     }

@@ -1,4 +1,4 @@
-//! Checks whether this machine can serve a configuration: what its text alone does not show.
+//! Checks whether this machine can serve a configuration, beyond what its text shows.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,11 @@ use crate::fuse;
 use crate::repo::Repository;
 use crate::tls::ServerTls;
 
-/// Looks at everything that a daemon would use, and tells all that is wrong. Nothing is changed, and no lock is taken.
+/// Checks everything that a daemon would use, and reports all mistakes. Changes nothing and takes
+/// no lock.
 ///
 /// # Errors
-/// `InvalidInput` naming everything that is wrong.
+/// `InvalidInput`, which names all mistakes.
 pub fn check(config: &Config) -> Result<()> {
     let mut mistakes: Vec<Error> = config.repositories.iter().flat_map(one).collect();
     mistakes.extend(check_names(config).err());
@@ -24,10 +25,10 @@ pub fn check(config: &Config) -> Result<()> {
     Err(super::one(mistakes))
 }
 
-/// Checks that no directory is there under two names: the daemon would meet its own lock.
+/// Checks that no directory is listed under two names: the daemon would meet its own lock.
 ///
 /// # Errors
-/// `InvalidInput` with both.
+/// `InvalidInput` with both names.
 pub fn check_names(config: &Config) -> Result<()> {
     let mut real: HashMap<PathBuf, &Path> = HashMap::new();
     for repository in &config.repositories {
@@ -44,7 +45,8 @@ pub fn check_names(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Mountpoints that would hide a repository or each other, or lie in one: mounting would be refused once the daemon runs.
+/// Finds mountpoints that would hide a repository or each other, or that lie in one: the running
+/// daemon would refuse to mount them.
 fn places(config: &Config) -> Vec<Error> {
     let mut mistakes = Vec::new();
     let mut real: Vec<(PathBuf, &Path)> = Vec::new();
@@ -87,7 +89,7 @@ fn one(repository: &RepositoryConfig) -> Vec<Error> {
         });
     }
     for mount in &repository.mounts {
-        // What is mounted already is asked nothing: it may be our own, or dead.
+        // An existing mount is not accessed: it may be our own, or dead.
         if fuse::is_mountpoint(&mount.at) {
             continue;
         }
@@ -99,7 +101,7 @@ fn one(repository: &RepositoryConfig) -> Vec<Error> {
                     .at_path(&mount.at)
                     .advise(format!("make it with: mkdir -p {}", mount.at.display())),
             ),
-            // A user who is not root may not be let in.
+            // A user other than root may have no access.
             Err(e) if e.kind() == ErrorKind::Busy || rustix::process::geteuid().is_root() => {
                 mistakes.push(e);
             }

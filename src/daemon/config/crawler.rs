@@ -1,5 +1,5 @@
-//! Whether `updatedb` (locate) would walk every restore point each night: nothing would be harmed, but its index would hold the names of
-//! all guests many times over.
+//! Warns when `updatedb` (locate) would walk every restore point each night: that does no harm, but
+//! its index would hold the names of all guests' files many times.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ const FILE: &str = "/etc/updatedb.conf";
 /// Type of the mounts.
 const TYPE: &str = "fuse.restorefs";
 
-/// The warning when `updatedb` of this machine does not leave out the mounts.
+/// The warning when this machine's `updatedb` does not exclude the mounts.
 #[must_use]
 pub fn remark() -> Option<String> {
     let text = std::fs::read_to_string(Path::new(FILE)).ok()?;

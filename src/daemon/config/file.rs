@@ -1,4 +1,4 @@
-//! The configuration as people write it: TOML, in which every key is known.
+//! The text form of the configuration: TOML in which unknown keys are errors.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::types::likeness;
 
-/// LIMIT: characters of a line that is shown.
+/// LIMIT: characters of a line that an error shows.
 const LINE_SHOWN_MAX: usize = 60;
 
 /// The whole file.
@@ -69,7 +69,7 @@ impl File {
     /// Parses the text of a file.
     ///
     /// # Errors
-    /// `InvalidInput` with the line, and the nearest known key to one that is not known.
+    /// `InvalidInput` with the line and, for an unknown key, the most similar known key.
     pub(super) fn parse(text: &str) -> Result<Self> {
         toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(0, |span| {
@@ -77,7 +77,7 @@ impl File {
                 before.matches('\n').count() + 1
             });
             let message = e.message().trim();
-            // A line may be as long as a file, and hold anything.
+            // A line may be as long as the file, and may hold anything.
             let words = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
             let plain = words.trim().chars().filter(|c| !c.is_control());
             let words: String = plain.take(LINE_SHOWN_MAX).collect();
@@ -93,7 +93,7 @@ impl File {
     }
 }
 
-/// How it is written, where it was written as something else.
+/// How a key is written, for a key that was written as another type.
 fn shape(message: &str, words: &str) -> Option<&'static str> {
     if message.contains("expected a sequence") {
         return Some(if words.starts_with('[') {
@@ -110,12 +110,13 @@ fn shape(message: &str, words: &str) -> Option<&'static str> {
         .then_some("write an address and a port, as 192.0.2.7:10809 or [2001:db8::7]:10809")
 }
 
-/// The known key that is most like the unknown one, from serde's words: "unknown field `a`, expected one of `b`, `c`".
+/// The known key that is most like the unknown one. Parses serde's message: "unknown field `a`,
+/// expected one of `b`, `c`".
 fn nearest(message: &str) -> Option<String> {
     let rest = message.strip_prefix("unknown field `")?;
     let mut quoted = rest.split('`');
     let unknown = quoted.next()?;
-    // What stands between two names is no name.
+    // Every second quoted part is a name; the parts between are not.
     likeness::nearest(quoted.skip(1).step_by(2), unknown).map(str::to_owned)
 }
 

@@ -1,7 +1,7 @@
 //! The configuration of a daemon: what it serves, and how.
 //!
 //! # Invariants
-//! - What is not understood is refused as a whole: nothing of a file with a mistake in it is used.
+//! - A file with a mistake is refused as a whole: nothing of it is used.
 //! - All mistakes are reported at once.
 
 mod check;
@@ -23,77 +23,79 @@ use crate::log::LogOptions;
 use crate::nbd::server::ServerLimits;
 use crate::types::Memory;
 
-/// How long writers may go on when the daemon is stopped, unless somebody says otherwise.
+/// The default time that writers may continue when the daemon is stopped.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// LIMIT: bytes of the file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What a daemon serves, and how, as its file says it.
+/// The configuration of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// For all that is kept to be fast, of all repositories.
+    /// The memory budget of the caches of all repositories.
     pub memory: Memory,
-    /// How long writers may go on when the daemon is stopped.
+    /// How long writers may continue when the daemon is stopped.
     pub stop_timeout: Duration,
-    /// What is logged, and how.
+    /// The options of the log.
     pub log: LogOptions,
-    /// What is served.
+    /// The served repositories.
     pub repositories: Vec<RepositoryConfig>,
 }
 
-/// A repository that is served.
+/// A served repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepositoryConfig {
     /// Its directory.
     pub path: PathBuf,
-    /// Bytes that sessions are to leave free on its filesystem; by default a share of it.
+    /// Bytes that sessions must leave free on its filesystem; by default a fraction of the
+    /// filesystem.
     pub low_water_bytes: Option<u64>,
-    /// Where the readers of guests' filesystems run.
+    /// The isolation of the readers of guests' filesystems.
     pub isolation: Isolation,
-    /// Where its tree is mounted.
+    /// The mounts of its tree.
     pub mounts: Vec<MountConfig>,
-    /// How its disks are served over NBD.
+    /// The NBD server of its disks.
     pub nbd: NbdConfig,
 }
 
-/// A place where a tree is mounted.
+/// A mount of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountConfig {
     /// The mountpoint.
     pub at: PathBuf,
-    /// How it is mounted.
+    /// The mount's options.
     pub options: MountOptions,
-    /// The same as it was written.
+    /// The options as they were written.
     pub text: String,
 }
 
-/// NBD of one repository.
+/// The NBD server of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NbdConfig {
     /// Unix sockets, beside the one in the runtime directory.
     pub sockets: Vec<PathBuf>,
-    /// Over TCP as well.
+    /// The TCP address, if NBD is served over TCP as well.
     pub tcp: Option<TcpConfig>,
-    /// Bounds of connections.
+    /// Limits of connections.
     pub limits: ServerLimits,
 }
 
-/// Where NBD listens on TCP, and for whom.
+/// The TCP address of NBD, and its access rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpConfig {
-    /// Address and port; port 0 is any that is free.
+    /// Address and port; with port 0 the kernel chooses a free one.
     pub address: SocketAddr,
-    /// Certificates (`ca-cert.pem`, `server-cert.pem`, `server-key.pem`) and the table of who may use what; without them the
-    /// address must be a loopback one, and everybody on this machine may read everything.
+    /// The directory of certificates (`ca-cert.pem`, `server-cert.pem`, `server-key.pem`) and the
+    /// access table. Without them the address must be a loopback one, and every user of this
+    /// machine may read everything.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 impl TcpConfig {
-    /// Combines the settings of it.
+    /// Combines the settings for TCP.
     ///
     /// # Errors
-    /// `InvalidInput` when something is missing.
+    /// `InvalidInput` when a setting is missing.
     pub fn new(
         address: SocketAddr,
         certificates: Option<PathBuf>,
@@ -132,10 +134,12 @@ impl TcpConfig {
 }
 
 impl Config {
-    /// Reads a file. What it does not say is as in `defaults`, whose repositories do not count; readers run as in `isolation`.
+    /// Loads a file. Missing settings are taken from `defaults`, without its repositories; readers
+    /// run as in `isolation`.
     ///
     /// # Errors
-    /// `InvalidInput` naming everything that is wrong; `NotFound`, `PermissionDenied`, `LimitExceeded`, `Io`.
+    /// `InvalidInput`, which names all mistakes; `NotFound`, `PermissionDenied`, `LimitExceeded`,
+    /// `Io`.
     pub fn load(path: &Path, defaults: &Self, isolation: &Isolation) -> Result<Self> {
         let mut text = String::new();
         let failed = "cannot read the configuration";
@@ -155,7 +159,7 @@ impl Config {
         resolve::resolve(file::File::parse(text)?, defaults, isolation).map_err(one)
     }
 
-    /// Says what of `new` takes a restart, by its key.
+    /// The keys of `new` whose changes need a restart.
     #[must_use]
     pub fn restarts(&self, new: &Self) -> Vec<String> {
         let mut keys = Vec::new();
@@ -173,7 +177,7 @@ impl Config {
                 continue;
             };
             differs(old.isolation != new.isolation, name("guest_isolation"));
-            // One that is new is mounted.
+            // A new mount needs no restart: it is mounted.
             for mount in old.mounts.iter().filter(|old| !new.mounts.contains(old)) {
                 differs(true, name(&format!("mount {}", mount.at.display())));
             }
@@ -193,7 +197,7 @@ impl Config {
     }
 }
 
-/// Several mistakes as one error.
+/// Combines several mistakes into one error.
 fn one(mut mistakes: Vec<Error>) -> Error {
     if mistakes.len() == 1
         && let Some(only) = mistakes.pop()

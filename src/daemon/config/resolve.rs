@@ -1,4 +1,4 @@
-//! Resolves the text of a configuration to its meaning. A mistake is reported with its key.
+//! Resolves the text of a configuration to values. A mistake is reported with its key.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +16,7 @@ use crate::sys::socket::PATH_BYTES_MAX;
 use crate::types::duration::parse_seconds;
 use crate::types::{Memory, size};
 
-/// LIMIT: connections that a configuration can allow.
+/// LIMIT: the maximum of connections that a configuration can allow.
 const CONNECTIONS_MAX: u32 = 65_536;
 
 /// Collects mistakes, so that all are reported at once.
@@ -24,7 +24,7 @@ const CONNECTIONS_MAX: u32 = 65_536;
 struct Mistakes(Vec<Error>);
 
 impl Mistakes {
-    /// The value, or `None` once its mistake is noted under `key`.
+    /// The value, or `None` after its mistake is recorded under `key`.
     fn take<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
         result.map_err(|e| self.note(key, &e)).ok()
     }
@@ -52,7 +52,8 @@ impl Mistakes {
     }
 }
 
-/// A path as it is compared: without `.` and doubled slashes. Symlinks are looked at by [`super::check`].
+/// A path in the form for comparison: without `.` and doubled slashes. [`super::check`] resolves
+/// symlinks.
 fn plain(path: &Path) -> PathBuf {
     let parts = path.components().filter(|part| *part != Component::CurDir);
     parts.collect()
@@ -225,7 +226,7 @@ fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConf
     })
 }
 
-/// What can be there once only: repositories, mountpoints, sockets, addresses.
+/// Reports duplicates of what must be unique: repositories, mountpoints, sockets, addresses.
 fn twice(repositories: &[RepositoryConfig], mistakes: &mut Mistakes) {
     let mut seen = HashSet::new();
     let mut once = |what: &str, name: String| {

@@ -1,9 +1,11 @@
-//! The hand of a map's process: a process of its own for whatever touches a device.
+//! The device helper of a map: a separate process for every operation on a device.
 //!
 //! # Why
-//! A process that serves a mount must not wait for that mount. Killed in the middle of it, the thread that waits keeps the mount's
-//! descriptor open, nobody answers, and it never ends; and as the driver has one lock, everybody else who opens a loop device waits with
-//! it. A hand waits for a process that lives, or for a mount that ended with its process.
+//! A process that serves a mount must not wait for that mount. If it were killed while it waits,
+//! the waiting thread would keep the mount's descriptor open, nobody would answer, and the thread
+//! would never end. The loop driver has one lock, so every other process that opens a loop device
+//! would wait with it. The helper waits for a process that lives, or for a mount that ended with
+//! its process.
 
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
@@ -20,13 +22,13 @@ use crate::sys::loop_device::{self, Setup};
 use crate::types::DiskName;
 use crate::types::width::u64_from_usize;
 
-/// The argument of a program that is to be a hand.
+/// The argument that makes the program a device helper.
 pub const ARGUMENT: &str = "map.device-helper";
-/// This program, also when another one has been installed in its place.
+/// This program, even when another one has been installed in its place.
 const PROGRAM: &str = "/proc/self/exe";
-/// LIMIT: bytes of what is asked, and of what is answered.
+/// LIMIT: bytes of the request, and of the answer.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-/// Readahead of the devices in KiB: four of the kernel's largest requests, as the mounted tree's.
+/// Readahead of the devices in KiB: four of the kernel's largest requests, like the mounted tree's.
 const READ_AHEAD_KB: u32 = 4096;
 
 /// What a hand does.
@@ -62,10 +64,10 @@ pub(super) fn attach(order: &Order, disks: Vec<(DiskName, u64, u32)>) -> Result<
     }))
 }
 
-/// Has all devices of a map detached.
+/// Detaches all devices of a map, through a helper process.
 ///
 /// # Errors
-/// As [`detach`]; `Io` when there can be no process.
+/// As [`detach`]; `Io` when the process cannot be started.
 pub(super) fn let_go(id: &MapId) -> Result<()> {
     ask(&Work::Detach { id: id.to_string() }).map(drop)
 }
@@ -80,7 +82,7 @@ fn ask(work: &Work) -> Result<Vec<RecordDisk>> {
         .stdout(Stdio::piped())
         .spawn()
         .or_io(failed)?;
-    // A pipe takes so much at once; what is left ends with the hand.
+    // A pipe takes the request at once; anything left over ends with the helper.
     let sent = child.stdin.take().map(|mut pipe| pipe.write_all(&text));
     let mut answer = Vec::new();
     let heard = child
@@ -96,11 +98,11 @@ fn ask(work: &Work) -> Result<Vec<RecordDisk>> {
     }
 }
 
-/// The hand's own process: does what standard input says, and answers on standard output. When nobody hears it, what was attached is
-/// detached again.
+/// Runs the device helper: executes the request from standard input, and answers on standard
+/// output. If the answer cannot be delivered, it detaches the devices that it attached.
 ///
 /// # Errors
-/// `InvalidInput` for what makes no sense; `Io`. What fails of the work itself is answered.
+/// `InvalidInput` for an invalid request; `Io`. Errors of the operation itself go into the answer.
 pub fn run() -> Result<()> {
     let failed = "cannot hear what is to be done";
     let mut text = Vec::new();
@@ -169,5 +171,5 @@ fn attach_all(dir: &MapDir, what: &Attachment) -> Result<Vec<RecordDisk>> {
         .collect()
 }
 
-// What is asked fits by far: names of at most 128 bytes.
+// A request is far below the limit: names have at most 128 bytes.
 const _: () = assert!(u64_from_usize(DISKS_MAX) * 256 < MESSAGE_BYTES_MAX);

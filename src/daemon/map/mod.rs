@@ -1,23 +1,26 @@
-//! Disks of restore points as block devices of this machine: for each map a process that serves them, until it is unmapped.
+//! Disks of restore points as block devices of this machine. Each map has a process that serves the
+//! disks until they are unmapped.
 //!
 //! ```text
-//! /run/restorefs/map/            0700 root; `lock` is held while something below is made, looked at or removed
+//! /run/restorefs/map/            0700 root; `lock` is held while an entry below is made, examined or removed
 //!   <id>/lock                    locked by the map's process as long as it lives
-//!   <id>/map.json                what it is (see `record`)
-//!   <id>/log                     what the process says
+//!   <id>/map.json                the map's record (see `record`)
+//!   <id>/log                     the log of the process
 //!   <id>/disk/vda.raw            its mount; /dev/loopN shows this file
 //! ```
 //!
 //! # Invariants
-//! - A device belongs to a map when sysfs says that its file lies in that map's mount; nothing else is ever detached.
-//! - A device that a living process serves is never cleaned away as a leftover; a map has its lock before others may look.
-//! - A device that somebody uses is not detached, by no way. Scratch files have no name: they end with the process.
-//! - A process that serves a mount touches no device: `hand` does, for it.
+//! - A device belongs to a map when sysfs reports that its file lies in that map's mount; no other
+//!   device is ever detached.
+//! - A device that a living process serves is never cleaned up as a leftover; a map has its lock
+//!   before other processes may examine it.
+//! - A device in use is never detached. Scratch files have no name: they end with the process.
+//! - A process that serves a mount accesses no device: `device_helper` does so for it.
 //!
 //! # Concurrency
-//! The process that unmaps detaches the devices and unmounts; the process sees its mount end, removes its directory and ends. Two who
-//! unmap the
-//! same do it once: each step may find that it was done.
+//! The process that unmaps detaches the devices and unmounts. The map's process sees its mount end,
+//! removes its directory and ends. Two processes can unmap the same map at once: each step accepts
+//! that it was already done.
 
 pub mod device_helper;
 mod place;
@@ -48,7 +51,7 @@ pub fn check() -> Result<()> {
 /// Refuses a caller that is not root.
 ///
 /// # Errors
-/// `PermissionDenied`, with what else can be done.
+/// `PermissionDenied`, with alternatives as advice.
 pub fn check_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The directory of all maps, and of each one.
+//! The directory of all maps, and the directory of each map.
 
 use std::fmt;
 use std::fs::File;
@@ -23,18 +23,19 @@ const DISKS: &str = "disk";
 
 /// LIMIT: maps of this machine.
 const MAPS_MAX: usize = 256;
-/// LIMIT: how long another process may hold the directory's lock, to look at it or to make an entry.
+/// LIMIT: how long another process may hold the directory's lock to examine the directory or make
+/// an entry.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 /// Digits of an id.
 const ID_DIGITS: usize = 12;
 
-/// The id of a map: never used again.
+/// The id of a map; ids are never reused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MapId(String);
 
 impl MapId {
-    /// A new one.
+    /// Creates an id.
     #[must_use]
     pub fn random() -> Self {
         let text = uuid::Uuid::new_v4().simple().to_string();
@@ -62,7 +63,7 @@ impl fmt::Display for MapId {
     }
 }
 
-/// The file that shows a disk in a map's mount.
+/// The name of the file that shows a disk in a map's mount.
 pub(super) fn file_name(disk: &DiskName) -> String {
     format!("{disk}.raw")
 }
@@ -79,30 +80,31 @@ pub struct MapDir {
     dir: Dir,
 }
 
-/// A map's directory, which this process owns until it drops this.
+/// A map's directory, which this process owns until the value is dropped.
 #[derive(Debug)]
 pub(super) struct Own {
     _lock: File,
-    /// What the process says from now on.
+    /// The file that takes the log of the process from now on.
     pub(super) log: File,
 }
 
-/// Whether a process is certainly at work there.
+/// The state of a map's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
-    /// Its process lives.
+    /// The process lives.
     Alive,
-    /// Its process has ended.
+    /// The process has ended.
     Dead,
-    /// It is gone.
+    /// The map is gone.
     Gone,
 }
 
 impl MapDir {
-    /// Opens the directory, if there is one.
+    /// Opens the directory, if it exists.
     ///
     /// # Errors
-    /// `PermissionDenied` when others than us could enter it, or put another in its place; `Corrupt` when it is a symlink; `Io`.
+    /// `PermissionDenied` when other users could enter it, or replace it; `Corrupt` when it is a
+    /// symlink; `Io`.
     pub fn open() -> Result<Option<Self>> {
         match Self::below(&runtime_dir::own_path()?) {
             Ok(dir) => Ok(Some(dir)),
@@ -111,7 +113,7 @@ impl MapDir {
         }
     }
 
-    /// Opens the directory, and makes it where there is none.
+    /// Opens the directory, and creates it if it does not exist.
     ///
     /// # Errors
     /// As [`MapDir::open`].
@@ -124,7 +126,7 @@ impl MapDir {
     }
 
     fn below(above: &Path) -> Result<Self> {
-        // Mounts are known by resolved paths.
+        // The kernel lists mounts by resolved paths.
         let path = std::fs::canonicalize(above)
             .or_io("cannot resolve the runtime directory")
             .at_path(above)?;
@@ -140,7 +142,8 @@ impl MapDir {
             .at_path(dir.path()));
         }
         let stat = Stat::of(&above)?;
-        // Others may write there only if they cannot rename what is ours (the sticky bit).
+        // Other users may have write access only if the sticky bit keeps them from renaming our
+        // directory.
         let is_firm = stat.mode & 0o022 == 0 || stat.mode & 0o1000 != 0;
         if ![own, root].contains(&stat.uid) || !is_firm {
             return Err(Error::new(
@@ -155,23 +158,24 @@ impl MapDir {
         Ok(Self { dir })
     }
 
-    /// Its path, resolved.
+    /// The resolved path.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Where the disks of a map are mounted.
+    /// The mountpoint of a map's disks.
     pub(super) fn mountpoint(&self, id: &MapId) -> PathBuf {
         self.path().join(id.to_string()).join(DISKS)
     }
 
-    /// Where the file of a disk is, below the mountpoint.
+    /// The file of a disk, below the mountpoint.
     pub(super) fn disk_file(&self, id: &MapId, disk: &DiskName) -> PathBuf {
         self.mountpoint(id).join(file_name(disk))
     }
 
-    /// Keeps others from making, looking at or removing maps as long as the answer lives.
+    /// Keeps other processes from making, examining or removing maps until the returned value is
+    /// dropped.
     pub(super) fn lock(&self) -> Result<File> {
         let file = loop {
             match self.dir.open_file(LOCK, Access::ReadWrite) {
@@ -197,7 +201,7 @@ impl MapDir {
         Ok(file)
     }
 
-    /// Ids of all maps; what has another name is none.
+    /// Ids of all maps; entries with other names are ignored.
     pub(super) fn ids(&self) -> Result<Vec<MapId>> {
         let mut ids: Vec<MapId> = self
             .dir
@@ -210,7 +214,7 @@ impl MapDir {
         Ok(ids)
     }
 
-    /// Makes the directory of a map, and has its lock when others may look again.
+    /// Creates the directory of a map, and takes its lock before other processes can examine it.
     pub(super) fn create(&self, id: &MapId) -> Result<Own> {
         let _lock = self.lock()?;
         if self.ids()?.len() >= MAPS_MAX {
@@ -226,7 +230,7 @@ impl MapDir {
         self.dir.make_dir(name, 0o700)?;
         let made = self.fill(name);
         if made.is_err() {
-            // The first error is the one to tell.
+            // The first error is the one to report.
             let _ = self.dir.remove_tree(name);
         }
         made
@@ -242,7 +246,7 @@ impl MapDir {
         Ok(Own { _lock: lock, log })
     }
 
-    /// Whether the process of a map lives: ask with the directory's lock held.
+    /// The state of a map's process. The caller holds the directory's lock.
     pub(super) fn life(&self, id: &MapId) -> Result<Life> {
         let name = Path::new(&id.0);
         if self.dir.stat(name)?.is_none() {
@@ -256,7 +260,7 @@ impl MapDir {
         }
     }
 
-    /// The record of a map; `None` when there is none yet.
+    /// The record of a map; `None` before it is written.
     ///
     /// # Errors
     /// `Corrupt`, `Unsupported`, `Io`.
@@ -286,7 +290,7 @@ impl MapDir {
     pub(super) fn remove(&self, id: &MapId) -> Result<()> {
         let _lock = self.lock()?;
         let name = Path::new(&id.0);
-        // Empty, or something is mounted there still, which must not be walked into.
+        // The directory is empty, or still has a mount, which must not be walked into.
         match self.dir.remove_dir(name.join(DISKS)) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}

@@ -1,5 +1,6 @@
-//! The process of a map: opens the disks, mounts them, has the devices attached, and serves them until they are gone. It touches none of
-//! the devices itself: see `device_helper`.
+//! The process of a map: opens the disks, mounts them, has the devices attached, and serves them
+//! until they are detached. The process itself never accesses a device: `device_helper` explains
+//! why.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -26,10 +27,10 @@ use crate::sys::scratch;
 use crate::tree::{PointDiskView, PointView, Tree};
 use crate::types::DiskName;
 
-/// How often a signal is looked for.
+/// The interval at which the process polls for a signal.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What is to be mapped, and how.
+/// The request for a map.
 #[derive(Debug)]
 pub struct Order {
     /// The new map.
@@ -38,9 +39,9 @@ pub struct Order {
     pub selector: Selector,
     /// One disk of it, or all.
     pub disk: Option<DiskName>,
-    /// Where scratch files are made, for devices that can be written.
+    /// The directory for scratch files, for writable devices.
     pub scratch: Option<PathBuf>,
-    /// Whether partitions are devices too.
+    /// Whether partitions get devices too.
     pub partitions: bool,
 }
 
@@ -51,7 +52,7 @@ struct HeldDisk {
     _layers: LayerHold,
 }
 
-/// Cleans up when the process fails before it is unmapped.
+/// Cleans up when the process fails before the map is unmapped.
 struct Cleaner<'a> {
     dir: &'a MapDir,
     id: &'a MapId,
@@ -66,18 +67,19 @@ impl Drop for Cleaner<'_> {
     }
 }
 
-/// Maps, says so by `ready` (which is given the file that takes what is logged), and returns when it was unmapped, or when `stop` was set
-/// while nobody used the devices.
+/// Maps the disks, and calls `ready` with the file that takes the log. Returns when the map was
+/// unmapped, or when `stop` was set while the devices were unused.
 ///
 /// # Errors
-/// `NotFound`; `InvalidInput` for a disk that no device can be made of; what opening the chains, mounting and attaching return.
+/// `NotFound`; `InvalidInput` for a disk that cannot become a device; what opening the chains,
+/// mounting and attaching return.
 pub fn run(
     tree: &Tree,
     order: &Order,
     stop: &AtomicBool,
     ready: impl FnOnce(&File) -> Result<()>,
 ) -> Result<()> {
-    // Before there are threads: they inherit it.
+    // Called before threads exist: they inherit the flag.
     if !loop_device::become_io_flusher() {
         tracing::debug!("the kernel is not told that this process is needed to free memory");
     }
@@ -118,7 +120,7 @@ pub fn run(
     if let Err(error) = &ended {
         tracing::error!(error = %error.report(), "the map has failed");
     }
-    // What is left when its mount was taken away by force; the directory in any case.
+    // Something may be left when the mount was removed by force; the directory is left in any case.
     cleaner.is_done = true;
     release_own(&dir, &order.id)?;
     dir.remove(&order.id)?;
@@ -126,7 +128,8 @@ pub fn run(
     ended
 }
 
-/// The disks of the point, open to the last layer: whatever is forgotten or merged from now on.
+/// Opens the disks of the point with all of their layers, so that a later forget or merge does not
+/// affect them.
 fn open(tree: &Tree, order: &Order) -> Result<(Arc<PointView>, Vec<HeldDisk>)> {
     let Selector { vm, which } = &order.selector;
     let point = tree.point(vm, which)?;
@@ -141,7 +144,7 @@ fn open(tree: &Tree, order: &Order) -> Result<(Arc<PointView>, Vec<HeldDisk>)> {
             names.len()
         )));
     }
-    // By its name: `latest` may move meanwhile.
+    // The point is opened by its name: `latest` may move meanwhile.
     let exact = crate::repo::selector::Which::Named(point.entry.name.clone());
     let disks = names
         .iter()
@@ -151,7 +154,7 @@ fn open(tree: &Tree, order: &Order) -> Result<(Arc<PointView>, Vec<HeldDisk>)> {
     Ok((point, disks))
 }
 
-/// Says what to do where not so many files may be open as a chain has layers.
+/// Adds advice for a limit of open files that is smaller than the number of a chain's layers.
 fn name_limit(error: Error) -> Error {
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -192,8 +195,8 @@ fn hold(open: PointDiskView) -> Result<HeldDisk> {
     })
 }
 
-/// Bytes of the sectors that the disk's partition table counts in, so that the kernel reads it as the guest did. A
-/// disk without a table has 512.
+/// The sector size in bytes that the disk's partition table uses, so that the kernel reads the
+/// table as the guest did. A disk without a table has 512.
 fn sector(held: &HeldDisk) -> u32 {
     let found = match partition::scan(&held.disk, 0) {
         Ok(table) => u32::try_from(table.sector_bytes).unwrap_or(SECTOR_BYTES),
@@ -226,7 +229,7 @@ fn content(held: &HeldDisk, order: &Order) -> Result<Content> {
     Ok(Content::Scratch(Arc::new(overlay), Arc::new(copy)))
 }
 
-/// Until the mount is gone.
+/// Serves until the mount is gone.
 fn serve(dir: &MapDir, order: &Order, mounted: DiskMount, stop: &AtomicBool) -> Result<()> {
     let (ended, end) = std::sync::mpsc::channel();
     std::thread::Builder::new()

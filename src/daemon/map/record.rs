@@ -1,4 +1,5 @@
-//! `map.json`: what a map is. Written once its devices are there, and again when some of them are unmapped.
+//! `map.json`: the record of a map. It is written once the map's devices exist, and again when some
+//! of them are unmapped.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -13,11 +14,11 @@ use crate::error::{Error, Result};
 use crate::sys::loop_device;
 use crate::types::{DiskName, PointName, RepositoryId, VmName};
 
-/// The only version that there is.
+/// The only version so far.
 const VERSION: u32 = 1;
 /// LIMIT: bytes of a record.
 pub(super) const RECORD_BYTES_MAX: u64 = 1 << 20;
-/// LIMIT: disks of one map; loop devices have 20-bit numbers, and nobody has so many disks.
+/// LIMIT: disks of one map. Ours; loop devices have 20-bit numbers.
 pub(super) const DISKS_MAX: usize = 1024;
 
 /// A disk of a map.
@@ -29,11 +30,11 @@ pub struct RecordDisk {
     pub device: PathBuf,
     /// Size in bytes.
     pub size_bytes: u64,
-    /// The device's readahead in KiB before, which stays with the device otherwise.
+    /// The device's readahead in KiB before the map, to be restored: it would stay with the device.
     pub read_ahead_kb_before: Option<u32>,
 }
 
-/// What `map.json` says of a map.
+/// The content of `map.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     version: u32,
@@ -45,7 +46,7 @@ pub struct Record {
     pub vm: VmName,
     /// The restore point.
     pub point: PointName,
-    /// How the point was named: `web01@latest`.
+    /// The selector that named the point: `web01@latest`.
     pub asked: String,
     /// The process that serves it.
     pub pid: u32,
@@ -53,15 +54,15 @@ pub struct Record {
     pub read_only: bool,
     /// Directory of the scratch files.
     pub scratch: Option<PathBuf>,
-    /// Whether partitions are devices too.
+    /// Whether partitions get devices too.
     pub partitions: bool,
-    /// How bytes come to the kernel: `fuse`.
+    /// The transport of bytes to the kernel: `fuse`.
     pub path: String,
     /// The disks.
     pub disks: Vec<RecordDisk>,
 }
 
-/// What a record is made of; see there.
+/// The values for a new record, as in [`Record`].
 #[derive(Debug)]
 pub(super) struct NewRecord {
     pub(super) repository: String,
@@ -75,7 +76,7 @@ pub(super) struct NewRecord {
 }
 
 impl Record {
-    /// The record of this process.
+    /// Creates the record of this process.
     pub(super) fn new(new: NewRecord) -> Self {
         Self {
             version: VERSION,
@@ -93,7 +94,7 @@ impl Record {
         }
     }
 
-    /// Parses a record, of which a crash may have left anything.
+    /// Parses a record; after a crash the file may hold any bytes.
     ///
     /// # Errors
     /// `Corrupt`; `Unsupported` for a later version.
@@ -131,7 +132,7 @@ impl Record {
     /// The record as bytes.
     ///
     /// # Errors
-    /// `InvalidInput` when a path is no UTF-8.
+    /// `InvalidInput` when a path is not UTF-8.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
         serde_json::to_vec_pretty(self).map_err(|e| {
             Error::invalid("what is mapped cannot be written down (is a path not UTF-8?)")
@@ -194,7 +195,7 @@ mod tests {
             let mut good = record().to_bytes().unwrap();
             let at = at.index(good.len());
             good.splice(at..at, bytes);
-            // Whatever it says, it does not panic.
+            // The parser must not panic, whatever the bytes are.
             let _ = Record::parse(&good);
         }
     }

@@ -1,4 +1,5 @@
-//! Unmapping: devices are detached, the mount goes away, the process ends, nothing is left.
+//! Unmapping: detaches devices, unmounts, and waits for the process to end, so that nothing is
+//! left.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,17 +14,17 @@ use super::survey::{Mapping, bound_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::loop_device::{self, Bound};
 
-/// LIMIT: how long the kernel may take to let go of a file after its device was detached.
+/// LIMIT: how long the kernel may take to release a file after its device was detached.
 const BUSY_PATIENCE: Duration = Duration::from_secs(3);
 /// LIMIT: how long a process may take to end after its mount did.
 const END_PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Unmaps these devices of a map, or all of it. With the last device goes the map.
+/// Unmaps the given devices of a map, or all of it. The map ends with its last device.
 ///
 /// # Errors
-/// `Busy` when a device is in use, saying by whom: what is mounted or held is seen before anything is detached; `TimedOut` when its process
-/// does not end; `Io`.
+/// `Busy` when a device is in use, with its users: mounts and holders are checked before any device
+/// is detached; `TimedOut` when the map's process does not end; `Io`.
 pub fn release(dir: &MapDir, mapping: &Mapping, devices: Option<&[PathBuf]>) -> Result<()> {
     let id = &mapping.id;
     if !detach(dir, id, devices)? {
@@ -33,7 +34,8 @@ pub fn release(dir: &MapDir, mapping: &Mapping, devices: Option<&[PathBuf]>) -> 
     wait(dir, mapping)
 }
 
-/// Detaches devices of a map; `true` when none is left. What was detached while others are left is taken out of its record.
+/// Detaches devices of a map; returns `true` when none is left. While others are left, the detached
+/// ones are removed from its record.
 pub(super) fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> Result<bool> {
     let bound = bound_of(dir, id, &loop_device::bound()?);
     let (wanted, others): (Vec<_>, Vec<_>) = bound
@@ -41,13 +43,13 @@ pub(super) fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> R
         .map(|bound| bound.device)
         .partition(|device| devices.is_none_or(|devices| devices.contains(device)));
     if wanted.len() > 1 {
-        // So that not half of it is gone.
+        // All devices are checked first, so that the map is not left half detached.
         for device in &wanted {
             crate::sys::device::refuse_used(device)?;
         }
     }
     let record = dir.record(id).ok().flatten();
-    // What was asked for and is not attached any more is done.
+    // A requested device that is not attached any more is done.
     let mut done: Vec<PathBuf> = devices
         .unwrap_or_default()
         .iter()
@@ -56,7 +58,7 @@ pub(super) fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> R
         .collect();
     let mut result = Ok(());
     for device in wanted {
-        // Before it is detached: afterwards it may be somebody else's.
+        // Done before the device is detached: afterwards it may belong to another program.
         let ours = put_back(record.as_ref(), &device);
         result = loop_device::detach(&device, || is_ours(dir, id, &device));
         if result.is_err() {
@@ -74,7 +76,8 @@ pub(super) fn detach(dir: &MapDir, id: &MapId, devices: Option<&[PathBuf]>) -> R
     result.map(|()| false)
 }
 
-/// Whether a device shows a file of the map now. It may have been detached a moment ago, and its number given to another file.
+/// Whether a device shows a file of the map now. It may have been detached a moment ago, and its
+/// number reused for another file.
 fn is_ours(dir: &MapDir, id: &MapId, device: &Path) -> Result<bool> {
     let file = loop_device::backing_file(device)?;
     let bound = file.map(|file| Bound {
@@ -84,7 +87,7 @@ fn is_ours(dir: &MapDir, id: &MapId, device: &Path) -> Result<bool> {
     Ok(!bound_of(dir, id, bound.as_slice()).is_empty())
 }
 
-/// Gives a device back the readahead that it had before; answers the one that it has had.
+/// Restores the readahead that a device had before; returns the one that it had in the map.
 fn put_back(record: Option<&Record>, device: &Path) -> Option<u32> {
     let disk = record.and_then(|record| record.disks.iter().find(|disk| disk.device == device));
     let before = disk.and_then(|disk| disk.read_ahead_kb_before)?;
@@ -93,7 +96,7 @@ fn put_back(record: Option<&Record>, device: &Path) -> Option<u32> {
     ours
 }
 
-/// Only speed depends on it.
+/// Sets the readahead. An error is ignored: it only affects speed.
 fn set_read_ahead(device: &Path, kilobytes: Option<u32>) {
     if let Some(kilobytes) = kilobytes
         && let Err(error) = loop_device::set_read_ahead(device, kilobytes)
@@ -102,7 +105,7 @@ fn set_read_ahead(device: &Path, kilobytes: Option<u32>) {
     }
 }
 
-/// Takes devices out of a map's record.
+/// Removes devices from a map's record.
 fn forget(dir: &MapDir, id: &MapId, devices: &[PathBuf]) -> Result<()> {
     let _lock = dir.lock()?;
     let Some(mut record) = dir.record(id)? else {
@@ -112,9 +115,8 @@ fn forget(dir: &MapDir, id: &MapId, devices: &[PathBuf]) -> Result<()> {
     dir.put_record(id, &record)
 }
 
-/// Unmounts the disks of a map; it is no error when nothing is mounted. Where no process serves the mount any more, requests that wait for
-/// an
-/// answer fail.
+/// Unmounts the disks of a map; not an error when nothing is mounted. When no process serves the
+/// mount any more, pending requests fail.
 fn unmount(mountpoint: &Path, is_alive: bool) -> Result<()> {
     let flags = if is_alive {
         UnmountFlags::NOFOLLOW
@@ -135,7 +137,7 @@ fn unmount(mountpoint: &Path, is_alive: bool) -> Result<()> {
     }
 }
 
-/// Waits until the process is gone, and removes what it did not.
+/// Waits until the process is gone, and removes what it left.
 fn wait(dir: &MapDir, mapping: &Mapping) -> Result<()> {
     let begun = Instant::now();
     loop {
@@ -161,13 +163,13 @@ fn wait(dir: &MapDir, mapping: &Mapping) -> Result<()> {
     }
 }
 
-/// For the process itself: detaches and unmounts, and does not wait for itself.
+/// Detaches and unmounts for the process itself, without waiting for it to end.
 pub(super) fn release_own(dir: &MapDir, id: &MapId) -> Result<()> {
     device_helper::let_go(id)?;
     unmount(&dir.mountpoint(id), true)
 }
 
-/// For a process that has failed: the same, and by force what does not go otherwise.
+/// Does the same for a process that has failed, by force where necessary.
 pub(super) fn abandon(dir: &MapDir, id: &MapId) {
     if let Err(error) = device_helper::let_go(id) {
         tracing::error!(error = %error.report(), "a device is left; clean up with: restorefs unmap --stale");

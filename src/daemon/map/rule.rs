@@ -1,9 +1,11 @@
-//! The rule that keeps udev, and every program that listens to it, from looking at what is on mapped devices.
+//! The udev rule that keeps udev, and every program that listens to it, from examining the content
+//! of mapped devices.
 //!
 //! # Why
-//! What is on a guest's disk is the guest's. udev would read its labels and make links of them (`/dev/disk/by-uuid`), LVM would activate
-//! volume groups, md would assemble arrays, systemd would mount by label: on this machine, where names of the guest may be those of the
-//! host.
+//! The guest controls the content of its disk. udev would read its labels and make links of them
+//! (`/dev/disk/by-uuid`), LVM would activate volume groups, md would assemble arrays, and systemd
+//! would mount by label. All of this would happen on this machine, where names from the guest may
+//! equal those of the host.
 
 use std::path::Path;
 
@@ -12,9 +14,9 @@ use crate::sys::runtime_dir;
 
 /// Name of the rule's file.
 pub const NAME: &str = "55-restorefs-map.rules";
-/// Where udevd listens.
+/// The socket of udevd.
 const CONTROL: &str = "run/udev/control";
-/// Where rules are; the first directory that has a file of the name decides (udev(7)).
+/// The directories of rules; the first one that has a file of the name decides (udev(7)).
 const DIRECTORIES: [&str; 5] = [
     "etc/udev/rules.d",
     "run/udev/rules.d",
@@ -30,13 +32,14 @@ pub enum Quiet {
     NoUdev,
     /// The rule is installed.
     Ruled,
-    /// It is not, or is masked by an empty file.
+    /// The rule is missing, or masked by an empty file.
     Unruled,
-    /// If it is, it is not for the directory that `RESTOREFS_RUNTIME_DIR` names.
+    /// The rule may be installed, but it does not cover the directory that `RESTOREFS_RUNTIME_DIR`
+    /// names.
     Elsewhere,
 }
 
-/// How it is on this machine.
+/// The state of this machine.
 #[must_use]
 pub fn look() -> Quiet {
     look_below(Path::new("/"), runtime_dir::is_system())
@@ -50,7 +53,7 @@ fn look_below(root: &Path, is_system: bool) -> Quiet {
         .iter()
         .map(|dir| root.join(dir).join(NAME))
         .find(|path| path.symlink_metadata().is_ok());
-    // A file that is empty, or a link to /dev/null, masks the ones below.
+    // An empty file, or a link to /dev/null, masks those in the later directories.
     let is_there = decides
         .and_then(|path| std::fs::metadata(path).ok())
         .is_some_and(|metadata| metadata.is_file() && metadata.len() > 0);
@@ -61,15 +64,15 @@ fn look_below(root: &Path, is_system: bool) -> Quiet {
     }
 }
 
-/// What would happen, and why it is no detail: names on the disk are the guest's choice.
+/// The danger, for messages: the guest chooses the names on its disk.
 const DANGER: &str = "udev would look at what is on the guest's disk: labels and UUIDs that the guest chose become names of this machine \
      (/dev/disk/by-uuid), and LVM, md and systemd activate what is on it";
 
 impl Quiet {
-    /// Refuses where what is on a guest's disk would get names of this machine.
+    /// Refuses a map when content of a guest's disk would get names on this machine.
     ///
     /// # Errors
-    /// `InvalidInput` with what to install.
+    /// `InvalidInput`, which names the rule to install.
     pub fn check(self, with_partitions: bool) -> Result<()> {
         match self {
             Self::NoUdev | Self::Ruled => Ok(()),
@@ -87,7 +90,7 @@ impl Quiet {
         }
     }
 
-    /// What to say before disks are mapped all the same.
+    /// The warning for a map that is allowed without the rule.
     #[must_use]
     pub fn warning(self) -> Option<&'static str> {
         (self == Self::Elsewhere).then_some(
@@ -126,7 +129,7 @@ mod tests {
             assert_eq!(look_below(root, true), Quiet::Ruled, "{dir}");
             assert_eq!(look_below(root, false), Quiet::Elsewhere);
         }
-        // Masked.
+        // The rule is masked.
         put(&format!("{}/{NAME}", DIRECTORIES[0]), "");
         assert_eq!(look_below(root, true), Quiet::Unruled);
         std::fs::remove_file(root.join(DIRECTORIES[0]).join(NAME)).unwrap();

@@ -1,4 +1,4 @@
-//! What is mapped on this machine, and whether it lives.
+//! Lists the maps of this machine and their states.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,34 +17,34 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// LIMIT: bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 4096;
 
-/// How a map is.
+/// The state of a map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It is being made.
+    /// The map is being made.
     Starting,
-    /// It works.
+    /// The map works.
     Live,
-    /// Something of it is left, and why.
+    /// A part of the map is left over, for the given reason.
     Leftover(String),
 }
 
 /// A device of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappedDevice {
-    /// The disk, as far as it is known.
+    /// The disk, if it is known.
     pub disk: Option<DiskName>,
     /// `/dev/loopN`.
     pub device: PathBuf,
-    /// Whether it shows the map's file.
+    /// Whether the device shows the map's file.
     pub is_bound: bool,
     /// Size in bytes; 0 when it is not known.
     pub size_bytes: u64,
-    /// Bytes that were written to the scratch file.
+    /// Bytes written to the scratch file.
     pub scratch_bytes: Option<u64>,
-    /// Requests that have failed.
+    /// The number of failed requests.
     pub failed_requests: u64,
-    /// Why the last of them did, or why the process could not be asked.
+    /// The reason of the last failure, or why the process could not be asked.
     pub last_error: Option<String>,
 }
 
@@ -53,21 +53,22 @@ pub struct MappedDevice {
 pub struct Mapping {
     /// Its id.
     pub id: MapId,
-    /// How it is.
+    /// The state.
     pub state: State,
-    /// What it says of itself.
+    /// The record, if there is one.
     pub record: Option<Record>,
-    /// Its devices.
+    /// The devices.
     pub devices: Vec<MappedDevice>,
-    /// Where its disks are mounted.
+    /// The mountpoint of the disks.
     pub mountpoint: PathBuf,
-    /// Whether its process lives.
+    /// Whether the map's process lives.
     pub(super) is_alive: bool,
 }
 
 impl Mapping {
-    /// What of it can be cleaned away: nothing that works. `None` when it does not; all of it when it says that it is a leftover, unless
-    /// its process lives and serves some of its devices: then the others.
+    /// What can be cleaned up: nothing that works. `None` when the map has no leftover. All of a
+    /// map in state `Leftover`, unless its process lives and serves some of its devices: then only
+    /// the other devices.
     #[must_use]
     pub fn stale(&self) -> Option<Stale> {
         if !matches!(self.state, State::Leftover(_)) {
@@ -86,11 +87,11 @@ impl Mapping {
 pub enum Stale {
     /// All of it.
     All,
-    /// These devices, which are not attached any more.
+    /// These devices, which are no longer attached.
     Devices(Vec<PathBuf>),
 }
 
-/// The devices that show files of a map, whatever its record says.
+/// The devices that show files of a map, independently of its record.
 pub(super) fn bound_of(dir: &MapDir, id: &MapId, all: &[Bound]) -> Vec<Bound> {
     let mountpoint = dir.mountpoint(id);
     all.iter()
@@ -98,7 +99,7 @@ pub(super) fn bound_of(dir: &MapDir, id: &MapId, all: &[Bound]) -> Vec<Bound> {
             if bound.file.parent() == Some(&mountpoint) {
                 return Some(bound.clone());
             }
-            // Somebody has unmounted it lazily by hand: what is left of the path is the file's name.
+            // After a lazy unmount by a user, only the file's name is left of the path.
             let file_name = bound.file.file_name()?;
             let is_cut = bound.file.parent() == Some(Path::new("/"))
                 && loop_device::name(&bound.device).is_ok_and(|name| name.starts_with(&mountpoint));
@@ -110,10 +111,10 @@ pub(super) fn bound_of(dir: &MapDir, id: &MapId, all: &[Bound]) -> Vec<Bound> {
         .collect()
 }
 
-/// All maps. Those that work are asked for what was written.
+/// Lists all maps. Asks the processes of working maps for their counters.
 ///
 /// # Errors
-/// `TimedOut` when the directory's lock is held for long; `Io`.
+/// `TimedOut` when another process holds the directory's lock for long; `Io`.
 pub fn survey(dir: &MapDir) -> Result<Vec<Mapping>> {
     let mut mappings = {
         let _lock = dir.lock()?;
@@ -131,7 +132,7 @@ pub fn survey(dir: &MapDir) -> Result<Vec<Mapping>> {
     Ok(mappings)
 }
 
-/// With the directory's lock held.
+/// Examines one map. The caller holds the directory's lock.
 fn look_at(dir: &MapDir, id: MapId, bound: &[Bound]) -> Result<Option<Mapping>> {
     let life = dir.life(&id)?;
     if life == Life::Gone {
@@ -200,7 +201,7 @@ fn device(disk: Option<DiskName>, device: &Path, is_bound: bool) -> MappedDevice
     }
 }
 
-/// Asks the process of a map, which may have been stopped: then not for long.
+/// Asks the process of a map for its counters. The process may be stopped, so the wait is short.
 fn ask(mountpoint: &Path, device: &mut MappedDevice) {
     let Some(disk) = &device.disk else {
         return;
@@ -214,7 +215,7 @@ fn ask(mountpoint: &Path, device: &mut MappedDevice) {
             bytes.truncate(length);
             String::from_utf8(bytes).ok()
         };
-        // Nobody listens any more when it took too long.
+        // The receiver is gone when the answer took too long.
         let _ = answered.send([SCRATCH_BYTES, FAILED_REQUESTS, LAST_ERROR].map(value));
     });
     match asking

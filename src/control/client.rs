@@ -1,4 +1,4 @@
-//! The side of the commands: the service of a repository whose owner is another process.
+//! The client side: the service of a repository whose owner is another process.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,7 +28,7 @@ use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 use crate::types::{JobId, PointName, SessionRef, VmName};
 
-/// LIMIT: how long a daemon may take no connections before a command gives it up.
+/// LIMIT: how long a command waits for a daemon that accepts no connections.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the daemon of a repository.
@@ -40,13 +40,14 @@ pub struct Client {
 type Stream = BufReader<UnixStream>;
 
 impl Client {
-    /// Connects to the daemon that owns the repository; `None` when no process holds the lock. A listener
-    /// in its place that is run by neither root, nor this user, nor the repository's owner is passed over: it would learn what only a
-    /// daemon may
-    /// know, and be given mounts. A daemon of another repository, of which this one may be a copy, says so, and is passed over, too.
+    /// Connects to the daemon that owns the repository; `None` when no process holds the lock. The
+    /// client skips a listener that runs as neither root, nor this user, nor the repository's
+    /// owner: it would learn what only a daemon may know, and would receive mounts. A daemon of
+    /// another repository, of which this one may be a copy, reports that, and is skipped too.
     ///
     /// # Errors
-    /// `PermissionDenied` when there is one that we may not reach; `Unsupported` when it is of another release; `Io`.
+    /// `PermissionDenied` when this user may not reach the daemon; `Unsupported` when it is of
+    /// another release; `Io`.
     pub fn connect(repository: &Repository) -> Result<Option<Self>> {
         let holder = match Holder::of(repository) {
             Holder::Nobody => return Ok(None),
@@ -74,7 +75,8 @@ impl Client {
             .at_path(path)
             .advise("restart it: systemctl restart restorefs"));
         }
-        // A note from elsewhere could name any socket: only one called as this repository's is believed.
+        // A note from elsewhere could name any socket: the client accepts only a socket named as
+        // this repository's.
         let own = control_socket(Path::new(""), id, site.lock);
         let noted = noted.filter(|path| path.is_absolute() && path.file_name() == own.file_name());
         let usual = runtime_dir::candidates().into_iter();
@@ -107,7 +109,7 @@ impl Client {
         Ok(None)
     }
 
-    /// Connects, or says that there must be a daemon.
+    /// Connects to the daemon, and fails when there is none.
     ///
     /// # Errors
     /// `NotFound` with advice.
@@ -118,10 +120,10 @@ impl Client {
         })
     }
 
-    /// Has the daemon serve what is mounted on `device`.
+    /// Asks the daemon to serve what is mounted on `device`.
     ///
     /// # Errors
-    /// What the daemon answers; `Disconnected` when it goes away.
+    /// What the daemon returns; `Disconnected` when it goes away.
     pub fn hand_over(&self, request: MountRequest, device: BorrowedFd<'_>) -> Result<()> {
         let line = encode(&Request::Mount(request))?;
         let mut stream = self.stream.lock();
@@ -133,7 +135,7 @@ impl Client {
         self.ask_with(request, &[])
     }
 
-    /// Asks, with bytes that follow the request, and waits for the answer.
+    /// Sends a request and the bytes that follow it, and waits for the answer.
     fn ask_with<T: DeserializeOwned>(&self, request: &Request, content: &[u8]) -> Result<T> {
         let line = encode(request)?;
         let mut stream = self.stream.lock();
@@ -143,7 +145,7 @@ impl Client {
             .and_then(|()| stream.get_mut().write_all(content));
         match asked.or_io("cannot ask the daemon").at_path(&self.path) {
             Ok(()) => self.hear(&mut stream),
-            // A client that is turned away was sent the reason.
+            // The daemon sends the reason to a client that it turns away.
             Err(error) => {
                 let heard = self.hear::<T>(&mut stream);
                 Err(heard.err().filter(is_said).unwrap_or(error))
@@ -247,7 +249,7 @@ impl Service for Client {
     }
 }
 
-/// Connects to a socket; `None` when nobody listens there.
+/// Connects to a socket; `None` when nobody listens on it.
 fn reach(path: &Path) -> Result<Option<UnixStream>> {
     match socket::connect(path, PATIENCE) {
         Ok(stream) => Ok(Some(stream)),
@@ -260,7 +262,7 @@ fn reach(path: &Path) -> Result<Option<UnixStream>> {
         .advise(
             "ss -xlp shows who it is; if it is the daemon, see its log (journalctl -u restorefs)",
         )),
-        // A dead daemon's socket refuses; that is as good as none.
+        // The socket of a dead daemon refuses connections, which counts as no daemon.
         Err(e)
             if matches!(
                 e.kind(),
@@ -279,9 +281,8 @@ fn reach(path: &Path) -> Result<Option<UnixStream>> {
     }
 }
 
-/// Whether the listener can be the repository's daemon: the `process` that its lock names, or a process of a user who can do everything
-/// with
-/// the repository anyway.
+/// Whether the listener can be the repository's daemon: the `process` that its lock names, or a
+/// process of a user who has full access to the repository anyway.
 fn is_daemon(stream: &UnixStream, repository: &Repository, process: Option<u32>) -> Result<bool> {
     let (peer, user) = socket::peer(stream)?;
     if user == 0 || user == rustix::process::geteuid().as_raw() {
@@ -297,7 +298,7 @@ fn is_daemon(stream: &UnixStream, repository: &Repository, process: Option<u32>)
     Ok(owner == Some(user) || is_holder)
 }
 
-/// Whether the daemon has answered this error, rather than nothing.
+/// Whether the error is an answer of the daemon rather than a missing answer.
 fn is_said(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Disconnected | ErrorKind::Io)
 }

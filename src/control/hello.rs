@@ -1,41 +1,42 @@
-//! The first request on a connection: which repository a command means, and whether both sides are of the same release.
+//! The first request on a connection: which repository a command means, and whether both sides are
+//! of the same release.
 //!
 //! # Why
-//! A copied repository has the original's id, and its lock may name the original's daemon. What is asked of one must never be done to the
-//! other.
+//! A copied repository has the original's id, and its lock may name the original's daemon. An
+//! operation on one must never be executed on the other.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::lock::Site;
 
-/// The number of what is spoken here; another one is another release's.
+/// The number of this protocol; another release has another number.
 const PROTOCOL: u32 = 3;
 
-/// What a command says first.
+/// The first request of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The protocol.
     pub protocol: u32,
     /// The release, for people.
     pub release: String,
-    /// The repository that is meant.
+    /// The repository that the command means.
     pub site: Site,
 }
 
-/// What the daemon answers.
+/// The daemon's answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Welcome {
     /// The release, for people.
     pub release: String,
     /// Process id.
     pub pid: u32,
-    /// Whether it serves the repository that is meant: nothing else is answered when it does not.
+    /// Whether the daemon serves that repository. If not, it answers no further request.
     pub is_served: bool,
 }
 
 impl Hello {
-    /// The request of this release.
+    /// The request for this release.
     #[must_use]
     pub fn new(site: Site) -> Self {
         Self {
@@ -48,7 +49,7 @@ impl Hello {
     /// The answer of a daemon whose repository is at `site`.
     ///
     /// # Errors
-    /// `Unsupported` when the command is of a release that speaks otherwise.
+    /// `Unsupported` when the command is of a release with another protocol.
     pub(super) fn answer(&self, site: Option<Site>) -> Result<Welcome> {
         if self.protocol != PROTOCOL {
             return Err(another_release(&format!("release {}", self.release)));
@@ -61,7 +62,7 @@ impl Hello {
     }
 }
 
-/// The error for a command that does not say first which repository it means.
+/// The error for a command that does not first name its repository.
 pub(super) fn another_release(whose: &str) -> Error {
     Error::new(
         ErrorKind::Unsupported,

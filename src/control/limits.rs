@@ -1,7 +1,8 @@
-//! Limits of the control socket: connections, and long lines that are received at a time.
+//! Limits of the control socket: connections, and long lines that are received at the same time.
 //!
 //! # Invariants
-//! Root and the daemon's own user have places of their own, which nobody else can take. Of the others, one user can take a quarter.
+//! Root and the daemon's own user have reserved places. Of the places for all other users, one user
+//! can take at most a quarter.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,14 +12,14 @@ use crate::types::sync::Mutex;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// LIMIT: connections at a time of root and the daemon's own user, and of all others.
+/// LIMIT: simultaneous connections of root and the daemon's own user, and of all other users.
 pub(super) const CONNECTIONS_MAX: usize = 256;
-/// LIMIT: connections at a time of one of these others.
+/// LIMIT: simultaneous connections of one of the other users.
 const OF_USER_MAX: usize = CONNECTIONS_MAX / 4;
-/// LIMIT: long lines that are received at a time, of either side.
+/// LIMIT: long lines that are received at the same time, for each of the two kinds of users.
 const LONG_LINES_MAX: usize = 4;
 
-/// Users of one kind.
+/// The places for one kind of users.
 struct Side {
     places: Arc<Semaphore>,
     long_lines: Arc<Semaphore>,
@@ -33,11 +34,12 @@ impl Side {
     }
 }
 
-/// The places for connections and for long lines: some for our own user and root, some for everybody else.
+/// The places for connections and for long lines: some for the daemon's own user and root, the
+/// others for all other users.
 pub(super) struct ConnectionLimits {
     own: Side,
     others: Side,
-    /// Connections of each of the others.
+    /// Connections of each of the other users.
     of_user: Mutex<HashMap<u32, usize>>,
 }
 
@@ -50,7 +52,7 @@ impl ConnectionLimits {
         })
     }
 
-    /// A place for a connection of `user`; `None` when there are too many.
+    /// Takes a place for a connection of `user`; `None` when there are too many.
     pub(super) fn enter(self: &Arc<Self>, user: u32) -> Option<ConnectionPermit> {
         let side = if is_own(user) {
             &self.own
@@ -77,20 +79,20 @@ impl ConnectionLimits {
 pub(super) struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
     user: u32,
-    /// For [`super::line`].
+    /// The places for long lines; used by [`super::line`].
     long_lines: Arc<Semaphore>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl ConnectionPermit {
-    /// Whether it is root's, or our own user's.
+    /// Whether the place belongs to root or the daemon's own user.
     pub(super) fn is_own(&self) -> bool {
         is_own(self.user)
     }
 
-    /// What a long line needs; waits for others' to have been answered.
+    /// Takes a place for a long line; waits until another long line has been answered.
     pub(super) async fn long_line(&self) -> Option<OwnedSemaphorePermit> {
-        // It is never closed.
+        // The semaphore is never closed.
         Arc::clone(&self.long_lines).acquire_owned().await.ok()
     }
 }
@@ -108,7 +110,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Root and the daemon's own user: they may send the descriptor of a mount, too.
+/// Whether the user is root or the daemon's own user, who may also send the descriptor of a mount.
 fn is_own(user: u32) -> bool {
     matches!(Caller::user(user), Caller::User { is_own: true, .. })
 }

@@ -1,4 +1,4 @@
-//! Lines that come in on the control socket, with descriptors.
+//! Receives lines and descriptors on the control socket.
 
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,32 +13,35 @@ use super::REQUEST_BYTES_MAX;
 use super::limits::ConnectionPermit;
 use crate::sys::pass;
 
-/// Bytes that are received at a time.
+/// Bytes of one receive call.
 const CHUNK_BYTES: usize = 16 << 10;
-/// LIMIT: bytes of a line from which on it is a long one, of which there are few at a time.
+/// LIMIT: bytes of a short line; a longer one needs a place, of which there are few.
 const SHORT_BYTES: usize = 64 << 10;
-/// LIMIT: how long a line may take from its first bytes to its end, and so may an answer.
+/// LIMIT: how long a line may take from its first bytes to its end; also the limit for sending an
+/// answer.
 const LINE_TIME: Duration = Duration::from_secs(60);
-/// LIMIT: descriptors that came and were not used.
+/// LIMIT: descriptors that were received and not used.
 const WAITING_MAX: usize = 4;
 
-/// What has been received of a connection and not been used.
+/// The bytes and descriptors of a connection that were received and not used yet.
 pub(super) struct Lines {
     received: Vec<u8>,
-    /// Up to here there is no end of a line.
+    /// The end of the part that is known to contain no line end.
     searched: usize,
     descriptors: Vec<OwnedFd>,
     place: ConnectionPermit,
     line_time: Duration,
-    /// While a long line is received, and until the next one is asked for.
+    /// The place of a long line: held from its reception until the next line is requested.
     long: Option<OwnedSemaphorePermit>,
 }
 
 impl Lines {
-    /// Lines of a connection. Descriptors are received only from a peer that may send them; others are left to the kernel.
+    /// Creates the lines of a connection. Descriptors are received only from a peer that may send
+    /// them; the kernel drops others.
     ///
     /// # Why
-    /// Closing a descriptor can wait for the other end of a filesystem, for as long as its owner likes, and no signal ends that.
+    /// Closing a descriptor can wait for the server of its filesystem, for as long as that server
+    /// likes, and no signal ends the wait.
     pub(super) const fn new(place: ConnectionPermit) -> Self {
         Self {
             received: Vec::new(),
@@ -50,11 +53,12 @@ impl Lines {
         }
     }
 
-    /// The next line without its end, and the descriptors that came until then; `None` when the other side has ended.
+    /// Receives the next line, without its end, and the descriptors that arrived until then; `None`
+    /// when the peer has closed the connection.
     ///
     /// # Errors
-    /// `InvalidData` for lines that are too long, or too many descriptors; `TimedOut` for one that does not come to its end; what receiving
-    /// answers.
+    /// `InvalidData` for lines that are too long, or too many descriptors; `TimedOut` for a line
+    /// whose end does not arrive; what receiving returns.
     pub(super) async fn next(
         &mut self,
         stream: &UnixStream,
@@ -93,11 +97,11 @@ impl Lines {
         }
     }
 
-    /// Exactly so many bytes, which follow a line.
+    /// Receives exactly `length` bytes, which follow a line.
     ///
     /// # Errors
-    /// `InvalidData` when descriptors come with them; `UnexpectedEof` when the other side ends before; `TimedOut` when they do not come in
-    /// time; what receiving answers.
+    /// `InvalidData` when descriptors arrive with them; `UnexpectedEof` when the peer closes the
+    /// connection first; `TimedOut` when they do not arrive in time; what receiving returns.
     pub(super) async fn bytes(&mut self, stream: &UnixStream, length: usize) -> Result<Vec<u8>> {
         let until = Some(Instant::now() + self.line_time);
         if self.long.is_none() && length >= SHORT_BYTES {
@@ -125,7 +129,8 @@ impl Lines {
     /// Sends an answer.
     ///
     /// # Errors
-    /// `TimedOut` when the other side does not take it: until then it keeps the place of a long line from others; what sending answers.
+    /// `TimedOut` when the peer does not receive it: until then it blocks the place of a long line;
+    /// what sending returns.
     pub(super) async fn answer(&self, stream: &mut UnixStream, answer: &[u8]) -> Result<()> {
         let until = Instant::now() + self.line_time;
         let sent = timeout_at(until, stream.write_all(answer)).await;
@@ -154,7 +159,7 @@ impl Lines {
     }
 }
 
-/// Waits for something, without a limit only while nothing has come of a line.
+/// Waits for `what` until the deadline. There is no deadline before the first bytes of a line.
 async fn in_time<T>(until: Option<Instant>, what: impl Future<Output = T>) -> Result<T> {
     match until {
         None => Ok(what.await),
@@ -195,7 +200,8 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::TimedOut);
     }
 
-    /// A client that sent four long lines and took no answers kept all others from sending any.
+    /// Regression: a client that sent four long lines and received no answers kept all others from
+    /// sending any.
     #[tokio::test]
     async fn nobody_takes_the_place_of_a_long_line_for_ever() {
         let limits = ConnectionLimits::new();
@@ -225,7 +231,7 @@ mod tests {
         for (_, there, lines) in &mut pairs {
             assert!(timeout(MOMENT, lines.next(there)).await.is_err());
         }
-        // Four have all that came, the fifth has what needs no place.
+        // Four connections have received everything; the fifth has only what needs no place.
         let received: Vec<usize> = pairs.iter().map(|(_, _, l)| l.received.len()).collect();
         assert_eq!(received[..4], [1 << 20; 4]);
         assert!(received[4] < 100_000, "{received:?}");
@@ -233,7 +239,8 @@ mod tests {
         here.write_all(b"short\n").await.unwrap();
         let mut short = Lines::new(limits.enter(MEMBER).unwrap());
         assert!(short.next(&there).await.unwrap().is_some());
-        // One of the four comes to its end; once the next one is waited for, there is a place.
+        // One of the four lines ends; when the connection waits for the next line, its place is
+        // free.
         let (sending, there, mut lines) = pairs.remove(0);
         let mut here = sending.await.unwrap();
         here.write_all(b"\n").await.unwrap();

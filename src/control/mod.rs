@@ -1,12 +1,14 @@
 //! The control socket: how commands reach the process that owns the repository.
 //!
-//! One JSON object a line each way: `{"command":"begin",...}` is answered by `{"ok":...}` or
-//! `{"error":{"kind":"busy","what":"...","advice":"..."}}`. A connection may carry several; the first says which repository is meant,
-//! and nothing else is done before (`hello`). With a `mount` comes the descriptor of the device that somebody has mounted; behind an
-//! `attach` come the bytes of the file.
+//! Each message is one JSON object on a line: `{"command":"begin",...}` is answered by `{"ok":...}`
+//! or `{"error":{"kind":"busy","what":"...","advice":"..."}}`. A connection may carry several
+//! requests. The first (`hello`) names the repository, and no other request is executed before it.
+//! A `mount` request comes with the descriptor of the device that the sender has mounted; the bytes
+//! of the file follow an `attach` request.
 //!
-//! The server executes requests by a [`LocalService`](crate::service::LocalService) with the peer as the caller; [`Client`] is the same
-//! [`Service`](crate::service::Service) for other processes. Both are of one release: another one is refused.
+//! The server executes requests by a [`LocalService`](crate::service::LocalService) with the peer
+//! as the caller. [`Client`] is the same [`Service`](crate::service::Service) for other processes.
+//! Both sides must be of the same release.
 
 mod client;
 mod hello;
@@ -27,7 +29,8 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Problem, Result};
 
-/// LIMIT: longest request in bytes, without what follows it; a backup of 256 disks has about 100 KB.
+/// LIMIT: longest request in bytes, without the bytes that follow it; a backup of 256 disks has
+/// about 100 KB.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// LIMIT: longest answer in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
@@ -40,18 +43,18 @@ enum Answer {
     Error(Problem),
 }
 
-/// The request that a command has sent as a line.
+/// Parses a request from a line.
 ///
 /// # Errors
-/// `InvalidInput` when it is none.
+/// `InvalidInput` when the line is not a request.
 pub fn parse_request(line: &[u8]) -> Result<Request> {
     serde_json::from_slice(line).map_err(|e| Error::invalid("not a request").caused_by(e))
 }
 
-/// The answer that the daemon has sent as a line.
+/// Parses the daemon's answer from a line.
 ///
 /// # Errors
-/// What the daemon answers; `Disconnected` when it is no answer to what was asked.
+/// The daemon's error; `Disconnected` when the line is not an answer to the request.
 pub fn parse_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T> {
     let broken = |e| {
         Error::new(

@@ -7,21 +7,22 @@ use crate::repo::selector::Which;
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
 use crate::types::{JobId, PointName, SessionRef, VmName};
 
-/// What a command asks of the owner of a repository: [`Service`](crate::service::Service), an operation each.
+/// A request to the owner of a repository: one variant for each operation of
+/// [`Service`](crate::service::Service).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
-    /// Which repository is meant, and which release speaks. The first line of each connection.
+    /// Names the repository and the release. The first line of each connection.
     Hello(Hello),
-    /// Who it is and where it listens.
+    /// Report the process and its addresses.
     Status,
     /// Begin a session.
     Begin(BeginRequest),
-    /// Make a restore point of one.
+    /// Make a restore point of a session.
     Commit {
         /// The session.
         session: SessionRef,
-        /// What is said of its disks.
+        /// Declarations about its disks.
         request: CommitRequest,
     },
     /// Attach a file to an open session. Its bytes follow the line.
@@ -30,14 +31,14 @@ pub enum Request {
         session: SessionRef,
         /// Name of the file below `attached/`.
         name: String,
-        /// How many bytes follow.
+        /// The number of bytes that follow.
         length_bytes: u64,
     },
     /// End a session without a point.
     Abort {
         /// The session.
         session: SessionRef,
-        /// What kept it from being committed, when it is not ended on request.
+        /// Why the session could not be committed; absent for an abort on request.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<String>,
     },
@@ -54,14 +55,14 @@ pub enum Request {
         vm: VmName,
         /// The point.
         point: Which,
-        /// What needs it, in words.
+        /// What needs the point, as text.
         holder: String,
     },
-    /// Keep in the history that a backup failed before a session began.
+    /// Record in the history that a backup failed before a session began.
     NoteFailure {
         /// The VM.
         vm: VmName,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// List the open sessions.
@@ -75,6 +76,6 @@ pub enum Request {
     },
     /// Rebuild the catalog from the sidecars.
     RebuildCatalog,
-    /// Serve what the sender has mounted; the device's descriptor comes with it.
+    /// Serve a mount that the sender has made; the device's descriptor comes with the request.
     Mount(MountRequest),
 }

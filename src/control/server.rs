@@ -20,8 +20,8 @@ use crate::service::{LocalService, OwnedRepository, Service};
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::usize_from_u64;
 
-/// Listens on `path`; every process that can open the socket (mode 0660) may ask. The socket's file is removed when the second value is
-/// dropped.
+/// Listens on `path`; every process that can open the socket (mode 0660) may send requests.
+/// Dropping the second value removes the socket's file.
 ///
 /// # Errors
 /// `NameTooLong`, `Busy`, `Io`.
@@ -35,7 +35,7 @@ pub fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     Ok((listener, file))
 }
 
-/// Answers until the daemon ends.
+/// Answers requests until the daemon ends.
 pub async fn run(listener: UnixListener, served: Arc<OwnedRepository>) {
     let limits = ConnectionLimits::new();
     loop {
@@ -73,7 +73,8 @@ pub async fn run(listener: UnixListener, served: Arc<OwnedRepository>) {
     }
 }
 
-/// Sends the reason why the connection is closed. It does not wait: what does not fit into the socket at once is not sent.
+/// Sends the reason why the connection is closed. The call does not wait: bytes that do not fit
+/// into the socket at once are not sent.
 fn turn_away(stream: UnixStream) {
     let error = Error::new(
         ErrorKind::LimitExceeded,
@@ -83,12 +84,13 @@ fn turn_away(stream: UnixStream) {
     if let Ok(bytes) = encode(Err(error))
         && let Ok(mut stream) = stream.into_std()
     {
-        // The client may have gone already.
+        // The client may have closed the connection already.
         let _ = stream.write(&bytes);
     }
 }
 
-/// An answer as a line. Commands of releases before protocol 3 know an error by its `message`.
+/// Encodes an answer as a line. Commands of releases before protocol 3 find an error by its
+/// `message`.
 fn encode(answer: Result<Value>) -> std::io::Result<Vec<u8>> {
     let mut message = None;
     let answer = match answer {
@@ -112,7 +114,7 @@ fn value(answer: impl Serialize) -> Result<Value> {
         .map_err(|e| Error::invalid("the answer cannot be encoded").caused_by(e))
 }
 
-/// A connection and what it may do. Uses of points that it holds end with it.
+/// A connection and its rights. Its uses of points end with it.
 struct Conversation {
     stream: UnixStream,
     lines: Lines,
@@ -130,7 +132,7 @@ impl Conversation {
                     "which does not say which repository it means",
                 )),
                 Ok(Request::Attach { length_bytes, .. }) if length_bytes > ATTACHED_BYTES_MAX => {
-                    // What follows is not received: the connection ends behind the answer.
+                    // What follows is not received: the connection ends after the answer.
                     let error = Error::new(
                         ErrorKind::TooLarge,
                         format!(
@@ -175,7 +177,7 @@ impl Conversation {
         descriptors: Vec<OwnedFd>,
     ) -> Result<Value> {
         let service = Arc::clone(&self.service);
-        // Commits seal and fsync: not on a thread that serves others.
+        // Commits seal and fsync, so they must not run on a thread that serves other connections.
         let work = move || execute(&service, request, &content, descriptors);
         match tokio::task::spawn_blocking(work).await {
             Ok(answer) => answer,

@@ -1,4 +1,4 @@
-//! Answers of the operations on sessions and restore points, as every door gives them.
+//! Answers of the operations on sessions and restore points; every door returns them.
 
 use std::path::Path;
 
@@ -18,13 +18,14 @@ pub struct BeginAnswer {
     pub vm: VmName,
     /// The session.
     pub session: PointName,
-    /// The point that it is compared with.
+    /// The point that the session is compared with.
     pub parent: Option<PointName>,
     /// Its disks.
     pub disk_results: Vec<DiskResult>,
     /// `disk:uri,disk:uri`.
     pub nbd_targets_string: String,
-    /// The same with the URIs over TCP, where the daemon listens there. They name the session's token: keep them to yourself.
+    /// The same with the URIs over TCP, if the daemon listens there. They contain the session's
+    /// token: keep them secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbd_targets_tcp: Option<String>,
 }
@@ -38,14 +39,14 @@ pub struct DiskResult {
     pub key: String,
     /// Full, incremental or differential.
     pub kind: String,
-    /// The point that it is compared with.
+    /// The point that the disk is compared with.
     pub parent: Option<PointName>,
-    /// Its name there, when it had another one.
+    /// The disk's name in that point, when it was different.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_disk: Option<DiskName>,
-    /// The change id that it was taken at there: what a capture agent asks for changes since.
+    /// The change id of the disk in that point: a capture agent asks for changes since it.
     pub previous_change_id: Option<String>,
-    /// Why it is full although it has a predecessor.
+    /// Why the disk is full although it has a predecessor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_reason: Option<String>,
     /// Size of the export in bytes.
@@ -54,9 +55,9 @@ pub struct DiskResult {
     pub source_bytes: u64,
     /// NBD export name.
     pub export: String,
-    /// Where to write it.
+    /// The URI to write the disk to.
     pub uri: String,
-    /// Where to write it from elsewhere.
+    /// The URI to write the disk to from another machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp_uri: Option<String>,
 }
@@ -127,16 +128,16 @@ pub struct CommitAnswer {
 pub struct KeptPoint {
     /// The point.
     pub point: PointName,
-    /// Why.
+    /// The reason.
     pub problem: Problem,
 }
 
 /// Answer to `forget`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForgetAnswer {
-    /// Points that are not listed any more.
+    /// Points that are no longer listed.
     pub forgotten: Vec<PointName>,
-    /// Points that are as they were.
+    /// Points that were not forgotten.
     pub kept: Vec<KeptPoint>,
 }
 
@@ -162,13 +163,13 @@ pub struct SessionAnswer {
     pub session: PointName,
     /// When the capture began.
     pub captured_at: Timestamp,
-    /// The point that it is compared with.
+    /// The point that the session is compared with.
     pub parent: Option<PointName>,
-    /// Whether a daemon holds it open now.
+    /// Whether a daemon holds the session open now.
     pub live: bool,
-    /// Seconds without activity after which it ends.
+    /// Seconds without activity after which the session ends.
     pub ttl_seconds: u64,
-    /// Seconds without activity so far; not known of one that no daemon holds open.
+    /// Seconds without activity so far; unknown for a session that no daemon holds open.
     #[serde(default)]
     pub idle_seconds: Option<u64>,
     /// Its disks: name, bytes received, bytes stored, finished.
@@ -189,9 +190,9 @@ pub struct SessionDiskAnswer {
     pub received_bytes: u64,
     /// Bytes stored.
     pub stored_bytes: u64,
-    /// Whether it may be committed.
+    /// Whether the disk may be committed.
     pub finished: bool,
-    /// The door that it is written through: `nbd`, `tree`.
+    /// The door through which the disk is written: `nbd`, `tree`.
     #[serde(default)]
     pub door: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! A backup: a session is begun, filled from sources, and committed, over the operations that every caller has. The bytes go to a disk
-//! writer of this process, or to the owner's NBD server.
+//! A backup: begins a session, fills it from sources, and commits it, by the operations that every
+//! caller has. The bytes go to a disk writer of this process, or to the owner's NBD server.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -12,26 +12,28 @@ use crate::repo::sidecar::point::Consistency;
 use crate::task::Monitor;
 use crate::types::{DiskName, SessionRef};
 
-/// What is to be backed up.
+/// The description of a backup.
 pub struct BackupPlan<'a> {
-    /// How the session begins.
+    /// The request that begins the session.
     pub begin: BeginRequest,
-    /// What is said of the disks at the commit.
+    /// The request of the commit.
     pub commit: CommitRequest,
     /// Disks with their sources.
     pub sources: Vec<(DiskName, &'a dyn ReadAt)>,
     /// Files to attach, by name.
     pub attach: Vec<(String, File)>,
-    /// Looks whether the sources were written meanwhile, once all is copied; the answer is why the point's consistency is unknown.
+    /// Checks, after the copy, whether the sources were written meanwhile; returns why the point's
+    /// consistency is unknown.
     pub check_sources: Box<dyn Fn() -> Result<Option<String>> + 'a>,
 }
 
-/// Whoever has started a backup, and wants to know how it goes.
+/// Receives the progress of a backup.
 pub trait Observer {
     /// The session has begun.
     fn begun(&self, answer: &BeginAnswer);
 
-    /// A disk is copied from now on; the answer is told how far it is, and can stop it. `writer` is there when it is in this process.
+    /// The copy of a disk begins. The returned monitor receives the progress, and can stop the
+    /// copy. `writer` is set when it is in this process.
     fn copies(
         &self,
         disk: &DiskResult,
@@ -39,18 +41,18 @@ pub trait Observer {
         writer: Option<&Arc<DiskWriter>>,
     ) -> Monitor;
 
-    /// The disk is copied.
+    /// The copy of the disk is complete.
     fn copied(&self, disk: &DiskResult);
 
     /// The backup failed, and its session could not be aborted.
     fn left(&self, error: &Error);
 }
 
-/// Makes a restore point of the sources. When it fails, the session is aborted.
+/// Makes a restore point of the sources. After a failure the session is aborted.
 ///
 /// # Errors
-/// As [`Service::begin`], [`Service::commit`]; what reading the sources answers; `InvalidInput` when the VM has a disk that the plan says
-/// nothing of; `Cancelled`.
+/// As [`Service::begin`], [`Service::commit`]; what reading the sources returns; `InvalidInput`
+/// when the VM has a disk that the plan does not mention; `Cancelled`.
 pub fn run(
     service: &dyn Service,
     plan: &BackupPlan<'_>,
@@ -83,7 +85,8 @@ fn is_in(list: &[&DiskName], name: &DiskName) -> bool {
 }
 
 impl BackupPlan<'_> {
-    /// Refuses what could not be committed once all was copied: a point has all disks of one instant.
+    /// Refuses a session that could not be committed after the copy: a point has all disks of one
+    /// instant.
     fn check_disks(&self, begun: &BeginAnswer) -> Result<()> {
         let (vm, unchanged) = (&self.begin.vm, &self.commit.unchanged);
         let disks: Vec<_> = begun.disk_results.iter().map(|disk| &disk.name).collect();

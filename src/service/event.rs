@@ -1,8 +1,9 @@
-//! Events: what happens to a repository, for whoever wants to follow it.
+//! Events: changes of a repository, for subscribers.
 //!
 //! # Invariants
-//! Events are for people and displays: a subscriber that is too slow loses some, and is told so by [`Happening::Reset`]. Nothing that must
-//! happen hangs on them; that is what hooks of the registry are for.
+//! Events are for people and displays. A subscriber that is too slow loses some, and is notified by
+//! [`Happening::Reset`]. Nothing that must happen depends on events; that is the purpose of the
+//! registry's hooks.
 //!
 //! # Concurrency
 //! Publishing never waits for a subscriber.
@@ -18,21 +19,21 @@ use crate::types::sync::{Condvar, Mutex};
 use crate::types::width::u64_from_usize;
 use crate::types::{JobId, PointName, SessionRef, VmName};
 
-/// LIMIT: events that are kept for subscribers that are behind (about 500 bytes each).
+/// LIMIT: events that are kept for slow subscribers (about 500 bytes each).
 const KEPT_MAX: usize = 1_024;
 
-/// What has happened.
+/// A change of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Happening {
     /// A task has begun or ended.
     Task(TaskReport),
-    /// A session has begun, or has ended as `state` says: `open`, `committed`, `aborted`.
+    /// A session has begun or ended; `state` is one of `open`, `committed`, `aborted`.
     Session {
         /// The session.
         #[serde(flatten)]
         session: SessionRef,
-        /// How it stands.
+        /// The state of the session.
         state: &'static str,
     },
     /// A restore point was made or forgotten.
@@ -41,15 +42,16 @@ pub enum Happening {
         vm: VmName,
         /// The point.
         point: PointName,
-        /// Whether it is there now.
+        /// Whether the point exists now.
         is_there: bool,
     },
-    /// A VM was made or removed.
+    /// A VM was created or removed.
     Repository {
         /// The VM.
         vm: VmName,
     },
-    /// Events were lost, or the last one that the subscriber knows is of another process: look at everything again.
+    /// Events were lost, or the subscriber's last event is of another process: the subscriber must
+    /// read everything again.
     Reset,
 }
 
@@ -58,9 +60,9 @@ impl Happening {}
 /// An event with its id, `<boot>-<n>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// Names the process and counts from 1.
+    /// Identifies the process and counts from 1.
     pub id: String,
-    /// What has happened.
+    /// The change.
     #[serde(flatten)]
     pub happening: Happening,
 }
@@ -100,7 +102,7 @@ impl EventBus {
         self.bell.notify_all();
     }
 
-    /// Events from now on, or after the one whose id is `since`.
+    /// Subscribes to events from now on, or after the one whose id is `since`.
     #[must_use]
     pub fn subscribe(self: &Arc<Self>, since: Option<&str>) -> Subscription {
         let last = self.log.lock().last;
@@ -117,16 +119,16 @@ impl EventBus {
     }
 }
 
-/// A subscriber's place in the events.
+/// A subscriber's position in the events.
 pub struct Subscription {
     bus: Arc<EventBus>,
-    /// Number of the last event that was answered.
+    /// Number of the last event that was returned.
     seen: u64,
     is_lost: bool,
 }
 
 impl Subscription {
-    /// The next event, for which it waits at most so long.
+    /// Waits for the next event, for at most `at_most`.
     pub fn next(&mut self, at_most: Duration) -> Option<Event> {
         let log = self.bus.log.lock();
         let seen = self.seen;

@@ -1,4 +1,4 @@
-//! What a daemon adds to the repository that it serves: where it listens, and its mounts.
+//! What a daemon adds to the repository that it serves: addresses and mounts.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -9,24 +9,25 @@ use crate::error::Result;
 
 /// The daemon around a repository, as the doors see it.
 pub trait Host: Send + Sync {
-    /// Where the repository is mounted.
+    /// The mounts of the repository.
     fn mounts(&self) -> Vec<MountAnswer>;
 
     /// Serves what a helper has mounted; `device` is the connection to the kernel.
     ///
     /// # Errors
-    /// `InvalidInput` (options, descriptor); `LimitExceeded`; `Disconnected` when the daemon is about to stop.
+    /// `InvalidInput` (options, descriptor); `LimitExceeded`; `Disconnected` when the daemon is
+    /// about to stop.
     fn adopt(&self, request: &MountRequest, device: OwnedFd) -> Result<()>;
 }
 
 /// A mount that is handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountRequest {
-    /// Where it is mounted, for people.
+    /// The mountpoint, for people.
     pub mountpoint: PathBuf,
-    /// Options as mount(8) takes them.
+    /// Options in mount(8)'s syntax.
     pub options: String,
-    /// User who mounts: the owner of what the tree itself shows, unless the options say another.
+    /// The user who mounts: the owner of the tree's own entries, unless the options name another.
     pub uid: u32,
     /// Group of that user.
     pub gid: u32,
@@ -35,9 +36,9 @@ pub struct MountRequest {
 /// A mount in an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountAnswer {
-    /// Where it is.
+    /// The mountpoint.
     pub mountpoint: PathBuf,
-    /// Patterns of the VMs that it shows; all when there is none.
+    /// Patterns of the VMs that the mount shows; all VMs when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vms: Vec<String>,
 }
@@ -49,14 +50,14 @@ pub struct Status {
     pub pid: u32,
     /// Release.
     pub version: String,
-    /// NBD sockets, the first being the one in URIs.
+    /// NBD sockets; the first one is used in URIs.
     pub nbd_sockets: Vec<PathBuf>,
     /// URI below which NBD exports are served over TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbd_tcp: Option<String>,
-    /// Where the tree is mounted first.
+    /// The first mountpoint of the tree.
     pub mountpoint: Option<PathBuf>,
-    /// Where the tree is mounted.
+    /// The mounts of the tree.
     #[serde(default)]
     pub mounts: Vec<MountAnswer>,
     /// The repository.

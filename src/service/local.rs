@@ -25,11 +25,11 @@ use crate::types::{JobId, PointName, SessionRef, VmName};
 /// LIMIT: points that one caller holds a use of.
 const HOLDS_MAX: usize = 1_024;
 
-/// The operations on a repository for one caller: of a command, a connection, a mount.
+/// The operations on a repository for one caller: a command, a connection, or a mount.
 pub struct LocalService {
     served: Arc<OwnedRepository>,
     caller: Caller,
-    /// What certificates may do: nothing here.
+    /// The rights of certificates: none here.
     access: Access,
     holds: Mutex<Vec<PointUse>>,
 }
@@ -64,7 +64,7 @@ impl LocalService {
         self.caller.may(right, Some(vm), &self.access)
     }
 
-    /// Refuses a caller that has no right on a VM.
+    /// Refuses a caller that does not have the right on a VM.
     fn demand(&self, right: Right, vm: &VmName) -> Result<()> {
         if self.may(right, vm) {
             return Ok(());
@@ -85,7 +85,8 @@ impl LocalService {
         Err(Self::denied(what))
     }
 
-    /// Refuses a caller that does not administer the repository. `what` says what is refused.
+    /// Refuses a caller that does not administer the repository. `what` names the refused
+    /// operation.
     ///
     /// # Errors
     /// `PermissionDenied`.
@@ -106,7 +107,7 @@ impl LocalService {
         self.registry().require(&session.vm, &session.session)
     }
 
-    /// Which lock of which directory the owner holds; `None` when it was taken away.
+    /// The lock and the directory that the owner holds; `None` when the lock was taken away.
     #[must_use]
     pub fn site(&self) -> Option<Site> {
         self.registry().engine().owner.site()
@@ -120,7 +121,7 @@ impl LocalService {
         self.open(session)?.attach(name, content)
     }
 
-    /// Begins a session and answers the session itself.
+    /// Begins a session and returns it.
     pub(super) fn begin_session(&self, request: &BeginRequest) -> Result<Arc<Session>> {
         self.demand(Right::Ingest, &request.vm)?;
         self.registry().begin(request, self.telling())
@@ -132,7 +133,7 @@ impl LocalService {
     }
 
     pub(super) fn remove_vm(&self, vm: &VmName) -> Result<()> {
-        // It has no restore point: what is removed is what the same caller could have made.
+        // The VM has no restore point: the caller could have created what is removed.
         self.demand(Right::Ingest, vm)?;
         self.registry().remove_vm(vm, self.telling())
     }
@@ -140,7 +141,8 @@ impl LocalService {
     /// Serves what a helper has mounted.
     ///
     /// # Errors
-    /// `PermissionDenied`; `InvalidInput` without a device; `NotFound` where there is no daemon; as [`Host::adopt`](super::Host::adopt).
+    /// `PermissionDenied`; `InvalidInput` without a device; `NotFound` where there is no daemon; as
+    /// [`Host::adopt`](super::Host::adopt).
     pub fn adopt_mount(&self, request: &MountRequest, device: Option<OwnedFd>) -> Result<()> {
         // A mount can remove points (allow_forget), which a member of the socket's group must not.
         self.demand_admin("hand over a mount")?;
@@ -272,7 +274,7 @@ impl Service for LocalService {
     }
 
     fn rebuild_catalog(&self) -> Result<usize> {
-        // It reads every sidecar while commits wait.
+        // The operation reads every sidecar while commits wait.
         self.demand_admin("rebuild the catalog")?;
         self.run(TaskKind::RebuildCatalog, None, &[], || {
             self.registry().engine().owner.rebuild_catalog()
@@ -284,10 +286,11 @@ impl Service for LocalService {
     }
 }
 
-/// Refuses a file that cannot be attached; answers its size in bytes.
+/// Refuses a file that cannot be attached; returns its size in bytes.
 ///
 /// # Errors
-/// `InvalidInput` when it is no regular file: a pipe may never end, and a device has no end; `TooLarge`; `Io`.
+/// `InvalidInput` when it is not a regular file: a pipe may never end, and a device has no end;
+/// `TooLarge`; `Io`.
 pub fn check_attached(file: &File) -> Result<u64> {
     let metadata = file.metadata().or_io("cannot look at the file to attach")?;
     if !metadata.is_file() {
@@ -306,7 +309,7 @@ pub fn check_attached(file: &File) -> Result<u64> {
     Ok(metadata.len())
 }
 
-/// The bytes of a file that is to be attached.
+/// Reads the bytes of a file to attach.
 ///
 /// # Errors
 /// As [`check_attached`].

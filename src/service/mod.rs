@@ -1,12 +1,15 @@
-//! What can be asked of a repository: one operation, one function, whoever asks and through whichever door.
+//! The operations on a repository: one function for each, whoever the caller is and through
+//! whichever door it comes.
 //!
-//! A request lives, with its serde form, at the lowest floor that executes it (`ingest::BeginRequest`); this module adds the caller, the
-//! caller's rights, and the answers. [`LocalService`] executes operations in the process that owns the repository; `control::Client` is the
-//! same trait in another process. Commands that only read need neither: they open the repository themselves.
+//! A request and its serde form live at the lowest floor that executes it (`ingest::BeginRequest`).
+//! This module adds the caller, the caller's rights, and the answers. [`LocalService`] executes
+//! operations in the process that owns the repository; `control::Client` implements the same trait
+//! in another process. Commands that only read need neither: they open the repository themselves.
 //!
 //! # Invariants
-//! - Nothing is decided at a door: rights, defaults and errors are the same for the command line, the control socket and the mounted tree.
-//! - A caller who may not read a VM is told that there is none.
+//! - No door decides anything: rights, defaults and errors are the same for the command line, the
+//!   control socket and the mounted tree.
+//! - For a caller that may not read a VM, the VM does not exist.
 
 mod answer;
 pub mod backup;
@@ -36,11 +39,12 @@ use crate::repo::sidecar::index::PointEntry;
 use crate::task::TaskReport;
 use crate::types::{JobId, PointName, SessionRef, VmName};
 
-/// The operations that change a repository, and what its owner knows.
+/// The operations that change a repository, and the queries that only its owner can answer.
 ///
 /// # Errors
-/// Besides those that each operation names: `NotFound` for a VM that the caller may not read, `PermissionDenied` for what the caller may
-/// not do; of a remote implementation `Disconnected` when the owner goes away.
+/// Besides those of each operation: `NotFound` for a VM that the caller may not read,
+/// `PermissionDenied` for what the caller may not do; from a remote implementation `Disconnected`
+/// when the owner goes away.
 pub trait Service: Send {
     /// Begins a session.
     ///
@@ -48,10 +52,10 @@ pub trait Service: Send {
     /// As [`Session::begin`](crate::ingest::Session::begin).
     fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer>;
 
-    /// Where the bytes of a session's disk go.
+    /// The target for the bytes of a session's disk.
     ///
     /// # Errors
-    /// `NotFound`; what connecting to an NBD export answers.
+    /// `NotFound`; what connecting to an NBD export returns.
     fn disk_target(&self, session: &SessionRef, disk: &DiskResult) -> Result<DiskTarget>;
 
     /// Attaches a regular file, of at most 16 MiB, to an open session.
@@ -66,19 +70,21 @@ pub trait Service: Send {
     /// `NotFound`; as [`Session::commit`](crate::ingest::Session::commit).
     fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer>;
 
-    /// Ends a session without a restore point; `failure` says what kept it from being committed, when it is not ended on request.
+    /// Ends a session without a restore point; `failure` is the reason why it could not be
+    /// committed, `None` for an end on request.
     ///
     /// # Errors
     /// `NotFound`; `Busy` while it is being committed; `Io`.
     fn abort(&self, session: &SessionRef, failure: Option<&str>) -> Result<()>;
 
-    /// Forgets restore points. A point that cannot be forgotten is in the answer, with the reason.
+    /// Forgets restore points. The answer lists a point that cannot be forgotten, with the reason.
     ///
     /// # Errors
     /// As [`Owner::forget_points`](crate::repo::Owner::forget_points).
     fn forget(&self, vm: &VmName, points: &[PointName]) -> Result<ForgetAnswer>;
 
-    /// Holds a use of a restore point, which is not forgotten as long as this value lives. `holder` says in words what needs it.
+    /// Holds a use of a restore point: the point is not forgotten as long as this value lives.
+    /// `holder` describes what needs it.
     ///
     /// # Errors
     /// `NotFound`.
@@ -90,31 +96,31 @@ pub trait Service: Send {
     /// None of its own.
     fn sessions(&self) -> Result<Vec<SessionAnswer>>;
 
-    /// The tasks of the owner: what is being done, then what has ended, the newest first.
+    /// The owner's tasks: first the running ones, then those that have ended, the newest first.
     ///
     /// # Errors
     /// None of its own.
     fn tasks(&self) -> Result<Vec<TaskReport>>;
 
-    /// Asks a task to stop. A backup is aborted.
+    /// Asks a task to stop. A stopped backup is aborted.
     ///
     /// # Errors
-    /// `NotFound`; `NotPermitted` for one that cannot be stopped half-way.
+    /// `NotFound`; `NotPermitted` for a task that cannot be stopped half-way.
     fn cancel(&self, task: JobId) -> Result<()>;
 
-    /// Keeps in the job history that a backup failed before a session began.
+    /// Records in the job history that a backup failed before a session began.
     ///
     /// # Errors
     /// None of its own.
     fn note_failure(&self, vm: &VmName, reason: &str) -> Result<()>;
 
-    /// Builds the catalog anew from the sidecars; answers the number of VMs.
+    /// Rebuilds the catalog from the sidecars; returns the number of VMs.
     ///
     /// # Errors
     /// As [`Owner::rebuild_catalog`](crate::repo::Owner::rebuild_catalog).
     fn rebuild_catalog(&self) -> Result<usize>;
 
-    /// Which process the owner is, and where it serves the repository.
+    /// The owner's process, and the addresses where it serves the repository.
     ///
     /// # Errors
     /// None of its own.

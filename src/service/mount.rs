@@ -1,4 +1,4 @@
-//! The open sessions as a mounted tree has them: the same operations, with the mount's rights.
+//! The open sessions for a mounted tree: the same operations, with the mount's rights.
 
 use std::sync::Arc;
 

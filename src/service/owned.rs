@@ -1,4 +1,4 @@
-//! A repository in the process that owns it: its sessions, tasks, events, and where it is served.
+//! A repository in the process that owns it: its sessions, tasks, events, and addresses.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -18,14 +18,14 @@ pub struct OwnedRepository {
     sessions: Arc<Registry>,
     tasks: TaskTable,
     events: Arc<EventBus>,
-    /// Unix sockets of its NBD server, the first being the one in URIs.
+    /// Unix sockets of its NBD server; the first one is used in URIs.
     nbd_sockets: Vec<PathBuf>,
     /// URI below which exports are served over TCP.
     nbd_tcp: OnceLock<String>,
     host: OnceLock<Arc<dyn Host>>,
 }
 
-/// Tells the subscribers what has changed.
+/// Publishes changes to the subscribers.
 struct Announcer(Arc<EventBus>);
 
 impl Hook for Announcer {
@@ -71,7 +71,7 @@ impl Hook for Announcer {
 }
 
 impl OwnedRepository {
-    /// A repository whose NBD server listens on these Unix sockets.
+    /// Creates the repository; its NBD server listens on these Unix sockets.
     #[must_use]
     pub fn new(sessions: Arc<Registry>, nbd_sockets: Vec<PathBuf>) -> Arc<Self> {
         let events = EventBus::new();
@@ -87,19 +87,19 @@ impl OwnedRepository {
         })
     }
 
-    /// Sets the URI below which exports are served over TCP. Once.
+    /// Sets the URI below which exports are served over TCP. Called at most once.
     pub fn set_tcp(&self, base: String) {
-        // A second caller would be a mistake of the wiring, and is ignored.
+        // A second call would be a programming error, and is ignored.
         let _ = self.nbd_tcp.set(base);
     }
 
-    /// Sets the daemon around it. Once.
+    /// Sets the daemon around the repository. Called at most once.
     pub fn set_host(&self, host: Arc<dyn Host>) {
-        // A second caller would be a mistake of the wiring, and is ignored.
+        // A second call would be a programming error, and is ignored.
         let _ = self.host.set(host);
     }
 
-    /// The operations, for one caller.
+    /// The operations for one caller.
     #[must_use]
     pub fn of_caller(self: &Arc<Self>, caller: Caller) -> LocalService {
         LocalService::new(Arc::clone(self), caller)
@@ -111,19 +111,19 @@ impl OwnedRepository {
         &self.sessions
     }
 
-    /// What happens to it.
+    /// The events of the repository.
     #[must_use]
     pub const fn events(&self) -> &Arc<EventBus> {
         &self.events
     }
 
-    /// Unix sockets of its NBD server, the first being the one in URIs.
+    /// Unix sockets of its NBD server; the first one is used in URIs.
     #[must_use]
     pub fn nbd_sockets(&self) -> &[PathBuf] {
         &self.nbd_sockets
     }
 
-    /// Whether it is known where NBD listens on TCP.
+    /// Whether the TCP address of NBD is known.
     #[must_use]
     pub fn has_tcp(&self) -> bool {
         self.nbd_tcp.get().is_some()
@@ -137,19 +137,19 @@ impl OwnedRepository {
         self.host.get()
     }
 
-    /// What whoever has begun a session is answered.
+    /// The answer for the caller that has begun a session.
     pub(super) fn begin_answer(&self, session: &Session) -> BeginAnswer {
         let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
         BeginAnswer::of(session, &socket, self.nbd_tcp.get().map(String::as_str))
     }
 
-    /// Where a session can be written over NBD, on this machine.
+    /// The URIs at which a session can be written over NBD on this machine.
     pub(super) fn nbd_targets(&self, session: &Session) -> String {
         let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
         BeginAnswer::of(session, &socket, None).nbd_targets_string
     }
 
-    /// A task has begun or ended: subscribers are told, and the job history keeps the end.
+    /// Publishes the begin or end of a task; the job history keeps the end.
     pub(super) fn note_task(&self, report: &TaskReport) {
         if let Some(job) = Job::of_task(report) {
             self.sessions.engine().owner.keep_job(&job);
@@ -157,7 +157,7 @@ impl OwnedRepository {
         self.events.publish(Happening::Task(report.clone()));
     }
 
-    /// Which process this is, and where it serves the repository.
+    /// The process, and the addresses where it serves the repository.
     #[must_use]
     pub fn status(&self) -> Status {
         let mounts = self.host().map(|host| host.mounts()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Where the bytes of a session's disk go.
+//! The target for the bytes of a session's disk.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::ingest::{DiskWriter, Session, copy};
 use crate::nbd::client::Client as NbdClient;
 use crate::task::Monitor;
 
-/// A disk of a session that can be written.
+/// A writable disk of a session.
 pub enum DiskTarget {
     /// A writer in this process.
     Writer(Arc<Session>, Arc<DiskWriter>),
@@ -18,10 +18,10 @@ pub enum DiskTarget {
 }
 
 impl DiskTarget {
-    /// Copies a whole source to the disk, which is finished then.
+    /// Copies a whole source to the disk and finishes the disk.
     ///
     /// # Errors
-    /// What reading the source and writing the disk answer; `Cancelled`.
+    /// What reading the source and writing the disk return; `Cancelled`.
     pub fn fill(self, source: &dyn ReadAt, monitor: &Monitor) -> Result<()> {
         match self {
             Self::Writer(session, disk) => {

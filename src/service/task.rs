@@ -1,4 +1,4 @@
-//! Tasks of a repository: a session is one, other work is in the process's table.
+//! Tasks of a repository: each session is one; other work is in the process's table.
 
 use crate::ingest::Session;
 use crate::task::{TaskDisk, TaskKind, TaskReport, TaskState, TaskSubject};

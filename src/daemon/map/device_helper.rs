@@ -31,7 +31,7 @@ const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Readahead of the devices in KiB: four of the kernel's largest requests, like the mounted tree's.
 const READ_AHEAD_KB: u32 = 4096;
 
-/// What a hand does.
+/// The operation of a device helper.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Work {
@@ -39,7 +39,7 @@ enum Work {
     Detach { id: String },
 }
 
-/// What is to be attached, and how.
+/// The request to attach the disks of a map.
 #[derive(Debug, Serialize, Deserialize)]
 struct Attachment {
     id: String,
@@ -51,10 +51,12 @@ struct Attachment {
 
 type Done = std::result::Result<Vec<RecordDisk>, Problem>;
 
-/// Has the disks of a map, which is mounted, attached: names, sizes in bytes, and bytes of a sector.
+/// Attaches the disks of a mounted map, through a helper process: names, sizes in bytes, and bytes
+/// of a sector.
 ///
 /// # Errors
-/// As [`loop_device::attach`]; `Io` when there can be no process. Some may be attached then.
+/// As [`loop_device::attach`]; `Io` when the process cannot be started. After an error some disks
+/// may be attached.
 pub(super) fn attach(order: &Order, disks: Vec<(DiskName, u64, u32)>) -> Result<Vec<RecordDisk>> {
     ask(&Work::Attach(Attachment {
         id: order.id.to_string(),

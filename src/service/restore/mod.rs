@@ -1,5 +1,5 @@
-//! Restoring disks of a restore point to where the caller wants them: one disk to a target, or all of them, with the attached files, into a
-//! directory.
+//! Restoring disks of a restore point: one disk to a target, or all of them, with the attached
+//! files, into a directory.
 
 mod place;
 
@@ -29,16 +29,17 @@ use crate::task::Monitor;
 use crate::types::{DiskName, VmId, VmName};
 pub use place::{refuse_place, refuse_repository};
 
-/// Whoever has started a restore, and wants to know how it goes.
+/// Receives the progress of a restore.
 pub trait Observer {
-    /// A disk is restored from now on; the answer is told how far it is, and can stop it.
+    /// The restore of a disk begins. The returned monitor receives the progress, and can stop the
+    /// restore.
     fn restores(&self, disk: &DiskName, size_bytes: u64) -> Monitor;
 
-    /// The disk is restored, or is not.
+    /// The restore of the disk has ended, successfully or not.
     fn restored(&self, disk: &DiskName);
 }
 
-/// How disks are restored.
+/// The options of a restore.
 #[derive(Debug, Clone, Copy)]
 pub struct DiskOptions {
     /// Threads; by default two for each processor.
@@ -47,14 +48,14 @@ pub struct DiskOptions {
     pub force: bool,
 }
 
-/// A disk that was restored.
+/// A restored disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoredDisk {
     /// Name.
     pub disk: DiskName,
-    /// Where it is now.
+    /// Its location now.
     pub target: String,
-    /// How much it is.
+    /// What was restored, in numbers.
     pub restored: Restored,
 }
 
@@ -68,7 +69,7 @@ pub struct PointRestore<'a> {
     vm_id: VmId,
     entry: PointEntry,
     point: Point,
-    /// What of the layers is damaged, while the disks that were restored are right.
+    /// Damage of the layers that did not affect the restored disks.
     faults: RefCell<Vec<String>>,
 }
 
@@ -98,7 +99,7 @@ impl<'a> PointRestore<'a> {
         })
     }
 
-    /// The VM, as it is spelled.
+    /// The VM's name in its stored spelling.
     #[must_use]
     pub const fn vm(&self) -> &VmName {
         &self.vm
@@ -110,7 +111,7 @@ impl<'a> PointRestore<'a> {
         &self.entry
     }
 
-    /// What of the layers was found to be damaged, although the disks that were restored are right.
+    /// Damage of the layers that did not affect the restored disks.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         self.faults.borrow().clone()
@@ -145,7 +146,7 @@ impl<'a> PointRestore<'a> {
         Ok(restored)
     }
 
-    /// Restores into a new file below `dir`: it gets its name only once it is whole.
+    /// Restores into a new file below `dir`. The file gets its name only once it is complete.
     fn file(&self, disk: &PointDisk, dir: &Dir, name: &OsStr, is_qcow2: bool) -> Result<Restored> {
         let replace = self.replace();
         refuse_place(dir, name, replace)?;
@@ -172,7 +173,7 @@ impl<'a> PointRestore<'a> {
         self.disk(disk, &target, true)
     }
 
-    /// Looks at every name that `--to` would take, before anything is read.
+    /// Checks every name that `--to` would take, before anything is read.
     fn refuse_places(&self, dir: &Dir) -> Result<()> {
         for disk in &self.point.disks {
             let name = format!("{}.raw", disk.name);
@@ -208,8 +209,8 @@ impl<'a> PointRestore<'a> {
     /// Restores one disk.
     ///
     /// # Errors
-    /// `NotFound` (the disk); `InvalidInput` for a target that is too small or lies in the repository; `AlreadyExists`; `Busy` for a target
-    /// in use; as [`restore`].
+    /// `NotFound` (the disk); `InvalidInput` for a target that is too small or lies in the
+    /// repository; `AlreadyExists`; `Busy` for a target in use; as [`restore`].
     pub fn one(&self, name: &DiskName, target: &Target) -> Result<RestoredDisk> {
         let disk = self.point.disk(name).ok_or_else(|| {
             let disks = self.point.disks.iter();
@@ -264,7 +265,8 @@ impl<'a> PointRestore<'a> {
         }
         let target = FileDisk::open(path, Access::ReadWrite)?;
         if !self.options.force {
-            // What the kernel does not tell: a machine that runs has it open, or a loop device over it is mounted.
+            // Uses that the kernel does not report: a running machine has the target open, or a
+            // loop device over it is mounted.
             let mut watch = Watch::default();
             let file = target.file().try_clone().or_io("cannot keep the device")?;
             watch.add(path, Arc::new(file))?;
@@ -286,10 +288,11 @@ impl<'a> PointRestore<'a> {
         self.disk(disk, &target, false)
     }
 
-    /// Restores all disks, and the attached files, into a directory, which is made.
+    /// Restores all disks and the attached files into a directory, which is created.
     ///
     /// # Errors
-    /// `InvalidInput` for a directory in the repository; `AlreadyExists`, `Busy` for a name in it that is taken; as [`restore`].
+    /// `InvalidInput` for a directory in the repository; `AlreadyExists`, `Busy` for a name in it
+    /// that is taken; as [`restore`].
     pub fn all(&self, to: &Path) -> Result<Vec<RestoredDisk>> {
         refuse_repository(&self.repository, to)?;
         std::fs::create_dir_all(to)
@@ -322,7 +325,7 @@ impl<'a> PointRestore<'a> {
     }
 }
 
-/// Says aloud when the restored files cannot have holes there.
+/// Warns when the restored files cannot have holes there.
 fn hole_note(dir: &Dir) -> Result<()> {
     let ability = crate::sys::probe::probe(dir)?;
     if !ability.punch {

@@ -1,4 +1,4 @@
-//! Places that a restore may take: names in a directory, and directories at all.
+//! Checks of the names and directories that a restore may use.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -11,10 +11,11 @@ use crate::repo::Repository;
 use crate::sys::beneath::{Access, Dir, Kind};
 use crate::sys::durable::Replace;
 
-/// Refuses a name that is taken; of what is to be replaced, only regular files are.
+/// Refuses a name that is taken. Only a regular file may be replaced.
 ///
 /// # Errors
-/// `AlreadyExists`; `IsADirectory`, `InvalidInput` for what is no regular file; `Busy` when somebody writes the file; `Io`.
+/// `AlreadyExists`; `IsADirectory`, `InvalidInput` for what is not a regular file; `Busy` when a
+/// program writes the file; `Io`.
 pub fn refuse_place(dir: &Dir, name: &OsStr, replace: Replace) -> Result<()> {
     let Some(stat) = dir.stat(name)? else {
         return Ok(());
@@ -35,10 +36,11 @@ pub fn refuse_place(dir: &Dir, name: &OsStr, replace: Replace) -> Result<()> {
     }
 }
 
-/// Refuses to replace a file that somebody writes: a machine would go on with the file that has lost its name, and what it writes would be
-/// gone when it ends.
+/// Refuses to replace a file that a program writes: a machine would continue with the file that has
+/// lost its name, and everything that it writes would be gone when it ends.
 fn refuse_written(dir: &Dir, name: &OsStr) -> Result<()> {
-    // A file that cannot be opened cannot be looked at: whether it may be replaced is a right of its directory.
+    // A file that cannot be opened cannot be checked; its directory's permissions decide whether it
+    // may be replaced.
     let Ok(file) = dir.open_file(name, Access::Read) else {
         return Ok(());
     };
@@ -56,7 +58,8 @@ fn refuse_written(dir: &Dir, name: &OsStr) -> Result<()> {
     }
 }
 
-/// Refuses to restore into the repository: a file there could take the place of one of its own.
+/// Refuses to restore into the repository: a file there could take the place of one of the
+/// repository's files.
 ///
 /// # Errors
 /// `InvalidInput`.

@@ -1,4 +1,5 @@
-//! `restorefs restore VM@POINT:/PATH --to ARCHIVE`, or `--to -`: files of a guest as a tar or a zip.
+//! `restorefs restore VM@POINT:/PATH --to ARCHIVE`, or `--to -`: writes files of a guest as a tar
+//! or a zip.
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -24,10 +25,11 @@ use crate::task::Monitor;
 use crate::tree::{Ino, Tree, Unread};
 use crate::types::size::{Count, Human};
 
-/// The format in which files go to `to`; `None`: a directory.
+/// The archive format for `to`; `None` stands for a directory.
 ///
 /// # Errors
-/// `InvalidInput` when standard output has none, or the extension is that of an archive that cannot be made.
+/// `InvalidInput` when standard output has no format, or the extension is that of an unsupported
+/// archive.
 pub(super) fn format(to: &Path, said: Option<FilesFormat>) -> Result<Option<Format>> {
     let is_standard = to == Path::new("-");
     match said {
@@ -41,7 +43,7 @@ pub(super) fn format(to: &Path, said: Option<FilesFormat>) -> Result<Option<Form
         Some(FilesFormat::Zip) => Ok(Some(Format::Zip)),
         None if is_standard => Err(Error::invalid("standard output needs a format")
             .advise("add --format tar, tar.zst or zip")),
-        // A directory that is there is meant, whatever its name.
+        // An existing directory is used as one, whatever its name.
         None if to.is_dir() => Ok(None),
         None => match extension(to) {
             None if is_foreign(to) => Err(Error::invalid("no such archive can be made")
@@ -52,7 +54,7 @@ pub(super) fn format(to: &Path, said: Option<FilesFormat>) -> Result<Option<Form
     }
 }
 
-/// Whether people mean an archive by that name, of a kind that we do not make.
+/// Whether the name has the extension of an archive that this program does not write.
 fn is_foreign(to: &Path) -> bool {
     let name = to.file_name().unwrap_or_default();
     let name = name.to_string_lossy().to_ascii_lowercase();
@@ -74,7 +76,7 @@ fn extension(to: &Path) -> Option<Format> {
     }
 }
 
-/// What is taken out.
+/// The files to archive.
 struct Taking<'a> {
     tree: &'a Tree,
     ino: Ino,
@@ -116,7 +118,7 @@ pub(super) fn run(
     let FoundNode {
         tree, found, name, ..
     } = place;
-    // What is in `files` is the guest's root: it has no name of its own.
+    // `files` contains the guest's root, which has no name of its own.
     let mut parts = path.split(|b| *b == b'/').filter(|part| !part.is_empty());
     let is_root = parts.next() == Some(b"files") && parts.next().is_none();
     let stop = interrupt::flag()?;
@@ -143,7 +145,7 @@ pub(super) fn run(
     report(context, &archived?, to, is_standard, &unread)
 }
 
-/// Standard output, without the buffer that looks for ends of lines.
+/// Standard output without the line buffer.
 fn standard_output() -> Result<File> {
     let owned = std::io::stdout()
         .as_fd()
@@ -152,7 +154,7 @@ fn standard_output() -> Result<File> {
     Ok(File::from(owned))
 }
 
-/// Writes a new file: it gets its name only once it is whole.
+/// Writes a new file. The file gets its name only once it is complete.
 fn into_file(taking: &Taking<'_>, to: &Path, force: bool) -> Result<Archived> {
     let parent = to
         .parent()

@@ -1,5 +1,5 @@
-//! The command line as clap sees it: definitions only, so that the build makes man pages and completions from
-//! the same table.
+//! The command line as clap sees it. This file has only definitions, so that the build makes man
+//! pages and completions from the same table.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -386,7 +386,7 @@ pub struct Umount {
     pub mountpoint: Option<PathBuf>,
 }
 
-/// Where scratch files of mapped disks are made when nothing is said: a place that is not in memory.
+/// The default directory for scratch files of mapped disks: one that is not in memory.
 pub const DEFAULT_SCRATCH: &str = "/var/tmp";
 
 /// Arguments of `map`.

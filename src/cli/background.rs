@@ -1,5 +1,5 @@
-//! Going to the background: the command starts itself again in the foreground, detached, and waits until the child
-//! says that it is ready, so that after `restorefs mount` the tree is there.
+//! Going to the background: the command starts itself again in the foreground, detached, and waits
+//! until the child reports that it is ready. So the tree is there when `restorefs mount` returns.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,21 +12,21 @@ use super::context::Context;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::{MountOptions, effective_labels};
 
-/// Set in the child's environment: it says "ready" on its standard output.
+/// Set in the child's environment: the child reports "ready" on its standard output.
 const MARK: &str = "RESTOREFS_BACKGROUND";
 const READY: &[u8] = b"ready\n";
 
-/// Mounts; `more` are further flags of `restorefs mount`.
+/// Mounts in the background; `more` are further flags of `restorefs mount`.
 ///
 /// # Errors
-/// What the process in the background says.
+/// The error of the process in the background.
 pub(super) fn start(
     context: &Context,
     mountpoint: &Path,
     options: &[String],
     more: &[OsString],
 ) -> Result<()> {
-    // Warned of here, where a person reads it.
+    // The warning is printed here, where the user sees it.
     let mut parsed = MountOptions::default();
     options.iter().try_for_each(|text| parsed.parse(text))?;
     effective_labels(&parsed.labels)?;
@@ -46,22 +46,24 @@ pub(super) fn start(
     launch(command, "mounting")
 }
 
-/// Starts such a command of ours, and returns when it reports that it is ready; `what` it does is for messages.
+/// Starts a command of this program, and returns when the command reports that it is ready; `what`
+/// describes it in messages.
 ///
 /// # Errors
-/// What the command says, when it ends instead.
+/// The command's error, when it ends instead.
 pub(super) fn launch(mut command: Command, what: &str) -> Result<()> {
     command
         .env(MARK, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // A process group of its own: Ctrl-C at the terminal is not for the mount.
+    // The process gets its own process group, so that Ctrl-C at the terminal does not reach the
+    // mount.
     command.process_group(0).current_dir("/");
     let mut child = command.spawn().or_io("cannot start in the background")?;
     let mut said = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        // Ends with "ready", or when the child ends.
+        // Reading ends with "ready", or when the child ends.
         let mut limited = stdout.take(u64::try_from(READY.len()).unwrap_or(u64::MAX));
         limited
             .read_to_end(&mut said)
@@ -94,7 +96,8 @@ pub(super) fn launch(mut command: Command, what: &str) -> Result<()> {
     ))
 }
 
-/// In the child: tells the parent that the tree is there, and lets go of its pipes, which nobody reads any more.
+/// Called in the child: reports to the parent that the tree is there, and closes its pipes, which
+/// nobody reads any more.
 ///
 /// # Errors
 /// `Io` when `/dev/null` cannot be opened.
@@ -106,7 +109,7 @@ pub(super) fn ready() -> Result<()> {
     ready_logging(&null)
 }
 
-/// The same, with a file for what is logged from now on.
+/// The same, with a file that takes the log from now on.
 ///
 /// # Errors
 /// `Io`.

@@ -30,16 +30,15 @@ use crate::task::Monitor;
 use crate::types::{DiskName, PointName, VmName, size};
 
 pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
-    // Everything that can be wrong with the command is found before the repository is touched.
+    // All mistakes in the command are found before the repository is accessed.
     context.path()?;
     prepare(context, args)
         .inspect_err(|e| keep_failure(context, args, e))?
         .run(context)
 }
 
-/// Records in the history that the sources could not be had. A mistake in the command line is not recorded: the person who typed it has
-/// seen
-/// the message.
+/// Records in the history that the sources could not be opened. A mistake in the command line is
+/// not recorded: the user who typed it has seen the message.
 fn keep_failure(context: &Context, args: &Backup, error: &Error) {
     let untangled = untangle(&args.vm, &args.disks, &args.begin.full);
     let Ok(vm) = untangled.and_then(|(vm, ..)| VmName::new(vm)) else {
@@ -64,7 +63,7 @@ struct Prepared {
     begin: BeginRequest,
     commit: CommitRequest,
     sources: Sources,
-    /// What is remarked once the session has begun.
+    /// The remark for a new VM, printed once the session has begun.
     new_vm: Option<String>,
     attach: Vec<(String, File)>,
 }
@@ -87,7 +86,7 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         })
         .collect();
     let unchanged = parse_disks(&args.declared.unchanged)?;
-    // Without says something of another disk, which had this one's name.
+    // `--without` refers to another disk, which had this one's name.
     if let Some(name) = sources
         .names()
         .find(|name| unchanged.iter().any(|u| u.folded() == name.folded()))
@@ -114,7 +113,7 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         full,
         differential: args.begin.differential,
         parent: None,
-        // Everything is read.
+        // The backup reads all of each source.
         changed_only: false,
         previous_change_ids: BTreeMap::new(),
         whole: if args.strict {
@@ -134,9 +133,10 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         point,
         change_ids: parse_ids(&args.declared.change_id)?,
         unchanged,
-        // What their sources begin with was judged when the session began.
+        // The beginnings of their sources were checked when the session began.
         raw: sources.names().cloned().collect(),
-        // Disks that are gone are not in the session at all: a disk that has the name of one of them now is another.
+        // Disks that are gone are not in the session: a disk that has the name of one of them now
+        // is a different disk.
         ..CommitRequest::default()
     };
     let attach = split_paths(&args.attach)
@@ -194,7 +194,8 @@ impl Prepared {
     }
 }
 
-/// Looks for the volumes of the new point, so that nobody has to wait for that later. The backup is safe, whatever comes of it.
+/// Finds the volumes of the new point now, so that nobody has to wait for that later. A failure
+/// does not affect the backup.
 fn probe(context: &Context, owner: &Owner, answer: &CommitAnswer) {
     let looked = context.tree_of(&answer.vm).and_then(|tree| {
         let point = tree.point(&answer.vm, &Which::Named(answer.point.name.clone()))?;
@@ -208,7 +209,7 @@ fn probe(context: &Context, owner: &Owner, answer: &CommitAnswer) {
     }
 }
 
-/// Tells a person how the backup goes.
+/// Shows the progress of a backup to the user.
 struct Narrator<'a> {
     context: &'a Context,
     progress: Progress,
@@ -231,7 +232,8 @@ impl Observer for Narrator<'_> {
         source_bytes: u64,
         writer: Option<&Arc<DiskWriter>>,
     ) -> Monitor {
-        // The session has begun, so a source that looks like an image is of a disk that the VM had before.
+        // The session has begun, so a source that looks like an image belongs to a disk that the VM
+        // had before.
         let is_same = |name: &DiskName| name.folded() == disk.name.folded();
         let mut sources = self.sources.all().iter();
         let source = sources.find(|source| is_same(&source.name));

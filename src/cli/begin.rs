@@ -41,7 +41,7 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
         parent: args.parent.as_deref().map(str::parse).transpose()?,
         changed_only: args.changed_only,
         previous_change_ids: parse_ids(&args.previous_change_id)?,
-        // What is written over NBD may be less than all of it.
+        // An NBD client may write only a part of the disk.
         whole: Vec::new(),
         empty: false,
         ttl_seconds: parse_seconds(&args.ttl)?,
@@ -93,7 +93,7 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
     Ok(())
 }
 
-/// Applies `--full[=DISK]` and `--key DISK=KEY` to the disks; answers whether all are full.
+/// Applies `--full[=DISK]` and `--key DISK=KEY` to the disks; returns whether all are full.
 ///
 /// # Errors
 /// `InvalidInput`, `NameTooLong`.

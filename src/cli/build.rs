@@ -1,4 +1,5 @@
-//! Build script: man pages and completions from the table that also parses, into `target/<profile>/assets/{man,completions}`.
+//! Build script: writes man pages and completions from the argument table of the parser to
+//! `target/<profile>/assets/{man,completions}`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,8 @@ fn with_names(shell: Shell, script: String) -> String {
     match shell {
         Shell::Bash => script + include_str!("completion/names.bash"),
         Shell::Fish => script + include_str!("completion/names.fish"),
-        // Arguments by their names in the table; the functions come before the last lines, which run the first of them.
+        // Arguments by their names in the table. The functions are inserted before the last lines,
+        // which call the first of them.
         _ => {
             let is_named = |line: &str| {
                 ["vm", "session", "target", "point", "from"]
@@ -67,7 +69,7 @@ fn with_names(shell: Shell, script: String) -> String {
     }
 }
 
-/// Writes a page: what the table of arguments says, then what `manual` has.
+/// Writes a page: the table of arguments, then the parts from `manual`.
 fn man_page(
     command: &clap::Command,
     name: &str,
@@ -140,7 +142,7 @@ fn man_pages(dir: &Path) -> std::io::Result<()> {
         };
         let mut name = name.to_owned();
         name.push(".gz");
-        // Without name and time: the same page is the same file.
+        // The header has no name and time, so that the same page gives the same file.
         let mut out = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::best());
         out.write_all(&std::fs::read(&path)?)?;
         std::fs::write(compressed.join(name), out.finish()?)?;

@@ -1,4 +1,4 @@
-//! `restorefs check-config`: whether a daemon could serve what a file says.
+//! `restorefs check-config`: checks whether a daemon could serve a configuration file.
 
 use super::args::CheckConfig;
 use super::context::Context;

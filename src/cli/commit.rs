@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
     print(context, &answer)
 }
 
-/// Says what was committed.
+/// Prints the result of a commit.
 ///
 /// # Errors
 /// `Io`.

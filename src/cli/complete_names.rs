@@ -1,5 +1,6 @@
-//! `restorefs complete-names WORD -- WORDS`: what the completions of shells ask, hidden from people. It prints the names that a word can
-//! become, a line each; of a repository that cannot be read, nothing.
+//! `restorefs complete-names WORD -- WORDS`: the hidden command that shell completions call. It
+//! prints the names that a word can become, one a line; for an unreadable repository it prints
+//! nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::repo::Repository;
 use crate::types::{PointName, VmName};
 
-/// LIMIT: names that are printed: nobody reads more in a terminal.
+/// LIMIT: printed names; nobody reads more in a terminal.
 const NAMES_MAX: usize = 1_000;
 
 pub(super) fn run(context: &Context, args: &CompleteNames) -> Result<()> {
@@ -23,7 +24,7 @@ pub(super) fn run(context: &Context, args: &CompleteNames) -> Result<()> {
         Some(path) => Repository::open(path),
         None => Repository::open(context.path()?),
     };
-    // A shell that completes says nothing of errors.
+    // Shell completion shows no errors.
     let names = repository.and_then(|repository| names(&repository, word));
     for name in names.unwrap_or_default().iter().take(NAMES_MAX) {
         context.output.line(name)?;

@@ -1,4 +1,4 @@
-//! What every command needs: the repository, its owner or its daemon, and where to print.
+//! The context of every command: the repository, its owner or its daemon, and the output.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,18 +23,18 @@ use crate::types::{Memory, VmName, likeness, size};
 /// Pause between attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
-/// Everything a command runs with.
+/// The context of a command.
 pub(super) struct Context {
     repo: Option<PathBuf>,
     isolation: GuestIsolation,
     memory: Memory,
-    /// How long the lock is waited for.
+    /// How long the command waits for the lock.
     wait: Duration,
-    /// Where to print.
+    /// The output.
     pub(super) output: Output,
 }
 
-/// What can change the repository.
+/// Access to change the repository.
 pub(super) struct Writer {
     /// The operations.
     pub(super) service: Box<dyn Service>,
@@ -43,10 +43,10 @@ pub(super) struct Writer {
 }
 
 impl Context {
-    /// A context from the global flags.
+    /// Creates a context from the global flags.
     ///
     /// # Errors
-    /// `InvalidInput` when one of them makes no sense.
+    /// `InvalidInput` when a flag is invalid.
     pub(super) fn new(cli: &Cli, output: Output) -> Result<Self> {
         Ok(Self {
             repo: cli.repo.clone(),
@@ -57,7 +57,7 @@ impl Context {
         })
     }
 
-    /// The same for another repository.
+    /// The same context for another repository.
     pub(super) fn of(&self, repo: PathBuf) -> Self {
         Self {
             repo: Some(repo),
@@ -65,7 +65,7 @@ impl Context {
         }
     }
 
-    /// The flags that a process started for the same purpose needs, too.
+    /// The global flags to pass to a process that continues this command.
     pub(super) fn global_flags(&self) -> Vec<String> {
         let isolation = match self.isolation {
             GuestIsolation::Process => "process",
@@ -80,14 +80,14 @@ impl Context {
         ]
     }
 
-    /// How the tree is shown, with what the global flags say.
+    /// Adds the global flags to the options of a tree.
     pub(super) fn tree_options(&self, mut options: TreeOptions) -> TreeOptions {
         options.memory = self.memory;
         options.isolation = self.isolation();
         options
     }
 
-    /// Where guests' filesystems are read.
+    /// The isolation of the readers of guests' filesystems.
     pub(super) fn isolation(&self) -> Isolation {
         match self.isolation {
             GuestIsolation::Thread => Isolation::Thread,
@@ -95,7 +95,7 @@ impl Context {
         }
     }
 
-    /// The tree of the repository, for a command that looks into it.
+    /// The tree of the repository, for a command that reads from it.
     ///
     /// # Errors
     /// As [`Context::repository`] and [`Tree::new`].
@@ -104,7 +104,7 @@ impl Context {
         Tree::new(self.repository()?, self.pool(), options)
     }
 
-    /// The tree of a single VM, spelled as it is.
+    /// The tree of a single VM, with the VM's name taken literally.
     ///
     /// # Errors
     /// As [`Context::tree`].
@@ -132,11 +132,11 @@ impl Context {
         Repository::open(self.path()?).map(Arc::new)
     }
 
-    /// Finds the daemon that owns the repository, or takes the lock. `role` is what the lock says of us. A lock that another process has is
-    /// waited for as long as `--wait` says.
+    /// Connects to the daemon that owns the repository, or takes the lock. The lock names `role` as
+    /// its holder's role. Waits for a lock of another process for at most the time of `--wait`.
     ///
     /// # Errors
-    /// `Locked` when another process than a daemon has it; as [`Owner::open`].
+    /// `Locked` when a process other than a daemon has it; as [`Owner::open`].
     pub(super) fn writer(&self, role: &str) -> Result<Writer> {
         let begun = Instant::now();
         let mut is_told = false;
@@ -154,7 +154,8 @@ impl Context {
         }
     }
 
-    /// Waits for the lock of the repository at `path` to be free, as long as `--wait` says. Another process may still take it first.
+    /// Waits until the lock of the repository at `path` is free, for at most the time of `--wait`.
+    /// Another process may still take it first.
     pub(super) fn wait_for_lock(&self, path: &Path) {
         let begun = Instant::now();
         let is_held = || {
@@ -187,7 +188,8 @@ impl Context {
         })
     }
 
-    /// The remark for a VM whose name is new, with the existing name that it resembles: a mistyped name begins a chain of its own.
+    /// The remark for a VM whose name is new, with a similar existing name: a mistyped name begins
+    /// a new chain.
     ///
     /// # Errors
     /// As [`Context::repository`]; `Io`.
@@ -205,7 +207,7 @@ impl Context {
     /// The pool for chains.
     #[must_use]
     pub(super) fn pool(&self) -> Arc<Pool> {
-        // More descriptors make deep chains faster; without them the pool just reopens layers.
+        // More descriptors make deep chains faster; without them the pool only reopens layers.
         let _ = crate::sys::limit::raise_open_files();
         Pool::new(PoolLimits {
             memory_bytes: self.memory.chain_bytes(),

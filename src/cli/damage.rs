@@ -1,4 +1,5 @@
-//! Damage of the repository, as commands show it: what is wrong with the files of points, never with a guest's own filesystem.
+//! Reports of the repository's damage: damage of the points' files, never of a guest's own
+//! filesystem.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +13,13 @@ use crate::task::{Monitor, on_threads, threads};
 use crate::types::VmName;
 use crate::types::sync::Mutex;
 
-/// LIMIT: VMs that are looked at at a time.
+/// LIMIT: VMs that are checked at the same time.
 const THREADS_MAX: usize = 8;
 
-/// What is wrong with one point.
+/// The damage of one point.
 ///
 /// # Errors
-/// `NotFound` naming VM and point; `Corrupt` when the VM's own sidecars cannot be read; `Io`.
+/// `NotFound`, which names VM and point; `Corrupt` when the VM's own sidecars cannot be read; `Io`.
 pub(super) fn of_point(context: &Context, selector: &Selector) -> Result<Vec<String>> {
     let repository = context.repository()?;
     let vm = repository.spelled(&selector.vm)?;
@@ -28,7 +29,7 @@ pub(super) fn of_point(context: &Context, selector: &Selector) -> Result<Vec<Str
     Ok(faults.iter().map(Error::report).collect())
 }
 
-/// What is wrong with all points, each fault with the point that it is of.
+/// The damage of all points, each fault with its point.
 ///
 /// # Errors
 /// `Io`.
@@ -58,7 +59,7 @@ fn of_vm(repository: &Repository, vm: &VmName) -> Result<Vec<String>> {
         Err(e) if e.kind() == ErrorKind::Corrupt => {
             return Ok(vec![format!("{vm}: {}", e.report())]);
         }
-        // A directory without vm.json is no VM.
+        // A directory without vm.json is not a VM.
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
@@ -72,10 +73,10 @@ fn of_vm(repository: &Repository, vm: &VmName) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// The end of a command that has shown what it was asked for: exit code 3 when there is damage.
+/// The result of a command that has printed its output: exit code 3 when there is damage.
 ///
 /// # Errors
-/// `Corrupt`; several faults are printed before, a line each.
+/// `Corrupt`; several faults are printed first, one a line.
 pub(super) fn end(faults: &[String]) -> Result<()> {
     match faults {
         [] => Ok(()),

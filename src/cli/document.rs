@@ -12,7 +12,7 @@ use crate::types::width::usize_from_u64;
 /// Reads a document of a point.
 ///
 /// # Errors
-/// `NotFound` naming VM and point; `Corrupt`, `Io`.
+/// `NotFound`, which names VM and point; `Corrupt`, `Io`.
 pub(super) fn read(context: &Context, selector: &Selector, name: &str) -> Result<Value> {
     let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;

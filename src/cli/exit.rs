@@ -2,15 +2,15 @@
 
 use crate::error::{Error, ErrorKind};
 
-/// What the shell sees.
+/// The exit code of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
-    /// All is well.
+    /// Success.
     Ok = 0,
-    /// It could not be done.
+    /// The command failed.
     Error = 1,
-    /// It was asked for wrongly.
+    /// The command line is wrong.
     Usage = 2,
     /// Damage was found.
     Damage = 3,
@@ -18,7 +18,7 @@ pub enum Code {
     Policy = 4,
     /// There is no repository.
     NoRepository = 10,
-    /// Somebody else writes.
+    /// Another process has the lock.
     Locked = 11,
 }
 

@@ -1,4 +1,5 @@
-//! `restorefs restore VM@POINT:/PATH --to DIR`: files of a guest, with everything that they have.
+//! `restorefs restore VM@POINT:/PATH --to DIR`: restores files of a guest with all of their
+//! attributes.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -58,20 +59,20 @@ pub(super) fn run(
     report(context, &extracted?, &to.join(&name), &unread)
 }
 
-/// What is at a path of a point.
+/// The node at a path of a point.
 pub(super) struct FoundNode {
     pub(super) tree: Arc<Tree>,
     pub(super) found: Found,
-    /// Its name.
+    /// The node's name.
     pub(super) name: OsString,
     point: Arc<PointView>,
 }
 
 impl FoundNode {
-    /// What is not shown below it, which was found at `path`.
+    /// What is not shown below the node, which was found at `path`.
     ///
     /// # Errors
-    /// What looking at the point's disks returns.
+    /// What reading the point's disks returns.
     pub(super) fn unread(&self, path: &[u8]) -> Result<Vec<Unread>> {
         self.tree.unread(&self.point, path)
     }
@@ -80,11 +81,12 @@ impl FoundNode {
 /// Finds the node at `path` of a point.
 ///
 /// # Errors
-/// `NotFound`; `Corrupt` when it would be in something that cannot be read; what the guest's reader returns.
+/// `NotFound`; `Corrupt` when the node would be in something that cannot be read; what the guest's
+/// reader returns.
 pub(super) fn find(context: &Context, selector: &Selector, path: &[u8]) -> Result<FoundNode> {
     let tree = context.tree()?;
     let point = tree.point(&selector.vm, &selector.which)?;
-    // What the point has is what its own sidecar says.
+    // The point's own sidecar decides what the point contains.
     context.repository()?.point(&point.vm, &point.entry)?;
     let start = format!("{}/{}", point.vm, point.entry.name);
     let start = tree.resolve(Ino::ROOT, start.as_bytes())?;
@@ -100,7 +102,7 @@ pub(super) fn find(context: &Context, selector: &Selector, path: &[u8]) -> Resul
     })
 }
 
-/// Which extended attributes are taken.
+/// The selection of extended attributes.
 pub(super) fn xattrs(args: &Restore) -> XattrChoice {
     let split = |patterns: &[String]| {
         let all = patterns.iter().flat_map(|text| split_list(text));
@@ -112,7 +114,7 @@ pub(super) fn xattrs(args: &Restore) -> XattrChoice {
     }
 }
 
-/// The outcome of a command that has left out what it should have taken.
+/// The result of a command that could not restore everything.
 ///
 /// # Errors
 /// `Corrupt` when something could not be read; `Io` when the target refused something.

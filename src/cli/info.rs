@@ -1,5 +1,6 @@
-//! `restorefs info`: all that is known of a restore point, the same as its `info.json` in the tree, and what a look at its files finds;
-//! without a point, what is known of the repository. And what keeps readers of guests' filesystems from this machine.
+//! `restorefs info`: shows a restore point's `info.json`, as in the tree, and the damage of its
+//! files; without a point, shows the repository. Also shows how the readers of guests' filesystems
+//! are isolated from this machine.
 
 use serde_json::{Value, json};
 
@@ -39,7 +40,7 @@ fn of_repository(context: &Context) -> Result<Value> {
     }))
 }
 
-/// Prints what was found, with what is known of readers: in text a line.
+/// Prints the information with the state of the readers, in text as one line.
 fn show(context: &Context, mut info: Value) -> Result<()> {
     let standing = Standing::of(&context.isolation());
     let is_json = context.output.json;
@@ -59,7 +60,7 @@ fn show(context: &Context, mut info: Value) -> Result<()> {
     lines.iter().try_for_each(|line| context.output.line(line))
 }
 
-/// `disks.0.name  vda`, a line for each value.
+/// `disks.0.name  vda`: one line for each value.
 fn flatten(path: &str, value: &Value, out: &mut Vec<String>) {
     let join = |key: &str| {
         if path.is_empty() {

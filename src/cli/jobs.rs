@@ -1,4 +1,4 @@
-//! `restorefs jobs`: what the history says of sessions that have ended; no daemon is needed.
+//! `restorefs jobs`: shows the history of ended sessions; needs no daemon.
 
 use std::ops::ControlFlow;
 

@@ -38,7 +38,7 @@ fn vms(context: &Context, repository: &Repository) -> Result<()> {
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 faults.push(format!("{name}: {}", e.report()));
             }
-            // A directory without a sidecar is no VM.
+            // A directory without a sidecar is not a VM.
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
@@ -122,13 +122,14 @@ struct Line {
 
 fn tree(context: &Context, selector: &Selector, path: &[u8]) -> Result<()> {
     let place = find(context, selector, path)?;
-    // The point's own names need no look at its disks.
+    // The point's own names do not need its disks to be read.
     let mut unread = match last_name(path) {
         Some(_) => place.unread(path)?,
         None => Vec::new(),
     };
     let FoundNode { tree, found, .. } = place;
-    // A listing shows names; of what is not there by its nature only that which was asked for is worth a line.
+    // A listing shows names. Of the entries that are missing by their nature, only a requested one
+    // gets a line.
     unread.retain(|one| one.is_here || one.class.is_loss());
     let mut lines = Vec::new();
     if found.attributes.file_type == FileType::Directory {

@@ -1,5 +1,5 @@
-//! What man pages have besides the table of arguments: examples, exit status, environment, files, and where to go on. Definitions only, for
-//! the build.
+//! The parts of man pages that are not in the table of arguments: examples, exit status,
+//! environment, files, and related pages. Only definitions, for the build.
 
 /// A command line and what it does.
 pub type Example = (&'static str, &'static str);
@@ -218,7 +218,7 @@ pub const EXIT_STATUS: [(&str, &str); 7] = [
     ("11", "Another process holds the repository's lock."),
 ];
 
-/// Variables that are looked at.
+/// Environment variables that the program reads.
 pub const ENVIRONMENT: [(&str, &str); 5] = [
     (
         "RESTOREFS_REPO",
@@ -242,7 +242,7 @@ pub const ENVIRONMENT: [(&str, &str); 5] = [
     ),
 ];
 
-/// Files that people may look for.
+/// Files that the program uses.
 pub const FILES: [(&str, &str); 4] = [
     ("/etc/restorefs/config.toml", "Configuration of the daemon."),
     (
@@ -256,7 +256,7 @@ pub const FILES: [(&str, &str); 4] = [
     ),
 ];
 
-/// Pages of others that belong to subcommands.
+/// Related pages of other programs, by subcommand.
 pub const SEE_ALSO: [(&str, &str); 5] = [
     ("mount", "mount(8), fusermount3(1)"),
     ("umount", "umount(8), fusermount3(1)"),

@@ -1,4 +1,5 @@
-//! `restorefs map`: disks of a restore point as block devices; without arguments, the list of them.
+//! `restorefs map`: attaches disks of a restore point as block devices; without arguments, lists
+//! them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,7 +34,7 @@ pub(super) fn parse_target(text: &str) -> Result<(Selector, Option<DiskName>)> {
     Ok((point.parse()?, disk))
 }
 
-/// `--scratch` may stand alone, also right before the point.
+/// Resolves `--scratch` without a value, also when it stands right before the point.
 fn untangle(args: &Map) -> (Option<String>, Option<PathBuf>) {
     let is_point = |text: &str| parse_target(text).is_ok();
     let scratch = args.scratch.as_deref().and_then(Path::to_str);
@@ -61,17 +62,17 @@ pub(super) fn run(context: &Context, args: &Map) -> Result<()> {
     let (selector, disk) = parse_target(&target)?;
     map::check()?;
     let quiet = rule::look();
-    // With loop.max_part the kernel looks for partitions on every loop device.
+    // With loop.max_part the kernel searches every loop device for partitions.
     quiet.check(args.partitions || loop_device::looks_for_partitions())?;
     let scratch = scratch
         .map(|dir| std::path::absolute(&dir).or_io("cannot tell the directory's path"))
         .transpose()?;
     if let Some(dir) = &scratch {
-        // Printed here rather than by the process in the background.
+        // An error is printed here rather than by the process in the background.
         Dir::open(dir).or_io("cannot use the directory for what is written")?;
     }
     let tree = context.tree()?;
-    // The point must be there, and is named as the repository spells it.
+    // The point must exist; its names get the repository's spelling.
     tree.point(&selector.vm, &selector.which)?;
     let id = args
         .id
@@ -104,10 +105,10 @@ pub(super) fn run(context: &Context, args: &Map) -> Result<()> {
     Ok(())
 }
 
-/// Remarks upon filesystems that were in use: a kernel replays no journal on a device that is read-only, and mounts none of them without
-/// being told so.
+/// Remarks on filesystems that were in use: on a read-only device a kernel replays no journal, and
+/// mounts such a filesystem only with an option.
 fn remark_mounts(context: &Context, order: &Order) {
-    // What cannot be found out is no reason to fail: the disks are mapped.
+    // An error here is ignored: the disks are mapped.
     let Ok(found) = document::read(context, &order.selector, "volumes.json") else {
         return;
     };

@@ -54,7 +54,8 @@ use crate::export::archive::ReaderGone;
 use crate::guest::worker::server;
 use crate::log::{self, LogFormat, LogOptions};
 
-/// Runs the program on the process's arguments: parse, run, print one error, answer the exit code.
+/// Runs the program on the process's arguments: parses them, runs the command, prints its error,
+/// and returns the exit code.
 #[must_use]
 pub fn run() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -63,13 +64,13 @@ pub fn run() -> ExitCode {
         .as_ref()
         .is_some_and(|first| first == mount_helper::ARGUMENT)
     {
-        // Its exit codes are mount(8)'s.
+        // The helper has mount(8)'s exit codes.
         return mount_helper::run(arguments);
     }
     if let Some(first) = &first
         && arguments.next().is_none()
     {
-        // Not subcommands, since nobody but we start them.
+        // These are not subcommands, because only this program starts them.
         if first == server::ARGUMENT {
             return told(&server::run()).into();
         }
@@ -80,7 +81,8 @@ pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            // Help and version go to standard output with code 0, mistakes to standard error with 2.
+            // Help and version go to standard output with code 0, usage errors to standard error
+            // with 2.
             let code = if e.use_stderr() {
                 Code::Usage
             } else {
@@ -96,7 +98,7 @@ pub fn run() -> ExitCode {
         quiet: cli.quiet,
     };
     let result = Context::new(&cli, output).and_then(|context| run_command(&context, cli.command));
-    // A reader of standard output that has ended has seen enough of the archive: no error is printed.
+    // A reader of standard output may stop early: a closed pipe is no error of the archive.
     if let Err(e) = &result
         && !ReaderGone::caused(e)
     {
@@ -130,7 +132,7 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
     }
 }
 
-/// Says on standard error what has failed.
+/// Prints the error of a command on standard error.
 fn told(result: &Result<()>) -> Code {
     if let Err(e) = result {
         Output::error("restorefs", e);
@@ -138,7 +140,8 @@ fn told(result: &Result<()>) -> Code {
     Code::of_result(result)
 }
 
-/// Logs go to standard error; `RUST_LOG` overrules `-v`. A daemon with a configuration changes it as that says.
+/// Starts the log on standard error; `RUST_LOG` overrides `-v`. A daemon with a configuration
+/// changes the log accordingly.
 fn start_log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
@@ -150,7 +153,7 @@ fn start_log(verbose: u8) {
         level: level.to_owned(),
         format,
     };
-    // The level is one of those above, and text needs nothing.
+    // The start cannot fail: the level is one of those above, and text needs no resource.
     let _ =
         log::start(&options(LogFormat::Auto)).or_else(|_| log::start(&options(LogFormat::Text)));
 }

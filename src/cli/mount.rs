@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
     if let Some(warning) = options.exposure() {
         context.output.warn(warning);
     }
-    // Root's crawlers go where root may.
+    // Root's crawlers (updatedb) read what root may read.
     if rustix::process::geteuid().is_root() || options.allow_other {
         crawler::remark()
             .into_iter()
@@ -69,7 +69,7 @@ pub(super) fn umount(context: &Context, args: &Umount) -> Result<()> {
     Ok(())
 }
 
-/// The mountpoint, which the command line has without a configuration.
+/// The mountpoint, which the command line must have when there is no configuration.
 fn required(mountpoint: Option<&Path>) -> Result<&Path> {
     mountpoint.ok_or_else(|| Error::invalid("no mountpoint was named"))
 }

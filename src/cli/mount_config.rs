@@ -1,4 +1,5 @@
-//! `restorefs mount --config` and `restorefs umount --config`: the mounts of daemons that may not mount, made and ended in this namespace.
+//! `restorefs mount --config` and `restorefs umount --config`: makes and ends, in this namespace,
+//! the mounts of daemons that may not mount.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -11,10 +12,10 @@ use crate::fuse::{self, HandedMount, MountOptions};
 use crate::repo::Repository;
 use crate::service::{MountRequest, Service};
 
-/// Mounts a repository's tree and hands it to its daemon.
+/// Mounts a repository's tree and hands the mount to the repository's daemon.
 ///
 /// # Errors
-/// As the checks of the mountpoint; what the daemon answers, and then nothing is mounted.
+/// As the checks of the mountpoint; the daemon's error, after which nothing is mounted.
 pub(super) fn hand_over(
     client: &Client,
     repository: &Path,
@@ -33,7 +34,7 @@ pub(super) fn hand_over(
     Ok(())
 }
 
-/// Whether what is mounted there is the daemon's, and not another repository, or a follower that shows it read-only.
+/// Whether the mount is the daemon's, rather than another repository's or a read-only follower's.
 fn is_served(client: &Client, mountpoint: &Path) -> Result<bool> {
     let status = client.status()?;
     let resolved = fuse::resolve(mountpoint);
@@ -65,7 +66,7 @@ fn first(so_far: Result<()>, error: Error) -> Result<()> {
     }
 }
 
-/// Mounts everything that a configuration says, and answers the first error once the others have been tried.
+/// Makes all mounts of a configuration; returns the first error after it has tried all of them.
 pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
     let (config, _) = load(context, path)?;
     let mut result = Ok(());
@@ -101,18 +102,19 @@ pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
     result
 }
 
-/// Unmounts everything that a configuration says, from under its users where there are some, and what dead daemons have left. What does
-/// not answer is taken away by force.
+/// Unmounts all mounts of a configuration, even those in use, and those that dead daemons have
+/// left. A mount that does not answer is removed by force.
 pub(super) fn umount(context: &Context, path: &Path) -> Result<()> {
     let (config, _) = load(context, path)?;
     let mut result = Ok(());
     for repository in &config.repositories {
         let owner = repository.path.metadata().ok().map(|meta| meta.uid());
         for mount in &repository.mounts {
-            // Of a process that could not even be killed while it waited for its own mount, this is the only end.
+            // If the process could not be killed while it waited for its own mount, this is the
+            // only way to end it.
             let unmounted = match fuse::umount_silent(&mount.at, owner) {
                 Ok(true) => continue,
-                // Nothing, or what another user has there.
+                // There is no mount, or one of another user.
                 Ok(false) if !fuse::is_ours(&mount.at, owner) => continue,
                 Ok(false) => fuse::umount(&mount.at, false),
                 Err(error) => Err(error),

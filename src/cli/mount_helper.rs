@@ -1,6 +1,7 @@
-//! `mount.restorefs`: what mount(8) runs for `mount -t restorefs`.
+//! `mount.restorefs`: the helper that mount(8) runs for `mount -t restorefs`.
 //!
-//! With a daemon on the repository the mount is made here and served there; otherwise a follower of its own serves it, read-only.
+//! If a daemon owns the repository, the helper makes the mount and the daemon serves it. Otherwise
+//! the helper starts a follower that serves it read-only.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::fuse::{MountOptions, split_options};
 use crate::log::{self, LogFormat, LogOptions};
 use crate::repo::Repository;
 
-/// The first argument of a program that is to be the helper.
+/// The program name that selects the helper.
 pub(super) const ARGUMENT: &str = "mount.restorefs";
 
 /// Exit codes of mount(8).
@@ -67,7 +68,7 @@ struct Helper {
     kind: Option<String>,
 }
 
-/// Is the helper; answers mount(8)'s exit codes.
+/// Runs the helper; returns mount(8)'s exit codes.
 pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let name = std::iter::once(OsString::from(ARGUMENT));
     let helper = match Helper::try_parse_from(name.chain(arguments)) {
@@ -83,7 +84,7 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let level = if helper.verbose > 0 { "info" } else { "warn" };
-    // The level is a known one, and text needs nothing.
+    // The start cannot fail: the level is a known one, and text needs no resource.
     let _ = log::start(&LogOptions {
         level: level.to_owned(),
         format: LogFormat::Text,
@@ -130,7 +131,8 @@ impl Helper {
             tracing::warn!("{warning}");
         }
         let repository = Repository::open(&self.source).at_path(&self.source)?;
-        // A user who is not root cannot mount for the daemon, but has a follower of its own, by fusermount3.
+        // A user other than root cannot mount for the daemon, but gets an own follower through
+        // fusermount3.
         let client = if rustix::process::geteuid().is_root() {
             Client::connect(&repository)?
         } else {
@@ -167,7 +169,7 @@ impl Helper {
         background::start(&Context::new(&cli, output)?, &self.mountpoint, &texts, &[])
     }
 
-    /// The options, and their texts one by one.
+    /// The parsed options, and their texts one by one.
     fn options(&self) -> Result<(MountOptions, Vec<String>)> {
         let mut options = MountOptions::default();
         let mut texts = Vec::new();

@@ -1,8 +1,8 @@
-//! What commands print: tables for people, JSON for programs.
+//! The output of commands: tables for people, JSON for programs.
 //!
 //! # Invariants
-//! All output is escaped here ([`printable`]), once, wherever it comes from: a guest, a peer or a file has no power over the terminal,
-//! and adds no line of its own.
+//! All output is escaped here ([`printable`]), once, whatever its source: text of a guest, a peer
+//! or a file cannot affect the terminal, and adds no line of its own.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -13,21 +13,22 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::types::DiskName;
 use crate::types::printable::{printable, printable_json};
 
-/// Where and how a command prints.
+/// The form of a command's output.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
     /// JSON instead of text.
     pub(super) json: bool,
-    /// No progress, no remarks, no outcome when all is well.
+    /// Suppress progress, remarks and results of success.
     pub(super) quiet: bool,
 }
 
 impl Output {
-    /// Writes text whose line ends are ours: names and text from elsewhere in it have been escaped.
+    /// Writes text that contains only our own line ends: foreign names and text in it are already
+    /// escaped.
     fn put(text: &str) -> Result<()> {
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            // `restorefs ls | head`: the reader has seen enough.
+            // The reader has closed the pipe, as in `restorefs ls | head`.
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             Err(e) => Err(Error::io("cannot write to standard output", e)),
             Ok(()) => Ok(()),
@@ -42,7 +43,7 @@ impl Output {
         Self::put(&format!("{}\n", printable(text.as_ref())))
     }
 
-    /// Prints the outcome of a command that did what it was asked to, unless `--quiet` was given.
+    /// Prints the result of a successful command, unless `--quiet` was given.
     ///
     /// # Errors
     /// `Io`.
@@ -53,9 +54,9 @@ impl Output {
         }
     }
 
-    /// Prints on standard error that something is not as it should be, also with `--quiet`.
+    /// Prints a warning on standard error, also with `--quiet`.
     pub(super) fn warn(self, text: impl AsRef<str>) {
-        // Nobody to tell is no reason to fail.
+        // A failure to print must not fail the command.
         let _ = writeln!(
             std::io::stderr(),
             "restorefs: warning: {}",
@@ -63,7 +64,7 @@ impl Output {
         );
     }
 
-    /// Prints a value as JSON on standard error: standard output has an archive.
+    /// Prints a value as JSON on standard error, because standard output has an archive.
     ///
     /// # Errors
     /// `Io`.
@@ -74,15 +75,15 @@ impl Output {
             .map_err(|e| Error::io("cannot write to standard error", e))
     }
 
-    /// Prints on standard error what is damaged.
+    /// Prints damage on standard error.
     pub(super) fn fault(text: &str) {
-        // Nobody to tell is no reason to fail otherwise.
+        // A failure to print must not hide the damage.
         let _ = writeln!(std::io::stderr(), "restorefs: damaged: {}", printable(text));
     }
 
     /// Prints an error on standard error, as the program `name`.
     pub(super) fn error(name: &str, error: &Error) {
-        // Nobody to tell is no reason to fail otherwise.
+        // A failure to print changes nothing: the exit code reports the error.
         let _ = writeln!(std::io::stderr(), "{name}: {}", printable(&error.report()));
     }
 
@@ -96,7 +97,8 @@ impl Output {
         Self::put(&format!("{}\n", printable_json(&text)))
     }
 
-    /// Prints rows in columns, control characters escaped; the first row is the heading. Columns named in `right` are aligned to the right.
+    /// Prints rows in columns, with control characters escaped; the first row is the heading.
+    /// Columns named in `right` are right-aligned.
     ///
     /// # Errors
     /// `Io`.
@@ -136,17 +138,17 @@ impl Output {
     /// Prints a line on standard error, unless `--quiet` was given.
     pub(super) fn remark(self, text: impl AsRef<str>) {
         if !self.quiet {
-            // Nobody to tell is no reason to fail.
+            // A failure to print must not fail the command.
             let _ = writeln!(std::io::stderr(), "{}", printable(text.as_ref()));
         }
     }
 
-    /// Says why a disk is stored in full although it has a predecessor.
+    /// Prints the reason why a disk is stored in full although it has a predecessor.
     pub(super) fn full(self, disk: &DiskName, reason: &str) {
         self.warn(format!("disk {disk} is stored in full: {reason}"));
     }
 
-    /// Whether progress bars are wanted and can be seen.
+    /// Whether progress bars are wanted and visible.
     #[must_use]
     pub(super) fn shows_progress(self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()

@@ -1,4 +1,4 @@
-//! Progress bars: bytes, speed, what changed, time left; only on a terminal.
+//! Progress bars: bytes, speed, changed bytes, time left; only on a terminal.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,7 +17,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Bars for a command that prints to `output`.
+    /// Creates the bars of a command that prints to `output`.
     #[must_use]
     pub(super) fn new(output: Output) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl Progress {
         }
     }
 
-    /// A bar for `total_bytes` of `name`.
+    /// Adds a bar for `total_bytes` of `name`.
     #[must_use]
     pub(super) fn bar(&self, name: &str, total_bytes: u64) -> Bar {
         if !self.visible {
@@ -49,23 +49,23 @@ impl Progress {
 pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    /// More bytes are done.
+    /// Advances the bar by `bytes`.
     pub(super) fn add(&self, bytes: u64) {
         self.0.inc(bytes);
     }
 
-    /// Work that stops when the flag is set, and moves the bar.
+    /// A monitor that stops the work when the flag is set, and advances the bar.
     pub(super) fn monitor(&self, stop: &Arc<AtomicBool>) -> Monitor {
         let bar = self.clone();
         Monitor::with_listener(Arc::clone(stop), move |bytes| bar.add(bytes))
     }
 
-    /// So many bytes are stored because they changed.
+    /// Adds bytes that are stored because they changed.
     pub(super) fn changed(&self, bytes: u64) {
         self.0.set_message(format!("{} changed,", Human(bytes)));
     }
 
-    /// Done.
+    /// Completes the bar.
     pub(super) fn finish(&self) {
         self.0.finish_and_clear();
     }

@@ -1,4 +1,5 @@
-//! `restorefs quickstart`: from nothing to a mounted repository with two backups, by the same commands that people use.
+//! `restorefs quickstart`: makes a mounted repository with two backups, by the same commands that
+//! users run.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -83,7 +84,7 @@ fn disk_source(disk: &Path) -> OsString {
 /// The command line of a backup of the sample disk.
 ///
 /// # Errors
-/// `InvalidInput` when the table of arguments does not take it.
+/// `InvalidInput` when the parser refuses it.
 fn backup_args(disk: &Path, point: &str) -> Result<Backup> {
     let words = ["restorefs", "backup", "sample", "--point", point].map(OsString::from);
     let words = words.into_iter().chain([disk_source(disk)]);
@@ -94,7 +95,7 @@ fn backup_args(disk: &Path, point: &str) -> Result<Backup> {
     }
 }
 
-/// What `ls` of the interesting places gives.
+/// Prints `ls` of the interesting directories.
 fn show(context: &Context, mountpoint: &Path) -> Result<()> {
     for place in [
         "",
@@ -131,7 +132,7 @@ fn show(context: &Context, mountpoint: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How this program is called: by its name where the shell finds it, else by its path.
+/// The command that calls this program: its name if the shell finds it, else its path.
 fn program() -> String {
     let here = std::env::current_exe().unwrap_or_else(|_| "restorefs".into());
     let found = std::env::var_os("PATH")

@@ -1,4 +1,5 @@
-//! `restorefs rebuild-catalog`: builds the catalog anew from the sidecars, and says what of the repository is damaged.
+//! `restorefs rebuild-catalog`: rebuilds the catalog from the sidecars, and reports the
+//! repository's damage.
 
 use super::context::Context;
 use super::damage;

@@ -1,4 +1,4 @@
-//! `restorefs restore`: a disk, all disks, or files of a guest.
+//! `restorefs restore`: restores a disk, all disks, or files of a guest.
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -10,12 +10,12 @@ use crate::types::width::usize_from_u64;
 
 /// Size of the disk in bytes.
 const DISK_BYTES: u64 = 512 << 20;
-/// Where the partition begins and what is kept free behind it, in bytes.
+/// Bytes before the partition, and free bytes behind it.
 const MARGIN_BYTES: u64 = 1 << 20;
 const SECTOR: u64 = 512;
-/// LIMIT: bytes of this machine's files that go into the sample.
+/// LIMIT: bytes of this machine's files in the sample.
 const CONTENT_BYTES_MAX: u64 = 96 << 20;
-/// Directories that every Linux machine has, and that anybody may read.
+/// Directories that every Linux machine has and that every user may read.
 const SOURCES: [&str; 3] = ["/etc", "/usr/share/doc", "/usr/include"];
 /// Linux filesystem data, in the byte order of GPT (UEFI 2.10, 5.3.3).
 const LINUX: [u8; 16] = [
@@ -60,7 +60,7 @@ pub(super) fn make(path: &Path, staging: &Path) -> Result<()> {
         .arg(format!("{kib}k")))
 }
 
-/// Changes a little, as a machine does in a day.
+/// Makes a day's small changes.
 ///
 /// # Errors
 /// `Unsupported` when debugfs is missing; `Io`.
@@ -77,7 +77,7 @@ pub(super) fn change(path: &Path, note: &Path) -> Result<()> {
         .arg(format!("{}?offset={MARGIN_BYTES}", path.display())))
 }
 
-/// Debian keeps these in /sbin, which is not in everybody's PATH.
+/// The path of a tool. Debian keeps these tools in /sbin, which is not in every user's PATH.
 fn tool(name: &str) -> PathBuf {
     ["/usr/sbin", "/sbin", "/usr/bin"]
         .iter()
@@ -108,9 +108,9 @@ fn run(command: &mut Command) -> Result<()> {
     ))
 }
 
-/// Copies what can be read, until there is enough.
+/// Copies readable files until there are enough bytes.
 fn copy_tree(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
-    // What this user may not read is not part of a sample.
+    // The sample leaves out what this user may not read.
     let Ok(entries) = std::fs::read_dir(from) else {
         return Ok(());
     };

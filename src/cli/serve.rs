@@ -41,7 +41,7 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
     serve(options, |all| all.iter().for_each(|one| tell(context, one)))
 }
 
-/// Says what is served.
+/// Prints what is served.
 fn tell(context: &Context, status: &Status) {
     if context.output.json {
         // The process that started the daemon waits for this line; it may have closed the pipe.
@@ -64,7 +64,7 @@ fn tell(context: &Context, status: &Status) {
     context.output.remark("ready");
 }
 
-/// What a configuration says, and where it comes from.
+/// Loads a configuration, and returns it with its source.
 ///
 /// # Errors
 /// As [`Config::load`].
@@ -85,7 +85,7 @@ pub(super) fn load(context: &Context, path: &Path) -> Result<(Config, Source)> {
     Ok((config, source))
 }
 
-/// Bounds of a server, of which `--nbd-idle` says one.
+/// The limits of a server, with `--nbd-idle` applied.
 ///
 /// # Errors
 /// `InvalidInput`.
@@ -100,7 +100,7 @@ pub(super) fn limits(idle: &str) -> Result<ServerLimits> {
     })
 }
 
-/// A configuration of what the flags say.
+/// The configuration that the flags describe.
 fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
     let view = context.tree_options(TreeOptions::default());
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

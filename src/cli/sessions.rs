@@ -70,7 +70,7 @@ pub(super) fn run(context: &Context) -> Result<()> {
     )
 }
 
-/// Seconds as people read them: `59s`, `3m`, `2h`, `4d`.
+/// Seconds in a readable form: `59s`, `3m`, `2h`, `4d`.
 fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -1,4 +1,5 @@
-//! The sources of one `backup`: opened, looked at before the first byte, and again before the commit.
+//! The sources of one `backup`: opened and checked before the first byte is read, and checked again
+//! before the commit.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,7 +25,7 @@ pub(super) struct Copied {
 pub(super) struct Sources {
     all: Vec<Copied>,
     force_share: bool,
-    /// What was found before the first byte.
+    /// Remarks from the check before the first byte.
     notes: Vec<String>,
 }
 
@@ -32,7 +33,8 @@ impl Sources {
     /// Opens what `DISK=SOURCE` names.
     ///
     /// # Errors
-    /// `InvalidInput`: a word, an empty source, one file for two disks; what opening returns.
+    /// `InvalidInput`: an argument without `=`, an empty source, one file for two disks; what
+    /// opening returns.
     pub(super) fn open(args: &Backup, texts: &[OsString]) -> Result<Self> {
         let format = args.format.as_deref().map(str::parse::<ImageFormat>);
         let format = format.transpose()?;
@@ -85,10 +87,10 @@ impl Sources {
         self.all.iter().map(|one| &one.name)
     }
 
-    /// Refuses sources that somebody writes, before the first byte is read.
+    /// Refuses sources that a program writes, before the first byte is read.
     ///
     /// # Errors
-    /// `Busy` naming the file and who; `Io`.
+    /// `Busy`, which names the file and the program; `Io`.
     pub(super) fn check_before(&mut self, context: &Context) -> Result<()> {
         for one in &self.all {
             let Some(finding) = one.open.watch.look()? else {
@@ -108,10 +110,11 @@ impl Sources {
         Ok(())
     }
 
-    /// Refuses sources that somebody writes or has written meanwhile; with `--force-share` answers what was seen.
+    /// Refuses sources that a program writes or has written meanwhile; with `--force-share` returns
+    /// a description of the writers.
     ///
     /// # Errors
-    /// `Busy` naming the file and who; `Io`.
+    /// `Busy`, which names the file and the program; `Io`.
     pub(super) fn check_after(&self, context: &Context) -> Result<Option<String>> {
         let mut notes = self.notes.clone();
         for one in &self.all {
@@ -130,7 +133,8 @@ impl Sources {
         Ok((!notes.is_empty()).then(|| notes.join("; ")))
     }
 
-    /// What is known of the sources, for the request that begins the session. With `counts_data` it has the bytes that they report as data.
+    /// The origins of the disks, for the request that begins the session. With `counts_data` they
+    /// have the bytes that the sources report as data.
     ///
     /// # Errors
     /// What a source returns.
@@ -168,7 +172,8 @@ impl Copied {
         }
     }
 
-    /// The warning for a source that begins as an image and is copied byte by byte, because the disk had a point before.
+    /// The warning for a source that begins as an image and is copied byte by byte, because the
+    /// disk had a point before.
     pub(super) fn lookalike_warning(&self) -> Option<String> {
         let format = self.open.lookalike?;
         Some(format!(

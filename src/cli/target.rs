@@ -1,4 +1,4 @@
-//! What people write on the command line for points, paths and sessions.
+//! The forms of points, paths and sessions on the command line.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -63,7 +63,7 @@ pub(super) fn last_name(path: &[u8]) -> Option<&[u8]> {
         .find(|part| !part.is_empty())
 }
 
-/// A name of ours is plain text; only paths have other bytes.
+/// The error for a name that is not plain text; only paths may have other bytes.
 fn not_plain(text: &OsStr) -> Error {
     Error::invalid(format!(
         "\"{}\" is no UTF-8, which names of VMs, points and disks are",
@@ -71,10 +71,10 @@ fn not_plain(text: &OsStr) -> Error {
     ))
 }
 
-/// Plain text of an argument.
+/// An argument as plain text.
 ///
 /// # Errors
-/// `InvalidInput` when it is no UTF-8.
+/// `InvalidInput` when it is not UTF-8.
 pub(super) fn plain(text: &OsStr) -> Result<&str> {
     text.to_str().ok_or_else(|| not_plain(text))
 }
@@ -148,12 +148,12 @@ pub(super) fn parse_ids(texts: &[String]) -> Result<BTreeMap<DiskName, String>> 
     Ok(ids)
 }
 
-/// `vda,vdb`: what may be repeated may also be a list.
+/// Splits `vda,vdb`: an argument that may be repeated may also be a list.
 pub(super) fn split_list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')
 }
 
-/// `vda=1,vdb=2`. A comma that no `DISK=` follows belongs to the value.
+/// Splits `vda=1,vdb=2`. A comma that is not followed by `DISK=` belongs to the value.
 pub(super) fn split_pairs(text: &str) -> Vec<&str> {
     let mut pairs = Vec::new();
     let mut rest = text;
@@ -176,7 +176,7 @@ pub(super) fn split_pairs(text: &str) -> Vec<&str> {
     pairs
 }
 
-/// Paths, several separated by commas unless there is a file of that very name.
+/// Splits paths at commas, unless a file has the whole text as its name.
 pub(super) fn split_paths(paths: &[PathBuf]) -> Vec<PathBuf> {
     let split = |path: &PathBuf| match path.to_str() {
         Some(text) if text.contains(',') && !path.exists() => {
@@ -187,12 +187,12 @@ pub(super) fn split_paths(paths: &[PathBuf]) -> Vec<PathBuf> {
     paths.iter().flat_map(split).collect()
 }
 
-/// What `--full` took for its disk although it was something else: `--full` may stand alone, so that
-/// `backup --full web01 vda=a.raw` and `backup web01 --full vda=a.raw` mean what they seem to. Answers VM, disks, and the disks
-/// that are full (an empty name: all).
+/// Returns what `--full` took for its disk although it was another argument. `--full` may stand
+/// alone, so that `backup --full web01 vda=a.raw` and `backup web01 --full vda=a.raw` have the
+/// expected meaning. Returns VM, disks, and the disks that are full (an empty name: all).
 ///
 /// # Errors
-/// `InvalidInput` for a name that is no UTF-8.
+/// `InvalidInput` for a name that is not UTF-8.
 pub(super) fn untangle(
     vm: &OsStr,
     disks: &[OsString],
@@ -237,7 +237,7 @@ mod tests {
         let all = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
         assert_eq!(split_pairs("vda=1,vdb=2"), ["vda=1", "vdb=2"]);
         assert_eq!(split_pairs("vda=1"), ["vda=1"]);
-        // Ids have commas of their own.
+        // Ids may contain commas.
         assert_eq!(split_pairs("vda=a,b,vdb=c,,d"), ["vda=a,b", "vdb=c,,d"]);
         assert_eq!(split_pairs("vda=a,/x=y"), ["vda=a,/x=y"]);
         let ids = |words: &[&str]| parse_ids(&all(words)).map(|ids| format!("{ids:?}"));

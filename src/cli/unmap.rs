@@ -1,4 +1,4 @@
-//! `restorefs unmap`: detaches what `restorefs map` has attached.
+//! `restorefs unmap`: detaches the devices that `restorefs map` has attached.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::repo::selector::{Selector, Which};
 use crate::types::DiskName;
 
-/// What is to be unmapped: a map, and which of its devices (all, when nothing is said).
+/// The part to unmap: a map, and some of its devices (`None`: all).
 struct Part<'a> {
     mapping: &'a Mapping,
     devices: Option<Vec<PathBuf>>,
@@ -40,7 +40,7 @@ pub(super) fn run(context: &Context, args: &Unmap) -> Result<()> {
         match release(dir, part.mapping, part.devices.as_deref()) {
             Ok(()) => unmapped.extend(devices(part)),
             Err(error) => {
-                // All are tried; the first failure is the one that the command ends with.
+                // All parts are tried; the command ends with the first failure.
                 match &failed {
                     None => failed = Some(error),
                     Some(_) => context
@@ -58,13 +58,13 @@ pub(super) fn run(context: &Context, args: &Unmap) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-/// What `--all` and `--stale` mean of a map.
+/// The part of a map that `--all` or `--stale` selects.
 fn whole_or_stale(mapping: &Mapping, all: bool, stale: bool) -> Option<Part<'_>> {
     let devices = match (mapping.stale(), &mapping.state) {
         (_, State::Starting) => return None,
         _ if all => None,
         (Some(Stale::All), _) if stale => None,
-        // Its process lives, and what it serves is not ours to take away.
+        // The map's process lives: the devices that it serves must stay.
         (Some(Stale::Devices(gone)), _) if stale => Some(gone),
         _ => return None,
     };
@@ -78,7 +78,7 @@ fn devices(part: &Part<'_>) -> Vec<PathBuf> {
     })
 }
 
-/// What a target names.
+/// The parts that a target names.
 fn find<'a>(context: &Context, mappings: &'a [Mapping], target: &str) -> Result<Vec<Part<'a>>> {
     let found = if target.starts_with('/') {
         by_device(mappings, Path::new(target))
@@ -98,7 +98,7 @@ fn find<'a>(context: &Context, mappings: &'a [Mapping], target: &str) -> Result<
 fn by_device<'a>(mappings: &'a [Mapping], path: &Path) -> Vec<Part<'a>> {
     let resolved = std::fs::canonicalize(path);
     let path = resolved.as_deref().unwrap_or(path);
-    // A leftover's device may be somebody else's by now.
+    // A leftover's device may belong to another program by now.
     let has = |device: &MappedDevice| device.is_bound && device.device == path;
     mappings
         .iter()
@@ -167,7 +167,7 @@ fn is_disk(device: &MappedDevice, disk: &DiskName) -> bool {
         .is_some_and(|own| own.folded() == disk.folded())
 }
 
-/// By the point's name; `latest` is what it was when it was mapped by that name.
+/// Whether the record is of the selected point. `latest` matches a map that was made by that name.
 fn names(record: &Record, selector: &Selector) -> bool {
     let is_vm = record.vm.folded() == selector.vm.folded();
     match &selector.which {

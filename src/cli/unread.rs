@@ -1,4 +1,4 @@
-//! What is not below the path that a command was asked for, although it belongs there.
+//! Reports what is missing below the path of a command, although it belongs there.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ fn line(one: &Unread) -> String {
     format!("{}{source}: {}", one.path, one.reason)
 }
 
-/// Prints what is not there, and answers how much of it is a loss. What is not there by its nature (another machine, `noauto`) is a remark
-/// of one line.
+/// Prints what is missing, and returns how much of it is a loss. What is missing by its nature
+/// (another machine, `noauto`) gets a remark of one line.
 pub(super) fn report(context: &Context, unread: &[Unread]) -> u64 {
     let mut losses = 0;
     let mut others = Vec::new();
@@ -40,7 +40,8 @@ pub(super) fn report(context: &Context, unread: &[Unread]) -> u64 {
     losses
 }
 
-/// The error of a path that leads nowhere: if a volume that could not be read would be there, that is the cause.
+/// The error for a path that does not exist. If a volume that could not be read would be there,
+/// that volume is the cause.
 pub(super) fn explain(tree: &Tree, point: &Arc<PointView>, path: &[u8], error: Error) -> Error {
     if error.kind() != ErrorKind::NotFound {
         return error;
@@ -65,7 +66,7 @@ pub(super) fn explain(tree: &Tree, point: &Arc<PointView>, path: &[u8], error: E
     }
 }
 
-/// The same as JSON.
+/// What is missing, as JSON.
 pub(super) fn json(unread: &[Unread]) -> serde_json::Value {
     unread
         .iter()

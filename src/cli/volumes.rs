@@ -1,4 +1,5 @@
-//! `restorefs volumes`: what lies on the disks of a restore point, the same as its `volumes.json` in the tree.
+//! `restorefs volumes`: shows the volumes on the disks of a restore point, as in its `volumes.json`
+//! in the tree.
 
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ pub(super) fn run(context: &Context, args: &Volumes) -> Result<()> {
     let faults = damage::of_point(context, &selector)?;
     let found = match document::read(context, &selector, "volumes.json") {
         Ok(found) => found,
-        // What the volumes lie on is broken: that is the error to tell.
+        // The disks below the volumes are damaged: that is the error to report.
         Err(e) => return damage::end(&faults).and(Err(e)),
     };
     if context.output.json {
@@ -55,7 +56,7 @@ fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
         .map_or(&[], Vec::as_slice)
 }
 
-/// What is to be known of a volume that is readable.
+/// Notes on a readable volume.
 fn notes(volume: &Value) -> Option<String> {
     let of_filesystem = volume.get("filesystem").map(|fs| list(fs, "notes"));
     let all: Vec<&str> = list(volume, "notes")
@@ -66,7 +67,7 @@ fn notes(volume: &Value) -> Option<String> {
     (!all.is_empty()).then(|| all.join("; "))
 }
 
-/// What is not in a tree, a row each.
+/// The volumes that are in no tree, one row each.
 fn unjoined(tree: &Value) -> Vec<Vec<String>> {
     let text = |value: &Value, name: &str| {
         let text = value.get(name).and_then(Value::as_str);

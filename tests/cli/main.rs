@@ -1,4 +1,4 @@
-//! The program as people run it: every command, bad input, and exit codes.
+//! The program as users run it: every command, bad input, and exit codes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(

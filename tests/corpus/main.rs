@@ -1,6 +1,8 @@
-//! The fuzz targets on stable Rust: every file of every corpus, and mutations of each, come back in time and without a panic.
+//! The fuzz targets on stable Rust: they must handle every file of every corpus, and mutations of
+//! each, in time and without a panic.
 //!
-//! `RESTOREFS_MUTATIONS` is how many of each file; `RESTOREFS_SEED` begins another sequence.
+//! `RESTOREFS_MUTATIONS` sets the number of mutations of each file; `RESTOREFS_SEED` selects
+//! another sequence.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(

@@ -1,5 +1,5 @@
-//! Crashes: whatever moment the machine chooses, afterwards every listed point is whole and byte-right, every answered
-//! commit is listed, and a session that was flushed goes on with what was flushed.
+//! Crashes: after a crash at any moment, every listed point is whole and byte-right, every answered
+//! commit is listed, and a session that was flushed resumes with what was flushed.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]

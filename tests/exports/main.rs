@@ -1,4 +1,5 @@
-//! The mounted tree under other programs: Samba, NFS, rsync, QEMU, overlayfs, and what administrators run by hand.
+//! The mounted tree under other programs: Samba, NFS, rsync, QEMU, overlayfs, and tools that
+//! administrators use.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![expect(clippy::print_stdout, reason = "what is skipped is said")]

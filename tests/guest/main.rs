@@ -1,4 +1,5 @@
-//! A whole guest as people have it, from `restorefs backup` to `rsync`: its tree, under load, with readers that are killed, and hostile.
+//! A realistic guest, from `restorefs backup` to `rsync`: its tree, load, readers that are killed,
+//! and hostile content.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![expect(clippy::print_stdout, reason = "what is skipped or measured is said")]

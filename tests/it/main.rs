@@ -1,4 +1,4 @@
-//! Model tests: random operations against the product and against the plainest model of it.
+//! Model tests: random operations against the product and against the simplest model of it.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]

@@ -1,4 +1,4 @@
-//! Certificates for tests, made by openssl.
+//! Certificates for tests, created by openssl.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::kit::need::has;
 
-/// An authority, and directories with certificates of it.
+/// An authority, and directories with its certificates.
 pub(crate) struct Authority {
     dir: TempDir,
 }
@@ -18,7 +18,7 @@ fn openssl(arguments: &[&str]) {
     assert!(output.status.success(), "openssl {arguments:?}: {said}");
 }
 
-/// Whether openssl is there.
+/// Whether openssl is available.
 pub(crate) fn can_certify() -> bool {
     has("openssl")
 }
@@ -52,7 +52,8 @@ impl Authority {
         self.dir.path().join(name)
     }
 
-    /// A directory with `<side>-cert.pem`, `<side>-key.pem` and `ca-cert.pem`; `more` are extensions or other arguments.
+    /// Creates a directory with `<side>-cert.pem`, `<side>-key.pem` and `ca-cert.pem`; `more` are
+    /// extensions or other arguments.
     fn directory(&self, name: &str, side: &str, subject: &str, more: &[&str]) -> PathBuf {
         let path = self.path(name);
         std::fs::create_dir_all(&path).unwrap();
@@ -88,7 +89,7 @@ impl Authority {
         path
     }
 
-    /// For a server on this machine.
+    /// Certificates for a server on this machine.
     pub(crate) fn server(&self) -> PathBuf {
         let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
         self.directory(
@@ -99,14 +100,14 @@ impl Authority {
         )
     }
 
-    /// For a client of that common name.
+    /// Certificates for a client with that common name.
     pub(crate) fn client(&self, name: &str) -> PathBuf {
         let directory = format!("client-{name}");
         let subject = format!("/O=tests/CN={name}");
         self.directory(&directory, "client", &subject, &["-days", "30"])
     }
 
-    /// For a client that is known by a name in subjectAltName (`DNS:a`, `URI:b`).
+    /// Certificates for a client with names in subjectAltName (`DNS:a`, `URI:b`).
     pub(crate) fn client_with(&self, directory: &str, names: &str) -> PathBuf {
         let names = format!("subjectAltName={names}");
         self.directory(
@@ -117,7 +118,7 @@ impl Authority {
         )
     }
 
-    /// For a client with a common name and other names beside it.
+    /// Certificates for a client with a common name and other names beside it.
     pub(crate) fn client_named(&self, directory: &str, common: &str, names: &str) -> PathBuf {
         let (subject, names) = (format!("/CN={common}"), format!("subjectAltName={names}"));
         self.directory(
@@ -128,12 +129,13 @@ impl Authority {
         )
     }
 
-    /// Takes the certificate of a client back: the list of such is in the server's directory from now on, and is good until then.
+    /// Revokes the certificate of a client: puts a valid revocation list into the server's
+    /// directory.
     pub(crate) fn revoke(&self, client: &Path, server: &Path) {
         self.revoke_until(client, server, &["-crldays", "30"]);
     }
 
-    /// The same with a list that has expired.
+    /// The same with an expired list.
     pub(crate) fn revoke_long_ago(&self, client: &Path, server: &Path) {
         let times = [
             "-crl_lastupdate",
@@ -172,7 +174,7 @@ impl Authority {
         openssl(&[&common[..], &["-gencrl", "-out", text(&list)], times].concat());
     }
 
-    /// For a client, but made out for servers.
+    /// Certificates for a client that are issued for servers.
     pub(crate) fn misused(&self, name: &str) -> PathBuf {
         let (subject, usage) = (format!("/CN={name}"), "extendedKeyUsage=serverAuth");
         self.directory(

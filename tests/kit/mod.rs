@@ -1,4 +1,5 @@
-//! What the test programs share: what they need of the machine, waiting, bytes, and the program run in a directory of its own.
+//! Shared code of the test programs: requirements of the machine, waiting, test bytes, and a
+//! directory to run the program in.
 
 #![allow(
     dead_code,

@@ -1,10 +1,11 @@
-//! What a test needs of the machine. What is missing skips the test, which says SKIP; with `CI_REQUIRE=1` it fails the test.
+//! Requirements of a test. A missing requirement skips the test, which prints SKIP; with
+//! `CI_REQUIRE=1` it fails the test.
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Whether a test can go on, for which `what` must be there.
+/// Whether a test can continue that needs `what`.
 #[track_caller]
 pub(crate) fn need(is_there: bool, what: &str) -> bool {
     if !is_there {
@@ -15,7 +16,7 @@ pub(crate) fn need(is_there: bool, what: &str) -> bool {
     is_there
 }
 
-/// Whether a program is there.
+/// Whether a program is installed.
 #[track_caller]
 pub(crate) fn has(tool: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
@@ -23,7 +24,7 @@ pub(crate) fn has(tool: &str) -> bool {
     need(dirs.any(|dir| Path::new(dir).join(tool).exists()), tool)
 }
 
-/// Whether all of these programs are there.
+/// Whether all of these programs are installed.
 #[track_caller]
 pub(crate) fn has_all(tools: &[&str]) -> bool {
     tools.iter().all(|tool| has(tool))
@@ -41,7 +42,7 @@ pub(crate) fn can_mount() -> bool {
     is_root() && need(Path::new("/dev/fuse").exists(), "/dev/fuse")
 }
 
-/// Whether there are loop devices.
+/// Whether loop devices are available.
 #[track_caller]
 pub(crate) fn can_loop() -> bool {
     let found = || {
@@ -55,7 +56,7 @@ pub(crate) fn can_loop() -> bool {
     has("losetup") && need(found(), "loop devices")
 }
 
-/// A TCP port that nobody has.
+/// A TCP port that no program uses.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()

@@ -1,6 +1,6 @@
-//! Bytes that are the same in each run.
+//! Test bytes that are the same in each run.
 
-/// Bytes that do not compress and tell their place, decided by `seed` (xorshift64*).
+/// Incompressible bytes that depend on `seed` and differ at each position (xorshift64*).
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);

@@ -1,11 +1,12 @@
-//! Store and workspace of a repository, in one place or in two: tests that know no paths run over each.
+//! Store and workspace of a repository, in one place or in two. Tests that use no paths run over
+//! each arrangement.
 
 use std::sync::Arc;
 
 use restorefs::store::fault::{FaultStage, FaultStore, Faults};
 use restorefs::store::{LocalStore, MemoryStore, Stage, Store, Workspace};
 
-/// Where the two sides lie.
+/// The arrangement of the two sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Places {
     /// Both in one store in memory.
@@ -17,7 +18,7 @@ pub(crate) enum Places {
     TwoDirectories,
 }
 
-/// What is behind both sides.
+/// The storage behind both sides.
 #[derive(Clone)]
 pub(crate) enum Kept {
     Memory(MemoryStore),
@@ -25,18 +26,18 @@ pub(crate) enum Kept {
     Directories(Arc<[tempfile::TempDir; 2]>),
 }
 
-/// Both sides. Clones are the same places.
+/// Both sides. Clones share the storage.
 #[derive(Clone)]
 pub(crate) struct Pair {
     /// Committed objects.
     pub(crate) store: Arc<dyn Store>,
-    /// The workspace's files, with nothing that publishes them elsewhere.
+    /// The workspace's files, without the layer that publishes them to another store.
     files: Arc<dyn Stage>,
     pub(crate) kept: Kept,
 }
 
 impl Pair {
-    /// Two sides with nothing in them.
+    /// Creates two empty sides.
     pub(crate) fn new(places: Places) -> Self {
         Self::of(match places {
             Places::One => Kept::Memory(MemoryStore::new()),
@@ -48,7 +49,7 @@ impl Pair {
         })
     }
 
-    /// Sides that are there already.
+    /// Two sides over existing storage.
     pub(crate) fn of(kept: Kept) -> Self {
         let (store, files): (Arc<dyn Store>, Arc<dyn Stage>) = match &kept {
             Kept::Memory(both) => (Arc::new(both.clone()), Arc::new(both.clone())),
@@ -78,7 +79,7 @@ impl Pair {
         (Arc::clone(&self.store), self.stage())
     }
 
-    /// Both sides, whose changes are counted and failed.
+    /// Both sides with fault injection: changes are counted, and fail on request.
     pub(crate) fn faulty(&self, faults: &Arc<Faults>) -> (Arc<dyn Store>, Arc<dyn Stage>) {
         let store: Arc<dyn Store> = Arc::new(FaultStore::new(Arc::clone(&self.store), faults));
         let files = Arc::new(FaultStage::new(Arc::clone(&self.files), faults));
@@ -95,7 +96,7 @@ impl Pair {
         }
     }
 
-    /// Other places with the same content.
+    /// A copy of the storage with the same content.
     pub(crate) fn snapshot(&self) -> Self {
         Self::of(match &self.kept {
             Kept::Memory(both) => Kept::Memory(both.snapshot()),
@@ -114,7 +115,7 @@ impl Pair {
     }
 }
 
-/// Makes tests of functions that take a [`Places`]: one for each of the places in memory.
+/// Makes a test for each in-memory arrangement from functions that take a [`Places`].
 macro_rules! over_memories {
     ($($name:ident),* $(,)?) => {
         mod in_one_place {
@@ -126,7 +127,7 @@ macro_rules! over_memories {
     };
 }
 
-/// Makes tests of functions that take a [`Places`]: one over two directories.
+/// Makes a test over two directories from functions that take a [`Places`].
 #[allow(unused_macros, reason = "not every test program runs over directories")]
 macro_rules! over_directories {
     ($($name:ident),* $(,)?) => {
@@ -136,7 +137,7 @@ macro_rules! over_directories {
     };
 }
 
-/// Makes tests of functions that take a [`Places`]: one for each.
+/// Makes a test for each arrangement from functions that take a [`Places`].
 #[allow(unused_macros, reason = "not every test program runs over directories")]
 macro_rules! over_places {
     ($($name:ident),* $(,)?) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// A fresh directory; its repository is made by `init`.
+/// A fresh directory; `init` makes its repository.
 pub(crate) struct Place {
     pub(crate) dir: tempfile::TempDir,
 }
@@ -47,7 +47,7 @@ impl Place {
         self.command(args).output().unwrap()
     }
 
-    /// Runs, expects success, answers standard output.
+    /// Runs the program, expects success, and returns its standard output.
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -65,7 +65,7 @@ impl Place {
         serde_json::from_str(&self.ok(&all)).unwrap()
     }
 
-    /// Runs, expects this exit code, answers standard error.
+    /// Runs the program, expects this exit code, and returns its standard error.
     pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -78,7 +78,8 @@ impl Place {
         said
     }
 
-    /// A raw disk of `clusters` clusters with content that `seed` decides, every third one empty.
+    /// Creates a raw disk of `clusters` clusters with content that depends on `seed`; every third
+    /// cluster is empty.
     pub(crate) fn disk(&self, name: &str, clusters: usize, seed: u8) -> Vec<u8> {
         let mut bytes = Vec::new();
         for cluster in 0..clusters {
@@ -113,7 +114,7 @@ impl Place {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // The status is printed when it is ready.
+        // The daemon prints its status when it is ready.
         let mut line = [0; 1];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line)
             .expect("the daemon did not become ready");
@@ -121,7 +122,7 @@ impl Place {
     }
 }
 
-/// A running daemon, killed when dropped.
+/// A running daemon; dropping it kills the daemon.
 pub(crate) struct Daemon {
     pub(crate) child: Child,
     pub(crate) socket: PathBuf,
@@ -132,7 +133,7 @@ impl Daemon {
         format!("nbd+unix:///{export}?socket={}", self.socket.display())
     }
 
-    /// SIGTERM; it must end with exit code 0.
+    /// Sends SIGTERM; the daemon must end with exit code 0.
     pub(crate) fn stop(mut self) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

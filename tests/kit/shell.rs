@@ -1,9 +1,9 @@
-//! Other programs, run as a person would.
+//! Runs other programs as a user would.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Runs a program, which must succeed; answers what it printed.
+/// Runs a program, which must succeed; returns its output.
 #[track_caller]
 pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
     let output = Command::new(tool).args(arguments).output().unwrap();

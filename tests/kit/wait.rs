@@ -1,11 +1,11 @@
-//! Waiting for what another thread or process does.
+//! Waiting for another thread or process.
 
 use std::time::{Duration, Instant};
 
-/// LIMIT: how long anything may take that happens by itself.
+/// LIMIT: how long a test waits for another thread or process.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until it is so.
+/// Waits until the condition holds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();

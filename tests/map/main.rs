@@ -1,4 +1,5 @@
-//! `restorefs map` and `unmap`, as people run them, on real loop devices. Needs root, /dev/fuse, /dev/loop-control and a few programs.
+//! `restorefs map` and `unmap`, as users run them, on real loop devices. Needs root, /dev/fuse,
+//! /dev/loop-control and a few programs.
 
 #![expect(
     clippy::unwrap_used,

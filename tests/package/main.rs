@@ -1,4 +1,4 @@
-//! What is shipped: units that systemd accepts and that give little away, and the Debian package.
+//! The shipped files: units that systemd accepts and that grant few rights, and the Debian package.
 
 #![expect(clippy::print_stdout, reason = "what is skipped is said")]
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]

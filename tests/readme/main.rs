@@ -1,9 +1,12 @@
-//! Every command of README.md and of the pages below docs/ is run, in order, in an empty directory, by a shell in namespaces of its own.
+//! Runs every command of README.md and of the pages below docs/, in order, in an empty directory,
+//! by a shell in its own namespaces.
 //!
 //! # Invariants
-//! - A block that `table` does not know, and an entry of `table` that fits nothing, fail the test: nothing slips in, nothing gets lost.
-//! - A line is run as it stands there. What cannot be is named in `table::ELSEWHERE` with the reason, and printed.
-//! - What a section starts ends with it: a reader may begin with any of them.
+//! - A block that `table` does not list, and an entry of `table` that matches no block, fail the
+//!   test: no block is missed.
+//! - A line is run as it stands. A line that cannot be run is named in `table::ELSEWHERE` with the
+//!   reason, and printed.
+//! - Everything that a section starts ends with it: a reader may begin with any section.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! The daemon as a service manager and administrators run it: configuration, readiness, reload, stop, and mounts that a helper makes.
+//! The daemon as a service manager and administrators run it: configuration, readiness, reload,
+//! stop, and mounts made by a helper.
 
 #![expect(
     clippy::unwrap_used,

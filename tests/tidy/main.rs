@@ -1,6 +1,8 @@
-//! Tidy: the house rules as a test. Each rule is a function over a source file; each is itself tested by planted violations.
+//! Tidy: the house rules as a test. Each rule is a function over a source file, and planted
+//! violations test each rule.
 //!
-//! A rule that gets in the way of something right is changed here, with its reason, not gone round.
+//! When a rule forbids something right, change the rule here and give the reason; do not work
+//! around it.
 
 mod banned;
 mod floor;

@@ -1,8 +1,9 @@
-//! Readers in processes of their own: they answer as in ours, cannot reach anything, and when one dies, hangs or grows, only its
-//! volume suffers.
+//! Guests' readers in separate processes: they return the same answers as in-process readers and
+//! cannot access anything else, and when one dies, hangs or grows, only its volume suffers.
 //!
-//! This program is its own reader: started with the argument of one it opens the volumes of [`hostile`]. So it has a `main` of its
-//! own, which runs the tests one by one; `cargo test --test worker NAME` runs those whose names hold NAME.
+//! This program is its own reader: started with the argument of a reader, it opens the volumes of
+//! [`hostile`]. So it has its own `main`, which runs the tests one by one; `cargo test --test
+//! worker NAME` runs those whose names contain NAME.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![expect(clippy::print_stdout, reason = "it is its own test harness")]

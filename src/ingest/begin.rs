@@ -1,4 +1,14 @@
-//! Beginning a session: the choice of its disks, of what they are compared with, and the reasons.
+//! Beginning a session: which disks it has, what they are compared with, and why.
+//!
+//! # Concurrency
+//! The VM's mutex is held twice for a moment, and once to let go of the parent; commits, forgets and listings of the VM wait for no file
+//! that a begin makes:
+//! 1. held: no other session may be open; the parent is chosen and a use of it is noted, so that nobody forgets it;
+//! 2. free: the disks are planned over a copy of the entry, chains are looked at, room is estimated;
+//! 3. held: what step 1 found must still be so, else all is planned anew; the session gets its name, its serial and its directory, which
+//!    reserves the name and refuses further sessions and the removal of the VM;
+//! 4. free: layers and records are made, then the sidecar: from then on the session keeps its parent;
+//! 5. held: the use of the parent ends. A forget that looked at the sessions before the sidecar was there still finds the use.
 
 use std::sync::Arc;
 

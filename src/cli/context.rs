@@ -104,7 +104,7 @@ impl Context {
         Tree::new(self.repository()?, self.pool(), options)
     }
 
-    /// The tree of a single VM, with the VM's name taken literally.
+    /// The tree of a single VM, without reading other VMs.
     ///
     /// # Errors
     /// As [`Context::tree`].

@@ -1,14 +1,17 @@
-//! Beginning a session: which disks it has, what they are compared with, and why.
+//! Beginning a session: the choice of its disks, of what they are compared with, and the reasons.
 //!
 //! # Concurrency
-//! The VM's mutex is held twice for a moment, and once to let go of the parent; commits, forgets and listings of the VM wait for no file
-//! that a begin makes:
-//! 1. held: no other session may be open; the parent is chosen and a use of it is noted, so that nobody forgets it;
-//! 2. free: the disks are planned over a copy of the entry, chains are looked at, room is estimated;
-//! 3. held: what step 1 found must still be so, else all is planned anew; the session gets its name, its serial and its directory, which
-//!    reserves the name and refuses further sessions and the removal of the VM;
-//! 4. free: layers and records are made, then the sidecar: from then on the session keeps its parent;
-//! 5. held: the use of the parent ends. A forget that looked at the sessions before the sidecar was there still finds the use.
+//! The begin holds the VM's mutex twice for a moment, and once more to release the parent. So
+//! commits, forgets and listings of the VM never wait for a file that a begin makes:
+//! 1. held: checks that no other session is open, chooses the parent, and records a use of it, so
+//!    that the parent cannot be forgotten;
+//! 2. free: plans the disks over a copy of the entry, checks the chains, and estimates the space;
+//! 3. held: checks that the result of step 1 still holds, and otherwise plans again; gives the
+//!    session its name, its serial and its directory, which reserves the name and prevents further
+//!    sessions and the removal of the VM;
+//! 4. free: makes layers and records, then the sidecar: from then on the session keeps its parent;
+//! 5. held: ends the use of the parent. A forget that looked at the sessions before the sidecar
+//!    existed still finds the use.
 
 use std::sync::Arc;
 
@@ -35,10 +38,10 @@ use crate::repo::{Job, PointUse, Repository};
 use crate::types::sync::Mutex;
 use crate::types::{PointId, SessionId, Token};
 
-/// Who uses the parent of a session that has no sidecar yet.
+/// The holder of the parent's use while the session has no sidecar yet.
 const HOLDER: &str = "the begin of a session";
 
-/// Refuses a time to live of nothing: the session would end before anybody could use it.
+/// Refuses a time to live of zero: the session would end before a client could use it.
 ///
 /// # Errors
 /// `InvalidInput`.
@@ -67,7 +70,8 @@ fn room_for(
     Ok(estimate.bytes)
 }
 
-/// Refuses a session of a VM that is gone, and one without a named parent beside another.
+/// Refuses a session of a VM that is gone, and a session without a named parent while another one
+/// is open.
 ///
 /// # Errors
 /// `Busy`; `Io`.
@@ -93,11 +97,11 @@ fn check_alone(repository: &Repository, entry: &VmEntry, request: &BeginRequest)
     Ok(())
 }
 
-/// What a session will be, planned over a copy of the VM's entry.
+/// The plan of a session, made over a copy of the VM's entry.
 struct Plan {
-    /// The point that was chosen as the parent, which nobody forgets as long as the plan lives.
+    /// The point that was chosen as the parent. It cannot be forgotten as long as the plan lives.
     chosen: Option<(PointId, PointUse)>,
-    /// The parent; `None` also where the chosen point is damaged and all disks are written whole.
+    /// The parent; also `None` when the chosen point is damaged and all disks are written whole.
     parent: Option<Point>,
     disks: Vec<SessionDisk>,
     estimate_bytes: u64,
@@ -129,7 +133,7 @@ impl Plan {
         })
     }
 
-    /// Whether the entry as it is now leads to the same parent.
+    /// Whether the present entry leads to the same parent.
     fn is_of(&self, entry: &VmEntry, request: &BeginRequest) -> Result<bool> {
         let now = choose_parent(entry, request)?.map(|point| point.point_id);
         Ok(now == self.chosen.as_ref().map(|(point, _)| *point))
@@ -140,14 +144,15 @@ impl Session {
     /// Begins a session over all disks of a VM.
     ///
     /// # Errors
-    /// `Busy` while another session of the VM is open and no parent is named; `InvalidInput`; `NotFound` (the parent);
-    /// `Corrupt` (the parent); `NoSpace`, `Io`. Nothing is left then.
+    /// `Busy` while another session of the VM is open and no parent is named; `InvalidInput`;
+    /// `NotFound` (the parent); `Corrupt` (the parent); `NoSpace`, `Io`. After an error nothing of
+    /// the session is left.
     pub fn begin(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {
         let owner = &engine.owner;
         let began_at = owner.clock().now();
         let begun = Self::begin_unkept(engine, request);
         if let Err(e) = &begun {
-            // Whoever looks for why there is no point finds it in the history.
+            // The history shows why there is no point.
             let now = owner.clock().now();
             owner.keep_job(&Job::of_failure(&request.vm, &e.report(), began_at, now));
         }
@@ -166,7 +171,7 @@ impl Session {
         {
             known?;
         } else if known.is_err() {
-            // A request that cannot be met leaves no empty VM behind.
+            // A request that is refused must not leave an empty VM behind.
             if request.parent.is_some() {
                 owner.vm(&request.vm)?;
             }
@@ -180,7 +185,7 @@ impl Session {
             let plan = Plan::make(engine, request, &cell)?;
             let entry = cell.lock();
             check_alone(repository, &entry, request)?;
-            // Each further round is one in which another session has become a point.
+            // Another round is needed only when another session has become a point meanwhile.
             if plan.is_of(&entry, request)? {
                 break (entry, plan);
             }

@@ -41,7 +41,7 @@ impl fmt::Display for Context {
 
 /// Adds place and meaning to the errors of a `Result`.
 pub trait ResultExt<T> {
-    /// Wraps a foreign error as `Io`, or adds the clause to a system error.
+    /// Wraps an error in one whose message is `what`. The kind stays; a system error gets its kind.
     ///
     /// # Errors
     /// The wrapped error, when `self` is one.

@@ -9,7 +9,7 @@ use crate::repo::entry::VmEntry;
 use crate::repo::sidecar::session::SessionDisk;
 use crate::types::DiskName;
 
-/// What is known of the source of one disk.
+/// The facts that a caller knows about the source of one disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// Bytes that the source reports as data; `None` when it does not distinguish data from holes.

@@ -82,7 +82,7 @@ pub struct BeginRequest {
     /// Whether to refuse a session for which there is probably no room.
     #[serde(default = "yes")]
     pub checks_room: bool,
-    /// What is known of the disks' sources.
+    /// The origins of the disks' sources, as far as they are known.
     #[serde(default)]
     pub origins: BTreeMap<DiskName, Origin>,
 }

@@ -26,7 +26,7 @@ const HISTORY_MAX: usize = 5;
 const CHANGES_SHARE: u64 = 20;
 /// Bytes to keep free by default: at most this many, ...
 const LOW_WATER_BYTES_MAX: u64 = 1 << 30;
-/// ... and at most this fraction of the filesystem.
+/// ... and at most the filesystem's size divided by this.
 const LOW_WATER_SHARE: u64 = 50;
 
 /// Bytes to keep free on a filesystem by default: 2 %, at most 1 GiB.

@@ -50,5 +50,6 @@ pub mod control;
 pub mod fuse;
 // 13
 pub mod daemon;
+pub mod map;
 // 14
 pub mod cli;

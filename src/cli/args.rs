@@ -153,7 +153,7 @@ pub struct DeclareFlags {
     /// Change id of a disk, kept for the capture agent
     #[arg(long, value_name = "DISK=ID")]
     pub change_id: Vec<String>,
-    /// This disk is the parent's
+    /// This disk has not changed since the parent
     #[arg(long, value_name = "DISK")]
     pub unchanged: Vec<String>,
     /// The VM does not have this disk any more
@@ -185,7 +185,7 @@ pub struct Backup {
     /// Do not begin when less than this would stay free; by default 2 % of the filesystem, at most 1G
     #[arg(long, value_name = "SIZE")]
     pub low_water: Option<String>,
-    /// Copy sources that somebody writes (a running QEMU, a mounted filesystem): the point's consistency is then unknown
+    /// Copy sources that are being written (by a running QEMU, a mounted filesystem): the point's consistency is then unknown
     #[arg(long)]
     pub force_share: bool,
     /// How the session begins
@@ -220,7 +220,7 @@ pub struct Begin {
     /// The change id that a disk's changes are counted from; refused when it is not the parent's
     #[arg(long, value_name = "DISK=ID")]
     pub previous_change_id: Vec<String>,
-    /// End by itself after so long without activity (90s, 30m, 6h, 2d)
+    /// End the session after this time without activity (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub ttl: String,
     /// How the session begins
@@ -263,10 +263,10 @@ pub struct Sessions {}
 /// Arguments of `jobs`.
 #[derive(Debug, Args)]
 pub struct Jobs {
-    /// Of this VM only
+    /// Show this VM only
     #[arg(value_name = "VM")]
     pub vm: Option<String>,
-    /// At most so many, the newest first; 0: all
+    /// Show at most this many, the newest first; 0: all
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     pub number: usize,
 }
@@ -352,10 +352,10 @@ pub enum FilesFormat {
 /// Arguments of `mount`.
 #[derive(Debug, Args)]
 pub struct Mount {
-    /// Where
+    /// The mountpoint
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     pub mountpoint: Option<PathBuf>,
-    /// Mount what this configuration says, for the daemons that serve it (root)
+    /// Mount what this configuration names, for the daemons that serve it (root)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["mountpoint", "options", "foreground", "nbd"])]
     pub config: Option<PathBuf>,
     /// Options as mount(8) takes them: vm=PATTERN,allow_other,uid=,gid=,umask=,exec,noxattr,symlinks=rebase,nonempty,poll=SECONDS
@@ -364,7 +364,7 @@ pub struct Mount {
     /// Serve the restore points that the mount shows over NBD as well, on this Unix socket, read-only, as VM/POINT/DISK
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     pub nbd: Option<PathBuf>,
-    /// Close NBD connections that have asked for nothing for so long (90s, 30m, 6h, 2d)
+    /// Close NBD connections without a request for this time (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "24h", requires = "nbd")]
     pub nbd_idle: String,
     /// Stay in the foreground
@@ -375,13 +375,13 @@ pub struct Mount {
 /// Arguments of `umount`.
 #[derive(Debug, Args)]
 pub struct Umount {
-    /// Also while somebody uses it
+    /// Unmount although the mount is in use: it ends as soon as its users have ended
     #[arg(short = 'z', long)]
     pub lazy: bool,
-    /// Unmount what this configuration says, and every dead mount of its repositories (root)
+    /// Unmount what this configuration names, and every dead mount of its repositories (root)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "mountpoint")]
     pub config: Option<PathBuf>,
-    /// Where
+    /// The mountpoint
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     pub mountpoint: Option<PathBuf>,
 }
@@ -418,10 +418,10 @@ pub struct Unmap {
     /// Devices, or what was mapped: a point or a disk of it
     #[arg(value_name = "DEVICE|VM@POINT[/DISK]", conflicts_with_all = ["all", "stale"])]
     pub targets: Vec<String>,
-    /// Everything
+    /// Detach everything
     #[arg(long)]
     pub all: bool,
-    /// What processes that have died have left
+    /// Detach what processes that have died left behind
     #[arg(long)]
     pub stale: bool,
 }
@@ -429,7 +429,7 @@ pub struct Unmap {
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Serve what this file says (usually /etc/restorefs/config.toml); read again on SIGHUP
+    /// Serve what this file configures (usually /etc/restorefs/config.toml); it is read again on SIGHUP
     #[arg(
         long,
         value_name = "FILE",
@@ -455,7 +455,7 @@ pub struct Serve {
     /// Begin no session when less than this would stay free; by default 2 % of the filesystem, at most 1G
     #[arg(long, value_name = "SIZE")]
     pub low_water: Option<String>,
-    /// Close NBD connections that read, and have asked for nothing for so long (90s, 30m, 6h, 2d)
+    /// Close NBD connections that only read, without a request for this time (90s, 30m, 6h, 2d)
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub nbd_idle: String,
     /// Serve NBD on this address and port as well, with TLS
@@ -467,10 +467,10 @@ pub struct Serve {
     /// Who may use which VMs over TLS (TOML: docs/sessions.md)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "tls_certificates")]
     pub nbd_access: Option<PathBuf>,
-    /// Listen on a loopback address without TLS: everybody on this machine may read
+    /// Listen on a loopback address without TLS: every user of this machine may read
     #[arg(long, requires = "nbd_listen", conflicts_with_all = ["tls_certificates", "nbd_access"])]
     pub nbd_plain: bool,
-    /// When told to stop, let writers go on for so long; then their sessions are suspended, and the next daemon goes on with them
+    /// After SIGTERM, let writers go on for this time; then their sessions are suspended, and the next daemon continues them
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub stop_timeout: String,
 }
@@ -493,7 +493,7 @@ pub struct Quickstart {
 
 /// Arguments of `rebuild-catalog`.
 #[derive(Debug, Args)]
-#[command(after_help = "A daemon does it for root and its own user, and for nobody else.")]
+#[command(after_help = "A daemon rebuilds it for root and for its own user only.")]
 pub struct RebuildCatalog {}
 
 /// Arguments of `complete-names`.

@@ -12,10 +12,8 @@ use super::background;
 use super::context::Context;
 use super::document;
 use crate::daemon::interrupt;
-use crate::daemon::map::{
-    self, MapDir, MapId, MappedDevice, Mapping, Order, Record, State, rule, survey,
-};
 use crate::error::{Error, Result, ResultExt};
+use crate::map::{self, MapDir, MapId, MappedDevice, Mapping, Order, Record, State, rule, survey};
 use crate::repo::selector::Selector;
 use crate::sys::beneath::Dir;
 use crate::sys::loop_device;

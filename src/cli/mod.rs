@@ -48,11 +48,11 @@ use context::Context;
 use exit::Code;
 use output::Output;
 
-use crate::daemon::map::device_helper;
 use crate::error::Result;
 use crate::export::archive::ReaderGone;
 use crate::guest::worker::server;
 use crate::log::{self, LogFormat, LogOptions};
+use crate::map::device_helper;
 
 /// Runs the program on the process's arguments: parses them, runs the command, prints its error,
 /// and returns the exit code.

@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use super::args::Unmap;
 use super::context::Context;
 use super::map::parse_target;
-use crate::daemon::map::{
-    self, MapDir, MappedDevice, Mapping, Record, Stale, State, release, survey,
-};
 use crate::error::{Error, Result, ResultExt};
+use crate::map::{self, MapDir, MappedDevice, Mapping, Record, Stale, State, release, survey};
 use crate::repo::selector::{Selector, Which};
 use crate::types::DiskName;
 

@@ -1,6 +1,5 @@
 //! The daemon: one process that owns a repository and serves NBD, the mounted tree and the control
-//! socket. Also the processes that own nothing and only show points: followers, and those of mapped
-//! disks.
+//! socket. Also the processes that own nothing and only show points: followers.
 
 pub mod config;
 mod disk_contexts;
@@ -8,7 +7,6 @@ mod exports;
 pub mod follower;
 pub mod interrupt;
 mod likeness;
-pub mod map;
 mod mount_table;
 mod point;
 pub mod probe;

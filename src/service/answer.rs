@@ -133,7 +133,7 @@ pub struct KeptPoint {
 }
 
 /// Answer to `forget`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForgetAnswer {
     /// Points that are no longer listed.
     pub forgotten: Vec<PointName>,

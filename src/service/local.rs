@@ -208,10 +208,17 @@ impl Service for LocalService {
 
     fn forget(&self, vm: &VmName, points: &[PointName]) -> Result<ForgetAnswer> {
         self.demand(Right::Manage, vm)?;
-        let done = self.run(TaskKind::Forget, Some(vm), points, || {
-            self.registry().forget_points(vm, points, self.telling())
-        })?;
-        Ok(ForgetAnswer::from(&done))
+        let mut answer = None;
+        let ran = self.run(TaskKind::Forget, Some(vm), points, || {
+            let done = self.registry().forget_points(vm, points, self.telling())?;
+            answer = Some(ForgetAnswer::from(&done));
+            // The history calls a task failed that has forgotten nothing.
+            match done.kept.into_iter().next() {
+                Some((_, error)) if done.forgotten.is_empty() => Err(error),
+                _ => Ok(()),
+            }
+        });
+        answer.map_or_else(|| ran.map(|()| ForgetAnswer::default()), Ok)
     }
 
     fn hold(&self, vm: &VmName, which: &Which, holder: &str) -> Result<PointEntry> {

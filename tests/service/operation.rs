@@ -193,6 +193,11 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path) {
     log.note("hold: nothing", &service.hold(&vm, &which("six"), "a test"));
     let points = ["one", "two", "six"].map(|name| PointName::new(name).unwrap());
     log.note("forget", &service.forget(&vm, &points));
+    log.note("forget: all are kept", &service.forget(&vm, &points[1..2]));
+    let last = service.tasks().unwrap().into_iter();
+    let ended = last.filter(|task| task.ended_at.is_some()).take(2);
+    let states: Vec<TaskState> = ended.map(|task| task.state).collect();
+    assert_eq!(states, [TaskState::Failed, TaskState::Completed]);
     let other = VmName::new("other").unwrap();
     log.note("forget: no VM", &service.forget(&other, &points));
     log.note("note_failure", &service.note_failure(&vm, "no source"));

@@ -16,7 +16,8 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::journal::Journal;
 use crate::error::{Error, Result, ResultExt};
@@ -72,12 +73,12 @@ impl Default for LogOptions {
     }
 }
 
-type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
 type Form = Box<dyn Layer<Filtered> + Send + Sync>;
 
 /// Handles to change the running log.
 struct Handles {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     form: reload::Handle<Form, Filtered>,
 }
 
@@ -93,7 +94,7 @@ pub fn check_level(text: &str) -> Result<()> {
 
 /// A plain level applies to this program; a filter that names a library selects the library's
 /// events.
-fn filter(text: &str) -> Result<EnvFilter> {
+fn filter(text: &str) -> Result<Targets> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let directives = if LEVELS.contains(&text) {
         format!("restorefs={text}")
@@ -110,9 +111,15 @@ fn filter(text: &str) -> Result<EnvFilter> {
     if !directives.contains('=') {
         return Err(unknown());
     }
-    EnvFilter::builder()
-        .parse(directives)
-        .map_err(|e| unknown().caused_by(e))
+    directives
+        .parse()
+        .map_err(|e: ParseError| unknown().caused_by(e))
+}
+
+/// The filter that `RUST_LOG` sets, if it sets one that can be read.
+fn environment() -> Option<Targets> {
+    let text = std::env::var("RUST_LOG").ok()?;
+    text.parse().ok().filter(|_| !text.is_empty())
 }
 
 /// Starts the log of this process. `RUST_LOG` overrides the level.
@@ -120,9 +127,9 @@ fn filter(text: &str) -> Result<EnvFilter> {
 /// # Errors
 /// `InvalidInput` (the level); `Io` when the journal is not available.
 pub fn start(options: &LogOptions) -> Result<()> {
-    let filter = match EnvFilter::try_from_default_env() {
-        Ok(filter) => filter,
-        Err(_) => filter(&options.level)?,
+    let filter = match environment() {
+        Some(filter) => filter,
+        None => filter(&options.level)?,
     };
     let (filter, filter_handle) = reload::Layer::new(filter);
     let (form, form_handle) = reload::Layer::new(form(options.format)?);
@@ -164,7 +171,7 @@ pub fn change(options: &LogOptions) -> Result<()> {
 pub fn set_level(level: &str) -> Result<()> {
     let filter = filter(level)?;
     match HANDLES.get() {
-        Some(handles) if std::env::var_os(EnvFilter::DEFAULT_ENV).is_none() => handles
+        Some(handles) if environment().is_none() => handles
             .filter
             .reload(filter)
             .map_err(|e| Error::invalid("the log's level cannot be changed").caused_by(e)),

@@ -296,7 +296,7 @@ fn load_header(file: &dyn ReadAt) -> Result<Header> {
     if let Some(bits) = bits
         && field::u32_at(&bytes, 0) == Some(super::header::MAGIC)
     {
-        bytes.resize(usize_from_u64(size.min(bits.size_bytes())), 0);
+        bytes = vec![0; usize_from_u64(size.min(bits.size_bytes()))];
         file.read_at(0, &mut bytes)?;
     }
     Header::parse(&bytes)

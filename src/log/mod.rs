@@ -13,10 +13,10 @@ use std::os::linux::fs::MetadataExt;
 use std::sync::OnceLock;
 
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::journal::Journal;

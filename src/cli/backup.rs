@@ -89,7 +89,7 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
     // `--without` refers to another disk, which had this one's name.
     if let Some(name) = sources
         .names()
-        .find(|name| unchanged.iter().any(|u| u.folded() == name.folded()))
+        .find(|name| unchanged.iter().any(|u| u.same_as(name)))
     {
         return Err(
             Error::invalid(format!("disk {name} has a source and --unchanged"))
@@ -234,7 +234,7 @@ impl Observer for Narrator<'_> {
     ) -> Monitor {
         // The session has begun, so a source that looks like an image belongs to a disk that the VM
         // had before.
-        let is_same = |name: &DiskName| name.folded() == disk.name.folded();
+        let is_same = |name: &DiskName| name.same_as(&disk.name);
         let mut sources = self.sources.all().iter();
         let source = sources.find(|source| is_same(&source.name));
         if let Some(warning) = source.and_then(|source| source.lookalike_warning()) {

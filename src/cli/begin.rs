@@ -101,7 +101,7 @@ pub(super) fn mark(disks: &mut Vec<DiskRequest>, full: &[String], keys: &[String
     let place = |disks: &mut Vec<DiskRequest>, name: &DiskName| -> usize {
         disks
             .iter()
-            .position(|d| d.name.folded() == name.folded())
+            .position(|d| d.name.same_as(name))
             .unwrap_or_else(|| {
                 disks.push(DiskRequest {
                     name: name.clone(),

@@ -196,7 +196,7 @@ impl Context {
     pub(super) fn new_vm_remark(&self, vm: &VmName) -> Result<Option<String>> {
         let repository = self.repository()?;
         let names = repository.vm_names()?;
-        if names.iter().any(|name| name.folded() == vm.folded()) {
+        if names.iter().any(|name| name.same_as(vm)) {
             return Ok(None);
         }
         let nearest = likeness::nearest(names.iter().map(VmName::as_str), vm.as_str());

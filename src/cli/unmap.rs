@@ -159,17 +159,14 @@ fn by_point<'a>(
 }
 
 fn is_disk(device: &MappedDevice, disk: &DiskName) -> bool {
-    device
-        .disk
-        .as_ref()
-        .is_some_and(|own| own.folded() == disk.folded())
+    device.disk.as_ref().is_some_and(|own| own.same_as(disk))
 }
 
 /// Whether the record is of the selected point. `latest` matches a map that was made by that name.
 fn names(record: &Record, selector: &Selector) -> bool {
-    let is_vm = record.vm.folded() == selector.vm.folded();
+    let is_vm = record.vm.same_as(&selector.vm);
     match &selector.which {
-        Which::Named(name) => is_vm && record.point.folded() == name.folded(),
+        Which::Named(name) => is_vm && record.point.same_as(name),
         Which::Latest(_) => is_vm && record.asked == selector.to_string(),
     }
 }

@@ -15,7 +15,7 @@ use super::line::Lines;
 use super::{Answer, Hello, Request, Welcome, parse_request};
 use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::ingest::ATTACHED_BYTES_MAX;
+use crate::ingest::check_attached_size;
 use crate::service::{LocalService, OwnedRepository, Service};
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::usize_from_u64;
@@ -131,23 +131,14 @@ impl Conversation {
                 _ if !self.is_ours => Err(another_release(
                     "which does not say which repository it means",
                 )),
-                Ok(Request::Attach { length_bytes, .. }) if length_bytes > ATTACHED_BYTES_MAX => {
-                    // What follows is not received: the connection ends after the answer.
-                    let error = Error::new(
-                        ErrorKind::TooLarge,
-                        format!(
-                            "an attached file has at most {} MiB",
-                            ATTACHED_BYTES_MAX >> 20
-                        ),
-                    );
-                    self.lines
-                        .answer(&mut self.stream, &encode(Err(error))?)
-                        .await?;
-                    return Ok(());
-                }
                 Ok(request) => {
                     let content = match request {
                         Request::Attach { length_bytes, .. } => {
+                            if let Err(error) = check_attached_size(length_bytes) {
+                                // What follows is not received: the connection ends after the answer.
+                                let answer = encode(Err(error))?;
+                                return self.lines.answer(&mut self.stream, &answer).await;
+                            }
                             let length = usize_from_u64(length_bytes);
                             self.lines.bytes(&self.stream, length).await?
                         }

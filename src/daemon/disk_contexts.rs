@@ -129,10 +129,7 @@ impl MetaContexts for DiskContexts {
             return Ok(None);
         };
         let ancestors = self.ancestors(&vm);
-        let Some(point) = ancestors
-            .into_iter()
-            .find(|p| p.name.folded() == point.folded())
-        else {
+        let Some(point) = ancestors.into_iter().find(|p| p.name.same_as(&point)) else {
             return Ok(None);
         };
         let Some((slot, root)) = self.earlier(point)? else {

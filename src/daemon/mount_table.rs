@@ -145,7 +145,7 @@ impl MountTable {
         }
     }
 
-    fn mounts(&self) -> Vec<(Arc<Tree>, Arc<Mounted>)> {
+    fn pairs(&self) -> Vec<(Arc<Tree>, Arc<Mounted>)> {
         let open = self.open();
         let both = |mount: &ServedMount| (Arc::clone(&mount.tree), Arc::clone(&mount.mounted));
         open.iter().map(both).collect()
@@ -159,7 +159,7 @@ impl MountTable {
     /// What unmounting returns.
     pub(super) fn close(&self) -> Result<()> {
         let own: Vec<Arc<Mounted>> = self
-            .mounts()
+            .pairs()
             .into_iter()
             .map(|(_, mounted)| mounted)
             .filter(|mounted| mounted.is_own())
@@ -228,7 +228,7 @@ struct MountHook(Arc<MountTable>);
 
 impl Hook for MountHook {
     fn before_seal(&self, session: &Session) {
-        for (tree, mounted) in self.0.mounts() {
+        for (tree, mounted) in self.0.pairs() {
             mounted.flush_caches(&tree.session_files(session));
         }
     }
@@ -238,7 +238,7 @@ impl Hook for MountHook {
         if let Err(error) = self.0.base.refresh() {
             tracing::warn!(error = %error.report(), "the tree could not be refreshed");
         }
-        for (_, mounted) in self.0.mounts() {
+        for (_, mounted) in self.0.pairs() {
             if telling == Telling::Wait {
                 mounted.refresh();
             } else {

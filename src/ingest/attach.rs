@@ -12,7 +12,7 @@ use crate::types::width::u64_from_usize;
 /// LIMIT: attached files of one session.
 const ATTACHED_MAX: usize = 1000;
 /// LIMIT: bytes of an attached file. The file is read whole, to hash it and to show it.
-pub const ATTACHED_BYTES_MAX: u64 = 16 << 20;
+const ATTACHED_BYTES_MAX: u64 = 16 << 20;
 
 impl Session {
     fn attached_key(&self, name: &str) -> Result<Key> {
@@ -39,7 +39,7 @@ impl Session {
     /// `NoSpace`, `Io`.
     pub fn attach(&self, name: &str, content: &[u8]) -> Result<()> {
         let _guard = self.enter_attached()?;
-        check_size(u64_from_usize(content.len()))?;
+        check_attached_size(u64_from_usize(content.len()))?;
         self.check_room(name)?;
         let stage = self.engine.owner.repository().stage();
         stage.put(&self.attached_key(name)?, content, PutMode::Replace)?;
@@ -110,7 +110,7 @@ impl Session {
     /// # Errors
     /// `NotFound`; `TooLarge`; `Busy`, `ReadOnly`, `Stale` (the session); `NoSpace`, `Io`.
     pub fn write_attached(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<()> {
-        check_size(offset.saturating_add(u64_from_usize(bytes.len())))?;
+        check_attached_size(offset.saturating_add(u64_from_usize(bytes.len())))?;
         self.change_attached(name, |file| file.write_at(offset, bytes))
     }
 
@@ -119,7 +119,7 @@ impl Session {
     /// # Errors
     /// As [`Session::write_attached`].
     pub fn resize_attached(&self, name: &str, size_bytes: u64) -> Result<()> {
-        check_size(size_bytes)?;
+        check_attached_size(size_bytes)?;
         self.change_attached(name, |file| file.set_size(size_bytes))
     }
 
@@ -184,14 +184,18 @@ impl Session {
     }
 }
 
-fn check_size(size_bytes: u64) -> Result<()> {
+/// Refuses a size that no attached file may have.
+///
+/// # Errors
+/// `TooLarge`.
+pub fn check_attached_size(size_bytes: u64) -> Result<()> {
     if size_bytes <= ATTACHED_BYTES_MAX {
         return Ok(());
     }
     Err(Error::new(
         ErrorKind::TooLarge,
         format!(
-            "an attached file has at most {} MiB",
+            "an attached file has at most {} MiB, and this one has {size_bytes} bytes",
             ATTACHED_BYTES_MAX >> 20
         ),
     ))

@@ -76,7 +76,7 @@ impl Session {
         let model = now
             .disks
             .iter()
-            .find(|d| d.temporary.is_none() && d.name.folded() == name.folded());
+            .find(|d| d.temporary.is_none() && d.name.same_as(name));
         let is_taken = match temporary {
             Some(file) => now
                 .disks
@@ -100,7 +100,7 @@ impl Session {
         writer.note_change();
         let recorded = self.replace_sidecar(|next| {
             next.disks
-                .retain(|d| temporary.is_some() || !d.unlinked || d.name.folded() != name.folded());
+                .retain(|d| temporary.is_some() || !d.unlinked || !d.name.same_as(name));
             next.disks.push(made.clone());
             Ok(())
         });
@@ -211,9 +211,8 @@ impl Session {
             temporary.set_finished(true);
         }
         self.replace_sidecar(|next| {
-            next.disks.retain(|d| {
-                d.layer_id == id || d.temporary.is_some() || d.name.folded() != name.folded()
-            });
+            next.disks
+                .retain(|d| d.layer_id == id || d.temporary.is_some() || !d.name.same_as(name));
             for disk in next.disks.iter_mut().filter(|d| d.layer_id == id) {
                 disk.temporary = None;
             }

@@ -123,8 +123,7 @@ impl Session {
                 )),
             );
         }
-        let is_in =
-            |list: &[DiskName], name: &DiskName| list.iter().any(|n| n.folded() == name.folded());
+        let is_in = |list: &[DiskName], name: &DiskName| list.iter().any(|n| n.same_as(name));
         check_change_ids(&request.change_ids)?;
         check_change_ids(&request.previous_change_ids)?;
         check_note(request.consistency_note.as_deref())?;
@@ -132,11 +131,7 @@ impl Session {
         let ids = ids.chain(request.previous_change_ids.keys());
         let lists = [&request.unchanged, &request.without, &request.raw];
         for name in ids.chain(lists.into_iter().flatten()) {
-            if !sidecar
-                .disks
-                .iter()
-                .any(|d| d.name.folded() == name.folded())
-            {
+            if !sidecar.disks.iter().any(|d| d.name.same_as(name)) {
                 self.disk(name)?;
             }
         }
@@ -155,9 +150,8 @@ impl Session {
 
     fn commit_disks(&self, request: &CommitRequest) -> Result<Published> {
         let request = &self.merged(request);
-        let named = |list: &[DiskName], disk: &DiskWriter| {
-            list.iter().any(|n| n.folded() == disk.meta.name.folded())
-        };
+        let named =
+            |list: &[DiskName], disk: &DiskWriter| list.iter().any(|n| n.same_as(&disk.meta.name));
         self.check_whole(request)?;
         let (gone, disks): (Vec<_>, Vec<_>) = self
             .disks()

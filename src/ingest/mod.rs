@@ -51,7 +51,7 @@ mod space;
 mod trust;
 mod zero;
 
-pub use attach::ATTACHED_BYTES_MAX;
+pub use attach::check_attached_size;
 pub use buffer::Reservation;
 pub use completion::{Door, WriteGuard};
 pub use connection::Connection;

@@ -51,7 +51,7 @@ impl BeginRequest {
     pub fn origin(&self, name: &DiskName) -> Option<&Origin> {
         let mut origins = self.origins.iter();
         origins
-            .find(|(other, _)| other.folded() == name.folded())
+            .find(|(other, _)| other.same_as(name))
             .map(|(_, origin)| origin)
     }
 }
@@ -69,7 +69,7 @@ pub(super) fn check_lookalikes(
 ) -> Result<()> {
     let latest = entry.and_then(|entry| entry.index.latest());
     let is_known = |disk: &SessionDisk| {
-        let is_same = |name: &DiskName| name.folded() == disk.name.folded();
+        let is_same = |name: &DiskName| name.same_as(&disk.name);
         disk.parent.is_some()
             || latest.is_some_and(|point| point.disks.iter().any(|d| is_same(&d.name)))
     };

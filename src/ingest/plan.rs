@@ -72,7 +72,7 @@ fn real_key(request: &DiskRequest) -> Option<&str> {
 }
 
 pub(super) fn same(one: &DiskName, other: &DiskName) -> bool {
-    one.folded() == other.folded()
+    one.same_as(other)
 }
 
 /// Refuses a request that names a disk or a key twice, or that declares a disk as gone which the

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repo::sidecar::session as sidecar;
 use crate::repo::{Ending, Job, JobDisk, Owner};
 use crate::types::sync::{Mutex, RwLock};
-use crate::types::{DiskName, Memory, PointName, VmName};
+use crate::types::{DiskName, Memory, PointName, SessionRef, VmName};
 
 /// The state that all sessions of a process share.
 #[derive(Clone)]
@@ -193,6 +193,16 @@ impl Session {
         self.sidecar.lock().vm.clone()
     }
 
+    /// VM and name.
+    #[must_use]
+    pub fn reference(&self) -> SessionRef {
+        let sidecar = self.sidecar.lock();
+        SessionRef {
+            vm: sidecar.vm.clone(),
+            session: sidecar.name.clone(),
+        }
+    }
+
     /// Name of the session.
     #[must_use]
     pub fn name(&self) -> PointName {
@@ -262,7 +272,7 @@ impl Session {
         let found = self
             .disks()
             .into_iter()
-            .find(|disk| disk.meta.name.folded() == name.folded());
+            .find(|disk| disk.meta.name.same_as(name));
         found.ok_or_else(|| {
             Error::not_found(format!(
                 "session {}/{} has no disk {name}",

@@ -19,8 +19,7 @@ pub(super) fn said_of<'a>(
     disk: &DiskName,
 ) -> Option<&'a String> {
     let mut all = ids.iter();
-    all.find(|(name, _)| name.folded() == disk.folded())
-        .map(|(_, id)| id)
+    all.find(|(name, _)| name.same_as(disk)).map(|(_, id)| id)
 }
 
 /// Refuses the id that a disk's changes were counted from, unless it is the parent's.
@@ -55,7 +54,7 @@ pub(super) fn check_said(
     previous: &BTreeMap<DiskName, String>,
 ) -> Result<()> {
     for (name, said) in previous {
-        let disk = disks.iter().find(|d| d.name.folded() == name.folded());
+        let disk = disks.iter().find(|d| d.name.same_as(name));
         let disk =
             disk.ok_or_else(|| Error::not_found(format!("the session has no disk {name}")))?;
         check_id(disk, said)?;

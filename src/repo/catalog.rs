@@ -340,10 +340,9 @@ impl Catalog {
         &self,
         vms: impl IntoIterator<Item = (&'a VmName, Option<&'a Index>)>,
     ) -> Result<()> {
-        let all = vms;
         self.with(|database| {
             let write = database.begin_write().map_err(broken)?;
-            for (vm, index) in all {
+            for (vm, index) in vms {
                 let mut vms = write.open_table(VMS).map_err(broken)?;
                 let mut points = write.open_table(POINTS).map_err(broken)?;
                 match index {

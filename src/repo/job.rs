@@ -210,8 +210,7 @@ impl Job {
     pub fn of_session(session: &Session, ending: &Ending, ended_at: Timestamp) -> Self {
         Self {
             schema: 1,
-            // The task's id, unchanged since the beginning.
-            job_id: JobId::from_bytes(session.session_id.to_bytes()),
+            job_id: session.job_id(),
             kind: INGEST.to_owned(),
             vm: Some(session.vm.clone()),
             session: Some(session.name.clone()),

@@ -17,7 +17,7 @@ use super::job::{self, Job};
 use super::layout::VmKeys;
 use super::lock::{self, Note, Site};
 use super::recovery;
-use super::repository::{READERS_MAX, Repository};
+use super::repository::{Repository, each_on_threads};
 use super::reserve::{self, Reserve};
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::vm::{DiskKey, Vm};
@@ -26,7 +26,6 @@ use super::uses::Uses;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lock, PutMode};
-use crate::task::{Monitor, on_threads, threads};
 use crate::types::sync::Mutex;
 use crate::types::{VmId, VmName};
 
@@ -645,15 +644,9 @@ impl Owner {
     /// The entries of VMs, in their order. VMs that were not examined yet are examined now, on several
     /// threads.
     fn look_at_all(&self, names: &[VmName]) -> Result<Vec<Arc<Mutex<VmEntry>>>> {
-        let mut next = names.iter();
-        on_threads(
-            threads(None, READERS_MAX.min(names.len())),
-            &Monitor::default(),
-            || Ok(next.next()),
-            || (),
-            |(), name| self.vm(name).map(drop),
-        )?;
-        names.iter().map(|name| self.vm(name)).collect()
+        each_on_threads(names, |name| self.vm(name))?
+            .into_iter()
+            .collect()
     }
 }
 

@@ -28,7 +28,7 @@ use crate::types::sync::Mutex;
 use crate::types::{Digest, LayerId, PointName, VmName};
 
 /// LIMIT: threads that read sidecars.
-pub(super) const READERS_MAX: usize = 8;
+const READERS_MAX: usize = 8;
 
 /// A listing; empty when the prefix does not exist.
 pub(super) fn absent_is_empty(listing: Result<Vec<Entry>>) -> Result<Vec<Entry>> {
@@ -200,7 +200,7 @@ impl Repository {
         let names = self.vm_names()?;
         names
             .into_iter()
-            .find(|known| known.folded() == name.folded())
+            .find(|known| known.same_as(name))
             .ok_or_else(|| Self::no_such_vm(name))
     }
 

@@ -81,7 +81,7 @@ pub fn run(
 }
 
 fn is_in(list: &[&DiskName], name: &DiskName) -> bool {
-    list.iter().any(|other| other.folded() == name.folded())
+    list.iter().any(|other| other.same_as(name))
 }
 
 impl BackupPlan<'_> {
@@ -125,7 +125,7 @@ impl BackupPlan<'_> {
             let disk = begun
                 .disk_results
                 .iter()
-                .find(|disk| disk.name.folded() == name.folded())
+                .find(|disk| disk.name.same_as(name))
                 .ok_or_else(|| Error::not_found(format!("session {session} has no disk {name}")))?;
             let target = service.disk_target(session, disk)?;
             let monitor = observer.copies(disk, source.size_bytes(), target.writer());

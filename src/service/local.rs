@@ -12,7 +12,7 @@ use super::target::DiskTarget;
 use super::{Service, task};
 use crate::access::{Access, Caller, Right};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::ingest::{ATTACHED_BYTES_MAX, BeginRequest, CommitRequest, Registry, Session, Telling};
+use crate::ingest::{BeginRequest, CommitRequest, Registry, Session, Telling, check_attached_size};
 use crate::repo::lock::Site;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
@@ -29,8 +29,6 @@ const HOLDS_MAX: usize = 1_024;
 pub struct LocalService {
     served: Arc<OwnedRepository>,
     caller: Caller,
-    /// The rights of certificates: none here.
-    access: Access,
     holds: Mutex<Vec<PointUse>>,
 }
 
@@ -39,7 +37,6 @@ impl LocalService {
         Self {
             served,
             caller,
-            access: Access::default(),
             holds: Mutex::default(),
         }
     }
@@ -60,8 +57,9 @@ impl LocalService {
         }
     }
 
+    /// Whether the caller has a right on a VM. No certificate reaches this service, so the table of certificates is empty.
     fn may(&self, right: Right, vm: &VmName) -> bool {
-        self.caller.may(right, Some(vm), &self.access)
+        self.caller.may(right, Some(vm), &Access::default())
     }
 
     /// Refuses a caller that does not have the right on a VM.
@@ -91,7 +89,7 @@ impl LocalService {
     /// # Errors
     /// `PermissionDenied`.
     fn demand_admin(&self, what: &str) -> Result<()> {
-        if self.caller.may(Right::Admin, None, &self.access) {
+        if self.caller.may(Right::Admin, None, &Access::default()) {
             return Ok(());
         }
         Err(Self::denied(what))
@@ -261,15 +259,11 @@ impl Service for LocalService {
     fn cancel(&self, id: JobId) -> Result<()> {
         let sessions = self.registry().all();
         let mut open = sessions.iter();
-        let Some(session) = open.find(|session| task::of_session(session).id == id) else {
+        let Some(session) = open.find(|session| session.sidecar().job_id() == id) else {
             self.demand_admin("stop this task")?;
             return self.served.tasks().cancel(id);
         };
-        let session = SessionRef {
-            vm: session.vm(),
-            session: session.name(),
-        };
-        self.abort(&session, None)
+        self.abort(&session.reference(), None)
     }
 
     fn note_failure(&self, vm: &VmName, reason: &str) -> Result<()> {
@@ -303,16 +297,7 @@ pub fn check_attached(file: &File) -> Result<u64> {
     if !metadata.is_file() {
         return Err(Error::invalid("only regular files can be attached"));
     }
-    if metadata.len() > ATTACHED_BYTES_MAX {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            format!(
-                "an attached file has at most {} MiB, and this one has {} bytes",
-                ATTACHED_BYTES_MAX >> 20,
-                metadata.len()
-            ),
-        ));
-    }
+    check_attached_size(metadata.len())?;
     Ok(metadata.len())
 }
 

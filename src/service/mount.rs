@@ -8,14 +8,7 @@ use super::{LocalService, Service};
 use crate::error::Result;
 use crate::ingest::{BeginRequest, CommitRequest, Session, SessionState};
 use crate::tree::Sessions;
-use crate::types::{PointName, SessionRef, VmName};
-
-fn name(session: &Session) -> SessionRef {
-    SessionRef {
-        vm: session.vm(),
-        session: session.name(),
-    }
-}
+use crate::types::{PointName, VmName};
 
 impl Sessions for LocalService {
     fn all(&self) -> Vec<Arc<Session>> {
@@ -59,11 +52,11 @@ impl Sessions for LocalService {
     }
 
     fn commit(&self, session: &Session, request: &CommitRequest) -> Result<()> {
-        Service::commit(self, &name(session), request).map(drop)
+        Service::commit(self, &session.reference(), request).map(drop)
     }
 
     fn abort(&self, session: &Session) -> Result<()> {
-        Service::abort(self, &name(session), None)
+        Service::abort(self, &session.reference(), None)
     }
 
     fn forget(&self, vm: &VmName, point: &PointName) -> Result<()> {

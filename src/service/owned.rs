@@ -1,6 +1,6 @@
 //! A repository in the process that owns it: its sessions, tasks, events, and addresses.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::answer::BeginAnswer;
@@ -11,7 +11,6 @@ use crate::access::Caller;
 use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
 use crate::repo::Job;
 use crate::task::{TaskReport, TaskTable};
-use crate::types::SessionRef;
 
 /// A repository that this process owns.
 pub struct OwnedRepository {
@@ -33,10 +32,7 @@ impl Hook for Announcer {
 
     fn changed(&self, change: &Change, _: Telling) {
         let of = |session: &Session, state| Happening::Session {
-            session: SessionRef {
-                vm: session.vm(),
-                session: session.name(),
-            },
+            session: session.reference(),
             state,
         };
         match change {
@@ -139,14 +135,23 @@ impl OwnedRepository {
 
     /// The answer for the caller that has begun a session.
     pub(super) fn begin_answer(&self, session: &Session) -> BeginAnswer {
-        let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
-        BeginAnswer::of(session, &socket, self.nbd_tcp.get().map(String::as_str))
+        BeginAnswer::of(
+            session,
+            self.socket(),
+            self.nbd_tcp.get().map(String::as_str),
+        )
     }
 
     /// The URIs at which a session can be written over NBD on this machine.
     pub(super) fn nbd_targets(&self, session: &Session) -> String {
-        let socket = self.nbd_sockets.first().cloned().unwrap_or_default();
-        BeginAnswer::of(session, &socket, None).nbd_targets_string
+        BeginAnswer::of(session, self.socket(), None).nbd_targets_string
+    }
+
+    /// The Unix socket that URIs name; empty where there is none.
+    fn socket(&self) -> &Path {
+        self.nbd_sockets
+            .first()
+            .map_or(Path::new(""), PathBuf::as_path)
     }
 
     /// Publishes the begin or end of a task; the job history keeps the end.

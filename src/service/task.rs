@@ -2,7 +2,6 @@
 
 use crate::ingest::Session;
 use crate::task::{TaskDisk, TaskKind, TaskReport, TaskState, TaskSubject};
-use crate::types::JobId;
 
 /// An open session as a task. The job history keeps its id.
 pub(super) fn of_session(session: &Session) -> TaskReport {
@@ -18,7 +17,7 @@ pub(super) fn of_session(session: &Session) -> TaskReport {
         }
     });
     TaskReport {
-        id: JobId::from_bytes(sidecar.session_id.to_bytes()),
+        id: sidecar.job_id(),
         subject: TaskSubject {
             kind: TaskKind::Backup,
             vm: Some(sidecar.vm),

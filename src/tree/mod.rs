@@ -236,11 +236,9 @@ impl Tree {
     /// `NotFound` naming the VM; `Corrupt` when its sidecar is damaged.
     pub fn vm(&self, name: &VmName) -> Result<Arc<VmView>> {
         let snapshot = self.snapshot();
-        let found = snapshot.vm(name.as_str()).or_else(|| {
-            snapshot
-                .vms()
-                .find(|view| view.name.folded() == name.folded())
-        });
+        let found = snapshot
+            .vm(name.as_str())
+            .or_else(|| snapshot.vms().find(|view| view.name.same_as(name)));
         found
             .cloned()
             .ok_or_else(|| match self.repository.vm(name) {
@@ -264,7 +262,7 @@ impl Tree {
             Which::Named(name) => view
                 .points
                 .iter()
-                .find(|point| point.entry.name.folded() == name.folded()),
+                .find(|point| point.entry.name.same_as(name)),
             Which::Latest(back) => {
                 let mut points: Vec<_> = view.points.iter().collect();
                 points.sort_by_key(|point| std::cmp::Reverse(point.entry.seq));
@@ -300,7 +298,7 @@ impl Tree {
         let index = facts
             .disks
             .iter()
-            .position(|entry| entry.name.folded() == disk.folded())
+            .position(|entry| entry.name.same_as(disk))
             .ok_or_else(|| {
                 Error::not_found(format!("{vm}@{} has no disk {disk}", point.entry.name))
             })?;

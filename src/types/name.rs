@@ -111,6 +111,11 @@ macro_rules! name {
             pub fn folded(&self) -> String {
                 self.0.to_ascii_lowercase()
             }
+            /// Whether both names are the same, without regard to case.
+            #[must_use]
+            pub fn same_as(&self, other: &Self) -> bool {
+                self.0.eq_ignore_ascii_case(&other.0)
+            }
         }
 
         impl fmt::Display for $name {

@@ -21,6 +21,17 @@ fn name(text: &str) -> VmName {
 }
 
 impl House {
+    /// A copy of the repository as it is now, made by cp(1).
+    fn copy(&self) -> PathBuf {
+        let copy = self.dir.path().join("copy");
+        let copied = std::process::Command::new("cp")
+            .args(["-a"])
+            .args([self.path(), copy.clone()])
+            .status();
+        assert!(copied.unwrap().success());
+        copy
+    }
+
     /// A repository whose three VMs have two points each, and whose owner has ended well.
     fn new() -> Self {
         let house = Self {
@@ -121,12 +132,7 @@ fn after_a_crash_all_are_looked_at_and_nothing_is_left_of_what_it_was_at() {
     let engine = house.open(&house.path());
     let session = house.begin(&engine, "mail", "three");
     // A process that is killed runs no destructor, and its lock is gone.
-    let copy = house.dir.path().join("copy");
-    let copied = std::process::Command::new("cp")
-        .args(["-a"])
-        .args([house.path(), copy.clone()])
-        .status();
-    assert!(copied.unwrap().success());
+    let copy = house.copy();
     drop((session, engine));
     let engine = house.open(&copy);
     assert_eq!(looked_at(&engine), VMS);
@@ -140,12 +146,7 @@ fn after_a_crash_all_are_looked_at_and_nothing_is_left_of_what_it_was_at() {
 #[test]
 fn a_copy_is_no_original() {
     let house = House::new();
-    let copy = house.dir.path().join("copy");
-    let copied = std::process::Command::new("cp")
-        .args(["-a"])
-        .args([house.path(), copy.clone()])
-        .status();
-    assert!(copied.unwrap().success());
+    let copy = house.copy();
     assert_eq!(looked_at(&house.open(&copy)), VMS);
     // Its own end is as good as the original's.
     assert!(looked_at(&house.open(&copy)).is_empty());
@@ -205,12 +206,7 @@ fn the_owner_lists_out_of_the_catalog_what_looks_as_it_was_left() {
 #[test]
 fn a_stale_or_a_copied_catalog_hides_no_point_from_the_owner() {
     let house = House::new();
-    let copy = house.dir.path().join("copy");
-    let copied = std::process::Command::new("cp")
-        .args(["-a"])
-        .args([house.path(), copy.clone()])
-        .status();
-    assert!(copied.unwrap().success());
+    let copy = house.copy();
     let old = house.dir.path().join("old");
     std::fs::copy(house.path().join("catalog.redb"), &old).unwrap();
     // Both go on, with other points in other VMs, and end well.

@@ -62,6 +62,20 @@ fn names(world: &World, prefix: &str) -> Vec<String> {
     entries.into_iter().map(|entry| entry.name).collect()
 }
 
+/// Commits points, and reads them back.
+fn commit_all(
+    sessions: &Registry,
+    world: &World,
+    numbers: std::ops::RangeInclusive<u8>,
+) -> (Vec<PointEntry>, Vec<Vec<u8>>) {
+    let points: Vec<PointEntry> = numbers.map(|n| commit(sessions, world, n, None)).collect();
+    let contents = points
+        .iter()
+        .map(|point| read_all(&world.open(&vm("web01"), point, &disk())))
+        .collect();
+    (points, contents)
+}
+
 fn forget_one(sessions: &Registry, vm: &VmName, point: &PointName) -> Result<()> {
     let done = sessions.forget_points(vm, std::slice::from_ref(point), Telling::Wait)?;
     match done.kept.into_iter().next() {
@@ -84,13 +98,7 @@ fn a_point_goes_and_those_above_it_stay_whole(places: Places) {
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let told = Arc::new(AtomicUsize::new(0));
     sessions.add_hook(Box::new(Counting(Arc::clone(&told))));
-    let points: Vec<PointEntry> = (1..=3)
-        .map(|n| commit(&sessions, &world, n, None))
-        .collect();
-    let contents: Vec<Vec<u8>> = points
-        .iter()
-        .map(|point| read_all(&world.open(&vm("web01"), point, &disk())))
-        .collect();
+    let (points, contents) = commit_all(&sessions, &world, 1..=3);
     let forget = |n: usize| forget_one(&sessions, &vm("WEB01"), &points[n].name);
     let opened = world.open(&vm("web01"), &points[2], &disk());
 
@@ -281,13 +289,7 @@ fn a_vm_without_points_goes_and_its_serial_does_not_come_again(places: Places) {
 fn several_points_go_at_once_and_one_that_is_used_stays(places: Places) {
     let world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
-    let points: Vec<PointEntry> = (1..=5)
-        .map(|n| commit(&sessions, &world, n, None))
-        .collect();
-    let contents: Vec<Vec<u8>> = points
-        .iter()
-        .map(|point| read_all(&world.open(&vm("web01"), point, &disk())))
-        .collect();
+    let (points, contents) = commit_all(&sessions, &world, 1..=5);
     let owner = std::sync::Arc::clone(&world.engine().owner);
     let which = Which::Named(points[2].name.clone());
     let (held, held_use) = owner

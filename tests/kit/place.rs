@@ -9,6 +9,8 @@ use serde_json::Value;
 /// A fresh directory; `init` makes its repository.
 pub(crate) struct Place {
     pub(crate) dir: tempfile::TempDir,
+    /// Where its processes have sockets and maps.
+    runtime: PathBuf,
 }
 
 impl Place {
@@ -19,9 +21,17 @@ impl Place {
     }
 
     pub(crate) fn without_repository() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = dir.path().to_owned();
+        Self { dir, runtime }
+    }
+
+    /// The same with a runtime directory of its own below.
+    pub(crate) fn with_runtime(name: &str) -> Self {
+        let mut place = Self::without_repository();
+        place.runtime = place.path(name);
+        place.ok(&["init"]);
+        place
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -38,7 +48,7 @@ impl Place {
             .args(args)
             .current_dir(self.dir.path())
             .env("RESTOREFS_REPO", self.repo())
-            .env("RESTOREFS_RUNTIME_DIR", self.dir.path())
+            .env("RESTOREFS_RUNTIME_DIR", &self.runtime)
             .env_remove("RUST_LOG");
         command
     }
@@ -48,6 +58,7 @@ impl Place {
     }
 
     /// Runs the program, expects success, and returns its standard output.
+    #[track_caller]
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -66,6 +77,7 @@ impl Place {
     }
 
     /// Runs the program, expects this exit code, and returns its standard error.
+    #[track_caller]
     pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

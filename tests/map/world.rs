@@ -3,10 +3,11 @@
 pub(crate) use crate::kit::shell::{run, text};
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command};
 
 use crate::kit::need::{can_loop, can_mount, has_all};
 use crate::kit::noise::noise;
+use crate::kit::place::Place;
 use crate::kit::wait::eventually;
 use serde_json::Value;
 
@@ -43,17 +44,22 @@ impl Drop for Running {
 
 /// A place for maps. When dropped, everything that it mapped is unmapped, by force where a test has failed.
 pub(crate) struct World {
-    temp: tempfile::TempDir,
+    place: Place,
+}
+
+impl std::ops::Deref for World {
+    type Target = Place;
+    fn deref(&self) -> &Place {
+        &self.place
+    }
 }
 
 impl World {
     /// An empty repository.
     pub(crate) fn new() -> Self {
-        let world = Self {
-            temp: tempfile::tempdir().unwrap(),
-        };
-        world.ok(&["init"]);
-        world
+        Self {
+            place: Place::with_runtime("run"),
+        }
     }
 
     /// One with `web01@one`: `vda` has a partition with ext4 and the file `hello`, and `vdb` has noise of no whole page.
@@ -98,51 +104,9 @@ impl World {
         world
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.temp.path().join(name)
-    }
-
     /// The directory of maps.
     pub(crate) fn maps(&self) -> PathBuf {
         self.path("run/map")
-    }
-
-    pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_restorefs"));
-        command
-            .args(args)
-            .current_dir(self.temp.path())
-            .env("RESTOREFS_REPO", self.path("repo"))
-            .env("RESTOREFS_RUNTIME_DIR", self.path("run"))
-            .env_remove("RUST_LOG");
-        command
-    }
-
-    pub(crate) fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Runs, expects success, answers standard output.
-    #[track_caller]
-    pub(crate) fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{args:?}: {} {said}",
-            output.status
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs, expects this exit code, answers standard error.
-    #[track_caller]
-    pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
-        let output = self.run(args);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-        assert!(!said.contains("panicked"), "{args:?}: {said}");
-        said
     }
 
     /// Maps one disk, answers its device.
@@ -163,10 +127,7 @@ impl World {
 
     /// The disk as `restore` gives it, filled up to whole sectors.
     pub(crate) fn restored(&self, point: &str, disk: &str) -> Vec<u8> {
-        let out = self.path("restored.raw");
-        let _ = std::fs::remove_file(&out);
-        self.ok(&["restore", point, disk, "restored.raw"]);
-        let mut bytes = std::fs::read(out).unwrap();
+        let mut bytes = self.place.restored(point, disk);
         bytes.resize(bytes.len().next_multiple_of(512), 0);
         bytes
     }

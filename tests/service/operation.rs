@@ -2,6 +2,7 @@
 //! same, field by field.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use restorefs::control::Client;
 use restorefs::error::{Error, Problem};
 use restorefs::ingest::{Engine, Registry};
 use restorefs::repo::selector::Which;
-use restorefs::repo::{Owner, Repository};
+use restorefs::repo::{Job, JobResult, Owner, Repository};
 use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, OwnedRepository, Service};
 use restorefs::task::{Monitor, TaskState};
 use restorefs::types::{DiskName, JobId, PointName, SessionRef, VmName};
@@ -138,7 +139,7 @@ fn back_up(log: &mut Transcript, service: &dyn Service, point: &str, seed: u8) {
 }
 
 /// Every operation, with answers and with problems.
-fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path) {
+fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repository: &Path) {
     back_up(log, service, "one", 1);
     back_up(log, service, "two", 2);
     let vm = VmName::new("vm01").unwrap();
@@ -179,7 +180,20 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path) {
 
     let tasks = service.tasks().unwrap();
     let open = tasks.iter().find(|task| task.state == TaskState::Running);
-    log.note("cancel", &service.cancel(open.unwrap().id));
+    let id = open.unwrap().id;
+    log.note("cancel", &service.cancel(id));
+    // The history keeps the id that the task had from its beginning.
+    let mut kept = None;
+    let history = Repository::open(repository).unwrap();
+    let see = |job: Job| {
+        kept.get_or_insert(job);
+        ControlFlow::Break(())
+    };
+    history.jobs(see).unwrap();
+    assert_eq!(
+        kept.map(|job| (job.job_id, job.result)),
+        Some((id, JobResult::Aborted))
+    );
     log.note(
         "cancel: nothing",
         &service.cancel(JobId::from_bytes([7; 16])),
@@ -220,7 +234,7 @@ fn local(dir: &Path) -> Vec<(&'static str, Value)> {
     let service =
         OwnedRepository::new(Registry::empty(engine), Vec::new()).of_caller(Caller::Owner);
     let mut log = Transcript::new(&path);
-    everything(&mut log, &service, dir);
+    everything(&mut log, &service, dir, &path);
     log.steps
 }
 
@@ -235,7 +249,7 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
     let repository = Repository::open(&house.place.repo()).unwrap();
     let service = Client::connect(&repository).unwrap().unwrap();
     let mut log = Transcript::new(&house.place.repo());
-    everything(&mut log, &service, dir.path());
+    everything(&mut log, &service, dir.path(), &house.place.repo());
     assert_eq!(here.len(), log.steps.len());
     for ((what, here), (_, there)) in here.iter().zip(&log.steps) {
         assert_eq!(here, there, "{what}");

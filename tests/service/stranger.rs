@@ -169,7 +169,8 @@ fn what_a_member_says_is_bounded() {
         print('long', begin('k'*256)); print('red', begin('\\x1b[31m')); print('good', begin('k'*255))\n\
         print('id', ask(command='commit',session=dict(vm='fresh01',session='s'),request=dict(change_ids={'vda':'z'*65537})))\n\
         for n in range(1000): last=attach('f%d'%n)\n\
-        print('last', last); print('again', attach('f7')); print('more', attach('more'))\n";
+        print('last', last); print('again', attach('f7')); print('more', attach('more'))\n\
+        print('large', ask(command='attach',session=dict(vm='fresh01',session='s'),name='f7',length_bytes=(16<<20)+1))\n";
     let said = ask(house, &socket, "65534", &format!("{MEMBER}{script}"));
     for (what, answer) in [
         ("long", "invalid-input"),
@@ -179,6 +180,7 @@ fn what_a_member_says_is_bounded() {
         ("last", "\"ok\""),
         ("again", "\"ok\""),
         ("more", "limit-exceeded"),
+        ("large", "too-large"),
     ] {
         let line = said.lines().find(|line| line.starts_with(what));
         assert!(

@@ -102,9 +102,7 @@ impl Index {
     /// The point of that name; the search ignores case.
     #[must_use]
     pub fn point(&self, name: &PointName) -> Option<&PointEntry> {
-        self.points
-            .iter()
-            .find(|point| point.name.folded() == name.folded())
+        self.points.iter().find(|point| point.name.same_as(name))
     }
 
     /// The point with the highest `seq`.

@@ -159,8 +159,6 @@ impl Point {
     /// The disk of that name.
     #[must_use]
     pub fn disk(&self, name: &DiskName) -> Option<&PointDisk> {
-        self.disks
-            .iter()
-            .find(|disk| disk.name.folded() == name.folded())
+        self.disks.iter().find(|disk| disk.name.same_as(name))
     }
 }

@@ -10,7 +10,7 @@ use super::point::{Kind, PointParent};
 use super::{Sidecar, Unknown};
 use crate::qcow2::Compression;
 use crate::repo::slot::Slot;
-use crate::types::{Digest, DiskName, LayerId, PointName, SessionId, Token, VmName};
+use crate::types::{Digest, DiskName, JobId, LayerId, PointName, SessionId, Token, VmName};
 
 /// Default time in seconds after which an idle session ends by itself (24 h).
 pub const TTL_SECONDS_DEFAULT: u64 = 24 * 3600;
@@ -167,6 +167,14 @@ pub struct ParentDisk {
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+impl Session {
+    /// The id of the session's task and, after its end, of its job.
+    #[must_use]
+    pub const fn job_id(&self) -> JobId {
+        JobId::from_bytes(self.session_id.to_bytes())
+    }
 }
 
 impl Sidecar for Session {

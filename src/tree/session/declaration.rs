@@ -76,7 +76,7 @@ fn disks(session: &Session, text: &str) -> Result<Vec<DiskName>> {
             continue;
         }
         let word = DiskName::new(word)?;
-        let found = known.iter().find(|disk| disk.folded() == word.folded());
+        let found = known.iter().find(|disk| disk.same_as(&word));
         named.push(
             found
                 .cloned()

@@ -3,17 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::assets::assets;
 use crate::kit::need::has;
 use crate::kit::place::Place;
 use crate::tool;
 
 fn asset(name: &str) -> PathBuf {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_restorefs"));
-    program
-        .parent()
-        .unwrap()
-        .join("assets/completions")
-        .join(name)
+    assets().join("completions").join(name)
 }
 
 fn place() -> Place {

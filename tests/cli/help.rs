@@ -1,5 +1,6 @@
 //! What the program says of itself: a change of the command line shows up as a changed snapshot.
 
+use crate::assets::assets;
 use crate::kit::place::Place;
 
 #[test]
@@ -45,11 +46,10 @@ fn tables_of_ls() {
     insta::assert_snapshot!("table_of_points", stable.join("\n"));
 }
 
-/// The build makes a page for each subcommand; people look into the same sections in each.
+/// A package has a page for each subcommand; people look into the same sections in each.
 #[test]
 fn every_man_page_has_its_sections() {
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_restorefs"));
-    let dir = program.parent().unwrap().join("assets/man");
+    let dir = assets().join("man");
     let mut pages = 0;
     for entry in std::fs::read_dir(&dir).unwrap() {
         let path = entry.unwrap().path();

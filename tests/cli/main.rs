@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "what is skipped is said")]
 
 mod archive;
+mod assets;
 mod attribute;
 mod backup;
 mod bad_input;

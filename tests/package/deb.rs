@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use crate::assets;
 use crate::kit::need::{can_mount, has, need};
 
 /// What happens in the copy: an argument is the directory with the packages. What is wrong ends it, and is said.
@@ -44,6 +45,7 @@ fn packages() -> Option<&'static (tempfile::TempDir, [PathBuf; 2])> {
             "debug" => "dev",
             other => other,
         };
+        assets::write(&target.join("assets")).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let make = |version: &str| {
             let path = dir.path().join(format!("{version}.deb"));

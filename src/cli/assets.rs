@@ -1,5 +1,8 @@
-//! Build script: writes man pages and completions from the argument table of the parser to
-//! `target/<profile>/assets/{man,completions}`.
+//! Writes man pages and completions from the argument table of the parser, for packages:
+//! `cargo run --profile dist --example assets [DIR]`; by default to `target/<profile>/assets/{man,completions}`.
+//!
+//! # Why
+//! It is no build script: what only packages need costs the first build nothing.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,17 +18,25 @@ mod args;
 mod manual;
 
 fn main() -> std::io::Result<()> {
-    println!("cargo:rerun-if-changed=src/cli/args.rs");
-    println!("cargo:rerun-if-changed=src/cli/build.rs");
-    println!("cargo:rerun-if-changed=src/cli/manual.rs");
-    println!("cargo:rerun-if-changed=src/cli/completion");
-    // OUT_DIR is target/<profile>/build/<package>/out.
-    let out = std::env::var_os("OUT_DIR")
-        .map(PathBuf::from)
-        .unwrap_or_default();
-    let assets = out.ancestors().nth(3).unwrap_or(&out).join("assets");
-    man_pages(&assets.join("man"))?;
-    let completions = assets.join("completions");
+    let directory = match std::env::args_os().nth(1) {
+        Some(directory) => PathBuf::from(directory),
+        // The program is target/<profile>/examples/assets.
+        None => {
+            let program = std::env::current_exe()?;
+            let profile = program.ancestors().nth(2).unwrap_or(&program);
+            profile.join("assets")
+        }
+    };
+    write(&directory)
+}
+
+/// Writes `man/`, `man/gz/` and `completions/` in a directory, which is made when it is missing.
+///
+/// # Errors
+/// Of making and writing files.
+pub fn write(directory: &Path) -> std::io::Result<()> {
+    man_pages(&directory.join("man"))?;
+    let completions = directory.join("completions");
     std::fs::create_dir_all(&completions)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let mut command = args::Cli::command();

@@ -7,6 +7,7 @@ use super::extent::{Extent as ChainExtent, ExtentLocation, LayerIndex};
 use super::flat::{Flat, FlatStore};
 use super::pool::{Layer, LayerSource, Pool};
 use super::range::{RANGE_BYTES, RANGE_CLUSTERS, Range, Resolver};
+use super::walk::{self, ChainId, Trail};
 use crate::block::{Extent, ExtentKind, ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::CompressedCluster;
@@ -22,6 +23,7 @@ const FLAT_DEPTH: usize = 64;
 
 /// Facts about a chain that need none of its tables.
 struct Shape {
+    id: ChainId,
     layers: Vec<LayerMeta>,
     size_bytes: u64,
     flat: OnceLock<Option<Flat>>,
@@ -36,12 +38,6 @@ struct LayerMeta {
 }
 
 impl Shape {
-    fn top(&self) -> LayerId {
-        self.layers
-            .first()
-            .map_or(LayerId::from_bytes([0; 16]), |layer| layer.id)
-    }
-
     /// Depth of a range that no layer has: the depth of the first layer that ends before it, if any does.
     fn depth_of_hole(&self, offset: u64, length_bytes: u64) -> (u32, u64) {
         let mut length_bytes = length_bytes;
@@ -93,7 +89,26 @@ impl Disk {
         })
     }
 
+    /// Walks the chain until it is settled.
     fn walk(pool: &Pool, source: &dyn LayerSource, top: &str) -> Result<Shape> {
+        walk::settled(source.look_up_delay(), |trail| {
+            let walked = Self::walk_once(pool, source, top, trail);
+            if walked.is_err() {
+                // Handles of layers that have been replaced lead to slots that are gone.
+                for (slot, id) in trail.iter() {
+                    pool.forget_layer(source, slot, *id);
+                }
+            }
+            walked
+        })
+    }
+
+    fn walk_once(
+        pool: &Pool,
+        source: &dyn LayerSource,
+        top: &str,
+        trail: &mut Trail,
+    ) -> Result<Shape> {
         let mut layers: Vec<LayerMeta> = Vec::new();
         let mut seen = HashSet::new();
         let mut next = Some(top.to_owned());
@@ -113,6 +128,7 @@ impl Disk {
                 ));
             }
             let layer = pool.layer(source, &slot)?;
+            trail.push((slot.clone(), layer.id));
             next = backing_slot(&layer, &slot)?;
             let handle = Mutex::new(Arc::downgrade(&layer));
             layers.push(LayerMeta {
@@ -124,6 +140,7 @@ impl Disk {
         }
         let size_bytes = layers.first().map_or(0, |layer| layer.size_bytes);
         Ok(Shape {
+            id: ChainId::of(layers.iter().map(|layer| layer.id)),
             layers,
             size_bytes,
             flat: OnceLock::new(),
@@ -189,29 +206,35 @@ impl Disk {
         Arc::clone(&self.shape.read())
     }
 
-    /// Runs `f`. When a layer has been replaced meanwhile (by a merge), it walks the chain anew and runs `f`
-    /// once more.
+    /// Runs `f`. When a layer has been replaced meanwhile (by a merge) and cannot be opened any more, it walks the
+    /// chain anew and runs `f` again.
     fn fresh<T>(&self, mut f: impl FnMut(&Shape) -> Result<T>) -> Result<T> {
-        let shape = self.shape();
-        match f(&shape) {
-            Err(e) if e.kind() == ErrorKind::Stale => {
-                for layer in &shape.layers {
-                    self.pool.forget_layer(self.source.as_ref(), &layer.slot);
-                }
-                let anew = Arc::new(Self::walk(&self.pool, self.source.as_ref(), &self.top)?);
-                if anew.size_bytes != self.size_bytes {
-                    return Err(Error::corrupt(
-                        "a layer was replaced by one of another size",
-                        self.size_bytes,
-                        anew.size_bytes,
-                    )
-                    .at_path(format!("{}.qcow2", self.top)));
-                }
-                *self.shape.write() = Arc::clone(&anew);
-                f(&anew)
+        let mut shape = self.shape();
+        for _ in 1..walk::WALKS_MAX {
+            match f(&shape) {
+                Err(e) if e.kind() == ErrorKind::Stale => shape = self.walk_again(&shape)?,
+                other => return other,
             }
-            other => other,
         }
+        f(&shape)
+    }
+
+    fn walk_again(&self, stale: &Shape) -> Result<Arc<Shape>> {
+        for layer in &stale.layers {
+            self.pool
+                .forget_layer(self.source.as_ref(), &layer.slot, layer.id);
+        }
+        let anew = Arc::new(Self::walk(&self.pool, self.source.as_ref(), &self.top)?);
+        if anew.size_bytes != self.size_bytes {
+            return Err(Error::corrupt(
+                "a layer was replaced by one of another size",
+                self.size_bytes,
+                anew.size_bytes,
+            )
+            .at_path(format!("{}.qcow2", self.top)));
+        }
+        *self.shape.write() = Arc::clone(&anew);
+        Ok(anew)
     }
 
     fn layer(&self, shape: &Shape, index: LayerIndex) -> Result<Arc<Layer>> {
@@ -223,19 +246,15 @@ impl Disk {
         if let Some(layer) = handle.upgrade() {
             return Ok(layer);
         }
-        let layer = self.pool.layer(self.source.as_ref(), &meta.slot)?;
-        if layer.id != meta.id {
-            return Err(Error::new(
-                ErrorKind::Stale,
-                format!("the layer in slot {} has been replaced", meta.slot),
-            ));
-        }
+        let layer = self
+            .pool
+            .layer_of(self.source.as_ref(), &meta.slot, meta.id)?;
         *handle = Arc::downgrade(&layer);
         Ok(layer)
     }
 
     fn range(&self, shape: &Shape, index: u64) -> Result<Arc<Range>> {
-        if let Some(range) = self.pool.range(shape.top(), index) {
+        if let Some(range) = self.pool.range(shape.id, index) {
             return Ok(range);
         }
         let flat = self.flat_map(shape);
@@ -251,7 +270,7 @@ impl Disk {
                 Arc::new(range)
             }
         };
-        self.pool.keep_range(shape.top(), index, &range);
+        self.pool.keep_range(shape.id, index, &range);
         Ok(range)
     }
 
@@ -260,13 +279,8 @@ impl Disk {
             return None;
         }
         let opened = shape.flat.get_or_init(|| {
-            let file = self.flat.as_ref()?.open_flat(shape.top());
-            let ids = shape.layers.iter().map(|layer| layer.id);
-            let flat = file.and_then(|f| {
-                f.map(|f| Flat::open(f, ids, shape.size_bytes.div_ceil(RANGE_BYTES)))
-                    .transpose()
-            });
-            flat.unwrap_or_else(|e| {
+            let ranges = shape.size_bytes.div_ceil(RANGE_BYTES);
+            Flat::open(self.flat.as_ref()?.as_ref(), shape.id, ranges).unwrap_or_else(|e| {
                 tracing::warn!(error = %e.report(), "no flattened map is kept for this chain");
                 None
             })

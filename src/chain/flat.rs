@@ -2,13 +2,13 @@
 //! resolved once.
 //!
 //! # On-disk layout
-//! `cache/maps/<layer_id of the top>.map`, integers little-endian, may be deleted at any time:
+//! `cache/maps/<vm_id>/<chain id>.map`, integers little-endian, may be deleted at any time:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `RFSFLAT2` |
 //! | 8 | 8 | ranges of the disk (R) |
-//! | 16 | 32 | BLAKE3 of the layer ids of the chain, top first |
+//! | 16 | 32 | chain id: BLAKE3 of the layer ids of the chain, top first |
 //! | 48 | 8 R | offset of each range's record, 0 when there is none |
 //! | | | records: range (u64), extents (u32), CRC-32 of the extents (u32), 32 bytes for each extent |
 //!
@@ -16,17 +16,20 @@
 //! compressed length (u32), 0 (u32).
 //!
 //! # Invariants
-//! A record is used only when its range, size and CRC are right; otherwise the range is resolved again.
+//! - A record is used only when its range, size and CRC are right; otherwise the range is resolved again.
+//! - A file is only appended to. One with another header is damaged: it is deleted and made anew, so that no reader
+//!   sees the records of a chain change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::extent::{Extent, ExtentLocation, LayerIndex};
 use super::range::{RANGE_CLUSTERS, Range};
+use super::walk::ChainId;
 use crate::block::WriteAt;
 use crate::error::Result;
+use crate::types::HostOffset;
 use crate::types::width::{u64_from_usize, usize_from_u32};
-use crate::types::{HostOffset, LayerId};
 
 const MAGIC: &[u8; 8] = b"RFSFLAT2";
 const TABLE_AT: u64 = 48;
@@ -35,12 +38,18 @@ const EXTENT_BYTES: usize = 32;
 
 /// Where flattened maps are kept; the repository implements it for a chain.
 pub trait FlatStore: Send + Sync {
-    /// Opens the map of the chain with this top layer, and creates it when it is missing; `None` where this
-    /// process cannot write.
+    /// Opens the map of a chain, and creates an empty one when it is missing; `None` where this process cannot
+    /// write.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
-    fn open_flat(&self, top: LayerId) -> Result<Option<Arc<dyn WriteAt>>>;
+    fn open_flat(&self, chain: ChainId) -> Result<Option<Arc<dyn WriteAt>>>;
+
+    /// Deletes the map of a chain. A map that is missing is no error.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn discard_flat(&self, chain: ChainId) -> Result<()>;
 }
 
 /// One open flattened map.
@@ -50,31 +59,39 @@ pub(super) struct Flat {
 }
 
 impl Flat {
-    /// Opens a map for a chain of these layers, and empties it when it belongs to another chain.
-    pub(super) fn open(
-        file: Arc<dyn WriteAt>,
-        layers: impl Iterator<Item = LayerId>,
-        ranges: u64,
-    ) -> Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        for layer in layers {
-            hasher.update(&layer.to_bytes());
-        }
+    /// Opens the map of a chain whose disk has this number of ranges. `None` where this process cannot write maps,
+    /// or the map that is there cannot be replaced.
+    pub(super) fn open(store: &dyn FlatStore, chain: ChainId, ranges: u64) -> Result<Option<Self>> {
         let mut header = Vec::with_capacity(48);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&ranges.to_le_bytes());
-        header.extend_from_slice(hasher.finalize().as_bytes());
+        header.extend_from_slice(&chain.to_bytes());
+        let Some(file) = store.open_flat(chain)? else {
+            return Ok(None);
+        };
+        if let Some(flat) = Self::over(file, &header, ranges)? {
+            return Ok(Some(flat));
+        }
+        store.discard_flat(chain)?;
+        let Some(file) = store.open_flat(chain)? else {
+            return Ok(None);
+        };
+        Self::over(file, &header, ranges)
+    }
+
+    /// The map in a file that is empty or has this header.
+    fn over(file: Arc<dyn WriteAt>, header: &[u8], ranges: u64) -> Result<Option<Self>> {
         let first = TABLE_AT + ranges * 8;
-        let mut found = vec![0; header.len()];
-        let same =
-            file.size_bytes() >= first && file.read_at(0, &mut found).is_ok() && found == header;
-        if !same {
-            file.set_size(0)?;
+        if file.size_bytes() == 0 {
             file.set_size(first)?;
-            file.write_at(0, &header)?;
+            file.write_at(0, header)?;
+        }
+        let mut found = vec![0; header.len()];
+        if file.size_bytes() < first || file.read_at(0, &mut found).is_err() || found != header {
+            return Ok(None);
         }
         let end = AtomicU64::new(file.size_bytes());
-        Ok(Self { file, end })
+        Ok(Some(Self { file, end }))
     }
 
     /// The range's extents, if a good record is there.
@@ -181,13 +198,17 @@ fn decode(bytes: &[u8]) -> Option<Extent> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::sync::Arc;
 
-    use super::Flat;
+    use super::{Flat, FlatStore};
     use crate::block::WriteAt;
     use crate::block::memory::MemoryDisk;
     use crate::chain::extent::{ExtentLocation, LayerIndex};
     use crate::chain::range::Range;
+    use crate::chain::walk::ChainId;
+    use crate::error::Result;
+    use crate::types::sync::Mutex;
     use crate::types::{HostOffset, LayerId};
 
     fn sample() -> Range {
@@ -208,20 +229,55 @@ mod tests {
         }))
     }
 
+    /// Maps by chain.
+    #[derive(Default)]
+    struct Maps(Mutex<HashMap<ChainId, Arc<MemoryDisk>>>);
+
+    impl FlatStore for Maps {
+        fn open_flat(&self, chain: ChainId) -> Result<Option<Arc<dyn WriteAt>>> {
+            let mut maps = self.0.lock();
+            let file = maps
+                .entry(chain)
+                .or_insert_with(|| Arc::new(MemoryDisk::new()));
+            Ok(Some(Arc::clone(file) as Arc<dyn WriteAt>))
+        }
+        fn discard_flat(&self, chain: ChainId) -> Result<()> {
+            self.0.lock().remove(&chain);
+            Ok(())
+        }
+    }
+
     #[test]
     fn records_round_trip_and_damage_is_a_miss() {
-        let file: Arc<dyn WriteAt> = Arc::new(MemoryDisk::new());
+        let maps = Maps::default();
         let layers = [LayerId::from_bytes([1; 16]), LayerId::from_bytes([2; 16])];
-        let flat = Flat::open(Arc::clone(&file), layers.into_iter(), 3).unwrap();
+        let chain = ChainId::of(layers);
+        let flat = Flat::open(&maps, chain, 3).unwrap().unwrap();
         assert!(flat.load(1).is_none());
         flat.store(1, &sample()).unwrap();
         assert_eq!(flat.load(1), Some(sample()));
-        let again = Flat::open(Arc::clone(&file), layers.into_iter(), 3).unwrap();
+        let again = Flat::open(&maps, chain, 3).unwrap().unwrap();
         assert_eq!(again.load(1), Some(sample()));
         assert!(again.load(2).is_none());
+        let file = maps.open_flat(chain).unwrap().unwrap();
         file.write_at(file.size_bytes() - 40, &[9]).unwrap();
         assert!(again.load(1).is_none());
-        let other = Flat::open(Arc::clone(&file), layers.into_iter().take(1), 3).unwrap();
+        let other = Flat::open(&maps, ChainId::of([layers[0]]), 3)
+            .unwrap()
+            .unwrap();
         assert!(other.load(1).is_none());
+    }
+
+    #[test]
+    fn a_damaged_map_is_replaced_and_not_rewritten_under_its_readers() {
+        let maps = Maps::default();
+        let chain = ChainId::of([LayerId::from_bytes([1; 16])]);
+        let reader = Flat::open(&maps, chain, 3).unwrap().unwrap();
+        reader.store(1, &sample()).unwrap();
+        let file = maps.open_flat(chain).unwrap().unwrap();
+        file.write_at(16, &[9]).unwrap();
+        let anew = Flat::open(&maps, chain, 3).unwrap().unwrap();
+        assert!(anew.load(1).is_none());
+        assert_eq!(reader.load(1), Some(sample()));
     }
 }

@@ -5,8 +5,10 @@
 //! one `pread` for each contiguous run, whatever the depth.
 //!
 //! # Invariants
-//! - Extents are keyed by `layer_id`: when a layer file has been replaced in its slot, the next opening
-//!   notices it, and the chain is resolved anew.
+//! - Extents are keyed by the ids of all layers of their chain ([`ChainId`]): a merge replaces layers below the
+//!   top, too. When a layer has been replaced in its slot and is not in the trash any more, the chain is walked and
+//!   resolved anew.
+//! - A file in `cache/` is never rewritten under a reader.
 //! - A backing name inside a layer opens only a slot of the same VM.
 //!
 //! # Concurrency
@@ -17,7 +19,9 @@ mod extent;
 mod flat;
 mod pool;
 mod range;
+mod walk;
 
 pub use disk::{Disk, LayerHold};
 pub use flat::FlatStore;
 pub use pool::{LayerSource, Pool, PoolLimits};
+pub use walk::{ChainId, Trail, settled};

@@ -82,8 +82,9 @@ impl DiskContexts {
 
     fn content(&self) -> Result<Content> {
         let open = |slot: &Slot, root| {
+            let vm_id = self.tree.vm(&self.vm)?.vm_id;
             self.leaves
-                .open(self.tree.repository(), &self.vm, slot, root)
+                .open(self.tree.repository(), &self.vm, vm_id, slot, root)
         };
         Ok(match &self.subject {
             Subject::Point { slot, root, .. } => Content {
@@ -138,7 +139,7 @@ impl MetaContexts for DiskContexts {
         let Content { leaves, held } = self.content()?;
         let since = self
             .leaves
-            .open(self.tree.repository(), &self.vm, &slot, root)?;
+            .open(self.tree.repository(), &self.vm, vm.vm_id, &slot, root)?;
         Ok(Some(Arc::new(Changed {
             difference: Difference::new(leaves, since),
             held,

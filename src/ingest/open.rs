@@ -49,8 +49,7 @@ impl DiskWriter {
             return Ok((None, None));
         };
         let point = session.parent.as_ref().map(|parent| &parent.name);
-        let repository = engine.owner.repository();
-        let opened = Parent::open(repository, &engine.pool, source, &disk.name, parent, point)?;
+        let opened = Parent::open(&engine.pool, source, &disk.name, parent, point)?;
         Ok((Some(opened.0), Some(opened.1)))
     }
 

@@ -8,9 +8,7 @@ use crate::chain::{Disk, Pool};
 use crate::error::Result;
 use crate::layer::Base;
 use crate::point::{ChainSource, prove};
-use crate::repo::Repository;
 use crate::repo::content::{CLUSTER_BYTES, zero_leaf};
-use crate::repo::leaves::Leaves;
 use crate::repo::sidecar::session::ParentDisk;
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, DiskName, GuestCluster, PointName};
@@ -27,14 +25,14 @@ pub(super) struct Parent {
 impl Parent {
     /// Opens the parent, and its leaves as the base of the layer.
     pub(super) fn open(
-        repository: &Arc<Repository>,
         pool: &Arc<Pool>,
         source: &Arc<ChainSource>,
         name: &DiskName,
         parent: &ParentDisk,
         point: Option<&PointName>,
     ) -> Result<(Self, Base)> {
-        let leaves = Leaves::open(repository, source.vm(), &parent.layer, parent.content_root)?
+        let leaves = source
+            .open_leaves(&parent.layer, parent.content_root)?
             .with_cache(name)?;
         let (source, pool, slot) = (Arc::clone(source), Arc::clone(pool), parent.layer.clone());
         let place = point.map_or_else(

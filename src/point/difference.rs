@@ -18,7 +18,7 @@ use crate::repo::leaves::Leaves;
 use crate::repo::{Repository, Slot};
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
-use crate::types::{Digest, VmName};
+use crate::types::{Digest, VmId, VmName};
 
 /// LIMIT: compared regions that one difference keeps, 1 KiB each.
 const REGIONS_MAX: usize = 4096;
@@ -39,6 +39,7 @@ impl OpenLeaves {
         &self,
         repository: &Arc<Repository>,
         vm: &VmName,
+        vm_id: VmId,
         slot: &Slot,
         root: Digest,
     ) -> Result<Arc<Leaves>> {
@@ -47,7 +48,7 @@ impl OpenLeaves {
         if let Some(leaves) = all().get(&key).and_then(Weak::upgrade) {
             return Ok(leaves);
         }
-        let leaves = Arc::new(Leaves::open(repository, vm, slot, root)?);
+        let leaves = Arc::new(Leaves::open(repository, vm, vm_id, slot, root)?);
         let mut all = all();
         all.retain(|_, leaves| leaves.strong_count() > 0);
         all.insert(key, Arc::downgrade(&leaves));

@@ -57,9 +57,9 @@ impl ProvedDisk {
         let source = ChainSource::new(repository, vm, vm_id, false);
         let (place, name, top) = (Arc::clone(repository), vm.clone(), disk.layer.clone());
         Ok(Self {
-            proof: Box::new(move || prove_chain(&place, &name, &top)),
+            proof: Box::new(move || prove_chain(&place, &name, vm_id, &top)),
             disk: source.open_disk(pool, &disk.layer)?,
-            leaves: Leaves::open(repository, vm, &disk.layer, disk.content_root)?,
+            leaves: Leaves::open(repository, vm, vm_id, &disk.layer, disk.content_root)?,
             source_bytes: disk.source_bytes,
             name: disk.name.to_string(),
         })

@@ -3,14 +3,14 @@
 
 use std::collections::HashSet;
 
-use super::layout::{MAP_SUFFIX, POINT_FILE, SESSION_FILE, VmKeys};
+use super::layout::{self, MAP_SUFFIX, POINT_FILE, SESSION_FILE, VmKeys};
 use super::repository::{Repository, absent_is_empty};
 use super::sidecar::point::Point;
 use super::sidecar::session::Session;
 use super::sidecar::{SIDECAR_BYTES_MAX, parse};
 use super::slot::{OPEN_SUFFIX, Slot};
 use crate::error::{ErrorKind, Result};
-use crate::types::{PointName, VmName};
+use crate::types::{PointName, VmId, VmName};
 
 /// Removes a session's unpublished layers and its directory.
 ///
@@ -108,6 +108,29 @@ pub(super) fn is_published(
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Deletes the flattened maps of a VM's chains, some of which are gone. They are made again when they are needed;
+/// readers that have one open read on.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn discard_maps(repository: &Repository, vm: VmId) -> Result<()> {
+    gone(repository.stage().delete(&layout::flat_maps_of(vm)?))
+}
+
+/// Deletes flattened maps that earlier releases named by the top layer alone.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn discard_old_maps(repository: &Repository) -> Result<()> {
+    let prefix = layout::flat_maps()?;
+    for entry in absent_is_empty(repository.stage().list(&prefix))? {
+        if !entry.is_prefix {
+            gone(repository.stage().delete(&prefix.join(&entry.name)?))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes from a separate workspace the directory of a session that became a point. [`clean_workspace`]

@@ -13,20 +13,21 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::cleanup;
 use super::entry::VmEntry;
+use super::garbage;
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
-use super::recovery;
 use super::repository::absent_is_empty;
 use super::selector::Which;
 use super::sidecar::encode;
 use super::sidecar::index::{Index, PointEntry};
 use super::slot::Slot;
+use super::trash;
 use super::uses::PointUse;
-use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Key, PutMode};
-use crate::types::{PointId, PointName, VmName};
+use crate::store::PutMode;
+use crate::types::{PointId, PointName, VmId, VmName};
 
 /// The outcome of a request to forget points.
 #[derive(Debug, Default)]
@@ -37,15 +38,7 @@ pub struct Forgetting {
     pub kept: Vec<(PointName, Error)>,
 }
 
-impl Forgetting {}
-
 impl Owner {
-    /// A name in the trash, which begins with the time of the move.
-    fn aside(&self, vm: &VmName, what: &str) -> Result<Key> {
-        let now = clock::slot_time(self.clock().now());
-        layout::trash()?.join(&format!("{now}.{vm}.{what}"))
-    }
-
     /// The open sessions of a VM, by the parent point of each.
     fn session_parents(&self, vm: &VmName) -> Result<HashMap<PointId, PointName>> {
         let mut parents = HashMap::new();
@@ -120,7 +113,7 @@ impl Owner {
     pub fn forget_points(&self, vm: &VmName, points: &[PointName]) -> Result<Forgetting> {
         let entry = self.vm(vm)?;
         let mut entry = entry.lock();
-        let vm = &entry.vm.name.clone();
+        let (vm, vm_id) = (&entry.vm.name.clone(), entry.vm.vm_id);
         let parents = self.session_parents(vm)?;
         let mut done = Forgetting::default();
         let mut found = Vec::new();
@@ -138,11 +131,13 @@ impl Owner {
                 Err(error) => done.kept.push((name.clone(), error)),
             }
         }
-        let needed = self.slots_below(vm, &found);
+        let tops = found.iter().flat_map(|point| &point.disks);
+        let tops = tops.map(|disk| &disk.layer);
+        let freed = garbage::slots_below(self.repository(), vm, tops);
         self.verify_lock()?;
         let mut gone = Vec::new();
         for point in found {
-            match self.put_aside(vm, &point) {
+            match self.put_aside(vm, vm_id, &point) {
                 Ok(()) => {
                     tracing::info!(vm = %vm, point = %point.name, "a restore point is forgotten");
                     done.forgotten.push(point.name.clone());
@@ -155,16 +150,16 @@ impl Owner {
             // The points are gone. The next owner completes steps that fail from here on.
             let is_gone = |point: &PointEntry| gone.iter().any(|g| g.point_id == point.point_id);
             entry.index.points.retain(|point| !is_gone(point));
-            self.settle(vm, &mut entry, &gone, &needed);
+            self.settle(vm, &mut entry, &gone, &freed);
             self.restock();
         }
         Ok(done)
     }
 
     /// Moves a point's directory to the trash: from this instant the point is gone.
-    fn put_aside(&self, vm: &VmName, point: &PointEntry) -> Result<()> {
+    fn put_aside(&self, vm: &VmName, vm_id: VmId, point: &PointEntry) -> Result<()> {
         let place = VmKeys::new(vm)?.point(&point.name)?;
-        let aside = self.aside(vm, &format!("{}.{}", point.name, point.point_id))?;
+        let aside = trash::aside(self.clock().now(), vm_id, &point.point_id.to_string())?;
         let store = self.repository().store();
         match self.with_room(|| store.rename(&place, &aside)) {
             // The rename has happened, and only its durability is unknown: the point counts as gone.
@@ -180,27 +175,8 @@ impl Owner {
         }
     }
 
-    /// Layers of points and the layers below them; empty when they cannot be determined.
-    fn slots_below(&self, vm: &VmName, points: &[PointEntry]) -> HashSet<Slot> {
-        let disks = points.iter().flat_map(|point| &point.disks);
-        let mut slots: HashSet<Slot> = disks.map(|disk| disk.layer.clone()).collect();
-        match recovery::close_over_backing(self.repository(), vm, &mut slots, |_| true) {
-            Ok(()) => slots,
-            Err(e) => {
-                tracing::error!(vm = %vm, error = %e.report(),
-                    "the layers of points that are forgotten cannot all be read; they are cleaned up later, if at all");
-                HashSet::new()
-            }
-        }
-    }
-
-    fn settle(
-        &self,
-        vm: &VmName,
-        entry: &mut VmEntry,
-        gone: &[PointEntry],
-        needed: &HashSet<Slot>,
-    ) {
+    fn settle(&self, vm: &VmName, entry: &mut VmEntry, gone: &[PointEntry], freed: &HashSet<Slot>) {
+        let now = self.clock().now();
         let index: &mut Index = &mut entry.index;
         let indexed = self
             .with_room(|| Self::store_index(self.repository(), index))
@@ -213,7 +189,8 @@ impl Owner {
         for point in gone {
             let state = || -> Result<()> {
                 let key = VmKeys::new(vm)?.state(point.point_id)?;
-                let aside = self.aside(vm, &format!("{}.json", point.point_id))?;
+                let name = format!("{}.json", point.point_id);
+                let aside = trash::aside(now, index.vm_id, &name)?;
                 self.repository().store().rename(&key, &aside)
             };
             match self.with_room(state) {
@@ -223,12 +200,13 @@ impl Owner {
                 _ => {}
             }
         }
-        let now = self.clock().now();
-        let buried = self.with_room(|| {
-            recovery::collect_garbage(self.repository(), vm, index, Some(needed), now)
-        });
+        let buried =
+            self.with_room(|| garbage::collect(self.repository(), vm, index, Some(freed), now));
         if let Err(e) = buried {
             tracing::warn!(vm = %vm, error = %e.report(), "layers of points that are forgotten are left over");
+        }
+        if let Err(e) = cleanup::discard_maps(self.repository(), index.vm_id) {
+            tracing::warn!(vm = %vm, error = %e.report(), "flattened maps of chains that are gone are left over");
         }
     }
 
@@ -264,7 +242,7 @@ impl Owner {
         }
         self.verify_lock()?;
         self.keep_serials()?;
-        let aside = self.aside(vm, &held.vm.vm_id.to_string())?;
+        let aside = trash::aside(self.clock().now(), held.vm.vm_id, "")?;
         let store = self.repository().store();
         self.with_room(|| store.rename(keys.root(), &aside))?;
         if self.repository().stage().is_separate()

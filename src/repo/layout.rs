@@ -3,9 +3,10 @@
 //! # On-disk layout
 //! `src/FORMATS.md` draws it; this module is the only place that spells the names.
 
+use crate::chain::ChainId;
 use crate::error::Result;
 use crate::store::Key;
-use crate::types::{DiskName, LayerId, PointId, PointName, VmName};
+use crate::types::{DiskName, LayerId, PointId, PointName, VmId, VmName};
 
 use super::slot::{OPEN_SUFFIX, Slot};
 
@@ -208,12 +209,28 @@ pub fn leaves(vm: &VmName, disk: &DiskName) -> Result<Key> {
         .join(&format!("{disk}.leaves"))
 }
 
-/// `cache/maps/<layer_id>.map`.
+/// `cache/maps`.
 ///
 /// # Errors
 /// As [`format()`].
-pub fn flat_map(top: LayerId) -> Result<Key> {
-    cache()?.join("maps")?.join(&format!("{top}.map"))
+pub fn flat_maps() -> Result<Key> {
+    cache()?.join("maps")
+}
+
+/// `cache/maps/<vm_id>`: the flattened maps of a VM's chains.
+///
+/// # Errors
+/// As [`format()`].
+pub fn flat_maps_of(vm: VmId) -> Result<Key> {
+    flat_maps()?.join(&vm.to_string())
+}
+
+/// `cache/maps/<vm_id>/<chain id>.map`.
+///
+/// # Errors
+/// As [`format()`].
+pub fn flat_map(vm: VmId, chain: ChainId) -> Result<Key> {
+    flat_maps_of(vm)?.join(&format!("{chain}.map"))
 }
 
 /// The session's name when `component` is `.<name>.partial`.

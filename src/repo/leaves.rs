@@ -9,32 +9,34 @@
 //! Calls may come from many threads. One mutex guards the open sums of the chain; it is not held while
 //! hashing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::content::{
     LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, region_hash, zero_page, zero_region,
 };
+use super::layer_file::{LayerFile, LayerSums};
 use super::layout::{self, VmKeys};
 use super::repository::Repository;
 use super::slot::Slot;
-use super::sums::Sums;
-use crate::block::{ReadAt, WriteAt};
+use crate::block::WriteAt;
+use crate::chain::{Trail, settled};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::qcow2::Image;
 use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
-use crate::types::{Digest, DiskName, GuestCluster, LayerId, VmName};
+use crate::types::{Digest, DiskName, GuestCluster, VmId, VmName};
 
 /// LIMIT: layers in a chain (our limit; QEMU has none).
 pub const DEPTH_MAX: usize = 65_536;
 
 /// The open sums of a chain's layers with the names of their files, top first.
-type ChainSums = Vec<(String, Sums<Arc<dyn ReadAt>>)>;
+type ChainSums = Vec<(String, LayerSums)>;
 
 /// The leaves of one disk of a committed point.
 pub struct Leaves {
     repository: Arc<Repository>,
     vm: VmName,
+    vm_id: VmId,
     top: Slot,
     size_bytes: u64,
     regions: Vec<Digest>,
@@ -50,11 +52,16 @@ impl Leaves {
     pub fn open(
         repository: &Arc<Repository>,
         vm: &VmName,
+        vm_id: VmId,
         top: &Slot,
         root: Digest,
     ) -> Result<Self> {
-        let (layer, _) = identity(repository, vm, top)?;
-        let sums = repository.open_sums(vm, top, layer)?;
+        let delay = repository.store().look_up_delay();
+        let sums = settled(delay, |trail| {
+            let file = LayerFile::seek(repository, vm, vm_id, top)?;
+            trail.push((top.to_string(), file.layer));
+            file.seek_sums(repository, vm, vm_id, top)
+        })?;
         let summary = sums.summary();
         let found = content_root(summary.size_bytes, &summary.regions);
         if found != root {
@@ -67,6 +74,7 @@ impl Leaves {
         Ok(Self {
             repository: Arc::clone(repository),
             vm: vm.clone(),
+            vm_id,
             top: top.clone(),
             size_bytes: summary.size_bytes,
             regions: summary.regions.clone(),
@@ -185,9 +193,17 @@ impl Leaves {
         if let Some(chain) = &*chain {
             return Ok(Arc::clone(chain));
         }
+        let delay = self.repository.store().look_up_delay();
+        let all = settled(delay, |trail| self.walk(trail))?;
+        let all = Arc::new(all);
+        *chain = Some(Arc::clone(&all));
+        Ok(all)
+    }
+
+    fn walk(&self, trail: &mut Trail) -> Result<ChainSums> {
         let mut all = Vec::new();
         let mut next = Some(self.top.clone());
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         while let Some(slot) = next {
             if !seen.insert(slot.clone()) || all.len() >= DEPTH_MAX {
                 return Err(Error::corrupt(
@@ -197,15 +213,14 @@ impl Leaves {
                 )
                 .at_path(slot.layer_file()));
             }
-            let (layer, below) = identity(&self.repository, &self.vm, &slot)?;
-            let mut sums = self.repository.open_sums(&self.vm, &slot, layer)?;
+            let file = LayerFile::seek(&self.repository, &self.vm, self.vm_id, &slot)?;
+            trail.push((slot.to_string(), file.layer));
+            let mut sums = file.seek_sums(&self.repository, &self.vm, self.vm_id, &slot)?;
             sums.forget_regions();
-            let file = VmKeys::new(&self.vm)?.sums(&slot, layer)?;
-            all.push((file.as_str().to_owned(), sums));
-            next = below;
+            let path = VmKeys::new(&self.vm)?.sums(&slot, file.layer)?;
+            all.push((path.as_str().to_owned(), sums));
+            next = file.below;
         }
-        let all = Arc::new(all);
-        *chain = Some(Arc::clone(&all));
         Ok(all)
     }
 }
@@ -230,32 +245,4 @@ pub fn open_cache(
         }
         other => other,
     }
-}
-
-/// The layer in a slot and the slot below it.
-///
-/// # Errors
-/// `Corrupt` when the layer is missing, has no layer id, or has a backing file name that is not a slot's.
-pub fn identity(
-    repository: &Repository,
-    vm: &VmName,
-    slot: &Slot,
-) -> Result<(LayerId, Option<Slot>)> {
-    let image = Image::open(repository.open_layer(vm, slot)?)?;
-    let layer = image.layer_id().ok_or_else(|| {
-        Error::corrupt("a layer has no layer id", "a header extension RFS1", "none")
-            .at_path(slot.layer_file())
-    })?;
-    let below = match image.backing_name() {
-        Some(name) => Some(Slot::of_file(&String::from_utf8_lossy(name)).map_err(|e| {
-            Error::corrupt(
-                "a layer's backing file is not a layer of this VM",
-                "<slot>.qcow2",
-                e.what().to_owned(),
-            )
-            .at_path(slot.layer_file())
-        })?),
-        None => None,
-    };
-    Ok((layer, below))
 }

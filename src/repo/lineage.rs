@@ -6,10 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::content::{CLUSTER, content_root};
+use super::content::content_root;
+use super::layer_file::LayerFile;
 use super::layout::{self, VmKeys};
-use super::leaves::{DEPTH_MAX, identity};
-use super::metadata::prove_cluster;
+use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
 use super::sidecar::index::{Index, PointEntry};
 use super::slot::Slot;
@@ -98,33 +98,15 @@ impl<'a> Lineage<'a> {
     fn look_at(&self, slot: &Slot, root: Option<Digest>) -> Result<Option<Slot>> {
         let keys = VmKeys::new(self.vm)?;
         let key = keys.layer(slot)?;
-        let file = self.repository.open_layer(self.vm, slot)?;
-        let file_bytes = file.size_bytes();
-        if file_bytes < CLUSTER.size_bytes() {
-            return Err(
-                Error::corrupt("a layer is cut short", "a header cluster", file_bytes)
-                    .at_path(key.as_str())
-                    .advise(FROM_COPY),
-            );
-        }
-        let (layer, below) =
-            identity(self.repository, self.vm, slot).map_err(|e| e.at_path(key.as_str()))?;
-        let sums = self.repository.open_sums(self.vm, slot, layer)?;
+        let file = LayerFile::open(self.repository, self.vm, slot).map_err(|e| {
+            let e = e.at_path(key.as_str());
+            match e.kind() {
+                ErrorKind::NotFound => e.with_kind(ErrorKind::Corrupt),
+                _ => e,
+            }
+        })?;
+        let sums = file.prove_header(self.repository, self.vm, slot)?;
         let summary = sums.summary();
-        if summary.layer_bytes != file_bytes {
-            return Err(Error::corrupt(
-                "a layer has another size than its sums record",
-                summary.layer_bytes,
-                file_bytes,
-            )
-            .at_path(key.as_str())
-            .advise(FROM_COPY));
-        }
-        // The header names the layer below. A damaged header would send the search to a layer that does not
-        // exist.
-        if let Some((cluster, stated)) = summary.metadata.first() {
-            prove_cluster(file.as_ref(), *cluster, stated).at_path(key.as_str())?;
-        }
         let found = content_root(summary.size_bytes, &summary.regions);
         let stated = root.or_else(|| self.recorded(slot));
         if let Some(stated) = stated.filter(|stated| *stated != found) {
@@ -136,7 +118,7 @@ impl<'a> Lineage<'a> {
             .at_path(key.as_str())
             .advise(FROM_COPY));
         }
-        Ok(below)
+        Ok(file.below)
     }
 
     /// The content root that a point records for its layer in this slot; `None` when there is no such point,

@@ -9,39 +9,48 @@
 use std::collections::HashSet;
 
 use super::content::CLUSTER;
+use super::layer_file::LayerFile;
 use super::layout::VmKeys;
-use super::leaves::{DEPTH_MAX, identity};
+use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
 use super::slot::Slot;
 use crate::block::ReadAt;
+use crate::chain::{Trail, settled};
 use crate::error::{Error, Result, ResultExt};
 use crate::types::width::usize_from_u64;
-use crate::types::{Digest, HostCluster, VmName};
+use crate::types::{Digest, HostCluster, VmId, VmName};
 
 /// Proves one layer; returns the slot below it.
 ///
 /// # Errors
-/// `Corrupt` naming file and offset; `Io`.
-pub fn prove_layer(repository: &Repository, vm: &VmName, slot: &Slot) -> Result<Option<Slot>> {
+/// `NotFound` when the layer or its sums are missing; `Corrupt` naming file and offset; `Io`.
+fn prove_layer(
+    repository: &Repository,
+    vm: &VmName,
+    vm_id: VmId,
+    slot: &Slot,
+    trail: &mut Trail,
+) -> Result<Option<Slot>> {
     let keys = VmKeys::new(vm)?;
     let place = keys.layer(slot)?;
-    let (layer, below) = identity(repository, vm, slot).at_path(place.as_str())?;
-    let sums = repository.open_sums(vm, slot, layer)?;
-    sums.verify().at_path(keys.sums(slot, layer)?.as_str())?;
-    let file = repository.open_layer(vm, slot)?;
+    let layer = LayerFile::seek(repository, vm, vm_id, slot).at_path(place.as_str())?;
+    trail.push((slot.to_string(), layer.layer));
+    let sums = layer.seek_sums(repository, vm, vm_id, slot)?;
+    sums.verify()
+        .at_path(keys.sums(slot, layer.layer)?.as_str())?;
     let summary = sums.summary();
-    if summary.layer_bytes != file.size_bytes() {
+    if summary.layer_bytes != layer.file.size_bytes() {
         return Err(Error::corrupt(
             "a layer has another size than its sums record",
             summary.layer_bytes,
-            file.size_bytes(),
+            layer.file.size_bytes(),
         )
         .at_path(place.as_str()));
     }
     for (cluster, stated) in &summary.metadata {
-        prove_cluster(file.as_ref(), *cluster, stated).at_path(place.as_str())?;
+        prove_cluster(layer.file.as_ref(), *cluster, stated).at_path(place.as_str())?;
     }
-    Ok(below)
+    Ok(layer.below)
 }
 
 /// Proves one cluster of a layer's metadata; cluster 0 is the header.
@@ -72,18 +81,22 @@ pub(super) fn prove_cluster(
 /// Proves all layers of a chain, from the slot `top` on.
 ///
 /// # Errors
-/// As [`prove_layer`]: the first error.
-pub fn prove_chain(repository: &Repository, vm: &VmName, top: &Slot) -> Result<()> {
-    let mut seen = HashSet::new();
-    let mut next = Some(top.clone());
-    while let Some(slot) = next {
-        if seen.len() >= DEPTH_MAX || !seen.insert(slot.clone()) {
-            return Err(
-                Error::corrupt("the backing chain is a loop", "a chain that ends", &slot)
-                    .at_path(slot.layer_file()),
-            );
+/// `Corrupt` naming file and offset of the first fault; `Io`.
+pub fn prove_chain(repository: &Repository, vm: &VmName, vm_id: VmId, top: &Slot) -> Result<()> {
+    settled(repository.store().look_up_delay(), |trail| {
+        let mut seen = HashSet::new();
+        let mut next = Some(top.clone());
+        while let Some(slot) = next {
+            if seen.len() >= DEPTH_MAX || !seen.insert(slot.clone()) {
+                return Err(Error::corrupt(
+                    "the backing chain is a loop",
+                    "a chain that ends",
+                    &slot,
+                )
+                .at_path(slot.layer_file()));
+            }
+            next = prove_layer(repository, vm, vm_id, &slot, trail)?;
         }
-        next = prove_layer(repository, vm, &slot)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -20,8 +20,10 @@ pub mod content;
 pub mod entry;
 mod forget;
 pub mod format;
+mod garbage;
 mod heartbeat;
 pub mod job;
+pub mod layer_file;
 pub mod layout;
 pub mod leaves;
 pub mod lineage;
@@ -37,6 +39,7 @@ mod session;
 pub mod sidecar;
 pub mod slot;
 pub mod sums;
+pub mod trash;
 mod uses;
 
 pub use forget::Forgetting;

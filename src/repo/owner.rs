@@ -11,6 +11,7 @@ use std::sync::{Arc, MutexGuard};
 
 use super::catalog::Catalog;
 use super::clean::CleanVm;
+use super::cleanup;
 use super::entry::{VmCell, VmEntry};
 use super::heartbeat::Heartbeat;
 use super::job::{self, Job};
@@ -22,6 +23,7 @@ use super::reserve::{self, Reserve};
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::vm::{DiskKey, Vm};
 use super::sidecar::{Sidecar, Unknown, encode};
+use super::trash;
 use super::uses::Uses;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -116,7 +118,10 @@ impl Owner {
         let mut cells = HashMap::new();
         let mut damaged = HashMap::new();
         let mut serial_high = repository.format_now()?.serial_high;
-        recovery::empty_trash(repository, clock.now())?;
+        trash::empty(repository, clock.now())?;
+        if let Err(e) = cleanup::discard_old_maps(repository) {
+            tracing::warn!(error = %e.report(), "flattened maps of an earlier release are left over");
+        }
         let history = Mutex::default();
         let mut others = Vec::new();
         for name in repository.vm_names()? {
@@ -592,7 +597,7 @@ impl Owner {
     /// # Errors
     /// `Io`.
     pub fn empty_trash(&self) -> Result<()> {
-        recovery::empty_trash(&self.repository, self.clock.now())
+        trash::empty(&self.repository, self.clock.now())
     }
 
     /// Brings catalog and indexes up to date when a write to them has failed.

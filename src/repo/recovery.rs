@@ -15,19 +15,15 @@ use super::cleanup::{
     clean_workspace, is_published, remove_published, remove_session, remove_session_files,
 };
 use super::entry::VmEntry;
+use super::garbage;
 use super::job::{self, Ending, Job};
-use super::layout::{self, VmKeys};
+use super::layout::VmKeys;
 use super::repository::{Repository, absent_is_empty, each_on_threads};
 use super::sidecar::index::Index;
-use super::slot::Slot;
-use crate::clock;
+use super::trash;
 use crate::error::{Error, ErrorKind, Result};
-use crate::qcow2::Image;
 use crate::types::sync::Mutex;
 use crate::types::{PointId, PointName, VmName};
-
-/// LIMIT: shortest time in the trash, in seconds.
-const TRASH_SECONDS: i64 = 3600;
 
 /// Puts one VM in order and loads it. `history` is held while a line is appended to the job history. `None`
 /// when the directory is not a VM (its creation was cut short).
@@ -73,19 +69,22 @@ pub(super) fn recover_vm(
     set_aside_halves(repository, name, &index, now)?;
     // Only the last commit can have ended before its session's files were removed.
     for point in index.points.iter().rev().take(1) {
-        remove_session_files(repository, name, &point.name)?;
+        let removed = remove_session_files(repository, name, &point.name);
+        stays(name, point.name.as_str(), removed)?;
     }
     for session in repository.session_names(name)? {
         if is_published(repository, name, &session)? {
             tracing::warn!(vm = %name, session = %session, "removing what is left of a session that became a point");
-            remove_published(repository, name, &session, &[])?;
+            let removed = remove_published(repository, name, &session, &[]);
+            stays(name, session.as_str(), removed)?;
             continue;
         }
         match repository.session(name, &session) {
             Ok(sidecar) if sidecar.resumable => {}
             Ok(sidecar) => {
                 tracing::warn!(vm = %name, session = %session, "removing what an interrupted backup left");
-                remove_session(repository, name, &session)?;
+                let removed = remove_session(repository, name, &session);
+                stays(name, session.as_str(), removed)?;
                 let ending =
                     Ending::failed("interrupted: its process ended before it was committed");
                 let job = Job::of_session(&sidecar, &ending, now);
@@ -96,7 +95,8 @@ pub(super) fn recover_vm(
             }
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 tracing::warn!(vm = %name, session = %session, "removing a session without a sidecar");
-                remove_session(repository, name, &session)?;
+                let removed = remove_session(repository, name, &session);
+                stays(name, session.as_str(), removed)?;
             }
             Err(e) => {
                 tracing::error!(vm = %name, session = %session, error = %e.report(),
@@ -108,9 +108,10 @@ pub(super) fn recover_vm(
     set_aside_states(repository, name, &index, now)?;
     if complete {
         if repository.stage().is_separate() {
-            clean_workspace(repository, name, &unsealed_slots(repository, name)?)?;
+            let unsealed = garbage::unsealed_slots(repository, name)?;
+            clean_workspace(repository, name, &unsealed)?;
         }
-        collect_garbage(repository, name, &index, None, now)?;
+        garbage::collect(repository, name, &index, None, now)?;
     }
     Ok(Some(VmEntry {
         vm,
@@ -132,6 +133,23 @@ pub(super) fn recover_vms(
     each_on_threads(vms, |vm| recover_vm(repository, vm, history, now))
 }
 
+/// A leftover that may not be moved or removed (EPERM: the file is immutable, or belongs to somebody else) stays, and
+/// does not keep the repository from opening.
+fn stays(vm: &VmName, what: &str, done: Result<()>) -> Result<()> {
+    match done {
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::NotPermitted
+            ) =>
+        {
+            tracing::error!(vm = %vm, what, error = %e.report(), "a leftover cannot be removed; it stays");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// Moves the states of removed points to the trash.
 fn set_aside_states(
     repository: &Repository,
@@ -147,11 +165,9 @@ fn set_aside_states(
         if let Some(Ok(id)) = id
             && !known.contains(&id)
         {
-            let aside = format!("{}.{vm}.{}", clock::slot_time(now), entry.name);
-            let aside = layout::trash()?.join(&aside)?;
-            repository
-                .store()
-                .rename(&prefix.join(&entry.name)?, &aside)?;
+            let to = trash::aside(now, index.vm_id, &entry.name)?;
+            let moved = repository.store().rename(&prefix.join(&entry.name)?, &to);
+            stays(vm, &entry.name, moved)?;
         }
     }
     Ok(())
@@ -174,160 +190,9 @@ fn set_aside_halves(
         let is_named = entry.is_prefix && PointName::new(entry.name.as_str()).is_ok();
         if is_named && !known.contains(entry.name.as_str()) {
             tracing::warn!(vm = %vm, point = %entry.name, "a point whose upload was cut short goes to the trash");
-            let aside = format!("{}.{vm}.{}", clock::slot_time(now), entry.name);
-            store.rename(
-                &keys.points()?.join(&entry.name)?,
-                &layout::trash()?.join(&aside)?,
-            )?;
-        }
-    }
-    Ok(())
-}
-
-/// Every slot that a session names: its layers and the layers of its parent.
-fn sessions_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>> {
-    let mut named = HashSet::new();
-    for session in repository.sessions(vm)? {
-        for disk in session.disks {
-            named.extend(disk.parent.map(|parent| parent.layer));
-            named.insert(disk.layer);
-        }
-    }
-    Ok(named)
-}
-
-/// The slots of the layers that sessions are writing.
-fn unsealed_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>> {
-    let mut slots = HashSet::new();
-    for session in repository.sessions(vm)? {
-        slots.extend(session.disks.into_iter().map(|disk| disk.layer));
-    }
-    Ok(slots)
-}
-
-/// Every slot that a point or session names.
-fn named_slots(repository: &Repository, vm: &VmName, index: &Index) -> Result<HashSet<Slot>> {
-    let mut named = HashSet::new();
-    for entry in &index.points {
-        let point = repository.point(vm, entry)?;
-        named.extend(point.disks.into_iter().map(|disk| disk.layer));
-    }
-    named.extend(sessions_slots(repository, vm)?);
-    Ok(named)
-}
-
-/// Adds every slot below the named ones in their backing chains. It skips a missing layer where `may_miss`
-/// allows it.
-///
-/// # Errors
-/// `Corrupt` when another layer is missing or unreadable, because the layers below it are then unknown; `Io`.
-pub(super) fn close_over_backing(
-    repository: &Repository,
-    vm: &VmName,
-    named: &mut HashSet<Slot>,
-    may_miss: impl Fn(&Slot) -> bool,
-) -> Result<()> {
-    let mut todo: Vec<Slot> = named.iter().cloned().collect();
-    while let Some(slot) = todo.pop() {
-        let file = match repository.store().open(&VmKeys::new(vm)?.layer(&slot)?) {
-            Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::NotFound && may_miss(&slot) => continue,
-            Err(e) if e.kind() == ErrorKind::NotFound => repository.open_layer(vm, &slot)?,
-            Err(e) => return Err(e),
-        };
-        let image = Image::open(file)?;
-        if let Some(backing) = image.backing_name() {
-            let below = Slot::of_file(&String::from_utf8_lossy(backing))?;
-            if named.insert(below.clone()) {
-                todo.push(below);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Moves layers that no point and no session needs to the trash; with `among`, only layers in these slots.
-///
-/// # Errors
-/// `Io`. Layers that could not be judged stay, which is not an error.
-pub(super) fn collect_garbage(
-    repository: &Repository,
-    vm: &VmName,
-    index: &Index,
-    among: Option<&HashSet<Slot>>,
-    now: Timestamp,
-) -> Result<()> {
-    let keys = VmKeys::new(vm)?;
-    let prefix = keys.layers()?;
-    let entries = absent_is_empty(repository.store().list(&prefix))?;
-    let candidates: Vec<(String, Slot)> = entries
-        .into_iter()
-        .filter(|e| !e.is_prefix)
-        .filter_map(|e| Some((e.name.clone(), Slot::of_any_file(&e.name)?)))
-        .filter(|(_, slot)| among.is_none_or(|among| among.contains(slot)))
-        .collect();
-    // Slots that the index and the sessions name need no further proof. Only an unknown layer is worth
-    // reading every point.
-    let mut known: HashSet<Slot> = sessions_slots(repository, vm)?;
-    known.extend(
-        index
-            .points
-            .iter()
-            .flat_map(|p| &p.disks)
-            .map(|disk| disk.layer.clone()),
-    );
-    if candidates.iter().all(|(_, slot)| known.contains(slot)) {
-        return Ok(());
-    }
-    let judged = named_slots(repository, vm, index).and_then(|mut named| {
-        if candidates.iter().any(|(_, slot)| !named.contains(slot)) {
-            // A session's unsealed layer: the session itself names the parent of it.
-            let unsealed = unsealed_slots(repository, vm)?;
-            close_over_backing(repository, vm, &mut named, |slot| unsealed.contains(slot))?;
-        }
-        Ok(named)
-    });
-    let named = match judged {
-        Ok(named) => named,
-        Err(e) => {
-            tracing::error!(vm = %vm, error = %e.report(), "not everything that names layers could be read; nothing is cleaned up");
-            return Ok(());
-        }
-    };
-    for (file, slot) in candidates {
-        if !named.contains(&slot) {
-            if among.is_some() {
-                tracing::info!(vm = %vm, file, "a layer that was freed goes to the trash");
-            } else {
-                tracing::warn!(vm = %vm, file, "a layer that nothing names goes to the trash");
-            }
-            let aside = layout::trash()?.join(&format!("{}.{vm}.{file}", clock::slot_time(now)))?;
-            repository.store().rename(&prefix.join(&file)?, &aside)?;
-        }
-    }
-    Ok(())
-}
-
-/// Deletes entries that have been in the trash for an hour or more.
-///
-/// # Errors
-/// `Io`.
-pub(super) fn empty_trash(repository: &Repository, now: Timestamp) -> Result<()> {
-    let prefix = layout::trash()?;
-    let entries = absent_is_empty(repository.store().list(&prefix))?;
-    let Ok(limit) = now.checked_sub(jiff::SignedDuration::from_secs(TRASH_SECONDS)) else {
-        return Ok(());
-    };
-    let limit = clock::slot_time(limit);
-    for entry in entries {
-        // Names begin with the time of the move, in a form that sorts.
-        if entry
-            .name
-            .split('.')
-            .next()
-            .is_some_and(|at| at.len() == limit.len() && at < limit.as_str())
-        {
-            repository.store().delete_all(&prefix.join(&entry.name)?)?;
+            let to = trash::aside(now, index.vm_id, &entry.name)?;
+            let moved = store.rename(&keys.points()?.join(&entry.name)?, &to);
+            stays(vm, &entry.name, moved)?;
         }
     }
     Ok(())

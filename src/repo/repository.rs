@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::format::Format;
+use super::layer_file::LayerSums;
 use super::layout::{self, VmKeys};
 use super::selector::Selector;
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
@@ -35,6 +36,14 @@ pub(super) fn absent_is_empty(listing: Result<Vec<Entry>>) -> Result<Vec<Entry>>
     match listing {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         other => other,
+    }
+}
+
+/// A layer that is missing is damage for callers that look nowhere else.
+fn missing_is_corrupt(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => error.with_kind(ErrorKind::Corrupt),
+        _ => error,
     }
 }
 
@@ -425,11 +434,20 @@ impl Repository {
     /// Opens a committed layer.
     ///
     /// # Errors
-    /// `NotFound` (the chain is broken), `Io`.
+    /// `Corrupt` when it is missing (the chain is broken); `Io`.
     pub fn open_layer(&self, vm: &VmName, slot: &Slot) -> Result<Arc<dyn ReadAt>> {
+        self.find_layer(vm, slot).map_err(missing_is_corrupt)
+    }
+
+    /// [`Repository::open_layer`] for callers that know where else to look for a layer.
+    ///
+    /// # Errors
+    /// `NotFound` when it is missing; `Io`.
+    pub fn find_layer(&self, vm: &VmName, slot: &Slot) -> Result<Arc<dyn ReadAt>> {
         let key = VmKeys::new(vm)?.layer(slot)?;
         self.store.open(&key).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::corrupt("a layer is missing", key.as_str(), "no such file")
+                .with_kind(ErrorKind::NotFound)
                 .at_path(key.as_str())
                 .advise("restore the file from a copy of the repository; points that do not need it are unharmed"),
             _ => e.at_path(key.as_str()),
@@ -440,19 +458,23 @@ impl Repository {
     ///
     /// # Errors
     /// `Corrupt` when they are missing or belong to another layer; `Io`.
-    pub fn open_sums(
-        &self,
-        vm: &VmName,
-        slot: &Slot,
-        layer: LayerId,
-    ) -> Result<Sums<Arc<dyn ReadAt>>> {
+    pub fn open_sums(&self, vm: &VmName, slot: &Slot, layer: LayerId) -> Result<LayerSums> {
+        self.find_sums(vm, slot, layer).map_err(missing_is_corrupt)
+    }
+
+    /// [`Repository::open_sums`] for callers that know where else to look for sums.
+    ///
+    /// # Errors
+    /// `NotFound` when they are missing; `Corrupt` when they belong to another layer; `Io`.
+    pub fn find_sums(&self, vm: &VmName, slot: &Slot, layer: LayerId) -> Result<LayerSums> {
         let key = VmKeys::new(vm)?.sums(slot, layer)?;
         let file = self.store.open(&key).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::corrupt(
                 "the sums of a layer are missing",
                 key.as_str(),
                 "no such file",
-            ),
+            )
+            .with_kind(ErrorKind::NotFound),
             _ => e,
         });
         let sums = Sums::open(file?).at_path(key.as_str())?;

@@ -93,6 +93,14 @@ impl Slot {
         of_sums(name).or_else(of_layer)
     }
 
+    /// The layer to which a file of sums belongs, also while it is being written; `None` for other files.
+    #[must_use]
+    pub fn layer_of_sums(name: &str) -> Option<LayerId> {
+        let name = name.strip_suffix(OPEN_SUFFIX).unwrap_or(name);
+        let (_slot, id) = name.strip_suffix(SUMS_SUFFIX)?.rsplit_once('.')?;
+        id.parse().ok()
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -147,6 +155,12 @@ mod tests {
             &format!("{sums}.open"),
         ] {
             assert_eq!(Slot::of_any_file(name).as_ref(), Some(&slot), "{name}");
+            let is_sums = name.contains(".sums");
+            assert_eq!(
+                Slot::layer_of_sums(name),
+                is_sums.then_some(layer),
+                "{name}"
+            );
         }
         for name in ["x", ".open", "x.qcow2.y", "x.sums", "..open", ""] {
             assert_eq!(Slot::of_any_file(name), None, "{name}");

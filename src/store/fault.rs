@@ -168,6 +168,9 @@ impl Store for FaultStore {
     fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>> {
         self.inner.fingerprint(key)
     }
+    fn look_up_delay(&self) -> std::time::Duration {
+        self.inner.look_up_delay()
+    }
     fn local_root(&self) -> Option<&std::path::Path> {
         self.inner.local_root()
     }

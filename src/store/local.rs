@@ -38,6 +38,8 @@ const NOTE_BYTES_MAX: u64 = 65_536;
 /// attempts.
 const LOCK_ATTEMPTS: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How long clients of network filesystems keep look-ups of names: NFS at most 60 seconds (acdirmax).
+const NETWORK_LOOK_UPS: Duration = Duration::from_secs(65);
 /// LIMIT: deepest prefix that is published (our limit; a session is 3 deep).
 const DEPTH_MAX: u32 = 64;
 
@@ -412,6 +414,13 @@ impl Store for LocalStore {
 
     fn local_root(&self) -> Option<&Path> {
         Some(self.root.path())
+    }
+
+    fn look_up_delay(&self) -> Duration {
+        match statfs::type_name(&self.root) {
+            Ok(name) if statfs::is_network(&name) => NETWORK_LOOK_UPS,
+            _ => Duration::ZERO,
+        }
     }
 
     fn space(&self) -> Result<Option<Space>> {

@@ -43,6 +43,7 @@ pub use volatile::VolatileStore;
 pub use workspace::Workspace;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::block::{ReadAt, WriteAt};
 use crate::error::Result;
@@ -173,6 +174,12 @@ pub trait Store: Send + Sync {
 
     /// Optional capability: the local path of the root, to watch it and to compare it with mountpoints.
     fn local_root(&self) -> Option<&std::path::Path>;
+
+    /// How long the store may answer from a cache whether an object exists: for so long, an object that was replaced
+    /// may seem missing.
+    fn look_up_delay(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Free and total bytes; `None` where the store has no such numbers.
     ///

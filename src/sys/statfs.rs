@@ -45,9 +45,17 @@ pub fn type_name(file: impl AsFd) -> Result<String> {
         0x6573_5546 => "fuse",
         0xca45_1a4e => "bcachefs",
         0xf2f5_2010 => "f2fs",
+        0x00c3_6400 => "ceph",
+        0x0102_1997 => "9p",
         other => return Ok(format!("0x{other:x}")),
     };
     Ok(name.to_owned())
+}
+
+/// Whether a filesystem of this type lies on another machine, so that look-ups of names are answered from a cache.
+#[must_use]
+pub fn is_network(type_name: &str) -> bool {
+    matches!(type_name, "nfs" | "smb" | "ceph" | "9p")
 }
 
 #[cfg(test)]

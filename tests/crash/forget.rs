@@ -7,7 +7,7 @@ use restorefs::error::Result;
 use restorefs::ingest::Engine;
 use restorefs::store::fault::{Faults, Moment};
 use restorefs::store::{Key, Store};
-use restorefs::types::PointName;
+use restorefs::types::{PointId, PointName};
 
 use crate::history::{Log, check, open_engine, run, vm};
 use crate::pair::{Pair, Places};
@@ -91,7 +91,11 @@ fn look(pair: &Pair, log: &Log, n: usize) -> bool {
     );
     if !is_listed {
         let trash = names(pair.store.as_ref(), "trash");
-        assert!(trash.iter().any(|t| t.contains(name)), "{trash:?}");
+        let is_point = |name: &str| {
+            let id = name.rsplit('.').next();
+            id.is_some_and(|id| id.parse::<PointId>().is_ok())
+        };
+        assert!(trash.iter().any(|name| is_point(name)), "{trash:?}");
     }
     is_listed
 }

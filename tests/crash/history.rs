@@ -210,6 +210,7 @@ pub(crate) fn check(engine: &Engine, log: &Log) {
         let leaves = restorefs::repo::leaves::Leaves::open(
             repository,
             &vm(),
+            entry.vm.vm_id,
             &meta.layer,
             meta.content_root,
         )

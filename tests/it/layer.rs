@@ -72,7 +72,8 @@ fn build(
     let new = Slot::new(&disk(), engine.owner.clock().now(), id);
     let base = below.map(|below| {
         let root = below.sealed.content_root;
-        let leaves = Leaves::open(repository, &vm(), &below.slot, root).unwrap();
+        let vm_id = engine.owner.vm_snapshot(&vm()).unwrap().vm.vm_id;
+        let leaves = Leaves::open(repository, &vm(), vm_id, &below.slot, root).unwrap();
         Base::new(leaves, below.sealed.data_bytes)
     });
     let options = LayerOptions {

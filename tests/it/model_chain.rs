@@ -1,15 +1,16 @@
 //! Chains of random layers against plain bytes: layers larger and smaller than those below them, with data, zero and
 //! compressed clusters, over several ranges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof};
 use restorefs::block::page::PageBudget;
 use restorefs::block::{MemoryDisk, ReadAt, WriteAt};
-use restorefs::chain::{Disk, FlatStore, LayerSource, Pool, PoolLimits};
+use restorefs::chain::{ChainId, Disk, FlatStore, LayerSource, Pool, PoolLimits};
 use restorefs::error::Result;
 use restorefs::qcow2::{Compression, LayerOptions, LayerWriter, Mapping, compress};
+use restorefs::types::sync::Mutex;
 use restorefs::types::{GuestCluster, LayerId};
 
 const CLUSTER: usize = 65_536;
@@ -104,11 +105,11 @@ impl Model {
     }
 }
 
-/// Layers by slot, and maps by top.
+/// Layers by slot, and maps by chain.
 #[derive(Default)]
 struct Shelf {
     layers: BTreeMap<String, Arc<MemoryDisk>>,
-    map: Arc<MemoryDisk>,
+    maps: Mutex<HashMap<ChainId, Arc<MemoryDisk>>>,
     keeps_map: bool,
 }
 
@@ -122,10 +123,16 @@ impl LayerSource for Shelf {
 }
 
 impl FlatStore for Shelf {
-    fn open_flat(&self, _: LayerId) -> Result<Option<Arc<dyn WriteAt>>> {
-        Ok(self
-            .keeps_map
-            .then(|| Arc::clone(&self.map) as Arc<dyn WriteAt>))
+    fn open_flat(&self, chain: ChainId) -> Result<Option<Arc<dyn WriteAt>>> {
+        let mut maps = self.maps.lock();
+        Ok(self.keeps_map.then(|| {
+            let map = maps.entry(chain).or_default();
+            Arc::clone(map) as Arc<dyn WriteAt>
+        }))
+    }
+    fn discard_flat(&self, chain: ChainId) -> Result<()> {
+        self.maps.lock().remove(&chain);
+        Ok(())
     }
 }
 

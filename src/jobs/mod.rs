@@ -1,3 +1,4 @@
 //! Jobs: long work on committed points.
 
+pub mod merge;
 pub mod restore;

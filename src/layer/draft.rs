@@ -8,10 +8,12 @@ use super::doubt::UnknownLeaves;
 use crate::block::WriteAt;
 use crate::block::page::{PageBudget, PageTable};
 use crate::error::{Result, ResultExt};
+use crate::qcow2::header::CompressionType;
 use crate::qcow2::{LayerOptions, LayerWriter, Mapping};
 use crate::repo::content::{PAGE_BYTES, Region, leaf_at, zero_page};
 use crate::repo::layout::{self, VmKeys};
 use crate::repo::{Repository, Slot};
+use crate::store::Key;
 use crate::types::sync::Mutex;
 use crate::types::{Digest, GuestCluster, HostOffset, LayerId, SessionId, VmName};
 
@@ -23,7 +25,11 @@ pub struct LayerDraft {
     pub(super) repository: Arc<Repository>,
     pub(super) vm: VmName,
     pub(super) slot: Slot,
+    /// The layer's file while it is being written.
+    pub(super) file: Key,
     pub(super) writer: LayerWriter,
+    /// The method by which clusters that are written become compressed ones, if any.
+    pub(super) compression: Option<CompressionType>,
     pub(super) pages: PageTable,
     pub(super) base: Option<Base>,
     /// Regions that were written to.
@@ -63,12 +69,45 @@ impl LayerDraft {
         base: Option<Base>,
         budget: &Arc<PageBudget>,
     ) -> Result<Self> {
-        let (keys, stage) = (VmKeys::new(vm)?, repository.stage());
+        let key = VmKeys::new(vm)?.open_layer(slot)?;
+        Self::create_file(repository, vm, slot, key, options, base, budget)
+    }
+
+    /// Begins a layer that is to replace the one in a slot. What is written to it stays uncompressed;
+    /// [`LayerDraft::take_compressed`] takes compressed clusters. [`LayerDraft::build`] completes it; nothing is
+    /// published.
+    ///
+    /// # Errors
+    /// As [`LayerDraft::create`].
+    pub fn create_build(
+        repository: &Arc<Repository>,
+        vm: &VmName,
+        slot: &Slot,
+        options: LayerOptions,
+        base: Option<Base>,
+        budget: &Arc<PageBudget>,
+    ) -> Result<Self> {
+        let key = VmKeys::new(vm)?.build(slot, options.layer_id)?;
+        let mut draft = Self::create_file(repository, vm, slot, key, options, base, budget)?;
+        draft.compression = None;
+        Ok(draft)
+    }
+
+    fn create_file(
+        repository: &Arc<Repository>,
+        vm: &VmName,
+        slot: &Slot,
+        key: Key,
+        options: LayerOptions,
+        base: Option<Base>,
+        budget: &Arc<PageBudget>,
+    ) -> Result<Self> {
+        let stage = repository.stage();
         // A separate workspace may not have the VM's directory yet.
-        stage.make_prefix(&keys.layers()?)?;
-        let file = stage.create(&keys.open_layer(slot)?)?;
+        stage.make_prefix(&VmKeys::new(vm)?.layers()?)?;
+        let file = stage.create(&key)?;
         let writer = LayerWriter::create(file, options, budget, spill(repository))?;
-        Ok(Self::over(repository, vm, slot, writer, base, budget))
+        Ok(Self::over(repository, vm, slot, key, writer, base, budget))
     }
 
     /// Reopens a layer that was begun, or that was published and moved back. The caller restores
@@ -87,13 +126,14 @@ impl LayerDraft {
         let key = VmKeys::new(vm)?.open_layer(slot)?;
         let file = repository.stage().open(&key)?;
         let writer = LayerWriter::resume(file, options, budget, spill(repository))?;
-        Ok(Self::over(repository, vm, slot, writer, base, budget))
+        Ok(Self::over(repository, vm, slot, key, writer, base, budget))
     }
 
     fn over(
         repository: &Arc<Repository>,
         vm: &VmName,
         slot: &Slot,
+        file: Key,
         writer: LayerWriter,
         base: Option<Base>,
         budget: &Arc<PageBudget>,
@@ -102,6 +142,8 @@ impl LayerDraft {
             repository: Arc::clone(repository),
             vm: vm.clone(),
             slot: slot.clone(),
+            file,
+            compression: writer.compression().kind(),
             writer,
             pages: PageTable::new(PAGE_BYTES, budget, Box::new(spill(repository))),
             base,

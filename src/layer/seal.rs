@@ -18,7 +18,7 @@ use crate::repo::content::{
 use crate::repo::layout::VmKeys;
 use crate::repo::leaves::open_cache;
 use crate::repo::sums::{Summary, SumsWriter, Touched};
-use crate::store::PutMode;
+use crate::store::{Key, PutMode};
 use crate::task::{self, Monitor};
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
@@ -39,6 +39,9 @@ struct RegionFacts {
 /// A settled layer, to be sealed; nothing may be written in between.
 #[derive(Debug)]
 pub struct SettledLayer(BTreeMap<Region, RegionFacts>);
+
+/// The regions of which a layer holds something, ascending, with the number of clusters held in each.
+type HeldRegions = Vec<(Region, u32)>;
 
 /// A published layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +158,30 @@ impl LayerDraft {
     /// `AlreadyExists` (mode `Create`); `NoSpace`, `Io`. After an error the draft is unusable, but
     /// the layer can be resumed.
     pub fn seal(&self, settled: SettledLayer, mode: PutMode) -> Result<SealedLayer> {
+        let keys = VmKeys::new(&self.vm)?;
+        let (sealed, summary, held) = self.write_tables(settled)?;
+        let stage = self.repository.stage();
+        stage.publish(&self.file, &keys.layer(&self.slot)?, mode)?;
+        let made = self.write_sums(&summary, &held)?;
+        stage.publish(&made, &keys.sums(&self.slot, self.layer_id())?, mode)?;
+        Ok(sealed)
+    }
+
+    /// Completes a layer that is to replace another one: settles it, and writes its tables and its sums. Both files
+    /// are durable, and keep the names of files that are being written.
+    ///
+    /// # Errors
+    /// As [`LayerDraft::settle`]; `NoSpace`, `Io`.
+    pub fn build(&self) -> Result<SealedLayer> {
+        let settled = self.settle(&())?;
+        let (sealed, summary, held) = self.write_tables(settled)?;
+        self.write_sums(&summary, &held)?;
+        Ok(sealed)
+    }
+
+    /// Writes the tables of the layer's file; returns what the sums record, with the touched regions and the number
+    /// of clusters that the layer holds in each.
+    fn write_tables(&self, settled: SettledLayer) -> Result<(SealedLayer, Summary, HeldRegions)> {
         let SettledLayer(facts) = settled;
         let size_bytes = self.size_bytes();
         let sealed = self.writer.seal().at_path(self.slot.open_file())?;
@@ -170,7 +197,7 @@ impl LayerDraft {
             }
         }
         let root = content_root(size_bytes, &regions);
-        let held: Vec<(Region, u32)> = facts
+        let held: HeldRegions = facts
             .iter()
             .filter(|(_, f)| f.held > 0)
             .map(|(r, f)| (*r, f.held))
@@ -182,14 +209,6 @@ impl LayerDraft {
             regions,
             metadata: sealed.metadata,
         };
-        let keys = VmKeys::new(&self.vm)?;
-        self.repository.stage().publish(
-            &keys.open_layer(&self.slot)?,
-            &keys.layer(&self.slot)?,
-            mode,
-        )?;
-        self.write_sums(&summary, &held, mode)?;
-
         let base_clusters = self
             .base
             .as_ref()
@@ -197,13 +216,14 @@ impl LayerDraft {
         let delta: i64 = facts.values().map(|f| f.data_delta).sum();
         let clusters = base_clusters.saturating_add_signed(delta);
         let changed: u64 = held.iter().map(|(_, n)| u64::from(*n)).sum();
-        Ok(SealedLayer {
+        let sealed = SealedLayer {
             content_root: root,
             size_bytes,
             data_bytes: clusters * CLUSTER.size_bytes(),
             changed_bytes: changed * CLUSTER.size_bytes(),
             file_bytes: summary.layer_bytes,
-        })
+        };
+        Ok((sealed, summary, held))
     }
 
     /// Settles and seals a layer without a journal; removes the draft's files from the workspace.
@@ -228,7 +248,7 @@ impl LayerDraft {
     pub fn discard(&self) -> Result<()> {
         let keys = VmKeys::new(&self.vm)?;
         for key in [
-            keys.open_layer(&self.slot)?,
+            self.file.clone(),
             keys.open_sums(&self.slot, self.layer_id())?,
         ] {
             match self.repository.stage().delete(&key) {
@@ -239,9 +259,9 @@ impl LayerDraft {
         Ok(())
     }
 
-    fn write_sums(&self, summary: &Summary, held: &[(Region, u32)], mode: PutMode) -> Result<()> {
+    /// Writes the sums; returns the key of their file, which is to be published.
+    fn write_sums(&self, summary: &Summary, held: &HeldRegions) -> Result<Key> {
         let (keys, stage) = (VmKeys::new(&self.vm)?, self.repository.stage());
-        let key = keys.sums(&self.slot, self.layer_id())?;
         let making = keys.open_sums(&self.slot, self.layer_id())?;
         match stage.delete(&making) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
@@ -266,7 +286,7 @@ impl LayerDraft {
             ))?;
         }
         sums.finish()?;
-        stage.publish(&making, &key, mode)
+        Ok(making)
     }
 
     /// Updates the cached leaves of the disk's name to this disk's content. A failure only costs

@@ -102,6 +102,26 @@ impl LayerDraft {
         marked
     }
 
+    /// Takes over a cluster that is compressed already, in the layer's own method, whose leaf is known and proved.
+    ///
+    /// # Errors
+    /// `InvalidInput` in a layer without compression; `NoSpace`, `Io`; `Corrupt` (the base's sums).
+    pub fn take_compressed(
+        &self,
+        cluster: GuestCluster,
+        packed: &[u8],
+        leaf: &Digest,
+    ) -> Result<()> {
+        let region = Region::of(cluster);
+        self.touch(region)?;
+        self.writer.append_compressed(cluster, packed)?;
+        self.pages.with_page(
+            region.0,
+            |_| Ok(()),
+            |page| set_leaf(page, leaf_index(cluster), leaf),
+        )
+    }
+
     /// Whether a changed cluster (of a file that was truncated and written again) has the base's
     /// content again.
     fn is_bases_again(&self, cluster: GuestCluster, held: Mapping, leaf: &Digest) -> Result<bool> {
@@ -130,7 +150,7 @@ impl LayerDraft {
         journal: &impl Journal,
     ) -> Result<()> {
         let zero = zero_leaf();
-        let kind = self.writer.compression().kind();
+        let kind = self.compression;
         let mut rest = incoming;
         while let Some(next) = rest.first() {
             if next.leaf == zero {

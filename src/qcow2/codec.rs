@@ -59,13 +59,13 @@ pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
     result
 }
 
-/// Decompresses `input` into all of `out`, with the given contexts.
+/// Decompresses `input` into all of `out`, with the given contexts; returns how many bytes of `input` that took.
 pub(super) fn decompress(
     kind: CompressionType,
     contexts: Contexts<'_>,
     input: &[u8],
     out: &mut [u8],
-) -> Result<()> {
+) -> Result<usize> {
     match kind {
         CompressionType::Zlib => contexts.inflate(input, out),
         CompressionType::Zstd => contexts.unzstd(input, out),
@@ -99,7 +99,7 @@ fn damaged(why: &'static str) -> Error {
 }
 
 impl Contexts<'_> {
-    fn inflate(self, input: &[u8], out: &mut [u8]) -> Result<()> {
+    fn inflate(self, input: &[u8], out: &mut [u8]) -> Result<usize> {
         let context = match self.inflate {
             Some(context) => {
                 context.reset(false);
@@ -116,18 +116,22 @@ impl Contexts<'_> {
         let is_whole = usize::try_from(context.total_out()) == Ok(length);
         // As in QEMU, a stream may continue beyond the cluster (BufError), but must fill it.
         match status {
-            Status::StreamEnd | Status::BufError | Status::Ok if is_whole => Ok(()),
+            Status::StreamEnd if is_whole => {
+                Ok(usize::try_from(context.total_in()).unwrap_or(input.len()))
+            }
+            Status::BufError | Status::Ok if is_whole => Ok(input.len()),
             _ => Err(damaged("it inflates to less than a cluster")),
         }
     }
 
-    fn unzstd(self, mut input: &[u8], out: &mut [u8]) -> Result<()> {
+    fn unzstd(self, mut input: &[u8], out: &mut [u8]) -> Result<usize> {
         let context = match self.unzstd {
             Some(context) => context,
             None => self
                 .unzstd
                 .insert(Decompressor::new().or_io("cannot start zstd")?),
         };
+        let whole = input.len();
         let mut filled = 0_usize;
         while filled < out.len() {
             let rest = out.get_mut(filled..).unwrap_or_default();
@@ -142,7 +146,7 @@ impl Contexts<'_> {
             input = input.get(frame_bytes..).unwrap_or_default();
             filled = filled.saturating_add(got);
         }
-        Ok(())
+        Ok(whole.saturating_sub(input.len()))
     }
 }
 
@@ -206,10 +210,13 @@ mod tests {
         for kind in [CompressionType::Zlib, CompressionType::Zstd] {
             for _ in 0..2 {
                 let mut packed = compress(kind, &sample()).unwrap();
+                let length = packed.len();
                 packed.extend_from_slice(&[0xaa; 300]);
                 let mut out = vec![0; 65_536];
-                with_scratch(|s| decompress(kind, s.split().1, &packed, &mut out)).unwrap();
+                let taken =
+                    with_scratch(|s| decompress(kind, s.split().1, &packed, &mut out)).unwrap();
                 assert!(out == sample());
+                assert_eq!(taken, length);
             }
         }
     }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::codec;
 use super::entry::{COPIED, CompressedCluster, Layout, Mapping};
 use super::field;
-use super::header::Header;
+use super::header::{CompressionType, Header};
 use crate::block::ReadAt;
 use crate::error::{Error, Result, ResultExt};
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
@@ -248,8 +248,36 @@ impl Image {
             buffer.resize(usize_from_u32(cluster.length_bytes), 0);
             self.read_tail(&*self.file, cluster.host, buffer, 512)?;
             codec::decompress(self.header.compression, contexts, buffer, out)
+                .map(drop)
                 .at_offset(cluster.host.get())
         })
+    }
+
+    /// Reads a compressed cluster as [`Image::read_compressed`], and its compressed bytes into `packed`. The L2 entry
+    /// counts whole sectors; `packed` has what the cluster itself takes.
+    ///
+    /// # Errors
+    /// As [`Image::read_compressed`].
+    pub fn read_packed(
+        &self,
+        cluster: CompressedCluster,
+        packed: &mut Vec<u8>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        packed.resize(usize_from_u32(cluster.length_bytes), 0);
+        self.read_tail(&*self.file, cluster.host, packed, 512)?;
+        let taken = codec::with_scratch(|scratch| {
+            codec::decompress(self.header.compression, scratch.split().1, packed, out)
+        })
+        .at_offset(cluster.host.get())?;
+        packed.truncate(taken);
+        Ok(())
+    }
+
+    /// The compression method of the header.
+    #[must_use]
+    pub fn compression(&self) -> CompressionType {
+        self.header.compression
     }
 
     /// Reads a range that may pass the end of a source's file, but only within the last unit of `unit_bytes`.

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::garbage::is_build_held;
 use super::layout::{self, MAP_SUFFIX, POINT_FILE, SESSION_FILE, VmKeys};
 use super::repository::{Repository, absent_is_empty};
 use super::sidecar::point::Point;
@@ -176,8 +177,16 @@ fn remove_making(
     let (prefix, stage) = (VmKeys::new(vm)?.layers()?, repository.stage());
     for entry in absent_is_empty(stage.list(&prefix))? {
         if entry.name.ends_with(OPEN_SUFFIX)
-            && Slot::of_any_file(&entry.name).is_some_and(|slot| is_over(&slot))
+            && let Some(slot) = Slot::of_any_file(&entry.name)
+            && is_over(&slot)
         {
+            let build =
+                Slot::layer_of_build(&entry.name).or_else(|| Slot::layer_of_sums(&entry.name));
+            if let Some(layer) = build
+                && is_build_held(repository, &VmKeys::new(vm)?, &slot, layer)?
+            {
+                continue;
+            }
             gone(stage.delete(&prefix.join(&entry.name)?))?;
         }
     }

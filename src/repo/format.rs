@@ -9,8 +9,10 @@ use crate::types::RepositoryId;
 
 /// Format version that this release writes.
 pub const FORMAT_VERSION: u32 = 1;
-/// Incompatible features that this release knows: none yet.
-const INCOMPAT_SUPPORTED: [&str; 0] = [];
+/// Layers are replaced in their slots: a release that does not know it would read a mix of old and new layers.
+pub const MERGE: &str = "merge";
+/// Incompatible features that this release knows.
+const INCOMPAT_SUPPORTED: [&str; 1] = [MERGE];
 /// Features that a release must know to write, but not to read: none yet.
 const RO_COMPAT_SUPPORTED: [&str; 0] = [];
 

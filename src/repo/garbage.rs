@@ -6,23 +6,20 @@
 //! - One look that fails (a layer that is missing or cannot be read, a header or sums that are damaged, a sidecar that
 //!   cannot be read) keeps every layer of the VM: what lies below the harmed layer is not known.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 
+use super::chains::Chains;
 use super::layer_file::LayerFile;
 use super::layout::VmKeys;
-use super::leaves::DEPTH_MAX;
 use super::repository::{Repository, absent_is_empty};
 use super::sidecar::index::Index;
 use super::slot::{LAYER_SUFFIX, Slot};
 use super::trash;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::store::Key;
 use crate::types::{LayerId, VmName};
-
-/// The layers that a VM needs: by slot, the id of the layer in it; `None` for a layer that a session is writing.
-type Needed = HashMap<Slot, Option<LayerId>>;
 
 /// A file below `layers/` that is looked at.
 struct Candidate {
@@ -30,6 +27,45 @@ struct Candidate {
     slot: Slot,
     /// The layer to which sums belong.
     sums_of: Option<LayerId>,
+    /// The layer that it builds to replace the one in its slot.
+    build_of: Option<LayerId>,
+}
+
+impl Candidate {
+    fn is_needed(&self, chains: &Chains) -> bool {
+        match chains.get(&self.slot) {
+            None => false,
+            Some(_) if self.build_of.is_some() => false,
+            Some(needed) => {
+                self.sums_of.is_none() || needed.layer.is_none() || self.sums_of == needed.layer
+            }
+        }
+    }
+}
+
+/// Whether a file belongs to a layer that somebody builds now, in this process or another one.
+fn is_being_built(repository: &Repository, keys: &VmKeys, candidate: &Candidate) -> Result<bool> {
+    let Some(layer) = candidate.build_of.or(candidate.sums_of) else {
+        return Ok(false);
+    };
+    is_build_held(repository, keys, &candidate.slot, layer)
+}
+
+/// Whether somebody holds the lock of a build. A build that nobody holds was left by a process that has ended.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn is_build_held(
+    repository: &Repository,
+    keys: &VmKeys,
+    slot: &Slot,
+    layer: LayerId,
+) -> Result<bool> {
+    match repository.stage().hold_file(&keys.build(slot, layer)?) {
+        Ok(held) => Ok(held.is_none()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// The slots of the layers that sessions are writing.
@@ -42,52 +78,6 @@ pub(super) fn unsealed_slots(repository: &Repository, vm: &VmName) -> Result<Has
         slots.extend(session.disks.into_iter().map(|disk| disk.layer));
     }
     Ok(slots)
-}
-
-/// Adds a layer and the layers of its backing chain.
-fn walk(repository: &Repository, vm: &VmName, top: Slot, needed: &mut Needed) -> Result<()> {
-    let mut next = Some(top);
-    let mut depth = 0;
-    while let Some(slot) = next {
-        if needed.contains_key(&slot) {
-            return Ok(());
-        }
-        depth += 1;
-        if depth > DEPTH_MAX {
-            let deep = format!("the backing chain has more than {DEPTH_MAX} layers");
-            return Err(Error::new(ErrorKind::LimitExceeded, deep));
-        }
-        let layer = LayerFile::open(repository, vm, &slot)?;
-        layer.prove_header(repository, vm, &slot)?;
-        needed.insert(slot, Some(layer.layer));
-        next = layer.below;
-    }
-    Ok(())
-}
-
-/// Every layer that a point, a session or a backing chain names.
-fn needed_layers(repository: &Repository, vm: &VmName, index: &Index) -> Result<Needed> {
-    let mut needed = Needed::new();
-    for session in repository.sessions(vm)? {
-        for disk in session.disks {
-            // An unsealed layer has no header yet: the session names its parent.
-            if repository.find_layer(vm, &disk.layer).is_ok() {
-                walk(repository, vm, disk.layer, &mut needed)?;
-            } else {
-                needed.insert(disk.layer, None);
-            }
-            if let Some(parent) = disk.parent {
-                walk(repository, vm, parent.layer, &mut needed)?;
-            }
-        }
-    }
-    for entry in &index.points {
-        let point = repository.point(vm, entry)?;
-        for disk in point.disks {
-            walk(repository, vm, disk.layer, &mut needed)?;
-        }
-    }
-    Ok(needed)
 }
 
 /// The slots of points, and of the layers below them. Layers that cannot be read end their chain.
@@ -124,6 +114,7 @@ fn candidates(
             Some(Candidate {
                 slot: Slot::of_any_file(&entry.name)?,
                 sums_of: Slot::layer_of_sums(&entry.name),
+                build_of: Slot::layer_of_build(&entry.name),
                 file: entry.name,
             })
         })
@@ -153,7 +144,7 @@ fn all_are_named(
     let mut with_sums = HashSet::new();
     Ok(candidates.iter().all(|candidate| {
         let is_second = candidate.sums_of.is_some() && !with_sums.insert(&candidate.slot);
-        named.contains(&candidate.slot) && !is_second
+        named.contains(&candidate.slot) && !is_second && candidate.build_of.is_none()
     }))
 }
 
@@ -168,16 +159,17 @@ pub(super) fn collect(
     among: Option<&HashSet<Slot>>,
     now: Timestamp,
 ) -> Result<()> {
-    let prefix = VmKeys::new(vm)?.layers()?;
+    let keys = VmKeys::new(vm)?;
+    let prefix = keys.layers()?;
     let candidates = candidates(repository, &prefix, among)?;
     let judged = all_are_named(repository, vm, index, &candidates).and_then(|all| {
         if all {
             return Ok(None);
         }
-        needed_layers(repository, vm, index).map(Some)
+        Chains::walk(repository, vm, index).map(Some)
     });
-    let needed = match judged {
-        Ok(Some(needed)) => needed,
+    let chains = match judged {
+        Ok(Some(chains)) => chains,
         Ok(None) => return Ok(()),
         Err(e) => {
             tracing::error!(vm = %vm, error = %e.report(), "not everything that names layers could be read; nothing is cleaned up");
@@ -185,13 +177,7 @@ pub(super) fn collect(
         }
     };
     for candidate in candidates {
-        let is_needed = match needed.get(&candidate.slot) {
-            None => false,
-            Some(layer) => {
-                candidate.sums_of.is_none() || layer.is_none() || candidate.sums_of == *layer
-            }
-        };
-        if is_needed {
+        if candidate.is_needed(&chains) || is_being_built(repository, &keys, &candidate)? {
             continue;
         }
         let file = &candidate.file;

@@ -54,7 +54,11 @@ impl LayerFile {
         }
     }
 
-    fn of(file: Arc<dyn ReadAt>, slot: &Slot) -> Result<Self> {
+    /// The layer in an open file; `slot` is for messages.
+    ///
+    /// # Errors
+    /// As [`LayerFile::open`], but for `NotFound`.
+    pub fn of(file: Arc<dyn ReadAt>, slot: &Slot) -> Result<Self> {
         let image = Image::open(Arc::clone(&file))?;
         let layer = image.layer_id().ok_or_else(|| {
             Error::corrupt("a layer has no layer id", "a header extension RFS1", "none")

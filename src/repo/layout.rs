@@ -167,6 +167,13 @@ impl VmKeys {
     pub fn open_layer(&self, slot: &Slot) -> Result<Key> {
         self.layers()?.join(&slot.open_file())
     }
+    /// `layers/<slot>.<layer_id>.open`: a layer that is built to replace the one in its slot.
+    ///
+    /// # Errors
+    /// As [`format()`].
+    pub fn build(&self, slot: &Slot, layer: LayerId) -> Result<Key> {
+        self.layers()?.join(&slot.build_file(layer))
+    }
     /// `layers/<slot>.<layer_id>.sums`.
     ///
     /// # Errors

@@ -14,6 +14,7 @@
 //! the catalog's own lock, never after.
 
 pub mod catalog;
+pub mod chains;
 pub mod clean;
 mod cleanup;
 pub mod content;
@@ -32,6 +33,7 @@ pub mod metadata;
 pub mod owner;
 pub mod publish;
 pub mod recovery;
+pub mod replace;
 pub mod repository;
 mod reserve;
 pub mod selector;

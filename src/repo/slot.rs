@@ -90,7 +90,15 @@ impl Slot {
             Some(slot) => Self::parse(slot).ok(),
             None => Self::of_file(name).ok(),
         };
-        of_sums(name).or_else(of_layer)
+        let of_build = || made.and_then(split_build).map(|(slot, _)| slot);
+        of_sums(name).or_else(of_build).or_else(of_layer)
+    }
+
+    /// The layer that a file builds which is to replace the one in its slot; `None` for other files.
+    #[must_use]
+    pub fn layer_of_build(name: &str) -> Option<LayerId> {
+        let name = name.strip_suffix(OPEN_SUFFIX)?;
+        split_build(name).map(|(_, layer)| layer)
     }
 
     /// The layer to which a file of sums belongs, also while it is being written; `None` for other files.
@@ -119,11 +127,23 @@ impl Slot {
         format!("{}{OPEN_SUFFIX}", self.0)
     }
 
+    /// `<slot>.<layer_id>.open`: a layer that is built to replace the one in the slot.
+    #[must_use]
+    pub fn build_file(&self, layer: LayerId) -> String {
+        format!("{}.{layer}{OPEN_SUFFIX}", self.0)
+    }
+
     /// `<slot>.<layer_id>.sums`.
     #[must_use]
     pub fn sums_file(&self, layer: LayerId) -> String {
         format!("{}.{layer}{SUMS_SUFFIX}", self.0)
     }
+}
+
+/// Slot and layer of `<slot>.<layer_id>`.
+fn split_build(name: &str) -> Option<(Slot, LayerId)> {
+    let (slot, layer) = name.rsplit_once('.')?;
+    Some((Slot::parse(slot).ok()?, layer.parse().ok()?))
 }
 
 impl fmt::Display for Slot {
@@ -151,10 +171,17 @@ mod tests {
         for name in [
             &slot.layer_file(),
             &slot.open_file(),
+            &slot.build_file(layer),
             &sums,
             &format!("{sums}.open"),
         ] {
             assert_eq!(Slot::of_any_file(name).as_ref(), Some(&slot), "{name}");
+            let is_build = *name == slot.build_file(layer);
+            assert_eq!(
+                Slot::layer_of_build(name),
+                is_build.then_some(layer),
+                "{name}"
+            );
             let is_sums = name.contains(".sums");
             assert_eq!(
                 Slot::layer_of_sums(name),

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Entry, Fingerprint, Identity, Key, Lock, PutMode, Space, Stage, Store};
+use super::{Entry, Fingerprint, HeldFile, Identity, Key, Lock, PutMode, Space, Stage, Store};
 use crate::block::{Extent, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -152,6 +152,9 @@ impl Store for FaultStore {
     fn rename(&self, from: &Key, to: &Key) -> Result<()> {
         self.faults.change("rename", || self.inner.rename(from, to))
     }
+    fn link(&self, from: &Key, to: &Key) -> Result<bool> {
+        self.faults.change("link", || self.inner.link(from, to))
+    }
     fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>> {
         let inner = self.faults.change("lock", || self.inner.lock(key, note))?;
         Ok(Box::new(FaultLock {
@@ -231,6 +234,9 @@ impl Stage for FaultStage {
     }
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
         self.inner.open(key).map(|file| self.file(file))
+    }
+    fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
+        self.inner.hold_file(key)
     }
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         self.faults

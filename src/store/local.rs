@@ -11,20 +11,21 @@
 //! for people and for other hosts.
 
 use std::fs::{File, Permissions};
-use std::io::Read;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Entry, Fingerprint, Identity, Key, Lock, PutMode, Space, Stage, Store, transfer};
+use super::local_lock::{LocalHold, LocalLock, NOTE_BYTES_MAX, read_whole};
+use super::{
+    Entry, Fingerprint, HeldFile, Identity, Key, Lock, PutMode, Space, Stage, Store, transfer,
+};
 use crate::block::{FileDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sys::beneath::{Access, Kind, Stat};
+use crate::sys::beneath::{Access, Kind};
 use crate::sys::durable::{self, Replace, TEMPORARY_PREFIX};
 use crate::sys::{Dir, flock, statfs};
 use crate::types::sync::Mutex;
-use crate::types::width::usize_from_u64;
 
 /// Mode of new files, before the umask: the group may read, others may not, because backups contain secrets
 /// of all users.
@@ -32,8 +33,6 @@ const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;
 /// Mode of published files.
 const PUBLISHED_MODE: u32 = 0o444;
-/// LIMIT: bytes of a lock's note that are read (our limit; a note is below 1 KiB).
-const NOTE_BYTES_MAX: u64 = 65_536;
 /// LIMIT: attempts to take the lock while other processes probe it for a moment, and the pause between the
 /// attempts.
 const LOCK_ATTEMPTS: u32 = 5;
@@ -224,29 +223,6 @@ fn is_temporary(name: &std::ffi::OsStr) -> bool {
         .is_some_and(|name| name.starts_with(TEMPORARY_PREFIX))
 }
 
-fn read_whole(file: &File, bytes_max: u64) -> Result<Vec<u8>> {
-    let too_large = |size: u64| {
-        Error::new(
-            ErrorKind::LimitExceeded,
-            format!("it has {size} bytes, at most {bytes_max} are read"),
-        )
-    };
-    let size = file.metadata().or_io("cannot stat the file")?.len();
-    if size > bytes_max {
-        return Err(too_large(size));
-    }
-    let mut bytes = Vec::with_capacity(usize_from_u64(size) + 1);
-    // Reads one byte more than the limit, so that a file that grows meanwhile is not truncated silently.
-    file.take(bytes_max.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .or_io("cannot read the file")?;
-    let size = crate::types::width::u64_from_usize(bytes.len());
-    if size > bytes_max {
-        return Err(too_large(size));
-    }
-    Ok(bytes)
-}
-
 impl Store for LocalStore {
     fn describe(&self) -> String {
         self.root.path().display().to_string()
@@ -341,6 +317,16 @@ impl Store for LocalStore {
         self.root.make_dirs(parent(to), DIR_MODE)?;
         durable::rename_noreplace(&self.root, from, to)?;
         durable::sync_both(&self.root, from, to)
+    }
+
+    fn link(&self, from: &Key, to: &Key) -> Result<bool> {
+        let (from, to) = (path(from)?, path(to)?);
+        self.root.make_dirs(parent(to), DIR_MODE)?;
+        match self.root.link(from, to) {
+            Ok(()) => self.root.sync(parent(to)).map(|()| true),
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>> {
@@ -445,6 +431,12 @@ impl Stage for LocalStore {
         Ok(Arc::new(self.disk(file, path, Access::ReadWrite)?))
     }
 
+    fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
+        let file = self.root.open_file(path(key)?, Access::ReadWrite)?;
+        Ok(flock::try_lock(&file, flock::Mode::Exclusive)?
+            .then(|| Box::new(LocalHold(file)) as Box<dyn HeldFile>))
+    }
+
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         self.put_file(key, bytes, mode)
     }
@@ -506,88 +498,6 @@ impl Stage for LocalStore {
 
     fn space(&self) -> Result<Option<Space>> {
         self.room()
-    }
-}
-
-/// The held lock; its flock ends when the file is closed.
-struct LocalLock {
-    root: Dir,
-    key: Key,
-    file: File,
-    /// The note that this process wrote last.
-    note: Mutex<Vec<u8>>,
-}
-
-impl LocalLock {
-    fn path(&self) -> std::path::PathBuf {
-        self.root.path().join(self.key.as_str())
-    }
-
-    fn is_in_place(&self) -> Result<bool> {
-        let ours = Stat::of(&self.file)?;
-        Ok(self
-            .root
-            .stat(self.key.as_str())?
-            .is_some_and(|stat| stat.same_file(&ours)))
-    }
-
-    fn write(&self, note: &[u8]) -> Result<()> {
-        self.file
-            .write_all_at(note, 0)
-            .and_then(|()| {
-                let length = crate::types::width::u64_from_usize(note.len());
-                self.file.set_len(length)
-            })
-            .and_then(|()| self.file.sync_data())
-            .or_io("cannot write the note of the lock")
-            .at_path(self.path())?;
-        *self.last() = note.to_vec();
-        Ok(())
-    }
-
-    fn last(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.note.lock()
-    }
-}
-
-impl Lock for LocalLock {
-    fn renew(&self, note: &[u8]) -> Result<()> {
-        self.verify()?;
-        self.write(note)
-    }
-
-    fn verify(&self) -> Result<()> {
-        let lost = |why: &str| {
-            Err(Error::new(
-                ErrorKind::Stale,
-                format!("the lock is no longer ours: {why}"),
-            )
-            .at_path(self.path()))
-        };
-        if !self.is_in_place()? {
-            return lost("its file has been replaced or deleted");
-        }
-        // The file is opened anew, so that a network filesystem asks its server instead of its cache.
-        let file = match self.root.open_file(self.key.as_str(), Access::Read) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return lost("its file has been deleted");
-            }
-            other => other?,
-        };
-        if read_whole(&file, NOTE_BYTES_MAX).at_path(self.path())? == *self.last() {
-            Ok(())
-        } else {
-            lost("somebody else has written its note")
-        }
-    }
-}
-
-impl Drop for LocalLock {
-    fn drop(&mut self) {
-        // The empty file stays: unlinking it would let two processes each lock a file of that name.
-        if self.verify().is_ok() {
-            let _ = self.file.set_len(0);
-        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! A store and a stage in memory, for tests of the code above them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard};
 
-use super::{Entry, Fingerprint, Identity, Key, Lock, PutMode, Space, Stage, Store, transfer};
+use super::{
+    Entry, Fingerprint, HeldFile, Identity, Key, Lock, PutMode, Space, Stage, Store, transfer,
+};
 use crate::block::{MemoryDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
@@ -21,6 +23,8 @@ struct State {
     nodes: BTreeMap<String, Node>,
     /// Held locks: the serial number of the holder, and the note.
     locks: BTreeMap<String, (u64, Vec<u8>)>,
+    /// Keys of files that somebody holds.
+    held: BTreeSet<String>,
     serial: u64,
 }
 
@@ -321,6 +325,19 @@ impl Store for MemoryStore {
         self.state().rename(from, to)
     }
 
+    fn link(&self, from: &Key, to: &Key) -> Result<bool> {
+        let mut state = self.state();
+        let object = state.object(from)?;
+        if state.node(to).is_ok() {
+            return Err(exists(to));
+        }
+        state.make_parent(to)?;
+        state
+            .nodes
+            .insert(to.as_str().to_owned(), Node::Object(object));
+        Ok(true)
+    }
+
     fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>> {
         let mut state = self.state();
         if let Some((_, note)) = state.locks.get(key.as_str()) {
@@ -386,6 +403,17 @@ impl Stage for MemoryStore {
         self.state().object(key)
     }
 
+    fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
+        let mut state = self.state();
+        state.object(key)?;
+        Ok(state.held.insert(key.as_str().to_owned()).then(|| {
+            Box::new(MemoryHold {
+                store: self.clone(),
+                key: key.clone(),
+            }) as Box<dyn HeldFile>
+        }))
+    }
+
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         self.state().put(key, MemoryDisk::from_bytes(bytes), mode)
     }
@@ -434,6 +462,20 @@ impl Stage for MemoryStore {
 
     fn space(&self) -> Result<Option<Space>> {
         Ok(None)
+    }
+}
+
+/// A held file.
+struct MemoryHold {
+    store: MemoryStore,
+    key: Key,
+}
+
+impl HeldFile for MemoryHold {}
+
+impl Drop for MemoryHold {
+    fn drop(&mut self) {
+        self.store.state().held.remove(self.key.as_str());
     }
 }
 

@@ -29,6 +29,7 @@ pub mod fingerprint;
 pub mod identity;
 pub mod key;
 pub mod local;
+mod local_lock;
 pub mod memory;
 mod transfer;
 pub mod volatile;
@@ -146,6 +147,16 @@ pub trait Store: Send + Sync {
     /// `AlreadyExists`, `NotFound`, `Io`.
     fn rename(&self, from: &Key, to: &Key) -> Result<()>;
 
+    /// Gives an object a second name, so that it outlasts its replacement; durable when the call returns. `false`
+    /// where the store has no second names.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `NotFound`, `Io`.
+    fn link(&self, from: &Key, to: &Key) -> Result<bool> {
+        let _ = (from, to);
+        Ok(false)
+    }
+
     /// Takes the exclusive lock at `key`, and writes `note` to that object.
     ///
     /// # Errors
@@ -213,6 +224,9 @@ pub trait Lock: Send + Sync {
     fn verify(&self) -> Result<()>;
 }
 
+/// A file of the stage that nobody else may take; dropping it ends that.
+pub trait HeldFile: Send + Sync {}
+
 /// The workspace: where sessions write.
 pub trait Stage: Send + Sync {
     /// Whether the workspace lies apart from the store that it publishes to.
@@ -237,6 +251,13 @@ pub trait Stage: Send + Sync {
     /// # Errors
     /// `NotFound`, `Io`.
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>>;
+
+    /// Takes a file of the stage for this caller; `None` while another one, in this process or another, has it. It
+    /// ends with the returned value, and with the process.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unsupported` where the filesystem has no locks; `Io`.
+    fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>>;
 
     /// Writes a small file whole (temporary file, fsync, rename, fsync of the directory).
     ///

@@ -12,7 +12,9 @@
 
 use std::sync::{Arc, MutexGuard};
 
-use super::{Entry, Fingerprint, Identity, Key, Lock, MemoryStore, PutMode, Space, Stage, Store};
+use super::{
+    Entry, Fingerprint, HeldFile, Identity, Key, Lock, MemoryStore, PutMode, Space, Stage, Store,
+};
 use crate::block::filter::{Power, Volatile};
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +27,7 @@ enum Change {
     Create(Key, Arc<Volatile>),
     Put(Key, Vec<u8>),
     Delete(Key),
+    Link(Key, Key),
     Rename(Key, Key, PutMode),
 }
 
@@ -35,6 +38,7 @@ impl Change {
             Self::Make(key)
             | Self::Create(key, _)
             | Self::Put(key, _)
+            | Self::Link(_, key)
             | Self::Rename(_, key, _) => Some(key),
             Self::Delete(_) => None,
         }
@@ -57,6 +61,7 @@ impl Change {
                 .and_then(|disk| store.insert(key, Arc::new(disk))),
             Self::Put(key, bytes) => Store::put(store, key, bytes, PutMode::Replace),
             Self::Delete(key) => Stage::delete(store, key),
+            Self::Link(from, to) => store.link(from, to).map(drop),
             Self::Rename(from, to, PutMode::Create) => store.rename(from, to),
             Self::Rename(from, to, PutMode::Replace) => store.publish(from, to, PutMode::Replace),
         };
@@ -281,6 +286,13 @@ impl Store for VolatileStore {
         self.push(Change::Rename(from.clone(), to.clone(), PutMode::Create));
         self.settle_parent(to)
     }
+    fn link(&self, from: &Key, to: &Key) -> Result<bool> {
+        self.power.check()?;
+        self.live.link(from, to)?;
+        self.push(Change::Link(from.clone(), to.clone()));
+        self.settle_parent(to)?;
+        Ok(true)
+    }
     fn lock(&self, key: &Key, note: &[u8]) -> Result<Box<dyn Lock>> {
         self.power.check()?;
         self.live.lock(key, note)
@@ -313,6 +325,10 @@ impl Stage for VolatileStore {
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
         self.power.check()?;
         Stage::open(&self.live, key)
+    }
+    fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
+        self.power.check()?;
+        self.live.hold_file(key)
     }
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         self.put_durably(key, bytes, mode)

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, Key, PutMode, Space, Stage, Store};
+use super::{Entry, HeldFile, Key, PutMode, Space, Stage, Store};
 use crate::block::WriteAt;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -83,6 +83,9 @@ impl Stage for Workspace {
     }
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
         self.files.open(key)
+    }
+    fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
+        self.files.hold_file(key)
     }
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         self.files.put(key, bytes, mode)

@@ -12,6 +12,7 @@ mod forget;
 mod history;
 mod kill;
 mod made;
+mod merge;
 mod poor;
 mod power;
 mod quiet;

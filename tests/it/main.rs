@@ -19,6 +19,7 @@ mod flip;
 mod forget;
 mod large;
 mod layer;
+mod merge;
 mod model_chain;
 mod model_session;
 mod model_tree;

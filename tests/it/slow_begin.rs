@@ -11,7 +11,7 @@ use restorefs::error::{Error, ErrorKind, Result};
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Engine, Session};
 use restorefs::repo::Forgetting;
 use restorefs::repo::sidecar::index::PointEntry;
-use restorefs::store::{Entry, Key, PutMode, Space, Stage};
+use restorefs::store::{Entry, HeldFile, Key, PutMode, Space, Stage};
 use restorefs::types::{DiskName, PointName, VmName};
 
 use crate::pair::Places;
@@ -54,6 +54,9 @@ impl Stage for GatedStage {
     }
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
         self.0.open(key)
+    }
+    fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
+        self.0.hold_file(key)
     }
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         self.1.pass(key);

@@ -11,7 +11,7 @@ use restorefs::nbd::server::{
     Caller, Content, Export, ExportInfo, Exports, Guests, Server, ServerLimits, Service,
 };
 use restorefs::repo::{Ending, Owner, Repository};
-use restorefs::store::{Entry, Key, MemoryStore, PutMode, Space, Stage};
+use restorefs::store::{Entry, HeldFile, Key, MemoryStore, PutMode, Space, Stage};
 use restorefs::types::DiskName;
 use tokio::sync::watch;
 
@@ -165,6 +165,9 @@ impl Stage for GatedStage {
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
         let file = Stage::open(&*self.0, key)?;
         Ok(Arc::new(GatedFile(file, Arc::clone(&self.1))))
+    }
+    fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
+        self.0.hold_file(key)
     }
     fn put(&self, key: &Key, bytes: &[u8], mode: PutMode) -> Result<()> {
         Stage::put(&*self.0, key, bytes, mode)

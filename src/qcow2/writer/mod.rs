@@ -229,7 +229,9 @@ impl LayerWriter {
             let (buffer, contexts) = scratch.split();
             buffer.resize(usize_from_u32(cluster.length_bytes), 0);
             self.read_data(cluster.host, buffer)?;
-            codec::decompress(kind, contexts, buffer, out).at_offset(cluster.host.get())
+            codec::decompress(kind, contexts, buffer, out)
+                .map(drop)
+                .at_offset(cluster.host.get())
         })
     }
 

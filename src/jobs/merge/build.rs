@@ -1,0 +1,316 @@
+//! Builds the layer that an interval of a chain becomes.
+//!
+//! # Concurrency
+//! Threads take regions in order. A build holds its own file (an flock), and no other lock.
+
+use std::sync::Arc;
+
+use super::plan::{Interval, Reach};
+use super::source::{RegionView, SourceLayer, open_all, root_of};
+use crate::block::page::PageBudget;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::layer::{Base, LayerDraft};
+use crate::qcow2::header::CompressionType;
+use crate::qcow2::{Compression, LayerOptions, Mapping, compress};
+use crate::repo::content::{
+    CLUSTER_BYTES, LEAVES_PER_REGION, PAGE_BYTES, Region, leaf_at, leaf_of, zero_page,
+};
+use crate::repo::layer_file::LayerFile;
+use crate::repo::layout::VmKeys;
+use crate::repo::leaves::Leaves;
+use crate::repo::replace::Replacement;
+use crate::repo::{Repository, Slot};
+use crate::task::{self, Monitor};
+use crate::types::width::{u64_from_usize, usize_from_u64};
+use crate::types::{GuestCluster, HostOffset, LayerId};
+
+/// Clusters that are read at once.
+const RUN_CLUSTERS: usize = 16;
+/// LIMIT: threads that copy regions.
+const THREADS_MAX: usize = 4;
+
+/// Buffers of one thread.
+struct Buffers {
+    run: Vec<u8>,
+    packed: Vec<u8>,
+    page: Vec<u8>,
+}
+
+struct Builder<'a> {
+    draft: &'a LayerDraft,
+    sources: &'a [SourceLayer],
+    method: CompressionType,
+    size_bytes: u64,
+    monitor: &'a Monitor,
+}
+
+/// Clusters that lie one after the other, in the disk and in the same layer's file.
+struct Run {
+    first: usize,
+    count: usize,
+    source: usize,
+    kind: Mapping,
+}
+
+/// Builds the layer that an interval becomes. The build is complete and durable, and is held by the returned
+/// value; [`crate::repo::Owner::replace`] swaps it in. Progress counts the bytes of copied clusters.
+///
+/// # Errors
+/// `Stale` when the chain has changed; `Corrupt` naming layer and offset when a cluster is not what was committed;
+/// `NotFound`, `NoSpace`, `Io`; `Cancelled`. Nothing of the build is left then.
+pub fn build(
+    repository: &Arc<Repository>,
+    interval: &Interval,
+    budget: &Arc<PageBudget>,
+    monitor: &Monitor,
+) -> Result<Replacement> {
+    let (vm, vm_id) = (&interval.vm, interval.vm_id);
+    let sources = open_all(repository, vm, &interval.layers)?;
+    let (Some(top), Some(bottom)) = (sources.first(), sources.last()) else {
+        return Err(Error::invalid("no layers were to be merged"));
+    };
+    let below = bottom.below.clone();
+    if interval.reach == Reach::Full && below.is_some() {
+        return Err(Error::invalid("a full layer is built from a whole chain"));
+    }
+    let base = match &below {
+        Some(slot) => {
+            let file = LayerFile::open(repository, vm, slot)?;
+            let root = root_of(&file.prove_header(repository, vm, slot)?);
+            let leaves = Leaves::open(repository, vm, vm_id, slot, root)?;
+            // How much of the base is data matters to points, not to a layer that replaces another one.
+            Some(Base::new(leaves, 0))
+        }
+        None => None,
+    };
+    let layer = LayerId::random();
+    let method = top.image.compression();
+    let options = LayerOptions {
+        size_bytes: top.image.size_bytes(),
+        backing: below.as_ref().map(Slot::layer_file),
+        layer_id: layer,
+        compression: match method {
+            CompressionType::Zlib => Compression::Zlib,
+            CompressionType::Zstd => Compression::Zstd,
+        },
+    };
+    let size_bytes = options.size_bytes;
+    let draft = LayerDraft::create_build(repository, vm, &top.slot, options, base, budget)?;
+    let key = VmKeys::new(vm)?.build(&top.slot, layer)?;
+    let built = repository.stage().hold_file(&key).and_then(|held| {
+        let held = held.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Busy,
+                "another process holds the new layer's file",
+            )
+        })?;
+        let builder = Builder {
+            draft: &draft,
+            sources: &sources,
+            method,
+            size_bytes,
+            monitor,
+        };
+        builder.copy()?;
+        let sealed = draft.build()?;
+        let stated = root_of(&top.sums);
+        if sealed.content_root != stated {
+            return Err(Error::corrupt(
+                format!(
+                    "layers from {} on do not have the content that was committed",
+                    top.slot
+                ),
+                stated,
+                sealed.content_root,
+            ));
+        }
+        Ok(held)
+    });
+    let held = match built {
+        Ok(held) => held,
+        Err(e) => {
+            if let Err(left) = draft.discard() {
+                tracing::warn!(vm = %vm, slot = %top.slot, error = %left.report(), "a build that failed is left over until the repository is next opened");
+            }
+            return Err(e);
+        }
+    };
+    let replaced = match interval.reach {
+        Reach::Merge => sources.len(),
+        Reach::Full => 1,
+    };
+    Ok(Replacement {
+        vm: vm.clone(),
+        interval: sources
+            .iter()
+            .take(replaced)
+            .map(|source| (source.slot.clone(), source.layer))
+            .collect(),
+        rest: sources
+            .iter()
+            .skip(replaced)
+            .map(|source| source.slot.clone())
+            .collect(),
+        below,
+        layer,
+        held,
+    })
+}
+
+impl Builder<'_> {
+    fn copy(&self) -> Result<()> {
+        let regions = Region::count(self.size_bytes);
+        let mut left = (0..regions).map(Region);
+        task::on_threads(
+            task::threads(None, THREADS_MAX.min(usize_from_u64(regions))),
+            self.monitor,
+            || Ok(left.next()),
+            || Buffers {
+                run: vec![0; RUN_CLUSTERS * usize_from_u64(CLUSTER_BYTES)],
+                packed: Vec::new(),
+                page: vec![0; PAGE_BYTES],
+            },
+            |buffers, region| self.copy_region(region, buffers),
+        )
+    }
+
+    fn copy_region(&self, region: Region, buffers: &mut Buffers) -> Result<()> {
+        let Some(view) = RegionView::of(self.sources, region)? else {
+            return Ok(());
+        };
+        buffers.page.copy_from_slice(zero_page());
+        view.spread(&mut buffers.page);
+        for run in self.runs(region, &view)? {
+            self.monitor.check()?;
+            self.copy_run(region, &run, buffers)
+                .map_err(|e| self.name(&run, e))?;
+            self.monitor
+                .advance(u64_from_usize(run.count) * CLUSTER_BYTES);
+        }
+        self.prove(region, &view, &buffers.page)
+    }
+
+    /// The held clusters of a region, as runs.
+    fn runs(&self, region: Region, view: &RegionView) -> Result<Vec<Run>> {
+        let tables = self
+            .sources
+            .iter()
+            .map(|source| source.image.load_l2(region.0))
+            .collect::<Result<Vec<_>>>()?;
+        let mut runs: Vec<Run> = Vec::new();
+        for (index, holder) in view.holder.iter().enumerate() {
+            let Some(source) = *holder else { continue };
+            let table = tables.get(source).and_then(Option::as_ref);
+            let mapping = match table {
+                Some(table) => table.mapping(u64_from_usize(index))?,
+                None => Mapping::Unallocated,
+            };
+            if let Some(last) = runs.last_mut()
+                && last.source == source
+                && last.first + last.count == index
+                && last.count < RUN_CLUSTERS
+                && last.continues(mapping)
+            {
+                last.count += 1;
+                continue;
+            }
+            runs.push(Run {
+                first: index,
+                count: 1,
+                source,
+                kind: mapping,
+            });
+        }
+        Ok(runs)
+    }
+
+    fn copy_run(&self, region: Region, run: &Run, buffers: &mut Buffers) -> Result<()> {
+        let source = self.sources.get(run.source);
+        let source = source.ok_or_else(|| Error::invalid("a run of no layer"))?;
+        let first = GuestCluster(region.first_cluster().0 + u64_from_usize(run.first));
+        let at = first.0 * CLUSTER_BYTES;
+        let length = u64_from_usize(run.count) * CLUSTER_BYTES;
+        // The disk may end within its last cluster.
+        let inside = usize_from_u64(length.min(self.size_bytes.saturating_sub(at)));
+        let bytes = buffers
+            .run
+            .get_mut(..usize_from_u64(length))
+            .ok_or_else(|| Error::invalid("a run is longer than its buffer"))?;
+        match run.kind {
+            Mapping::Data(host) => source.image.read_data(host, bytes)?,
+            Mapping::Zero { .. } => bytes.fill(0),
+            Mapping::Compressed(place) => {
+                source
+                    .image
+                    .read_packed(place, &mut buffers.packed, bytes)?;
+                let leaf = leaf_of(bytes);
+                let packed = if source.image.compression() == self.method {
+                    Some(std::mem::take(&mut buffers.packed))
+                } else {
+                    compress(self.method, bytes)
+                };
+                if let Some(packed) =
+                    packed.filter(|packed| u64_from_usize(packed.len()) < CLUSTER_BYTES)
+                {
+                    self.draft.take_compressed(first, &packed, &leaf)?;
+                    buffers.packed = packed;
+                    return Ok(());
+                }
+            }
+            Mapping::Unallocated | Mapping::Subclusters { .. } => {
+                return Err(Error::corrupt(
+                    "a layer does not hold a cluster of which it has sums",
+                    "data, zeroes or a compressed cluster",
+                    "none",
+                )
+                .at_offset(at));
+            }
+        }
+        self.draft
+            .write(first, bytes.get(..inside).unwrap_or_default(), &())
+    }
+
+    fn name(&self, run: &Run, error: Error) -> Error {
+        match self.sources.get(run.source) {
+            Some(source) => error.at_path(source.slot.layer_file()),
+            None => error,
+        }
+    }
+
+    /// Compares what was copied with the sums of the layers that it came from.
+    fn prove(&self, region: Region, view: &RegionView, page: &[u8]) -> Result<()> {
+        let found = self.draft.known_leaves(region, 0, LEAVES_PER_REGION)?;
+        for (index, (holder, found)) in view.holder.iter().zip(&found).enumerate() {
+            let Some(position) = *holder else { continue };
+            let stated = leaf_at(page, index);
+            if *found == stated {
+                continue;
+            }
+            let cluster = region.first_cluster().0 + u64_from_usize(index);
+            let damaged = Error::corrupt(
+                "a cluster of a layer is not what was committed",
+                stated,
+                found,
+            );
+            return Err(match self.sources.get(position) {
+                Some(source) => damaged.at_path(source.slot.layer_file()),
+                None => damaged,
+            })
+            .at_offset(cluster * CLUSTER_BYTES);
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    /// Whether a cluster with this mapping continues the run.
+    fn continues(&self, next: Mapping) -> bool {
+        match (self.kind, next) {
+            (Mapping::Data(host), Mapping::Data(next)) => {
+                HostOffset(host.0 + u64_from_usize(self.count) * CLUSTER_BYTES) == next
+            }
+            (Mapping::Zero { .. }, Mapping::Zero { .. }) => true,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Which interval of a VM's chains is worth merging.
+//!
+//! # The rule
+//! An interval is a part of a chain whose layers but the topmost are hidden and have one child each. *Written* is the
+//! whole file of the layer that it becomes, *freed* what its files take now, less the written. An interval is merged while
+//! freed is at least half of written, the best ratio first: then a year of merging writes at most twice what was
+//! ingested. A caller that wants the space back at any price takes every interval.
+
+use super::source::{RegionView, SourceLayer, open_all};
+use crate::error::Result;
+use crate::repo::chains::Chains;
+use crate::repo::content::Region;
+use crate::repo::{Repository, Slot};
+use crate::types::{VmId, VmName};
+
+/// LIMIT: layers of an interval that are weighed against each other (our limit).
+const WINDOW: usize = 32;
+
+/// What is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The topmost layer takes over what the layers below it in the interval hold; these become superfluous.
+    Merge,
+    /// The topmost layer of a whole chain becomes full; the others stay for those that need them.
+    Full,
+}
+
+/// An interval of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interval {
+    /// The VM.
+    pub vm: VmName,
+    /// Its id.
+    pub vm_id: VmId,
+    /// The slots, top first.
+    pub layers: Vec<Slot>,
+    /// What is built.
+    pub reach: Reach,
+}
+
+/// What merging an interval costs and gains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Gain {
+    /// Bytes of the layer that it becomes.
+    pub written_bytes: u64,
+    /// Bytes that its files take less than before.
+    pub freed_bytes: u64,
+}
+
+impl Gain {
+    const fn is_worth_it(&self) -> bool {
+        self.freed_bytes >= self.written_bytes / 2
+    }
+
+    /// Whether this gain has a better ratio of freed to written than another one.
+    fn is_better_than(&self, other: &Self) -> bool {
+        let cross = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        cross(self.freed_bytes, other.written_bytes) > cross(other.freed_bytes, self.written_bytes)
+    }
+}
+
+/// The runs of chains that could be merged whole: a layer that is needed by itself, and the hidden layers with one
+/// child below it; top first.
+fn runs(chains: &Chains) -> Vec<Vec<Slot>> {
+    let mut runs = Vec::new();
+    for (slot, layer) in chains.layers() {
+        if chains.is_mergeable(slot) || layer.layer.is_none() {
+            continue;
+        }
+        let mut run = vec![slot.clone()];
+        let mut next = layer.below.clone();
+        while let Some(below) = next.filter(|below| chains.is_mergeable(below)) {
+            next = chains.get(&below).and_then(|layer| layer.below.clone());
+            run.push(below);
+        }
+        if run.len() > 1 {
+            runs.push(run);
+        }
+    }
+    // The walk gives no order; the same repository gives the same plan.
+    runs.sort();
+    runs
+}
+
+/// The interval of a VM that is merged next, with what it gains; `None` when nothing is worth it. With `compact`, every
+/// run of hidden layers is merged whole.
+///
+/// # Errors
+/// `NotFound`, `Corrupt`, `Io` of the layers' sums.
+pub fn best(
+    repository: &Repository,
+    vm: &VmName,
+    vm_id: VmId,
+    chains: &Chains,
+    compact: bool,
+) -> Result<Option<(Interval, Gain)>> {
+    let mut found: Option<(Vec<Slot>, Gain)> = None;
+    for run in runs(chains) {
+        let sources = open_all(repository, vm, &run)?;
+        let intervals = if compact {
+            vec![gain(chains, &sources)?]
+        } else {
+            weigh(chains, &sources)?
+        };
+        for (layers, gain) in intervals {
+            let is_best = found
+                .as_ref()
+                .is_none_or(|(_, best)| gain.is_better_than(best));
+            if (compact || gain.is_worth_it()) && is_best {
+                found = Some((layers, gain));
+            }
+        }
+    }
+    Ok(found.map(|(layers, gain)| {
+        let interval = Interval {
+            vm: vm.clone(),
+            vm_id,
+            layers,
+            reach: Reach::Merge,
+        };
+        (interval, gain)
+    }))
+}
+
+/// Every part of a run that is weighed, with its gain.
+fn weigh(chains: &Chains, run: &[SourceLayer]) -> Result<Vec<(Vec<Slot>, Gain)>> {
+    let mut all = Vec::new();
+    for from in 0..run.len() {
+        for to in from + 2..=run.len().min(from + WINDOW) {
+            let part = run.get(from..to).unwrap_or_default();
+            all.push(gain(chains, part)?);
+        }
+    }
+    Ok(all)
+}
+
+/// What merging these layers gains. A cluster is taken to be as large as those of its layer are on average.
+fn gain(chains: &Chains, sources: &[SourceLayer]) -> Result<(Vec<Slot>, Gain)> {
+    let mut regions: Vec<Region> = sources
+        .iter()
+        .flat_map(|source| source.sums.touched().map(|(region, _)| region))
+        .collect();
+    regions.sort_unstable();
+    regions.dedup();
+    let mut kept = vec![0_u64; sources.len()];
+    for region in regions {
+        if let Some(view) = RegionView::of(sources, region)? {
+            for (kept, more) in kept.iter_mut().zip(view.count(sources.len())) {
+                *kept += more;
+            }
+        }
+    }
+    let (mut present, mut written) = (0_u64, 0_u64);
+    for (source, kept) in sources.iter().zip(kept) {
+        let Some(layer) = chains.get(&source.slot) else {
+            continue;
+        };
+        present = present.saturating_add(layer.file_bytes);
+        let held = layer.held_clusters.max(1);
+        let share = u128::from(layer.file_bytes) * u128::from(kept) / u128::from(held);
+        written = written.saturating_add(u64::try_from(share).unwrap_or(u64::MAX));
+    }
+    let gain = Gain {
+        written_bytes: written,
+        freed_bytes: present.saturating_sub(written),
+    };
+    Ok((
+        sources.iter().map(|source| source.slot.clone()).collect(),
+        gain,
+    ))
+}

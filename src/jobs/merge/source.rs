@@ -1,0 +1,140 @@
+//! The layers that are merged, with their sums.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::qcow2::Image;
+use crate::repo::content::{CLUSTER, LEAVES_PER_REGION, Region};
+use crate::repo::layer_file::{LayerFile, LayerSums};
+use crate::repo::sums::Touched;
+use crate::repo::{Repository, Slot};
+use crate::types::width::{u64_from_usize, usize_from_u64};
+use crate::types::{Digest, LayerId, VmName};
+
+/// One layer of an interval.
+pub(super) struct SourceLayer {
+    pub(super) slot: Slot,
+    pub(super) layer: LayerId,
+    pub(super) below: Option<Slot>,
+    pub(super) image: Image,
+    pub(super) sums: LayerSums,
+}
+
+impl SourceLayer {
+    /// Opens the layer in a slot, and proves its header.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`, `Io`.
+    pub(super) fn open(repository: &Repository, vm: &VmName, slot: &Slot) -> Result<Self> {
+        let file = LayerFile::open(repository, vm, slot)?;
+        let sums = file.prove_header(repository, vm, slot)?;
+        Ok(Self {
+            slot: slot.clone(),
+            layer: file.layer,
+            below: file.below,
+            image: Image::open(Arc::clone(&file.file))?,
+            sums,
+        })
+    }
+
+    /// Clusters of a region that the layer's disk has.
+    fn clusters_in(&self, region: Region) -> usize {
+        let clusters = CLUSTER
+            .clusters_for(self.image.size_bytes())
+            .saturating_sub(region.first_cluster().0);
+        usize_from_u64(clusters.min(u64_from_usize(LEAVES_PER_REGION)))
+    }
+}
+
+/// What an interval holds of one region.
+pub(super) struct RegionView {
+    /// For each cluster, the position of the topmost layer that holds it.
+    pub(super) holder: Vec<Option<usize>>,
+    /// The leaves of held clusters, as the sums have them.
+    touched: Vec<Option<Touched>>,
+}
+
+impl RegionView {
+    /// Looks at a region of layers, top first; `None` when none of them holds anything of it.
+    ///
+    /// # Errors
+    /// `Corrupt` (the sums), `Io`.
+    pub(super) fn of(sources: &[SourceLayer], region: Region) -> Result<Option<Self>> {
+        let mut holder = vec![None; LEAVES_PER_REGION];
+        let mut touched = Vec::with_capacity(sources.len());
+        // Where a layer ends, deeper layers cannot show through it.
+        let mut end = LEAVES_PER_REGION;
+        for (position, source) in sources.iter().enumerate() {
+            end = end.min(source.clusters_in(region));
+            let found = source.sums.load_region(region)?;
+            if let Some(found) = &found {
+                for (index, place) in holder.iter_mut().enumerate().take(end) {
+                    if place.is_none() && found.holds(index) {
+                        *place = Some(position);
+                    }
+                }
+            }
+            touched.push(found);
+        }
+        let is_held = holder.iter().any(Option::is_some);
+        Ok(is_held.then_some(Self { holder, touched }))
+    }
+
+    /// The number of clusters that each of `layers` layers holds topmost.
+    pub(super) fn count(&self, layers: usize) -> Vec<u64> {
+        let mut counts = vec![0; layers];
+        for position in self.holder.iter().flatten() {
+            if let Some(count) = counts.get_mut(*position) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
+    /// Writes the leaves of held clusters into a page.
+    pub(super) fn spread(&self, page: &mut [u8]) {
+        for (position, touched) in self.touched.iter().enumerate() {
+            if let Some(touched) = touched {
+                touched.spread(page, |index| {
+                    self.holder.get(index).copied().flatten() == Some(position)
+                });
+            }
+        }
+    }
+}
+
+/// Opens the layers of these slots, top first, and checks that each is the backing layer of the one above it.
+///
+/// # Errors
+/// `NotFound`, `Corrupt`, `Io`; `InvalidInput` for no slots; `Stale` when they are not adjacent.
+pub(super) fn open_all(
+    repository: &Repository,
+    vm: &VmName,
+    slots: &[Slot],
+) -> Result<Vec<SourceLayer>> {
+    let mut sources: Vec<SourceLayer> = Vec::with_capacity(slots.len());
+    for slot in slots {
+        if let Some(above) = sources.last()
+            && above.below.as_ref() != Some(slot)
+        {
+            return Err(Error::new(
+                crate::error::ErrorKind::Stale,
+                format!(
+                    "the chain of {vm} has changed: {slot} is not below {}",
+                    above.slot
+                ),
+            ));
+        }
+        sources.push(SourceLayer::open(repository, vm, slot)?);
+    }
+    if sources.is_empty() {
+        return Err(Error::invalid("no layers were to be merged"));
+    }
+    Ok(sources)
+}
+
+/// The content root of the disk as of a layer.
+pub(super) fn root_of(sums: &LayerSums) -> Digest {
+    let summary = sums.summary();
+    crate::repo::content::content_root(summary.size_bytes, &summary.regions)
+}

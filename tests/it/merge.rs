@@ -1,0 +1,423 @@
+//! Merging: every point keeps its content, whatever is forgotten and merged, and readers do not notice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+use restorefs::block::ReadAt;
+use restorefs::block::page::PageBudget;
+use restorefs::error::ErrorKind;
+use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Registry, Telling};
+use restorefs::jobs::merge::{MergeOptions, Merged, make_full, merge_vm};
+use restorefs::qcow2::Compression;
+use restorefs::repo::chains::Chains;
+use restorefs::repo::metadata::prove_chain;
+use restorefs::repo::sidecar::index::PointEntry;
+use restorefs::store::Key;
+use restorefs::task::Monitor;
+use restorefs::types::{DiskName, PointName, VmName};
+
+use crate::pair::Places;
+use crate::world::{World, read_all};
+
+const CLUSTER: usize = 65_536;
+/// Clusters of the disk.
+const CLUSTERS: usize = 24;
+
+fn vm() -> VmName {
+    VmName::new("web01").unwrap()
+}
+
+fn disk() -> DiskName {
+    DiskName::new("vda").unwrap()
+}
+
+fn options(compact: bool) -> MergeOptions {
+    MergeOptions {
+        compact,
+        low_water_bytes: 0,
+        budget: PageBudget::new(1 << 20),
+    }
+}
+
+/// What is in a cluster: zeroes, bytes that compress, or bytes that do not.
+fn content(kind: u8, seed: u8) -> Vec<u8> {
+    match kind % 3 {
+        0 => vec![0; CLUSTER],
+        1 => (0..CLUSTER).map(|i| (i / 700) as u8 ^ seed).collect(),
+        _ => {
+            let mut bytes = vec![0; CLUSTER];
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&[seed]);
+            hasher.finalize_xof().fill(&mut bytes);
+            bytes
+        }
+    }
+}
+
+/// Writes clusters in a session and commits it; returns the point.
+fn commit(
+    sessions: &Registry,
+    world: &World,
+    writes: &[(usize, Vec<u8>)],
+    clusters: usize,
+    compression: Compression,
+    parent: Option<&PointName>,
+) -> PointEntry {
+    let mut request = BeginRequest::new(vm());
+    request.compression = compression;
+    request.parent = parent.map(|parent| parent.as_str().parse().unwrap());
+    request.disks.push(DiskRequest {
+        name: disk(),
+        source_bytes: Some((clusters * CLUSTER) as u64),
+        key: None,
+        full: false,
+    });
+    let session = sessions.begin(&request, Telling::Wait).unwrap();
+    let writer = session.disk(&disk()).unwrap();
+    for (cluster, bytes) in writes {
+        writer.write((cluster * CLUSTER) as u64, bytes).unwrap();
+    }
+    writer.set_finished(true);
+    world.clock.advance(60);
+    let name = session.name();
+    sessions
+        .commit(&vm(), &name, &CommitRequest::default(), Telling::Wait)
+        .unwrap()
+}
+
+fn forget(sessions: &Registry, point: &PointName) {
+    let done = sessions
+        .forget_points(&vm(), std::slice::from_ref(point), Telling::Wait)
+        .unwrap();
+    assert!(done.kept.is_empty(), "{:?}", done.kept);
+}
+
+fn merge(world: &World, compact: bool) -> Merged {
+    let owner = &world.engine().owner;
+    let swap = |replacement: &_| owner.replace(replacement);
+    let (repository, monitor) = (owner.repository(), Monitor::default());
+    merge_vm(repository, &vm(), &options(compact), &swap, &monitor).unwrap()
+}
+
+fn layer_files(world: &World) -> Vec<String> {
+    let prefix = Key::parse("vms/web01/layers").unwrap();
+    let entries = world.store().list(&prefix).unwrap();
+    entries.into_iter().map(|entry| entry.name).collect()
+}
+
+/// Every point reads as the model says, its chain is proved, and nothing is there that nothing needs.
+fn check(world: &World, model: &BTreeMap<u64, Vec<u8>>) {
+    let owner = &world.engine().owner;
+    let (repository, entry) = (owner.repository(), owner.vm_snapshot(&vm()).unwrap());
+    let seqs: Vec<u64> = entry.index.points.iter().map(|point| point.seq).collect();
+    assert_eq!(seqs, model.keys().copied().collect::<Vec<_>>());
+    for point in &entry.index.points {
+        assert!(
+            read_all(&world.open(&vm(), point, &disk())) == model[&point.seq],
+            "point {} is not what was committed",
+            point.seq
+        );
+        let sidecar = repository.point(&vm(), point).unwrap();
+        let top = &sidecar.disk(&disk()).unwrap().layer;
+        prove_chain(repository, &vm(), entry.vm.vm_id, top).unwrap();
+    }
+    let chains = Chains::walk(repository, &vm(), &entry.index).unwrap();
+    let mut needed: Vec<String> = chains
+        .layers()
+        .flat_map(|(slot, layer)| [slot.layer_file(), slot.sums_file(layer.layer.unwrap())])
+        .collect();
+    needed.sort();
+    assert_eq!(layer_files(world), needed);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Clusters with kind and seed; how many clusters the disk grows; compression; whether the parent is another point.
+    Commit(Vec<(usize, u8, u8)>, usize, u8, Option<usize>),
+    Forget(usize),
+    Merge(bool),
+    Full(usize),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let writes = proptest::collection::vec((0..CLUSTERS, any::<u8>(), any::<u8>()), 0..8);
+    let parent = proptest::option::weighted(0.2, any::<usize>());
+    prop_oneof![
+        4 => (writes, 0..3_usize, any::<u8>(), parent).prop_map(|(w, g, c, p)| Step::Commit(w, g, c, p)),
+        3 => any::<usize>().prop_map(Step::Forget),
+        2 => any::<bool>().prop_map(Step::Merge),
+        1 => any::<usize>().prop_map(Step::Full),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn run(places: Places, steps: &[Step]) {
+    let mut world = World::over(places, 64 << 20);
+    let mut sessions = Registry::resume(world.engine().clone()).unwrap();
+    let mut model: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    // Disks that are open all the time: a merge must not change what they read.
+    let mut open: BTreeMap<u64, restorefs::chain::Disk> = BTreeMap::new();
+    let mut clusters = CLUSTERS;
+    for step in steps {
+        let points = match world.engine().owner.vm_snapshot(&vm()) {
+            Ok(entry) => entry.index.points,
+            Err(_) => Vec::new(),
+        };
+        match step {
+            Step::Commit(writes, grow, compression, parent) => {
+                clusters += grow;
+                let parent = parent.and_then(|n| points.get(n % points.len().max(1)));
+                let below = parent.or(points.last());
+                let mut bytes = below.map_or_else(Vec::new, |p| model[&p.seq].clone());
+                clusters = clusters.max(bytes.len() / CLUSTER);
+                bytes.resize(clusters * CLUSTER, 0);
+                let writes: Vec<(usize, Vec<u8>)> = writes
+                    .iter()
+                    .map(|(cluster, kind, seed)| (*cluster, content(*kind, *seed)))
+                    .collect();
+                for (cluster, new) in &writes {
+                    bytes[cluster * CLUSTER..(cluster + 1) * CLUSTER].copy_from_slice(new);
+                }
+                let compression = match compression % 3 {
+                    0 => Compression::None,
+                    1 => Compression::Zlib,
+                    _ => Compression::Zstd,
+                };
+                let parent = parent.map(|p| &p.name);
+                let point = commit(&sessions, &world, &writes, clusters, compression, parent);
+                let reader = world.open(&vm(), &point, &disk());
+                open.insert(point.seq, reader);
+                model.insert(point.seq, bytes);
+            }
+            Step::Forget(n) if !points.is_empty() => {
+                let point = &points[n % points.len()];
+                forget(&sessions, &point.name);
+                model.remove(&point.seq);
+                open.remove(&point.seq);
+            }
+            Step::Merge(compact) => {
+                if !points.is_empty() {
+                    merge(&world, *compact);
+                }
+            }
+            Step::Full(n) if !points.is_empty() => {
+                let point = &points[n % points.len()];
+                let owner = &world.engine().owner;
+                let swap = |replacement: &_| owner.replace(replacement);
+                let which = point.name.as_str().parse().unwrap();
+                make_full(
+                    owner.repository(),
+                    &vm(),
+                    &which,
+                    &[],
+                    &options(false),
+                    &swap,
+                    &Monitor::default(),
+                )
+                .unwrap();
+            }
+            Step::Restart => {
+                open.clear();
+                drop(sessions);
+                world.start();
+                sessions = Registry::resume(world.engine().clone()).unwrap();
+            }
+            Step::Forget(_) | Step::Full(_) => {}
+        }
+        for (seq, reader) in &open {
+            assert!(
+                read_all(reader) == model[seq],
+                "an open reader of point {seq}"
+            );
+        }
+    }
+    if !model.is_empty() {
+        check(&world, &model);
+        merge(&world, true);
+        check(&world, &model);
+        let entry = world.engine().owner.vm_snapshot(&vm()).unwrap();
+        let chains = Chains::walk(world.engine().owner.repository(), &vm(), &entry.index).unwrap();
+        let left = chains
+            .layers()
+            .filter(|(slot, _)| chains.is_mergeable(slot));
+        assert_eq!(left.count(), 0, "compacting left hidden layers");
+    }
+}
+
+fn cases() -> u32 {
+    std::env::var("RESTOREFS_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(24)
+}
+
+proptest::proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_point_keeps_its_content(steps in proptest::collection::vec(step(), 1..30)) {
+        run(Places::One, &steps);
+    }
+
+    #[test]
+    fn the_same_with_a_workspace_elsewhere(steps in proptest::collection::vec(step(), 1..20)) {
+        run(Places::TwoMemories, &steps);
+    }
+}
+
+/// Three points, each with more of the disk.
+fn three(world: &World, sessions: &Registry) -> (Vec<PointEntry>, BTreeMap<u64, Vec<u8>>) {
+    let mut model = BTreeMap::new();
+    let mut bytes = vec![0; CLUSTERS * CLUSTER];
+    let points = (1..=3_u8)
+        .map(|n| {
+            let writes: Vec<(usize, Vec<u8>)> = (0..8)
+                .map(|cluster| (cluster + usize::from(n), content(2, n * 16 + cluster as u8)))
+                .collect();
+            for (cluster, new) in &writes {
+                bytes[cluster * CLUSTER..(cluster + 1) * CLUSTER].copy_from_slice(new);
+            }
+            let point = commit(sessions, world, &writes, CLUSTERS, Compression::None, None);
+            model.insert(point.seq, bytes.clone());
+            point
+        })
+        .collect();
+    (points, model)
+}
+
+/// A reader that began before the merge reads the same, when its layers are evicted, when they lie in the trash, and when
+/// the trash is empty.
+fn readers_of_a_merged_chain_notice_nothing(places: Places) {
+    let world = World::over(places, 64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, mut model) = three(&world, &sessions);
+    let readers: Vec<_> = [0, 1, 2]
+        .map(|n: usize| world.open(&vm(), &points[n], &disk()))
+        .into();
+    assert!(read_all(&readers[2]) == model[&3]);
+    for n in [0, 1] {
+        forget(&sessions, &points[n].name);
+        model.remove(&points[n].seq);
+    }
+    assert_eq!(merge(&world, false).layers, 2);
+    check(&world, &model);
+    assert!(read_all(&readers[2]) == model[&3], "from the trash");
+    // Other chains push the open layers out of the pool.
+    for n in 0..20 {
+        let writes = [(0, content(2, n))];
+        let point = commit(
+            &sessions,
+            &world,
+            &writes,
+            CLUSTERS,
+            Compression::None,
+            None,
+        );
+        read_all(&world.open(&vm(), &point, &disk()));
+    }
+    assert!(
+        read_all(&readers[2]) == model[&3],
+        "after they were evicted"
+    );
+    world.clock.advance(2 * 3600);
+    world.engine().owner.empty_trash().unwrap();
+    assert!(read_all(&readers[2]) == model[&3], "with an empty trash");
+}
+
+#[test]
+fn readers_of_a_merged_chain_notice_nothing_in_one_place() {
+    readers_of_a_merged_chain_notice_nothing(Places::One);
+}
+
+#[test]
+fn readers_of_a_merged_chain_notice_nothing_in_two_directories() {
+    readers_of_a_merged_chain_notice_nothing(Places::TwoDirectories);
+}
+
+#[test]
+fn a_merge_that_meets_damage_leaves_everything_as_it_was() {
+    let world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, _) = three(&world, &sessions);
+    for n in [0, 1] {
+        forget(&sessions, &points[n].name);
+    }
+    let before = layer_files(&world);
+    // A byte of the first layer's data, which is hidden now, and shows through in cluster 1.
+    let slot = &points[0].disks[0].layer;
+    let key = Key::parse(&format!("vms/web01/layers/{slot}.qcow2")).unwrap();
+    let file = world.stage().open(&key).unwrap();
+    let mut byte = [0];
+    file.read_at(CLUSTER as u64 + 5, &mut byte).unwrap();
+    file.write_at(CLUSTER as u64 + 5, &[byte[0] ^ 1]).unwrap();
+    let owner = &world.engine().owner;
+    let swap = |replacement: &_| owner.replace(replacement);
+    let monitor = Monitor::default();
+    let error = merge_vm(owner.repository(), &vm(), &options(true), &swap, &monitor).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.report().contains(slot.as_str()), "{}", error.report());
+    assert_eq!(layer_files(&world), before);
+    assert_eq!(owner.vm_snapshot(&vm()).unwrap().index.points.len(), 1);
+}
+
+#[test]
+fn a_merge_is_cancelled_between_pieces_and_leaves_no_build() {
+    let world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, model) = three(&world, &sessions);
+    forget(&sessions, &points[0].name);
+    forget(&sessions, &points[1].name);
+    let before = layer_files(&world);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let monitor = Monitor::with_listener(stop, move |_| flag.store(true, Ordering::Relaxed));
+    let owner = &world.engine().owner;
+    let swap = |replacement: &_| owner.replace(replacement);
+    let error = merge_vm(owner.repository(), &vm(), &options(true), &swap, &monitor).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(layer_files(&world), before);
+    let opened = world.open(&vm(), &points[2], &disk());
+    assert!(read_all(&opened) == model[&3]);
+}
+
+#[test]
+fn a_build_that_comes_too_late_changes_nothing() {
+    let world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, mut model) = three(&world, &sessions);
+    for n in [0, 1] {
+        forget(&sessions, &points[n].name);
+        model.remove(&points[n].seq);
+    }
+    let owner = &world.engine().owner;
+    // Between build and swap another merge takes the whole chain.
+    let first = AtomicBool::new(true);
+    let swap = |replacement: &_| {
+        if first.swap(false, Ordering::SeqCst) {
+            merge(&world, true);
+        }
+        owner.replace(replacement)
+    };
+    let monitor = Monitor::default();
+    let merged = merge_vm(owner.repository(), &vm(), &options(true), &swap, &monitor).unwrap();
+    assert_eq!(merged, Merged::default());
+    check(&world, &model);
+}
+
+#[test]
+fn a_repository_with_replaced_layers_says_so() {
+    let world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, _) = three(&world, &sessions);
+    let format = || {
+        let key = Key::parse("restorefs.json").unwrap();
+        String::from_utf8(world.store().get(&key, 1 << 20).unwrap()).unwrap()
+    };
+    assert!(!format().contains("\"merge\""));
+    forget(&sessions, &points[0].name);
+    merge(&world, true);
+    assert!(format().contains("\"merge\""));
+}

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::client::Client as NbdClient;
 use crate::repo::Repository;
 use crate::repo::lock::{Holder, Note, Site};
+use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::service::{
@@ -227,6 +228,10 @@ impl Service for Client {
 
     fn tasks(&self) -> Result<Vec<TaskReport>> {
         self.ask(&Request::Tasks)
+    }
+
+    fn replace(&self, replacement: &Replacement) -> Result<()> {
+        self.ask(&Request::Replace(replacement.clone()))
     }
 
     fn cancel(&self, task: JobId) -> Result<()> {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Hello;
+use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
 use crate::types::{JobId, PointName, SessionRef, VmName};
@@ -49,6 +50,8 @@ pub enum Request {
         /// The points.
         points: Vec<PointName>,
     },
+    /// Put a layer that was built into its slot.
+    Replace(Replacement),
     /// Hold a use of a point until the connection ends.
     Hold {
         /// The VM.

@@ -199,6 +199,7 @@ fn execute(
         Request::NoteFailure { vm, reason } => value(service.note_failure(&vm, &reason)?),
         Request::Sessions => value(service.sessions()?),
         Request::Tasks => value(service.tasks()?),
+        Request::Replace(replacement) => value(service.replace(&replacement)?),
         Request::Cancel { task } => value(service.cancel(task)?),
         Request::RebuildCatalog => value(service.rebuild_catalog()?),
         Request::Mount(request) => value(service.adopt_mount(&request, descriptors.pop())?),

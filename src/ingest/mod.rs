@@ -62,3 +62,4 @@ pub use origin::{Lookalike, Origin};
 pub use registry::{Change, Hook, Registry, Telling};
 pub use request::{BeginRequest, CommitRequest, DiskRequest};
 pub use session::{Engine, Session, SessionState};
+pub use space::low_water_default;

@@ -31,7 +31,7 @@ const LOW_WATER_SHARE: u64 = 50;
 
 /// Bytes to keep free on a filesystem by default: 2 %, at most 1 GiB.
 #[must_use]
-pub(super) fn low_water_default(total_bytes: u64) -> u64 {
+pub fn low_water_default(total_bytes: u64) -> u64 {
     LOW_WATER_BYTES_MAX.min(total_bytes / LOW_WATER_SHARE)
 }
 

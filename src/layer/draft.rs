@@ -10,7 +10,7 @@ use crate::block::page::{PageBudget, PageTable};
 use crate::error::{Result, ResultExt};
 use crate::qcow2::header::CompressionType;
 use crate::qcow2::{LayerOptions, LayerWriter, Mapping};
-use crate::repo::content::{PAGE_BYTES, Region, leaf_at, zero_page};
+use crate::repo::content::{PAGE_BYTES, Region, leaf_at, leaf_index, set_leaf, zero_page};
 use crate::repo::layout::{self, VmKeys};
 use crate::repo::{Repository, Slot};
 use crate::store::Key;
@@ -73,9 +73,10 @@ impl LayerDraft {
         Self::create_file(repository, vm, slot, key, options, base, budget)
     }
 
-    /// Begins a layer that is to replace the one in a slot. What is written to it stays uncompressed;
-    /// [`LayerDraft::take_compressed`] takes compressed clusters. [`LayerDraft::build`] completes it; nothing is
-    /// published.
+    /// Begins a layer that is to replace the one in a slot. `cloned` is its file, where that shares the extents of a
+    /// committed layer ([`crate::store::Stage::clone_object`]): [`LayerDraft::take_over`] takes its clusters. What is
+    /// written stays uncompressed; [`LayerDraft::take_compressed`] takes compressed clusters. [`LayerDraft::build`]
+    /// completes the layer; nothing is published.
     ///
     /// # Errors
     /// As [`LayerDraft::create`].
@@ -83,14 +84,41 @@ impl LayerDraft {
         repository: &Arc<Repository>,
         vm: &VmName,
         slot: &Slot,
+        cloned: Option<Arc<dyn WriteAt>>,
         options: LayerOptions,
         base: Option<Base>,
         budget: &Arc<PageBudget>,
     ) -> Result<Self> {
         let key = VmKeys::new(vm)?.build(slot, options.layer_id)?;
-        let mut draft = Self::create_file(repository, vm, slot, key, options, base, budget)?;
+        let mut draft = match cloned {
+            Some(file) => {
+                let end = HostOffset(file.size_bytes());
+                let writer = LayerWriter::resume(file, options, budget, spill(repository))?;
+                // The cloned layer's own tables lie before its end: what is added comes behind them.
+                writer.restore_next(end)?;
+                Self::over(repository, vm, slot, key, writer, base, budget)
+            }
+            None => Self::create_file(repository, vm, slot, key, options, base, budget)?,
+        };
         draft.compression = None;
         Ok(draft)
+    }
+
+    /// Takes over a cluster that lies in the cloned file already, with the leaf that its layer has for it. Its bytes are
+    /// not read. What the base has, too, is not taken.
+    ///
+    /// # Errors
+    /// `Corrupt` (the base's sums, a mapping that does not fit); `NoSpace`, `Io`.
+    pub fn take_over(&self, cluster: GuestCluster, held: Mapping, leaf: &Digest) -> Result<()> {
+        let region = Region::of(cluster);
+        self.touch(region)?;
+        let index = leaf_index(cluster);
+        if self.known_leaves(region, index, 1)?.first() == Some(leaf) {
+            return Ok(());
+        }
+        self.writer.restore_mapping(cluster, held)?;
+        self.pages
+            .with_page(region.0, |_| Ok(()), |page| set_leaf(page, index, leaf))
     }
 
     fn create_file(

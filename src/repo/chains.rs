@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::content::content_root;
+use super::content::{CLUSTER_BYTES, content_root};
 use super::layer_file::LayerFile;
 use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
@@ -10,6 +10,7 @@ use super::sidecar::index::Index;
 use super::slot::Slot;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::width::u64_from_usize;
 use crate::types::{Digest, LayerId, VmName};
 
 /// A layer in the chains of a VM.
@@ -23,7 +24,8 @@ pub struct ChainLayer {
     pub is_named: bool,
     /// The number of layers whose backing layer it is.
     pub children: usize,
-    /// Size of its file in bytes.
+    /// Bytes that its file takes: at most its size, as holes take nothing, and at most what it holds without
+    /// compression.
     pub file_bytes: u64,
     /// Clusters that it holds.
     pub held_clusters: u64,
@@ -92,13 +94,18 @@ impl Chains {
             let file = LayerFile::open(repository, vm, &slot)?;
             let sums = file.prove_header(repository, vm, &slot)?;
             let summary = sums.summary();
+            let held_clusters: u64 = sums.touched().map(|(_, held)| u64::from(held)).sum();
+            let tables = u64_from_usize(summary.metadata.len());
+            let whole = held_clusters
+                .saturating_add(tables)
+                .saturating_mul(CLUSTER_BYTES);
             let layer = ChainLayer {
                 layer: Some(file.layer),
                 below: file.below.clone(),
                 is_named: false,
                 children: 0,
-                file_bytes: file.file.size_bytes(),
-                held_clusters: sums.touched().map(|(_, held)| u64::from(held)).sum(),
+                file_bytes: file.file.size_bytes().min(whole),
+                held_clusters,
                 content_root: Some(content_root(summary.size_bytes, &summary.regions)),
             };
             self.0.insert(slot, layer);

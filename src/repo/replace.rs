@@ -16,6 +16,8 @@
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::chains::Chains;
 use super::cleanup;
 use super::entry::VmEntry;
@@ -29,10 +31,11 @@ use super::sidecar::encode;
 use super::slot::Slot;
 use super::trash;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{HeldFile, PutMode};
+use crate::store::PutMode;
 use crate::types::{LayerId, VmName};
 
-/// A layer that was built to replace another one. The build is held until it is dropped.
+/// A layer that was built to replace another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replacement {
     /// The VM.
     pub vm: VmName,
@@ -44,8 +47,6 @@ pub struct Replacement {
     pub below: Option<Slot>,
     /// The id of the new layer.
     pub layer: LayerId,
-    /// The hold of the build's file.
-    pub held: Box<dyn HeldFile>,
 }
 
 impl Replacement {

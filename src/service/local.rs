@@ -14,6 +14,7 @@ use crate::access::{Access, Caller, Right};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{BeginRequest, CommitRequest, Registry, Session, Telling, check_attached_size};
 use crate::repo::lock::Site;
+use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Ending, Job, PointUse};
@@ -217,6 +218,13 @@ impl Service for LocalService {
             }
         });
         answer.map_or_else(|| ran.map(|()| ForgetAnswer::default()), Ok)
+    }
+
+    fn replace(&self, replacement: &Replacement) -> Result<()> {
+        self.demand(Right::Manage, &replacement.vm)?;
+        self.run(TaskKind::Merge, Some(&replacement.vm), &[], || {
+            self.registry().engine().owner.replace(replacement)
+        })
     }
 
     fn hold(&self, vm: &VmName, which: &Which, holder: &str) -> Result<PointEntry> {

@@ -34,6 +34,7 @@ pub use crate::ingest::{BeginRequest, CommitRequest, DiskRequest};
 use std::fs::File;
 
 use crate::error::Result;
+use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::task::TaskReport;
@@ -82,6 +83,12 @@ pub trait Service: Send {
     /// # Errors
     /// As [`Owner::forget_points`](crate::repo::Owner::forget_points).
     fn forget(&self, vm: &VmName, points: &[PointName]) -> Result<ForgetAnswer>;
+
+    /// Puts a layer that was built into its slot.
+    ///
+    /// # Errors
+    /// As [`Owner::replace`](crate::repo::Owner::replace).
+    fn replace(&self, replacement: &Replacement) -> Result<()>;
 
     /// Holds a use of a restore point: the point is not forgotten as long as this value lives.
     /// `holder` describes what needs it.

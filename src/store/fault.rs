@@ -235,6 +235,11 @@ impl Stage for FaultStage {
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
         self.inner.open(key).map(|file| self.file(file))
     }
+    fn clone_object(&self, published: &Key, to: &Key) -> Result<Option<Arc<dyn WriteAt>>> {
+        self.faults
+            .change("clone_object", || self.inner.clone_object(published, to))
+            .map(|file| file.map(|file| self.file(file)))
+    }
     fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
         self.inner.hold_file(key)
     }

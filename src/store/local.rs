@@ -22,9 +22,9 @@ use super::{
 };
 use crate::block::{FileDisk, ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sys::beneath::{Access, Kind};
+use crate::sys::beneath::{Access, Kind, Stat};
 use crate::sys::durable::{self, Replace, TEMPORARY_PREFIX};
-use crate::sys::{Dir, flock, statfs};
+use crate::sys::{Dir, flock, reflink, statfs};
 use crate::types::sync::Mutex;
 
 /// Mode of new files, before the umask: the group may read, others may not, because backups contain secrets
@@ -429,6 +429,23 @@ impl Stage for LocalStore {
         let path = path(key)?;
         let file = self.open_stage_file(path)?;
         Ok(Arc::new(self.disk(file, path, Access::ReadWrite)?))
+    }
+
+    fn clone_object(&self, published: &Key, to: &Key) -> Result<Option<Arc<dyn WriteAt>>> {
+        let (published, to) = (path(published)?, path(to)?);
+        let from = self.root.open_file(published, Access::Read)?;
+        let length = Stat::of(&from)?.size_bytes;
+        let file = self.root.create_file(to, FILE_MODE)?;
+        match reflink::clone_range(&from, 0, length, &file, 0) {
+            Ok(()) => Ok(Some(Arc::new(self.disk(file, to, Access::ReadWrite)?))),
+            Err(e) => {
+                self.root.unlink(to)?;
+                match e.kind() {
+                    ErrorKind::Unsupported | ErrorKind::InvalidInput => Ok(None),
+                    _ => Err(e).at_path(self.root.path().join(to)),
+                }
+            }
+        }
     }
 
     fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {

@@ -403,6 +403,13 @@ impl Stage for MemoryStore {
         self.state().object(key)
     }
 
+    fn clone_object(&self, published: &Key, to: &Key) -> Result<Option<Arc<dyn WriteAt>>> {
+        let object = self.state().object(published)?;
+        let disk = Arc::new(copy(object.as_ref())?);
+        self.insert(to, Arc::<MemoryDisk>::clone(&disk))?;
+        Ok(Some(disk))
+    }
+
     fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
         let mut state = self.state();
         state.object(key)?;

@@ -246,6 +246,16 @@ pub trait Stage: Send + Sync {
     /// `AlreadyExists`, `NoSpace`, `Io`.
     fn create(&self, key: &Key) -> Result<Arc<dyn WriteAt>>;
 
+    /// Optional capability: creates a file that shares the extents of a published object until either is written;
+    /// `None` where the filesystem cannot, and nothing is created then.
+    ///
+    /// # Errors
+    /// `NotFound`, `AlreadyExists`, `NoSpace`, `Io`.
+    fn clone_object(&self, published: &Key, to: &Key) -> Result<Option<Arc<dyn WriteAt>>> {
+        let _ = (published, to);
+        Ok(None)
+    }
+
     /// Opens a file of the stage again for reading and writing.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use std::sync::{Arc, MutexGuard};
 
 use super::{
     Entry, Fingerprint, HeldFile, Identity, Key, Lock, MemoryStore, PutMode, Space, Stage, Store,
+    transfer,
 };
 use crate::block::filter::{Power, Volatile};
 use crate::block::{ReadAt, WriteAt};
@@ -325,6 +326,13 @@ impl Stage for VolatileStore {
     fn open(&self, key: &Key) -> Result<Arc<dyn WriteAt>> {
         self.power.check()?;
         Stage::open(&self.live, key)
+    }
+    fn clone_object(&self, published: &Key, to: &Key) -> Result<Option<Arc<dyn WriteAt>>> {
+        self.power.check()?;
+        let from = Store::open(&self.live, published)?;
+        let file = self.create_file(to)?;
+        transfer::copy(from.as_ref(), file.as_ref())?;
+        Ok(Some(file))
     }
     fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {
         self.power.check()?;

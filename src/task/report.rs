@@ -13,6 +13,8 @@ pub enum TaskKind {
     Backup,
     /// Restore points are removed.
     Forget,
+    /// A layer takes over what layers below it hold.
+    Merge,
     /// The catalog is rebuilt from the sidecars.
     RebuildCatalog,
 }
@@ -24,6 +26,7 @@ impl TaskKind {
         match self {
             Self::Backup => "backup",
             Self::Forget => "forget",
+            Self::Merge => "merge",
             Self::RebuildCatalog => "rebuild-catalog",
         }
     }

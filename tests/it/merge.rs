@@ -10,11 +10,12 @@ use restorefs::block::page::PageBudget;
 use restorefs::error::ErrorKind;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Registry, Telling};
 use restorefs::jobs::merge::{MergeOptions, Merged, make_full, merge_vm};
+use restorefs::point::ProvedDisk;
 use restorefs::qcow2::Compression;
 use restorefs::repo::chains::Chains;
 use restorefs::repo::metadata::prove_chain;
 use restorefs::repo::sidecar::index::PointEntry;
-use restorefs::store::Key;
+use restorefs::store::{Key, PutMode};
 use restorefs::task::Monitor;
 use restorefs::types::{DiskName, PointName, VmName};
 
@@ -337,30 +338,70 @@ fn readers_of_a_merged_chain_notice_nothing_in_two_directories() {
     readers_of_a_merged_chain_notice_nothing(Places::TwoDirectories);
 }
 
-#[test]
-fn a_merge_that_meets_damage_leaves_everything_as_it_was() {
-    let world = World::new(64 << 20);
-    let sessions = Registry::resume(world.engine().clone()).unwrap();
-    let (points, _) = three(&world, &sessions);
+/// A chain of three layers with a flipped bit in the lowest one, which is hidden and shows through in the newest.
+fn damaged(world: &World, sessions: &Registry) -> (Vec<PointEntry>, String) {
+    let (points, _) = three(world, sessions);
     for n in [0, 1] {
-        forget(&sessions, &points[n].name);
+        forget(sessions, &points[n].name);
     }
-    let before = layer_files(&world);
-    // A byte of the first layer's data, which is hidden now, and shows through in cluster 1.
-    let slot = &points[0].disks[0].layer;
+    let slot = points[0].disks[0].layer.to_string();
+    // Layers lie among the committed objects; in memory they can be written there.
     let key = Key::parse(&format!("vms/web01/layers/{slot}.qcow2")).unwrap();
-    let file = world.stage().open(&key).unwrap();
-    let mut byte = [0];
-    file.read_at(CLUSTER as u64 + 5, &mut byte).unwrap();
-    file.write_at(CLUSTER as u64 + 5, &[byte[0] ^ 1]).unwrap();
+    let file = world.store().open(&key).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.size_bytes()).unwrap()];
+    file.read_at(0, &mut bytes).unwrap();
+    bytes[CLUSTER + 5] ^= 1;
+    world.store().put(&key, &bytes, PutMode::Replace).unwrap();
+    (points, slot)
+}
+
+fn try_merge(world: &World) -> restorefs::error::Result<Merged> {
     let owner = &world.engine().owner;
     let swap = |replacement: &_| owner.replace(replacement);
     let monitor = Monitor::default();
-    let error = merge_vm(owner.repository(), &vm(), &options(true), &swap, &monitor).unwrap_err();
+    merge_vm(owner.repository(), &vm(), &options(true), &swap, &monitor)
+}
+
+#[test]
+fn a_merge_that_meets_damage_leaves_everything_as_it_was() {
+    // Without clones, each cluster is copied, and proved on the way.
+    let world = World::over(Places::TwoMemories, 64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (_, slot) = damaged(&world, &sessions);
+    let before = layer_files(&world);
+    let error = try_merge(&world).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(error.report().contains(slot.as_str()), "{}", error.report());
+    assert!(error.report().contains(&slot), "{}", error.report());
     assert_eq!(layer_files(&world), before);
+    let owner = &world.engine().owner;
     assert_eq!(owner.vm_snapshot(&vm()).unwrap().index.points.len(), 1);
+}
+
+#[test]
+fn damage_that_is_cloned_unread_is_still_damage() {
+    let world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, _) = damaged(&world, &sessions);
+    match try_merge(&world) {
+        // The harmed layer was copied.
+        Err(e) => assert_eq!(e.kind(), ErrorKind::Corrupt),
+        // It was cloned: a reader that proves what it reads still tells.
+        Ok(_) => {
+            let owner = &world.engine().owner;
+            let repository = owner.repository();
+            let point = repository.point(&vm(), &points[2]).unwrap();
+            let disk = point.disk(&disk()).unwrap();
+            let pool = &world.engine().pool;
+            let id = owner.vm_snapshot(&vm()).unwrap().vm.vm_id;
+            let proved = ProvedDisk::open(repository, pool, &vm(), id, disk).unwrap();
+            let mut buf = vec![0; CLUSTER];
+            let error = proved
+                .reader()
+                .read(CLUSTER as u64, CLUSTER as u64, &mut buf)
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
+    }
 }
 
 #[test]

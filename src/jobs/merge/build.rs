@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::plan::{Interval, Reach};
-use super::source::{RegionView, SourceLayer, open_all, root_of};
+use super::source::{RegionView, SourceLayer, kept_clusters, open_all, root_of};
 use crate::block::page::PageBudget;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::layer::{Base, LayerDraft};
@@ -20,6 +20,7 @@ use crate::repo::layout::VmKeys;
 use crate::repo::leaves::Leaves;
 use crate::repo::replace::Replacement;
 use crate::repo::{Repository, Slot};
+use crate::store::HeldFile;
 use crate::task::{self, Monitor};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{GuestCluster, HostOffset, LayerId};
@@ -39,6 +40,8 @@ struct Buffers {
 struct Builder<'a> {
     draft: &'a LayerDraft,
     sources: &'a [SourceLayer],
+    /// The position of the layer whose file was cloned.
+    cloned: Option<usize>,
     method: CompressionType,
     size_bytes: u64,
     monitor: &'a Monitor,
@@ -52,8 +55,14 @@ struct Run {
     kind: Mapping,
 }
 
-/// Builds the layer that an interval becomes. The build is complete and durable, and is held by the returned
-/// value; [`crate::repo::Owner::replace`] swaps it in. Progress counts the bytes of copied clusters.
+/// A layer that is complete and durable, in a file that nobody else takes as long as this value lives.
+pub struct Build {
+    /// What it replaces.
+    pub replacement: Replacement,
+    _held: Box<dyn HeldFile>,
+}
+
+/// Builds the layer that an interval becomes; [`crate::repo::Owner::replace`] swaps it in. Progress counts the bytes of copied clusters.
 ///
 /// # Errors
 /// `Stale` when the chain has changed; `Corrupt` naming layer and offset when a cluster is not what was committed;
@@ -63,7 +72,7 @@ pub fn build(
     interval: &Interval,
     budget: &Arc<PageBudget>,
     monitor: &Monitor,
-) -> Result<Replacement> {
+) -> Result<Build> {
     let (vm, vm_id) = (&interval.vm, interval.vm_id);
     let sources = open_all(repository, vm, &interval.layers)?;
     let (Some(top), Some(bottom)) = (sources.first(), sources.last()) else {
@@ -95,8 +104,19 @@ pub fn build(
         },
     };
     let size_bytes = options.size_bytes;
-    let draft = LayerDraft::create_build(repository, vm, &top.slot, options, base, budget)?;
-    let key = VmKeys::new(vm)?.build(&top.slot, layer)?;
+    let keys = VmKeys::new(vm)?;
+    let key = keys.build(&top.slot, layer)?;
+    let cloned = match worth_cloning(&sources, method)? {
+        Some((position, source)) => {
+            let file = repository
+                .stage()
+                .clone_object(&keys.layer(&source.slot)?, &key)?;
+            file.map(|file| (position, file))
+        }
+        None => None,
+    };
+    let (cloned, file) = cloned.unzip();
+    let draft = LayerDraft::create_build(repository, vm, &top.slot, file, options, base, budget)?;
     let built = repository.stage().hold_file(&key).and_then(|held| {
         let held = held.ok_or_else(|| {
             Error::new(
@@ -107,6 +127,7 @@ pub fn build(
         let builder = Builder {
             draft: &draft,
             sources: &sources,
+            cloned,
             method,
             size_bytes,
             monitor,
@@ -139,7 +160,7 @@ pub fn build(
         Reach::Merge => sources.len(),
         Reach::Full => 1,
     };
-    Ok(Replacement {
+    let replacement = Replacement {
         vm: vm.clone(),
         interval: sources
             .iter()
@@ -153,8 +174,28 @@ pub fn build(
             .collect(),
         below,
         layer,
-        held,
+    };
+    Ok(Build {
+        replacement,
+        _held: held,
     })
+}
+
+/// The layer whose file is worth cloning: the one that holds most of what stays, unless a third of the new file would be
+/// holes of what does not. A clone keeps its compressed clusters, so it must have the new layer's method.
+fn worth_cloning(
+    sources: &[SourceLayer],
+    method: CompressionType,
+) -> Result<Option<(usize, &SourceLayer)>> {
+    let kept = kept_clusters(sources)?;
+    let largest = kept.iter().zip(sources).enumerate();
+    let largest = largest.max_by_key(|(_, (kept, _))| **kept);
+    Ok(largest
+        .filter(|(_, (kept, source))| {
+            let file_clusters = source.image.file_bytes() / CLUSTER_BYTES;
+            source.image.compression() == method && **kept * 3 >= file_clusters * 2
+        })
+        .map(|(position, (_, source))| (position, source)))
 }
 
 impl Builder<'_> {
@@ -236,6 +277,9 @@ impl Builder<'_> {
             .run
             .get_mut(..usize_from_u64(length))
             .ok_or_else(|| Error::invalid("a run is longer than its buffer"))?;
+        if self.cloned == Some(run.source) {
+            return self.take_over(first, run, &buffers.page);
+        }
         match run.kind {
             Mapping::Data(host) => source.image.read_data(host, bytes)?,
             Mapping::Zero { .. } => bytes.fill(0),
@@ -258,16 +302,31 @@ impl Builder<'_> {
                 }
             }
             Mapping::Unallocated | Mapping::Subclusters { .. } => {
-                return Err(Error::corrupt(
-                    "a layer does not hold a cluster of which it has sums",
-                    "data, zeroes or a compressed cluster",
-                    "none",
-                )
-                .at_offset(at));
+                return Err(unheld().at_offset(at));
             }
         }
         self.draft
             .write(first, bytes.get(..inside).unwrap_or_default(), &())
+    }
+
+    /// Takes over clusters that lie in the cloned file.
+    fn take_over(&self, first: GuestCluster, run: &Run, page: &[u8]) -> Result<()> {
+        for n in 0..run.count {
+            let held = match run.kind {
+                Mapping::Data(host) => {
+                    Mapping::Data(HostOffset(host.0 + u64_from_usize(n) * CLUSTER_BYTES))
+                }
+                Mapping::Unallocated | Mapping::Subclusters { .. } => {
+                    return Err(unheld().at_offset(first.0 * CLUSTER_BYTES));
+                }
+                Mapping::Zero { .. } => Mapping::Zero { host: None },
+                Mapping::Compressed(place) => Mapping::Compressed(place),
+            };
+            let cluster = GuestCluster(first.0 + u64_from_usize(n));
+            self.draft
+                .take_over(cluster, held, &leaf_at(page, run.first + n))?;
+        }
+        Ok(())
     }
 
     fn name(&self, run: &Run, error: Error) -> Error {
@@ -300,6 +359,14 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+fn unheld() -> Error {
+    Error::corrupt(
+        "a layer does not hold a cluster of which it has sums",
+        "data, zeroes or a compressed cluster",
+        "none",
+    )
 }
 
 impl Run {

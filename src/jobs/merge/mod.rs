@@ -13,6 +13,6 @@ mod plan;
 mod source;
 mod work;
 
-pub use build::build;
+pub use build::{Build, build};
 pub use plan::{Gain, Interval, Reach, best};
 pub use work::{MergeOptions, Merged, Swap, make_full, merge_vm};

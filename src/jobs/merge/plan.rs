@@ -6,10 +6,9 @@
 //! freed is at least half of written, the best ratio first: then a year of merging writes at most twice what was
 //! ingested. A caller that wants the space back at any price takes every interval.
 
-use super::source::{RegionView, SourceLayer, open_all};
+use super::source::{SourceLayer, kept_clusters, open_all};
 use crate::error::Result;
 use crate::repo::chains::Chains;
-use crate::repo::content::Region;
 use crate::repo::{Repository, Slot};
 use crate::types::{VmId, VmName};
 
@@ -136,20 +135,7 @@ fn weigh(chains: &Chains, run: &[SourceLayer]) -> Result<Vec<(Vec<Slot>, Gain)>>
 
 /// What merging these layers gains. A cluster is taken to be as large as those of its layer are on average.
 fn gain(chains: &Chains, sources: &[SourceLayer]) -> Result<(Vec<Slot>, Gain)> {
-    let mut regions: Vec<Region> = sources
-        .iter()
-        .flat_map(|source| source.sums.touched().map(|(region, _)| region))
-        .collect();
-    regions.sort_unstable();
-    regions.dedup();
-    let mut kept = vec![0_u64; sources.len()];
-    for region in regions {
-        if let Some(view) = RegionView::of(sources, region)? {
-            for (kept, more) in kept.iter_mut().zip(view.count(sources.len())) {
-                *kept += more;
-            }
-        }
-    }
+    let kept = kept_clusters(sources)?;
     let (mut present, mut written) = (0_u64, 0_u64);
     for (source, kept) in sources.iter().zip(kept) {
         let Some(layer) = chains.get(&source.slot) else {

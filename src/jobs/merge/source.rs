@@ -80,17 +80,6 @@ impl RegionView {
         Ok(is_held.then_some(Self { holder, touched }))
     }
 
-    /// The number of clusters that each of `layers` layers holds topmost.
-    pub(super) fn count(&self, layers: usize) -> Vec<u64> {
-        let mut counts = vec![0; layers];
-        for position in self.holder.iter().flatten() {
-            if let Some(count) = counts.get_mut(*position) {
-                *count += 1;
-            }
-        }
-        counts
-    }
-
     /// Writes the leaves of held clusters into a page.
     pub(super) fn spread(&self, page: &mut [u8]) {
         for (position, touched) in self.touched.iter().enumerate() {
@@ -101,6 +90,30 @@ impl RegionView {
             }
         }
     }
+}
+
+/// The clusters of each layer that stay when layers, top first, become one.
+///
+/// # Errors
+/// `Corrupt` (the sums), `Io`.
+pub(super) fn kept_clusters(sources: &[SourceLayer]) -> Result<Vec<u64>> {
+    let mut regions: Vec<Region> = sources
+        .iter()
+        .flat_map(|source| source.sums.touched().map(|(region, _)| region))
+        .collect();
+    regions.sort_unstable();
+    regions.dedup();
+    let mut kept = vec![0; sources.len()];
+    for region in regions {
+        if let Some(view) = RegionView::of(sources, region)? {
+            for position in view.holder.iter().flatten() {
+                if let Some(kept) = kept.get_mut(*position) {
+                    *kept += 1;
+                }
+            }
+        }
+    }
+    Ok(kept)
 }
 
 /// Opens the layers of these slots, top first, and checks that each is the backing layer of the one above it.

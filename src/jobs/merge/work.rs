@@ -145,8 +145,9 @@ fn replace(
     swap: Swap<'_>,
     monitor: &Monitor,
 ) -> Result<u64> {
-    let replacement = build(repository, interval, &options.budget, monitor)?;
-    let swapped = swap(&replacement);
+    let built = build(repository, interval, &options.budget, monitor)?;
+    let replacement = &built.replacement;
+    let swapped = swap(replacement);
     if let Err(e) = swapped {
         if let Err(left) = replacement.discard(repository) {
             tracing::warn!(vm = %interval.vm, error = %left.report(), "a build that came too late is left over until the repository is next opened");

@@ -13,10 +13,10 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use super::detach::detach;
+use super::order::Order;
 use super::place::{MapDir, MapId};
-use super::process::Order;
 use super::record::{DISKS_MAX, RecordDisk};
-use super::release::detach;
 use crate::error::{Error, ErrorKind, Problem, Result, ResultExt};
 use crate::sys::loop_device::{self, Setup};
 use crate::types::DiskName;

@@ -22,7 +22,9 @@
 //! removes its directory and ends. Two processes can unmap the same map at once: each step accepts
 //! that it was already done.
 
+mod detach;
 pub mod device_helper;
+mod order;
 mod place;
 mod process;
 mod record;
@@ -30,8 +32,9 @@ mod release;
 pub mod rule;
 mod survey;
 
+pub use order::Order;
 pub use place::{MapDir, MapId};
-pub use process::{Order, run};
+pub use process::run;
 pub use record::Record;
 pub use release::release;
 pub use survey::{MappedDevice, Mapping, Stale, State, survey};

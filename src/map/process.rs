@@ -3,7 +3,6 @@
 //! why.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::device_helper;
+use super::order::Order;
 use super::place::{MapDir, MapId, file_name};
 use super::record::{DISKS_MAX, NewRecord, Record};
 use super::release::{abandon, release_own};
@@ -29,21 +29,6 @@ use crate::types::DiskName;
 
 /// The interval at which the process polls for a signal.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// The request for a map.
-#[derive(Debug)]
-pub struct Order {
-    /// The new map.
-    pub id: MapId,
-    /// The point.
-    pub selector: Selector,
-    /// One disk of it, or all.
-    pub disk: Option<DiskName>,
-    /// The directory for scratch files, for writable devices.
-    pub scratch: Option<PathBuf>,
-    /// Whether partitions get devices too.
-    pub partitions: bool,
-}
 
 /// A disk whose layers stay open.
 struct HeldDisk {

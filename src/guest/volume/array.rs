@@ -1,9 +1,4 @@
 //! md arrays: a mirror is read from a current half; arrays of other levels are only named.
-//!
-//! # Why
-//! A half that dropped out of a mirror keeps its old filesystem, and with metadata at its end (0.90, 1.0) it
-//! looks like any other partition. Its content is older than the guest's view, so it must not be presented as
-//! current.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -13,7 +8,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::scan::{DEPTH_MAX, ScannedDevice, Scanner};
+use super::device::{DEPTH_MAX, ScannedDevice};
+use super::half::{Half, judge, named};
+use super::scan::Scanner;
 use super::{Alias, Known, Origin};
 use crate::block::run::RunMap;
 use crate::guest::md::Superblock;
@@ -21,71 +18,6 @@ use crate::guest::probe::{Class, Content};
 
 /// The level of a mirror.
 const MIRROR: u32 = 1;
-
-/// A device with a superblock.
-pub(super) struct Half {
-    /// Its position among the volumes.
-    volume: usize,
-    path: String,
-    map: Arc<RunMap<usize>>,
-    depth: u32,
-    superblock: Superblock,
-}
-
-/// Which halves of a mirror are usable.
-#[derive(Debug, PartialEq, Eq)]
-struct Verdict {
-    /// The half that is read.
-    carrier: Option<usize>,
-    /// For each half: why it is not current, or `None`.
-    stale: Vec<Option<String>>,
-}
-
-fn named(half: &Half) -> String {
-    format!("{} (events {})", half.path, half.superblock.events)
-}
-
-/// Why a half is not current, according to the others and itself.
-fn fault(half: &Half, halves: &[Half]) -> Option<String> {
-    let own = &half.superblock;
-    if !own.is_complete {
-        return Some("by its own account it does not hold all data".to_owned());
-    }
-    let others = || halves.iter().filter(|other| other.path != half.path);
-    // A difference of one event is an array that was in use when it was captured (Linux, super_1_validate).
-    let newer = others()
-        .filter(|other| other.superblock.events > own.events.saturating_add(1))
-        .max_by_key(|other| other.superblock.events);
-    if let Some(newer) = newer {
-        let (events, newer) = (own.events, named(newer));
-        return Some(format!(
-            "it has missed writes: its events are {events}, {newer} is newer"
-        ));
-    }
-    let doubter = others().find(|other| {
-        other.superblock.events >= own.events && !other.superblock.trusts(own.number)
-    });
-    if let Some(doubter) = doubter {
-        return Some(format!("{} has it as failed or removed", named(doubter)));
-    }
-    let twin = others().find(|other| {
-        other.superblock.number == own.number && other.superblock.events == own.events
-    });
-    twin.map(|twin| format!("{} is a copy of it, and neither is newer", named(twin)))
-}
-
-fn judge(halves: &[Half]) -> Verdict {
-    let stale: Vec<Option<String>> = halves.iter().map(|half| fault(half, halves)).collect();
-    let mut carrier: Option<usize> = None;
-    for (n, (half, fault)) in halves.iter().zip(&stale).enumerate() {
-        let best = carrier.and_then(|at| halves.get(at));
-        let is_better = best.is_none_or(|best| half.superblock.events > best.superblock.events);
-        if fault.is_none() && is_better {
-            carrier = Some(n);
-        }
-    }
-    Verdict { carrier, stale }
-}
 
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;

@@ -1,4 +1,4 @@
-//! LVM across all disks of a point: gathers physical volumes, and assembles groups as they become complete.
+//! LVM across all disks of a point: assembles groups as they become complete.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -8,122 +8,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::physical::{Choice, Chosen, Physical};
-use super::scan::{DEPTH_MAX, ScannedDevice, Scanner};
+use super::device::{DEPTH_MAX, ScannedDevice};
+use super::physical::Chosen;
+use super::scan::Scanner;
 use super::{Alias, Known, Origin};
-use crate::block::ReadAt;
 use crate::block::run::RunMap;
-use crate::error::{Error, ErrorKind, Result};
-use crate::guest::lvm::{
-    Budget, Devices, Group, Groups, Label, Logical, Resolver, Version, load_texts,
-};
+use crate::error::ErrorKind;
+use crate::guest::lvm::{Budget, Devices, Group, Logical, Resolver};
 use crate::guest::remark::Remarks;
-
-/// LIMIT: bytes of all groups' texts together (our limit; a group of a thousand volumes on ten devices has 10
-/// MiB of them).
-const TEXT_BYTES_MAX: usize = 64 << 20;
-
-/// The physical volumes found so far.
-#[derive(Default)]
-pub(super) struct Physicals {
-    groups: Groups,
-    found: Vec<Physical>,
-    /// Bytes of text parsed so far.
-    text_bytes: usize,
-}
 
 /// Where the volumes of a group are added.
 struct GroupDirectory<'a> {
     dir: &'a str,
     depth: u32,
     is_left_over: bool,
-}
-
-impl Physicals {
-    /// Adds a device with a label.
-    pub(super) fn add(
-        &mut self,
-        volume: usize,
-        device: &ScannedDevice,
-        label: &Label,
-        reader: &Arc<dyn ReadAt>,
-        notes: &mut Remarks,
-    ) {
-        let mut found = Physical {
-            volume,
-            path: device.path.clone(),
-            id: label.id.clone(),
-            map: Arc::clone(&device.map),
-            depth: device.depth,
-            is_left_over: device.is_left_over,
-            version: None,
-            damage: None,
-        };
-        // A physical volume inside a logical volume is not a device for the machine that owns that volume
-        // (lvm.conf: scan_lvs), so it does not count as a copy.
-        let is_inner = self
-            .found
-            .iter()
-            .any(|other| other.id == found.id && other.depth < found.depth);
-        for text in load_texts(reader, label) {
-            if is_inner {
-                break;
-            }
-            let added = text.and_then(|text| text.map(|text| self.text(&text)).transpose());
-            match added {
-                Ok(version) => found.version = found.version.max(version),
-                Err(error) => {
-                    let report = error.report();
-                    notes.push(format!("{}: LVM metadata: {report}", found.path));
-                    found.damage = Some(report);
-                }
-            }
-        }
-        self.found.push(found);
-    }
-
-    /// Adds the text of a group; returns its version.
-    fn text(&mut self, text: &[u8]) -> Result<Version> {
-        self.text_bytes = self.text_bytes.saturating_add(text.len());
-        if self.text_bytes > TEXT_BYTES_MAX {
-            let what = format!("more than {TEXT_BYTES_MAX} bytes of LVM metadata");
-            return Err(Error::new(ErrorKind::LimitExceeded, what));
-        }
-        self.groups.add(text)
-    }
-
-    /// The role of a physical volume in its group.
-    fn role(
-        &self,
-        found: &Physical,
-        choice: Option<&Choice>,
-        owners: &BTreeMap<&str, &str>,
-    ) -> Known {
-        match choice {
-            Some(Choice::One(path)) if *path != found.path => {
-                return Known::Member(format!("LVM; it is a copy of {path}, which is used"));
-            }
-            Some(Choice::Undecided(why)) => return Known::Member(format!("LVM; {why}")),
-            _ => {}
-        }
-        if let Some(group) = owners.get(found.id.as_str()) {
-            return Known::Member(format!("LVM group {group}"));
-        }
-        let own = found
-            .version
-            .as_ref()
-            .and_then(|version| self.groups.get(&version.group));
-        match (own, &found.damage) {
-            (Some(group), _) => {
-                let name = &group.name;
-                Known::Member(format!(
-                    "LVM; it was in the group {name}, which has removed it"
-                ))
-            }
-            (None, Some(damage)) => Known::Damaged(damage.clone()),
-            (None, None) => Known::Member("LVM; in no group".to_owned()),
-        }
-    }
 }
 
 /// An identifier without hyphens, as in device-mapper.
@@ -150,9 +48,9 @@ impl Scanner<'_> {
         // LIMIT: the loop ends, because each round takes at least one group, and volumes that are nested too
         // deep yield no more.
         loop {
-            chosen.settle(&self.physicals.found, &mut self.notes);
+            chosen.settle(&self.inventory.found, &mut self.notes);
             let waiting: Vec<Group> = self
-                .physicals
+                .inventory
                 .groups
                 .iter()
                 .filter(|group| !done.contains(&group.id))
@@ -173,14 +71,14 @@ impl Scanner<'_> {
             }
         }
         let mut owners = BTreeMap::new();
-        for group in self.physicals.groups.iter() {
+        for group in self.inventory.groups.iter() {
             for pv in &group.physical {
                 owners.entry(pv.id.as_str()).or_insert(group.name.as_str());
             }
         }
-        for found in &self.physicals.found {
+        for found in &self.inventory.found {
             let choice = chosen.choices.get(&found.id);
-            let role = self.physicals.role(found, choice, &owners);
+            let role = self.inventory.role(found, choice, &owners);
             if let Some(volume) = self.volumes.get_mut(found.volume) {
                 volume.known = role;
             }
@@ -225,7 +123,7 @@ impl Scanner<'_> {
                 Some(Ok(_)) => {}
             }
         }
-        for found in &self.physicals.found {
+        for found in &self.inventory.found {
             let is_used = chosen.is_used(found);
             if let Some(version) = found.version.as_ref().filter(|_| is_used)
                 && version.group == group.id
@@ -237,7 +135,7 @@ impl Scanner<'_> {
                 ));
             }
         }
-        let parts = self.physicals.found.iter().filter(|found| {
+        let parts = self.inventory.found.iter().filter(|found| {
             let is_of = group.physical.iter().any(|pv| pv.id == found.id);
             is_of && chosen.is_used(found)
         });

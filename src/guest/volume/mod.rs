@@ -11,6 +11,9 @@
 
 mod array;
 mod btrfs;
+mod device;
+mod half;
+mod inventory;
 mod logical;
 mod name;
 mod physical;

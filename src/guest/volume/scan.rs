@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
-use super::array::Half;
-use super::logical::Physicals;
+use super::device::{DEPTH_MAX, ScannedDevice};
+use super::half::Half;
+use super::inventory::Inventory;
 use super::name::Names;
 use super::{Alias, Known, Origin, Scan, Volume, btrfs, reader};
 use crate::block::ReadAt;
@@ -20,29 +21,8 @@ use crate::guest::partition::{self, Kind, Partition, Table, TableKind};
 use crate::guest::probe::{Class, Content, probe};
 use crate::guest::remark::Remarks;
 
-/// LIMIT: nested volumes (our limit): a table in a volume of a group on a partition has depth 3.
-pub(super) const DEPTH_MAX: u32 = 4;
 /// LIMIT: volumes of a point (our limit).
 const VOLUMES_MAX: usize = 1000;
-
-/// A device that may contain a table, a filesystem, or a part of another volume.
-#[derive(Clone)]
-pub(super) struct ScannedDevice {
-    pub(super) path: String,
-    pub(super) origin: Origin,
-    pub(super) map: Arc<RunMap<usize>>,
-    /// Number of tables and groups below it.
-    pub(super) depth: u32,
-    pub(super) type_name: Option<String>,
-    pub(super) part_label: Option<String>,
-    pub(super) part_uuid: Option<String>,
-    pub(super) alias: Alias,
-    pub(super) damage: Option<String>,
-    /// Sector size in bytes of the table that contains it.
-    pub(super) sector_bytes: Option<u64>,
-    /// Whether only a left-over table lists it, or a device below it.
-    pub(super) is_left_over: bool,
-}
 
 /// A scan in progress.
 pub(super) struct Scanner<'a> {
@@ -50,7 +30,7 @@ pub(super) struct Scanner<'a> {
     pub(super) names: Names,
     pub(super) volumes: Vec<Volume>,
     pub(super) notes: Remarks,
-    pub(super) physicals: Physicals,
+    pub(super) inventory: Inventory,
     /// Devices of md arrays that are not assembled yet.
     pub(super) halves: Vec<Half>,
     /// Number of volumes at the first read error.
@@ -71,7 +51,7 @@ pub fn scan_point(disks: &[(String, Arc<dyn ReadAt>)]) -> Scan {
         names: Names::default(),
         volumes: Vec::new(),
         notes: Remarks::default(),
-        physicals: Physicals::default(),
+        inventory: Inventory::default(),
         halves: Vec::new(),
         settled: None,
         is_full: false,
@@ -341,7 +321,7 @@ impl Scanner<'_> {
             Ok(None) => return false,
             Ok(Some(label)) => {
                 let found = self.volumes.len();
-                self.physicals
+                self.inventory
                     .add(found, device, &label, reader, &mut self.notes);
                 (Known::Member("LVM".to_owned()), Some(label.id))
             }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use fs_btrfs::chunk::{ChunkProfile, DiskKey};
 
-use super::data;
+use super::decode::{PACKED_BYTES_MAX, decode};
 use super::pool::Pool;
 use crate::block::run::{Run, RunMap, Target};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,8 +28,6 @@ use crate::types::width::u64_from_usize;
 
 /// LIMIT: extents of one file (our limit: about 500 MB of memory; compressed, that many hold 1 TiB).
 const EXTENTS_MAX: usize = 8 << 20;
-/// LIMIT: bytes of a compressed extent, on the volume and decoded (Linux: `BTRFS_MAX_COMPRESSED`, `BTRFS_MAX_UNCOMPRESSED`).
-pub(super) const PACKED_BYTES_MAX: u64 = 128 << 10;
 /// Type of extent items.
 const EXTENT_DATA: u8 = 108;
 
@@ -98,7 +96,7 @@ fn parse(ino: u64, start: u64, item: &[u8], sector: u64) -> Result<Option<Extent
         let bytes: Arc<[u8]> = if method == 0 {
             raw.into()
         } else {
-            data::decode(method, raw, decoded, sector)?.into()
+            decode(method, raw, decoded, sector)?.into()
         };
         return Ok((!bytes.is_empty()).then(|| Extent {
             start,

@@ -9,7 +9,9 @@
 
 mod attribute;
 mod data;
+mod decode;
 mod extent;
+mod failure;
 mod pool;
 mod subvolume;
 mod superblock;

@@ -19,11 +19,12 @@ use fs_btrfs::chunk::{self, ChunkMap, DiskKey};
 use fs_btrfs::superblock::Superblock;
 use fs_core::BlockRead;
 
+use super::failure::{guard, translate};
 use super::superblock;
 use crate::block::{ReadAt, Weighted};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::guest::cache::PageCache;
-use crate::guest::device::{self, VolumeBytes, device_error};
+use crate::guest::device::VolumeBytes;
 use crate::types::width::{usize_from_u32, usize_from_u64};
 
 /// LIMIT: bytes of the volume cached per open filesystem, over all devices; and of tree nodes.
@@ -34,40 +35,6 @@ const DEVICES_MAX: usize = 1024;
 /// Number of commits by which a device may lag behind the newest one when devices were captured one after
 /// another.
 const BEHIND_MAX: u64 = 1;
-
-/// Runs a call into the crate.
-pub(super) fn guard<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
-    device::guard("btrfs", call)
-}
-
-/// Translates the crate's error: damage, unsupported features and read errors stay distinct.
-pub(super) fn translate(error: fs_btrfs::Error) -> Error {
-    use fs_btrfs::Error as Btrfs;
-    match error {
-        Btrfs::Io(text) => device_error(&text),
-        Btrfs::UnsupportedFeature(what) | Btrfs::UnsupportedProfile(what) => {
-            Error::unsupported(format!("btrfs: {what}"))
-        }
-        Btrfs::UnsupportedChecksum(kind) => {
-            Error::unsupported(format!("btrfs: checksums of type {kind}"))
-        }
-        Btrfs::ChecksumMismatch { what, offset } => {
-            Error::corrupt(format!("btrfs: the {what}"), "its checksum", "another")
-                .at_offset(offset)
-        }
-        Btrfs::BlockIdentityMismatch {
-            what,
-            expected,
-            found,
-        } => Error::corrupt(format!("btrfs: the {what}"), expected, found),
-        // The crate reports "malformed superblock" for any malformed structure; the text behind it names the
-        // structure.
-        Btrfs::BadSuperblock(what) | Btrfs::BadChunkItem(what) => {
-            Error::new(ErrorKind::Corrupt, format!("btrfs: {what}"))
-        }
-        other => Error::new(ErrorKind::Corrupt, format!("btrfs: {other}")),
-    }
-}
 
 /// The devices of a filesystem.
 pub(super) struct Pool {

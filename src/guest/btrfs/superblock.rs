@@ -14,7 +14,7 @@
 use fs_btrfs::superblock::{ChecksumType, SUPER_OFFSETS, Superblock};
 use fs_core::BlockRead;
 
-use super::pool::{guard, translate};
+use super::failure::{guard, translate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::bytes::{le16, le64};
 use crate::guest::device::{VolumeBytes, device_error};

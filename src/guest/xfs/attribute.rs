@@ -11,7 +11,7 @@ use fs_xfs::inode::{Format, Inode, Timestamp};
 use fs_xfs::{Filesystem, extent};
 
 use super::Node;
-use super::device::translate;
+use super::failure::translate;
 use super::run::{Fork, extents};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::bytes::{be16, be32};

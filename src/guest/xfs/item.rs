@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use fs_core::BlockRead;
 use fs_xfs::{Superblock, log::LogState};
 
-use super::device::{guard, translate};
+use super::failure::{guard, translate};
 use super::log::{
     self, BLOCK_BYTES, COMMIT, CONTINUED, ENDED, INODE_ITEM, Operation, Record, START, UNMOUNT,
     Walk,

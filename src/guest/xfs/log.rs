@@ -15,7 +15,7 @@
 use fs_core::BlockRead;
 use fs_xfs::{Superblock, log};
 
-use super::device::{guard, translate};
+use super::failure::{guard, translate};
 use crate::error::Result;
 use crate::guest::bytes::{array, be32, le32};
 use crate::types::width::{u64_from_usize, usize_from_u32};

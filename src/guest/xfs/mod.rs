@@ -15,6 +15,7 @@
 mod attribute;
 mod device;
 mod device_number;
+mod failure;
 mod group;
 mod item;
 mod log;
@@ -33,7 +34,8 @@ use super::fs::{Attributes, Entry, FileType, FsInfo, GuestFs, GuestIno, Xattr};
 use crate::block::run::RunMap;
 use crate::block::{ReadAt, Weighted};
 use crate::error::{Error, ErrorKind, Result};
-use device::{Mounted, guard, translate};
+use device::Mounted;
+use failure::{guard, translate};
 use run::Fork;
 
 /// LIMIT: bytes of the volume cached per open filesystem.

@@ -19,7 +19,7 @@ use fs_xfs::inode::Format;
 use fs_xfs::{Filesystem, Superblock, bmbt};
 
 use super::Node;
-use super::device::{guard, translate};
+use super::failure::{guard, translate};
 use crate::block::run::{Run, RunMap, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u32};

@@ -5,7 +5,7 @@
     clippy::as_conversions
 )]
 
-use super::source::{Found, Hints, all, missing};
+use super::lookup::{Found, Hints, all, missing};
 use super::{Class, Refusal, VolumeFacts};
 use crate::guest::volume::Origin;
 

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 
-use super::source::Found;
+use super::lookup::Found;
 use super::{Class, Refusal, VolumeFacts};
 use crate::guest::volume::Origin;
 

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::filesystem::Filesystems;
 use super::fstab::Entry;
 use super::kind::{Kind, kind};
-use super::source::{Found, Hints, find};
+use super::lookup::{Found, Hints};
+use super::source::find;
 use super::tree::Tree;
 use super::{
     Class, FileLocation, MountAt, Obstacle, Open, Refusal, Unjoined, VolumeFacts, hardware, shown,

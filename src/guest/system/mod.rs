@@ -19,6 +19,7 @@ mod hardware;
 mod join;
 mod kind;
 mod label;
+mod lookup;
 mod os_release;
 mod ostree;
 mod plan;

@@ -62,7 +62,7 @@ pub(super) fn deployments(
             if place.file_type != FileType::Directory || found.len() >= DEPLOYMENTS_MAX {
                 continue;
             }
-            if super::root::is_system(&Tree::new(open, place.place)) {
+            if Tree::new(open, place.place).is_system() {
                 found.push(Deployment {
                     root: place.place,
                     mounts: mounts(&tree, open, place.place, &[&dir[..], b"/var"].concat()),

@@ -13,7 +13,7 @@ use super::join::Joiner;
 use super::kind::{Kind, kind};
 use super::label::Labels;
 use super::os_release::{self, OsRelease};
-use super::root::{Root, fstab_text, is_system, roots};
+use super::root::{Root, fstab_text, roots};
 use super::source::is_kernel_name;
 use super::tree::Tree;
 use super::{
@@ -95,7 +95,7 @@ fn told_root(
         joiner.root(entry, Some(place.volume))
     };
     match told {
-        Ok(told) if is_system(&Tree::new(joiner.tree.open(), told)) => Some(told),
+        Ok(root) if Tree::new(joiner.tree.open(), root).is_system() => Some(root),
         // The named volume cannot be found (a renamed disk), but the found one looks like a system.
         _ => Some(place),
     }

@@ -31,20 +31,6 @@ pub(super) struct Root {
     pub(super) is_certain: bool,
 }
 
-/// Whether the tree below looks like that of a system.
-pub(super) fn is_system(tree: &Tree<'_>) -> bool {
-    tree.is(b"/etc", FileType::Directory)
-        && [
-            &b"/etc/fstab"[..],
-            b"/etc/os-release",
-            b"/usr/lib/os-release",
-            // On NixOS the other files are links into a store, which may be on another filesystem.
-            b"/etc/NIXOS",
-        ]
-        .iter()
-        .any(|path| tree.is(path, FileType::Regular))
-}
-
 /// All directories that may be mounted at `/nix`: they contain a store.
 fn stores<'a>(filesystems: &'a Filesystems<'_>) -> impl Iterator<Item = FileLocation> + 'a {
     (0..filesystems.volumes.len()).flat_map(|volume| {
@@ -170,7 +156,7 @@ pub(super) fn roots(
         mounts: Vec::new(),
         is_certain: false,
     };
-    let found = |place: &FileLocation| is_system(&Tree::new(open, *place));
+    let found = |place: &FileLocation| Tree::new(open, *place).is_system();
     let mut roots: Vec<Root> = Vec::new();
     // The subvolume of the newest boot entry.
     let uuid = fs.info().uuid.as_deref();

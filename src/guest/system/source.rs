@@ -5,32 +5,11 @@
     clippy::as_conversions
 )]
 
-use std::collections::BTreeSet;
-
 use super::array::{arrays_named, arrays_with_id, by_array, is_array, part_of};
 use super::hardware;
+use super::lookup::{Found, Hints, all, missing};
 use super::{Class, Obstacle, Refusal, VolumeFacts};
 use crate::guest::volume::Origin;
-
-/// The volumes to which a source may refer, with a note when that is inferred; or why there are none.
-pub(super) type Found = Result<(Vec<usize>, Option<String>), Refusal>;
-
-/// Facts of an entry, besides its source, that help to find its volume.
-#[derive(Default)]
-pub(super) struct Hints<'a> {
-    /// Type of the filesystem.
-    pub(super) fs_type: &'a str,
-    /// The names that `/etc/crypttab` opens, each with its device.
-    pub(super) mapped: &'a [(String, String)],
-    /// Devices of arrays in `mdadm.conf`, each with the UUID or name of its array.
-    pub(super) arrays: &'a [(String, String)],
-    /// Volumes of other entries.
-    pub(super) taken: BTreeSet<usize>,
-}
-
-pub(super) fn missing(reason: impl Into<String>) -> Refusal {
-    Refusal::new(Class::Missing, reason)
-}
 
 /// Decodes udev's `\x20`.
 fn unhexed(text: &str) -> String {
@@ -125,15 +104,6 @@ pub(super) fn is_kernel_name(source: &str) -> bool {
     source
         .strip_prefix("/dev/")
         .is_some_and(|name| disk_name(name).is_some())
-}
-
-pub(super) fn all(volumes: &[VolumeFacts], wanted: impl Fn(&VolumeFacts) -> bool) -> Vec<usize> {
-    volumes
-        .iter()
-        .enumerate()
-        .filter(|(_, facts)| wanted(facts))
-        .map(|(at, _)| at)
-        .collect()
 }
 
 fn is(field: Option<&String>, value: &str) -> bool {

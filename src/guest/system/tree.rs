@@ -139,6 +139,20 @@ impl<'a> Tree<'a> {
             .is_ok_and(|found| found.file_type == file_type)
     }
 
+    /// Whether it looks like the tree of a system.
+    pub(super) fn is_system(&self) -> bool {
+        self.is(b"/etc", FileType::Directory)
+            && [
+                &b"/etc/fstab"[..],
+                b"/etc/os-release",
+                b"/usr/lib/os-release",
+                // On NixOS the other files are links into a store, which may be on another filesystem.
+                b"/etc/NIXOS",
+            ]
+            .iter()
+            .any(|path| self.is(path, FileType::Regular))
+    }
+
     /// The names in a directory, sorted; their number is bounded.
     pub(super) fn names(&self, path: &[u8]) -> Vec<Vec<u8>> {
         let list = || -> Result<Vec<Vec<u8>>> {

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::snapshot::PointView;
-use super::volume::{VolumeNode, Volumes};
+use super::volume::Volumes;
+use super::volume_node::VolumeNode;
 use crate::error::{Error, Result};
 use crate::guest::fs::{Attributes, FsInfo, Trouble, VolumeState};
 use crate::guest::volume::{Known, Volume};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::volume::VolumeNode;
+use super::volume_node::VolumeNode;
 use crate::guest::fs::GuestIno;
 use crate::guest::system::{
     FileLocation, Files as Plan, MountAt, System as PlannedSystem, Unjoined,

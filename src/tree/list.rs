@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use super::Tree;
 use super::attribute::Found;
+use super::entry::{COOKIE_FIRST, DirEntry, Each, offer};
 use super::files;
 use super::inode::{self, Ino, low};
-use super::node::{GuestNode, Node, no_directory};
-use super::session;
+use super::node::{GuestNode, Node};
+use super::refusal::no_directory;
+use super::session_node::SUFFIX;
 use super::snapshot::PointView;
 use super::volume::Name;
 use crate::error::Result;
@@ -19,52 +21,8 @@ use crate::guest::fs::FileType;
 use crate::ingest::Session;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
-/// Smaller cookies are the caller's own (`.` and `..`).
-pub(super) const COOKIE_FIRST: u64 = 16;
 /// Names of a point that precede its file trees.
 const COOKIES_OWN: u64 = 5;
-
-/// One name of a directory, without `.` and `..`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirEntry<'a> {
-    /// The name: bytes, never empty, without `/` and NUL.
-    pub name: &'a [u8],
-    /// Inode number, even when its attributes are unavailable.
-    pub ino: Ino,
-    /// The node; `None` when it is damaged, and a lookup then returns the error.
-    pub found: Option<Found>,
-    /// Type, a guess when `found` is `None`.
-    pub file_type: FileType,
-    /// Cookie of the position after this entry.
-    pub cookie: u64,
-}
-
-pub(super) type Each<'a> = &'a mut dyn FnMut(&DirEntry<'_>) -> bool;
-
-pub(super) fn offer(
-    each: Each<'_>,
-    name: &[u8],
-    ino: Ino,
-    found: Result<Found>,
-    cookie: u64,
-) -> bool {
-    let found = match found {
-        Ok(found) => Some(found),
-        Err(error) => {
-            tracing::debug!(%ino, error = %error.report(), "an entry is listed without attributes");
-            None
-        }
-    };
-    each(&DirEntry {
-        name,
-        ino: found.as_ref().map_or(ino, |found| found.attributes.ino),
-        file_type: found
-            .as_ref()
-            .map_or(FileType::Regular, |found| found.attributes.file_type),
-        found,
-        cookie,
-    })
-}
 
 impl Tree {
     /// Passes the entries of a directory after the cookie `after` (0: from the beginning) to `each`. `each`
@@ -198,7 +156,7 @@ impl Tree {
         if cookie <= after {
             return true;
         }
-        let name = format!("{}{}", session.name(), session::SUFFIX);
+        let name = format!("{}{}", session.name(), SUFFIX);
         let found = self.session_found(session);
         offer(each, name.as_bytes(), Ino(0), found, cookie)
     }

@@ -6,8 +6,10 @@ use super::Tree;
 use super::attribute::{Found, NodeLook, Ttl};
 use super::files;
 use super::inode::{self, Ino, low};
-use super::node::{GuestLocation, GuestNode, Node, Point, absent, no_directory};
-use super::session;
+use super::location::GuestLocation;
+use super::node::{GuestNode, Node, Point};
+use super::refusal::{absent, no_directory};
+use super::session_node::SUFFIX;
 use super::stat::committed;
 use super::volume::{Name, Volumes};
 use crate::error::Result;
@@ -40,7 +42,7 @@ impl Tree {
                 let point = vm.latest().ok_or_else(absent)?;
                 self.found(point.ino(low::LATEST), &Node::Latest(Arc::clone(point)))
             }
-            Node::Vm(vm) if text.ends_with(session::SUFFIX) => {
+            Node::Vm(vm) if text.ends_with(SUFFIX) => {
                 let session = self.session_named(vm.name.as_str(), text);
                 self.session_found(&session.ok_or_else(absent)?)
             }

@@ -21,31 +21,37 @@
 //! opened.
 
 mod attribute;
+mod bytes;
 mod cache;
 mod disk;
 mod document;
+mod entry;
 mod files;
 mod inode;
 mod list;
+mod location;
 mod lookup;
 mod node;
 mod parent;
 mod probe;
 mod read;
 mod rebase;
+mod refusal;
 mod session;
+mod session_node;
 mod shared;
 mod snapshot;
 mod stat;
 mod unread;
 mod volume;
+mod volume_node;
 mod xattr;
 
 pub mod path;
 
 pub use attribute::{Attributes, Found, TreeOptions, Ttl};
+pub use entry::DirEntry;
 pub use inode::Ino;
-pub use list::DirEntry;
 pub use session::{Allocation, NewAttributes, NewTime, Sessions};
 pub use snapshot::{PointView, Snapshot, VmView};
 pub use unread::Unread;

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use super::Tree;
-use super::files::{Files, Instance, Top};
+use super::files::{Files, Top};
 use super::inode::{Far, Ino, low};
-use super::session::SessionNode;
+use super::location::GuestLocation;
+use super::refusal::stale;
+use super::session_node::SessionNode;
 use super::snapshot::{Holder, PointView, VmView};
-use super::volume::{Name, VolumeNode, Volumes};
-use crate::error::{Error, ErrorKind, Result};
+use super::volume::{Name, Volumes};
+use super::volume_node::VolumeNode;
+use crate::error::Result;
 use crate::guest::fs::{GuestFs, GuestIno};
 use crate::types::width::usize_from_u32;
 
@@ -21,32 +24,6 @@ pub(super) struct GuestNode {
     pub(super) place: GuestLocation,
     pub(super) fs: Arc<dyn GuestFs>,
     pub(super) ino: GuestIno,
-}
-
-/// The place where a guest's file appears.
-#[derive(Clone)]
-pub(super) enum GuestLocation {
-    /// Below `volumes/`.
-    Volume(Arc<VolumeNode>),
-    /// Below `files/`, in this instance.
-    Files(usize, Arc<Instance>),
-}
-
-impl GuestLocation {
-    pub(super) fn volume(&self) -> &Arc<VolumeNode> {
-        match self {
-            Self::Volume(volume) => volume,
-            Self::Files(_, instance) => &instance.volume,
-        }
-    }
-
-    /// The top directory of that place.
-    pub(super) fn root(&self, fs: &dyn GuestFs) -> GuestIno {
-        match self {
-            Self::Volume(_) => fs.root(),
-            Self::Files(_, instance) => instance.root,
-        }
-    }
 }
 
 /// The object behind an inode number.
@@ -69,18 +46,6 @@ pub(super) enum Node {
     Guest(GuestNode),
     /// A node of an open session.
     Session(SessionNode),
-}
-
-pub(super) fn stale() -> Error {
-    Error::new(ErrorKind::Stale, "what this handle named is gone")
-}
-
-pub(super) fn no_directory() -> Error {
-    Error::new(ErrorKind::NotADirectory, "not a directory")
-}
-
-pub(super) fn absent() -> Error {
-    Error::not_found("no such file or directory")
 }
 
 impl Tree {

@@ -3,35 +3,21 @@
 use std::sync::Arc;
 
 use super::Tree;
+use super::bytes::Bytes;
 use super::inode::Ino;
 use super::node::{GuestNode, Node};
+use super::refusal::directory;
 use super::snapshot::PointView;
-use super::volume::{Scanner, VolumeNode};
+use super::volume::Scanner;
+use super::volume_node::VolumeNode;
 use crate::block::run::{RunMap, RunReader};
-use crate::block::{Extent, ReadAt, check_range};
+use crate::block::{Extent, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FileType, GuestIno};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// Memory of a content besides its runs, as a number of runs.
 const CONTENT_RUNS: usize = 16;
-
-/// Bytes in memory.
-pub(super) struct Bytes(pub(super) Arc<[u8]>);
-
-impl ReadAt for Bytes {
-    fn size_bytes(&self) -> u64 {
-        u64_from_usize(self.0.len())
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        check_range(self.size_bytes(), offset, u64_from_usize(buf.len()))?;
-        let from = usize_from_u64(offset);
-        if let Some(bytes) = self.0.get(from..from + buf.len()) {
-            buf.copy_from_slice(bytes);
-        }
-        Ok(())
-    }
-}
 
 /// The parts of a guest's file that only its reader can provide. The reader is looked up each time, so that
 /// the limit of open filesystems holds however many files are cached.
@@ -261,8 +247,4 @@ impl Tree {
             | Node::VolumeRaw(..) => Err(Error::invalid("not a symbolic link")),
         }
     }
-}
-
-pub(super) fn directory() -> Error {
-    Error::new(ErrorKind::IsADirectory, "it is a directory")
 }

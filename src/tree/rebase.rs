@@ -12,7 +12,8 @@
 
 use super::Tree;
 use super::inode::{Ino, low};
-use super::node::{GuestLocation, GuestNode};
+use super::location::GuestLocation;
+use super::node::GuestNode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
 

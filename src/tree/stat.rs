@@ -3,9 +3,10 @@
 use super::Tree;
 use super::attribute::{Attributes, Found, NodeLook, Ttl};
 use super::inode::{Ino, low};
-use super::node::{Node, stale};
+use super::node::Node;
+use super::refusal::stale;
 use super::snapshot::PointView;
-use super::volume::VolumeNode;
+use super::volume_node::VolumeNode;
 use crate::error::Result;
 use crate::types::width::{u64_from_usize, usize_from_u32};
 

@@ -10,13 +10,13 @@
 
 use std::sync::Arc;
 
-use super::{Part, SessionNode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::Xattr;
 use crate::ingest::Session;
 use crate::repo::sidecar::session::Declared;
 use crate::tree::Tree;
 use crate::tree::inode::{Ino, low};
+use crate::tree::session_node::{Part, SessionNode};
 use crate::types::{DiskName, duration};
 
 /// Prefix of the names.

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{DISK_SUFFIX, Part, SUFFIX, SessionNode};
 use crate::block::ReadAt;
 use crate::error::Result;
 use crate::ingest::Session;
 use crate::tree::Tree;
 use crate::tree::attribute::{Found, NodeLook, Ttl, time};
+use crate::tree::entry::{COOKIE_FIRST, Each, offer};
 use crate::tree::inode::{self, Ino, low};
-use crate::tree::list::{COOKIE_FIRST, Each, offer};
-use crate::tree::node::{absent, no_directory, stale};
+use crate::tree::refusal::{absent, no_directory, stale};
+use crate::tree::session_node::{DISK_SUFFIX, Part, SUFFIX, SessionNode};
 use crate::types::width::u64_from_usize;
 
 /// The names directly in a session, in listing order.

@@ -1,12 +1,14 @@
 //! Creates names: VMs, sessions, disks, attached files.
 
-use super::{DISK_SUFFIX, Part, SessionNode, not_permitted, read_only, session_of};
+use super::session_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::BeginRequest;
 use crate::tree::Tree;
 use crate::tree::attribute::Found;
 use crate::tree::inode::Ino;
 use crate::tree::node::Node;
+use crate::tree::refusal::{no_directory, not_permitted, read_only};
+use crate::tree::session_node::{DISK_SUFFIX, Part, SessionNode};
 use crate::types::{DiskName, VmName};
 
 /// LIMIT: bytes of a name, as in Linux.
@@ -114,9 +116,7 @@ impl Tree {
             }),
             Part::Attached => node.session.create_attached(name),
             Part::Top => Err(not_permitted("files go below disks/ and attached/")),
-            Part::Disk(_) | Part::File(_) | Part::Status | Part::Targets => {
-                Err(crate::tree::node::no_directory())
-            }
+            Part::Disk(_) | Part::File(_) | Part::Status | Part::Targets => Err(no_directory()),
         };
         Self::noted(&node.session, made)?;
         self.session_child(&node, name)

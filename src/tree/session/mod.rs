@@ -33,22 +33,19 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard};
 
 use super::Tree;
+use super::bytes::Bytes;
 use super::inode::{Ino, low};
-use super::node::{Node, stale};
-use super::read::{Bytes, directory};
+use super::node::Node;
+use super::refusal::{directory, not_permitted, read_only, stale};
+use super::session_node::{Part, SUFFIX, SessionNode};
 use super::snapshot::VmView;
 use crate::block::ReadAt;
-use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{DiskWriter, Session, SessionState};
+use crate::error::{ErrorKind, Result};
+use crate::ingest::{Session, SessionState};
 use crate::types::PointName;
 use crate::types::sync::Mutex;
 use overrides::AttributeOverrides;
 use write::WriterContent;
-
-/// Suffix of a session's directory name.
-pub(super) const SUFFIX: &str = ".partial";
-/// Suffix of a disk's file name.
-const DISK_SUFFIX: &str = ".raw";
 
 /// A session as it was reported last.
 #[derive(Clone, PartialEq, Eq)]
@@ -67,32 +64,6 @@ pub(super) struct OpenSessions {
     /// Attached files by serial; a position is never reused.
     attached: Mutex<HashMap<u32, Vec<String>>>,
     seen: Mutex<Vec<Seen>>,
-}
-
-/// Kind of a node in a session.
-#[derive(Clone)]
-pub(super) enum Part {
-    /// Its directory.
-    Top,
-    /// `disks/`.
-    Disks,
-    /// A disk, or a file that is written beside one.
-    Disk(Arc<DiskWriter>),
-    /// `attached/`.
-    Attached,
-    /// An attached file.
-    File(String),
-    /// `status`.
-    Status,
-    /// `nbd-targets`.
-    Targets,
-}
-
-/// A node of a session.
-#[derive(Clone)]
-pub(super) struct SessionNode {
-    pub(super) session: Arc<Session>,
-    pub(super) part: Part,
 }
 
 impl OpenSessions {
@@ -175,27 +146,6 @@ impl OpenSessions {
         *seen = now;
         changes
     }
-}
-
-impl SessionNode {
-    fn serial(&self) -> u32 {
-        self.session.serial()
-    }
-
-    fn ino(&self, low: u32) -> Ino {
-        Ino::pack(self.serial(), 0, low)
-    }
-}
-
-pub(super) fn not_permitted(what: &'static str) -> Error {
-    Error::new(ErrorKind::NotPermitted, what)
-}
-
-pub(super) fn read_only() -> Error {
-    Error::new(
-        ErrorKind::ReadOnly,
-        "what has been committed does not change",
-    )
 }
 
 impl Tree {

@@ -3,13 +3,14 @@
 
 use jiff::Timestamp;
 
-use super::{Part, not_permitted};
 use crate::error::Result;
 use crate::guest::fs::Time;
 use crate::ingest::Door;
 use crate::tree::Tree;
 use crate::tree::attribute::{Attributes, Found, time};
 use crate::tree::inode::Ino;
+use crate::tree::refusal::not_permitted;
+use crate::tree::session_node::{Part, SessionNode};
 
 /// Attributes to change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -110,7 +111,7 @@ impl Tree {
         self.part_attributes(ino, &node)
     }
 
-    fn resize(&self, node: &super::SessionNode, size_bytes: u64) -> Result<()> {
+    fn resize(&self, node: &SessionNode, size_bytes: u64) -> Result<()> {
         match &node.part {
             Part::Disk(disk) => {
                 disk.claim(Door::Tree)?;
@@ -133,7 +134,7 @@ impl Tree {
     }
 
     /// Updates the time of an attached file after a write.
-    pub(super) fn wrote_attached(&self, node: &super::SessionNode) -> Result<()> {
+    pub(super) fn wrote_attached(&self, node: &SessionNode) -> Result<()> {
         let ino = self.part_ino(node)?;
         let mut all = self.open_sessions()?.overrides();
         let overrides = all.entry(ino).or_default();

@@ -6,11 +6,12 @@
 
 use super::entry::NAMES;
 use super::make::text;
-use super::{Part, SessionNode, read_only};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
-use crate::tree::node::{Node, absent};
+use crate::tree::node::Node;
+use crate::tree::refusal::{absent, no_directory, read_only};
+use crate::tree::session_node::{Part, SessionNode};
 
 impl Tree {
     /// Removes a file of a session.
@@ -70,7 +71,7 @@ impl Tree {
                     return open_sessions.sessions().abort(&session);
                 }
                 let point = vm.point(name).ok_or_else(|| match name {
-                    "latest" => crate::tree::node::no_directory(),
+                    "latest" => no_directory(),
                     _ => absent(),
                 })?;
                 open_sessions
@@ -83,7 +84,7 @@ impl Tree {
                 let is_empty = match &child.part {
                     Part::Disks => child.session.files().is_empty(),
                     Part::Attached => child.session.attached()?.is_empty(),
-                    _ => return Err(crate::tree::node::no_directory()),
+                    _ => return Err(no_directory()),
                 };
                 if !is_empty {
                     return Err(Error::new(

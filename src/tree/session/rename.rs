@@ -2,12 +2,13 @@
 //! files get a new name.
 
 use super::make::{parse_disk_file, text};
-use super::{Part, SUFFIX, SessionNode, not_permitted, read_only};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::CommitRequest;
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
-use crate::tree::node::{Node, absent};
+use crate::tree::node::Node;
+use crate::tree::refusal::{absent, not_permitted, read_only};
+use crate::tree::session_node::{Part, SUFFIX, SessionNode};
 use crate::types::PointName;
 
 /// Why other renames are refused. The error is not EXDEV: tools would then copy the files and remove the

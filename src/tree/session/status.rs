@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Part, SessionNode};
 use crate::ingest::{DiskStats, DiskWriter, Door, Session, SessionState};
 use crate::tree::Tree;
 use crate::tree::document;
 use crate::tree::inode::{self, Ino, low};
+use crate::tree::session_node::{Part, SessionNode};
 
 fn disk(disk: &DiskWriter, temporary: Option<&String>) -> Value {
     let (meta, stats) = (disk.meta(), disk.stats());

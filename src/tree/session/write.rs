@@ -1,11 +1,12 @@
 //! Writes to the files of a session.
 
-use super::{Part, SessionNode, not_permitted};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{DiskWriter, Door, SessionState, WriteGuard};
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
+use crate::tree::refusal::not_permitted;
+use crate::tree::session_node::{Part, SessionNode};
 use crate::types::width::u64_from_usize;
 
 /// The effect of `fallocate` on a range.

@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use super::files::{Files, Top};
 use super::inode::{self, Ino, low};
-use super::node::GuestLocation;
+use super::location::GuestLocation;
 use super::snapshot::PointView;
+use super::volume_node::VolumeNode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{FsInfo, GuestIno, VolumeState};
 use crate::guest::volume::{Origin, Scan, Volume};
@@ -40,18 +41,6 @@ impl Default for Probed {
             passing: true,
         }
     }
-}
-
-/// A volume of a point.
-pub(super) struct VolumeNode {
-    /// Its number in inodes; `None` when the table numbers its inodes.
-    pub(super) number: Option<u8>,
-    /// The result of the scan.
-    pub(super) volume: Volume,
-    /// State of the opening of its filesystem.
-    pub(super) state: VolumeState,
-    /// Facts about the filesystem, when it could be opened.
-    pub(super) info: Option<FsInfo>,
 }
 
 /// Kind of a name below `volumes/`.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Probed, VolumeNode, Volumes};
+use super::{Probed, Volumes};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::{GuestFs, VolumeState};
@@ -21,6 +21,7 @@ use crate::tree::cache::Flights;
 use crate::tree::disk::Disks;
 use crate::tree::files::Files;
 use crate::tree::snapshot::PointView;
+use crate::tree::volume_node::VolumeNode;
 use crate::types::PointId;
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;

@@ -19,6 +19,7 @@ use super::label;
 use super::mountinfo::{self, MountEntry, TYPE};
 use super::mountpoint::{Subject, prepare};
 use super::options::MountOptions;
+use super::readahead::widen_readahead;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// Path of the device, also for messages.
@@ -115,7 +116,7 @@ impl HandedMount {
 
     /// Another process serves the mount now: it stays mounted.
     pub fn served(mut self) {
-        super::mount::widen_readahead(&self.entry.device);
+        widen_readahead(&self.entry.device);
         self.way = None;
     }
 }

@@ -24,6 +24,7 @@ use rustix::mount::UnmountFlags;
 
 use super::held_path::HeldPath;
 use super::mountinfo::{self, MountEntry, TYPE};
+use super::removal::detach;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// LIMIT: time for one of restorefs's mounts to answer.
@@ -55,15 +56,6 @@ fn open(path: &Path, flags: OFlags) -> Result<OwnedFd> {
         .map_err(|e| Error::io("cannot use the mountpoint", e.into()).at_path(path))
 }
 
-/// The mount that a descriptor is in.
-pub(super) fn mount_id(descriptor: &OwnedFd) -> Result<u64> {
-    let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
-    let text = std::fs::read_to_string(path).or_io("cannot tell the mount of a descriptor")?;
-    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
-    id.and_then(|id| id.trim().parse().ok())
-        .ok_or_else(|| Error::unsupported("the kernel does not tell the mount of a descriptor"))
-}
-
 impl Held {
     /// Holds the mount at a path. [`HeldPath::walk`] follows the path through mounts of `users`. `None` when
     /// nothing is mounted there.
@@ -74,7 +66,7 @@ impl Held {
         let descriptor = HeldPath::walk(path, users)?.into_place()?;
         let shown = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
             .or_io("cannot tell the path of a descriptor")?;
-        let id = mount_id(&descriptor)?;
+        let id = mountinfo::mount_id(&descriptor)?;
         let mut entries = mountinfo::all()?.into_iter();
         let entry = entries.find(|entry| entry.id == id && entry.mountpoint == shown);
         Ok(entry.map(|entry| Self { descriptor, entry }))
@@ -86,7 +78,7 @@ impl Held {
     /// As [`Held::at`].
     pub(super) fn around(path: &Path, users: &[u32]) -> Result<Option<Self>> {
         let descriptor = HeldPath::walk(path, users)?.into_place()?;
-        let id = mount_id(&descriptor)?;
+        let id = mountinfo::mount_id(&descriptor)?;
         let mut entries = mountinfo::all()?.into_iter();
         let entry = entries.find(|entry| entry.id == id);
         Ok(entry.map(|entry| Self { descriptor, entry }))
@@ -107,7 +99,7 @@ impl Held {
             return Ok(None);
         }
         match open(&entry.mountpoint, OFlags::NOFOLLOW) {
-            Ok(descriptor) if mount_id(&descriptor)? == entry.id => {
+            Ok(descriptor) if mountinfo::mount_id(&descriptor)? == entry.id => {
                 Ok(Some(Self { descriptor, entry }))
             }
             Ok(_) => Ok(None),
@@ -160,7 +152,7 @@ impl Held {
             Ok(()) => Ok(self.entry.mountpoint),
             // This process is not root: the setuid helper knows which user mounted, and unmounts by path.
             Err(rustix::io::Errno::PERM) => {
-                super::umount::detach(&self.entry)?;
+                detach(&self.entry)?;
                 Ok(self.entry.mountpoint)
             }
             Err(e) => Err(Error::io("cannot unmount", e.into()).at_path(&self.entry.mountpoint)),

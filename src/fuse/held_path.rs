@@ -20,9 +20,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::held::mount_id;
-use super::mountinfo;
-use super::umount::trusted;
+use super::mountinfo::{self, mount_id, trusted};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// LIMIT: symlinks in a path, as in the kernel (path_resolution(7)).

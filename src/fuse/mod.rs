@@ -35,6 +35,8 @@ mod mountinfo;
 mod mountpoint;
 mod notify;
 mod options;
+mod readahead;
+mod removal;
 mod reply;
 mod umount;
 

@@ -1,6 +1,5 @@
 //! Mounting: threads of this process answer the kernel's requests.
 
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,14 +16,12 @@ use super::mountinfo::{self, MountEntry, TYPE};
 use super::mountpoint::{Subject, prepare};
 use super::notify::Notify;
 use super::options::MountOptions;
-use super::umount::{detach, umount};
+use super::readahead::widen_readahead;
+use super::removal::detach;
+use super::umount::umount;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tree::{Ino, Tree};
 use crate::types::sync::Mutex;
-
-/// Readahead of the mount where this process may set it: four of the kernel's largest requests, so that
-/// several run at once.
-const READAHEAD_KB: &str = "4096";
 
 /// Threads beyond one for each processor, because a thread that waits for a guest's reader serves no other
 /// request.
@@ -218,20 +215,6 @@ fn start(
         notifier,
         ended: AtomicBool::new(false),
     })
-}
-
-/// Raises the readahead of a mount, found by its device number. Only root may do so, and only speed depends
-/// on it. It sends no request to the mount: a process that is killed while it waits for its own mount never
-/// ends.
-pub(super) fn widen_readahead(device: &str) {
-    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
-    let written = std::fs::File::options()
-        .write(true)
-        .open(&path)
-        .and_then(|mut file| file.write_all(READAHEAD_KB.as_bytes()));
-    if let Err(error) = written {
-        tracing::debug!(%path, %error, "the kernel's own readahead is used");
-    }
 }
 
 impl Mounted {

@@ -1,8 +1,9 @@
 //! The table of mounts, from `/proc/self/mountinfo` (proc(5)).
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::sys::mounts::unescape;
 
 /// Type of restorefs's mounts in mountinfo.
@@ -53,6 +54,21 @@ pub(super) fn at(path: &Path) -> Result<Vec<MountEntry>> {
     let mut entries = all()?;
     entries.retain(|entry| entry.mountpoint == path);
     Ok(entries)
+}
+
+/// The mount that a descriptor is in.
+pub(super) fn mount_id(descriptor: &OwnedFd) -> Result<u64> {
+    let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
+    let text = std::fs::read_to_string(path).or_io("cannot tell the mount of a descriptor")?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    id.and_then(|id| id.trim().parse().ok())
+        .ok_or_else(|| Error::unsupported("the kernel does not tell the mount of a descriptor"))
+}
+
+/// The users whose mounts this process accepts as restorefs's own.
+pub(super) fn trusted(owner: Option<u32>) -> Vec<u32> {
+    let own = rustix::process::geteuid().as_raw();
+    owner.into_iter().chain([own]).collect()
 }
 
 /// Field 1 is the id, 3 the device, 5 the mountpoint; after the lone hyphen come type, source and the filesystem's own options.

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use super::held::{Held, Pulse};
 use super::held_path::{HeldPath, resolve};
-use super::mountinfo::{self, TYPE};
+use super::mountinfo::{self, TYPE, trusted};
 use super::options::MountOptions;
-use super::umount::trusted;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// The mount to make.

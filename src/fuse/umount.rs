@@ -1,25 +1,17 @@
 //! Unmounting, and mounts whose process has ended.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::mount::UnmountFlags;
 
 use super::held::{Held, Pulse};
-use super::held_path::HeldPath;
-use super::mountinfo::{self, MountEntry, TYPE};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use super::mountinfo::{self, TYPE, trusted};
+use super::removal::{detach, unmount};
+use crate::error::{Error, ErrorKind, Result};
 
 /// LIMIT: attempts for a busy mount; with the pauses between them, half a second in all.
 const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
-
-const BUSY_ADVICE: &str = "close what uses it (fuser -vm DIR), or unmount lazily";
-
-/// Removes a mount from the tree at once; its present users keep it until they are done.
-pub(super) fn detach(entry: &MountEntry) -> Result<()> {
-    unmount_by(entry, UnmountFlags::DETACH, &["-u", "-z", "--"])
-}
 
 /// Unmounts the mount at a path; with `lazy` even while it is in use.
 ///
@@ -36,7 +28,7 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> Result<()> {
     }
     let mut tries = 0;
     loop {
-        match unmount_by(&entry, UnmountFlags::empty(), &["-u", "--"]) {
+        match unmount(&entry, UnmountFlags::empty(), &["-u", "--"]) {
             // The kernel releases a file a moment after its last user has closed it.
             Err(e) if e.kind() == ErrorKind::Busy && tries < BUSY_TRIES => {
                 tries += 1;
@@ -80,12 +72,6 @@ pub fn is_ours(mountpoint: &Path, owner: Option<u32>) -> bool {
     held.is_some_and(|held| held.is_ours(&trusted(owner)))
 }
 
-/// The users whose mounts this process accepts as restorefs's own.
-pub(super) fn trusted(owner: Option<u32>) -> Vec<u32> {
-    let own = rustix::process::geteuid().as_raw();
-    owner.into_iter().chain([own]).collect()
-}
-
 /// Unmounts dead mounts of a repository, wherever they are, and returns their mountpoints. Mounts of other
 /// users than root, the repository's `owner` and this user stay, whatever their type and source.
 ///
@@ -109,46 +95,4 @@ pub fn umount_dead(repository: &Path, owner: Option<u32>) -> Result<Vec<PathBuf>
         }
     }
     Ok(cleared)
-}
-
-/// Unmounts this mount, and never one that has replaced it meanwhile.
-fn unmount_by(entry: &MountEntry, flags: UnmountFlags, helper: &[&str]) -> Result<()> {
-    let mountpoint = &entry.mountpoint;
-    match HeldPath::walk(mountpoint, &trusted(None))?.unmount(entry.id, flags) {
-        Ok(true) => return Ok(()),
-        Ok(false) => {
-            let what = "it is not mounted there any more";
-            return Err(Error::invalid(what).at_path(mountpoint));
-        }
-        // This process is not root: the setuid helper knows which user mounted.
-        Err(rustix::io::Errno::PERM) => {}
-        Err(e) => {
-            let error = Error::io("cannot unmount", e.into()).at_path(mountpoint);
-            return Err(if error.kind() == ErrorKind::Busy {
-                error.advise(BUSY_ADVICE)
-            } else {
-                error
-            });
-        }
-    }
-    let output = Command::new("fusermount3")
-        .args(helper)
-        .arg(mountpoint)
-        .output()
-        .or_io("cannot run fusermount3")
-        .at_path(mountpoint)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let is_own = entry.user == Some(rustix::process::geteuid().as_raw());
-    // The helper refuses a user's own mount only while it is in use.
-    let (kind, advice) = if is_own && !flags.contains(UnmountFlags::DETACH) {
-        (ErrorKind::Busy, BUSY_ADVICE)
-    } else {
-        let advice = "who has mounted it can, and root";
-        (ErrorKind::PermissionDenied, advice)
-    };
-    let error = Error::new(kind, format!("cannot unmount: {said}"));
-    Err(error.at_path(mountpoint).advise(advice))
 }

@@ -14,6 +14,7 @@ mod disk;
 mod handshake;
 mod link;
 mod pending;
+mod socket;
 mod stream;
 mod tls;
 mod window;

@@ -2,12 +2,12 @@
 
 use std::io::{IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::socket::{Socket, failure};
 use super::tls::Tls;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::nbd::proto::uri::Address;
 use crate::sys::socket;
 use crate::tls::ClientTls;
@@ -17,42 +17,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// LIMIT: time that a server may leave sent bytes unread before the client gives up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// A socket; both directions work through `&self`.
-#[derive(Debug)]
-pub(super) enum Socket {
-    /// A Unix socket.
-    Unix(UnixStream),
-    /// A TCP socket.
-    Tcp(TcpStream),
-}
-
-impl Read for &Socket {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Socket::Unix(s) => (&*s).read(buf),
-            Socket::Tcp(s) => (&*s).read(buf),
-        }
-    }
-}
-
-impl Write for &Socket {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        match self {
-            Socket::Unix(s) => (&*s).write(buf),
-            Socket::Tcp(s) => (&*s).write(buf),
-        }
-    }
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> std::io::Result<usize> {
-        match self {
-            Socket::Unix(s) => (&*s).write_vectored(bufs),
-            Socket::Tcp(s) => (&*s).write_vectored(bufs),
-        }
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A connection; both directions work through `&self`.
 #[derive(Debug)]
@@ -165,18 +129,4 @@ fn connect_tcp(host: &str, port: u16) -> Result<TcpStream> {
     }
     let error = last.unwrap_or_else(|| Error::not_found("the NBD server's host has no address"));
     Err(error.at_path(place))
-}
-
-/// The error of a failed read or write: a disconnected peer, an unresponsive one, or the system's error.
-pub(super) fn failure(error: std::io::Error) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::WriteZero => Error::new(
-            ErrorKind::Disconnected,
-            "the NBD server closed the connection",
-        ),
-        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
-            Error::new(ErrorKind::TimedOut, "the NBD server does not answer")
-        }
-        _ => Error::io("the connection to the NBD server failed", error),
-    }
 }

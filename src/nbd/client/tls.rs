@@ -10,7 +10,7 @@ use std::io::{ErrorKind as IoKind, Read, Write};
 
 use rustls::ClientConnection;
 
-use super::stream::{Socket, failure};
+use super::socket::{Socket, failure};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
 

@@ -1,21 +1,16 @@
-//! Meta contexts of a connection: negotiation and replies (proto.md, "Metadata querying").
+//! Meta contexts of a connection (proto.md, "Metadata querying").
 
 use std::sync::Arc;
 
 use super::export::Export;
-use super::handshake::{Handshake, Next, blocking, refusal};
 use super::meta_context::{ContextExtent, ContextSource};
 use crate::block::{ExtentKind, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::nbd::proto::BASE_ALLOCATION;
 use crate::nbd::proto::flag::StatusFlags;
-use crate::nbd::proto::option::{ContextRequest, MetaContext, OptionKind, ReplyKind};
-use crate::nbd::proto::{BASE_ALLOCATION, STRING_BYTES_MAX};
 
 /// LIMIT: meta contexts of one connection, which limits the work for one request.
 const CHOSEN_MAX: usize = 16;
-
-/// LIMIT: queries of one option, each of which may read an index.
-const QUERIES_MAX: usize = 256;
 
 /// LIMIT: meta contexts of one list.
 const LIST_MAX: usize = 4096;
@@ -74,7 +69,7 @@ fn asks_for(query: &str, name: &str) -> bool {
 }
 
 /// The context names for a list reply. Blocks.
-fn listed(opened: &Export, queries: &[String]) -> Result<Vec<String>> {
+pub(super) fn listed(opened: &Export, queries: &[String]) -> Result<Vec<String>> {
     let mut all = vec![BASE_ALLOCATION.to_owned()];
     // Listing all names may require reading many points.
     let wants_more =
@@ -103,7 +98,7 @@ fn source_of(opened: &Export, name: &str) -> Result<Option<Arc<dyn ContextSource
 }
 
 /// The contexts for the queries of a choice, numbered from 1. Blocks.
-fn chosen(opened: &Export, queries: &[String]) -> Result<Vec<(String, Context)>> {
+pub(super) fn chosen(opened: &Export, queries: &[String]) -> Result<Vec<(String, Context)>> {
     let mut found: Vec<(String, Context)> = Vec::new();
     for query in queries {
         if found.iter().any(|(name, _)| name == query) {
@@ -129,70 +124,6 @@ fn chosen(opened: &Export, queries: &[String]) -> Result<Vec<(String, Context)>>
         found.push((query.clone(), Context { id, source }));
     }
     Ok(found)
-}
-
-impl Handshake<'_> {
-    pub(super) async fn contexts(&mut self, option: OptionKind, data: &[u8]) -> Result<Next> {
-        let is_set = option == OptionKind::SetMetaContext;
-        if is_set {
-            self.chosen = None;
-        }
-        if !self.mode.has_chunks() {
-            let why = "structured replies come first";
-            return self.refuse(option, ReplyKind::ErrInvalid, why).await;
-        }
-        let request = match ContextRequest::parse(data) {
-            Ok(request) => request,
-            Err(e) => return self.refuse(option, ReplyKind::ErrInvalid, e.what()).await,
-        };
-        if request.queries.len() > QUERIES_MAX {
-            let why = "more than 256 queries";
-            return self.refuse(option, ReplyKind::ErrTooBig, why).await;
-        }
-        let opened = match self.open(&request.name).await {
-            Ok(opened) => opened,
-            Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
-        };
-        let (name, queries) = (request.name, request.queries);
-        let (asked, of) = (queries.clone(), opened.clone());
-        let found: Result<Vec<(String, Option<Context>)>> = blocking(move || {
-            if is_set {
-                let all = chosen(&of, &asked)?;
-                Ok(all.into_iter().map(|(name, c)| (name, Some(c))).collect())
-            } else {
-                let all = listed(&of, &asked)?;
-                Ok(all.into_iter().map(|name| (name, None)).collect())
-            }
-        })
-        .await?;
-        let found = match found {
-            Ok(found) => found,
-            Err(e) if e.kind() == ErrorKind::LimitExceeded => {
-                return self.refuse(option, ReplyKind::ErrTooBig, &e.report()).await;
-            }
-            Err(e) => return self.refuse(option, refusal(e.kind()), &e.report()).await,
-        };
-        let mut contexts = Vec::new();
-        for (name, context) in found {
-            if name.len() > STRING_BYTES_MAX {
-                continue;
-            }
-            let id = context.as_ref().map_or(0, |context| context.id);
-            let reply = MetaContext { id, name };
-            self.reply(option, ReplyKind::MetaContext, &reply.encode())
-                .await?;
-            contexts.extend(context);
-        }
-        if is_set && !contexts.is_empty() {
-            self.chosen = Some(Chosen {
-                name,
-                opened,
-                contexts,
-            });
-        }
-        self.reply(option, ReplyKind::Ack, &[]).await?;
-        Ok(Next::Option)
-    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@
 mod check;
 mod connection;
 mod context;
+mod context_option;
 mod export;
 mod handshake;
 mod limit;

@@ -11,7 +11,6 @@
 )]
 
 use super::field;
-use super::header::RawHeader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::LayerId;
 use crate::types::width::{u64_from_usize, usize_from_u32, usize_from_u64};
@@ -48,11 +47,17 @@ pub(super) struct Extensions {
 
 impl Extensions {
     /// LIMIT: all extensions lie in the first cluster, so they take at most 2 MiB.
-    pub(super) fn parse(cluster: &[u8], raw: &RawHeader) -> Result<Self> {
+    ///
+    /// They begin after the header, and end where the backing name begins (0: there is none), or at the end of
+    /// the cluster.
+    pub(super) fn parse(
+        cluster: &[u8],
+        header_length: u32,
+        backing_file_offset: u64,
+    ) -> Result<Self> {
         let mut found = Self::default();
-        let mut at = usize_from_u32(raw.header_length);
-        // Extensions end where the backing name begins, or at the end of the cluster.
-        let end = match usize_from_u64(raw.backing_file_offset) {
+        let mut at = usize_from_u32(header_length);
+        let end = match usize_from_u64(backing_file_offset) {
             0 => cluster.len(),
             name => name.min(cluster.len()),
         };

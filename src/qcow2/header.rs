@@ -234,7 +234,7 @@ impl Header {
             .get(..usize_from_u64(cluster_bits.size_bytes()))
             .unwrap_or(cluster);
         check_header_length(&raw, cluster_bits)?;
-        let extensions = Extensions::parse(cluster, &raw)?;
+        let extensions = Extensions::parse(cluster, raw.header_length, raw.backing_file_offset)?;
         check_features(&raw, extensions.feature_names.as_deref())?;
         if raw.crypt_method != 0 {
             return Err(Error::unsupported(format!(

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::plain::PlainIndex;
-use super::point::{Kind, Point, PointParent};
+use super::plain::{each, plain};
+use super::point::{Attached, Kind, PlainAttached, Point, PointParent, maybe};
 use super::{Sidecar, Unknown};
 use crate::repo::slot::Slot;
 use crate::types::{Digest, DiskName, PointId, PointName, VmId, VmName};
@@ -62,7 +62,7 @@ pub struct PointEntry {
     pub disks: Vec<DiskEntry>,
     /// Hashes of its attached files by name.
     #[serde(default)]
-    pub attached: Vec<super::point::Attached>,
+    pub attached: Vec<Attached>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -141,3 +141,41 @@ impl PointEntry {
         }
     }
 }
+
+plain!(PlainIndex of Index {
+    schema: u32,
+    vm_id: VmId,
+    name: VmName,
+    serial: u32,
+    generation: u64,
+    seq_high: u64,
+    serial_high: u32,
+    #[serde(deserialize_with = "each::<PlainPoint, _, _>")]
+    points: Vec<PointEntry>,
+});
+
+plain!(PlainPoint of PointEntry {
+    name: PointName,
+    point_id: PointId,
+    seq: u64,
+    serial: u32,
+    kind: Kind,
+    captured_at: Timestamp,
+    committed_at: Timestamp,
+    point_blake3: Digest,
+    #[serde(default, deserialize_with = "maybe")]
+    parent: Option<PointParent>,
+    #[serde(deserialize_with = "each::<PlainDisk, _, _>")]
+    disks: Vec<DiskEntry>,
+    #[serde(default, deserialize_with = "each::<PlainAttached, _, _>")]
+    attached: Vec<Attached>,
+});
+
+plain!(PlainDisk of DiskEntry {
+    name: DiskName,
+    layer: Slot,
+    size_bytes: u64,
+    source_bytes: u64,
+    data_bytes: u64,
+    changed_bytes: u64,
+});

@@ -1,9 +1,9 @@
 //! `point.json`: facts about the content of a restore point. Written once, never changed.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::plain::PlainPointSidecar;
+use super::plain::{each, plain};
 use super::{Sidecar, Unknown};
 use crate::repo::slot::Slot;
 use crate::types::{Digest, DiskName, PointId, PointName, VmId, VmName};
@@ -161,4 +161,63 @@ impl Point {
     pub fn disk(&self, name: &DiskName) -> Option<&PointDisk> {
         self.disks.iter().find(|disk| disk.name.same_as(name))
     }
+}
+
+plain!(PlainPointSidecar of Point {
+    schema: u32,
+    point_id: PointId,
+    vm_id: VmId,
+    vm: VmName,
+    name: PointName,
+    seq: u64,
+    kind: Kind,
+    captured_at: Timestamp,
+    committed_at: Timestamp,
+    #[serde(default)]
+    consistency: Option<Consistency>,
+    #[serde(default)]
+    consistency_note: Option<String>,
+    #[serde(deserialize_with = "maybe")]
+    parent: Option<PointParent>,
+    #[serde(deserialize_with = "each::<PlainPointDisk, _, _>")]
+    disks: Vec<PointDisk>,
+    #[serde(deserialize_with = "each::<PlainAttached, _, _>")]
+    attached: Vec<Attached>,
+    writer: String,
+});
+
+plain!(PlainPointDisk of PointDisk {
+    name: DiskName,
+    key: String,
+    layer: Slot,
+    kind: Kind,
+    #[serde(default)]
+    full_reason: Option<String>,
+    size_bytes: u64,
+    source_bytes: u64,
+    data_bytes: u64,
+    changed_bytes: u64,
+    content_root: Digest,
+    #[serde(default)]
+    parent_content_root: Option<Digest>,
+    #[serde(default)]
+    change_id: Option<String>,
+});
+
+plain!(PlainParent of PointParent {
+    point_id: PointId,
+    name: PointName,
+});
+
+plain!(PlainAttached of Attached {
+    name: String,
+    size_bytes: u64,
+    blake3: Digest,
+});
+
+/// Decodes the twin of a parent.
+pub(super) fn maybe<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<PointParent>, D::Error> {
+    Ok(Option::<PlainParent>::deserialize(deserializer)?.map(Into::into))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::plain::PlainState;
+use super::plain::plain;
 use super::{Sidecar, Unknown, member};
 use crate::types::PointId;
 
@@ -37,3 +37,13 @@ impl Sidecar for State {
         Some(Self::from(plain)).filter(|state| state.schema <= Self::SCHEMA)
     }
 }
+
+// The names in the volumes are compared beforehand, as in any sidecar.
+plain!(PlainState of State {
+    schema: u32,
+    point_id: PointId,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+    #[serde(default)]
+    volumes: Option<Value>,
+});

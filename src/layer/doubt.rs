@@ -8,10 +8,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::draft::{LayerDraft, UNKNOWN};
+use crate::block::page::PageTable;
 use crate::error::Result;
 use crate::repo::content::{Region, set_leaf};
+use crate::types::Digest;
 use crate::types::sync::Mutex;
+
+/// Leaf of a cluster whose content has not been hashed since it may have changed; no content hashes to it in practice.
+pub const UNKNOWN: Digest = Digest([0xff; 32]);
 
 /// Clusters whose leaves must be marked unknown: a write of them failed, and marking them has
 /// failed so far too.
@@ -21,38 +25,29 @@ pub(super) struct UnknownLeaves {
     is_any: AtomicBool,
 }
 
-impl LayerDraft {
-    /// Called after a failed change: marks the leaves of clusters that may have changed as unknown,
-    /// so that the seal takes them from the bytes. Until the mark is recorded, the layer takes no
-    /// write: a later write that equals the old leaf would be dropped, and the old leaf would be
-    /// sealed over other bytes.
-    pub(super) fn mark_unknown_leaves(&self, region: Region, indices: impl Iterator<Item = usize>) {
-        self.doubts
-            .clusters
+impl UnknownLeaves {
+    /// Adds clusters of a region.
+    pub(super) fn add(&self, region: Region, indices: impl Iterator<Item = usize>) {
+        self.clusters
             .lock()
             .extend(indices.map(|index| (region, index)));
-        self.doubts.is_any.store(true, Ordering::SeqCst);
-        if let Err(e) = self.settle_doubts() {
-            tracing::warn!(layer = %self.slot, error = %e.report(), "the leaves of a failed write could not be marked yet");
-        }
+        self.is_any.store(true, Ordering::SeqCst);
     }
 
-    /// Marks the leaves of failed writes for which marking has failed before. The caller holds the
-    /// range, and calls this before it trusts a leaf.
+    /// Marks the leaves of all added clusters.
     ///
     /// # Errors
     /// What the file that leaves are spilled to returns.
-    pub fn settle_doubts(&self) -> Result<()> {
-        if !self.doubts.is_any.load(Ordering::SeqCst) {
+    pub(super) fn settle(&self, pages: &PageTable) -> Result<()> {
+        if !self.is_any.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let mut doubtful = self.doubts.clusters.lock();
-        while let Some((region, index)) = doubtful.last().copied() {
-            self.pages
-                .with_page(region.0, |_| Ok(()), |page| set_leaf(page, index, &UNKNOWN))?;
-            doubtful.pop();
+        let mut clusters = self.clusters.lock();
+        while let Some((region, index)) = clusters.last().copied() {
+            pages.with_page(region.0, |_| Ok(()), |page| set_leaf(page, index, &UNKNOWN))?;
+            clusters.pop();
         }
-        self.doubts.is_any.store(false, Ordering::SeqCst);
+        self.is_any.store(false, Ordering::SeqCst);
         Ok(())
     }
 }

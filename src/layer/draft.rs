@@ -17,9 +17,6 @@ use crate::store::Key;
 use crate::types::sync::Mutex;
 use crate::types::{Digest, GuestCluster, HostOffset, LayerId, SessionId, VmName};
 
-/// Leaf of a cluster whose content has not been hashed since it may have changed; no content hashes to it in practice.
-pub const UNKNOWN: Digest = Digest([0xff; 32]);
-
 /// A layer that is being written, in a slot of a VM.
 pub struct LayerDraft {
     pub(super) repository: Arc<Repository>,
@@ -328,5 +325,25 @@ impl LayerDraft {
                 Ok(())
             }
         }
+    }
+
+    /// Called after a failed change: marks the leaves of clusters that may have changed as unknown,
+    /// so that the seal takes them from the bytes. Until the mark is recorded, the layer takes no
+    /// write: a later write that equals the old leaf would be dropped, and the old leaf would be
+    /// sealed over other bytes.
+    pub(super) fn mark_unknown_leaves(&self, region: Region, indices: impl Iterator<Item = usize>) {
+        self.doubts.add(region, indices);
+        if let Err(e) = self.settle_doubts() {
+            tracing::warn!(layer = %self.slot, error = %e.report(), "the leaves of a failed write could not be marked yet");
+        }
+    }
+
+    /// Marks the leaves of failed writes for which marking has failed before. The caller holds the
+    /// range, and calls this before it trusts a leaf.
+    ///
+    /// # Errors
+    /// What the file that leaves are spilled to returns.
+    pub fn settle_doubts(&self) -> Result<()> {
+        self.doubts.settle(&self.pages)
     }
 }

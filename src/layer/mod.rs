@@ -29,6 +29,7 @@ mod write;
 mod zero;
 
 pub use base::Base;
-pub use draft::{LayerDraft, UNKNOWN};
+pub use doubt::UNKNOWN;
+pub use draft::LayerDraft;
 pub use journal::{Change, Journal};
 pub use seal::SealedLayer;

@@ -1,6 +1,7 @@
 //! Resuming a layer draft: its mappings are restored, and its clusters hashed again.
 
-use super::draft::{LayerDraft, UNKNOWN};
+use super::doubt::UNKNOWN;
+use super::draft::LayerDraft;
 use crate::error::Result;
 use crate::qcow2::Mapping;
 use crate::repo::content::{

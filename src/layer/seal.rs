@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::draft::{LayerDraft, UNKNOWN};
+use super::doubt::UNKNOWN;
+use super::draft::LayerDraft;
 use super::journal::Journal;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::qcow2::Mapping;

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 use super::disk::DiskWriter;
 use super::footing;
-use super::origin::check_lookalikes;
+use super::lookalike::check_lookalikes;
 use super::plan::{choose_parent, plan_disks};
 use super::request::BeginRequest;
 use super::saying::check_change_ids;

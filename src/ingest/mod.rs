@@ -34,6 +34,7 @@ mod flusher;
 mod footing;
 mod gather;
 mod keeper;
+mod lookalike;
 mod open;
 mod origin;
 mod parent;

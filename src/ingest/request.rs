@@ -96,6 +96,15 @@ const fn yes() -> bool {
 }
 
 impl BeginRequest {
+    /// The origin of a disk, if it is known.
+    #[must_use]
+    pub fn origin(&self, name: &DiskName) -> Option<&Origin> {
+        let mut origins = self.origins.iter();
+        origins
+            .find(|(other, _)| other.same_as(name))
+            .map(|(_, origin)| origin)
+    }
+
     /// The simplest request for a VM.
     #[must_use]
     pub fn new(vm: VmName) -> Self {

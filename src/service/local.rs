@@ -33,8 +33,16 @@ pub struct LocalService {
     holds: Mutex<Vec<PointUse>>,
 }
 
+impl OwnedRepository {
+    /// The operations for one caller.
+    #[must_use]
+    pub fn of_caller(self: &Arc<Self>, caller: Caller) -> LocalService {
+        LocalService::new(Arc::clone(self), caller)
+    }
+}
+
 impl LocalService {
-    pub(super) fn new(served: Arc<OwnedRepository>, caller: Caller) -> Self {
+    fn new(served: Arc<OwnedRepository>, caller: Caller) -> Self {
         Self {
             served,
             caller,

@@ -6,8 +6,6 @@ use std::sync::{Arc, OnceLock};
 use super::answer::BeginAnswer;
 use super::event::{EventBus, Happening};
 use super::host::{Host, Status};
-use super::local::LocalService;
-use crate::access::Caller;
 use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
 use crate::repo::Job;
 use crate::task::{TaskReport, TaskTable};
@@ -93,12 +91,6 @@ impl OwnedRepository {
     pub fn set_host(&self, host: Arc<dyn Host>) {
         // A second call would be a programming error, and is ignored.
         let _ = self.host.set(host);
-    }
-
-    /// The operations for one caller.
-    #[must_use]
-    pub fn of_caller(self: &Arc<Self>, caller: Caller) -> LocalService {
-        LocalService::new(Arc::clone(self), caller)
     }
 
     /// Its open sessions.

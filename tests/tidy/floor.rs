@@ -76,7 +76,7 @@ fn module_of_file(path: &str) -> Option<String> {
 }
 
 /// All paths of a use tree or path expression: `a::{b, c::d}` gives `a b` and `a c d`.
-fn paths(text: &str) -> Vec<Vec<String>> {
+pub(crate) fn paths(text: &str) -> Vec<Vec<String>> {
     fn tree(chars: &[char], i: &mut usize, prefix: &[String], out: &mut Vec<Vec<String>>) {
         let mut path = prefix.to_vec();
         loop {

@@ -5,6 +5,7 @@
 //! around it.
 
 mod banned;
+mod circle;
 mod floor;
 mod ownership;
 mod shape;
@@ -47,6 +48,7 @@ fn the_tree_is_tidy() {
     let violations: Vec<String> = all
         .iter()
         .flat_map(|source| RULES.iter().flat_map(move |rule| rule(source)))
+        .chain(circle::check(&all))
         .map(|violation| violation.to_string())
         .collect();
     assert!(

@@ -117,7 +117,10 @@ impl Crate {
                 };
                 for path in absolute(module, &rooted) {
                     if let Some(name) = path.last() {
-                        exports.insert([&module[..], &[name.clone()]].concat(), path.clone());
+                        exports.insert(
+                            [&module[..], std::slice::from_ref(name)].concat(),
+                            path.clone(),
+                        );
                     }
                 }
             }

@@ -129,9 +129,9 @@ fn refusal(vm: &VmName, disk: &DiskName, damage: &Error) -> Error {
 }
 
 fn begin_anew(vm: &VmName, disk: &mut SessionDisk, damage: &Error) {
-    let said = damage.report();
-    tracing::warn!(vm = %vm, disk = %disk.name, damage = said, "a disk is stored in full: {DAMAGED}");
+    let report = damage.report();
+    tracing::warn!(vm = %vm, disk = %disk.name, damage = report, "a disk is stored in full: {DAMAGED}");
     disk.kind = Kind::Full;
     disk.parent = None;
-    disk.full_reason = Some(format!("{DAMAGED}: {said}"));
+    disk.full_reason = Some(format!("{DAMAGED}: {report}"));
 }

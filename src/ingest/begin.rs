@@ -17,15 +17,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::base;
+use super::change_id::check_declared;
 use super::disk::DiskWriter;
-use super::footing;
+use super::limit::check_change_ids;
 use super::lookalike::check_lookalikes;
 use super::plan::{choose_parent, plan_disks};
 use super::request::BeginRequest;
-use super::saying::check_change_ids;
 use super::session::{Engine, Session};
 use super::space::{check_room, expect_room};
-use super::trust::check_said;
 use crate::error::{Error, ErrorKind, Result};
 use crate::point::ChainSource;
 use crate::repo::entry::VmEntry;
@@ -120,8 +120,8 @@ impl Plan {
             (entry.clone(), chosen)
         };
         let captured_at = owner.clock().now();
-        let (parent, disks) = footing::plan(repository, &known, request, captured_at)?;
-        check_said(&disks, &request.previous_change_ids)?;
+        let (parent, disks) = base::plan(repository, &known, request, captured_at)?;
+        check_declared(&disks, &request.previous_change_ids)?;
         check_lookalikes(request, Some(&known), &disks)?;
         let estimate_bytes = room_for(engine, request, Some(&known), &disks, parent.as_ref())?;
         Ok(Self {
@@ -176,7 +176,7 @@ impl Session {
                 owner.vm(&request.vm)?;
             }
             let disks = plan_disks(request, None, owner.clock().now())?;
-            check_said(&disks, &request.previous_change_ids)?;
+            check_declared(&disks, &request.previous_change_ids)?;
             check_lookalikes(request, None, &disks)?;
             room_for(engine, request, None, &disks, None)?;
         }

@@ -14,7 +14,7 @@ use crate::repo::sidecar::session::SessionDisk;
 use crate::types::DiskName;
 
 /// The declared change id of a disk.
-pub(super) fn said_of<'a>(
+pub(super) fn declared_id<'a>(
     ids: &'a BTreeMap<DiskName, String>,
     disk: &DiskName,
 ) -> Option<&'a String> {
@@ -23,23 +23,23 @@ pub(super) fn said_of<'a>(
 }
 
 /// Refuses the id that a disk's changes were counted from, unless it is the parent's.
-fn check_id(disk: &SessionDisk, said: &str) -> Result<()> {
+fn check_id(disk: &SessionDisk, declared: &str) -> Result<()> {
     let name = &disk.name;
     let anew = "begin without --changed-only and write the whole disk";
     let Some(parent) = &disk.parent else {
         return Err(Error::invalid(format!(
-            "changes of disk {name} since {said} cannot be taken: it is compared with nothing"
+            "changes of disk {name} since {declared} cannot be taken: it is compared with nothing"
         ))
         .advise("write the whole disk, without --previous-change-id for it"));
     };
     match &parent.change_id {
-        Some(id) if id == said => Ok(()),
+        Some(id) if id == declared => Ok(()),
         Some(id) => Err(Error::invalid(format!(
-            "the changes of disk {name} are since {said}, but the parent was taken at {id}"
+            "the changes of disk {name} are since {declared}, but the parent was taken at {id}"
         ))
         .advise(anew)),
         None => Err(Error::invalid(format!(
-            "the changes of disk {name} are since {said}, but the parent has no change id"
+            "the changes of disk {name} are since {declared}, but the parent has no change id"
         ))
         .advise(anew)),
     }
@@ -49,15 +49,15 @@ fn check_id(disk: &SessionDisk, said: &str) -> Result<()> {
 ///
 /// # Errors
 /// `NotFound` for a disk that is not in the session; `InvalidInput`, which names both ids.
-pub(super) fn check_said(
+pub(super) fn check_declared(
     disks: &[SessionDisk],
     previous: &BTreeMap<DiskName, String>,
 ) -> Result<()> {
-    for (name, said) in previous {
+    for (name, declared) in previous {
         let disk = disks.iter().find(|d| d.name.same_as(name));
         let disk =
             disk.ok_or_else(|| Error::not_found(format!("the session has no disk {name}")))?;
-        check_id(disk, said)?;
+        check_id(disk, declared)?;
     }
     Ok(())
 }
@@ -68,8 +68,8 @@ pub(super) fn check_said(
 /// # Errors
 /// `InvalidInput`, which names both ids.
 pub(super) fn check_disk(disk: &SessionDisk, previous: &BTreeMap<DiskName, String>) -> Result<()> {
-    match (&disk.parent, said_of(previous, &disk.name)) {
-        (_, Some(said)) => check_id(disk, said),
+    match (&disk.parent, declared_id(previous, &disk.name)) {
+        (_, Some(declared)) => check_id(disk, declared),
         (None, None) => Ok(()),
         (Some(parent), None) => {
             let name = &disk.name;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::base;
+use super::change_id::{check_disk, declared_id};
 use super::completion::Door;
 use super::disk::DiskWriter;
-use super::footing;
+use super::limit::{check_change_ids, check_note};
 use super::request::CommitRequest;
 use super::resume::resume_disk;
-use super::saying::{check_change_ids, check_note};
 use super::session::{Session, SessionState};
-use super::trust::{check_disk, said_of};
 use crate::block::magic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::point::ChainSource;
@@ -104,7 +104,7 @@ impl Session {
             ),
         ] {
             for (disk, id) in before {
-                if said_of(ids, &disk).is_none() {
+                if declared_id(ids, &disk).is_none() {
                     ids.insert(disk, id);
                 }
             }
@@ -176,7 +176,7 @@ impl Session {
         let repository = self.engine.owner.repository();
         let point = request.point.clone().or_else(|| sidecar.point.clone());
         let index = self.engine.owner.vm_snapshot(&sidecar.vm)?.index;
-        footing::check_again(
+        base::check_again(
             repository,
             &sidecar.vm,
             &index,
@@ -201,7 +201,7 @@ impl Session {
         }
         let mut sealed = Vec::new();
         for disk in &disks {
-            let change_id = said_of(&request.change_ids, &disk.meta.name).cloned();
+            let change_id = declared_id(&request.change_ids, &disk.meta.name).cloned();
             let _alone = disk.gate.write();
             sealed.push(disk.seal(change_id)?);
         }

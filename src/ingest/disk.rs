@@ -386,11 +386,11 @@ impl DiskWriter {
         if stated == UNKNOWN {
             return Ok(());
         }
-        let words = || {
+        let describe = || {
             let name = &self.meta.name;
             format!("a cluster of disk {name} that this session wrote reads differently")
         };
-        prove(cluster, buf, &stated, words).map_err(|e| {
+        prove(cluster, buf, &stated, describe).map_err(|e| {
             e.advise("the repository's disk is failing; write the whole cluster again or abort the session")
         })
     }

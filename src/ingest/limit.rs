@@ -1,4 +1,4 @@
-//! Limits of what agents declare about disks and is kept with the point: keys and change ids.
+//! Limits of what agents declare about disks and points: keys, change ids and notes.
 //!
 //! # Why
 //! These values go into `session.json`, into `point.json` and from there into those of all later

@@ -26,7 +26,7 @@ pub(super) fn check_lookalikes(
     for disk in disks.iter().filter(|disk| !is_known(disk)) {
         let origin = request.origin(&disk.name);
         if let Some(lookalike) = origin.and_then(|origin| origin.lookalike.as_ref()) {
-            return Err(Error::invalid(lookalike.words(&disk.name))
+            return Err(Error::invalid(lookalike.describe(&disk.name))
                 .at_path(&lookalike.source)
                 .advise(lookalike.ways_out.clone()));
         }

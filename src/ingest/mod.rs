@@ -18,9 +18,11 @@
 //! turns. Mutexes are not held over I/O, except for the first access to a page.
 
 mod attach;
+mod base;
 pub mod begin;
 mod buffer;
 mod change;
+mod change_id;
 mod commit;
 mod completion;
 mod connection;
@@ -31,9 +33,9 @@ mod disk;
 mod finish;
 mod flush;
 mod flusher;
-mod footing;
 mod gather;
 mod keeper;
+mod limit;
 mod lookalike;
 mod open;
 mod origin;
@@ -45,11 +47,9 @@ mod record;
 mod registry;
 mod request;
 mod resume;
-mod saying;
 mod seal;
 mod session;
 mod space;
-mod trust;
 mod zero;
 
 pub use attach::check_attached_size;

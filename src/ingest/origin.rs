@@ -30,7 +30,7 @@ pub struct Lookalike {
 impl Lookalike {
     /// A description of what was found, for messages.
     #[must_use]
-    pub fn words(&self, disk: &DiskName) -> String {
+    pub fn describe(&self, disk: &DiskName) -> String {
         let format = &self.format;
         if magic::is_packed(format) {
             return format!("the source of disk {disk} begins as a {format} archive");

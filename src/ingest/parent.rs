@@ -117,14 +117,14 @@ impl Parent {
             return Ok(());
         }
         self.read(offset, buf)?;
-        let words = || {
+        let describe = || {
             let end = offset.saturating_add(CLUSTER_BYTES);
             format!(
                 "a cluster of the parent, {} bytes {offset} to {end}, is damaged and nothing can be completed from it",
                 self.place
             )
         };
-        prove(cluster, buf, stated, words)
+        prove(cluster, buf, stated, describe)
             .map_err(|e| e.advise("write the whole cluster, or back the disk up with --full"))
     }
 }

@@ -10,8 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::limit::check_key;
 use super::request::{BeginRequest, DiskRequest};
-use super::saying::check_key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Slot;
 use crate::repo::entry::VmEntry;
@@ -260,7 +260,7 @@ fn plan_disk(
         // The caller most likely meant the disk in the image.
         let origin = session.origin(name).and_then(|o| o.lookalike.as_ref());
         return Err(match origin {
-            Some(seen) => Error::invalid(format!("{smaller}, and {}", seen.words(name)))
+            Some(seen) => Error::invalid(format!("{smaller}, and {}", seen.describe(name)))
                 .advise(seen.ways_out.clone()),
             None => Error::invalid(smaller)
                 .advise(format!("if that is right, begin a new disk: --full {name}")),
@@ -459,15 +459,15 @@ mod tests {
             let error = plan(parent, asked, without).unwrap_err();
             (error.kind(), error.report())
         };
-        let (kind, said) = refused(&KEYED, &["vda:K2"], &[]);
+        let (kind, message) = refused(&KEYED, &["vda:K2"], &[]);
         assert_eq!(kind, ErrorKind::InvalidInput);
         assert!(
-            said.contains("key K2 is called vda now") && said.contains("--without vda"),
-            "{said}"
+            message.contains("key K2 is called vda now") && message.contains("--without vda"),
+            "{message}"
         );
-        assert!(said.contains("--key NAME=K1"), "{said}");
-        let (_, said) = refused(&[("vda", "vda"), ("vdb", "K2")], &["vda:K2"], &[]);
-        assert!(said.contains("--without vda"), "{said}");
+        assert!(message.contains("--key NAME=K1"), "{message}");
+        let (_, message) = refused(&[("vda", "vda"), ("vdb", "K2")], &["vda:K2"], &[]);
+        assert!(message.contains("--without vda"), "{message}");
         let gone = plan(&KEYED, &["vda:K2"], &["vda"]).unwrap();
         assert_eq!(gone, ["vda:K2<vdb"]);
         assert_eq!(plan(&KEYED, &[], &["vda"]).unwrap(), ["vdb:K2<vdb"]);

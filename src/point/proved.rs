@@ -24,13 +24,14 @@ pub fn prove(
     cluster: GuestCluster,
     bytes: &[u8],
     stated: &Digest,
-    words: impl FnOnce() -> String,
+    describe: impl FnOnce() -> String,
 ) -> Result<()> {
     let found = leaf_of(bytes);
     if found == *stated {
         return Ok(());
     }
-    Err(Error::corrupt(words(), stated, found)).at_offset(cluster.0.saturating_mul(CLUSTER_BYTES))
+    Err(Error::corrupt(describe(), stated, found))
+        .at_offset(cluster.0.saturating_mul(CLUSTER_BYTES))
 }
 
 /// A disk of a committed point with its leaves.

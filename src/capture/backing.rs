@@ -110,10 +110,10 @@ fn ask(path: &Path, format: &str) -> Result<Info> {
             _ => Error::io("cannot start qemu-img", e),
         })?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
+        let message = String::from_utf8_lossy(&output.stderr);
         return Err(Error::new(
             ErrorKind::Io,
-            format!("qemu-img cannot open the image: {}", said.trim()),
+            format!("qemu-img cannot open the image: {}", message.trim()),
         )
         .at_path(path));
     }

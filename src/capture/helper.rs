@@ -112,13 +112,13 @@ impl QemuNbd {
     }
 
     fn ended(&mut self, status: ExitStatus, path: &Path) -> Error {
-        let mut said = String::new();
+        let mut message = String::new();
         if let Some(mut stderr) = self.child.stderr.take() {
-            let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
+            let _ = std::io::Read::read_to_string(&mut stderr, &mut message);
         }
         Error::new(
             ErrorKind::Io,
-            format!("qemu-nbd ended with {status}: {}", said.trim()),
+            format!("qemu-nbd ended with {status}: {}", message.trim()),
         )
         .at_path(path)
     }

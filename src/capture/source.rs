@@ -50,10 +50,10 @@ impl Source {
     /// # Errors
     /// `InvalidInput`, `Unsupported`.
     pub fn parse(text: &OsStr, default: Option<ImageFormat>) -> Result<Self> {
-        let (said, rest) = ImageFormat::split_prefix(text);
+        let (prefix, rest) = ImageFormat::split_prefix(text);
         let uri = rest.to_str().filter(|text| Uri::is_uri(text));
         if let Some(uri) = uri {
-            if let Some(format) = said.filter(|format| *format != ImageFormat::Raw) {
+            if let Some(format) = prefix.filter(|format| *format != ImageFormat::Raw) {
                 return Err(Error::invalid(format!(
                     "an NBD export has a disk's bytes, and is not read as {format}"
                 ))
@@ -61,11 +61,11 @@ impl Source {
             }
             return Ok(Self::Nbd {
                 uri: uri.parse()?,
-                is_raw: said.or(default) == Some(ImageFormat::Raw),
+                is_raw: prefix.or(default) == Some(ImageFormat::Raw),
             });
         }
         let path = PathBuf::from(rest);
-        let format = said
+        let format = prefix
             .or(default)
             .or_else(|| ImageFormat::of_extension(&path));
         Ok(Self::File { path, format })

@@ -34,7 +34,7 @@ pub struct Finding {
     /// The file or device.
     pub path: PathBuf,
     /// The writer, or the observed change.
-    pub words: String,
+    pub description: String,
 }
 
 fn seen(metadata: &Metadata) -> Option<(u64, i64, i64)> {
@@ -79,10 +79,10 @@ impl Watch {
     /// `Io`.
     pub fn look(&self) -> Result<Option<Finding>> {
         for watched in &self.0 {
-            if let Some(words) = watched.look().at_path(&watched.path)? {
+            if let Some(description) = watched.look().at_path(&watched.path)? {
                 return Ok(Some(Finding {
                     path: watched.path.clone(),
-                    words,
+                    description,
                 }));
             }
         }
@@ -94,8 +94,8 @@ impl Watched {
     fn look(&self) -> Result<Option<String>> {
         let metadata = self.file.metadata().or_io("cannot stat the source")?;
         let is_device = metadata.file_type().is_block_device();
-        if let Some(words) = qemu(&self.file)? {
-            return Ok(Some(words));
+        if let Some(description) = qemu(&self.file)? {
+            return Ok(Some(description));
         }
         let writer = if is_device {
             writer::of_device(&self.path)?
@@ -108,10 +108,10 @@ impl Watched {
         // A loop device may show the image of a running machine.
         if let Ok(Some(behind)) = loop_device::backing_file(&self.path)
             && let Ok(file) = File::open(&behind)
-            && let Some(words) = qemu(&file)?
+            && let Some(description) = qemu(&file)?
         {
             return Ok(Some(format!(
-                "shows {}, which is {words}",
+                "shows {}, which is {description}",
                 behind.display()
             )));
         }
@@ -137,7 +137,7 @@ impl Finding {
     /// The finding as a note for the restore point.
     #[must_use]
     pub fn note(&self) -> String {
-        format!("{} was {}", self.path.display(), self.words)
+        format!("{} was {}", self.path.display(), self.description)
     }
 
     /// The error that refuses to copy such a source.
@@ -147,7 +147,7 @@ impl Finding {
             ErrorKind::Busy,
             format!(
                 "the source is {}: a copy would mix bytes of several instants",
-                self.words
+                self.description
             ),
         )
         .at_path(&self.path)

@@ -30,9 +30,9 @@ use crate::types::size::{Count, Human};
 /// # Errors
 /// `InvalidInput` when standard output has no format, or the extension is that of an unsupported
 /// archive.
-pub(super) fn format(to: &Path, said: Option<FilesFormat>) -> Result<Option<Format>> {
+pub(super) fn format(to: &Path, given: Option<FilesFormat>) -> Result<Option<Format>> {
     let is_standard = to == Path::new("-");
-    match said {
+    match given {
         Some(FilesFormat::Dir) if is_standard => {
             Err(Error::invalid("a directory cannot go to standard output")
                 .advise("add --format tar, tar.zst or zip"))

@@ -61,15 +61,15 @@ pub(super) fn launch(mut command: Command, what: &str) -> Result<()> {
     // mount.
     command.process_group(0).current_dir("/");
     let mut child = command.spawn().or_io("cannot start in the background")?;
-    let mut said = Vec::new();
+    let mut output = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         // Reading ends with "ready", or when the child ends.
         let mut limited = stdout.take(u64::try_from(READY.len()).unwrap_or(u64::MAX));
         limited
-            .read_to_end(&mut said)
+            .read_to_end(&mut output)
             .or_io("cannot hear the process in the background")?;
     }
-    if said == READY {
+    if output == READY {
         return Ok(());
     }
     let mut why = String::new();

@@ -72,10 +72,10 @@ pub fn run() -> ExitCode {
     {
         // These are not subcommands, because only this program starts them.
         if first == server::ARGUMENT {
-            return told(&server::run()).into();
+            return code_of(&server::run()).into();
         }
         if first == device_helper::ARGUMENT {
-            return told(&device_helper::run()).into();
+            return code_of(&device_helper::run()).into();
         }
     }
     let cli = match Cli::try_parse() {
@@ -133,7 +133,7 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
 }
 
 /// Prints the error of a command on standard error.
-fn told(result: &Result<()>) -> Code {
+fn code_of(result: &Result<()>) -> Code {
     if let Err(e) = result {
         Output::error("restorefs", e);
     }

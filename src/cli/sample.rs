@@ -101,10 +101,10 @@ fn run(command: &mut Command) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Error::io(
         format!("{program} ended with {}", output.status),
-        std::io::Error::other(said),
+        std::io::Error::other(message),
     ))
 }
 

@@ -149,7 +149,7 @@ impl Client {
             // The daemon sends the reason to a client that it turns away.
             Err(error) => {
                 let heard = self.hear::<T>(&mut stream);
-                Err(heard.err().filter(is_said).unwrap_or(error))
+                Err(heard.err().filter(is_answer).unwrap_or(error))
             }
         }
     }
@@ -304,7 +304,7 @@ fn is_daemon(stream: &UnixStream, repository: &Repository, process: Option<u32>)
 }
 
 /// Whether the error is an answer of the daemon rather than a missing answer.
-fn is_said(error: &Error) -> bool {
+fn is_answer(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Disconnected | ErrorKind::Io)
 }
 

@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn only_the_same_lock_in_the_same_directory_is_meant() {
         let ours = Some(site(2, 8, 3));
-        let is_served = |said| Hello::new(said).answer(ours).unwrap().is_served;
+        let is_served = |message| Hello::new(message).answer(ours).unwrap().is_served;
         assert!(is_served(site(2, 8, 3)));
         assert!(!is_served(site(2, 8, 4)), "a copy");
         assert!(!is_served(site(2, 9, 3)), "a snapshot of the filesystem");
@@ -112,10 +112,10 @@ mod tests {
         hello.release = "9.9".to_owned();
         let error = hello.answer(None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        let said = error.report();
+        let message = error.report();
         assert!(
-            said.contains("release 9.9") && said.contains(env!("CARGO_PKG_VERSION")),
-            "{said}"
+            message.contains("release 9.9") && message.contains(env!("CARGO_PKG_VERSION")),
+            "{message}"
         );
     }
 }

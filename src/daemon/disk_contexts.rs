@@ -180,7 +180,7 @@ struct Changed {
 
 impl ContextSource for Changed {
     fn extent_at(&self, offset: u64, length_max: u64) -> Result<ContextExtent> {
-        let said = |is_changed, end: u64| {
+        let extent = |is_changed, end: u64| {
             Ok(ContextExtent {
                 length_bytes: end - offset,
                 flags: if is_changed { CHANGED } else { 0 },
@@ -190,16 +190,16 @@ impl ContextSource for Changed {
         let end = offset.saturating_add(length_max);
         // A range beyond the earlier disk's end counts as changed.
         if offset >= size {
-            return said(true, end);
+            return extent(true, end);
         }
         let end = end.min(size);
         if let Some(disk) = &self.held {
             let earlier = self.difference.earlier(Region(offset / REGION_BYTES))?;
             if let Some((is_changed, end)) = disk.difference_at(offset, end, &earlier)? {
-                return said(is_changed, end);
+                return extent(is_changed, end);
             }
         }
         let (is_changed, end) = self.difference.differs(offset, end)?;
-        said(is_changed, end)
+        extent(is_changed, end)
     }
 }

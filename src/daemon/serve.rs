@@ -207,7 +207,7 @@ async fn drain(
 ) {
     tokio::task::block_in_place(|| repositories.iter().for_each(|one| one.sessions().close()));
     let begun = Instant::now();
-    let mut told: Option<Instant> = None;
+    let mut extended_at: Option<Instant> = None;
     loop {
         let writing: usize = repositories
             .iter()
@@ -225,12 +225,12 @@ async fn drain(
             supervisor.stopping("suspending sessions", SUSPENSION);
             return;
         }
-        if told.is_none_or(|told| told.elapsed() >= EXTEND_INTERVAL) {
+        if extended_at.is_none_or(|extended_at| extended_at.elapsed() >= EXTEND_INTERVAL) {
             let status = format!(
                 "stopping: sessions that are being written: {writing}; {} s left",
                 left.as_secs()
             );
-            if told.is_none() {
+            if extended_at.is_none() {
                 tracing::info!(
                     sessions = writing,
                     limit_seconds = patience.as_secs(),
@@ -239,7 +239,7 @@ async fn drain(
             }
             supervisor.stopping(&status, EXTENSION);
             supervisor.alive();
-            told = Some(Instant::now());
+            extended_at = Some(Instant::now());
         }
         tokio::select! {
             name = signals.next() => {

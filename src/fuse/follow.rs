@@ -233,8 +233,8 @@ fn follow(
         loop {
             match woken.recv_timeout(patience) {
                 Ok(Wake::Changed) => patience = SETTLE,
-                Ok(Wake::Now(who)) => {
-                    waiting.push(who);
+                Ok(Wake::Now(waiter)) => {
+                    waiting.push(waiter);
                     break;
                 }
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,

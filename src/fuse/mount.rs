@@ -232,10 +232,10 @@ impl Mounted {
             return;
         };
         drop(running);
-        let (told, tell) = std::sync::mpsc::sync_channel(1);
-        if wake.send(Wake::Now(told)).is_ok() {
+        let (done, finished) = std::sync::mpsc::sync_channel(1);
+        if wake.send(Wake::Now(done)).is_ok() {
             // A kernel that is slow to accept notifications must not delay a commit that is durable.
-            let _ = tell.recv_timeout(REFRESH_PATIENCE);
+            let _ = finished.recv_timeout(REFRESH_PATIENCE);
         }
     }
 

@@ -204,15 +204,16 @@ impl<R: Reader> Recorded<R> {
         }
         let wanted: Vec<GuestIno> = std::iter::once(ino).chain(ahead).collect();
         let mut found = None;
-        let mut told: HashSet<GuestIno> = wanted.iter().copied().collect();
+        let mut requested: HashSet<GuestIno> = wanted.iter().copied().collect();
         for (dir, listing) in self.reader.list_many(&wanted)? {
             let (mut entries, mut dirs) = (Vec::new(), Vec::new());
             // An invalid directory returns its error when it is requested itself. Only requested directories
             // and those below them are cached.
-            if !told.remove(&dir) || self.take(dir, listing, &mut entries, &mut dirs).is_err() {
+            if !requested.remove(&dir) || self.take(dir, listing, &mut entries, &mut dirs).is_err()
+            {
                 continue;
             }
-            told.extend(&dirs);
+            requested.extend(&dirs);
             let directory = self.keep_directory(dir, entries, dirs);
             if dir == ino {
                 found = Some(directory);

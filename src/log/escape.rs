@@ -62,7 +62,7 @@ mod tests {
     const PEER: &str = "\u{1b}]0;owned\u{7}\u{9b}2J\n1970 ERROR all is lost\u{202e}";
 
     /// The output of an event and a span that hold a peer's text.
-    fn said(layer: impl Layer<Registry> + Send + Sync + 'static, kept: &Kept) -> String {
+    fn logged(layer: impl Layer<Registry> + Send + Sync + 'static, kept: &Kept) -> String {
         tracing::subscriber::with_default(Registry::default().with(layer), || {
             let _in = tracing::warn_span!("connection", peer = PEER, shown = %PEER).entered();
             tracing::warn!(name = PEER, error = %PEER, "it asks for {PEER}");
@@ -82,7 +82,7 @@ mod tests {
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .fmt_fields(debug_fn(field).delimited(" "));
-        said(plain, &kept);
+        logged(plain, &kept);
 
         let kept = Kept::default();
         let writer = kept.clone();
@@ -90,7 +90,7 @@ mod tests {
             .with_writer(move || Json(writer.clone()))
             .json()
             .flatten_event(true);
-        let text = said(json, &kept);
+        let text = logged(json, &kept);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["error"], PEER);
     }

@@ -59,9 +59,9 @@ impl<'a> Lineage<'a> {
         match &walked {
             Ok(()) => self.sound.extend(path),
             Err(e) if e.kind() == ErrorKind::Corrupt => {
-                let said = e.report();
+                let report = e.report();
                 self.broken
-                    .extend(path.into_iter().map(|slot| (slot, said.clone())));
+                    .extend(path.into_iter().map(|slot| (slot, report.clone())));
             }
             Err(_) => {}
         }
@@ -76,8 +76,8 @@ impl<'a> Lineage<'a> {
             if root.is_none() && self.sound.contains(&slot) {
                 return Ok(());
             }
-            if let Some(said) = self.broken.get(&slot) {
-                return Err(Error::new(ErrorKind::Corrupt, said.clone()));
+            if let Some(report) = self.broken.get(&slot) {
+                return Err(Error::new(ErrorKind::Corrupt, report.clone()));
             }
             if path.contains(&slot) || path.len() >= DEPTH_MAX {
                 return Err(Error::corrupt(

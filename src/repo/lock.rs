@@ -50,7 +50,7 @@ pub(super) fn take(repository: &Repository, note: &Note) -> Result<Arc<dyn Lock>
         if e.kind() != ErrorKind::Locked {
             return e;
         }
-        let who = match Holder::of(repository) {
+        let holder = match Holder::of(repository) {
             Holder::Process(Some(n)) => format!(
                 "restorefs {} (pid {} on {}, since {})",
                 n.role, n.pid, n.host, n.taken_at
@@ -59,7 +59,7 @@ pub(super) fn take(repository: &Repository, note: &Note) -> Result<Arc<dyn Lock>
         };
         Error::new(
             ErrorKind::Locked,
-            format!("the repository is being written by {who}"),
+            format!("the repository is being written by {holder}"),
         )
         .advise("wait for it to end, or stop it")
     })

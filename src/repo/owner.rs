@@ -403,9 +403,9 @@ impl Owner {
 
     fn check_undamaged(&self, name: &VmName) -> Result<()> {
         match self.damaged.lock().get(&name.folded()) {
-            Some(said) => Err(Error::new(
+            Some(damage) => Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("the VM {name} is damaged, and nothing is written to it: {said}"),
+                format!("the VM {name} is damaged, and nothing is written to it: {damage}"),
             )),
             None => Ok(()),
         }

@@ -48,7 +48,10 @@ impl Uses {
     /// A holder of the point, if there is one.
     pub(super) fn holder(&self, point: PointId) -> Option<String> {
         let holders = self.holders.lock();
-        holders.get(&point)?.first().map(|(_, who)| who.clone())
+        holders
+            .get(&point)?
+            .first()
+            .map(|(_, holder)| holder.clone())
     }
 }
 

@@ -517,8 +517,8 @@ fn is_part_of(path: &Path, device: &Path) -> bool {
 pub fn user(path: &Path) -> Result<Option<String>> {
     // Mounts and holders are more informative than the processes behind them.
     let seen = device::user(path)?;
-    if let Some(words) = &seen
-        && (words.starts_with("mounted") || words.starts_with("held"))
+    if let Some(description) = &seen
+        && (description.starts_with("mounted") || description.starts_with("held"))
     {
         return Ok(seen);
     }
@@ -530,11 +530,14 @@ pub fn user(path: &Path) -> Result<Option<String>> {
 }
 
 fn in_use(path: &Path) -> Error {
-    let who = user(path).ok().flatten();
-    let who = who.unwrap_or_else(|| "somebody has it open".to_owned());
-    Error::new(ErrorKind::Busy, format!("the device is in use: {who}"))
-        .at_path(path)
-        .advise("unmount it, or end who uses it, and try again")
+    let user_description = user(path).ok().flatten();
+    let user_description = user_description.unwrap_or_else(|| "somebody has it open".to_owned());
+    Error::new(
+        ErrorKind::Busy,
+        format!("the device is in use: {user_description}"),
+    )
+    .at_path(path)
+    .advise("unmount it, or end who uses it, and try again")
 }
 
 /// Detaches the file of an unused device for which `is_ours` is true. A device with no file any more, or with
@@ -549,8 +552,9 @@ pub fn detach(device: &Path, is_ours: impl Fn() -> Result<bool>) -> Result<()> {
             return Ok(());
         }
         // A mount or a holder does not go away by itself.
-        let is_held =
-            user(device)?.is_some_and(|who| who.starts_with("mounted") || who.starts_with("held"));
+        let is_held = user(device)?.is_some_and(|user_description| {
+            user_description.starts_with("mounted") || user_description.starts_with("held")
+        });
         if is_held || begun.elapsed() > USED_PATIENCE {
             return Err(in_use(device));
         }

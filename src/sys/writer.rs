@@ -84,9 +84,9 @@ fn above_loops(is_it: impl Fn(&loop_device::Behind) -> bool, layers: u32) -> Opt
         if !loop_device::behind(&bound).is_ok_and(|behind| is_it(&behind)) {
             continue;
         }
-        if let Ok(Some(words)) = above_device(&bound.device, layers) {
+        if let Ok(Some(description)) = above_device(&bound.device, layers) {
             return Some(format!(
-                "shown by {}, which is {words}",
+                "shown by {}, which is {description}",
                 bound.device.display()
             ));
         }

@@ -100,8 +100,8 @@ mod tests {
 
     #[test]
     fn clones_are_the_same_work() {
-        let told = Arc::new(AtomicU64::new(0));
-        let listener = Arc::clone(&told);
+        let reported = Arc::new(AtomicU64::new(0));
+        let listener = Arc::clone(&reported);
         let flag = Arc::new(AtomicBool::new(false));
         let monitor = Monitor::with_listener(Arc::clone(&flag), move |bytes| {
             listener.fetch_add(bytes, Ordering::Relaxed);
@@ -109,7 +109,10 @@ mod tests {
         let other = monitor.clone();
         other.advance(3);
         monitor.advance(4);
-        assert_eq!((other.done_bytes(), told.load(Ordering::Relaxed)), (7, 7));
+        assert_eq!(
+            (other.done_bytes(), reported.load(Ordering::Relaxed)),
+            (7, 7)
+        );
         monitor.check().unwrap();
         other.cancel();
         assert_eq!(monitor.check().unwrap_err().kind(), ErrorKind::Cancelled);

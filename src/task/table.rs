@@ -190,8 +190,8 @@ mod tests {
     #[test]
     fn a_task_is_seen_while_it_works_and_after_it_has_ended() {
         let table = table();
-        let told = Mutex::new(Vec::new());
-        let changed = |report: &TaskReport| told.lock().push(report.state);
+        let reported = Mutex::new(Vec::new());
+        let changed = |report: &TaskReport| reported.lock().push(report.state);
         let found = table.run(subject(TaskKind::Forget), false, &changed, |_| {
             let reports = table.reports();
             assert_eq!(reports[0].state, TaskState::Running);
@@ -207,7 +207,7 @@ mod tests {
         let reports = table.reports();
         assert_eq!(reports[0].reason.as_deref(), Some("full"));
         assert_eq!(reports[1].state, TaskState::Completed);
-        let states = told.lock().clone();
+        let states = reported.lock().clone();
         let (running, completed) = (TaskState::Running, TaskState::Completed);
         assert_eq!(states, [running, completed, running, TaskState::Failed]);
     }

@@ -78,13 +78,13 @@ impl File {
             });
             let message = e.message().trim();
             // A line may be as long as the file, and may hold anything.
-            let words = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-            let plain = words.trim().chars().filter(|c| !c.is_control());
-            let words: String = plain.take(LINE_SHOWN_MAX).collect();
-            let error = Error::invalid(format!("line {line} ({words}): {message}"));
+            let shown = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+            let plain = shown.trim().chars().filter(|c| !c.is_control());
+            let shown: String = plain.take(LINE_SHOWN_MAX).collect();
+            let error = Error::invalid(format!("line {line} ({shown}): {message}"));
             match nearest(message) {
                 Some(key) => error.advise(format!("did you mean \"{key}\"?")),
-                None => match shape(message, &words) {
+                None => match shape(message, &shown) {
                     Some(advice) => error.advise(advice),
                     None => error,
                 },
@@ -94,9 +94,9 @@ impl File {
 }
 
 /// How a key is written, for a key that was written as another type.
-fn shape(message: &str, words: &str) -> Option<&'static str> {
+fn shape(message: &str, shown: &str) -> Option<&'static str> {
     if message.contains("expected a sequence") {
-        return Some(if words.starts_with('[') {
+        return Some(if shown.starts_with('[') {
             "there may be several: write it in double brackets, [[...]]"
         } else {
             "there may be several: write a list, [\"...\"]"

@@ -333,7 +333,7 @@ mod tests {
         "#
         );
         let error = Config::parse(&text, &defaults(), &Isolation::Thread).unwrap_err();
-        let said = error.report();
+        let message = error.report();
         for part in [
             "memory: ",
             "stop_timeout: ",
@@ -347,7 +347,7 @@ mod tests {
             "nbd.connections: 0",
             "nbd.idle",
         ] {
-            assert!(said.contains(part), "{part}: {said}");
+            assert!(message.contains(part), "{part}: {message}");
         }
         assert_eq!(error.kind(), crate::error::ErrorKind::InvalidInput);
     }
@@ -365,10 +365,10 @@ mod tests {
             ),
             ("memory = \"1G\"", "repository: there is none"),
         ] {
-            let said = Config::parse(text, &defaults(), &Isolation::Thread)
+            let message = Config::parse(text, &defaults(), &Isolation::Thread)
                 .unwrap_err()
                 .report();
-            assert!(said.contains(what), "{said}");
+            assert!(message.contains(what), "{message}");
         }
     }
 }

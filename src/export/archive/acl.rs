@@ -43,7 +43,7 @@ pub(super) fn text(bytes: &[u8]) -> Result<String> {
 fn entry(entry: &[u8; 8]) -> Result<String> {
     let [t0, t1, p0, p1, id @ ..] = *entry;
     let id = u32::from_le_bytes(id);
-    let who = match u16::from_le_bytes([t0, t1]) {
+    let subject = match u16::from_le_bytes([t0, t1]) {
         0x01 => "user:".to_owned(),
         0x02 => format!("user:{id}"),
         0x04 => "group:".to_owned(),
@@ -68,7 +68,7 @@ fn entry(entry: &[u8; 8]) -> Result<String> {
     }
     let letter = |bit, letter| if permissions & bit == 0 { '-' } else { letter };
     Ok(format!(
-        "{who}:{}{}{}",
+        "{subject}:{}{}{}",
         letter(4, 'r'),
         letter(2, 'w'),
         letter(1, 'x')

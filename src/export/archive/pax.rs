@@ -100,9 +100,9 @@ mod tests {
         for length in [1, 2, 90, 91, 92, 93, 94, 990, 991, 992, 993, 9985, 9990] {
             let mut records = Records::default();
             records.add(b"k", &vec![b'v'; length]);
-            let said = String::from_utf8_lossy(records.bytes()).into_owned();
-            let (said, _) = said.split_once(' ').unwrap();
-            assert_eq!(said.parse::<usize>().unwrap(), records.bytes().len());
+            let text = String::from_utf8_lossy(records.bytes()).into_owned();
+            let (text, _) = text.split_once(' ').unwrap();
+            assert_eq!(text.parse::<usize>().unwrap(), records.bytes().len());
         }
     }
 

@@ -115,7 +115,7 @@ fn hostile_names_are_left_out_and_named() {
                 .collect()
         };
         assert_eq!(names, ["out/", "out/good"]);
-        let said = reasons(&archived);
+        let notes = reasons(&archived);
         for part in [
             "out/..: a name that",
             "abs: a name with a slash",
@@ -125,7 +125,7 @@ fn hostile_names_are_left_out_and_named() {
             "nolink: a symlink whose target",
             "dev: a device",
         ] {
-            assert!(said.contains(part), "{part} is not in {said}");
+            assert!(notes.contains(part), "{part} is not in {notes}");
         }
         assert_eq!(archived.skipped_count, 12);
     }

@@ -186,8 +186,8 @@ fn what_gives_power_is_left_out_and_said() {
         (0o755, 1_000_000, 5)
     );
     let reasons = reasons(&extracted);
-    for said in ["out/null: a device", "out/su: its setuid"] {
-        assert!(reasons.contains(said), "{reasons}");
+    for reason in ["out/null: a device", "out/su: its setuid"] {
+        assert!(reasons.contains(reason), "{reasons}");
     }
 }
 

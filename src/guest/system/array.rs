@@ -72,10 +72,10 @@ pub(super) fn part_of(
 /// Finds arrays by name: `md0`, `md127p1`, `md/root`. Numbers are assigned anew at each boot unless
 /// mdadm.conf fixes them.
 pub(super) fn by_array(volumes: &[VolumeFacts], device: &str, hints: &Hints<'_>) -> Found {
-    let told = |device: &str| {
+    let configured = |device: &str| {
         let full = format!("/dev/{device}");
-        let told = hints.arrays.iter().find(|(known, _)| *known == full);
-        told.map(|(_, array)| {
+        let configured = hints.arrays.iter().find(|(known, _)| *known == full);
+        configured.map(|(_, array)| {
             let found = arrays_with_id(volumes, array);
             match found.is_empty() {
                 true => arrays_named(volumes, array),
@@ -90,7 +90,7 @@ pub(super) fn by_array(volumes: &[VolumeFacts], device: &str, hints: &Hints<'_>)
             _ => (device, None),
         },
     };
-    if let Some(found) = told(whole) {
+    if let Some(found) = configured(whole) {
         return Ok((part_of(volumes, found, number), None));
     }
     let found = match whole.strip_prefix("md/") {

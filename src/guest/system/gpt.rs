@@ -40,7 +40,7 @@ pub(super) fn entries(
     volumes: &[VolumeFacts],
     root: FileLocation,
     tree: &Tree<'_>,
-    told: &BTreeSet<Vec<u8>>,
+    declared: &BTreeSet<Vec<u8>>,
 ) -> Found {
     let mut found = Found {
         entries: Vec::new(),
@@ -78,7 +78,7 @@ pub(super) fn entries(
         let Some(first) = of_type.find(|facts| facts.alias.is_automatic) else {
             continue;
         };
-        if told.contains(path) || !tree.is_free(path) {
+        if declared.contains(path) || !tree.is_free(path) {
             continue;
         }
         // A machine that starts without EFI mounts nothing there; a directory for it indicates EFI.

@@ -84,7 +84,7 @@ fn told_root(
     };
     let source = shown(&entry.source);
     // The kernel's name of a disk may differ here: the volume that was found is the root.
-    let told = if is_kernel_name(&source) || hardware::is_name(&source) {
+    let declared = if is_kernel_name(&source) || hardware::is_name(&source) {
         joiner.subvolume_of(place.volume, entry)
     } else {
         let meant = joiner.meant(entry);
@@ -94,7 +94,7 @@ fn told_root(
         }
         joiner.root(entry, Some(place.volume))
     };
-    match told {
+    match declared {
         Ok(root) if Tree::new(joiner.tree.open(), root).is_system() => Some(root),
         // The named volume cannot be found (a renamed disk), but the found one looks like a system.
         _ => Some(place),
@@ -110,12 +110,12 @@ fn entries(joiner: &mut Joiner<'_>, fstab: Vec<Entry>, root: FileLocation) -> Ve
             .collect()
     };
     let mut all = fstab;
-    let told = targets(&all);
+    let declared = targets(&all);
     let (units, notes) = unit::entries(&joiner.tree);
     joiner.notes.extend(notes);
     let new = units
         .into_iter()
-        .filter(|entry| !told.contains(&unit::plain(&entry.target)));
+        .filter(|entry| !declared.contains(&unit::plain(&entry.target)));
     all.extend(new);
     let found = gpt::entries(
         &joiner.filesystems.volumes,
@@ -143,8 +143,10 @@ fn system(
         joiner.arrays.extend(parse_mdadm(&joiner.read(path)));
     }
     let (text, _) = fstab_text(filesystems, open, found.place);
-    let told = fstab::parse(&text);
-    let own = told.iter().rfind(|entry| matches!(kind(entry), Kind::Root));
+    let declared = fstab::parse(&text);
+    let own = declared
+        .iter()
+        .rfind(|entry| matches!(kind(entry), Kind::Root));
     let root = told_root(&mut joiner, own, found, roots)?;
     if systems.iter().any(|system| system.root == root) {
         return None;

@@ -99,8 +99,8 @@ fn names_itself(
     let (text, _) = fstab_text(filesystems, open, root);
     let entries = fstab::parse(&text);
     let is_root = |entry: &&Entry| matches!(kind(entry), Kind::Root);
-    let told = entries.iter().rfind(is_root).map(subvolume);
-    match told {
+    let configured = entries.iter().rfind(is_root).map(subvolume);
+    match configured {
         Some(Ok(which @ (Subvolume::Path(_) | Subvolume::Id(_)))) => {
             fs.subvolume(&which).is_ok_and(|ino| ino == root.ino)
         }

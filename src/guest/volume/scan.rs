@@ -190,9 +190,9 @@ impl Scanner<'_> {
     }
 
     /// Scans all partitions of a table; their names are below `dir`.
-    fn table(&mut self, device: &ScannedDevice, dir: &str, who: &str, table: Table) {
+    fn table(&mut self, device: &ScannedDevice, dir: &str, place: &str, table: Table) {
         for note in &table.notes {
-            self.notes.push(format!("{who}: {note}"));
+            self.notes.push(format!("{place}: {note}"));
         }
         let dir = self.names.directory(dir);
         for part in table.partitions {

@@ -199,13 +199,13 @@ impl Process {
                 let _ = child.kill();
                 let _ = child.wait();
             }
-            let mut words = vec![0; WORDS_BYTES];
+            let mut output = vec![0; WORDS_BYTES];
             let length = match child.as_mut().and_then(|child| child.stderr.as_mut()) {
-                Some(stderr) => stderr.read(&mut words).unwrap_or(0),
+                Some(stderr) => stderr.read(&mut output).unwrap_or(0),
                 None => 0,
             };
-            let words = String::from_utf8_lossy(words.get(..length).unwrap_or_default());
-            let words: Vec<&str> = words
+            let output = String::from_utf8_lossy(output.get(..length).unwrap_or_default());
+            let output: Vec<&str> = output
                 .lines()
                 .map(str::trim)
                 .filter(|line| !line.is_empty())
@@ -217,12 +217,12 @@ impl Process {
                         SIGSYS => " of a forbidden system call".to_owned(),
                         _ => format!(" of signal {signal}"),
                     });
-            let said = if words.is_empty() {
+            let report = if output.is_empty() {
                 String::new()
             } else {
-                format!(": {}", words.join("; "))
+                format!(": {}", output.join("; "))
             };
-            let reason = format!("the reader's process was ended: {cause}{how}{said}");
+            let reason = format!("the reader's process was ended: {cause}{how}{report}");
             tracing::error!(pid = self.id, reason, "a guest's reader is gone");
             End {
                 reason,
@@ -298,10 +298,10 @@ impl Process {
         into: Option<&mut [u8]>,
         failed: &mut Option<Error>,
     ) -> Result<Option<Answer>, String> {
-        let said = |error: Error| error.report();
-        slot.set_patience(fuel.time).map_err(said)?;
-        let length = slot.put(question).map_err(said)?;
-        slot.send(Message::Call { length }).map_err(said)?;
+        let report = |error: Error| error.report();
+        slot.set_patience(fuel.time).map_err(report)?;
+        let length = slot.put(question).map_err(report)?;
+        slot.send(Message::Call { length }).map_err(report)?;
         let mut watch = Watch::new(self.id, fuel);
         loop {
             let message = watch.wait(slot)?;
@@ -323,13 +323,13 @@ impl Process {
                     }
                 }
                 Message::Answer { length } => {
-                    let bytes = slot.take(length).map_err(said)?;
-                    return decode(&bytes).map(Some).map_err(said);
+                    let bytes = slot.take(length).map_err(report)?;
+                    return decode(&bytes).map(Some).map_err(report);
                 }
                 Message::Bytes { length } => {
                     return match into {
                         Some(buf) if u64_from_usize(buf.len()) == length => {
-                            slot.take_into(buf).map(|()| None).map_err(said)
+                            slot.take_into(buf).map(|()| None).map_err(report)
                         }
                         _ => Err("it answered with other bytes than were asked for".to_owned()),
                     };

@@ -220,7 +220,7 @@ fn answer(call: Call, fs: &OnceLock<Direct>, open: Open) -> Result<Answer> {
             };
             let devices: Vec<_> = (0..).zip(sizes).map(device).collect();
             let (state, found) = open(&devices);
-            let told = found.as_ref().map(|found| OpenedFilesystem {
+            let description = found.as_ref().map(|found| OpenedFilesystem {
                 root: found.root(),
                 info: found.info().into(),
             });
@@ -229,7 +229,10 @@ fn answer(call: Call, fs: &OnceLock<Direct>, open: Open) -> Result<Answer> {
             {
                 return Err(Error::invalid("something is open already"));
             }
-            Answer::OpenedFilesystem { state, fs: told }
+            Answer::OpenedFilesystem {
+                state,
+                fs: description,
+            }
         }
         Call::Subvolume(which) => Answer::Ino(opened(fs)?.subvolume(&which)?),
         Call::List { dir, from } => {

@@ -44,7 +44,7 @@ impl Target {
     /// `InvalidInput`: standard output, a format that cannot be written, a place that is neither a file nor a
     /// device; `IsADirectory`; `AlreadyExists`; `Io`.
     pub fn parse(text: &OsStr, force: bool) -> Result<Self> {
-        let (said, rest) = ImageFormat::split_prefix(text);
+        let (given, rest) = ImageFormat::split_prefix(text);
         if rest == "-" {
             return Err(
                 Error::invalid("a disk is not written to standard output").advise(
@@ -52,26 +52,26 @@ impl Target {
                 ),
             );
         }
-        let words = rest.to_string_lossy();
-        if Uri::is_uri(&words) {
-            return match said {
-                None | Some(ImageFormat::Raw) => Ok(Self::Nbd(words.parse()?)),
+        let text = rest.to_string_lossy();
+        if Uri::is_uri(&text) {
+            return match given {
+                None | Some(ImageFormat::Raw) => Ok(Self::Nbd(text.parse()?)),
                 Some(other) => Err(Error::invalid(format!(
                     "an NBD export takes a disk's bytes, and no {other} image"
                 ))),
             };
         }
-        if words.contains("://") {
+        if text.contains("://") {
             return Err(
-                Error::invalid(format!("\"{}\" is no target", words.escape_debug())).advise(
+                Error::invalid(format!("\"{}\" is no target", text.escape_debug())).advise(
                     "name a file, a block device or an NBD URI (nbd://, nbds://, nbd+unix://)",
                 ),
             );
         }
         let path = PathBuf::from(rest);
-        let is_qcow2 = said_format(said, &path)? == ImageFormat::Qcow2;
+        let is_qcow2 = format_of(given, &path)? == ImageFormat::Qcow2;
         match look(&path)? {
-            Existing::Device if is_qcow2 && said.is_some() => {
+            Existing::Device if is_qcow2 && given.is_some() => {
                 Err(Error::invalid("a QCOW2 image is not written to a device")
                     .at_path(&path)
                     .advise("write the disk's bytes (raw:DEVICE), or name a file"))
@@ -88,9 +88,9 @@ impl Target {
 }
 
 /// The format to write: the caller's, else that of the extension, else raw.
-fn said_format(said: Option<ImageFormat>, path: &Path) -> Result<ImageFormat> {
+fn format_of(given: Option<ImageFormat>, path: &Path) -> Result<ImageFormat> {
     let by_name = ImageFormat::of_extension(path);
-    match said.or(by_name) {
+    match given.or(by_name) {
         Some(ImageFormat::Foreign(name)) => Err(Error::unsupported(format!(
             "images of the format {name} are not written"
         ))
@@ -155,7 +155,7 @@ pub fn refusal(kind: FileType) -> Error {
         return Error::new(ErrorKind::IsADirectory, "the target is a directory")
             .advise("name a file in it; all disks go into a directory with --to DIR");
     }
-    let words = if kind.is_symlink() {
+    let text = if kind.is_symlink() {
         "a symlink"
     } else if kind.is_char_device() {
         "a character device"
@@ -166,7 +166,7 @@ pub fn refusal(kind: FileType) -> Error {
     } else {
         "neither a regular file nor a block device"
     };
-    Error::invalid(format!("the target is {words}"))
+    Error::invalid(format!("the target is {text}"))
         .advise("name a regular file, a block device or an NBD URI")
 }
 

@@ -276,7 +276,7 @@ impl<'a> Handshake<'a> {
             if kind == ReplyKind::Info {
                 match Info::parse(data)? {
                     Info::Export { size_bytes, flags } => basic = Some((size_bytes, flags)),
-                    Info::BlockSize(said) => sizes = said,
+                    Info::BlockSize(offered) => sizes = offered,
                     Info::Name(_) | Info::Description(_) | Info::Unknown(_) => {}
                 }
             }

@@ -61,14 +61,14 @@ mod tests {
     fn extents_are_merged_and_cut() {
         let (hole, zero) = (StatusFlags::HOLE, StatusFlags::ZERO);
         let none = StatusFlags::empty();
-        let said = [
+        let offered = [
             (512, none),
             (512, hole),
             (1024, zero | hole),
             (u64::MAX, zero),
             (9, none),
         ];
-        let window = Window::new(4096, &said, 8192);
+        let window = Window::new(4096, &offered, 8192);
         let extent = |kind, length_bytes| Some(Extent { kind, length_bytes });
         assert_eq!(window.at(4095, 10), None);
         assert_eq!(window.at(4096, 4096), extent(ExtentKind::Data, 1024));

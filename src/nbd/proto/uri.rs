@@ -71,8 +71,8 @@ impl Uri {
     /// `localhost`.
     #[must_use]
     pub fn tls_host(&self) -> String {
-        let said = self.tls.as_ref().and_then(|tls| tls.hostname.clone());
-        said.unwrap_or_else(|| match &self.address {
+        let hostname = self.tls.as_ref().and_then(|tls| tls.hostname.clone());
+        hostname.unwrap_or_else(|| match &self.address {
             Address::Unix(_) => "localhost".to_owned(),
             Address::Tcp { host, .. } => host.clone(),
         })

@@ -154,8 +154,8 @@ mod tests {
             (Command::Trim, none, whole + 512, Some(Status::Einval)),
             (Command::WriteZeroes, none, u64::MAX, Some(Status::Enospc)),
         ] {
-            let said = TERMS.check(&request(command, flags, 0, length));
-            assert_eq!(said.err().map(|e| e.0), status, "{command:?} {length}");
+            let checked = TERMS.check(&request(command, flags, 0, length));
+            assert_eq!(checked.err().map(|e| e.0), status, "{command:?} {length}");
         }
         let compact = Terms {
             mode: Mode::Structured,

@@ -65,7 +65,7 @@ pub(super) async fn serve(
     let agreed = tokio::select! {
         agreed = handshake => agreed
             .map_err(|_| Error::new(ErrorKind::TimedOut, "the client did not end its handshake in time"))??,
-        () = told(&mut shutdown) => return Ok(End::Shutdown),
+        () = shutdown_requested(&mut shutdown) => return Ok(End::Shutdown),
     };
     match agreed {
         Some((stream, agreement)) => transmit(service, stream, agreement, shutdown).await,
@@ -87,7 +87,7 @@ async fn shake_hands(service: &Service, entrance: Entrance) -> Result<Option<(St
 }
 
 /// Returns when the server shuts down.
-pub(super) async fn told(shutdown: &mut watch::Receiver<bool>) {
+pub(super) async fn shutdown_requested(shutdown: &mut watch::Receiver<bool>) {
     // A dropped sender means shutdown as well.
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
@@ -144,7 +144,7 @@ async fn transmit(
     };
     let result = tokio::select! {
         result = transmission.receive_all(&mut receiving) => result,
-        () = told(&mut shutdown) => Ok(End::Shutdown),
+        () = shutdown_requested(&mut shutdown) => Ok(End::Shutdown),
         // The sender ends by itself only when the client is unreachable.
         sent = &mut sender => Err(match sent {
             Ok(Err(e)) => e,

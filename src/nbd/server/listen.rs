@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::connection::{End, Entrance, serve, told};
+use super::connection::{End, Entrance, serve, shutdown_requested};
 use super::lobby::{Lobby, Seat};
 use super::secure::enter;
 use super::service::Service;
@@ -200,7 +200,7 @@ impl Server {
         loop {
             let accepted = tokio::select! {
                 accepted = self.door.accept() => accepted,
-                () = told(&mut shutdown) => break,
+                () = shutdown_requested(&mut shutdown) => break,
             };
             // Removes ended connections from the set.
             while connections.try_join_next().is_some() {}
@@ -286,7 +286,7 @@ async fn serve_one(
             let lobby = seat.lobby();
             let entered = tokio::select! {
                 entered = enter(stream, &tls, seat, service.limits().tls_timeout) => entered,
-                () = told(&mut shutdown) => return,
+                () = shutdown_requested(&mut shutdown) => return,
             };
             match entered {
                 Ok(Some((secured, inside))) => (Entrance::Secured(secured), Some(inside)),

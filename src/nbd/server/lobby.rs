@@ -43,7 +43,7 @@ struct Room {
 #[derive(Default)]
 struct Strangers {
     count: u64,
-    told: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 /// The seats of connections without a certificate.
@@ -147,8 +147,8 @@ impl Lobby {
         let mut strangers = self.strangers.lock();
         strangers.count += 1;
         if strangers
-            .told
-            .is_some_and(|told| told.elapsed() < LINE_INTERVAL)
+            .logged_at
+            .is_some_and(|logged_at| logged_at.elapsed() < LINE_INTERVAL)
         {
             tracing::debug!(%address, error = %why.report(), "an NBD connection ended before TLS");
             return;
@@ -161,7 +161,7 @@ impl Lobby {
         );
         *strangers = Strangers {
             count: 0,
-            told: Some(Instant::now()),
+            logged_at: Some(Instant::now()),
         };
     }
 }

@@ -134,12 +134,12 @@ impl<'a> PointRestore<'a> {
         let restored = result?;
         match proved.prove_metadata() {
             Err(e) if e.kind() == ErrorKind::Corrupt => {
-                let said = format!(
+                let message = format!(
                     "disk {} is restored and every cluster of it verified, but: {}",
                     disk.name,
                     e.report()
                 );
-                self.faults.borrow_mut().push(said);
+                self.faults.borrow_mut().push(message);
             }
             other => other?,
         }
@@ -271,8 +271,8 @@ impl<'a> PointRestore<'a> {
             let file = target.file().try_clone().or_io("cannot keep the device")?;
             watch.add(path, Arc::new(file))?;
             if let Some(found) = watch.look()? {
-                let said = format!("the device is in use: {}", found.words);
-                return Err(Error::new(ErrorKind::Busy, said)
+                let message = format!("the device is in use: {}", found.description);
+                return Err(Error::new(ErrorKind::Busy, message)
                     .at_path(path)
                     .advise("free it first, or use --force"));
             }

@@ -50,8 +50,8 @@ fn refuse_written(dir: &Dir, name: &OsStr) -> Result<()> {
     match watch.look()? {
         None => Ok(()),
         Some(found) => {
-            let said = format!("the target is in use: {}", found.words);
-            Err(Error::new(ErrorKind::Busy, said)
+            let message = format!("the target is in use: {}", found.description);
+            Err(Error::new(ErrorKind::Busy, message)
                 .at_path(path)
                 .advise("stop what writes it, or name another file"))
         }

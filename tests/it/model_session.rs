@@ -247,7 +247,7 @@ pub(crate) fn plain_root(bytes: &[u8], size_bytes: u64) -> Digest {
 }
 
 /// Store and workspace, in one place and in two.
-fn places() -> impl Strategy<Value = Places> {
+pub(crate) fn places() -> impl Strategy<Value = Places> {
     prop_oneof![Just(Places::One), Just(Places::TwoMemories)]
 }
 

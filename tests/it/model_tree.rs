@@ -16,6 +16,8 @@ use restorefs::task::Monitor;
 use restorefs::tree::{Ino, Tree, TreeOptions};
 use restorefs::types::{DiskName, VmName};
 
+use crate::model_session::places;
+use crate::pair::Places;
 use crate::world::World;
 
 #[derive(Debug, Clone)]
@@ -87,8 +89,8 @@ fn names(tree: &Tree, ino: Ino) -> Vec<(String, Ino)> {
 }
 
 impl Run {
-    fn new() -> Self {
-        let world = World::new(64 << 20);
+    fn new(places: Places) -> Self {
+        let world = World::over(places, 64 << 20);
         let tree = follow(&world);
         Self {
             world,
@@ -209,8 +211,8 @@ proptest::proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_tree_shows_what_was_committed(ops in ops()) {
-        let mut run = Run::new();
+    fn the_tree_shows_what_was_committed(ops in ops(), places in places()) {
+        let mut run = Run::new(places);
         for op in &ops {
             match *op {
                 Op::Commit { vm, bytes, seed } => run.commit(vm, bytes, seed),

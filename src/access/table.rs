@@ -46,11 +46,11 @@ impl Access {
     pub fn load(path: &Path) -> Result<Self> {
         let mut text = String::new();
         let file = std::fs::File::open(path)
-            .or_io("cannot read who may use what")
+            .or_io("cannot read the access rights")
             .at_path(path)?;
         file.take(FILE_BYTES_MAX + 1)
             .read_to_string(&mut text)
-            .or_io("cannot read who may use what")
+            .or_io("cannot read the access rights")
             .at_path(path)?;
         if u64::try_from(text.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
             let error = Error::new(ErrorKind::LimitExceeded, "the file has more than 1 MiB");

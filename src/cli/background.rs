@@ -67,7 +67,7 @@ pub(super) fn launch(mut command: Command, what: &str) -> Result<()> {
         let mut limited = stdout.take(u64::try_from(READY.len()).unwrap_or(u64::MAX));
         limited
             .read_to_end(&mut output)
-            .or_io("cannot hear the process in the background")?;
+            .or_io("cannot read from the process in the background")?;
     }
     if output == READY {
         return Ok(());

@@ -40,7 +40,7 @@ pub const EXAMPLES: [(&str, &[Example]); 20] = [
             ),
             (
                 "restorefs backup web01 vda=nbd+unix:///vda?socket=/run/web01.sock --compress zstd",
-                "Back up an NBD export, and compress what is stored.",
+                "Back up an NBD export, and compress the stored data.",
             ),
             (
                 "restorefs backup web01 vda=/dev/vg0/web01-snap --attach domain.xml",
@@ -72,7 +72,7 @@ pub const EXAMPLES: [(&str, &[Example]); 20] = [
         "abort",
         &[(
             "restorefs abort web01/nightly",
-            "End a session; what was written is thrown away.",
+            "End a session, and discard the written data.",
         )],
     ),
     (
@@ -157,7 +157,7 @@ pub const EXAMPLES: [(&str, &[Example]); 20] = [
             ),
             (
                 "restorefs map web01@latest --scratch --partitions",
-                "Attach all disks with their partitions; what is written to them is thrown away at the end.",
+                "Attach all disks with their partitions; writes to them are discarded at the end.",
             ),
         ],
     ),
@@ -185,7 +185,7 @@ pub const EXAMPLES: [(&str, &[Example]); 20] = [
         "check-config",
         &[(
             "restorefs check-config /etc/restorefs/config.toml",
-            "Say what is wrong with a configuration, before the daemon meets it.",
+            "Check a configuration before the daemon reads it.",
         )],
     ),
     (
@@ -199,7 +199,7 @@ pub const EXAMPLES: [(&str, &[Example]); 20] = [
         "rebuild-catalog",
         &[(
             "restorefs rebuild-catalog",
-            "Build the catalog anew, and say what of the repository is damaged.",
+            "Rebuild the catalog, and list the damage of the repository.",
         )],
     ),
 ];
@@ -207,7 +207,7 @@ pub const EXAMPLES: [(&str, &[Example]); 20] = [
 /// Exit codes of every subcommand.
 pub const EXIT_STATUS: [(&str, &str); 7] = [
     ("0", "All is well."),
-    ("1", "It could not be done; the message says why."),
+    ("1", "The command failed; the message gives the reason."),
     ("2", "The command line is wrong."),
     (
         "3",
@@ -252,7 +252,7 @@ pub const FILES: [(&str, &str); 4] = [
     ("/var/tmp", "Scratch files of mapped disks."),
     (
         "/usr/share/doc/restorefs",
-        "Documentation: tasks, what is promised, and every byte on disk.",
+        "Documentation: tasks, promises, and the format on disk.",
     ),
 ];
 

@@ -52,7 +52,7 @@ pub(super) fn run(context: &Context, args: &Map) -> Result<()> {
     let Some(target) = target else {
         if scratch.is_some() || args.partitions {
             return Err(Error::invalid(
-                "what is to be mapped? write VM@POINT or VM@POINT/DISK",
+                "name the disks to map: VM@POINT or VM@POINT/DISK",
             ));
         }
         return list(context);
@@ -67,7 +67,7 @@ pub(super) fn run(context: &Context, args: &Map) -> Result<()> {
         .transpose()?;
     if let Some(dir) = &scratch {
         // An error is printed here rather than by the process in the background.
-        Dir::open(dir).or_io("cannot use the directory for what is written")?;
+        Dir::open(dir).or_io("cannot use the directory for scratch files")?;
     }
     let tree = context.tree()?;
     // The point must exist; its names get the repository's spelling.
@@ -95,7 +95,7 @@ pub(super) fn run(context: &Context, args: &Map) -> Result<()> {
     start(context, &order)?;
     let mapped = MapDir::make()?
         .record(&order.id)?
-        .ok_or_else(|| Error::not_found("it was mapped, and unmapped by somebody else at once"))?;
+        .ok_or_else(|| Error::not_found("another process unmapped it at once"))?;
     show_new(context, &order, &mapped)?;
     if order.scratch.is_none() {
         remark_mounts(context, &order);

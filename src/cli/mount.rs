@@ -22,7 +22,7 @@ pub(super) fn run(context: &Context, args: &Mount) -> Result<()> {
     let repository = context.repository()?;
     let limits = serve::limits(&args.nbd_idle)?;
     let socket = args.nbd.as_ref().map(std::path::absolute).transpose();
-    let socket = socket.or_io("cannot tell the socket's path")?;
+    let socket = socket.or_io("cannot resolve the socket's path")?;
     if let Some(warning) = options.exposure() {
         context.output.warn(warning);
     }

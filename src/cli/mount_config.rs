@@ -49,7 +49,7 @@ fn stranger(mountpoint: &Path) -> Error {
     );
     Error::new(
         ErrorKind::Busy,
-        "what is mounted there is another repository, or one that this daemon does not serve",
+        "the mount there shows another repository, or one that this daemon does not serve",
     )
     .at_path(mountpoint)
     .advise(advice)

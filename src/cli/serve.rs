@@ -114,9 +114,7 @@ fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
         text: args.options.join(","),
     });
     if mount.is_none() && !args.options.is_empty() {
-        return Err(Error::invalid(
-            "-o says how to mount, but --mount does not say where",
-        ));
+        return Err(Error::invalid("-o needs a mountpoint: --mount DIR"));
     }
     let tcp = args.nbd_listen.map(|address| {
         TcpConfig::new(

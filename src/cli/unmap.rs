@@ -19,7 +19,7 @@ struct Part<'a> {
 pub(super) fn run(context: &Context, args: &Unmap) -> Result<()> {
     if args.targets.is_empty() && !args.all && !args.stale {
         return Err(Error::invalid(
-            "what is to be unmapped? write a device, VM@POINT, VM@POINT/DISK, --all or --stale",
+            "name the map to end: a device, VM@POINT, VM@POINT/DISK, --all or --stale",
         ));
     }
     map::check_root()?;
@@ -87,7 +87,7 @@ fn find<'a>(context: &Context, mappings: &'a [Mapping], target: &str) -> Result<
     if found.is_empty() {
         return Err(
             Error::not_found(format!("\"{}\" is not mapped", target.escape_debug()))
-                .advise("see what is: restorefs map"),
+                .advise("list the maps: restorefs map"),
         );
     }
     Ok(found)
@@ -153,7 +153,7 @@ fn by_point<'a>(
             "{selector} is mapped from several repositories: {}",
             repositories.join(", ")
         ))
-        .advise("say which one with --repo"));
+        .advise("name one with --repo"));
     }
     Ok(parts)
 }

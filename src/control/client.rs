@@ -265,7 +265,7 @@ fn reach(path: &Path) -> Result<Option<UnixStream>> {
         .caused_by(e)
         .at_path(path)
         .advise(
-            "ss -xlp shows who it is; if it is the daemon, see its log (journalctl -u restorefs)",
+            "ss -xlp shows the process; if it is the daemon, see its log (journalctl -u restorefs)",
         )),
         // The socket of a dead daemon refuses connections, which counts as no daemon.
         Err(e)

@@ -80,7 +80,7 @@ fn turn_away(stream: UnixStream) {
         ErrorKind::LimitExceeded,
         format!("{CONNECTIONS_MAX} commands, or a quarter of them of one user, talk to the daemon already"),
     )
-    .advise("try again when some of them have ended (ss -xp shows who they are)");
+    .advise("try again when some of them have ended (ss -xp shows their processes)");
     if let Ok(bytes) = encode(Err(error))
         && let Ok(mut stream) = stream.into_std()
     {
@@ -128,9 +128,7 @@ impl Conversation {
         while let Some((line, descriptors)) = self.lines.next(&self.stream).await? {
             let answer = match parse_request(&line) {
                 Ok(Request::Hello(hello)) => self.welcome(&hello).and_then(value),
-                _ if !self.is_ours => Err(another_release(
-                    "which does not say which repository it means",
-                )),
+                _ if !self.is_ours => Err(another_release("which names no repository")),
                 Ok(request) => {
                     let content = match request {
                         Request::Attach { length_bytes, .. } => {

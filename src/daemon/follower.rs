@@ -120,7 +120,7 @@ impl Follower {
                     if is_told {
                         break Err(Error::new(
                             ErrorKind::Cancelled,
-                            format!("{name} again: who still uses the mount is not waited for"),
+                            format!("{name} again: the process ends without waiting for the users of the mount"),
                         ));
                     }
                     is_told = true;

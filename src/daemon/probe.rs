@@ -33,7 +33,7 @@ pub fn probe_point(tree: &Tree, owner: &Owner, point: &Arc<PointView>) -> Result
         }
     }
     if !probed.complete {
-        tracing::warn!(vm = %point.vm, point = %point.entry.name, "not all volumes could be read; what was found is not kept");
+        tracing::warn!(vm = %point.vm, point = %point.entry.name, "not all volumes could be read; the result of the scan is not kept");
         return Ok(());
     }
     owner.keep_volumes(&point.vm, &point.entry, probed.value)

@@ -14,7 +14,7 @@ pub(super) struct Supervisor;
 impl Supervisor {
     fn tell(states: &[NotifyState<'_>]) {
         if let Err(error) = sd_notify::notify(states) {
-            tracing::warn!(%error, "the service manager could not be told");
+            tracing::warn!(%error, "the notification of the service manager failed");
         }
     }
 

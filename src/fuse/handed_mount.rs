@@ -87,12 +87,12 @@ impl HandedMount {
         .map_err(|e| Error::io("cannot mount", e.into()).at_path(&mountpoint))?;
         // The present path of the mount's directory, wherever it has moved.
         let entry = std::fs::read_link(way.place()?)
-            .or_io("cannot tell the path of a descriptor")
+            .or_io("cannot read the path of a descriptor")
             .and_then(|shown| mountinfo::at(&shown))?
             .pop()
             .filter(|entry| entry.kind == TYPE)
             .ok_or_else(|| {
-                Error::new(ErrorKind::Stale, "somebody has unmounted it at once")
+                Error::new(ErrorKind::Stale, "another process unmounted it at once")
                     .at_path(&mountpoint)
             })?;
         Ok(Self {
@@ -134,7 +134,7 @@ impl Drop for HandedMount {
         };
         let unmounted = way.unmount(self.entry.id, UnmountFlags::DETACH);
         if !unmounted.is_ok_and(|is_done| is_done) {
-            tracing::error!(mountpoint = %self.mountpoint.display(), "a mount that nobody serves is left");
+            tracing::error!(mountpoint = %self.mountpoint.display(), "a mount without a serving process is left");
         }
     }
 }

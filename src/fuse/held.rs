@@ -65,7 +65,7 @@ impl Held {
     pub(super) fn at(path: &Path, users: &[u32]) -> Result<Option<Self>> {
         let descriptor = HeldPath::walk(path, users)?.into_place()?;
         let shown = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
-            .or_io("cannot tell the path of a descriptor")?;
+            .or_io("cannot read the path of a descriptor")?;
         let id = mountinfo::mount_id(&descriptor)?;
         let mut entries = mountinfo::all()?.into_iter();
         let entry = entries.find(|entry| entry.id == id && entry.mountpoint == shown);

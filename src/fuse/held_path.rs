@@ -198,7 +198,7 @@ impl HeldPath {
         if self.is_firm || !is_root_of_the_machine() {
             return Ok(());
         }
-        let what = "others than root could put another directory in the place of the mountpoint";
+        let what = "another user than root can replace the mountpoint by another directory";
         Err(Error::new(ErrorKind::PermissionDenied, what)
             .at_path(self.path())
             .advise(
@@ -263,7 +263,8 @@ fn check_entry(above: &OwnedFd, users: &[u32]) -> Result<()> {
 
 fn strange_link(steps: &[Step], name: &OsStr) -> Error {
     let above: PathBuf = steps.iter().map(|step| &step.name).collect();
-    let what = "the mountpoint is reached by a symlink that somebody else than root can have made";
+    let what =
+        "the path to the mountpoint has a symlink that another user than root can have created";
     Error::new(ErrorKind::PermissionDenied, what)
         .at_path(Path::new("/").join(above).join(name))
         .advise("name the directory that it leads to")

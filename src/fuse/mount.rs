@@ -85,7 +85,7 @@ fn mount_on_held(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> 
     let descriptor = made
         .as_fd()
         .try_clone_to_owned()
-        .or_io("cannot serve what was mounted")?;
+        .or_io("cannot serve the mount")?;
     let mut mounted = serve(tree, descriptor, made.mountpoint(), options)?;
     mounted.device = Some(made.number().to_owned());
     made.served();
@@ -110,7 +110,7 @@ fn mount_by_path(tree: &Arc<Tree>, subject: &Subject<'_>, mountpoint: &Path) -> 
                 error.advise("allow_other needs the line user_allow_other in /etc/fuse.conf")
             }
             ErrorKind::PermissionDenied => error.advise(
-                "who is not root needs fusermount3 (Debian: fuse3) and access to /dev/fuse",
+                "without root, a mount needs fusermount3 (Debian: fuse3) and access to /dev/fuse",
             ),
             ErrorKind::NotFound => error.advise("is the kernel module loaded? modprobe fuse"),
             _ => error,
@@ -148,10 +148,10 @@ pub fn serve(
     let adapter = Adapter::new(Arc::clone(tree));
     let session = Session::from_fd(adapter, descriptor, SessionACL::All, config)
         .and_then(Session::spawn)
-        .or_io("cannot serve what was mounted")
+        .or_io("cannot serve the mount")
         .at_path(mountpoint)?;
     let mounted = start(tree, session, mountpoint.to_owned(), options)?;
-    tracing::info!(mountpoint = %mountpoint.display(), "serving what was mounted");
+    tracing::info!(mountpoint = %mountpoint.display(), "serving a mount that another process made");
     Ok(mounted)
 }
 

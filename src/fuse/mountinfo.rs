@@ -59,10 +59,10 @@ pub(super) fn at(path: &Path) -> Result<Vec<MountEntry>> {
 /// The mount that a descriptor is in.
 pub(super) fn mount_id(descriptor: &OwnedFd) -> Result<u64> {
     let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
-    let text = std::fs::read_to_string(path).or_io("cannot tell the mount of a descriptor")?;
+    let text = std::fs::read_to_string(path).or_io("cannot read the mount of a descriptor")?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
     id.and_then(|id| id.trim().parse().ok())
-        .ok_or_else(|| Error::unsupported("the kernel does not tell the mount of a descriptor"))
+        .ok_or_else(|| Error::unsupported("the kernel does not report the mount of a descriptor"))
 }
 
 /// The users whose mounts this process accepts as restorefs's own.

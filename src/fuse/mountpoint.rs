@@ -83,7 +83,7 @@ fn clear_dead(mountpoint: &Path, subject: &Subject<'_>) -> Result<()> {
         return held.clear().map(|_| ());
     }
     let what = format!(
-        "what is mounted there ({}) does not answer",
+        "the filesystem that is mounted there ({}) does not answer",
         held.entry.kind
     );
     Err(silent(what, mountpoint))
@@ -176,6 +176,6 @@ fn check_empty(mountpoint: &Path, resolved: &Path) -> Result<()> {
     Err(
         Error::new(ErrorKind::NotEmpty, "the mountpoint is not empty")
             .at_path(mountpoint)
-            .advise("what is in it would be hidden; -o nonempty mounts all the same"),
+            .advise("the mount would hide its files; -o nonempty mounts all the same"),
     )
 }

@@ -122,7 +122,7 @@ impl MountOptions {
                 }
                 "remount" => {
                     return Err(Error::invalid(
-                        "mount option remount cannot be had: what is mounted keeps its options",
+                        "mount option remount is not supported: a mount keeps its options",
                     )
                     .advise("unmount, and mount again with the options that you want"));
                 }

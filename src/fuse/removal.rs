@@ -54,7 +54,7 @@ pub(super) fn unmount(entry: &MountEntry, flags: UnmountFlags, helper: &[&str]) 
     let (kind, advice) = if is_own && !flags.contains(UnmountFlags::DETACH) {
         (ErrorKind::Busy, BUSY_ADVICE)
     } else {
-        let advice = "who has mounted it can, and root";
+        let advice = "only root and the user who mounted it can unmount it";
         (ErrorKind::PermissionDenied, advice)
     };
     let error = Error::new(kind, format!("cannot unmount: {report}"));

@@ -28,7 +28,7 @@ fn check_id(disk: &SessionDisk, declared: &str) -> Result<()> {
     let anew = "begin without --changed-only and write the whole disk";
     let Some(parent) = &disk.parent else {
         return Err(Error::invalid(format!(
-            "changes of disk {name} since {declared} cannot be taken: it is compared with nothing"
+            "disk {name} has no parent, to which changes since {declared} could apply"
         ))
         .advise("write the whole disk, without --previous-change-id for it"));
     };
@@ -75,10 +75,10 @@ pub(super) fn check_disk(disk: &SessionDisk, previous: &BTreeMap<DiskName, Strin
             let name = &disk.name;
             let id = parent.change_id.as_deref().unwrap_or("no change id");
             Err(Error::invalid(format!(
-                "only changes of disk {name} were sent, and it was not said since when; the parent was taken at {id}"
+                "the client sent only changes of disk {name}, without the change id that they are counted from; the parent was taken at {id}"
             ))
             .advise(format!(
-                "say it: --previous-change-id {name}=ID, or that nothing changed: --unchanged {name}"
+                "pass --previous-change-id {name}=ID, or --unchanged {name} if nothing changed"
             )))
         }
     }

@@ -213,7 +213,7 @@ impl DiskWriter {
         Err(Error::new(
             ErrorKind::Io,
             format!(
-                "an fsync of disk {} has failed, what was written may be lost",
+                "an fsync of disk {} failed: written data may be lost",
                 self.meta.name
             ),
         )

@@ -56,7 +56,7 @@ impl DiskWriter {
             format!("bytes {from} to {end} of disk {name} could not be written, and were not written again"),
         )
         .advise(format!(
-            "write them again; if the disk is as it should be, say so: touch {name}.raw"
+            "write them again; if the disk is complete, declare it: touch {name}.raw"
         )))
     }
 

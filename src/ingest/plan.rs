@@ -187,10 +187,10 @@ fn collision(renamed: &DiskRequest, old: &PointDisk) -> Error {
     let (name, old_key) = (&old.name, &old.key);
     let advice = if is_real(old_key, name) {
         format!(
-            "say what the disk with key {old_key} is called now (NAME with --key NAME={old_key}), or that it is gone: --without {name}"
+            "name the disk that has key {old_key} now (--key NAME={old_key}), or declare it removed: --without {name}"
         )
     } else {
-        format!("say that the parent's {name} is gone: --without {name}")
+        format!("declare the parent's {name} removed: --without {name}")
     };
     Error::invalid(format!(
         "the disk with key {key} is called {name} now, but the parent has another disk {name} (key {old_key}) that would be inherited"

@@ -237,7 +237,7 @@ impl Registry {
             ),
         )
         .advise(
-            "commit or abort sessions that nobody needs (restorefs sessions), or allow it more: LimitNOFILE= of its unit",
+            "commit or abort unused sessions (restorefs sessions), or allow it more: LimitNOFILE= of its unit",
         ))
     }
 

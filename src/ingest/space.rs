@@ -187,7 +187,7 @@ fn judge(space: Space, needed: u64, promised: u64, low_water: Option<u64>) -> Re
             Human(low_water)
         ),
     )
-    .advise("make room on the repository's filesystem (sessions that nobody needs: restorefs sessions, restorefs abort), or lower the mark: --low-water SIZE, or begin all the same: --no-room-check"))
+    .advise("make room on the repository's filesystem (unused sessions: restorefs sessions, restorefs abort), or lower the mark: --low-water SIZE, or begin all the same: --no-room-check"))
 }
 
 #[cfg(test)]

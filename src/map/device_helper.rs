@@ -106,7 +106,7 @@ fn ask(work: &Work) -> Result<Vec<RecordDisk>> {
 /// # Errors
 /// `InvalidInput` for an invalid request; `Io`. Errors of the operation itself go into the answer.
 pub fn run() -> Result<()> {
-    let failed = "cannot hear what is to be done";
+    let failed = "cannot read the request of the map process";
     let mut text = Vec::new();
     std::io::stdin()
         .take(MESSAGE_BYTES_MAX)
@@ -128,7 +128,10 @@ pub fn run() -> Result<()> {
     let heard = out.write_all(&answer).and_then(|()| out.flush());
     if let (Err(error), Work::Attach(what)) = (heard, &work) {
         detach(&dir, &what.id.parse()?, None)?;
-        return Err(Error::io("the process that asked has ended", error));
+        return Err(Error::io(
+            "the map process ended before it received the answer",
+            error,
+        ));
     }
     Ok(())
 }

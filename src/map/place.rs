@@ -151,9 +151,7 @@ impl MapDir {
                 "others could put another directory in the place of the directory of maps",
             )
             .at_path(above.path())
-            .advise(
-                "make it root's, and let nobody else write there: chown root DIR; chmod 755 DIR",
-            ));
+            .advise("let only root write there: chown root DIR; chmod 755 DIR"));
         }
         Ok(Self { dir })
     }

@@ -66,7 +66,9 @@ pub fn run(
 ) -> Result<()> {
     // Called before threads exist: they inherit the flag.
     if !loop_device::become_io_flusher() {
-        tracing::debug!("the kernel is not told that this process is needed to free memory");
+        tracing::debug!(
+            "this process cannot be marked as needed to free memory (PR_SET_IO_FLUSHER)"
+        );
     }
     let (point, disks) = open(tree, order)?;
     let contents = disks
@@ -186,7 +188,7 @@ fn sector(held: &HeldDisk) -> u32 {
     let found = match partition::scan(&held.disk, 0) {
         Ok(table) => u32::try_from(table.sector_bytes).unwrap_or(SECTOR_BYTES),
         Err(error) => {
-            tracing::debug!(error = %error.report(), "the partition table does not tell the size of a sector");
+            tracing::debug!(error = %error.report(), "the sector size cannot be read from the partition table");
             SECTOR_BYTES
         }
     };
@@ -202,9 +204,8 @@ fn content(held: &HeldDisk, order: &Order) -> Result<Content> {
     let Some(dir) = &order.scratch else {
         return Ok(Content::Fixed(disk));
     };
-    let file = scratch::file(dir).map_err(|e| {
-        e.advise("say with --scratch=DIR where what is written to the device may lie")
-    })?;
+    let file = scratch::file(dir)
+        .map_err(|e| e.advise("name a directory for the written data: --scratch=DIR"))?;
     let copy = file
         .try_clone()
         .or_io("cannot use the scratch file")
@@ -232,7 +233,7 @@ fn serve(dir: &MapDir, order: &Order, mounted: DiskMount, stop: &AtomicBool) -> 
         if stop.swap(false, Ordering::SeqCst)
             && let Err(error) = release_own(dir, &order.id)
         {
-            tracing::warn!(error = %error.report(), "told to end, but the map is in use; it stays");
+            tracing::warn!(error = %error.report(), "a signal asked the process to end, but the map is in use; it stays");
         }
     }
 }

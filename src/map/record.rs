@@ -135,7 +135,7 @@ impl Record {
     /// `InvalidInput` when a path is not UTF-8.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
         serde_json::to_vec_pretty(self).map_err(|e| {
-            Error::invalid("what is mapped cannot be written down (is a path not UTF-8?)")
+            Error::invalid("the record of the map cannot be encoded (is a path not UTF-8?)")
                 .caused_by(e)
         })
     }

@@ -94,7 +94,7 @@ impl Quiet {
     #[must_use]
     pub fn warning(self) -> Option<&'static str> {
         (self == Self::Elsewhere).then_some(
-            "udev looks at what is on the device, as its rule is for /run/restorefs only; map without RESTOREFS_RUNTIME_DIR",
+            "udev probes the content of the device, because its rule covers only /run/restorefs; map without RESTOREFS_RUNTIME_DIR",
         )
     }
 }

@@ -136,7 +136,7 @@ impl ProvedReader<'_> {
             prove(cluster, bytes, &stated, || {
                 let from = cluster.0 * CLUSTER_BYTES;
                 format!(
-                    "disk {}, bytes {from} to {}: not what was backed up",
+                    "disk {}, bytes {from} to {}: other content than that of the backup",
                     self.disk.name,
                     from + CLUSTER_BYTES
                 )
@@ -171,7 +171,7 @@ impl ProvedReader<'_> {
                 let place = cluster * CLUSTER_BYTES;
                 return Err(Error::corrupt(
                     format!(
-                        "disk {}, bytes from {place}: zeroes instead of what was backed up",
+                        "disk {}, bytes from {place}: zeroes instead of the content of the backup",
                         self.disk.name
                     ),
                     stated,

@@ -405,7 +405,7 @@ impl Owner {
         match self.damaged.lock().get(&name.folded()) {
             Some(damage) => Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("the VM {name} is damaged, and nothing is written to it: {damage}"),
+                format!("the VM {name} is damaged, and its owner writes nothing to it: {damage}"),
             )),
             None => Ok(()),
         }

@@ -74,7 +74,7 @@ pub(super) fn recover_vm(
     }
     for session in repository.session_names(name)? {
         if is_published(repository, name, &session)? {
-            tracing::warn!(vm = %name, session = %session, "removing what is left of a session that became a point");
+            tracing::warn!(vm = %name, session = %session, "removing the remains of a session that became a point");
             let removed = remove_published(repository, name, &session, &[]);
             stays(name, session.as_str(), removed)?;
             continue;

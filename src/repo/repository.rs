@@ -401,7 +401,7 @@ impl Repository {
             return Ok((point, Some(doubt.at_path(keys.index()?.as_str()))));
         }
         Err(Error::corrupt(
-            "a point sidecar is not what was committed",
+            "a point sidecar differs from the committed one",
             entry.point_blake3,
             digest,
         )
@@ -422,7 +422,7 @@ impl Repository {
         let found = Digest::of(&bytes);
         if found != stated.blake3 {
             return Err(Error::corrupt(
-                "an attached file is not what was committed",
+                "an attached file differs from the committed one",
                 stated.blake3,
                 found,
             )

@@ -160,7 +160,7 @@ impl LocalStore {
         if depth > DEPTH_MAX {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,
-                format!("what is to be published is deeper than {DEPTH_MAX}"),
+                format!("the directory to publish is deeper than {DEPTH_MAX}"),
             )
             .at_path(self.root.path().join(path)));
         }
@@ -367,9 +367,9 @@ impl Store for LocalStore {
         Err(Error::new(
             ErrorKind::Locked,
             if holder.is_empty() {
-                "somebody else holds the lock".to_owned()
+                "another process holds the lock".to_owned()
             } else {
-                format!("somebody else holds the lock: {holder}")
+                format!("another process holds the lock: {holder}")
             },
         )
         .at_path(self.root.path().join(path)))

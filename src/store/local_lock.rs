@@ -114,7 +114,7 @@ impl Lock for LocalLock {
         if read_whole(&file, NOTE_BYTES_MAX).at_path(self.path())? == *self.last() {
             Ok(())
         } else {
-            lost("somebody else has written its note")
+            lost("another process wrote its holder file")
         }
     }
 }

@@ -344,7 +344,7 @@ impl Store for MemoryStore {
             return Err(Error::new(
                 ErrorKind::Locked,
                 format!(
-                    "somebody else holds the lock: {}",
+                    "another process holds the lock: {}",
                     String::from_utf8_lossy(note)
                 ),
             )

@@ -34,7 +34,7 @@ impl Workspace {
         if depth > DEPTH_MAX {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,
-                format!("what is to be published is deeper than {DEPTH_MAX}"),
+                format!("the directory to publish is deeper than {DEPTH_MAX}"),
             )
             .at_path(from.to_string()));
         }
@@ -125,7 +125,7 @@ impl Stage for Workspace {
         self.publish(&from_mark, &mark, PutMode::Create)?;
         // The prefix is published. `last` identifies what is left of it in the workspace.
         if let Err(e) = self.remove(from, last) {
-            tracing::warn!(prefix = %from, error = %e.report(), "what was published is left over in the workspace");
+            tracing::warn!(prefix = %from, error = %e.report(), "published files are left in the workspace");
         }
         Ok(())
     }

@@ -273,7 +273,7 @@ impl Dir {
             Some((uid, _)) if uid.as_raw() != stat.uid => Err(Error::new(
                 ErrorKind::PermissionDenied,
                 format!(
-                    "the file belongs to user {}, and not to {}, who owns the directory: root does not change it",
+                    "the file belongs to user {}, but its directory to user {}: root does not change such a file",
                     stat.uid,
                     uid.as_raw()
                 ),

@@ -76,7 +76,7 @@ pub fn user(path: &Path) -> Result<Option<String>> {
     match exclusive {
         Ok(_) => Ok(None),
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
-            Ok(Some("the kernel says that it is in use".to_owned()))
+            Ok(Some("in use, according to the kernel".to_owned()))
         }
         Err(e) => Err(Error::io("cannot open the device", e).at_path(path)),
     }

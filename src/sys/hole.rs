@@ -55,7 +55,7 @@ fn seek(file: &File, from: SeekFrom, offset: u64) -> Result<Option<u64>> {
     match rustix::fs::seek(file, from) {
         Ok(at) => Ok(Some(at)),
         Err(Errno::NXIO) => Ok(None),
-        Err(Errno::INVAL) => Err(Error::unsupported("this file cannot tell its holes")),
+        Err(Errno::INVAL) => Err(Error::unsupported("this file does not report its holes")),
         Err(e) => Err(Error::io("cannot look for holes", e.into()).at_offset(offset)),
     }
 }

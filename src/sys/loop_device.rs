@@ -218,7 +218,7 @@ fn lock(node: &File) -> Result<()> {
         if begun.elapsed() > UDEV_PATIENCE {
             return Err(Error::new(
                 ErrorKind::Busy,
-                "somebody holds the lock of a free loop device",
+                "another process holds the lock of a free loop device",
             )
             .advise("udev looks at it (udevadm settle), or another program; try again"));
         }
@@ -531,13 +531,14 @@ pub fn user(path: &Path) -> Result<Option<String>> {
 
 fn in_use(path: &Path) -> Error {
     let user_description = user(path).ok().flatten();
-    let user_description = user_description.unwrap_or_else(|| "somebody has it open".to_owned());
+    let user_description =
+        user_description.unwrap_or_else(|| "another process has it open".to_owned());
     Error::new(
         ErrorKind::Busy,
         format!("the device is in use: {user_description}"),
     )
     .at_path(path)
-    .advise("unmount it, or end who uses it, and try again")
+    .advise("unmount it, or end the process that uses it, and try again")
 }
 
 /// Detaches the file of an unused device for which `is_ours` is true. A device with no file any more, or with

@@ -82,7 +82,7 @@ pub struct Made {
 
 /// Opens the file that was just made under a name.
 fn hold(dir: &Dir, name: &OsStr, kind: FileType) -> Result<Made> {
-    let what = "cannot hold what was made";
+    let what = "cannot open the new file";
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let held = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| failed(what, e))?;
     let stat = rustix::fs::fstat(&held).map_err(|e| failed(what, e))?;
@@ -91,7 +91,7 @@ fn hold(dir: &Dir, name: &OsStr, kind: FileType) -> Result<Made> {
     }
     Err(Error::new(
         ErrorKind::Busy,
-        "somebody has put another file in its place",
+        "another process replaced the file",
     ))
 }
 

@@ -107,7 +107,7 @@ fn demand_own(dir: &Path) -> Result<()> {
     Err(Error::new(
         ErrorKind::PermissionDenied,
         format!(
-            "others could listen there in the daemon's place: it must be a directory of user {user}, in which nobody else can write, and it is {found}"
+            "another user could listen there in the daemon's place: it must be a directory of user {user} that no other user can write, but it is {found}"
         ),
     )
     .at_path(dir)

@@ -60,7 +60,9 @@ impl SharedMemory {
         if u64::try_from(size).is_ok_and(|size| size >= u64_from_usize(length)) {
             Self::map(file, length)
         } else {
-            Err(Error::invalid("shared memory is smaller than was said"))
+            Err(Error::invalid(
+                "the shared memory is smaller than announced",
+            ))
         }
     }
 

@@ -113,9 +113,7 @@ fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
     let stat = rustix::fs::fstat(&held)?;
     let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
     if !is_socket || stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(std::io::Error::other(
-            "somebody has put another file in its place",
-        ));
+        return Err(std::io::Error::other("another process replaced the socket"));
     }
     let place = format!("/proc/self/fd/{}", held.as_raw_fd());
     std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode))
@@ -158,9 +156,12 @@ fn remove_stale(path: &Path) -> Result<()> {
         .at_path(path));
     }
     let busy = || {
-        Error::new(ErrorKind::Busy, "somebody listens on the socket already")
-            .at_path(path)
-            .advise("stop that process (ss -xlp shows it), or choose another socket")
+        Error::new(
+            ErrorKind::Busy,
+            "another process listens on the socket already",
+        )
+        .at_path(path)
+        .advise("stop that process (ss -xlp shows it), or choose another socket")
     };
     match connect(path, Duration::ZERO) {
         Ok(_) => Err(busy()),
@@ -169,9 +170,11 @@ fn remove_stale(path: &Path) -> Result<()> {
             .or_io("cannot remove the stale socket")
             .at_path(path),
         Err(e) if e.kind() == IoKind::NotFound => Ok(()),
-        Err(e) => Err(Error::io("cannot tell whether somebody listens", e)
-            .at_path(path)
-            .advise("see whose it is (ls -l, ss -xlp); remove it, or choose another socket")),
+        Err(e) => Err(
+            Error::io("cannot tell whether a process listens on the socket", e)
+                .at_path(path)
+                .advise("see whose it is (ls -l, ss -xlp); remove it, or choose another socket"),
+        ),
     }
 }
 
@@ -181,7 +184,7 @@ fn remove_stale(path: &Path) -> Result<()> {
 /// `Io`.
 pub fn peer(stream: impl AsFd) -> Result<(rustix::process::Pid, u32)> {
     let peer = rustix::net::sockopt::socket_peercred(stream)
-        .map_err(|e| Error::io("cannot ask who the peer is", e.into()))?;
+        .map_err(|e| Error::io("cannot read the credentials of the peer", e.into()))?;
     Ok((peer.pid, peer.uid.as_raw()))
 }
 

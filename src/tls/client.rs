@@ -85,7 +85,7 @@ impl ClientTls {
                 "\"{}\" is no name that a certificate could have",
                 host.escape_debug()
             ))
-            .advise("say the name with tls-hostname=")
+            .advise("name it with tls-hostname=")
         })?;
         ClientConnection::new(Arc::clone(&self.0), name)
             .map_err(|e| unusable("TLS cannot be begun", e))

@@ -87,7 +87,7 @@ fn changes_are_taken_when_they_are_since_the_parent() {
         2,
         &["commit", &session, "--previous-change-id", "vdb=c1,vdc=c1"],
     );
-    assert!(said.contains("compared with nothing"), "{said}");
+    assert!(said.contains("has no parent"), "{said}");
     place.ok(&[
         "commit",
         &session,

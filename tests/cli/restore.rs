@@ -50,7 +50,7 @@ fn a_flipped_bit_is_found_and_leaves_no_file() {
     flip(&layers(&place, "web01")[0], 65_536 + 1234);
     let said = place.fails(3, &["restore", "web01@latest", "vda", "out.raw"]);
     assert!(
-        said.contains("not what was backed up") && said.contains("vda"),
+        said.contains("other content than that of the backup") && said.contains("vda"),
         "{said}"
     );
     assert!(!place.path("out.raw").exists());

@@ -179,7 +179,7 @@ fn a_member_of_the_group_does_not_keep_the_daemon_from_starting() {
              \"$RESTOREFS\" --repo here/repo serve --nbd here/s 2> refused; then exit 1; fi
          grep -q 'listen there in the daemon.s place' refused
          if daemon timeout 60 \"$RESTOREFS\" --repo here/repo serve --nbd /run/shared/$name 2> refused; then exit 1; fi
-         grep -q 'somebody listens on the socket already' refused
+         grep -q 'another process listens on the socket already' refused
          serve; [ -S /run/restorefs/daemon/$name ]
          timeout 60 \"$RESTOREFS\" --repo here/repo begin web01 --session one vda=1M
          timeout 60 \"$RESTOREFS\" --repo here/repo sessions | grep one
@@ -249,7 +249,7 @@ fn a_symlink_to_another_mount_does_not_have_that_unmounted() {
          for at in eve/link eve/up/link/other; do
              {configure}
              timeout 60 \"$RESTOREFS\" check-config eve.toml 2> said && false
-             grep -q 'symlink that somebody else' said
+             grep -q 'symlink that another user' said
              sed -i 's|path = .*|path = \"'$PWD'/elsewhere\"|' eve.toml
              timeout 60 \"$RESTOREFS\" umount --config eve.toml
              timeout 60 \"$RESTOREFS\" umount $at 2> said && false

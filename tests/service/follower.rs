@@ -245,7 +245,7 @@ fn the_socket_and_the_mount_come_together_or_not_at_all() {
         said
     };
     let daemon = place.serve(&[]);
-    assert!(mount("nbd.sock", 1).contains("somebody listens"));
+    assert!(mount("nbd.sock", 1).contains("another process listens"));
     assert!(daemon.socket.exists());
     daemon.stop();
     assert!(mount(&"x".repeat(108), 2).contains("107"));

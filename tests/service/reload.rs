@@ -1,4 +1,4 @@
-//! SIGHUP: what can be taken is taken, no connection is lost, and a mistake changes nothing.
+//! SIGHUP: possible changes of the configuration take effect, no connection is lost, and a mistake changes nothing.
 
 use std::net::SocketAddr;
 use std::path::Path;

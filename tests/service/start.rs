@@ -224,7 +224,7 @@ fn a_socket_that_somebody_listens_on_is_not_taken_away() {
         .place
         .fails(1, &["serve", "--config", config.to_str().unwrap()]);
     assert!(
-        said.contains("somebody listens") && said.contains("nbd.sock"),
+        said.contains("another process listens") && said.contains("nbd.sock"),
         "{said}"
     );
     // Nothing is left of the attempt.

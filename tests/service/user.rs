@@ -132,7 +132,7 @@ fn a_user_reads_all_of_his_guest_and_nobody_else_does() {
         WORDS='Permission denied' refused cat $FILES/etc/fstab
         WORDS='Permission denied' refused other ls mnt
         WORDS='Permission denied' refused other cat $FILES/etc/fstab
-        WORDS='who has mounted it can' refused other ./restorefs umount mnt
+        WORDS='only root and the user who mounted it' refused other ./restorefs umount mnt
         me cmp mnt/web01/one/disks/vda.raw a.raw
         me sh -c \"exec sleep 2 < $FILES/etc/fstab\" & sleep 0.3
         WORDS='busy.*unmount lazily' refused me ./restorefs umount mnt

@@ -105,13 +105,13 @@ impl TcpConfig {
         let tls = match (certificates, access) {
             (Some(_) | None, Some(_)) | (Some(_), None) if is_plain => {
                 return Err(Error::invalid(
-                    "NBD over TCP is either plain or has certificates and a file of who may use what",
+                    "NBD over TCP is either plain, or has certificates and a file of access rights",
                 ));
             }
             (Some(certificates), Some(access)) => Some((certificates, access)),
             (Some(_), None) => {
                 return Err(Error::invalid(
-                    "nothing says who may use what: --nbd-access is missing (nbd.access in a configuration)",
+                    "the file of access rights is missing: --nbd-access (nbd.access in a configuration)",
                 )
                 .advise("write a file with [[access]] entries, see the README"));
             }

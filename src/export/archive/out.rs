@@ -100,7 +100,7 @@ impl Write for Out<'_> {
 /// Translates an error of the stream.
 pub(super) fn failed(error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
-        let what = "nobody reads the archive any more";
+        let what = "the reader of the archive has closed the pipe";
         return Error::new(ErrorKind::Disconnected, what).caused_by(ReaderGone);
     }
     Error::io("cannot write the archive", error)

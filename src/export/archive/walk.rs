@@ -165,5 +165,8 @@ impl<'a> Walk<'a> {
 }
 
 fn ended() -> Error {
-    Error::new(ErrorKind::Cancelled, "nobody writes the archive any more")
+    Error::new(
+        ErrorKind::Cancelled,
+        "the thread that writes the archive has ended",
+    )
 }

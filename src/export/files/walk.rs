@@ -233,10 +233,12 @@ impl<'a> Walk<'a> {
                     name,
                     path,
                 };
-                return self
-                    .sender
-                    .send(fill)
-                    .map_err(|_| Error::new(ErrorKind::Cancelled, "nobody fills files any more"));
+                return self.sender.send(fill).map_err(|_| {
+                    Error::new(
+                        ErrorKind::Cancelled,
+                        "the threads that fill files have ended",
+                    )
+                });
             }
             FileType::Symlink => {
                 let target = self.job.source.link_target(ino)?;
@@ -310,7 +312,7 @@ fn check_made(parent: &Dir, dir: &Dir) -> Result<()> {
     }
     Err(Error::new(
         ErrorKind::Busy,
-        "somebody has put another directory in its place",
+        "another process replaced the directory",
     ))
 }
 

@@ -31,7 +31,7 @@ impl Failures {
         let report = error.report();
         if count <= LOGGED_MAX || count.is_power_of_two() {
             if error.kind() == ErrorKind::NoSpace {
-                tracing::error!(disk = %self.name, count, error = %report, "NO SPACE for what is written to a mapped disk");
+                tracing::error!(disk = %self.name, count, error = %report, "NO SPACE for data written to a mapped disk");
             } else {
                 tracing::error!(disk = %self.name, count, error = %report, "cannot {what} a mapped disk");
             }

@@ -114,7 +114,7 @@ fn info(boot: &Boot, volume: &dyn ReadAt, label: Option<String>) -> Result<FsInf
         stored_free(boot, volume)
     };
     if free.is_none() {
-        notes.push("the filesystem does not tell how much of it is free".to_owned());
+        notes.push("the filesystem does not record its free space".to_owned());
     }
     let used = boot.clusters.saturating_sub(free.unwrap_or(0));
     let (high, low) = (boot.serial >> 16, boot.serial & 0xffff);

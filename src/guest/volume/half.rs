@@ -43,7 +43,7 @@ pub(super) fn named(half: &Half) -> String {
 fn fault(half: &Half, halves: &[Half]) -> Option<String> {
     let own = &half.superblock;
     if !own.is_complete {
-        return Some("by its own account it does not hold all data".to_owned());
+        return Some("its superblock records that it does not hold all data".to_owned());
     }
     let others = || halves.iter().filter(|other| other.path != half.path);
     // A difference of one event is an array that was in use when it was captured (Linux, super_1_validate).

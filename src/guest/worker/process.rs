@@ -315,7 +315,9 @@ impl Process {
                     let served = self
                         .serve(slot, device, offset, length)
                         .map_err(|refused| match refused {
-                            Refused::Impossible => "it asked for what is not there".to_owned(),
+                            Refused::Impossible => {
+                                "it requested bytes that do not exist".to_owned()
+                            }
                             Refused::Gone(error) => error.report(),
                         })?;
                     if let Some(error) = served {
@@ -550,10 +552,10 @@ mod tests {
         };
         ended_by(&[Message::Data], "broke the protocol");
         ended_by(&[Message::Call { length: 0 }], "broke the protocol");
-        ended_by(&[block(1, 0, 512)], "not there");
-        ended_by(&[block(0, 4000, 512)], "not there");
-        ended_by(&[block(0, u64::MAX, 512)], "not there");
-        ended_by(&[block(0, 0, 0)], "not there");
+        ended_by(&[block(1, 0, 512)], "do not exist");
+        ended_by(&[block(0, 4000, 512)], "do not exist");
+        ended_by(&[block(0, u64::MAX, 512)], "do not exist");
+        ended_by(&[block(0, 0, 0)], "do not exist");
         ended_by(&[block(0, 0, u64::MAX)], "it read more");
         ended_by(&[Message::Answer { length: u64::MAX }], "too long");
         ended_by(&[Message::Answer { length: 0 }], "nonsense");

@@ -130,7 +130,9 @@ fn take_slots(
     if u64_from_usize(slots.len()) == hello.slots {
         Ok(slots)
     } else {
-        Err(Error::invalid("not as many slots as were said"))
+        Err(Error::invalid(
+            "the number of slots differs from the announced one",
+        ))
     }
 }
 

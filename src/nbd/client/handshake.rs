@@ -77,7 +77,7 @@ pub(super) fn negotiate(stream: &Stream, export: &str, tls: Option<&Secret>) -> 
     };
     if facts.size_bytes > i64::MAX.unsigned_abs() {
         return Err(violation(format!(
-            "the server says that the export has {} bytes",
+            "the server reports an export of {} bytes",
             facts.size_bytes
         )));
     }
@@ -290,7 +290,7 @@ impl<'a> Handshake<'a> {
             }
             None => {
                 let (size_bytes, flags) = basic.ok_or_else(|| {
-                    violation("the server opened the export without saying its size")
+                    violation("the server opened the export without reporting its size")
                 })?;
                 Ok(Some(Facts {
                     size_bytes,

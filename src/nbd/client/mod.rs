@@ -123,7 +123,7 @@ fn secret(uri: &Uri) -> Result<Option<Secret>> {
         None => default_directory(),
     };
     if !wanted.is_verified {
-        tracing::warn!(uri = %uri, "nobody checks that the NBD server is the right one (tls-verify-peer=0)");
+        tracing::warn!(uri = %uri, "the NBD server's certificate is not verified (tls-verify-peer=0)");
     }
     let tls = ClientTls::load(&directory, wanted.is_verified)?;
     Ok(Some((tls, uri.tls_host())))

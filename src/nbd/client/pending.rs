@@ -116,9 +116,9 @@ impl Reply {
             filled,
         } = &mut self.want
         else {
-            return Err(violation("the server sent bytes that nobody asked for"));
+            return Err(violation("the server sent bytes without a request"));
         };
-        let outside = || violation("the server sent bytes outside of what was asked for");
+        let outside = || violation("the server sent bytes outside of the requested range");
         let from = offset.checked_sub(*begin).ok_or_else(outside)?;
         let end = from.checked_add(length).ok_or_else(outside)?;
         if length == 0 || end > u64_from_usize(buffer.len()) {
@@ -145,7 +145,7 @@ impl Reply {
             }
             ChunkType::BlockStatus | ChunkType::BlockStatusExtended => {
                 let Want::Extents { context, found } = &mut self.want else {
-                    return Err(violation("the server sent extents that nobody asked for"));
+                    return Err(violation("the server sent extents without a request"));
                 };
                 let (id, extents) = parse_status(kind, payload)?;
                 if id != *context || found.replace(extents).is_some() {

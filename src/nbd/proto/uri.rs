@@ -187,7 +187,7 @@ fn host_and_port(text: &str, authority: &str) -> Result<Address> {
             .split_once(']')
             .ok_or_else(|| bad(text, "an IPv6 address has no closing bracket"))?;
         if host.parse::<std::net::Ipv6Addr>().is_err() {
-            return Err(bad(text, "what is in brackets is not an IPv6 address"));
+            return Err(bad(text, "the text in brackets is not an IPv6 address"));
         }
         match rest.strip_prefix(':') {
             Some(port) => (host, port),

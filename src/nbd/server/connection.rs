@@ -174,7 +174,7 @@ async fn transmit(
         let finishing = move || state.content.note(connection.finish());
         // The hook has logged a panic there.
         if let Ok(Err(e)) = tokio::task::spawn_blocking(finishing).await {
-            tracing::warn!(error = %e.report(), "a disk could not be made durable when its client said goodbye");
+            tracing::warn!(error = %e.report(), "a disk could not be made durable when its client disconnected");
         }
     }
     drop(transmission);

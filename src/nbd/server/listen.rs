@@ -257,7 +257,7 @@ impl Server {
 /// Serves one client over an existing connection, as a local caller, until it ends.
 ///
 /// # Errors
-/// The error that ended the connection, unless the client said goodbye.
+/// The error that ended the connection, unless the client disconnected.
 pub async fn serve_client(
     service: &Arc<Service>,
     stream: tokio::net::UnixStream,
@@ -305,7 +305,7 @@ async fn serve_one(
         }
     };
     match serve(&service, secured, shutdown).await {
-        Ok(End::Goodbye) => tracing::debug!("the client said goodbye"),
+        Ok(End::Goodbye) => tracing::debug!("the client disconnected"),
         Ok(End::Vanished) => tracing::warn!("the client left without a goodbye"),
         Ok(End::Shutdown) => tracing::info!("the connection ends with the server"),
         Err(e) => {

@@ -35,7 +35,7 @@ pub(super) fn open_backing(
     let Some(name) = image.backing_name() else {
         return Ok(None);
     };
-    let advice = "say it with qemu-img rebase -u -b FILE -F FORMAT IMAGE";
+    let advice = "record it: qemu-img rebase -u -b FILE -F FORMAT IMAGE";
     let format = image.backing_format();
     let backing = gate.open_backing(&opened.path, name, format)?;
     let is_qcow2 = match format {
@@ -43,7 +43,7 @@ pub(super) fn open_backing(
         Some("raw") => false,
         None => {
             return Err(Error::invalid(format!(
-                "the image does not say the format of its backing file \"{}\"",
+                "the image does not record the format of its backing file \"{}\"",
                 name.escape_ascii()
             ))
             .at_path(&opened.path)

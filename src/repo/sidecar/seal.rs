@@ -84,7 +84,7 @@ pub(super) fn open<'b>(bytes: &'b [u8], what: &str) -> Result<Cow<'b, [u8]>> {
             stated,
             found,
         )
-        .advise("restore the file from a copy of the repository; whoever changed it by hand removes its line \"blake3\""));
+        .advise("restore the file from a copy of the repository; after a change by hand, remove its line \"blake3\""));
     }
     let length = bytes.len() - (OPEN.len() + DIGITS + CLOSE.len());
     let mut object = bytes.get(..length).unwrap_or_default().to_vec();

@@ -105,7 +105,7 @@ impl Tree {
                 let is_its_own = target == disk.meta().name;
                 if !is_beside || is_beside_again || !is_its_own {
                     return Err(not_permitted(
-                        "only what is written beside a disk (.NAME.raw.SUFFIX) can be renamed, to that disk",
+                        "only a file beside a disk (.NAME.raw.SUFFIX) can be renamed, to the name of that disk",
                     ));
                 }
                 node.session.replace(disk)

@@ -1,4 +1,5 @@
-//! The index finds a point; what the point is, its own sidecar says. Whoever changes one file is found out, and the right one is named.
+//! The index finds a point, and the point's own sidecar describes it. A change of one of the two files is found, and
+//! the error names the right file.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! An image under another name is never stored as a raw disk by mistake; what it holds is what `qemu-img convert` says.
+//! An image under another name is never stored as a raw disk by mistake. The expected content is that of
+//! `qemu-img convert`.
 
 use std::fs;
 

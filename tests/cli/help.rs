@@ -1,4 +1,4 @@
-//! What the program says of itself: a change of the command line shows up as a changed snapshot.
+//! The help texts and tables as snapshots: a change of the command line shows up as a changed snapshot.
 
 use crate::assets::assets;
 use crate::kit::place::Place;

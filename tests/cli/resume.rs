@@ -1,4 +1,4 @@
-//! kill -9 of the daemon in the middle of a stream: what was flushed need not be sent again.
+//! kill -9 of the daemon in the middle of a stream: the client does not need to send flushed data again.
 
 use restorefs::block::{ReadAt, WriteAt};
 use restorefs::nbd::client::Client;

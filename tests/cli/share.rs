@@ -1,4 +1,5 @@
-//! Sources that somebody writes are refused, before the first byte and before the commit; who only reads hinders nobody.
+//! A source that another process writes is refused before the first byte and before the commit. A process that only
+//! reads is no obstacle.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! Filesystems that are full, read-only or gone, under the real daemon: sessions survive, and what is committed is right.
+//! Full, read-only and missing filesystems under the real daemon: sessions survive, and committed points are right.
 
 use std::sync::Arc;
 

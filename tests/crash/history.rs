@@ -1,4 +1,4 @@
-//! A history of commits with a model beside it that knows what may be found after a crash.
+//! A history of commits with a model beside it that knows which states may be found after a crash.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! kill -9 at random instants, on a real filesystem: the child commits in a loop and says on a pipe what was answered.
+//! kill -9 at random instants, on a real filesystem: the child commits in a loop and reports each answer on a pipe.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};

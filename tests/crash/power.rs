@@ -1,4 +1,4 @@
-//! Power loss at every flush: the machine stops there, and what was not durable is kept, lost, torn or out of order.
+//! Power loss at every flush: the machine stops there, and data that is not durable is kept, lost, torn or reordered.
 
 use std::sync::Arc;
 

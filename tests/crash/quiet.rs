@@ -1,4 +1,4 @@
-//! Disks that nobody flushes: what was written is durable some seconds after the last write, without anybody asking.
+//! Disks that no client flushes: written data is durable some seconds after the last write.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A mount follows what others commit: names, listings, `latest`.
+//! A mount follows the commits of other processes: names, listings, `latest`.
 
 use std::path::PathBuf;
 

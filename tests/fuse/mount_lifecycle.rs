@@ -1,4 +1,4 @@
-//! Mounting, unmounting, and what a killed process leaves.
+//! Mounting, unmounting, and the remains of a killed process.
 
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! What an ordinary user sees who mounts: all is his, and the truth is in xattrs.
+//! A mount by an ordinary user: that user owns all files, and the guest's owners and modes are in xattrs.
 
 use std::os::unix::fs::MetadataExt;
 

@@ -1,4 +1,4 @@
-//! Filesystems that somebody bent: whoever walks, copies or restores them comes to an end, loses nothing else, and is told.
+//! Manipulated filesystems: a walk, a copy and a restore end, lose nothing else, and report the damage.
 
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A random workload on guest filesystems, then the walk-compare: what a list of cases does not think of.
+//! A random workload on guest filesystems, then a walk that compares: it finds cases that no list contains.
 //!
 //! `RESTOREFS_SEED` begins another sequence, `RESTOREFS_WORK` is how many steps.
 

@@ -1,4 +1,5 @@
-//! Second opinions: the readers of two other crates over chains that we wrote, and what they cannot read.
+//! Second opinions: the readers of two other crates over chains that restorefs wrote, and the chains that they cannot
+//! read.
 
 use std::path::{Path, PathBuf};
 

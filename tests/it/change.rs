@@ -1,4 +1,5 @@
-//! Copying what has changed of a source: what the bitmap calls unchanged is the parent's, whatever the source has there.
+//! Copying the changes of a source: a range that the bitmap calls unchanged has the parent's content, whatever the
+//! source has there.
 
 use restorefs::block::{MemoryDisk, ReadAt};
 use restorefs::error::{ErrorKind, Result};

@@ -1,4 +1,4 @@
-//! Many writers of one disk at once: what each was answered is there, and the sums are those of the bytes.
+//! Many writers of one disk at once: every acknowledged write is there, and the sums are those of the bytes.
 
 use std::sync::Arc;
 

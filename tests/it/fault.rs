@@ -1,5 +1,6 @@
-//! Every change that a session makes to its store fails once, by a full disk or a broken one: what fails says so, can be
-//! repeated, and what is committed in the end is right. And every change is the last one: what is left is whole.
+//! Every change that a session makes to its store fails once, by a full disk or a broken one. The operation reports
+//! the failure and can be repeated, and the committed point is right. Every change is also the last one once: the
+//! repository is whole afterwards.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the next process is told of a disk whose process was killed: that it is finished, or that it is not.
+//! Whether a disk is finished, as the next process finds it after its writer was killed.
 
 use std::sync::Arc;
 

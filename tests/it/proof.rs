@@ -1,4 +1,4 @@
-//! Proves a whole repository: every point reads, and everything that is said of it is recomputed from its bytes.
+//! Proves a whole repository: every point reads, and every recorded fact is recomputed from the bytes.
 
 use restorefs::block::ReadAt;
 use restorefs::ingest::Engine;

@@ -1,4 +1,4 @@
-//! What the next owner does with what a dead process left, and with a catalog or index that is not what it should be.
+//! The next owner, after a dead process left files behind, and with a damaged catalog or index.
 
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
 use restorefs::repo::layout::{self, VmKeys};

@@ -1,4 +1,4 @@
-//! A session's log that was changed: what no writer records is damage, and never a disk that is bent by it.
+//! A changed session log: a record that no writer makes is damage, and never changes a disk.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! A begin whose files are slow to make: the VM's commits, forgets and listings do not wait for it, and what it stands on stays.
+//! A begin whose files are slow to make: the VM's commits, forgets and listings do not wait for it, and its parent
+//! stays.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -1,4 +1,4 @@
-//! A repository with an engine over it: what the model tests work on.
+//! A repository with an engine over it, for the model tests.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Every mistake has an answer that says what was wrong.
+//! Every mistake has an answer that names it.
 
 use crate::world::{Running, World, ready, run, text};
 

@@ -1,4 +1,4 @@
-//! A mapped disk is the disk of the point, byte for byte, and nobody can change it.
+//! A mapped disk is the disk of the point, byte for byte, and no process can change it.
 
 use std::process::Command;
 

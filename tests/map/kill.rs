@@ -1,4 +1,4 @@
-//! A map's process is killed at any moment: nobody else waits for it, and what is left can be cleaned away.
+//! A map's process is killed at any moment: no other process waits for it, and its remains can be removed.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a process that was killed leaves is seen, said, and cleaned away; nothing that lives or is in use is.
+//! The remains of a killed process are listed and removed; nothing that is alive or in use is touched.
 
 use crate::kit::wait::eventually;
 use crate::world::{Mount, Running, World, read_device, ready, run};

@@ -1,4 +1,4 @@
-//! The rule for udev: what it says, and that udev understands it so.
+//! The rule for udev: its text, and how udev interprets it.
 
 use std::path::Path;
 use std::process::Command;

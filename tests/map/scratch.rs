@@ -1,4 +1,4 @@
-//! Devices that can be written: what is written is there until they are unmapped, and the point never changes.
+//! Writable devices: written data stays until they are unmapped, and the point never changes.
 
 use std::os::unix::fs::FileExt;
 

@@ -1,4 +1,4 @@
-//! Meta contexts of the daemon's exports: depth in the chain as QEMU tells it, and what has changed since a point.
+//! Meta contexts of the daemon's exports: the depth in the chain as QEMU reports it, and the changes since a point.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::FileExt;

@@ -1,4 +1,4 @@
-//! TCP with TLS: who gets in, what he sees, and what is said before.
+//! TCP with TLS: which clients are admitted, what they can access, and what the server reveals before.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,4 @@
-//! What the kernel holds back: pages that were written by mmap, and pages of what another door has written.
+//! Dirty pages in the kernel: pages that were written by mmap, and pages of data that another door wrote.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

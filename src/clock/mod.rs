@@ -87,6 +87,14 @@ pub fn slot_time(at: Timestamp) -> String {
         .to_string()
 }
 
+/// The instant that [`slot_time`] shows; `None` for any other text.
+#[must_use]
+pub fn parse_slot_time(text: &str) -> Option<Timestamp> {
+    let at = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text).ok()?;
+    let at = at.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    (slot_time(at) == text).then_some(at)
+}
+
 /// `2026-11`: the month by which job histories are kept.
 #[must_use]
 pub fn month(at: Timestamp) -> String {
@@ -95,7 +103,7 @@ pub fn month(at: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Clock, ManualClock, SystemClock, month, point_name, slot_time};
+    use super::{Clock, ManualClock, SystemClock, month, parse_slot_time, point_name, slot_time};
     use std::time::Duration;
 
     #[test]
@@ -116,6 +124,16 @@ mod tests {
         let clock = ManualClock::at(1_795_226_400);
         assert_eq!(point_name(clock.now()), "2026-11-21_02-00-00");
         assert_eq!(slot_time(clock.now()), "20261121T020000Z");
+        assert_eq!(parse_slot_time("20261121T020000Z"), Some(clock.now()));
+        for bad in [
+            "",
+            "20261121T020000",
+            "2026-11-21",
+            "20261321T020000Z",
+            " 20261121T020000Z",
+        ] {
+            assert_eq!(parse_slot_time(bad), None, "{bad}");
+        }
         assert_eq!(month(clock.now()), "2026-11");
         clock.advance(-86_400);
         assert_eq!(point_name(clock.now()), "2026-11-20_02-00-00");

@@ -14,14 +14,14 @@ use super::socket_path::{control_socket, is_old_control_socket};
 use super::{ANSWER_BYTES_MAX, Hello, Request, Welcome, parse_answer};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::client::Client as NbdClient;
-use crate::repo::Repository;
 use crate::repo::lock::{Holder, Note, Site};
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
+use crate::repo::{LabelChange, Repository};
 use crate::service::{
     self, BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, DiskResult, DiskTarget,
-    ForgetAnswer, MountRequest, Service, SessionAnswer, Status,
+    ForgetAnswer, MountRequest, Service, SessionAnswer, Status, TrashAnswer,
 };
 use crate::sys::{pass, runtime_dir, socket};
 use crate::task::TaskReport;
@@ -207,11 +207,29 @@ impl Service for Client {
         })
     }
 
-    fn forget(&self, vm: &VmName, points: &[PointName]) -> Result<ForgetAnswer> {
+    fn forget(
+        &self,
+        vm: &VmName,
+        points: &[PointName],
+        is_retention: bool,
+    ) -> Result<ForgetAnswer> {
         self.ask(&Request::Forget {
             vm: vm.clone(),
             points: points.to_vec(),
+            is_retention,
         })
+    }
+
+    fn label(&self, vm: &VmName, which: &Which, change: &LabelChange) -> Result<PointEntry> {
+        self.ask(&Request::Label {
+            vm: vm.clone(),
+            point: which.clone(),
+            change: change.clone(),
+        })
+    }
+
+    fn empty_trash(&self) -> Result<TrashAnswer> {
+        self.ask(&Request::EmptyTrash)
     }
 
     fn hold(&self, vm: &VmName, which: &Which, holder: &str) -> Result<PointEntry> {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Hello;
+use crate::repo::LabelChange;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
@@ -49,9 +50,23 @@ pub enum Request {
         vm: VmName,
         /// The points.
         points: Vec<PointName>,
+        /// Whether retention keeps the other points.
+        #[serde(default)]
+        is_retention: bool,
     },
     /// Put a layer that was built into its slot.
     Replace(Replacement),
+    /// Change the labels of a point.
+    Label {
+        /// The VM.
+        vm: VmName,
+        /// The point.
+        point: Which,
+        /// The change.
+        change: LabelChange,
+    },
+    /// Delete all that is in the trash.
+    EmptyTrash,
     /// Hold a use of a point until the connection ends.
     Hold {
         /// The VM.

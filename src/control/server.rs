@@ -192,7 +192,13 @@ fn execute(
             value(service.attach_bytes(&session, &name, content)?)
         }
         Request::Abort { session, failure } => value(service.abort(&session, failure.as_deref())?),
-        Request::Forget { vm, points } => value(service.forget(&vm, &points)?),
+        Request::Forget {
+            vm,
+            points,
+            is_retention,
+        } => value(service.forget(&vm, &points, is_retention)?),
+        Request::Label { vm, point, change } => value(service.label(&vm, &point, &change)?),
+        Request::EmptyTrash => value(service.empty_trash()?),
         Request::Hold { vm, point, holder } => value(service.hold(&vm, &point, &holder)?),
         Request::NoteFailure { vm, reason } => value(service.note_failure(&vm, &reason)?),
         Request::Sessions => value(service.sessions()?),

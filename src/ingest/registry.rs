@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use super::request::{BeginRequest, CommitRequest};
 use super::session::{Engine, Session, SessionState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
-use crate::repo::{Ending, Forgetting, JobResult};
+use crate::repo::{Ending, Forgetting, JobResult, LabelChange};
 use crate::sys::limit;
 use crate::types::sync::{Condvar, Mutex, RwLock};
 use crate::types::width::u64_from_usize;
@@ -44,6 +45,8 @@ pub enum Change {
     Vm(VmName),
     /// Restore points of a VM were forgotten.
     Forgotten(VmName, Vec<PointName>),
+    /// The labels of a restore point were changed.
+    Labelled(VmName, PointName),
 }
 
 /// Called when sessions and points come and go, before the caller gets its answer: by mounts, which
@@ -404,6 +407,22 @@ impl Registry {
             self.tell(&change, telling);
         }
         Ok(done)
+    }
+
+    /// Changes the labels of a restore point; returns the point as it is then.
+    ///
+    /// # Errors
+    /// As [`Owner::label_point`](crate::repo::Owner::label_point).
+    pub fn label_point(
+        &self,
+        vm: &VmName,
+        which: &Which,
+        change: &LabelChange,
+        telling: Telling,
+    ) -> Result<PointEntry> {
+        let point = self.engine.owner.label_point(vm, which, change)?;
+        self.tell(&Change::Labelled(vm.clone(), point.name.clone()), telling);
+        Ok(point)
     }
 
     /// Creates a VM without restore points.

@@ -196,6 +196,13 @@ impl VmKeys {
     pub fn state_dir(&self) -> Result<Key> {
         self.0.join("state")
     }
+    /// `state/retention.json`.
+    ///
+    /// # Errors
+    /// As [`format()`].
+    pub fn retained(&self) -> Result<Key> {
+        self.state_dir()?.join("retention.json")
+    }
     /// `state/<point_id>.json`.
     ///
     /// # Errors

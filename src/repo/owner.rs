@@ -637,7 +637,10 @@ impl Owner {
             let entries = self.look_at_all(names)?;
             // The entries stay locked, because a commit in between would be overwritten. The transaction
             // begins when all are locked: a commit that holds an entry may wait for it.
-            let entries: Vec<_> = entries.iter().map(|entry| entry.lock()).collect();
+            let mut entries: Vec<_> = entries.iter().map(|entry| entry.lock()).collect();
+            for entry in entries.iter_mut().filter(|entry| !entry.gone) {
+                self.repeat_labels(entry)?;
+            }
             let there = || entries.iter().filter(|entry| !entry.gone);
             let forgotten = there().map(|entry| (&entry.vm.name, None));
             let rebuilt = there().map(|entry| (&entry.vm.name, Some(&entry.index)));

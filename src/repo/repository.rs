@@ -13,6 +13,7 @@ use super::layout::{self, VmKeys};
 use super::selector::Selector;
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
 use super::sidecar::point::{Attached, Point};
+use super::sidecar::retained::Retained;
 use super::sidecar::seal::is_sealed;
 use super::sidecar::session::Session;
 use super::sidecar::state::State;
@@ -338,12 +339,25 @@ impl Repository {
                 Err(e) if e.kind() == ErrorKind::NotFound && self.stage.is_separate() => continue,
                 other => other?,
             };
-            stored.points.push(PointEntry::of(&point, digest, 0));
+            let mut entry = PointEntry::of(&point, digest, 0);
+            self.repeat_labels(vm, &mut entry)?;
+            stored.points.push(entry);
         }
         stored.points.sort_by_key(|point| point.seq);
         let highest = stored.points.last().map_or(0, |point| point.seq);
         stored.seq_high = stored.seq_high.max(highest);
         Ok(stored)
+    }
+
+    /// What the last run of retention has kept of a VM; `None` when there was none.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn retained(&self, vm: &VmName) -> Result<Option<Retained>> {
+        match self.load(&VmKeys::new(vm)?.retained()?) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// A point's sidecar, the hash of its bytes, and whether it carries its own hash.
@@ -574,6 +588,7 @@ impl Repository {
                 schema: State::SCHEMA,
                 point_id: point.point_id,
                 tags: std::collections::BTreeMap::new(),
+                kept: false,
                 volumes: None,
                 unknown: Unknown::new(),
             }),

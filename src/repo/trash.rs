@@ -30,7 +30,7 @@ use crate::store::Key;
 use crate::types::{LayerId, VmId};
 
 /// LIMIT: shortest time in the trash, in seconds.
-const TRASH_SECONDS: i64 = 3600;
+pub(super) const TRASH_SECONDS: i64 = 3600;
 
 /// The key in the trash for something of a VM that is removed at `now`; `what` is empty for the VM itself.
 ///

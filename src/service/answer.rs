@@ -154,6 +154,15 @@ impl From<&Forgetting> for ForgetAnswer {
     }
 }
 
+/// Answer to `empty_trash`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashAnswer {
+    /// Entries of the trash that were deleted.
+    pub entries: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+}
+
 /// A session in the answer to `sessions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionAnswer {

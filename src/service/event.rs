@@ -36,7 +36,7 @@ pub enum Happening {
         /// The state of the session.
         state: &'static str,
     },
-    /// A restore point was made or forgotten.
+    /// A restore point was made or forgotten, or its labels were changed.
     Point {
         /// The VM.
         vm: VmName,

@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer};
+use super::answer::{
+    BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer, TrashAnswer,
+};
 use super::host::{MountRequest, Status};
 use super::owned::OwnedRepository;
 use super::target::DiskTarget;
@@ -17,7 +19,7 @@ use crate::repo::lock::Site;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
-use crate::repo::{Ending, Job, PointUse};
+use crate::repo::{Ending, Job, LabelChange, PointUse};
 use crate::task::{TaskKind, TaskReport, TaskSubject};
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
@@ -73,6 +75,15 @@ impl LocalService {
 
     /// Refuses a caller that does not have the right on a VM.
     fn demand(&self, right: Right, vm: &VmName) -> Result<()> {
+        let what = match right {
+            Right::Ingest => "write restore points",
+            _ => "remove restore points",
+        };
+        self.demand_to(what, right, vm)
+    }
+
+    /// [`LocalService::demand`]; `what` names the refused operation.
+    fn demand_to(&self, what: &str, right: Right, vm: &VmName) -> Result<()> {
         if self.may(right, vm) {
             return Ok(());
         }
@@ -85,10 +96,6 @@ impl LocalService {
                 "restore points are removed by retention, or where the tree is mounted with allow_forget",
             ));
         }
-        let what = match right {
-            Right::Ingest => "write restore points",
-            _ => "remove restore points",
-        };
         Err(Self::denied(what))
     }
 
@@ -213,8 +220,18 @@ impl Service for LocalService {
         sessions.end(&session.vm, &session.session, &ending, self.telling())
     }
 
-    fn forget(&self, vm: &VmName, points: &[PointName]) -> Result<ForgetAnswer> {
+    fn forget(
+        &self,
+        vm: &VmName,
+        points: &[PointName],
+        is_retention: bool,
+    ) -> Result<ForgetAnswer> {
         self.demand(Right::Manage, vm)?;
+        let owner = &self.registry().engine().owner;
+        if is_retention && points.is_empty() {
+            owner.note_retained(vm)?;
+            return Ok(ForgetAnswer::default());
+        }
         let mut answer = None;
         let ran = self.run(TaskKind::Forget, Some(vm), points, || {
             let done = self.registry().forget_points(vm, points, self.telling())?;
@@ -225,6 +242,12 @@ impl Service for LocalService {
                 _ => Ok(()),
             }
         });
+        if is_retention
+            && answer.is_some()
+            && let Err(e) = owner.note_retained(vm)
+        {
+            tracing::error!(vm = %vm, error = %e.report(), "points are forgotten, but what retention has kept could not be recorded");
+        }
         answer.map_or_else(|| ran.map(|()| ForgetAnswer::default()), Ok)
     }
 
@@ -232,6 +255,23 @@ impl Service for LocalService {
         self.demand(Right::Manage, &replacement.vm)?;
         self.run(TaskKind::Merge, Some(&replacement.vm), &[], || {
             self.registry().engine().owner.replace(replacement)
+        })
+    }
+
+    fn label(&self, vm: &VmName, which: &Which, change: &LabelChange) -> Result<PointEntry> {
+        self.demand_to("label restore points", Right::Manage, vm)?;
+        self.registry()
+            .label_point(vm, which, change, self.telling())
+    }
+
+    fn empty_trash(&self) -> Result<TrashAnswer> {
+        self.demand_admin("empty the trash")?;
+        self.run(TaskKind::EmptyTrash, None, &[], || {
+            let (entries, freed_bytes) = self.registry().engine().owner.clear_trash()?;
+            Ok(TrashAnswer {
+                entries,
+                freed_bytes,
+            })
         })
     }
 

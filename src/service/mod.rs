@@ -22,7 +22,7 @@ pub mod restore;
 mod target;
 mod task;
 
-pub use answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer};
+pub use answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer, TrashAnswer};
 pub use event::{Event, EventBus, Happening, Subscription};
 pub use host::{Host, MountAnswer, MountRequest, Status};
 pub use local::{LocalService, check_attached, read_attached};
@@ -34,6 +34,7 @@ pub use crate::ingest::{BeginRequest, CommitRequest, DiskRequest};
 use std::fs::File;
 
 use crate::error::Result;
+use crate::repo::LabelChange;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
@@ -79,10 +80,24 @@ pub trait Service: Send {
     fn abort(&self, session: &SessionRef, failure: Option<&str>) -> Result<()>;
 
     /// Forgets restore points. The answer lists a point that cannot be forgotten, with the reason.
+    /// With `is_retention` the owner also records that retention has kept the other points of the VM.
     ///
     /// # Errors
     /// As [`Owner::forget_points`](crate::repo::Owner::forget_points).
-    fn forget(&self, vm: &VmName, points: &[PointName]) -> Result<ForgetAnswer>;
+    fn forget(&self, vm: &VmName, points: &[PointName], is_retention: bool)
+    -> Result<ForgetAnswer>;
+
+    /// Changes the labels of a restore point; returns the point as it is then.
+    ///
+    /// # Errors
+    /// As [`Owner::label_point`](crate::repo::Owner::label_point).
+    fn label(&self, vm: &VmName, which: &Which, change: &LabelChange) -> Result<PointEntry>;
+
+    /// Deletes all that is in the trash.
+    ///
+    /// # Errors
+    /// As [`Owner::clear_trash`](crate::repo::Owner::clear_trash).
+    fn empty_trash(&self) -> Result<TrashAnswer>;
 
     /// Puts a layer that was built into its slot.
     ///

@@ -60,7 +60,7 @@ impl Sessions for LocalService {
     }
 
     fn forget(&self, vm: &VmName, point: &PointName) -> Result<()> {
-        let answer = Service::forget(self, vm, std::slice::from_ref(point))?;
+        let answer = Service::forget(self, vm, std::slice::from_ref(point), false)?;
         match answer.kept.into_iter().next() {
             Some(kept) => Err(kept.problem.into()),
             None => Ok(()),

@@ -51,6 +51,11 @@ impl Hook for Announcer {
                 state: "aborted",
             }),
             Change::Vm(vm) => self.0.publish(Happening::Repository { vm: vm.clone() }),
+            Change::Labelled(vm, point) => self.0.publish(Happening::Point {
+                vm: vm.clone(),
+                point: point.clone(),
+                is_there: true,
+            }),
             Change::Forgotten(vm, points) => {
                 for point in points {
                     self.0.publish(Happening::Point {

@@ -17,6 +17,8 @@ pub enum TaskKind {
     Merge,
     /// The catalog is rebuilt from the sidecars.
     RebuildCatalog,
+    /// The trash is emptied.
+    EmptyTrash,
 }
 
 impl TaskKind {
@@ -28,6 +30,7 @@ impl TaskKind {
             Self::Forget => "forget",
             Self::Merge => "merge",
             Self::RebuildCatalog => "rebuild-catalog",
+            Self::EmptyTrash => "empty-trash",
         }
     }
 }

@@ -82,6 +82,7 @@ pub(super) fn info(
         "disks": disks,
         "attached": attached,
         "tags": state.as_ref().ok().map(|state| &state.tags),
+        "kept": state.as_ref().ok().map(|state| state.kept),
         "read_path": "buffered",
         "writer": point_sidecar.map(|point| &point.writer),
     });

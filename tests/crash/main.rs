@@ -11,6 +11,7 @@ mod pair;
 mod forget;
 mod history;
 mod kill;
+mod label;
 mod made;
 mod merge;
 mod poor;

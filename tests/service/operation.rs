@@ -17,7 +17,7 @@ use restorefs::control::Client;
 use restorefs::error::{Error, Problem};
 use restorefs::ingest::{Engine, Registry};
 use restorefs::repo::selector::Which;
-use restorefs::repo::{Job, JobResult, Owner, Repository};
+use restorefs::repo::{Job, JobResult, LabelChange, Owner, Repository};
 use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, OwnedRepository, Service};
 use restorefs::task::{Monitor, TaskState};
 use restorefs::types::{DiskName, JobId, PointName, SessionRef, VmName};
@@ -35,12 +35,15 @@ struct Transcript {
 }
 
 /// Fields that are different each time.
-const VARIABLE: [&str; 13] = [
+const VARIABLE: [&str; 15] = [
     "began_at",
     "captured_at",
     "committed_at",
     "content_root",
     "ended_at",
+    // The daemon looks for volumes in the background: a state more.
+    "entries",
+    "freed_bytes",
     "id",
     "idle_seconds",
     "layer",
@@ -205,15 +208,39 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     let which = |point: &str| Which::Named(PointName::new(point).unwrap());
     log.note("hold", &service.hold(&vm, &which("two"), "a test"));
     log.note("hold: nothing", &service.hold(&vm, &which("six"), "a test"));
+    let tags = |set: &[(&str, &str)], remove: &[&str]| LabelChange {
+        set: set
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+        remove: remove.iter().map(|key| (*key).to_owned()).collect(),
+        kept: Some(true),
+    };
+    let mut label = |what, point: &str, change: &LabelChange| {
+        log.note(what, &service.label(&vm, &which(point), change));
+    };
+    label("label", "two", &tags(&[("release", "1.2"), ("b", "")], &[]));
+    label("label", "two", &tags(&[("release", "1.3")], &["b"]));
+    label("label: no such tag", "two", &tags(&[("c", "d")], &["b"]));
+    label("label: a key", "two", &tags(&[("a=b", "c")], &[]));
+    label("label: no point", "six", &tags(&[], &[]));
     let points = ["one", "two", "six"].map(|name| PointName::new(name).unwrap());
-    log.note("forget", &service.forget(&vm, &points));
-    log.note("forget: all are kept", &service.forget(&vm, &points[1..2]));
+    log.note("forget", &service.forget(&vm, &points, false));
+    log.note(
+        "forget: all are kept",
+        &service.forget(&vm, &points[1..2], true),
+    );
+    log.note("forget: nothing", &service.forget(&vm, &[], true));
+    let retained = Repository::open(repository).unwrap().retained(&vm).unwrap();
+    assert_eq!(retained.unwrap().kept.len(), 1);
     let last = service.tasks().unwrap().into_iter();
     let ended = last.filter(|task| task.ended_at.is_some()).take(2);
     let states: Vec<TaskState> = ended.map(|task| task.state).collect();
     assert_eq!(states, [TaskState::Failed, TaskState::Completed]);
     let other = VmName::new("other").unwrap();
-    log.note("forget: no VM", &service.forget(&other, &points));
+    log.note("forget: no VM", &service.forget(&other, &points, false));
+    log.note("forget: no VM, nothing", &service.forget(&other, &[], true));
+    log.note("empty_trash", &service.empty_trash());
     log.note("note_failure", &service.note_failure(&vm, "no source"));
     log.note("rebuild_catalog", &service.rebuild_catalog());
     log.note("tasks", &service.tasks());
@@ -264,7 +291,9 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
         "cancel",
         "abort",
         "hold",
+        "label",
         "forget",
+        "empty_trash",
         "note_failure",
         "rebuild_catalog",
         "tasks",
@@ -281,7 +310,11 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
     let two = [PointName::new("two").unwrap()];
     let vm = VmName::new("vm01").unwrap();
     crate::kit::wait::eventually("the use ends", || {
-        !service.forget(&vm, &two).unwrap().forgotten.is_empty()
+        !service
+            .forget(&vm, &two, false)
+            .unwrap()
+            .forgotten
+            .is_empty()
     });
     daemon.stop();
 }

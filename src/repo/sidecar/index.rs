@@ -1,9 +1,11 @@
 //! `index.json`: a summary of all points of a VM. Followers read it instead of directories and chains.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::plain::{each, plain};
+use super::plain::{each, names, plain};
 use super::point::{Attached, Kind, PlainAttached, Point, PointParent, maybe};
 use super::{Sidecar, Unknown};
 use crate::repo::slot::Slot;
@@ -63,6 +65,12 @@ pub struct PointEntry {
     /// Hashes of its attached files by name.
     #[serde(default)]
     pub attached: Vec<Attached>,
+    /// Labels for people, as in its state.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// Whether somebody keeps it by hand, as in its state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -137,6 +145,8 @@ impl PointEntry {
             parent: point.parent.clone(),
             disks: disks.collect(),
             attached: point.attached.clone(),
+            tags: BTreeMap::new(),
+            kept: false,
             unknown: Unknown::new(),
         }
     }
@@ -169,6 +179,10 @@ plain!(PlainPoint of PointEntry {
     disks: Vec<DiskEntry>,
     #[serde(default, deserialize_with = "each::<PlainAttached, _, _>")]
     attached: Vec<Attached>,
+    #[serde(default, deserialize_with = "names")]
+    tags: BTreeMap<String, String>,
+    #[serde(default)]
+    kept: bool,
 });
 
 plain!(PlainDisk of DiskEntry {

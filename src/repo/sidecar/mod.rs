@@ -11,6 +11,7 @@ pub mod index;
 mod member;
 mod plain;
 pub mod point;
+pub mod retained;
 pub mod seal;
 pub mod session;
 pub mod state;

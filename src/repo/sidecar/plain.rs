@@ -8,7 +8,9 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{SeqAccess, Visitor};
+use std::collections::BTreeMap;
+
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// A twin of a sidecar's struct, with the same members and no others.
@@ -57,4 +59,29 @@ where
         }
     }
     deserializer.deserialize_seq(Each::<P, F>(PhantomData))
+}
+
+/// Decodes a map of names that users choose; a repeated one ends the attempt.
+pub(super) fn names<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("names and values")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut names = BTreeMap::new();
+            while let Some((name, value)) = map.next_entry()? {
+                if names.insert(name, value).is_some() {
+                    return Err(A::Error::custom("a name is repeated"));
+                }
+            }
+            Ok(names)
+        }
+    }
+    deserializer.deserialize_map(Names)
 }

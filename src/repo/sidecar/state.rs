@@ -19,6 +19,9 @@ pub struct State {
     /// Labels for people.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// Whether somebody keeps the point by hand: retention does not forget it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// Volumes found by probing; `null` until probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<Value>,
@@ -44,6 +47,8 @@ plain!(PlainState of State {
     point_id: PointId,
     #[serde(default)]
     tags: BTreeMap<String, String>,
+    #[serde(default)]
+    kept: bool,
     #[serde(default)]
     volumes: Option<Value>,
 });

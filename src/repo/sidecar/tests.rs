@@ -273,6 +273,7 @@ fn what_has_nothing_unknown_is_decoded_in_one_pass() {
         schema: 1,
         point_id: point.point_id,
         tags: [("a".to_owned(), "b".to_owned())].into(),
+        kept: true,
         volumes: Some(serde_json::json!({"volumes": [{"path": "vda"}], "files": []})),
         unknown: Unknown::new(),
     };

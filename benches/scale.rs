@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench scale -- [--quick] [--rounds N] [--dir DIR] [--keep DIR] [--only STEP,STEP]`. The repository has 1,000 VMs with 100
 //! points each (`--quick`: 50 with 20): one VM is made by backups, the others have its layers by hard links and sidecars of their own.
-//! `--keep` makes it in DIR, or uses the one that an earlier run has made there. Steps: `first`, `backup`, `ls`, `mount`, `find2`, `find3`,
-//! `rebuild`; all of them without `--only`.
+//! `--keep` makes it in DIR, or uses the one that an earlier run has made there. Steps: `first`, `backup`, `ls`, `forget`, `mount`,
+//! `find2`, `find3`, `rebuild`; all of them without `--only`.
 //!
 //! # Why
 //! Nothing is fsynced while the repository is made, and 500,000 names are made: a directory on a tmpfs (`--dir /dev/shm`) is quickest.
@@ -109,6 +109,13 @@ impl Bench {
         if self.has("ls") {
             let seconds = timed(restorefs(&self.large).arg("ls"))?;
             self.add("ls", seconds);
+        }
+        if self.has("forget") {
+            let mut forget = restorefs(&self.large);
+            forget.args(["forget", "*", "--dry-run", "--keep-last", "3"]);
+            forget.args(["--keep-daily", "7", "--keep-monthly", "12"]);
+            let seconds = timed(forget.args(["--time-zone", "Europe/Berlin"]))?;
+            self.add("forget --dry-run", seconds);
         }
         if ["mount", "find2", "find3"]
             .iter()

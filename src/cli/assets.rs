@@ -56,11 +56,12 @@ fn with_names(shell: Shell, script: String) -> String {
         // which call the first of them.
         _ => {
             let is_named = |line: &str| {
-                ["vm", "session", "target", "point", "from"]
+                ["vm", "vms", "session", "target", "point", "from"]
                     .iter()
                     .any(|id| {
                         line.starts_with(&format!("':{id} "))
                             || line.starts_with(&format!("'::{id} "))
+                            || line.starts_with(&format!("'*::{id} "))
                     })
             };
             let mut lines: Vec<String> = script

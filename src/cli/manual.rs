@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 20] = [
+pub const EXAMPLES: [(&str, &[Example]); 24] = [
     (
         "",
         &[
@@ -131,6 +131,56 @@ pub const EXAMPLES: [(&str, &[Example]); 20] = [
             (
                 "restorefs restore web01@latest:/files/srv --to - --format tar",
                 "Write a directory of the guest to standard output, as a tar.",
+            ),
+        ],
+    ),
+    (
+        "forget",
+        &[
+            (
+                "restorefs forget web01 --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run",
+                "Show which restore points of a VM would stay, and why.",
+            ),
+            (
+                "restorefs forget web* db01 --keep-within-daily 14d --keep-monthly 12 --keep-tag release --time-zone Europe/Berlin --unattended",
+                "Forget what no rule keeps, of several VMs: a line for a timer.",
+            ),
+            (
+                "restorefs forget web01@2026-11-20_02-00-00",
+                "Forget one restore point; points that were compared with it are not touched.",
+            ),
+        ],
+    ),
+    (
+        "tag",
+        &[
+            (
+                "restorefs tag web01@latest release=1.2",
+                "Give a restore point a tag, for --keep-tag of forget.",
+            ),
+            (
+                "restorefs tag web01@latest --remove release",
+                "Take a tag away.",
+            ),
+        ],
+    ),
+    (
+        "keep",
+        &[(
+            "restorefs keep web01@latest",
+            "Keep a restore point, whatever the rules are; --remove ends that.",
+        )],
+    ),
+    (
+        "trash",
+        &[
+            (
+                "restorefs trash",
+                "List what was removed, and when it is deleted.",
+            ),
+            (
+                "restorefs trash --empty",
+                "Delete it now: space comes back at once.",
             ),
         ],
     ),

@@ -14,6 +14,7 @@ mod damage;
 mod document;
 pub mod exit;
 mod extract;
+mod forget;
 mod info;
 mod init;
 mod jobs;
@@ -34,7 +35,9 @@ mod sample;
 mod serve;
 mod sessions;
 mod sources;
+mod tag;
 mod target;
+mod trash;
 mod unmap;
 mod unread;
 mod volumes;
@@ -120,6 +123,10 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::Info(args) => info::run(context, &args),
         Command::Volumes(args) => volumes::run(context, &args),
         Command::Restore(args) => restore::run(context, &args),
+        Command::Forget(args) => forget::run(context, &args),
+        Command::Tag(args) => tag::tag(context, &args),
+        Command::Keep(args) => tag::keep(context, &args),
+        Command::Trash(args) => trash::run(context, &args),
         Command::Mount(args) => mount::run(context, &args),
         Command::Umount(args) => mount::umount(context, &args),
         Command::Map(args) => map::run(context, &args),

@@ -21,6 +21,7 @@ mod confined;
 mod copied;
 mod daemon;
 mod filesystem;
+mod forget;
 mod format;
 mod help;
 mod jobs;

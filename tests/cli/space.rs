@@ -233,6 +233,11 @@ fn a_read_only_filesystem_is_said_and_the_session_goes_on_afterwards() {
         &["backup", "web01", "vda=a.raw"][..],
         &["serve"],
         &["abort", &session],
+        &["forget", "web01", "--keep-last", "1"],
+        &["forget", "web01@one"],
+        &["tag", "web01@one", "a=b"],
+        &["keep", "web01@one"],
+        &["trash", "--empty"],
     ] {
         let said = place.fails(1, refused);
         assert!(said.contains("ead-only"), "{refused:?}: {said}");
@@ -240,6 +245,8 @@ fn a_read_only_filesystem_is_said_and_the_session_goes_on_afterwards() {
     // Reading goes on.
     assert_eq!(place.json(&["sessions"])[0]["live"], false);
     place.ok(&["ls", "web01@one"]);
+    place.ok(&["forget", "web01", "--keep-last", "1", "--dry-run"]);
+    place.ok(&["trash"]);
     filesystem.remount("rw");
     let daemon = place.serve(&[]);
     let client = connect(&daemon, &format!("{session}/vda"));
@@ -394,4 +401,53 @@ fn a_source_that_reports_nothing_is_begun_with_a_warning() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     assert!(said.contains("may not fit"), "{said}");
+}
+
+/// Not a byte is free: the reserve pays for what frees space.
+fn space_is_made_on_a_full_filesystem(kind: &'static str, megabytes: u64) {
+    let Some(filesystem) = Filesystem::new(kind, megabytes) else {
+        return;
+    };
+    let place = &filesystem.place;
+    for (seed, point) in (1..).zip(["one", "two", "three", "four"]) {
+        place.disk("a.raw", 60, seed);
+        place.ok(&["backup", "web01", "vda=a.raw", "--point", point, "--full"]);
+    }
+    let content = std::fs::read(place.path("a.raw")).unwrap();
+    filesystem.fill(0);
+    place.ok(&["keep", "web01@two"]);
+    place.ok(&["forget", "web01", "--keep-last", "1"]);
+    let listed = place.json(&["ls", "web01"]);
+    let names: Vec<_> = listed.as_array().unwrap().iter().collect();
+    assert_eq!(
+        (&names[0]["name"], &names[1]["name"]),
+        (&"two".into(), &"four".into())
+    );
+    assert_eq!(names.len(), 2);
+    filesystem.fill(0);
+    let emptied = place.json(&["trash", "--empty"]);
+    let freed = emptied["freed_bytes"].as_u64().unwrap();
+    assert!(freed > 2 * 40 * 65_536, "{freed}");
+    assert_eq!(place.json(&["trash"]).as_array().unwrap().len(), 0);
+    assert!(place.restored("web01@four", "vda") == content);
+    // It is space that the next backup has.
+    place.ok(&[
+        "backup",
+        "web01",
+        "vda=a.raw",
+        "--point",
+        "five",
+        "--full",
+        "--no-room-check",
+    ]);
+}
+
+#[test]
+fn space_is_made_on_a_full_ext4() {
+    space_is_made_on_a_full_filesystem("ext4", 96);
+}
+
+#[test]
+fn space_is_made_on_a_full_xfs() {
+    space_is_made_on_a_full_filesystem("xfs", 320);
 }

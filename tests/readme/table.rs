@@ -175,6 +175,11 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("A machine that runs", "virsh backup-begin", Kind::Shell),
     ("A machine that runs", "virsh snapshot-create-as", Kind::Shell),
     ("Copying the repository", "O=", Kind::Shell),
+    ("See what would happen", "restorefs forget", Kind::Shell),
+    ("Forget", "restorefs forget", Kind::Shell),
+    ("Keep some for ever", "restorefs tag", Kind::Shell),
+    ("When space comes back", "restorefs trash", Kind::Shell),
+    ("In a timer", "restorefs forget", Kind::Shell),
     ("What is here", "restorefs info", Kind::Shell),
 ];
 
@@ -483,6 +488,53 @@ pub(crate) const STEPS: &[Step] = &[
         "",
         &["web01", "db01"],
         "restorefs -r /srv/offsite restore web01@latest vda pulled.raw --force; cmp pulled.raw running.raw",
+    ),
+    step(
+        "restorefs forget web01 --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run",
+        "",
+        &[
+            "daily, weekly, monthly",
+            "oldest",
+            "no rule keeps it",
+            "freed",
+        ],
+        "restorefs info web01@latest~2 --json | jq .point",
+    ),
+    step(
+        "restorefs forget web01 --keep-daily 7 --keep-weekly 4 --keep-monthly 12$",
+        "",
+        &["2 points kept"],
+        "ls /srv/repo/vms/web01/points | wc -l | grep -x 2",
+    ),
+    step(
+        "restorefs forget db01 --all",
+        "",
+        &["named"],
+        "[ -z \"$(ls /srv/repo/vms/db01/points)\" ]",
+    ),
+    step(
+        "restorefs tag web01@latest release=1.2",
+        "restorefs backup web01 vda=snapshot.raw; restorefs backup web01 vda=snapshot.raw",
+        &["release=1.2"],
+        "",
+    ),
+    step(
+        "restorefs forget web01 --keep-last 1 --keep-tag release --dry-run",
+        "",
+        &["kept by hand, tag release=1.2"],
+        "",
+    ),
+    step(
+        "restorefs trash$",
+        "",
+        &["restore point", "layer", "db01"],
+        "",
+    ),
+    step(
+        "restorefs trash --empty",
+        "",
+        &["deleted"],
+        "[ -z \"$(ls /srv/repo/trash)\" ]; restorefs restore web01@latest vda kept.raw; cmp kept.raw snapshot.raw",
     ),
     step(
         "restorefs info$",

@@ -1,0 +1,362 @@
+//! `restorefs forget`: removes restore points by rules or by name, with the reasons.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use serde_json::json;
+
+use super::args::{Forget, Keep};
+use super::context::{Context, Writer};
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::retention::{Choice, Period, Reason, Rules, VmPlan};
+use crate::repo::selector::{Selector, Which};
+use crate::service::ForgetAnswer;
+use crate::types::VmName;
+use crate::types::pattern::fits;
+use crate::types::size::{Count, Human};
+
+pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
+    let request = Request::parse(args)?;
+    let repository = context.repository()?;
+    let vms = request.choices(&repository.vm_names()?)?;
+    // The lock is taken before the plan is made, so that nothing changes between the two.
+    let writer = match args.dry_run {
+        true => None,
+        false => Some(context.writer("forget")?),
+    };
+    let planned = VmPlan::of_vms(&repository, vms, args.unattended, SystemClock.now())?;
+    let mut end = End::default();
+    let mut plans = Vec::new();
+    for (vm, planned) in planned {
+        match planned {
+            Ok(mut plan) => {
+                if let Some(writer) = &writer
+                    && let Err(e) = apply(writer, &mut plan, request.rules.is_some(), &mut end)
+                {
+                    end.fail(&vm, e);
+                    continue;
+                }
+                if plan.left_alone.is_some() {
+                    end.left_alone.push(vm);
+                }
+                plans.push(plan);
+            }
+            Err(e) => end.fail(&vm, e),
+        }
+    }
+    match context.output.json {
+        true => context.output.json(&json!({"vms": plans}))?,
+        false => show(context, &plans, args.dry_run)?,
+    }
+    end.result()
+}
+
+/// What the command line asks for.
+struct Request {
+    /// VMs by name or pattern.
+    patterns: Vec<String>,
+    points: Vec<Selector>,
+    /// `None` where all points go, or those that are named.
+    rules: Option<Rules>,
+}
+
+impl Request {
+    fn parse(args: &Forget) -> Result<Self> {
+        let (points, patterns): (Vec<_>, Vec<_>) =
+            args.vms.iter().partition(|target| target.contains('@'));
+        let points = points.into_iter().map(|target| Selector::from_str(target));
+        let points = points.collect::<Result<Vec<Selector>>>()?;
+        let patterns: Vec<String> = patterns.into_iter().cloned().collect();
+        let rules = rules(&args.keep)?;
+        let is_ruled = args.keep != Keep::default();
+        if let Some(point) = points.first() {
+            let other = match (is_ruled, args.all, patterns.first()) {
+                (true, ..) => "rules",
+                (_, true, _) => "--all",
+                (.., Some(_)) => "a VM",
+                _ if args.unattended => "--unattended",
+                _ => "",
+            };
+            if !other.is_empty() {
+                return Err(Error::invalid(format!(
+                    "{point} names one restore point, which does not go together with {other}"
+                ))
+                .advise("forget the point by a command of its own"));
+            }
+            return Ok(Self {
+                patterns,
+                points,
+                rules: None,
+            });
+        }
+        if args.all {
+            if is_ruled || args.unattended {
+                let other = if is_ruled { "rules" } else { "--unattended" };
+                return Err(Error::invalid(format!(
+                    "--all forgets every restore point, which does not go together with {other}"
+                )));
+            }
+            if let Some(pattern) = patterns.iter().find(|pattern| is_pattern(pattern)) {
+                return Err(Error::invalid(format!(
+                    "--all wants the names of the VMs; \"{}\" is a pattern",
+                    pattern.escape_debug()
+                )));
+            }
+            return Ok(Self {
+                patterns,
+                points,
+                rules: None,
+            });
+        }
+        if rules.is_empty() {
+            let what = match is_ruled {
+                true => "the rules keep no restore point",
+                false => "no rule says which restore points stay",
+            };
+            return Err(Error::invalid(what).advise(
+                "write for example --keep-daily 7 --keep-weekly 4; name points as VM@POINT; --all forgets every point of a VM",
+            ));
+        }
+        Ok(Self {
+            patterns,
+            points,
+            rules: Some(rules),
+        })
+    }
+
+    /// The VMs with what is to be forgotten of each.
+    fn choices(&self, names: &[VmName]) -> Result<Vec<(VmName, Choice)>> {
+        let mut all: BTreeMap<VmName, Choice> = BTreeMap::new();
+        let spelled = |vm: &VmName| {
+            let known = names.iter().find(|name| name.same_as(vm)).cloned();
+            known.ok_or_else(|| {
+                Error::not_found(format!("there is no VM {vm}"))
+                    .advise("list the VMs with: restorefs ls")
+            })
+        };
+        let mut named: BTreeMap<VmName, Vec<Which>> = BTreeMap::new();
+        for point in &self.points {
+            let of_vm = named.entry(spelled(&point.vm)?).or_default();
+            of_vm.push(point.which.clone());
+        }
+        all.extend(
+            named
+                .into_iter()
+                .map(|(vm, which)| (vm, Choice::Points(which))),
+        );
+        let choice = || match &self.rules {
+            Some(rules) => Choice::Rules(rules.clone()),
+            None => Choice::All,
+        };
+        for pattern in &self.patterns {
+            if !is_pattern(pattern) {
+                all.insert(spelled(&VmName::new(pattern)?)?, choice());
+                continue;
+            }
+            let folded = pattern.to_lowercase();
+            let mut fitting = names
+                .iter()
+                .filter(|name| fits(&folded, &name.folded()))
+                .peekable();
+            if fitting.peek().is_none() {
+                return Err(Error::invalid(format!(
+                    "no VM fits the pattern \"{}\"",
+                    pattern.escape_debug()
+                ))
+                .advise("list the VMs with: restorefs ls"));
+            }
+            all.extend(fitting.map(|name| (name.clone(), choice())));
+        }
+        Ok(all.into_iter().collect())
+    }
+}
+
+fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '?'])
+}
+
+/// Parses the value of a rule; the error names its flag.
+fn value<T: FromStr>(flag: &str, text: Option<&String>, what: &str) -> Result<Option<T>>
+where
+    T::Err: std::fmt::Display,
+{
+    let parsed = text.map(|text| {
+        text.parse().map_err(|_| {
+            let shown = text.escape_debug();
+            Error::invalid(format!("--{flag} wants {what}, not \"{shown}\""))
+        })
+    });
+    parsed.transpose()
+}
+
+fn rules(keep: &Keep) -> Result<Rules> {
+    let count = |flag: &str, text: &Option<String>| {
+        value::<u32>(flag, text.as_ref(), "a number from 0 to 4294967295")
+            .map(Option::unwrap_or_default)
+    };
+    let span = |flag: &str, text: &Option<String>| {
+        value(
+            flag,
+            text.as_ref(),
+            "years, months, days and hours (1y6m, 14d, 2d12h)",
+        )
+        .map(Option::unwrap_or_default)
+    };
+    Ok(Rules {
+        last: count("keep-last", &keep.keep_last)?,
+        periods: [
+            (Period::Hour, count("keep-hourly", &keep.keep_hourly)?),
+            (Period::Day, count("keep-daily", &keep.keep_daily)?),
+            (Period::Week, count("keep-weekly", &keep.keep_weekly)?),
+            (Period::Month, count("keep-monthly", &keep.keep_monthly)?),
+            (Period::Year, count("keep-yearly", &keep.keep_yearly)?),
+        ]
+        .into(),
+        within: span("keep-within", &keep.keep_within)?,
+        within_periods: [
+            (
+                Period::Hour,
+                span("keep-within-hourly", &keep.keep_within_hourly)?,
+            ),
+            (
+                Period::Day,
+                span("keep-within-daily", &keep.keep_within_daily)?,
+            ),
+            (
+                Period::Week,
+                span("keep-within-weekly", &keep.keep_within_weekly)?,
+            ),
+            (
+                Period::Month,
+                span("keep-within-monthly", &keep.keep_within_monthly)?,
+            ),
+            (
+                Period::Year,
+                span("keep-within-yearly", &keep.keep_within_yearly)?,
+            ),
+        ]
+        .into(),
+        tags: keep
+            .keep_tag
+            .iter()
+            .map(|tag| tag.parse())
+            .collect::<Result<_>>()?,
+        zone: keep
+            .time_zone
+            .as_deref()
+            .map_or_else(|| Ok(Default::default()), str::parse)?,
+    })
+}
+
+/// Forgets the points that the plan does not keep.
+fn apply(writer: &Writer, plan: &mut VmPlan, is_retention: bool, end: &mut End) -> Result<()> {
+    let gone = plan.gone();
+    // Retention records what it has kept also where nothing goes.
+    if plan.left_alone.is_some() || (gone.is_empty() && !is_retention) {
+        return Ok(());
+    }
+    let answer = writer.service.forget(&plan.vm, &gone, is_retention)?;
+    note(plan, answer, is_retention, end);
+    Ok(())
+}
+
+/// Notes the points that could not be forgotten. One in use is skipped by rules, and an error where it was named.
+fn note(plan: &mut VmPlan, answer: ForgetAnswer, is_retention: bool, end: &mut End) {
+    let mut kept = Vec::new();
+    for one in answer.kept {
+        let error = Error::from(one.problem);
+        let reason = match error.kind() {
+            ErrorKind::Busy => Reason::Used(error.what().to_owned()),
+            _ => Reason::Failed(error.what().to_owned()),
+        };
+        kept.push((one.point, reason));
+        if !is_retention || error.kind() != ErrorKind::Busy {
+            end.fail(&plan.vm, error);
+        }
+    }
+    if !kept.is_empty() {
+        plan.note_kept(kept);
+    }
+}
+
+/// How the command ends.
+#[derive(Default)]
+struct End {
+    failed: Vec<(VmName, Error)>,
+    left_alone: Vec<VmName>,
+}
+
+impl End {
+    fn fail(&mut self, vm: &VmName, error: Error) {
+        self.failed.push((vm.clone(), error));
+    }
+
+    fn result(mut self) -> Result<()> {
+        if let Some((_, last)) = self.failed.pop() {
+            for (vm, error) in &self.failed {
+                super::output::Output::error(&format!("restorefs: {vm}"), error);
+            }
+            return Err(last);
+        }
+        match self.left_alone.as_slice() {
+            [] => Ok(()),
+            some => Err(Error::new(
+                ErrorKind::PolicyNotMet,
+                format!(
+                    "{} left alone: more than half of what the last run has kept would go",
+                    Count::of(some.len(), "VM")
+                ),
+            )
+            .advise("look at the plan (--dry-run); the same command without --unattended carries it out")),
+        }
+    }
+}
+
+fn show(context: &Context, plans: &[VmPlan], is_dry: bool) -> Result<()> {
+    let mut rows = Vec::new();
+    for plan in plans {
+        for verdict in &plan.points {
+            let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+            rows.push(vec![
+                format!("{}@{}", plan.vm, verdict.point),
+                if verdict.keep { "keep" } else { "forget" }.to_owned(),
+                reasons.join(", "),
+            ]);
+        }
+    }
+    // With --quiet only what was asked for is printed: the plan.
+    if context.output.quiet && !is_dry {
+        return Ok(());
+    }
+    context
+        .output
+        .table(&["POINT", "", "REASONS"], &[], &rows)?;
+    for plan in plans {
+        context.output.line(summary(plan, is_dry))?;
+    }
+    let frees = plans.iter().any(|plan| !plan.gone().is_empty());
+    if frees {
+        context.output.remark(match is_dry {
+            true => "Layers that other points need free nothing. What is freed goes to the trash first: its space comes back after an hour.",
+            false => "Layers that other points need free nothing. What is freed is in the trash: its space comes back after an hour, or now with: restorefs trash --empty",
+        });
+    }
+    Ok(())
+}
+
+/// `web01: 3 restore points kept, 4 forgotten, 1.2 GiB freed`.
+fn summary(plan: &VmPlan, is_dry: bool) -> String {
+    let vm = &plan.vm;
+    if let Some(why) = &plan.left_alone {
+        return format!("{vm}: left alone, because {why}");
+    }
+    let gone = plan.gone().len();
+    let kept = plan.points.len() - gone;
+    let would = if is_dry { "would be " } else { "" };
+    format!(
+        "{vm}: {} {would}kept, {gone} forgotten, {} freed",
+        Count::of(kept, "point"),
+        Human(plan.freed_bytes)
+    )
+}

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::index::{Index, PointEntry};
 use super::point::{Point, PointParent};
+use super::retained::Retained;
 use super::session::Session;
 use super::state::State;
 use super::vm::Vm;
@@ -13,7 +14,7 @@ use crate::repo::format::Format;
 use crate::types::{Digest, PointId};
 
 /// Sidecars of all kinds; one byte before each states the kind.
-const SAMPLES: [&[u8]; 8] = [
+const SAMPLES: [&[u8]; 10] = [
     include_bytes!("../../../tests/fuzz/corpus/sidecar/format"),
     include_bytes!("../../../tests/fuzz/corpus/sidecar/index"),
     include_bytes!("../../../tests/fuzz/corpus/sidecar/point1"),
@@ -22,6 +23,8 @@ const SAMPLES: [&[u8]; 8] = [
     include_bytes!("../../../tests/fuzz/corpus/sidecar/session2"),
     include_bytes!("../../../tests/fuzz/corpus/sidecar/state"),
     include_bytes!("../../../tests/fuzz/corpus/sidecar/vm"),
+    include_bytes!("../../../tests/fuzz/corpus/sidecar/index_labels"),
+    include_bytes!("../../../tests/fuzz/corpus/sidecar/retained"),
 ];
 
 /// Members that are maps with names that users choose, not objects of a schema.
@@ -65,6 +68,7 @@ fn written_again(which: u8, text: &[u8]) -> crate::error::Result<Vec<u8>> {
         b'f' => again::<Format>(text),
         b'i' => again::<Index>(text),
         b'p' => again::<Point>(text),
+        b'r' => again::<Retained>(text),
         b's' => again::<Session>(text),
         b't' => again::<State>(text),
         _ => again::<Vm>(text),
@@ -254,6 +258,9 @@ fn what_has_nothing_unknown_is_decoded_in_one_pass() {
         unknown: Unknown::new(),
     });
     check_plain(&point, &["committed_at", "content_root"]);
+    let mut labelled = PointEntry::of(&point, Digest::of(b"x"), 4);
+    labelled.tags = [("a".to_owned(), "b".to_owned())].into();
+    labelled.kept = true;
     let index = Index {
         schema: 1,
         vm_id: point.vm_id,
@@ -262,12 +269,12 @@ fn what_has_nothing_unknown_is_decoded_in_one_pass() {
         generation: 2,
         seq_high: 3,
         serial_high: 4,
-        points: vec![PointEntry::of(&point, Digest::of(b"x"), 4)],
+        points: vec![labelled],
         unknown: Unknown::new(),
     };
     check_plain(
         &index,
-        &["seq_high", "point_blake3", "source_bytes", "parent"],
+        &["seq_high", "point_blake3", "source_bytes", "parent", "kept"],
     );
     let state = State {
         schema: 1,

@@ -3,6 +3,7 @@
 use restorefs::repo::format::Format;
 use restorefs::repo::sidecar::index::Index;
 use restorefs::repo::sidecar::point::Point;
+use restorefs::repo::sidecar::retained::Retained;
 use restorefs::repo::sidecar::session::Session;
 use restorefs::repo::sidecar::state::State;
 use restorefs::repo::sidecar::vm::Vm;
@@ -43,6 +44,7 @@ pub(crate) fn run(data: &[u8]) {
         b'i' => both_ways::<Index>(data),
         b'p' => both_ways::<Point>(data),
         b's' => both_ways::<Session>(data),
+        b'r' => both_ways::<Retained>(data),
         b't' => both_ways::<State>(data),
         _ => both_ways::<Vm>(data),
     }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use super::content::CLUSTER;
 use super::layout::VmKeys;
-use super::metadata::prove_cluster;
 use super::repository::Repository;
 use super::slot::Slot;
-use super::sums::Sums;
+use super::sums::{LayerSums, Sums};
 use super::trash;
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::Image;
-use crate::types::{LayerId, VmId, VmName};
+use crate::types::width::usize_from_u64;
+use crate::types::{Digest, HostCluster, LayerId, VmId, VmName};
 
 const FROM_COPY: &str = "restore the file from a copy of the repository";
 
@@ -25,9 +25,6 @@ pub struct LayerFile {
     /// The slot of its backing layer.
     pub below: Option<Slot>,
 }
-
-/// Open sums.
-pub type LayerSums = Sums<Arc<dyn ReadAt>>;
 
 impl LayerFile {
     /// Opens the layer in a slot.
@@ -127,4 +124,29 @@ impl LayerFile {
         }
         Ok(sums)
     }
+}
+
+/// Proves one cluster of a layer's metadata; cluster 0 is the header.
+///
+/// # Errors
+/// `Corrupt` naming the offset; `Io`.
+pub(super) fn prove_cluster(
+    file: &dyn ReadAt,
+    cluster: HostCluster,
+    stated: &Digest,
+) -> Result<()> {
+    let offset = cluster.0.saturating_mul(CLUSTER.size_bytes());
+    let mut bytes = vec![0; usize_from_u64(CLUSTER.size_bytes())];
+    file.read_at(offset, &mut bytes)?;
+    let found = Digest::of(&bytes);
+    if found == *stated {
+        return Ok(());
+    }
+    Err(Error::corrupt(
+        "header, tables or refcounts of a layer are damaged",
+        stated,
+        found,
+    )
+    .at_offset(offset)
+    .advise("restore the file from a copy of the repository"))
 }

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use super::content::{
     LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, region_hash, zero_page, zero_region,
 };
-use super::layer_file::{LayerFile, LayerSums};
+use super::layer_file::LayerFile;
 use super::layout::{self, VmKeys};
 use super::repository::Repository;
 use super::slot::Slot;
+use super::sums::LayerSums;
 use crate::block::WriteAt;
 use crate::chain::{Trail, settled};
 use crate::error::{Error, ErrorKind, Result, ResultExt};

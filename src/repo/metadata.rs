@@ -8,8 +8,7 @@
 
 use std::collections::HashSet;
 
-use super::content::CLUSTER;
-use super::layer_file::LayerFile;
+use super::layer_file::{LayerFile, prove_cluster};
 use super::layout::VmKeys;
 use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
@@ -17,8 +16,7 @@ use super::slot::Slot;
 use crate::block::ReadAt;
 use crate::chain::{Trail, settled};
 use crate::error::{Error, Result, ResultExt};
-use crate::types::width::usize_from_u64;
-use crate::types::{Digest, HostCluster, VmId, VmName};
+use crate::types::{VmId, VmName};
 
 /// Proves one layer; returns the slot below it.
 ///
@@ -51,31 +49,6 @@ fn prove_layer(
         prove_cluster(layer.file.as_ref(), *cluster, stated).at_path(place.as_str())?;
     }
     Ok(layer.below)
-}
-
-/// Proves one cluster of a layer's metadata; cluster 0 is the header.
-///
-/// # Errors
-/// `Corrupt` naming the offset; `Io`.
-pub(super) fn prove_cluster(
-    file: &dyn ReadAt,
-    cluster: HostCluster,
-    stated: &Digest,
-) -> Result<()> {
-    let offset = cluster.0.saturating_mul(CLUSTER.size_bytes());
-    let mut bytes = vec![0; usize_from_u64(CLUSTER.size_bytes())];
-    file.read_at(offset, &mut bytes)?;
-    let found = Digest::of(&bytes);
-    if found == *stated {
-        return Ok(());
-    }
-    Err(Error::corrupt(
-        "header, tables or refcounts of a layer are damaged",
-        stated,
-        found,
-    )
-    .at_offset(offset)
-    .advise("restore the file from a copy of the repository"))
 }
 
 /// Proves all layers of a chain, from the slot `top` on.

@@ -8,7 +8,6 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::format::Format;
-use super::layer_file::LayerSums;
 use super::layout::{self, VmKeys};
 use super::selector::Selector;
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
@@ -20,7 +19,7 @@ use super::sidecar::state::State;
 use super::sidecar::vm::Vm;
 use super::sidecar::{SIDECAR_BYTES_MAX, Sidecar, Unknown, encode, parse, parse_part};
 use super::slot::Slot;
-use super::sums::Sums;
+use super::sums::{LayerSums, Sums};
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::local::LocalStore;

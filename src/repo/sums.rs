@@ -190,6 +190,9 @@ impl SumsWriter {
     }
 }
 
+/// Open sums of a committed layer.
+pub type LayerSums = Sums<Arc<dyn ReadAt>>;
+
 /// An open sums file.
 pub struct Sums<R> {
     file: R,

@@ -117,6 +117,8 @@ pub enum Command {
     CheckConfig(CheckConfig),
     /// Make a repository with two backups of a sample disk, mount it and show it
     Quickstart(Quickstart),
+    /// Make the layers of a restore point full, without reading its source
+    SyntheticFull(SyntheticFull),
     /// Build the catalog anew from the sidecars
     RebuildCatalog(RebuildCatalog),
     /// Print the names that a word can become: for the completions of shells
@@ -369,8 +371,14 @@ pub struct Forget {
     /// Forget every point of the VMs, which are then named in full
     #[arg(long)]
     pub all: bool,
+    /// Merge every layer that no point needs by itself, whatever that costs; without rules nothing is forgotten
+    #[arg(long, conflicts_with = "no_merge")]
+    pub compact: bool,
+    /// Leave merging for later: points are forgotten, and most of their space stays taken
+    #[arg(long)]
+    pub no_merge: bool,
     /// Show what would be forgotten, and why, and change nothing
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, conflicts_with = "compact")]
     pub dry_run: bool,
     /// For timers: leave a VM alone, with exit code 4, when more than half of what the last run has kept would go
     #[arg(long)]
@@ -604,6 +612,20 @@ pub struct Quickstart {
     /// A new directory for repository, sample disks and mountpoint
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
+}
+
+/// Arguments of `synthetic-full`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The point keeps its content; its layers need no others then. Layers below that other points need stay."
+)]
+pub struct SyntheticFull {
+    /// The restore point
+    #[arg(value_name = "VM@POINT")]
+    pub point: String,
+    /// A disk, once or several times; all disks if left out
+    #[arg(long, value_name = "DISK")]
+    pub disk: Vec<String>,
 }
 
 /// Arguments of `rebuild-catalog`.

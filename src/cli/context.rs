@@ -204,6 +204,12 @@ impl Context {
         Ok(Some(format!("restorefs: {vm} is a new VM{like}")))
     }
 
+    /// Bytes of memory for the tables of layers that are written.
+    #[must_use]
+    pub(super) const fn ingest_bytes(&self) -> u64 {
+        self.memory.ingest_bytes()
+    }
+
     /// The pool for chains.
     #[must_use]
     pub(super) fn pool(&self) -> Arc<Pool> {

@@ -7,8 +7,11 @@ use serde_json::json;
 
 use super::args::{Forget, Keep};
 use super::context::{Context, Writer};
+use super::merge::Merger;
 use crate::clock::{Clock, SystemClock};
+use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::merge::Merged;
 use crate::jobs::retention::{Choice, Period, Reason, Rules, VmPlan};
 use crate::repo::selector::{Selector, Which};
 use crate::service::ForgetAnswer;
@@ -45,6 +48,11 @@ pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
             Err(e) => end.fail(&vm, e),
         }
     }
+    // Merging takes the lock for each swap alone.
+    drop(writer);
+    if !args.dry_run && !args.no_merge {
+        merge(context, args.compact, &mut plans, &mut end)?;
+    }
     match context.output.json {
         true => context.output.json(&json!({"vms": plans}))?,
         false => show(context, &plans, args.dry_run)?,
@@ -59,6 +67,8 @@ struct Request {
     points: Vec<Selector>,
     /// `None` where all points go, or those that are named.
     rules: Option<Rules>,
+    /// Whether nothing is forgotten: layers are merged alone.
+    is_merge: bool,
 }
 
 impl Request {
@@ -88,6 +98,7 @@ impl Request {
                 patterns,
                 points,
                 rules: None,
+                is_merge: false,
             });
         }
         if args.all {
@@ -107,6 +118,15 @@ impl Request {
                 patterns,
                 points,
                 rules: None,
+                is_merge: false,
+            });
+        }
+        if args.compact && !is_ruled {
+            return Ok(Self {
+                patterns,
+                points,
+                rules: None,
+                is_merge: true,
             });
         }
         if rules.is_empty() {
@@ -122,6 +142,7 @@ impl Request {
             patterns,
             points,
             rules: Some(rules),
+            is_merge: false,
         })
     }
 
@@ -146,6 +167,7 @@ impl Request {
                 .map(|(vm, which)| (vm, Choice::Points(which))),
         );
         let choice = || match &self.rules {
+            _ if self.is_merge => Choice::Points(Vec::new()),
             Some(rules) => Choice::Rules(rules.clone()),
             None => Choice::All,
         };
@@ -249,6 +271,22 @@ fn rules(keep: &Keep) -> Result<Rules> {
     })
 }
 
+/// Merges what no point needs by itself any more: in VMs of which points went, or, to compact, in all.
+fn merge(context: &Context, compact: bool, plans: &mut [VmPlan], end: &mut End) -> Result<()> {
+    let merger = Merger::new(context, interrupt::flag()?, compact)?;
+    for plan in plans {
+        if plan.left_alone.is_some() || (plan.gone().is_empty() && !compact) {
+            continue;
+        }
+        match merger.merge(&plan.vm) {
+            Ok(merged) => plan.merged = (merged != Merged::default()).then_some(merged),
+            Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
+            Err(e) => end.fail(&plan.vm, e),
+        }
+    }
+    Ok(())
+}
+
 /// Forgets the points that the plan does not keep.
 fn apply(writer: &Writer, plan: &mut VmPlan, is_retention: bool, end: &mut End) -> Result<()> {
     let gone = plan.gone();
@@ -329,9 +367,10 @@ fn show(context: &Context, plans: &[VmPlan], is_dry: bool) -> Result<()> {
     if context.output.quiet && !is_dry {
         return Ok(());
     }
-    context
-        .output
-        .table(&["POINT", "", "REASONS"], &[], &rows)?;
+    if !rows.is_empty() {
+        let head = ["POINT", "", "REASONS"];
+        context.output.table(&head, &[], &rows)?;
+    }
     for plan in plans {
         context.output.line(summary(plan, is_dry))?;
     }
@@ -354,8 +393,18 @@ fn summary(plan: &VmPlan, is_dry: bool) -> String {
     let gone = plan.gone().len();
     let kept = plan.points.len() - gone;
     let would = if is_dry { "would be " } else { "" };
+    let merged = plan.merged.as_ref();
+    let merged = merged.map_or_else(String::new, |merged| {
+        format!("; {}", super::merge::summary(merged))
+    });
+    if plan.points.is_empty() {
+        return match merged.strip_prefix("; ") {
+            Some(merged) => format!("{vm}: {merged}"),
+            None => format!("{vm}: nothing to merge"),
+        };
+    }
     format!(
-        "{vm}: {} {would}kept, {gone} forgotten, {} freed",
+        "{vm}: {} {would}kept, {gone} forgotten, {} freed{merged}",
         Count::of(kept, "point"),
         Human(plan.freed_bytes)
     )

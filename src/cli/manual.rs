@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 24] = [
+pub const EXAMPLES: [(&str, &[Example]); 25] = [
     (
         "",
         &[
@@ -149,6 +149,10 @@ pub const EXAMPLES: [(&str, &[Example]); 24] = [
                 "restorefs forget web01@2026-11-20_02-00-00",
                 "Forget one restore point; points that were compared with it are not touched.",
             ),
+            (
+                "restorefs forget --compact web01",
+                "Forget nothing, and merge every layer that no restore point needs by itself.",
+            ),
         ],
     ),
     (
@@ -243,6 +247,13 @@ pub const EXAMPLES: [(&str, &[Example]); 24] = [
         &[(
             "restorefs quickstart demo",
             "See what restorefs does, in a new directory that can be deleted afterwards.",
+        )],
+    ),
+    (
+        "synthetic-full",
+        &[(
+            "restorefs synthetic-full web01@latest",
+            "Make the newest restore point independent of all others.",
         )],
     ),
     (

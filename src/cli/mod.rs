@@ -23,6 +23,7 @@ mod ls;
 #[expect(dead_code, unreachable_pub, reason = "the build uses all of it")]
 mod manual;
 mod map;
+mod merge;
 mod mount;
 mod mount_config;
 mod mount_helper;
@@ -35,6 +36,7 @@ mod sample;
 mod serve;
 mod sessions;
 mod sources;
+mod synthetic_full;
 mod tag;
 mod target;
 mod trash;
@@ -134,6 +136,7 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::Serve(args) => serve::run(context, &args),
         Command::CheckConfig(args) => check_config::run(context, &args),
         Command::Quickstart(args) => quickstart::run(context, &args),
+        Command::SyntheticFull(args) => synthetic_full::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
         Command::CompleteNames(args) => complete_names::run(context, &args),
     }

@@ -161,7 +161,9 @@ pub(super) fn collect(
 ) -> Result<()> {
     let keys = VmKeys::new(vm)?;
     let prefix = keys.layers()?;
-    let candidates = candidates(repository, &prefix, among)?;
+    let mut candidates = candidates(repository, &prefix, among)?;
+    // Names have the time: newer layers go first, so that a layer that is left after a crash still has its chain.
+    candidates.reverse();
     let judged = all_are_named(repository, vm, index, &candidates).and_then(|all| {
         if all {
             return Ok(None);

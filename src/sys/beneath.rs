@@ -440,6 +440,9 @@ impl Dir {
         let (from, to) = (from.as_ref(), to.as_ref());
         let (from_dir, from_name) = self.parent(from)?;
         let (to_dir, to_name) = self.parent(to)?;
+        if refuse::check(Call::Link).is_err() {
+            return Err(self.failed("cannot link", from, Errno::OPNOTSUPP));
+        }
         rustix::fs::linkat(&from_dir, from_name, &to_dir, to_name, AtFlags::empty()).map_err(|e| {
             match e {
                 Errno::PERM => self.failed("cannot link", from, Errno::OPNOTSUPP),

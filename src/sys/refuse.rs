@@ -19,6 +19,8 @@ pub enum Call {
     Renameat2,
     /// FICLONERANGE: EOPNOTSUPP.
     Reflink,
+    /// linkat: EPERM, as on filesystems without hard links.
+    Link,
     /// FS_IOC_SETFLAGS: EOPNOTSUPP.
     Immutable,
     /// fallocate with flags, and SEEK_DATA: EOPNOTSUPP.
@@ -32,9 +34,10 @@ pub enum Call {
 }
 
 impl Call {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Renameat2,
         Self::Reflink,
+        Self::Link,
         Self::Immutable,
         Self::Punch,
         Self::Openat2,
@@ -46,6 +49,7 @@ impl Call {
         match self {
             Self::Renameat2 => "renameat2",
             Self::Reflink => "reflink",
+            Self::Link => "link",
             Self::Immutable => "immutable",
             Self::Punch => "punch",
             Self::Openat2 => "openat2",
@@ -57,6 +61,7 @@ impl Call {
     const fn answer(self) -> Errno {
         match self {
             Self::Renameat2 => Errno::INVAL,
+            Self::Link => Errno::PERM,
             Self::Reflink | Self::Immutable | Self::Punch | Self::Landlock => Errno::OPNOTSUPP,
             Self::Openat2 | Self::Seccomp => Errno::NOSYS,
         }

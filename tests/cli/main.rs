@@ -29,6 +29,7 @@ mod joined;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod linked;
+mod merge;
 mod older;
 mod quickstart;
 mod remark;

@@ -53,10 +53,10 @@ fn work(engine: &Engine, work: Work) -> Result<()> {
         budget: PageBudget::new(1 << 20),
     };
     let owner = &engine.owner;
-    let (repository, monitor) = (owner.repository(), Monitor::default());
+    let (repository, watch) = (owner.repository(), |_| Monitor::default());
     let swap = |replacement: &_| owner.replace(replacement);
     let done = match work {
-        Work::Merge => merge_vm(repository, &vm(), &options, &swap, &monitor)?,
+        Work::Merge => merge_vm(repository, &vm(), &options, &swap, &watch)?,
         Work::Full => make_full(
             repository,
             &vm(),
@@ -64,7 +64,7 @@ fn work(engine: &Engine, work: Work) -> Result<()> {
             &[],
             &options,
             &swap,
-            &monitor,
+            &watch,
         )?,
     };
     assert!(done.layers > 0);

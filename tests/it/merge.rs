@@ -95,11 +95,21 @@ fn forget(sessions: &Registry, point: &PointName) {
     assert!(done.kept.is_empty(), "{:?}", done.kept);
 }
 
+fn quietly(_: u64) -> Monitor {
+    Monitor::default()
+}
+
 fn merge(world: &World, compact: bool) -> Merged {
     let owner = &world.engine().owner;
     let swap = |replacement: &_| owner.replace(replacement);
-    let (repository, monitor) = (owner.repository(), Monitor::default());
-    merge_vm(repository, &vm(), &options(compact), &swap, &monitor).unwrap()
+    merge_vm(
+        owner.repository(),
+        &vm(),
+        &options(compact),
+        &swap,
+        &quietly,
+    )
+    .unwrap()
 }
 
 fn layer_files(world: &World) -> Vec<String> {
@@ -216,7 +226,7 @@ fn run(places: Places, steps: &[Step]) {
                     &[],
                     &options(false),
                     &swap,
-                    &Monitor::default(),
+                    &quietly,
                 )
                 .unwrap();
             }
@@ -358,8 +368,7 @@ fn damaged(world: &World, sessions: &Registry) -> (Vec<PointEntry>, String) {
 fn try_merge(world: &World) -> restorefs::error::Result<Merged> {
     let owner = &world.engine().owner;
     let swap = |replacement: &_| owner.replace(replacement);
-    let monitor = Monitor::default();
-    merge_vm(owner.repository(), &vm(), &options(true), &swap, &monitor)
+    merge_vm(owner.repository(), &vm(), &options(true), &swap, &quietly)
 }
 
 #[test]
@@ -413,11 +422,15 @@ fn a_merge_is_cancelled_between_pieces_and_leaves_no_build() {
     forget(&sessions, &points[1].name);
     let before = layer_files(&world);
     let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let monitor = Monitor::with_listener(stop, move |_| flag.store(true, Ordering::Relaxed));
+    let watch = |_| {
+        let flag = Arc::clone(&stop);
+        Monitor::with_listener(Arc::clone(&stop), move |_| {
+            flag.store(true, Ordering::Relaxed);
+        })
+    };
     let owner = &world.engine().owner;
     let swap = |replacement: &_| owner.replace(replacement);
-    let error = merge_vm(owner.repository(), &vm(), &options(true), &swap, &monitor).unwrap_err();
+    let error = merge_vm(owner.repository(), &vm(), &options(true), &swap, &watch).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_eq!(layer_files(&world), before);
     let opened = world.open(&vm(), &points[2], &disk());
@@ -442,8 +455,7 @@ fn a_build_that_comes_too_late_changes_nothing() {
         }
         owner.replace(replacement)
     };
-    let monitor = Monitor::default();
-    let merged = merge_vm(owner.repository(), &vm(), &options(true), &swap, &monitor).unwrap();
+    let merged = merge_vm(owner.repository(), &vm(), &options(true), &swap, &quietly).unwrap();
     assert_eq!(merged, Merged::default());
     check(&world, &model);
 }

@@ -10,17 +10,20 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use restorefs::access::Caller;
+use restorefs::block::page::PageBudget;
 use restorefs::block::{MemoryDisk, WriteAt};
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, SystemClock};
 use restorefs::control::Client;
 use restorefs::error::{Error, Problem};
 use restorefs::ingest::{Engine, Registry};
+use restorefs::jobs::merge::{MergeOptions, merge_vm};
+use restorefs::repo::replace::Replacement;
 use restorefs::repo::selector::Which;
-use restorefs::repo::{Job, JobResult, LabelChange, Owner, Repository};
+use restorefs::repo::{Job, JobResult, LabelChange, Owner, Repository, Slot};
 use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, OwnedRepository, Service};
 use restorefs::task::{Monitor, TaskState};
-use restorefs::types::{DiskName, JobId, PointName, SessionRef, VmName};
+use restorefs::types::{DiskName, JobId, LayerId, PointName, SessionRef, VmName};
 
 use crate::house::{House, nbd};
 
@@ -237,7 +240,29 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     let ended = last.filter(|task| task.ended_at.is_some()).take(2);
     let states: Vec<TaskState> = ended.map(|task| task.state).collect();
     assert_eq!(states, [TaskState::Failed, TaskState::Completed]);
+    // A merge is built here, and the owner swaps it in.
+    let options = MergeOptions {
+        compact: true,
+        low_water_bytes: 0,
+        budget: PageBudget::new(1 << 20),
+    };
+    let opened = Arc::new(Repository::open(repository).unwrap());
+    let swap = |replacement: &Replacement| service.replace(replacement);
+    let merged = merge_vm(&opened, &vm, &options, &swap, &|_| Monitor::default());
+    log.note("replace", &merged);
+    let late = |vm: &VmName| Replacement {
+        vm: vm.clone(),
+        interval: vec![(
+            Slot::parse("vda-20260101T000000Z-000000").unwrap(),
+            LayerId::from_bytes([7; 16]),
+        )],
+        rest: Vec::new(),
+        below: None,
+        layer: LayerId::from_bytes([8; 16]),
+    };
+    log.note("replace: too late", &service.replace(&late(&vm)));
     let other = VmName::new("other").unwrap();
+    log.note("replace: no VM", &service.replace(&late(&other)));
     log.note("forget: no VM", &service.forget(&other, &points, false));
     log.note("forget: no VM, nothing", &service.forget(&other, &[], true));
     log.note("empty_trash", &service.empty_trash());
@@ -293,6 +318,7 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
         "hold",
         "label",
         "forget",
+        "replace",
         "empty_trash",
         "note_failure",
         "rebuild_catalog",

@@ -15,4 +15,4 @@ mod work;
 
 pub use build::{Build, build};
 pub use plan::{Gain, Interval, Reach, best};
-pub use work::{MergeOptions, Merged, Swap, make_full, merge_vm};
+pub use work::{MergeOptions, Merged, Swap, Watch, make_full, merge_vm};

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::build::build;
 use super::plan::{Interval, Reach, best};
 use crate::block::page::PageBudget;
@@ -28,7 +30,7 @@ pub struct MergeOptions {
 }
 
 /// What merging a VM did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Merged {
     /// Layers that are gone.
     pub layers: u64,
@@ -41,6 +43,9 @@ pub struct Merged {
 /// Swaps a build in: with the lock of the repository, which is taken for no longer than that.
 pub type Swap<'a> = &'a dyn Fn(&Replacement) -> Result<()>;
 
+/// Called as each build begins, with the bytes that it copies at most; returns the build's monitor.
+pub type Watch<'a> = &'a dyn Fn(u64) -> Monitor;
+
 /// Merges what is worth it in a VM.
 ///
 /// # Errors
@@ -51,12 +56,11 @@ pub fn merge_vm(
     vm: &VmName,
     options: &MergeOptions,
     swap: Swap<'_>,
-    monitor: &Monitor,
+    watch: Watch<'_>,
 ) -> Result<Merged> {
     let mut merged = Merged::default();
     let mut late = 0;
     loop {
-        monitor.check()?;
         let index = repository.index(vm)?;
         let chains = Chains::walk(repository, vm, &index)?;
         let found = best(repository, vm, index.vm_id, &chains, options.compact)?;
@@ -64,7 +68,9 @@ pub fn merge_vm(
             return Ok(merged);
         };
         check_room(repository, gain.written_bytes, options.low_water_bytes)?;
-        match replace(repository, &interval, options, swap, monitor) {
+        let monitor = watch(gain.written_bytes);
+        monitor.check()?;
+        match replace(repository, &interval, options, swap, &monitor) {
             Ok(written_bytes) => {
                 let before: u64 = interval
                     .layers
@@ -99,7 +105,7 @@ pub fn make_full(
     disks: &[DiskName],
     options: &MergeOptions,
     swap: Swap<'_>,
-    monitor: &Monitor,
+    watch: Watch<'_>,
 ) -> Result<Merged> {
     let index = repository.index(vm)?;
     let entry = which.find(&index)?;
@@ -131,7 +137,8 @@ pub fn make_full(
             layers,
             reach: Reach::Full,
         };
-        merged.written_bytes += replace(repository, &interval, options, swap, monitor)?;
+        let monitor = watch(disk.data_bytes);
+        merged.written_bytes += replace(repository, &interval, options, swap, &monitor)?;
         merged.layers += 1;
     }
     Ok(merged)

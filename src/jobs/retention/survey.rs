@@ -11,6 +11,7 @@ use super::plan::{Candidate, Verdict, plan};
 use super::reason::Reason;
 use super::rule::Rules;
 use crate::error::{ErrorKind, Result};
+use crate::jobs::merge::Merged;
 use crate::repo::Repository;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::Index;
@@ -41,6 +42,9 @@ pub struct VmPlan {
     pub points: Vec<Verdict>,
     /// Bytes of layers that nothing needs any more.
     pub freed_bytes: u64,
+    /// What was merged after that; absent where merging is left for later, or nothing was to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Merged>,
     /// Why the VM is left alone: none of its points goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_alone: Option<String>,
@@ -79,6 +83,7 @@ impl VmPlan {
             vm: index.name.clone(),
             points,
             freed_bytes: 0,
+            merged: None,
             left_alone: None,
             layers: Layers::new(repository, &index),
         };

@@ -1,0 +1,122 @@
+//! Merging on the command line: the layers are built in this process, and the owner of the lock swaps each in.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::context::Context;
+use super::progress::{Bar, Progress};
+use crate::block::page::PageBudget;
+use crate::error::Result;
+use crate::ingest::low_water_default;
+use crate::jobs::merge::{MergeOptions, Merged, make_full, merge_vm};
+use crate::repo::Repository;
+use crate::repo::replace::Replacement;
+use crate::repo::selector::Which;
+use crate::task::Monitor;
+use crate::types::size::{Count, Human};
+use crate::types::{DiskName, VmName};
+
+/// Merges layers of VMs, one VM after the other.
+pub(super) struct Merger<'a> {
+    context: &'a Context,
+    repository: Arc<Repository>,
+    progress: Progress,
+    stop: Arc<AtomicBool>,
+    options: MergeOptions,
+}
+
+impl<'a> Merger<'a> {
+    /// A merger that stops when `stop` is set. With `compact`, every hidden layer is merged.
+    ///
+    /// # Errors
+    /// As [`Context::repository`]; `Io`.
+    pub(super) fn new(context: &'a Context, stop: Arc<AtomicBool>, compact: bool) -> Result<Self> {
+        let repository = context.repository()?;
+        let space = repository.store().space()?;
+        Ok(Self {
+            context,
+            repository,
+            progress: Progress::new(context.output),
+            stop,
+            options: MergeOptions {
+                compact,
+                low_water_bytes: space.map_or(0, |space| low_water_default(space.total_bytes)),
+                budget: PageBudget::new(context.ingest_bytes()),
+            },
+        })
+    }
+
+    /// Merges what is worth it in a VM.
+    ///
+    /// # Errors
+    /// As [`merge_vm`]; `Locked` when another process has the repository.
+    pub(super) fn merge(&self, vm: &VmName) -> Result<Merged> {
+        let bar = RefCell::new(None);
+        let merged = merge_vm(
+            &self.repository,
+            vm,
+            &self.options,
+            &|replacement| self.swap(replacement),
+            &|bytes| self.watch(vm, bytes, &bar),
+        );
+        finish(&bar);
+        merged
+    }
+
+    /// Makes disks of a point full; all of them when none is named.
+    ///
+    /// # Errors
+    /// As [`make_full`]; `Locked` when another process has the repository.
+    pub(super) fn make_full(
+        &self,
+        vm: &VmName,
+        which: &Which,
+        disks: &[DiskName],
+    ) -> Result<Merged> {
+        let bar = RefCell::new(None);
+        let merged = make_full(
+            &self.repository,
+            vm,
+            which,
+            disks,
+            &self.options,
+            &|replacement| self.swap(replacement),
+            &|bytes| self.watch(vm, bytes, &bar),
+        );
+        finish(&bar);
+        merged
+    }
+
+    /// The lock is held for the swap alone, so that a backup waits for no more than that.
+    fn swap(&self, replacement: &Replacement) -> Result<()> {
+        self.context.writer("merge")?.service.replace(replacement)
+    }
+
+    fn watch(&self, vm: &VmName, bytes: u64, bar: &RefCell<Option<Bar>>) -> Monitor {
+        finish(bar);
+        let next = self.progress.bar(vm.as_str(), bytes);
+        let monitor = next.monitor(&self.stop);
+        bar.replace(Some(next));
+        monitor
+    }
+}
+
+fn finish(bar: &RefCell<Option<Bar>>) {
+    if let Some(bar) = bar.take() {
+        bar.finish();
+    }
+}
+
+/// `3 layers merged, 1.2 GiB written, 3.0 GiB freed`.
+pub(super) fn summary(merged: &Merged) -> String {
+    format!(
+        "{} merged, {} written, {} freed",
+        Count::of(
+            usize::try_from(merged.layers).unwrap_or(usize::MAX),
+            "layer"
+        ),
+        Human(merged.written_bytes),
+        Human(merged.freed_bytes)
+    )
+}

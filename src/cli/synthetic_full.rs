@@ -1,0 +1,37 @@
+//! `restorefs synthetic-full`: makes the layers of a restore point full, without reading its source.
+
+use super::args::SyntheticFull;
+use super::context::Context;
+use super::merge::Merger;
+use crate::daemon::interrupt;
+use crate::error::Result;
+use crate::repo::selector::Selector;
+use crate::types::DiskName;
+use crate::types::size::{Count, Human};
+
+pub(super) fn run(context: &Context, args: &SyntheticFull) -> Result<()> {
+    let selector: Selector = args.point.parse()?;
+    let disks = args
+        .disk
+        .iter()
+        .map(DiskName::new)
+        .collect::<Result<Vec<_>>>()?;
+    let repository = context.repository()?;
+    let (index, entry, _) = repository.find(&selector)?;
+    let merger = Merger::new(context, interrupt::flag()?, false)?;
+    let done = merger.make_full(&index.name, &selector.which, &disks)?;
+    if context.output.json {
+        return context.output.json(&serde_json::json!({
+            "vm": index.name, "point": entry.name, "layers": done.layers, "written_bytes": done.written_bytes,
+        }));
+    }
+    let (vm, point) = (&index.name, &entry.name);
+    context.output.outcome(match done.layers {
+        0 => format!("{vm}@{point}: every disk is full already"),
+        layers => format!(
+            "{vm}@{point}: {} made full, {} written",
+            Count::of(usize::try_from(layers).unwrap_or(usize::MAX), "disk"),
+            Human(done.written_bytes)
+        ),
+    })
+}

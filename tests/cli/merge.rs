@@ -1,0 +1,257 @@
+//! Merging by the program itself: on real filesystems, beside readers of a daemon, and when its process is killed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use restorefs::block::ReadAt;
+use restorefs::nbd::client::Client;
+
+use crate::filesystem::Filesystem;
+use crate::kit::need::{can_mount, has};
+use crate::kit::place::Place;
+
+const CLUSTER: usize = 65_536;
+const CLUSTERS: usize = 96;
+
+/// Backs up a disk `count` times, each time with some clusters changed; returns what each point has.
+fn back_up(place: &Place, first: usize, count: usize, more: &[&str]) -> BTreeMap<String, Vec<u8>> {
+    let mut contents = BTreeMap::new();
+    let path = place.path("a.raw");
+    let mut bytes = std::fs::read(&path).unwrap_or_else(|_| place.disk("a.raw", CLUSTERS, 1));
+    for n in first..first + count {
+        for m in 0..6 {
+            let cluster = (n * 11 + m * 5) % CLUSTERS;
+            let fill = (n * 7 + m) as u8;
+            let change = &mut bytes[cluster * CLUSTER..(cluster + 1) * CLUSTER];
+            for (at, byte) in change.iter_mut().enumerate() {
+                *byte = fill ^ (at >> 8) as u8;
+            }
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let name = format!("p{n:02}");
+        let mut args = vec!["backup", "web01", "vda=a.raw", "--point", &name];
+        args.extend_from_slice(more);
+        place.ok(&args);
+        contents.insert(name, bytes.clone());
+    }
+    contents
+}
+
+fn layers(place: &Place) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place.repo().join("vms/web01/layers")).unwrap();
+    let mut layers: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "qcow2"))
+        .collect();
+    layers.sort();
+    layers
+}
+
+/// Files below `layers/` that are no layers and no sums.
+fn leftovers(place: &Place) -> Vec<String> {
+    let entries = std::fs::read_dir(place.repo().join("vms/web01/layers")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names
+        .filter(|name| {
+            !name.ends_with(".qcow2") && !name.ends_with(".sums") || name.contains(".open")
+        })
+        .collect()
+}
+
+/// The points that are listed read as they were backed up, for us and for QEMU.
+fn check(place: &Place, contents: &BTreeMap<String, Vec<u8>>) {
+    let listed = place.json(&["ls", "web01"]);
+    let points = listed.as_array().unwrap_or_else(|| panic!("{listed}"));
+    assert!(!points.is_empty());
+    for point in points {
+        let name = point["name"].as_str().unwrap();
+        assert!(
+            place.restored(&format!("web01@{name}"), "vda") == contents[name],
+            "{name}"
+        );
+        let layer = point["disks"][0]["layer"].as_str().unwrap();
+        if has("qemu-img") {
+            let dir = place.repo().join("vms/web01/layers");
+            let top = dir.join(format!("{layer}.qcow2"));
+            let out = place.path("flat.raw");
+            let done = Command::new("qemu-img")
+                .args(["convert", "-f", "qcow2", "-O", "raw"])
+                .args([&top, &out])
+                .output()
+                .unwrap();
+            assert!(
+                done.status.success(),
+                "{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+            assert!(
+                std::fs::read(out).unwrap() == contents[name],
+                "QEMU reads {name}"
+            );
+        }
+    }
+    for layer in layers(place) {
+        if has("qemu-img") {
+            let done = Command::new("qemu-img")
+                .arg("check")
+                .arg(&layer)
+                .output()
+                .unwrap();
+            assert!(
+                done.status.success(),
+                "{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+        }
+    }
+}
+
+fn points_that_are_kept_need_no_others(place: &Place, more: &[&str]) {
+    let contents = back_up(place, 0, 8, more);
+    assert_eq!(layers(place).len(), 8);
+    // The layers below those that stay are merged, where that is worth it.
+    place.ok(&["forget", "web01", "--keep-last", "2"]);
+    check(place, &contents);
+    let said = place.ok(&["forget", "--compact", "web01"]);
+    assert_eq!(layers(place).len(), 2, "{said}");
+    assert_eq!(leftovers(place), Vec::<String>::new());
+    check(place, &contents);
+    // A full layer: the one below is not needed by the newest any more.
+    place.ok(&["synthetic-full", "web01@latest"]);
+    let info = place.json(&["synthetic-full", "web01@latest"]);
+    assert_eq!(info["layers"], 0, "{info}");
+    check(place, &contents);
+    // The next backup goes on as before.
+    let mut all = contents;
+    all.extend(back_up(place, 8, 1, more));
+    check(place, &all);
+}
+
+#[test]
+fn points_that_are_kept_need_no_others_here() {
+    for more in [&[][..], &["--compress", "zstd"]] {
+        points_that_are_kept_need_no_others(&Place::new(), more);
+    }
+}
+
+#[test]
+fn points_that_are_kept_need_no_others_on_xfs_with_shared_extents() {
+    if let Some(filesystem) = Filesystem::new("xfs", 400) {
+        points_that_are_kept_need_no_others(&filesystem.place, &[]);
+    }
+}
+
+#[test]
+fn points_that_are_kept_need_no_others_without_links_and_shared_extents() {
+    let place = Place::new();
+    let contents = back_up(&place, 0, 5, &[]);
+    let mut command = place.command(&["forget", "web01", "--keep-last", "1", "--compact"]);
+    let output = command
+        .env("RESTOREFS_REFUSE", "reflink,link,renameat2")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(layers(&place).len(), 1);
+    check(&place, &contents);
+}
+
+#[test]
+fn what_is_merged_later_is_left_alone_now() {
+    let place = Place::new();
+    let contents = back_up(&place, 0, 4, &[]);
+    place.ok(&["forget", "web01", "--keep-last", "1", "--no-merge"]);
+    assert_eq!(layers(&place).len(), 4);
+    let said = place.ok(&["forget", "--compact", "web01"]);
+    assert!(said.contains("3 layers merged"), "{said}");
+    assert_eq!(layers(&place).len(), 1);
+    check(&place, &contents);
+}
+
+/// Readers of a kept point, over NBD and in the mounted tree, while others are forgotten and merged.
+#[test]
+fn readers_of_a_daemon_notice_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut contents = back_up(&place, 0, 4, &[]);
+    let mountpoint = place.path("mnt");
+    std::fs::create_dir(&mountpoint).unwrap();
+    let daemon = place.serve(&["--mount", mountpoint.to_str().unwrap(), "--memory", "32M"]);
+    place.ok(&["keep", "web01@p02"]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let reads = Arc::new(AtomicUsize::new(0));
+    let wanted = contents["p02"].clone();
+    std::thread::scope(|scope| {
+        let over_nbd = || {
+            while !stop.load(Ordering::Relaxed) {
+                let export =
+                    Client::connect(&daemon.uri("web01/p02/vda").parse().unwrap()).unwrap();
+                let mut bytes = vec![0; wanted.len()];
+                export.read_at(0, &mut bytes).unwrap();
+                assert!(bytes == wanted, "wrong bytes over NBD");
+                export.disconnect().unwrap();
+                reads.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let in_the_tree = || {
+            while !stop.load(Ordering::Relaxed) {
+                let bytes = std::fs::read(mountpoint.join("web01/p02/disks/vda.raw")).unwrap();
+                assert!(bytes == wanted, "wrong bytes in the mount");
+                reads.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        scope.spawn(over_nbd);
+        scope.spawn(in_the_tree);
+        for round in 0..6 {
+            contents.extend(back_up(&place, 4 + round * 2, 2, &[]));
+            place.ok(&["forget", "web01", "--keep-last", "1", "--compact"]);
+        }
+        // Another process that only reads does so, too.
+        check(&place, &contents);
+        let before = reads.load(Ordering::Relaxed);
+        while reads.load(Ordering::Relaxed) < before + 2 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(layers(&place).len(), 2);
+    drop(daemon);
+    let _ = Command::new("umount").arg("-l").arg(&mountpoint).output();
+}
+
+#[test]
+fn a_merge_that_is_killed_leaves_nothing_behind() {
+    let place = Place::new();
+    let contents = back_up(&place, 0, 5, &[]);
+    place.ok(&["forget", "web01", "--keep-last", "1", "--no-merge"]);
+    let mut merged = 0;
+    for n in 0..12_u64 {
+        let mut child = place
+            .command(&["forget", "--compact", "web01"])
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(4 + n * 7));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        check(&place, &contents);
+        // The next owner of the lock removes the rest.
+        place.ok(&["tag", "web01@latest", &format!("round={n}")]);
+        assert_eq!(leftovers(&place), Vec::<String>::new());
+        merged = layers(&place).len();
+        if merged == 1 {
+            break;
+        }
+    }
+    place.ok(&["forget", "--compact", "web01"]);
+    assert_eq!(layers(&place).len(), 1, "{merged} before");
+    check(&place, &contents);
+}

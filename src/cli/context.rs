@@ -23,6 +23,9 @@ use crate::types::{Memory, VmName, likeness, size};
 /// Pause between attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a step waits for the lock that comes after long work.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The context of a command.
 pub(super) struct Context {
     repo: Option<PathBuf>,
@@ -138,11 +141,24 @@ impl Context {
     /// # Errors
     /// `Locked` when a process other than a daemon has it; as [`Owner::open`].
     pub(super) fn writer(&self, role: &str) -> Result<Writer> {
+        self.writer_within(role, self.wait)
+    }
+
+    /// [`Context::writer`] for a step that comes after long work, which would be lost: it waits for a minute at
+    /// least.
+    ///
+    /// # Errors
+    /// As [`Context::writer`].
+    pub(super) fn patient_writer(&self, role: &str) -> Result<Writer> {
+        self.writer_within(role, self.wait.max(PATIENCE))
+    }
+
+    fn writer_within(&self, role: &str, wait: Duration) -> Result<Writer> {
         let begun = Instant::now();
         let mut is_told = false;
         loop {
             match self.writer_now(role) {
-                Err(e) if e.kind() == ErrorKind::Locked && begun.elapsed() < self.wait => {
+                Err(e) if e.kind() == ErrorKind::Locked && begun.elapsed() < wait => {
                     if !is_told {
                         self.output.remark(format!("waiting: {}", e.what()));
                         is_told = true;

@@ -90,7 +90,8 @@ impl<'a> Merger<'a> {
 
     /// The lock is held for the swap alone, so that a backup waits for no more than that.
     fn swap(&self, replacement: &Replacement) -> Result<()> {
-        self.context.writer("merge")?.service.replace(replacement)
+        let writer = self.context.patient_writer("merge")?;
+        writer.service.replace(replacement)
     }
 
     fn watch(&self, vm: &VmName, bytes: u64, bar: &RefCell<Option<Bar>>) -> Monitor {

@@ -10,6 +10,19 @@
 //! - Everything in the catalog can be rebuilt from the files beside it; the directory `points/` wins over `index.json`.
 //!
 //! # Concurrency
+//! | operation | repository's lock | VM's mutex | others |
+//! |---|---|---|---|
+//! | read, mount, restore, map | | | none: open files, the trash, a second walk |
+//! | begin | held by the owner | while the sidecar is written | a use of the parent |
+//! | write, flush | held by the owner | | range locks of the disk |
+//! | commit | read again | from the seal to the index | the points directory of the VM |
+//! | forget | read again | until the index is written and garbage is moved | none for a point in use |
+//! | build of a merge | | | flock of its own file |
+//! | replace | read again | from the second look to the index | the build's flock |
+//! | label, tag, keep | read again | while state and index are written | |
+//! | recovery of a VM | held by the owner | before the VM is served | builds whose flock is held stay |
+//! | empty the trash | held by the owner | | |
+//!
 //! One writer process per repository (the lock). Within it, a mutex per VM orders commits; it is taken before
 //! the catalog's own lock, never after.
 

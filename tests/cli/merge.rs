@@ -255,3 +255,34 @@ fn a_merge_that_is_killed_leaves_nothing_behind() {
     assert_eq!(layers(&place).len(), 1, "{merged} before");
     check(&place, &contents);
 }
+
+/// Without a daemon, the lock goes from one process to the other; a build of the one is no leftover for the other.
+#[test]
+fn backups_of_another_process_go_on() {
+    let place = Place::new();
+    let mut contents = back_up(&place, 0, 3, &[]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let args = [
+                    "forget",
+                    "web01",
+                    "--keep-last",
+                    "2",
+                    "--compact",
+                    "--wait",
+                    "60s",
+                ];
+                place.ok(&args);
+            }
+        });
+        for n in 0..8 {
+            contents.extend(back_up(&place, 3 + n, 1, &["--wait", "60s"]));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    place.ok(&["forget", "web01", "--keep-last", "2", "--compact"]);
+    assert_eq!((layers(&place).len(), leftovers(&place)), (2, Vec::new()));
+    check(&place, &contents);
+}

@@ -1,6 +1,7 @@
 //! A chain of 1,000 layers whose points have names of 128 bytes.
 
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use restorefs::qcow2::Compression;
 use restorefs::types::{DiskName, PointName};
@@ -86,10 +87,14 @@ fn a_chain_of_a_thousand_layers_is_flattened_by_qemu_and_read_by_us() {
         "a reader that is not the owner writes nothing"
     );
     assert_reads(&open(&root, &truth, true), &truth.bytes, "cold");
-    let maps: Vec<_> = std::fs::read_dir(cache.join("maps"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let below = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    // A directory for the VM, with a map for the chain.
+    let vms = below(&cache.join("maps"));
+    assert_eq!(vms.len(), 1);
+    let maps = below(&vms[0]);
     assert_eq!(maps.len(), 1);
     let before = std::fs::read(&maps[0]).unwrap();
     assert_reads(&open(&root, &truth, true), &truth.bytes, "warm");

@@ -197,6 +197,13 @@ fn planted() {
         "#[cfg(test)]\nmod tests { std::fs::write(a, b) }",
         &[],
     );
+    // What follows the tests is code again.
+    plant(
+        check,
+        "src/repo/mod.rs",
+        "#[cfg(test)]\nmod tests;\nfn f() { std::fs::write(a, b) }",
+        &["durable"],
+    );
     plant(
         check,
         "src/repo/mod.rs",

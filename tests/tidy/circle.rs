@@ -27,26 +27,9 @@ fn module_of(path: &str) -> Option<Module> {
 
 /// The code of a file without the items that are compiled for tests only.
 fn code_of(source: &Source) -> String {
-    let mut code = String::new();
-    let mut lines = source.code.iter();
-    while let Some(line) = lines.next() {
-        if line.trim() != "#[cfg(test)]" {
-            code.push_str(line);
-            code.push('\n');
-            continue;
-        }
-        // The item ends with its block, or with a semicolon outside of one.
-        let mut depth = 0;
-        for line in lines.by_ref() {
-            let count = |c: char| line.matches(c).count();
-            depth = depth + count('{') - count('}').min(depth + count('{'));
-            let ends = line.trim_end().ends_with([';', '}']);
-            if depth == 0 && ends {
-                break;
-            }
-        }
-    }
-    code
+    let lines = source.code.iter().enumerate();
+    let code = lines.filter(|(line, _)| !source.is_test(*line));
+    code.flat_map(|(_, line)| [line.as_str(), "\n"]).collect()
 }
 
 /// Modules that a file declares for its tests only.

@@ -26,8 +26,8 @@ pub(crate) struct Source {
     pub(crate) lines: Vec<String>,
     /// The lines with comments and what is inside literals left out.
     pub(crate) code: Vec<String>,
-    /// First line (from 0) of the unit tests at the end of the file.
-    tests_from: usize,
+    /// Whether each line is compiled for tests only.
+    tests: Vec<bool>,
 }
 
 impl Source {
@@ -37,21 +37,18 @@ impl Source {
         let mut code: Vec<String> = strip(text).lines().map(str::to_owned).collect();
         // A comment at the very end leaves no line behind.
         code.resize(lines.len(), String::new());
-        let tests_from = code
-            .iter()
-            .position(|line| line.trim() == "#[cfg(test)]")
-            .unwrap_or(usize::MAX);
+        let tests = test_lines(&code);
         Self {
             path: path.to_owned(),
             lines,
             code,
-            tests_from,
+            tests,
         }
     }
 
     /// Whether a line (from 0) belongs to unit or integration tests.
     pub(crate) fn is_test(&self, line: usize) -> bool {
-        !self.path.starts_with("src/") || line >= self.tests_from
+        !self.path.starts_with("src/") || self.tests.get(line).copied().unwrap_or(false)
     }
 
     /// Whether the file lies below one of these prefixes.
@@ -72,6 +69,30 @@ impl Source {
             say: say.into(),
         }
     }
+}
+
+/// Which lines belong to an item with `#[cfg(test)]`.
+fn test_lines(code: &[String]) -> Vec<bool> {
+    let mut tests = Vec::with_capacity(code.len());
+    let mut lines = code.iter();
+    while let Some(line) = lines.next() {
+        let begins = line.trim() == "#[cfg(test)]";
+        tests.push(begins);
+        if !begins {
+            continue;
+        }
+        // The item ends with its block, or with a semicolon outside of one.
+        let mut depth = 0;
+        for line in lines.by_ref() {
+            tests.push(true);
+            let count = |c: char| line.matches(c).count();
+            depth = depth + count('{') - count('}').min(depth + count('{'));
+            if depth == 0 && line.trim_end().ends_with([';', '}']) {
+                break;
+            }
+        }
+    }
+    tests
 }
 
 /// Whether `word` stands in `code` as a whole word, at which byte offsets.

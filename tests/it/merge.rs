@@ -474,3 +474,57 @@ fn a_repository_with_replaced_layers_says_so() {
     merge(&world, true);
     assert!(format().contains("\"merge\""));
 }
+
+/// A session that is open while the chain below its parent is merged, and its parent becomes full.
+fn a_session_goes_on_over_a_merged_chain(places: Places) {
+    let world = World::over(places, 64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, mut model) = three(&world, &sessions);
+    let mut request = BeginRequest::new(vm());
+    request.disks.push(DiskRequest {
+        name: disk(),
+        source_bytes: Some((CLUSTERS * CLUSTER) as u64),
+        key: None,
+        full: false,
+    });
+    let session = sessions.begin(&request, Telling::Wait).unwrap();
+    let writer = session.disk(&disk()).unwrap();
+    let mut bytes = model[&3].clone();
+    // Less than a cluster: the rest of it comes from the parent.
+    let mut write = |at: usize, fill: u8| {
+        writer.write(at as u64, &[fill; 700]).unwrap();
+        bytes[at..at + 700].fill(fill);
+    };
+    write(CLUSTER + 100, 1);
+    for n in [0, 1] {
+        forget(&sessions, &points[n].name);
+        model.remove(&points[n].seq);
+    }
+    assert_eq!(merge(&world, true).layers, 2);
+    write(2 * CLUSTER + 5000, 2);
+    world.clock.advance(2 * 3600);
+    world.engine().owner.empty_trash().unwrap();
+    write(3 * CLUSTER + 9, 3);
+    writer.set_finished(true);
+    let (name, commit) = (session.name(), CommitRequest::default());
+    let point = sessions
+        .commit(&vm(), &name, &commit, Telling::Wait)
+        .unwrap();
+    model.insert(point.seq, bytes);
+    check(&world, &model);
+    // The parent of the next one becomes the base of nothing but itself.
+    forget(&sessions, &points[2].name);
+    model.remove(&points[2].seq);
+    merge(&world, true);
+    check(&world, &model);
+}
+
+#[test]
+fn a_session_goes_on_over_a_merged_chain_in_one_place() {
+    a_session_goes_on_over_a_merged_chain(Places::One);
+}
+
+#[test]
+fn a_session_goes_on_over_a_merged_chain_in_two_directories() {
+    a_session_goes_on_over_a_merged_chain(Places::TwoDirectories);
+}

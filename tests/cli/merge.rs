@@ -175,7 +175,7 @@ fn what_is_merged_later_is_left_alone_now() {
     check(&place, &contents);
 }
 
-/// Readers of a kept point, over NBD and in the mounted tree, while others are forgotten and merged.
+/// Readers of a kept point, over NBD, in the daemon's mount and in a follower's, while others are forgotten and merged.
 #[test]
 fn readers_of_a_daemon_notice_nothing() {
     if !can_mount() {
@@ -187,6 +187,10 @@ fn readers_of_a_daemon_notice_nothing() {
     std::fs::create_dir(&mountpoint).unwrap();
     let daemon = place.serve(&["--mount", mountpoint.to_str().unwrap(), "--memory", "32M"]);
     place.ok(&["keep", "web01@p02"]);
+    // A follower: another process, which knows of no swap.
+    let followed = place.path("followed");
+    std::fs::create_dir(&followed).unwrap();
+    place.ok(&["mount", followed.to_str().unwrap(), "--memory", "32M"]);
     let stop = Arc::new(AtomicBool::new(false));
     let reads = Arc::new(AtomicUsize::new(0));
     let wanted = contents["p02"].clone();
@@ -202,15 +206,17 @@ fn readers_of_a_daemon_notice_nothing() {
                 reads.fetch_add(1, Ordering::Relaxed);
             }
         };
-        let in_the_tree = || {
-            while !stop.load(Ordering::Relaxed) {
-                let bytes = std::fs::read(mountpoint.join("web01/p02/disks/vda.raw")).unwrap();
-                assert!(bytes == wanted, "wrong bytes in the mount");
-                reads.fetch_add(1, Ordering::Relaxed);
-            }
-        };
         scope.spawn(over_nbd);
-        scope.spawn(in_the_tree);
+        for tree in [mountpoint.clone(), followed.clone()] {
+            let (stop, reads, wanted) = (&stop, &reads, &wanted);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let bytes = std::fs::read(tree.join("web01/p02/disks/vda.raw")).unwrap();
+                    assert!(bytes == *wanted, "wrong bytes in {}", tree.display());
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
         for round in 0..6 {
             contents.extend(back_up(&place, 4 + round * 2, 2, &[]));
             place.ok(&["forget", "web01", "--keep-last", "1", "--compact"]);
@@ -224,6 +230,7 @@ fn readers_of_a_daemon_notice_nothing() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(layers(&place).len(), 2);
+    place.ok(&["umount", followed.to_str().unwrap()]);
     drop(daemon);
     let _ = Command::new("umount").arg("-l").arg(&mountpoint).output();
 }

@@ -22,7 +22,7 @@ use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Engine, Sessio
 use restorefs::jobs::merge::{MergeOptions, merge_vm};
 use restorefs::jobs::retention::{Choice, Period, Rules, VmPlan};
 use restorefs::repo::{Owner, Repository};
-use restorefs::task::Monitor;
+use restorefs::task::{Monitor, Pace};
 use restorefs::types::{DiskName, VmName};
 
 const DAY: i64 = 86_400;
@@ -78,6 +78,7 @@ fn main() -> Result<()> {
         compact: false,
         low_water_bytes: 0,
         budget: PageBudget::new(64 << 20),
+        pace: Pace::new(None),
     };
     let mut dice = Dice::new(7);
     let mut bytes = vec![0; usize::try_from(CLUSTER_BYTES)?];

@@ -377,6 +377,9 @@ pub struct Forget {
     /// Leave merging for later: points are forgotten, and most of their space stays taken
     #[arg(long)]
     pub no_merge: bool,
+    /// Copy at most this much in a second while merging (100M)
+    #[arg(long, value_name = "SIZE")]
+    pub limit: Option<String>,
     /// Show what would be forgotten, and why, and change nothing
     #[arg(short = 'n', long, conflicts_with = "compact")]
     pub dry_run: bool,
@@ -626,6 +629,9 @@ pub struct SyntheticFull {
     /// A disk, once or several times; all disks if left out
     #[arg(long, value_name = "DISK")]
     pub disk: Vec<String>,
+    /// Copy at most this much in a second (100M)
+    #[arg(long, value_name = "SIZE")]
+    pub limit: Option<String>,
 }
 
 /// Arguments of `rebuild-catalog`.

@@ -23,6 +23,18 @@ pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
     let request = Request::parse(args)?;
     let repository = context.repository()?;
     let vms = request.choices(&repository.vm_names()?)?;
+    let merger = match args.dry_run || args.no_merge {
+        true => None,
+        false => {
+            let limit = args.limit.as_deref();
+            Some(Merger::new(
+                context,
+                interrupt::flag()?,
+                args.compact,
+                limit,
+            )?)
+        }
+    };
     // The lock is taken before the plan is made, so that nothing changes between the two.
     let writer = match args.dry_run {
         true => None,
@@ -50,8 +62,8 @@ pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
     }
     // Merging takes the lock for each swap alone.
     drop(writer);
-    if !args.dry_run && !args.no_merge {
-        merge(context, args.compact, &mut plans, &mut end)?;
+    if let Some(merger) = &merger {
+        merge(merger, args.compact, &mut plans, &mut end)?;
     }
     match context.output.json {
         true => context.output.json(&json!({"vms": plans}))?,
@@ -272,8 +284,7 @@ fn rules(keep: &Keep) -> Result<Rules> {
 }
 
 /// Merges what no point needs by itself any more: in VMs of which points went, or, to compact, in all.
-fn merge(context: &Context, compact: bool, plans: &mut [VmPlan], end: &mut End) -> Result<()> {
-    let merger = Merger::new(context, interrupt::flag()?, compact)?;
+fn merge(merger: &Merger<'_>, compact: bool, plans: &mut [VmPlan], end: &mut End) -> Result<()> {
     for plan in plans {
         if plan.left_alone.is_some() || (plan.gone().is_empty() && !compact) {
             continue;

@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 use super::context::Context;
 use super::progress::{Bar, Progress};
 use crate::block::page::PageBudget;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ingest::low_water_default;
 use crate::jobs::merge::{MergeOptions, Merged, make_full, merge_vm};
 use crate::repo::Repository;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
-use crate::task::Monitor;
-use crate::types::size::{Count, Human};
+use crate::task::{Monitor, Pace};
+use crate::types::size::{self, Count, Human};
 use crate::types::{DiskName, VmName};
 
 /// Merges layers of VMs, one VM after the other.
@@ -27,11 +27,18 @@ pub(super) struct Merger<'a> {
 }
 
 impl<'a> Merger<'a> {
-    /// A merger that stops when `stop` is set. With `compact`, every hidden layer is merged.
+    /// A merger that stops when `stop` is set. With `compact`, every hidden layer is merged; `limit` is the size that is
+    /// copied in a second at most.
     ///
     /// # Errors
     /// As [`Context::repository`]; `Io`.
-    pub(super) fn new(context: &'a Context, stop: Arc<AtomicBool>, compact: bool) -> Result<Self> {
+    pub(super) fn new(
+        context: &'a Context,
+        stop: Arc<AtomicBool>,
+        compact: bool,
+        limit: Option<&str>,
+    ) -> Result<Self> {
+        let limit = limit.map(parse_limit).transpose()?;
         let repository = context.repository()?;
         let space = repository.store().space()?;
         Ok(Self {
@@ -43,6 +50,7 @@ impl<'a> Merger<'a> {
                 compact,
                 low_water_bytes: space.map_or(0, |space| low_water_default(space.total_bytes)),
                 budget: PageBudget::new(context.ingest_bytes()),
+                pace: Pace::new(limit),
             },
         })
     }
@@ -100,6 +108,15 @@ impl<'a> Merger<'a> {
         let monitor = next.monitor(&self.stop);
         bar.replace(Some(next));
         monitor
+    }
+}
+
+/// A limit in bytes a second: `100M`.
+fn parse_limit(text: &str) -> Result<u64> {
+    match size::parse(text)? {
+        0 => Err(Error::invalid("--limit 0 would never end")
+            .advise("leave it out for as fast as it goes")),
+        limit => Ok(limit),
     }
 }
 

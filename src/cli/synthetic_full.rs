@@ -18,7 +18,7 @@ pub(super) fn run(context: &Context, args: &SyntheticFull) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let repository = context.repository()?;
     let (index, entry, _) = repository.find(&selector)?;
-    let merger = Merger::new(context, interrupt::flag()?, false)?;
+    let merger = Merger::new(context, interrupt::flag()?, false, args.limit.as_deref())?;
     let done = merger.make_full(&index.name, &selector.which, &disks)?;
     if context.output.json {
         return context.output.json(&serde_json::json!({

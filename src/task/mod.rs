@@ -2,11 +2,13 @@
 //! over threads.
 
 mod monitor;
+mod pace;
 mod pool;
 mod report;
 mod table;
 
 pub use monitor::Monitor;
+pub use pace::Pace;
 pub use pool::{on_threads, threads};
 pub use report::{TaskDisk, TaskKind, TaskReport, TaskState, TaskSubject};
 pub use table::TaskTable;

@@ -169,7 +169,13 @@ fn what_is_merged_later_is_left_alone_now() {
     let contents = back_up(&place, 0, 4, &[]);
     place.ok(&["forget", "web01", "--keep-last", "1", "--no-merge"]);
     assert_eq!(layers(&place).len(), 4);
-    let said = place.ok(&["forget", "--compact", "web01"]);
+    // What is wrong is said before anything is done.
+    for limit in ["0", "x", "-1"] {
+        let limit = format!("--limit={limit}");
+        place.fails(2, &["forget", "web01", "--all", &limit]);
+    }
+    assert_eq!(layers(&place).len(), 4);
+    let said = place.ok(&["forget", "--compact", "web01", "--limit", "64M"]);
     assert!(said.contains("3 layers merged"), "{said}");
     assert_eq!(layers(&place).len(), 1);
     check(&place, &contents);

@@ -13,7 +13,7 @@ use restorefs::repo::metadata::prove_chain;
 use restorefs::repo::selector::Which;
 use restorefs::store::fault::{Faults, Moment};
 use restorefs::store::{Key, Stage};
-use restorefs::task::Monitor;
+use restorefs::task::{Monitor, Pace};
 use restorefs::types::PointName;
 
 use crate::history::{Log, check, open_engine, run, vm};
@@ -51,6 +51,7 @@ fn work(engine: &Engine, work: Work) -> Result<()> {
         compact: true,
         low_water_bytes: 0,
         budget: PageBudget::new(1 << 20),
+        pace: Pace::new(None),
     };
     let owner = &engine.owner;
     let (repository, watch) = (owner.repository(), |_| Monitor::default());

@@ -16,7 +16,7 @@ use restorefs::repo::chains::Chains;
 use restorefs::repo::metadata::prove_chain;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::store::{Key, PutMode};
-use restorefs::task::Monitor;
+use restorefs::task::{Monitor, Pace};
 use restorefs::types::{DiskName, PointName, VmName};
 
 use crate::pair::Places;
@@ -39,6 +39,7 @@ fn options(compact: bool) -> MergeOptions {
         compact,
         low_water_bytes: 0,
         budget: PageBudget::new(1 << 20),
+        pace: Pace::new(None),
     }
 }
 

@@ -22,7 +22,7 @@ use restorefs::repo::replace::Replacement;
 use restorefs::repo::selector::Which;
 use restorefs::repo::{Job, JobResult, LabelChange, Owner, Repository, Slot};
 use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, OwnedRepository, Service};
-use restorefs::task::{Monitor, TaskState};
+use restorefs::task::{Monitor, Pace, TaskState};
 use restorefs::types::{DiskName, JobId, LayerId, PointName, SessionRef, VmName};
 
 use crate::house::{House, nbd};
@@ -245,6 +245,7 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
         compact: true,
         low_water_bytes: 0,
         budget: PageBudget::new(1 << 20),
+        pace: Pace::new(None),
     };
     let opened = Arc::new(Repository::open(repository).unwrap());
     let swap = |replacement: &Replacement| service.replace(replacement);

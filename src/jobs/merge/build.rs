@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
+use super::options::MergeOptions;
 use super::plan::{Interval, Reach};
 use super::source::{RegionView, SourceLayer, kept_clusters, open_all, root_of};
-use crate::block::page::PageBudget;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::layer::{Base, LayerDraft};
 use crate::qcow2::header::CompressionType;
@@ -21,7 +21,7 @@ use crate::repo::leaves::Leaves;
 use crate::repo::replace::Replacement;
 use crate::repo::{Repository, Slot};
 use crate::store::HeldFile;
-use crate::task::{self, Monitor};
+use crate::task::{self, Monitor, Pace};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{GuestCluster, HostOffset, LayerId};
 
@@ -44,6 +44,7 @@ struct Builder<'a> {
     cloned: Option<usize>,
     method: CompressionType,
     size_bytes: u64,
+    pace: &'a Pace,
     monitor: &'a Monitor,
 }
 
@@ -70,7 +71,7 @@ pub struct Build {
 pub fn build(
     repository: &Arc<Repository>,
     interval: &Interval,
-    budget: &Arc<PageBudget>,
+    options: &MergeOptions,
     monitor: &Monitor,
 ) -> Result<Build> {
     let (vm, vm_id) = (&interval.vm, interval.vm_id);
@@ -94,7 +95,7 @@ pub fn build(
     };
     let layer = LayerId::random();
     let method = top.image.compression();
-    let options = LayerOptions {
+    let layer_options = LayerOptions {
         size_bytes: top.image.size_bytes(),
         backing: below.as_ref().map(Slot::layer_file),
         layer_id: layer,
@@ -103,7 +104,7 @@ pub fn build(
             CompressionType::Zstd => Compression::Zstd,
         },
     };
-    let size_bytes = options.size_bytes;
+    let size_bytes = layer_options.size_bytes;
     let keys = VmKeys::new(vm)?;
     let key = keys.build(&top.slot, layer)?;
     let cloned = match worth_cloning(&sources, method)? {
@@ -116,7 +117,15 @@ pub fn build(
         None => None,
     };
     let (cloned, file) = cloned.unzip();
-    let draft = LayerDraft::create_build(repository, vm, &top.slot, file, options, base, budget)?;
+    let draft = LayerDraft::create_build(
+        repository,
+        vm,
+        &top.slot,
+        file,
+        layer_options,
+        base,
+        &options.budget,
+    )?;
     let built = repository.stage().hold_file(&key).and_then(|held| {
         let held = held.ok_or_else(|| {
             Error::new(
@@ -130,6 +139,7 @@ pub fn build(
             cloned,
             method,
             size_bytes,
+            pace: &options.pace,
             monitor,
         };
         builder.copy()?;
@@ -280,6 +290,7 @@ impl Builder<'_> {
         if self.cloned == Some(run.source) {
             return self.take_over(first, run, &buffers.page);
         }
+        self.pace.wait_for(length, self.monitor)?;
         match run.kind {
             Mapping::Data(host) => source.image.read_data(host, bytes)?,
             Mapping::Zero { .. } => bytes.fill(0),

@@ -9,10 +9,12 @@
 //! - A build that meets damage, is cancelled or comes too late is discarded; the old layers stay.
 
 mod build;
+mod options;
 mod plan;
 mod source;
 mod work;
 
 pub use build::{Build, build};
+pub use options::MergeOptions;
 pub use plan::{Gain, Interval, Reach, best};
-pub use work::{MergeOptions, Merged, Swap, Watch, make_full, merge_vm};
+pub use work::{Merged, Swap, Watch, make_full, merge_vm};

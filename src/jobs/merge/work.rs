@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::build::build;
+use super::options::MergeOptions;
 use super::plan::{Interval, Reach, best};
-use crate::block::page::PageBudget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::chains::Chains;
@@ -18,16 +18,6 @@ use crate::types::{DiskName, VmName};
 
 /// LIMIT: builds in a row that came too late, until the VM is left for another time.
 const LATE_MAX: usize = 8;
-
-/// How a VM is merged.
-pub struct MergeOptions {
-    /// Whether every hidden layer is merged that can be, whatever it costs.
-    pub compact: bool,
-    /// Free bytes that merging leaves.
-    pub low_water_bytes: u64,
-    /// Memory for the tables of the layers that are built.
-    pub budget: Arc<PageBudget>,
-}
 
 /// What merging a VM did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -152,7 +142,7 @@ fn replace(
     swap: Swap<'_>,
     monitor: &Monitor,
 ) -> Result<u64> {
-    let built = build(repository, interval, &options.budget, monitor)?;
+    let built = build(repository, interval, options, monitor)?;
     let replacement = &built.replacement;
     let swapped = swap(replacement);
     if let Err(e) = swapped {

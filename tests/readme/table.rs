@@ -178,6 +178,7 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("See what would happen", "restorefs forget", Kind::Shell),
     ("Forget", "restorefs forget", Kind::Shell),
     ("Keep some for ever", "restorefs tag", Kind::Shell),
+    ("When space comes back", "restorefs forget", Kind::Shell),
     ("When space comes back", "restorefs trash", Kind::Shell),
     ("In a timer", "restorefs forget", Kind::Shell),
     ("What is here", "restorefs info", Kind::Shell),

@@ -108,7 +108,7 @@ impl LocalStore {
     fn list_dir(&self, prefix: &Key) -> Result<Vec<Entry>> {
         let path = path(prefix)?;
         let mut entries = Vec::new();
-        for (name, stat) in self.root.list(path)? {
+        for (name, size_bytes) in self.root.list_sizes(path)? {
             let name = name.into_string().map_err(|name| {
                 Error::corrupt("a name in the store", "UTF-8", name.to_string_lossy())
                     .at_path(self.root.path().join(path))
@@ -116,11 +116,10 @@ impl LocalStore {
             if name.starts_with(TEMPORARY_PREFIX) {
                 continue;
             }
-            let is_prefix = stat.kind == Kind::Directory;
             entries.push(Entry {
                 name,
-                size_bytes: if is_prefix { 0 } else { stat.size_bytes },
-                is_prefix,
+                size_bytes: size_bytes.unwrap_or(0),
+                is_prefix: size_bytes.is_none(),
             });
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));

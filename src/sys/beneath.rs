@@ -22,7 +22,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -477,6 +477,39 @@ impl Dir {
     /// # Errors
     /// `NotFound`, `NotADirectory`, `Corrupt` (symlink), `Io`.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<(OsString, Stat)>> {
+        self.entries(path, |dir, name, _| dir.look(name))
+    }
+
+    /// Names in a directory, each with the size of the file in bytes; `None` for a directory. Where the filesystem
+    /// tells by itself which names are directories, these are not looked at.
+    ///
+    /// # Errors
+    /// As [`Dir::list`].
+    pub fn list_sizes(&self, path: impl AsRef<Path>) -> Result<Vec<(OsString, Option<u64>)>> {
+        self.entries(path, |dir, name, kind| {
+            if kind == FileType::Directory {
+                return Ok(Some(None));
+            }
+            let stat = dir.look(name)?;
+            Ok(stat.map(|stat| (stat.kind != Kind::Directory).then_some(stat.size_bytes)))
+        })
+    }
+
+    /// Facts about a name directly in this directory; `None` when it has vanished.
+    fn look(&self, name: &OsStr) -> Result<Option<Stat>> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Stat::from_raw(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(self.failed("cannot stat", Path::new(name), e)),
+        }
+    }
+
+    /// The entries of a directory, as `look` sees them; those for which it answers `None` are skipped.
+    fn entries<T>(
+        &self,
+        path: impl AsRef<Path>,
+        look: impl Fn(&Self, &OsStr, FileType) -> Result<Option<T>>,
+    ) -> Result<Vec<(OsString, T)>> {
         let dir = self.dir(path)?;
         let failed = |e: Errno| dir.failed("cannot list the directory", Path::new(""), e);
         let mut entries = Vec::new();
@@ -487,10 +520,8 @@ impl Dir {
                 continue;
             }
             let name = OsStr::from_bytes(name);
-            match rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => entries.push((name.to_os_string(), Stat::from_raw(&stat))),
-                Err(Errno::NOENT) => {}
-                Err(e) => return Err(dir.failed("cannot stat", Path::new(name), e)),
+            if let Some(found) = look(&dir, name, entry.file_type())? {
+                entries.push((name.to_os_string(), found));
             }
         }
         Ok(entries)
@@ -596,6 +627,10 @@ mod tests {
                 ("g".to_owned(), Kind::File)
             ]
         );
+        let mut sizes = dir.list_sizes("a").unwrap();
+        sizes.sort();
+        let size = dir.stat("a/g").unwrap().unwrap().size_bytes;
+        assert_eq!(sizes, [("b".into(), None), ("g".into(), Some(size))]);
         assert_eq!(dir.remove_dir("a").unwrap_err().kind(), ErrorKind::NotEmpty);
         // The target of a symlink in the tree stays.
         std::fs::create_dir(temp.path().join("keep")).unwrap();

@@ -63,7 +63,7 @@ pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
     // Merging takes the lock for each swap alone.
     drop(writer);
     if let Some(merger) = &merger {
-        merge(merger, args.compact, &mut plans, &mut end)?;
+        merge(merger, args.compact, &mut plans, &mut end);
     }
     match context.output.json {
         true => context.output.json(&json!({"vms": plans}))?,
@@ -284,18 +284,23 @@ fn rules(keep: &Keep) -> Result<Rules> {
 }
 
 /// Merges what no point needs by itself any more: in VMs of which points went, or, to compact, in all.
-fn merge(merger: &Merger<'_>, compact: bool, plans: &mut [VmPlan], end: &mut End) -> Result<()> {
+fn merge(merger: &Merger<'_>, compact: bool, plans: &mut [VmPlan], end: &mut End) {
     for plan in plans {
         if plan.left_alone.is_some() || (plan.gone().is_empty() && !compact) {
             continue;
         }
         match merger.merge(&plan.vm) {
             Ok(merged) => plan.merged = (merged != Merged::default()).then_some(merged),
-            Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
-            Err(e) => end.fail(&plan.vm, e),
+            Err(e) => {
+                // What is forgotten is shown all the same.
+                let is_over = e.kind() == ErrorKind::Cancelled;
+                end.fail(&plan.vm, e);
+                if is_over {
+                    break;
+                }
+            }
         }
     }
-    Ok(())
 }
 
 /// Forgets the points that the plan does not keep.
@@ -342,6 +347,9 @@ impl End {
     }
 
     fn result(mut self) -> Result<()> {
+        // Of several failures, damage decides the exit code.
+        self.failed
+            .sort_by_key(|(_, error)| error.kind() == ErrorKind::Corrupt);
         if let Some((_, last)) = self.failed.pop() {
             for (vm, error) in &self.failed {
                 super::output::Output::error(&format!("restorefs: {vm}"), error);

@@ -1,8 +1,8 @@
 //! The chains of a VM: a complete walk from each point and session down to the full layers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::content::{CLUSTER_BYTES, content_root};
+use super::content::CLUSTER_BYTES;
 use super::layer_file::LayerFile;
 use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
@@ -81,13 +81,21 @@ impl Chains {
     /// Adds a layer that is named, and the layers of its backing chain.
     fn add(&mut self, repository: &Repository, vm: &VmName, top: &Slot) -> Result<()> {
         let mut next = Some(top.clone());
-        let mut depth = 0;
+        let mut path = HashSet::new();
         while let Some(slot) = next {
+            if path.contains(&slot) {
+                return Err(Error::corrupt(
+                    "the backing chain is a loop",
+                    "a chain that ends",
+                    &slot,
+                )
+                .at_path(slot.layer_file()));
+            }
             if self.0.contains_key(&slot) {
                 break;
             }
-            depth += 1;
-            if depth > DEPTH_MAX {
+            path.insert(slot.clone());
+            if path.len() > DEPTH_MAX {
                 let deep = format!("the backing chain has more than {DEPTH_MAX} layers");
                 return Err(Error::new(ErrorKind::LimitExceeded, deep));
             }
@@ -106,7 +114,7 @@ impl Chains {
                 children: 0,
                 file_bytes: file.file.size_bytes().min(whole),
                 held_clusters,
-                content_root: Some(content_root(summary.size_bytes, &summary.regions)),
+                content_root: Some(summary.content_root()),
             };
             self.0.insert(slot, layer);
             next = file.below;
@@ -130,6 +138,13 @@ impl Chains {
     #[must_use]
     pub fn get(&self, slot: &Slot) -> Option<&ChainLayer> {
         self.0.get(slot)
+    }
+
+    /// A layer and the layers below it, top first.
+    #[must_use]
+    pub fn from(&self, top: &Slot) -> Vec<Slot> {
+        let below = |slot: &Slot| self.0.get(slot).and_then(|layer| layer.below.clone());
+        std::iter::successors(Some(top.clone()), below).collect()
     }
 
     /// All layers, by slot, in no order.

@@ -21,7 +21,7 @@ use super::owner::Owner;
 use super::repository::absent_is_empty;
 use super::selector::Which;
 use super::sidecar::encode;
-use super::sidecar::index::{Index, PointEntry};
+use super::sidecar::index::PointEntry;
 use super::slot::Slot;
 use super::trash;
 use super::uses::PointUse;
@@ -177,15 +177,11 @@ impl Owner {
 
     fn settle(&self, vm: &VmName, entry: &mut VmEntry, gone: &[PointEntry], freed: &HashSet<Slot>) {
         let now = self.clock().now();
-        let index: &mut Index = &mut entry.index;
-        let indexed = self
-            .with_room(|| Self::store_index(self.repository(), index))
-            .and_then(|()| self.catalog().replace(vm, Some(index)));
-        if let Err(e) = indexed {
-            self.catalog().note_behind();
+        if let Err(e) = self.write_index(entry) {
             tracing::error!(vm = %vm, error = %e.report(),
                 "points are forgotten, but the index could not be written; it is repaired when the repository is next opened");
         }
+        let index = &entry.index;
         for point in gone {
             let state = || -> Result<()> {
                 let key = VmKeys::new(vm)?.state(point.point_id)?;

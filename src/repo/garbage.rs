@@ -6,7 +6,8 @@
 //! - One look that fails (a layer that is missing or cannot be read, a header or sums that are damaged, a sidecar that
 //!   cannot be read) keeps every layer of the VM: what lies below the harmed layer is not known.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -32,6 +33,11 @@ struct Candidate {
 }
 
 impl Candidate {
+    /// Whether it is a published layer.
+    fn is_layer(&self) -> bool {
+        self.file.strip_suffix(LAYER_SUFFIX) == Some(self.slot.as_str())
+    }
+
     fn is_needed(&self, chains: &Chains) -> bool {
         match chains.get(&self.slot) {
             None => false,
@@ -161,9 +167,7 @@ pub(super) fn collect(
 ) -> Result<()> {
     let keys = VmKeys::new(vm)?;
     let prefix = keys.layers()?;
-    let mut candidates = candidates(repository, &prefix, among)?;
-    // Names have the time: newer layers go first, so that a layer that is left after a crash still has its chain.
-    candidates.reverse();
+    let candidates = candidates(repository, &prefix, among)?;
     let judged = all_are_named(repository, vm, index, &candidates).and_then(|all| {
         if all {
             return Ok(None);
@@ -178,17 +182,22 @@ pub(super) fn collect(
             return Ok(());
         }
     };
+    let mut garbage = Vec::new();
     for candidate in candidates {
-        if candidate.is_needed(&chains) || is_being_built(repository, &keys, &candidate)? {
-            continue;
+        if !candidate.is_needed(&chains) && !is_being_built(repository, &keys, &candidate)? {
+            garbage.push(candidate);
         }
+    }
+    let layers = Headers::of(repository, vm, &garbage);
+    garbage.sort_by_cached_key(|candidate| Reverse(layers.depth(&candidate.slot)));
+    for candidate in garbage {
         let file = &candidate.file;
         if among.is_some() {
             tracing::info!(vm = %vm, file, "a layer that was freed goes to the trash");
         } else {
             tracing::warn!(vm = %vm, file, "a layer that nothing names goes to the trash");
         }
-        let moved = aside(repository, vm, index, &candidate, now).and_then(|to| {
+        let moved = trash::aside(now, index.vm_id, &layers.name(&candidate)).and_then(|to| {
             repository
                 .store()
                 .rename(&prefix.join(file)?, &to)
@@ -206,22 +215,34 @@ pub(super) fn collect(
     Ok(())
 }
 
-/// The place of a file in the trash. A layer is called by its id there, where its header can be read.
-fn aside(
-    repository: &Repository,
-    vm: &VmName,
-    index: &Index,
-    candidate: &Candidate,
-    now: Timestamp,
-) -> Result<Key> {
-    let slot = &candidate.slot;
-    let is_layer = candidate.file.strip_suffix(LAYER_SUFFIX) == Some(slot.as_str());
-    let layer = is_layer
-        .then(|| LayerFile::open(repository, vm, slot).ok())
-        .flatten();
-    let name = match layer {
-        Some(layer) => trash::layer_name(slot, layer.layer),
-        None => candidate.file.clone(),
-    };
-    trash::aside(now, index.vm_id, &name)
+/// What the headers of garbage say, where they can be read: by slot, the layer's id and the slot below.
+struct Headers(HashMap<Slot, (LayerId, Option<Slot>)>);
+
+impl Headers {
+    fn of(repository: &Repository, vm: &VmName, garbage: &[Candidate]) -> Self {
+        let layers = garbage.iter().filter(|candidate| candidate.is_layer());
+        let headers = layers.filter_map(|candidate| {
+            let file = LayerFile::open(repository, vm, &candidate.slot).ok()?;
+            Some((candidate.slot.clone(), (file.layer, file.below)))
+        });
+        Self(headers.collect())
+    }
+
+    /// How many layers of garbage lie below a slot. Those with the most go first, so that a layer that is left after a
+    /// crash still has its chain.
+    fn depth(&self, slot: &Slot) -> usize {
+        let below = |slot: &Slot| self.0.get(slot).and_then(|(_, below)| below.clone());
+        // A loop has no end.
+        std::iter::successors(below(slot), below)
+            .take(self.0.len())
+            .count()
+    }
+
+    /// The name of a file in the trash, without time and VM. A layer is called by its id there, too.
+    fn name(&self, candidate: &Candidate) -> String {
+        match self.0.get(&candidate.slot) {
+            Some((layer, _)) if candidate.is_layer() => trash::layer_name(&candidate.slot, *layer),
+            _ => candidate.file.clone(),
+        }
+    }
 }

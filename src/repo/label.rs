@@ -163,15 +163,6 @@ impl Owner {
         }
     }
 
-    /// Replaces `index.json`, then the catalog.
-    fn write_index(&self, entry: &mut VmEntry) -> Result<()> {
-        let vm = &entry.vm.name;
-        let index = &mut entry.index;
-        self.with_room(|| Self::store_index(self.repository(), index))
-            .and_then(|()| self.catalog().replace(vm, Some(index)))
-            .inspect_err(|_| self.catalog().note_behind())
-    }
-
     /// Records that retention has kept all points that a VM has now.
     ///
     /// # Errors

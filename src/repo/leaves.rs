@@ -12,9 +12,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::content::{
-    LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, region_hash, zero_page, zero_region,
-};
+use super::content::{LEAVES_PER_REGION, PAGE_BYTES, Region, region_hash, zero_page, zero_region};
 use super::layer_file::LayerFile;
 use super::layout::{self, VmKeys};
 use super::repository::Repository;
@@ -64,7 +62,7 @@ impl Leaves {
             file.seek_sums(repository, vm, vm_id, top)
         })?;
         let summary = sums.summary();
-        let found = content_root(summary.size_bytes, &summary.regions);
+        let found = summary.content_root();
         if found != root {
             return Err(Error::corrupt(
                 format!("layer {top} of {vm} has another content than was recorded"),

@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::content::content_root;
 use super::layer_file::LayerFile;
 use super::layout::{self, VmKeys};
 use super::leaves::DEPTH_MAX;
@@ -107,7 +106,7 @@ impl<'a> Lineage<'a> {
         })?;
         let sums = file.prove_header(self.repository, self.vm, slot)?;
         let summary = sums.summary();
-        let found = content_root(summary.size_bytes, &summary.regions);
+        let found = summary.content_root();
         let stated = root.or_else(|| self.recorded(slot));
         if let Some(stated) = stated.filter(|stated| *stated != found) {
             return Err(Error::corrupt(

@@ -530,6 +530,18 @@ impl Owner {
         )
     }
 
+    /// Replaces `index.json`, then the catalog.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; the catalog is then behind.
+    pub(super) fn write_index(&self, entry: &mut VmEntry) -> Result<()> {
+        let vm = &entry.vm.name;
+        let index = &mut entry.index;
+        self.with_room(|| Self::store_index(self.repository(), index))
+            .and_then(|()| self.catalog().replace(vm, Some(index)))
+            .inspect_err(|_| self.catalog().note_behind())
+    }
+
     /// Records the volumes found on the disks of a point, in its state.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Replace: the second way, beside publish, to change committed layers. A layer that was built from an interval of a
 //! chain takes the place of the topmost layer of that interval.
 //!
-//! 1. the lock is read again, and every layer of the interval is looked at again;
+//! 1. the lock is read again, every layer of the interval is looked at again, and the build must have the content of the slot;
 //! 2. `incompat: ["merge"]` is durable in `restorefs.json`;
 //! 3. the new sums are published beside the old ones;
 //! 4. the replaced layer and its sums get a second name in the trash, where the filesystem has such names;
@@ -29,8 +29,9 @@ use super::owner::Owner;
 use super::repository::Repository;
 use super::sidecar::encode;
 use super::slot::Slot;
+use super::sums::Sums;
 use super::trash;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::PutMode;
 use crate::types::{LayerId, VmName};
 
@@ -90,8 +91,9 @@ impl Owner {
     ///
     /// # Errors
     /// `Stale` when the chain has changed since the layer was built, or the build is another file now, or the
-    /// lock is lost; `Corrupt` when a chain of the VM cannot be walked; `NoSpace`, `Io`. In these cases the old layer is
-    /// in its slot, and the caller discards the build.
+    /// lock is lost; `Corrupt` when a chain of the VM cannot be walked, or the build has another content; `NoSpace`,
+    /// `Io`. The slot then has the old layer, or, where its directory could not be synced, one of the two, whose content is
+    /// the same. The caller discards the build.
     pub fn replace(&self, replacement: &Replacement) -> Result<()> {
         let entry = self.vm(&replacement.vm)?;
         let mut entry = entry.lock();
@@ -117,12 +119,21 @@ impl Owner {
                 tracing::debug!(vm = %replacement.vm, slot = %slot, kept = ?kept, "a layer that is replaced is not kept in the trash");
             }
         }
-        stage.publish(
-            &keys.build(slot, new)?,
-            &keys.layer(slot)?,
-            PutMode::Replace,
-        )?;
-        stage.sync_prefix(&keys.layers()?)?;
+        let place = keys.layer(slot)?;
+        let swapped = stage
+            .publish(&keys.build(slot, new)?, &place, PutMode::Replace)
+            .and_then(|()| stage.sync_prefix(&keys.layers()?));
+        if let Err(e) = swapped {
+            // Where the old layer is still in the slot, its new sums are of no use.
+            let found = LayerFile::open(self.repository(), &replacement.vm, slot);
+            if found.is_ok_and(|file| file.layer != new) {
+                let sums = store.delete(&keys.sums(slot, new)?);
+                if let Err(left) = sums {
+                    tracing::warn!(vm = %replacement.vm, slot = %slot, error = %left.report(), "sums of a layer that was not replaced are left over until the repository is next opened");
+                }
+            }
+            return Err(e);
+        }
         self.settle_replaced(&mut entry, replacement);
         Ok(())
     }
@@ -165,7 +176,18 @@ impl Owner {
                 "the build for {slot} of {vm} is another file"
             )));
         }
-        Ok(())
+        let key = VmKeys::new(vm)?.open_sums(slot, replacement.layer)?;
+        let sums = Sums::open(repository.stage().open(&key)?).at_path(key.as_str())?;
+        let found = sums.summary().content_root();
+        match chains.get(slot).and_then(|layer| layer.content_root) {
+            Some(stated) if stated == found => Ok(()),
+            stated => Err(Error::corrupt(
+                "a layer that was built has another content than the one that it is to replace",
+                stated.map_or_else(|| "a committed layer".to_owned(), |root| root.to_string()),
+                found,
+            )
+            .at_path(key.as_str())),
+        }
     }
 
     /// Makes sure that no release which does not know replaced layers reads the repository.
@@ -183,12 +205,7 @@ impl Owner {
     /// What follows the replacement. The next owner completes what fails here.
     fn settle_replaced(&self, entry: &mut VmEntry, replacement: &Replacement) {
         let vm = &replacement.vm;
-        let index = &mut entry.index;
-        let indexed = self
-            .with_room(|| Self::store_index(self.repository(), index))
-            .and_then(|()| self.catalog().replace(vm, Some(index)));
-        if let Err(e) = indexed {
-            self.catalog().note_behind();
+        if let Err(e) = self.write_index(entry) {
             tracing::error!(vm = %vm, error = %e.report(), "a layer is replaced, but the index could not be written; it is repaired when the repository is next opened");
         }
         if self.repository().stage().is_separate()
@@ -203,7 +220,7 @@ impl Owner {
             .chain(&replacement.rest)
             .cloned()
             .collect();
-        let now = self.clock().now();
+        let (index, now) = (&entry.index, self.clock().now());
         let collected = self
             .with_room(|| garbage::collect(self.repository(), vm, index, Some(&slots), now))
             .and_then(|()| cleanup::discard_maps(self.repository(), index.vm_id));

@@ -31,7 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{Digest, HostCluster, LayerId};
 
-use super::content::{LEAVES_PER_REGION, Region, set_leaf};
+use super::content::{LEAVES_PER_REGION, Region, content_root, set_leaf};
 
 const MAGIC: &[u8; 8] = b"RFSSUMS1";
 const VERSION: u32 = 1;
@@ -108,6 +108,14 @@ pub struct Summary {
     pub regions: Vec<Digest>,
     /// BLAKE3 of each metadata host cluster of the layer file.
     pub metadata: Vec<(HostCluster, Digest)>,
+}
+
+impl Summary {
+    /// Content root of the disk as of this layer.
+    #[must_use]
+    pub fn content_root(&self) -> Digest {
+        content_root(self.size_bytes, &self.regions)
+    }
 }
 
 /// Writes a sums file front to back: tables first, then region by region, so that memory is bounded.
@@ -318,6 +326,20 @@ impl<R: ReadAt> Sums<R> {
     /// The regions that the layer touches, ascending, with the number of clusters that it holds there.
     pub fn touched(&self) -> impl Iterator<Item = (Region, u32)> + '_ {
         self.touched.iter().map(|&(region, held, _)| (region, held))
+    }
+
+    /// The bitmap of one region (bit i of byte i/8: cluster i is held), without the leaves; `None` when the layer does
+    /// not touch it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn load_bitmap(&self, region: Region) -> Result<Option<Vec<u8>>> {
+        let Ok(ix) = self.touched.binary_search_by_key(&region, |&(r, ..)| r) else {
+            return Ok(None);
+        };
+        let place = self.touched.get(ix).map(|&(_, _, at)| at);
+        let bitmap = place.map(|at| read_vec(&self.file, at, u64_from_usize(BITMAP_BYTES)));
+        bitmap.transpose()
     }
 
     /// Bitmap and leaves of one region; `None` when the layer does not touch it.

@@ -252,7 +252,7 @@ impl Service for LocalService {
     }
 
     fn replace(&self, replacement: &Replacement) -> Result<()> {
-        self.demand(Right::Manage, &replacement.vm)?;
+        self.demand_to("merge layers", Right::Manage, &replacement.vm)?;
         self.run(TaskKind::Merge, Some(&replacement.vm), &[], || {
             self.registry().engine().owner.replace(replacement)
         })

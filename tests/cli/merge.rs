@@ -13,6 +13,7 @@ use restorefs::nbd::client::Client;
 use crate::filesystem::Filesystem;
 use crate::kit::need::{can_mount, has};
 use crate::kit::place::Place;
+use crate::tool;
 
 const CLUSTER: usize = 65_536;
 const CLUSTERS: usize = 96;
@@ -75,37 +76,16 @@ fn check(place: &Place, contents: &BTreeMap<String, Vec<u8>>) {
         );
         let layer = point["disks"][0]["layer"].as_str().unwrap();
         if has("qemu-img") {
-            let dir = place.repo().join("vms/web01/layers");
-            let top = dir.join(format!("{layer}.qcow2"));
-            let out = place.path("flat.raw");
-            let done = Command::new("qemu-img")
-                .args(["convert", "-f", "qcow2", "-O", "raw"])
-                .args([&top, &out])
-                .output()
-                .unwrap();
-            assert!(
-                done.status.success(),
-                "{}",
-                String::from_utf8_lossy(&done.stderr)
-            );
-            assert!(
-                std::fs::read(out).unwrap() == contents[name],
-                "QEMU reads {name}"
-            );
+            let top = format!("repo/vms/web01/layers/{layer}.qcow2");
+            let args = ["convert", "-f", "qcow2", "-O", "raw", &top, "flat.raw"];
+            tool::ok(place, "qemu-img", &args);
+            let flat = std::fs::read(place.path("flat.raw")).unwrap();
+            assert!(flat == contents[name], "QEMU reads {name}");
         }
     }
     for layer in layers(place) {
         if has("qemu-img") {
-            let done = Command::new("qemu-img")
-                .arg("check")
-                .arg(&layer)
-                .output()
-                .unwrap();
-            assert!(
-                done.status.success(),
-                "{}",
-                String::from_utf8_lossy(&done.stderr)
-            );
+            tool::ok(place, "qemu-img", &["check", "-q", layer.to_str().unwrap()]);
         }
     }
 }
@@ -297,5 +277,36 @@ fn backups_of_another_process_go_on() {
     });
     place.ok(&["forget", "web01", "--keep-last", "2", "--compact"]);
     assert_eq!((layers(&place).len(), leftovers(&place)), (2, Vec::new()));
+    check(&place, &contents);
+}
+
+/// A hidden layer that is damaged is not merged: exit code 3, its name, and all as it was; the other VM is merged.
+#[test]
+fn damage_is_named_and_nothing_is_merged_over_it() {
+    let place = Place::new();
+    let contents = back_up(&place, 0, 3, &[]);
+    place.disk("b.raw", 4, 9);
+    place.ok(&["backup", "other", "vda=b.raw"]);
+    place.ok(&["forget", "web01", "--keep-last", "1", "--no-merge"]);
+    let oldest = layers(&place).remove(0);
+    let sound = std::fs::read(&oldest).unwrap();
+    let mut bytes = sound.clone();
+    // The first cluster with data; a third of the disk is never written again.
+    bytes[CLUSTER + 7] ^= 4;
+    let write = |bytes: &[u8]| {
+        std::fs::remove_file(&oldest).unwrap();
+        std::fs::write(&oldest, bytes).unwrap();
+    };
+    write(&bytes);
+    let mut command = place.command(&["forget", "--compact", "*"]);
+    let output = command.env("RESTOREFS_REFUSE", "reflink").output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    let name = oldest.file_name().unwrap().to_str().unwrap();
+    assert!(message.contains(name), "{message}");
+    assert_eq!((layers(&place).len(), leftovers(&place)), (3, Vec::new()));
+    write(&sound);
+    place.ok(&["forget", "--compact", "web01"]);
+    assert_eq!(layers(&place).len(), 1);
     check(&place, &contents);
 }

@@ -1,17 +1,14 @@
 //! Forgetting a point, cut short at every step: the point is listed whole, or it is gone; all others are whole.
 
-use std::sync::Arc;
-
-use restorefs::block::filter::Power;
 use restorefs::error::Result;
 use restorefs::ingest::Engine;
-use restorefs::store::fault::{Faults, Moment};
 use restorefs::store::{Key, Store};
 use restorefs::types::{PointId, PointName};
 
+use crate::cut::{at_every_change, at_every_flush};
 use crate::history::{Log, check, open_engine, run, vm};
 use crate::pair::{Pair, Places};
-use crate::volatile_pair::{VolatilePair, fresh};
+use crate::volatile_pair::fresh;
 
 const POINTS: usize = 3;
 
@@ -104,30 +101,16 @@ fn power_loss_at_every_flush_leaves_the_point_whole_or_gone(places: Places) {
     let mut seen = [0, 0];
     for n in 0..POINTS {
         let (base, log) = prepared(places, n as u64);
-        let start = |power: &Arc<Power>| {
-            let store = VolatilePair::new(power, &base.snapshot());
-            (open_engine(store.sides()), store)
-        };
-        let steady = Power::steady();
-        let (engine, _store) = start(&steady);
-        let before = steady.flushes();
-        forget(&engine.unwrap(), &log, n).unwrap();
-        let all = steady.flushes();
-        assert!(all - before >= 3, "{before} to {all}");
-        for at in before..all + 1 {
-            let power = Power::off_at(at);
-            let (engine, store) = start(&power);
-            let answered = forget(&engine.unwrap(), &log, n);
-            for seed in 0..4 {
-                let left = store.after_power_loss(seed);
-                let is_listed = look(&left, &log, n);
-                assert!(
-                    !(is_listed && answered.is_ok()),
-                    "flush {at}: {answered:?}, and the point is listed"
-                );
-                seen[usize::from(is_listed)] += 1;
-            }
-        }
+        let work = |engine: &Engine| forget(engine, &log, n);
+        let flushes = at_every_flush(&base, work, |left, answered| {
+            let is_listed = look(left, &log, n);
+            assert!(
+                !(is_listed && answered),
+                "answered, and the point is listed"
+            );
+            seen[usize::from(is_listed)] += 1;
+        });
+        assert!(flushes >= 3, "{flushes}");
     }
     assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
 }
@@ -135,24 +118,14 @@ fn power_loss_at_every_flush_leaves_the_point_whole_or_gone(places: Places) {
 fn whatever_change_is_the_last_the_point_is_whole_or_gone(places: Places) {
     for n in 0..POINTS {
         let (base, log) = prepared(places, 7);
-        let start = |faults: &Arc<Faults>| {
-            let pair = base.snapshot();
-            (open_engine(pair.faulty(faults)), pair)
-        };
-        let none = Faults::none();
-        let (engine, _) = start(&none);
-        let engine = engine.unwrap();
-        let before = none.changes();
-        forget(&engine, &log, n).unwrap();
-        for at in before..none.changes() {
-            for moment in [Moment::Before, Moment::After] {
-                let (engine, store) = start(&Faults::kill_at(at, moment));
-                let answered = forget(&engine.unwrap(), &log, n);
-                let left = store.snapshot();
-                let is_listed = look(&left, &log, n);
-                assert!(!(is_listed && answered.is_ok()), "change {at} {moment:?}");
-            }
-        }
+        let work = |engine: &Engine| forget(engine, &log, n);
+        at_every_change(&base, work, |left, answered| {
+            let is_listed = look(left, &log, n);
+            assert!(
+                !(is_listed && answered),
+                "answered, and the point is listed"
+            );
+        });
     }
 }
 

@@ -1,19 +1,16 @@
 //! Changing the labels of a point, cut short at every step: what was answered is in the state and in the index, and a repeated change
 //! brings both to the same.
 
-use std::sync::Arc;
-
-use restorefs::block::filter::Power;
 use restorefs::error::Result;
 use restorefs::ingest::Engine;
 use restorefs::repo::LabelChange;
 use restorefs::repo::selector::Which;
 use restorefs::repo::sidecar::index::PointEntry;
-use restorefs::store::fault::{Faults, Moment};
 
+use crate::cut::{at_every_change, at_every_flush};
 use crate::history::{Log, check, open_engine, run, vm};
 use crate::pair::{Pair, Places};
-use crate::volatile_pair::{VolatilePair, fresh};
+use crate::volatile_pair::fresh;
 
 /// A repository with two points, whose states have what probing found.
 fn prepared(places: Places) -> (Pair, Log) {
@@ -68,44 +65,18 @@ fn look(pair: &Pair, log: &Log, was_answered: bool) -> bool {
 
 fn power_loss_at_every_flush_loses_no_label_that_was_answered(places: Places) {
     let (base, log) = prepared(places);
-    let start = |power: &Arc<Power>| {
-        let store = VolatilePair::new(power, &base.snapshot());
-        (open_engine(store.sides()), store)
-    };
-    let steady = Power::steady();
-    let (engine, _store) = start(&steady);
-    let before = steady.flushes();
-    label(&engine.unwrap()).unwrap();
-    for at in before..steady.flushes() + 1 {
-        let power = Power::off_at(at);
-        let (engine, store) = start(&power);
-        let answered = label(&engine.unwrap()).is_ok();
-        for seed in 0..4 {
-            look(&store.after_power_loss(seed), &log, answered);
-        }
-    }
+    at_every_flush(&base, label, |left, answered| {
+        look(left, &log, answered);
+    });
 }
 
 fn whatever_change_is_the_last_a_repeated_one_completes_it(places: Places) {
     let (base, log) = prepared(places);
-    let start = |faults: &Arc<Faults>| {
-        let pair = base.snapshot();
-        (open_engine(pair.faulty(faults)), pair)
-    };
-    let none = Faults::none();
-    let (engine, _) = start(&none);
-    let engine = engine.unwrap();
-    let before = none.changes();
-    label(&engine).unwrap();
-    assert!(none.changes() >= before + 2, "state and index");
     let mut seen = [0, 0];
-    for at in before..none.changes() {
-        for moment in [Moment::Before, Moment::After] {
-            let (engine, store) = start(&Faults::kill_at(at, moment));
-            let answered = label(&engine.unwrap()).is_ok();
-            seen[usize::from(look(&store.snapshot(), &log, answered))] += 1;
-        }
-    }
+    let changes = at_every_change(&base, label, |left, answered| {
+        seen[usize::from(look(left, &log, answered))] += 1;
+    });
+    assert!(changes >= 2, "state and index");
     assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
 }
 

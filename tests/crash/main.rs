@@ -8,6 +8,7 @@
 #[path = "../kit/pair.rs"]
 mod pair;
 
+mod cut;
 mod forget;
 mod history;
 mod kill;

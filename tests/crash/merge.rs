@@ -1,9 +1,6 @@
 //! Merging and making layers full, cut short at every step: every point reads as it was committed, each layer that is needed
 //! is there with one file of sums, and nothing else is.
 
-use std::sync::Arc;
-
-use restorefs::block::filter::Power;
 use restorefs::block::page::PageBudget;
 use restorefs::error::Result;
 use restorefs::ingest::Engine;
@@ -11,14 +8,14 @@ use restorefs::jobs::merge::{MergeOptions, make_full, merge_vm};
 use restorefs::repo::chains::Chains;
 use restorefs::repo::metadata::prove_chain;
 use restorefs::repo::selector::Which;
-use restorefs::store::fault::{Faults, Moment};
 use restorefs::store::{Key, Stage};
 use restorefs::task::{Monitor, Pace};
 use restorefs::types::PointName;
 
+use crate::cut::{at_every_change, at_every_flush};
 use crate::history::{Log, check, open_engine, run, vm};
 use crate::pair::{Pair, Places};
-use crate::volatile_pair::{VolatilePair, fresh};
+use crate::volatile_pair::fresh;
 
 const POINTS: usize = 5;
 
@@ -113,23 +110,12 @@ fn look(pair: &Pair, log: &Log) -> usize {
 fn power_loss_at_every_flush_keeps_every_point(places: Places) {
     for (seed, what) in [(1, Work::Merge), (2, Work::Full)] {
         let (base, log) = prepared(places, seed);
-        let start = |power: &Arc<Power>| {
-            let store = VolatilePair::new(power, &base.snapshot());
-            (open_engine(store.sides()), store)
-        };
-        let steady = Power::steady();
-        let (engine, _store) = start(&steady);
-        let before = steady.flushes();
-        work(&engine.unwrap(), what).unwrap();
-        let all = steady.flushes();
         let mut found = Vec::new();
-        for at in before..all + 1 {
-            let (engine, store) = start(&Power::off_at(at));
-            let _ = work(&engine.unwrap(), what);
-            for seed in 0..4 {
-                found.push(look(&store.after_power_loss(seed), &log));
-            }
-        }
+        at_every_flush(
+            &base,
+            |engine| work(engine, what),
+            |left, _| found.push(look(left, &log)),
+        );
         found.sort_unstable();
         assert!(
             found.first() < found.last(),
@@ -141,22 +127,13 @@ fn power_loss_at_every_flush_keeps_every_point(places: Places) {
 fn whatever_change_is_the_last_every_point_is_kept(places: Places) {
     for what in [Work::Merge, Work::Full] {
         let (base, log) = prepared(places, 7);
-        let start = |faults: &Arc<Faults>| {
-            let pair = base.snapshot();
-            (open_engine(pair.faulty(faults)), pair)
-        };
-        let none = Faults::none();
-        let (engine, _) = start(&none);
-        let engine = engine.unwrap();
-        let before = none.changes();
-        work(&engine, what).unwrap();
-        for at in before..none.changes() {
-            for moment in [Moment::Before, Moment::After] {
-                let (engine, store) = start(&Faults::kill_at(at, moment));
-                let _ = work(&engine.unwrap(), what);
-                look(&store.snapshot(), &log);
-            }
-        }
+        at_every_change(
+            &base,
+            |engine| work(engine, what),
+            |left, _| {
+                look(left, &log);
+            },
+        );
     }
 }
 

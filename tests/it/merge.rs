@@ -10,14 +10,16 @@ use restorefs::block::page::PageBudget;
 use restorefs::error::ErrorKind;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Registry, Telling};
 use restorefs::jobs::merge::{MergeOptions, Merged, make_full, merge_vm};
+use restorefs::layer::LayerDraft;
 use restorefs::point::ProvedDisk;
-use restorefs::qcow2::Compression;
+use restorefs::qcow2::{Compression, LayerOptions};
 use restorefs::repo::chains::Chains;
 use restorefs::repo::metadata::prove_chain;
+use restorefs::repo::replace::Replacement;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::store::{Key, PutMode};
 use restorefs::task::{Monitor, Pace};
-use restorefs::types::{DiskName, PointName, VmName};
+use restorefs::types::{DiskName, GuestCluster, LayerId, PointName, VmName};
 
 use crate::pair::Places;
 use crate::world::{World, read_all};
@@ -528,4 +530,74 @@ fn a_session_goes_on_over_a_merged_chain_in_one_place() {
 #[test]
 fn a_session_goes_on_over_a_merged_chain_in_two_directories() {
     a_session_goes_on_over_a_merged_chain(Places::TwoDirectories);
+}
+
+#[test]
+fn the_owner_takes_no_layer_of_another_content() {
+    let world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, model) = three(&world, &sessions);
+    let owner = &world.engine().owner;
+    let repository = owner.repository();
+    let slot = points[2].disks[0].layer.clone();
+    let entry = owner.vm_snapshot(&vm()).unwrap();
+    let chains = Chains::walk(repository, &vm(), &entry.index).unwrap();
+    let old = chains.get(&slot).unwrap().layer.unwrap();
+    let before = layer_files(&world);
+    let layer = LayerId::random();
+    let layer_options = LayerOptions {
+        size_bytes: (CLUSTERS * CLUSTER) as u64,
+        backing: None,
+        layer_id: layer,
+        compression: Compression::None,
+    };
+    let budget = PageBudget::new(1 << 20);
+    let draft =
+        LayerDraft::create_build(repository, &vm(), &slot, None, layer_options, None, &budget);
+    let draft = draft.unwrap();
+    draft.write(GuestCluster(0), &content(2, 200), &()).unwrap();
+    draft.build().unwrap();
+    let replacement = Replacement {
+        vm: vm(),
+        interval: vec![(slot, old)],
+        rest: Vec::new(),
+        below: None,
+        layer,
+    };
+    let error = owner.replace(&replacement).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    replacement.discard(repository).unwrap();
+    assert_eq!(layer_files(&world), before);
+    check(&world, &model);
+}
+
+#[test]
+fn merging_leaves_the_room_that_is_to_stay_free() {
+    let world = World::over(Places::TwoDirectories, 64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, mut model) = three(&world, &sessions);
+    forget(&sessions, &points[0].name);
+    model.remove(&points[0].seq);
+    let owner = &world.engine().owner;
+    let tight = MergeOptions {
+        low_water_bytes: u64::MAX,
+        ..options(true)
+    };
+    let swap = |replacement: &_| owner.replace(replacement);
+    let error = merge_vm(owner.repository(), &vm(), &tight, &swap, &quietly).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    let which = points[2].name.as_str().parse().unwrap();
+    let error = make_full(
+        owner.repository(),
+        &vm(),
+        &which,
+        &[],
+        &tight,
+        &swap,
+        &quietly,
+    )
+    .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    merge(&world, true);
+    check(&world, &model);
 }

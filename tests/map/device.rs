@@ -195,6 +195,11 @@ fn a_point_that_is_forgotten_stays_readable() {
         world.ok(&["backup", "web01", "vda=a.raw", "--point", &format!("p{n}")]);
     }
     let device = world.map(&["web01@latest/vda"]);
+    // Its layers are merged, and what they were is gone from the trash.
+    world.ok(&["forget", "web01", "--keep-last", "1", "--compact"]);
+    world.ok(&["trash", "--empty"]);
+    run("sh", &["-c", "echo 3 > /proc/sys/vm/drop_caches"]);
+    assert!(read_device(&device) == bytes);
     // More than forgetting does: the repository is gone.
     std::fs::remove_dir_all(world.path("repo/vms")).unwrap();
     run("sh", &["-c", "echo 3 > /proc/sys/vm/drop_caches"]);

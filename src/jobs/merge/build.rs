@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::options::MergeOptions;
 use super::plan::{Interval, Reach};
-use super::source::{RegionView, SourceLayer, kept_clusters, open_all, root_of};
+use super::source::{RegionView, SourceLayer, kept_clusters, open_all};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::layer::{Base, LayerDraft};
 use crate::qcow2::header::CompressionType;
@@ -86,7 +86,10 @@ pub fn build(
     let base = match &below {
         Some(slot) => {
             let file = LayerFile::open(repository, vm, slot)?;
-            let root = root_of(&file.prove_header(repository, vm, slot)?);
+            let root = file
+                .prove_header(repository, vm, slot)?
+                .summary()
+                .content_root();
             let leaves = Leaves::open(repository, vm, vm_id, slot, root)?;
             // How much of the base is data matters to points, not to a layer that replaces another one.
             Some(Base::new(leaves, 0))
@@ -125,7 +128,11 @@ pub fn build(
         layer_options,
         base,
         &options.budget,
-    )?;
+    )
+    .inspect_err(|_| {
+        // A clone that nothing can be written to; the error is the one to return.
+        let _ = repository.stage().delete(&key);
+    })?;
     let built = repository.stage().hold_file(&key).and_then(|held| {
         let held = held.ok_or_else(|| {
             Error::new(
@@ -144,7 +151,7 @@ pub fn build(
         };
         builder.copy()?;
         let sealed = draft.build()?;
-        let stated = root_of(&top.sums);
+        let stated = top.sums.summary().content_root();
         if sealed.content_root != stated {
             return Err(Error::corrupt(
                 format!(
@@ -197,7 +204,8 @@ fn worth_cloning(
     sources: &[SourceLayer],
     method: CompressionType,
 ) -> Result<Option<(usize, &SourceLayer)>> {
-    let kept = kept_clusters(sources)?;
+    let kept = kept_clusters(sources, sources.len())?;
+    let kept = kept.first().map(Vec::as_slice).unwrap_or_default();
     let largest = kept.iter().zip(sources).enumerate();
     let largest = largest.max_by_key(|(_, (kept, _))| **kept);
     Ok(largest

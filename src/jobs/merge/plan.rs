@@ -6,7 +6,7 @@
 //! freed is at least half of written, the best ratio first: then a year of merging writes at most twice what was
 //! ingested. A caller that wants the space back at any price takes every interval.
 
-use super::source::{SourceLayer, kept_clusters, open_all};
+use super::source::{kept_clusters, open_all};
 use crate::error::Result;
 use crate::repo::chains::Chains;
 use crate::repo::{Repository, Slot};
@@ -96,17 +96,27 @@ pub fn best(
     let mut found: Option<(Vec<Slot>, Gain)> = None;
     for run in runs(chains) {
         let sources = open_all(repository, vm, &run)?;
-        let intervals = if compact {
-            vec![gain(chains, &sources)?]
-        } else {
-            weigh(chains, &sources)?
-        };
-        for (layers, gain) in intervals {
-            let is_best = found
-                .as_ref()
-                .is_none_or(|(_, best)| gain.is_better_than(best));
-            if (compact || gain.is_worth_it()) && is_best {
-                found = Some((layers, gain));
+        let window = if compact { run.len() } else { WINDOW };
+        let kept = kept_clusters(&sources, window)?;
+        for (from, kept) in kept.iter().enumerate() {
+            let below = run.get(from..).unwrap_or_default();
+            // To compact, the whole run becomes one layer.
+            let lengths = match compact {
+                true if from == 0 => kept.len()..=kept.len(),
+                true => break,
+                false => 2..=kept.len(),
+            };
+            for length in lengths {
+                let (Some(part), Some(kept)) = (below.get(..length), kept.get(..length)) else {
+                    continue;
+                };
+                let gain = gain(chains, part, kept);
+                let is_best = found
+                    .as_ref()
+                    .is_none_or(|(_, best)| gain.is_better_than(best));
+                if (compact || gain.is_worth_it()) && is_best {
+                    found = Some((part.to_vec(), gain));
+                }
             }
         }
     }
@@ -121,37 +131,21 @@ pub fn best(
     }))
 }
 
-/// Every part of a run that is weighed, with its gain.
-fn weigh(chains: &Chains, run: &[SourceLayer]) -> Result<Vec<(Vec<Slot>, Gain)>> {
-    let mut all = Vec::new();
-    for from in 0..run.len() {
-        for to in from + 2..=run.len().min(from + WINDOW) {
-            let part = run.get(from..to).unwrap_or_default();
-            all.push(gain(chains, part)?);
-        }
-    }
-    Ok(all)
-}
-
-/// What merging these layers gains. A cluster is taken to be as large as those of its layer are on average.
-fn gain(chains: &Chains, sources: &[SourceLayer]) -> Result<(Vec<Slot>, Gain)> {
-    let kept = kept_clusters(sources)?;
+/// What merging these layers gains, when so many clusters of each stay. A cluster is taken to be as large as those of its
+/// layer are on average.
+fn gain(chains: &Chains, slots: &[Slot], kept: &[u64]) -> Gain {
     let (mut present, mut written) = (0_u64, 0_u64);
-    for (source, kept) in sources.iter().zip(kept) {
-        let Some(layer) = chains.get(&source.slot) else {
+    for (slot, kept) in slots.iter().zip(kept) {
+        let Some(layer) = chains.get(slot) else {
             continue;
         };
         present = present.saturating_add(layer.file_bytes);
         let held = layer.held_clusters.max(1);
-        let share = u128::from(layer.file_bytes) * u128::from(kept) / u128::from(held);
+        let share = u128::from(layer.file_bytes) * u128::from(*kept) / u128::from(held);
         written = written.saturating_add(u64::try_from(share).unwrap_or(u64::MAX));
     }
-    let gain = Gain {
+    Gain {
         written_bytes: written,
         freed_bytes: present.saturating_sub(written),
-    };
-    Ok((
-        sources.iter().map(|source| source.slot.clone()).collect(),
-        gain,
-    ))
+    }
 }

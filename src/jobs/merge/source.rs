@@ -1,16 +1,16 @@
 //! The layers that are merged, with their sums.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::Image;
 use crate::repo::content::{CLUSTER, LEAVES_PER_REGION, Region};
 use crate::repo::layer_file::LayerFile;
-use crate::repo::sums::LayerSums;
-use crate::repo::sums::Touched;
+use crate::repo::sums::{LayerSums, Touched};
 use crate::repo::{Repository, Slot};
 use crate::types::width::{u64_from_usize, usize_from_u64};
-use crate::types::{Digest, LayerId, VmName};
+use crate::types::{LayerId, VmName};
 
 /// One layer of an interval.
 pub(super) struct SourceLayer {
@@ -93,23 +93,31 @@ impl RegionView {
     }
 }
 
-/// The clusters of each layer that stay when layers, top first, become one.
+/// For each layer from which a part of a run may begin, the clusters of it and of the layers below it that stay when the
+/// part becomes one layer: `kept[from][n]` is of layer `from + n`, whatever lies below that. A part has at most `window`
+/// layers. Each bitmap is read once.
 ///
 /// # Errors
-/// `Corrupt` (the sums), `Io`.
-pub(super) fn kept_clusters(sources: &[SourceLayer]) -> Result<Vec<u64>> {
-    let mut regions: Vec<Region> = sources
+/// `Io`.
+pub(super) fn kept_clusters(sources: &[SourceLayer], window: usize) -> Result<Vec<Vec<u64>>> {
+    let regions: BTreeSet<Region> = sources
         .iter()
         .flat_map(|source| source.sums.touched().map(|(region, _)| region))
         .collect();
-    regions.sort_unstable();
-    regions.dedup();
-    let mut kept = vec![0; sources.len()];
+    let mut kept: Vec<Vec<u64>> = (0..sources.len())
+        .map(|from| vec![0; window.min(sources.len() - from)])
+        .collect();
     for region in regions {
-        if let Some(view) = RegionView::of(sources, region)? {
-            for position in view.holder.iter().flatten() {
-                if let Some(kept) = kept.get_mut(*position) {
-                    *kept += 1;
+        let bitmaps = sources
+            .iter()
+            .map(|source| source.sums.load_bitmap(region))
+            .collect::<Result<Vec<_>>>()?;
+        for (from, kept) in kept.iter_mut().enumerate() {
+            let mut above = vec![0_u8; LEAVES_PER_REGION / 8];
+            for (bitmap, kept) in bitmaps.iter().skip(from).zip(kept) {
+                for (byte, above) in bitmap.iter().flatten().zip(&mut above) {
+                    *kept += u64::from((byte & !*above).count_ones());
+                    *above |= byte;
                 }
             }
         }
@@ -132,7 +140,7 @@ pub(super) fn open_all(
             && above.below.as_ref() != Some(slot)
         {
             return Err(Error::new(
-                crate::error::ErrorKind::Stale,
+                ErrorKind::Stale,
                 format!(
                     "the chain of {vm} has changed: {slot} is not below {}",
                     above.slot
@@ -145,10 +153,4 @@ pub(super) fn open_all(
         return Err(Error::invalid("no layers were to be merged"));
     }
     Ok(sources)
-}
-
-/// The content root of the disk as of a layer.
-pub(super) fn root_of(sums: &LayerSums) -> Digest {
-    let summary = sums.summary();
-    crate::repo::content::content_root(summary.size_bytes, &summary.regions)
 }

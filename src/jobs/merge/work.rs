@@ -10,7 +10,6 @@ use super::plan::{Interval, Reach, best};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::chains::Chains;
-use crate::repo::layer_file::LayerFile;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::task::Monitor;
@@ -106,17 +105,13 @@ pub fn make_full(
             point.name
         )));
     }
+    let chains = Chains::walk(repository, vm, &index)?;
     let mut merged = Merged::default();
     for disk in &point.disks {
         if !disks.is_empty() && !disks.iter().any(|name| name.same_as(&disk.name)) {
             continue;
         }
-        let mut layers = Vec::new();
-        let mut next = Some(disk.layer.clone());
-        while let Some(slot) = next {
-            next = LayerFile::open(repository, vm, &slot)?.below;
-            layers.push(slot);
-        }
+        let layers = chains.from(&disk.layer);
         if layers.len() < 2 {
             continue;
         }

@@ -14,6 +14,8 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::width::usize_from_u64;
 use crate::types::{ClusterBits, Digest, GuestCluster};
 
@@ -33,7 +35,8 @@ pub const REGION_BYTES: u64 = CLUSTER_BYTES * 8192;
 pub const PAGE_BYTES: usize = LEAVES_PER_REGION * Digest::BYTES;
 
 /// Number of a region within a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Region(pub u64);
 
 impl Region {
@@ -41,6 +44,11 @@ impl Region {
     #[must_use]
     pub const fn of(cluster: GuestCluster) -> Self {
         Self(cluster.0 / 8192)
+    }
+    /// The region of a byte of the disk.
+    #[must_use]
+    pub const fn at(offset: u64) -> Self {
+        Self(offset / REGION_BYTES)
     }
     /// Its first cluster.
     #[must_use]

@@ -209,10 +209,24 @@ pub(super) fn collect(
             Err(e) => {
                 tracing::error!(vm = %vm, error = %e.report(), "a file that nothing names could not be moved to the trash; it stays");
             }
-            Ok(()) => {}
+            Ok(()) => drop_checks(repository, &keys, &candidate)?,
         }
     }
     Ok(())
+}
+
+/// Removes the results of verifying a layer whose sums are gone.
+fn drop_checks(repository: &Repository, keys: &VmKeys, candidate: &Candidate) -> Result<()> {
+    let Some(layer) = candidate.sums_of else {
+        return Ok(());
+    };
+    match repository
+        .store()
+        .delete(&keys.checks(&candidate.slot, layer)?)
+    {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// What the headers of garbage say, where they can be read: by slot, the layer's id and the slot below.

@@ -13,7 +13,7 @@ use super::layout::VmKeys;
 use super::owner::Owner;
 use super::repository::Repository;
 use super::selector::Which;
-use super::sidecar::index::PointEntry;
+use super::sidecar::index::{CheckResult, PointEntry};
 use super::sidecar::retained::Retained;
 use super::sidecar::state::State;
 use super::sidecar::{Sidecar, Unknown, encode};
@@ -102,6 +102,16 @@ impl Repository {
             Ok(state) => {
                 entry.tags = state.tags;
                 entry.kept = state.kept;
+                match state.damage {
+                    Some(damage) => {
+                        entry.check = Some(CheckResult::Damaged);
+                        entry.checked_at = Some(damage.found_at);
+                    }
+                    None if entry.check == Some(CheckResult::Damaged) => {
+                        (entry.check, entry.checked_at) = (None, None);
+                    }
+                    None => {}
+                }
             }
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 tracing::error!(vm = %vm, point = %entry.name, error = %e.report(),

@@ -18,6 +18,8 @@ pub const POINT_FILE: &str = "point.json";
 pub const SESSION_FILE: &str = "session.json";
 /// Attached files of a point or session.
 pub const ATTACHED: &str = "attached";
+/// Suffix of the results of verifying a layer.
+pub const CHECKS_SUFFIX: &str = ".checks.json";
 /// Suffix of a disk's record log in a session.
 pub const MAP_SUFFIX: &str = ".map";
 
@@ -202,6 +204,14 @@ impl VmKeys {
     /// As [`format()`].
     pub fn retained(&self) -> Result<Key> {
         self.state_dir()?.join("retention.json")
+    }
+    /// `state/<slot>.<layer_id>.checks.json`.
+    ///
+    /// # Errors
+    /// As [`format()`].
+    pub fn checks(&self, slot: &Slot, layer: LayerId) -> Result<Key> {
+        self.state_dir()?
+            .join(&format!("{slot}.{layer}{CHECKS_SUFFIX}"))
     }
     /// `state/<point_id>.json`.
     ///

@@ -20,6 +20,8 @@
 //! | build of a merge | | | flock of its own file |
 //! | replace | read again | from the second look to the index | the build's flock |
 //! | label, tag, keep | read again | while state and index are written | |
+//! | verify | | | none: open files; a layer that is replaced meanwhile is passed over |
+//! | note results of verifying | read again | while results and index are written | |
 //! | recovery of a VM | held by the owner | before the VM is served | builds whose flock is held stay |
 //! | empty the trash | held by the owner | | |
 //!
@@ -28,6 +30,7 @@
 
 pub mod catalog;
 pub mod chains;
+pub mod checks;
 pub mod clean;
 mod cleanup;
 pub mod content;

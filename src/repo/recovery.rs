@@ -17,9 +17,10 @@ use super::cleanup::{
 use super::entry::VmEntry;
 use super::garbage;
 use super::job::{self, Ending, Job};
-use super::layout::VmKeys;
+use super::layout::{CHECKS_SUFFIX, VmKeys};
 use super::repository::{Repository, absent_is_empty, each_on_threads};
 use super::sidecar::index::Index;
+use super::slot::SUMS_SUFFIX;
 use super::trash;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
@@ -150,7 +151,13 @@ fn stays(vm: &VmName, what: &str, done: Result<()>) -> Result<()> {
     }
 }
 
-/// Moves the states of removed points to the trash.
+/// Names of the files below `layers/`.
+fn layer_files(repository: &Repository, vm: &VmName) -> Result<HashSet<String>> {
+    let entries = absent_is_empty(repository.store().list(&VmKeys::new(vm)?.layers()?))?;
+    Ok(entries.into_iter().map(|entry| entry.name).collect())
+}
+
+/// Moves the states of removed points to the trash, and removes the results of verifying layers that are gone.
 fn set_aside_states(
     repository: &Repository,
     vm: &VmName,
@@ -160,7 +167,20 @@ fn set_aside_states(
     let prefix = VmKeys::new(vm)?.state_dir()?;
     let entries = absent_is_empty(repository.store().list(&prefix))?;
     let known: HashSet<PointId> = index.points.iter().map(|point| point.point_id).collect();
+    let mut sums: Option<HashSet<String>> = None;
     for entry in entries {
+        if let Some(layer) = entry.name.strip_suffix(CHECKS_SUFFIX) {
+            let sums = match &sums {
+                Some(sums) => sums,
+                None => sums.insert(layer_files(repository, vm)?),
+            };
+            // Results of a layer whose sums went to the trash.
+            if !sums.contains(&format!("{layer}{SUMS_SUFFIX}")) {
+                let gone = repository.store().delete(&prefix.join(&entry.name)?);
+                stays(vm, &entry.name, gone)?;
+            }
+            continue;
+        }
         let id = entry.name.strip_suffix(".json").map(str::parse::<PointId>);
         if let Some(Ok(id)) = id
             && !known.contains(&id)

@@ -183,7 +183,7 @@ impl Repository {
         &self.stage
     }
 
-    fn load<T: Sidecar>(&self, key: &Key) -> Result<T> {
+    pub(super) fn load<T: Sidecar>(&self, key: &Key) -> Result<T> {
         let bytes = self.store.get(key, SIDECAR_BYTES_MAX)?;
         parse(&bytes).at_path(key.as_str())
     }
@@ -588,6 +588,7 @@ impl Repository {
                 point_id: point.point_id,
                 tags: std::collections::BTreeMap::new(),
                 kept: false,
+                damage: None,
                 volumes: None,
                 unknown: Unknown::new(),
             }),

@@ -71,9 +71,36 @@ pub struct PointEntry {
     /// Whether somebody keeps it by hand, as in its state.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
+    /// The last result of verifying it; absent until everything that it needs was verified, or damage was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckResult>,
+    /// Since when that result is known: of a sound point, when the part was verified that waits for longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked_at: Option<Timestamp>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// The result of verifying a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckResult {
+    /// Everything that it needs is as it was committed.
+    Sound,
+    /// Something that it needs is missing, or is not as it was committed.
+    Damaged,
+}
+
+impl CheckResult {
+    /// The spelling in sidecars.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sound => "sound",
+            Self::Damaged => "damaged",
+        }
+    }
 }
 
 /// Summary of a disk of a point.
@@ -147,6 +174,8 @@ impl PointEntry {
             attached: point.attached.clone(),
             tags: BTreeMap::new(),
             kept: false,
+            check: None,
+            checked_at: None,
             unknown: Unknown::new(),
         }
     }
@@ -183,6 +212,10 @@ plain!(PlainPoint of PointEntry {
     tags: BTreeMap<String, String>,
     #[serde(default)]
     kept: bool,
+    #[serde(default)]
+    check: Option<CheckResult>,
+    #[serde(default)]
+    checked_at: Option<Timestamp>,
 });
 
 plain!(PlainDisk of DiskEntry {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plain::plain;
 use super::{Sidecar, Unknown, member};
-use crate::types::PointId;
+use crate::repo::slot::Slot;
+use crate::types::{DiskName, PointId};
 
 /// The facts about a point that can change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,12 +24,63 @@ pub struct State {
     /// Whether somebody keeps the point by hand: retention does not forget it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
+    /// The damage that verifying has found; absent while none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Damage>,
     /// Volumes found by probing; `null` until probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<Value>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// What is damaged of a point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// When it was found.
+    pub found_at: Timestamp,
+    /// Faults that are not ranges of a disk: a file that is missing, a table, a sidecar.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
+    /// Damaged ranges of its disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<DiskDamage>,
+    /// Faults and ranges that are left out here.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+    /// Members that this release does not know.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// A range of a disk whose content is not what was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskDamage {
+    /// The disk.
+    pub disk: DiskName,
+    /// Byte offset in the disk.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length_bytes: u64,
+    /// The slot of the layer in which the content lies.
+    pub layer: Slot,
+    /// Byte offset in the layer's file, where the content lies in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_offset: Option<u64>,
+    /// What is wrong.
+    pub fault: String,
+    /// Members that this release does not know.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Sidecar for State {
@@ -49,6 +102,8 @@ plain!(PlainState of State {
     tags: BTreeMap<String, String>,
     #[serde(default)]
     kept: bool,
+    #[serde(default)]
+    damage: Option<Damage>,
     #[serde(default)]
     volumes: Option<Value>,
 });

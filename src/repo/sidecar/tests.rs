@@ -6,7 +6,7 @@ use super::index::{Index, PointEntry};
 use super::point::{Point, PointParent};
 use super::retained::Retained;
 use super::session::Session;
-use super::state::State;
+use super::state::{Damage, State};
 use super::vm::Vm;
 use super::{Sidecar, Unknown, encode, parse};
 use crate::error::ErrorKind;
@@ -281,6 +281,13 @@ fn what_has_nothing_unknown_is_decoded_in_one_pass() {
         point_id: point.point_id,
         tags: [("a".to_owned(), "b".to_owned())].into(),
         kept: true,
+        damage: Some(Damage {
+            found_at: point.captured_at,
+            faults: vec!["a layer is missing".to_owned()],
+            ranges: Vec::new(),
+            left_out: 1,
+            unknown: Unknown::new(),
+        }),
         volumes: Some(serde_json::json!({"volumes": [{"path": "vda"}], "files": []})),
         unknown: Unknown::new(),
     };

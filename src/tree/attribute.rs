@@ -1,7 +1,10 @@
 //! Attributes that the tree shows, and the mount options that affect them.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
+use super::harm::Harm;
 use super::inode::Ino;
 use crate::guest::fs::{self, FileType, Time};
 use crate::guest::worker::Isolation;
@@ -72,6 +75,8 @@ pub struct TreeOptions {
     pub isolation: Isolation,
     /// Memory limits.
     pub memory: Memory,
+    /// Harmed parts of disks, which are not read.
+    pub harm: Arc<Harm>,
 }
 
 /// Kind of appearance of the tree's own nodes.

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::cache::Flights;
+use super::harm::Harm;
 use super::snapshot::PointView;
 use crate::block::{Extent, ReadAt, check_range};
 use crate::chain::{Disk, Pool};
@@ -25,16 +26,23 @@ pub(super) struct Disks {
     repository: Arc<Repository>,
     pool: Arc<Pool>,
     writable: bool,
+    harm: Arc<Harm>,
     open: Flights<(PointId, usize), Arc<Disk>>,
     points: Flights<PointId, Arc<Point>>,
 }
 
 impl Disks {
-    pub(super) fn new(repository: Arc<Repository>, pool: Arc<Pool>, writable: bool) -> Arc<Self> {
+    pub(super) fn new(
+        repository: Arc<Repository>,
+        pool: Arc<Pool>,
+        writable: bool,
+        harm: Arc<Harm>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             repository,
             pool,
             writable,
+            harm,
             open: Flights::new(DISKS_OPEN),
             points: Flights::new(POINTS_KEPT),
         })
@@ -126,7 +134,10 @@ impl ReadAt for LazyDisk {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        check_range(self.size_bytes, offset, u64_from_usize(buf.len()))?;
+        let length = u64_from_usize(buf.len());
+        check_range(self.size_bytes, offset, length)?;
+        let id = self.point.entry.point_id;
+        self.disks.harm.check(id, self.index, offset, length)?;
         self.disks
             .disk(&self.point, self.index)
             .and_then(|disk| disk.read_at(offset, buf))

@@ -6,7 +6,7 @@
 //! - The number of an instance (8 bits of its inodes, above those of volumes) is its position, as long as all
 //!   volumes are readable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -196,6 +196,26 @@ impl Files {
             path,
         }));
         Some(at)
+    }
+
+    /// The places below a point at which a volume is shown: the path, the directory there, and those of its directories that other
+    /// mounts cover.
+    pub(super) fn places_of(
+        &self,
+        volume: &Arc<VolumeNode>,
+    ) -> Vec<(Vec<u8>, GuestIno, HashSet<GuestIno>)> {
+        let of_volume = self.instances.iter().enumerate();
+        let of_volume = of_volume.filter(|(_, instance)| Arc::ptr_eq(&instance.volume, volume));
+        let places = of_volume.map(|(at, instance)| {
+            let tree = self.trees.get(instance.tree);
+            let name = tree.map_or(NAME, |tree| tree.name.as_str());
+            let mut path = format!("/{name}").into_bytes();
+            path.extend_from_slice(instance.path.strip_suffix(b"/").unwrap_or(&instance.path));
+            let covered = self.covers.keys();
+            let covered = covered.filter(|(over, _)| *over == at);
+            (path, instance.root, covered.map(|(_, ino)| *ino).collect())
+        });
+        places.collect()
     }
 
     /// Whether the volume number in an inode is that of an instance.

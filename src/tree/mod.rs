@@ -27,6 +27,8 @@ mod disk;
 mod document;
 mod entry;
 mod files;
+mod harm;
+mod harmed;
 mod inode;
 mod list;
 mod location;
@@ -51,6 +53,8 @@ pub mod path;
 
 pub use attribute::{Attributes, Found, TreeOptions, Ttl};
 pub use entry::DirEntry;
+pub use harm::Harm;
+pub use harmed::{Harmed, HarmedKind};
 pub use inode::Ino;
 pub use session::{Allocation, NewAttributes, NewTime, Sessions};
 pub use snapshot::{PointView, Snapshot, VmView};
@@ -141,6 +145,7 @@ impl Tree {
             writable: self.options.writable,
             isolation: self.options.isolation.clone(),
             memory: self.options.memory,
+            harm: self.options.harm.clone(),
             ..options
         };
         let (repository, shared) = (Arc::clone(&self.repository), Arc::clone(&self.shared));

@@ -60,7 +60,8 @@ impl SharedState {
         loader: Loader,
     ) -> Arc<Self> {
         let memory = options.memory;
-        let disks = Disks::new(Arc::clone(repository), pool, options.writable);
+        let harm = Arc::clone(&options.harm);
+        let disks = Disks::new(Arc::clone(repository), pool, options.writable, harm);
         Arc::new(Self {
             scanner: Arc::new(Scanner::new(&disks, options)),
             table: Table::open(repository, options.writable),

@@ -3,3 +3,4 @@
 pub mod merge;
 pub mod restore;
 pub mod retention;
+pub mod verify;

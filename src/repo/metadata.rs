@@ -13,6 +13,7 @@ use super::layout::VmKeys;
 use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
 use super::slot::Slot;
+use super::sums::LayerSums;
 use crate::block::ReadAt;
 use crate::chain::{Trail, settled};
 use crate::error::{Error, Result, ResultExt};
@@ -34,21 +35,43 @@ fn prove_layer(
     let layer = LayerFile::seek(repository, vm, vm_id, slot).at_path(place.as_str())?;
     trail.push((slot.to_string(), layer.layer));
     let sums = layer.seek_sums(repository, vm, vm_id, slot)?;
-    sums.verify()
-        .at_path(keys.sums(slot, layer.layer)?.as_str())?;
+    prove_structure(vm, slot, &layer, &sums, &mut Err)?;
+    Ok(layer.below)
+}
+
+/// Proves everything in a layer but its data. Each fault goes to `fault`, which ends the proof where it returns an error.
+///
+/// # Errors
+/// Those of `fault`; none of its own but errors that prevent the proof.
+pub fn prove_structure(
+    vm: &VmName,
+    slot: &Slot,
+    layer: &LayerFile,
+    sums: &LayerSums,
+    fault: &mut dyn FnMut(Error) -> Result<()>,
+) -> Result<()> {
+    let keys = VmKeys::new(vm)?;
+    let place = keys.layer(slot)?;
+    let proved = sums.verify();
+    if let Err(e) = proved.at_path(keys.sums(slot, layer.layer)?.as_str()) {
+        fault(e)?;
+    }
     let summary = sums.summary();
     if summary.layer_bytes != layer.file.size_bytes() {
-        return Err(Error::corrupt(
+        let size = Error::corrupt(
             "a layer has another size than its sums record",
             summary.layer_bytes,
             layer.file.size_bytes(),
-        )
-        .at_path(place.as_str()));
+        );
+        fault(size.at_path(place.as_str()))?;
     }
     for (cluster, stated) in &summary.metadata {
-        prove_cluster(layer.file.as_ref(), *cluster, stated).at_path(place.as_str())?;
+        let proved = prove_cluster(layer.file.as_ref(), *cluster, stated);
+        if let Err(e) = proved.at_path(place.as_str()) {
+            fault(e)?;
+        }
     }
-    Ok(layer.below)
+    Ok(())
 }
 
 /// Proves all layers of a chain, from the slot `top` on.

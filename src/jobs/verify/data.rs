@@ -1,0 +1,311 @@
+//! Reads the data of one layer and compares each cluster with its leaf.
+//!
+//! # Why
+//! Pieces of a few MiB go to the threads in the order in which they lie in the file, so that a disk reads nearly front to back while
+//! several processors hash.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::qcow2::{Image, Mapping};
+use crate::repo::content::{CLUSTER_BYTES, LEAVES_PER_REGION, Region, leaf_of};
+use crate::repo::sidecar::Unknown;
+use crate::repo::sidecar::checks::{DamagedRange, RegionCheck};
+use crate::repo::sums::{LayerSums, Touched};
+use crate::task::{Monitor, Pace, on_threads, threads};
+use crate::types::sync::Mutex;
+use crate::types::width::{u64_from_usize, usize_from_u64};
+use crate::types::{Digest, HostOffset};
+
+/// Clusters that are read at once.
+const RUN_CLUSTERS: usize = 16;
+/// Clusters that a thread takes at once.
+const PIECE_CLUSTERS: usize = 64;
+/// LIMIT: threads that read and hash.
+const THREADS_MAX: usize = 16;
+
+/// Clusters that lie one after the other, in the disk and in the file.
+#[derive(Clone, Copy)]
+struct Run {
+    /// Position of the first one in its region.
+    first: usize,
+    count: usize,
+    mapping: Mapping,
+    /// Position of its leaf among those of the region.
+    leaf: usize,
+}
+
+/// A piece of work for one thread.
+struct Piece {
+    region: Region,
+    touched: Arc<Touched>,
+    runs: Vec<Run>,
+}
+
+/// A damaged cluster: its place in the file, and what is wrong.
+type Fault = (Option<u64>, String);
+/// Damaged clusters of a region, by position.
+type Faults = BTreeMap<usize, Fault>;
+
+struct Buffers {
+    run: Vec<u8>,
+}
+
+/// The data of a layer.
+pub(super) struct LayerData<'a> {
+    image: &'a Image,
+    sums: &'a LayerSums,
+    pace: &'a Pace,
+    monitor: &'a Monitor,
+    faults: Mutex<BTreeMap<Region, Faults>>,
+}
+
+/// Whether an error tells of damage, and not of a repository that cannot be reached or a request to stop.
+pub(super) fn is_damage(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::InvalidInput
+    )
+}
+
+impl<'a> LayerData<'a> {
+    pub(super) const fn new(
+        image: &'a Image,
+        sums: &'a LayerSums,
+        pace: &'a Pace,
+        monitor: &'a Monitor,
+    ) -> Self {
+        Self {
+            image,
+            sums,
+            pace,
+            monitor,
+            faults: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Verifies regions, ascending. Progress counts the bytes of held clusters.
+    ///
+    /// # Errors
+    /// `Cancelled`; errors that are no damage (`Stale`, `Disconnected`).
+    pub(super) fn verify(self, regions: &[Region], now: Timestamp) -> Result<Vec<RegionCheck>> {
+        let mut left = regions.iter().copied();
+        let mut waiting: Vec<Piece> = Vec::new();
+        let next = || loop {
+            if let Some(piece) = waiting.pop() {
+                return Ok(Some(piece));
+            }
+            let Some(region) = left.next() else {
+                return Ok(None);
+            };
+            waiting = self.pieces(region)?;
+        };
+        on_threads(
+            threads(None, THREADS_MAX),
+            self.monitor,
+            next,
+            || Buffers {
+                run: vec![0; RUN_CLUSTERS * usize_from_u64(CLUSTER_BYTES)],
+            },
+            |buffers, piece: Piece| self.piece(&piece, buffers),
+        )?;
+        let mut faults = self.faults.into_inner();
+        let checks = regions.iter().map(|region| {
+            let faults = faults.remove(region).unwrap_or_default();
+            RegionCheck::of(*region, now, ranges(*region, faults))
+        });
+        Ok(checks.collect())
+    }
+
+    /// The pieces of a region, the last one first.
+    fn pieces(&self, region: Region) -> Result<Vec<Piece>> {
+        let touched = match self.sums.load_region(region) {
+            Ok(Some(touched)) => Arc::new(touched),
+            Ok(None) => return Ok(Vec::new()),
+            Err(e) if is_damage(&e) => {
+                // Without its leaves nothing of the region can be proved.
+                let fault = format!("the sums cannot be read: {}", e.report());
+                let all = (0..LEAVES_PER_REGION).map(|index| (index, (None, fault.clone())));
+                self.faults.lock().entry(region).or_default().extend(all);
+                return Ok(Vec::new());
+            }
+            Err(e) => return Err(e),
+        };
+        let table = self.image.load_l2(region.0);
+        let mapping = |index: usize| match &table {
+            Ok(Some(table)) => table.mapping(u64_from_usize(index)),
+            Ok(None) => Ok(Mapping::Unallocated),
+            Err(e) => Err(Error::new(e.kind(), e.report())),
+        };
+        let mut runs: Vec<Run> = Vec::new();
+        let held = (0..LEAVES_PER_REGION).filter(|index| touched.holds(*index));
+        for (leaf, index) in held.enumerate() {
+            let mapping = match mapping(index) {
+                Ok(mapping) => mapping,
+                Err(e) if is_damage(&e) => {
+                    self.note(region, index, None, e.report());
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            match runs.last_mut() {
+                Some(last) if last.is_continued_by(index, mapping) => last.count += 1,
+                _ => runs.push(Run {
+                    first: index,
+                    count: 1,
+                    mapping,
+                    leaf,
+                }),
+            }
+        }
+        runs.sort_by_key(Run::host);
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut clusters = PIECE_CLUSTERS;
+        for run in runs {
+            if clusters + run.count > PIECE_CLUSTERS {
+                clusters = 0;
+                pieces.push(Piece {
+                    region,
+                    touched: Arc::clone(&touched),
+                    runs: Vec::new(),
+                });
+            }
+            clusters += run.count;
+            if let Some(piece) = pieces.last_mut() {
+                piece.runs.push(run);
+            }
+        }
+        pieces.reverse();
+        Ok(pieces)
+    }
+
+    fn piece(&self, piece: &Piece, buffers: &mut Buffers) -> Result<()> {
+        for run in &piece.runs {
+            let length = u64_from_usize(run.count) * CLUSTER_BYTES;
+            self.monitor.check()?;
+            self.pace.wait_for(length, self.monitor)?;
+            self.run(piece, *run, buffers)?;
+            self.monitor.advance(length);
+        }
+        Ok(())
+    }
+
+    fn run(&self, piece: &Piece, run: Run, buffers: &mut Buffers) -> Result<()> {
+        let cluster = usize_from_u64(CLUSTER_BYTES);
+        let bytes = buffers.run.get_mut(..run.count * cluster);
+        let bytes = bytes.ok_or_else(|| Error::invalid("a run is longer than its buffer"))?;
+        match self.read(run.mapping, bytes) {
+            Ok(()) => {}
+            // One sector that cannot be read must not hide the clusters beside it.
+            Err(e) if is_damage(&e) && run.count > 1 => {
+                return (0..run.count).try_for_each(|n| self.run(piece, run.single(n), buffers));
+            }
+            Err(e) if is_damage(&e) => {
+                self.note(piece.region, run.first, run.host(), e.report());
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        }
+        let leaves = piece.touched.leaves.chunks_exact(Digest::BYTES);
+        let leaves = leaves.skip(run.leaf);
+        for (n, (bytes, stated)) in bytes.chunks_exact(cluster).zip(leaves).enumerate() {
+            if leaf_of(bytes).0 != stated {
+                let fault = "other content than that of the backup".to_owned();
+                let host = run.single(n).host();
+                self.note(piece.region, run.first + n, host, fault);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, mapping: Mapping, bytes: &mut [u8]) -> Result<()> {
+        match mapping {
+            Mapping::Data(host) => self.image.read_data(host, bytes),
+            Mapping::Zero { .. } => {
+                bytes.fill(0);
+                Ok(())
+            }
+            Mapping::Compressed(place) => self.image.read_compressed(place, bytes),
+            Mapping::Unallocated | Mapping::Subclusters { .. } => Err(Error::corrupt(
+                "a layer does not hold a cluster of which it has sums",
+                "data, zeroes or a compressed cluster",
+                "none",
+            )),
+        }
+    }
+
+    fn note(&self, region: Region, index: usize, host: Option<u64>, fault: String) {
+        let mut faults = self.faults.lock();
+        faults
+            .entry(region)
+            .or_default()
+            .insert(index, (host, fault));
+    }
+}
+
+impl Run {
+    fn is_continued_by(&self, index: usize, next: Mapping) -> bool {
+        self.count < RUN_CLUSTERS
+            && self.first + self.count == index
+            && match (self.mapping, next) {
+                (Mapping::Data(_), Mapping::Data(next)) => {
+                    self.single(self.count).host() == Some(next.get())
+                }
+                (Mapping::Zero { .. }, Mapping::Zero { .. }) => true,
+                _ => false,
+            }
+    }
+
+    /// Its `n`th cluster alone.
+    fn single(&self, n: usize) -> Self {
+        let mapping = match self.mapping {
+            Mapping::Data(host) => {
+                Mapping::Data(HostOffset(host.get() + u64_from_usize(n) * CLUSTER_BYTES))
+            }
+            other => other,
+        };
+        Self {
+            first: self.first + n,
+            count: 1,
+            mapping,
+            leaf: self.leaf + n,
+        }
+    }
+
+    /// Its offset in the file.
+    const fn host(&self) -> Option<u64> {
+        match self.mapping {
+            Mapping::Data(host) => Some(host.get()),
+            Mapping::Compressed(place) => Some(place.host.get()),
+            Mapping::Zero { .. } | Mapping::Unallocated | Mapping::Subclusters { .. } => None,
+        }
+    }
+}
+
+/// Damaged clusters as ranges of the disk. Neighbours with the same fault, one after the other in the file, are one range.
+fn ranges(region: Region, faults: Faults) -> Vec<DamagedRange> {
+    let mut ranges: Vec<DamagedRange> = Vec::new();
+    for (index, (file_offset, fault)) in faults {
+        let cluster = region.first_cluster().0 + u64_from_usize(index);
+        let offset = cluster.saturating_mul(CLUSTER_BYTES);
+        if let Some(last) = ranges.last_mut()
+            && last.offset + last.length_bytes == offset
+            && last.fault == fault
+            && last.file_offset.map(|at| at + last.length_bytes) == file_offset
+        {
+            last.length_bytes += CLUSTER_BYTES;
+            continue;
+        }
+        ranges.push(DamagedRange {
+            offset,
+            length_bytes: CLUSTER_BYTES,
+            file_offset,
+            fault,
+            unknown: Unknown::new(),
+        });
+    }
+    ranges
+}

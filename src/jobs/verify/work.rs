@@ -1,0 +1,215 @@
+//! Verifying a VM: its layers one after the other, then what that means for its points.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::data::{LayerData, is_damage};
+use super::plan::{LayerParts, VmParts};
+use super::sidecars;
+use super::survey::{Look, Survey};
+use super::verdict::Judge;
+use crate::error::{ErrorKind, Result};
+use crate::qcow2::Image;
+use crate::repo::checks::CheckNotes;
+use crate::repo::layer_file::LayerFile;
+use crate::repo::metadata::prove_structure;
+use crate::repo::sidecar::Unknown;
+use crate::repo::sidecar::checks::{Checks, StructureCheck};
+use crate::repo::sidecar::state::Damage;
+use crate::repo::{Repository, Slot};
+use crate::task::{Monitor, Pace};
+use crate::types::{LayerId, PointName, VmName};
+
+/// LIMIT: faults of one layer's structure that are told.
+const FAULTS_MAX: usize = 16;
+/// Results of layers that are kept at once.
+const NOTES_AT_ONCE: usize = 64;
+/// LIMIT: damaged ranges of layers that are kept at once.
+const RANGES_AT_ONCE: usize = 4_096;
+
+/// Keeps results: in the owner of the lock.
+pub type Keep<'a> = &'a dyn Fn(&VmName, &CheckNotes) -> Result<()>;
+
+/// A point after a verification.
+#[derive(Debug, Clone, Serialize)]
+pub struct PointReport {
+    /// The point.
+    pub point: PointName,
+    /// Of a point without damage, when the part was verified that waits for longest; `None` while a part was never verified.
+    pub sound_since: Option<Timestamp>,
+    /// Its damage.
+    pub damage: Option<Damage>,
+}
+
+/// What verifying a VM has found.
+#[derive(Debug, Clone, Serialize)]
+pub struct VmReport {
+    /// The VM.
+    pub vm: VmName,
+    /// Layers that were verified, wholly or in part.
+    pub layers: u64,
+    /// Layers that were replaced or went to the trash meanwhile.
+    pub passed_over: u64,
+    /// Bytes that were read.
+    pub read_bytes: u64,
+    /// Faults of the VM's own files.
+    pub faults: Vec<String>,
+    /// Its points, by ascending `seq`.
+    pub points: Vec<PointReport>,
+}
+
+impl VmReport {
+    /// Whether anything is damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        !self.faults.is_empty() || self.points.iter().any(|point| point.damage.is_some())
+    }
+}
+
+/// How a run works.
+pub struct Run<'a> {
+    /// The repository.
+    pub repository: &'a Arc<Repository>,
+    /// The pace of reading.
+    pub pace: &'a Pace,
+    /// Its progress.
+    pub monitor: &'a Monitor,
+    /// Whether attached files are read; otherwise only their sizes are compared.
+    pub attached: bool,
+    /// Where results go; `None` when they are only told.
+    pub keep: Option<Keep<'a>>,
+    /// The time of the results.
+    pub now: Timestamp,
+}
+
+impl Run<'_> {
+    /// Verifies parts of a VM, and judges its points by all that is known then.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt` (the VM's own sidecar); `Cancelled`; errors that are no damage; those of keeping the results. Results of
+    /// layers before that are kept.
+    pub fn verify(&self, parts: &VmParts) -> Result<VmReport> {
+        let mut report = VmReport {
+            vm: parts.vm.clone(),
+            layers: 0,
+            passed_over: 0,
+            read_bytes: 0,
+            faults: Vec::new(),
+            points: Vec::new(),
+        };
+        let mut fresh: HashMap<(Slot, LayerId), Checks> = HashMap::new();
+        let mut notes = CheckNotes::default();
+        for layer in &parts.layers {
+            let verified = match self.layer(&parts.vm, layer) {
+                Ok(Some(checks)) => checks,
+                Ok(None) => {
+                    report.passed_over += 1;
+                    continue;
+                }
+                Err(e) => {
+                    self.note(&parts.vm, &mut notes)?;
+                    return Err(e);
+                }
+            };
+            report.layers += 1;
+            report.read_bytes = report.read_bytes.saturating_add(layer.bytes);
+            notes.layers.push(verified.clone());
+            let ranges: usize = notes
+                .layers
+                .iter()
+                .flat_map(|layer| &layer.regions)
+                .map(|check| check.damaged.len())
+                .sum();
+            if notes.layers.len() >= NOTES_AT_ONCE || ranges >= RANGES_AT_ONCE {
+                self.note(&parts.vm, &mut notes)?;
+            }
+            fresh.insert((verified.slot.clone(), verified.layer_id), verified);
+        }
+        let survey = Survey::of(self.repository, &parts.vm)?;
+        let mut judge = Judge::new(self.repository, &survey, &fresh, self.now)?;
+        for point in &survey.index.points {
+            self.monitor.check()?;
+            let others = sidecars::of_point(self.repository, &parts.vm, point, self.attached)?;
+            let verdict = judge.verdict(point, others)?;
+            report.points.push(PointReport {
+                point: point.name.clone(),
+                sound_since: verdict.sound_since,
+                damage: verdict.damage.clone(),
+            });
+            notes.points.push(verdict);
+        }
+        report.faults = sidecars::of_vm(self.repository, &survey)?;
+        self.note(&parts.vm, &mut notes)?;
+        Ok(report)
+    }
+
+    fn note(&self, vm: &VmName, notes: &mut CheckNotes) -> Result<()> {
+        let notes = std::mem::take(notes);
+        match self.keep {
+            Some(keep) if notes != CheckNotes::default() => keep(vm, &notes),
+            _ => Ok(()),
+        }
+    }
+
+    /// Verifies parts of a layer; `None` when the points of the VM do not need it any more.
+    fn layer(&self, vm: &VmName, parts: &LayerParts) -> Result<Option<Checks>> {
+        let opened = LayerFile::open(self.repository, vm, &parts.slot).and_then(|file| {
+            let sums = self.repository.find_sums(vm, &parts.slot, file.layer)?;
+            Ok((file, sums))
+        });
+        let (file, sums) = match opened {
+            Ok((file, sums)) if file.layer == parts.layer => (file, sums),
+            Err(e) if !is_damage(&e) && e.kind() != ErrorKind::NotFound => return Err(e),
+            // It was replaced or went to the trash, or it is damaged since it was planned: another look tells.
+            Ok(_) | Err(_) => return self.again(vm, parts),
+        };
+        let mut checks = Checks::none(parts.slot.clone(), parts.layer);
+        let mut faults: Vec<String> = Vec::new();
+        prove_structure(vm, &parts.slot, &file, &sums, &mut |fault| {
+            self.monitor.check()?;
+            if !is_damage(&fault) {
+                return Err(fault);
+            }
+            faults.push(fault.report());
+            Ok(())
+        })?;
+        let more = faults.len().saturating_sub(FAULTS_MAX);
+        faults.truncate(FAULTS_MAX);
+        if more > 0 {
+            faults.push(format!("{more} more"));
+        }
+        checks.structure = Some(StructureCheck {
+            checked_at: self.now,
+            fault: (!faults.is_empty()).then(|| faults.join("; ")),
+            unknown: Unknown::new(),
+        });
+        let data: u64 = parts.bytes;
+        if !parts.regions.is_empty() {
+            let image = Image::open(Arc::clone(&file.file))?;
+            let done = self.monitor.done_bytes();
+            let layer = LayerData::new(&image, &sums, self.pace, self.monitor);
+            checks.regions = layer.verify(&parts.regions, self.now)?;
+            let told = self.monitor.done_bytes() - done;
+            self.monitor.advance(data.saturating_sub(told));
+        } else {
+            self.monitor.advance(data);
+        }
+        Ok(Some(checks))
+    }
+
+    /// A layer that could not be opened, or was another one: where the points still need it as it was, its faults are told with the points.
+    fn again(&self, vm: &VmName, parts: &LayerParts) -> Result<Option<Checks>> {
+        self.monitor.advance(parts.bytes);
+        let survey = match Survey::of(self.repository, vm) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        match survey.looks.get(&parts.slot) {
+            Some(Look::Layer(layer)) if layer.layer == parts.layer => self.layer(vm, parts),
+            _ => Ok(None),
+        }
+    }
+}

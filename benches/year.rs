@@ -126,7 +126,9 @@ fn main() -> Result<()> {
         owner.forget_points(&vm, &plan.gone())?;
         let begun = Instant::now();
         let swap = |replacement: &_| owner.replace(replacement);
-        let done = merge_vm(&repository, &vm, &merging, &swap, &|_| Monitor::default())?;
+        let done = merge_vm(&repository, &vm, &merging, &swap, &|_, _| {
+            Ok(Monitor::default())
+        })?;
         spent += begun.elapsed();
         merged += done.written_bytes;
         let (left, resent) = look(&layers, &mut seen)?;

@@ -293,9 +293,8 @@ fn merge(merger: &Merger<'_>, compact: bool, plans: &mut [VmPlan], end: &mut End
             Ok(merged) => plan.merged = (merged != Merged::default()).then_some(merged),
             Err(e) => {
                 // What is forgotten is shown all the same.
-                let is_over = e.kind() == ErrorKind::Cancelled;
                 end.fail(&plan.vm, e);
-                if is_over {
+                if merger.is_stopped() {
                     break;
                 }
             }

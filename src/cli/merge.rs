@@ -2,20 +2,21 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::announced::Announced;
 use super::context::Context;
 use super::progress::{Bar, Progress};
 use crate::block::page::PageBudget;
 use crate::error::{Error, Result};
 use crate::ingest::low_water_default;
 use crate::jobs::merge::{MergeOptions, Merged, make_full, merge_vm};
-use crate::repo::Repository;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
-use crate::task::{Monitor, Pace};
+use crate::repo::{Repository, Slot};
+use crate::task::{Monitor, Pace, TaskKind, TaskSubject};
 use crate::types::size::{self, Count, Human};
-use crate::types::{DiskName, VmName};
+use crate::types::{DiskName, PointName, VmName};
 
 /// Merges layers of VMs, one VM after the other.
 pub(super) struct Merger<'a> {
@@ -60,15 +61,15 @@ impl<'a> Merger<'a> {
     /// # Errors
     /// As [`merge_vm`]; `Locked` when another process has the repository.
     pub(super) fn merge(&self, vm: &VmName) -> Result<Merged> {
-        let bar = RefCell::new(None);
+        let watched = self.watched(vm, None);
         let merged = merge_vm(
             &self.repository,
             vm,
             &self.options,
             &|replacement| self.swap(replacement),
-            &|bytes| self.watch(vm, bytes, &bar),
+            &|slot, bytes| watched.piece(slot, bytes),
         );
-        finish(&bar);
+        watched.finish(&merged);
         merged
     }
 
@@ -79,20 +80,20 @@ impl<'a> Merger<'a> {
     pub(super) fn make_full(
         &self,
         vm: &VmName,
-        which: &Which,
+        point: &PointName,
         disks: &[DiskName],
     ) -> Result<Merged> {
-        let bar = RefCell::new(None);
+        let watched = self.watched(vm, Some(point));
         let merged = make_full(
             &self.repository,
             vm,
-            which,
+            &Which::Named(point.clone()),
             disks,
             &self.options,
             &|replacement| self.swap(replacement),
-            &|bytes| self.watch(vm, bytes, &bar),
+            &|slot, bytes| watched.piece(slot, bytes),
         );
-        finish(&bar);
+        watched.finish(&merged);
         merged
     }
 
@@ -102,12 +103,56 @@ impl<'a> Merger<'a> {
         writer.service.replace(replacement)
     }
 
-    fn watch(&self, vm: &VmName, bytes: u64, bar: &RefCell<Option<Bar>>) -> Monitor {
-        finish(bar);
-        let next = self.progress.bar(vm.as_str(), bytes);
-        let monitor = next.monitor(&self.stop);
-        bar.replace(Some(next));
-        monitor
+    /// Whether the whole command is to stop, rather than the merging of one VM.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn watched(&self, vm: &VmName, point: Option<&PointName>) -> Watched<'_> {
+        let subject = TaskSubject {
+            kind: TaskKind::Merge,
+            vm: Some(vm.clone()),
+            session: None,
+            point: point.cloned(),
+        };
+        Watched {
+            label: vm.to_string(),
+            task: Announced::new(self.context, subject, Arc::clone(&self.stop)),
+            progress: &self.progress,
+            bar: RefCell::default(),
+        }
+    }
+}
+
+/// The merging of one VM, as a task and as a bar for each build.
+struct Watched<'a> {
+    label: String,
+    task: Announced<'a>,
+    progress: &'a Progress,
+    bar: RefCell<Option<Bar>>,
+}
+
+impl Watched<'_> {
+    /// Begins a build.
+    fn piece(&self, slot: &Slot, bytes: u64) -> Result<Monitor> {
+        let bar = self.progress.bar(&self.label, bytes);
+        self.next_bar(Some(bar.clone()));
+        self.task.begin()?;
+        let disk = slot.disk_hint();
+        Ok(self
+            .task
+            .piece(disk.as_ref(), bytes, move |bytes| bar.add(bytes)))
+    }
+
+    fn next_bar(&self, next: Option<Bar>) {
+        if let Some(last) = self.bar.replace(next) {
+            last.finish();
+        }
+    }
+
+    fn finish(self, merged: &Result<Merged>) {
+        self.next_bar(None);
+        self.task.finish(merged);
     }
 }
 
@@ -117,12 +162,6 @@ fn parse_limit(text: &str) -> Result<u64> {
         0 => Err(Error::invalid("--limit 0 would never end")
             .advise("leave it out for as fast as it goes")),
         limit => Ok(limit),
-    }
-}
-
-fn finish(bar: &RefCell<Option<Bar>>) {
-    if let Some(bar) = bar.take() {
-        bar.finish();
     }
 }
 

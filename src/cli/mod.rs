@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand.
 
 mod abort;
+mod announced;
 mod archive;
 pub mod args;
 mod background;

@@ -19,7 +19,7 @@ pub(super) fn run(context: &Context, args: &SyntheticFull) -> Result<()> {
     let repository = context.repository()?;
     let (index, entry, _) = repository.find(&selector)?;
     let merger = Merger::new(context, interrupt::flag()?, false, args.limit.as_deref())?;
-    let done = merger.make_full(&index.name, &selector.which, &disks)?;
+    let done = merger.make_full(&index.name, &entry.name, &disks)?;
     if context.output.json {
         return context.output.json(&serde_json::json!({
             "vm": index.name, "point": entry.name, "layers": done.layers, "written_bytes": done.written_bytes,

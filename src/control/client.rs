@@ -24,7 +24,7 @@ use crate::service::{
     ForgetAnswer, MountRequest, Service, SessionAnswer, Status, TrashAnswer,
 };
 use crate::sys::{pass, runtime_dir, socket};
-use crate::task::TaskReport;
+use crate::task::{TaskDisk, TaskReport, TaskRequest, TaskState};
 use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 use crate::types::{JobId, PointName, SessionRef, VmName};
@@ -250,6 +250,25 @@ impl Service for Client {
 
     fn replace(&self, replacement: &Replacement) -> Result<()> {
         self.ask(&Request::Replace(replacement.clone()))
+    }
+
+    fn begin_task(&self, request: &TaskRequest) -> Result<JobId> {
+        self.ask(&Request::BeginTask(request.clone()))
+    }
+
+    fn tell_task(&self, task: JobId, disks: &[TaskDisk]) -> Result<bool> {
+        self.ask(&Request::TellTask {
+            task,
+            disks: disks.to_vec(),
+        })
+    }
+
+    fn end_task(&self, task: JobId, state: TaskState, reason: Option<&str>) -> Result<()> {
+        self.ask(&Request::EndTask {
+            task,
+            state,
+            reason: reason.map(ToOwned::to_owned),
+        })
     }
 
     fn cancel(&self, task: JobId) -> Result<()> {

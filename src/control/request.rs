@@ -7,6 +7,7 @@ use crate::repo::LabelChange;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
+use crate::task::{TaskDisk, TaskRequest, TaskState};
 use crate::types::{JobId, PointName, SessionRef, VmName};
 
 /// A request to the owner of a repository: one variant for each operation of
@@ -87,6 +88,25 @@ pub enum Request {
     Sessions,
     /// List the tasks.
     Tasks,
+    /// Begin a task whose work the sender does; it ends with the connection at the latest.
+    BeginTask(TaskRequest),
+    /// Report the progress of such a task.
+    TellTask {
+        /// The task.
+        task: JobId,
+        /// Its progress by disk.
+        disks: Vec<TaskDisk>,
+    },
+    /// End such a task.
+    EndTask {
+        /// The task.
+        task: JobId,
+        /// How it ends.
+        state: TaskState,
+        /// Why it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// Ask a task to stop.
     Cancel {
         /// The task.

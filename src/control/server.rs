@@ -52,17 +52,19 @@ pub async fn run(listener: UnixListener, served: Arc<OwnedRepository>) {
                     turn_away(stream);
                     continue;
                 };
-                let service = served.of_caller(Caller::user(peer.uid()));
+                let service = Arc::new(served.of_caller(Caller::user(peer.uid())));
                 let conversation = Conversation {
                     stream,
                     lines: Lines::new(place),
-                    service: Arc::new(service),
+                    service: Arc::clone(&service),
                     is_ours: false,
                 };
                 tokio::spawn(async move {
                     if let Err(e) = conversation.run().await {
                         tracing::debug!(error = %e, "a control connection ended");
                     }
+                    // Its tasks end with it, which writes to the history.
+                    let _ = tokio::task::spawn_blocking(move || service.leave()).await;
                 });
             }
             Err(e) => {
@@ -204,6 +206,13 @@ fn execute(
         Request::Sessions => value(service.sessions()?),
         Request::Tasks => value(service.tasks()?),
         Request::Replace(replacement) => value(service.replace(&replacement)?),
+        Request::BeginTask(request) => value(service.begin_task(&request)?),
+        Request::TellTask { task, disks } => value(service.tell_task(task, &disks)?),
+        Request::EndTask {
+            task,
+            state,
+            reason,
+        } => value(service.end_task(task, state, reason.as_deref())?),
         Request::Cancel { task } => value(service.cancel(task)?),
         Request::RebuildCatalog => value(service.rebuild_catalog()?),
         Request::Mount(request) => value(service.adopt_mount(&request, descriptors.pop())?),

@@ -60,6 +60,7 @@ pub use disk::{DiskStats, DiskWriter};
 pub use flusher::Flusher;
 pub use keeper::Keeper;
 pub use origin::{Lookalike, Origin};
+pub use plan::DISKS_MAX;
 pub use registry::{Change, Hook, Registry, Telling};
 pub use request::{BeginRequest, CommitRequest, DiskRequest};
 pub use session::{Engine, Session, SessionState};

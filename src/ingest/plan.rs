@@ -22,7 +22,7 @@ use crate::repo::sidecar::session::{ParentDisk, SessionDisk};
 use crate::types::{DiskName, LayerId};
 
 /// LIMIT: disks of one VM.
-const DISKS_MAX: usize = 256;
+pub const DISKS_MAX: usize = 256;
 
 /// Chooses the point that a session is compared with.
 pub(super) fn choose_parent<'e>(

@@ -152,8 +152,9 @@ impl Ending {
     }
 }
 
-/// A reason, cut to the limit.
-fn short(reason: &str) -> String {
+/// A reason, cut to the limit of the history.
+#[must_use]
+pub fn short(reason: &str) -> String {
     reason.chars().take(REASON_CHARS_MAX).collect()
 }
 

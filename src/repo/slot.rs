@@ -109,6 +109,13 @@ impl Slot {
         id.parse().ok()
     }
 
+    /// The disk's name as the slot spells it, at most its first 32 characters: a hint for people.
+    #[must_use]
+    pub fn disk_hint(&self) -> Option<DiskName> {
+        let name = self.0.rsplitn(3, '-').nth(2)?;
+        DiskName::new(name).ok()
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -14,13 +14,18 @@ use super::target::DiskTarget;
 use super::{Service, task};
 use crate::access::{Access, Caller, Right};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::ingest::{BeginRequest, CommitRequest, Registry, Session, Telling, check_attached_size};
+use crate::ingest::{
+    BeginRequest, CommitRequest, DISKS_MAX, Registry, Session, Telling, check_attached_size,
+};
+use crate::repo::job::short;
 use crate::repo::lock::Site;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Ending, Job, LabelChange, PointUse};
-use crate::task::{TaskKind, TaskReport, TaskSubject};
+use crate::task::{
+    TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject, no_such_task,
+};
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
 use crate::types::{JobId, PointName, SessionRef, VmName};
@@ -28,11 +33,16 @@ use crate::types::{JobId, PointName, SessionRef, VmName};
 /// LIMIT: points that one caller holds a use of.
 const HOLDS_MAX: usize = 1_024;
 
+/// LIMIT: tasks that one caller does itself at a time.
+const ANNOUNCED_MAX: usize = 64;
+
 /// The operations on a repository for one caller: a command, a connection, or a mount.
 pub struct LocalService {
     served: Arc<OwnedRepository>,
     caller: Caller,
     holds: Mutex<Vec<PointUse>>,
+    /// Tasks that the caller began and does itself.
+    announced: Mutex<Vec<JobId>>,
 }
 
 impl OwnedRepository {
@@ -49,6 +59,7 @@ impl LocalService {
             served,
             caller,
             holds: Mutex::default(),
+            announced: Mutex::default(),
         }
     }
 
@@ -168,6 +179,29 @@ impl LocalService {
         }
     }
 
+    /// Ends the tasks of a caller that has gone away. The call writes to the history.
+    pub fn leave(&self) {
+        let left = std::mem::take(&mut *self.announced.lock());
+        for task in left {
+            let reason = "interrupted: the command that did it went away";
+            let ended = self
+                .served
+                .tasks()
+                .end(task, TaskState::Failed, Some(reason.to_owned()));
+            if let Some(report) = ended {
+                self.served.note_task(&report);
+            }
+        }
+    }
+
+    /// Whether this caller began the task and has not ended it.
+    fn is_announced(&self, task: JobId) -> Result<()> {
+        match self.announced.lock().contains(&task) {
+            true => Ok(()),
+            false => Err(no_such_task(task)),
+        }
+    }
+
     fn run<T>(
         &self,
         kind: TaskKind,
@@ -253,9 +287,7 @@ impl Service for LocalService {
 
     fn replace(&self, replacement: &Replacement) -> Result<()> {
         self.demand_to("merge layers", Right::Manage, &replacement.vm)?;
-        self.run(TaskKind::Merge, Some(&replacement.vm), &[], || {
-            self.registry().engine().owner.replace(replacement)
-        })
+        self.registry().engine().owner.replace(replacement)
     }
 
     fn label(&self, vm: &VmName, which: &Which, change: &LabelChange) -> Result<PointEntry> {
@@ -312,6 +344,73 @@ impl Service for LocalService {
         Ok(all)
     }
 
+    fn begin_task(&self, request: &TaskRequest) -> Result<JobId> {
+        let subject = &request.subject;
+        let (what, right) = match subject.kind {
+            TaskKind::Merge => ("merge layers", Right::Manage),
+            TaskKind::Verify => ("verify restore points", Right::Read),
+            TaskKind::Restore => ("restore", Right::Read),
+            TaskKind::Backup
+            | TaskKind::Forget
+            | TaskKind::RebuildCatalog
+            | TaskKind::EmptyTrash => {
+                return Err(Error::invalid(format!(
+                    "a task of the kind {} is begun by the operation itself",
+                    subject.kind.as_str()
+                )));
+            }
+        };
+        match &subject.vm {
+            Some(vm) => self.demand_to(what, right, vm)?,
+            None if self.caller.may(right, None, &Access::default()) => {}
+            None => return Err(Self::denied(what)),
+        }
+        let mut announced = self.announced.lock();
+        if announced.len() >= ANNOUNCED_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("a connection has at most {ANNOUNCED_MAX} tasks at a time"),
+            ));
+        }
+        let report = self.served.tasks().begin(request);
+        announced.push(report.id);
+        drop(announced);
+        self.served.note_task(&report);
+        Ok(report.id)
+    }
+
+    fn tell_task(&self, task: JobId, disks: &[TaskDisk]) -> Result<bool> {
+        if disks.len() > DISKS_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("a task has at most {DISKS_MAX} disks"),
+            ));
+        }
+        self.is_announced(task)?;
+        let (is_to_stop, report) = self.served.tasks().tell(task, disks)?;
+        if let Some(report) = report {
+            self.served.note_task(&report);
+        }
+        Ok(is_to_stop)
+    }
+
+    fn end_task(&self, task: JobId, state: TaskState, reason: Option<&str>) -> Result<()> {
+        if !state.is_end() {
+            return Err(Error::invalid("a task does not end in this state"));
+        }
+        self.is_announced(task)?;
+        let reason = reason.map(short);
+        let ended = self.served.tasks().end(task, state, reason);
+        self.announced.lock().retain(|one| *one != task);
+        match ended {
+            Some(report) => {
+                self.served.note_task(&report);
+                Ok(())
+            }
+            None => Err(no_such_task(task)),
+        }
+    }
+
     fn cancel(&self, id: JobId) -> Result<()> {
         let sessions = self.registry().all();
         let mut open = sessions.iter();
@@ -340,6 +439,12 @@ impl Service for LocalService {
 
     fn status(&self) -> Result<Status> {
         Ok(self.served.status())
+    }
+}
+
+impl Drop for LocalService {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

@@ -38,7 +38,7 @@ use crate::repo::LabelChange;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
-use crate::task::TaskReport;
+use crate::task::{TaskDisk, TaskReport, TaskRequest, TaskState};
 use crate::types::{JobId, PointName, SessionRef, VmName};
 
 /// The operations that change a repository, and the queries that only its owner can answer.
@@ -123,6 +123,25 @@ pub trait Service: Send {
     /// # Errors
     /// None of its own.
     fn tasks(&self) -> Result<Vec<TaskReport>>;
+
+    /// Begins a task whose work the caller does itself: a merge, a verification, a restore. It ends with
+    /// [`Service::end_task`], or as failed when the caller goes away.
+    ///
+    /// # Errors
+    /// `InvalidInput` for work that the owner does; `LimitExceeded`.
+    fn begin_task(&self, request: &TaskRequest) -> Result<JobId>;
+
+    /// Reports the progress of a task that this caller began; returns whether it is to stop.
+    ///
+    /// # Errors
+    /// `NotFound`; `LimitExceeded`.
+    fn tell_task(&self, task: JobId, disks: &[TaskDisk]) -> Result<bool>;
+
+    /// Ends a task that this caller began; `reason` is why it failed.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` for a state in which a task goes on.
+    fn end_task(&self, task: JobId, state: TaskState, reason: Option<&str>) -> Result<()>;
 
     /// Asks a task to stop. A stopped backup is aborted.
     ///

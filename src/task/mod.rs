@@ -10,5 +10,5 @@ mod table;
 pub use monitor::Monitor;
 pub use pace::Pace;
 pub use pool::{on_threads, threads};
-pub use report::{TaskDisk, TaskKind, TaskReport, TaskState, TaskSubject};
-pub use table::TaskTable;
+pub use report::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject};
+pub use table::{TaskTable, no_such_task};

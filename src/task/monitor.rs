@@ -16,6 +16,8 @@ pub struct Monitor(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     stop: Arc<AtomicBool>,
+    /// Another flag that stops the work, for which `cancel` is not meant.
+    outer: Option<Arc<AtomicBool>>,
     done_bytes: AtomicU64,
     listener: Option<Listener>,
 }
@@ -40,8 +42,23 @@ impl Monitor {
     ) -> Self {
         Self(Arc::new(Inner {
             stop,
-            done_bytes: AtomicU64::new(0),
             listener: Some(Box::new(listener)),
+            ..Inner::default()
+        }))
+    }
+
+    /// [`Monitor::with_listener`] for work that also stops when `outer` is set, which stops more than this work.
+    #[must_use]
+    pub fn within(
+        outer: Arc<AtomicBool>,
+        stop: Arc<AtomicBool>,
+        listener: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            stop,
+            outer: Some(outer),
+            listener: Some(Box::new(listener)),
+            ..Inner::default()
         }))
     }
 
@@ -53,7 +70,9 @@ impl Monitor {
     /// Whether the work must stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
+        let outer = self.0.outer.as_ref();
         self.0.stop.load(Ordering::Relaxed)
+            || outer.is_some_and(|outer| outer.load(Ordering::Relaxed))
     }
 
     /// Fails when the work must stop. The work calls it between its pieces.
@@ -117,5 +136,22 @@ mod tests {
         other.cancel();
         assert_eq!(monitor.check().unwrap_err().kind(), ErrorKind::Cancelled);
         assert!(flag.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn work_within_other_work_stops_with_it_and_alone() {
+        let flags = || {
+            let (outer, own) = (Arc::default(), Arc::default());
+            let monitor = Monitor::within(Arc::clone(&outer), Arc::clone(&own), |_| ());
+            (outer, own, monitor)
+        };
+        let (outer, own, monitor) = flags();
+        monitor.check().unwrap();
+        outer.store(true, Ordering::Relaxed);
+        assert!(monitor.is_cancelled() && !own.load(Ordering::Relaxed));
+        let (outer, own, monitor) = flags();
+        monitor.cancel();
+        assert!(monitor.is_cancelled() && own.load(Ordering::Relaxed));
+        assert!(!outer.load(Ordering::Relaxed));
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{ErrorKind, Result};
 use crate::types::{DiskName, JobId, PointName, VmName};
 
 /// What a task does.
@@ -15,6 +16,10 @@ pub enum TaskKind {
     Forget,
     /// A layer takes over what layers below it hold.
     Merge,
+    /// Layers are read and compared with their sums.
+    Verify,
+    /// Disks or files of a restore point are written elsewhere.
+    Restore,
     /// The catalog is rebuilt from the sidecars.
     RebuildCatalog,
     /// The trash is emptied.
@@ -29,6 +34,8 @@ impl TaskKind {
             Self::Backup => "backup",
             Self::Forget => "forget",
             Self::Merge => "merge",
+            Self::Verify => "verify",
+            Self::Restore => "restore",
             Self::RebuildCatalog => "rebuild-catalog",
             Self::EmptyTrash => "empty-trash",
         }
@@ -49,6 +56,24 @@ pub enum TaskState {
     Failed,
     /// It was stopped on request.
     Cancelled,
+}
+
+impl TaskState {
+    /// How a task ends whose work has this result, with the reason of a failure.
+    #[must_use]
+    pub fn of_result<T>(result: &Result<T>) -> (Self, Option<String>) {
+        match result {
+            Ok(_) => (Self::Completed, None),
+            Err(e) if e.kind() == ErrorKind::Cancelled => (Self::Cancelled, None),
+            Err(e) => (Self::Failed, Some(e.report())),
+        }
+    }
+
+    /// Whether the task has ended.
+    #[must_use]
+    pub const fn is_end(self) -> bool {
+        !matches!(self, Self::Pending | Self::Running)
+    }
 }
 
 /// The progress of a task on one disk.
@@ -73,6 +98,17 @@ pub struct TaskSubject {
     pub session: Option<PointName>,
     /// The restore point, where the task has one.
     pub point: Option<PointName>,
+}
+
+/// A request to begin a task whose work the caller does itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRequest {
+    /// The subject.
+    #[serde(flatten)]
+    pub subject: TaskSubject,
+    /// When the work began, when that was before this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_at: Option<Timestamp>,
 }
 
 /// A task as it stands.

@@ -5,10 +5,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{Monitor, TaskReport, TaskState, TaskSubject};
+use super::{Monitor, TaskDisk, TaskReport, TaskRequest, TaskState, TaskSubject};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::JobId;
@@ -17,6 +18,9 @@ use crate::types::sync::Mutex;
 /// LIMIT: ended tasks that are still shown (about 500 bytes each); the job history keeps all of them.
 const ENDED_MAX: usize = 1_000;
 
+/// LIMIT: how often the progress of a task is passed on.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(900);
+
 /// A running task.
 struct Running {
     id: JobId,
@@ -24,6 +28,9 @@ struct Running {
     began_at: Timestamp,
     cancellable: bool,
     monitor: Monitor,
+    disks: Vec<TaskDisk>,
+    /// When its progress was last passed on.
+    passed_on_at: Option<Instant>,
 }
 
 impl Running {
@@ -35,7 +42,7 @@ impl Running {
             reason: None,
             began_at: self.began_at,
             ended_at: None,
-            disks: Vec::new(),
+            disks: self.disks.clone(),
             cancellable: self.cancellable,
         }
     }
@@ -90,24 +97,13 @@ impl TaskTable {
         changed: &dyn Fn(&TaskReport),
         work: impl FnOnce(&Monitor) -> Result<T>,
     ) -> Result<T> {
-        let monitor = Monitor::default();
-        let task = Running {
-            id: JobId::random(),
-            subject,
-            began_at: self.clock.now(),
-            cancellable,
-            monitor: monitor.clone(),
-        };
-        let (id, report) = (task.id, task.report());
-        self.tasks.lock().running.push(task);
+        let began_at = self.clock.now();
+        let (report, monitor) = self.add(subject, began_at, cancellable);
+        let id = report.id;
         let ender = Ender { table: self, id };
         changed(&report);
         let result = work(&monitor);
-        let (state, reason) = match &result {
-            Ok(_) => (TaskState::Completed, None),
-            Err(e) if e.kind() == ErrorKind::Cancelled => (TaskState::Cancelled, None),
-            Err(e) => (TaskState::Failed, Some(e.report())),
-        };
+        let (state, reason) = TaskState::of_result(&result);
         if let Some(report) = self.end(id, state, reason) {
             changed(&report);
         }
@@ -115,7 +111,59 @@ impl TaskTable {
         result
     }
 
-    fn end(&self, id: JobId, state: TaskState, reason: Option<String>) -> Option<TaskReport> {
+    fn add(
+        &self,
+        subject: TaskSubject,
+        began_at: Timestamp,
+        cancellable: bool,
+    ) -> (TaskReport, Monitor) {
+        let monitor = Monitor::default();
+        let task = Running {
+            id: JobId::random(),
+            subject,
+            began_at,
+            cancellable,
+            monitor: monitor.clone(),
+            disks: Vec::new(),
+            passed_on_at: None,
+        };
+        let report = task.report();
+        self.tasks.lock().running.push(task);
+        (report, monitor)
+    }
+
+    /// Begins a task whose work is done elsewhere: it can be stopped, and runs until [`TaskTable::end`].
+    #[must_use]
+    pub fn begin(&self, request: &TaskRequest) -> TaskReport {
+        let now = self.clock.now();
+        let began_at = request.began_at.map_or(now, |at| at.min(now));
+        self.add(request.subject.clone(), began_at, true).0
+    }
+
+    /// Sets the progress of a running task. Returns whether the task is to stop, and the report when it is time to
+    /// pass it on.
+    ///
+    /// # Errors
+    /// `NotFound` when no task with that id is running.
+    pub fn tell(&self, id: JobId, disks: &[TaskDisk]) -> Result<(bool, Option<TaskReport>)> {
+        let mut tasks = self.tasks.lock();
+        let mut running = tasks.running.iter_mut();
+        let Some(task) = running.find(|task| task.id == id) else {
+            return Err(no_such_task(id));
+        };
+        task.disks = disks.to_vec();
+        let is_due = task
+            .passed_on_at
+            .is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL);
+        let report = is_due.then(|| {
+            task.passed_on_at = Some(Instant::now());
+            task.report()
+        });
+        Ok((task.monitor.is_cancelled(), report))
+    }
+
+    /// Ends a running task; `None` when there is no such task.
+    pub fn end(&self, id: JobId, state: TaskState, reason: Option<String>) -> Option<TaskReport> {
         let now = self.clock.now();
         let mut tasks = self.tasks.lock();
         let at = tasks.running.iter().position(|task| task.id == id)?;
@@ -148,7 +196,7 @@ impl TaskTable {
     pub fn cancel(&self, id: JobId) -> Result<()> {
         let tasks = self.tasks.lock();
         let Some(task) = tasks.running.iter().find(|task| task.id == id) else {
-            return Err(Error::not_found(format!("no task {id} is being done")));
+            return Err(no_such_task(id));
         };
         if !task.cancellable {
             return Err(Error::new(
@@ -164,14 +212,22 @@ impl TaskTable {
     }
 }
 
+/// The error for a task that is not running.
+pub fn no_such_task(id: JobId) -> Error {
+    Error::not_found(format!("no task {id} is running"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, mpsc};
 
+    use jiff::Timestamp;
+
     use super::TaskTable;
     use crate::clock::ManualClock;
     use crate::error::{Error, ErrorKind, Result};
-    use crate::task::{TaskKind, TaskReport, TaskState, TaskSubject};
+    use crate::task::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject};
+    use crate::types::DiskName;
     use crate::types::sync::Mutex;
 
     fn subject(kind: TaskKind) -> TaskSubject {
@@ -238,6 +294,42 @@ mod tests {
         });
         assert_eq!(table.reports()[0].state, TaskState::Cancelled);
         let gone = table.cancel(table.reports()[0].id).unwrap_err();
+        assert_eq!(gone.kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_task_that_is_done_elsewhere_has_progress_and_is_told_to_stop() {
+        let clock = Arc::new(ManualClock::at(100));
+        let table = TaskTable::new(clock.clone());
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let begin = |began_at| {
+            let subject = subject(TaskKind::Merge);
+            table.begin(&TaskRequest { subject, began_at })
+        };
+        let early = begin(Some(at(40)));
+        assert_eq!(early.began_at, at(40));
+        assert_eq!(begin(Some(at(400))).began_at, at(100), "of the future");
+        let disks = |done_bytes| {
+            [TaskDisk {
+                name: DiskName::new("vda").unwrap(),
+                done_bytes,
+                total_bytes: 9,
+            }]
+        };
+        let (stop, first) = table.tell(early.id, &disks(1)).unwrap();
+        assert!(!stop && first.is_some());
+        table.cancel(early.id).unwrap();
+        let (stop, second) = table.tell(early.id, &disks(2)).unwrap();
+        assert!(stop && second.is_none(), "it was just passed on");
+        assert_eq!(table.reports()[0].disks, disks(2));
+        clock.advance(5);
+        let ended = table.end(early.id, TaskState::Cancelled, None).unwrap();
+        assert_eq!(
+            (ended.ended_at, ended.disks),
+            (Some(at(105)), disks(2).into())
+        );
+        assert!(table.end(early.id, TaskState::Failed, None).is_none());
+        let gone = table.tell(early.id, &[]).unwrap_err();
         assert_eq!(gone.kind(), ErrorKind::NotFound);
     }
 

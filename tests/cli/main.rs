@@ -39,6 +39,7 @@ mod resume;
 mod share;
 mod space;
 mod target;
+mod task;
 mod terminal;
 mod tool;
 mod unread;

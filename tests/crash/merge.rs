@@ -5,6 +5,7 @@ use restorefs::block::page::PageBudget;
 use restorefs::error::Result;
 use restorefs::ingest::Engine;
 use restorefs::jobs::merge::{MergeOptions, make_full, merge_vm};
+use restorefs::repo::Slot;
 use restorefs::repo::chains::Chains;
 use restorefs::repo::metadata::prove_chain;
 use restorefs::repo::selector::Which;
@@ -51,7 +52,7 @@ fn work(engine: &Engine, work: Work) -> Result<()> {
         pace: Pace::new(None),
     };
     let owner = &engine.owner;
-    let (repository, watch) = (owner.repository(), |_| Monitor::default());
+    let (repository, watch) = (owner.repository(), |_: &Slot, _| Ok(Monitor::default()));
     let swap = |replacement: &_| owner.replace(replacement);
     let done = match work {
         Work::Merge => merge_vm(repository, &vm(), &options, &swap, &watch)?,

@@ -13,6 +13,7 @@ use restorefs::jobs::merge::{MergeOptions, Merged, make_full, merge_vm};
 use restorefs::layer::LayerDraft;
 use restorefs::point::ProvedDisk;
 use restorefs::qcow2::{Compression, LayerOptions};
+use restorefs::repo::Slot;
 use restorefs::repo::chains::Chains;
 use restorefs::repo::metadata::prove_chain;
 use restorefs::repo::replace::Replacement;
@@ -98,8 +99,8 @@ fn forget(sessions: &Registry, point: &PointName) {
     assert!(done.kept.is_empty(), "{:?}", done.kept);
 }
 
-fn quietly(_: u64) -> Monitor {
-    Monitor::default()
+fn quietly(_: &Slot, _: u64) -> restorefs::error::Result<Monitor> {
+    Ok(Monitor::default())
 }
 
 fn merge(world: &World, compact: bool) -> Merged {
@@ -425,11 +426,11 @@ fn a_merge_is_cancelled_between_pieces_and_leaves_no_build() {
     forget(&sessions, &points[1].name);
     let before = layer_files(&world);
     let stop = Arc::new(AtomicBool::new(false));
-    let watch = |_| {
+    let watch = |_: &Slot, _| {
         let flag = Arc::clone(&stop);
-        Monitor::with_listener(Arc::clone(&stop), move |_| {
+        Ok(Monitor::with_listener(Arc::clone(&stop), move |_| {
             flag.store(true, Ordering::Relaxed);
-        })
+        }))
     };
     let owner = &world.engine().owner;
     let swap = |replacement: &_| owner.replace(replacement);

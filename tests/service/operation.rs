@@ -22,7 +22,7 @@ use restorefs::repo::replace::Replacement;
 use restorefs::repo::selector::Which;
 use restorefs::repo::{Job, JobResult, LabelChange, Owner, Repository, Slot};
 use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, OwnedRepository, Service};
-use restorefs::task::{Monitor, Pace, TaskState};
+use restorefs::task::{Monitor, Pace, TaskDisk, TaskKind, TaskRequest, TaskState, TaskSubject};
 use restorefs::types::{DiskName, JobId, LayerId, PointName, SessionRef, VmName};
 
 use crate::house::{House, nbd};
@@ -249,7 +249,13 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     };
     let opened = Arc::new(Repository::open(repository).unwrap());
     let swap = |replacement: &Replacement| service.replace(replacement);
-    let merged = merge_vm(&opened, &vm, &options, &swap, &|_| Monitor::default());
+    let merged = merge_vm(
+        &opened,
+        &vm,
+        &options,
+        &swap,
+        &|_, _| Ok(Monitor::default()),
+    );
     log.note("replace", &merged);
     let late = |vm: &VmName| Replacement {
         vm: vm.clone(),
@@ -266,6 +272,7 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     log.note("replace: no VM", &service.replace(&late(&other)));
     log.note("forget: no VM", &service.forget(&other, &points, false));
     log.note("forget: no VM, nothing", &service.forget(&other, &[], true));
+    announced(log, service, &vm, &other);
     log.note("empty_trash", &service.empty_trash());
     log.note("note_failure", &service.note_failure(&vm, "no source"));
     log.note("rebuild_catalog", &service.rebuild_catalog());
@@ -277,6 +284,69 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
             .status()
             .map(|status| (status.repository, status.version)),
     );
+}
+
+/// Tasks whose work the caller does itself.
+fn announced(log: &mut Transcript, service: &dyn Service, vm: &VmName, other: &VmName) {
+    let request = |kind, vm: Option<&VmName>| TaskRequest {
+        subject: TaskSubject {
+            kind,
+            vm: vm.cloned(),
+            session: None,
+            point: None,
+        },
+        began_at: None,
+    };
+    let disks = |done_bytes| {
+        [TaskDisk {
+            name: DiskName::new("vda").unwrap(),
+            done_bytes,
+            total_bytes: 10,
+        }]
+    };
+    let of = |id: JobId| {
+        let tasks = service.tasks().unwrap();
+        tasks.into_iter().find(|task| task.id == id).unwrap()
+    };
+    let merge = service.begin_task(&request(TaskKind::Merge, Some(vm)));
+    log.note("begin_task", &merge.as_ref().map(|_| ()).map_err(clone));
+    let merge = merge.unwrap();
+    log.own.push((merge.to_string(), "TASK"));
+    assert_eq!(of(merge).state, TaskState::Running);
+    log.note("tell_task", &service.tell_task(merge, &disks(3)));
+    assert_eq!(of(merge).disks, disks(3));
+    assert!(of(merge).cancellable);
+    log.note("cancel", &service.cancel(merge));
+    log.note("tell_task: to stop", &service.tell_task(merge, &disks(4)));
+    let many = vec![disks(1)[0].clone(); 257];
+    log.note("tell_task: many disks", &service.tell_task(merge, &many));
+    log.note(
+        "end_task: goes on",
+        &service.end_task(merge, TaskState::Running, None),
+    );
+    log.note(
+        "end_task",
+        &service.end_task(merge, TaskState::Cancelled, None),
+    );
+    log.note(
+        "end_task: it has ended",
+        &service.end_task(merge, TaskState::Failed, None),
+    );
+    log.note("tell_task: it has ended", &service.tell_task(merge, &[]));
+    let verify = service
+        .begin_task(&request(TaskKind::Verify, None))
+        .unwrap();
+    let ended = service.end_task(verify, TaskState::Failed, Some("rot"));
+    log.note("end_task", &ended);
+    assert_eq!(of(verify).reason.as_deref(), Some("rot"));
+    for kind in [TaskKind::Backup, TaskKind::Forget, TaskKind::EmptyTrash] {
+        let refused = service.begin_task(&request(kind, Some(other)));
+        log.note("begin_task: the owner's", &refused);
+    }
+}
+
+fn clone(error: &Error) -> Error {
+    Error::from(Problem::from(error))
 }
 
 fn local(dir: &Path) -> Vec<(&'static str, Value)> {
@@ -320,6 +390,9 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
         "label",
         "forget",
         "replace",
+        "begin_task",
+        "tell_task",
+        "end_task",
         "empty_trash",
         "note_failure",
         "rebuild_catalog",

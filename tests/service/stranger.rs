@@ -6,6 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use restorefs::control::Client;
+use restorefs::repo::Repository;
+use restorefs::service::Service;
+use restorefs::task::TaskState;
+
 use crate::helper::{Site, names, text};
 use crate::house::House;
 use crate::kit::need::{can_mount, has};
@@ -114,6 +119,40 @@ fn who_may_only_ingest_does_no_maintenance() {
     );
     let said = ask(house, &socket, "0", script);
     assert!(said.starts_with("rebuild-catalog {\"ok\""), "{said}");
+    service.stop();
+}
+
+/// Members announce what they may do, and no more; what they announce ends with the connection.
+#[test]
+fn who_may_only_ingest_announces_no_merges() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = open_to_group(house);
+    let script = format!(
+        "{MEMBER}\
+         for kind in ['merge','restore','forget']:\n\
+         \x20 print(kind, ask(command='begin-task',kind=kind,vm='web01',session=None,point=None))\n\
+         for n in range(64): last=ask(command='begin-task',kind='verify',vm=None,session=None,point=None)\n\
+         print(last)\n"
+    );
+    let said = ask(house, &socket, "65534", &script);
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines[0].contains("permission-denied"), "{said}");
+    assert!(lines[1].contains("\"ok\""), "{said}");
+    assert!(lines[2].contains("invalid-input"), "{said}");
+    assert!(lines[3].contains("limit-exceeded"), "{said}");
+    let client = Client::connect(&Repository::open(&house.place.repo()).unwrap())
+        .unwrap()
+        .unwrap();
+    eventually("they have ended", || {
+        let tasks = client.tasks().unwrap();
+        tasks.len() == 64 && tasks.iter().all(|task| task.state == TaskState::Failed)
+    });
     service.stop();
 }
 

@@ -8,10 +8,10 @@ use super::build::build;
 use super::options::MergeOptions;
 use super::plan::{Interval, Reach, best};
 use crate::error::{Error, ErrorKind, Result};
-use crate::repo::Repository;
 use crate::repo::chains::Chains;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
+use crate::repo::{Repository, Slot};
 use crate::task::Monitor;
 use crate::types::{DiskName, VmName};
 
@@ -32,8 +32,9 @@ pub struct Merged {
 /// Swaps a build in: with the lock of the repository, which is taken for no longer than that.
 pub type Swap<'a> = &'a dyn Fn(&Replacement) -> Result<()>;
 
-/// Called as each build begins, with the bytes that it copies at most; returns the build's monitor.
-pub type Watch<'a> = &'a dyn Fn(u64) -> Monitor;
+/// Called as each build begins, with its slot and the bytes that it copies at most; returns the build's monitor, or the
+/// error that keeps it from beginning.
+pub type Watch<'a> = &'a dyn Fn(&Slot, u64) -> Result<Monitor>;
 
 /// Merges what is worth it in a VM.
 ///
@@ -57,7 +58,10 @@ pub fn merge_vm(
             return Ok(merged);
         };
         check_room(repository, gain.written_bytes, options.low_water_bytes)?;
-        let monitor = watch(gain.written_bytes);
+        let Some(top) = interval.layers.first() else {
+            return Err(Error::invalid("no layers were to be merged"));
+        };
+        let monitor = watch(top, gain.written_bytes)?;
         monitor.check()?;
         match replace(repository, &interval, options, swap, &monitor) {
             Ok(written_bytes) => {
@@ -122,7 +126,7 @@ pub fn make_full(
             layers,
             reach: Reach::Full,
         };
-        let monitor = watch(disk.data_bytes);
+        let monitor = watch(&disk.layer, disk.data_bytes)?;
         merged.written_bytes += replace(repository, &interval, options, swap, &monitor)?;
         merged.layers += 1;
     }

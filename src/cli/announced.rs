@@ -1,0 +1,252 @@
+//! Long work of this command, as a task of the repository's owner: others see it, follow it and stop it.
+//!
+//! # Why
+//! The work needs no lock, and the owner may come and go meanwhile: a daemon is looked for once a second. What cannot be
+//! announced is done all the same; the history has a line of it when the lock can be had at the end.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::context::Context;
+use crate::clock::{Clock, SystemClock};
+use crate::control::Client;
+use crate::error::{Result, ResultExt};
+use crate::repo::Repository;
+use crate::service::Service;
+use crate::task::{Monitor, TaskDisk, TaskKind, TaskRequest, TaskState, TaskSubject};
+use crate::types::sync::Mutex;
+use crate::types::{DiskName, JobId};
+
+/// How often progress is reported, and a daemon is looked for where there was none.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Work of this command as a task.
+pub(super) struct Announced<'a> {
+    context: &'a Context,
+    work: Arc<Work>,
+    /// Stops the whole command.
+    interrupt: Arc<AtomicBool>,
+    reporter: RefCell<Option<Reporter>>,
+}
+
+/// What the reporting thread knows of the work.
+struct Work {
+    request: TaskRequest,
+    /// Set when a caller cancels the task.
+    stop: Arc<AtomicBool>,
+    disks: Mutex<Vec<(DiskName, Arc<Progress>)>>,
+}
+
+/// Bytes of one disk.
+#[derive(Default)]
+struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+/// The thread that reports the progress.
+struct Reporter {
+    end: Sender<()>,
+    thread: JoinHandle<Option<Told>>,
+}
+
+/// A daemon that knows the task by this id.
+struct Told {
+    client: Client,
+    id: JobId,
+}
+
+impl<'a> Announced<'a> {
+    /// Work that may begin later, or not at all; `interrupt` stops the whole command.
+    pub(super) fn new(
+        context: &'a Context,
+        subject: TaskSubject,
+        interrupt: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            context,
+            work: Arc::new(Work {
+                request: TaskRequest {
+                    subject,
+                    began_at: Some(SystemClock.now()),
+                },
+                stop: Arc::default(),
+                disks: Mutex::default(),
+            }),
+            interrupt,
+            reporter: RefCell::default(),
+        }
+    }
+
+    /// Announces the work to a daemon, if one runs, and goes on reporting. A second call does nothing.
+    ///
+    /// # Errors
+    /// For work that ends with a change of the repository, what the daemon refuses it with; `Io` when no thread can be
+    /// started.
+    pub(super) fn begin(&self) -> Result<()> {
+        if self.reporter.borrow().is_some() {
+            return Ok(());
+        }
+        let repository = self.context.repository()?;
+        let told = match self.work.announce(&repository) {
+            Ok(told) => told,
+            Err(e) if self.work.request.subject.kind == TaskKind::Merge => return Err(e),
+            Err(e) => {
+                tracing::info!(error = %e.report(), "the daemon does not show this command as a task");
+                None
+            }
+        };
+        let (end, ended) = mpsc::channel();
+        let work = Arc::clone(&self.work);
+        let report = move || {
+            let mut told = told;
+            while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                told = match told {
+                    Some(told) => work.report(told),
+                    // A daemon that has started meanwhile.
+                    None => work.announce(&repository).unwrap_or_default(),
+                };
+            }
+            told
+        };
+        let thread = std::thread::Builder::new()
+            .name("task".into())
+            .spawn(report)
+            .or_io("cannot start a thread")?;
+        self.reporter.replace(Some(Reporter { end, thread }));
+        Ok(())
+    }
+
+    /// The monitor of a piece of the work: `bytes` more of a disk are to be done. It stops when the command is interrupted
+    /// or the task is cancelled. What was to be done of the disk before is done.
+    pub(super) fn piece(
+        &self,
+        disk: Option<&DiskName>,
+        bytes: u64,
+        listener: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Monitor {
+        let progress = disk.map(|disk| self.work.progress(disk));
+        if let Some(progress) = &progress {
+            progress.complete();
+            progress.total.fetch_add(bytes, Ordering::Relaxed);
+        }
+        let (outer, own) = (Arc::clone(&self.interrupt), Arc::clone(&self.work.stop));
+        Monitor::within(outer, own, move |bytes| {
+            listener(bytes);
+            if let Some(progress) = &progress {
+                progress.done.fetch_add(bytes, Ordering::Relaxed);
+            }
+        })
+    }
+
+    /// Ends the task, and sees to it that the history has it. Work that never began is in the history only when it
+    /// failed.
+    pub(super) fn finish<T>(self, result: &Result<T>) {
+        let (state, reason) = TaskState::of_result(result);
+        let reason = reason.as_deref();
+        let reporter = self.reporter.take();
+        if reporter.is_none() && state != TaskState::Failed {
+            return;
+        }
+        let told = reporter.and_then(Reporter::end);
+        if state == TaskState::Completed {
+            let disks = self.work.disks.lock();
+            disks.iter().for_each(|(_, progress)| progress.complete());
+        }
+        if let Some(told) = told.and_then(|told| self.work.report(told))
+            && told.client.end_task(told.id, state, reason).is_ok()
+        {
+            return;
+        }
+        if let Err(e) = self.record(state, reason) {
+            let kind = self.work.request.subject.kind.as_str();
+            self.context.output.remark(format!(
+                "restorefs: the history (restorefs jobs) does not have this {kind}: {}",
+                e.report()
+            ));
+        }
+    }
+
+    /// Writes the line of the history now that the work has ended.
+    fn record(&self, state: TaskState, reason: Option<&str>) -> Result<()> {
+        let role = self.work.request.subject.kind.as_str();
+        let writer = match self.interrupt.load(Ordering::Relaxed) {
+            true => self.context.hurried_writer(role)?,
+            false => self.context.patient_writer(role)?,
+        };
+        let service = writer.service.as_ref();
+        let task = service.begin_task(&self.work.request)?;
+        service.tell_task(task, &self.work.disks())?;
+        service.end_task(task, state, reason)
+    }
+}
+
+impl Reporter {
+    /// Ends the thread.
+    fn end(self) -> Option<Told> {
+        drop(self.end);
+        // The thread does not panic; if it did, the daemon would take the task for interrupted.
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+impl Work {
+    /// Begins the task at the daemon; `None` when there is none.
+    fn announce(&self, repository: &Repository) -> Result<Option<Told>> {
+        let Some(client) = Client::connect(repository)? else {
+            return Ok(None);
+        };
+        let id = client.begin_task(&self.request)?;
+        Ok(Some(Told { client, id }))
+    }
+
+    /// Reports the progress, and hears whether the task is cancelled; `None` when the daemon is gone.
+    fn report(&self, told: Told) -> Option<Told> {
+        match told.client.tell_task(told.id, &self.disks()) {
+            Ok(is_to_stop) => {
+                if is_to_stop {
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+                Some(told)
+            }
+            Err(e) => {
+                tracing::info!(error = %e.report(), "the daemon does not know this task any more");
+                None
+            }
+        }
+    }
+
+    fn progress(&self, disk: &DiskName) -> Arc<Progress> {
+        let mut disks = self.disks.lock();
+        if let Some((_, known)) = disks.iter().find(|(name, _)| name == disk) {
+            return Arc::clone(known);
+        }
+        let progress = Arc::<Progress>::default();
+        disks.push((disk.clone(), Arc::clone(&progress)));
+        progress
+    }
+
+    fn disks(&self) -> Vec<TaskDisk> {
+        let disks = self.disks.lock();
+        let disks = disks.iter().map(|(name, progress)| {
+            let total_bytes = progress.total.load(Ordering::Relaxed);
+            TaskDisk {
+                name: name.clone(),
+                done_bytes: progress.done.load(Ordering::Relaxed).min(total_bytes),
+                total_bytes,
+            }
+        });
+        disks.collect()
+    }
+}
+
+impl Progress {
+    fn complete(&self) {
+        let total = self.total.load(Ordering::Relaxed);
+        self.done.store(total, Ordering::Relaxed);
+    }
+}

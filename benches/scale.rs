@@ -292,7 +292,13 @@ impl Model {
                 parent.point_id = *id;
             }
             let bytes = encode(&point)?;
-            let entry = PointEntry::of(&point, Digest::of(&bytes), next());
+            let mut entry = PointEntry::of(&point, Digest::of(&bytes), next());
+            for disk in &mut entry.disks {
+                disk.depth = self
+                    .index
+                    .disk_of(&disk.layer)
+                    .and_then(|known| known.depth);
+            }
             index.serial_high = entry.serial;
             index.points.push(entry);
             let place = dir.join("points").join(point.name.as_str());

@@ -212,6 +212,10 @@ impl Session {
             consistency: request.consistency,
             consistency_note: request.consistency_note.clone(),
             disks: sealed,
+            below: disks
+                .iter()
+                .map(|disk| disk.meta.parent.as_ref().map(|parent| parent.layer.clone()))
+                .collect(),
         };
         let point = self
             .engine

@@ -1,4 +1,5 @@
-//! The chains of a VM: a complete walk from each point and session down to the full layers.
+//! The chains of a VM: a complete walk from each point and session down to the full layers, and what `index.json`
+//! repeats of it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,6 +7,8 @@ use super::content::CLUSTER_BYTES;
 use super::layer_file::LayerFile;
 use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
+use super::sidecar::Unknown;
+use super::sidecar::hidden::HiddenLayer;
 use super::sidecar::index::Index;
 use super::slot::Slot;
 use crate::block::ReadAt;
@@ -31,6 +34,8 @@ pub struct ChainLayer {
     pub held_clusters: u64,
     /// The content of the disk as of this layer.
     pub content_root: Option<Digest>,
+    /// Stable key of the disk: that of the layer above, where no point names this one.
+    pub disk_key: String,
 }
 
 /// Every layer that a point, a session or a backing chain of a VM names, by slot.
@@ -50,19 +55,19 @@ impl Chains {
                 let parent = disk.parent.map(|parent| parent.layer);
                 // An unsealed layer has no header yet: the session names its parent.
                 if repository.find_layer(vm, &disk.layer).is_ok() {
-                    chains.add(repository, vm, &disk.layer)?;
+                    chains.add(repository, vm, &disk.layer, &disk.key)?;
                 } else {
                     chains.add_unsealed(disk.layer, parent.as_ref());
                 }
                 if let Some(parent) = parent {
-                    chains.add(repository, vm, &parent)?;
+                    chains.add(repository, vm, &parent, &disk.key)?;
                 }
             }
         }
         for entry in &index.points {
             let point = repository.point(vm, entry)?;
             for disk in point.disks {
-                chains.add(repository, vm, &disk.layer)?;
+                chains.add(repository, vm, &disk.layer, &disk.key)?;
             }
         }
         chains.count_children();
@@ -79,7 +84,7 @@ impl Chains {
     }
 
     /// Adds a layer that is named, and the layers of its backing chain.
-    fn add(&mut self, repository: &Repository, vm: &VmName, top: &Slot) -> Result<()> {
+    fn add(&mut self, repository: &Repository, vm: &VmName, top: &Slot, key: &str) -> Result<()> {
         let mut next = Some(top.clone());
         let mut path = HashSet::new();
         while let Some(slot) = next {
@@ -115,6 +120,7 @@ impl Chains {
                 file_bytes: file.file.size_bytes().min(whole),
                 held_clusters,
                 content_root: Some(summary.content_root()),
+                disk_key: key.to_owned(),
             };
             self.0.insert(slot, layer);
             next = file.below;
@@ -145,6 +151,70 @@ impl Chains {
     pub fn from(&self, top: &Slot) -> Vec<Slot> {
         let below = |slot: &Slot| self.0.get(slot).and_then(|layer| layer.below.clone());
         std::iter::successors(Some(top.clone()), below).collect()
+    }
+
+    /// Records in a VM's index which layers are hidden, and how deep the chain of each disk is. Returns whether the index
+    /// has changed.
+    pub(super) fn note_in(&self, index: &mut Index) -> bool {
+        let (hidden, depths) = (self.hidden(&index.hidden), self.depths());
+        let mut is_changed = hidden != index.hidden;
+        index.hidden = hidden;
+        for disk in index.points.iter_mut().flat_map(|point| &mut point.disks) {
+            let depth = depths.get(&disk.layer).copied();
+            if depth.is_some() && depth != disk.depth {
+                (disk.depth, is_changed) = (depth, true);
+            }
+        }
+        is_changed
+    }
+
+    /// The hidden layers, by slot. The key of a disk stays as it was `before`: it is that of the point for which the layer
+    /// was made.
+    fn hidden(&self, before: &[HiddenLayer]) -> Vec<HiddenLayer> {
+        let before = before.iter().map(|layer| (&layer.slot, layer));
+        let before: HashMap<&Slot, &HiddenLayer> = before.collect();
+        let hidden = self.0.iter().filter(|(_, layer)| !layer.is_named);
+        let mut hidden: Vec<HiddenLayer> = hidden
+            .filter_map(|(slot, layer)| {
+                let known = before.get(slot);
+                Some(HiddenLayer {
+                    slot: slot.clone(),
+                    layer_id: layer.layer?,
+                    disk_key: known
+                        .map_or(&layer.disk_key, |known| &known.disk_key)
+                        .clone(),
+                    content_root: layer.content_root?,
+                    file_bytes: layer.file_bytes,
+                    held_clusters: layer.held_clusters,
+                    unknown: known.map_or_else(Unknown::new, |known| known.unknown.clone()),
+                })
+            })
+            .collect();
+        hidden.sort_by(|a, b| a.slot.cmp(&b.slot));
+        hidden
+    }
+
+    /// The number of layers from each slot down to the layer without a backing layer.
+    fn depths(&self) -> HashMap<&Slot, u32> {
+        let mut depths: HashMap<&Slot, u32> = HashMap::new();
+        for slot in self.0.keys() {
+            let mut path = Vec::new();
+            let mut next = Some(slot);
+            let mut depth = 0;
+            while let Some(slot) = next {
+                if let Some(known) = depths.get(slot) {
+                    depth = *known;
+                    break;
+                }
+                path.push(slot);
+                next = self.0.get(slot).and_then(|layer| layer.below.as_ref());
+            }
+            for slot in path.into_iter().rev() {
+                depth += 1;
+                depths.insert(slot, depth);
+            }
+        }
+        depths
     }
 
     /// All layers, by slot, in no order.

@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::cleanup;
 use super::entry::VmEntry;
-use super::garbage;
+use super::garbage::{self, Look};
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::repository::absent_is_empty;
@@ -177,6 +177,7 @@ impl Owner {
 
     fn settle(&self, vm: &VmName, entry: &mut VmEntry, gone: &[PointEntry], freed: &HashSet<Slot>) {
         let now = self.clock().now();
+        let look = Look::at(self.repository(), vm, &mut entry.index, Some(freed));
         if let Err(e) = self.write_index(entry) {
             tracing::error!(vm = %vm, error = %e.report(),
                 "points are forgotten, but the index could not be written; it is repaired when the repository is next opened");
@@ -196,8 +197,10 @@ impl Owner {
                 _ => {}
             }
         }
-        let buried =
-            self.with_room(|| garbage::collect(self.repository(), vm, index, Some(freed), now));
+        let buried = look.and_then(|(look, _)| {
+            let repository = self.repository();
+            self.with_room(|| garbage::collect(repository, vm, index, &look, Some(freed), now))
+        });
         if let Err(e) = buried {
             tracing::warn!(vm = %vm, error = %e.report(), "layers of points that are forgotten are left over");
         }

@@ -154,6 +154,54 @@ fn all_are_named(
     }))
 }
 
+/// What a look at the layers of a VM shows.
+pub(super) enum Look {
+    /// Points and sessions name every file, so nothing is garbage.
+    AllNamed,
+    /// All chains.
+    Walked(Chains),
+    /// Something on the way is missing or cannot be read: nothing is garbage.
+    Failed,
+}
+
+impl Look {
+    /// Looks at the layers of a VM; with `among`, at the files of these slots only. Records in the index which layers are
+    /// hidden and how deep the chains are; returns also whether the index has changed.
+    ///
+    /// # Errors
+    /// `Io` when `layers/` cannot be listed.
+    pub(super) fn at(
+        repository: &Repository,
+        vm: &VmName,
+        index: &mut Index,
+        among: Option<&HashSet<Slot>>,
+    ) -> Result<(Self, bool)> {
+        let prefix = VmKeys::new(vm)?.layers()?;
+        let candidates = candidates(repository, &prefix, among)?;
+        let mut disks = index.points.iter().flat_map(|point| &point.disks);
+        let is_known = index.hidden.is_empty() && disks.all(|disk| disk.depth.is_some());
+        let walked = match is_known {
+            true => all_are_named(repository, vm, index, &candidates),
+            false => Ok(false),
+        }
+        .and_then(|all| match all {
+            true => Ok(None),
+            false => Chains::walk(repository, vm, index).map(Some),
+        });
+        match walked {
+            Ok(Some(chains)) => {
+                let is_changed = chains.note_in(index);
+                Ok((Self::Walked(chains), is_changed))
+            }
+            Ok(None) => Ok((Self::AllNamed, false)),
+            Err(e) => {
+                tracing::error!(vm = %vm, error = %e.report(), "not everything that names layers could be read; nothing is cleaned up");
+                Ok((Self::Failed, false))
+            }
+        }
+    }
+}
+
 /// Moves files of layers that no point and no session needs to the trash; with `among`, only files of these slots.
 ///
 /// # Errors
@@ -162,29 +210,19 @@ pub(super) fn collect(
     repository: &Repository,
     vm: &VmName,
     index: &Index,
+    look: &Look,
     among: Option<&HashSet<Slot>>,
     now: Timestamp,
 ) -> Result<()> {
+    let Look::Walked(chains) = look else {
+        return Ok(());
+    };
     let keys = VmKeys::new(vm)?;
     let prefix = keys.layers()?;
     let candidates = candidates(repository, &prefix, among)?;
-    let judged = all_are_named(repository, vm, index, &candidates).and_then(|all| {
-        if all {
-            return Ok(None);
-        }
-        Chains::walk(repository, vm, index).map(Some)
-    });
-    let chains = match judged {
-        Ok(Some(chains)) => chains,
-        Ok(None) => return Ok(()),
-        Err(e) => {
-            tracing::error!(vm = %vm, error = %e.report(), "not everything that names layers could be read; nothing is cleaned up");
-            return Ok(());
-        }
-    };
     let mut garbage = Vec::new();
     for candidate in candidates {
-        if !candidate.is_needed(&chains) && !is_being_built(repository, &keys, &candidate)? {
+        if !candidate.is_needed(chains) && !is_being_built(repository, &keys, &candidate)? {
             garbage.push(candidate);
         }
     }

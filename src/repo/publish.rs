@@ -48,6 +48,20 @@ pub struct Draft {
     pub consistency_note: Option<String>,
     /// All disks, sealed.
     pub disks: Vec<PointDisk>,
+    /// The slot of the layer below that of each disk; `None` for a full one.
+    pub below: Vec<Option<Slot>>,
+}
+
+impl Draft {
+    /// How deep the chain of each disk becomes: one layer more than the parent's. The chain is not walked, so that a commit
+    /// on a deep chain is as fast as on any other.
+    fn depths(&self, index: &Index) -> Vec<Option<u32>> {
+        let depth = |below: &Option<Slot>| match below {
+            Some(below) => index.disk_of(below)?.depth?.checked_add(1),
+            None => Some(1),
+        };
+        self.below.iter().map(depth).collect()
+    }
 }
 
 /// A point that was published.
@@ -138,6 +152,7 @@ impl Owner {
             draft.captured_at,
         )?;
         let serial = self.next_serial()?;
+        let depths = draft.depths(&entry.index);
         let point = Point {
             schema: Point::SCHEMA,
             point_id: PointId::random(),
@@ -175,7 +190,10 @@ impl Owner {
 
         // The point is committed. The next owner repairs steps that fail from here on, and readers find the
         // point in `points/`.
-        let short = PointEntry::of(&point, Digest::of(&bytes), serial);
+        let mut short = PointEntry::of(&point, Digest::of(&bytes), serial);
+        for (disk, depth) in short.disks.iter_mut().zip(depths) {
+            disk.depth = depth;
+        }
         entry.index.points.push(short.clone());
         entry.index.seq_high = point.seq;
         entry.index.serial_high = entry.index.serial_high.max(serial);

@@ -15,7 +15,7 @@ use super::cleanup::{
     clean_workspace, is_published, remove_published, remove_session, remove_session_files,
 };
 use super::entry::VmEntry;
-use super::garbage;
+use super::garbage::{self, Look};
 use super::job::{self, Ending, Job};
 use super::layout::{CHECKS_SUFFIX, VmKeys};
 use super::repository::{Repository, absent_is_empty, each_on_threads};
@@ -112,7 +112,11 @@ pub(super) fn recover_vm(
             let unsealed = garbage::unsealed_slots(repository, name)?;
             clean_workspace(repository, name, &unsealed)?;
         }
-        garbage::collect(repository, name, &index, None, now)?;
+        let (look, is_changed) = Look::at(repository, name, &mut index, None)?;
+        if is_changed {
+            index.generation = 0;
+        }
+        garbage::collect(repository, name, &index, &look, None, now)?;
     }
     Ok(Some(VmEntry {
         vm,

@@ -22,7 +22,7 @@ use super::chains::Chains;
 use super::cleanup;
 use super::entry::VmEntry;
 use super::format::MERGE;
-use super::garbage;
+use super::garbage::{self, Look};
 use super::layer_file::LayerFile;
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
@@ -205,6 +205,14 @@ impl Owner {
     /// What follows the replacement. The next owner completes what fails here.
     fn settle_replaced(&self, entry: &mut VmEntry, replacement: &Replacement) {
         let vm = &replacement.vm;
+        let slots: HashSet<Slot> = replacement
+            .interval
+            .iter()
+            .map(|(slot, _)| slot)
+            .chain(&replacement.rest)
+            .cloned()
+            .collect();
+        let look = Look::at(self.repository(), vm, &mut entry.index, Some(&slots));
         if let Err(e) = self.write_index(entry) {
             tracing::error!(vm = %vm, error = %e.report(), "a layer is replaced, but the index could not be written; it is repaired when the repository is next opened");
         }
@@ -213,16 +221,12 @@ impl Owner {
         {
             tracing::warn!(vm = %vm, error = %e.report(), "the files of a build are left over in the workspace");
         }
-        let slots: HashSet<Slot> = replacement
-            .interval
-            .iter()
-            .map(|(slot, _)| slot)
-            .chain(&replacement.rest)
-            .cloned()
-            .collect();
         let (index, now) = (&entry.index, self.clock().now());
-        let collected = self
-            .with_room(|| garbage::collect(self.repository(), vm, index, Some(&slots), now))
+        let collected = look
+            .and_then(|(look, _)| {
+                let repository = self.repository();
+                self.with_room(|| garbage::collect(repository, vm, index, &look, Some(&slots), now))
+            })
             .and_then(|()| cleanup::discard_maps(self.repository(), index.vm_id));
         if let Err(e) = collected {
             tracing::warn!(vm = %vm, error = %e.report(), "layers that were merged are left over");

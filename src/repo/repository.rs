@@ -302,6 +302,7 @@ impl Repository {
             seq_high: 0,
             serial_high: vm.serial,
             points: Vec::new(),
+            hidden: Vec::new(),
             unknown: Unknown::new(),
         }
     }

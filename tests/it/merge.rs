@@ -147,6 +147,35 @@ fn check(world: &World, model: &BTreeMap<u64, Vec<u8>>) {
     assert_eq!(layer_files(world), needed);
 }
 
+/// `index.json` says how deep each chain is, and which layers are hidden.
+fn check_index(world: &World) {
+    let owner = &world.engine().owner;
+    let Ok(entry) = owner.vm_snapshot(&vm()) else {
+        return;
+    };
+    let repository = owner.repository();
+    let stored = repository.stored_index(&vm()).unwrap();
+    let chains = Chains::walk(repository, &vm(), &entry.index).unwrap();
+    for index in [&entry.index, &stored] {
+        for disk in index.points.iter().flat_map(|point| &point.disks) {
+            let depth = u32::try_from(chains.from(&disk.layer).len()).unwrap();
+            assert_eq!(disk.depth, Some(depth), "{}", disk.layer);
+        }
+        let mut hidden: Vec<_> = chains
+            .layers()
+            .filter(|(_, layer)| !layer.is_named)
+            .map(|(slot, layer)| (slot, layer.layer.unwrap(), layer.held_clusters))
+            .collect();
+        hidden.sort();
+        let repeated = index.hidden.iter();
+        let repeated: Vec<_> = repeated
+            .inspect(|layer| assert_eq!(layer.disk_key, "vda"))
+            .map(|layer| (&layer.slot, layer.layer_id, layer.held_clusters))
+            .collect();
+        assert_eq!(repeated, hidden);
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     /// Clusters with kind and seed; how many clusters the disk grows; compression; whether the parent is another point.
@@ -242,6 +271,7 @@ fn run(places: Places, steps: &[Step]) {
             }
             Step::Forget(_) | Step::Full(_) => {}
         }
+        check_index(&world);
         for (seq, reader) in &open {
             assert!(
                 read_all(reader) == model[seq],
@@ -462,6 +492,80 @@ fn a_build_that_comes_too_late_changes_nothing() {
     let merged = merge_vm(owner.repository(), &vm(), &options(true), &swap, &quietly).unwrap();
     assert_eq!(merged, Merged::default());
     check(&world, &model);
+}
+
+/// An index of an earlier release has neither depths nor hidden layers: the next owner adds them, once.
+#[test]
+fn depths_and_hidden_layers_are_added_to_an_old_index() {
+    let mut world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, model) = three(&world, &sessions);
+    forget(&sessions, &points[1].name);
+    drop(sessions);
+    let key = Key::parse("vms/web01/index.json").unwrap();
+    let bytes = world.store().get(&key, 1 << 20).unwrap();
+    let mut index: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let members = index.as_object_mut().unwrap();
+    assert_eq!(
+        members.remove("hidden").unwrap().as_array().unwrap().len(),
+        1
+    );
+    members.remove("blake3");
+    for point in members["points"].as_array_mut().unwrap() {
+        let disk = point["disks"][0].as_object_mut().unwrap();
+        assert!(disk.remove("depth").is_some());
+    }
+    let old = serde_json::to_vec(&index).unwrap();
+    world.engine = None;
+    world.store().put(&key, &old, PutMode::Replace).unwrap();
+    let stored = |world: &World| {
+        let bytes = world.store().get(&key, 1 << 20).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()
+    };
+    let read = world.pair.sides();
+    let read = restorefs::repo::Repository::open_store(read.0, read.1).unwrap();
+    let reader = read.index(&vm()).unwrap();
+    assert!(reader.hidden.is_empty() && reader.points[1].disks[0].depth.is_none());
+    world.start();
+    check_index(&world);
+    let again = stored(&world)["generation"].clone();
+    world.start();
+    world.engine().owner.vm_snapshot(&vm()).unwrap();
+    assert_eq!(stored(&world)["generation"], again);
+    let mut left = model;
+    left.remove(&points[1].seq);
+    check(&world, &left);
+}
+
+#[test]
+fn a_hidden_layer_that_was_moved_away_stops_all_cleaning() {
+    let mut world = World::new(64 << 20);
+    let sessions = Registry::resume(world.engine().clone()).unwrap();
+    let (points, _) = three(&world, &sessions);
+    forget(&sessions, &points[0].name);
+    let slot = &points[0].disks[0].layer;
+    let from = Key::parse(&format!("vms/web01/layers/{}", slot.layer_file())).unwrap();
+    let to = Key::parse("trash/moved").unwrap();
+    world.store().rename(&from, &to).unwrap();
+    let before = layer_files(&world);
+    let hidden = |world: &World| {
+        let entry = world.engine().owner.vm_snapshot(&vm()).unwrap();
+        let hidden = entry.index.hidden.iter();
+        hidden.map(|layer| layer.slot.clone()).collect::<Vec<_>>()
+    };
+    // The newest point goes, with nothing of its layers; so it is for the next owner.
+    forget(&sessions, &points[2].name);
+    assert_eq!(layer_files(&world), before);
+    assert_eq!(hidden(&world), std::slice::from_ref(slot));
+    drop(sessions);
+    world.start();
+    assert_eq!(hidden(&world), std::slice::from_ref(slot));
+    assert_eq!(layer_files(&world), before);
+    // Put back, all is as if nothing had been.
+    world.store().rename(&to, &from).unwrap();
+    world.start();
+    check_index(&world);
+    assert_eq!(layer_files(&world).len(), 4);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::hidden::{HiddenLayer, PlainHidden};
 use super::plain::{each, names, plain};
 use super::point::{Attached, Kind, PlainAttached, Point, PointParent, maybe};
 use super::{Sidecar, Unknown};
@@ -33,6 +34,10 @@ pub struct Index {
     pub serial_high: u32,
     /// Points by ascending `seq`.
     pub points: Vec<PointEntry>,
+    /// Layers that only backing chains name, by slot. They are repeated here so that a loss is seen without a walk of
+    /// the chains; what is garbage is decided by a walk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<HiddenLayer>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -118,6 +123,10 @@ pub struct DiskEntry {
     pub data_bytes: u64,
     /// Bytes that differed from the parent when it was captured.
     pub changed_bytes: u64,
+    /// Layers of its chain, down to the last full one: a layer without a backing layer has 1. `None` when nobody has
+    /// walked the chain since it was committed by an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -145,6 +154,13 @@ impl Index {
     pub fn latest(&self) -> Option<&PointEntry> {
         self.points.iter().max_by_key(|point| point.seq)
     }
+
+    /// The disk whose layer is in a slot.
+    #[must_use]
+    pub fn disk_of(&self, layer: &Slot) -> Option<&DiskEntry> {
+        let mut disks = self.points.iter().flat_map(|point| &point.disks);
+        disks.find(|disk| disk.layer == *layer)
+    }
 }
 
 impl PointEntry {
@@ -158,6 +174,7 @@ impl PointEntry {
             source_bytes: disk.source_bytes,
             data_bytes: disk.data_bytes,
             changed_bytes: disk.changed_bytes,
+            depth: (disk.kind == Kind::Full).then_some(1),
             unknown: Unknown::new(),
         });
         Self {
@@ -191,6 +208,8 @@ plain!(PlainIndex of Index {
     serial_high: u32,
     #[serde(deserialize_with = "each::<PlainPoint, _, _>")]
     points: Vec<PointEntry>,
+    #[serde(default, deserialize_with = "each::<PlainHidden, _, _>")]
+    hidden: Vec<HiddenLayer>,
 });
 
 plain!(PlainPoint of PointEntry {
@@ -225,4 +244,6 @@ plain!(PlainDisk of DiskEntry {
     source_bytes: u64,
     data_bytes: u64,
     changed_bytes: u64,
+    #[serde(default)]
+    depth: Option<u32>,
 });

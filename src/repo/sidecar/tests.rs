@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::hidden::HiddenLayer;
 use super::index::{Index, PointEntry};
 use super::point::{Point, PointParent};
 use super::retained::Retained;
@@ -11,10 +12,10 @@ use super::vm::Vm;
 use super::{Sidecar, Unknown, encode, parse};
 use crate::error::ErrorKind;
 use crate::repo::format::Format;
-use crate::types::{Digest, PointId};
+use crate::types::{Digest, LayerId, PointId};
 
 /// Sidecars of all kinds; one byte before each states the kind.
-const SAMPLES: [&[u8]; 10] = [
+const SAMPLES: [&[u8]; 11] = [
     include_bytes!("../../../tests/fuzz/corpus/sidecar/format"),
     include_bytes!("../../../tests/fuzz/corpus/sidecar/index"),
     include_bytes!("../../../tests/fuzz/corpus/sidecar/point1"),
@@ -25,6 +26,7 @@ const SAMPLES: [&[u8]; 10] = [
     include_bytes!("../../../tests/fuzz/corpus/sidecar/vm"),
     include_bytes!("../../../tests/fuzz/corpus/sidecar/index_labels"),
     include_bytes!("../../../tests/fuzz/corpus/sidecar/retained"),
+    include_bytes!("../../../tests/fuzz/corpus/sidecar/index_hidden"),
 ];
 
 /// Members that are maps with names that users choose, not objects of a schema.
@@ -270,11 +272,28 @@ fn what_has_nothing_unknown_is_decoded_in_one_pass() {
         seq_high: 3,
         serial_high: 4,
         points: vec![labelled],
+        hidden: vec![HiddenLayer {
+            slot: point.disks[0].layer.clone(),
+            layer_id: LayerId::from_bytes([7; 16]),
+            disk_key: "vda".to_owned(),
+            content_root: Digest::of(b"y"),
+            file_bytes: 5,
+            held_clusters: 6,
+            unknown: Unknown::new(),
+        }],
         unknown: Unknown::new(),
     };
     check_plain(
         &index,
-        &["seq_high", "point_blake3", "source_bytes", "parent", "kept"],
+        &[
+            "seq_high",
+            "point_blake3",
+            "source_bytes",
+            "parent",
+            "kept",
+            "depth",
+            "held_clusters",
+        ],
     );
     let state = State {
         schema: 1,

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::args::{Forget, Keep};
 use super::context::{Context, Writer};
 use super::merge::Merger;
+use super::vm_pattern::{fitting, is_pattern};
 use crate::clock::{Clock, SystemClock};
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +17,6 @@ use crate::jobs::retention::{Choice, Period, Reason, Rules, VmPlan};
 use crate::repo::selector::{Selector, Which};
 use crate::service::ForgetAnswer;
 use crate::types::VmName;
-use crate::types::pattern::fits;
 use crate::types::size::{Count, Human};
 
 pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
@@ -188,26 +188,11 @@ impl Request {
                 all.insert(spelled(&VmName::new(pattern)?)?, choice());
                 continue;
             }
-            let folded = pattern.to_lowercase();
-            let mut fitting = names
-                .iter()
-                .filter(|name| fits(&folded, &name.folded()))
-                .peekable();
-            if fitting.peek().is_none() {
-                return Err(Error::invalid(format!(
-                    "no VM fits the pattern \"{}\"",
-                    pattern.escape_debug()
-                ))
-                .advise("list the VMs with: restorefs ls"));
-            }
-            all.extend(fitting.map(|name| (name.clone(), choice())));
+            let fitting = fitting(names, pattern)?;
+            all.extend(fitting.into_iter().map(|name| (name.clone(), choice())));
         }
         Ok(all.into_iter().collect())
     }
-}
-
-fn is_pattern(text: &str) -> bool {
-    text.contains(['*', '?'])
 }
 
 /// Parses the value of a rule; the error names its flag.

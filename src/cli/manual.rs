@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 25] = [
+pub const EXAMPLES: [(&str, &[Example]); 27] = [
     (
         "",
         &[
@@ -254,6 +254,34 @@ pub const EXAMPLES: [(&str, &[Example]); 25] = [
         &[(
             "restorefs synthetic-full web01@latest",
             "Make the newest restore point independent of all others.",
+        )],
+    ),
+    (
+        "verify",
+        &[
+            (
+                "restorefs verify",
+                "Verify everything; exit code 3 tells of damage.",
+            ),
+            (
+                "restorefs verify web* --subset 1/7 --limit 100M",
+                "Verify a seventh, for a timer that runs each night with another number.",
+            ),
+            (
+                "restorefs verify --outdated-after 30d --subset 50G",
+                "Verify 50 GiB of what was not verified for a month, oldest first.",
+            ),
+            (
+                "restorefs verify db01 --files all",
+                "Verify a VM, and name the harmed files of each damaged point.",
+            ),
+        ],
+    ),
+    (
+        "check",
+        &[(
+            "restorefs check",
+            "Check in seconds that nothing is missing, and all tables are right.",
         )],
     ),
     (

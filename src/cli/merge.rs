@@ -157,7 +157,7 @@ impl Watched<'_> {
 }
 
 /// A limit in bytes a second: `100M`.
-fn parse_limit(text: &str) -> Result<u64> {
+pub(super) fn parse_limit(text: &str) -> Result<u64> {
     match size::parse(text)? {
         0 => Err(Error::invalid("--limit 0 would never end")
             .advise("leave it out for as fast as it goes")),

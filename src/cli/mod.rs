@@ -43,6 +43,8 @@ mod target;
 mod trash;
 mod unmap;
 mod unread;
+mod verify;
+mod vm_pattern;
 mod volumes;
 
 use std::process::ExitCode;
@@ -137,6 +139,8 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::Serve(args) => serve::run(context, &args),
         Command::CheckConfig(args) => check_config::run(context, &args),
         Command::Quickstart(args) => quickstart::run(context, &args),
+        Command::Verify(args) => verify::verify(context, &args),
+        Command::Check(args) => verify::check(context, &args),
         Command::SyntheticFull(args) => synthetic_full::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
         Command::CompleteNames(args) => complete_names::run(context, &args),

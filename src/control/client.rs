@@ -14,6 +14,7 @@ use super::socket_path::{control_socket, is_old_control_socket};
 use super::{ANSWER_BYTES_MAX, Hello, Request, Welcome, parse_answer};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::client::Client as NbdClient;
+use crate::repo::checks::CheckNotes;
 use crate::repo::lock::{Holder, Note, Site};
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
@@ -225,6 +226,13 @@ impl Service for Client {
             vm: vm.clone(),
             point: which.clone(),
             change: change.clone(),
+        })
+    }
+
+    fn note_checks(&self, vm: &VmName, notes: &CheckNotes) -> Result<()> {
+        self.ask(&Request::NoteChecks {
+            vm: vm.clone(),
+            notes: notes.clone(),
         })
     }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Hello;
 use crate::repo::LabelChange;
+use crate::repo::checks::CheckNotes;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
@@ -65,6 +66,13 @@ pub enum Request {
         point: Which,
         /// The change.
         change: LabelChange,
+    },
+    /// Keep results of verifying.
+    NoteChecks {
+        /// The VM.
+        vm: VmName,
+        /// The results.
+        notes: CheckNotes,
     },
     /// Delete all that is in the trash.
     EmptyTrash,

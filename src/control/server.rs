@@ -200,6 +200,7 @@ fn execute(
             is_retention,
         } => value(service.forget(&vm, &points, is_retention)?),
         Request::Label { vm, point, change } => value(service.label(&vm, &point, &change)?),
+        Request::NoteChecks { vm, notes } => value(service.note_checks(&vm, &notes)?),
         Request::EmptyTrash => value(service.empty_trash()?),
         Request::Hold { vm, point, holder } => value(service.hold(&vm, &point, &holder)?),
         Request::NoteFailure { vm, reason } => value(service.note_failure(&vm, &reason)?),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::request::{BeginRequest, CommitRequest};
 use super::session::{Engine, Session, SessionState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::repo::checks::CheckNotes;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Ending, Forgetting, JobResult, LabelChange};
@@ -423,6 +424,18 @@ impl Registry {
         let point = self.engine.owner.label_point(vm, which, change)?;
         self.tell(&Change::Labelled(vm.clone(), point.name.clone()), telling);
         Ok(point)
+    }
+
+    /// Keeps results of verifying a VM.
+    ///
+    /// # Errors
+    /// As [`Owner::note_checks`](crate::repo::Owner::note_checks).
+    pub fn note_checks(&self, vm: &VmName, notes: &CheckNotes, telling: Telling) -> Result<()> {
+        self.engine.owner.note_checks(vm, notes)?;
+        if !notes.points.is_empty() {
+            self.tell(&Change::Vm(vm.clone()), telling);
+        }
+        Ok(())
     }
 
     /// Creates a VM without restore points.

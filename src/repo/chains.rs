@@ -217,6 +217,25 @@ impl Chains {
         depths
     }
 
+    /// The slots whose chains lead to a layer, its own included.
+    #[must_use]
+    pub(super) fn above(&self, slot: &Slot) -> HashSet<Slot> {
+        let mut children: HashMap<&Slot, Vec<&Slot>> = HashMap::new();
+        for (child, layer) in &self.0 {
+            if let Some(below) = &layer.below {
+                children.entry(below).or_default().push(child);
+            }
+        }
+        let mut above = HashSet::new();
+        let mut left = vec![slot];
+        while let Some(slot) = left.pop() {
+            if above.insert(slot.clone()) {
+                left.extend(children.get(slot).into_iter().flatten());
+            }
+        }
+        above
+    }
+
     /// All layers, by slot, in no order.
     pub fn layers(&self) -> impl Iterator<Item = (&Slot, &ChainLayer)> {
         self.0.iter()

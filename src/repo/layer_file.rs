@@ -106,8 +106,17 @@ impl LayerFile {
         vm: &VmName,
         slot: &Slot,
     ) -> Result<LayerSums> {
-        let key = VmKeys::new(vm)?.layer(slot)?;
         let sums = repository.open_sums(vm, slot, self.layer)?;
+        self.prove_header_with(vm, slot, &sums)?;
+        Ok(sums)
+    }
+
+    /// [`LayerFile::prove_header`] with these sums.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the file; `Io`.
+    pub fn prove_header_with(&self, vm: &VmName, slot: &Slot, sums: &LayerSums) -> Result<()> {
+        let key = VmKeys::new(vm)?.layer(slot)?;
         let summary = sums.summary();
         let file_bytes = self.file.size_bytes();
         if summary.layer_bytes != file_bytes || file_bytes < CLUSTER.size_bytes() {
@@ -122,7 +131,7 @@ impl LayerFile {
         if let Some((cluster, stated)) = summary.metadata.first() {
             prove_cluster(self.file.as_ref(), *cluster, stated).at_path(key.as_str())?;
         }
-        Ok(sums)
+        Ok(())
     }
 }
 
@@ -137,7 +146,12 @@ pub(super) fn prove_cluster(
 ) -> Result<()> {
     let offset = cluster.0.saturating_mul(CLUSTER.size_bytes());
     let mut bytes = vec![0; usize_from_u64(CLUSTER.size_bytes())];
-    file.read_at(offset, &mut bytes)?;
+    file.read_at(offset, &mut bytes)
+        .map_err(|e| match e.kind() {
+            // Only damaged sums name a cluster that the file does not have.
+            ErrorKind::InvalidInput => e.with_kind(ErrorKind::Corrupt),
+            _ => e,
+        })?;
     let found = Digest::of(&bytes);
     if found == *stated {
         return Ok(());

@@ -28,6 +28,7 @@ use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::repository::Repository;
 use super::sidecar::encode;
+use super::sidecar::index::CheckResult;
 use super::slot::Slot;
 use super::sums::Sums;
 use super::trash;
@@ -99,7 +100,7 @@ impl Owner {
         let mut entry = entry.lock();
         self.verify_lock()?;
         let slot = replacement.slot()?;
-        self.check_interval(&entry, replacement)?;
+        let above = self.check_interval(&entry, replacement)?.above(slot);
         self.require_merge()?;
         let (keys, store) = (VmKeys::new(&replacement.vm)?, self.repository().store());
         let stage = self.repository().stage();
@@ -134,12 +135,19 @@ impl Owner {
             }
             return Err(e);
         }
+        // The new layer was never verified, so neither were the points that need it. What is damaged stays so until it is.
+        for point in &mut entry.index.points {
+            let needs_it = point.disks.iter().any(|disk| above.contains(&disk.layer));
+            if needs_it && point.check == Some(CheckResult::Sound) {
+                (point.check, point.checked_at) = (None, None);
+            }
+        }
         self.settle_replaced(&mut entry, replacement);
         Ok(())
     }
 
-    /// Whether the interval is as it was when the layer was built, and the build is the builder's own file.
-    fn check_interval(&self, entry: &VmEntry, replacement: &Replacement) -> Result<()> {
+    /// Whether the interval is as it was when the layer was built, and the build is the builder's own file; returns the chains of the VM.
+    fn check_interval(&self, entry: &VmEntry, replacement: &Replacement) -> Result<Chains> {
         let (repository, vm) = (self.repository(), &replacement.vm);
         let chains = Chains::walk(repository, vm, &entry.index)?;
         let mut layers = replacement.interval.iter().enumerate().peekable();
@@ -180,7 +188,7 @@ impl Owner {
         let sums = Sums::open(repository.stage().open(&key)?).at_path(key.as_str())?;
         let found = sums.summary().content_root();
         match chains.get(slot).and_then(|layer| layer.content_root) {
-            Some(stated) if stated == found => Ok(()),
+            Some(stated) if stated == found => Ok(chains),
             stated => Err(Error::corrupt(
                 "a layer that was built has another content than the one that it is to replace",
                 stated.map_or_else(|| "a committed layer".to_owned(), |root| root.to_string()),

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{
     BeginRequest, CommitRequest, DISKS_MAX, Registry, Session, Telling, check_attached_size,
 };
+use crate::repo::checks::CheckNotes;
 use crate::repo::job::short;
 use crate::repo::lock::Site;
 use crate::repo::replace::Replacement;
@@ -294,6 +295,11 @@ impl Service for LocalService {
         self.demand_to("label restore points", Right::Manage, vm)?;
         self.registry()
             .label_point(vm, which, change, self.telling())
+    }
+
+    fn note_checks(&self, vm: &VmName, notes: &CheckNotes) -> Result<()> {
+        self.demand_to("keep results of verifying", Right::Manage, vm)?;
+        self.registry().note_checks(vm, notes, self.telling())
     }
 
     fn empty_trash(&self) -> Result<TrashAnswer> {

@@ -35,6 +35,7 @@ use std::fs::File;
 
 use crate::error::Result;
 use crate::repo::LabelChange;
+use crate::repo::checks::CheckNotes;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
@@ -92,6 +93,12 @@ pub trait Service: Send {
     /// # Errors
     /// As [`Owner::label_point`](crate::repo::Owner::label_point).
     fn label(&self, vm: &VmName, which: &Which, change: &LabelChange) -> Result<PointEntry>;
+
+    /// Keeps results of verifying a VM.
+    ///
+    /// # Errors
+    /// As [`Owner::note_checks`](crate::repo::Owner::note_checks).
+    fn note_checks(&self, vm: &VmName, notes: &CheckNotes) -> Result<()>;
 
     /// Deletes all that is in the trash.
     ///

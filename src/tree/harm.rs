@@ -96,7 +96,7 @@ mod tests {
         let point = PointId::random();
         let mut harm = Harm::default();
         harm.add(point, 1, [20..30, 0..5, 4..10, 40..50]);
-        harm.add(point, 1, [30..35]);
+        harm.add(point, 1, std::iter::once(30..35));
         let first = |offset, length| harm.first_in(point, 1, offset, length);
         assert_eq!(first(0, 1), Some(0));
         assert_eq!(first(9, 1), Some(9));

@@ -91,6 +91,10 @@ impl Tree {
                 search.all(&all.files, see)?;
                 continue;
             }
+            if volumes.is_some() {
+                // It was told.
+                continue;
+            }
             let mut harmed = Harmed {
                 path: format!("/volumes/{path}").into_bytes(),
                 kind: HarmedKind::Volume,
@@ -161,12 +165,14 @@ impl Search<'_> {
                 continue;
             }
             let refused = self.harm.refused();
-            let entries = self.fs.entries(ino);
-            if self.harm.refused() > refused {
-                see(harmed(path.clone(), HarmedKind::Directory, None))?;
-            }
-            // A fault of the guest's own filesystem is not ours to tell.
-            let Ok(entries) = entries else { continue };
+            // A reader that reads ahead may be refused what it does not need: only an error counts. A fault of the guest's own
+            // filesystem is not ours to tell.
+            let Ok(entries) = self.fs.entries(ino) else {
+                if self.harm.refused() > refused {
+                    see(harmed(path, HarmedKind::Directory, None))?;
+                }
+                continue;
+            };
             for entry in entries.iter() {
                 let mut child = path.clone();
                 if !child.ends_with(b"/") {
@@ -174,12 +180,12 @@ impl Search<'_> {
                 }
                 child.extend_from_slice(&entry.name);
                 let refused = self.harm.refused();
-                let attributes = self.fs.attributes(entry.ino);
-                if self.harm.refused() > refused {
-                    see(harmed(child, HarmedKind::File, None))?;
+                let Ok(attributes) = self.fs.attributes(entry.ino) else {
+                    if self.harm.refused() > refused {
+                        see(harmed(child, HarmedKind::File, None))?;
+                    }
                     continue;
-                }
-                let Ok(attributes) = attributes else { continue };
+                };
                 if attributes.file_type == FileType::Directory {
                     if !covered.contains(&entry.ino) {
                         left.push((child, entry.ino, depth + 1));
@@ -201,8 +207,8 @@ impl Search<'_> {
         match attributes.file_type {
             FileType::Regular => {}
             FileType::Symlink => {
-                let _ = self.fs.symlink_target(attributes.ino);
-                return Ok(is_refused().then_some(None));
+                let is_whole = self.fs.symlink_target(attributes.ino).is_ok();
+                return Ok((!is_whole && is_refused()).then_some(None));
             }
             _ => return Ok(None),
         }
@@ -225,17 +231,17 @@ impl Search<'_> {
                 self.monitor.check()?;
                 let length = (run.end() - at).min(DECODED_BYTES);
                 let mut bytes = vec![0; usize_from_u64(length)];
-                let read = self.fs.read_encoded(attributes.ino, at, &mut bytes);
-                if is_refused() {
-                    return Ok(Some(Some(at)));
-                }
-                if read.is_err() {
-                    return Ok(None);
+                if self
+                    .fs
+                    .read_encoded(attributes.ino, at, &mut bytes)
+                    .is_err()
+                {
+                    return Ok(is_refused().then_some(Some(at)));
                 }
                 at += u64_from_usize(bytes.len());
             }
         }
-        Ok(is_refused().then_some(None))
+        Ok(None)
     }
 }
 

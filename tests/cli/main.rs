@@ -43,3 +43,4 @@ mod task;
 mod terminal;
 mod tool;
 mod unread;
+mod verify;

@@ -29,5 +29,6 @@ mod race;
 mod recovery;
 mod session_log;
 mod slow_begin;
+mod verify;
 mod whole_flip;
 mod world;

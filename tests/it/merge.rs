@@ -29,11 +29,11 @@ const CLUSTER: usize = 65_536;
 /// Clusters of the disk.
 const CLUSTERS: usize = 24;
 
-fn vm() -> VmName {
+pub(crate) fn vm() -> VmName {
     VmName::new("web01").unwrap()
 }
 
-fn disk() -> DiskName {
+pub(crate) fn disk() -> DiskName {
     DiskName::new("vda").unwrap()
 }
 
@@ -47,7 +47,7 @@ fn options(compact: bool) -> MergeOptions {
 }
 
 /// What is in a cluster: zeroes, bytes that compress, or bytes that do not.
-fn content(kind: u8, seed: u8) -> Vec<u8> {
+pub(crate) fn content(kind: u8, seed: u8) -> Vec<u8> {
     match kind % 3 {
         0 => vec![0; CLUSTER],
         1 => (0..CLUSTER).map(|i| (i / 700) as u8 ^ seed).collect(),
@@ -62,7 +62,7 @@ fn content(kind: u8, seed: u8) -> Vec<u8> {
 }
 
 /// Writes clusters in a session and commits it; returns the point.
-fn commit(
+pub(crate) fn commit(
     sessions: &Registry,
     world: &World,
     writes: &[(usize, Vec<u8>)],
@@ -92,7 +92,7 @@ fn commit(
         .unwrap()
 }
 
-fn forget(sessions: &Registry, point: &PointName) {
+pub(crate) fn forget(sessions: &Registry, point: &PointName) {
     let done = sessions
         .forget_points(&vm(), std::slice::from_ref(point), Telling::Wait)
         .unwrap();
@@ -103,7 +103,7 @@ fn quietly(_: &Slot, _: u64) -> restorefs::error::Result<Monitor> {
     Ok(Monitor::default())
 }
 
-fn merge(world: &World, compact: bool) -> Merged {
+pub(crate) fn merge(world: &World, compact: bool) -> Merged {
     let owner = &world.engine().owner;
     let swap = |replacement: &_| owner.replace(replacement);
     merge_vm(

@@ -33,7 +33,7 @@ fn read(path: &str) -> String {
 }
 
 /// The pages, in the order in which they are run: each goes on where the one before has ended.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "README.md",
     "docs/restore.md",
     "docs/sessions.md",
@@ -41,6 +41,7 @@ const PAGES: [&str; 8] = [
     "docs/export.md",
     "docs/backup.md",
     "docs/retention.md",
+    "docs/verify.md",
     "docs/security.md",
 ];
 

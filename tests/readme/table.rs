@@ -181,6 +181,9 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("When space comes back", "restorefs forget", Kind::Shell),
     ("When space comes back", "restorefs trash", Kind::Shell),
     ("In a timer", "restorefs forget", Kind::Shell),
+    ("Everything, or a part each night", "restorefs verify", Kind::Shell),
+    ("Seconds: is anything missing?", "restorefs check", Kind::Shell),
+    ("When something is damaged", "restorefs verify", Kind::Shell),
     ("What is here", "restorefs info", Kind::Shell),
 ];
 
@@ -537,6 +540,20 @@ pub(crate) const STEPS: &[Step] = &[
         &["deleted"],
         "[ -z \"$(ls /srv/repo/trash)\" ]; restorefs restore web01@latest vda kept.raw; cmp kept.raw snapshot.raw",
     ),
+    step(
+        "restorefs verify$",
+        "",
+        &["verified", "no damage found"],
+        "ls /srv/repo/vms/web01/state/*.checks.json",
+    ),
+    step(
+        "restorefs verify --outdated-after 30d",
+        "",
+        &["0 layers verified"],
+        "",
+    ),
+    step("restorefs check$", "", &["no damage found"], ""),
+    step("restorefs verify web01 --json", "", &["sound_since"], ""),
     step(
         "restorefs info$",
         "",

@@ -18,6 +18,8 @@ use restorefs::control::Client;
 use restorefs::error::{Error, Problem};
 use restorefs::ingest::{Engine, Registry};
 use restorefs::jobs::merge::{MergeOptions, merge_vm};
+use restorefs::jobs::verify::{Choice, Run};
+use restorefs::repo::checks::CheckNotes;
 use restorefs::repo::replace::Replacement;
 use restorefs::repo::selector::Which;
 use restorefs::repo::{Job, JobResult, LabelChange, Owner, Repository, Slot};
@@ -227,6 +229,7 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     label("label: no such tag", "two", &tags(&[("c", "d")], &["b"]));
     label("label: a key", "two", &tags(&[("a=b", "c")], &[]));
     label("label: no point", "six", &tags(&[], &[]));
+    verified(log, service, repository, &vm);
     let points = ["one", "two", "six"].map(|name| PointName::new(name).unwrap());
     log.note("forget", &service.forget(&vm, &points, false));
     log.note(
@@ -284,6 +287,41 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
             .status()
             .map(|status| (status.repository, status.version)),
     );
+}
+
+/// Results of verifying, which the caller has found.
+fn verified(log: &mut Transcript, service: &dyn Service, repository: &Path, vm: &VmName) {
+    let opened = Arc::new(Repository::open(repository).unwrap());
+    let monitor = Monitor::default();
+    let choice = Choice {
+        data: true,
+        ..Choice::default()
+    };
+    let vms = std::slice::from_ref(vm);
+    let mut plans = choice.plan(&opened, vms, &monitor).unwrap();
+    let keep = |vm: &VmName, notes: &CheckNotes| service.note_checks(vm, notes);
+    let run = Run {
+        repository: &opened,
+        pace: &Pace::new(None),
+        monitor: &monitor,
+        watch: &|_| Monitor::default(),
+        attached: true,
+        keep: Some(&keep),
+        now: "2026-11-30T00:00:00Z".parse().unwrap(),
+    };
+    let report = run.verify(&plans.remove(0).1.unwrap()).unwrap();
+    assert!(!report.is_damaged() && report.layers > 0, "{report:?}");
+    let index = opened.index(vm).unwrap();
+    let checks = index
+        .points
+        .iter()
+        .map(|point| (point.check, point.checked_at));
+    let checks: Vec<_> = checks.collect();
+    assert!(checks.iter().all(|(check, _)| check.is_some()));
+    log.note("note_checks", &restorefs::error::Result::Ok(checks));
+    let other = VmName::new("other").unwrap();
+    let nothing = CheckNotes::default();
+    log.note("note_checks: no VM", &service.note_checks(&other, &nothing));
 }
 
 /// Tasks whose work the caller does itself.
@@ -388,6 +426,7 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
         "abort",
         "hold",
         "label",
+        "note_checks",
         "forget",
         "replace",
         "begin_task",

@@ -9,7 +9,7 @@ use super::period::Period;
 use super::reason::Reason;
 use super::rule::Rules;
 use super::span::Span;
-use crate::repo::sidecar::index::PointEntry;
+use crate::repo::sidecar::index::{CheckResult, PointEntry};
 use crate::types::PointName;
 
 /// What retention knows of a point.
@@ -66,7 +66,7 @@ impl Verdict {
 }
 
 impl From<&PointEntry> for Candidate {
-    /// What the index knows: it does not say yet what is locked or damaged.
+    /// What the index knows: it does not say yet what is locked.
     fn from(entry: &PointEntry) -> Self {
         Self {
             name: entry.name.clone(),
@@ -75,7 +75,7 @@ impl From<&PointEntry> for Candidate {
             tags: entry.tags.clone(),
             kept: entry.kept,
             lock: None,
-            is_damaged: false,
+            is_damaged: entry.check == Some(CheckResult::Damaged),
             used_by: None,
         }
     }

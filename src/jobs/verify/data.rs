@@ -27,6 +27,9 @@ const PIECE_CLUSTERS: usize = 64;
 /// LIMIT: threads that read and hash.
 const THREADS_MAX: usize = 16;
 
+/// LIMIT: damaged ranges of one region that are told apart; more become one.
+const RANGES_MAX: usize = 256;
+
 /// Clusters that lie one after the other, in the disk and in the file.
 #[derive(Clone, Copy)]
 struct Run {
@@ -307,5 +310,17 @@ fn ranges(region: Region, faults: Faults) -> Vec<DamagedRange> {
             unknown: Unknown::new(),
         });
     }
-    ranges
+    match (ranges.first(), ranges.last()) {
+        (Some(first), Some(last)) if ranges.len() > RANGES_MAX => {
+            let (offset, fault) = (first.offset, &first.fault);
+            vec![DamagedRange {
+                offset,
+                length_bytes: last.offset + last.length_bytes - offset,
+                file_offset: None,
+                fault: format!("{} damaged places; the first: {fault}", ranges.len()),
+                unknown: Unknown::new(),
+            }]
+        }
+        _ => ranges,
+    }
 }

@@ -1,6 +1,6 @@
 //! The parts that a run verifies.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use crate::repo::sidecar::checks::Checks;
 use crate::repo::{Repository, Slot};
 use crate::task::{Monitor, on_threads, threads};
 use crate::types::sync::Mutex;
-use crate::types::{LayerId, VmId, VmName};
+use crate::types::{DiskName, LayerId, VmId, VmName};
 
 /// LIMIT: VMs that are looked at at the same time.
 const THREADS_MAX: usize = 8;
@@ -53,6 +53,16 @@ impl VmParts {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer.bytes).sum()
+    }
+
+    /// Bytes of all parts, by the disk as the slots name it.
+    #[must_use]
+    pub fn disk_bytes(&self) -> BTreeMap<Option<DiskName>, u64> {
+        let mut disks = BTreeMap::new();
+        for layer in &self.layers {
+            *disks.entry(layer.slot.disk_hint()).or_default() += layer.bytes;
+        }
+        disks
     }
 }
 
@@ -288,7 +298,7 @@ mod tests {
             outdated_since: Some(at(50)),
             ..subset(Subset::All)
         });
-        let is_due = |n: &u64| n % 4 == 0 || *n < 50;
+        let is_due = |n: &u64| n.is_multiple_of(4) || *n < 50;
         assert_eq!(outdated, (0..100).filter(is_due).collect::<Vec<_>>());
     }
 }

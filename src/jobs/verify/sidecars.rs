@@ -50,6 +50,15 @@ pub(super) fn of_vm(repository: &Repository, survey: &Survey) -> Result<Vec<Stri
         _ => {}
     }
     match &stored {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let missing = Error::corrupt(
+                format!("index.json of {vm} is missing"),
+                "index.json",
+                "no such file",
+            );
+            let advice = "the owner writes it anew when the repository is next changed; if it was there, look at what removed it";
+            fault(&mut faults, Err(missing.advise(advice)))?;
+        }
         Err(e) => fault(&mut faults, Err(Error::new(e.kind(), e.report())))?,
         Ok(index) => fault(&mut faults, listed(vm, index, &survey.index))?,
     }

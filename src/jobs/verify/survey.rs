@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use crate::block::ReadAt;
 use crate::chain::Trail;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::content::{CLUSTER_BYTES, Region};
 use crate::repo::layer_file::LayerFile;
+use crate::repo::layout::VmKeys;
 use crate::repo::leaves::DEPTH_MAX;
 use crate::repo::sidecar::index::Index;
 use crate::repo::{Repository, Slot};
@@ -127,6 +128,30 @@ impl Survey {
     }
 }
 
+/// The fault of a header whose layer id is not that of the sums in its slot; `None` when the slot has no sums at all, or the header
+/// is right.
+fn header_fault(
+    repository: &Repository,
+    vm: &VmName,
+    slot: &Slot,
+    file: &LayerFile,
+) -> Result<Option<Error>> {
+    for entry in repository.store().list(&VmKeys::new(vm)?.layers()?)? {
+        let Some(layer) = Slot::layer_of_sums(&entry.name) else {
+            continue;
+        };
+        if Slot::of_any_file(&entry.name).as_ref() != Some(slot) {
+            continue;
+        }
+        if let Ok(sums) = repository.find_sums(vm, slot, layer)
+            && let Err(e) = file.prove_header_with(vm, slot, &sums)
+        {
+            return Ok(Some(e));
+        }
+    }
+    Ok(None)
+}
+
 fn look(repository: &Repository, vm: &VmName, slot: &Slot) -> Result<Look> {
     let broken = |error: Error, below| match error.kind() {
         ErrorKind::NotFound
@@ -139,12 +164,17 @@ fn look(repository: &Repository, vm: &VmName, slot: &Slot) -> Result<Look> {
         }),
         _ => Err(error),
     };
-    let file = match LayerFile::open(repository, vm, slot) {
+    let key = VmKeys::new(vm)?.layer(slot)?;
+    let file = match LayerFile::open(repository, vm, slot).at_path(key.as_str()) {
         Ok(file) => file,
         Err(e) => return broken(e, None),
     };
     let sums = match repository.find_sums(vm, slot, file.layer) {
         Ok(sums) => sums,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let flipped = header_fault(repository, vm, slot, &file)?;
+            return broken(flipped.unwrap_or(e), file.below);
+        }
         Err(e) => return broken(e, file.below),
     };
     let summary = sums.summary();

@@ -18,6 +18,7 @@ use crate::repo::layer_file::LayerFile;
 use crate::repo::metadata::prove_structure;
 use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::checks::{Checks, StructureCheck};
+use crate::repo::sidecar::index::CheckResult;
 use crate::repo::sidecar::state::Damage;
 use crate::repo::{Repository, Slot};
 use crate::task::{Monitor, Pace};
@@ -26,8 +27,8 @@ use crate::types::{LayerId, PointName, VmName};
 /// LIMIT: faults of one layer's structure that are told.
 const FAULTS_MAX: usize = 16;
 /// Results of layers that are kept at once.
-const NOTES_AT_ONCE: usize = 64;
-/// LIMIT: damaged ranges of layers that are kept at once.
+const LAYERS_AT_ONCE: usize = 64;
+/// LIMIT: damaged ranges that are kept at once (about 200 bytes each).
 const RANGES_AT_ONCE: usize = 4_096;
 
 /// Keeps results: in the owner of the lock.
@@ -42,6 +43,8 @@ pub struct PointReport {
     pub sound_since: Option<Timestamp>,
     /// Its damage.
     pub damage: Option<Damage>,
+    /// Whether it counted as damaged before.
+    pub was_damaged: bool,
 }
 
 /// What verifying a VM has found.
@@ -69,14 +72,25 @@ impl VmReport {
     }
 }
 
+/// Damaged ranges in notes.
+fn ranges_of(notes: &CheckNotes) -> usize {
+    let regions = notes.layers.iter().flat_map(|layer| &layer.regions);
+    let layers: usize = regions.map(|check| check.damaged.len()).sum();
+    let points = notes.points.iter().filter_map(|v| v.damage.as_ref());
+    let points: usize = points.map(|damage| damage.ranges.len()).sum();
+    layers + points
+}
+
 /// How a run works.
 pub struct Run<'a> {
     /// The repository.
     pub repository: &'a Arc<Repository>,
     /// The pace of reading.
     pub pace: &'a Pace,
-    /// Its progress.
+    /// Stops it.
     pub monitor: &'a Monitor,
+    /// Watches each layer: gives the monitor that hears of its progress.
+    pub watch: &'a dyn Fn(&Slot) -> Monitor,
     /// Whether attached files are read; otherwise only their sizes are compared.
     pub attached: bool,
     /// Where results go; `None` when they are only told.
@@ -103,7 +117,8 @@ impl Run<'_> {
         let mut fresh: HashMap<(Slot, LayerId), Checks> = HashMap::new();
         let mut notes = CheckNotes::default();
         for layer in &parts.layers {
-            let verified = match self.layer(&parts.vm, layer) {
+            let monitor = (self.watch)(&layer.slot);
+            let verified = match self.layer(&parts.vm, layer, &monitor) {
                 Ok(Some(checks)) => checks,
                 Ok(None) => {
                     report.passed_over += 1;
@@ -116,15 +131,11 @@ impl Run<'_> {
             };
             report.layers += 1;
             report.read_bytes = report.read_bytes.saturating_add(layer.bytes);
-            notes.layers.push(verified.clone());
-            let ranges: usize = notes
-                .layers
-                .iter()
-                .flat_map(|layer| &layer.regions)
-                .map(|check| check.damaged.len())
-                .sum();
-            if notes.layers.len() >= NOTES_AT_ONCE || ranges >= RANGES_AT_ONCE {
-                self.note(&parts.vm, &mut notes)?;
+            for part in verified.parts(RANGES_AT_ONCE) {
+                notes.layers.push(part);
+                if notes.layers.len() >= LAYERS_AT_ONCE || ranges_of(&notes) >= RANGES_AT_ONCE {
+                    self.note(&parts.vm, &mut notes)?;
+                }
             }
             fresh.insert((verified.slot.clone(), verified.layer_id), verified);
         }
@@ -138,8 +149,12 @@ impl Run<'_> {
                 point: point.name.clone(),
                 sound_since: verdict.sound_since,
                 damage: verdict.damage.clone(),
+                was_damaged: point.check == Some(CheckResult::Damaged),
             });
             notes.points.push(verdict);
+            if ranges_of(&notes) >= RANGES_AT_ONCE {
+                self.note(&parts.vm, &mut notes)?;
+            }
         }
         report.faults = sidecars::of_vm(self.repository, &survey)?;
         self.note(&parts.vm, &mut notes)?;
@@ -155,7 +170,7 @@ impl Run<'_> {
     }
 
     /// Verifies parts of a layer; `None` when the points of the VM do not need it any more.
-    fn layer(&self, vm: &VmName, parts: &LayerParts) -> Result<Option<Checks>> {
+    fn layer(&self, vm: &VmName, parts: &LayerParts, monitor: &Monitor) -> Result<Option<Checks>> {
         let opened = LayerFile::open(self.repository, vm, &parts.slot).and_then(|file| {
             let sums = self.repository.find_sums(vm, &parts.slot, file.layer)?;
             Ok((file, sums))
@@ -164,12 +179,12 @@ impl Run<'_> {
             Ok((file, sums)) if file.layer == parts.layer => (file, sums),
             Err(e) if !is_damage(&e) && e.kind() != ErrorKind::NotFound => return Err(e),
             // It was replaced or went to the trash, or it is damaged since it was planned: another look tells.
-            Ok(_) | Err(_) => return self.again(vm, parts),
+            Ok(_) | Err(_) => return self.again(vm, parts, monitor),
         };
         let mut checks = Checks::none(parts.slot.clone(), parts.layer);
         let mut faults: Vec<String> = Vec::new();
         prove_structure(vm, &parts.slot, &file, &sums, &mut |fault| {
-            self.monitor.check()?;
+            monitor.check()?;
             if !is_damage(&fault) {
                 return Err(fault);
             }
@@ -186,29 +201,28 @@ impl Run<'_> {
             fault: (!faults.is_empty()).then(|| faults.join("; ")),
             unknown: Unknown::new(),
         });
-        let data: u64 = parts.bytes;
+        let done = monitor.done_bytes();
         if !parts.regions.is_empty() {
             let image = Image::open(Arc::clone(&file.file))?;
-            let done = self.monitor.done_bytes();
-            let layer = LayerData::new(&image, &sums, self.pace, self.monitor);
+            let layer = LayerData::new(&image, &sums, self.pace, monitor);
             checks.regions = layer.verify(&parts.regions, self.now)?;
-            let told = self.monitor.done_bytes() - done;
-            self.monitor.advance(data.saturating_sub(told));
-        } else {
-            self.monitor.advance(data);
         }
+        let told = monitor.done_bytes().saturating_sub(done);
+        monitor.advance(parts.bytes.saturating_sub(told));
         Ok(Some(checks))
     }
 
     /// A layer that could not be opened, or was another one: where the points still need it as it was, its faults are told with the points.
-    fn again(&self, vm: &VmName, parts: &LayerParts) -> Result<Option<Checks>> {
-        self.monitor.advance(parts.bytes);
+    fn again(&self, vm: &VmName, parts: &LayerParts, monitor: &Monitor) -> Result<Option<Checks>> {
+        monitor.advance(parts.bytes);
         let survey = match Survey::of(self.repository, vm) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
         match survey.looks.get(&parts.slot) {
-            Some(Look::Layer(layer)) if layer.layer == parts.layer => self.layer(vm, parts),
+            Some(Look::Layer(layer)) if layer.layer == parts.layer => {
+                self.layer(vm, parts, monitor)
+            }
             _ => Ok(None),
         }
     }

@@ -170,6 +170,30 @@ impl Checks {
         self.join();
     }
 
+    /// The same results in parts with about `ranges_max` damaged ranges at most; each part can be taken over by itself.
+    #[must_use]
+    pub fn parts(&self, ranges_max: usize) -> Vec<Self> {
+        let mut whole = self.clone();
+        whole.join();
+        let empty = || Self::none(self.slot.clone(), self.layer_id);
+        let mut parts = vec![Self {
+            structure: self.structure.clone(),
+            ..empty()
+        }];
+        let mut ranges = 0;
+        for check in whole.regions {
+            if ranges > 0 && ranges + check.damaged.len() > ranges_max {
+                parts.push(empty());
+                ranges = 0;
+            }
+            ranges += check.damaged.len();
+            if let Some(last) = parts.last_mut() {
+                last.regions.push(check);
+            }
+        }
+        parts
+    }
+
     /// Joins neighbours that say the same.
     fn join(&mut self) {
         let mut joined: Vec<RegionCheck> = Vec::with_capacity(self.regions.len());
@@ -249,6 +273,26 @@ mod tests {
         let mut known = of(&[(2, 4, 1, both)]);
         known.take(&of(&[(3, 4, 2, vec![])]));
         assert_eq!(known, of(&[(2, 2, 1, damage(2)), (3, 4, 2, vec![])]));
+    }
+
+    #[test]
+    fn parts_together_say_the_same() {
+        let mut many = of(&[
+            (0, 0, 1, damage(0)),
+            (1, 1, 1, damage(1)),
+            (2, 8, 1, vec![]),
+        ]);
+        many.structure = Some(StructureCheck {
+            checked_at: at(1),
+            fault: None,
+            unknown: Unknown::new(),
+        });
+        let parts = many.parts(1);
+        assert_eq!(parts.len(), 2);
+        let mut known = checks();
+        parts.iter().for_each(|part| known.take(part));
+        assert_eq!(known, many);
+        assert_eq!(many.parts(9), [many]);
     }
 
     #[test]

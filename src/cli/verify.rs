@@ -1,0 +1,433 @@
+//! `restorefs verify` and `restorefs check`: prove that every restore point is there and is what was committed.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+
+use super::announced::Announced;
+use super::args::{Check, HarmedFiles, Verify};
+use super::context::Context;
+use super::progress::Progress;
+use super::vm_pattern::chosen;
+use super::{damage, merge};
+use crate::clock::{Clock, SystemClock};
+use crate::daemon::interrupt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::verify::{
+    Choice, Files, HarmedPoint, PointReport, Run, Subset, VmParts, VmReport, name_files,
+};
+use crate::repo::Repository;
+use crate::repo::checks::CheckNotes;
+use crate::task::{Monitor, Pace, TaskKind, TaskSubject};
+use crate::tree::{HarmedKind, TreeOptions};
+use crate::types::duration::parse_seconds;
+use crate::types::size::{Count, Human};
+use crate::types::{PointName, VmName};
+
+/// LIMIT: files of a point that are printed; `--json` has all of them.
+const FILES_SHOWN: usize = 50;
+
+/// A VM in the answer.
+#[derive(Serialize)]
+struct VmAnswer {
+    #[serde(flatten)]
+    report: VmReport,
+    /// Files that damage harms, by point.
+    harmed: Vec<HarmedPoint>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    vms: Vec<VmAnswer>,
+    /// Bytes that were read.
+    read_bytes: u64,
+    /// Whether the results are kept in the repository.
+    kept: bool,
+}
+
+pub(super) fn verify(context: &Context, args: &Verify) -> Result<()> {
+    let now = SystemClock.now();
+    let outdated_since = match &args.outdated_after {
+        None => None,
+        Some(age) => {
+            let age = i64::try_from(parse_seconds(age)?).unwrap_or(i64::MAX);
+            let since = now.checked_sub(jiff::SignedDuration::from_secs(age));
+            Some(since.unwrap_or(jiff::Timestamp::MIN))
+        }
+    };
+    let subset = args.subset.as_deref().map(str::parse).transpose()?;
+    let command = Command {
+        context,
+        repository: context.repository()?,
+        choice: Choice {
+            subset: subset.unwrap_or_default(),
+            outdated_since,
+            data: true,
+        },
+        files: match args.files {
+            HarmedFiles::Newest => Files::Newest,
+            HarmedFiles::All => Files::All,
+            HarmedFiles::None => Files::None,
+        },
+        pace: Pace::new(args.limit.as_deref().map(merge::parse_limit).transpose()?),
+        stop: interrupt::flag()?,
+        progress: Progress::new(context.output),
+        keeper: Keeper::new(context),
+    };
+    command.run(&args.vms)
+}
+
+pub(super) fn check(context: &Context, args: &Check) -> Result<()> {
+    let command = Command {
+        context,
+        repository: context.repository()?,
+        choice: Choice {
+            subset: Subset::All,
+            outdated_since: None,
+            data: false,
+        },
+        files: Files::None,
+        pace: Pace::new(None),
+        stop: interrupt::flag()?,
+        progress: Progress::new(context.output),
+        keeper: Keeper::new(context),
+    };
+    command.run(&args.vms)
+}
+
+struct Command<'a> {
+    context: &'a Context,
+    repository: Arc<Repository>,
+    choice: Choice,
+    files: Files,
+    pace: Pace,
+    stop: Arc<AtomicBool>,
+    progress: Progress,
+    keeper: Keeper<'a>,
+}
+
+impl Command<'_> {
+    fn run(&self, words: &[String]) -> Result<()> {
+        let vms = chosen(&self.repository, words)?;
+        let monitor = Monitor::with_listener(Arc::clone(&self.stop), |_| ());
+        let plans = self.choice.plan(&self.repository, &vms, &monitor)?;
+        let mut answer = Answer {
+            vms: Vec::new(),
+            read_bytes: 0,
+            kept: true,
+        };
+        let mut faults = Vec::new();
+        for (vm, parts) in plans {
+            let verified = parts.and_then(|parts| self.vm(&parts));
+            match verified {
+                Ok(done) => {
+                    answer.read_bytes = answer.read_bytes.saturating_add(done.report.read_bytes);
+                    if !self.context.output.json {
+                        self.show(&done)?;
+                    }
+                    faults.extend(summary(&done.report));
+                    answer.vms.push(done);
+                }
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    faults.push(format!("{vm}: {}", e.report()));
+                }
+                // It was removed meanwhile.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => {
+                    self.keeper.end();
+                    return Err(e);
+                }
+            }
+        }
+        answer.kept = self.keeper.end();
+        if self.context.output.json {
+            self.context.output.json(&answer)?;
+        }
+        damage::end(&faults)
+    }
+
+    fn vm(&self, parts: &VmParts) -> Result<VmAnswer> {
+        let subject = TaskSubject {
+            kind: TaskKind::Verify,
+            vm: Some(parts.vm.clone()),
+            session: None,
+            point: None,
+        };
+        // A check takes seconds, and is no task.
+        let task = match self.choice.data {
+            true => Some(Announced::new(
+                self.context,
+                subject,
+                Arc::clone(&self.stop),
+            )),
+            false => None,
+        };
+        let done = self.task(parts, task.as_ref());
+        if let Some(task) = task {
+            let ended = match &done {
+                Ok(done) if done.report.is_damaged() => {
+                    let what = summary(&done.report).join("; ");
+                    Err(Error::new(ErrorKind::Corrupt, what))
+                }
+                Ok(_) => Ok(()),
+                Err(e) => Err(Error::new(e.kind(), e.report())),
+            };
+            task.finish(&ended);
+        }
+        done
+    }
+
+    fn task(&self, parts: &VmParts, task: Option<&Announced<'_>>) -> Result<VmAnswer> {
+        if let Some(task) = task {
+            task.begin()?;
+        }
+        let bar = self.progress.bar(parts.vm.as_str(), parts.bytes());
+        let stop = || Monitor::with_listener(Arc::clone(&self.stop), |_| ());
+        let disks: HashMap<_, Monitor> = parts
+            .disk_bytes()
+            .into_iter()
+            .map(|(disk, bytes)| {
+                let bar = bar.clone();
+                let advance = move |bytes| bar.add(bytes);
+                let monitor = match task {
+                    Some(task) => task.piece(disk.as_ref(), bytes, advance),
+                    None => Monitor::with_listener(Arc::clone(&self.stop), advance),
+                };
+                (disk, monitor)
+            })
+            .collect();
+        let monitor = match task {
+            Some(task) => task.piece(None, 0, |_| ()),
+            None => stop(),
+        };
+        let watch = |slot: &crate::repo::Slot| {
+            let monitor = disks.get(&slot.disk_hint());
+            monitor.cloned().unwrap_or_else(stop)
+        };
+        // What a check has found is kept when there is damage, or was: it needs no lock otherwise.
+        let checked = RefCell::new(Vec::new());
+        let keep = |vm: &VmName, notes: &CheckNotes| {
+            match self.choice.data {
+                true => self.keeper.keep(vm, notes),
+                false => checked.borrow_mut().push(notes.clone()),
+            }
+            Ok(())
+        };
+        let run = Run {
+            repository: &self.repository,
+            pace: &self.pace,
+            monitor: &monitor,
+            watch: &watch,
+            attached: self.choice.data,
+            keep: Some(&keep),
+            now: SystemClock.now(),
+        };
+        let verified = run.verify(parts);
+        bar.finish();
+        let report = verified?;
+        let was_damaged = |point: &PointReport| point.was_damaged;
+        if report.is_damaged() || report.points.iter().any(was_damaged) {
+            let checked = checked.into_inner();
+            checked
+                .iter()
+                .for_each(|notes| self.keeper.keep(&report.vm, notes));
+        }
+        let harmed = name_files(
+            &self.repository,
+            &self.context.pool(),
+            &self.context.tree_options(TreeOptions::default()),
+            &report,
+            self.files,
+            &monitor,
+        )?;
+        Ok(VmAnswer { report, harmed })
+    }
+
+    fn show(&self, done: &VmAnswer) -> Result<()> {
+        let output = &self.context.output;
+        let report = &done.report;
+        let damaged = report.points.iter().filter(|p| p.damage.is_some()).count();
+        let result = match (damaged, report.is_damaged()) {
+            (0, false) => "no damage found".to_owned(),
+            (0, true) => "its own files are damaged".to_owned(),
+            (damaged, _) => format!(
+                "{damaged} of {} damaged",
+                Count::of(report.points.len(), "point")
+            ),
+        };
+        let (layers, read) = (report.layers, Human(report.read_bytes));
+        output.outcome(format!(
+            "{}: {} verified, {read} read: {result}",
+            report.vm,
+            Count(layers, "layer"),
+        ))?;
+        for fault in &report.faults {
+            output.line(format!("  {fault}"))?;
+        }
+        for (what, points) in grouped(report) {
+            output.line(format!("  {what}"))?;
+            output.line(format!("    in {}", points_in_short(&points)))?;
+        }
+        for point in &done.harmed {
+            let at = format!("{}@{}", report.vm, point.point);
+            for disk in &point.unreadable {
+                output.line(format!("  {at}: nothing of a disk can be read: {disk}"))?;
+            }
+            if !point.files.is_empty() {
+                output.line(format!("  harmed in {at}:"))?;
+            }
+            for file in point.files.iter().take(FILES_SHOWN) {
+                let kind = match file.kind {
+                    HarmedKind::File => "",
+                    HarmedKind::Directory => " (directory)",
+                    HarmedKind::Volume => " (volume)",
+                };
+                let note = file.note.as_ref();
+                let note = note.map_or_else(String::new, |note| format!(": {note}"));
+                output.line(format!("    {}{kind}{note}", file.path))?;
+            }
+            let more = point.files.len().saturating_sub(FILES_SHOWN);
+            let more = more as u64 + point.left_out;
+            if more > 0 {
+                output.line(format!("    and {more} more; --json lists them"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each fault once, with the points that have it.
+fn grouped(report: &VmReport) -> Vec<(String, Vec<&PointName>)> {
+    let mut order = Vec::new();
+    let mut points: BTreeMap<String, Vec<&PointName>> = BTreeMap::new();
+    for point in &report.points {
+        let Some(damage) = &point.damage else {
+            continue;
+        };
+        let ranges = damage.ranges.iter().map(|range| {
+            let place = match range.file_offset {
+                Some(at) => format!("{} at offset {at}", range.layer.layer_file()),
+                None => range.layer.layer_file(),
+            };
+            let end = range.offset.saturating_add(range.length_bytes);
+            format!(
+                "{place}: disk {}, bytes {} to {end}: {}",
+                range.disk, range.offset, range.fault
+            )
+        });
+        for what in damage.faults.iter().cloned().chain(ranges) {
+            let known = points.entry(what.clone()).or_default();
+            if known.is_empty() {
+                order.push(what);
+            }
+            known.push(&point.point);
+        }
+    }
+    let take = |what: String| points.remove(&what).map(|points| (what, points));
+    order.into_iter().filter_map(take).collect()
+}
+
+/// `a, b` or `a to z (26 points)`.
+fn points_in_short(points: &[&PointName]) -> String {
+    match points {
+        [first, .., last] if points.len() > 3 => {
+            format!("{first} to {last} ({} points)", points.len())
+        }
+        few => {
+            let few: Vec<&str> = few.iter().map(|point| point.as_str()).collect();
+            few.join(", ")
+        }
+    }
+}
+
+/// One line for each damaged VM.
+fn summary(report: &VmReport) -> Vec<String> {
+    if !report.is_damaged() {
+        return Vec::new();
+    }
+    let damaged: Vec<&PointName> = report
+        .points
+        .iter()
+        .filter(|point| point.damage.is_some())
+        .map(|point| &point.point)
+        .collect();
+    let vm = &report.vm;
+    match (damaged.as_slice(), report.faults.first()) {
+        ([], Some(fault)) => vec![format!("{vm}: {fault}")],
+        (points, _) => vec![format!("{vm}: damage in {}", points_in_short(points))],
+    }
+}
+
+/// Gives results to the owner of the lock. Where that fails, it goes on, and tells it at the end.
+struct Keeper<'a> {
+    context: &'a Context,
+    waiting: RefCell<Vec<(VmName, CheckNotes)>>,
+    /// Why results could not be kept.
+    failed: RefCell<Option<Error>>,
+}
+
+/// LIMIT: results that wait for the lock; further ones are only told.
+const WAITING_MAX: usize = 1_000;
+
+impl<'a> Keeper<'a> {
+    fn new(context: &'a Context) -> Self {
+        Self {
+            context,
+            waiting: RefCell::default(),
+            failed: RefCell::default(),
+        }
+    }
+
+    fn keep(&self, vm: &VmName, notes: &CheckNotes) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() < WAITING_MAX {
+            waiting.push((vm.clone(), notes.clone()));
+        }
+        drop(waiting);
+        // A backup may have the lock for hours; the end is patient.
+        if let Err(e) = self.give(false) {
+            tracing::info!(error = %e.report(), "results of verifying wait for the lock");
+        }
+    }
+
+    fn give(&self, is_patient: bool) -> Result<()> {
+        if self.waiting.borrow().is_empty() {
+            return Ok(());
+        }
+        let writer = match is_patient {
+            true => self.context.patient_writer("verify")?,
+            false => self.context.writer("verify")?,
+        };
+        for (vm, notes) in self.waiting.take() {
+            match writer.service.note_checks(&vm, &notes) {
+                // The VM was removed meanwhile.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => {
+                    self.failed.borrow_mut().get_or_insert(e);
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything is kept.
+    fn end(&self) -> bool {
+        if let Err(e) = self.give(true) {
+            self.failed.borrow_mut().get_or_insert(e);
+        }
+        match self.failed.take() {
+            None => true,
+            Some(e) => {
+                self.context.output.warn(format!(
+                    "the results are told here, and not kept in the repository: {}",
+                    e.report()
+                ));
+                false
+            }
+        }
+    }
+}

@@ -107,6 +107,8 @@ pub enum Command {
     Verify(Verify),
     /// Check everything but the data of layers: takes seconds
     Check(Check),
+    /// Run a command that copies the repository, while its layers stay as they are
+    Hold(Hold),
     /// Mount the repository read-only; commits of others show up
     Mount(Mount),
     /// Unmount
@@ -603,6 +605,20 @@ pub struct Serve {
     /// After SIGTERM, let writers go on for this time; then their sessions are suspended, and the next daemon continues them
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub stop_timeout: String,
+}
+
+/// Arguments of `hold`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "While COMMAND runs, no layer is replaced, no restore point is forgotten, and the trash keeps what it has: who asks for that is refused, with exit code 11. \
+                  Under a daemon backups go on; a point that is committed meanwhile may be in the copy without its layers until the next run. Without a daemon the \
+                  repository's lock is held, so nobody else can write. Leave out /cache, /trash and /lock. The exit code is COMMAND's; 1 when the hold ended before \
+                  COMMAND did (the daemon was stopped, the lock was lost): the copy is not to be used then. COMMAND receives SIGINT, SIGTERM and SIGHUP."
+)]
+pub struct Hold {
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", last = true, required = true)]
+    pub command: Vec<OsString>,
 }
 
 /// Arguments of `check-config`.

@@ -278,8 +278,9 @@ fn merge(merger: &Merger<'_>, compact: bool, plans: &mut [VmPlan], end: &mut End
             Ok(merged) => plan.merged = (merged != Merged::default()).then_some(merged),
             Err(e) => {
                 // What is forgotten is shown all the same.
+                let is_held = e.kind() == ErrorKind::Locked;
                 end.fail(&plan.vm, e);
-                if merger.is_stopped() {
+                if is_held || merger.is_stopped() {
                     break;
                 }
             }

@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 27] = [
+pub const EXAMPLES: [(&str, &[Example]); 28] = [
     (
         "",
         &[
@@ -187,6 +187,13 @@ pub const EXAMPLES: [(&str, &[Example]); 27] = [
                 "Delete it now: space comes back at once.",
             ),
         ],
+    ),
+    (
+        "hold",
+        &[(
+            "restorefs hold -- rsync -a --exclude /cache --exclude /trash --exclude /lock /srv/repo/ backup2:/srv/repo/",
+            "Copy the repository to another machine, while backups go on.",
+        )],
     ),
     (
         "mount",

@@ -16,6 +16,7 @@ mod document;
 pub mod exit;
 mod extract;
 mod forget;
+mod hold;
 mod info;
 mod init;
 mod jobs;
@@ -112,11 +113,13 @@ pub fn run() -> ExitCode {
     {
         Output::error("restorefs", e);
     }
-    Code::of_result(&result).into()
+    result.unwrap_or_else(|e| Code::of(e.kind()).into())
 }
 
-fn run_command(context: &Context, command: Command) -> Result<()> {
-    match command {
+fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
+    let done = match command {
+        // The exit code is that of the command that it runs.
+        Command::Hold(args) => return hold::run(context, &args),
         Command::Init(args) => init::run(context, &args),
         Command::Backup(args) => backup::run(context, &args),
         Command::Begin(args) => begin::run(context, &args),
@@ -144,7 +147,8 @@ fn run_command(context: &Context, command: Command) -> Result<()> {
         Command::SyntheticFull(args) => synthetic_full::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
         Command::CompleteNames(args) => complete_names::run(context, &args),
-    }
+    };
+    done.map(|()| Code::Ok.into())
 }
 
 /// Prints the error of a command on standard error.

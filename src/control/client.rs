@@ -248,6 +248,12 @@ impl Service for Client {
         })
     }
 
+    fn hold_still(&self, holder: &str) -> Result<()> {
+        self.ask(&Request::HoldStill {
+            holder: holder.to_owned(),
+        })
+    }
+
     fn sessions(&self) -> Result<Vec<SessionAnswer>> {
         self.ask(&Request::Sessions)
     }

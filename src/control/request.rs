@@ -85,6 +85,11 @@ pub enum Request {
         /// What needs the point, as text.
         holder: String,
     },
+    /// Hold the whole repository until the connection ends.
+    HoldStill {
+        /// What needs it, as text.
+        holder: String,
+    },
     /// Record in the history that a backup failed before a session began.
     NoteFailure {
         /// The VM.

@@ -203,6 +203,7 @@ fn execute(
         Request::NoteChecks { vm, notes } => value(service.note_checks(&vm, &notes)?),
         Request::EmptyTrash => value(service.empty_trash()?),
         Request::Hold { vm, point, holder } => value(service.hold(&vm, &point, &holder)?),
+        Request::HoldStill { holder } => value(service.hold_still(&holder)?),
         Request::NoteFailure { vm, reason } => value(service.note_failure(&vm, &reason)?),
         Request::Sessions => value(service.sessions()?),
         Request::Tasks => value(service.tasks()?),

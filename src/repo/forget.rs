@@ -107,10 +107,11 @@ impl Owner {
     /// trash. It reads sessions, layers and the index once for all points.
     ///
     /// # Errors
-    /// `NotFound` (the VM); `Stale` (the lock); `Corrupt` when a session cannot be read; `Io`. In these cases
+    /// `NotFound` (the VM); `Locked` during a hold; `Stale` (the lock); `Corrupt` when a session cannot be read; `Io`. In these cases
     /// no point is forgotten. Errors of single points are in the returned value: `NotFound`; `Busy` while the
     /// point is in use; `NoSpace`, `Io`. Such a point stays whole.
     pub fn forget_points(&self, vm: &VmName, points: &[PointName]) -> Result<Forgetting> {
+        let _change = self.holds.enter()?;
         let entry = self.vm(vm)?;
         let mut entry = entry.lock();
         let (vm, vm_id) = (&entry.vm.name.clone(), entry.vm.vm_id);
@@ -213,8 +214,9 @@ impl Owner {
     /// given again.
     ///
     /// # Errors
-    /// `NotFound`; `NotEmpty` when it has a point; `Busy` while it has a session; `Stale` (the lock); `NoSpace`, `Io`.
+    /// `NotFound`; `Locked` during a hold; `NotEmpty` when it has a point; `Busy` while it has a session; `Stale` (the lock); `NoSpace`, `Io`.
     pub fn remove_vm(&self, vm: &VmName) -> Result<()> {
+        let _change = self.holds.enter()?;
         let entry = self.vm(vm)?;
         let mut table = self.table();
         let mut held = entry.lock();

@@ -24,6 +24,7 @@
 //! | note results of verifying | read again | while results and index are written | |
 //! | recovery of a VM | held by the owner | before the VM is served | builds whose flock is held stay |
 //! | empty the trash | held by the owner | | |
+//! | hold | held by the owner | | forget, replace, emptying the trash and garbage wait for its end, or are refused |
 //!
 //! One writer process per repository (the lock). Within it, a mutex per VM orders commits; it is taken before
 //! the catalog's own lock, never after.
@@ -39,6 +40,7 @@ mod forget;
 pub mod format;
 mod garbage;
 mod heartbeat;
+mod hold;
 pub mod job;
 mod label;
 pub mod layer_file;
@@ -63,6 +65,7 @@ mod trashed;
 mod uses;
 
 pub use forget::Forgetting;
+pub use hold::Hold;
 pub use job::{Ending, Job, JobDisk, JobResult};
 pub use label::LabelChange;
 pub use owner::Owner;

@@ -14,6 +14,7 @@ use super::clean::CleanVm;
 use super::cleanup;
 use super::entry::{VmCell, VmEntry};
 use super::heartbeat::Heartbeat;
+use super::hold::Holds;
 use super::job::{self, Job};
 use super::layout::VmKeys;
 use super::lock::{self, Note, Site};
@@ -52,6 +53,7 @@ pub struct Owner {
     history: Mutex<()>,
     reserve: Reserve,
     pub(super) uses: Arc<Uses>,
+    pub(super) holds: Arc<Holds>,
     /// Whether everything that earlier processes left has been put in order.
     is_in_order: AtomicBool,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
@@ -180,6 +182,7 @@ impl Owner {
             history,
             reserve: Reserve::default(),
             uses: Arc::default(),
+            holds: Arc::default(),
             is_in_order: AtomicBool::new(false),
             heart,
         };
@@ -238,7 +241,10 @@ impl Owner {
     /// Examines a VM that was left in order, at its first use.
     fn look_at(&self, name: &VmName) -> Result<VmEntry> {
         let now = self.clock.now();
-        let found = recovery::recover_vm(&self.repository, name, &self.history, now);
+        // During a hold, garbage stays for the next owner.
+        let change = self.holds.enter();
+        let cleans = change.is_ok();
+        let found = recovery::recover_vm(&self.repository, name, &self.history, cleans, now);
         let looked = match found {
             Ok(Some(mut entry)) => self.settle_index(&mut entry).map(|()| entry),
             Ok(None) => Err(Self::no_such_vm(name)),
@@ -604,11 +610,14 @@ impl Owner {
         }
     }
 
-    /// Deletes what has been in the trash for an hour or more.
+    /// Deletes what has been in the trash for an hour or more; during a hold, nothing.
     ///
     /// # Errors
     /// `Io`.
     pub fn empty_trash(&self) -> Result<()> {
+        let Ok(_change) = self.holds.enter() else {
+            return Ok(());
+        };
         trash::empty(&self.repository, self.clock.now())
     }
 

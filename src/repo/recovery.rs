@@ -26,8 +26,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::Mutex;
 use crate::types::{PointId, PointName, VmName};
 
-/// Puts one VM in order and loads it. `history` is held while a line is appended to the job history. `None`
-/// when the directory is not a VM (its creation was cut short).
+/// Puts one VM in order and loads it. `history` is held while a line is appended to the job history. Nothing of what
+/// was committed goes to the trash unless `cleans`. `None` when the directory is not a VM (its creation was cut short).
 ///
 /// # Errors
 /// `Corrupt`, `Io`.
@@ -35,6 +35,7 @@ pub(super) fn recover_vm(
     repository: &Repository,
     name: &VmName,
     history: &Mutex<()>,
+    cleans: bool,
     now: Timestamp,
 ) -> Result<Option<VmEntry>> {
     let vm = match repository.vm(name) {
@@ -67,7 +68,9 @@ pub(super) fn recover_vm(
         tracing::warn!(vm = %name, points = index.points.len(), "index.json did not agree with points/, which wins");
         index.generation = 0;
     }
-    set_aside_halves(repository, name, &index, now)?;
+    if cleans {
+        set_aside_halves(repository, name, &index, now)?;
+    }
     // Only the last commit can have ended before its session's files were removed.
     for point in index.points.iter().rev().take(1) {
         let removed = remove_session_files(repository, name, &point.name);
@@ -106,7 +109,9 @@ pub(super) fn recover_vm(
             }
         }
     }
-    set_aside_states(repository, name, &index, now)?;
+    if cleans {
+        set_aside_states(repository, name, &index, now)?;
+    }
     if complete {
         if repository.stage().is_separate() {
             let unsealed = garbage::unsealed_slots(repository, name)?;
@@ -116,7 +121,9 @@ pub(super) fn recover_vm(
         if is_changed {
             index.generation = 0;
         }
-        garbage::collect(repository, name, &index, &look, None, now)?;
+        if cleans {
+            garbage::collect(repository, name, &index, &look, None, now)?;
+        }
     }
     Ok(Some(VmEntry {
         vm,
@@ -135,7 +142,7 @@ pub(super) fn recover_vms(
     history: &Mutex<()>,
     now: Timestamp,
 ) -> Result<Vec<Result<Option<VmEntry>>>> {
-    each_on_threads(vms, |vm| recover_vm(repository, vm, history, now))
+    each_on_threads(vms, |vm| recover_vm(repository, vm, history, true, now))
 }
 
 /// A leftover that may not be moved or removed (EPERM: the file is immutable, or belongs to somebody else) stays, and

@@ -91,11 +91,12 @@ impl Owner {
     /// Puts a layer that was built into its slot.
     ///
     /// # Errors
-    /// `Stale` when the chain has changed since the layer was built, or the build is another file now, or the
+    /// `Locked` during a hold; `Stale` when the chain has changed since the layer was built, or the build is another file now, or the
     /// lock is lost; `Corrupt` when a chain of the VM cannot be walked, or the build has another content; `NoSpace`,
     /// `Io`. The slot then has the old layer, or, where its directory could not be synced, one of the two, whose content is
     /// the same. The caller discards the build.
     pub fn replace(&self, replacement: &Replacement) -> Result<()> {
+        let _change = self.holds.enter()?;
         let entry = self.vm(&replacement.vm)?;
         let mut entry = entry.lock();
         self.verify_lock()?;

@@ -23,7 +23,7 @@ use crate::repo::lock::Site;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
-use crate::repo::{Ending, Job, LabelChange, PointUse};
+use crate::repo::{Ending, Hold, Job, LabelChange, PointUse};
 use crate::task::{
     TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject, no_such_task,
 };
@@ -44,6 +44,8 @@ pub struct LocalService {
     holds: Mutex<Vec<PointUse>>,
     /// Tasks that the caller began and does itself.
     announced: Mutex<Vec<JobId>>,
+    /// The caller's hold of the whole repository.
+    still: Mutex<Option<Hold>>,
 }
 
 impl OwnedRepository {
@@ -61,6 +63,7 @@ impl LocalService {
             caller,
             holds: Mutex::default(),
             announced: Mutex::default(),
+            still: Mutex::default(),
         }
     }
 
@@ -329,6 +332,19 @@ impl Service for LocalService {
             .use_point(vm, which, holder)?;
         holds.push(held);
         Ok(point)
+    }
+
+    fn hold_still(&self, holder: &str) -> Result<()> {
+        self.demand_admin("hold the repository")?;
+        let owner = &self.registry().engine().owner;
+        let mut still = self.still.lock();
+        match *still {
+            Some(_) => owner.verify_lock(),
+            None => {
+                *still = Some(owner.hold_still(holder)?);
+                Ok(())
+            }
+        }
     }
 
     fn sessions(&self) -> Result<Vec<SessionAnswer>> {

@@ -119,6 +119,14 @@ pub trait Service: Send {
     /// `NotFound`.
     fn hold(&self, vm: &VmName, which: &Which, holder: &str) -> Result<PointEntry>;
 
+    /// Holds the whole repository as long as this value lives: no layer is replaced, no point is forgotten, and the trash
+    /// keeps what it has; restore points are committed all the same. Waits for such changes that are under way. `holder`
+    /// describes the holder. A repeated call proves that the hold goes on.
+    ///
+    /// # Errors
+    /// As [`Owner::hold_still`](crate::repo::Owner::hold_still).
+    fn hold_still(&self, holder: &str) -> Result<()>;
+
     /// The sessions that are open in the owner.
     ///
     /// # Errors

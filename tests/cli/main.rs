@@ -24,6 +24,7 @@ mod filesystem;
 mod forget;
 mod format;
 mod help;
+mod hold;
 mod jobs;
 mod joined;
 #[path = "../kit/mod.rs"]

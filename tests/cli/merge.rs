@@ -19,7 +19,12 @@ const CLUSTER: usize = 65_536;
 const CLUSTERS: usize = 96;
 
 /// Backs up a disk `count` times, each time with some clusters changed; returns what each point has.
-fn back_up(place: &Place, first: usize, count: usize, more: &[&str]) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn back_up(
+    place: &Place,
+    first: usize,
+    count: usize,
+    more: &[&str],
+) -> BTreeMap<String, Vec<u8>> {
     let mut contents = BTreeMap::new();
     let path = place.path("a.raw");
     let mut bytes = std::fs::read(&path).unwrap_or_else(|_| place.disk("a.raw", CLUSTERS, 1));
@@ -42,7 +47,7 @@ fn back_up(place: &Place, first: usize, count: usize, more: &[&str]) -> BTreeMap
     contents
 }
 
-fn layers(place: &Place) -> Vec<PathBuf> {
+pub(crate) fn layers(place: &Place) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(place.repo().join("vms/web01/layers")).unwrap();
     let mut layers: Vec<PathBuf> = entries
         .map(|entry| entry.unwrap().path())

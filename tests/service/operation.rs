@@ -279,6 +279,11 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     log.note("empty_trash", &service.empty_trash());
     log.note("note_failure", &service.note_failure(&vm, "no source"));
     log.note("rebuild_catalog", &service.rebuild_catalog());
+    log.note("hold_still", &service.hold_still("a test"));
+    log.note("hold_still", &service.hold_still("a test"));
+    log.note("forget: held", &service.forget(&vm, &points, false));
+    log.note("replace: held", &service.replace(&late(&vm)));
+    log.note("empty_trash: held", &service.empty_trash());
     log.note("tasks", &service.tasks());
     // Where a daemon listens is its own.
     log.note(
@@ -415,6 +420,10 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
     for ((what, here), (_, there)) in here.iter().zip(&log.steps) {
         assert_eq!(here, there, "{what}");
     }
+    let is_refused = |(what, answer): &(&str, Value)| {
+        what.ends_with(": held") && answer["problem"]["kind"] == "locked"
+    };
+    assert_eq!(here.iter().filter(|step| is_refused(step)).count(), 3);
     // It says something: no operation answers nothing but problems.
     for operation in [
         "begin",
@@ -425,6 +434,7 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
         "cancel",
         "abort",
         "hold",
+        "hold_still",
         "label",
         "note_checks",
         "forget",
@@ -449,11 +459,9 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
     let two = [PointName::new("two").unwrap()];
     let vm = VmName::new("vm01").unwrap();
     crate::kit::wait::eventually("the use ends", || {
-        !service
+        service
             .forget(&vm, &two, false)
-            .unwrap()
-            .forgotten
-            .is_empty()
+            .is_ok_and(|answer| !answer.forgotten.is_empty())
     });
     daemon.stop();
 }

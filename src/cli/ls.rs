@@ -1,5 +1,7 @@
 //! `restorefs ls`: VMs, points, or the tree below a point.
 
+use serde_json::{Value, json};
+
 use super::args::Ls;
 use super::context::Context;
 use super::damage;
@@ -8,9 +10,9 @@ use super::target::{Target, last_name};
 use super::unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
-use crate::repo::Repository;
 use crate::repo::selector::Selector;
-use crate::repo::sidecar::index::PointEntry;
+use crate::repo::sidecar::index::{CheckResult, PointEntry};
+use crate::repo::{Repository, StoredBytes};
 use crate::tree::Attributes;
 use crate::types::VmName;
 use crate::types::size::Human;
@@ -48,7 +50,7 @@ fn vms(context: &Context, repository: &Repository) -> Result<()> {
             .iter()
             .map(|index| {
                 let latest = index.latest();
-                serde_json::json!({
+                json!({
                     "vm": index.name, "vm_id": index.vm_id, "points": index.points.len(),
                     "latest": latest.map(|p| &p.name), "committed_at": latest.map(|p| p.committed_at),
                     "size_bytes": latest.map(size_of),
@@ -81,13 +83,16 @@ fn vms(context: &Context, repository: &Repository) -> Result<()> {
 
 fn points(context: &Context, repository: &Repository, vm: &VmName) -> Result<()> {
     let index = repository.index(&repository.spelled(vm)?)?;
+    let stored = index.points.iter();
+    let stored = stored.map(|point| repository.stored_bytes(&index.name, point));
+    let stored = stored.collect::<Result<Vec<_>>>()?;
+    let points = || index.points.iter().zip(&stored);
     if context.output.json {
-        return context.output.json(&index.points);
+        let points = points().map(|(point, stored)| point_json(point, stored));
+        return context.output.json(&points.collect::<Vec<_>>());
     }
-    let rows: Vec<Vec<String>> = index
-        .points
-        .iter()
-        .map(|point| {
+    let rows: Vec<Vec<String>> = points()
+        .map(|(point, stored)| {
             let disks: Vec<&str> = point.disks.iter().map(|disk| disk.name.as_str()).collect();
             let changed: u64 = point.disks.iter().map(|disk| disk.changed_bytes).sum();
             vec![
@@ -100,17 +105,62 @@ fn points(context: &Context, repository: &Repository, vm: &VmName) -> Result<()>
                     .to_string(),
                 Human(size_of(point)).to_string(),
                 Human(changed).to_string(),
+                match stored.total() {
+                    Some(bytes) => Human(bytes).to_string(),
+                    None => "missing".to_owned(),
+                },
+                checked(point),
                 disks.join(" "),
+                labels(point),
             ]
         })
         .collect();
     context.output.table(
         &[
-            "POINT", "SEQ", "KIND", "CAPTURED", "SIZE", "CHANGED", "DISKS",
+            "POINT", "SEQ", "KIND", "CAPTURED", "SIZE", "CHANGED", "STORED", "CHECKED", "DISKS",
+            "LABELS",
         ],
-        &["SEQ", "SIZE", "CHANGED"],
+        &["SEQ", "SIZE", "CHANGED", "STORED"],
         &rows,
     )
+}
+
+/// When a point was last found sound, or that it is damaged.
+fn checked(point: &PointEntry) -> String {
+    match (point.check, point.checked_at) {
+        (Some(CheckResult::Damaged), _) => "damaged".to_owned(),
+        (Some(CheckResult::Sound), Some(at)) => at.strftime("%Y-%m-%d").to_string(),
+        _ => "-".to_owned(),
+    }
+}
+
+/// `kept release=1.2`.
+fn labels(point: &PointEntry) -> String {
+    let kept = point.kept.then(|| "kept".to_owned());
+    let tags = point.tags.iter().map(|(key, value)| match value.as_str() {
+        "" => key.clone(),
+        value => format!("{key}={value}"),
+    });
+    kept.into_iter().chain(tags).collect::<Vec<_>>().join(" ")
+}
+
+/// A point as its index entry has it, with what it takes, and with the members that an entry leaves out.
+fn point_json(point: &PointEntry, stored: &StoredBytes) -> Value {
+    let mut value = json!(point);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("stored_bytes".to_owned(), json!(stored.total()));
+        fields.insert("tags".to_owned(), json!(point.tags));
+        fields.insert("kept".to_owned(), json!(point.kept));
+        fields.insert("check".to_owned(), json!(point.check));
+        fields.insert("checked_at".to_owned(), json!(point.checked_at));
+    }
+    let disks = value.pointer_mut("/disks").and_then(Value::as_array_mut);
+    for (disk, stored) in disks.into_iter().flatten().zip(stored.of_disks()) {
+        if let Some(fields) = disk.as_object_mut() {
+            fields.insert("stored_bytes".to_owned(), json!(stored));
+        }
+    }
+    value
 }
 
 /// A name with its attributes, as one line or one JSON object.
@@ -201,9 +251,9 @@ fn mode(attributes: &Attributes) -> String {
 }
 
 impl Line {
-    fn json(&self) -> serde_json::Value {
+    fn json(&self) -> Value {
         let attributes = self.attributes.as_ref();
-        serde_json::json!({
+        json!({
             "name": String::from_utf8_lossy(&self.name),
             "mode": attributes.map(mode),
             "uid": attributes.map(|a| a.uid),

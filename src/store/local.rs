@@ -393,6 +393,14 @@ impl Store for LocalStore {
         }))
     }
 
+    fn stored_bytes(&self, key: &Key) -> Result<u64> {
+        let path = path(key)?;
+        let stat = self.root.stat(path)?.ok_or_else(|| {
+            Error::not_found("no such object").at_path(self.root.path().join(path))
+        })?;
+        Ok(stat.allocated_bytes)
+    }
+
     fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>> {
         Ok(Fingerprint::of(&self.root.path().join(path(key)?)))
     }

@@ -116,6 +116,15 @@ pub trait Store: Send + Sync {
     /// `NotFound`, `Io`; `Corrupt` when it is no regular file.
     fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>>;
 
+    /// Bytes that an object takes: in a local directory those that `du` counts (holes take nothing; extents that several
+    /// files share count for each of them), elsewhere its size.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`.
+    fn stored_bytes(&self, key: &Key) -> Result<u64> {
+        Ok(self.open(key)?.size_bytes())
+    }
+
     /// Lists all names directly below `prefix`, sorted.
     ///
     /// # Errors

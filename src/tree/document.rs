@@ -13,6 +13,7 @@ use super::volume_node::VolumeNode;
 use crate::error::{Error, Result};
 use crate::guest::fs::{Attributes, FsInfo, Trouble, VolumeState};
 use crate::guest::volume::{Known, Volume};
+use crate::repo::StoredBytes;
 use crate::repo::sidecar::point::{Point, PointDisk};
 use crate::repo::sidecar::state::State;
 
@@ -47,13 +48,21 @@ pub(super) fn info(
     view: &PointView,
     point: &Result<std::sync::Arc<Point>>,
     state: &Result<State>,
+    stored: &Result<StoredBytes>,
 ) -> Vec<u8> {
     let entry = &view.entry;
     let point_sidecar: Option<&Point> = point.as_ref().ok().map(AsRef::as_ref);
-    let disks: Vec<Value> = match point_sidecar {
+    let mut disks: Vec<Value> = match point_sidecar {
         Some(point) => point.disks.iter().map(disk).collect(),
         None => entry.disks.iter().map(|disk| json!(disk)).collect(),
     };
+    let of_disks = stored.as_ref().map_or(&[][..], StoredBytes::of_disks);
+    for (n, (disk, entry)) in disks.iter_mut().zip(&entry.disks).enumerate() {
+        if let Value::Object(fields) = disk {
+            fields.insert("stored_bytes".to_owned(), json!(of_disks.get(n)));
+            fields.insert("depth".to_owned(), json!(entry.depth));
+        }
+    }
     let attached: Vec<Value> = point_sidecar
         .map_or(&entry.attached, |point| &point.attached)
         .iter()
@@ -61,11 +70,15 @@ pub(super) fn info(
             |file| json!({"name": file.name, "size_bytes": file.size_bytes, "blake3": file.blake3}),
         )
         .collect();
-    let damage: Vec<String> = [point.as_ref().err(), state.as_ref().err()]
-        .into_iter()
-        .flatten()
-        .map(Error::report)
-        .collect();
+    let damage: Vec<String> = [
+        point.as_ref().err(),
+        state.as_ref().err(),
+        stored.as_ref().err(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(Error::report)
+    .collect();
     let mut info = json!({
         "schema": 1,
         "vm": view.vm,
@@ -83,6 +96,9 @@ pub(super) fn info(
         "attached": attached,
         "tags": state.as_ref().ok().map(|state| &state.tags),
         "kept": state.as_ref().ok().map(|state| state.kept),
+        "stored_bytes": stored.as_ref().ok().and_then(StoredBytes::total),
+        "check": entry.check,
+        "checked_at": entry.checked_at,
         "read_path": "buffered",
         "writer": point_sidecar.map(|point| &point.writer),
     });

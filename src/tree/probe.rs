@@ -132,10 +132,12 @@ impl Tree {
     fn make_document(&self, point: &Point, base: u32) -> Result<Vec<u8>> {
         if base == low::INFO {
             let state = self.repository.state(&point.vm, &point.entry);
+            let stored = self.repository.stored_bytes(&point.vm, &point.entry);
             return Ok(document::info(
                 point,
                 &self.shared.disks.point(point),
                 &state,
+                &stored,
             ));
         }
         // A probe of this process is newer than the state.

@@ -30,6 +30,7 @@ mod joined;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod linked;
+mod listing;
 mod merge;
 mod older;
 mod quickstart;

@@ -109,6 +109,8 @@ pub enum Command {
     Check(Check),
     /// Run a command that copies the repository, while its layers stay as they are
     Hold(Hold),
+    /// Show the state of the repository and its VMs, for people and for monitoring
+    Status(Status),
     /// Mount the repository read-only; commits of others show up
     Mount(Mount),
     /// Unmount
@@ -619,6 +621,18 @@ pub struct Hold {
     /// The command and its arguments
     #[arg(value_name = "COMMAND", last = true, required = true)]
     pub command: Vec<OsString>,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 all is well; 3 damage is known (a layer is missing, verifying has found damage, a sidecar cannot be read); 4 the last point of a VM is older than --max-age, or a VM \
+                  has none. 3 wins over 4. The first line is the verdict. Nothing is verified: see restorefs verify. docs/monitoring.md has checks for Nagios and timers."
+)]
+pub struct Status {
+    /// Exit with 4 when a VM's last restore point is older than this (26h, 90m, 2d)
+    #[arg(long, value_name = "AGE")]
+    pub max_age: Option<String>,
 }
 
 /// Arguments of `check-config`.

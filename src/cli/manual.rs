@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 28] = [
+pub const EXAMPLES: [(&str, &[Example]); 29] = [
     (
         "",
         &[
@@ -194,6 +194,19 @@ pub const EXAMPLES: [(&str, &[Example]); 28] = [
             "restorefs hold -- rsync -a --exclude /cache --exclude /trash --exclude /lock /srv/repo/ backup2:/srv/repo/",
             "Copy the repository to another machine, while backups go on.",
         )],
+    ),
+    (
+        "status",
+        &[
+            (
+                "restorefs status",
+                "Show the last restore point of each VM, known damage, and the room that is left.",
+            ),
+            (
+                "restorefs status --max-age 26h",
+                "The same as a check: exit code 4 when a VM has no restore point of the last 26 hours.",
+            ),
+        ],
     ),
     (
         "mount",

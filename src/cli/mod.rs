@@ -38,6 +38,7 @@ mod sample;
 mod serve;
 mod sessions;
 mod sources;
+mod status;
 mod synthetic_full;
 mod tag;
 mod target;
@@ -135,6 +136,7 @@ fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Tag(args) => tag::tag(context, &args),
         Command::Keep(args) => tag::keep(context, &args),
         Command::Trash(args) => trash::run(context, &args),
+        Command::Status(args) => status::run(context, &args),
         Command::Mount(args) => mount::run(context, &args),
         Command::Umount(args) => mount::umount(context, &args),
         Command::Map(args) => map::run(context, &args),

@@ -602,7 +602,7 @@ impl Repository {
 ///
 /// # Errors
 /// `Io` when a thread panicked.
-pub(super) fn each_on_threads<T: Send>(
+pub fn each_on_threads<T: Send>(
     vms: &[VmName],
     look: impl Fn(&VmName) -> Result<T> + Sync,
 ) -> Result<Vec<Result<T>>> {

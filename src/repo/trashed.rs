@@ -210,6 +210,19 @@ impl Repository {
         Ok(all)
     }
 
+    /// Bytes of all that is in the trash.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn trash_bytes(&self) -> Result<u64> {
+        let prefix = layout::trash()?;
+        let mut bytes: u64 = 0;
+        for entry in absent_is_empty(self.store().list(&prefix))? {
+            bytes = bytes.saturating_add(self.weigh(&prefix, &entry)?);
+        }
+        Ok(bytes)
+    }
+
     /// Names a point or a VM by its own sidecar, where that can be read.
     fn name_directory(&self, prefix: &Key, found: &mut Trashed) -> Result<()> {
         match found.kind {

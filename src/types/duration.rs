@@ -1,6 +1,23 @@
 //! Lengths of time as people write them.
 
+use std::fmt;
+
 use crate::error::{Error, Result};
+
+/// Shows a length of time in seconds, rounded down to a unit of which there are two or more: `90s`, `45m`, `26h`, `12d`.
+#[derive(Debug, Clone, Copy)]
+pub struct Age(pub u64);
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            seconds @ ..120 => write!(f, "{seconds}s"),
+            seconds @ ..7_200 => write!(f, "{}m", seconds / 60),
+            seconds @ ..172_800 => write!(f, "{}h", seconds / 3600),
+            seconds => write!(f, "{}d", seconds / 86_400),
+        }
+    }
+}
 
 /// Parses `90s`, `30m`, `6h`, `2d` or a number of seconds.
 ///

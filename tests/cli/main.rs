@@ -40,6 +40,7 @@ mod restore;
 mod resume;
 mod share;
 mod space;
+mod status;
 mod target;
 mod task;
 mod terminal;

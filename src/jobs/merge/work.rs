@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repo::chains::Chains;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
+use crate::repo::sidecar::index::Index;
 use crate::repo::{Repository, Slot};
 use crate::task::Monitor;
 use crate::types::{DiskName, VmName};
@@ -51,8 +52,7 @@ pub fn merge_vm(
     let mut merged = Merged::default();
     let mut late = 0;
     loop {
-        let index = repository.index(vm)?;
-        let chains = Chains::walk(repository, vm, &index)?;
+        let (index, chains) = walk(repository, vm)?;
         let found = best(repository, vm, index.vm_id, &chains, options.compact)?;
         let Some((interval, gain)) = found else {
             return Ok(merged);
@@ -100,7 +100,7 @@ pub fn make_full(
     swap: Swap<'_>,
     watch: Watch<'_>,
 ) -> Result<Merged> {
-    let index = repository.index(vm)?;
+    let (index, chains) = walk(repository, vm)?;
     let entry = which.find(&index)?;
     let point = repository.point(vm, entry)?;
     if let Some(missing) = disks.iter().find(|name| point.disk(name).is_none()) {
@@ -109,7 +109,6 @@ pub fn make_full(
             point.name
         )));
     }
-    let chains = Chains::walk(repository, vm, &index)?;
     let mut merged = Merged::default();
     for disk in &point.disks {
         if !disks.is_empty() && !disks.iter().any(|name| name.same_as(&disk.name)) {
@@ -131,6 +130,24 @@ pub fn make_full(
         merged.layers += 1;
     }
     Ok(merged)
+}
+
+/// The chains of a VM. Another process may merge or forget between the reads of index and layers, so only a layer that is
+/// missing twice is damage.
+fn walk(repository: &Repository, vm: &VmName) -> Result<(Index, Chains)> {
+    let look = || -> Result<_> {
+        let index = repository.index(vm)?;
+        let chains = Chains::walk(repository, vm, &index);
+        Ok((index, chains))
+    };
+    let (mut index, mut chains) = look()?;
+    if chains.is_err() {
+        (index, chains) = look()?;
+    }
+    match chains {
+        Err(e) if e.kind() == ErrorKind::NotFound => Err(e.with_kind(ErrorKind::Corrupt)),
+        chains => Ok((index, chains?)),
+    }
 }
 
 /// Builds an interval's layer and swaps it in; returns the size of its file in bytes.

@@ -1,0 +1,100 @@
+//! `restorefs status`: the verdict in one line, a line for each VM, and the room of the repository.
+
+use super::args::Status;
+use super::context::Context;
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::health::{Health, Verdict, VmHealth};
+use crate::types::duration::{Age, parse_seconds};
+use crate::types::size::{Count, Human};
+
+pub(super) fn run(context: &Context, args: &Status) -> Result<()> {
+    let age_max = args.max_age.as_deref().map(parse_seconds).transpose()?;
+    let repository = context.repository()?;
+    let health = Health::of(&repository, age_max, SystemClock.now())?;
+    match context.output.json {
+        true => context.output.json(&health)?,
+        false => show(context, &health)?,
+    }
+    match health.verdict {
+        Verdict::Ok => Ok(()),
+        Verdict::Damaged => {
+            let vms = Count::of(health.damaged().len(), "VM");
+            Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("damage is known of {vms}"),
+            ))
+        }
+        Verdict::Late => {
+            let vms = Count::of(health.late().len(), "VM");
+            let max = Age(age_max.unwrap_or_default());
+            Err(Error::new(
+                ErrorKind::PolicyNotMet,
+                format!("{vms} without a restore point of the last {max}"),
+            ))
+        }
+    }
+}
+
+fn show(context: &Context, health: &Health) -> Result<()> {
+    context.output.line(health.to_string())?;
+    let faults = health.vms.iter().flat_map(|vm| &vm.damage);
+    if context.output.quiet {
+        return faults
+            .into_iter()
+            .try_for_each(|fault| context.output.line(fault));
+    }
+    if !health.vms.is_empty() {
+        let rows: Vec<Vec<String>> = health.vms.iter().map(row).collect();
+        context.output.table(
+            &[
+                "VM", "POINTS", "LAST", "AGE", "DEPTH", "HIDDEN", "CHECKED", "STATE",
+            ],
+            &["POINTS", "AGE", "DEPTH", "HIDDEN"],
+            &rows,
+        )?;
+    }
+    faults
+        .into_iter()
+        .try_for_each(|fault| context.output.line(format!("damaged: {fault}")))?;
+    if let Some(space) = health.space {
+        let (free, total) = (Human(space.free_bytes), Human(space.total_bytes));
+        context
+            .output
+            .line(format!("space: {free} free of {total}"))?;
+    }
+    let trash = Human(health.trash_bytes);
+    context.output.line(format!("trash: {trash}"))?;
+    context.output.line(match &health.owner {
+        Some(owner) if owner.is_daemon => {
+            format!("daemon: pid {} on {}", owner.pid, owner.host)
+        }
+        Some(owner) => format!(
+            "daemon: none; the lock is held by restorefs {} (pid {} on {})",
+            owner.role, owner.pid, owner.host
+        ),
+        None if health.is_owner_known => "daemon: none".to_owned(),
+        None => "daemon: it cannot be seen whether one runs (the lock cannot be read)".to_owned(),
+    })
+}
+
+fn row(vm: &VmHealth) -> Vec<String> {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let last = vm.last.as_ref();
+    let state = match (vm.damage.is_empty(), vm.is_late, last) {
+        (false, ..) => "damaged",
+        (true, true, Some(_)) => "late",
+        (true, _, None) => "no point",
+        (true, false, Some(_)) => "ok",
+    };
+    vec![
+        vm.vm.to_string(),
+        vm.points.to_string(),
+        or_dash(last.map(|last| last.point.to_string())),
+        or_dash(last.map(|last| Age(last.age_seconds).to_string())),
+        or_dash(vm.depth.map(|depth| depth.to_string())),
+        Human(vm.hidden_bytes).to_string(),
+        or_dash(vm.checked_at.map(|at| at.strftime("%Y-%m-%d").to_string())),
+        state.to_owned(),
+    ]
+}

@@ -1,0 +1,11 @@
+//! The health of a repository: how old the last restore points are, what damage is known, and how much room is left.
+//!
+//! # Why
+//! A check looks every few minutes at 1,000 VMs. So it reads one index and lists one directory of each; it walks no chain,
+//! opens no layer and takes no lock. What only reading finds is told by verifying, whose results the index repeats.
+
+mod report;
+mod vm;
+
+pub use report::{Health, Holding, Space, Verdict};
+pub use vm::{LastPoint, VmHealth};

@@ -1,0 +1,186 @@
+//! The health of the whole repository, and the verdict.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::vm::VmHealth;
+use crate::error::Result;
+use crate::repo::Repository;
+use crate::repo::lock::Holder;
+use crate::repo::repository::each_on_threads;
+use crate::types::VmName;
+use crate::types::duration::Age;
+use crate::types::size::{Count, Human};
+
+/// LIMIT: VMs that the verdict names.
+const NAMED_MAX: usize = 5;
+
+/// The verdict, from good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// All is well.
+    Ok,
+    /// A VM's last point is too old, or it has none.
+    Late,
+    /// Damage is known.
+    Damaged,
+}
+
+/// Room in the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Space {
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// Total bytes.
+    pub total_bytes: u64,
+}
+
+/// The process that holds the lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Holding {
+    /// Process id.
+    pub pid: u32,
+    /// Host name.
+    pub host: String,
+    /// What it is: `serve`, `backup`, ...
+    pub role: String,
+    /// Whether it is a daemon.
+    pub is_daemon: bool,
+}
+
+/// The health of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The age that is allowed.
+    pub age_max_seconds: Option<u64>,
+    /// The VMs, by name.
+    pub vms: Vec<VmHealth>,
+    /// Room; `None` where the store does not tell it.
+    pub space: Option<Space>,
+    /// Bytes of what is in the trash.
+    pub trash_bytes: u64,
+    /// Who holds the lock; `None` when nobody does, or when that cannot be seen.
+    pub owner: Option<Holding>,
+    /// Whether it could be seen who holds the lock.
+    pub is_owner_known: bool,
+}
+
+impl Health {
+    /// Looks at all VMs, without the lock.
+    ///
+    /// # Errors
+    /// `Io`. Damage is in the returned value.
+    pub fn of(
+        repository: &Repository,
+        age_max_seconds: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Self> {
+        let look = |vm: &VmName| VmHealth::of(repository, vm, age_max_seconds, now);
+        let mut vms = Vec::new();
+        for found in each_on_threads(&repository.vm_names()?, look)? {
+            vms.extend(found?);
+        }
+        let mut verdict = Verdict::Ok;
+        for vm in &vms {
+            verdict = verdict.max(match (vm.damage.is_empty(), vm.is_late) {
+                (false, _) => Verdict::Damaged,
+                (true, true) => Verdict::Late,
+                (true, false) => Verdict::Ok,
+            });
+        }
+        let space = repository.store().space()?;
+        let (owner, is_owner_known) = match Holder::of(repository) {
+            Holder::Nobody => (None, true),
+            Holder::Process(Some(note)) => {
+                let holding = Holding {
+                    pid: note.pid,
+                    host: note.host,
+                    role: note.role,
+                    is_daemon: note.control.is_some(),
+                };
+                (Some(holding), true)
+            }
+            Holder::Process(None) | Holder::Unknown => (None, false),
+        };
+        Ok(Self {
+            verdict,
+            age_max_seconds,
+            vms,
+            space: space.map(|space| Space {
+                free_bytes: space.free_bytes,
+                total_bytes: space.total_bytes,
+            }),
+            trash_bytes: repository.trash_bytes()?,
+            owner,
+            is_owner_known,
+        })
+    }
+
+    fn those(&self, is_so: impl Fn(&VmHealth) -> bool) -> Vec<&VmName> {
+        let vms = self.vms.iter().filter(|vm| is_so(vm));
+        vms.map(|vm| &vm.vm).collect()
+    }
+
+    /// VMs with damage.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<&VmName> {
+        self.those(|vm| !vm.damage.is_empty())
+    }
+
+    /// VMs whose last point is too old, or that have none.
+    #[must_use]
+    pub fn late(&self) -> Vec<&VmName> {
+        self.those(|vm| vm.is_late)
+    }
+}
+
+/// `web01, db01 and 3 more`.
+struct Names<'a>(&'a [&'a VmName]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.iter().take(NAMED_MAX);
+        let shown: Vec<&str> = shown.map(|name| name.as_str()).collect();
+        f.write_str(&shown.join(", "))?;
+        match self.0.len().saturating_sub(NAMED_MAX) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// The verdict as one line, for a monitor: `LATE: web01; 12 VMs, ...`.
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (damaged, late) = (self.damaged(), self.late());
+        if !damaged.is_empty() {
+            write!(f, "DAMAGED: {}; ", Names(&damaged))?;
+        }
+        if !late.is_empty() {
+            let max = self.age_max_seconds.unwrap_or_default();
+            write!(
+                f,
+                "LATE: {} (no point of the last {}); ",
+                Names(&late),
+                Age(max)
+            )?;
+        }
+        if damaged.is_empty() && late.is_empty() {
+            f.write_str("OK: ")?;
+        }
+        write!(f, "{}", Count::of(self.vms.len(), "VM"))?;
+        let ages = self.vms.iter().filter_map(|vm| vm.last.as_ref());
+        if let Some(oldest) = ages.map(|last| last.age_seconds).max() {
+            write!(f, ", the oldest last point is {} old", Age(oldest))?;
+        }
+        match self.space {
+            Some(space) => write!(f, ", {} free", Human(space.free_bytes)),
+            None => Ok(()),
+        }
+    }
+}

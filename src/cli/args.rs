@@ -613,7 +613,7 @@ pub struct Serve {
 #[derive(Debug, Args)]
 #[command(
     after_help = "While COMMAND runs, no layer is replaced, no restore point is forgotten, and the trash keeps what it has: who asks for that is refused, with exit code 11. \
-                  Under a daemon backups go on; a point that is committed meanwhile may be in the copy without its layers until the next run. Without a daemon the \
+                  Under a daemon backups go on; a point that is committed meanwhile may be in the copy without its layers until the next run (docs/backup.md has an order that avoids that). Without a daemon the \
                   repository's lock is held, so nobody else can write. Leave out /cache, /trash and /lock. The exit code is COMMAND's; 1 when the hold ended before \
                   COMMAND did (the daemon was stopped, the lock was lost): the copy is not to be used then. COMMAND receives SIGINT, SIGTERM and SIGHUP."
 )]

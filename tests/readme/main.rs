@@ -33,7 +33,7 @@ fn read(path: &str) -> String {
 }
 
 /// The pages, in the order in which they are run: each goes on where the one before has ended.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "README.md",
     "docs/restore.md",
     "docs/sessions.md",
@@ -42,6 +42,7 @@ const PAGES: [&str; 9] = [
     "docs/backup.md",
     "docs/retention.md",
     "docs/verify.md",
+    "docs/monitoring.md",
     "docs/security.md",
 ];
 

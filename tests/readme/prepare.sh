@@ -194,3 +194,27 @@ wait commit gone
 END
 }
 xml() { python3 -c 'import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])' "$1"; }
+# The plugin of a monitor: well, late, damaged, and without a repository.
+plugin() {
+    says 0 '^OK: '
+    sleep 1.1
+    says 1 '^LATE: ' 0s
+    mv /srv/repo/vms/web01/vm.json vm.json.away
+    says 2 '^DAMAGED: web01'
+    mv vm.json.away /srv/repo/vms/web01/vm.json
+    says 3 'no repository' 26h /srv/nowhere
+}
+says() {
+    local code=0 wanted=$1 pattern=$2 said
+    shift 2
+    said=$(sh /etc/restorefs/check_restorefs "$@") || code=$?
+    if [ $code != "$wanted" ] || ! head -n1 <<< "$said" | grep -e "$pattern"; then echo "$code: $said"; return 1; fi
+}
+# Units as systemd reads them.
+units() {
+    local said unit
+    for unit in "$@"; do
+        said=$(systemd-analyze verify --man=no --recursive-errors=no "/etc/systemd/system/$unit" 2>&1) || { echo "$said"; return 1; }
+        if grep -E 'restorefs-.*(Unknown|ignoring|rror)' <<< "$said"; then return 1; fi
+    done
+}

@@ -184,6 +184,23 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("Everything, or a part each night", "restorefs verify", Kind::Shell),
     ("Seconds: is anything missing?", "restorefs check", Kind::Shell),
     ("When something is damaged", "restorefs verify", Kind::Shell),
+    ("Look", "restorefs status", Kind::Shell),
+    (
+        "Nagios, Icinga and what else runs plugins",
+        "#!/bin/sh",
+        Kind::File {
+            path: "/etc/restorefs/check_restorefs",
+            check: "plugin",
+        },
+    ),
+    (
+        "systemd timers",
+        "# /etc/systemd/system/restorefs-status.service",
+        Kind::Files {
+            check: "units restorefs-status.timer restorefs-forget.timer restorefs-alert@x.service",
+        },
+    ),
+    ("Programs", "restorefs status", Kind::Shell),
     ("What is here", "restorefs info", Kind::Shell),
 ];
 
@@ -554,6 +571,38 @@ pub(crate) const STEPS: &[Step] = &[
     ),
     step("restorefs check$", "", &["no damage found"], ""),
     step("restorefs verify web01 --json", "", &["sound_since"], ""),
+    step(
+        "restorefs status$",
+        "restorefs backup db01 vda=a.raw; restorefs backup web01 vda=snapshot.raw",
+        &["OK: ", "web01", "db01", "space: ", "trash: "],
+        "",
+    ),
+    step(
+        "restorefs status --max-age 26h --quiet",
+        "",
+        &["OK: 2 VMs"],
+        "",
+    ),
+    step("restorefs jobs -n 20", "", &["committed"], ""),
+    step(
+        "restorefs status --max-age 26h --json | jq -r .verdict",
+        "",
+        &["ok"],
+        "",
+    ),
+    step(
+        "restorefs status --json | jq -r '.vms[] |",
+        "",
+        &["web01\t", "db01\t"],
+        "",
+    ),
+    step("restorefs jobs --json", "", &["committed"], ""),
+    step(
+        "restorefs hold -- sh",
+        "",
+        &[],
+        "[ -d /srv/offsite/vms/web01/layers ]",
+    ),
     step(
         "restorefs info$",
         "",

@@ -53,8 +53,11 @@ impl Chains {
         for session in repository.sessions(vm)? {
             for disk in session.disks {
                 let parent = disk.parent.map(|parent| parent.layer);
-                // An unsealed layer has no header yet: the session names its parent.
-                if repository.find_layer(vm, &disk.layer).is_ok() {
+                // An unsealed layer has no header yet, and one that a crash has left between two steps of its publication
+                // has no sums: the session names its parent.
+                let is_published = LayerFile::open(repository, vm, &disk.layer)
+                    .and_then(|file| file.prove_header(repository, vm, &disk.layer));
+                if is_published.is_ok() {
                     chains.add(repository, vm, &disk.layer, &disk.key)?;
                 } else {
                     chains.add_unsealed(disk.layer, parent.as_ref());
@@ -67,6 +70,13 @@ impl Chains {
         for entry in &index.points {
             let point = repository.point(vm, entry)?;
             for disk in point.disks {
+                // What a session took for unsealed is damage where a point names it.
+                if chains
+                    .get(&disk.layer)
+                    .is_some_and(|known| known.layer.is_none())
+                {
+                    chains.0.remove(&disk.layer);
+                }
                 chains.add(repository, vm, &disk.layer, &disk.key)?;
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //! - Results belong to a layer id. A layer that is replaced has none, and its old ones are removed with its sums.
+//! - Where the index repeats a state wrongly, keeping a verdict on the point mends that.
 //! - `state/<point_id>.json` is the truth of a point's damage and is written first; `index.json` repeats it. That a point is sound, and
 //!   since when, stands in the index alone: the results of its layers give it again.
 
@@ -103,6 +104,10 @@ impl Owner {
             let points = &mut entry.index.points;
             let of_index = points.iter_mut().find(|p| p.point_id == verdict.point_id);
             let Some(point) = of_index else { continue };
+            // A crash can have come between a state and the index that repeats it.
+            let before = (point.tags.clone(), point.kept);
+            self.repository().repeat_labels(vm, point)?;
+            index_changed |= before != (point.tags.clone(), point.kept);
             let new = verdict.in_short();
             let is_damaged = |check| check == Some(CheckResult::Damaged);
             if is_damaged(new.0) || is_damaged(point.check) {

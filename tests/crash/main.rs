@@ -13,6 +13,7 @@ mod forget;
 mod history;
 mod kill;
 mod label;
+mod life;
 mod made;
 mod merge;
 mod poor;

@@ -103,15 +103,6 @@ pub(super) fn of_point(
             let other = Error::corrupt(what, entry.point_id, state.point_id);
             fault(&mut faults, Err(other))?;
         }
-        if state.tags != entry.tags || state.kept != entry.kept {
-            let what = format!(
-                "index.json has other tags of {vm}@{} than its state",
-                entry.name
-            );
-            let other = Error::corrupt(what, "the same tags and keeps", "others")
-                .advise("the owner mends the index: restorefs rebuild-catalog");
-            fault(&mut faults, Err(other))?;
-        }
     }
     let Ok(point) = repository.point(vm, entry) else {
         // The lineage tells it.

@@ -244,9 +244,41 @@ fn results_are_told_where_they_cannot_be_kept() {
 #[test]
 fn a_daemon_keeps_the_results_and_shows_the_task() {
     let place = with_points("web01", 3);
-    let daemon = place.serve(&[]);
+    std::fs::create_dir(place.path("mnt")).unwrap();
+    let with_mount: &[&str] = if can_mount() {
+        &["--mount", "mnt"]
+    } else {
+        &[]
+    };
+    let daemon = place.serve(with_mount);
+    let shown = || {
+        let dir = place.path("mnt/web01/p1");
+        let mut value = [0; 64];
+        let got = rustix::fs::getxattr(&dir, "user.restorefs.check", &mut value[..]);
+        let info = std::fs::read(dir.join("info.json")).unwrap();
+        let info: Value = serde_json::from_slice(&info).unwrap();
+        let got = got.map(|n| String::from_utf8(value[..n].to_vec()).unwrap());
+        (got.ok(), info["check"].as_str().map(str::to_owned))
+    };
+    if can_mount() {
+        assert_eq!(shown(), (None, None));
+    }
     let answer = place.json(&["verify"]);
     assert_eq!(answer["kept"], true);
+    if can_mount() {
+        let sound = Some("sound".to_owned());
+        eventually("the mount shows the result", || {
+            shown() == (sound.clone(), sound.clone())
+        });
+        let listed = Command::new("getfattr")
+            .arg("-d")
+            .arg(place.path("mnt/web01/p1"))
+            .output();
+        if let Ok(listed) = listed {
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            assert!(listed.contains("user.restorefs.checked_at"), "{listed}");
+        }
+    }
     assert_eq!(checks(&place, "web01"), ["sound", "sound", "sound"]);
     let jobs = place.json(&["jobs"]);
     let verified = &jobs[0];

@@ -38,6 +38,8 @@ pub(super) enum Subject {
         slot: Slot,
         /// Its content.
         root: Digest,
+        /// Position of the point in its VM.
+        seq: u64,
     },
     /// A disk of an open session.
     Session(Arc<DiskWriter>),
@@ -57,17 +59,31 @@ pub(super) struct DiskContexts {
 }
 
 impl DiskContexts {
-    /// Points from the parent on, nearest first.
+    /// Points from the parent on, nearest first. Where a parent was forgotten, the walk goes on with the newest point before it that is
+    /// left: contents are compared, so any earlier point will do.
     fn ancestors<'a>(&self, vm: &'a VmView) -> Vec<&'a PointEntry> {
-        let entries = vm.points.iter().map(|point| &point.entry);
-        let by_id: HashMap<_, _> = entries.map(|entry| (entry.point_id, entry)).collect();
+        let entries = || vm.points.iter().map(|point| &point.entry);
+        let by_id: HashMap<_, _> = entries().map(|entry| (entry.point_id, entry)).collect();
         let mut all: Vec<&PointEntry> = Vec::new();
         let mut next = self.parent.as_ref();
+        let mut seq = match &self.subject {
+            Subject::Point { seq, .. } => *seq,
+            Subject::Session(_) => u64::MAX,
+        };
+        let newest_before = |seq| {
+            let before = entries().filter(|entry| entry.seq < seq);
+            before.max_by_key(|entry| entry.seq)
+        };
         // A loop in an index would have more steps than there are points.
-        while let Some(point) = next.and_then(|parent| by_id.get(&parent.point_id))
+        while let Some(parent) = next
             && all.len() < vm.points.len()
         {
+            let known = by_id.get(&parent.point_id).copied();
+            let Some(point) = known.or_else(|| newest_before(seq)) else {
+                break;
+            };
             all.push(point);
+            seq = point.seq;
             next = point.parent.as_ref();
         }
         all

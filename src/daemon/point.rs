@@ -85,6 +85,7 @@ impl PointExports {
             disk: Arc::clone(&open.disk),
             slot: meta.layer.clone(),
             root: meta.content_root,
+            seq: point.seq,
         };
         Ok(Export {
             contexts: Some(self.contexts(vm.clone(), &meta.key, point.parent.clone(), subject)),

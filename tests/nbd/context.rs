@@ -316,6 +316,33 @@ fn what_has_changed_is_exact() {
 }
 
 #[test]
+fn what_has_changed_is_exact_after_points_between_were_forgotten_and_merged() {
+    if !has("nbdinfo") {
+        return;
+    }
+    let place = Place::new();
+    history(&place);
+    // Layers of the points that stay take over what they need.
+    let forgotten = place.json(&["forget", "web01@p2", "web01@p3"]);
+    assert_eq!(forgotten["vms"][0]["points"].as_array().unwrap().len(), 2);
+    let daemon = place.serve(&[]);
+    let ask = |daemon: &Daemon| {
+        let uri = daemon.uri("web01/p4/vda");
+        joined(map(&uri, "x-restorefs:changed-since:p1"))
+    };
+    assert_eq!(ask(&daemon), differences(&place, "p4", "p1"));
+    place.ok(&["forget", "--compact", "web01"]);
+    place.ok(&["synthetic-full", "web01@p4"]);
+    // The reader that was there before the merge, and a new one.
+    assert_eq!(ask(&daemon), differences(&place, "p4", "p1"));
+    daemon.stop();
+    let daemon = place.serve(&[]);
+    assert_eq!(ask(&daemon), differences(&place, "p4", "p1"));
+    let gone = listed(&daemon, "web01/p4/vda", &["x-restorefs:changed-since:p2"]);
+    assert_eq!(gone, Vec::<String>::new());
+}
+
+#[test]
 fn a_session_is_asked_while_it_is_written() {
     if !has("nbdinfo") {
         return;

@@ -43,7 +43,7 @@ pub(super) fn choose_parent<'e>(
             .index
             .points
             .iter()
-            .filter(|p| p.kind == Kind::Full)
+            .filter(|point| point.is_full())
             .max_by_key(|p| p.seq)
     } else {
         entry.index.latest()

@@ -117,6 +117,27 @@ fn points_that_are_kept_need_no_others(place: &Place, more: &[&str]) {
 }
 
 #[test]
+fn a_differential_goes_on_from_a_layer_that_a_merge_made_full() {
+    let place = Place::new();
+    let mut contents = back_up(&place, 0, 4, &[]);
+    // p00 was the full one; what is left of it is in p01.
+    place.ok(&["forget", "web01@p00"]);
+    place.ok(&["forget", "--compact", "web01"]);
+    contents.remove("p00");
+    contents.extend(back_up(&place, 4, 1, &["--differential"]));
+    check(&place, &contents);
+    let info = place.json(&["info", "web01@p04"]);
+    assert_eq!(info["parent"]["name"], "p01", "{info}");
+    assert_eq!(info["kind"], "differential");
+    // So does one from a layer that was made full.
+    place.ok(&["synthetic-full", "web01@p03"]);
+    contents.extend(back_up(&place, 5, 1, &["--differential"]));
+    check(&place, &contents);
+    let info = place.json(&["info", "web01@p05"]);
+    assert_eq!(info["parent"]["name"], "p03", "{info}");
+}
+
+#[test]
 fn points_that_are_kept_need_no_others_here() {
     for more in [&[][..], &["--compress", "zstd"]] {
         points_that_are_kept_need_no_others(&Place::new(), more);

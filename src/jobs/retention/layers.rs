@@ -13,7 +13,6 @@ use crate::error::Result;
 use crate::qcow2::Image;
 use crate::repo::layout::VmKeys;
 use crate::repo::sidecar::index::{Index, PointEntry};
-use crate::repo::sidecar::point::Kind;
 use crate::repo::{Repository, Slot};
 use crate::types::{PointId, PointName, VmName};
 
@@ -35,7 +34,7 @@ fn below(point: &PointEntry, by_id: &HashMap<PointId, &PointEntry>) -> Option<Op
     let [_] = point.disks.as_slice() else {
         return None;
     };
-    if point.kind == Kind::Full {
+    if point.is_full() {
         return Some(None);
     }
     let parent = by_id.get(&point.parent.as_ref()?.point_id)?;

@@ -164,6 +164,14 @@ impl Index {
 }
 
 impl PointEntry {
+    /// Whether no layer of the point has another one below it, whatever it was at its commit.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let was_full = self.kind == Kind::Full;
+        let mut disks = self.disks.iter();
+        disks.all(|disk| disk.depth.map_or(was_full, |depth| depth == 1))
+    }
+
     /// The summary of a point.
     #[must_use]
     pub fn of(point: &Point, point_blake3: Digest, serial: u32) -> Self {

@@ -612,10 +612,12 @@ pub struct Serve {
 /// Arguments of `hold`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "While COMMAND runs, no layer is replaced, no restore point is forgotten, and the trash keeps what it has: who asks for that is refused, with exit code 11. \
-                  Under a daemon backups go on; a point that is committed meanwhile may be in the copy without its layers until the next run (docs/backup.md has an order that avoids that). Without a daemon the \
-                  repository's lock is held, so nobody else can write. Leave out /cache, /trash and /lock. The exit code is COMMAND's; 1 when the hold ended before \
-                  COMMAND did (the daemon was stopped, the lock was lost): the copy is not to be used then. COMMAND receives SIGINT, SIGTERM and SIGHUP."
+    after_help = "While COMMAND runs, no layer is replaced, no restore point is forgotten, and the trash keeps what it has: \
+                  who asks for that is refused, with exit code 11. Under a daemon backups go on; a point that is committed \
+                  meanwhile may be in the copy without its layers until the next run (docs/backup.md has an order that avoids \
+                  that). Without a daemon the repository's lock is held, so nobody else can write. Leave out /cache, /trash and \
+                  /lock. The exit code is COMMAND's; 1 when the hold ended before COMMAND did (the daemon was stopped, the lock \
+                  was lost): the copy is not to be used then. COMMAND receives SIGINT, SIGTERM and SIGHUP."
 )]
 pub struct Hold {
     /// The command and its arguments
@@ -626,8 +628,9 @@ pub struct Hold {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 all is well; 3 damage is known (a layer is missing, verifying has found damage, a sidecar cannot be read); 4 the last point of a VM is older than --max-age, or a VM \
-                  has none. 3 wins over 4. The first line is the verdict. Nothing is verified: see restorefs verify. docs/monitoring.md has checks for Nagios and timers."
+    after_help = "Exit codes: 0 all is well; 3 damage is known (a layer is missing, verifying has found damage, a sidecar cannot be \
+                  read); 4 the last point of a VM is older than --max-age, or a VM has none. 3 wins over 4. The first line is the \
+                  verdict. Nothing is verified: see restorefs verify. docs/monitoring.md has checks for Nagios and timers."
 )]
 pub struct Status {
     /// Exit with 4 when a VM's last restore point is older than this (26h, 90m, 2d)

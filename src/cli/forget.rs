@@ -268,10 +268,12 @@ fn rules(keep: &Keep) -> Result<Rules> {
     })
 }
 
-/// Merges what no point needs by itself any more: in VMs of which points went, or, to compact, in all.
+/// Merges what no point needs by itself any more: in VMs of which points went, or whose chains are too deep, or, to
+/// compact, in all.
 fn merge(merger: &Merger<'_>, compact: bool, plans: &mut [VmPlan], end: &mut End) {
     for plan in plans {
-        if plan.left_alone.is_some() || (plan.gone().is_empty() && !compact) {
+        let is_due = compact || plan.is_too_deep || !plan.gone().is_empty();
+        if plan.left_alone.is_some() || !is_due {
             continue;
         }
         match merger.merge(&plan.vm) {

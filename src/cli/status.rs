@@ -85,6 +85,7 @@ fn row(vm: &VmHealth) -> Vec<String> {
         (false, ..) => "damaged",
         (true, true, Some(_)) => "late",
         (true, _, None) => "no point",
+        (true, false, Some(_)) if vm.is_too_deep => "too deep",
         (true, false, Some(_)) => "ok",
     };
     vec![

@@ -12,6 +12,7 @@ use super::request::BeginRequest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::entry::VmEntry;
+use crate::repo::format::DEPTH_FULL;
 use crate::repo::lineage::Lineage;
 use crate::repo::sidecar::index::{Index, PointEntry};
 use crate::repo::sidecar::point::{Kind, Point};
@@ -20,6 +21,9 @@ use crate::types::{DiskName, VmName};
 
 /// The beginning of the reason why a disk is stored in full when its predecessor is damaged.
 const DAMAGED: &str = "what it would be compared with is damaged";
+
+/// The beginning of the reason why a disk is stored in full when its chain is too deep.
+const TOO_DEEP: &str = "its chain is too deep to be continued";
 
 /// Finds the parent point and plans the disks of a session on undamaged chains.
 ///
@@ -55,8 +59,32 @@ pub(super) fn plan(
             }
             other => other?,
         }
+        end_deep_chain(vm, &entry.index, request, disk);
     }
     Ok((parent, disks))
+}
+
+/// Stores a disk in full whose chain could soon not be opened by QEMU any more. A disk of which only changes are sent goes on.
+fn end_deep_chain(vm: &VmName, index: &Index, request: &BeginRequest, disk: &mut SessionDisk) {
+    let below = disk
+        .parent
+        .as_ref()
+        .and_then(|base| index.disk_of(&base.layer));
+    let Some(depth) = below
+        .and_then(|below| below.depth)
+        .filter(|depth| *depth >= DEPTH_FULL)
+    else {
+        return;
+    };
+    let reason = format!("{TOO_DEEP}: {depth} layers");
+    if !is_written_whole(request, &disk.name) {
+        tracing::error!(vm = %vm, disk = %disk.name, depth,
+            "{TOO_DEEP}, and only its changes are sent; merge it with restorefs forget --compact {vm}, or restorefs synthetic-full {vm}@latest");
+        return;
+    }
+    tracing::warn!(vm = %vm, disk = %disk.name, reason, "a disk is stored in full");
+    (disk.kind, disk.parent) = (Kind::Full, None);
+    disk.full_reason = Some(reason);
 }
 
 /// Checks the chains below a session's disks again before they become a point: a session may be

@@ -246,6 +246,24 @@ impl Chains {
         above
     }
 
+    /// For each layer the depth of the deepest chain of a point or session through it.
+    #[must_use]
+    pub fn deepest(&self) -> HashMap<&Slot, u32> {
+        let depths = self.depths();
+        let mut deepest: HashMap<&Slot, u32> = HashMap::new();
+        for (top, _) in self.0.iter().filter(|(_, layer)| layer.is_named) {
+            let depth = depths.get(top).copied().unwrap_or_default();
+            let mut next = Some(top);
+            // Below a layer that is known to be in a deeper chain all others are, too.
+            while let Some(slot) = next.filter(|slot| deepest.get(slot).is_none_or(|d| *d < depth))
+            {
+                deepest.insert(slot, depth);
+                next = self.0.get(slot).and_then(|layer| layer.below.as_ref());
+            }
+        }
+        deepest
+    }
+
     /// All layers, by slot, in no order.
     pub fn layers(&self) -> impl Iterator<Item = (&Slot, &ChainLayer)> {
         self.0.iter()

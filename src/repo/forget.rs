@@ -16,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use super::cleanup;
 use super::entry::VmEntry;
 use super::garbage::{self, Look};
+use super::hold::Hold;
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::repository::absent_is_empty;
@@ -101,6 +102,17 @@ impl Owner {
     #[must_use]
     pub fn hold_point(&self, point: &PointEntry, holder: &str) -> PointUse {
         self.uses.add(point.point_id, holder)
+    }
+
+    /// Holds the repository: until the hold is dropped, no layer is replaced, no restore point is forgotten, and the trash
+    /// keeps what it has. Waits for changes that are under way. `holder` describes the holder for people.
+    ///
+    /// # Errors
+    /// `Stale` when the lock is lost.
+    pub fn hold_still(&self, holder: &str) -> Result<Hold> {
+        let hold = self.holds.hold(holder);
+        self.verify_lock()?;
+        Ok(hold)
     }
 
     /// Forgets restore points: they are not listed any more, and layers that only they needed go to the
@@ -214,7 +226,8 @@ impl Owner {
     /// given again.
     ///
     /// # Errors
-    /// `NotFound`; `Locked` during a hold; `NotEmpty` when it has a point; `Busy` while it has a session; `Stale` (the lock); `NoSpace`, `Io`.
+    /// `NotFound`; `Locked` during a hold; `NotEmpty` when it has a point; `Busy` while it has a session; `Stale` (the
+    /// lock); `NoSpace`, `Io`.
     pub fn remove_vm(&self, vm: &VmName) -> Result<()> {
         let _change = self.holds.enter()?;
         let entry = self.vm(vm)?;

@@ -16,6 +16,12 @@ const INCOMPAT_SUPPORTED: [&str; 1] = [MERGE];
 /// Features that a release must know to write, but not to read: none yet.
 const RO_COMPAT_SUPPORTED: [&str; 0] = [];
 
+/// Layers of a chain, unless `restorefs.json` says otherwise: hidden layers of a deeper one are merged at any price.
+const DEPTH_DEFAULT: u32 = 500;
+/// LIMIT: layers of a chain on which a disk is still continued. QEMU 10 ends between 800 and 900, as each layer takes its
+/// coroutines' stack.
+pub const DEPTH_FULL: u32 = 800;
+
 /// The repository's own sidecar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Format {
@@ -61,6 +67,9 @@ pub struct Defaults {
     /// Compression of new layers: `none`, `zlib`, `zstd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<String>,
+    /// Layers of a chain from which on hidden layers are merged at any price; 500 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_depth: Option<u32>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -87,6 +96,13 @@ impl Format {
             defaults: Defaults::default(),
             unknown: Unknown::new(),
         }
+    }
+
+    /// Layers of a chain; hidden layers of a deeper one are merged at any price.
+    #[must_use]
+    pub fn max_depth(&self) -> u32 {
+        let asked = self.defaults.max_depth.unwrap_or(DEPTH_DEFAULT);
+        asked.clamp(2, DEPTH_FULL)
     }
 
     /// Checks that this release may read the repository, and write it if `write`.

@@ -10,7 +10,6 @@
 
 use std::sync::Arc;
 
-use super::owner::Owner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::sync::{Condvar, Mutex};
 
@@ -43,7 +42,7 @@ pub(super) struct Change<'a>(&'a Holds);
 
 impl Holds {
     /// Begins a hold, once the changes that are under way have ended.
-    fn hold(self: &Arc<Self>, holder: &str) -> Hold {
+    pub(super) fn hold(self: &Arc<Self>, holder: &str) -> Hold {
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
@@ -89,19 +88,6 @@ impl Drop for Change<'_> {
         if state.changes == 0 {
             self.0.ended.notify_all();
         }
-    }
-}
-
-impl Owner {
-    /// Holds the repository: until the hold is dropped, no layer is replaced, no restore point is forgotten, and the trash
-    /// keeps what it has. Waits for changes that are under way. `holder` describes the holder for people.
-    ///
-    /// # Errors
-    /// `Stale` when the lock is lost.
-    pub fn hold_still(&self, holder: &str) -> Result<Hold> {
-        let hold = self.holds.hold(holder);
-        self.verify_lock()?;
-        Ok(hold)
     }
 }
 

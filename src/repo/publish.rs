@@ -188,6 +188,13 @@ impl Owner {
             },
         };
 
+        let max_depth = repository.format().max_depth();
+        for (disk, depth) in point.disks.iter().zip(&depths) {
+            if let Some(depth) = depth.filter(|depth| *depth > max_depth) {
+                tracing::warn!(vm = %vm, point = %name, disk = %disk.name, depth,
+                    "a chain is deeper than {max_depth} layers: merge it with restorefs forget --compact {vm}, or, where points need all layers, restorefs synthetic-full {vm}@latest");
+            }
+        }
         // The point is committed. The next owner repairs steps that fail from here on, and readers find the
         // point in `points/`.
         let mut short = PointEntry::of(&point, Digest::of(&bytes), serial);

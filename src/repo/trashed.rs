@@ -265,7 +265,8 @@ impl Owner {
     /// Deletes all that is in the trash, whatever its age. Returns the number of entries and their bytes.
     ///
     /// # Errors
-    /// `Locked` during a hold; `Stale` (the lock); the error of the first entry that could not be deleted; the others are deleted all the same.
+    /// `Locked` during a hold; `Stale` (the lock); the error of the first entry that could not be deleted; the others are
+    /// deleted all the same.
     pub fn clear_trash(&self) -> Result<(u64, u64)> {
         let _change = self.holds.enter()?;
         self.verify_lock()?;

@@ -12,6 +12,7 @@ mod catalog;
 mod change;
 mod clean_end;
 mod concurrent;
+mod depth;
 mod ending;
 mod fault;
 mod finished;

@@ -34,6 +34,8 @@ pub struct VmHealth {
     pub last: Option<LastPoint>,
     /// Layers of its deepest chain; `None` when that is not known.
     pub depth: Option<u32>,
+    /// Whether that is more than the repository allows.
+    pub is_too_deep: bool,
     /// Layers that no point names, and that later points need.
     pub hidden_layers: usize,
     /// Bytes of these layers.
@@ -76,7 +78,9 @@ impl VmHealth {
                         None => format!("{vm}: {} is missing; points above it need it", file.path),
                     }));
                 }
-                return Ok(Some(Self::of_index(&index, damage, age_max_seconds, now)));
+                let mut health = Self::of_index(&index, damage, age_max_seconds, now);
+                health.is_too_deep = health.depth > Some(repository.format().max_depth());
+                return Ok(Some(health));
             }
             before = Some(index.generation);
         }
@@ -92,6 +96,7 @@ impl VmHealth {
             points: 0,
             last: None,
             depth: None,
+            is_too_deep: false,
             hidden_layers: 0,
             hidden_bytes: 0,
             checked_at: None,
@@ -125,11 +130,11 @@ impl VmHealth {
                 .unwrap_or_default(),
         });
         let is_sound = |check| check == Some(CheckResult::Sound);
-        let depths = index.points.iter().flat_map(|point| &point.disks);
         Self {
             vm: vm.clone(),
             points: index.points.len(),
-            depth: depths.map(|disk| disk.depth).max().flatten(),
+            depth: index.depth(),
+            is_too_deep: false,
             hidden_layers: index.hidden.len(),
             hidden_bytes: index.hidden.iter().map(|layer| layer.file_bytes).sum(),
             checked_at: latest

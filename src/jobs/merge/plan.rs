@@ -4,7 +4,8 @@
 //! An interval is a part of a chain whose layers but the topmost are hidden and have one child each. *Written* is the
 //! whole file of the layer that it becomes, *freed* what its files take now, less the written. An interval is merged while
 //! freed is at least half of written, the best ratio first: then a year of merging writes at most twice what was
-//! ingested. A caller that wants the space back at any price takes every interval.
+//! ingested. A caller that wants the space back at any price takes every interval; so is taken what lies in a chain that is
+//! deeper than the repository allows, and before all else.
 
 use super::source::{kept_clusters, open_all};
 use crate::error::Result;
@@ -82,7 +83,7 @@ fn runs(chains: &Chains) -> Vec<Vec<Slot>> {
 }
 
 /// The interval of a VM that is merged next, with what it gains; `None` when nothing is worth it. With `compact`, every
-/// run of hidden layers is merged whole.
+/// run of hidden layers is merged whole; without it, those of chains that are too deep are.
 ///
 /// # Errors
 /// `NotFound`, `Corrupt`, `Io` of the layers' sums.
@@ -94,7 +95,18 @@ pub fn best(
     compact: bool,
 ) -> Result<Option<(Interval, Gain)>> {
     let mut found: Option<(Vec<Slot>, Gain)> = None;
-    for run in runs(chains) {
+    let runs = runs(chains);
+    let (deepest, max_depth) = (chains.deepest(), repository.format().max_depth());
+    let is_too_deep = |run: &Vec<Slot>| {
+        let depth = run.first().and_then(|top| deepest.get(top));
+        depth.is_some_and(|depth| *depth > max_depth)
+    };
+    let (deep, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(is_too_deep);
+    let (runs, compact) = match deep.is_empty() {
+        true => (others, compact),
+        false => (deep, true),
+    };
+    for run in runs {
         let sources = open_all(repository, vm, &run)?;
         let window = if compact { run.len() } else { WINDOW };
         let kept = kept_clusters(&sources, window)?;

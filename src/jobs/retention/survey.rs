@@ -48,6 +48,9 @@ pub struct VmPlan {
     /// Why the VM is left alone: none of its points goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_alone: Option<String>,
+    /// Whether a chain of the VM is deeper than the repository allows, and has layers that can be merged.
+    #[serde(skip)]
+    pub is_too_deep: bool,
     #[serde(skip)]
     layers: Layers,
 }
@@ -85,6 +88,8 @@ impl VmPlan {
             freed_bytes: 0,
             merged: None,
             left_alone: None,
+            is_too_deep: !index.hidden.is_empty()
+                && index.depth() > Some(repository.format().max_depth()),
             layers: Layers::new(repository, &index),
         };
         if is_unattended {

@@ -155,6 +155,13 @@ impl Index {
         self.points.iter().max_by_key(|point| point.seq)
     }
 
+    /// Layers of the deepest chain of a point; `None` when no depth is known.
+    #[must_use]
+    pub fn depth(&self) -> Option<u32> {
+        let disks = self.points.iter().flat_map(|point| &point.disks);
+        disks.filter_map(|disk| disk.depth).max()
+    }
+
     /// The disk whose layer is in a slot.
     #[must_use]
     pub fn disk_of(&self, layer: &Slot) -> Option<&DiskEntry> {

@@ -105,6 +105,24 @@ fn look(pair: &Pair, log: &Log) -> usize {
             prove_chain(repository, &vm(), entry.vm.vm_id, &disk.layer).unwrap();
         }
     }
+    // The index says of the chains what is there, also on disk.
+    let stored = repository.stored_index(&vm()).unwrap();
+    assert_eq!(stored, entry.index);
+    for disk in stored.points.iter().flat_map(|point| &point.disks) {
+        let depth = u32::try_from(chains.from(&disk.layer).len()).unwrap();
+        assert_eq!(disk.depth, Some(depth), "{}", disk.layer);
+    }
+    let mut hidden: Vec<_> = chains
+        .layers()
+        .filter(|(_, layer)| !layer.is_named)
+        .map(|(slot, layer)| (slot, layer.layer.unwrap()))
+        .collect();
+    hidden.sort();
+    let repeated = stored.hidden.iter();
+    let repeated: Vec<_> = repeated
+        .map(|layer| (&layer.slot, layer.layer_id))
+        .collect();
+    assert_eq!(repeated, hidden);
     chains.layers().count()
 }
 

@@ -85,8 +85,10 @@ pub enum Command {
     Abort(Abort),
     /// List the open sessions
     Sessions(Sessions),
-    /// Show what was backed up, and what ended without a restore point
+    /// Show what runs and what has ended: backups, merges and other work
     Jobs(Jobs),
+    /// Stop what runs: a backup, a merge, a verification, a restore
+    Cancel(Cancel),
     /// List VMs, points, or the tree below a point
     Ls(Ls),
     /// Show all that is known of a restore point
@@ -287,6 +289,47 @@ pub struct Jobs {
     /// Show at most this many, the newest first; 0: all
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     pub number: usize,
+    /// Show this kind only
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<JobKind>,
+    /// Show only what has failed or expired
+    #[arg(long)]
+    pub failed: bool,
+    /// Print what begins and ends as it happens, until Ctrl-C; with --json one object a line
+    #[arg(short, long, conflicts_with = "number")]
+    pub follow: bool,
+}
+
+/// A kind of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JobKind {
+    /// A session that writes a restore point
+    #[value(alias = "backup")]
+    Ingest,
+    /// Restore points are removed
+    Forget,
+    /// Layers are merged
+    Merge,
+    /// Restore points are verified
+    Verify,
+    /// Disks or files are restored
+    Restore,
+    /// The catalog is rebuilt
+    RebuildCatalog,
+    /// The trash is emptied
+    EmptyTrash,
+}
+
+/// Arguments of `cancel`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It ends within a second or two, and leaves nothing half done: a backup makes no point, a merge leaves all as it was.\n\
+                  Without a daemon only the command itself can be stopped: Ctrl-C, or SIGTERM."
+)]
+pub struct Cancel {
+    /// The id that `jobs` shows, or 4 or more of its first characters
+    #[arg(value_name = "JOB", required = true)]
+    pub jobs: Vec<String>,
 }
 
 /// Arguments of `ls`.

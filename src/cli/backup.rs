@@ -26,7 +26,7 @@ use crate::service::backup::{self, BackupPlan, Observer};
 use crate::service::{
     BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, DiskRequest, DiskResult, check_attached,
 };
-use crate::task::Monitor;
+use crate::task::{Monitor, TaskKind};
 use crate::types::{DiskName, PointName, VmName, size};
 
 pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
@@ -50,9 +50,11 @@ fn keep_failure(context: &Context, args: &Backup, error: &Error) {
     ) {
         return;
     }
-    let kept = context
-        .writer("backup")
-        .and_then(|writer| writer.service.note_failure(&vm, &error.report()));
+    let kept = context.writer("backup").and_then(|writer| {
+        writer
+            .service
+            .note_failure(TaskKind::Backup, &vm, &error.report())
+    });
     if let Err(e) = kept {
         tracing::warn!(error = %e.report(), "the failure could not be kept in the history");
     }

@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 29] = [
+pub const EXAMPLES: [(&str, &[Example]); 30] = [
     (
         "",
         &[
@@ -84,9 +84,26 @@ pub const EXAMPLES: [(&str, &[Example]); 29] = [
     ),
     (
         "jobs",
+        &[
+            (
+                "restorefs jobs web01 -n 5",
+                "Show how the last five jobs of a VM have ended.",
+            ),
+            (
+                "restorefs jobs --failed --kind merge",
+                "Show the merges that have failed.",
+            ),
+            (
+                "restorefs jobs --follow --json",
+                "Print each change as one line of JSON, until Ctrl-C.",
+            ),
+        ],
+    ),
+    (
+        "cancel",
         &[(
-            "restorefs jobs web01 -n 5",
-            "Show how the last five jobs of a VM have ended.",
+            "restorefs cancel 3f9a2c41",
+            "Stop the job that jobs shows with this id.",
         )],
     ),
     (

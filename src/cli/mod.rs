@@ -7,6 +7,7 @@ pub mod args;
 mod background;
 mod backup;
 mod begin;
+mod cancel;
 mod check_config;
 mod commit;
 mod complete_names;
@@ -15,10 +16,12 @@ mod damage;
 mod document;
 pub mod exit;
 mod extract;
+mod follow;
 mod forget;
 mod hold;
 mod info;
 mod init;
+mod job;
 mod jobs;
 mod ls;
 #[cfg(test)]
@@ -128,6 +131,7 @@ fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Abort(args) => abort::run(context, &args),
         Command::Sessions(_) => sessions::run(context),
         Command::Jobs(args) => jobs::run(context, &args),
+        Command::Cancel(args) => cancel::run(context, &args),
         Command::Ls(args) => ls::run(context, &args),
         Command::Info(args) => info::run(context, &args),
         Command::Volumes(args) => volumes::run(context, &args),

@@ -26,13 +26,36 @@ impl Output {
     /// Writes text that contains only our own line ends: foreign names and text in it are already
     /// escaped.
     fn put(text: &str) -> Result<()> {
+        Self::offer(text).map(|_| ())
+    }
+
+    /// [`Output::put`]; returns whether somebody still reads.
+    fn offer(text: &str) -> Result<bool> {
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             // The reader has closed the pipe, as in `restorefs ls | head`.
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
             Err(e) => Err(Error::io("cannot write to standard output", e)),
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
         }
+    }
+
+    /// Prints a line of text for a command that goes on; returns whether somebody still reads.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn live_line(self, text: &str) -> Result<bool> {
+        Self::offer(&format!("{}\n", printable(text)))
+    }
+
+    /// Prints a value as one line of JSON for a command that goes on; returns whether somebody still reads.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn json_line(self, value: &impl Serialize) -> Result<bool> {
+        let text = serde_json::to_string(value)
+            .map_err(|e| Error::new(ErrorKind::Io, "cannot encode the answer").caused_by(e))?;
+        Self::offer(&format!("{}\n", printable_json(&text)))
     }
 
     /// Prints a line of text.

@@ -44,6 +44,26 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// A line of text below what is printed, only on a terminal.
+    #[must_use]
+    pub(super) fn status(&self) -> Bar {
+        if !self.visible {
+            return Bar(ProgressBar::hidden());
+        }
+        let line = self.bars.add(ProgressBar::new_spinner());
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            line.set_style(style);
+        }
+        Bar(line)
+    }
+
+    /// Prints something that the bars must not overwrite.
+    pub(super) fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bars.suspend(print)
+    }
+}
+
 /// One bar.
 #[derive(Clone)]
 pub(super) struct Bar(ProgressBar);
@@ -63,6 +83,11 @@ impl Bar {
     /// Adds bytes that are stored because they changed.
     pub(super) fn changed(&self, bytes: u64) {
         self.0.set_message(format!("{} changed,", Human(bytes)));
+    }
+
+    /// Sets the text of a status line.
+    pub(super) fn say(&self, text: &str) {
+        self.0.set_message(printable(text).into_owned());
     }
 
     /// Completes the bar.

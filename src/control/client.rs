@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::events::{Events, gone};
 use super::socket_path::{control_socket, is_old_control_socket};
 use super::{ANSWER_BYTES_MAX, Hello, Request, Welcome, parse_answer};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -25,7 +26,7 @@ use crate::service::{
     ForgetAnswer, MountRequest, Service, SessionAnswer, Status, TrashAnswer,
 };
 use crate::sys::{pass, runtime_dir, socket};
-use crate::task::{TaskDisk, TaskReport, TaskRequest, TaskState};
+use crate::task::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState};
 use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 use crate::types::{JobId, PointName, SessionRef, VmName};
@@ -133,6 +134,16 @@ impl Client {
         self.hear(&mut stream)
     }
 
+    /// Follows the daemon's events from now on, or after the one whose id is `since`.
+    ///
+    /// # Errors
+    /// `Disconnected`, `Io`.
+    pub fn follow(self, since: Option<&str>) -> Result<Events> {
+        let since = since.map(ToOwned::to_owned);
+        let _: String = self.ask(&Request::Follow { since })?;
+        Events::new(self.stream.into_inner(), self.path)
+    }
+
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
         self.ask_with(request, &[])
     }
@@ -163,12 +174,7 @@ impl Client {
             .or_io("the daemon's answer cannot be read from its control socket")
             .at_path(&self.path)?;
         if !answer.ends_with(b"\n") {
-            return Err(Error::new(
-                ErrorKind::Disconnected,
-                "the daemon closed its control socket before it answered",
-            )
-            .at_path(&self.path)
-            .advise("see its log (journalctl -u restorefs); what was committed is kept"));
+            return Err(gone(&self.path));
         }
         parse_answer(&answer)
     }
@@ -289,8 +295,9 @@ impl Service for Client {
         self.ask(&Request::Cancel { task })
     }
 
-    fn note_failure(&self, vm: &VmName, reason: &str) -> Result<()> {
+    fn note_failure(&self, kind: TaskKind, vm: &VmName, reason: &str) -> Result<()> {
         self.ask(&Request::NoteFailure {
+            kind,
             vm: vm.clone(),
             reason: reason.to_owned(),
         })

@@ -2,7 +2,8 @@
 //!
 //! Each message is one JSON object on a line: `{"command":"begin",...}` is answered by `{"ok":...}`
 //! or `{"error":{"kind":"busy","what":"...","advice":"..."}}`. A connection may carry several
-//! requests. The first (`hello`) names the repository, and no other request is executed before it.
+//! requests; after `follow` it carries events to the client and no more requests. The first
+//! (`hello`) names the repository, and no other request is executed before it.
 //! A `mount` request comes with the descriptor of the device that the sender has mounted; the bytes
 //! of the file follow an `attach` request.
 //!
@@ -11,6 +12,7 @@
 //! Both sides must be of the same release.
 
 mod client;
+mod events;
 mod hello;
 mod limits;
 mod line;
@@ -19,6 +21,7 @@ pub mod server;
 mod socket_path;
 
 pub use client::Client;
+pub use events::Events;
 pub use hello::{Hello, Welcome};
 pub use request::Request;
 pub use socket_path::{control_socket, nbd_socket};

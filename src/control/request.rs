@@ -8,7 +8,7 @@ use crate::repo::checks::CheckNotes;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
-use crate::task::{TaskDisk, TaskRequest, TaskState};
+use crate::task::{TaskDisk, TaskKind, TaskRequest, TaskState};
 use crate::types::{JobId, PointName, SessionRef, VmName};
 
 /// A request to the owner of a repository: one variant for each operation of
@@ -90,8 +90,10 @@ pub enum Request {
         /// What needs it, as text.
         holder: String,
     },
-    /// Record in the history that a backup failed before a session began.
+    /// Record in the history that work failed before its session or task began.
     NoteFailure {
+        /// The kind of work.
+        kind: TaskKind,
         /// The VM.
         vm: VmName,
         /// The reason.
@@ -124,6 +126,12 @@ pub enum Request {
     Cancel {
         /// The task.
         task: JobId,
+    },
+    /// Send the events from now on, one a line; the connection takes no more requests.
+    Follow {
+        /// The id of the last event that the sender knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<String>,
     },
     /// Rebuild the catalog from the sidecars.
     RebuildCatalog,

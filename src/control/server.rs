@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -16,9 +17,12 @@ use super::{Answer, Hello, Request, Welcome, parse_request};
 use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::check_attached_size;
-use crate::service::{LocalService, OwnedRepository, Service};
+use crate::service::{Follow, LocalService, OwnedRepository, Service};
 use crate::sys::socket::{self, SocketFile};
 use crate::types::width::usize_from_u64;
+
+/// How long one wait for an event takes, so that the end of the daemon is never far.
+const EVENT_WAIT: Duration = Duration::from_millis(500);
 
 /// Listens on `path`; every process that can open the socket (mode 0660) may send requests.
 /// Dropping the second value removes the socket's file.
@@ -131,6 +135,7 @@ impl Conversation {
             let answer = match parse_request(&line) {
                 Ok(Request::Hello(hello)) => self.welcome(&hello).and_then(value),
                 _ if !self.is_ours => Err(another_release("which names no repository")),
+                Ok(Request::Follow { since }) => return self.follow(since.as_deref()).await,
                 Ok(request) => {
                     let content = match request {
                         Request::Attach { length_bytes, .. } => {
@@ -161,6 +166,28 @@ impl Conversation {
         Ok(welcome)
     }
 
+    /// Sends events until the client ends the connection or sends something.
+    async fn follow(mut self, since: Option<&str>) -> std::io::Result<()> {
+        let mut follow = Follow::new(Arc::clone(&self.service), since);
+        let ready = encode(Ok(Value::String(follow.position())))?;
+        self.lines.answer(&mut self.stream, &ready).await?;
+        loop {
+            let waiting = tokio::task::spawn_blocking(move || {
+                let events = follow.next(EVENT_WAIT);
+                (follow, events)
+            });
+            let events;
+            tokio::select! {
+                _ = self.lines.next(&self.stream) => return Ok(()),
+                waited = waiting => (follow, events) = waited.map_err(std::io::Error::other)?,
+            }
+            for event in events {
+                let line = encode(value(event))?;
+                self.lines.answer(&mut self.stream, &line).await?;
+            }
+        }
+    }
+
     async fn execute(
         &self,
         request: Request,
@@ -186,7 +213,9 @@ fn execute(
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<Value> {
     match request {
-        Request::Hello(_) => Err(Error::invalid("the repository is known already")),
+        Request::Hello(_) | Request::Follow { .. } => {
+            Err(Error::invalid("the connection answers that itself"))
+        }
         Request::Status => value(service.status()?),
         Request::Begin(request) => value(service.begin(&request)?),
         Request::Commit { session, request } => value(service.commit(&session, &request)?),
@@ -204,7 +233,9 @@ fn execute(
         Request::EmptyTrash => value(service.empty_trash()?),
         Request::Hold { vm, point, holder } => value(service.hold(&vm, &point, &holder)?),
         Request::HoldStill { holder } => value(service.hold_still(&holder)?),
-        Request::NoteFailure { vm, reason } => value(service.note_failure(&vm, &reason)?),
+        Request::NoteFailure { kind, vm, reason } => {
+            value(service.note_failure(kind, &vm, &reason)?)
+        }
         Request::Sessions => value(service.sessions()?),
         Request::Tasks => value(service.tasks()?),
         Request::Replace(replacement) => value(service.replace(&replacement)?),

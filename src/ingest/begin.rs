@@ -35,6 +35,7 @@ use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::repo::sidecar::vm::DiskKey;
 use crate::repo::sidecar::{Sidecar, Unknown};
 use crate::repo::{Job, PointUse, Repository};
+use crate::task::TaskKind;
 use crate::types::sync::Mutex;
 use crate::types::{PointId, SessionId, Token};
 
@@ -154,7 +155,13 @@ impl Session {
         if let Err(e) = &begun {
             // The history shows why there is no point.
             let now = owner.clock().now();
-            owner.keep_job(&Job::of_failure(&request.vm, &e.report(), began_at, now));
+            owner.keep_job(&Job::of_failure(
+                TaskKind::Backup,
+                Some(&request.vm),
+                &e.report(),
+                began_at,
+                now,
+            ));
         }
         begun
     }

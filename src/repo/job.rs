@@ -23,12 +23,21 @@ use super::sidecar::session::Session;
 use crate::block::ReadAt;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::task::{TaskReport, TaskState};
+use crate::task::{TaskKind, TaskReport, TaskState};
 use crate::types::width::usize_from_u64;
 use crate::types::{DiskName, JobId, PointName, SessionId, VmName};
 
 /// Spelling of [`Job::kind`] for a session that wrote a restore point.
 pub const INGEST: &str = "ingest";
+/// Spelling of [`Job::kind`] for a kind of task.
+#[must_use]
+pub const fn kind_of(kind: TaskKind) -> &'static str {
+    match kind {
+        TaskKind::Backup => INGEST,
+        other => other.as_str(),
+    }
+}
+
 /// Suffix of the history files' names.
 const SUFFIX: &str = ".jsonl";
 /// LIMIT: longest line in bytes (a job with 256 disks has about 60 KB).
@@ -159,14 +168,20 @@ pub fn short(reason: &str) -> String {
 }
 
 impl Job {
-    /// The job of a backup that failed before its session began.
+    /// The job of work that failed before its session or task began.
     #[must_use]
-    pub fn of_failure(vm: &VmName, reason: &str, began_at: Timestamp, ended_at: Timestamp) -> Self {
+    pub fn of_failure(
+        kind: TaskKind,
+        vm: Option<&VmName>,
+        reason: &str,
+        began_at: Timestamp,
+        ended_at: Timestamp,
+    ) -> Self {
         Self {
             schema: 1,
             job_id: JobId::random(),
-            kind: INGEST.to_owned(),
-            vm: Some(vm.clone()),
+            kind: kind_of(kind).to_owned(),
+            vm: vm.cloned(),
             session: None,
             session_id: None,
             point: None,
@@ -192,7 +207,7 @@ impl Job {
         Some(Self {
             schema: 1,
             job_id: report.id,
-            kind: subject.kind.as_str().to_owned(),
+            kind: kind_of(subject.kind).to_owned(),
             vm: subject.vm.clone(),
             session: subject.session.clone(),
             session_id: None,
@@ -262,7 +277,7 @@ pub(super) fn say_lost(job: &Job, error: &Error) {
 }
 
 /// Names of the history files, the newest month first.
-fn histories(repository: &Repository) -> Result<Vec<String>> {
+pub(super) fn histories(repository: &Repository) -> Result<Vec<String>> {
     let entries = absent_is_empty(repository.store().list(&layout::jobs()?))?;
     let is_history = |name: &String| {
         name.strip_suffix(SUFFIX)
@@ -278,6 +293,18 @@ fn histories(repository: &Repository) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// The job of a line of `file`; `None` for a line that cannot be read, which is logged, and for an empty one.
+pub(super) fn parse_line(file: &str, line: &[u8]) -> Option<Job> {
+    if line.is_empty() {
+        return None;
+    }
+    serde_json::from_slice(line)
+        .inspect_err(|error| {
+            tracing::warn!(file, error = %error, "a line of the job history cannot be read and is passed over");
+        })
+        .ok()
+}
+
 impl Repository {
     /// Passes jobs to `see`, the newest first, until it breaks. Unreadable lines are skipped and logged.
     ///
@@ -287,12 +314,9 @@ impl Repository {
         for name in histories(self)? {
             let key = layout::jobs()?.join(&name)?;
             let file = self.store().open(&key)?;
-            let mut take = |line: &[u8]| match serde_json::from_slice(line) {
-                Ok(job) => see(job),
-                Err(error) => {
-                    tracing::warn!(file = %key, error = %error, "a line of the job history cannot be read and is passed over");
-                    ControlFlow::Continue(())
-                }
+            let mut take = |line: &[u8]| match parse_line(key.as_str(), line) {
+                Some(job) => see(job),
+                None => ControlFlow::Continue(()),
             };
             if lines_backwards(file.as_ref(), &mut take)
                 .at_path(key.as_str())?

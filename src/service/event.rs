@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::task::TaskReport;
 use crate::types::sync::{Condvar, Mutex};
@@ -22,19 +22,34 @@ use crate::types::{JobId, PointName, SessionRef, VmName};
 /// LIMIT: events that are kept for slow subscribers (about 500 bytes each).
 const KEPT_MAX: usize = 1_024;
 
+/// What has happened to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionChange {
+    /// It has begun.
+    Open,
+    /// It has made a restore point.
+    Committed,
+    /// It has ended without one.
+    Aborted,
+}
+
 /// A change of a repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Happening {
-    /// A task has begun or ended.
-    Task(TaskReport),
-    /// A session has begun or ended; `state` is one of `open`, `committed`, `aborted`.
+    /// A task has begun, gone on or ended.
+    Task {
+        /// The task.
+        task: TaskReport,
+    },
+    /// A session has begun or ended.
     Session {
         /// The session.
         #[serde(flatten)]
         session: SessionRef,
-        /// The state of the session.
-        state: &'static str,
+        /// What has happened to it.
+        state: SessionChange,
     },
     /// A restore point was made or forgotten, or its labels were changed.
     Point {
@@ -55,10 +70,8 @@ pub enum Happening {
     Reset,
 }
 
-impl Happening {}
-
 /// An event with its id, `<boot>-<n>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Identifies the process and counts from 1.
     pub id: String,
@@ -128,6 +141,12 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// The id of the last event that was returned.
+    #[must_use]
+    pub fn position(&self) -> String {
+        format!("{}-{}", self.bus.boot, self.seen)
+    }
+
     /// Waits for the next event, for at most `at_most`.
     pub fn next(&mut self, at_most: Duration) -> Option<Event> {
         let log = self.bus.log.lock();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::answer::{
     BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer, TrashAnswer,
 };
+use super::event::Happening;
 use super::host::{MountRequest, Status};
 use super::owned::OwnedRepository;
 use super::target::DiskTarget;
@@ -181,6 +182,30 @@ impl LocalService {
             Some(host) => host.adopt(request, device),
             None => Err(Error::not_found("no daemon serves this repository")),
         }
+    }
+
+    /// What a kind of work is called in a refusal, and the right that it needs.
+    const fn needed(kind: TaskKind) -> (&'static str, Right) {
+        match kind {
+            TaskKind::Backup => ("write restore points", Right::Ingest),
+            TaskKind::Forget => ("remove restore points", Right::Manage),
+            TaskKind::Merge => ("merge layers", Right::Manage),
+            TaskKind::Verify => ("verify restore points", Right::Read),
+            TaskKind::Restore => ("restore", Right::Read),
+            TaskKind::RebuildCatalog => ("rebuild the catalog", Right::Admin),
+            TaskKind::EmptyTrash => ("empty the trash", Right::Admin),
+        }
+    }
+
+    /// Whether the caller sees an event.
+    pub(super) fn may_see(&self, happening: &Happening) -> bool {
+        let vm = match happening {
+            Happening::Task { task } => task.subject.vm.as_ref(),
+            Happening::Session { session, .. } => Some(&session.vm),
+            Happening::Point { vm, .. } | Happening::Repository { vm } => Some(vm),
+            Happening::Reset => None,
+        };
+        vm.is_none_or(|vm| self.may(Right::Read, vm))
     }
 
     /// Ends the tasks of a caller that has gone away. The call writes to the history.
@@ -368,20 +393,13 @@ impl Service for LocalService {
 
     fn begin_task(&self, request: &TaskRequest) -> Result<JobId> {
         let subject = &request.subject;
-        let (what, right) = match subject.kind {
-            TaskKind::Merge => ("merge layers", Right::Manage),
-            TaskKind::Verify => ("verify restore points", Right::Read),
-            TaskKind::Restore => ("restore", Right::Read),
-            TaskKind::Backup
-            | TaskKind::Forget
-            | TaskKind::RebuildCatalog
-            | TaskKind::EmptyTrash => {
-                return Err(Error::invalid(format!(
-                    "a task of the kind {} is begun by the operation itself",
-                    subject.kind.as_str()
-                )));
-            }
-        };
+        if !subject.kind.is_of_command() {
+            return Err(Error::invalid(format!(
+                "a task of the kind {} is begun by the operation itself",
+                subject.kind.as_str()
+            )));
+        }
+        let (what, right) = Self::needed(subject.kind);
         match &subject.vm {
             Some(vm) => self.demand_to(what, right, vm)?,
             None if self.caller.may(right, None, &Access::default()) => {}
@@ -443,11 +461,12 @@ impl Service for LocalService {
         self.abort(&session.reference(), None)
     }
 
-    fn note_failure(&self, vm: &VmName, reason: &str) -> Result<()> {
-        self.demand(Right::Ingest, vm)?;
+    fn note_failure(&self, kind: TaskKind, vm: &VmName, reason: &str) -> Result<()> {
+        let (what, right) = Self::needed(kind);
+        self.demand_to(what, right, vm)?;
         let owner = &self.registry().engine().owner;
         let now = owner.clock().now();
-        owner.keep_job(&Job::of_failure(vm, reason, now, now));
+        owner.keep_job(&Job::of_failure(kind, Some(vm), reason, now, now));
         Ok(())
     }
 

@@ -14,6 +14,7 @@
 mod answer;
 pub mod backup;
 mod event;
+mod follow;
 mod host;
 mod local;
 mod mount;
@@ -23,7 +24,8 @@ mod target;
 mod task;
 
 pub use answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer, TrashAnswer};
-pub use event::{Event, EventBus, Happening, Subscription};
+pub use event::{Event, EventBus, Happening, SessionChange, Subscription};
+pub use follow::Follow;
 pub use host::{Host, MountAnswer, MountRequest, Status};
 pub use local::{LocalService, check_attached, read_attached};
 pub use owned::OwnedRepository;
@@ -39,7 +41,7 @@ use crate::repo::checks::CheckNotes;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
-use crate::task::{TaskDisk, TaskReport, TaskRequest, TaskState};
+use crate::task::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState};
 use crate::types::{JobId, PointName, SessionRef, VmName};
 
 /// The operations that change a repository, and the queries that only its owner can answer.
@@ -164,11 +166,11 @@ pub trait Service: Send {
     /// `NotFound`; `NotPermitted` for a task that cannot be stopped half-way.
     fn cancel(&self, task: JobId) -> Result<()>;
 
-    /// Records in the job history that a backup failed before a session began.
+    /// Records in the job history that work on a VM failed before its session or task began.
     ///
     /// # Errors
     /// None of its own.
-    fn note_failure(&self, vm: &VmName, reason: &str) -> Result<()>;
+    fn note_failure(&self, kind: TaskKind, vm: &VmName, reason: &str) -> Result<()>;
 
     /// Rebuilds the catalog from the sidecars; returns the number of VMs.
     ///

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::answer::BeginAnswer;
-use super::event::{EventBus, Happening};
+use super::event::{EventBus, Happening, SessionChange};
 use super::host::{Host, Status};
+use super::task;
 use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
 use crate::repo::Job;
 use crate::task::{TaskReport, TaskTable};
@@ -34,21 +35,25 @@ impl Hook for Announcer {
             state,
         };
         match change {
-            Change::Begun(session) => self.0.publish(of(session, "open")),
+            Change::Begun(session) => {
+                self.0.publish(of(session, SessionChange::Open));
+                let task = task::of_session(session);
+                self.0.publish(Happening::Task { task });
+            }
             Change::Ended(session) => match session.state() {
                 SessionState::Committed(point) => {
-                    self.0.publish(of(session, "committed"));
+                    self.0.publish(of(session, SessionChange::Committed));
                     self.0.publish(Happening::Point {
                         vm: session.vm(),
                         point,
                         is_there: true,
                     });
                 }
-                _ => self.0.publish(of(session, "aborted")),
+                _ => self.0.publish(of(session, SessionChange::Aborted)),
             },
             Change::Discarded(session) => self.0.publish(Happening::Session {
                 session: session.clone(),
-                state: "aborted",
+                state: SessionChange::Aborted,
             }),
             Change::Vm(vm) => self.0.publish(Happening::Repository { vm: vm.clone() }),
             Change::Labelled(vm, point) => self.0.publish(Happening::Point {
@@ -151,12 +156,14 @@ impl OwnedRepository {
             .map_or(Path::new(""), PathBuf::as_path)
     }
 
-    /// Publishes the begin or end of a task; the job history keeps the end.
+    /// Publishes the begin, progress or end of a task; the job history keeps the end.
     pub(super) fn note_task(&self, report: &TaskReport) {
         if let Some(job) = Job::of_task(report) {
             self.sessions.engine().owner.keep_job(&job);
         }
-        self.events.publish(Happening::Task(report.clone()));
+        self.events.publish(Happening::Task {
+            task: report.clone(),
+        });
     }
 
     /// The process, and the addresses where it serves the repository.

@@ -27,6 +27,12 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
+    /// Whether commands do such work themselves, beside the owner.
+    #[must_use]
+    pub const fn is_of_command(self) -> bool {
+        matches!(self, Self::Merge | Self::Verify | Self::Restore)
+    }
+
     /// The spelling in answers.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

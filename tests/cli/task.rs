@@ -15,7 +15,7 @@ use crate::kit::place::Place;
 use crate::kit::wait::eventually;
 
 /// A chain of four layers in each VM, of which one point is left: there is something to merge.
-fn with_chains(vms: &[&str]) -> Place {
+pub(crate) fn with_chains(vms: &[&str]) -> Place {
     let place = Place::new();
     for vm in vms {
         for (n, point) in ["p0", "p1", "p2", "p3"].iter().enumerate() {
@@ -28,7 +28,7 @@ fn with_chains(vms: &[&str]) -> Place {
 }
 
 /// A merge that takes many seconds, and never shares extents.
-fn slow(place: &Place, vms: &str) -> Child {
+pub(crate) fn slow(place: &Place, vms: &str) -> Child {
     place
         .command(&["forget", "--compact", vms, "--limit", "200K"])
         .env("RESTOREFS_REFUSE", "reflink")
@@ -38,7 +38,7 @@ fn slow(place: &Place, vms: &str) -> Child {
         .unwrap()
 }
 
-fn client(place: &Place) -> Client {
+pub(crate) fn client(place: &Place) -> Client {
     let repository = Repository::open(&place.repo()).unwrap();
     Client::connect(&repository).unwrap().unwrap()
 }
@@ -49,7 +49,7 @@ fn running(client: &Client) -> Option<TaskReport> {
 }
 
 /// The running merge, once it has moved bytes.
-fn moving(client: &Client) -> TaskReport {
+pub(crate) fn moving(client: &Client) -> TaskReport {
     let mut found = None;
     eventually("the merge moves bytes", || {
         found = running(client).filter(|task| task.disks.iter().any(|disk| disk.done_bytes > 0));
@@ -59,10 +59,12 @@ fn moving(client: &Client) -> TaskReport {
 }
 
 /// The merges of the history, the newest first.
-fn merges(place: &Place) -> Vec<Value> {
+pub(crate) fn merges(place: &Place) -> Vec<Value> {
     let jobs = place.json(&["jobs"]);
     let jobs = jobs.as_array().unwrap().iter();
-    jobs.filter(|job| job["kind"] == "merge").cloned().collect()
+    jobs.filter(|job| job["kind"] == "merge" && !job["result"].is_null())
+        .cloned()
+        .collect()
 }
 
 fn layers(place: &Place, vm: &str) -> usize {
@@ -71,7 +73,7 @@ fn layers(place: &Place, vm: &str) -> usize {
     names.filter(|name| name.ends_with(".qcow2")).count()
 }
 
-fn signal(child: &Child, signal: Signal) {
+pub(crate) fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     kill_process(pid, signal).unwrap();
 }

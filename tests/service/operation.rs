@@ -277,7 +277,10 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     log.note("forget: no VM, nothing", &service.forget(&other, &[], true));
     announced(log, service, &vm, &other);
     log.note("empty_trash", &service.empty_trash());
-    log.note("note_failure", &service.note_failure(&vm, "no source"));
+    log.note(
+        "note_failure",
+        &service.note_failure(TaskKind::Forget, &vm, "no source"),
+    );
     log.note("rebuild_catalog", &service.rebuild_catalog());
     log.note("hold_still", &service.hold_still("a test"));
     log.note("hold_still", &service.hold_still("a test"));

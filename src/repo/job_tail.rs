@@ -1,0 +1,129 @@
+//! The end of the job history: what is appended after a position.
+
+use super::job::{Job, histories, parse_line};
+use super::layout;
+use super::repository::Repository;
+use crate::block::ReadAt;
+use crate::error::{ErrorKind, Result};
+use crate::types::width::{u64_from_usize, usize_from_u64};
+
+/// LIMIT: bytes that are read at once; the rest comes with the next look.
+const LOOK_BYTES_MAX: u64 = 4 << 20;
+
+/// A position in the history.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JobTail {
+    /// The file; empty before the first one.
+    name: String,
+    /// The bytes of it that were read.
+    read_bytes: u64,
+}
+
+impl Repository {
+    /// The end of the history as it is now.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn jobs_end(&self) -> Result<JobTail> {
+        let Some(name) = histories(self)?.into_iter().next() else {
+            return Ok(JobTail::default());
+        };
+        let file = self.store().open(&layout::jobs()?.join(&name)?)?;
+        Ok(JobTail {
+            name,
+            read_bytes: file.size_bytes(),
+        })
+    }
+
+    /// The jobs that were appended after a position, the oldest first; the position moves. A line whose end is not
+    /// written yet comes with a later look.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn jobs_after(&self, tail: &mut JobTail) -> Result<Vec<Job>> {
+        let mut jobs = Vec::new();
+        let mut names = histories(self)?;
+        names.reverse();
+        for name in names {
+            if name < tail.name {
+                continue;
+            }
+            if name > tail.name {
+                *tail = JobTail {
+                    name,
+                    read_bytes: 0,
+                };
+            }
+            let key = layout::jobs()?.join(&tail.name)?;
+            let file = match self.store().open(&key) {
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let more = file.size_bytes().saturating_sub(tail.read_bytes);
+            let mut bytes = vec![0; usize_from_u64(more.min(LOOK_BYTES_MAX))];
+            file.read_at(tail.read_bytes, &mut bytes)
+                .map_err(|e| e.at_path(key.as_str()))?;
+            let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else {
+                continue;
+            };
+            let whole = bytes.get(..=end).unwrap_or_default();
+            tail.read_bytes += u64_from_usize(whole.len());
+            let lines = whole.split(|byte| *byte == b'\n');
+            jobs.extend(lines.filter_map(|line| parse_line(key.as_str(), line)));
+        }
+        Ok(jobs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::clock::{Clock, ManualClock};
+    use crate::repo::job::append;
+    use crate::repo::{Job, Repository};
+    use crate::store::{Key, MemoryStore, Stage};
+    use crate::task::TaskKind;
+
+    #[test]
+    fn what_is_appended_comes_once_over_months_and_never_half_a_line() {
+        let store = MemoryStore::new();
+        let shared = Arc::new(store.clone());
+        let clock = ManualClock::at(1_795_226_400);
+        let repository = Repository::init_store(shared.clone(), shared, clock.now()).unwrap();
+        let mut begin = repository.jobs_end().unwrap();
+        let add = |reason: &str| {
+            let now = clock.now();
+            let job = Job::of_failure(TaskKind::Backup, None, reason, now, now);
+            append(&repository, &job).unwrap();
+        };
+        let reasons = |tail: &mut _| -> Vec<String> {
+            let jobs = repository.jobs_after(tail).unwrap();
+            jobs.into_iter().map(|job| job.reason.unwrap()).collect()
+        };
+        assert!(reasons(&mut begin).is_empty());
+        add("1");
+        let mut second = repository.jobs_end().unwrap();
+        add("2");
+        assert_eq!(reasons(&mut begin), ["1", "2"]);
+        assert_eq!(reasons(&mut second), ["2"]);
+        let key = Key::parse("jobs/2026-11.jsonl").unwrap();
+        let file = Stage::open(&store, &key).unwrap();
+        let whole = file.size_bytes();
+        add("3");
+        let size = file.size_bytes();
+        let mut full = vec![0; usize::try_from(size).unwrap()];
+        file.read_at(0, &mut full).unwrap();
+        for cut in whole..size {
+            file.set_size(cut).unwrap();
+            assert!(reasons(&mut begin).is_empty(), "cut at {cut}");
+        }
+        file.write_at(0, &full).unwrap();
+        clock.advance(86_400 * 20);
+        add("4");
+        assert_eq!(reasons(&mut begin), ["3", "4"]);
+        assert_eq!(reasons(&mut begin), Vec::<String>::new());
+        add("5");
+        assert_eq!(reasons(&mut second), ["3", "4", "5"]);
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! # Why
 //! The work needs no lock, and the owner may come and go meanwhile: a daemon is looked for once a second. What cannot be
-//! announced is done all the same; the history has a line of it when the lock can be had at the end.
+//! announced is done all the same.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,12 +12,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::context::Context;
+use super::failure;
+use super::progress::Bar;
 use crate::clock::{Clock, SystemClock};
 use crate::control::Client;
 use crate::error::{Result, ResultExt};
-use crate::repo::Repository;
+use crate::repo::{Job, Repository};
 use crate::service::Service;
-use crate::task::{Monitor, TaskDisk, TaskKind, TaskRequest, TaskState, TaskSubject};
+use crate::task::{Monitor, TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject};
 use crate::types::sync::Mutex;
 use crate::types::{DiskName, JobId};
 
@@ -143,16 +145,26 @@ impl<'a> Announced<'a> {
         })
     }
 
+    /// The monitor of work whose bytes are not known by disk.
+    pub(super) fn monitor(&self, bar: &Bar) -> Monitor {
+        let bar = bar.clone();
+        self.piece(None, 0, move |bytes| bar.add(bytes))
+    }
+
     /// Ends the task, and sees to it that the history has it. Work that never began is in the history only when it
     /// failed.
     pub(super) fn finish<T>(self, result: &Result<T>) {
         let (state, reason) = TaskState::of_result(result);
         let reason = reason.as_deref();
         let reporter = self.reporter.take();
-        if reporter.is_none() && state != TaskState::Failed {
+        let Some(reporter) = reporter else {
+            if let Err(e) = result {
+                let subject = &self.work.request.subject;
+                failure::note(self.context, subject.kind, subject.vm.as_ref(), e);
+            }
             return;
-        }
-        let told = reporter.and_then(Reporter::end);
+        };
+        let told = reporter.end();
         if state == TaskState::Completed {
             let disks = self.work.disks.lock();
             disks.iter().for_each(|(_, progress)| progress.complete());
@@ -162,26 +174,19 @@ impl<'a> Announced<'a> {
         {
             return;
         }
-        if let Err(e) = self.record(state, reason) {
-            let kind = self.work.request.subject.kind.as_str();
-            self.context.output.remark(format!(
-                "restorefs: the history (restorefs jobs) does not have this {kind}: {}",
-                e.report()
-            ));
-        }
-    }
-
-    /// Writes the line of the history now that the work has ended.
-    fn record(&self, state: TaskState, reason: Option<&str>) -> Result<()> {
-        let role = self.work.request.subject.kind.as_str();
-        let writer = match self.interrupt.load(Ordering::Relaxed) {
-            true => self.context.hurried_writer(role)?,
-            false => self.context.patient_writer(role)?,
+        let request = &self.work.request;
+        let now = SystemClock.now();
+        let report = TaskReport {
+            id: JobId::random(),
+            subject: request.subject.clone(),
+            state,
+            reason: reason.map(ToOwned::to_owned),
+            began_at: request.began_at.unwrap_or(now),
+            ended_at: Some(now),
+            disks: Vec::new(),
+            cancellable: false,
         };
-        let service = writer.service.as_ref();
-        let task = service.begin_task(&self.work.request)?;
-        service.tell_task(task, &self.work.disks())?;
-        service.end_task(task, state, reason)
+        failure::keep(self.context, Job::of_task(&report).as_ref());
     }
 }
 

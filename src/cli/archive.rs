@@ -7,12 +7,12 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::announced::Announced;
 use super::args::{FilesFormat, Restore};
 use super::context::Context;
 use super::extract::{FoundNode, find, judge, xattrs};
 use super::progress::Progress;
 use super::unread;
-use crate::daemon::interrupt;
 use crate::error::{Error, Result, ResultExt};
 use crate::export::archive::{ArchiveOptions, Archived, Format, archive};
 use crate::export::files::Source;
@@ -104,6 +104,7 @@ pub(super) fn run(
     path: &[u8],
     (to, format): (&Path, Format),
     args: &Restore,
+    task: &Announced<'_>,
 ) -> Result<()> {
     let is_standard = to == Path::new("-");
     if is_standard && std::io::stdout().is_terminal() {
@@ -121,7 +122,7 @@ pub(super) fn run(
     // `files` contains the guest's root, which has no name of its own.
     let mut parts = path.split(|b| *b == b'/').filter(|part| !part.is_empty());
     let is_root = parts.next() == Some(b"files") && parts.next().is_none();
-    let stop = interrupt::flag()?;
+    task.begin()?;
     let bar =
         Progress::new(context.output).bar(&name.to_string_lossy(), found.attributes.size_bytes);
     let choice = xattrs(args);
@@ -134,7 +135,7 @@ pub(super) fn run(
             threads: args.threads.unwrap_or(0),
             xattrs: &choice,
         },
-        monitor: &bar.monitor(&stop),
+        monitor: &task.monitor(&bar),
     };
     let archived = if is_standard {
         standard_output().and_then(|sink| taking.write(Box::new(sink)))

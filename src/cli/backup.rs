@@ -11,13 +11,14 @@ use super::args::Backup;
 use super::begin::mark;
 use super::commit::print;
 use super::context::Context;
+use super::failure;
 use super::progress::{Bar, Progress};
 use super::sources::Sources;
 use super::target::{parse_disks, parse_ids, split_paths, untangle};
 use crate::block::ReadAt;
 use crate::daemon::interrupt;
 use crate::daemon::probe::probe_point;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::ingest::DiskWriter;
 use crate::repo::Owner;
 use crate::repo::selector::Which;
@@ -37,27 +38,13 @@ pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
         .run(context)
 }
 
-/// Records in the history that the sources could not be opened. A mistake in the command line is
-/// not recorded: the user who typed it has seen the message.
+/// Records in the history that the sources could not be opened.
 fn keep_failure(context: &Context, args: &Backup, error: &Error) {
     let untangled = untangle(&args.vm, &args.disks, &args.begin.full);
     let Ok(vm) = untangled.and_then(|(vm, ..)| VmName::new(vm)) else {
         return;
     };
-    if matches!(
-        error.kind(),
-        ErrorKind::InvalidInput | ErrorKind::NameTooLong
-    ) {
-        return;
-    }
-    let kept = context.writer("backup").and_then(|writer| {
-        writer
-            .service
-            .note_failure(TaskKind::Backup, &vm, &error.report())
-    });
-    if let Err(e) = kept {
-        tracing::warn!(error = %e.report(), "the failure could not be kept in the history");
-    }
+    failure::note(context, TaskKind::Backup, Some(&vm), error);
 }
 
 /// A parsed command.
@@ -171,7 +158,10 @@ fn open_attached(path: &Path) -> Result<(String, File)> {
 
 impl Prepared {
     fn run(self, context: &Context) -> Result<()> {
-        let writer = context.writer("backup")?;
+        let vm = &self.begin.vm;
+        let writer = context
+            .writer("backup")
+            .inspect_err(|e| failure::note(context, TaskKind::Backup, Some(vm), e))?;
         let narrator = Narrator {
             context,
             progress: Progress::new(context.output),

@@ -153,14 +153,6 @@ impl Context {
         self.writer_within(role, self.wait.max(PATIENCE))
     }
 
-    /// [`Context::writer`] for a command that is to end now: it does not wait.
-    ///
-    /// # Errors
-    /// As [`Context::writer`].
-    pub(super) fn hurried_writer(&self, role: &str) -> Result<Writer> {
-        self.writer_within(role, Duration::ZERO)
-    }
-
     fn writer_within(&self, role: &str, wait: Duration) -> Result<Writer> {
         let begun = Instant::now();
         let mut is_told = false;

@@ -7,12 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::announced::Announced;
 use super::args::Restore;
 use super::context::Context;
 use super::progress::Progress;
 use super::target::{last_name, split_list};
 use super::unread;
-use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::export::files::{ExtractOptions, Extracted, Loss, XattrChoice, extract};
 use crate::repo::selector::Selector;
@@ -27,6 +27,7 @@ pub(super) fn run(
     path: &[u8],
     to: &Path,
     args: &Restore,
+    task: &Announced<'_>,
 ) -> Result<()> {
     refuse_repository(context.repository()?.as_ref(), to)?;
     let place = find(context, selector, path)?;
@@ -44,7 +45,7 @@ pub(super) fn run(
         threads: args.threads.unwrap_or(0),
         xattrs: xattrs(args),
     };
-    let stop = interrupt::flag()?;
+    task.begin()?;
     let bar =
         Progress::new(context.output).bar(&name.to_string_lossy(), found.attributes.size_bytes);
     let extracted = extract(
@@ -53,7 +54,7 @@ pub(super) fn run(
         name.as_bytes(),
         &target,
         &options,
-        &bar.monitor(&stop),
+        &task.monitor(&bar),
     );
     bar.finish();
     report(context, &extracted?, &to.join(&name), &unread)

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::args::{Forget, Keep};
 use super::context::{Context, Writer};
+use super::failure;
 use super::merge::Merger;
 use super::vm_pattern::{fitting, is_pattern};
 use crate::clock::{Clock, SystemClock};
@@ -16,11 +17,66 @@ use crate::jobs::merge::Merged;
 use crate::jobs::retention::{Choice, Period, Reason, Rules, VmPlan};
 use crate::repo::selector::{Selector, Which};
 use crate::service::ForgetAnswer;
+use crate::task::TaskKind;
 use crate::types::VmName;
 use crate::types::size::{Count, Human};
 
 pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
     let request = Request::parse(args)?;
+    let named = request.only_vm();
+    let (merger, writer, planned) = prepare(context, args, &request).inspect_err(|e| {
+        // A plan alone is no job.
+        if !args.dry_run {
+            failure::note(context, TaskKind::Forget, named.as_ref(), e);
+        }
+    })?;
+    let mut end = End::default();
+    let mut plans = Vec::new();
+    for (vm, planned) in planned {
+        match planned {
+            Ok(mut plan) => {
+                if let Some(writer) = &writer
+                    && let Err(e) = apply(writer, &mut plan, request.rules.is_some(), &mut end)
+                {
+                    end.fail(&vm, e);
+                    continue;
+                }
+                if plan.left_alone.is_some() {
+                    end.left_alone.push(vm);
+                }
+                plans.push(plan);
+            }
+            Err(e) => {
+                if let Some(writer) = &writer {
+                    let forget = TaskKind::Forget;
+                    writer
+                        .service
+                        .note_failure(forget, Some(&vm), &e.report())?;
+                }
+                end.fail(&vm, e);
+            }
+        }
+    }
+    // Merging takes the lock for each swap alone.
+    drop(writer);
+    if let Some(merger) = &merger {
+        merge(merger, args.compact, &mut plans, &mut end);
+    }
+    match context.output.json {
+        true => context.output.json(&json!({"vms": plans}))?,
+        false => show(context, &plans, args.dry_run)?,
+    }
+    end.result()
+}
+
+/// What a run begins with: who merges, who writes, and the plans.
+type Prepared<'a> = (
+    Option<Merger<'a>>,
+    Option<Writer>,
+    Vec<(VmName, Result<VmPlan>)>,
+);
+
+fn prepare<'a>(context: &'a Context, args: &Forget, request: &Request) -> Result<Prepared<'a>> {
     let repository = context.repository()?;
     let vms = request.choices(&repository.vm_names()?)?;
     let merger = match args.dry_run || args.no_merge {
@@ -41,35 +97,7 @@ pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
         false => Some(context.writer("forget")?),
     };
     let planned = VmPlan::of_vms(&repository, vms, args.unattended, SystemClock.now())?;
-    let mut end = End::default();
-    let mut plans = Vec::new();
-    for (vm, planned) in planned {
-        match planned {
-            Ok(mut plan) => {
-                if let Some(writer) = &writer
-                    && let Err(e) = apply(writer, &mut plan, request.rules.is_some(), &mut end)
-                {
-                    end.fail(&vm, e);
-                    continue;
-                }
-                if plan.left_alone.is_some() {
-                    end.left_alone.push(vm);
-                }
-                plans.push(plan);
-            }
-            Err(e) => end.fail(&vm, e),
-        }
-    }
-    // Merging takes the lock for each swap alone.
-    drop(writer);
-    if let Some(merger) = &merger {
-        merge(merger, args.compact, &mut plans, &mut end);
-    }
-    match context.output.json {
-        true => context.output.json(&json!({"vms": plans}))?,
-        false => show(context, &plans, args.dry_run)?,
-    }
-    end.result()
+    Ok((merger, writer, planned))
 }
 
 /// What the command line asks for.
@@ -156,6 +184,15 @@ impl Request {
             rules: Some(rules),
             is_merge: false,
         })
+    }
+
+    /// The VM, when it is the only one.
+    fn only_vm(&self) -> Option<VmName> {
+        match (self.patterns.as_slice(), self.points.as_slice()) {
+            ([vm], []) if !is_pattern(vm) => VmName::new(vm).ok(),
+            ([], [point]) => Some(point.vm.clone()),
+            _ => None,
+        }
     }
 
     /// The VMs with what is to be forgotten of each.

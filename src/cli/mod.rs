@@ -16,6 +16,7 @@ mod damage;
 mod document;
 pub mod exit;
 mod extract;
+mod failure;
 mod follow;
 mod forget;
 mod hold;

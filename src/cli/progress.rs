@@ -1,12 +1,8 @@
 //! Progress bars: bytes, speed, changed bytes, time left; only on a terminal.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::output::Output;
-use crate::task::Monitor;
 use crate::types::printable::printable;
 use crate::types::size::Human;
 
@@ -72,12 +68,6 @@ impl Bar {
     /// Advances the bar by `bytes`.
     pub(super) fn add(&self, bytes: u64) {
         self.0.inc(bytes);
-    }
-
-    /// A monitor that stops the work when the flag is set, and advances the bar.
-    pub(super) fn monitor(&self, stop: &Arc<AtomicBool>) -> Monitor {
-        let bar = self.clone();
-        Monitor::with_listener(Arc::clone(stop), move |bytes| bar.add(bytes))
     }
 
     /// Adds bytes that are stored because they changed.

@@ -1,9 +1,8 @@
 //! `restorefs restore`: restores a disk, all disks, or files of a guest.
 
 use std::cell::RefCell;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
+use super::announced::Announced;
 use super::args::Restore;
 use super::context::Context;
 use super::progress::{Bar, Progress};
@@ -13,21 +12,50 @@ use crate::error::{Error, Result};
 use crate::jobs::restore::target::Target as Place;
 use crate::repo::selector::Selector;
 use crate::service::restore::{DiskOptions, Observer, PointRestore, RestoredDisk};
-use crate::task::Monitor;
+use crate::task::{Monitor, TaskKind, TaskSubject};
 use crate::types::DiskName;
 use crate::types::size::Human;
 
 pub(super) fn run(context: &Context, args: &Restore) -> Result<()> {
-    match (
-        Target::parse(&args.from)?,
-        &args.disk,
-        &args.target,
-        &args.to,
-    ) {
+    let from = Target::parse(&args.from)?;
+    let task = Announced::new(context, subject(context, &from), interrupt::flag()?);
+    let done = restore(context, args, from, &task);
+    task.finish(&done);
+    done
+}
+
+/// The task; the point is named where it is found.
+fn subject(context: &Context, from: &Target) -> TaskSubject {
+    let mut subject = TaskSubject {
+        kind: TaskKind::Restore,
+        vm: None,
+        session: None,
+        point: None,
+    };
+    match from {
+        Target::Vm(vm) => subject.vm = Some(vm.clone()),
+        Target::Point(selector) | Target::Path(selector, _) => {
+            let found = context
+                .repository()
+                .and_then(|repository| repository.find(selector));
+            // The restore itself fails with the reason.
+            subject.vm = Some(selector.vm.clone());
+            if let Ok((index, entry, _)) = found {
+                (subject.vm, subject.point) = (Some(index.name), Some(entry.name));
+            }
+        }
+    }
+    subject
+}
+
+fn restore(context: &Context, args: &Restore, from: Target, task: &Announced<'_>) -> Result<()> {
+    match (from, &args.disk, &args.target, &args.to) {
         (Target::Path(selector, path), None, None, Some(to)) => {
             match super::archive::format(to, args.format)? {
-                Some(format) => super::archive::run(context, &selector, &path, (to, format), args),
-                None => super::extract::run(context, &selector, &path, to, args),
+                Some(format) => {
+                    super::archive::run(context, &selector, &path, (to, format), args, task)
+                }
+                None => super::extract::run(context, &selector, &path, to, args, task),
             }
         }
         (Target::Point(_), ..) if args.format.is_some() => {
@@ -38,14 +66,14 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<()> {
             .advise("add --to DIR, or --to - --format tar")),
         (Target::Point(selector), Some(disk), Some(target), None) => {
             let (place, disk) = (Place::parse(target, args.force)?, DiskName::new(disk)?);
-            disks(context, args, &selector, |restore| {
+            disks(context, args, (&selector, task), |restore| {
                 let mut done = restore.one(&disk, &place)?;
                 done.target = target.to_string_lossy().into_owned();
                 Ok(vec![done])
             })
         }
         (Target::Point(selector), None, None, Some(dir)) => {
-            disks(context, args, &selector, |restore| restore.all(dir))
+            disks(context, args, (&selector, task), |restore| restore.all(dir))
         }
         (Target::Point(_), ..) => Err(Error::invalid("a target is missing")
             .advise("write VM@POINT DISK TARGET, or VM@POINT --to DIR")),
@@ -59,18 +87,18 @@ pub(super) fn run(context: &Context, args: &Restore) -> Result<()> {
 }
 
 /// Shows a bar for each disk.
-struct Narrator {
+struct Narrator<'a> {
     progress: Progress,
-    stop: Arc<AtomicBool>,
+    task: &'a Announced<'a>,
     bar: RefCell<Option<Bar>>,
 }
 
-impl Observer for Narrator {
+impl Observer for Narrator<'_> {
     fn restores(&self, disk: &DiskName, size_bytes: u64) -> Monitor {
         let bar = self.progress.bar(disk.as_str(), size_bytes);
-        let monitor = bar.monitor(&self.stop);
-        self.bar.replace(Some(bar));
-        monitor
+        self.bar.replace(Some(bar.clone()));
+        self.task
+            .piece(Some(disk), size_bytes, move |bytes| bar.add(bytes))
     }
 
     fn restored(&self, _: &DiskName) {
@@ -83,12 +111,12 @@ impl Observer for Narrator {
 fn disks(
     context: &Context,
     args: &Restore,
-    selector: &Selector,
+    (selector, task): (&Selector, &Announced<'_>),
     work: impl FnOnce(&PointRestore<'_>) -> Result<Vec<RestoredDisk>>,
 ) -> Result<()> {
     let narrator = Narrator {
         progress: Progress::new(context.output),
-        stop: interrupt::flag()?,
+        task,
         bar: RefCell::default(),
     };
     let options = DiskOptions {
@@ -97,6 +125,7 @@ fn disks(
     };
     let repository = context.repository()?;
     let restore = PointRestore::new(repository, context.pool(), selector, options, &narrator)?;
+    task.begin()?;
     let done = work(&restore)?;
     report(context, &restore, &done)
 }

@@ -2,10 +2,12 @@
 
 use super::args::SyntheticFull;
 use super::context::Context;
+use super::failure;
 use super::merge::Merger;
 use crate::daemon::interrupt;
 use crate::error::Result;
 use crate::repo::selector::Selector;
+use crate::task::TaskKind;
 use crate::types::DiskName;
 use crate::types::size::{Count, Human};
 
@@ -16,9 +18,14 @@ pub(super) fn run(context: &Context, args: &SyntheticFull) -> Result<()> {
         .iter()
         .map(DiskName::new)
         .collect::<Result<Vec<_>>>()?;
-    let repository = context.repository()?;
-    let (index, entry, _) = repository.find(&selector)?;
-    let merger = Merger::new(context, interrupt::flag()?, false, args.limit.as_deref())?;
+    let stop = interrupt::flag()?;
+    let find = || -> Result<_> {
+        let (index, entry, _) = context.repository()?.find(&selector)?;
+        let merger = Merger::new(context, stop, false, args.limit.as_deref())?;
+        Ok((index, entry, merger))
+    };
+    let (index, entry, merger) =
+        find().inspect_err(|e| failure::note(context, TaskKind::Merge, Some(&selector.vm), e))?;
     let done = merger.make_full(&index.name, &entry.name, &disks)?;
     if context.output.json {
         return context.output.json(&serde_json::json!({

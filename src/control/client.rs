@@ -295,10 +295,10 @@ impl Service for Client {
         self.ask(&Request::Cancel { task })
     }
 
-    fn note_failure(&self, kind: TaskKind, vm: &VmName, reason: &str) -> Result<()> {
+    fn note_failure(&self, kind: TaskKind, vm: Option<&VmName>, reason: &str) -> Result<()> {
         self.ask(&Request::NoteFailure {
             kind,
-            vm: vm.clone(),
+            vm: vm.cloned(),
             reason: reason.to_owned(),
         })
     }

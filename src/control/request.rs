@@ -94,8 +94,8 @@ pub enum Request {
     NoteFailure {
         /// The kind of work.
         kind: TaskKind,
-        /// The VM.
-        vm: VmName,
+        /// The VM, where the work has one.
+        vm: Option<VmName>,
         /// The reason.
         reason: String,
     },

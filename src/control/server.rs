@@ -234,7 +234,7 @@ fn execute(
         Request::Hold { vm, point, holder } => value(service.hold(&vm, &point, &holder)?),
         Request::HoldStill { holder } => value(service.hold_still(&holder)?),
         Request::NoteFailure { kind, vm, reason } => {
-            value(service.note_failure(kind, &vm, &reason)?)
+            value(service.note_failure(kind, vm.as_ref(), &reason)?)
         }
         Request::Sessions => value(service.sessions()?),
         Request::Tasks => value(service.tasks()?),

@@ -149,21 +149,15 @@ impl Session {
     /// `NotFound` (the parent); `Corrupt` (the parent); `NoSpace`, `Io`. After an error nothing of
     /// the session is left.
     pub fn begin(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {
-        let owner = &engine.owner;
-        let began_at = owner.clock().now();
-        let begun = Self::begin_unkept(engine, request);
-        if let Err(e) = &begun {
-            // The history shows why there is no point.
-            let now = owner.clock().now();
-            owner.keep_job(&Job::of_failure(
-                TaskKind::Backup,
-                Some(&request.vm),
-                &e.report(),
-                began_at,
-                now,
-            ));
-        }
-        begun
+        Self::begin_unkept(engine, request).inspect_err(|e| Self::keep_failure(engine, request, e))
+    }
+
+    /// The history shows why there is no point.
+    pub(super) fn keep_failure(engine: &Engine, request: &BeginRequest, error: &Error) {
+        let now = engine.owner.clock().now();
+        let (backup, vm) = (TaskKind::Backup, Some(&request.vm));
+        let job = Job::of_failure(backup, vm, &error.report(), now, now);
+        engine.owner.keep_job(&job);
     }
 
     fn begin_unkept(engine: &Engine, request: &BeginRequest) -> Result<Arc<Self>> {

@@ -97,6 +97,8 @@ fn tidy(sessions: &Registry, emptied: &mut Duration) {
         return;
     }
     *emptied = now;
+    owner.take_in_late_jobs();
+    owner.prune_jobs();
     if let Err(e) = owner.empty_trash() {
         tracing::warn!(error = %e.report(), "the trash could not be emptied");
     }

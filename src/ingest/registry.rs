@@ -251,11 +251,8 @@ impl Registry {
     /// `LimitExceeded` when the open ones have too many disks; as [`Session::begin`].
     pub fn begin(&self, request: &BeginRequest, telling: Telling) -> Result<Arc<Session>> {
         let turn = self.beginning.lock();
-        if self.is_closing() {
-            return Err(Error::new(ErrorKind::Busy, "the daemon is about to stop")
-                .advise("begin when it is there again"));
-        }
-        self.check_files()?;
+        self.check_begin()
+            .inspect_err(|e| Session::keep_failure(&self.engine, request, e))?;
         let session = Session::begin(&self.engine, request)?;
         let key = key(&session.vm(), &session.name());
         self.table().insert(key, Arc::clone(&session));
@@ -263,6 +260,14 @@ impl Registry {
         self.ring();
         self.tell(&Change::Begun(Arc::clone(&session)), telling);
         Ok(session)
+    }
+
+    fn check_begin(&self) -> Result<()> {
+        if self.is_closing() {
+            return Err(Error::new(ErrorKind::Busy, "the daemon is about to stop")
+                .advise("begin when it is there again"));
+        }
+        self.check_files()
     }
 
     /// Refuses new sessions from now on; open ones continue. Waits for a session that is just

@@ -70,6 +70,9 @@ pub struct Defaults {
     /// Layers of a chain from which on hidden layers are merged at any price; 500 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_depth: Option<u32>,
+    /// Months for which the job history is kept, the present one included; 0: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_months: Option<u32>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,

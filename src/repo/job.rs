@@ -41,7 +41,7 @@ pub const fn kind_of(kind: TaskKind) -> &'static str {
 /// Suffix of the history files' names.
 const SUFFIX: &str = ".jsonl";
 /// LIMIT: longest line in bytes (a job with 256 disks has about 60 KB).
-const LINE_BYTES_MAX: usize = 1 << 20;
+pub(super) const LINE_BYTES_MAX: usize = 1 << 20;
 /// Bytes per read; files are read from the end backwards.
 const CHUNK_BYTES: u64 = 256 << 10;
 /// LIMIT: characters kept of a reason.
@@ -194,6 +194,32 @@ impl Job {
         }
     }
 
+    /// The line of the history.
+    pub(super) fn encode(&self) -> Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec(self)
+            .map_err(|e| Error::invalid("the job cannot be encoded").caused_by(e))?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// The job of a running task as it is when nothing more is heard of it.
+    #[must_use]
+    pub fn of_interrupted(report: &TaskReport) -> Self {
+        let reason = "interrupted: the process that kept this task ended before it did";
+        let subject = &report.subject;
+        Self {
+            job_id: report.id,
+            point: subject.point.clone(),
+            ..Self::of_failure(
+                subject.kind,
+                subject.vm.as_ref(),
+                reason,
+                report.began_at,
+                report.began_at,
+            )
+        }
+    }
+
     /// The job of a task that has ended; `None` for a task that has not.
     #[must_use]
     pub fn of_task(report: &TaskReport) -> Option<Self> {
@@ -260,9 +286,7 @@ pub(super) fn append(repository: &Repository, job: &Job) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    let mut bytes = serde_json::to_vec(job)
-        .map_err(|e| Error::invalid("the job cannot be encoded").caused_by(e))?;
-    bytes.push(b'\n');
+    let mut bytes = job.encode()?;
     if last != *b"\n" {
         // A crash cut the last line; the rest of it stays as a line of its own.
         bytes.insert(0, b'\n');
@@ -276,13 +300,18 @@ pub(super) fn say_lost(job: &Job, error: &Error) {
         "the end of a job could not be written to the history");
 }
 
+/// Whether the text is a month: `2026-11`.
+fn is_month(text: &str) -> bool {
+    let is_digits =
+        |part: &str, count| part.len() == count && part.bytes().all(|byte| byte.is_ascii_digit());
+    text.split_once('-')
+        .is_some_and(|(year, month)| is_digits(year, 4) && is_digits(month, 2))
+}
+
 /// Names of the history files, the newest month first.
 pub(super) fn histories(repository: &Repository) -> Result<Vec<String>> {
     let entries = absent_is_empty(repository.store().list(&layout::jobs()?))?;
-    let is_history = |name: &String| {
-        name.strip_suffix(SUFFIX)
-            .is_some_and(|month| month.len() == "2026-11".len())
-    };
+    let is_history = |name: &String| name.strip_suffix(SUFFIX).is_some_and(is_month);
     let mut names: Vec<String> = entries
         .into_iter()
         .filter(|e| !e.is_prefix)
@@ -306,11 +335,22 @@ pub(super) fn parse_line(file: &str, line: &[u8]) -> Option<Job> {
 }
 
 impl Repository {
-    /// Passes jobs to `see`, the newest first, until it breaks. Unreadable lines are skipped and logged.
+    /// Passes jobs to `see`, the newest first, until it breaks: those that wait for the next owner of the lock, then those
+    /// of the history. Unreadable lines are skipped and logged.
     ///
     /// # Errors
     /// `Io`.
     pub fn jobs(&self, mut see: impl FnMut(Job) -> ControlFlow<()>) -> Result<()> {
+        for job in self.late_jobs()? {
+            if see(job).is_break() {
+                return Ok(());
+            }
+        }
+        self.written_jobs(see)
+    }
+
+    /// Passes the jobs of the history to `see`, the newest first, until it breaks.
+    pub(super) fn written_jobs(&self, mut see: impl FnMut(Job) -> ControlFlow<()>) -> Result<()> {
         for name in histories(self)? {
             let key = layout::jobs()?.join(&name)?;
             let file = self.store().open(&key)?;

@@ -1,10 +1,13 @@
 //! The end of the job history: what is appended after a position.
 
+use std::collections::HashSet;
+
 use super::job::{Job, histories, parse_line};
 use super::layout;
 use super::repository::Repository;
 use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
+use crate::types::JobId;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
 /// LIMIT: bytes that are read at once; the rest comes with the next look.
@@ -17,6 +20,8 @@ pub struct JobTail {
     name: String,
     /// The bytes of it that were read.
     read_bytes: u64,
+    /// Jobs that were seen while they waited for the next owner of the lock.
+    late: HashSet<JobId>,
 }
 
 impl Repository {
@@ -25,14 +30,17 @@ impl Repository {
     /// # Errors
     /// `Io`.
     pub fn jobs_end(&self) -> Result<JobTail> {
-        let Some(name) = histories(self)?.into_iter().next() else {
-            return Ok(JobTail::default());
+        let late = self.late_jobs()?.iter().map(|job| job.job_id).collect();
+        let mut tail = JobTail {
+            late,
+            ..JobTail::default()
         };
-        let file = self.store().open(&layout::jobs()?.join(&name)?)?;
-        Ok(JobTail {
-            name,
-            read_bytes: file.size_bytes(),
-        })
+        if let Some(name) = histories(self)?.into_iter().next() {
+            let file = self.store().open(&layout::jobs()?.join(&name)?)?;
+            tail.read_bytes = file.size_bytes();
+            tail.name = name;
+        }
+        Ok(tail)
     }
 
     /// The jobs that were appended after a position, the oldest first; the position moves. A line whose end is not
@@ -49,10 +57,7 @@ impl Repository {
                 continue;
             }
             if name > tail.name {
-                *tail = JobTail {
-                    name,
-                    read_bytes: 0,
-                };
+                (tail.name, tail.read_bytes) = (name, 0);
             }
             let key = layout::jobs()?.join(&tail.name)?;
             let file = match self.store().open(&key) {
@@ -69,7 +74,15 @@ impl Repository {
             let whole = bytes.get(..=end).unwrap_or_default();
             tail.read_bytes += u64_from_usize(whole.len());
             let lines = whole.split(|byte| *byte == b'\n');
-            jobs.extend(lines.filter_map(|line| parse_line(key.as_str(), line)));
+            let lines = lines.filter_map(|line| parse_line(key.as_str(), line));
+            // What was seen while it waited is not new.
+            jobs.extend(lines.filter(|job| !tail.late.contains(&job.job_id)));
+        }
+        for job in self.late_jobs()?.into_iter().rev() {
+            let is_written = jobs.iter().any(|written| written.job_id == job.job_id);
+            if tail.late.insert(job.job_id) && !is_written {
+                jobs.push(job);
+            }
         }
         Ok(jobs)
     }
@@ -125,5 +138,13 @@ mod tests {
         assert_eq!(reasons(&mut begin), Vec::<String>::new());
         add("5");
         assert_eq!(reasons(&mut second), ["3", "4", "5"]);
+        // What waits for the next owner is seen once, also when that one has written it.
+        let now = clock.now();
+        let job = Job::of_failure(TaskKind::Restore, None, "late", now, now);
+        repository.keep_late(&job).unwrap();
+        assert_eq!(reasons(&mut second), ["late"]);
+        append(&repository, &job).unwrap();
+        assert_eq!(reasons(&mut second), Vec::<String>::new());
+        assert_eq!(reasons(&mut begin), ["5", "late"]);
     }
 }

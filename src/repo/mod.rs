@@ -25,6 +25,8 @@
 //! | recovery of a VM | held by the owner | before the VM is served | builds whose flock is held stay |
 //! | empty the trash | held by the owner | | |
 //! | hold | held by the owner | | forget, replace, emptying the trash and garbage wait for its end, or are refused |
+//! | a line of the history | held by the owner | | one append at a time |
+//! | a job of a process without the lock | | | a new file in `jobs/late` |
 //!
 //! One writer process per repository (the lock). Within it, a mutex per VM orders commits; it is taken before
 //! the catalog's own lock, never after.
@@ -42,6 +44,7 @@ mod garbage;
 mod heartbeat;
 mod hold;
 pub mod job;
+mod job_age;
 mod job_tail;
 mod label;
 pub mod layer_file;
@@ -65,6 +68,7 @@ mod stored;
 pub mod sums;
 pub mod trash;
 mod trashed;
+mod unwritten;
 mod uses;
 
 pub use forget::Forgetting;

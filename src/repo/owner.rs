@@ -51,6 +51,8 @@ pub struct Owner {
     serial_high: AtomicU32,
     /// Held while a line is appended to the job history.
     history: Mutex<()>,
+    /// The month in which old months of the job history were last deleted.
+    pub(super) pruned: Mutex<String>,
     reserve: Reserve,
     pub(super) uses: Arc<Uses>,
     pub(super) holds: Arc<Holds>,
@@ -94,6 +96,9 @@ impl Owner {
             other => other?,
         };
         owner.restock();
+        owner.take_in_interrupted_jobs();
+        owner.take_in_late_jobs();
+        owner.prune_jobs();
         Ok(owner)
     }
 
@@ -180,6 +185,7 @@ impl Owner {
             damaged: Mutex::new(damaged),
             serial_high: AtomicU32::new(serial_high),
             history,
+            pruned: Mutex::default(),
             reserve: Reserve::default(),
             uses: Arc::default(),
             holds: Arc::default(),
@@ -603,11 +609,14 @@ impl Owner {
 
     /// Appends a job to the history. A failure is logged and has no other effect.
     pub fn keep_job(&self, job: &Job) {
-        let _turn = self.history.lock();
-        let kept = self.with_room(|| job::append(&self.repository, job));
-        if let Err(e) = kept {
+        if let Err(e) = self.append_job(job) {
             job::say_lost(job, &e);
         }
+    }
+
+    pub(super) fn append_job(&self, job: &Job) -> Result<()> {
+        let _turn = self.history.lock();
+        self.with_room(|| job::append(&self.repository, job))
     }
 
     /// Deletes what has been in the trash for an hour or more; during a hold, nothing.

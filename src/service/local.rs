@@ -184,9 +184,9 @@ impl LocalService {
         }
     }
 
-    /// What a kind of work is called in a refusal, and the right that it needs.
-    const fn needed(kind: TaskKind) -> (&'static str, Right) {
-        match kind {
+    /// Refuses a caller that may not do such work, on a VM or on all of them.
+    fn demand_for(&self, kind: TaskKind, vm: Option<&VmName>) -> Result<()> {
+        let (what, right) = match kind {
             TaskKind::Backup => ("write restore points", Right::Ingest),
             TaskKind::Forget => ("remove restore points", Right::Manage),
             TaskKind::Merge => ("merge layers", Right::Manage),
@@ -194,6 +194,11 @@ impl LocalService {
             TaskKind::Restore => ("restore", Right::Read),
             TaskKind::RebuildCatalog => ("rebuild the catalog", Right::Admin),
             TaskKind::EmptyTrash => ("empty the trash", Right::Admin),
+        };
+        match vm {
+            Some(vm) => self.demand_to(what, right, vm),
+            None if self.caller.may(right, None, &Access::default()) => Ok(()),
+            None => Err(Self::denied(what)),
         }
     }
 
@@ -247,7 +252,10 @@ impl LocalService {
                 _ => None,
             },
         };
-        let changed = |report: &TaskReport| self.served.note_task(report);
+        let changed = |report: &TaskReport| match report.state.is_end() {
+            true => self.served.note_task(report),
+            false => self.served.note_begin(report),
+        };
         let tasks = self.served.tasks();
         tasks.run(subject, false, &changed, |_| work())
     }
@@ -399,12 +407,7 @@ impl Service for LocalService {
                 subject.kind.as_str()
             )));
         }
-        let (what, right) = Self::needed(subject.kind);
-        match &subject.vm {
-            Some(vm) => self.demand_to(what, right, vm)?,
-            None if self.caller.may(right, None, &Access::default()) => {}
-            None => return Err(Self::denied(what)),
-        }
+        self.demand_for(subject.kind, subject.vm.as_ref())?;
         let mut announced = self.announced.lock();
         if announced.len() >= ANNOUNCED_MAX {
             return Err(Error::new(
@@ -415,7 +418,7 @@ impl Service for LocalService {
         let report = self.served.tasks().begin(request);
         announced.push(report.id);
         drop(announced);
-        self.served.note_task(&report);
+        self.served.note_begin(&report);
         Ok(report.id)
     }
 
@@ -461,12 +464,11 @@ impl Service for LocalService {
         self.abort(&session.reference(), None)
     }
 
-    fn note_failure(&self, kind: TaskKind, vm: &VmName, reason: &str) -> Result<()> {
-        let (what, right) = Self::needed(kind);
-        self.demand_to(what, right, vm)?;
+    fn note_failure(&self, kind: TaskKind, vm: Option<&VmName>, reason: &str) -> Result<()> {
+        self.demand_for(kind, vm)?;
         let owner = &self.registry().engine().owner;
         let now = owner.clock().now();
-        owner.keep_job(&Job::of_failure(kind, Some(vm), reason, now, now));
+        owner.keep_job(&Job::of_failure(kind, vm, reason, now, now));
         Ok(())
     }
 

@@ -166,11 +166,11 @@ pub trait Service: Send {
     /// `NotFound`; `NotPermitted` for a task that cannot be stopped half-way.
     fn cancel(&self, task: JobId) -> Result<()>;
 
-    /// Records in the job history that work on a VM failed before its session or task began.
+    /// Records in the job history that work failed before its session or task began.
     ///
     /// # Errors
     /// None of its own.
-    fn note_failure(&self, kind: TaskKind, vm: &VmName, reason: &str) -> Result<()>;
+    fn note_failure(&self, kind: TaskKind, vm: Option<&VmName>, reason: &str) -> Result<()>;
 
     /// Rebuilds the catalog from the sidecars; returns the number of VMs.
     ///

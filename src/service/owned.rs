@@ -156,10 +156,19 @@ impl OwnedRepository {
             .map_or(Path::new(""), PathBuf::as_path)
     }
 
-    /// Publishes the begin, progress or end of a task; the job history keeps the end.
+    /// Publishes the begin of a task, which a crash does not make forgotten.
+    pub(super) fn note_begin(&self, report: &TaskReport) {
+        let owner = &self.sessions.engine().owner;
+        owner.note_running(&Job::of_interrupted(report));
+        self.note_task(report);
+    }
+
+    /// Publishes the progress or end of a task; the job history keeps the end.
     pub(super) fn note_task(&self, report: &TaskReport) {
         if let Some(job) = Job::of_task(report) {
-            self.sessions.engine().owner.keep_job(&job);
+            let owner = &self.sessions.engine().owner;
+            owner.keep_job(&job);
+            owner.note_not_running(job.job_id);
         }
         self.events.publish(Happening::Task {
             task: report.clone(),

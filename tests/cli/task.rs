@@ -1,6 +1,7 @@
 //! Long work of commands as tasks: seen and stopped through a daemon, and a line of the history in any case.
 
-use std::process::{Child, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use restorefs::control::Client;
@@ -11,6 +12,7 @@ use restorefs::task::{TaskKind, TaskReport, TaskState};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::kit::need::has;
 use crate::kit::place::Place;
 use crate::kit::wait::eventually;
 
@@ -175,31 +177,42 @@ fn a_command_that_is_killed_leaves_a_task_that_was_interrupted() {
     daemon.stop();
 }
 
-/// The work needs no daemon: it goes on when that one goes, and the next one shows it again.
+/// The work needs no daemon: it goes on when that one goes or is killed, and the next one shows it again.
 #[test]
 fn a_daemon_may_come_and_go_meanwhile() {
-    let place = with_chains(&["web01"]);
-    let mut child = slow(&place, "web01");
-    std::thread::sleep(Duration::from_millis(500));
-    let daemon = place.serve(&[]);
-    let first = moving(&client(&place));
-    daemon.stop();
-    let daemon = place.serve(&[]);
-    let client = client(&place);
-    let second = moving(&client);
-    assert_ne!(first.id, second.id);
-    assert_eq!(first.began_at, second.began_at);
-    client.cancel(second.id).unwrap();
-    assert!(!child.wait().unwrap().success());
-    let lines = merges(&place);
-    let results: Vec<&Value> = lines.iter().map(|line| &line["result"]).collect();
-    assert_eq!(results, ["cancelled", "failed"]);
-    daemon.stop();
+    for is_killed in [false, true] {
+        let place = with_chains(&["web01"]);
+        let mut child = slow(&place, "web01");
+        std::thread::sleep(Duration::from_millis(500));
+        let daemon = place.serve(&[]);
+        let first = moving(&client(&place));
+        match is_killed {
+            true => daemon.kill(),
+            false => daemon.stop(),
+        }
+        let daemon = place.serve(&[]);
+        let client = client(&place);
+        let second = moving(&client);
+        assert_ne!(first.id, second.id);
+        assert_eq!(first.began_at, second.began_at);
+        client.cancel(second.id).unwrap();
+        assert!(!child.wait().unwrap().success());
+        let lines = merges(&place);
+        let ids: Vec<&Value> = lines.iter().map(|line| &line["job_id"]).collect();
+        assert_eq!(ids, [&second.id.to_string(), &first.id.to_string()]);
+        let results: Vec<&Value> = lines.iter().map(|line| &line["result"]).collect();
+        assert_eq!(results, ["cancelled", "failed"]);
+        let reason = lines[1]["reason"].as_str().unwrap();
+        assert!(reason.starts_with("interrupted"), "{reason}");
+        let running = std::fs::read_dir(place.repo().join("jobs/running"));
+        assert_eq!(running.map_or(0, Iterator::count), 0);
+        daemon.stop();
+    }
 }
 
-/// What cannot be written to the history has been done all the same.
+/// Nobody waits for a lock to write a line of the history.
 #[test]
-fn a_lock_that_is_held_at_the_end_costs_the_line_alone() {
+fn a_lock_that_is_held_at_the_end_costs_nothing() {
     use rustix::fs::{FlockOperation, flock};
 
     let place = with_chains(&["web01"]);
@@ -211,9 +224,182 @@ fn a_lock_that_is_held_at_the_end_costs_the_line_alone() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && said.contains("does not have this merge"),
+        !output.status.success() && !said.contains("history"),
         "{said}"
     );
+    let line = &merges(&place)[0];
+    assert_eq!(
+        (&line["result"], &line["vm"]),
+        (&"cancelled".into(), &"web01".into())
+    );
     drop(lock);
-    assert!(merges(&place).is_empty());
+    place.ok(&["tag", "web01@p3", "a=b"]);
+    assert_eq!(&merges(&place)[0], line);
+}
+
+/// What fails before there is a session or a task: a lock that is held, names that are not there, damage.
+#[test]
+fn what_fails_before_it_begins_is_in_the_history() {
+    use rustix::fs::{FlockOperation, flock};
+
+    let place = with_chains(&["web01"]);
+    let last = || place.json(&["jobs", "-n1"])[0].clone();
+    let failed = |code: i32, kind: &str, vm: Value, args: &[&str]| {
+        place.fails(code, args);
+        let job = last();
+        assert_eq!(
+            (&job["kind"], &job["result"]),
+            (&kind.into(), &"failed".into()),
+            "{args:?}"
+        );
+        assert_eq!(job["vm"], vm, "{args:?}");
+        job["reason"].as_str().unwrap().to_owned()
+    };
+    let web01 = || Value::from("web01");
+    let lock = std::fs::File::open(place.repo().join("lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let backup = ["backup", "web01", "vda=a.raw"];
+    let reason = failed(11, "ingest", web01(), &backup);
+    assert!(reason.contains("another process"), "{reason}");
+    failed(11, "forget", web01(), &["forget", "web01", "--all"]);
+    failed(11, "forget", web01(), &["forget", "web01@p3"]);
+    failed(
+        11,
+        "forget",
+        Value::Null,
+        &["forget", "web*", "--keep-last", "1"],
+    );
+    drop(lock);
+    failed(1, "forget", "none".into(), &["forget", "none", "--all"]);
+    failed(1, "merge", web01(), &["synthetic-full", "web01@none"]);
+    failed(
+        1,
+        "merge",
+        web01(),
+        &["synthetic-full", "web01@p3", "--disk", "vdx"],
+    );
+    // Sources.
+    failed(1, "ingest", web01(), &["backup", "web01", "vda=none.raw"]);
+    failed(
+        1,
+        "ingest",
+        web01(),
+        &["backup", "web01", "vda=nbd://localhost:1/x"],
+    );
+    // A disk that was forgotten on the command line, and one that there never was.
+    place.disk("b.raw", 64, 1);
+    place.run(&["backup", "web01", "vdb=b.raw"]);
+    assert_eq!(last()["result"], "failed", "{}", last());
+    let count = || place.json(&["jobs", "-n0"]).as_array().unwrap().len();
+    let before = count();
+    // Plans and mistakes are no jobs.
+    place.fails(1, &["forget", "none", "--all", "--dry-run"]);
+    place.fails(2, &["forget", "web01"]);
+    place.fails(2, &["forget", "web01", "--keep-last", "x"]);
+    place.fails(2, &["forget", "none*", "--keep-last", "1"]);
+    place.fails(2, &["synthetic-full", "web01@p3", "--limit", "0"]);
+    place.fails(2, &["backup", "web01", "vda"]);
+    assert_eq!(count(), before);
+    // Damage: the index and a sidecar of the only point.
+    let point = place.repo().join("vms/web01/points/p3/point.json");
+    let sound = std::fs::read(&point).unwrap();
+    std::fs::write(&point, b"{}").unwrap();
+    place.run(&["synthetic-full", "web01@p3"]);
+    assert_eq!(
+        (&last()["kind"], &last()["result"]),
+        (&"merge".into(), &"failed".into())
+    );
+    std::fs::write(&point, sound).unwrap();
+}
+
+/// Restores are tasks: of disks, of files and as an archive, with a daemon and without one.
+#[test]
+fn restores_are_in_the_history() {
+    let place = Place::new();
+    place.disk("a.raw", 64, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    for with_daemon in [false, true] {
+        let daemon = with_daemon.then(|| place.serve(&[]));
+        let last = || place.json(&["jobs", "-n1"])[0].clone();
+        place.ok(&["restore", "WEB01@latest", "vda", "out.raw", "--force"]);
+        let job = last();
+        assert_eq!(
+            (&job["kind"], &job["result"]),
+            (&"restore".into(), &"completed".into())
+        );
+        assert_eq!(
+            (&job["vm"], &job["point"]),
+            (&"web01".into(), &"one".into())
+        );
+        // What fails before it begins.
+        place.fails(1, &["restore", "web01@two", "vda", "new.raw"]);
+        let job = last();
+        assert_eq!(
+            (&job["kind"], &job["result"]),
+            (&"restore".into(), &"failed".into())
+        );
+        assert!(job["reason"].as_str().unwrap().contains("two"), "{job}");
+        let before = last()["job_id"].clone();
+        // A mistake of the command line is none.
+        place.fails(2, &["restore", "web01@one"]);
+        place.fails(2, &["restore", "web01@one", "vda", "new.raw", "--to", "x"]);
+        assert_eq!(last()["job_id"], before);
+        place.fails(3, &["restore", "web01@one:/files/etc", "--to", "out"]);
+        assert_eq!(last()["result"], "failed");
+        assert_ne!(last()["job_id"], before);
+        if let Some(daemon) = daemon {
+            let tasks = client(&place).tasks().unwrap();
+            let restored = tasks.iter().find(|task| !task.disks.is_empty()).unwrap();
+            assert_eq!(restored.disks[0].done_bytes, 64 << 16);
+            daemon.stop();
+        }
+        // The next owner of the lock has moved what waited.
+        place.ok(&["tag", "web01@one", "a=b"]);
+        let late = std::fs::read_dir(place.repo().join("jobs/late"));
+        assert_eq!(late.map_or(0, Iterator::count), 0);
+    }
+    assert_eq!(
+        place
+            .json(&["jobs", "--kind", "restore"])
+            .as_array()
+            .unwrap()
+            .len(),
+        6
+    );
+}
+
+/// A restore of a repository that only others may write leaves nothing there, and says nothing of it.
+#[test]
+fn who_only_reads_keeps_no_history() {
+    let place = Place::new();
+    place.disk("a.raw", 4, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(place.dir.path(), open).unwrap();
+    let opened = Command::new("chmod")
+        .args(["-R", "a+rX"])
+        .arg(place.repo())
+        .status();
+    assert!(opened.unwrap().success());
+    if !rustix::process::geteuid().is_root() || !has("setpriv") {
+        return;
+    }
+    std::fs::copy(env!("CARGO_BIN_EXE_restorefs"), place.path("restorefs")).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(place.path("restorefs"))
+        .args(["--repo", "repo", "restore", "web01@one", "vda", "out.raw"])
+        .current_dir(place.dir.path())
+        .env("RESTOREFS_RUNTIME_DIR", place.dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+    assert!(
+        place
+            .json(&["jobs", "--kind", "restore"])
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
 }

@@ -279,7 +279,7 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     log.note("empty_trash", &service.empty_trash());
     log.note(
         "note_failure",
-        &service.note_failure(TaskKind::Forget, &vm, "no source"),
+        &service.note_failure(TaskKind::Forget, Some(&vm), "no source"),
     );
     log.note("rebuild_catalog", &service.rebuild_catalog());
     log.note("hold_still", &service.hold_still("a test"));

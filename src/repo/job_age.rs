@@ -30,6 +30,10 @@ impl Owner {
     /// Deletes the months of the job history that are older than the repository keeps them, the present one never. Does
     /// so once in a month of the calendar; a failure is logged.
     pub fn prune_jobs(&self) {
+        // Nothing goes while the repository is copied.
+        let Ok(_change) = self.holds.enter() else {
+            return;
+        };
         let now = self.clock().now();
         let month = clock::month(now);
         if *self.pruned.lock() == month {

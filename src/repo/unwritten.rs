@@ -122,6 +122,10 @@ impl Owner {
 
     /// Moves the jobs of other processes to the history. Failures are logged, and the jobs stay for another time.
     pub fn take_in_late_jobs(&self) {
+        // Nothing goes while the repository is copied.
+        let Ok(_change) = self.holds.enter() else {
+            return;
+        };
         if let Err(e) = late().and_then(|prefix| self.take_in(&prefix, |_| ())) {
             tracing::warn!(error = %e.report(), "jobs of other processes could not be moved to the history");
         }

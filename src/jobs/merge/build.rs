@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::options::MergeOptions;
 use super::plan::{Interval, Reach};
-use super::source::{RegionView, SourceLayer, kept_clusters, open_all};
+use super::source::{RegionView, SourceLayer, kept_clusters, kept_runs, open_all};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::layer::{Base, LayerDraft};
 use crate::qcow2::header::CompressionType;
@@ -27,6 +27,8 @@ use crate::types::{GuestCluster, HostOffset, LayerId};
 
 /// Clusters that are read at once.
 const RUN_CLUSTERS: usize = 16;
+/// LIMIT: extents of a file that shares them with the layer that it replaces; with more of them a copy is quicker, and reads faster.
+const EXTENTS_MAX: u64 = 1 << 20;
 /// LIMIT: threads that copy regions.
 const THREADS_MAX: usize = 4;
 
@@ -208,12 +210,19 @@ fn worth_cloning(
     let kept = kept.first().map(Vec::as_slice).unwrap_or_default();
     let largest = kept.iter().zip(sources).enumerate();
     let largest = largest.max_by_key(|(_, (kept, _))| **kept);
-    Ok(largest
-        .filter(|(_, (kept, source))| {
-            let file_clusters = source.image.file_bytes() / CLUSTER_BYTES;
-            source.image.compression() == method && **kept * 3 >= file_clusters * 2
-        })
-        .map(|(position, (_, source))| (position, source)))
+    let worth = largest.filter(|(_, (kept, source))| {
+        let file_clusters = source.image.file_bytes() / CLUSTER_BYTES;
+        source.image.compression() == method && **kept * 3 >= file_clusters * 2
+    });
+    let Some((position, (_, source))) = worth else {
+        return Ok(None);
+    };
+    let runs = kept_runs(sources, position)?;
+    if runs > EXTENTS_MAX {
+        tracing::info!(slot = %source.slot, runs, "a layer would share too many extents with the one that it replaces; it is copied");
+        return Ok(None);
+    }
+    Ok(Some((position, source)))
 }
 
 impl Builder<'_> {

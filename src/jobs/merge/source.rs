@@ -125,6 +125,45 @@ pub(super) fn kept_clusters(sources: &[SourceLayer], window: usize) -> Result<Ve
     Ok(kept)
 }
 
+/// The number of runs of clusters that stay of the layer at `position` when these layers become one: the file of such a clone has about
+/// as many extents, as what is superseded between them is punched.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn kept_runs(sources: &[SourceLayer], position: usize) -> Result<u64> {
+    let Some(source) = sources.get(position) else {
+        return Ok(0);
+    };
+    let mut runs = 0;
+    for (region, _) in source.sums.touched() {
+        let mut above = vec![0_u8; LEAVES_PER_REGION / 8];
+        for upper in sources.iter().take(position) {
+            if let Some(bitmap) = upper.sums.load_bitmap(region)? {
+                for (byte, above) in bitmap.iter().zip(&mut above) {
+                    *above |= byte;
+                }
+            }
+        }
+        let bitmap = source.sums.load_bitmap(region)?.unwrap_or_default();
+        runs += runs_of(&bitmap, &above);
+    }
+    Ok(runs)
+}
+
+/// The number of runs of bits that are set in `bitmap` and not in `above`.
+fn runs_of(bitmap: &[u8], above: &[u8]) -> u64 {
+    let mut runs = 0;
+    let mut last = 0;
+    for (byte, above) in bitmap.iter().zip(above) {
+        let kept = byte & !above;
+        // A run begins at a set bit whose neighbour below is not set.
+        let begins = kept & !(kept << 1 | last);
+        runs += u64::from(begins.count_ones());
+        last = kept >> 7;
+    }
+    runs
+}
+
 /// Opens the layers of these slots, top first, and checks that each is the backing layer of the one above it.
 ///
 /// # Errors
@@ -153,4 +192,19 @@ pub(super) fn open_all(
         return Err(Error::invalid("no layers were to be merged"));
     }
     Ok(sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs_of;
+
+    #[test]
+    fn runs_are_counted_across_bytes() {
+        assert_eq!(runs_of(&[0, 0], &[0, 0]), 0);
+        assert_eq!(runs_of(&[0xff, 0xff], &[0, 0]), 1);
+        assert_eq!(runs_of(&[0x80, 0x01], &[0, 0]), 1);
+        assert_eq!(runs_of(&[0x55, 0x55], &[0, 0]), 8);
+        assert_eq!(runs_of(&[0xff, 0xff], &[0x10, 0x81]), 3);
+        assert_eq!(runs_of(&[0xff], &[0xff]), 0);
+    }
 }

@@ -115,6 +115,14 @@ impl Owner {
         Ok(hold)
     }
 
+    /// Refuses work that ends with a change which a hold keeps out.
+    ///
+    /// # Errors
+    /// `Locked` during a hold.
+    pub fn check_not_held(&self) -> Result<()> {
+        self.holds.enter().map(drop)
+    }
+
     /// Forgets restore points: they are not listed any more, and layers that only they needed go to the
     /// trash. It reads sessions, layers and the index once for all points.
     ///

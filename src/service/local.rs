@@ -408,6 +408,10 @@ impl Service for LocalService {
             )));
         }
         self.demand_for(subject.kind, subject.vm.as_ref())?;
+        if subject.kind == TaskKind::Merge {
+            // Layers would be built in vain.
+            self.registry().engine().owner.check_not_held()?;
+        }
         let mut announced = self.announced.lock();
         if announced.len() >= ANNOUNCED_MAX {
             return Err(Error::new(

@@ -63,6 +63,8 @@ fn check_objects(store: &dyn Store) {
     opened.read_at(1, &mut bytes).expect("a ranged read");
     assert_eq!(&bytes, b"irs", "an open object is the one that was opened");
     assert_eq!(opened.size_bytes(), 5);
+    store.stored_bytes(&object).expect("what it takes");
+    fails(store.stored_bytes(&key("a/none")), ErrorKind::NotFound);
     store
         .put(&key("a/empty"), b"", PutMode::Replace)
         .expect("put");

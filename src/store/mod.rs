@@ -121,9 +121,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// `NotFound`, `Io`.
-    fn stored_bytes(&self, key: &Key) -> Result<u64> {
-        Ok(self.open(key)?.size_bytes())
-    }
+    fn stored_bytes(&self, key: &Key) -> Result<u64>;
 
     /// Lists all names directly below `prefix`, sorted.
     ///

@@ -134,14 +134,24 @@ fn the_documented_recipe_copies_names_that_end_as_open_files_do() {
     let daemon = place.serve(&[]);
     place.ok(&["begin", "web01", "--session", "s"]);
     let page = include_str!("../../docs/backup.md");
-    let is_of_recipe = |line: &&str| line.starts_with("O=") || line.starts_with("rsync ");
+    let begins = ["O=", "C=", "restorefs hold "];
+    let is_of_recipe = |line: &&str| begins.iter().any(|begins| line.starts_with(begins));
     let recipe: Vec<&str> = page.lines().filter(is_of_recipe).collect();
-    assert_eq!(recipe.len(), 4, "{page}");
+    assert_eq!(recipe.len(), 5, "{page}");
     let script = recipe
         .join("\n")
         .replace("/srv/repo", text(&repo))
-        .replace("/srv/offsite", text(&pair.copy));
-    run("sh", &["-ec", &script]);
+        .replace("/srv/offsite", text(&pair.copy))
+        .replace("restorefs hold", "\"$PROGRAM\" hold");
+    // The command's environment has the repository and where its daemon listens.
+    let program = place.command(&[]);
+    let environment = program
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-ec", &script]).envs(environment);
+    shell.env("PROGRAM", program.get_program());
+    assert!(shell.status().unwrap().success());
     daemon.stop();
     for vm in ["web01", "web.open", "cache", "layers"] {
         let points = |root: &Path| {

@@ -77,6 +77,9 @@ impl Store for Counting {
     fn identity(&self, key: &Key) -> Result<Option<Identity>> {
         self.inner.identity(key)
     }
+    fn stored_bytes(&self, key: &Key) -> Result<u64> {
+        self.inner.stored_bytes(key)
+    }
     fn fingerprint(&self, key: &Key) -> Result<Option<Fingerprint>> {
         self.inner.fingerprint(key)
     }

@@ -287,6 +287,17 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     log.note("forget: held", &service.forget(&vm, &points, false));
     log.note("replace: held", &service.replace(&late(&vm)));
     log.note("empty_trash: held", &service.empty_trash());
+    let merge = TaskSubject {
+        kind: TaskKind::Merge,
+        vm: Some(vm.clone()),
+        session: None,
+        point: None,
+    };
+    let request = TaskRequest {
+        subject: merge,
+        began_at: None,
+    };
+    log.note("begin_task: held", &service.begin_task(&request));
     log.note("tasks", &service.tasks());
     // Where a daemon listens is its own.
     log.note(
@@ -426,7 +437,7 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
     let is_refused = |(what, answer): &(&str, Value)| {
         what.ends_with(": held") && answer["problem"]["kind"] == "locked"
     };
-    assert_eq!(here.iter().filter(|step| is_refused(step)).count(), 3);
+    assert_eq!(here.iter().filter(|step| is_refused(step)).count(), 4);
     // It says something: no operation answers nothing but problems.
     for operation in [
         "begin",

@@ -15,8 +15,8 @@ use super::context::Context;
 use super::failure;
 use super::progress::Bar;
 use crate::clock::{Clock, SystemClock};
-use crate::control::Client;
-use crate::error::{Result, ResultExt};
+use crate::control::{Client, SHORT_PATIENCE};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::{Job, Repository};
 use crate::service::Service;
 use crate::task::{Monitor, TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject};
@@ -94,18 +94,15 @@ impl<'a> Announced<'a> {
             return Ok(());
         }
         let repository = self.context.repository()?;
-        let told = match self.work.announce(&repository) {
-            Ok(told) => told,
-            Err(e) if self.work.request.subject.kind == TaskKind::Merge => return Err(e),
-            Err(e) => {
-                tracing::info!(error = %e.report(), "the daemon does not show this command as a task");
-                None
-            }
+        // What the owner is to change in the end is refused now rather than after all the work. Other work does not wait.
+        let told = match self.work.request.subject.kind {
+            TaskKind::Merge => self.work.announce(&repository).or_else(unless_refused)?,
+            _ => None,
         };
         let (end, ended) = mpsc::channel();
         let work = Arc::clone(&self.work);
         let report = move || {
-            let mut told = told;
+            let mut told = told.or_else(|| work.announce(&repository).unwrap_or_default());
             while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 told = match told {
                     Some(told) => work.report(told),
@@ -190,6 +187,17 @@ impl<'a> Announced<'a> {
     }
 }
 
+/// The error with which the change itself would be refused; any other one only keeps the work from being seen.
+fn unless_refused(error: Error) -> Result<Option<Told>> {
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::Unsupported => Err(error),
+        _ => {
+            tracing::info!(error = %error.report(), "the daemon does not show this command as a task");
+            Ok(None)
+        }
+    }
+}
+
 impl Reporter {
     /// Ends the thread.
     fn end(self) -> Option<Told> {
@@ -202,7 +210,7 @@ impl Reporter {
 impl Work {
     /// Begins the task at the daemon; `None` when there is none.
     fn announce(&self, repository: &Repository) -> Result<Option<Told>> {
-        let Some(client) = Client::connect(repository)? else {
+        let Some(client) = Client::connect_within(repository, Some(SHORT_PATIENCE))? else {
             return Ok(None);
         };
         let id = client.begin_task(&self.request)?;

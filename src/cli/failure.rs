@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use crate::clock::{Clock, SystemClock};
-use crate::control::Client;
+use crate::control::{Client, SHORT_PATIENCE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::Job;
 use crate::service::Service;
@@ -24,7 +24,7 @@ pub(super) fn note(context: &Context, kind: TaskKind, vm: Option<&VmName>, error
     }
     let reason = error.report();
     let told = context.repository().and_then(|repository| {
-        let client = Client::connect(&repository)?;
+        let client = Client::connect_within(&repository, Some(SHORT_PATIENCE))?;
         client
             .map(|client| client.note_failure(kind, vm, &reason))
             .transpose()

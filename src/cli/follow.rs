@@ -15,7 +15,7 @@ use super::context::Context;
 use super::job::{Filter, encode, percent, progress, running, time};
 use super::output::Output;
 use super::progress::{Bar, Progress};
-use crate::control::{Client, Events};
+use crate::control::{Client, Events, SHORT_PATIENCE};
 use crate::daemon::interrupt;
 use crate::error::Result;
 use crate::repo::job::kind_of;
@@ -72,7 +72,7 @@ impl Daemon {
     /// Looks for a daemon, and shows what runs there.
     fn connect(&mut self, repository: &Repository, view: &mut View<'_>) -> Result<()> {
         // The events first: what begins after the list was made is among them.
-        let found = Client::connect(repository).and_then(|client| {
+        let found = Client::connect_within(repository, Some(SHORT_PATIENCE)).and_then(|client| {
             let events = client.map(|client| client.follow(self.last.as_deref()));
             events.transpose()
         });
@@ -97,7 +97,7 @@ impl Daemon {
     }
 
     fn list(&self, repository: &Repository, view: &mut View<'_>) -> Result<()> {
-        let listed = Client::connect(repository)
+        let listed = Client::connect_within(repository, Some(SHORT_PATIENCE))
             .and_then(|client| client.map(|client| client.tasks()).transpose());
         match listed {
             Ok(tasks) => {

@@ -6,7 +6,7 @@ use super::args::Jobs;
 use super::cancel::short_id;
 use super::context::Context;
 use super::job::{Filter, encode, percent, progress, running, time};
-use crate::control::Client;
+use crate::control::{Client, SHORT_PATIENCE};
 use crate::error::Result;
 use crate::repo::Job;
 use crate::repo::job::kind_of;
@@ -20,7 +20,7 @@ pub(super) fn run(context: &Context, args: &Jobs) -> Result<()> {
         return super::follow::run(context, &filter);
     }
     let repository = context.repository()?;
-    let tasks = match Client::connect(&repository) {
+    let tasks = match Client::connect_within(&repository, Some(SHORT_PATIENCE)) {
         Ok(Some(client)) => client.tasks(),
         Ok(None) => Ok(Vec::new()),
         Err(e) => Err(e),

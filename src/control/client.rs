@@ -34,6 +34,9 @@ use crate::types::{JobId, PointName, SessionRef, VmName};
 /// LIMIT: how long a command waits for a daemon that accepts no connections.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a command waits for an answer that it can do without.
+pub const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A connection to the daemon of a repository.
 pub struct Client {
     stream: Mutex<Stream>,
@@ -52,6 +55,18 @@ impl Client {
     /// `PermissionDenied` when this user may not reach the daemon; `Unsupported` when it is of
     /// another release; `Io`.
     pub fn connect(repository: &Repository) -> Result<Option<Self>> {
+        Self::connect_within(repository, None)
+    }
+
+    /// [`Client::connect`] for what can be done without the daemon, too: each answer arrives within `patience`, or the
+    /// request has failed. The connection is of no use after that.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_within(
+        repository: &Repository,
+        patience: Option<Duration>,
+    ) -> Result<Option<Self>> {
         let holder = match Holder::of(repository) {
             Holder::Nobody => return Ok(None),
             Holder::Process(note) => note.filter(Note::is_of_this_machine),
@@ -95,6 +110,10 @@ impl Client {
                 );
                 continue;
             }
+            let limited = stream
+                .set_read_timeout(patience)
+                .and_then(|()| stream.set_write_timeout(patience));
+            limited.or_io("cannot limit a wait").at_path(&path)?;
             let client = Self {
                 stream: Mutex::new(BufReader::new(stream)),
                 path,

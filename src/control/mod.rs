@@ -20,7 +20,7 @@ mod request;
 pub mod server;
 mod socket_path;
 
-pub use client::Client;
+pub use client::{Client, SHORT_PATIENCE};
 pub use events::Events;
 pub use hello::{Hello, Welcome};
 pub use request::Request;

@@ -403,3 +403,25 @@ fn who_only_reads_keeps_no_history() {
             .is_empty()
     );
 }
+
+/// Work that needs no daemon does not hang with one, and is in the history all the same.
+#[test]
+fn a_daemon_that_answers_nothing_holds_up_no_restore() {
+    let place = Place::new();
+    place.disk("a.raw", 4, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    let daemon = place.serve(&[]);
+    signal(&daemon.child, Signal::STOP);
+    place.ok(&["restore", "web01@one", "vda", "out.raw"]);
+    place.fails(1, &["restore", "web01@two", "vda", "new.raw"]);
+    let output = place.run(&["jobs", "--json"]);
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("what runs is not shown"), "{said}");
+    let jobs: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |n: usize| (jobs[n]["kind"].as_str(), jobs[n]["result"].as_str());
+    assert_eq!(of(0), (Some("restore"), Some("failed")));
+    assert_eq!(of(1), (Some("restore"), Some("completed")));
+    signal(&daemon.child, Signal::CONT);
+    daemon.stop();
+}

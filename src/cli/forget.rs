@@ -21,6 +21,9 @@ use crate::task::TaskKind;
 use crate::types::VmName;
 use crate::types::size::{Count, Human};
 
+/// LIMIT: layers of a plan for which what merging frees is looked at, which reads each.
+const WEIGHED_MAX: usize = 5_000;
+
 pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
     let request = Request::parse(args)?;
     let named = request.only_vm();
@@ -61,6 +64,13 @@ pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
     drop(writer);
     if let Some(merger) = &merger {
         merge(merger, args.compact, &mut plans, &mut end);
+    }
+    let layers: usize = plans.iter().map(VmPlan::layers).sum();
+    if layers <= WEIGHED_MAX {
+        let repository = context.repository()?;
+        plans
+            .iter_mut()
+            .for_each(|plan| plan.weigh_merging(&repository));
     }
     match context.output.json {
         true => context.output.json(&json!({"vms": plans}))?,
@@ -437,9 +447,14 @@ fn summary(plan: &VmPlan, is_dry: bool) -> String {
     let kept = plan.points.len() - gone;
     let would = if is_dry { "would be " } else { "" };
     let merged = plan.merged.as_ref();
-    let merged = merged.map_or_else(String::new, |merged| {
-        format!("; {}", super::merge::summary(merged))
-    });
+    let merged = match (merged, plan.mergeable_bytes) {
+        (Some(merged), _) => format!("; {}", super::merge::summary(merged)),
+        (None, Some(1..)) if gone > 0 => format!(
+            "; merging can free {}",
+            Human(plan.mergeable_bytes.unwrap_or_default())
+        ),
+        (None, _) => String::new(),
+    };
     if plan.points.is_empty() {
         return match merged.strip_prefix("; ") {
             Some(merged) => format!("{vm}: {merged}"),

@@ -132,6 +132,10 @@ fn freed_bytes_are_those_of_the_layers_that_go() {
     };
     assert_eq!(forget("web01@four"), 0);
     assert_eq!(forget("web01@two"), 0);
+    // What merging frees is what it is said to free.
+    let plan = place.json(&["forget", "web01", "--keep-last", "9", "--dry-run"]);
+    let mergeable = plan["vms"][0]["mergeable_bytes"].as_u64().unwrap();
+    assert!(mergeable > 0, "{plan}");
     // Its own layer, and that of `four`, which only it needed.
     let freed = forget("web01@latest");
     assert!(freed > 4 * 65_536, "{freed}");

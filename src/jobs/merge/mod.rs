@@ -16,5 +16,5 @@ mod work;
 
 pub use build::{Build, build};
 pub use options::MergeOptions;
-pub use plan::{Gain, Interval, Reach, best};
+pub use plan::{Gain, Interval, Reach, best, mergeable_bytes};
 pub use work::{Merged, Swap, Watch, make_full, merge_vm};

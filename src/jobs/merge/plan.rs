@@ -143,6 +143,21 @@ pub fn best(
     }))
 }
 
+/// Bytes that merging every run of hidden layers frees, whatever that costs.
+///
+/// # Errors
+/// As [`best`].
+pub fn mergeable_bytes(repository: &Repository, vm: &VmName, chains: &Chains) -> Result<u64> {
+    let mut freed: u64 = 0;
+    for run in runs(chains) {
+        let sources = open_all(repository, vm, &run)?;
+        if let Some(kept) = kept_clusters(&sources, run.len())?.first() {
+            freed = freed.saturating_add(gain(chains, &run, kept).freed_bytes);
+        }
+    }
+    Ok(freed)
+}
+
 /// What merging these layers gains, when so many clusters of each stay. A cluster is taken to be as large as those of its
 /// layer are on average.
 fn gain(chains: &Chains, slots: &[Slot], kept: &[u64]) -> Gain {

@@ -70,6 +70,11 @@ impl Layers {
         }
     }
 
+    /// Layers that points name.
+    pub(super) fn count(&self) -> usize {
+        self.points.iter().map(|(_, slots)| slots.len()).sum()
+    }
+
     /// Bytes of the layers, and of their sums, that nothing needs any more when these points are gone.
     ///
     /// # Errors

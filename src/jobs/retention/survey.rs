@@ -11,8 +11,9 @@ use super::plan::{Candidate, Verdict, plan};
 use super::reason::Reason;
 use super::rule::Rules;
 use crate::error::{ErrorKind, Result};
-use crate::jobs::merge::Merged;
+use crate::jobs::merge::{Merged, mergeable_bytes};
 use crate::repo::Repository;
+use crate::repo::chains::Chains;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::Index;
 use crate::task::{Monitor, on_threads, threads};
@@ -42,6 +43,9 @@ pub struct VmPlan {
     pub points: Vec<Verdict>,
     /// Bytes of layers that nothing needs any more.
     pub freed_bytes: u64,
+    /// Bytes that merging all hidden layers frees after that, whatever it costs; absent where it was not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mergeable_bytes: Option<u64>,
     /// What was merged after that; absent where merging is left for later, or nothing was to be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merged: Option<Merged>,
@@ -86,6 +90,7 @@ impl VmPlan {
             vm: index.name.clone(),
             points,
             freed_bytes: 0,
+            mergeable_bytes: None,
             merged: None,
             left_alone: None,
             is_too_deep: !index.hidden.is_empty()
@@ -151,6 +156,30 @@ impl VmPlan {
         if let Err(error) = self.weigh() {
             tracing::warn!(vm = %self.vm, error = %error.report(), "what was freed is not known");
         }
+    }
+
+    /// Looks at what merging frees once the points are gone, which reads the sums of hidden layers. Nothing is known where
+    /// a layer cannot be read.
+    pub fn weigh_merging(&mut self, repository: &Repository) {
+        let look = || {
+            let mut index = repository.index(&self.vm)?;
+            let gone = self.gone();
+            index.points.retain(|point| !gone.contains(&point.name));
+            let chains = Chains::walk(repository, &self.vm, &index)?;
+            mergeable_bytes(repository, &self.vm, &chains)
+        };
+        let found: Result<u64> = look();
+        self.mergeable_bytes = found
+            .inspect_err(|e| {
+                tracing::info!(vm = %self.vm, error = %e.report(), "what merging frees is not known");
+            })
+            .ok();
+    }
+
+    /// The number of layers that [`VmPlan::weigh_merging`] looks at, at most.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.layers.count()
     }
 
     fn weigh(&mut self) -> Result<()> {

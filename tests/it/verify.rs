@@ -4,18 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use restorefs::block::ReadAt;
+use restorefs::block::page::PageBudget;
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::Clock;
+use restorefs::error::ErrorKind;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Registry, Telling};
+use restorefs::jobs::merge::{MergeOptions, merge_vm};
 use restorefs::jobs::verify::{Choice, Run, Subset, VmReport};
-use restorefs::point::ChainSource;
-use restorefs::qcow2::Compression;
+use restorefs::layer::LayerDraft;
+use restorefs::point::{ChainSource, ProvedDisk};
+use restorefs::qcow2::{Compression, LayerOptions};
 use restorefs::repo::Repository;
+use restorefs::repo::chains::Chains;
 use restorefs::repo::checks::CheckNotes;
+use restorefs::repo::layout::VmKeys;
+use restorefs::repo::lineage::Lineage;
+use restorefs::repo::metadata::prove_chain;
 use restorefs::repo::sidecar::index::{CheckResult, PointEntry};
 use restorefs::store::{Key, PutMode, Store};
 use restorefs::task::{Monitor, Pace};
-use restorefs::types::{PointName, VmName};
+use restorefs::types::{GuestCluster, LayerId, PointName, VmName};
 
 use crate::merge::{commit, content, disk, forget, merge, vm};
 use crate::pair::Places;
@@ -449,3 +457,115 @@ over_places!(
     a_merged_layer_counts_as_never_verified,
     damage_is_kept_until_it_is_mended,
 );
+
+/// The lowest layer of a chain is replaced by one whose backing file is the topmost: headers and sums are right, and the chain never ends.
+fn with_a_loop() -> (World, Vec<PointEntry>) {
+    let world = World::over(Places::One, 1 << 20);
+    let sessions = Registry::empty(world.engine().clone());
+    let points: Vec<PointEntry> = (0..3)
+        .map(|n| {
+            let writes = [(n, content(2, n as u8))];
+            commit(
+                &sessions,
+                &world,
+                &writes,
+                CLUSTERS,
+                Compression::None,
+                None,
+            )
+        })
+        .collect();
+    let (lowest, top) = (&points[0].disks[0].layer, &points[2].disks[0].layer);
+    let repository = world.engine().owner.repository();
+    let layer = LayerId::random();
+    let options = LayerOptions {
+        size_bytes: (CLUSTERS * CLUSTER) as u64,
+        backing: Some(top.layer_file()),
+        layer_id: layer,
+        compression: Compression::None,
+    };
+    let budget = PageBudget::new(1 << 20);
+    let draft = LayerDraft::create_build(repository, &vm(), lowest, None, options, None, &budget);
+    let draft = draft.unwrap();
+    draft.write(GuestCluster(0), &content(2, 0), &()).unwrap();
+    draft.build().unwrap();
+    let (store, stage) = (world.store(), world.stage());
+    for sums in keys(store, "vms/web01/layers", ".sums") {
+        if sums.as_str().contains(lowest.as_str()) {
+            store.delete(&sums).unwrap();
+        }
+    }
+    let of_vm = VmKeys::new(&vm()).unwrap();
+    for (built, place) in [
+        (of_vm.open_sums(lowest, layer), of_vm.sums(lowest, layer)),
+        (of_vm.build(lowest, layer), of_vm.layer(lowest)),
+    ] {
+        stage
+            .publish(&built.unwrap(), &place.unwrap(), PutMode::Replace)
+            .unwrap();
+    }
+    (world, points)
+}
+
+#[test]
+fn a_chain_that_is_a_loop_is_damage_for_everybody_and_ends() {
+    let (world, points) = with_a_loop();
+    let owner = &world.engine().owner;
+    let repository = reopened(&world);
+    let index = repository.index(&vm()).unwrap();
+    let is_loop = |error: restorefs::error::Error| {
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.report());
+        assert!(error.report().contains("loop"), "{}", error.report());
+    };
+    let pool = Pool::new(PoolLimits::default());
+    let name = vm();
+    let mut lineage = Lineage::new(&repository, &name, &index);
+    for point in &points {
+        let sidecar = repository.point(&vm(), point).unwrap();
+        let meta = sidecar.disk(&disk()).unwrap();
+        let source = ChainSource::new(&repository, &vm(), index.vm_id, false);
+        is_loop(source.open_disk(&pool, &meta.layer).err().unwrap());
+        is_loop(
+            ProvedDisk::open(&repository, &pool, &vm(), index.vm_id, meta)
+                .err()
+                .unwrap(),
+        );
+        is_loop(prove_chain(&repository, &vm(), index.vm_id, &meta.layer).unwrap_err());
+        let faults = lineage.damage_of(point).unwrap();
+        assert!(!faults.is_empty());
+    }
+    is_loop(Chains::walk(&repository, &vm(), &index).err().unwrap());
+    let report = verify(&world, all(), true);
+    assert_eq!(
+        report.points.iter().filter(|p| p.damage.is_some()).count(),
+        3
+    );
+    // Nothing is cleaned up, and nothing merged.
+    let before = keys(world.store(), "vms/web01/layers", "");
+    let done = owner
+        .forget_points(&vm(), std::slice::from_ref(&points[1].name))
+        .unwrap();
+    assert_eq!(done.forgotten.len(), 1);
+    assert_eq!(keys(world.store(), "vms/web01/layers", ""), before);
+    let swap = |replacement: &_| owner.replace(replacement);
+    let options = MergeOptions {
+        compact: true,
+        low_water_bytes: 0,
+        budget: PageBudget::new(1 << 20),
+        pace: Pace::new(None),
+    };
+    let watch = |_: &restorefs::repo::Slot, _| Ok(Monitor::default());
+    is_loop(merge_vm(owner.repository(), &vm(), &options, &swap, &watch).unwrap_err());
+    // The next backup says so, and does not build on it.
+    let mut request = BeginRequest::new(vm());
+    request.disks.push(DiskRequest {
+        name: disk(),
+        source_bytes: Some((CLUSTERS * CLUSTER) as u64),
+        key: None,
+        full: false,
+    });
+    let sessions = Registry::empty(world.engine().clone());
+    is_loop(sessions.begin(&request, Telling::Wait).err().unwrap());
+    request.full = true;
+    assert!(sessions.begin(&request, Telling::Wait).is_ok());
+}

@@ -72,7 +72,7 @@ fn main() -> Result<()> {
     };
     let verify = || {
         let mut command = restorefs(&repository);
-        command.args(["--quiet", "verify"]);
+        command.arg("verify");
         command
     };
     let pinned = |command: Command| {

@@ -108,6 +108,10 @@ impl Owner {
 
     /// Removes the record of a running task, whose line is in the history.
     pub fn note_not_running(&self, id: JobId) {
+        // Nothing goes while the repository is copied: the next owner removes it.
+        let Ok(_change) = self.holds.enter() else {
+            return;
+        };
         let removed = running().and_then(|prefix| {
             let key = key(&prefix, id)?;
             self.repository().store().delete(&key)

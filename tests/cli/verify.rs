@@ -38,14 +38,15 @@ fn back_up(place: &Place, vm: &str, first: usize, count: usize) {
     }
 }
 
+/// The layers of the points, by ascending `seq`.
 fn layers(place: &Place, vm: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(place.repo().join("vms").join(vm).join("layers")).unwrap();
-    let mut layers: Vec<PathBuf> = entries
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "qcow2"))
-        .collect();
-    layers.sort();
+    let points = place.json(&["ls", vm]);
+    let points = points.as_array().unwrap().iter();
+    let layers = points.map(|point| point["disks"][0]["layer"].as_str().unwrap());
+    let dir = place.repo().join("vms").join(vm).join("layers");
     layers
+        .map(|layer| dir.join(format!("{layer}.qcow2")))
+        .collect()
 }
 
 /// Flips a bit of a file, as a disk would.

@@ -40,7 +40,7 @@ fn content(cluster: usize, version: u32) -> Vec<u8> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&(cluster as u64).to_le_bytes());
         hasher.update(&version.to_le_bytes());
-        let filled = if version % 4 == 0 {
+        let filled = if version.is_multiple_of(4) {
             CLUSTER / 8
         } else {
             CLUSTER
@@ -334,7 +334,7 @@ fn check(
     model: &mut Model,
     random: &mut Random,
     step: &Step,
-    pending: Option<Versions>,
+    pending: Option<&Versions>,
     whole: bool,
 ) {
     let Ok(entry) = engine.owner.vm_snapshot(&vm()) else {
@@ -345,7 +345,7 @@ fn check(
     for point in &index.points {
         if !model.points.contains_key(&point.name) {
             // A commit that was not answered may be there, whole.
-            let versions = pending.clone().expect("a point that nobody committed");
+            let versions = pending.cloned().expect("a point that nobody committed");
             model.points.insert(point.name.clone(), versions);
             model.order.push(point.name.clone());
         }
@@ -427,7 +427,14 @@ fn live(places: Places, seed: u64, steps: usize) {
         let volatile = VolatilePair::new(&Power::steady(), &pair);
         let engine = open(&volatile, now + 60).unwrap();
         let whole = n % 50 == 49 || n + 1 == steps;
-        check(&engine, &mut model, &mut random, &step, pending, whole);
+        check(
+            &engine,
+            &mut model,
+            &mut random,
+            &step,
+            pending.as_ref(),
+            whole,
+        );
         drop(engine);
         pair = volatile.after_power_loss(1);
     }

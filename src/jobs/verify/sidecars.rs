@@ -97,12 +97,12 @@ pub(super) fn of_point(
     attached: bool,
 ) -> Result<Vec<String>> {
     let mut faults = Vec::new();
-    if let Ok(state) = repository.state(vm, entry) {
-        if state.point_id != entry.point_id {
-            let what = format!("the state of {vm}@{} belongs to another point", entry.name);
-            let other = Error::corrupt(what, entry.point_id, state.point_id);
-            fault(&mut faults, Err(other))?;
-        }
+    if let Ok(state) = repository.state(vm, entry)
+        && state.point_id != entry.point_id
+    {
+        let what = format!("the state of {vm}@{} belongs to another point", entry.name);
+        let other = Error::corrupt(what, entry.point_id, state.point_id);
+        fault(&mut faults, Err(other))?;
     }
     let Ok(point) = repository.point(vm, entry) else {
         // The lineage tells it.

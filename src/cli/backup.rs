@@ -13,6 +13,7 @@ use super::commit::print;
 use super::context::Context;
 use super::failure;
 use super::progress::{Bar, Progress};
+use super::shorten::shorten;
 use super::sources::Sources;
 use super::target::{parse_disks, parse_ids, split_paths, untangle};
 use crate::block::ReadAt;
@@ -182,6 +183,9 @@ impl Prepared {
         if let Some(owner) = &writer.owner {
             probe(context, owner, &answer);
         }
+        // Merging takes the lock for each swap alone.
+        drop(writer);
+        shorten(context, &answer, Arc::clone(&narrator.stop));
         Ok(())
     }
 }

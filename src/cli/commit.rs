@@ -2,8 +2,10 @@
 
 use super::args::Commit;
 use super::context::Context;
+use super::shorten::shorten;
 use super::target::{parse_disks, parse_ids, parse_session};
 use crate::control::Client;
+use crate::daemon::interrupt;
 use crate::error::Result;
 use crate::service::{CommitAnswer, CommitRequest, Service};
 use crate::types::PointName;
@@ -23,7 +25,9 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
     };
     let repository = context.repository()?;
     let answer = Client::require(&repository)?.commit(&session, &request)?;
-    print(context, &answer)
+    print(context, &answer)?;
+    shorten(context, &answer, interrupt::flag()?);
+    Ok(())
 }
 
 /// Prints the result of a commit.

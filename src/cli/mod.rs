@@ -41,6 +41,7 @@ mod restore;
 mod sample;
 mod serve;
 mod sessions;
+mod shorten;
 mod sources;
 mod status;
 mod synthetic_full;

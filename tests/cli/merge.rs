@@ -116,6 +116,49 @@ fn points_that_are_kept_need_no_others(place: &Place, more: &[&str]) {
     check(place, &all);
 }
 
+/// Sets the depth of chains at which they are shortened; the sidecar's own hash goes.
+fn set_max_depth(place: &Place, max_depth: u32) {
+    let path = place.repo().join("restorefs.json");
+    let mut format: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    format.as_object_mut().unwrap().remove("blake3");
+    format["defaults"]["max_depth"] = max_depth.into();
+    std::fs::write(&path, serde_json::to_vec(&format).unwrap()).unwrap();
+}
+
+fn depths(place: &Place) -> Vec<u64> {
+    let listed = place.json(&["ls", "web01"]);
+    let points = listed.as_array().unwrap().iter();
+    let depths = points.map(|point| point["disks"][0]["depth"].as_u64().unwrap());
+    depths.collect()
+}
+
+#[test]
+fn a_backup_shortens_a_chain_that_is_too_deep() {
+    for with_daemon in [false, true] {
+        let place = Place::new();
+        set_max_depth(&place, 4);
+        let daemon = with_daemon.then(|| place.serve(&[]));
+        let mut contents = back_up(&place, 0, 4, &[]);
+        assert_eq!(depths(&place), [1, 2, 3, 4]);
+        // Points need all layers: the newest becomes full.
+        contents.extend(back_up(&place, 4, 3, &[]));
+        assert_eq!(depths(&place), [1, 2, 3, 4, 1, 2, 3]);
+        check(&place, &contents);
+        // Two of them are hidden: they are merged, and nothing becomes full.
+        place.ok(&["forget", "web01@p05", "web01@p06", "--no-merge"]);
+        contents.remove("p05");
+        contents.remove("p06");
+        contents.extend(back_up(&place, 7, 2, &[]));
+        let last = *depths(&place).last().unwrap();
+        assert!((2..=4).contains(&last), "{last}");
+        check(&place, &contents);
+        let said = place.ok(&["jobs", "--kind", "merge"]);
+        assert!(said.contains("completed"), "{said}");
+        drop(daemon);
+    }
+}
+
 #[test]
 fn a_differential_goes_on_from_a_layer_that_a_merge_made_full() {
     let place = Place::new();

@@ -1,0 +1,116 @@
+//! The keeper: threads that maintain open sessions in the background. One thread ends sessions that
+//! were idle for too long, restores the reserve once there is room, updates a catalog that could
+//! not be written, and empties the trash. The other thread flushes.
+//!
+//! # Concurrency
+//! The threads hold no lock while they wait, and do nothing that a door could not do at the same
+//! time. A flush may take long, so it has its own thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Registry;
+use super::flusher::Flusher;
+use crate::error::{Error, Result};
+
+/// LIMIT: longest time between two rounds, so that a shortened ttl takes effect.
+const ROUND_MAX: Duration = Duration::from_secs(30);
+/// LIMIT: shortest time between two rounds.
+const ROUND_MIN: Duration = Duration::from_millis(200);
+/// The flusher's interval while there are sessions.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the keeper checks for trash that is old enough to delete.
+const TRASH_INTERVAL: Duration = Duration::from_secs(600);
+
+/// The threads that maintain open sessions. Dropping the keeper ends them.
+pub struct Keeper {
+    sessions: Arc<Registry>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// `Io` when a thread cannot be started.
+    pub fn start(sessions: &Arc<Registry>) -> Result<Self> {
+        let mut keeper = Self {
+            sessions: Arc::clone(sessions),
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        let mut emptied = sessions.engine().owner.clock().monotonic();
+        keeper.spawn("keeper", move |sessions| {
+            tidy(sessions, &mut emptied);
+            let next = if sessions.expire() {
+                sessions.nearest_expiry().unwrap_or(ROUND_MAX)
+            } else {
+                ROUND_MAX
+            };
+            next.clamp(ROUND_MIN, ROUND_MAX)
+        })?;
+        let mut flusher = Flusher::default();
+        keeper.spawn("flusher", move |sessions| {
+            if flusher.round(sessions) {
+                FLUSH_INTERVAL
+            } else {
+                ROUND_MAX
+            }
+        })?;
+        Ok(keeper)
+    }
+
+    /// Starts a thread that repeats `round`, each time after the interval that `round` returns or
+    /// when a session begins.
+    fn spawn(
+        &mut self,
+        name: &str,
+        mut round: impl FnMut(&Registry) -> Duration + Send + 'static,
+    ) -> Result<()> {
+        let (sessions, stop) = (Arc::clone(&self.sessions), Arc::clone(&self.stop));
+        let work = move || {
+            let mut heard = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let pause = round(&sessions);
+                sessions.wait(&mut heard, pause);
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+        let failed = "cannot start a thread that looks after sessions";
+        self.threads.push(thread.map_err(|e| Error::io(failed, e))?);
+        Ok(())
+    }
+}
+
+/// Maintains the repository, independently of its sessions.
+fn tidy(sessions: &Registry, emptied: &mut Duration) {
+    let owner = &sessions.engine().owner;
+    owner.restock();
+    if let Err(e) = owner.heal_catalog() {
+        tracing::warn!(error = %e.report(), "the catalog could not be brought up to date yet");
+    }
+    let now = owner.clock().monotonic();
+    if now.saturating_sub(*emptied) < TRASH_INTERVAL {
+        return;
+    }
+    *emptied = now;
+    owner.take_in_late_jobs();
+    owner.prune_jobs();
+    if let Err(e) = owner.empty_trash() {
+        tracing::warn!(error = %e.report(), "the trash could not be emptied");
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.sessions.ring();
+        for thread in self.threads.drain(..) {
+            // The panic hook has already logged a panic of the thread.
+            drop(thread.join());
+        }
+    }
+}

@@ -7,6 +7,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+#[path = "repo_args.rs"]
+mod repo;
+
+pub use repo::{Repo, RepoAction, RepoAdd, RepoList, RepoRemove};
+
 /// Virtual-machine backups as a filesystem: take them, browse them, restore from them.
 #[derive(Debug, Parser)]
 #[command(
@@ -19,7 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
                   Exit codes: 0 ok, 1 error, 2 usage, 3 damage found, 4 policy not met, 10 no repository, 11 locked."
 )]
 pub struct Cli {
-    /// The repository
+    /// The repository: its directory or its name
     #[arg(short, long, global = true, env = "RESTOREFS_REPO", hide_env_values = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub repo: Option<PathBuf>,
     /// Answer in JSON
@@ -129,6 +134,8 @@ pub enum Command {
     Quickstart(Quickstart),
     /// Make the layers of a restore point full, without reading its source
     SyntheticFull(SyntheticFull),
+    /// Name repositories, and list those that have a name
+    Repo(Repo),
     /// Build the catalog anew from the sidecars
     RebuildCatalog(RebuildCatalog),
     /// Print the names that a word can become: for the completions of shells

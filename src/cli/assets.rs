@@ -98,7 +98,7 @@ fn man_page(
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    if name.is_empty() {
+    if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
     }
     if command.get_after_help().is_some() {
@@ -146,6 +146,12 @@ fn man_pages(dir: &Path) -> std::io::Result<()> {
     man_page(&program, "", &subcommands, dir)?;
     for command in &subcommands {
         man_page(command, command.get_name(), &subcommands, dir)?;
+        // They have the examples of the command to which they belong.
+        for action in command.get_subcommands().filter(visible) {
+            if action.get_name() != "help" {
+                man_page(action, command.get_name(), &subcommands, dir)?;
+            }
+        }
     }
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();

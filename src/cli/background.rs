@@ -32,9 +32,7 @@ pub(super) fn start(
     effective_labels(&parsed.labels)?;
     let program = std::env::current_exe().or_io("cannot find this program's file")?;
     let mut command = Command::new(program);
-    command
-        .arg("--repo")
-        .arg(std::path::absolute(context.path()?).or_io("cannot tell the repository's path")?);
+    command.arg("--repo").arg(context.repo_word()?);
     command.args(context.global_flags());
     command.arg("mount").arg("--foreground").args(more);
     if !options.is_empty() {

@@ -5,11 +5,13 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::args::CompleteNames;
 use super::context::Context;
 use crate::error::{Error, Result};
 use crate::repo::Repository;
+use crate::repo::register::Register;
 use crate::types::{PointName, VmName};
 
 /// LIMIT: printed names; nobody reads more in a terminal.
@@ -19,10 +21,16 @@ pub(super) fn run(context: &Context, args: &CompleteNames) -> Result<()> {
     let Some(word) = args.word.to_str() else {
         return Ok(());
     };
-    let named = repository_in(&args.line);
-    let repository = match &named {
-        Some(path) => Repository::open(path),
-        None => Repository::open(context.path()?),
+    if is_repository_word(&args.line, &args.word) {
+        return names_of_repositories(context, word);
+    }
+    let repository = match repository_in(&args.line) {
+        Some(path) => match Register::find(&path) {
+            Ok(Some(entry)) => entry.open(),
+            _ => Repository::open(&path),
+        }
+        .map(Arc::new),
+        None => context.repository(),
     };
     // Shell completion shows no errors.
     let names = repository.and_then(|repository| names(&repository, word));
@@ -30,6 +38,27 @@ pub(super) fn run(context: &Context, args: &CompleteNames) -> Result<()> {
         context.output.line(name)?;
     }
     Ok(())
+}
+
+/// Whether the word at the cursor is the value of `--repo`. Some shells give it as the last of the words, too.
+fn is_repository_word(line: &[OsString], word: &OsStr) -> bool {
+    let before = match line {
+        [before @ .., last] if last == word => before,
+        all => all,
+    };
+    before
+        .last()
+        .is_some_and(|last| last == "-r" || last == "--repo")
+}
+
+/// Prints the names of repositories that a word can become.
+fn names_of_repositories(context: &Context, word: &str) -> Result<()> {
+    let register = Register::load().unwrap_or_default();
+    register
+        .names()
+        .filter(|name| name.to_lowercase().starts_with(&word.to_lowercase()))
+        .take(NAMES_MAX)
+        .try_for_each(|name| context.output.line(name))
 }
 
 /// The repository that the words before the cursor name.

@@ -1,5 +1,6 @@
 //! The context of every command: the repository, its owner or its daemon, and the output.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,10 +11,11 @@ use crate::access::Caller;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::control::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::guest::worker::Isolation;
 use crate::ingest::{Engine, Registry};
 use crate::repo::lock::Holder;
+use crate::repo::register::{Register, Registered};
 use crate::repo::{Owner, Repository};
 use crate::service::{OwnedRepository, Service};
 use crate::tree::{Tree, TreeOptions};
@@ -29,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The context of a command.
 pub(super) struct Context {
     repo: Option<PathBuf>,
+    /// The repository by its name, if it was given so.
+    named: Option<Registered>,
     isolation: GuestIsolation,
     memory: Memory,
     /// How long the command waits for the lock.
@@ -51,8 +55,12 @@ impl Context {
     /// # Errors
     /// `InvalidInput` when a flag is invalid.
     pub(super) fn new(cli: &Cli, output: Output) -> Result<Self> {
+        let named = cli.repo.as_deref().map(Register::find).transpose()?;
+        let named = named.flatten();
+        let path = named.as_ref().map(|entry| entry.path.clone());
         Ok(Self {
-            repo: cli.repo.clone(),
+            repo: path.or_else(|| cli.repo.clone()),
+            named,
             isolation: cli.guest_isolation,
             memory: Memory::new(size::parse(&cli.memory)?),
             wait: Duration::from_secs(cli.wait.as_deref().map_or(Ok(0), parse_seconds)?),
@@ -64,6 +72,7 @@ impl Context {
     pub(super) fn of(&self, repo: PathBuf) -> Self {
         Self {
             repo: Some(repo),
+            named: None,
             ..*self
         }
     }
@@ -127,12 +136,50 @@ impl Context {
         })
     }
 
+    /// The entry of the register, when the repository was given by its name.
+    pub(super) const fn named(&self) -> Option<&Registered> {
+        self.named.as_ref()
+    }
+
+    /// The value of `--repo` for a process that continues this command.
+    ///
+    /// # Errors
+    /// As [`Context::path`]; `Io`.
+    pub(super) fn repo_word(&self) -> Result<OsString> {
+        match &self.named {
+            Some(entry) => Ok(entry.name.as_str().into()),
+            None => std::path::absolute(self.path()?)
+                .or_io("cannot tell the repository's path")
+                .map(PathBuf::into_os_string),
+        }
+    }
+
     /// Opens the repository for reading.
     ///
     /// # Errors
-    /// As [`Repository::open`].
+    /// As [`Repository::open`] and [`Registered::open`].
     pub(super) fn repository(&self) -> Result<Arc<Repository>> {
-        Repository::open(self.path()?).map(Arc::new)
+        match &self.named {
+            Some(entry) => entry.open(),
+            None => Repository::open(self.path()?).map_err(|e| self.nearest_name(e)),
+        }
+        .map(Arc::new)
+    }
+
+    /// The error about a repository that is not there, with the name that may have been meant.
+    fn nearest_name(&self, error: Error) -> Error {
+        let word = self.repo.as_ref().and_then(|path| path.to_str());
+        match word.filter(|word| !word.contains('/')) {
+            Some(word) if error.kind() == ErrorKind::NoRepository => {
+                let register = Register::load().unwrap_or_default();
+                match likeness::nearest(register.names(), word) {
+                    Some(near) => Error::new(error.kind(), error.what().to_owned())
+                        .advise(format!("did you mean {near}?")),
+                    None => error,
+                }
+            }
+            _ => error,
+        }
     }
 
     /// Connects to the daemon that owns the repository, or takes the lock. The lock names `role` as

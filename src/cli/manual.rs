@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 30] = [
+pub const EXAMPLES: [(&str, &[Example]); 31] = [
     (
         "",
         &[
@@ -322,6 +322,24 @@ pub const EXAMPLES: [(&str, &[Example]); 30] = [
         )],
     ),
     (
+        "repo",
+        &[
+            (
+                "restorefs repo add offsite /mnt/nas/restorefs --media nas --offsite",
+                "Name the repository in a directory.",
+            ),
+            (
+                "restorefs -r offsite ls",
+                "Use it by its name; exit code 10 when its filesystem is not mounted.",
+            ),
+            (
+                "restorefs repo list",
+                "List all named repositories: whether they can be reached, and what they hold.",
+            ),
+            ("restorefs repo remove offsite", "Forget the name."),
+        ],
+    ),
+    (
         "rebuild-catalog",
         &[(
             "restorefs rebuild-catalog",
@@ -345,10 +363,10 @@ pub const EXIT_STATUS: [(&str, &str); 7] = [
 ];
 
 /// Environment variables that the program reads.
-pub const ENVIRONMENT: [(&str, &str); 5] = [
+pub const ENVIRONMENT: [(&str, &str); 6] = [
     (
         "RESTOREFS_REPO",
-        "The repository, where --repo does not name one.",
+        "The repository, where --repo does not name one: a directory, or a name (restorefs repo).",
     ),
     (
         "RESTOREFS_MEMORY",
@@ -363,14 +381,22 @@ pub const ENVIRONMENT: [(&str, &str); 5] = [
         "The directory of control sockets and maps, for a second installation.",
     ),
     (
+        "RESTOREFS_CONFIG_DIR",
+        "The directory of repositories.toml, for a second installation.",
+    ),
+    (
         "RUST_LOG",
         "What is logged, as tracing's filters are written (restorefs=debug).",
     ),
 ];
 
 /// Files that the program uses.
-pub const FILES: [(&str, &str); 4] = [
+pub const FILES: [(&str, &str); 5] = [
     ("/etc/restorefs/config.toml", "Configuration of the daemon."),
+    (
+        "/etc/restorefs/repositories.toml",
+        "Names of repositories. Of users other than root, those in $XDG_CONFIG_HOME/restorefs/repositories.toml come first.",
+    ),
     (
         "/run/restorefs",
         "Control sockets and maps of root; of other users $XDG_RUNTIME_DIR/restorefs.",

@@ -137,9 +137,7 @@ fn remark_mounts(context: &Context, order: &Order) {
 fn start(context: &Context, order: &Order) -> Result<()> {
     let program = std::env::current_exe().or_io("cannot find this program's file")?;
     let mut command = Command::new(program);
-    command
-        .arg("--repo")
-        .arg(std::path::absolute(context.path()?).or_io("cannot tell the repository's path")?);
+    command.arg("--repo").arg(context.repo_word()?);
     command.args(context.global_flags());
     command.arg("map").arg("--foreground");
     command.arg("--id").arg(order.id.to_string());

@@ -9,7 +9,6 @@ use super::serve::load;
 use crate::control::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, HandedMount, MountOptions};
-use crate::repo::Repository;
 use crate::service::{MountRequest, Service};
 
 /// Mounts a repository's tree and hands the mount to the repository's daemon.
@@ -74,7 +73,7 @@ pub(super) fn mount(context: &Context, path: &Path) -> Result<()> {
         if repository.mounts.is_empty() {
             continue;
         }
-        let client = Repository::open(&repository.path).and_then(|repo| Client::require(&repo));
+        let client = repository.open().and_then(|repo| Client::require(&repo));
         let client = match client {
             Ok(client) => client,
             Err(error) => {

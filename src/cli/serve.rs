@@ -131,6 +131,7 @@ fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
     };
     let repository = RepositoryConfig {
         path: context.path()?.to_owned(),
+        named: context.named().cloned(),
         low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
         isolation: view.isolation,
         mounts: mount.into_iter().collect(),

@@ -22,7 +22,7 @@ use crate::control;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Engine, Keeper, Registry};
 use crate::nbd::server::{Exports, Guests, Security, Server, Service};
-use crate::repo::{Owner, Repository};
+use crate::repo::Owner;
 use crate::service::OwnedRepository;
 use crate::sys::inherit::Inherited;
 use crate::sys::runtime_dir;
@@ -94,7 +94,7 @@ impl ServedRepository {
             Some(tcp) => load(tcp)?,
             None => (None, Access::default()),
         };
-        let repository = Arc::new(Repository::open(&config.path)?);
+        let repository = Arc::new(config.open()?);
         let id = repository.format().repository_id;
         let dir = runtime_dir::make()?;
         let owner = Arc::new(Owner::open_with(

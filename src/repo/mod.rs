@@ -57,6 +57,7 @@ mod missing;
 pub mod owner;
 pub mod publish;
 pub mod recovery;
+pub mod register;
 pub mod replace;
 pub mod repository;
 mod reserve;

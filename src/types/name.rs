@@ -154,6 +154,10 @@ macro_rules! name {
 }
 
 name!(
+    /// Name of a repository in the register.
+    RepositoryName
+);
+name!(
     /// Directory name of a VM.
     VmName
 );

@@ -49,6 +49,7 @@ impl Place {
             .current_dir(self.dir.path())
             .env("RESTOREFS_REPO", self.repo())
             .env("RESTOREFS_RUNTIME_DIR", &self.runtime)
+            .env("RESTOREFS_CONFIG_DIR", self.dir.path())
             .env_remove("RUST_LOG");
         command
     }
@@ -119,8 +120,18 @@ impl Place {
         let socket = self.path("nbd.sock");
         let mut args = vec!["serve", "--json", "--nbd", socket.to_str().unwrap()];
         args.extend_from_slice(more);
+        self.started(&args)
+    }
+
+    /// Starts the daemon of a configuration and waits until it is ready.
+    #[allow(dead_code, reason = "not every test program configures one")]
+    pub(crate) fn serve_config(&self, config: &str) -> Daemon {
+        self.started(&["serve", "--json", "--config", config])
+    }
+
+    fn started(&self, args: &[&str]) -> Daemon {
         let mut child = self
-            .command(&args)
+            .command(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -129,7 +140,10 @@ impl Place {
         let mut line = [0; 1];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line)
             .expect("the daemon did not become ready");
-        Daemon { child, socket }
+        Daemon {
+            child,
+            socket: self.path("nbd.sock"),
+        }
     }
 }
 

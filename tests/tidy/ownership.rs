@@ -58,8 +58,8 @@ const OWNERS: [(&str, &[&str], &str); 24] = [
     ),
     (
         "toml",
-        &["src/daemon/", "src/access/"],
-        "what people write for the daemon",
+        &["src/daemon/", "src/access/", "src/repo/register/"],
+        "what people write for the daemon, and names of repositories",
     ),
     (
         "clap",

@@ -7,7 +7,6 @@ use super::{Config, RepositoryConfig};
 use crate::access::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse;
-use crate::repo::Repository;
 use crate::tls::ServerTls;
 
 /// Checks everything that a daemon would use, and reports all mistakes. Changes nothing and takes
@@ -74,9 +73,9 @@ fn places(config: &Config) -> Vec<Error> {
 
 fn one(repository: &RepositoryConfig) -> Vec<Error> {
     let mut mistakes = Vec::new();
-    if let Err(error) = Repository::open(&repository.path) {
+    if let Err(error) = repository.open() {
         mistakes.push(match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NoRepository => {
+            ErrorKind::NotFound | ErrorKind::NoRepository if repository.named.is_none() => {
                 let advice = format!(
                     "make one with: restorefs init {}",
                     repository.path.display()

@@ -21,6 +21,8 @@ use crate::fuse::MountOptions;
 use crate::guest::worker::Isolation;
 use crate::log::LogOptions;
 use crate::nbd::server::ServerLimits;
+use crate::repo::Repository;
+use crate::repo::register::Registered;
 use crate::types::Memory;
 
 /// The default time that writers may continue when the daemon is stopped.
@@ -47,6 +49,8 @@ pub struct Config {
 pub struct RepositoryConfig {
     /// Its directory.
     pub path: PathBuf,
+    /// Its entry in the register, when it is served by its name.
+    pub named: Option<Registered>,
     /// Bytes that sessions must leave free on its filesystem; by default a fraction of the
     /// filesystem.
     pub low_water_bytes: Option<u64>,
@@ -56,6 +60,19 @@ pub struct RepositoryConfig {
     pub mounts: Vec<MountConfig>,
     /// The NBD server of its disks.
     pub nbd: NbdConfig,
+}
+
+impl RepositoryConfig {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As [`Repository::open`] and [`Registered::open`].
+    pub fn open(&self) -> Result<Repository> {
+        match &self.named {
+            Some(entry) => entry.open(),
+            None => Repository::open(&self.path),
+        }
+    }
 }
 
 /// A mount of a tree.

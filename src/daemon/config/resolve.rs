@@ -12,9 +12,10 @@ use crate::fuse::MountOptions;
 use crate::guest::worker::Isolation;
 use crate::log::{LogFormat, LogOptions, check_level};
 use crate::nbd::server::ServerLimits;
+use crate::repo::register::{Register, Registered};
 use crate::sys::socket::PATH_BYTES_MAX;
 use crate::types::duration::parse_seconds;
-use crate::types::{Memory, size};
+use crate::types::{Memory, RepositoryName, size};
 
 /// LIMIT: the maximum of connections that a configuration can allow.
 const CONNECTIONS_MAX: u32 = 65_536;
@@ -83,7 +84,12 @@ pub(super) fn resolve(
     }
     let mut repositories = Vec::new();
     for (n, written) in file.repository.into_iter().enumerate() {
-        let key = format!("repository {} ({})", n + 1, written.path.display());
+        let mut key = format!("repository {}", n + 1);
+        if let Some(path) = &written.path {
+            key = format!("{key} ({})", path.display());
+        } else if let Some(name) = &written.name {
+            key = format!("{key} ({name})");
+        }
         repositories.extend(repository(&key, written, isolation, &mut mistakes));
     }
     twice(&repositories, &mut mistakes);
@@ -111,13 +117,30 @@ fn log(written: file::Log, defaults: &LogOptions, mistakes: &mut Mistakes) -> Lo
     }
 }
 
+/// The directory of a repository, and its entry in the register when it is given by its name.
+fn place(written: &file::Repository) -> Result<(PathBuf, Option<Registered>)> {
+    match (&written.path, &written.name) {
+        (Some(path), None) => Ok((path.clone(), None)),
+        (None, Some(name)) => {
+            let register = Register::load()?;
+            let entry = register.require(&RepositoryName::new(name.as_str())?)?;
+            Ok((entry.path.clone(), Some(entry.clone())))
+        }
+        (Some(_), Some(_)) => Err(Error::invalid("path and name are both there")
+            .advise("write one of them: a name has its path in repositories.toml")),
+        (None, None) => Err(Error::invalid("its path is missing")
+            .advise("write path = \"DIR\", or name = \"NAME\" of a named repository")),
+    }
+}
+
 fn repository(
     key: &str,
     written: file::Repository,
     isolation: &Isolation,
     mistakes: &mut Mistakes,
 ) -> Option<RepositoryConfig> {
-    mistakes.absolute(&format!("{key}: path"), &written.path);
+    let (path, named) = mistakes.take(key, place(&written))?;
+    mistakes.absolute(&format!("{key}: path"), &path);
     let low_water_bytes = written
         .low_water
         .and_then(|text| mistakes.take(&format!("{key}: low_water"), size::parse(&text)));
@@ -147,7 +170,8 @@ fn repository(
         }
     }
     Some(RepositoryConfig {
-        path: plain(&written.path),
+        path: plain(&path),
+        named,
         low_water_bytes,
         isolation,
         mounts,
@@ -364,6 +388,10 @@ mod tests {
                 "the mountpoint /m is there twice",
             ),
             ("memory = \"1G\"", "repository: there is none"),
+            (
+                "[[repository]]\nlow_water = \"1G\"",
+                "repository 1: its path is missing",
+            ),
         ] {
             let message = Config::parse(text, &defaults(), &Isolation::Thread)
                 .unwrap_err()

@@ -4,8 +4,10 @@
 //! A check looks every few minutes at 1,000 VMs. So it reads one index and lists one directory of each; it walks no chain,
 //! opens no layer and takes no lock. What only reading finds is told by verifying, whose results the index repeats.
 
+mod registered;
 mod report;
 mod vm;
 
+pub use registered::{Content, RegisterHealth, RegisteredHealth, SameId};
 pub use report::{Health, Holding, Space, Verdict};
 pub use vm::{LastPoint, VmHealth};

@@ -1,0 +1,125 @@
+//! `restorefs repo`: names of repositories.
+
+use serde_json::json;
+
+use super::args::{Repo, RepoAction, RepoAdd, RepoRemove};
+use super::context::Context;
+use crate::error::Result;
+use crate::jobs::health::{RegisterHealth, RegisteredHealth, SameId};
+use crate::repo::register::{Register, Registered};
+use crate::types::RepositoryName;
+use crate::types::size::Human;
+
+pub(super) fn run(context: &Context, args: &Repo) -> Result<()> {
+    match &args.action {
+        RepoAction::Add(args) => add(context, args),
+        RepoAction::List(_) => list(context),
+        RepoAction::Remove(args) => remove(context, args),
+    }
+}
+
+fn as_json(entry: &Registered) -> serde_json::Value {
+    json!({
+        "name": entry.name, "id": entry.id, "path": entry.path, "media": entry.media, "offsite": entry.offsite,
+        "file": entry.file,
+    })
+}
+
+fn add(context: &Context, args: &RepoAdd) -> Result<()> {
+    let name = RepositoryName::new(args.name.as_str())?;
+    let entry = Register::add(&name, &args.dir, args.media.as_deref(), args.offsite)?;
+    if context.output.json {
+        return context.output.json(&as_json(&entry));
+    }
+    let (path, file) = (entry.path.display(), entry.file.display());
+    context.output.outcome(format!(
+        "{name} is the repository {} in {path} (in {file})",
+        entry.id
+    ))
+}
+
+fn remove(context: &Context, args: &RepoRemove) -> Result<()> {
+    let entry = Register::remove(&RepositoryName::new(args.name.as_str())?)?;
+    if context.output.json {
+        return context.output.json(&as_json(&entry));
+    }
+    context.output.outcome(format!(
+        "the name {} is forgotten; the repository in {} stays as it is",
+        entry.name,
+        entry.path.display()
+    ))
+}
+
+fn list(context: &Context) -> Result<()> {
+    let register = Register::load()?;
+    let health = look(context, &register, true);
+    if context.output.json {
+        return context.output.json(&health);
+    }
+    let rows: Vec<Vec<String>> = health.repositories.iter().map(row).collect();
+    context.output.table(
+        &[
+            "NAME", "STATE", "MEDIA", "OFF-SITE", "VMS", "POINTS", "USED", "FREE", "ID", "PATH",
+        ],
+        &["VMS", "POINTS", "USED", "FREE"],
+        &rows,
+    )?;
+    for one in &health.repositories {
+        if let Some(error) = &one.error {
+            context.output.line(format!("{}: {error}", one.name))?;
+        }
+    }
+    warn_of_copies(context, &health.same_id);
+    Ok(())
+}
+
+/// Looks at the named repositories, and at the one at hand, if there is one.
+fn look(context: &Context, register: &Register, with_content: bool) -> RegisterHealth {
+    let here = context.repository().ok();
+    let path = context.path().ok();
+    let here = here.as_deref().zip(path.map(|path| {
+        let absolute = std::path::absolute(path);
+        absolute.unwrap_or_else(|_| path.to_owned())
+    }));
+    RegisterHealth::of(register.entries(), here, with_content)
+}
+
+/// Warns of repositories that have one id.
+fn warn_of_copies(context: &Context, same_id: &[SameId]) {
+    for same in same_id {
+        let paths: Vec<String> = same
+            .paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        context.output.warn(format!(
+            "the repositories in {} have one id, {}",
+            paths.join(" and "),
+            same.id
+        ));
+    }
+}
+
+fn row(one: &RegisteredHealth) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let content = one.content.as_ref();
+    let state = match (one.reachable, &one.error, one.found_id) {
+        (true, None, _) => "ok",
+        (true, Some(_), _) => "damaged",
+        (false, _, Some(_)) => "another id",
+        (false, _, None) => "not there",
+    };
+    let free = content.and_then(|content| content.space);
+    vec![
+        one.name.to_string(),
+        state.to_owned(),
+        one.media.clone().unwrap_or_else(dash),
+        if one.offsite { "yes" } else { "no" }.to_owned(),
+        content.map_or_else(dash, |content| content.vms.to_string()),
+        content.map_or_else(dash, |content| content.points.to_string()),
+        content.map_or_else(dash, |content| Human(content.used_bytes).to_string()),
+        free.map_or_else(dash, |space| Human(space.free_bytes).to_string()),
+        one.id.to_string(),
+        one.path.display().to_string(),
+    ]
+}

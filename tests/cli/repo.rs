@@ -1,0 +1,284 @@
+//! Named repositories.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::kit::place::Place;
+use crate::merge::back_up;
+
+const FILE: &str = "repositories.toml";
+
+/// Makes a repository in the directory `name`, and returns its id.
+fn make(place: &Place, name: &str) -> String {
+    let made = place.json(&["init", &format!("./{name}")]);
+    made["repository_id"].as_str().unwrap().to_owned()
+}
+
+/// Copies a repository as `cp -a` does.
+fn copy(place: &Place, from: &str, to: &str) {
+    let copied = std::process::Command::new("cp")
+        .args(["-a", from, to])
+        .current_dir(place.dir.path())
+        .status();
+    assert!(copied.unwrap().success());
+}
+
+fn is_empty(dir: &PathBuf) -> bool {
+    fs::read_dir(dir).unwrap().next().is_none()
+}
+
+#[test]
+fn a_name_is_used_wherever_a_directory_is() {
+    let place = Place::new();
+    back_up(&place, 0, 2, &[]);
+    let id = place.json(&["info"])["repository_id"].clone();
+    let added = place.json(&["repo", "add", "first", "repo", "--media", "disk"]);
+    assert_eq!(added["id"], id);
+    assert_eq!(added["path"], place.repo().to_str().unwrap());
+    make(&place, "other");
+    place.ok(&[
+        "repo",
+        "add",
+        "offsite",
+        "other",
+        "--media",
+        "nas",
+        "--offsite",
+    ]);
+    place.ok(&[
+        "-r",
+        "offsite",
+        "backup",
+        "db01",
+        "vda=a.raw",
+        "--point",
+        "one",
+    ]);
+    assert_eq!(place.json(&["-r", "OffSite", "ls"])[0]["vm"], "db01");
+    let by_variable = place
+        .command(&["ls"])
+        .env("RESTOREFS_REPO", "offsite")
+        .output();
+    assert!(
+        String::from_utf8(by_variable.unwrap().stdout)
+            .unwrap()
+            .contains("db01")
+    );
+    // A directory of that name is another thing, and is written with a slash or a dot.
+    fs::create_dir(place.path("first")).unwrap();
+    assert_eq!(place.json(&["-r", "first", "ls"])[0]["vm"], "web01");
+    for path in ["./first", "first/"] {
+        place.fails(10, &["-r", path, "ls"]);
+    }
+    // A word that names nothing is a directory, as ever.
+    assert_eq!(place.json(&["-r", "other", "ls"])[0]["vm"], "db01");
+    let said = place.fails(10, &["-r", "offsit", "ls"]);
+    assert!(said.contains("did you mean offsite"), "{said}");
+    let list = place.json(&["repo", "list"]);
+    let list = list["repositories"].as_array().unwrap();
+    assert_eq!(
+        (list[0]["name"].as_str(), list[1]["name"].as_str()),
+        (Some("first"), Some("offsite"))
+    );
+    assert_eq!(
+        (&list[0]["vms"], &list[0]["points"]),
+        (&1.into(), &2.into())
+    );
+    assert_eq!(
+        (&list[1]["media"], &list[1]["offsite"]),
+        (&"nas".into(), &true.into())
+    );
+    assert!(list.iter().all(|one| one["reachable"] == true));
+    assert!(list[0]["used_bytes"].as_u64().unwrap() > 100_000);
+    assert!(list[0]["space"]["free_bytes"].as_u64().unwrap() > 0);
+    let table = place.ok(&["repo", "list"]);
+    assert!(
+        table
+            .lines()
+            .nth(2)
+            .unwrap()
+            .starts_with("offsite  ok     nas    yes"),
+        "{table}"
+    );
+    // Completion of the word after -r.
+    assert_eq!(
+        place.ok(&["complete-names", "off", "--", "-r", "off"]),
+        "offsite\n"
+    );
+    assert_eq!(
+        place.ok(&["complete-names", "d", "--", "-r", "offsite", "ls", "d"]),
+        "db01\n"
+    );
+    place.ok(&["repo", "remove", "offsite"]);
+    place.fails(10, &["-r", "offsite", "ls"]);
+    assert_eq!(place.json(&["-r", "./other", "ls"])[0]["vm"], "db01");
+}
+
+/// A daemon takes a name from its flag and from its configuration.
+#[test]
+fn a_daemon_serves_a_name() {
+    let place = Place::new();
+    place.ok(&["repo", "add", "first", "repo"]);
+    let daemon = place.serve(&["-r", "first"]);
+    place.disk("a.raw", 4, 1);
+    place.ok(&["-r", "first", "backup", "web01", "vda=a.raw"]);
+    assert_eq!(place.json(&["status"])["owner"]["role"], "serve");
+    daemon.stop();
+    let config = place.path("config.toml");
+    let config = config.to_str().unwrap();
+    for (text, code, part) in [
+        ("name = \"first\"", 0, "the configuration is good"),
+        ("name = \"frist\"", 2, "did you mean first"),
+        (
+            "name = \"first\"\npath = \"/x\"",
+            2,
+            "path and name are both there",
+        ),
+        ("low_water = \"1G\"", 2, "path is missing"),
+    ] {
+        fs::write(config, format!("[[repository]]\n{text}\n")).unwrap();
+        let output = place.run(&["check-config", config]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{text}: {said}");
+        assert!(said.contains(part), "{text}: {said}");
+    }
+    fs::write(config, "[[repository]]\nname = \"first\"\n").unwrap();
+    let daemon = place.serve_config(config);
+    assert_eq!(place.json(&["status"])["owner"]["role"], "serve");
+    daemon.stop();
+    fs::rename(place.repo(), place.path("away")).unwrap();
+    fs::create_dir(place.repo()).unwrap();
+    for words in [
+        &["serve", "-r", "first"][..],
+        &["serve", "--config", config],
+    ] {
+        let said = place.fails(10, words);
+        assert!(said.contains("mount the filesystem"), "{said}");
+    }
+    assert!(is_empty(&place.repo()));
+}
+
+/// The directory of a filesystem that is not mounted stays empty, whatever is tried.
+#[test]
+fn nothing_is_written_where_the_repository_is_not() {
+    let place = Place::without_repository();
+    place.disk("a.raw", 4, 1);
+    let id = make(&place, "mnt");
+    place.ok(&["repo", "add", "offsite", "mnt"]);
+    fs::rename(place.path("mnt"), place.path("away")).unwrap();
+    let mnt = place.path("mnt");
+    fs::create_dir(&mnt).unwrap();
+    let tried: [&[&str]; 14] = [
+        &["-r", "offsite", "ls"],
+        &["-r", "offsite", "backup", "web01", "vda=a.raw"],
+        &["-r", "offsite", "begin", "web01", "vda=1M"],
+        &["-r", "offsite", "init"],
+        &["init", "offsite"],
+        &["init", "mnt"],
+        &["init", "./mnt"],
+        &["init", "mnt/restorefs"],
+        &["-r", "mnt", "init"],
+        &["-r", "offsite", "serve"],
+        &["-r", "offsite", "mount", "away"],
+        &["-r", "offsite", "verify"],
+        &["-r", "offsite", "forget", "web01", "--keep-last", "1"],
+        &["-r", "offsite", "rebuild-catalog"],
+    ];
+    for words in tried {
+        let said = place.fails(10, words);
+        assert!(said.contains(&id), "{words:?}: {said}");
+        assert!(is_empty(&mnt), "{words:?}");
+    }
+    fs::remove_dir(&mnt).unwrap();
+    place.fails(10, &["-r", "offsite", "init"]);
+    place.fails(10, &["init", "mnt/deeper/still"]);
+    assert!(!mnt.exists());
+    // Another repository is there.
+    let other = make(&place, "x");
+    fs::rename(place.path("x"), &mnt).unwrap();
+    let before = fs::read_dir(&mnt).unwrap().count();
+    let said = place.fails(10, &["-r", "offsite", "backup", "web01", "vda=a.raw"]);
+    assert!(said.contains(&id) && said.contains(&other), "{said}");
+    assert_eq!(fs::read_dir(&mnt).unwrap().count(), before);
+    let list = place.json(&["repo", "list"]);
+    let one = &list["repositories"][0];
+    assert_eq!(
+        (&one["reachable"], &one["found_id"]),
+        (&false.into(), &other.into())
+    );
+    assert!(place.ok(&["repo", "list"]).contains("another id"));
+    // The filesystem is mounted again.
+    fs::remove_dir_all(&mnt).unwrap();
+    fs::rename(place.path("away"), &mnt).unwrap();
+    place.ok(&["-r", "offsite", "backup", "web01", "vda=a.raw"]);
+    place.fails(1, &["init", "offsite"]);
+    place.fails(1, &["init", "mnt/inside"]);
+}
+
+#[test]
+fn what_cannot_be_named_is_refused_and_the_file_stays() {
+    let place = Place::new();
+    make(&place, "repo/vms/inner");
+    let text = format!(
+        "# names of this machine\nnext = 7 # of a later release\n\n[[repository]]\n# the first\nname = \"one\"\nid = \"{}\"\npath = \"{}\"\nspeed = \"slow\"\n",
+        place.json(&["info"])["repository_id"].as_str().unwrap(),
+        place.repo().display(),
+    );
+    fs::write(place.path(FILE), &text).unwrap();
+    make(&place, "two");
+    fs::create_dir(place.path("empty")).unwrap();
+    copy(&place, "repo", "copy");
+    for (words, code, part) in [
+        (["one", "two"], 1, "taken by"),
+        (["ONE", "two"], 1, "taken by"),
+        (["new", "empty"], 10, "restorefs init"),
+        (["new", "nowhere"], 10, "restorefs init"),
+        (["new", "copy"], 1, "restorefs repo new-id"),
+        (["new", "repo/vms/inner"], 2, "lies inside the repository"),
+        (["a b", "two"], 2, "has characters"),
+        (["a/b", "two"], 2, "has characters"),
+        (["latest", "two"], 2, "reserved"),
+        ([".x", "two"], 2, "does not begin"),
+    ] {
+        let said = place.fails(code, &["repo", "add", words[0], words[1]]);
+        assert!(said.contains(part), "{words:?}: {said}");
+        assert_eq!(fs::read_to_string(place.path(FILE)).unwrap(), text);
+    }
+    place.fails(1, &["repo", "remove", "none"]);
+    // A second name of the same directory is allowed, by any path.
+    std::os::unix::fs::symlink("repo", place.path("link")).unwrap();
+    place.ok(&["repo", "add", "again", "link"]);
+    place.ok(&["repo", "add", "second", "two", "--offsite"]);
+    let now = fs::read_to_string(place.path(FILE)).unwrap();
+    assert!(now.starts_with(&text), "{now}");
+    assert_eq!(
+        place.json(&["repo", "list"])["same_id"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
+    place.ok(&["repo", "remove", "again"]);
+    place.ok(&["repo", "remove", "second"]);
+    assert_eq!(
+        fs::read_to_string(place.path(FILE)).unwrap().trim_end(),
+        text.trim_end()
+    );
+    // A file with a mistake names nothing, and is left alone.
+    fs::write(
+        place.path(FILE),
+        format!("{text}\n[[repository]]\nname = \"x\"\n"),
+    )
+    .unwrap();
+    for words in [
+        &["-r", "one", "ls"][..],
+        &["repo", "list"],
+        &["repo", "add", "new", "two"],
+        &["repo", "remove", "one"],
+    ] {
+        let said = place.fails(2, words);
+        assert!(said.contains(FILE), "{said}");
+    }
+    // A path needs no name.
+    place.ok(&["-r", "./repo", "ls"]);
+}

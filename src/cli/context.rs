@@ -68,6 +68,20 @@ impl Context {
         })
     }
 
+    /// The same context for the repository that `word` names: a name or a directory.
+    ///
+    /// # Errors
+    /// As [`Register::find`].
+    pub(super) fn of_word(&self, word: &Path) -> Result<Self> {
+        let named = Register::find(word)?;
+        let path = named.as_ref().map(|entry| entry.path.clone());
+        Ok(Self {
+            repo: Some(path.unwrap_or_else(|| word.to_owned())),
+            named,
+            ..*self
+        })
+    }
+
     /// The same context for another repository.
     pub(super) fn of(&self, repo: PathBuf) -> Self {
         Self {

@@ -336,6 +336,10 @@ pub const EXAMPLES: [(&str, &[Example]); 31] = [
                 "restorefs repo list",
                 "List all named repositories: whether they can be reached, and what they hold.",
             ),
+            (
+                "restorefs repo new-id /mnt/copy",
+                "Give the copy of a repository an id of its own.",
+            ),
             ("restorefs repo remove offsite", "Forget the name."),
         ],
     ),

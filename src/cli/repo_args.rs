@@ -27,6 +27,8 @@ pub enum RepoAction {
     List(RepoList),
     /// Forget a name; the repository stays as it is
     Remove(RepoRemove),
+    /// Give a repository that is a copy an id of its own
+    NewId(RepoNewId),
 }
 
 /// Arguments of `repo add`.
@@ -56,4 +58,16 @@ pub struct RepoRemove {
     /// The name
     #[arg(value_name = "NAME")]
     pub name: String,
+}
+
+/// Arguments of `repo new-id`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Two repositories with one id are taken for one: repo list and check warn of them. Give the new id to the copy, while no \
+                  daemon serves it. Its names get the new id, too. Mounts and mapped disks that are there go on."
+)]
+pub struct RepoNewId {
+    /// The directory of the repository, or its name; that of --repo if left out
+    #[arg(value_name = "DIR|NAME", value_hint = ValueHint::DirPath)]
+    pub repository: Option<PathBuf>,
 }

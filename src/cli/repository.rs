@@ -1,11 +1,15 @@
 //! `restorefs repo`: names of repositories.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
-use super::args::{Repo, RepoAction, RepoAdd, RepoRemove};
+use super::args::{Repo, RepoAction, RepoAdd, RepoNewId, RepoRemove};
 use super::context::Context;
+use crate::clock::SystemClock;
 use crate::error::Result;
 use crate::jobs::health::{RegisterHealth, RegisteredHealth, SameId};
+use crate::repo::Owner;
 use crate::repo::register::{Register, Registered};
 use crate::types::RepositoryName;
 use crate::types::size::Human;
@@ -15,6 +19,7 @@ pub(super) fn run(context: &Context, args: &Repo) -> Result<()> {
         RepoAction::Add(args) => add(context, args),
         RepoAction::List(_) => list(context),
         RepoAction::Remove(args) => remove(context, args),
+        RepoAction::NewId(args) => new_id(context, args),
     }
 }
 
@@ -48,6 +53,49 @@ fn remove(context: &Context, args: &RepoRemove) -> Result<()> {
         entry.name,
         entry.path.display()
     ))
+}
+
+fn new_id(context: &Context, args: &RepoNewId) -> Result<()> {
+    let other = match &args.repository {
+        Some(word) => Some(context.of_word(word)?),
+        None => None,
+    };
+    let context = other.as_ref().unwrap_or(context);
+    let repository = context.repository()?;
+    let old = repository.format().repository_id;
+    context.wait_for_lock(context.path()?);
+    let owner = Owner::open(repository, Arc::new(SystemClock), "repo new-id")?;
+    let id = owner.renew_id()?;
+    drop(owner);
+    let names = Register::renew(context.path()?, old, id).unwrap_or_else(|e| {
+        context.output.warn(format!(
+            "a name of the repository keeps the old id: {}; forget it and name the repository again",
+            e.report()
+        ));
+        Vec::new()
+    });
+    if context.output.json {
+        let answer =
+            json!({"path": context.path()?, "old_id": old, "repository_id": id, "names": names});
+        return context.output.json(&answer);
+    }
+    context.output.outcome(format!(
+        "the repository in {} has the id {id} (it was {old})",
+        context.path()?.display()
+    ))
+}
+
+/// Warns when other repositories have the id of the one at hand.
+pub(super) fn warn_of_twins(context: &Context) -> Vec<SameId> {
+    let same_id = match Register::load() {
+        Ok(register) => look(context, &register, false).same_id,
+        Err(e) => {
+            context.output.warn(e.report());
+            Vec::new()
+        }
+    };
+    warn_of_copies(context, &same_id);
+    same_id
 }
 
 fn list(context: &Context) -> Result<()> {
@@ -93,7 +141,7 @@ fn warn_of_copies(context: &Context, same_id: &[SameId]) {
             .map(|path| path.display().to_string())
             .collect();
         context.output.warn(format!(
-            "the repositories in {} have one id, {}",
+            "the repositories in {} have one id, {}; give each copy its own: restorefs repo new-id DIR",
             paths.join(" and "),
             same.id
         ));

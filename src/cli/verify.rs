@@ -12,10 +12,11 @@ use super::args::{Check, HarmedFiles, Verify};
 use super::context::Context;
 use super::progress::Progress;
 use super::vm_pattern::chosen;
-use super::{damage, merge};
+use super::{damage, merge, repository};
 use crate::clock::{Clock, SystemClock};
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::health::SameId;
 use crate::jobs::verify::{
     Choice, Files, HarmedPoint, PointReport, Run, Subset, VmParts, VmReport, name_files,
 };
@@ -46,6 +47,9 @@ struct Answer {
     read_bytes: u64,
     /// Whether the results are kept in the repository.
     kept: bool,
+    /// Ids that several repositories have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    same_id: Vec<SameId>,
 }
 
 pub(super) fn verify(context: &Context, args: &Verify) -> Result<()> {
@@ -118,6 +122,10 @@ impl Command<'_> {
             vms: Vec::new(),
             read_bytes: 0,
             kept: true,
+            same_id: match self.choice.data {
+                true => Vec::new(),
+                false => repository::warn_of_twins(self.context),
+            },
         };
         let mut faults = Vec::new();
         for (vm, parts) in plans {

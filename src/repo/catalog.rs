@@ -215,6 +215,23 @@ impl Catalog {
     }
 
     /// Opens the database and removes the mark of a clean end; the next clean end sets it again.
+    /// Records another id of the repository, which this catalog describes as before.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn renew_id(&self, repository: RepositoryId) -> Result<()> {
+        self.with(|database| {
+            let write = database.begin_write().map_err(broken)?;
+            {
+                let mut meta = write.open_table(META).map_err(broken)?;
+                let id = repository.to_bytes();
+                meta.insert("repository_id", id.as_slice())
+                    .map_err(broken)?;
+            }
+            write.commit().map_err(broken)
+        })
+    }
+
     fn load(
         file: Arc<dyn WriteAt>,
         repository: RepositoryId,

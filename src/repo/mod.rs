@@ -54,6 +54,7 @@ pub mod lineage;
 pub mod lock;
 pub mod metadata;
 mod missing;
+mod new_id;
 pub mod owner;
 pub mod publish;
 pub mod recovery;

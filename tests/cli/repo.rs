@@ -282,3 +282,112 @@ fn what_cannot_be_named_is_refused_and_the_file_stays() {
     // A path needs no name.
     place.ok(&["-r", "./repo", "ls"]);
 }
+
+#[test]
+fn a_copy_with_the_same_id_is_told_and_gets_its_own() {
+    let place = Place::new();
+    let contents = back_up(&place, 0, 3, &[]);
+    place.ok(&["repo", "add", "first", "repo"]);
+    let id = place.json(&["info"])["repository_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    copy(&place, "repo", "copy");
+    let both = [place.repo(), place.path("copy")].map(|path| path.display().to_string());
+    // The copy has no name, and is at hand.
+    for words in [
+        &["-r", "copy", "repo", "list"][..],
+        &["-r", "copy", "check"],
+    ] {
+        let output = place.run(words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(
+            both.iter().all(|path| said.contains(path)) && said.contains(&id),
+            "{said}"
+        );
+    }
+    assert_eq!(
+        place.json(&["-r", "copy", "check"])["same_id"][0]["id"],
+        *id
+    );
+    // The same directory by another path is no copy.
+    std::os::unix::fs::symlink("repo", place.path("link")).unwrap();
+    for words in [&["-r", "link", "check"][..], &["-r", "repo", "check"]] {
+        assert!(place.run(words).stderr.is_empty(), "{words:?}");
+    }
+    // Both have a name, as somebody has written it.
+    let text = fs::read_to_string(place.path(FILE)).unwrap();
+    let second = text
+        .replace("\"first\"", "\"second\"")
+        .replace(&both[0], &both[1]);
+    fs::write(place.path(FILE), format!("{text}# the copy\n{second}")).unwrap();
+    assert_eq!(
+        place.json(&["repo", "list"])["same_id"][0]["paths"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    let daemon = place.serve(&["-r", "copy"]);
+    let said = place.fails(11, &["repo", "new-id", "second"]);
+    assert!(said.contains("serve"), "{said}");
+    daemon.stop();
+    let answer = place.json(&["repo", "new-id", "second"]);
+    assert_eq!(
+        (&answer["old_id"], &answer["names"]),
+        (&id.as_str().into(), &serde_json::json!(["second"]))
+    );
+    let new = answer["repository_id"].as_str().unwrap();
+    assert_ne!(new, id);
+    assert_eq!(place.json(&["-r", "second", "info"])["repository_id"], *new);
+    assert_eq!(place.json(&["-r", "first", "info"])["repository_id"], *id);
+    assert!(
+        fs::read_to_string(place.path(FILE))
+            .unwrap()
+            .contains("# the copy")
+    );
+    assert_eq!(
+        place.json(&["repo", "list"])["same_id"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
+    // The copy is whole: its catalog, its chains, and what is added to them.
+    let output = place.run(&["-r", "second", "verify"]);
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    place.disk("a.raw", 96, 77);
+    let output = place.run(&[
+        "-r",
+        "second",
+        "backup",
+        "web01",
+        "vda=a.raw",
+        "--point",
+        "more",
+    ]);
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    place.ok(&["-r", "second", "restore", "web01@p01", "vda", "out.raw"]);
+    assert!(fs::read(place.path("out.raw")).unwrap() == contents["p01"]);
+    // By a directory, and by --repo.
+    let again = place.json(&["repo", "new-id", "./copy"]);
+    assert_eq!(
+        (&again["old_id"], &again["names"][0]),
+        (&new.into(), &"second".into())
+    );
+    assert!(
+        place.json(&["-r", "copy", "repo", "new-id"])["repository_id"] != again["repository_id"]
+    );
+    assert_eq!(
+        place.json(&["-r", "second", "info"])["repository_id"],
+        place.json(&["-r", "copy", "info"])["repository_id"]
+    );
+    place.fails(10, &["repo", "new-id", "nowhere"]);
+}

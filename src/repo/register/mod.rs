@@ -260,14 +260,14 @@ impl Register {
         Ok(entry)
     }
 
-    /// Records the new id of the repository in `path` under each of its names, and returns the names.
+    /// Records the new id of the repository in `path`, which had the id `old`, under each of its names, and returns the names.
     ///
     /// # Errors
     /// As [`Register::remove`].
-    pub fn renew(path: &Path, id: RepositoryId) -> Result<Vec<RepositoryName>> {
+    pub fn renew(path: &Path, old: RepositoryId, id: RepositoryId) -> Result<Vec<RepositoryName>> {
         let mut names = Vec::new();
         for entry in Self::load()?.entries {
-            if entry.is_at(path) && entry.id != id {
+            if entry.is_at(path) && entry.id == old {
                 file::change(&entry.file, |text| edit::set_id(text, &entry.name, id))?;
                 names.push(entry.name);
             }

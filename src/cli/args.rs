@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 #[path = "repo_args.rs"]
 mod repo;
 
-pub use repo::{Repo, RepoAction, RepoAdd, RepoList, RepoNewId, RepoRemove};
+pub use repo::{Repo, RepoAction, RepoAdd, RepoList, RepoNewId, RepoRemove, RepoTest};
 
 /// Virtual-machine backups as a filesystem: take them, browse them, restore from them.
 #[derive(Debug, Parser)]

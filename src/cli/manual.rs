@@ -337,6 +337,10 @@ pub const EXAMPLES: [(&str, &[Example]); 31] = [
                 "List all named repositories: whether they can be reached, and what they hold.",
             ),
             (
+                "restorefs repo test /mnt/nas",
+                "Try what a directory can do for a repository: locks, links, reflinks, speed.",
+            ),
+            (
                 "restorefs repo new-id /mnt/copy",
                 "Give the copy of a repository an id of its own.",
             ),

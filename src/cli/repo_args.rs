@@ -29,6 +29,8 @@ pub enum RepoAction {
     Remove(RepoRemove),
     /// Give a repository that is a copy an id of its own
     NewId(RepoNewId),
+    /// Try what a directory can do for a repository, and how fast it is
+    Test(RepoTest),
 }
 
 /// Arguments of `repo add`.
@@ -70,4 +72,18 @@ pub struct RepoNewId {
     /// The directory of the repository, or its name; that of --repo if left out
     #[arg(value_name = "DIR|NAME", value_hint = ValueHint::DirPath)]
     pub repository: Option<PathBuf>,
+}
+
+/// Arguments of `repo test`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The directory need not be a repository. Files are made in it, and none is left. Exit code 1: no repository can be there."
+)]
+pub struct RepoTest {
+    /// The directory, or the name of a repository; that of --repo if left out
+    #[arg(value_name = "DIR|NAME", value_hint = ValueHint::DirPath)]
+    pub place: Option<PathBuf>,
+    /// Measure no speed, which takes four seconds and up to 4 GiB or a tenth of the free space
+    #[arg(long)]
+    pub quick: bool,
 }

@@ -1,16 +1,19 @@
 //! `restorefs repo`: names of repositories.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use super::args::{Repo, RepoAction, RepoAdd, RepoNewId, RepoRemove};
+use super::args::{Repo, RepoAction, RepoAdd, RepoNewId, RepoRemove, RepoTest};
 use super::context::Context;
 use crate::clock::SystemClock;
-use crate::error::Result;
-use crate::jobs::health::{RegisterHealth, RegisteredHealth, SameId};
+use crate::daemon::interrupt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::health::{Finding, RegisterHealth, RegisteredHealth, SameId, Suitability};
 use crate::repo::Owner;
 use crate::repo::register::{Register, Registered};
+use crate::sys::Dir;
 use crate::types::RepositoryName;
 use crate::types::size::Human;
 
@@ -20,6 +23,7 @@ pub(super) fn run(context: &Context, args: &Repo) -> Result<()> {
         RepoAction::List(_) => list(context),
         RepoAction::Remove(args) => remove(context, args),
         RepoAction::NewId(args) => new_id(context, args),
+        RepoAction::Test(args) => test(context, args),
     }
 }
 
@@ -83,6 +87,53 @@ fn new_id(context: &Context, args: &RepoNewId) -> Result<()> {
         "the repository in {} has the id {id} (it was {old})",
         context.path()?.display()
     ))
+}
+
+fn test(context: &Context, args: &RepoTest) -> Result<()> {
+    let other = match &args.place {
+        Some(word) => Some(context.of_word(word)?),
+        None => None,
+    };
+    let context = other.as_ref().unwrap_or(context);
+    // A name is believed only where its repository is.
+    if context.named().is_some() {
+        context.repository()?;
+    }
+    let stopped = interrupt::flag()?;
+    let stop = || match stopped.load(Ordering::SeqCst) {
+        true => Err(Error::new(ErrorKind::Cancelled, "the test was stopped")),
+        false => Ok(()),
+    };
+    let dir = Dir::open(context.path()?)?;
+    let found = Suitability::of(&dir, args.quick, &stop)?;
+    if context.output.json {
+        context.output.json(&found)?;
+    } else {
+        let row = |one: &Finding| {
+            vec![
+                one.test.to_owned(),
+                one.result.clone(),
+                one.follows.to_owned(),
+            ]
+        };
+        let rows: Vec<Vec<String>> = found.tests.iter().map(row).collect();
+        context
+            .output
+            .table(&["TEST", "RESULT", "WHAT FOLLOWS"], &[], &rows)?;
+    }
+    let needed = found.tests.iter().filter(|one| one.needed);
+    let missing: Vec<&str> = needed
+        .filter(|one| one.ok != Some(true))
+        .map(|one| one.test)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "no repository can be here: {} does not work",
+        missing.join(", ")
+    );
+    Err(Error::unsupported(what).at_path(dir.path()))
 }
 
 /// Warns when other repositories have the id of the one at hand.

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use super::refuse::{self, Call};
 use crate::error::{Error, Result};
 
 /// Kind of lock.
@@ -26,6 +27,7 @@ pub fn try_lock(file: impl AsFd, mode: Mode) -> Result<bool> {
         Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
         Mode::Shared => FlockOperation::NonBlockingLockShared,
     };
+    refuse::check(Call::Flock).map_err(|e| Error::io("cannot lock the file", e))?;
     match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation)) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),

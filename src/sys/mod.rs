@@ -32,6 +32,7 @@ pub mod shared_memory;
 pub mod socket;
 mod stat;
 pub mod statfs;
+pub mod trial;
 pub mod writer;
 
 pub use beneath::Dir;

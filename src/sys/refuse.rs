@@ -1,8 +1,8 @@
 //! A test aid in the product: makes chosen system calls fail as on a simpler filesystem (NFS, SMB) or an
 //! older kernel.
 //!
-//! The environment variable `RESTOREFS_REFUSE` lists them, separated by commas: `renameat2,reflink,immutable,punch,openat2,landlock,
-//! seccomp`. It is read once, at the first such call.
+//! The environment variable `RESTOREFS_REFUSE` lists them, separated by commas: `renameat2,reflink,link,flock,immutable,punch,openat2,
+//! landlock,seccomp`. It is read once, at the first such call.
 
 use std::io;
 use std::sync::OnceLock;
@@ -21,6 +21,8 @@ pub enum Call {
     Reflink,
     /// linkat: EPERM, as on filesystems without hard links.
     Link,
+    /// flock: EOPNOTSUPP, as on filesystems without locks.
+    Flock,
     /// FS_IOC_SETFLAGS: EOPNOTSUPP.
     Immutable,
     /// fallocate with flags, and SEEK_DATA: EOPNOTSUPP.
@@ -34,10 +36,11 @@ pub enum Call {
 }
 
 impl Call {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Renameat2,
         Self::Reflink,
         Self::Link,
+        Self::Flock,
         Self::Immutable,
         Self::Punch,
         Self::Openat2,
@@ -50,6 +53,7 @@ impl Call {
             Self::Renameat2 => "renameat2",
             Self::Reflink => "reflink",
             Self::Link => "link",
+            Self::Flock => "flock",
             Self::Immutable => "immutable",
             Self::Punch => "punch",
             Self::Openat2 => "openat2",
@@ -62,7 +66,9 @@ impl Call {
         match self {
             Self::Renameat2 => Errno::INVAL,
             Self::Link => Errno::PERM,
-            Self::Reflink | Self::Immutable | Self::Punch | Self::Landlock => Errno::OPNOTSUPP,
+            Self::Reflink | Self::Flock | Self::Immutable | Self::Punch | Self::Landlock => {
+                Errno::OPNOTSUPP
+            }
             Self::Openat2 | Self::Seccomp => Errno::NOSYS,
         }
     }

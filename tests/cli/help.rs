@@ -22,7 +22,7 @@ fn help_of_every_command() {
     for command in commands {
         insta::assert_snapshot!(command, plain(&place.ok(&[command, "--help"])));
     }
-    for action in ["add", "list", "remove", "new-id"] {
+    for action in ["add", "list", "remove", "new-id", "test"] {
         let help = plain(&place.ok(&["repo", action, "--help"]));
         insta::assert_snapshot!(format!("repo-{action}"), help);
     }

@@ -391,3 +391,110 @@ fn a_copy_with_the_same_id_is_told_and_gets_its_own() {
     );
     place.fails(10, &["repo", "new-id", "nowhere"]);
 }
+
+/// The result of each test, by its name.
+fn tried(place: &Place, refused: &str, words: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let mut all = vec!["repo", "test", "--quick", "--json"];
+    all.extend_from_slice(words);
+    let output = place
+        .command(&all)
+        .env("RESTOREFS_REFUSE", refused)
+        .output()
+        .unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tests = found["tests"].as_array().unwrap().iter();
+    let results = tests.map(|one| {
+        (
+            one["test"].as_str().unwrap().to_owned(),
+            one["result"].clone(),
+        )
+    });
+    (
+        output.status.code(),
+        serde_json::Value::Object(results.collect()),
+    )
+}
+
+#[test]
+fn a_directory_is_tried_and_left_as_it_was() {
+    let place = Place::new();
+    back_up(&place, 0, 1, &[]);
+    fs::create_dir(place.path("dir")).unwrap();
+    let dir = place.path("dir");
+    let table = place.ok(&["repo", "test", "dir"]);
+    for part in [
+        "flock",
+        "hard links",
+        "reflink",
+        "fsync of a directory",
+        "sequential write",
+        "sequential read",
+        "free of",
+    ] {
+        assert!(
+            table.lines().any(|line| line.contains(part)),
+            "{part}: {table}"
+        );
+    }
+    assert!(is_empty(&dir));
+    // Each ability that is missing is told, and what follows; only some are needed.
+    for (refused, test, code) in [
+        ("reflink", "reflink", 0),
+        ("link", "hard links", 0),
+        ("punch", "hole punching", 0),
+        ("immutable", "immutable flag", 0),
+        ("renameat2", "rename without replacing", 0),
+        ("openat2", "openat2", 0),
+        ("flock", "flock", 1),
+    ] {
+        let (found, results) = tried(&place, refused, &["dir"]);
+        assert_eq!(found, Some(code), "{refused}: {results}");
+        assert_eq!(results[test], "no", "{refused}: {results}");
+        assert!(is_empty(&dir), "{refused}");
+    }
+    let (_, results) = tried(&place, "", &["dir"]);
+    assert_eq!(
+        (&results["flock"], &results["rename over a file"]),
+        (&"yes".into(), &"yes".into())
+    );
+    // A repository, beside its daemon, stays as it is.
+    let listed = || {
+        let mut names: Vec<_> = fs::read_dir(place.repo())
+            .unwrap()
+            .map(|one| one.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let daemon = place.serve(&[]);
+    let before = listed();
+    assert_eq!(tried(&place, "", &[]).0, Some(0));
+    assert_eq!(listed(), before);
+    daemon.stop();
+    // By a name, whose filesystem is not mounted.
+    place.ok(&["repo", "add", "first", "repo"]);
+    assert_eq!(tried(&place, "", &["first"]).0, Some(0));
+    fs::rename(place.repo(), place.path("away")).unwrap();
+    fs::create_dir(place.repo()).unwrap();
+    place.fails(10, &["repo", "test", "first"]);
+    assert!(is_empty(&place.repo()));
+    place.fails(1, &["repo", "test", "nowhere"]);
+    assert!(!place.path("nowhere").exists());
+}
+
+#[test]
+fn a_trial_that_is_ended_leaves_nothing() {
+    let place = Place::without_repository();
+    let dir = place.path("dir");
+    fs::create_dir(&dir).unwrap();
+    for pause in [0, 5, 20, 60, 300, 1000] {
+        let mut command = place.command(&["repo", "test", "dir"]);
+        let quiet = std::process::Stdio::null;
+        let mut child = command.stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(!child.wait().unwrap().success(), "{pause}");
+        assert!(is_empty(&dir), "{pause}");
+    }
+}

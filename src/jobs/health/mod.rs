@@ -6,8 +6,10 @@
 
 mod registered;
 mod report;
+mod suitability;
 mod vm;
 
 pub use registered::{Content, RegisterHealth, RegisteredHealth, SameId};
 pub use report::{Health, Holding, Space, Verdict};
+pub use suitability::{Finding, Suitability};
 pub use vm::{LastPoint, VmHealth};

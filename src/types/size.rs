@@ -50,7 +50,10 @@ impl Count {
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(number, noun) = self;
-        match (*number, noun.strip_suffix('y')) {
+        let stem = noun.strip_suffix('y');
+        // A vowel before it keeps it: days.
+        let stem = stem.filter(|stem| !stem.ends_with(['a', 'e', 'o', 'u']));
+        match (*number, stem) {
             (1, _) => write!(f, "1 {noun}"),
             (_, Some(stem)) => write!(f, "{number} {stem}ies"),
             (_, None) => write!(f, "{number} {noun}s"),
@@ -120,5 +123,14 @@ mod tests {
         assert_eq!(Human(1536).to_string(), "1.5 KiB");
         assert_eq!(Human(0).to_string(), "0 B");
         assert_eq!(Human(u64::MAX).to_string(), "15.9 EiB");
+    }
+
+    #[test]
+    fn nouns_get_their_plural() {
+        let say = |number, noun| super::Count(number, noun).to_string();
+        assert_eq!(say(1, "day"), "1 day");
+        assert_eq!(say(2, "day"), "2 days");
+        assert_eq!(say(0, "entry"), "0 entries");
+        assert_eq!(say(3, "layer"), "3 layers");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::{Repo, RepoAction, RepoAdd, RepoNewId, RepoRemove, RepoTest};
 use super::context::Context;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::health::{Finding, RegisterHealth, RegisteredHealth, SameId, Suitability};
@@ -15,7 +15,7 @@ use crate::repo::Owner;
 use crate::repo::register::{Register, Registered};
 use crate::sys::Dir;
 use crate::types::RepositoryName;
-use crate::types::size::Human;
+use crate::types::size::{Count, Human};
 
 pub(super) fn run(context: &Context, args: &Repo) -> Result<()> {
     match &args.action {
@@ -158,12 +158,23 @@ fn list(context: &Context) -> Result<()> {
     let rows: Vec<Vec<String>> = health.repositories.iter().map(row).collect();
     context.output.table(
         &[
-            "NAME", "STATE", "MEDIA", "OFF-SITE", "VMS", "POINTS", "USED", "FREE", "ID", "PATH",
+            "NAME", "STATE", "MEDIA", "OFF-SITE", "VMS", "POINTS", "USED", "TRASH", "30 DAYS",
+            "FREE", "FULL IN", "ID", "PATH",
         ],
-        &["VMS", "POINTS", "USED", "FREE"],
+        &[
+            "VMS", "POINTS", "USED", "TRASH", "30 DAYS", "FREE", "FULL IN",
+        ],
         &rows,
     )?;
     for one in &health.repositories {
+        let space = one.content.as_ref().and_then(|content| content.space);
+        if space.is_some_and(|space| space.is_low) {
+            let what = format!(
+                "less than a tenth of the filesystem of {} is free",
+                one.name
+            );
+            context.output.warn(what);
+        }
         if let Some(error) = &one.error {
             context.output.line(format!("{}: {error}", one.name))?;
         }
@@ -180,7 +191,7 @@ fn look(context: &Context, register: &Register, with_content: bool) -> RegisterH
         let absolute = std::path::absolute(path);
         absolute.unwrap_or_else(|_| path.to_owned())
     }));
-    RegisterHealth::of(register.entries(), here, with_content)
+    RegisterHealth::of(register.entries(), here, with_content, SystemClock.now())
 }
 
 /// Warns of repositories that have one id.
@@ -217,7 +228,14 @@ fn row(one: &RegisteredHealth) -> Vec<String> {
         content.map_or_else(dash, |content| content.vms.to_string()),
         content.map_or_else(dash, |content| content.points.to_string()),
         content.map_or_else(dash, |content| Human(content.used_bytes).to_string()),
+        content.map_or_else(dash, |content| Human(content.trash_bytes).to_string()),
+        content.map_or_else(dash, |content| {
+            Human(content.growth.stored_bytes).to_string()
+        }),
         free.map_or_else(dash, |space| Human(space.free_bytes).to_string()),
+        content
+            .and_then(|content| content.days_until_full)
+            .map_or_else(dash, |days| Count(days, "day").to_string()),
         one.id.to_string(),
         one.path.display().to_string(),
     ]

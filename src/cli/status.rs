@@ -58,10 +58,14 @@ fn show(context: &Context, health: &Health) -> Result<()> {
         .into_iter()
         .try_for_each(|fault| context.output.line(format!("damaged: {fault}")))?;
     if let Some(space) = health.space {
+        let low = match space.is_low {
+            true => "; low: less than a tenth is free",
+            false => "",
+        };
         let (free, total) = (Human(space.free_bytes), Human(space.total_bytes));
         context
             .output
-            .line(format!("space: {free} free of {total}"))?;
+            .line(format!("space: {free} free of {total}{low}"))?;
     }
     let trash = Human(health.trash_bytes);
     context.output.line(format!("trash: {trash}"))?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::filesystem::Filesystem;
 use crate::kit::place::Place;
 use crate::merge::back_up;
 
@@ -91,6 +92,14 @@ fn a_name_is_used_wherever_a_directory_is() {
     assert!(list.iter().all(|one| one["reachable"] == true));
     assert!(list[0]["used_bytes"].as_u64().unwrap() > 100_000);
     assert!(list[0]["space"]["free_bytes"].as_u64().unwrap() > 0);
+    // All of it was stored today.
+    let growth = &list[0]["growth"];
+    assert_eq!(growth["days"], 1);
+    assert!(
+        growth["stored_bytes"].as_u64().unwrap() > 1 << 20,
+        "{growth}"
+    );
+    assert!(list[0]["days_until_full"].as_u64().is_some() && list[1]["trash_bytes"] == 0);
     let table = place.ok(&["repo", "list"]);
     assert!(
         table
@@ -497,4 +506,47 @@ fn a_trial_that_is_ended_leaves_nothing() {
         assert!(!child.wait().unwrap().success(), "{pause}");
         assert!(is_empty(&dir), "{pause}");
     }
+}
+
+/// A filesystem of its own: the warning when little is free, and what a name does while it is not mounted.
+#[test]
+fn a_filesystem_that_is_nearly_full_and_then_not_mounted() {
+    let Some(filesystem) = Filesystem::new("ext4", 64) else {
+        return;
+    };
+    let place = &filesystem.place;
+    place.ok(&["repo", "add", "small", "repo", "--media", "disk"]);
+    let warns = |words: &[&str]| {
+        let output = place.run(words);
+        assert!(output.status.success(), "{output:?}");
+        let both = [output.stdout, output.stderr].concat();
+        String::from_utf8(both)
+            .unwrap()
+            .contains("less than a tenth")
+    };
+    assert!(!warns(&["repo", "list"]) && !warns(&["-r", "small", "status"]));
+    let free = place.json(&["-r", "small", "status"])["space"]["free_bytes"]
+        .as_u64()
+        .unwrap();
+    let filler = place.repo().join("cache/filler");
+    fs::write(&filler, vec![1; (free - (2 << 20)) as usize]).unwrap();
+    assert!(warns(&["repo", "list"]) && warns(&["-r", "small", "status"]));
+    let status = place.json(&["-r", "small", "status"]);
+    assert_eq!(status["space"]["is_low"], true);
+    fs::remove_file(filler).unwrap();
+    filesystem.unmount();
+    place.disk("a.raw", 4, 1);
+    for words in [
+        &["-r", "small", "backup", "web01", "vda=a.raw"][..],
+        &["-r", "small", "init"],
+        &["init", "repo"],
+        &["-r", "small", "serve"],
+        &["repo", "test", "small"],
+    ] {
+        place.fails(10, words);
+        assert!(is_empty(&place.repo()), "{words:?}");
+    }
+    assert!(place.ok(&["repo", "list"]).contains("not there"));
+    filesystem.mount();
+    place.ok(&["-r", "small", "backup", "web01", "vda=a.raw"]);
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::report::Space;
+use super::capacity::{Growth, Space};
 use crate::error::{ErrorKind, Result};
 use crate::repo::Repository;
 use crate::repo::layout::VmKeys;
@@ -55,6 +56,10 @@ pub struct Content {
     pub trash_bytes: u64,
     /// Room on its filesystem.
     pub space: Option<Space>,
+    /// What backups have stored in the last 30 days.
+    pub growth: Growth,
+    /// Days until the filesystem is full at this pace, if nothing is forgotten.
+    pub days_until_full: Option<u64>,
 }
 
 /// Repositories with one id in several directories.
@@ -84,7 +89,7 @@ pub struct RegisterHealth {
 }
 
 impl Content {
-    fn of(repository: &Repository) -> Result<Self> {
+    fn of(repository: &Repository, now: Timestamp) -> Result<Self> {
         let store = repository.store();
         let names = repository.vm_names()?;
         let mut content = Self {
@@ -92,11 +97,14 @@ impl Content {
             points: 0,
             used_bytes: 0,
             trash_bytes: repository.trash_bytes()?,
-            space: store.space()?.map(|space| Space {
-                free_bytes: space.free_bytes,
-                total_bytes: space.total_bytes,
-            }),
+            space: None,
+            growth: Growth::of(repository, now)?,
+            days_until_full: None,
         };
+        content.space = store.space()?.as_ref().map(Space::of);
+        content.days_until_full = content
+            .space
+            .and_then(|space| content.growth.days_until(space.free_bytes));
         for (name, index) in names.iter().zip(repository.indexes(&names)?) {
             match index {
                 Ok(index) => content.points += index.points.len(),
@@ -140,11 +148,11 @@ fn seen(repository: &Repository, path: PathBuf) -> Seen {
     }
 }
 
-fn look(entry: &Registered, with_content: bool) -> Look {
+fn look(entry: &Registered, with_content: bool, now: Timestamp) -> Look {
     match entry.open() {
         Ok(repository) => Look {
             seen: Some(seen(&repository, entry.path.clone())),
-            content: with_content.then(|| Content::of(&repository)),
+            content: with_content.then(|| Content::of(&repository, now)),
             error: None,
         },
         Err(e) => Look {
@@ -165,6 +173,7 @@ impl RegisterHealth {
         entries: &[Registered],
         here: Option<(&Repository, PathBuf)>,
         with_content: bool,
+        now: Timestamp,
     ) -> Self {
         let looks: Vec<_> = entries
             .iter()
@@ -173,7 +182,7 @@ impl RegisterHealth {
                 let of = entry.clone();
                 // The process ends without waiting for it.
                 std::thread::spawn(move || {
-                    let _ = sender.send(look(&of, with_content));
+                    let _ = sender.send(look(&of, with_content, now));
                 });
                 receiver
             })

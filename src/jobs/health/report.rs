@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::capacity::Space;
 use super::vm::VmHealth;
 use crate::error::Result;
 use crate::repo::Repository;
@@ -27,15 +28,6 @@ pub enum Verdict {
     Late,
     /// Damage is known.
     Damaged,
-}
-
-/// Room in the repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Space {
-    /// Bytes that can still be written.
-    pub free_bytes: u64,
-    /// Total bytes.
-    pub total_bytes: u64,
 }
 
 /// The process that holds the lock.
@@ -111,10 +103,7 @@ impl Health {
             verdict,
             age_max_seconds,
             vms,
-            space: space.map(|space| Space {
-                free_bytes: space.free_bytes,
-                total_bytes: space.total_bytes,
-            }),
+            space: space.as_ref().map(Space::of),
             trash_bytes: repository.trash_bytes()?,
             owner,
             is_owner_known,

@@ -8,9 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 #[path = "repo_args.rs"]
-mod repo;
-
-pub use repo::{Repo, RepoAction, RepoAdd, RepoList, RepoNewId, RepoRemove, RepoTest};
+pub mod repo;
 
 /// Virtual-machine backups as a filesystem: take them, browse them, restore from them.
 #[derive(Debug, Parser)]
@@ -135,7 +133,7 @@ pub enum Command {
     /// Make the layers of a restore point full, without reading its source
     SyntheticFull(SyntheticFull),
     /// Name repositories, and list those that have a name
-    Repo(Repo),
+    Repo(repo::Repo),
     /// Build the catalog anew from the sidecars
     RebuildCatalog(RebuildCatalog),
     /// Print the names that a word can become: for the completions of shells

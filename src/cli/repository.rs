@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use super::args::{Repo, RepoAction, RepoAdd, RepoNewId, RepoRemove, RepoTest};
+use super::args::repo::{Repo, RepoAction, RepoAdd, RepoNewId, RepoRemove, RepoTest};
 use super::context::Context;
 use crate::clock::{Clock, SystemClock};
 use crate::daemon::interrupt;

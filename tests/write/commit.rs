@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rustix::io::Errno;
 
-use crate::stand::{DISK_BYTES, Stand, errno, pattern, ready, run, text};
+use crate::stand::{DISK_BYTES, Stand, Stop, errno, pattern, ready, run, text};
 
 #[test]
 fn the_documented_idiom() {
@@ -278,15 +278,6 @@ fn commits_among_listings_with_one_thread_and_with_many() {
     }
 }
 
-/// Says stop when it is dropped.
-struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
 /// What does not exist in a session is looked for again in the point.
 #[test]
 fn what_was_missing_in_the_session_is_there_in_the_point() {
@@ -336,47 +327,6 @@ fn numbers_are_not_reused() {
     let next = number(&stand, "vm/u.partial");
     assert!(next != aborted && next != session, "{next} {aborted}");
     assert_eq!(number(&stand, "vm/p1"), after[1]);
-}
-
-/// Whoever writes while a commit runs waits for it: a commit that fails has lost nothing of what came meanwhile.
-#[test]
-fn writes_during_a_commit_that_fails_are_kept() {
-    if !ready(&[]) {
-        return;
-    }
-    for options in ["threads=1", ""] {
-        let (stand, mut bytes) = Stand::with_point(options);
-        stand.begin("s");
-        run("touch", &[text(&stand.disk("s"))]);
-        let mut rounds = 0u32;
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let (stop, stand) = (&stop, &stand);
-            let writer = scope.spawn(move || {
-                let file = fs::File::options()
-                    .write(true)
-                    .open(stand.disk("s"))
-                    .unwrap();
-                let mut written = 0u32;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    written += 1;
-                    file.write_all_at(&written.to_le_bytes(), 70_000).unwrap();
-                }
-                written
-            });
-            let _guard = Stop(stop);
-            for _ in 0..20 {
-                // The name is taken, which is found out before or after the seal, as it comes.
-                assert_eq!(stand.commit("s", "p0").unwrap_err(), Errno::EXIST);
-            }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            rounds += writer.join().unwrap();
-        });
-        bytes[70_000..70_004].copy_from_slice(&rounds.to_le_bytes());
-        assert!(fs::read(stand.disk("s")).unwrap() == bytes);
-        stand.commit("s", "p1").unwrap();
-        assert!(stand.point("p1") == bytes);
-    }
 }
 
 /// A writer that was killed cannot be told from one that wrote what it wanted: a person sees how far each disk came, and when.

@@ -17,6 +17,7 @@ mod fault;
 mod fsx;
 #[path = "../kit/mod.rs"]
 mod kit;
+mod meanwhile;
 mod page_cache;
 mod posix;
 mod refuse;

@@ -4,6 +4,7 @@ pub(crate) use crate::kit::shell::{run, text};
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use serde_json::Value;
@@ -168,6 +169,15 @@ impl Drop for Stand {
             .arg("-l")
             .arg(self.place.path("mnt"))
             .output();
+    }
+}
+
+/// Says stop when it is dropped, also when something fails.
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 

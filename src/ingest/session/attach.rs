@@ -1,12 +1,13 @@
 //! Attached files of a session: small, written whole or in parts, published with the point verbatim.
 
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::Arc;
 
 use super::Session;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::layout::{self, VmKeys};
 use crate::store::{Entry, Key, PutMode};
+use crate::types::sync::RwLockReadGuard;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: attached files of one session.
@@ -24,9 +25,7 @@ impl Session {
 
     /// Admits a write to an attached file. The commit waits until the guard is dropped.
     fn enter_attached(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        self.wait_open()?;
-        let guard = self.attaching.read();
-        self.check_open()?;
+        let guard = self.enter_write()?;
         self.touch();
         Ok(guard)
     }
@@ -158,7 +157,7 @@ impl Session {
     /// As [`Session::write_attached`].
     pub fn rename_attached(&self, from: &str, to: &str) -> Result<()> {
         // The lock is exclusive: a write to the old file after the read below would be lost.
-        let _guard = self.attaching.write();
+        let _guard = self.writing.write();
         self.check_open()?;
         self.touch();
         let stage = self.engine.owner.repository().stage();

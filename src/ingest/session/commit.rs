@@ -55,8 +55,8 @@ impl Session {
                 }
             }
         }
-        // Running writes to attached files end; later ones are refused.
-        drop(self.attaching.write());
+        // Later writes wait for the end of the commit.
+        self.end_writes();
         let done = self.commit_disks(request);
         let next = match &done {
             Ok(point) => SessionState::Committed(point.entry.name.clone()),
@@ -74,6 +74,7 @@ impl Session {
         // A long commit does not count as idleness.
         self.touch();
         *self.state.lock() = next;
+        self.settled.notify_all();
         if let SessionState::Committed(point) = self.state() {
             flush_caches();
             let ending = Ending {
@@ -256,6 +257,7 @@ impl Session {
             // the present size, and records that size too.
             let again = resume_disk(&self.engine, &sidecar, &source, &place.meta)?;
             again.completion.continue_from(&place.completion);
+            again.set_written_at(place.written_at());
             *place = again;
         }
         Ok(())

@@ -28,7 +28,7 @@ use crate::ingest::disk::buffer::{FREE_BYTES_MAX, Reservation};
 use crate::ingest::disk::connection::Connection;
 use crate::repo::sidecar::session as sidecar;
 use crate::repo::{Ending, Job, JobDisk, Owner};
-use crate::types::sync::{Mutex, RwLock};
+use crate::types::sync::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use crate::types::{DiskName, Memory, PointName, SessionRef, VmName};
 use space::{Promised, Promises};
 
@@ -109,13 +109,15 @@ pub struct Session {
     pub(in crate::ingest) sidecar: Mutex<sidecar::Session>,
     pub(in crate::ingest) disks: RwLock<Vec<Arc<DiskWriter>>>,
     pub(in crate::ingest) state: Mutex<SessionState>,
+    /// Notified when a commit ends.
+    pub(in crate::ingest) settled: Condvar,
     pub(in crate::ingest) last_error: Mutex<Option<String>>,
     /// Held while the session's disks or declarations change.
     pub(in crate::ingest) changing: Mutex<()>,
     /// The highest number given to a disk so far.
     pub(in crate::ingest) number_high: AtomicU32,
-    /// Held shared while an attached file is written, exclusively to end all such writes.
-    pub(in crate::ingest) attaching: RwLock<()>,
+    /// Held shared while a file is written, exclusively to end all such writes.
+    pub(in crate::ingest) writing: RwLock<()>,
     /// Time of the last change of its names, in nanoseconds since the epoch.
     changed_at: AtomicI64,
     /// Serial of its inode numbers, unique in this process.
@@ -156,7 +158,8 @@ impl Session {
             serial,
             estimate_bytes,
             changing: Mutex::default(),
-            attaching: RwLock::default(),
+            writing: RwLock::default(),
+            settled: Condvar::new(),
             changed_at: AtomicI64::new(nanoseconds(sidecar.captured_at)),
             number_high: AtomicU32::new(0),
             sidecar: Mutex::new(sidecar),
@@ -315,17 +318,35 @@ impl Session {
         }
     }
 
-    /// [`Session::check_open`] for a caller that writes into files: waits for a running commit. The
-    /// kernel drops bytes that it could not write back, so a refusal would lose bytes that the
-    /// session needs if the commit fails.
+    /// Admits a write into a file: waits while a commit runs, and no commit or abort seals anything
+    /// until the guard is dropped. The kernel drops bytes that it could not write back, so a refusal
+    /// would lose bytes that the session needs if the commit fails.
+    ///
+    /// The caller looks up what it writes after this call: a commit that fails opens disks anew.
+    /// The wait ends as soon as it is known what becomes of the session: whoever commits waits for
+    /// the kernel then, which waits for the writes that it has sent.
     ///
     /// # Errors
     /// `ReadOnly`, `Stale` when it has ended.
-    pub fn wait_open(&self) -> Result<()> {
-        if self.state() == SessionState::Committing {
-            drop(self.changing.lock());
+    pub fn enter_write(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        loop {
+            let mut state = self.state.lock();
+            while *state == SessionState::Committing {
+                state = self.settled.wait(state);
+            }
+            drop(state);
+            let guard = self.writing.read();
+            match self.check_open() {
+                // The next commit has begun.
+                Err(e) if e.kind() == ErrorKind::Busy => {}
+                open => return open.map(|()| guard),
+            }
         }
-        self.check_open()
+    }
+
+    /// Ends running writes into files; the state refuses later ones, or makes them wait.
+    pub(super) fn end_writes(&self) {
+        drop(self.writing.write());
     }
 
     /// Opens a door's connection to this disk, which may have lost its name meanwhile.
@@ -480,10 +501,10 @@ impl Session {
                 }
             }
         }
-        // Running changes and writes to attached files end first: they would create files behind
+        // Running changes and writes into files end first: they would create files behind
         // the removal. Later ones are refused, as is a copy at its next piece.
         let _turn = self.changing.lock();
-        drop(self.attaching.write());
+        self.end_writes();
         for (_, disk) in self.files() {
             // Running writes end first; later ones are refused.
             let _alone = disk.gate.write();

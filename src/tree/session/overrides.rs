@@ -5,12 +5,13 @@ use jiff::Timestamp;
 
 use crate::error::Result;
 use crate::guest::fs::Time;
-use crate::ingest::Door;
 use crate::tree::Tree;
 use crate::tree::attribute::{Attributes, Found, time};
 use crate::tree::inode::Ino;
 use crate::tree::refusal::not_permitted;
 use crate::tree::session_node::{Part, SessionNode};
+
+use super::write::with_writer;
 
 /// Attributes to change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,20 +88,22 @@ impl Tree {
     pub fn set_attributes(&self, ino: Ino, new: &NewAttributes) -> Result<Found> {
         let node = self.open_node(ino)?;
         let session = &node.session;
-        Self::noted(session, session.wait_open())?;
+        Self::noted(session, session.enter_write().map(drop))?;
         if let Some(size_bytes) = new.size_bytes {
             Self::noted(session, self.resize(&node, size_bytes))?;
         }
         let is_timed = new.atime.is_some() || new.mtime.is_some();
         if let (Part::Disk(disk), true) = (&node.part, is_timed) {
-            Self::noted(session, disk.claim(Door::Tree))?;
-            if let Some(at) = new.mtime {
-                disk.set_written_at(at.at(self.now()));
-            }
-            if !disk.is_finished() {
-                disk.set_finished(true);
-            }
-            session.touch();
+            let timed = with_writer(&node, disk, |disk| {
+                if let Some(at) = new.mtime {
+                    disk.set_written_at(at.at(self.now()));
+                }
+                if !disk.is_finished() {
+                    disk.set_finished(true);
+                }
+                Ok(())
+            });
+            Self::noted(session, timed)?;
         }
         let is_file = matches!(node.part, Part::File(_));
         self.open_sessions()?
@@ -108,19 +111,18 @@ impl Tree {
             .entry(ino)
             .or_default()
             .take(new, self.now(), is_file);
+        let node = self.session_node(ino).unwrap_or(node);
         self.part_attributes(ino, &node)
     }
 
     fn resize(&self, node: &SessionNode, size_bytes: u64) -> Result<()> {
         match &node.part {
-            Part::Disk(disk) => {
-                disk.claim(Door::Tree)?;
-                node.session.touch();
+            Part::Disk(disk) => with_writer(node, disk, |disk| {
                 let _writing = disk.begin_write()?;
                 disk.set_size(size_bytes)?;
                 disk.note_cut(size_bytes);
                 Ok(())
-            }
+            }),
             Part::File(name) => {
                 node.session.resize_attached(name, size_bytes)?;
                 self.wrote_attached(node)

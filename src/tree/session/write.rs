@@ -2,7 +2,7 @@
 
 use crate::block::ReadAt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{DiskWriter, Door, SessionState, WriteGuard};
+use crate::ingest::{DiskWriter, Door, SessionState};
 use crate::tree::Tree;
 use crate::tree::inode::Ino;
 use crate::tree::refusal::not_permitted;
@@ -22,12 +22,19 @@ pub enum Allocation {
     Zero(bool),
 }
 
-/// Registers a write through the tree; the caller holds the returned guard during the write.
-fn begin_writing<'a>(node: &SessionNode, disk: &'a DiskWriter) -> Result<WriteGuard<'a>> {
-    node.session.wait_open()?;
+/// Calls `change` with a disk's present writer, once the session takes writes. No commit seals anything meanwhile.
+pub(super) fn with_writer<T>(
+    node: &SessionNode,
+    disk: &DiskWriter,
+    change: impl FnOnce(&DiskWriter) -> Result<T>,
+) -> Result<T> {
+    let _open = node.session.enter_write()?;
+    // A commit that has failed since the node was looked up has opened its disks anew.
+    let number = disk.meta().number;
+    let disk = node.session.numbered(number).ok_or_else(super::stale)?;
     disk.claim(Door::Tree)?;
     node.session.touch();
-    disk.begin_write()
+    change(&disk)
 }
 
 fn no_file(part: &Part) -> Error {
@@ -48,7 +55,8 @@ impl Tree {
     pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<()> {
         let node = self.open_node(ino)?;
         let written = match &node.part {
-            Part::Disk(disk) => begin_writing(&node, disk).and_then(|_writing| {
+            Part::Disk(disk) => with_writer(&node, disk, |disk| {
+                let _writing = disk.begin_write()?;
                 let written = disk.write_growing(offset, bytes);
                 disk.note_handed_in(offset, u64_from_usize(bytes.len()), written)
             }),
@@ -74,7 +82,8 @@ impl Tree {
     ) -> Result<()> {
         let node = self.open_node(ino)?;
         let done = match &node.part {
-            Part::Disk(disk) => begin_writing(&node, disk).and_then(|_writing| {
+            Part::Disk(disk) => with_writer(&node, disk, |disk| {
+                let _writing = disk.begin_write()?;
                 let done = allocate_disk(disk, offset, length_bytes, how);
                 let is_written = matches!(how, Allocation::Punch | Allocation::Zero(_));
                 let length_bytes = if is_written { length_bytes } else { 0 };

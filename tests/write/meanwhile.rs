@@ -133,3 +133,30 @@ fn a_writer_that_goes_on_does_not_hold_a_commit_up() {
         assert_eq!(stand.point("p1")[at..at + 4], last);
     }
 }
+
+/// Who has written reads what it wrote, whoever else reads, and so fills the page cache, while the write is under way.
+#[test]
+fn nobody_reads_an_older_page_after_a_write() {
+    if !ready(&[]) {
+        return;
+    }
+    let (stand, _) = Stand::with_point("");
+    stand.begin("s");
+    let file = open(&stand);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _guard = Stop(&stop);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let file = open(&stand);
+                while !stop.load(Ordering::SeqCst) {
+                    read(&file).unwrap();
+                }
+            });
+        }
+        for n in 1..3000u32 {
+            file.write_all_at(&n.to_le_bytes(), PLACE).unwrap();
+            assert_eq!(read(&file).unwrap(), n);
+        }
+    });
+}

@@ -134,7 +134,6 @@ impl DiskWriter {
             self.zero_padding(shown, old)?;
         }
         let _gate = self.enter()?;
-        self.note_change();
         // The layer keeps the largest size until the seal: it must not forget zeroes beyond the
         // end.
         if size_bytes > self.draft.size_bytes() {
@@ -142,6 +141,7 @@ impl DiskWriter {
         }
         self.size_bytes.store(size_bytes, Ordering::SeqCst);
         self.source_bytes.store(source_bytes, Ordering::SeqCst);
+        self.note_change();
         self.push_record(Record::Size {
             size_bytes,
             source_bytes,

@@ -205,6 +205,9 @@ impl DiskWriter {
         self.written_at.store(nanoseconds, Ordering::SeqCst);
     }
 
+    /// Gives the content a new time. Called when a change, also one that failed, has been made and
+    /// before it is answered: the kernel drops the pages that it has when it sees another time. With
+    /// a time that is new before the change, a page that was read meanwhile would count as new.
     pub(in crate::ingest) fn note_change(&self) {
         let now = i64::try_from(self.clock.now().as_nanosecond()).unwrap_or(i64::MAX);
         let before = self.written_at.swap(now, Ordering::SeqCst);
@@ -267,40 +270,44 @@ impl DiskWriter {
         }
         let _gate = self.enter()?;
         self.counters.received.fetch_add(length, Ordering::Relaxed);
+        let written = self.write_parts(offset, bytes);
         self.note_change();
-        let end = offset + length;
+        written?;
+        self.relieve()
+    }
+
+    /// Writes the part of a cluster at the front, whole clusters, and the part at the end.
+    fn write_parts(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let end = offset + u64_from_usize(bytes.len());
         let first = offset / CLUSTER_BYTES;
         let last = end.div_ceil(CLUSTER_BYTES);
-        {
-            let _range = self.ranges.hold(first, last);
-            let mut at = offset;
-            let mut rest = bytes;
-            // The part of a cluster at the front.
-            if CLUSTER.within(at) != 0 {
-                let (head, tail) = rest.split_at(
-                    rest.len()
-                        .min(usize_from_u64(CLUSTER_BYTES - CLUSTER.within(at))),
-                );
-                self.write_part(at, head)?;
-                at += u64_from_usize(head.len());
-                rest = tail;
-            }
-            // Whole clusters; the disk's last one counts as whole when it is written to the end.
-            let whole = if end == self.size_bytes() && !self.grows() {
+        let _range = self.ranges.hold(first, last);
+        let mut at = offset;
+        let mut rest = bytes;
+        if CLUSTER.within(at) != 0 {
+            let (head, tail) = rest.split_at(
                 rest.len()
-            } else {
-                rest.len() - rest.len() % usize_from_u64(CLUSTER_BYTES)
-            };
-            let (whole, tail) = rest.split_at(whole);
-            if !whole.is_empty() {
-                self.write_whole(GuestCluster(at / CLUSTER_BYTES), whole)?;
-                at += u64_from_usize(whole.len());
-            }
-            if !tail.is_empty() {
-                self.write_part(at, tail)?;
-            }
+                    .min(usize_from_u64(CLUSTER_BYTES - CLUSTER.within(at))),
+            );
+            self.write_part(at, head)?;
+            at += u64_from_usize(head.len());
+            rest = tail;
         }
-        self.relieve()
+        // Whole clusters; the disk's last one counts as whole when it is written to the end.
+        let whole = if end == self.size_bytes() && !self.grows() {
+            rest.len()
+        } else {
+            rest.len() - rest.len() % usize_from_u64(CLUSTER_BYTES)
+        };
+        let (whole, tail) = rest.split_at(whole);
+        if !whole.is_empty() {
+            self.write_whole(GuestCluster(at / CLUSTER_BYTES), whole)?;
+            at += u64_from_usize(whole.len());
+        }
+        if tail.is_empty() {
+            return Ok(());
+        }
+        self.write_part(at, tail)
     }
 
     /// Writes whole clusters from `first` on; the last chunk may be short at the end of the disk.

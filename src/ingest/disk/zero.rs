@@ -25,15 +25,21 @@ impl DiskWriter {
 
     fn zero_range(&self, offset: u64, end: u64) -> Result<()> {
         let _gate = self.enter()?;
+        let zeroed = self.zero_regions(offset, end);
         self.note_change();
+        zeroed?;
+        self.relieve()
+    }
+
+    /// Zeroes one region at a time, so that zeroing a disk does not hold all of its ranges at once.
+    fn zero_regions(&self, offset: u64, end: u64) -> Result<()> {
         let mut at = offset;
         while at < end {
-            // One region at a time, so that zeroing a disk does not hold all of its ranges at once.
             let stop = ((at / REGION_BYTES + 1) * REGION_BYTES).min(end);
             self.zero_in_region(at, stop)?;
             at = stop;
         }
-        self.relieve()
+        Ok(())
     }
 
     fn zero_in_region(&self, from: u64, end: u64) -> Result<()> {

@@ -33,13 +33,14 @@ fn read(path: &str) -> String {
 }
 
 /// The pages, in the order in which they are run: each goes on where the one before has ended.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "docs/restore.md",
     "docs/sessions.md",
     "docs/service.md",
     "docs/export.md",
     "docs/backup.md",
+    "docs/copies.md",
     "docs/retention.md",
     "docs/verify.md",
     "docs/monitoring.md",

@@ -175,6 +175,15 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("A machine that runs", "virsh backup-begin", Kind::Shell),
     ("A machine that runs", "virsh snapshot-create-as", Kind::Shell),
     ("Copying the repository", "O=", Kind::Shell),
+    ("More than one repository", "restorefs repo", Kind::Shell),
+    (
+        "Where the names are",
+        "[[repository]]",
+        Kind::File {
+            path: "/etc/restorefs/repositories.toml",
+            check: "restorefs repo list | grep 'not there'; rm /etc/restorefs/repositories.toml",
+        },
+    ),
     ("See what would happen", "restorefs forget", Kind::Shell),
     ("Forget", "restorefs forget", Kind::Shell),
     ("Keep some for ever", "restorefs tag", Kind::Shell),
@@ -602,6 +611,31 @@ pub(crate) const STEPS: &[Step] = &[
         "",
         &[],
         "[ -d /srv/offsite/vms/web01/layers ]",
+    ),
+    step(
+        "restorefs repo new-id /srv/offsite",
+        "said=$(restorefs -r /srv/offsite check 2>&1); grep 'have one id' <<< \"$said\"",
+        &["it was"],
+        "",
+    ),
+    step(
+        "restorefs repo list",
+        "",
+        &["main", "offsite", "nas", "FULL IN"],
+        "said=$(restorefs -r /srv/offsite check 2>&1); ! grep 'one id' <<< \"$said\"",
+    ),
+    step("restorefs -r offsite ls", "", &["web01", "db01"], ""),
+    step(
+        "restorefs repo test offsite",
+        "",
+        &["flock", "reflink", "sequential read"],
+        "",
+    ),
+    step(
+        "restorefs repo remove offsite",
+        "",
+        &["stays as it is"],
+        "[ -e /srv/offsite/restorefs.json ]; restorefs repo remove main",
     ),
     step(
         "restorefs info$",

@@ -351,22 +351,17 @@ fn points_in_short(points: &[&PointName]) -> String {
     }
 }
 
-/// One line for each damaged VM.
+/// The faults of a VM's own files, and one line for its damaged points.
 fn summary(report: &VmReport) -> Vec<String> {
-    if !report.is_damaged() {
-        return Vec::new();
-    }
-    let damaged: Vec<&PointName> = report
-        .points
-        .iter()
-        .filter(|point| point.damage.is_some())
-        .map(|point| &point.point)
-        .collect();
     let vm = &report.vm;
-    match (damaged.as_slice(), report.faults.first()) {
-        ([], Some(fault)) => vec![format!("{vm}: {fault}")],
-        (points, _) => vec![format!("{vm}: damage in {}", points_in_short(points))],
+    let faults = report.faults.iter();
+    let mut lines: Vec<String> = faults.map(|fault| format!("{vm}: {fault}")).collect();
+    let damaged = report.points.iter().filter(|point| point.damage.is_some());
+    let damaged: Vec<&PointName> = damaged.map(|point| &point.point).collect();
+    if !damaged.is_empty() {
+        lines.push(format!("{vm}: damage in {}", points_in_short(&damaged)));
     }
+    lines
 }
 
 /// Gives results to the owner of the lock. Where that fails, it goes on, and tells it at the end.

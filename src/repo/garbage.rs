@@ -226,6 +226,13 @@ pub(super) fn collect(
             garbage.push(candidate);
         }
     }
+    if !garbage.is_empty() {
+        let without = repository.points_without_sidecar(vm, index)?;
+        if !without.is_empty() {
+            tracing::error!(vm = %vm, points = ?without, "directories below points/ have no point.json: nobody knows which layers they need, and nothing is cleaned up");
+            return Ok(());
+        }
+    }
     let layers = Headers::of(repository, vm, &garbage);
     garbage.sort_by_cached_key(|candidate| Reverse(layers.depth(&candidate.slot)));
     for candidate in garbage {

@@ -335,8 +335,8 @@ impl Repository {
                 continue;
             };
             let (point, digest, _) = match self.point_with_digest(vm, &name) {
-                // The point is being uploaded, or its writer ended during the upload: the sidecar comes last.
-                Err(e) if e.kind() == ErrorKind::NotFound && self.stage.is_separate() => continue,
+                // The point is being uploaded or copied, or whoever did that ended meanwhile; or it is no point at all.
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 other => other?,
             };
             let mut entry = PointEntry::of(&point, digest, 0);
@@ -347,6 +347,27 @@ impl Repository {
         let highest = stored.points.last().map_or(0, |point| point.seq);
         stored.seq_high = stored.seq_high.max(highest);
         Ok(stored)
+    }
+
+    /// Directories below `points/` that have files and no sidecar: points that somebody copies or restores, or whose sidecar is
+    /// lost. Nobody lists them, and nothing is cleaned up while there is one, as nobody knows which layers it needs.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn points_without_sidecar(&self, vm: &VmName, index: &Index) -> Result<Vec<String>> {
+        let prefix = VmKeys::new(vm)?.points()?;
+        let mut without = Vec::new();
+        for entry in absent_is_empty(self.store.list(&prefix))? {
+            let is_listed = index.points.iter().any(|p| p.name.as_str() == entry.name);
+            if !entry.is_prefix || is_listed || entry.name.starts_with('.') {
+                continue;
+            }
+            let files = absent_is_empty(self.store.list(&prefix.join(&entry.name)?))?;
+            if !files.is_empty() && !files.iter().any(|f| f.name == layout::POINT_FILE) {
+                without.push(entry.name);
+            }
+        }
+        Ok(without)
     }
 
     /// What the last run of retention has kept of a VM; `None` when there was none.

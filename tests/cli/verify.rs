@@ -182,6 +182,57 @@ fn a_check_reads_no_data_and_finds_everything_else() {
     place.ok(&["check", "web01"]);
 }
 
+/// A point that another program is just copying, or whose sidecar is lost: the other points are there, and its layers stay.
+#[test]
+fn a_point_without_a_sidecar_hides_no_other_and_loses_nothing() {
+    let place = with_points("web01", 3);
+    let points = place.repo().join("vms/web01/points");
+    std::fs::create_dir(points.join("empty")).unwrap();
+    assert_eq!(checks(&place, "web01").len(), 3);
+    place.ok(&["check"]);
+    place.ok(&["status"]);
+    std::fs::remove_dir(points.join("empty")).unwrap();
+    // Something else than the sidecar is in it, and no index knows the point.
+    let sidecar = points.join("p1/point.json");
+    std::fs::create_dir_all(points.join("p1/attached")).unwrap();
+    std::fs::rename(&sidecar, place.path("aside.json")).unwrap();
+    std::fs::remove_file(place.repo().join("vms/web01/index.json")).unwrap();
+    let listed = place.json(&["ls"]);
+    assert_eq!(listed[0]["points"], 2, "{listed}");
+    let said = place.fails(3, &["check"]);
+    assert!(
+        said.contains("points/p1") && said.contains("point.json"),
+        "{said}"
+    );
+    let red = place.run(&["status"]);
+    assert_eq!(red.status.code(), Some(3));
+    let count = || {
+        std::fs::read_dir(place.repo().join("vms/web01/layers"))
+            .unwrap()
+            .count()
+    };
+    let before = count();
+    place.ok(&["forget", "web01@p2"]);
+    place.ok(&["forget", "--compact", "web01"]);
+    assert_eq!(count(), before, "layers were cleaned up");
+    let state = place.repo().join("vms/web01/state");
+    let states = std::fs::read_dir(&state).map_or(0, Iterator::count);
+    place.ok(&["trash", "--empty"]);
+    std::fs::rename(place.path("aside.json"), &sidecar).unwrap();
+    assert_eq!(std::fs::read_dir(&state).map_or(0, Iterator::count), states);
+    place.ok(&["verify"]);
+    let mut bytes = noise(7, 32 * CLUSTER);
+    for changed in 0..2 {
+        let at = changed * CLUSTER;
+        bytes[at..at + CLUSTER].copy_from_slice(&noise(100 + changed as u64, CLUSTER));
+    }
+    assert!(place.restored("web01@p1", "vda") == bytes);
+    // Now nobody stands in the way of cleaning up.
+    place.ok(&["tag", "web01@p1", "a=b"]);
+    place.ok(&["forget", "--compact", "web01"]);
+    place.ok(&["check"]);
+}
+
 #[test]
 fn bad_input_is_refused() {
     let place = with_points("web01", 1);

@@ -78,6 +78,10 @@ impl VmHealth {
                         None => format!("{vm}: {} is missing; points above it need it", file.path),
                     }));
                 }
+                let without = repository.points_without_sidecar(vm, &index)?;
+                damage.extend(without.iter().map(|name| {
+                    format!("{vm}: the directory points/{name} has no point.json; see: restorefs check {vm}")
+                }));
                 let mut health = Self::of_index(&index, damage, age_max_seconds, now);
                 health.is_too_deep = health.depth > Some(repository.format().max_depth());
                 return Ok(Some(health));

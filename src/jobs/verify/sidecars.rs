@@ -62,6 +62,12 @@ pub(super) fn of_vm(repository: &Repository, survey: &Survey) -> Result<Vec<Stri
         Err(e) => fault(&mut faults, Err(Error::new(e.kind(), e.report())))?,
         Ok(index) => fault(&mut faults, listed(vm, index, &survey.index))?,
     }
+    for name in repository.points_without_sidecar(vm, &survey.index)? {
+        let what = format!("the directory points/{name} of {vm} has no point.json");
+        let missing = Error::corrupt(what, "the sidecar of a restore point", "no such file")
+            .advise("restore the file from a copy of the repository, or remove the directory; layers are not cleaned up until then");
+        fault(&mut faults, Err(missing))?;
+    }
     Ok(faults)
 }
 

@@ -3,7 +3,7 @@
 //! # Invariants
 //! - A named repository is opened only when the directory holds the repository with the registered id: nothing is written below a
 //!   mountpoint whose filesystem is not mounted.
-//! - A file is replaced as a whole, by an edit that changes nothing but the entry it is about ([`edit`]).
+//! - A file is replaced as a whole, by an edit that changes nothing but the entry it is about.
 //!
 //! # Which files
 //! `$RESTOREFS_CONFIG_DIR/repositories.toml` alone, if that variable has an absolute path; else, for users other than root,
@@ -122,14 +122,22 @@ fn own_file() -> PathBuf {
 }
 
 impl Register {
-    /// Loads the files; those that are missing name nothing.
+    /// Loads the files; those that are missing, or that this user may not read, name nothing.
     ///
     /// # Errors
-    /// `InvalidInput` with the line of a mistake; `PermissionDenied`, `LimitExceeded`, `Io`.
+    /// `InvalidInput` with the line of a mistake; `LimitExceeded`, `Io`.
     pub fn load() -> Result<Self> {
         let mut all = Self::default();
         for path in files() {
-            for entry in file::load(&path)? {
+            let entries = match file::load(&path) {
+                // Such names are not this user's: HOME is that of another user (su, setpriv), or the directory is closed.
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                    tracing::info!(error = %e.report(), "names of repositories that this user may not read are passed over");
+                    continue;
+                }
+                other => other?,
+            };
+            for entry in entries {
                 if all.get(&entry.name).is_none() {
                     all.entries.push(entry);
                 }

@@ -21,7 +21,20 @@ fn start(place: &Place, shell: &str) -> Child {
     for name in ["started", "go"] {
         let _ = std::fs::remove_file(place.path(name));
     }
-    let mut command = place.command(&["hold", "--", "sh", "-c", shell]);
+    // Whoever runs the tests may ignore signals (nohup, a background job), and a shell cannot trap what was ignored.
+    let program = place.command(&["hold", "--", "sh", "-c", shell]);
+    let mut command = std::process::Command::new("env");
+    command
+        .arg("--default-signal=INT,TERM,HUP")
+        .arg(program.get_program())
+        .args(program.get_args())
+        .current_dir(place.dir.path());
+    for (key, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
     let held = command.stderr(Stdio::piped()).spawn().unwrap();
     eventually("the command runs", || place.path("started").exists());
     held

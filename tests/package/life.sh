@@ -61,6 +61,10 @@ dpkg --force-confold -i /packages/0.1.0-1.deb
 as restore web01@one vda /var/lib/restorefs/out.raw
 cmp disk.raw /var/lib/restorefs/out.raw
 rm /var/lib/restorefs/out.raw
+# The history has the restore, and nothing else has changed.
+find /var/lib/restorefs/repo/jobs/late -type f | grep -q . || fail "the restore is not in the history"
+rm -r /var/lib/restorefs/repo/jobs/late
+same "$(repository)" "$before" "the repository after the restore"
 dpkg -P restorefs | tee purged
 grep -q "not empty and is left" purged || fail "the purge does not say what it leaves"
 [ ! -e /etc/restorefs ] || fail "a purge takes the configuration"

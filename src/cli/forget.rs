@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde_json::json;
 
-use super::args::{Forget, Keep};
+use super::args::retention::{Forget, Keep};
 use super::context::{Context, Writer};
 use super::failure;
 use super::merge::Merger;

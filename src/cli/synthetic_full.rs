@@ -1,6 +1,6 @@
 //! `restorefs synthetic-full`: makes the layers of a restore point full, without reading its source.
 
-use super::args::SyntheticFull;
+use super::args::retention::SyntheticFull;
 use super::context::Context;
 use super::failure;
 use super::merge::Merger;

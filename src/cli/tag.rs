@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::args::{KeepPoint, Tag};
+use super::args::retention::{KeepPoint, Tag};
 use super::context::Context;
 use crate::error::{Error, Result};
 use crate::repo::LabelChange;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::args::Trash;
+use super::args::retention::Trash;
 use super::context::Context;
 use crate::error::Result;
 use crate::types::size::{Count, Human};

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use super::announced::Announced;
-use super::args::{Check, HarmedFiles, Verify};
+use super::args::verify::{Check, HarmedFiles, Verify};
 use super::context::Context;
 use super::progress::Progress;
 use super::vm_pattern::chosen;

@@ -1,27 +1,16 @@
 //! Chains that become too deep: what is merged at any price, and from where on a disk is stored in full.
 
-use restorefs::block::page::PageBudget;
-use restorefs::error::Result;
-use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Registry, Telling};
-use restorefs::jobs::merge::{MergeOptions, Merged, make_full, merge_vm};
+use restorefs::ingest::{BeginRequest, Registry, Telling};
+use restorefs::jobs::merge::{Merged, make_full};
 use restorefs::repo::sidecar::index::{Index, PointEntry};
 use restorefs::repo::sidecar::point::Kind;
 use restorefs::store::{Key, PutMode};
-use restorefs::task::{Monitor, Pace};
-use restorefs::types::{DiskName, VmName};
+use restorefs::task::Monitor;
 
+use crate::points::{CLUSTER, commit_as, disk, options, request, try_merge, vm};
 use crate::world::{World, read_all};
 
-const CLUSTER: usize = 65_536;
 const CLUSTERS: usize = 32;
-
-fn vm() -> VmName {
-    VmName::new("web01").unwrap()
-}
-
-fn disk() -> DiskName {
-    DiskName::new("vda").unwrap()
-}
 
 /// Changes a sidecar while no owner has it; its own hash goes.
 fn change(world: &World, path: &str, change: impl FnOnce(&mut serde_json::Value)) {
@@ -45,33 +34,19 @@ fn world(max_depth: Option<u32>) -> World {
     world
 }
 
-fn request(differential: bool, whole: bool) -> BeginRequest {
-    let mut request = BeginRequest::new(vm());
+fn asked(differential: bool, whole: bool) -> BeginRequest {
+    let mut request = request(CLUSTERS);
     request.differential = differential;
     if whole {
         request.whole.push(disk());
     }
-    request.disks.push(DiskRequest {
-        name: disk(),
-        source_bytes: Some((CLUSTERS * CLUSTER) as u64),
-        key: None,
-        full: false,
-    });
     request
 }
 
 /// Commits a point with one more cluster.
 fn commit(world: &World, sessions: &Registry, n: u8, request: &BeginRequest) -> PointEntry {
-    let session = sessions.begin(request, Telling::Wait).unwrap();
-    let writer = session.disk(&disk()).unwrap();
-    let bytes: Vec<u8> = (0..CLUSTER).map(|at| (at >> 7) as u8 ^ n).collect();
-    writer.write(u64::from(n) * CLUSTER as u64, &bytes).unwrap();
-    writer.set_finished(true);
-    world.clock.advance(60);
-    let (name, commit) = (session.name(), CommitRequest::default());
-    sessions
-        .commit(&vm(), &name, &commit, Telling::Wait)
-        .unwrap()
+    let bytes = (0..CLUSTER).map(|at| (at >> 7) as u8 ^ n).collect();
+    commit_as(sessions, world, request, &[(usize::from(n), bytes)])
 }
 
 fn index(world: &World) -> Index {
@@ -84,27 +59,11 @@ fn depths(world: &World) -> Vec<u32> {
     disks.map(|disk| disk.depth.unwrap()).collect()
 }
 
-fn options() -> MergeOptions {
-    MergeOptions {
-        compact: false,
-        low_water_bytes: 0,
-        budget: PageBudget::new(1 << 20),
-        pace: Pace::new(None),
-    }
-}
-
-fn merge(world: &World) -> Result<Merged> {
-    let owner = &world.engine().owner;
-    let swap = |replacement: &_| owner.replace(replacement);
-    let watch = |_: &_, _| Ok(Monitor::default());
-    merge_vm(owner.repository(), &vm(), &options(), &swap, &watch)
-}
-
 /// Ten points with a cluster each, of which the first, the sixth and the last stay: merging frees nothing.
 fn ten(world: &World) {
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let points: Vec<_> = (1..=10)
-        .map(|n| commit(world, &sessions, n, &request(false, false)).name)
+        .map(|n| commit(world, &sessions, n, &asked(false, false)).name)
         .collect();
     assert_eq!(depths(world), (1..=10).collect::<Vec<_>>());
     let gone = [&points[1..5], &points[6..9]].concat();
@@ -119,7 +78,7 @@ fn a_chain_that_is_not_too_deep_is_merged_where_that_is_worth_it() {
     for max_depth in [None, Some(10)] {
         let world = world(max_depth);
         ten(&world);
-        assert_eq!(merge(&world).unwrap(), Merged::default());
+        assert_eq!(try_merge(&world, false).unwrap(), Merged::default());
         assert_eq!(depths(&world), [1, 6, 10]);
     }
 }
@@ -134,7 +93,7 @@ fn hidden_layers_of_a_chain_that_is_too_deep_are_merged_until_it_is_not() {
             .iter()
             .map(|point| read_all(&world.open(&vm(), point, &disk())))
             .collect();
-        merge(&world).unwrap();
+        try_merge(&world, false).unwrap();
         let depths = depths(&world);
         let deepest = depths[2];
         // Three points need three layers.
@@ -144,7 +103,7 @@ fn hidden_layers_of_a_chain_that_is_too_deep_are_merged_until_it_is_not() {
         for (point, content) in index(&world).points.iter().zip(contents) {
             assert!(read_all(&world.open(&vm(), point, &disk())) == content);
         }
-        assert_eq!(merge(&world).unwrap(), Merged::default());
+        assert_eq!(try_merge(&world, false).unwrap(), Merged::default());
     }
 }
 
@@ -162,29 +121,29 @@ fn pretend(world: &mut World, depth: u32) {
 fn a_disk_on_a_chain_that_qemu_could_not_open_is_stored_in_full() {
     let mut world = world(None);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
-    commit(&world, &sessions, 1, &request(false, true));
-    commit(&world, &sessions, 2, &request(false, true));
+    commit(&world, &sessions, 1, &asked(false, true));
+    commit(&world, &sessions, 2, &asked(false, true));
     drop(sessions);
     pretend(&mut world, 799);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
-    let point = commit(&world, &sessions, 3, &request(false, true));
+    let point = commit(&world, &sessions, 3, &asked(false, true));
     assert_eq!(
         (point.kind, point.disks[0].depth),
         (Kind::Incremental, Some(800))
     );
     // Only its changes are written: it goes on, as it would miss the rest.
-    let point = commit(&world, &sessions, 4, &request(false, false));
+    let point = commit(&world, &sessions, 4, &asked(false, false));
     assert_eq!(
         (point.kind, point.disks[0].depth),
         (Kind::Incremental, Some(801))
     );
-    let point = commit(&world, &sessions, 5, &request(false, true));
+    let point = commit(&world, &sessions, 5, &asked(false, true));
     assert_eq!((point.kind, point.disks[0].depth), (Kind::Full, Some(1)));
     let owner = &world.engine().owner;
     let sidecar = owner.repository().point(&vm(), &point).unwrap();
     let reason = sidecar.disks[0].full_reason.clone().unwrap();
     assert!(reason.contains("801 layers"), "{reason}");
-    let point = commit(&world, &sessions, 6, &request(false, true));
+    let point = commit(&world, &sessions, 6, &asked(false, true));
     assert_eq!(
         (point.kind, point.disks[0].depth),
         (Kind::Incremental, Some(2))
@@ -196,9 +155,9 @@ fn a_differential_is_compared_with_a_point_that_was_made_full_later() {
     let world = world(None);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let points: Vec<_> = (1..=3)
-        .map(|n| commit(&world, &sessions, n, &request(false, false)))
+        .map(|n| commit(&world, &sessions, n, &asked(false, false)))
         .collect();
-    let differential = commit(&world, &sessions, 4, &request(true, false));
+    let differential = commit(&world, &sessions, 4, &asked(true, false));
     assert_eq!(differential.parent.unwrap().name, points[0].name);
     let owner = &world.engine().owner;
     let which = points[1].name.as_str().parse().unwrap();
@@ -209,13 +168,13 @@ fn a_differential_is_compared_with_a_point_that_was_made_full_later() {
         &vm(),
         &which,
         &[],
-        &options(),
+        &options(false),
         &swap,
         &watch,
     )
     .unwrap();
     assert_eq!(depths(&world), [1, 1, 2, 2]);
-    let differential = commit(&world, &sessions, 5, &request(true, false));
+    let differential = commit(&world, &sessions, 5, &asked(true, false));
     assert_eq!(differential.parent.unwrap().name, points[1].name);
     assert_eq!(differential.disks[0].depth, Some(2));
 }

@@ -25,6 +25,7 @@ mod model_chain;
 mod model_session;
 mod model_tree;
 mod overlap;
+mod points;
 mod proof;
 mod race;
 mod recovery;

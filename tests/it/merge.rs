@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use restorefs::block::ReadAt;
 use restorefs::block::page::PageBudget;
 use restorefs::error::ErrorKind;
-use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Registry, Telling};
+use restorefs::ingest::{CommitRequest, Registry, Telling};
 use restorefs::jobs::merge::{MergeOptions, Merged, make_full, merge_vm};
 use restorefs::layer::LayerDraft;
 use restorefs::point::ProvedDisk;
@@ -19,102 +19,17 @@ use restorefs::repo::metadata::prove_chain;
 use restorefs::repo::replace::Replacement;
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::store::{Key, PutMode};
-use restorefs::task::{Monitor, Pace};
-use restorefs::types::{DiskName, GuestCluster, LayerId, PointName, VmName};
+use restorefs::task::Monitor;
+use restorefs::types::{GuestCluster, LayerId};
 
 use crate::pair::Places;
+use crate::points::{
+    CLUSTER, commit, content, disk, forget, merge, options, quietly, request, try_merge, vm,
+};
 use crate::world::{World, read_all};
 
-const CLUSTER: usize = 65_536;
 /// Clusters of the disk.
 const CLUSTERS: usize = 24;
-
-pub(crate) fn vm() -> VmName {
-    VmName::new("web01").unwrap()
-}
-
-pub(crate) fn disk() -> DiskName {
-    DiskName::new("vda").unwrap()
-}
-
-fn options(compact: bool) -> MergeOptions {
-    MergeOptions {
-        compact,
-        low_water_bytes: 0,
-        budget: PageBudget::new(1 << 20),
-        pace: Pace::new(None),
-    }
-}
-
-/// What is in a cluster: zeroes, bytes that compress, or bytes that do not.
-pub(crate) fn content(kind: u8, seed: u8) -> Vec<u8> {
-    match kind % 3 {
-        0 => vec![0; CLUSTER],
-        1 => (0..CLUSTER).map(|i| (i / 700) as u8 ^ seed).collect(),
-        _ => {
-            let mut bytes = vec![0; CLUSTER];
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(&[seed]);
-            hasher.finalize_xof().fill(&mut bytes);
-            bytes
-        }
-    }
-}
-
-/// Writes clusters in a session and commits it; returns the point.
-pub(crate) fn commit(
-    sessions: &Registry,
-    world: &World,
-    writes: &[(usize, Vec<u8>)],
-    clusters: usize,
-    compression: Compression,
-    parent: Option<&PointName>,
-) -> PointEntry {
-    let mut request = BeginRequest::new(vm());
-    request.compression = compression;
-    request.parent = parent.map(|parent| parent.as_str().parse().unwrap());
-    request.disks.push(DiskRequest {
-        name: disk(),
-        source_bytes: Some((clusters * CLUSTER) as u64),
-        key: None,
-        full: false,
-    });
-    let session = sessions.begin(&request, Telling::Wait).unwrap();
-    let writer = session.disk(&disk()).unwrap();
-    for (cluster, bytes) in writes {
-        writer.write((cluster * CLUSTER) as u64, bytes).unwrap();
-    }
-    writer.set_finished(true);
-    world.clock.advance(60);
-    let name = session.name();
-    sessions
-        .commit(&vm(), &name, &CommitRequest::default(), Telling::Wait)
-        .unwrap()
-}
-
-pub(crate) fn forget(sessions: &Registry, point: &PointName) {
-    let done = sessions
-        .forget_points(&vm(), std::slice::from_ref(point), Telling::Wait)
-        .unwrap();
-    assert!(done.kept.is_empty(), "{:?}", done.kept);
-}
-
-fn quietly(_: &Slot, _: u64) -> restorefs::error::Result<Monitor> {
-    Ok(Monitor::default())
-}
-
-pub(crate) fn merge(world: &World, compact: bool) -> Merged {
-    let owner = &world.engine().owner;
-    let swap = |replacement: &_| owner.replace(replacement);
-    merge_vm(
-        owner.repository(),
-        &vm(),
-        &options(compact),
-        &swap,
-        &quietly,
-    )
-    .unwrap()
-}
 
 fn layer_files(world: &World) -> Vec<String> {
     let prefix = Key::parse("vms/web01/layers").unwrap();
@@ -399,12 +314,6 @@ fn damaged(world: &World, sessions: &Registry) -> (Vec<PointEntry>, String) {
     (points, slot)
 }
 
-fn try_merge(world: &World) -> restorefs::error::Result<Merged> {
-    let owner = &world.engine().owner;
-    let swap = |replacement: &_| owner.replace(replacement);
-    merge_vm(owner.repository(), &vm(), &options(true), &swap, &quietly)
-}
-
 #[test]
 fn a_merge_that_meets_damage_leaves_everything_as_it_was() {
     // Without clones, each cluster is copied, and proved on the way.
@@ -412,7 +321,7 @@ fn a_merge_that_meets_damage_leaves_everything_as_it_was() {
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let (_, slot) = damaged(&world, &sessions);
     let before = layer_files(&world);
-    let error = try_merge(&world).unwrap_err();
+    let error = try_merge(&world, true).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.report().contains(&slot), "{}", error.report());
     assert_eq!(layer_files(&world), before);
@@ -425,7 +334,7 @@ fn damage_that_is_cloned_unread_is_still_damage() {
     let world = World::new(64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let (points, _) = damaged(&world, &sessions);
-    match try_merge(&world) {
+    match try_merge(&world, true) {
         // The harmed layer was copied.
         Err(e) => assert_eq!(e.kind(), ErrorKind::Corrupt),
         // It was cloned: a reader that proves what it reads still tells.
@@ -588,14 +497,7 @@ fn a_session_goes_on_over_a_merged_chain(places: Places) {
     let world = World::over(places, 64 << 20);
     let sessions = Registry::resume(world.engine().clone()).unwrap();
     let (points, mut model) = three(&world, &sessions);
-    let mut request = BeginRequest::new(vm());
-    request.disks.push(DiskRequest {
-        name: disk(),
-        source_bytes: Some((CLUSTERS * CLUSTER) as u64),
-        key: None,
-        full: false,
-    });
-    let session = sessions.begin(&request, Telling::Wait).unwrap();
+    let session = sessions.begin(&request(CLUSTERS), Telling::Wait).unwrap();
     let writer = session.disk(&disk()).unwrap();
     let mut bytes = model[&3].clone();
     // Less than a cluster: the rest of it comes from the parent.

@@ -8,8 +8,7 @@ use restorefs::block::page::PageBudget;
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::Clock;
 use restorefs::error::ErrorKind;
-use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Registry, Telling};
-use restorefs::jobs::merge::{MergeOptions, merge_vm};
+use restorefs::ingest::{CommitRequest, Registry, Telling};
 use restorefs::jobs::verify::{Choice, Run, Subset, VmReport};
 use restorefs::layer::LayerDraft;
 use restorefs::point::{ChainSource, ProvedDisk};
@@ -25,11 +24,10 @@ use restorefs::store::{Key, PutMode, Store};
 use restorefs::task::{Monitor, Pace};
 use restorefs::types::{GuestCluster, LayerId, PointName, VmName};
 
-use crate::merge::{commit, content, disk, forget, merge, vm};
 use crate::pair::Places;
+use crate::points::{CLUSTER, commit_as, content, disk, forget, merge, request, try_merge, vm};
 use crate::world::World;
 
-const CLUSTER: usize = 65_536;
 const CLUSTERS: usize = 24;
 
 /// Numbers that are the same in each run (xorshift64).
@@ -110,6 +108,8 @@ fn history(places: Places, compression: Compression) -> World {
     let world = World::over(places, 1 << 20);
     let sessions = Registry::empty(world.engine().clone());
     let mut points: Vec<PointEntry> = Vec::new();
+    let mut compressed = request(CLUSTERS);
+    compressed.compression = compression;
     for n in 0..6_usize {
         let writes: Vec<(usize, Vec<u8>)> = (0..8)
             .map(|m| {
@@ -117,28 +117,14 @@ fn history(places: Places, compression: Compression) -> World {
                 (at, content((n + m) as u8, (n * 31 + m) as u8))
             })
             .collect();
-        points.push(commit(
-            &sessions,
-            &world,
-            &writes,
-            CLUSTERS,
-            compression,
-            None,
-        ));
+        points.push(commit_as(&sessions, &world, &compressed, &writes));
         if n == 3 {
             forget(&sessions, &points[1].name);
             merge(&world, true);
         }
     }
     forget(&sessions, &points[4].name);
-    let mut request = BeginRequest::new(vm());
-    request.disks.push(DiskRequest {
-        name: disk(),
-        source_bytes: Some((CLUSTERS * CLUSTER) as u64),
-        key: None,
-        full: false,
-    });
-    let session = sessions.begin(&request, Telling::Wait).unwrap();
+    let session = sessions.begin(&request(CLUSTERS), Telling::Wait).unwrap();
     session.attach("domain.xml", b"<domain/>\n").unwrap();
     session.disk(&disk()).unwrap().set_finished(true);
     world.clock.advance(60);
@@ -316,14 +302,7 @@ fn shares_cover_everything_while_layers_are_added_and_merged(places: Places) {
     let mut points = Vec::new();
     let add = |n: usize| {
         let writes = [(n % CLUSTERS, content(2, n as u8))];
-        commit(
-            &sessions,
-            &world,
-            &writes,
-            CLUSTERS,
-            Compression::None,
-            None,
-        )
+        commit_as(&sessions, &world, &request(CLUSTERS), &writes)
     };
     for n in 0..20 {
         points.push(add(n));
@@ -365,14 +344,7 @@ fn a_merged_layer_counts_as_never_verified(places: Places) {
     let points: Vec<PointEntry> = (0..4)
         .map(|n| {
             let writes = [(n, content(2, n as u8)), (n + 1, content(2, n as u8))];
-            commit(
-                &sessions,
-                &world,
-                &writes,
-                CLUSTERS,
-                Compression::None,
-                None,
-            )
+            commit_as(&sessions, &world, &request(CLUSTERS), &writes)
         })
         .collect();
     assert_eq!(checks_of(&world, &points[0]).0, None);
@@ -465,14 +437,7 @@ fn with_a_loop() -> (World, Vec<PointEntry>) {
     let points: Vec<PointEntry> = (0..3)
         .map(|n| {
             let writes = [(n, content(2, n as u8))];
-            commit(
-                &sessions,
-                &world,
-                &writes,
-                CLUSTERS,
-                Compression::None,
-                None,
-            )
+            commit_as(&sessions, &world, &request(CLUSTERS), &writes)
         })
         .collect();
     let (lowest, top) = (&points[0].disks[0].layer, &points[2].disks[0].layer);
@@ -547,23 +512,9 @@ fn a_chain_that_is_a_loop_is_damage_for_everybody_and_ends() {
         .unwrap();
     assert_eq!(done.forgotten.len(), 1);
     assert_eq!(keys(world.store(), "vms/web01/layers", ""), before);
-    let swap = |replacement: &_| owner.replace(replacement);
-    let options = MergeOptions {
-        compact: true,
-        low_water_bytes: 0,
-        budget: PageBudget::new(1 << 20),
-        pace: Pace::new(None),
-    };
-    let watch = |_: &restorefs::repo::Slot, _| Ok(Monitor::default());
-    is_loop(merge_vm(owner.repository(), &vm(), &options, &swap, &watch).unwrap_err());
+    is_loop(try_merge(&world, true).unwrap_err());
     // The next backup says so, and does not build on it.
-    let mut request = BeginRequest::new(vm());
-    request.disks.push(DiskRequest {
-        name: disk(),
-        source_bytes: Some((CLUSTERS * CLUSTER) as u64),
-        key: None,
-        full: false,
-    });
+    let mut request = request(CLUSTERS);
     let sessions = Registry::empty(world.engine().clone());
     is_loop(sessions.begin(&request, Telling::Wait).err().unwrap());
     request.full = true;

@@ -10,6 +10,8 @@ pub mod copy;
 pub(in crate::ingest) mod open;
 pub(in crate::ingest) mod plan;
 pub(in crate::ingest) mod resume;
+#[cfg(test)]
+mod sample;
 pub(in crate::ingest) mod space;
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};

@@ -341,11 +341,12 @@ pub(in crate::ingest) fn plan_disks(
 mod tests {
     use super::plan_disks;
     use crate::error::{ErrorKind, Result};
+    use crate::ingest::session::sample::{self, point_disk};
     use crate::ingest::{BeginRequest, DiskRequest};
     use crate::repo::Slot;
-    use crate::repo::sidecar::Unknown;
-    use crate::repo::sidecar::point::{Kind, Point, PointDisk};
-    use crate::types::{Digest, DiskName, LayerId, PointId, PointName, VmId, VmName};
+
+    use crate::repo::sidecar::point::Point;
+    use crate::types::{DiskName, VmName};
     use jiff::Timestamp;
 
     fn name(text: &str) -> DiskName {
@@ -353,39 +354,8 @@ mod tests {
     }
 
     fn point(disks: &[(&str, &str)]) -> Point {
-        let disks = disks.iter().map(|(text, key)| PointDisk {
-            name: name(text),
-            key: (*key).to_owned(),
-            layer: Slot::new(&name(text), Timestamp::UNIX_EPOCH, LayerId::random()),
-            kind: Kind::Full,
-            full_reason: None,
-            size_bytes: 1 << 20,
-            source_bytes: 1 << 20,
-            data_bytes: 0,
-            changed_bytes: 0,
-            content_root: Digest([0; 32]),
-            parent_content_root: None,
-            change_id: None,
-            unknown: Unknown::new(),
-        });
-        Point {
-            schema: 1,
-            point_id: PointId::random(),
-            vm_id: VmId::random(),
-            vm: VmName::new("web01").unwrap(),
-            name: PointName::new("p").unwrap(),
-            seq: 1,
-            kind: Kind::Full,
-            captured_at: Timestamp::UNIX_EPOCH,
-            committed_at: Timestamp::UNIX_EPOCH,
-            consistency: None,
-            consistency_note: None,
-            parent: None,
-            disks: disks.collect(),
-            attached: Vec::new(),
-            writer: String::new(),
-            unknown: Unknown::new(),
-        }
+        let disks = disks.iter().map(|(name, key)| point_disk(name, key));
+        sample::point(disks)
     }
 
     /// Requests are `name` or `name:key`; planned disks are `name:key<name of the parent's disk`,

@@ -194,13 +194,14 @@ fn judge(space: Space, needed: u64, promised: u64, low_water: Option<u64>) -> Re
 mod tests {
     use super::{estimate, judge, low_water_default};
     use crate::error::ErrorKind;
+    use crate::ingest::session::sample::{self, point_disk};
     use crate::ingest::{BeginRequest, Origin};
     use crate::repo::Slot;
     use crate::repo::sidecar::Unknown;
     use crate::repo::sidecar::point::{Kind, Point, PointDisk};
     use crate::repo::sidecar::session::{ParentDisk, SessionDisk};
     use crate::store::Space;
-    use crate::types::{Digest, DiskName, LayerId, PointId, PointName, VmId, VmName};
+    use crate::types::{DiskName, LayerId, VmName};
     use jiff::Timestamp;
 
     fn slot() -> Slot {
@@ -215,38 +216,14 @@ mod tests {
         let disks = disks
             .iter()
             .map(|(name, key, kind, data, changed)| PointDisk {
-                name: DiskName::new(*name).unwrap(),
-                key: (*key).to_owned(),
-                layer: slot(),
                 kind: *kind,
-                full_reason: None,
                 size_bytes: 1 << 40,
                 source_bytes: 1 << 40,
                 data_bytes: *data,
                 changed_bytes: *changed,
-                content_root: Digest([0; 32]),
-                parent_content_root: None,
-                change_id: None,
-                unknown: Unknown::new(),
+                ..point_disk(name, key)
             });
-        Point {
-            schema: 1,
-            point_id: PointId::random(),
-            vm_id: VmId::random(),
-            vm: VmName::new("web01").unwrap(),
-            name: PointName::new("p").unwrap(),
-            seq: 1,
-            kind: Kind::Full,
-            captured_at: Timestamp::UNIX_EPOCH,
-            committed_at: Timestamp::UNIX_EPOCH,
-            consistency: None,
-            consistency_note: None,
-            parent: None,
-            disks: disks.collect(),
-            attached: Vec::new(),
-            writer: String::new(),
-            unknown: Unknown::new(),
-        }
+        sample::point(disks)
     }
 
     fn disk(name: &str, key: &str, base: Option<&PointDisk>) -> SessionDisk {

@@ -244,7 +244,11 @@ impl Context {
         }
     }
 
-    fn writer_now(&self, role: &str) -> Result<Writer> {
+    /// [`Context::writer`], without waiting.
+    ///
+    /// # Errors
+    /// As [`Context::writer`].
+    pub(super) fn writer_now(&self, role: &str) -> Result<Writer> {
         let repository = self.repository()?;
         if let Some(client) = Client::connect(&repository)? {
             return Ok(Writer {

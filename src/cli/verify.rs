@@ -1,6 +1,6 @@
 //! `restorefs verify` and `restorefs check`: prove that every restore point is there and is what was committed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::announced::Announced;
 use super::args::verify::{Check, HarmedFiles, Verify};
-use super::context::Context;
+use super::context::{Context, Writer};
 use super::progress::Progress;
 use super::vm_pattern::chosen;
 use super::{damage, merge, repository};
@@ -237,11 +237,13 @@ impl Command<'_> {
         bar.finish();
         let report = verified?;
         let was_damaged = |point: &PointReport| point.was_damaged;
-        if report.is_damaged() || report.points.iter().any(was_damaged) {
-            let checked = checked.into_inner();
-            checked
+        let checked = checked.into_inner();
+        match report.is_damaged() || report.points.iter().any(was_damaged) {
+            true => checked
                 .iter()
-                .for_each(|notes| self.keeper.keep(&report.vm, notes));
+                .for_each(|notes| self.keeper.keep(&report.vm, notes)),
+            false if checked.is_empty() => {}
+            false => self.keeper.has_left_out.set(true),
         }
         let harmed = name_files(
             &self.repository,
@@ -370,6 +372,8 @@ struct Keeper<'a> {
     waiting: RefCell<Vec<(VmName, CheckNotes)>>,
     /// Why results could not be kept.
     failed: RefCell<Option<Error>>,
+    /// Whether results need not be kept.
+    has_left_out: Cell<bool>,
 }
 
 /// LIMIT: results that wait for the lock; further ones are only told.
@@ -381,49 +385,51 @@ impl<'a> Keeper<'a> {
             context,
             waiting: RefCell::default(),
             failed: RefCell::default(),
+            has_left_out: Cell::default(),
         }
     }
 
     fn keep(&self, vm: &VmName, notes: &CheckNotes) {
-        let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() < WAITING_MAX {
-            waiting.push((vm.clone(), notes.clone()));
+        if self.waiting.borrow().len() >= WAITING_MAX {
+            let what = format!("{WAITING_MAX} results of verifying wait for the lock already");
+            self.note_failure(Error::new(ErrorKind::LimitExceeded, what));
+        } else {
+            self.waiting.borrow_mut().push((vm.clone(), notes.clone()));
         }
-        drop(waiting);
         // A backup may have the lock for hours; the end is patient.
-        if let Err(e) = self.give(false) {
-            tracing::info!(error = %e.report(), "results of verifying wait for the lock");
+        match self.context.writer_now("verify") {
+            Ok(writer) => self.give(&writer),
+            Err(e) => {
+                tracing::info!(error = %e.report(), "results of verifying wait for the lock");
+            }
         }
     }
 
-    fn give(&self, is_patient: bool) -> Result<()> {
-        if self.waiting.borrow().is_empty() {
-            return Ok(());
-        }
-        let writer = match is_patient {
-            true => self.context.patient_writer("verify")?,
-            false => self.context.writer("verify")?,
-        };
+    fn give(&self, writer: &Writer) {
         for (vm, notes) in self.waiting.take() {
             match writer.service.note_checks(&vm, &notes) {
                 // The VM was removed meanwhile.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => {
-                    self.failed.borrow_mut().get_or_insert(e);
-                }
+                Err(e) => self.note_failure(e),
                 Ok(()) => {}
             }
         }
-        Ok(())
+    }
+
+    fn note_failure(&self, error: Error) {
+        self.failed.borrow_mut().get_or_insert(error);
     }
 
     /// Whether everything is kept.
     fn end(&self) -> bool {
-        if let Err(e) = self.give(true) {
-            self.failed.borrow_mut().get_or_insert(e);
+        if !self.waiting.borrow().is_empty() {
+            match self.context.patient_writer("verify") {
+                Ok(writer) => self.give(&writer),
+                Err(e) => self.note_failure(e),
+            }
         }
         match self.failed.take() {
-            None => true,
+            None => !self.has_left_out.get(),
             Some(e) => {
                 self.context.output.warn(format!(
                     "the results are told here, and not kept in the repository: {}",

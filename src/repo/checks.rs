@@ -6,16 +6,17 @@
 //! - `state/<point_id>.json` is the truth of a point's damage and is written first; `index.json` repeats it. That a point is sound, and
 //!   since when, stands in the index alone: the results of its layers give it again.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::layer_file::LayerFile;
 use super::layout::VmKeys;
 use super::owner::Owner;
-use super::repository::Repository;
+use super::repository::{Repository, absent_is_empty};
 use super::sidecar::checks::Checks;
 use super::sidecar::encode;
-use super::sidecar::index::CheckResult;
+use super::sidecar::index::{CheckResult, PointEntry};
 use super::sidecar::state::Damage;
 use super::slot::Slot;
 use crate::error::{ErrorKind, Result};
@@ -53,6 +54,9 @@ pub struct CheckNotes {
     /// Verdicts on points.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub points: Vec<Verdict>,
+    /// The layers on which these verdicts stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judged: Vec<(Slot, LayerId)>,
 }
 
 impl Repository {
@@ -78,7 +82,8 @@ impl Repository {
 }
 
 impl Owner {
-    /// Keeps results of verifying. Those of layers and points that are not there any more are left out.
+    /// Keeps results of verifying. Those of layers and points that are not there any more are left out; so are verdicts without damage
+    /// when one of the layers on which they stand was replaced meanwhile, as nobody has verified its successor.
     ///
     /// # Errors
     /// `NotFound` (the VM); `Stale` (the lock); `NoSpace`, `Io`. What was kept before stays.
@@ -88,10 +93,11 @@ impl Owner {
         let vm = &entry.vm.name.clone();
         self.verify_lock()?;
         let (keys, store) = (VmKeys::new(vm)?, self.repository().store());
+        let files = absent_is_empty(store.list(&keys.layers()?))?;
+        let files: HashSet<String> = files.into_iter().map(|file| file.name).collect();
+        let is_there = |slot: &Slot, layer| files.contains(&slot.sums_file(layer));
         for new in &notes.layers {
-            let layer = LayerFile::open(self.repository(), vm, &new.slot).map(|file| file.layer);
-            // Where the header cannot be read, the results say so.
-            if layer.is_ok_and(|layer| layer != new.layer_id) {
+            if !is_there(&new.slot, new.layer_id) {
                 continue;
             }
             let mut known = self.repository().checks(vm, &new.slot, new.layer_id)?;
@@ -99,38 +105,50 @@ impl Owner {
             let (key, bytes) = (keys.checks(&new.slot, new.layer_id)?, encode(&known)?);
             self.with_room(|| store.put(&key, &bytes, PutMode::Replace))?;
         }
+        let mut judged = notes.judged.iter();
+        let is_as_judged = judged.all(|(slot, layer)| is_there(slot, *layer));
+        if !is_as_judged {
+            tracing::info!(vm = %vm, "layers were replaced since they were verified: points do not count as sound until the new ones are, too");
+        }
         let mut index_changed = false;
         for verdict in &notes.points {
-            let points = &mut entry.index.points;
-            let of_index = points.iter_mut().find(|p| p.point_id == verdict.point_id);
-            let Some(point) = of_index else { continue };
-            // A crash can have come between a state and the index that repeats it.
-            let before = (point.tags.clone(), point.kept);
-            self.repository().repeat_labels(vm, point)?;
-            index_changed |= before != (point.tags.clone(), point.kept);
-            let new = verdict.in_short();
-            let is_damaged = |check| check == Some(CheckResult::Damaged);
-            if is_damaged(new.0) || is_damaged(point.check) {
-                match self.repository().state(vm, point) {
-                    Ok(mut state) if state.damage != verdict.damage => {
-                        state.damage.clone_from(&verdict.damage);
-                        let (key, bytes) = (keys.state(point.point_id)?, encode(&state)?);
-                        self.with_room(|| store.put(&key, &bytes, PutMode::Replace))?;
-                    }
-                    Ok(_) => {}
-                    // A state that cannot be read is damage itself, and stays for whoever can mend it.
-                    Err(e) if e.kind() == ErrorKind::Corrupt => {}
-                    Err(e) => return Err(e),
-                }
+            if !is_as_judged && verdict.damage.is_none() {
+                continue;
             }
-            if (point.check, point.checked_at) != new {
-                (point.check, point.checked_at) = new;
-                index_changed = true;
+            let mut points = entry.index.points.iter_mut();
+            if let Some(point) = points.find(|point| point.point_id == verdict.point_id) {
+                index_changed |= self.note_verdict(vm, point, verdict)?;
             }
         }
         match index_changed {
             true => self.write_index(&mut entry),
             false => Ok(()),
         }
+    }
+
+    /// Keeps a verdict in the point's state, and in its entry of the index; returns whether the entry has changed.
+    fn note_verdict(&self, vm: &VmName, point: &mut PointEntry, verdict: &Verdict) -> Result<bool> {
+        let before = point.clone();
+        let (check, mut checked_at) = verdict.in_short();
+        // A crash can have come between a state and the index that repeats it. A state that cannot be read is damage itself, and stays
+        // for whoever can mend it.
+        if let Some(mut state) = self.repository().repeat_labels(vm, point)? {
+            let found = match (&state.damage, &verdict.damage) {
+                // It was found before.
+                (Some(old), Some(new)) if old.is_same(new) => Some(old.clone()),
+                (_, new) => new.clone(),
+            };
+            if let Some(damage) = &found {
+                checked_at = Some(damage.found_at);
+            }
+            if state.damage != found {
+                state.damage = found;
+                let key = VmKeys::new(vm)?.state(point.point_id)?;
+                let (store, bytes) = (self.repository().store(), encode(&state)?);
+                self.with_room(|| store.put(&key, &bytes, PutMode::Replace))?;
+            }
+        }
+        (point.check, point.checked_at) = (check, checked_at);
+        Ok(*point != before)
     }
 }

@@ -96,13 +96,18 @@ impl LabelChange {
 }
 
 impl Repository {
-    /// Repeats the labels of a point's state in its index entry. A state that cannot be read may keep the point: it counts as kept by hand.
-    pub(super) fn repeat_labels(&self, vm: &VmName, entry: &mut PointEntry) -> Result<()> {
+    /// Repeats the labels of a point's state in its index entry; returns the state. One that cannot be read may keep the point: the
+    /// point counts as kept by hand.
+    pub(super) fn repeat_labels(
+        &self,
+        vm: &VmName,
+        entry: &mut PointEntry,
+    ) -> Result<Option<State>> {
         match self.state(vm, entry) {
             Ok(state) => {
-                entry.tags = state.tags;
+                entry.tags.clone_from(&state.tags);
                 entry.kept = state.kept;
-                match state.damage {
+                match &state.damage {
                     Some(damage) => {
                         entry.check = Some(CheckResult::Damaged);
                         entry.checked_at = Some(damage.found_at);
@@ -112,15 +117,16 @@ impl Repository {
                     }
                     None => {}
                 }
+                Ok(Some(state))
             }
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 tracing::error!(vm = %vm, point = %entry.name, error = %e.report(),
                     "the point's state cannot be read: the point counts as kept by hand, so that retention does not forget it");
                 entry.kept = true;
+                Ok(None)
             }
-            Err(e) => return Err(e),
+            Err(e) => Err(e),
         }
-        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use super::layout::{self, VmKeys};
 use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
 use super::sidecar::index::{Index, PointEntry};
+use super::sidecar::point::Point;
 use super::slot::Slot;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::{Digest, VmName};
@@ -145,53 +146,72 @@ impl<'a> Lineage<'a> {
             }
             other => other,
         };
-        let point = self.repository.point_and_doubt(self.vm, entry);
+        let (point, found) = point_faults(self.repository, self.vm, entry);
+        found.into_iter().try_for_each(|e| take(Err(e)))?;
         match point {
-            Ok((point, doubt)) => {
-                take(doubt.map_or(Ok(()), Err))?;
+            Some(point) => {
                 for disk in &point.disks {
                     take(self.look(&disk.layer, Some(disk.content_root)))?;
                 }
-                for file in &point.attached {
-                    take(self.attached(entry, &file.name, file.size_bytes))?;
-                }
             }
-            Err(e) => {
-                take(Err(e))?;
+            None => {
                 for disk in &entry.disks {
                     take(self.look(&disk.layer, None))?;
                 }
             }
         }
-        take(self.repository.state(self.vm, entry).map(|_| ()))?;
         Ok(faults)
     }
+}
 
-    /// Checks that an attached file exists and has its size.
-    fn attached(&self, point: &PointEntry, name: &str, size_bytes: u64) -> Result<()> {
-        let keys = VmKeys::new(self.vm)?;
-        let key = keys
-            .point(&point.name)?
-            .join(layout::ATTACHED)?
-            .join(name)?;
-        let found = match self.repository.store().open(&key) {
-            Ok(file) => file.size_bytes(),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                return Err(Error::corrupt(
-                    "an attached file is missing",
-                    size_bytes,
-                    "no such file",
-                )
-                .at_path(key.as_str()));
-            }
-            Err(e) => return Err(e).at_path(key.as_str()),
-        };
-        if found == size_bytes {
-            return Ok(());
-        }
-        Err(
-            Error::corrupt("an attached file has another size", size_bytes, found)
-                .at_path(key.as_str()),
-        )
+/// The faults of a point that its chains do not tell: of its sidecar, its state, and its attached files, which must exist and have
+/// their sizes. With the sidecar, where it can be read.
+#[must_use]
+pub fn point_faults(
+    repository: &Repository,
+    vm: &VmName,
+    entry: &PointEntry,
+) -> (Option<Point>, Vec<Error>) {
+    let (point, mut faults) = match repository.point_and_doubt(vm, entry) {
+        Ok((point, doubt)) => (Some(point), Vec::from_iter(doubt)),
+        Err(e) => (None, vec![e]),
+    };
+    for file in point.iter().flat_map(|point| &point.attached) {
+        let found = attached(repository, vm, entry, &file.name, file.size_bytes);
+        faults.extend(found.err());
     }
+    faults.extend(repository.state(vm, entry).err());
+    (point, faults)
+}
+
+/// Checks that an attached file exists and has its size.
+fn attached(
+    repository: &Repository,
+    vm: &VmName,
+    point: &PointEntry,
+    name: &str,
+    size_bytes: u64,
+) -> Result<()> {
+    let keys = VmKeys::new(vm)?;
+    let key = keys
+        .point(&point.name)?
+        .join(layout::ATTACHED)?
+        .join(name)?;
+    let found = match repository.store().open(&key) {
+        Ok(file) => file.size_bytes(),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            return Err(
+                Error::corrupt("an attached file is missing", size_bytes, "no such file")
+                    .at_path(key.as_str()),
+            );
+        }
+        Err(e) => return Err(e).at_path(key.as_str()),
+    };
+    if found == size_bytes {
+        return Ok(());
+    }
+    Err(
+        Error::corrupt("an attached file has another size", size_bytes, found)
+            .at_path(key.as_str()),
+    )
 }

@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 
+use super::content::CLUSTER_BYTES;
 use super::layer_file::{LayerFile, prove_cluster};
 use super::layout::VmKeys;
 use super::leaves::DEPTH_MAX;
@@ -35,23 +36,26 @@ fn prove_layer(
     let layer = LayerFile::seek(repository, vm, vm_id, slot).at_path(place.as_str())?;
     trail.push((slot.to_string(), layer.layer));
     let sums = layer.seek_sums(repository, vm, vm_id, slot)?;
-    prove_structure(vm, slot, &layer, &sums, &mut Err)?;
+    prove_structure(vm, slot, &layer, &sums, &mut |_| Ok(()), &mut Err)?;
     Ok(layer.below)
 }
 
-/// Proves everything in a layer but its data. Each fault goes to `fault`, which ends the proof where it returns an error.
+/// Proves everything in a layer but its data. `before` hears of each piece of work, in bytes, before it is begun; each fault goes to
+/// `fault`. Both end the proof where they return an error.
 ///
 /// # Errors
-/// Those of `fault`; none of its own but errors that prevent the proof.
+/// Those of `before` and `fault`; none of its own but errors that prevent the proof.
 pub fn prove_structure(
     vm: &VmName,
     slot: &Slot,
     layer: &LayerFile,
     sums: &LayerSums,
+    before: &mut dyn FnMut(u64) -> Result<()>,
     fault: &mut dyn FnMut(Error) -> Result<()>,
 ) -> Result<()> {
     let keys = VmKeys::new(vm)?;
     let place = keys.layer(slot)?;
+    before(sums.size_bytes())?;
     let proved = sums.verify();
     if let Err(e) = proved.at_path(keys.sums(slot, layer.layer)?.as_str()) {
         fault(e)?;
@@ -66,6 +70,7 @@ pub fn prove_structure(
         fault(size.at_path(place.as_str()))?;
     }
     for (cluster, stated) in &summary.metadata {
+        before(CLUSTER_BYTES)?;
         let proved = prove_cluster(layer.file.as_ref(), *cluster, stated);
         if let Err(e) = proved.at_path(place.as_str()) {
             fault(e)?;

@@ -318,6 +318,11 @@ impl<R: ReadAt> Sums<R> {
         &self.summary
     }
 
+    /// Size of the file in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.file.size_bytes()
+    }
+
     /// Frees the region hashes, which only the topmost layer of a chain needs.
     pub fn forget_regions(&mut self) {
         self.summary.regions = Vec::new();

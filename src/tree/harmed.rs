@@ -87,6 +87,7 @@ impl Tree {
                     monitor,
                     entered: HashSet::new(),
                     seen: HashSet::new(),
+                    is_covered: false,
                 };
                 search.all(&all.files, see)?;
                 continue;
@@ -139,6 +140,8 @@ struct Search<'a> {
     entered: HashSet<GuestIno>,
     /// Files with several names that were looked at.
     seen: HashSet<GuestIno>,
+    /// Whether directories were left out because something is mounted over them.
+    is_covered: bool,
 }
 
 impl Search<'_> {
@@ -151,6 +154,8 @@ impl Search<'_> {
         self.below(path, self.fs.root(), &HashSet::new(), see)
     }
 
+    /// Looks at a directory and everything below it but what is `covered`. What was looked at before is passed over; where
+    /// something below it was covered then, its directories are listed again, to find that.
     fn below(
         &mut self,
         top: Vec<u8>,
@@ -158,17 +163,23 @@ impl Search<'_> {
         covered: &HashSet<GuestIno>,
         see: See<'_>,
     ) -> Result<()> {
+        let is_again = self.is_covered;
         let mut left = vec![(top, root, 0)];
+        let mut listed = HashSet::new();
         while let Some((path, ino, depth)) = left.pop() {
             self.monitor.check()?;
-            if depth > DEPTH_MAX || !self.entered.insert(ino) {
+            if depth > DEPTH_MAX || !listed.insert(ino) {
+                continue;
+            }
+            let is_known = !self.entered.insert(ino);
+            if is_known && !is_again {
                 continue;
             }
             let refused = self.harm.refused();
             // A reader that reads ahead may be refused what it does not need: only an error counts. A fault of the guest's own
             // filesystem is not ours to tell.
             let Ok(entries) = self.fs.entries(ino) else {
-                if self.harm.refused() > refused {
+                if self.harm.refused() > refused && !is_known {
                     see(harmed(path, HarmedKind::Directory, None))?;
                 }
                 continue;
@@ -181,16 +192,19 @@ impl Search<'_> {
                 child.extend_from_slice(&entry.name);
                 let refused = self.harm.refused();
                 let Ok(attributes) = self.fs.attributes(entry.ino) else {
-                    if self.harm.refused() > refused {
+                    if self.harm.refused() > refused && !is_known {
                         see(harmed(child, HarmedKind::File, None))?;
                     }
                     continue;
                 };
                 if attributes.file_type == FileType::Directory {
-                    if !covered.contains(&entry.ino) {
+                    if covered.contains(&entry.ino) {
+                        self.is_covered = true;
+                    } else {
                         left.push((child, entry.ino, depth + 1));
                     }
-                } else if (attributes.nlink < 2 || self.seen.insert(entry.ino))
+                } else if !is_known
+                    && (attributes.nlink < 2 || self.seen.insert(entry.ino))
                     && let Some(offset) = self.file(&attributes)?
                 {
                     see(harmed(child, HarmedKind::File, offset))?;

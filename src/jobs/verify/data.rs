@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::error::{Error, ErrorKind, Result};
+use super::fault::is_damage;
+use crate::error::{Error, Result};
 use crate::qcow2::{Image, Mapping};
 use crate::repo::content::{CLUSTER_BYTES, LEAVES_PER_REGION, Region, leaf_of};
 use crate::repo::sidecar::Unknown;
@@ -64,14 +65,6 @@ pub(super) struct LayerData<'a> {
     pace: &'a Pace,
     monitor: &'a Monitor,
     faults: Mutex<BTreeMap<Region, Faults>>,
-}
-
-/// Whether an error tells of damage, and not of a repository that cannot be reached or a request to stop.
-pub(super) fn is_damage(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::Unsupported | ErrorKind::InvalidInput
-    )
 }
 
 impl<'a> LayerData<'a> {

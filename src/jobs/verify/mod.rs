@@ -5,7 +5,9 @@
 //! - A run only reads. Results go to the owner of the lock, which keeps them.
 //! - Damage never ends a run: it is found, told and passed.
 
+mod cover;
 mod data;
+mod fault;
 mod files;
 mod plan;
 mod sidecars;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::subset::{Subset, number};
-use super::survey::{Look, Survey};
+use super::survey::{Header, Look, Survey};
 use crate::error::{ErrorKind, Result};
 use crate::repo::content::{CLUSTER_BYTES, Region};
 use crate::repo::sidecar::checks::Checks;
@@ -193,7 +193,7 @@ fn candidates(repository: &Repository, vm: &VmName, data: bool) -> Result<Candid
         layers: Vec::new(),
         parts: Vec::new(),
     };
-    let survey = match Survey::of(repository, vm) {
+    let survey = match Survey::of(repository, vm, Header::Read) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(candidates),
         other => other?,
     };

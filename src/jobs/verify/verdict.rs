@@ -4,26 +4,24 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
+use super::cover::{Cover, Covered};
+use super::sidecars::SidecarFaults;
 use super::survey::{Layer, Look, Survey};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::repo::checks::Verdict;
-use crate::repo::content::{CLUSTER_BYTES, LEAVES_PER_REGION, Region};
-use crate::repo::lineage::Lineage;
+use crate::repo::content::{CLUSTER_BYTES, Region};
+use crate::repo::leaves::DEPTH_MAX;
 use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::checks::{Checks, DamagedRange};
 use crate::repo::sidecar::index::{DiskEntry, PointEntry};
 use crate::repo::sidecar::state::{Damage, DiskDamage};
 use crate::repo::{Repository, Slot};
 use crate::types::LayerId;
-use crate::types::width::usize_from_u64;
 
 /// LIMIT: ranges of a point that are kept and told.
 const RANGES_MAX: usize = 1_000;
 /// LIMIT: other faults of a point that are kept and told.
 const FAULTS_MAX: usize = 100;
-
-/// Which clusters of a region a layer holds: a bitmap; `None` for none.
-type Bitmap = Option<Vec<u8>>;
 
 /// What a chain, from one layer on down, adds up to.
 #[derive(Debug, Clone, Copy)]
@@ -31,16 +29,16 @@ struct Sum {
     /// When the part was verified that waits for longest; `None` while one was never verified.
     since: Option<Timestamp>,
     is_damaged: bool,
+    depth: usize,
 }
 
 /// Judges the points of a VM.
 pub(super) struct Judge<'a> {
-    repository: &'a Repository,
     survey: &'a Survey,
-    lineage: Lineage<'a>,
+    sidecars: &'a SidecarFaults,
     checks: HashMap<&'a Slot, Checks>,
     sums: HashMap<&'a Slot, Sum>,
-    bitmaps: HashMap<(&'a Slot, Region), Bitmap>,
+    cover: Cover<'a>,
     now: Timestamp,
 }
 
@@ -52,42 +50,35 @@ impl<'a> Judge<'a> {
     pub(super) fn new(
         repository: &'a Repository,
         survey: &'a Survey,
+        sidecars: &'a SidecarFaults,
         fresh: &HashMap<(Slot, LayerId), Checks>,
         now: Timestamp,
     ) -> Result<Self> {
         let mut checks = HashMap::new();
-        for (slot, look) in &survey.looks {
-            if let Look::Layer(layer) = look {
-                let mut known = repository.checks(&survey.vm, slot, layer.layer)?;
-                if let Some(fresh) = fresh.get(&(slot.clone(), layer.layer)) {
-                    known.take(fresh);
-                }
-                checks.insert(slot, known);
+        for (slot, layer) in survey.layers() {
+            let mut known = repository.checks(&survey.vm, slot, layer)?;
+            if let Some(fresh) = fresh.get(&(slot.clone(), layer)) {
+                known.take(fresh);
             }
+            checks.insert(slot, known);
         }
         Ok(Self {
-            repository,
             survey,
-            lineage: Lineage::new(repository, &survey.vm, &survey.index),
+            sidecars,
             checks,
             sums: HashMap::new(),
-            bitmaps: HashMap::new(),
+            cover: Cover::new(repository, &survey.vm),
             now,
         })
     }
 
-    /// The verdict on a point. `others` are faults that the caller has found beside the layers.
+    /// The verdict on a point.
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn verdict(
-        &mut self,
-        point: &'a PointEntry,
-        others: Vec<String>,
-    ) -> Result<Verdict> {
-        let mut faults = others;
-        let found = self.lineage.damage_of(point)?;
-        faults.extend(found.iter().map(Error::report));
+    pub(super) fn verdict(&mut self, point: &'a PointEntry) -> Result<Verdict> {
+        let of_point = self.sidecars.of_points.get(&point.point_id);
+        let mut faults: Vec<String> = of_point.into_iter().flatten().cloned().collect();
         let mut ranges = Vec::new();
         let mut since = Some(self.now);
         for disk in &point.disks {
@@ -124,6 +115,7 @@ impl<'a> Judge<'a> {
         let mut below = Sum {
             since: Some(self.now),
             is_damaged: false,
+            depth: 0,
         };
         for (slot, look) in self.survey.chain(top) {
             if let Some(known) = self.sums.get(slot) {
@@ -133,9 +125,11 @@ impl<'a> Judge<'a> {
             above.push((slot, self.alone(slot, look)));
         }
         while let Some((slot, own)) = above.pop() {
+            let depth = below.depth + own.depth;
             below = Sum {
                 since: own.since.zip(below.since).map(|(a, b)| a.min(b)),
-                is_damaged: own.is_damaged || below.is_damaged,
+                is_damaged: own.is_damaged || below.is_damaged || depth > DEPTH_MAX,
+                depth,
             };
             self.sums.insert(slot, below);
         }
@@ -143,11 +137,12 @@ impl<'a> Judge<'a> {
     }
 
     /// What a layer by itself adds.
-    fn alone(&self, slot: &Slot, look: &Look) -> Sum {
+    fn alone(&self, slot: &Slot, look: &'a Look) -> Sum {
         let (Look::Layer(layer), Some(checks)) = (look, self.checks.get(slot)) else {
             return Sum {
                 since: None,
                 is_damaged: true,
+                depth: 1,
             };
         };
         let structure = checks.structure.as_ref();
@@ -156,11 +151,20 @@ impl<'a> Judge<'a> {
             let at = checks.region(*region).map(|check| check.checked_at);
             since = since.zip(at).map(|(a, b)| a.min(b));
         }
-        let damaged = checks.regions.iter().any(|check| !check.damaged.is_empty());
+        let is_damaged = checks.damaged().next().is_some();
         Sum {
             since,
-            is_damaged: damaged || structure.is_some_and(|check| check.fault.is_some()),
+            is_damaged: is_damaged || self.faults(slot, layer).next().is_some(),
+            depth: 1,
         }
+    }
+
+    /// The faults of a layer beside those of its data.
+    fn faults(&self, slot: &Slot, layer: &'a Layer) -> impl Iterator<Item = &String> {
+        let structure = self.checks.get(slot).and_then(|c| c.structure.as_ref());
+        let structure = structure.and_then(|check| check.fault.as_ref());
+        let content = self.sidecars.of_layers.get(slot).into_iter().flatten();
+        layer.header_fault.iter().chain(structure).chain(content)
     }
 
     /// Adds the damage that a disk meets in its chain. A damaged cluster is met where no layer above holds it.
@@ -172,6 +176,8 @@ impl<'a> Judge<'a> {
     ) -> Result<()> {
         let survey = self.survey;
         let mut above: Vec<(&'a Slot, &'a Layer)> = Vec::new();
+        // A disk that was smaller in between shows nothing below its end.
+        let mut shown_bytes = disk.size_bytes;
         let mut found = Vec::new();
         for (slot, look) in survey.chain(&disk.layer) {
             let layer = match look {
@@ -181,89 +187,84 @@ impl<'a> Judge<'a> {
                     continue;
                 }
             };
-            let checks = self.checks.get(slot).cloned();
-            if let Some(checks) = checks {
-                let structure = checks.structure.and_then(|check| check.fault);
-                faults.extend(structure);
-                for damaged in checks.regions.into_iter().flat_map(|check| check.damaged) {
-                    self.met(disk, slot, &damaged, &above, &mut found)?;
-                }
+            faults.extend(self.faults(slot, layer).cloned());
+            shown_bytes = shown_bytes.min(layer.disk_bytes);
+            let checks = self.checks.get(slot);
+            let damaged = checks.iter().flat_map(|checks| checks.damaged());
+            let mut below = Below {
+                disk,
+                slot,
+                shown_bytes,
+                above: &above,
+                cover: &mut self.cover,
+                covered: None,
+            };
+            for damaged in damaged {
+                below.met(damaged, &mut found)?;
             }
             above.push((slot, layer));
+        }
+        if self.sum(&disk.layer).depth > DEPTH_MAX {
+            faults.push(format!(
+                "the chain of {} has more than {DEPTH_MAX} layers",
+                disk.layer.layer_file()
+            ));
         }
         found.sort_by_key(|damage| damage.offset);
         ranges.append(&mut found);
         Ok(())
     }
+}
 
+/// A damaged layer below others of a disk's chain.
+struct Below<'a, 'b> {
+    disk: &'b DiskEntry,
+    slot: &'b Slot,
+    shown_bytes: u64,
+    above: &'b [(&'a Slot, &'a Layer)],
+    cover: &'b mut Cover<'a>,
+    /// Of the region that was looked at last.
+    covered: Option<Covered>,
+}
+
+impl Below<'_, '_> {
     /// Adds the parts of a damaged range that show through the layers above.
-    fn met(
-        &mut self,
-        disk: &DiskEntry,
-        slot: &Slot,
-        damaged: &DamagedRange,
-        above: &[(&'a Slot, &'a Layer)],
-        found: &mut Vec<DiskDamage>,
-    ) -> Result<()> {
+    fn met(&mut self, damaged: &DamagedRange, found: &mut Vec<DiskDamage>) -> Result<()> {
         let end = damaged.offset.saturating_add(damaged.length_bytes);
-        // A disk that was smaller in between shows nothing below its end.
-        let shown = above.iter().map(|(_, layer)| layer.disk_bytes);
-        let end = end
-            .min(shown.min().unwrap_or(u64::MAX))
-            .min(disk.size_bytes);
+        let end = end.min(self.shown_bytes);
         let mut is_open = false;
         let mut at = damaged.offset;
         while at < end {
             let length = CLUSTER_BYTES.min(end - at);
-            if self.is_held(at, above)? {
+            if self.is_covered(at)? {
                 is_open = false;
             } else if is_open && let Some(last) = found.last_mut() {
                 last.length_bytes += length;
             } else {
                 is_open = true;
+                let moved = at - damaged.offset;
                 found.push(DiskDamage {
-                    disk: disk.name.clone(),
+                    disk: self.disk.name.clone(),
                     offset: at,
                     length_bytes: length,
-                    layer: slot.clone(),
-                    file_offset: damaged.file_offset.map(|file| file + (at - damaged.offset)),
+                    layer: self.slot.clone(),
+                    file_offset: damaged.file_offset.map(|file| file.saturating_add(moved)),
                     fault: damaged.fault.clone(),
                     unknown: Unknown::new(),
                 });
             }
-            at += CLUSTER_BYTES;
+            at = at.saturating_add(CLUSTER_BYTES);
         }
         Ok(())
     }
 
-    /// Whether one of these layers holds the cluster at an offset.
-    fn is_held(&mut self, offset: u64, layers: &[(&'a Slot, &'a Layer)]) -> Result<bool> {
+    /// Whether one of the layers above holds the cluster at an offset.
+    fn is_covered(&mut self, offset: u64) -> Result<bool> {
         let region = Region::at(offset);
-        let index = usize_from_u64(offset / CLUSTER_BYTES) % LEAVES_PER_REGION;
-        for (slot, layer) in layers {
-            if !layer.regions.iter().any(|(touched, _)| *touched == region) {
-                continue;
-            }
-            if !self.bitmaps.contains_key(&(*slot, region)) {
-                let bitmap = self.bitmap(slot, layer.layer, region)?;
-                self.bitmaps.insert((*slot, region), bitmap);
-            }
-            let bitmap = self.bitmaps.get(&(*slot, region)).and_then(Option::as_ref);
-            let byte = bitmap.and_then(|bitmap| bitmap.get(index / 8));
-            if byte.is_some_and(|byte| byte & (1 << (index % 8)) != 0) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The clusters that a layer holds of a region. Sums that cannot be read hide nothing: the damage is told rather than not.
-    fn bitmap(&self, slot: &Slot, layer: LayerId, region: Region) -> Result<Bitmap> {
-        let sums = self.repository.find_sums(&self.survey.vm, slot, layer);
-        match sums.and_then(|sums| sums.load_bitmap(region)) {
-            Err(e) if super::data::is_damage(&e) => Ok(None),
-            Err(e) if e.kind() == crate::error::ErrorKind::NotFound => Ok(None),
-            other => other,
-        }
+        let covered = match self.covered.take() {
+            Some(covered) if covered.region == region => covered,
+            _ => self.cover.of(region, self.above)?,
+        };
+        Ok(self.covered.insert(covered).holds(offset))
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::data::{LayerData, is_damage};
+use super::data::LayerData;
+use super::fault::{is_damage, is_loss};
 use super::plan::{LayerParts, VmParts};
-use super::sidecars;
-use super::survey::{Look, Survey};
+use super::sidecars::Search;
 use super::verdict::Judge;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::qcow2::Image;
 use crate::repo::checks::CheckNotes;
 use crate::repo::layer_file::LayerFile;
@@ -20,6 +20,7 @@ use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::checks::{Checks, StructureCheck};
 use crate::repo::sidecar::index::CheckResult;
 use crate::repo::sidecar::state::Damage;
+use crate::repo::sums::LayerSums;
 use crate::repo::{Repository, Slot};
 use crate::task::{Monitor, Pace};
 use crate::types::{LayerId, PointName, VmName};
@@ -28,6 +29,8 @@ use crate::types::{LayerId, PointName, VmName};
 const FAULTS_MAX: usize = 16;
 /// Results of layers that are kept at once.
 const LAYERS_AT_ONCE: usize = 64;
+/// Regions of a layer that are verified at once: of those a run that is stopped loses the results.
+const REGIONS_AT_ONCE: usize = 8;
 /// LIMIT: damaged ranges that are kept at once (about 200 bytes each).
 const RANGES_AT_ONCE: usize = 4_096;
 
@@ -118,33 +121,49 @@ impl Run<'_> {
         let mut notes = CheckNotes::default();
         for layer in &parts.layers {
             let monitor = (self.watch)(&layer.slot);
-            let verified = match self.layer(&parts.vm, layer, &monitor) {
-                Ok(Some(checks)) => checks,
-                Ok(None) => {
-                    report.passed_over += 1;
-                    continue;
+            let mut checks = Checks::none(layer.slot.clone(), layer.layer);
+            let verified = self.layer(&parts.vm, layer, &monitor, &mut checks);
+            if checks.structure.is_some() {
+                // So is what a layer has that the run was stopped in.
+                for part in checks.parts(RANGES_AT_ONCE) {
+                    notes.layers.push(part);
+                    if notes.layers.len() >= LAYERS_AT_ONCE || ranges_of(&notes) >= RANGES_AT_ONCE {
+                        self.note(&parts.vm, &mut notes)?;
+                    }
                 }
+            }
+            match verified {
+                Ok(true) => {
+                    report.layers += 1;
+                    report.read_bytes = report.read_bytes.saturating_add(layer.bytes);
+                    fresh.insert((layer.slot.clone(), layer.layer), checks);
+                }
+                Ok(false) => report.passed_over += 1,
                 Err(e) => {
                     self.note(&parts.vm, &mut notes)?;
                     return Err(e);
                 }
-            };
-            report.layers += 1;
-            report.read_bytes = report.read_bytes.saturating_add(layer.bytes);
-            for part in verified.parts(RANGES_AT_ONCE) {
-                notes.layers.push(part);
-                if notes.layers.len() >= LAYERS_AT_ONCE || ranges_of(&notes) >= RANGES_AT_ONCE {
-                    self.note(&parts.vm, &mut notes)?;
-                }
             }
-            fresh.insert((verified.slot.clone(), verified.layer_id), verified);
         }
-        let survey = Survey::of(self.repository, &parts.vm)?;
-        let mut judge = Judge::new(self.repository, &survey, &fresh, self.now)?;
+        let search = Search {
+            repository: self.repository,
+            vm: &parts.vm,
+            attached: self.attached,
+            monitor: self.monitor,
+        };
+        let (survey, faults) = match search.settled() {
+            Err(e) => {
+                self.note(&parts.vm, &mut notes)?;
+                return Err(e);
+            }
+            Ok(found) => found,
+        };
+        let judged = survey.layers().map(|(slot, layer)| (slot.clone(), layer));
+        let judged: Vec<(Slot, LayerId)> = judged.collect();
+        let mut judge = Judge::new(self.repository, &survey, &faults, &fresh, self.now)?;
         for point in &survey.index.points {
             self.monitor.check()?;
-            let others = sidecars::of_point(self.repository, &parts.vm, point, self.attached)?;
-            let verdict = judge.verdict(point, others)?;
+            let verdict = judge.verdict(point)?;
             report.points.push(PointReport {
                 point: point.name.clone(),
                 sound_since: verdict.sound_since,
@@ -153,11 +172,15 @@ impl Run<'_> {
             });
             notes.points.push(verdict);
             if ranges_of(&notes) >= RANGES_AT_ONCE {
+                notes.judged.clone_from(&judged);
                 self.note(&parts.vm, &mut notes)?;
             }
         }
-        report.faults = sidecars::of_vm(self.repository, &survey)?;
+        if !notes.points.is_empty() {
+            notes.judged = judged;
+        }
         self.note(&parts.vm, &mut notes)?;
+        report.faults.clone_from(&faults.of_vm);
         Ok(report)
     }
 
@@ -169,22 +192,53 @@ impl Run<'_> {
         }
     }
 
-    /// Verifies parts of a layer; `None` when the points of the VM do not need it any more.
-    fn layer(&self, vm: &VmName, parts: &LayerParts, monitor: &Monitor) -> Result<Option<Checks>> {
+    /// Verifies parts of a layer, as far as `checks` has the results when it returns; `false` when it is not the layer of the plan any
+    /// more, or cannot be opened: the look at the end tells whether the points still need it.
+    fn layer(
+        &self,
+        vm: &VmName,
+        parts: &LayerParts,
+        monitor: &Monitor,
+        checks: &mut Checks,
+    ) -> Result<bool> {
+        monitor.check()?;
+        let begun = monitor.done_bytes();
         let opened = LayerFile::open(self.repository, vm, &parts.slot).and_then(|file| {
             let sums = self.repository.find_sums(vm, &parts.slot, file.layer)?;
             Ok((file, sums))
         });
-        let (file, sums) = match opened {
-            Ok((file, sums)) if file.layer == parts.layer => (file, sums),
-            Err(e) if !is_damage(&e) && e.kind() != ErrorKind::NotFound => return Err(e),
-            // It was replaced or went to the trash, or it is damaged since it was planned: another look tells.
-            Ok(_) | Err(_) => return self.again(vm, parts, monitor),
+        let verified = match opened {
+            Ok((file, sums)) if file.layer == parts.layer => {
+                self.opened(vm, parts, (&file, &sums), monitor, checks)
+            }
+            Err(e) if !is_loss(&e) => return Err(e),
+            Ok(_) | Err(_) => Ok(false),
         };
-        let mut checks = Checks::none(parts.slot.clone(), parts.layer);
+        let told = monitor.done_bytes().saturating_sub(begun);
+        match verified {
+            // A network filesystem loses open files, too.
+            Err(e) if !is_loss(&e) => Err(e),
+            verified => {
+                monitor.advance(parts.bytes.saturating_sub(told));
+                Ok(matches!(verified, Ok(true)))
+            }
+        }
+    }
+
+    fn opened(
+        &self,
+        vm: &VmName,
+        parts: &LayerParts,
+        (file, sums): (&LayerFile, &LayerSums),
+        monitor: &Monitor,
+        checks: &mut Checks,
+    ) -> Result<bool> {
         let mut faults: Vec<String> = Vec::new();
-        prove_structure(vm, &parts.slot, &file, &sums, &mut |fault| {
+        let mut before = |bytes| {
             monitor.check()?;
+            self.pace.wait_for(bytes, monitor)
+        };
+        prove_structure(vm, &parts.slot, file, sums, &mut before, &mut |fault| {
             if !is_damage(&fault) {
                 return Err(fault);
             }
@@ -201,29 +255,14 @@ impl Run<'_> {
             fault: (!faults.is_empty()).then(|| faults.join("; ")),
             unknown: Unknown::new(),
         });
-        let done = monitor.done_bytes();
-        if !parts.regions.is_empty() {
-            let image = Image::open(Arc::clone(&file.file))?;
-            let layer = LayerData::new(&image, &sums, self.pace, monitor);
-            checks.regions = layer.verify(&parts.regions, self.now)?;
+        if parts.regions.is_empty() {
+            return Ok(true);
         }
-        let told = monitor.done_bytes().saturating_sub(done);
-        monitor.advance(parts.bytes.saturating_sub(told));
-        Ok(Some(checks))
-    }
-
-    /// A layer that could not be opened, or was another one: where the points still need it as it was, its faults are told with the points.
-    fn again(&self, vm: &VmName, parts: &LayerParts, monitor: &Monitor) -> Result<Option<Checks>> {
-        monitor.advance(parts.bytes);
-        let survey = match Survey::of(self.repository, vm) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        match survey.looks.get(&parts.slot) {
-            Some(Look::Layer(layer)) if layer.layer == parts.layer => {
-                self.layer(vm, parts, monitor)
-            }
-            _ => Ok(None),
+        let image = Image::open(Arc::clone(&file.file))?;
+        for regions in parts.regions.chunks(REGIONS_AT_ONCE) {
+            let data = LayerData::new(&image, sums, self.pace, monitor);
+            checks.regions.extend(data.verify(regions, self.now)?);
         }
+        Ok(true)
     }
 }

@@ -146,6 +146,11 @@ impl Checks {
         self.regions.get(at).filter(|check| check.first <= region)
     }
 
+    /// The damaged ranges, ascending.
+    pub fn damaged(&self) -> impl Iterator<Item = &DamagedRange> {
+        self.regions.iter().flat_map(|check| &check.damaged)
+    }
+
     /// Takes over newer results of the same layer: each replaces what is known of its part.
     pub fn take(&mut self, newer: &Self) {
         if let Some(structure) = &newer.structure {

@@ -54,6 +54,15 @@ pub struct Damage {
     pub unknown: Unknown,
 }
 
+impl Damage {
+    /// Whether another look has found the same damage.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.faults, &self.ranges, self.left_out)
+            == (&other.faults, &other.ranges, other.left_out)
+    }
+}
+
 /// A range of a disk whose content is not what was committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskDamage {

@@ -11,6 +11,7 @@
 //! The history is a record for people, not the state of the repository: a job whose line cannot be written
 //! has been done all the same. Such a failure is logged, and fails no operation.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use jiff::Timestamp;
@@ -341,12 +342,18 @@ impl Repository {
     /// # Errors
     /// `Io`.
     pub fn jobs(&self, mut see: impl FnMut(Job) -> ControlFlow<()>) -> Result<()> {
+        let mut late = HashSet::new();
         for job in self.late_jobs()? {
+            late.insert(job.job_id);
             if see(job).is_break() {
                 return Ok(());
             }
         }
-        self.written_jobs(see)
+        // A job of which the owner has written the line as well is one job.
+        self.written_jobs(|job| match late.contains(&job.job_id) {
+            true => ControlFlow::Continue(()),
+            false => see(job),
+        })
     }
 
     /// Passes the jobs of the history to `see`, the newest first, until it breaks.

@@ -30,9 +30,8 @@ impl Repository {
     /// # Errors
     /// `Io`.
     pub fn jobs_end(&self) -> Result<JobTail> {
-        let late = self.late_jobs()?.iter().map(|job| job.job_id).collect();
         let mut tail = JobTail {
-            late,
+            late: self.late_ids()?,
             ..JobTail::default()
         };
         if let Some(name) = histories(self)?.into_iter().next() {
@@ -44,7 +43,7 @@ impl Repository {
     }
 
     /// The jobs that were appended after a position, the oldest first; the position moves. A line whose end is not
-    /// written yet comes with a later look.
+    /// written yet comes with a later look, and so does what is more than one look reads.
     ///
     /// # Errors
     /// `Io`.
@@ -68,8 +67,15 @@ impl Repository {
             let mut bytes = vec![0; usize_from_u64(more.min(LOOK_BYTES_MAX))];
             file.read_at(tail.read_bytes, &mut bytes)
                 .map_err(|e| e.at_path(key.as_str()))?;
-            let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else {
-                continue;
+            let is_more = more > LOOK_BYTES_MAX;
+            let end = match bytes.iter().rposition(|byte| *byte == b'\n') {
+                Some(end) => end,
+                // No line is so long: what has no end is no job, and is passed over.
+                None if is_more => {
+                    tail.read_bytes += LOOK_BYTES_MAX;
+                    break;
+                }
+                None => continue,
             };
             let whole = bytes.get(..=end).unwrap_or_default();
             tail.read_bytes += u64_from_usize(whole.len());
@@ -77,8 +83,12 @@ impl Repository {
             let lines = lines.filter_map(|line| parse_line(key.as_str(), line));
             // What was seen while it waited is not new.
             jobs.extend(lines.filter(|job| !tail.late.contains(&job.job_id)));
+            if is_more {
+                // The rest of this file comes before the next month.
+                break;
+            }
         }
-        for job in self.late_jobs()?.into_iter().rev() {
+        for job in self.late_jobs_but(&tail.late)?.into_iter().rev() {
             let is_written = jobs.iter().any(|written| written.job_id == job.job_id);
             if tail.late.insert(job.job_id) && !is_written {
                 jobs.push(job);
@@ -92,11 +102,88 @@ impl Repository {
 mod tests {
     use std::sync::Arc;
 
+    use super::LOOK_BYTES_MAX;
     use crate::clock::{Clock, ManualClock};
     use crate::repo::job::append;
     use crate::repo::{Job, Repository};
-    use crate::store::{Key, MemoryStore, Stage};
+    use crate::store::{Key, MemoryStore, Stage, Store};
     use crate::task::TaskKind;
+    use crate::types::width::{u64_from_usize, usize_from_u64};
+
+    /// Looks end in the middle of a line, and in one that is longer than a look; the last one reads over the month's end.
+    #[test]
+    fn what_is_more_than_one_look_reads_comes_before_the_next_month() {
+        let store = MemoryStore::new();
+        let shared = Arc::new(store.clone());
+        let clock = ManualClock::at(1_795_226_400);
+        let repository = Repository::init_store(shared.clone(), shared, clock.now()).unwrap();
+        let mut tail = repository.jobs_end().unwrap();
+        let now = clock.now();
+        let mut lines = Vec::new();
+        let mut count = 0;
+        while u64_from_usize(lines.len()) < LOOK_BYTES_MAX * 2 + 1_000 {
+            let reason = format!("{count} {}", "x".repeat(500));
+            let job = Job::of_failure(TaskKind::Backup, None, &reason, now, now);
+            lines.extend(job.encode().unwrap());
+            count += 1;
+            if count == 1_000 {
+                lines.resize(lines.len() + usize_from_u64(LOOK_BYTES_MAX), b'x');
+                lines.push(b'\n');
+            }
+        }
+        let key = Key::parse("jobs/2026-11.jsonl").unwrap();
+        Store::append(&store, &key, &lines).unwrap();
+        clock.advance(86_400 * 20);
+        let now = clock.now();
+        append(
+            &repository,
+            &Job::of_failure(TaskKind::Backup, None, "last", now, now),
+        )
+        .unwrap();
+        let mut found = Vec::new();
+        let mut looks = 0;
+        loop {
+            let jobs = repository.jobs_after(&mut tail).unwrap();
+            looks += 1;
+            if jobs.is_empty() && looks > 4 {
+                break;
+            }
+            found.extend(jobs.into_iter().map(|job| job.reason.unwrap()));
+        }
+        let last = found.pop().unwrap();
+        assert_eq!((found.len(), last.as_str()), (count, "last"));
+        let of = |reason: &String| reason.split(' ').next().unwrap().parse::<usize>().unwrap();
+        assert!(found.iter().map(of).eq(0..count));
+    }
+
+    /// A late job is read once: what becomes of its file afterwards is not seen.
+    #[test]
+    fn a_job_that_waits_is_read_once() {
+        let store = MemoryStore::new();
+        let shared = Arc::new(store.clone());
+        let clock = ManualClock::at(1_795_226_400);
+        let repository = Repository::init_store(shared.clone(), shared, clock.now()).unwrap();
+        let now = clock.now();
+        let late = || {
+            let job = Job::of_failure(TaskKind::Restore, None, "late", now, now);
+            repository.keep_late(&job).unwrap();
+            job.job_id
+        };
+        let before = late();
+        let mut tail = repository.jobs_end().unwrap();
+        let after = late();
+        let ids = |tail: &mut _| -> Vec<_> {
+            let jobs = repository.jobs_after(tail).unwrap();
+            jobs.into_iter().map(|job| job.job_id).collect()
+        };
+        assert_eq!(ids(&mut tail), [after]);
+        assert_eq!(ids(&mut tail), []);
+        let of = |known: &[_]| {
+            let known = known.iter().copied().collect();
+            repository.late_jobs_but(&known).unwrap().len()
+        };
+        assert_eq!((of(&[]), of(&[before]), of(&[before, after])), (2, 1, 0));
+    }
 
     #[test]
     fn what_is_appended_comes_once_over_months_and_never_half_a_line() {

@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lock, PutMode};
 use crate::types::sync::Mutex;
-use crate::types::{VmId, VmName};
+use crate::types::{JobId, VmId, VmName};
 
 /// LIMIT: VMs that are written to the catalog in one transaction.
 const REBUILT_TOGETHER: usize = 32;
@@ -56,6 +56,8 @@ pub struct Owner {
     reserve: Reserve,
     pub(super) uses: Arc<Uses>,
     pub(super) holds: Arc<Holds>,
+    /// Tasks that have ended and whose records could not be removed yet.
+    pub(super) ended: Mutex<Vec<JobId>>,
     /// Whether everything that earlier processes left has been put in order.
     is_in_order: AtomicBool,
     #[expect(dead_code, reason = "held for its Drop, which ends the heartbeat")]
@@ -96,8 +98,9 @@ impl Owner {
             other => other?,
         };
         owner.restock();
-        owner.take_in_interrupted_jobs();
+        // A command that could not tell a task's end to the last owner has left it: then the task was not cut off.
         owner.take_in_late_jobs();
+        owner.take_in_interrupted_jobs();
         owner.prune_jobs();
         Ok(owner)
     }
@@ -189,6 +192,7 @@ impl Owner {
             reserve: Reserve::default(),
             uses: Arc::default(),
             holds: Arc::default(),
+            ended: Mutex::default(),
             is_in_order: AtomicBool::new(false),
             heart,
         };

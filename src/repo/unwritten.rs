@@ -2,7 +2,7 @@
 //!
 //! # On-disk layout
 //! `jobs/late/<job_id>.json`: a job that has ended; any process writes it. `jobs/running/<job_id>.json`: a task of the
-//! owner, written when it begins and removed when its line is in the history. Each holds one line of the history.
+//! owner, written when it begins and removed when its line is in the history (after a hold, if there is one). Each holds one line of the history.
 //!
 //! # Invariants
 //! - The owner turns both into lines: what is in `running/` when it takes the lock was cut off.
@@ -24,6 +24,8 @@ use crate::types::width::u64_from_usize;
 const SUFFIX: &str = ".json";
 /// LIMIT: files of processes without the lock; a command that fails every minute fills no disk.
 const LATE_MAX: usize = 1_000;
+/// LIMIT: tasks that have ended and whose records stay for another time (a hold may last for hours).
+const ENDED_MAX: usize = 1_000;
 /// LIMIT: lines of the history that are searched for a job.
 const SEARCHED_MAX: usize = 2_000;
 
@@ -58,19 +60,31 @@ impl Repository {
 
     /// The jobs that wait for the next owner, the newest first.
     pub(super) fn late_jobs(&self) -> Result<Vec<Job>> {
+        self.late_jobs_but(&HashSet::new())
+    }
+
+    /// [`Repository::late_jobs`] without those that the caller knows, which are not read.
+    pub(super) fn late_jobs_but(&self, known: &HashSet<JobId>) -> Result<Vec<Job>> {
         let keys = self.unwritten(&late()?)?;
-        let mut jobs: Vec<Job> = keys.iter().filter_map(|key| self.read(key)).collect();
+        let others = keys.iter().filter(|(id, _)| !known.contains(id));
+        let mut jobs: Vec<Job> = others.filter_map(|(_, key)| self.read(key)).collect();
         jobs.sort_by_key(|job| std::cmp::Reverse(job.ended_at));
         Ok(jobs)
     }
 
-    fn unwritten(&self, prefix: &Key) -> Result<Vec<Key>> {
+    /// Ids of the jobs that wait for the next owner; nothing of them is read.
+    pub(super) fn late_ids(&self) -> Result<HashSet<JobId>> {
+        let keys = self.unwritten(&late()?)?;
+        Ok(keys.into_iter().map(|(id, _)| id).collect())
+    }
+
+    fn unwritten(&self, prefix: &Key) -> Result<Vec<(JobId, Key)>> {
         let entries = absent_is_empty(self.store().list(prefix))?;
-        let names = entries.iter().filter(|entry| {
-            let id = entry.name.strip_suffix(SUFFIX);
-            !entry.is_prefix && id.is_some_and(|id| id.parse::<JobId>().is_ok())
+        let ids = entries.iter().filter_map(|entry| {
+            let id = entry.name.strip_suffix(SUFFIX)?.parse::<JobId>().ok()?;
+            (!entry.is_prefix).then_some((id, &entry.name))
         });
-        names.map(|entry| prefix.join(&entry.name)).collect()
+        ids.map(|(id, name)| Ok((id, prefix.join(name)?))).collect()
     }
 
     /// The job in a file; `None` when it cannot be read, or is gone meanwhile.
@@ -106,22 +120,36 @@ impl Owner {
         }
     }
 
-    /// Removes the record of a running task, whose line is in the history.
+    /// Removes the record of a running task, whose line is in the history, and the records that could not be removed before.
     pub fn note_not_running(&self, id: JobId) {
-        // Nothing goes while the repository is copied: the next owner removes it.
+        let mut ended = self.ended.lock();
+        match ended.len() {
+            0..ENDED_MAX => ended.push(id),
+            _ => {
+                tracing::info!(job = %id, "the next owner removes the record of a task that has ended")
+            }
+        }
+        drop(ended);
+        self.remove_ended();
+    }
+
+    /// Removes the records of tasks that have ended. Those that cannot be removed stay for another time.
+    pub fn remove_ended(&self) {
+        // Nothing goes while the repository is copied.
         let Ok(_change) = self.holds.enter() else {
             return;
         };
-        let removed = running().and_then(|prefix| {
-            let key = key(&prefix, id)?;
+        let remove = |id: JobId| {
+            let key = key(&running()?, id)?;
             self.repository().store().delete(&key)
-        });
-        match removed {
+        };
+        self.ended.lock().retain(|id| match remove(*id) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
-                tracing::info!(job = %id, error = %e.report(), "the record of a task that has ended is left over");
+                tracing::info!(job = %id, error = %e.report(), "the record of a task that has ended is left over for now");
+                true
             }
-            _ => {}
-        }
+            _ => false,
+        });
     }
 
     /// Moves the jobs of other processes to the history. Failures are logged, and the jobs stay for another time.
@@ -150,7 +178,7 @@ impl Owner {
             return Ok(());
         }
         let written = self.repository().written()?;
-        for key in keys {
+        for (_, key) in keys {
             // What cannot be read is no job of anybody.
             if let Some(mut job) = self.repository().read(&key)
                 && !written.contains(&job.job_id)
@@ -169,7 +197,7 @@ mod tests {
     use std::ops::ControlFlow;
     use std::sync::Arc;
 
-    use super::{LATE_MAX, key, late, running};
+    use super::{ENDED_MAX, LATE_MAX, key, late, running};
     use crate::clock::{Clock, ManualClock};
     use crate::error::ErrorKind;
     use crate::repo::job::append;
@@ -217,8 +245,9 @@ mod tests {
         let second = failed("second", &clock);
         repository.keep_late(&second).unwrap();
         assert_eq!(reasons(&repository), ["second", "first", "old"]);
-        // A crash came between the line and the removal.
+        // A crash came between the line and the removal. It is one job meanwhile, too.
         append(&repository, &second).unwrap();
+        assert_eq!(reasons(&repository), ["second", "first", "old"]);
         // What is no job is nobody's.
         let broken = key(&late().unwrap(), JobId::random()).unwrap();
         Store::put(&store, &broken, b"{", PutMode::Create).unwrap();
@@ -242,11 +271,8 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::LimitExceeded);
     }
 
-    #[test]
-    fn a_task_that_a_crash_cut_off_has_a_line_and_one_that_ended_has_one_only() {
-        let clock = Arc::new(ManualClock::at(1_795_226_400));
-        let (store, repository) = repository(&clock);
-        let report = |kind| TaskReport {
+    fn report(kind: TaskKind, clock: &ManualClock) -> TaskReport {
+        TaskReport {
             id: JobId::random(),
             subject: TaskSubject {
                 kind,
@@ -260,11 +286,72 @@ mod tests {
             ended_at: None,
             disks: Vec::new(),
             cancellable: false,
+        }
+    }
+
+    #[test]
+    fn records_of_tasks_that_end_during_a_hold_go_after_it() {
+        let clock = Arc::new(ManualClock::at(1_795_226_400));
+        let (store, repository) = repository(&clock);
+        let owner = Owner::open(Arc::clone(&repository), clock.clone(), "test").unwrap();
+        let run = || {
+            let task = report(TaskKind::Verify, &clock);
+            owner.note_running(&Job::of_interrupted(&task));
+            owner.keep_job(&failed_task(&task, &clock));
+            owner.note_not_running(task.id);
         };
+        let held = || {
+            let hold = owner.hold_still("a copy").unwrap();
+            run();
+            run();
+            owner.remove_ended();
+            assert_eq!(left(&store), 2);
+            drop(hold);
+        };
+        // The next look of the owner, and the next task that ends.
+        held();
+        owner.remove_ended();
+        assert_eq!(left(&store), 0);
+        held();
+        run();
+        assert_eq!(left(&store), 0);
+        assert_eq!(reasons(&repository).len(), 5);
+        assert!(owner.ended.lock().is_empty());
+        // Of very many, the rest is the next owner's.
+        let hold = owner.hold_still("a copy").unwrap();
+        for _ in 0..=ENDED_MAX {
+            owner.note_not_running(JobId::random());
+        }
+        assert_eq!(owner.ended.lock().len(), ENDED_MAX);
+        drop(hold);
+        owner.remove_ended();
+        assert!(owner.ended.lock().is_empty());
+    }
+
+    #[test]
+    fn a_task_whose_end_waits_for_the_next_owner_was_not_cut_off() {
+        let clock = Arc::new(ManualClock::at(1_795_226_400));
+        let (store, repository) = repository(&clock);
+        let owner = Owner::open(Arc::clone(&repository), clock.clone(), "test").unwrap();
+        let task = report(TaskKind::Merge, &clock);
+        owner.note_running(&Job::of_interrupted(&task));
+        drop(owner);
+        repository.keep_late(&failed_task(&task, &clock)).unwrap();
+        let _owner = Owner::open(Arc::clone(&repository), clock.clone(), "test").unwrap();
+        assert_eq!(
+            (left(&store), reasons(&repository)),
+            (0, vec!["full".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_task_that_a_crash_cut_off_has_a_line_and_one_that_ended_has_one_only() {
+        let clock = Arc::new(ManualClock::at(1_795_226_400));
+        let (store, repository) = repository(&clock);
         let (cut, ended, between) = (
-            report(TaskKind::Forget),
-            report(TaskKind::Merge),
-            report(TaskKind::EmptyTrash),
+            report(TaskKind::Forget, &clock),
+            report(TaskKind::Merge, &clock),
+            report(TaskKind::EmptyTrash, &clock),
         );
         let owner = Owner::open(Arc::clone(&repository), clock.clone(), "test").unwrap();
         for task in [&cut, &ended, &between] {

@@ -98,6 +98,7 @@ fn tidy(sessions: &Registry, emptied: &mut Duration) {
     }
     *emptied = now;
     owner.take_in_late_jobs();
+    owner.remove_ended();
     owner.prune_jobs();
     if let Err(e) = owner.empty_trash() {
         tracing::warn!(error = %e.report(), "the trash could not be emptied");

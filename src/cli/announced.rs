@@ -166,15 +166,21 @@ impl<'a> Announced<'a> {
             let disks = self.work.disks.lock();
             disks.iter().for_each(|(_, progress)| progress.complete());
         }
-        if let Some(told) = told.and_then(|told| self.work.report(told))
-            && told.client.end_task(told.id, state, reason).is_ok()
-        {
-            return;
-        }
+        let id = match told.and_then(|told| self.work.report(told)) {
+            Some(told) => match told.client.end_task(told.id, state, reason) {
+                Ok(()) => return,
+                // The daemon may have written the line all the same, and the history takes one line of an id.
+                Err(e) => {
+                    tracing::info!(error = %e.report(), "the daemon did not confirm the end of this task");
+                    told.id
+                }
+            },
+            None => JobId::random(),
+        };
         let request = &self.work.request;
         let now = SystemClock.now();
         let report = TaskReport {
-            id: JobId::random(),
+            id,
             subject: request.subject.clone(),
             state,
             reason: reason.map(ToOwned::to_owned),
@@ -190,7 +196,10 @@ impl<'a> Announced<'a> {
 /// The error with which the change itself would be refused; any other one only keeps the work from being seen.
 fn unless_refused(error: Error) -> Result<Option<Told>> {
     match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::Unsupported => Err(error),
+        ErrorKind::PermissionDenied
+        | ErrorKind::NotFound
+        | ErrorKind::Unsupported
+        | ErrorKind::Locked => Err(error),
         _ => {
             tracing::info!(error = %error.report(), "the daemon does not show this command as a task");
             Ok(None)

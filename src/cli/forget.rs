@@ -50,13 +50,15 @@ pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
                 plans.push(plan);
             }
             Err(e) => {
-                if let Some(writer) = &writer {
-                    let forget = TaskKind::Forget;
-                    writer
-                        .service
-                        .note_failure(forget, Some(&vm), &e.report())?;
-                }
+                let reason = e.report();
                 end.fail(&vm, e);
+                let noted = writer.as_ref().map(|writer| {
+                    let forget = TaskKind::Forget;
+                    writer.service.note_failure(forget, Some(&vm), &reason)
+                });
+                if let Some(Err(e)) = noted {
+                    tracing::warn!(vm = %vm, error = %e.report(), "the history does not have this failure");
+                }
             }
         }
     }
@@ -68,8 +70,13 @@ pub(super) fn run(context: &Context, args: &Forget) -> Result<()> {
     let layers: usize = plans.iter().map(VmPlan::layers).sum();
     if layers <= WEIGHED_MAX {
         let repository = context.repository()?;
+        // Each is a walk of all chains of a VM; the summary shows it only beside what goes and was not merged.
+        let is_shown = |plan: &&mut VmPlan| {
+            context.output.json || (plan.merged.is_none() && !plan.gone().is_empty())
+        };
         plans
             .iter_mut()
+            .filter(is_shown)
             .for_each(|plan| plan.weigh_merging(&repository));
     }
     match context.output.json {

@@ -84,6 +84,11 @@ fn layers_stay_while_a_command_runs_and_backups_go_on() {
     let daemon = place.serve(&[]);
     place.ok(&["forget", "web01@p01", "--no-merge"]);
     let before = (layers(&place), place.json(&["trash"]));
+    let made = || {
+        let directory = std::fs::metadata(place.repo().join("vms/web01/layers")).unwrap();
+        directory.modified().unwrap()
+    };
+    let last = made();
     let held = start(&place, WAITS);
     for refused in [
         &["forget", "web01@p00"][..],
@@ -96,6 +101,7 @@ fn layers_stay_while_a_command_runs_and_backups_go_on() {
         assert!(said.contains("a hold of sh -c touch started"), "{said}");
     }
     assert_eq!((layers(&place), place.json(&["trash"])), before);
+    assert_eq!(made(), last, "a build has begun");
     assert_eq!(place.json(&["ls", "web01"]).as_array().unwrap().len(), 3);
     let more = back_up(&place, 4, 1, &[]);
     place.ok(&["keep", "web01@p00"]);

@@ -1,6 +1,9 @@
 //! Long work of commands as tasks: seen and stopped through a daemon, and a line of the history in any case.
 
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -402,6 +405,66 @@ fn who_only_reads_keeps_no_history() {
             .unwrap()
             .is_empty()
     );
+}
+
+/// Takes the place of the daemon's socket and passes everything on, but for the answer to the end of a task: that connection
+/// is closed when the daemon has answered.
+fn lose_the_answer_to_an_end(place: &Place) {
+    let entries = std::fs::read_dir(place.dir.path()).unwrap();
+    let mut sockets = entries.map(|entry| entry.unwrap().path());
+    let is_control = |path: &PathBuf| {
+        let name = path.to_str().unwrap();
+        name.ends_with(".sock") && !name.ends_with("nbd.sock")
+    };
+    let socket = sockets.find(is_control).unwrap();
+    let behind = place.path("behind.sock");
+    std::fs::rename(&socket, &behind).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let pass = move |client: UnixStream| -> std::io::Result<()> {
+        let daemon = UnixStream::connect(&behind)?;
+        let (requests, mut answers) = (BufReader::new(&client), BufReader::new(&daemon));
+        for request in requests.lines() {
+            let request = request?;
+            writeln!(&daemon, "{request}")?;
+            let mut answer = String::new();
+            answers.read_line(&mut answer)?;
+            if request.contains("end-task") {
+                return Ok(());
+            }
+            (&client).write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    };
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let _ = pass(client.unwrap());
+        }
+    });
+}
+
+/// The daemon has written the line, and the command does not know it: the work is one job.
+#[test]
+fn a_task_whose_end_was_not_confirmed_has_one_line() {
+    let place = Place::new();
+    place.disk("a.raw", 4, 1);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    let daemon = place.serve(&[]);
+    lose_the_answer_to_an_end(&place);
+    place.ok(&["restore", "web01@one", "vda", "out.raw"]);
+    let late = || {
+        let entries = std::fs::read_dir(place.repo().join("jobs/late"));
+        entries.map_or(0, Iterator::count)
+    };
+    let restores = || {
+        let jobs = place.json(&["jobs", "--kind", "restore"]);
+        let jobs = jobs.as_array().unwrap().iter();
+        let ended = jobs.filter(|job| !job["result"].is_null());
+        ended.map(|job| job["result"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((late(), restores()), (1, vec!["completed".into()]));
+    daemon.stop();
+    place.ok(&["keep", "web01@one"]);
+    assert_eq!((late(), restores()), (0, vec!["completed".into()]));
 }
 
 /// Work that needs no daemon does not hang with one, and is in the history all the same.

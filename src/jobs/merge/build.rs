@@ -206,7 +206,7 @@ fn worth_cloning(
     sources: &[SourceLayer],
     method: CompressionType,
 ) -> Result<Option<(usize, &SourceLayer)>> {
-    let kept = kept_clusters(sources, sources.len())?;
+    let kept = kept_clusters(sources, 1, sources.len())?;
     let kept = kept.first().map(Vec::as_slice).unwrap_or_default();
     let largest = kept.iter().zip(sources).enumerate();
     let largest = largest.max_by_key(|(_, (kept, _))| **kept);

@@ -108,16 +108,16 @@ pub fn best(
     };
     for run in runs {
         let sources = open_all(repository, vm, &run)?;
-        let window = if compact { run.len() } else { WINDOW };
-        let kept = kept_clusters(&sources, window)?;
+        // To compact, the whole run becomes one layer.
+        let (starts, window) = match compact {
+            true => (1, run.len()),
+            false => (run.len(), WINDOW),
+        };
+        let kept = kept_clusters(&sources, starts, window)?;
         for (from, kept) in kept.iter().enumerate() {
             let below = run.get(from..).unwrap_or_default();
-            // To compact, the whole run becomes one layer.
-            let lengths = match compact {
-                true if from == 0 => kept.len()..=kept.len(),
-                true => break,
-                false => 2..=kept.len(),
-            };
+            let shortest = if compact { kept.len() } else { 2 };
+            let lengths = shortest..=kept.len();
             for length in lengths {
                 let (Some(part), Some(kept)) = (below.get(..length), kept.get(..length)) else {
                     continue;
@@ -151,7 +151,7 @@ pub fn mergeable_bytes(repository: &Repository, vm: &VmName, chains: &Chains) ->
     let mut freed: u64 = 0;
     for run in runs(chains) {
         let sources = open_all(repository, vm, &run)?;
-        if let Some(kept) = kept_clusters(&sources, run.len())?.first() {
+        if let Some(kept) = kept_clusters(&sources, 1, run.len())?.first() {
             freed = freed.saturating_add(gain(chains, &run, kept).freed_bytes);
         }
     }

@@ -93,18 +93,22 @@ impl RegionView {
     }
 }
 
-/// For each layer from which a part of a run may begin, the clusters of it and of the layers below it that stay when the
-/// part becomes one layer: `kept[from][n]` is of layer `from + n`, whatever lies below that. A part has at most `window`
-/// layers. Each bitmap is read once.
+/// For each of the first `starts` layers, the clusters of it and of the layers below it that stay when the part that begins
+/// there becomes one layer: `kept[from][n]` is of layer `from + n`, whatever lies below that. A part has at most `window`
+/// layers. Each bitmap is read once, and counted once for each start.
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn kept_clusters(sources: &[SourceLayer], window: usize) -> Result<Vec<Vec<u64>>> {
+pub(super) fn kept_clusters(
+    sources: &[SourceLayer],
+    starts: usize,
+    window: usize,
+) -> Result<Vec<Vec<u64>>> {
     let regions: BTreeSet<Region> = sources
         .iter()
         .flat_map(|source| source.sums.touched().map(|(region, _)| region))
         .collect();
-    let mut kept: Vec<Vec<u64>> = (0..sources.len())
+    let mut kept: Vec<Vec<u64>> = (0..starts.min(sources.len()))
         .map(|from| vec![0; window.min(sources.len() - from)])
         .collect();
     for region in regions {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::build::build;
 use super::options::MergeOptions;
 use super::plan::{Interval, Reach, best};
+use crate::chain::settled;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::chains::Chains;
 use crate::repo::replace::Replacement;
@@ -135,19 +136,15 @@ pub fn make_full(
 /// The chains of a VM. Another process may merge or forget between the reads of index and layers, so only a layer that is
 /// missing twice is damage.
 fn walk(repository: &Repository, vm: &VmName) -> Result<(Index, Chains)> {
-    let look = || -> Result<_> {
-        let index = repository.index(vm)?;
-        let chains = Chains::walk(repository, vm, &index);
-        Ok((index, chains))
-    };
-    let (mut index, mut chains) = look()?;
-    if chains.is_err() {
-        (index, chains) = look()?;
-    }
-    match chains {
-        Err(e) if e.kind() == ErrorKind::NotFound => Err(e.with_kind(ErrorKind::Corrupt)),
-        chains => Ok((index, chains?)),
-    }
+    settled(repository.store().look_up_delay(), |_| {
+        // A VM that is gone is no damage.
+        let index = match repository.index(vm) {
+            Err(e) => return Ok(Err(e)),
+            Ok(index) => index,
+        };
+        let chains = Chains::walk(repository, vm, &index)?;
+        Ok(Ok((index, chains)))
+    })?
 }
 
 /// Builds an interval's layer and swaps it in; returns the size of its file in bytes.

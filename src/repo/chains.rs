@@ -55,12 +55,11 @@ impl Chains {
                 let parent = disk.parent.map(|parent| parent.layer);
                 // An unsealed layer has no header yet, and one that a crash has left between two steps of its publication
                 // has no sums: the session names its parent.
-                let is_published = LayerFile::open(repository, vm, &disk.layer)
-                    .and_then(|file| file.prove_header(repository, vm, &disk.layer));
-                if is_published.is_ok() {
-                    chains.add(repository, vm, &disk.layer, &disk.key)?;
-                } else {
-                    chains.add_unsealed(disk.layer, parent.as_ref());
+                match chains.add(repository, vm, &disk.layer, &disk.key) {
+                    // What lies below it was added with it: the damage is there.
+                    Err(e) if chains.get(&disk.layer).is_some() => return Err(e),
+                    Err(_) => chains.add_unsealed(disk.layer, parent.as_ref()),
+                    Ok(()) => {}
                 }
                 if let Some(parent) = parent {
                     chains.add(repository, vm, &parent, &disk.key)?;

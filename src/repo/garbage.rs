@@ -23,7 +23,7 @@ use crate::store::Key;
 use crate::types::{LayerId, VmName};
 
 /// A file below `layers/` that is looked at.
-struct Candidate {
+pub(super) struct Candidate {
     file: String,
     slot: Slot,
     /// The layer to which sums belong.
@@ -158,8 +158,8 @@ fn all_are_named(
 pub(super) enum Look {
     /// Points and sessions name every file, so nothing is garbage.
     AllNamed,
-    /// All chains.
-    Walked(Chains),
+    /// All chains, and the files that were there before they were walked.
+    Walked(Chains, Vec<Candidate>),
     /// Something on the way is missing or cannot be read: nothing is garbage.
     Failed,
 }
@@ -191,7 +191,7 @@ impl Look {
         match walked {
             Ok(Some(chains)) => {
                 let is_changed = chains.note_in(index);
-                Ok((Self::Walked(chains), is_changed))
+                Ok((Self::Walked(chains, candidates), is_changed))
             }
             Ok(None) => Ok((Self::AllNamed, false)),
             Err(e) => {
@@ -202,7 +202,7 @@ impl Look {
     }
 }
 
-/// Moves files of layers that no point and no session needs to the trash; with `among`, only files of these slots.
+/// Moves the files of a look that no point and no session needs to the trash; `among` as in [`Look::at`].
 ///
 /// # Errors
 /// `Io`. Files that could not be judged or moved stay, which is not an error.
@@ -214,15 +214,14 @@ pub(super) fn collect(
     among: Option<&HashSet<Slot>>,
     now: Timestamp,
 ) -> Result<()> {
-    let Look::Walked(chains) = look else {
+    let Look::Walked(chains, candidates) = look else {
         return Ok(());
     };
     let keys = VmKeys::new(vm)?;
     let prefix = keys.layers()?;
-    let candidates = candidates(repository, &prefix, among)?;
     let mut garbage = Vec::new();
     for candidate in candidates {
-        if !candidate.is_needed(chains) && !is_being_built(repository, &keys, &candidate)? {
+        if !candidate.is_needed(chains) && !is_being_built(repository, &keys, candidate)? {
             garbage.push(candidate);
         }
     }
@@ -242,19 +241,30 @@ pub(super) fn collect(
         } else {
             tracing::warn!(vm = %vm, file, "a layer that nothing names goes to the trash");
         }
-        let moved = trash::aside(now, index.vm_id, &layers.name(&candidate)).and_then(|to| {
+        let moved = trash::aside(now, index.vm_id, &layers.name(candidate)).and_then(|to| {
             repository
                 .store()
                 .rename(&prefix.join(file)?, &to)
                 .at_path(file)
         });
+        let moved = match moved {
+            // It is gone already: the caller tries again, or a build has ended.
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
         match moved {
             // A full filesystem is the caller's to mend: it frees the reserve and tries again.
             Err(e) if e.kind() == ErrorKind::NoSpace => return Err(e),
             Err(e) => {
                 tracing::error!(vm = %vm, error = %e.report(), "a file that nothing names could not be moved to the trash; it stays");
             }
-            Ok(()) => drop_checks(repository, &keys, &candidate)?,
+            Ok(()) => match drop_checks(repository, &keys, candidate) {
+                Err(e) if e.kind() == ErrorKind::NoSpace => return Err(e),
+                Err(e) => {
+                    tracing::error!(vm = %vm, error = %e.report(), "results of verifying a layer that is gone could not be removed; they stay");
+                }
+                Ok(()) => {}
+            },
         }
     }
     Ok(())
@@ -278,7 +288,7 @@ fn drop_checks(repository: &Repository, keys: &VmKeys, candidate: &Candidate) ->
 struct Headers(HashMap<Slot, (LayerId, Option<Slot>)>);
 
 impl Headers {
-    fn of(repository: &Repository, vm: &VmName, garbage: &[Candidate]) -> Self {
+    fn of(repository: &Repository, vm: &VmName, garbage: &[&Candidate]) -> Self {
         let layers = garbage.iter().filter(|candidate| candidate.is_layer());
         let headers = layers.filter_map(|candidate| {
             let file = LayerFile::open(repository, vm, &candidate.slot).ok()?;

@@ -177,10 +177,9 @@ fn set_aside_states(
 ) -> Result<()> {
     let prefix = VmKeys::new(vm)?.state_dir()?;
     let entries = absent_is_empty(repository.store().list(&prefix))?;
-    // The state of a point that is just copied or restored comes before its sidecar.
-    let is_complete = repository.points_without_sidecar(vm, index)?.is_empty();
     let known: HashSet<PointId> = index.points.iter().map(|point| point.point_id).collect();
     let mut sums: Option<HashSet<String>> = None;
+    let mut is_complete: Option<bool> = None;
     for entry in entries {
         if let Some(layer) = entry.name.strip_suffix(CHECKS_SUFFIX) {
             let sums = match &sums {
@@ -197,8 +196,17 @@ fn set_aside_states(
         let id = entry.name.strip_suffix(".json").map(str::parse::<PointId>);
         if let Some(Ok(id)) = id
             && !known.contains(&id)
-            && is_complete
         {
+            // The state of a point that is just copied or restored comes before its sidecar.
+            let is_complete = match is_complete {
+                Some(is_complete) => is_complete,
+                None => {
+                    *is_complete.insert(repository.points_without_sidecar(vm, index)?.is_empty())
+                }
+            };
+            if !is_complete {
+                continue;
+            }
             let to = trash::aside(now, index.vm_id, &entry.name)?;
             let moved = repository.store().rename(&prefix.join(&entry.name)?, &to);
             stays(vm, &entry.name, moved)?;

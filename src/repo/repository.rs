@@ -1,5 +1,6 @@
 //! Reading a repository, which any process may do, with or without a writer beside it.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -318,11 +319,11 @@ impl Repository {
             .filter(|e| e.is_prefix)
             .map(|e| e.name)
             .collect();
-        let listed: std::collections::HashSet<&str> = names.iter().map(String::as_str).collect();
+        let listed: HashSet<&str> = names.iter().map(String::as_str).collect();
         stored
             .points
             .retain(|point| listed.contains(point.name.as_str()));
-        let known: std::collections::HashSet<String> = stored
+        let known: HashSet<String> = stored
             .points
             .iter()
             .map(|point| point.name.as_str().to_owned())
@@ -356,10 +357,13 @@ impl Repository {
     /// `Io`.
     pub fn points_without_sidecar(&self, vm: &VmName, index: &Index) -> Result<Vec<String>> {
         let prefix = VmKeys::new(vm)?.points()?;
+        let known: HashSet<&str> = index.points.iter().map(|p| p.name.as_str()).collect();
         let mut without = Vec::new();
         for entry in absent_is_empty(self.store.list(&prefix))? {
-            let is_listed = index.points.iter().any(|p| p.name.as_str() == entry.name);
-            if !entry.is_prefix || is_listed || entry.name.starts_with('.') {
+            if !entry.is_prefix
+                || known.contains(entry.name.as_str())
+                || entry.name.starts_with('.')
+            {
                 continue;
             }
             let files = absent_is_empty(self.store.list(&prefix.join(&entry.name)?))?;

@@ -4,7 +4,7 @@ use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
 use restorefs::repo::layout::{self, VmKeys};
 use restorefs::repo::sidecar::index::PointEntry;
 use restorefs::store::{Key, PutMode};
-use restorefs::types::{DiskName, VmName};
+use restorefs::types::{DiskName, LayerId, VmName};
 
 use crate::pair::Places;
 use crate::world::{World, read_all};
@@ -147,6 +147,33 @@ fn one_sidecar_that_cannot_be_read_and_nothing_is_cleaned_up(places: Places) {
     assert_eq!(names(&world, &layers), before);
 }
 
+/// Results of verifying whose file cannot be removed keep neither garbage nor the VM.
+fn garbage_whose_results_cannot_be_removed_keeps_no_vm_from_opening(places: Places) {
+    let mut world = World::over(places, MEMORY);
+    let one = commit(&world, 1);
+    let keys = VmKeys::new(&vm()).unwrap();
+    let (slot, layer) = (&one.disks[0].layer, LayerId::random());
+    let sums = keys.sums(slot, layer).unwrap();
+    let checks = keys.checks(slot, layer).unwrap();
+    // A prefix that is not empty stays for everybody, as an immutable file does.
+    let inside = checks.join("inside").unwrap();
+    for key in [&sums, &inside] {
+        let prefix = key.parent().unwrap();
+        world.store().make_prefix(&prefix).unwrap();
+        world.store().put(key, b"stray", PutMode::Create).unwrap();
+    }
+    let before = names(&world, &keys.layers().unwrap()).len();
+    restart(&mut world);
+    let entry = world.engine().owner.vm_snapshot(&vm()).unwrap();
+    assert_eq!(entry.index.points.len(), 1);
+    assert_eq!(names(&world, &keys.layers().unwrap()).len(), before - 1);
+    assert_eq!(names(&world, &checks), ["inside"]);
+    assert_eq!(
+        read_all(&world.open(&vm(), &one, &disk())),
+        vec![1; 1 << 20]
+    );
+}
+
 fn a_layer_below_a_named_one_is_not_garbage(places: Places) {
     let mut world = World::over(places, MEMORY);
     let one = commit(&world, 1);
@@ -243,6 +270,7 @@ over_places!(
     what_an_interrupted_backup_left_is_removed_and_a_resumable_session_is_not,
     garbage_goes_to_the_trash_for_an_hour_and_nothing_that_is_named_does,
     one_sidecar_that_cannot_be_read_and_nothing_is_cleaned_up,
+    garbage_whose_results_cannot_be_removed_keeps_no_vm_from_opening,
     a_layer_below_a_named_one_is_not_garbage,
     the_catalog_is_rebuilt_when_it_is_behind_damaged_or_missing,
     points_win_over_the_index_and_serials_are_never_given_twice,

@@ -565,8 +565,8 @@ pub struct Hold {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 all is well; 3 damage is known (a layer is missing, verifying has found damage, a sidecar cannot be \
-                  read); 4 the last point of a VM is older than --max-age, or a VM has none. 3 wins over 4. The first line is the \
-                  verdict. Nothing is verified: see restorefs verify. docs/monitoring.md has checks for Nagios and timers."
+                  read); 4 with --max-age only: the last point of a VM is older, or a VM has none. 3 wins over 4. The first line is \
+                  the verdict. Nothing is verified: see restorefs verify. docs/monitoring.md has checks for Nagios and timers."
 )]
 pub struct Status {
     /// Exit with 4 when a VM's last restore point is older than this (26h, 90m, 2d)

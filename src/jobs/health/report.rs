@@ -24,7 +24,7 @@ const NAMED_MAX: usize = 5;
 pub enum Verdict {
     /// All is well.
     Ok,
-    /// A VM's last point is too old, or it has none.
+    /// A VM's last point is older than the caller allows, or it has none; only where the caller sets an age.
     Late,
     /// Damage is known.
     Damaged,
@@ -121,7 +121,7 @@ impl Health {
         self.those(|vm| !vm.damage.is_empty())
     }
 
-    /// VMs whose last point is too old, or that have none.
+    /// VMs whose last point is older than the caller allows, or that have none; none where the caller sets no age.
     #[must_use]
     pub fn late(&self) -> Vec<&VmName> {
         self.those(|vm| vm.is_late)

@@ -44,7 +44,7 @@ pub struct VmHealth {
     pub checked_at: Option<Timestamp>,
     /// Points of which not everything was verified.
     pub unchecked_points: usize,
-    /// Whether the last point is too old, or there is none.
+    /// Whether the last point is older than the caller allows, or there is none; never so where the caller sets no age.
     pub is_late: bool,
     /// The damage that is known.
     pub damage: Vec<String>,

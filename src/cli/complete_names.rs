@@ -5,7 +5,6 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::args::CompleteNames;
 use super::context::Context;
@@ -25,11 +24,7 @@ pub(super) fn run(context: &Context, args: &CompleteNames) -> Result<()> {
         return names_of_repositories(context, word);
     }
     let repository = match repository_in(&args.line) {
-        Some(path) => match Register::find(&path) {
-            Ok(Some(entry)) => entry.open(),
-            _ => Repository::open(&path),
-        }
-        .map(Arc::new),
+        Some(path) => context.of_word(&path).and_then(|named| named.repository()),
         None => context.repository(),
     };
     // Shell completion shows no errors.

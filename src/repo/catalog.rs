@@ -214,7 +214,6 @@ impl Catalog {
         Self::load(stage.create(&key)?, repository)
     }
 
-    /// Opens the database and removes the mark of a clean end; the next clean end sets it again.
     /// Records another id of the repository, which this catalog describes as before.
     ///
     /// # Errors
@@ -232,6 +231,7 @@ impl Catalog {
         })
     }
 
+    /// Opens the database and removes the mark of a clean end; the next clean end sets it again.
     fn load(
         file: Arc<dyn WriteAt>,
         repository: RepositoryId,

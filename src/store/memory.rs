@@ -375,10 +375,6 @@ impl Store for MemoryStore {
         Ok(None)
     }
 
-    fn stored_bytes(&self, key: &Key) -> Result<u64> {
-        Ok(Store::open(self, key)?.size_bytes())
-    }
-
     fn fingerprint(&self, _key: &Key) -> Result<Option<Fingerprint>> {
         Ok(None)
     }

@@ -117,11 +117,13 @@ pub trait Store: Send + Sync {
     fn open(&self, key: &Key) -> Result<Arc<dyn ReadAt>>;
 
     /// Bytes that an object takes: in a local directory those that `du` counts (holes take nothing; extents that several
-    /// files share count for each of them), elsewhere its size.
+    /// files share count for each of them), elsewhere its size. A store over another one passes the call on.
     ///
     /// # Errors
     /// `NotFound`, `Io`.
-    fn stored_bytes(&self, key: &Key) -> Result<u64>;
+    fn stored_bytes(&self, key: &Key) -> Result<u64> {
+        Ok(self.open(key)?.size_bytes())
+    }
 
     /// Lists all names directly below `prefix`, sorted.
     ///

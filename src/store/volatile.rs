@@ -305,9 +305,6 @@ impl Store for VolatileStore {
     fn identity(&self, _key: &Key) -> Result<Option<Identity>> {
         Ok(None)
     }
-    fn stored_bytes(&self, key: &Key) -> Result<u64> {
-        Ok(Store::open(self, key)?.size_bytes())
-    }
     fn fingerprint(&self, _key: &Key) -> Result<Option<Fingerprint>> {
         Ok(None)
     }

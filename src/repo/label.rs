@@ -13,13 +13,14 @@ use super::layout::VmKeys;
 use super::owner::Owner;
 use super::repository::Repository;
 use super::selector::Which;
+use super::sidecar::copied::PointCopy;
 use super::sidecar::index::{CheckResult, PointEntry};
 use super::sidecar::retained::Retained;
 use super::sidecar::state::State;
 use super::sidecar::{Sidecar, Unknown, encode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::PutMode;
-use crate::types::VmName;
+use crate::types::{PointId, VmName};
 
 /// LIMIT: bytes of a tag's key.
 const KEY_BYTES_MAX: usize = 128;
@@ -107,6 +108,7 @@ impl Repository {
             Ok(state) => {
                 entry.tags.clone_from(&state.tags);
                 entry.kept = state.kept;
+                entry.copies.clone_from(&state.copies);
                 match &state.damage {
                     Some(damage) => {
                         entry.check = Some(CheckResult::Damaged);
@@ -165,6 +167,42 @@ impl Owner {
             self.write_index(&mut entry)?;
         }
         Ok(point)
+    }
+
+    /// Records copies of points at another repository, in place of what is known of their copies there. Points that the VM does
+    /// not have are passed over.
+    ///
+    /// # Errors
+    /// `NotFound` (the VM); `Stale` (the lock); `Corrupt` when a present state cannot be read; `NoSpace`, `Io`.
+    pub fn note_copies(&self, vm: &VmName, copies: &[(PointId, PointCopy)]) -> Result<()> {
+        let entry = self.vm(vm)?;
+        let mut entry = entry.lock();
+        let vm = &entry.vm.name.clone();
+        self.verify_lock()?;
+        let store = self.repository().store();
+        let mut is_changed = false;
+        for (point_id, copy) in copies {
+            let of_index = entry.index.points.iter();
+            let Some(point) = of_index.clone().find(|point| point.point_id == *point_id) else {
+                continue;
+            };
+            let mut state = self.repository().state(vm, point)?;
+            let before = state.copies.clone();
+            state.note_copy(copy);
+            if state.copies != before {
+                let (key, bytes) = (VmKeys::new(vm)?.state(*point_id)?, encode(&state)?);
+                self.with_room(|| store.put(&key, &bytes, PutMode::Replace))?;
+            }
+            let of_index = entry.index.points.iter_mut();
+            for point in of_index.filter(|point| point.point_id == *point_id) {
+                is_changed |= point.copies != state.copies;
+                point.copies.clone_from(&state.copies);
+            }
+        }
+        match is_changed {
+            true => self.write_index(&mut entry),
+            false => Ok(()),
+        }
     }
 
     /// Repeats the labels of all states of a VM in its index.

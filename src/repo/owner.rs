@@ -491,6 +491,7 @@ impl Owner {
             serial: self.next_serial()?,
             disks: Vec::new(),
             tags: std::collections::BTreeMap::new(),
+            origin: None,
             unknown: Unknown::new(),
         };
         let mut index = Repository::empty_index(&vm);

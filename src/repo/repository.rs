@@ -614,6 +614,7 @@ impl Repository {
                 point_id: point.point_id,
                 tags: std::collections::BTreeMap::new(),
                 kept: false,
+                copies: Vec::new(),
                 damage: None,
                 volumes: None,
                 unknown: Unknown::new(),

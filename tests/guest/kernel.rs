@@ -12,8 +12,18 @@ impl Mounted {
     /// Mounts a file or a device.
     pub(crate) fn new(what: &Path, at: &Path, options: &str) -> Self {
         std::fs::create_dir_all(at).unwrap();
-        run("mount", &["-o", options, text(what), text(at)]);
-        Self(at.to_owned())
+        // The loop device that mount(8) chose may be held for a moment: by another test's mount(8), which chose it too.
+        for _ in 0..50 {
+            let output = Command::new("mount").args(["-o", options]).args([what, at]);
+            let output = output.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                return Self(at.to_owned());
+            }
+            assert!(said.contains("busy"), "{}: {said}", what.display());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("{} stays busy", what.display());
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::copied::{PlainCopy, PointCopy};
 use super::hidden::{HiddenLayer, PlainHidden};
 use super::plain::{each, names, plain};
 use super::point::{Attached, Kind, PlainAttached, Point, PointParent, maybe};
@@ -76,6 +77,9 @@ pub struct PointEntry {
     /// Whether somebody keeps it by hand, as in its state.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
+    /// Its copies at other repositories, as in its state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<PointCopy>,
     /// The last result of verifying it; absent until everything that it needs was verified, or damage was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckResult>,
@@ -206,6 +210,7 @@ impl PointEntry {
             attached: point.attached.clone(),
             tags: BTreeMap::new(),
             kept: false,
+            copies: Vec::new(),
             check: None,
             checked_at: None,
             unknown: Unknown::new(),
@@ -246,6 +251,8 @@ plain!(PlainPoint of PointEntry {
     tags: BTreeMap<String, String>,
     #[serde(default)]
     kept: bool,
+    #[serde(default, deserialize_with = "each::<PlainCopy, _, _>")]
+    copies: Vec<PointCopy>,
     #[serde(default)]
     check: Option<CheckResult>,
     #[serde(default)]

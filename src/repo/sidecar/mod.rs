@@ -8,6 +8,7 @@
 //!   the spelling of an exponent).
 
 pub mod checks;
+pub mod copied;
 pub mod hidden;
 pub mod index;
 mod member;

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::plain::plain;
+use super::copied::{PlainCopy, PointCopy};
+use super::plain::{each, plain};
 use super::{Sidecar, Unknown, member};
 use crate::repo::slot::Slot;
 use crate::types::{DiskName, PointId};
@@ -27,12 +28,29 @@ pub struct State {
     /// The damage that verifying has found; absent while none is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<Damage>,
+    /// Copies of the point at other repositories.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<PointCopy>,
     /// Volumes found by probing; `null` until probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<Value>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+impl State {
+    /// Records a copy, in place of what is known of the one at the same repository.
+    pub fn note_copy(&mut self, copy: &PointCopy) {
+        let known = self.copies.iter_mut();
+        match known
+            .into_iter()
+            .find(|known| known.repository_id == copy.repository_id)
+        {
+            Some(known) => known.clone_from(copy),
+            None => self.copies.push(copy.clone()),
+        }
+    }
 }
 
 /// What is damaged of a point.
@@ -113,6 +131,8 @@ plain!(PlainState of State {
     kept: bool,
     #[serde(default)]
     damage: Option<Damage>,
+    #[serde(default, deserialize_with = "each::<PlainCopy, _, _>")]
+    copies: Vec<PointCopy>,
     #[serde(default)]
     volumes: Option<Value>,
 });

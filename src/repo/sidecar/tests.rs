@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::copied::PointCopy;
 use super::hidden::HiddenLayer;
 use super::index::{Index, PointEntry};
 use super::point::{Point, PointParent};
@@ -12,7 +13,7 @@ use super::vm::Vm;
 use super::{Sidecar, Unknown, encode, parse};
 use crate::error::ErrorKind;
 use crate::repo::format::Format;
-use crate::types::{Digest, LayerId, PointId};
+use crate::types::{Digest, LayerId, PointId, RepositoryId};
 
 /// Sidecars of all kinds; one byte before each states the kind.
 const SAMPLES: [&[u8]; 11] = [
@@ -307,6 +308,12 @@ fn what_has_nothing_unknown_is_decoded_in_one_pass() {
             left_out: 1,
             unknown: Unknown::new(),
         }),
+        copies: vec![PointCopy {
+            repository_id: RepositoryId::random(),
+            at: point.captured_at,
+            verified_at: None,
+            unknown: Unknown::new(),
+        }],
         volumes: Some(serde_json::json!({"volumes": [{"path": "vda"}], "files": []})),
         unknown: Unknown::new(),
     };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::copied::Origin;
 use super::{Sidecar, Unknown};
 use crate::types::{DiskName, VmId, VmName};
 
@@ -30,6 +31,9 @@ pub struct Vm {
     /// Labels for people.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// From where the VM is copied; absent where its points are made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -14,8 +14,11 @@ impl Mounted {
         std::fs::create_dir_all(at).unwrap();
         // The loop device that mount(8) chose may be held for a moment: by another test's mount(8), which chose it too.
         for _ in 0..50 {
-            let output = Command::new("mount").args(["-o", options]).args([what, at]);
-            let output = output.output().unwrap();
+            let output = Command::new("mount")
+                .args(["-o", options])
+                .args([what, at])
+                .output()
+                .unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
             if output.status.success() {
                 return Self(at.to_owned());

@@ -81,7 +81,14 @@ impl PageCache {
             length = extent.length_bytes.next_multiple_of(PAGE_BYTES).min(length);
         }
         let mut bytes = vec![0; usize_from_u64(length)];
-        self.inner.read_at(start, &mut bytes)?;
+        if let Err(e) = self.inner.read_at(start, &mut bytes) {
+            if length == first_bytes {
+                return Err(e);
+            }
+            // What cannot be read may lie in a page that nobody has asked for.
+            bytes.truncate(usize_from_u64(first_bytes));
+            self.inner.read_at(start, &mut bytes)?;
+        }
         let mut state = self.state();
         let mut first = None;
         for (page, n) in bytes.chunks(usize_from_u64(PAGE_BYTES)).zip(number..) {
@@ -137,8 +144,9 @@ impl ReadAt for PageCache {
 mod tests {
     use super::PageCache;
     use crate::block::conformance::check_read_at;
-    use crate::block::filter::{Count, OpKind};
+    use crate::block::filter::{Count, Fault, OpKind};
     use crate::block::{MemoryDisk, ReadAt, WriteAt};
+    use crate::error::ErrorKind;
     use std::sync::Arc;
 
     #[test]
@@ -152,6 +160,20 @@ mod tests {
             &expected,
         );
         check_read_at(&PageCache::new(disk, 1 << 30), &expected);
+    }
+
+    /// Readahead met a damaged cluster and failed the read of the sound page before it.
+    #[test]
+    fn what_is_damaged_behind_a_page_does_not_harm_it() {
+        let disk = MemoryDisk::from_bytes(&vec![1; 8 << 16]);
+        let disk = Fault::new(Arc::new(disk));
+        disk.fail_range(OpKind::Read, 3 << 16, 1, ErrorKind::Corrupt);
+        let cache = PageCache::new(Arc::new(disk), 1 << 30);
+        for page in 0..8 {
+            let read = cache.read_at(page << 16, &mut [0; 4096]);
+            let expected = (page == 3).then_some(ErrorKind::Corrupt);
+            assert_eq!(read.err().map(|e| e.kind()), expected, "{page}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::kit::need::{can_mount, has};
 use crate::kit::noise::noise;
 use crate::kit::place::Place;
 use crate::kit::wait::eventually;
+use crate::tool;
 
 const CLUSTER: usize = 65_536;
 const BLOCK: usize = 4_096;
@@ -123,6 +124,10 @@ fn damage_is_told_exactly_kept_and_gone_when_it_is_mended() {
     );
     assert!(text.contains(&place_of), "{text}");
     assert!(text.contains("in p0, p1, p2"), "{text}");
+    // The same damage keeps the time at which it was found.
+    let found = place.json(&["ls", "web01"])[2]["checked_at"].clone();
+    damaged(&place, &["verify"]);
+    assert_eq!(place.json(&["ls", "web01"])[2]["checked_at"], found);
     assert_eq!(checks(&place, "web01"), ["damaged", "damaged", "damaged"]);
     // Retention forgets nothing that is damaged; what a person names goes.
     place.ok(&["forget", "web01", "--keep-last", "1"]);
@@ -138,6 +143,8 @@ fn damage_is_told_exactly_kept_and_gone_when_it_is_mended() {
 fn a_check_reads_no_data_and_finds_everything_else() {
     let place = with_points("web01", 3);
     assert!(place.ok(&["check"]).contains("no damage found"));
+    // Nothing but damage is worth keeping of a look at the structure.
+    assert_eq!(place.json(&["check"])["kept"], false);
     let layers = layers(&place, "web01");
     let bytes = std::fs::read(&layers[0]).unwrap();
     let disk = noise(7, 32 * CLUSTER);
@@ -344,14 +351,25 @@ fn a_daemon_keeps_the_results_and_shows_the_task() {
 #[test]
 fn a_verification_that_is_stopped_keeps_what_it_has() {
     let place = with_points("web01", 6);
+    // At this rate all takes about 7 seconds. A slow machine begins to read later.
+    let read = [3, 4, 5].into_iter().find_map(|seconds| {
+        stop_after(&place, Duration::from_secs(seconds));
+        Some(layers_read(&place)).filter(|read| *read > 0)
+    });
+    assert!(read.is_some_and(|read| read < 6), "{read:?}");
+    assert!(place.ok(&["verify"]).contains("no damage found"));
+    assert_eq!(layers_read(&place), 6);
+}
+
+/// Stops a verification, which then is a cancelled task.
+fn stop_after(place: &Place, time: Duration) {
     let mut child = place
-        .command(&["verify", "--limit", "100K"])
+        .command(&["verify", "--limit", "600K"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The handler of signals is there before the plan is made.
-    std::thread::sleep(Duration::from_millis(1_500));
+    std::thread::sleep(time);
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     let begun = Instant::now();
@@ -363,7 +381,66 @@ fn a_verification_that_is_stopped_keeps_what_it_has() {
         (&jobs[0]["kind"], &jobs[0]["result"]),
         (&"verify".into(), &"cancelled".into())
     );
-    assert!(place.ok(&["verify"]).contains("no damage found"));
+}
+
+/// How many layers have a result of reading their data.
+fn layers_read(place: &Place) -> usize {
+    let state = place.repo().join("vms/web01/state");
+    let files = std::fs::read_dir(state).unwrap().map(|file| file.unwrap());
+    let kept = files.filter(|file| file.file_name().to_str().unwrap().ends_with(".checks.json"));
+    let read = kept.filter(|file| {
+        let kept = std::fs::read(file.path()).unwrap();
+        let kept: Value = serde_json::from_slice(&kept).unwrap();
+        !kept["regions"].as_array().unwrap().is_empty()
+    });
+    read.count()
+}
+
+/// A file below a directory over which the guest mounts another filesystem is named below `volumes/`, where the tree shows it.
+#[test]
+fn a_file_that_a_mount_covers_is_named() {
+    if !has("mkfs.ext4") {
+        return;
+    }
+    let place = Place::new();
+    let (covered, seen) = (noise(5, 200_000), noise(6, 200_000));
+    let put = |path: &str, bytes: &[u8]| {
+        let path = place.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    let fstab = "LABEL=root / ext4 defaults 0 1\nLABEL=data /srv/data ext4 defaults 0 2\n";
+    put("root/etc/fstab", fstab.as_bytes());
+    put("root/etc/os-release", b"ID=test\n");
+    put("root/srv/data/deep/covered", &covered);
+    put("root/srv/seen", &seen);
+    put("data/file", b"data\n");
+    for label in ["root", "data"] {
+        let image = format!("{label}.raw");
+        tool::ok(&place, "truncate", &["-s", "16M", &image]);
+        let arguments = ["-qF", "-b", "4096", "-L", label, "-d", label, &image];
+        tool::ok(&place, "mkfs.ext4", &arguments);
+    }
+    place.ok(&["backup", "web01", "vda=root.raw", "vdb=data.raw"]);
+    let layer = layers(&place, "web01").remove(0);
+    let disk = std::fs::read(place.path("root.raw")).unwrap();
+    for bytes in [&covered, &seen] {
+        let mut blocks = disk.chunks(BLOCK);
+        // In the middle of the file, so that nothing else lies in the cluster.
+        let middle = &bytes[24 * BLOCK..25 * BLOCK];
+        let block = blocks.position(|block| block == middle).unwrap();
+        let cluster = block * BLOCK / CLUSTER * CLUSTER;
+        let at = offset_in(&layer, &disk[cluster..cluster + CLUSTER]);
+        flip(&layer, at + (block * BLOCK - cluster) as u64);
+    }
+    let answer = damaged(&place, &["verify"]);
+    let files = answer["vms"][0]["harmed"][0]["files"].as_array().unwrap();
+    let paths: BTreeSet<&str> = files
+        .iter()
+        .map(|file| file["path"].as_str().unwrap())
+        .collect();
+    let expected = ["/files/srv/seen", "/volumes/vda/raw/srv/data/deep/covered"];
+    assert_eq!(paths, BTreeSet::from(expected), "{answer}");
 }
 
 /// An ext4 image with directories and files of many sizes.

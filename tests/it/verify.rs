@@ -9,7 +9,7 @@ use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::Clock;
 use restorefs::error::ErrorKind;
 use restorefs::ingest::{CommitRequest, Registry, Telling};
-use restorefs::jobs::verify::{Choice, Run, Subset, VmReport};
+use restorefs::jobs::verify::{Choice, Keep, Run, Subset, VmReport};
 use restorefs::layer::LayerDraft;
 use restorefs::point::{ChainSource, ProvedDisk};
 use restorefs::qcow2::{Compression, LayerOptions};
@@ -49,19 +49,23 @@ fn reopened(world: &World) -> Arc<Repository> {
 
 /// Verifies parts of the VM; with `keep`, the owner keeps the results.
 fn verify(world: &World, choice: Choice, keep: bool) -> VmReport {
+    let owner = &world.engine().owner;
+    let note = |vm: &VmName, notes: &CheckNotes| owner.note_checks(vm, notes);
+    verify_with(world, choice, keep.then_some(&note))
+}
+
+fn verify_with(world: &World, choice: Choice, keep: Option<Keep<'_>>) -> VmReport {
     let repository = reopened(world);
     let monitor = Monitor::default();
     let mut plans = choice.plan(&repository, &[vm()], &monitor).unwrap();
     let parts = plans.remove(0).1.unwrap();
-    let owner = &world.engine().owner;
-    let note = |vm: &VmName, notes: &CheckNotes| owner.note_checks(vm, notes);
     let run = Run {
         repository: &repository,
         pace: &Pace::new(None),
         monitor: &monitor,
         watch: &|_| Monitor::default(),
         attached: true,
-        keep: keep.then_some(&note),
+        keep,
         now: world.clock.now(),
     };
     run.verify(&parts).unwrap()
@@ -376,6 +380,38 @@ fn a_merged_layer_counts_as_never_verified(places: Places) {
     assert_eq!(checks_of(&world, &points[3]).0, verified);
 }
 
+/// Layers are merged between their verification and the keeping of its results: nobody has verified the new layer.
+fn a_merge_before_the_results_are_kept(places: Places) {
+    let world = World::over(places, 1 << 20);
+    let sessions = Registry::empty(world.engine().clone());
+    let points: Vec<PointEntry> = (0..4)
+        .map(|n| {
+            let writes = [(n, content(2, n as u8)), (n + 1, content(2, n as u8))];
+            commit_as(&sessions, &world, &request(CLUSTERS), &writes)
+        })
+        .collect();
+    let heard = std::cell::RefCell::new(Vec::new());
+    let note = |_: &VmName, notes: &CheckNotes| {
+        heard.borrow_mut().push(notes.clone());
+        Ok(())
+    };
+    verify_with(&world, all(), Some(&note));
+    forget(&sessions, &points[1].name);
+    assert!(merge(&world, true).layers > 0);
+    for notes in heard.take() {
+        world.engine().owner.note_checks(&vm(), &notes).unwrap();
+    }
+    for point in [&points[0], &points[2], &points[3]] {
+        assert_eq!(checks_of(&world, point).0, None, "{}", point.name);
+    }
+    // Of the layers that are gone nothing is kept.
+    let results = keys(world.store(), "vms/web01/state", ".checks.json");
+    assert_eq!(results.len(), 2, "{results:?}");
+    verify(&world, all(), true);
+    let sound = (Some(CheckResult::Sound), Some(world.clock.now()));
+    assert_eq!(checks_of(&world, &points[3]), sound);
+}
+
 fn damage_is_kept_until_it_is_mended(places: Places) {
     let mut world = history(places, Compression::None);
     let layer = keys(world.store(), "vms/web01/layers", ".qcow2").remove(0);
@@ -427,6 +463,7 @@ over_places!(
     missing_files_are_found,
     shares_cover_everything_while_layers_are_added_and_merged,
     a_merged_layer_counts_as_never_verified,
+    a_merge_before_the_results_are_kept,
     damage_is_kept_until_it_is_mended,
 );
 

@@ -116,6 +116,8 @@ pub enum Command {
     Verify(verify::Verify),
     /// Check everything but the data of layers: takes seconds
     Check(verify::Check),
+    /// Repair damaged restore points from a copy
+    Repair(verify::Repair),
     /// Run a command that copies the repository, while its layers stay as they are
     Hold(Hold),
     /// Show the state of the repository and its VMs, for people and for monitoring

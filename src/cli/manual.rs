@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 31] = [
+pub const EXAMPLES: [(&str, &[Example]); 32] = [
     (
         "",
         &[
@@ -320,6 +320,19 @@ pub const EXAMPLES: [(&str, &[Example]); 31] = [
             "restorefs check",
             "Check in seconds that nothing is missing, and all tables are right.",
         )],
+    ),
+    (
+        "repair",
+        &[
+            (
+                "restorefs repair web01@latest --from offsite",
+                "Repair what the newest restore point needs, from the copy at offsite.",
+            ),
+            (
+                "restorefs repair web01",
+                "Repair all points of a VM from each other, as far as they have the same content.",
+            ),
+        ],
     ),
     (
         "repo",

@@ -37,6 +37,7 @@ mod output;
 mod progress;
 mod quickstart;
 mod rebuild_catalog;
+mod repair;
 mod repository;
 mod restore;
 mod sample;
@@ -153,6 +154,7 @@ fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Quickstart(args) => quickstart::run(context, &args),
         Command::Verify(args) => verify::verify(context, &args),
         Command::Check(args) => verify::check(context, &args),
+        Command::Repair(args) => repair::run(context, &args),
         Command::SyntheticFull(args) => synthetic_full::run(context, &args),
         Command::Repo(args) => repository::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),

@@ -1,7 +1,7 @@
 //! `restorefs verify` and `restorefs check`: prove that every restore point is there and is what was committed.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -20,8 +20,8 @@ use crate::jobs::health::SameId;
 use crate::jobs::verify::{
     Choice, Files, HarmedPoint, PointReport, Run, Subset, VmParts, VmReport, name_files,
 };
-use crate::repo::Repository;
 use crate::repo::checks::CheckNotes;
+use crate::repo::{Repository, Slot};
 use crate::task::{Monitor, Pace, TaskKind, TaskSubject};
 use crate::tree::{HarmedKind, TreeOptions};
 use crate::types::duration::parse_seconds;
@@ -33,9 +33,9 @@ const FILES_SHOWN: usize = 50;
 
 /// A VM in the answer.
 #[derive(Serialize)]
-struct VmAnswer {
+pub(super) struct VmAnswer {
     #[serde(flatten)]
-    report: VmReport,
+    pub(super) report: VmReport,
     /// Files that damage harms, by point.
     harmed: Vec<HarmedPoint>,
 }
@@ -50,6 +50,16 @@ struct Answer {
     /// Ids that several repositories have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     same_id: Vec<SameId>,
+}
+
+impl From<HarmedFiles> for Files {
+    fn from(files: HarmedFiles) -> Self {
+        match files {
+            HarmedFiles::Newest => Self::Newest,
+            HarmedFiles::All => Self::All,
+            HarmedFiles::None => Self::None,
+        }
+    }
 }
 
 pub(super) fn verify(context: &Context, args: &Verify) -> Result<()> {
@@ -71,11 +81,7 @@ pub(super) fn verify(context: &Context, args: &Verify) -> Result<()> {
             outdated_since,
             data: true,
         },
-        files: match args.files {
-            HarmedFiles::Newest => Files::Newest,
-            HarmedFiles::All => Files::All,
-            HarmedFiles::None => Files::None,
-        },
+        files: Files::from(args.files),
         pace: Pace::new(args.limit.as_deref().map(merge::parse_limit).transpose()?),
         stop: interrupt::flag()?,
         progress: Progress::new(context.output),
@@ -100,6 +106,55 @@ pub(super) fn check(context: &Context, args: &Check) -> Result<()> {
         keeper: Keeper::new(context),
     };
     command.run(&args.vms)
+}
+
+/// Verifies of one VM the layers in these slots, and those that were never verified. Returns the answer, what is damaged, and whether
+/// the results are kept.
+pub(super) fn verify_again(
+    context: &Context,
+    vm: &VmName,
+    slots: &HashSet<&Slot>,
+    files: HarmedFiles,
+    stop: &Arc<AtomicBool>,
+) -> Result<(VmAnswer, Vec<String>, bool)> {
+    let command = Command {
+        context,
+        repository: context.repository()?,
+        choice: Choice {
+            subset: Subset::All,
+            outdated_since: None,
+            data: true,
+        },
+        files: Files::from(files),
+        pace: Pace::new(None),
+        stop: Arc::clone(stop),
+        progress: Progress::new(context.output),
+        keeper: Keeper::new(context),
+    };
+    let monitor = Monitor::with_listener(Arc::clone(stop), |_| ());
+    let plan = |choice: Choice| -> Result<VmParts> {
+        let plans = choice.plan(&command.repository, std::slice::from_ref(vm), &monitor)?;
+        let first = plans.into_iter().next();
+        first.map_or_else(
+            || Err(Error::not_found(format!("the VM {vm} is gone"))),
+            |(_, parts)| parts,
+        )
+    };
+    let never = plan(Choice {
+        outdated_since: Some(jiff::Timestamp::MIN),
+        ..command.choice
+    })?;
+    let never: HashSet<&Slot> = never.slots().collect();
+    let mut parts = plan(command.choice)?;
+    parts.retain(|slot| slots.contains(slot) || never.contains(slot));
+    let done = command.vm(&parts);
+    let kept = command.keeper.end();
+    let done = done?;
+    if !context.output.json {
+        command.show(&done)?;
+    }
+    let faults = summary(&done.report);
+    Ok((done, faults, kept))
 }
 
 struct Command<'a> {
@@ -211,7 +266,7 @@ impl Command<'_> {
             Some(task) => task.piece(None, 0, |_| ()),
             None => stop(),
         };
-        let watch = |slot: &crate::repo::Slot| {
+        let watch = |slot: &Slot| {
             let monitor = disks.get(&slot.disk_hint());
             monitor.cloned().unwrap_or_else(stop)
         };

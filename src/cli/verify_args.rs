@@ -43,3 +43,23 @@ pub struct Check {
     #[arg(value_name = "VM")]
     pub vms: Vec<String>,
 }
+
+/// Arguments of `repair`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Reads every layer that the points need. Damaged clusters come from copies (--from), else from other restore points of the VM; what is taken has the hash that was committed. Ends with a verification of what was repaired. Exit code 3: something is still damaged; it is named with the guest's files. docs/copies.md has examples."
+)]
+pub struct Repair {
+    /// A VM, or one of its restore points: VM@POINT, VM@latest
+    #[arg(value_name = "VM|VM@POINT")]
+    pub target: String,
+    /// A repository that has a copy of the VM, by name or directory; may be repeated
+    #[arg(long, value_name = "NAME|DIR")]
+    pub from: Vec<std::path::PathBuf>,
+    /// Of which points that stay damaged the harmed files are named
+    #[arg(long, value_enum, default_value_t = HarmedFiles::Newest)]
+    pub files: HarmedFiles,
+    /// Read and write at most this much in a second (100M)
+    #[arg(long, value_name = "SIZE")]
+    pub limit: Option<String>,
+}

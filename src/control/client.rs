@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::client::Client as NbdClient;
 use crate::repo::checks::CheckNotes;
 use crate::repo::lock::{Holder, Note, Site};
+use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
@@ -289,6 +290,10 @@ impl Service for Client {
 
     fn replace(&self, replacement: &Replacement) -> Result<()> {
         self.ask(&Request::Replace(replacement.clone()))
+    }
+
+    fn put_back(&self, what: &PutBack) -> Result<()> {
+        self.ask(&Request::PutBack(what.clone()))
     }
 
     fn begin_task(&self, request: &TaskRequest) -> Result<JobId> {

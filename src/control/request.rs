@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Hello;
 use crate::repo::LabelChange;
 use crate::repo::checks::CheckNotes;
+use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
@@ -58,6 +59,8 @@ pub enum Request {
     },
     /// Put a layer that was built into its slot.
     Replace(Replacement),
+    /// Put a file back that is lost or damaged.
+    PutBack(PutBack),
     /// Change the labels of a point.
     Label {
         /// The VM.

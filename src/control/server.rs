@@ -239,6 +239,7 @@ fn execute(
         Request::Sessions => value(service.sessions()?),
         Request::Tasks => value(service.tasks()?),
         Request::Replace(replacement) => value(service.replace(&replacement)?),
+        Request::PutBack(what) => value(service.put_back(&what)?),
         Request::BeginTask(request) => value(service.begin_task(&request)?),
         Request::TellTask { task, disks } => value(service.tell_task(task, &disks)?),
         Request::EndTask {

@@ -122,6 +122,23 @@ impl LayerDraft {
         )
     }
 
+    /// Takes a cluster whose content is lost, with the leaf of what it was: whoever reads it finds it damaged.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; `Corrupt` (the base's sums).
+    pub fn take_damaged(&self, cluster: GuestCluster, bytes: &[u8], leaf: &Digest) -> Result<()> {
+        let region = Region::of(cluster);
+        self.touch(region)?;
+        let host = self.writer.allocate(1)?;
+        self.writer.write_data(host, bytes)?;
+        self.writer.set(cluster, Mapping::Data(host))?;
+        self.pages.with_page(
+            region.0,
+            |_| Ok(()),
+            |page| set_leaf(page, leaf_index(cluster), leaf),
+        )
+    }
+
     /// Whether a changed cluster (of a file that was truncated and written again) has the base's
     /// content again.
     fn is_bases_again(&self, cluster: GuestCluster, held: Mapping, leaf: &Digest) -> Result<bool> {

@@ -6,13 +6,13 @@ use super::ChainSource;
 use crate::block::ReadAt;
 use crate::chain::{Disk, Pool};
 use crate::error::{Error, Result, ResultExt};
-use crate::repo::Repository;
 use crate::repo::content::{
     CLUSTER_BYTES, PAGE_BYTES, Region, leaf_at, leaf_index, leaf_of, zero_leaf,
 };
 use crate::repo::leaves::Leaves;
 use crate::repo::metadata::prove_chain;
 use crate::repo::sidecar::point::PointDisk;
+use crate::repo::{Repository, Slot};
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, GuestCluster, VmId, VmName};
 
@@ -55,14 +55,32 @@ impl ProvedDisk {
         vm_id: VmId,
         disk: &PointDisk,
     ) -> Result<Self> {
+        let top = (&disk.layer, disk.content_root);
+        let name = disk.name.to_string();
+        Self::of_layer(repository, pool, vm, vm_id, top, disk.source_bytes, name)
+    }
+
+    /// Opens the disk as of a layer, which need not be a point's: its slot and the content that it states.
+    ///
+    /// # Errors
+    /// As [`ProvedDisk::open`].
+    pub fn of_layer(
+        repository: &Arc<Repository>,
+        pool: &Arc<Pool>,
+        vm: &VmName,
+        vm_id: VmId,
+        (slot, content_root): (&Slot, Digest),
+        source_bytes: u64,
+        name: String,
+    ) -> Result<Self> {
         let source = ChainSource::new(repository, vm, vm_id, false);
-        let (place, name, top) = (Arc::clone(repository), vm.clone(), disk.layer.clone());
+        let (place, own, top) = (Arc::clone(repository), vm.clone(), slot.clone());
         Ok(Self {
-            proof: Box::new(move || prove_chain(&place, &name, vm_id, &top)),
-            disk: source.open_disk(pool, &disk.layer)?,
-            leaves: Leaves::open(repository, vm, vm_id, &disk.layer, disk.content_root)?,
-            source_bytes: disk.source_bytes,
-            name: disk.name.to_string(),
+            proof: Box::new(move || prove_chain(&place, &own, vm_id, &top)),
+            disk: source.open_disk(pool, slot)?,
+            leaves: Leaves::open(repository, vm, vm_id, slot, content_root)?,
+            source_bytes,
+            name,
         })
     }
 
@@ -81,13 +99,41 @@ impl ProvedDisk {
         self.source_bytes
     }
 
+    /// Looks for a cluster whose hash is `leaf` at its place in the disk, and fills `bytes`, a whole cluster, with it; `false` when the
+    /// disk has other content there. `leaves` is kept from call to call.
+    ///
+    /// # Errors
+    /// `Corrupt` when the disk should have it, and is damaged there; `Io`.
+    pub fn find(
+        &self,
+        cluster: GuestCluster,
+        leaf: &Digest,
+        leaves: &mut RegionLeaves,
+        bytes: &mut [u8],
+    ) -> Result<bool> {
+        let at = cluster.0.saturating_mul(CLUSTER_BYTES);
+        let size = self.disk.size_bytes();
+        if at >= size || leaves.leaf(&self.leaves, cluster)? != *leaf {
+            return Ok(false);
+        }
+        bytes.fill(0);
+        let inside = usize_from_u64(CLUSTER_BYTES.min(size - at));
+        let part = bytes
+            .get_mut(..inside)
+            .ok_or_else(|| Error::invalid("the buffer has no room for a cluster"))?;
+        self.disk.read_at(at, part)?;
+        prove(cluster, bytes, leaf, || {
+            format!("disk {}: a cluster is damaged here, too", self.name)
+        })?;
+        Ok(true)
+    }
+
     /// A reader for one thread.
     #[must_use]
     pub fn reader(&self) -> ProvedReader<'_> {
         ProvedReader {
             disk: self,
-            region: None,
-            page: vec![0; PAGE_BYTES],
+            leaves: RegionLeaves::default(),
         }
     }
 }
@@ -101,11 +147,37 @@ pub enum Part {
     Data,
 }
 
+/// The leaves of the region of a disk that was read last.
+pub struct RegionLeaves {
+    region: Option<Region>,
+    page: Vec<u8>,
+}
+
+impl Default for RegionLeaves {
+    fn default() -> Self {
+        Self {
+            region: None,
+            page: vec![0; PAGE_BYTES],
+        }
+    }
+}
+
+impl RegionLeaves {
+    fn leaf(&mut self, leaves: &Leaves, cluster: GuestCluster) -> Result<Digest> {
+        let region = Region::of(cluster);
+        if self.region != Some(region) {
+            self.region = None;
+            leaves.load_page(region, &mut self.page)?;
+            self.region = Some(region);
+        }
+        Ok(leaf_at(&self.page, leaf_index(cluster)))
+    }
+}
+
 /// Reads a disk, and keeps the leaves of the region that it read last.
 pub struct ProvedReader<'d> {
     disk: &'d ProvedDisk,
-    region: Option<Region>,
-    page: Vec<u8>,
+    leaves: RegionLeaves,
 }
 
 impl ProvedReader<'_> {
@@ -154,13 +226,7 @@ impl ProvedReader<'_> {
     }
 
     fn leaf(&mut self, cluster: GuestCluster) -> Result<Digest> {
-        let region = Region::of(cluster);
-        if self.region != Some(region) {
-            self.region = None;
-            self.disk.leaves.load_page(region, &mut self.page)?;
-            self.region = Some(region);
-        }
-        Ok(leaf_at(&self.page, leaf_index(cluster)))
+        self.leaves.leaf(&self.disk.leaves, cluster)
     }
 
     fn prove_zero(&mut self, at: u64, whole: u64) -> Result<()> {

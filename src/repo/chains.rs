@@ -186,13 +186,17 @@ impl Chains {
         let mut hidden: Vec<HiddenLayer> = hidden
             .filter_map(|(slot, layer)| {
                 let known = before.get(slot);
+                let layer_id = layer.layer?;
+                // A layer never gets another content: where its sums are damaged, the index is right.
+                let same = known.filter(|known| known.layer_id == layer_id);
+                let content_root = same.map(|same| same.content_root).or(layer.content_root)?;
                 Some(HiddenLayer {
                     slot: slot.clone(),
-                    layer_id: layer.layer?,
+                    layer_id,
                     disk_key: known
                         .map_or(&layer.disk_key, |known| &known.disk_key)
                         .clone(),
-                    content_root: layer.content_root?,
+                    content_root,
                     file_bytes: layer.file_bytes,
                     held_clusters: layer.held_clusters,
                     unknown: known.map_or_else(Unknown::new, |known| known.unknown.clone()),

@@ -14,7 +14,8 @@ use crate::qcow2::Image;
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, HostCluster, LayerId, VmId, VmName};
 
-const FROM_COPY: &str = "restore the file from a copy of the repository";
+const FROM_COPY: &str =
+    "repair it from a copy of the repository (restorefs repair VM --from REPOSITORY)";
 
 /// An open layer file.
 pub struct LayerFile {
@@ -162,5 +163,5 @@ pub(super) fn prove_cluster(
         found,
     )
     .at_offset(offset)
-    .advise("restore the file from a copy of the repository"))
+    .advise("repair it from a copy of the repository (restorefs repair VM --from REPOSITORY)"))
 }

@@ -16,7 +16,8 @@ use super::slot::Slot;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::{Digest, VmName};
 
-const FROM_COPY: &str = "restore the file from a copy of the repository";
+const FROM_COPY: &str =
+    "repair it from a copy of the repository (restorefs repair VM --from REPOSITORY)";
 
 /// The chains of one VM.
 pub struct Lineage<'a> {

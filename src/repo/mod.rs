@@ -19,6 +19,7 @@
 //! | forget | read again | until the index is written and garbage is moved | none for a point in use |
 //! | build of a merge | | | flock of its own file |
 //! | replace | read again | from the second look to the index | the build's flock |
+//! | put back | read again | from the look at the damaged file to the new name | the copied file's flock |
 //! | label, tag, keep | read again | while state and index are written | |
 //! | verify | | | none: open files; a layer that is replaced meanwhile is passed over |
 //! | note results of verifying | read again | while results and index are written | |
@@ -57,6 +58,7 @@ mod missing;
 mod new_id;
 pub mod owner;
 pub mod publish;
+pub mod put_back;
 pub mod recovery;
 pub mod register;
 pub mod replace;

@@ -488,7 +488,7 @@ impl Repository {
             ErrorKind::NotFound => Error::corrupt("a layer is missing", key.as_str(), "no such file")
                 .with_kind(ErrorKind::NotFound)
                 .at_path(key.as_str())
-                .advise("restore the file from a copy of the repository; points that do not need it are unharmed"),
+                .advise("repair it from a copy of the repository (restorefs repair VM --from REPOSITORY); points that do not need it are unharmed"),
             _ => e.at_path(key.as_str()),
         })
     }

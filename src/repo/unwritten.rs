@@ -2,7 +2,8 @@
 //!
 //! # On-disk layout
 //! `jobs/late/<job_id>.json`: a job that has ended; any process writes it. `jobs/running/<job_id>.json`: a task of the
-//! owner, written when it begins and removed when its line is in the history (after a hold, if there is one). Each holds one line of the history.
+//! owner, written when it begins and removed when its line is in the history (after a hold, if there is one). Each holds one line of the
+//! history.
 //!
 //! # Invariants
 //! - The owner turns both into lines: what is in `running/` when it takes the lock was cut off.

@@ -21,6 +21,7 @@ use crate::ingest::{
 use crate::repo::checks::CheckNotes;
 use crate::repo::job::short;
 use crate::repo::lock::Site;
+use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
@@ -192,6 +193,7 @@ impl LocalService {
             TaskKind::Merge => ("merge layers", Right::Manage),
             TaskKind::Verify => ("verify restore points", Right::Read),
             TaskKind::Restore => ("restore", Right::Read),
+            TaskKind::Repair => ("repair restore points", Right::Manage),
             TaskKind::RebuildCatalog => ("rebuild the catalog", Right::Admin),
             TaskKind::EmptyTrash => ("empty the trash", Right::Admin),
         };
@@ -325,6 +327,11 @@ impl Service for LocalService {
     fn replace(&self, replacement: &Replacement) -> Result<()> {
         self.demand_to("merge layers", Right::Manage, &replacement.vm)?;
         self.registry().engine().owner.replace(replacement)
+    }
+
+    fn put_back(&self, what: &PutBack) -> Result<()> {
+        self.demand_to("put files back", Right::Manage, what.vm())?;
+        self.registry().engine().owner.put_back(what)
     }
 
     fn label(&self, vm: &VmName, which: &Which, change: &LabelChange) -> Result<PointEntry> {

@@ -38,6 +38,7 @@ use std::fs::File;
 use crate::error::Result;
 use crate::repo::LabelChange;
 use crate::repo::checks::CheckNotes;
+use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
@@ -113,6 +114,12 @@ pub trait Service: Send {
     /// # Errors
     /// As [`Owner::replace`](crate::repo::Owner::replace).
     fn replace(&self, replacement: &Replacement) -> Result<()>;
+
+    /// Puts a file back that is lost or damaged.
+    ///
+    /// # Errors
+    /// As [`Owner::put_back`](crate::repo::Owner::put_back).
+    fn put_back(&self, what: &PutBack) -> Result<()>;
 
     /// Holds a use of a restore point: the point is not forgotten as long as this value lives.
     /// `holder` describes what needs it.

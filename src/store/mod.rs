@@ -40,6 +40,7 @@ pub use identity::Identity;
 pub use key::Key;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
+pub use transfer::copy_object;
 pub use volatile::VolatileStore;
 pub use workspace::Workspace;
 

@@ -11,7 +11,7 @@ const PIECE_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// Errors of reading and writing.
-pub(super) fn copy(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
+pub fn copy_object(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
     let size = from.size_bytes();
     to.set_size(size)?;
     let mut bytes = Vec::new();

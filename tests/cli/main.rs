@@ -38,6 +38,7 @@ mod older;
 mod quickstart;
 mod remark;
 mod rename;
+mod repair;
 mod repo;
 mod restore;
 mod resume;

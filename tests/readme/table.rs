@@ -176,6 +176,7 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("A machine that runs", "virsh snapshot-create-as", Kind::Shell),
     ("Copying the repository", "O=", Kind::Shell),
     ("More than one repository", "restorefs repo", Kind::Shell),
+    ("Repair from a copy", "restorefs repair", Kind::Shell),
     (
         "Where the names are",
         "[[repository]]",
@@ -636,6 +637,18 @@ pub(crate) const STEPS: &[Step] = &[
         "",
         &["stays as it is"],
         "[ -e /srv/offsite/restorefs.json ]; restorefs repo remove main",
+    ),
+    step(
+        "restorefs repair web01@latest --from offsite",
+        "restorefs repo add offsite /srv/offsite; rm \"$(ls /srv/repo/vms/web01/layers/*.qcow2 | tail -1)\"; ! restorefs check",
+        &["put back from offsite", "whole again"],
+        "restorefs verify web01",
+    ),
+    step(
+        "restorefs repair web01$",
+        "",
+        &["nothing was repaired"],
+        "restorefs repo remove offsite",
     ),
     step(
         "restorefs info$",

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::mend::Mend;
 use super::options::MergeOptions;
 use super::plan::{Interval, Reach};
 use super::source::{RegionView, SourceLayer, kept_clusters, kept_runs, open_all};
@@ -23,7 +24,7 @@ use crate::repo::{Repository, Slot};
 use crate::store::HeldFile;
 use crate::task::{self, Monitor, Pace};
 use crate::types::width::{u64_from_usize, usize_from_u64};
-use crate::types::{GuestCluster, HostOffset, LayerId};
+use crate::types::{Digest, GuestCluster, HostOffset, LayerId};
 
 /// Clusters that are read at once.
 const RUN_CLUSTERS: usize = 16;
@@ -47,6 +48,7 @@ struct Builder<'a> {
     method: CompressionType,
     size_bytes: u64,
     pace: &'a Pace,
+    mend: Option<&'a Mend<'a>>,
     monitor: &'a Monitor,
 }
 
@@ -56,6 +58,8 @@ struct Run {
     count: usize,
     source: usize,
     kind: Mapping,
+    /// A single cluster that may be damaged.
+    is_suspect: bool,
 }
 
 /// A layer that is complete and durable, in a file that nobody else takes as long as this value lives.
@@ -66,6 +70,7 @@ pub struct Build {
 }
 
 /// Builds the layer that an interval becomes; [`crate::repo::Owner::replace`] swaps it in. Progress counts the bytes of copied clusters.
+/// With `mend`, damaged clusters of an interval of one layer get their content from elsewhere.
 ///
 /// # Errors
 /// `Stale` when the chain has changed; `Corrupt` naming layer and offset when a cluster is not what was committed;
@@ -74,6 +79,7 @@ pub fn build(
     repository: &Arc<Repository>,
     interval: &Interval,
     options: &MergeOptions,
+    mend: Option<&Mend<'_>>,
     monitor: &Monitor,
 ) -> Result<Build> {
     let (vm, vm_id) = (&interval.vm, interval.vm_id);
@@ -149,6 +155,7 @@ pub fn build(
             method,
             size_bytes,
             pace: &options.pace,
+            mend,
             monitor,
         };
         builder.copy()?;
@@ -263,20 +270,32 @@ impl Builder<'_> {
         let tables = self
             .sources
             .iter()
-            .map(|source| source.image.load_l2(region.0))
+            .map(|source| match source.image.load_l2(region.0) {
+                // All that it leads to is suspect.
+                Err(e) if self.mend.is_some() && e.kind() == ErrorKind::Corrupt => Ok(None),
+                other => other,
+            })
             .collect::<Result<Vec<_>>>()?;
         let mut runs: Vec<Run> = Vec::new();
         for (index, holder) in view.holder.iter().enumerate() {
             let Some(source) = *holder else { continue };
             let table = tables.get(source).and_then(Option::as_ref);
             let mapping = match table {
-                Some(table) => table.mapping(u64_from_usize(index))?,
-                None => Mapping::Unallocated,
+                Some(table) => table.mapping(u64_from_usize(index)),
+                None => Ok(Mapping::Unallocated),
             };
+            if self.is_suspect(region, index) {
+                // Where its entry is damaged, the layer does not have it.
+                let kind = mapping.unwrap_or(Mapping::Unallocated);
+                runs.push(Run::suspect(index, source, kind));
+                continue;
+            }
+            let mapping = mapping?;
             if let Some(last) = runs.last_mut()
                 && last.source == source
                 && last.first + last.count == index
                 && last.count < RUN_CLUSTERS
+                && !last.is_suspect
                 && last.continues(mapping)
             {
                 last.count += 1;
@@ -287,6 +306,7 @@ impl Builder<'_> {
                 count: 1,
                 source,
                 kind: mapping,
+                is_suspect: false,
             });
         }
         Ok(runs)
@@ -304,6 +324,10 @@ impl Builder<'_> {
             .run
             .get_mut(..usize_from_u64(length))
             .ok_or_else(|| Error::invalid("a run is longer than its buffer"))?;
+        if run.is_suspect {
+            let leaf = leaf_at(&buffers.page, run.first);
+            return self.mend(first, source, run.kind, &leaf, bytes);
+        }
         if self.cloned == Some(run.source) {
             return self.take_over(first, run, &buffers.page);
         }
@@ -335,6 +359,54 @@ impl Builder<'_> {
         }
         self.draft
             .write(first, bytes.get(..inside).unwrap_or_default(), &())
+    }
+
+    fn is_suspect(&self, region: Region, index: usize) -> bool {
+        let cluster = GuestCluster(region.first_cluster().0 + u64_from_usize(index));
+        self.mend
+            .is_some_and(|mend| mend.suspects.contains(&cluster))
+    }
+
+    /// Takes a suspect cluster as the layer has it, else from elsewhere. What nobody has is taken as it can be read, with the leaf of
+    /// what was committed, so that it stays damaged and known as such.
+    fn mend(
+        &self,
+        cluster: GuestCluster,
+        source: &SourceLayer,
+        mapping: Mapping,
+        leaf: &Digest,
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        let Some(mend) = self.mend else {
+            return Err(unheld());
+        };
+        let at = cluster.0 * CLUSTER_BYTES;
+        let inside = usize_from_u64(CLUSTER_BYTES.min(self.size_bytes.saturating_sub(at)));
+        self.pace.wait_for(CLUSTER_BYTES, self.monitor)?;
+        let read = match mapping {
+            Mapping::Data(host) => source.image.read_data(host, bytes),
+            Mapping::Zero { .. } => {
+                bytes.fill(0);
+                Ok(())
+            }
+            Mapping::Compressed(place) => source.image.read_compressed(place, bytes),
+            Mapping::Unallocated | Mapping::Subclusters { .. } => Err(unheld()),
+        };
+        let is_whole = read.is_ok() && leaf_of(bytes) == *leaf;
+        if !is_whole {
+            let mut given = vec![0; bytes.len()];
+            let is_mended = mend.donor.give(cluster, leaf, &mut given)?;
+            mend.note(cluster, is_mended);
+            if !is_mended {
+                if read.is_err() {
+                    bytes.fill(0);
+                }
+                return self.draft.take_damaged(cluster, bytes, leaf);
+            }
+            bytes.copy_from_slice(&given);
+        }
+        self.draft
+            .write(cluster, bytes.get(..inside).unwrap_or_default(), &())
     }
 
     /// Takes over clusters that lie in the cloned file.
@@ -398,6 +470,16 @@ fn unheld() -> Error {
 }
 
 impl Run {
+    const fn suspect(index: usize, source: usize, kind: Mapping) -> Self {
+        Self {
+            first: index,
+            count: 1,
+            source,
+            kind,
+            is_suspect: true,
+        }
+    }
+
     /// Whether a cluster with this mapping continues the run.
     fn continues(&self, next: Mapping) -> bool {
         match (self.kind, next) {

@@ -9,12 +9,14 @@
 //! - A build that meets damage, is cancelled or comes too late is discarded; the old layers stay.
 
 mod build;
+mod mend;
 mod options;
 mod plan;
 mod source;
 mod work;
 
 pub use build::{Build, build};
+pub use mend::{Donor, Mend};
 pub use options::MergeOptions;
 pub use plan::{Gain, Interval, Reach, best, mergeable_bytes};
 pub use work::{Merged, Swap, Watch, make_full, merge_vm};

@@ -155,7 +155,7 @@ fn replace(
     swap: Swap<'_>,
     monitor: &Monitor,
 ) -> Result<u64> {
-    let built = build(repository, interval, options, monitor)?;
+    let built = build(repository, interval, options, None, monitor)?;
     let replacement = &built.replacement;
     let swapped = swap(replacement);
     if let Err(e) = swapped {

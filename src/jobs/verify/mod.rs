@@ -9,6 +9,7 @@ mod cover;
 mod data;
 mod fault;
 mod files;
+mod layer;
 mod plan;
 mod sidecars;
 mod subset;
@@ -17,6 +18,7 @@ mod verdict;
 mod work;
 
 pub use files::{Files, HarmedFile, HarmedPoint, name_files};
+pub use layer::LayerFaults;
 pub use plan::{Choice, VmParts};
 pub use subset::Subset;
 pub use work::{Keep, PointReport, Run, VmReport};

@@ -49,6 +49,16 @@ pub struct VmParts {
 }
 
 impl VmParts {
+    /// Leaves layers out.
+    pub fn retain(&mut self, is_wanted: impl Fn(&Slot) -> bool) {
+        self.layers.retain(|layer| is_wanted(&layer.slot));
+    }
+
+    /// The layers.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.layers.iter().map(|layer| &layer.slot)
+    }
+
     /// Bytes of all parts.
     #[must_use]
     pub fn bytes(&self) -> u64 {

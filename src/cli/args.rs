@@ -112,6 +112,12 @@ pub enum Command {
     Keep(retention::KeepPoint),
     /// List what was removed and is not deleted yet, or delete it
     Trash(retention::Trash),
+    /// Bring a forgotten restore point back from the trash
+    Undelete(retention::Undelete),
+    /// Give a VM another name
+    Rename(retention::Rename),
+    /// Remove a VM with all its restore points
+    Remove(retention::Remove),
     /// Verify that every restore point is there, as it was committed
     Verify(verify::Verify),
     /// Check everything but the data of layers: takes seconds

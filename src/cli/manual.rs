@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 32] = [
+pub const EXAMPLES: [(&str, &[Example]); 35] = [
     (
         "",
         &[
@@ -291,6 +291,27 @@ pub const EXAMPLES: [(&str, &[Example]); 32] = [
         &[(
             "restorefs synthetic-full web01@latest",
             "Make the newest restore point independent of all others.",
+        )],
+    ),
+    (
+        "undelete",
+        &[(
+            "restorefs undelete web01@2026-11-20_02-00-00",
+            "Bring a restore point back that was forgotten within the last hour.",
+        )],
+    ),
+    (
+        "rename",
+        &[(
+            "restorefs rename web01 web-frankfurt",
+            "Give a VM another name.",
+        )],
+    ),
+    (
+        "remove",
+        &[(
+            "restorefs remove web01",
+            "Remove a VM with all its restore points.",
         )],
     ),
     (

@@ -53,6 +53,7 @@ mod trash;
 mod unmap;
 mod unread;
 mod verify;
+mod vm;
 mod vm_pattern;
 mod volumes;
 
@@ -152,6 +153,9 @@ fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Serve(args) => serve::run(context, &args),
         Command::CheckConfig(args) => check_config::run(context, &args),
         Command::Quickstart(args) => quickstart::run(context, &args),
+        Command::Undelete(args) => vm::undelete(context, &args),
+        Command::Rename(args) => vm::rename(context, &args),
+        Command::Remove(args) => vm::remove(context, &args),
         Command::Verify(args) => verify::verify(context, &args),
         Command::Check(args) => verify::check(context, &args),
         Command::Repair(args) => repair::run(context, &args),

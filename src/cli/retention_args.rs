@@ -118,6 +118,40 @@ pub struct Trash {
     pub empty: bool,
 }
 
+/// Arguments of `undelete`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A forgotten point comes back with its layers, tags and results, as long as the trash has them: an hour, or until it is emptied. So does a VM that was removed, with that point."
+)]
+pub struct Undelete {
+    /// The restore point, by the name that it had
+    #[arg(value_name = "VM@POINT")]
+    pub point: String,
+}
+
+/// Arguments of `rename`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Refused while the VM has an open session or a restore point is in use. Mounts and NBD exports show the new name; scripts and policies that name the VM do not follow."
+)]
+pub struct Rename {
+    /// The VM
+    pub vm: String,
+    /// Its new name
+    #[arg(value_name = "NEW-NAME")]
+    pub to: String,
+}
+
+/// Arguments of `remove`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "All restore points are forgotten, also those that are kept by hand, then the VM is removed. Refused while it has an open session; a point in use keeps it. For an hour, restorefs undelete VM@POINT brings back what the trash still has."
+)]
+pub struct Remove {
+    /// The VM
+    pub vm: String,
+}
+
 /// Arguments of `synthetic-full`.
 #[derive(Debug, Args)]
 #[command(

@@ -255,6 +255,24 @@ impl Service for Client {
         })
     }
 
+    fn rename_vm(&self, vm: &VmName, to: &VmName) -> Result<VmName> {
+        self.ask(&Request::RenameVm {
+            vm: vm.clone(),
+            to: to.clone(),
+        })
+    }
+
+    fn remove_vm(&self, vm: &VmName) -> Result<()> {
+        self.ask(&Request::RemoveVm { vm: vm.clone() })
+    }
+
+    fn undelete(&self, vm: &VmName, point: &PointName) -> Result<PointEntry> {
+        self.ask(&Request::Undelete {
+            vm: vm.clone(),
+            point: point.clone(),
+        })
+    }
+
     fn note_checks(&self, vm: &VmName, notes: &CheckNotes) -> Result<()> {
         self.ask(&Request::NoteChecks {
             vm: vm.clone(),

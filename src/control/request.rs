@@ -70,6 +70,25 @@ pub enum Request {
         /// The change.
         change: LabelChange,
     },
+    /// Give a VM another name.
+    RenameVm {
+        /// The VM.
+        vm: VmName,
+        /// The new name.
+        to: VmName,
+    },
+    /// Remove a VM without restore points.
+    RemoveVm {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Bring a forgotten point back.
+    Undelete {
+        /// The VM.
+        vm: VmName,
+        /// The point.
+        point: PointName,
+    },
     /// Keep results of verifying.
     NoteChecks {
         /// The VM.

@@ -20,6 +20,8 @@
 //! | build of a merge | | | flock of its own file |
 //! | replace | read again | from the second look to the index | the build's flock |
 //! | put back | read again | from the look at the damaged file to the new name | the copied file's flock |
+//! | rename a VM | read again | to the end of the entry, with the table of VMs | none while a point is in use or a session is open |
+//! | undelete | read again | from the look at the trash to the index | |
 //! | label, tag, keep | read again | while state and index are written | |
 //! | verify | | | none: open files; a layer that is replaced meanwhile is passed over |
 //! | note results of verifying | read again | while results and index are written | |
@@ -61,6 +63,7 @@ pub mod publish;
 pub mod put_back;
 pub mod recovery;
 pub mod register;
+mod rename;
 pub mod replace;
 pub mod repository;
 mod reserve;
@@ -72,6 +75,7 @@ mod stored;
 pub mod sums;
 pub mod trash;
 mod trashed;
+mod undelete;
 mod unwritten;
 mod uses;
 

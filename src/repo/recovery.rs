@@ -19,12 +19,39 @@ use super::garbage::{self, Look};
 use super::job::{self, Ending, Job};
 use super::layout::{CHECKS_SUFFIX, VmKeys};
 use super::repository::{Repository, absent_is_empty, each_on_threads};
+use super::sidecar::encode;
 use super::sidecar::index::Index;
+use super::sidecar::vm::Vm;
 use super::slot::SUMS_SUFFIX;
 use super::trash;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::PutMode;
 use crate::types::sync::Mutex;
 use crate::types::{PointId, PointName, VmName};
+
+/// Writes the name of a VM's directory into its sidecar: a rename was cut short. A directory that is a copy of another VM's is refused:
+/// two VMs with one identity would share a trash.
+fn follow_directory(repository: &Repository, vm: &Vm) -> Result<()> {
+    let keys = VmKeys::new(&vm.name)?;
+    let stated = repository.load::<Vm>(&keys.vm()?)?.name;
+    if stated == vm.name {
+        return Ok(());
+    }
+    if repository
+        .vm(&stated)
+        .is_ok_and(|other| other.vm_id == vm.vm_id)
+    {
+        return Err(Error::corrupt(
+            "a VM sidecar lies in another VM's directory",
+            &vm.name,
+            &stated,
+        )
+        .at_path(keys.vm()?.as_str()));
+    }
+    tracing::warn!(vm = %vm.name, stated = %stated, "vm.json gets the name of its directory");
+    let store = repository.store();
+    store.put(&keys.vm()?, &encode(vm)?, PutMode::Replace)
+}
 
 /// Puts one VM in order and loads it. `history` is held while a line is appended to the job history. Nothing of what
 /// was committed goes to the trash unless `cleans`. `None` when the directory is not a VM (its creation was cut short).
@@ -46,13 +73,7 @@ pub(super) fn recover_vm(
         }
         Err(e) => return Err(e),
     };
-    if vm.name != *name {
-        return Err(Error::corrupt(
-            "a VM sidecar lies in another VM's directory",
-            name,
-            &vm.name,
-        ));
-    }
+    follow_directory(repository, &vm)?;
     let mut complete = true;
     let stored = match repository.stored_index(name) {
         Ok(index) => index,

@@ -223,9 +223,14 @@ impl Repository {
     /// # Errors
     /// `NotFound` naming the VM; `Corrupt`, also when the sidecar is missing and the VM has points; `Io`.
     pub fn vm(&self, name: &VmName) -> Result<Vm> {
-        match self.load(&VmKeys::new(name)?.vm()?) {
+        match self.load::<Vm>(&VmKeys::new(name)?.vm()?) {
             Err(e) if e.kind() == ErrorKind::NotFound => Err(self.without_sidecar(name)?),
-            other => other,
+            Err(e) => Err(e),
+            // A renamed VM has the name of its directory, also before its sidecars have it.
+            Ok(vm) => Ok(Vm {
+                name: name.clone(),
+                ..vm
+            }),
         }
     }
 
@@ -252,7 +257,11 @@ impl Repository {
     /// # Errors
     /// `NotFound` when it is missing; `Corrupt`, `Io`.
     pub fn stored_index(&self, vm: &VmName) -> Result<Index> {
-        self.load(&VmKeys::new(vm)?.index()?)
+        let index = self.load::<Index>(&VmKeys::new(vm)?.index()?)?;
+        Ok(Index {
+            name: vm.clone(),
+            ..index
+        })
     }
 
     /// All points of a VM: `index.json` reconciled with the directory `points/`, which wins.

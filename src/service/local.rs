@@ -163,12 +163,6 @@ impl LocalService {
         self.registry().make_vm(vm, self.telling())
     }
 
-    pub(super) fn remove_vm(&self, vm: &VmName) -> Result<()> {
-        // The VM has no restore point: the caller could have created what is removed.
-        self.demand(Right::Ingest, vm)?;
-        self.registry().remove_vm(vm, self.telling())
-    }
-
     /// Serves what a helper has mounted.
     ///
     /// # Errors
@@ -338,6 +332,23 @@ impl Service for LocalService {
         self.demand_to("label restore points", Right::Manage, vm)?;
         self.registry()
             .label_point(vm, which, change, self.telling())
+    }
+
+    fn rename_vm(&self, vm: &VmName, to: &VmName) -> Result<VmName> {
+        self.demand_to("rename a VM", Right::Manage, vm)?;
+        self.demand_to("rename a VM", Right::Manage, to)?;
+        self.registry().rename_vm(vm, to, self.telling())
+    }
+
+    fn remove_vm(&self, vm: &VmName) -> Result<()> {
+        // The VM has no restore point: the caller could have created what is removed.
+        self.demand(Right::Ingest, vm)?;
+        self.registry().remove_vm(vm, self.telling())
+    }
+
+    fn undelete(&self, vm: &VmName, point: &PointName) -> Result<PointEntry> {
+        self.demand_to("bring restore points back", Right::Manage, vm)?;
+        self.registry().undelete(vm, point, self.telling())
     }
 
     fn note_checks(&self, vm: &VmName, notes: &CheckNotes) -> Result<()> {

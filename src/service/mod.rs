@@ -97,6 +97,24 @@ pub trait Service: Send {
     /// As [`Owner::label_point`](crate::repo::Owner::label_point).
     fn label(&self, vm: &VmName, which: &Which, change: &LabelChange) -> Result<PointEntry>;
 
+    /// Gives a VM another name; returns the former one.
+    ///
+    /// # Errors
+    /// As [`Owner::rename_vm`](crate::repo::Owner::rename_vm).
+    fn rename_vm(&self, vm: &VmName, to: &VmName) -> Result<VmName>;
+
+    /// Removes a VM without restore points.
+    ///
+    /// # Errors
+    /// As [`Owner::remove_vm`](crate::repo::Owner::remove_vm).
+    fn remove_vm(&self, vm: &VmName) -> Result<()>;
+
+    /// Brings a forgotten point back from the trash.
+    ///
+    /// # Errors
+    /// As [`Owner::undelete`](crate::repo::Owner::undelete).
+    fn undelete(&self, vm: &VmName, point: &PointName) -> Result<PointEntry>;
+
     /// Keeps results of verifying a VM.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ impl Sessions for LocalService {
     }
 
     fn remove_vm(&self, vm: &VmName) -> Result<()> {
-        Self::remove_vm(self, vm)
+        Service::remove_vm(self, vm)
     }
 
     fn begin(&self, request: &BeginRequest) -> Result<Arc<Session>> {

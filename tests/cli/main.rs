@@ -31,6 +31,7 @@ mod jobs;
 mod joined;
 #[path = "../kit/mod.rs"]
 mod kit;
+mod life;
 mod linked;
 mod listing;
 mod merge;

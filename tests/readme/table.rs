@@ -190,6 +190,8 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("Keep some for ever", "restorefs tag", Kind::Shell),
     ("When space comes back", "restorefs forget", Kind::Shell),
     ("When space comes back", "restorefs trash", Kind::Shell),
+    ("Forgotten by mistake", "restorefs undelete", Kind::Shell),
+    ("Rename or remove a VM", "restorefs rename", Kind::Shell),
     ("In a timer", "restorefs forget", Kind::Shell),
     ("Everything, or a part each night", "restorefs verify", Kind::Shell),
     ("Seconds: is anything missing?", "restorefs check", Kind::Shell),
@@ -566,6 +568,24 @@ pub(crate) const STEPS: &[Step] = &[
         "",
         &["deleted"],
         "[ -z \"$(ls /srv/repo/trash)\" ]; restorefs restore web01@latest vda kept.raw; cmp kept.raw snapshot.raw",
+    ),
+    step(
+        "restorefs undelete web01@2026-11-20_02-00-00",
+        "restorefs backup web01 vda=snapshot.raw --point 2026-11-20_02-00-00; restorefs forget web01@2026-11-20_02-00-00",
+        &["web01@2026-11-20_02-00-00 is back"],
+        "restorefs restore web01@2026-11-20_02-00-00 vda back.raw; cmp back.raw snapshot.raw",
+    ),
+    step(
+        "restorefs rename web01 web-frankfurt",
+        "",
+        &["web01 is web-frankfurt now"],
+        "restorefs rename web-frankfurt web01",
+    ),
+    step(
+        "restorefs remove test01",
+        "restorefs backup test01 vda=snapshot.raw",
+        &["test01 is removed, with 1 restore point"],
+        "! restorefs ls test01",
     ),
     step(
         "restorefs verify$",

@@ -434,6 +434,27 @@ impl Registry {
         Ok(point)
     }
 
+    /// Gives a VM another name; returns the former one.
+    ///
+    /// # Errors
+    /// As [`Owner::rename_vm`](crate::repo::Owner::rename_vm).
+    pub fn rename_vm(&self, vm: &VmName, to: &VmName, telling: Telling) -> Result<VmName> {
+        let from = self.engine.owner.rename_vm(vm, to)?;
+        self.tell(&Change::Vm(from.clone()), telling);
+        self.tell(&Change::Vm(to.clone()), telling);
+        Ok(from)
+    }
+
+    /// Brings a forgotten point back from the trash.
+    ///
+    /// # Errors
+    /// As [`Owner::undelete`](crate::repo::Owner::undelete).
+    pub fn undelete(&self, vm: &VmName, point: &PointName, telling: Telling) -> Result<PointEntry> {
+        let entry = self.engine.owner.undelete(vm, point)?;
+        self.tell(&Change::Vm(vm.clone()), telling);
+        Ok(entry)
+    }
+
     /// Keeps results of verifying a VM.
     ///
     /// # Errors

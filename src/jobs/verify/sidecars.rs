@@ -80,8 +80,6 @@ impl Search<'_> {
             (Ok(index), Ok(sidecar)) => {
                 let (of_vm, of_index) = (sidecar.vm_id.to_string(), index.vm_id.to_string());
                 faults.extend(other(vm, "vm_id", &of_vm, &of_index));
-                let (of_vm, of_index) = (sidecar.name.as_str(), index.name.as_str());
-                faults.extend(other(vm, "name", of_vm, of_index));
             }
             _ => {}
         }

@@ -15,11 +15,12 @@ use restorefs::block::{MemoryDisk, WriteAt};
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, SystemClock};
 use restorefs::control::Client;
-use restorefs::error::{Error, Problem};
+use restorefs::error::{Error, ErrorKind, Problem};
 use restorefs::ingest::{Engine, Registry};
 use restorefs::jobs::merge::{MergeOptions, merge_vm};
 use restorefs::jobs::verify::{Choice, Run};
 use restorefs::repo::checks::CheckNotes;
+use restorefs::repo::put_back::PutBack;
 use restorefs::repo::replace::Replacement;
 use restorefs::repo::selector::Which;
 use restorefs::repo::{Job, JobResult, LabelChange, Owner, Repository, Slot};
@@ -276,6 +277,7 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     log.note("forget: no VM", &service.forget(&other, &points, false));
     log.note("forget: no VM, nothing", &service.forget(&other, &[], true));
     announced(log, service, &vm, &other);
+    life(log, service, repository, &vm);
     log.note("empty_trash", &service.empty_trash());
     log.note(
         "note_failure",
@@ -306,6 +308,46 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
             .status()
             .map(|status| (status.repository, status.version)),
     );
+}
+
+/// A VM gets another name, a forgotten point comes back, and a lost sidecar is put back.
+fn life(log: &mut Transcript, service: &dyn Service, repository: &Path, vm: &VmName) {
+    let (other, one) = (
+        VmName::new("other").unwrap(),
+        PointName::new("one").unwrap(),
+    );
+    log.note("undelete", &service.undelete(vm, &one));
+    log.note("undelete: it is there", &service.undelete(vm, &one));
+    log.note("undelete: no VM", &service.undelete(&other, &one));
+    log.note("rename_vm", &service.rename_vm(vm, &other));
+    log.note("rename_vm: no VM", &service.rename_vm(vm, &other));
+    log.note("rename_vm", &service.rename_vm(&other, vm));
+    log.note("remove_vm: it has points", &service.remove_vm(vm));
+    let sidecar = repository.join(format!("vms/{vm}/points/one/point.json"));
+    let text = std::fs::read_to_string(&sidecar).unwrap();
+    let put_back = |text: &str| PutBack::Sidecar {
+        vm: vm.clone(),
+        point: one.clone(),
+        text: text.to_owned(),
+    };
+    log.note("put_back: it is whole", &service.put_back(&put_back(&text)));
+    std::fs::write(&sidecar, "{}").unwrap();
+    // The message has the hash of a text with random ids.
+    let refused = service.put_back(&put_back("{}")).map_err(|e| e.kind());
+    assert_eq!(refused, Err(ErrorKind::Corrupt));
+    log.note("put_back", &service.put_back(&put_back(&text)));
+    assert_eq!(std::fs::read_to_string(&sidecar).unwrap(), text);
+    let empty = VmName::new("empty").unwrap();
+    let mut begun = begin("nightly");
+    begun.vm = empty.clone();
+    service.begin(&begun).unwrap();
+    let session = SessionRef {
+        vm: empty.clone(),
+        session: PointName::new("nightly").unwrap(),
+    };
+    log.note("remove_vm: a session", &service.remove_vm(&empty));
+    service.abort(&session, None).unwrap();
+    log.note("remove_vm", &service.remove_vm(&empty));
 }
 
 /// Results of verifying, which the caller has found.
@@ -453,6 +495,10 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
         "note_checks",
         "forget",
         "replace",
+        "undelete",
+        "rename_vm",
+        "remove_vm",
+        "put_back",
         "begin_task",
         "tell_task",
         "end_task",

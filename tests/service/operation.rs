@@ -319,9 +319,9 @@ fn life(log: &mut Transcript, service: &dyn Service, repository: &Path, vm: &VmN
     log.note("undelete", &service.undelete(vm, &one));
     log.note("undelete: it is there", &service.undelete(vm, &one));
     log.note("undelete: no VM", &service.undelete(&other, &one));
-    log.note("rename_vm", &service.rename_vm(vm, &other));
-    log.note("rename_vm: no VM", &service.rename_vm(vm, &other));
-    log.note("rename_vm", &service.rename_vm(&other, vm));
+    // The test holds a use of a point.
+    log.note("rename_vm: in use", &service.rename_vm(vm, &other));
+    log.note("rename_vm: no VM", &service.rename_vm(&other, vm));
     log.note("remove_vm: it has points", &service.remove_vm(vm));
     let sidecar = repository.join(format!("vms/{vm}/points/one/point.json"));
     let text = std::fs::read_to_string(&sidecar).unwrap();
@@ -347,7 +347,8 @@ fn life(log: &mut Transcript, service: &dyn Service, repository: &Path, vm: &VmN
     };
     log.note("remove_vm: a session", &service.remove_vm(&empty));
     service.abort(&session, None).unwrap();
-    log.note("remove_vm", &service.remove_vm(&empty));
+    log.note("rename_vm", &service.rename_vm(&empty, &other));
+    log.note("remove_vm", &service.remove_vm(&other));
 }
 
 /// Results of verifying, which the caller has found.

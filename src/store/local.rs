@@ -236,7 +236,7 @@ impl Store for LocalStore {
         self.root.make_dirs(parent(path), DIR_MODE)?;
         let fill = |file: &File| {
             let to = file.try_clone().or_io("cannot share the file")?;
-            transfer::copy_object(source, &self.disk(to, path, Access::ReadWrite)?)?;
+            transfer::copy(source, &self.disk(to, path, Access::ReadWrite)?)?;
             file.set_permissions(Permissions::from_mode(PUBLISHED_MODE))
                 .or_io("cannot make the file read-only")
         };

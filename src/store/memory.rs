@@ -193,7 +193,7 @@ impl State {
 /// Copies a disk with its holes; the copy shares nothing with it.
 fn copy(disk: &dyn ReadAt) -> Result<MemoryDisk> {
     let to = MemoryDisk::new();
-    transfer::copy_object(disk, &to)?;
+    transfer::copy(disk, &to)?;
     Ok(to)
 }
 

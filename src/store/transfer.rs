@@ -11,7 +11,19 @@ const PIECE_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// Errors of reading and writing.
-pub fn copy_object(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
+pub(super) fn copy(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
+    copy_object(from, to, &mut |_| Ok(()))
+}
+
+/// [`copy`] that calls `before` with the size of each piece in bytes, before it is copied; its error ends the copy.
+///
+/// # Errors
+/// Errors of reading and writing; those of `before`.
+pub fn copy_object(
+    from: &dyn ReadAt,
+    to: &dyn WriteAt,
+    before: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<()> {
     let size = from.size_bytes();
     to.set_size(size)?;
     let mut bytes = Vec::new();
@@ -19,6 +31,7 @@ pub fn copy_object(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
     while at < size {
         let extent = from.extent_at(at, (size - at).min(PIECE_BYTES))?;
         if !extent.kind.reads_zero() {
+            before(extent.length_bytes)?;
             bytes.resize(usize_from_u64(extent.length_bytes), 0);
             from.read_at(at, &mut bytes)?;
             // Some filesystems do not report their holes.

@@ -331,7 +331,7 @@ impl Stage for VolatileStore {
         self.power.check()?;
         let from = Store::open(&self.live, published)?;
         let file = self.create_file(to)?;
-        transfer::copy_object(from.as_ref(), file.as_ref())?;
+        transfer::copy(from.as_ref(), file.as_ref())?;
         Ok(Some(file))
     }
     fn hold_file(&self, key: &Key) -> Result<Option<Box<dyn HeldFile>>> {

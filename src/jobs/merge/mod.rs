@@ -19,4 +19,5 @@ pub use build::{Build, build};
 pub use mend::{Donor, Mend};
 pub use options::MergeOptions;
 pub use plan::{Gain, Interval, Reach, best, mergeable_bytes};
+pub(in crate::jobs) use work::check_room;
 pub use work::{Merged, Swap, Watch, make_full, merge_vm};

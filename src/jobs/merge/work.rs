@@ -169,7 +169,15 @@ fn replace(
     Ok(crate::block::ReadAt::size_bytes(file.as_ref()))
 }
 
-fn check_room(repository: &Repository, written_bytes: u64, low_water_bytes: u64) -> Result<()> {
+/// Refuses to write so many bytes when fewer than `low_water_bytes` would stay free.
+///
+/// # Errors
+/// `NoSpace`; `Io`.
+pub(in crate::jobs) fn check_room(
+    repository: &Repository,
+    written_bytes: u64,
+    low_water_bytes: u64,
+) -> Result<()> {
     let Some(space) = repository.store().space()? else {
         return Ok(());
     };
@@ -180,9 +188,9 @@ fn check_room(repository: &Repository, written_bytes: u64, low_water_bytes: u64)
     Err(Error::new(
         ErrorKind::NoSpace,
         format!(
-            "merging needs {written_bytes} bytes beside the {low_water_bytes} that stay free; there are {}",
+            "this needs {written_bytes} bytes beside the {low_water_bytes} that stay free; there are {}",
             space.free_bytes
         ),
     )
-    .advise("free room; nothing is lost, and merging goes on another time"))
+    .advise("free room; nothing is lost, and the work goes on another time"))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::donor::Place;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::jobs::merge::check_room;
 use crate::jobs::verify::LayerFaults;
 use crate::repo::layer_file::LayerFile;
 use crate::repo::layout::VmKeys;
@@ -39,7 +40,7 @@ impl Fetched {
         vm: &VmName,
         slot: &Slot,
         place: &Place,
-        pace: &Pace,
+        (pace, low_water_bytes): (&Pace, u64),
         monitor: &Monitor,
     ) -> Result<Self> {
         let theirs = LayerFile::open(&place.repository, &place.vm, slot)?;
@@ -50,6 +51,11 @@ impl Fetched {
             .open(&their_keys.sums(slot, theirs.layer)?)?;
         let (stage, keys) = (repository.stage(), VmKeys::new(vm)?);
         let layer = theirs.layer;
+        let bytes = theirs
+            .file
+            .size_bytes()
+            .saturating_add(their_sums.size_bytes());
+        check_room(repository, bytes, low_water_bytes)?;
         let mut fetched = Self {
             what: PutBack::Layer {
                 vm: vm.clone(),
@@ -67,12 +73,14 @@ impl Fetched {
                 fetched.keys.open_sums(slot, layer)?,
             );
             for (from, to) in [(theirs.file, build.clone()), (their_sums, sums.clone())] {
-                monitor.check()?;
                 let file = create_anew(stage.as_ref(), &to)?;
                 if fetched.held.is_none() {
                     fetched.held = stage.hold_file(&to)?;
                 }
-                copy_object(from.as_ref(), file.as_ref())?;
+                copy_object(from.as_ref(), file.as_ref(), &mut |bytes| {
+                    monitor.check()?;
+                    pace.wait_for(bytes, monitor)
+                })?;
                 file.flush()?;
             }
             let sums: Arc<dyn ReadAt> = stage.open(&sums)?;

@@ -9,7 +9,7 @@ use super::donor::{Donors, Place};
 use super::file::{self, Fetched};
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::jobs::merge::{Interval, Mend, MergeOptions, Reach, Swap, Watch, build};
+use crate::jobs::merge::{Interval, Mend, MergeOptions, Reach, Swap, Watch, build, check_room};
 use crate::jobs::verify::LayerFaults;
 use crate::repo::content::CLUSTER_BYTES;
 use crate::repo::layer_file::LayerFile;
@@ -219,16 +219,16 @@ impl Repair<'_> {
         let monitor = (self.watch)(slot, 0)?;
         let mut why = fault.report();
         for place in self.copies {
-            let pace = &self.options.pace;
-            let fetched =
-                match Fetched::layer(self.repository, self.vm, slot, place, pace, &monitor) {
-                    Ok(fetched) => fetched,
-                    Err(e) if is_mendable(&e) => {
-                        why = format!("{why}; {}: {}", place.label, e.report());
-                        continue;
-                    }
-                    Err(e) => return Err(e),
-                };
+            let how = (&self.options.pace, self.options.low_water_bytes);
+            let fetched = match Fetched::layer(self.repository, self.vm, slot, place, how, &monitor)
+            {
+                Ok(fetched) => fetched,
+                Err(e) if is_mendable(&e) => {
+                    why = format!("{why}; {}: {}", place.label, e.report());
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             let put = (self.put_back)(&fetched.what);
             let opened = put.and_then(|()| self.open(slot));
             match opened {
@@ -274,6 +274,7 @@ impl Repair<'_> {
         if faults.is_sound() {
             return Ok(());
         }
+        check_room(self.repository, held, self.options.low_water_bytes)?;
         let monitor = (self.watch)(slot, held)?;
         let mut places = self.copies.to_vec();
         places.push(Place {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+#[path = "copy_args.rs"]
+pub mod copy;
 #[path = "repo_args.rs"]
 pub mod repo;
 #[path = "retention_args.rs"]
@@ -136,6 +138,10 @@ pub enum Command {
     Quickstart(Quickstart),
     /// Make the layers of a restore point full, without reading its source
     SyntheticFull(retention::SyntheticFull),
+    /// Copy restore points to another repository
+    Copy(copy::Copy),
+    /// Make a VM that is a copy one of this repository: it takes backups then
+    Adopt(copy::Adopt),
     /// Name repositories, and list those that have a name
     Repo(repo::Repo),
     /// Build the catalog anew from the sidecars
@@ -323,6 +329,8 @@ pub enum JobKind {
     Verify,
     /// Disks or files are restored
     Restore,
+    /// Restore points are copied to another repository
+    Copy,
     /// The catalog is rebuilt
     RebuildCatalog,
     /// The trash is emptied

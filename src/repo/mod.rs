@@ -31,6 +31,7 @@
 //! One writer process per repository (the lock). Within it, a mutex per VM orders commits; it is taken before
 //! the catalog's own lock, never after.
 
+pub mod arrive;
 pub mod catalog;
 pub mod chains;
 pub mod checks;
@@ -55,6 +56,7 @@ pub mod lock;
 pub mod metadata;
 mod missing;
 mod new_id;
+mod new_vm;
 pub mod owner;
 pub mod publish;
 pub mod recovery;

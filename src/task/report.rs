@@ -20,6 +20,8 @@ pub enum TaskKind {
     Verify,
     /// Disks or files of a restore point are written elsewhere.
     Restore,
+    /// Restore points are copied to another repository.
+    Copy,
     /// The catalog is rebuilt from the sidecars.
     RebuildCatalog,
     /// The trash is emptied.
@@ -30,7 +32,10 @@ impl TaskKind {
     /// Whether commands do such work themselves, beside the owner.
     #[must_use]
     pub const fn is_of_command(self) -> bool {
-        matches!(self, Self::Merge | Self::Verify | Self::Restore)
+        matches!(
+            self,
+            Self::Merge | Self::Verify | Self::Restore | Self::Copy
+        )
     }
 
     /// The spelling in answers.
@@ -42,6 +47,7 @@ impl TaskKind {
             Self::Merge => "merge",
             Self::Verify => "verify",
             Self::Restore => "restore",
+            Self::Copy => "copy",
             Self::RebuildCatalog => "rebuild-catalog",
             Self::EmptyTrash => "empty-trash",
         }

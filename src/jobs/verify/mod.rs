@@ -9,6 +9,7 @@ mod cover;
 mod data;
 mod fault;
 mod files;
+pub(in crate::jobs) mod piece;
 mod plan;
 mod sidecars;
 mod subset;

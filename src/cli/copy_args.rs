@@ -7,9 +7,9 @@ use clap::{Args, ValueHint};
 /// Arguments of `copy`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What the target has is not sent again, and an interrupted copy goes on where it was. Every cluster is proved before it is written. \
-                  The VM at the target takes no backups until `adopt` makes it one of that repository. Exit code 3: a point is damaged and was \
-                  not copied; the others were. docs/copies.md has examples."
+    after_help = "What the target has is not sent again, and an interrupted copy goes on where it was. Every cluster is proved before it \
+                  is written. The VM at the target takes no backups until `adopt` makes it one of that repository. Exit code 3: a point \
+                  is damaged and was not copied; the others were. docs/copies.md has examples."
 )]
 pub struct Copy {
     /// VMs, by name or by pattern (web*; * and ? as in a shell)

@@ -18,9 +18,10 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::adopt::check_origin;
 use super::entry::VmEntry;
 use super::format::{COPIES, MERGE};
-use super::garbage::{self, Look};
+use super::garbage::Look;
 use super::job::{Ending, Job};
 use super::layer_file::LayerFile;
 use super::layout::{self, VmKeys};
@@ -41,7 +42,7 @@ use super::sums::Sums;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::qcow2::Compression;
 use crate::store::PutMode;
-use crate::types::{Digest, LayerId, PointName, RepositoryId, SessionId, VmName};
+use crate::types::{Digest, PointName, SessionId, VmName};
 
 /// LIMIT: names tried with `-2`, `-3`, ... on collision.
 const SUFFIX_MAX: u32 = 10_000;
@@ -63,70 +64,6 @@ pub struct Arrival {
     pub arriving: Arriving,
     /// Whether layers may have been merged there.
     pub is_merged: bool,
-}
-
-/// What of a layer that arrives is durable and proved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Arrived {
-    /// Batches of its data.
-    pub batches: u64,
-    /// Whether everything of it is there.
-    pub is_whole: bool,
-}
-
-impl Repository {
-    /// What of a layer has arrived; nothing where there is no record of it.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn arrived(
-        &self,
-        vm: &VmName,
-        session: &PointName,
-        slot: &Slot,
-        layer: LayerId,
-    ) -> Result<Arrived> {
-        let key = VmKeys::new(vm)?.arrived(session, slot, layer)?;
-        match self.stage().get(&key, SIDECAR_BYTES_MAX) {
-            // What cannot be read is sent again.
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Arrived::default()),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Records what of a layer has arrived, durably. The caller has made the layer's bytes durable.
-    ///
-    /// # Errors
-    /// `NotFound` when the session is gone; `NoSpace`, `Io`.
-    pub fn note_arrived(
-        &self,
-        vm: &VmName,
-        session: &PointName,
-        (slot, layer): (&Slot, LayerId),
-        arrived: Arrived,
-    ) -> Result<()> {
-        let keys = VmKeys::new(vm)?;
-        let bytes = serde_json::to_vec(&arrived)
-            .map_err(|e| Error::invalid("the record cannot be encoded").caused_by(e))?;
-        // `put` would make the directory of a session that was aborted again.
-        self.session(vm, session)?;
-        let key = keys.arrived(session, slot, layer)?;
-        self.stage().put(&key, &bytes, PutMode::Replace)
-    }
-
-    /// The content of the layer in a slot, if there is one; its header is proved.
-    ///
-    /// # Errors
-    /// `Corrupt` when layer or sums are damaged; `Io`.
-    pub fn content_in(&self, vm: &VmName, slot: &Slot) -> Result<Option<Digest>> {
-        let file = match LayerFile::open(self, vm, slot) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        let sums = file.prove_header(self, vm, slot)?;
-        Ok(Some(sums.summary().content_root()))
-    }
 }
 
 fn stale(what: String) -> Error {
@@ -169,26 +106,6 @@ fn arrival_name(
         ErrorKind::AlreadyExists,
         format!("all names from {wanted} to {wanted}-{SUFFIX_MAX} are taken"),
     ))
-}
-
-/// Refuses a VM that takes no copies from a repository.
-///
-/// # Errors
-/// `NotPermitted` when the VM was adopted, or is copied from another repository.
-pub fn check_origin(vm: &Vm, origin: RepositoryId) -> Result<()> {
-    let name = &vm.name;
-    let what = match &vm.origin {
-        Some(from) if from.repository_id == origin => return Ok(()),
-        Some(from) => format!(
-            "{name} is copied from another repository, {}",
-            from.repository_id
-        ),
-        None => format!(
-            "{name} takes its own backups there (it was adopted, or was made there), and is no copy any more"
-        ),
-    };
-    Err(Error::new(ErrorKind::NotPermitted, what)
-        .advise("copy to another repository, or forget the VM there first"))
 }
 
 /// The open copy of a point.
@@ -595,42 +512,5 @@ impl Owner {
                 tracing::warn!(vm = %vm, error = %e.report(), "layers that came with a point could not be listed");
             }
         }
-    }
-
-    /// Makes a VM that is copied from another repository a VM of this one: it takes sessions, and no copies any more. Copies that
-    /// are under way end. Returns whether it was a copy.
-    ///
-    /// # Errors
-    /// `NotFound`; `Stale` (the lock); `NoSpace`, `Io`.
-    pub fn adopt(&self, vm: &VmName) -> Result<bool> {
-        let entry = self.vm(vm)?;
-        let mut entry = entry.lock();
-        if entry.vm.origin.is_none() {
-            return Ok(false);
-        }
-        self.verify_lock()?;
-        let sidecar = Vm {
-            origin: None,
-            ..entry.vm.clone()
-        };
-        let (key, bytes) = (VmKeys::new(&sidecar.name)?.vm()?, encode(&sidecar)?);
-        let store = self.repository().store();
-        self.with_room(|| store.put(&key, &bytes, PutMode::Replace))?;
-        entry.vm = sidecar;
-        let (vm, now) = (entry.vm.name.clone(), self.clock().now());
-        for session in self.repository().sessions(&vm)? {
-            if session.arriving.is_some() {
-                let ending = Ending::failed("the VM was adopted");
-                self.remove_session(&vm, &session.name)?;
-                self.keep_job(&Job::of_session(&session, &ending, now));
-            }
-        }
-        // During a hold, what the copies leave stays for the next owner.
-        let Ok(_change) = self.holds.enter() else {
-            return Ok(true);
-        };
-        let look = Look::at(self.repository(), &vm, &mut entry.index, None)?;
-        garbage::collect(self.repository(), &vm, &entry.index, &look.0, None, now)?;
-        Ok(true)
     }
 }

@@ -18,6 +18,9 @@
 //! | commit | read again | from the seal to the index | the points directory of the VM |
 //! | forget | read again | until the index is written and garbage is moved | none for a point in use |
 //! | build of a merge | | | flock of its own file |
+//! | bytes of a copy that arrives | | | flock of each layer's file; the session names its slots |
+//! | begin of an arrival, arrival | read again | while slots, session, point and index are written | |
+//! | adopt | read again | while the sidecar is written and copies end | |
 //! | replace | read again | from the second look to the index | the build's flock |
 //! | label, tag, keep | read again | while state and index are written | |
 //! | verify | | | none: open files; a layer that is replaced meanwhile is passed over |
@@ -31,7 +34,9 @@
 //! One writer process per repository (the lock). Within it, a mutex per VM orders commits; it is taken before
 //! the catalog's own lock, never after.
 
+pub mod adopt;
 pub mod arrive;
+pub mod arrived;
 pub mod catalog;
 pub mod chains;
 pub mod checks;

@@ -637,6 +637,31 @@ pub(crate) const STEPS: &[Step] = &[
         &["stays as it is"],
         "[ -e /srv/offsite/restorefs.json ]; restorefs repo remove main",
     ),
+    step("restorefs repo add second", "", &["second"], ""),
+    step(
+        "restorefs copy web01 --to second --dry-run",
+        "",
+        &["would be copied"],
+        "[ ! -e /srv/second/vms/web01 ]",
+    ),
+    step(
+        "restorefs copy web01 --to second$",
+        "",
+        &["copied"],
+        "[ -e /srv/second/vms/web01/vm.json ]; restorefs -r second check",
+    ),
+    step(
+        "restorefs copy 'web*' --to second",
+        "",
+        &["there already"],
+        "",
+    ),
+    step(
+        "restorefs -r second adopt web01",
+        "! restorefs -r second begin web01",
+        &["takes backups here"],
+        "restorefs -r second status > /dev/null; restorefs repo remove second",
+    ),
     step(
         "restorefs info$",
         "",

@@ -71,8 +71,8 @@ fn room_for(
     Ok(estimate.bytes)
 }
 
-/// Refuses a session of a VM that is gone, one of a VM that is copied from another repository, and a session without a named parent while another one
-/// is open.
+/// Refuses a session of a VM that is gone, one of a VM that is copied from another repository, and a
+/// session without a named parent while another one is open.
 ///
 /// # Errors
 /// `Busy`; `ReadOnly`; `Io`.

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
-use super::work::Alive;
+use super::alive::Alive;
 use crate::block::{ReadAt, WriteAt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::jobs::verify::piece::{Piece, RUN_CLUSTERS, Run, pieces};
 use crate::qcow2::{Image, Mapping};
 use crate::repo::Repository;
-use crate::repo::arrive::Arrived;
+use crate::repo::arrived::Arrived;
 use crate::repo::content::{CLUSTER_BYTES, Region, leaf_of};
 use crate::repo::layer_file::LayerFile;
 use crate::repo::layout::VmKeys;

@@ -9,6 +9,7 @@
 //!   content that the plan expects.
 //! - The source is only read.
 
+mod alive;
 mod chain;
 mod layer;
 mod place;

@@ -2,19 +2,20 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::alive::Alive;
 use super::chain::{SourceChains, TargetSlots};
 use super::layer::LayerCopy;
 use super::plan::{Due, due, missing};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::Repository;
-use crate::repo::arrive::{Arrival, check_origin};
+use crate::repo::adopt::check_origin;
+use crate::repo::arrive::Arrival;
 use crate::repo::format::MERGE;
 use crate::repo::layout::{self, VmKeys};
 use crate::repo::sidecar::arriving::{Arriving, ArrivingBase, ArrivingLayer};
@@ -23,13 +24,10 @@ use crate::repo::sidecar::vm::Vm;
 use crate::repo::sidecar::{SIDECAR_BYTES_MAX, Unknown};
 use crate::store::PutMode;
 use crate::task::{Monitor, Pace};
-use crate::types::sync::Mutex;
 use crate::types::{Digest, DiskName, PointId, PointName, VmId, VmName};
 
 /// LIMIT: plans of one point that a change of the source or the target made useless, until it counts as failed.
 const PLANS_MAX: u32 = 8;
-/// How often the copy looks whether its session was aborted.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What a copy asks of the owners of both repositories, and of the one who watches it.
 pub trait Ends {
@@ -143,52 +141,6 @@ pub fn known_vms(repository: &Repository) -> Result<HashMap<VmId, VmName>> {
     let names = repository.vm_names()?.into_iter();
     let vms = names.filter_map(|name| Some((repository.vm(&name).ok()?.vm_id, name)));
     Ok(vms.collect())
-}
-
-/// Whether the session into which a copy writes is still there.
-pub(super) struct Alive<'a> {
-    target: &'a Repository,
-    vm: &'a VmName,
-    session: &'a PointName,
-    looked: Mutex<Instant>,
-    gone: OnceLock<()>,
-}
-
-impl Alive<'_> {
-    /// Looks, if the last look is a while ago.
-    ///
-    /// # Errors
-    /// `Cancelled` when it was aborted; `Io`.
-    pub(super) fn check(&self) -> Result<()> {
-        let Some(mut looked) = self.looked.try_lock() else {
-            return Ok(());
-        };
-        if looked.elapsed() < LOOK && self.gone.get().is_none() {
-            return Ok(());
-        }
-        *looked = Instant::now();
-        self.check_now()
-    }
-
-    /// Looks now.
-    ///
-    /// # Errors
-    /// As [`Alive::check`].
-    pub(super) fn check_now(&self) -> Result<()> {
-        match self.target.session(self.vm, self.session) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                let _ = self.gone.set(());
-                Err(Error::new(
-                    ErrorKind::Cancelled,
-                    format!(
-                        "the copy {}/{} was aborted at the target",
-                        self.vm, self.session
-                    ),
-                ))
-            }
-            other => other.map(drop),
-        }
-    }
 }
 
 /// What is sent of a point.
@@ -406,13 +358,7 @@ impl Route<'_> {
         sidecar: &[u8],
         sent: &AtomicU64,
     ) -> Result<()> {
-        let alive = Alive {
-            target: self.target,
-            vm: &arrival.vm,
-            session,
-            looked: Mutex::new(Instant::now()),
-            gone: OnceLock::new(),
-        };
+        let alive = Alive::new(self.target, &arrival.vm, session);
         let dir = VmKeys::new(&arrival.vm)?.session(session)?;
         let stage = self.target.stage();
         let point = self.source.point(self.vm, entry)?;

@@ -317,7 +317,8 @@ fn targets_that_are_refused() {
     place.ok(&["repo", "add", "offsite", "./b"]);
     place.ok(&["copy", "web01", "--to", "offsite"]);
     std::fs::rename(place.path("b"), place.path("before")).unwrap();
-    place.ok(&["init", "b"]);
+    place.ok(&["init", "other"]);
+    std::fs::rename(place.path("other"), place.path("b")).unwrap();
     assert!(copy(10, "offsite").contains("the repository there has the id"));
     let format = place.path("b/restorefs.json");
     let later = std::fs::read_to_string(&format).unwrap();

@@ -580,6 +580,9 @@ pub struct Status {
     /// Exit with 4 when a VM's last restore point is older than this (26h, 90m, 2d)
     #[arg(long, value_name = "AGE")]
     pub max_age: Option<String>,
+    /// Ask the repositories that have copies whether they have them; exit with 4 when one is gone
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Arguments of `check-config`.

@@ -210,6 +210,7 @@ impl Owner {
             return Err(stale(format!("the point is there: {}", arrival.name)));
         }
         self.end_expired_copies(&vm)?;
+        self.remove_remains(&vm)?;
         for base in &arriving.bases {
             self.check_base(&vm, base)?;
         }
@@ -313,6 +314,18 @@ impl Owner {
             if session.is_expired_copy(now) {
                 self.remove_session(vm, &session.name)?;
                 self.keep_job(&Job::of_session(&session, &Ending::expired_copy(), now));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a sender wrote into the directory of a copy that was aborted at that moment. The caller holds the VM's mutex, and
+    /// only copies have sessions in such a VM, so no session is just beginning.
+    fn remove_remains(&self, vm: &VmName) -> Result<()> {
+        for name in self.repository().session_names(vm)? {
+            match self.repository().session(vm, &name) {
+                Err(e) if e.kind() == ErrorKind::NotFound => self.remove_session(vm, &name)?,
+                _ => {}
             }
         }
         Ok(())

@@ -110,7 +110,7 @@ impl Pair {
     }
 
     /// Starts a daemon for the repository `b`.
-    fn serve_there(&self) -> Daemon {
+    pub(crate) fn serve_there(&self) -> Daemon {
         let b = self.place.path("b");
         self.place.serve(&["--repo", text(&b)])
     }
@@ -405,4 +405,34 @@ fn a_daemon_on_either_side() {
     ]);
     pair.check("web01", &contents);
     daemon.stop();
+}
+
+#[test]
+fn copies_are_asked_again_and_not_believed() {
+    let pair = Pair::new();
+    let place = &pair.place;
+    back_up(place, 0, 3, &[]);
+    place.ok(&["repo", "add", "offsite", "./b"]);
+    place.ok(&["copy", "web01", "--to", "offsite"]);
+    let asked = place.json(&["status", "--check"]);
+    assert_eq!(asked["copies"][0]["name"], "offsite", "{asked}");
+    assert_eq!(
+        (&asked["copies"][0]["points"], &asked["copies"][0]["lost"]),
+        (&3.into(), &Value::Array(vec![]))
+    );
+    assert!(place.json(&["status"])["copies"].is_null());
+    pair.there_ok(&["forget", "web01@p01"]);
+    place.ok(&["status"]);
+    let lost = place.run(&["status", "--check"]);
+    let said = String::from_utf8_lossy(&lost.stdout);
+    assert!(
+        said.contains("lacks 1 of 3 points") && said.contains("web01@p01"),
+        "{said}"
+    );
+    assert_eq!(lost.status.code(), Some(4));
+    place.ok(&["copy", "web01", "--to", "offsite"]);
+    place.ok(&["status", "--check"]);
+    std::fs::rename(place.path("b"), place.path("away")).unwrap();
+    let said = place.fails(4, &["status", "--check"]);
+    assert!(said.contains("could not be asked"), "{said}");
 }

@@ -657,6 +657,12 @@ pub(crate) const STEPS: &[Step] = &[
         "",
     ),
     step(
+        "restorefs status --check",
+        "restorefs copy db01 --to second > /dev/null",
+        &["second has all of"],
+        "",
+    ),
+    step(
         "restorefs -r second adopt web01",
         "! restorefs -r second begin web01",
         &["takes backups here"],

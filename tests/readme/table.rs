@@ -176,6 +176,9 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("A machine that runs", "virsh snapshot-create-as", Kind::Shell),
     ("Copying the repository", "O=", Kind::Shell),
     ("More than one repository", "restorefs repo", Kind::Shell),
+    ("Copying", "restorefs init /srv/second", Kind::Shell),
+    ("Copying", "restorefs status --check", Kind::Shell),
+    ("Copying", "restorefs -r second adopt", Kind::Shell),
     (
         "Where the names are",
         "[[repository]]",

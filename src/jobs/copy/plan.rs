@@ -112,3 +112,81 @@ pub(super) fn missing(
     layers.reverse();
     Ok((layers, base))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::missing;
+    use crate::error::ErrorKind;
+    use crate::jobs::copy::chain::LayerFacts;
+    use crate::repo::Slot;
+    use crate::types::{Digest, DiskName, LayerId};
+
+    fn slot(n: u8) -> Slot {
+        Slot::of_file(&format!("vda-20261120T02000{n}Z-7f3a9c.qcow2")).unwrap()
+    }
+
+    /// A chain of layers 0 (full) to 3.
+    fn facts(slot_asked: &Slot) -> LayerFacts {
+        let n = (0..4).find(|n| slot(*n) == *slot_asked).unwrap();
+        LayerFacts {
+            layer: LayerId::from_bytes([n; 16]),
+            below: n.checked_sub(1).map(slot),
+            content_root: Digest([n; 32]),
+            held_bytes: 65_536,
+        }
+    }
+
+    fn plan(there: &[(u8, u8)]) -> crate::error::Result<(Vec<Slot>, Option<Slot>)> {
+        let there: HashMap<Slot, Digest> = there
+            .iter()
+            .map(|(n, root)| (slot(*n), Digest([*root; 32])))
+            .collect();
+        let vda = DiskName::new("vda").unwrap();
+        let (layers, base) = missing(
+            (&vda, "vda", Digest([3; 32])),
+            &slot(3),
+            &mut |slot| Ok(facts(slot)),
+            &mut |slot| Ok(there.get(slot).copied()),
+        )?;
+        let layers = layers.into_iter().map(|layer| layer.slot);
+        Ok((layers.collect(), base.map(|base| base.slot)))
+    }
+
+    #[test]
+    fn layers_are_sent_down_to_the_first_that_is_there() {
+        let all = (0..4).map(slot).collect();
+        assert_eq!(plan(&[]).unwrap(), (all, None));
+        assert_eq!(plan(&[(3, 3)]).unwrap(), (vec![], Some(slot(3))));
+        // What lies below it does not matter: the target may have merged it away.
+        let above = vec![slot(2), slot(3)];
+        assert_eq!(plan(&[(1, 1)]).unwrap(), (above.clone(), Some(slot(1))));
+        assert_eq!(plan(&[(1, 1), (0, 9)]).unwrap(), (above, Some(slot(1))));
+    }
+
+    #[test]
+    fn other_content_in_a_slot_is_refused_and_a_loop_ends() {
+        let refused = plan(&[(2, 9), (1, 1)]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        let vda = DiskName::new("vda").unwrap();
+        let looped = missing(
+            (&vda, "vda", Digest([3; 32])),
+            &slot(3),
+            &mut |asked| {
+                let mut facts = facts(asked);
+                facts.below = Some(slot(if *asked == slot(3) { 2 } else { 3 }));
+                Ok(facts)
+            },
+            &mut |_| Ok(None),
+        );
+        assert_eq!(looped.unwrap_err().kind(), ErrorKind::Corrupt);
+        let other = missing(
+            (&vda, "vda", Digest([7; 32])),
+            &slot(3),
+            &mut |slot| Ok(facts(slot)),
+            &mut |_| Ok(None),
+        );
+        assert_eq!(other.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

@@ -189,6 +189,8 @@ fn what_is_copied_is_equal_and_is_sent_once() {
         assert_eq!(point["copies"].as_array().unwrap().len(), 1, "{point}");
         assert!(point["copies"][0]["verified_at"].is_string());
     }
+    let info = place.json(&["info", "web01@latest"]);
+    assert_eq!(info["copies"].as_array().unwrap().len(), 1, "{info}");
     // The VM takes no backups there until it is adopted, and no copies afterwards.
     let said = pair.there_fails(&["backup", "web01", "vda=a.raw"]);
     assert!(said.contains("restorefs adopt web01"), "{said}");

@@ -182,6 +182,44 @@ fn the_owner_of_the_target_is_killed() {
     pair.check("web01", &contents);
 }
 
+#[test]
+fn both_sides_are_merged_and_forgotten_meanwhile() {
+    let pair = Pair::new();
+    let place = &pair.place;
+    let mut contents = back_up(place, 0, 10, &[]);
+    pair.copy(&["--point", "p00", "--point", "p01", "--point", "p02"]);
+    let mut child = start(&pair, &["--limit", "2M"]);
+    let mut n = 10;
+    let gone = ["p03", "p05", "p07"];
+    for point in gone {
+        // A point may have been copied or not.
+        place.ok(&["forget", &format!("web01@{point}")]);
+        place.ok(&["forget", "web01", "--compact"]);
+        contents.extend(back_up(place, n, 1, &[]));
+        n += 1;
+        let there = pair.points_there("web01");
+        if let Some(first) = there.first() {
+            pair.there(&["forget", &format!("web01@{first}"), "--wait", "30s"]);
+            pair.there(&["forget", "web01", "--compact", "--wait", "30s"]);
+        }
+        pair.there_ok(&["check"]);
+    }
+    child.wait().unwrap();
+    pair.copy(&[]);
+    pair.there_ok(&["verify"]);
+    for (point, bytes) in &contents {
+        if gone.contains(&point.as_str()) {
+            continue;
+        }
+        let found = pair.restored_there(&format!("web01@{point}"));
+        assert!(found == *bytes, "{point}");
+    }
+    // Those that arrived before the source has forgotten them stay at the target.
+    for point in pair.points_there("web01") {
+        assert!(pair.restored_there(&format!("web01@{point}")) == contents[&point]);
+    }
+}
+
 /// A source beside the filesystem on which the target is.
 fn source(filesystem: &Filesystem, megabytes: usize) -> Vec<u8> {
     let place = &filesystem.place;
@@ -216,17 +254,15 @@ fn meets_bad_filesystems(kind: &'static str) {
     filesystem.remount("ro");
     place.fails(1, &copy);
     filesystem.remount("rw");
-    if kind == "xfs" {
-        let mut slow = copy.to_vec();
-        slow.extend(["--limit", "8M"]);
-        let mut child = place.command(&slow).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(1_200));
-        filesystem.shut_down();
-        assert!(!child.wait().unwrap().success());
-        filesystem.unmount();
-        filesystem.mount();
-        place.ok(&["check"]);
-    }
+    let mut slow = copy.to_vec();
+    slow.extend(["--limit", "8M"]);
+    let mut child = place.command(&slow).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1_200));
+    filesystem.shut_down();
+    assert!(!child.wait().unwrap().success());
+    filesystem.unmount();
+    filesystem.mount();
+    place.ok(&["check"]);
     place.ok(&copy);
     assert!(place.restored("web01@one", "vda") == bytes);
     place.ok(&["verify"]);
@@ -238,6 +274,6 @@ fn targets_that_are_full_or_read_only_or_shut_down_xfs() {
 }
 
 #[test]
-fn targets_that_are_full_or_read_only_ext4() {
+fn targets_that_are_full_or_read_only_or_shut_down_ext4() {
     meets_bad_filesystems("ext4");
 }

@@ -438,3 +438,113 @@ fn copies_are_asked_again_and_not_believed() {
     let said = place.fails(4, &["status", "--check"]);
     assert!(said.contains("could not be asked"), "{said}");
 }
+
+#[test]
+fn several_vms_and_disks() {
+    let pair = Pair::new();
+    let place = &pair.place;
+    let a = place.disk("a.raw", 20, 1);
+    let b = place.disk("b.raw", 30, 2);
+    for vm in ["web01", "web02", "db01"] {
+        place.ok(&["backup", vm, "vda=a.raw", "vdb=b.raw", "--point", "one"]);
+    }
+    let c = place.disk("b.raw", 30, 3);
+    place.ok(&[
+        "backup",
+        "web02",
+        "vda=a.raw",
+        "vdb=b.raw",
+        "--point",
+        "two",
+    ]);
+    let copied = place.json(&["copy", "web*", "--to", "./b"]);
+    let vms = copied["vms"].as_array().unwrap();
+    assert_eq!(
+        (vms.len(), states(&vms[0]), states(&vms[1])),
+        (2, vec!["copied"], vec!["copied"; 2])
+    );
+    for (point, vda, vdb) in [
+        ("web01@one", &a, &b),
+        ("web02@one", &a, &b),
+        ("web02@two", &a, &c),
+    ] {
+        pair.there_ok(&["restore", point, "--to", "out"]);
+        for (disk, bytes) in [("vda", vda), ("vdb", vdb)] {
+            let found = std::fs::read(place.path(&format!("out/{disk}.raw"))).unwrap();
+            assert!(found == *bytes, "{point} {disk}");
+        }
+        std::fs::remove_dir_all(place.path("out")).unwrap();
+    }
+    assert!(!place.path("b/vms/db01").exists());
+    pair.there_ok(&["verify"]);
+    let said = place.fails(2, &["copy", "web*", "--to", "./b", "--as", "x"]);
+    assert!(said.contains("one VM"), "{said}");
+}
+
+/// Whatever is wrong with the files of a source, the copy says so or copies what is right, and the target stays sound.
+#[test]
+fn a_source_whose_files_are_anything() {
+    let pair = Pair::new();
+    let place = &pair.place;
+    std::fs::write(place.path("note.txt"), "kept with it").unwrap();
+    let contents = back_up(place, 0, 2, &["--compress", "zlib", "--attach", "note.txt"]);
+    let vm = place.path("repo/vms/web01");
+    let mut files = vec![vm.join("vm.json"), vm.join("index.json")];
+    for dir in ["layers", "points/p00", "points/p01", "points/p01/attached"] {
+        let names = names(&vm.join(dir)).into_iter();
+        files.extend(
+            names
+                .map(|name| vm.join(dir).join(name))
+                .filter(|path| path.is_file()),
+        );
+    }
+    let (mut refused, mut copied) = (0, 0);
+    for (n, path) in files.iter().enumerate() {
+        let good = std::fs::read(path).unwrap();
+        let size = good.len();
+        let flips = [8, size / 3, size / 2, size - 1];
+        let mut bad: Vec<Vec<u8>> = Vec::new();
+        for at in flips {
+            let mut bytes = good.clone();
+            bytes[at % size] ^= 1 << (n % 8);
+            bad.push(bytes);
+        }
+        bad.push(good[..size / 2].to_vec());
+        bad.push(Vec::new());
+        bad.push([&good[..], &good[..]].concat());
+        for bytes in bad {
+            std::fs::remove_file(path).unwrap();
+            std::fs::write(path, &bytes).unwrap();
+            let _ = std::fs::remove_dir_all(place.path("b"));
+            place.ok(&["init", "b"]);
+            let output = place.run(&["copy", "web01", "--to", "./b"]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!said.contains("panicked"), "{}: {said}", path.display());
+            match output.status.code() {
+                Some(0) => copied += 1,
+                Some(1 | 3) => refused += 1,
+                other => panic!("{}: {other:?} {said}", path.display()),
+            }
+            pair.there_ok(&["verify"]);
+            if place.path("b/vms/web01/vm.json").exists() {
+                for point in pair.points_there("web01") {
+                    let found = pair.restored_there(&format!("web01@{point}"));
+                    assert!(found == contents[&point], "{} {point}", path.display());
+                }
+            }
+        }
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, &good).unwrap();
+        // A name that leads elsewhere.
+        std::fs::rename(path, place.path("moved")).unwrap();
+        symlink(place.path("moved"), path).unwrap();
+        let output = place.run(&["copy", "web01", "--to", "./b"]);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+        std::fs::remove_file(path).unwrap();
+        std::fs::rename(place.path("moved"), path).unwrap();
+    }
+    assert!(
+        refused > 20 && copied > 0,
+        "{refused} refused, {copied} copied"
+    );
+}

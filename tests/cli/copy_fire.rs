@@ -68,11 +68,12 @@ fn a_copy_that_is_killed_goes_on() {
             }
         }
         // Both sides change meanwhile. What the target has forgotten is sent again.
-        if round % 5 == 2 && pair.place.path("b/vms/web01/vm.json").exists() {
-            if let Some(first) = pair.points_there("web01").first() {
-                pair.there_ok(&["forget", &format!("web01@{first}")]);
-                pair.there_ok(&["forget", "web01", "--compact"]);
-            }
+        if round % 5 == 2
+            && place.path("b/vms/web01/vm.json").exists()
+            && let Some(first) = pair.points_there("web01").first()
+        {
+            pair.there_ok(&["forget", &format!("web01@{first}")]);
+            pair.there_ok(&["forget", "web01", "--compact"]);
         }
         if round % 5 == 4 {
             contents.extend(back_up(place, 6 + round, 1, &[]));
@@ -189,14 +190,12 @@ fn both_sides_are_merged_and_forgotten_meanwhile() {
     let mut contents = back_up(place, 0, 10, &[]);
     pair.copy(&["--point", "p00", "--point", "p01", "--point", "p02"]);
     let mut child = start(&pair, &["--limit", "2M"]);
-    let mut n = 10;
     let gone = ["p03", "p05", "p07"];
-    for point in gone {
+    for (n, point) in (10..).zip(gone) {
         // A point may have been copied or not.
         place.ok(&["forget", &format!("web01@{point}")]);
         place.ok(&["forget", "web01", "--compact"]);
         contents.extend(back_up(place, n, 1, &[]));
-        n += 1;
         let there = pair.points_there("web01");
         if let Some(first) = there.first() {
             pair.there(&["forget", &format!("web01@{first}"), "--wait", "30s"]);

@@ -246,15 +246,26 @@ fn meets_bad_filesystems(kind: &'static str) {
     let copy = ["-r", "./from", "copy", "web01", "--to", "./repo"];
     filesystem.fill(8 << 20);
     let said = place.fails(1, &copy);
-    assert!(said.to_lowercase().contains("no space"), "{said}");
-    place.ok(&["check"]);
+    assert!(said.contains("there is no space for web01@one"), "{said}");
+    filesystem.make_room();
+    // Others fill it meanwhile.
+    let mut slow = copy.to_vec();
+    slow.extend(["--limit", "8M"]);
+    let child = place.command(&slow).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1_000));
+    filesystem.fill(0);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+    assert!(
+        !output.status.success() && said.contains("no space"),
+        "{said}"
+    );
     assert!(!place.repo().join("vms/web01/points/one").exists());
     filesystem.make_room();
+    place.ok(&["check"]);
     filesystem.remount("ro");
     place.fails(1, &copy);
     filesystem.remount("rw");
-    let mut slow = copy.to_vec();
-    slow.extend(["--limit", "8M"]);
     let mut child = place.command(&slow).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(1_200));
     filesystem.shut_down();

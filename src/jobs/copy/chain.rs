@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
+use crate::block::ReadAt;
 use crate::error::{ErrorKind, Result};
 use crate::repo::content::CLUSTER_BYTES;
 use crate::repo::layer_file::LayerFile;
 use crate::repo::{Repository, Slot};
+use crate::types::width::u64_from_usize;
 use crate::types::{Digest, LayerId, VmId, VmName};
 
 /// A layer, as its header and its sums describe it.
@@ -15,6 +17,7 @@ pub(super) struct LayerFacts {
     pub(super) below: Option<Slot>,
     pub(super) content_root: Digest,
     pub(super) held_bytes: u64,
+    pub(super) file_bytes: u64,
 }
 
 /// Layers of a VM of the source. A layer that was merged away meanwhile is found in the trash.
@@ -47,11 +50,18 @@ impl<'a> SourceChains<'a> {
         let sums = file.seek_sums(self.repository, self.vm, self.vm_id, slot)?;
         file.prove_header_with(self.vm, slot, &sums)?;
         let held: u64 = sums.touched().map(|(_, held)| u64::from(held)).sum();
+        let held_bytes = held.saturating_mul(CLUSTER_BYTES);
+        let tables = u64_from_usize(sums.summary().metadata.len()).saturating_mul(CLUSTER_BYTES);
         let facts = LayerFacts {
             layer: file.layer,
             below: file.below,
             content_root: sums.summary().content_root(),
-            held_bytes: held.saturating_mul(CLUSTER_BYTES),
+            held_bytes,
+            // Holes take nothing, and compressed clusters less than their size.
+            file_bytes: file
+                .file
+                .size_bytes()
+                .min(held_bytes.saturating_add(tables)),
         };
         self.known.insert(slot.clone(), facts.clone());
         Ok(facts)

@@ -120,11 +120,16 @@ impl LayerCopy<'_> {
             )
             .advise("wait until it has ended: restorefs jobs")
         })?;
-        let arrived = self
+        let recorded = self
             .target
             .arrived(self.to_vm, self.session, slot, id)
             .at_path(key.as_str())?;
         let sums = self.sums(&source, &keys)?;
+        // A record of another file than the one that is there says nothing.
+        let arrived = match file.size_bytes() == sums.summary().layer_bytes {
+            true => recorded,
+            false => Arrived::default(),
+        };
         if arrived.is_whole {
             self.monitor.advance(self.layer.held_bytes);
             return Ok(());

@@ -106,6 +106,7 @@ pub(super) fn missing(
             below: facts.below,
             content_root: facts.content_root,
             held_bytes: facts.held_bytes,
+            file_bytes: facts.file_bytes,
             unknown: Unknown::new(),
         });
     }
@@ -135,6 +136,7 @@ mod tests {
             below: n.checked_sub(1).map(slot),
             content_root: Digest([n; 32]),
             held_bytes: 65_536,
+            file_bytes: 65_536,
         }
     }
 

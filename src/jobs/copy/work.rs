@@ -13,6 +13,7 @@ use super::chain::{SourceChains, TargetSlots};
 use super::layer::LayerCopy;
 use super::plan::{Due, due, missing};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::ingest::low_water_default;
 use crate::repo::Repository;
 use crate::repo::adopt::check_origin;
 use crate::repo::arrive::Arrival;
@@ -328,6 +329,7 @@ impl Route<'_> {
             is_merged: self.source.format().incompat.iter().any(|f| f == MERGE),
         };
         let session = self.ends.begin(&arrival)?;
+        self.check_room(&arrival, &session)?;
         let sent = AtomicU64::new(0);
         let done = self.send(&arrival, &session, entry, &sidecar, &sent);
         *sent_bytes += sent.load(Ordering::Relaxed);
@@ -347,6 +349,32 @@ impl Route<'_> {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Refuses a point for which the target has no room: its filesystem must not be filled to the last byte.
+    fn check_room(&self, arrival: &Arrival, session: &PointName) -> Result<()> {
+        let Some(space) = self.target.store().space()? else {
+            return Ok(());
+        };
+        let keys = VmKeys::new(&arrival.vm)?;
+        let mut needed = low_water_default(space.total_bytes);
+        for layer in &arrival.arriving.layers {
+            let key = keys.arriving(session, &layer.slot, layer.layer_id)?;
+            // What has arrived takes its room already.
+            let there = self.target.store().stored_bytes(&key).unwrap_or_default();
+            needed = needed.saturating_add(layer.file_bytes.saturating_sub(there));
+        }
+        if arrival.arriving.layers.is_empty() || space.free_bytes >= needed {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::NoSpace,
+            format!(
+                "there is no space for {}@{} at the target: it takes {needed} bytes with what must stay free, and {} are free",
+                self.vm, arrival.name, space.free_bytes
+            ),
+        )
+        .advise("free room there; what has arrived stays, and the next copy goes on"))
     }
 
     /// Writes what a point needs into its session.

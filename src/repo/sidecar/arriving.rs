@@ -49,6 +49,8 @@ pub struct ArrivingLayer {
     pub content_root: Digest,
     /// Bytes of its clusters.
     pub held_bytes: u64,
+    /// Bytes that its file takes at most.
+    pub file_bytes: u64,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -184,6 +184,35 @@ fn the_owner_of_the_target_is_killed() {
 }
 
 #[test]
+fn a_copy_is_a_task_of_the_source_and_uses_its_point() {
+    let pair = Pair::new();
+    let place = &pair.place;
+    std::fs::write(place.path("a.raw"), noise(9, 24 << 20)).unwrap();
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "one"]);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "two"]);
+    let daemon = place.serve(&[]);
+    let mut child = start(&pair, &["--limit", "1M"]);
+    let running = || {
+        let jobs = place.json(&["jobs", "--kind", "copy"]);
+        let is_running = jobs[0]["result"].is_null() && jobs[0]["disks"][0]["done_bytes"] != 0;
+        let id = jobs[0]["job_id"].as_str().filter(|_| is_running);
+        id.map(str::to_owned)
+    };
+    eventually("the task is shown with its progress", || {
+        running().is_some()
+    });
+    let said = place.fails(1, &["forget", "web01@one"]);
+    assert!(said.contains("a copy uses web01@one"), "{said}");
+    place.ok(&["cancel", &running().unwrap()]);
+    assert!(!child.wait().unwrap().success());
+    let jobs = place.json(&["jobs", "--kind", "copy"]);
+    assert_eq!(jobs[0]["result"], "cancelled", "{jobs}");
+    assert!(arrived(&pair) > 0);
+    daemon.stop();
+    assert_eq!(pair.copy(&[])["points"][1]["state"], "copied");
+}
+
+#[test]
 fn both_sides_are_merged_and_forgotten_meanwhile() {
     let pair = Pair::new();
     let place = &pair.place;

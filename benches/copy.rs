@@ -1,7 +1,8 @@
 //! Copying to another repository: `restorefs copy` against `cp` of the same VM followed by `sync`.
 //!
-//! `cargo bench --bench copy -- [--quick] [--rounds N] [--dir DIR]`. One VM with a full layer and a chain above it; both repositories lie in
-//! DIR. `cold` drops what the kernel keeps of the layers before each command. Both end when what they wrote is durable; only `copy` proves it.
+//! `cargo bench --bench copy -- [--quick] [--rounds N] [--dir DIR]`. One VM with a full layer and a chain above it; both repositories
+//! lie in DIR. `cold` drops what the kernel keeps of the layers before each command. Both end when what they wrote is durable; only
+//! `copy` proves it.
 #![expect(clippy::print_stdout, reason = "a bench talks to whoever started it")]
 
 #[allow(dead_code, reason = "each bench uses a part of it")]

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+#[path = "copy_args.rs"]
+pub mod copy;
 #[path = "repo_args.rs"]
 pub mod repo;
 #[path = "retention_args.rs"]
@@ -144,6 +146,10 @@ pub enum Command {
     Quickstart(Quickstart),
     /// Make the layers of a restore point full, without reading its source
     SyntheticFull(retention::SyntheticFull),
+    /// Copy restore points to another repository
+    Copy(copy::Copy),
+    /// Make a VM that is a copy one of this repository: it takes backups then
+    Adopt(copy::Adopt),
     /// Name repositories, and list those that have a name
     Repo(repo::Repo),
     /// Build the catalog anew from the sidecars
@@ -331,6 +337,8 @@ pub enum JobKind {
     Verify,
     /// Disks or files are restored
     Restore,
+    /// Restore points are copied to another repository
+    Copy,
     /// The catalog is rebuilt
     RebuildCatalog,
     /// The trash is emptied
@@ -580,6 +588,9 @@ pub struct Status {
     /// Exit with 4 when a VM's last restore point is older than this (26h, 90m, 2d)
     #[arg(long, value_name = "AGE")]
     pub max_age: Option<String>,
+    /// Ask the repositories that have copies whether they have them; exit with 4 when one is gone
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Arguments of `check-config`.

@@ -53,6 +53,7 @@ impl From<JobKind> for TaskKind {
             JobKind::Merge => Self::Merge,
             JobKind::Verify => Self::Verify,
             JobKind::Restore => Self::Restore,
+            JobKind::Copy => Self::Copy,
             JobKind::RebuildCatalog => Self::RebuildCatalog,
             JobKind::EmptyTrash => Self::EmptyTrash,
         }

@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 35] = [
+pub const EXAMPLES: [(&str, &[Example]); 37] = [
     (
         "",
         &[
@@ -312,6 +312,30 @@ pub const EXAMPLES: [(&str, &[Example]); 35] = [
         &[(
             "restorefs remove web01",
             "Remove a VM with all its restore points.",
+        )],
+    ),
+    (
+        "copy",
+        &[
+            (
+                "restorefs copy web01 --to offsite",
+                "Copy to the repository of that name what it lacks of the VM.",
+            ),
+            (
+                "restorefs copy web* --to /mnt/nas/restorefs --limit 50M",
+                "Copy all VMs whose names begin with web, with at most 50 MiB a second.",
+            ),
+            (
+                "restorefs copy web01 --to offsite --dry-run",
+                "Show which points would be copied.",
+            ),
+        ],
+    ),
+    (
+        "adopt",
+        &[(
+            "restorefs -r offsite adopt web01",
+            "Let a copied VM take backups at the repository to which it was copied; nothing is copied into it any more.",
         )],
     ),
     (

@@ -12,6 +12,7 @@ mod check_config;
 mod commit;
 mod complete_names;
 mod context;
+mod copy;
 mod damage;
 mod document;
 pub mod exit;
@@ -160,6 +161,8 @@ fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Check(args) => verify::check(context, &args),
         Command::Repair(args) => repair::run(context, &args),
         Command::SyntheticFull(args) => synthetic_full::run(context, &args),
+        Command::Copy(args) => copy::run(context, &args),
+        Command::Adopt(args) => copy::adopt(context, &args),
         Command::Repo(args) => repository::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
         Command::CompleteNames(args) => complete_names::run(context, &args),

@@ -1,10 +1,15 @@
 //! `restorefs status`: the verdict in one line, a line for each VM, and the room of the repository.
 
+use serde::Serialize;
+
 use super::args::Status;
 use super::context::Context;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::health::{Health, Verdict, VmHealth};
+use crate::jobs::health::{CopyCheck, Health, Verdict, VmHealth};
+use crate::repo::Repository;
+use crate::repo::register::Register;
+use crate::repo::sidecar::index::Index;
 use crate::types::duration::{Age, parse_seconds};
 use crate::types::size::{Count, Human};
 
@@ -12,12 +17,22 @@ pub(super) fn run(context: &Context, args: &Status) -> Result<()> {
     let age_max = args.max_age.as_deref().map(parse_seconds).transpose()?;
     let repository = context.repository()?;
     let health = Health::of(&repository, age_max, SystemClock.now())?;
+    let copies = match args.check {
+        true => Some(copies(&repository)?),
+        false => None,
+    };
     match context.output.json {
-        true => context.output.json(&health)?,
-        false => show(context, &health)?,
+        true => context.output.json(&Answer {
+            health: &health,
+            copies: copies.as_deref(),
+        })?,
+        false => {
+            show(context, &health)?;
+            show_copies(context, copies.as_deref().unwrap_or_default())?;
+        }
     }
     match health.verdict {
-        Verdict::Ok => Ok(()),
+        Verdict::Ok => end_of_copies(copies.as_deref().unwrap_or_default()),
         Verdict::Damaged => {
             let vms = Count::of(health.damaged().len(), "VM");
             Err(Error::new(
@@ -33,6 +48,64 @@ pub(super) fn run(context: &Context, args: &Status) -> Result<()> {
                 format!("{vms} without a restore point of the last {max}"),
             ))
         }
+    }
+}
+
+/// The health, and what the repositories with copies have answered.
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    health: &'a Health,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copies: Option<&'a [CopyCheck]>,
+}
+
+fn copies(repository: &Repository) -> Result<Vec<CopyCheck>> {
+    let indexes = repository.indexes(&repository.vm_names()?)?;
+    // Those of VMs that cannot be read are damage, which the verdict has.
+    let indexes: Vec<Index> = indexes.into_iter().filter_map(Result::ok).collect();
+    Ok(CopyCheck::of(&indexes, &Register::load()?))
+}
+
+fn name_of(copy: &CopyCheck) -> String {
+    match &copy.name {
+        Some(name) => name.to_string(),
+        None => copy.repository_id.to_string(),
+    }
+}
+
+fn show_copies(context: &Context, copies: &[CopyCheck]) -> Result<()> {
+    for copy in copies {
+        let (name, points) = (name_of(copy), Count::of(copy.points, "point"));
+        context.output.line(match (&copy.error, copy.lost.len()) {
+            (Some(error), _) => format!("copies: {name} was not asked for {points}: {error}"),
+            (None, 0) => format!("copies: {name} has all of {points}"),
+            (None, lost) => format!("copies: {name} lacks {lost} of {points}"),
+        })?;
+        for lost in &copy.lost {
+            context.output.line(format!("  {lost}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The result of a check of copies when nothing else is wrong.
+fn end_of_copies(copies: &[CopyCheck]) -> Result<()> {
+    let lost: usize = copies.iter().map(|copy| copy.lost.len()).sum();
+    if lost > 0 {
+        let lost = Count::of(lost, "copy");
+        return Err(Error::new(
+            ErrorKind::PolicyNotMet,
+            format!("{lost} recorded here that the other repository does not have any more"),
+        )
+        .advise("copy again: restorefs copy VM --to REPOSITORY"));
+    }
+    match copies.iter().find(|copy| copy.error.is_some()) {
+        Some(copy) => Err(Error::new(
+            ErrorKind::PolicyNotMet,
+            format!("{} could not be asked for its copies", name_of(copy)),
+        )),
+        None => Ok(()),
     }
 }
 

@@ -15,11 +15,13 @@ use super::socket_path::{control_socket, is_old_control_socket};
 use super::{ANSWER_BYTES_MAX, Hello, Request, Welcome, parse_answer};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::client::Client as NbdClient;
+use crate::repo::arrive::Arrival;
 use crate::repo::checks::CheckNotes;
 use crate::repo::lock::{Holder, Note, Site};
 use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
+use crate::repo::sidecar::copied::PointCopy;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{LabelChange, Repository};
 use crate::service::{
@@ -30,7 +32,7 @@ use crate::sys::{pass, runtime_dir, socket};
 use crate::task::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState};
 use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
-use crate::types::{JobId, PointName, SessionRef, VmName};
+use crate::types::{JobId, PointId, PointName, SessionRef, VmName};
 
 /// LIMIT: how long a command waits for a daemon that accepts no connections.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -278,6 +280,28 @@ impl Service for Client {
             vm: vm.clone(),
             notes: notes.clone(),
         })
+    }
+
+    fn note_copies(&self, vm: &VmName, copies: &[(PointId, PointCopy)]) -> Result<()> {
+        self.ask(&Request::NoteCopies {
+            vm: vm.clone(),
+            copies: copies.to_vec(),
+        })
+    }
+
+    fn begin_arrival(&self, arrival: &Arrival) -> Result<PointName> {
+        self.ask(&Request::BeginArrival(Box::new(arrival.clone())))
+    }
+
+    fn arrive(&self, vm: &VmName, session: &PointName) -> Result<PointEntry> {
+        self.ask(&Request::Arrive {
+            vm: vm.clone(),
+            session: session.clone(),
+        })
+    }
+
+    fn adopt(&self, vm: &VmName) -> Result<bool> {
+        self.ask(&Request::Adopt { vm: vm.clone() })
     }
 
     fn empty_trash(&self) -> Result<TrashAnswer> {

@@ -4,13 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Hello;
 use crate::repo::LabelChange;
+use crate::repo::arrive::Arrival;
 use crate::repo::checks::CheckNotes;
 use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
+use crate::repo::sidecar::copied::PointCopy;
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
 use crate::task::{TaskDisk, TaskKind, TaskRequest, TaskState};
-use crate::types::{JobId, PointName, SessionRef, VmName};
+use crate::types::{JobId, PointId, PointName, SessionRef, VmName};
 
 /// A request to the owner of a repository: one variant for each operation of
 /// [`Service`](crate::service::Service).
@@ -95,6 +97,27 @@ pub enum Request {
         vm: VmName,
         /// The results.
         notes: CheckNotes,
+    },
+    /// Record copies of points at another repository.
+    NoteCopies {
+        /// The VM.
+        vm: VmName,
+        /// The copies, by point.
+        copies: Vec<(PointId, PointCopy)>,
+    },
+    /// Begin to receive a copy of a point, or go on with it.
+    BeginArrival(Box<Arrival>),
+    /// Make a restore point of a copy that has arrived.
+    Arrive {
+        /// The VM.
+        vm: VmName,
+        /// The session that received it.
+        session: PointName,
+    },
+    /// Make a copied VM a VM of this repository.
+    Adopt {
+        /// The VM.
+        vm: VmName,
     },
     /// Delete all that is in the trash.
     EmptyTrash,

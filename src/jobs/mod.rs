@@ -1,5 +1,6 @@
 //! Jobs: long work on committed points.
 
+pub mod copy;
 pub mod health;
 pub mod merge;
 pub mod repair;

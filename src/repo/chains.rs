@@ -8,6 +8,7 @@ use super::layer_file::LayerFile;
 use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
 use super::sidecar::Unknown;
+use super::sidecar::arriving::Arriving;
 use super::sidecar::hidden::HiddenLayer;
 use super::sidecar::index::Index;
 use super::slot::Slot;
@@ -65,6 +66,9 @@ impl Chains {
                     chains.add(repository, vm, &parent, &disk.key)?;
                 }
             }
+            if let Some(arriving) = &session.arriving {
+                chains.add_arriving(repository, vm, arriving)?;
+            }
         }
         for entry in &index.points {
             let point = repository.point(vm, entry)?;
@@ -81,6 +85,26 @@ impl Chains {
         }
         chains.count_children();
         Ok(chains)
+    }
+
+    /// Adds the layers of a copy that is under way, of which some may be in their slots.
+    fn add_arriving(
+        &mut self,
+        repository: &Repository,
+        vm: &VmName,
+        arriving: &Arriving,
+    ) -> Result<()> {
+        for base in &arriving.bases {
+            self.add(repository, vm, &base.slot, &base.key)?;
+        }
+        for layer in &arriving.layers {
+            match self.add(repository, vm, &layer.slot, &layer.key) {
+                Err(e) if self.get(&layer.slot).is_some() => return Err(e),
+                Err(_) => self.add_unsealed(layer.slot.clone(), layer.below.as_ref()),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
     fn add_unsealed(&mut self, slot: Slot, parent: Option<&Slot>) {

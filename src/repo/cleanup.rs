@@ -101,14 +101,18 @@ pub(super) fn is_published(
     let Ok(point) = parse::<Point>(&own) else {
         return Ok(false);
     };
-    match repository
-        .store()
-        .get(&keys.point_file(&point.name)?, SIDECAR_BYTES_MAX)
-    {
-        Ok(published) => Ok(published == own),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
+    // A copy of a point whose name was taken has the name of its session.
+    for name in [&point.name, session] {
+        match repository
+            .store()
+            .get(&keys.point_file(name)?, SIDECAR_BYTES_MAX)
+        {
+            Ok(published) if published == own => return Ok(true),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
     }
+    Ok(false)
 }
 
 /// Deletes the flattened maps of a VM's chains, some of which are gone. They are made again when they are needed;

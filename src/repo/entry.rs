@@ -6,7 +6,7 @@ use super::clean::CleanVm;
 use super::repository::Repository;
 use super::sidecar::index::Index;
 use super::sidecar::vm::Vm;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::VmName;
 use crate::types::sync::Mutex;
 
@@ -19,6 +19,26 @@ pub struct VmEntry {
     pub index: Index,
     /// Whether the VM was removed. A thread that waited for this entry then looks the VM up anew.
     pub gone: bool,
+}
+
+impl VmEntry {
+    /// Refuses a change that only a VM takes whose points are made in this repository.
+    ///
+    /// # Errors
+    /// `ReadOnly` for a VM that is copied from another repository.
+    pub fn check_own(&self) -> Result<()> {
+        let Some(origin) = &self.vm.origin else {
+            return Ok(());
+        };
+        let (vm, id) = (&self.vm.name, origin.repository_id);
+        Err(Error::new(
+            ErrorKind::ReadOnly,
+            format!("{vm} is a copy from the repository {id}, and takes no backups here"),
+        )
+        .advise(format!(
+            "back it up there; or make it a VM of this repository, which ends the copying: restorefs adopt {vm}"
+        )))
+    }
 }
 
 /// A VM's cell in the owner's table: it has an entry once the VM was examined.

@@ -13,8 +13,10 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const MERGE: &str = "merge";
 /// Incompatible features that this release knows.
 const INCOMPAT_SUPPORTED: [&str; 1] = [MERGE];
-/// Features that a release must know to write, but not to read: none yet.
-const RO_COMPAT_SUPPORTED: [&str; 0] = [];
+/// VMs are copies from another repository, and take no sessions: a release that does not know it would write into them.
+pub const COPIES: &str = "copies";
+/// Features that a release must know to write, but not to read.
+const RO_COMPAT_SUPPORTED: [&str; 1] = [COPIES];
 
 /// Layers of a chain, unless `restorefs.json` says otherwise: hidden layers of a deeper one are merged at any price.
 const DEPTH_DEFAULT: u32 = 500;

@@ -81,7 +81,7 @@ pub(super) fn is_build_held(
 pub(super) fn unsealed_slots(repository: &Repository, vm: &VmName) -> Result<HashSet<Slot>> {
     let mut slots = HashSet::new();
     for session in repository.sessions(vm)? {
-        slots.extend(session.disks.into_iter().map(|disk| disk.layer));
+        slots.extend(session.slots().cloned());
     }
     Ok(slots)
 }
@@ -143,6 +143,10 @@ fn all_are_named(
         .map(|disk| &disk.layer)
         .collect();
     let sessions = repository.sessions(vm)?;
+    if sessions.iter().any(|session| session.arriving.is_some()) {
+        // Of an arriving point the session names the layers that are sent, not all that it needs.
+        return Ok(false);
+    }
     for disk in sessions.iter().flat_map(|session| &session.disks) {
         named.insert(&disk.layer);
         named.extend(disk.parent.as_ref().map(|parent| &parent.layer));

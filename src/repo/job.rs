@@ -143,6 +143,15 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// For a copy with which nobody has gone on.
+    #[must_use]
+    pub fn expired_copy() -> Self {
+        Self {
+            result: JobResult::Expired,
+            reason: Some("nobody has gone on with the copy for its ttl".to_owned()),
+        }
+    }
+
     /// An end on request.
     #[must_use]
     pub const fn aborted() -> Self {

@@ -96,6 +96,26 @@ impl LayerFile {
         }
     }
 
+    /// The file of the layer's sums, for a reader that takes it over as it is; a file that is missing is sought in the trash.
+    ///
+    /// # Errors
+    /// `NotFound` when it is missing; `Io`.
+    pub fn seek_sums_file(
+        &self,
+        repository: &Repository,
+        vm: &VmName,
+        id: VmId,
+        slot: &Slot,
+    ) -> Result<Arc<dyn ReadAt>> {
+        let key = VmKeys::new(vm)?.sums(slot, self.layer)?;
+        match repository.store().open(&key).at_path(key.as_str()) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                trash::open_sums(repository, id, slot, self.layer)?.ok_or(e)
+            }
+            other => other,
+        }
+    }
+
     /// Proves the size and the header cluster of the layer, with the sums that are beside it. The header names the
     /// layer below: a damaged one would lead to another layer.
     ///

@@ -23,6 +23,9 @@ pub const CHECKS_SUFFIX: &str = ".checks.json";
 /// Suffix of a disk's record log in a session.
 pub const MAP_SUFFIX: &str = ".map";
 
+/// Suffix of the record of what has arrived of a layer.
+pub const ARRIVED_SUFFIX: &str = ".arrived.json";
+
 fn key(path: &str) -> Result<Key> {
     Key::parse(path)
 }
@@ -147,6 +150,29 @@ impl VmKeys {
     /// `NameTooLong` never occurs: a disk's name has at most 128 bytes.
     pub fn map(&self, name: &PointName, log: &str) -> Result<Key> {
         self.session(name)?.join(&format!("{log}{MAP_SUFFIX}"))
+    }
+    /// `points/.<name>.partial/<slot>.<layer_id>.open`: a layer that arrives from another repository.
+    ///
+    /// # Errors
+    /// As [`format()`].
+    pub fn arriving(&self, name: &PointName, slot: &Slot, layer: LayerId) -> Result<Key> {
+        self.session(name)?.join(&slot.build_file(layer))
+    }
+    /// `points/.<name>.partial/<slot>.<layer_id>.sums.open`: the sums of such a layer.
+    ///
+    /// # Errors
+    /// As [`format()`].
+    pub fn arriving_sums(&self, name: &PointName, slot: &Slot, layer: LayerId) -> Result<Key> {
+        let file = format!("{}{OPEN_SUFFIX}", slot.sums_file(layer));
+        self.session(name)?.join(&file)
+    }
+    /// `points/.<name>.partial/<slot>.<layer_id>.arrived.json`: what of such a layer is durable.
+    ///
+    /// # Errors
+    /// As [`format()`].
+    pub fn arrived(&self, name: &PointName, slot: &Slot, layer: LayerId) -> Result<Key> {
+        let file = format!("{slot}.{layer}{ARRIVED_SUFFIX}");
+        self.session(name)?.join(&file)
     }
     /// `layers`.
     ///

@@ -18,6 +18,9 @@
 //! | commit | read again | from the seal to the index | the points directory of the VM |
 //! | forget | read again | until the index is written and garbage is moved | none for a point in use |
 //! | build of a merge | | | flock of its own file |
+//! | bytes of a copy that arrives | | | flock of each layer's file; the session names its slots |
+//! | begin of an arrival, arrival | read again | while slots, session, point and index are written | |
+//! | adopt | read again | while the sidecar is written and copies end | |
 //! | replace | read again | from the second look to the index | the build's flock |
 //! | put back | read again | from the look at the damaged file to the new name | the copied file's flock |
 //! | rename a VM | read again | to the end of the entry, with the table of VMs | none while a point is in use or a session is open |
@@ -34,6 +37,9 @@
 //! One writer process per repository (the lock). Within it, a mutex per VM orders commits; it is taken before
 //! the catalog's own lock, never after.
 
+pub mod adopt;
+pub mod arrive;
+pub mod arrived;
 pub mod catalog;
 pub mod chains;
 pub mod checks;
@@ -58,6 +64,7 @@ pub mod lock;
 pub mod metadata;
 mod missing;
 mod new_id;
+mod new_vm;
 pub mod owner;
 pub mod publish;
 pub mod put_back;

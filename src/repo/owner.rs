@@ -21,16 +21,16 @@ use super::lock::{self, Note, Site};
 use super::recovery;
 use super::repository::{Repository, each_on_threads};
 use super::reserve::{self, Reserve};
+use super::sidecar::encode;
 use super::sidecar::index::{Index, PointEntry, SERIAL_MAX};
-use super::sidecar::vm::{DiskKey, Vm};
-use super::sidecar::{Sidecar, Unknown, encode};
+use super::sidecar::vm::DiskKey;
 use super::trash;
 use super::uses::Uses;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lock, PutMode};
 use crate::types::sync::Mutex;
-use crate::types::{JobId, VmId, VmName};
+use crate::types::{JobId, VmName};
 
 /// LIMIT: VMs that are written to the catalog in one transaction.
 const REBUILT_TOGETHER: usize = 32;
@@ -249,7 +249,7 @@ impl Owner {
     }
 
     /// Examines a VM that was left in order, at its first use.
-    fn look_at(&self, name: &VmName) -> Result<VmEntry> {
+    pub(super) fn look_at(&self, name: &VmName) -> Result<VmEntry> {
         let now = self.clock.now();
         // During a hold, garbage stays for the next owner.
         let change = self.holds.enter();
@@ -269,7 +269,7 @@ impl Owner {
         looked
     }
 
-    fn no_such_vm(name: &VmName) -> Error {
+    pub(super) fn no_such_vm(name: &VmName) -> Error {
         Error::not_found(format!("there is no VM {name}")).advise("list the VMs with: restorefs ls")
     }
 
@@ -417,7 +417,7 @@ impl Owner {
         cell.entry_or(|name| self.look_at(name))
     }
 
-    fn check_undamaged(&self, name: &VmName) -> Result<()> {
+    pub(super) fn check_undamaged(&self, name: &VmName) -> Result<()> {
         match self.damaged.lock().get(&name.folded()) {
             Some(damage) => Err(Error::new(
                 ErrorKind::Corrupt,
@@ -457,57 +457,6 @@ impl Owner {
     /// `NotFound` naming the VM.
     pub fn vm_snapshot(&self, name: &VmName) -> Result<VmEntry> {
         Ok(self.vm(name)?.lock().clone())
-    }
-
-    /// The entry of a VM; creates the VM when it does not exist.
-    ///
-    /// # Errors
-    /// `AlreadyExists` when a VM has the same name in another case; `LimitExceeded`, `NoSpace`, `Io`.
-    pub fn ensure_vm(&self, name: &VmName) -> Result<Arc<Mutex<VmEntry>>> {
-        self.check_undamaged(name)?;
-        let mut table = self.table();
-        if let Some(cell) = table.get(&name.folded()).cloned() {
-            drop(table);
-            let stored = cell.name();
-            if stored != name {
-                return Err(Error::new(
-                    ErrorKind::AlreadyExists,
-                    format!("there is a VM {stored}; names are compared without regard to case"),
-                ));
-            }
-            return cell.entry_or(|name| self.look_at(name));
-        }
-        let keys = VmKeys::new(name)?;
-        let store = self.repository.store();
-        for prefix in [keys.points()?, keys.layers()?, keys.state_dir()?] {
-            store.make_prefix(&prefix)?;
-        }
-        let vm = Vm {
-            schema: Vm::SCHEMA,
-            vm_id: VmId::random(),
-            name: name.clone(),
-            display_name: None,
-            created_at: self.clock.now(),
-            serial: self.next_serial()?,
-            disks: Vec::new(),
-            tags: std::collections::BTreeMap::new(),
-            origin: None,
-            unknown: Unknown::new(),
-        };
-        let mut index = Repository::empty_index(&vm);
-        Self::store_index(&self.repository, &mut index)?;
-        store.put(&keys.vm()?, &encode(&vm)?, PutMode::Create)?;
-        if let Err(e) = self.catalog.replace(name, Some(&index)) {
-            // The VM exists; the catalog is only an index, and its next opening brings it up to date.
-            tracing::warn!(vm = %name, error = %e.report(), "the catalog could not take in the VM");
-        }
-        let cell = Arc::new(VmCell::looked_at(VmEntry {
-            vm,
-            index,
-            gone: false,
-        }));
-        table.insert(name.folded(), Arc::clone(&cell));
-        cell.entry_or(|name| self.look_at(name))
     }
 
     /// The next serial, which was never given before in this repository.

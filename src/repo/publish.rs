@@ -18,6 +18,7 @@
 use jiff::Timestamp;
 
 use super::cleanup::{remove_published, remove_session_files};
+use super::entry::VmEntry;
 use super::layout::{self, VmKeys};
 use super::owner::Owner;
 use super::repository::Repository;
@@ -173,6 +174,28 @@ impl Owner {
         };
         let bytes = encode(&point)?;
         stage.put(&dir.join(layout::POINT_FILE)?, &bytes, PutMode::Replace)?;
+        let mut short = PointEntry::of(&point, Digest::of(&bytes), serial);
+        for (disk, depth) in short.disks.iter_mut().zip(depths) {
+            disk.depth = depth;
+        }
+        self.place_point(&mut entry, session, short)
+    }
+
+    /// Renames a session's directory, which has the point's sidecar, to the place of the point, and lists the point. The caller
+    /// has made its layers durable.
+    ///
+    /// # Errors
+    /// `AlreadyExists` (the name), `NoSpace`, `Io`: the session then still exists and is whole.
+    pub(super) fn place_point(
+        &self,
+        entry: &mut VmEntry,
+        session: &PointName,
+        short: PointEntry,
+    ) -> Result<Published> {
+        let vm = &entry.vm.name.clone();
+        let name = short.name.clone();
+        let (keys, repository) = (VmKeys::new(vm)?, self.repository());
+        let (dir, stage) = (keys.session(session)?, repository.stage());
         let place = keys.point(&name)?;
         let placed = stage
             .publish_prefix(&dir, &place, layout::POINT_FILE)
@@ -189,21 +212,18 @@ impl Owner {
         };
 
         let max_depth = repository.format().max_depth();
-        for (disk, depth) in point.disks.iter().zip(&depths) {
-            if let Some(depth) = depth.filter(|depth| *depth > max_depth) {
+        for disk in &short.disks {
+            if let Some(depth) = disk.depth.filter(|depth| *depth > max_depth) {
                 tracing::warn!(vm = %vm, point = %name, disk = %disk.name, depth,
                     "a chain is deeper than {max_depth} layers: merge it with restorefs forget --compact {vm}, or, where points need all layers, restorefs synthetic-full {vm}@latest");
             }
         }
         // The point is committed. The next owner repairs steps that fail from here on, and readers find the
         // point in `points/`.
-        let mut short = PointEntry::of(&point, Digest::of(&bytes), serial);
-        for (disk, depth) in short.disks.iter_mut().zip(depths) {
-            disk.depth = depth;
-        }
         entry.index.points.push(short.clone());
-        entry.index.seq_high = point.seq;
-        entry.index.serial_high = entry.index.serial_high.max(serial);
+        entry.index.points.sort_by_key(|point| point.seq);
+        entry.index.seq_high = entry.index.seq_high.max(short.seq);
+        entry.index.serial_high = entry.index.serial_high.max(short.serial);
         let index = &mut entry.index;
         let indexed = self
             .with_room(|| Self::store_index(repository, index))
@@ -216,7 +236,7 @@ impl Owner {
         if let Err(e) = remove_session_files(repository, vm, &name) {
             tracing::warn!(vm = %vm, point = %name, error = %e.report(), "files of the finished session are left over");
         }
-        let slots: Vec<&Slot> = point.disks.iter().map(|disk| &disk.layer).collect();
+        let slots: Vec<&Slot> = short.disks.iter().map(|disk| &disk.layer).collect();
         if let Err(e) = remove_published(repository, vm, session, &slots) {
             // The next owner must examine the VM, and then finds the point.
             self.catalog().note_behind();

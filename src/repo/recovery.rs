@@ -105,6 +105,15 @@ pub(super) fn recover_vm(
             continue;
         }
         match repository.session(name, &session) {
+            Ok(sidecar) if sidecar.is_expired_copy(now) => {
+                let removed = remove_session(repository, name, &session);
+                stays(name, session.as_str(), removed)?;
+                let job = Job::of_session(&sidecar, &Ending::expired_copy(), now);
+                let _turn = history.lock();
+                if let Err(e) = job::append(repository, &job) {
+                    job::say_lost(&job, &e);
+                }
+            }
             Ok(sidecar) if sidecar.resumable => {}
             Ok(sidecar) => {
                 tracing::warn!(vm = %name, session = %session, "removing what an interrupted backup left");

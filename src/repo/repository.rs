@@ -350,6 +350,8 @@ impl Repository {
                 other => other?,
             };
             let mut entry = PointEntry::of(&point, digest, 0);
+            // A copy of a point whose name was taken has another name here.
+            entry.name = name;
             self.repeat_labels(vm, &mut entry)?;
             stored.points.push(entry);
         }

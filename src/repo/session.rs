@@ -78,8 +78,12 @@ impl Owner {
     /// # Errors
     /// `NotFound` naming the session; `Corrupt` when its sidecar cannot be read; `Io`.
     pub fn end_session(&self, vm: &VmName, name: &PointName, ending: &Ending) -> Result<()> {
+        let entry = self.vm(vm).ok();
+        // A copy that just becomes a point is not removed half-way.
+        let held = entry.as_ref().map(|entry| entry.lock());
         let session = self.repository().session(vm, name)?;
         self.remove_session(vm, name)?;
+        drop(held);
         let job = Job::of_session(&session, ending, self.clock().now());
         self.keep_job(&job);
         Ok(())

@@ -239,7 +239,7 @@ impl SessionAnswer {
     /// The answer for a session that no process holds open.
     #[must_use]
     pub fn of_sidecar(sidecar: crate::repo::sidecar::session::Session) -> Self {
-        let disks = sidecar.disks.into_iter().map(|disk| SessionDiskAnswer {
+        let written = sidecar.disks.into_iter().map(|disk| SessionDiskAnswer {
             name: disk.name,
             size_bytes: disk.size_bytes,
             received_bytes: 0,
@@ -247,6 +247,20 @@ impl SessionAnswer {
             finished: false,
             door: None,
         });
+        let copied = sidecar.arriving.iter().flat_map(|arriving| {
+            arriving.disks().into_iter().map(|name| {
+                let layers = arriving.layers.iter().filter(|layer| layer.disk == *name);
+                SessionDiskAnswer {
+                    name: name.clone(),
+                    size_bytes: layers.map(|layer| layer.held_bytes).sum(),
+                    received_bytes: 0,
+                    stored_bytes: 0,
+                    finished: false,
+                    door: Some("copy".to_owned()),
+                }
+            })
+        });
+        let disks = written.chain(copied).collect();
         Self {
             vm: sidecar.vm,
             session: sidecar.name,
@@ -255,7 +269,7 @@ impl SessionAnswer {
             live: false,
             ttl_seconds: sidecar.ttl_seconds,
             idle_seconds: None,
-            disks: disks.collect(),
+            disks,
             last_error: None,
         }
     }

@@ -18,12 +18,14 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{
     BeginRequest, CommitRequest, DISKS_MAX, Registry, Session, Telling, check_attached_size,
 };
+use crate::repo::arrive::Arrival;
 use crate::repo::checks::CheckNotes;
 use crate::repo::job::short;
 use crate::repo::lock::Site;
 use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
+use crate::repo::sidecar::copied::PointCopy;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Ending, Hold, Job, LabelChange, PointUse};
 use crate::task::{
@@ -31,7 +33,7 @@ use crate::task::{
 };
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
-use crate::types::{JobId, PointName, SessionRef, VmName};
+use crate::types::{JobId, PointId, PointName, SessionRef, VmName};
 
 /// LIMIT: points that one caller holds a use of.
 const HOLDS_MAX: usize = 1_024;
@@ -185,6 +187,7 @@ impl LocalService {
             TaskKind::Backup => ("write restore points", Right::Ingest),
             TaskKind::Forget => ("remove restore points", Right::Manage),
             TaskKind::Merge => ("merge layers", Right::Manage),
+            TaskKind::Copy => ("copy restore points", Right::Read),
             TaskKind::Verify => ("verify restore points", Right::Read),
             TaskKind::Restore => ("restore", Right::Read),
             TaskKind::Repair => ("repair restore points", Right::Manage),
@@ -354,6 +357,26 @@ impl Service for LocalService {
     fn note_checks(&self, vm: &VmName, notes: &CheckNotes) -> Result<()> {
         self.demand_to("keep results of verifying", Right::Manage, vm)?;
         self.registry().note_checks(vm, notes, self.telling())
+    }
+
+    fn note_copies(&self, vm: &VmName, copies: &[(PointId, PointCopy)]) -> Result<()> {
+        self.demand_to("record copies", Right::Manage, vm)?;
+        self.registry().note_copies(vm, copies, self.telling())
+    }
+
+    fn begin_arrival(&self, arrival: &Arrival) -> Result<PointName> {
+        self.demand_to("receive copies", Right::Manage, &arrival.vm)?;
+        self.registry().engine().owner.begin_arrival(arrival)
+    }
+
+    fn arrive(&self, vm: &VmName, session: &PointName) -> Result<PointEntry> {
+        self.demand_to("receive copies", Right::Manage, vm)?;
+        self.registry().arrive(vm, session, self.telling())
+    }
+
+    fn adopt(&self, vm: &VmName) -> Result<bool> {
+        self.demand_to("adopt VMs", Right::Manage, vm)?;
+        self.registry().adopt(vm, self.telling())
     }
 
     fn empty_trash(&self) -> Result<TrashAnswer> {

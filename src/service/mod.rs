@@ -37,13 +37,15 @@ use std::fs::File;
 
 use crate::error::Result;
 use crate::repo::LabelChange;
+use crate::repo::arrive::Arrival;
 use crate::repo::checks::CheckNotes;
 use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
+use crate::repo::sidecar::copied::PointCopy;
 use crate::repo::sidecar::index::PointEntry;
 use crate::task::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState};
-use crate::types::{JobId, PointName, SessionRef, VmName};
+use crate::types::{JobId, PointId, PointName, SessionRef, VmName};
 
 /// The operations that change a repository, and the queries that only its owner can answer.
 ///
@@ -120,6 +122,30 @@ pub trait Service: Send {
     /// # Errors
     /// As [`Owner::note_checks`](crate::repo::Owner::note_checks).
     fn note_checks(&self, vm: &VmName, notes: &CheckNotes) -> Result<()>;
+
+    /// Records copies of points of a VM at another repository.
+    ///
+    /// # Errors
+    /// As [`Owner::note_copies`](crate::repo::Owner::note_copies).
+    fn note_copies(&self, vm: &VmName, copies: &[(PointId, PointCopy)]) -> Result<()>;
+
+    /// Begins to receive a copy of a point, or goes on with it; returns the name of the session.
+    ///
+    /// # Errors
+    /// As [`Owner::begin_arrival`](crate::repo::Owner::begin_arrival).
+    fn begin_arrival(&self, arrival: &Arrival) -> Result<PointName>;
+
+    /// Makes a restore point of a copy that has arrived.
+    ///
+    /// # Errors
+    /// As [`Owner::arrive`](crate::repo::Owner::arrive).
+    fn arrive(&self, vm: &VmName, session: &PointName) -> Result<PointEntry>;
+
+    /// Makes a VM that is copied from another repository a VM of this one; returns whether it was a copy.
+    ///
+    /// # Errors
+    /// As [`Owner::adopt`](crate::repo::Owner::adopt).
+    fn adopt(&self, vm: &VmName) -> Result<bool>;
 
     /// Deletes all that is in the trash.
     ///

@@ -22,6 +22,8 @@ pub enum TaskKind {
     Restore,
     /// Damaged content comes back from a copy.
     Repair,
+    /// Restore points are copied to another repository.
+    Copy,
     /// The catalog is rebuilt from the sidecars.
     RebuildCatalog,
     /// The trash is emptied.
@@ -34,7 +36,7 @@ impl TaskKind {
     pub const fn is_of_command(self) -> bool {
         matches!(
             self,
-            Self::Merge | Self::Verify | Self::Restore | Self::Repair
+            Self::Merge | Self::Verify | Self::Restore | Self::Repair | Self::Copy
         )
     }
 
@@ -48,6 +50,7 @@ impl TaskKind {
             Self::Verify => "verify",
             Self::Restore => "restore",
             Self::Repair => "repair",
+            Self::Copy => "copy",
             Self::RebuildCatalog => "rebuild-catalog",
             Self::EmptyTrash => "empty-trash",
         }

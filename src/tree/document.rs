@@ -105,7 +105,12 @@ pub(super) fn info(
     if let (false, Value::Object(fields)) = (damage.is_empty(), &mut info) {
         fields.insert("damage".to_owned(), json!(damage));
     }
-    // Members of the state that this release does not know: checks, locks, copies.
+    if let (Ok(state), Value::Object(fields)) = (&state, &mut info)
+        && !state.copies.is_empty()
+    {
+        fields.insert("copies".to_owned(), json!(state.copies));
+    }
+    // Members of the state that this release does not know: locks.
     if let (Ok(state), Value::Object(fields)) = (state, &mut info) {
         for (name, value) in state.unknown.iter() {
             fields.entry(name.clone()).or_insert_with(|| value.clone());

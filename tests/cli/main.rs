@@ -20,6 +20,8 @@ mod changed_only;
 mod complete;
 mod confined;
 mod copied;
+mod copy;
+mod copy_fire;
 mod daemon;
 mod filesystem;
 mod follow;

@@ -8,6 +8,7 @@
 #[path = "../kit/pair.rs"]
 mod pair;
 
+mod copy;
 mod cut;
 mod forget;
 mod history;

@@ -176,6 +176,9 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("A machine that runs", "virsh snapshot-create-as", Kind::Shell),
     ("Copying the repository", "O=", Kind::Shell),
     ("More than one repository", "restorefs repo", Kind::Shell),
+    ("Copying", "restorefs init /srv/second", Kind::Shell),
+    ("Copying", "restorefs status --check", Kind::Shell),
+    ("Copying", "restorefs -r second adopt", Kind::Shell),
     ("Repair from a copy", "restorefs repair", Kind::Shell),
     (
         "Where the names are",
@@ -657,6 +660,37 @@ pub(crate) const STEPS: &[Step] = &[
         "",
         &["stays as it is"],
         "[ -e /srv/offsite/restorefs.json ]; restorefs repo remove main",
+    ),
+    step("restorefs repo add second", "", &["second"], ""),
+    step(
+        "restorefs copy web01 --to second --dry-run",
+        "",
+        &["would be copied"],
+        "[ ! -e /srv/second/vms/web01 ]",
+    ),
+    step(
+        "restorefs copy web01 --to second$",
+        "",
+        &["copied"],
+        "[ -e /srv/second/vms/web01/vm.json ]; restorefs -r second check",
+    ),
+    step(
+        "restorefs copy 'web*' --to second",
+        "",
+        &["there already"],
+        "",
+    ),
+    step(
+        "restorefs status --check",
+        "restorefs copy db01 --to second > /dev/null",
+        &["second has all of"],
+        "",
+    ),
+    step(
+        "restorefs -r second adopt web01",
+        "! restorefs -r second begin web01",
+        &["takes backups here"],
+        "restorefs -r second status > /dev/null; restorefs repo remove second",
     ),
     step(
         "restorefs repair web01@latest --from offsite",

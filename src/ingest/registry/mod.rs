@@ -18,12 +18,13 @@ use crate::ingest::request::{BeginRequest, CommitRequest};
 use crate::ingest::session::{Engine, Session, SessionState};
 use crate::repo::checks::CheckNotes;
 use crate::repo::selector::Which;
+use crate::repo::sidecar::copied::PointCopy;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Ending, Forgetting, JobResult, LabelChange};
 use crate::sys::limit;
 use crate::types::sync::{Condvar, Mutex, RwLock};
 use crate::types::width::u64_from_usize;
-use crate::types::{PointName, SessionRef, VmName};
+use crate::types::{PointId, PointName, SessionRef, VmName};
 
 type Key = (String, String);
 
@@ -119,6 +120,11 @@ impl Registry {
         let mut open = BTreeMap::new();
         for vm in engine.owner.vms_with_sessions() {
             for name in engine.owner.repository().session_names(&vm)? {
+                // A copy goes on by the command that sends it.
+                let sidecar = engine.owner.repository().session(&vm, &name);
+                if sidecar.is_ok_and(|sidecar| sidecar.arriving.is_some()) {
+                    continue;
+                }
                 match Session::resume(&engine, &vm, &name) {
                     Ok(session) => {
                         tracing::info!(vm = %vm, session = %name, "a session goes on");
@@ -465,6 +471,45 @@ impl Registry {
             self.tell(&Change::Vm(vm.clone()), telling);
         }
         Ok(())
+    }
+
+    /// Makes a restore point of a copy that has arrived; returns the point.
+    ///
+    /// # Errors
+    /// As [`Owner::arrive`](crate::repo::Owner::arrive); `Io` when the point is in place, but may not be durable.
+    pub fn arrive(&self, vm: &VmName, session: &PointName, telling: Telling) -> Result<PointEntry> {
+        let published = self.engine.owner.arrive(vm, session)?;
+        let change = Change::Labelled(vm.clone(), published.entry.name.clone());
+        self.tell(&change, telling);
+        match published.unsure {
+            Some(error) => Err(error),
+            None => Ok(published.entry),
+        }
+    }
+
+    /// Records copies of points at another repository.
+    ///
+    /// # Errors
+    /// As [`Owner::note_copies`](crate::repo::Owner::note_copies).
+    pub fn note_copies(
+        &self,
+        vm: &VmName,
+        copies: &[(PointId, PointCopy)],
+        telling: Telling,
+    ) -> Result<()> {
+        self.engine.owner.note_copies(vm, copies)?;
+        self.tell(&Change::Vm(vm.clone()), telling);
+        Ok(())
+    }
+
+    /// Makes a VM that is copied from another repository a VM of this one; returns whether it was a copy.
+    ///
+    /// # Errors
+    /// As [`Owner::adopt`](crate::repo::Owner::adopt).
+    pub fn adopt(&self, vm: &VmName, telling: Telling) -> Result<bool> {
+        let was_copy = self.engine.owner.adopt(vm)?;
+        self.tell(&Change::Vm(vm.clone()), telling);
+        Ok(was_copy)
     }
 
     /// Creates a VM without restore points.

@@ -71,11 +71,11 @@ fn room_for(
     Ok(estimate.bytes)
 }
 
-/// Refuses a session of a VM that is gone, and a session without a named parent while another one
-/// is open.
+/// Refuses a session of a VM that is gone, one of a VM that is copied from another repository, and a
+/// session without a named parent while another one is open.
 ///
 /// # Errors
-/// `Busy`; `Io`.
+/// `Busy`; `ReadOnly`; `Io`.
 fn check_alone(repository: &Repository, entry: &VmEntry, request: &BeginRequest) -> Result<()> {
     if entry.gone {
         return Err(Error::new(
@@ -84,6 +84,7 @@ fn check_alone(repository: &Repository, entry: &VmEntry, request: &BeginRequest)
         )
         .advise("begin again"));
     }
+    entry.check_own()?;
     let open = repository.session_names(&request.vm)?;
     if let (Some(other), None) = (open.first(), &request.parent) {
         return Err(Error::new(
@@ -220,6 +221,7 @@ impl Session {
             },
             changed_only: request.changed_only,
             dismantled: false,
+            arriving: None,
             compression: request.compression,
             unknown: Unknown::new(),
         };

@@ -5,12 +5,14 @@
 //! opens no layer and takes no lock. What only reading finds is told by verifying, whose results the index repeats.
 
 mod capacity;
+mod copied;
 mod registered;
 mod report;
 mod suitability;
 mod vm;
 
 pub use capacity::{Growth, Space};
+pub use copied::CopyCheck;
 pub use registered::{Content, RegisterHealth, RegisteredHealth, SameId};
 pub use report::{Health, Holding, Verdict};
 pub use suitability::{Finding, Suitability};

@@ -10,44 +10,22 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::fault::is_damage;
+use super::piece::{Piece, RUN_CLUSTERS, Run, pieces};
 use crate::error::{Error, Result};
 use crate::qcow2::{Image, Mapping};
 use crate::repo::content::{CLUSTER_BYTES, LEAVES_PER_REGION, Region, leaf_of};
 use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::checks::{DamagedRange, RegionCheck};
-use crate::repo::sums::{LayerSums, Touched};
+use crate::repo::sums::LayerSums;
 use crate::task::{Monitor, Pace, on_threads, threads};
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
-use crate::types::{Digest, HostOffset};
 
-/// Clusters that are read at once.
-const RUN_CLUSTERS: usize = 16;
-/// Clusters that a thread takes at once.
-const PIECE_CLUSTERS: usize = 64;
 /// LIMIT: threads that read and hash.
 const THREADS_MAX: usize = 16;
 
 /// LIMIT: damaged ranges of one region that are told apart; more become one.
 const RANGES_MAX: usize = 256;
-
-/// Clusters that lie one after the other, in the disk and in the file.
-#[derive(Clone, Copy)]
-struct Run {
-    /// Position of the first one in its region.
-    first: usize,
-    count: usize,
-    mapping: Mapping,
-    /// Position of its leaf among those of the region.
-    leaf: usize,
-}
-
-/// A piece of work for one thread.
-struct Piece {
-    region: Region,
-    touched: Arc<Touched>,
-    runs: Vec<Run>,
-}
 
 /// A damaged cluster: its place in the file, and what is wrong.
 type Fault = (Option<u64>, String);
@@ -118,9 +96,16 @@ impl<'a> LayerData<'a> {
 
     /// The pieces of a region, the last one first.
     fn pieces(&self, region: Region) -> Result<Vec<Piece>> {
-        let touched = match self.sums.load_region(region) {
-            Ok(Some(touched)) => Arc::new(touched),
+        let mut fault = |index: usize, fault: Error| match is_damage(&fault) {
+            true => {
+                self.note(region, index, None, fault.report());
+                Ok(())
+            }
+            false => Err(fault),
+        };
+        let mut pieces = match self.sums.load_region(region) {
             Ok(None) => return Ok(Vec::new()),
+            Ok(Some(touched)) => pieces(self.image, &Arc::new(touched), &mut fault)?,
             Err(e) if is_damage(&e) => {
                 // Without its leaves nothing of the region can be proved.
                 let fault = format!("the sums cannot be read: {}", e.report());
@@ -130,50 +115,6 @@ impl<'a> LayerData<'a> {
             }
             Err(e) => return Err(e),
         };
-        let table = self.image.load_l2(region.0);
-        let mapping = |index: usize| match &table {
-            Ok(Some(table)) => table.mapping(u64_from_usize(index)),
-            Ok(None) => Ok(Mapping::Unallocated),
-            Err(e) => Err(Error::new(e.kind(), e.report())),
-        };
-        let mut runs: Vec<Run> = Vec::new();
-        let held = (0..LEAVES_PER_REGION).filter(|index| touched.holds(*index));
-        for (leaf, index) in held.enumerate() {
-            let mapping = match mapping(index) {
-                Ok(mapping) => mapping,
-                Err(e) if is_damage(&e) => {
-                    self.note(region, index, None, e.report());
-                    continue;
-                }
-                Err(e) => return Err(e),
-            };
-            match runs.last_mut() {
-                Some(last) if last.is_continued_by(index, mapping) => last.count += 1,
-                _ => runs.push(Run {
-                    first: index,
-                    count: 1,
-                    mapping,
-                    leaf,
-                }),
-            }
-        }
-        runs.sort_by_key(Run::host);
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut clusters = PIECE_CLUSTERS;
-        for run in runs {
-            if clusters + run.count > PIECE_CLUSTERS {
-                clusters = 0;
-                pieces.push(Piece {
-                    region,
-                    touched: Arc::clone(&touched),
-                    runs: Vec::new(),
-                });
-            }
-            clusters += run.count;
-            if let Some(piece) = pieces.last_mut() {
-                piece.runs.push(run);
-            }
-        }
         pieces.reverse();
         Ok(pieces)
     }
@@ -200,18 +141,20 @@ impl<'a> LayerData<'a> {
                 return (0..run.count).try_for_each(|n| self.run(piece, run.single(n), buffers));
             }
             Err(e) if is_damage(&e) => {
-                self.note(piece.region, run.first, run.host(), e.report());
+                self.note(piece.region(), run.first, run.host(), e.report());
                 return Ok(());
             }
             Err(e) => return Err(e),
         }
-        let leaves = piece.touched.leaves.chunks_exact(Digest::BYTES);
-        let leaves = leaves.skip(run.leaf);
-        for (n, (bytes, stated)) in bytes.chunks_exact(cluster).zip(leaves).enumerate() {
+        for (n, (bytes, stated)) in bytes
+            .chunks_exact(cluster)
+            .zip(piece.leaves(&run))
+            .enumerate()
+        {
             if leaf_of(bytes).0 != stated {
                 let fault = "other content than that of the backup".to_owned();
                 let host = run.single(n).host();
-                self.note(piece.region, run.first + n, host, fault);
+                self.note(piece.region(), run.first + n, host, fault);
             }
         }
         Ok(())
@@ -239,45 +182,6 @@ impl<'a> LayerData<'a> {
             .entry(region)
             .or_default()
             .insert(index, (host, fault));
-    }
-}
-
-impl Run {
-    fn is_continued_by(&self, index: usize, next: Mapping) -> bool {
-        self.count < RUN_CLUSTERS
-            && self.first + self.count == index
-            && match (self.mapping, next) {
-                (Mapping::Data(_), Mapping::Data(next)) => {
-                    self.single(self.count).host() == Some(next.get())
-                }
-                (Mapping::Zero { .. }, Mapping::Zero { .. }) => true,
-                _ => false,
-            }
-    }
-
-    /// Its `n`th cluster alone.
-    fn single(&self, n: usize) -> Self {
-        let mapping = match self.mapping {
-            Mapping::Data(host) => {
-                Mapping::Data(HostOffset(host.get() + u64_from_usize(n) * CLUSTER_BYTES))
-            }
-            other => other,
-        };
-        Self {
-            first: self.first + n,
-            count: 1,
-            mapping,
-            leaf: self.leaf + n,
-        }
-    }
-
-    /// Its offset in the file.
-    const fn host(&self) -> Option<u64> {
-        match self.mapping {
-            Mapping::Data(host) => Some(host.get()),
-            Mapping::Compressed(place) => Some(place.host.get()),
-            Mapping::Zero { .. } | Mapping::Unallocated | Mapping::Subclusters { .. } => None,
-        }
     }
 }
 

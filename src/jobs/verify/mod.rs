@@ -10,6 +10,7 @@ mod data;
 mod fault;
 mod files;
 mod layer;
+pub(in crate::jobs) mod piece;
 mod plan;
 mod sidecars;
 mod subset;

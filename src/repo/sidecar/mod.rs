@@ -7,6 +7,7 @@
 //!   order, numbers with all their digits (`serde_json` therefore keeps numbers as text, which changes only
 //!   the spelling of an exponent).
 
+pub mod arriving;
 pub mod checks;
 pub mod copied;
 pub mod hidden;

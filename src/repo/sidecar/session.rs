@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::arriving::Arriving;
 use super::point::{Kind, PointParent};
 use super::{Sidecar, Unknown};
 use crate::qcow2::Compression;
@@ -58,6 +59,9 @@ pub struct Session {
     /// Whether its removal has begun: then it can only be aborted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dismantled: bool,
+    /// The point that is copied into it from another repository; such a session is written by nobody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arriving: Option<Arriving>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -170,6 +174,19 @@ pub struct ParentDisk {
 }
 
 impl Session {
+    /// The slots that the session names, but for those of its parent.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        let arriving = self.arriving.iter().flat_map(Arriving::slots);
+        self.disks.iter().map(|disk| &disk.layer).chain(arriving)
+    }
+
+    /// Whether it is a copy with which nobody has gone on for its ttl.
+    #[must_use]
+    pub fn is_expired_copy(&self, now: Timestamp) -> bool {
+        let arriving = self.arriving.as_ref();
+        arriving.is_some_and(|arriving| arriving.is_expired(self.ttl_seconds, now))
+    }
+
     /// The id of the session's task and, after its end, of its job.
     #[must_use]
     pub const fn job_id(&self) -> JobId {

@@ -10,7 +10,7 @@ use super::{Sidecar, Unknown};
 use crate::types::{DiskName, VmId, VmName};
 
 /// The sidecar of a VM.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vm {
     /// Schema number, 1.
     pub schema: u32,

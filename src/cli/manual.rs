@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 31] = [
+pub const EXAMPLES: [(&str, &[Example]); 32] = [
     (
         "",
         &[
@@ -320,6 +320,31 @@ pub const EXAMPLES: [(&str, &[Example]); 31] = [
             "restorefs check",
             "Check in seconds that nothing is missing, and all tables are right.",
         )],
+    ),
+    (
+        "policy",
+        &[
+            (
+                "restorefs policy add nightly --vms web* --daily 02:00 --keep-daily 7 --keep-weekly 4 --copy-to offsite --copy-after 1h --verify-every 30d --rpo 26h --command /usr/local/sbin/backup-vm",
+                "Back up some VMs each night, keep a month of points, copy them, and verify them.",
+            ),
+            (
+                "restorefs policy run --dry-run",
+                "Show what is due; without --dry-run it is done: a timer runs this every 15 minutes.",
+            ),
+            (
+                "restorefs policy edit nightly --daily 03:30 --zone Europe/Berlin",
+                "Change the time of the backups; all else stays.",
+            ),
+            (
+                "restorefs policy assign web01 gold",
+                "Give a VM a policy of its own, whatever the patterns of others are.",
+            ),
+            (
+                "restorefs policy runner --here",
+                "Let this machine run the policies of a repository that several machines mount.",
+            ),
+        ],
     ),
     (
         "repo",

@@ -24,6 +24,7 @@ mod info;
 mod init;
 mod job;
 mod jobs;
+mod keep;
 mod ls;
 #[cfg(test)]
 #[expect(dead_code, unreachable_pub, reason = "the build uses all of it")]
@@ -34,6 +35,9 @@ mod mount;
 mod mount_config;
 mod mount_helper;
 mod output;
+mod policy;
+mod policy_act;
+mod policy_run;
 mod progress;
 mod quickstart;
 mod rebuild_catalog;
@@ -154,6 +158,7 @@ fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Verify(args) => verify::verify(context, &args),
         Command::Check(args) => verify::check(context, &args),
         Command::SyntheticFull(args) => synthetic_full::run(context, &args),
+        Command::Policy(args) => policy::run(context, &args),
         Command::Repo(args) => repository::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
         Command::CompleteNames(args) => complete_names::run(context, &args),

@@ -1,23 +1,42 @@
 //! `restorefs status`: the verdict in one line, a line for each VM, and the room of the repository.
 
+use std::collections::HashMap;
+
+use serde::Serialize;
+
 use super::args::Status;
 use super::context::Context;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::health::{Health, Verdict, VmHealth};
+use crate::jobs::health::{Content, Health, RegisterHealth, Verdict, VmHealth};
+use crate::jobs::policy::{Scene, Standing, Target};
+use crate::repo::register::Register;
+use crate::types::VmName;
 use crate::types::duration::{Age, parse_seconds};
 use crate::types::size::{Count, Human};
 
 pub(super) fn run(context: &Context, args: &Status) -> Result<()> {
     let age_max = args.max_age.as_deref().map(parse_seconds).transpose()?;
     let repository = context.repository()?;
-    let health = Health::of(&repository, age_max, SystemClock.now())?;
+    let now = SystemClock.now();
+    let mut health = Health::of(&repository, age_max, now)?;
+    let policies = Policies::of(context, now)?;
+    if let Some(policies) = &policies {
+        health.judge(policies.unmet());
+    }
     match context.output.json {
-        true => context.output.json(&health)?,
-        false => show(context, &health)?,
+        true => context.output.json(&Answer {
+            health: &health,
+            policies: policies.as_ref(),
+        })?,
+        false => show(context, &health, policies.as_ref())?,
     }
     match health.verdict {
         Verdict::Ok => Ok(()),
+        Verdict::Unmet => Err(Error::new(
+            ErrorKind::PolicyNotMet,
+            format!("a policy is not met: {}", health.unmet.join(", ")),
+        )),
         Verdict::Damaged => {
             let vms = Count::of(health.damaged().len(), "VM");
             Err(Error::new(
@@ -36,27 +55,170 @@ pub(super) fn run(context: &Context, args: &Status) -> Result<()> {
     }
 }
 
-fn show(context: &Context, health: &Health) -> Result<()> {
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    health: &'a Health,
+    #[serde(flatten)]
+    policies: Option<&'a Policies>,
+}
+
+/// How the policies stand; there is nothing of it where there are none.
+#[derive(Serialize)]
+struct Policies {
+    /// The VMs to which a policy applies.
+    policies: Vec<Standing>,
+    /// Policies that cannot be used, with the reason.
+    unusable: Vec<(String, String)>,
+    /// What this repository holds; `null` when that cannot be told.
+    content: Option<Content>,
+    /// The repositories to which the policies copy.
+    repositories: RegisterHealth,
+}
+
+impl Policies {
+    fn of(context: &Context, now: jiff::Timestamp) -> Result<Option<Self>> {
+        let repository = context.repository()?;
+        if repository.policies()?.is_empty() {
+            return Ok(None);
+        }
+        // Who may not read the names sees the copies by their ids.
+        let register = Register::load().unwrap_or_else(|e| {
+            context.output.warn(e.report());
+            Register::default()
+        });
+        let targets = register.entries().iter().map(Target::from).collect();
+        let scene = Scene::of(&repository, targets)?;
+        let copies = || scene.terms.iter().flat_map(|terms| &terms.copies);
+        let entries = register.entries().iter();
+        let entries = entries.filter(|entry| copies().any(|copy| copy.to.same_as(&entry.name)));
+        let entries: Vec<_> = entries.cloned().collect();
+        let content = Content::of(&repository, now).inspect_err(
+            |e| tracing::warn!(error = %e.report(), "what the repository holds is not known"),
+        );
+        Ok(Some(Self {
+            policies: scene.standings(now),
+            unusable: scene
+                .unreadable
+                .iter()
+                .map(|(name, why)| (name.to_string(), why.clone()))
+                .collect(),
+            content: content.ok(),
+            repositories: RegisterHealth::of(&entries, None, true, now),
+        }))
+    }
+
+    /// The VMs of which a policy is not met, and the policies that cannot be used.
+    fn unmet(&self) -> Vec<String> {
+        let vms = self.policies.iter().filter(|one| !one.is_met());
+        let vms = vms.map(|one| one.vm.to_string());
+        vms.chain(self.unusable.iter().map(|(name, _)| name.clone()))
+            .collect()
+    }
+
+    fn of_vm(&self) -> HashMap<&VmName, &Standing> {
+        self.policies.iter().map(|one| (&one.vm, one)).collect()
+    }
+
+    /// What is not met, and what has failed.
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for one in &self.policies {
+            let vm = &one.vm;
+            lines.extend(
+                one.problems
+                    .iter()
+                    .map(|text| format!("not met: {vm}: {text}")),
+            );
+            lines.extend(
+                one.failures
+                    .iter()
+                    .map(|text| format!("failed: {vm}: {text}")),
+            );
+        }
+        let unusable = self.unusable.iter();
+        lines.extend(unusable.map(|(name, why)| format!("not met: the policy {name}: {why}")));
+        lines
+    }
+
+    /// A line for each repository: what is used, how fast it grows, and when it is full.
+    fn rooms(&self) -> Vec<String> {
+        let room = |name: &str, content: &Content| {
+            let days = content.growth.days.max(1);
+            let growth = content.growth.stored_bytes / days;
+            let free = content.space;
+            let free = free.map_or_else(String::new, |space| {
+                format!(", {} free", Human(space.free_bytes))
+            });
+            let full = content.days_until_full;
+            let full = full.map_or_else(String::new, |days| {
+                format!(", full in {}", Count(days, "day"))
+            });
+            let used = Human(content.used_bytes);
+            format!("{name}: {used} used, {} a day{free}{full}", Human(growth))
+        };
+        let own = self
+            .content
+            .iter()
+            .map(|content| room("this repository", content));
+        let others =
+            self.repositories
+                .repositories
+                .iter()
+                .map(|one| match (&one.content, &one.error) {
+                    (Some(content), _) => room(one.name.as_str(), content),
+                    (None, why) => {
+                        format!("{}: {}", one.name, why.as_deref().unwrap_or("not there"))
+                    }
+                });
+        own.chain(others).collect()
+    }
+}
+
+fn show(context: &Context, health: &Health, policies: Option<&Policies>) -> Result<()> {
     context.output.line(health.to_string())?;
     let faults = health.vms.iter().flat_map(|vm| &vm.damage);
+    let unmet = policies.map(Policies::lines).unwrap_or_default();
     if context.output.quiet {
+        let unmet = unmet.iter().filter(|line| !line.starts_with("failed: "));
         return faults
             .into_iter()
+            .chain(unmet)
             .try_for_each(|fault| context.output.line(fault));
     }
     if !health.vms.is_empty() {
-        let rows: Vec<Vec<String>> = health.vms.iter().map(row).collect();
-        context.output.table(
-            &[
-                "VM", "POINTS", "LAST", "AGE", "DEPTH", "HIDDEN", "CHECKED", "STATE",
-            ],
-            &["POINTS", "AGE", "DEPTH", "HIDDEN"],
-            &rows,
-        )?;
+        let standings = policies.map(Policies::of_vm);
+        let with_policies = |vm: &VmHealth| {
+            let mut cells = row(vm);
+            if let Some(standings) = &standings {
+                let at = cells.len() - 1;
+                let standing = standings.get(&vm.vm);
+                cells.splice(at..at, policy_cells(standing.copied()));
+                let is_unmet = standing.is_some_and(|one| !one.is_met());
+                if let Some(state) = cells.last_mut().filter(|state| is_unmet && *state == "ok") {
+                    *state = "not met".to_owned();
+                }
+            }
+            cells
+        };
+        let rows: Vec<Vec<String>> = health.vms.iter().map(with_policies).collect();
+        let mut heads = vec!["VM", "POINTS", "LAST", "AGE", "DEPTH", "HIDDEN", "CHECKED"];
+        if standings.is_some() {
+            heads.extend(["POLICY", "RPO", "COPIES"]);
+        }
+        heads.push("STATE");
+        let right = ["POINTS", "AGE", "DEPTH", "HIDDEN", "RPO"];
+        context.output.table(&heads, &right, &rows)?;
     }
     faults
         .into_iter()
         .try_for_each(|fault| context.output.line(format!("damaged: {fault}")))?;
+    unmet
+        .iter()
+        .try_for_each(|line| context.output.line(line))?;
+    for room in policies.map(Policies::rooms).unwrap_or_default() {
+        context.output.line(room)?;
+    }
     if let Some(space) = health.space {
         let low = match space.is_low {
             true => "; low: less than a tenth is free",
@@ -80,6 +242,28 @@ fn show(context: &Context, health: &Health) -> Result<()> {
         None if health.is_owner_known => "daemon: none".to_owned(),
         None => "daemon: it cannot be seen whether one runs (the lock cannot be read)".to_owned(),
     })
+}
+
+/// The policies of a VM, the age that its last point may have, and the copies of that point: `2-2-1`.
+fn policy_cells(standing: Option<&Standing>) -> [String; 3] {
+    let dash = || "-".to_owned();
+    let Some(standing) = standing else {
+        return [dash(), dash(), dash()];
+    };
+    let names: Vec<&str> = standing.policies.iter().map(|name| name.as_str()).collect();
+    let copies = standing.copies.map_or_else(dash, |amount| {
+        format!("{}-{}-{}", amount.copies, amount.media, amount.offsite)
+    });
+    let rpo = standing.rpo_seconds;
+    [
+        if names.is_empty() {
+            dash()
+        } else {
+            names.join(" ")
+        },
+        rpo.map_or_else(dash, |seconds| Age(seconds).to_string()),
+        copies,
+    ]
 }
 
 fn row(vm: &VmHealth) -> Vec<String> {

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::client::Client as NbdClient;
 use crate::repo::checks::CheckNotes;
 use crate::repo::lock::{Holder, Note, Site};
+use crate::repo::policy::PolicyChange;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
@@ -258,6 +259,12 @@ impl Service for Client {
         self.ask(&Request::NoteChecks {
             vm: vm.clone(),
             notes: notes.clone(),
+        })
+    }
+
+    fn change_policy(&self, change: &PolicyChange) -> Result<()> {
+        self.ask(&Request::ChangePolicy {
+            policy: change.clone(),
         })
     }
 

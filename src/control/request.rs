@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Hello;
 use crate::repo::LabelChange;
 use crate::repo::checks::CheckNotes;
+use crate::repo::policy::PolicyChange;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
@@ -73,6 +74,11 @@ pub enum Request {
         vm: VmName,
         /// The results.
         notes: CheckNotes,
+    },
+    /// Change the policies.
+    ChangePolicy {
+        /// The change.
+        policy: PolicyChange,
     },
     /// Delete all that is in the trash.
     EmptyTrash,

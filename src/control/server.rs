@@ -230,6 +230,7 @@ fn execute(
         } => value(service.forget(&vm, &points, is_retention)?),
         Request::Label { vm, point, change } => value(service.label(&vm, &point, &change)?),
         Request::NoteChecks { vm, notes } => value(service.note_checks(&vm, &notes)?),
+        Request::ChangePolicy { policy } => value(service.change_policy(&policy)?),
         Request::EmptyTrash => value(service.empty_trash()?),
         Request::Hold { vm, point, holder } => value(service.hold(&vm, &point, &holder)?),
         Request::HoldStill { holder } => value(service.hold_still(&holder)?),

@@ -2,6 +2,7 @@
 
 pub mod health;
 pub mod merge;
+pub mod policy;
 pub mod restore;
 pub mod retention;
 pub mod verify;

@@ -38,6 +38,7 @@ use std::fs::File;
 use crate::error::Result;
 use crate::repo::LabelChange;
 use crate::repo::checks::CheckNotes;
+use crate::repo::policy::PolicyChange;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
@@ -101,6 +102,13 @@ pub trait Service: Send {
     /// # Errors
     /// As [`Owner::note_checks`](crate::repo::Owner::note_checks).
     fn note_checks(&self, vm: &VmName, notes: &CheckNotes) -> Result<()>;
+
+    /// Changes the policies: writes, removes or assigns one, records results of runs, or names the machine that runs them.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a policy that contradicts itself or overlaps with another; as
+    /// [`Owner::change_policy`](crate::repo::Owner::change_policy).
+    fn change_policy(&self, change: &PolicyChange) -> Result<()>;
 
     /// Deletes all that is in the trash.
     ///

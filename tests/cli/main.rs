@@ -35,6 +35,7 @@ mod linked;
 mod listing;
 mod merge;
 mod older;
+mod policy;
 mod quickstart;
 mod remark;
 mod rename;

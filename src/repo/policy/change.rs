@@ -62,7 +62,7 @@ impl Owner {
             PolicyChange::Put { policy, is_new } => self.put_policy(policy, *is_new),
             PolicyChange::Remove { name } => {
                 // One that cannot be read can be removed.
-                let key = layout::policy(&self.stored_name(name)?)?;
+                let key = layout::policy(&self.repository().spelled_policy(name)?)?;
                 self.with_room(|| self.repository().store().delete(&key))
             }
             PolicyChange::Assign { vm, policy } => self.assign_policy(vm, policy.as_ref()),
@@ -83,23 +83,13 @@ impl Owner {
         }
     }
 
-    /// A policy's name as its file spells it.
-    fn stored_name(&self, name: &PolicyName) -> Result<PolicyName> {
-        let stored = self.repository().policies()?.into_iter();
-        let mut names = stored.map(|stored| stored.name);
-        names.find(|stored| stored.same_as(name)).ok_or_else(|| {
-            Error::not_found(format!("there is no policy {name}"))
-                .advise("list the policies with: restorefs policy list")
-        })
-    }
-
     fn put_policy(&self, policy: &Policy, is_new: bool) -> Result<()> {
         // Its file would be the record of runs, also where a filesystem takes names of either case for one.
         if policy.name.as_str().eq_ignore_ascii_case("runs") {
             return Err(Error::invalid("the name \"runs\" is reserved"));
         }
         let mut policy = policy.clone();
-        match (self.stored_name(&policy.name), is_new) {
+        match (self.repository().spelled_policy(&policy.name), is_new) {
             (Ok(stored), true) => {
                 let what = format!("there is a policy {stored}");
                 return Err(Error::new(ErrorKind::AlreadyExists, what)
@@ -115,7 +105,9 @@ impl Owner {
     }
 
     fn assign_policy(&self, vm: &VmName, policy: Option<&PolicyName>) -> Result<()> {
-        let policy = policy.map(|name| self.stored_name(name)).transpose()?;
+        let policy = policy
+            .map(|name| self.repository().spelled_policy(name))
+            .transpose()?;
         let entry = self.vm(vm)?;
         let mut entry = entry.lock();
         if entry.vm.policy == policy {

@@ -33,8 +33,17 @@ impl Repository {
     /// # Errors
     /// `LimitExceeded`, `Io`; errors of single policies are in the returned list.
     pub fn policies(&self) -> Result<Vec<StoredPolicy>> {
+        let load = |name: PolicyName| StoredPolicy {
+            policy: self.load_policy(&name),
+            name,
+        };
+        Ok(self.policy_names()?.into_iter().map(load).collect())
+    }
+
+    /// The names of all policies.
+    fn policy_names(&self) -> Result<BTreeSet<PolicyName>> {
         let listed = match self.store().list(&layout::policies()?) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
             other => other?,
         };
         let runs = layout::policy_runs()?;
@@ -52,11 +61,19 @@ impl Repository {
                 format!("a repository has at most {POLICIES_MAX} policies"),
             ));
         }
-        let load = |name: PolicyName| StoredPolicy {
-            policy: self.policy(&name),
-            name,
-        };
-        Ok(names.into_iter().map(load).collect())
+        Ok(names)
+    }
+
+    /// A policy's name as its file spells it; names are compared without regard to case.
+    ///
+    /// # Errors
+    /// `NotFound`; `LimitExceeded`, `Io`.
+    pub fn spelled_policy(&self, name: &PolicyName) -> Result<PolicyName> {
+        let mut names = self.policy_names()?.into_iter();
+        names.find(|stored| stored.same_as(name)).ok_or_else(|| {
+            Error::not_found(format!("there is no policy {name}"))
+                .advise("list the policies with: restorefs policy list")
+        })
     }
 
     /// A policy.
@@ -64,14 +81,12 @@ impl Repository {
     /// # Errors
     /// `NotFound`; `Corrupt`, `Unsupported`; `Io`.
     pub fn policy(&self, name: &PolicyName) -> Result<Policy> {
+        self.load_policy(&self.spelled_policy(name)?)
+    }
+
+    fn load_policy(&self, name: &PolicyName) -> Result<Policy> {
         let key = layout::policy(name)?;
-        let found: Policy = self
-            .small(&key, POLICY_BYTES_MAX)
-            .map_err(|e| match e.kind() {
-                ErrorKind::NotFound => Error::not_found(format!("there is no policy {name}"))
-                    .advise("list the policies with: restorefs policy list"),
-                _ => e,
-            })?;
+        let found: Policy = self.small(&key, POLICY_BYTES_MAX)?;
         if !found.name.same_as(name) {
             let error = Error::corrupt("a policy has another name than its file", name, found.name);
             return Err(error.at_path(key.as_str()));

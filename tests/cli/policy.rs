@@ -1,0 +1,661 @@
+//! Policies, end to end: what they say, what a run does, and what `status` says of them.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use restorefs::clock::SystemClock;
+use restorefs::repo::sidecar::Unknown;
+use restorefs::repo::sidecar::copied::PointCopy;
+use restorefs::repo::{Owner, Repository};
+use serde_json::{Value, json};
+
+use crate::kit::place::Place;
+use crate::merge::back_up;
+
+/// A repository with a command that backs up the disk `a.raw`, and another repository `offsite`.
+fn place() -> Place {
+    let place = Place::new();
+    place.disk("a.raw", 96, 3);
+    place.ok(&["init", "./off"]);
+    place.ok(&["repo", "add", "main", "repo", "--media", "disk"]);
+    place.ok(&[
+        "repo",
+        "add",
+        "offsite",
+        "off",
+        "--media",
+        "nas",
+        "--offsite",
+    ]);
+    let program = env!("CARGO_BIN_EXE_restorefs");
+    script(
+        &place,
+        "backup-vm",
+        &format!("exec {program} --wait 30s backup \"$RESTOREFS_VM\" vda=a.raw\n"),
+    );
+    place
+}
+
+fn script(place: &Place, name: &str, text: &str) {
+    let path = place.path(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// `policy add` with these words, which are split at spaces.
+fn add(place: &Place, words: &str) -> String {
+    let mut args = vec!["policy", "add"];
+    args.extend(words.split(' '));
+    place.ok(&args)
+}
+
+/// The actions of a run as `backup web01 done`, and its exit code.
+fn run(place: &Place, more: &[&str]) -> (Vec<String>, Option<i32>) {
+    let mut args = vec!["policy", "run", "--json"];
+    args.extend(more);
+    let output = place.run(&args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("panicked"), "{said}");
+    let answer: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    let text = |one: &Value, name: &str| one[name].as_str().unwrap_or_default().to_owned();
+    let actions = answer["actions"].as_array().unwrap().iter();
+    let actions = actions.map(|one| {
+        let (action, vm, result) = (text(one, "action"), text(one, "vm"), text(one, "result"));
+        format!("{action} {vm} {result}")
+    });
+    (actions.collect(), output.status.code())
+}
+
+fn status(place: &Place) -> (Value, Option<i32>) {
+    let output = place.run(&["status", "--json"]);
+    (
+        serde_json::from_slice(&output.stdout).unwrap(),
+        output.status.code(),
+    )
+}
+
+/// Records that `offsite` has a copy of each point of a VM.
+fn note_copies(place: &Place, vm: &str) {
+    let repository = Arc::new(Repository::open(&place.repo()).unwrap());
+    let other = Repository::open(&place.path("off")).unwrap();
+    let vm = vm.parse().unwrap();
+    let index = repository.index(&vm).unwrap();
+    let owner = Owner::open(repository, Arc::new(SystemClock), "test").unwrap();
+    let copies = index.points.iter().map(|point| {
+        let copy = PointCopy {
+            repository_id: other.format().repository_id,
+            at: jiff::Timestamp::now(),
+            verified_at: None,
+            unknown: Unknown::new(),
+        };
+        (point.point_id, copy)
+    });
+    owner.note_copies(&vm, &copies.collect::<Vec<_>>()).unwrap();
+}
+
+fn policy_file(place: &Place, name: &str) -> std::path::PathBuf {
+    place.repo().join("policies").join(name)
+}
+
+#[test]
+fn a_policy_is_added_listed_changed_and_removed() {
+    let place = place();
+    add(
+        &place,
+        "nightly --vms web* db01 --daily 02:00 --zone Europe/Berlin --keep-daily 7 --keep-tag release --copy-to offsite --copy-after 1h --verify-every 30d --rpo 26h --require 2-2-1 --max-depth 100 --command ./backup-vm --fast",
+    );
+    let policy = place.json(&["policy", "show", "NIGHTLY"]);
+    let off = place.json(&["-r", "offsite", "info"])["repository_id"].clone();
+    assert_eq!(policy["vms"], json!(["web*", "db01"]));
+    assert_eq!(policy["schedule"], "daily 02:00");
+    assert_eq!(policy["zone"], "Europe/Berlin");
+    assert_eq!(policy["command"], json!(["./backup-vm", "--fast"]));
+    assert_eq!(policy["keep"], json!({"daily": 7, "tags": ["release"]}));
+    assert_eq!(
+        policy["copies"],
+        json!([{"to": "offsite", "repository_id": off, "after_seconds": 3600}])
+    );
+    assert_eq!(
+        policy["require"],
+        json!({"copies": 2, "media": 2, "offsite": 1})
+    );
+    assert_eq!(policy["verify_every_seconds"], 30 * 86_400);
+    assert_eq!(policy["rpo_seconds"], 26 * 3_600);
+    assert_eq!(policy["max_depth"], 100);
+    let listed = place.ok(&["policy", "list"]);
+    assert!(
+        listed.contains("daily 02:00") && listed.contains("7 daily, tag release"),
+        "{listed}"
+    );
+    let shown = place.ok(&["policy", "show"]);
+    for line in [
+        "zone      Europe/Berlin",
+        "command   ./backup-vm --fast",
+        "copy      to offsite, 60m after the commit",
+        "require   2-2-1",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+
+    // What no flag names stays; a rule replaces all rules.
+    place.ok(&[
+        "policy",
+        "edit",
+        "nightly",
+        "--weekly",
+        "Sun@03:30",
+        "--keep-last",
+        "3",
+        "--rpo",
+        "8d",
+    ]);
+    let changed = place.json(&["policy", "show", "nightly"]);
+    assert_eq!(changed["schedule"], "weekly sun 03:30");
+    assert_eq!(changed["keep"], json!({"last": 3}));
+    assert_eq!(changed["command"], policy["command"]);
+    assert_eq!(changed["created_at"], policy["created_at"]);
+    place.ok(&[
+        "policy",
+        "edit",
+        "nightly",
+        "--no-schedule",
+        "--no-keep",
+        "--no-copy",
+        "--no-require",
+        "--no-verify",
+        "--no-max-depth",
+    ]);
+    let changed = place.json(&["policy", "show", "nightly"]);
+    for name in [
+        "schedule",
+        "command",
+        "keep",
+        "copies",
+        "require",
+        "verify_every_seconds",
+        "max_depth",
+    ] {
+        assert_eq!(changed[name], Value::Null, "{name}");
+    }
+    let said = place.fails(2, &["policy", "edit", "nightly", "--no-rpo"]);
+    assert!(said.contains("it does nothing"), "{said}");
+    // Members that this release does not know stay.
+    let path = policy_file(&place, "nightly.json");
+    let mut newer = changed.clone();
+    newer["lunar"] = json!({"phase": 1.50});
+    std::fs::write(&path, serde_json::to_string_pretty(&newer).unwrap()).unwrap();
+    place.ok(&["policy", "edit", "nightly", "--rpo", "9d"]);
+    assert_eq!(
+        place.json(&["policy", "show", "nightly"])["lunar"],
+        newer["lunar"]
+    );
+
+    assert!(
+        place
+            .fails(
+                1,
+                &["policy", "add", "Nightly", "--vms", "x*", "--rpo", "1d"]
+            )
+            .contains("there is a policy nightly")
+    );
+    place.ok(&["policy", "remove", "nightly"]);
+    assert_eq!(place.json(&["policy", "list"]), json!([]));
+    for args in [
+        ["policy", "show", "nightly"],
+        ["policy", "remove", "nightly"],
+    ] {
+        assert!(place.fails(1, &args).contains("there is no policy nightly"));
+    }
+}
+
+#[test]
+fn a_run_does_what_is_due_in_its_order_and_nothing_twice() {
+    let place = place();
+    back_up(&place, 0, 3, &[]);
+    add(
+        &place,
+        "nightly --vms web* db01 --every 24h --keep-last 2 --verify-every 1s --rpo 26h --command ./backup-vm",
+    );
+    std::thread::sleep(Duration::from_millis(1_100));
+    // web01 has points of now; db01 has none, and is named in full.
+    let (due, code) = run(&place, &["--dry-run"]);
+    assert_eq!(
+        due,
+        ["backup db01 due", "forget web01 due", "verify web01 due"]
+    );
+    assert_eq!(code, Some(0));
+    assert_eq!(place.json(&["ls", "web01"]).as_array().unwrap().len(), 3);
+    assert!(!policy_file(&place, "runs.json").exists());
+    let (done, code) = run(&place, &[]);
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        done[..4],
+        [
+            "backup db01 done",
+            "forget web01 done",
+            "forget db01 done",
+            "merge web01 done"
+        ]
+    );
+    assert!(
+        done[4..].contains(&"verify web01 done".to_owned()),
+        "{done:?}"
+    );
+    assert_eq!(place.json(&["ls", "web01"]).as_array().unwrap().len(), 2);
+    assert_eq!(place.json(&["ls", "db01"]).as_array().unwrap().len(), 1);
+    let (health, code) = status(&place);
+    assert_eq!(code, Some(0), "{health}");
+    let of_web = &health["policies"][1];
+    assert_eq!(of_web["vm"], "web01");
+    assert_eq!(of_web["rpo_met"], true);
+    assert_eq!(
+        of_web["copies"],
+        json!({"copies": 1, "media": 1, "offsite": 0})
+    );
+    // A month: nothing is verified again.
+    place.ok(&["policy", "edit", "nightly", "--verify-every", "30d"]);
+    assert_eq!(run(&place, &[]), (Vec::new(), Some(0)));
+    assert!(place.ok(&["policy", "run"]).contains("nothing is due"));
+    let runs: Value =
+        serde_json::from_slice(&std::fs::read(policy_file(&place, "runs.json")).unwrap()).unwrap();
+    let all = runs["runs"].as_array().unwrap();
+    assert!(
+        all.iter()
+            .all(|one| one["succeeded_at"].is_string() && one.get("failure").is_none())
+    );
+    let table = place.ok(&["status"]);
+    assert!(
+        table.lines().any(|line| line.starts_with("web01")
+            && line
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .windows(3)
+                .any(|three| three == ["nightly", "26h", "1-1-0"])),
+        "{table}"
+    );
+    assert!(
+        table.contains("this repository: ") && table.contains(" a day"),
+        "{table}"
+    );
+}
+
+#[test]
+fn actions_do_not_depend_on_each_other_and_failures_are_shown() {
+    let place = place();
+    back_up(&place, 0, 3, &[]);
+    script(
+        &place,
+        "broken",
+        "echo one >&2\necho the snapshot is locked >&2\nexit 3\n",
+    );
+    add(
+        &place,
+        "nightly --vms web01 db01 --every 24h --keep-last 1 --copy-to offsite --rpo 26h --command ./broken",
+    );
+    std::fs::rename(place.path("off"), place.path("away")).unwrap();
+    let (done, code) = run(&place, &[]);
+    assert_eq!(
+        done,
+        [
+            "backup db01 failed",
+            "forget web01 done",
+            "copy web01 failed"
+        ]
+    );
+    assert_eq!(code, Some(1));
+    // Nothing has a copy: nothing goes.
+    assert_eq!(place.json(&["ls", "web01"]).as_array().unwrap().len(), 3);
+    let (health, code) = status(&place);
+    assert_eq!(code, Some(4));
+    assert_eq!(health["verdict"], "unmet");
+    assert_eq!(health["policies"][0]["problems"], json!(["no point"]));
+    let failure = health["policies"][0]["failures"][0].as_str().unwrap();
+    assert!(
+        failure.contains("backup: ./broken failed (exit status: 3): one; the snapshot is locked"),
+        "{failure}"
+    );
+    assert_eq!(health["policies"][1]["copies_due"], 3);
+    let said = place.fails(4, &["status"]);
+    assert!(said.contains("a policy is not met: db01"), "{said}");
+    let text = String::from_utf8(place.run(&["status"]).stdout).unwrap();
+    assert!(text.starts_with("NOT MET: db01 (policy); 1 VM"), "{text}");
+    assert!(
+        text.contains("not met: db01: no point\n")
+            && text.contains("failed: web01: copy to offsite: "),
+        "{text}"
+    );
+    assert!(text.contains("offsite: the repository offsite "), "{text}");
+
+    // `forget` by hand spares them, too, until they have their copies.
+    let plan = place.ok(&["forget", "web01", "--keep-last", "1", "--dry-run"]);
+    assert_eq!(plan.matches("uncopied (offsite)").count(), 3, "{plan}");
+    std::fs::rename(place.path("away"), place.path("off")).unwrap();
+    note_copies(&place, "web01");
+    script(
+        &place,
+        "broken",
+        &std::fs::read_to_string(place.path("backup-vm"))
+            .unwrap()
+            .replace("#!/bin/sh\n", ""),
+    );
+    let (done, _) = run(&place, &[]);
+    assert_eq!(done[..2], ["backup db01 done", "forget web01 done"]);
+    assert_eq!(place.json(&["ls", "web01"]).as_array().unwrap().len(), 1);
+    let (health, code) = status(&place);
+    assert_eq!(code, Some(0), "{health}");
+    assert_eq!(
+        health["policies"][1]["copies"],
+        json!({"copies": 2, "media": 2, "offsite": 1})
+    );
+}
+
+#[test]
+fn a_target_that_is_another_repository_gets_no_copy() {
+    let place = place();
+    back_up(&place, 0, 1, &[]);
+    add(&place, "nightly --vms web* --copy-to offsite");
+    place.ok(&["repo", "new-id", "./off"]);
+    let (done, code) = run(&place, &[]);
+    assert_eq!(
+        (done, code),
+        (vec!["copy web01 failed".to_owned()], Some(1))
+    );
+    let (health, code) = status(&place);
+    assert_eq!(code, Some(4));
+    let problem = health["policies"][0]["problems"][0].as_str().unwrap();
+    assert!(
+        problem.contains("offsite has the id ") && problem.contains("--copy-to offsite"),
+        "{problem}"
+    );
+    place.ok(&["policy", "edit", "nightly", "--copy-to", "offsite"]);
+    assert_eq!(status(&place).1, Some(0));
+    place.ok(&["repo", "remove", "offsite"]);
+    let (health, code) = status(&place);
+    assert_eq!(code, Some(4), "{health}");
+}
+
+#[test]
+fn policies_overlap_only_where_a_vm_has_its_own() {
+    let place = place();
+    back_up(&place, 0, 3, &[]);
+    add(&place, "web --vms web* --keep-last 1");
+    let said = place.fails(
+        2,
+        &["policy", "add", "one", "--vms", "*01", "--keep-last", "2"],
+    );
+    assert!(
+        said.contains("the policies one and web overlap: both fit web01"),
+        "{said}"
+    );
+    let said = place.fails(
+        2,
+        &["policy", "add", "one", "--vms", "WEB*", "--keep-last", "2"],
+    );
+    assert!(said.contains("both have \"web*\""), "{said}");
+    add(&place, "one --vms *02 --keep-last 2");
+    // The VM comes later, and falls under both.
+    place.ok(&["backup", "web02", "vda=a.raw", "--point", "a"]);
+    place.ok(&["backup", "web02", "vda=a.raw", "--point", "b"]);
+    let (done, code) = run(&place, &[]);
+    assert_eq!(
+        (
+            done.iter().filter(|one| one.contains("web02")).count(),
+            code
+        ),
+        (0, Some(0))
+    );
+    let (health, code) = status(&place);
+    assert_eq!(code, Some(4));
+    let problem = health["policies"][1]["problems"][0].as_str().unwrap();
+    assert!(
+        problem.starts_with("the policies one, web all fit it: none forgets anything"),
+        "{problem}"
+    );
+    assert!(
+        place
+            .fails(1, &["policy", "assign", "web02", "gold"])
+            .contains("there is no policy gold")
+    );
+    place.fails(1, &["policy", "assign", "web09", "web"]);
+    place.ok(&["policy", "assign", "web02", "WEB"]);
+    assert_eq!(status(&place).1, Some(0));
+    let (done, _) = run(&place, &[]);
+    assert_eq!(done[0], "forget web02 done");
+    assert_eq!(place.json(&["ls", "web02"]).as_array().unwrap().len(), 1);
+    // A policy that is gone is not replaced by patterns.
+    place.ok(&["policy", "remove", "web"]);
+    assert_eq!(status(&place).1, Some(4));
+    place.ok(&["policy", "assign", "web02", "--none"]);
+    assert_eq!(status(&place).1, Some(0));
+}
+
+#[test]
+fn one_machine_runs_policies_and_one_run_at_a_time() {
+    let place = place();
+    script(&place, "slow", "touch started\nsleep 3\n");
+    add(&place, "nightly --vms web01 --every 24h --command ./slow");
+    let mine = place.json(&["policy", "runner"]);
+    assert_eq!(mine["is_here"], true);
+    let mut first = place
+        .command(&["policy", "run"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !place.path("started").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        place
+            .ok(&["policy", "run"])
+            .contains("another run is under way")
+    );
+    assert!(first.wait().unwrap().success());
+    // Another machine's name is in the file.
+    let other = json!({"schema": 1, "machine": "00", "host": "backup2"});
+    let path = policy_file(&place, "runner");
+    std::fs::write(&path, other.to_string()).unwrap();
+    std::fs::remove_file(policy_file(&place, "runs.json")).unwrap();
+    let said = place.ok(&["policy", "run"]);
+    assert!(
+        said.contains("the machine backup2 runs the policies"),
+        "{said}"
+    );
+    assert!(!policy_file(&place, "runs.json").exists());
+    assert_eq!(
+        place.json(&["policy", "run"])["stood_back"],
+        "the machine backup2 runs the policies"
+    );
+    assert!(
+        place
+            .ok(&["policy", "runner", "--none"])
+            .contains("any machine")
+    );
+    assert!(
+        place
+            .ok(&["policy", "runner", "--here"])
+            .contains("this machine")
+    );
+    assert_eq!(
+        place.json(&["policy", "runner"])["runner"]["machine"],
+        mine["runner"]["machine"]
+    );
+}
+
+#[test]
+fn a_daemon_changes_policies_and_is_the_owner_of_a_run() {
+    let place = place();
+    let daemon = place.serve(&[]);
+    add(
+        &place,
+        "nightly --vms web01 --every 24h --keep-last 1 --verify-every 30d --command ./backup-vm",
+    );
+    let said = place.fails(
+        2,
+        &["policy", "add", "other", "--vms", "web01", "--rpo", "1d"],
+    );
+    assert!(said.contains("both have \"web01\""), "{said}");
+    let (done, code) = run(&place, &[]);
+    assert_eq!(
+        (done, code),
+        (
+            vec![
+                "backup web01 done".to_owned(),
+                "forget web01 done".to_owned()
+            ],
+            Some(0)
+        )
+    );
+    place.ok(&["policy", "assign", "web01", "nightly"]);
+    place.ok(&["policy", "edit", "nightly", "--rpo", "26h"]);
+    assert_eq!(status(&place).1, Some(0));
+    daemon.stop();
+    assert_eq!(run(&place, &[]), (Vec::new(), Some(0)));
+}
+
+/// Whoever may write to a repository must not run commands as somebody else.
+#[test]
+fn a_command_is_run_only_from_a_file_that_nobody_else_can_write() {
+    let place = place();
+    add(
+        &place,
+        "nightly --vms web01 --every 24h --command ./backup-vm",
+    );
+    let path = policy_file(&place, "nightly.json");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
+    let (done, code) = run(&place, &[]);
+    assert_eq!(
+        (done, code),
+        (vec!["backup web01 failed".to_owned()], Some(1))
+    );
+    let said = place.fails(1, &["policy", "run"]);
+    assert!(
+        said.contains("others may write to the file (mode 660)"),
+        "{said}"
+    );
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+        let said = place.fails(1, &["policy", "run"]);
+        assert!(
+            said.contains("belongs to the user with the id 12345"),
+            "{said}"
+        );
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+    }
+    assert_eq!(run(&place, &[]).1, Some(0));
+}
+
+#[test]
+fn files_of_policies_may_have_anything() {
+    let place = place();
+    back_up(&place, 0, 2, &[]);
+    add(&place, "good --vms db* --rpo 26h");
+    let dir = place.repo().join("policies");
+    let put = |name: &str, bytes: &[u8]| std::fs::write(dir.join(name), bytes).unwrap();
+    let text = |schedule: &str| json!({"schema": 1, "name": "bad", "vms": ["web*"], "created_at": "2026-01-01T00:00:00Z", "schedule": schedule, "command": ["/bin/true"]});
+    let cases: [(&[u8], &str); 7] = [
+        (b"", "is empty"),
+        (b"{", "cannot be read"),
+        (b"{\"schema\": 9}", "has schema 9"),
+        (&[0xff; 4096], "cannot be read"),
+        (b"{\"schema\": 1, \"schema\": 1}", "schema"),
+        (b"[[[[[[[[[[[[[[[[[[[[[[", "cannot be read"),
+        (b"{\"schema\": 1, \"name\": \"other\", \"vms\": [\"x\"], \"created_at\": \"2026-01-01T00:00:00Z\"}", "another name"),
+    ];
+    for (bytes, part) in cases {
+        put("bad.json", bytes);
+        let (health, code) = status(&place);
+        assert_eq!(code, Some(4), "{health}");
+        assert_eq!(health["unusable"][0][0], "bad");
+        let why = health["unusable"][0][1].as_str().unwrap();
+        assert!(why.contains(part), "{part}: {why}");
+        // The others go on; rules of `forget` do not, as it is not known what is owed.
+        assert_eq!(run(&place, &[]), (Vec::new(), Some(0)));
+        let said = place.fails(3, &["forget", "web01", "--keep-last", "1"]);
+        assert!(
+            said.contains("it is not known which copies the policy bad owes"),
+            "{said}"
+        );
+    }
+    for schedule in [
+        "daily 25:00",
+        "weekly funday 02:00",
+        "every 0h",
+        "yearly 02-30",
+    ] {
+        put("bad.json", text(schedule).to_string().as_bytes());
+        let why = status(&place).0["unusable"][0][1]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(why.contains("the policy bad cannot be used: "), "{why}");
+    }
+    place.ok(&["policy", "remove", "bad"]);
+    assert_eq!(status(&place).1, Some(0));
+}
+
+#[test]
+fn what_contradicts_itself_or_never_comes_is_a_usage_error() {
+    let place = place();
+    for (words, part) in [
+        ("a", "names no VM"),
+        ("a --vms web*", "it does nothing"),
+        ("../a --vms web* --rpo 1d", "characters other than"),
+        ("runs --vms web* --rpo 1d", "\"runs\" is reserved"),
+        ("latest --vms web* --rpo 1d", "is reserved"),
+        ("a --vms .. --rpo 1d", "begin"),
+        ("a --vms web/* --rpo 1d", "no name of a VM fits"),
+        ("a --vms web* --daily 25:00", "25:00"),
+        ("a --vms web* --daily 2", "\"2\""),
+        ("a --vms web* --weekly funday@02:00", "funday"),
+        ("a --vms web* --weekly 02-30", "02-30"),
+        ("a --vms web* --every 0h", "0h"),
+        ("a --vms web* --daily 02:00 --hourly", "cannot be used with"),
+        ("a --vms web* --daily 02:00 --zone Mars/Base", "Mars/Base"),
+        (
+            "a --vms web* --daily 02:00 --rpo 12h",
+            "cannot be met by backups that are 24h apart",
+        ),
+        ("a --vms web* --rpo 0s", "never met"),
+        ("a --vms web* --rpo soon", "soon"),
+        ("a --vms web* --verify-every 0d", "never met"),
+        ("a --vms web* --keep-daily 0", "keep no restore point"),
+        ("a --vms web* --keep-daily x", "--keep-daily wants"),
+        (
+            "a --vms web* --copy-after 1h --rpo 1d",
+            "--copy-after wants --copy-to",
+        ),
+        ("a --vms web* --copy-to main", "is this repository"),
+        (
+            "a --vms web* --copy-to offsite --copy-to OFFSITE",
+            "copies twice",
+        ),
+        (
+            "a --vms web* --copy-to offsite --require 3-2-1",
+            "requires 3 copies",
+        ),
+        ("a --vms web* --copy-to offsite --require many", "many"),
+        ("a --vms web* --rpo 1d --max-depth 1", "--max-depth 1"),
+        (
+            "a --vms web* --rpo 1d --command backup-vm",
+            "no time to run it",
+        ),
+    ] {
+        let mut args = vec!["policy", "add"];
+        args.extend(words.split(' '));
+        let said = place.fails(2, &args);
+        assert!(said.contains(part), "{words}: {said}");
+    }
+    let said = place.fails(
+        1,
+        &["policy", "add", "a", "--vms", "web*", "--copy-to", "ofsite"],
+    );
+    assert!(said.contains("did you mean offsite?"), "{said}");
+    assert!(!Path::new(&policy_file(&place, "a.json")).exists());
+}

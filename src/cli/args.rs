@@ -576,6 +576,9 @@ pub struct Status {
     /// Exit with 4 when a VM's last restore point is older than this (26h, 90m, 2d)
     #[arg(long, value_name = "AGE")]
     pub max_age: Option<String>,
+    /// Ask the other repositories for the copies that points are said to have; those that they do not confirm do not count
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Arguments of `check-config`.

@@ -13,7 +13,7 @@ use super::policy_run;
 use super::vm_pattern::is_pattern;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
-use crate::jobs::policy::Terms;
+use crate::jobs::policy::{Scene, Standing, Target, Terms};
 use crate::repo::policy::PolicyChange;
 use crate::repo::register::Register;
 use crate::repo::sidecar::policy::{CopyRule, Keeping, Policy, Requirement};
@@ -357,8 +357,13 @@ fn kept(keep: &Keeping) -> String {
 
 fn list(context: &Context) -> Result<()> {
     let repository = context.repository()?;
-    let names = repository.vm_names()?;
     let now = SystemClock.now();
+    let targets = Register::load()?
+        .entries()
+        .iter()
+        .map(Target::from)
+        .collect();
+    let standings = Scene::of(&repository, targets)?.standings(now);
     let (mut rows, mut all): (Vec<Vec<String>>, Vec<Value>) = (Vec::new(), Vec::new());
     let mut broken = None;
     for stored in repository.policies()? {
@@ -374,7 +379,10 @@ fn list(context: &Context) -> Result<()> {
                 continue;
             }
         };
-        let fitting: Vec<&VmName> = names.iter().filter(|vm| terms.fits(vm)).collect();
+        let applies = |one: &&Standing| one.policies.iter().any(|name| name.same_as(&terms.name));
+        let of_policy: Vec<&Standing> = standings.iter().filter(applies).collect();
+        let vms: Vec<&VmName> = of_policy.iter().map(|one| &one.vm).collect();
+        let unmet = of_policy.iter().filter(|one| !one.is_met()).count();
         let next = terms
             .schedule
             .and_then(|schedule| schedule.next(now, terms.zone.time_zone()));
@@ -383,7 +391,8 @@ fn list(context: &Context) -> Result<()> {
         rows.push(vec![
             policy.name.to_string(),
             policy.vms.join(" "),
-            fitting.len().to_string(),
+            vms.len().to_string(),
+            unmet.to_string(),
             policy.schedule.clone().unwrap_or_else(dash),
             next.map_or_else(dash, |next| next.strftime("%Y-%m-%d %H:%M").to_string()),
             policy.keep.as_ref().map_or_else(dash, kept),
@@ -394,7 +403,7 @@ fn list(context: &Context) -> Result<()> {
             policy.rpo_seconds.map_or_else(dash, |s| Age(s).to_string()),
         ]);
         all.push(
-            json!({"name": policy.name, "vms": fitting, "next_backup_at": next, "policy": policy}),
+            json!({"name": policy.name, "vms": vms, "unmet": unmet, "next_backup_at": next, "policy": policy}),
         );
     }
     match context.output.json {
@@ -403,7 +412,8 @@ fn list(context: &Context) -> Result<()> {
             &[
                 "NAME",
                 "VMS",
-                "FIT",
+                "COUNT",
+                "NOT MET",
                 "BACKUP",
                 "NEXT (UTC)",
                 "KEEP",
@@ -411,7 +421,7 @@ fn list(context: &Context) -> Result<()> {
                 "VERIFY",
                 "RPO",
             ],
-            &["FIT"],
+            &["COUNT", "NOT MET"],
             &rows,
         )?,
     }

@@ -9,7 +9,7 @@ use super::context::Context;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::health::{Content, Health, RegisterHealth, Verdict, VmHealth};
-use crate::jobs::policy::{Scene, Standing, Target};
+use crate::jobs::policy::{Scene, Standing, Target, ask};
 use crate::repo::register::Register;
 use crate::types::VmName;
 use crate::types::duration::{Age, parse_seconds};
@@ -20,7 +20,7 @@ pub(super) fn run(context: &Context, args: &Status) -> Result<()> {
     let repository = context.repository()?;
     let now = SystemClock.now();
     let mut health = Health::of(&repository, age_max, now)?;
-    let policies = Policies::of(context, now)?;
+    let policies = Policies::of(context, args.check, now)?;
     if let Some(policies) = &policies {
         health.judge(policies.unmet());
     }
@@ -70,6 +70,8 @@ struct Policies {
     policies: Vec<Standing>,
     /// Policies that cannot be used, with the reason.
     unusable: Vec<(String, String)>,
+    /// Repositories that were asked for copies and did not answer, with the reason.
+    unconfirmed: Vec<(String, String)>,
     /// What this repository holds; `null` when that cannot be told.
     content: Option<Content>,
     /// The repositories to which the policies copy.
@@ -77,7 +79,8 @@ struct Policies {
 }
 
 impl Policies {
-    fn of(context: &Context, now: jiff::Timestamp) -> Result<Option<Self>> {
+    /// `is_asked`: the other repositories are asked for the copies.
+    fn of(context: &Context, is_asked: bool, now: jiff::Timestamp) -> Result<Option<Self>> {
         let repository = context.repository()?;
         if repository.policies()?.is_empty() {
             return Ok(None);
@@ -88,7 +91,11 @@ impl Policies {
             Register::default()
         });
         let targets = register.entries().iter().map(Target::from).collect();
-        let scene = Scene::of(&repository, targets)?;
+        let mut scene = Scene::of(&repository, targets)?;
+        let unconfirmed = match is_asked {
+            true => ask(&mut scene, register.entries()),
+            false => Vec::new(),
+        };
         let copies = || scene.terms.iter().flat_map(|terms| &terms.copies);
         let entries = register.entries().iter();
         let entries = entries.filter(|entry| copies().any(|copy| copy.to.same_as(&entry.name)));
@@ -102,6 +109,10 @@ impl Policies {
                 .unreadable
                 .iter()
                 .map(|(name, why)| (name.to_string(), why.clone()))
+                .collect(),
+            unconfirmed: unconfirmed
+                .into_iter()
+                .map(|(name, why)| (name.to_string(), why))
                 .collect(),
             content: content.ok(),
             repositories: RegisterHealth::of(&entries, None, true, now),
@@ -136,6 +147,10 @@ impl Policies {
                     .map(|text| format!("failed: {vm}: {text}")),
             );
         }
+        let unconfirmed = self.unconfirmed.iter();
+        lines.extend(
+            unconfirmed.map(|(name, why)| format!("failed: {name} has confirmed no copy: {why}")),
+        );
         let unusable = self.unusable.iter();
         lines.extend(unusable.map(|(name, why)| format!("not met: the policy {name}: {why}")));
         lines

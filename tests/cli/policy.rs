@@ -596,6 +596,10 @@ fn files_of_policies_may_have_anything() {
             .to_owned();
         assert!(why.contains("the policy bad cannot be used: "), "{why}");
     }
+    // What is known of earlier runs begins anew.
+    put("runs.json", b"{\"schema\": 1, \"runs\": [");
+    assert_eq!(run(&place, &[]), (Vec::new(), Some(0)));
+    assert_eq!(status(&place).1, Some(4));
     place.ok(&["policy", "remove", "bad"]);
     assert_eq!(status(&place).1, Some(0));
 }
@@ -658,4 +662,163 @@ fn what_contradicts_itself_or_never_comes_is_a_usage_error() {
     );
     assert!(said.contains("did you mean offsite?"), "{said}");
     assert!(!Path::new(&policy_file(&place, "a.json")).exists());
+}
+
+/// The state of a point says that there was a copy; the other repository knows whether there is one.
+#[test]
+fn copies_are_asked_for_again_and_not_believed() {
+    let place = place();
+    back_up(&place, 0, 2, &[]);
+    std::fs::remove_dir_all(place.path("off")).unwrap();
+    place.ok(&["repo", "remove", "offsite"]);
+    let copied = std::process::Command::new("cp")
+        .args(["-a", "repo", "off"])
+        .current_dir(place.dir.path())
+        .status();
+    assert!(copied.unwrap().success());
+    place.ok(&["repo", "new-id", "./off"]);
+    place.ok(&[
+        "repo",
+        "add",
+        "offsite",
+        "off",
+        "--media",
+        "nas",
+        "--offsite",
+    ]);
+    add(&place, "nightly --vms web* --copy-to offsite");
+    note_copies(&place, "web01");
+    let amount = |more: &[&str]| {
+        let mut args = vec!["status", "--json"];
+        args.extend(more);
+        let health: Value = serde_json::from_slice(&place.run(&args).stdout).unwrap();
+        let one = &health["policies"][0];
+        (
+            one["copies"]["copies"].as_u64().unwrap(),
+            one["copies_due"].as_u64().unwrap(),
+        )
+    };
+    assert_eq!(amount(&[]), (2, 0));
+    assert_eq!(amount(&["--check"]), (2, 0));
+    place.ok(&["-r", "offsite", "forget", "web01@p01"]);
+    assert_eq!(amount(&[]), (2, 0));
+    assert_eq!(amount(&["--check"]), (1, 1));
+    // Another VM of that name is no copy, and neither is a repository that is away.
+    place.ok(&["-r", "offsite", "forget", "web01", "--all"]);
+    place.ok(&[
+        "-r",
+        "offsite",
+        "backup",
+        "web01",
+        "vda=a.raw",
+        "--point",
+        "p01",
+    ]);
+    assert_eq!(amount(&["--check"]), (1, 2));
+    std::fs::rename(place.path("off"), place.path("away")).unwrap();
+    let text = String::from_utf8(place.run(&["status", "--check"]).stdout).unwrap();
+    assert!(
+        text.contains("failed: offsite has confirmed no copy: "),
+        "{text}"
+    );
+    assert_eq!(amount(&["--check"]), (1, 2));
+}
+
+/// A daemon's configuration names the repositories, and one of them that is away keeps nothing of the others from being done.
+#[test]
+fn the_policies_of_all_repositories_of_a_configuration_are_run() {
+    let place = place();
+    add(
+        &place,
+        "nightly --vms web01 --every 24h --command ./backup-vm",
+    );
+    let (repo, away) = (place.repo(), place.path("nowhere"));
+    let config = format!(
+        "[[repository]]\npath = \"{}\"\n\n[[repository]]\npath = \"{}\"\n",
+        away.display(),
+        repo.display()
+    );
+    std::fs::write(place.path("config.toml"), config).unwrap();
+    let said = place.fails(10, &["policy", "run", "--config", "config.toml"]);
+    assert!(said.contains("nowhere"), "{said}");
+    assert_eq!(place.json(&["ls", "web01"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn damage_that_a_run_finds_is_a_failure_and_status_is_red() {
+    let place = place();
+    back_up(&place, 0, 2, &[]);
+    add(&place, "monthly --vms web* --verify-every 1s");
+    std::thread::sleep(Duration::from_millis(1_100));
+    let layers = place.repo().join("vms/web01/layers");
+    let mut layers: Vec<_> = std::fs::read_dir(layers)
+        .unwrap()
+        .map(|one| one.unwrap().path())
+        .collect();
+    layers.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "qcow2")
+    });
+    layers.sort();
+    let layer = &layers[0];
+    std::fs::set_permissions(layer, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut bytes = std::fs::read(layer).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(layer, bytes).unwrap();
+    let (done, code) = run(&place, &[]);
+    assert_eq!(
+        (done, code),
+        (vec!["verify web01 failed".to_owned()], Some(1))
+    );
+    let (health, code) = status(&place);
+    assert_eq!(code, Some(3));
+    assert_eq!(health["verdict"], "damaged");
+    let failure = health["policies"][0]["failures"][0].as_str().unwrap();
+    assert!(
+        failure.starts_with("verify: ") && failure.contains("damage in"),
+        "{failure}"
+    );
+}
+
+/// A run that is killed has recorded what it has done; the next one does the rest, and only that.
+#[test]
+fn a_run_that_is_killed_is_continued_by_the_next() {
+    let place = place();
+    script(
+        &place,
+        "one",
+        &format!(
+            "echo \"$RESTOREFS_VM\" >> begun\n[ \"$RESTOREFS_VM\" != db02 ] || [ -e again ] || sleep 30\nexec {} --wait 30s backup \"$RESTOREFS_VM\" vda=a.raw\n",
+            env!("CARGO_BIN_EXE_restorefs")
+        ),
+    );
+    add(
+        &place,
+        "nightly --vms db01 db02 db03 --every 24h --command ./one",
+    );
+    let mut first = place
+        .command(&["policy", "run"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    let names = || std::fs::read_to_string(place.path("begun")).unwrap_or_default();
+    while names() != "db01\ndb02\n" {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", names());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    std::fs::write(place.path("again"), "").unwrap();
+    let (done, code) = run(&place, &[]);
+    assert_eq!(
+        (done, code),
+        (
+            vec!["backup db02 done".to_owned(), "backup db03 done".to_owned()],
+            Some(0)
+        )
+    );
+    assert_eq!(names(), "db01\ndb02\ndb02\ndb03\n");
 }

@@ -13,7 +13,7 @@ use crate::repo::register::Registered;
 use crate::repo::repository::each_on_threads;
 use crate::repo::sidecar::index::{CheckResult, Index, PointEntry};
 use crate::repo::sidecar::policy_run::PolicyRuns;
-use crate::types::{PolicyName, RepositoryId, RepositoryName, VmName};
+use crate::types::{Digest, PointId, PolicyName, RepositoryId, RepositoryName, VmId, VmName};
 
 /// What is known of a repository.
 #[derive(Debug, Default)]
@@ -54,6 +54,8 @@ pub struct Target {
 pub struct VmFacts {
     /// Its name.
     pub vm: VmName,
+    /// Its id; `None` where there is nothing of it yet.
+    pub vm_id: Option<VmId>,
     /// Whether it is copied from another repository, so that no backup is made here.
     pub is_copied: bool,
     /// The policy of its own.
@@ -71,6 +73,10 @@ pub struct VmFacts {
 /// A restore point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PointFacts {
+    /// Its id.
+    pub point_id: PointId,
+    /// The hash of its sidecar, which a copy has, too.
+    pub point_blake3: Digest,
     /// When its capture began.
     pub captured_at: Timestamp,
     /// When it was committed.
@@ -98,6 +104,8 @@ impl From<&PointEntry> for PointFacts {
     fn from(entry: &PointEntry) -> Self {
         let copies = entry.copies.iter();
         Self {
+            point_id: entry.point_id,
+            point_blake3: entry.point_blake3,
             captured_at: entry.captured_at,
             committed_at: entry.committed_at,
             is_damaged: entry.check == Some(CheckResult::Damaged),
@@ -113,6 +121,7 @@ impl VmFacts {
     pub const fn absent(vm: VmName) -> Self {
         Self {
             vm,
+            vm_id: None,
             is_copied: false,
             own_policy: None,
             points: Vec::new(),
@@ -128,6 +137,7 @@ impl VmFacts {
             .and_then(|vm| Ok((vm, repository.index(name)?)));
         match found {
             Ok((vm, index)) => Ok(Some(Self {
+                vm_id: Some(vm.vm_id),
                 is_copied: vm.origin.is_some(),
                 own_policy: vm.policy,
                 ..Self::of_index(&index)
@@ -156,11 +166,22 @@ impl VmFacts {
     }
 }
 
+/// What came of earlier runs. It is only a memory: the points and the copies tell what is due, too.
+fn runs(repository: &Repository) -> Result<PolicyRuns> {
+    match repository.policy_runs() {
+        Err(e) if e.kind() == ErrorKind::Corrupt => {
+            tracing::error!(error = %e.report(), "what is known of the policies' runs cannot be read and begins anew");
+            Ok(PolicyRuns::default())
+        }
+        other => other,
+    }
+}
+
 impl Scene {
     /// Looks at a repository. `targets` are the repositories that have a name.
     ///
     /// # Errors
-    /// `Corrupt` when the record of runs cannot be read; `LimitExceeded`, `Io`. Policies and VMs that cannot be read are in the
+    /// `LimitExceeded`, `Io`. Policies and VMs that cannot be read are in the
     /// returned value.
     pub fn of(repository: &Arc<Repository>, targets: Vec<Target>) -> Result<Self> {
         let (mut terms, mut unreadable) = (Vec::new(), Vec::new());
@@ -187,7 +208,7 @@ impl Scene {
             terms,
             unreadable,
             vms,
-            runs: repository.policy_runs()?,
+            runs: runs(repository)?,
             targets,
             own_id: Some(repository.format().repository_id),
             is_low: space.as_ref().is_some_and(|space| Space::of(space).is_low),

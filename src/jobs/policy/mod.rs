@@ -9,6 +9,7 @@
 //! - A VM to which two policies apply is forgotten by neither.
 
 mod action;
+mod asked;
 mod coverage;
 mod facts;
 mod plan;
@@ -19,6 +20,7 @@ mod terms;
 mod tests;
 
 pub use action::Action;
+pub use asked::ask;
 pub use coverage::{check_overlap, owed};
 pub use facts::{PointFacts, Scene, Target, VmFacts};
 pub use schedule::Schedule;

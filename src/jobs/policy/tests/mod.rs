@@ -12,7 +12,7 @@ use super::{PointFacts, Scene, Target, Terms, VmFacts};
 use crate::repo::sidecar::policy::{CopyRule, Keeping, Policy};
 use crate::repo::sidecar::policy_run::{ActionKind, PolicyRun};
 use crate::repo::sidecar::{Sidecar, Unknown};
-use crate::types::{RepositoryId, VmName};
+use crate::types::{Digest, PointId, RepositoryId, VmName};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -78,6 +78,8 @@ fn vm(name: &str) -> VmFacts {
 
 fn point(captured_at: Timestamp) -> PointFacts {
     PointFacts {
+        point_id: PointId::random(),
+        point_blake3: Digest::of(b"point"),
         captured_at,
         committed_at: captured_at,
         is_damaged: false,

@@ -477,6 +477,9 @@ fn a_point_that_lacks_a_copy_stays_and_fills_nothing() {
             "p4: uncopied (near, far)"
         ]
     );
+    // The filesystem is nearly full.
+    rules.is_owed_lifted = true;
+    assert_eq!(kept(&all, &rules), ["p4: last"]);
     // A copy that is owed is no rule: rules that keep nothing stay an error.
     rules.last = 0;
     assert!(rules.is_empty());

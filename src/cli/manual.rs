@@ -223,6 +223,10 @@ pub const EXAMPLES: [(&str, &[Example]); 32] = [
                 "restorefs status --max-age 26h",
                 "The same as a check: exit code 4 when a VM has no restore point of the last 26 hours.",
             ),
+            (
+                "restorefs status --check",
+                "The same, and ask the repositories to which policies copy what they have.",
+            ),
         ],
     ),
     (

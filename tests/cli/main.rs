@@ -36,6 +36,7 @@ mod listing;
 mod merge;
 mod older;
 mod policy;
+mod policy_input;
 mod quickstart;
 mod remark;
 mod rename;

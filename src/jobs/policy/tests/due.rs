@@ -309,3 +309,38 @@ fn a_run_has_its_order() {
     );
     assert_eq!(hours(1).as_secs(), 3_600);
 }
+
+/// Times that no clock shows, as a file from elsewhere may have them.
+#[test]
+fn the_ends_of_the_calendar_are_no_panic() {
+    use super::Timestamp;
+    let id = RepositoryId::random();
+    for edge in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
+        for schedule in ["hourly", "daily 02:00", "weekly sun 02:00", "every 7h"] {
+            let mut policy = nightly(id);
+            policy.schedule = Some(schedule.to_owned());
+            policy.rpo_seconds = Some(8 * 86_400);
+            policy.verify_every_seconds = Some(100 * 366 * 86_400);
+            policy.copies[0].after_seconds = 100 * 366 * 86_400;
+            policy.created_at = edge;
+            let mut web = vm("web01");
+            web.points = [Timestamp::MAX, Timestamp::MIN, at("2026-11-30T02:00:00Z")]
+                .map(point)
+                .into();
+            web.points[0].checked_at = Some(Timestamp::MIN);
+            web.points[1].copies.push((id, Timestamp::MAX));
+            web.hidden_layers = usize::MAX;
+            web.depth = Some(u32::MAX);
+            let mut world = scene(&[policy], vec![web]);
+            let name = world.vms[0].vm.clone();
+            for kind in ActionKind::ALL {
+                world.runs.note(ran(&name, kind, edge, None));
+            }
+            for now in [Timestamp::MIN, at("2026-11-30T12:00:00Z"), Timestamp::MAX] {
+                let plan = world.plan(now);
+                assert!(plan.iter().all(|one| one.due_since <= now), "{plan:?}");
+                assert_eq!(world.standings(now).len(), 1);
+            }
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use restorefs::clock::SystemClock;
 use restorefs::repo::sidecar::Unknown;
@@ -12,6 +12,7 @@ use restorefs::repo::{Owner, Repository};
 use serde_json::{Value, json};
 
 use crate::kit::place::Place;
+use crate::kit::wait::eventually;
 use crate::merge::back_up;
 
 /// A repository with a command that backs up the disk `a.raw`, and another repository `offsite`.
@@ -419,11 +420,7 @@ fn one_machine_runs_policies_and_one_run_at_a_time() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
-    while !place.path("started").exists() {
-        assert!(begun.elapsed() < Duration::from_secs(20));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    eventually("the command runs", || place.path("started").exists());
     assert!(
         place
             .ok(&["policy", "run"])
@@ -631,12 +628,8 @@ fn a_run_that_is_killed_is_continued_by_the_next() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
     let names = || std::fs::read_to_string(place.path("begun")).unwrap_or_default();
-    while names() != "db01\ndb02\n" {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{}", names());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    eventually("the second command runs", || names() == "db01\ndb02\n");
     first.kill().unwrap();
     first.wait().unwrap();
     std::fs::write(place.path("again"), "").unwrap();

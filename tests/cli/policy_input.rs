@@ -1,12 +1,16 @@
-//! Policies that contradict themselves, and files below `policies/` that somebody else has written.
+//! Policies that contradict themselves, files below `policies/` that somebody else has written, and runs that meet a full filesystem
+//! or are stopped.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::json;
 
+use crate::filesystem::Filesystem;
+use crate::kit::wait::eventually;
 use crate::merge::back_up;
-use crate::policy::{add, place, policy_file, run, status};
+use crate::policy::{add, place, policy_file, run, script, status};
 
 /// Whoever may write to a repository must not run commands as somebody else.
 #[test]
@@ -177,4 +181,76 @@ fn a_target_that_is_another_repository_gets_no_copy() {
     place.ok(&["repo", "remove", "offsite"]);
     let (health, code) = status(&place);
     assert_eq!(code, Some(4), "{health}");
+}
+
+/// Space is short: points without a copy are spared while a tenth is free, and go with a warning below that, also where all of them
+/// were only spared so far.
+#[test]
+fn points_without_a_copy_are_spared_until_the_filesystem_is_nearly_full() {
+    let Some(filesystem) = Filesystem::new("ext4", 160) else {
+        return;
+    };
+    let place = &filesystem.place;
+    place.ok(&["init", "./off"]);
+    place.ok(&["repo", "add", "offsite", "off"]);
+    place.disk("a.raw", 96, 3);
+    back_up(place, 0, 6, &[]);
+    add(
+        place,
+        "nightly --vms web* --keep-last 1 --copy-to offsite --copy-after 1h",
+    );
+    let points = || place.json(&["ls", "web01"]).as_array().unwrap().len();
+    assert_eq!(
+        run(place, &[]),
+        (vec!["forget web01 done".to_owned()], Some(0))
+    );
+    assert_eq!(points(), 6);
+    filesystem.fill(8 << 20);
+    back_up(place, 6, 1, &["--no-room-check", "--low-water", "0"]);
+    let plan = place.run(&["forget", "web01", "--keep-last", "1", "--dry-run"]);
+    let said = String::from_utf8_lossy(&plan.stderr).into_owned();
+    assert!(
+        said.contains("points that lack a copy are not spared"),
+        "{said}"
+    );
+    let output = place.run(&["policy", "run"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("web01: less than a tenth of the filesystem is free: points that lack a copy are not spared"), "{said}");
+    assert_eq!(points(), 1);
+}
+
+/// SIGTERM, as systemd stops a run: the command is told, too, and what was not done is no failure.
+#[test]
+fn a_run_that_is_stopped_stops_its_command_and_records_no_failure() {
+    let place = place();
+    script(
+        &place,
+        "slow",
+        "trap 'echo told > told; exit 1' TERM\ntouch started\nwhile :; do sleep 0.05; done\n",
+    );
+    add(
+        &place,
+        "nightly --vms db01 db02 --every 24h --command ./slow",
+    );
+    let running = place
+        .command(&["policy", "run"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the command runs", || place.path("started").exists());
+    let pid = rustix::process::Pid::from_raw(i32::try_from(running.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let output = running.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("the run was stopped; the next one goes on"),
+        "{said}"
+    );
+    assert!(place.path("told").exists());
+    assert!(!policy_file(&place, "runs.json").exists());
+    let (due, _) = run(&place, &["--dry-run"]);
+    assert_eq!(due, ["backup db01 due", "backup db02 due"]);
 }

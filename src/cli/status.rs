@@ -8,8 +8,8 @@ use super::args::Status;
 use super::context::Context;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::health::{Content, Health, RegisterHealth, Verdict, VmHealth};
-use crate::jobs::policy::{Scene, Standing, Target, ask};
+use crate::jobs::health::{Content, Health, Verdict, VmHealth};
+use crate::jobs::policy::{Report, Standing};
 use crate::repo::register::Register;
 use crate::types::VmName;
 use crate::types::duration::{Age, parse_seconds};
@@ -20,7 +20,7 @@ pub(super) fn run(context: &Context, args: &Status) -> Result<()> {
     let repository = context.repository()?;
     let now = SystemClock.now();
     let mut health = Health::of(&repository, age_max, now)?;
-    let policies = Policies::of(context, args.check, now)?;
+    let policies = report(context, args.check, now)?;
     if let Some(policies) = &policies {
         health.judge(policies.unmet());
     }
@@ -55,86 +55,40 @@ pub(super) fn run(context: &Context, args: &Status) -> Result<()> {
     }
 }
 
+/// How the policies stand; `None` where there are none. `is_asked`: the other repositories are asked for the copies.
+fn report(context: &Context, is_asked: bool, now: jiff::Timestamp) -> Result<Option<Report>> {
+    let repository = context.repository()?;
+    if repository.policies()?.is_empty() {
+        return Ok(None);
+    }
+    // Who may not read the names sees the copies by their ids.
+    let register = Register::load().unwrap_or_else(|e| {
+        context.output.warn(e.report());
+        Register::default()
+    });
+    Report::of(&repository, register.entries(), is_asked, now).map(Some)
+}
+
 #[derive(Serialize)]
 struct Answer<'a> {
     #[serde(flatten)]
     health: &'a Health,
     #[serde(flatten)]
-    policies: Option<&'a Policies>,
+    policies: Option<&'a Report>,
 }
 
-/// How the policies stand; there is nothing of it where there are none.
-#[derive(Serialize)]
-struct Policies {
-    /// The VMs to which a policy applies.
-    policies: Vec<Standing>,
-    /// Policies that cannot be used, with the reason.
-    unusable: Vec<(String, String)>,
-    /// Repositories that were asked for copies and did not answer, with the reason.
-    unconfirmed: Vec<(String, String)>,
-    /// What this repository holds; `null` when that cannot be told.
-    content: Option<Content>,
-    /// The repositories to which the policies copy.
-    repositories: RegisterHealth,
-}
+/// How the policies stand, for people.
+struct Shown<'a>(&'a Report);
 
-impl Policies {
-    /// `is_asked`: the other repositories are asked for the copies.
-    fn of(context: &Context, is_asked: bool, now: jiff::Timestamp) -> Result<Option<Self>> {
-        let repository = context.repository()?;
-        if repository.policies()?.is_empty() {
-            return Ok(None);
-        }
-        // Who may not read the names sees the copies by their ids.
-        let register = Register::load().unwrap_or_else(|e| {
-            context.output.warn(e.report());
-            Register::default()
-        });
-        let targets = register.entries().iter().map(Target::from).collect();
-        let mut scene = Scene::of(&repository, targets)?;
-        let unconfirmed = match is_asked {
-            true => ask(&mut scene, register.entries()),
-            false => Vec::new(),
-        };
-        let copies = || scene.terms.iter().flat_map(|terms| &terms.copies);
-        let entries = register.entries().iter();
-        let entries = entries.filter(|entry| copies().any(|copy| copy.to.same_as(&entry.name)));
-        let entries: Vec<_> = entries.cloned().collect();
-        let content = Content::of(&repository, now).inspect_err(
-            |e| tracing::warn!(error = %e.report(), "what the repository holds is not known"),
-        );
-        Ok(Some(Self {
-            policies: scene.standings(now),
-            unusable: scene
-                .unreadable
-                .iter()
-                .map(|(name, why)| (name.to_string(), why.clone()))
-                .collect(),
-            unconfirmed: unconfirmed
-                .into_iter()
-                .map(|(name, why)| (name.to_string(), why))
-                .collect(),
-            content: content.ok(),
-            repositories: RegisterHealth::of(&entries, None, true, now),
-        }))
-    }
-
-    /// The VMs of which a policy is not met, and the policies that cannot be used.
-    fn unmet(&self) -> Vec<String> {
-        let vms = self.policies.iter().filter(|one| !one.is_met());
-        let vms = vms.map(|one| one.vm.to_string());
-        vms.chain(self.unusable.iter().map(|(name, _)| name.clone()))
-            .collect()
-    }
-
+impl Shown<'_> {
     fn of_vm(&self) -> HashMap<&VmName, &Standing> {
-        self.policies.iter().map(|one| (&one.vm, one)).collect()
+        self.0.policies.iter().map(|one| (&one.vm, one)).collect()
     }
 
     /// What is not met, and what has failed.
     fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for one in &self.policies {
+        for one in &self.0.policies {
             let vm = &one.vm;
             lines.extend(
                 one.problems
@@ -147,11 +101,11 @@ impl Policies {
                     .map(|text| format!("failed: {vm}: {text}")),
             );
         }
-        let unconfirmed = self.unconfirmed.iter();
+        let unconfirmed = self.0.unconfirmed.iter();
         lines.extend(
             unconfirmed.map(|(name, why)| format!("failed: {name} has confirmed no copy: {why}")),
         );
-        let unusable = self.unusable.iter();
+        let unusable = self.0.unusable.iter();
         lines.extend(unusable.map(|(name, why)| format!("not met: the policy {name}: {why}")));
         lines
     }
@@ -173,11 +127,13 @@ impl Policies {
             format!("{name}: {used} used, {} a day{free}{full}", Human(growth))
         };
         let own = self
+            .0
             .content
             .iter()
             .map(|content| room("this repository", content));
         let others =
-            self.repositories
+            self.0
+                .repositories
                 .repositories
                 .iter()
                 .map(|one| match (&one.content, &one.error) {
@@ -190,10 +146,11 @@ impl Policies {
     }
 }
 
-fn show(context: &Context, health: &Health, policies: Option<&Policies>) -> Result<()> {
+fn show(context: &Context, health: &Health, policies: Option<&Report>) -> Result<()> {
+    let policies = policies.map(Shown);
     context.output.line(health.to_string())?;
     let faults = health.vms.iter().flat_map(|vm| &vm.damage);
-    let unmet = policies.map(Policies::lines).unwrap_or_default();
+    let unmet = policies.as_ref().map(Shown::lines).unwrap_or_default();
     if context.output.quiet {
         let unmet = unmet.iter().filter(|line| !line.starts_with("failed: "));
         return faults
@@ -202,7 +159,7 @@ fn show(context: &Context, health: &Health, policies: Option<&Policies>) -> Resu
             .try_for_each(|fault| context.output.line(fault));
     }
     if !health.vms.is_empty() {
-        let standings = policies.map(Policies::of_vm);
+        let standings = policies.as_ref().map(Shown::of_vm);
         let with_policies = |vm: &VmHealth| {
             let mut cells = row(vm);
             if let Some(standings) = &standings {
@@ -231,7 +188,7 @@ fn show(context: &Context, health: &Health, policies: Option<&Policies>) -> Resu
     unmet
         .iter()
         .try_for_each(|line| context.output.line(line))?;
-    for room in policies.map(Policies::rooms).unwrap_or_default() {
+    for room in policies.as_ref().map(Shown::rooms).unwrap_or_default() {
         context.output.line(room)?;
     }
     if let Some(space) = health.space {

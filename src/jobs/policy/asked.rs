@@ -41,7 +41,7 @@ fn holdings(entry: &Registered) -> Result<Holdings> {
 
 /// Asks the repositories of which a point says that they have a copy, all at once, and takes the copies out of `scene` that they do
 /// not confirm. Returns the repositories that could not be asked, with the reason: their copies are not confirmed.
-pub fn ask(scene: &mut Scene, entries: &[Registered]) -> Vec<(RepositoryName, String)> {
+pub(super) fn ask(scene: &mut Scene, entries: &[Registered]) -> Vec<(RepositoryName, String)> {
     let points = scene.vms.iter().flat_map(|vm| &vm.points);
     let named: HashSet<RepositoryId> = points
         .flat_map(|point| point.copies.iter().map(|(id, _)| *id))

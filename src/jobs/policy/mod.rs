@@ -13,6 +13,7 @@ mod asked;
 mod coverage;
 mod facts;
 mod plan;
+mod report;
 mod schedule;
 mod standing;
 mod terms;
@@ -20,9 +21,9 @@ mod terms;
 mod tests;
 
 pub use action::Action;
-pub use asked::ask;
 pub use coverage::{check_overlap, owed};
 pub use facts::{PointFacts, Scene, Target, VmFacts};
+pub use report::Report;
 pub use schedule::Schedule;
 pub use standing::{Amount, GRACE, Standing};
 pub use terms::{CopyTerms, Terms};

@@ -42,6 +42,7 @@ pub enum PolicyAction {
 
 /// What a policy says.
 #[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Policy")]
 pub struct PolicyTerms {
     /// VMs, by name or by pattern (web*; * and ? as in a shell)
     #[arg(long, value_name = "PATTERN", num_args = 1..)]
@@ -55,7 +56,7 @@ pub struct PolicyTerms {
     /// A backup each week on this day (mon, tue, wed, thu, fri, sat, sun) at this time
     #[arg(long, value_name = "DAY@HH:MM", conflicts_with = "every")]
     pub weekly: Option<String>,
-    /// A backup every so many hours (6h), counted from midnight in UTC
+    /// A backup every so many hours (6h), counted from the beginning of 1970 in UTC
     #[arg(long, value_name = "HOURS")]
     pub every: Option<String>,
     /// Copy restore points to this repository, which has a name; several times for several
@@ -80,7 +81,7 @@ pub struct PolicyTerms {
     #[command(flatten)]
     pub keep: Keep,
     /// The command that backs up one VM, with its arguments, as the last flag: it has RESTOREFS_VM and RESTOREFS_REPO in its environment
-    #[arg(long, value_name = "PROGRAM", num_args = 1.., allow_hyphen_values = true)]
+    #[arg(long, value_name = "PROGRAM", num_args = 1.., allow_hyphen_values = true, help_heading = "Policy")]
     pub command: Vec<String>,
 }
 

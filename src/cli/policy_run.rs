@@ -33,10 +33,27 @@ struct Done {
     said: String,
 }
 
+/// What became of a run on one repository.
+#[derive(Serialize)]
+struct Ran {
+    actions: Vec<Done>,
+    /// Why nothing was done, where that is no failure.
+    stood_back: Option<String>,
+    #[serde(skip)]
+    end: Result<()>,
+}
+
 pub(super) fn run(context: &Context, args: &Args) -> Result<()> {
     match &args.config {
         Some(config) => of_configuration(context, args, config),
-        None => of_repository(context, args),
+        None => {
+            let ran = of_repository(context, args)?;
+            match context.output.json {
+                true => context.output.json(&ran)?,
+                false => show(context, &ran)?,
+            }
+            ran.end
+        }
     }
 }
 
@@ -44,22 +61,43 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<()> {
 fn of_configuration(context: &Context, args: &Args, path: &Path) -> Result<()> {
     let (config, _) = load(context, path)?;
     let mut result = Ok(());
+    let mut all = Vec::new();
     for repository in &config.repositories {
+        let place = repository.path.display().to_string();
         let ran = repository
             .open()
             .and_then(|_| of_repository(&context.of(repository.path.clone()), args));
-        if let Err(e) = ran {
+        let ended = match ran {
+            Ok(ran) => {
+                if !context.output.json {
+                    context.output.outcome(format!("{place}:"))?;
+                    show(context, &ran)?;
+                }
+                all.push(
+                    json!({"path": place, "actions": ran.actions, "stood_back": ran.stood_back}),
+                );
+                ran.end
+            }
+            Err(e) => {
+                all.push(json!({"path": place, "error": e.report()}));
+                Err(e)
+            }
+        };
+        if let Err(e) = ended {
             if let Err(before) = std::mem::replace(&mut result, Ok(())) {
                 Output::error("restorefs", &before);
             }
-            let what = format!("the policies of {}", repository.path.display());
+            let what = format!("the policies of {place}");
             result = Err(Error::new(e.kind(), what).caused_by(e));
         }
+    }
+    if context.output.json {
+        context.output.json(&json!({"repositories": all}))?;
     }
     result
 }
 
-fn of_repository(context: &Context, args: &Args) -> Result<()> {
+fn of_repository(context: &Context, args: &Args) -> Result<Ran> {
     let repository = context.repository()?;
     let only = args.policy.as_deref().map(PolicyName::new).transpose()?;
     if let Some(only) = &only {
@@ -68,23 +106,18 @@ fn of_repository(context: &Context, args: &Args) -> Result<()> {
     if args.dry_run {
         let plan = scene(context, &repository)?.plan(SystemClock.now());
         let is_asked = |action: &Action| is_of(action, only.as_ref());
-        let plan: Vec<Done> = plan.into_iter().filter(is_asked).map(Done::due).collect();
-        return show(context, &plan, None);
+        let plan = plan.into_iter().filter(is_asked).map(Done::due);
+        return Ok(Ran::of(plan.collect(), Ok(())));
     }
     if let Some(runner) = repository.policy_runner()?.filter(|one| !one.is_here()) {
         let why = format!("the machine {} runs the policies", runner.host);
-        let advice = "to let this one run them: restorefs policy runner --here";
-        return stands_back(context, &why, advice);
+        return Ok(Ran::stood_back(why));
     }
     if repository.policies()?.is_empty() {
-        return stands_back(
-            context,
-            "there is no policy",
-            "restorefs policy add NAME ...",
-        );
+        return Ok(Ran::stood_back("there is no policy".to_owned()));
     }
     let Some(lock) = repository.lock_policy_run()? else {
-        return stands_back(context, "another run is under way", "it does what is due");
+        return Ok(Ran::stood_back("another run is under way".to_owned()));
     };
     let actor = Actor::new(context)?;
     let mut all = Vec::new();
@@ -111,22 +144,36 @@ fn of_repository(context: &Context, args: &Args) -> Result<()> {
     }
     drop(lock);
     if actor.is_stopped() {
-        show(context, &all, None)?;
-        return Err(Error::new(
-            ErrorKind::Cancelled,
-            "the run was stopped; the next one goes on",
-        ));
+        let what = "the run was stopped; the next one goes on";
+        return Ok(Ran::of(all, Err(Error::new(ErrorKind::Cancelled, what))));
     }
     let failed = all.iter().filter(|done| done.result == "failed").count();
-    let count = all.len();
-    show(context, &all, None)?;
-    match failed {
+    let end = match failed {
         0 => Ok(()),
         failed => Err(Error::new(
             ErrorKind::Io,
-            format!("{failed} of {} failed", Count::of(count, "action")),
+            format!("{failed} of {} failed", Count::of(all.len(), "action")),
         )
         .advise("the next run tries again; see: restorefs status")),
+    };
+    Ok(Ran::of(all, end))
+}
+
+impl Ran {
+    const fn of(actions: Vec<Done>, end: Result<()>) -> Self {
+        Self {
+            actions,
+            stood_back: None,
+            end,
+        }
+    }
+
+    const fn stood_back(why: String) -> Self {
+        Self {
+            actions: Vec::new(),
+            stood_back: Some(why),
+            end: Ok(()),
+        }
     }
 }
 
@@ -218,20 +265,11 @@ fn one(context: &Context, actor: &Actor<'_>, scene: &Scene, action: Action) -> R
     })
 }
 
-/// Says why nothing is done, which is no failure.
-fn stands_back(context: &Context, why: &str, advice: &str) -> Result<()> {
-    match context.output.json {
-        true => show(context, &[], Some(why)),
-        false => context.output.outcome(format!("{why}; {advice}")),
+fn show(context: &Context, ran: &Ran) -> Result<()> {
+    if let Some(why) = &ran.stood_back {
+        return context.output.outcome(why);
     }
-}
-
-fn show(context: &Context, all: &[Done], stood_back: Option<&str>) -> Result<()> {
-    if context.output.json {
-        return context
-            .output
-            .json(&json!({"actions": all, "stood_back": stood_back}));
-    }
+    let all = &ran.actions;
     if context.output.quiet {
         return Ok(());
     }

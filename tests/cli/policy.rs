@@ -564,6 +564,23 @@ fn the_policies_of_all_repositories_of_a_configuration_are_run() {
         repo.display()
     );
     std::fs::write(place.path("config.toml"), config).unwrap();
+    let dry = place.run(&[
+        "policy",
+        "run",
+        "--dry-run",
+        "--json",
+        "--config",
+        "config.toml",
+    ]);
+    let answer: Value = serde_json::from_slice(&dry.stdout).unwrap();
+    assert_eq!(dry.status.code(), Some(10));
+    assert!(
+        answer["repositories"][0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("no repository")
+    );
+    assert_eq!(answer["repositories"][1]["actions"][0]["action"], "backup");
     let said = place.fails(10, &["policy", "run", "--config", "config.toml"]);
     assert!(said.contains("nowhere"), "{said}");
     assert_eq!(place.json(&["ls", "web01"]).as_array().unwrap().len(), 1);

@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 #[path = "copy_args.rs"]
 pub mod copy;
+#[path = "policy_args.rs"]
+pub mod policy;
 #[path = "repo_args.rs"]
 pub mod repo;
 #[path = "retention_args.rs"]
@@ -150,6 +152,8 @@ pub enum Command {
     Copy(copy::Copy),
     /// Make a VM that is a copy one of this repository: it takes backups then
     Adopt(copy::Adopt),
+    /// Say what happens to VMs by itself: backups, retention, copies, verification
+    Policy(policy::Policy),
     /// Name repositories, and list those that have a name
     Repo(repo::Repo),
     /// Build the catalog anew from the sidecars
@@ -581,8 +585,8 @@ pub struct Hold {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 all is well; 3 damage is known (a layer is missing, verifying has found damage, a sidecar cannot be \
-                  read); 4 with --max-age only: the last point of a VM is older, or a VM has none. 3 wins over 4. The first line is \
-                  the verdict. Nothing is verified: see restorefs verify. docs/monitoring.md has checks for Nagios and timers."
+                  read); 4 a policy is not met, or, with --max-age, the last point of a VM is older, or a VM has none. 3 wins \
+                  over 4. The first line is the verdict. Nothing is verified: see restorefs verify. docs/monitoring.md has checks for Nagios and timers."
 )]
 pub struct Status {
     /// Exit with 4 when a VM's last restore point is older than this (26h, 90m, 2d)

@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::args::retention::{Forget, Keep};
 use super::context::{Context, Writer};
 use super::failure;
+use super::keep::rules;
 use super::merge::Merger;
 use super::vm_pattern::{fitting, is_pattern};
 use crate::clock::{Clock, SystemClock};
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::merge::Merged;
-use crate::jobs::retention::{Choice, Period, Reason, Rules, VmPlan};
+use crate::jobs::policy::owed;
+use crate::jobs::retention::{Choice, Reason, Rules, VmPlan};
+use crate::repo::Repository;
 use crate::repo::selector::{Selector, Which};
 use crate::service::ForgetAnswer;
 use crate::task::TaskKind;
@@ -95,7 +99,10 @@ type Prepared<'a> = (
 
 fn prepare<'a>(context: &'a Context, args: &Forget, request: &Request) -> Result<Prepared<'a>> {
     let repository = context.repository()?;
-    let vms = request.choices(&repository.vm_names()?)?;
+    let mut vms = request.choices(&repository.vm_names()?)?;
+    if request.rules.is_some() {
+        spare_uncopied(context, &repository, &mut vms)?;
+    }
     let merger = match args.dry_run || args.no_merge {
         true => None,
         false => {
@@ -115,6 +122,52 @@ fn prepare<'a>(context: &'a Context, args: &Forget, request: &Request) -> Result
     };
     let planned = VmPlan::of_vms(&repository, vms, args.unattended, SystemClock.now())?;
     Ok((merger, writer, planned))
+}
+
+/// Adds to the rules of each VM the copies that its policies owe.
+fn spare_uncopied(
+    context: &Context,
+    repository: &Arc<Repository>,
+    vms: &mut [(VmName, Choice)],
+) -> Result<()> {
+    let (mut owed, is_lifted) = owed(repository)?;
+    let mut is_told = false;
+    for (vm, choice) in vms {
+        if let (Choice::Rules(rules), Some(owed)) = (choice, owed.remove(vm)) {
+            rules.owed = owed;
+            rules.is_owed_lifted = is_lifted;
+            if is_lifted && !is_told {
+                context.output.warn(UNCOPIED_GO);
+                is_told = true;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The warning where points go that lack a copy.
+pub(super) const UNCOPIED_GO: &str =
+    "less than a tenth of the filesystem is free: points that lack a copy are not spared";
+
+/// Forgets what the rules of a policy do not keep of a VM. With a VM that is left alone, nothing is forgotten.
+///
+/// # Errors
+/// `PolicyNotMet` when the VM is left alone; `Busy` and other errors of points that could not be forgotten; as
+/// [`VmPlan::of_vm`] and [`Context::patient_writer`].
+pub(super) fn by_policy(context: &Context, vm: &VmName, rules: &Rules) -> Result<VmPlan> {
+    let repository = context.repository()?;
+    if rules.is_owed_lifted && !rules.owed.is_empty() {
+        context.output.warn(format!("{vm}: {UNCOPIED_GO}"));
+    }
+    let writer = context.patient_writer("forget")?;
+    let choice = Choice::Rules(rules.clone());
+    let mut plan = VmPlan::of_vm(&repository, vm, &choice, true, SystemClock.now())?;
+    let mut end = End::default();
+    apply(&writer, &mut plan, true, &mut end)?;
+    if plan.left_alone.is_some() {
+        end.left_alone.push(vm.clone());
+    }
+    end.result().map(|()| plan)
 }
 
 /// What the command line asks for.
@@ -247,79 +300,6 @@ impl Request {
         }
         Ok(all.into_iter().collect())
     }
-}
-
-/// Parses the value of a rule; the error names its flag.
-fn value<T: FromStr>(flag: &str, text: Option<&String>, what: &str) -> Result<Option<T>>
-where
-    T::Err: std::fmt::Display,
-{
-    let parsed = text.map(|text| {
-        text.parse().map_err(|_| {
-            let shown = text.escape_debug();
-            Error::invalid(format!("--{flag} wants {what}, not \"{shown}\""))
-        })
-    });
-    parsed.transpose()
-}
-
-fn rules(keep: &Keep) -> Result<Rules> {
-    let count = |flag: &str, text: &Option<String>| {
-        value::<u32>(flag, text.as_ref(), "a number from 0 to 4294967295")
-            .map(Option::unwrap_or_default)
-    };
-    let span = |flag: &str, text: &Option<String>| {
-        value(
-            flag,
-            text.as_ref(),
-            "years, months, days and hours (1y6m, 14d, 2d12h)",
-        )
-        .map(Option::unwrap_or_default)
-    };
-    Ok(Rules {
-        last: count("keep-last", &keep.keep_last)?,
-        periods: [
-            (Period::Hour, count("keep-hourly", &keep.keep_hourly)?),
-            (Period::Day, count("keep-daily", &keep.keep_daily)?),
-            (Period::Week, count("keep-weekly", &keep.keep_weekly)?),
-            (Period::Month, count("keep-monthly", &keep.keep_monthly)?),
-            (Period::Year, count("keep-yearly", &keep.keep_yearly)?),
-        ]
-        .into(),
-        within: span("keep-within", &keep.keep_within)?,
-        within_periods: [
-            (
-                Period::Hour,
-                span("keep-within-hourly", &keep.keep_within_hourly)?,
-            ),
-            (
-                Period::Day,
-                span("keep-within-daily", &keep.keep_within_daily)?,
-            ),
-            (
-                Period::Week,
-                span("keep-within-weekly", &keep.keep_within_weekly)?,
-            ),
-            (
-                Period::Month,
-                span("keep-within-monthly", &keep.keep_within_monthly)?,
-            ),
-            (
-                Period::Year,
-                span("keep-within-yearly", &keep.keep_within_yearly)?,
-            ),
-        ]
-        .into(),
-        tags: keep
-            .keep_tag
-            .iter()
-            .map(|tag| tag.parse())
-            .collect::<Result<_>>()?,
-        zone: keep
-            .time_zone
-            .as_deref()
-            .map_or_else(|| Ok(Default::default()), str::parse)?,
-    })
 }
 
 /// Merges what no point needs by itself any more: in VMs of which points went, or whose chains are too deep, or, to

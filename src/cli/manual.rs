@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 37] = [
+pub const EXAMPLES: [(&str, &[Example]); 38] = [
     (
         "",
         &[
@@ -223,6 +223,10 @@ pub const EXAMPLES: [(&str, &[Example]); 37] = [
                 "restorefs status --max-age 26h",
                 "The same as a check: exit code 4 when a VM has no restore point of the last 26 hours.",
             ),
+            (
+                "restorefs status --check",
+                "The same, and ask the repositories to which policies copy what they have.",
+            ),
         ],
     ),
     (
@@ -376,6 +380,31 @@ pub const EXAMPLES: [(&str, &[Example]); 37] = [
             (
                 "restorefs repair web01",
                 "Repair all points of a VM from each other, as far as they have the same content.",
+            ),
+        ],
+    ),
+    (
+        "policy",
+        &[
+            (
+                "restorefs policy add nightly --vms web* --daily 02:00 --keep-daily 7 --keep-weekly 4 --copy-to offsite --copy-after 1h --verify-every 30d --rpo 26h --command /usr/local/sbin/backup-vm",
+                "Back up some VMs each night, keep a month of points, copy them, and verify them.",
+            ),
+            (
+                "restorefs policy run --dry-run",
+                "Show what is due; without --dry-run it is done: a timer runs this every 15 minutes.",
+            ),
+            (
+                "restorefs policy edit nightly --daily 03:30 --zone Europe/Berlin",
+                "Change the time of the backups; all else stays.",
+            ),
+            (
+                "restorefs policy assign web01 gold",
+                "Give a VM a policy of its own, whatever the patterns of others are.",
+            ),
+            (
+                "restorefs policy runner --here",
+                "Let this machine run the policies of a repository that several machines mount.",
             ),
         ],
     ),

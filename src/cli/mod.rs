@@ -25,6 +25,7 @@ mod info;
 mod init;
 mod job;
 mod jobs;
+mod keep;
 mod ls;
 #[cfg(test)]
 #[expect(dead_code, unreachable_pub, reason = "the build uses all of it")]
@@ -35,6 +36,9 @@ mod mount;
 mod mount_config;
 mod mount_helper;
 mod output;
+mod policy;
+mod policy_act;
+mod policy_run;
 mod progress;
 mod quickstart;
 mod rebuild_catalog;
@@ -163,6 +167,7 @@ fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
         Command::SyntheticFull(args) => synthetic_full::run(context, &args),
         Command::Copy(args) => copy::run(context, &args),
         Command::Adopt(args) => copy::adopt(context, &args),
+        Command::Policy(args) => policy::run(context, &args),
         Command::Repo(args) => repository::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
         Command::CompleteNames(args) => complete_names::run(context, &args),

@@ -35,7 +35,7 @@ pub struct Forget {
 }
 
 /// Rules of retention.
-#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Rules")]
 pub struct Keep {
     /// The N newest points
@@ -78,7 +78,7 @@ pub struct Keep {
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub keep_tag: Vec<String>,
     /// Time zone of hours, days, weeks, months and years (Europe/Berlin); by default UTC
-    #[arg(long, value_name = "ZONE")]
+    #[arg(long, value_name = "ZONE", visible_alias = "zone")]
     pub time_zone: Option<String>,
 }
 

@@ -40,7 +40,7 @@ pub(super) struct VmAnswer {
     harmed: Vec<HarmedPoint>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Answer {
     vms: Vec<VmAnswer>,
     /// Bytes that were read.
@@ -157,6 +157,38 @@ pub(super) fn verify_again(
     Ok((done, faults, kept))
 }
 
+/// Verifies what was not verified for `outdated_seconds` of a VM, for a policy: nothing is printed. `stop` ends it.
+///
+/// # Errors
+/// `Corrupt` when there is damage; as [`verify`].
+pub(super) fn by_policy(
+    context: &Context,
+    stop: &Arc<AtomicBool>,
+    vm: &VmName,
+    outdated_seconds: i64,
+) -> Result<()> {
+    let since = SystemClock
+        .now()
+        .checked_sub(jiff::SignedDuration::from_secs(outdated_seconds));
+    let command = Command {
+        context,
+        repository: context.repository()?,
+        choice: Choice {
+            subset: Subset::All,
+            outdated_since: Some(since.unwrap_or(jiff::Timestamp::MIN)),
+            data: true,
+        },
+        files: Files::None,
+        pace: Pace::new(None),
+        stop: Arc::clone(stop),
+        progress: Progress::new(context.output),
+        keeper: Keeper::new(context),
+    };
+    let mut answer = Answer::default();
+    let faults = command.verify(std::slice::from_ref(vm), &mut answer, false)?;
+    damage::end(&faults)
+}
+
 struct Command<'a> {
     context: &'a Context,
     repository: Arc<Repository>,
@@ -171,24 +203,28 @@ struct Command<'a> {
 impl Command<'_> {
     fn run(&self, words: &[String]) -> Result<()> {
         let vms = chosen(&self.repository, words)?;
+        let mut answer = Answer::default();
+        if !self.choice.data {
+            answer.same_id = repository::warn_of_twins(self.context);
+        }
+        let faults = self.verify(&vms, &mut answer, !self.context.output.json)?;
+        if self.context.output.json {
+            self.context.output.json(&answer)?;
+        }
+        damage::end(&faults)
+    }
+
+    /// Verifies VMs, and returns the faults in short. With `shows`, each VM is printed when it is done.
+    fn verify(&self, vms: &[VmName], answer: &mut Answer, shows: bool) -> Result<Vec<String>> {
         let monitor = Monitor::with_listener(Arc::clone(&self.stop), |_| ());
-        let plans = self.choice.plan(&self.repository, &vms, &monitor)?;
-        let mut answer = Answer {
-            vms: Vec::new(),
-            read_bytes: 0,
-            kept: true,
-            same_id: match self.choice.data {
-                true => Vec::new(),
-                false => repository::warn_of_twins(self.context),
-            },
-        };
+        let plans = self.choice.plan(&self.repository, vms, &monitor)?;
         let mut faults = Vec::new();
         for (vm, parts) in plans {
             let verified = parts.and_then(|parts| self.vm(&parts));
             match verified {
                 Ok(done) => {
                     answer.read_bytes = answer.read_bytes.saturating_add(done.report.read_bytes);
-                    if !self.context.output.json {
+                    if shows {
                         self.show(&done)?;
                     }
                     faults.extend(summary(&done.report));
@@ -206,10 +242,7 @@ impl Command<'_> {
             }
         }
         answer.kept = self.keeper.end();
-        if self.context.output.json {
-            self.context.output.json(&answer)?;
-        }
-        damage::end(&faults)
+        Ok(faults)
     }
 
     fn vm(&self, parts: &VmParts) -> Result<VmAnswer> {

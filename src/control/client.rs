@@ -18,6 +18,7 @@ use crate::nbd::client::Client as NbdClient;
 use crate::repo::arrive::Arrival;
 use crate::repo::checks::CheckNotes;
 use crate::repo::lock::{Holder, Note, Site};
+use crate::repo::policy::PolicyChange;
 use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
@@ -302,6 +303,12 @@ impl Service for Client {
 
     fn adopt(&self, vm: &VmName) -> Result<bool> {
         self.ask(&Request::Adopt { vm: vm.clone() })
+    }
+
+    fn change_policy(&self, change: &PolicyChange) -> Result<()> {
+        self.ask(&Request::ChangePolicy {
+            policy: change.clone(),
+        })
     }
 
     fn empty_trash(&self) -> Result<TrashAnswer> {

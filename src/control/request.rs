@@ -6,6 +6,7 @@ use super::Hello;
 use crate::repo::LabelChange;
 use crate::repo::arrive::Arrival;
 use crate::repo::checks::CheckNotes;
+use crate::repo::policy::PolicyChange;
 use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
@@ -118,6 +119,11 @@ pub enum Request {
     Adopt {
         /// The VM.
         vm: VmName,
+    },
+    /// Change the policies.
+    ChangePolicy {
+        /// The change.
+        policy: PolicyChange,
     },
     /// Delete all that is in the trash.
     EmptyTrash,

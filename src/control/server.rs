@@ -237,6 +237,7 @@ fn execute(
         Request::BeginArrival(arrival) => value(service.begin_arrival(&arrival)?),
         Request::Arrive { vm, session } => value(service.arrive(&vm, &session)?),
         Request::Adopt { vm } => value(service.adopt(&vm)?),
+        Request::ChangePolicy { policy } => value(service.change_policy(&policy)?),
         Request::EmptyTrash => value(service.empty_trash()?),
         Request::Hold { vm, point, holder } => value(service.hold(&vm, &point, &holder)?),
         Request::HoldStill { holder } => value(service.hold_still(&holder)?),

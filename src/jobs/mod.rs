@@ -3,6 +3,7 @@
 pub mod copy;
 pub mod health;
 pub mod merge;
+pub mod policy;
 pub mod repair;
 pub mod restore;
 pub mod retention;

@@ -6,7 +6,7 @@
 use crate::chain::ChainId;
 use crate::error::Result;
 use crate::store::Key;
-use crate::types::{DiskName, LayerId, PointId, PointName, VmId, VmName};
+use crate::types::{DiskName, LayerId, PointId, PointName, PolicyName, VmId, VmName};
 
 use super::slot::{OPEN_SUFFIX, Slot};
 
@@ -20,6 +20,8 @@ pub const SESSION_FILE: &str = "session.json";
 pub const ATTACHED: &str = "attached";
 /// Suffix of the results of verifying a layer.
 pub const CHECKS_SUFFIX: &str = ".checks.json";
+/// Suffix of a policy.
+pub const POLICY_SUFFIX: &str = ".json";
 /// Suffix of a disk's record log in a session.
 pub const MAP_SUFFIX: &str = ".map";
 
@@ -76,6 +78,46 @@ pub fn cache() -> Result<Key> {
 /// As [`format()`].
 pub fn jobs() -> Result<Key> {
     key("jobs")
+}
+
+/// `policies`.
+///
+/// # Errors
+/// As [`format()`].
+pub fn policies() -> Result<Key> {
+    key("policies")
+}
+
+/// `policies/<name>.json`.
+///
+/// # Errors
+/// As [`format()`].
+pub fn policy(name: &PolicyName) -> Result<Key> {
+    policies()?.join(&format!("{name}{POLICY_SUFFIX}"))
+}
+
+/// `policies/runs.json`.
+///
+/// # Errors
+/// As [`format()`].
+pub fn policy_runs() -> Result<Key> {
+    policies()?.join("runs.json")
+}
+
+/// `policies/runner`.
+///
+/// # Errors
+/// As [`format()`].
+pub fn policy_runner() -> Result<Key> {
+    policies()?.join("runner")
+}
+
+/// `policies/run.lock`: held by the process that runs the policies.
+///
+/// # Errors
+/// As [`format()`].
+pub fn policy_lock() -> Result<Key> {
+    policies()?.join("run.lock")
 }
 
 /// Keys below `vms/<vm>`.

@@ -29,6 +29,8 @@
 //! | verify | | | none: open files; a layer that is replaced meanwhile is passed over |
 //! | note results of verifying | read again | while results and index are written | |
 //! | recovery of a VM | held by the owner | before the VM is served | builds whose flock is held stay |
+//! | change or note policies | read again | of a VM that gets or loses its own policy | one mutex for `policies/` |
+//! | run policies | of each step, as above | as above | `policies/run.lock` |
 //! | empty the trash | held by the owner | | |
 //! | hold | held by the owner | | forget, replace, emptying the trash and garbage wait for its end, or are refused |
 //! | a line of the history | held by the owner | | one append at a time |
@@ -66,6 +68,7 @@ mod missing;
 mod new_id;
 mod new_vm;
 pub mod owner;
+pub mod policy;
 pub mod publish;
 pub mod put_back;
 pub mod recovery;

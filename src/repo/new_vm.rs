@@ -30,6 +30,7 @@ impl Owner {
                 disks: Vec::new(),
                 tags: std::collections::BTreeMap::new(),
                 origin: None,
+                policy: None,
                 unknown: Unknown::new(),
             })
         })

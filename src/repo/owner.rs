@@ -51,6 +51,8 @@ pub struct Owner {
     serial_high: AtomicU32,
     /// Held while a line is appended to the job history.
     history: Mutex<()>,
+    /// Held while files of `policies/` are changed.
+    pub(super) policies: Mutex<()>,
     /// The month in which old months of the job history were last deleted.
     pub(super) pruned: Mutex<String>,
     reserve: Reserve,
@@ -188,6 +190,7 @@ impl Owner {
             damaged: Mutex::new(damaged),
             serial_high: AtomicU32::new(serial_high),
             history,
+            policies: Mutex::default(),
             pruned: Mutex::default(),
             reserve: Reserve::default(),
             uses: Arc::default(),

@@ -18,10 +18,12 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{
     BeginRequest, CommitRequest, DISKS_MAX, Registry, Session, Telling, check_attached_size,
 };
+use crate::jobs::policy::{Scene, Terms, check_overlap};
 use crate::repo::arrive::Arrival;
 use crate::repo::checks::CheckNotes;
 use crate::repo::job::short;
 use crate::repo::lock::Site;
+use crate::repo::policy::PolicyChange;
 use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
@@ -377,6 +379,28 @@ impl Service for LocalService {
     fn adopt(&self, vm: &VmName) -> Result<bool> {
         self.demand_to("adopt VMs", Right::Manage, vm)?;
         self.registry().adopt(vm, self.telling())
+    }
+
+    fn change_policy(&self, change: &PolicyChange) -> Result<()> {
+        let owner = &self.registry().engine().owner;
+        match change {
+            // A policy has a command, and decides what is forgotten of which VM.
+            PolicyChange::Put { policy, .. } => {
+                self.demand_admin("change policies")?;
+                let terms = Terms::of(policy)?;
+                let scene = Scene::of(owner.repository(), Vec::new())?;
+                check_overlap(&terms, &scene.terms, &scene.vms)?;
+            }
+            PolicyChange::Note { runs } => {
+                for run in runs {
+                    self.demand_to("record runs of policies", Right::Manage, &run.vm)?;
+                }
+            }
+            PolicyChange::Remove { .. }
+            | PolicyChange::Assign { .. }
+            | PolicyChange::Runner { .. } => self.demand_admin("change policies")?,
+        }
+        owner.change_policy(change)
     }
 
     fn empty_trash(&self) -> Result<TrashAnswer> {

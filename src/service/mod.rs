@@ -39,6 +39,7 @@ use crate::error::Result;
 use crate::repo::LabelChange;
 use crate::repo::arrive::Arrival;
 use crate::repo::checks::CheckNotes;
+use crate::repo::policy::PolicyChange;
 use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
@@ -146,6 +147,13 @@ pub trait Service: Send {
     /// # Errors
     /// As [`Owner::adopt`](crate::repo::Owner::adopt).
     fn adopt(&self, vm: &VmName) -> Result<bool>;
+
+    /// Changes the policies: writes, removes or assigns one, records results of runs, or names the machine that runs them.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a policy that contradicts itself or overlaps with another; as
+    /// [`Owner::change_policy`](crate::repo::Owner::change_policy).
+    fn change_policy(&self, change: &PolicyChange) -> Result<()>;
 
     /// Deletes all that is in the trash.
     ///

@@ -24,6 +24,15 @@ pub fn boot_id() -> Result<String> {
         .at_path(path)
 }
 
+/// The id of this machine (machine-id(5)); `None` where there is none, as in a container.
+#[must_use]
+pub fn machine_id() -> Option<String> {
+    let text = std::fs::read_to_string("/etc/machine-id").ok()?;
+    let id = text.trim();
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| id.to_owned())
+}
+
 /// Processor time of a process, in user and kernel mode; `None` when it has ended.
 #[must_use]
 pub fn cpu_time(pid: u32) -> Option<std::time::Duration> {

@@ -158,6 +158,10 @@ name!(
     RepositoryName
 );
 name!(
+    /// Name of a policy.
+    PolicyName
+);
+name!(
     /// Directory name of a VM.
     VmName
 );

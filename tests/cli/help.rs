@@ -26,6 +26,12 @@ fn help_of_every_command() {
         let help = plain(&place.ok(&["repo", action, "--help"]));
         insta::assert_snapshot!(format!("repo-{action}"), help);
     }
+    for action in [
+        "add", "edit", "show", "list", "remove", "assign", "run", "runner",
+    ] {
+        let help = plain(&place.ok(&["policy", action, "--help"]));
+        insta::assert_snapshot!(format!("policy-{action}"), help);
+    }
 }
 
 #[test]

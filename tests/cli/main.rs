@@ -38,6 +38,8 @@ mod linked;
 mod listing;
 mod merge;
 mod older;
+mod policy;
+mod policy_input;
 mod quickstart;
 mod remark;
 mod rename;

@@ -8,10 +8,12 @@ use crate::kit::need::has;
 /// LIMIT: what `systemd-analyze security` may say of a daemon of ours, in tenths; 100 is a service without any restriction.
 const EXPOSURE_MAX: u32 = 25;
 
-const UNITS: [&str; 3] = [
+const UNITS: [&str; 5] = [
     "restorefs.service",
     "restorefs@.service",
     "restorefs-nbd.socket",
+    "restorefs-policy.service",
+    "restorefs-policy.timer",
 ];
 
 fn shipped(name: &str) -> PathBuf {
@@ -142,5 +144,37 @@ fn the_daemon_has_time_to_stop() {
     for name in &UNITS[..2] {
         let unit = text(name);
         assert!(minutes(settings(&unit, "TimeoutStopSec")[0]) * 60 > 60);
+    }
+}
+
+/// The policies run as the daemon's user, with no more rights, and a run that was missed is caught up at the next start.
+#[test]
+fn policies_are_run_by_a_timer_as_the_daemons_user() {
+    let (service, timer) = (text(UNITS[3]), text(UNITS[4]));
+    let daemon = text(UNITS[0]);
+    for name in [
+        "User",
+        "Group",
+        "CapabilityBoundingSet",
+        "NoNewPrivileges",
+        "ProtectSystem",
+    ] {
+        assert_eq!(settings(&service, name), settings(&daemon, name), "{name}");
+    }
+    assert_eq!(
+        settings(&service, "ExecStart"),
+        ["/usr/bin/restorefs policy run --config /etc/restorefs/config.toml"]
+    );
+    assert_eq!(settings(&service, "TimeoutStartSec"), ["infinity"]);
+    assert_eq!(settings(&timer, "Persistent"), ["true"]);
+    assert!(settings(&service, "WantedBy").is_empty());
+    if has("systemd-analyze") {
+        let output = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager", "--threshold=45"])
+            .arg(shipped(UNITS[3]))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}");
     }
 }

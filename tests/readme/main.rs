@@ -33,7 +33,7 @@ fn read(path: &str) -> String {
 }
 
 /// The pages, in the order in which they are run: each goes on where the one before has ended.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "README.md",
     "docs/restore.md",
     "docs/sessions.md",
@@ -44,6 +44,7 @@ const PAGES: [&str; 11] = [
     "docs/retention.md",
     "docs/verify.md",
     "docs/monitoring.md",
+    "docs/policies.md",
     "docs/security.md",
 ];
 

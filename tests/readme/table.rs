@@ -216,6 +216,19 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
         },
     ),
     ("Programs", "restorefs status", Kind::Shell),
+    (
+        "What a backup is",
+        "#!/bin/sh",
+        Kind::File {
+            path: "/etc/restorefs/backup-vm",
+            check: "sh -n /etc/restorefs/backup-vm",
+        },
+    ),
+    ("Add a policy", "restorefs repo add far", Kind::Shell),
+    ("Run what is due", "restorefs policy run", Kind::Shell),
+    ("Run what is due", "restorefs policy runner", Kind::Shell),
+    ("Is it kept?", "restorefs status", Kind::Shell),
+    ("Change and remove", "restorefs policy edit", Kind::Shell),
     ("What is here", "restorefs info", Kind::Shell),
 ];
 
@@ -244,6 +257,15 @@ pub(crate) const SECTIONS: &[Section] = &[
     Section {
         name: "Put something on top",
         before: "restorefs mount -o allow_other /mnt/backups",
+    },
+    // A VM of which there is nothing yet is backed up, too.
+    Section {
+        name: "Add a policy",
+        before: "mkdir /srv/images; cp --sparse=always snapshot.raw /srv/images/web09.raw",
+    },
+    Section {
+        name: "Run what is due",
+        before: "restorefs policy edit nightly --vms 'web*' web09",
     },
     Section {
         name: "A machine that runs",
@@ -709,6 +731,22 @@ pub(crate) const STEPS: &[Step] = &[
         "",
         &["workers", "landlock ABI", "seccomp"],
         "",
+    ),
+    step(
+        "restorefs policy show nightly",
+        "",
+        &[
+            "daily 02:00",
+            "7 daily, 4 weekly",
+            "to far, 60m after the commit",
+        ],
+        "",
+    ),
+    step(
+        "restorefs policy run --dry-run",
+        "",
+        &["backup", "web09", "due"],
+        "if restorefs ls web09 2> /dev/null; then false; fi",
     ),
 ];
 

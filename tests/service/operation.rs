@@ -20,13 +20,16 @@ use restorefs::ingest::{Engine, Registry};
 use restorefs::jobs::merge::{MergeOptions, merge_vm};
 use restorefs::jobs::verify::{Choice, Run};
 use restorefs::repo::checks::CheckNotes;
+use restorefs::repo::policy::PolicyChange;
 use restorefs::repo::put_back::PutBack;
 use restorefs::repo::replace::Replacement;
 use restorefs::repo::selector::Which;
+use restorefs::repo::sidecar::policy::Policy;
+use restorefs::repo::sidecar::policy_run::Runner;
 use restorefs::repo::{Job, JobResult, LabelChange, Owner, Repository, Slot};
 use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, OwnedRepository, Service};
 use restorefs::task::{Monitor, Pace, TaskDisk, TaskKind, TaskRequest, TaskState, TaskSubject};
-use restorefs::types::{DiskName, JobId, LayerId, PointName, SessionRef, VmName};
+use restorefs::types::{DiskName, JobId, LayerId, PointName, PolicyName, SessionRef, VmName};
 
 use crate::house::{House, nbd};
 
@@ -278,6 +281,7 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     log.note("forget: no VM, nothing", &service.forget(&other, &[], true));
     announced(log, service, &vm, &other);
     life(log, service, repository, &vm);
+    policies(log, service, &vm);
     log.note("empty_trash", &service.empty_trash());
     log.note(
         "note_failure",
@@ -445,6 +449,76 @@ fn announced(log: &mut Transcript, service: &dyn Service, vm: &VmName, other: &V
     }
 }
 
+/// Policies are written, assigned, noted and removed; one that overlaps or contradicts itself is refused.
+fn policies(log: &mut Transcript, service: &dyn Service, vm: &VmName) {
+    let policy = |name: &str, words: &Value| -> Policy {
+        let mut all = serde_json::json!({
+            "schema": 1, "name": name, "created_at": "2026-01-01T00:00:00Z", "vms": ["vm*"],
+        });
+        for (name, value) in words.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        serde_json::from_value(all).unwrap()
+    };
+    let put = |name: &str, words: Value, is_new: bool| {
+        let policy = Box::new(policy(name, &words));
+        service.change_policy(&PolicyChange::Put { policy, is_new })
+    };
+    let rpo = || serde_json::json!({"rpo_seconds": 3_600});
+    log.note(
+        "change_policy: none to replace",
+        &put("nightly", rpo(), false),
+    );
+    log.note("change_policy", &put("nightly", rpo(), true));
+    log.note("change_policy: twice", &put("NIGHTLY", rpo(), true));
+    log.note("change_policy: again", &put("NIGHTLY", rpo(), false));
+    log.note("change_policy: overlaps", &put("other", rpo(), true));
+    let never = serde_json::json!({"schedule": "daily 25:00"});
+    log.note("change_policy: never", &put("nightly", never, false));
+    log.note(
+        "change_policy: reserved",
+        &put(
+            "Runs",
+            serde_json::json!({"vms": ["x"], "rpo_seconds": 1}),
+            true,
+        ),
+    );
+    let name: PolicyName = "nightly".parse().unwrap();
+    let assign = |vm: &str, policy: Option<&PolicyName>| {
+        service.change_policy(&PolicyChange::Assign {
+            vm: vm.parse().unwrap(),
+            policy: policy.cloned(),
+        })
+    };
+    log.note("change_policy: assigned", &assign(vm.as_str(), Some(&name)));
+    log.note("change_policy: no VM", &assign("nobody", Some(&name)));
+    log.note(
+        "change_policy: no policy",
+        &assign(vm.as_str(), Some(&"gold".parse().unwrap())),
+    );
+    log.note("change_policy: taken away", &assign(vm.as_str(), None));
+    let run = serde_json::json!([{
+        "policy": "nightly", "vm": vm, "action": "backup", "attempted_at": "2026-01-01T02:00:00Z", "failure": "no",
+    }]);
+    let runs = serde_json::from_value(run).unwrap();
+    log.note(
+        "change_policy: noted",
+        &service.change_policy(&PolicyChange::Note { runs }),
+    );
+    let runner = Some(Runner::here());
+    log.note(
+        "change_policy: here",
+        &service.change_policy(&PolicyChange::Runner { runner }),
+    );
+    for _ in 0..2 {
+        let none = PolicyChange::Runner { runner: None };
+        log.note("change_policy: anywhere", &service.change_policy(&none));
+    }
+    let remove = || service.change_policy(&PolicyChange::Remove { name: name.clone() });
+    log.note("change_policy: removed", &remove());
+    log.note("change_policy: is gone", &remove());
+}
+
 fn clone(error: &Error) -> Error {
     Error::from(Problem::from(error))
 }
@@ -494,6 +568,9 @@ fn every_operation_answers_the_same_here_and_through_a_daemon() {
         "hold_still",
         "label",
         "note_checks",
+        "change_policy",
+        "change_policy: noted",
+        "change_policy: removed",
         "forget",
         "replace",
         "undelete",

@@ -122,6 +122,38 @@ fn who_may_only_ingest_does_no_maintenance() {
     service.stop();
 }
 
+/// A policy has a command that the daemon's user runs, and decides what is forgotten: members change none.
+#[test]
+fn who_may_only_ingest_changes_no_policy() {
+    if !can_mount() || !has("python3") {
+        return;
+    }
+    let site = Site::new(&["a"]);
+    let house = &site.house;
+    house.configure("", "");
+    let service = site.start();
+    let socket = open_to_group(house);
+    let script = format!(
+        "{MEMBER}\
+         policy=dict(schema=1,name='evil',vms=['*'],created_at='2026-01-01T00:00:00Z',schedule='hourly',command=['id'])\n\
+         run=dict(policy='evil',vm='web01',action='backup',attempted_at='2026-01-01T00:00:00Z')\n\
+         for change in [dict(change='put',policy=policy,is_new=True),dict(change='remove',name='evil'),\
+           dict(change='assign',vm='web01',policy=None),dict(change='runner',runner=None),dict(change='note',runs=[run])]:\n\
+         \x20 print(ask(command='change-policy',policy=change))\n"
+    );
+    let said = ask(house, &socket, "65534", &script);
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 5, "{said}");
+    assert!(
+        lines.iter().all(|line| line.contains("permission-denied")),
+        "{said}"
+    );
+    assert!(!house.place.repo().join("policies/evil.json").exists());
+    let said = ask(house, &socket, "0", &script);
+    assert!(said.lines().next().unwrap().contains("\"ok\""), "{said}");
+    service.stop();
+}
+
 /// Members announce what they may do, and no more; what they announce ends with the connection.
 #[test]
 fn who_may_only_ingest_announces_no_merges() {

@@ -1,7 +1,7 @@
 //! Whether the repositories that are recorded to have copies of points have them: they are asked.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -27,6 +27,9 @@ pub struct CopyCheck {
     pub points: usize,
     /// Points that are not there, or are others: `VM@POINT`.
     pub lost: Vec<String>,
+    /// Their ids.
+    #[serde(skip)]
+    pub lost_ids: Vec<PointId>,
     /// Why it could not be asked; then nothing is known of its points.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -60,7 +63,8 @@ impl CopyCheck {
                 }
             }
         }
-        let check = |(id, expected): (RepositoryId, Vec<Expected>)| {
+        // All are asked at once.
+        let begin = |(id, expected): (RepositoryId, Vec<Expected>)| {
             let entry = register.entries().iter().find(|entry| entry.id == id);
             let (points, name) = (expected.len(), entry.map(|entry| entry.name.clone()));
             let asked = match entry {
@@ -70,27 +74,35 @@ impl CopyCheck {
                         .advise("name it: restorefs repo add NAME DIR"),
                 ),
             };
-            let (lost, error) = match asked {
+            (id, name, points, asked)
+        };
+        let begun: Vec<_> = expected.into_iter().map(begin).collect();
+        let end = |(repository_id, name, points, asked): (_, _, _, Result<Receiver<Answer>>)| {
+            let (lost, error) = match asked.and_then(|answered| answer(&answered)) {
                 Ok(lost) => (lost, None),
                 Err(e) => (Vec::new(), Some(e.report())),
             };
             Self {
-                repository_id: id,
+                repository_id,
                 name,
                 points,
-                lost,
+                lost_ids: lost.iter().map(|lost| lost.point).collect(),
+                lost: lost.into_iter().map(|lost| lost.label).collect(),
                 error,
             }
         };
-        expected.into_iter().map(check).collect()
+        begun.into_iter().map(end).collect()
     }
 }
 
 /// The points that a repository lacks.
-fn ask(entry: Registered, expected: Vec<Expected>) -> Result<Vec<String>> {
+type Answer = Result<Vec<Expected>>;
+
+/// Begins to ask a repository which points it lacks.
+fn ask(entry: Registered, expected: Vec<Expected>) -> Result<Receiver<Answer>> {
     let (answer, answered) = mpsc::channel();
     let asking = move || {
-        let lost = entry.open().and_then(|there| missing(&there, &expected));
+        let lost = entry.open().and_then(|there| missing(&there, expected));
         // Nobody may wait any more.
         let _ = answer.send(lost);
     };
@@ -98,6 +110,11 @@ fn ask(entry: Registered, expected: Vec<Expected>) -> Result<Vec<String>> {
         .name("copies".into())
         .spawn(asking);
     started.map_err(|e| Error::io("cannot start a thread", e))?;
+    Ok(answered)
+}
+
+/// Waits for the answer of a repository, for a bounded time.
+fn answer(answered: &Receiver<Answer>) -> Answer {
     answered.recv_timeout(PATIENCE).unwrap_or_else(|_| {
         Err(Error::new(
             ErrorKind::TimedOut,
@@ -109,7 +126,7 @@ fn ask(entry: Registered, expected: Vec<Expected>) -> Result<Vec<String>> {
     })
 }
 
-fn missing(there: &Repository, expected: &[Expected]) -> Result<Vec<String>> {
+fn missing(there: &Repository, expected: Vec<Expected>) -> Answer {
     let names = known_vms(there)?;
     let mut points: HashMap<PointId, Digest> = HashMap::new();
     let mut seen: Vec<VmId> = Vec::new();
@@ -125,7 +142,7 @@ fn missing(there: &Repository, expected: &[Expected]) -> Result<Vec<String>> {
             }
         }
         if points.get(&one.point) != Some(&one.blake3) {
-            lost.push(one.label.clone());
+            lost.push(one);
         }
     }
     Ok(lost)

@@ -89,7 +89,11 @@ pub struct RegisterHealth {
 }
 
 impl Content {
-    fn of(repository: &Repository, now: Timestamp) -> Result<Self> {
+    /// Looks at a repository.
+    ///
+    /// # Errors
+    /// `Io`. A VM that cannot be read is counted, and its points are not.
+    pub fn of(repository: &Repository, now: Timestamp) -> Result<Self> {
         let store = repository.store();
         let names = repository.vm_names()?;
         let mut content = Self {

@@ -24,6 +24,8 @@ const NAMED_MAX: usize = 5;
 pub enum Verdict {
     /// All is well.
     Ok,
+    /// A policy is not met.
+    Unmet,
     /// A VM's last point is older than the caller allows, or it has none; only where the caller sets an age.
     Late,
     /// Damage is known.
@@ -60,6 +62,9 @@ pub struct Health {
     pub owner: Option<Holding>,
     /// Whether it could be seen who holds the lock.
     pub is_owner_known: bool,
+    /// VMs of which a policy is not met, and policies that cannot be used: see [`Health::judge`].
+    #[serde(skip)]
+    pub unmet: Vec<String>,
 }
 
 impl Health {
@@ -107,7 +112,16 @@ impl Health {
             trash_bytes: repository.trash_bytes()?,
             owner,
             is_owner_known,
+            unmet: Vec::new(),
         })
+    }
+
+    /// Adds the judgement on the policies: `unmet` names the VMs of which one is not met, and policies that cannot be used.
+    pub fn judge(&mut self, unmet: Vec<String>) {
+        if !unmet.is_empty() {
+            self.verdict = self.verdict.max(Verdict::Unmet);
+        }
+        self.unmet = unmet;
     }
 
     fn those(&self, is_so: impl Fn(&VmHealth) -> bool) -> Vec<&VmName> {
@@ -128,13 +142,17 @@ impl Health {
     }
 }
 
+fn texts<'a>(names: &[&'a VmName]) -> Vec<&'a str> {
+    names.iter().map(|name| name.as_str()).collect()
+}
+
 /// `web01, db01 and 3 more`.
-struct Names<'a>(&'a [&'a VmName]);
+struct Names<'a>(&'a [&'a str]);
 
 impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.0.iter().take(NAMED_MAX);
-        let shown: Vec<&str> = shown.map(|name| name.as_str()).collect();
+        let shown: Vec<&str> = shown.copied().collect();
         f.write_str(&shown.join(", "))?;
         match self.0.len().saturating_sub(NAMED_MAX) {
             0 => Ok(()),
@@ -146,7 +164,7 @@ impl fmt::Display for Names<'_> {
 /// The verdict as one line, for a monitor: `LATE: web01; 12 VMs, ...`.
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (damaged, late) = (self.damaged(), self.late());
+        let (damaged, late) = (texts(&self.damaged()), texts(&self.late()));
         if !damaged.is_empty() {
             write!(f, "DAMAGED: {}; ", Names(&damaged))?;
         }
@@ -159,7 +177,11 @@ impl fmt::Display for Health {
                 Age(max)
             )?;
         }
-        if damaged.is_empty() && late.is_empty() {
+        if !self.unmet.is_empty() {
+            let unmet: Vec<&str> = self.unmet.iter().map(String::as_str).collect();
+            write!(f, "NOT MET: {} (policy); ", Names(&unmet))?;
+        }
+        if damaged.is_empty() && late.is_empty() && self.unmet.is_empty() {
             f.write_str("OK: ")?;
         }
         write!(f, "{}", Count::of(self.vms.len(), "VM"))?;

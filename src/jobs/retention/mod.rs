@@ -22,6 +22,6 @@ mod tests;
 pub use period::Period;
 pub use plan::{Candidate, Lock, Verdict, plan};
 pub use reason::Reason;
-pub use rule::{Rules, TagRule, Zone};
+pub use rule::{Owed, Rules, TagRule, Zone};
 pub use span::Span;
 pub use survey::{Choice, VmPlan};

@@ -10,7 +10,7 @@ use super::reason::Reason;
 use super::rule::Rules;
 use super::span::Span;
 use crate::repo::sidecar::index::{CheckResult, PointEntry};
-use crate::types::PointName;
+use crate::types::{PointName, RepositoryId};
 
 /// What retention knows of a point.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Candidate {
     pub lock: Option<Lock>,
     /// Whether verification has found damage that is not repaired.
     pub is_damaged: bool,
+    /// Repositories that have a copy of it.
+    pub copies: Vec<RepositoryId>,
     /// Who uses it, in words.
     pub used_by: Option<String>,
 }
@@ -76,6 +78,7 @@ impl From<&PointEntry> for Candidate {
             kept: entry.kept,
             lock: None,
             is_damaged: entry.check == Some(CheckResult::Damaged),
+            copies: entry.copies.iter().map(|copy| copy.repository_id).collect(),
             used_by: None,
         }
     }
@@ -93,6 +96,14 @@ impl Candidate {
         }
         if self.kept {
             reasons.push(Reason::Kept);
+        }
+        let lacking = rules
+            .owed
+            .iter()
+            .filter(|owed| !rules.is_owed_lifted && !self.copies.contains(&owed.id));
+        let lacking: Vec<_> = lacking.map(|owed| owed.name.clone()).collect();
+        if !lacking.is_empty() {
+            reasons.push(Reason::Uncopied(lacking));
         }
         let tags = rules.tags.iter().filter_map(|rule| rule.find(&self.tags));
         for reason in tags.map(Reason::Tag) {

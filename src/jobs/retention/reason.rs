@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::period::Period;
 use super::span::Span;
+use crate::types::RepositoryName;
 
 /// Why a point stays or goes. In JSON it is its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Reason {
     Future,
     /// It is damaged.
     Damaged,
+    /// These repositories are owed a copy of it, and have none.
+    Uncopied(Vec<RepositoryName>),
     /// It is locked.
     Locked(Timestamp),
     /// Somebody uses it: the reason in words.
@@ -53,6 +56,10 @@ impl fmt::Display for Reason {
             Self::Kept => f.write_str("kept by hand"),
             Self::Future => f.write_str("captured in the future"),
             Self::Damaged => f.write_str("damaged"),
+            Self::Uncopied(at) => {
+                let names: Vec<&str> = at.iter().map(RepositoryName::as_str).collect();
+                write!(f, "uncopied ({})", names.join(", "))
+            }
             Self::Locked(until) => write!(f, "locked until {until}"),
             Self::Used(who) => write!(f, "in use: {who}"),
             Self::Unkept => f.write_str("no rule keeps it"),

@@ -9,6 +9,8 @@ use jiff::tz::TimeZone;
 use super::period::Period;
 use super::span::Span;
 use crate::error::{Error, Result};
+use crate::repo::sidecar::policy::Keeping;
+use crate::types::{RepositoryId, RepositoryName};
 
 /// Which points stay. The default keeps none.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +27,19 @@ pub struct Rules {
     pub tags: Vec<TagRule>,
     /// The zone whose calendar counts; UTC by default.
     pub zone: Zone,
+    /// Repositories that are owed a copy: points of which one has none stay.
+    pub owed: Vec<Owed>,
+    /// Whether points go although they lack such a copy: the filesystem is nearly full.
+    pub is_owed_lifted: bool,
+}
+
+/// A repository that is owed a copy of every point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    /// Its id.
+    pub id: RepositoryId,
+    /// Its name, for people.
+    pub name: RepositoryName,
 }
 
 /// A time zone; UTC by default.
@@ -45,6 +60,44 @@ pub struct TagRule {
 }
 
 impl Rules {
+    /// The rules of a policy, which count in `zone`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a span or a tag that cannot be read.
+    pub fn of(keep: &Keeping, zone: Zone) -> Result<Self> {
+        let span = |text: &Option<String>| -> Result<Span> {
+            text.as_deref().map_or(Ok(Span::default()), str::parse)
+        };
+        Ok(Self {
+            last: keep.last,
+            periods: [
+                (Period::Hour, keep.hourly),
+                (Period::Day, keep.daily),
+                (Period::Week, keep.weekly),
+                (Period::Month, keep.monthly),
+                (Period::Year, keep.yearly),
+            ]
+            .into(),
+            within: span(&keep.within)?,
+            within_periods: [
+                (Period::Hour, span(&keep.within_hourly)?),
+                (Period::Day, span(&keep.within_daily)?),
+                (Period::Week, span(&keep.within_weekly)?),
+                (Period::Month, span(&keep.within_monthly)?),
+                (Period::Year, span(&keep.within_yearly)?),
+            ]
+            .into(),
+            tags: keep
+                .tags
+                .iter()
+                .map(|tag| tag.parse())
+                .collect::<Result<_>>()?,
+            zone,
+            owed: Vec::new(),
+            is_owed_lifted: false,
+        })
+    }
+
     /// Whether no rule can keep a point.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -53,6 +106,14 @@ impl Rules {
             && self.within.is_zero()
             && self.within_periods.values().all(|span| span.is_zero())
             && self.tags.is_empty()
+    }
+}
+
+impl Zone {
+    /// The zone itself.
+    #[must_use]
+    pub const fn time_zone(&self) -> &TimeZone {
+        &self.0
     }
 }
 

@@ -15,7 +15,7 @@ use crate::jobs::merge::{Merged, mergeable_bytes};
 use crate::repo::Repository;
 use crate::repo::chains::Chains;
 use crate::repo::selector::Which;
-use crate::repo::sidecar::index::Index;
+use crate::repo::sidecar::index::{Index, PointEntry};
 use crate::task::{Monitor, on_threads, threads};
 use crate::types::sync::Mutex;
 use crate::types::{PointId, PointName, VmName};
@@ -98,7 +98,7 @@ impl VmPlan {
             layers: Layers::new(repository, &index),
         };
         if is_unattended {
-            planned.left_alone = planned.too_much(repository, &index)?;
+            planned.left_alone = planned.too_much(repository, &index, choice)?;
         }
         planned.weigh()?;
         Ok(planned)
@@ -196,13 +196,22 @@ impl VmPlan {
     }
 
     /// Whether more than half of what the last run has kept, and what is still there, would go.
-    fn too_much(&self, repository: &Repository, index: &Index) -> Result<Option<String>> {
+    fn too_much(
+        &self,
+        repository: &Repository,
+        index: &Index,
+        choice: &Choice,
+    ) -> Result<Option<String>> {
         let Some(last) = repository.retained(&index.name)? else {
             return Ok(None);
         };
+        let ran_at = last.ran_at;
         let last: HashSet<PointId> = last.kept.into_iter().collect();
         let kept = index.points.iter();
-        let kept = kept.filter(|point| last.contains(&point.point_id));
+        // The last run has spared what lacked a copy, and not kept it.
+        let kept = kept.filter(|point| {
+            last.contains(&point.point_id) && !was_only_spared(point, choice, ran_at)
+        });
         let kept: HashSet<&PointName> = kept.map(|point| &point.name).collect();
         let gone = self.points.iter().filter(|verdict| !verdict.keep);
         let gone = gone.filter(|verdict| kept.contains(&verdict.point)).count();
@@ -213,6 +222,19 @@ impl VmPlan {
             )
         }))
     }
+}
+
+/// Whether a point lacked a copy that is owed when retention ran at `ran_at`.
+fn was_only_spared(point: &PointEntry, choice: &Choice, ran_at: Timestamp) -> bool {
+    let Choice::Rules(rules) = choice else {
+        return false;
+    };
+    let mut owed = rules.owed.iter();
+    owed.any(|owed| {
+        let mut copies = point.copies.iter();
+        let copy = copies.find(|copy| copy.repository_id == owed.id);
+        copy.is_none_or(|copy| copy.at > ran_at)
+    })
 }
 
 fn all(index: &Index) -> Vec<Verdict> {

@@ -15,6 +15,8 @@ pub mod index;
 mod member;
 mod plain;
 pub mod point;
+pub mod policy;
+pub mod policy_run;
 pub mod retained;
 pub mod seal;
 pub mod session;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copied::Origin;
 use super::{Sidecar, Unknown};
-use crate::types::{DiskName, VmId, VmName};
+use crate::types::{DiskName, PolicyName, VmId, VmName};
 
 /// The sidecar of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct Vm {
     /// From where the VM is copied; absent where its points are made here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// The VM's own policy, which wins over those whose patterns fit it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyName>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -30,6 +30,7 @@ fn point(seq: u64, captured_at: &str) -> Candidate {
         kept: false,
         lock: None,
         is_damaged: false,
+        copies: Vec::new(),
         used_by: None,
     }
 }
@@ -447,4 +448,39 @@ fn spans_are_written_as_restic_writes_them() {
 #[test]
 fn a_span_that_is_longer_than_the_calendar_keeps_everything() {
     assert_eq!(kept(&days(3), &within("20000y")).len(), 3);
+}
+
+/// A point of which a copy is owed stays beside those that the rules keep, and takes nobody's place.
+#[test]
+fn a_point_that_lacks_a_copy_stays_and_fills_nothing() {
+    use crate::jobs::retention::Owed;
+    use crate::types::RepositoryId;
+    let (near, far) = (RepositoryId::random(), RepositoryId::random());
+    let owed = |id: RepositoryId, name: &str| Owed {
+        id,
+        name: name.parse().unwrap(),
+    };
+    let mut all = days(4);
+    all[0].copies = vec![near, far];
+    all[1].copies = vec![far];
+    all[2].copies = vec![near, far];
+    let mut rules = last(1);
+    assert_eq!(kept(&all, &rules), ["p4: last"]);
+    rules.owed = vec![owed(far, "far")];
+    assert_eq!(kept(&all, &rules), ["p3: last", "p4: uncopied (far)"]);
+    rules.owed.insert(0, owed(near, "near"));
+    assert_eq!(
+        kept(&all, &rules),
+        [
+            "p2: uncopied (near)",
+            "p3: last",
+            "p4: uncopied (near, far)"
+        ]
+    );
+    // The filesystem is nearly full.
+    rules.is_owed_lifted = true;
+    assert_eq!(kept(&all, &rules), ["p4: last"]);
+    // A copy that is owed is no rule: rules that keep nothing stay an error.
+    rules.last = 0;
+    assert!(rules.is_empty());
 }

@@ -60,6 +60,7 @@ fn rules() -> impl Strategy<Value = Rules> {
                 .into_iter()
                 .collect(),
             zone: zone.parse().unwrap(),
+            ..Rules::default()
         },
     )
 }

@@ -21,7 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::control::{Client, SHORT_PATIENCE};
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::copy::{Ends, PointState, Route, VmReport, check_apart, known_vms};
+use crate::jobs::copy::{Ends, PointReport, PointState, Route, VmReport, check_apart, known_vms};
 use crate::repo::Repository;
 use crate::repo::arrive::Arrival;
 use crate::repo::selector::Which;
@@ -84,6 +84,7 @@ pub(super) fn run(context: &Context, args: &Copy) -> Result<()> {
         pace: Pace::new(args.limit.as_deref().map(parse_limit).transpose()?),
         name,
         points,
+        is_again: args.again,
         is_trial: args.dry_run,
         stop: interrupt::flag()?,
         progress: Progress::new(context.output),
@@ -122,6 +123,7 @@ struct Command<'a> {
     pace: Pace,
     name: Option<VmName>,
     points: Vec<PointName>,
+    is_again: bool,
     is_trial: bool,
     stop: Arc<AtomicBool>,
     progress: Progress,
@@ -221,6 +223,7 @@ impl Command<'_> {
             name: self.name.as_ref(),
             known: &self.known,
             chosen: &self.points,
+            is_again: self.is_again,
             is_trial: self.is_trial,
         };
         let (report, ended) = route.copy();
@@ -272,11 +275,12 @@ impl Command<'_> {
         noted.is_ok()
     }
 
-    /// The copies that the target has now.
+    /// The copies that the target has now, and those that it has no more.
     fn copies(&self, report: &VmReport) -> Result<Vec<(PointId, PointCopy)>> {
-        let there = report.points.iter().filter(|point| point.name.is_some());
-        let there: Vec<PointId> = there.map(|point| point.point_id).collect();
-        if there.is_empty() {
+        let is_told =
+            |point: &&PointReport| point.name.is_some() || point.state == PointState::Gone;
+        let told: Vec<&PointReport> = report.points.iter().filter(is_told).collect();
+        if told.is_empty() {
             return Ok(Vec::new());
         }
         let (index, id) = (
@@ -284,19 +288,24 @@ impl Command<'_> {
             self.target.format().repository_id,
         );
         let now = SystemClock.now();
-        let copies = there.into_iter().map(|point| {
-            let known = index.points.iter().find(|known| known.point_id == point);
+        let copies = told.into_iter().map(|point| {
+            let mut points = index.points.iter();
+            let known = points.find(|known| known.point_id == point.point_id);
             let known = known.and_then(|known| {
                 let mut copies = known.copies.iter();
                 copies.find(|copy| copy.repository_id == id)
             });
+            let is_gone = point.state == PointState::Gone;
+            let was_gone = known.and_then(|known| known.gone_at);
+            let was_verified = known.and_then(|known| known.verified_at);
             let copy = PointCopy {
                 repository_id: id,
                 at: known.map_or(now, |known| known.at),
-                verified_at: Some(now),
+                verified_at: if is_gone { was_verified } else { Some(now) },
+                gone_at: is_gone.then_some(was_gone.unwrap_or(now)),
                 unknown: known.map_or_else(Unknown::new, |known| known.unknown.clone()),
             };
-            (point, copy)
+            (point.point_id, copy)
         });
         Ok(copies.collect())
     }
@@ -313,6 +322,10 @@ impl Command<'_> {
             0 => String::new(),
             there => format!(", {} there already", Count::of(there, "point")),
         };
+        let gone = match count(PointState::Gone) {
+            0 => String::new(),
+            gone => format!(", {} forgotten there (--again)", Count::of(gone, "point")),
+        };
         let damaged = match count(PointState::Damaged) {
             0 => String::new(),
             damaged => format!(", {} not copied", Count::of(damaged, "damaged point")),
@@ -328,7 +341,7 @@ impl Command<'_> {
             false => format!("{bytes} {sent}"),
         };
         let line = format!(
-            "{}{name}: {points} {what}, {size}{there}{damaged}",
+            "{}{name}: {points} {what}, {size}{there}{gone}{damaged}",
             report.vm
         );
         self.context.output.outcome(line)

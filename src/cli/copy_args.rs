@@ -27,6 +27,9 @@ pub struct Copy {
     /// Copy only this point, once or several times
     #[arg(long, value_name = "POINT")]
     pub point: Vec<String>,
+    /// Send points again that the target had, and has forgotten
+    #[arg(long)]
+    pub again: bool,
     /// Show what would be copied, and copy nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,

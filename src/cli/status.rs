@@ -123,7 +123,7 @@ fn end_of_copies(copies: &[CopyCheck]) -> Result<()> {
             ErrorKind::PolicyNotMet,
             format!("{lost} recorded here that the other repository does not have any more"),
         )
-        .advise("copy again: restorefs copy VM --to REPOSITORY"));
+        .advise("if the other repository has forgotten them by its own rules, record that: restorefs copy VM --to REPOSITORY; else copy them again: --again"));
     }
     match copies.iter().find(|copy| copy.error.is_some()) {
         Some(copy) => Err(Error::new(

@@ -223,8 +223,11 @@ fn a_merge_on_either_side_costs_nothing() {
     assert!(sent(&after) < 2 << 20, "{after}");
     let has_p06 = contents.remove("p06").unwrap();
     pair.check("web01", &contents);
-    // A point that the target has forgotten is sent again, with what it needs.
-    pair.copy(&[]);
+    // A point that the target has forgotten is sent again when that is asked for, with what it needs.
+    let after = pair.copy(&[]);
+    assert_eq!(sent(&after), 0, "{after}");
+    pair.check("web01", &contents);
+    pair.copy(&["--again"]);
     contents.insert("p06".to_owned(), has_p06);
     pair.check("web01", &contents);
     // Hidden layers come along into an empty repository, and are listed there.
@@ -432,8 +435,20 @@ fn copies_are_asked_again_and_not_believed() {
         "{said}"
     );
     assert_eq!(lost.status.code(), Some(4));
-    place.ok(&["copy", "web01", "--to", "offsite"]);
+    // The other repository has its own rules: what they forget is recorded, and not sent again by itself.
+    let said = place.ok(&["copy", "web01", "--to", "offsite"]);
+    assert!(said.contains("1 point forgotten there"), "{said}");
+    let copies = place.json(&["ls", "web01"])[1]["copies"].clone();
+    assert!(copies[0]["gone_at"].is_string(), "{copies}");
     place.ok(&["status", "--check"]);
+    place.ok(&["copy", "web01", "--to", "offsite", "--again"]);
+    let copies = place.json(&["ls", "web01"])[1]["copies"].clone();
+    assert!(copies[0]["gone_at"].is_null(), "{copies}");
+    assert!(
+        place
+            .ok(&["status", "--check"])
+            .contains("has all of 3 points")
+    );
     std::fs::rename(place.path("b"), place.path("away")).unwrap();
     let said = place.fails(4, &["status", "--check"]);
     assert!(said.contains("could not be asked"), "{said}");

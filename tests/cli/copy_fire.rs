@@ -233,7 +233,7 @@ fn both_sides_are_merged_and_forgotten_meanwhile() {
         pair.there_ok(&["check"]);
     }
     child.wait().unwrap();
-    pair.copy(&[]);
+    pair.copy(&["--again"]);
     pair.there_ok(&["verify"]);
     for (point, bytes) in &contents {
         if gone.contains(&point.as_str()) {

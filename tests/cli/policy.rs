@@ -90,6 +90,7 @@ fn note_copies(place: &Place, vm: &str) {
             repository_id: other.format().repository_id,
             at: jiff::Timestamp::now(),
             verified_at: None,
+            gone_at: None,
             unknown: Unknown::new(),
         };
         (point.point_id, copy)
@@ -659,4 +660,52 @@ fn a_run_that_is_killed_is_continued_by_the_next() {
         )
     );
     assert_eq!(names(), "db01\ndb02\ndb02\ndb03\n");
+}
+
+/// Copies are made once: what the other repository has forgotten by rules of its own is not sent to it again, and counts as copied.
+#[test]
+fn points_are_copied_once_whatever_the_other_repository_keeps() {
+    let place = place();
+    back_up(&place, 0, 3, &[]);
+    add(&place, "nightly --vms web* --copy-to offsite --keep-last 2");
+    let (actions, code) = run(&place, &[]);
+    assert_eq!(code, Some(0), "{actions:?}");
+    assert_eq!(actions.last().unwrap(), "copy web01 done");
+    let there = || place.json(&["-r", "offsite", "ls", "web01"]);
+    assert_eq!(there().as_array().unwrap().len(), 3);
+    // What was copied may go now.
+    let (actions, _) = run(&place, &[]);
+    assert!(
+        actions.contains(&"forget web01 done".to_owned()),
+        "{actions:?}"
+    );
+    assert_eq!(place.json(&["ls", "web01"]).as_array().unwrap().len(), 2);
+    place.ok(&["-r", "offsite", "forget", "web01", "--keep-last", "1"]);
+    let (actions, code) = run(&place, &[]);
+    assert!(
+        !actions.iter().any(|one| one.starts_with("copy")),
+        "{actions:?}"
+    );
+    assert_eq!(code, Some(0));
+    back_up(&place, 3, 1, &[]);
+    let (actions, code) = run(&place, &[]);
+    assert!(
+        actions.contains(&"copy web01 done".to_owned()),
+        "{actions:?}"
+    );
+    assert_eq!(code, Some(0), "{actions:?}");
+    let names = there();
+    let names: Vec<&str> = names
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|point| point["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["p02", "p03"]);
+    let standing = &status(&place).0["policies"][0];
+    assert_eq!(standing["copies"]["copies"], 2, "{standing}");
+    let checked = place.run(&["status", "--check", "--json"]);
+    assert_eq!(checked.status.code(), Some(0));
+    let checked: Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert_eq!(checked["copies"][0]["lost"], json!([]), "{checked}");
 }

@@ -83,6 +83,7 @@ fn copy(source: &Pair, engine: &Engine) -> Result<()> {
         name: None,
         known: &known,
         chosen: &[],
+        is_again: false,
         is_trial: false,
     };
     let (report, done) = route.copy();

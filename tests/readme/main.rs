@@ -33,7 +33,7 @@ fn read(path: &str) -> String {
 }
 
 /// The pages, in the order in which they are run: each goes on where the one before has ended.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "README.md",
     "docs/restore.md",
     "docs/sessions.md",
@@ -45,6 +45,7 @@ const PAGES: [&str; 12] = [
     "docs/verify.md",
     "docs/monitoring.md",
     "docs/policies.md",
+    "docs/disaster-recovery.md",
     "docs/security.md",
 ];
 

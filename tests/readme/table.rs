@@ -229,6 +229,12 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("Run what is due", "restorefs policy runner", Kind::Shell),
     ("Is it kept?", "restorefs status", Kind::Shell),
     ("Change and remove", "restorefs policy edit", Kind::Shell),
+    ("The host is lost", "restorefs -r /srv/repo check", Kind::Shell),
+    ("The catalog is lost", "rm /srv/repo/catalog.redb", Kind::Shell),
+    ("A layer or a sidecar is lost", "restorefs repair", Kind::Shell),
+    ("The repository is lost", "restorefs -r /srv/second ls", Kind::Shell),
+    ("The repository is lost", "restorefs init /srv/new", Kind::Shell),
+    ("Only layers are left", "cd /srv/repo", Kind::Shell),
     ("What is here", "restorefs info", Kind::Shell),
 ];
 
@@ -725,6 +731,49 @@ pub(crate) const STEPS: &[Step] = &[
         "",
         &["nothing was repaired"],
         "restorefs repo remove offsite",
+    ),
+    step("restorefs -r /srv/repo check", "", &["no damage found"], ""),
+    step(
+        "restorefs -r /srv/repo restore web01@latest",
+        "",
+        &[],
+        "cmp saved.raw snapshot.raw",
+    ),
+    step(
+        "restorefs rebuild-catalog",
+        "",
+        &["VMs"],
+        "[ -e /srv/repo/catalog.redb ]",
+    ),
+    step(
+        "restorefs repair web01 --from /srv/second",
+        "restorefs backup web01 vda=snapshot.raw; rm -r /srv/second; restorefs init /srv/second; restorefs copy 'web*' db01 --to /srv/second; rm \"$(ls /srv/repo/vms/web01/layers/*.sums | tail -1)\"; ! restorefs check",
+        &["put back from /srv/second", "whole again"],
+        "",
+    ),
+    step(
+        "restorefs -r /srv/second restore web01@latest",
+        "",
+        &[],
+        "cmp saved.raw snapshot.raw",
+    ),
+    step(
+        "restorefs -r /srv/new adopt web01",
+        "",
+        &["takes backups here"],
+        "",
+    ),
+    step(
+        "restorefs -r /srv/new backup web01",
+        "",
+        &["incremental"],
+        "restorefs -r /srv/new verify; restorefs -r /srv/new restore web01@latest vda new.raw; cmp new.raw snapshot.raw",
+    ),
+    step(
+        "qemu-img convert -O raw \"$(ls vda-*.qcow2 | tail -1)\" /srv/vda.raw",
+        "",
+        &[],
+        "cmp /srv/vda.raw \"$OLDPWD/snapshot.raw\"",
     ),
     step(
         "restorefs info$",

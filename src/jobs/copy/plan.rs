@@ -9,7 +9,7 @@ use crate::repo::leaves::DEPTH_MAX;
 use crate::repo::sidecar::Unknown;
 use crate::repo::sidecar::arriving::{ArrivingBase, ArrivingLayer};
 use crate::repo::sidecar::index::{CheckResult, Index, PointEntry};
-use crate::types::{Digest, DiskName, PointId, PointName};
+use crate::types::{Digest, DiskName, PointId, PointName, RepositoryId};
 
 /// What is to be done about a point of the source.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,13 +18,21 @@ pub enum Due {
     Send(PointEntry),
     /// The target has it, under this name.
     There(PointEntry, PointName),
+    /// The target had it, and has forgotten it.
+    Gone(PointEntry),
     /// It cannot be copied.
     Refused(PointEntry, String),
 }
 
-/// What is due for each point of a VM, by ascending `seq`; of the chosen points alone where `chosen` names some.
+/// What is due for each point of a VM, by ascending `seq`; of the chosen points alone where `chosen` names some. What the target, whose
+/// id is `target_id`, has forgotten is not sent again by itself: it has rules of its own.
 #[must_use]
-pub fn due(source: &Index, target: Option<&Index>, chosen: &[PointId]) -> Vec<Due> {
+pub fn due(
+    source: &Index,
+    (target, target_id): (Option<&Index>, RepositoryId),
+    chosen: &[PointId],
+    is_again: bool,
+) -> Vec<Due> {
     let there = target.iter().flat_map(|index| &index.points);
     let there: HashMap<PointId, &PointEntry> = there.map(|point| (point.point_id, point)).collect();
     let mut points: Vec<&PointEntry> = source
@@ -33,6 +41,10 @@ pub fn due(source: &Index, target: Option<&Index>, chosen: &[PointId]) -> Vec<Du
         .filter(|point| chosen.is_empty() || chosen.contains(&point.point_id))
         .collect();
     points.sort_by_key(|point| point.seq);
+    let was_there = |point: &PointEntry| {
+        let mut copies = point.copies.iter();
+        target.is_some() && copies.any(|copy| copy.repository_id == target_id)
+    };
     let due = |point: &PointEntry| match there.get(&point.point_id) {
         Some(other) if other.point_blake3 == point.point_blake3 => {
             Due::There(point.clone(), other.name.clone())
@@ -48,6 +60,7 @@ pub fn due(source: &Index, target: Option<&Index>, chosen: &[PointId]) -> Vec<Du
             point.clone(),
             "it is damaged, and is not copied until it is repaired".to_owned(),
         ),
+        None if !is_again && chosen.is_empty() && was_there(point) => Due::Gone(point.clone()),
         None => Due::Send(point.clone()),
     };
     points.into_iter().map(due).collect()

@@ -81,6 +81,8 @@ pub struct Route<'a> {
     pub known: &'a HashMap<VmId, VmName>,
     /// The points that are copied; all when there are none.
     pub chosen: &'a [PointName],
+    /// Whether points that the target has forgotten are sent again.
+    pub is_again: bool,
     /// Whether it is only told what would be done.
     pub is_trial: bool,
 }
@@ -95,6 +97,8 @@ pub enum PointState {
     Present,
     /// It would be sent.
     Due,
+    /// It was there, and the target has forgotten it.
+    Gone,
     /// It, or what it needs, is damaged; it is not copied.
     Damaged,
 }
@@ -209,6 +213,7 @@ impl Route<'_> {
         let mut failures: HashMap<PointId, (u32, Error)> = HashMap::new();
         let mut sent: HashMap<PointId, PointReport> = HashMap::new();
         let chosen = self.chosen_ids(&self.source.index(self.vm)?)?;
+        let target_id = self.target.format().repository_id;
         loop {
             let (vm, index) = (self.source.vm(self.vm)?, self.source.index(self.vm)?);
             let name = self.name_there(&vm)?;
@@ -218,12 +223,16 @@ impl Route<'_> {
             let mut chains = SourceChains::new(self.source, self.vm, vm.vm_id);
             let mut is_again = false;
             report.points.clear();
-            for due in due(&index, there.as_ref(), &chosen) {
+            for due in due(&index, (there.as_ref(), target_id), &chosen, self.is_again) {
                 let entry = match due {
                     Due::There(entry, name) => {
                         let known = sent.get(&entry.point_id).cloned();
                         let present = || reported(&entry, PointState::Present, Some(name));
                         report.points.push(known.unwrap_or_else(present));
+                        continue;
+                    }
+                    Due::Gone(entry) => {
+                        report.points.push(reported(&entry, PointState::Gone, None));
                         continue;
                     }
                     Due::Refused(entry, reason) => {

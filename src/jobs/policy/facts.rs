@@ -87,6 +87,8 @@ pub struct PointFacts {
     pub checked_at: Option<Timestamp>,
     /// Its copies: the repositories, and when each had it.
     pub copies: Vec<(RepositoryId, Timestamp)>,
+    /// Those of them that have forgotten it since.
+    pub gone: Vec<RepositoryId>,
 }
 
 impl From<&Registered> for Target {
@@ -103,6 +105,7 @@ impl From<&Registered> for Target {
 impl From<&PointEntry> for PointFacts {
     fn from(entry: &PointEntry) -> Self {
         let copies = entry.copies.iter();
+        let gone = copies.clone().filter(|copy| copy.gone_at.is_some());
         Self {
             point_id: entry.point_id,
             point_blake3: entry.point_blake3,
@@ -110,6 +113,7 @@ impl From<&PointEntry> for PointFacts {
             committed_at: entry.committed_at,
             is_damaged: entry.check == Some(CheckResult::Damaged),
             checked_at: entry.check.and(entry.checked_at),
+            gone: gone.map(|copy| copy.repository_id).collect(),
             copies: copies.map(|copy| (copy.repository_id, copy.at)).collect(),
         }
     }

@@ -182,7 +182,7 @@ impl Scene {
             .copies
             .iter()
             .map(|(id, _)| *id)
-            .filter(|id| Some(*id) != own)
+            .filter(|id| Some(*id) != own && !point.gone.contains(id))
             .chain(own)
             .collect();
         let known = self

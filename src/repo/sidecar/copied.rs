@@ -17,6 +17,9 @@ pub struct PointCopy {
     /// When the other repository was last asked for it and had it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_at: Option<Timestamp>,
+    /// When it was first found that the other repository, by its own rules, does not have it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_at: Option<Timestamp>,
     /// Members that this release does not know.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -27,6 +30,8 @@ plain!(PlainCopy of PointCopy {
     at: Timestamp,
     #[serde(default)]
     verified_at: Option<Timestamp>,
+    #[serde(default)]
+    gone_at: Option<Timestamp>,
 });
 
 /// The repository from which a VM is copied. The VM takes no session until it is adopted.

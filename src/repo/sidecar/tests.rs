@@ -312,6 +312,7 @@ fn what_has_nothing_unknown_is_decoded_in_one_pass() {
             repository_id: RepositoryId::random(),
             at: point.captured_at,
             verified_at: None,
+            gone_at: None,
             unknown: Unknown::new(),
         }],
         volumes: Some(serde_json::json!({"volumes": [{"path": "vda"}], "files": []})),

@@ -85,6 +85,7 @@ fn point(captured_at: Timestamp) -> PointFacts {
         is_damaged: false,
         checked_at: None,
         copies: Vec::new(),
+        gone: Vec::new(),
     }
 }
 

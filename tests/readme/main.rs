@@ -18,6 +18,7 @@
 mod kit;
 mod page;
 mod stage;
+mod steps;
 mod table;
 
 use std::path::Path;
@@ -26,7 +27,8 @@ use crate::kit::need::need;
 use kit::need::{can_mount, has};
 use page::{Block, blocks, command};
 use stage::Stage;
-use table::{BLOCKS, ELSEWHERE, INLINE, Kind, SECTIONS, STEPS, fits};
+use steps::STEPS;
+use table::{BLOCKS, ELSEWHERE, INLINE, Kind, SECTIONS, fits};
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()

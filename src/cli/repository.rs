@@ -158,11 +158,11 @@ fn list(context: &Context) -> Result<()> {
     let rows: Vec<Vec<String>> = health.repositories.iter().map(row).collect();
     context.output.table(
         &[
-            "NAME", "STATE", "MEDIA", "OFF-SITE", "VMS", "POINTS", "USED", "TRASH", "30 DAYS",
-            "FREE", "FULL IN", "ID", "PATH",
+            "NAME", "STATE", "MEDIA", "OFF-SITE", "VMS", "POINTS", "USED", "HIDDEN", "TRASH",
+            "30 DAYS", "FREE", "FULL IN", "ID", "PATH",
         ],
         &[
-            "VMS", "POINTS", "USED", "TRASH", "30 DAYS", "FREE", "FULL IN",
+            "VMS", "POINTS", "USED", "HIDDEN", "TRASH", "30 DAYS", "FREE", "FULL IN",
         ],
         &rows,
     )?;
@@ -228,6 +228,7 @@ fn row(one: &RegisteredHealth) -> Vec<String> {
         content.map_or_else(dash, |content| content.vms.to_string()),
         content.map_or_else(dash, |content| content.points.to_string()),
         content.map_or_else(dash, |content| Human(content.used_bytes).to_string()),
+        content.map_or_else(dash, |content| Human(content.hidden_bytes).to_string()),
         content.map_or_else(dash, |content| Human(content.trash_bytes).to_string()),
         content.map_or_else(dash, |content| {
             Human(content.growth.stored_bytes).to_string()

@@ -121,7 +121,7 @@ pub struct Trash {
 /// Arguments of `undelete`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A forgotten point comes back with its layers, tags and results, as long as the trash has them: an hour, or until it is emptied. So does a VM that was removed, with that point."
+    after_help = "A forgotten point comes back with its layers and tags, as long as the trash has them: an hour, or until it is emptied. So does a VM that was removed, with that point."
 )]
 pub struct Undelete {
     /// The restore point, by the name that it had

@@ -184,6 +184,8 @@ impl Owner {
                 name: arrival.vm.clone(),
                 serial,
                 disks: Vec::new(),
+                // The policies of the other repository are not known here.
+                policy: None,
                 origin: Some(Origin {
                     repository_id: arriving.origin,
                     unknown: Unknown::new(),

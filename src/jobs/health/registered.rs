@@ -52,6 +52,8 @@ pub struct Content {
     pub points: usize,
     /// Bytes that the files of its layers take on the filesystem.
     pub used_bytes: u64,
+    /// Bytes of them that hidden layers take: merging frees at most these.
+    pub hidden_bytes: u64,
     /// Bytes of what is in the trash.
     pub trash_bytes: u64,
     /// Room on its filesystem.
@@ -100,6 +102,7 @@ impl Content {
             vms: 0,
             points: 0,
             used_bytes: 0,
+            hidden_bytes: 0,
             trash_bytes: repository.trash_bytes()?,
             space: None,
             growth: Growth::of(repository, now)?,
@@ -111,7 +114,11 @@ impl Content {
             .and_then(|space| content.growth.days_until(space.free_bytes));
         for (name, index) in names.iter().zip(repository.indexes(&names)?) {
             match index {
-                Ok(index) => content.points += index.points.len(),
+                Ok(index) => {
+                    content.points += index.points.len();
+                    let hidden = index.hidden.iter().map(|layer| layer.file_bytes);
+                    content.hidden_bytes = hidden.fold(content.hidden_bytes, u64::saturating_add);
+                }
                 // A directory without a sidecar is not a VM.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 // It has a VM, whose points `check` looks at.

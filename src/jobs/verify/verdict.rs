@@ -164,7 +164,14 @@ impl<'a> Judge<'a> {
         let structure = self.checks.get(slot).and_then(|c| c.structure.as_ref());
         let structure = structure.and_then(|check| check.fault.as_ref());
         let content = self.sidecars.of_layers.get(slot).into_iter().flatten();
-        layer.header_fault.iter().chain(structure).chain(content)
+        // The proof of the structure meets a fault of the header, too, with other advice.
+        let is_met = move |fault: &str| {
+            let what = fault.split(" (").next().unwrap_or(fault);
+            structure.is_some_and(|structure| structure.contains(what))
+        };
+        let header = layer.header_fault.iter();
+        let header = header.filter(move |fault| !is_met(fault));
+        header.chain(structure).chain(content)
     }
 
     /// Adds the damage that a disk meets in its chain. A damaged cluster is met where no layer above holds it.

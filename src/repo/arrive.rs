@@ -410,6 +410,8 @@ impl Owner {
         let has_hidden =
             arriving.layers.len() > point.disks.len() || !entry.index.hidden.is_empty();
         let published = self.place_point(&mut entry, name, short)?;
+        let (point, now) = (&published.entry.name, self.clock().now());
+        self.keep_job(&Job::of_arrival(&session, arriving, point, now));
         if has_hidden {
             self.settle_arrived(&mut entry);
         }

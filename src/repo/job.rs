@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::layout;
 use super::repository::{Repository, absent_is_empty};
 use super::sidecar::Unknown;
+use super::sidecar::arriving::Arriving;
 use super::sidecar::session::Session;
 use crate::block::ReadAt;
 use crate::clock;
@@ -274,6 +275,43 @@ impl Job {
             ended_at,
             disks: Vec::new(),
             unknown: Unknown::new(),
+        }
+    }
+
+    /// The job of a copy that has become a restore point: its layers count as received and stored, by disk.
+    #[must_use]
+    pub(super) fn of_arrival(
+        session: &Session,
+        arriving: &Arriving,
+        point: &PointName,
+        ended_at: Timestamp,
+    ) -> Self {
+        let mut disks: Vec<JobDisk> = Vec::new();
+        for layer in &arriving.layers {
+            let known = disks.iter_mut().find(|disk| disk.name == layer.disk);
+            match known {
+                Some(known) => {
+                    known.received_bytes = known.received_bytes.saturating_add(layer.file_bytes);
+                    known.stored_bytes = known.received_bytes;
+                }
+                None => disks.push(JobDisk {
+                    name: layer.disk.clone(),
+                    received_bytes: layer.file_bytes,
+                    equal_bytes: 0,
+                    zero_bytes: 0,
+                    stored_bytes: layer.file_bytes,
+                    door: None,
+                }),
+            }
+        }
+        let ending = Ending {
+            result: JobResult::Committed,
+            reason: Some(format!("copied from the repository {}", arriving.origin)),
+        };
+        Self {
+            point: Some(point.clone()),
+            disks,
+            ..Self::of_session(session, &ending, ended_at)
         }
     }
 }

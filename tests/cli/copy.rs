@@ -419,6 +419,13 @@ fn copies_are_asked_again_and_not_believed() {
     back_up(place, 0, 3, &[]);
     place.ok(&["repo", "add", "offsite", "./b"]);
     place.ok(&["copy", "web01", "--to", "offsite"]);
+    // What came here is in its history, and counts as growth.
+    let jobs = place.json(&["-r", "offsite", "jobs"]);
+    let committed = |job: &&Value| job["result"] == "committed";
+    assert_eq!(jobs.as_array().unwrap().iter().filter(committed).count(), 3);
+    let named = place.json(&["repo", "list"]);
+    let grown = named["repositories"][0]["growth"]["stored_bytes"].as_u64();
+    assert!(grown.unwrap() > 1 << 20, "{named}");
     let asked = place.json(&["status", "--check"]);
     assert_eq!(asked["copies"][0]["name"], "offsite", "{asked}");
     assert_eq!(

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
+
+use rustix::process::Signal;
 
 use super::args::Hold;
 use super::context::Context;
@@ -16,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::service::Service;
 use crate::sys::child;
 use crate::types::printable::printable;
+use crate::types::sync::Mutex;
 
 /// How often the hold is proved while the command runs.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -33,16 +35,17 @@ pub(super) fn run(context: &Context, args: &Hold) -> Result<ExitCode> {
         .ok_or_else(|| Error::invalid("there is no command"))?;
     let mut command = Command::new(program);
     command.args(words);
-    // Before the signals are watched: one that arrives in between ends this process, and with it the child.
+    let signalled = Arc::new(Signalled::default());
+    let passed_on = Arc::clone(&signalled);
+    interrupt::each(move |signal| passed_on.pass_on(signal))?;
     let mut running = child::start(command)?;
-    let has_ended = Arc::new(AtomicBool::new(false));
-    pass_on_signals(running.id(), Arc::clone(&has_ended))?;
+    signalled.begins(running.id());
     let (ended, is_over) = channel();
     let proved = std::thread::scope(|threads| {
         let output = context.output;
         let watch = threads.spawn(move || watch(service.as_ref(), &holder, output, &is_over));
         let status = running.wait();
-        has_ended.store(true, Ordering::SeqCst);
+        signalled.ends();
         drop(ended);
         let proved = watch.join();
         status
@@ -78,18 +81,50 @@ fn holder(command: &[OsString]) -> String {
     }
 }
 
-/// Passes signals on to the command, and goes on waiting for it.
-fn pass_on_signals(command: u32, has_ended: Arc<AtomicBool>) -> Result<()> {
-    interrupt::each(move |signal| {
-        // The terminal has sent its signals to the command itself.
-        let is_own = signal == rustix::process::Signal::INT && child::is_in_foreground();
-        if !is_own
-            && !has_ended.load(Ordering::SeqCst)
-            && let Err(e) = child::send(command, signal)
-        {
-            tracing::warn!(error = %e.report(), "the command did not receive a signal");
+/// The command, which receives the signals of this process from its beginning to its end.
+#[derive(Default)]
+struct Signalled(Mutex<Stage>);
+
+#[derive(Default)]
+enum Stage {
+    /// It has not begun: what arrives waits for it.
+    #[default]
+    Before,
+    /// The same, and a signal has arrived.
+    Waiting(Signal),
+    /// It runs, as this process.
+    Running(u32),
+    Ended,
+}
+
+impl Signalled {
+    fn pass_on(&self, signal: Signal) {
+        let mut stage = self.0.lock();
+        match *stage {
+            Stage::Before | Stage::Waiting(_) => *stage = Stage::Waiting(signal),
+            Stage::Running(command) => send(command, signal),
+            Stage::Ended => {}
         }
-    })
+    }
+
+    fn begins(&self, command: u32) {
+        let before = std::mem::replace(&mut *self.0.lock(), Stage::Running(command));
+        if let Stage::Waiting(signal) = before {
+            send(command, signal);
+        }
+    }
+
+    fn ends(&self) {
+        *self.0.lock() = Stage::Ended;
+    }
+}
+
+fn send(command: u32, signal: Signal) {
+    // The terminal has sent its signals to the command itself.
+    let is_own = signal == Signal::INT && child::is_in_foreground();
+    if !is_own && let Err(e) = child::send(command, signal) {
+        tracing::warn!(error = %e.report(), "the command did not receive a signal");
+    }
 }
 
 /// Proves again and again, and once more after the command has ended, that the hold goes on.

@@ -197,6 +197,9 @@ fn show(context: &Context, repaired: &Repaired) -> Result<()> {
     for point in &repaired.sidecars {
         output.line(format!("  {point}: its point.json was put back"))?;
     }
+    for file in &repaired.attached {
+        output.line(format!("  {file}: put back"))?;
+    }
     for layer in &repaired.layers {
         let file = layer.slot.layer_file();
         let from = match layer.from.is_empty() {
@@ -244,7 +247,11 @@ fn whole(
             let chain = chains.from(&disk.layer);
             changed.contains(&disk.layer) || chain.iter().any(|slot| changed.contains(slot))
         });
-        !has_damage && (needs || repaired.sidecars.contains(&point.name))
+        let of_point = format!("{}/", point.name);
+        let mut attached = repaired.attached.iter();
+        let is_given = repaired.sidecars.contains(&point.name)
+            || attached.any(|file| file.starts_with(&of_point));
+        !has_damage && (needs || is_given)
     };
     let points = index.points.iter().filter(is_whole);
     Ok(points.map(|point| point.name.clone()).collect())

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::VmEntry;
 use super::layer_file::LayerFile;
-use super::layout::VmKeys;
+use super::layout::{self, VmKeys};
 use super::owner::Owner;
-use super::sidecar::parse;
 use super::sidecar::point::Point;
+use super::sidecar::{SIDECAR_BYTES_MAX, parse};
 use super::slot::Slot;
 use super::sums::Sums;
 use super::trash;
@@ -36,6 +36,15 @@ pub enum PutBack {
         /// The id of the layer.
         layer: LayerId,
     },
+    /// A file that is attached to a point; its bytes lie in the workspace ([`attached_place`]).
+    Attached {
+        /// The VM.
+        vm: VmName,
+        /// The point.
+        point: PointName,
+        /// The name of the file.
+        name: String,
+    },
     /// The sidecar of a point.
     Sidecar {
         /// The VM.
@@ -52,9 +61,17 @@ impl PutBack {
     #[must_use]
     pub const fn vm(&self) -> &VmName {
         match self {
-            Self::Layer { vm, .. } | Self::Sidecar { vm, .. } => vm,
+            Self::Layer { vm, .. } | Self::Attached { vm, .. } | Self::Sidecar { vm, .. } => vm,
         }
     }
+}
+
+/// Where in the workspace the bytes of an attached file wait for [`Owner::put_back`].
+///
+/// # Errors
+/// None but those of a key that is too long.
+pub fn attached_place(blake3: &Digest) -> Result<Key> {
+    layout::cache()?.join(&format!("put-back-{blake3}"))
 }
 
 impl Owner {
@@ -70,6 +87,7 @@ impl Owner {
         self.verify_lock()?;
         match what {
             PutBack::Layer { slot, layer, .. } => self.put_back_layer(&entry, slot, *layer),
+            PutBack::Attached { point, name, .. } => self.put_back_attached(&entry, point, name),
             PutBack::Sidecar { point, text, .. } => self.put_back_sidecar(&entry, point, text),
         }
     }
@@ -179,6 +197,36 @@ impl Owner {
                 "nothing of {vm} states the content of the layer {slot}"
             ))),
         }
+    }
+
+    fn put_back_attached(&self, entry: &VmEntry, name: &PointName, file: &str) -> Result<()> {
+        let (repository, vm) = (self.repository(), &entry.vm.name);
+        let known = entry.index.point(name);
+        let known = known.ok_or_else(|| Error::not_found(format!("{vm} has no point {name}")))?;
+        let point = repository.point(vm, known)?;
+        let mut attached = point.attached.iter();
+        let stated = attached.find(|stated| stated.name == file);
+        let stated = stated.ok_or_else(|| {
+            Error::not_found(format!("{vm}@{name} has no attached file of this name"))
+        })?;
+        if repository.attached(vm, name, stated).is_ok() {
+            let what = format!("the attached file {file} of {vm}@{name} is whole");
+            return Err(Error::new(ErrorKind::Stale, what));
+        }
+        let stage = repository.stage();
+        let place = attached_place(&stated.blake3)?;
+        let bytes = stage.get(&place, SIDECAR_BYTES_MAX)?;
+        let found = Digest::of(&bytes);
+        if found != stated.blake3 {
+            let what = "the attached file is not the committed one";
+            return Err(Error::corrupt(what, stated.blake3, found).at_path(place.as_str()));
+        }
+        let dir = VmKeys::new(vm)?.point(name)?.join(layout::ATTACHED)?;
+        let store = repository.store();
+        store.make_prefix(&dir)?;
+        let key = dir.join(&stated.name)?;
+        self.with_room(|| store.put(&key, &bytes, PutMode::Replace))?;
+        stage.delete(&place)
     }
 
     fn put_back_sidecar(&self, entry: &VmEntry, name: &PointName, text: &str) -> Result<()> {

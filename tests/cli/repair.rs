@@ -27,7 +27,9 @@ fn with_points(extra: &[&str]) -> Place {
         std::fs::write(place.path("a.raw"), &bytes).unwrap();
         std::fs::write(place.path(&format!("p{n}.raw")), &bytes).unwrap();
         let point = format!("p{n}");
+        std::fs::write(place.path("domain.xml"), format!("<domain n='{n}'/>\n")).unwrap();
         let mut args = vec!["backup", "web01", "vda=a.raw", "--point", &point];
+        args.extend(["--attach", "domain.xml"]);
         args.extend(extra);
         place.ok(&args);
     }

@@ -9,11 +9,12 @@ use crate::jobs::merge::check_room;
 use crate::jobs::verify::LayerFaults;
 use crate::repo::layer_file::LayerFile;
 use crate::repo::layout::VmKeys;
-use crate::repo::put_back::PutBack;
+use crate::repo::put_back::{PutBack, attached_place};
 use crate::repo::sidecar::index::PointEntry;
+use crate::repo::sidecar::point::Attached;
 use crate::repo::sums::Sums;
 use crate::repo::{Repository, Slot};
-use crate::store::{HeldFile, Key, Stage, copy_object};
+use crate::store::{HeldFile, Key, PutMode, Stage, copy_object};
 use crate::task::{Monitor, Pace};
 use crate::types::{Digest, VmName};
 
@@ -172,4 +173,38 @@ pub(super) fn sidecar(vm: &VmName, entry: &PointEntry, places: &[Place]) -> Resu
         entry.name
     )))
     .at_path(VmKeys::new(vm)?.point_file(&entry.name)?.as_str())
+}
+
+/// The committed bytes of an attached file, from a place that has them; durable in the workspace.
+pub(super) fn attached(
+    repository: &Repository,
+    vm: &VmName,
+    entry: &PointEntry,
+    stated: &Attached,
+    places: &[Place],
+) -> Result<PutBack> {
+    for place in places {
+        let Ok(index) = place.repository.index(&place.vm) else {
+            continue;
+        };
+        let mut points = index.points.iter();
+        let theirs = points.find(|point| point.point_id == entry.point_id);
+        let bytes = theirs.map(|theirs| place.repository.attached(&place.vm, &theirs.name, stated));
+        if let Some(Ok(bytes)) = bytes {
+            let key = attached_place(&stated.blake3)?;
+            if let Some(prefix) = key.parent() {
+                repository.stage().make_prefix(&prefix)?;
+            }
+            repository.stage().put(&key, &bytes, PutMode::Replace)?;
+            return Ok(PutBack::Attached {
+                vm: vm.clone(),
+                point: entry.name.clone(),
+                name: stated.name.clone(),
+            });
+        }
+    }
+    Err(Error::not_found(format!(
+        "no copy has the attached file {} of {vm}@{} as it was committed",
+        stated.name, entry.name
+    )))
 }

@@ -48,6 +48,8 @@ pub struct Repaired {
     pub layers: Vec<LayerRepair>,
     /// Points whose sidecars were put back.
     pub sidecars: Vec<PointName>,
+    /// Attached files that were put back: `POINT/attached/NAME`.
+    pub attached: Vec<String>,
     /// Other faults, which stay.
     pub faults: Vec<String>,
 }
@@ -58,6 +60,7 @@ impl Repaired {
     pub fn has_changed(&self) -> bool {
         let layers = self.layers.iter();
         !self.sidecars.is_empty()
+            || !self.attached.is_empty()
             || layers
                 .into_iter()
                 .any(|layer| layer.put_back || layer.mended_bytes > 0)
@@ -108,6 +111,7 @@ impl Repair<'_> {
         let index = self.repository.index(self.vm)?;
         for entry in points {
             self.sidecar(entry, &mut done)?;
+            self.attached(entry, &mut done)?;
         }
         // A layer is put back only where the one below it is there, so that another pass may put back more.
         let chains = loop {
@@ -169,6 +173,33 @@ impl Repair<'_> {
                 done.faults.push(fault.report());
             }
             Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    fn attached(&self, entry: &PointEntry, done: &mut Repaired) -> Result<()> {
+        // What a sidecar that is damaged names is not known.
+        let Ok(point) = self.repository.point(self.vm, entry) else {
+            return Ok(());
+        };
+        for stated in &point.attached {
+            let fault = match self.repository.attached(self.vm, &entry.name, stated) {
+                Ok(_) => continue,
+                Err(e) if is_mendable(&e) => e,
+                Err(e) => return Err(e),
+            };
+            let put = file::attached(self.repository, self.vm, entry, stated, self.copies);
+            match put.and_then(|what| (self.put_back)(&what)) {
+                Ok(()) => {
+                    let what = format!("{}/attached/{}", entry.name, stated.name);
+                    done.attached.push(what);
+                }
+                Err(e) if is_mendable(&e) => {
+                    tracing::info!(point = %entry.name, error = %e.report(), "an attached file cannot be put back");
+                    done.faults.push(fault.report());
+                }
+                Err(e) => return Err(e),
+            }
         }
         Ok(())
     }

@@ -15,7 +15,8 @@ pub(super) fn copy(from: &dyn ReadAt, to: &dyn WriteAt) -> Result<()> {
     copy_object(from, to, &mut |_| Ok(()))
 }
 
-/// [`copy`] that calls `before` with the size of each piece in bytes, before it is copied; its error ends the copy.
+/// Copies `from` to `to`, which is empty; ranges that read as zero become holes. `before` hears of each piece, in bytes, before it is
+/// copied; its error ends the copy.
 ///
 /// # Errors
 /// Errors of reading and writing; those of `before`.

@@ -8,52 +8,22 @@
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod kit;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kit::measure::megabytes;
 use kit::peer::{restorefs, timed};
 use kit::table::Table;
-use kit::world::World;
+use kit::world::{Layered, World};
 use kit::{Options, Result};
 
 const COLD: &str = "cold MB/s";
 const WARM: &str = "from memory MB/s";
 const REFERENCE: &str = "cp -r and sync";
 
-fn layers(repository: &Path) -> Result<Vec<PathBuf>> {
-    let mut layers = Vec::new();
-    for entry in std::fs::read_dir(repository.join("vms/web01/layers"))? {
-        layers.push(entry?.path());
-    }
-    Ok(layers)
-}
-
-/// Drops what the kernel keeps of files.
-fn forget(files: &[PathBuf]) -> Result<()> {
-    for path in files {
-        let file = std::fs::File::open(path)?;
-        file.sync_all()?;
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-    }
-    Ok(())
-}
-
 fn main() -> Result<()> {
     let options = Options::parse()?;
-    let size_bytes = options.pick(1 << 30, 8 << 30);
-    let raw = options.dir().join("disk.raw");
-    let data = kit::disk::make(&raw, size_bytes, 1)?;
-    let repository = options.dir().join("repo");
-    let world = World::make(&repository)?;
-    world.chain("web01", &raw, &data, 7, (data.len() / 20).max(16))?;
-    drop(world);
-    let files = layers(&repository)?;
-    let mut bytes = 0;
-    for path in &files {
-        use std::os::unix::fs::MetadataExt;
-        bytes += std::fs::metadata(path)?.blocks() * 512;
-    }
+    let layered = Layered::make(&options, |_| true)?;
+    let (repository, files, bytes) = (&layered.repository, &layered.files, layered.bytes);
     let title = format!(
         "Copying {} files of layers, {} MiB",
         files.len(),
@@ -68,11 +38,11 @@ fn main() -> Result<()> {
                 "-c",
                 "cp -r --reflink=never \"$0/vms\" \"$1\" && sync -f \"$1\"",
             ])
-            .args([&repository, &to]);
+            .args([repository, &to]);
         command
     };
     let copy = || {
-        let mut command = restorefs(&repository);
+        let mut command = restorefs(repository);
         command.args(["copy", "web01", "--to"]).arg(&to);
         command
     };
@@ -90,7 +60,7 @@ fn main() -> Result<()> {
                     false => std::fs::create_dir(&to)?,
                 }
                 if column == COLD {
-                    forget(&files)?;
+                    layered.forget()?;
                 }
                 rustix::fs::sync();
                 let seconds = timed(&mut command())?;

@@ -7,13 +7,12 @@
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod kit;
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use kit::measure::megabytes;
 use kit::peer::{restorefs, timed};
 use kit::table::Table;
-use kit::world::World;
+use kit::world::Layered;
 use kit::{Options, Result};
 
 const COLD: &str = "cold MB/s";
@@ -21,57 +20,26 @@ const WARM: &str = "from memory MB/s";
 const CORE: &str = "from memory, one core MB/s";
 const REFERENCE: &str = "cat of the layers";
 
-fn layers(repository: &Path) -> Result<Vec<PathBuf>> {
-    let mut layers = Vec::new();
-    for entry in std::fs::read_dir(repository.join("vms/web01/layers"))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "qcow2") {
-            layers.push(path);
-        }
-    }
-    layers.sort();
-    Ok(layers)
-}
-
-/// Drops what the kernel keeps of files.
-fn forget(files: &[PathBuf]) -> Result<()> {
-    for path in files {
-        let file = std::fs::File::open(path)?;
-        file.sync_all()?;
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-    }
-    Ok(())
-}
-
 fn main() -> Result<()> {
     let options = Options::parse()?;
-    let size_bytes = options.pick(1 << 30, 8 << 30);
-    let raw = options.dir().join("disk.raw");
-    let data = kit::disk::make(&raw, size_bytes, 1)?;
-    let repository = options.dir().join("repo");
-    let world = World::make(&repository)?;
-    world.chain("web01", &raw, &data, 7, (data.len() / 20).max(16))?;
-    drop(world);
-    let files = layers(&repository)?;
-    let mut bytes = 0;
-    for path in &files {
-        use std::os::unix::fs::MetadataExt;
-        bytes += std::fs::metadata(path)?.blocks() * 512;
-    }
+    let layered = Layered::make(&options, |path| {
+        path.extension().is_some_and(|end| end == "qcow2")
+    })?;
+    let (repository, files, bytes) = (&layered.repository, &layered.files, layered.bytes);
     let title = format!("Verifying {} layers, {} MiB", files.len(), bytes >> 20);
     let mut table = Table::new(title, REFERENCE, &[COLD, WARM, CORE]);
     let cat = || {
         let mut command = Command::new("cat");
-        command.args(&files).stdout(Stdio::null());
+        command.args(files).stdout(Stdio::null());
         command
     };
     let sha256sum = || {
         let mut command = Command::new("sha256sum");
-        command.args(&files).stdout(Stdio::null());
+        command.args(files).stdout(Stdio::null());
         command
     };
     let verify = || {
-        let mut command = restorefs(&repository);
+        let mut command = restorefs(repository);
         command.arg("verify");
         command
     };
@@ -92,7 +60,7 @@ fn main() -> Result<()> {
             ("restorefs verify", &verify),
             ("sha256sum of the layers", &sha256sum),
         ] {
-            forget(&files)?;
+            layered.forget()?;
             let cold = timed(&mut command())?;
             let warm = timed(&mut command())?;
             let core = timed(&mut pinned(command()))?;

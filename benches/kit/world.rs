@@ -17,7 +17,7 @@ use restorefs::types::{DiskName, PointName, VmName};
 
 use super::disk::CLUSTER_BYTES;
 use super::peer::{Peer, is_mounted, restorefs};
-use super::{Result, disk};
+use super::{Options, Result, disk};
 
 /// A repository, with its lock while the world lives.
 pub(crate) struct World {
@@ -119,5 +119,49 @@ impl Daemon {
             mountpoint,
             socket,
         })
+    }
+}
+
+/// The layers of one VM, `web01`, with a full layer and a chain above it.
+pub(crate) struct Layered {
+    pub(crate) repository: PathBuf,
+    /// Files of `layers/`, sorted.
+    pub(crate) files: Vec<PathBuf>,
+    /// Bytes that they take.
+    pub(crate) bytes: u64,
+}
+
+impl Layered {
+    /// Makes it in the directory of the options; `files` are those that `is_wanted`.
+    pub(crate) fn make(options: &Options, is_wanted: impl Fn(&Path) -> bool) -> Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let raw = options.dir().join("disk.raw");
+        let data = disk::make(&raw, options.pick(1 << 30, 8 << 30), 1)?;
+        let repository = options.dir().join("repo");
+        World::make(&repository)?.chain("web01", &raw, &data, 7, (data.len() / 20).max(16))?;
+        let (mut files, mut bytes) = (Vec::new(), 0);
+        for entry in std::fs::read_dir(repository.join("vms/web01/layers"))? {
+            let path = entry?.path();
+            if is_wanted(&path) {
+                bytes += std::fs::metadata(&path)?.blocks() * 512;
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(Self {
+            repository,
+            files,
+            bytes,
+        })
+    }
+
+    /// Drops what the kernel keeps of the files.
+    pub(crate) fn forget(&self) -> Result<()> {
+        for path in &self.files {
+            let file = std::fs::File::open(path)?;
+            file.sync_all()?;
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
+        Ok(())
     }
 }

@@ -132,21 +132,15 @@ pub(super) fn verify_again(
         keeper: Keeper::new(context),
     };
     let monitor = Monitor::with_listener(Arc::clone(stop), |_| ());
-    let plan = |choice: Choice| -> Result<VmParts> {
-        let plans = choice.plan(&command.repository, std::slice::from_ref(vm), &monitor)?;
-        let first = plans.into_iter().next();
-        first.map_or_else(
-            || Err(Error::not_found(format!("the VM {vm} is gone"))),
-            |(_, parts)| parts,
-        )
-    };
-    let never = plan(Choice {
-        outdated_since: Some(jiff::Timestamp::MIN),
-        ..command.choice
-    })?;
-    let never: HashSet<&Slot> = never.slots().collect();
-    let mut parts = plan(command.choice)?;
-    parts.retain(|slot| slots.contains(slot) || never.contains(slot));
+    let plans = command
+        .choice
+        .plan(&command.repository, std::slice::from_ref(vm), &monitor)?;
+    let (_, parts) = plans
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::not_found(format!("the VM {vm} is gone")))?;
+    let mut parts = parts?;
+    parts.retain(slots);
     let done = command.vm(&parts);
     let kept = command.keeper.end();
     let done = done?;

@@ -14,7 +14,8 @@ use crate::qcow2::Image;
 use crate::types::width::usize_from_u64;
 use crate::types::{Digest, HostCluster, LayerId, VmId, VmName};
 
-const FROM_COPY: &str =
+/// What to do about a committed file that is lost or damaged.
+pub(super) const FROM_COPY: &str =
     "repair it from a copy of the repository (restorefs repair VM --from REPOSITORY)";
 
 /// An open layer file.
@@ -183,5 +184,5 @@ pub(super) fn prove_cluster(
         found,
     )
     .at_offset(offset)
-    .advise("repair it from a copy of the repository (restorefs repair VM --from REPOSITORY)"))
+    .advise(FROM_COPY))
 }

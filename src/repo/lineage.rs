@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::layer_file::LayerFile;
+use super::layer_file::{FROM_COPY, LayerFile};
 use super::layout::{self, VmKeys};
 use super::leaves::DEPTH_MAX;
 use super::repository::Repository;
@@ -15,9 +15,6 @@ use super::sidecar::point::Point;
 use super::slot::Slot;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::{Digest, VmName};
-
-const FROM_COPY: &str =
-    "repair it from a copy of the repository (restorefs repair VM --from REPOSITORY)";
 
 /// The chains of one VM.
 pub struct Lineage<'a> {

@@ -39,6 +39,7 @@ mod listing;
 mod merge;
 mod older;
 mod policy;
+mod policy_copies;
 mod policy_input;
 mod quickstart;
 mod remark;

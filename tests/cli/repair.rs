@@ -1,14 +1,15 @@
 //! `repair`: damage of every kind is mended from a copy, or from another point, and nothing else changes.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::kit::chance::Chance;
 use crate::kit::noise::noise;
 use crate::kit::place::Place;
 use crate::tool;
+use crate::verify::{flip, offset_in};
 
 const CLUSTER: usize = 65_536;
 
@@ -80,17 +81,6 @@ fn superseded<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
     files.filter(|path| !is_current(path)).cloned().collect()
 }
 
-fn damage(path: &Path, at: u64) {
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x20], at).unwrap();
-}
-
 /// Every point reads as what was backed up.
 fn check_contents(place: &Place) {
     for n in [0, 1, 3, 4] {
@@ -102,18 +92,6 @@ fn check_contents(place: &Place) {
             std::fs::read(found).unwrap() == std::fs::read(stated).unwrap(),
             "p{n}"
         );
-    }
-}
-
-/// Numbers that are the same in each run (xorshift64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 as usize % end
     }
 }
 
@@ -144,7 +122,7 @@ fn random_damage_is_repaired(extra: &[&str], seed: u64, rounds: usize) {
                     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
                     file.set_len(chance.below(length) as u64).unwrap();
                 }
-                _ => damage(&path, chance.below(length) as u64),
+                _ => flip(&path, chance.below(length) as u64),
             }
             damaged.push(path);
         }
@@ -201,12 +179,6 @@ fn layer_of(place: &Place, point: &str) -> PathBuf {
     place.repo().join(format!("vms/web01/layers/{slot}.qcow2"))
 }
 
-fn offset_in(layer: &Path, cluster: &[u8]) -> u64 {
-    let bytes = std::fs::read(layer).unwrap();
-    let at = bytes.chunks(CLUSTER).position(|chunk| chunk == cluster);
-    (at.expect("the layer holds the cluster") * CLUSTER) as u64
-}
-
 /// The copy has merged layers that are apart here: it has the content, in other files.
 #[test]
 fn a_copy_with_other_layers_gives_content() {
@@ -218,7 +190,7 @@ fn a_copy_with_other_layers_gives_content() {
     place.ok(&["-r", copy, "synthetic-full", "web01@p1"]);
     let layer = layer_of(&place, "p1");
     let disk = std::fs::read(place.path("p1.raw")).unwrap();
-    damage(
+    flip(
         &layer,
         offset_in(&layer, &disk[7 * CLUSTER..8 * CLUSTER]) + 9,
     );
@@ -236,7 +208,7 @@ fn another_point_gives_what_it_has_and_the_rest_is_named() {
     let layer = layer_of(&place, "p4");
     let disk = std::fs::read(place.path("p4.raw")).unwrap();
     let shared = offset_in(&layer, &disk[11 * CLUSTER..12 * CLUSTER]);
-    damage(&layer, shared + 1);
+    flip(&layer, shared + 1);
     let answer = place.json(&["repair", "web01"]);
     let repaired = &answer["repaired"]["layers"][0];
     assert_eq!(repaired["mended_bytes"], CLUSTER);
@@ -245,7 +217,7 @@ fn another_point_gives_what_it_has_and_the_rest_is_named() {
     // Only p1 has this cluster: it was written anew after it.
     let layer = layer_of(&place, "p1");
     let disk = std::fs::read(place.path("p1.raw")).unwrap();
-    damage(
+    flip(
         &layer,
         offset_in(&layer, &disk[8 * CLUSTER..9 * CLUSTER]) + 9,
     );
@@ -271,7 +243,7 @@ fn a_daemon_swaps_what_was_repaired() {
     let place = with_points(&[]);
     copied(&place);
     let layer = layer_of(&place, "p0");
-    damage(&layer, 5 * CLUSTER as u64 + 77);
+    flip(&layer, 5 * CLUSTER as u64 + 77);
     let lost = layer_of(&place, "p3");
     std::fs::remove_file(&lost).unwrap();
     let daemon = place.serve(&[]);
@@ -310,7 +282,7 @@ fn a_repair_that_is_killed_costs_nothing() {
                 0 if path.extension().is_some_and(|end| end == "qcow2") => {
                     std::fs::remove_file(path).unwrap();
                 }
-                _ => damage(path, chance.below(length as usize) as u64),
+                _ => flip(path, chance.below(length as usize) as u64),
             }
         }
         let mut child = place

@@ -51,7 +51,7 @@ fn layers(place: &Place, vm: &str) -> Vec<PathBuf> {
 }
 
 /// Flips a bit of a file, as a disk would.
-fn flip(path: &Path, at: u64) {
+pub(crate) fn flip(path: &Path, at: u64) {
     let file = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -63,7 +63,7 @@ fn flip(path: &Path, at: u64) {
 }
 
 /// Where a cluster of the disk lies in a layer: the clusters of the test disks differ from each other.
-fn offset_in(layer: &Path, cluster: &[u8]) -> u64 {
+pub(crate) fn offset_in(layer: &Path, cluster: &[u8]) -> u64 {
     let bytes = std::fs::read(layer).unwrap();
     let at = bytes.chunks(CLUSTER).position(|chunk| chunk == cluster);
     (at.expect("the layer holds the cluster") * CLUSTER) as u64

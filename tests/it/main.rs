@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::cast_possible_truncation, reason = "model disks are small")]
 
+#[path = "../kit/chance.rs"]
+mod chance;
 #[macro_use]
 #[path = "../kit/pair.rs"]
 mod pair;

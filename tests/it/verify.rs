@@ -24,23 +24,12 @@ use restorefs::store::{Key, PutMode, Store};
 use restorefs::task::{Monitor, Pace};
 use restorefs::types::{GuestCluster, LayerId, PointName, VmName};
 
+use crate::chance::Chance;
 use crate::pair::Places;
 use crate::points::{CLUSTER, commit_as, content, disk, forget, merge, request, try_merge, vm};
 use crate::world::World;
 
 const CLUSTERS: usize = 24;
-
-/// Numbers that are the same in each run (xorshift64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 as usize % end
-    }
-}
 
 fn reopened(world: &World) -> Arc<Repository> {
     let (store, stage) = world.pair.sides();
@@ -342,7 +331,8 @@ fn shares_cover_everything_while_layers_are_added_and_merged(places: Places) {
     assert_eq!(verify(&world, outdated, true).layers, 0);
 }
 
-fn a_merged_layer_counts_as_never_verified(places: Places) {
+/// Points of two clusters each, of which the next one writes one again.
+fn with_four_points(places: Places) -> (World, Arc<Registry>, Vec<PointEntry>) {
     let world = World::over(places, 1 << 20);
     let sessions = Registry::empty(world.engine().clone());
     let points: Vec<PointEntry> = (0..4)
@@ -351,6 +341,11 @@ fn a_merged_layer_counts_as_never_verified(places: Places) {
             commit_as(&sessions, &world, &request(CLUSTERS), &writes)
         })
         .collect();
+    (world, sessions, points)
+}
+
+fn a_merged_layer_counts_as_never_verified(places: Places) {
+    let (world, sessions, points) = with_four_points(places);
     assert_eq!(checks_of(&world, &points[0]).0, None);
     verify(&world, all(), true);
     let verified = Some(CheckResult::Sound);
@@ -382,14 +377,7 @@ fn a_merged_layer_counts_as_never_verified(places: Places) {
 
 /// Layers are merged between their verification and the keeping of its results: nobody has verified the new layer.
 fn a_merge_before_the_results_are_kept(places: Places) {
-    let world = World::over(places, 1 << 20);
-    let sessions = Registry::empty(world.engine().clone());
-    let points: Vec<PointEntry> = (0..4)
-        .map(|n| {
-            let writes = [(n, content(2, n as u8)), (n + 1, content(2, n as u8))];
-            commit_as(&sessions, &world, &request(CLUSTERS), &writes)
-        })
-        .collect();
+    let (world, sessions, points) = with_four_points(places);
     let heard = std::cell::RefCell::new(Vec::new());
     let note = |_: &VmName, notes: &CheckNotes| {
         heard.borrow_mut().push(notes.clone());

@@ -8,6 +8,7 @@
 )]
 
 pub(crate) mod certificate;
+pub(crate) mod chance;
 pub(crate) mod need;
 pub(crate) mod noise;
 pub(crate) mod place;

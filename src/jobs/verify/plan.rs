@@ -1,6 +1,6 @@
 //! The parts that a run verifies.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -38,6 +38,8 @@ pub(super) struct LayerParts {
     pub(super) regions: Vec<Region>,
     /// Bytes of all that.
     pub(super) bytes: u64,
+    /// Whether one of these parts was never verified.
+    pub(super) is_new: bool,
 }
 
 /// The parts of one VM.
@@ -49,14 +51,10 @@ pub struct VmParts {
 }
 
 impl VmParts {
-    /// Leaves layers out.
-    pub fn retain(&mut self, is_wanted: impl Fn(&Slot) -> bool) {
-        self.layers.retain(|layer| is_wanted(&layer.slot));
-    }
-
-    /// The layers.
-    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.layers.iter().map(|layer| &layer.slot)
+    /// Leaves out all layers but these, and those of which a part was never verified.
+    pub fn retain(&mut self, slots: &HashSet<&Slot>) {
+        self.layers
+            .retain(|layer| layer.is_new || slots.contains(&layer.slot));
     }
 
     /// Bytes of all parts.
@@ -193,6 +191,7 @@ fn layer_parts(slot: Slot, layer: LayerId, structure: u64, parts: &[Part]) -> La
         layer,
         regions,
         bytes: structure.saturating_add(data),
+        is_new: parts.iter().any(|part| part.checked_at.is_none()),
     }
 }
 

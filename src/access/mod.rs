@@ -1,29 +1,33 @@
-//! Access: which caller may do what.
+//! Access: which caller may do what, and the record of what callers did.
 //!
 //! # Invariants
-//! What is not explicitly allowed is forbidden. A VM that a caller may not read does not exist for
-//! that caller.
+//! - What is not explicitly allowed is forbidden. A VM that a caller may not read does not exist for
+//!   that caller.
+//! - One table, the file `access.toml`, decides for certificates, users, groups and tokens. A running
+//!   process follows the file ([`LiveAccess`]).
+//! - A secret is stored nowhere; the table has its BLAKE3 hash.
 
+pub mod audit;
 mod caller;
+mod file;
+mod live;
+mod origin;
+mod place;
+mod right;
+mod rights;
+mod secret;
 mod table;
+pub mod throttle;
+mod written;
 
+pub use audit::{Act, AuditLog};
 pub use caller::Caller;
-pub use table::Access;
-
-use serde::Deserialize;
-
-/// A right on a VM or on the repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Right {
-    /// Read restore points.
-    Read,
-    /// Write disks of sessions; over TCP this also needs the session's token.
-    Ingest,
-    /// Remove restore points and VMs.
-    #[serde(skip)]
-    Manage,
-    /// Hand mounts over, rebuild the catalog.
-    #[serde(skip)]
-    Admin,
-}
+pub use file::{AccessFile, NewToken};
+pub use live::LiveAccess;
+pub use origin::{Door, Origin};
+pub use place::default_file;
+pub use right::Right;
+pub use rights::Rights;
+pub use secret::Secret;
+pub use table::{Access, Grant, TokenEntry};
+pub use throttle::Throttle;

@@ -1,4 +1,4 @@
-//! The access table for TCP: the file of `--nbd-access`.
+//! The access table: the content of `access.toml`.
 //!
 //! # Invariants
 //! What no entry allows is forbidden. A file with content that is not understood is refused as a
@@ -6,178 +6,482 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
-use serde::Deserialize;
+use jiff::Timestamp;
+use toml::value::Datetime;
 
-use super::Right;
+use super::secret;
+use super::written::{Account, Written, WrittenEntry, line};
+use super::{Caller, Right, Rights};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::types::{VmName, pattern};
+use crate::sys::account;
+use crate::types::{Digest, RepositoryName, TokenName, VmName, pattern};
 
 /// LIMIT: bytes of the file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// LIMIT: characters of an identity or a pattern.
+/// LIMIT: characters of a certificate's name, an account or a pattern.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// One entry of the file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    /// A name in the certificate: a common name, or a DNS name or URI of its subjectAltName.
-    identity: String,
-    /// Names of VMs; `*` stands for any characters, `?` for one.
-    vms: Vec<String>,
-    rights: Vec<Right>,
+/// The pattern that stands for all VMs and the repository as a whole.
+pub(super) const ALL: &str = "*";
+
+/// Who an entry is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Subject {
+    /// A name in a certificate.
+    Certificate(String),
+    /// A user; `None` for a name that no user has.
+    User(Option<u32>),
+    /// A group; `None` for a name that no group has.
+    Group(Option<u32>),
+    /// A token.
+    Token(TokenEntry),
 }
 
-/// The whole file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A token of the table. `Debug` does not show its hash.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenEntry {
+    /// Its name.
+    pub name: TokenName,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+    /// BLAKE3 of the secret's text.
+    hash: Digest,
+}
+
+impl std::fmt::Debug for TokenEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenEntry")
+            .field("name", &self.name)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TokenEntry {
+    /// Whether the token has ended at `now`.
+    #[must_use]
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+}
+
+/// The rights of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Patterns of the names of VMs, folded.
+    pub vms: Vec<String>,
+    /// The rights on them.
+    pub rights: Rights,
+    /// The repositories; `None` stands for all.
+    pub repositories: Option<Vec<RepositoryName>>,
+}
+
+impl Grant {
+    /// Whether the entry is about the repository as a whole.
+    fn is_whole(&self) -> bool {
+        self.vms.iter().any(|pattern| pattern == ALL)
+    }
+
+    fn gives(&self, right: Right, vm: Option<&VmName>) -> bool {
+        if !self.rights.contains(right) {
+            return false;
+        }
+        match vm {
+            // This right concerns the repository, not a VM.
+            _ if right == Right::Admin => self.is_whole(),
+            None => self.is_whole(),
+            Some(vm) => {
+                let vm = vm.folded();
+                let mut patterns = self.vms.iter();
+                patterns.any(|pattern| pattern::fits(pattern, &vm))
+            }
+        }
+    }
+}
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    subject: Subject,
+    grant: Grant,
+}
+
+/// The access table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
-    #[serde(default)]
-    access: Vec<Entry>,
+    entries: Vec<Entry>,
+    /// Whether the file has an entry for a user or a group, also one for another repository.
+    decides_for_users: bool,
+}
+
+/// A table with what is to be said of its file.
+pub(super) struct Parsed {
+    pub(super) access: Access,
+    /// Entries that have no effect, each in a sentence.
+    pub(super) remarks: Vec<String>,
+}
+
+/// The text of the file at `path`; `None` when there is none.
+///
+/// # Errors
+/// `LimitExceeded`, `InvalidInput` (not UTF-8), `PermissionDenied`, `Io`.
+pub(super) fn read(path: &Path) -> Result<Option<String>> {
+    let what = "cannot read the access table";
+    let file = match std::fs::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.or_io(what).at_path(path)?,
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .or_io(what)
+        .at_path(path)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
+        let error = Error::new(ErrorKind::LimitExceeded, "the file has more than 1 MiB");
+        return Err(error.at_path(path));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|e| {
+        Error::invalid("the file is not UTF-8")
+            .caused_by(e)
+            .at_path(path)
+    })
 }
 
 impl Access {
-    /// Reads the file.
+    /// Loads a file that must exist.
     ///
     /// # Errors
-    /// `InvalidInput`, which names the mistake and its place; `LimitExceeded`; `NotFound`, `Io`.
+    /// `InvalidInput`, which names the mistake and its line; `LimitExceeded`; `NotFound`, `Io`.
     pub fn load(path: &Path) -> Result<Self> {
-        let mut text = String::new();
-        let file = std::fs::File::open(path)
-            .or_io("cannot read the access rights")
-            .at_path(path)?;
-        file.take(FILE_BYTES_MAX + 1)
-            .read_to_string(&mut text)
-            .or_io("cannot read the access rights")
-            .at_path(path)?;
-        if u64::try_from(text.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
-            let error = Error::new(ErrorKind::LimitExceeded, "the file has more than 1 MiB");
-            return Err(error.at_path(path));
-        }
-        Self::parse(&text).at_path(path)
+        let text = read(path)?.ok_or_else(|| missing(path))?;
+        Self::parse(&text).map(|parsed| parsed.access).at_path(path)
     }
 
-    fn parse(text: &str) -> Result<Self> {
-        let access: Self = toml::from_str(text).map_err(|e| {
-            let place = e.span().map_or(0, |span| {
-                let before = text.get(..span.start).unwrap_or_default();
-                before.matches('\n').count() + 1
-            });
-            Error::invalid(format!("line {place}: {}", e.message()))
-                .advise("write [[access]] identity = \"NAME\" vms = [\"web*\"] rights = [\"read\", \"ingest\"]")
-        })?;
-        for entry in &access.access {
-            let name = entry.identity.escape_debug();
-            let is_plain = |text: &String| !text.is_empty() && text.len() <= TEXT_BYTES_MAX;
-            if !is_plain(&entry.identity) {
-                return Err(Error::invalid("an identity is empty or too long"));
+    /// Parses the text of a file. Names of users and groups are looked up.
+    ///
+    /// # Errors
+    /// `InvalidInput`, which names the mistake and its line.
+    pub(super) fn parse(text: &str) -> Result<Parsed> {
+        let mut parsed = Parsed {
+            access: Self::default(),
+            remarks: Vec::new(),
+        };
+        for spanned in Written::parse(text)?.access {
+            let line = line(text, spanned.span().start);
+            let mut remark = |what: String| parsed.remarks.push(format!("line {line}: {what}"));
+            let entry = entry(spanned.into_inner(), &mut remark).map_err(|e| {
+                let error = Error::invalid(format!("line {line}: {}", e.what()));
+                match &e.context().advice {
+                    Some(advice) => error.advise(advice.to_string()),
+                    None => error,
+                }
+            })?;
+            if let Subject::Token(token) = &entry.subject
+                && parsed.access.token(token.name.as_str()).is_some()
+            {
+                let what = format!("line {line}: the token {} is there twice", token.name);
+                return Err(Error::invalid(what));
             }
-            if entry.vms.is_empty() || !entry.vms.iter().all(is_plain) {
-                return Err(Error::invalid(format!(
-                    "\"{name}\": vms has no pattern, or one that is empty or too long"
-                )));
-            }
-            if entry.rights.is_empty() {
-                return Err(Error::invalid(format!("\"{name}\": rights is empty")));
-            }
+            let is_of_user = matches!(entry.subject, Subject::User(_) | Subject::Group(_));
+            parsed.access.decides_for_users |= is_of_user;
+            parsed.access.entries.push(entry);
         }
-        Ok(access)
+        Ok(parsed)
     }
 
-    /// Whether a client with these names has the right on the VM.
-    pub fn allows(&self, names: &[String], vm: &VmName, right: Right) -> bool {
-        let vm = vm.folded();
-        self.access.iter().any(|entry| {
-            names.contains(&entry.identity)
-                && entry.rights.contains(&right)
-                && entry
-                    .vms
-                    .iter()
-                    .any(|pattern| pattern::fits(&pattern.to_ascii_lowercase(), &vm))
+    /// The table as the repository of that name sees it: without the entries for others.
+    #[must_use]
+    pub fn of_repository(&self, name: &RepositoryName) -> Self {
+        let is_for = |entry: &&Entry| {
+            let named = entry.grant.repositories.as_ref();
+            named.is_none_or(|all| all.iter().any(|one| one.same_as(name)))
+        };
+        Self {
+            entries: self.entries.iter().filter(is_for).cloned().collect(),
+            decides_for_users: self.decides_for_users,
+        }
+    }
+
+    /// Whether the table decides for the users of Unix sockets: it does as soon as it has an entry
+    /// for a user or a group.
+    #[must_use]
+    pub const fn decides_for_users(&self) -> bool {
+        self.decides_for_users
+    }
+
+    fn gives(
+        &self,
+        right: Right,
+        vm: Option<&VmName>,
+        is_subject: impl Fn(&Subject) -> bool,
+    ) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|entry| entry.grant.gives(right, vm) && is_subject(&entry.subject))
+    }
+
+    /// Whether a client with these names in its certificate has the right on the VM, or, when none
+    /// is given, on all.
+    #[must_use]
+    pub fn allows_certificate(&self, names: &[String], vm: Option<&VmName>, right: Right) -> bool {
+        self.gives(
+            right,
+            vm,
+            |subject| matches!(subject, Subject::Certificate(name) if names.contains(name)),
+        )
+    }
+
+    /// Whether a user with these groups has the right on the VM, or, when none is given, on all.
+    #[must_use]
+    pub fn allows_user(&self, uid: u32, groups: &[u32], vm: Option<&VmName>, right: Right) -> bool {
+        self.gives(right, vm, |subject| match subject {
+            Subject::User(id) => *id == Some(uid),
+            Subject::Group(id) => id.is_some_and(|id| groups.contains(&id)),
+            Subject::Certificate(_) | Subject::Token(_) => false,
         })
     }
+
+    /// Whether the token of that name has the right on the VM, or, when none is given, on all.
+    #[must_use]
+    pub fn allows_token(&self, name: &str, vm: Option<&VmName>, right: Right) -> bool {
+        self.gives(
+            right,
+            vm,
+            |subject| matches!(subject, Subject::Token(token) if token.name.as_str() == name),
+        )
+    }
+
+    /// The caller whose token has this secret; `None` when there is no such token, or it has
+    /// expired. The time does not depend on the position of the first difference, nor on which
+    /// token it is.
+    #[must_use]
+    pub fn authenticate(&self, secret: &str, now: Timestamp) -> Option<Caller> {
+        if !secret::is_shaped(secret) {
+            return None;
+        }
+        let hash = blake3::hash(secret.as_bytes());
+        let mut found = None;
+        for (token, _) in self.tokens() {
+            // blake3::Hash compares in constant time.
+            if blake3::Hash::from_bytes(token.hash.0) == hash {
+                found = Some(token);
+            }
+        }
+        let token = found.filter(|token| !token.has_expired(now))?;
+        Some(Caller::Token(token.name.as_str().into()))
+    }
+
+    /// The tokens, in the order of the file, with their rights.
+    pub fn tokens(&self) -> impl Iterator<Item = (&TokenEntry, &Grant)> {
+        self.entries
+            .iter()
+            .filter_map(|entry| match &entry.subject {
+                Subject::Token(token) => Some((token, &entry.grant)),
+                _ => None,
+            })
+    }
+
+    /// The token of that name, compared without regard to case.
+    #[must_use]
+    pub fn token(&self, name: &str) -> Option<(&TokenEntry, &Grant)> {
+        let mut tokens = self.tokens();
+        tokens.find(|(token, _)| token.name.as_str().eq_ignore_ascii_case(name))
+    }
+
+    /// When the token of that name ends; `None` when there is no such token, or it has no end.
+    #[must_use]
+    pub fn token_expiry(&self, name: &str) -> Option<Timestamp> {
+        self.token(name)?.0.expires
+    }
+
+    /// A value that another token of the same name does not have: what was begun with a token
+    /// keeps it, and is over when it differs.
+    #[must_use]
+    pub fn token_identity(&self, name: &str) -> Option<Digest> {
+        let (token, _) = self.token(name)?;
+        Some(Digest::of(&token.hash.0))
+    }
+
+    /// The table without the tokens of which `keep` is false.
+    #[must_use]
+    pub(super) fn retaining_tokens(&self, keep: impl Fn(&TokenEntry) -> bool) -> Self {
+        let stays = |entry: &&Entry| match &entry.subject {
+            Subject::Token(token) => keep(token),
+            _ => true,
+        };
+        Self {
+            entries: self.entries.iter().filter(stays).cloned().collect(),
+            decides_for_users: self.decides_for_users,
+        }
+    }
+
+    /// The table without the tokens whose hash is not in `text`.
+    #[must_use]
+    pub(super) fn retaining_named_in(&self, text: &str) -> Self {
+        let text = text.to_ascii_lowercase();
+        self.retaining_tokens(|token| text.contains(&token.hash.to_string()))
+    }
+
+    /// An owned copy for sharing.
+    #[must_use]
+    pub fn shared(self) -> Arc<Self> {
+        Arc::new(self)
+    }
+}
+
+/// The error for a file that must exist and does not.
+pub(super) fn missing(path: &Path) -> Error {
+    Error::not_found("the access table is not there")
+        .at_path(path)
+        .advise(
+            "make it, with [[access]] entries (docs/access.md); an empty file gives nobody a right",
+        )
+}
+
+fn entry(written: WrittenEntry, remark: &mut impl FnMut(String)) -> Result<Entry> {
+    let is_plain = |text: &String| !text.is_empty() && text.len() <= TEXT_BYTES_MAX;
+    let is_token = written.token.is_some();
+    if !is_token {
+        let keys = [
+            ("hash", written.hash.is_some()),
+            ("created", written.created.is_some()),
+            ("expires", written.expires.is_some()),
+        ];
+        if let Some((key, _)) = keys.iter().find(|(_, is_there)| *is_there) {
+            let what = format!("{key} belongs to a token, and the entry has no key token");
+            return Err(Error::invalid(what));
+        }
+    }
+    let (who, subject) = match (
+        written.certificate,
+        written.user,
+        written.group,
+        written.token,
+    ) {
+        (Some(name), None, None, None) if is_plain(&name) => {
+            (name.clone(), Subject::Certificate(name))
+        }
+        (Some(_), None, None, None) => {
+            return Err(Error::invalid("an identity is empty or too long"));
+        }
+        (None, Some(user), None, None) => {
+            let (who, id) = resolve("user", user, account::user_id, remark)?;
+            (who, Subject::User(id))
+        }
+        (None, None, Some(group), None) => {
+            let (who, id) = resolve("group", group, account::group_id, remark)?;
+            (who, Subject::Group(id))
+        }
+        (None, None, None, Some(name)) => {
+            let name = TokenName::new(name)
+                .map_err(|e| Error::invalid(format!("the token's name: {}", e.what())))?;
+            let of = |e: &Error| Error::invalid(format!("the token {name}: {}", e.what()));
+            let hash = written
+                .hash
+                .ok_or_else(|| Error::invalid("its hash is missing"));
+            let hash = hash.and_then(|hash| hash.parse()).map_err(|e| of(&e))?;
+            let time = |key: &str, written: Option<Datetime>| {
+                written
+                    .map(|at| instant(key, at))
+                    .transpose()
+                    .map_err(|e| of(&e))
+            };
+            let token = TokenEntry {
+                created: time("created", written.created)?,
+                expires: time("expires", written.expires)?,
+                hash,
+                name: name.clone(),
+            };
+            (name.to_string(), Subject::Token(token))
+        }
+        _ => {
+            let what =
+                "an entry needs exactly one of certificate (or identity), user, group, token";
+            return Err(Error::invalid(what));
+        }
+    };
+    let who = who.escape_debug();
+    if written.vms.is_empty() || !written.vms.iter().all(is_plain) {
+        return Err(Error::invalid(format!(
+            "\"{who}\": vms has no pattern, or one that is empty or too long"
+        )));
+    }
+    if written.rights.is_empty() {
+        return Err(Error::invalid(format!("\"{who}\": rights is empty")));
+    }
+    let grant = Grant {
+        vms: written
+            .vms
+            .iter()
+            .map(|one| one.to_ascii_lowercase())
+            .collect(),
+        rights: written.rights.into_iter().collect(),
+        repositories: written
+            .repositories
+            .map(|names| repositories(&who.to_string(), names))
+            .transpose()?,
+    };
+    if grant.rights.contains(Right::Admin) && !grant.is_whole() {
+        remark(format!(
+            "the right admin of \"{who}\" has no effect: it needs vms = [\"*\"]"
+        ));
+    }
+    Ok(Entry { subject, grant })
+}
+
+/// The instant of a date and time.
+fn instant(key: &str, at: Datetime) -> Result<Timestamp> {
+    at.to_string().parse().map_err(|_| {
+        Error::invalid(format!("{key} is no instant"))
+            .advise("write date, time and time zone: 2026-11-30T10:00:00Z")
+    })
+}
+
+/// Names of repositories that must not be none.
+fn repositories(who: &str, names: Vec<String>) -> Result<Vec<RepositoryName>> {
+    if names.is_empty() {
+        let what = format!("\"{who}\": repositories is empty");
+        return Err(Error::invalid(what).advise("leave the key out for all repositories"));
+    }
+    let parse = |name: String| {
+        RepositoryName::new(name)
+            .map_err(|e| Error::invalid(format!("\"{who}\": repositories: {}", e.what())))
+    };
+    names.into_iter().map(parse).collect()
+}
+
+/// The name of an account, for messages, and its id, if there is such an account.
+fn resolve(
+    kind: &str,
+    account: Account,
+    look_up: impl Fn(&str) -> Result<Option<u32>>,
+    remark: &mut impl FnMut(String),
+) -> Result<(String, Option<u32>)> {
+    let name = match account {
+        Account::Id(id) => return Ok((id.to_string(), Some(id))),
+        Account::Name(name) if name.is_empty() || name.len() > TEXT_BYTES_MAX => {
+            return Err(Error::invalid(format!(
+                "the name of a {kind} is empty or too long"
+            )));
+        }
+        Account::Name(name) => name,
+    };
+    let id = look_up(&name).unwrap_or_else(|e| {
+        remark(format!("{kind} {}: {}", name.escape_debug(), e.report()));
+        None
+    });
+    if id.is_none() {
+        remark(format!(
+            "there is no {kind} {}: the entry is for nobody",
+            name.escape_debug()
+        ));
+    }
+    Ok((name, id))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Access, Right};
-    use crate::types::VmName;
-
-    const FILE: &str = "
-        [[access]]
-        identity = \"agent1\"
-        vms = [\"web*\", \"db01\"]
-        rights = [\"read\", \"ingest\"]
-
-        [[access]]
-        identity = \"spiffe://example/auditor\"
-        vms = [\"*\"]
-        rights = [\"read\"]
-    ";
-
-    #[test]
-    fn the_file_says_who_may_do_what() {
-        let access = Access::parse(FILE).unwrap();
-        let may = |name: &str, vm: &str, right| {
-            let names = ["nobody".to_owned(), name.to_owned()];
-            access.allows(&names, &VmName::new(vm).unwrap(), right)
-        };
-        assert!(may("agent1", "web01", Right::Ingest));
-        assert!(may("agent1", "WEB01", Right::Read));
-        assert!(may("agent1", "db01", Right::Read));
-        assert!(!may("agent1", "db011", Right::Read));
-        assert!(!may("Agent1", "web01", Right::Read));
-        assert!(may("spiffe://example/auditor", "mail", Right::Read));
-        assert!(!may("spiffe://example/auditor", "mail", Right::Ingest));
-        assert!(!may("", "web01", Right::Read));
-        assert_eq!(Access::parse("").unwrap(), Access::default());
-    }
-
-    #[test]
-    fn an_identity_may_tell_which_name_it_means() {
-        let text = FILE.replace("\"agent1\"", "\"cn:agent1\"");
-        let access = Access::parse(&text).unwrap();
-        let may = |name: &str| {
-            access.allows(
-                &[name.to_owned()],
-                &VmName::new("web01").unwrap(),
-                Right::Read,
-            )
-        };
-        assert!(may("cn:agent1") && !may("agent1") && !may("dns:agent1"));
-    }
-
-    #[test]
-    fn what_is_not_understood_is_refused() {
-        for (text, what) in [
-            ("[[acess]]", "line 1"),
-            ("\n[[access]]\nidentity = 3", "line 3"),
-            ("[[access]]\nidentity = \"a\"", "vms"),
-            (
-                "[[access]]\nidentity = \"a\"\nvms = [\"b\"]\nrights = [\"write\"]",
-                "line 4",
-            ),
-            (
-                "[[access]]\nidentity = \"a\"\nvms = [\"b\"]\nrights = []",
-                "rights is empty",
-            ),
-            (
-                "[[access]]\nidentity = \"a\"\nvms = []\nrights = [\"read\"]",
-                "vms",
-            ),
-            (
-                "[[access]]\nidentity = \"\"\nvms = [\"b\"]\nrights = [\"read\"]",
-                "identity",
-            ),
-            (
-                "[[access]]\nidentity = \"a\"\nvms = [\"b\"]\nrights = [\"read\"]\nwhen = 1",
-                "line 5",
-            ),
-        ] {
-            let error = Access::parse(text).unwrap_err();
-            assert!(error.to_string().contains(what), "{text}: {error}");
-        }
-    }
-}
+mod tests;

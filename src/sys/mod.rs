@@ -7,6 +7,7 @@
 //!   tried, never required. Each has a fallback here or yields `Unsupported`. [`refuse`] makes these calls
 //!   fail on purpose, to test the fallbacks.
 
+pub mod account;
 pub mod beneath;
 pub mod child;
 pub mod confine;

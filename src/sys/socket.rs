@@ -188,6 +188,19 @@ pub fn peer(stream: impl AsFd) -> Result<(rustix::process::Pid, u32)> {
     Ok((peer.pid, peer.uid.as_raw()))
 }
 
+/// The user at the other end, and its groups: the process's own one, then the supplementary ones, as they were when it connected.
+/// A kernel that does not tell the supplementary groups (before Linux 4.13) leaves the first one.
+///
+/// # Errors
+/// `Io`.
+pub fn peer_with_groups(stream: impl AsFd) -> Result<(u32, Vec<u32>)> {
+    let peer = rustix::net::sockopt::socket_peercred(&stream)
+        .map_err(|e| Error::io("cannot read the credentials of the peer", e.into()))?;
+    let mut groups = vec![peer.gid.as_raw()];
+    groups.extend(peer_groups(&stream).unwrap_or_default());
+    Ok((peer.uid.as_raw(), groups))
+}
+
 /// The supplementary groups of the process at the other end, as they were when it connected.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ pub use digest::Digest;
 pub use id::{JobId, LayerId, PointId, RepositoryId, SessionId, VmId};
 pub use image_format::ImageFormat;
 pub use memory::Memory;
-pub use name::{DiskName, PointName, PolicyName, RepositoryName, VmName};
+pub use name::{DiskName, PointName, PolicyName, RepositoryName, TokenName, VmName};
 pub use offset::{ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset};
 pub use session_ref::SessionRef;
 pub use token::Token;

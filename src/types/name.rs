@@ -162,6 +162,10 @@ name!(
     PolicyName
 );
 name!(
+    /// Name of a token of the access file.
+    TokenName
+);
+name!(
     /// Directory name of a VM.
     VmName
 );

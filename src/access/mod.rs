@@ -8,6 +8,7 @@
 //! - A secret is stored nowhere; the table has its BLAKE3 hash.
 
 pub mod audit;
+mod authentication;
 mod caller;
 mod file;
 mod live;

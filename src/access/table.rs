@@ -11,9 +11,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use toml::value::Datetime;
 
-use super::secret;
 use super::written::{Account, Written, WrittenEntry, line};
-use super::{Caller, Right, Rights};
+use super::{Right, Rights};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::account;
 use crate::types::{Digest, RepositoryName, TokenName, VmName, pattern};
@@ -63,6 +62,12 @@ impl std::fmt::Debug for TokenEntry {
 }
 
 impl TokenEntry {
+    /// Whether the token's secret has this hash. The time does not depend on the hash.
+    pub(super) fn is_of(&self, hash: &blake3::Hash) -> bool {
+        // blake3::Hash compares in constant time.
+        blake3::Hash::from_bytes(self.hash.0) == *hash
+    }
+
     /// Whether the token has ended at `now`.
     #[must_use]
     pub fn has_expired(&self, now: Timestamp) -> bool {
@@ -253,26 +258,6 @@ impl Access {
             vm,
             |subject| matches!(subject, Subject::Token(token) if token.name.as_str() == name),
         )
-    }
-
-    /// The caller whose token has this secret; `None` when there is no such token, or it has
-    /// expired. The time does not depend on the position of the first difference, nor on which
-    /// token it is.
-    #[must_use]
-    pub fn authenticate(&self, secret: &str, now: Timestamp) -> Option<Caller> {
-        if !secret::is_shaped(secret) {
-            return None;
-        }
-        let hash = blake3::hash(secret.as_bytes());
-        let mut found = None;
-        for (token, _) in self.tokens() {
-            // blake3::Hash compares in constant time.
-            if blake3::Hash::from_bytes(token.hash.0) == hash {
-                found = Some(token);
-            }
-        }
-        let token = found.filter(|token| !token.has_expired(now))?;
-        Some(Caller::Token(token.name.as_str().into()))
     }
 
     /// The tokens, in the order of the file, with their rights.

@@ -525,7 +525,7 @@ pub struct Serve {
         value_name = "FILE",
         value_hint = ValueHint::FilePath,
         conflicts_with_all = [
-            "mount", "options", "nbd", "low_water", "nbd_idle", "nbd_listen", "tls_certificates", "nbd_access", "nbd_plain", "stop_timeout"
+            "mount", "options", "nbd", "low_water", "nbd_idle", "nbd_listen", "tls_certificates", "nbd_access", "nbd_plain", "access", "audit", "stop_timeout"
         ]
     )]
     pub config: Option<PathBuf>,
@@ -554,12 +554,19 @@ pub struct Serve {
     /// Certificates for TLS: ca-cert.pem, server-cert.pem, server-key.pem
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "nbd_listen")]
     pub tls_certificates: Option<PathBuf>,
-    /// Who may use which VMs over TLS (TOML: docs/sessions.md)
+    /// Who may use which VMs over TLS, in place of --access (TOML: docs/access.md)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "tls_certificates")]
     pub nbd_access: Option<PathBuf>,
     /// Listen on a loopback address without TLS: every user of this machine may read
     #[arg(long, requires = "nbd_listen", conflicts_with_all = ["tls_certificates", "nbd_access"])]
     pub nbd_plain: bool,
+    /// Who may do what: certificates, users, groups, tokens (TOML: docs/access.md); by default /etc/restorefs/access.toml, for users
+    /// other than root and restorefs ~/.config/restorefs/access.toml, as soon as it is there
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub access: Option<PathBuf>,
+    /// Append who did what to this file, one JSON object a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub audit: Option<PathBuf>,
     /// After SIGTERM, let writers go on for this time; then their sessions are suspended, and the next daemon continues them
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub stop_timeout: String,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::args::{Cli, GuestIsolation};
 use super::output::Output;
-use crate::access::Caller;
+use crate::access::{Caller, Door, LiveAccess, Origin};
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::SystemClock;
 use crate::control::Client;
@@ -262,7 +262,8 @@ impl Context {
             self.pool(),
             self.memory.ingest_bytes(),
         ));
-        let service = OwnedRepository::new(sessions, Vec::new()).of_caller(Caller::Owner);
+        let served = OwnedRepository::new(sessions, Vec::new(), LiveAccess::none());
+        let service = served.of_caller(Caller::Owner, Origin::of(Door::Command));
         Ok(Writer {
             service: Box::new(service),
             owner: Some(owner),

@@ -74,6 +74,8 @@ pub(super) fn load(context: &Context, path: &Path) -> Result<(Config, Source)> {
         memory: view.memory,
         stop_timeout: STOP_TIMEOUT,
         log: LogOptions::default(),
+        access: None,
+        audit: None,
         repositories: Vec::new(),
     };
     let config = Config::load(path, &defaults, &view.isolation)?;
@@ -141,6 +143,8 @@ fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
         memory: view.memory,
         stop_timeout: Duration::from_secs(parse_seconds(&args.stop_timeout)?),
         log: LogOptions::default(),
+        access: args.access.as_deref().map(absolute),
+        audit: args.audit.as_deref().map(absolute),
         repositories: vec![repository],
     })
 }

@@ -14,7 +14,7 @@ use super::hello::another_release;
 use super::limits::{CONNECTIONS_MAX, ConnectionLimits};
 use super::line::Lines;
 use super::{Answer, Hello, Request, Welcome, parse_request};
-use crate::access::Caller;
+use crate::access::{Caller, Door, Origin};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::check_attached_size;
 use crate::service::{Follow, LocalService, OwnedRepository, Service};
@@ -56,7 +56,14 @@ pub async fn run(listener: UnixListener, served: Arc<OwnedRepository>) {
                     turn_away(stream);
                     continue;
                 };
-                let service = Arc::new(served.of_caller(Caller::user(peer.uid())));
+                let Ok(caller) = Caller::of_socket(&stream) else {
+                    continue;
+                };
+                let origin = match peer.pid() {
+                    Some(process) => Origin::at(Door::Control, format!("pid {process}")),
+                    None => Origin::of(Door::Control),
+                };
+                let service = Arc::new(served.of_caller(caller, origin));
                 let conversation = Conversation {
                     stream,
                     lines: Lines::new(place),

@@ -5,6 +5,7 @@ pub mod config;
 mod disk_contexts;
 mod exports;
 pub mod follower;
+mod gate;
 pub mod interrupt;
 mod likeness;
 mod mount_table;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::config::MountConfig;
 use super::probe::Prober;
-use crate::access::Caller;
+use crate::access::{Caller, Door, Origin};
 use crate::chain::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, MountOptions, Mounted};
@@ -86,12 +86,18 @@ impl MountTable {
     }
 
     /// Creates the tree for these options.
-    fn tree(&self, options: &MountOptions, viewer: MountOwner) -> Result<Arc<Tree>> {
+    fn tree(
+        &self,
+        options: &MountOptions,
+        viewer: MountOwner,
+        mountpoint: &Path,
+    ) -> Result<Arc<Tree>> {
         let view = options.tree_options(viewer.uid, viewer.gid, true);
         let caller = Caller::Mount {
             allow_forget: options.allow_forget,
         };
-        let sessions = Arc::new(self.served.of_caller(caller));
+        let origin = Origin::at(Door::Tree, mountpoint.display());
+        let sessions = Arc::new(self.served.of_caller(caller, origin));
         self.base.beside(view, sessions)
     }
 
@@ -104,7 +110,7 @@ impl MountTable {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
         };
-        let tree = self.tree(&config.options, viewer)?;
+        let tree = self.tree(&config.options, viewer, &config.at)?;
         let mounted = Arc::new(fuse::mount(&tree, &config.at, &config.options)?);
         self.open().push(ServedMount { tree, mounted });
         Ok(())
@@ -214,7 +220,7 @@ impl Host for MountTable {
             uid: request.uid,
             gid: request.gid,
         };
-        let tree = self.tree(&options, viewer)?;
+        let tree = self.tree(&options, viewer, &request.mountpoint)?;
         let mounted = fuse::serve(&tree, device, &request.mountpoint, &options)?;
         let mounted = Arc::new(mounted);
         self.open().push(ServedMount { tree, mounted });

@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::watch;
 
 use super::config::{self, Config, RepositoryConfig};
+use super::gate::Gate;
 use super::served_repository::{ServedRepository, claim, refuse_rest};
 use super::signal::{StopSignals, watch_for};
 use super::supervisor::Supervisor;
@@ -73,16 +74,17 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&[Status])) -> Result<()>
         let _context = runtime.enter();
         watch_for(SignalKind::hangup())?
     };
-    let mut repositories = open_all(&options)?;
+    let gate = Gate::open(&options.config)?;
+    let mut repositories = open_all(&options, &gate)?;
     say_standing(&options.config)?;
-    let result = runtime.block_on(run(&mut repositories, options, hang_up, ready));
+    let result = runtime.block_on(run(&mut repositories, (options, gate), hang_up, ready));
     runtime.shutdown_timeout(RUNTIME_PATIENCE);
     let closed = close_all(repositories);
     result.and(closed)
 }
 
 /// Opens all repositories, or none.
-fn open_all(options: &ServeOptions) -> Result<Vec<ServedRepository>> {
+fn open_all(options: &ServeOptions, gate: &Gate) -> Result<Vec<ServedRepository>> {
     let config = &options.config;
     config::check_names(config)?;
     let mut inherited = inherit::take()?;
@@ -99,6 +101,7 @@ fn open_all(options: &ServeOptions) -> Result<Vec<ServedRepository>> {
                 own,
                 memory,
                 options.mounts,
+                gate,
             )?);
         }
         refuse_rest(&inherited)
@@ -146,7 +149,7 @@ fn close_all(repositories: Vec<ServedRepository>) -> Result<()> {
 
 async fn run(
     repositories: &mut [ServedRepository],
-    mut options: ServeOptions,
+    (mut options, gate): (ServeOptions, Gate),
     mut hang_up: Signal,
     ready: impl FnOnce(&[Status]),
 ) -> Result<()> {
@@ -168,7 +171,7 @@ async fn run(
                 tracing::info!("{name}: stopping");
                 break;
             }
-            _ = hang_up.recv() => reload(repositories, &mut options, supervisor),
+            _ = hang_up.recv() => reload(repositories, (&mut options, &gate), supervisor),
             _ = pulse.tick() => {
                 tokio::task::block_in_place(|| repositories.iter().for_each(ServedRepository::touch));
                 supervisor.alive();
@@ -253,10 +256,14 @@ async fn drain(
 
 /// Reloads the configuration, and applies what can be applied. With a mistake in the file,
 /// everything stays as it is.
-fn reload(repositories: &[ServedRepository], options: &mut ServeOptions, supervisor: Supervisor) {
+fn reload(
+    repositories: &[ServedRepository],
+    (options, gate): (&mut ServeOptions, &Gate),
+    supervisor: Supervisor,
+) {
     tracing::info!("SIGHUP: reading the configuration again");
     supervisor.reloading();
-    let result = tokio::task::block_in_place(|| try_reload(repositories, options));
+    let result = tokio::task::block_in_place(|| try_reload(repositories, options, gate));
     match result {
         Ok(status) => {
             tracing::info!("the configuration has been read again");
@@ -273,12 +280,17 @@ fn reload(repositories: &[ServedRepository], options: &mut ServeOptions, supervi
 }
 
 /// Returns the status line for the service manager.
-fn try_reload(repositories: &[ServedRepository], options: &mut ServeOptions) -> Result<String> {
+fn try_reload(
+    repositories: &[ServedRepository],
+    options: &mut ServeOptions,
+    gate: &Gate,
+) -> Result<String> {
     let new = match &options.source {
         Some(source) => Config::load(&source.path, &source.defaults, &source.isolation)?,
         None => options.config.clone(),
     };
     config::check(&new)?;
+    gate.access.reload()?;
     for repository in repositories {
         if let Some(new) = new
             .repositories

@@ -13,9 +13,10 @@ use tokio::task::JoinHandle;
 
 use super::config::{MountConfig, NbdConfig, RepositoryConfig, TcpConfig};
 use super::exports::RepositoryExports;
+use super::gate::{self, Gate};
 use super::mount_table::MountTable;
 use super::point::PointExports;
-use crate::access::Access;
+use crate::access::LiveAccess;
 use crate::chain::{Pool, PoolLimits};
 use crate::clock::{Clock, SystemClock};
 use crate::control;
@@ -28,7 +29,7 @@ use crate::sys::inherit::Inherited;
 use crate::sys::runtime_dir;
 use crate::tls::ServerTls;
 use crate::tree::TreeOptions;
-use crate::types::Memory;
+use crate::types::{Memory, RepositoryName};
 
 /// One served repository with everything that serves it.
 pub(super) struct ServedRepository {
@@ -68,14 +69,13 @@ pub(super) fn claim(
     own
 }
 
-/// Loads what NBD over TCP needs.
-fn load(tcp: &TcpConfig) -> Result<(Option<ServerTls>, Access)> {
-    match &tcp.tls {
-        Some((certificates, access)) => {
-            Ok((Some(ServerTls::load(certificates)?), Access::load(access)?))
-        }
-        None => Ok((None, Access::default())),
-    }
+/// The table for certificates alone, where a configuration names one.
+fn certificates(tcp: Option<&TcpConfig>, name: &RepositoryName) -> Result<Option<Arc<LiveAccess>>> {
+    let tls = tcp.and_then(|tcp| tcp.tls.as_ref());
+    let Some(path) = tls.and_then(|tls| tls.access.as_ref()) else {
+        return Ok(None);
+    };
+    Ok(Some(LiveAccess::open(path, true)?.of_repository(name)))
 }
 
 impl ServedRepository {
@@ -89,13 +89,16 @@ impl ServedRepository {
         inherited: Vec<Inherited>,
         memory: Memory,
         mounts: bool,
+        gate: &Gate,
     ) -> Result<Self> {
-        let (tls, access) = match &config.nbd.tcp {
-            Some(tcp) => load(tcp)?,
-            None => (None, Access::default()),
-        };
+        let tls = config.nbd.tcp.as_ref().and_then(|tcp| tcp.tls.as_ref());
+        let tls = tls
+            .map(|tls| ServerTls::load(&tls.certificates))
+            .transpose()?;
         let repository = Arc::new(config.open()?);
         let id = repository.format().repository_id;
+        let name = gate::name_of(&config, id)?;
+        let certificates = certificates(config.nbd.tcp.as_ref(), &name)?;
         let dir = runtime_dir::make()?;
         let owner = Arc::new(Owner::open_with(
             &repository,
@@ -129,7 +132,9 @@ impl ServedRepository {
             memory,
             ..TreeOptions::default()
         };
-        let served = OwnedRepository::new(Arc::clone(&sessions), nbd_sockets);
+        let access = gate.access.of_repository(&name);
+        let served = OwnedRepository::new(Arc::clone(&sessions), nbd_sockets, access);
+        served.set_audit(Arc::clone(&gate.audit));
         let table = MountTable::new(&served, &pool, view)?;
         if mounts
             && let Err(error) = config
@@ -142,7 +147,7 @@ impl ServedRepository {
             return Err(error);
         }
         let points = PointExports::new(table.base());
-        let exports = RepositoryExports::new(Arc::clone(&sessions), points, access);
+        let exports = RepositoryExports::new(Arc::clone(&served), points, certificates);
         let exports = Arc::new(exports);
         let visible: Arc<dyn Exports> = Arc::clone(&exports) as Arc<dyn Exports>;
         Ok(Self {
@@ -249,12 +254,12 @@ impl ServedRepository {
     /// What loading certificates or the access file returns.
     pub(super) fn reload(&self, new: &RepositoryConfig) -> Result<()> {
         let NbdConfig { tcp, limits, .. } = &new.nbd;
-        if let (Some(tls), Some((certificates, access))) =
-            (&self.tls, tcp.as_ref().and_then(|tcp| tcp.tls.as_ref()))
+        if let (Some(tls), Some(new)) = (&self.tls, tcp.as_ref().and_then(|tcp| tcp.tls.as_ref()))
+            && let Some(name) = self.served.access().repository()
         {
-            let access = Access::load(access)?;
-            tls.reload(certificates)?;
-            self.exports.set_access(access);
+            let access = certificates(tcp.as_ref(), name)?;
+            tls.reload(&new.certificates)?;
+            self.exports.set_certificates(access);
         }
         self.service.set_limits(*limits);
         self.sessions().engine().set_low_water(new.low_water_bytes);

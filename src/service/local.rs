@@ -1,4 +1,4 @@
-//! The operations in the process that owns the repository, for one caller.
+//! The execution of the operations in the process that owns the repository, for one caller. [`super::audited`] notes what it does.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -43,8 +43,8 @@ const HOLDS_MAX: usize = 1_024;
 /// LIMIT: tasks that one caller does itself at a time.
 const ANNOUNCED_MAX: usize = 64;
 
-/// The operations on a repository for one caller: a command, a connection, or a mount.
-pub struct LocalService {
+/// The operations on a repository for one caller, which are not noted in the audit log.
+pub(super) struct LocalOperations {
     served: Arc<OwnedRepository>,
     caller: Caller,
     holds: Mutex<Vec<PointUse>>,
@@ -54,16 +54,8 @@ pub struct LocalService {
     still: Mutex<Option<Hold>>,
 }
 
-impl OwnedRepository {
-    /// The operations for one caller.
-    #[must_use]
-    pub fn of_caller(self: &Arc<Self>, caller: Caller) -> LocalService {
-        LocalService::new(Arc::clone(self), caller)
-    }
-}
-
-impl LocalService {
-    fn new(served: Arc<OwnedRepository>, caller: Caller) -> Self {
+impl LocalOperations {
+    pub(super) fn new(served: Arc<OwnedRepository>, caller: Caller) -> Self {
         Self {
             served,
             caller,
@@ -75,6 +67,15 @@ impl LocalService {
 
     pub(super) const fn served(&self) -> &Arc<OwnedRepository> {
         &self.served
+    }
+
+    pub(super) const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Whether the caller holds the whole repository.
+    pub(super) fn is_holding_still(&self) -> bool {
+        self.still.lock().is_some()
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -89,9 +90,17 @@ impl LocalService {
         }
     }
 
-    /// Whether the caller has a right on a VM. No certificate reaches this service, so the table of certificates is empty.
+    /// The access table as it is now. A caller that does not depend on it costs no look at its file.
+    fn access(&self) -> Arc<Access> {
+        match self.caller.needs_table() {
+            true => self.served.access().fresh(),
+            false => Arc::default(),
+        }
+    }
+
+    /// Whether the caller has a right on a VM.
     fn may(&self, right: Right, vm: &VmName) -> bool {
-        self.caller.may(right, Some(vm), &Access::default())
+        self.caller.may(right, Some(vm), &self.access())
     }
 
     /// Refuses a caller that does not have the right on a VM.
@@ -103,7 +112,7 @@ impl LocalService {
         self.demand_to(what, right, vm)
     }
 
-    /// [`LocalService::demand`]; `what` names the refused operation.
+    /// [`LocalOperations::demand`]; `what` names the refused operation.
     fn demand_to(&self, what: &str, right: Right, vm: &VmName) -> Result<()> {
         if self.may(right, vm) {
             return Ok(());
@@ -117,7 +126,7 @@ impl LocalService {
                 "restore points are removed by retention, or where the tree is mounted with allow_forget",
             ));
         }
-        Err(Self::denied(what))
+        Err(self.denied(what, right))
     }
 
     /// Refuses a caller that does not administer the repository. `what` names the refused
@@ -126,15 +135,18 @@ impl LocalService {
     /// # Errors
     /// `PermissionDenied`.
     fn demand_admin(&self, what: &str) -> Result<()> {
-        if self.caller.may(Right::Admin, None, &Access::default()) {
+        if self.caller.may(Right::Admin, None, &self.access()) {
             return Ok(());
         }
-        Err(Self::denied(what))
+        Err(self.denied(what, Right::Admin))
     }
 
-    fn denied(what: &str) -> Error {
-        let what = format!("only root and the daemon's own user may {what}");
-        Error::new(ErrorKind::PermissionDenied, what)
+    fn denied(&self, what: &str, right: Right) -> Error {
+        let advice = format!(
+            "root and the daemon's own user may, and whom the access table gives the right {right}"
+        );
+        let what = format!("{} may not {what}", self.caller);
+        Error::new(ErrorKind::PermissionDenied, what).advise(advice)
     }
 
     fn open(&self, session: &SessionRef) -> Result<Arc<Session>> {
@@ -143,8 +155,7 @@ impl LocalService {
     }
 
     /// The lock and the directory that the owner holds; `None` when the lock was taken away.
-    #[must_use]
-    pub fn site(&self) -> Option<Site> {
+    pub(super) fn site(&self) -> Option<Site> {
         self.registry().engine().owner.site()
     }
 
@@ -152,7 +163,12 @@ impl LocalService {
     ///
     /// # Errors
     /// As [`Service::attach`].
-    pub fn attach_bytes(&self, session: &SessionRef, name: &str, content: &[u8]) -> Result<()> {
+    pub(super) fn attach_bytes(
+        &self,
+        session: &SessionRef,
+        name: &str,
+        content: &[u8],
+    ) -> Result<()> {
         self.open(session)?.attach(name, content)
     }
 
@@ -172,7 +188,11 @@ impl LocalService {
     /// # Errors
     /// `PermissionDenied`; `InvalidInput` without a device; `NotFound` where there is no daemon; as
     /// [`Host::adopt`](super::Host::adopt).
-    pub fn adopt_mount(&self, request: &MountRequest, device: Option<OwnedFd>) -> Result<()> {
+    pub(super) fn adopt_mount(
+        &self,
+        request: &MountRequest,
+        device: Option<OwnedFd>,
+    ) -> Result<()> {
         // A mount can remove points (allow_forget), which a member of the socket's group must not.
         self.demand_admin("hand over a mount")?;
         let device =
@@ -191,15 +211,15 @@ impl LocalService {
             TaskKind::Merge => ("merge layers", Right::Manage),
             TaskKind::Copy => ("copy restore points", Right::Read),
             TaskKind::Verify => ("verify restore points", Right::Read),
-            TaskKind::Restore => ("restore", Right::Read),
+            TaskKind::Restore => ("restore", Right::Restore),
             TaskKind::Repair => ("repair restore points", Right::Manage),
             TaskKind::RebuildCatalog => ("rebuild the catalog", Right::Admin),
             TaskKind::EmptyTrash => ("empty the trash", Right::Admin),
         };
         match vm {
             Some(vm) => self.demand_to(what, right, vm),
-            None if self.caller.may(right, None, &Access::default()) => Ok(()),
-            None => Err(Self::denied(what)),
+            None if self.caller.may(right, None, &self.access()) => Ok(()),
+            None => Err(self.denied(what, right)),
         }
     }
 
@@ -209,13 +229,13 @@ impl LocalService {
             Happening::Task { task } => task.subject.vm.as_ref(),
             Happening::Session { session, .. } => Some(&session.vm),
             Happening::Point { vm, .. } | Happening::Repository { vm } => Some(vm),
-            Happening::Reset => None,
+            Happening::Reset => return true,
         };
-        vm.is_none_or(|vm| self.may(Right::Read, vm))
+        self.caller.may(Right::Read, vm, &self.access())
     }
 
     /// Ends the tasks of a caller that has gone away. The call writes to the history.
-    pub fn leave(&self) {
+    pub(super) fn leave(&self) {
         let left = std::mem::take(&mut *self.announced.lock());
         for task in left {
             let reason = "interrupted: the command that did it went away";
@@ -262,7 +282,7 @@ impl LocalService {
     }
 }
 
-impl Service for LocalService {
+impl Service for LocalOperations {
     fn begin(&self, request: &BeginRequest) -> Result<BeginAnswer> {
         let session = self.begin_session(request)?;
         Ok(self.served.begin_answer(&session))
@@ -446,10 +466,9 @@ impl Service for LocalService {
     }
 
     fn sessions(&self) -> Result<Vec<SessionAnswer>> {
-        let sessions = self.registry().all();
-        let seen = sessions
-            .iter()
-            .filter(|one| self.may(Right::Read, &one.vm()));
+        let (sessions, access) = (self.registry().all(), self.access());
+        let may_read = |vm: &VmName| self.caller.may(Right::Read, Some(vm), &access);
+        let seen = sessions.iter().filter(|one| may_read(&one.vm()));
         Ok(seen.map(|session| SessionAnswer::of(session)).collect())
     }
 
@@ -457,9 +476,10 @@ impl Service for LocalService {
         let sessions = self.registry().all();
         let open = sessions.iter().map(|session| task::of_session(session));
         let mut all: Vec<_> = open.chain(self.served.tasks().reports()).collect();
+        let access = self.access();
         all.retain(|report| {
             let vm = report.subject.vm.as_ref();
-            vm.is_none_or(|vm| self.may(Right::Read, vm))
+            self.caller.may(Right::Read, vm, &access)
         });
         Ok(all)
     }
@@ -554,7 +574,7 @@ impl Service for LocalService {
     }
 }
 
-impl Drop for LocalService {
+impl Drop for LocalOperations {
     fn drop(&mut self) {
         self.leave();
     }

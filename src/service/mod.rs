@@ -10,8 +10,11 @@
 //! - No door decides anything: rights, defaults and errors are the same for the command line, the
 //!   control socket and the mounted tree.
 //! - For a caller that may not read a VM, the VM does not exist.
+//! - Each operation that changes something or hands out content is noted in the audit log, in one
+//!   place ([`LocalService`]), also when it is refused.
 
 mod answer;
+mod audited;
 pub mod backup;
 mod event;
 mod follow;
@@ -24,11 +27,12 @@ mod target;
 mod task;
 
 pub use answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer, TrashAnswer};
+pub use audited::LocalService;
 pub use event::{Event, EventBus, Happening, SessionChange, Subscription};
 pub use follow::Follow;
 pub use host::{Host, MountAnswer, MountRequest, Status};
-pub use local::{LocalService, check_attached, read_attached};
-pub use owned::OwnedRepository;
+pub use local::{check_attached, read_attached};
+pub use owned::{DEFAULT_NAME, OwnedRepository};
 pub use target::DiskTarget;
 
 pub use crate::ingest::{BeginRequest, CommitRequest, DiskRequest};

@@ -7,9 +7,14 @@ use super::answer::BeginAnswer;
 use super::event::{EventBus, Happening, SessionChange};
 use super::host::{Host, Status};
 use super::task;
+use crate::access::{AuditLog, LiveAccess};
 use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
 use crate::repo::Job;
 use crate::task::{TaskReport, TaskTable};
+use crate::types::RepositoryName;
+
+/// The name of a repository that has none in the register.
+pub const DEFAULT_NAME: &str = "default";
 
 /// A repository that this process owns.
 pub struct OwnedRepository {
@@ -21,6 +26,8 @@ pub struct OwnedRepository {
     /// URI below which exports are served over TCP.
     nbd_tcp: OnceLock<String>,
     host: OnceLock<Arc<dyn Host>>,
+    access: Arc<LiveAccess>,
+    audit: OnceLock<Arc<AuditLog>>,
 }
 
 /// Publishes changes to the subscribers.
@@ -75,9 +82,14 @@ impl Hook for Announcer {
 }
 
 impl OwnedRepository {
-    /// Creates the repository; its NBD server listens on these Unix sockets.
+    /// Creates the repository; its NBD server listens on these Unix sockets. `access` is the table
+    /// as this repository sees it ([`LiveAccess::of_repository`]).
     #[must_use]
-    pub fn new(sessions: Arc<Registry>, nbd_sockets: Vec<PathBuf>) -> Arc<Self> {
+    pub fn new(
+        sessions: Arc<Registry>,
+        nbd_sockets: Vec<PathBuf>,
+        access: Arc<LiveAccess>,
+    ) -> Arc<Self> {
         let events = EventBus::new();
         sessions.add_hook(Box::new(Announcer(Arc::clone(&events))));
         let clock = Arc::clone(sessions.engine().owner.clock());
@@ -88,6 +100,8 @@ impl OwnedRepository {
             nbd_sockets,
             nbd_tcp: OnceLock::new(),
             host: OnceLock::new(),
+            access,
+            audit: OnceLock::new(),
         })
     }
 
@@ -101,6 +115,30 @@ impl OwnedRepository {
     pub fn set_host(&self, host: Arc<dyn Host>) {
         // A second call would be a programming error, and is ignored.
         let _ = self.host.set(host);
+    }
+
+    /// Sets the audit log; without one, acts go to the log of the process. Called at most once.
+    pub fn set_audit(&self, audit: Arc<AuditLog>) {
+        // A second call would be a programming error, and is ignored.
+        let _ = self.audit.set(audit);
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> &AuditLog {
+        self.audit.get_or_init(Arc::default)
+    }
+
+    /// The access table as this repository sees it.
+    #[must_use]
+    pub const fn access(&self) -> &Arc<LiveAccess> {
+        &self.access
+    }
+
+    /// The name by which the access table and the audit log know the repository.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let name = self.access.repository();
+        name.map_or(DEFAULT_NAME, RepositoryName::as_str)
     }
 
     /// Its open sessions.

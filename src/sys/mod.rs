@@ -8,6 +8,7 @@
 //!   fail on purpose, to test the fallbacks.
 
 pub mod account;
+pub mod append;
 pub mod beneath;
 pub mod child;
 pub mod confine;

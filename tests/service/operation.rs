@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use restorefs::access::Caller;
+use restorefs::access::{Caller, Door, LiveAccess, Origin};
 use restorefs::block::page::PageBudget;
 use restorefs::block::{MemoryDisk, WriteAt};
 use restorefs::chain::{Pool, PoolLimits};
@@ -528,8 +528,8 @@ fn local(dir: &Path) -> Vec<(&'static str, Value)> {
     let repository = Arc::new(Repository::init(&path, SystemClock.now()).unwrap());
     let owner = Owner::open(repository, Arc::new(SystemClock), "test").unwrap();
     let engine = Engine::new(Arc::new(owner), Pool::new(PoolLimits::default()));
-    let service =
-        OwnedRepository::new(Registry::empty(engine), Vec::new()).of_caller(Caller::Owner);
+    let served = OwnedRepository::new(Registry::empty(engine), Vec::new(), LiveAccess::none());
+    let service = served.of_caller(Caller::Owner, Origin::of(Door::Command));
     let mut log = Transcript::new(&path);
     everything(&mut log, &service, dir, &path);
     log.steps

@@ -7,11 +7,12 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Result, ResultExt};
+use crate::sys::append;
 use crate::types::sync::Mutex;
 
 /// Mode of a new file: the group may read it.
@@ -41,23 +42,11 @@ fn identity(meta: &std::fs::Metadata) -> (u64, u64) {
 }
 
 fn open(path: &Path) -> Result<(File, (u64, u64))> {
-    // Without O_NONBLOCK opening a FIFO would wait for its reader.
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = File::options()
-        .append(true)
-        .create(true)
-        .mode(MODE)
-        .custom_flags(flags)
-        .open(path)
-        .or_io("cannot open the audit log")
-        .at_path(path)?;
+    let file = append::open(path, MODE)?;
     let meta = file
         .metadata()
         .or_io("cannot look at the audit log")
         .at_path(path)?;
-    if !meta.is_file() {
-        return Err(Error::invalid("the audit log is not a regular file").at_path(path));
-    }
     let identity = identity(&meta);
     Ok((file, identity))
 }

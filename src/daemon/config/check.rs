@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::{Config, RepositoryConfig};
-use crate::access::Access;
+use crate::access::{Access, default_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse;
 use crate::tls::ServerTls;
@@ -16,12 +16,36 @@ use crate::tls::ServerTls;
 /// `InvalidInput`, which names all mistakes.
 pub fn check(config: &Config) -> Result<()> {
     let mut mistakes: Vec<Error> = config.repositories.iter().flat_map(one).collect();
+    mistakes.extend(gate(config));
     mistakes.extend(check_names(config).err());
     mistakes.extend(places(config));
     if mistakes.is_empty() {
         return Ok(());
     }
     Err(super::one(mistakes))
+}
+
+/// Checks the access table and the place of the audit log.
+fn gate(config: &Config) -> Vec<Error> {
+    let mut mistakes: Vec<Error> = config.check_table().err().into_iter().collect();
+    let table = match &config.access {
+        Some(path) => Access::load(path),
+        None => match Access::load(&default_file()) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Access::default()),
+            other => other,
+        },
+    };
+    mistakes.extend(table.err());
+    if let Some(path) = &config.audit {
+        let is_other = std::fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file());
+        if is_other {
+            mistakes.push(Error::invalid("the audit log is not a regular file").at_path(path));
+        } else if !path.parent().is_some_and(Path::is_dir) {
+            let what = "the directory of the audit log is not there";
+            mistakes.push(Error::invalid(what).at_path(path));
+        }
+    }
+    mistakes
 }
 
 /// Checks that no directory is listed under two names: the daemon would meet its own lock.
@@ -113,11 +137,10 @@ fn one(repository: &RepositoryConfig) -> Vec<Error> {
                 .push(Error::invalid("the directory of the socket is not there").at_path(socket));
         }
     }
-    if let Some((certificates, access)) =
-        repository.nbd.tcp.as_ref().and_then(|tcp| tcp.tls.as_ref())
-    {
-        mistakes.extend(ServerTls::load(certificates).err());
-        mistakes.extend(Access::load(access).err());
+    if let Some(tls) = repository.nbd.tcp.as_ref().and_then(|tcp| tcp.tls.as_ref()) {
+        mistakes.extend(ServerTls::load(&tls.certificates).err());
+        let access = tls.access.as_ref();
+        mistakes.extend(access.and_then(|path| Access::load(path).err()));
     }
     mistakes
 }

@@ -17,6 +17,8 @@ const LINE_SHOWN_MAX: usize = 60;
 pub(super) struct File {
     pub(super) memory: Option<String>,
     pub(super) stop_timeout: Option<String>,
+    pub(super) access: Option<PathBuf>,
+    pub(super) audit: Option<PathBuf>,
     pub(super) log: Log,
     pub(super) repository: Vec<Repository>,
 }

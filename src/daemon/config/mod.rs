@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::access::default_file;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::MountOptions;
 use crate::guest::worker::Isolation;
@@ -40,6 +41,10 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// The options of the log.
     pub log: LogOptions,
+    /// The file of the access table; without one, the default file is used as soon as it is there.
+    pub access: Option<PathBuf>,
+    /// The file of the audit log, beside the log.
+    pub audit: Option<PathBuf>,
     /// The served repositories.
     pub repositories: Vec<RepositoryConfig>,
 }
@@ -102,10 +107,18 @@ pub struct NbdConfig {
 pub struct TcpConfig {
     /// Address and port; with port 0 the kernel chooses a free one.
     pub address: SocketAddr,
-    /// The directory of certificates (`ca-cert.pem`, `server-cert.pem`, `server-key.pem`) and the
-    /// access table. Without them the address must be a loopback one, and every user of this
+    /// What TLS needs. Without it the address must be a loopback one, and every user of this
     /// machine may read everything.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    pub tls: Option<TlsConfig>,
+}
+
+/// What TLS needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The directory of certificates (`ca-cert.pem`, `server-cert.pem`, `server-key.pem`).
+    pub certificates: PathBuf,
+    /// An access table for the certificates of clients alone, in place of the daemon's.
+    pub access: Option<PathBuf>,
 }
 
 impl TcpConfig {
@@ -122,16 +135,13 @@ impl TcpConfig {
         let tls = match (certificates, access) {
             (Some(_) | None, Some(_)) | (Some(_), None) if is_plain => {
                 return Err(Error::invalid(
-                    "NBD over TCP is either plain, or has certificates and a file of access rights",
+                    "NBD over TCP is either plain, or has certificates",
                 ));
             }
-            (Some(certificates), Some(access)) => Some((certificates, access)),
-            (Some(_), None) => {
-                return Err(Error::invalid(
-                    "the file of access rights is missing: --nbd-access (nbd.access in a configuration)",
-                )
-                .advise("write a file with [[access]] entries, see the README"));
-            }
+            (Some(certificates), access) => Some(TlsConfig {
+                certificates,
+                access,
+            }),
             (None, _) if is_plain => None,
             (None, _) => {
                 return Err(Error::invalid(
@@ -176,6 +186,26 @@ impl Config {
         resolve::resolve(file::File::parse(text)?, defaults, isolation).map_err(one)
     }
 
+    /// Refuses TLS without an access table: no client could do anything.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    pub fn check_table(&self) -> Result<()> {
+        let mut tls = self
+            .repositories
+            .iter()
+            .filter_map(|one| one.nbd.tcp.as_ref()?.tls.as_ref());
+        let file = default_file();
+        if self.access.is_some() || file.exists() || tls.all(|tls| tls.access.is_some()) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "NBD over TLS needs an access table: --access or --nbd-access (access or nbd.access in a configuration), or the file {}",
+            file.display()
+        ))
+        .advise("write a file with [[access]] entries, see docs/access.md"))
+    }
+
     /// The keys of `new` whose changes need a restart.
     #[must_use]
     pub fn restarts(&self, new: &Self) -> Vec<String> {
@@ -186,6 +216,8 @@ impl Config {
             }
         };
         differs(self.memory != new.memory, "memory".to_owned());
+        differs(self.access != new.access, "access".to_owned());
+        differs(self.audit != new.audit, "audit".to_owned());
         differs(self.log.format != new.log.format, "log.format".to_owned());
         for old in &self.repositories {
             let name = |key: &str| format!("{}: {key}", old.path.display());

@@ -74,6 +74,11 @@ pub(super) fn resolve(
         .stop_timeout
         .and_then(|text| mistakes.take("stop_timeout", parse_seconds(&text)))
         .map_or(defaults.stop_timeout, Duration::from_secs);
+    for (key, path) in [("access", &file.access), ("audit", &file.audit)] {
+        if let Some(path) = path {
+            mistakes.absolute(key, path);
+        }
+    }
     let log = log(file.log, &defaults.log, &mut mistakes);
     if file.repository.is_empty() {
         let error = Error::invalid("there is none");
@@ -98,6 +103,8 @@ pub(super) fn resolve(
             memory,
             stop_timeout,
             log,
+            access: file.access,
+            audit: file.audit,
             repositories,
         })
     } else {
@@ -291,6 +298,8 @@ mod tests {
             memory: Memory::default(),
             stop_timeout: STOP_TIMEOUT,
             log: LogOptions::default(),
+            access: None,
+            audit: None,
             repositories: Vec::new(),
         }
     }
@@ -300,6 +309,8 @@ mod tests {
         let text = r#"
             memory = "1G"
             stop_timeout = "90s"
+            access = "/etc/restorefs/access.toml"
+            audit = "/var/log/restorefs/audit.jsonl"
             [log]
             level = "restorefs::nbd=debug"
             format = "json"
@@ -320,6 +331,9 @@ mod tests {
         let config = Config::parse(text, &defaults(), &Isolation::Thread).unwrap();
         assert_eq!(config.memory.bytes(), 1 << 30);
         assert_eq!(config.stop_timeout.as_secs(), 90);
+        let named = |path: &Option<std::path::PathBuf>| path.clone().unwrap();
+        assert!(named(&config.access).ends_with("access.toml"));
+        assert!(named(&config.audit).ends_with("audit.jsonl"));
         let repository = &config.repositories[0];
         assert_eq!(repository.path.to_str(), Some("/srv/repo/x"));
         assert_eq!(repository.low_water_bytes, Some(10 << 30));
@@ -337,6 +351,8 @@ mod tests {
             r#"
             memory = "much"
             stop_timeout = "soon"
+            access = "a.toml"
+            audit = "b.jsonl"
             [log]
             format = "xml"
             [[repository]]
@@ -361,6 +377,8 @@ mod tests {
         for part in [
             "memory: ",
             "stop_timeout: ",
+            "access: the path is not absolute",
+            "audit: the path is not absolute",
             "log.format: ",
             "repository 1 (repo): path: the path is not absolute",
             "mount mnt: the path is not absolute",

@@ -13,13 +13,14 @@ use super::check::Terms;
 use super::export::Content;
 use super::handshake::{Agreement, blocking, greet, negotiate, receive_or_end, skip};
 use super::limit::ServerLimits;
+use super::redacted::Redacted;
 use super::reply::{PendingReply, Reply, Share, send_all};
 use super::secure::Secured;
 use super::service::Service;
 use super::step::{self, is_long};
 use super::stream::{Receiving, Stream};
 use super::work::ConnectionState;
-use crate::access::Caller;
+use crate::access::{Caller, Origin};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Connection, Reservation, SessionState};
 use crate::nbd::proto::command::{Command, Request};
@@ -56,11 +57,12 @@ pub(super) enum Entrance {
 pub(super) async fn serve(
     service: &Arc<Service>,
     entrance: Entrance,
+    origin: Origin,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
     let handshake = tokio::time::timeout(
         service.limits().handshake_timeout,
-        shake_hands(service, entrance),
+        shake_hands(service, entrance, origin),
     );
     let agreed = tokio::select! {
         agreed = handshake => agreed
@@ -74,7 +76,11 @@ pub(super) async fn serve(
 }
 
 /// The handshake, from the greeting to an export; `None` when the client leaves properly.
-async fn shake_hands(service: &Service, entrance: Entrance) -> Result<Option<(Stream, Agreement)>> {
+async fn shake_hands(
+    service: &Service,
+    entrance: Entrance,
+    origin: Origin,
+) -> Result<Option<(Stream, Agreement)>> {
     let (mut stream, caller, answer) = match entrance {
         Entrance::Secured(secured) => secured,
         Entrance::Plain(mut stream, caller) => match greet(&mut stream).await? {
@@ -82,7 +88,7 @@ async fn shake_hands(service: &Service, entrance: Entrance) -> Result<Option<(St
             None => return Ok(None),
         },
     };
-    let agreement = negotiate(&mut stream, service, &caller, answer).await?;
+    let agreement = negotiate(&mut stream, service, (&caller, origin), answer).await?;
     Ok(agreement.map(|agreement| (stream, agreement)))
 }
 
@@ -444,34 +450,4 @@ fn stalled() -> Error {
         ErrorKind::TimedOut,
         "the client does not send the payload that it announced",
     )
-}
-
-/// An export's name for the log, without the token of a session, which follows a tilde and is secret.
-struct Redacted<'a>(&'a str);
-
-impl std::fmt::Display for Redacted<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (n, part) in self.0.split('/').enumerate() {
-            if n > 0 {
-                f.write_str("/")?;
-            }
-            match part.split_once('~') {
-                Some((name, _)) => write!(f, "{}~...", name.escape_debug())?,
-                None => write!(f, "{}", part.escape_debug())?,
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Redacted;
-
-    #[test]
-    fn tokens_are_not_logged() {
-        let name = "web01/s~00112233445566778899aabbccddeeff/vda";
-        assert_eq!(Redacted(name).to_string(), "web01/s~.../vda");
-        assert_eq!(Redacted("a/latest/b").to_string(), "a/latest/b");
-    }
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::meta_context::MetaContexts;
-use crate::access::Caller;
+use crate::access::{Caller, Origin};
 use crate::block::ReadAt;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{Connection, DiskWriter, Session};
 use crate::nbd::proto::flag::TransmissionFlags;
 use crate::nbd::proto::option::ExportInfo;
@@ -45,6 +45,24 @@ pub trait Exports: Send + Sync {
     /// # Errors
     /// `NotFound` or `InvalidInput` when there is none; errors of opening it.
     fn open(&self, name: &str, caller: &Caller) -> Result<Export>;
+
+    /// Notes that a client has got an export, or was refused one.
+    fn note(&self, _opening: &Opening<'_>) {}
+}
+
+/// An export that a client has got, or was refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening<'a> {
+    /// The name that the client gave. It may contain the token of a session.
+    pub name: &'a str,
+    /// The client.
+    pub caller: &'a Caller,
+    /// The client's address or process.
+    pub origin: &'a Origin,
+    /// Whether it is for writing; `None` when it could not be opened.
+    pub is_write: Option<bool>,
+    /// The refusal.
+    pub error: Option<&'a Error>,
 }
 
 impl Content {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::context::{Chosen, Context};
-use super::export::{Content, Export};
+use super::export::{Content, Export, Opening};
 use super::service::{Seat, Service};
 use super::stream::Stream;
-use crate::access::Caller;
+use crate::access::{Caller, Origin};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::Connection;
 use crate::nbd::proto::field::{text, violation};
@@ -66,6 +66,7 @@ pub(super) struct Handshake<'a> {
     stream: &'a mut Stream,
     service: &'a Service,
     caller: &'a Caller,
+    origin: Origin,
     has_no_zeroes: bool,
     pub(super) mode: Mode,
     /// The chosen meta contexts with their export.
@@ -104,13 +105,14 @@ pub(super) async fn greet(stream: &mut Stream) -> Result<Option<ClientFlags>> {
 pub(super) async fn negotiate(
     stream: &mut Stream,
     service: &Service,
-    caller: &Caller,
+    (caller, origin): (&Caller, Origin),
     answer: ClientFlags,
 ) -> Result<Option<Agreement>> {
     let mut handshake = Handshake {
         stream,
         service,
         caller,
+        origin,
         has_no_zeroes: answer.contains(ClientFlags::NO_ZEROES),
         mode: Mode::Simple,
         chosen: None,
@@ -344,8 +346,40 @@ impl Handshake<'_> {
 
     pub(super) async fn open(&self, name: &str) -> Result<Export> {
         let (exports, name) = (Arc::clone(&self.service.exports), name.to_owned());
-        let caller = self.caller.clone();
-        blocking(move || exports.open(&name, &caller)).await?
+        let (caller, origin) = (self.caller.clone(), self.origin.clone());
+        blocking(move || {
+            let opened = exports.open(&name, &caller);
+            if let Err(error) = &opened {
+                exports.note(&Opening {
+                    name: &name,
+                    caller: &caller,
+                    origin: &origin,
+                    is_write: None,
+                    error: Some(error),
+                });
+            }
+            opened
+        })
+        .await?
+    }
+
+    /// [`Handshake::admit`], noted: from here on the client has the export, or is refused it.
+    async fn enter(&self, content: &Content, name: &str) -> Result<(Seat, Option<Connection>)> {
+        let admission = self.admit(content, name);
+        let (exports, name) = (Arc::clone(&self.service.exports), name.to_owned());
+        let (caller, origin) = (self.caller.clone(), self.origin.clone());
+        let is_write = matches!(content, Content::Write { .. });
+        blocking(move || {
+            exports.note(&Opening {
+                name: &name,
+                caller: &caller,
+                origin: &origin,
+                is_write: Some(is_write),
+                error: admission.as_ref().err(),
+            });
+            admission
+        })
+        .await?
     }
 
     /// The export for which contexts were chosen, or else opened now.
@@ -414,7 +448,7 @@ impl Handshake<'_> {
             }
             Err(e) => return Err(e),
         };
-        let admission = self.admit(&content, name)?;
+        let admission = self.enter(&content, name).await?;
         let mut answer = content.bytes().size_bytes().to_be_bytes().to_vec();
         answer.extend(content.flags(self.mode.has_chunks()).bits().to_be_bytes());
         if !self.has_no_zeroes {
@@ -454,7 +488,7 @@ impl Handshake<'_> {
         let content = opened.content;
         // The place is taken before the client learns that it has the export.
         let admission = match option {
-            OptionKind::Go => self.admit(&content, &request.name).map(Some),
+            OptionKind::Go => self.enter(&content, &request.name).await.map(Some),
             _ => Ok(None),
         };
         let admission = match admission {

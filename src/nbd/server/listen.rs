@@ -17,7 +17,7 @@ use super::lobby::{Lobby, Seat};
 use super::secure::enter;
 use super::service::Service;
 use super::stream::Stream;
-use crate::access::Caller;
+use crate::access::{Caller, Door as Way, Origin};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::socket::{self, SocketFile};
 use crate::tls::ServerTls;
@@ -90,6 +90,16 @@ impl std::fmt::Debug for Server {
 enum Peer {
     Process { user: u32, process: i32 },
     Address(SocketAddr),
+}
+
+impl Peer {
+    /// The peer as the audit log names it.
+    fn origin(self) -> Origin {
+        match self {
+            Self::Process { process, .. } => Origin::at(Way::Nbd, format!("pid {process}")),
+            Self::Address(address) => Origin::at(Way::Nbd, address),
+        }
+    }
 }
 
 impl Server {
@@ -238,7 +248,7 @@ impl Server {
             let connection = serve_one(
                 Arc::clone(&self.service),
                 stream,
-                self.security.clone(),
+                (self.security.clone(), peer.origin()),
                 seat,
                 shutdown.clone(),
             );
@@ -265,19 +275,19 @@ pub async fn serve_client(
 ) -> Result<()> {
     let caller = on_this_machine(&stream);
     let entrance = Entrance::Plain(Stream::Unix(stream), caller);
-    serve(service, entrance, shutdown).await.map(drop)
+    let origin = Origin::of(Way::Nbd);
+    serve(service, entrance, origin, shutdown).await.map(drop)
 }
 
 /// The user at the other end of a Unix socket. One whom the kernel does not name has the rights of any member of the socket's group.
 fn on_this_machine(stream: &tokio::net::UnixStream) -> Caller {
-    let peer = stream.peer_cred();
-    Caller::user(peer.map_or(u32::MAX, |peer| peer.uid()))
+    Caller::of_socket(stream).unwrap_or_else(|_| Caller::user(u32::MAX))
 }
 
 async fn serve_one(
     service: Arc<Service>,
     stream: Stream,
-    security: Security,
+    (security, origin): (Security, Origin),
     seat: Option<(Seat, IpAddr)>,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -304,7 +314,7 @@ async fn serve_one(
             (Entrance::Plain(stream, caller), None)
         }
     };
-    match serve(&service, secured, shutdown).await {
+    match serve(&service, secured, origin, shutdown).await {
         Ok(End::Goodbye) => tracing::debug!("the client disconnected"),
         Ok(End::Vanished) => tracing::warn!("the client left without a goodbye"),
         Ok(End::Shutdown) => tracing::info!("the connection ends with the server"),

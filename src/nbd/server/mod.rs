@@ -36,6 +36,7 @@ mod limit;
 mod listen;
 mod lobby;
 mod meta_context;
+mod redacted;
 mod reply;
 mod secure;
 mod service;
@@ -45,8 +46,9 @@ mod work;
 
 pub use crate::access::Caller;
 pub use crate::nbd::proto::option::ExportInfo;
-pub use export::{Content, Export, Exports};
+pub use export::{Content, Export, Exports, Opening};
 pub use limit::ServerLimits;
 pub use listen::{Guests, Security, Server, serve_client};
 pub use meta_context::{ContextExtent, ContextSource, MetaContexts};
+pub use redacted::Redacted;
 pub use service::Service;

@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use super::Access;
 use super::table::{missing, read};
 use crate::clock::{Clock, SystemClock};
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::RepositoryName;
 use crate::types::sync::Mutex;
 
@@ -319,7 +319,7 @@ impl Followed {
         let mut seen = self.seen.lock();
         let now = self.clock.now();
         let stamp = Stamp::of(&self.path);
-        let table = match read(&self.path)? {
+        let table = match self.read_or_none(&stamp)? {
             Some(text) => {
                 let parsed = Access::parse(&text).at_path(&self.path)?;
                 self.tell(&parsed.remarks);
@@ -332,6 +332,21 @@ impl Followed {
         seen.stamp = stamp;
         seen.set(table.retaining_tokens(|token| !token.has_expired(now)));
         Ok(())
+    }
+
+    /// The text of the file. A file that need not exist, and lies where this user cannot look, is not this user's: HOME is that of another
+    /// user (su, setpriv). One that is there and cannot be read is an error.
+    fn read_or_none(&self, stamp: &Stamp) -> Result<Option<String>> {
+        match read(&self.path) {
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => match stamp {
+                Stamp::Unknown(_) if !self.must_exist => {
+                    tracing::info!(error = %e.report(), "an access table that this user may not look for is passed over");
+                    Ok(None)
+                }
+                _ => Err(e),
+            },
+            other => other,
+        }
     }
 
     fn tell(&self, remarks: &[String]) {

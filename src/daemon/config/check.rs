@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::{Config, RepositoryConfig};
-use crate::access::{Access, default_file};
+use crate::access::{Access, LiveAccess, default_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse;
 use crate::tls::ServerTls;
@@ -29,11 +29,8 @@ pub fn check(config: &Config) -> Result<()> {
 fn gate(config: &Config) -> Vec<Error> {
     let mut mistakes: Vec<Error> = config.check_table().err().into_iter().collect();
     let table = match &config.access {
-        Some(path) => Access::load(path),
-        None => match Access::load(&default_file()) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Access::default()),
-            other => other,
-        },
+        Some(path) => LiveAccess::open(path, true),
+        None => LiveAccess::open(&default_file(), false),
     };
     mistakes.extend(table.err());
     if let Some(path) = &config.audit {

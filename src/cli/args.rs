@@ -15,6 +15,8 @@ pub mod policy;
 pub mod repo;
 #[path = "retention_args.rs"]
 pub mod retention;
+#[path = "token_args.rs"]
+pub mod token;
 #[path = "verify_args.rs"]
 pub mod verify;
 
@@ -156,6 +158,8 @@ pub enum Command {
     Policy(policy::Policy),
     /// Name repositories, and list those that have a name
     Repo(repo::Repo),
+    /// Make, list and revoke tokens, with which programs elsewhere are admitted
+    Token(token::Token),
     /// Build the catalog anew from the sidecars
     RebuildCatalog(RebuildCatalog),
     /// Print the names that a word can become: for the completions of shells

@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 38] = [
+pub const EXAMPLES: [(&str, &[Example]); 39] = [
     (
         "",
         &[
@@ -435,6 +435,27 @@ pub const EXAMPLES: [(&str, &[Example]); 38] = [
         ],
     ),
     (
+        "token",
+        &[
+            (
+                "restorefs token add laptop --rights read,restore --vms web* --expires 90d",
+                "Make a token for two rights on some VMs, and show it; the pattern needs quotes in a shell.",
+            ),
+            (
+                "restorefs token add prometheus --rights metrics --vms * --json",
+                "Make a token that reads the metrics of the whole repository.",
+            ),
+            (
+                "restorefs token list",
+                "List the tokens; their secrets are kept nowhere.",
+            ),
+            (
+                "restorefs token revoke laptop",
+                "End a token; a daemon refuses it from now on.",
+            ),
+        ],
+    ),
+    (
         "rebuild-catalog",
         &[(
             "restorefs rebuild-catalog",
@@ -458,7 +479,7 @@ pub const EXIT_STATUS: [(&str, &str); 7] = [
 ];
 
 /// Environment variables that the program reads.
-pub const ENVIRONMENT: [(&str, &str); 6] = [
+pub const ENVIRONMENT: [(&str, &str); 7] = [
     (
         "RESTOREFS_REPO",
         "The repository, where --repo does not name one: a directory, or a name (restorefs repo).",
@@ -477,7 +498,11 @@ pub const ENVIRONMENT: [(&str, &str); 6] = [
     ),
     (
         "RESTOREFS_CONFIG_DIR",
-        "The directory of repositories.toml, for a second installation.",
+        "The directory of repositories.toml and access.toml, for a second installation.",
+    ),
+    (
+        "RESTOREFS_ACCESS",
+        "The file of the access table, where no --access names one (an absolute path).",
     ),
     (
         "RUST_LOG",
@@ -486,11 +511,15 @@ pub const ENVIRONMENT: [(&str, &str); 6] = [
 ];
 
 /// Files that the program uses.
-pub const FILES: [(&str, &str); 5] = [
+pub const FILES: [(&str, &str); 6] = [
     ("/etc/restorefs/config.toml", "Configuration of the daemon."),
     (
         "/etc/restorefs/repositories.toml",
         "Names of repositories. Of users other than root, those in $XDG_CONFIG_HOME/restorefs/repositories.toml come first.",
+    ),
+    (
+        "/etc/restorefs/access.toml",
+        "Who may do what. Of users other than root and restorefs, $XDG_CONFIG_HOME/restorefs/access.toml.",
     ),
     (
         "/run/restorefs",

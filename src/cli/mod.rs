@@ -54,6 +54,7 @@ mod status;
 mod synthetic_full;
 mod tag;
 mod target;
+mod token;
 mod trash;
 mod unmap;
 mod unread;
@@ -169,6 +170,7 @@ fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Adopt(args) => copy::adopt(context, &args),
         Command::Policy(args) => policy::run(context, &args),
         Command::Repo(args) => repository::run(context, &args),
+        Command::Token(args) => token::run(context, &args),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
         Command::CompleteNames(args) => complete_names::run(context, &args),
     };

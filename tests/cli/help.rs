@@ -26,6 +26,10 @@ fn help_of_every_command() {
         let help = plain(&place.ok(&["repo", action, "--help"]));
         insta::assert_snapshot!(format!("repo-{action}"), help);
     }
+    for action in ["add", "list", "revoke"] {
+        let help = plain(&place.ok(&["token", action, "--help"]));
+        insta::assert_snapshot!(format!("token-{action}"), help);
+    }
     for action in [
         "add", "edit", "show", "list", "remove", "assign", "run", "runner",
     ] {

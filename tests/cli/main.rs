@@ -54,6 +54,7 @@ mod status;
 mod target;
 mod task;
 mod terminal;
+mod token;
 mod tool;
 mod unread;
 mod verify;

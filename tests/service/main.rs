@@ -9,6 +9,7 @@
     reason = "a test stops at the first surprise and says what it skips; its numbers are small"
 )]
 
+mod access;
 mod attack;
 mod configuration;
 mod exchange;

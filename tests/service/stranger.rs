@@ -17,7 +17,7 @@ use crate::kit::need::{can_mount, has};
 use crate::kit::wait::eventually;
 
 /// The file of a repository's control socket: its id, and device and inode of its lock.
-fn control_name(house: &House) -> String {
+pub(crate) fn control_name(house: &House) -> String {
     let id = std::fs::read_to_string(house.place.repo().join("restorefs.json")).unwrap();
     let id: serde_json::Value = serde_json::from_str(&id).unwrap();
     let lock = std::fs::metadata(house.place.repo().join("lock")).unwrap();
@@ -26,7 +26,7 @@ fn control_name(house: &House) -> String {
 }
 
 /// What is said first on a connection to the daemon of a repository, as a line.
-fn hello(house: &House) -> String {
+pub(crate) fn hello(house: &House) -> String {
     let identity = |path: PathBuf| {
         let meta = std::fs::metadata(path).unwrap();
         serde_json::json!({"device": meta.dev(), "inode": meta.ino()})
@@ -39,7 +39,7 @@ fn hello(house: &House) -> String {
 }
 
 /// What every script of a member begins with: it connects, says hello, and `ask` sends a request and answers the beginning of the reply.
-const MEMBER: &str = "import socket,sys,json\n\
+pub(crate) const MEMBER: &str = "import socket,sys,json\n\
     s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f=s.makefile()\n\
     s.sendall(sys.argv[2].encode()); f.readline()\n\
     def ask(content=b'',**line):\n\

@@ -162,7 +162,7 @@ impl AuditLog {
             subject = line.subject.as_deref(),
             outcome = line.outcome,
             error = line.error.as_deref(),
-            "{}",
+            "audit: {}",
             line.operation
         );
         if let Some(file) = &self.file

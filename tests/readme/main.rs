@@ -35,7 +35,7 @@ fn read(path: &str) -> String {
 }
 
 /// The pages, in the order in which they are run: each goes on where the one before has ended.
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "README.md",
     "docs/restore.md",
     "docs/sessions.md",
@@ -48,6 +48,7 @@ const PAGES: [&str; 13] = [
     "docs/monitoring.md",
     "docs/policies.md",
     "docs/disaster-recovery.md",
+    "docs/access.md",
     "docs/security.md",
 ];
 

@@ -528,4 +528,34 @@ pub(crate) const STEPS: &[Step] = &[
         &["backup", "web09", "due"],
         "if restorefs ls web09 2> /dev/null; then false; fi",
     ),
+    step(
+        "restorefs token add laptop",
+        "",
+        &["rfs_"],
+        "grep -q backup-operators /etc/restorefs/access.toml",
+    ),
+    step(
+        "restorefs token list",
+        "",
+        &["laptop", "prometheus", "metrics"],
+        "",
+    ),
+    step(
+        "restorefs token revoke laptop",
+        "",
+        &["/etc/restorefs/access.toml"],
+        "restorefs token list | grep prometheus; if restorefs token list | grep laptop; then false; fi",
+    ),
+    step(
+        "restorefs -r /srv/guarded serve",
+        "",
+        &[],
+        "ready '[ -S /run/guarded.sock ]'",
+    ),
+    step(
+        "jq -r '[.time, .door, .caller",
+        "",
+        &["control\tuser 0\tbegin\tweb01\tnightly\tok", "abort"],
+        "",
+    ),
 ];

@@ -209,6 +209,16 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("The repository is lost", "restorefs -r /srv/second ls", Kind::Shell),
     ("The repository is lost", "restorefs init /srv/new", Kind::Shell),
     ("Only layers are left", "cd /srv/repo", Kind::Shell),
+    (
+        "The table",
+        "[[access]]",
+        Kind::File {
+            path: "/etc/restorefs/access.toml",
+            check: "restorefs token list",
+        },
+    ),
+    ("Tokens", "restorefs token add", Kind::Shell),
+    ("Audit log", "restorefs init /srv/guarded", Kind::Shell),
     ("What is here", "restorefs info", Kind::Shell),
 ];
 

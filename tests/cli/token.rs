@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::kit::need::has;
+use crate::kit::need::{can_mount, has};
 use crate::kit::place::Place;
 
 /// The rights that most of these tokens have.
@@ -263,4 +263,30 @@ fn a_file_that_others_may_read_stays_theirs() {
         (meta.uid(), meta.gid(), meta.mode() & 0o777),
         (0, 65_534, 0o640)
     );
+}
+
+/// The daemon, in the group of the directory, reads what root has made there.
+#[test]
+fn a_new_file_in_etc_is_for_the_group_of_its_directory() {
+    if !can_mount() || !has("unshare") {
+        return;
+    }
+    let place = Place::without_repository();
+    let script = format!(
+        "mount -t tmpfs none /etc && mkdir -m 750 /etc/restorefs && chgrp 5001 /etc/restorefs && \
+         {} token add one --rights read --vms '*' > secret && stat -c %u:%g:%a /etc/restorefs/access.toml && \
+         {0} token add two --rights read --vms '*' > secret && stat -c %u:%g:%a /etc/restorefs/access.toml",
+        env!("CARGO_BIN_EXE_restorefs")
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .current_dir(place.dir.path())
+        .env_remove("RESTOREFS_CONFIG_DIR")
+        .env_remove("RESTOREFS_ACCESS")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let standing = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(standing, "0:5001:640\n0:5001:640\n");
 }

@@ -529,3 +529,49 @@ fn what_is_missing_is_said_before_anything_is_served() {
     connect(uri).unwrap().disconnect().unwrap();
     daemon.stop();
 }
+
+/// Without `--nbd-access` the daemon's own table decides, and is followed; with it that file alone does.
+#[test]
+fn certificates_are_in_the_table_of_the_daemon_or_in_a_file_of_their_own() {
+    if !can_certify() {
+        return;
+    }
+    let place = Place::new();
+    place.disk("a.raw", 2, 3);
+    place.ok(&["backup", "web01", "vda=a.raw", "--point", "p1"]);
+    let authority = Authority::new();
+    let (server, agent) = (authority.server(), authority.client("agent1"));
+    let table = |name: &str, text: &str| {
+        let new = place.path("new.toml");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, place.path(name)).unwrap();
+    };
+    let entry = "[[access]]\ncertificate = \"agent1\"\nvms = [\"web*\"]\nrights = [\"read\"]\n";
+    let address = format!("127.0.0.1:{}", free_port());
+    let port = address.rsplit(':').next().unwrap();
+    let certificates = agent.display();
+    let uri = format!("nbds://localhost:{port}/web01/p1/vda?tls-certificates={certificates}");
+    let server = server.to_str().unwrap();
+    let flags = ["--nbd-listen", &address, "--tls-certificates", server];
+    table("access.toml", entry);
+    let daemon = place.serve(&flags);
+    connect(&uri).unwrap();
+    table("access.toml", &entry.replace("agent1", "agent2"));
+    assert_eq!(refused(&uri).kind(), ErrorKind::NotFound);
+    table(
+        "access.toml",
+        &format!("{entry}repositories = [\"offsite\"]\n"),
+    );
+    assert_eq!(refused(&uri).kind(), ErrorKind::NotFound);
+    table("access.toml", entry);
+    connect(&uri).unwrap();
+    daemon.stop();
+    table("own.toml", "");
+    let mut flags = flags.to_vec();
+    flags.extend(["--nbd-access", "own.toml"]);
+    let daemon = place.serve(&flags);
+    assert_eq!(refused(&uri).kind(), ErrorKind::NotFound);
+    table("own.toml", entry);
+    connect(&uri).unwrap();
+    daemon.stop();
+}

@@ -475,3 +475,45 @@ fn a_full_audit_log_stops_nothing() {
     assert_eq!(scene.lines()[0]["operation"], "abort");
     scene.stop();
 }
+
+/// What a configuration names is looked at before the daemon starts.
+#[test]
+fn a_table_or_an_audit_log_that_cannot_be_used_is_told_before() {
+    let house = House::new();
+    let (table, audit) = (house.place.path("table.toml"), house.place.path("no/where"));
+    let config = house.configure(&format!("access = \"{}\"", table.display()), "");
+    let config = config.to_str().unwrap();
+    let refused = |what: &str| {
+        for args in [["check-config", config], ["serve", "--config"]] {
+            let mut all = args.to_vec();
+            if args[0] == "serve" {
+                all.push(config);
+            }
+            let output = house.place.run(&all);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                !output.status.success() && said.contains(what),
+                "{all:?}: {said}"
+            );
+        }
+    };
+    refused("the access table is not there");
+    std::fs::write(
+        &table,
+        "\n[[access]]\nuser = 1\nvms = []\nrights = [\"read\"]\n",
+    )
+    .unwrap();
+    refused("line 2: \"1\": vms has no pattern");
+    std::fs::write(&table, "").unwrap();
+    house.place.ok(&["check-config", config]);
+    // The default file counts as well, where none is named.
+    house.configure(&format!("audit = \"{}\"", audit.display()), "");
+    let said = house.place.fails(2, &["check-config", config]);
+    assert!(
+        said.contains("the directory of the audit log is not there"),
+        "{said}"
+    );
+    house.configure("", "");
+    std::fs::write(house.place.path("access.toml"), "[[acess]]\n").unwrap();
+    refused("acess");
+}

@@ -22,6 +22,7 @@ use super::work::ConnectionState;
 use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Connection, Reservation, SessionState};
+use crate::metrics::nbd::Open;
 use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::{Mode, PAYLOAD_BYTES_MAX};
@@ -58,6 +59,7 @@ pub(super) async fn serve(
     entrance: Entrance,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
+    let _open = Open::begin();
     let handshake = tokio::time::timeout(
         service.limits().handshake_timeout,
         shake_hands(service, entrance),

@@ -16,6 +16,7 @@ use super::lobby::{Inside, Seat};
 use super::stream::Stream;
 use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::authentication::{self, Door};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::ClientFlags;
 use crate::nbd::proto::option::{OptionHeader, OptionKind, ReplyKind, encode_reply};
@@ -69,7 +70,10 @@ async fn begin(mut stream: Stream, tls: &ServerTls, seat: &Seat) -> Result<Optio
     let stream = TlsAcceptor::from(tls.config())
         .accept(stream)
         .await
-        .map_err(|e| violation("TLS with the client failed").caused_by(e))?;
+        .map_err(|e| {
+            authentication::note_failure(Door::Nbd);
+            violation("TLS with the client failed").caused_by(e)
+        })?;
     let certificate = stream.get_ref().1.peer_certificates();
     let names = certificate
         .and_then(|all| all.first())

@@ -115,6 +115,12 @@ impl Owner {
         Ok(hold)
     }
 
+    /// Whether somebody holds the repository.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.holds.is_held()
+    }
+
     /// Refuses work that ends with a change which a hold keeps out.
     ///
     /// # Errors

@@ -14,6 +14,7 @@
 mod answer;
 pub mod backup;
 mod event;
+pub mod exposition;
 mod follow;
 mod host;
 mod local;

@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use super::answer::BeginAnswer;
 use super::event::{EventBus, Happening, SessionChange};
+use super::exposition::Flight;
 use super::host::{Host, Status};
 use super::task;
 use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
+use crate::metrics;
 use crate::repo::Job;
 use crate::task::{TaskReport, TaskTable};
 
@@ -21,6 +23,8 @@ pub struct OwnedRepository {
     /// URI below which exports are served over TCP.
     nbd_tcp: OnceLock<String>,
     host: OnceLock<Arc<dyn Host>>,
+    /// The looks at it for the metrics.
+    looks: Arc<Flight>,
 }
 
 /// Publishes changes to the subscribers.
@@ -81,6 +85,7 @@ impl OwnedRepository {
         let events = EventBus::new();
         sessions.add_hook(Box::new(Announcer(Arc::clone(&events))));
         let clock = Arc::clone(sessions.engine().owner.clock());
+        metrics::process::note_start(clock.now());
         Arc::new(Self {
             sessions,
             tasks: TaskTable::new(clock),
@@ -88,6 +93,7 @@ impl OwnedRepository {
             nbd_sockets,
             nbd_tcp: OnceLock::new(),
             host: OnceLock::new(),
+            looks: Arc::default(),
         })
     }
 
@@ -125,6 +131,10 @@ impl OwnedRepository {
     #[must_use]
     pub fn has_tcp(&self) -> bool {
         self.nbd_tcp.get().is_some()
+    }
+
+    pub(super) const fn looks(&self) -> &Arc<Flight> {
+        &self.looks
     }
 
     pub(super) const fn tasks(&self) -> &TaskTable {

@@ -218,3 +218,10 @@ units() {
         if grep -E 'restorefs-.*(Unknown|ignoring|rror)' <<< "$said"; then return 1; fi
     done
 }
+# The configuration of Prometheus with the alerts, as promtool reads them.
+scrape() {
+    cp "$SOURCE/docs/alerts.yml" /etc/prometheus/restorefs-alerts.yml
+    touch /etc/prometheus/restorefs.token
+    openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -keyout /dev/null -out /etc/prometheus/restorefs-ca.pem 2> /dev/null
+    promtool check config /etc/prometheus/prometheus.yml
+}

@@ -77,6 +77,7 @@ pub(crate) const TOOLS: &[&str] = &[
     "rsync",
     "jq",
     "openssl",
+    "promtool",
     "testparm",
     "zstd",
     "useradd",
@@ -190,6 +191,11 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
         },
     ),
     ("Programs", "restorefs status", Kind::Shell),
+    (
+        "Scrape",
+        "# /etc/prometheus/prometheus.yml",
+        Kind::Files { check: "scrape" },
+    ),
     (
         "What a backup is",
         "#!/bin/sh",

@@ -18,6 +18,7 @@ pub mod exposition;
 mod follow;
 mod host;
 mod local;
+mod look;
 mod mount;
 mod owned;
 pub mod restore;

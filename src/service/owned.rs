@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::answer::BeginAnswer;
 use super::event::{EventBus, Happening, SessionChange};
-use super::exposition::Flight;
 use super::host::{Host, Status};
+use super::look::Flight;
 use super::task;
 use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
 use crate::metrics;

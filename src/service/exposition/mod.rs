@@ -7,23 +7,21 @@
 //! - However often somebody scrapes, a repository is looked at once in a while, by one thread.
 
 mod family;
-mod flight;
-mod look;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use self::look::Look;
-use super::OwnedRepository;
+use super::look::Look;
+use super::owned::OwnedRepository;
 use crate::error::Result;
 use crate::jobs::health::VmHealth;
 use crate::metrics::{Family, Sheet};
 use crate::task::{TaskKind, TaskState};
 use crate::types::{RepositoryName, VmName};
 
+pub use super::look::ScrapeLimits;
 pub use family::FAMILIES;
-pub(in crate::service) use flight::Flight;
 
 const DAY_SECONDS: u64 = 86_400;
 
@@ -36,33 +34,8 @@ pub struct Scraped<'a> {
     pub served: &'a Arc<OwnedRepository>,
 }
 
-/// Bounds of what scrapes cost.
-#[derive(Debug, Clone, Copy)]
-pub struct ScrapeLimits {
-    /// LIMIT: age of a look that serves a scrape (ours; less than the usual interval of 15 s to 60 s, so that each scrape of one Prometheus has
-    /// new figures).
-    pub look_age_max: Duration,
-    /// LIMIT: age of the sizes of files (ours: a look asks for the size of each layer of the repository).
-    pub content_age_max: Duration,
-    /// LIMIT: how long a scrape waits for a look (Prometheus waits 10 s for a scrape by default).
-    pub patience: Duration,
-    /// LIMIT: VMs with series in one scrape (ours; 10 series of about 100 bytes each make 20 MB).
-    pub vms: usize,
-}
-
-impl Default for ScrapeLimits {
-    fn default() -> Self {
-        Self {
-            look_age_max: Duration::from_secs(10),
-            content_age_max: Duration::from_secs(300),
-            patience: Duration::from_secs(8),
-            vms: 20_000,
-        }
-    }
-}
-
-/// Writes the metrics of the process and of `repositories`, which have different names. `may_name` tells of which VMs the caller may see the
-/// names. Blocks for at most the patience of [`ScrapeLimits`].
+/// Writes the metrics of the process and of `repositories`, which have different names. `may_name` tells of which VMs the
+/// caller may see the names. Blocks for at most the patience of [`ScrapeLimits`].
 ///
 /// # Errors
 /// `Io` when the text could not be written.

@@ -1,5 +1,11 @@
 //! A look: what is found of a repository for one or several scrapes.
 
+mod flight;
+mod limit;
+
+pub(super) use flight::Flight;
+pub use limit::ScrapeLimits;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

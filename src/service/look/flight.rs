@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ScrapeLimits;
-use super::look::Look;
+use super::Look;
+use super::limit::ScrapeLimits;
 use crate::jobs::health::Content;
 use crate::repo::Owner;
 use crate::types::sync::{Condvar, Mutex};
@@ -54,7 +54,7 @@ impl Drop for Looking {
 
 impl Flight {
     /// Begins a look, unless one is under way or the last one is recent enough.
-    pub(super) fn begin(self: &Arc<Self>, owner: &Owner, limits: &ScrapeLimits) {
+    pub(in crate::service) fn begin(self: &Arc<Self>, owner: &Owner, limits: &ScrapeLimits) {
         let mut state = self.state.lock();
         let is_fresh = |at: Instant, age_max: Duration| at.elapsed() < age_max;
         let last = state.last.as_ref();
@@ -92,7 +92,7 @@ impl Flight {
 
     /// Waits until `deadline` for the look that is under way. Returns the last one that has ended; `None` when it failed, or
     /// there is none yet.
-    pub(super) fn wait(&self, deadline: Instant) -> Option<Arc<Look>> {
+    pub(in crate::service) fn wait(&self, deadline: Instant) -> Option<Arc<Look>> {
         let state = self.state.lock();
         let time = deadline.saturating_duration_since(Instant::now());
         let (state, _) = self

@@ -48,7 +48,7 @@ fn requests_errors_and_reads_are_counted() {
     let disk = std::fs::File::open(world.at("web01/first/disks/vda.raw")).unwrap();
     for n in 0..4 {
         // Far from each other, so that the kernel does not have the bytes already.
-        disk.read_exact_at(&mut [0; 4096], n * 16 << 20).unwrap();
+        disk.read_exact_at(&mut [0; 4096], (n * 16) << 20).unwrap();
     }
     let absent = std::fs::metadata(world.at("web01/none")).unwrap_err();
     assert_eq!(absent.kind(), std::io::ErrorKind::NotFound);

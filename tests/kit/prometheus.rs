@@ -144,8 +144,9 @@ impl Server {
     }
 }
 
-/// Has a real Prometheus scrape `url` (`http://HOST:PORT/PATH`; with `https` it believes any certificate), with a bearer token where there is one, until
-/// a scrape has succeeded; returns the samples of it. Needs the program `prometheus`. Panics, with the server's reason, when no scrape succeeds in time.
+/// Has a real Prometheus scrape `url` (`http://HOST:PORT/PATH`; with `https` it believes any certificate), with a bearer token
+/// where there is one, until a scrape has succeeded; returns the samples of it. Needs the program `prometheus`. Panics, with the
+/// server's reason, when no scrape succeeds in time.
 pub(crate) fn scrape_with_prometheus(url: &str, token: Option<&str>) -> Samples {
     let dir = tempfile::tempdir().unwrap();
     let (scheme, rest) = url.split_once("://").unwrap();

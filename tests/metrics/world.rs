@@ -103,8 +103,8 @@ pub(crate) const fn of_vm(vm: &str) -> [(&str, &str); 2] {
     [("repository", NAME), ("vm", vm)]
 }
 
-/// A place with `web01` (three verified points and one that is not, a policy that is owed copies), `db01` (two points of which the second is
-/// damaged, a policy) and `old01` (one point, no policy).
+/// A place with `web01` (three verified points and one that is not, a policy that owes copies), `db01` (two points of which the
+/// second is damaged, a policy) and `old01` (one point, no policy).
 pub(crate) fn furnished() -> Place {
     let place = Place::new();
     back_up(&place, "web01", 0, 3);

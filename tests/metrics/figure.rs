@@ -267,31 +267,35 @@ fn only_vms_that_the_caller_may_name_have_series_and_the_sums_are_over_all() {
 #[test]
 fn a_vm_that_cannot_be_read_is_damage_and_no_error() {
     let place = Place::new();
-    back_up(&place, "web01", 0, 1);
-    back_up(&place, "db01", 0, 1);
+    for vm in ["web01", "db01", "db02", "db03"] {
+        back_up(&place, vm, 0, 1);
+    }
     let world = World::of(&place, 0);
-    std::fs::write(place.repo().join("vms/db01/vm.json"), "{").unwrap();
+    let path = |name: &str| place.repo().join("vms").join(name);
+    std::fs::write(path("db01/vm.json"), "{").unwrap();
+    // Of a later release.
+    for name in ["db02/vm.json", "db03/index.json"] {
+        let text = std::fs::read(path(name)).unwrap();
+        let mut later: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        later["schema"] = 99.into();
+        let later = later.to_string();
+        std::fs::write(path(name), later).unwrap();
+    }
     let samples = world.samples();
     check(
         &samples,
         &REPOSITORY,
         &[
             ("repository_up", 1.0),
-            ("repository_vms", 2.0),
-            ("repository_points", 1.0),
-            ("repository_damaged_vms", 1.0),
+            ("repository_vms", 4.0),
+            ("repository_damaged_vms", 3.0),
         ],
     );
-    check(
-        &samples,
-        &of_vm("db01"),
-        &[("vm_damaged", 1.0), ("vm_points", 0.0)],
-    );
-    check(
-        &samples,
-        &of_vm("web01"),
-        &[("vm_damaged", 0.0), ("vm_points", 1.0)],
-    );
+    let damaged = ["web01", "db01", "db02", "db03"]
+        .map(|vm| samples.value("restorefs_vm_damaged", &of_vm(vm)));
+    assert_eq!(damaged, [0.0, 1.0, 1.0, 1.0]);
+    let points = |vm| samples.value("restorefs_vm_points", &of_vm(vm));
+    assert_eq!((points("web01"), points("db01")), (1.0, 0.0));
     // The storage fails: the repository is down, and the scrape goes on.
     let vms = place.repo().join("vms");
     std::fs::rename(&vms, place.path("away")).unwrap();

@@ -126,7 +126,7 @@ impl Content {
                 // A directory without a sidecar is not a VM.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 // It has a VM, whose points `check` looks at.
-                Err(e) if e.kind() == ErrorKind::Corrupt => {}
+                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {}
                 Err(e) => return Err(e),
             }
             content.vms += 1;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use restorefs::metrics::fuse::{self, Request};
 use restorefs::metrics::nbd::{self, Command};
 
-/// LIMIT: what the counts of one request may take (ours; a read of 4 KiB through FUSE or NBD takes 10,000 ns and more). Measured: below
-/// 200 ns optimised; this is a debug build on a machine that may be busy, so the best of several rounds counts.
+/// LIMIT: what the counts of one request may take (ours; a read of 4 KiB through FUSE or NBD takes 10,000 ns and more). This is a
+/// debug build on a machine that may be busy, so the best of several rounds counts.
 const MOST: Duration = Duration::from_nanos(3_000);
 
 #[test]

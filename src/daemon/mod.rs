@@ -14,3 +14,4 @@ pub mod serve;
 mod served_repository;
 mod signal;
 mod supervisor;
+pub mod writer;

@@ -77,6 +77,10 @@ impl LocalService {
         &self.served
     }
 
+    pub(super) const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     pub(super) fn registry(&self) -> &Registry {
         self.served.sessions()
     }
@@ -104,7 +108,7 @@ impl LocalService {
     }
 
     /// [`LocalService::demand`]; `what` names the refused operation.
-    fn demand_to(&self, what: &str, right: Right, vm: &VmName) -> Result<()> {
+    pub(super) fn demand_to(&self, what: &str, right: Right, vm: &VmName) -> Result<()> {
         if self.may(right, vm) {
             return Ok(());
         }
@@ -125,7 +129,7 @@ impl LocalService {
     ///
     /// # Errors
     /// `PermissionDenied`.
-    fn demand_admin(&self, what: &str) -> Result<()> {
+    pub(super) fn demand_admin(&self, what: &str) -> Result<()> {
         if self.caller.may(Right::Admin, None, &Access::default()) {
             return Ok(());
         }
@@ -146,6 +150,14 @@ impl LocalService {
     #[must_use]
     pub fn site(&self) -> Option<Site> {
         self.registry().engine().owner.site()
+    }
+
+    /// Refuses a caller that may not send copies of a VM here.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`.
+    pub fn check_receives(&self, vm: &VmName) -> Result<()> {
+        self.demand_to("receive copies", Right::Manage, vm)
     }
 
     /// Attaches bytes to an open session.
@@ -527,7 +539,11 @@ impl Service for LocalService {
         let sessions = self.registry().all();
         let mut open = sessions.iter();
         let Some(session) = open.find(|session| session.sidecar().job_id() == id) else {
-            self.demand_admin("stop this task")?;
+            match self.served.works().vm_of(id) {
+                // Who may start it may stop it.
+                Some(vm) => self.demand_to("stop this task", Right::Manage, &vm)?,
+                None => self.demand_admin("stop this task")?,
+            }
             return self.served.tasks().cancel(id);
         };
         self.abort(&session.reference(), None)

@@ -13,6 +13,7 @@
 
 mod answer;
 pub mod backup;
+mod elsewhere;
 mod event;
 mod follow;
 mod host;
@@ -22,14 +23,20 @@ mod owned;
 pub mod restore;
 mod target;
 mod task;
+pub mod work;
+mod works;
 
-pub use answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer, TrashAnswer};
+pub use answer::{
+    BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, KeptPoint, SessionAnswer, TrashAnswer,
+};
+pub use elsewhere::{Destination, Elsewhere};
 pub use event::{Event, EventBus, Happening, SessionChange, Subscription};
 pub use follow::Follow;
 pub use host::{Host, MountAnswer, MountRequest, Status};
 pub use local::{LocalService, check_attached, read_attached};
 pub use owned::OwnedRepository;
 pub use target::DiskTarget;
+pub use works::Works;
 
 pub use crate::ingest::{BeginRequest, CommitRequest, DiskRequest};
 

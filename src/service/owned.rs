@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::answer::BeginAnswer;
+use super::elsewhere::Elsewhere;
 use super::event::{EventBus, Happening, SessionChange};
 use super::host::{Host, Status};
 use super::task;
+use super::works::Works;
 use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
 use crate::repo::Job;
 use crate::task::{TaskReport, TaskTable};
@@ -21,6 +23,9 @@ pub struct OwnedRepository {
     /// URI below which exports are served over TCP.
     nbd_tcp: OnceLock<String>,
     host: OnceLock<Arc<dyn Host>>,
+    works: Works,
+    /// The way to other repositories.
+    elsewhere: OnceLock<Arc<dyn Elsewhere>>,
 }
 
 /// Publishes changes to the subscribers.
@@ -88,6 +93,8 @@ impl OwnedRepository {
             nbd_sockets,
             nbd_tcp: OnceLock::new(),
             host: OnceLock::new(),
+            works: Works::default(),
+            elsewhere: OnceLock::new(),
         })
     }
 
@@ -101,6 +108,27 @@ impl OwnedRepository {
     pub fn set_host(&self, host: Arc<dyn Host>) {
         // A second call would be a programming error, and is ignored.
         let _ = self.host.set(host);
+    }
+
+    /// Sets the way to other repositories. Called at most once.
+    pub fn set_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
+        // A second call would be a programming error, and is ignored.
+        let _ = self.elsewhere.set(elsewhere);
+    }
+
+    pub(super) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
+        self.elsewhere.get()
+    }
+
+    /// Asks all works to stop, and refuses further ones. Each ends as failed, because nobody asked for its end.
+    pub fn stop_works(&self) {
+        self.works.stop(&self.tasks);
+    }
+
+    /// The works that this process does itself.
+    #[must_use]
+    pub const fn works(&self) -> &Works {
+        &self.works
     }
 
     /// Its open sessions.

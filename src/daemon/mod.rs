@@ -8,6 +8,7 @@ pub mod follower;
 pub mod interrupt;
 mod likeness;
 mod mount_table;
+mod neighbours;
 mod point;
 pub mod probe;
 pub mod serve;

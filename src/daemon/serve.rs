@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::watch;
 
 use super::config::{self, Config, RepositoryConfig};
+use super::neighbours::Neighbours;
 use super::served_repository::{ServedRepository, claim, refuse_rest};
 use super::signal::{StopSignals, watch_for};
 use super::supervisor::Supervisor;
@@ -30,6 +31,8 @@ const EXTENSION: Duration = Duration::from_secs(30);
 const SUSPENSION: Duration = Duration::from_secs(600);
 /// LIMIT: the interval at which ended mounts are dropped, when no watchdog needs a shorter one.
 const TIDY_INTERVAL: Duration = Duration::from_secs(5);
+/// LIMIT: how long works that were asked to stop are waited for.
+const WORKS_PATIENCE: Duration = Duration::from_secs(10);
 /// LIMIT: how long running requests may take when the runtime ends.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -74,6 +77,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&[Status])) -> Result<()>
         watch_for(SignalKind::hangup())?
     };
     let mut repositories = open_all(&options)?;
+    Neighbours::introduce(&repositories);
     say_standing(&options.config)?;
     let result = runtime.block_on(run(&mut repositories, options, hang_up, ready));
     runtime.shutdown_timeout(RUNTIME_PATIENCE);
@@ -137,11 +141,27 @@ fn say_standing(config: &Config) -> Result<()> {
 }
 
 fn close_all(repositories: Vec<ServedRepository>) -> Result<()> {
+    // A work of one repository may write to another one.
+    stop_works(&repositories);
+    let begun = Instant::now();
+    for repository in &repositories {
+        let left = WORKS_PATIENCE.saturating_sub(begun.elapsed());
+        if !repository.served().works().wait(left) {
+            tracing::warn!(repository = %repository.path().display(), "a job does not stop; its end is left to the end of the process");
+        }
+    }
     let all: Vec<Result<()>> = repositories
         .into_iter()
         .map(ServedRepository::close)
         .collect();
     all.into_iter().collect()
+}
+
+/// Asks the works of all repositories to stop, and refuses further ones.
+fn stop_works(repositories: &[ServedRepository]) {
+    for repository in repositories {
+        repository.served().stop_works();
+    }
 }
 
 async fn run(
@@ -205,7 +225,10 @@ async fn drain(
     signals: &mut StopSignals,
     supervisor: Supervisor,
 ) {
-    tokio::task::block_in_place(|| repositories.iter().for_each(|one| one.sessions().close()));
+    tokio::task::block_in_place(|| {
+        repositories.iter().for_each(|one| one.sessions().close());
+        stop_works(repositories);
+    });
     let begun = Instant::now();
     let mut extended_at: Option<Instant> = None;
     loop {

@@ -1,9 +1,9 @@
 //! A served repository: its owner, sessions, mounts, NBD and control socket.
 //!
 //! # Concurrency
-//! Order of the shutdown: new sessions are refused, writers continue for a while, then NBD stops,
-//! then the control socket, then the mounts that this process has made, and last the lock is
-//! released.
+//! Order of the shutdown: new sessions are refused and works are stopped, writers continue for a
+//! while, then NBD stops, then the control socket, then works have ended, then the mounts that this
+//! process has made, and last the lock is released.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::sys::inherit::Inherited;
 use crate::sys::runtime_dir;
 use crate::tls::ServerTls;
 use crate::tree::TreeOptions;
-use crate::types::Memory;
+use crate::types::{Memory, RepositoryId, RepositoryName};
 
 /// One served repository with everything that serves it.
 pub(super) struct ServedRepository {
@@ -235,6 +235,17 @@ impl ServedRepository {
     /// Its open sessions.
     pub(super) fn sessions(&self) -> &Arc<Registry> {
         self.served.sessions()
+    }
+
+    /// The name of the register under which it is served.
+    pub(super) fn name(&self) -> Option<&RepositoryName> {
+        self.config.named.as_ref().map(|entry| &entry.name)
+    }
+
+    /// Its id.
+    pub(super) fn id(&self) -> RepositoryId {
+        let owner = &self.sessions().engine().owner;
+        owner.repository().format().repository_id
     }
 
     /// Its directory.

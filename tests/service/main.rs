@@ -26,3 +26,4 @@ mod start;
 mod stop;
 mod stranger;
 mod user;
+mod work;

@@ -149,7 +149,7 @@ pub const UNCOPIED_GO: &str =
 /// filesystem is nearly full.
 ///
 /// # Errors
-/// As [`owed`].
+/// `Corrupt` when a policy cannot be read, so that it is not known what it owes; `Io`.
 pub fn spare_owed(repository: &Arc<Repository>, vms: &mut [(VmName, Choice)]) -> Result<bool> {
     let (mut owed, is_lifted) = owed(repository)?;
     let mut has_lifted = false;

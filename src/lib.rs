@@ -14,6 +14,7 @@ compile_error!("restorefs needs a 64-bit target: offsets and lengths are convert
 pub mod error;
 // 1
 pub mod clock;
+pub mod metrics;
 pub mod types;
 // 2
 pub mod log;
@@ -48,6 +49,7 @@ pub mod service;
 // 12
 pub mod control;
 pub mod fuse;
+pub mod http;
 // 13
 pub mod daemon;
 pub mod map;

@@ -46,6 +46,13 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         if let Some(mountpoint) = &self.mountpoint {

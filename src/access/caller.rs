@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::{Access, Right, Rights};
+use super::{Access, Reach, Right, Rights};
 use crate::error::Result;
 use crate::sys::socket;
 use crate::types::VmName;
@@ -35,6 +35,8 @@ pub enum Caller {
     Certified(Arc<[String]>),
     /// A client with a token, identified by the token's name.
     Token(Arc<str>),
+    /// Somebody who has not proved who it is: it has no right.
+    Unknown,
     /// A caller that has given rights up, as a login with fewer rights than its token.
     Restricted {
         /// The caller.
@@ -75,6 +77,16 @@ impl Caller {
     /// repository as a whole. `access` is the table as the repository sees it.
     #[must_use]
     pub fn may(&self, right: Right, vm: Option<&VmName>, access: &Access) -> bool {
+        self.may_in(right, vm.into(), access)
+    }
+
+    /// Whether the caller has a right on at least one VM, which need not exist yet.
+    #[must_use]
+    pub fn may_some(&self, right: Right, access: &Access) -> bool {
+        self.may_in(right, Reach::Some, access)
+    }
+
+    fn may_in(&self, right: Right, vm: Reach<'_>, access: &Access) -> bool {
         match self {
             Self::Owner | Self::User { is_own: true, .. } => true,
             Self::User { uid, groups, .. } if access.decides_for_users() => {
@@ -87,7 +99,8 @@ impl Caller {
             }
             Self::Certified(names) => access.allows_certificate(names, vm, right),
             Self::Token(name) => access.allows_token(name, vm, right),
-            Self::Restricted { of, to } => to.contains(right) && of.may(right, vm, access),
+            Self::Unknown => false,
+            Self::Restricted { of, to } => to.contains(right) && of.may_in(right, vm, access),
         }
     }
 
@@ -95,7 +108,7 @@ impl Caller {
     #[must_use]
     pub fn needs_table(&self) -> bool {
         match self {
-            Self::Owner | Self::Mount { .. } | Self::Loopback => false,
+            Self::Owner | Self::Mount { .. } | Self::Loopback | Self::Unknown => false,
             Self::User { is_own, .. } => !is_own,
             Self::Certified(_) | Self::Token(_) => true,
             Self::Restricted { of, .. } => of.needs_table(),
@@ -120,6 +133,7 @@ impl fmt::Display for Caller {
                 None => f.write_str("certificate without a name"),
             },
             Self::Token(name) => write!(f, "token {}", printable(name)),
+            Self::Unknown => f.write_str("somebody unknown"),
             Self::Restricted { of, .. } => write!(f, "{of} (restricted)"),
         }
     }

@@ -30,5 +30,5 @@ pub use place::default_file;
 pub use right::Right;
 pub use rights::Rights;
 pub use secret::Secret;
-pub use table::{Access, Grant, TokenEntry};
+pub use table::{Access, Grant, Reach, TokenEntry};
 pub use throttle::Throttle;

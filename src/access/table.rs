@@ -75,6 +75,23 @@ impl TokenEntry {
     }
 }
 
+/// The VMs on which a right is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach<'a> {
+    /// This one.
+    Vm(&'a VmName),
+    /// All of them, and the repository as a whole.
+    All,
+    /// At least one, which need not exist yet.
+    Some,
+}
+
+impl<'a> From<Option<&'a VmName>> for Reach<'a> {
+    fn from(vm: Option<&'a VmName>) -> Self {
+        vm.map_or(Self::All, Self::Vm)
+    }
+}
+
 /// The rights of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
@@ -92,15 +109,16 @@ impl Grant {
         self.vms.iter().any(|pattern| pattern == ALL)
     }
 
-    fn gives(&self, right: Right, vm: Option<&VmName>) -> bool {
+    fn gives(&self, right: Right, reach: Reach<'_>) -> bool {
         if !self.rights.contains(right) {
             return false;
         }
-        match vm {
+        match reach {
             // This right concerns the repository, not a VM.
             _ if right == Right::Admin => self.is_whole(),
-            None => self.is_whole(),
-            Some(vm) => {
+            Reach::All => self.is_whole(),
+            Reach::Some => true,
+            Reach::Vm(vm) => {
                 let vm = vm.folded();
                 let mut patterns = self.vms.iter();
                 patterns.any(|pattern| pattern::fits(pattern, &vm))
@@ -219,31 +237,37 @@ impl Access {
         self.decides_for_users
     }
 
-    fn gives(
-        &self,
-        right: Right,
-        vm: Option<&VmName>,
-        is_subject: impl Fn(&Subject) -> bool,
-    ) -> bool {
+    fn gives(&self, right: Right, reach: Reach<'_>, is_subject: impl Fn(&Subject) -> bool) -> bool {
         let mut entries = self.entries.iter();
-        entries.any(|entry| entry.grant.gives(right, vm) && is_subject(&entry.subject))
+        entries.any(|entry| entry.grant.gives(right, reach) && is_subject(&entry.subject))
     }
 
     /// Whether a client with these names in its certificate has the right on the VM, or, when none
     /// is given, on all.
     #[must_use]
-    pub fn allows_certificate(&self, names: &[String], vm: Option<&VmName>, right: Right) -> bool {
+    pub fn allows_certificate<'a>(
+        &self,
+        names: &[String],
+        vm: impl Into<Reach<'a>>,
+        right: Right,
+    ) -> bool {
         self.gives(
             right,
-            vm,
+            vm.into(),
             |subject| matches!(subject, Subject::Certificate(name) if names.contains(name)),
         )
     }
 
     /// Whether a user with these groups has the right on the VM, or, when none is given, on all.
     #[must_use]
-    pub fn allows_user(&self, uid: u32, groups: &[u32], vm: Option<&VmName>, right: Right) -> bool {
-        self.gives(right, vm, |subject| match subject {
+    pub fn allows_user<'a>(
+        &self,
+        uid: u32,
+        groups: &[u32],
+        vm: impl Into<Reach<'a>>,
+        right: Right,
+    ) -> bool {
+        self.gives(right, vm.into(), |subject| match subject {
             Subject::User(id) => *id == Some(uid),
             Subject::Group(id) => id.is_some_and(|id| groups.contains(&id)),
             Subject::Certificate(_) | Subject::Token(_) => false,
@@ -252,10 +276,10 @@ impl Access {
 
     /// Whether the token of that name has the right on the VM, or, when none is given, on all.
     #[must_use]
-    pub fn allows_token(&self, name: &str, vm: Option<&VmName>, right: Right) -> bool {
+    pub fn allows_token<'a>(&self, name: &str, vm: impl Into<Reach<'a>>, right: Right) -> bool {
         self.gives(
             right,
-            vm,
+            vm.into(),
             |subject| matches!(subject, Subject::Token(token) if token.name.as_str() == name),
         )
     }

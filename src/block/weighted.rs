@@ -9,6 +9,7 @@ use std::hash::Hash;
 use lru::LruCache;
 
 use crate::error::Result;
+use crate::metrics::cache::{Cache, Meter};
 use crate::types::sync::Mutex;
 
 /// Values by key within a total weight; the least recently used value leaves first. `V` is cheap to clone (an
@@ -16,6 +17,7 @@ use crate::types::sync::Mutex;
 pub struct Weighted<K, V> {
     weight_max: usize,
     held: Mutex<Held<K, V>>,
+    meter: Option<Meter>,
 }
 
 struct Held<K, V> {
@@ -34,13 +36,35 @@ impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
                 values: LruCache::unbounded(),
                 weight: 0,
             }),
+            meter: None,
+        }
+    }
+
+    /// The same, counted in the metrics of the process.
+    #[must_use]
+    pub fn metered(weight_max: usize, cache: Cache) -> Self {
+        Self {
+            meter: Some(Meter::new(cache, weight_max)),
+            ..Self::new(weight_max)
+        }
+    }
+
+    fn note_weight(&self, weight: usize) {
+        if let Some(meter) = &self.meter {
+            meter.set_used(weight);
         }
     }
 
     /// The value, if the cache has it.
     pub fn get(&self, key: &K) -> Option<V> {
-        let mut held = self.held.lock();
-        held.values.get(key).map(|(value, _)| value.clone())
+        let value = {
+            let mut held = self.held.lock();
+            held.values.get(key).map(|(value, _)| value.clone())
+        };
+        if let Some(meter) = &self.meter {
+            meter.note(value.is_some());
+        }
+        value
     }
 
     /// Adds a value of `weight`, and replaces the value that has the same key.
@@ -56,6 +80,7 @@ impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
             };
             held.weight = held.weight.saturating_sub(freed);
         }
+        self.note_weight(held.weight);
     }
 
     /// The cached value, or a new one from `make`, which returns its weight too.
@@ -84,6 +109,7 @@ impl<K: Hash + Eq, V: Clone> Weighted<K, V> {
                 held.weight = held.weight.saturating_sub(freed);
             }
         }
+        self.note_weight(held.weight);
     }
 
     /// Weight of all values in the cache.

@@ -10,6 +10,7 @@ use super::range::Range;
 use super::walk::ChainId;
 use crate::block::{ReadAt, Weighted};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::metrics::cache::{self, Cache};
 use crate::qcow2::Image;
 use crate::types::sync::Mutex;
 use crate::types::width::usize_from_u64;
@@ -113,8 +114,11 @@ impl Pool {
         Arc::new(Self {
             layers: Mutex::new(LruCache::new(layers)),
             replaced: Mutex::new(LruCache::new(layers)),
-            ranges: Weighted::new(usize_from_u64(limits.memory_bytes / 2)),
-            clusters: Weighted::new(usize_from_u64(limits.memory_bytes / 2)),
+            ranges: Weighted::metered(usize_from_u64(limits.memory_bytes / 2), Cache::ChainRanges),
+            clusters: Weighted::metered(
+                usize_from_u64(limits.memory_bytes / 2),
+                Cache::ChainClusters,
+            ),
         })
     }
 
@@ -125,8 +129,10 @@ impl Pool {
     /// `NotFound` when it is missing; `Corrupt` when the file is not a layer; `Io`.
     pub(super) fn layer(&self, source: &dyn LayerSource, slot: &str) -> Result<Arc<Layer>> {
         let key = (source.scope(), slot.to_owned());
-        if let Some(layer) = self.layers.lock().get(&key) {
-            return Ok(Arc::clone(layer));
+        let open = self.layers.lock().get(&key).map(Arc::clone);
+        cache::note(Cache::ChainLayers, open.is_some());
+        if let Some(layer) = open {
+            return Ok(layer);
         }
         match source.open_layer(slot) {
             Ok(file) => {

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,8 +19,9 @@ use crate::control::{Client, SHORT_PATIENCE};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::{Job, Repository};
 use crate::service::Service;
-use crate::task::{Monitor, TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject};
-use crate::types::sync::Mutex;
+use crate::task::{
+    DiskProgress, Monitor, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject,
+};
 use crate::types::{DiskName, JobId};
 
 /// How often progress is reported, and a daemon is looked for where there was none.
@@ -40,14 +41,7 @@ struct Work {
     request: TaskRequest,
     /// Set when a caller cancels the task.
     stop: Arc<AtomicBool>,
-    disks: Mutex<Vec<(DiskName, Arc<Progress>)>>,
-}
-
-/// Bytes of one disk.
-#[derive(Default)]
-struct Progress {
-    done: AtomicU64,
-    total: AtomicU64,
+    progress: DiskProgress,
 }
 
 /// The thread that reports the progress.
@@ -77,7 +71,7 @@ impl<'a> Announced<'a> {
                     began_at: Some(SystemClock.now()),
                 },
                 stop: Arc::default(),
-                disks: Mutex::default(),
+                progress: DiskProgress::default(),
             }),
             interrupt,
             reporter: RefCell::default(),
@@ -128,17 +122,11 @@ impl<'a> Announced<'a> {
         bytes: u64,
         listener: impl Fn(u64) + Send + Sync + 'static,
     ) -> Monitor {
-        let progress = disk.map(|disk| self.work.progress(disk));
-        if let Some(progress) = &progress {
-            progress.complete();
-            progress.total.fetch_add(bytes, Ordering::Relaxed);
-        }
+        let advance = self.work.progress.begin(disk, bytes);
         let (outer, own) = (Arc::clone(&self.interrupt), Arc::clone(&self.work.stop));
         Monitor::within(outer, own, move |bytes| {
             listener(bytes);
-            if let Some(progress) = &progress {
-                progress.done.fetch_add(bytes, Ordering::Relaxed);
-            }
+            advance(bytes);
         })
     }
 
@@ -163,8 +151,7 @@ impl<'a> Announced<'a> {
         };
         let told = reporter.end();
         if state == TaskState::Completed {
-            let disks = self.work.disks.lock();
-            disks.iter().for_each(|(_, progress)| progress.complete());
+            self.work.progress.complete();
         }
         let id = match told.and_then(|told| self.work.report(told)) {
             Some(told) => match told.client.end_task(told.id, state, reason) {
@@ -228,7 +215,7 @@ impl Work {
 
     /// Reports the progress, and hears whether the task is cancelled; `None` when the daemon is gone.
     fn report(&self, told: Told) -> Option<Told> {
-        match told.client.tell_task(told.id, &self.disks()) {
+        match told.client.tell_task(told.id, &self.progress.disks()) {
             Ok(is_to_stop) => {
                 if is_to_stop {
                     self.stop.store(true, Ordering::Relaxed);
@@ -240,35 +227,5 @@ impl Work {
                 None
             }
         }
-    }
-
-    fn progress(&self, disk: &DiskName) -> Arc<Progress> {
-        let mut disks = self.disks.lock();
-        if let Some((_, known)) = disks.iter().find(|(name, _)| name == disk) {
-            return Arc::clone(known);
-        }
-        let progress = Arc::<Progress>::default();
-        disks.push((disk.clone(), Arc::clone(&progress)));
-        progress
-    }
-
-    fn disks(&self) -> Vec<TaskDisk> {
-        let disks = self.disks.lock();
-        let disks = disks.iter().map(|(name, progress)| {
-            let total_bytes = progress.total.load(Ordering::Relaxed);
-            TaskDisk {
-                name: name.clone(),
-                done_bytes: progress.done.load(Ordering::Relaxed).min(total_bytes),
-                total_bytes,
-            }
-        });
-        disks.collect()
-    }
-}
-
-impl Progress {
-    fn complete(&self) {
-        let total = self.total.load(Ordering::Relaxed);
-        self.done.store(total, Ordering::Relaxed);
     }
 }

@@ -160,6 +160,8 @@ pub enum Command {
     Repo(repo::Repo),
     /// Make, list and revoke tokens, with which programs elsewhere are admitted
     Token(token::Token),
+    /// Print the description of the HTTP API (OpenAPI 3.1)
+    Openapi(Openapi),
     /// Build the catalog anew from the sidecars
     RebuildCatalog(RebuildCatalog),
     /// Print the names that a word can become: for the completions of shells
@@ -529,7 +531,7 @@ pub struct Serve {
         value_name = "FILE",
         value_hint = ValueHint::FilePath,
         conflicts_with_all = [
-            "mount", "options", "nbd", "low_water", "nbd_idle", "nbd_listen", "tls_certificates", "nbd_access", "nbd_plain", "access", "audit", "stop_timeout"
+            "mount", "options", "nbd", "low_water", "nbd_idle", "nbd_listen", "tls_certificates", "nbd_access", "nbd_plain", "access", "audit", "http", "http_socket", "http_host", "stop_timeout"
         ]
     )]
     pub config: Option<PathBuf>,
@@ -555,8 +557,18 @@ pub struct Serve {
     /// Serve NBD on this address and port as well, with TLS
     #[arg(long, value_name = "ADDR:PORT")]
     pub nbd_listen: Option<SocketAddr>,
-    /// Certificates for TLS: ca-cert.pem, server-cert.pem, server-key.pem
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "nbd_listen")]
+    /// Serve the web pages, the API and the metrics at this address (127.0.0.1:8420): HTTP on a loopback address, else HTTPS, which needs
+    /// --tls-certificates
+    #[arg(long, value_name = "ADDRESS")]
+    pub http: Option<SocketAddr>,
+    /// Serve the same on this Unix socket
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub http_socket: Vec<PathBuf>,
+    /// A name by which browsers call the server, beside its addresses
+    #[arg(long, value_name = "NAME", requires = "http")]
+    pub http_host: Vec<String>,
+    /// Certificates for TLS: server-cert.pem, server-key.pem, and ca-cert.pem for clients' certificates
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub tls_certificates: Option<PathBuf>,
     /// Who may use which VMs over TLS, in place of --access (TOML: docs/access.md)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "tls_certificates")]
@@ -622,7 +634,15 @@ pub struct Quickstart {
     /// A new directory for repository, sample disks and mountpoint
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
+    /// Serve the pages of the repository at this address, too, and print a login
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:8420")]
+    pub http: Option<SocketAddr>,
 }
+
+/// Arguments of `openapi`.
+#[derive(Debug, Args)]
+#[command(after_help = "A daemon serves the same at /api/v1/openapi.json.")]
+pub struct Openapi {}
 
 /// Arguments of `rebuild-catalog`.
 #[derive(Debug, Args)]

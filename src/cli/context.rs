@@ -7,26 +7,18 @@ use std::time::{Duration, Instant};
 
 use super::args::{Cli, GuestIsolation};
 use super::output::Output;
-use crate::access::{Caller, Door, LiveAccess, Origin};
 use crate::chain::{Pool, PoolLimits};
-use crate::clock::SystemClock;
-use crate::control::Client;
+use crate::daemon::writer::{LOCK_PAUSE, PATIENCE, WriterMeans, patiently};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::guest::worker::Isolation;
-use crate::ingest::{Engine, Registry};
+use crate::repo::Repository;
 use crate::repo::lock::Holder;
 use crate::repo::register::{Register, Registered};
-use crate::repo::{Owner, Repository};
-use crate::service::{OwnedRepository, Service};
 use crate::tree::{Tree, TreeOptions};
 use crate::types::duration::parse_seconds;
 use crate::types::{Memory, VmName, likeness, size};
 
-/// Pause between attempts to take the lock.
-const LOCK_PAUSE: Duration = Duration::from_millis(200);
-
-/// How long a step waits for the lock that comes after long work.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) use crate::daemon::writer::Writer;
 
 /// The context of a command.
 pub(super) struct Context {
@@ -39,14 +31,6 @@ pub(super) struct Context {
     wait: Duration,
     /// The output.
     pub(super) output: Output,
-}
-
-/// Access to change the repository.
-pub(super) struct Writer {
-    /// The operations.
-    pub(super) service: Box<dyn Service>,
-    /// The holder of the lock, when that is this process.
-    pub(super) owner: Option<Arc<Owner>>,
 }
 
 impl Context {
@@ -215,20 +199,18 @@ impl Context {
     }
 
     fn writer_within(&self, role: &str, wait: Duration) -> Result<Writer> {
-        let begun = Instant::now();
         let mut is_told = false;
-        loop {
-            match self.writer_now(role) {
-                Err(e) if e.kind() == ErrorKind::Locked && begun.elapsed() < wait => {
-                    if !is_told {
-                        self.output.remark(format!("waiting: {}", e.what()));
-                        is_told = true;
-                    }
-                    std::thread::sleep(LOCK_PAUSE);
+        patiently(
+            wait,
+            || self.writer_now(role),
+            |refused| {
+                if !is_told {
+                    self.output.remark(format!("waiting: {}", refused.what()));
+                    is_told = true;
                 }
-                other => return other,
-            }
-        }
+                Ok(())
+            },
+        )
     }
 
     /// Waits until the lock of the repository at `path` is free, for at most the time of `--wait`.
@@ -249,25 +231,12 @@ impl Context {
     /// # Errors
     /// As [`Context::writer`].
     pub(super) fn writer_now(&self, role: &str) -> Result<Writer> {
-        let repository = self.repository()?;
-        if let Some(client) = Client::connect(&repository)? {
-            return Ok(Writer {
-                service: Box::new(client),
-                owner: None,
-            });
-        }
-        let owner = Arc::new(Owner::open(repository, Arc::new(SystemClock), role)?);
-        let sessions = Registry::empty(Engine::with_budget(
-            Arc::clone(&owner),
-            self.pool(),
-            self.memory.ingest_bytes(),
-        ));
-        let served = OwnedRepository::new(sessions, Vec::new(), LiveAccess::none());
-        let service = served.of_caller(Caller::Owner, Origin::of(Door::Command));
-        Ok(Writer {
-            service: Box::new(service),
-            owner: Some(owner),
-        })
+        let means = WriterMeans {
+            role,
+            pool: &|| self.pool(),
+            ingest_bytes: self.memory.ingest_bytes(),
+        };
+        Writer::open(self.repository()?, &means)
     }
 
     /// The remark for a VM whose name is new, with a similar existing name: a mistyped name begins

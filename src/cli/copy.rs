@@ -21,23 +21,19 @@ use crate::clock::{Clock, SystemClock};
 use crate::control::{Client, SHORT_PATIENCE};
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::copy::{Ends, PointReport, PointState, Route, VmReport, check_apart, known_vms};
+use crate::jobs::copy::{Ends, PointState, Route, VmReport, check_apart, known_vms, record};
 use crate::repo::Repository;
 use crate::repo::arrive::Arrival;
 use crate::repo::selector::Which;
-use crate::repo::sidecar::Unknown;
-use crate::repo::sidecar::copied::PointCopy;
 use crate::repo::sidecar::index::PointEntry;
 use crate::service::Service;
 use crate::task::{Monitor, Pace, TaskKind, TaskSubject, on_threads};
 use crate::types::size::{Count, Human};
 use crate::types::sync::Mutex;
-use crate::types::{DiskName, PointId, PointName, RepositoryId, SessionRef, VmId, VmName};
+use crate::types::{DiskName, PointName, RepositoryId, SessionRef, VmId, VmName};
 
 /// LIMIT: VMs that are copied at the same time.
 const VMS_AT_ONCE: usize = 2;
-/// LIMIT: copies that are recorded with one request.
-const NOTES_AT_ONCE: usize = 1_000;
 
 /// A VM in the answer.
 #[derive(Serialize)]
@@ -233,13 +229,7 @@ impl Command<'_> {
             false => Some(self.note(&report)),
         };
         if !self.is_trial {
-            let damaged = report.points.iter().find_map(|p| p.reason.as_ref());
-            let result = match (&ended, damaged) {
-                (Err(e), _) => Err(Error::new(e.kind(), e.report())),
-                (Ok(()), Some(reason)) => Err(Error::new(ErrorKind::Corrupt, reason.clone())),
-                (Ok(()), None) => Ok(()),
-            };
-            ends.task.finish(&result);
+            ends.task.finish(&report.outcome(&ended));
         }
         let error = ended.as_ref().err().map(Error::report);
         let answer = VmAnswer {
@@ -252,7 +242,9 @@ impl Command<'_> {
 
     /// Records at the source which points the target has; returns whether they are recorded.
     fn note(&self, report: &VmReport) -> bool {
-        let noted = self.copies(report).and_then(|copies| {
+        let target = self.target.format().repository_id;
+        let copies = report.copies(&self.source, target, SystemClock.now());
+        let noted = copies.and_then(|copies| {
             if copies.is_empty() {
                 return Ok(());
             }
@@ -262,8 +254,9 @@ impl Command<'_> {
                 true => self.context.writer_now("copy")?,
                 false => self.context.patient_writer("copy")?,
             };
-            let mut chunks = copies.chunks(NOTES_AT_ONCE);
-            chunks.try_for_each(|copies| writer.service.note_copies(&report.vm, copies))
+            record(&report.vm, &copies, &|vm, copies| {
+                writer.service.note_copies(vm, copies)
+            })
         });
         if let Err(e) = &noted {
             self.context.output.remark(format!(
@@ -273,41 +266,6 @@ impl Command<'_> {
             ));
         }
         noted.is_ok()
-    }
-
-    /// The copies that the target has now, and those that it has no more.
-    fn copies(&self, report: &VmReport) -> Result<Vec<(PointId, PointCopy)>> {
-        let is_told =
-            |point: &&PointReport| point.name.is_some() || point.state == PointState::Gone;
-        let told: Vec<&PointReport> = report.points.iter().filter(is_told).collect();
-        if told.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (index, id) = (
-            self.source.index(&report.vm)?,
-            self.target.format().repository_id,
-        );
-        let now = SystemClock.now();
-        let copies = told.into_iter().map(|point| {
-            let mut points = index.points.iter();
-            let known = points.find(|known| known.point_id == point.point_id);
-            let known = known.and_then(|known| {
-                let mut copies = known.copies.iter();
-                copies.find(|copy| copy.repository_id == id)
-            });
-            let is_gone = point.state == PointState::Gone;
-            let was_gone = known.and_then(|known| known.gone_at);
-            let was_verified = known.and_then(|known| known.verified_at);
-            let copy = PointCopy {
-                repository_id: id,
-                at: known.map_or(now, |known| known.at),
-                verified_at: if is_gone { was_verified } else { Some(now) },
-                gone_at: is_gone.then_some(was_gone.unwrap_or(now)),
-                unknown: known.map_or_else(Unknown::new, |known| known.unknown.clone()),
-            };
-            (point.point_id, copy)
-        });
-        Ok(copies.collect())
     }
 
     fn show(&self, answer: &VmAnswer) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde_json::json;
 
@@ -16,11 +15,10 @@ use crate::clock::{Clock, SystemClock};
 use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::merge::Merged;
-use crate::jobs::policy::owed;
-use crate::jobs::retention::{Choice, Reason, Rules, VmPlan};
-use crate::repo::Repository;
+use crate::jobs::policy::{UNCOPIED_GO, spare_owed};
+use crate::jobs::retention::{Choice, Rules, VmPlan};
 use crate::repo::selector::{Selector, Which};
-use crate::service::ForgetAnswer;
+use crate::service::work::forget_planned;
 use crate::task::TaskKind;
 use crate::types::VmName;
 use crate::types::size::{Count, Human};
@@ -101,7 +99,10 @@ fn prepare<'a>(context: &'a Context, args: &Forget, request: &Request) -> Result
     let repository = context.repository()?;
     let mut vms = request.choices(&repository.vm_names()?)?;
     if request.rules.is_some() {
-        spare_uncopied(context, &repository, &mut vms)?;
+        let has_lifted = spare_owed(&repository, &mut vms)?;
+        if has_lifted {
+            context.output.warn(UNCOPIED_GO);
+        }
     }
     let merger = match args.dry_run || args.no_merge {
         true => None,
@@ -123,31 +124,6 @@ fn prepare<'a>(context: &'a Context, args: &Forget, request: &Request) -> Result
     let planned = VmPlan::of_vms(&repository, vms, args.unattended, SystemClock.now())?;
     Ok((merger, writer, planned))
 }
-
-/// Adds to the rules of each VM the copies that its policies owe.
-fn spare_uncopied(
-    context: &Context,
-    repository: &Arc<Repository>,
-    vms: &mut [(VmName, Choice)],
-) -> Result<()> {
-    let (mut owed, is_lifted) = owed(repository)?;
-    let mut is_told = false;
-    for (vm, choice) in vms {
-        if let (Choice::Rules(rules), Some(owed)) = (choice, owed.remove(vm)) {
-            rules.owed = owed;
-            rules.is_owed_lifted = is_lifted;
-            if is_lifted && !is_told {
-                context.output.warn(UNCOPIED_GO);
-                is_told = true;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The warning where points go that lack a copy.
-pub(super) const UNCOPIED_GO: &str =
-    "less than a tenth of the filesystem is free: points that lack a copy are not spared";
 
 /// Forgets what the rules of a policy do not keep of a VM. With a VM that is left alone, nothing is forgotten.
 ///
@@ -239,15 +215,11 @@ impl Request {
                 is_merge: true,
             });
         }
-        if rules.is_empty() {
-            let what = match is_ruled {
-                true => "the rules keep no restore point",
-                false => "no rule says which restore points stay",
-            };
-            return Err(Error::invalid(what).advise(
+        let rules = rules.require(is_ruled).map_err(|e| {
+            e.advise(
                 "write for example --keep-daily 7 --keep-weekly 4; name points as VM@POINT; --all forgets every point of a VM",
-            ));
-        }
+            )
+        })?;
         Ok(Self {
             patterns,
             points,
@@ -326,33 +298,11 @@ fn merge(merger: &Merger<'_>, compact: bool, plans: &mut [VmPlan], end: &mut End
 
 /// Forgets the points that the plan does not keep.
 fn apply(writer: &Writer, plan: &mut VmPlan, is_retention: bool, end: &mut End) -> Result<()> {
-    let gone = plan.gone();
-    // Retention records what it has kept also where nothing goes.
-    if plan.left_alone.is_some() || (gone.is_empty() && !is_retention) {
-        return Ok(());
+    let done = forget_planned(writer.service.as_ref(), plan, is_retention)?;
+    for error in done.failures {
+        end.fail(&plan.vm, error);
     }
-    let answer = writer.service.forget(&plan.vm, &gone, is_retention)?;
-    note(plan, answer, is_retention, end);
     Ok(())
-}
-
-/// Notes the points that could not be forgotten. One in use is skipped by rules, and an error where it was named.
-fn note(plan: &mut VmPlan, answer: ForgetAnswer, is_retention: bool, end: &mut End) {
-    let mut kept = Vec::new();
-    for one in answer.kept {
-        let error = Error::from(one.problem);
-        let reason = match error.kind() {
-            ErrorKind::Busy => Reason::Used(error.what().to_owned()),
-            _ => Reason::Failed(error.what().to_owned()),
-        };
-        kept.push((one.point, reason));
-        if !is_retention || error.kind() != ErrorKind::Busy {
-            end.fail(&plan.vm, error);
-        }
-    }
-    if !kept.is_empty() {
-        plan.note_kept(kept);
-    }
 }
 
 /// How the command ends.

@@ -5,7 +5,7 @@
 pub type Example = (&'static str, &'static str);
 
 /// Examples by subcommand; the empty name is the program itself.
-pub const EXAMPLES: [(&str, &[Example]); 39] = [
+pub const EXAMPLES: [(&str, &[Example]); 40] = [
     (
         "",
         &[
@@ -435,8 +435,19 @@ pub const EXAMPLES: [(&str, &[Example]); 39] = [
         ],
     ),
     (
+        "openapi",
+        &[(
+            "restorefs openapi",
+            "Print the description of the HTTP API, for generators of clients.",
+        )],
+    ),
+    (
         "token",
         &[
+            (
+                "restorefs -r /srv/repo token login",
+                "Make a login to the web pages of the daemon that serves the repository.",
+            ),
             (
                 "restorefs token add laptop --rights read,restore --vms web* --expires 90d",
                 "Make a token for two rights on some VMs, and show it; the pattern needs quotes in a shell.",

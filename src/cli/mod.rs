@@ -35,6 +35,7 @@ mod merge;
 mod mount;
 mod mount_config;
 mod mount_helper;
+mod openapi;
 mod output;
 mod policy;
 mod policy_act;
@@ -171,6 +172,7 @@ fn run_command(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Policy(args) => policy::run(context, &args),
         Command::Repo(args) => repository::run(context, &args),
         Command::Token(args) => token::run(context, &args),
+        Command::Openapi(_) => openapi::run(context),
         Command::RebuildCatalog(_) => rebuild_catalog::run(context),
         Command::CompleteNames(args) => complete_names::run(context, &args),
     };

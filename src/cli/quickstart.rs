@@ -2,6 +2,7 @@
 //! users run.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use clap::Parser;
@@ -9,7 +10,9 @@ use clap::Parser;
 use super::args::{Backup, Cli, Command, Init, Quickstart};
 use super::context::Context;
 use super::{background, backup, init, ls, sample};
+use crate::control::Client;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::service::{LoginAnswer, Service};
 
 pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
     let dir = std::path::absolute(&args.dir)
@@ -53,7 +56,10 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
     std::fs::create_dir_all(&mountpoint)
         .or_io("cannot make the mountpoint")
         .at_path(&mountpoint)?;
-    let mounted = background::start(&context, &mountpoint, &[], &[]);
+    let mounted = match args.http {
+        Some(address) => serve(&context, &mountpoint, address),
+        None => background::start(&context, &mountpoint, &[], &[]).map(|()| None),
+    };
     if let Err(e) = &mounted {
         output.line("")?;
         output.line(format!(
@@ -65,13 +71,54 @@ pub(super) fn run(context: &Context, args: &Quickstart) -> Result<()> {
         )?;
         return explain(&context, &repo, None);
     }
+    let pages = mounted.unwrap_or_default();
     output.line("")?;
     output.line(format!(
         "4. The repository is mounted on {}:",
         mountpoint.display()
     ))?;
     show(&context, &mountpoint)?;
-    explain(&context, &repo, Some(&mountpoint))
+    explain(&context, &repo, Some(&mountpoint))?;
+    let Some(pages) = pages else {
+        return Ok(());
+    };
+    for line in [
+        String::new(),
+        "5. The same in a browser; the address works once, within 5 minutes:".to_owned(),
+        format!("   {}", pages.login.url),
+        format!("   Another one: {} token login", program()),
+        format!("Stop the daemon: kill {}", pages.pid),
+    ] {
+        output.line(line)?;
+    }
+    Ok(())
+}
+
+/// The pages of a daemon.
+struct Pages {
+    login: LoginAnswer,
+    pid: u32,
+}
+
+/// Starts a daemon in the background that mounts the repository and serves its pages.
+///
+/// # Errors
+/// The error of the daemon.
+fn serve(context: &Context, mountpoint: &Path, address: SocketAddr) -> Result<Option<Pages>> {
+    let program = std::env::current_exe().or_io("cannot find this program's file")?;
+    let mut command = std::process::Command::new(program);
+    command.arg("--repo").arg(context.repo_word()?);
+    command.args(context.global_flags());
+    command.arg("serve").arg("--mount").arg(mountpoint);
+    command.arg("--http").arg(address.to_string());
+    background::launch(command, "serving")?;
+    let repository = context.repository()?;
+    let client = Client::connect(&repository)?
+        .ok_or_else(|| Error::new(ErrorKind::Disconnected, "the daemon has ended"))?;
+    Ok(Some(Pages {
+        login: client.login()?,
+        pid: client.status()?.pid,
+    }))
 }
 
 /// The sample disk as a source.

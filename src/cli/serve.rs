@@ -3,17 +3,21 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::args::Serve;
+use super::background;
 use super::context::Context;
 use crate::daemon::config::{
-    Config, MountConfig, NbdConfig, RepositoryConfig, STOP_TIMEOUT, TcpConfig,
+    Config, HttpConfig, MountConfig, NbdConfig, RepositoryConfig, STOP_TIMEOUT, TcpConfig,
 };
-use crate::daemon::serve::{ServeOptions, Source, serve};
+use crate::daemon::serve::{Ready, ServeOptions, Source, serve};
 use crate::error::{Error, Result};
 use crate::fuse::MountOptions;
+use crate::http::Listening;
 use crate::log::{self, LogOptions};
 use crate::nbd::server::ServerLimits;
-use crate::service::Status;
+use crate::service::{LoginAnswer, Status};
 use crate::tree::TreeOptions;
 use crate::types::duration::parse_seconds;
 use crate::types::size;
@@ -27,41 +31,81 @@ pub(super) fn run(context: &Context, args: &Serve) -> Result<()> {
                 config,
                 source: Some(source),
                 mounts: !args.no_mount,
+                logs_in: false,
             }
         }
         None => ServeOptions {
             config: of_flags(context, args)?,
             source: None,
             mounts: true,
+            logs_in: true,
         },
     };
     for repository in &options.config.repositories {
         context.wait_for_lock(&repository.path);
     }
-    serve(options, |all| all.iter().for_each(|one| tell(context, one)))
+    serve(options, |ready| tell(context, ready))
+}
+
+/// Where HTTP is served, in the answer of a daemon that has just started.
+#[derive(Serialize)]
+struct HttpAnswer<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    http: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login: Option<&'a LoginAnswer>,
 }
 
 /// Prints what is served.
-fn tell(context: &Context, status: &Status) {
-    if context.output.json {
-        // The process that started the daemon waits for this line; it may have closed the pipe.
-        let _ = context.output.json(status);
+fn tell(context: &Context, ready: &Ready) {
+    let http: Vec<String> = ready
+        .http
+        .iter()
+        .map(|place| match place {
+            Listening::Unix(path) => path.display().to_string(),
+            Listening::Url(url) => url.clone(),
+        })
+        .collect();
+    let output = context.output;
+    if output.json {
+        for status in &ready.repositories {
+            // The process that started the daemon waits for this line; it may have closed the pipe.
+            let _ = output.json(&HttpAnswer {
+                status,
+                http: http.clone(),
+                login: ready.login.as_ref(),
+            });
+        }
         return;
     }
-    for socket in &status.nbd_sockets {
-        context
-            .output
-            .remark(format!("NBD on {}", socket.display()));
+    for status in &ready.repositories {
+        for socket in &status.nbd_sockets {
+            output.remark(format!("NBD on {}", socket.display()));
+        }
+        if let Some(uri) = &status.nbd_tcp {
+            output.remark(format!("NBD below {uri}"));
+        }
+        for mount in &status.mounts {
+            output.remark(format!("mounted on {}", mount.mountpoint.display()));
+        }
     }
-    if let Some(uri) = &status.nbd_tcp {
-        context.output.remark(format!("NBD below {uri}"));
+    for place in &http {
+        output.remark(format!("HTTP on {place}"));
     }
-    for mount in &status.mounts {
-        context
-            .output
-            .remark(format!("mounted on {}", mount.mountpoint.display()));
+    if let Some(login) = &ready.login {
+        let minutes = login.expires_seconds / 60;
+        output.remark(format!(
+            "log in once, within {minutes} minutes: {}",
+            login.url
+        ));
     }
-    context.output.remark("ready");
+    output.remark("ready");
+    // The command that has started it in the background goes on.
+    if let Err(e) = background::ready() {
+        tracing::warn!(error = %e.report(), "the terminal is not let go of");
+    }
 }
 
 /// Loads a configuration, and returns it with its source.
@@ -76,6 +120,7 @@ pub(super) fn load(context: &Context, path: &Path) -> Result<(Config, Source)> {
         log: LogOptions::default(),
         access: None,
         audit: None,
+        http: HttpConfig::default(),
         repositories: Vec::new(),
     };
     let config = Config::load(path, &defaults, &view.isolation)?;
@@ -126,6 +171,16 @@ fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
             args.nbd_plain,
         )
     });
+    let http = HttpConfig {
+        listen: args.http,
+        sockets: args.http_socket.iter().map(|path| absolute(path)).collect(),
+        certificates: match args.http {
+            Some(_) => args.tls_certificates.as_deref().map(absolute),
+            None => None,
+        },
+        hosts: args.http_host.clone(),
+    };
+    http.check()?;
     let nbd = NbdConfig {
         sockets: args.nbd.iter().map(|path| absolute(path)).collect(),
         tcp: tcp.transpose()?,
@@ -145,6 +200,7 @@ fn of_flags(context: &Context, args: &Serve) -> Result<Config> {
         log: LogOptions::default(),
         access: args.access.as_deref().map(absolute),
         audit: args.audit.as_deref().map(absolute),
+        http,
         repositories: vec![repository],
     })
 }

@@ -9,7 +9,9 @@ use super::args::token::{Token, TokenAction, TokenAdd, TokenRevoke};
 use super::context::Context;
 use crate::access::{AccessFile, Grant, NewToken, Right, TokenEntry, default_file};
 use crate::clock::{Clock, SystemClock};
+use crate::control::Client;
 use crate::error::{Error, Result};
+use crate::service::Service;
 use crate::types::duration::parse_seconds;
 use crate::types::{RepositoryName, TokenName};
 
@@ -18,7 +20,27 @@ pub(super) fn run(context: &Context, args: &Token) -> Result<()> {
         TokenAction::Add(args) => add(context, args),
         TokenAction::List(args) => list(context, &file(args.access.as_deref())),
         TokenAction::Revoke(args) => revoke(context, args),
+        TokenAction::Login => login(context),
     }
+}
+
+/// Asks the daemon of the repository for a login, with the rights of the user who runs this.
+fn login(context: &Context) -> Result<()> {
+    let repository = context.repository()?;
+    let client = Client::connect(&repository)?.ok_or_else(|| {
+        Error::not_found("no daemon serves this repository")
+            .advise("start one: restorefs serve --http 127.0.0.1:8420")
+    })?;
+    let login = client.login()?;
+    if context.output.json {
+        return context.output.json(&login);
+    }
+    context.output.line(&login.url)?;
+    context.output.remark(format!(
+        "It works once, within {} minutes.",
+        login.expires_seconds / 60
+    ));
+    Ok(())
 }
 
 /// The file that the flag names, or the default one.

@@ -26,6 +26,8 @@ pub enum TokenAction {
     List(TokenList),
     /// End a token
     Revoke(TokenRevoke),
+    /// Make a login to the web pages of the daemon, which works once
+    Login,
 }
 
 /// Arguments of `token add`.

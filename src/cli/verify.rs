@@ -1,7 +1,7 @@
 //! `restorefs verify` and `restorefs check`: prove that every restore point is there and is what was committed.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -18,7 +18,8 @@ use crate::daemon::interrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::health::SameId;
 use crate::jobs::verify::{
-    Choice, Files, HarmedPoint, PointReport, Run, Subset, VmParts, VmReport, name_files,
+    self, Choice, Files, HarmedPoint, PointReport, Subset, VmParts, VmReport, Watched, name_files,
+    points_in_short,
 };
 use crate::repo::checks::CheckNotes;
 use crate::repo::{Repository, Slot};
@@ -26,7 +27,7 @@ use crate::task::{Monitor, Pace, TaskKind, TaskSubject};
 use crate::tree::{HarmedKind, TreeOptions};
 use crate::types::duration::parse_seconds;
 use crate::types::size::{Count, Human};
-use crate::types::{PointName, VmName};
+use crate::types::{DiskName, PointName, VmName};
 
 /// LIMIT: files of a point that are printed; `--json` has all of them.
 const FILES_SHOWN: usize = 50;
@@ -147,7 +148,7 @@ pub(super) fn verify_again(
     if !context.output.json {
         command.show(&done)?;
     }
-    let faults = summary(&done.report);
+    let faults = done.report.summary();
     Ok((done, faults, kept))
 }
 
@@ -221,7 +222,7 @@ impl Command<'_> {
                     if shows {
                         self.show(&done)?;
                     }
-                    faults.extend(summary(&done.report));
+                    faults.extend(done.report.summary());
                     answer.vms.push(done);
                 }
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
@@ -258,11 +259,7 @@ impl Command<'_> {
         let done = self.task(parts, task.as_ref());
         if let Some(task) = task {
             let ended = match &done {
-                Ok(done) if done.report.is_damaged() => {
-                    let what = summary(&done.report).join("; ");
-                    Err(Error::new(ErrorKind::Corrupt, what))
-                }
-                Ok(_) => Ok(()),
+                Ok(done) => done.report.outcome(),
                 Err(e) => Err(Error::new(e.kind(), e.report())),
             };
             task.finish(&ended);
@@ -275,27 +272,19 @@ impl Command<'_> {
             task.begin()?;
         }
         let bar = self.progress.bar(parts.vm.as_str(), parts.bytes());
-        let stop = || Monitor::with_listener(Arc::clone(&self.stop), |_| ());
-        let disks: HashMap<_, Monitor> = parts
-            .disk_bytes()
-            .into_iter()
-            .map(|(disk, bytes)| {
-                let bar = bar.clone();
-                let advance = move |bytes| bar.add(bytes);
-                let monitor = match task {
-                    Some(task) => task.piece(disk.as_ref(), bytes, advance),
-                    None => Monitor::with_listener(Arc::clone(&self.stop), advance),
-                };
-                (disk, monitor)
-            })
-            .collect();
-        let monitor = match task {
-            Some(task) => task.piece(None, 0, |_| ()),
-            None => stop(),
-        };
-        let watch = |slot: &Slot| {
-            let monitor = disks.get(&slot.disk_hint());
-            monitor.cloned().unwrap_or_else(stop)
+        let piece = |disk: Option<&DiskName>, bytes| {
+            let bar = bar.clone();
+            // Bytes of no disk are none of the bar's.
+            let is_counted = bytes > 0;
+            let advance = move |bytes| {
+                if is_counted {
+                    bar.add(bytes);
+                }
+            };
+            match task {
+                Some(task) => task.piece(disk, bytes, advance),
+                None => Monitor::with_listener(Arc::clone(&self.stop), advance),
+            }
         };
         // What a check has found is kept when there is damage, or was: it needs no lock otherwise.
         let checked = RefCell::new(Vec::new());
@@ -306,16 +295,15 @@ impl Command<'_> {
             }
             Ok(())
         };
-        let run = Run {
+        let verified = Watched {
             repository: &self.repository,
             pace: &self.pace,
-            monitor: &monitor,
-            watch: &watch,
-            attached: self.choice.data,
-            keep: Some(&keep),
+            piece: &piece,
+            data: self.choice.data,
+            keep: &keep,
             now: SystemClock.now(),
-        };
-        let verified = run.verify(parts);
+        }
+        .verify(parts);
         bar.finish();
         let report = verified?;
         let was_damaged = |point: &PointReport| point.was_damaged;
@@ -333,7 +321,7 @@ impl Command<'_> {
             &self.context.tree_options(TreeOptions::default()),
             &report,
             self.files,
-            &monitor,
+            &piece(None, 0),
         )?;
         Ok(VmAnswer { report, harmed })
     }
@@ -422,62 +410,25 @@ fn grouped(report: &VmReport) -> Vec<(String, Vec<&PointName>)> {
     order.into_iter().filter_map(take).collect()
 }
 
-/// `a, b` or `a to z (26 points)`.
-fn points_in_short(points: &[&PointName]) -> String {
-    match points {
-        [first, .., last] if points.len() > 3 => {
-            format!("{first} to {last} ({} points)", points.len())
-        }
-        few => {
-            let few: Vec<&str> = few.iter().map(|point| point.as_str()).collect();
-            few.join(", ")
-        }
-    }
-}
-
-/// The faults of a VM's own files, and one line for its damaged points.
-fn summary(report: &VmReport) -> Vec<String> {
-    let vm = &report.vm;
-    let faults = report.faults.iter();
-    let mut lines: Vec<String> = faults.map(|fault| format!("{vm}: {fault}")).collect();
-    let damaged = report.points.iter().filter(|point| point.damage.is_some());
-    let damaged: Vec<&PointName> = damaged.map(|point| &point.point).collect();
-    if !damaged.is_empty() {
-        lines.push(format!("{vm}: damage in {}", points_in_short(&damaged)));
-    }
-    lines
-}
-
 /// Gives results to the owner of the lock. Where that fails, it goes on, and tells it at the end.
 struct Keeper<'a> {
     context: &'a Context,
-    waiting: RefCell<Vec<(VmName, CheckNotes)>>,
-    /// Why results could not be kept.
-    failed: RefCell<Option<Error>>,
+    results: RefCell<verify::Keeper>,
     /// Whether results need not be kept.
     has_left_out: Cell<bool>,
 }
-
-/// LIMIT: results that wait for the lock; further ones are only told.
-const WAITING_MAX: usize = 1_000;
 
 impl<'a> Keeper<'a> {
     fn new(context: &'a Context) -> Self {
         Self {
             context,
-            waiting: RefCell::default(),
-            failed: RefCell::default(),
+            results: RefCell::default(),
             has_left_out: Cell::default(),
         }
     }
 
     fn keep(&self, vm: &VmName, notes: &CheckNotes) {
-        if self.waiting.borrow().len() >= WAITING_MAX {
-            let what = format!("{WAITING_MAX} results of verifying wait for the lock already");
-            self.note_failure(Error::new(ErrorKind::LimitExceeded, what));
-        } else {
-            self.waiting.borrow_mut().push((vm.clone(), notes.clone()));
-        }
+        self.results.borrow_mut().add(vm, notes);
         // A backup may have the lock for hours; the end is patient.
         match self.context.writer_now("verify") {
             Ok(writer) => self.give(&writer),
@@ -488,31 +439,22 @@ impl<'a> Keeper<'a> {
     }
 
     fn give(&self, writer: &Writer) {
-        for (vm, notes) in self.waiting.take() {
-            match writer.service.note_checks(&vm, &notes) {
-                // The VM was removed meanwhile.
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => self.note_failure(e),
-                Ok(()) => {}
-            }
-        }
-    }
-
-    fn note_failure(&self, error: Error) {
-        self.failed.borrow_mut().get_or_insert(error);
+        let keep = |vm: &VmName, notes: &CheckNotes| writer.service.note_checks(vm, notes);
+        self.results.borrow_mut().give(keep);
     }
 
     /// Whether everything is kept.
     fn end(&self) -> bool {
-        if !self.waiting.borrow().is_empty() {
+        if self.results.borrow().is_waiting() {
             match self.context.patient_writer("verify") {
                 Ok(writer) => self.give(&writer),
-                Err(e) => self.note_failure(e),
+                Err(e) => self.results.borrow_mut().note_failure(e),
             }
         }
-        match self.failed.take() {
-            None => !self.has_left_out.get(),
-            Some(e) => {
+        let ended = self.results.borrow_mut().end();
+        match ended {
+            Ok(()) => !self.has_left_out.get(),
+            Err(e) => {
                 self.context.output.warn(format!(
                     "the results are told here, and not kept in the repository: {}",
                     e.report()

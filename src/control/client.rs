@@ -25,9 +25,10 @@ use crate::repo::selector::Which;
 use crate::repo::sidecar::copied::PointCopy;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{LabelChange, Repository};
+use crate::service::work::{CopyAnswer, CopyRequest, ForgetPlan, ForgetRequest, VerifyRequest};
 use crate::service::{
     self, BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, DiskResult, DiskTarget,
-    ForgetAnswer, MountRequest, Service, SessionAnswer, Status, TrashAnswer,
+    ForgetAnswer, LoginAnswer, MountRequest, Service, SessionAnswer, Status, TrashAnswer,
 };
 use crate::sys::{pass, runtime_dir, socket};
 use crate::task::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState};
@@ -155,6 +156,33 @@ impl Client {
         let mut stream = self.stream.lock();
         pass::send(stream.get_ref(), &line, &[device]).at_path(&self.path)?;
         self.hear(&mut stream)
+    }
+
+    /// Starts to verify a VM in the daemon's process; returns the task.
+    ///
+    /// # Errors
+    /// As [`LocalService::start_verify`](service::LocalService::start_verify).
+    pub fn start_verify(&self, request: &VerifyRequest) -> Result<TaskReport> {
+        self.ask(&Request::Verify(request.clone()))
+    }
+
+    /// Starts to copy a VM in the daemon's process; returns the task, or what would be sent.
+    ///
+    /// # Errors
+    /// As [`LocalService::copy`](service::LocalService::copy).
+    pub fn copy(&self, request: &CopyRequest) -> Result<CopyAnswer> {
+        self.ask(&Request::Copy(request.clone()))
+    }
+
+    /// Forgets points of a VM by rules or by name, or returns the plan alone.
+    ///
+    /// # Errors
+    /// As [`LocalService::forget_by`](service::LocalService::forget_by).
+    pub fn forget_by(&self, vm: &VmName, request: &ForgetRequest) -> Result<ForgetPlan> {
+        self.ask(&Request::ForgetBy {
+            vm: vm.clone(),
+            request: request.clone(),
+        })
     }
 
     /// Follows the daemon's events from now on, or after the one whose id is `since`.
@@ -378,6 +406,10 @@ impl Service for Client {
 
     fn rebuild_catalog(&self) -> Result<usize> {
         self.ask(&Request::RebuildCatalog)
+    }
+
+    fn login(&self) -> Result<LoginAnswer> {
+        self.ask(&Request::Login)
     }
 
     fn status(&self) -> Result<Status> {

@@ -11,12 +11,13 @@ use crate::repo::put_back::PutBack;
 use crate::repo::replace::Replacement;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::copied::PointCopy;
+use crate::service::work::{CopyRequest, ForgetRequest, VerifyRequest};
 use crate::service::{BeginRequest, CommitRequest, MountRequest};
 use crate::task::{TaskDisk, TaskKind, TaskRequest, TaskState};
 use crate::types::{JobId, PointId, PointName, SessionRef, VmName};
 
 /// A request to the owner of a repository: one variant for each operation of
-/// [`Service`](crate::service::Service).
+/// [`Service`](crate::service::Service), and for each work of the owner ([`crate::service::work`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
@@ -184,8 +185,21 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since: Option<String>,
     },
+    /// Verify a VM in the owner's process.
+    Verify(VerifyRequest),
+    /// Copy a VM in the owner's process.
+    Copy(CopyRequest),
+    /// Forget points of a VM by rules, or make the plan.
+    ForgetBy {
+        /// The VM.
+        vm: VmName,
+        /// What is forgotten.
+        request: ForgetRequest,
+    },
     /// Rebuild the catalog from the sidecars.
     RebuildCatalog,
+    /// Make a login to the web pages.
+    Login,
     /// Serve a mount that the sender has made; the device's descriptor comes with the request.
     Mount(MountRequest),
 }

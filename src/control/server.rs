@@ -263,6 +263,10 @@ fn execute(
             reason,
         } => value(service.end_task(task, state, reason.as_deref())?),
         Request::Cancel { task } => value(service.cancel(task)?),
+        Request::Login => value(service.login()?),
+        Request::Verify(request) => value(service.start_verify(&request)?),
+        Request::Copy(request) => value(service.copy(&request)?),
+        Request::ForgetBy { vm, request } => value(service.forget_by(&vm, &request)?),
         Request::RebuildCatalog => value(service.rebuild_catalog()?),
         Request::Mount(request) => value(service.adopt_mount(&request, descriptors.pop())?),
     }

@@ -12,13 +12,16 @@ use tokio::sync::watch;
 
 use super::config::{self, Config, RepositoryConfig};
 use super::gate::Gate;
+use super::neighbours::Neighbours;
 use super::served_repository::{ServedRepository, claim, refuse_rest};
 use super::signal::{StopSignals, watch_for};
 use super::supervisor::Supervisor;
+use super::web::{self, Web};
 use crate::error::{Result, ResultExt};
 use crate::guest::worker::{Isolation, Standing};
+use crate::http::Listening;
 use crate::log;
-use crate::service::Status;
+use crate::service::{LoginAnswer, Status};
 use crate::sys::inherit;
 use crate::types::Memory;
 
@@ -31,6 +34,8 @@ const EXTENSION: Duration = Duration::from_secs(30);
 const SUSPENSION: Duration = Duration::from_secs(600);
 /// LIMIT: the interval at which ended mounts are dropped, when no watchdog needs a shorter one.
 const TIDY_INTERVAL: Duration = Duration::from_secs(5);
+/// LIMIT: how long works that were asked to stop are waited for.
+const WORKS_PATIENCE: Duration = Duration::from_secs(10);
 /// LIMIT: how long running requests may take when the runtime ends.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -42,6 +47,18 @@ pub struct ServeOptions {
     pub source: Option<Source>,
     /// Whether this process makes the mounts, rather than a helper.
     pub mounts: bool,
+    /// Whether a person has started the daemon, who logs in to its pages.
+    pub logs_in: bool,
+}
+
+/// What a daemon serves, as soon as it does.
+pub struct Ready {
+    /// The repositories.
+    pub repositories: Vec<Status>,
+    /// Where it serves HTTP.
+    pub http: Vec<Listening>,
+    /// A login for the person who has started it.
+    pub login: Option<LoginAnswer>,
 }
 
 /// The source of a configuration.
@@ -60,7 +77,7 @@ pub struct Source {
 /// # Errors
 /// `Locked`, `NoRepository`, `NameTooLong` (a socket), `Io`; any other error that prevents the
 /// start.
-pub fn serve(options: ServeOptions, ready: impl FnOnce(&[Status])) -> Result<()> {
+pub fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<()> {
     // More descriptors make deep chains faster; without them the pool only reopens layers.
     let _ = crate::sys::limit::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -75,16 +92,27 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&[Status])) -> Result<()>
         watch_for(SignalKind::hangup())?
     };
     let gate = Gate::open(&options.config)?;
-    let mut repositories = open_all(&options, &gate)?;
+    let (mut repositories, web) = open_all(&options, &gate)?;
+    Neighbours::introduce(&repositories);
     say_standing(&options.config)?;
-    let result = runtime.block_on(run(&mut repositories, (options, gate), hang_up, ready));
+    let mut served = Served {
+        repositories: &mut repositories,
+        web,
+    };
+    let result = runtime.block_on(run(&mut served, (options, gate), hang_up, ready));
     runtime.shutdown_timeout(RUNTIME_PATIENCE);
     let closed = close_all(repositories);
     result.and(closed)
 }
 
-/// Opens all repositories, or none.
-fn open_all(options: &ServeOptions, gate: &Gate) -> Result<Vec<ServedRepository>> {
+/// What a daemon serves.
+struct Served<'a> {
+    repositories: &'a mut [ServedRepository],
+    web: Option<Web>,
+}
+
+/// Opens all repositories, or none, and what serves them over HTTP.
+fn open_all(options: &ServeOptions, gate: &Gate) -> Result<(Vec<ServedRepository>, Option<Web>)> {
     let config = &options.config;
     config::check_names(config)?;
     let mut inherited = inherit::take()?;
@@ -92,7 +120,8 @@ fn open_all(options: &ServeOptions, gate: &Gate) -> Result<Vec<ServedRepository>
     let share = u64::try_from(config.repositories.len().max(1)).unwrap_or(1);
     let memory = Memory::new(config.memory.bytes() / share);
     let mut repositories = Vec::new();
-    let mut open = || -> Result<()> {
+    let for_web = web::claim(&config.http, &mut inherited);
+    let open = || -> Result<Option<Web>> {
         for repository in &config.repositories {
             let mut repository = repository.clone();
             let own = claim(&mut repository, &mut inherited, is_only);
@@ -104,10 +133,11 @@ fn open_all(options: &ServeOptions, gate: &Gate) -> Result<Vec<ServedRepository>
                 gate,
             )?);
         }
-        refuse_rest(&inherited)
+        refuse_rest(&inherited)?;
+        Web::open(&config.http, for_web, &repositories, gate)
     };
     match open() {
-        Ok(()) => Ok(repositories),
+        Ok(web) => Ok((repositories, web)),
         Err(error) => {
             // The error that prevented the start is the one to report.
             let _ = close_all(repositories);
@@ -140,6 +170,15 @@ fn say_standing(config: &Config) -> Result<()> {
 }
 
 fn close_all(repositories: Vec<ServedRepository>) -> Result<()> {
+    // A work of one repository may write to another one.
+    stop_works(&repositories);
+    let begun = Instant::now();
+    for repository in &repositories {
+        let left = WORKS_PATIENCE.saturating_sub(begun.elapsed());
+        if !repository.served().works().wait(left) {
+            tracing::warn!(repository = %repository.path().display(), "a job does not stop; its end is left to the end of the process");
+        }
+    }
     let all: Vec<Result<()>> = repositories
         .into_iter()
         .map(ServedRepository::close)
@@ -147,20 +186,37 @@ fn close_all(repositories: Vec<ServedRepository>) -> Result<()> {
     all.into_iter().collect()
 }
 
+/// Asks the works of all repositories to stop, and refuses further ones.
+fn stop_works(repositories: &[ServedRepository]) {
+    for repository in repositories {
+        repository.served().stop_works();
+    }
+}
+
 async fn run(
-    repositories: &mut [ServedRepository],
+    Served { repositories, web }: &mut Served<'_>,
     (mut options, gate): (ServeOptions, Gate),
     mut hang_up: Signal,
-    ready: impl FnOnce(&[Status]),
+    ready: impl FnOnce(&Ready),
 ) -> Result<()> {
     let mut signals = StopSignals::watch()?;
     let (stop, stopped) = watch::channel(false);
     for repository in repositories.iter_mut() {
         repository.listen(&stopped)?;
     }
+    if let Some(web) = web {
+        web.listen(&stopped)?;
+    }
     let supervisor = Supervisor;
-    let all: Vec<Status> = repositories.iter().map(|s| s.served().status()).collect();
-    ready(&all);
+    ready(&Ready {
+        repositories: repositories.iter().map(|s| s.served().status()).collect(),
+        http: web.as_ref().map(Web::listening).unwrap_or_default(),
+        login: match (&*web, options.logs_in) {
+            // Pages may be served on Unix sockets only.
+            (Some(web), true) => web.login().ok(),
+            _ => None,
+        },
+    });
     supervisor.ready(&serving(repositories));
     let pulse = supervisor.interval().unwrap_or(TIDY_INTERVAL);
     let mut pulse = tokio::time::interval(pulse.min(TIDY_INTERVAL));
@@ -171,9 +227,12 @@ async fn run(
                 tracing::info!("{name}: stopping");
                 break;
             }
-            _ = hang_up.recv() => reload(repositories, (&mut options, &gate), supervisor),
+            _ = hang_up.recv() => reload(repositories, web.as_ref(), (&mut options, &gate), supervisor),
             _ = pulse.tick() => {
-                tokio::task::block_in_place(|| repositories.iter().for_each(ServedRepository::touch));
+                tokio::task::block_in_place(|| {
+                    repositories.iter().for_each(ServedRepository::touch);
+                    web.iter().for_each(Web::tidy);
+                });
                 supervisor.alive();
             }
         }
@@ -187,6 +246,9 @@ async fn run(
     .await;
     // All receivers may be gone when every server has ended by itself.
     let _ = stop.send(true);
+    if let Some(web) = web {
+        web.finish().await;
+    }
     for repository in repositories.iter_mut() {
         repository.finish().await;
     }
@@ -208,7 +270,10 @@ async fn drain(
     signals: &mut StopSignals,
     supervisor: Supervisor,
 ) {
-    tokio::task::block_in_place(|| repositories.iter().for_each(|one| one.sessions().close()));
+    tokio::task::block_in_place(|| {
+        repositories.iter().for_each(|one| one.sessions().close());
+        stop_works(repositories);
+    });
     let begun = Instant::now();
     let mut extended_at: Option<Instant> = None;
     loop {
@@ -258,12 +323,13 @@ async fn drain(
 /// everything stays as it is.
 fn reload(
     repositories: &[ServedRepository],
+    web: Option<&Web>,
     (options, gate): (&mut ServeOptions, &Gate),
     supervisor: Supervisor,
 ) {
     tracing::info!("SIGHUP: reading the configuration again");
     supervisor.reloading();
-    let result = tokio::task::block_in_place(|| try_reload(repositories, options, gate));
+    let result = tokio::task::block_in_place(|| try_reload(repositories, web, options, gate));
     match result {
         Ok(status) => {
             tracing::info!("the configuration has been read again");
@@ -282,6 +348,7 @@ fn reload(
 /// Returns the status line for the service manager.
 fn try_reload(
     repositories: &[ServedRepository],
+    web: Option<&Web>,
     options: &mut ServeOptions,
     gate: &Gate,
 ) -> Result<String> {
@@ -291,6 +358,9 @@ fn try_reload(
     };
     config::check(&new)?;
     gate.access.reload()?;
+    if let Some(web) = web {
+        web.reload(&new.http)?;
+    }
     for repository in repositories {
         if let Some(new) = new
             .repositories

@@ -1,9 +1,9 @@
 //! A served repository: its owner, sessions, mounts, NBD and control socket.
 //!
 //! # Concurrency
-//! Order of the shutdown: new sessions are refused, writers continue for a while, then NBD stops,
-//! then the control socket, then the mounts that this process has made, and last the lock is
-//! released.
+//! Order of the shutdown: new sessions are refused and works are stopped, writers continue for a
+//! while, then NBD stops, then the control socket, then works have ended, then the mounts that this
+//! process has made, and last the lock is released.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,16 +25,18 @@ use crate::ingest::{Engine, Keeper, Registry};
 use crate::nbd::server::{Exports, Guests, Security, Server, Service};
 use crate::repo::Owner;
 use crate::service::OwnedRepository;
-use crate::sys::inherit::Inherited;
+use crate::service::view::SharedView;
+use crate::sys::inherit::{Inherited, Named};
 use crate::sys::runtime_dir;
 use crate::tls::ServerTls;
 use crate::tree::TreeOptions;
-use crate::types::{Memory, RepositoryName};
+use crate::types::{Memory, RepositoryId, RepositoryName};
 
 /// One served repository with everything that serves it.
 pub(super) struct ServedRepository {
     config: RepositoryConfig,
     served: Arc<OwnedRepository>,
+    view: Arc<SharedView>,
     mounts: Arc<MountTable>,
     keeper: Keeper,
     exports: Arc<RepositoryExports>,
@@ -51,16 +53,19 @@ pub(super) struct ServedRepository {
 /// every Unix socket, as if it had been named.
 pub(super) fn claim(
     config: &mut RepositoryConfig,
-    all: &mut Vec<Inherited>,
+    all: &mut Vec<Named>,
     is_only: bool,
 ) -> Vec<Inherited> {
     let nbd = &mut config.nbd;
-    let (own, others) = all.drain(..).partition(|socket| match socket {
-        Inherited::Unix(_, path) => is_only || nbd.sockets.contains(path),
-        Inherited::Tcp(_, address) => nbd.tcp.as_ref().is_some_and(|tcp| tcp.address == *address),
-    });
+    let (own, others): (Vec<Named>, Vec<Named>) =
+        all.drain(..).partition(|named| match &named.socket {
+            Inherited::Unix(_, path) => is_only || nbd.sockets.contains(path),
+            Inherited::Tcp(_, address) => {
+                nbd.tcp.as_ref().is_some_and(|tcp| tcp.address == *address)
+            }
+        });
     *all = others;
-    let own: Vec<Inherited> = own;
+    let own: Vec<Inherited> = own.into_iter().map(|named| named.socket).collect();
     for path in own.iter().filter_map(Inherited::path) {
         if !nbd.sockets.iter().any(|named| named == path) {
             nbd.sockets.push(path.to_owned());
@@ -146,6 +151,7 @@ impl ServedRepository {
             let _ = table.close();
             return Err(error);
         }
+        let view = SharedView::new(name, &served, table.base(), &pool);
         let points = PointExports::new(table.base());
         let exports = RepositoryExports::new(Arc::clone(&served), points, certificates);
         let exports = Arc::new(exports);
@@ -154,6 +160,7 @@ impl ServedRepository {
             keeper: Keeper::start(&sessions)?,
             service: Service::new(visible, config.nbd.limits),
             served,
+            view,
             mounts: table,
             config,
             exports,
@@ -237,9 +244,25 @@ impl ServedRepository {
         &self.served
     }
 
+    /// What HTTP shows of it.
+    pub(super) const fn view(&self) -> &Arc<SharedView> {
+        &self.view
+    }
+
     /// Its open sessions.
     pub(super) fn sessions(&self) -> &Arc<Registry> {
         self.served.sessions()
+    }
+
+    /// The name of the register under which it is served.
+    pub(super) fn name(&self) -> Option<&RepositoryName> {
+        self.config.named.as_ref().map(|entry| &entry.name)
+    }
+
+    /// Its id.
+    pub(super) fn id(&self) -> RepositoryId {
+        let owner = &self.sessions().engine().owner;
+        owner.repository().format().repository_id
     }
 
     /// Its directory.
@@ -326,13 +349,13 @@ impl ServedRepository {
 ///
 /// # Errors
 /// `InvalidInput`, which names the socket.
-pub(super) fn refuse_rest(rest: &[Inherited]) -> Result<()> {
+pub(super) fn refuse_rest(rest: &[Named]) -> Result<()> {
     let Some(first) = rest.first() else {
         return Ok(());
     };
     Err(Error::invalid(format!(
         "the service manager listens on {}, which no repository's nbd.sockets or nbd.listen names",
-        first.name()
+        first.socket.name()
     ))
     .advise("name it in the configuration of the repository that is to be served there"))
 }

@@ -8,7 +8,8 @@ use super::{Context, Error, ErrorKind};
 
 /// The parts of an [`Error`], as data. An error that is rebuilt from them reports the same text as
 /// the original.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Reason)]
 pub struct Problem {
     /// [`ErrorKind::name`].
     pub kind: String,

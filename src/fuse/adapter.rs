@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, FileType as FuseType, Filesystem, FopenFlags,
@@ -20,6 +20,7 @@ use super::reply::{Answer, BACKGROUND, GENERATION, NAME_MAX, STATFS_BLOCK, empty
 use super::{change, errno};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::fs::FileType;
+use crate::metrics::fuse::{self as metrics, Request as Kind};
 use crate::tree::{DirEntry, Found, Ino, NewAttributes, Tree};
 use crate::types::width::usize_from_u32;
 
@@ -49,11 +50,19 @@ impl Adapter {
     }
 }
 
-/// Runs a handler. A panic in it becomes EIO for that request, and does not end the thread.
-fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Answer<T> {
+/// Runs a handler, and counts its request. A panic in it becomes EIO for that request, and does not end the thread.
+fn guarded<T>(kind: Kind, f: impl FnOnce() -> Result<T>) -> Answer<T> {
+    metrics::note_request(kind);
     match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(result) => result.map_err(|error| errno::of(&error)),
+        Ok(result) => result.map_err(|error| {
+            // That something is not there is an answer.
+            if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoData) {
+                metrics::note_error(kind);
+            }
+            errno::of(&error)
+        }),
         Err(_) => {
+            metrics::note_error(kind);
             tracing::error!("a request handler panicked");
             Err(Errno::EIO)
         }
@@ -151,11 +160,13 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match guarded(|| match self.tree.lookup(ino(parent), name.as_bytes()) {
-            Ok(found) => Ok(Some(found)),
-            // A missing name in a guest's directory stays missing: the kernel may remember that.
-            Err(e) if e.kind() == ErrorKind::NotFound && ino(parent).volume() != 0 => Ok(None),
-            Err(e) => Err(e),
+        match guarded(Kind::Lookup, || {
+            match self.tree.lookup(ino(parent), name.as_bytes()) {
+                Ok(found) => Ok(Some(found)),
+                // A missing name in a guest's directory stays missing: the kernel may remember that.
+                Err(e) if e.kind() == ErrorKind::NotFound && ino(parent).volume() != 0 => Ok(None),
+                Err(e) => Err(e),
+            }
         }) {
             Ok(Some(Found {
                 attributes,
@@ -179,14 +190,14 @@ impl Filesystem for Adapter {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        match guarded(|| self.tree.attributes(ino(node))) {
+        match guarded(Kind::Getattr, || self.tree.attributes(ino(node))) {
             Ok(found) => reply.attr(&ttl(found.attribute_ttl), &attr(&found.attributes)),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        match guarded(|| self.tree.link_target(ino(node))) {
+        match guarded(Kind::Readlink, || self.tree.link_target(ino(node))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
@@ -224,10 +235,12 @@ impl Filesystem for Adapter {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            let result = guarded(|| {
+            let began = Instant::now();
+            let result = guarded(Kind::Read, || {
                 let part = buffer.get_mut(..size).unwrap_or_default();
                 self.tree.read(ino(node), offset, part)
             });
+            metrics::note_read(began);
             match result {
                 Ok(length) => reply.data(buffer.get(..length).unwrap_or_default()),
                 Err(errno) => reply.error(errno),
@@ -243,7 +256,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let result = guarded(|| {
+        let result = guarded(Kind::Readdir, || {
             self.list(ino(node), offset, &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let kind = file_type(entry.file_type);
@@ -264,7 +277,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let result = guarded(|| {
+        let result = guarded(Kind::Readdirplus, || {
             self.list(ino(node), offset, &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 let (ttl, attr) = match &entry.found {
@@ -297,7 +310,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        match guarded(|| self.tree.space()) {
+        match guarded(Kind::Statfs, || self.tree.space()) {
             Ok(space) => {
                 let blocks = |bytes: u64| bytes / u64::from(STATFS_BLOCK);
                 let total = space.map_or(0, |space| blocks(space.total_bytes));
@@ -328,7 +341,9 @@ impl Filesystem for Adapter {
         if self.tree.options().noxattr {
             return reply.error(Errno::ENOSYS);
         }
-        match guarded(|| self.tree.xattr(ino(node), name.as_bytes())) {
+        match guarded(Kind::Getxattr, || {
+            self.tree.xattr(ino(node), name.as_bytes())
+        }) {
             Ok(value) => sized(&value, size, reply),
             Err(errno) => reply.error(errno),
         }
@@ -338,7 +353,7 @@ impl Filesystem for Adapter {
         if self.tree.options().noxattr {
             return reply.error(Errno::ENOSYS);
         }
-        match guarded(|| self.tree.xattrs(ino(node))) {
+        match guarded(Kind::Listxattr, || self.tree.xattrs(ino(node))) {
             Ok(xattrs) => {
                 let mut names = Vec::new();
                 for xattr in xattrs.iter() {
@@ -360,7 +375,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match guarded(|| self.seek(ino(node), offset, whence)) {
+        match guarded(Kind::Lseek, || self.seek(ino(node), offset, whence)) {
             Ok(offset) => reply.offset(offset),
             // lseek(2) returns ENXIO for both "past the end" and "no more data".
             Err(errno) if errno.code() == libc::ENODATA => reply.error(Errno::ENXIO),
@@ -393,7 +408,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        empty(guarded(|| self.tree.sync(ino(node))), reply);
+        empty(guarded(Kind::Fsync, || self.tree.sync(ino(node))), reply);
     }
 
     fn fsyncdir(
@@ -404,7 +419,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        empty(guarded(|| self.tree.sync(ino(node))), reply);
+        empty(guarded(Kind::Fsync, || self.tree.sync(ino(node))), reply);
     }
 
     fn ioctl(
@@ -442,7 +457,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let result = guarded(|| {
+        let result = guarded(Kind::Setattr, || {
             let new = NewAttributes {
                 mode: mode.map(change::permissions),
                 uid,
@@ -469,7 +484,7 @@ impl Filesystem for Adapter {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let result = guarded(|| {
+        let result = guarded(Kind::Mknod, || {
             if change::is_regular(mode) {
                 self.tree.make_file(ino(parent), name.as_bytes())
             } else {
@@ -489,21 +504,27 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         entry(
-            guarded(|| self.tree.make_directory(ino(parent), name.as_bytes())),
+            guarded(Kind::Mkdir, || {
+                self.tree.make_directory(ino(parent), name.as_bytes())
+            }),
             reply,
         );
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         empty(
-            guarded(|| self.tree.remove_file(ino(parent), name.as_bytes())),
+            guarded(Kind::Unlink, || {
+                self.tree.remove_file(ino(parent), name.as_bytes())
+            }),
             reply,
         );
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         empty(
-            guarded(|| self.tree.remove_directory(ino(parent), name.as_bytes())),
+            guarded(Kind::Rmdir, || {
+                self.tree.remove_directory(ino(parent), name.as_bytes())
+            }),
             reply,
         );
     }
@@ -516,7 +537,10 @@ impl Filesystem for Adapter {
         _target: &std::path::Path,
         reply: ReplyEntry,
     ) {
-        entry(guarded(|| Err(self.tree.refuse(ino(parent)))), reply);
+        entry(
+            guarded(Kind::Symlink, || Err(self.tree.refuse(ino(parent)))),
+            reply,
+        );
     }
 
     fn rename(
@@ -538,7 +562,9 @@ impl Filesystem for Adapter {
         // A commit takes time, and during it the kernel writes back its dirty pages of the disks. The commit
         // must not run on a thread that has to receive them.
         let rename = move || {
-            let renamed = guarded(|| tree.rename((from, &name), (to, &new_name), may_replace));
+            let renamed = guarded(Kind::Rename, || {
+                tree.rename((from, &name), (to, &new_name), may_replace)
+            });
             empty(renamed, reply);
         };
         let spawned = std::thread::Builder::new()
@@ -558,7 +584,10 @@ impl Filesystem for Adapter {
         _new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        entry(guarded(|| Err(self.tree.refuse(ino(new_parent)))), reply);
+        entry(
+            guarded(Kind::Link, || Err(self.tree.refuse(ino(new_parent)))),
+            reply,
+        );
     }
 
     fn write(
@@ -573,7 +602,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match guarded(|| self.tree.write(ino(node), offset, data)) {
+        match guarded(Kind::Write, || self.tree.write(ino(node), offset, data)) {
             // The length is that of the request, which has 32 bits for it.
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(errno) => reply.error(errno),
@@ -608,7 +637,9 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EOPNOTSUPP);
         };
         empty(
-            guarded(|| self.tree.allocate(ino(node), offset, length, how)),
+            guarded(Kind::Fallocate, || {
+                self.tree.allocate(ino(node), offset, length, how)
+            }),
             reply,
         );
     }
@@ -625,14 +656,18 @@ impl Filesystem for Adapter {
     ) {
         let must = change::must_exist(flags);
         empty(
-            guarded(|| self.tree.set_xattr(ino(node), name.as_bytes(), value, must)),
+            guarded(Kind::Setxattr, || {
+                self.tree.set_xattr(ino(node), name.as_bytes(), value, must)
+            }),
             reply,
         );
     }
 
     fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         empty(
-            guarded(|| self.tree.remove_xattr(ino(node), name.as_bytes())),
+            guarded(Kind::Removexattr, || {
+                self.tree.remove_xattr(ino(node), name.as_bytes())
+            }),
             reply,
         );
     }

@@ -12,6 +12,7 @@ use lru::LruCache;
 
 use crate::block::{Extent, ReadAt, check_range};
 use crate::error::Result;
+use crate::metrics::cache::{Cache, Meter};
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
 
@@ -28,12 +29,26 @@ struct State {
     pages: LruCache<u64, Option<Arc<[u8]>>>,
     /// The page after the last one fetched.
     next: u64,
+    /// Bytes of the pages.
+    bytes: usize,
+}
+
+impl State {
+    /// Keeps a page, in place of the one that was used longest ago.
+    fn put(&mut self, number: u64, page: Option<Arc<[u8]>>) {
+        let bytes_of = |page: &Option<Arc<[u8]>>| page.as_ref().map_or(0, |page| page.len());
+        self.bytes = self.bytes.saturating_add(bytes_of(&page));
+        if let Some((_, gone)) = self.pages.push(number, page) {
+            self.bytes = self.bytes.saturating_sub(bytes_of(&gone));
+        }
+    }
 }
 
 /// Cached pages of a volume, with readahead, for a reader.
 pub struct PageCache {
     inner: Arc<dyn ReadAt>,
     state: Mutex<State>,
+    meter: Meter,
 }
 
 impl PageCache {
@@ -47,7 +62,12 @@ impl PageCache {
             state: Mutex::new(State {
                 pages: LruCache::new(pages),
                 next: u64::MAX,
+                bytes: 0,
             }),
+            meter: Meter::new(
+                Cache::GuestPages,
+                pages.get().saturating_mul(usize_from_u64(PAGE_BYTES)),
+            ),
         }
     }
 
@@ -60,8 +80,10 @@ impl PageCache {
         let sequential = {
             let mut state = self.state();
             if let Some(page) = state.pages.get(&number) {
+                self.meter.note(true);
                 return Ok(page.clone());
             }
+            self.meter.note(false);
             state.next == number
         };
         let size = self.inner.size_bytes();
@@ -72,8 +94,9 @@ impl PageCache {
         let first_bytes = length.min(PAGE_BYTES);
         if extent.kind.reads_zero() && extent.length_bytes >= first_bytes {
             let mut state = self.state();
-            state.pages.put(number, None);
+            state.put(number, None);
             state.next = number + 1;
+            self.meter.set_used(state.bytes);
             return Ok(None);
         }
         if !extent.kind.reads_zero() && extent.length_bytes < length {
@@ -96,9 +119,10 @@ impl PageCache {
             if n == number {
                 first = Some(Arc::clone(&page));
             }
-            state.pages.put(n, Some(page));
+            state.put(n, Some(page));
             state.next = n + 1;
         }
+        self.meter.set_used(state.bytes);
         Ok(first)
     }
 }

@@ -21,6 +21,7 @@ use super::walk::Walk;
 use crate::block::run::RunMap;
 use crate::block::{Weighted, check_range};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::cache::Cache;
 use crate::types::width::u64_from_usize;
 
 /// LIMIT: entries of one directory (our limit; the formats have none).
@@ -88,7 +89,7 @@ impl Store {
     /// A store of at most about `bytes_max` bytes of answers.
     #[must_use]
     pub fn new(bytes_max: usize) -> Arc<Self> {
-        let shard = || Weighted::new(bytes_max / SHARDS);
+        let shard = || Weighted::metered(bytes_max / SHARDS, Cache::GuestAnswers);
         Arc::new(Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             hasher: RandomState::new(),

@@ -115,6 +115,12 @@ impl Owner {
         Ok(hold)
     }
 
+    /// Whether somebody holds the repository.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.holds.is_held()
+    }
+
     /// Refuses work that ends with a change which a hold keeps out.
     ///
     /// # Errors
@@ -180,9 +186,9 @@ impl Owner {
     /// Moves a point's directory to the trash: from this instant the point is gone.
     fn put_aside(&self, vm: &VmName, vm_id: VmId, point: &PointEntry) -> Result<()> {
         let place = VmKeys::new(vm)?.point(&point.name)?;
-        let aside = trash::aside(self.clock().now(), vm_id, &point.point_id.to_string())?;
+        let (now, what) = (self.clock().now(), point.point_id.to_string());
         let store = self.repository().store();
-        match self.with_room(|| store.rename(&place, &aside)) {
+        match self.with_room(|| trash::put(store.as_ref(), &place, now, vm_id, &what)) {
             // The rename has happened, and only its durability is unknown: the point counts as gone.
             Err(e)
                 if store
@@ -208,8 +214,13 @@ impl Owner {
             let state = || -> Result<()> {
                 let key = VmKeys::new(vm)?.state(point.point_id)?;
                 let name = format!("{}.json", point.point_id);
-                let aside = trash::aside(now, index.vm_id, &name)?;
-                self.repository().store().rename(&key, &aside)
+                trash::put(
+                    self.repository().store().as_ref(),
+                    &key,
+                    now,
+                    index.vm_id,
+                    &name,
+                )
             };
             match self.with_room(state) {
                 Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -264,9 +275,9 @@ impl Owner {
         }
         self.verify_lock()?;
         self.keep_serials()?;
-        let aside = trash::aside(self.clock().now(), held.vm.vm_id, "")?;
+        let (now, vm_id) = (self.clock().now(), held.vm.vm_id);
         let store = self.repository().store();
-        self.with_room(|| store.rename(keys.root(), &aside))?;
+        self.with_room(|| trash::put(store.as_ref(), keys.root(), now, vm_id, ""))?;
         if self.repository().stage().is_separate()
             && let Err(e) = self.repository().stage().delete(keys.root())
             && e.kind() != ErrorKind::NotFound

@@ -56,6 +56,11 @@ impl Holds {
         }
     }
 
+    /// Whether there is a hold.
+    pub(super) fn is_held(&self) -> bool {
+        !self.state.lock().holders.is_empty()
+    }
+
     /// Begins a change.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ use super::sidecar::session::Session;
 use crate::block::ReadAt;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::metrics;
 use crate::task::{TaskKind, TaskReport, TaskState};
 use crate::types::width::usize_from_u64;
 use crate::types::{DiskName, JobId, PointName, SessionId, VmName};
@@ -38,6 +39,15 @@ pub const fn kind_of(kind: TaskKind) -> &'static str {
         TaskKind::Backup => INGEST,
         other => other.as_str(),
     }
+}
+
+/// Counts a job that has ended in the metrics of the process, under the name of its task's kind.
+pub(super) fn count(job: &Job) {
+    let kind = match job.kind.as_str() {
+        INGEST => TaskKind::Backup.as_str(),
+        other => other,
+    };
+    metrics::job::note_end(kind, job.result.as_str());
 }
 
 /// Suffix of the history files' names.
@@ -461,12 +471,32 @@ mod tests {
     use super::{Job, JobResult, LINE_BYTES_MAX, append, lines_backwards};
     use crate::block::MemoryDisk;
     use crate::clock::{Clock, ManualClock};
+    use crate::metrics;
     use crate::repo::Repository;
     use crate::repo::sidecar::Unknown;
     use crate::store::{Key, MemoryStore, Stage, Store};
+    use crate::task::TaskKind;
     use crate::types::{JobId, VmName};
     use std::ops::ControlFlow;
     use std::sync::Arc;
+
+    #[test]
+    fn every_kind_and_every_result_has_series() {
+        for kind in TaskKind::ALL {
+            assert!(metrics::job::is_known(kind.as_str()), "{kind:?}");
+        }
+        let results = [
+            JobResult::Committed,
+            JobResult::Aborted,
+            JobResult::Expired,
+            JobResult::Failed,
+            JobResult::Completed,
+            JobResult::Cancelled,
+        ];
+        for result in results {
+            assert!(metrics::job::is_known_result(result.as_str()), "{result:?}");
+        }
+    }
 
     fn job(n: u64, clock: &ManualClock) -> Job {
         Job {

@@ -21,6 +21,7 @@ use super::sums::LayerSums;
 use crate::block::WriteAt;
 use crate::chain::{Trail, settled};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::metrics::cache::{self, Cache};
 use crate::types::sync::Mutex;
 use crate::types::width::u64_from_usize;
 use crate::types::{Digest, DiskName, GuestCluster, VmId, VmName};
@@ -136,7 +137,11 @@ impl Leaves {
             && cache.read_at(at, page).is_ok()
             && region_hash(page) == stated
         {
+            cache::note(Cache::Leaves, true);
             return Ok(());
+        }
+        if self.cache.is_some() {
+            cache::note(Cache::Leaves, false);
         }
         self.rebuild_page(region, page)?;
         let found = region_hash(page);

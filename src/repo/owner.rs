@@ -566,6 +566,7 @@ impl Owner {
 
     /// Appends a job to the history. A failure is logged and has no other effect.
     pub fn keep_job(&self, job: &Job) {
+        job::count(job);
         if let Err(e) = self.append_job(job) {
             job::say_lost(job, &e);
         }

@@ -26,11 +26,14 @@ use super::slot::{LAYER_SUFFIX, Slot};
 use crate::block::ReadAt;
 use crate::clock;
 use crate::error::{ErrorKind, Result, ResultExt};
-use crate::store::Key;
+use crate::store::{Key, Store};
 use crate::types::{LayerId, VmId};
 
 /// LIMIT: shortest time in the trash, in seconds.
 pub(super) const TRASH_SECONDS: i64 = 3600;
+
+/// LIMIT: names in the trash that are tried for one thing.
+const NAMES_MAX: usize = 60;
 
 /// The key in the trash for something of a VM that is removed at `now`; `what` is empty for the VM itself.
 ///
@@ -43,6 +46,30 @@ pub(super) fn aside(now: Timestamp, vm: VmId, what: &str) -> Result<Key> {
         what => format!("{time}.{vm}.{what}"),
     };
     layout::trash()?.join(&name)
+}
+
+/// Moves something of a VM into the trash. Where the same thing was moved there in this second already (a point that was forgotten, copied
+/// in again and forgotten), it gets the name of a second after: so it stays a little longer.
+///
+/// # Errors
+/// As [`aside`] and [`Store::rename`](crate::store::Store::rename).
+pub(super) fn put(
+    store: &dyn Store,
+    from: &Key,
+    now: Timestamp,
+    vm: VmId,
+    what: &str,
+) -> Result<()> {
+    let mut at = now;
+    for _ in 0..NAMES_MAX {
+        match store.rename(from, &aside(at, vm, what)?) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                at = at.checked_add(SignedDuration::from_secs(1)).unwrap_or(at);
+            }
+            other => return other,
+        }
+    }
+    store.rename(from, &aside(at, vm, what)?)
 }
 
 /// The name of a layer file in the trash, without time and VM.
@@ -146,10 +173,31 @@ pub(super) fn empty(repository: &Repository, now: Timestamp) -> Result<()> {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{aside, layer_name};
+    use super::{aside, layer_name, put};
     use crate::clock;
-    use crate::repo::Slot;
+    use crate::repo::{Slot, layout};
+    use crate::store::{Key, MemoryStore, PutMode, Store};
     use crate::types::{DiskName, LayerId, PointId, VmId};
+
+    /// A point was forgotten, copied in again and forgotten, all in one second: the second time failed, as its name was taken.
+    #[test]
+    fn what_goes_to_the_trash_twice_in_a_second_lies_there_twice() {
+        let store = MemoryStore::new();
+        let (from, vm) = (Key::parse("points/one").unwrap(), VmId::random());
+        for _ in 0..3 {
+            store.put(&from, b"x", PutMode::Create).unwrap();
+            put(&store, &from, Timestamp::UNIX_EPOCH, vm, "one").unwrap();
+        }
+        let kept = store.list(&layout::trash().unwrap()).unwrap();
+        assert_eq!(kept.len(), 3);
+        assert_eq!(
+            store
+                .list(&Key::parse("points").unwrap())
+                .unwrap_or_default()
+                .len(),
+            0
+        );
+    }
 
     #[test]
     fn the_longest_names_fit_a_file_name() {

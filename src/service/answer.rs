@@ -4,6 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::Problem;
 use crate::ingest::Session;
@@ -12,7 +13,7 @@ use crate::repo::sidecar::index::PointEntry;
 use crate::types::{DiskName, PointName, VmName};
 
 /// Answer to `begin`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BeginAnswer {
     /// The VM.
     pub vm: VmName,
@@ -31,7 +32,7 @@ pub struct BeginAnswer {
 }
 
 /// A disk in the answer to `begin`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskResult {
     /// Name.
     pub name: DiskName,
@@ -124,7 +125,7 @@ pub struct CommitAnswer {
 }
 
 /// A restore point that was not forgotten.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KeptPoint {
     /// The point.
     pub point: PointName,
@@ -133,7 +134,7 @@ pub struct KeptPoint {
 }
 
 /// Answer to `forget`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ForgetAnswer {
     /// Points that are no longer listed.
     pub forgotten: Vec<PointName>,
@@ -155,7 +156,7 @@ impl From<&Forgetting> for ForgetAnswer {
 }
 
 /// Answer to `empty_trash`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrashAnswer {
     /// Entries of the trash that were deleted.
     pub entries: u64,
@@ -164,7 +165,7 @@ pub struct TrashAnswer {
 }
 
 /// A session in the answer to `sessions`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SessionAnswer {
     /// The VM.
     pub vm: VmName,
@@ -189,7 +190,7 @@ pub struct SessionAnswer {
 }
 
 /// A disk in the answer to `sessions`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SessionDiskAnswer {
     /// Name.
     pub name: DiskName,

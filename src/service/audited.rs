@@ -15,10 +15,11 @@ use super::answer::{
 use super::event::Happening;
 use super::host::{MountRequest, Status};
 use super::local::LocalOperations;
+use super::login::LoginAnswer;
 use super::owned::OwnedRepository;
 use super::target::DiskTarget;
 use super::{Service, read_attached};
-use crate::access::{Act, Caller, Origin};
+use crate::access::{Act, Caller, Origin, Right};
 use crate::error::{Error, Result};
 use crate::ingest::{BeginRequest, CommitRequest, Registry, Session};
 use crate::repo::LabelChange;
@@ -32,7 +33,7 @@ use crate::repo::selector::Which;
 use crate::repo::sidecar::copied::PointCopy;
 use crate::repo::sidecar::index::PointEntry;
 use crate::task::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState};
-use crate::types::{JobId, PointId, PointName, SessionRef, VmName};
+use crate::types::{JobId, PointId, PointName, PolicyName, SessionRef, VmName};
 
 /// LIMIT: points that a note of `forget` names.
 const POINTS_NAMED_MAX: usize = 8;
@@ -147,6 +148,73 @@ impl LocalService {
 
     pub(super) const fn served(&self) -> &Arc<OwnedRepository> {
         self.operations.served()
+    }
+
+    /// Whether the caller has a right on a VM.
+    pub(super) fn may(&self, right: Right, vm: &VmName) -> bool {
+        self.operations.may(right, vm)
+    }
+
+    /// Whether the caller has a right on every VM.
+    pub(super) fn may_all(&self, right: Right) -> bool {
+        self.operations.may_all(right)
+    }
+
+    /// Whether the caller has a right on some VM.
+    pub(super) fn may_some(&self, right: Right) -> bool {
+        self.operations.may_some(right)
+    }
+
+    /// The caller.
+    pub(super) const fn caller(&self) -> &Caller {
+        self.operations.caller()
+    }
+
+    /// The same operations of the same caller, for work that goes on after the request.
+    pub(super) fn again(&self) -> Self {
+        self.served()
+            .of_caller(self.caller().clone(), self.origin.clone())
+    }
+
+    /// Refuses a caller that does not have the right on a VM; `what` names the refused operation.
+    pub(super) fn demand_to(&self, what: &str, right: Right, vm: &VmName) -> Result<()> {
+        self.operations.demand_to(what, right, vm)
+    }
+
+    /// Refuses a caller that does not administer the repository; `what` names the refused operation.
+    pub(super) fn demand_admin(&self, what: &str) -> Result<()> {
+        self.operations.demand_admin(what)
+    }
+
+    /// Refuses a caller that may not send copies of a VM here.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`.
+    pub fn check_receives(&self, vm: &VmName) -> Result<()> {
+        self.demand_to("receive copies", Right::Manage, vm)
+    }
+
+    /// Notes what came of an operation that is executed elsewhere: bytes of a point were handed out, work has begun.
+    pub(super) fn note_result<T>(
+        &self,
+        operation: &str,
+        vm: &VmName,
+        subject: &str,
+        result: &Result<T>,
+    ) {
+        self.note(&asked(operation, vm, &subject), result.as_ref().err());
+    }
+
+    /// Refuses a caller that may not change policies, and notes it, before anything is looked up for that caller.
+    pub(super) fn demand_policies(&self, name: &PolicyName) -> Result<()> {
+        let allowed = self.operations.demand_admin("change policies");
+        if let Err(e) = &allowed {
+            self.note(
+                &of_repository("put-policy", Some(name.to_string())),
+                Some(e),
+            );
+        }
+        allowed
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -411,6 +479,12 @@ impl Service for LocalService {
     fn rebuild_catalog(&self) -> Result<usize> {
         self.noted(&of_repository("rebuild-catalog", None), |operations| {
             operations.rebuild_catalog()
+        })
+    }
+
+    fn login(&self) -> Result<LoginAnswer> {
+        self.noted(&of_repository("make-login", None), |operations| {
+            operations.login()
         })
     }
 

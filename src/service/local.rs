@@ -10,6 +10,7 @@ use super::answer::{
 };
 use super::event::Happening;
 use super::host::{MountRequest, Status};
+use super::login::LoginAnswer;
 use super::owned::OwnedRepository;
 use super::target::DiskTarget;
 use super::{Service, task};
@@ -99,8 +100,18 @@ impl LocalOperations {
     }
 
     /// Whether the caller has a right on a VM.
-    fn may(&self, right: Right, vm: &VmName) -> bool {
+    pub(super) fn may(&self, right: Right, vm: &VmName) -> bool {
         self.caller.may(right, Some(vm), &self.access())
+    }
+
+    /// Whether the caller has a right on every VM.
+    pub(super) fn may_all(&self, right: Right) -> bool {
+        self.caller.may(right, None, &self.access())
+    }
+
+    /// Whether the caller has a right on some VM, which need not exist yet.
+    pub(super) fn may_some(&self, right: Right) -> bool {
+        self.caller.may_some(right, &self.access())
     }
 
     /// Refuses a caller that does not have the right on a VM.
@@ -113,7 +124,7 @@ impl LocalOperations {
     }
 
     /// [`LocalOperations::demand`]; `what` names the refused operation.
-    fn demand_to(&self, what: &str, right: Right, vm: &VmName) -> Result<()> {
+    pub(super) fn demand_to(&self, what: &str, right: Right, vm: &VmName) -> Result<()> {
         if self.may(right, vm) {
             return Ok(());
         }
@@ -134,7 +145,7 @@ impl LocalOperations {
     ///
     /// # Errors
     /// `PermissionDenied`.
-    fn demand_admin(&self, what: &str) -> Result<()> {
+    pub(super) fn demand_admin(&self, what: &str) -> Result<()> {
         if self.caller.may(Right::Admin, None, &self.access()) {
             return Ok(());
         }
@@ -547,7 +558,11 @@ impl Service for LocalOperations {
         let sessions = self.registry().all();
         let mut open = sessions.iter();
         let Some(session) = open.find(|session| session.sidecar().job_id() == id) else {
-            self.demand_admin("stop this task")?;
+            match self.served.works().vm_of(id) {
+                // Who may start it may stop it.
+                Some(vm) => self.demand_to("stop this task", Right::Manage, &vm)?,
+                None => self.demand_admin("stop this task")?,
+            }
             return self.served.tasks().cancel(id);
         };
         self.abort(&session.reference(), None)
@@ -567,6 +582,10 @@ impl Service for LocalOperations {
         self.run(TaskKind::RebuildCatalog, None, &[], || {
             self.registry().engine().owner.rebuild_catalog()
         })
+    }
+
+    fn login(&self) -> Result<LoginAnswer> {
+        self.served.make_login(&self.caller)
     }
 
     fn status(&self) -> Result<Status> {

@@ -16,24 +16,37 @@
 mod answer;
 mod audited;
 pub mod backup;
+mod elsewhere;
 mod event;
+pub mod exposition;
 mod follow;
 mod host;
 mod local;
+mod login;
+mod look;
 mod mount;
 mod owned;
 pub mod restore;
 mod target;
 mod task;
+pub mod view;
 
-pub use answer::{BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer, TrashAnswer};
 pub use audited::LocalService;
+pub mod work;
+mod works;
+
+pub use answer::{
+    BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, KeptPoint, SessionAnswer, TrashAnswer,
+};
+pub use elsewhere::{Destination, Elsewhere};
 pub use event::{Event, EventBus, Happening, SessionChange, Subscription};
 pub use follow::Follow;
 pub use host::{Host, MountAnswer, MountRequest, Status};
 pub use local::{check_attached, read_attached};
+pub use login::{Login, LoginAnswer};
 pub use owned::{DEFAULT_NAME, OwnedRepository};
 pub use target::DiskTarget;
+pub use works::Works;
 
 pub use crate::ingest::{BeginRequest, CommitRequest, DiskRequest};
 
@@ -240,6 +253,12 @@ pub trait Service: Send {
     /// # Errors
     /// As [`Owner::rebuild_catalog`](crate::repo::Owner::rebuild_catalog).
     fn rebuild_catalog(&self) -> Result<usize>;
+
+    /// A login to the web pages of the daemon, with the rights of this caller.
+    ///
+    /// # Errors
+    /// `NotFound` where no daemon serves pages; `LimitExceeded`.
+    fn login(&self) -> Result<LoginAnswer>;
 
     /// The owner's process, and the addresses where it serves the repository.
     ///

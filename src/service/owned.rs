@@ -4,11 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::answer::BeginAnswer;
+use super::elsewhere::Elsewhere;
 use super::event::{EventBus, Happening, SessionChange};
 use super::host::{Host, Status};
+use super::login::{Login, LoginAnswer};
+use super::look::Flight;
 use super::task;
-use crate::access::{AuditLog, LiveAccess};
+use super::works::Works;
+use crate::access::{AuditLog, Caller, LiveAccess};
+use crate::error::{Error, Result};
 use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
+use crate::metrics;
 use crate::repo::Job;
 use crate::task::{TaskReport, TaskTable};
 use crate::types::RepositoryName;
@@ -26,8 +32,14 @@ pub struct OwnedRepository {
     /// URI below which exports are served over TCP.
     nbd_tcp: OnceLock<String>,
     host: OnceLock<Arc<dyn Host>>,
+    login: OnceLock<Arc<dyn Login>>,
     access: Arc<LiveAccess>,
     audit: OnceLock<Arc<AuditLog>>,
+    /// The looks at it for the metrics.
+    looks: Arc<Flight>,
+    works: Works,
+    /// The way to other repositories.
+    elsewhere: OnceLock<Arc<dyn Elsewhere>>,
 }
 
 /// Publishes changes to the subscribers.
@@ -93,6 +105,7 @@ impl OwnedRepository {
         let events = EventBus::new();
         sessions.add_hook(Box::new(Announcer(Arc::clone(&events))));
         let clock = Arc::clone(sessions.engine().owner.clock());
+        metrics::process::note_start(clock.now());
         Arc::new(Self {
             sessions,
             tasks: TaskTable::new(clock),
@@ -100,8 +113,12 @@ impl OwnedRepository {
             nbd_sockets,
             nbd_tcp: OnceLock::new(),
             host: OnceLock::new(),
+            login: OnceLock::new(),
             access,
             audit: OnceLock::new(),
+            looks: Arc::default(),
+            works: Works::default(),
+            elsewhere: OnceLock::new(),
         })
     }
 
@@ -115,6 +132,23 @@ impl OwnedRepository {
     pub fn set_host(&self, host: Arc<dyn Host>) {
         // A second call would be a programming error, and is ignored.
         let _ = self.host.set(host);
+    }
+
+    /// Sets what makes logins to the web pages. Called at most once.
+    pub fn set_login(&self, login: Arc<dyn Login>) {
+        // A second call would be a programming error, and is ignored.
+        let _ = self.login.set(login);
+    }
+
+    /// A login for a caller.
+    pub(super) fn make_login(&self, caller: &Caller) -> Result<LoginAnswer> {
+        match self.login.get() {
+            Some(login) => login.make(caller),
+            None => Err(
+                Error::not_found("no daemon serves web pages of this repository")
+                    .advise("start it with --http 127.0.0.1:8420, or set http.listen"),
+            ),
+        }
     }
 
     /// Sets the audit log; without one, acts go to the log of the process. Called at most once.
@@ -141,6 +175,27 @@ impl OwnedRepository {
         name.map_or(DEFAULT_NAME, RepositoryName::as_str)
     }
 
+    /// Sets the way to other repositories. Called at most once.
+    pub fn set_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
+        // A second call would be a programming error, and is ignored.
+        let _ = self.elsewhere.set(elsewhere);
+    }
+
+    pub(super) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
+        self.elsewhere.get()
+    }
+
+    /// Asks all works to stop, and refuses further ones. Each ends as failed, because nobody asked for its end.
+    pub fn stop_works(&self) {
+        self.works.stop(&self.tasks);
+    }
+
+    /// The works that this process does itself.
+    #[must_use]
+    pub const fn works(&self) -> &Works {
+        &self.works
+    }
+
     /// Its open sessions.
     #[must_use]
     pub const fn sessions(&self) -> &Arc<Registry> {
@@ -163,6 +218,10 @@ impl OwnedRepository {
     #[must_use]
     pub fn has_tcp(&self) -> bool {
         self.nbd_tcp.get().is_some()
+    }
+
+    pub(super) const fn looks(&self) -> &Arc<Flight> {
+        &self.looks
     }
 
     pub(super) const fn tasks(&self) -> &TaskTable {

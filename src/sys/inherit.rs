@@ -43,24 +43,34 @@ impl Inherited {
     }
 }
 
+/// A socket and the name that the service manager gives it (`FileDescriptorName=`, systemd.socket(5)).
+#[derive(Debug)]
+pub struct Named {
+    /// The name; that of the unit where nobody chose one, and `unknown` where the manager gives none.
+    pub label: String,
+    /// The socket.
+    pub socket: Inherited,
+}
+
 /// Takes the sockets with which this process was started; a second call returns none.
 ///
 /// # Errors
 /// `InvalidInput` when one is not a listening socket, or the manager's description is malformed; `Io`.
-pub fn take() -> Result<Vec<Inherited>> {
+pub fn take() -> Result<Vec<Named>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(Vec::new());
     }
-    let numbers =
-        sd_notify::listen_fds().or_io("the sockets of the service manager are not understood")?;
+    let numbers = sd_notify::listen_fds_with_names()
+        .or_io("the sockets of the service manager are not understood")?;
     numbers
-        .map(|number| {
+        .map(|(number, label)| {
             // SAFETY: the service manager has opened it for this process, as `LISTEN_PID` states. Nothing
             // else in the process knows its number, and TAKEN ensures that it is taken only once.
             // `listen_fds` has just set a flag on it, so it is open.
             let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-            adopt(descriptor)
+            let socket = adopt(descriptor)?;
+            Ok(Named { label, socket })
         })
         .collect()
 }

@@ -4,11 +4,13 @@
 mod monitor;
 mod pace;
 mod pool;
+mod progress;
 mod report;
 mod table;
 
 pub use monitor::Monitor;
 pub use pace::Pace;
 pub use pool::{on_threads, threads};
+pub use progress::DiskProgress;
 pub use report::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject};
 pub use table::{TaskTable, no_such_task};

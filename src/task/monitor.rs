@@ -62,6 +62,17 @@ impl Monitor {
         }))
     }
 
+    /// A monitor of a part of this work: it stops with it, and counts its own progress, of which `listener` hears.
+    #[must_use]
+    pub fn part(&self, listener: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner {
+            stop: Arc::clone(&self.0.stop),
+            outer: self.0.outer.clone(),
+            listener: Some(Box::new(listener)),
+            ..Inner::default()
+        }))
+    }
+
     /// Asks the work to stop; it stops at its next piece.
     pub fn cancel(&self) {
         self.0.stop.store(true, Ordering::Relaxed);
@@ -136,6 +147,20 @@ mod tests {
         other.cancel();
         assert_eq!(monitor.check().unwrap_err().kind(), ErrorKind::Cancelled);
         assert!(flag.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_part_stops_with_the_work_and_counts_for_itself() {
+        let (outer, own) = (Arc::<AtomicBool>::default(), Arc::default());
+        let whole = Monitor::within(Arc::clone(&outer), own, |_| ());
+        let (one, other) = (whole.part(|_| ()), whole.part(|_| ()));
+        one.advance(3);
+        assert_eq!((one.done_bytes(), other.done_bytes()), (3, 0));
+        outer.store(true, Ordering::Relaxed);
+        assert!(one.is_cancelled());
+        outer.store(false, Ordering::Relaxed);
+        whole.cancel();
+        assert!(one.is_cancelled() && other.is_cancelled());
     }
 
     #[test]

@@ -31,6 +31,19 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
+    /// All kinds.
+    pub const ALL: [Self; 9] = [
+        Self::Backup,
+        Self::Forget,
+        Self::Merge,
+        Self::Verify,
+        Self::Restore,
+        Self::Repair,
+        Self::Copy,
+        Self::RebuildCatalog,
+        Self::EmptyTrash,
+    ];
+
     /// Whether commands do such work themselves, beside the owner.
     #[must_use]
     pub const fn is_of_command(self) -> bool {

@@ -181,6 +181,12 @@ impl TaskTable {
         Some(report)
     }
 
+    /// Whether a task is running.
+    #[must_use]
+    pub fn is_running(&self, id: JobId) -> bool {
+        self.tasks.lock().running.iter().any(|task| task.id == id)
+    }
+
     /// All tasks: the running ones, then those that have ended, the newest first.
     #[must_use]
     pub fn reports(&self) -> Vec<TaskReport> {
@@ -251,6 +257,7 @@ mod tests {
         let found = table.run(subject(TaskKind::Forget), false, &changed, |_| {
             let reports = table.reports();
             assert_eq!(reports[0].state, TaskState::Running);
+            assert!(table.is_running(reports[0].id));
             let error = table.cancel(reports[0].id).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotPermitted);
             Ok(7)
@@ -263,6 +270,7 @@ mod tests {
         let reports = table.reports();
         assert_eq!(reports[0].reason.as_deref(), Some("full"));
         assert_eq!(reports[1].state, TaskState::Completed);
+        assert!(!table.is_running(reports[1].id));
         let states = reported.lock().clone();
         let (running, completed) = (TaskState::Running, TaskState::Completed);
         assert_eq!(states, [running, completed, running, TaskState::Failed]);

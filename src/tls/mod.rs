@@ -2,7 +2,7 @@
 //! peer.
 //!
 //! # Invariants
-//! - A server accepts no client whose certificate is not signed by its CA.
+//! - A server accepts no certificate that is not signed by its CA; only a web server accepts clients without one.
 //! - Only the CA in the directory is trusted; the system's own list of authorities is not used.
 //!
 //! # Why
@@ -15,7 +15,7 @@ mod server;
 mod subject;
 
 pub use client::{ClientTls, default_directory};
-pub use server::ServerTls;
+pub use server::{Clients, ServerTls};
 pub use subject::{common_names, names};
 
 use std::sync::Arc;

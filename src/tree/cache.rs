@@ -11,6 +11,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use crate::error::Result;
+use crate::metrics::cache::{self, Cache};
 use crate::types::sync::Mutex;
 
 type Slot<V> = Arc<Mutex<Option<V>>>;
@@ -18,13 +19,15 @@ type Slot<V> = Arc<Mutex<Option<V>>>;
 /// An LRU bounded by count, in which one thread makes each value.
 pub(super) struct Flights<K, V> {
     slots: Mutex<LruCache<K, Slot<V>>>,
+    cache: Cache,
 }
 
 impl<K: Hash + Eq, V: Clone> Flights<K, V> {
-    /// At most `entries` values.
-    pub(super) fn new(entries: NonZeroUsize) -> Self {
+    /// At most `entries` values, counted as those of `cache`.
+    pub(super) fn new(entries: NonZeroUsize, cache: Cache) -> Self {
         Self {
             slots: Mutex::new(LruCache::new(entries)),
+            cache,
         }
     }
 
@@ -37,9 +40,9 @@ impl<K: Hash + Eq, V: Clone> Flights<K, V> {
     ) -> Result<V> {
         let slot = Arc::clone(self.slots.lock().get_or_insert(key, Slot::default));
         let mut value = slot.lock();
-        if let Some(value) = value.as_ref()
-            && valid(value)
-        {
+        let kept = value.as_ref().filter(|value| valid(value));
+        cache::note(self.cache, kept.is_some());
+        if let Some(value) = kept {
             return Ok(value.clone());
         }
         let made = make()?;
@@ -58,12 +61,13 @@ impl<K: Hash + Eq, V: Clone> Flights<K, V> {
 #[cfg(test)]
 mod tests {
     use super::Flights;
+    use crate::metrics::cache::Cache;
     use std::num::NonZeroUsize;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn many_threads_make_a_value_once() {
-        let flights = Flights::new(NonZeroUsize::new(2).unwrap());
+        let flights = Flights::new(NonZeroUsize::new(2).unwrap(), Cache::TreeScans);
         let made = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {

@@ -9,6 +9,7 @@ use super::snapshot::PointView;
 use crate::block::{Extent, ReadAt, check_range};
 use crate::chain::{Disk, Pool};
 use crate::error::{Error, Result};
+use crate::metrics::cache::Cache;
 use crate::point::ChainSource;
 use crate::repo::Repository;
 use crate::repo::sidecar::index::{DiskEntry, PointEntry};
@@ -43,8 +44,8 @@ impl Disks {
             pool,
             writable,
             harm,
-            open: Flights::new(DISKS_OPEN),
-            points: Flights::new(POINTS_KEPT),
+            open: Flights::new(DISKS_OPEN, Cache::TreeDisks),
+            points: Flights::new(POINTS_KEPT, Cache::TreePoints),
         })
     }
 

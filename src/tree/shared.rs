@@ -24,6 +24,7 @@ use super::volume::Scanner;
 use crate::block::{ReadAt, Weighted};
 use crate::chain::Pool;
 use crate::error::Result;
+use crate::metrics::cache::Cache;
 use crate::repo::Repository;
 use crate::types::PointId;
 use crate::types::sync::Mutex;
@@ -66,9 +67,12 @@ impl SharedState {
             scanner: Arc::new(Scanner::new(&disks, options)),
             table: Table::open(repository, options.writable),
             disks,
-            kept: Flights::new(KEPT),
-            contents: Weighted::new(usize_from_u64(memory.runs())),
-            documents: Weighted::new(usize_from_u64(memory.document_bytes())),
+            kept: Flights::new(KEPT, Cache::TreeVolumes),
+            contents: Weighted::metered(usize_from_u64(memory.runs()), Cache::TreeContents),
+            documents: Weighted::metered(
+                usize_from_u64(memory.document_bytes()),
+                Cache::TreeDocuments,
+            ),
             parents: Mutex::new(LruCache::new(PARENTS_KEPT)),
             source: Mutex::new(Source {
                 loader,

@@ -13,6 +13,7 @@ pub mod name;
 pub mod offset;
 pub mod pattern;
 pub mod printable;
+pub(crate) mod schema;
 pub mod session_ref;
 pub mod size;
 pub mod sync;

@@ -26,7 +26,7 @@ fn help_of_every_command() {
         let help = plain(&place.ok(&["repo", action, "--help"]));
         insta::assert_snapshot!(format!("repo-{action}"), help);
     }
-    for action in ["add", "list", "revoke"] {
+    for action in ["add", "list", "revoke", "login"] {
         let help = plain(&place.ok(&["token", action, "--help"]));
         insta::assert_snapshot!(format!("token-{action}"), help);
     }

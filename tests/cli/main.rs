@@ -38,6 +38,7 @@ mod linked;
 mod listing;
 mod merge;
 mod older;
+mod openapi;
 mod policy;
 mod policy_copies;
 mod policy_input;

@@ -290,3 +290,37 @@ fn a_new_file_in_etc_is_for_the_group_of_its_directory() {
     let standing = String::from_utf8(output.stdout).unwrap();
     assert_eq!(standing, "0:5001:640\n0:5001:640\n");
 }
+
+#[test]
+fn a_login_is_an_address_of_the_daemon_that_serves_the_repository() {
+    let place = Place::new();
+    let said = place.fails(1, &["token", "login"]);
+    assert!(
+        said.contains("no daemon serves this repository") && said.contains("--http"),
+        "{said}"
+    );
+    // A daemon without pages, and one whose pages no browser can open.
+    let socket = place.path("http.sock");
+    for more in [&[][..], &["--http-socket", socket.to_str().unwrap()]] {
+        let daemon = place.serve(more);
+        let said = place.fails(1, &["token", "login"]);
+        assert!(said.contains("--http 127.0.0.1:8420"), "{said}");
+        daemon.stop();
+    }
+    let daemon = place.serve(&["--http", "127.0.0.1:0"]);
+    let login = place.json(&["token", "login"]);
+    let (url, code) = (
+        login["url"].as_str().unwrap(),
+        login["code"].as_str().unwrap(),
+    );
+    let site = url.strip_suffix(&format!("login#{code}")).unwrap();
+    let port = site
+        .strip_prefix("http://127.0.0.1:")
+        .and_then(|port| port.strip_suffix('/'));
+    assert_ne!(port.unwrap().parse::<u16>().unwrap(), 0, "{url}");
+    assert_eq!((code.len(), &login["expires_seconds"]), (32, &300.into()));
+    let other = place.ok(&["token", "login"]);
+    assert!(other.starts_with(site) && other.lines().count() == 1);
+    assert_ne!(other.trim_end(), url);
+    daemon.stop();
+}

@@ -2,6 +2,9 @@
 
 use std::os::unix::fs::FileExt;
 
+use restorefs::metrics::Sheet;
+
+use crate::kit::prometheus::Samples;
 use crate::world::{DISK_BYTES, PART_BYTES, PART_START, World, ready, run, text, unmount};
 
 #[test]
@@ -29,6 +32,38 @@ fn disks_are_what_was_backed_up() {
             .len(),
         100_000
     );
+    unmount(&mount);
+}
+
+/// The counters are of the whole process, so other tests may add to them.
+#[test]
+fn requests_errors_and_reads_are_counted() {
+    if !ready() {
+        return;
+    }
+    let world = World::with_guest();
+    let mount = world.mount();
+    let now = || Samples::parse(&Sheet::default().into_text().unwrap());
+    let before = now();
+    let disk = std::fs::File::open(world.at("web01/first/disks/vda.raw")).unwrap();
+    for n in 0..4 {
+        // Far from each other, so that the kernel does not have the bytes already.
+        disk.read_exact_at(&mut [0; 4096], (n * 16) << 20).unwrap();
+    }
+    let absent = std::fs::metadata(world.at("web01/none")).unwrap_err();
+    assert_eq!(absent.kind(), std::io::ErrorKind::NotFound);
+    let after = now();
+    let rise = |name: &str, kind: &str| {
+        let labels = [("kind", kind)];
+        let labels = if kind.is_empty() { &[][..] } else { &labels };
+        let name = format!("restorefs_fuse_{name}");
+        after.value(&name, labels) - before.value(&name, labels)
+    };
+    assert!(rise("requests_total", "read") >= 4.0);
+    assert!(rise("read_duration_seconds_count", "") >= 4.0);
+    assert!(rise("read_duration_seconds_sum", "") > 0.0);
+    assert!(rise("requests_total", "lookup") >= 4.0);
+    drop(disk);
     unmount(&mount);
 }
 

@@ -12,5 +12,6 @@ pub(crate) mod chance;
 pub(crate) mod need;
 pub(crate) mod noise;
 pub(crate) mod place;
+pub(crate) mod prometheus;
 pub(crate) mod shell;
 pub(crate) mod wait;

@@ -6,9 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
+use restorefs::block::filter::{Fault, OpKind};
 use restorefs::block::{MemoryDisk, ReadAt, WriteAt};
 use restorefs::error::ErrorKind;
 use restorefs::ingest::CommitRequest;
+use restorefs::metrics::Sheet;
 use restorefs::nbd::client::{Client, list};
 use restorefs::nbd::proto::flag::TransmissionFlags;
 use restorefs::nbd::proto::uri::Uri;
@@ -17,6 +19,7 @@ use restorefs::repo::Ending;
 
 use crate::client::{check_writes, pattern, read};
 use crate::kit::need::has;
+use crate::kit::prometheus::Samples;
 use crate::kit::wait::eventually;
 use crate::tool::{attempt, run};
 use crate::world::World;
@@ -55,6 +58,32 @@ fn whole(uri: &str) -> Vec<u8> {
 
 fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
+}
+
+/// The counters are of the whole process, so other tests may add to them.
+#[test]
+fn requests_and_errors_are_counted_by_command() {
+    let world = World::new();
+    let disk = Fault::new(Arc::new(MemoryDisk::from_bytes(&pattern(MIB))));
+    disk.fail_range(OpKind::Read, 65_536, 1, ErrorKind::Io);
+    world.add("a", Arc::new(disk));
+    let now = || Samples::parse(&Sheet::default().into_text().unwrap());
+    let before = now();
+    let client = Client::connect(&world.uri("a").parse().unwrap()).unwrap();
+    assert!(now().value("restorefs_nbd_connections", &[]) >= 1.0);
+    for n in 0..5 {
+        client.read_at(n * 4096, &mut [0; 4096]).unwrap();
+    }
+    assert!(client.read_at(65_536, &mut [0; 4096]).is_err());
+    let after = now();
+    let rise = |name: &str, command: &str| {
+        let labels = [("command", command)];
+        let name = format!("restorefs_nbd_request_{name}");
+        after.value(&name, &labels) - before.value(&name, &labels)
+    };
+    assert!(rise("duration_seconds_count", "read") >= 6.0);
+    assert!(rise("errors_total", "read") >= 1.0);
+    assert!(rise("duration_seconds_sum", "read") > 0.0);
 }
 
 #[test]

@@ -111,6 +111,7 @@ fn everything_is_where_debian_looks_for_it() {
         "./usr/lib/systemd/system/restorefs.service",
         "./usr/lib/systemd/system/restorefs@.service",
         "./usr/lib/systemd/system/restorefs-nbd.socket",
+        "./usr/lib/systemd/system/restorefs-http.socket",
         "./usr/lib/systemd/system/restorefs-policy.service",
         "./usr/lib/systemd/system/restorefs-policy.timer",
         "./usr/lib/sysusers.d/restorefs.conf",

@@ -8,10 +8,11 @@ use crate::kit::need::has;
 /// LIMIT: what `systemd-analyze security` may say of a daemon of ours, in tenths; 100 is a service without any restriction.
 const EXPOSURE_MAX: u32 = 25;
 
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 6] = [
     "restorefs.service",
     "restorefs@.service",
     "restorefs-nbd.socket",
+    "restorefs-http.socket",
     "restorefs-policy.service",
     "restorefs-policy.timer",
 ];

@@ -218,3 +218,27 @@ units() {
         if grep -E 'restorefs-.*(Unknown|ignoring|rror)' <<< "$said"; then return 1; fi
     done
 }
+# The configuration of Prometheus with the alerts, as promtool reads them.
+scrape() {
+    cp "$SOURCE/docs/alerts.yml" /etc/prometheus/restorefs-alerts.yml
+    touch /etc/prometheus/restorefs.token
+    openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=ca -keyout /dev/null -out /etc/prometheus/restorefs-ca.pem 2> /dev/null
+    promtool check config /etc/prometheus/prometheus.yml
+}
+# For the API: a repository of its own with three points, and one to copy to.
+programs() {
+    cd "$STAGE/place"
+    export RESTOREFS_REPO=/srv/programs
+    restorefs init
+    restorefs backup web01 vda=monday.raw --point monday
+    restorefs backup web01 vda=tuesday.raw --point tuesday
+    restorefs backup web01 vda=snapshot.raw --attach domain.xml --point third
+    restorefs init /srv/nas
+    restorefs repo add nas /srv/nas --media nas --offsite
+}
+# Its daemon, in each section after the first.
+served() {
+    restorefs serve --nbd /run/restorefs/nbd.sock --http 127.0.0.1:8420 --http-socket /run/restorefs/http.sock &
+    answers
+}
+answers() { ready 'curl -sSf http://127.0.0.1:8420/api/v1/openapi.json'; }

@@ -1,5 +1,7 @@
 //! What single lines of the pages need, say, and leave behind.
 
+use super::program::STEPS as PROGRAM;
+
 /// What belongs to one line.
 pub(crate) struct Step {
     /// How it begins ([`fits`](super::table::fits)).
@@ -12,7 +14,7 @@ pub(crate) struct Step {
     pub(crate) after: &'static str,
 }
 
-const fn step(
+pub(crate) const fn step(
     line: &'static str,
     before: &'static str,
     says: &'static [&'static str],
@@ -27,7 +29,7 @@ const fn step(
 }
 
 /// What belongs to single lines.
-pub(crate) const STEPS: &[Step] = &[
+const STEPS: &[Step] = &[
     step(
         "restorefs backup web01 vda=tuesday.raw",
         "",
@@ -553,9 +555,21 @@ pub(crate) const STEPS: &[Step] = &[
         "ready '[ -S /run/guarded.sock ]'",
     ),
     step(
+        "restorefs serve --http 127.0.0.1:8420",
+        "",
+        &[],
+        "ready 'exec 7<> /dev/tcp/127.0.0.1/8420'
+         printf 'GET /login HTTP/1.0\r\nHost: 127.0.0.1:8420\r\n\r\n' >&7; grep -q 'Code or token' <&7; exec 7>&-",
+    ),
+    step(
         "jq -r '[.time, .door, .caller",
         "",
         &["control\tuser 0\tbegin\tweb01\tnightly\tok", "abort"],
         "",
     ),
 ];
+
+/// What belongs to single lines of all pages.
+pub(crate) fn steps() -> impl Iterator<Item = &'static Step> {
+    STEPS.iter().chain(PROGRAM)
+}

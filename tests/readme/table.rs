@@ -77,6 +77,7 @@ pub(crate) const TOOLS: &[&str] = &[
     "rsync",
     "jq",
     "openssl",
+    "promtool",
     "testparm",
     "zstd",
     "useradd",
@@ -89,6 +90,7 @@ pub(crate) const TOOLS: &[&str] = &[
     "ganesha.nfsd",
     "nfs-ls",
     "cmp",
+    "curl",
     "chroot",
 ];
 
@@ -99,6 +101,7 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("Back up", "restorefs init", Kind::Shell),
     ("Browse and take files out", "restorefs ls", Kind::Shell),
     ("Restore", "restorefs restore", Kind::Shell),
+    ("Over HTTP", "restorefs serve", Kind::Shell),
     ("Map as a block device", "D=$(restorefs map", Kind::Shell),
     ("Map as a block device", "restorefs mount", Kind::Shell),
     ("Without restorefs", "P=$(jq", Kind::Shell),
@@ -132,6 +135,15 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
                     mount /mnt/backups; [ -e /mnt/backups/vm1/one/disks/vda.raw ]; findmnt -n -t fuse.restorefs /mnt/backups; umount /mnt/backups",
         },
     ),
+    (
+        "HTTP",
+        "[http]",
+        Kind::File {
+            path: "/etc/restorefs/http.toml",
+            check: "cat /etc/restorefs/config.toml /etc/restorefs/http.toml > /run/http.toml; restorefs check-config /run/http.toml; rm /run/http.toml /etc/restorefs/http.toml",
+        },
+    ),
+    ("HTTP", "restorefs serve --http", Kind::Shell),
     (
         "Put something on top",
         "# /etc/samba/smb.conf",
@@ -191,6 +203,11 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ),
     ("Programs", "restorefs status", Kind::Shell),
     (
+        "Scrape",
+        "# /etc/prometheus/prometheus.yml",
+        Kind::Files { check: "scrape" },
+    ),
+    (
         "What a backup is",
         "#!/bin/sh",
         Kind::File {
@@ -219,7 +236,16 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ),
     ("Tokens", "restorefs token add", Kind::Shell),
     ("Audit log", "restorefs init /srv/guarded", Kind::Shell),
+    ("Begin", "restorefs serve", Kind::Shell),
+    ("Conventions", "api", Kind::Shell),
+    ("What is there", "api $R", Kind::Shell),
+    ("Take out", "api $V", Kind::Shell),
+    ("Sessions", "N=$(api", Kind::Shell),
+    ("Jobs", "J=$(api", Kind::Shell),
+    ("Policies", "api -X PUT", Kind::Shell),
+    ("Forget and keep", "api -X PATCH", Kind::Shell),
     ("What is here", "restorefs info", Kind::Shell),
+    ("Open the pages", "restorefs serve --http", Kind::Shell),
 ];
 
 /// What sections take for granted; the disks are made by the first that backs up.
@@ -256,6 +282,39 @@ pub(crate) const SECTIONS: &[Section] = &[
     Section {
         name: "Run what is due",
         before: "restorefs policy edit nightly --vms 'web*' web09",
+    },
+    // The pages of the API: a repository of their own; each section goes on with a daemon.
+    Section {
+        name: "Begin",
+        before: "programs",
+    },
+    Section {
+        name: "Conventions",
+        before: "served",
+    },
+    Section {
+        name: "What is there",
+        before: "served",
+    },
+    Section {
+        name: "Take out",
+        before: "served",
+    },
+    Section {
+        name: "Sessions",
+        before: "served",
+    },
+    Section {
+        name: "Jobs",
+        before: "served",
+    },
+    Section {
+        name: "Policies",
+        before: "served",
+    },
+    Section {
+        name: "Forget and keep",
+        before: "served",
     },
     Section {
         name: "A machine that runs",

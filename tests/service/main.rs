@@ -27,3 +27,4 @@ mod start;
 mod stop;
 mod stranger;
 mod user;
+mod work;

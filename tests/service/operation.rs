@@ -305,6 +305,7 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     };
     log.note("begin_task: held", &service.begin_task(&request));
     log.note("tasks", &service.tasks());
+    log.note("login: no pages", &service.login());
     // Where a daemon listens is its own.
     log.note(
         "status",
@@ -533,6 +534,28 @@ fn local(dir: &Path) -> Vec<(&'static str, Value)> {
     let mut log = Transcript::new(&path);
     everything(&mut log, &service, dir, &path);
     log.steps
+}
+
+/// A login is the daemon's alone: nothing else has pages.
+#[test]
+fn a_login_is_made_by_a_daemon_with_pages() {
+    let house = House::new();
+    house.configure("[http]\nlisten = \"127.0.0.1:0\"\n", &nbd(&house, ""));
+    let daemon = house.start();
+    let repository = Repository::open(&house.place.repo()).unwrap();
+    let service = Client::connect(&repository).unwrap().unwrap();
+    let [one, two] = [(), ()].map(|()| service.login().unwrap());
+    for login in [&one, &two] {
+        let end = format!("/login#{}", login.code);
+        assert!(
+            login.url.starts_with("http://127.0.0.1:") && login.url.ends_with(&end),
+            "{}",
+            login.url
+        );
+        assert_eq!((login.code.len(), login.expires_seconds), (32, 300));
+    }
+    assert_ne!(one.code, two.code);
+    daemon.stop();
 }
 
 #[test]

@@ -3,7 +3,20 @@
 use crate::source::{Source, Violation, words};
 
 /// Crate, where it may be named, and why.
-const OWNERS: [(&str, &[&str], &str); 24] = [
+const OWNERS: [(&str, &[&str], &str); 29] = [
+    ("axum", &["src/http/"], "one door speaks HTTP"),
+    ("hyper", &["src/http/"], "one door speaks HTTP"),
+    ("hyper_util", &["src/http/"], "one door speaks HTTP"),
+    (
+        "maud",
+        &["src/http/page/"],
+        "pages are rendered in one place",
+    ),
+    (
+        "prometheus",
+        &["src/metrics/"],
+        "metrics are counted and written in one place",
+    ),
     (
         "PoisonError",
         &["src/types/sync.rs"],
@@ -43,8 +56,8 @@ const OWNERS: [(&str, &[&str], &str); 24] = [
     ),
     (
         "tokio_rustls",
-        &["src/nbd/server/"],
-        "only the server speaks TLS on tokio",
+        &["src/nbd/server/", "src/http/"],
+        "only the servers speak TLS on tokio",
     ),
     (
         "sd_notify",

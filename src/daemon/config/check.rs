@@ -7,7 +7,7 @@ use super::{Config, RepositoryConfig};
 use crate::access::{Access, LiveAccess, default_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse;
-use crate::tls::ServerTls;
+use crate::tls::{Clients, ServerTls};
 
 /// Checks everything that a daemon would use, and reports all mistakes. Changes nothing and takes
 /// no lock.
@@ -17,6 +17,7 @@ use crate::tls::ServerTls;
 pub fn check(config: &Config) -> Result<()> {
     let mut mistakes: Vec<Error> = config.repositories.iter().flat_map(one).collect();
     mistakes.extend(gate(config));
+    mistakes.extend(http(config));
     mistakes.extend(check_names(config).err());
     mistakes.extend(places(config));
     if mistakes.is_empty() {
@@ -43,6 +44,26 @@ fn gate(config: &Config) -> Vec<Error> {
         }
     }
     mistakes
+}
+
+/// Checks what the HTTP server needs.
+fn http(config: &Config) -> Vec<Error> {
+    let http = &config.http;
+    let mut mistakes: Vec<Error> = http.check().err().into_iter().collect();
+    if let Some(certificates) = &http.certificates {
+        mistakes.extend(ServerTls::load_for(certificates, Clients::Web).err());
+    }
+    mistakes.extend(missing_directories(&http.sockets));
+    mistakes
+}
+
+/// Sockets whose directory does not exist.
+fn missing_directories(sockets: &[PathBuf]) -> impl Iterator<Item = Error> {
+    let missing = |socket: &&PathBuf| !socket.parent().is_some_and(Path::is_dir);
+    sockets
+        .iter()
+        .filter(missing)
+        .map(|socket| Error::invalid("the directory of the socket is not there").at_path(socket))
 }
 
 /// Checks that no directory is listed under two names: the daemon would meet its own lock.
@@ -128,12 +149,7 @@ fn one(repository: &RepositoryConfig) -> Vec<Error> {
             _ => {}
         }
     }
-    for socket in &repository.nbd.sockets {
-        if !socket.parent().is_some_and(Path::is_dir) {
-            mistakes
-                .push(Error::invalid("the directory of the socket is not there").at_path(socket));
-        }
-    }
+    mistakes.extend(missing_directories(&repository.nbd.sockets));
     if let Some(tls) = repository.nbd.tcp.as_ref().and_then(|tcp| tcp.tls.as_ref()) {
         mistakes.extend(ServerTls::load(&tls.certificates).err());
         let access = tls.access.as_ref();

@@ -20,7 +20,18 @@ pub(super) struct File {
     pub(super) access: Option<PathBuf>,
     pub(super) audit: Option<PathBuf>,
     pub(super) log: Log,
+    pub(super) http: Http,
     pub(super) repository: Vec<Repository>,
+}
+
+/// `[http]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Http {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) sockets: Vec<PathBuf>,
+    pub(super) tls_certificates: Option<PathBuf>,
+    pub(super) hosts: Vec<String>,
 }
 
 /// `[log]`.

@@ -20,6 +20,7 @@ use crate::access::default_file;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::fuse::MountOptions;
 use crate::guest::worker::Isolation;
+use crate::http::check_hosts;
 use crate::log::LogOptions;
 use crate::nbd::server::ServerLimits;
 use crate::repo::Repository;
@@ -45,8 +46,41 @@ pub struct Config {
     pub access: Option<PathBuf>,
     /// The file of the audit log, beside the log.
     pub audit: Option<PathBuf>,
+    /// The HTTP server.
+    pub http: HttpConfig,
     /// The served repositories.
     pub repositories: Vec<RepositoryConfig>,
+}
+
+/// The HTTP server of a daemon: API, web pages and metrics of all its repositories.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// The TCP address; with port 0 the kernel chooses a free one.
+    pub listen: Option<SocketAddr>,
+    /// Unix sockets.
+    pub sockets: Vec<PathBuf>,
+    /// The directory of certificates (`server-cert.pem`, `server-key.pem`, and `ca-cert.pem` where clients may show one). Without it the
+    /// address must be a loopback one.
+    pub certificates: Option<PathBuf>,
+    /// Names by which browsers call the server, beside its addresses.
+    pub hosts: Vec<String>,
+}
+
+impl HttpConfig {
+    /// Refuses an address that others can reach without TLS, and names that are none.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    pub fn check(&self) -> Result<()> {
+        check_hosts(&self.hosts)?;
+        match self.listen {
+            Some(address) if !address.ip().is_loopback() && self.certificates.is_none() => Err(
+                Error::invalid(format!("{address} can be reached from elsewhere: HTTP needs TLS there"))
+                    .advise("name the certificates: --tls-certificates DIR (http.tls_certificates in a configuration)"),
+            ),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A served repository.
@@ -219,6 +253,11 @@ impl Config {
         differs(self.access != new.access, "access".to_owned());
         differs(self.audit != new.audit, "audit".to_owned());
         differs(self.log.format != new.log.format, "log.format".to_owned());
+        let place = |http: &HttpConfig| {
+            let tls = http.certificates.is_some();
+            (http.listen, http.sockets.clone(), tls, http.hosts.clone())
+        };
+        differs(place(&self.http) != place(&new.http), "http".to_owned());
         for old in &self.repositories {
             let name = |key: &str| format!("{}: {key}", old.path.display());
             let Some(new) = new.repositories.iter().find(|new| new.path == old.path) else {

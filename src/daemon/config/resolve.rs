@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::file;
-use super::{Config, MountConfig, NbdConfig, RepositoryConfig, TcpConfig};
+use super::{Config, HttpConfig, MountConfig, NbdConfig, RepositoryConfig, TcpConfig};
 use crate::error::{Error, Result};
 use crate::fuse::MountOptions;
 use crate::guest::worker::Isolation;
@@ -80,6 +80,7 @@ pub(super) fn resolve(
         }
     }
     let log = log(file.log, &defaults.log, &mut mistakes);
+    let http = http(file.http, &mut mistakes);
     if file.repository.is_empty() {
         let error = Error::invalid("there is none");
         mistakes.note(
@@ -97,7 +98,7 @@ pub(super) fn resolve(
         }
         repositories.extend(repository(&key, written, isolation, &mut mistakes));
     }
-    twice(&repositories, &mut mistakes);
+    twice(&repositories, &http, &mut mistakes);
     if mistakes.0.is_empty() {
         Ok(Config {
             memory,
@@ -105,6 +106,7 @@ pub(super) fn resolve(
             log,
             access: file.access,
             audit: file.audit,
+            http,
             repositories,
         })
     } else {
@@ -186,10 +188,25 @@ fn repository(
     })
 }
 
-fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConfig> {
-    let before = mistakes.0.len();
-    for socket in &written.sockets {
-        let key = format!("{key}.sockets");
+fn http(written: file::Http, mistakes: &mut Mistakes) -> HttpConfig {
+    sockets("http", &written.sockets, mistakes);
+    if let Some(path) = &written.tls_certificates {
+        mistakes.absolute("http.tls_certificates", path);
+    }
+    let http = HttpConfig {
+        listen: written.listen,
+        sockets: written.sockets.iter().map(|path| plain(path)).collect(),
+        certificates: written.tls_certificates,
+        hosts: written.hosts,
+    };
+    mistakes.take("http", http.check());
+    http
+}
+
+/// Checks the paths of Unix sockets.
+fn sockets(key: &str, sockets: &[PathBuf], mistakes: &mut Mistakes) {
+    let key = format!("{key}.sockets");
+    for socket in sockets {
         mistakes.absolute(&key, socket);
         let length = socket.as_os_str().as_bytes().len();
         if length > PATH_BYTES_MAX {
@@ -199,6 +216,11 @@ fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConf
             mistakes.note(&key, &error.at_path(socket).advise("choose a shorter one"));
         }
     }
+}
+
+fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConfig> {
+    let before = mistakes.0.len();
+    sockets(key, &written.sockets, mistakes);
     for path in written.tls_certificates.iter().chain(&written.access) {
         mistakes.absolute(key, path);
     }
@@ -258,7 +280,7 @@ fn nbd(key: &str, written: file::Nbd, mistakes: &mut Mistakes) -> Option<NbdConf
 }
 
 /// Reports duplicates of what must be unique: repositories, mountpoints, sockets, addresses.
-fn twice(repositories: &[RepositoryConfig], mistakes: &mut Mistakes) {
+fn twice(repositories: &[RepositoryConfig], http: &HttpConfig, mistakes: &mut Mistakes) {
     let mut seen = HashSet::new();
     let mut once = |what: &str, name: String| {
         if !seen.insert((what.to_owned(), name.clone())) {
@@ -267,6 +289,12 @@ fn twice(repositories: &[RepositoryConfig], mistakes: &mut Mistakes) {
                 .push(Error::invalid(format!("{what} {name} is there twice")));
         }
     };
+    for socket in &http.sockets {
+        once("the socket", socket.display().to_string());
+    }
+    if let Some(address) = http.listen.filter(|address| address.port() != 0) {
+        once("the address", address.to_string());
+    }
     for repository in repositories {
         once("the repository", repository.path.display().to_string());
         for mount in &repository.mounts {
@@ -288,7 +316,7 @@ fn twice(repositories: &[RepositoryConfig], mistakes: &mut Mistakes) {
 
 #[cfg(test)]
 mod tests {
-    use crate::daemon::config::{Config, STOP_TIMEOUT};
+    use crate::daemon::config::{Config, HttpConfig, STOP_TIMEOUT};
     use crate::guest::worker::Isolation;
     use crate::log::LogOptions;
     use crate::types::Memory;
@@ -300,6 +328,7 @@ mod tests {
             log: LogOptions::default(),
             access: None,
             audit: None,
+            http: HttpConfig::default(),
             repositories: Vec::new(),
         }
     }

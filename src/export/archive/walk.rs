@@ -76,7 +76,9 @@ impl<'a> Walk<'a> {
                 return Ok(());
             }
         };
-        self.send(step.ino, step.attributes, step.path.clone(), false)?;
+        if !self.job.source.is_frame(step.ino) {
+            self.send(step.ino, step.attributes, step.path.clone(), false)?;
+        }
         let before = self.steps.len();
         let mut names = HashSet::new();
         for (name, child) in entries {

@@ -53,6 +53,11 @@ pub trait Source: Sync {
     /// # Errors
     /// Errors of the guest's reader.
     fn attributes(&self, ino: Ino) -> Result<Attributes>;
+    /// Whether a directory is there only to lead to what is taken: an archive does not have it, so that extracting it changes no
+    /// directory that was there before.
+    fn is_frame(&self, _: Ino) -> bool {
+        false
+    }
     /// All names of a directory, as stored.
     ///
     /// # Errors

@@ -71,6 +71,9 @@ impl Source for Taken<'_> {
     fn attributes(&self, ino: Ino) -> Result<Attributes> {
         self.source.attributes(ino).map_err(unreadable)
     }
+    fn is_frame(&self, ino: Ino) -> bool {
+        self.source.is_frame(ino)
+    }
     fn entries(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Ino)>> {
         self.source.entries(ino).map_err(unreadable)
     }

@@ -16,6 +16,7 @@ use super::slot::{DATA_BYTES, Slot};
 use super::wire::{Answer, Call, decode, encode};
 use crate::block::{ReadAt, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::metrics::reader::{self, Death, Running};
 use crate::sys::confine::Confinement;
 use crate::sys::refuse;
 use crate::sys::shared_memory::SharedMemory;
@@ -44,8 +45,8 @@ struct Fuel {
 
 /// A reader's running process.
 pub(super) struct Process {
-    /// `None` when a test plays it.
-    child: Mutex<Option<Child>>,
+    /// `None` when a test plays it, and once it has ended.
+    child: Mutex<Option<Started>>,
     id: u32,
     confinement: Confinement,
     /// Held open while the process is needed.
@@ -55,6 +56,49 @@ pub(super) struct Process {
     devices: Vec<Arc<dyn ReadAt>>,
     limits: Limits,
     end: OnceLock<End>,
+}
+
+/// A process that was started.
+struct Started {
+    child: Child,
+    _running: Running,
+}
+
+/// The reason why a process has to end.
+struct Cause {
+    death: Death,
+    what: String,
+}
+
+impl Cause {
+    fn nonsense(what: impl Into<String>) -> Self {
+        Self {
+            death: Death::Nonsense,
+            what: what.into(),
+        }
+    }
+
+    fn greedy(what: String) -> Self {
+        Self {
+            death: Death::Greedy,
+            what,
+        }
+    }
+
+    fn late(what: String) -> Self {
+        Self {
+            death: Death::Late,
+            what,
+        }
+    }
+
+    /// It ended by itself; [`Process::ended`] sees how.
+    fn gone(what: impl Into<String>) -> Self {
+        Self {
+            death: Death::Exit,
+            what: what.into(),
+        }
+    }
 }
 
 /// Why and when a process ended.
@@ -115,7 +159,10 @@ impl Process {
         let mut process = Self {
             id: child.id(),
             confinement: Confinement::default(),
-            child: Mutex::new(Some(child)),
+            child: Mutex::new(Some(Started {
+                child,
+                _running: Running::start(),
+            })),
             free: Mutex::new(ours),
             freed: Condvar::new(),
             devices,
@@ -160,7 +207,13 @@ impl Process {
                 process.confinement = confinement;
                 Ok(process)
             }
-            Err(error) => Err(process.ended("it did not start").caused_by(error)),
+            Err(error) => {
+                let cause = Cause {
+                    death: Death::Start,
+                    what: "it did not start".to_owned(),
+                };
+                Err(process.ended(&cause).caused_by(error))
+            }
         }
     }
 
@@ -190,10 +243,11 @@ impl Process {
     }
 
     /// Ends the process, once, and returns the error with the cause.
-    fn ended(&self, cause: &str) -> Error {
+    fn ended(&self, cause: &Cause) -> Error {
         let end = self.end.get_or_init(|| {
-            let mut child = self.child.lock();
-            let by_itself = child.as_mut().and_then(exited);
+            let mut started = self.child.lock().take();
+            let mut child = started.as_mut().map(|started| &mut started.child);
+            let by_itself = child.as_mut().and_then(|child| exited(child));
             if let Some(child) = child.as_mut() {
                 // An error means that the process is gone already.
                 let _ = child.kill();
@@ -210,13 +264,17 @@ impl Process {
                 .map(str::trim)
                 .filter(|line| !line.is_empty())
                 .collect();
-            let how =
-                by_itself
-                    .and_then(|status| status.signal())
-                    .map_or(String::new(), |signal| match signal {
-                        SIGSYS => " of a forbidden system call".to_owned(),
-                        _ => format!(" of signal {signal}"),
-                    });
+            let signal = by_itself.and_then(|status| status.signal());
+            let how = signal.map_or(String::new(), |signal| match signal {
+                SIGSYS => " of a forbidden system call".to_owned(),
+                _ => format!(" of signal {signal}"),
+            });
+            reader::note_death(match (cause.death, signal) {
+                (Death::Exit, Some(SIGSYS)) => Death::Forbidden,
+                (Death::Exit, Some(_)) => Death::Killed,
+                (death, _) => death,
+            });
+            let cause = &cause.what;
             let report = if output.is_empty() {
                 String::new()
             } else {
@@ -297,11 +355,13 @@ impl Process {
         fuel: Fuel,
         into: Option<&mut [u8]>,
         failed: &mut Option<Error>,
-    ) -> Result<Option<Answer>, String> {
-        let report = |error: Error| error.report();
-        slot.set_patience(fuel.time).map_err(report)?;
+    ) -> Result<Option<Answer>, Cause> {
+        let report = |error: Error| Cause::nonsense(error.report());
+        // A socket that takes nothing has lost its other end.
+        let gone = |error: Error| Cause::gone(error.report());
+        slot.set_patience(fuel.time).map_err(gone)?;
         let length = slot.put(question).map_err(report)?;
-        slot.send(Message::Call { length }).map_err(report)?;
+        slot.send(Message::Call { length }).map_err(gone)?;
         let mut watch = Watch::new(self.id, fuel);
         loop {
             let message = watch.wait(slot)?;
@@ -316,9 +376,9 @@ impl Process {
                         .serve(slot, device, offset, length)
                         .map_err(|refused| match refused {
                             Refused::Impossible => {
-                                "it requested bytes that do not exist".to_owned()
+                                Cause::nonsense("it requested bytes that do not exist")
                             }
-                            Refused::Gone(error) => error.report(),
+                            Refused::Gone(error) => Cause::gone(error.report()),
                         })?;
                     if let Some(error) = served {
                         *failed = Some(error);
@@ -333,11 +393,13 @@ impl Process {
                         Some(buf) if u64_from_usize(buf.len()) == length => {
                             slot.take_into(buf).map(|()| None).map_err(report)
                         }
-                        _ => Err("it answered with other bytes than were asked for".to_owned()),
+                        _ => Err(Cause::nonsense(
+                            "it answered with other bytes than were asked for",
+                        )),
                     };
                 }
                 Message::Call { .. } | Message::Data | Message::Zero | Message::Failed => {
-                    return Err("it broke the protocol".to_owned());
+                    return Err(Cause::nonsense("it broke the protocol"));
                 }
             }
         }
@@ -408,8 +470,7 @@ fn exited(child: &mut Child) -> Option<std::process::ExitStatus> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let child = self.child.get_mut();
-        if let Some(child) = child {
+        if let Some(Started { child, .. }) = self.child.get_mut() {
             // The process holds no state that could be lost.
             let _ = child.kill();
             let _ = child.wait();
@@ -438,30 +499,30 @@ impl Watch {
         }
     }
 
-    fn burn(&mut self, bytes: u64) -> Result<(), String> {
+    fn burn(&mut self, bytes: u64) -> Result<(), Cause> {
         self.read_bytes = self.read_bytes.saturating_add(bytes);
         if self.read_bytes > self.fuel.read_bytes {
-            return Err(format!(
+            return Err(Cause::greedy(format!(
                 "it read more than {} bytes for one answer",
                 self.fuel.read_bytes
-            ));
+            )));
         }
         Ok(())
     }
 
-    fn wait(&mut self, slot: &Slot) -> Result<Message, String> {
+    fn wait(&mut self, slot: &Slot) -> Result<Message, Cause> {
         loop {
             let began = Instant::now();
             let message = slot.receive();
             self.waited += began.elapsed();
             let is_late = self.waited > self.fuel.time && self.is_at_work();
             match message {
-                Err(_) => return Err("it died".to_owned()),
+                Err(_) => return Err(Cause::gone("it died")),
                 Ok(_) if is_late => {
-                    return Err(format!(
+                    return Err(Cause::late(format!(
                         "it took longer than {:?} for one answer",
                         self.fuel.time
-                    ));
+                    )));
                 }
                 Ok(Some(message)) => return Ok(message),
                 Ok(None) => {}
@@ -486,7 +547,7 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use super::{Process, SLOTS, Slot};
+    use super::{Process, SLOTS, Slot, Started};
     use crate::block::{MemoryDisk, ReadAt};
     use crate::error::ErrorKind;
     use crate::guest::fs::GuestIno;
@@ -494,6 +555,8 @@ mod tests {
     use crate::guest::worker::message::Message;
     use crate::guest::worker::slot::DATA_BYTES;
     use crate::guest::worker::wire::Call;
+    use crate::metrics::Sheet;
+    use crate::metrics::reader::Running;
     use crate::sys::confine::Confinement;
     use crate::sys::shared_memory::SharedMemory;
     use crate::types::sync::{Condvar, Mutex};
@@ -517,7 +580,10 @@ mod tests {
         let process = Process {
             id: child.id(),
             confinement: Confinement::default(),
-            child: Mutex::new(Some(child)),
+            child: Mutex::new(Some(Started {
+                child,
+                _running: Running::start(),
+            })),
             _control: Some(control),
             free: Mutex::new(vec![Slot::new(ours, Arc::clone(&memory), 0)]),
             freed: Condvar::new(),
@@ -531,7 +597,16 @@ mod tests {
         (process, Slot::new(theirs, memory, 0))
     }
 
-    fn ended_by(messages: &[Message], says: &str) {
+    /// Deaths of this process's readers that the metrics have for a reason. Other tests may add some.
+    fn deaths(reason: &str) -> f64 {
+        let name = format!("restorefs_reader_processes_died_total{{reason=\"{reason}\"}} ");
+        let text = Sheet::default().into_text().unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap().parse().unwrap()
+    }
+
+    fn ended_by(messages: &[Message], says: &str, reason: &str) {
+        let before = deaths(reason);
         let (process, other) = process();
         for message in messages {
             other.send(*message).unwrap();
@@ -540,6 +615,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(error.report().contains(says), "{error:?}");
         assert!(process.end().is_some());
+        assert!(deaths(reason) > before, "{reason}");
         assert!(process.ask(&Call::Record(GuestIno(1)), None).is_err());
     }
 
@@ -550,17 +626,29 @@ mod tests {
             offset,
             length,
         };
-        ended_by(&[Message::Data], "broke the protocol");
-        ended_by(&[Message::Call { length: 0 }], "broke the protocol");
-        ended_by(&[block(1, 0, 512)], "do not exist");
-        ended_by(&[block(0, 4000, 512)], "do not exist");
-        ended_by(&[block(0, u64::MAX, 512)], "do not exist");
-        ended_by(&[block(0, 0, 0)], "do not exist");
-        ended_by(&[block(0, 0, u64::MAX)], "it read more");
-        ended_by(&[Message::Answer { length: u64::MAX }], "too long");
-        ended_by(&[Message::Answer { length: 0 }], "nonsense");
-        ended_by(&[Message::Bytes { length: 5 }], "other bytes");
-        ended_by(&[], "it took longer");
+        let nonsense = |message, says| ended_by(&[message], says, "nonsense");
+        nonsense(Message::Data, "broke the protocol");
+        nonsense(Message::Call { length: 0 }, "broke the protocol");
+        nonsense(block(1, 0, 512), "do not exist");
+        nonsense(block(0, 4000, 512), "do not exist");
+        nonsense(block(0, u64::MAX, 512), "do not exist");
+        nonsense(block(0, 0, 0), "do not exist");
+        nonsense(Message::Answer { length: u64::MAX }, "too long");
+        nonsense(Message::Answer { length: 0 }, "nonsense");
+        nonsense(Message::Bytes { length: 5 }, "other bytes");
+        ended_by(&[block(0, 0, u64::MAX)], "it read more", "greedy");
+        ended_by(&[], "it took longer", "late");
+    }
+
+    #[test]
+    fn who_is_killed_is_counted_as_killed() {
+        let before = deaths("killed");
+        let (process, other) = process();
+        drop(other);
+        process.child.lock().as_mut().unwrap().child.kill().unwrap();
+        let error = process.ask(&Call::Record(GuestIno(1)), None).unwrap_err();
+        assert!(error.report().contains("of signal 9"), "{error:?}");
+        assert!(deaths("killed") > before);
     }
 
     #[test]

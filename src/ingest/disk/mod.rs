@@ -21,6 +21,7 @@ pub(in crate::ingest) mod zero;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Instant;
 
 use jiff::Timestamp;
 
@@ -30,6 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::completion::{Completion, Door};
 use crate::ingest::record::{Pending, Record, RecordLog};
 use crate::layer::{Base, Change, Journal, LayerDraft, UNKNOWN};
+use crate::metrics::ingest;
 use crate::point::prove;
 use crate::qcow2::Mapping;
 use crate::repo::content::{CLUSTER, CLUSTER_BYTES, Region, leaf_index};
@@ -269,11 +271,14 @@ impl DiskWriter {
             return Ok(());
         }
         let _gate = self.enter()?;
+        let began = Instant::now();
         self.counters.received.fetch_add(length, Ordering::Relaxed);
         let written = self.write_parts(offset, bytes);
         self.note_change();
         written?;
-        self.relieve()
+        let done = self.relieve();
+        ingest::note_write(length, began);
+        done
     }
 
     /// Writes the part of a cluster at the front, whole clusters, and the part at the end.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::request::{BeginRequest, CommitRequest};
 use crate::ingest::session::{Engine, Session, SessionState};
+use crate::metrics::ingest;
 use crate::repo::checks::CheckNotes;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::copied::PointCopy;
@@ -341,7 +342,9 @@ impl Registry {
                 hook.before_seal(&session);
             }
         };
+        let began = Instant::now();
         let point = session.commit(request, &flush_caches);
+        ingest::note_commit(point.as_ref().err().map(Error::kind), began);
         // This includes a commit of which only the durability failed: the point is in place.
         if matches!(session.state(), SessionState::Committed(_)) {
             self.note_end(&session, telling);

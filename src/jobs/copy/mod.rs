@@ -14,8 +14,10 @@ mod chain;
 mod layer;
 mod place;
 mod plan;
+mod record;
 mod work;
 
 pub use place::check_apart;
 pub use plan::{Due, due};
+pub use record::{Record, record};
 pub use work::{Ends, PointReport, PointState, Route, VmReport, known_vms};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::alive::Alive;
 use super::chain::{SourceChains, TargetSlots};
@@ -88,7 +88,7 @@ pub struct Route<'a> {
 }
 
 /// What a copy has done about a point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PointState {
     /// It is at the target now.
@@ -104,7 +104,7 @@ pub enum PointState {
 }
 
 /// A point after a copy.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PointReport {
     /// Its name at the source.
     pub point: PointName,
@@ -123,7 +123,7 @@ pub struct PointReport {
 }
 
 /// A VM after a copy.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmReport {
     /// Its name at the source.
     pub vm: VmName,
@@ -132,7 +132,7 @@ pub struct VmReport {
     /// Its points, by ascending `seq`.
     pub points: Vec<PointReport>,
     /// Directories of the source that are no points, as they have no sidecar.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without_sidecar: Vec<String>,
     /// Bytes that were written at the target, also for points that are not complete yet.
     pub sent_bytes: u64,

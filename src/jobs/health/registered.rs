@@ -14,7 +14,7 @@ use crate::repo::Repository;
 use crate::repo::layout::VmKeys;
 use crate::repo::register::Registered;
 use crate::store::{Identity, Key};
-use crate::types::{RepositoryId, RepositoryName};
+use crate::types::{RepositoryId, RepositoryName, VmName};
 
 /// LIMIT: how long a repository is waited for; a network filesystem whose server is gone does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +52,9 @@ pub struct Content {
     pub points: usize,
     /// Bytes that the files of its layers take on the filesystem.
     pub used_bytes: u64,
+    /// Those bytes by VM.
+    #[serde(skip)]
+    pub used_by_vm: Vec<(VmName, u64)>,
     /// Bytes of them that hidden layers take: merging frees at most these.
     pub hidden_bytes: u64,
     /// Bytes of what is in the trash.
@@ -102,6 +105,7 @@ impl Content {
             vms: 0,
             points: 0,
             used_bytes: 0,
+            used_by_vm: Vec::new(),
             hidden_bytes: 0,
             trash_bytes: repository.trash_bytes()?,
             space: None,
@@ -122,7 +126,7 @@ impl Content {
                 // A directory without a sidecar is not a VM.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 // It has a VM, whose points `check` looks at.
-                Err(e) if e.kind() == ErrorKind::Corrupt => {}
+                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {}
                 Err(e) => return Err(e),
             }
             content.vms += 1;
@@ -131,14 +135,17 @@ impl Content {
                 Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
                 other => other?,
             };
+            let mut of_vm = 0_u64;
             for file in files.iter().filter(|file| !file.is_prefix) {
                 let taken = match store.stored_bytes(&layers.join(&file.name)?) {
                     // A merge has replaced it.
                     Err(e) if e.kind() == ErrorKind::NotFound => 0,
                     other => other?,
                 };
-                content.used_bytes = content.used_bytes.saturating_add(taken);
+                of_vm = of_vm.saturating_add(taken);
             }
+            content.used_bytes = content.used_bytes.saturating_add(of_vm);
+            content.used_by_vm.push((name.clone(), of_vm));
         }
         Ok(content)
     }

@@ -32,6 +32,28 @@ pub enum Verdict {
     Damaged,
 }
 
+impl Verdict {
+    /// The spelling in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unmet => "unmet",
+            Self::Late => "late",
+            Self::Damaged => "damaged",
+        }
+    }
+
+    fn of(vms: &[VmHealth]) -> Self {
+        let of_vm = |vm: &VmHealth| match (vm.damage.is_empty(), vm.is_late) {
+            (false, _) => Self::Damaged,
+            (true, true) => Self::Late,
+            (true, false) => Self::Ok,
+        };
+        vms.iter().map(of_vm).max().unwrap_or(Self::Ok)
+    }
+}
+
 /// The process that holds the lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Holding {
@@ -82,14 +104,6 @@ impl Health {
         for found in each_on_threads(&repository.vm_names()?, look)? {
             vms.extend(found?);
         }
-        let mut verdict = Verdict::Ok;
-        for vm in &vms {
-            verdict = verdict.max(match (vm.damage.is_empty(), vm.is_late) {
-                (false, _) => Verdict::Damaged,
-                (true, true) => Verdict::Late,
-                (true, false) => Verdict::Ok,
-            });
-        }
         let space = repository.store().space()?;
         let (owner, is_owner_known) = match Holder::of(repository) {
             Holder::Nobody => (None, true),
@@ -105,7 +119,7 @@ impl Health {
             Holder::Process(None) | Holder::Unknown => (None, false),
         };
         Ok(Self {
-            verdict,
+            verdict: Verdict::of(&vms),
             age_max_seconds,
             vms,
             space: space.as_ref().map(Space::of),
@@ -122,6 +136,17 @@ impl Health {
             self.verdict = self.verdict.max(Verdict::Unmet);
         }
         self.unmet = unmet;
+    }
+
+    /// The same of some of the VMs, for somebody who sees no others: without room, and not judged by policies yet.
+    #[must_use]
+    pub fn only(&self, sees: impl Fn(&VmName) -> bool) -> Self {
+        let mut some = self.clone();
+        some.vms.retain(|vm| sees(&vm.vm));
+        some.verdict = Verdict::of(&some.vms);
+        some.space = None;
+        some.unmet.clear();
+        some
     }
 
     fn those(&self, is_so: impl Fn(&VmHealth) -> bool) -> Vec<&VmName> {

@@ -1,5 +1,7 @@
 //! The health of one VM.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -48,6 +50,12 @@ pub struct VmHealth {
     pub is_late: bool,
     /// The damage that is known.
     pub damage: Vec<String>,
+    /// Points that are known to be damaged. The damage of a VM that cannot be read is in `damage` alone.
+    #[serde(skip)]
+    pub damaged_points: usize,
+    /// When the point was verified that waits for longest; `None` when none was.
+    #[serde(skip)]
+    pub oldest_checked_at: Option<Timestamp>,
 }
 
 impl VmHealth {
@@ -72,18 +80,27 @@ impl VmHealth {
             let missing = repository.missing_files(&index)?;
             // The listing is newer than the index: only what an index of the same generation still names is missing.
             if missing.is_empty() || before == Some(index.generation) {
+                let mut damaged: HashSet<&str> = HashSet::new();
                 if is_loss(repository, &index, &missing) {
+                    let points = missing.iter().filter_map(|file| file.point.as_ref());
+                    damaged.extend(points.map(PointName::as_str));
                     damage.extend(missing.iter().map(|file| match &file.point {
                         Some(point) => format!("{vm}@{point}: {} is missing", file.path),
                         None => format!("{vm}: {} is missing; points above it need it", file.path),
                     }));
                 }
                 let without = repository.points_without_sidecar(vm, &index)?;
+                damaged.extend(without.iter().map(String::as_str));
+                let found = index.points.iter();
+                let found = found.filter(|point| point.check == Some(CheckResult::Damaged));
+                damaged.extend(found.map(|point| point.name.as_str()));
+                let damaged_points = damaged.len();
                 damage.extend(without.iter().map(|name| {
                     format!("{vm}: the directory points/{name} has no point.json; see: restorefs check {vm}")
                 }));
                 let mut health = Self::of_index(&index, damage, age_max_seconds, now);
                 health.is_too_deep = health.depth > Some(repository.format().max_depth());
+                health.damaged_points = damaged_points;
                 return Ok(Some(health));
             }
             before = Some(index.generation);
@@ -107,6 +124,8 @@ impl VmHealth {
             unchecked_points: 0,
             is_late: age_max_seconds.is_some(),
             damage,
+            damaged_points: 0,
+            oldest_checked_at: None,
         }
     }
 
@@ -149,6 +168,8 @@ impl VmHealth {
                 .is_some_and(|max| last.as_ref().is_none_or(|last| last.age_seconds > max)),
             last,
             damage,
+            damaged_points: 0,
+            oldest_checked_at: index.points.iter().filter_map(|p| p.checked_at).min(),
         }
     }
 }

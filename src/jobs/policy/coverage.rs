@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::facts::{Scene, VmFacts};
 use super::terms::Terms;
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::retention::Owed;
+use crate::jobs::retention::{Choice, Owed};
 use crate::repo::Repository;
 use crate::types::VmName;
 
@@ -110,7 +110,7 @@ pub fn check_overlap(new: &Terms, others: &[Terms], vms: &[VmFacts]) -> Result<(
 ///
 /// # Errors
 /// `Corrupt` when a policy cannot be read, so that it is not known what it owes; `Io`.
-pub fn owed(repository: &Arc<Repository>) -> Result<(HashMap<VmName, Vec<Owed>>, bool)> {
+fn owed(repository: &Arc<Repository>) -> Result<(HashMap<VmName, Vec<Owed>>, bool)> {
     if repository.policies()?.is_empty() {
         return Ok((HashMap::new(), false));
     }
@@ -139,4 +139,26 @@ pub fn owed(repository: &Arc<Repository>) -> Result<(HashMap<VmName, Vec<Owed>>,
         }
     }
     Ok((all, scene.is_low))
+}
+
+/// The warning where points go that lack a copy.
+pub const UNCOPIED_GO: &str =
+    "less than a tenth of the filesystem is free: points that lack a copy are not spared";
+
+/// Adds to the rules of each VM the copies that its policies owe. Returns whether points go although they lack such a copy, because the
+/// filesystem is nearly full.
+///
+/// # Errors
+/// `Corrupt` when a policy cannot be read, so that it is not known what it owes; `Io`.
+pub fn spare_owed(repository: &Arc<Repository>, vms: &mut [(VmName, Choice)]) -> Result<bool> {
+    let (mut owed, is_lifted) = owed(repository)?;
+    let mut has_lifted = false;
+    for (vm, choice) in vms {
+        if let (Choice::Rules(rules), Some(owed)) = (choice, owed.remove(vm)) {
+            rules.owed = owed;
+            rules.is_owed_lifted = is_lifted;
+            has_lifted |= is_lifted;
+        }
+    }
+    Ok(has_lifted)
 }

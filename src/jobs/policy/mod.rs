@@ -20,7 +20,7 @@ mod terms;
 mod tests;
 
 pub use action::Action;
-pub use coverage::{check_overlap, owed};
+pub use coverage::{UNCOPIED_GO, check_overlap, spare_owed};
 pub use facts::{PointFacts, Scene, Target, VmFacts};
 pub use report::Report;
 pub use schedule::Schedule;

@@ -98,6 +98,20 @@ impl Rules {
         })
     }
 
+    /// Refuses rules that keep no point. `is_ruled`: whether a rule was given at all.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    pub fn require(self, is_ruled: bool) -> Result<Self> {
+        match self.is_empty() {
+            false => Ok(self),
+            true => Err(Error::invalid(match is_ruled {
+                true => "the rules keep no restore point",
+                false => "no rule says which restore points stay",
+            })),
+        }
+    }
+
     /// Whether no rule can keep a point.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -23,6 +23,7 @@ use super::work::ConnectionState;
 use crate::access::{Caller, Origin};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::{Connection, Reservation, SessionState};
+use crate::metrics::nbd::Open;
 use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::{Mode, PAYLOAD_BYTES_MAX};
@@ -60,6 +61,7 @@ pub(super) async fn serve(
     origin: Origin,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
+    let _open = Open::begin();
     let handshake = tokio::time::timeout(
         service.limits().handshake_timeout,
         shake_hands(service, entrance, origin),

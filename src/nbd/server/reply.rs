@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
@@ -11,8 +11,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::stream::Sending;
 use crate::block::Buffer;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::metrics::nbd as metrics;
 use crate::nbd::proto::Mode;
-use crate::nbd::proto::command::Request;
+use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::flag::ChunkFlags;
 use crate::nbd::proto::reply::{ChunkType, Header, Recipient};
 use crate::nbd::proto::status::Status;
@@ -57,6 +58,22 @@ pub(super) struct PendingReply {
     share: Share,
     sender: UnboundedSender<Reply>,
     is_done: bool,
+    command: metrics::Command,
+    began: Instant,
+}
+
+/// A command as the metrics count it.
+const fn counted(command: Command) -> metrics::Command {
+    match command {
+        Command::Read => metrics::Command::Read,
+        Command::Write => metrics::Command::Write,
+        Command::Flush => metrics::Command::Flush,
+        Command::Trim => metrics::Command::Trim,
+        Command::Cache => metrics::Command::Cache,
+        Command::WriteZeroes => metrics::Command::WriteZeroes,
+        Command::BlockStatus => metrics::Command::BlockStatus,
+        Command::Disconnect | Command::Unknown(_) => metrics::Command::Other,
+    }
 }
 
 impl PendingReply {
@@ -72,6 +89,8 @@ impl PendingReply {
             share,
             sender,
             is_done: false,
+            command: counted(request.command),
+            began: Instant::now(),
         }
     }
 
@@ -83,9 +102,13 @@ impl PendingReply {
                     Mode::Extended => last_chunk(self.to),
                     Mode::Simple | Mode::Structured => self.simple(0),
                 };
+                metrics::note_answer(self.command, self.began, false);
                 self.send_head(head);
             }
-            Ok(Outcome::Frames(frames, buffer)) => self.send(frames, buffer),
+            Ok(Outcome::Frames(frames, buffer)) => {
+                metrics::note_answer(self.command, self.began, false);
+                self.send(frames, buffer);
+            }
             Err(e) => self.fail(Status::of_kind(e.kind()), &e.report()),
         }
     }
@@ -96,6 +119,7 @@ impl PendingReply {
     }
 
     fn fail(&mut self, status: Status, why: &str) {
+        metrics::note_answer(self.command, self.began, true);
         let head = if self.mode.has_chunks() {
             self.to.encode_error(ChunkFlags::DONE, status.code(), why)
         } else {

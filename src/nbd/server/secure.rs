@@ -16,6 +16,7 @@ use super::lobby::{Inside, Seat};
 use super::stream::Stream;
 use crate::access::Caller;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::authentication::{self, Door};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::ClientFlags;
 use crate::nbd::proto::option::{OptionHeader, OptionKind, ReplyKind, encode_reply};
@@ -69,7 +70,12 @@ async fn begin(mut stream: Stream, tls: &ServerTls, seat: &Seat) -> Result<Optio
     let stream = TlsAcceptor::from(tls.config())
         .accept(stream)
         .await
-        .map_err(|e| violation("TLS with the client failed").caused_by(e))?;
+        .map_err(|e| {
+            if is_of_certificate(&e) {
+                authentication::note_failure(Door::Nbd);
+            }
+            violation("TLS with the client failed").caused_by(e)
+        })?;
     let certificate = stream.get_ref().1.peer_certificates();
     let names = certificate
         .and_then(|all| all.first())
@@ -78,6 +84,17 @@ async fn begin(mut stream: Stream, tls: &ServerTls, seat: &Seat) -> Result<Optio
     tracing::debug!(?names, "the client speaks TLS");
     let caller = Caller::Certified(Arc::from(names));
     Ok(Some((Stream::Tls(Box::new(stream)), caller, answer)))
+}
+
+/// Whether TLS has failed because the client's certificate is missing or not accepted. Bytes that are not TLS are no attempt to prove an
+/// identity.
+fn is_of_certificate(error: &std::io::Error) -> bool {
+    let inner = error.get_ref();
+    let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        inner,
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)
+    )
 }
 
 /// Answers options until the client requests TLS; `false` when it leaves.
@@ -111,4 +128,19 @@ async fn wait_for_start(stream: &mut Stream) -> Result<bool> {
         ErrorKind::LimitExceeded,
         "the client does not come to an end with its options",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of_certificate;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn only_certificates_are_attempts_to_prove_an_identity() {
+        let of = |inner| is_of_certificate(&Error::new(ErrorKind::InvalidData, inner));
+        assert!(of(rustls::Error::NoCertificatesPresented));
+        assert!(of(rustls::CertificateError::Revoked.into()));
+        assert!(!of(rustls::Error::DecryptError));
+        assert!(!is_of_certificate(&ErrorKind::UnexpectedEof.into()));
+    }
 }

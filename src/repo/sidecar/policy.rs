@@ -6,6 +6,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Sidecar, Unknown};
 use crate::types::{PolicyName, RepositoryId, RepositoryName};
@@ -54,7 +55,7 @@ pub struct Policy {
 }
 
 /// Rules of retention as `forget` takes them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Keeping {
     /// The newest points.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -97,6 +98,7 @@ pub struct Keeping {
     pub tags: Vec<String>,
     /// Members that this release does not know.
     #[serde(flatten)]
+    #[schema(ignore)]
     pub unknown: Unknown,
 }
 
@@ -116,7 +118,7 @@ pub struct CopyRule {
 }
 
 /// What the copies of a point must amount to, the point itself included: 3-2-1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Requirement {
     /// Copies.
     pub copies: u32,

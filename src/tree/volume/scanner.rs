@@ -16,6 +16,7 @@ use crate::guest::fs::{GuestFs, VolumeState};
 use crate::guest::system::{Obstacle, VolumeFacts, left_out, plan_files};
 use crate::guest::volume::{Known, Origin, Volume, scan_point};
 use crate::guest::worker::{Limits, Opening, Readers};
+use crate::metrics::cache::Cache;
 use crate::tree::attribute::TreeOptions;
 use crate::tree::cache::Flights;
 use crate::tree::disk::Disks;
@@ -122,8 +123,8 @@ impl Scanner {
         let open = NonZeroUsize::new(usize_from_u64(memory.readers()));
         Self {
             disks: Arc::clone(disks),
-            scans: Flights::new(SCANS_KEPT),
-            filesystems: Flights::new(open.unwrap_or(NonZeroUsize::MIN)),
+            scans: Flights::new(SCANS_KEPT, Cache::TreeScans),
+            filesystems: Flights::new(open.unwrap_or(NonZeroUsize::MIN), Cache::TreeFilesystems),
             readers: Readers::new(
                 options.isolation.clone(),
                 Limits::default(),

@@ -1,0 +1,141 @@
+//! Other repositories, as the works of a served one reach them.
+//!
+//! # Concurrency
+//! A repository is held weakly: two that know each other must not keep each other, and their locks, alive.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use super::served_repository::ServedRepository;
+use super::writer::{PATIENCE, Writer, WriterMeans, patiently};
+use crate::access::{Caller, Door, Origin};
+use crate::chain::{Pool, PoolLimits};
+use crate::error::{Error, ErrorKind, Result};
+use crate::repo::Repository;
+use crate::repo::register::{Register, Registered};
+use crate::service::{Destination, Elsewhere, OwnedRepository, Service};
+use crate::task::Monitor;
+use crate::types::{Memory, RepositoryId, RepositoryName, VmName};
+
+/// LIMIT: memory for a step at a repository whose lock this process takes: no data passes through it.
+const STEP_MEMORY: Memory = Memory::new(64 << 20);
+
+/// The repositories that this process serves, and those of the register.
+pub(super) struct Neighbours {
+    served: Vec<Neighbour>,
+}
+
+/// A served repository.
+struct Neighbour {
+    /// The name under which it is served.
+    name: Option<RepositoryName>,
+    id: RepositoryId,
+    path: PathBuf,
+    served: Weak<OwnedRepository>,
+}
+
+impl Neighbours {
+    /// Makes all repositories of this process known to each other.
+    pub(super) fn introduce(repositories: &[ServedRepository]) {
+        let served = repositories.iter().map(|repository| Neighbour {
+            name: repository.name().cloned(),
+            id: repository.id(),
+            path: repository.path().clone(),
+            served: Arc::downgrade(repository.served()),
+        });
+        let all: Arc<dyn Elsewhere> = Arc::new(Self {
+            served: served.collect(),
+        });
+        for repository in repositories {
+            repository.served().set_elsewhere(Arc::clone(&all));
+        }
+    }
+
+    fn registered(&self, entry: &Registered) -> Option<&Neighbour> {
+        let mut served = self.served.iter();
+        served.find(|one| one.id == entry.id && entry.is_at(&one.path))
+    }
+
+    /// The served repository that `to` is: not a copy of it elsewhere that has its id.
+    fn serving(&self, to: &Repository) -> Option<&Neighbour> {
+        let mut served = self.served.iter();
+        served.find(|one| {
+            let own = one.served.upgrade();
+            own.is_some_and(|own| {
+                std::ptr::eq(Arc::as_ptr(own.sessions().engine().owner.repository()), to)
+            })
+        })
+    }
+}
+
+impl Neighbour {
+    fn require(&self) -> Result<Arc<OwnedRepository>> {
+        self.served.upgrade().ok_or_else(not_served)
+    }
+}
+
+fn not_served() -> Error {
+    Error::new(
+        ErrorKind::Disconnected,
+        "the other repository is not served any more",
+    )
+}
+
+impl Elsewhere for Neighbours {
+    fn find(&self, name: &RepositoryName) -> Result<Destination> {
+        let is_of_name = |one: &&Neighbour| {
+            let own = one.name.as_ref();
+            own.is_some_and(|own| own.same_as(name))
+        };
+        let register = Register::load()?;
+        let found = match (self.served.iter().find(is_of_name), register.get(name)) {
+            (Some(one), _) => one,
+            (None, Some(entry)) => match self.registered(entry) {
+                Some(one) => one,
+                None => return Ok(Destination::Registered(entry.clone())),
+            },
+            (None, None) => {
+                return register.require(name).cloned().map(Destination::Registered);
+            }
+        };
+        let served = found.require()?;
+        let repository = served.sessions().engine().owner.repository();
+        Ok(Destination::Served(Arc::clone(repository)))
+    }
+
+    fn check_receives(&self, to: &Repository, caller: &Caller, vm: &VmName) -> Result<()> {
+        match self.serving(to) {
+            Some(one) => one
+                .require()?
+                .of_caller(caller.clone(), Origin::of(Door::Command))
+                .check_receives(vm),
+            None => Err(not_served()),
+        }
+    }
+
+    fn writer(
+        &self,
+        to: &Arc<Repository>,
+        caller: &Caller,
+        monitor: &Monitor,
+    ) -> Result<Box<dyn Service>> {
+        if let Some(one) = self.serving(to) {
+            return Ok(Box::new(
+                one.require()?
+                    .of_caller(caller.clone(), Origin::of(Door::Command)),
+            ));
+        }
+        let means = WriterMeans {
+            role: "copy",
+            pool: &|| {
+                Pool::new(PoolLimits {
+                    memory_bytes: STEP_MEMORY.chain_bytes(),
+                    ..PoolLimits::default()
+                })
+            },
+            ingest_bytes: STEP_MEMORY.ingest_bytes(),
+        };
+        let open = || Writer::open(Arc::clone(to), &means);
+        patiently(PATIENCE, open, |_| monitor.check()).map(|writer| writer.service)
+    }
+}

@@ -84,12 +84,8 @@ fn hash(text: &str) -> Hash {
 
 fn random<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        let got = rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
-            .map_err(|e| Error::io("the system has no random bytes", e.into()))?;
-        filled += got;
-    }
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Error::new(ErrorKind::Io, "the system gives no random bytes").caused_by(e))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -340,6 +340,11 @@ mod tests {
             stop_timeout = "90s"
             access = "/etc/restorefs/access.toml"
             audit = "/var/log/restorefs/audit.jsonl"
+            [http]
+            listen = "192.0.2.7:8420"
+            tls_certificates = "/etc/restorefs/tls"
+            hosts = ["backup01.example"]
+            sockets = ["/run//restorefs/./http.sock"]
             [log]
             level = "restorefs::nbd=debug"
             format = "json"
@@ -363,6 +368,10 @@ mod tests {
         let named = |path: &Option<std::path::PathBuf>| path.clone().unwrap();
         assert!(named(&config.access).ends_with("access.toml"));
         assert!(named(&config.audit).ends_with("audit.jsonl"));
+        let http = &config.http;
+        assert_eq!(http.listen.unwrap().port(), 8420);
+        assert_eq!(http.hosts, ["backup01.example"]);
+        assert_eq!(http.sockets[0].to_str(), Some("/run/restorefs/http.sock"));
         let repository = &config.repositories[0];
         assert_eq!(repository.path.to_str(), Some("/srv/repo/x"));
         assert_eq!(repository.low_water_bytes, Some(10 << 30));
@@ -382,6 +391,9 @@ mod tests {
             stop_timeout = "soon"
             access = "a.toml"
             audit = "b.jsonl"
+            [http]
+            listen = "0.0.0.0:8420"
+            sockets = ["http.sock"]
             [log]
             format = "xml"
             [[repository]]
@@ -408,6 +420,8 @@ mod tests {
             "stop_timeout: ",
             "access: the path is not absolute",
             "audit: the path is not absolute",
+            "http: 0.0.0.0:8420 can be reached from elsewhere",
+            "http.sockets: the path is not absolute",
             "log.format: ",
             "repository 1 (repo): path: the path is not absolute",
             "mount mnt: the path is not absolute",

@@ -25,7 +25,7 @@ use crate::store::{Entry, Key};
 use crate::types::{LayerId, PointId, PointName, VmId, VmName};
 
 /// What an entry of the trash is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TrashedKind {
     /// A restore point that was forgotten.
@@ -43,7 +43,7 @@ pub enum TrashedKind {
 }
 
 /// An entry of the trash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Trashed {
     /// Its name below `trash/`.
     pub name: String,

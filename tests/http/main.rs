@@ -27,4 +27,5 @@ mod several;
 mod slow;
 mod stream;
 mod transfer;
+mod whole;
 mod wire;

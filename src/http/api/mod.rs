@@ -62,8 +62,13 @@ pub(super) fn routes() -> Router<Arc<Site>> {
         )
         .route(
             "/api/v1/repositories/{repository}/trash",
-            axum::routing::delete(repository::empty_trash),
+            get(repository::trash).delete(repository::empty_trash),
         )
+        .route(
+            "/api/v1/repositories/{repository}/rebuild-catalog",
+            post(repository::rebuild_catalog),
+        )
+        .route(vm!("/policy"), put(policy::assign))
         .route("/api/v1/repositories/{repository}/vms", get(vm::list))
         .route(vm!(""), get(vm::show).delete(vm::remove))
         .route(vm!("/rename"), post(vm::rename))

@@ -2,6 +2,8 @@
 
 use axum::body::Body;
 use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::http::body;
 use crate::http::call::Call;
@@ -49,6 +51,32 @@ pub(in crate::http) async fn put(call: Call, body: Body) -> Answer {
         false => StatusCode::OK,
     };
     reply::json(status, &answer)
+}
+
+/// The policy of one VM.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct AssignBody {
+    /// Its name; `null` leaves the VM to the policies whose patterns fit it.
+    #[schema(required)]
+    policy: Option<PolicyName>,
+}
+
+/// Gives a VM a policy of its own, or takes it away.
+#[utoipa::path(put, path = "/api/v1/repositories/{repository}/vms/{vm}/policy", tag = "policies", operation_id = "assignPolicy",
+    request_body = AssignBody,
+    responses((status = 204, description = "It is assigned")))]
+pub(in crate::http) async fn assign(call: Call, body: Body) -> Answer {
+    call.query(&[])?;
+    let request: AssignBody = body::json(&call.headers, body).await?;
+    call.work(move |call| {
+        let (vm, policy) = (call.vm()?, request.policy);
+        call.view()?
+            .service()
+            .change_policy(&PolicyChange::Assign { vm, policy })
+    })
+    .await?;
+    reply::nothing()
 }
 
 /// Removes a policy. What it has done stays.

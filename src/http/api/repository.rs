@@ -2,10 +2,13 @@
 
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::http::call::Call;
 use crate::http::fault::Fault;
 use crate::http::reply::{self, Answer};
+use crate::repo::Trashed;
 use crate::service::TrashAnswer;
 use crate::service::view::{CapacityAnswer, Page, RepositoryAnswer, StatusAnswer, View};
 
@@ -60,6 +63,33 @@ pub(in crate::http) async fn capacity(call: Call) -> Answer {
     call.query(&[])?;
     let answer = call.work(|call| call.view()?.capacity()).await?;
     reply::fresh(&call.headers, &answer)
+}
+
+/// What was removed and is not deleted yet.
+#[utoipa::path(get, path = "/api/v1/repositories/{repository}/trash", tag = "repositories", operation_id = "listTrash",
+    responses((status = 200, description = "The entries", body = Page<Trashed>)))]
+pub(in crate::http) async fn trash(call: Call) -> Answer {
+    call.query(&[])?;
+    let items = call.work(|call| call.view()?.trash()).await?;
+    reply::fresh(&call.headers, &Page { items, next: None })
+}
+
+/// How many VMs a catalog has.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct CatalogAnswer {
+    /// VMs.
+    vms: usize,
+}
+
+/// Rebuilds the catalog from the sidecars. Commits wait meanwhile.
+#[utoipa::path(post, path = "/api/v1/repositories/{repository}/rebuild-catalog", tag = "repositories", operation_id = "rebuildCatalog",
+    responses((status = 200, description = "It is rebuilt", body = CatalogAnswer)))]
+pub(in crate::http) async fn rebuild_catalog(call: Call) -> Answer {
+    call.query(&[])?;
+    let vms = call
+        .work(|call| call.view()?.service().rebuild_catalog())
+        .await?;
+    reply::json(StatusCode::OK, &CatalogAnswer { vms })
 }
 
 /// Deletes all that is in the trash.

@@ -24,6 +24,7 @@ mod policy;
 mod schedule;
 mod selection;
 mod session;
+mod trash;
 mod vm;
 
 pub use archive::{ArchiveChoice, Packed, TreeArchive};

@@ -119,7 +119,7 @@ impl View {
     /// Begins a session, or finds the one that an equal request has begun; returns whether it is new.
     ///
     /// # Errors
-    /// `AlreadyExists` when a session of that name is open that was begun otherwise; as [`Service::begin`].
+    /// `AlreadyExists` when a session of that name is open that was begun otherwise; as [`Service::begin`](crate::service::Service::begin).
     pub fn begin(
         &self,
         session: &SessionRef,
@@ -177,7 +177,7 @@ impl View {
     /// Makes a restore point of a session, or finds the one that it has made.
     ///
     /// # Errors
-    /// As [`Service::commit`].
+    /// As [`Service::commit`](crate::service::Service::commit).
     pub fn commit(
         &self,
         session: &SessionRef,
@@ -223,7 +223,7 @@ impl View {
     /// Asks a job to stop.
     ///
     /// # Errors
-    /// As [`Service::cancel`].
+    /// As [`Service::cancel`](crate::service::Service::cancel).
     pub fn cancel(&self, job: JobId) -> Result<()> {
         self.service().cancel(job)
     }

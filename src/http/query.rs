@@ -169,4 +169,18 @@ mod tests {
             assert!(Query::parse(Some(bad)).unwrap().slice().is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_come_through_percent_signs(bytes: Vec<u8>) {
+            let encoded = percent_encoding::percent_encode(&bytes, percent_encoding::NON_ALPHANUMERIC);
+            let query = Query::parse(Some(&format!("path={encoded}"))).unwrap();
+            proptest::prop_assert_eq!(query.all("path"), [bytes]);
+        }
+
+        #[test]
+        fn no_text_is_worse_than_refused(text: String) {
+            let _ = Query::parse(Some(&text)).map(|query| query.slice());
+        }
+    }
 }

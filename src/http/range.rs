@@ -103,4 +103,18 @@ mod tests {
         assert_eq!(of("bytes=0-9", Some("\"v1\"")), Wanted::Part(0, 10));
         assert_eq!(of("bytes=0-9", Some("\"v0\"")), Wanted::Whole);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_part_lies_within_the_object(range in "(bytes=)?[0-9]{0,20}-[0-9]{0,21}", size: u64) {
+            if let Some(Wanted::Part(begin, end)) = super::parse(&range, size) {
+                proptest::prop_assert!(begin < end && end <= size, "{begin} {end}");
+            }
+        }
+
+        #[test]
+        fn any_text_has_an_answer(text: String, size: u64) {
+            let _ = super::parse(&text, size);
+        }
+    }
 }

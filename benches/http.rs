@@ -1,6 +1,6 @@
 //! HTTP: pages of a long list by `wrk`, alone and beside an ingest; a disk by Range beside NBD; an ingest beside 200 slow readers.
 //!
-//! `cargo bench --bench http -- [--quick] [--rounds N] [--only list|disk|slow] [--dir DIR]`. The list is a page of 100 of 10,000 restore
+//! `cargo bench --bench http -- [--quick] [--rounds N] [--only list|disk|slow] [--dir DIR]`. The list is a page of 100 of 1,000 restore
 //! points, over TCP on loopback, as `wrk` knows no Unix sockets; disks come over Unix sockets, both by HTTP and by NBD. `wrk`, `curl`,
 //! `nbdcopy` and the daemon share the machine's processors.
 #![expect(clippy::print_stdout, reason = "a bench talks to whoever started it")]
@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     let dense_bytes: u64 = options.pick(64 << 20, 1 << 30);
     fill(&dense, dense_bytes)?;
     let repository = dir.join("repo");
-    let points = options.pick(300, 10_000);
+    let points = options.pick(300, 1_000);
     {
         let world = World::make(&repository)?;
         let small = dir.join("small.raw");

@@ -8,12 +8,14 @@ use crate::kit::need::has;
 /// LIMIT: what `systemd-analyze security` may say of a daemon of ours, in tenths; 100 is a service without any restriction.
 const EXPOSURE_MAX: u32 = 25;
 
+const POLICY: &str = "restorefs-policy.service";
+
 const UNITS: [&str; 6] = [
     "restorefs.service",
     "restorefs@.service",
     "restorefs-nbd.socket",
     "restorefs-http.socket",
-    "restorefs-policy.service",
+    POLICY,
     "restorefs-policy.timer",
 ];
 
@@ -151,7 +153,7 @@ fn the_daemon_has_time_to_stop() {
 /// The policies run as the daemon's user, with no more rights, and a run that was missed is caught up at the next start.
 #[test]
 fn policies_are_run_by_a_timer_as_the_daemons_user() {
-    let (service, timer) = (text(UNITS[3]), text(UNITS[4]));
+    let (service, timer) = (text(POLICY), text("restorefs-policy.timer"));
     let daemon = text(UNITS[0]);
     for name in [
         "User",
@@ -172,7 +174,7 @@ fn policies_are_run_by_a_timer_as_the_daemons_user() {
     if has("systemd-analyze") {
         let output = Command::new("systemd-analyze")
             .args(["security", "--offline=true", "--no-pager", "--threshold=45"])
-            .arg(shipped(UNITS[3]))
+            .arg(shipped(POLICY))
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -13,7 +13,7 @@ use super::policy_run;
 use super::vm_pattern::is_pattern;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
-use crate::jobs::policy::{Scene, Standing, Target, Terms};
+use crate::jobs::policy::{Scene, Standing, Target, Terms, copy_rule};
 use crate::repo::policy::PolicyChange;
 use crate::repo::register::Register;
 use crate::repo::sidecar::policy::{CopyRule, Keeping, Policy, Requirement};
@@ -206,25 +206,15 @@ fn schedule(terms: &PolicyTerms) -> Result<Option<String>> {
 /// The repositories that are named, with their present ids. One that was there before keeps its delay.
 fn copies(context: &Context, words: &[String], before: &[CopyRule]) -> Result<Vec<CopyRule>> {
     let register = Register::load()?;
-    let own = context.repository()?.format().repository_id;
+    let repository = context.repository()?;
     let mut copies = Vec::new();
     for word in words {
-        let entry = register.require(&RepositoryName::new(word.as_str())?)?;
-        if entry.id == own {
-            let what = format!(
-                "{} is this repository: a copy is in another one",
-                entry.name
-            );
-            return Err(Error::invalid(what));
-        }
-        let known = before.iter().find(|copy| copy.to.same_as(&entry.name));
-        let any = known.or(before.first());
-        copies.push(CopyRule {
-            to: entry.name.clone(),
-            repository_id: entry.id,
-            after_seconds: any.map_or(0, |copy| copy.after_seconds),
-            unknown: known.map_or_else(Unknown::new, |copy| copy.unknown.clone()),
-        });
+        let to = RepositoryName::new(word.as_str())?;
+        let known = before.iter().find(|copy| copy.to.same_as(&to));
+        let after = known
+            .or(before.first())
+            .map_or(0, |copy| copy.after_seconds);
+        copies.push(copy_rule(&repository, &register, &to, after, before)?);
     }
     Ok(copies)
 }

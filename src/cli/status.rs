@@ -21,7 +21,7 @@ pub(super) fn run(context: &Context, args: &Status) -> Result<()> {
     let age_max = args.max_age.as_deref().map(parse_seconds).transpose()?;
     let repository = context.repository()?;
     let now = SystemClock.now();
-    let mut health = Health::of(&repository, age_max, now)?;
+    let mut health = Health::of(&repository, age_max, repository.trash_bytes()?, now)?;
     // Who may not read the names sees the copies by their ids.
     let register = Register::load().unwrap_or_else(|e| {
         context.output.warn(e.report());

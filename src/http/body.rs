@@ -73,7 +73,7 @@ pub(super) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -
     if bytes.is_empty() {
         return parse(b"{}");
     }
-    // curl -d states a form, whatever it sends: the issue is only what a browser's form could send by itself, which never has this type.
+    // `curl -d` states a form, whatever it sends. The guard has refused what another site's page sent.
     let media = headers
         .get(header::CONTENT_TYPE)
         .and_then(|media| media.to_str().ok())

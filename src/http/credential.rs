@@ -65,7 +65,7 @@ pub(super) fn identify(site: &Site, peer: &Peer, headers: &HeaderMap) -> Result<
 /// `LimitExceeded`.
 pub(super) fn check(site: &Site, peer: &Peer) -> Result<()> {
     match peer.address {
-        Some(address) => site.throttle.check(address, site.uptime()),
+        Some(address) => site.throttle.check(address, site.monotonic()),
         None => Ok(()),
     }
 }
@@ -73,7 +73,7 @@ pub(super) fn check(site: &Site, peer: &Peer) -> Result<()> {
 /// Notes that somebody at this address has named a token or code that is none.
 pub(super) fn note_failure(site: &Site, peer: &Peer, what: &str) {
     if let Some(address) = peer.address {
-        site.throttle.note_failure(address, site.uptime());
+        site.throttle.note_failure(address, site.monotonic());
     }
     authentication::note_failure(authentication::Door::Http);
     let error = Error::new(ErrorKind::PermissionDenied, what.to_owned());

@@ -19,8 +19,8 @@ use super::peer::Peer;
 use super::router;
 use super::site::Site;
 use crate::access::Caller;
-use crate::error::{Error, Result, ResultExt};
-use crate::sys::socket::{self, SocketFile};
+use crate::error::{Result, ResultExt};
+use crate::sys::socket::{self, Protection, SocketFile};
 use crate::tls::{self, ServerTls};
 
 /// LIMIT: connections of one listener; for a further one that without a request is closed that has had none for longest, else it waits.
@@ -100,9 +100,7 @@ impl Server {
     /// # Errors
     /// `InvalidInput` for another address without TLS; `Io` when another process listens there.
     pub fn bind_tcp(address: SocketAddr, tls: Option<ServerTls>, site: &Arc<Site>) -> Result<Self> {
-        let listener = std::net::TcpListener::bind(address)
-            .or_io("cannot listen")
-            .at_path(address.to_string())?;
+        let listener = socket::listen_tcp(address)?;
         Self::adopt_tcp(listener, tls, site)
     }
 
@@ -115,18 +113,12 @@ impl Server {
         tls: Option<ServerTls>,
         site: &Arc<Site>,
     ) -> Result<Self> {
-        let address = listener.local_addr().or_io("a socket has no address")?;
-        if tls.is_none() && !address.ip().is_loopback() {
-            return Err(
-                Error::invalid(format!("{address} can be reached from elsewhere"))
-                    .advise("HTTP without TLS is for loopback addresses (127.0.0.1, [::1]) only"),
-            );
-        }
-        let listener = listener
-            .set_nonblocking(true)
-            .and_then(|()| TcpListener::from_std(listener))
-            .or_io("cannot listen")
-            .at_path(address.to_string())?;
+        let protection = match &tls {
+            Some(_) => Protection::Tls,
+            None => Protection::Loopback,
+        };
+        let address = socket::prepare_tcp(&listener, protection, "HTTP")?;
+        let listener = TcpListener::from_std(listener).or_io("cannot listen")?;
         Ok(Self {
             hosts: Arc::new(Hosts::new(address, &site.hosts)?),
             door: Door::Tcp(listener, address, tls),

@@ -1,7 +1,7 @@
 //! What the HTTP server serves, and what it remembers between requests.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -40,7 +40,6 @@ pub struct Site {
     pub(super) working: Arc<Semaphore>,
     pub(super) followers: Arc<Semaphore>,
     pub(super) hosts: Vec<String>,
-    began: Instant,
 }
 
 impl Site {
@@ -66,7 +65,6 @@ impl Site {
             working: Arc::new(Semaphore::new(WORKING_MAX)),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             hosts: options.hosts.clone(),
-            began: Instant::now(),
         }))
     }
 
@@ -131,9 +129,9 @@ impl Site {
         });
     }
 
-    /// Time since the server began: what limits are counted in.
-    pub(super) fn uptime(&self) -> std::time::Duration {
-        self.began.elapsed()
+    /// The time in which limits are counted.
+    pub(super) fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
     }
 
     /// All repositories that exist for a caller.

@@ -413,6 +413,25 @@ impl Repository {
         })
     }
 
+    /// The newest job that is `wanted`, among the `most` newest ones.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn newest_job(&self, most: usize, wanted: impl Fn(&Job) -> bool) -> Result<Option<Job>> {
+        let (mut found, mut seen) = (None, 0);
+        self.jobs(|job| {
+            seen += 1;
+            if wanted(&job) {
+                found = Some(job);
+            }
+            match found.is_none() && seen < most {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+        Ok(found)
+    }
+
     /// Passes the jobs of the history to `see`, the newest first, until it breaks.
     pub(super) fn written_jobs(&self, mut see: impl FnMut(Job) -> ControlFlow<()>) -> Result<()> {
         for name in histories(self)? {

@@ -19,7 +19,7 @@ use super::login::LoginAnswer;
 use super::owned::OwnedRepository;
 use super::target::DiskTarget;
 use super::{Service, read_attached};
-use crate::access::{Act, Caller, Origin, Right};
+use crate::access::{Access, Act, Caller, Origin, Right};
 use crate::error::{Error, Result};
 use crate::ingest::{BeginRequest, CommitRequest, Registry, Session};
 use crate::repo::LabelChange;
@@ -150,19 +150,9 @@ impl LocalService {
         self.operations.served()
     }
 
-    /// Whether the caller has a right on a VM.
-    pub(super) fn may(&self, right: Right, vm: &VmName) -> bool {
-        self.operations.may(right, vm)
-    }
-
-    /// Whether the caller has a right on every VM.
-    pub(super) fn may_all(&self, right: Right) -> bool {
-        self.operations.may_all(right)
-    }
-
-    /// Whether the caller has a right on some VM.
-    pub(super) fn may_some(&self, right: Right) -> bool {
-        self.operations.may_some(right)
+    /// The access table as it is now.
+    pub(super) fn access(&self) -> Arc<Access> {
+        self.operations.access()
     }
 
     /// The caller.

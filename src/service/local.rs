@@ -92,7 +92,7 @@ impl LocalOperations {
     }
 
     /// The access table as it is now. A caller that does not depend on it costs no look at its file.
-    fn access(&self) -> Arc<Access> {
+    pub(super) fn access(&self) -> Arc<Access> {
         match self.caller.needs_table() {
             true => self.served.access().fresh(),
             false => Arc::default(),
@@ -100,18 +100,8 @@ impl LocalOperations {
     }
 
     /// Whether the caller has a right on a VM.
-    pub(super) fn may(&self, right: Right, vm: &VmName) -> bool {
+    fn may(&self, right: Right, vm: &VmName) -> bool {
         self.caller.may(right, Some(vm), &self.access())
-    }
-
-    /// Whether the caller has a right on every VM.
-    pub(super) fn may_all(&self, right: Right) -> bool {
-        self.caller.may(right, None, &self.access())
-    }
-
-    /// Whether the caller has a right on some VM, which need not exist yet.
-    pub(super) fn may_some(&self, right: Right) -> bool {
-        self.caller.may_some(right, &self.access())
     }
 
     /// Refuses a caller that does not have the right on a VM.

@@ -1,8 +1,9 @@
-//! Listening Unix sockets of a daemon. A stale socket is replaced, a live one never. Also identifies the peer
-//! of a connection.
+//! Listening sockets of a daemon. A stale Unix socket is replaced, a live one never; a TCP socket without protection is for this host
+//! only. Also identifies the peer of a connection.
 #![expect(unsafe_code, reason = "SO_PEERGROUPS has no safe wrapper")]
 
 use std::io::ErrorKind as IoKind;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -103,6 +104,49 @@ pub fn listen(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
         is_ours: true,
     };
     Ok((listener, file))
+}
+
+/// Whether what a TCP socket carries is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// By TLS.
+    Tls,
+    /// By nothing: any process on this host may connect.
+    Loopback,
+}
+
+/// Listens on a TCP address.
+///
+/// # Errors
+/// `Io` when another process listens there, or the address is not of this host.
+pub fn listen_tcp(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .or_io("cannot listen")
+        .at_path(address.to_string())
+}
+
+/// Makes a listener ready for an asynchronous server of a protocol, and returns its address.
+///
+/// # Errors
+/// `InvalidInput` for an address that can be reached from elsewhere, without protection; `Io`.
+pub fn prepare_tcp(
+    listener: &TcpListener,
+    protection: Protection,
+    protocol: &str,
+) -> Result<SocketAddr> {
+    let address = listener.local_addr().or_io("a socket has no address")?;
+    if protection == Protection::Loopback && !address.ip().is_loopback() {
+        return Err(
+            Error::invalid(format!("{address} can be reached from elsewhere")).advise(format!(
+                "{protocol} without TLS is for loopback addresses (127.0.0.1, [::1]) only"
+            )),
+        );
+    }
+    listener
+        .set_nonblocking(true)
+        .or_io("cannot listen")
+        .at_path(address.to_string())?;
+    Ok(address)
 }
 
 /// Sets the permissions of the socket at a path, through a descriptor: in a directory that others can write,

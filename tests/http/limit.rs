@@ -1,15 +1,19 @@
 //! Clients that ask for too much: long heads and bodies, many connections, nonsense. Others are served meanwhile.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::kit::certificate::{Authority, can_certify};
 use crate::kit::noise::noise;
+use crate::kit::wait::eventually;
 use crate::scene::{Scene, VMS};
 use crate::wire::{connect, exchange, rest, status};
 
+/// Clients that may follow the events at the same time.
+const FOLLOWERS_MAX: usize = 64;
 /// Connections that ask nothing.
 const IDLE: usize = 1_000;
 /// LIMIT: KiB by which the daemon may grow for a body that it refuses.
@@ -45,7 +49,7 @@ fn a_head_that_does_not_come_or_does_not_end_is_ended() {
         match slow.read(&mut got) {
             Ok(0) => break,
             Ok(length) => assert_eq!(status(&String::from_utf8_lossy(&got[..length])), 408),
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
             Err(_) => break,
         }
     }
@@ -150,6 +154,82 @@ fn connections_that_ask_nothing_keep_nobody_out() {
         begun.elapsed()
     );
     is_served(&scene, &token);
+}
+
+/// A PING of HTTP/2 (RFC 9113, 6.7).
+const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+/// The preface of HTTP/2 with empty settings (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// The time until the daemon ends a connection on which `beat` is sent each half second.
+fn time_to_end(mut stream: TcpStream, beat: &[u8]) -> Duration {
+    stream
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let begun = Instant::now();
+    let mut got = [0; 4096];
+    loop {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not ended");
+        if stream.write_all(beat).is_err() {
+            return begun.elapsed();
+        }
+        match stream.read(&mut got) {
+            Ok(0) => return begun.elapsed(),
+            Ok(_) => std::thread::sleep(Duration::from_millis(500)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return begun.elapsed(),
+        }
+    }
+}
+
+#[test]
+fn a_connection_without_a_request_is_ended_whatever_it_sends() {
+    let Some(scene) = Scene::of_disks().map(Scene::started) else {
+        return;
+    };
+    let token = scene.all();
+    let mut pinging = connect(scene.port());
+    pinging.write_all(PREFACE).unwrap();
+    let mut kept = connect(scene.port());
+    let request = format!(
+        "GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    kept.write_all(request.as_bytes()).unwrap();
+    let mut got = [0; 64];
+    kept.read_exact(&mut got).unwrap();
+    assert_eq!(status(&String::from_utf8_lossy(&got)), 200);
+    let pinging = std::thread::spawn(|| time_to_end(pinging, &PING));
+    let kept = time_to_end(kept, b"");
+    let pinging = pinging.join().unwrap();
+    for (what, took) in [("HTTP/2", pinging), ("HTTP/1.1", kept)] {
+        assert!(took > Duration::from_secs(10), "{what}: {took:?}");
+    }
+    is_served(&scene, &token);
+}
+
+#[test]
+fn a_follower_of_events_beyond_the_limit_is_refused() {
+    let Some(scene) = Scene::of_disks().map(Scene::started) else {
+        return;
+    };
+    let token = scene.all();
+    let follow = || {
+        let mut stream = connect(scene.port());
+        let request = format!(
+            "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut got = [0; 16];
+        stream.read_exact(&mut got).unwrap();
+        (stream, status(&String::from_utf8_lossy(&got)))
+    };
+    let mut followers: Vec<_> = (0..FOLLOWERS_MAX).map(|_| follow()).collect();
+    assert!(followers.iter().all(|(_, status)| *status == 200));
+    assert_eq!(follow().1, 429);
+    is_served(&scene, &token);
+    // Who goes away makes room.
+    followers.pop();
+    eventually("a place is free", || follow().1 == 200);
 }
 
 #[test]

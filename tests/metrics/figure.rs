@@ -6,7 +6,7 @@ use std::time::Duration;
 use restorefs::block::{MemoryDisk, WriteAt};
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest};
 use restorefs::service::Service;
-use restorefs::service::exposition::{FAMILIES, ScrapeLimits};
+use restorefs::service::exposition::{FAMILIES, LookLimits};
 use restorefs::task::Monitor;
 use restorefs::types::{DiskName, PointName, SessionRef, VmName};
 
@@ -187,7 +187,7 @@ fn what_happens_in_the_owner_is_seen_at_once() {
     let holder = world.service();
     holder.hold_still("a test").unwrap();
     // What is in memory does not wait for a look.
-    let lazy = world.text(None, &ScrapeLimits::default());
+    let lazy = world.text(None, &LookLimits::default());
     let during = Samples::parse(&lazy);
     let backups = [("repository", NAME), ("kind", "backup")];
     let merges = [("repository", NAME), ("kind", "merge")];
@@ -257,7 +257,7 @@ fn only_vms_that_the_caller_may_name_have_series_and_the_sums_are_over_all() {
         ],
     );
     // Of the two that this caller may name, one fits.
-    let limits = ScrapeLimits { vms: 1, ..EAGER };
+    let limits = LookLimits { vms: 1, ..EAGER };
     let samples = Samples::parse(&world.text(Some(&["web01", "db01"]), &limits));
     check(&samples, &REPOSITORY, &[("repository_vms_left_out", 1.0)]);
     assert_eq!(samples.value("restorefs_vm_points", &of_vm("db01")), 2.0);
@@ -320,8 +320,8 @@ fn a_look_serves_all_scrapes_of_the_next_seconds() {
     let place = Place::new();
     back_up(&place, "web01", 0, 1);
     let world = World::of(&place, 0);
-    let limits = ScrapeLimits::default();
-    let points = |limits: &ScrapeLimits| {
+    let limits = LookLimits::default();
+    let points = |limits: &LookLimits| {
         let samples = Samples::parse(&world.text(None, limits));
         samples.value("restorefs_vm_points", &of_vm("web01"))
     };
@@ -340,13 +340,13 @@ fn a_look_serves_all_scrapes_of_the_next_seconds() {
     std::fs::rename(place.path("p0"), &point).unwrap();
     std::fs::write(&index, kept).unwrap();
     assert_eq!(points(&EAGER), 1.0);
-    let stored = |limits: &ScrapeLimits| {
+    let stored = |limits: &LookLimits| {
         let samples = Samples::parse(&world.text(None, limits));
         samples.value("restorefs_vm_stored_bytes", &of_vm("web01"))
     };
     let before = stored(&EAGER);
     std::fs::write(place.repo().join("vms/web01/layers/more"), [1; 100_000]).unwrap();
-    let looks = ScrapeLimits {
+    let looks = LookLimits {
         content_age_max: Duration::from_secs(300),
         ..EAGER
     };

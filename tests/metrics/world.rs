@@ -8,7 +8,7 @@ use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, ManualClock, SystemClock};
 use restorefs::ingest::{Engine, Registry};
 use restorefs::repo::{Owner, Repository};
-use restorefs::service::exposition::{ScrapeLimits, Scraped, expose_within};
+use restorefs::service::exposition::{LookLimits, Scraped, expose_within};
 use restorefs::service::{LocalService, OwnedRepository};
 use restorefs::types::{RepositoryName, VmName};
 
@@ -24,7 +24,7 @@ pub(crate) const CLUSTERS: usize = 16;
 pub(crate) const NAME: &str = "main";
 
 /// A look for each scrape.
-pub(crate) const EAGER: ScrapeLimits = ScrapeLimits {
+pub(crate) const EAGER: LookLimits = LookLimits {
     look_age_max: std::time::Duration::ZERO,
     content_age_max: std::time::Duration::ZERO,
     patience: std::time::Duration::from_secs(60),
@@ -80,7 +80,7 @@ impl World {
     }
 
     /// The text for a caller that may name these VMs; all without a list.
-    pub(crate) fn text(&self, may_name: Option<&[&str]>, limits: &ScrapeLimits) -> String {
+    pub(crate) fn text(&self, may_name: Option<&[&str]>, limits: &LookLimits) -> String {
         let scraped = Scraped {
             name: &self.name,
             served: &self.served,

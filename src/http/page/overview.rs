@@ -26,10 +26,8 @@ struct Shown {
 }
 
 fn look(view: &View) -> Result<Shown> {
-    Ok(Shown {
-        status: view.status()?,
-        next: view.next_backups()?,
-    })
+    let (status, next) = view.status_with_next()?;
+    Ok(Shown { status, next })
 }
 
 /// The overview.

@@ -25,7 +25,7 @@ const BARS_HEIGHT: u64 = 100;
 struct Shown {
     repository: RepositoryName,
     vm: VmAnswer,
-    state: Option<StatusVm>,
+    state: Result<Option<StatusVm>>,
     months: Vec<Month>,
     month: Option<Month>,
     day: Option<Date>,
@@ -75,10 +75,7 @@ impl Shown {
             Some(_) => view.chain(&name, &"latest".parse::<Which>()?),
             None => Ok(Vec::new()),
         };
-        let state = view.status().ok().and_then(|status| {
-            let mut all = status.vms.into_iter();
-            all.find(|one| one.vm.same_as(&vm.name))
-        });
+        let state = view.status_of(&name);
         Ok(Self {
             repository: view.name().clone(),
             state,
@@ -151,9 +148,13 @@ fn facts(shown: &Shown) -> Markup {
     let vm = &shown.vm;
     html! {
         dl.facts {
-            @if let Some(state) = &shown.state {
-                div { dt { "State" } dd { (overview::state(state)) } }
-                @if let Some(age) = state.age_seconds { div { dt { "Last backup" } dd { (ago(age)) } } }
+            @match &shown.state {
+                Ok(Some(state)) => {
+                    div { dt { "State" } dd { (overview::state(state)) } }
+                    @if let Some(age) = state.age_seconds { div { dt { "Last backup" } dd { (ago(age)) } } }
+                }
+                Ok(None) => {}
+                Err(e) => div { dt { "State" } dd { span.state.state-warn { "unknown" } br; span.quiet { (spelling::text(&e.report())) } } },
             }
             div {
                 dt { "Latest" }
@@ -166,7 +167,7 @@ fn facts(shown: &Shown) -> Markup {
             }
             div { dt { "Restore points" } dd { (vm.points) } }
             @if let Some(size) = vm.size_bytes { div { dt { "Disks" } dd { (bytes(size)) } } }
-            @if let Some(state) = &shown.state { div { dt { "Verified" } dd { (maybe_at(state.checked_at, "never")) } } }
+            @if let Ok(Some(state)) = &shown.state { div { dt { "Verified" } dd { (maybe_at(state.checked_at, "never")) } } }
         }
     }
 }

@@ -90,13 +90,14 @@ pub struct Health {
 }
 
 impl Health {
-    /// Looks at all VMs, without the lock.
+    /// Looks at all VMs, without the lock. The caller has counted the trash: that is a walk through all of its files.
     ///
     /// # Errors
     /// `Io`. Damage is in the returned value.
     pub fn of(
         repository: &Repository,
         age_max_seconds: Option<u64>,
+        trash_bytes: u64,
         now: Timestamp,
     ) -> Result<Self> {
         let look = |vm: &VmName| VmHealth::of(repository, vm, age_max_seconds, now);
@@ -123,7 +124,7 @@ impl Health {
             age_max_seconds,
             vms,
             space: space.as_ref().map(Space::of),
-            trash_bytes: repository.trash_bytes()?,
+            trash_bytes,
             owner,
             is_owner_known,
             unmet: Vec::new(),

@@ -9,6 +9,7 @@
 //! - A VM to which two policies apply is forgotten by neither.
 
 mod action;
+mod copy_rule;
 mod coverage;
 mod facts;
 mod plan;
@@ -20,6 +21,7 @@ mod terms;
 mod tests;
 
 pub use action::Action;
+pub use copy_rule::copy_rule;
 pub use coverage::{UNCOPIED_GO, check_overlap, spare_owed};
 pub use facts::{PointFacts, Scene, Target, VmFacts};
 pub use report::Report;

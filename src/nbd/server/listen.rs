@@ -19,7 +19,7 @@ use super::service::Service;
 use super::stream::Stream;
 use crate::access::{Caller, Door as Way, Origin};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sys::socket::{self, SocketFile};
+use crate::sys::socket::{self, Protection, SocketFile};
 use crate::tls::ServerTls;
 use crate::types::width::usize_from_u32;
 
@@ -156,9 +156,7 @@ impl Server {
         security: Security,
         service: &Arc<Service>,
     ) -> Result<Self> {
-        let listener = std::net::TcpListener::bind(address)
-            .or_io("cannot listen")
-            .at_path(address.to_string())?;
+        let listener = socket::listen_tcp(address)?;
         Self::adopt_tcp(listener, security, service)
     }
 
@@ -171,18 +169,12 @@ impl Server {
         security: Security,
         service: &Arc<Service>,
     ) -> Result<Self> {
-        let address = listener.local_addr().or_io("a socket has no address")?;
-        if !matches!(security, Security::Tls(_)) && !address.ip().is_loopback() {
-            return Err(
-                Error::invalid(format!("{address} can be reached from elsewhere"))
-                    .advise("NBD without TLS is for loopback addresses (127.0.0.1, [::1]) only"),
-            );
-        }
-        let listener = listener
-            .set_nonblocking(true)
-            .and_then(|()| TcpListener::from_std(listener))
-            .or_io("cannot listen")
-            .at_path(address.to_string())?;
+        let protection = match &security {
+            Security::Tls(_) => Protection::Tls,
+            Security::Peer | Security::Loopback => Protection::Loopback,
+        };
+        socket::prepare_tcp(&listener, protection, "NBD")?;
+        let listener = TcpListener::from_std(listener).or_io("cannot listen")?;
         Ok(Self {
             door: Door::Tcp(listener),
             security,

@@ -20,7 +20,7 @@ use crate::metrics::{Family, Sheet};
 use crate::task::{TaskKind, TaskState};
 use crate::types::{RepositoryName, VmName};
 
-pub use super::look::ScrapeLimits;
+pub use super::look::LookLimits;
 pub use family::FAMILIES;
 
 const DAY_SECONDS: u64 = 86_400;
@@ -35,7 +35,7 @@ pub struct Scraped<'a> {
 }
 
 /// Writes the metrics of the process and of `repositories`, which have different names. `may_name` tells of which VMs the
-/// caller may see the names. Blocks for at most the patience of [`ScrapeLimits`].
+/// caller may see the names. Blocks for at most the patience of [`LookLimits`].
 ///
 /// # Errors
 /// `Io` when the text could not be written.
@@ -43,7 +43,7 @@ pub fn expose(
     repositories: &[Scraped<'_>],
     may_name: &dyn Fn(&RepositoryName, &VmName) -> bool,
 ) -> Result<String> {
-    expose_within(repositories, may_name, &ScrapeLimits::default())
+    expose_within(repositories, may_name, &LookLimits::default())
 }
 
 /// The same within other limits.
@@ -53,7 +53,7 @@ pub fn expose(
 pub fn expose_within(
     repositories: &[Scraped<'_>],
     may_name: &dyn Fn(&RepositoryName, &VmName) -> bool,
-    limits: &ScrapeLimits,
+    limits: &LookLimits,
 ) -> Result<String> {
     let deadline = Instant::now() + limits.patience;
     for scraped in repositories {

@@ -1,14 +1,14 @@
-//! The looks at one repository: one at a time, and each serves all scrapes of the next seconds.
+//! The looks at one repository: one at a time, and each serves all who ask within the next seconds.
 //!
 //! # Concurrency
-//! A look runs on a thread of its own, at most one for a repository, however many callers scrape and however long the storage takes.
+//! A look runs on a thread of its own, at most one for a repository, however many callers ask and however long the storage takes.
 //! Callers wait for a bounded time, and then use the look before. The mutex is never held during a look.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Look;
-use super::limit::ScrapeLimits;
+use super::limit::LookLimits;
 use crate::jobs::health::Content;
 use crate::repo::Owner;
 use crate::types::sync::{Condvar, Mutex};
@@ -54,7 +54,7 @@ impl Drop for Looking {
 
 impl Flight {
     /// Begins a look, unless one is under way or the last one is recent enough.
-    pub(in crate::service) fn begin(self: &Arc<Self>, owner: &Owner, limits: &ScrapeLimits) {
+    pub(in crate::service) fn begin(self: &Arc<Self>, owner: &Owner, limits: &LookLimits) {
         let mut state = self.state.lock();
         let is_fresh = |at: Instant, age_max: Duration| at.elapsed() < age_max;
         let last = state.last.as_ref();
@@ -79,11 +79,11 @@ impl Flight {
             match Look::of(&repository, content, now) {
                 Ok(found) => looking.found = Some(Arc::new(found)),
                 Err(e) => {
-                    tracing::warn!(error = %e.report(), "the metrics have no figures of the repository");
+                    tracing::warn!(error = %e.report(), "a look at the repository has failed: metrics and pages have no figures of it");
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("metrics".to_owned());
+        let thread = std::thread::Builder::new().name("look".to_owned());
         if let Err(error) = thread.spawn(look) {
             // The closure was dropped, and the look with it.
             tracing::warn!(%error, "no thread for a look at the repository");

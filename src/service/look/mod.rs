@@ -1,10 +1,10 @@
-//! A look: what is found of a repository for one or several scrapes.
+//! A look: what is found of a repository for scrapes, pages and requests.
 
 mod flight;
 mod limit;
 
 pub(super) use flight::Flight;
-pub use limit::ScrapeLimits;
+pub use limit::LookLimits;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,11 +44,11 @@ impl Look {
         content: Option<Arc<Content>>,
         now: Timestamp,
     ) -> Result<Self> {
-        let health = Health::of(repository, None, now)?;
         let content = match content {
             Some(content) => content,
             None => Arc::new(Content::of(repository, now)?),
         };
+        let health = Health::of(repository, None, content.trash_bytes, now)?;
         let (mut standings, mut unusable_policies) = (HashMap::new(), 0);
         if !repository.policies()?.is_empty() {
             let register = Register::load().unwrap_or_else(|e| {

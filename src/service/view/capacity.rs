@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use super::View;
 use crate::access::Right;
 use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::health::Content;
 use crate::types::{RepositoryId, RepositoryName};
 
 /// A served repository.
@@ -45,6 +46,21 @@ pub struct CapacityAnswer {
     pub is_low: bool,
 }
 
+impl CapacityAnswer {
+    pub(super) fn of(content: &Content) -> Self {
+        Self {
+            free_bytes: content.space.map(|space| space.free_bytes),
+            total_bytes: content.space.map(|space| space.total_bytes),
+            used_bytes: content.used_bytes,
+            hidden_bytes: content.hidden_bytes,
+            trash_bytes: content.trash_bytes,
+            growth_bytes_per_day: content.growth.stored_bytes / content.growth.days.max(1),
+            days_until_full: content.days_until_full,
+            is_low: content.space.is_some_and(|space| space.is_low),
+        }
+    }
+}
+
 impl View {
     /// What the repository is.
     ///
@@ -74,17 +90,6 @@ impl View {
                 "room is shown to callers that may read every VM",
             ));
         }
-        let look = self.look()?;
-        let content = &look.content;
-        Ok(CapacityAnswer {
-            free_bytes: content.space.map(|space| space.free_bytes),
-            total_bytes: content.space.map(|space| space.total_bytes),
-            used_bytes: content.used_bytes,
-            hidden_bytes: content.hidden_bytes,
-            trash_bytes: content.trash_bytes,
-            growth_bytes_per_day: content.growth.stored_bytes / content.growth.days.max(1),
-            days_until_full: content.days_until_full,
-            is_low: content.space.is_some_and(|space| space.is_low),
-        })
+        Ok(CapacityAnswer::of(&self.look()?.content))
     }
 }

@@ -1,5 +1,6 @@
 //! How a repository stands, for one caller.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,10 @@ use super::policy::StandingAnswer;
 use crate::access::Right;
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::health::VmHealth;
-use crate::service::look::{Look, ScrapeLimits};
+use crate::service::look::{Look, LookLimits};
 use crate::types::{PointName, RepositoryName, VmName};
 
-/// LIMIT: age of a look that serves a request (ours: a page that is loaded again after a change shows it).
+/// LIMIT: age of a look that serves a request (ours: a page that is loaded again after a change shows it; the sizes of files are older).
 const LOOK_AGE_MAX: Duration = Duration::from_secs(2);
 /// LIMIT: how long a request waits for a look.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -106,9 +107,9 @@ impl StatusVm {
 
 impl View {
     pub(super) fn look(&self) -> Result<Arc<Look>> {
-        let limits = ScrapeLimits {
+        let limits = LookLimits {
             look_age_max: LOOK_AGE_MAX,
-            ..ScrapeLimits::default()
+            ..LookLimits::default()
         };
         let looks = self.served().looks();
         looks.begin(&self.served().sessions().engine().owner, &limits);
@@ -128,7 +129,32 @@ impl View {
     /// # Errors
     /// `Io`.
     pub fn status(&self) -> Result<StatusAnswer> {
+        Ok(self.status_by(self.look()?.as_ref()))
+    }
+
+    /// The same, and when the next backup of each VM is due.
+    ///
+    /// # Errors
+    /// `LimitExceeded`, `Io`.
+    pub fn status_with_next(&self) -> Result<(StatusAnswer, BTreeMap<VmName, Timestamp>)> {
         let look = self.look()?;
+        Ok((self.status_by(&look), self.next_backups(&look)?))
+    }
+
+    /// How a VM stands; `None` for one of which the look knows nothing yet.
+    ///
+    /// # Errors
+    /// `NotFound`; `Io`.
+    pub fn status_of(&self, vm: &VmName) -> Result<Option<StatusVm>> {
+        let name = self.vm_for(vm, Right::Read)?.name.clone();
+        let look = self.look()?;
+        let mut all = look.health.vms.iter();
+        let health = all.find(|health| health.vm == name);
+        let standing = look.standings.get(&name).map(StandingAnswer::of);
+        Ok(health.map(|health| StatusVm::of(health, standing)))
+    }
+
+    fn status_by(&self, look: &Look) -> StatusAnswer {
         let sees_all = self.may_all(Right::Read);
         let mut health = match sees_all {
             true => look.health.clone(),
@@ -145,15 +171,15 @@ impl View {
             .map(|vm| StatusVm::of(vm, standing(&vm.vm)))
             .collect();
         vms.sort_by(|a, b| (a.rank(), &a.vm).cmp(&(b.rank(), &b.vm)));
-        Ok(StatusAnswer {
+        StatusAnswer {
             repository: self.name().clone(),
             verdict: health.verdict.as_str().to_owned(),
             summary: health.to_string(),
             vms,
             capacity: match sees_all {
-                true => Some(self.capacity()?),
+                true => Some(CapacityAnswer::of(&look.content)),
                 false => None,
             },
-        })
+        }
     }
 }

@@ -291,19 +291,8 @@ impl View {
         {
             return Ok(JobAnswer::of_task(self.name(), task));
         }
-        let mut found = None;
-        let mut scanned = 0;
-        self.repository().jobs(|job| {
-            scanned += 1;
-            if job.job_id == id {
-                found = Some(job);
-            }
-            match found.is_none() && scanned < SCANNED_MAX {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        })?;
-        found
+        self.repository()
+            .newest_job(SCANNED_MAX, |job| job.job_id == id)?
             .filter(|job| self.sees(job.vm.as_ref()))
             .map(|job| JobAnswer::of_job(self.name(), job))
             .ok_or_else(|| no_such_task(id))

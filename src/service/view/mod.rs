@@ -44,7 +44,7 @@ pub use vm::{ChainLayer, VmAnswer};
 use std::sync::Arc;
 
 use super::{LocalService, OwnedRepository, Service};
-use crate::access::{Caller, Origin, Right};
+use crate::access::{Access, Caller, Origin, Right};
 use crate::chain::Pool;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -102,9 +102,11 @@ impl SharedView {
     /// What a caller sees and may do.
     #[must_use]
     pub fn of_caller(self: &Arc<Self>, caller: Caller, origin: Origin) -> View {
+        let service = self.served.of_caller(caller, origin);
         View {
             shared: Arc::clone(self),
-            service: Arc::new(self.served.of_caller(caller, origin)),
+            access: service.access(),
+            service: Arc::new(service),
         }
     }
 }
@@ -112,6 +114,8 @@ impl SharedView {
 /// What one caller sees of a served repository, and may do with it.
 pub struct View {
     shared: Arc<SharedView>,
+    /// The access table when the request came: it decides what the request reads. Operations that change something ask the table anew.
+    access: Arc<Access>,
     service: Arc<LocalService>,
 }
 
@@ -157,13 +161,13 @@ impl View {
     /// Whether the caller has a right on a VM.
     #[must_use]
     pub fn may(&self, right: Right, vm: &VmName) -> bool {
-        self.service.may(right, vm)
+        self.service.caller().may(right, Some(vm), &self.access)
     }
 
     /// Whether the caller has a right on the repository as a whole.
     #[must_use]
     pub fn may_all(&self, right: Right) -> bool {
-        self.service.may_all(right)
+        self.service.caller().may(right, None, &self.access)
     }
 
     /// Whether the caller has any right here at all; otherwise the repository does not exist for the caller.
@@ -175,7 +179,7 @@ impl View {
     /// Whether the caller has a right on some VM, which need not exist yet.
     #[must_use]
     pub fn may_some(&self, right: Right) -> bool {
-        self.service.may_some(right)
+        self.service.caller().may_some(right, &self.access)
     }
 
     /// The VM, for a caller with this right on it; the search ignores case.

@@ -7,10 +7,10 @@ use utoipa::ToSchema;
 use super::View;
 use crate::access::Right;
 use crate::error::{Error, ErrorKind, Result};
-use crate::jobs::policy::Standing;
+use crate::jobs::policy::{Standing, copy_rule};
 use crate::repo::policy::PolicyChange;
 use crate::repo::register::Register;
-use crate::repo::sidecar::policy::{CopyRule, Keeping, Policy, Requirement};
+use crate::repo::sidecar::policy::{Keeping, Policy, Requirement};
 use crate::repo::sidecar::{Sidecar, Unknown};
 use crate::types::{PolicyName, RepositoryName, VmName};
 
@@ -176,22 +176,12 @@ impl View {
             .advise("change it on the machine: restorefs policy edit"));
         }
         let register = Register::load()?;
-        let copies = terms.copies.into_iter().map(|copy| {
-            let entry = register.require(&copy.to)?;
-            if entry.id == self.repository().format().repository_id {
-                let what = format!(
-                    "{} is this repository: a copy is in another one",
-                    entry.name
-                );
-                return Err(Error::invalid(what));
-            }
-            Ok(CopyRule {
-                to: entry.name.clone(),
-                repository_id: entry.id,
-                after_seconds: copy.after_seconds,
-                unknown: Unknown::new(),
-            })
+        let before = known.as_ref().map_or(&[][..], |policy| &policy.copies);
+        let copies = terms.copies.iter().map(|copy| {
+            let after = copy.after_seconds;
+            copy_rule(self.repository(), &register, &copy.to, after, before)
         });
+        let copies = copies.collect::<Result<_>>()?;
         let is_new = known.is_none();
         let policy = Policy {
             schema: Policy::SCHEMA,
@@ -206,7 +196,7 @@ impl View {
             schedule: terms.schedule,
             command: Vec::new(),
             keep: terms.keep,
-            copies: copies.collect::<Result<_>>()?,
+            copies,
             require: terms.require,
             verify_every_seconds: terms.verify_every_seconds,
             rpo_seconds: terms.rpo_seconds,

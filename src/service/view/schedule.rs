@@ -8,6 +8,7 @@ use super::View;
 use crate::access::Right;
 use crate::error::Result;
 use crate::jobs::policy::Terms;
+use crate::service::look::Look;
 use crate::types::VmName;
 
 impl View {
@@ -16,8 +17,7 @@ impl View {
     ///
     /// # Errors
     /// `LimitExceeded`, `Io`.
-    pub fn next_backups(&self) -> Result<BTreeMap<VmName, Timestamp>> {
-        let look = self.look()?;
+    pub(super) fn next_backups(&self, look: &Look) -> Result<BTreeMap<VmName, Timestamp>> {
         if look.standings.is_empty() {
             return Ok(BTreeMap::new());
         }

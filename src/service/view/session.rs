@@ -1,14 +1,13 @@
 //! Open sessions.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 
 use super::{View, absent, missing_right};
 use crate::access::Right;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Session;
+use crate::repo::JobResult;
 use crate::repo::sidecar::index::PointEntry;
-use crate::repo::{Job, JobResult};
 use crate::service::{BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, SessionAnswer};
 use crate::types::sync::Mutex;
 use crate::types::{JobId, SessionId, SessionRef, VmName};
@@ -195,19 +194,10 @@ impl View {
 
     /// The point that the last session of that name has made, if it was the last thing that it did.
     fn committed(&self, session: &SessionRef) -> Result<Option<(VmName, PointEntry)>> {
-        let mut last: Option<Job> = None;
-        let mut scanned = 0;
-        self.repository().jobs(|job| {
-            scanned += 1;
+        let last = self.repository().newest_job(SCANNED_MAX, |job| {
             let is_vm = job.vm.as_ref().is_some_and(|vm| vm.same_as(&session.vm));
             let own = job.session.as_ref();
-            if is_vm && own.is_some_and(|own| own.same_as(&session.session)) {
-                last = Some(job);
-            }
-            match last.is_none() && scanned < SCANNED_MAX {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
+            is_vm && own.is_some_and(|own| own.same_as(&session.session))
         })?;
         let point = last
             .filter(|job| job.result == JobResult::Committed)

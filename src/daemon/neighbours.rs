@@ -8,14 +8,13 @@ use std::sync::{Arc, Weak};
 
 use super::served_repository::ServedRepository;
 use super::writer::{PATIENCE, Writer, WriterMeans, patiently};
-use crate::access::{Caller, Door, Origin};
 use crate::chain::{Pool, PoolLimits};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::repo::Repository;
 use crate::repo::register::{Register, Registered};
 use crate::service::{Destination, Elsewhere, OwnedRepository, Service};
 use crate::task::Monitor;
-use crate::types::{Memory, RepositoryId, RepositoryName, VmName};
+use crate::types::{Memory, RepositoryId, RepositoryName};
 
 /// LIMIT: memory for a step at a repository whose lock this process takes: no data passes through it.
 const STEP_MEMORY: Memory = Memory::new(64 << 20);
@@ -27,7 +26,7 @@ pub(super) struct Neighbours {
 
 /// A served repository.
 struct Neighbour {
-    /// The name under which it is served.
+    /// The name under which it is served: HTTP, the access table and the audit log know it by this one.
     name: Option<RepositoryName>,
     id: RepositoryId,
     path: PathBuf,
@@ -38,7 +37,7 @@ impl Neighbours {
     /// Makes all repositories of this process known to each other.
     pub(super) fn introduce(repositories: &[ServedRepository]) {
         let served = repositories.iter().map(|repository| Neighbour {
-            name: repository.name().cloned(),
+            name: repository.served().access().repository().cloned(),
             id: repository.id(),
             path: repository.path().clone(),
             served: Arc::downgrade(repository.served()),
@@ -55,30 +54,6 @@ impl Neighbours {
         let mut served = self.served.iter();
         served.find(|one| one.id == entry.id && entry.is_at(&one.path))
     }
-
-    /// The served repository that `to` is: not a copy of it elsewhere that has its id.
-    fn serving(&self, to: &Repository) -> Option<&Neighbour> {
-        let mut served = self.served.iter();
-        served.find(|one| {
-            let own = one.served.upgrade();
-            own.is_some_and(|own| {
-                std::ptr::eq(Arc::as_ptr(own.sessions().engine().owner.repository()), to)
-            })
-        })
-    }
-}
-
-impl Neighbour {
-    fn require(&self) -> Result<Arc<OwnedRepository>> {
-        self.served.upgrade().ok_or_else(not_served)
-    }
-}
-
-fn not_served() -> Error {
-    Error::new(
-        ErrorKind::Disconnected,
-        "the other repository is not served any more",
-    )
 }
 
 impl Elsewhere for Neighbours {
@@ -98,33 +73,10 @@ impl Elsewhere for Neighbours {
                 return register.require(name).cloned().map(Destination::Registered);
             }
         };
-        let served = found.require()?;
-        let repository = served.sessions().engine().owner.repository();
-        Ok(Destination::Served(Arc::clone(repository)))
+        Ok(Destination::Served(Weak::clone(&found.served)))
     }
 
-    fn check_receives(&self, to: &Repository, caller: &Caller, vm: &VmName) -> Result<()> {
-        match self.serving(to) {
-            Some(one) => one
-                .require()?
-                .of_caller(caller.clone(), Origin::of(Door::Command))
-                .check_receives(vm),
-            None => Err(not_served()),
-        }
-    }
-
-    fn writer(
-        &self,
-        to: &Arc<Repository>,
-        caller: &Caller,
-        monitor: &Monitor,
-    ) -> Result<Box<dyn Service>> {
-        if let Some(one) = self.serving(to) {
-            return Ok(Box::new(
-                one.require()?
-                    .of_caller(caller.clone(), Origin::of(Door::Command)),
-            ));
-        }
+    fn writer(&self, to: &Arc<Repository>, monitor: &Monitor) -> Result<Box<dyn Service>> {
         let means = WriterMeans {
             role: "copy",
             pool: &|| {

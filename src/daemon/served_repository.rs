@@ -254,11 +254,6 @@ impl ServedRepository {
         self.served.sessions()
     }
 
-    /// The name of the register under which it is served.
-    pub(super) fn name(&self) -> Option<&RepositoryName> {
-        self.config.named.as_ref().map(|entry| &entry.name)
-    }
-
     /// Its id.
     pub(super) fn id(&self) -> RepositoryId {
         let owner = &self.sessions().engine().owner;

@@ -160,10 +160,10 @@ impl LocalService {
         self.operations.caller()
     }
 
-    /// The same operations of the same caller, for work that goes on after the request.
-    pub(super) fn again(&self) -> Self {
-        self.served()
-            .of_caller(self.caller().clone(), self.origin.clone())
+    /// The operations of a repository, this one or another one, for the same caller who came the same way: for work that goes on after
+    /// the request.
+    pub(super) fn at(&self, served: &Arc<OwnedRepository>) -> Self {
+        served.of_caller(self.caller().clone(), self.origin.clone())
     }
 
     /// Refuses a caller that does not have the right on a VM; `what` names the refused operation.
@@ -174,14 +174,6 @@ impl LocalService {
     /// Refuses a caller that does not administer the repository; `what` names the refused operation.
     pub(super) fn demand_admin(&self, what: &str) -> Result<()> {
         self.operations.demand_admin(what)
-    }
-
-    /// Refuses a caller that may not send copies of a VM here.
-    ///
-    /// # Errors
-    /// `NotFound`, `PermissionDenied`.
-    pub fn check_receives(&self, vm: &VmName) -> Result<()> {
-        self.demand_to("receive copies", Right::Manage, vm)
     }
 
     /// Notes what came of an operation that is executed elsewhere: bytes of a point were handed out, work has begun.

@@ -63,6 +63,13 @@ fn each_request_that_is_due_has_a_line_and_no_secret_is_in_it() {
         .token(&reader)
         .json(&json!({}))
         .expect(403);
+    for body in [json!({"keep": {"last": 1}}), json!({"points": ["one"]})] {
+        scene
+            .ask("POST", &format!("{VMS}/web01/forget"))
+            .token(&reader)
+            .json(&body)
+            .expect(403);
+    }
     let wrong = format!("rfs_{}", "ab".repeat(32));
     scene.get(VMS).token(&wrong).expect(401);
 
@@ -98,6 +105,10 @@ fn each_request_that_is_due_has_a_line_and_no_secret_is_in_it() {
     find("token reader", "read-disk", "not-found", Some("db01"));
     find("token reader", "begin", denied, web);
     find("token reader", "label", denied, web);
+    let refused = find("token reader", "forget", denied, web);
+    assert_eq!(refused, "points by rules");
+    let is_forget = |act: &&Value| act["operation"] == "forget";
+    assert_eq!(acts.iter().filter(is_forget).count(), 2);
     find("somebody unknown", "login", denied, None);
     // A list hands out no content.
     assert!(!acts.iter().any(|act| act["operation"] == "list"));

@@ -46,8 +46,11 @@ fn repositories_of_one_daemon_are_told_apart_by_their_names() {
     }
     scene.place.disk("a.raw", 4, 1);
     scene.back_up("web01", "a.raw", "one");
-    let config = "[http]\nlisten = \"127.0.0.1:0\"\n[[repository]]\nname = \"main\"\n[[repository]]\nname = \"offsite\"\n";
-    let (_daemon, url) = start(&scene, config);
+    let config = format!(
+        "audit = \"{}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[[repository]]\nname = \"main\"\n[[repository]]\nname = \"offsite\"\n",
+        scene.path_of("audit.jsonl")
+    );
+    let (_daemon, url) = start(&scene, &config);
     scene.base = url;
     let token = scene.all();
     let list = scene.get("/api/v1/repositories").token(&token).value(200);
@@ -71,11 +74,15 @@ fn repositories_of_one_daemon_are_told_apart_by_their_names() {
     let status = scene.get("/api/v1/status").token(&token).value(200);
     assert_eq!(status["items"].as_array().unwrap().len(), 2);
     // The copy arrives in the other repository of the same daemon, and is a job of the first.
-    let job = scene
-        .ask("POST", "/api/v1/repositories/main/vms/web01/copies")
-        .token(&token)
-        .json(&json!({"to": "offsite"}))
-        .value(202);
+    let send = |token: &str| {
+        scene
+            .ask("POST", "/api/v1/repositories/main/vms/web01/copies")
+            .token(token)
+            .json(&json!({"to": "offsite"}))
+    };
+    let own = scene.token("own", "read,manage", "main:*");
+    send(&own).expect(404);
+    let job = send(&token).value(202);
     let path = format!("/api/v1/jobs/{}", job["id"].as_str().unwrap());
     let mut done = job;
     eventually("the copy ends", || {
@@ -84,4 +91,18 @@ fn repositories_of_one_daemon_are_told_apart_by_their_names() {
     });
     assert_eq!(done["state"], "completed", "{done}");
     assert_eq!(vms("offsite")[0]["name"], "web01");
+    // The steps there are noted as what they are: of the same caller, who came the same way.
+    for operation in ["begin-arrival", "arrive"] {
+        let acts = scene.acts();
+        let mut steps = acts.iter();
+        let step =
+            steps.find(|act| act["operation"] == operation && act["repository"] == "offsite");
+        let step = step.unwrap_or_else(|| panic!("{operation}: {acts:#?}"));
+        assert_eq!(
+            (&step["door"], &step["outcome"]),
+            (&json!("http"), &json!("ok"))
+        );
+        assert_eq!(step["peer"], "127.0.0.1", "{step}");
+        assert_eq!(step["caller"], "token all", "{step}");
+    }
 }

@@ -15,6 +15,7 @@ use crate::repo::arrive::Arrival;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Owner, Repository};
+use crate::service::elsewhere::still_served;
 use crate::service::{Destination, Elsewhere, LocalService, Service};
 use crate::task::{Monitor, Pace, TaskKind, TaskReport};
 use crate::types::{DiskName, PointName, RepositoryName, SessionRef, VmName};
@@ -77,7 +78,7 @@ impl LocalService {
                 .advise("copy with: restorefs copy VM --to REPOSITORY")
         })?;
         let work = Work {
-            service: self.again(),
+            service: self.at(self.served()),
             destination: self.destination(elsewhere.as_ref(), request, &vm)?,
             elsewhere: Arc::clone(elsewhere),
             pace: pace_of(request.limit_bytes)?,
@@ -112,7 +113,8 @@ impl LocalService {
         match elsewhere.find(to) {
             Ok(Destination::Served(there)) => {
                 let name = request.as_name.as_ref().unwrap_or(vm);
-                elsewhere.check_receives(&there, self.caller(), name)?;
+                self.at(&still_served(&there)?)
+                    .demand_to("receive copies", Right::Manage, name)?;
                 Ok(Destination::Served(there))
             }
             found if is_admin => found,
@@ -212,10 +214,13 @@ impl Between<'_> {
 
     /// One step at the target. A lock is held for no longer than that.
     fn at_target<T>(&self, step: impl FnOnce(&dyn Service) -> Result<T>) -> Result<T> {
-        let caller = self.work.service.caller();
         let monitor = self.desk()?.monitor();
-        let writer = self.work.elsewhere.writer(self.target, caller, monitor)?;
-        step(writer.as_ref())
+        match &self.work.destination {
+            Destination::Served(there) => step(&self.work.service.at(&still_served(there)?)),
+            Destination::Registered(_) => {
+                step(self.work.elsewhere.writer(self.target, monitor)?.as_ref())
+            }
+        }
     }
 }
 

@@ -188,29 +188,19 @@ impl LocalService {
             true => Right::Read,
             false => Right::Manage,
         };
-        self.demand_to("remove restore points", right, vm)?;
-        let choice = request.choice()?;
-        let vm = &self.registry().engine().owner.repository().spelled(vm)?;
-        self.forget_chosen(vm, choice, request)
-    }
-
-    fn forget_chosen(
-        &self,
-        vm: &VmName,
-        choice: Choice,
-        request: &ForgetRequest,
-    ) -> Result<ForgetPlan> {
-        let is_retention = matches!(choice, Choice::Rules(_));
-        let planned = self.plan(vm, choice, request.unattended);
-        let mut plan = match planned {
-            Err(e) if !request.dry_run => {
-                if let Err(lost) = self.note_failure(TaskKind::Forget, Some(vm), &e.report()) {
-                    tracing::warn!(vm = %vm, error = %lost.report(), "the history does not have this failure");
-                }
-                return Err(e);
-            }
-            planned => planned?,
-        };
+        let planned = self
+            .demand_to("remove restore points", right, vm)
+            .and_then(|()| self.planned(vm, request));
+        if planned.is_err() && !request.dry_run {
+            // What was planned is noted when it is done.
+            let what = match (request.points.is_empty(), request.all) {
+                (false, _) => format!("{} points", request.points.len()),
+                (true, true) => "all points".to_owned(),
+                (true, false) => "points by rules".to_owned(),
+            };
+            self.note_result("forget", vm, &what, &planned);
+        }
+        let (mut plan, is_retention) = planned?;
         let done = match request.dry_run {
             true => Forgotten::default(),
             false => forget_planned(self, &mut plan, is_retention)?,
@@ -228,6 +218,21 @@ impl LocalService {
             kept: done.kept,
             vm: plan.vm,
         })
+    }
+
+    /// The plan, and whether rules made it.
+    fn planned(&self, vm: &VmName, request: &ForgetRequest) -> Result<(VmPlan, bool)> {
+        let choice = request.choice()?;
+        let vm = &self.registry().engine().owner.repository().spelled(vm)?;
+        let is_retention = matches!(choice, Choice::Rules(_));
+        let planned = self.plan(vm, choice, request.unattended);
+        if let Err(e) = &planned
+            && !request.dry_run
+            && let Err(lost) = self.note_failure(TaskKind::Forget, Some(vm), &e.report())
+        {
+            tracing::warn!(vm = %vm, error = %lost.report(), "the history does not have this failure");
+        }
+        Ok((planned?, is_retention))
     }
 
     fn plan(&self, vm: &VmName, choice: Choice, is_unattended: bool) -> Result<VmPlan> {

@@ -78,7 +78,7 @@ impl LocalService {
             now.checked_sub(age).unwrap_or(Timestamp::MIN)
         };
         let work = Work {
-            service: self.again(),
+            service: self.at(self.served()),
             choice: Choice {
                 subset: subset.unwrap_or_default(),
                 outdated_since: request.outdated_after_seconds.map(since),

@@ -125,6 +125,10 @@ fn a_copy_goes_to_a_repository_of_the_same_daemon_and_on_after_it_was_stopped() 
     assert_eq!(there.as_array().unwrap()[0]["session"], begun_there[0]);
     is_copied(&place, &[("p0", &first)]);
     assert_eq!(job(&place, task.id)["kind"], "copy");
+    // A repository without a name in the register is served as "default", and found by that name: it refuses a copy of its own VM.
+    let back = copy(&json!({"to": "default", "dry_run": true}));
+    let back = client_of(&place.path("b")).copy(&back).unwrap_err();
+    assert_eq!(back.kind(), ErrorKind::NotPermitted, "{back}");
     daemon.stop();
 }
 

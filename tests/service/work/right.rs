@@ -13,7 +13,7 @@ use restorefs::repo::{Owner, Repository};
 use restorefs::service::work::ForgetRequest;
 use restorefs::service::{Destination, Elsewhere, OwnedRepository, Service};
 use restorefs::task::Monitor;
-use restorefs::types::{RepositoryName, VmName};
+use restorefs::types::RepositoryName;
 use serde_json::json;
 
 use super::{CANCELLED_WITHIN, SLOW, copy, verify, vm, with_points};
@@ -29,16 +29,7 @@ impl Elsewhere for Only {
         }
     }
 
-    fn check_receives(&self, _: &Repository, _: &Caller, _: &VmName) -> Result<(), Error> {
-        Err(Error::invalid("nothing is served here"))
-    }
-
-    fn writer(
-        &self,
-        _: &Arc<Repository>,
-        _: &Caller,
-        _: &Monitor,
-    ) -> Result<Box<dyn Service>, Error> {
+    fn writer(&self, _: &Arc<Repository>, _: &Monitor) -> Result<Box<dyn Service>, Error> {
         Err(Error::invalid("nothing is reached"))
     }
 }
@@ -79,8 +70,6 @@ fn who_may_only_read_gets_a_plan_and_nothing_else() {
     let stranger = served.of_caller(Caller::Certified(["x".to_owned()].into()), origin());
     let hidden = stranger.start_verify(&verify(&json!({}))).unwrap_err();
     assert_eq!(hidden.kind(), ErrorKind::NotFound);
-
-    denied(member.check_receives(&vm()).unwrap_err());
 
     // Another repository takes the right to administer this one, and does not exist for others.
     let manager = served.of_caller(Caller::Mount { allow_forget: true }, origin());

@@ -15,8 +15,14 @@ use crate::guest::fs::FileType;
 /// LIMIT: symlinks followed in one path (Linux: 40).
 const LINKS_MAX: u32 = 40;
 
-/// A position: the inodes from the root, above which `..` does not lead, down to this node.
-struct Trail(Vec<Found>);
+/// A position: the nodes from the root, above which `..` does not lead, down to this node.
+struct Trail {
+    /// Names that lead from the start to the root.
+    above: Vec<Vec<u8>>,
+    root: Found,
+    /// Each node below the root with its name.
+    below: Vec<(Vec<u8>, Found)>,
+}
 
 impl Tree {
     /// Resolves a path below `start`; an empty one is `start` itself.
@@ -28,32 +34,47 @@ impl Tree {
         self.follow(start, path, false)
     }
 
+    /// The names on the way from `start` to the node that [`Tree::resolve`] finds. None of them but the last is a symlink.
+    ///
+    /// # Errors
+    /// As [`Tree::resolve`].
+    pub fn real_names(&self, start: Ino, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.trail(start, path, false).map(Trail::into_names)
+    }
+
     /// As [`Tree::resolve`], but follows a symlink at the end if `to_end`.
     pub(super) fn follow(&self, start: Ino, path: &[u8], to_end: bool) -> Result<Found> {
+        let trail = self.trail(start, path, to_end)?;
+        Ok(trail.here().clone())
+    }
+
+    fn trail(&self, start: Ino, path: &[u8], to_end: bool) -> Result<Trail> {
         let mut parts = components(path)?;
         parts.reverse();
-        let mut trail = Trail(vec![self.attributes(start)?]);
+        let mut trail = Trail {
+            above: Vec::new(),
+            root: self.attributes(start)?,
+            below: Vec::new(),
+        };
         let mut links = 0;
         let shown = String::from_utf8_lossy(path).into_owned();
         while let Some(part) = parts.pop() {
             if part == b".." {
                 // Such components come only from a symlink's target.
-                if trail.0.len() > 1 {
-                    trail.0.pop();
-                }
+                trail.below.pop();
                 continue;
             }
-            let here = trail.here()?.attributes.ino;
+            let here = trail.here().attributes.ino;
             let found = self
                 .lookup(here, &part)
                 .map_err(|e| self.advised(named(e, &shown, &part), here, &shown))?;
             let is_link = found.attributes.file_type == FileType::Symlink;
             if !is_link || parts.is_empty() && !to_end {
                 // The path enters another filesystem: from now on `..` stops at its root.
-                if self.realm(found.attributes.ino) != self.realm(here) {
-                    trail.0.clear();
+                match self.realm(found.attributes.ino) == self.realm(here) {
+                    true => trail.below.push((part, found)),
+                    false => trail.enter(part, found),
                 }
-                trail.0.push(found);
                 continue;
             }
             links += 1;
@@ -66,7 +87,7 @@ impl Tree {
             }
             let target = self.guest_target(found.attributes.ino)?;
             if target.first() == Some(&b'/') {
-                trail.0.truncate(1);
+                trail.below.clear();
             }
             parts.extend(
                 target
@@ -76,7 +97,7 @@ impl Tree {
                     .map(<[u8]>::to_vec),
             );
         }
-        trail.here().cloned()
+        Ok(trail)
     }
 }
 
@@ -104,10 +125,22 @@ impl Tree {
 }
 
 impl Trail {
-    fn here(&self) -> Result<&Found> {
-        self.0
-            .last()
-            .ok_or_else(|| Error::not_found("no such path"))
+    fn here(&self) -> &Found {
+        self.below.last().map_or(&self.root, |(_, found)| found)
+    }
+
+    /// Goes down to a node above which `..` does not lead.
+    fn enter(&mut self, name: Vec<u8>, root: Found) {
+        let passed = self.below.drain(..).map(|(name, _)| name);
+        self.above.extend(passed);
+        self.above.push(name);
+        self.root = root;
+    }
+
+    fn into_names(self) -> Vec<Vec<u8>> {
+        let mut names = self.above;
+        names.extend(self.below.into_iter().map(|(name, _)| name));
+        names
     }
 }
 

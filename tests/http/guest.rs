@@ -55,6 +55,7 @@ pub(crate) fn make(place: &Place, name: &str) {
     std::fs::hard_link(staging.join("srv/a/one"), staging.join("srv/a/same")).unwrap();
     symlink("../../etc/hostname", staging.join("srv/a/link")).unwrap();
     symlink("loop", staging.join("srv/loop")).unwrap();
+    symlink("/srv/a", staging.join("way")).unwrap();
     let mode = std::fs::Permissions::from_mode(0o640);
     std::fs::set_permissions(staging.join("srv/a/one"), mode).unwrap();
     format(place, &staging, name, 64);

@@ -391,6 +391,18 @@ fn an_archive_of_several_paths_is_what_the_mounted_tree_has() {
     // A single path has its own name; the guest's root has none.
     let got = extracted(&scene, &token, "tar", "&path=/files/srv/a");
     assert!(got.join("a/b/two").exists());
+    // A path through a symbolic link of the guest leads where that leads, and so does one to a file's content.
+    let got = extracted(
+        &scene,
+        &token,
+        "tar",
+        "&path=/files/way/one&path=/files/way/b&path=/files/srv/a/b/two",
+    );
+    assert!(got.join("one").exists() && got.join("b/two").exists());
+    let one = scene.get(&format!("{POINT}/content?path=/files/way/one"));
+    assert_eq!(one.token(&token).expect(200).body, b"1");
+    let got = extracted(&scene, &token, "tar", "&path=/files/way");
+    assert!(got.join("way").is_symlink());
     let got = extracted(&scene, &token, "tar", "&path=/files");
     assert!(got.join("files/etc/hostname").exists() || got.join("etc/hostname").exists());
     let names = extracted(&scene, &token, "tar", "&path=/files/names");

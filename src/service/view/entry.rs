@@ -191,16 +191,33 @@ fn entry(tree: &Tree, name: &[u8], attributes: Option<&Attributes>) -> EntryAnsw
 /// The node that a path leads to. A path through what is no directory leads nowhere, and one through too many symlinks is wrong: neither
 /// is damage or a limit that waiting helps with.
 pub(super) fn node(tree: &Tree, start: Ino, path: &[u8]) -> Result<Attributes> {
-    if path.contains(&0) {
-        return Err(Error::invalid("a path has no zero byte"));
+    checked(path)?;
+    let found = tree.resolve(start, path).map_err(told)?;
+    Ok(found.attributes)
+}
+
+/// The names on the way to a node, none of which but the last is a symbolic link.
+///
+/// # Errors
+/// As [`node`].
+pub(super) fn real_names(tree: &Tree, start: Ino, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+    checked(path)?;
+    tree.real_names(start, path).map_err(told)
+}
+
+fn checked(path: &[u8]) -> Result<()> {
+    match path.contains(&0) {
+        true => Err(Error::invalid("a path has no zero byte")),
+        false => Ok(()),
     }
-    match tree.resolve(start, path) {
-        Ok(found) => Ok(found.attributes),
-        Err(e) => Err(match e.kind() {
-            ErrorKind::NotADirectory => Error::not_found(e.report()),
-            ErrorKind::LimitExceeded => Error::invalid(e.report()),
-            _ => e,
-        }),
+}
+
+/// A failure to find a node, as a client is told of it.
+fn told(e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::NotADirectory => Error::not_found(e.report()),
+        ErrorKind::LimitExceeded => Error::invalid(e.report()),
+        _ => e,
     }
 }
 

@@ -120,6 +120,12 @@ impl OwnedRepository {
 }
 
 impl LocalService {
+    /// Whether the caller may cancel a job that runs.
+    #[must_use]
+    pub fn may_cancel(&self, job: JobId) -> bool {
+        self.operations.stoppable(job).is_ok()
+    }
+
     /// Notes what came of an operation.
     fn note(&self, asked: &Asked<'_>, error: Option<&Error>) {
         let served = self.served();

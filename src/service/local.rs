@@ -205,6 +205,25 @@ impl LocalOperations {
     }
 
     /// Refuses a caller that may not do such work, on a VM or on all of them.
+    /// The open session of a job that the caller may stop; `None` where the job is another task.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`.
+    pub(super) fn stoppable(&self, id: JobId) -> Result<Option<SessionRef>> {
+        let sessions = self.registry().all();
+        let mut open = sessions.iter();
+        if let Some(session) = open.find(|session| session.sidecar().job_id() == id) {
+            self.demand(Right::Ingest, &session.vm())?;
+            return Ok(Some(session.reference()));
+        }
+        match self.served.works().vm_of(id) {
+            // Who may start it may stop it.
+            Some(vm) => self.demand_to("stop this task", Right::Manage, &vm)?,
+            None => self.demand_admin("stop this task")?,
+        }
+        Ok(None)
+    }
+
     fn demand_for(&self, kind: TaskKind, vm: Option<&VmName>) -> Result<()> {
         let (what, right) = match kind {
             TaskKind::Backup => ("write restore points", Right::Ingest),
@@ -545,17 +564,10 @@ impl Service for LocalOperations {
     }
 
     fn cancel(&self, id: JobId) -> Result<()> {
-        let sessions = self.registry().all();
-        let mut open = sessions.iter();
-        let Some(session) = open.find(|session| session.sidecar().job_id() == id) else {
-            match self.served.works().vm_of(id) {
-                // Who may start it may stop it.
-                Some(vm) => self.demand_to("stop this task", Right::Manage, &vm)?,
-                None => self.demand_admin("stop this task")?,
-            }
-            return self.served.tasks().cancel(id);
-        };
-        self.abort(&session.reference(), None)
+        match self.stoppable(id)? {
+            Some(session) => self.abort(&session, None),
+            None => self.served.tasks().cancel(id),
+        }
     }
 
     fn note_failure(&self, kind: TaskKind, vm: Option<&VmName>, reason: &str) -> Result<()> {

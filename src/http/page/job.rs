@@ -7,7 +7,6 @@ use maud::{Markup, html};
 use super::frame::{Frame, Place, crumbs};
 use super::quantity::{at, bytes, seconds_between, thousandths};
 use super::{address, spelling};
-use crate::access::Right;
 use crate::error::{Error, Result};
 use crate::http::api;
 use crate::http::call::Call;
@@ -48,12 +47,9 @@ pub(super) struct Row {
 impl Row {
     /// A job of a repository.
     pub(super) fn of(view: &View, job: JobAnswer) -> Self {
-        let may = match (job.kind.as_str(), &job.vm) {
-            ("ingest", Some(vm)) => view.may(Right::Ingest, vm),
-            _ => view.may_all(Right::Admin),
-        };
+        let is_stoppable = job.cancellable && job.ended_at.is_none();
         Self {
-            may_cancel: may && job.cancellable && job.ended_at.is_none(),
+            may_cancel: is_stoppable && view.may_cancel(job.id),
             job,
         }
     }

@@ -217,4 +217,10 @@ impl View {
     pub fn cancel(&self, job: JobId) -> Result<()> {
         self.service().cancel(job)
     }
+
+    /// Whether the caller may cancel a job that runs.
+    #[must_use]
+    pub fn may_cancel(&self, job: JobId) -> bool {
+        self.local().may_cancel(job)
+    }
 }

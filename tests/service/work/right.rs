@@ -96,7 +96,9 @@ fn who_may_only_read_gets_a_plan_and_nothing_else() {
     let task = own
         .start_verify(&verify(&json!({"limit_bytes": SLOW})))
         .unwrap();
+    assert!(!member.may_cancel(task.id));
     denied(member.cancel(task.id).unwrap_err());
+    assert!(manager.may_cancel(task.id));
     manager.cancel(task.id).unwrap();
     assert!(served.works().wait(CANCELLED_WITHIN));
 }

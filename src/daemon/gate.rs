@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use super::config::{Config, RepositoryConfig};
+use super::config::Config;
 use crate::access::{AuditLog, LiveAccess, default_file};
 use crate::error::Result;
-use crate::repo::register::Register;
-use crate::service::DEFAULT_NAME;
-use crate::types::{RepositoryId, RepositoryName};
 
 /// The access table and the audit log of a daemon.
 #[derive(Debug, Clone)]
@@ -38,24 +35,5 @@ impl Gate {
             access,
             audit: Arc::new(audit),
         })
-    }
-}
-
-/// The name by which the access table knows a repository: the one in the register, else `default`.
-///
-/// # Errors
-/// None that can happen: the default name is a name.
-pub(super) fn name_of(config: &RepositoryConfig, id: RepositoryId) -> Result<RepositoryName> {
-    if let Some(named) = &config.named {
-        return Ok(named.name.clone());
-    }
-    let register = Register::load().unwrap_or_else(|e| {
-        tracing::warn!(error = %e.report(), "the repository's name is not known; the access table knows it as {DEFAULT_NAME}");
-        Register::default()
-    });
-    let mut entries = register.entries().iter();
-    match entries.find(|entry| entry.id == id && entry.is_at(&config.path)) {
-        Some(entry) => Ok(entry.name.clone()),
-        None => RepositoryName::new(DEFAULT_NAME),
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::config::{MountConfig, NbdConfig, RepositoryConfig, TcpConfig};
 use super::exports::RepositoryExports;
-use super::gate::{self, Gate};
+use super::gate::Gate;
 use super::mount_table::MountTable;
 use super::point::PointExports;
 use crate::access::LiveAccess;
@@ -102,7 +102,7 @@ impl ServedRepository {
             .transpose()?;
         let repository = Arc::new(config.open()?);
         let id = repository.format().repository_id;
-        let name = gate::name_of(&config, id)?;
+        let name = config.served_name(id)?;
         let certificates = certificates(config.nbd.tcp.as_ref(), &name)?;
         let dir = runtime_dir::make()?;
         let owner = Arc::new(Owner::open_with(

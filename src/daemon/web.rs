@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::config::HttpConfig;
+use super::config::{HttpConfig, check_served_names};
 use super::gate::Gate;
 use super::served_repository::ServedRepository;
 use crate::access::Caller;
@@ -22,10 +22,10 @@ const LABEL: &str = "http";
 /// The HTTP server.
 pub(super) struct Web {
     site: Arc<Site>,
+    logins: Arc<Logins>,
     tls: Option<ServerTls>,
     config: HttpConfig,
     inherited: Vec<Inherited>,
-    listening: Arc<Mutex<Vec<Listening>>>,
     servers: Vec<JoinHandle<()>>,
 }
 
@@ -53,7 +53,7 @@ impl Web {
         repositories: &[ServedRepository],
         gate: &Gate,
     ) -> Result<Option<Self>> {
-        if config.listen.is_none() && config.sockets.is_empty() && inherited.is_empty() {
+        if !config.is_served() && inherited.is_empty() {
             return Ok(None);
         }
         config.check()?;
@@ -61,37 +61,31 @@ impl Web {
             .iter()
             .map(|one| Arc::clone(one.view()))
             .collect();
-        for (n, view) in views.iter().enumerate() {
-            let mut others = views.iter().skip(n + 1);
-            if others.any(|other| other.name().same_as(view.name())) {
-                return Err(Error::invalid(format!(
-                    "two repositories would be served as {} over HTTP",
-                    view.name()
-                ))
-                .advise("give them names: restorefs repo add NAME PATH"));
-            }
-        }
+        let names = views.iter().map(|view| view.name().clone());
+        check_served_names(&names.collect::<Vec<_>>())?;
         let options = SiteOptions {
             hosts: config.hosts.clone(),
         };
         let (access, audit) = (Arc::clone(&gate.access), Arc::clone(&gate.audit));
         let site = Site::new(views, access, audit, &options)?;
         let tls = config.certificates.as_deref();
+        let logins = Logins {
+            site: Arc::clone(&site),
+            listening: Mutex::default(),
+        };
         let web = Self {
             site,
+            logins: Arc::new(logins),
             tls: tls
                 .map(|path| ServerTls::load_for(path, Clients::Web))
                 .transpose()?,
             config: config.clone(),
             inherited,
-            listening: Arc::default(),
             servers: Vec::new(),
         };
         for repository in repositories {
-            repository.served().set_login(Arc::new(Logins {
-                site: Arc::clone(&web.site),
-                listening: Arc::clone(&web.listening),
-            }));
+            let logins = Arc::clone(&web.logins);
+            repository.served().set_login(logins);
         }
         Ok(Some(web))
     }
@@ -128,7 +122,7 @@ impl Web {
             servers.push(Server::bind_tcp(address, self.tls.clone(), &self.site)?);
         }
         let listening = servers.iter().map(Server::listening);
-        self.listening.lock().extend(listening);
+        self.logins.listening.lock().extend(listening);
         for server in servers {
             self.servers.push(tokio::spawn(server.run(stopped.clone())));
         }
@@ -137,7 +131,7 @@ impl Web {
 
     /// Where it listens.
     pub(super) fn listening(&self) -> Vec<Listening> {
-        self.listening.lock().clone()
+        self.logins.listening.lock().clone()
     }
 
     /// A login for the person who has started the daemon.
@@ -145,11 +139,7 @@ impl Web {
     /// # Errors
     /// `NotFound` where pages are served on Unix sockets only; as [`Site::make_code`].
     pub(super) fn login(&self) -> Result<LoginAnswer> {
-        let logins = Logins {
-            site: Arc::clone(&self.site),
-            listening: Arc::clone(&self.listening),
-        };
-        logins.make(&Caller::Owner)
+        self.logins.make(&Caller::Owner)
     }
 
     /// Applies certificates that have changed.
@@ -180,7 +170,7 @@ impl Web {
 /// Makes login codes for callers of the control socket.
 struct Logins {
     site: Arc<Site>,
-    listening: Arc<Mutex<Vec<Listening>>>,
+    listening: Mutex<Vec<Listening>>,
 }
 
 impl Login for Logins {

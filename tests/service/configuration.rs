@@ -184,6 +184,31 @@ fn one_repository_under_two_names_is_refused() {
 }
 
 #[test]
+fn two_repositories_without_names_are_not_served_over_http() {
+    let house = House::new();
+    let other = house.place.path("other");
+    house.place.ok(&["init", other.to_str().unwrap()]);
+    let all = |http: &str| {
+        format!(
+            "{http}[[repository]]\npath = \"{}\"\n[[repository]]\npath = \"{}\"\n",
+            house.place.repo().display(),
+            other.display()
+        )
+    };
+    let config = house.place.path("config.toml");
+    let check = ["check-config", config.to_str().unwrap()];
+    house.write(&all(""));
+    house.place.ok(&check);
+    let http = all("[http]\nlisten = \"127.0.0.1:0\"\n");
+    house.write(&http);
+    refused(&house, 2, &["two repositories would be served as default"]);
+    house
+        .place
+        .ok(&["repo", "add", "other", other.to_str().unwrap()]);
+    house.place.ok(&check);
+}
+
+#[test]
 fn sockets_and_paths_that_cannot_be_had_are_named() {
     let house = House::new();
     let long = format!("/run/{}", "x".repeat(103));

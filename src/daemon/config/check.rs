@@ -8,6 +8,7 @@ use crate::access::{Access, LiveAccess, default_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse;
 use crate::tls::{Clients, ServerTls};
+use crate::types::RepositoryName;
 
 /// Checks everything that a daemon would use, and reports all mistakes. Changes nothing and takes
 /// no lock.
@@ -54,7 +55,31 @@ fn http(config: &Config) -> Vec<Error> {
         mistakes.extend(ServerTls::load_for(certificates, Clients::Web).err());
     }
     mistakes.extend(missing_directories(&http.sockets));
+    if http.is_served() {
+        // One that cannot be opened is a mistake of its own.
+        let names = config.repositories.iter().filter_map(|repository| {
+            let id = repository.open().ok()?.format().repository_id;
+            repository.served_name(id).ok()
+        });
+        mistakes.extend(check_served_names(&names.collect::<Vec<_>>()).err());
+    }
     mistakes
+}
+
+/// Checks that HTTP does not serve two repositories under one name.
+///
+/// # Errors
+/// `InvalidInput` with the name.
+pub fn check_served_names(names: &[RepositoryName]) -> Result<()> {
+    for (n, name) in names.iter().enumerate() {
+        if names.iter().skip(n + 1).any(|other| other.same_as(name)) {
+            return Err(Error::invalid(format!(
+                "two repositories would be served as {name} over HTTP"
+            ))
+            .advise("give them names: restorefs repo add NAME PATH"));
+        }
+    }
+    Ok(())
 }
 
 /// Sockets whose directory does not exist.

@@ -9,7 +9,7 @@ pub mod crawler;
 mod file;
 mod resolve;
 
-pub use check::{check, check_names};
+pub use check::{check, check_names, check_served_names};
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -24,8 +24,9 @@ use crate::http::check_hosts;
 use crate::log::LogOptions;
 use crate::nbd::server::ServerLimits;
 use crate::repo::Repository;
-use crate::repo::register::Registered;
-use crate::types::Memory;
+use crate::repo::register::{Register, Registered};
+use crate::service::DEFAULT_NAME;
+use crate::types::{Memory, RepositoryId, RepositoryName};
 
 /// The default time that writers may continue when the daemon is stopped.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,6 +68,12 @@ pub struct HttpConfig {
 }
 
 impl HttpConfig {
+    /// Whether it names something on which to listen.
+    #[must_use]
+    pub const fn is_served(&self) -> bool {
+        self.listen.is_some() || !self.sockets.is_empty()
+    }
+
     /// Refuses an address that others can reach without TLS, and names that are none.
     ///
     /// # Errors
@@ -110,6 +117,25 @@ impl RepositoryConfig {
         match &self.named {
             Some(entry) => entry.open(),
             None => Repository::open(&self.path),
+        }
+    }
+
+    /// The name under which it is served, which HTTP, the access table and the audit log know: the one in the register, else `default`.
+    ///
+    /// # Errors
+    /// None that can happen: the default name is a name.
+    pub fn served_name(&self, id: RepositoryId) -> Result<RepositoryName> {
+        if let Some(named) = &self.named {
+            return Ok(named.name.clone());
+        }
+        let register = Register::load().unwrap_or_else(|e| {
+            tracing::warn!(error = %e.report(), "the repository's name is not known; it is served as {DEFAULT_NAME}");
+            Register::default()
+        });
+        let mut entries = register.entries().iter();
+        match entries.find(|entry| entry.id == id && entry.is_at(&self.path)) {
+            Some(entry) => Ok(entry.name.clone()),
+            None => RepositoryName::new(DEFAULT_NAME),
         }
     }
 }

@@ -16,7 +16,6 @@
 mod answer;
 mod audited;
 pub mod backup;
-mod elsewhere;
 mod event;
 pub mod exposition;
 mod follow;
@@ -38,13 +37,12 @@ mod works;
 pub use answer::{
     BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, KeptPoint, SessionAnswer, TrashAnswer,
 };
-pub use elsewhere::{Destination, Elsewhere};
 pub use event::{Event, EventBus, Happening, SessionChange, Subscription};
 pub use follow::Follow;
 pub use host::{Host, MountAnswer, MountRequest, Status};
 pub use local::{check_attached, read_attached};
 pub use login::{Login, LoginAnswer};
-pub use owned::{DEFAULT_NAME, OwnedRepository};
+pub use owned::{DEFAULT_NAME, Destination, Elsewhere, OwnedRepository};
 pub use target::DiskTarget;
 pub use works::Works;
 

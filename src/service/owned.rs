@@ -1,22 +1,22 @@
-//! A repository in the process that owns it: its sessions, tasks, events, and addresses.
+//! A repository in the process that owns it: its sessions, tasks, events, and addresses, and the way from it to others.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::answer::BeginAnswer;
-use super::elsewhere::Elsewhere;
 use super::event::{EventBus, Happening, SessionChange};
 use super::host::{Host, Status};
 use super::login::{Login, LoginAnswer};
 use super::look::Flight;
-use super::task;
 use super::works::Works;
+use super::{Service, task};
 use crate::access::{AuditLog, Caller, LiveAccess};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{Change, Hook, Registry, Session, SessionState, Telling};
 use crate::metrics;
-use crate::repo::Job;
-use crate::task::{TaskReport, TaskTable};
+use crate::repo::register::Registered;
+use crate::repo::{Job, Repository};
+use crate::task::{Monitor, TaskReport, TaskTable};
 use crate::types::RepositoryName;
 
 /// The name of a repository that has none in the register.
@@ -290,4 +290,57 @@ impl OwnedRepository {
             nbd_tcp: self.nbd_tcp.get().cloned(),
         }
     }
+}
+
+/// A repository that a name leads to.
+pub enum Destination {
+    /// This process serves it. It is held weakly: work must not keep the lock of another repository.
+    Served(Weak<OwnedRepository>),
+    /// Another process does, or none.
+    Registered(Registered),
+}
+
+impl Destination {
+    /// The repository, for reading.
+    ///
+    /// # Errors
+    /// `Disconnected` when it is not served any more; as [`Registered::open`].
+    pub(super) fn open(&self) -> Result<Arc<Repository>> {
+        match self {
+            Self::Served(there) => {
+                let there = still_served(there)?;
+                Ok(Arc::clone(there.sessions().engine().owner.repository()))
+            }
+            Self::Registered(entry) => entry.open().map(Arc::new),
+        }
+    }
+}
+
+/// The repository, while this process serves it.
+///
+/// # Errors
+/// `Disconnected`.
+pub(super) fn still_served(there: &Weak<OwnedRepository>) -> Result<Arc<OwnedRepository>> {
+    there.upgrade().ok_or_else(|| {
+        Error::new(
+            ErrorKind::Disconnected,
+            "the other repository is not served any more",
+        )
+    })
+}
+
+/// The way from a repository to others.
+pub trait Elsewhere: Send + Sync {
+    /// The repository of a name of the register, or of one that this process serves; no other one is opened.
+    ///
+    /// # Errors
+    /// `NotFound` when nothing has the name; as [`Register::load`](crate::repo::register::Register::load).
+    fn find(&self, name: &RepositoryName) -> Result<Destination>;
+
+    /// The operations of a repository that this process does not serve: those of its daemon, or with its lock, for as long as the value
+    /// lives. Waits a while for a lock of another process; `monitor` ends the wait.
+    ///
+    /// # Errors
+    /// `Locked`; `Cancelled`; those of connecting to a daemon and of taking the lock.
+    fn writer(&self, to: &Arc<Repository>, monitor: &Monitor) -> Result<Box<dyn Service>>;
 }

@@ -15,7 +15,7 @@ use crate::repo::arrive::Arrival;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{Owner, Repository};
-use crate::service::elsewhere::still_served;
+use crate::service::owned::still_served;
 use crate::service::{Destination, Elsewhere, LocalService, Service};
 use crate::task::{Monitor, Pace, TaskKind, TaskReport};
 use crate::types::{DiskName, PointName, RepositoryName, SessionRef, VmName};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -25,27 +26,28 @@ fn is_public(path: &str) -> bool {
 }
 
 /// Lets a request in, or refuses it.
-pub(super) async fn guard(
-    State(site): State<Arc<Site>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let is_page = !is_api(request.uri().path());
-    let wants_page = is_page && failure::wants_page(request.headers());
+pub(super) async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let is_page = !is_api(parts.uri.path());
+    let wants_page = is_page && failure::wants_page(&parts.headers);
     let mut who = None;
-    let admitted = admit(&site, &mut request);
-    if admitted.is_err() {
-        let unread = std::mem::take(request.body_mut());
-        body::discard(request.headers(), unread).await;
-    }
+    let (parts, admitted) = match admitted(site, parts).await {
+        Ok(asked) => asked,
+        Err(fault) => return fault.into_response(),
+    };
     let mut response = match admitted {
         Ok(()) => {
-            let identity = request.extensions().get::<Identity>();
+            let identity = parts.extensions.get::<Identity>();
             who = identity.map(|identity| identity.caller.to_string());
-            next.run(request).await
+            next.run(Request::from_parts(parts, body)).await
         }
-        Err(fault) if is_page && fault.status() == StatusCode::UNAUTHORIZED => login_page(&request),
-        Err(fault) => fault.into_response(),
+        Err(fault) => {
+            body::discard(&parts.headers, body).await;
+            match is_page && fault.status() == StatusCode::UNAUTHORIZED {
+                true => login_page(&parts),
+                false => fault.into_response(),
+            }
+        }
     };
     if wants_page && let Some(told) = response.extensions_mut().remove::<Told>() {
         response = failure::page(&response, &told, who);
@@ -81,12 +83,12 @@ fn is_api(path: &str) -> bool {
 }
 
 /// Sends a browser to the login; a page that was asked for comes after it.
-fn login_page(request: &Request) -> Response {
-    if request.method() != Method::GET {
+fn login_page(request: &Parts) -> Response {
+    if request.method != Method::GET {
         return Fault::unauthenticated("log in first").into_response();
     }
     let wanted = request
-        .uri()
+        .uri
         .path_and_query()
         .map_or("/", |path| path.as_str());
     let next = percent_encoding::utf8_percent_encode(wanted, percent_encoding::NON_ALPHANUMERIC);
@@ -100,7 +102,26 @@ fn login_page(request: &Request) -> Response {
     }
 }
 
-fn admit(site: &Site, request: &mut Request) -> Result<(), Fault> {
+/// Whether a request is let in. That is found out on a thread for it: a table that has changed is read, and a server may be asked for the
+/// names of its users; a refusal is written to the audit log.
+///
+/// # Errors
+/// 500 for a failure inside this server.
+async fn admitted(site: Arc<Site>, mut parts: Parts) -> Result<(Parts, Result<(), Fault>), Fault> {
+    let asked = tokio::task::spawn_blocking(move || {
+        let admitted = admit(&site, &mut parts);
+        (parts, admitted)
+    });
+    asked.await.map_err(|e| {
+        tracing::error!(error = %e, "a request failed before it was let in");
+        Fault::of_status(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the request failed inside the daemon",
+        )
+    })
+}
+
+fn admit(site: &Site, request: &mut Parts) -> Result<(), Fault> {
     let missing = || {
         Fault::of_status(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -108,13 +129,13 @@ fn admit(site: &Site, request: &mut Request) -> Result<(), Fault> {
         )
     };
     let peer = request
-        .extensions()
+        .extensions
         .get::<Peer>()
         .cloned()
         .ok_or_else(missing)?;
     let host = host_of(request);
     if peer.way != Way::Unix {
-        let hosts = request.extensions().get::<Arc<Hosts>>().cloned();
+        let hosts = request.extensions.get::<Arc<Hosts>>().cloned();
         let is_ours = hosts
             .zip(host.as_deref())
             .is_some_and(|(hosts, host)| hosts.has(host));
@@ -125,16 +146,13 @@ fn admit(site: &Site, request: &mut Request) -> Result<(), Fault> {
             ));
         }
     }
-    let identity = credential::identify(site, &peer, request.headers())?;
-    if identity.is_none() && !is_public(request.uri().path()) {
+    let identity = credential::identify(site, &peer, &request.headers)?;
+    if identity.is_none() && !is_public(request.uri.path()) {
         return Err(Fault::unauthenticated(
             "this needs a token: Authorization: Bearer TOKEN (restorefs token add)",
         ));
     }
-    let is_safe = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
+    let is_safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
     // A browser sends neither a token nor a socket's peer by itself.
     let is_proved = identity
         .as_ref()
@@ -146,7 +164,7 @@ fn admit(site: &Site, request: &mut Request) -> Result<(), Fault> {
             "http"
         };
         let host = host.as_deref().unwrap_or_default();
-        if !origin::is_same(request.headers(), scheme, host) {
+        if !origin::is_same(&request.headers, scheme, host) {
             return Err(Fault::of_status(
                 StatusCode::FORBIDDEN,
                 "a request that changes something comes from a page of this server, or brings a token",
@@ -154,19 +172,16 @@ fn admit(site: &Site, request: &mut Request) -> Result<(), Fault> {
         }
     }
     if let Some(identity) = identity {
-        request.extensions_mut().insert::<Identity>(identity);
+        request.extensions.insert::<Identity>(identity);
     }
     Ok(())
 }
 
 /// The name by which the request calls this server.
-fn host_of(request: &Request) -> Option<String> {
+fn host_of(request: &Parts) -> Option<String> {
     // HTTP/2 has it in the request's target.
-    let authority = request
-        .uri()
-        .authority()
-        .map(|host| host.as_str().to_owned());
-    let mut lines = request.headers().get_all(header::HOST).iter();
+    let authority = request.uri.authority().map(|host| host.as_str().to_owned());
+    let mut lines = request.headers.get_all(header::HOST).iter();
     let line = lines.next().and_then(|host| host.to_str().ok());
     match (authority, line, lines.next()) {
         (_, _, Some(_)) => None,

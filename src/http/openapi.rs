@@ -9,8 +9,8 @@ use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, Required,
 use utoipa::{OpenApi as _, PartialSchema, ToSchema};
 
 use super::api::Document;
-use super::fault::{Fault, ProblemBody};
-use crate::error::{Error, Result};
+use super::fault::ProblemBody;
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::{DiskName, JobId, PointName, PolicyName, RepositoryName, VmName};
 
 /// The schema of a path's parameter, with what it is.
@@ -210,26 +210,25 @@ fn document() -> OpenApi {
 /// The description as text: what is served, printed and committed.
 ///
 /// # Errors
-/// `InvalidInput` when it cannot be encoded, which a test excludes.
+/// `Io` when it cannot be encoded, which a test excludes.
 pub fn text() -> Result<String> {
     let text = serde_json::to_string_pretty(&document())
-        .map_err(|e| Error::invalid("the description cannot be encoded").caused_by(e))?;
+        .map_err(|e| Error::new(ErrorKind::Io, "the description cannot be encoded").caused_by(e))?;
     Ok(text + "\n")
 }
+
+/// The same text, committed for those who write clients without a daemon at hand; a test compares the two.
+const COMMITTED: &str = include_str!("openapi.json");
 
 /// `GET /api/v1/openapi.json`.
 pub(super) async fn serve() -> Response {
     let media = HeaderValue::from_static("application/json");
-    match text() {
-        Ok(text) => ([(header::CONTENT_TYPE, media)], text).into_response(),
-        Err(e) => Fault::from(e).into_response(),
-    }
+    ([(header::CONTENT_TYPE, media)], COMMITTED).into_response()
 }
 
 #[cfg(test)]
 mod tests {
-    /// What is committed, for those who write clients without a daemon at hand.
-    const COMMITTED: &str = include_str!("openapi.json");
+    use super::COMMITTED;
 
     #[test]
     fn the_committed_description_is_that_of_the_code() {

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::fault::Fault;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// Bytes of a body's hash that its entity tag has.
 const TAG_BYTES: usize = 16;
@@ -60,15 +60,15 @@ pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
 /// # Errors
 /// 412.
 pub(super) fn check_match(headers: &HeaderMap, tag: &str) -> Result<(), Fault> {
-    let Some(wanted) = headers.get(header::IF_MATCH) else {
+    if !headers.contains_key(header::IF_MATCH) {
         return Ok(());
-    };
-    let wanted = wanted.to_str().unwrap_or_default();
-    match wanted
-        .split(',')
-        .map(str::trim)
-        .any(|one| one == tag || one == "*")
-    {
+    }
+    let lines = headers.get_all(header::IF_MATCH).iter();
+    let mut wanted = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim);
+    match wanted.any(|one| one == tag || one == "*") {
         true => Ok(()),
         false => Err(Fault::of_status(
             StatusCode::PRECONDITION_FAILED,
@@ -82,5 +82,5 @@ fn encode(value: &impl Serialize) -> Result<Vec<u8>, Fault> {
 }
 
 fn unusable(cause: impl std::error::Error + Send + Sync + 'static) -> Fault {
-    Fault::from(Error::invalid("the answer cannot be encoded").caused_by(cause))
+    Fault::from(Error::new(ErrorKind::Io, "the answer cannot be encoded").caused_by(cause))
 }

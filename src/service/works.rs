@@ -1,18 +1,15 @@
 //! The works of a process: which are under way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::{TaskKind, TaskReport, TaskTable};
-use crate::types::sync::{Mutex, MutexGuard};
+use crate::types::sync::{Condvar, Mutex, MutexGuard};
 use crate::types::{JobId, VmName};
 
 /// LIMIT: works of a repository at a time. Each reads as fast as its disks allow.
 pub(super) const WORKS_MAX: usize = 4;
-
-/// LIMIT: the interval at which [`Works::wait`] looks whether works have ended.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// A work under way.
 struct Running {
@@ -25,6 +22,8 @@ struct Running {
 #[derive(Default)]
 pub struct Works {
     running: Mutex<Vec<Running>>,
+    /// Told when a work has ended.
+    ended: Condvar,
     /// Set when the process is about to end.
     is_stopping: AtomicBool,
 }
@@ -41,14 +40,11 @@ impl Works {
 
     /// Waits until all works have ended, for at most `patience`; returns whether they have.
     pub fn wait(&self, patience: Duration) -> bool {
-        let begun = Instant::now();
-        while !self.running.lock().is_empty() {
-            if begun.elapsed() >= patience {
-                return false;
-            }
-            std::thread::sleep(LOOK);
-        }
-        true
+        let running = self.running.lock();
+        let (running, _) = self
+            .ended
+            .wait_timeout_while(running, patience, |running| !running.is_empty());
+        running.is_empty()
     }
 
     /// The VM of a work under way.
@@ -83,6 +79,7 @@ impl Works {
     /// Notes that a work has ended.
     pub(super) fn end(&self, id: JobId) {
         self.running.lock().retain(|work| work.id != id);
+        self.ended.notify_all();
     }
 
     /// Refuses a further work.

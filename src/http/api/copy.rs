@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::http::body;
 use crate::http::call::Call;
 use crate::http::reply::{self, Answer};
@@ -121,8 +121,9 @@ pub(in crate::http) async fn copy(call: Call, body: Body) -> Answer {
             limit_bytes: request.limit_bytes,
             dry_run: request.dry_run,
         })?;
-        let encode =
-            |e: serde_json::Error| Error::invalid("the answer cannot be encoded").caused_by(e);
+        let encode = |e: serde_json::Error| {
+            Error::new(ErrorKind::Io, "the answer cannot be encoded").caused_by(e)
+        };
         Ok(match answer {
             CopyBegun::Begun(task) => (
                 StatusCode::ACCEPTED,

@@ -86,7 +86,7 @@ pub(in crate::http) async fn damage(call: Call) -> Answer {
     let damage = call
         .work(|call| call.view()?.damage(&call.vm()?, &call.which()?))
         .await?;
-    reply::json(StatusCode::OK, &DamageAnswer { damage })
+    reply::fresh(&call.headers, &DamageAnswer { damage })
 }
 
 /// An attached file of a restore point.

@@ -122,7 +122,7 @@ fn for_peer(mut answer: BeginAnswer, call: &Call) -> Result<BeginAnswer> {
 pub(in crate::http) async fn list(call: Call) -> Answer {
     call.query(&[])?;
     let items = call.work(|call| call.view()?.sessions(&call.vm()?)).await?;
-    reply::json(StatusCode::OK, &Page { items, next: None })
+    reply::fresh(&call.headers, &Page { items, next: None })
 }
 
 /// One open session.
@@ -133,7 +133,7 @@ pub(in crate::http) async fn show(call: Call) -> Answer {
     let answer = call
         .work(|call| call.view()?.session(&call.session()?))
         .await?;
-    reply::json(StatusCode::OK, &answer)
+    reply::fresh(&call.headers, &answer)
 }
 
 /// Begins a session of this name. The same request again answers the same: a client that lost the answer asks again.

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use crate::nbd::proto::uri::Uri;
 use crate::service::Status;
 use crate::types::{DiskName, PointName, VmName};
 
@@ -59,10 +60,10 @@ fn commands(
     for disk in disks {
         let socket = status.and_then(|status| status.nbd_sockets.first());
         if let Some(socket) = socket {
-            let uri = format!("nbd+unix:///{}?socket={}", export(disk), socket.display());
+            let uri = Uri::unix(socket, export(disk)).to_string();
             all.push(Command {
                 purpose: format!("NBD of {disk}, on this server"),
-                line: uri,
+                line: quoted(&uri),
             });
         }
         if let Some(tcp) = status.and_then(|status| status.nbd_tcp.as_deref()) {
@@ -108,7 +109,7 @@ mod tests {
         let status = Status {
             pid: 1,
             version: String::new(),
-            nbd_sockets: vec!["/run/nbd.sock".into()],
+            nbd_sockets: vec!["/run/its nbd.sock".into()],
             nbd_tcp: Some("nbds://backup01:10809/".to_owned()),
             mountpoint: None,
             mounts: Vec::new(),
@@ -128,7 +129,7 @@ mod tests {
                 "restorefs -r '/srv/a b' restore web01@monday:/files/etc --to etc",
                 "restorefs -r '/srv/a b' map web01@monday",
                 "restorefs -r '/srv/a b' restore web01@monday vda vda.raw",
-                "nbd+unix:///web01/monday/vda?socket=/run/nbd.sock",
+                "'nbd+unix:///web01/monday/vda?socket=/run/its%20nbd.sock'",
                 "nbds://backup01:10809/web01/monday/vda",
             ]
         );

@@ -108,7 +108,7 @@ impl StandingAnswer {
 
 fn encode(policy: &Policy) -> Result<serde_json::Value> {
     serde_json::to_value(policy)
-        .map_err(|e| Error::invalid("the policy cannot be encoded").caused_by(e))
+        .map_err(|e| Error::new(ErrorKind::Io, "the policy cannot be encoded").caused_by(e))
 }
 
 impl View {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use restorefs::block::FileDisk;
+use restorefs::block::piece::CopySource;
 use restorefs::chain::{Disk, Pool, PoolLimits};
 use restorefs::clock::{Clock, SystemClock};
 use restorefs::ingest::copy::copy_into;
@@ -63,7 +64,12 @@ impl World {
             let session = Session::begin(&self.engine, &request)?;
             let disk = session.disk(&name)?;
             if layer == 0 {
-                copy_into(&session, &disk, &source, &Monitor::default())?;
+                copy_into(
+                    &session,
+                    &disk,
+                    CopySource::whole(&source),
+                    &Monitor::default(),
+                )?;
             } else {
                 for (cluster, bytes) in disk::changes(data, changed, layer as u64)? {
                     disk.write(cluster * CLUSTER_BYTES, &bytes)?;

@@ -13,6 +13,7 @@ pub mod magic;
 pub mod memory;
 pub mod overlay;
 pub mod page;
+pub mod piece;
 pub mod run;
 pub mod weighted;
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::uri::Uri;
-use crate::types::SessionId;
+use crate::sys::private_dir::PrivateDir;
 
 /// LIMIT: time until the helper listens.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -23,7 +23,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// A running helper.
 pub struct QemuNbd {
     child: Child,
-    directory: PathBuf,
+    /// The directory of its socket.
+    _directory: PrivateDir,
     uri: Uri,
 }
 
@@ -33,12 +34,8 @@ impl QemuNbd {
     /// # Errors
     /// `Unsupported` when `qemu-nbd` is not installed; `Io` with its output when it ends.
     pub fn start(path: &Path, format: &str) -> Result<Self> {
-        let directory = std::env::temp_dir().join(format!("restorefs-{}", SessionId::random()));
-        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
-            .create(&directory)
-            .or_io("cannot make a directory for the helper's socket")
-            .at_path(&directory)?;
-        let socket = directory.join("s");
+        let directory = PrivateDir::new()?;
+        let socket = directory.path().join("s");
         let uri = format!("nbd+unix:///?socket={}", socket.display()).parse()?;
         let spawned = Command::new("qemu-nbd")
             .args([
@@ -55,20 +52,17 @@ impl QemuNbd {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn();
-        let child = spawned.map_err(|e| {
-            let _ = std::fs::remove_dir(&directory);
-            match e.kind() {
-                std::io::ErrorKind::NotFound => Error::unsupported(format!(
-                    "{format} images are read through qemu-nbd, which is not installed"
-                ))
-                .at_path(path)
-                .advise("install it (Debian: qemu-utils), or convert the image to qcow2 or raw"),
-                _ => Error::io("cannot start qemu-nbd", e),
-            }
+        let child = spawned.map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::unsupported(format!(
+                "{format} images are read through qemu-nbd, which is not installed"
+            ))
+            .at_path(path)
+            .advise("install it (Debian: qemu-utils), or convert the image to qcow2 or raw"),
+            _ => Error::io("cannot start qemu-nbd", e),
         })?;
         let mut helper = Self {
             child,
-            directory,
+            _directory: directory,
             uri,
         };
         helper.wait_until_it_listens(&socket, path)?;
@@ -180,6 +174,5 @@ impl Drop for QemuNbd {
         // Best effort: the helper may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -1,54 +1,167 @@
-//! Copies a source to a writable target on several threads; holes are written as zeroes.
+//! Copies a source to an export of a session on several threads; holes are written as zeroes.
+//!
+//! # Invariants
+//! - The copy goes on in laps, each of which ends with a FLUSH. After a lost connection the lap is copied again, because what an earlier
+//!   FLUSH has not covered may be lost with the server.
 
+use std::time::{Duration, Instant};
+
+use crate::block::piece::{CopySource, Piece, Pieces};
 use crate::block::{ReadAt, WriteAt, check_range};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::nbd::client::Client;
+use crate::nbd::proto::uri::Uri;
 use crate::task::{self, Monitor};
 use crate::types::width::usize_from_u64;
 
-/// Bytes of one request.
-const CHUNK_BYTES: u64 = 1 << 20;
 /// LIMIT: threads, and so requests in flight.
 const THREADS: usize = 4;
 
-/// Writes all of `source` to `target`, and replaces all earlier content of the target.
-///
-/// # Errors
-/// Errors of source and target; `Cancelled` when the monitor asks to stop.
-pub fn transfer(source: &dyn ReadAt, target: &dyn WriteAt, monitor: &Monitor) -> Result<()> {
-    let size = source.size_bytes();
-    check_range(target.size_bytes(), 0, size)?;
-    let mut cursor = 0;
-    let next = move || {
-        if cursor >= size {
-            return Ok(None);
+/// LIMIT: bytes with data of a lap.
+const LAP_BYTES: u64 = 256 << 20;
+
+/// LIMIT: pieces of a lap.
+const LAP_PIECES: usize = 16_384;
+
+/// LIMIT: time for which a server that was lost is sought again; less than the lease of a session.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// A disk of a session, at an NBD server.
+pub struct Export {
+    uri: Uri,
+    client: Client,
+}
+
+impl Export {
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect(uri: Uri) -> Result<Self> {
+        let client = Client::connect(&uri)?;
+        Ok(Self { uri, client })
+    }
+
+    /// The connection.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Copies a source, and declares the disk finished (NBD_CMD_DISC). Without changes all earlier content of the disk is replaced.
+    ///
+    /// # Errors
+    /// Errors of source and export; `Cancelled` when the monitor asks to stop.
+    pub fn fill(mut self, source: CopySource<'_>, monitor: &Monitor) -> Result<()> {
+        check_range(self.client.size_bytes(), 0, source.disk.size_bytes())?;
+        let mut pieces = Pieces::of(source);
+        loop {
+            let lap = next_lap(&mut pieces, monitor)?;
+            if lap.is_empty() {
+                break;
+            }
+            self.insist(monitor, |client| {
+                copy_lap(source.disk, client, &lap, monitor)?;
+                client.flush()
+            })?;
+            for piece in &lap {
+                monitor.advance(piece.length_bytes());
+            }
         }
-        let at = cursor;
-        let extent = source.extent_at(at, size - at)?;
-        let zero = extent.kind.reads_zero();
-        let stop = (at / CHUNK_BYTES + 1) * CHUNK_BYTES;
-        let length = if zero {
-            extent.length_bytes
-        } else {
-            extent.length_bytes.min(stop - at)
-        };
-        cursor = at + length;
-        Ok(Some((at, length, zero)))
-    };
+        match self.client.disconnect() {
+            // The goodbye is what finishes the disk.
+            Err(e) if e.kind() == ErrorKind::Disconnected => {
+                let again = reconnect(&self.uri, e, monitor)?;
+                again.flush()?;
+                again.disconnect()
+            }
+            done => done,
+        }
+    }
+
+    /// Does something over the connection; after a lost one again over another.
+    fn insist(
+        &mut self,
+        monitor: &Monitor,
+        mut step: impl FnMut(&Client) -> Result<()>,
+    ) -> Result<()> {
+        loop {
+            match step(&self.client) {
+                Err(e) if is_lost(&self.client, &e) => {
+                    self.client = reconnect(&self.uri, e, monitor)?;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Whether it is this connection that was lost, and not one of the source.
+fn is_lost(client: &Client, error: &Error) -> bool {
+    error.kind() == ErrorKind::Disconnected && client.is_lost()
+}
+
+fn reconnect(uri: &Uri, lost: Error, monitor: &Monitor) -> Result<Client> {
+    tracing::warn!(error = %lost.report(), "the connection to the repository's server was lost; the backup waits for it");
+    let begun = Instant::now();
+    loop {
+        monitor.check()?;
+        std::thread::sleep(PAUSE);
+        match Client::connect(uri) {
+            Ok(client) => return Ok(client),
+            // A server that has begun again has all exports of its sessions, or the session is gone.
+            Err(_) if begun.elapsed() < PATIENCE => {}
+            Err(e) => return Err(e.caused_by(lost)),
+        }
+    }
+}
+
+/// The pieces of the next lap; what has not changed is passed over.
+fn next_lap(pieces: &mut Pieces<'_>, monitor: &Monitor) -> Result<Vec<Piece>> {
+    let (mut lap, mut bytes) = (Vec::new(), 0);
+    while bytes < LAP_BYTES && lap.len() < LAP_PIECES {
+        match pieces.next_piece()? {
+            Some(Piece::Unchanged { length_bytes, .. }) => monitor.advance(length_bytes),
+            Some(piece) => {
+                if let Piece::Data { length_bytes, .. } = piece {
+                    bytes += length_bytes;
+                }
+                lap.push(piece);
+            }
+            None => break,
+        }
+    }
+    Ok(lap)
+}
+
+fn copy_lap(
+    source: &dyn ReadAt,
+    target: &dyn WriteAt,
+    lap: &[Piece],
+    monitor: &Monitor,
+) -> Result<()> {
+    let mut left = lap.iter();
     task::on_threads(
         THREADS,
         monitor,
-        next,
+        || Ok(left.next()),
         Vec::new,
-        |buf, (at, length, zero)| {
-            if zero {
-                target.punch(at, length)?;
-            } else {
-                buf.resize(usize_from_u64(length), 0);
-                source.read_at(at, buf)?;
-                target.write_at(at, buf)?;
+        |buf, piece| match *piece {
+            Piece::Data {
+                offset,
+                length_bytes,
+            } => {
+                buf.resize(usize_from_u64(length_bytes), 0);
+                source.read_at(offset, buf)?;
+                target.write_at(offset, buf)
             }
-            monitor.advance(length);
-            Ok(())
+            Piece::Zero {
+                offset,
+                length_bytes,
+            } => target.punch(offset, length_bytes),
+            Piece::Unchanged { .. } => Ok(()),
         },
     )
 }

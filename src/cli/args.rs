@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+#[path = "capture_args.rs"]
+pub mod capture;
 #[path = "copy_args.rs"]
 pub mod copy;
 #[path = "policy_args.rs"]
@@ -247,6 +249,9 @@ pub struct Backup {
     /// What is said of the disks
     #[command(flatten)]
     pub declared: DeclareFlags,
+    /// A machine that runs
+    #[command(flatten)]
+    pub capture: capture::CaptureFlags,
 }
 
 /// Arguments of `begin`.

@@ -1,6 +1,5 @@
 //! `restorefs backup`: all disks of a VM as one restore point.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -9,34 +8,47 @@ use std::sync::atomic::AtomicBool;
 
 use super::args::Backup;
 use super::begin::mark;
-use super::commit::print;
 use super::context::Context;
 use super::failure;
+use super::machine::{Input, scratch};
 use super::progress::{Bar, Progress};
+use super::report;
 use super::shorten::shorten;
 use super::sources::Sources;
 use super::target::{parse_disks, parse_ids, split_paths, untangle};
-use crate::block::ReadAt;
+use crate::capture::machine::{Extent, Instant, Order};
+use crate::control::Client;
 use crate::daemon::interrupt;
 use crate::daemon::probe::probe_point;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::ingest::DiskWriter;
-use crate::repo::Owner;
 use crate::repo::selector::Which;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
+use crate::repo::{Owner, Repository};
+use crate::service::backup::desk::{Desk, Direct};
+use crate::service::backup::lasting::{Lasting, Way};
+use crate::service::backup::sample::Sample;
 use crate::service::backup::{self, BackupPlan, Observer};
 use crate::service::{
-    BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, DiskRequest, DiskResult, check_attached,
+    BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, DiskRequest, DiskResult, Service,
+    committed, read_attached,
 };
 use crate::task::{Monitor, TaskKind};
-use crate::types::{DiskName, PointName, VmName, size};
+use crate::types::sync::Mutex;
+use crate::types::{DiskName, PointName, SessionId, SessionRef, VmName, size};
 
 pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
     // All mistakes in the command are found before the repository is accessed.
     context.path()?;
-    prepare(context, args)
-        .inspect_err(|e| keep_failure(context, args, e))?
-        .run(context)
+    let prepared = prepare(context, args).inspect_err(|e| {
+        if !args.capture.dry_run {
+            keep_failure(context, args, e);
+        }
+    })?;
+    match args.capture.dry_run {
+        true => prepared.show(context),
+        false => prepared.run(context),
+    }
 }
 
 /// Records in the history that the sources could not be opened.
@@ -50,35 +62,44 @@ fn keep_failure(context: &Context, args: &Backup, error: &Error) {
 
 /// A parsed command.
 struct Prepared {
-    begin: BeginRequest,
-    commit: CommitRequest,
-    sources: Sources,
+    plan: BackupPlan,
+    input: Input,
     /// The remark for a new VM, printed once the session has begun.
     new_vm: Option<String>,
-    attach: Vec<(String, File)>,
+    repository: Arc<Repository>,
 }
 
 fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
     let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.begin.full)?;
-    if texts.is_empty() {
-        return Err(Error::invalid("no disk was named").advise("name each: DISK=SOURCE"));
-    }
-    let mut sources = Sources::open(args, &texts)?;
-    sources.check_before(context)?;
-    let mut disks: Vec<_> = sources
-        .all()
+    let vm = VmName::new(vm)?;
+    let repository = context.repository()?;
+    let id = repository.format().repository_id;
+    let sample = args.capture.verify_sample.as_deref();
+    let seed = args.capture.seed;
+    let seed = seed.unwrap_or_else(|| getrandom::u64().unwrap_or_default());
+    let sample = sample.map(|text| Sample::parse(text, seed)).transpose()?;
+    let attach = split_paths(&args.attach)
         .iter()
-        .map(|source| DiskRequest {
-            name: source.name.clone(),
-            source_bytes: Some(source.open.disk.size_bytes()),
-            key: None,
+        .map(|path| open_attached(path))
+        .collect::<Result<_>>()?;
+    let unchanged = parse_disks(&args.declared.unchanged)?;
+    let limit_bytes = args.capture.limit.as_deref().map(size::parse).transpose()?;
+    let mut input = Input::open(context, args, &texts, &id)?;
+    let mut disks: Vec<_> = input
+        .capture()
+        .disks()
+        .iter()
+        .map(|disk| DiskRequest {
+            name: disk.name.clone(),
+            source_bytes: Some(disk.size_bytes),
+            key: disk.key.clone(),
             full: false,
         })
         .collect();
-    let unchanged = parse_disks(&args.declared.unchanged)?;
+    let names: Vec<DiskName> = disks.iter().map(|disk| disk.name.clone()).collect();
     // `--without` refers to another disk, which had this one's name.
-    if let Some(name) = sources
-        .names()
+    if let Some(name) = names
+        .iter()
         .find(|name| unchanged.iter().any(|u| u.same_as(name)))
     {
         return Err(
@@ -86,7 +107,6 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
                 .advise("give one of them"),
         );
     }
-    let vm = VmName::new(vm)?;
     let point = args
         .begin
         .point
@@ -100,16 +120,17 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         point: point.clone(),
         disks,
         without: parse_disks(&args.declared.without)?,
+        complete: matches!(input, Input::Machine(_)),
         full,
         differential: args.begin.differential,
         parent: None,
-        // The backup reads all of each source.
+        // What is copied of each disk is decided when the parent is known.
         changed_only: false,
         previous_change_ids: BTreeMap::new(),
         whole: if args.strict {
             Vec::new()
         } else {
-            sources.names().cloned().collect()
+            names.clone()
         },
         empty: false,
         ttl_seconds: TTL_SECONDS_DEFAULT,
@@ -117,32 +138,39 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         compression: args.begin.compress.parse()?,
         low_water_bytes: args.low_water.as_deref().map(size::parse).transpose()?,
         checks_room: !args.begin.no_room_check,
-        origins: sources.origins(!args.begin.no_room_check)?,
+        origins: match &input {
+            Input::Sources(sources) => sources.origins(!args.begin.no_room_check)?,
+            Input::Machine(_) => BTreeMap::new(),
+        },
     };
     let commit = CommitRequest {
         point,
         change_ids: parse_ids(&args.declared.change_id)?,
         unchanged,
-        // The beginnings of their sources were checked when the session began.
-        raw: sources.names().cloned().collect(),
+        // The beginnings of their sources were checked when the session began; a machine's disks are disks.
+        raw: names,
         // Disks that are gone are not in the session: a disk that has the name of one of them now
         // is a different disk.
         ..CommitRequest::default()
     };
-    let attach = split_paths(&args.attach)
-        .iter()
-        .map(|path| open_attached(path))
-        .collect::<Result<_>>()?;
     Ok(Prepared {
         new_vm: context.new_vm_remark(&vm)?,
-        begin,
-        commit,
-        sources,
-        attach,
+        plan: BackupPlan {
+            repository: id,
+            begin,
+            commit,
+            attach,
+            quiesce: args.capture.quiesce,
+            scratch: scratch(args),
+            sample,
+            limit_bytes,
+        },
+        input,
+        repository,
     })
 }
 
-fn open_attached(path: &Path) -> Result<(String, File)> {
+fn open_attached(path: &Path) -> Result<(String, Vec<u8>)> {
     let name = path
         .file_name()
         .and_then(|n| n.to_str())
@@ -153,13 +181,35 @@ fn open_attached(path: &Path) -> Result<(String, File)> {
         return Err(Error::invalid("only regular files can be attached").at_path(path));
     }
     let file = File::open(path).or_io(what).at_path(path)?;
-    check_attached(&file).at_path(path)?;
-    Ok((name.to_owned(), file))
+    Ok((name.to_owned(), read_attached(&file).at_path(path)?))
+}
+
+/// The ways to a daemon that may be restarted during the backup.
+struct ToDaemon(Arc<Repository>);
+
+impl Way for ToDaemon {
+    fn connect(&self) -> Result<Box<dyn Service>> {
+        let client = Client::connect(&self.0)?;
+        let gone = || {
+            Error::new(
+                ErrorKind::Disconnected,
+                "no daemon serves the repository now",
+            )
+        };
+        client.map_or_else(
+            || Err(gone()),
+            |client| Ok(Box::new(client) as Box<dyn Service>),
+        )
+    }
+
+    fn committed(&self, session: &SessionRef) -> Result<Option<CommitAnswer>> {
+        committed(&self.0, session)
+    }
 }
 
 impl Prepared {
-    fn run(self, context: &Context) -> Result<()> {
-        let vm = &self.begin.vm;
+    fn run(mut self, context: &Context) -> Result<()> {
+        let vm = &self.plan.begin.vm;
         let writer = context
             .writer("backup")
             .inspect_err(|e| failure::note(context, TaskKind::Backup, Some(vm), e))?;
@@ -167,27 +217,81 @@ impl Prepared {
             context,
             progress: Progress::new(context.output),
             stop: interrupt::flag()?,
-            bar: RefCell::default(),
-            sources: &self.sources,
+            bars: Mutex::default(),
+            lookalikes: match &self.input {
+                Input::Sources(sources) => lookalikes(sources),
+                Input::Machine(_) => BTreeMap::new(),
+            },
             new_vm: self.new_vm,
         };
-        let plan = BackupPlan {
-            begin: self.begin,
-            commit: self.commit,
-            sources: self.sources.disks().collect(),
-            attach: self.attach,
-            check_sources: Box::new(|| self.sources.check_after(context)),
+        let capture = self.input.capture();
+        for left in capture.left_out() {
+            context
+                .output
+                .remark(format!("{} is not backed up: {}", left.name, left.reason));
+        }
+        let way = ToDaemon(Arc::clone(&self.repository));
+        let done = match writer.owner {
+            Some(owner) => {
+                let desk = Direct(writer.service.as_ref());
+                backup::run(&desk, capture, &self.plan, &narrator).map(|done| (done, Some(owner)))
+            }
+            None => {
+                let desk: &dyn Desk = &Lasting::new(writer.service, &way);
+                backup::run(desk, capture, &self.plan, &narrator).map(|done| (done, None))
+            }
         };
-        let answer = backup::run(writer.service.as_ref(), &plan, &narrator)?;
-        print(context, &answer)?;
-        if let Some(owner) = &writer.owner {
-            probe(context, owner, &answer);
+        let (done, owner) = done?;
+        let is_machine = matches!(self.input, Input::Machine(_));
+        report::print(context, &done, is_machine)?;
+        if let Some(owner) = &owner {
+            probe(context, owner, &done.answer);
         }
         // Merging takes the lock for each swap alone.
-        drop(writer);
-        shorten(context, &answer, Arc::clone(&narrator.stop));
-        Ok(())
+        drop((self.input, owner));
+        shorten(context, &done.answer, Arc::clone(&narrator.stop));
+        report::verdict(&done)
     }
+
+    /// Shows what would be copied.
+    fn show(mut self, context: &Context) -> Result<()> {
+        let vm = &self.plan.begin.vm;
+        let mut previous = BTreeMap::new();
+        if self
+            .repository
+            .vm_names()?
+            .iter()
+            .any(|name| name.same_as(vm))
+            && !self.plan.begin.full
+            && let Some(latest) = self.repository.index(vm)?.latest()
+        {
+            let point = self.repository.point(vm, latest)?;
+            previous.extend(
+                point
+                    .disks
+                    .into_iter()
+                    .filter_map(|disk| Some((disk.name, disk.change_id?))),
+            );
+        }
+        let order = Order {
+            repository: self.plan.repository,
+            session: SessionId::random(),
+            previous,
+            quiesce: self.plan.quiesce,
+            scratch: self.plan.scratch.clone(),
+        };
+        let capture = self.input.capture();
+        let planned = capture.plan(&order)?;
+        report::show(context, capture, &planned)
+    }
+}
+
+/// The warnings for sources that begin as images, by disk.
+fn lookalikes(sources: &Sources) -> BTreeMap<DiskName, String> {
+    let warning = |name: &DiskName, text: Option<String>| Some((name.clone(), text?));
+    let all = sources.all().iter();
+    all.filter_map(|source| warning(&source.name, source.lookalike_warning()))
+        .collect()
 }
 
 /// Finds the volumes of the new point now, so that nobody has to wait for that later. A failure
@@ -210,15 +314,47 @@ struct Narrator<'a> {
     context: &'a Context,
     progress: Progress,
     stop: Arc<AtomicBool>,
-    bar: RefCell<Option<Bar>>,
-    sources: &'a Sources,
+    bars: Mutex<BTreeMap<DiskName, Bar>>,
+    lookalikes: BTreeMap<DiskName, String>,
     new_vm: Option<String>,
 }
 
 impl Observer for Narrator<'_> {
-    fn begun(&self, _: &BeginAnswer) {
+    fn begun(&self, answer: &BeginAnswer) {
         if let Some(remark) = &self.new_vm {
             self.context.output.remark(remark);
+        }
+        for disk in &answer.left_out {
+            self.warn(&format!(
+                "the machine has no disk {disk} any more: the point is without it"
+            ));
+        }
+    }
+
+    fn taken(&self, instant: &Instant) {
+        for remark in &instant.remarks {
+            self.warn(remark);
+        }
+        if let Some(ms) = instant.held.stopped_ms {
+            self.context
+                .output
+                .remark(format!("the guest was stopped for {ms} ms"));
+        }
+        if let Some(ms) = instant.held.frozen_ms {
+            self.context
+                .output
+                .remark(format!("its filesystems were frozen for {ms} ms"));
+        }
+        for disk in &instant.disks {
+            if let Extent::Whole {
+                reason: Some(reason),
+            } = &disk.extent
+            {
+                self.warn(&format!(
+                    "all of disk {} is read and compared with the last point: {reason}",
+                    disk.name
+                ));
+            }
         }
     }
 
@@ -230,17 +366,15 @@ impl Observer for Narrator<'_> {
     ) -> Monitor {
         // The session has begun, so a source that looks like an image belongs to a disk that the VM
         // had before.
-        let is_same = |name: &DiskName| name.same_as(&disk.name);
-        let mut sources = self.sources.all().iter();
-        let source = sources.find(|source| is_same(&source.name));
-        if let Some(warning) = source.and_then(|source| source.lookalike_warning()) {
+        let mut warnings = self.lookalikes.iter();
+        if let Some((_, warning)) = warnings.find(|(name, _)| name.same_as(&disk.name)) {
             self.context.output.warn(warning);
         }
         if let Some(reason) = &disk.full_reason {
             self.context.output.full(&disk.name, reason);
         }
         let bar = self.progress.bar(disk.name.as_str(), source_bytes);
-        self.bar.replace(Some(bar.clone()));
+        self.bars.lock().insert(disk.name.clone(), bar.clone());
         let writer = writer.cloned();
         Monitor::with_listener(Arc::clone(&self.stop), move |bytes| {
             bar.add(bytes);
@@ -250,16 +384,15 @@ impl Observer for Narrator<'_> {
         })
     }
 
-    fn copied(&self, _: &DiskResult) {
-        if let Some(bar) = self.bar.take() {
+    fn copied(&self, disk: &DiskName) {
+        let mut bars = self.bars.lock();
+        let known = bars.keys().find(|name| name.same_as(disk)).cloned();
+        if let Some(bar) = known.and_then(|name| bars.remove(&name)) {
             bar.finish();
         }
     }
 
-    fn left(&self, error: &Error) {
-        self.context.output.warn(format!(
-            "the session could not be aborted, and is left: {}",
-            error.report()
-        ));
+    fn warn(&self, text: &str) {
+        self.progress.beside(|| self.context.output.warn(text));
     }
 }

@@ -36,6 +36,7 @@ pub(super) fn run(context: &Context, args: &Begin) -> Result<()> {
             .transpose()?,
         disks,
         without: parse_disks(&args.without)?,
+        complete: false,
         full,
         differential: args.begin.differential,
         parent: args.parent.as_deref().map(str::parse).transpose()?,

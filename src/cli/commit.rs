@@ -41,6 +41,12 @@ pub(super) fn print(context: &Context, answer: &CommitAnswer) -> Result<()> {
             .output
             .json(&serde_json::json!({"vm": vm, "point": point}));
     }
+    outcome(context, answer)
+}
+
+/// Prints the restore point as a line.
+pub(super) fn outcome(context: &Context, answer: &CommitAnswer) -> Result<()> {
+    let CommitAnswer { vm, point } = answer;
     let changed: u64 = point.disks.iter().map(|disk| disk.changed_bytes).sum();
     let size: u64 = point.disks.iter().map(|disk| disk.source_bytes).sum();
     let disks = Count::of(point.disks.len(), "disk");

@@ -27,6 +27,7 @@ mod job;
 mod jobs;
 mod keep;
 mod ls;
+mod machine;
 #[cfg(test)]
 #[expect(dead_code, unreachable_pub, reason = "the build uses all of it")]
 mod manual;
@@ -44,6 +45,7 @@ mod progress;
 mod quickstart;
 mod rebuild_catalog;
 mod repair;
+mod report;
 mod repository;
 mod restore;
 mod sample;
@@ -73,6 +75,7 @@ use context::Context;
 use exit::Code;
 use output::Output;
 
+use crate::capture::guard::server as guard;
 use crate::error::Result;
 use crate::export::archive::ReaderGone;
 use crate::guest::worker::server;
@@ -98,6 +101,10 @@ pub fn run() -> ExitCode {
         // These are not subcommands, because only this program starts them.
         if first == server::ARGUMENT {
             return code_of(&server::run()).into();
+        }
+        if first == guard::ARGUMENT {
+            start_log(0);
+            return code_of(&guard::run()).into();
         }
         if first == device_helper::ARGUMENT {
             return code_of(&device_helper::run()).into();

@@ -1,16 +1,26 @@
-//! The sources of one `backup`: opened and checked before the first byte is read, and checked again
-//! before the commit.
+//! The sources of one `backup` by files and NBD exports: opened and checked before the first byte is read, and checked again before the
+//! commit.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::args::Backup;
 use super::context::Context;
-use super::target::{parse_disk_path, split_paths};
-use crate::block::{ReadAt, magic};
+use super::target::{parse_disk_path, parse_ids, split_paths};
+use crate::block::magic;
+use crate::block::piece::Changes;
+use crate::capture::bitmap::DirtyBitmap;
+use crate::capture::guard::message::Held;
+use crate::capture::machine::{Capture, Extent, Instant, LeftOut, MachineDisk, Order, TakenDisk};
+use crate::capture::reopen::Again;
 use crate::capture::source::{OpenSource, Source};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{Lookalike, Origin};
+use crate::nbd::client::Bitmap;
+use crate::nbd::proto::uri::Uri;
+use crate::repo::sidecar::point::Consistency;
 use crate::types::{DiskName, ImageFormat};
 
 /// A disk and its source.
@@ -19,12 +29,39 @@ pub(super) struct Copied {
     pub(super) open: OpenSource,
     source: Source,
     text: OsString,
+    /// The dirty bitmap of the export that may be used.
+    bitmap: Option<String>,
+}
+
+/// The bitmap of an export.
+struct ExportBitmap {
+    uri: Uri,
+    name: String,
+    was_open: AtomicBool,
+}
+
+impl Again for ExportBitmap {
+    type Source = Bitmap;
+
+    /// Connects once: whether a server shows the same instant again is not known.
+    fn open(&self) -> Result<Bitmap> {
+        if self.was_open.swap(true, Ordering::SeqCst) {
+            return Err(Error::new(
+                ErrorKind::Stale,
+                "the connection to the export was lost, and another one may show another instant",
+            ));
+        }
+        Bitmap::connect(&self.uri, &self.name)
+    }
 }
 
 /// All sources.
 pub(super) struct Sources {
     all: Vec<Copied>,
+    disks: Vec<MachineDisk>,
     force_share: bool,
+    /// Whether they are exports of something that may go on writing.
+    is_pulled: bool,
     /// Remarks from the check before the first byte.
     notes: Vec<String>,
 }
@@ -39,17 +76,28 @@ impl Sources {
         let format = args.format.as_deref().map(str::parse::<ImageFormat>);
         let format = format.transpose()?;
         let allow_backing = split_paths(&args.allow_backing);
+        let is_pulled = !args.capture.pull.is_empty();
+        let mut bitmaps = parse_ids(&args.capture.bitmap)?;
         let mut all: Vec<Copied> = Vec::new();
         for text in texts {
             let (name, text) = parse_disk_path(text, "SOURCE")?;
             let source = Source::parse(&text, format)?;
+            if is_pulled && !matches!(source, Source::Nbd { .. }) {
+                return Err(Error::invalid(format!(
+                    "--pull {name} takes the URI of an NBD export"
+                ))
+                .at_path(&text)
+                .advise("a file is named without --pull: DISK=SOURCE"));
+            }
             let open = source.open(&allow_backing)?;
             if open.disk.size_bytes() == 0 {
                 return Err(
                     Error::invalid(format!("the source of disk {name} is empty")).at_path(&text),
                 );
             }
+            let named = bitmaps.keys().find(|other| other.same_as(&name)).cloned();
             let one = Copied {
+                bitmap: named.and_then(|other| bitmaps.remove(&other)),
                 name,
                 open,
                 source,
@@ -65,26 +113,27 @@ impl Sources {
             }
             all.push(one);
         }
+        if let Some(name) = bitmaps.keys().next() {
+            return Err(Error::not_found(format!(
+                "--bitmap names {name}, which --pull does not"
+            )));
+        }
+        let disks = all.iter().map(|one| MachineDisk {
+            name: one.name.clone(),
+            key: None,
+            size_bytes: one.open.disk.size_bytes(),
+        });
         Ok(Self {
+            disks: disks.collect(),
             all,
             force_share: args.force_share,
+            is_pulled,
             notes: Vec::new(),
         })
     }
 
     pub(super) fn all(&self) -> &[Copied] {
         &self.all
-    }
-
-    /// The disks by name.
-    pub(super) fn disks(&self) -> impl Iterator<Item = (DiskName, &dyn ReadAt)> {
-        self.all
-            .iter()
-            .map(|one| (one.name.clone(), one.open.disk.as_ref()))
-    }
-
-    pub(super) fn names(&self) -> impl Iterator<Item = &DiskName> {
-        self.all.iter().map(|one| &one.name)
     }
 
     /// Refuses sources that a program writes, before the first byte is read.
@@ -108,29 +157,6 @@ impl Sources {
                 .push(format!("disk {}: {}", one.name, finding.note()));
         }
         Ok(())
-    }
-
-    /// Refuses sources that a program writes or has written meanwhile; with `--force-share` returns
-    /// a description of the writers.
-    ///
-    /// # Errors
-    /// `Busy`, which names the file and the program; `Io`.
-    pub(super) fn check_after(&self, context: &Context) -> Result<Option<String>> {
-        let mut notes = self.notes.clone();
-        for one in &self.all {
-            let Some(finding) = one.open.watch.look()? else {
-                continue;
-            };
-            if !self.force_share {
-                return Err(finding.refusal());
-            }
-            let note = format!("disk {}: {}", one.name, finding.note());
-            if !notes.contains(&note) {
-                context.output.warn(format!("{note} while it was copied"));
-                notes.push(note);
-            }
-        }
-        Ok((!notes.is_empty()).then(|| notes.join("; ")))
     }
 
     /// The origins of the disks, for the request that begins the session. With `counts_data` they
@@ -161,7 +187,108 @@ impl Sources {
     }
 }
 
+fn previous<'a>(order: &'a Order, name: &DiskName) -> Option<&'a String> {
+    let mut all = order.previous.iter();
+    all.find(|(other, _)| other.same_as(name)).map(|(_, id)| id)
+}
+
+impl Capture for Sources {
+    fn disks(&self) -> &[MachineDisk] {
+        &self.disks
+    }
+
+    fn left_out(&self) -> &[LeftOut] {
+        &[]
+    }
+
+    fn attachments(&self) -> &[(String, Vec<u8>)] {
+        &[]
+    }
+
+    fn plan(&mut self, order: &Order) -> Result<Vec<(DiskName, Extent)>> {
+        let extent = |one: &Copied| (one.name.clone(), one.extent(previous(order, &one.name)));
+        Ok(self.all.iter().map(extent).collect())
+    }
+
+    fn take(&mut self, order: &Order) -> Result<Instant> {
+        let mut disks = Vec::new();
+        for one in &self.all {
+            let extent = one.extent(previous(order, &one.name));
+            disks.push(TakenDisk {
+                name: one.name.clone(),
+                source: Arc::clone(&one.open.disk),
+                changes: one.changes(&extent)?,
+                extent,
+                change_id: None,
+            });
+        }
+        Ok(Instant {
+            disks,
+            consistency: self.is_pulled.then_some(Consistency::Unknown),
+            note: self.is_pulled.then(|| {
+                "the disks were pulled from NBD exports: whether these are of one instant is not known".to_owned()
+            }),
+            held: Held::default(),
+            remarks: Vec::new(),
+        })
+    }
+
+    /// Refuses sources that a program writes or has written meanwhile; with `--force-share` it returns who did.
+    fn check(&mut self) -> Result<Option<String>> {
+        let mut notes = self.notes.clone();
+        for one in &self.all {
+            let Some(finding) = one.open.watch.look()? else {
+                continue;
+            };
+            if !self.force_share {
+                return Err(finding.refusal());
+            }
+            let note = format!("disk {}: {}", one.name, finding.note());
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        Ok((!notes.is_empty()).then(|| notes.join("; ")))
+    }
+
+    fn end(&mut self, _: bool) -> Result<()> {
+        Ok(())
+    }
+}
+
 impl Copied {
+    /// What of the source has to be copied for a disk whose parent has this change id.
+    fn extent(&self, previous: Option<&String>) -> Extent {
+        let name = self.bitmap.as_ref();
+        let reason = match (name, previous) {
+            (None, _) | (_, None) => None,
+            (Some(name), Some(id)) if name == id => {
+                return Extent::Since {
+                    change_id: id.clone(),
+                    changed_bytes: None,
+                };
+            }
+            (Some(name), Some(id)) => Some(format!(
+                "the bitmap {name} does not count from the parent, whose change id is {id}"
+            )),
+        };
+        Extent::Whole { reason }
+    }
+
+    fn changes(&self, extent: &Extent) -> Result<Option<Arc<dyn Changes>>> {
+        match (extent, &self.source) {
+            (Extent::Since { change_id, .. }, Source::Nbd { uri, .. }) => {
+                let bitmap = DirtyBitmap::new(ExportBitmap {
+                    uri: uri.clone(),
+                    name: change_id.clone(),
+                    was_open: AtomicBool::new(false),
+                })?;
+                Ok(Some(Arc::new(bitmap)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         match (&self.source, &other.source) {
             (Source::Nbd { uri, .. }, Source::Nbd { uri: second, .. }) => uri == second,

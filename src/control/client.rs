@@ -1,6 +1,5 @@
 //! The client side: the service of a repository whose owner is another process.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
@@ -13,8 +12,8 @@ use serde::de::DeserializeOwned;
 use super::events::{Events, gone};
 use super::socket_path::{control_socket, is_old_control_socket};
 use super::{ANSWER_BYTES_MAX, Hello, Request, Welcome, parse_answer};
+use crate::capture::transfer::Export;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::nbd::client::Client as NbdClient;
 use crate::repo::arrive::Arrival;
 use crate::repo::checks::CheckNotes;
 use crate::repo::lock::{Holder, Note, Site};
@@ -27,8 +26,8 @@ use crate::repo::sidecar::index::PointEntry;
 use crate::repo::{LabelChange, Repository};
 use crate::service::work::{CopyAnswer, CopyRequest, ForgetPlan, ForgetRequest, VerifyRequest};
 use crate::service::{
-    self, BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, DiskResult, DiskTarget,
-    ForgetAnswer, LoginAnswer, MountRequest, Service, SessionAnswer, Status, TrashAnswer,
+    BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, DiskResult, DiskTarget, ForgetAnswer,
+    LoginAnswer, MountRequest, Service, SessionAnswer, Status, TrashAnswer,
 };
 use crate::sys::{pass, runtime_dir, socket};
 use crate::task::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState};
@@ -237,18 +236,23 @@ impl Service for Client {
     }
 
     fn disk_target(&self, _: &SessionRef, disk: &DiskResult) -> Result<DiskTarget> {
-        let client = NbdClient::connect(&disk.uri.parse()?)?;
-        Ok(DiskTarget::Export(Box::new(client)))
+        let export = Export::connect(disk.uri.parse()?)?;
+        Ok(DiskTarget::Export(Box::new(export)))
     }
 
-    fn attach(&self, session: &SessionRef, name: &str, file: &File) -> Result<()> {
-        let content = service::read_attached(file)?;
+    fn renew(&self, session: &SessionRef) -> Result<()> {
+        self.ask(&Request::Renew {
+            session: session.clone(),
+        })
+    }
+
+    fn attach(&self, session: &SessionRef, name: &str, content: &[u8]) -> Result<()> {
         let request = Request::Attach {
             session: session.clone(),
             name: name.to_owned(),
             length_bytes: u64_from_usize(content.len()),
         };
-        self.ask_with(&request, &content)
+        self.ask_with(&request, content)
     }
 
     fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer> {

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::repo::lock::Site;
 
 /// The number of this protocol; another release has another number.
-const PROTOCOL: u32 = 3;
+const PROTOCOL: u32 = 4;
 
 /// The first request of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

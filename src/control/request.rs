@@ -43,6 +43,11 @@ pub enum Request {
         /// The number of bytes that follow.
         length_bytes: u64,
     },
+    /// Prove that the holder of a session lives.
+    Renew {
+        /// The session.
+        session: SessionRef,
+    },
     /// End a session without a point.
     Abort {
         /// The session.

@@ -226,9 +226,8 @@ fn execute(
         Request::Status => value(service.status()?),
         Request::Begin(request) => value(service.begin(&request)?),
         Request::Commit { session, request } => value(service.commit(&session, &request)?),
-        Request::Attach { session, name, .. } => {
-            value(service.attach_bytes(&session, &name, content)?)
-        }
+        Request::Attach { session, name, .. } => value(service.attach(&session, &name, content)?),
+        Request::Renew { session } => value(service.renew(&session)?),
         Request::Abort { session, failure } => value(service.abort(&session, failure.as_deref())?),
         Request::Forget {
             vm,

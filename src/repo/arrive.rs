@@ -243,6 +243,7 @@ impl Owner {
             parent: None,
             serial: 0,
             token: None,
+            left_out: Vec::new(),
             disks: Vec::new(),
             declared: Declared::default(),
             changed_only: false,

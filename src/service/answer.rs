@@ -10,7 +10,7 @@ use crate::error::Problem;
 use crate::ingest::Session;
 use crate::repo::Forgetting;
 use crate::repo::sidecar::index::PointEntry;
-use crate::types::{DiskName, PointName, VmName};
+use crate::types::{DiskName, PointName, SessionId, VmName};
 
 /// Answer to `begin`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -19,8 +19,13 @@ pub struct BeginAnswer {
     pub vm: VmName,
     /// The session.
     pub session: PointName,
+    /// Identity of the session. A hypervisor's tracking of changes that begins with it is named by it.
+    pub session_id: SessionId,
     /// The point that the session is compared with.
     pub parent: Option<PointName>,
+    /// The parent's disks that the request left out, because it has all disks that the VM has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<DiskName>,
     /// Its disks.
     pub disk_results: Vec<DiskResult>,
     /// `disk:uri,disk:uri`.
@@ -107,7 +112,9 @@ impl BeginAnswer {
         Self {
             vm: sidecar.vm,
             session: sidecar.name,
+            session_id: sidecar.session_id,
             parent: sidecar.parent.map(|parent| parent.name),
+            left_out: sidecar.left_out,
             disk_results: results,
             nbd_targets_string,
             nbd_targets_tcp: nbd_targets_tcp.filter(|_| tcp.is_some()),

@@ -5,10 +5,10 @@
 //! Not noted are questions about what runs (`sessions`, `tasks`, `status`) and the progress of a task
 //! that was noted at its begin.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::Service;
 use super::answer::{
     BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, SessionAnswer, TrashAnswer,
 };
@@ -18,7 +18,6 @@ use super::local::LocalOperations;
 use super::login::LoginAnswer;
 use super::owned::OwnedRepository;
 use super::target::DiskTarget;
-use super::{Service, read_attached};
 use crate::access::{Access, Act, Caller, Origin, Right};
 use crate::error::{Error, Result};
 use crate::ingest::{BeginRequest, CommitRequest, Registry, Session};
@@ -225,17 +224,6 @@ impl LocalService {
         self.operations.leave();
     }
 
-    /// Attaches bytes to an open session.
-    ///
-    /// # Errors
-    /// As [`Service::attach`].
-    pub fn attach_bytes(&self, session: &SessionRef, name: &str, content: &[u8]) -> Result<()> {
-        let subject = format!("{}/{name}", session.session);
-        self.noted(&asked("attach", &session.vm, &subject), |operations| {
-            operations.attach_bytes(session, name, content)
-        })
-    }
-
     /// Begins a session and returns it.
     pub(super) fn begin_session(&self, request: &BeginRequest) -> Result<Arc<Session>> {
         let result = self.operations.begin_session(request);
@@ -285,8 +273,16 @@ impl Service for LocalService {
         })
     }
 
-    fn attach(&self, session: &SessionRef, name: &str, file: &File) -> Result<()> {
-        self.attach_bytes(session, name, &read_attached(file)?)
+    fn attach(&self, session: &SessionRef, name: &str, content: &[u8]) -> Result<()> {
+        let subject = format!("{}/{name}", session.session);
+        self.noted(&asked("attach", &session.vm, &subject), |operations| {
+            operations.attach(session, name, content)
+        })
+    }
+
+    // The begin was noted, and its holder renews it many times.
+    fn renew(&self, session: &SessionRef) -> Result<()> {
+        self.operations.renew(session)
     }
 
     fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer> {

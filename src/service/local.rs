@@ -160,19 +160,6 @@ impl LocalOperations {
         self.registry().engine().owner.site()
     }
 
-    /// Attaches bytes to an open session.
-    ///
-    /// # Errors
-    /// As [`Service::attach`].
-    pub(super) fn attach_bytes(
-        &self,
-        session: &SessionRef,
-        name: &str,
-        content: &[u8],
-    ) -> Result<()> {
-        self.open(session)?.attach(name, content)
-    }
-
     /// Begins a session and returns it.
     pub(super) fn begin_session(&self, request: &BeginRequest) -> Result<Arc<Session>> {
         self.demand(Right::Ingest, &request.vm)?;
@@ -314,8 +301,13 @@ impl Service for LocalOperations {
         Ok(DiskTarget::Writer(session, writer))
     }
 
-    fn attach(&self, session: &SessionRef, name: &str, file: &File) -> Result<()> {
-        self.attach_bytes(session, name, &read_attached(file)?)
+    fn attach(&self, session: &SessionRef, name: &str, content: &[u8]) -> Result<()> {
+        self.open(session)?.attach(name, content)
+    }
+
+    fn renew(&self, session: &SessionRef) -> Result<()> {
+        self.open(session)?.touch();
+        Ok(())
     }
 
     fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer> {

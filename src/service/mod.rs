@@ -16,6 +16,7 @@
 mod answer;
 mod audited;
 pub mod backup;
+mod committed;
 mod event;
 pub mod exposition;
 mod follow;
@@ -37,6 +38,7 @@ mod works;
 pub use answer::{
     BeginAnswer, CommitAnswer, DiskResult, ForgetAnswer, KeptPoint, SessionAnswer, TrashAnswer,
 };
+pub use committed::committed;
 pub use event::{Event, EventBus, Happening, SessionChange, Subscription};
 pub use follow::Follow;
 pub use host::{Host, MountAnswer, MountRequest, Status};
@@ -47,8 +49,6 @@ pub use target::DiskTarget;
 pub use works::Works;
 
 pub use crate::ingest::{BeginRequest, CommitRequest, DiskRequest};
-
-use std::fs::File;
 
 use crate::error::Result;
 use crate::repo::LabelChange;
@@ -82,11 +82,17 @@ pub trait Service: Send {
     /// `NotFound`; what connecting to an NBD export returns.
     fn disk_target(&self, session: &SessionRef, disk: &DiskResult) -> Result<DiskTarget>;
 
-    /// Attaches a regular file, of at most 16 MiB, to an open session.
+    /// Attaches a file of at most 16 MiB to an open session.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidInput` (the name, no regular file); `TooLarge`, `LimitExceeded`, `NoSpace`, `Io`.
-    fn attach(&self, session: &SessionRef, name: &str, file: &File) -> Result<()>;
+    /// `NotFound`; `InvalidInput` (the name); `TooLarge`, `LimitExceeded`, `NoSpace`, `Io`.
+    fn attach(&self, session: &SessionRef, name: &str, content: &[u8]) -> Result<()>;
+
+    /// Proves that the holder of a session lives: its time to live counts from now.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    fn renew(&self, session: &SessionRef) -> Result<()>;
 
     /// Makes a restore point of a session.
     ///

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::block::{ReadAt, WriteAt};
-use crate::capture::transfer::transfer;
+use crate::block::ReadAt;
+use crate::block::piece::CopySource;
+use crate::capture::transfer::Export;
 use crate::error::Result;
 use crate::ingest::{DiskWriter, Session, copy};
-use crate::nbd::client::Client as NbdClient;
 use crate::task::Monitor;
 
 /// A writable disk of a session.
@@ -14,24 +14,27 @@ pub enum DiskTarget {
     /// A writer in this process.
     Writer(Arc<Session>, Arc<DiskWriter>),
     /// An export of the owner's NBD server.
-    Export(Box<NbdClient>),
+    Export(Box<Export>),
 }
 
 impl DiskTarget {
-    /// Copies a whole source to the disk and finishes the disk.
+    /// Copies a source to the disk and finishes the disk.
     ///
     /// # Errors
     /// What reading the source and writing the disk return; `Cancelled`.
-    pub fn fill(self, source: &dyn ReadAt, monitor: &Monitor) -> Result<()> {
+    pub fn fill(self, source: CopySource<'_>, monitor: &Monitor) -> Result<()> {
         match self {
-            Self::Writer(session, disk) => {
-                copy::copy_into(&session, &disk, source, monitor).map(drop)
-            }
-            Self::Export(client) => {
-                transfer(source, client.as_ref(), monitor)?;
-                client.flush()?;
-                client.disconnect()
-            }
+            Self::Writer(session, disk) => copy::copy_into(&session, &disk, source, monitor),
+            Self::Export(export) => export.fill(source, monitor),
+        }
+    }
+
+    /// The disk as it is now: the parent's content, where nothing was written yet.
+    #[must_use]
+    pub fn content(&self) -> &dyn ReadAt {
+        match self {
+            Self::Writer(_, disk) => disk,
+            Self::Export(export) => export.client(),
         }
     }
 

@@ -37,6 +37,24 @@ pub fn start(mut command: Command) -> Result<Child> {
         .at_path(program)
 }
 
+/// Makes this process ignore signals.
+///
+/// # Errors
+/// `Io`.
+pub fn ignore(signals: &[Signal]) -> Result<()> {
+    for signal in signals {
+        // SAFETY: SIG_IGN installs no handler, so no code of this process runs in a signal's context.
+        let before = unsafe { libc::signal(signal.as_raw(), libc::SIG_IGN) };
+        if before == libc::SIG_ERR {
+            return Err(Error::io(
+                "cannot ignore a signal",
+                std::io::Error::last_os_error(),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Sends a signal to a child; one that has ended is no error.
 ///
 /// # Errors

@@ -50,6 +50,21 @@ pub fn allocate(file: &File, length_bytes: u64) -> Result<()> {
     )
 }
 
+/// Allocates space for the first `length_bytes`; the size stays.
+///
+/// # Errors
+/// As [`allocate`].
+pub fn allocate_beyond(file: &File, length_bytes: u64) -> Result<()> {
+    let flags = FallocateFlags::KEEP_SIZE;
+    fallocate(
+        file,
+        flags,
+        0,
+        length_bytes,
+        "cannot take room for the file",
+    )
+}
+
 fn seek(file: &File, from: SeekFrom, offset: u64) -> Result<Option<u64>> {
     refuse::check(Call::Punch).map_err(|e| Error::io("cannot look for holes", e))?;
     match rustix::fs::seek(file, from) {

@@ -25,6 +25,7 @@ pub mod loop_device;
 pub mod mounts;
 pub mod pass;
 pub mod place;
+pub mod private_dir;
 pub mod probe;
 pub mod reflink;
 pub mod refuse;

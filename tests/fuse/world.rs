@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::kit::need::{can_mount, has_all};
 use crate::kit::wait::eventually;
+use restorefs::block::piece::CopySource;
 use restorefs::block::{FileDisk, MemoryDisk, ReadAt};
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, SystemClock};
@@ -201,7 +202,13 @@ pub(crate) fn commit(repository: &Path, vm: &str, point: &str, disks: &[(&str, &
     let session = Session::begin(&engine, &request).unwrap();
     for (name, source) in disks {
         let disk = session.disk(&DiskName::new(*name).unwrap()).unwrap();
-        copy_into(&session, &disk, *source, &Monitor::default()).unwrap();
+        copy_into(
+            &session,
+            &disk,
+            CopySource::whole(*source),
+            &Monitor::default(),
+        )
+        .unwrap();
     }
     session.commit(&CommitRequest::default(), &|| ()).unwrap();
 }

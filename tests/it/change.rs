@@ -1,9 +1,10 @@
 //! Copying the changes of a source: a range that the bitmap calls unchanged has the parent's content, whatever the
 //! source has there.
 
+use restorefs::block::piece::{Changes, CopySource};
 use restorefs::block::{MemoryDisk, ReadAt};
 use restorefs::error::{ErrorKind, Result};
-use restorefs::ingest::copy::{Changes, copy_changes_into, copy_into};
+use restorefs::ingest::copy::copy_into;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
 use restorefs::task::Monitor;
 use restorefs::types::{DiskName, VmName};
@@ -26,6 +27,13 @@ impl Changes for Bitmap {
             }
         }
         Ok((false, length_max))
+    }
+}
+
+fn changed<'a>(disk: &'a MemoryDisk, changes: &'a Bitmap) -> CopySource<'a> {
+    CopySource {
+        disk,
+        changes: Some(changes),
     }
 }
 
@@ -59,9 +67,9 @@ fn what_has_not_changed_is_the_parents() {
     let monitor = Monitor::default();
     let source = MemoryDisk::from_bytes(&first);
     // A full disk is not its changes.
-    let error = copy_changes_into(&session, &disk, &source, &changes, &monitor).unwrap_err();
+    let error = copy_into(&session, &disk, changed(&source, &changes), &monitor).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    copy_into(&session, &disk, &source, &monitor).unwrap();
+    copy_into(&session, &disk, CopySource::whole(&source), &monitor).unwrap();
     session.commit(&CommitRequest::default(), &|| ()).unwrap();
 
     // The source is other bytes everywhere; only what the bitmap names comes in, to the byte.
@@ -82,7 +90,7 @@ fn what_has_not_changed_is_the_parents() {
     let changes = Bitmap(ranges.map(|(from, end)| (from as u64, end as u64)).into());
     let monitor = Monitor::default();
     let source = MemoryDisk::from_bytes(&second);
-    copy_changes_into(&session, &disk, &source, &changes, &monitor).unwrap();
+    copy_into(&session, &disk, changed(&source, &changes), &monitor).unwrap();
     assert_eq!(monitor.done_bytes(), size as u64);
     let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
     let restored = world.open(&vm(), &point, &vda());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
 use restorefs::block::MemoryDisk;
+use restorefs::block::piece::CopySource;
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::error::ErrorKind;
 use restorefs::guest::fs::FileType;
@@ -118,7 +119,13 @@ impl Run {
         let session = Session::begin(self.world.engine(), &request).unwrap();
         let disk = session.disk(&name).unwrap();
         let source = MemoryDisk::from_bytes(&content);
-        copy_into(&session, &disk, &source, &Monitor::default()).unwrap();
+        copy_into(
+            &session,
+            &disk,
+            CopySource::whole(&source),
+            &Monitor::default(),
+        )
+        .unwrap();
         let point = session.commit(&CommitRequest::default(), &|| ()).unwrap();
         self.world.clock.advance(60);
         points.push((point.name.to_string(), content));

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use restorefs::block::piece::CopySource;
 use restorefs::block::{MemoryDisk, WriteAt};
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest};
 use restorefs::service::Service;
@@ -206,7 +207,9 @@ fn what_happens_in_the_owner_is_seen_at_once() {
     let target = service
         .disk_target(&session, &begun.disk_results[0])
         .unwrap();
-    target.fill(&source, &Monitor::default()).unwrap();
+    target
+        .fill(CopySource::whole(&source), &Monitor::default())
+        .unwrap();
     service.commit(&session, &CommitRequest::default()).unwrap();
     let after = world.samples();
     let rise = |name: &str, labels: &[(&str, &str)]| {

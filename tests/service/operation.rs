@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use restorefs::access::{Caller, Door, LiveAccess, Origin};
 use restorefs::block::page::PageBudget;
+use restorefs::block::piece::CopySource;
 use restorefs::block::{MemoryDisk, WriteAt};
 use restorefs::chain::{Pool, PoolLimits};
 use restorefs::clock::{Clock, SystemClock};
@@ -27,7 +28,9 @@ use restorefs::repo::selector::Which;
 use restorefs::repo::sidecar::policy::Policy;
 use restorefs::repo::sidecar::policy_run::Runner;
 use restorefs::repo::{Job, JobResult, LabelChange, Owner, Repository, Slot};
-use restorefs::service::{BeginRequest, CommitRequest, DiskRequest, OwnedRepository, Service};
+use restorefs::service::{
+    BeginRequest, CommitRequest, DiskRequest, OwnedRepository, Service, read_attached,
+};
 use restorefs::task::{Monitor, Pace, TaskDisk, TaskKind, TaskRequest, TaskState, TaskSubject};
 use restorefs::types::{DiskName, JobId, LayerId, PointName, PolicyName, SessionRef, VmName};
 
@@ -145,7 +148,10 @@ fn back_up(log: &mut Transcript, service: &dyn Service, point: &str, seed: u8) {
         let source = MemoryDisk::new();
         source.set_size(DISK_BYTES).unwrap();
         source.write_at(65_536, &[seed; 65_536]).unwrap();
-        log.note("fill", &target.fill(&source, &Monitor::default()));
+        log.note(
+            "fill",
+            &target.fill(CopySource::whole(&source), &Monitor::default()),
+        );
     }
     log.note("commit", &service.commit(&session(point), &named(point)));
 }
@@ -170,7 +176,8 @@ fn everything(log: &mut Transcript, service: &dyn Service, dir: &Path, repositor
     let large = File::create(dir.join("large")).unwrap();
     large.set_len((16 << 20) + 1).unwrap();
     let attach = |session: &SessionRef, name: &str, file: &Path| {
-        service.attach(session, name, &File::open(file).unwrap())
+        let content = read_attached(&File::open(file).unwrap())?;
+        service.attach(session, name, &content)
     };
     log.note(
         "attach",

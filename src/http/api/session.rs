@@ -28,6 +28,8 @@ pub(in crate::http) struct SessionBody {
     disks: Vec<SessionDisk>,
     /// The parent's disks that the VM no longer has.
     without: Vec<DiskName>,
+    /// Whether `disks` are all disks that the VM has: the parent's others are gone.
+    complete: bool,
     /// Name of the point; by default the time of capture.
     point: Option<PointName>,
     /// Whether all disks are full.
@@ -77,6 +79,7 @@ impl SessionBody {
             point: self.point,
             disks: disks.collect(),
             without: self.without,
+            complete: self.complete,
             full: self.full,
             differential: self.differential,
             parent,
@@ -249,8 +252,7 @@ pub(in crate::http) async fn attach(call: Call, body: Body) -> Answer {
     let bytes = body::read(&call.headers, body, ATTACHED_BYTES_MAX).await?;
     call.work(move |call| {
         let (view, session) = (call.view()?, call.session()?);
-        view.local()
-            .attach_bytes(&session, call.param("name"), &bytes)
+        view.service().attach(&session, call.param("name"), &bytes)
     })
     .await?;
     reply::nothing()

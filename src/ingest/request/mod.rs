@@ -48,6 +48,9 @@ pub struct BeginRequest {
     /// The parent's disks that the VM no longer has, by their names in the parent.
     #[serde(default)]
     pub without: Vec<DiskName>,
+    /// Whether `disks` are all disks that the VM has: the parent's others are gone.
+    #[serde(default)]
+    pub complete: bool,
     /// Whether all disks are full.
     #[serde(default)]
     pub full: bool,
@@ -118,6 +121,7 @@ impl BeginRequest {
             point: None,
             disks: Vec::new(),
             without: Vec::new(),
+            complete: false,
             full: false,
             differential: false,
             parent: None,

@@ -30,14 +30,14 @@ use crate::ingest::{Engine, Session};
 use crate::point::ChainSource;
 use crate::repo::entry::VmEntry;
 use crate::repo::publish::free_name;
-use crate::repo::sidecar::point::{Point, PointParent};
+use crate::repo::sidecar::point::{Point, PointDisk, PointParent};
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
 use crate::repo::sidecar::vm::DiskKey;
 use crate::repo::sidecar::{Sidecar, Unknown};
 use crate::repo::{Job, PointUse, Repository};
 use crate::task::TaskKind;
 use crate::types::sync::Mutex;
-use crate::types::{PointId, SessionId, Token};
+use crate::types::{DiskName, PointId, SessionId, Token};
 
 /// The holder of the parent's use while the session has no sidecar yet.
 const HOLDER: &str = "the begin of a session";
@@ -106,8 +106,28 @@ struct Plan {
     /// The parent; also `None` when the chosen point is damaged and all disks are written whole.
     parent: Option<Point>,
     disks: Vec<SessionDisk>,
+    /// The parent's disks that a complete request does not name.
+    left_out: Vec<DiskName>,
     estimate_bytes: u64,
     captured_at: Timestamp,
+}
+
+/// The parent's disks that no disk of the session continues, where the request has all disks that the VM has.
+fn left_out(
+    request: &BeginRequest,
+    parent: Option<&Point>,
+    disks: &[SessionDisk],
+) -> Vec<DiskName> {
+    let goes_on = |old: &&PointDisk| {
+        let mut disks = disks.iter();
+        disks.any(|disk| {
+            let base = disk.parent.as_ref();
+            base.is_some_and(|base| base.layer == old.layer) || disk.name.same_as(&old.name)
+        })
+    };
+    let old = parent.into_iter().flat_map(|parent| &parent.disks);
+    let gone = old.filter(|old| request.complete && !goes_on(old));
+    gone.map(|old| old.name.clone()).collect()
 }
 
 impl Plan {
@@ -128,6 +148,7 @@ impl Plan {
         let estimate_bytes = room_for(engine, request, Some(&known), &disks, parent.as_ref())?;
         Ok(Self {
             chosen,
+            left_out: left_out(request, parent.as_ref(), &disks),
             parent,
             disks,
             estimate_bytes,
@@ -214,6 +235,7 @@ impl Session {
             }),
             serial: owner.take_serial(&mut entry)?,
             token: Some(Token::random()),
+            left_out: plan.left_out,
             disks: plan.disks,
             declared: sidecar::Declared {
                 previous_change_ids: request.previous_change_ids.clone(),

@@ -17,6 +17,7 @@ use std::sync::{Arc, MutexGuard};
 use super::Session;
 use super::begin::check_ttl;
 use super::copy::copy_into;
+use crate::block::piece::CopySource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::completion::Door;
 use crate::ingest::disk::DiskWriter;
@@ -282,17 +283,22 @@ impl Session {
         // Writers wait until the content has moved.
         let _alone = old.gate.write();
         let writer = self.make_writer(&now, &made)?;
-        let moved = copy_into(self, &writer, old.as_ref(), &Monitor::default())
-            .and_then(|()| writer.flush())
-            .and_then(|()| {
-                writer.set_finished(old.is_finished());
-                writer.completion.adopt_missing(&old.completion);
-                self.replace_sidecar(|next| {
-                    next.disks.retain(|d| d.layer_id != old.meta.layer_id);
-                    next.disks.push(made.clone());
-                    Ok(())
-                })
-            });
+        let moved = copy_into(
+            self,
+            &writer,
+            CopySource::whole(old.as_ref()),
+            &Monitor::default(),
+        )
+        .and_then(|()| writer.flush())
+        .and_then(|()| {
+            writer.set_finished(old.is_finished());
+            writer.completion.adopt_missing(&old.completion);
+            self.replace_sidecar(|next| {
+                next.disks.retain(|d| d.layer_id != old.meta.layer_id);
+                next.disks.push(made.clone());
+                Ok(())
+            })
+        });
         if let Err(e) = moved {
             self.retire(&writer);
             return Err(e);

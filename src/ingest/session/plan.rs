@@ -161,14 +161,15 @@ fn place_disks<'a>(
             taken.insert(at, disk);
         }
     }
+    let is_complete = request.complete;
     let mut places = Vec::new();
     for (at, disk) in old.iter().enumerate() {
         let request = taken.get(&at).copied();
-        if request.is_none() && replaced.contains(&at) {
+        let is_named = request.is_some();
+        if !is_named && (replaced.contains(&at) || is_complete) {
             continue;
         }
-        if request.is_none()
-            && let Some(other) = taken.values().find(|other| same(&other.name, &disk.name))
+        if !is_named && let Some(other) = taken.values().find(|other| same(&other.name, &disk.name))
         {
             return Err(collision(other, disk));
         }

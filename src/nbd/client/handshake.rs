@@ -10,9 +10,7 @@ use crate::nbd::proto::option::{
     BlockSize, ContextRequest, ExportInfo, Info, InfoRequest, MetaContext, OptionKind, ReplyHeader,
     ReplyKind, encode_option,
 };
-use crate::nbd::proto::{
-    BASE_ALLOCATION, GREETING_MAGIC, Mode, OLDSTYLE_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC,
-};
+use crate::nbd::proto::{GREETING_MAGIC, Mode, OLDSTYLE_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC};
 use crate::tls::ClientTls;
 use crate::types::width::usize_from_u32;
 
@@ -39,7 +37,7 @@ pub(super) struct Facts {
     pub(super) sizes: BlockSize,
     /// Framing of requests and replies.
     pub(super) mode: Mode,
-    /// Number of `base:allocation`.
+    /// Number of the metadata context.
     pub(super) context: Option<u32>,
 }
 
@@ -53,15 +51,19 @@ struct Handshake<'a> {
 /// TLS settings, and the name that the server's certificate must have.
 pub(super) type Secret = (ClientTls, String);
 
-/// Negotiates an export.
-pub(super) fn negotiate(stream: &Stream, export: &str, tls: Option<&Secret>) -> Result<Facts> {
+/// Negotiates an export with one metadata context.
+pub(super) fn negotiate(
+    stream: &Stream,
+    (export, context): (&str, &str),
+    tls: Option<&Secret>,
+) -> Result<Facts> {
     let mut handshake = Handshake::begin(stream, tls)?;
     if !handshake.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
         return handshake.export_name(export, Mode::Simple, None);
     }
     let mode = handshake.mode()?;
     let context = if mode.has_chunks() {
-        handshake.context(export)?
+        handshake.context(export, context)?
     } else {
         None
     };
@@ -241,10 +243,10 @@ impl<'a> Handshake<'a> {
         Ok(Mode::Simple)
     }
 
-    fn context(&mut self, export: &str) -> Result<Option<u32>> {
+    fn context(&mut self, export: &str, wanted: &str) -> Result<Option<u32>> {
         let request = ContextRequest {
             name: export.to_owned(),
-            queries: vec![BASE_ALLOCATION.to_owned()],
+            queries: vec![wanted.to_owned()],
         };
         let mut found = None;
         let end = self.ask(
@@ -253,7 +255,7 @@ impl<'a> Handshake<'a> {
             |kind, data| {
                 if kind == ReplyKind::MetaContext {
                     let context = MetaContext::parse(data)?;
-                    if context.name == BASE_ALLOCATION {
+                    if context.name == wanted {
                         found = Some(context.id);
                     }
                 }

@@ -10,6 +10,7 @@
 //! one cache (CAN_MULTI_CONN), else one; each connection has many requests in flight. One `read_at` of many
 //! MiB is several concurrent requests.
 
+mod bitmap;
 mod disk;
 mod handshake;
 mod link;
@@ -23,6 +24,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 
+pub use bitmap::Bitmap;
 use handshake::{Facts, Secret};
 use link::{Link, Ticket};
 use pending::{Answer, Extents, Want};
@@ -31,12 +33,12 @@ use window::Window;
 
 use crate::block::{BufferPool, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::nbd::proto::Mode;
 use crate::nbd::proto::command::Command;
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::{CommandFlags, TransmissionFlags};
 use crate::nbd::proto::option::{BlockSize, ExportInfo};
 use crate::nbd::proto::uri::Uri;
+use crate::nbd::proto::{BASE_ALLOCATION, Mode};
 use crate::tls::{ClientTls, default_directory};
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
@@ -64,6 +66,8 @@ const LONG_STRETCH_BYTES: u64 = 1 << 40;
 pub struct Client {
     uri: Uri,
     tls: Option<Secret>,
+    /// The metadata context, in which extents are reported.
+    context: String,
     facts: Facts,
     links: Mutex<Vec<Arc<Link>>>,
     /// Held while another connection is made.
@@ -129,9 +133,9 @@ fn secret(uri: &Uri) -> Result<Option<Secret>> {
     Ok(Some((tls, uri.tls_host())))
 }
 
-fn open(uri: &Uri, tls: Option<&Secret>) -> Result<(Stream, Facts)> {
+fn open(uri: &Uri, context: &str, tls: Option<&Secret>) -> Result<(Stream, Facts)> {
     let stream = Stream::connect(uri.address())?;
-    let facts = handshake::negotiate(&stream, uri.export(), tls)?;
+    let facts = handshake::negotiate(&stream, (uri.export(), context), tls)?;
     Ok((stream, facts))
 }
 
@@ -143,12 +147,18 @@ impl Client {
     /// NBD server, or TLS failed), `TimedOut`, `Unsupported` (oldstyle, no TLS); `InvalidInput` for unusable
     /// certificates.
     pub fn connect(uri: &Uri) -> Result<Self> {
+        Self::connect_in(uri, BASE_ALLOCATION)
+    }
+
+    /// Connects with a metadata context.
+    fn connect_in(uri: &Uri, context: &str) -> Result<Self> {
         let tls = secret(uri)?;
-        let (stream, facts) = open(uri, tls.as_ref()).at_path(uri.to_string())?;
+        let (stream, facts) = open(uri, context, tls.as_ref()).at_path(uri.to_string())?;
         let link = Arc::new(Link::new(stream, &facts)?);
         Ok(Self {
             uri: uri.clone(),
             tls,
+            context: context.to_owned(),
             facts,
             links: Mutex::new(vec![link]),
             opening: Mutex::new(()),
@@ -188,6 +198,12 @@ impl Client {
     #[must_use]
     pub fn knows_extents(&self) -> bool {
         !self.is_blind.load(Ordering::Relaxed)
+    }
+
+    /// Whether no connection is left.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.links().iter().any(|link| link.death().is_some())
     }
 
     /// Says goodbye (NBD_CMD_DISC) on each connection, and returns when the server has received it. For a
@@ -238,7 +254,7 @@ impl Client {
             return Ok(best.1);
         };
         // Without another connection the existing ones suffice.
-        match open(&self.uri, self.tls.as_ref()) {
+        match open(&self.uri, &self.context, self.tls.as_ref()) {
             Ok((stream, facts)) if facts == self.facts => {
                 let link = Arc::new(Link::new(stream, &facts)?);
                 self.links().push(Arc::clone(&link));
@@ -420,6 +436,12 @@ impl Client {
     }
 
     fn load_window(&self, offset: u64) -> Result<Window> {
+        let (from, extents) = self.load_extents(offset)?;
+        Ok(Window::new(from, &extents, self.facts.size_bytes))
+    }
+
+    /// Extents of the metadata context, and where the first one begins: at the start of the block of `offset`.
+    fn load_extents(&self, offset: u64) -> Result<(u64, Extents)> {
         let context = self.facts.context.unwrap_or_default();
         let from = self.round_down(offset);
         let stretch = match self.facts.mode {
@@ -432,12 +454,11 @@ impl Client {
             found: None,
         };
         let flight = self.send(Command::BlockStatus, from, end - from, &[], want)?;
-        let extents: Extents = match flight.wait().at_offset(offset)? {
-            Answer::Extents(extents) => extents,
+        match flight.wait().at_offset(offset)? {
+            Answer::Extents(extents) => Ok((from, extents)),
             Answer::Done | Answer::Bytes(_) => {
-                return Err(violation("the server answered without extents"));
+                Err(violation("the server answered without extents"))
             }
-        };
-        Ok(Window::new(from, &extents, self.facts.size_bytes))
+        }
     }
 }

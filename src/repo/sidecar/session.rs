@@ -45,6 +45,9 @@ pub struct Session {
     /// over TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Token>,
+    /// The parent's disks that the VM does not have any more, where the begin named all that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<DiskName>,
     /// All disks of the VM.
     pub disks: Vec<SessionDisk>,
     /// Declarations about the disks so far.

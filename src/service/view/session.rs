@@ -6,17 +6,15 @@ use super::{View, absent, missing_right};
 use crate::access::Right;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Session;
-use crate::repo::JobResult;
 use crate::repo::sidecar::index::PointEntry;
-use crate::service::{BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, SessionAnswer};
+use crate::service::{
+    BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, SessionAnswer, committed,
+};
 use crate::types::sync::Mutex;
 use crate::types::{JobId, SessionId, SessionRef, VmName};
 
 /// An open session as its caller sees it.
 pub type SessionView = SessionAnswer;
-
-/// LIMIT: lines of the history in which the end of a session is looked for.
-const SCANNED_MAX: usize = 10_000;
 
 /// The requests that have begun the open sessions.
 #[derive(Default)]
@@ -164,7 +162,11 @@ impl View {
             None => is_as_asked(open, request),
         };
         match is_it {
-            true => Ok(self.shared.served.begin_answer(open)),
+            // The client lives.
+            true => {
+                open.touch();
+                Ok(self.shared.served.begin_answer(open))
+            }
             false => Err(Error::new(
                 ErrorKind::AlreadyExists,
                 format!("{session} is open, and was begun by another request"),
@@ -186,28 +188,11 @@ impl View {
             Ok(CommitAnswer { vm, point }) => Ok((vm, point)),
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 self.check_ingest(&session.vm)?;
-                self.committed(session)?.ok_or(e)
+                let made = committed(self.repository(), session)?.ok_or(e)?;
+                Ok((made.vm, made.point))
             }
             Err(e) => Err(e),
         }
-    }
-
-    /// The point that the last session of that name has made, if it was the last thing that it did.
-    fn committed(&self, session: &SessionRef) -> Result<Option<(VmName, PointEntry)>> {
-        let last = self.repository().newest_job(SCANNED_MAX, |job| {
-            let is_vm = job.vm.as_ref().is_some_and(|vm| vm.same_as(&session.vm));
-            let own = job.session.as_ref();
-            is_vm && own.is_some_and(|own| own.same_as(&session.session))
-        })?;
-        let point = last
-            .filter(|job| job.result == JobResult::Committed)
-            .and_then(|job| job.point);
-        let Some(point) = point else {
-            return Ok(None);
-        };
-        let index = self.repository().index(&session.vm)?;
-        let entry = index.point(&point).cloned();
-        Ok(entry.map(|entry| (index.name.clone(), entry)))
     }
 
     /// Asks a job to stop.

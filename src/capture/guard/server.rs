@@ -1,0 +1,334 @@
+//! The guard's process: it owns the sockets of QEMU and of the guest agent while a backup is made, so that the guest goes on whatever
+//! happens to the backup.
+//!
+//! # Invariants
+//! - When the backup's end of the socket closes, the guard thaws and continues the guest, and removes what is the backup's in QEMU.
+//! - After [`HELD_MAX`] it thaws and continues the guest although the backup lives. The instant is then no instant any more: `Resume`
+//!   fails.
+//! - It continues only a guest that it stopped.
+//!
+//! # Concurrency
+//! The main thread executes requests; a second one watches the time. Both take the lock of the state. A command to QEMU or the agent has a
+//! time limit of its own.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::message::{Answer, Ask, HELD_MAX, Held};
+use crate::capture::monitor::Monitor;
+use crate::capture::monitor::agent::Agent;
+use crate::capture::monitor::qmp::Qmp;
+use crate::capture::monitor::sweep::sweep;
+use crate::error::{Error, ErrorKind, Problem, Result, ResultExt};
+use crate::sys::{child, pass};
+use crate::types::sync::{Condvar, Mutex};
+
+/// The only argument of the guard's process.
+pub const ARGUMENT: &str = "capture-guard";
+
+/// LIMIT: time for which the guard waits for the agent's answer to a freeze. The agent may then still freeze, and is thawed.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// LIMIT: time for which the guard tries to thaw.
+const THAW_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// LIMIT: bytes of a request.
+const REQUEST_BYTES_MAX: usize = 1 << 20;
+
+/// What of the guest is held, and since when.
+#[derive(Default)]
+struct Holds {
+    stopped: Option<Instant>,
+    frozen: Option<Instant>,
+    /// Set when the guest was let go before the backup asked for it.
+    is_lost: bool,
+    /// Set at the end of the process.
+    is_over: bool,
+}
+
+/// The sockets.
+struct Sockets {
+    qmp: Qmp,
+    agent: Option<Agent>,
+    prefix: String,
+    /// Whether this backup started QEMU's NBD server.
+    has_server: bool,
+}
+
+struct State {
+    holds: Mutex<Holds>,
+    changed: Condvar,
+    sockets: Mutex<Option<Sockets>>,
+}
+
+/// Serves the backup that has started this process, on standard input.
+///
+/// # Errors
+/// `Io`, when the guest could not be let go on.
+pub fn run() -> Result<()> {
+    // The terminal's signals are for the backup, which ends in order; this process ends after it.
+    child::ignore(&[Signal::INT, Signal::TERM, Signal::HUP, Signal::PIPE])?;
+    let socket = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .or_io("there is no standard input")?;
+    let mut socket = UnixStream::from(socket);
+    let state = Arc::new(State {
+        holds: Mutex::default(),
+        changed: Condvar::new(),
+        sockets: Mutex::new(None),
+    });
+    let watching = Arc::clone(&state);
+    let watch = std::thread::Builder::new()
+        .name("guard-watch".to_owned())
+        .spawn(move || watching.watch())
+        .or_io("cannot start a thread")?;
+    let served = state.serve(&mut socket);
+    let ended = state.end();
+    state.holds.lock().is_over = true;
+    state.changed.notify_all();
+    // A panic of the thread was printed where it happened.
+    let _ = watch.join();
+    served.and(ended)
+}
+
+impl State {
+    /// Executes requests until the backup's end closes.
+    fn serve(&self, socket: &mut UnixStream) -> Result<()> {
+        let mut unread: Vec<u8> = Vec::new();
+        let mut passed: Vec<OwnedFd> = Vec::new();
+        loop {
+            if let Some(at) = unread.iter().position(|byte| *byte == b'\n') {
+                let rest = unread.split_off(at + 1);
+                let line = std::mem::replace(&mut unread, rest);
+                let answer = match serde_json::from_slice::<Ask>(&line) {
+                    Ok(ask) => self.answer(ask, &mut passed),
+                    Err(e) => {
+                        Err(Error::invalid("a request that the guard does not know").caused_by(e))
+                    }
+                };
+                let answer = answer.unwrap_or_else(|e| Answer::Failed(Problem::from(&e)));
+                let mut line = serde_json::to_vec(&answer)
+                    .map_err(|e| Error::invalid("the answer cannot be encoded").caused_by(e))?;
+                line.push(b'\n');
+                if socket.write_all(&line).is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+            if unread.len() > REQUEST_BYTES_MAX {
+                return Err(Error::invalid("a request without an end"));
+            }
+            let mut buf = [0; 64 << 10];
+            let Ok((length, descriptors)) = pass::receive(socket, &mut buf) else {
+                return Ok(());
+            };
+            if length == 0 {
+                return Ok(());
+            }
+            passed.extend(descriptors);
+            unread.extend_from_slice(buf.get(..length).unwrap_or_default());
+        }
+    }
+
+    fn answer(&self, ask: Ask, passed: &mut Vec<OwnedFd>) -> Result<Answer> {
+        match ask {
+            Ask::Open { qmp, agent, prefix } => {
+                let qmp = Qmp::connect(&qmp)?;
+                let agent = agent.map(|path| Agent::connect(&path)).transpose()?;
+                *self.sockets.lock() = Some(Sockets {
+                    qmp,
+                    agent,
+                    prefix,
+                    has_server: false,
+                });
+                Ok(Answer::Done(Value::Null))
+            }
+            Ask::Execute {
+                command,
+                arguments,
+                passes,
+            } => {
+                let descriptor = match passes {
+                    true if passed.is_empty() => {
+                        return Err(Error::invalid("no descriptor came with the request"));
+                    }
+                    true => Some(passed.remove(0)),
+                    false => None,
+                };
+                let mut sockets = self.sockets.lock();
+                let sockets = opened(&mut sockets)?;
+                let done = sockets.qmp.execute_with(
+                    &command,
+                    arguments,
+                    descriptor.as_ref().map(AsFd::as_fd),
+                )?;
+                match command.as_str() {
+                    "nbd-server-start" => sockets.has_server = true,
+                    "nbd-server-stop" => sockets.has_server = false,
+                    _ => {}
+                }
+                Ok(Answer::Done(done))
+            }
+            Ask::Freeze => self.freeze(),
+            Ask::Stop => self.stop(),
+            Ask::Resume => self.resume().map(Answer::Resumed),
+        }
+    }
+
+    /// Notes that the guest is about to be held; the time counts from now.
+    fn hold(&self, note: impl FnOnce(&mut Holds)) {
+        note(&mut self.holds.lock());
+        self.changed.notify_all();
+    }
+
+    fn freeze(&self) -> Result<Answer> {
+        let mut sockets = self.sockets.lock();
+        let agent = opened(&mut sockets)?
+            .agent
+            .as_mut()
+            .ok_or_else(|| Error::invalid("no guest agent was named"))?;
+        self.hold(|holds| holds.frozen = Some(Instant::now()));
+        match agent.freeze(FREEZE_TIMEOUT) {
+            Ok(count) => Ok(Answer::Done(count.into())),
+            Err(e) => {
+                drop(sockets);
+                // The agent may have frozen some filesystems, or will yet.
+                match self.thaw() {
+                    Ok(()) => Err(e),
+                    Err(left) => Err(Error::new(
+                        e.kind(),
+                        format!(
+                            "{}; and it could not be thawed: {}",
+                            e.report(),
+                            left.report()
+                        ),
+                    )),
+                }
+            }
+        }
+    }
+
+    fn stop(&self) -> Result<Answer> {
+        let mut sockets = self.sockets.lock();
+        let qmp = &mut opened(&mut sockets)?.qmp;
+        let status = qmp.execute("query-status", json!({}))?;
+        if status["running"] == true {
+            self.hold(|holds| holds.stopped = Some(Instant::now()));
+            qmp.execute("stop", json!({}))?;
+        }
+        Ok(Answer::Done(status))
+    }
+
+    /// Lets the guest go on; the first error, after both was tried.
+    fn release(&self) -> Result<Held> {
+        let stopped = self.holds.lock().stopped;
+        let continued = match stopped {
+            Some(since) => self.cont().map(|()| Some(since)),
+            None => Ok(None),
+        };
+        let frozen = self.holds.lock().frozen;
+        let thawed = match frozen {
+            Some(since) => self.thaw().map(|()| Some(since)),
+            None => Ok(None),
+        };
+        let ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(Held {
+            stopped_ms: continued?.map(ms),
+            frozen_ms: thawed?.map(ms),
+        })
+    }
+
+    fn cont(&self) -> Result<()> {
+        let mut sockets = self.sockets.lock();
+        let qmp = &mut opened(&mut sockets)?.qmp;
+        qmp.execute("cont", json!({}))?;
+        self.holds.lock().stopped = None;
+        Ok(())
+    }
+
+    fn thaw(&self) -> Result<()> {
+        let mut sockets = self.sockets.lock();
+        if let Some(agent) = &mut opened(&mut sockets)?.agent {
+            agent.thaw(THAW_TIMEOUT)?;
+        }
+        self.holds.lock().frozen = None;
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<Held> {
+        let held = self.release()?;
+        match self.holds.lock().is_lost {
+            false => Ok(held),
+            true => Err(Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "the guest was held for {} seconds, and was let go on: its disks are not of one instant",
+                    HELD_MAX.as_secs()
+                ),
+            )),
+        }
+    }
+
+    /// Lets the guest go on when it is held for too long.
+    fn watch(&self) {
+        loop {
+            let holds = self.holds.lock();
+            if holds.is_over {
+                return;
+            }
+            let since = [holds.stopped, holds.frozen].into_iter().flatten().min();
+            let Some(since) = since else {
+                drop(self.changed.wait(holds));
+                continue;
+            };
+            let left = HELD_MAX.saturating_sub(since.elapsed());
+            if !left.is_zero() {
+                let is_over = |holds: &mut Holds| !holds.is_over;
+                drop(self.changed.wait_timeout_while(holds, left, is_over));
+                continue;
+            }
+            drop(holds);
+            self.holds.lock().is_lost = true;
+            if let Err(e) = self.release() {
+                tracing::error!(error = %e.report(), "the guest could not be let go on yet");
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+
+    /// Lets the guest go on, and removes what is the backup's.
+    fn end(&self) -> Result<()> {
+        if self.sockets.lock().is_none() {
+            return Ok(());
+        }
+        let released = self.release();
+        let mut sockets = self.sockets.lock();
+        let sockets = opened(&mut sockets)?;
+        let prefix = sockets.prefix.clone();
+        let swept = sweep(&mut sockets.qmp, &prefix);
+        if sockets.has_server {
+            sockets.qmp.execute("nbd-server-stop", json!({}))?;
+        }
+        // QEMU may have ended: then nothing is left.
+        match released {
+            Err(e) if e.kind() != ErrorKind::Disconnected => Err(e),
+            _ => swept.map(drop).or_else(|e| match e.kind() {
+                ErrorKind::Disconnected => Ok(()),
+                _ => Err(e),
+            }),
+        }
+    }
+}
+
+fn opened(sockets: &mut Option<Sockets>) -> Result<&mut Sockets> {
+    sockets
+        .as_mut()
+        .ok_or_else(|| Error::invalid("the guard has no sockets yet"))
+}

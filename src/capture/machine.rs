@@ -20,6 +20,8 @@ pub struct MachineDisk {
     pub key: Option<String>,
     /// Size in bytes.
     pub size_bytes: u64,
+    /// Bytes that its image occupies, if that is known.
+    pub data_bytes: Option<u64>,
 }
 
 /// A disk of the machine that no backup takes.

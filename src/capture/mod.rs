@@ -1,7 +1,6 @@
 //! Capture: reads the source of a backup: files, NBD exports, and machines that run.
 
 mod backing;
-pub mod bitmap;
 pub mod guard;
 pub mod helper;
 pub mod machine;

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::block::piece::Changes;
 use crate::block::{Extent, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::nbd::client::Client;
 use crate::types::sync::Mutex;
 
 /// LIMIT: pauses before the attempts to connect again.
@@ -119,5 +121,80 @@ where
 
     fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
         self.ask(|source| source.extent_at(offset, length_max))
+    }
+}
+
+impl<A: Again<Source = Client>> Changes for Reopened<A> {
+    fn changed_at(&self, offset: u64, length_max: u64) -> Result<(bool, u64)> {
+        self.ask(|source| source.dirty_at(offset, length_max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::{Again, Reopened};
+    use crate::error::{Error, ErrorKind, Result};
+
+    /// A source that is lost at every read of the first connections.
+    struct Flaky {
+        opened: AtomicUsize,
+        good_from: usize,
+        /// From this connection on it is another instant.
+        stale_from: usize,
+    }
+
+    impl Again for Flaky {
+        type Source = usize;
+
+        fn open(&self) -> Result<usize> {
+            let number = self.opened.fetch_add(1, Ordering::SeqCst);
+            match number >= self.stale_from {
+                true => Err(Error::new(ErrorKind::Stale, "another instant")),
+                false => Ok(number),
+            }
+        }
+    }
+
+    fn read(good_from: usize) -> impl FnMut(&usize) -> Result<usize> {
+        move |number| match *number >= good_from {
+            true => Ok(*number),
+            false => Err(Error::new(ErrorKind::Disconnected, "lost")),
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_is_made_again_while_it_is_the_same_instant() {
+        let flaky = |good_from, stale_from| {
+            let opened = AtomicUsize::new(0);
+            Reopened::new(Flaky {
+                opened,
+                good_from,
+                stale_from,
+            })
+            .unwrap()
+        };
+        let same = flaky(2, 99);
+        let good_from = same.again.good_from;
+        assert_eq!(same.ask(read(good_from)).unwrap(), 2);
+        // The good connection stays.
+        assert_eq!(same.ask(read(good_from)).unwrap(), 2);
+        let other = flaky(2, 1);
+        let error = other.ask(read(2)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Stale);
+        assert_eq!(
+            other.again.opened.load(Ordering::SeqCst),
+            2,
+            "it is not tried again"
+        );
+        // What the source refuses is no lost connection.
+        let refused = same
+            .ask(|_| Err::<(), _>(Error::new(ErrorKind::Io, "rot")))
+            .unwrap_err();
+        assert_eq!(
+            (refused.kind(), same.again.opened.load(Ordering::SeqCst)),
+            (ErrorKind::Io, 3)
+        );
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::backing;
 use super::helper::QemuNbd;
 use super::watch::Watch;
+use crate::block::piece::Changes;
 use crate::block::{FileDisk, ReadAt, magic};
 use crate::error::{Error, Result, ResultExt};
 use crate::nbd::client::Client;
@@ -41,6 +42,8 @@ pub enum Source {
         uri: Uri,
         /// Whether the caller states that its bytes are raw, whatever they begin with.
         is_raw: bool,
+        /// A dirty bitmap of the export.
+        bitmap: Option<String>,
     },
 }
 
@@ -62,6 +65,7 @@ impl Source {
             return Ok(Self::Nbd {
                 uri: uri.parse()?,
                 is_raw: prefix.or(default) == Some(ImageFormat::Raw),
+                bitmap: None,
             });
         }
         let path = PathBuf::from(rest);
@@ -78,11 +82,17 @@ impl Source {
     /// image names), `Io`.
     pub fn open(&self, allow_backing: &[PathBuf]) -> Result<OpenSource> {
         let open = match self {
-            Self::Nbd { uri, .. } => {
-                let client = Client::connect(uri)?;
+            Self::Nbd { uri, bitmap, .. } => {
+                let client = match bitmap {
+                    Some(name) => Client::connect_with_bitmap(uri, name)?,
+                    None => Client::connect(uri)?,
+                };
+                let client = Arc::new(client);
+                let changes = bitmap.is_some().then(|| Arc::clone(&client));
                 OpenSource {
                     reports_data: client.knows_extents(),
-                    ..OpenSource::of(Arc::new(client))
+                    changes: changes.map(|client| client as Arc<dyn Changes>),
+                    ..OpenSource::of(client)
                 }
             }
             Self::File {
@@ -227,6 +237,8 @@ pub struct OpenSource {
     pub watch: Watch,
     /// The image format that its first bytes look like, when no format was stated.
     pub lookalike: Option<&'static str>,
+    /// The changes that its bitmap has.
+    pub changes: Option<Arc<dyn Changes>>,
     /// Whether it distinguishes data from holes.
     reports_data: bool,
     /// Dropped after `disk`, whose connection it serves.
@@ -243,6 +255,7 @@ impl OpenSource {
             disk,
             watch: Watch::default(),
             lookalike: None,
+            changes: None,
             reports_data: false,
             helper: None,
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::block::piece::{CopySource, Piece, Pieces};
 use crate::block::{ReadAt, WriteAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
-use crate::nbd::client::Client;
+use crate::nbd::client::{Client, NO_EXPORT};
 use crate::nbd::proto::uri::Uri;
 use crate::task::{self, Monitor};
 use crate::types::width::usize_from_u64;
@@ -111,7 +111,8 @@ fn reconnect(uri: &Uri, lost: Error, monitor: &Monitor) -> Result<Client> {
         std::thread::sleep(PAUSE);
         match Client::connect(uri) {
             Ok(client) => return Ok(client),
-            // A server that has begun again has all exports of its sessions, or the session is gone.
+            // A server that has begun again has all exports of its sessions: the session has ended.
+            Err(e) if e.what().contains(NO_EXPORT) => return Err(lost.caused_by(e)),
             Err(_) if begun.elapsed() < PATIENCE => {}
             Err(e) => return Err(e.caused_by(lost)),
         }

@@ -16,12 +16,12 @@ use super::report;
 use super::shorten::shorten;
 use super::sources::Sources;
 use super::target::{parse_disks, parse_ids, split_paths, untangle};
-use crate::capture::machine::{Extent, Instant, Order};
+use crate::capture::machine::{Extent, Instant, MachineDisk, Order};
 use crate::control::Client;
 use crate::daemon::interrupt;
 use crate::daemon::probe::probe_point;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::ingest::DiskWriter;
+use crate::ingest::{DiskWriter, Origin};
 use crate::repo::selector::Which;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
 use crate::repo::{Owner, Repository};
@@ -140,7 +140,7 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         checks_room: !args.begin.no_room_check,
         origins: match &input {
             Input::Sources(sources) => sources.origins(!args.begin.no_room_check)?,
-            Input::Machine(_) => BTreeMap::new(),
+            Input::Machine(machine) => machine.disks().iter().map(origin).collect(),
         },
     };
     let commit = CommitRequest {
@@ -168,6 +168,15 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         input,
         repository,
     })
+}
+
+/// What is known of a machine's disk before it is read.
+fn origin(disk: &MachineDisk) -> (DiskName, Origin) {
+    let origin = Origin {
+        data_bytes: disk.data_bytes,
+        lookalike: None,
+    };
+    (disk.name.clone(), origin)
 }
 
 fn open_attached(path: &Path) -> Result<(String, Vec<u8>)> {
@@ -231,24 +240,24 @@ impl Prepared {
                 .remark(format!("{} is not backed up: {}", left.name, left.reason));
         }
         let way = ToDaemon(Arc::clone(&self.repository));
-        let done = match writer.owner {
-            Some(owner) => {
+        let (done, writer) = match writer.owner {
+            Some(_) => {
                 let desk = Direct(writer.service.as_ref());
-                backup::run(&desk, capture, &self.plan, &narrator).map(|done| (done, Some(owner)))
+                let done = backup::run(&desk, capture, &self.plan, &narrator)?;
+                (done, Some(writer))
             }
             None => {
                 let desk: &dyn Desk = &Lasting::new(writer.service, &way);
-                backup::run(desk, capture, &self.plan, &narrator).map(|done| (done, None))
+                (backup::run(desk, capture, &self.plan, &narrator)?, None)
             }
         };
-        let (done, owner) = done?;
         let is_machine = matches!(self.input, Input::Machine(_));
         report::print(context, &done, is_machine)?;
-        if let Some(owner) = &owner {
+        if let Some(owner) = writer.as_ref().and_then(|writer| writer.owner.as_ref()) {
             probe(context, owner, &done.answer);
         }
         // Merging takes the lock for each swap alone.
-        drop((self.input, owner));
+        drop((self.input, writer));
         shorten(context, &done.answer, Arc::clone(&narrator.stop));
         report::verdict(&done)
     }

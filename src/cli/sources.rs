@@ -4,22 +4,16 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::args::Backup;
 use super::context::Context;
 use super::target::{parse_disk_path, parse_ids, split_paths};
 use crate::block::magic;
-use crate::block::piece::Changes;
-use crate::capture::bitmap::DirtyBitmap;
 use crate::capture::guard::message::Held;
 use crate::capture::machine::{Capture, Extent, Instant, LeftOut, MachineDisk, Order, TakenDisk};
-use crate::capture::reopen::Again;
 use crate::capture::source::{OpenSource, Source};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::ingest::{Lookalike, Origin};
-use crate::nbd::client::Bitmap;
-use crate::nbd::proto::uri::Uri;
 use crate::repo::sidecar::point::Consistency;
 use crate::types::{DiskName, ImageFormat};
 
@@ -31,28 +25,6 @@ pub(super) struct Copied {
     text: OsString,
     /// The dirty bitmap of the export that may be used.
     bitmap: Option<String>,
-}
-
-/// The bitmap of an export.
-struct ExportBitmap {
-    uri: Uri,
-    name: String,
-    was_open: AtomicBool,
-}
-
-impl Again for ExportBitmap {
-    type Source = Bitmap;
-
-    /// Connects once: whether a server shows the same instant again is not known.
-    fn open(&self) -> Result<Bitmap> {
-        if self.was_open.swap(true, Ordering::SeqCst) {
-            return Err(Error::new(
-                ErrorKind::Stale,
-                "the connection to the export was lost, and another one may show another instant",
-            ));
-        }
-        Bitmap::connect(&self.uri, &self.name)
-    }
 }
 
 /// All sources.
@@ -81,7 +53,12 @@ impl Sources {
         let mut all: Vec<Copied> = Vec::new();
         for text in texts {
             let (name, text) = parse_disk_path(text, "SOURCE")?;
-            let source = Source::parse(&text, format)?;
+            let mut source = Source::parse(&text, format)?;
+            let named = bitmaps.keys().find(|other| other.same_as(&name)).cloned();
+            let wanted = named.and_then(|other| bitmaps.remove(&other));
+            if let Source::Nbd { bitmap, .. } = &mut source {
+                bitmap.clone_from(&wanted);
+            }
             if is_pulled && !matches!(source, Source::Nbd { .. }) {
                 return Err(Error::invalid(format!(
                     "--pull {name} takes the URI of an NBD export"
@@ -95,9 +72,8 @@ impl Sources {
                     Error::invalid(format!("the source of disk {name} is empty")).at_path(&text),
                 );
             }
-            let named = bitmaps.keys().find(|other| other.same_as(&name)).cloned();
             let one = Copied {
-                bitmap: named.and_then(|other| bitmaps.remove(&other)),
+                bitmap: wanted,
                 name,
                 open,
                 source,
@@ -122,6 +98,7 @@ impl Sources {
             name: one.name.clone(),
             key: None,
             size_bytes: one.open.disk.size_bytes(),
+            data_bytes: None,
         });
         Ok(Self {
             disks: disks.collect(),
@@ -217,7 +194,10 @@ impl Capture for Sources {
             disks.push(TakenDisk {
                 name: one.name.clone(),
                 source: Arc::clone(&one.open.disk),
-                changes: one.changes(&extent)?,
+                changes: match extent {
+                    Extent::Since { .. } => one.open.changes.clone(),
+                    Extent::Whole { .. } => None,
+                },
                 extent,
                 change_id: None,
             });
@@ -273,20 +253,6 @@ impl Copied {
             )),
         };
         Extent::Whole { reason }
-    }
-
-    fn changes(&self, extent: &Extent) -> Result<Option<Arc<dyn Changes>>> {
-        match (extent, &self.source) {
-            (Extent::Since { change_id, .. }, Source::Nbd { uri, .. }) => {
-                let bitmap = DirtyBitmap::new(ExportBitmap {
-                    uri: uri.clone(),
-                    name: change_id.clone(),
-                    was_open: AtomicBool::new(false),
-                })?;
-                Ok(Some(Arc::new(bitmap)))
-            }
-            _ => Ok(None),
-        }
     }
 
     fn is_same(&self, other: &Self) -> bool {

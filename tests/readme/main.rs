@@ -36,7 +36,7 @@ fn read(path: &str) -> String {
 }
 
 /// The pages, in the order in which they are run: each goes on where the one before has ended.
-const PAGES: [&str; 17] = [
+const PAGES: [&str; 18] = [
     "README.md",
     "docs/restore.md",
     "docs/sessions.md",
@@ -54,6 +54,7 @@ const PAGES: [&str; 17] = [
     "docs/api.md",
     "docs/security.md",
     "docs/web.md",
+    "docs/capture.md",
 ];
 
 fn all_blocks() -> Vec<Block> {

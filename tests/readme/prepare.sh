@@ -133,6 +133,16 @@ machine() {
         --pidfile /run/machine.pid &
     ready '[ -S /run/web01.qmp ] && [ -S /run/web01.sock ]'
 }
+# A machine that is paused: its disk has what wednesday.raw has.
+qemu() {
+    pkill -F /run/machine.pid || true
+    qemu-img convert -O qcow2 wednesday.raw /srv/web01.qcow2
+    cp wednesday.raw running.raw
+    qemu-system-x86_64 -M q35 -m 64 -display none -nodefaults -S -qmp unix:/run/web01.qmp,server=on,wait=off -pidfile /run/machine.pid \
+        -blockdev driver=qcow2,node-name=root,discard=unmap,file.driver=file,file.filename=/srv/web01.qcow2 \
+        -device virtio-blk-pci,drive=root,id=vda,serial=WEB01-ROOT &
+    ready '[ -S /run/web01.qmp ]'
+}
 # Commands of QMP, a line each; an error ends it.
 qmp() {
     python3 -c '
@@ -157,27 +167,9 @@ for line in sys.stdin:
     elif line.strip(): ask(json.loads(line))
 '
 }
-# What a guest does: it overwrites the beginning of its disk, and later writes back what was there.
+# What a guest does: it overwrites the beginning of its disk.
 overwrite() { head -c 4M /dev/urandom > noise; guest_writes noise; }
-rewrite() { head -c 4M running.raw > noise; guest_writes noise; }
 guest_writes() { qemu-io -f raw -c "write -s $1 0 4M" 'nbd+unix:///guest?socket=/run/web01.sock' > /dev/null; }
-pull() {
-    qemu-img create -q -f qcow2 -F qcow2 -b /var/lib/libvirt/images/web01.qcow2 /var/tmp/web01-vda.scratch
-    qmp << 'END'
-{"execute": "blockdev-add", "arguments": {"driver": "qcow2", "node-name": "scratch", "backing": "disk0", "file": {"driver": "file", "filename": "/var/tmp/web01-vda.scratch"}}}
-{"execute": "blockdev-backup", "arguments": {"job-id": "pull", "device": "disk0", "target": "scratch", "sync": "none"}}
-{"execute": "block-export-add", "arguments": {"type": "nbd", "id": "pull", "node-name": "scratch", "name": "vda"}}
-END
-}
-pull_end() {
-    qmp << 'END'
-{"execute": "block-export-del", "arguments": {"id": "pull", "mode": "hard"}}
-{"execute": "job-cancel", "arguments": {"id": "pull"}}
-wait pull gone
-{"execute": "blockdev-del", "arguments": {"node-name": "scratch"}}
-END
-    rm /var/tmp/web01-vda.scratch
-}
 overlay() {
     qemu-img create -q -f qcow2 -F qcow2 -b /var/lib/libvirt/images/web01.qcow2 /var/lib/libvirt/images/web01.nightly
     qmp << 'END'

@@ -269,9 +269,21 @@ const STEPS: &[Step] = &[
         "cmp vda.raw snapshot.raw",
     ),
     step(
-        "restorefs backup web01 'vda=nbd+unix",
+        "restorefs backup web01 --qmp /run/web01.qmp --dry-run",
         "",
-        &[],
+        &["TO READ", "vda"],
+        "",
+    ),
+    step(
+        "restorefs backup web01 --qmp /run/web01.qmp$",
+        "",
+        &["committed"],
+        "",
+    ),
+    step(
+        "restorefs backup web01 --qmp /run/web01.qmp --limit",
+        "",
+        &["incremental"],
         "restorefs restore web01@latest vda pulled.raw --force; cmp pulled.raw running.raw",
     ),
     step(

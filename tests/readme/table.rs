@@ -150,15 +150,6 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
         Kind::Files { check: "servers" },
     ),
     ("Put something on top", "qemu-img convert", Kind::Shell),
-    (
-        "A machine that runs",
-        "<!-- /etc/restorefs/web01-backup.xml",
-        Kind::File {
-            path: "/etc/restorefs/web01-backup.xml",
-            check: "xml /etc/restorefs/web01-backup.xml",
-        },
-    ),
-    ("A machine that runs", "virsh backup-begin", Kind::Shell),
     ("A machine that runs", "virsh snapshot-create-as", Kind::Shell),
     ("Copying the repository", "O=", Kind::Shell),
     ("More than one repository", "restorefs repo", Kind::Shell),
@@ -246,6 +237,10 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("Forget and keep", "api -X PATCH", Kind::Shell),
     ("What is here", "restorefs info", Kind::Shell),
     ("Open the pages", "restorefs serve --http", Kind::Shell),
+    ("Plain QEMU", "qemu-system-x86_64", Kind::Picture),
+    ("Plain QEMU", "restorefs backup web01 --qmp", Kind::Shell),
+    ("Bare NBD", "restorefs backup web01 --pull", Kind::Shell),
+    ("Proxmox VE (not tested here)", "qm set", Kind::Picture),
 ];
 
 /// What sections take for granted; the disks are made by the first that backs up.
@@ -317,6 +312,10 @@ pub(crate) const SECTIONS: &[Section] = &[
         before: "served",
     },
     Section {
+        name: "Plain QEMU",
+        before: "qemu; mkdir -p /srv/scratch",
+    },
+    Section {
         name: "A machine that runs",
         before: "machine; said=$(restorefs backup web01 vda=/var/lib/libvirt/images/web01.qcow2 2>&1) && false; grep -q 'QEMU process' <<< \"$said\"",
     },
@@ -354,8 +353,20 @@ pub(crate) const ELSEWHERE: &[Elsewhere] = &[
         "restorefs quickstart demo; cat demo/mnt/sample/latest/files/etc/added-on-tuesday; restorefs umount demo/mnt",
     ),
     elsewhere("tests/run", "it is what runs this", "itself", false, ""),
-    elsewhere("virsh backup-begin", NO_LIBVIRT, BY_QMP, false, "pull; overwrite"),
-    elsewhere("virsh domjobabort", NO_LIBVIRT, BY_QMP, false, "pull_end; rewrite"),
+    elsewhere(
+        "restorefs backup web01 --qmp /run/web01.qmp --guest-agent",
+        "no guest answers here",
+        "tests/capture/agent.rs",
+        false,
+        "",
+    ),
+    elsewhere(
+        "restorefs backup web01 --pull",
+        "there is no such host",
+        "tests/capture/pull.rs",
+        false,
+        "",
+    ),
     elsewhere("virsh snapshot-create-as", NO_LIBVIRT, BY_QMP, false, "overlay; overwrite"),
     elsewhere("virsh blockcommit", NO_LIBVIRT, BY_QMP, false, "blockcommit"),
     elsewhere(

@@ -29,6 +29,8 @@ pub(super) struct Device {
     pub(super) driver: String,
     /// Size in bytes.
     pub(super) size_bytes: u64,
+    /// Bytes that its image occupies.
+    pub(super) data_bytes: Option<u64>,
     /// Whether the guest cannot write it.
     pub(super) is_read_only: bool,
 }
@@ -82,7 +84,7 @@ fn reason(
     }
     // With snapshot=on QEMU opens a temporary overlay, which has no name any more.
     let file = text(inserted, "file");
-    if file.starts_with("/var/tmp/vl.") || file.starts_with("/tmp/vl.") {
+    if file.contains("/var/tmp/vl.") || file.contains("/tmp/vl.") {
         return Some("what is written to it is thrown away at the end (snapshot=on)".to_owned());
     }
     (block["removable"] == true && inserted["ro"] == true)
@@ -156,6 +158,7 @@ pub(super) fn list(monitor: &mut dyn Monitor) -> Result<(Vec<Device>, Vec<LeftOu
             node: text(inserted, "node-name").to_owned(),
             driver: text(inserted, "drv").to_owned(),
             size_bytes,
+            data_bytes: inserted["image"]["actual-size"].as_u64(),
             is_read_only: inserted["ro"] == true,
         });
     }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::bitmap::DirtyBitmap;
 use super::guard::Guard;
 use super::guard::message::Held;
 use super::machine::{Capture, Extent, Instant, LeftOut, MachineDisk, Order, TakenDisk};
@@ -27,7 +26,7 @@ use super::reopen::{Again, Reopened};
 use crate::block::ReadAt;
 use crate::block::piece::Changes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::nbd::client::{Bitmap, Client};
+use crate::nbd::client::Client;
 use crate::nbd::proto::uri::Uri;
 use crate::repo::sidecar::point::Consistency;
 use crate::types::sync::Mutex;
@@ -110,6 +109,7 @@ impl Machine {
                 name: device.name.clone(),
                 key: device.serial.clone(),
                 size_bytes: device.size_bytes,
+                data_bytes: device.data_bytes.map(|bytes| bytes.min(device.size_bytes)),
             })
             .collect();
         Ok(Self {
@@ -279,7 +279,8 @@ impl Machine {
         drop(guard);
         let mut disks = Vec::new();
         for (number, (device, found)) in self.devices.iter().zip(tracked).enumerate() {
-            let export = || Export {
+            let is_since = matches!(found.extent, Extent::Since { .. });
+            let export = Export {
                 guard: Arc::clone(&self.guard),
                 id: taken.exports.get(number).cloned().unwrap_or_default(),
                 node: taken
@@ -288,8 +289,9 @@ impl Machine {
                     .map(|one| one.view.clone())
                     .unwrap_or_default(),
                 uri: uris.get(number).cloned(),
+                bitmap: is_since.then(|| self.names.copy()),
             };
-            let source = Arc::new(Reopened::new(Content(export()))?);
+            let source = Arc::new(Reopened::new(export)?);
             if source.size_bytes() != device.size_bytes {
                 return Err(Error::new(
                     ErrorKind::Stale,
@@ -297,13 +299,7 @@ impl Machine {
                 )
                 .advise("begin again"));
             }
-            let changes: Option<Arc<dyn Changes>> = match &found.extent {
-                Extent::Since { .. } => Some(Arc::new(DirtyBitmap::new(Changed {
-                    export: export(),
-                    name: self.names.copy(),
-                })?)),
-                Extent::Whole { .. } => None,
-            };
+            let changes = is_since.then(|| Arc::clone(&source) as Arc<dyn Changes>);
             taken.watched.push(Arc::clone(&source) as Arc<dyn ReadAt>);
             disks.push(TakenDisk {
                 name: device.name.clone(),
@@ -357,6 +353,7 @@ struct Export {
     id: String,
     node: String,
     uri: Option<Uri>,
+    bitmap: Option<String>,
 }
 
 impl Export {
@@ -365,7 +362,8 @@ impl Export {
         let exports = self
             .guard
             .lock()
-            .execute("query-block-exports", json!({}))?;
+            .execute("query-block-exports", json!({}))
+            .map_err(|e| Error::new(ErrorKind::Stale, "QEMU has ended").caused_by(e))?;
         let mut exports = exports.as_array().into_iter().flatten();
         let is_same = |export: &Value| {
             export["id"] == self.id.as_str()
@@ -382,28 +380,15 @@ impl Export {
     }
 }
 
-/// The content of an export.
-struct Content(Export);
-
-impl Again for Content {
+impl Again for Export {
     type Source = Client;
 
     fn open(&self) -> Result<Client> {
-        Client::connect(self.0.proven()?)
-    }
-}
-
-/// The bitmap of an export.
-struct Changed {
-    export: Export,
-    name: String,
-}
-
-impl Again for Changed {
-    type Source = Bitmap;
-
-    fn open(&self) -> Result<Bitmap> {
-        Bitmap::connect(self.export.proven()?, &self.name)
+        let uri = self.proven()?;
+        match &self.bitmap {
+            Some(name) => Client::connect_with_bitmap(uri, name),
+            None => Client::connect(uri),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! A dirty bitmap that a server exports beside a disk (`qemu:dirty-bitmap:NAME`, `docs/interop/nbd.rst` of QEMU).
+//! A dirty bitmap that a server exports beside a disk (`qemu:dirty-bitmap:NAME`, `docs/interop/nbd.rst` of QEMU), on the connection of the
+//! disk: many servers allow only one.
 //!
 //! # Invariants
-//! - Nothing is guessed: a range whose state the server does not report is an error, never clean.
+//! - Nothing is guessed: a range whose state the server does not report is an error, never unchanged.
 
 use super::Client;
 use crate::block::{ReadAt, check_range};
@@ -9,7 +10,6 @@ use crate::error::{Error, Result, ResultExt};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::StatusFlags;
 use crate::nbd::proto::uri::Uri;
-use crate::types::sync::Mutex;
 
 /// The prefix of the contexts of dirty bitmaps.
 const CONTEXT: &str = "qemu:dirty-bitmap:";
@@ -17,88 +17,88 @@ const CONTEXT: &str = "qemu:dirty-bitmap:";
 /// The flag of an extent that has changed (NBD_STATE_DIRTY of QEMU).
 const DIRTY: StatusFlags = StatusFlags::HOLE;
 
-/// A dirty bitmap of an export, over connections of its own.
-pub struct Bitmap {
-    client: Client,
-    /// Where the known range begins, and the ends of its extents with whether they have changed.
-    known: Mutex<(u64, Vec<(u64, bool)>)>,
+/// A known range of a bitmap.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Where it begins.
+    start: u64,
+    /// Ends of its extents, with whether they have changed.
+    ends: Vec<(u64, bool)>,
 }
 
-impl Bitmap {
-    /// Connects to the export and negotiates the bitmap of this name.
+impl Known {
+    /// Whether the bytes from `offset` on have changed, and for how many bytes that is known.
+    fn at(&self, offset: u64) -> Option<(bool, u64)> {
+        if offset < self.start {
+            return None;
+        }
+        let at = self.ends.partition_point(|(end, _)| *end <= offset);
+        let (end, is_dirty) = self.ends.get(at)?;
+        Some((*is_dirty, end - offset))
+    }
+}
+
+impl Client {
+    /// Connects to an export and negotiates a dirty bitmap of this name, too.
     ///
     /// # Errors
     /// `NotFound` for an export without this bitmap; as [`Client::connect`].
-    pub fn connect(uri: &Uri, name: &str) -> Result<Self> {
-        let client = Client::connect_in(uri, &format!("{CONTEXT}{name}"))?;
-        if client.facts.context.is_none() {
-            return Err(Error::not_found(format!(
+    pub fn connect_with_bitmap(uri: &Uri, name: &str) -> Result<Self> {
+        let client = Self::connect_in(uri, Some(format!("{CONTEXT}{name}")))?;
+        match client.facts.bitmap {
+            Some(_) => Ok(client),
+            None => Err(Error::not_found(format!(
                 "the export has no bitmap \"{}\"",
                 name.escape_debug()
             ))
             .at_path(uri.to_string())
-            .advise("see what it has: nbdinfo URI"));
+            .advise("see what it has: nbdinfo URI")),
         }
-        Ok(Self {
-            client,
-            known: Mutex::default(),
-        })
-    }
-
-    /// Size of the export in bytes.
-    #[must_use]
-    pub fn size_bytes(&self) -> u64 {
-        self.client.size_bytes()
     }
 
     /// Whether the bytes from `offset` on have changed, and for how many bytes that holds: at least 1 and at most `length_max`.
     ///
     /// # Errors
-    /// `InvalidInput` for a range that passes the end; `Disconnected`, `TimedOut`, and what the server answers.
+    /// `NotFound` where no bitmap was negotiated; `InvalidInput` for a range that passes the end; `Disconnected`, `TimedOut`, and what the
+    /// server answers.
     pub fn dirty_at(&self, offset: u64, length_max: u64) -> Result<(bool, u64)> {
         check_range(self.size_bytes(), offset, length_max.max(1))?;
-        let mut known = self.known.lock();
-        if let Some(found) = look(&known, offset) {
-            return Ok((found.0, found.1.min(length_max)));
+        let none = || Error::not_found("the export was opened without a bitmap");
+        let bitmap = self.facts.bitmap.ok_or_else(none)?;
+        let mut known = self.changed.lock();
+        if let Some((is_dirty, length)) = known.at(offset) {
+            return Ok((is_dirty, length.min(length_max)));
         }
         let (start, extents) = self
-            .client
-            .load_extents(offset)
-            .at_path(self.client.uri.to_string())?;
+            .load_extents(offset, (bitmap, self.facts.context))
+            .at_path(self.uri.to_string())?;
         let mut at = start;
         let mut ends = Vec::with_capacity(extents.len());
         for (length, flags) in extents {
             at = at.saturating_add(length).min(self.size_bytes());
             ends.push((at, flags.contains(DIRTY)));
         }
-        *known = (start, ends);
-        let found = look(&known, offset).ok_or_else(|| {
-            violation("the server reports no extent of the bitmap")
-                .at_path(self.client.uri.to_string())
+        *known = Known { start, ends };
+        let (is_dirty, length) = known.at(offset).ok_or_else(|| {
+            violation("the server reports no extent of the bitmap").at_path(self.uri.to_string())
         })?;
-        Ok((found.0, found.1.min(length_max)))
+        Ok((is_dirty, length.min(length_max)))
     }
-}
-
-fn look((start, ends): &(u64, Vec<(u64, bool)>), offset: u64) -> Option<(bool, u64)> {
-    if offset < *start {
-        return None;
-    }
-    let at = ends.partition_point(|(end, _)| *end <= offset);
-    let (end, is_dirty) = ends.get(at)?;
-    Some((*is_dirty, end - offset))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::look;
+    use super::Known;
 
     #[test]
     fn known_ranges_are_found_and_nothing_else() {
-        let known = (100, vec![(200, true), (300, false)]);
-        assert_eq!(look(&known, 99), None);
-        assert_eq!(look(&known, 100), Some((true, 100)));
-        assert_eq!(look(&known, 250), Some((false, 50)));
-        assert_eq!(look(&known, 300), None);
+        let known = Known {
+            start: 100,
+            ends: vec![(200, true), (300, false)],
+        };
+        assert_eq!(known.at(99), None);
+        assert_eq!(known.at(100), Some((true, 100)));
+        assert_eq!(known.at(250), Some((false, 50)));
+        assert_eq!(known.at(300), None);
     }
 }

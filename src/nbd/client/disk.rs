@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::window::Window;
 use super::{Client, Want};
+use crate::block::piece::Changes;
 use crate::block::{Extent, ExtentKind, ReadAt, WriteAt, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::command::Command;
@@ -110,5 +111,11 @@ impl WriteAt for Client {
             }
             self.merge(stop, end, |bytes| bytes.fill(0))
         })
+    }
+}
+
+impl Changes for Client {
+    fn changed_at(&self, offset: u64, length_max: u64) -> Result<(bool, u64)> {
+        self.dirty_at(offset, length_max)
     }
 }

@@ -10,7 +10,9 @@ use crate::nbd::proto::option::{
     BlockSize, ContextRequest, ExportInfo, Info, InfoRequest, MetaContext, OptionKind, ReplyHeader,
     ReplyKind, encode_option,
 };
-use crate::nbd::proto::{GREETING_MAGIC, Mode, OLDSTYLE_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC};
+use crate::nbd::proto::{
+    BASE_ALLOCATION, GREETING_MAGIC, Mode, OLDSTYLE_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC,
+};
 use crate::tls::ClientTls;
 use crate::types::width::usize_from_u32;
 
@@ -37,8 +39,17 @@ pub(super) struct Facts {
     pub(super) sizes: BlockSize,
     /// Framing of requests and replies.
     pub(super) mode: Mode,
-    /// Number of the metadata context.
+    /// Number of `base:allocation`.
     pub(super) context: Option<u32>,
+    /// Number of the context of a dirty bitmap.
+    pub(super) bitmap: Option<u32>,
+}
+
+/// Numbers of metadata contexts.
+#[derive(Debug, Clone, Copy, Default)]
+struct Contexts {
+    allocation: Option<u32>,
+    bitmap: Option<u32>,
 }
 
 /// A handshake in progress.
@@ -51,23 +62,23 @@ struct Handshake<'a> {
 /// TLS settings, and the name that the server's certificate must have.
 pub(super) type Secret = (ClientTls, String);
 
-/// Negotiates an export with one metadata context.
+/// Negotiates an export, and the context of a dirty bitmap beside `base:allocation`.
 pub(super) fn negotiate(
     stream: &Stream,
-    (export, context): (&str, &str),
+    (export, bitmap): (&str, Option<&str>),
     tls: Option<&Secret>,
 ) -> Result<Facts> {
     let mut handshake = Handshake::begin(stream, tls)?;
     if !handshake.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
-        return handshake.export_name(export, Mode::Simple, None);
+        return handshake.export_name(export, Mode::Simple, Contexts::default());
     }
     let mode = handshake.mode()?;
-    let context = if mode.has_chunks() {
-        handshake.context(export, context)?
+    let contexts = if mode.has_chunks() {
+        handshake.contexts(export, bitmap)?
     } else {
-        None
+        Contexts::default()
     };
-    let facts = match handshake.go(export, mode, context)? {
+    let facts = match handshake.go(export, mode, contexts)? {
         Some(facts) => facts,
         // A server with extended headers supports GO.
         None if mode == Mode::Extended => {
@@ -75,7 +86,7 @@ pub(super) fn negotiate(
                 "the server agreed on extended headers, but does not know NBD_OPT_GO",
             ));
         }
-        None => handshake.export_name(export, mode, context)?,
+        None => handshake.export_name(export, mode, contexts)?,
     };
     if facts.size_bytes > i64::MAX.unsigned_abs() {
         return Err(violation(format!(
@@ -114,10 +125,13 @@ pub(super) fn list(stream: &Stream, tls: Option<&Secret>) -> Result<Vec<ExportIn
     Ok(exports)
 }
 
+/// What the error of an unknown export has.
+pub const NO_EXPORT: &str = "there is no such export";
+
 /// The error of a refused option.
 fn refusal(kind: ReplyKind, message: &str, what: &str) -> Error {
     let (kind, why) = match kind {
-        ReplyKind::ErrUnknown => (ErrorKind::NotFound, "there is no such export"),
+        ReplyKind::ErrUnknown => (ErrorKind::NotFound, NO_EXPORT),
         ReplyKind::ErrPolicy => (ErrorKind::PermissionDenied, "it is not allowed"),
         ReplyKind::ErrTlsRequired => (
             ErrorKind::Unsupported,
@@ -243,31 +257,38 @@ impl<'a> Handshake<'a> {
         Ok(Mode::Simple)
     }
 
-    fn context(&mut self, export: &str, wanted: &str) -> Result<Option<u32>> {
+    fn contexts(&mut self, export: &str, bitmap: Option<&str>) -> Result<Contexts> {
+        let wanted = std::iter::once(BASE_ALLOCATION).chain(bitmap);
         let request = ContextRequest {
             name: export.to_owned(),
-            queries: vec![wanted.to_owned()],
+            queries: wanted.map(ToOwned::to_owned).collect(),
         };
-        let mut found = None;
+        let mut found = Contexts::default();
         let end = self.ask(
             OptionKind::SetMetaContext,
             &request.encode(),
             |kind, data| {
                 if kind == ReplyKind::MetaContext {
                     let context = MetaContext::parse(data)?;
-                    if context.name == wanted {
-                        found = Some(context.id);
+                    if context.name == BASE_ALLOCATION {
+                        found.allocation = Some(context.id);
+                    } else if Some(context.name.as_str()) == bitmap {
+                        found.bitmap = Some(context.id);
                     }
                 }
                 Ok(())
             },
         )?;
         // GO reports the same error again, or it does not matter: then the client knows nothing about holes.
-        Ok(found.filter(|_| end.is_none()))
+        Ok(if end.is_none() {
+            found
+        } else {
+            Contexts::default()
+        })
     }
 
     /// Chooses the export; `None` where the server does not support GO.
-    fn go(&mut self, export: &str, mode: Mode, context: Option<u32>) -> Result<Option<Facts>> {
+    fn go(&mut self, export: &str, mode: Mode, contexts: Contexts) -> Result<Option<Facts>> {
         let request = InfoRequest {
             name: export.to_owned(),
             wanted: vec![Info::BLOCK_SIZE],
@@ -299,13 +320,14 @@ impl<'a> Handshake<'a> {
                     flags,
                     sizes,
                     mode,
-                    context,
+                    context: contexts.allocation,
+                    bitmap: contexts.bitmap,
                 }))
             }
         }
     }
 
-    fn export_name(&mut self, export: &str, mode: Mode, context: Option<u32>) -> Result<Facts> {
+    fn export_name(&mut self, export: &str, mode: Mode, contexts: Contexts) -> Result<Facts> {
         let option = encode_option(OptionKind::ExportName, export.as_bytes());
         self.stream.send(&option, &[])?;
         let answer: [u8; 10] = self.stream.receive_array().map_err(|e| {
@@ -323,7 +345,8 @@ impl<'a> Handshake<'a> {
             flags: TransmissionFlags::from_bits_retain(flags),
             sizes: BlockSize::DEFAULT,
             mode,
-            context,
+            context: contexts.allocation,
+            bitmap: contexts.bitmap,
         })
     }
 }

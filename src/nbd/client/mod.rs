@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 
-pub use bitmap::Bitmap;
+pub use handshake::NO_EXPORT;
 use handshake::{Facts, Secret};
 use link::{Link, Ticket};
 use pending::{Answer, Extents, Want};
@@ -33,12 +33,12 @@ use window::Window;
 
 use crate::block::{BufferPool, check_range};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::nbd::proto::Mode;
 use crate::nbd::proto::command::Command;
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::flag::{CommandFlags, TransmissionFlags};
 use crate::nbd::proto::option::{BlockSize, ExportInfo};
 use crate::nbd::proto::uri::Uri;
-use crate::nbd::proto::{BASE_ALLOCATION, Mode};
 use crate::tls::{ClientTls, default_directory};
 use crate::types::sync::Mutex;
 use crate::types::width::{u64_from_usize, usize_from_u64};
@@ -66,13 +66,15 @@ const LONG_STRETCH_BYTES: u64 = 1 << 40;
 pub struct Client {
     uri: Uri,
     tls: Option<Secret>,
-    /// The metadata context, in which extents are reported.
-    context: String,
+    /// The context of a dirty bitmap that is negotiated, too.
+    bitmap: Option<String>,
     facts: Facts,
     links: Mutex<Vec<Arc<Link>>>,
     /// Held while another connection is made.
     opening: Mutex<()>,
     window: Mutex<Window>,
+    /// The known part of the dirty bitmap.
+    changed: Mutex<bitmap::Known>,
     buffers: Arc<BufferPool>,
     /// Counts writes, so that no window is used after a later write.
     generation: AtomicU64,
@@ -133,9 +135,9 @@ fn secret(uri: &Uri) -> Result<Option<Secret>> {
     Ok(Some((tls, uri.tls_host())))
 }
 
-fn open(uri: &Uri, context: &str, tls: Option<&Secret>) -> Result<(Stream, Facts)> {
+fn open(uri: &Uri, bitmap: Option<&str>, tls: Option<&Secret>) -> Result<(Stream, Facts)> {
     let stream = Stream::connect(uri.address())?;
-    let facts = handshake::negotiate(&stream, (uri.export(), context), tls)?;
+    let facts = handshake::negotiate(&stream, (uri.export(), bitmap), tls)?;
     Ok((stream, facts))
 }
 
@@ -147,18 +149,20 @@ impl Client {
     /// NBD server, or TLS failed), `TimedOut`, `Unsupported` (oldstyle, no TLS); `InvalidInput` for unusable
     /// certificates.
     pub fn connect(uri: &Uri) -> Result<Self> {
-        Self::connect_in(uri, BASE_ALLOCATION)
+        Self::connect_in(uri, None)
     }
 
-    /// Connects with a metadata context.
-    fn connect_in(uri: &Uri, context: &str) -> Result<Self> {
+    /// Connects, and negotiates the context of a dirty bitmap, too.
+    fn connect_in(uri: &Uri, bitmap: Option<String>) -> Result<Self> {
         let tls = secret(uri)?;
-        let (stream, facts) = open(uri, context, tls.as_ref()).at_path(uri.to_string())?;
+        let opened = open(uri, bitmap.as_deref(), tls.as_ref());
+        let (stream, facts) = opened.at_path(uri.to_string())?;
         let link = Arc::new(Link::new(stream, &facts)?);
         Ok(Self {
             uri: uri.clone(),
             tls,
-            context: context.to_owned(),
+            bitmap,
+            changed: Mutex::default(),
             facts,
             links: Mutex::new(vec![link]),
             opening: Mutex::new(()),
@@ -254,7 +258,7 @@ impl Client {
             return Ok(best.1);
         };
         // Without another connection the existing ones suffice.
-        match open(&self.uri, &self.context, self.tls.as_ref()) {
+        match open(&self.uri, self.bitmap.as_deref(), self.tls.as_ref()) {
             Ok((stream, facts)) if facts == self.facts => {
                 let link = Arc::new(Link::new(stream, &facts)?);
                 self.links().push(Arc::clone(&link));
@@ -436,13 +440,18 @@ impl Client {
     }
 
     fn load_window(&self, offset: u64) -> Result<Window> {
-        let (from, extents) = self.load_extents(offset)?;
+        let contexts = (self.facts.context.unwrap_or_default(), self.facts.bitmap);
+        let (from, extents) = self.load_extents(offset, contexts)?;
         Ok(Window::new(from, &extents, self.facts.size_bytes))
     }
 
-    /// Extents of the metadata context, and where the first one begins: at the start of the block of `offset`.
-    fn load_extents(&self, offset: u64) -> Result<(u64, Extents)> {
-        let context = self.facts.context.unwrap_or_default();
+    /// Extents of a metadata context, and where the first one begins: at the start of the block of `offset`. `other` is the other context
+    /// that was negotiated.
+    fn load_extents(
+        &self,
+        offset: u64,
+        (context, other): (u32, Option<u32>),
+    ) -> Result<(u64, Extents)> {
         let from = self.round_down(offset);
         let stretch = match self.facts.mode {
             Mode::Extended => LONG_STRETCH_BYTES,
@@ -451,6 +460,7 @@ impl Client {
         let end = self.round_up((from + stretch).min(self.facts.size_bytes));
         let want = Want::Extents {
             context,
+            other,
             found: None,
         };
         let flight = self.send(Command::BlockStatus, from, end - from, &[], want)?;

@@ -43,6 +43,8 @@ pub(super) enum Want {
     Extents {
         /// The context's number.
         context: u32,
+        /// The number of the other context that was negotiated, whose extents come with it.
+        other: Option<u32>,
         /// The received extents.
         found: Option<Extents>,
     },
@@ -144,10 +146,19 @@ impl Reply {
                 Ok(())
             }
             ChunkType::BlockStatus | ChunkType::BlockStatusExtended => {
-                let Want::Extents { context, found } = &mut self.want else {
+                let Want::Extents {
+                    context,
+                    other,
+                    found,
+                } = &mut self.want
+                else {
                     return Err(violation("the server sent extents without a request"));
                 };
                 let (id, extents) = parse_status(kind, payload)?;
+                if Some(id) == *other {
+                    *other = None;
+                    return Ok(());
+                }
                 if id != *context || found.replace(extents).is_some() {
                     return Err(violation(
                         "the server sent extents of another context, or twice",
@@ -271,10 +282,12 @@ mod tests {
         assert!(reply.chunk(ChunkType::Unknown(77), &[]).is_err());
         assert!(reply.finish().is_err());
         assert!(Reply::new(Want::Nothing).part(0, 1).is_err());
-        let want = || Want::Extents {
+        let with = |other| Want::Extents {
             context: 1,
+            other,
             found: None,
         };
+        let want = || with(None);
         assert!(Reply::new(want()).finish().is_err());
         let other = [2u32, 512, 0].map(u32::to_be_bytes).concat();
         assert!(
@@ -282,6 +295,11 @@ mod tests {
                 .chunk(ChunkType::BlockStatus, &other)
                 .is_err()
         );
+        // The extents of the other context come once, and are not the answer.
+        let mut reply = Reply::new(with(Some(2)));
+        reply.chunk(ChunkType::BlockStatus, &other).unwrap();
+        assert!(reply.chunk(ChunkType::BlockStatus, &other).is_err());
+        assert!(reply.finish().is_err());
     }
 
     #[test]

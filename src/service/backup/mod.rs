@@ -233,7 +233,11 @@ impl BackupPlan {
         let clock = Instant::now();
         let instant = capture.take(&self.order(begun))?;
         observer.taken(&instant);
-        let disks = self.fill(desk, session, begun, &instant, observer)?;
+        let filled = self.fill(desk, session, begun, &instant, observer);
+        let disks = filled.map_err(|e| match (e.kind(), capture.check()) {
+            (ErrorKind::Cancelled, _) | (_, Ok(_)) => e,
+            (_, Err(reason)) => reason.caused_by(e),
+        })?;
         let Taken {
             disks: taken,
             consistency,
@@ -259,7 +263,11 @@ impl BackupPlan {
                     .or_insert_with(|| id.clone());
             }
             let report = disks.iter().find(|report| report.name == disk.name);
-            let is_since = report.is_some_and(|report| report.changed_bytes.is_some());
+            let changed = report.and_then(|report| report.changed_bytes);
+            if changed == Some(0) {
+                request.unchanged.push(disk.name.clone());
+            }
+            let is_since = changed.is_some();
             if let (Extent::Since { change_id, .. }, true) = (&disk.extent, is_since) {
                 request
                     .previous_change_ids

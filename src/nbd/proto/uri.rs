@@ -67,6 +67,15 @@ impl Uri {
         self.tls.as_ref()
     }
 
+    /// The same server and export with TLS of these parameters.
+    #[must_use]
+    pub fn with_tls(self, tls: TlsParameters) -> Self {
+        Self {
+            tls: Some(tls),
+            ..self
+        }
+    }
+
     /// The name expected in the server's certificate: `tls-hostname`, else the host's name, else
     /// `localhost`.
     #[must_use]

@@ -36,7 +36,7 @@ impl Bitmap {
                 "the export has no bitmap \"{}\"",
                 name.escape_debug()
             ))
-            .at_path(uri.to_string())
+            .at_path(uri.shown())
             .advise("see what it has: nbdinfo URI"));
         }
         Ok(Self {
@@ -64,7 +64,7 @@ impl Bitmap {
         let (start, extents) = self
             .client
             .load_extents(offset)
-            .at_path(self.client.uri.to_string())?;
+            .at_path(self.client.uri.shown())?;
         let mut at = start;
         let mut ends = Vec::with_capacity(extents.len());
         for (length, flags) in extents {
@@ -73,8 +73,7 @@ impl Bitmap {
         }
         *known = (start, ends);
         let found = look(&known, offset).ok_or_else(|| {
-            violation("the server reports no extent of the bitmap")
-                .at_path(self.client.uri.to_string())
+            violation("the server reports no extent of the bitmap").at_path(self.client.uri.shown())
         })?;
         Ok((found.0, found.1.min(length_max)))
     }

@@ -19,6 +19,7 @@ use restorefs::types::{DiskName, RepositoryName, SessionRef, VmName};
 use crate::kit::certificate::{Authority, can_certify};
 use crate::kit::need::{free_port, has_all};
 use crate::kit::noise::noise;
+use crate::kit::shell::run;
 use crate::kit::wait::eventually;
 use crate::scene::{Scene, VMS};
 
@@ -720,4 +721,54 @@ fn a_session_that_has_ended_is_not_begun_again_by_its_renewal() {
     assert!(sessions().as_array().unwrap().is_empty());
     // Whoever aborts what has ended has what was wanted.
     remote.abort(&session, Some("x")).unwrap();
+}
+
+/// The tracking of a disk told that nothing had changed: the copy wrote nothing, the server took a goodbye after nothing for no
+/// statement, and refused the commit.
+#[test]
+fn a_disk_without_changes_is_finished_too() {
+    if !has_all(&["curl", "qemu-img", "qemu-nbd"]) {
+        return;
+    }
+    let scene = Scene::empty().started();
+    let image = scene.path_of("a.qcow2");
+    let bytes = scene.place.disk("a.raw", 16, 3);
+    let raw = scene.path_of("a.raw");
+    run("qemu-img", &["convert", "-O", "qcow2", &raw, &image]);
+    run("qemu-img", &["bitmap", "--add", &image, "seven"]);
+    let socket = scene.path_of("qemu.sock");
+    let args = [
+        "-r", "-t", "-f", "qcow2", "-x", "vda", "-B", "seven", "-k", &socket,
+    ];
+    let mut qemu = Command::new("qemu-nbd")
+        .args(args)
+        .arg(&image)
+        .spawn()
+        .unwrap();
+    eventually("qemu-nbd listens", || {
+        std::path::Path::new(&socket).exists()
+    });
+    let server = format!("unix:{}", scene.path_of("http.sock"));
+    let pulled = format!("vda=nbd+unix:///vda?socket={socket}");
+    let backup = |more: &[&str]| {
+        let args = ["backup", "web01", "--pull", &pulled];
+        scene.place.json(&[&args[..], more].concat())
+    };
+    backup(&["--change-id", "vda=seven", "--point", "one"]);
+    for (more, point) in [(&["--server", &server][..], "two"), (&[], "three")] {
+        let flags = [
+            "--bitmap",
+            "vda=seven",
+            "--change-id",
+            "vda=seven",
+            "--point",
+            point,
+        ];
+        let answer = backup(&[&flags, more].concat());
+        assert_eq!(answer["report"]["disks"][0]["changed_bytes"], 0, "{answer}");
+        assert_eq!(answer["point"]["kind"], "incremental");
+        assert!(scene.place.restored(&format!("web01@{point}"), "vda") == bytes);
+    }
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
 }

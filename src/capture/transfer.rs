@@ -57,11 +57,13 @@ impl Export {
     pub fn fill(mut self, source: CopySource<'_>, monitor: &Monitor) -> Result<()> {
         check_range(self.client.size_bytes(), 0, source.disk.size_bytes())?;
         let mut pieces = Pieces::of(source);
+        let mut is_untouched = true;
         loop {
             let lap = next_lap(&mut pieces, monitor)?;
             if lap.is_empty() {
                 break;
             }
+            is_untouched = false;
             self.insist(monitor, |client| {
                 copy_lap(source.disk, client, &lap, monitor)?;
                 client.flush()
@@ -69,6 +71,10 @@ impl Export {
             for piece in &lap {
                 monitor.advance(piece.length_bytes());
             }
+        }
+        if is_untouched {
+            // The goodbye of a connection that has neither written nor flushed finishes nothing.
+            self.insist(monitor, Client::flush)?;
         }
         match self.client.disconnect() {
             // The goodbye is what finishes the disk.

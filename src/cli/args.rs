@@ -91,7 +91,7 @@ pub enum Command {
     /// Make a repository
     Init(Init),
     /// Back up all disks of a VM as one restore point
-    Backup(Backup),
+    Backup(Box<Backup>),
     /// Begin a session: disks are then written over NBD
     Begin(Begin),
     /// Make a restore point of a session

@@ -10,23 +10,26 @@ use super::args::Backup;
 use super::begin::mark;
 use super::context::Context;
 use super::failure;
+use super::home::Home;
 use super::machine::{Input, scratch};
 use super::progress::{Bar, Progress};
 use super::report;
 use super::shorten::shorten;
 use super::sources::Sources;
 use super::target::{parse_disks, parse_ids, split_paths, untangle};
-use crate::capture::machine::{Extent, Instant, MachineDisk, Order};
+use crate::capture::machine::{Capture, Extent, Instant, MachineDisk, Order};
 use crate::control::Client;
 use crate::daemon::interrupt;
 use crate::daemon::probe::probe_point;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::http::client::Remote;
 use crate::ingest::{DiskWriter, Origin};
 use crate::repo::selector::Which;
 use crate::repo::sidecar::session::TTL_SECONDS_DEFAULT;
 use crate::repo::{Owner, Repository};
 use crate::service::backup::desk::{Desk, Direct};
 use crate::service::backup::lasting::{Lasting, Way};
+use crate::service::backup::made::Made;
 use crate::service::backup::sample::Sample;
 use crate::service::backup::{self, BackupPlan, Observer};
 use crate::service::{
@@ -38,10 +41,14 @@ use crate::types::sync::Mutex;
 use crate::types::{DiskName, PointName, SessionId, SessionRef, VmName, size};
 
 pub(super) fn run(context: &Context, args: &Backup) -> Result<()> {
+    let is_here = args.capture.server.is_none();
     // All mistakes in the command are found before the repository is accessed.
-    context.path()?;
+    if is_here {
+        context.path()?;
+    }
     let prepared = prepare(context, args).inspect_err(|e| {
-        if !args.capture.dry_run {
+        // The history of a server has what begins there.
+        if !args.capture.dry_run && is_here {
             keep_failure(context, args, e);
         }
     })?;
@@ -66,14 +73,12 @@ struct Prepared {
     input: Input,
     /// The remark for a new VM, printed once the session has begun.
     new_vm: Option<String>,
-    repository: Arc<Repository>,
+    home: Home,
 }
 
 fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
     let (vm, texts, full) = untangle(&args.vm, &args.disks, &args.begin.full)?;
     let vm = VmName::new(vm)?;
-    let repository = context.repository()?;
-    let id = repository.format().repository_id;
     let sample = args.capture.verify_sample.as_deref();
     let seed = args.capture.seed;
     let seed = seed.unwrap_or_else(|| getrandom::u64().unwrap_or_default());
@@ -84,6 +89,8 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         .collect::<Result<_>>()?;
     let unchanged = parse_disks(&args.declared.unchanged)?;
     let limit_bytes = args.capture.limit.as_deref().map(size::parse).transpose()?;
+    let home = Home::open(context, args)?;
+    let id = home.repository_id();
     let mut input = Input::open(context, args, &texts, &id)?;
     let mut disks: Vec<_> = input
         .capture()
@@ -154,7 +161,7 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         ..CommitRequest::default()
     };
     Ok(Prepared {
-        new_vm: context.new_vm_remark(&vm)?,
+        new_vm: home.new_vm_remark(context, &vm)?,
         plan: BackupPlan {
             repository: id,
             begin,
@@ -166,7 +173,7 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
             limit_bytes,
         },
         input,
-        repository,
+        home,
     })
 }
 
@@ -217,29 +224,28 @@ impl Way for ToDaemon {
 }
 
 impl Prepared {
-    fn run(mut self, context: &Context) -> Result<()> {
+    fn run(self, context: &Context) -> Result<()> {
+        match self.home {
+            Home::Here(ref repository) => {
+                let repository = Arc::clone(repository);
+                self.run_here(context, repository)
+            }
+            Home::There(ref remote) => {
+                let remote = Arc::clone(remote);
+                self.run_there(context, &remote)
+            }
+        }
+    }
+
+    fn run_here(mut self, context: &Context, repository: Arc<Repository>) -> Result<()> {
         let vm = &self.plan.begin.vm;
         let writer = context
             .writer("backup")
             .inspect_err(|e| failure::note(context, TaskKind::Backup, Some(vm), e))?;
-        let narrator = Narrator {
-            context,
-            progress: Progress::new(context.output),
-            stop: interrupt::flag()?,
-            bars: Mutex::default(),
-            lookalikes: match &self.input {
-                Input::Sources(sources) => lookalikes(sources),
-                Input::Machine(_) => BTreeMap::new(),
-            },
-            new_vm: self.new_vm,
-        };
+        let narrator = self.narrator(context)?;
         let capture = self.input.capture();
-        for left in capture.left_out() {
-            context
-                .output
-                .remark(format!("{} is not backed up: {}", left.name, left.reason));
-        }
-        let way = ToDaemon(Arc::clone(&self.repository));
+        narrator.left_out(capture);
+        let way = ToDaemon(repository);
         let (done, writer) = match writer.owner {
             Some(_) => {
                 let desk = Direct(writer.service.as_ref());
@@ -254,34 +260,45 @@ impl Prepared {
         let is_machine = matches!(self.input, Input::Machine(_));
         report::print(context, &done, is_machine)?;
         if let Some(owner) = writer.as_ref().and_then(|writer| writer.owner.as_ref()) {
-            probe(context, owner, &done.answer);
+            probe(context, owner, &done.made);
         }
         // Merging takes the lock for each swap alone.
         drop((self.input, writer));
-        shorten(context, &done.answer, Arc::clone(&narrator.stop));
+        shorten(context, &done.made, Arc::clone(&narrator.stop));
         report::verdict(&done)
+    }
+
+    /// Volumes are looked for, and chains shortened, by the server's daemon.
+    fn run_there(mut self, context: &Context, remote: &Remote) -> Result<()> {
+        let narrator = self.narrator(context)?;
+        let capture = self.input.capture();
+        narrator.left_out(capture);
+        let done = backup::run(remote, capture, &self.plan, &narrator)?;
+        let is_machine = matches!(self.input, Input::Machine(_));
+        report::print(context, &done, is_machine)?;
+        report::verdict(&done)
+    }
+
+    fn narrator<'a>(&mut self, context: &'a Context) -> Result<Narrator<'a>> {
+        Ok(Narrator {
+            context,
+            progress: Progress::new(context.output),
+            stop: interrupt::flag()?,
+            bars: Mutex::default(),
+            lookalikes: match &self.input {
+                Input::Sources(sources) => lookalikes(sources),
+                Input::Machine(_) => BTreeMap::new(),
+            },
+            new_vm: self.new_vm.take(),
+        })
     }
 
     /// Shows what would be copied.
     fn show(mut self, context: &Context) -> Result<()> {
-        let vm = &self.plan.begin.vm;
-        let mut previous = BTreeMap::new();
-        if self
-            .repository
-            .vm_names()?
-            .iter()
-            .any(|name| name.same_as(vm))
-            && !self.plan.begin.full
-            && let Some(latest) = self.repository.index(vm)?.latest()
-        {
-            let point = self.repository.point(vm, latest)?;
-            previous.extend(
-                point
-                    .disks
-                    .into_iter()
-                    .filter_map(|disk| Some((disk.name, disk.change_id?))),
-            );
-        }
+        let previous = match self.plan.begin.full {
+            true => BTreeMap::new(),
+            false => self.home.previous(context, &self.plan.begin.vm)?,
+        };
         let order = Order {
             repository: self.plan.repository,
             session: SessionId::random(),
@@ -305,9 +322,9 @@ fn lookalikes(sources: &Sources) -> BTreeMap<DiskName, String> {
 
 /// Finds the volumes of the new point now, so that nobody has to wait for that later. A failure
 /// does not affect the backup.
-fn probe(context: &Context, owner: &Owner, answer: &CommitAnswer) {
-    let looked = context.tree_of(&answer.vm).and_then(|tree| {
-        let point = tree.point(&answer.vm, &Which::Named(answer.point.name.clone()))?;
+fn probe(context: &Context, owner: &Owner, made: &Made) {
+    let looked = context.tree_of(&made.vm).and_then(|tree| {
+        let point = tree.point(&made.vm, &Which::Named(made.name.clone()))?;
         probe_point(&tree, owner, &point)
     });
     if let Err(error) = looked {
@@ -326,6 +343,16 @@ struct Narrator<'a> {
     bars: Mutex<BTreeMap<DiskName, Bar>>,
     lookalikes: BTreeMap<DiskName, String>,
     new_vm: Option<String>,
+}
+
+impl Narrator<'_> {
+    fn left_out(&self, capture: &dyn Capture) {
+        for left in capture.left_out() {
+            self.context
+                .output
+                .remark(format!("{} is not backed up: {}", left.name, left.reason));
+        }
+    }
 }
 
 impl Observer for Narrator<'_> {

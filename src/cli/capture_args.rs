@@ -43,6 +43,15 @@ pub struct CaptureFlags {
     /// Read at most this much in a second (100M)
     #[arg(long, value_name = "SIZE")]
     pub limit: Option<String>,
+    /// Back up to a repository of another machine, whose daemon serves HTTP there; --repo is its name there
+    #[arg(long, value_name = "URL", conflicts_with = "low_water")]
+    pub server: Option<String>,
+    /// A file with the token for that server, made there by restorefs token add
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "server")]
+    pub token_file: Option<PathBuf>,
+    /// Directory with ca-cert.pem, client-cert.pem and client-key.pem for that server; by default libnbd's
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "server")]
+    pub tls_dir: Option<PathBuf>,
     /// Show what would be copied, from which bitmap, and how much; change nothing
     #[arg(long)]
     pub dry_run: bool,

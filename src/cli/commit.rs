@@ -7,7 +7,8 @@ use super::target::{parse_disks, parse_ids, parse_session};
 use crate::control::Client;
 use crate::daemon::interrupt;
 use crate::error::Result;
-use crate::service::{CommitAnswer, CommitRequest, Service};
+use crate::service::backup::made::Made;
+use crate::service::{CommitRequest, Service};
 use crate::types::PointName;
 use crate::types::size::{Count, Human};
 
@@ -25,8 +26,9 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
     };
     let repository = context.repository()?;
     let answer = Client::require(&repository)?.commit(&session, &request)?;
-    print(context, &answer)?;
-    shorten(context, &answer, interrupt::flag()?);
+    let made = Made::of(&answer)?;
+    print(context, &made)?;
+    shorten(context, &made, interrupt::flag()?);
     Ok(())
 }
 
@@ -34,26 +36,25 @@ pub(super) fn run(context: &Context, args: &Commit) -> Result<()> {
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn print(context: &Context, answer: &CommitAnswer) -> Result<()> {
-    let CommitAnswer { vm, point } = answer;
+fn print(context: &Context, made: &Made) -> Result<()> {
     if context.output.json {
         return context
             .output
-            .json(&serde_json::json!({"vm": vm, "point": point}));
+            .json(&serde_json::json!({"vm": made.vm, "point": made.document}));
     }
-    outcome(context, answer)
+    outcome(context, made)
 }
 
 /// Prints the restore point as a line.
-pub(super) fn outcome(context: &Context, answer: &CommitAnswer) -> Result<()> {
-    let CommitAnswer { vm, point } = answer;
-    let changed: u64 = point.disks.iter().map(|disk| disk.changed_bytes).sum();
-    let size: u64 = point.disks.iter().map(|disk| disk.source_bytes).sum();
-    let disks = Count::of(point.disks.len(), "disk");
+pub(super) fn outcome(context: &Context, made: &Made) -> Result<()> {
+    let changed: u64 = made.disks.iter().map(|disk| disk.changed_bytes).sum();
+    let size: u64 = made.disks.iter().map(|disk| disk.source_bytes).sum();
+    let disks = Count::of(made.disks.len(), "disk");
     context.output.outcome(format!(
-        "{vm}@{} committed: {}, {} changed of {}, {disks}",
-        point.name,
-        point.kind.as_str(),
+        "{}@{} committed: {}, {} changed of {}, {disks}",
+        made.vm,
+        made.name,
+        made.kind,
         Human(changed),
         Human(size)
     ))

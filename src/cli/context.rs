@@ -33,6 +33,13 @@ pub(super) struct Context {
     pub(super) output: Output,
 }
 
+/// The remark for a new VM beside VMs of these names.
+pub(super) fn new_vm(names: &[VmName], vm: &VmName) -> String {
+    let nearest = likeness::nearest(names.iter().map(VmName::as_str), vm.as_str());
+    let like = nearest.map_or_else(String::new, |name| format!(" (there is {name}, too)"));
+    format!("restorefs: {vm} is a new VM{like}")
+}
+
 impl Context {
     /// Creates a context from the global flags.
     ///
@@ -132,6 +139,14 @@ impl Context {
             Error::new(ErrorKind::NoRepository, "no repository was named")
                 .advise("use --repo DIR, or set RESTOREFS_REPO")
         })
+    }
+
+    /// What `--repo` or the environment names, as it was written or registered.
+    pub(super) fn word(&self) -> Option<&Path> {
+        match &self.named {
+            Some(entry) => Some(Path::new(entry.name.as_str())),
+            None => self.repo.as_deref(),
+        }
     }
 
     /// The entry of the register, when the repository was given by its name.
@@ -250,9 +265,7 @@ impl Context {
         if names.iter().any(|name| name.same_as(vm)) {
             return Ok(None);
         }
-        let nearest = likeness::nearest(names.iter().map(VmName::as_str), vm.as_str());
-        let like = nearest.map_or_else(String::new, |name| format!(" (there is {name}, too)"));
-        Ok(Some(format!("restorefs: {vm} is a new VM{like}")))
+        Ok(Some(new_vm(&names, vm)))
     }
 
     /// Bytes of memory for the tables of layers that are written.

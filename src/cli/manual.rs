@@ -43,6 +43,10 @@ pub const EXAMPLES: [(&str, &[Example]); 40] = [
                 "Back up an NBD export, and compress the stored data.",
             ),
             (
+                "restorefs backup web01 --libvirt web01 --server https://backup01:8420 --token-file /etc/restorefs/token --tls-dir /etc/restorefs/tls",
+                "Back up a running machine to the repository of another host.",
+            ),
+            (
                 "restorefs backup web01 vda=/dev/vg0/web01-snap --attach domain.xml",
                 "Back up a snapshot, and keep the domain's XML with the restore point.",
             ),

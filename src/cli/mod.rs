@@ -21,6 +21,7 @@ mod failure;
 mod follow;
 mod forget;
 mod hold;
+mod home;
 mod info;
 mod init;
 mod job;

@@ -136,7 +136,7 @@ fn backup_args(disk: &Path, point: &str) -> Result<Backup> {
     let words = ["restorefs", "backup", "sample", "--point", point].map(OsString::from);
     let words = words.into_iter().chain([disk_source(disk)]);
     match Cli::try_parse_from(words).map(|cli| cli.command) {
-        Ok(Command::Backup(args)) => Ok(args),
+        Ok(Command::Backup(args)) => Ok(*args),
         Ok(_) => Err(Error::invalid("the sample's backup is another command")),
         Err(e) => Err(Error::invalid("the sample's backup cannot be made").caused_by(e)),
     }

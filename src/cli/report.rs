@@ -12,9 +12,9 @@ use crate::types::size::Human;
 
 /// Prints the restore point and what was copied for it.
 pub(super) fn print(context: &Context, report: &Report, is_machine: bool) -> Result<()> {
-    let point = &report.answer.point;
+    let made = &report.made;
     let stored = |name: &DiskName| {
-        let mut disks = point.disks.iter();
+        let mut disks = made.disks.iter();
         let disk = disks.find(|disk| disk.name.same_as(name));
         disk.map_or(0, |disk| disk.changed_bytes)
     };
@@ -29,11 +29,11 @@ pub(super) fn print(context: &Context, report: &Report, is_machine: bool) -> Res
             .collect();
         return context
             .output
-            .json(&json!({"vm": report.answer.vm, "point": point, "report": {
+            .json(&json!({"vm": made.vm, "point": made.document, "report": {
             "disks": disks, "seconds": report.seconds, "consistency": report.consistency,
             "stopped_ms": report.held.stopped_ms, "frozen_ms": report.held.frozen_ms}}));
     }
-    outcome(context, &report.answer)?;
+    outcome(context, made)?;
     if !is_machine {
         return Ok(());
     }

@@ -15,6 +15,7 @@ mod activity;
 mod api;
 mod body;
 mod call;
+pub mod client;
 mod connection;
 mod content;
 mod cookie;

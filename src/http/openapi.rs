@@ -72,6 +72,7 @@ const fn about(name: &str) -> &'static str {
         b"vm" => "Only of this VM",
         b"kind" => "Only of this kind",
         b"state" => "Only in this state",
+        b"failure" => "Why the backup failed; at most 4 KiB",
         b"dry_run" => "Whether nothing is changed",
         _ => "",
     }

@@ -21,7 +21,7 @@ pub(super) const CRL: &str = "ca-crl.pem";
 const OTHERS: u32 = 0o077;
 /// The directory of systemd's credentials (`LoadCredential=`, systemd.exec(5)), which systemd
 /// guards by access lists that look like a group's bits.
-const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+pub const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// LIMIT: bytes of one of the files.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -15,6 +15,7 @@ mod server;
 mod subject;
 
 pub use client::{ClientTls, default_directory};
+pub use directory::CREDENTIALS;
 pub use server::{Clients, ServerTls};
 pub use subject::{common_names, names};
 

@@ -17,6 +17,7 @@ mod kit;
 mod limit;
 mod login;
 mod peer;
+mod remote;
 mod restart;
 mod rot;
 mod scene;

@@ -64,6 +64,7 @@ const VARIABLE: [&str; 15] = [
     "point_blake3",
     "point_id",
     "uri",
+    "session_id",
 ];
 
 impl Transcript {

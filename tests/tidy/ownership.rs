@@ -3,10 +3,11 @@
 use crate::source::{Source, Violation, words};
 
 /// Crate, where it may be named, and why.
-const OWNERS: [(&str, &[&str], &str); 29] = [
+const OWNERS: [(&str, &[&str], &str); 30] = [
     ("axum", &["src/http/"], "one door speaks HTTP"),
     ("hyper", &["src/http/"], "one door speaks HTTP"),
     ("hyper_util", &["src/http/"], "one door speaks HTTP"),
+    ("ureq", &["src/http/client/"], "one client speaks HTTP"),
     (
         "maud",
         &["src/http/page/"],
@@ -46,8 +47,13 @@ const OWNERS: [(&str, &[&str], &str); 29] = [
     ),
     (
         "rustls",
-        &["src/tls/", "src/nbd/client/", "src/nbd/server/"],
-        "TLS is spoken by NBD alone",
+        &[
+            "src/tls/",
+            "src/nbd/client/",
+            "src/nbd/server/",
+            "src/http/client/",
+        ],
+        "TLS is spoken by NBD, and by the client of HTTP",
     ),
     (
         "webpki",

@@ -10,7 +10,7 @@ pub(super) mod job;
 pub(super) mod point;
 mod policy;
 mod repository;
-mod session;
+pub(super) mod session;
 mod verify;
 mod vm;
 

@@ -12,6 +12,8 @@ use crate::http::body;
 use crate::http::call::Call;
 use crate::http::peer::Way;
 use crate::http::reply::{self, Answer};
+use crate::ingest::{Lookalike, Origin};
+use crate::qcow2::Compression;
 use crate::repo::selector::Which;
 use crate::service::view::{Page, PointAnswer, SessionView, View};
 use crate::service::{BeginAnswer, BeginRequest, CommitRequest, DiskRequest};
@@ -19,6 +21,9 @@ use crate::types::{DiskName, PointName, SessionRef, VmName};
 
 /// LIMIT: bytes of an attached file.
 const ATTACHED_BYTES_MAX: usize = 16 << 20;
+
+/// LIMIT: bytes of the reason why a backup failed.
+pub(in crate::http) const FAILURE_BYTES_MAX: usize = 4 << 10;
 
 /// A session to begin.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -42,9 +47,15 @@ pub(in crate::http) struct SessionBody {
     changed_only: bool,
     /// The change ids that changes are counted from, by disk.
     previous_change_ids: BTreeMap<DiskName, String>,
+    /// Disks that the client writes whole. Such a disk begins anew by itself when what it would be compared with is damaged.
+    whole: Vec<DiskName>,
     /// Seconds without activity after which the session ends by itself.
     #[schema(minimum = 1)]
     ttl_seconds: Option<u32>,
+    /// Compression of what is stored.
+    compression: Compression,
+    /// Whether the session begins although there is probably no room for it.
+    skip_room_check: bool,
 }
 
 /// A disk of a session to begin.
@@ -62,11 +73,66 @@ pub(in crate::http) struct SessionDisk {
     /// Whether to store everything, without comparison.
     #[serde(default)]
     full: bool,
+    /// Bytes of the source that are data, where it distinguishes data from holes.
+    #[serde(default)]
+    data_bytes: Option<u64>,
+    /// Set when the source begins as an image, and nobody has named that format: such a disk is refused where the VM does not have it yet.
+    #[serde(default)]
+    lookalike: Option<Lookalike>,
+}
+
+impl SessionDisk {
+    fn of(disk: &DiskRequest, origin: Option<&Origin>) -> Self {
+        Self {
+            name: disk.name.clone(),
+            size_bytes: disk.source_bytes,
+            key: disk.key.clone(),
+            full: disk.full,
+            data_bytes: origin.and_then(|origin| origin.data_bytes),
+            lookalike: origin.and_then(|origin| origin.lookalike.clone()),
+        }
+    }
+
+    fn origin(&self) -> Option<(DiskName, Origin)> {
+        let origin = Origin {
+            data_bytes: self.data_bytes,
+            lookalike: self.lookalike.clone(),
+        };
+        (origin != Origin::default()).then(|| (self.name.clone(), origin))
+    }
 }
 
 impl SessionBody {
+    /// The body that asks for this. The repository's own limits (`low_water_bytes`) are not a client's.
+    ///
+    /// # Errors
+    /// `InvalidInput` for more seconds than the body can have.
+    pub(in crate::http) fn of(request: &BeginRequest) -> Result<Self> {
+        let ttl_seconds = u32::try_from(request.ttl_seconds)
+            .map_err(|_| Error::invalid("the session's time to live is too long"))?;
+        let disks = request.disks.iter();
+        Ok(Self {
+            disks: disks
+                .map(|disk| SessionDisk::of(disk, request.origin(&disk.name)))
+                .collect(),
+            without: request.without.clone(),
+            complete: request.complete,
+            point: request.point.clone(),
+            full: request.full,
+            differential: request.differential,
+            parent: request.parent.as_ref().map(ToString::to_string),
+            changed_only: request.changed_only,
+            previous_change_ids: request.previous_change_ids.clone(),
+            whole: request.whole.clone(),
+            ttl_seconds: Some(ttl_seconds),
+            compression: request.compression,
+            skip_room_check: !request.checks_room,
+        })
+    }
+
     fn request(self, session: &SessionRef) -> Result<BeginRequest> {
         let parent: Option<Which> = self.parent.map(|text| text.parse()).transpose()?;
+        let origins = self.disks.iter().filter_map(SessionDisk::origin).collect();
         let disks = self.disks.into_iter().map(|disk| DiskRequest {
             name: disk.name,
             source_bytes: disk.size_bytes,
@@ -85,7 +151,11 @@ impl SessionBody {
             parent,
             changed_only: self.changed_only,
             previous_change_ids: self.previous_change_ids,
+            whole: self.whole,
             ttl_seconds: self.ttl_seconds.map_or(plain.ttl_seconds, u64::from),
+            compression: self.compression,
+            checks_room: !self.skip_room_check,
+            origins,
             ..plain
         })
     }
@@ -190,13 +260,30 @@ pub(in crate::http) struct CommitBody {
     consistency_note: Option<String>,
 }
 
+impl CommitBody {
+    /// The body that declares this.
+    pub(in crate::http) fn of(request: &CommitRequest) -> Self {
+        let request = request.clone();
+        Self {
+            point: request.point,
+            change_ids: request.change_ids,
+            previous_change_ids: request.previous_change_ids,
+            unchanged: request.unchanged,
+            without: request.without,
+            raw: request.raw,
+            consistency: request.consistency,
+            consistency_note: request.consistency_note,
+        }
+    }
+}
+
 /// A restore point that a session made.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(in crate::http) struct CommittedAnswer {
     /// The VM.
-    vm: VmName,
+    pub(in crate::http) vm: VmName,
     /// The point.
-    point: PointAnswer,
+    pub(in crate::http) point: PointAnswer,
 }
 
 fn commit_session(view: &View, session: &SessionRef, body: CommitBody) -> Result<CommittedAnswer> {
@@ -230,13 +317,27 @@ pub(in crate::http) async fn commit(call: Call, body: Body) -> Answer {
     reply::json(StatusCode::OK, &answer)
 }
 
-/// Ends a session without a restore point.
+/// Ends a session without a restore point. With `failure` the history calls the backup failed, for this reason; otherwise aborted.
 #[utoipa::path(delete, path = "/api/v1/repositories/{repository}/vms/{vm}/sessions/{session}", tag = "sessions", operation_id = "abortSession",
+    params(("failure" = Option<String>, Query)),
     responses((status = 204, description = "It has ended")))]
 pub(in crate::http) async fn abort(call: Call) -> Answer {
-    call.query(&[])?;
-    call.work(|call| call.view()?.service().abort(&call.session()?, None))
-        .await?;
+    let failure = call.query(&["failure"])?.text("failure")?;
+    if failure
+        .as_ref()
+        .is_some_and(|failure| failure.len() > FAILURE_BYTES_MAX)
+    {
+        let error = Error::new(
+            ErrorKind::TooLarge,
+            format!("the reason has more than {FAILURE_BYTES_MAX} bytes"),
+        );
+        return Err(error.into());
+    }
+    call.work(move |call| {
+        let (view, session) = (call.view()?, call.session()?);
+        view.service().abort(&session, failure.as_deref())
+    })
+    .await?;
     reply::nothing()
 }
 

@@ -1,6 +1,7 @@
 //! Origins: what a caller knows of the sources of a session's disks before it copies them.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::block::magic;
 use crate::types::DiskName;
@@ -17,7 +18,7 @@ pub struct Origin {
 }
 
 /// A source that begins as an image of a format that the caller did not name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lookalike {
     /// The source, as the caller wrote it.
     pub source: String,

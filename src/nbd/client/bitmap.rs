@@ -51,7 +51,7 @@ impl Client {
                 "the export has no bitmap \"{}\"",
                 name.escape_debug()
             ))
-            .at_path(uri.to_string())
+            .at_path(uri.shown())
             .advise("see what it has: nbdinfo URI")),
         }
     }
@@ -71,7 +71,7 @@ impl Client {
         }
         let (start, extents) = self
             .load_extents(offset, (bitmap, self.facts.context))
-            .at_path(self.uri.to_string())?;
+            .at_path(self.uri.shown())?;
         let mut at = start;
         let mut ends = Vec::with_capacity(extents.len());
         for (length, flags) in extents {
@@ -80,7 +80,7 @@ impl Client {
         }
         *known = Known { start, ends };
         let (is_dirty, length) = known.at(offset).ok_or_else(|| {
-            violation("the server reports no extent of the bitmap").at_path(self.uri.to_string())
+            violation("the server reports no extent of the bitmap").at_path(self.uri.shown())
         })?;
         Ok((is_dirty, length.min(length_max)))
     }

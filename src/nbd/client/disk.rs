@@ -18,7 +18,7 @@ impl ReadAt for Client {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         check_range(self.facts.size_bytes, offset, u64_from_usize(buf.len()))?;
-        self.read_pieces(offset, buf).at_path(self.uri.to_string())
+        self.read_pieces(offset, buf).at_path(self.uri.shown())
     }
 
     fn extent_at(&self, offset: u64, length_max: u64) -> Result<Extent> {
@@ -45,7 +45,7 @@ impl ReadAt for Client {
                 self.is_blind.store(true, Ordering::Relaxed);
                 return Ok(unknown(length_max));
             }
-            Err(e) => return Err(e.at_path(self.uri.to_string())),
+            Err(e) => return Err(e.at_path(self.uri.shown())),
         };
         // An extent shorter than a block is ignored.
         let extent = known(&window).unwrap_or_else(|| unknown(self.block_bytes()));
@@ -82,7 +82,7 @@ impl WriteAt for Client {
         }
         self.send(Command::Flush, 0, 0, &[], Want::Nothing)
             .and_then(|flight| flight.done())
-            .at_path(self.uri.to_string())
+            .at_path(self.uri.shown())
     }
 
     fn set_size(&self, size_bytes: u64) -> Result<()> {
@@ -91,7 +91,7 @@ impl WriteAt for Client {
         }
         Err(
             Error::unsupported("the size of an NBD export cannot be changed")
-                .at_path(self.uri.to_string()),
+                .at_path(self.uri.shown()),
         )
     }
 

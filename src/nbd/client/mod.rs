@@ -156,7 +156,7 @@ impl Client {
     fn connect_in(uri: &Uri, bitmap: Option<String>) -> Result<Self> {
         let tls = secret(uri)?;
         let opened = open(uri, bitmap.as_deref(), tls.as_ref());
-        let (stream, facts) = opened.at_path(uri.to_string())?;
+        let (stream, facts) = opened.at_path(uri.shown())?;
         let link = Arc::new(Link::new(stream, &facts)?);
         Ok(Self {
             uri: uri.clone(),
@@ -221,7 +221,7 @@ impl Client {
         for link in links {
             result = result.and(link.disconnect());
         }
-        result.at_path(self.uri.to_string())
+        result.at_path(self.uri.shown())
     }
 
     fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
@@ -246,7 +246,7 @@ impl Client {
                         .unwrap_or_else(|| {
                             Error::new(ErrorKind::Disconnected, "there is no connection left")
                         })
-                        .at_path(self.uri.to_string()));
+                        .at_path(self.uri.shown()));
                 }
             }
         };
@@ -343,7 +343,7 @@ impl Client {
         if self.is_read_only() {
             return Err(
                 Error::new(ErrorKind::ReadOnly, "the export cannot be written")
-                    .at_path(self.uri.to_string()),
+                    .at_path(self.uri.shown()),
             );
         }
         check_range(self.facts.size_bytes, offset, length_bytes)
@@ -436,7 +436,7 @@ impl Client {
         forget();
         let result = change();
         forget();
-        result.at_path(self.uri.to_string())
+        result.at_path(self.uri.shown())
     }
 
     fn load_window(&self, offset: u64) -> Result<Window> {

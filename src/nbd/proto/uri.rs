@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::types::Token;
 
 /// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,11 @@ pub struct Uri {
     tls: Option<TlsParameters>,
 }
 
+/// Whether a text has the shape of a session's secret.
+fn is_secret(text: &str) -> bool {
+    text.len() == Token::BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The schemes of NBD URIs (NBD `doc/uri.md`).
 const SCHEMES: [&str; 4] = ["nbd://", "nbds://", "nbd+unix://", "nbds+unix://"];
 
@@ -65,6 +71,30 @@ impl Uri {
     #[must_use]
     pub const fn tls(&self) -> Option<&TlsParameters> {
         self.tls.as_ref()
+    }
+
+    /// The URI for messages: without the secret of a session, which follows a tilde in the export's name.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let hidden = |part: &str| match part.split_once('~') {
+            Some((name, secret)) if is_secret(secret) => format!("{name}~..."),
+            _ => part.to_owned(),
+        };
+        let parts: Vec<String> = self.export.split('/').map(hidden).collect();
+        let shown = Self {
+            export: parts.join("/"),
+            ..self.clone()
+        };
+        shown.to_string()
+    }
+
+    /// The same server and export with TLS of these parameters.
+    #[must_use]
+    pub fn with_tls(self, tls: TlsParameters) -> Self {
+        Self {
+            tls: Some(tls),
+            ..self
+        }
     }
 
     /// The name expected in the server's certificate: `tls-hostname`, else the host's name, else
@@ -438,6 +468,18 @@ mod tests {
         assert_eq!(uri.tls_host(), "localhost");
         assert_eq!(parse("nbds://h/x?tls-hostname=n").tls_host(), "n");
         assert_eq!(parse("nbd://h/x").tls(), None);
+    }
+
+    #[test]
+    fn messages_do_not_have_the_secret_of_a_session() {
+        let secret = "00112233445566778899aabbccddeeff";
+        for (export, shown) in [
+            (format!("web01/s~{secret}/vda"), "nbd://h/web01/s~.../vda"),
+            ("web01/latest~2/vda".into(), "nbd://h/web01/latest~2/vda"),
+            ("a~b".into(), "nbd://h/a~b"),
+        ] {
+            assert_eq!(tcp("h", 10_809, &export).shown(), shown);
+        }
     }
 
     proptest! {

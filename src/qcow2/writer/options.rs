@@ -18,7 +18,7 @@ pub const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
 pub const SIZE_BYTES_MAX: u64 = L1_BYTES_MAX / 8 * L2_ENTRIES * CLUSTER_BYTES;
 
 /// Compression of a layer's clusters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// No compression.

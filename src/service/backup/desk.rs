@@ -1,8 +1,9 @@
 //! Where a backup makes its restore point: in this process, at the owner's, or at a daemon elsewhere.
 
+use super::made::Made;
 use crate::error::Result;
 use crate::ingest::{BeginRequest, CommitRequest};
-use crate::service::{BeginAnswer, CommitAnswer, DiskResult, DiskTarget, Service};
+use crate::service::{BeginAnswer, DiskResult, DiskTarget, Service};
 use crate::types::SessionRef;
 
 /// The operations that a backup needs.
@@ -35,7 +36,7 @@ pub trait Desk {
     ///
     /// # Errors
     /// As [`Service::commit`].
-    fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer>;
+    fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<Made>;
 
     /// Ends the session without a restore point.
     ///
@@ -64,8 +65,8 @@ impl Desk for Direct<'_> {
         self.0.renew(session)
     }
 
-    fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer> {
-        self.0.commit(session, request)
+    fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<Made> {
+        Made::of(&self.0.commit(session, request)?)
     }
 
     fn abort(&self, session: &SessionRef, failure: Option<&str>) -> Result<()> {

@@ -5,10 +5,10 @@
 //!   [`LEASE_SECONDS`].
 //! - A commit whose answer was lost is asked for again; the point that it has made is found.
 
-use std::time::{Duration, Instant};
-
 use super::desk::Desk;
-use crate::error::{Error, ErrorKind, Result};
+use super::made::Made;
+use super::patience::Patience;
+use crate::error::{ErrorKind, Result};
 use crate::ingest::{BeginRequest, CommitRequest};
 use crate::service::{BeginAnswer, CommitAnswer, DiskResult, DiskTarget, Service};
 use crate::types::SessionRef;
@@ -16,11 +16,6 @@ use crate::types::sync::Mutex;
 
 /// Seconds after which a session ends whose backup does not live any more.
 pub const LEASE_SECONDS: u64 = 120;
-
-/// LIMIT: time for which a daemon that was lost is sought again; less than the lease.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-const PAUSE: Duration = Duration::from_millis(300);
 
 /// The ways of a backup to a daemon that may be restarted.
 pub trait Way {
@@ -54,28 +49,20 @@ impl<'a> Lasting<'a> {
     }
 
     fn ask<T>(&self, ask: impl Fn(&dyn Service) -> Result<T>) -> Result<T> {
-        let begun = Instant::now();
+        let mut patience = Patience::default();
         loop {
             let lost = match ask(self.service.lock().as_ref()) {
                 Err(e) if e.kind() == ErrorKind::Disconnected => e,
                 done => return done,
             };
-            self.reconnect(begun, lost)?;
-        }
-    }
-
-    fn reconnect(&self, begun: Instant, lost: Error) -> Result<()> {
-        tracing::warn!(error = %lost.report(), "the daemon is gone; the backup waits for it");
-        loop {
-            std::thread::sleep(PAUSE);
-            match self.way.connect() {
-                Ok(service) => {
-                    *self.service.lock() = service;
-                    return Ok(());
+            patience.wait(lost)?;
+            let service = loop {
+                match self.way.connect() {
+                    Ok(service) => break service,
+                    Err(e) => patience.wait(e)?,
                 }
-                Err(_) if begun.elapsed() < PATIENCE => {}
-                Err(e) => return Err(lost.advise(format!("it did not come back: {}", e.report()))),
-            }
+            };
+            *self.service.lock() = service;
         }
     }
 }
@@ -102,11 +89,12 @@ impl Desk for Lasting<'_> {
         self.ask(|service| service.renew(session))
     }
 
-    fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer> {
-        match self.ask(|service| service.commit(session, request)) {
+    fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<Made> {
+        let answer = match self.ask(|service| service.commit(session, request)) {
             Err(e) if e.kind() == ErrorKind::NotFound => self.way.committed(session)?.ok_or(e),
             done => done,
-        }
+        }?;
+        Made::of(&answer)
     }
 
     fn abort(&self, session: &SessionRef, failure: Option<&str>) -> Result<()> {

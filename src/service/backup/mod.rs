@@ -7,6 +7,8 @@
 
 pub mod desk;
 pub mod lasting;
+pub mod made;
+pub mod patience;
 mod reading;
 pub mod sample;
 
@@ -17,7 +19,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::{BeginAnswer, BeginRequest, CommitAnswer, CommitRequest, DiskResult, DiskTarget};
+use super::{BeginAnswer, BeginRequest, CommitRequest, DiskResult, DiskTarget};
 use crate::block::ReadAt;
 use crate::block::piece::CopySource;
 use crate::capture::guard::message::Held;
@@ -28,6 +30,7 @@ use crate::repo::sidecar::point::Consistency;
 use crate::task::{Monitor, Pace};
 use crate::types::{DiskName, RepositoryId, SessionRef};
 use desk::Desk;
+use made::Made;
 use reading::{Reading, changed_bytes};
 use sample::Sample;
 
@@ -85,7 +88,7 @@ pub trait Observer {
 #[derive(Debug)]
 pub struct Report {
     /// The restore point.
-    pub answer: CommitAnswer,
+    pub made: Made,
     /// Its disks.
     pub disks: Vec<DiskReport>,
     /// Consistency of the instant; `None` where nothing is known of it.
@@ -263,11 +266,7 @@ impl BackupPlan {
                     .or_insert_with(|| id.clone());
             }
             let report = disks.iter().find(|report| report.name == disk.name);
-            let changed = report.and_then(|report| report.changed_bytes);
-            if changed == Some(0) {
-                request.unchanged.push(disk.name.clone());
-            }
-            let is_since = changed.is_some();
+            let is_since = report.is_some_and(|report| report.changed_bytes.is_some());
             if let (Extent::Since { change_id, .. }, true) = (&disk.extent, is_since) {
                 request
                     .previous_change_ids
@@ -276,9 +275,9 @@ impl BackupPlan {
         }
         // The sources end before the machine forgets them.
         drop(taken);
-        let answer = desk.commit(session, &request)?;
+        let made = desk.commit(session, &request)?;
         Ok(Report {
-            answer,
+            made,
             disks,
             consistency,
             held,

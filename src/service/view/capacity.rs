@@ -1,7 +1,7 @@
 //! Room, and what a repository is.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::View;
@@ -11,7 +11,7 @@ use crate::jobs::health::Content;
 use crate::types::{RepositoryId, RepositoryName};
 
 /// A served repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RepositoryAnswer {
     /// The name by which it is served.
     pub name: RepositoryName,

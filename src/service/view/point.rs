@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -23,7 +23,7 @@ use crate::types::width::usize_from_u64;
 use crate::types::{DiskName, PointId, PointName, RepositoryId, VmName};
 
 /// A restore point.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PointAnswer {
     /// Its name.
     pub name: PointName,
@@ -62,7 +62,7 @@ pub struct PointAnswer {
 }
 
 /// A disk of a restore point.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PointDiskAnswer {
     /// Its name.
     pub name: DiskName,
@@ -79,7 +79,7 @@ pub struct PointDiskAnswer {
 }
 
 /// A file that was attached to a restore point.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AttachedAnswer {
     /// Its name.
     pub name: String,
@@ -88,7 +88,7 @@ pub struct AttachedAnswer {
 }
 
 /// A copy of a restore point at another repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CopyAnswer {
     /// The other repository.
     pub repository_id: RepositoryId,

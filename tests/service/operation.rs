@@ -47,7 +47,7 @@ struct Transcript {
 }
 
 /// Fields that are different each time.
-const VARIABLE: [&str; 15] = [
+const VARIABLE: [&str; 16] = [
     "began_at",
     "captured_at",
     "committed_at",

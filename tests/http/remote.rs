@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ struct Pair {
 impl Pair {
     /// Both, with a certificate that may write to all VMs; `None` where a tool is missing.
     fn new() -> Option<Self> {
-        if !has_all(&["curl"]) || !can_certify() {
+        if !has_all(&["curl", "qemu-img", "qemu-nbd"]) || !can_certify() {
             return None;
         }
         let authority = Authority::new();
@@ -275,8 +275,19 @@ fn a_token_that_only_writes_is_enough_and_a_certificate_alone_is_too() {
         &token,
         &[&disk, "--point", "four", "--change-id", "vda=seven"],
     );
-    let socket = pair.server.path_of("nbd.sock");
-    let pulled = format!("vda=nbd+unix:///web01/four/vda?socket={socket}");
+    // An export with a bitmap of that name.
+    let image = pair.server.path_of("seven.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", &image, "1M"]);
+    run("qemu-img", &["bitmap", "--add", &image, "seven"]);
+    let socket = pair.server.path_of("seven.sock");
+    let mut exported = Command::new("qemu-nbd")
+        .args([
+            "-t", "-r", "-f", "qcow2", "-x", "vda", "-B", "seven", "-k", &socket, &image,
+        ])
+        .spawn()
+        .unwrap();
+    eventually("qemu-nbd listens", || Path::new(&socket).exists());
+    let pulled = format!("vda=nbd+unix:///vda?socket={socket}");
     let more = [
         "--pull",
         &pulled,
@@ -291,6 +302,8 @@ fn a_token_that_only_writes_is_enough_and_a_certificate_alone_is_too() {
     assert_eq!(planned["disks"][0]["bitmap"], "seven");
     assert!(!err.contains("the right read"), "{err}");
     assert!(pair.sessions().is_empty());
+    exported.kill().unwrap();
+    exported.wait().unwrap();
 }
 
 #[test]

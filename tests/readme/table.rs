@@ -240,6 +240,7 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("Plain QEMU", "qemu-system-x86_64", Kind::Picture),
     ("Plain QEMU", "restorefs backup web01 --qmp", Kind::Shell),
     ("Bare NBD", "restorefs backup web01 --pull", Kind::Shell),
+    ("To a repository on another host", "# on backup01", Kind::Picture),
     ("Proxmox VE (not tested here)", "qm set", Kind::Picture),
 ];
 

@@ -4,6 +4,7 @@ mod backing;
 mod directory;
 pub mod guard;
 pub mod helper;
+pub mod libvirt;
 pub mod machine;
 pub mod monitor;
 mod names;

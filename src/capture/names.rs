@@ -8,6 +8,9 @@ pub(super) const DIRECTORY_PREFIX: &str = "restorefs-";
 /// The begin of change ids of machines that were shut off.
 const SHUT_OFF: &str = "shut-off-";
 
+/// The begin of change ids of disks whose changes nothing tracks.
+const UNTRACKED: &str = "untracked-";
+
 /// The names of what is ours in a QEMU, and in libvirt.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
@@ -58,6 +61,18 @@ impl Names {
     #[must_use]
     pub(super) fn shut_off(session: SessionId) -> String {
         format!("{SHUT_OFF}{session}")
+    }
+
+    /// The change id of a disk whose changes nothing tracks. It tells the next backup that the disk has a parent all the same.
+    #[must_use]
+    pub(super) fn untracked(session: SessionId) -> String {
+        format!("{UNTRACKED}{session}")
+    }
+
+    /// Whether nothing tracked the changes since a change id.
+    #[must_use]
+    pub(super) fn is_untracked(change_id: &str) -> bool {
+        change_id.starts_with(UNTRACKED)
     }
 
     /// Whether a change id is one of a machine that was shut off.

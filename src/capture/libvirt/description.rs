@@ -276,7 +276,9 @@ fn disk(node: Node<'_, '_>) -> Result<Result<Disk, LeftOut>> {
         medium @ ("cdrom" | "floppy") => {
             return left_out(&format!("it is a removable medium ({medium})"));
         }
-        "lun" => return left_out("it is a device of the host that the guest commands itself (lun)"),
+        "lun" => {
+            return left_out("it is a device of the host that the guest commands itself (lun)");
+        }
         other => return left_out(&format!("it is no disk ({})", other.escape_debug())),
     }
     if has(node, "shareable") {

@@ -45,7 +45,11 @@ fn disks_are_taken_or_left_out_by_name() {
         found.nvram.as_deref(),
         Some("/var/lib/nvram/web01.fd".as_ref())
     );
-    let taken: Vec<_> = found.disks.iter().map(|disk| disk.target.as_str()).collect();
+    let taken: Vec<_> = found
+        .disks
+        .iter()
+        .map(|disk| disk.target.as_str())
+        .collect();
     assert_eq!(taken, ["vda", "vdb", "vdc", "vdd"]);
     let keys: Vec<_> = found.disks.iter().map(Disk::key).collect();
     assert_eq!(
@@ -62,7 +66,11 @@ fn disks_are_taken_or_left_out_by_name() {
     assert!(tracked[1].as_ref().unwrap().contains("cannot write"));
     assert!(tracked[2].as_ref().unwrap().contains("raw"));
     assert_eq!(found.disks[1].place, Place::Block("/dev/vg0/b".into()));
-    let left: Vec<_> = found.left_out.iter().map(|left| left.name.as_str()).collect();
+    let left: Vec<_> = found
+        .left_out
+        .iter()
+        .map(|left| left.name.as_str())
+        .collect();
     assert_eq!(left, ["sda", "fda", "sdb", "vde", "vdf", "vdg", "vdh"]);
     for (left, word) in found.left_out.iter().zip([
         "cdrom",
@@ -93,7 +101,10 @@ fn a_disk_is_known_by_what_stays() {
         <target dev='vda'/></disk>";
     let above = &parsed(overlay).disks[0];
     assert_eq!(above.key(), "vda:/i/vda.qcow2");
-    assert_eq!(directories(above), [std::path::Path::new("/i"), "/s".as_ref()]);
+    assert_eq!(
+        directories(above),
+        [std::path::Path::new("/i"), "/s".as_ref()]
+    );
     let long = overlay.replace("/i/vda", &format!("/i/{}", "x".repeat(300)));
     let key = parsed(&long).disks[0].key();
     assert!(key.starts_with("vda:") && key.len() == 68, "{key}");
@@ -104,7 +115,11 @@ fn hostile_xml_is_refused_within_limits() {
     let deep = "<a>".repeat(200_000);
     let closed = format!("{}{}", "<a>".repeat(150_000), "</a>".repeat(150_000));
     let store = "<backingStore type='file'><source file='/x'/>";
-    let chain = format!("{}{}", store.repeat(100_000), "</backingStore>".repeat(100_000));
+    let chain = format!(
+        "{}{}",
+        store.repeat(100_000),
+        "</backingStore>".repeat(100_000)
+    );
     let wide = "<disk/>".repeat(300_000);
     for xml in [
         "",

@@ -7,7 +7,7 @@ use crate::capture::reopen::Again;
 use crate::capture::virsh::Virsh;
 use crate::capture::virsh::job::Job;
 use crate::error::{Error, ErrorKind, Result};
-use crate::nbd::client::{Bitmap, Client};
+use crate::nbd::client::Client;
 use crate::nbd::proto::uri::Uri;
 
 /// An export of a disk.
@@ -19,6 +19,8 @@ pub(super) struct Export {
     pub(super) socket: PathBuf,
     /// The export's name.
     pub(super) name: String,
+    /// Whether it shows what has changed.
+    pub(super) has_changes: bool,
 }
 
 /// The error for a job that is gone.
@@ -40,31 +42,17 @@ impl Export {
             _ => Err(gone()),
         }
     }
-
-    fn uri(&self) -> Result<Uri> {
-        self.prove()?;
-        Ok(Uri::unix(&self.socket, self.name.as_str()))
-    }
 }
 
-/// The content of an export.
-pub(super) struct Content(pub(super) Export);
-
-impl Again for Content {
+impl Again for Export {
     type Source = Client;
 
     fn open(&self) -> Result<Client> {
-        Client::connect(&self.0.uri()?)
-    }
-}
-
-/// The bitmap of an export.
-pub(super) struct Changed(pub(super) Export);
-
-impl Again for Changed {
-    type Source = Bitmap;
-
-    fn open(&self) -> Result<Bitmap> {
-        Bitmap::connect(&self.0.uri()?, CHANGES)
+        self.prove()?;
+        let uri = Uri::unix(&self.socket, self.name.as_str());
+        match self.has_changes {
+            true => Client::connect_with_bitmap(&uri, CHANGES),
+            false => Client::connect(&uri),
+        }
     }
 }

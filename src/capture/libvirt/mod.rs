@@ -69,11 +69,15 @@ fn run_of(virsh: &Virsh, domain: &str) -> Result<Option<String>> {
     Ok((!matches!(id, "-" | "")).then(|| id.to_owned()))
 }
 
-/// The capacities of a domain's disks, from `virsh domblkinfo --all` (`Target Capacity Allocation Physical`).
-fn capacity_bytes(table: &str, target: &str) -> Option<u64> {
+/// Capacity and allocation of a domain's disk, from `virsh domblkinfo --all` (`Target Capacity Allocation Physical`).
+fn size_bytes(table: &str, target: &str) -> Option<(u64, Option<u64>)> {
     table.lines().find_map(|line| {
         let mut fields = line.split_whitespace();
-        (fields.next()? == target).then(|| fields.next()?.parse().ok())?
+        if fields.next()? != target {
+            return None;
+        }
+        let capacity = fields.next()?.parse().ok()?;
+        Some((capacity, fields.next().and_then(|field| field.parse().ok())))
     })
 }
 
@@ -91,7 +95,8 @@ impl Domain {
         let table = virsh.call(&["domblkinfo", "--domain", uuid, "--all"])?;
         let mut disks = Vec::new();
         for disk in &description.disks {
-            let size_bytes = capacity_bytes(&table, &disk.target).ok_or_else(|| {
+            let sizes = size_bytes(&table, &disk.target);
+            let (size_bytes, data_bytes) = sizes.ok_or_else(|| {
                 Error::unsupported(format!("libvirt does not tell the size of {}", disk.name))
                     .advise("start the domain, and back it up while it runs")
             })?;
@@ -99,6 +104,7 @@ impl Domain {
                 name: disk.name.clone(),
                 key: Some(disk.key()),
                 size_bytes,
+                data_bytes: data_bytes.map(|bytes| bytes.min(size_bytes)),
             });
         }
         let attachments = Attachments::load(&virsh, uuid, &description)?;
@@ -256,16 +262,16 @@ impl Capture for Domain {
 
 #[cfg(test)]
 mod tests {
-    use super::capacity_bytes;
+    use super::size_bytes;
 
     #[test]
     fn sizes_are_found_by_target() {
-        let table =
-            " vda   8388608   200704   196616\n vdb   -   -   -\n sda   1048576   0  1048576\n";
-        assert_eq!(capacity_bytes(table, "vda"), Some(8_388_608));
-        assert_eq!(capacity_bytes(table, "sda"), Some(1_048_576));
-        assert_eq!(capacity_bytes(table, "vdb"), None);
-        assert_eq!(capacity_bytes(table, "da"), None);
-        assert_eq!(capacity_bytes("", "vda"), None);
+        let table = " vda   8388608   200704   196616\n vdb   -   -   -\n sda   1048576   0  1048576\n vdc  4096\n";
+        assert_eq!(size_bytes(table, "vda"), Some((8_388_608, Some(200_704))));
+        assert_eq!(size_bytes(table, "sda"), Some((1_048_576, Some(0))));
+        assert_eq!(size_bytes(table, "vdc"), Some((4096, None)));
+        assert_eq!(size_bytes(table, "vdb"), None);
+        assert_eq!(size_bytes(table, "da"), None);
+        assert_eq!(size_bytes("", "vda"), None);
     }
 }

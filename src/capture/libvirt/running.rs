@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoints, written};
 use super::description::Disk;
-use super::export::{Changed, Content, Export};
+use super::export::Export;
 use super::xml::{self, Part};
 use crate::block::ReadAt;
 use crate::block::piece::Changes;
-use crate::capture::bitmap::DirtyBitmap;
 use crate::capture::directory::{Directory, Owner, is_held, of_socket, sweep};
 use crate::capture::guard::Guard;
 use crate::capture::guard::message::{HELD_MAX, Held};
@@ -164,12 +163,6 @@ impl Running<'_> {
             let _ = directory.remove();
         })?;
         let new = self.names.bitmap(order.session);
-        let export = |target: &str| Export {
-            virsh: self.virsh.clone(),
-            domain: self.domain.to_owned(),
-            socket: directory.socket(),
-            name: target.to_owned(),
-        };
         let mut previous: Vec<String> = wish
             .extents
             .iter()
@@ -181,16 +174,23 @@ impl Running<'_> {
             _guard: guard,
             checkpoint: wish.is_tracked.then(|| new.clone()),
             previous,
-            job: export(""),
+            job: Export {
+                virsh: self.virsh.clone(),
+                domain: self.domain.to_owned(),
+                socket: directory.socket(),
+                name: String::new(),
+                has_changes: false,
+            },
             directory,
-        };
-        let export = |target: &str| Export {
-            name: target.to_owned(),
-            ..taken.job.clone()
         };
         let mut disks = Vec::new();
         for ((disk, size), extent) in self.disks.iter().zip(self.sizes).zip(&wish.extents) {
-            match open(disk, size, extent, export(&disk.target)) {
+            let export = Export {
+                name: disk.target.clone(),
+                has_changes: since(extent).is_some(),
+                ..taken.job.clone()
+            };
+            match open(disk, size, export) {
                 Ok((source, changes)) => disks.push(TakenDisk {
                     name: disk.name.clone(),
                     source,
@@ -482,12 +482,9 @@ fn make_image(directory: &Directory, disk: &Disk, size: &MachineDisk) -> Result<
 type Opened = (Arc<dyn ReadAt>, Option<Arc<dyn Changes>>);
 
 /// Connects to the export of a disk.
-fn open(disk: &Disk, size: &MachineDisk, extent: &Extent, export: Export) -> Result<Opened> {
-    let changes: Option<Arc<dyn Changes>> = match extent {
-        Extent::Since { .. } => Some(Arc::new(DirtyBitmap::new(Changed(export.clone()))?)),
-        Extent::Whole { .. } => None,
-    };
-    let source = Reopened::new(Content(export))?;
+fn open(disk: &Disk, size: &MachineDisk, export: Export) -> Result<Opened> {
+    let has_changes = export.has_changes;
+    let source = Arc::new(Reopened::new(export)?);
     if source.size_bytes() != size.size_bytes {
         return Err(Error::new(
             ErrorKind::Stale,
@@ -495,7 +492,8 @@ fn open(disk: &Disk, size: &MachineDisk, extent: &Extent, export: Export) -> Res
         )
         .advise("begin again"));
     }
-    Ok((Arc::new(source), changes))
+    let changes = has_changes.then(|| Arc::clone(&source) as Arc<dyn Changes>);
+    Ok((source, changes))
 }
 
 #[cfg(test)]

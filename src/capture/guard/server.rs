@@ -39,6 +39,9 @@ const FREEZE_TIMEOUT: Duration = Duration::from_secs(7);
 /// LIMIT: time for which the guard tries to thaw.
 const THAW_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// LIMIT: time for which the guard tries to thaw a domain at its end: libvirt goes on to freeze although nobody waits for it any more.
+const LATE_THAW_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// LIMIT: bytes of a request.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 
@@ -367,7 +370,16 @@ impl State {
         if self.grip.lock().is_none() {
             return Ok(());
         }
-        let released = self.release();
+        let begun = Instant::now();
+        let is_domain = matches!(&*self.grip.lock(), Some(Grip::Domain(_)));
+        let mut released = self.release();
+        while is_domain
+            && matches!(&released, Err(e) if matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::Busy))
+            && begun.elapsed() < LATE_THAW_TIMEOUT
+        {
+            std::thread::sleep(Duration::from_secs(1));
+            released = self.release();
+        }
         let ended = opened(&mut self.grip.lock())?.end();
         // QEMU may have ended: then nothing is left.
         match released {

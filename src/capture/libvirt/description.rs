@@ -12,6 +12,7 @@ use roxmltree::{Document, Node, ParsingOptions};
 use crate::capture::machine::LeftOut;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::digest::Digest;
+use crate::types::printable::printable;
 use crate::types::{DiskName, ImageFormat};
 
 /// LIMIT: nodes of a domain's XML. A domain with a thousand disks has some 30,000.
@@ -279,7 +280,7 @@ fn disk(node: Node<'_, '_>) -> Result<Result<Disk, LeftOut>> {
         "lun" => {
             return left_out("it is a device of the host that the guest commands itself (lun)");
         }
-        other => return left_out(&format!("it is no disk ({})", other.escape_debug())),
+        other => return left_out(&format!("it is no disk ({})", printable(other))),
     }
     if has(node, "shareable") {
         return left_out("other machines write it, too (shareable)");

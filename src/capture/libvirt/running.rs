@@ -28,6 +28,7 @@ use crate::capture::virsh::job::Job;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::repo::sidecar::point::Consistency;
 use crate::sys::private_dir::PrivateDir;
+use crate::types::printable::printable;
 
 /// LIMIT: time for which the guard of a killed backup may still clean up.
 const CLEANING_TIMEOUT: Duration = Duration::from_secs(15);
@@ -127,7 +128,7 @@ impl Running<'_> {
                 ErrorKind::Busy,
                 format!(
                     "libvirt does something else with the domain: {}",
-                    job.escape_debug()
+                    printable(job)
                 ),
             )
             .advise("wait for it: virsh domjobinfo")),
@@ -299,10 +300,12 @@ impl Running<'_> {
             Ok(held) => moment.held = held,
             // The job has begun in one instant all the same.
             Err(e) if e.kind() == ErrorKind::TimedOut => {
-                doubt = Some(format!(
-                    "libvirt took more than {} seconds to begin the job, and the guest's filesystems were thawed before that",
-                    HELD_MAX.as_secs()
-                ));
+                doubt.get_or_insert_with(|| {
+                    format!(
+                        "the guest's filesystems were frozen for more than {} seconds, and thawed before the job began",
+                        HELD_MAX.as_secs()
+                    )
+                });
             }
             Err(e) => return Err(e),
         }

@@ -17,6 +17,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::types::printable::printable;
 
 /// LIMIT: bytes of an output.
 const OUTPUT_BYTES_MAX: usize = 4 << 20;
@@ -52,11 +53,11 @@ impl Virsh {
             }),
             Some(host) => Err(Error::unsupported(format!(
                 "the domain's disks are read on the host where it runs, not from afar: {}",
-                host.escape_debug()
+                printable(host)
             ))
             .advise("run restorefs there: its repository may be behind a daemon on another host")),
             None => Err(
-                Error::invalid(format!("{} is no URI of a libvirt", uri.escape_debug()))
+                Error::invalid(format!("{} is no URI of a libvirt", printable(uri)))
                     .advise("write it as qemu:///system"),
             ),
         }
@@ -238,7 +239,7 @@ fn refusal(command: &str, said: &str) -> Error {
     let mut known = REASONS.iter();
     let kind = known.find(|(part, _)| reason.contains(part));
     let kind = kind.map_or(ErrorKind::InvalidInput, |(_, kind)| *kind);
-    let error = Error::new(kind, format!("virsh {command}: {}", reason.escape_debug()));
+    let error = Error::new(kind, format!("virsh {command}: {}", printable(&reason)));
     match kind {
         ErrorKind::Disconnected => error.advise(
             "see whether libvirt runs (systemctl status libvirtd), and name it: --connect URI",

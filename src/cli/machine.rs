@@ -6,6 +6,8 @@ use super::args::Backup;
 use super::args::capture::Method;
 use super::context::Context;
 use super::sources::Sources;
+use super::target::split_paths;
+use crate::capture::libvirt::{Domain, Named};
 use crate::capture::machine::Capture;
 use crate::capture::qemu::{Machine, Sockets, Way};
 use crate::error::{Error, Result};
@@ -13,6 +15,9 @@ use crate::types::RepositoryId;
 
 /// The program that the guard of a guest is started as: this one.
 const PROGRAM: &str = "/proc/self/exe";
+
+/// The libvirt of this host, unless another one is named.
+const LIBVIRT: &str = "qemu:///system";
 
 /// Directory for scratch files, unless another one is named.
 const SCRATCH: &str = "/var/tmp";
@@ -29,13 +34,23 @@ impl Input {
     /// Opens what the arguments name; `texts` are its `DISK=SOURCE`.
     ///
     /// # Errors
-    /// `InvalidInput` when nothing is named; as [`Sources::open`] and [`Machine::open`].
+    /// `InvalidInput` when nothing is named; as [`Sources::open`], [`Machine::open`] and [`Domain::open`].
     pub(super) fn open(
         context: &Context,
         args: &Backup,
         texts: &[std::ffi::OsString],
         repository: &RepositoryId,
     ) -> Result<Self> {
+        if let Some(domain) = &args.capture.libvirt {
+            let uri = args.capture.connect.as_deref();
+            let named = Named {
+                uri: uri.unwrap_or(LIBVIRT).to_owned(),
+                domain: domain.clone(),
+                allow_backing: split_paths(&args.allow_backing),
+            };
+            let domain = Domain::open(Path::new(PROGRAM), named, repository)?;
+            return Ok(Self::Machine(Box::new(domain)));
+        }
         if let Some(qmp) = &args.capture.qmp {
             let sockets = Sockets {
                 qmp: qmp.clone(),

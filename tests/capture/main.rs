@@ -17,6 +17,8 @@ mod history;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod lease;
+mod libvirt;
+mod libvirtd;
 mod pull;
 mod qemu;
 mod tracking;

@@ -21,6 +21,13 @@ pub(super) enum Ask {
         agent: Option<PathBuf>,
         prefix: String,
     },
+    /// Holds a domain of libvirt; the first request instead of `Open`. The backup job whose socket is below the directory is ended, and
+    /// the directory removed, when the backup dies.
+    OpenDomain {
+        uri: String,
+        domain: String,
+        directory: PathBuf,
+    },
     /// Executes a command; `passes` announces a descriptor that comes with this line.
     Execute {
         command: String,

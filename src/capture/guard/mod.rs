@@ -1,5 +1,6 @@
 //! The guard of a guest: a process beside the backup that lets the guest go on when the backup dies or is late.
 
+mod domain;
 pub mod message;
 pub mod server;
 
@@ -35,20 +36,7 @@ impl Guard {
     /// # Errors
     /// As [`Qmp::connect`](super::monitor::qmp::Qmp::connect) and [`Agent::connect`](super::monitor::agent::Agent::connect); `Io`.
     pub fn start(program: &Path, qmp: &Path, agent: Option<&Path>, prefix: &str) -> Result<Self> {
-        let (ours, theirs) = UnixStream::pair().or_io("cannot make a socket")?;
-        ours.set_read_timeout(Some(ANSWER_TIMEOUT))
-            .or_io("cannot limit a wait")?;
-        let child = Command::new(program)
-            .arg(server::ARGUMENT)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .spawn()
-            .or_io("cannot start the guard of the guest")
-            .at_path(program)?;
-        let mut guard = Self {
-            socket: Some(BufReader::new(ours)),
-            child,
-        };
+        let mut guard = Self::spawn(program)?;
         let absolute = |path: &Path| {
             std::path::absolute(path)
                 .or_io("cannot tell the socket's path")
@@ -63,6 +51,40 @@ impl Guard {
             None,
         )?;
         Ok(guard)
+    }
+
+    /// Starts a guard of a domain of libvirt. The backup job whose socket is below `directory` is the backup's, as is the directory.
+    ///
+    /// # Errors
+    /// As [`Virsh::new`](super::virsh::Virsh::new); `Busy`, `Io`.
+    pub fn start_domain(program: &Path, uri: &str, domain: &str, directory: &Path) -> Result<Self> {
+        let mut guard = Self::spawn(program)?;
+        guard.ask(
+            &Ask::OpenDomain {
+                uri: uri.to_owned(),
+                domain: domain.to_owned(),
+                directory: directory.to_owned(),
+            },
+            None,
+        )?;
+        Ok(guard)
+    }
+
+    fn spawn(program: &Path) -> Result<Self> {
+        let (ours, theirs) = UnixStream::pair().or_io("cannot make a socket")?;
+        ours.set_read_timeout(Some(ANSWER_TIMEOUT))
+            .or_io("cannot limit a wait")?;
+        let child = Command::new(program)
+            .arg(server::ARGUMENT)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .spawn()
+            .or_io("cannot start the guard of the guest")
+            .at_path(program)?;
+        Ok(Self {
+            socket: Some(BufReader::new(ours)),
+            child,
+        })
     }
 
     fn ask(&mut self, ask: &Ask, descriptor: Option<BorrowedFd<'_>>) -> Result<Answer> {

@@ -1,5 +1,5 @@
-//! The guard's process: it owns the sockets of QEMU and of the guest agent while a backup is made, so that the guest goes on whatever
-//! happens to the backup.
+//! The guard's process: it owns the sockets of QEMU and of the guest agent while a backup is made, or asks libvirt, so that the guest goes
+//! on whatever happens to the backup.
 //!
 //! # Invariants
 //! - When the backup's end of the socket closes, the guard thaws and continues the guest, and removes what is the backup's in QEMU.
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::domain::Domain;
 use super::message::{Answer, Ask, HELD_MAX, Held};
 use crate::capture::monitor::Monitor;
 use crate::capture::monitor::agent::Agent;
@@ -37,6 +38,9 @@ const FREEZE_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// LIMIT: time for which the guard tries to thaw.
 const THAW_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// LIMIT: time for which the guard tries to thaw a domain at its end: libvirt goes on to freeze although nobody waits for it any more.
+const LATE_THAW_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// LIMIT: bytes of a request.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -61,10 +65,66 @@ struct Sockets {
     has_server: bool,
 }
 
+/// What the guest is held by.
+enum Grip {
+    Sockets(Sockets),
+    Domain(Domain),
+}
+
+impl Grip {
+    /// The sockets of a plain QEMU.
+    fn sockets(&mut self) -> Result<&mut Sockets> {
+        match self {
+            Self::Sockets(sockets) => Ok(sockets),
+            Self::Domain(_) => Err(Error::invalid("libvirt has the monitor of the domain")),
+        }
+    }
+
+    /// Freezes the guest's filesystems; `about_to` is called before the agent is asked.
+    fn freeze(&mut self, about_to: impl FnOnce()) -> Result<Value> {
+        match self {
+            Self::Sockets(sockets) => {
+                let agent = sockets.agent.as_mut();
+                let agent = agent.ok_or_else(|| Error::invalid("no guest agent was named"))?;
+                about_to();
+                agent.freeze(FREEZE_TIMEOUT).map(Value::from)
+            }
+            Self::Domain(domain) => {
+                about_to();
+                domain.freeze(FREEZE_TIMEOUT).map(|()| Value::Null)
+            }
+        }
+    }
+
+    fn thaw(&mut self) -> Result<()> {
+        match self {
+            Self::Sockets(sockets) => match &mut sockets.agent {
+                Some(agent) => agent.thaw(THAW_TIMEOUT),
+                None => Ok(()),
+            },
+            Self::Domain(domain) => domain.thaw(THAW_TIMEOUT),
+        }
+    }
+
+    /// Removes what is the backup's in QEMU or libvirt.
+    fn end(&mut self) -> Result<()> {
+        let sockets = match self {
+            Self::Sockets(sockets) => sockets,
+            Self::Domain(domain) => return domain.end(),
+        };
+        let swept = sweep(&mut sockets.qmp, &sockets.prefix);
+        let stopped = match sockets.has_server {
+            true => sockets.qmp.execute("nbd-server-stop", json!({})).map(drop),
+            false => Ok(()),
+        };
+        stopped.and(swept.map(drop))
+    }
+}
+
 struct State {
     holds: Mutex<Holds>,
     changed: Condvar,
-    sockets: Mutex<Option<Sockets>>,
+    grip: Mutex<Option<Grip>>,
 }
 
 /// Serves the backup that has started this process, on standard input.
@@ -82,7 +142,7 @@ pub fn run() -> Result<()> {
     let state = Arc::new(State {
         holds: Mutex::default(),
         changed: Condvar::new(),
-        sockets: Mutex::new(None),
+        grip: Mutex::new(None),
     });
     let watching = Arc::clone(&state);
     let watch = std::thread::Builder::new()
@@ -142,12 +202,21 @@ impl State {
             Ask::Open { qmp, agent, prefix } => {
                 let qmp = Qmp::connect(&qmp)?;
                 let agent = agent.map(|path| Agent::connect(&path)).transpose()?;
-                *self.sockets.lock() = Some(Sockets {
+                *self.grip.lock() = Some(Grip::Sockets(Sockets {
                     qmp,
                     agent,
                     prefix,
                     has_server: false,
-                });
+                }));
+                Ok(Answer::Done(Value::Null))
+            }
+            Ask::OpenDomain {
+                uri,
+                domain,
+                directory,
+            } => {
+                let domain = Domain::open(&uri, domain, &directory)?;
+                *self.grip.lock() = Some(Grip::Domain(domain));
                 Ok(Answer::Done(Value::Null))
             }
             Ask::Execute {
@@ -162,8 +231,8 @@ impl State {
                     true => Some(passed.remove(0)),
                     false => None,
                 };
-                let mut sockets = self.sockets.lock();
-                let sockets = opened(&mut sockets)?;
+                let mut grip = self.grip.lock();
+                let sockets = opened(&mut grip)?.sockets()?;
                 let done = sockets.qmp.execute_with(
                     &command,
                     arguments,
@@ -189,16 +258,12 @@ impl State {
     }
 
     fn freeze(&self) -> Result<Answer> {
-        let mut sockets = self.sockets.lock();
-        let agent = opened(&mut sockets)?
-            .agent
-            .as_mut()
-            .ok_or_else(|| Error::invalid("no guest agent was named"))?;
-        self.hold(|holds| holds.frozen = Some(Instant::now()));
-        match agent.freeze(FREEZE_TIMEOUT) {
-            Ok(count) => Ok(Answer::Done(count.into())),
+        let mut grip = self.grip.lock();
+        let about_to = || self.hold(|holds| holds.frozen = Some(Instant::now()));
+        match opened(&mut grip)?.freeze(about_to) {
+            Ok(count) => Ok(Answer::Done(count)),
             Err(e) => {
-                drop(sockets);
+                drop(grip);
                 // The agent may have frozen some filesystems, or will yet.
                 match self.thaw() {
                     Ok(()) => Err(e),
@@ -216,8 +281,8 @@ impl State {
     }
 
     fn stop(&self) -> Result<Answer> {
-        let mut sockets = self.sockets.lock();
-        let qmp = &mut opened(&mut sockets)?.qmp;
+        let mut grip = self.grip.lock();
+        let qmp = &mut opened(&mut grip)?.sockets()?.qmp;
         let status = qmp.execute("query-status", json!({}))?;
         if status["running"] == true {
             self.hold(|holds| holds.stopped = Some(Instant::now()));
@@ -246,18 +311,15 @@ impl State {
     }
 
     fn cont(&self) -> Result<()> {
-        let mut sockets = self.sockets.lock();
-        let qmp = &mut opened(&mut sockets)?.qmp;
+        let mut grip = self.grip.lock();
+        let qmp = &mut opened(&mut grip)?.sockets()?.qmp;
         qmp.execute("cont", json!({}))?;
         self.holds.lock().stopped = None;
         Ok(())
     }
 
     fn thaw(&self) -> Result<()> {
-        let mut sockets = self.sockets.lock();
-        if let Some(agent) = &mut opened(&mut sockets)?.agent {
-            agent.thaw(THAW_TIMEOUT)?;
-        }
+        opened(&mut self.grip.lock())?.thaw()?;
         self.holds.lock().frozen = None;
         Ok(())
     }
@@ -305,21 +367,24 @@ impl State {
 
     /// Lets the guest go on, and removes what is the backup's.
     fn end(&self) -> Result<()> {
-        if self.sockets.lock().is_none() {
+        if self.grip.lock().is_none() {
             return Ok(());
         }
-        let released = self.release();
-        let mut sockets = self.sockets.lock();
-        let sockets = opened(&mut sockets)?;
-        let prefix = sockets.prefix.clone();
-        let swept = sweep(&mut sockets.qmp, &prefix);
-        if sockets.has_server {
-            sockets.qmp.execute("nbd-server-stop", json!({}))?;
+        let begun = Instant::now();
+        let is_domain = matches!(&*self.grip.lock(), Some(Grip::Domain(_)));
+        let mut released = self.release();
+        while is_domain
+            && matches!(&released, Err(e) if matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::Busy))
+            && begun.elapsed() < LATE_THAW_TIMEOUT
+        {
+            std::thread::sleep(Duration::from_secs(1));
+            released = self.release();
         }
+        let ended = opened(&mut self.grip.lock())?.end();
         // QEMU may have ended: then nothing is left.
         match released {
             Err(e) if e.kind() != ErrorKind::Disconnected => Err(e),
-            _ => swept.map(drop).or_else(|e| match e.kind() {
+            _ => ended.or_else(|e| match e.kind() {
                 ErrorKind::Disconnected => Ok(()),
                 _ => Err(e),
             }),
@@ -327,8 +392,7 @@ impl State {
     }
 }
 
-fn opened(sockets: &mut Option<Sockets>) -> Result<&mut Sockets> {
-    sockets
-        .as_mut()
-        .ok_or_else(|| Error::invalid("the guard has no sockets yet"))
+fn opened(grip: &mut Option<Grip>) -> Result<&mut Grip> {
+    grip.as_mut()
+        .ok_or_else(|| Error::invalid("the guard holds nothing yet"))
 }

@@ -22,6 +22,7 @@ use super::guard::message::Held;
 use super::machine::{Capture, Extent, Instant, LeftOut, MachineDisk, Order, TakenDisk};
 use super::monitor::Monitor;
 use super::monitor::sweep::sweep;
+use super::names::Names;
 use super::reopen::{Again, Reopened};
 use crate::block::ReadAt;
 use crate::block::piece::Changes;
@@ -35,7 +36,7 @@ use device::Device;
 pub use schema::Way;
 use server::Server;
 use snapshot::Snapshot;
-use tracking::{Found, Names};
+use tracking::Found;
 
 /// The sockets of a machine.
 #[derive(Debug, Clone)]

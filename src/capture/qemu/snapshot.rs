@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use super::device::Device;
 use super::schema::Way;
-use super::tracking::Names;
 use crate::capture::monitor::Monitor;
+use crate::capture::names::Names;
+use crate::capture::room;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::sys::{hole, scratch};
+use crate::sys::scratch;
 
 /// LIMIT: seconds for which a write of the guest waits for the copy of what it overwrites; then the snapshot is given up.
 const COPY_SECONDS_MAX: u64 = 30;
@@ -33,17 +34,6 @@ pub(super) struct Snapshot {
 struct Job {
     id: String,
     target: String,
-}
-
-/// Bytes that a QCOW2 image of 64 KiB clusters needs at most: all clusters, L2 tables, refcounts, and the header, each rounded up.
-fn full_image_bytes(size_bytes: u64) -> u64 {
-    const CLUSTER: u64 = 65_536;
-    let clusters = size_bytes.div_ceil(CLUSTER);
-    let tables = clusters.div_ceil(CLUSTER / 8) + 1;
-    let l1 = (tables * 8).div_ceil(CLUSTER) + 1;
-    let all = clusters + tables + l1 + 2;
-    let refcounts = all.div_ceil(CLUSTER / 2) * 2 + 4;
-    (all + refcounts) * CLUSTER
 }
 
 impl Snapshot {
@@ -105,14 +95,7 @@ impl Snapshot {
             Way::Job => {
                 let target = name("scratch");
                 create(monitor, &name("create"), &plain, device.size_bytes)?;
-                let room = full_image_bytes(device.size_bytes);
-                hole::allocate_beyond(&file, room).at_path(directory).map_err(|e| match e.kind() {
-                    ErrorKind::NoSpace => e.advise(format!(
-                        "this QEMU fails the guest's writes when the scratch file of {} is full, so it has all its {room} bytes from the beginning: name another directory with --scratch",
-                        device.name
-                    )),
-                    _ => e,
-                })?;
+                room::take(&file, device.size_bytes, &device.name).at_path(directory)?;
                 monitor.execute(
                     "blockdev-add",
                     json!({"driver": "qcow2", "node-name": target, "file": plain,
@@ -213,20 +196,4 @@ fn create(monitor: &mut dyn Monitor, job: &str, node: &str, size_bytes: u64) -> 
         ErrorKind::TimedOut,
         "QEMU does not make a scratch image",
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::full_image_bytes;
-
-    #[test]
-    fn a_full_image_has_room_for_its_tables() {
-        for gib in [1_u64, 64, 4096] {
-            let size = gib << 30;
-            let more = full_image_bytes(size) - size;
-            assert!(more > size / 8192 + size / 32_768, "{gib}");
-            assert!(more < size / 4096 + (2 << 20), "{gib}: {more}");
-        }
-        assert!(full_image_bytes(512) >= 65_536 * 5);
-    }
 }

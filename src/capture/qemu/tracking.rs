@@ -8,57 +8,10 @@
 use serde_json::{Value, json};
 
 use crate::capture::machine::Extent;
-use crate::types::{RepositoryId, SessionId};
+use crate::capture::names::Names;
 
 /// Bytes that one bit of our bitmaps stands for: a cluster of our layers.
 pub(super) const GRANULARITY: u64 = 65_536;
-
-/// The names of what is ours in a QEMU.
-#[derive(Debug, Clone)]
-pub(super) struct Names {
-    short: String,
-}
-
-impl Names {
-    /// The names for backups to a repository.
-    #[must_use]
-    pub(super) fn of(repository: &RepositoryId) -> Self {
-        let id = repository.to_string().replace('-', "");
-        Self {
-            short: id.chars().take(8).collect(),
-        }
-    }
-
-    /// The begin of all our names but those of bitmaps that stay. QEMU allows 31 bytes for the name of a node.
-    #[must_use]
-    pub(super) fn prefix(&self) -> String {
-        format!("rfs-{}-", self.short)
-    }
-
-    /// The name of a node, an export or a job of the disk of that number.
-    #[must_use]
-    pub(super) fn of_disk(&self, disk: usize, what: &str) -> String {
-        format!("rfs-{}-{disk}-{what}", self.short)
-    }
-
-    /// The frozen copy of a bitmap, which an export shows.
-    #[must_use]
-    pub(super) fn copy(&self) -> String {
-        format!("rfs-{}-changes", self.short)
-    }
-
-    /// The begin of the names of bitmaps that record changes.
-    #[must_use]
-    pub(super) fn recording(&self) -> String {
-        format!("restorefs-{}-", self.short)
-    }
-
-    /// The bitmap that begins with a session, which is the change id of its point.
-    #[must_use]
-    pub(super) fn bitmap(&self, session: SessionId) -> String {
-        format!("restorefs-{}-{session}", self.short)
-    }
-}
 
 /// What a disk's bitmaps say.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,8 +102,9 @@ pub(super) fn begin(
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Names, decide};
+    use super::decide;
     use crate::capture::machine::Extent;
+    use crate::capture::names::Names;
     use crate::types::{RepositoryId, SessionId};
 
     fn bitmap(name: &str, change: &[(&str, Value)]) -> Value {
@@ -205,13 +159,5 @@ mod tests {
         assert_eq!(decide(&names, &Value::Null, None).extent, whole);
         let foreign = decide(&names, &Value::Null, Some("hcs:7")).extent;
         assert!(matches!(foreign, Extent::Whole { reason: Some(_) }));
-    }
-
-    #[test]
-    fn names_fit() {
-        let names = Names::of(&RepositoryId::random());
-        assert!(names.of_disk(255, "scratch").len() <= 31);
-        assert!(names.of_disk(255, "file").starts_with(&names.prefix()));
-        assert!(names.copy().starts_with(&names.prefix()));
     }
 }

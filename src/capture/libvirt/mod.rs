@@ -58,7 +58,7 @@ pub struct Domain {
 
 /// What was taken.
 enum State {
-    Running(Taken),
+    Running(Box<Taken>),
     Off(Files),
 }
 
@@ -163,7 +163,7 @@ impl Domain {
             names: &self.names,
         };
         let (taken, disks, moment) = running.take(&self.program, order)?;
-        self.taken = Some(State::Running(taken));
+        self.taken = Some(State::Running(Box::new(taken)));
         Ok(Instant {
             disks,
             consistency: Some(moment.consistency),

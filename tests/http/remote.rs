@@ -568,8 +568,15 @@ fn a_server_that_is_no_restorefs_is_told_from_one() {
     }
 }
 
-/// A backup that runs for some seconds.
+/// A backup that runs for some seconds, or a server; it is killed in the end.
 struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 impl Running {
     fn of(pair: &Pair, token: &str, disk: &str) -> Self {
@@ -587,8 +594,25 @@ impl Running {
         running
     }
 
-    fn end(self) -> Output {
-        self.0.wait_with_output().unwrap()
+    /// What it says when it has ended.
+    fn end(mut self) -> Output {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut out = self.0.stdout.take().unwrap();
+        let reader = std::thread::spawn(move || {
+            out.read_to_end(&mut stdout).unwrap();
+            stdout
+        });
+        self.0
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_end(&mut stderr)
+            .unwrap();
+        Output {
+            status: self.0.wait().unwrap(),
+            stdout: reader.join().unwrap(),
+            stderr,
+        }
     }
 }
 
@@ -751,13 +775,10 @@ fn a_disk_without_changes_is_finished_too() {
     run("qemu-img", &["bitmap", "--add", &image, "seven"]);
     let socket = scene.path_of("qemu.sock");
     let args = [
-        "-r", "-t", "-f", "qcow2", "-x", "vda", "-B", "seven", "-k", &socket,
+        "-r", "-t", "-e", "8", "-f", "qcow2", "-x", "vda", "-B", "seven", "-k", &socket,
     ];
-    let mut qemu = Command::new("qemu-nbd")
-        .args(args)
-        .arg(&image)
-        .spawn()
-        .unwrap();
+    let mut command = Command::new("qemu-nbd");
+    let _qemu = Running(command.args(args).arg(&image).spawn().unwrap());
     eventually("qemu-nbd listens", || {
         std::path::Path::new(&socket).exists()
     });
@@ -782,6 +803,4 @@ fn a_disk_without_changes_is_finished_too() {
         assert_eq!(answer["point"]["kind"], "incremental");
         assert!(scene.place.restored(&format!("web01@{point}"), "vda") == bytes);
     }
-    qemu.kill().unwrap();
-    qemu.wait().unwrap();
 }

@@ -201,7 +201,8 @@ impl Libvirtd {
             "<domain type='qemu'><name>guest</name><uuid>11111111-2222-4333-8444-555555555555</uuid>
             <memory unit='MiB'>32</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os>
             <on_poweroff>destroy</on_poweroff><on_crash>destroy</on_crash><devices>{disks}
-            <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{}'/><target dev='sda' bus='sata'/><readonly/></disk>
+            <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{}'/>
+            <target dev='sda' bus='sata'/><readonly/></disk>
             <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
             <controller type='usb' model='none'/><memballoon model='none'/></devices></domain>",
             self.place.path("cd.iso").display()

@@ -1,4 +1,5 @@
 //! Tests of domain XML.
+#![expect(clippy::indexing_slicing, reason = "a test stops at what is missing")]
 
 use super::{Description, Disk, Place, directories};
 

@@ -138,7 +138,7 @@ fn hostile_xml_is_refused_within_limits() {
         &domain("<disk><source file='/x'/><target dev=''/></disk>"),
         &domain(&[one("vda", ""), one("VDA", "")].concat()),
     ] {
-        assert!(Description::parse(xml).is_err(), "{:.60}", xml);
+        assert!(Description::parse(xml).is_err(), "{xml:.60}");
     }
     // Cut anywhere, it is refused or read.
     let whole = domain(&one("vda", "<serial>S</serial>"));

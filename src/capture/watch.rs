@@ -73,6 +73,11 @@ impl Watch {
         })
     }
 
+    /// The paths of its files: an image before those that it names.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|watched| watched.path.as_path())
+    }
+
     /// The first file that has a writer, or has changed since it was opened.
     ///
     /// # Errors

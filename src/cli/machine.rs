@@ -48,7 +48,7 @@ impl Input {
                 domain: domain.clone(),
                 allow_backing: split_paths(&args.allow_backing),
             };
-            let domain = Domain::open(Path::new(PROGRAM), named, repository)?;
+            let domain = Domain::open(Path::new(PROGRAM), &named, repository)?;
             return Ok(Self::Machine(Box::new(domain)));
         }
         if let Some(qmp) = &args.capture.qmp {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::kit::chance::Chance;
+use crate::kit::shell::run;
 use crate::kit::wait::eventually;
 use crate::libvirtd::{Libvirtd, failed};
 
@@ -124,8 +125,8 @@ fn disks_that_come_and_go_are_known_by_serial_or_file() {
     let said = libvirtd.backup("three", &[]);
     assert!(!said.contains(WHOLE), "{said}");
     let of = |point: &Value, name: &str| {
-        let disks = point["disks"].as_array().unwrap().iter();
-        disks.cloned().find(|disk| disk["name"] == name).unwrap()
+        let mut disks = point["disks"].as_array().unwrap().iter();
+        disks.find(|disk| disk["name"] == name).unwrap().clone()
     };
     let three = info(&libvirtd, "three");
     assert_eq!(of(&three, "vdd")["kind"], "incremental");
@@ -152,6 +153,52 @@ fn disks_that_come_and_go_are_known_by_serial_or_file() {
     let four = info(&libvirtd, "four");
     assert_eq!(of(&four, "vdd")["kind"], "incremental");
     assert_eq!(of(&four, "vdc")["kind"], "full");
+}
+
+/// The disk of a domain that is cloned from a template is known whether the domain runs or not, and stays tracked when libvirt puts an
+/// overlay above it.
+#[test]
+fn overlays_do_not_make_another_disk() {
+    let Some(mut libvirtd) = Libvirtd::start() else {
+        return;
+    };
+    libvirtd.add("vda", "qcow2", 4 << 20);
+    let (template, overlay) = (
+        libvirtd.place.path("template.qcow2"),
+        libvirtd.place.path("vda.qcow2"),
+    );
+    std::fs::rename(&overlay, &template).unwrap();
+    let [template, overlay] = [&template, &overlay].map(|path| path.to_str().unwrap());
+    let create = [
+        "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", template, overlay,
+    ];
+    run("qemu-img", &create);
+    libvirtd.define();
+    libvirtd.backup("off", &[]);
+    libvirtd.boot();
+    libvirtd.write("vda", 3, 0, 70 << 10);
+    let said = libvirtd.backup("running", &[]);
+    assert!(said.contains("was shut off at the last backup"), "{said}");
+    assert_eq!(
+        info(&libvirtd, "running")["disks"][0]["kind"],
+        "incremental"
+    );
+    let file = libvirtd.place.path("vda.snap");
+    let spec = format!("vda,snapshot=external,file={}", file.display());
+    libvirtd.virsh(&[
+        "snapshot-create-as",
+        "guest",
+        "s1",
+        "--disk-only",
+        "--diskspec",
+        &spec,
+    ]);
+    libvirtd.write("vda", 4, 1 << 20, 70 << 10);
+    let said = libvirtd.backup("above", &[]);
+    assert!(!said.contains(WHOLE), "{said}");
+    libvirtd.shut_off();
+    libvirtd.backup("off2", &[]);
+    assert_eq!(info(&libvirtd, "off2")["disks"][0]["kind"], "incremental");
 }
 
 #[test]
@@ -390,10 +437,10 @@ fn scratch_without_room_is_refused_before_it_begins() {
     };
     let scratch = libvirtd.scratch();
     let scratch = scratch.to_str().unwrap();
-    crate::kit::shell::run("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs", scratch]);
+    run("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs", scratch]);
     let said = libvirtd.refused(&[]);
     let left = std::fs::read_dir(scratch).unwrap().count();
-    crate::kit::shell::run("umount", &[scratch]);
+    run("umount", &[scratch]);
     assert!(said.contains("--scratch"), "{said}");
     assert_eq!((left, libvirtd.checkpoints().len()), (0, 0));
     libvirtd.write("vda", 3, 0, 8 << 20);
@@ -401,7 +448,7 @@ fn scratch_without_room_is_refused_before_it_begins() {
     // An old image cannot keep a bitmap, and the other disk is not tracked then either.
     libvirtd.shut_off();
     let old = libvirtd.place.path("vdb.qcow2");
-    crate::kit::shell::run(
+    run(
         "qemu-img",
         &[
             "amend",

@@ -66,3 +66,25 @@ fn load(path: &Path) -> Result<Vec<u8>> {
         .at_path(path)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{NVRAM_BYTES_MAX, load};
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn only_a_regular_file_of_bounded_size_is_attached() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("nvram.fd");
+        assert_eq!(load(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        std::fs::write(&path, [7; 540_672]).unwrap();
+        assert_eq!(load(&path).unwrap(), [7; 540_672]);
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(NVRAM_BYTES_MAX + 1).unwrap();
+        assert_eq!(load(&path).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert_eq!(
+            load(temp.path()).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
+    }
+}

@@ -105,7 +105,7 @@ impl Disk {
             return serial.clone();
         }
         let bottom = match self.chain.last() {
-            Some(path) => path.display().to_string(),
+            Some(path) => resolved(path).display().to_string(),
             None => self.place.text(),
         };
         let key = format!("{}:{bottom}", self.target);
@@ -122,6 +122,13 @@ impl Disk {
     pub(super) fn image_format(&self) -> Result<ImageFormat> {
         self.format.parse()
     }
+}
+
+/// A file without symlinks; the name of a device stays, because its number is another after each start.
+fn resolved(path: &Path) -> PathBuf {
+    let is_file = path.metadata().is_ok_and(|metadata| metadata.is_file());
+    let resolved = is_file.then(|| path.canonicalize().ok()).flatten();
+    resolved.unwrap_or_else(|| path.to_owned())
 }
 
 fn child<'a>(node: Node<'a, 'a>, name: &str) -> Option<Node<'a, 'a>> {

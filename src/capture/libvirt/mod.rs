@@ -48,7 +48,8 @@ pub struct Domain {
     virsh: Virsh,
     names: Names,
     description: Description,
-    allow_backing: Vec<PathBuf>,
+    /// The files of a domain that is shut off.
+    files: Option<Files>,
     /// The number of this run of the domain; `None` while it is shut off.
     run: Option<String>,
     disks: Vec<MachineDisk>,
@@ -86,12 +87,25 @@ impl Domain {
     ///
     /// # Errors
     /// As [`Virsh::new`], [`Virsh::call`]; `InvalidInput` for a domain without a disk that could be backed up.
-    pub fn open(program: &Path, named: Named, repository: &RepositoryId) -> Result<Self> {
+    pub fn open(program: &Path, named: &Named, repository: &RepositoryId) -> Result<Self> {
         let virsh = Virsh::new(&named.uri)?;
         let xml = virsh.call(&["dumpxml", "--domain", &named.domain])?;
-        let description = Description::parse(&xml)?;
+        let mut description = Description::parse(&xml)?;
+        let run = run_of(&virsh, &description.uuid)?;
+        let files = match run {
+            Some(_) => None,
+            None => {
+                let files = Files::open(&virsh, &description.disks, &named.allow_backing)?;
+                // The XML of a domain that runs has its backing chain; that of another one need not.
+                for (disk, chain) in description.disks.iter_mut().zip(files.chains()) {
+                    if !disk.chain.is_empty() {
+                        disk.chain = chain;
+                    }
+                }
+                Some(files)
+            }
+        };
         let uuid = &description.uuid;
-        let run = run_of(&virsh, uuid)?;
         let table = virsh.call(&["domblkinfo", "--domain", uuid, "--all"])?;
         let mut disks = Vec::new();
         for disk in &description.disks {
@@ -113,7 +127,7 @@ impl Domain {
             virsh,
             names: Names::of(repository),
             description,
-            allow_backing: named.allow_backing,
+            files,
             run,
             disks,
             attachments,
@@ -174,7 +188,10 @@ impl Domain {
     }
 
     fn take_off(&mut self, order: &Order) -> Result<Instant> {
-        let files = Files::open(&self.virsh, &self.description.disks, &self.allow_backing)?;
+        let files = self
+            .files
+            .take()
+            .ok_or_else(|| Error::invalid("the instant was taken already"))?;
         let mut disks = Vec::new();
         for (disk, source) in self.disks.iter().zip(files.contents()) {
             if source.size_bytes() != disk.size_bytes {

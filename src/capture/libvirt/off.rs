@@ -55,6 +55,13 @@ impl Files {
         Ok(Self(open))
     }
 
+    /// The files of each disk from the top down.
+    pub(super) fn chains(&self) -> impl Iterator<Item = Vec<PathBuf>> {
+        self.0
+            .iter()
+            .map(|one| one.watch.paths().map(Path::to_owned).collect())
+    }
+
     /// Their contents.
     pub(super) fn contents(&self) -> impl Iterator<Item = Arc<dyn ReadAt>> {
         self.0.iter().map(|one| Arc::clone(&one.disk))

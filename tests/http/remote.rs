@@ -275,18 +275,7 @@ fn a_token_that_only_writes_is_enough_and_a_certificate_alone_is_too() {
         &token,
         &[&disk, "--point", "four", "--change-id", "vda=seven"],
     );
-    // An export with a bitmap of that name.
-    let image = pair.server.path_of("seven.qcow2");
-    run("qemu-img", &["create", "-q", "-f", "qcow2", &image, "1M"]);
-    run("qemu-img", &["bitmap", "--add", &image, "seven"]);
-    let socket = pair.server.path_of("seven.sock");
-    let mut exported = Command::new("qemu-nbd")
-        .args([
-            "-t", "-r", "-f", "qcow2", "-x", "vda", "-B", "seven", "-k", &socket, &image,
-        ])
-        .spawn()
-        .unwrap();
-    eventually("qemu-nbd listens", || Path::new(&socket).exists());
+    let (_qemu, socket, _) = with_bitmap(&pair.server);
     let pulled = format!("vda=nbd+unix:///vda?socket={socket}");
     let more = [
         "--pull",
@@ -302,8 +291,6 @@ fn a_token_that_only_writes_is_enough_and_a_certificate_alone_is_too() {
     assert_eq!(planned["disks"][0]["bitmap"], "seven");
     assert!(!err.contains("the right read"), "{err}");
     assert!(pair.sessions().is_empty());
-    exported.kill().unwrap();
-    exported.wait().unwrap();
 }
 
 #[test]
@@ -578,6 +565,22 @@ impl Drop for Running {
     }
 }
 
+/// An NBD server of a disk of 1 MiB, with a bitmap `seven` that has no changes; its socket, and the disk's bytes.
+fn with_bitmap(scene: &Scene) -> (Running, String, Vec<u8>) {
+    let bytes = scene.place.disk("bitmap.raw", 16, 3);
+    let [raw, image, socket] =
+        ["bitmap.raw", "bitmap.qcow2", "bitmap.sock"].map(|name| scene.path_of(name));
+    run("qemu-img", &["convert", "-O", "qcow2", &raw, &image]);
+    run("qemu-img", &["bitmap", "--add", &image, "seven"]);
+    let mut command = Command::new("qemu-nbd");
+    command.args([
+        "-r", "-t", "-f", "qcow2", "-x", "vda", "-B", "seven", "-k", &socket, &image,
+    ]);
+    let server = Running(command.spawn().unwrap());
+    eventually("qemu-nbd listens", || Path::new(&socket).exists());
+    (server, socket, bytes)
+}
+
 impl Running {
     fn of(pair: &Pair, token: &str, disk: &str) -> Self {
         let mut command = pair.backup(token, &[disk, "--limit", "4M", "--point", "slow"]);
@@ -768,20 +771,7 @@ fn a_disk_without_changes_is_finished_too() {
         return;
     }
     let scene = Scene::empty().started();
-    let image = scene.path_of("a.qcow2");
-    let bytes = scene.place.disk("a.raw", 16, 3);
-    let raw = scene.path_of("a.raw");
-    run("qemu-img", &["convert", "-O", "qcow2", &raw, &image]);
-    run("qemu-img", &["bitmap", "--add", &image, "seven"]);
-    let socket = scene.path_of("qemu.sock");
-    let args = [
-        "-r", "-t", "-e", "8", "-f", "qcow2", "-x", "vda", "-B", "seven", "-k", &socket,
-    ];
-    let mut command = Command::new("qemu-nbd");
-    let _qemu = Running(command.args(args).arg(&image).spawn().unwrap());
-    eventually("qemu-nbd listens", || {
-        std::path::Path::new(&socket).exists()
-    });
+    let (_qemu, socket, bytes) = with_bitmap(&scene);
     let server = format!("unix:{}", scene.path_of("http.sock"));
     let pulled = format!("vda=nbd+unix:///vda?socket={socket}");
     let backup = |more: &[&str]| {

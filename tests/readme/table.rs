@@ -239,8 +239,11 @@ pub(crate) const BLOCKS: &[(&str, &str, Kind)] = &[
     ("Open the pages", "restorefs serve --http", Kind::Shell),
     ("Plain QEMU", "qemu-system-x86_64", Kind::Picture),
     ("Plain QEMU", "restorefs backup web01 --qmp", Kind::Shell),
+    ("Domains of libvirt", "restorefs backup web01 --libvirt", Kind::Shell),
+    ("AppArmor and SELinux", "# Debian, Ubuntu", Kind::Picture),
     ("Bare NBD", "restorefs backup web01 --pull", Kind::Shell),
-    ("To a repository on another host", "# on backup01", Kind::Picture),
+    ("To another host", "mkdir /srv/backup", Kind::Picture),
+    ("To another host", "install -D -m 400", Kind::Picture),
     ("Proxmox VE (not tested here)", "qm set", Kind::Picture),
 ];
 
@@ -338,7 +341,8 @@ pub(crate) const INLINE: &[(&str, &str)] = &[
     ),
 ];
 
-const NO_LIBVIRT: &str = "libvirt is not installed";
+const NO_LIBVIRT: &str = "no libvirtd runs here";
+const BY_TESTS: &str = "tests/capture/libvirt.rs";
 const BY_QMP: &str =
     "here a qemu-storage-daemon is the machine, and does by QMP what libvirt asks of QEMU";
 
@@ -361,6 +365,9 @@ pub(crate) const ELSEWHERE: &[Elsewhere] = &[
         false,
         "",
     ),
+    elsewhere("restorefs backup web01 --libvirt web01$", NO_LIBVIRT, BY_TESTS, false, ""),
+    elsewhere("restorefs backup web01 --libvirt web01 --quiesce", NO_LIBVIRT, BY_TESTS, false, ""),
+    elsewhere("restorefs backup web01 --libvirt web01 --dry-run", NO_LIBVIRT, BY_TESTS, false, ""),
     elsewhere(
         "restorefs backup web01 --pull",
         "there is no such host",

@@ -205,9 +205,12 @@ impl Capture for Sources {
         Ok(Instant {
             disks,
             consistency: self.is_pulled.then_some(Consistency::Unknown),
-            note: self.is_pulled.then(|| {
-                "the disks were pulled from NBD exports: whether these are of one instant is not known".to_owned()
-            }),
+            note: match self.is_pulled {
+                true => Some(
+                    "the disks were pulled from NBD exports: whether these are of one instant is not known".to_owned(),
+                ),
+                false => (!self.notes.is_empty()).then(|| self.notes.join("; ")),
+            },
             held: Held::default(),
             remarks: Vec::new(),
         })

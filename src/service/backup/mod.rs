@@ -249,6 +249,9 @@ impl BackupPlan {
             ..
         } = instant;
         let doubt = capture.check()?;
+        if let Some(text) = doubt.as_ref().filter(|text| note.as_ref() != Some(text)) {
+            observer.warn(&format!("{text}: the consistency of the point is unknown"));
+        }
         let consistency = match &doubt {
             Some(_) => Some(Consistency::Unknown),
             None => consistency,

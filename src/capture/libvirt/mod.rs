@@ -12,6 +12,7 @@ mod attachment;
 mod checkpoint;
 mod description;
 mod export;
+mod image;
 mod off;
 mod running;
 mod xml;

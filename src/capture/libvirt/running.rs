@@ -6,13 +6,13 @@
 //!   guard of that backup, or by the next backup.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoints, written};
 use super::description::Disk;
 use super::export::Export;
+use super::image;
 use super::xml::{self, Part};
 use crate::block::ReadAt;
 use crate::block::piece::Changes;
@@ -22,10 +22,9 @@ use crate::capture::guard::message::{HELD_MAX, Held};
 use crate::capture::machine::{Extent, MachineDisk, Order, TakenDisk};
 use crate::capture::names::Names;
 use crate::capture::reopen::Reopened;
-use crate::capture::room;
 use crate::capture::virsh::Virsh;
 use crate::capture::virsh::job::Job;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result};
 use crate::repo::sidecar::point::Consistency;
 use crate::sys::private_dir::PrivateDir;
 use crate::types::printable::printable;
@@ -227,7 +226,7 @@ impl Running<'_> {
         extents: Vec<Extent>,
     ) -> Result<(Guard, Wish, Moment)> {
         for (disk, size) in self.disks.iter().zip(self.sizes) {
-            make_image(directory, disk, size)?;
+            image::make(directory, disk, size)?;
         }
         let mut guard =
             Guard::start_domain(program, self.virsh.uri(), self.domain, directory.path())?;
@@ -332,7 +331,7 @@ impl Running<'_> {
         let images: Vec<_> = self
             .disks
             .iter()
-            .map(|disk| directory.path().join(image_name(disk)))
+            .map(|disk| directory.path().join(image::name(disk)))
             .collect();
         let disks = self.disks.iter().zip(&images).zip(&wish.extents);
         let mut parts: Vec<Part<'_>> = disks
@@ -434,51 +433,6 @@ fn other_job(info: &str) -> Option<&str> {
         None | Some("None" | "") => None,
         Some(kind) => Some(field("Operation:").unwrap_or(kind)),
     }
-}
-
-fn image_name(disk: &Disk) -> String {
-    format!("{}.qcow2", disk.name)
-}
-
-/// Makes the scratch image of a disk, with all its room.
-fn make_image(directory: &Directory, disk: &Disk, size: &MachineDisk) -> Result<()> {
-    let name = image_name(disk);
-    let file = directory.file(&name)?;
-    let path = directory.path().join(&name);
-    let output = Command::new("qemu-img")
-        .args([
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            "compat=1.1,cluster_size=65536",
-        ])
-        .arg("--")
-        .arg(&path)
-        .arg(size.size_bytes.to_string())
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::unsupported("scratch images are made by qemu-img, which is not installed")
-                    .advise("install it (Debian: qemu-utils)")
-            }
-            _ => Error::io("cannot start qemu-img", e),
-        })?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let kind = match said.contains("No space left") {
-            true => ErrorKind::NoSpace,
-            false => ErrorKind::Io,
-        };
-        let said = format!("qemu-img cannot make a scratch image: {}", said.trim());
-        return Err(Error::new(kind, said).at_path(&path));
-    }
-    if !disk.is_read_only {
-        room::take(&file, size.size_bytes, &disk.name).at_path(directory.path())?;
-    }
-    directory.give(&file)
 }
 
 /// What of an export is read.

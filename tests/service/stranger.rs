@@ -33,7 +33,7 @@ pub(crate) fn hello(house: &House) -> String {
     };
     let (directory, lock) = (house.place.repo(), house.place.repo().join("lock"));
     let site = serde_json::json!({"directory": identity(directory), "lock": identity(lock)});
-    serde_json::json!({"command": "hello", "protocol": 3, "release": "test", "site": site})
+    serde_json::json!({"command": "hello", "protocol": 4, "release": "test", "site": site})
         .to_string()
         + "\n"
 }

@@ -160,7 +160,7 @@ impl Client {
     /// Starts to verify a VM in the daemon's process; returns the task.
     ///
     /// # Errors
-    /// As [`LocalService::start_verify`](service::LocalService::start_verify).
+    /// As [`LocalService::start_verify`](crate::service::LocalService::start_verify).
     pub fn start_verify(&self, request: &VerifyRequest) -> Result<TaskReport> {
         self.ask(&Request::Verify(request.clone()))
     }
@@ -168,7 +168,7 @@ impl Client {
     /// Starts to copy a VM in the daemon's process; returns the task, or what would be sent.
     ///
     /// # Errors
-    /// As [`LocalService::copy`](service::LocalService::copy).
+    /// As [`LocalService::copy`](crate::service::LocalService::copy).
     pub fn copy(&self, request: &CopyRequest) -> Result<CopyAnswer> {
         self.ask(&Request::Copy(request.clone()))
     }
@@ -176,7 +176,7 @@ impl Client {
     /// Forgets points of a VM by rules or by name, or returns the plan alone.
     ///
     /// # Errors
-    /// As [`LocalService::forget_by`](service::LocalService::forget_by).
+    /// As [`LocalService::forget_by`](crate::service::LocalService::forget_by).
     pub fn forget_by(&self, vm: &VmName, request: &ForgetRequest) -> Result<ForgetPlan> {
         self.ask(&Request::ForgetBy {
             vm: vm.clone(),

@@ -4,14 +4,12 @@
 //! - The copy goes on in laps, each of which ends with a FLUSH. After a lost connection the lap is copied again, because what an earlier
 //!   FLUSH has not covered may be lost with the server.
 
-use std::time::{Duration, Instant};
-
 use crate::block::piece::{CopySource, Piece, Pieces};
 use crate::block::{ReadAt, WriteAt, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nbd::client::{Client, NO_EXPORT};
 use crate::nbd::proto::uri::Uri;
-use crate::task::{self, Monitor};
+use crate::task::{self, Monitor, Patience};
 use crate::types::width::usize_from_u64;
 
 /// LIMIT: threads, and so requests in flight.
@@ -23,10 +21,8 @@ const LAP_BYTES: u64 = 256 << 20;
 /// LIMIT: pieces of a lap.
 const LAP_PIECES: usize = 16_384;
 
-/// LIMIT: time for which a server that was lost is sought again; less than the lease of a session.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-const PAUSE: Duration = Duration::from_millis(300);
+/// LIMIT: lost connections of one lap: a server that ends at each would be asked for ever.
+const LOSSES_MAX: u32 = 5;
 
 /// A disk of a session, at an NBD server.
 pub struct Export {
@@ -42,12 +38,6 @@ impl Export {
     pub fn connect(uri: Uri) -> Result<Self> {
         let client = Client::connect(&uri)?;
         Ok(Self { uri, client })
-    }
-
-    /// The connection.
-    #[must_use]
-    pub const fn client(&self) -> &Client {
-        &self.client
     }
 
     /// Copies a source, and declares the disk finished (NBD_CMD_DISC). Without changes all earlier content of the disk is replaced.
@@ -88,14 +78,19 @@ impl Export {
     }
 
     /// Does something over the connection; after a lost one again over another.
-    fn insist(
+    ///
+    /// # Errors
+    /// Those of the step; `Disconnected`; `Cancelled`.
+    pub fn insist<T>(
         &mut self,
         monitor: &Monitor,
-        mut step: impl FnMut(&Client) -> Result<()>,
-    ) -> Result<()> {
+        mut step: impl FnMut(&Client) -> Result<T>,
+    ) -> Result<T> {
+        let mut losses = 0;
         loop {
             match step(&self.client) {
-                Err(e) if is_lost(&self.client, &e) => {
+                Err(e) if is_lost(&self.client, &e) && losses < LOSSES_MAX => {
+                    losses += 1;
                     self.client = reconnect(&self.uri, e, monitor)?;
                 }
                 done => return done,
@@ -106,21 +101,18 @@ impl Export {
 
 /// Whether it is this connection that was lost, and not one of the source.
 fn is_lost(client: &Client, error: &Error) -> bool {
-    error.kind() == ErrorKind::Disconnected && client.is_lost()
+    matches!(error.kind(), ErrorKind::Disconnected | ErrorKind::TimedOut) && client.is_lost()
 }
 
-fn reconnect(uri: &Uri, lost: Error, monitor: &Monitor) -> Result<Client> {
-    tracing::warn!(error = %lost.report(), "the connection to the repository's server was lost; the backup waits for it");
-    let begun = Instant::now();
+fn reconnect(uri: &Uri, mut lost: Error, monitor: &Monitor) -> Result<Client> {
+    let mut patience = Patience::new(monitor);
     loop {
-        monitor.check()?;
-        std::thread::sleep(PAUSE);
+        patience.wait(lost)?;
         match Client::connect(uri) {
             Ok(client) => return Ok(client),
             // A server that has begun again has all exports of its sessions: the session has ended.
-            Err(e) if e.what().contains(NO_EXPORT) => return Err(lost.caused_by(e)),
-            Err(_) if begun.elapsed() < PATIENCE => {}
-            Err(e) => return Err(e.caused_by(lost)),
+            Err(e) if e.what().contains(NO_EXPORT) => return Err(e),
+            Err(e) => lost = e,
         }
     }
 }

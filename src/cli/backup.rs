@@ -74,6 +74,8 @@ struct Prepared {
     /// The remark for a new VM, printed once the session has begun.
     new_vm: Option<String>,
     home: Home,
+    /// Set by the first signal that asks the command to stop.
+    stop: Arc<AtomicBool>,
 }
 
 fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
@@ -89,7 +91,9 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         .collect::<Result<_>>()?;
     let unchanged = parse_disks(&args.declared.unchanged)?;
     let limit_bytes = args.capture.limit.as_deref().map(size::parse).transpose()?;
-    let home = Home::open(context, args)?;
+    let stop = interrupt::flag()?;
+    let monitor = Monitor::with_listener(Arc::clone(&stop), |_| ());
+    let home = Home::open(context, args, &monitor)?;
     let id = home.repository_id();
     let mut input = Input::open(context, args, &texts, &id)?;
     let mut disks: Vec<_> = input
@@ -174,6 +178,7 @@ fn prepare(context: &Context, args: &Backup) -> Result<Prepared> {
         },
         input,
         home,
+        stop,
     })
 }
 
@@ -242,10 +247,11 @@ impl Prepared {
         let writer = context
             .writer("backup")
             .inspect_err(|e| failure::note(context, TaskKind::Backup, Some(vm), e))?;
-        let narrator = self.narrator(context)?;
+        let narrator = self.narrator(context);
         let capture = self.input.capture();
         narrator.left_out(capture);
         let way = ToDaemon(repository);
+        let monitor = Monitor::with_listener(Arc::clone(&narrator.stop), |_| ());
         let (done, writer) = match writer.owner {
             Some(_) => {
                 let desk = Direct(writer.service.as_ref());
@@ -253,7 +259,7 @@ impl Prepared {
                 (done, Some(writer))
             }
             None => {
-                let desk: &dyn Desk = &Lasting::new(writer.service, &way);
+                let desk: &dyn Desk = &Lasting::new(writer.service, &way, monitor);
                 (backup::run(desk, capture, &self.plan, &narrator)?, None)
             }
         };
@@ -270,7 +276,7 @@ impl Prepared {
 
     /// Volumes are looked for, and chains shortened, by the server's daemon.
     fn run_there(mut self, context: &Context, remote: &Remote) -> Result<()> {
-        let narrator = self.narrator(context)?;
+        let narrator = self.narrator(context);
         let capture = self.input.capture();
         narrator.left_out(capture);
         let done = backup::run(remote, capture, &self.plan, &narrator)?;
@@ -279,26 +285,32 @@ impl Prepared {
         report::verdict(&done)
     }
 
-    fn narrator<'a>(&mut self, context: &'a Context) -> Result<Narrator<'a>> {
-        Ok(Narrator {
+    fn narrator<'a>(&mut self, context: &'a Context) -> Narrator<'a> {
+        Narrator {
             context,
             progress: Progress::new(context.output),
-            stop: interrupt::flag()?,
+            stop: Arc::clone(&self.stop),
             bars: Mutex::default(),
             lookalikes: match &self.input {
                 Input::Sources(sources) => lookalikes(sources),
                 Input::Machine(_) => BTreeMap::new(),
             },
             new_vm: self.new_vm.take(),
-        })
+        }
     }
 
     /// Shows what would be copied.
     fn show(mut self, context: &Context) -> Result<()> {
-        let previous = match self.plan.begin.full {
+        let begin = &self.plan.begin;
+        let mut previous = match begin.full {
             true => BTreeMap::new(),
-            false => self.home.previous(context, &self.plan.begin.vm)?,
+            false => self.home.previous(context, &begin.vm, begin.differential)?,
         };
+        let is_full = |name: &DiskName| {
+            let mut disks = begin.disks.iter();
+            disks.any(|disk| disk.full && disk.name.same_as(name))
+        };
+        previous.retain(|name, _| !is_full(name));
         let order = Order {
             repository: self.plan.repository,
             session: SessionId::random(),
@@ -412,7 +424,8 @@ impl Observer for Narrator<'_> {
         let bar = self.progress.bar(disk.name.as_str(), source_bytes);
         self.bars.lock().insert(disk.name.clone(), bar.clone());
         let writer = writer.cloned();
-        Monitor::with_listener(Arc::clone(&self.stop), move |bytes| {
+        // The end of one disk's copy is no signal that asks the command to stop.
+        Monitor::within(Arc::clone(&self.stop), Arc::default(), move |bytes| {
             bar.add(bytes);
             if let Some(writer) = &writer {
                 bar.changed(writer.stats().stored_bytes);

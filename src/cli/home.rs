@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::http::client::{Address, Remote, Secret};
 use crate::repo::Repository;
 use crate::service::DEFAULT_NAME;
+use crate::task::Monitor;
 use crate::tls;
 use crate::types::{DiskName, RepositoryId, RepositoryName, VmName};
 
@@ -29,7 +30,7 @@ impl Home {
     ///
     /// # Errors
     /// As [`Context::repository`] and [`Remote::connect`].
-    pub(super) fn open(context: &Context, args: &Backup) -> Result<Self> {
+    pub(super) fn open(context: &Context, args: &Backup, monitor: &Monitor) -> Result<Self> {
         let Some(server) = &args.capture.server else {
             return Ok(Self::Here(context.repository()?));
         };
@@ -39,7 +40,7 @@ impl Home {
         let tls_dir = args.capture.tls_dir.clone();
         let certificates = tls_dir.unwrap_or_else(tls::default_directory);
         let name = served_name(context)?;
-        let remote = Remote::connect(address, secret, certificates, name)?;
+        let remote = Remote::connect(address, secret, certificates, name, monitor.clone())?;
         Ok(Self::There(Arc::new(remote)))
     }
 
@@ -62,7 +63,7 @@ impl Home {
         };
         let names = match remote.vm_names() {
             // A token that may only write sees no VM: nothing is known of names.
-            Ok(names) if !names.is_empty() => names,
+            Ok(Some(names)) if !names.is_empty() => names,
             Ok(_) => return Ok(None),
             Err(e) => {
                 tracing::info!(error = %e.report(), "the server's VMs could not be listed");
@@ -73,17 +74,24 @@ impl Home {
         Ok((!is_known).then(|| new_vm(&names, vm)))
     }
 
-    /// The change ids that the next backup of a VM would be compared with.
+    /// The change ids that the next backup of a VM would be compared with, a differential one with those of the last full point.
     ///
     /// # Errors
-    /// What reading them returns.
+    /// What reading them returns; `Unsupported` for a differential backup to a server, which shows the newest point only.
     pub(super) fn previous(
         &self,
         context: &Context,
         vm: &VmName,
+        is_differential: bool,
     ) -> Result<BTreeMap<DiskName, String>> {
         let repository = match self {
             Self::Here(repository) => repository,
+            Self::There(_) if is_differential => {
+                return Err(Error::unsupported(
+                    "a trial of a differential backup needs the last full point, which is not asked of a server",
+                )
+                .advise("leave --differential out, or run it where the repository is"));
+            }
             Self::There(remote) => {
                 let latest = remote.latest(vm)?;
                 if !latest.is_there {
@@ -98,10 +106,20 @@ impl Home {
         if !names.iter().any(|name| name.same_as(vm)) {
             return Ok(BTreeMap::new());
         }
-        let Some(latest) = repository.index(vm)?.latest().cloned() else {
+        let index = repository.index(vm)?;
+        let full = || {
+            let full = index.points.iter().filter(|point| point.is_full());
+            full.max_by_key(|point| point.seq)
+        };
+        let compared = if is_differential {
+            full()
+        } else {
+            index.latest()
+        };
+        let Some(compared) = compared else {
             return Ok(BTreeMap::new());
         };
-        let disks = repository.point(vm, &latest)?.disks.into_iter();
+        let disks = repository.point(vm, compared)?.disks.into_iter();
         Ok(disks
             .filter_map(|disk| Some((disk.name, disk.change_id?)))
             .collect())

@@ -280,9 +280,13 @@ impl Service for LocalService {
         })
     }
 
-    // The begin was noted, and its holder renews it many times.
+    // The begin was noted, and its holder renews it many times: only a refusal is noted.
     fn renew(&self, session: &SessionRef) -> Result<()> {
-        self.operations.renew(session)
+        let renewed = self.operations.renew(session);
+        if let Err(e) = &renewed {
+            self.note(&asked("renew", &session.vm, &session.session), Some(e));
+        }
+        renewed
     }
 
     fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<CommitAnswer> {

@@ -191,7 +191,6 @@ impl LocalOperations {
         }
     }
 
-    /// Refuses a caller that may not do such work, on a VM or on all of them.
     /// The open session of a job that the caller may stop; `None` where the job is another task.
     ///
     /// # Errors
@@ -211,6 +210,7 @@ impl LocalOperations {
         Ok(None)
     }
 
+    /// Refuses a caller that may not do such work, on a VM or on all of them.
     fn demand_for(&self, kind: TaskKind, vm: Option<&VmName>) -> Result<()> {
         let (what, right) = match kind {
             TaskKind::Backup => ("write restore points", Right::Ingest),

@@ -29,12 +29,18 @@ impl DiskTarget {
         }
     }
 
-    /// The disk as it is now: the parent's content, where nothing was written yet.
-    #[must_use]
-    pub fn content(&self) -> &dyn ReadAt {
+    /// Reads the disk as it is now: the parent's content, where nothing was written yet. After a lost connection it is read again.
+    ///
+    /// # Errors
+    /// Those of `read`; `Disconnected`; `Cancelled`.
+    pub fn read<T>(
+        &mut self,
+        monitor: &Monitor,
+        mut read: impl FnMut(&dyn ReadAt) -> Result<T>,
+    ) -> Result<T> {
         match self {
-            Self::Writer(_, disk) => disk,
-            Self::Export(export) => export.client(),
+            Self::Writer(_, disk) => read(disk),
+            Self::Export(export) => export.insist(monitor, |client| read(client)),
         }
     }
 

@@ -84,7 +84,7 @@ impl Works {
 
     /// Refuses a further work.
     fn check(&self, running: &[&Running], kind: TaskKind, vm: &VmName) -> Result<()> {
-        if self.is_stopping.load(Ordering::SeqCst) {
+        if self.is_stopping() {
             return Err(Error::new(
                 ErrorKind::Disconnected,
                 "the daemon is about to stop",

@@ -3,6 +3,7 @@
 
 mod monitor;
 mod pace;
+mod patience;
 mod pool;
 mod progress;
 mod report;
@@ -10,6 +11,7 @@ mod table;
 
 pub use monitor::Monitor;
 pub use pace::Pace;
+pub use patience::{Patience, nap};
 pub use pool::{on_threads, threads};
 pub use progress::DiskProgress;
 pub use report::{TaskDisk, TaskKind, TaskReport, TaskRequest, TaskState, TaskSubject};

@@ -34,7 +34,7 @@ impl Pace {
     /// `Cancelled` when the monitor asks the work to stop meanwhile.
     pub fn wait_for(&self, bytes: u64, monitor: &Monitor) -> Result<()> {
         let Some(limit) = self.bytes_per_second else {
-            return Ok(());
+            return monitor.check();
         };
         let done = self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
         loop {
@@ -75,7 +75,10 @@ mod tests {
     #[test]
     fn the_first_piece_never_waits_and_a_cancelled_one_ends() {
         let monitor = Monitor::new(Arc::new(AtomicBool::new(true)));
-        Pace::new(None).wait_for(u64::MAX, &monitor).unwrap();
+        let endless = Pace::new(None);
+        endless.wait_for(u64::MAX, &Monitor::default()).unwrap();
+        let error = endless.wait_for(1, &monitor).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
         let pace = Pace::new(Some(1));
         pace.wait_for(1 << 40, &Monitor::default()).unwrap();
         // The next byte is due in 35,000 years.

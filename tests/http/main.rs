@@ -14,8 +14,11 @@ mod curl;
 mod guest;
 #[path = "../kit/mod.rs"]
 mod kit;
+mod lease;
 mod limit;
 mod login;
+mod mistake;
+mod pair;
 mod peer;
 mod remote;
 mod restart;

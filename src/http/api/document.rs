@@ -40,6 +40,7 @@ use utoipa::OpenApi;
         super::session::show,
         super::session::begin,
         super::session::commit,
+        super::session::renew,
         super::session::abort,
         super::session::attach,
         super::forget::one,

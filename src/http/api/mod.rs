@@ -101,6 +101,7 @@ pub(super) fn routes() -> Router<Arc<Site>> {
                 .delete(session::abort),
         )
         .route(session!("/commit"), post(session::commit))
+        .route(session!("/renew"), post(session::renew))
         .route(session!("/attached/{name}"), put(session::attach))
         .route(
             "/api/v1/repositories/{repository}/policies",

@@ -317,6 +317,16 @@ pub(in crate::http) async fn commit(call: Call, body: Body) -> Answer {
     reply::json(StatusCode::OK, &answer)
 }
 
+/// Proves that the client of a session lives: its time to live counts from now. Nothing is begun.
+#[utoipa::path(post, path = "/api/v1/repositories/{repository}/vms/{vm}/sessions/{session}/renew", tag = "sessions", operation_id = "renewSession",
+    responses((status = 204, description = "It goes on")))]
+pub(in crate::http) async fn renew(call: Call) -> Answer {
+    call.query(&[])?;
+    call.work(|call| call.view()?.service().renew(&call.session()?))
+        .await?;
+    reply::nothing()
+}
+
 /// Ends a session without a restore point. With `failure` the history calls the backup failed, for this reason; otherwise aborted.
 #[utoipa::path(delete, path = "/api/v1/repositories/{repository}/vms/{vm}/sessions/{session}", tag = "sessions", operation_id = "abortSession",
     params(("failure" = Option<String>, Query)),

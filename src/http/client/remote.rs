@@ -17,10 +17,9 @@ use crate::http::api::session::{CommitBody, FAILURE_BYTES_MAX, SessionBody};
 use crate::service::backup::desk::Desk;
 use crate::service::backup::lasting::LEASE_SECONDS;
 use crate::service::backup::made::Made;
-use crate::service::backup::patience::Patience;
 use crate::service::view::{LIMIT_MAX, Page, RepositoryAnswer};
 use crate::service::{BeginAnswer, BeginRequest, CommitRequest, DiskResult, DiskTarget};
-use crate::types::sync::Mutex;
+use crate::task::{Monitor, Patience, nap};
 use crate::types::{
     DiskName, PointName, RepositoryId, RepositoryName, SessionId, SessionRef, VmName,
 };
@@ -49,31 +48,12 @@ pub struct Remote {
     targets: Targets,
     repository: RepositoryName,
     id: RepositoryId,
-    begun: Mutex<Option<Begun>>,
-}
-
-/// The session of the backup.
-#[derive(Debug)]
-struct Begun {
-    id: SessionId,
-    path: String,
-    body: Vec<u8>,
+    monitor: Monitor,
 }
 
 fn encoded(body: &impl serde::Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(body)
         .map_err(|e| Error::new(ErrorKind::Io, "the request cannot be encoded").caused_by(e))
-}
-
-/// Does something until the server answers; nothing is repeated once it has.
-fn insist<T>(mut step: impl FnMut() -> Result<T>) -> Result<T> {
-    let mut patience = Patience::default();
-    loop {
-        match step() {
-            Err(e) if e.kind() == ErrorKind::Disconnected => patience.wait(e)?,
-            done => return done,
-        }
-    }
 }
 
 fn cut(text: &str, most: usize) -> &str {
@@ -85,7 +65,8 @@ fn cut(text: &str, most: usize) -> &str {
 }
 
 impl Remote {
-    /// Connects to the repository that the server calls `repository`. `certificates` is the directory with what TLS needs.
+    /// Connects to the repository that the server calls `repository`. `certificates` is the directory with what TLS needs. Nobody waits
+    /// for a server that was lost when the monitor asks the work to stop.
     ///
     /// # Errors
     /// `NotFound` when the server has no such repository for this caller; `PermissionDenied` for an unknown token, and for
@@ -95,6 +76,7 @@ impl Remote {
         secret: Option<Secret>,
         certificates: PathBuf,
         repository: RepositoryName,
+        monitor: Monitor,
     ) -> Result<Self> {
         let targets = Targets {
             is_here: address.is_here(),
@@ -108,7 +90,7 @@ impl Remote {
             targets,
             repository,
             id: answer.repository_id,
-            begun: Mutex::default(),
+            monitor,
         })
     }
 
@@ -118,20 +100,15 @@ impl Remote {
         self.id
     }
 
-    /// The name by which the server serves it.
-    #[must_use]
-    pub const fn repository(&self) -> &RepositoryName {
-        &self.repository
-    }
-
-    /// The VMs that the caller may read, as far as one answer has them.
+    /// The VMs that the caller may read; `None` where they are more than one answer has.
     ///
     /// # Errors
     /// As [`Remote::connect`].
-    pub fn vm_names(&self) -> Result<Vec<VmName>> {
+    pub fn vm_names(&self) -> Result<Option<Vec<VmName>>> {
         let path = format!("{}/vms?limit={LIMIT_MAX}", self.path());
         let page: Page<ListedVm> = self.wire.ask("GET", &path, Content::Nothing)?;
-        Ok(page.items.into_iter().map(|vm| vm.name).collect())
+        let names = page.items.into_iter().map(|vm| vm.name).collect();
+        Ok(page.next.is_none().then_some(names))
     }
 
     /// The newest restore point of a VM.
@@ -155,6 +132,17 @@ impl Remote {
                 .collect(),
             is_there: true,
         })
+    }
+
+    /// Does something until the server answers; nothing is repeated once it has.
+    fn insist<T>(&self, mut step: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut patience = Patience::new(&self.monitor);
+        loop {
+            match step() {
+                Err(e) if e.kind() == ErrorKind::Disconnected => patience.wait(e)?,
+                done => return done,
+            }
+        }
     }
 
     fn path(&self) -> String {
@@ -191,26 +179,19 @@ impl Desk for Remote {
             ..request.clone()
         })?)?;
         let path = self.path_of(&request.vm, &name);
-        let answer: BeginAnswer = insist(|| self.wire.ask("PUT", &path, Content::Json(&body)))?;
-        *self.begun.lock() = Some(Begun {
-            id: answer.session_id,
-            path,
-            body,
-        });
-        Ok(answer)
+        self.insist(|| self.wire.ask("PUT", &path, Content::Json(&body)))
     }
 
-    fn target(&self, session: &SessionRef, disk: &DiskResult) -> Result<DiskTarget> {
+    fn target(&self, _: &SessionRef, disk: &DiskResult) -> Result<DiskTarget> {
         let uri = self.targets.uri(&disk.uri)?;
         let mut tries = 0;
         loop {
             tries += 1;
             match Export::connect(uri.clone()) {
                 Ok(export) => return Ok(DiskTarget::Export(Box::new(export))),
-                // The daemon may be restarted: then it is waited for here.
+                // A server that does not accept the certificate looks like one that is being restarted: a few tries tell.
                 Err(e) if e.kind() == ErrorKind::Disconnected && tries < TRIES => {
-                    self.renew(session)?;
-                    std::thread::sleep(PAUSE);
+                    nap(PAUSE, &self.monitor)?;
                 }
                 Err(e) => {
                     return Err(e.advise(
@@ -223,30 +204,20 @@ impl Desk for Remote {
 
     fn attach(&self, session: &SessionRef, name: &str, content: &[u8]) -> Result<()> {
         let path = format!("{}/attached/{}", self.path_to(session), part(name));
-        insist(|| self.wire.send("PUT", &path, Content::Bytes(content))).map(drop)
+        self.insist(|| self.wire.send("PUT", &path, Content::Bytes(content)))
+            .map(drop)
     }
 
     fn renew(&self, session: &SessionRef) -> Result<()> {
-        let begun = self.begun.lock();
-        let Some(Begun { id, path, body }) = begun.as_ref() else {
-            return Err(Error::not_found(format!("{session} was not begun here")));
-        };
-        let answer: BeginAnswer = insist(|| self.wire.ask("PUT", path, Content::Json(body)))?;
-        if answer.session_id == *id {
-            return Ok(());
-        }
-        // The request has begun another session of that name.
-        self.wire.send("DELETE", path, Content::Nothing)?;
-        Err(Error::not_found(format!(
-            "the server has ended the session {session} meanwhile"
-        ))
-        .advise("the history has the reason: restorefs jobs, on the server"))
+        let path = format!("{}/renew", self.path_to(session));
+        self.insist(|| self.wire.send("POST", &path, Content::Nothing))
+            .map(drop)
     }
 
     fn commit(&self, session: &SessionRef, request: &CommitRequest) -> Result<Made> {
         let path = format!("{}/commit", self.path_to(session));
         let body = encoded(&CommitBody::of(request))?;
-        let (clock, mut patience) = (Instant::now(), Patience::default());
+        let (clock, mut patience) = (Instant::now(), Patience::new(&self.monitor));
         let mut is_repeated = false;
         loop {
             match self.commit_once(&path, &body) {
@@ -257,8 +228,8 @@ impl Desk for Remote {
                         && is_repeated
                         && clock.elapsed() < COMMIT_PATIENCE =>
                 {
-                    patience = Patience::default();
-                    std::thread::sleep(PAUSE);
+                    patience = Patience::new(&self.monitor);
+                    nap(PAUSE, &self.monitor)?;
                 }
                 done => return done,
             }

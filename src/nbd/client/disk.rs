@@ -41,7 +41,7 @@ impl ReadAt for Client {
         let window = match self.load_window(offset) {
             Ok(window) => window,
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidInput) => {
-                tracing::warn!(uri = %self.uri, error = %e.report(), "the NBD server does not report holes: everything is read");
+                tracing::warn!(uri = %self.uri.shown(), error = %e.report(), "the NBD server does not report holes: everything is read");
                 self.is_blind.store(true, Ordering::Relaxed);
                 return Ok(unknown(length_max));
             }

@@ -87,7 +87,7 @@ pub struct Client {
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client")
-            .field("uri", &self.uri)
+            .field("uri", &self.uri.shown())
             .field("facts", &self.facts)
             .finish_non_exhaustive()
     }
@@ -129,7 +129,7 @@ fn secret(uri: &Uri) -> Result<Option<Secret>> {
         None => default_directory(),
     };
     if !wanted.is_verified {
-        tracing::warn!(uri = %uri, "the NBD server's certificate is not verified (tls-verify-peer=0)");
+        tracing::warn!(uri = %uri.shown(), "the NBD server's certificate is not verified (tls-verify-peer=0)");
     }
     let tls = ClientTls::load(&directory, wanted.is_verified)?;
     Ok(Some((tls, uri.tls_host())))
@@ -204,7 +204,7 @@ impl Client {
         !self.is_blind.load(Ordering::Relaxed)
     }
 
-    /// Whether no connection is left.
+    /// Whether a connection was lost.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.links().iter().any(|link| link.death().is_some())

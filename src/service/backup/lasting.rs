@@ -7,10 +7,10 @@
 
 use super::desk::Desk;
 use super::made::Made;
-use super::patience::Patience;
 use crate::error::{ErrorKind, Result};
 use crate::ingest::{BeginRequest, CommitRequest};
 use crate::service::{BeginAnswer, CommitAnswer, DiskResult, DiskTarget, Service};
+use crate::task::{Monitor, Patience};
 use crate::types::SessionRef;
 use crate::types::sync::Mutex;
 
@@ -36,20 +36,22 @@ pub trait Way {
 pub struct Lasting<'a> {
     service: Mutex<Box<dyn Service>>,
     way: &'a dyn Way,
+    monitor: Monitor,
 }
 
 impl<'a> Lasting<'a> {
-    /// The desk of a daemon that `service` is connected to.
+    /// The desk of a daemon that `service` is connected to. Nobody waits for it any more when the monitor asks the work to stop.
     #[must_use]
-    pub fn new(service: Box<dyn Service>, way: &'a dyn Way) -> Self {
+    pub fn new(service: Box<dyn Service>, way: &'a dyn Way, monitor: Monitor) -> Self {
         Self {
             service: Mutex::new(service),
             way,
+            monitor,
         }
     }
 
     fn ask<T>(&self, ask: impl Fn(&dyn Service) -> Result<T>) -> Result<T> {
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(&self.monitor);
         loop {
             let lost = match ask(self.service.lock().as_ref()) {
                 Err(e) if e.kind() == ErrorKind::Disconnected => e,
@@ -59,6 +61,15 @@ impl<'a> Lasting<'a> {
             let service = loop {
                 match self.way.connect() {
                     Ok(service) => break service,
+                    // Another release, or another owner: it will not be better.
+                    Err(e)
+                        if matches!(
+                            e.kind(),
+                            ErrorKind::Unsupported | ErrorKind::PermissionDenied
+                        ) =>
+                    {
+                        return Err(e);
+                    }
                     Err(e) => patience.wait(e)?,
                 }
             };
@@ -98,6 +109,14 @@ impl Desk for Lasting<'_> {
     }
 
     fn abort(&self, session: &SessionRef, failure: Option<&str>) -> Result<()> {
-        self.ask(|service| service.abort(session, failure))
+        let aborted = self.service.lock().abort(session, failure);
+        match aborted {
+            // The daemon was restarted meanwhile; one that is not there now ends the session by its lease.
+            Err(e) if e.kind() == ErrorKind::Disconnected => match self.way.connect() {
+                Ok(service) => service.abort(session, failure),
+                Err(_) => Err(e),
+            },
+            done => done,
+        }
     }
 }

@@ -8,11 +8,11 @@
 pub mod desk;
 pub mod lasting;
 pub mod made;
-pub mod patience;
 mod reading;
 pub mod sample;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -20,8 +20,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::{BeginAnswer, BeginRequest, CommitRequest, DiskResult, DiskTarget};
-use crate::block::ReadAt;
-use crate::block::piece::CopySource;
+use crate::block::piece::{Changes, CopySource};
 use crate::capture::guard::message::Held;
 use crate::capture::machine::{Capture, Extent, Instant as Taken, Order, TakenDisk};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,7 +30,7 @@ use crate::task::{Monitor, Pace};
 use crate::types::{DiskName, RepositoryId, SessionRef};
 use desk::Desk;
 use made::Made;
-use reading::{Reading, changed_bytes};
+use reading::{Counted, Reading};
 use sample::Sample;
 
 /// LIMIT: disks that are copied at the same time.
@@ -134,6 +133,13 @@ pub fn run(
     let done = plan
         .check_disks(&begun)
         .and_then(|()| plan.make(desk, capture, (&begun, &session), observer));
+    // The machine comes first: a repository that does not answer must not hold it up.
+    if let Err(left) = capture.end(done.is_ok()) {
+        observer.warn(&format!(
+            "something of the backup may be left in the machine, which the next backup removes: {}",
+            left.report()
+        ));
+    }
     if let Err(error) = &done {
         let failure = match error.kind() {
             ErrorKind::Cancelled => None,
@@ -145,12 +151,6 @@ pub fn run(
                 left.report()
             ));
         }
-    }
-    if let Err(left) = capture.end(done.is_ok()) {
-        observer.warn(&format!(
-            "something of the backup may be left in the machine, which the next backup removes: {}",
-            left.report()
-        ));
     }
     done
 }
@@ -170,8 +170,7 @@ fn of_name<'a>(begun: &'a BeginAnswer, name: &DiskName) -> Result<&'a DiskResult
 struct Copy<'a> {
     taken: &'a TakenDisk,
     monitor: Monitor,
-    /// `None` once it has begun.
-    target: Option<DiskTarget>,
+    target: DiskTarget,
     sample: Option<Sample>,
     pace: &'a Pace,
 }
@@ -237,9 +236,12 @@ impl BackupPlan {
         let instant = capture.take(&self.order(begun))?;
         observer.taken(&instant);
         let filled = self.fill(desk, session, begun, &instant, observer);
-        let disks = filled.map_err(|e| match (e.kind(), capture.check()) {
-            (ErrorKind::Cancelled, _) | (_, Ok(_)) => e,
-            (_, Err(reason)) => reason.caused_by(e),
+        let disks = filled.map_err(|e| match e.kind() {
+            ErrorKind::Cancelled => e,
+            _ => match capture.check() {
+                Ok(_) => e,
+                Err(reason) => reason.caused_by(e),
+            },
         })?;
         let Taken {
             disks: taken,
@@ -322,7 +324,7 @@ impl BackupPlan {
                     let copy = Copy {
                         taken,
                         monitor,
-                        target: Some(target),
+                        target,
                         sample: self.sample,
                         pace: &pace,
                     };
@@ -330,8 +332,11 @@ impl BackupPlan {
                     running += 1;
                     scope.spawn(move || {
                         let name = copy.taken.name.clone();
-                        // Nobody hears it only when this function has panicked.
-                        let _ = tell.send((name, copy.run()));
+                        let done = catch_unwind(AssertUnwindSafe(|| copy.run()));
+                        let panicked =
+                            |_| Err(Error::new(ErrorKind::Io, "the thread of a copy panicked"));
+                        // Nobody hears it only when the caller has panicked.
+                        let _ = tell.send((name, done.unwrap_or_else(panicked)));
                     });
                 }
                 if running == 0 {
@@ -373,37 +378,35 @@ impl BackupPlan {
 }
 
 impl Copy<'_> {
-    fn run(mut self) -> Result<DiskReport> {
-        let taken = self.taken;
+    fn run(self) -> Result<DiskReport> {
+        let (taken, mut target) = (self.taken, self.target);
         let reading = Reading {
             source: taken.source.as_ref(),
             pace: self.pace,
             monitor: &self.monitor,
             read_bytes: AtomicU64::new(0),
         };
-        let size_bytes = reading.size_bytes();
-        let mut source = CopySource {
-            disk: &reading,
-            changes: taken.changes.as_deref(),
-        };
-        let target = self
-            .target
-            .take()
-            .ok_or_else(|| Error::invalid("the copy has begun already"))?;
         let mut is_bitmap_wrong = false;
-        if let (Some(sample), Some(_)) = (self.sample, source.changes) {
-            let (compared, differs) = sample.compare(source, target.content())?;
+        if let (Some(sample), Some(changes)) = (self.sample, taken.changes.as_deref()) {
+            let source = CopySource {
+                disk: &reading,
+                changes: Some(changes),
+            };
+            let (compared, differs) =
+                target.read(&self.monitor, |content| sample.compare(source, content))?;
             if let Some(offset) = differs {
                 tracing::error!(disk = %taken.name, offset, compared, "a bitmap calls unchanged what has changed");
                 is_bitmap_wrong = true;
-                source.changes = None;
             }
         }
-        let changed = match source.changes {
-            Some(changes) => Some(changed_bytes(changes, size_bytes)?),
-            None => None,
+        let changes = taken.changes.as_deref().filter(|_| !is_bitmap_wrong);
+        let counted = changes.map(Counted::new);
+        let source = CopySource {
+            disk: &reading,
+            changes: counted.as_ref().map(|counted| counted as &dyn Changes),
         };
         target.fill(source, &self.monitor)?;
+        let changed = counted.map(Counted::into_bytes);
         let whole_reason = match (&taken.extent, is_bitmap_wrong) {
             (_, true) => Some("its bitmap claims too little".to_owned()),
             (Extent::Whole { reason }, false) => reason.clone(),

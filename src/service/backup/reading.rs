@@ -6,6 +6,7 @@ use crate::block::piece::Changes;
 use crate::block::{Extent, ReadAt};
 use crate::error::Result;
 use crate::task::{Monitor, Pace};
+use crate::types::width::u64_from_usize;
 
 /// A source of a copy.
 pub(super) struct Reading<'a> {
@@ -22,7 +23,7 @@ impl ReadAt for Reading<'_> {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let length = u64::try_from(buf.len()).unwrap_or(u64::MAX);
+        let length = u64_from_usize(buf.len());
         self.pace.wait_for(length, self.monitor)?;
         self.source.read_at(offset, buf)?;
         self.read_bytes.fetch_add(length, Ordering::Relaxed);
@@ -34,17 +35,33 @@ impl ReadAt for Reading<'_> {
     }
 }
 
-/// Bytes that changes call changed.
-///
-/// # Errors
-/// What the lookup returns.
-pub(super) fn changed_bytes(changes: &dyn Changes, size_bytes: u64) -> Result<u64> {
-    let (mut at, mut changed) = (0, 0);
-    while at < size_bytes {
-        let (is_changed, length) = changes.changed_at(at, size_bytes - at)?;
-        let length = length.clamp(1, size_bytes - at);
-        changed += if is_changed { length } else { 0 };
-        at += length;
+/// Changes that are counted as they are asked for; a copy asks once for each range.
+pub(super) struct Counted<'a> {
+    changes: &'a dyn Changes,
+    changed_bytes: AtomicU64,
+}
+
+impl<'a> Counted<'a> {
+    pub(super) const fn new(changes: &'a dyn Changes) -> Self {
+        Self {
+            changes,
+            changed_bytes: AtomicU64::new(0),
+        }
     }
-    Ok(changed)
+
+    /// Bytes that were called changed.
+    pub(super) fn into_bytes(self) -> u64 {
+        self.changed_bytes.into_inner()
+    }
+}
+
+impl Changes for Counted<'_> {
+    fn changed_at(&self, offset: u64, length_max: u64) -> Result<(bool, u64)> {
+        let (is_changed, length) = self.changes.changed_at(offset, length_max)?;
+        let length = length.clamp(1, length_max);
+        if is_changed {
+            self.changed_bytes.fetch_add(length, Ordering::Relaxed);
+        }
+        Ok((is_changed, length))
+    }
 }

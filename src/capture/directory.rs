@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::names::DIRECTORY_PREFIX;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::beneath::{Dir, Kind};
+use crate::sys::durable::TEMPORARY_PREFIX;
 use crate::sys::flock::{Mode, try_lock};
 use crate::sys::place::{set_mode, set_owner};
 
@@ -47,8 +48,13 @@ impl Directory {
                 .advise("name a directory with a shorter path: --scratch DIR"));
         }
         let above = Dir::open(&parent)?;
-        above.make_dir(name, 0o700)?;
-        let made = Self::hold(&path).and_then(|mut made| {
+        // Under this name nobody sweeps it before it is held.
+        let unheld = format!("{TEMPORARY_PREFIX}{name}");
+        above.make_dir(&unheld, 0o700)?;
+        let held = Self::hold(&parent.join(&unheld));
+        let made = held.and_then(|mut made| {
+            above.rename(&unheld, name)?;
+            made.path.clone_from(&path);
             made.owner = owner;
             made.dir.make_dir(SOCKET_ROOM, 0o700)?;
             if let Some((uid, gid)) = owner {
@@ -62,6 +68,7 @@ impl Directory {
         });
         if made.is_err() {
             // The error counts that made it useless.
+            let _ = above.remove_tree(&unheld);
             let _ = above.remove_tree(name);
         }
         made
@@ -163,7 +170,9 @@ pub(super) fn sweep(parent: &Path, prefix: &str) -> Result<Vec<String>> {
             continue;
         };
         let path = parent.join(name);
-        if stat.kind != Kind::Directory || is_held(&path)? {
+        // In a directory that all can write, others may have made something of that name.
+        let is_own = stat.uid == rustix::process::geteuid().as_raw();
+        if stat.kind != Kind::Directory || !is_own || is_held(&path)? {
             continue;
         }
         remove(&path)?;

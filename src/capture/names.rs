@@ -33,10 +33,12 @@ impl Names {
         format!("rfs-{}-", self.short)
     }
 
-    /// The name of a node, an export or a job of the disk of that number.
+    /// The name of a node, an export or a job of the disk of that number, for a session: what another backup makes has other names, so
+    /// that it is never taken for this one's.
     #[must_use]
-    pub(super) fn of_disk(&self, disk: usize, what: &str) -> String {
-        format!("rfs-{}-{disk}-{what}", self.short)
+    pub(super) fn of_disk(&self, session: SessionId, disk: usize, what: &str) -> String {
+        let session: String = session.to_string().chars().take(6).collect();
+        format!("rfs-{}-{session}-{disk}-{what}", self.short)
     }
 
     /// The frozen copy of a bitmap, which an export shows.
@@ -91,13 +93,18 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::Names;
-    use crate::types::RepositoryId;
+    use crate::types::{RepositoryId, SessionId};
 
     #[test]
     fn names_fit() {
         let names = Names::of(&RepositoryId::random());
-        assert!(names.of_disk(255, "scratch").len() <= 31);
-        assert!(names.of_disk(255, "file").starts_with(&names.prefix()));
+        let [one, other] = [SessionId::random(), SessionId::random()];
+        assert!(names.of_disk(one, 255, "scratch").len() <= 31);
+        assert!(names.of_disk(one, 255, "file").starts_with(&names.prefix()));
+        assert_ne!(
+            names.of_disk(one, 0, "export"),
+            names.of_disk(other, 0, "export")
+        );
         assert!(names.copy().starts_with(&names.prefix()));
     }
 }

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Result, ResultExt};
 
+/// The begin of the names.
+const PREFIX: &str = "restorefs-";
+
 /// A directory below the temporary one, which is removed with everything in it when this is dropped.
 #[derive(Debug)]
 pub struct PrivateDir(PathBuf);
@@ -15,13 +18,24 @@ impl PrivateDir {
     /// # Errors
     /// `Io`.
     pub fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("restorefs-{}", uuid::Uuid::new_v4()));
+        let path = std::env::temp_dir().join(format!("{PREFIX}{}", uuid::Uuid::new_v4()));
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
             .or_io("cannot make a directory for a socket")
             .at_path(&path)?;
         Ok(Self(path))
+    }
+
+    /// The directory of a file that an earlier process left, which is removed when this is dropped; `None` for a file elsewhere. The
+    /// directory may be gone already.
+    #[must_use]
+    pub fn of(file: &Path) -> Option<Self> {
+        let directory = file.parent()?;
+        let id = directory.file_name()?.to_str()?.strip_prefix(PREFIX)?;
+        let is_ours = uuid::Uuid::try_parse(id).is_ok()
+            && directory.parent() == Some(std::env::temp_dir().as_path());
+        is_ours.then(|| Self(directory.to_owned()))
     }
 
     /// Its path.
@@ -41,6 +55,7 @@ impl Drop for PrivateDir {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::PrivateDir;
 
@@ -51,7 +66,14 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         std::fs::write(path.join("s"), "").unwrap();
-        drop(dir);
+        assert!(
+            PrivateDir::of(&path).is_none()
+                && PrivateDir::of(Path::new("/tmp/restorefs-x/s")).is_none()
+        );
+        std::mem::forget(dir);
+        let found = PrivateDir::of(&path.join("s")).unwrap();
+        assert_eq!(found.path(), path);
+        drop(found);
         assert!(!path.exists());
     }
 }

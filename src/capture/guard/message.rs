@@ -57,8 +57,8 @@ pub struct Held {
 pub(super) enum Answer {
     /// What QEMU returned.
     Done(Value),
-    /// The guest goes on.
-    Resumed(Held),
+    /// The guest goes on; `left` is why its filesystems could not be thawed yet, which the guard goes on trying.
+    Resumed { held: Held, left: Option<Problem> },
     /// It failed.
     Failed(Problem),
 }

@@ -26,23 +26,29 @@ const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A guard that runs. Dropping it ends the guard, which lets the guest go on and removes what is this backup's in QEMU.
 pub struct Guard {
+    /// `None` after a failure: an answer that comes late is not the answer to the next request.
     socket: Option<BufReader<UnixStream>>,
     child: Child,
 }
 
 impl Guard {
-    /// Starts a guard, which connects to the sockets. What begins with `prefix` is the backup's.
+    /// Starts a guard, which connects to the sockets. What begins with `prefix` is the backup's. Returns QEMU's process, too.
     ///
     /// # Errors
     /// As [`Qmp::connect`](super::monitor::qmp::Qmp::connect) and [`Agent::connect`](super::monitor::agent::Agent::connect); `Io`.
-    pub fn start(program: &Path, qmp: &Path, agent: Option<&Path>, prefix: &str) -> Result<Self> {
+    pub fn start(
+        program: &Path,
+        qmp: &Path,
+        agent: Option<&Path>,
+        prefix: &str,
+    ) -> Result<(Self, Option<u32>)> {
         let mut guard = Self::spawn(program)?;
         let absolute = |path: &Path| {
             std::path::absolute(path)
                 .or_io("cannot tell the socket's path")
                 .at_path(path)
         };
-        guard.ask(
+        let opened = guard.ask(
             &Ask::Open {
                 qmp: absolute(qmp)?,
                 agent: agent.map(absolute).transpose()?,
@@ -50,7 +56,11 @@ impl Guard {
             },
             None,
         )?;
-        Ok(guard)
+        let process = match opened {
+            Answer::Done(process) => process.as_u64().and_then(|pid| u32::try_from(pid).ok()),
+            _ => return Err(nonsense()),
+        };
+        Ok((guard, process))
     }
 
     /// Starts a guard of a domain of libvirt. The backup job whose socket is below `directory` is the backup's, as is the directory.
@@ -88,27 +98,18 @@ impl Guard {
     }
 
     fn ask(&mut self, ask: &Ask, descriptor: Option<BorrowedFd<'_>>) -> Result<Answer> {
-        let gone = || Error::new(ErrorKind::Disconnected, "the guard of the guest has ended");
-        let socket = self.socket.as_mut().ok_or_else(gone)?;
         let mut line = serde_json::to_vec(ask)
             .map_err(|e| Error::invalid("the request cannot be encoded").caused_by(e))?;
         line.push(b'\n');
-        let sent = match descriptor {
-            Some(descriptor) => pass::send(socket.get_ref(), &line, &[descriptor]),
-            None => socket
-                .get_mut()
-                .write_all(&line)
-                .or_io("cannot ask the guard of the guest"),
-        };
-        sent.map_err(|e| gone().caused_by(e))?;
-        let mut answer = Vec::new();
-        socket
-            .read_until(b'\n', &mut answer)
-            .map_err(|e| gone().caused_by(e))?;
-        match serde_json::from_slice(&answer) {
-            Ok(Answer::Failed(problem)) => Err(Error::from(problem)),
-            Ok(answer) => Ok(answer),
-            Err(_) => Err(gone()),
+        let gone = || Error::new(ErrorKind::Disconnected, "the guard of the guest has ended");
+        let socket = self.socket.as_mut().ok_or_else(gone)?;
+        let answer = exchange(socket, &line, descriptor);
+        if answer.is_err() {
+            self.socket = None;
+        }
+        match answer.map_err(|e| gone().caused_by(e))? {
+            Answer::Failed(problem) => Err(Error::from(problem)),
+            answer => Ok(answer),
         }
     }
 
@@ -131,16 +132,44 @@ impl Guard {
         self.ask(&Ask::Stop, None).map(drop)
     }
 
-    /// Lets the guest go on; returns for how long it was held.
+    /// Lets the guest go on; returns for how long it was held, and why its filesystems could not be thawed yet.
     ///
     /// # Errors
-    /// `TimedOut` when the guest had to be let go on before.
-    pub fn resume(&mut self) -> Result<Held> {
+    /// `TimedOut` when the guest had to be let go on before; those of continuing its processors.
+    pub fn resume(&mut self) -> Result<(Held, Option<Error>)> {
         match self.ask(&Ask::Resume, None)? {
-            Answer::Resumed(held) => Ok(held),
+            Answer::Resumed { held, left } => Ok((held, left.map(Error::from))),
             _ => Err(nonsense()),
         }
     }
+}
+
+/// What people should know of a guest that could not be thawed.
+pub(super) fn not_thawed(e: &Error) -> String {
+    format!(
+        "the guest's filesystems could not be thawed yet, which goes on being tried: {}",
+        e.report()
+    )
+}
+
+/// Sends a request, and receives the answer.
+fn exchange(
+    socket: &mut BufReader<UnixStream>,
+    line: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> Result<Answer> {
+    match descriptor {
+        Some(descriptor) => pass::send(socket.get_ref(), line, &[descriptor])?,
+        None => socket
+            .get_mut()
+            .write_all(line)
+            .or_io("cannot ask the guard of the guest")?,
+    }
+    let mut answer = Vec::new();
+    socket
+        .read_until(b'\n', &mut answer)
+        .or_io("the guard of the guest does not answer")?;
+    serde_json::from_slice(&answer).map_err(|e| nonsense().caused_by(e))
 }
 
 fn nonsense() -> Error {

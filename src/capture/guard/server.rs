@@ -8,8 +8,8 @@
 //! - It continues only a guest that it stopped.
 //!
 //! # Concurrency
-//! The main thread executes requests; a second one watches the time. Both take the lock of the state. A command to QEMU or the agent has a
-//! time limit of its own.
+//! The main thread executes requests; a second one watches the time. Lock order: `grip`, then `holds`; `holds` is never kept while `grip`
+//! is taken. A command to QEMU or the agent has a time limit of its own.
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,7 +39,7 @@ const FREEZE_TIMEOUT: Duration = Duration::from_secs(7);
 /// LIMIT: time for which the guard tries to thaw.
 const THAW_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// LIMIT: time for which the guard tries to thaw a domain at its end: libvirt goes on to freeze although nobody waits for it any more.
+/// LIMIT: time for which the guard tries to thaw at its end: an agent goes on to freeze although nobody waits for it any more.
 const LATE_THAW_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// LIMIT: bytes of a request.
@@ -56,6 +56,13 @@ struct Holds {
     is_over: bool,
 }
 
+impl Holds {
+    /// Since when the guest is held.
+    fn since(&self) -> Option<Instant> {
+        [self.stopped, self.frozen].into_iter().flatten().min()
+    }
+}
+
 /// The sockets.
 struct Sockets {
     qmp: Qmp,
@@ -68,6 +75,8 @@ struct Sockets {
 /// What the guest is held by.
 enum Grip {
     Sockets(Sockets),
+    /// Of a QEMU whose monitor is given back.
+    Agent(Agent),
     Domain(Domain),
 }
 
@@ -76,7 +85,9 @@ impl Grip {
     fn sockets(&mut self) -> Result<&mut Sockets> {
         match self {
             Self::Sockets(sockets) => Ok(sockets),
-            Self::Domain(_) => Err(Error::invalid("libvirt has the monitor of the domain")),
+            Self::Agent(_) | Self::Domain(_) => {
+                Err(Error::invalid("the guard has no monitor of the machine"))
+            }
         }
     }
 
@@ -89,6 +100,7 @@ impl Grip {
                 about_to();
                 agent.freeze(FREEZE_TIMEOUT).map(Value::from)
             }
+            Self::Agent(_) => Err(Error::invalid("the backup has ended")),
             Self::Domain(domain) => {
                 about_to();
                 domain.freeze(FREEZE_TIMEOUT).map(|()| Value::Null)
@@ -102,14 +114,30 @@ impl Grip {
                 Some(agent) => agent.thaw(THAW_TIMEOUT),
                 None => Ok(()),
             },
+            Self::Agent(agent) => agent.thaw(THAW_TIMEOUT),
             Self::Domain(domain) => domain.thaw(THAW_TIMEOUT),
         }
+    }
+
+    /// Whether a refusal to thaw says that nothing is frozen: the agent answers, or there is none.
+    fn is_untouched(&self, refusal: &Error) -> bool {
+        match (self, refusal.kind()) {
+            (_, ErrorKind::NotFound | ErrorKind::Unsupported) => true,
+            (Self::Sockets(_) | Self::Agent(_), kind) => kind == ErrorKind::InvalidInput,
+            (Self::Domain(_), _) => false,
+        }
+    }
+
+    /// Whether a failure says that the machine has ended.
+    fn is_gone(&self, failure: &Error) -> bool {
+        !matches!(self, Self::Domain(_)) && failure.kind() == ErrorKind::Disconnected
     }
 
     /// Removes what is the backup's in QEMU or libvirt.
     fn end(&mut self) -> Result<()> {
         let sockets = match self {
             Self::Sockets(sockets) => sockets,
+            Self::Agent(_) => return Ok(()),
             Self::Domain(domain) => return domain.end(),
         };
         let swept = sweep(&mut sockets.qmp, &sockets.prefix);
@@ -118,6 +146,16 @@ impl Grip {
             false => Ok(()),
         };
         stopped.and(swept.map(drop))
+    }
+
+    /// Gives the monitor back: the next backup may need it while this process still thaws.
+    fn release_monitor(self) -> Self {
+        match self {
+            Self::Sockets(Sockets {
+                agent: Some(agent), ..
+            }) => Self::Agent(agent),
+            other => other,
+        }
     }
 }
 
@@ -202,13 +240,14 @@ impl State {
             Ask::Open { qmp, agent, prefix } => {
                 let qmp = Qmp::connect(&qmp)?;
                 let agent = agent.map(|path| Agent::connect(&path)).transpose()?;
+                let process = qmp.process();
                 *self.grip.lock() = Some(Grip::Sockets(Sockets {
                     qmp,
                     agent,
                     prefix,
                     has_server: false,
                 }));
-                Ok(Answer::Done(Value::Null))
+                Ok(Answer::Done(process.into()))
             }
             Ask::OpenDomain {
                 uri,
@@ -247,13 +286,18 @@ impl State {
             }
             Ask::Freeze => self.freeze(),
             Ask::Stop => self.stop(),
-            Ask::Resume => self.resume().map(Answer::Resumed),
+            Ask::Resume => self.resume(),
         }
     }
 
     /// Notes that the guest is about to be held; the time counts from now.
     fn hold(&self, note: impl FnOnce(&mut Holds)) {
-        note(&mut self.holds.lock());
+        let mut holds = self.holds.lock();
+        if holds.since().is_none() {
+            holds.is_lost = false;
+        }
+        note(&mut holds);
+        drop(holds);
         self.changed.notify_all();
     }
 
@@ -291,23 +335,20 @@ impl State {
         Ok(Answer::Done(status))
     }
 
-    /// Lets the guest go on; the first error, after both was tried.
-    fn release(&self) -> Result<Held> {
+    /// Lets the guest go on: its processors, and its filesystems.
+    fn release(&self) -> (Result<Option<u64>>, Result<Option<u64>>) {
+        let ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let stopped = self.holds.lock().stopped;
         let continued = match stopped {
-            Some(since) => self.cont().map(|()| Some(since)),
+            Some(since) => self.cont().map(|()| Some(ms(since))),
             None => Ok(None),
         };
         let frozen = self.holds.lock().frozen;
         let thawed = match frozen {
-            Some(since) => self.thaw().map(|()| Some(since)),
+            Some(since) => self.thaw().map(|()| Some(ms(since))),
             None => Ok(None),
         };
-        let ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Held {
-            stopped_ms: continued?.map(ms),
-            frozen_ms: thawed?.map(ms),
-        })
+        (continued, thawed)
     }
 
     fn cont(&self) -> Result<()> {
@@ -319,34 +360,47 @@ impl State {
     }
 
     fn thaw(&self) -> Result<()> {
-        opened(&mut self.grip.lock())?.thaw()?;
+        let mut grip = self.grip.lock();
+        let grip = opened(&mut grip)?;
+        match grip.thaw() {
+            Err(e) if !grip.is_untouched(&e) => return Err(e),
+            _ => {}
+        }
         self.holds.lock().frozen = None;
         Ok(())
     }
 
-    fn resume(&self) -> Result<Held> {
-        let held = self.release()?;
-        match self.holds.lock().is_lost {
-            false => Ok(held),
-            true => Err(Error::new(
+    fn resume(&self) -> Result<Answer> {
+        let (continued, thawed) = self.release();
+        let stopped_ms = continued?;
+        if self.holds.lock().is_lost {
+            return Err(Error::new(
                 ErrorKind::TimedOut,
                 format!(
                     "the guest was held for {} seconds, and was let go on: its disks are not of one instant",
                     HELD_MAX.as_secs()
                 ),
-            )),
+            ));
         }
+        let (frozen_ms, left) = match thawed {
+            Ok(frozen_ms) => (frozen_ms, None),
+            Err(e) => (None, Some(Problem::from(&e))),
+        };
+        let held = Held {
+            stopped_ms,
+            frozen_ms,
+        };
+        Ok(Answer::Resumed { held, left })
     }
 
     /// Lets the guest go on when it is held for too long.
     fn watch(&self) {
         loop {
-            let holds = self.holds.lock();
+            let mut holds = self.holds.lock();
             if holds.is_over {
                 return;
             }
-            let since = [holds.stopped, holds.frozen].into_iter().flatten().min();
-            let Some(since) = since else {
+            let Some(since) = holds.since() else {
                 drop(self.changed.wait(holds));
                 continue;
             };
@@ -356,9 +410,10 @@ impl State {
                 drop(self.changed.wait_timeout_while(holds, left, is_over));
                 continue;
             }
+            holds.is_lost = true;
             drop(holds);
-            self.holds.lock().is_lost = true;
-            if let Err(e) = self.release() {
+            let (continued, thawed) = self.release();
+            if let Err(e) = continued.and(thawed) {
                 tracing::error!(error = %e.report(), "the guest could not be let go on yet");
                 std::thread::sleep(Duration::from_secs(1));
             }
@@ -371,23 +426,32 @@ impl State {
             return Ok(());
         }
         let begun = Instant::now();
-        let is_domain = matches!(&*self.grip.lock(), Some(Grip::Domain(_)));
-        let mut released = self.release();
-        while is_domain
-            && matches!(&released, Err(e) if matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::Busy))
-            && begun.elapsed() < LATE_THAW_TIMEOUT
-        {
+        let (mut continued, mut thawed) = self.release();
+        let ended = {
+            let mut grip = self.grip.lock();
+            let ended = opened(&mut grip)?.end();
+            if continued.is_ok() {
+                *grip = grip.take().map(Grip::release_monitor);
+            }
+            ended
+        };
+        loop {
+            let failed = continued.and(thawed).err();
+            let failed = failed.filter(|e| {
+                let grip = self.grip.lock();
+                !grip.as_ref().is_some_and(|grip| grip.is_gone(e))
+            });
+            let Some(e) = failed else { break };
+            if begun.elapsed() >= LATE_THAW_TIMEOUT {
+                return Err(e);
+            }
             std::thread::sleep(Duration::from_secs(1));
-            released = self.release();
+            (continued, thawed) = self.release();
         }
-        let ended = opened(&mut self.grip.lock())?.end();
-        // QEMU may have ended: then nothing is left.
-        match released {
-            Err(e) if e.kind() != ErrorKind::Disconnected => Err(e),
-            _ => ended.or_else(|e| match e.kind() {
-                ErrorKind::Disconnected => Ok(()),
-                _ => Err(e),
-            }),
+        match ended {
+            // QEMU has ended: then nothing is left.
+            Err(e) if e.kind() == ErrorKind::Disconnected => Ok(()),
+            ended => ended,
         }
     }
 }

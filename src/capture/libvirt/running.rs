@@ -19,6 +19,7 @@ use crate::block::piece::Changes;
 use crate::capture::directory::{Directory, Owner, is_held, of_socket, sweep};
 use crate::capture::guard::Guard;
 use crate::capture::guard::message::{HELD_MAX, Held};
+use crate::capture::guard::not_thawed;
 use crate::capture::machine::{Extent, MachineDisk, Order, TakenDisk};
 use crate::capture::names::Names;
 use crate::capture::reopen::Reopened;
@@ -296,12 +297,15 @@ impl Running<'_> {
         }
         let begun = self.virsh.call(&arguments);
         match guard.resume() {
-            Ok(held) => moment.held = held,
+            Ok((held, left)) => {
+                moment.held = held;
+                moment.remarks.extend(left.map(|e| not_thawed(&e)));
+            }
             // The job has begun in one instant all the same.
             Err(e) if e.kind() == ErrorKind::TimedOut => {
                 doubt.get_or_insert_with(|| {
                     format!(
-                        "the guest's filesystems were frozen for more than {} seconds, and thawed before the job began",
+                        "the guest's filesystems were frozen for {} seconds, and perhaps thawed before the job began",
                         HELD_MAX.as_secs()
                     )
                 });

@@ -11,12 +11,22 @@ use serde_json::{Value, json};
 
 use super::line::Lines;
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::printable::printable;
 
 /// LIMIT: time until the agent answers `guest-sync-delimited`.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// LIMIT: characters of the agent's reason that are quoted.
 const REASON_CHARS_MAX: usize = 256;
+
+const FREEZE: &str = "guest-fsfreeze-freeze";
+
+const THAW: &str = "guest-fsfreeze-thaw";
+
+/// A command without arguments.
+fn request(command: &str) -> String {
+    json!({"execute": command}).to_string()
+}
 
 /// A guest agent.
 pub struct Agent {
@@ -70,8 +80,8 @@ impl Agent {
     /// # Errors
     /// `InvalidInput` with the agent's reason; `TimedOut`, `Disconnected`.
     fn execute(&mut self, command: &str, patience: Duration) -> Result<Value> {
-        let request = json!({"execute": command}).to_string();
-        self.lines.send(&[request.as_bytes(), b"\n"].concat())?;
+        self.lines
+            .send(&[request(command).as_bytes(), b"\n"].concat())?;
         let line = self.lines.receive(Instant::now() + patience)?;
         let Ok(mut answer) = serde_json::from_slice::<Value>(&line) else {
             return Err(self.lines.broken(
@@ -86,7 +96,7 @@ impl Agent {
         let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
         Err(Error::invalid(format!(
             "the guest agent refuses {command}: {}",
-            reason.escape_debug()
+            printable(&reason)
         )))
     }
 
@@ -95,13 +105,21 @@ impl Agent {
     /// # Errors
     /// As [`Agent::thaw`]. Some filesystems may be frozen after a failure.
     pub fn freeze(&mut self, patience: Duration) -> Result<u64> {
-        let answer = self.execute("guest-fsfreeze-freeze", patience)?;
+        let answer = self
+            .execute(FREEZE, patience)
+            .inspect_err(|_| self.queue_thaw())?;
         answer.as_u64().ok_or_else(|| {
             self.lines.broken(
                 ErrorKind::Disconnected,
                 "the guest agent does not answer with a number of filesystems",
             )
         })
+    }
+
+    /// Sends a thaw for whose answer nobody waits: the agent does one request after the other, so it follows a freeze that comes late.
+    fn queue_thaw(&mut self) {
+        // A socket that is gone has no agent behind it any more.
+        let _ = self.lines.send(&[request(THAW).as_bytes(), b"\n"].concat());
     }
 
     /// Thaws the guest's filesystems.
@@ -113,7 +131,7 @@ impl Agent {
         let deadline = Instant::now() + patience;
         self.sync_within(deadline)?;
         let left = deadline.saturating_duration_since(Instant::now());
-        self.execute("guest-fsfreeze-thaw", left).map(drop)
+        self.execute(THAW, left).map(drop)
     }
 
     /// The agent does one request after the other: a thaw that is sent while it freezes waits there.

@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::sys::socket;
 
 /// LIMIT: bytes of a line. The schema of QEMU 10.0 has about 300 KiB.
 const LINE_BYTES_MAX: usize = 16 << 20;
+
+/// LIMIT: time for which a listener is waited for that takes no connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// LIMIT: time for sending a line.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,11 +30,14 @@ impl Lines {
     /// Connects.
     ///
     /// # Errors
-    /// `NotFound`, `PermissionDenied`, `Io`.
+    /// `NotFound`, `PermissionDenied`, `Io`; `TimedOut` for a listener that takes no connection.
     pub(super) fn connect(path: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(path)
-            .or_io("cannot connect to the socket")
-            .at_path(path)?;
+        let stream = socket::connect(path, CONNECT_TIMEOUT).map_err(|e| match e.kind() {
+            // Others wait there already.
+            IoKind::WouldBlock => Error::new(ErrorKind::TimedOut, "nobody is served there"),
+            _ => Error::io("cannot connect to the socket", e),
+        });
+        let stream = stream.at_path(path)?;
         stream
             .set_write_timeout(Some(SEND_TIMEOUT))
             .or_io("cannot limit a wait")?;

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::Monitor;
 use super::line::Lines;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::pass;
+use crate::sys::{pass, socket};
+use crate::types::printable::printable;
 
 /// LIMIT: time until QEMU greets.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,9 +38,11 @@ impl Qmp {
     /// `NotFound`, `PermissionDenied`; `TimedOut` when nothing greets, which is what a second client sees; `Disconnected` when what
     /// listens there is no QMP server.
     pub fn connect(path: &Path) -> Result<Self> {
-        let mut lines = Lines::connect(path)?;
-        let deadline = Instant::now() + GREETING_TIMEOUT;
-        let greeting = lines.receive(deadline).map_err(|e| match e.kind() {
+        let greeted = Lines::connect(path).and_then(|mut lines| {
+            let greeting = lines.receive(Instant::now() + GREETING_TIMEOUT)?;
+            Ok((lines, greeting))
+        });
+        let (lines, greeting) = greeted.map_err(|e| match e.kind() {
             ErrorKind::TimedOut => Error::new(ErrorKind::TimedOut, format!(
                 "QEMU does not greet within {} seconds", GREETING_TIMEOUT.as_secs()))
             .at_path(path)
@@ -56,6 +59,13 @@ impl Qmp {
         let mut qmp = Self { lines, number: 0 };
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
+    }
+
+    /// The process that listens on the monitor's socket.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        let (pid, _) = socket::peer(&self.lines.stream).ok()?;
+        u32::try_from(pid.as_raw_nonzero().get()).ok()
     }
 
     fn answer(&mut self, command: &str, id: u64) -> Result<Value> {
@@ -103,7 +113,7 @@ fn refusal(command: &str, error: &Value) -> Error {
     let reason: String = text("desc").chars().take(REASON_CHARS_MAX).collect();
     Error::new(
         kind,
-        format!("QEMU refuses {command}: {}", reason.escape_debug()),
+        format!("QEMU refuses {command}: {}", printable(&reason)),
     )
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::capture::machine::LeftOut;
 use crate::capture::monitor::Monitor;
 use crate::capture::monitor::sweep::device_path;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::DiskName;
 
 /// LIMIT: characters of a disk's name (DESIGN: of all names).
@@ -62,9 +62,13 @@ fn disk_name(machine: &str) -> Result<DiskName> {
 }
 
 /// The value of a property of a device; `Null` if it has none.
-fn property(monitor: &mut dyn Monitor, path: &str, name: &str) -> Value {
-    let asked = monitor.execute("qom-get", json!({"path": path, "property": name}));
-    asked.unwrap_or(Value::Null)
+fn property(monitor: &mut dyn Monitor, path: &str, name: &str) -> Result<Value> {
+    match monitor.execute("qom-get", json!({"path": path, "property": name})) {
+        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => {
+            Ok(Value::Null)
+        }
+        value => value,
+    }
 }
 
 /// Why a device is in no backup.
@@ -73,22 +77,24 @@ fn reason(
     path: &str,
     block: &Value,
     inserted: &Value,
-) -> Option<String> {
-    let model = property(monitor, path, "type");
+) -> Result<Option<String>> {
+    let model = property(monitor, path, "type")?;
     let model = model.as_str().unwrap_or_default();
     if REMOVABLE.contains(&model) {
-        return Some(format!("it is a removable medium ({model})"));
+        return Ok(Some(format!("it is a removable medium ({model})")));
     }
-    if property(monitor, path, "share-rw") == true {
-        return Some("other machines write it, too (share-rw)".to_owned());
+    if property(monitor, path, "share-rw")? == true {
+        return Ok(Some("other machines write it, too (share-rw)".to_owned()));
     }
     // With snapshot=on QEMU opens a temporary overlay, which has no name any more.
     let file = text(inserted, "file");
     if file.contains("/var/tmp/vl.") || file.contains("/tmp/vl.") {
-        return Some("what is written to it is thrown away at the end (snapshot=on)".to_owned());
+        return Ok(Some(
+            "what is written to it is thrown away at the end (snapshot=on)".to_owned(),
+        ));
     }
-    (block["removable"] == true && inserted["ro"] == true)
-        .then(|| "it is a removable medium".to_owned())
+    Ok((block["removable"] == true && inserted["ro"] == true)
+        .then(|| "it is a removable medium".to_owned()))
 }
 
 /// The disks of the machine, and what else it has.
@@ -120,7 +126,7 @@ pub(super) fn list(monitor: &mut dyn Monitor) -> Result<(Vec<Device>, Vec<LeftOu
             });
             continue;
         }
-        if let Some(reason) = reason(monitor, &path, block, inserted) {
+        if let Some(reason) = reason(monitor, &path, block, inserted)? {
             left_out.push(LeftOut {
                 name: known_as.to_owned(),
                 reason,
@@ -146,7 +152,7 @@ pub(super) fn list(monitor: &mut dyn Monitor) -> Result<(Vec<Device>, Vec<LeftOu
             ))
             .advise("give each an id of its own in QEMU's arguments"));
         }
-        let serial = property(monitor, &path, "serial");
+        let serial = property(monitor, &path, "serial")?;
         let serial = serial
             .as_str()
             .map(str::trim)

@@ -17,8 +17,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::guard::Guard;
-use super::guard::message::Held;
+use super::guard::{Guard, not_thawed};
 use super::machine::{Capture, Extent, Instant, LeftOut, MachineDisk, Order, TakenDisk};
 use super::monitor::Monitor;
 use super::monitor::sweep::sweep;
@@ -55,8 +54,6 @@ pub struct Machine {
     devices: Vec<Device>,
     disks: Vec<MachineDisk>,
     left_out: Vec<LeftOut>,
-    /// What people should know, from the begin.
-    remarks: Vec<String>,
     pid: Option<u32>,
     taken: Option<Taken>,
 }
@@ -66,7 +63,6 @@ pub struct Machine {
 struct Taken {
     /// Each tracked node with its new bitmap, and with the one of the parent.
     bitmaps: Vec<(String, String, Option<String>)>,
-    jobs: Vec<String>,
     exports: Vec<String>,
     /// Sources that can tell whether their snapshot still stands.
     watched: Vec<Arc<dyn ReadAt>>,
@@ -75,8 +71,7 @@ struct Taken {
 }
 
 impl Machine {
-    /// Connects to a machine, by a guard that `program` is started as. What an earlier backup has left is removed. `way` is the way to take
-    /// the instant; by default QEMU's best.
+    /// Connects to a machine, by a guard that `program` is started as. `way` is the way to take the instant; by default QEMU's best.
     ///
     /// # Errors
     /// As [`Guard::start`]; `Unsupported` for a QEMU without a way; those of the monitor.
@@ -88,21 +83,13 @@ impl Machine {
     ) -> Result<Self> {
         let names = Names::of(repository);
         let prefix = names.prefix();
-        let pid = server_process(&sockets.qmp);
-        let mut guard = Guard::start(program, &sockets.qmp, sockets.agent.as_deref(), &prefix)?;
+        let (mut guard, pid) =
+            Guard::start(program, &sockets.qmp, sockets.agent.as_deref(), &prefix)?;
         let schema = guard.execute("query-qmp-schema", json!({}))?;
         let best = Way::of(&schema).ok_or_else(|| {
             Error::unsupported("this QEMU can neither filter writes nor back up a disk")
                 .advise("shut the machine down, and back up its files: DISK=SOURCE")
         })?;
-        let mut remarks = Vec::new();
-        let swept = sweep(&mut guard, &prefix)?;
-        if !swept.names.is_empty() {
-            remarks.push(format!(
-                "an earlier backup was killed; what it left in QEMU is removed: {}",
-                swept.names.join(", ")
-            ));
-        }
         let (devices, left_out) = device::list(&mut guard)?;
         let disks = devices
             .iter()
@@ -120,10 +107,39 @@ impl Machine {
             devices,
             disks,
             left_out,
-            remarks,
             pid,
             taken: None,
         })
+    }
+
+    /// Removes what an earlier backup has left; returns what people should know of it. The session keeps other backups of the VM away.
+    fn clear(&mut self, guard: &mut Guard) -> Result<Vec<String>> {
+        let swept = sweep(guard, &self.names.prefix())?;
+        if swept.names.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A filter that was left stood for the disk's own node.
+        let (devices, _) = device::list(guard)?;
+        let same = |one: &Device, other: &Device| {
+            (&one.name, &one.serial, one.size_bytes)
+                == (&other.name, &other.serial, other.size_bytes)
+        };
+        let is_same = devices.len() == self.devices.len()
+            && devices
+                .iter()
+                .zip(&self.devices)
+                .all(|(one, other)| same(one, other));
+        if !is_same {
+            return Err(
+                Error::new(ErrorKind::Stale, "the machine has other disks now")
+                    .advise("begin again"),
+            );
+        }
+        self.devices = devices;
+        Ok(vec![format!(
+            "an earlier backup was killed; what it left in QEMU is removed: {}",
+            swept.names.join(", ")
+        )])
     }
 
     /// What the bitmaps of each disk say.
@@ -160,7 +176,7 @@ impl Machine {
     fn try_take(&mut self, order: &Order) -> Result<Instant> {
         let guard = Arc::clone(&self.guard);
         let mut guard = guard.lock();
-        let mut remarks = std::mem::take(&mut self.remarks);
+        let mut remarks = self.clear(&mut guard)?;
         let tracked = self.tracked(&mut guard, order)?;
         for (device, found) in self.devices.iter().zip(&tracked) {
             for name in &found.superfluous {
@@ -183,14 +199,13 @@ impl Machine {
             let snapshot = Snapshot::prepare(
                 &mut *guard,
                 self.way,
-                &self.names,
-                (number, device),
+                |what| self.names.of_disk(order.session, number, what),
+                device,
                 &order.scratch,
             )?;
             taken.snapshots.push(snapshot);
         }
         let mut actions = Vec::new();
-        let mut tracks = Vec::new();
         for (device, found) in self.devices.iter().zip(&tracked) {
             if device.is_read_only {
                 continue;
@@ -217,7 +232,8 @@ impl Machine {
                 old.as_deref(),
                 is_persistent,
             ));
-            tracks.push((device.node.clone(), new.clone(), old));
+            // Noted before it is made: QEMU may do it, and the answer be lost.
+            taken.bitmaps.push((device.node.clone(), new.clone(), old));
         }
         let pairs = || taken.snapshots.iter().zip(&self.devices);
         actions.extend(pairs().filter_map(|(snapshot, device)| snapshot.action(device)));
@@ -247,15 +263,15 @@ impl Machine {
         });
         let held = guard.resume();
         instant?;
-        taken.bitmaps = tracks;
-        taken.jobs = pairs()
-            .filter_map(|(snapshot, _)| snapshot.job().map(ToOwned::to_owned))
-            .collect();
-        let held: Held = held?;
+        let (held, left) = held?;
+        remarks.extend(left.map(|e| not_thawed(&e)));
         for snapshot in &taken.snapshots {
             snapshot.open_view(&mut *guard)?;
         }
-        let server = Server::start(&mut *guard, &self.names.prefix(), self.pid)?;
+        let server =
+            taken
+                .server
+                .insert(Server::start(&mut *guard, &self.names.prefix(), self.pid)?);
         for (number, ((device, found), snapshot)) in self
             .devices
             .iter()
@@ -263,7 +279,7 @@ impl Machine {
             .zip(&taken.snapshots)
             .enumerate()
         {
-            let id = self.names.of_disk(number, "export");
+            let id = self.names.of_disk(order.session, number, "export");
             let mut export = json!({"type": "nbd", "id": id, "node-name": snapshot.view, "name": id, "writable": false});
             if matches!(found.extent, Extent::Since { .. }) {
                 export["bitmaps"] = json!([{"node": device.node, "name": self.names.copy()}]);
@@ -276,7 +292,6 @@ impl Machine {
             .iter()
             .map(|id| server.uri(id))
             .collect::<Result<Vec<Uri>>>()?;
-        taken.server = Some(server);
         drop(guard);
         let mut disks = Vec::new();
         for (number, (device, found)) in self.devices.iter().zip(tracked).enumerate() {
@@ -339,13 +354,6 @@ fn can_persist(guard: &mut Guard, names: &Names, device: &Device) -> Result<bool
         json!({"node": device.node, "name": name}),
     )?;
     Ok(true)
-}
-
-/// The process that listens on a socket.
-fn server_process(path: &Path) -> Option<u32> {
-    let stream = std::os::unix::net::UnixStream::connect(path).ok()?;
-    let (pid, _) = crate::sys::socket::peer(&stream).ok()?;
-    u32::try_from(pid.as_raw_nonzero().get()).ok()
 }
 
 /// An export of ours.
@@ -446,15 +454,14 @@ impl Capture for Machine {
         }
         let mut guard = self.guard.lock();
         let jobs = guard.execute("query-jobs", json!({}))?;
-        let lives = |id: &String| {
+        let lives = |id: &str| {
             let mut jobs = jobs.as_array().into_iter().flatten();
             jobs.any(|job| {
-                job["id"] == id.as_str()
-                    && job["status"] != "concluded"
-                    && job["status"] != "aborting"
+                job["id"] == id && job["status"] != "concluded" && job["status"] != "aborting"
             })
         };
-        match taken.jobs.iter().find(|id| !lives(id)) {
+        let mut ours = taken.snapshots.iter().filter_map(Snapshot::job);
+        match ours.find(|id| !lives(id)) {
             Some(id) => Err(broken(&format!("its job {id} has ended"))),
             None => Ok(None),
         }
@@ -467,6 +474,10 @@ impl Capture for Machine {
         let mut guard = self.guard.lock();
         drop(taken.watched);
         let mut failed = sweep(&mut *guard, &self.names.prefix()).map(drop);
+        if failed.is_ok() {
+            // A job that still runs needs its room: without it the guest's writes would fail.
+            taken.snapshots.iter().for_each(Snapshot::free);
+        }
         for (node, new, old) in &taken.bitmaps {
             let copy = old.as_ref().map(|_| self.names.copy());
             let ended = if is_committed {
@@ -479,11 +490,12 @@ impl Capture for Machine {
                     "block-dirty-bitmap-remove",
                     json!({"node": node, "name": name}),
                 );
-                failed = failed.and(removed.map(drop));
+                match removed {
+                    // It was noted before it was made.
+                    Err(e) if e.what().contains("not found") => {}
+                    removed => failed = failed.and(removed.map(drop)),
+                }
             }
-        }
-        if taken.server.as_ref().is_some_and(Server::is_ours) {
-            failed = failed.and(guard.execute("nbd-server-stop", json!({})).map(drop));
         }
         failed
     }

@@ -49,15 +49,6 @@ impl Way {
         }
         entity(schema, &Value::from("blockdev-backup")).map(|_| Self::Job)
     }
-
-    /// The name in messages.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Filter => "copy-before-write",
-            Self::Job => "blockdev-backup",
-        }
-    }
 }
 
 #[cfg(test)]

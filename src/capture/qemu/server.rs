@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::capture::monitor::Monitor;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::nbd::proto::uri::Uri;
 use crate::sys::private_dir::PrivateDir;
+use crate::sys::socket;
 
 /// LIMIT: time within which an NBD server greets.
 const GREETING_TIMEOUT: Duration = Duration::from_millis(500);
@@ -29,7 +30,6 @@ pub(super) struct Server {
     at: At,
     /// The directory of our socket.
     _directory: PrivateDir,
-    is_ours: bool,
 }
 
 enum At {
@@ -47,16 +47,18 @@ impl Server {
         let mut server = Self {
             at: At::Unix(directory.path().join("nbd")),
             _directory: directory,
-            is_ours: true,
         };
+        let is_running =
+            |e: &Error| e.kind() == ErrorKind::InvalidInput && e.what().contains("already running");
         match server.listen(monitor, prefix) {
-            Err(e)
-                if e.kind() == ErrorKind::InvalidInput && e.what().contains("already running") => {}
+            Err(e) if is_running(&e) => {}
             done => return done.map(|()| server),
         }
-        let found = pid.and_then(find);
-        server.is_ours = false;
-        server.at = found.ok_or_else(|| {
+        let sockets = pid.map(sockets_of).unwrap_or_default();
+        if stop_left_over(monitor, &sockets)? {
+            return server.listen(monitor, prefix).map(|()| server);
+        }
+        server.at = sockets.into_iter().find(greets).ok_or_else(|| {
             Error::new(ErrorKind::Busy, "QEMU's NBD server, of which there is one only, runs for somebody else, and its address is not found")
                 .advise("let this command run as root or as QEMU's user, or stop that server (QMP: nbd-server-stop)")
         })?;
@@ -81,11 +83,6 @@ impl Server {
         started.map(drop)
     }
 
-    /// Whether this backup has started it.
-    pub(super) const fn is_ours(&self) -> bool {
-        self.is_ours
-    }
-
     /// The URI of an export.
     ///
     /// # Errors
@@ -98,9 +95,30 @@ impl Server {
     }
 }
 
-/// The listening socket of the process on which an NBD server greets.
-fn find(pid: u32) -> Option<At> {
-    let inodes = sockets_of(pid)?;
+/// Stops a server that a killed backup left: it listens on a socket of ours, and exports nothing. Returns whether it did.
+///
+/// # Errors
+/// Those of the monitor.
+fn stop_left_over(monitor: &mut dyn Monitor, sockets: &[At]) -> Result<bool> {
+    let ours = sockets.iter().find_map(|at| match at {
+        At::Unix(path) => PrivateDir::of(path),
+        At::Tcp(_) => None,
+    });
+    let Some(directory) = ours else {
+        return Ok(false);
+    };
+    let exports = monitor.execute("query-block-exports", json!({}))?;
+    if exports.as_array().is_none_or(|all| !all.is_empty()) {
+        return Ok(false);
+    }
+    tracing::warn!(path = %directory.path().display(), "an earlier backup was killed; the NBD server that it left in QEMU is stopped");
+    monitor.execute("nbd-server-stop", json!({}))?;
+    Ok(true)
+}
+
+/// The listening sockets of a process.
+fn sockets_of(pid: u32) -> Vec<At> {
+    let inodes = inodes_of(pid).unwrap_or_default();
     let unix = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let unix = listening_unix(&unix, &inodes).into_iter().map(At::Unix);
     let mut tcp = Vec::new();
@@ -108,14 +126,15 @@ fn find(pid: u32) -> Option<At> {
         let text = std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
         tcp.extend(listening_tcp(&text, &inodes));
     }
-    let mut all = unix.chain(tcp.into_iter().map(At::Tcp)).take(SOCKETS_MAX);
-    all.find(greets)
+    unix.chain(tcp.into_iter().map(At::Tcp))
+        .take(SOCKETS_MAX)
+        .collect()
 }
 
 fn greets(at: &At) -> bool {
     let mut greeting = [0; 8];
     let read = match at {
-        At::Unix(path) => UnixStream::connect(path).and_then(|mut stream| {
+        At::Unix(path) => socket::connect(path, GREETING_TIMEOUT).and_then(|mut stream| {
             stream.set_read_timeout(Some(GREETING_TIMEOUT))?;
             stream.read_exact(&mut greeting)
         }),
@@ -130,7 +149,7 @@ fn greets(at: &At) -> bool {
 }
 
 /// Inodes of the sockets that a process has open.
-fn sockets_of(pid: u32) -> Option<BTreeSet<u64>> {
+fn inodes_of(pid: u32) -> Option<BTreeSet<u64>> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let links = entries
         .flatten()

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::device::Device;
 use super::schema::Way;
 use crate::capture::monitor::Monitor;
-use crate::capture::names::Names;
 use crate::capture::room;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::sys::scratch;
+use crate::types::printable::printable;
 
 /// LIMIT: seconds for which a write of the guest waits for the copy of what it overwrites; then the snapshot is given up.
 const COPY_SECONDS_MAX: u64 = 30;
@@ -37,15 +37,15 @@ struct Job {
 }
 
 impl Snapshot {
-    /// Makes the nodes. The guest does not notice.
+    /// Makes the nodes, by the names that `name` gives. The guest does not notice.
     ///
     /// # Errors
     /// `NoSpace` where a full scratch file has no room; those of the monitor.
     pub(super) fn prepare(
         monitor: &mut dyn Monitor,
         way: Way,
-        names: &Names,
-        (number, device): (usize, &Device),
+        name: impl Fn(&str) -> String,
+        device: &Device,
         directory: &Path,
     ) -> Result<Self> {
         if device.is_read_only {
@@ -56,7 +56,6 @@ impl Snapshot {
                 scratch: None,
             });
         }
-        let name = |what: &str| names.of_disk(number, what);
         let file = scratch::file(directory)?;
         let set = monitor.execute_with(
             "add-fd",
@@ -148,20 +147,19 @@ impl Snapshot {
         )
     }
 
-    /// The job that keeps what is overwritten.
-    pub(super) fn job(&self) -> Option<&str> {
-        self.job.as_ref().map(|job| job.id.as_str())
-    }
-}
-
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        // QEMU closes a descriptor that it was passed only while the guest runs; the space must not wait for that.
+    /// Frees the space of the scratch file, once QEMU uses it no more. QEMU closes a descriptor that it was passed only while the guest
+    /// runs; the space must not wait for that.
+    pub(super) fn free(&self) {
         if let Some(file) = &self.scratch
             && let Err(e) = file.set_len(0)
         {
             tracing::warn!(error = %e, "the space of a scratch file is freed when QEMU closes it");
         }
+    }
+
+    /// The job that keeps what is overwritten.
+    pub(super) fn job(&self) -> Option<&str> {
+        self.job.as_ref().map(|job| job.id.as_str())
     }
 }
 
@@ -185,7 +183,7 @@ fn create(monitor: &mut dyn Monitor, job: &str, node: &str, size_bytes: u64) -> 
             return match failure {
                 Some(reason) => Err(Error::invalid(format!(
                     "QEMU cannot make a scratch image: {}",
-                    reason.escape_debug()
+                    printable(&reason)
                 ))),
                 None => Ok(()),
             };

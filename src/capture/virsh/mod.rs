@@ -190,7 +190,9 @@ fn taken(output: &Receiver<Vec<u8>>, deadline: Instant, command: &str) -> Result
 }
 
 /// Parts of libvirt's reasons (`src/util/virerror.c`, `src/rpc/` of libvirt), each with its kind; the first counts.
-const REASONS: [(&str, ErrorKind); 30] = [
+const REASONS: [(&str, ErrorKind); 32] = [
+    ("agent is not connected", ErrorKind::Unsupported),
+    ("agent is not configured", ErrorKind::Unsupported),
     ("authentication", ErrorKind::PermissionDenied),
     ("access denied", ErrorKind::PermissionDenied),
     ("Permission denied", ErrorKind::PermissionDenied),

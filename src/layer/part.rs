@@ -28,8 +28,8 @@ pub enum Part {
 }
 
 impl LayerDraft {
-    /// Writes bytes of one cluster, from byte `from` of it on, if the rest of the cluster is where they go: in the layer, or zero. The caller
-    /// holds the range.
+    /// Writes bytes of one cluster, from byte `from` of it on, if the rest of the cluster is where they go:
+    /// in the layer, or zero. The caller holds the range.
     ///
     /// # Errors
     /// `NoSpace`, `Io`; `Corrupt` (the base's sums). The cluster may then have some of the bytes.

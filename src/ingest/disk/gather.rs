@@ -170,9 +170,9 @@ impl Gather {
         self.inner.lock().partials.is_empty()
     }
 
-    /// Whether there are so many clusters that the oldest must be completed.
+    /// Whether one cluster more makes so many that the oldest must be completed.
     pub(in crate::ingest) fn is_full(&self) -> bool {
-        self.inner.lock().partials.len() > GATHERED_MAX
+        self.inner.lock().partials.len() >= GATHERED_MAX
     }
 
     /// The gathered clusters in `[first, end)`.
@@ -271,7 +271,10 @@ mod tests {
     fn the_oldest_is_surplus_and_each_is_claimed_once() {
         let gather = Gather::default();
         for cluster in 0..=256 {
-            assert_eq!(gather.claim_surplus(), None);
+            assert_eq!(
+                (gather.claim_surplus(), gather.is_full()),
+                (None, cluster == 256)
+            );
             gather.add(1000 - cluster, 0, &[1], 65_536);
         }
         // Whoever asks next gets another one, while the first is still gathered.
@@ -281,11 +284,11 @@ mod tests {
         // One that could not be stored comes again when its turn comes.
         gather.put_back(1000);
         gather.remove(999);
-        assert!(!gather.is_full());
+        assert!(gather.is_full());
         assert_eq!(gather.claim_surplus(), None);
         gather.add(1, 0, &[1], 65_536);
-        for cluster in 2..258 {
-            gather.remove(1002 - cluster);
+        for cluster in 2..257 {
+            gather.remove(1000 - cluster);
             gather.add(cluster, 0, &[1], 65_536);
         }
         assert_eq!(gather.claim_surplus(), Some(1000));

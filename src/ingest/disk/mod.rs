@@ -1,10 +1,10 @@
 //! One disk of a session: its state, and the path of a write through it. This file gathers writes
-//! and gives them to the layer; `place` writes parts of clusters in their place, `quiet` knows which of them are to be hashed, `zero` zeroes,
-//! `flush` makes durable, `read` reads back.
+//! and gives them to the layer; `place` writes parts of clusters in their place, `quiet` knows which of them
+//! are to be hashed, `zero` zeroes, `flush` makes durable, `read` reads back.
 //!
 //! # Invariants
-//! - Gathered bytes lie over the layer; the layer's leaves are those of the disk without them. A cluster with gathered bytes gets no part in
-//!   its place: the older bytes would hide it.
+//! - Gathered bytes lie over the layer; the layer's leaves are those of the disk without them. A cluster with
+//!   gathered bytes gets no part in its place: the older bytes would hide it.
 //! - A record becomes pending only after its data has been handed to the file. A flush first takes
 //!   the pending records, then makes the data durable, then the records.
 
@@ -375,6 +375,11 @@ impl DiskWriter {
                 .inspect_err(|_| self.gather.put_back(cluster))?;
         }
         Ok(())
+    }
+
+    /// Whether a further part of a cluster may have to wait until others are completed.
+    pub(in crate::ingest) fn has_surplus(&self) -> bool {
+        self.gather.is_full()
     }
 
     /// Completes one gathered cluster from the disk's content below it, and stores it.

@@ -1,7 +1,8 @@
 //! Clusters whose leaf is unknown, by whether they were written lately.
 //!
 //! # Why
-//! Two bits for each cluster of a region in which something was written, however often and in whatever order: 2 KiB for 512 MiB of the disk.
+//! Two bits for each cluster of a region in which something was written, however often and in whatever order:
+//! 2 KiB for 512 MiB of the disk.
 
 use std::collections::BTreeMap;
 

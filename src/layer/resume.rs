@@ -2,6 +2,7 @@
 
 use super::doubt::UNKNOWN;
 use super::draft::LayerDraft;
+use super::journal::Journal;
 use crate::error::Result;
 use crate::qcow2::Mapping;
 use crate::repo::content::{
@@ -56,11 +57,16 @@ impl LayerDraft {
         Ok(unknown)
     }
 
-    /// Hashes a cluster whose leaf is unknown. The caller holds its range.
+    /// Hashes a cluster whose leaf is unknown. One that has become zero is mapped so. The caller holds its range.
     ///
     /// # Errors
     /// `Corrupt`, `NoSpace`, `Io`.
-    pub fn rehash(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
+    pub fn rehash(
+        &self,
+        cluster: GuestCluster,
+        buf: &mut [u8],
+        journal: &impl Journal,
+    ) -> Result<()> {
         let region = Region::of(cluster);
         let index = leaf_index(cluster);
         let is_unknown = self.pages.peek(region.0, |page| {
@@ -72,6 +78,9 @@ impl LayerDraft {
         }
         self.read_held(held, buf)?;
         let leaf = leaf_of(buf);
+        if leaf == zero_leaf() {
+            self.set_zero(cluster, journal)?;
+        }
         self.pages
             .with_page(region.0, |_| Ok(()), |page| set_leaf(page, index, &leaf))
     }

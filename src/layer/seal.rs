@@ -14,7 +14,7 @@ use crate::error::{ErrorKind, Result, ResultExt};
 use crate::qcow2::Mapping;
 use crate::repo::content::{
     CLUSTER, LEAVES_PER_REGION, PAGE_BYTES, Region, content_root, data_leaves, leaf_at, leaf_of,
-    region_hash, set_leaf, zero_page, zero_region,
+    region_hash, set_leaf, zero_leaf, zero_page, zero_region,
 };
 use crate::repo::layout::VmKeys;
 use crate::repo::leaves::open_cache;
@@ -102,6 +102,7 @@ impl LayerDraft {
         })?;
         let mut held = 0;
         let mut changed: Vec<(usize, Digest)> = Vec::new();
+        let mut bytes = Vec::new();
         let clusters = CLUSTER
             .clusters_for(self.size_bytes())
             .saturating_sub(region.first_cluster().0);
@@ -119,8 +120,9 @@ impl LayerDraft {
                 }
                 continue;
             }
-            if leaf == UNKNOWN {
-                let mut bytes = vec![0; usize_from_u64(CLUSTER.size_bytes())];
+            let is_new = leaf == UNKNOWN;
+            if is_new {
+                bytes.resize(usize_from_u64(CLUSTER.size_bytes()), 0);
                 self.read_held(mapping, &mut bytes)?;
                 leaf = leaf_of(&bytes);
                 changed.push((index, leaf));
@@ -129,9 +131,13 @@ impl LayerDraft {
             if leaf == leaf_at(base, index) {
                 // The cluster was written, and then got the base's content again: it is not stored.
                 self.drop_held(cluster, journal)?;
-            } else {
-                held += 1;
+                continue;
             }
+            if is_new && leaf == zero_leaf() {
+                // Zeroes were written into its parts: they take no space.
+                self.set_zero(cluster, journal)?;
+            }
+            held += 1;
         }
         if !changed.is_empty() {
             self.pages.with_page(

@@ -45,6 +45,20 @@ pub(crate) fn content(cluster: usize, version: u32) -> Vec<u8> {
     bytes
 }
 
+/// How a cluster is written: whole, or in parts that do not begin with its first byte.
+fn parts(random: &mut Random) -> Vec<std::ops::Range<usize>> {
+    const PART: usize = 8192;
+    if random.below(2) == 0 {
+        return vec![0..CLUSTER];
+    }
+    let count = CLUSTER / PART;
+    let first = 1 + random.below(count as u64 - 1) as usize;
+    (first..first + count)
+        .map(|n| n % count * PART)
+        .map(|from| from..from + PART)
+        .collect()
+}
+
 /// What is known of the disk while a session is open.
 #[derive(Clone)]
 pub(crate) struct Model {
@@ -146,12 +160,20 @@ pub(crate) fn run(
             if next == 0 {
                 writer.zero((cluster * CLUSTER) as u64, CLUSTER as u64)?;
             } else {
-                let mut reservation =
-                    session.reserve(&writer, (cluster * CLUSTER) as u64, CLUSTER as u64)?;
-                reservation
-                    .bytes_mut()
-                    .copy_from_slice(&content(cluster, next));
-                reservation.submit()?;
+                let bytes = content(cluster, next);
+                for part in parts(&mut random) {
+                    let at = (cluster * CLUSTER + part.start) as u64;
+                    let mut reservation = session.reserve(&writer, at, part.len() as u64)?;
+                    reservation.bytes_mut().copy_from_slice(&bytes[part]);
+                    reservation.submit()?;
+                    match random.below(24) {
+                        // Some parts are durable, and the rest of the cluster is not written yet.
+                        0 => session.flush()?,
+                        // A cluster that is quiet for two rounds is hashed between its parts.
+                        1 => (0..2).try_for_each(|_| writer.hash_quiet())?,
+                        _ => {}
+                    }
+                }
             }
             log.open.as_mut().unwrap().now[cluster] = next;
             if random.below(3) == 0 {

@@ -1,6 +1,7 @@
 //! Many writers of one disk at once: every acknowledged write is there, and the sums are those of the bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use restorefs::block::ReadAt;
 use restorefs::ingest::{BeginRequest, CommitRequest, DiskRequest, Session};
@@ -15,7 +16,7 @@ const CLUSTER: usize = 65_536;
 const SECTOR: usize = 512;
 /// More clusters than a session gathers, so that some are completed while others are written.
 const CLUSTERS: usize = 300;
-const THREADS: usize = 4;
+const THREADS: usize = 16;
 
 /// Small and repeatable.
 struct Random(u64);
@@ -33,7 +34,15 @@ impl Random {
 /// Each thread writes the sectors whose number is its own modulo the threads, in every cluster; between them whole clusters
 /// are rewritten by their only owner, zeroed, flushed and read.
 fn writers(session: &Arc<Session>, disk: &DiskName, round: u64, model: &mut [u8]) {
+    let is_over = AtomicBool::new(false);
     let parts: Vec<Vec<(usize, Vec<u8>)>> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // What nobody has written for two rounds is hashed beside the writers.
+            let writer = session.disk(disk).unwrap();
+            while !is_over.load(Ordering::SeqCst) {
+                writer.hash_quiet().unwrap();
+            }
+        });
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| {
                 let session = Arc::clone(session);
@@ -78,7 +87,10 @@ fn writers(session: &Arc<Session>, disk: &DiskName, round: u64, model: &mut [u8]
                 })
             })
             .collect();
-        threads.into_iter().map(|t| t.join().unwrap()).collect()
+        let written = threads.into_iter().map(|thread| thread.join()).collect();
+        is_over.store(true, Ordering::SeqCst);
+        let written: std::thread::Result<Vec<_>> = written;
+        written.unwrap()
     });
     for (at, bytes) in parts.into_iter().flatten() {
         model[at..at + bytes.len()].copy_from_slice(&bytes);

@@ -39,6 +39,12 @@ impl Reservation {
         &mut self.buffer
     }
 
+    /// Whether the write is a short one: it reads nothing of the parent, and waits for no other cluster to be completed.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        !self.disk.has_surplus()
+    }
+
     /// Takes the bytes into the session: hashes them in place, compares them with the parent's, and
     /// writes or drops them.
     ///

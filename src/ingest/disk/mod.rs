@@ -1,8 +1,10 @@
 //! One disk of a session: its state, and the path of a write through it. This file gathers writes
-//! and gives them to the layer; `zero` zeroes, `flush` makes durable, `read` reads back.
+//! and gives them to the layer; `place` writes parts of clusters in their place, `quiet` knows which of them
+//! are to be hashed, `zero` zeroes, `flush` makes durable, `read` reads back.
 //!
 //! # Invariants
-//! - Gathered bytes lie over the layer; the layer's leaves are those of the disk without them.
+//! - Gathered bytes lie over the layer; the layer's leaves are those of the disk without them. A cluster with
+//!   gathered bytes gets no part in its place: the older bytes would hide it.
 //! - A record becomes pending only after its data has been handed to the file. A flush first takes
 //!   the pending records, then makes the data durable, then the records.
 
@@ -14,6 +16,8 @@ pub(in crate::ingest) mod finish;
 pub(in crate::ingest) mod flush;
 pub(in crate::ingest) mod gather;
 pub(in crate::ingest) mod parent;
+pub(in crate::ingest) mod place;
+pub(in crate::ingest) mod quiet;
 pub(in crate::ingest) mod range_lock;
 pub(in crate::ingest) mod read;
 pub(in crate::ingest) mod seal;
@@ -34,13 +38,14 @@ use crate::layer::{Base, Change, Journal, LayerDraft, UNKNOWN};
 use crate::metrics::ingest;
 use crate::point::prove;
 use crate::qcow2::Mapping;
-use crate::repo::content::{CLUSTER, CLUSTER_BYTES, Region, leaf_index};
+use crate::repo::content::{CLUSTER, CLUSTER_BYTES, Region};
 use crate::repo::sidecar::session::SessionDisk;
 use crate::types::GuestCluster;
 use crate::types::sync::{Mutex, RwLock};
 use crate::types::width::{u64_from_usize, usize_from_u64};
 use gather::Gather;
 use parent::Parent;
+use quiet::Quiet;
 use range_lock::RangeLock;
 
 /// LIMIT: records that wait for a flush (24 MiB). Beyond it the disk is flushed even if the client
@@ -76,6 +81,8 @@ pub struct DiskWriter {
     pub(in crate::ingest) draft: LayerDraft,
     pub(in crate::ingest) parent: Option<Parent>,
     pub(in crate::ingest) gather: Gather,
+    /// Clusters whose leaf is unknown, to be hashed when they are quiet.
+    pub(in crate::ingest) quiet: Quiet,
     pub(in crate::ingest) ranges: RangeLock,
     pub(in crate::ingest) pending: Mutex<Pending>,
     pub(in crate::ingest) log: Mutex<RecordLog>,
@@ -129,6 +136,7 @@ impl DiskWriter {
             draft,
             parent,
             gather: Gather::default(),
+            quiet: Quiet::default(),
             ranges: RangeLock::default(),
             pending: Mutex::default(),
             log: Mutex::new(log),
@@ -329,20 +337,23 @@ impl DiskWriter {
     pub(in crate::ingest) fn write_part(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let cluster = CLUSTER.guest_cluster(crate::types::GuestOffset(offset));
         let from = usize_from_u64(CLUSTER.within(offset));
+        if self.place_part(cluster, from, bytes)? {
+            return Ok(());
+        }
+        let inside = self.cluster_length(cluster);
         let length = if self.grows() {
             usize_from_u64(CLUSTER_BYTES)
         } else {
-            self.cluster_length(cluster)
+            inside
         };
-        if let Some(whole) = self.gather.add(cluster.0, from, bytes, length) {
-            let inside = self.cluster_length(cluster);
-            self.draft.write(
-                cluster,
-                whole.bytes.get(..inside).unwrap_or(&whole.bytes),
-                self,
-            )?;
-            self.gather.remove(cluster.0);
+        let Some(gathered) = self.gather.add(cluster.0, from, bytes, length) else {
+            return Ok(());
+        };
+        if let Some(whole) = gathered.whole(inside) {
+            self.draft.write(cluster, whole, self)?;
         }
+        drop(gathered);
+        self.gather.remove(cluster.0);
         Ok(())
     }
 
@@ -359,10 +370,16 @@ impl DiskWriter {
         if pending > PENDING_MAX {
             self.flush_gated()?;
         }
-        while let Some(cluster) = self.gather.surplus() {
-            self.complete(cluster)?;
+        while let Some(cluster) = self.gather.claim_surplus() {
+            self.complete(cluster)
+                .inspect_err(|_| self.gather.put_back(cluster))?;
         }
         Ok(())
+    }
+
+    /// Whether a further part of a cluster may have to wait until others are completed.
+    pub(in crate::ingest) fn has_surplus(&self) -> bool {
+        self.gather.is_full()
     }
 
     /// Completes one gathered cluster from the disk's content below it, and stores it.
@@ -386,12 +403,7 @@ impl DiskWriter {
     fn load_current(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
         self.draft.touch(Region::of(cluster))?;
         self.draft.settle_doubts()?;
-        let stated = self
-            .draft
-            .known_leaves(Region::of(cluster), leaf_index(cluster), 1)?
-            .first()
-            .copied()
-            .unwrap_or(UNKNOWN);
+        let stated = self.draft.leaf(cluster)?;
         match self.draft.mapping(cluster)? {
             Mapping::Unallocated => match &self.parent {
                 Some(parent) => {

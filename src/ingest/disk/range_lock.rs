@@ -5,8 +5,15 @@ use crate::types::sync::{Condvar, Mutex};
 /// The ranges in use: at most one entry for each writing thread, so a search of a plain list is
 /// enough.
 #[derive(Debug, Default)]
+struct Held {
+    ranges: Vec<(u64, u64)>,
+    waiting: usize,
+}
+
+/// Ranges of clusters that one writer holds at a time.
+#[derive(Debug, Default)]
 pub(in crate::ingest) struct RangeLock {
-    held: Mutex<Vec<(u64, u64)>>,
+    held: Mutex<Held>,
     freed: Condvar,
 }
 
@@ -14,10 +21,12 @@ impl RangeLock {
     /// Waits until nobody else holds a cluster of `[first, end)`, then holds the range.
     pub(in crate::ingest) fn hold(&self, first: u64, end: u64) -> RangeGuard<'_> {
         let mut held = self.held.lock();
-        while held.iter().any(|&(a, b)| a < end && first < b) {
+        while held.ranges.iter().any(|&(a, b)| a < end && first < b) {
+            held.waiting += 1;
             held = self.freed.wait(held);
+            held.waiting -= 1;
         }
-        held.push((first, end));
+        held.ranges.push((first, end));
         RangeGuard {
             lock: self,
             range: (first, end),
@@ -34,11 +43,15 @@ pub(in crate::ingest) struct RangeGuard<'a> {
 impl Drop for RangeGuard<'_> {
     fn drop(&mut self) {
         let mut held = self.lock.held.lock();
-        if let Some(ix) = held.iter().position(|range| *range == self.range) {
-            held.swap_remove(ix);
+        if let Some(ix) = held.ranges.iter().position(|range| *range == self.range) {
+            held.ranges.swap_remove(ix);
         }
+        let is_awaited = held.waiting > 0;
         drop(held);
-        self.lock.freed.notify_all();
+        // Nearly always nobody waits, and a call of the kernel for each write is saved.
+        if is_awaited {
+            self.lock.freed.notify_all();
+        }
     }
 }
 

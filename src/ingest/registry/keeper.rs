@@ -1,10 +1,10 @@
 //! The keeper: threads that maintain open sessions in the background. One thread ends sessions that
 //! were idle for too long, restores the reserve once there is room, updates a catalog that could
-//! not be written, and empties the trash. The other thread flushes.
+//! not be written, and empties the trash. The second thread flushes, and the third hashes clusters that were written in part.
 //!
 //! # Concurrency
 //! The threads hold no lock while they wait, and do nothing that a door could not do at the same
-//! time. A flush may take long, so it has its own thread.
+//! time. A flush may take long, so it has its own thread, and so may hashing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::Registry;
 use super::flusher::Flusher;
 use crate::error::{Error, Result};
+use crate::ingest::session::SessionState;
 
 /// LIMIT: longest time between two rounds, so that a shortened ttl takes effect.
 const ROUND_MAX: Duration = Duration::from_secs(30);
@@ -21,6 +22,8 @@ const ROUND_MAX: Duration = Duration::from_secs(30);
 const ROUND_MIN: Duration = Duration::from_millis(200);
 /// The flusher's interval while there are sessions.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// The hasher's interval while there are sessions: a cluster is quiet when it was not written for one to two of them.
+const HASH_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the keeper checks for trash that is old enough to delete.
 const TRASH_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -60,6 +63,13 @@ impl Keeper {
                 ROUND_MAX
             }
         })?;
+        keeper.spawn("hasher", |sessions| {
+            if hash_quiet(sessions) {
+                HASH_INTERVAL
+            } else {
+                ROUND_MAX
+            }
+        })?;
         Ok(keeper)
     }
 
@@ -83,6 +93,20 @@ impl Keeper {
         self.threads.push(thread.map_err(|e| Error::io(failed, e))?);
         Ok(())
     }
+}
+
+/// Hashes the quiet clusters of all disks of all open sessions. Returns whether there is an open session.
+fn hash_quiet(sessions: &Registry) -> bool {
+    let all = sessions.all();
+    for session in all.iter().filter(|s| s.state() == SessionState::Open) {
+        for (_, disk) in session.files() {
+            if let Err(e) = disk.hash_quiet() {
+                tracing::warn!(vm = %session.vm(), session = %session.name(), disk = %disk.meta().name, error = %e.report(),
+                    "clusters could not be hashed in the background; the commit does it");
+            }
+        }
+    }
+    !all.is_empty()
 }
 
 /// Maintains the repository, independently of its sessions.

@@ -11,10 +11,9 @@ use crate::ingest::{Engine, Session};
 use crate::layer::LayerDraft;
 use crate::point::ChainSource;
 use crate::qcow2::{CompressedCluster, Mapping};
-use crate::repo::content::{CLUSTER, CLUSTER_BYTES, LEAVES_PER_REGION, Region};
+use crate::repo::content::CLUSTER_BYTES;
 use crate::repo::layout::VmKeys;
 use crate::repo::sidecar::session::{self as sidecar, SessionDisk};
-use crate::types::width::{u64_from_usize, usize_from_u64};
 use crate::types::{GuestCluster, HostOffset, PointName, VmName};
 
 /// A disk's size and state at the end of its log.
@@ -87,11 +86,10 @@ pub(in crate::ingest) fn resume_disk(
         writer.source_bytes.store(source_bytes, Ordering::SeqCst);
     }
     writer.completion.resumed(end.finished);
-    let writer = Arc::new(writer);
     if unknown > 0 {
-        rehash_in_background(&writer)?;
+        writer.queue_resumed(&writer.draft.touched_regions());
     }
-    Ok(writer)
+    Ok(Arc::new(writer))
 }
 
 /// A record that no writer can have written is damage of the log.
@@ -160,52 +158,4 @@ fn apply(draft: &LayerDraft, end: &mut LogEnd, record: Record) -> Result<()> {
         Record::State { finished } => end.finished = finished,
     }
     Ok(())
-}
-
-impl DiskWriter {
-    fn rehash_cluster(&self, cluster: GuestCluster, buf: &mut [u8]) -> Result<()> {
-        let _gate = self.gate.read();
-        if self.sealed.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let _range = self.ranges.hold(cluster.0, cluster.0 + 1);
-        self.draft.rehash(cluster, buf)
-    }
-}
-
-/// Hashes resumed clusters while the session continues; the seal hashes the rest. The thread ends
-/// with the disk.
-fn rehash_in_background(disk: &Arc<DiskWriter>) -> Result<()> {
-    let disk = Arc::downgrade(disk);
-    let regions: Vec<Region> = disk
-        .upgrade()
-        .map(|d| d.draft.touched_regions())
-        .unwrap_or_default();
-    let work = move || -> Result<()> {
-        let mut buf = vec![0; usize_from_u64(CLUSTER_BYTES)];
-        for region in regions {
-            for cluster in region.first_cluster().0
-                ..region.first_cluster().0 + u64_from_usize(LEAVES_PER_REGION)
-            {
-                let Some(disk) = disk.upgrade() else {
-                    return Ok(());
-                };
-                if cluster >= CLUSTER.clusters_for(disk.size_bytes()) {
-                    break;
-                }
-                disk.rehash_cluster(GuestCluster(cluster), &mut buf)?;
-            }
-        }
-        Ok(())
-    };
-    let logged = move || {
-        if let Err(e) = work() {
-            tracing::warn!(error = %e.report(), "resumed clusters are rehashed at the commit instead");
-        }
-    };
-    std::thread::Builder::new()
-        .name("rehash".into())
-        .spawn(logged)
-        .map(drop)
-        .map_err(|e| Error::io("cannot start the rehashing thread", e))
 }

@@ -5,20 +5,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::check::Terms;
 use super::export::Content;
 use super::handshake::{Agreement, blocking, greet, negotiate, receive_or_end, skip};
+use super::in_flight::InFlight;
+use super::inline::Inline;
 use super::limit::ServerLimits;
 use super::redacted::Redacted;
-use super::reply::{PendingReply, Reply, Share, send_all};
+use super::reply::{PendingReply, Reply, send_all};
 use super::secure::Secured;
 use super::service::Service;
 use super::step::{self, is_long};
 use super::stream::{Receiving, Stream};
+use super::thread::on_own_thread;
 use super::work::ConnectionState;
 use crate::access::{Caller, Origin};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -27,10 +31,6 @@ use crate::metrics::nbd::Open;
 use crate::nbd::proto::command::{Command, Request};
 use crate::nbd::proto::field::violation;
 use crate::nbd::proto::{Mode, PAYLOAD_BYTES_MAX};
-use crate::types::width::usize_from_u32;
-
-/// LIMIT: bytes in flight that each connection has for itself, beside the shared ones.
-const ALLOWANCE_BYTES: usize = 1 << 20;
 
 /// Interval at which an idle connection checks that its session still exists.
 const SESSION_INTERVAL: Duration = Duration::from_secs(30);
@@ -71,10 +71,21 @@ pub(super) async fn serve(
             .map_err(|_| Error::new(ErrorKind::TimedOut, "the client did not end its handshake in time"))??,
         () = shutdown_requested(&mut shutdown) => return Ok(End::Shutdown),
     };
-    match agreed {
-        Some((stream, agreement)) => transmit(service, stream, agreement, shutdown).await,
-        None => Ok(End::Goodbye),
+    let Some((stream, agreement)) = agreed else {
+        return Ok(End::Goodbye);
+    };
+    let workers = Handle::current();
+    if matches!(agreement.content, Content::Read(_)) {
+        return transmit(service, stream, agreement, workers, shutdown).await;
     }
+    let service = Arc::clone(service);
+    on_own_thread(move || async move {
+        let stream = stream
+            .moved_here()
+            .or_io("cannot move a connection to its thread")?;
+        transmit(&service, stream, agreement, workers, shutdown).await
+    })
+    .await
 }
 
 /// The handshake, from the greeting to an export; `None` when the client leaves properly.
@@ -107,19 +118,18 @@ struct Transmission<'a> {
     state: Arc<ConnectionState>,
     connection: Option<Connection>,
     terms: Terms,
-    /// Requests in flight.
-    requests: Arc<Semaphore>,
-    /// Bytes in flight.
-    bytes: Arc<Semaphore>,
-    /// Bytes that do not count against the server's limit.
-    allowance: Arc<Semaphore>,
+    in_flight: InFlight,
     replies: UnboundedSender<Reply>,
+    /// The runtime whose blocking threads execute requests.
+    workers: Handle,
+    inline: Inline,
 }
 
 async fn transmit(
     service: &Service,
     stream: Stream,
     agreement: Agreement,
+    workers: Handle,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End> {
     let limits = service.limits();
@@ -145,10 +155,10 @@ async fn transmit(
             pool: Arc::clone(&service.pool),
         }),
         connection: agreement.connection,
-        requests: Arc::new(Semaphore::new(usize_from_u32(limits.requests))),
-        bytes: Arc::new(Semaphore::new(usize_from_u32(limits.connection_bytes))),
-        allowance: Arc::new(Semaphore::new(ALLOWANCE_BYTES)),
+        in_flight: InFlight::new(&limits, &service.bytes),
         replies,
+        workers,
+        inline: Inline::new(),
     };
     let result = tokio::select! {
         result = transmission.receive_all(&mut receiving) => result,
@@ -201,17 +211,16 @@ impl Transmission<'_> {
     /// A reply that is queued at the moment when the receiving end is dropped stays in the queue (tokio), and
     /// its share with it, until the last sender is gone.
     async fn drain(&mut self, sender: &mut JoinHandle<Result<()>>) -> bool {
-        let requests = Arc::clone(&self.requests);
-        let all = requests.acquire_many(self.limits.requests);
+        let all = self.in_flight.all();
         tokio::pin!(all);
         if !sender.is_finished() {
             tokio::select! {
-                all = &mut all => return all.is_ok(),
+                all = &mut all => return all,
                 _ = sender => {}
             }
         }
         self.replies = unbounded_channel().0;
-        all.await.is_ok()
+        all.await
     }
 
     async fn receive_all(&mut self, stream: &mut Receiving) -> Result<End> {
@@ -269,7 +278,7 @@ impl Transmission<'_> {
 
     /// Fails when the client is idle for too long. A client that waits for a reply is not idle.
     fn check_idle(&self, patience: Duration) -> Result<()> {
-        if self.requests.available_permits() < usize_from_u32(self.limits.requests) {
+        if !self.in_flight.is_idle() {
             return Ok(());
         }
         Err(Error::new(
@@ -296,39 +305,6 @@ impl Transmission<'_> {
         }
     }
 
-    /// Waits for the share of a request: the request itself, and the bytes that it or its reply carries.
-    async fn share(&self, request: &Request) -> Result<Share> {
-        let closed = |_| Error::new(ErrorKind::Cancelled, "the server shuts down");
-        let mut share = Share::default();
-        let one = Arc::clone(&self.requests).acquire_owned();
-        share.0.push(one.await.map_err(closed)?);
-        let has_bytes = request.command == Command::Read || request.has_payload(self.terms.mode);
-        let bytes = match u32::try_from(request.length_bytes) {
-            _ if !has_bytes => 0,
-            Ok(length) => length.min(PAYLOAD_BYTES_MAX),
-            Err(_) => PAYLOAD_BYTES_MAX,
-        };
-        if bytes > 0 {
-            let own = Arc::clone(&self.bytes).acquire_many_owned(bytes);
-            share.0.push(own.await.map_err(closed)?);
-            // The connection's own allowance becomes free by itself, so clients that take no replies cannot
-            // block others.
-            let all = Arc::clone(&self.service.bytes).acquire_many_owned(bytes);
-            let permit = if usize_from_u32(bytes) <= ALLOWANCE_BYTES {
-                let allowance = Arc::clone(&self.allowance).acquire_many_owned(bytes);
-                tokio::select! {
-                    biased;
-                    allowance = allowance => allowance,
-                    all = all => all,
-                }
-            } else {
-                all.await
-            };
-            share.0.push(permit.map_err(closed)?);
-        }
-        Ok(share)
-    }
-
     async fn receive(&mut self, stream: &mut Receiving, request: Request) -> Result<()> {
         let has_payload = request.has_payload(self.terms.mode);
         // LIMIT: a payload up to twice the allowed length is skipped; a longer one ends the connection,
@@ -343,7 +319,7 @@ impl Transmission<'_> {
                 request.length_bytes
             )));
         }
-        let share = self.share(&request).await?;
+        let share = self.in_flight.share(&request, self.terms.mode).await?;
         let pending = PendingReply::new(&request, self.terms.mode, share, self.replies.clone());
         if let Err((status, why)) = self.terms.check(&request) {
             if has_payload {
@@ -422,6 +398,13 @@ impl Transmission<'_> {
         if !received.await.map_err(|_| stalled())?? {
             return Err(violation("the client left in the middle of a payload"));
         }
+        if let Content::Write { disk, .. } = &self.state.content
+            && self.inline.takes(&request, disk, &reservation)
+        {
+            pending.answer(self.state.write(&request, reservation));
+            self.inline.executed(&request).await;
+            return Ok(());
+        }
         let state = Arc::clone(&self.state);
         self.spawn(move || pending.answer(state.write(&request, reservation)))
             .await
@@ -439,7 +422,7 @@ impl Transmission<'_> {
             .acquire_owned()
             .await
             .map_err(|_| Error::new(ErrorKind::Cancelled, "the server shuts down"))?;
-        tokio::task::spawn_blocking(move || {
+        self.workers.spawn_blocking(move || {
             let _turn = turn;
             work();
         });

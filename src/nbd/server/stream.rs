@@ -4,12 +4,16 @@ use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+/// LIMIT: bytes that are received ahead: the headers and payloads of some small requests arrive in one call. Larger payloads are received
+/// where they belong, but for what came with their header.
+const AHEAD_BYTES: usize = 16 << 10;
+
 /// The receiving side.
-pub(super) type Receiving = Box<dyn AsyncRead + Send + Unpin>;
+pub(super) type Receiving = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
 
 /// The sending side.
 pub(super) type Sending = Box<dyn AsyncWrite + Send + Unpin>;
@@ -25,9 +29,18 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// The same connection, whose readiness the reactor of the present runtime watches. That of TLS stays with the reactor that it has.
+    pub(super) fn moved_here(self) -> std::io::Result<Self> {
+        Ok(match self {
+            Self::Unix(stream) => Self::Unix(UnixStream::from_std(stream.into_std()?)?),
+            Self::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            tls @ Self::Tls(_) => tls,
+        })
+    }
+
     /// Splits the connection into both sides, one for each task.
     pub(super) fn split(self) -> (Receiving, Sending) {
-        match self {
+        let (receiving, sending): (Box<dyn AsyncRead + Send + Unpin>, Sending) = match self {
             Self::Unix(stream) => {
                 let (receiving, sending) = stream.into_split();
                 (Box::new(receiving), Box::new(sending))
@@ -40,7 +53,8 @@ impl Stream {
                 let (receiving, sending) = tokio::io::split(*stream);
                 (Box::new(receiving), Box::new(sending))
             }
-        }
+        };
+        (BufReader::with_capacity(AHEAD_BYTES, receiving), sending)
     }
 
     fn reader(&mut self) -> Pin<&mut (dyn AsyncRead + Unpin)> {

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use super::hole;
-use crate::error::{Result, ResultExt};
+use crate::error::{ErrorKind, Result, ResultExt};
 
 /// Alignment of a buffer that every device takes.
 const ALIGNMENT: usize = 4096;
 
 /// Whether direct reads of a regular file may begin at each multiple of `unit_bytes`, at most 4096, and have that length. One such
-/// read is tried where the file has data, because filesystems do not look at the alignment in a hole.
+/// read is tried where the file has data, because filesystems do not look at the alignment in a hole. `false` where holes cannot be found.
 ///
 /// # Errors
 /// `Io` when the file cannot be opened again.
@@ -32,8 +32,11 @@ pub fn takes_units(file: impl AsFd, unit_bytes: u32) -> Result<bool> {
     let Some(buffer) = space.get_mut(from..from.saturating_add(length)) else {
         return Ok(false);
     };
-    let Some(data) = hole::next_data(&file, 0)? else {
-        return Ok(true);
+    let data = match hole::next_data(&file, 0) {
+        Ok(Some(data)) => data,
+        Ok(None) => return Ok(true),
+        Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(false),
+        Err(e) => return Err(e),
     };
     match file.read_at(buffer, data.saturating_add(unit_bytes.into())) {
         Ok(_) => Ok(true),
